@@ -2,16 +2,19 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
+from hashlib import sha256
 
 import pytest
 
 from nmi.identity.decide import DecisionPolicy
 from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.issuer import Issued
 from nmi.refusal import Reason
 from nmi.tokens.source import PolicyError
 from nmi.tokens.token import Token
 from podidentity.resources import CREATED
-from tests.nmi.identity.cluster import DEADLINE
+from tests.nmi.identity.cluster import DEADLINE, Cluster
 from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
 from tests.nmi.imds import HANG, Reply, error_body
 from tests.nmi.issuer_bench import running_issuer
@@ -20,7 +23,6 @@ from tests.support.waiting import until
 from tests.virtual_time import now
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
-BRIEF = DecisionPolicy(max_hold_seconds=0.2)
 
 
 async def test_a_pod_gets_the_token_of_its_identity() -> None:
@@ -31,17 +33,11 @@ async def test_a_pod_gets_the_token_of_its_identity() -> None:
         assert issued.token.resource == REQUEST.resource
         assert (issued.record, issued.generation) == (entry.record, entry.record.generation)
         assert issued.cacheable
-        assert (issued.pod, issued.identity) == ("ns/web", "ns/id")
-
-
-async def test_a_ready_answer_is_fresh_for_long_and_ends_before_its_token() -> None:
-    async with running_issuer() as bench:
-        await bench.with_pod()
-        issued = await bench.issued()
-        now = bench.cluster.clock() * 1e9
-        assert 10.5 * 3600 < (issued.fresh_until_ns - now) / 1e9 < 14 * 3600
+        now_ns = bench.cluster.clock() * 1e9
+        assert 10.5 * 3600 < (issued.fresh_until_ns - now_ns) / 1e9 < 14 * 3600
         assert (issued.expires_ns - issued.fresh_until_ns) / 1e9 >= 300.0
-        assert (issued.expires_ns - now) / 1e9 == pytest.approx(86400, abs=5)
+        assert (issued.expires_ns - now_ns) / 1e9 == pytest.approx(86400, abs=5)
+        assert (issued.pod, issued.identity) == ("ns/web", "ns/id")
 
 
 async def test_an_unknown_address_is_refused() -> None:
@@ -53,25 +49,13 @@ async def test_an_unknown_address_is_refused() -> None:
         assert bench.imds.calls == []
 
 
-async def test_a_pod_that_cannot_get_an_identity_is_refused_immediately() -> None:
-    async with running_issuer() as bench:
-        await bench.with_pod(assigned=False, label=None)
-        assert (await bench.refused()).reason is Reason.NOTHING_ASSIGNED
-
-
 async def test_only_a_refusal_that_the_pod_record_determines_names_its_generation() -> None:
     async with running_issuer() as bench:
         entry = await bench.with_pod(assigned=False, label=None)
-        assert (await bench.refused()).generation == entry.record.generation
+        refusal = await bench.refused()
+        assert (refusal.reason, refusal.generation) == (Reason.NOTHING_ASSIGNED, entry.record.generation)
         entry.doubt("10.0.0.99")  # each decision needs a read now
         assert (await bench.refused()).generation is None
-
-
-async def test_a_refusal_by_an_object_id_names_no_generation() -> None:
-    async with running_issuer() as bench:
-        await bench.with_pod()
-        refusal = await bench.refused(by(SelectorKind.OBJECT_ID, "unknown"))
-        assert (refusal.reason, refusal.generation) == (Reason.UNKNOWN_OBJECT_ID, None)
 
 
 @pytest.mark.parametrize("first", [None, CREATED], ids=["nothing-yet", "created"])
@@ -89,22 +73,21 @@ async def test_a_held_request_is_answered_at_the_assignments_event(first: str | 
         assert bench.issuer._measures.held == 0
 
 
-async def test_a_held_pod_that_is_deleted_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda cluster: cluster.delete_pod(), Reason.UNKNOWN_ADDRESS),
+        (lambda cluster: cluster.put_pod(pod(label=None)), Reason.NOTHING_ASSIGNED),
+    ],
+    ids=["deleted", "without its label"],
+)
+async def test_a_held_pod_that_changes_is_refused(change: Callable[[Cluster], object], reason: Reason) -> None:
     async with running_issuer() as bench:
         await bench.with_pod(assigned=False)
         pending = asyncio.create_task(bench.refused())
-        await until(lambda: bench.issuer._measures.held == 1)
-        bench.cluster.delete_pod()
-        assert (await asyncio.wait_for(pending, DEADLINE)).reason is Reason.UNKNOWN_ADDRESS
-
-
-async def test_a_held_pod_that_loses_its_label_is_refused() -> None:
-    async with running_issuer() as bench:
-        await bench.with_pod(assigned=False)
-        pending = asyncio.create_task(bench.refused())
-        await until(lambda: bench.issuer._measures.held == 1)
-        bench.cluster.put_pod(pod(label=None))
-        assert (await asyncio.wait_for(pending, DEADLINE)).reason is Reason.NOTHING_ASSIGNED
+        await until(lambda: bench.held_requests == 1)
+        change(bench.cluster)
+        assert (await asyncio.wait_for(pending, DEADLINE)).reason is reason
 
 
 async def test_a_client_that_disconnects_ends_its_wait_and_no_other() -> None:
@@ -119,7 +102,7 @@ async def test_a_client_that_disconnects_ends_its_wait_and_no_other() -> None:
 
 
 async def test_one_time_budget_covers_holding_and_fetching() -> None:
-    async with running_issuer(policy=BRIEF) as bench:
+    async with running_issuer(policy=DecisionPolicy(max_hold_seconds=0.2)) as bench:
         await bench.with_pod()
         bench.imds.script = [HANG]
         began = now()
@@ -178,13 +161,9 @@ async def test_the_correlation_id_header_is_used_if_the_message_has_none() -> No
         assert "correlation id 11f5-ab" in (await bench.refused()).sentence
         bench.imds.script = [Reply(403, error_body("denied", "no"), {"x-ms-correlation-request-id": "22-cd"})]
         assert "correlation id 22-cd" in (await bench.refused(TokenRequest("https://other"))).sentence
-
-
-async def test_the_word_that_makes_sdks_stop_retrying_is_never_passed_on_from_upstream() -> None:
-    async with running_issuer() as bench:
-        await bench.with_pod()
+        # SDKs stop retrying at this word.
         bench.imds.script = [Reply(403, error_body("host_unreachable", "A socket operation was unreachable"))]
-        assert "unreachable" not in (await bench.refused()).sentence.lower()
+        assert "unreachable" not in (await bench.refused(TokenRequest("https://third"))).sentence.lower()
 
 
 async def test_imds_lag_after_the_assignment_is_waited_out() -> None:
@@ -222,7 +201,8 @@ async def test_an_object_id_is_known_after_azure_has_returned_it() -> None:
     async with running_issuer() as bench:
         await bench.with_pod()
         request = by(SelectorKind.OBJECT_ID, "0B000000-0000-0000-0000-000000000001")
-        assert (await bench.refused(request)).reason is Reason.UNKNOWN_OBJECT_ID
+        refusal = await bench.refused(request)
+        assert (refusal.reason, refusal.generation) == (Reason.UNKNOWN_OBJECT_ID, None)
         await bench.issued()
         assert (await bench.issued(request)).identity == "ns/id"
 
@@ -305,3 +285,44 @@ async def test_a_reassigned_address_serves_its_new_pod_immediately_also_on_known
         assert (after.pod, after.identity) == ("ns/successor", "ns/second")
         assert before.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
         assert before.record.suspended
+
+
+def rejecting(token: str) -> TokenRequest:
+    return TokenRequest(RESOURCE, rejected_sha256=sha256(token.encode()).hexdigest())
+
+
+async def test_the_held_token_is_replaced_and_the_report_is_then_out_of_date() -> None:
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        held = (await bench.issued(REQUEST)).token.access_token
+        renewed = (await bench.issued(rejecting(held))).token.access_token
+        assert renewed != held
+        assert (await bench.issued(rejecting(held))).token.access_token == renewed
+        assert (await bench.issued(REQUEST)).token.access_token == renewed
+        assert len(bench.imds.calls) == 2
+
+
+async def test_another_hash_causes_no_fetch() -> None:
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        held = await bench.issued(REQUEST)
+        for rejected in ("ab", "0" * 64, sha256(b"older").hexdigest()):
+            answer = await bench.issued(TokenRequest(RESOURCE, rejected_sha256=rejected))
+            assert answer.token == held.token
+        assert len(bench.imds.calls) == 1
+
+
+async def test_concurrent_reports_share_one_fetch() -> None:
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        held = (await bench.issued(REQUEST)).token.access_token
+        answers = await asyncio.gather(*(bench.issue(rejecting(held)) for _ in range(20)))
+        assert all(isinstance(each, Issued) and each.token.access_token != held for each in answers)
+        assert len(bench.imds.calls) == 2
+
+
+async def test_without_a_held_token_the_first_fetch_is_an_ordinary_one() -> None:
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        assert isinstance(await bench.issue(rejecting("of another node")), Issued)
+        assert len(bench.imds.calls) == 1

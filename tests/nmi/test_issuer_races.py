@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 
 from nmi.identity.decide import DecisionPolicy
+from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
-from tests.nmi.identity.cluster import DEADLINE
+from tests.nmi.identity.cluster import DEADLINE, Cluster
 from tests.nmi.identity.shapes import ADDRESS, REQUEST, RESOURCE, assigned_identity, exception, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.waiting import until
 
 FORCE_REFRESH = TokenRequest(RESOURCE, force_refresh=True)
+APP = {"app": "web"}
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 
 
-async def while_fetching(
-    bench: IssuerBench, change: Callable[[], None]
-) -> "asyncio.Task[Issued | RawAnswer | Refusal]":
-    """Send a request, and apply *change* during its fetch, after the cluster cache has seen it."""
+async def while_fetching(bench: IssuerBench, change: Callable[[], object]) -> Issued | RawAnswer | Refusal:
+    """Return the response to a request if *change* occurs, and is in the cluster cache, during its fetch."""
     entry = bench.cluster.owner(ADDRESS)
     bench.imds.gate.clear()
     bench.imds.arrived.clear()
@@ -33,55 +33,68 @@ async def while_fetching(
     change()
     await until(lambda: entry.record.generation != generation)
     bench.imds.gate.set()
-    return request
+    return await asyncio.wait_for(request, DEADLINE)
+
+
+async def exempt(bench: IssuerBench) -> PodEntry:
+    """Put a pod with an assigned identity under an exception."""
+    bench.cluster.put_exception(exception(labels=APP))
+    entry = await bench.with_pod(labels=APP)
+    await until(lambda: bool(entry.facts.exempt))
+    return entry
+
+
+def succeed(cluster: Cluster) -> None:
+    cluster.delete_pod()
+    cluster.put_pod(pod("successor", label="other"))
+
+
+LOST_ADDRESS: dict[str, Callable[[Cluster], object]] = {
+    "deleted": Cluster.delete_pod,
+    "finished": lambda cluster: cluster.put_pod(pod(phase="Succeeded")),
+    "moved": lambda cluster: cluster.put_pod(pod(addresses=("10.0.0.9",))),
+    "successor": succeed,
+    "rival": lambda cluster: cluster.deliver(pod("rival", uid="uid-2")),
+}
 
 
 async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
     async with running_issuer(policy=DecisionPolicy(created_attempts=0)) as bench:
         await bench.with_pod()
-        request = await while_fetching(bench, lambda: bench.cluster.delete_assigned(assigned_identity()))
-        answer = await asyncio.wait_for(request, DEADLINE)
+        answer = await while_fetching(bench, lambda: bench.cluster.delete_assigned(assigned_identity()))
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.NO_MATCHING_IDENTITY
 
 
-@pytest.mark.parametrize("change", ["deleted", "finished", "moved"])
-async def test_a_pod_that_is_deleted_during_the_fetch_is_refused(change: str) -> None:
+@pytest.mark.parametrize("change", LOST_ADDRESS)
+@pytest.mark.parametrize("is_exempt", [False, True], ids=["assigned", "exempt"])
+async def test_a_pod_that_loses_its_address_during_the_fetch_gets_nothing(change: str, is_exempt: bool) -> None:
     async with running_issuer() as bench:
-        await bench.with_pod()
-        changes: dict[str, Callable[[], object]] = {
-            "deleted": bench.cluster.delete_pod,
-            "finished": lambda: bench.cluster.put_pod(pod(phase="Succeeded")),
-            "moved": lambda: bench.cluster.put_pod(pod(addresses=("10.0.0.9",))),
+        await (exempt(bench) if is_exempt else bench.with_pod())
+        answer = await while_fetching(bench, lambda: LOST_ADDRESS[change](bench.cluster))
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.UNKNOWN_ADDRESS
+
+
+@pytest.mark.parametrize("end", ["exception", "label"])
+async def test_a_pod_whose_exemption_ends_during_the_request_keeps_its_own_identity(end: str) -> None:
+    async with running_issuer() as bench:
+        await exempt(bench)
+        ends: dict[str, Callable[[], object]] = {
+            "exception": lambda: bench.cluster.delete_exception(exception()),
+            "label": lambda: bench.cluster.put_pod(pod()),
         }
-        request = await while_fetching(bench, lambda: (changes[change](), None)[1])
-        answer = await asyncio.wait_for(request, DEADLINE)
-        assert isinstance(answer, Refusal)
-        assert answer.reason is Reason.UNKNOWN_ADDRESS
+        answer = await while_fetching(bench, ends[end])
+        assert isinstance(answer, Issued)
+        assert answer.identity == "ns/id"
 
 
-async def test_a_successor_at_the_address_does_not_get_its_predecessors_token() -> None:
+async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt() -> None:
     async with running_issuer() as bench:
-        await bench.with_pod()
-
-        def replace() -> None:
-            bench.cluster.delete_pod()
-            bench.cluster.put_pod(pod("successor", label="other"))
-
-        request = await while_fetching(bench, replace)
-        await until(lambda: bool((entry := bench.cluster.at(ADDRESS)) and entry.name == "successor"))
-        answer = await asyncio.wait_for(request, DEADLINE)
-        assert isinstance(answer, Refusal)
-        assert answer.reason is Reason.UNKNOWN_ADDRESS
-
-
-async def test_a_second_pod_at_the_address_during_the_fetch_ends_the_request() -> None:
-    async with running_issuer() as bench:
-        await bench.with_pod()
-        request = await while_fetching(bench, lambda: bench.cluster.deliver(pod("rival", uid="uid-2")))
-        answer = await asyncio.wait_for(request, DEADLINE)
-        assert isinstance(answer, Refusal)
-        assert answer.reason is Reason.UNKNOWN_ADDRESS
+        entry = await bench.with_pod(labels=APP)
+        answer = await while_fetching(bench, lambda: bench.cluster.put_exception(exception(labels=APP)))
+        assert isinstance(answer, RawAnswer)
+        assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
 
 
 async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision() -> None:
@@ -92,8 +105,7 @@ async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision() -> 
             bench.cluster.delete_assigned(assigned_identity())
             bench.cluster.put_assigned(assigned_identity("second", client_id=OTHER_ID))
 
-        request = await while_fetching(bench, exchange)
-        answer = await asyncio.wait_for(request, DEADLINE)
+        answer = await while_fetching(bench, exchange)
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/second"
         assert answer.token.client_id == OTHER_ID
@@ -102,8 +114,7 @@ async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision() -> 
 async def test_a_change_that_keeps_the_grant_costs_no_second_fetch() -> None:
     async with running_issuer() as bench:
         entry = await bench.with_pod()
-        request = await while_fetching(bench, lambda: bench.cluster.put_assigned(assigned_identity("zz")))
-        answer = await asyncio.wait_for(request, DEADLINE)
+        answer = await while_fetching(bench, lambda: bench.cluster.put_assigned(assigned_identity("zz")))
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/id"
         assert answer.generation == entry.record.generation

@@ -191,7 +191,8 @@ class Node:
         self.imds.wall = wall
         self.breaker = Breaker(clock=now, random=lambda: 0.5)
         self.governor = Governor(breaker=self.breaker, clock=now)
-        self.measures = TokenMetrics(CollectorRegistry())
+        self.registry = CollectorRegistry()
+        self.measures = TokenMetrics(self.registry)
         source = ImdsSource(
             cast("HttpSession", self.imds),
             "http://imds",

@@ -127,17 +127,6 @@ async def test_a_short_pause_is_waited_out() -> None:
     assert len(node.imds.calls) == 3
 
 
-async def test_a_pause_longer_than_a_requests_remaining_time_is_reported_immediately() -> None:
-    node = Node()
-    node.governor.pause(8.0)
-    before = now()
-    with pytest.raises(Throttled) as raised:
-        await node.token(within=4.0)
-    assert now() == before
-    assert raised.value.retry_after == pytest.approx(8.0)
-    await node.token(within=30.0)
-
-
 async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_limit() -> None:
     node = Node()
     node.governor.pause(9.0)
@@ -215,19 +204,6 @@ async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry() ->
     assert ended[11] < 10.2
     assert ended[15] < 12.2
     assert len(node.imds.calls) <= 10
-
-
-async def test_a_retry_after_of_an_unsent_request_is_exact() -> None:
-    node = Node()
-    node.imds.behave = lambda _call: Reply(503, body=b"{}")
-    await asyncio.gather(*(node.token(other(n), pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
-    node.imds.behave = lambda _call: Reply()
-    with pytest.raises(NotSent) as raised:
-        await node.token(pod="ns/new")
-    left = raised.value.retry_after
-    assert left is not None
-    await asyncio.sleep(left)
-    await node.token(pod="ns/new")
 
 
 async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_is_open() -> None:

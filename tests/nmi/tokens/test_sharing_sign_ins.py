@@ -19,7 +19,6 @@ from nmi.tokens.source import PolicyError
 from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.errors import AzureError
 from podidentity.resources import SecretReference
-from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, Bench
 from tests.support.waiting import until
 
@@ -81,34 +80,6 @@ async def test_a_namespace_with_many_secrets_forgets_only_its_own_versions(bench
     assert secrets.accepted_version(application) == "uid/1"
     assert secrets.accepted_version(evil) == "uid/2"
     assert len(secrets._versions) == VERSIONS_MAX
-
-
-async def test_concurrently_requested_principals_each_get_their_own_token(bench: Bench) -> None:
-    principals = [bench.directory.add_principal(secret=f"secret {number}") for number in range(20)]
-    for number in range(20):
-        bench.put_secret(f"sp-{number}", k=f"secret {number}".encode())
-    broker = broker_of(bench)
-    tokens = await asyncio.gather(
-        *(
-            broker.token(bench.identity(each, client_password=named(f"sp-{number}")), REQUEST, f"team-a/{number}")
-            for number, each in enumerate(principals)
-        )
-    )
-    client_ids = [read_claims(cached.token.access_token)["appid"] for cached in tokens]
-    assert client_ids == [principal.client_id for principal in principals]
-
-
-async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_dropped(bench: Bench) -> None:
-    principal = bench.principal("x")
-    broker, identity = broker_of(bench), bench.identity(principal)
-    first = await broker.token(identity, REQUEST, "team-a/one")
-    key = broker.key_of(identity, RESOURCE, "")
-    bench.put_secret(k=b"x")
-    second = await broker.token(identity, TokenRequest(RESOURCE, force_refresh=True), "team-a/one")
-    assert first.token.access_token != second.token.access_token
-    assert broker.key_of(identity, RESOURCE, "") != key
-    assert (await broker.token(identity, REQUEST, "team-a/one")).token == second.token
-    assert len(bench.aad.calls) == 2
 
 
 async def test_a_foreign_client_id_neither_joins_its_sign_in_nor_uses_its_token_in_an_outage(

@@ -6,37 +6,22 @@ Excluded: the cache (`test_token_cache.py`).
 import asyncio
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from nmi.tokens.broker import TokenBroker, UnsupportedTypeError
-from nmi.tokens.governor import Governor
-from nmi.tokens.metrics import USER_ASSIGNED, TokenMetrics
-from nmi.tokens.user_assigned import UserAssignedSource
+from nmi.tokens.broker import UnsupportedTypeError
+from nmi.tokens.metrics import USER_ASSIGNED
 from podidentity.azure.errors import AzureError, Unreachable
-from podidentity.azure.imds import ImdsSource
-from tests.nmi.imds import running_imds
-from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, Node, identity
 from tests.virtual_time import settle
 
 
 async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
-    async with running_imds() as imds, imds.session() as session:
-        registry = CollectorRegistry()
-        measures = TokenMetrics(registry)
-        source = UserAssignedSource(ImdsSource(session, imds.url, observe=measures.observe_imds), by_resource_id=False)
-        broker = TokenBroker({0: source}, Governor(), measures, wall_clock=imds.wall)
-        imds.gate.clear()
-        pods = [asyncio.create_task(broker.token(identity(), REQUEST, f"ns/{n}")) for n in range(100)]
-        await asyncio.wait_for(imds.arrived.wait(), 5)
-        imds.gate.set()
-        tokens = await asyncio.wait_for(asyncio.gather(*pods), 5)
-        assert len(imds.calls) == 1
-        assert len({cached.token.access_token for cached in tokens}) == 1
-        await broker.token(identity(), REQUEST, "ns/late")
-        assert len(imds.calls) == 1
-        await broker.aclose()
+    node = Node()
+    tokens = await asyncio.gather(*(node.token(pod=f"ns/{number}") for number in range(100)))
+    assert len({cached.token.access_token for cached in tokens}) == 1
+    await node.token(pod="ns/late")
+    assert len(node.imds.calls) == 1
     count = "aadpodidentity_imds_operations_duration_seconds_count"
-    assert registry.get_sample_value(count, {"operation_type": USER_ASSIGNED}) == 1.0
+    assert node.registry.get_sample_value(count, {"operation_type": USER_ASSIGNED}) == 1.0
 
 
 async def test_a_waiter_that_gives_up_does_not_affect_the_others() -> None:
@@ -53,14 +38,20 @@ async def test_a_waiter_that_gives_up_does_not_affect_the_others() -> None:
     assert bench.source.sent == 1
 
 
-async def test_a_sent_call_is_completed_without_waiters() -> None:
+@pytest.mark.parametrize("signs_in", [False, True], ids=["IMDS", "sign-in"])
+@pytest.mark.parametrize("joins", [False, True], ids=["cached", "joined"])
+async def test_a_sent_call_is_completed_without_waiters(signs_in: bool, joins: bool) -> None:
     bench = Bench()
+    bench.source.signs_in = signs_in
     only = await bench.hold()
     only.cancel()
     await settle()
+    assert only.cancelled()
+    later = [asyncio.create_task(bench.token()) for _ in range(joins)]
+    await settle()
     bench.source.gate.set()
     await settle()
-    assert await bench.token() == "token-1"
+    assert {await bench.token(), *await asyncio.gather(*later)} == {"token-1"}
     assert bench.source.sent == 1
 
 
@@ -89,15 +80,21 @@ async def test_a_request_at_the_moment_of_the_drop_gets_a_new_flight() -> None:
     assert await second == "token-1"
 
 
-async def test_a_flight_without_waiters_makes_no_second_attempt() -> None:
+@pytest.mark.parametrize(
+    ("signs_in", "failures"), [(False, []), (True, [AzureError("busy", status=503)])], ids=["IMDS", "sign-in"]
+)
+async def test_a_flight_without_waiters_makes_no_second_attempt(signs_in: bool, failures: list[Exception]) -> None:
     bench = Bench()
+    bench.source.signs_in = signs_in
     bench.source.retry = lambda: True
+    bench.source.failures = [*failures]
     only = await bench.hold()
     only.cancel()
     await settle()
     bench.source.gate.set()
     await settle()
     assert bench.source.sent == 1
+    assert not bench.broker._flights
 
 
 async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_leaves() -> None:
@@ -138,13 +135,16 @@ async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
     assert [each.force_refresh for each in bench.source.requests] == [False, True]
 
 
-async def test_closing_cancels_the_flights_and_notifies_the_waiters() -> None:
+@pytest.mark.parametrize("signs_in", [False, True], ids=["IMDS", "sign-in"])
+async def test_closing_cancels_the_flights_and_notifies_the_waiters(signs_in: bool) -> None:
     bench = Bench()
+    bench.source.signs_in = signs_in
     waiter = await bench.hold()
     await bench.broker.aclose()
     with pytest.raises(Unreachable):
         await waiter
     assert bench.governor.in_flight == 0
+    await bench.broker.aclose()
 
 
 async def test_a_type_without_a_source_has_its_own_error() -> None:

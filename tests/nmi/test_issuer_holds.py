@@ -1,23 +1,27 @@
-"""A pod without the identity that it requests: its requests are held for a time after the first one, and then refused
+"""Requests that are held: their pod has no such identity yet, or is not known yet.
+
+A hold counts from the pod's first request, also for a client that ends each attempt before. Then requests are refused
 immediately until something changes for the pod.
 """
 
 import asyncio
 import sys
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 from msgspec.structs import replace
 
 from nmi.identity.decide import MANAGED_HOLD_SECONDS, NONE_ASSIGNED, NONE_MATCHES, DecisionPolicy
+from nmi.identity.lookup_wait import WAITERS_MAX
 from nmi.identity.pods import MISSING_MAX, SERVED_MAX, PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.issuer import Issued
-from nmi.refusal import Reason
-from podidentity.resources import CREATED
+from nmi.refusal import Limit, Reason, Refusal
+from nmi.server.responses import refused
+from podidentity.resources import CREATED, AzureAssignedIdentity, Pod
 from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
 from tests.nmi.issuer_bench import IssuerBench, issuer_without_reads, refused_after
-from tests.virtual_time import settle
+from tests.virtual_time import now, settle
 
 HOLD: Final = 45.0
 ATTEMPTS: Final = DecisionPolicy(created_attempts=2, interval_seconds=5.0)
@@ -203,3 +207,114 @@ async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory() -> 
         assert seconds == pytest.approx(HOLD, abs=0.1)
         issuer.cluster.deliver(pod(label=None))
         assert entry._first_requests is None, "a change ends the notes"
+
+
+OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
+MAX_HOLD: Final = 45.0
+POD: Final = pod()
+
+
+class Case(NamedTuple):
+    """A pod without the identity that it requests."""
+
+    hold: float
+    reason: Reason
+    shown: Pod | None = POD
+    assigned: AzureAssignedIdentity | None = None
+    request: TokenRequest = REQUEST
+    managed: bool = False
+
+
+CASES: Final = {
+    "no identity": Case(MAX_HOLD, Reason.NO_MATCHING_IDENTITY),
+    "another client id": Case(
+        MAX_HOLD,
+        Reason.NO_MATCHING_IDENTITY,
+        assigned=assigned_identity(),
+        request=by(SelectorKind.CLIENT_ID, OTHER_ID),
+    ),
+    "an unknown object id": Case(MAX_HOLD, Reason.UNKNOWN_OBJECT_ID, request=by(SelectorKind.OBJECT_ID, OTHER_ID)),
+    "still assigning": Case(MAX_HOLD, Reason.STILL_ASSIGNING, assigned=assigned_identity(status=CREATED)),
+    "managed mode": Case(MANAGED_HOLD_SECONDS, Reason.NO_MATCHING_IDENTITY, managed=True),
+    "a stopped pod": Case(5.0, Reason.SUSPENDED, shown=pod(terminated=True)),
+    "an unknown address": Case(5.0, Reason.UNKNOWN_ADDRESS, shown=None),
+    "an unknown address in managed mode": Case(5.0, Reason.UNKNOWN_ADDRESS, shown=None, managed=True),
+}
+
+
+async def answered(case: Case, *, interval: float, time_limit: float, attempts: int) -> list[float]:
+    """Return when the client receives a refusal, in seconds after its first attempt."""
+    times = []
+    async with issuer_without_reads(managed=case.managed) as issuer:
+        if case.shown is not None:
+            issuer.cluster.deliver(case.shown)
+        if case.assigned is not None:
+            issuer.cluster.deliver(case.assigned, "assigned_identities")
+        began = now()
+        for number in range(attempts):
+            await asyncio.sleep(began + number * interval - now())
+            refusal = await issuer.refused_within(time_limit, case.request)
+            if refusal is not None:
+                assert refusal.reason is case.reason
+                times.append(round(now() - began, 3))
+    return times
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_attempts_that_are_shorter_than_the_hold_get_an_answer_at_its_end(name: str) -> None:
+    case = CASES[name]
+    interval = case.hold / 9  # 5 s with --max-hold=45s; eleven attempts take 55 s
+    times = await answered(case, interval=interval, time_limit=interval * 0.98, attempts=11)
+    assert times, "the client never gets an answer"
+    assert times[0] == pytest.approx(case.hold)
+
+
+@pytest.mark.parametrize(("interval", "attempts"), [(0.36, 4), (0.6, 3), (4.0, 2)])
+@pytest.mark.parametrize("name", CASES)
+async def test_a_client_that_waits_between_its_attempts_gets_the_answer_with_the_next_one(
+    name: str, interval: float, attempts: int
+) -> None:
+    case = CASES[name]
+    times = await answered(case, interval=case.hold * interval, time_limit=case.hold * 0.1, attempts=attempts)
+    assert times == [pytest.approx(case.hold * interval * (attempts - 1))], "with the attempt after the end of the hold"
+
+
+CROWD = "10.0.9.9"
+PODS = 6
+
+
+@pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
+async def test_six_new_pods_get_their_tokens_next_to_an_unknown_address(managed: bool) -> None:
+    async with issuer_without_reads(managed=managed) as issuer:
+        if managed:
+            issuer.cluster.deliver(identity(), "identities")
+            issuer.cluster.deliver(binding(), "bindings")
+        crowd = [asyncio.create_task(issuer.issue(peer=CROWD)) for _ in range(WAITERS_MAX)]
+        await settle()
+        new = [asyncio.create_task(issuer.issue(peer=f"10.0.1.{number}")) for number in range(PODS)]
+        await asyncio.sleep(0.8)
+        for number in range(PODS):
+            name = f"web-{number}"
+            issuer.cluster.deliver(pod(name, uid=f"uid-{number}", addresses=(f"10.0.1.{number}",)))
+            if not managed:
+                issuer.cluster.deliver(assigned_identity(pod_name=name), "assigned_identities")
+        tokens = await asyncio.gather(*new)
+        assert [each.pod for each in tokens if isinstance(each, Issued)] == [f"ns/web-{n}" for n in range(PODS)]
+        ended = [each for each in await asyncio.gather(*crowd) if isinstance(each, Refusal)]
+        reasons = [each.reason for each in ended]
+        assert reasons.count(Reason.UNKNOWN_ADDRESS) == WAITERS_MAX - PODS
+        assert reasons.count(Reason.OVERLOADED) == PODS
+
+
+async def test_a_request_that_must_not_wait_learns_when_to_try_again() -> None:
+    async with issuer_without_reads() as issuer:
+        crowd = [asyncio.create_task(issuer.issue(peer=CROWD)) for _ in range(WAITERS_MAX)]
+        await settle()
+        refusal, seconds = await issuer.refused_after(peer=CROWD)
+        assert seconds == 0.0
+        assert refusal.limit is Limit.PARKED
+        answer = refused(refusal)
+        assert (answer.status, dict(answer.headers)["Retry-After"]) == (503, "1")
+        await asyncio.gather(*crowd)
+        late, _ = await issuer.refused_after(peer="10.0.9.8")
+        assert refused(late).status == 404, "no pod has arrived"
