@@ -4,6 +4,7 @@ Neither gets a token, until the owner is certain.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Final
@@ -41,6 +42,12 @@ OTHER_CLIENT = "c11e0000-0000-0000-0000-00000000000b"
 def running(policy: DecisionPolicy = BRIEF, **options: Any) -> AbstractAsyncContextManager[IssuerBench]:
     wall = datetime.fromisoformat(started_at(SECOND)).timestamp() + 0.5
     return running_issuer(policy=policy, wall_clock=lambda: wall, **options)
+
+
+@pytest.fixture
+async def brief() -> AsyncIterator[IssuerBench]:
+    async with running() as bench:
+        yield bench
 
 
 async def stopped(bench: IssuerBench, **state: Any) -> PodEntry:
@@ -101,15 +108,14 @@ async def test_a_request_is_held_for_five_seconds_at_most() -> None:
         assert await bench.refused_after() == (TERMINATED, 5.0)
 
 
-async def test_an_exempt_stopped_pod_gets_none_of_the_nodes_own_identities_either() -> None:
-    async with running() as bench:
-        bench.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
-        entry = await bench.with_pod(assigned=False)
-        await until(lambda: bool(entry.facts.exempt))
-        bench.cluster.put_pod(pod(terminated=True))
-        await bench.cluster.seen(lambda: entry.ending)
-        assert await bench.refused() == TERMINATED
-        assert bench.imds.calls == []
+async def test_an_exempt_stopped_pod_gets_none_of_the_nodes_own_identities_either(brief: IssuerBench) -> None:
+    brief.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
+    entry = await brief.with_pod(assigned=False)
+    await until(lambda: bool(entry.facts.exempt))
+    brief.cluster.put_pod(pod(terminated=True))
+    await brief.cluster.seen(lambda: entry.ending)
+    assert await brief.refused() == TERMINATED
+    assert brief.imds.calls == []
 
 
 async def test_without_a_response_to_reads_a_stopped_pod_is_not_served() -> None:
@@ -119,14 +125,13 @@ async def test_without_a_response_to_reads_a_stopped_pod_is_not_served() -> None
         assert await bench.refused() == TERMINATED
 
 
-async def test_a_pod_named_by_a_node_process_before_its_sandbox_is_ready_is_served() -> None:
+async def test_a_pod_named_by_a_node_process_before_its_sandbox_is_ready_is_served(brief: IssuerBench) -> None:
     """The kubelet has a driver mount the pod's volumes first; the pod's address proves nothing here."""
-    async with running() as bench:
-        entry = await stopped(bench, sandbox=False)
-        assert isinstance(await bench.issue_for(), Issued)
-        bench.cluster.put_pod(pod(terminated=True))
-        await bench.cluster.seen(lambda: entry.terminated)
-        assert await bench.issue_for() == TERMINATED
+    entry = await stopped(brief, sandbox=False)
+    assert isinstance(await brief.issue_for(), Issued)
+    brief.cluster.put_pod(pod(terminated=True))
+    await brief.cluster.seen(lambda: entry.terminated)
+    assert await brief.issue_for() == TERMINATED
 
 
 async def test_a_pod_that_started_later_wins_the_address_over_a_pod_whose_sandbox_is_down() -> None:
@@ -160,15 +165,16 @@ async def suspended(bench: IssuerBench) -> PodEntry:
     return entry
 
 
-async def test_evidence_ends_ready_answers_immediately_and_requests_are_held_and_then_refused() -> None:
-    async with running() as bench:
-        entry = await attached(bench)
-        generation, calls = entry.record.generation, len(bench.imds.calls)
-        evidence(bench)
-        assert entry.record.suspended
-        assert entry.record.generation > generation
-        assert await bench.refused() == SUSPENDED
-        assert len(bench.imds.calls) == calls
+async def test_evidence_ends_ready_answers_immediately_and_requests_are_held_and_then_refused(
+    brief: IssuerBench,
+) -> None:
+    entry = await attached(brief)
+    generation, calls = entry.record.generation, len(brief.imds.calls)
+    evidence(brief)
+    assert entry.record.suspended
+    assert entry.record.generation > generation
+    assert await brief.refused() == SUSPENDED
+    assert len(brief.imds.calls) == calls
 
 
 async def test_a_token_being_fetched_at_that_moment_is_not_granted() -> None:
@@ -197,10 +203,9 @@ async def test_without_the_api_server_a_suspended_pod_is_not_served_and_a_pod_wi
         await bench.issued(peer="10.0.0.2")
 
 
-async def test_a_node_process_that_names_a_suspended_pod_is_served() -> None:
-    async with running() as bench:
-        await suspended(bench)
-        assert isinstance(await bench.issue_for(), Issued)
+async def test_a_node_process_that_names_a_suspended_pod_is_served(brief: IssuerBench) -> None:
+    await suspended(brief)
+    assert isinstance(await brief.issue_for(), Issued)
 
 
 # Watch events after it.
@@ -215,14 +220,15 @@ NOT_PROVING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", NOT_PROVING)
-async def test_an_event_that_may_predate_the_evidence_does_not_lift_the_suspension(case: str) -> None:
-    async with running() as bench:
-        entry = await suspended(bench)
-        bench.cluster.put_pod(pod(**NOT_PROVING[case]))
-        bench.cluster.put_pod(pod(labels={"seen": "yes"}, **NOT_PROVING[case]))
-        await until(lambda: entry.labels.get("seen") == "yes")
-        assert entry.suspended
-        assert await bench.refused() == SUSPENDED
+async def test_an_event_that_may_predate_the_evidence_does_not_lift_the_suspension(
+    brief: IssuerBench, case: str
+) -> None:
+    entry = await suspended(brief)
+    brief.cluster.put_pod(pod(**NOT_PROVING[case]))
+    brief.cluster.put_pod(pod(labels={"seen": "yes"}, **NOT_PROVING[case]))
+    await until(lambda: entry.labels.get("seen") == "yes")
+    assert entry.suspended
+    assert await brief.refused() == SUSPENDED
 
 
 @pytest.mark.parametrize("init", [False, True])
@@ -244,14 +250,15 @@ async def test_a_container_started_since_lifts_it_and_answers_held_requests(init
         assert not entry.record.suspended
 
 
-async def test_a_pod_that_moved_to_another_address_is_served_there_and_not_at_the_former_one() -> None:
-    async with running() as bench:
-        entry = await suspended(bench)
-        bench.cluster.put_pod(pod(addresses=("10.0.0.9",)))
-        await until(lambda: entry.addresses == ("10.0.0.9",))
-        assert not entry.suspended
-        await bench.issued(peer="10.0.0.9")
-        assert isinstance(await bench.issue(), Refusal)
+async def test_a_pod_that_moved_to_another_address_is_served_there_and_not_at_the_former_one(
+    brief: IssuerBench,
+) -> None:
+    entry = await suspended(brief)
+    brief.cluster.put_pod(pod(addresses=("10.0.0.9",)))
+    await until(lambda: entry.addresses == ("10.0.0.9",))
+    assert not entry.suspended
+    await brief.issued(peer="10.0.0.9")
+    assert isinstance(await brief.issue(), Refusal)
 
 
 # Another pod at the address.
@@ -270,18 +277,17 @@ async def test_another_pod_that_claims_the_address_gets_it_although_the_former_o
         assert bench.imds.calls[-1].client_id == OTHER_CLIENT
 
 
-async def test_a_suspended_pod_does_not_win_the_address_although_it_started_later() -> None:
-    async with running() as bench:
-        bench.cluster.cluster_cache.network_listed([VETH, ROUTE])
-        entry = await bench.with_pod(started=60)
-        evidence(bench)
-        bench.cluster.put_pod(pod("rival", started=30))
-        await until(lambda: len(bench.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
-        await bench.cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
-        assert bench.cluster.at(ADDRESS) is None
-        entry.lift()
-        await bench.cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
-        assert bench.cluster.at(ADDRESS) is entry, "the neighbour that passes"
+async def test_a_suspended_pod_does_not_win_the_address_although_it_started_later(brief: IssuerBench) -> None:
+    brief.cluster.cluster_cache.network_listed([VETH, ROUTE])
+    entry = await brief.with_pod(started=60)
+    evidence(brief)
+    brief.cluster.put_pod(pod("rival", started=30))
+    await until(lambda: len(brief.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
+    await brief.cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
+    assert brief.cluster.at(ADDRESS) is None
+    entry.lift()
+    await brief.cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
+    assert brief.cluster.at(ADDRESS) is entry, "the neighbour that passes"
 
 
 @pytest.mark.parametrize("order", ["end first", "claimed and left"])
@@ -375,13 +381,12 @@ async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> N
         assert await still_owns(entry, ADDRESS)
 
 
-async def test_a_read_without_a_response_lifts_nothing_and_is_repeated() -> None:
-    async with running() as bench:
-        entry = await suspended(bench)
-        bench.cluster.api.intercept = lambda _: StatusError(503, "ServiceUnavailable", "down")
-        await verified(bench)
-        assert entry.suspended
-        assert await bench.refused() == SUSPENDED
-        bench.cluster.api.intercept = None
-        await verified(bench)
-        await until(lambda: not entry.suspended)
+async def test_a_read_without_a_response_lifts_nothing_and_is_repeated(brief: IssuerBench) -> None:
+    entry = await suspended(brief)
+    brief.cluster.api.intercept = lambda _: StatusError(503, "ServiceUnavailable", "down")
+    await verified(brief)
+    assert entry.suspended
+    assert await brief.refused() == SUSPENDED
+    brief.cluster.api.intercept = None
+    await verified(brief)
+    await until(lambda: not entry.suspended)

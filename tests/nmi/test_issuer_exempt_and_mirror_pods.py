@@ -64,17 +64,16 @@ async def raw(bench: IssuerBench, request: TokenRequest = REQUEST) -> RawAnswer:
     ids=["the node's own identity", "an identity that is not assigned"],
 )
 async def test_each_request_of_an_exempt_pod_is_sent_to_imds_as_it_is(
-    request_: TokenRequest, named: dict[str, str]
+    bench: IssuerBench, request_: TokenRequest, named: dict[str, str]
 ) -> None:
-    async with running_issuer() as bench:
-        entry = await exempt(bench)
-        for number in (1, 2):
-            answer = await raw(bench, request_)
-            assert (answer.status, b"access_token" in answer.body) == (200, True)
-            assert len(bench.imds.calls) == number
-            query = bench.imds.calls[-1].query
-            assert query == {"api-version": query["api-version"], "resource": RESOURCE, **named}
-        assert entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
+    entry = await exempt(bench)
+    for number in (1, 2):
+        answer = await raw(bench, request_)
+        assert (answer.status, b"access_token" in answer.body) == (200, True)
+        assert len(bench.imds.calls) == number
+        query = bench.imds.calls[-1].query
+        assert query == {"api-version": query["api-version"], "resource": RESOURCE, **named}
+    assert entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
 
 
 async def test_mics_own_pod_requires_no_exception() -> None:
@@ -116,24 +115,25 @@ class Failing:
     ],
     ids=["no-connection", "throttled", "queue-full"],
 )
-async def test_a_failed_call_is_a_refusal_charged_to_the_pod(error: Exception, reason: Reason) -> None:
-    async with running_issuer() as bench:
-        await exempt(bench)
-        source = Failing(error)
-        issuer = Issuer(
-            bench.cluster.cluster_cache,
-            bench.broker,
-            DecisionPolicy(max_hold_seconds=20.0),
-            IdentityMetrics(CollectorRegistry()),
-            node_identities=source,
-            clock=bench.cluster.clock,
-        )
-        refusal = await issuer.issue(ADDRESS, TokenRequest(RESOURCE))
-        assert isinstance(refusal, Refusal)
-        assert refusal.reason is reason
-        [(starter, within)] = source.asked
-        assert starter == "ns/web"
-        assert 15.0 < within <= 20.0
+async def test_a_failed_call_is_a_refusal_charged_to_the_pod(
+    bench: IssuerBench, error: Exception, reason: Reason
+) -> None:
+    await exempt(bench)
+    source = Failing(error)
+    issuer = Issuer(
+        bench.cluster.cluster_cache,
+        bench.broker,
+        DecisionPolicy(max_hold_seconds=20.0),
+        IdentityMetrics(CollectorRegistry()),
+        node_identities=source,
+        clock=bench.cluster.clock,
+    )
+    refusal = await issuer.issue(ADDRESS, TokenRequest(RESOURCE))
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is reason
+    [(starter, within)] = source.asked
+    assert starter == "ns/web"
+    assert 15.0 < within <= 20.0
 
 
 async def test_without_a_source_for_node_identities_the_request_is_refused() -> None:
@@ -142,23 +142,21 @@ async def test_without_a_source_for_node_identities_the_request_is_refused() -> 
         assert (await bench.refused()).reason is Reason.POLICY
 
 
-async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt() -> None:
-    async with running_issuer() as bench:
-        await bench.with_pod(assigned=False, labels=APP)
-        pending = asyncio.create_task(bench.issue())
-        await until(lambda: bench.issuer._measures.held == 1)
-        bench.cluster.put_exception(exception(labels=APP))
-        assert isinstance(await asyncio.wait_for(pending, DEADLINE), RawAnswer)
+async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt(bench: IssuerBench) -> None:
+    await bench.with_pod(assigned=False, labels=APP)
+    pending = asyncio.create_task(bench.issue())
+    await until(lambda: bench.issuer._measures.held == 1)
+    bench.cluster.put_exception(exception(labels=APP))
+    assert isinstance(await asyncio.wait_for(pending, DEADLINE), RawAnswer)
 
 
-async def test_other_pods_are_not_affected() -> None:
-    async with running_issuer() as bench:
-        await exempt(bench)
-        bench.cluster.put_pod(pod("other", addresses=("10.0.0.2",), label=None))
-        await until(lambda: bench.cluster.at("10.0.0.2") is not None)
-        assert (await bench.refused(peer="10.0.0.2")).reason is Reason.NOTHING_ASSIGNED
-        assert (await raw(bench)).status == 200
-        assert bench.cluster.at(ADDRESS) is not None
+async def test_other_pods_are_not_affected(bench: IssuerBench) -> None:
+    await exempt(bench)
+    bench.cluster.put_pod(pod("other", addresses=("10.0.0.2",), label=None))
+    await until(lambda: bench.cluster.at("10.0.0.2") is not None)
+    assert (await bench.refused(peer="10.0.0.2")).reason is Reason.NOTHING_ASSIGNED
+    assert (await raw(bench)).status == 200
+    assert bench.cluster.at(ADDRESS) is not None
 
 
 OWNED: dict[str, Any] = {"owner": OwnerReference(api_version="v1", kind="Node", name="node-1", controller=True)}
@@ -179,10 +177,9 @@ async def refused_at_once(bench: IssuerBench) -> None:
 
 
 @MARKS
-async def test_an_assigned_identity_is_not_served_to_a_mirror_pod(mark: dict[str, Any]) -> None:
-    async with running_issuer() as bench:
-        await bench.with_pod(**mark)
-        await refused_at_once(bench)
+async def test_an_assigned_identity_is_not_served_to_a_mirror_pod(bench: IssuerBench, mark: dict[str, Any]) -> None:
+    await bench.with_pod(**mark)
+    await refused_at_once(bench)
 
 
 @MARKS
@@ -196,12 +193,13 @@ async def test_managed_mode_serves_a_mirror_pod_no_bound_identity(mark: dict[str
 
 
 @MARKS
-async def test_no_exception_gives_a_mirror_pod_the_nodes_own_identities(mark: dict[str, Any]) -> None:
-    async with running_issuer() as bench:
-        bench.cluster.put_exception(exception(labels={"app": "web"}))
-        await bench.with_pod(assigned=False, labels={"app": "web"}, **mark)
-        await until(lambda: bool(bench.cluster.cluster_cache.state()["exceptions"]))
-        await refused_at_once(bench)
+async def test_no_exception_gives_a_mirror_pod_the_nodes_own_identities(
+    bench: IssuerBench, mark: dict[str, Any]
+) -> None:
+    bench.cluster.put_exception(exception(labels={"app": "web"}))
+    await bench.with_pod(assigned=False, labels={"app": "web"}, **mark)
+    await until(lambda: bool(bench.cluster.cluster_cache.state()["exceptions"]))
+    await refused_at_once(bench)
 
 
 async def test_a_mirror_pod_does_not_count_as_mics_own_pod() -> None:
@@ -211,9 +209,8 @@ async def test_a_mirror_pod_does_not_count_as_mics_own_pod() -> None:
         await refused_at_once(bench)
 
 
-async def test_a_pod_of_a_daemonset_gets_its_token() -> None:
-    async with running_issuer() as bench:
-        owner = OwnerReference(api_version="apps/v1", kind="DaemonSet", name="agent", controller=True)
-        await bench.with_pod(owner=owner)
-        assert isinstance(await bench.issue(), Issued)
-        assert isinstance(await bench.issue_for(), Issued)
+async def test_a_pod_of_a_daemonset_gets_its_token(bench: IssuerBench) -> None:
+    owner = OwnerReference(api_version="apps/v1", kind="DaemonSet", name="agent", controller=True)
+    await bench.with_pod(owner=owner)
+    assert isinstance(await bench.issue(), Issued)
+    assert isinstance(await bench.issue_for(), Issued)

@@ -70,13 +70,12 @@ async def test_a_request_for_a_named_pod_is_held_as_long(managed: bool, hold: fl
         assert await refused_after(issuer.issue_for()) == (NONE_ASSIGNED, hold)
 
 
-async def test_a_request_that_arrives_during_the_hold_is_refused_at_its_end() -> None:
-    async with issuer_without_reads() as issuer:
-        deliver(issuer)
-        first = asyncio.create_task(issuer.refused_after())
-        await asyncio.sleep(30.0)
-        assert await issuer.refused_after() == (NONE_ASSIGNED, 15.0)
-        assert await first == (NONE_ASSIGNED, 45.0)
+async def test_a_request_that_arrives_during_the_hold_is_refused_at_its_end(issuer: IssuerBench) -> None:
+    deliver(issuer)
+    first = asyncio.create_task(issuer.refused_after())
+    await asyncio.sleep(30.0)
+    assert await issuer.refused_after() == (NONE_ASSIGNED, 15.0)
+    assert await first == (NONE_ASSIGNED, 45.0)
 
 
 @pytest.mark.parametrize("missing", MISSING)
@@ -88,87 +87,80 @@ async def test_a_repeat_may_be_refused_by_the_fast_lane_in_this_generation(missi
         assert (await issuer.refused_after(request))[0].generation == entry.record.generation
 
 
-async def test_an_assignment_ends_the_immediate_responses() -> None:
-    async with issuer_without_reads() as issuer:
-        deliver(issuer, assigned=True)
-        await issuer.refused_after(UNASSIGNED)
-        assert await issuer.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
-        issuer.cluster.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value), "assigned_identities")
-        answer = await issuer.issue(UNASSIGNED)
-        assert isinstance(answer, Issued)
-        assert answer.identity == "ns/other"
+async def test_an_assignment_ends_the_immediate_responses(issuer: IssuerBench) -> None:
+    deliver(issuer, assigned=True)
+    await issuer.refused_after(UNASSIGNED)
+    assert await issuer.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
+    issuer.cluster.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value), "assigned_identities")
+    answer = await issuer.issue(UNASSIGNED)
+    assert isinstance(answer, Issued)
+    assert answer.identity == "ns/other"
 
 
-async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold() -> None:
-    async with issuer_without_reads() as issuer:
-        deliver(issuer)
-        await issuer.refused_after()
-        issuer.cluster.deliver(pod(label="other"))
-        assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
-        issuer.cluster.deliver(assigned_identity(status=CREATED, selector="unrelated"), "assigned_identities")
-        assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
-        issuer.cluster.deliver(pod(label="other"))
-        assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0), "nothing has changed"
+async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold(issuer: IssuerBench) -> None:
+    deliver(issuer)
+    await issuer.refused_after()
+    issuer.cluster.deliver(pod(label="other"))
+    assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
+    issuer.cluster.deliver(assigned_identity(status=CREATED, selector="unrelated"), "assigned_identities")
+    assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
+    issuer.cluster.deliver(pod(label="other"))
+    assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0), "nothing has changed"
 
 
-async def test_an_identity_that_is_being_assigned_is_waited_for_again_after_each_response() -> None:
-    async with issuer_without_reads() as issuer:
-        deliver(issuer)
-        issuer.cluster.deliver(assigned_identity(status=CREATED), "assigned_identities")
-        for _ in range(3):
-            refusal, seconds = await issuer.refused_after()
-            assert (refusal.reason, refusal.generation, seconds) == (Reason.STILL_ASSIGNING, None, HOLD)
+async def test_an_identity_that_is_being_assigned_is_waited_for_again_after_each_response(issuer: IssuerBench) -> None:
+    deliver(issuer)
+    issuer.cluster.deliver(assigned_identity(status=CREATED), "assigned_identities")
+    for _ in range(3):
+        refusal, seconds = await issuer.refused_after()
+        assert (refusal.reason, refusal.generation, seconds) == (Reason.STILL_ASSIGNING, None, HOLD)
 
 
-async def test_a_hold_in_which_something_changed_begins_again() -> None:
-    async with issuer_without_reads() as issuer:
-        deliver(issuer)
-        pending = asyncio.create_task(issuer.refused_after())
-        await asyncio.sleep(30.0)
-        issuer.cluster.deliver(pod(label="other"))
-        assert await pending == (NONE_ASSIGNED, HOLD), "a request waits no longer than that"
-        assert await issuer.refused_after() == (NONE_ASSIGNED, 30.0), "and the hold ends 45 s after the change"
-        assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0)
+async def test_a_hold_in_which_something_changed_begins_again(issuer: IssuerBench) -> None:
+    deliver(issuer)
+    pending = asyncio.create_task(issuer.refused_after())
+    await asyncio.sleep(30.0)
+    issuer.cluster.deliver(pod(label="other"))
+    assert await pending == (NONE_ASSIGNED, HOLD), "a request waits no longer than that"
+    assert await issuer.refused_after() == (NONE_ASSIGNED, 30.0), "and the hold ends 45 s after the change"
+    assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0)
 
 
-async def test_each_missing_identity_has_its_own_hold() -> None:
-    async with issuer_without_reads() as issuer:
-        deliver(issuer, assigned=True)
-        assert await issuer.refused_within(1.0, UNASSIGNED) is None
-        await asyncio.sleep(29.0)
-        other = by(SelectorKind.RESOURCE_ID, "/of/another")
-        pending = asyncio.create_task(issuer.refused_after(other))
-        assert await issuer.refused_after(replace(UNASSIGNED, resource="https://another.audience")) == (
-            NONE_MATCHES,
-            15.0,
-        )
-        same = replace(UNASSIGNED, selector_value=UNASSIGNED.selector_value.upper())
-        assert await issuer.refused_after(same) == (NONE_MATCHES, 0.0)
-        assert await pending == (NONE_MATCHES, HOLD)
+async def test_each_missing_identity_has_its_own_hold(issuer: IssuerBench) -> None:
+    deliver(issuer, assigned=True)
+    assert await issuer.refused_within(1.0, UNASSIGNED) is None
+    await asyncio.sleep(29.0)
+    other = by(SelectorKind.RESOURCE_ID, "/of/another")
+    pending = asyncio.create_task(issuer.refused_after(other))
+    assert await issuer.refused_after(replace(UNASSIGNED, resource="https://another.audience")) == (
+        NONE_MATCHES,
+        15.0,
+    )
+    same = replace(UNASSIGNED, selector_value=UNASSIGNED.selector_value.upper())
+    assert await issuer.refused_after(same) == (NONE_MATCHES, 0.0)
+    assert await pending == (NONE_MATCHES, HOLD)
 
 
-async def test_a_pod_that_has_its_identity_is_served_in_spite_of_a_missing_one() -> None:
-    async with issuer_without_reads() as issuer:
-        deliver(issuer, assigned=True)
-        await issuer.refused_after(UNASSIGNED)
-        assert isinstance(await issuer.issue(by(SelectorKind.CLIENT_ID, CLIENT_ID)), Issued)
+async def test_a_pod_that_has_its_identity_is_served_in_spite_of_a_missing_one(issuer: IssuerBench) -> None:
+    deliver(issuer, assigned=True)
+    await issuer.refused_after(UNASSIGNED)
+    assert isinstance(await issuer.issue(by(SelectorKind.CLIENT_ID, CLIENT_ID)), Issued)
 
 
-async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold() -> None:
-    async with issuer_without_reads() as issuer:
-        deliver(issuer, assigned=True)
-        issuer.cluster.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
-        issuer.cluster.deliver(assigned_identity(pod_name="second"), "assigned_identities")
-        await issuer.issue()  # from now on the pod has a ready answer with the shared token
-        pending = asyncio.create_task(issuer.refused_after(UNASSIGNED))
-        before = issuer.cluster.owner(ADDRESS).record.generation
-        for _ in range(4):
-            await asyncio.sleep(10.0)
-            await issuer.issue()
-            await issuer.issue(TokenRequest(REQUEST.resource, force_refresh=True), peer="10.0.0.2")
-        assert issuer.cluster.owner(ADDRESS).record.generation > before, "the replaced token is no longer sent"
-        assert await pending == (NONE_MATCHES, HOLD)
-        assert await issuer.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
+async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold(issuer: IssuerBench) -> None:
+    deliver(issuer, assigned=True)
+    issuer.cluster.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
+    issuer.cluster.deliver(assigned_identity(pod_name="second"), "assigned_identities")
+    await issuer.issue()  # from now on the pod has a ready answer with the shared token
+    pending = asyncio.create_task(issuer.refused_after(UNASSIGNED))
+    before = issuer.cluster.owner(ADDRESS).record.generation
+    for _ in range(4):
+        await asyncio.sleep(10.0)
+        await issuer.issue()
+        await issuer.issue(TokenRequest(REQUEST.resource, force_refresh=True), peer="10.0.0.2")
+    assert issuer.cluster.owner(ADDRESS).record.generation > before, "the replaced token is no longer sent"
+    assert await pending == (NONE_MATCHES, HOLD)
+    assert await issuer.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
 
 
 def test_tokens_beyond_the_number_that_is_noted_begin_no_new_hold() -> None:
@@ -181,32 +173,30 @@ def test_tokens_beyond_the_number_that_is_noted_begin_no_new_hold() -> None:
     assert entry.first_request("missing", 9.0) == 1.0
 
 
-async def test_a_pod_of_the_same_name_is_held_again() -> None:
-    async with issuer_without_reads() as issuer:
-        deliver(issuer)
-        await issuer.refused_after()
-        issuer.cluster.deliver_deletion(pod())
-        issuer.cluster.deliver(pod(uid="uid-2"))
-        assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
+async def test_a_pod_of_the_same_name_is_held_again(issuer: IssuerBench) -> None:
+    deliver(issuer)
+    await issuer.refused_after()
+    issuer.cluster.deliver_deletion(pod())
+    issuer.cluster.deliver(pod(uid="uid-2"))
+    assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
 
 
-async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory() -> None:
-    async with issuer_without_reads() as issuer:
-        entry = deliver(issuer, assigned=True)
-        for number in range(200):
-            long = by(SelectorKind.CLIENT_ID, f"{number}-{'x' * 2000}")
-            assert await issuer.refused_within(0.01, long) is None
-        noted = entry._first_requests
-        assert noted is not None
-        assert len(noted) == MISSING_MAX
-        used = sys.getsizeof(noted) + sum(sys.getsizeof(each) for pair in noted.items() for each in pair)
-        assert used < 2_500
-        await settle()
-        refusal, seconds = await issuer.refused_after(long)
-        assert refusal == NONE_MATCHES
-        assert seconds == pytest.approx(HOLD, abs=0.1)
-        issuer.cluster.deliver(pod(label=None))
-        assert entry._first_requests is None, "a change ends the notes"
+async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory(issuer: IssuerBench) -> None:
+    entry = deliver(issuer, assigned=True)
+    for number in range(200):
+        long = by(SelectorKind.CLIENT_ID, f"{number}-{'x' * 2000}")
+        assert await issuer.refused_within(0.01, long) is None
+    noted = entry._first_requests
+    assert noted is not None
+    assert len(noted) == MISSING_MAX
+    used = sys.getsizeof(noted) + sum(sys.getsizeof(each) for pair in noted.items() for each in pair)
+    assert used < 2_500
+    await settle()
+    refusal, seconds = await issuer.refused_after(long)
+    assert refusal == NONE_MATCHES
+    assert seconds == pytest.approx(HOLD, abs=0.1)
+    issuer.cluster.deliver(pod(label=None))
+    assert entry._first_requests is None, "a change ends the notes"
 
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
@@ -306,15 +296,14 @@ async def test_six_new_pods_get_their_tokens_next_to_an_unknown_address(managed:
         assert reasons.count(Reason.OVERLOADED) == PODS
 
 
-async def test_a_request_that_must_not_wait_learns_when_to_try_again() -> None:
-    async with issuer_without_reads() as issuer:
-        crowd = [asyncio.create_task(issuer.issue(peer=CROWD)) for _ in range(WAITERS_MAX)]
-        await settle()
-        refusal, seconds = await issuer.refused_after(peer=CROWD)
-        assert seconds == 0.0
-        assert refusal.limit is Limit.PARKED
-        answer = refused(refusal)
-        assert (answer.status, dict(answer.headers)["Retry-After"]) == (503, "1")
-        await asyncio.gather(*crowd)
-        late, _ = await issuer.refused_after(peer="10.0.9.8")
-        assert refused(late).status == 404, "no pod has arrived"
+async def test_a_request_that_must_not_wait_learns_when_to_try_again(issuer: IssuerBench) -> None:
+    crowd = [asyncio.create_task(issuer.issue(peer=CROWD)) for _ in range(WAITERS_MAX)]
+    await settle()
+    refusal, seconds = await issuer.refused_after(peer=CROWD)
+    assert seconds == 0.0
+    assert refusal.limit is Limit.PARKED
+    answer = refused(refusal)
+    assert (answer.status, dict(answer.headers)["Retry-After"]) == (503, "1")
+    await asyncio.gather(*crowd)
+    late, _ = await issuer.refused_after(peer="10.0.9.8")
+    assert refused(late).status == 404, "no pod has arrived"

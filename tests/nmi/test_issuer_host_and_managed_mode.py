@@ -46,30 +46,28 @@ async def refused(bench: IssuerBench, name: str = "web", request: TokenRequest =
 
 
 @pytest.mark.parametrize("host_network", [True, False], ids=["host-network", "own-network"])
-async def test_the_identity_of_the_named_pod_is_used(host_network: bool) -> None:
-    async with running_issuer() as bench:
-        uid = bench.cluster.put_pod(pod(host_network=host_network))
-        bench.cluster.put_assigned(assigned_identity())
-        answer = await issued(bench)
-        assert (answer.pod, answer.uid, answer.identity) == ("ns/web", uid, "ns/id")
-        assert answer.token.client_id == CLIENT_ID
-        assert not answer.cacheable
-        bench.cluster.put_assigned(assigned_identity("another", client_id=OTHER_ID))
-        answer = await issued(bench, request=by(SelectorKind.CLIENT_ID, OTHER_ID))
-        assert answer.identity == "ns/another"
+async def test_the_identity_of_the_named_pod_is_used(bench: IssuerBench, host_network: bool) -> None:
+    uid = bench.cluster.put_pod(pod(host_network=host_network))
+    bench.cluster.put_assigned(assigned_identity())
+    answer = await issued(bench)
+    assert (answer.pod, answer.uid, answer.identity) == ("ns/web", uid, "ns/id")
+    assert answer.token.client_id == CLIENT_ID
+    assert not answer.cacheable
+    bench.cluster.put_assigned(assigned_identity("another", client_id=OTHER_ID))
+    answer = await issued(bench, request=by(SelectorKind.CLIENT_ID, OTHER_ID))
+    assert answer.identity == "ns/another"
 
 
-async def test_a_request_is_held_like_any_other() -> None:
-    async with running_issuer() as bench:
-        bench.cluster.put_pod(pod(host_network=True))
-        bench.cluster.put_pod(pod("ends", host_network=True))
-        bench.cluster.put_assigned(assigned_identity(status=CREATED))
-        pending, ends = asyncio.create_task(issued(bench)), asyncio.create_task(refused(bench, "ends"))
-        await until(lambda: bench.held_requests == 2)
-        bench.cluster.put_assigned(assigned_identity())
-        bench.cluster.delete_pod("ends")
-        assert (await asyncio.wait_for(pending, DEADLINE)).identity == "ns/id"
-        assert (await asyncio.wait_for(ends, DEADLINE)).reason is Reason.UNKNOWN_ADDRESS
+async def test_a_request_is_held_like_any_other(bench: IssuerBench) -> None:
+    bench.cluster.put_pod(pod(host_network=True))
+    bench.cluster.put_pod(pod("ends", host_network=True))
+    bench.cluster.put_assigned(assigned_identity(status=CREATED))
+    pending, ends = asyncio.create_task(issued(bench)), asyncio.create_task(refused(bench, "ends"))
+    await until(lambda: bench.held_requests == 2)
+    bench.cluster.put_assigned(assigned_identity())
+    bench.cluster.delete_pod("ends")
+    assert (await asyncio.wait_for(pending, DEADLINE)).identity == "ns/id"
+    assert (await asyncio.wait_for(ends, DEADLINE)).reason is Reason.UNKNOWN_ADDRESS
 
 
 async def test_a_pod_of_another_node_is_unknown() -> None:
@@ -120,12 +118,11 @@ async def test_the_nodes_own_identities_are_never_returned_here(selector: Select
         assert bench.imds.calls == []
 
 
-async def test_an_answer_of_this_path_never_becomes_a_ready_answer_of_the_pod() -> None:
-    async with running_issuer() as bench:
-        entry = await bench.with_pod()
-        await issued(bench)
-        assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, "").lasting)
-        assert (await bench.issued()).cacheable
+async def test_an_answer_of_this_path_never_becomes_a_ready_answer_of_the_pod(bench: IssuerBench) -> None:
+    entry = await bench.with_pod()
+    await issued(bench)
+    assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, "").lasting)
+    assert (await bench.issued()).cacheable
 
 
 POLICY = DecisionPolicy(force_namespaced=True)

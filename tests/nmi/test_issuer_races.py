@@ -68,77 +68,75 @@ async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
 
 @pytest.mark.parametrize("change", LOST_ADDRESS)
 @pytest.mark.parametrize("is_exempt", [False, True], ids=["assigned", "exempt"])
-async def test_a_pod_that_loses_its_address_during_the_fetch_gets_nothing(change: str, is_exempt: bool) -> None:
-    async with running_issuer() as bench:
-        await (exempt(bench) if is_exempt else bench.with_pod())
-        answer = await while_fetching(bench, lambda: LOST_ADDRESS[change](bench.cluster))
-        assert isinstance(answer, Refusal)
-        assert answer.reason is Reason.UNKNOWN_ADDRESS
+async def test_a_pod_that_loses_its_address_during_the_fetch_gets_nothing(
+    bench: IssuerBench, change: str, is_exempt: bool
+) -> None:
+    await (exempt(bench) if is_exempt else bench.with_pod())
+    answer = await while_fetching(bench, lambda: LOST_ADDRESS[change](bench.cluster))
+    assert isinstance(answer, Refusal)
+    assert answer.reason is Reason.UNKNOWN_ADDRESS
 
 
 @pytest.mark.parametrize("end", ["exception", "label"])
-async def test_a_pod_whose_exemption_ends_during_the_request_keeps_its_own_identity(end: str) -> None:
-    async with running_issuer() as bench:
-        await exempt(bench)
-        ends: dict[str, Callable[[], object]] = {
-            "exception": lambda: bench.cluster.delete_exception(exception()),
-            "label": lambda: bench.cluster.put_pod(pod()),
-        }
-        answer = await while_fetching(bench, ends[end])
-        assert isinstance(answer, Issued)
-        assert answer.identity == "ns/id"
+async def test_a_pod_whose_exemption_ends_during_the_request_keeps_its_own_identity(
+    bench: IssuerBench, end: str
+) -> None:
+    await exempt(bench)
+    ends: dict[str, Callable[[], object]] = {
+        "exception": lambda: bench.cluster.delete_exception(exception()),
+        "label": lambda: bench.cluster.put_pod(pod()),
+    }
+    answer = await while_fetching(bench, ends[end])
+    assert isinstance(answer, Issued)
+    assert answer.identity == "ns/id"
 
 
-async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt() -> None:
-    async with running_issuer() as bench:
-        entry = await bench.with_pod(labels=APP)
-        answer = await while_fetching(bench, lambda: bench.cluster.put_exception(exception(labels=APP)))
-        assert isinstance(answer, RawAnswer)
-        assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
+async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt(bench: IssuerBench) -> None:
+    entry = await bench.with_pod(labels=APP)
+    answer = await while_fetching(bench, lambda: bench.cluster.put_exception(exception(labels=APP)))
+    assert isinstance(answer, RawAnswer)
+    assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
 
 
-async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision() -> None:
-    async with running_issuer() as bench:
-        await bench.with_pod()
+async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision(bench: IssuerBench) -> None:
+    await bench.with_pod()
 
-        def exchange() -> None:
-            bench.cluster.delete_assigned(assigned_identity())
-            bench.cluster.put_assigned(assigned_identity("second", client_id=OTHER_ID))
+    def exchange() -> None:
+        bench.cluster.delete_assigned(assigned_identity())
+        bench.cluster.put_assigned(assigned_identity("second", client_id=OTHER_ID))
 
-        answer = await while_fetching(bench, exchange)
-        assert isinstance(answer, Issued)
-        assert answer.identity == "ns/second"
-        assert answer.token.client_id == OTHER_ID
-
-
-async def test_a_change_that_keeps_the_grant_costs_no_second_fetch() -> None:
-    async with running_issuer() as bench:
-        entry = await bench.with_pod()
-        answer = await while_fetching(bench, lambda: bench.cluster.put_assigned(assigned_identity("zz")))
-        assert isinstance(answer, Issued)
-        assert answer.identity == "ns/id"
-        assert answer.generation == entry.record.generation
-        assert len(bench.imds.calls) == 1
+    answer = await while_fetching(bench, exchange)
+    assert isinstance(answer, Issued)
+    assert answer.identity == "ns/second"
+    assert answer.token.client_id == OTHER_ID
 
 
-async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_one() -> None:
-    async with running_issuer() as bench:
-        entry = await bench.with_pod()
-        bench.cluster.put_pod(pod("sharer", addresses=("10.0.0.2",)))
-        bench.cluster.put_assigned(assigned_identity(pod_name="sharer"))
-        bench.cluster.put_pod(pod("other", addresses=("10.0.0.3",)))
-        bench.cluster.put_assigned(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
-        both = ("10.0.0.2", "10.0.0.3")
-        await until(lambda: all((it := bench.cluster.at(address)) and it.assigned for address in both))
-        before = [await bench.issued(REQUEST, peer) for peer in (ADDRESS, "10.0.0.2", "10.0.0.3")]
-        refreshed = await bench.issued(FORCE_REFRESH)
-        assert refreshed.token.access_token != before[0].token.access_token
-        assert refreshed.generation == entry.record.generation
-        assert before[0].record.generation != before[0].generation
-        assert before[1].record.generation != before[1].generation
-        assert before[2].record.generation == before[2].generation
-        assert (await bench.issued(REQUEST, "10.0.0.2")).token == refreshed.token
-        assert len(bench.imds.calls) == 3
+async def test_a_change_that_keeps_the_grant_costs_no_second_fetch(bench: IssuerBench) -> None:
+    entry = await bench.with_pod()
+    answer = await while_fetching(bench, lambda: bench.cluster.put_assigned(assigned_identity("zz")))
+    assert isinstance(answer, Issued)
+    assert answer.identity == "ns/id"
+    assert answer.generation == entry.record.generation
+    assert len(bench.imds.calls) == 1
+
+
+async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_one(bench: IssuerBench) -> None:
+    entry = await bench.with_pod()
+    bench.cluster.put_pod(pod("sharer", addresses=("10.0.0.2",)))
+    bench.cluster.put_assigned(assigned_identity(pod_name="sharer"))
+    bench.cluster.put_pod(pod("other", addresses=("10.0.0.3",)))
+    bench.cluster.put_assigned(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
+    both = ("10.0.0.2", "10.0.0.3")
+    await until(lambda: all((it := bench.cluster.at(address)) and it.assigned for address in both))
+    before = [await bench.issued(REQUEST, peer) for peer in (ADDRESS, "10.0.0.2", "10.0.0.3")]
+    refreshed = await bench.issued(FORCE_REFRESH)
+    assert refreshed.token.access_token != before[0].token.access_token
+    assert refreshed.generation == entry.record.generation
+    assert before[0].record.generation != before[0].generation
+    assert before[1].record.generation != before[1].generation
+    assert before[2].record.generation == before[2].generation
+    assert (await bench.issued(REQUEST, "10.0.0.2")).token == refreshed.token
+    assert len(bench.imds.calls) == 3
 
 
 # Grants that depend on reads. No event arrives.

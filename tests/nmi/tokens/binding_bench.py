@@ -15,16 +15,16 @@ from nmi.tokens.assertions import Assertions
 from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.proxy_refusals import NotBoundError
-from nmi.tokens.source import NULL_OBSERVER, FetchedToken, FetchObserver, FetchRequest, Workload
+from nmi.tokens.source import NULL_OBSERVER, FetchedToken, FetchObserver, Workload
 from nmi.tokens.token_proxy import ProxySettings
 from nmi.tokens.token_proxy import TokenProxy as ProxyAddress
 from podidentity.azure.federation import BINDING_AUDIENCE, BINDING_GROUP, BINDING_VERB, DIRECT_AUDIENCE, Exchange
-from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+from podidentity.resources import AzureIdentity
 from podidentity_sandbox import issuing
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.token_proxy import SERVER_NAME, TokenProxy
-from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, WITHIN, Bench, running
+from tests.nmi.tokens.sign_in_bench import NAMESPACE, WITHIN, Bench, running
 
 RBAC = "rbac.authorization.k8s.io"
 PROXY_HOST, PROXY_PORT = "token-proxy.example", 8443
@@ -92,16 +92,8 @@ class BindingBench:
     def forbid(self, account: str) -> None:
         self.bench.kube.store.delete(f"clusterrolebindings.{RBAC}", f"use-{account}")
 
-    def identity(self, annotations: dict[str, str] | None = None, **changed: Any) -> AzureIdentity:
-        given = {
-            "type": 3,
-            "client_id": self.managed.client_id,
-            "tenant_id": self.bench.directory.tenant_id,
-            "ad_endpoint": f"{self.bench.aad.url}/",
-            **changed,
-        }
-        meta = Meta(name="id", namespace=NAMESPACE, annotations=annotations)
-        return AzureIdentity(metadata=meta, spec=AzureIdentitySpec(**given))
+    def identity(self, **changed: Any) -> AzureIdentity:
+        return self.bench.identity(self.managed, **{"type": 3, "client_password": None, **changed})
 
     async def fetch(
         self,
@@ -110,15 +102,9 @@ class BindingBench:
         within: float = WITHIN,
         observer: FetchObserver = NULL_OBSERVER,
     ) -> FetchedToken:
-        return await self.source.fetch(
-            FetchRequest(
-                identity=identity or self.identity(),
-                resource=RESOURCE,
-                timeout_seconds=within,
-                observer=observer,
-                workload=workload or self.workload,
-            )
-        )
+        identity, workload = identity or self.identity(), workload or self.workload
+        how: dict[str, Any] = {"timeout_seconds": within, "observer": observer, "workload": workload}
+        return await self.bench.fetch(identity, source=self.source, **how)
 
 
 async def refused(bound: BindingBench, **how: Any) -> NotBoundError:

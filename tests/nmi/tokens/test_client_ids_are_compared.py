@@ -1,6 +1,7 @@
 """A token of another client id than the AzureIdentity names is never passed on, for each way to query IMDS.
 
-A tenant that names its own resource id and the kubelet's client id is to get a token of neither.
+A tenant that names its own resource id and the kubelet's client id is to get a token of neither. An AzureIdentity with
+invalid ids causes no request.
 """
 
 import base64
@@ -16,9 +17,18 @@ from nmi.refusal import Reason
 from nmi.tokens.broker import TokenBroker
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
-from nmi.tokens.user_assigned import ImdsSelector, OtherIdentityError, UserAssignedSource, imds_selector
+from nmi.tokens.source import PolicyError
+from nmi.tokens.user_assigned import (
+    CLIENT_ID_MAX,
+    RESOURCE_ID_MAX,
+    ImdsSelector,
+    OtherIdentityError,
+    UserAssignedSource,
+    imds_selector,
+)
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
+from podidentity.http_client.session import HttpSession
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 from tests.nmi.imds import SECRET, Imds, Reply, running_imds
 from tests.nmi.tokens.fakes import REQUEST
@@ -128,3 +138,40 @@ async def test_an_identity_without_ids_is_refused_in_both_modes() -> None:
                 await broker.token(identity(" ", " "), REQUEST, "ns/a")
             assert raised.value.code == "identity_incomplete"
             assert imds.calls == []
+
+
+IDENTITY = (
+    "/subscriptions/s/resourcegroups/\N{LATIN SMALL LETTER O WITH DIAERESIS}st/providers/"
+    "Microsoft.ManagedIdentity/userAssignedIdentities/demo"
+)
+
+
+def named(client_id: str = "c", resource_id: str = "/r") -> AzureIdentity:
+    spec = AzureIdentitySpec(client_id=client_id, resource_id=resource_id)
+    return AzureIdentity(metadata=Meta(namespace="ns", name="i"), spec=spec)
+
+
+async def test_an_overlong_or_malformed_id_is_refused_before_a_call_to_imds() -> None:
+    async with HttpSession(connections=16, headers={}) as session:
+        source = UserAssignedSource(ImdsSource(session, "http://127.0.0.1:1"), by_resource_id=False)
+        for fine in (
+            named(),
+            named(client_id=" c\n"),
+            named(client_id="c" * CLIENT_ID_MAX),
+            named(resource_id="/" * RESOURCE_ID_MAX),
+            named(resource_id=f" {IDENTITY}"),
+        ):
+            source.check(fine)
+        for odd in (
+            named(client_id="x\r\nHost: evil"),
+            named(client_id="c\u0131"),
+            named(client_id="c" * (CLIENT_ID_MAX + 1)),
+            named(resource_id="/r\0"),
+            named(resource_id=f"{IDENTITY}\u2044"),
+            named(resource_id=IDENTITY.replace("st/", "st\u2028/")),
+            named(resource_id="/" * (RESOURCE_ID_MAX + 1)),
+        ):
+            with pytest.raises(PolicyError) as raised:
+                source.check(odd)
+            assert "AzureIdentity ns/i has a" in raised.value.detail
+            assert "evil" not in raised.value.detail

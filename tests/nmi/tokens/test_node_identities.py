@@ -89,8 +89,7 @@ async def test_a_missing_response_is_an_error() -> None:
     assert raised.value.code == "no_answer"
 
 
-async def test_a_429_for_an_exempt_pod_pauses_all_calls() -> None:
-    node = Node()
+async def test_a_429_for_an_exempt_pod_pauses_all_calls(node: Node) -> None:
     node.imds.behave = lambda _call: Reply(429, b"{}", {"Retry-After": "20"})
     answer = await node.node_identities.token(REQUEST, "ns/exempt", within=45.0)
     assert answer.status == 429
@@ -101,8 +100,7 @@ async def test_a_429_for_an_exempt_pod_pauses_all_calls() -> None:
     assert len(node.imds.calls) == 1
 
 
-async def test_exempt_pods_obey_and_change_the_breaker() -> None:
-    node = Node()
+async def test_exempt_pods_obey_and_change_the_breaker(node: Node) -> None:
     node.imds.behave = lambda _call: Reply(503, body=b"{}")
     for number in range(5):
         assert (await node.node_identities.token(REQUEST, f"ns/{number}", within=45.0)).status == 503
@@ -113,8 +111,7 @@ async def test_exempt_pods_obey_and_change_the_breaker() -> None:
     assert len(node.imds.calls) == 5
 
 
-async def test_exempt_pods_have_their_own_queue() -> None:
-    node = Node()
+async def test_exempt_pods_have_their_own_queue(node: Node) -> None:
     flood = [
         asyncio.create_task(node.node_identities.token(TokenRequest(f"{RESOURCE}/{n}"), "ns/exempt", within=45.0))
         for n in range(60)
@@ -127,8 +124,7 @@ async def test_exempt_pods_have_their_own_queue() -> None:
     assert {each.status for each in answers} == {200}
 
 
-async def test_no_response_is_cached() -> None:
-    node = Node()
+async def test_no_response_is_cached(node: Node) -> None:
     bodies = {(await node.node_identities.token(REQUEST, "ns/exempt", within=45.0)).body for _ in range(3)}
     assert len(bodies) == 3
     assert len(node.broker._tokens) == 0

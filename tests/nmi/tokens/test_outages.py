@@ -23,8 +23,7 @@ def other(number: int) -> TokenRequest:
     return TokenRequest(f"{RESOURCE}/{number}")
 
 
-async def test_a_flight_outlasts_an_imds_update_and_its_waiters_do_not() -> None:
-    node = Node()
+async def test_a_flight_outlasts_an_imds_update_and_its_waiters_do_not(node: Node) -> None:
     start = now()
     node.imds.behave = lambda _call: Reply(410, body=b"{}") if now() < start + 66.0 else Reply()
     with pytest.raises(NotYet) as raised:
@@ -40,8 +39,7 @@ async def test_a_flight_outlasts_an_imds_update_and_its_waiters_do_not() -> None
     assert tries == pytest.approx([0, 2, 6, 14, 24, 34, 44, 54, 64, 70], abs=0.5)
 
 
-async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed() -> None:
-    node = Node()
+async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed(node: Node) -> None:
     start = now()
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
     with pytest.raises(NotYet):
@@ -53,8 +51,7 @@ async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed() -
     assert not node.broker._flights
 
 
-async def test_an_update_during_a_refresh_affects_no_pod() -> None:
-    node = Node()
+async def test_an_update_during_a_refresh_affects_no_pod(node: Node) -> None:
     await node.token()
     before = await node.token()
     await asyncio.sleep(12 * HOUR - 10.0)
@@ -68,8 +65,7 @@ async def test_an_update_during_a_refresh_affects_no_pod() -> None:
     assert token is not before
 
 
-async def test_a_limited_number_of_flights_continue_without_waiters() -> None:
-    node = Node()
+async def test_a_limited_number_of_flights_continue_without_waiters(node: Node) -> None:
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
     asked = [node.token(other(n), pod=f"ns-{n % 5}/{n}", within=30.0, namespace=f"ns-{n % 5}") for n in range(100)]
     results = await asyncio.gather(*asked, return_exceptions=True)
@@ -81,8 +77,7 @@ async def test_a_limited_number_of_flights_continue_without_waiters() -> None:
     assert node.governor.in_flight == 0
 
 
-async def test_a_namespace_whose_fetches_continue_without_waiters_ends_only_its_own() -> None:
-    node = Node()
+async def test_a_namespace_whose_fetches_continue_without_waiters_ends_only_its_own(node: Node) -> None:
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
     asked = [node.token(other(n), pod=f"evil/{n}", within=20.0, namespace="evil") for n in range(60)]
     await asyncio.gather(*asked, return_exceptions=True)
@@ -96,8 +91,7 @@ async def test_a_namespace_whose_fetches_continue_without_waiters_ends_only_its_
     assert drifting == {"evil": DRIFTING_MAX - 1}
 
 
-async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cached_tokens_are_served() -> None:
-    node = Node()
+async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cached_tokens_are_served(node: Node) -> None:
     kept = await node.token()
     start = now()
     node.imds.behave = lambda _call: Reply(429, b"{}", {"Retry-After": "25"})
@@ -115,8 +109,7 @@ async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cache
     await node.token(other(9))
 
 
-async def test_a_short_pause_is_waited_out() -> None:
-    node = Node()
+async def test_a_short_pause_is_waited_out(node: Node) -> None:
     start = now()
     node.imds.behave = lambda _call: Reply(429, b"{}", {"Retry-After": "6"}) if now() < start + 1.0 else Reply()
     first = asyncio.create_task(node.token(other(1)))
@@ -127,8 +120,7 @@ async def test_a_short_pause_is_waited_out() -> None:
     assert len(node.imds.calls) == 3
 
 
-async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_limit() -> None:
-    node = Node()
+async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_limit(node: Node) -> None:
     node.governor.pause(9.0)
     patient = asyncio.create_task(node.token(within=30.0))
     await settle()
@@ -138,8 +130,7 @@ async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_l
     await patient
 
 
-async def test_a_request_that_waits_for_a_permit_gets_that_reason_at_its_time_limit() -> None:
-    node = Node()
+async def test_a_request_that_waits_for_a_permit_gets_that_reason_at_its_time_limit(node: Node) -> None:
     node.imds.behave = lambda _call: Reply(seconds=8.0)
     busy = [asyncio.create_task(node.token(other(n), pod=f"ns/{n}")) for n in range(5)]
     await asyncio.sleep(0.5)
@@ -148,8 +139,9 @@ async def test_a_request_that_waits_for_a_permit_gets_that_reason_at_its_time_li
     await asyncio.gather(*busy)
 
 
-async def test_a_request_without_a_response_in_time_gets_that_reason_and_the_next_one_gets_the_token() -> None:
-    node = Node()
+async def test_a_request_without_a_response_in_time_gets_that_reason_and_the_next_one_gets_the_token(
+    node: Node,
+) -> None:
     node.imds.behave = lambda _call: Reply(seconds=4.0)
     before = now()
     with pytest.raises(Unreachable) as raised:
@@ -161,8 +153,9 @@ async def test_a_request_without_a_response_in_time_gets_that_reason_and_the_nex
 
 
 @pytest.mark.parametrize("reply", [HANG, Reply(lost=True), Reply(503, body=b"{}")], ids=["hangs", "lost", "503"])
-async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_are_served(reply: Reply) -> None:
-    node = Node()
+async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_are_served(
+    node: Node, reply: Reply
+) -> None:
     kept = await node.token()
     node.imds.behave = lambda _call: reply
     asked = [node.token(other(n), pod=f"ns/{n}") for n in range(5)]
@@ -188,8 +181,7 @@ async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_ar
     assert now() - before < 0.5
 
 
-async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry() -> None:
-    node = Node()
+async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry(node: Node) -> None:
     node.imds.behave = lambda _call: HANG
     start = now()
     ended: list[float] = []
@@ -206,8 +198,7 @@ async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry() ->
     assert len(node.imds.calls) <= 10
 
 
-async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_is_open() -> None:
-    node = Node()
+async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_is_open(node: Node) -> None:
     node.imds.lifetime = 3600
     kept = await node.token()
     await asyncio.sleep(HOUR - 240.0)

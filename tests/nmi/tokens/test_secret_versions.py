@@ -50,94 +50,87 @@ def test_the_same_client_with_another_secret_or_tenant_shares_no_token(other: Az
     assert policy.application(principal(namespace="ns")).key("") == key
 
 
-async def test_a_rotation_replaces_token_and_timer_at_the_next_fetch() -> None:
-    bench = Bench()
-    bench.source.stored_version = "uid/1"
-    first = await bench.token()
-    assert await bench.token() == first
-    bench.source.stored_version = "uid/2"
-    assert await bench.token() == first
-    second = await bench.token(FORCE_REFRESH)
+async def test_a_rotation_replaces_token_and_timer_at_the_next_fetch(fake: Bench) -> None:
+    fake.source.stored_version = "uid/1"
+    first = await fake.token()
+    assert await fake.token() == first
+    fake.source.stored_version = "uid/2"
+    assert await fake.token() == first
+    second = await fake.token(FORCE_REFRESH)
     assert second != first
-    assert await bench.token() == second
-    assert [key.credential for key in bench.broker._timers] == ["uid/2"]
-    assert len(bench.broker._tokens) == 1
-    assert bench.broker.key_of(identity(), RESOURCE, "").credential == "uid/2"
+    assert await fake.token() == second
+    assert [key.credential for key in fake.broker._timers] == ["uid/2"]
+    assert len(fake.broker._tokens) == 1
+    assert fake.broker.key_of(identity(), RESOURCE, "").credential == "uid/2"
 
 
-async def test_a_refresh_during_a_rotation_leaves_nothing_of_the_old_version() -> None:
-    bench = Bench()
-    bench.source.stored_version = "uid/1"
-    await bench.token()
-    await bench.token()
-    bench.source.stored_version = "uid/2"
+async def test_a_refresh_during_a_rotation_leaves_nothing_of_the_old_version(fake: Bench) -> None:
+    fake.source.stored_version = "uid/1"
+    await fake.token()
+    await fake.token()
+    fake.source.stored_version = "uid/2"
     await asyncio.sleep(12.5 * HOUR)
-    assert [key.credential for key in bench.broker._timers] == ["uid/2"]
-    assert len(bench.broker._tokens) == 1
-    sent = bench.source.sent
-    await bench.token()
-    assert bench.source.sent == sent
+    assert [key.credential for key in fake.broker._timers] == ["uid/2"]
+    assert len(fake.broker._tokens) == 1
+    sent = fake.source.sent
+    await fake.token()
+    assert fake.source.sent == sent
 
 
-async def test_after_a_rotation_each_audience_is_fetched_once_with_the_new_version() -> None:
-    bench = Bench()
-    bench.source.stored_version = "uid/1"
-    await bench.token()
-    old = await bench.token(OTHER)
-    bench.source.stored_version = "uid/2"
-    await bench.token(FORCE_REFRESH)
-    assert await bench.token(OTHER) != old
-    assert bench.source.sent == 4
-    await bench.token()
-    await bench.token(OTHER)
-    assert bench.source.sent == 4
-    assert {key.credential for key in bench.broker._timers} == {"uid/2"}
+async def test_after_a_rotation_each_audience_is_fetched_once_with_the_new_version(fake: Bench) -> None:
+    fake.source.stored_version = "uid/1"
+    await fake.token()
+    old = await fake.token(OTHER)
+    fake.source.stored_version = "uid/2"
+    await fake.token(FORCE_REFRESH)
+    assert await fake.token(OTHER) != old
+    assert fake.source.sent == 4
+    await fake.token()
+    await fake.token(OTHER)
+    assert fake.source.sent == 4
+    assert {key.credential for key in fake.broker._timers} == {"uid/2"}
 
 
-async def test_requests_during_the_first_fetch_after_a_rotation_share_it() -> None:
-    bench = Bench()
-    bench.source.stored_version = "uid/1"
-    bench.source.gate.clear()
-    first = asyncio.create_task(bench.token())
+async def test_requests_during_the_first_fetch_after_a_rotation_share_it(fake: Bench) -> None:
+    fake.source.stored_version = "uid/1"
+    fake.source.gate.clear()
+    first = asyncio.create_task(fake.token())
     await settle()
     # The source knows the version by now, so the key that a request computes is another than the flight's.
-    assert bench.source.version == "uid/1"
-    second = asyncio.create_task(bench.token(pod="ns/b"))
+    assert fake.source.version == "uid/1"
+    second = asyncio.create_task(fake.token(pod="ns/b"))
     await settle()
-    bench.source.gate.set()
+    fake.source.gate.set()
     assert await first == await second
-    assert bench.source.sent == 1
+    assert fake.source.sent == 1
 
 
-async def test_while_the_endpoint_is_down_a_token_of_the_old_version_is_still_served() -> None:
-    bench = Bench()
-    bench.source.stored_version = "uid/1"
-    old = await bench.token()
-    bench.source.version = "uid/2"
-    bench.source.stored_version = "uid/2"
-    bench.source.failures = [Unreachable("down"), Refused("the new secret is wrong", status=401)]
-    assert await bench.token() == old
-    assert bench.measures.stale_served == 1
+async def test_while_the_endpoint_is_down_a_token_of_the_old_version_is_still_served(fake: Bench) -> None:
+    fake.source.stored_version = "uid/1"
+    old = await fake.token()
+    fake.source.version = "uid/2"
+    fake.source.stored_version = "uid/2"
+    fake.source.failures = [Unreachable("down"), Refused("the new secret is wrong", status=401)]
+    assert await fake.token() == old
+    assert fake.measures.stale_served == 1
     with pytest.raises(Refused):
-        await bench.token()
+        await fake.token()
 
 
-async def test_the_policy_is_checked_first_for_each_request() -> None:
-    bench = Bench()
-    await bench.token()
-    bench.source.forbidden = PolicyError("not here", "see --some-flag")
+async def test_the_policy_is_checked_first_for_each_request(fake: Bench) -> None:
+    await fake.token()
+    fake.source.forbidden = PolicyError("not here", "see --some-flag")
     with pytest.raises(PolicyError):
-        await bench.token()
-    assert bench.source.sent == 1
-    bench.source.forbidden = None
-    assert await bench.token() == "token-1"
+        await fake.token()
+    assert fake.source.sent == 1
+    fake.source.forbidden = None
+    assert await fake.token() == "token-1"
 
 
-async def test_a_result_of_several_tenants_expires_with_its_first_token() -> None:
-    bench = Bench()
+async def test_a_result_of_several_tenants_expires_with_its_first_token(fake: Bench) -> None:
     further = Token("further", int(wall()) + 1200, 0, RESOURCE, "c")
-    bench.source.auxiliary = (further,)
-    cached = await bench.broker.token(identity(), REQUEST, "ns/a")
+    fake.source.auxiliary = (further,)
+    cached = await fake.broker.token(identity(), REQUEST, "ns/a")
     assert cached.auxiliary == (further,)
     assert cached.left(cached.fetched_at) == pytest.approx(1200.0, abs=1.0)
     assert cached.correlation == "call-1"

@@ -14,8 +14,7 @@ from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, Node, identity
 from tests.virtual_time import settle
 
 
-async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
-    node = Node()
+async def test_a_hundred_first_requests_make_one_call_to_imds(node: Node) -> None:
     tokens = await asyncio.gather(*(node.token(pod=f"ns/{number}") for number in range(100)))
     assert len({cached.token.access_token for cached in tokens}) == 1
     await node.token(pod="ns/late")
@@ -24,35 +23,33 @@ async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
     assert node.registry.get_sample_value(count, {"operation_type": USER_ASSIGNED}) == 1.0
 
 
-async def test_a_waiter_that_gives_up_does_not_affect_the_others() -> None:
-    bench = Bench()
-    bench.source.gate.clear()
-    first, second, third = (asyncio.create_task(bench.token(pod=f"ns/{n}")) for n in range(3))
+async def test_a_waiter_that_gives_up_does_not_affect_the_others(fake: Bench) -> None:
+    fake.source.gate.clear()
+    first, second, third = (asyncio.create_task(fake.token(pod=f"ns/{n}")) for n in range(3))
     await settle()
     first.cancel()
     second.cancel()
     await settle()
-    bench.source.gate.set()
+    fake.source.gate.set()
     assert await third == "token-1"
     assert first.cancelled()
-    assert bench.source.sent == 1
+    assert fake.source.sent == 1
 
 
 @pytest.mark.parametrize("signs_in", [False, True], ids=["IMDS", "sign-in"])
 @pytest.mark.parametrize("joins", [False, True], ids=["cached", "joined"])
-async def test_a_sent_call_is_completed_without_waiters(signs_in: bool, joins: bool) -> None:
-    bench = Bench()
-    bench.source.signs_in = signs_in
-    only = await bench.hold()
+async def test_a_sent_call_is_completed_without_waiters(fake: Bench, signs_in: bool, joins: bool) -> None:
+    fake.source.signs_in = signs_in
+    only = await fake.hold()
     only.cancel()
     await settle()
     assert only.cancelled()
-    later = [asyncio.create_task(bench.token()) for _ in range(joins)]
+    later = [asyncio.create_task(fake.token()) for _ in range(joins)]
     await settle()
-    bench.source.gate.set()
+    fake.source.gate.set()
     await settle()
-    assert {await bench.token(), *await asyncio.gather(*later)} == {"token-1"}
-    assert bench.source.sent == 1
+    assert {await fake.token(), *await asyncio.gather(*later)} == {"token-1"}
+    assert fake.source.sent == 1
 
 
 async def test_a_queued_flight_is_dropped_with_its_last_waiter() -> None:
@@ -83,18 +80,19 @@ async def test_a_request_at_the_moment_of_the_drop_gets_a_new_flight() -> None:
 @pytest.mark.parametrize(
     ("signs_in", "failures"), [(False, []), (True, [AzureError("busy", status=503)])], ids=["IMDS", "sign-in"]
 )
-async def test_a_flight_without_waiters_makes_no_second_attempt(signs_in: bool, failures: list[Exception]) -> None:
-    bench = Bench()
-    bench.source.signs_in = signs_in
-    bench.source.retry = lambda: True
-    bench.source.failures = [*failures]
-    only = await bench.hold()
+async def test_a_flight_without_waiters_makes_no_second_attempt(
+    fake: Bench, signs_in: bool, failures: list[Exception]
+) -> None:
+    fake.source.signs_in = signs_in
+    fake.source.retry = lambda: True
+    fake.source.failures = [*failures]
+    only = await fake.hold()
     only.cancel()
     await settle()
-    bench.source.gate.set()
+    fake.source.gate.set()
     await settle()
-    assert bench.source.sent == 1
-    assert not bench.broker._flights
+    assert fake.source.sent == 1
+    assert not fake.broker._flights
 
 
 async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_leaves() -> None:
@@ -116,40 +114,36 @@ async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_le
     assert await follower == "token-1"
 
 
-async def test_a_failure_reaches_every_waiter() -> None:
-    bench = Bench()
-    bench.source.failures = [AzureError("down", status=503)]
-    results = await asyncio.gather(*(bench.token(pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
+async def test_a_failure_reaches_every_waiter(fake: Bench) -> None:
+    fake.source.failures = [AzureError("down", status=503)]
+    results = await asyncio.gather(*(fake.token(pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
     assert [type(each) for each in results] == [AzureError] * 5
-    assert bench.source.sent == 1
-    assert await bench.token() == "token-2"
+    assert fake.source.sent == 1
+    assert await fake.token() == "token-2"
 
 
-async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
-    bench = Bench()
-    ordinary = await bench.hold()
-    refreshed = asyncio.create_task(bench.token(FORCE_REFRESH))
+async def test_force_refresh_never_joins_an_earlier_fetch(fake: Bench) -> None:
+    ordinary = await fake.hold()
+    refreshed = asyncio.create_task(fake.token(FORCE_REFRESH))
     await settle()
-    bench.source.gate.set()
+    fake.source.gate.set()
     assert await ordinary != await refreshed
-    assert [each.force_refresh for each in bench.source.requests] == [False, True]
+    assert [each.force_refresh for each in fake.source.requests] == [False, True]
 
 
 @pytest.mark.parametrize("signs_in", [False, True], ids=["IMDS", "sign-in"])
-async def test_closing_cancels_the_flights_and_notifies_the_waiters(signs_in: bool) -> None:
-    bench = Bench()
-    bench.source.signs_in = signs_in
-    waiter = await bench.hold()
-    await bench.broker.aclose()
+async def test_closing_cancels_the_flights_and_notifies_the_waiters(fake: Bench, signs_in: bool) -> None:
+    fake.source.signs_in = signs_in
+    waiter = await fake.hold()
+    await fake.broker.aclose()
     with pytest.raises(Unreachable):
         await waiter
-    assert bench.governor.in_flight == 0
-    await bench.broker.aclose()
+    assert fake.governor.in_flight == 0
+    await fake.broker.aclose()
 
 
-async def test_a_type_without_a_source_has_its_own_error() -> None:
-    bench = Bench()
-    assert bench.broker.supports(identity())
-    assert not bench.broker.supports(identity(type_=1))
+async def test_a_type_without_a_source_has_its_own_error(fake: Bench) -> None:
+    assert fake.broker.supports(identity())
+    assert not fake.broker.supports(identity(type_=1))
     with pytest.raises(UnsupportedTypeError):
-        await bench.broker.token(identity(type_=1), REQUEST, "ns/a")
+        await fake.broker.token(identity(type_=1), REQUEST, "ns/a")

@@ -18,10 +18,10 @@ A = Workload("ns", "a", "uid-a", "builder")
 B = Workload("ns", "b", "uid-b", "builder")
 
 
-def bench_per_pod() -> Bench:
-    bench = Bench()
-    bench.source.per_pod = True
-    return bench
+@pytest.fixture
+def per_pod(fake: Bench) -> Bench:
+    fake.source.per_pod = True
+    return fake
 
 
 async def token(bench: Bench, workload: Workload, within: float = 45.0) -> str:
@@ -29,132 +29,115 @@ async def token(bench: Bench, workload: Workload, within: float = 45.0) -> str:
     return cached.token.access_token
 
 
-async def test_each_pod_has_its_own_token() -> None:
-    bench = bench_per_pod()
-    assert [await token(bench, each) for each in (A, B, A, B)] == ["token-1", "token-2", "token-1", "token-2"]
-    assert bench.source.workloads == [A, B]
+async def test_each_pod_has_its_own_token(per_pod: Bench) -> None:
+    assert [await token(per_pod, each) for each in (A, B, A, B)] == ["token-1", "token-2", "token-1", "token-2"]
+    assert per_pod.source.workloads == [A, B]
 
 
-async def test_other_sources_share_tokens_and_do_not_know_the_pod() -> None:
-    bench = Bench()
-    assert [await token(bench, each) for each in (A, B)] == ["token-1", "token-1"]
-    assert bench.source.workloads == [None]
+async def test_other_sources_share_tokens_and_do_not_know_the_pod(fake: Bench) -> None:
+    assert [await token(fake, each) for each in (A, B)] == ["token-1", "token-1"]
+    assert fake.source.workloads == [None]
 
 
-async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_pod_do_not() -> None:
-    bench = bench_per_pod()
-    bench.source.gate.clear()
-    asking = [asyncio.create_task(token(bench, each)) for each in (A, A, B)]
+async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_pod_do_not(per_pod: Bench) -> None:
+    per_pod.source.gate.clear()
+    asking = [asyncio.create_task(token(per_pod, each)) for each in (A, A, B)]
     await settle()
-    bench.source.gate.set()
+    per_pod.source.gate.set()
     assert await asyncio.gather(*asking) == ["token-1", "token-1", "token-2"]
 
 
-async def test_many_pods_with_one_identity_do_not_evict_each_others_tokens() -> None:
-    bench = bench_per_pod()
+async def test_many_pods_with_one_identity_do_not_evict_each_others_tokens(per_pod: Bench) -> None:
     pods = [Workload("ns", f"p{number}", f"uid-{number}", "builder") for number in range(TOKENS_PER_IDENTITY + 1)]
-    first = [await token(bench, each) for each in pods]
-    assert [await token(bench, each) for each in pods] == first
+    first = [await token(per_pod, each) for each in pods]
+    assert [await token(per_pod, each) for each in pods] == first
 
 
-async def test_a_token_is_renewed_for_the_same_pod() -> None:
-    bench = bench_per_pod()
-    await token(bench, A)
-    await token(bench, A)
+async def test_a_token_is_renewed_for_the_same_pod(per_pod: Bench) -> None:
+    await token(per_pod, A)
+    await token(per_pod, A)
     await asyncio.sleep(13 * 3600)
     await settle()
-    assert bench.source.workloads == [A, A]
-    assert await token(bench, A) == "token-2"
+    assert per_pod.source.workloads == [A, A]
+    assert await token(per_pod, A) == "token-2"
 
 
-async def test_a_token_is_dropped_with_the_pod_and_not_renewed() -> None:
-    bench = bench_per_pod()
+async def test_a_token_is_dropped_with_the_pod_and_not_renewed(per_pod: Bench) -> None:
     for each in (A, B, A, B):
-        await token(bench, each)
-    bench.broker.forget_pod("uid-a")
-    assert len(bench.broker._tokens) == len(bench.broker._timers) == 1
+        await token(per_pod, each)
+    per_pod.broker.forget_pod("uid-a")
+    assert len(per_pod.broker._tokens) == len(per_pod.broker._timers) == 1
     await asyncio.sleep(13 * 3600)
     await settle()
-    assert bench.source.workloads == [A, B, B]
-    assert await token(bench, B) == "token-3"
+    assert per_pod.source.workloads == [A, B, B]
+    assert await token(per_pod, B) == "token-3"
 
 
-async def test_a_fetch_ends_with_its_pod_and_leaves_nothing_behind() -> None:
-    bench = bench_per_pod()
-    bench.source.gate.clear()
-    gone, there = (asyncio.create_task(token(bench, each)) for each in (A, B))
+async def test_a_fetch_ends_with_its_pod_and_leaves_nothing_behind(per_pod: Bench) -> None:
+    per_pod.source.gate.clear()
+    gone, there = (asyncio.create_task(token(per_pod, each)) for each in (A, B))
     await settle()
-    bench.broker.forget_pod("uid-a")
+    per_pod.broker.forget_pod("uid-a")
     with pytest.raises(Unreachable):
         await gone
-    bench.source.gate.set()
+    per_pod.source.gate.set()
     assert await there == "token-2"
-    assert len(bench.broker._tokens) == 1
-    assert not bench.broker._flights
+    assert len(per_pod.broker._tokens) == 1
+    assert not per_pod.broker._flights
 
 
-async def test_forgetting_an_unknown_pod_drops_nothing() -> None:
-    bench = Bench()
-    await bench.token()
-    bench.broker.forget_pod("")
-    bench.broker.forget_pod("uid-x")
-    assert len(bench.broker._tokens) == 1
+async def test_forgetting_an_unknown_pod_drops_nothing(fake: Bench) -> None:
+    await fake.token()
+    asking = await fake.hold(TokenRequest("https://another"))
+    fake.broker.forget_pod("")
+    fake.broker.forget_pod("uid-x")
+    assert len(fake.broker._tokens) == 1
+    fake.source.gate.set()
+    assert await asking == "token-2"
 
 
-async def test_forgetting_an_unknown_pod_ends_no_shared_fetch() -> None:
-    bench = Bench()
-    asking = await bench.hold()
-    bench.broker.forget_pod("")
-    bench.source.gate.set()
-    assert await asking == "token-1"
-
-
-async def test_a_waiter_at_its_time_limit_gets_the_last_failure_of_the_fetch() -> None:
-    bench = bench_per_pod()
-    bench.source.gate.clear()
-    bench.source.planned_failures = [Refused("no such credential", status=401, code="AADSTS700213")]
+async def test_a_waiter_at_its_time_limit_gets_the_last_failure_of_the_fetch(per_pod: Bench) -> None:
+    per_pod.source.gate.clear()
+    per_pod.source.planned_failures = [Refused("no such credential", status=401, code="AADSTS700213")]
     with pytest.raises(Refused, match="no such credential"):
-        await token(bench, A, within=1.0)
-    bench.source.planned_failures = []
+        await token(per_pod, A, within=1.0)
+    per_pod.source.planned_failures = []
     with pytest.raises(Unreachable):
-        await token(bench, B, within=1.0)
-    bench.source.gate.set()
+        await token(per_pod, B, within=1.0)
+    per_pod.source.gate.set()
 
 
 @pytest.mark.parametrize(("type_", "whom"), [(0, "IMDS"), (1, "sign-in endpoint"), (3, "sign-in endpoint")])
 async def test_the_log_line_of_a_failed_renewal_names_the_endpoint(
-    caplog: pytest.LogCaptureFixture, type_: int, whom: str
+    per_pod: Bench, caplog: pytest.LogCaptureFixture, type_: int, whom: str
 ) -> None:
-    bench = bench_per_pod()
-    bench.broker._sources = {type_: bench.source}
+    per_pod.broker._sources = {type_: per_pod.source}
     for _ in range(2):
-        await bench.broker.token(identity(type_=type_), REQUEST, "ns/a", workload=A)
-    bench.source.failures = [Refused("no such credential", status=401, code="AADSTS700213")]
+        await per_pod.broker.token(identity(type_=type_), REQUEST, "ns/a", workload=A)
+    per_pod.source.failures = [Refused("no such credential", status=401, code="AADSTS700213")]
     with caplog.at_level(logging.WARNING, "nmi.tokens.refresh"):
         await asyncio.sleep(13 * 3600)
         await settle()
-    await bench.broker.aclose()
+    await per_pod.broker.aclose()
     (line,) = (record.getMessage() for record in caplog.records if "token refresh failed" in record.getMessage())
     assert [each for each in ("IMDS", "sign-in endpoint") if each in line] == [whom]
 
 
-async def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_tokens() -> None:
-    bench = bench_per_pod()
-    first = await token(bench, B)
+async def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_tokens(per_pod: Bench) -> None:
+    first = await token(per_pod, B)
     for number in range(3 * 16):
-        await bench.broker.token(identity(), TokenRequest(f"https://{number}"), "ns/a", workload=A)
-    assert len(bench.broker._tokens) == 16 + 1
-    assert await token(bench, B) == first
+        await per_pod.broker.token(identity(), TokenRequest(f"https://{number}"), "ns/a", workload=A)
+    assert len(per_pod.broker._tokens) == 16 + 1
+    assert await token(per_pod, B) == first
 
 
-async def test_a_changed_exchange_needs_a_new_token_which_is_renewed_by_the_new_exchange() -> None:
-    bench = bench_per_pod()
+async def test_a_changed_exchange_needs_a_new_token_which_is_renewed_by_the_new_exchange(per_pod: Bench) -> None:
 
     async def by(exchange: str) -> str:
         made = identity(type_=3)
         meta = msgspec.structs.replace(made.metadata, annotations={EXCHANGE_ANNOTATION: exchange} if exchange else None)
         chosen = msgspec.structs.replace(made, metadata=meta)
-        return (await bench.broker.token(chosen, REQUEST, "ns/a", workload=A)).token.access_token
+        return (await per_pod.broker.token(chosen, REQUEST, "ns/a", workload=A)).token.access_token
 
     assert [await by(each) for each in ("", "identityBindings", "identityBindings")] == [
         "token-1",
@@ -163,6 +146,6 @@ async def test_a_changed_exchange_needs_a_new_token_which_is_renewed_by_the_new_
     ]
     await asyncio.sleep(12 * 3600 + 2)
     await settle()
-    (*_, last) = bench.source.requests
+    (*_, last) = per_pod.source.requests
     assert last.identity.metadata.annotation(EXCHANGE_ANNOTATION) == "identityBindings"
-    assert len(bench.source.requests) == 3, "the former token is not renewed"
+    assert len(per_pod.source.requests) == 3, "the former token is not renewed"

@@ -54,9 +54,8 @@ def audiences(node: Node) -> Ask:
 @pytest.mark.parametrize("call_seconds", [0.02, 0.3, 2.0])
 @pytest.mark.parametrize("arrival", [0.0, 0.3, 0.96, 3.0])
 async def test_a_request_that_joins_an_attackers_queued_fetch_is_hardly_delayed(
-    arrival: float, call_seconds: float
+    node: Node, arrival: float, call_seconds: float
 ) -> None:
-    node = Node()
     node.imds.behave = lambda _call: Reply(seconds=call_seconds)
     fill = audiences(node)
     with flooding(*[fill] * FILLERS):
@@ -70,8 +69,7 @@ async def test_a_request_that_joins_an_attackers_queued_fetch_is_hardly_delayed(
 
 
 @pytest.mark.parametrize("call_seconds", [0.02, 2.0])
-async def test_a_request_that_starts_its_own_fetch_is_hardly_delayed(call_seconds: float) -> None:
-    node = Node()
+async def test_a_request_that_starts_its_own_fetch_is_hardly_delayed(node: Node, call_seconds: float) -> None:
     node.imds.behave = lambda _call: Reply(seconds=call_seconds)
     fill = audiences(node)
     with flooding(*[fill] * FILLERS):
@@ -85,9 +83,8 @@ async def test_a_request_that_starts_its_own_fetch_is_hardly_delayed(call_second
 @pytest.mark.parametrize("call_seconds", [0.02, 0.3, 2.0])
 @pytest.mark.parametrize("arrival", [0.3, 1.7, 3.0])
 async def test_each_further_request_waits_at_most_for_one_call_more(
-    arrival: float, call_seconds: float, pods: int
+    node: Node, arrival: float, call_seconds: float, pods: int
 ) -> None:
-    node = Node()
     node.imds.behave = lambda _call: Reply(seconds=call_seconds)
     fill = audiences(node)
 
@@ -102,8 +99,7 @@ async def test_each_further_request_waits_at_most_for_one_call_more(
             assert added <= number * call_seconds + ADDED_SECONDS
 
 
-async def test_an_attacker_that_joins_and_leaves_does_not_cost_the_other_pod_its_turn() -> None:
-    node = Node()
+async def test_an_attacker_that_joins_and_leaves_does_not_cost_the_other_pod_its_turn(node: Node) -> None:
     fill = audiences(node)
 
     async def join_and_leave(pod: str) -> None:
