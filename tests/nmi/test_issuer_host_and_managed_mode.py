@@ -178,10 +178,11 @@ async def test_an_identity_unknown_to_imds_is_waited_for() -> None:
         assert len(bench.imds.calls) == 2
 
 
-async def test_service_principals_are_served_too() -> None:
-    source = FakeSource()
-    async with running_issuer(managed=True, policy=POLICY, sources={1: source}) as bench:
-        await bound(bench, type_=1)
+@pytest.mark.parametrize("type_", [1, 3])
+async def test_other_types_are_served_too(type_: int) -> None:
+    source = FakeSource(per_pod=type_ == 3)
+    async with running_issuer(managed=True, policy=POLICY, sources={type_: source}) as bench:
+        await bound(bench, type_)
         assert (await bench.issued()).token.resource == RESOURCE
         assert len(source.requests) == 1
 

@@ -1,4 +1,7 @@
-"""Changes during a token fetch: a decision from before the fetch is verified after it."""
+"""Changes during a token fetch: a decision from before the fetch is verified after it. Also with federated identities.
+
+Excluded: the exchange.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -11,10 +14,13 @@ from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
+from nmi.tokens.source import Workload
 from podidentity.azure.imds import RawAnswer
+from podidentity.resources import Pod
 from tests.nmi.identity.cluster import DEADLINE, Cluster
 from tests.nmi.identity.shapes import ADDRESS, REQUEST, RESOURCE, assigned_identity, exception, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.nmi.tokens.fakes import FakeSource
 from tests.support.waiting import until
 
 FORCE_REFRESH = TokenRequest(RESOURCE, force_refresh=True)
@@ -178,3 +184,86 @@ async def test_a_short_fetch_costs_no_second_read() -> None:
         bench.cluster.put_assigned(assigned_identity())
         assert isinstance(await doubtful_while_fetching(bench, 0.0), Issued)
         assert len([path for path in bench.cluster.reads() if path.endswith("/pods/web")]) == 1
+
+
+async def bound(bench: IssuerBench, namespace: str = "ns") -> None:
+    """A pod with an identity of type 3; the object that assigns it is in *namespace*, all else in the pod's."""
+    bench.cluster.api.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": "ns"}})
+    bench.cluster.put_pod(pod(service_account="builder"))
+    bench.cluster.put_assigned(assigned_identity(type_=3, own_namespace=namespace, namespace="ns"))
+    await bench.cluster.seen(lambda: bool((it := bench.cluster.at(ADDRESS)) and it.assigned))
+
+
+async def test_the_pods_own_service_account_is_used() -> None:
+    source = FakeSource(per_pod=True)
+    async with running_issuer(sources={3: source}) as bench:
+        await bound(bench)
+        issued = await bench.issued()
+        assert issued.cacheable
+        entry = bench.cluster.owner(ADDRESS)
+        assert source.workloads == [Workload("ns", "web", entry.uid, "builder")]
+
+
+async def test_a_request_with_objects_outside_the_pods_namespace_is_refused_without_a_call() -> None:
+    source = FakeSource(per_pod=True)
+    async with running_issuer(sources={3: source}, policy=DecisionPolicy(max_hold_seconds=0.2)) as bench:
+        await bound(bench, "default")
+        assert (await bench.refused()).reason is Reason.NO_MATCHING_IDENTITY
+        assert source.workloads == []
+
+
+async def test_a_pod_deleted_during_the_exchange_gets_nothing_and_leaves_no_cache_entry() -> None:
+    source = FakeSource(per_pod=True)
+    source.gate.clear()
+    async with running_issuer(sources={3: source}) as bench:
+        await bound(bench)
+        asking = asyncio.create_task(bench.issue())
+        await until(lambda: source.sent == 1)
+        bench.cluster.delete_pod()
+        answer = await asyncio.wait_for(asking, DEADLINE)
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.UNKNOWN_ADDRESS
+        source.gate.set()
+        await asyncio.sleep(0.05)
+        assert len(bench.broker._tokens) == 0
+        assert not bench.broker._flights
+
+
+async def test_nothing_is_fetched_for_a_pod_that_disappears_while_a_read_verifies_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = FakeSource(per_pod=True)
+    async with running_issuer(sources={3: source}) as bench:
+        await bound(bench)
+        bench.cluster.api.store.delete("pods", "web", "ns", grace_seconds=30)
+        entry = bench.cluster.owner(ADDRESS)
+        await until(lambda: entry.ending)
+        there, asked, gate = entry.pod, asyncio.Event(), asyncio.Event()
+
+        async def answered_late(*_: str) -> Pod:
+            asked.set()
+            await gate.wait()
+            return there
+
+        monkeypatch.setattr(bench.cluster.cluster_cache._reads, "pod", answered_late)
+        asking = asyncio.create_task(bench.issue())
+        await asyncio.wait_for(asked.wait(), DEADLINE)
+        bench.cluster.delete_pod()
+        await until(lambda: entry.gone)
+        gate.set()
+        answer = await asyncio.wait_for(asking, DEADLINE)
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.UNKNOWN_ADDRESS
+        assert source.workloads == []
+        assert len(bench.broker._tokens) == 0
+
+
+async def test_no_node_process_gets_a_federated_token_for_a_pod() -> None:
+    source = FakeSource(per_pod=True)
+    async with running_issuer(sources={3: source}) as bench:
+        await bound(bench)
+        answer = await bench.issue_for()
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.POLICY
+        assert source.workloads == []
+        assert isinstance(await bench.issue(), Issued)

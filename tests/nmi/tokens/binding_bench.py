@@ -19,6 +19,7 @@ from nmi.tokens.source import NULL_OBSERVER, FetchedToken, FetchObserver, Worklo
 from nmi.tokens.token_proxy import ProxySettings
 from nmi.tokens.token_proxy import TokenProxy as ProxyAddress
 from podidentity.azure.federation import BINDING_AUDIENCE, BINDING_GROUP, BINDING_VERB, DIRECT_AUDIENCE, Exchange
+from podidentity.kube.client import Client
 from podidentity.resources import AzureIdentity
 from podidentity_sandbox import issuing
 from podidentity_sandbox.certificates import Authority
@@ -33,14 +34,15 @@ PROXY_HOST, PROXY_PORT = "token-proxy.example", 8443
 class BindingBench:
     """A node whose identities use identity bindings. The identity is bound, and `builder` may use it."""
 
-    def __init__(self, bench: Bench, directory: Path) -> None:
+    def __init__(self, bench: Bench, directory: Path, client: Client | None = None) -> None:
         self.bench = bench
+        self.client = client or bench.client
         self.authority = Authority("cluster")
         self.ca_file = directory / "ca.crt"
         self.ca_file.write_text(self.authority.pem)
         self.managed: ManagedIdentity = bench.directory.add_identity("/subscriptions/s/bound")
         self.proxy = TokenProxy(bench.directory, bench.aad)
-        self.proxy.client = bench.client
+        self.proxy.client = self.client
         self.workload = bench.pod("web", "builder")
 
     async def start(self, host: str = "127.0.0.1") -> None:
@@ -63,10 +65,9 @@ class BindingBench:
         self, settings: ProxySettings | None = None, *, audience: str = BINDING_AUDIENCE, **choice: Any
     ) -> FederatedSource:
         given = {"default": Exchange.IDENTITY_BINDINGS, "proxy": ProxyAddress(settings or self.settings), **choice}
-        client = self.bench.client
         assertions = {
-            Exchange.DIRECT: Assertions(client, DIRECT_AUDIENCE),
-            Exchange.IDENTITY_BINDINGS: Assertions(client, audience),
+            Exchange.DIRECT: Assertions(self.client, DIRECT_AUDIENCE),
+            Exchange.IDENTITY_BINDINGS: Assertions(self.client, audience),
         }
         policy, sign_ins = self.bench.policy, self.bench.sign_ins
         return FederatedSource(policy, assertions, sign_ins, enabled=True, exchanges=Exchanges(**given))
@@ -116,11 +117,14 @@ async def refused(bound: BindingBench, **how: Any) -> NotBoundError:
 
 @asynccontextmanager
 async def binding_bench(
-    directory: Path, host: str = "127.0.0.1", *, loopback: bool = False
+    directory: Path, host: str = "127.0.0.1", *, loopback: bool = False, client: Client | None = None
 ) -> AsyncIterator[BindingBench]:
-    """Yield a running bench, whose proxy listens on *host* if it is on *loopback*."""
+    """Yield a running bench, whose proxy listens on *host* if it is on *loopback*.
+
+    *client*: of another API server, whose pods, and permissions to use the identity, count.
+    """
     async with running(Bench(rbac=True, loopback=loopback)) as bench:
-        made = BindingBench(bench, directory)
+        made = BindingBench(bench, directory, client)
         await made.start(host)
         fetch = issuing.fetch if loopback else lambda _access, url: bench.issuer_document(url)
         try:

@@ -1,4 +1,4 @@
-"""The choice between the exchanges, by the installation or a permitted annotation; the token proxy and its authority."""
+"""The choice between the exchanges, by the installation or an annotation; the token proxy and its authority."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ from nmi.tokens.transfer import (
     tokens_in,
 )
 from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
-from tests.nmi.tokens.test_tokens_of_one_pod import A, B
+from tests.nmi.tokens.test_separate_tokens import A, B
 
 KEY = TokenKey(0, "client", "/resource/id", "", "", "", "", "https://vault.azure.net", "")
 SECRET_KEY = KEY._replace(type=1, secret="default/secret", credential="uid/1")
