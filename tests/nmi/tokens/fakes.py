@@ -31,25 +31,16 @@ from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.errors import AzureError
 from podidentity.azure.imds import ImdsSource
 from podidentity.http_client.session import HttpSession
-from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity, AzureIdentitySpec, Meta
+from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity
+from tests.nmi.identity.shapes import CLIENT_ID, RESOURCE, identity
 from tests.nmi.imds import Imds
 from tests.virtual_time import now, settle
 
-RESOURCE = "https://vault.azure.net"
 REQUEST = TokenRequest(RESOURCE)
 FORCE_REFRESH = TokenRequest(RESOURCE, force_refresh=True)
 
 
-def identity(
-    client_id: str = "c11e0000-0000-0000-0000-00000000000a", type_: int = 0, name: str = "id", namespace: str = "ns"
-) -> AzureIdentity:
-    return AzureIdentity(
-        metadata=Meta(name=name, namespace=namespace),
-        spec=AzureIdentitySpec(type=type_, client_id=client_id, resource_id=f"/subscriptions/s/{name}"),
-    )
-
-
-def key_of(client_id: str = "c11e0000-0000-0000-0000-00000000000a", xms_cc: str = "") -> TokenKey:
+def key_of(client_id: str = CLIENT_ID, xms_cc: str = "") -> TokenKey:
     """The key of a token of RESOURCE."""
     return TokenKey.of(IdentityKey(0, client_id), RESOURCE, xms_cc)
 
@@ -220,5 +211,5 @@ class Node:
         client_id: str = "",
         namespace: str = "ns",
     ) -> CachedToken:
-        whose = identity(client_id, namespace=namespace) if client_id else identity(namespace=namespace)
+        whose = identity(client_id=client_id or CLIENT_ID, namespace=namespace)
         return await self.broker.token(whose, request, pod, within=within)

@@ -16,9 +16,9 @@ from nmi.tokens.cache import CachedToken, Refusals, TokenCache
 from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import AzureError
 from tests.examples import examples
-from tests.nmi.identity.shapes import RESOURCE
+from tests.nmi.identity.shapes import RESOURCE, identity
 from tests.nmi.imds import HANG, Call, Reply
-from tests.nmi.tokens.fakes import Bench, Node, identity
+from tests.nmi.tokens.fakes import Bench, Node
 from tests.virtual_time import VirtualTimeLoop, now, settle
 
 TOKENS_MAX, TOKENS_PER_IDENTITY, REFUSALS_MAX = 8, 3, 4

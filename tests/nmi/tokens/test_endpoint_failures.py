@@ -61,9 +61,10 @@ async def sign_in(
         )
         await sign_ins.load()
         wanted = SignIn(endpoint, "tenant", "client", "https://vault.azure.net", secret=SECRET)
-        with pytest.raises((Unreachable, TimeoutError)):
+        with pytest.raises((Unreachable, TimeoutError)) as error:
             async with asyncio.timeout(within):
                 await sign_ins.token(wanted, "team-a", Attempts(sign_ins.clock() + within))
+    assert "password" not in str(error.value)
     return metrics
 
 

@@ -10,8 +10,9 @@ from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.source import PolicyError
 from nmi.tokens.token_proxy import CA_BYTES_MAX, ProxySettings, ProxyUnreachable, TokenProxy, TokenProxyError
 from podidentity.azure.federation import Exchange
-from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity, Meta
+from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity
 from podidentity_sandbox.certificates import Authority
+from tests.nmi.identity.shapes import identity
 
 ENVIRONMENT = {
     "AZURE_KUBERNETES_TOKEN_PROXY": "https://10.0.0.1/prefix",
@@ -26,9 +27,8 @@ def of_node(*flags: str, environ: dict[str, str] | None = None) -> Exchanges:
     return exchanges(parse(["--node=n", "--federated-identities", *flags], ENVIRONMENT if environ is None else environ))
 
 
-def identity(annotation: str = "") -> AzureIdentity:
-    annotations = {EXCHANGE_ANNOTATION: annotation} if annotation else None
-    return AzureIdentity(metadata=Meta(name="id", namespace="team", annotations=annotations))
+def annotated(annotation: str = "") -> AzureIdentity:
+    return identity(annotations={EXCHANGE_ANNOTATION: annotation} if annotation else None)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def identity(annotation: str = "") -> AzureIdentity:
 def test_the_exchange_is_that_of_the_installation_or_of_a_permitted_annotation(
     flags: tuple[str, ...], annotation: str, chosen: Exchange
 ) -> None:
-    assert of_node(*flags).of(identity(annotation)) is chosen
+    assert of_node(*flags).of(annotated(annotation)) is chosen
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_exchange_is_that_of_the_installation_or_of_a_permitted_annotation(
 )
 def test_another_annotation_is_refused(flags: tuple[str, ...], annotation: str, message: str) -> None:
     with pytest.raises(PolicyError) as refused:
-        of_node(*flags).of(identity(annotation))
+        of_node(*flags).of(annotated(annotation))
     assert message in refused.value.detail
     assert refused.value.detail.isprintable()
 
@@ -77,9 +77,9 @@ def test_without_a_usable_proxy_only_identities_with_bindings_are_refused(
 ) -> None:
     node = of_node(BY_ANNOTATION, environ=environ)
     with pytest.raises(PolicyError) as refused:
-        node.of(identity("identityBindings"))
+        node.of(annotated("identityBindings"))
     assert message in refused.value.detail
-    assert node.of(identity()) is Exchange.DIRECT
+    assert node.of(annotated()) is Exchange.DIRECT
 
 
 def test_the_variables_have_no_effect_without_identity_bindings() -> None:

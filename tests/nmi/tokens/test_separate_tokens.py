@@ -17,7 +17,8 @@ from nmi.tokens.token import Token
 from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.errors import Refused, Unreachable
 from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity, AzureIdentitySpec, Meta, SecretReference
-from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, RESOURCE, Bench, identity, wall
+from tests.nmi.identity.shapes import RESOURCE, identity
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, wall
 from tests.virtual_time import settle
 
 A = Workload("ns", "a", "uid-a", "builder")

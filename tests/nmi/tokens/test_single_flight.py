@@ -10,7 +10,8 @@ import pytest
 from nmi.tokens.broker import UnsupportedTypeError
 from nmi.tokens.metrics import USER_ASSIGNED
 from podidentity.azure.errors import AzureError, Unreachable
-from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, Node, identity
+from tests.nmi.identity.shapes import identity
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, Node
 from tests.virtual_time import settle
 
 

@@ -11,7 +11,8 @@ from nmi.tokens.cache import CachedToken, ObjectIds, Refusals, TokenCache
 from nmi.tokens.source import FetchedToken
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
-from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, RESOURCE, Bench, identity, key_of
+from tests.nmi.identity.shapes import RESOURCE, identity
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, key_of
 from tests.virtual_time import now, settle
 
 HOUR = 3600.0

@@ -21,7 +21,8 @@ from nmi.tokens.transfer import (
     packets_of,
     tokens_in,
 )
-from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
+from tests.nmi.identity.shapes import identity
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench
 from tests.nmi.tokens.test_separate_tokens import A, B
 
 KEY = TokenKey(0, "client", "/resource/id", "", "", "", "", "https://vault.azure.net", "")
@@ -90,7 +91,7 @@ async def test_only_the_same_key_gets_a_passed_token() -> None:
     former, latter = Bench(), Bench()
     await former.token()
     move(former, latter)
-    for other in (identity("another"), identity(name="another")):
+    for other in (identity(client_id="another"), identity(name="another")):
         await latter.broker.token(other, REQUEST, "ns/a")
     assert latter.source.sent == 2
     await latter.token(TokenRequest("another"))
