@@ -80,17 +80,12 @@ REQUESTS = {"ordinary": ORDINARY, "with a long head": LONG_HEAD, "and a part of 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("data", REQUESTS.values(), ids=REQUESTS)
-async def test_a_held_request_uses_at_most_8_kb(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1_000 <= await memory_of_each(data, monkeypatch, known=True) <= BYTES_MAX
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("data", REQUESTS.values(), ids=REQUESTS)
-async def test_a_request_of_an_unknown_address_uses_no_more_memory_than_it_counts_for(
-    data: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("known", "most"), [(True, BYTES_MAX), (False, REQUEST_BYTES)], ids=["known", "unknown"])
+async def test_a_held_request_uses_no_more_memory_than_it_counts_for(
+    data: bytes, known: bool, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Each has its own address, and so its own lookup: the most memory.
-    assert 1_000 <= await memory_of_each(data, monkeypatch, known=False) <= REQUEST_BYTES
+    # Each unknown address has its own lookup: the most memory.
+    assert 1_000 <= await memory_of_each(data, monkeypatch, known=known) <= most
 
 
 async def memory_of_each(data: bytes, monkeypatch: pytest.MonkeyPatch, *, known: bool) -> float:

@@ -207,15 +207,6 @@ async def test_without_the_cache_no_answer_becomes_ready() -> None:
         assert len(bench.imds.calls) == 2
 
 
-async def test_a_terminating_pod_gets_tokens_but_no_ready_answers(bench: IssuerBench) -> None:
-    entry = await bench.with_pod()
-    assert (await bench.issued()).cacheable
-    bench.cluster.api.store.delete("pods", "web", "ns")
-    await until(lambda: entry.ending)
-    assert not (await bench.issued()).cacheable
-    assert bench.cluster.reads() == ["/api/v1/namespaces/ns/pods/web"]
-
-
 async def test_only_the_peers_address_identifies_the_pod(bench: IssuerBench) -> None:
     await bench.with_pod()
     bench.cluster.put_pod(pod("other", addresses=("10.0.0.2",)))

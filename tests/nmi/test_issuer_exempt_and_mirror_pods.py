@@ -150,15 +150,6 @@ async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt(bench:
     assert isinstance(await asyncio.wait_for(pending, DEADLINE), RawAnswer)
 
 
-async def test_other_pods_are_not_affected(bench: IssuerBench) -> None:
-    await exempt(bench)
-    bench.cluster.put_pod(pod("other", addresses=("10.0.0.2",), label=None))
-    await until(lambda: bench.cluster.at("10.0.0.2") is not None)
-    assert (await bench.refused(peer="10.0.0.2")).reason is Reason.NOTHING_ASSIGNED
-    assert (await raw(bench)).status == 200
-    assert bench.cluster.at(ADDRESS) is not None
-
-
 OWNED: dict[str, Any] = {"owner": OwnerReference(api_version="v1", kind="Node", name="node-1", controller=True)}
 ANNOTATED: dict[str, Any] = {"mirror": True}
 MARKS = pytest.mark.parametrize("mark", [OWNED, ANNOTATED], ids=["owned-by-its-node", "annotated"])

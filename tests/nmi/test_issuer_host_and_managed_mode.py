@@ -25,7 +25,6 @@ from tests.nmi.identity.shapes import (
     identity,
     pod,
 )
-from tests.nmi.imds import Reply, error_body
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
 from tests.support.waiting import until
@@ -168,14 +167,6 @@ async def test_an_object_deleted_during_the_fetch_is_not_granted_and_ready_answe
         answer = await asyncio.wait_for(request, DEADLINE)
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.NO_MATCHING_IDENTITY
-
-
-async def test_an_identity_unknown_to_imds_is_waited_for() -> None:
-    async with running_issuer(managed=True, policy=POLICY) as bench:
-        await bound(bench)
-        bench.imds.script = [Reply(400, error_body("invalid_request", "Identity not found"))]
-        assert (await bench.issued()).identity == "ns/id"
-        assert len(bench.imds.calls) == 2
 
 
 @pytest.mark.parametrize("type_", [1, 3])

@@ -23,10 +23,6 @@ def test_reading_stops_before_the_lane_would_cut_off_a_connection_with_pipelined
     assert server_policy(settings).pipeline_seconds < settings.head_seconds
 
 
-def test_reading_does_not_stop_earlier_than_necessary() -> None:
-    assert server_policy(parse(["--node=n1"], {})).pipeline_seconds == 5.0
-
-
 def test_every_setting_about_grants_reaches_the_decision_package() -> None:
     given = [
         "--forceNamespaced",
@@ -35,6 +31,7 @@ def test_every_setting_about_grants_reaches_the_decision_package() -> None:
         "--find-identity-retry-interval=7",
         "--max-hold=30s",
         "--host-token-types=1",
+        "--operation-mode=managed",
     ]
     assert decision_policy(parse(["--node=n1", *given], {})) == DecisionPolicy(
         force_namespaced=True,
@@ -43,14 +40,9 @@ def test_every_setting_about_grants_reaches_the_decision_package() -> None:
         interval_seconds=7.0,
         max_hold_seconds=30.0,
         host_token_types=frozenset((1,)),
+        managed=True,
     )
     assert decision_policy(parse(["--node=n1"], {})) == DecisionPolicy(host_token_types=frozenset())
-
-
-def test_the_mode_determines_whether_an_identity_can_still_arrive() -> None:
-    managed = parse(["--node=n1", "--operation-mode=managed", "--forceNamespaced"], {})
-    assert decision_policy(managed).managed
-    assert not decision_policy(parse(["--node=n1"], {})).managed
 
 
 MIB = 1 << 20

@@ -138,22 +138,17 @@ async def test_the_server_name_defaults_to_the_host() -> None:
     assert (target.server_name, target.endpoint.url) == ("10.0.0.1", "https://10.0.0.1:6443/prefix")
 
 
-@pytest.mark.parametrize("content", ["", "text", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-async def test_an_unusable_authority_is_named(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [None, "", "text", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+async def test_an_unusable_authority_is_named_and_may_be_replaced(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "ca.crt"
-    file.write_text(content)
+    if content is not None:
+        file.write_text(content)
     proxy = TokenProxy(GOOD._replace(ca_data="", ca_file=str(file)))
-    with pytest.raises(ProxyUnreachable, match="AZURE_KUBERNETES_CA_FILE"):
+    with pytest.raises(ProxyUnreachable, match="AZURE_KUBERNETES_CA_FILE" if content is not None else "No such file"):
         await proxy.target()
     file.write_text(PEM)
-    assert (await proxy.target()).trust.get_ca_certs()
-
-
-async def test_a_missing_file_may_appear_later(tmp_path: Path) -> None:
-    proxy = TokenProxy(GOOD._replace(ca_data="", ca_file=str(tmp_path / "ca.crt")))
-    with pytest.raises(ProxyUnreachable, match="No such file"):
-        await proxy.target()
-    (tmp_path / "ca.crt").write_text(PEM)
     assert (await proxy.target()).trust.get_ca_certs()
 
 

@@ -20,7 +20,6 @@ from podidentity.azure.errors import AzureError, Refused
 from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity
 from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity
-from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, Bench, claims
 
@@ -159,13 +158,6 @@ async def test_a_refusal_unrelated_to_trust_is_not_retried(trust: Trust) -> None
     assert not isinstance(refused.value, UntrustedError)
     assert not trust.failures
     assert not trust.bench.pauses
-
-
-async def test_a_transient_failure_is_retried(trust: Trust) -> None:
-    trust.trust_at_azure()
-    trust.bench.aad.faults.add(ResponseFault(status=503))
-    assert (await trust.fetch()).token.access_token
-    assert len(trust.failures) == 1
 
 
 @pytest.mark.parametrize(

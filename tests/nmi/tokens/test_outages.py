@@ -109,17 +109,6 @@ async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cache
     await node.token(other(9))
 
 
-async def test_a_short_pause_is_waited_out(node: Node) -> None:
-    start = now()
-    node.imds.behave = lambda _call: Reply(429, b"{}", {"Retry-After": "6"}) if now() < start + 1.0 else Reply()
-    first = asyncio.create_task(node.token(other(1)))
-    await asyncio.sleep(0.5)
-    second = asyncio.create_task(node.token(other(2)))
-    await asyncio.gather(first, second)
-    assert now() - start == pytest.approx(6.0, abs=0.2)
-    assert len(node.imds.calls) == 3
-
-
 async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_limit(node: Node) -> None:
     node.governor.pause(9.0)
     patient = asyncio.create_task(node.token(within=30.0))

@@ -4,7 +4,6 @@ A token of another client id than the AzureIdentity names is never passed on: a 
 and the kubelet's client id is to get a token of neither. The answers for exempt pods are IMDS's own, and never cached.
 """
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -36,7 +35,6 @@ from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, RESOURCE
 from tests.nmi.imds import HANG, SECRET, Imds, Reply, error_body, running_imds
 from tests.nmi.tokens.fakes import Node
-from tests.virtual_time import now
 
 OWN, KUBELETS = "c11e0000-0000-0000-0000-00000000000a", "c11e0000-0000-0000-0000-00000000000b"
 RESOURCE_ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/own"
@@ -262,16 +260,3 @@ async def test_exempt_pods_obey_and_change_the_breaker(node: Node) -> None:
     with pytest.raises(NotSent):
         await node.token()
     assert len(node.imds.calls) == 5
-
-
-async def test_exempt_pods_have_their_own_queue(node: Node) -> None:
-    flood = [
-        asyncio.create_task(node.node_identities.token(TokenRequest(f"{RESOURCE}/{n}"), "ns/exempt", within=45.0))
-        for n in range(60)
-    ]
-    await asyncio.sleep(0.3)
-    before = now()
-    await node.token()
-    assert now() - before < 0.3
-    answers = await asyncio.gather(*flood)
-    assert {each.status for each in answers} == {200}

@@ -41,27 +41,16 @@ class Calls:
             await self.release.wait()
 
 
-async def test_the_limiter_counts_per_group_and_drops_empty_groups() -> None:
-    limiter, inside, most = GroupLimiter(3, 2), {"a": 0, "b": 0}, {"a": 0, "b": 0, "both": 0}
-
-    async def stay(group: str, number: int) -> None:
-        async with limiter.acquire(group, f"{group}/{number}"):
-            inside[group] += 1
-            most[group] = max(most[group], inside[group])
-            most["both"] = max(most["both"], sum(inside.values()))
-            try:
-                await asyncio.sleep(0.001)
-            finally:
-                inside[group] -= 1
-
-    everybody = [asyncio.create_task(stay(group, number)) for number, group in enumerate("aaaaabbbbb")]
-    await asyncio.sleep(0)
-    assert len(limiter) == 10
-    for cancelled in everybody[::4]:
-        cancelled.cancel()
-    await asyncio.gather(*everybody, return_exceptions=True)
-    assert most == {"a": 2, "b": 2, "both": 3}
-    assert (len(limiter), limiter._groups) == (0, {})
+async def test_the_limiter_counts_in_total_and_per_group_and_drops_empty_groups() -> None:
+    calls = Calls(3, 2)
+    tasks = [calls.start(group, f"{group}/{number}") for number in range(5) for group in "ab"]
+    assert len(calls.limiter) == 0
+    await settle()
+    assert len(calls.limiter) == 10
+    assert sorted(Counter(pod[0] for pod in calls.in_flight).values()) == [1, 2]
+    for task in tasks[::4]:
+        task.cancel()
+    await calls.end()
 
 
 async def test_calls_that_begin_after_the_end_of_others_share_the_limit_of_their_group() -> None:
