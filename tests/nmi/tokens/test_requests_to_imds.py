@@ -175,6 +175,12 @@ async def test_an_overlong_or_malformed_id_is_refused_before_a_call_to_imds() ->
             assert "evil" not in raised.value.detail
 
 
+@pytest.fixture
+async def imds() -> AsyncIterator[Imds]:
+    async with running_imds() as running:
+        yield running
+
+
 async def ask(imds: Imds, request: TokenRequest = REQUEST, within: float = 5.0) -> RawAnswer:
     async with imds.session() as session:
         return await NodeIdentitySource(ImdsSource(session, imds.url), Governor()).token(request, "ns/mic", within)
@@ -190,15 +196,16 @@ async def ask(imds: Imds, request: TokenRequest = REQUEST, within: float = 5.0) 
     ],
     ids=["system", "client-id", "object-id", "resource-id"],
 )
-async def test_the_request_is_built_from_its_parameters(kind: SelectorKind, value: str, parameter: str | None) -> None:
-    async with running_imds() as imds:
-        answer = await ask(imds, TokenRequest(RESOURCE, kind, value, xms_cc="cp1", force_refresh=True))
-        [call] = imds.calls
-        expected = {"api-version": "2018-02-01", "resource": RESOURCE, "xms_cc": "cp1", "bypass_cache": "true"}
-        assert call.query == expected | ({parameter: value} if parameter is not None else {})
-        assert answer.status == 200
-        assert json.loads(answer.body)["resource"] == RESOURCE
-        assert answer.content_type == "application/json; charset=utf-8"
+async def test_the_request_is_built_from_its_parameters(
+    imds: Imds, kind: SelectorKind, value: str, parameter: str | None
+) -> None:
+    answer = await ask(imds, TokenRequest(RESOURCE, kind, value, xms_cc="cp1", force_refresh=True))
+    [call] = imds.calls
+    expected = {"api-version": "2018-02-01", "resource": RESOURCE, "xms_cc": "cp1", "bypass_cache": "true"}
+    assert call.query == expected | ({parameter: value} if parameter is not None else {})
+    assert answer.status == 200
+    assert json.loads(answer.body)["resource"] == RESOURCE
+    assert answer.content_type == "application/json; charset=utf-8"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429, 500, 503, 302])
@@ -214,19 +221,17 @@ async def test_a_response_of_any_status_is_returned_unchanged_after_one_attempt(
     assert "sentence" not in repr(answer)
 
 
-async def test_malformed_fields_are_not_passed_on() -> None:
-    async with running_imds() as imds:
-        imds.script = [Reply(429, b"{}", {"Retry-After": "\u00fc", "x-ms-request-id": "a" * 300})]
-        assert (await ask(imds)).headers == ()
+async def test_malformed_fields_are_not_passed_on(imds: Imds) -> None:
+    imds.script = [Reply(429, b"{}", {"Retry-After": "\u00fc", "x-ms-request-id": "a" * 300})]
+    assert (await ask(imds)).headers == ()
 
 
-async def test_an_endless_response_is_cut_off() -> None:
-    async with running_imds() as imds:
-        imds.script = [Reply(body=b" " * (ANSWER_MAX + 1)), Reply(body=b" " * ANSWER_MAX)]
-        with pytest.raises(AzureError) as raised:
-            await ask(imds)
-        assert raised.value.code == "answer_too_large"
-        assert len((await ask(imds)).body) == ANSWER_MAX
+async def test_an_endless_response_is_cut_off(imds: Imds) -> None:
+    imds.script = [Reply(body=b" " * (ANSWER_MAX + 1)), Reply(body=b" " * ANSWER_MAX)]
+    with pytest.raises(AzureError) as raised:
+        await ask(imds)
+    assert raised.value.code == "answer_too_large"
+    assert len((await ask(imds)).body) == ANSWER_MAX
 
 
 async def test_a_missing_response_is_an_error() -> None:

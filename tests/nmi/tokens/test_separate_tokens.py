@@ -60,15 +60,6 @@ async def test_many_pods_with_one_identity_do_not_evict_each_others_tokens(per_p
     assert [await token(per_pod, each) for each in pods] == first
 
 
-async def test_a_token_is_renewed_for_the_same_pod(per_pod: Bench) -> None:
-    await token(per_pod, A)
-    await token(per_pod, A)
-    await asyncio.sleep(13 * 3600)
-    await settle()
-    assert per_pod.source.workloads == [A, A]
-    assert await token(per_pod, A) == "token-2"
-
-
 async def test_a_token_is_dropped_with_the_pod_and_not_renewed(per_pod: Bench) -> None:
     for each in (A, B, A, B):
         await token(per_pod, each)

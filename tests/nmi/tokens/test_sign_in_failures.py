@@ -122,9 +122,6 @@ async def test_the_log_contains_azures_error_number_message_and_correlation_id(
     assert "AADSTS7000215" in refusal.sentence
     assert error.correlation_id in refusal.sentence
     assert bench.secret_reads == 2
-
-
-async def test_a_newline_at_the_end_of_a_refused_secret_is_mentioned(bench: Bench, identity: AzureIdentity) -> None:
     bench.put_secret(k=b"right\n", l=b"")
     error = await failure(bench, identity)
     assert "blank or a newline" in error.message

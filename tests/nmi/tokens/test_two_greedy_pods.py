@@ -68,17 +68,6 @@ async def test_a_request_that_joins_an_attackers_queued_fetch_is_hardly_delayed(
     await asyncio.gather(*first)
 
 
-@pytest.mark.parametrize("call_seconds", [0.02, 2.0])
-async def test_a_request_that_starts_its_own_fetch_is_hardly_delayed(node: Node, call_seconds: float) -> None:
-    node.imds.behave = lambda _call: Reply(seconds=call_seconds)
-    fill = audiences(node)
-    with flooding(*[fill] * FILLERS):
-        await asyncio.sleep(3.0)
-        begun = now()
-        await node.token(REQUEST, "shop/cart")
-        assert now() - begun <= call_seconds + ADDED_SECONDS
-
-
 @pytest.mark.parametrize("pods", [1, 4], ids=["one-pod", "four-pods"])
 @pytest.mark.parametrize("call_seconds", [0.02, 0.3, 2.0])
 @pytest.mark.parametrize("arrival", [0.3, 1.7, 3.0])
