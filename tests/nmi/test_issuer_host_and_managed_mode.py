@@ -86,12 +86,10 @@ async def test_only_types_that_the_policy_lists_are_served() -> None:
         refusal = await refused(bench, "other")
         assert refusal.reason is Reason.POLICY
         assert "--host-token-types" in refusal.detail
+        entry = bench.cluster.cluster_cache.pods.get("ns", "web")
+        assert entry is not None
         bench.cluster.put_assigned(assigned_identity(type_=4))
-        await until(
-            lambda: any(
-                each.identity.spec.type == 4 for each in bench.cluster.cluster_cache.pods.get("ns", "web").assigned
-            )
-        )
+        await until(lambda: [each.identity.spec.type for each in entry.assigned] == [4])
         assert (await refused(bench)).reason is Reason.POLICY
         assert bench.imds.calls == []
 

@@ -1,7 +1,7 @@
 """Tokens of type 3: NMI proves a pod's service account to an AAD that verifies it, with assertions of an API server.
 
 Excluded: the requests to the API server (`test_assertions.py`), and the tokens of a deleted pod
-(`test_tokens_of_one_pod.py`).
+(`test_separate_tokens.py`).
 """
 
 import io

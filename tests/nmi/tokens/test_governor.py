@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from nmi.tokens.governor import CongestedError, Governor, Permit
+from nmi.tokens.fair_queue import Permit
+from nmi.tokens.governor import CongestedError, Governor
 from nmi.tokens.waiters import Waiters
 from podidentity.azure.errors import Paused, Throttled
 from tests.virtual_time import now, settle
@@ -19,7 +20,8 @@ CALL_SECONDS = 0.01
 class Calls:
     """Calls through one governor, and when each began."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, **limits: Any) -> None:
+        """*limits* as of Governor."""
         self.governor = Governor(**limits)
         self.begun: list[tuple[float, str]] = []
         self.in_flight = 0
@@ -62,7 +64,7 @@ class Calls:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
 
 
-async def busy(**limits: int) -> Calls:
+async def busy(**limits: Any) -> Calls:
     """Return calls of which the first ones, of other pods, hold all permits."""
     calls = Calls(**limits)
     calls.start(*(calls.hold(f"ns/holder-{number}") for number in range(limits.get("at_once", 5))))

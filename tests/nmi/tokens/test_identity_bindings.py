@@ -1,7 +1,7 @@
 """The exchange by AKS identity bindings over TLS: proxies that are hostile or not the right one, and stolen assertions.
 
 Excluded: other tokens and refusals (`test_tokens_by_identity_bindings.py`), and the proxy's address and authority
-(`test_token_proxy.py`).
+(`test_exchanges.py`).
 """
 
 import time

@@ -12,8 +12,9 @@ from nmi.identity.request import TokenRequest
 from nmi.tokens.flights import DRIFTING_MAX
 from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import AzureError, NotSent, NotYet, Throttled, Unreachable
+from tests.nmi.identity.shapes import RESOURCE
 from tests.nmi.imds import HANG, Reply
-from tests.nmi.tokens.fakes import REQUEST, RESOURCE, Node
+from tests.nmi.tokens.fakes import REQUEST, Node
 from tests.virtual_time import now, settle
 
 HOUR = 3600.0

@@ -2,7 +2,7 @@
 
 The real broker, sources and limits run in virtual time, without sockets, threads and processes. A refresh ahead of
 expiry, which no pod is charged for, delays none of another namespace. Excluded: IMDS (`test_two_greedy_pods.py`), and
-limits between namespaces (`test_sharing_sign_ins.py`).
+limits between namespaces (`test_service_principals.py`).
 """
 
 import asyncio
