@@ -53,10 +53,8 @@ class IssuerBench:
     async def issue(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | RawAnswer | Refusal:
         return await self.issuer.issue(peer, request)
 
-    async def issue_for(
-        self, name: str = "web", request: TokenRequest = REQUEST, namespace: str = "ns"
-    ) -> Issued | RawAnswer | Refusal:
-        return await self.issuer.issue_for(namespace, name, request)
+    async def issue_for(self, name: str = "web", request: TokenRequest = REQUEST) -> Issued | RawAnswer | Refusal:
+        return await self.issuer.issue_for("ns", name, request)
 
     async def issued(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued:
         answer = await self.issue(request, peer)

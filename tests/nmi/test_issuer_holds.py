@@ -39,28 +39,24 @@ def deliver(issuer: IssuerBench, *, assigned: bool = False) -> PodEntry:
 
 
 @pytest.mark.parametrize("missing", MISSING)
-@pytest.mark.parametrize(("policy", "hold"), [(DecisionPolicy(), HOLD), (ATTEMPTS, 10.0)], ids=["max-hold", "attempts"])
+@pytest.mark.parametrize(
+    ("policy", "hold"),
+    [(DecisionPolicy(), HOLD), (ATTEMPTS, 10.0), (DecisionPolicy(managed=True), MANAGED_HOLD_SECONDS)],
+    ids=["max-hold", "attempts", "managed"],
+)
 async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy, hold: float, missing: str) -> None:
     assigned, request = MISSING[missing]
-    async with issuer_without_reads(policy) as issuer:
-        deliver(issuer, assigned=assigned)
+    async with issuer_without_reads(policy, managed=policy.managed) as issuer:
+        if assigned and policy.managed:
+            issuer.cluster.deliver(identity(), "identities")
+            issuer.cluster.deliver(binding(), "bindings")
+        deliver(issuer, assigned=assigned and not policy.managed)
         first, seconds = await issuer.refused_after(request)
         assert (first.reason, seconds) == (Reason.NO_MATCHING_IDENTITY, hold)
         await asyncio.sleep(600.0)
         for _ in range(3):
             assert await issuer.refused_after(request) == (first, 0.0)
         assert issuer.held_requests == 0
-
-
-async def test_in_managed_mode_repeats_get_the_same_response_immediately() -> None:
-    assert MANAGED_HOLD_SECONDS < 2.0
-    async with issuer_without_reads(managed=True) as issuer:
-        deliver(issuer)
-        assert await issuer.refused_after() == (NONE_ASSIGNED, MANAGED_HOLD_SECONDS)
-        assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0)
-        issuer.cluster.deliver(identity(), "identities")
-        issuer.cluster.deliver(binding(), "bindings")
-        assert isinstance(await issuer.issue(), Issued)
 
 
 @pytest.mark.parametrize(("managed", "hold"), [(False, HOLD), (True, MANAGED_HOLD_SECONDS)])

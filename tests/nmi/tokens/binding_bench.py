@@ -61,16 +61,14 @@ class BindingBench:
             return ProxySettings(self.proxy.proxy_url, SERVER_NAME, ca_file=str(self.ca_file))
         return ProxySettings(self.proxy.proxy_url, SERVER_NAME, ca_data=self.authority.pem)  # reads no file in the loop
 
-    def new_source(
-        self, settings: ProxySettings | None = None, *, audience: str = BINDING_AUDIENCE, **choice: Any
-    ) -> FederatedSource:
-        given = {"default": Exchange.IDENTITY_BINDINGS, "proxy": ProxyAddress(settings or self.settings), **choice}
+    def new_source(self, settings: ProxySettings | None = None, *, audience: str = BINDING_AUDIENCE) -> FederatedSource:
+        exchanges = Exchanges(Exchange.IDENTITY_BINDINGS, proxy=ProxyAddress(settings or self.settings))
         assertions = {
             Exchange.DIRECT: Assertions(self.client, DIRECT_AUDIENCE),
             Exchange.IDENTITY_BINDINGS: Assertions(self.client, audience),
         }
         policy, sign_ins = self.bench.policy, self.bench.sign_ins
-        return FederatedSource(policy, assertions, sign_ins, enabled=True, exchanges=Exchanges(**given))
+        return FederatedSource(policy, assertions, sign_ins, enabled=True, exchanges=exchanges)
 
     def permit(self, account: str = "", *, group: str = "") -> None:
         """Let a service account, or the members of a group, use the identity."""

@@ -84,12 +84,11 @@ def pfx_of(
     key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | None,
     certificate: x509.Certificate | None,
     password: bytes = b"",
-    rounds: int = 20_000,
 ) -> bytes:
-    """A PKCS #12 file, encrypted if there is a password; *rounds* is the work that its reader has to do."""
+    """A PKCS #12 file, encrypted if there is a password."""
     encryption: KeySerializationEncryption = NoEncryption()
     if password:
-        builder = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(rounds).hmac_hash(hashes.SHA256())
+        builder = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(20_000).hmac_hash(hashes.SHA256())
         encryption = builder.key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC).build(password)
     return pkcs12.serialize_key_and_certificates(b"app", key, certificate, None, encryption)
 

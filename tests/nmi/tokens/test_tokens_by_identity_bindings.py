@@ -87,16 +87,6 @@ async def test_an_identity_without_a_binding_is_held_and_then_refused_with_the_c
     assert len(bound.proxy.calls) == 5, "it was tried again for as long as there was time"
 
 
-async def test_a_held_request_is_served_once_the_binding_exists(bound: BindingBench) -> None:
-    bound.proxy.unbind(bound.managed.client_id)
-
-    async def create_binding(_seconds: float) -> None:
-        bound.proxy.bind(bound.managed.client_id)
-
-    bound.bench.sign_ins._sleep = create_binding
-    assert claims(await bound.fetch())["appid"] == bound.managed.client_id
-
-
 async def test_a_credential_of_the_binding_that_entra_id_does_not_know_yet_is_waited_for(bound: BindingBench) -> None:
     bound.proxy.unbind(bound.managed.client_id)
     bound.proxy.bind(bound.managed.client_id, delay_seconds=3600)
