@@ -66,9 +66,9 @@ async def serving(
                 await server.aclose()
 
 
-async def until_held(bench: IssuerBench, held: int) -> None:
-    """Wait until *held* requests wait, for a change of their pods or for their pods."""
-    await until(lambda: bench.held_requests + bench.cluster.cluster_cache._address_waits.waiting == held)
+def held(bench: IssuerBench) -> int:
+    """Return the number of requests that wait, for a change of their pods or for their pods."""
+    return bench.held_requests + bench.cluster.cluster_cache._address_waits.waiting
 
 
 ORDINARY = request_bytes()
@@ -102,19 +102,20 @@ async def memory_of_each(data: bytes, monkeypatch: pytest.MonkeyPatch, *, known:
             client.connect(at)
         for client in clients[:WARM]:
             client.send(data)
-        await until_held(bench, WARM)
+        await until(lambda: held(bench) == WARM)
         gc.collect()
         tracemalloc.start()
         try:
             for client in clients[WARM:]:
                 client.send(data)
-            await until_held(bench, PODS)
+            await until(lambda: held(bench) == PODS)
             memory = await until(used, "the server has discarded what it read", holds=lambda memory: memory <= most)
+            assert held(bench) == PODS, "not because the requests have ended"
         finally:
             tracemalloc.stop()
 
         for client in clients:
             client.close()
-        await until_held(bench, 0)
+        await until(lambda: held(bench) == 0)
         assert len(server.waiting) == 0
     return memory
