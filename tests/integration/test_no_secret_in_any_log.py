@@ -45,7 +45,7 @@ class Walk:
         certificate = certificate_of(rsa_key(), "app")
         self.first = directory.add_principal()
         self.second = directory.add_principal(certificate=certificate)
-        self.pfx = pfx_of(rsa_key(), certificate, PASSWORD.encode(), 2_000)
+        self.pfx = pfx_of(rsa_key(), certificate, PASSWORD.encode())
         self.client_ids = {DEMO_CLIENT_ID, self.first.client_id, self.second.client_id}
         ledger.note_secret(PASSWORD)
         ledger.note_secret(base64.b64encode(self.pfx).decode()[-60:])

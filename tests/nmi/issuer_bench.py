@@ -1,8 +1,10 @@
-"""An issuer for tests in virtual time: the cluster cache with a watch, the broker, and IMDS, in memory."""
+"""An issuer for tests in virtual time: the cluster cache, the broker, and IMDS, in memory."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 
 from prometheus_client import CollectorRegistry
 
@@ -10,6 +12,7 @@ from nmi.identity.decide import DecisionPolicy
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
+from nmi.identity.watches import Watches
 from nmi.issuer import Issued, Issuer
 from nmi.refusal import Refusal
 from nmi.tokens.broker import TokenBroker
@@ -19,9 +22,10 @@ from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.source import TokenSource
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource, RawAnswer
-from tests.nmi.fake_imds import FakeImds, running_imds
 from tests.nmi.identity.cluster import Cluster, running_cluster
+from tests.nmi.imds import Imds, running_imds
 from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, resource_id
+from tests.virtual_time import now
 
 
 class IssuerBench:
@@ -30,7 +34,7 @@ class IssuerBench:
     def __init__(
         self,
         cluster: Cluster,
-        imds: FakeImds,
+        imds: Imds,
         broker: TokenBroker,
         issuer: Issuer,
         measures: IdentityMetrics,
@@ -49,10 +53,8 @@ class IssuerBench:
     async def issue(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | RawAnswer | Refusal:
         return await self.issuer.issue(peer, request)
 
-    async def issue_for(
-        self, name: str = "web", request: TokenRequest = REQUEST, namespace: str = "ns"
-    ) -> Issued | RawAnswer | Refusal:
-        return await self.issuer.issue_for(namespace, name, request)
+    async def issue_for(self, name: str = "web", request: TokenRequest = REQUEST) -> Issued | RawAnswer | Refusal:
+        return await self.issuer.issue_for("ns", name, request)
 
     async def issued(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued:
         answer = await self.issue(request, peer)
@@ -64,9 +66,29 @@ class IssuerBench:
         assert isinstance(answer, Refusal), answer
         return answer
 
+    async def refused_after(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> tuple[Refusal, float]:
+        """Return the refusal, and the seconds until it."""
+        return await refused_after(self.issue(request, peer))
+
+    async def refused_within(self, seconds: float, request: TokenRequest = REQUEST) -> Refusal | None:
+        """Return the refusal that a client with this time limit receives; None if it disconnects before."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.refused(request)
+        except TimeoutError:
+            return None
+
     async def with_pod(self, *, assigned: bool = True, **changes: Any) -> PodEntry:
         """A pod at ADDRESS, with its identity unless not *assigned*, as the cluster cache has seen it."""
         return await self.cluster.with_pod(assigned=assigned, **changes)
+
+
+async def refused_after(asking: Awaitable[Issued | RawAnswer | Refusal]) -> tuple[Refusal, float]:
+    """Return the refusal, and the seconds until it."""
+    began = now()
+    answer = await asking
+    assert isinstance(answer, Refusal), answer
+    return answer, round(now() - began, 3)
 
 
 @asynccontextmanager
@@ -114,3 +136,22 @@ async def running_issuer(
             yield IssuerBench(cluster, imds, broker, issuer, measures)
         finally:
             await broker.aclose()
+
+
+@asynccontextmanager
+async def issuer_without_reads(
+    policy: DecisionPolicy | None = None, *, managed: bool = False
+) -> AsyncIterator[IssuerBench]:
+    """Run the issuer of a node whose watches are current and report what the test delivers. Reads find no pod."""
+
+    async def finds_nothing(_address: str) -> bool:
+        return False
+
+    policy = policy or DecisionPolicy(managed=managed)
+    with patch.object(Watches, "silent", lambda _watches: []):
+        async with running_issuer(policy=policy, managed=managed, watching=False) as bench:
+            cache = bench.cluster.cluster_cache
+            with patch.object(cache.ownership_reads, "find_owner", finds_nothing):
+                cache.check()
+                yield bench
+                assert bench.cluster.reads() == []

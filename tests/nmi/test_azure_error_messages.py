@@ -1,11 +1,21 @@
-"""The part of Azure's sentence about a refused token that a pod may read: without foreign ids and names."""
+"""Texts about a failed fetch: Azure's sentence for the pod, without foreign ids, and the service for the operator."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nmi.azure_error_text import REMOVED, for_pod
-from podidentity.azure.errors import MESSAGE_MAX, correlation_in, scrubbed, sentence_in
+from nmi.error_refusals import Service, refusal_of, service_of
+from podidentity.azure.errors import (
+    MESSAGE_MAX,
+    AzureError,
+    Throttled,
+    Unreachable,
+    correlation_in,
+    scrubbed,
+    sentence_in,
+)
+from tests.support.nmi_objects import identity
 
 CLIENT = "c11e0000-1111-2222-3333-00000000000a"
 TENANT = "7e4a0000-1111-2222-3333-00000000000b"
@@ -71,3 +81,22 @@ def test_the_correlation_id_is_extracted_and_removed_from_the_message(
     description: str, sentence: str, correlation: str
 ) -> None:
     assert (sentence_in(description), correlation_in(description)) == (sentence, correlation)
+
+
+@pytest.mark.parametrize(
+    ("type_", "service"), [(0, Service.IMDS), (1, Service.ENTRA_ID), (2, Service.ENTRA_ID), (3, Service.ENTRA_ID)]
+)
+def test_only_tokens_of_user_assigned_identities_are_from_imds(type_: int, service: Service) -> None:
+    assert service_of(identity(type_=type_)) is service
+
+
+@pytest.mark.parametrize("error", [Unreachable("no response"), Throttled("slow down")])
+@pytest.mark.parametrize(("service", "other"), [(Service.IMDS, "Entra"), (Service.ENTRA_ID, "IMDS")])
+def test_the_text_names_only_this_service_and_ends_with_the_cause(
+    error: AzureError, service: Service, other: str
+) -> None:
+    detail = refusal_of(error, service=service).detail
+    assert str(service) in detail
+    assert other not in detail
+    assert detail.endswith(f": {error.message}")
+    assert detail.startswith(("check that", "find what")), "the next action"

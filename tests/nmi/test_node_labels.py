@@ -47,10 +47,6 @@ def labels_of(api: ApiServer) -> NodeLabels:
     return NodeLabels(cast("Client", api), "n1", log_limit=LogLimit(clock=now))
 
 
-async def test_the_first_labels_are_those_of_the_node_object() -> None:
-    assert await labels_of(ApiServer(LABELS)).first(ApiServer(LABELS).contact) == LABELS
-
-
 async def test_without_a_response_the_first_labels_are_unknown_after_a_limited_time() -> None:
     api, begun = ApiServer(LABELS), now()
     api.contact_seconds = FIRST_SECONDS + 0.1

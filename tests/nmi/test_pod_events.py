@@ -5,10 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-
 from nmi.app import COMPONENT
-from nmi.pod_events import REASONS, PodEvents
+from nmi.pod_events import PodEvents
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import REPORT_AGAIN_SECONDS, Decisions
 from podidentity.kube.client import Client
@@ -34,24 +32,14 @@ def recording_events(recorded: RecordedEvents, **options: Any) -> ServerUnderTes
     return ServerUnderTest(decisions=Decisions(report=recorded.record, **options))
 
 
-async def test_a_refusal_of_a_known_pod_is_recorded_once_and_its_repeats_are_not() -> None:
-    recorded = RecordedEvents()
-    server_under_test = recording_events(recorded)
-    server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
-    for _ in range(3):
-        await server_under_test.ask(request_bytes())
-
-    assert recorded == [("no_matching_identity", "No.")]
-
-
-async def test_a_continuing_refusal_is_recorded_again_before_the_event_expires() -> None:
+async def test_a_refusal_is_recorded_once_and_again_before_the_event_expires() -> None:
     recorded, now = RecordedEvents(), 0.0
     server_under_test = recording_events(recorded, clock=lambda: now)
     server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
     for now in (0.0, REPORT_AGAIN_SECONDS - 1, REPORT_AGAIN_SECONDS, REPORT_AGAIN_SECONDS + 1):  # noqa: B007 - read by the clock
         await server_under_test.ask(request_bytes())
 
-    assert len(recorded) == 2
+    assert recorded == [("no_matching_identity", "No.")] * 2
 
 
 async def test_grants_sdk_probes_and_unknown_addresses_have_no_event() -> None:
@@ -77,17 +65,6 @@ async def test_a_node_process_that_invents_pods_causes_no_events() -> None:
     assert recorded == []
 
 
-@pytest.mark.parametrize("reason", [Reason.UPSTREAM_UNAVAILABLE, Reason.UPSTREAM_THROTTLED, Reason.OVERLOADED])
-async def test_a_failure_that_affects_all_pods_has_no_event(reason: Reason) -> None:
-    assert reason not in REASONS
-
-
-def test_the_event_reasons_are_few_single_words() -> None:
-    reasons = set(REASONS.values())
-
-    assert reasons == {"IdentityNotAssigned", "TokenRefused", "RequestRefused"}
-
-
 @asynccontextmanager
 async def cluster() -> AsyncIterator[tuple[KubeApi, Client]]:
     api = KubeApi(ROOT / "deploy" / "crds")
@@ -106,21 +83,17 @@ async def test_an_event_names_the_pod_by_uid_and_what_to_check() -> None:
         sending = tasks.create_task(recorder.run())
         PodEvents(recorder).record(pod_entry("default"), REFUSAL)
         PodEvents(recorder).record(pod_entry("default"), Refusal(Reason.POLICY, "No.", "a\nb Bearer abcdefghijkl\x00"))
-        await asyncio.wait_for(recorder.flushed(), 10)
+        for reason in (Reason.UPSTREAM_UNAVAILABLE, Reason.UPSTREAM_THROTTLED, Reason.OVERLOADED):
+            PodEvents(recorder).record(pod_entry("default"), Refusal(reason, "No.", "it affects all pods"))
+        await asyncio.wait_for(recorder.flushed(), 60)
         sending.cancel()
         events = {event["reason"]: event for event in api.store.list("events", "default")}
 
     assert set(events) == {"IdentityNotAssigned", "TokenRefused"}
     event = events["IdentityNotAssigned"]
     assert (event["type"], event["message"], event["count"]) == ("Warning", REFUSAL.detail, 1)
-    about = event["involvedObject"]
-    assert (about["kind"], about["apiVersion"], about["namespace"], about["name"], about["uid"]) == (
-        PODS.name,
-        "v1",
-        "default",
-        "cart",
-        "uid-cart",
-    )
+    about = {"kind": PODS.name, "apiVersion": "v1", "namespace": "default", "name": "cart", "uid": "uid-cart"}
+    assert about.items() <= event["involvedObject"].items()
     assert events["TokenRefused"]["message"] == "a b Bearer <redacted> "
 
 
@@ -134,7 +107,7 @@ async def test_an_api_server_that_rejects_events_affects_no_answer() -> None:
         for n in range(50):
             reply = await server_under_test.ask(request_bytes(TARGET.replace("management", f"m{n}")))
             assert reply.status == 404
-        await asyncio.wait_for(recorder.flushed(), 15)
+        await asyncio.wait_for(recorder.flushed(), 60)
         assert recorder.dropped == 1, "fifty audiences, one refusal"
         assert (await server_under_test.ask(request_bytes())).status == 404
         sending.cancel()

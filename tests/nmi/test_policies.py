@@ -1,10 +1,18 @@
-"""The conversion of settings into policies: the limit of reading, the settings about grants, and the mode."""
+"""The conversion of settings into policies and limits; an unusable setting ends the start with one line."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nmi.connection_limits import connection_limits
 from nmi.identity.decide import DecisionPolicy
-from nmi.policies import decision_policy, server_policy
-from nmi.settings import parse
+from nmi.policies import decision_policy, server_policy, sign_in_policy, sign_in_trust
+from nmi.settings import Settings, parse
+from nmi.tokens.source import PolicyError
+from podidentity.exits import StartError
+from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
 
 
 @pytest.mark.parametrize("head_timeout", ["100ms", "1s", "5s", "10s", "1h"])
@@ -15,10 +23,6 @@ def test_reading_stops_before_the_lane_would_cut_off_a_connection_with_pipelined
     assert server_policy(settings).pipeline_seconds < settings.head_seconds
 
 
-def test_reading_does_not_stop_earlier_than_necessary() -> None:
-    assert server_policy(parse(["--node=n1"], {})).pipeline_seconds == 5.0
-
-
 def test_every_setting_about_grants_reaches_the_decision_package() -> None:
     given = [
         "--forceNamespaced",
@@ -27,6 +31,7 @@ def test_every_setting_about_grants_reaches_the_decision_package() -> None:
         "--find-identity-retry-interval=7",
         "--max-hold=30s",
         "--host-token-types=1",
+        "--operation-mode=managed",
     ]
     assert decision_policy(parse(["--node=n1", *given], {})) == DecisionPolicy(
         force_namespaced=True,
@@ -35,11 +40,104 @@ def test_every_setting_about_grants_reaches_the_decision_package() -> None:
         interval_seconds=7.0,
         max_hold_seconds=30.0,
         host_token_types=frozenset((1,)),
+        managed=True,
     )
     assert decision_policy(parse(["--node=n1"], {})) == DecisionPolicy(host_token_types=frozenset())
 
 
-def test_the_mode_determines_whether_an_identity_can_still_arrive() -> None:
-    managed = parse(["--node=n1", "--operation-mode=managed", "--forceNamespaced"], {})
-    assert decision_policy(managed).managed
-    assert not decision_policy(parse(["--node=n1"], {})).managed
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("limit", "places", "memory", "buffers"),
+    [
+        (None, (8192, 512), 512 * MIB, (16384, 65536)),
+        (4096 * MIB, (8192, 512), 1024 * MIB, (16384, 65536)),
+        (512 * MIB, (8192, 512), 128 * MIB, (4096, 8192)),
+        (256 * MIB, (4096, 256), 64 * MIB, (4096, 8192)),
+        (64 * MIB, (1024, 256), 16 * MIB, (4096, 8192)),
+        (MIB, (512, 256), 8 * MIB, (4096, 8192)),
+    ],
+)
+def test_the_limits_follow_the_memory_limit(
+    limit: int | None, places: tuple[int, int], memory: int, buffers: tuple[int, int]
+) -> None:
+    found = connection_limits(Settings(node_name="n"), limit)
+    assert (found.places, found.places_per_pod) == places
+    assert found.memory_bytes == memory
+    assert (found.receive_bytes, found.send_bytes) == buffers
+    assert found.warnings == ()
+
+
+def test_flags_take_precedence_and_a_contradiction_is_named() -> None:
+    settings = Settings(node_name="n", max_connections=20_000, max_connections_per_pod=300)
+    found = connection_limits(settings, 512 * MIB)
+    assert (found.places, found.places_per_pod) == (20_000, 300)
+    (warning,) = found.warnings
+    assert "connections may be 20000, and 8192 fit" in warning
+
+    found = connection_limits(Settings(node_name="n", max_connection_bytes=300 * MIB), 512 * MIB)
+    assert found.memory_bytes == 300 * MIB
+    (warning,) = found.warnings
+    assert warning.startswith(f"--max-connection-bytes is {300 * MIB}")
+
+    assert connection_limits(Settings(node_name="n", max_connections=4000), 512 * MIB).warnings == ()
+
+
+def test_one_pod_may_have_as_many_connections_as_its_flag_says() -> None:
+    found = connection_limits(Settings(node_name="n", max_connections_per_pod=5000), 64 * MIB)
+    assert (found.places, found.places_per_pod, len(found.warnings)) == (5000, 5000, 1)
+
+
+NODE = "--node=n1"
+
+
+def authority(args: list[str], environ: dict[str, str], **changed: Any) -> str:
+    spec = AzureIdentitySpec(
+        type=1,
+        client_id="c",
+        tenant_id="t",
+        client_password=SecretReference(name="sp", namespace=changed.pop("namespace", "ns")),
+        **changed,
+    )
+    identity = AzureIdentity(metadata=Meta(name="id", namespace="ns"), spec=spec)
+    return sign_in_policy(parse([NODE, *args], environ)).application(identity).authority.url
+
+
+def test_the_cloud_of_the_environment_is_the_default_and_the_public_cloud_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "stack.json"
+    urls = {"activeDirectoryEndpoint": "https://login.stack.example/", "resourceManagerEndpoint": "https://arm.example"}
+    file.write_text(json.dumps(urls))
+    assert authority([], {}) == "https://login.microsoftonline.com"
+    assert authority([], {"AZURE_ENVIRONMENT_FILEPATH": str(file)}) == "https://login.stack.example"
+
+
+def test_each_flag_permits_what_it_names() -> None:
+    with pytest.raises(PolicyError):
+        authority([], {}, ad_endpoint="https://mine.example")
+    allowed = ["--allowed-ad-endpoints=https://mine.example/"]
+    assert authority(allowed, {}, ad_endpoint="https://mine.example") == "https://mine.example"
+    with pytest.raises(PolicyError):
+        authority(allowed, {}, namespace="other")
+    assert authority(["--allow-cross-namespace-secrets"], {}, namespace="other")
+
+
+def test_an_unusable_cloud_description_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="AZURE_ENVIRONMENT_FILEPATH"):
+        sign_in_policy(parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": str(tmp_path / "nowhere.json")}))
+    file = tmp_path / "odd.json"
+    urls = {"activeDirectoryEndpoint": "https://a b.example/?x", "resourceManagerEndpoint": "https://arm.example"}
+    file.write_text(json.dumps(urls))
+    with pytest.raises(StartError, match="https://host/"):
+        sign_in_policy(parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": str(file)}))
+
+
+def test_an_unusable_ca_bundle_ends_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "ca.crt"
+    settings = parse([NODE, f"--ca-bundle={file}"], {})
+    with pytest.raises(StartError, match=r"cannot read --ca-bundle .*; check the name and the key"):
+        sign_in_trust(settings)
+    file.write_text("nothing")
+    with pytest.raises(StartError, match="contains no certificate; write PEM certificates"):
+        sign_in_trust(settings)
+    assert sign_in_trust(parse([NODE], {})) is None

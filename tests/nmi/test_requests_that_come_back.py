@@ -26,7 +26,7 @@ from nmi.settings import Settings
 from nmi.token_server import TokenServerAssembly
 from podidentity.azure.errors import CameBack
 from podidentity.kube.client import Client
-from tests.nmi.fake_imds import Answer, running_imds
+from tests.nmi.imds import Reply, running_imds
 from tests.nmi.issuer_bench import running_issuer
 from tests.support.nmi_objects import REQUEST, RESOURCE, identity
 
@@ -57,7 +57,7 @@ async def test_a_token_request_that_comes_back_starts_the_repair_of_ciliums_redi
         )
         await built.broker.token(identity(), REQUEST, "ns/web")
         assert redirect.problem() is None
-        imds.script = [Answer(508)]
+        imds.script = [Reply(508)]
         with pytest.raises(CameBack):
             await built.broker.token(identity(), REQUEST, "ns/web")
         assert "lost NMI's exemption" in str(redirect.problem())
@@ -67,7 +67,7 @@ async def test_a_token_request_that_comes_back_starts_the_repair_of_ciliums_redi
 async def test_a_request_to_imds_that_came_back_to_nmi_is_named_in_the_log(status: int, came_back: bool) -> None:
     async with running_issuer(retry_delays=(0.1,)) as bench:
         await bench.with_pod()
-        bench.imds.script = [Answer(status, b"{}")] * 6
+        bench.imds.script = [Reply(status, b"{}")] * 6
         refusal = await bench.refused()
         assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
         assert ("was redirected to NMI" in refusal.detail) is came_back
@@ -78,7 +78,7 @@ async def test_a_request_to_imds_that_came_back_to_nmi_is_named_in_the_log(statu
 async def test_requests_that_came_back_do_not_stop_the_calls_to_imds() -> None:
     async with running_issuer(retry_delays=()) as bench:
         await bench.with_pod()
-        bench.imds.script = [Answer(508, b"{}")] * 8
+        bench.imds.script = [Reply(508, b"{}")] * 8
         refusals = [await bench.refused(TokenRequest(f"{RESOURCE}/{number}")) for number in range(8)]
         assert all("was redirected to NMI" in each.detail for each in refusals)
         assert (await bench.issued()).token.access_token

@@ -15,16 +15,17 @@ from nmi.tokens.assertions import Assertions
 from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.proxy_refusals import NotBoundError
-from nmi.tokens.source import NULL_OBSERVER, FetchedToken, FetchObserver, FetchRequest, Workload
+from nmi.tokens.source import NULL_OBSERVER, FetchedToken, FetchObserver, Workload
 from nmi.tokens.token_proxy import ProxySettings
 from nmi.tokens.token_proxy import TokenProxy as ProxyAddress
 from podidentity.azure.federation import BINDING_AUDIENCE, BINDING_GROUP, BINDING_VERB, DIRECT_AUDIENCE, Exchange
-from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+from podidentity.kube.client import Client
+from podidentity.resources import AzureIdentity
 from podidentity_sandbox import issuing
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.token_proxy import SERVER_NAME, TokenProxy
-from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, WITHIN, Bench, running
+from tests.nmi.tokens.sign_in_bench import NAMESPACE, WITHIN, Bench, running
 
 RBAC = "rbac.authorization.k8s.io"
 PROXY_HOST, PROXY_PORT = "token-proxy.example", 8443
@@ -33,14 +34,15 @@ PROXY_HOST, PROXY_PORT = "token-proxy.example", 8443
 class BindingBench:
     """A node whose identities use identity bindings. The identity is bound, and `builder` may use it."""
 
-    def __init__(self, bench: Bench, directory: Path) -> None:
+    def __init__(self, bench: Bench, directory: Path, client: Client | None = None) -> None:
         self.bench = bench
+        self.client = client or bench.client
         self.authority = Authority("cluster")
         self.ca_file = directory / "ca.crt"
         self.ca_file.write_text(self.authority.pem)
         self.managed: ManagedIdentity = bench.directory.add_identity("/subscriptions/s/bound")
         self.proxy = TokenProxy(bench.directory, bench.aad)
-        self.proxy.client = bench.client
+        self.proxy.client = self.client
         self.workload = bench.pod("web", "builder")
 
     async def start(self, host: str = "127.0.0.1") -> None:
@@ -59,17 +61,14 @@ class BindingBench:
             return ProxySettings(self.proxy.proxy_url, SERVER_NAME, ca_file=str(self.ca_file))
         return ProxySettings(self.proxy.proxy_url, SERVER_NAME, ca_data=self.authority.pem)  # reads no file in the loop
 
-    def new_source(
-        self, settings: ProxySettings | None = None, *, audience: str = BINDING_AUDIENCE, **choice: Any
-    ) -> FederatedSource:
-        given = {"default": Exchange.IDENTITY_BINDINGS, "proxy": ProxyAddress(settings or self.settings), **choice}
-        client = self.bench.client
+    def new_source(self, settings: ProxySettings | None = None, *, audience: str = BINDING_AUDIENCE) -> FederatedSource:
+        exchanges = Exchanges(Exchange.IDENTITY_BINDINGS, proxy=ProxyAddress(settings or self.settings))
         assertions = {
-            Exchange.DIRECT: Assertions(client, DIRECT_AUDIENCE),
-            Exchange.IDENTITY_BINDINGS: Assertions(client, audience),
+            Exchange.DIRECT: Assertions(self.client, DIRECT_AUDIENCE),
+            Exchange.IDENTITY_BINDINGS: Assertions(self.client, audience),
         }
         policy, sign_ins = self.bench.policy, self.bench.sign_ins
-        return FederatedSource(policy, assertions, sign_ins, enabled=True, exchanges=Exchanges(**given))
+        return FederatedSource(policy, assertions, sign_ins, enabled=True, exchanges=exchanges)
 
     def permit(self, account: str = "", *, group: str = "") -> None:
         """Let a service account, or the members of a group, use the identity."""
@@ -92,16 +91,8 @@ class BindingBench:
     def forbid(self, account: str) -> None:
         self.bench.kube.store.delete(f"clusterrolebindings.{RBAC}", f"use-{account}")
 
-    def identity(self, annotations: dict[str, str] | None = None, **changed: Any) -> AzureIdentity:
-        given = {
-            "type": 3,
-            "client_id": self.managed.client_id,
-            "tenant_id": self.bench.directory.tenant_id,
-            "ad_endpoint": f"{self.bench.aad.url}/",
-            **changed,
-        }
-        meta = Meta(name="id", namespace=NAMESPACE, annotations=annotations)
-        return AzureIdentity(metadata=meta, spec=AzureIdentitySpec(**given))
+    def identity(self, **changed: Any) -> AzureIdentity:
+        return self.bench.identity(self.managed, **{"type": 3, "client_password": None, **changed})
 
     async def fetch(
         self,
@@ -110,15 +101,9 @@ class BindingBench:
         within: float = WITHIN,
         observer: FetchObserver = NULL_OBSERVER,
     ) -> FetchedToken:
-        return await self.source.fetch(
-            FetchRequest(
-                identity=identity or self.identity(),
-                resource=RESOURCE,
-                timeout_seconds=within,
-                observer=observer,
-                workload=workload or self.workload,
-            )
-        )
+        identity, workload = identity or self.identity(), workload or self.workload
+        how: dict[str, Any] = {"timeout_seconds": within, "observer": observer, "workload": workload}
+        return await self.bench.fetch(identity, source=self.source, **how)
 
 
 async def refused(bound: BindingBench, **how: Any) -> NotBoundError:
@@ -130,11 +115,14 @@ async def refused(bound: BindingBench, **how: Any) -> NotBoundError:
 
 @asynccontextmanager
 async def binding_bench(
-    directory: Path, host: str = "127.0.0.1", *, loopback: bool = False
+    directory: Path, host: str = "127.0.0.1", *, loopback: bool = False, client: Client | None = None
 ) -> AsyncIterator[BindingBench]:
-    """Yield a running bench, whose proxy listens on *host* if it is on *loopback*."""
+    """Yield a running bench, whose proxy listens on *host* if it is on *loopback*.
+
+    *client*: of another API server, whose pods, and permissions to use the identity, count.
+    """
     async with running(Bench(rbac=True, loopback=loopback)) as bench:
-        made = BindingBench(bench, directory)
+        made = BindingBench(bench, directory, client)
         await made.start(host)
         fetch = issuing.fetch if loopback else lambda _access, url: bench.issuer_document(url)
         try:

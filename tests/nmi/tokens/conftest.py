@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.nmi.tokens import fakes
 from tests.nmi.tokens.binding_bench import BindingBench, binding_bench
 from tests.nmi.tokens.sign_in_bench import Bench, running
 from tests.selection import is_virtual
@@ -17,6 +18,18 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     """Yield a running bench, which is in memory for tests in virtual time."""
     async with running(Bench(loopback=not is_virtual(request.node))) as started:
         yield started
+
+
+@pytest.fixture
+async def fake() -> fakes.Bench:
+    """Return a broker over a source in memory, for tests in virtual time."""
+    return fakes.Bench()
+
+
+@pytest.fixture
+async def node() -> fakes.Node:
+    """Return a broker over IMDS, for tests in virtual time."""
+    return fakes.Node()
 
 
 @pytest.fixture

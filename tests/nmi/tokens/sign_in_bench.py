@@ -38,7 +38,7 @@ from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_in import ProxyFor, no_proxy
 from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import RETRY_DELAYS, SignIns
-from nmi.tokens.source import FetchedToken, FetchRequest, Workload
+from nmi.tokens.source import FetchedToken, FetchRequest, TokenSource, Workload
 from podidentity.azure.clouds import PUBLIC, Cloud
 from podidentity.azure.errors import AzureError
 from podidentity.kube.access import ClusterAccess
@@ -46,7 +46,7 @@ from podidentity.kube.client import Client
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
 from podidentity_sandbox.aad import Aad
 from podidentity_sandbox.certificates import LOOPBACK, Authority
-from podidentity_sandbox.directory import Directory, ServicePrincipal
+from podidentity_sandbox.directory import Directory, ManagedIdentity, ServicePrincipal
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.tokens import TokenMint, read_claims
 from tests.support.memory_network import MemoryNetwork
@@ -84,12 +84,11 @@ def pfx_of(
     key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | None,
     certificate: x509.Certificate | None,
     password: bytes = b"",
-    rounds: int = 20_000,
 ) -> bytes:
-    """A PKCS #12 file, encrypted if there is a password; *rounds* is the work that its reader has to do."""
+    """A PKCS #12 file, encrypted if there is a password."""
     encryption: KeySerializationEncryption = NoEncryption()
     if password:
-        builder = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(rounds).hmac_hash(hashes.SHA256())
+        builder = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(20_000).hmac_hash(hashes.SHA256())
         encryption = builder.key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC).build(password)
     return pkcs12.serialize_key_and_certificates(b"app", key, certificate, None, encryption)
 
@@ -123,11 +122,9 @@ class Bench:
 
     directory: Directory = field(default_factory=Directory)
     loopback: bool = False
-    allow_cross_namespace: bool = False
     cloud: Cloud = PUBLIC
     proxy_for: ProxyFor = no_proxy
     rbac: bool = False
-    issuer: str = ISSUER
 
     def __post_init__(self) -> None:
         self.aad = Aad(self.directory, MINT)
@@ -141,7 +138,7 @@ class Bench:
         self.pauses: list[float] = []
 
     async def start(self) -> None:
-        self.kube = await asyncio.to_thread(KubeApi, rbac=self.rbac, issuer=self.issuer)
+        self.kube = await asyncio.to_thread(KubeApi, rbac=self.rbac, issuer=ISSUER)
         for namespace in (NAMESPACE, "team-b"):
             self.kube.store.create("namespaces", {"metadata": {"name": namespace}})
         if self.loopback:
@@ -205,9 +202,7 @@ class Bench:
 
     @property
     def policy(self) -> SignInPolicy:
-        return SignInPolicy(
-            self.cloud, allowed_endpoints=(self.aad.url,), allow_cross_namespace=self.allow_cross_namespace
-        )
+        return SignInPolicy(self.cloud, allowed_endpoints=(self.aad.url,))
 
     async def issuer_document(self, url: str) -> bytes:
         """Return a document of the API server's issuer, as a relying party reads it."""
@@ -251,7 +246,7 @@ class Bench:
         made = store.create("pods", {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
         return Workload(NAMESPACE, name, made["metadata"]["uid"], account)
 
-    def identity(self, principal: ServicePrincipal, **changed: Any) -> AzureIdentity:
+    def identity(self, principal: ServicePrincipal | ManagedIdentity, **changed: Any) -> AzureIdentity:
         """An AzureIdentity for *principal*, of type 1 by default, with its Secret in the same namespace."""
         given = {
             "type": 1,
@@ -263,9 +258,11 @@ class Bench:
         }
         return AzureIdentity(metadata=Meta(name="id", namespace=NAMESPACE), spec=AzureIdentitySpec(**given))
 
-    async def fetch(self, identity: AzureIdentity, resource: str = RESOURCE, **changed: Any) -> FetchedToken:
+    async def fetch(
+        self, identity: AzureIdentity, resource: str = RESOURCE, source: TokenSource | None = None, **changed: Any
+    ) -> FetchedToken:
         given: dict[str, Any] = {"timeout_seconds": WITHIN, "call_permit": _no_permit, **changed}
-        return await self.source.fetch(FetchRequest(identity=identity, resource=resource, **given))
+        return await (source or self.source).fetch(FetchRequest(identity=identity, resource=resource, **given))
 
     @property
     def secret_reads(self) -> int:

@@ -1,7 +1,7 @@
-"""Invariants of cache, flights, governor and breaker together, for any requests of pods and any behaviour of IMDS.
+"""Invariants of cache, flights, governor and breaker, for any requests of pods and any behaviour of IMDS.
 
 The model is small: the content of each token (its identity, audience and lifetime) and the requests that IMDS has
-received. It does not depend on the broker's implementation.
+received. It does not depend on the broker's implementation. Cancelled requests have their own, smaller steps.
 """
 
 import asyncio
@@ -16,7 +16,9 @@ from nmi.tokens.cache import CachedToken, Refusals, TokenCache
 from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import AzureError
 from tests.examples import examples
-from tests.nmi.tokens.virtual_imds import HANG, Call, Node, Reply
+from tests.nmi.imds import HANG, Call, Reply
+from tests.nmi.tokens.fakes import Bench, Node
+from tests.support.nmi_objects import RESOURCE, identity
 from tests.virtual_time import VirtualTimeLoop, now, settle
 
 TOKENS_MAX, TOKENS_PER_IDENTITY, REFUSALS_MAX = 8, 3, 4
@@ -29,12 +31,12 @@ FAULTS: dict[str, Callable[[Call], Reply]] = {
     "updating": lambda _call: Reply(410, body=b"{}"),
     "not there": lambda _call: Reply(404, body=b"{}"),
     "throttles": lambda _call: Reply(429, body=b"{}"),
-    "throttles for long": lambda _call: Reply(429, {"Retry-After": "25"}, b"{}"),
+    "throttles for long": lambda _call: Reply(429, b"{}", {"Retry-After": "25"}),
     "down": lambda _call: Reply(503, body=b"{}"),
     "refuses": lambda _call: Reply(400, body=b'{"error": "invalid_resource"}'),
-    "refuses one": lambda call: Reply(403, body=b"{}") if call[0].endswith("0") else Reply(),
+    "refuses one": lambda call: Reply(403, body=b"{}") if call.client_id.endswith("0") else Reply(),
     "garbage": lambda _call: Reply(body=b"<html>"),
-    "fails for one": lambda call: Reply(500, body=b"{}") if call[0].endswith("1") else Reply(),
+    "fails for one": lambda call: Reply(500, body=b"{}") if call.client_id.endswith("1") else Reply(),
 }
 
 Action = tuple[str, int, int, int]
@@ -81,19 +83,20 @@ class History:
             assert answer.retry_after is None or 0.0 <= answer.retry_after <= 3600.0
             return
         cached = answer
-        owner, resource, capabilities, number = cached.token.access_token.split("|")
-        assert (owner, resource, capabilities) == (client_id, request.resource, request.xms_cc)
+        call = self.node.imds.call_of[cached.token.access_token]
+        asked_for = (call.client_id, call.query["resource"], call.query.get("xms_cc", ""))
+        assert asked_for == (client_id, request.resource, request.xms_cc)
         assert cached.left(now()) > 0.0
         if request.force_refresh:
-            assert self.node.imds.calls[int(number) - 1][3]
-            assert self.node.imds.begun[int(number) - 1] >= begun or cached.fetched_at >= begun
+            assert "bypass_cache" in call.query
+            assert call.begun >= begun or cached.fetched_at >= begun
 
     async def ask_as_node(self, pod: int, request: TokenRequest) -> None:
         try:
             answer = await self.node.node_identities.token(request, f"ns/{pod}", 45.0)
         except (AzureError, CongestedError):
             return
-        assert answer.status != 200 or b"|" in answer.body or answer.body == b"<html>"
+        assert answer.status != 200 or b"access_token" in answer.body or answer.body == b"<html>"
 
     def take(self, action: Action) -> None:
         what, first, second, third = action
@@ -129,7 +132,7 @@ class History:
         assert len(self.node.breaker._blamed) <= 5
 
     def check_rate(self) -> None:
-        begun = self.node.imds.begun
+        begun = [call.begun for call in self.node.imds.calls]
         for earlier, later in zip(begun, begun[20:], strict=False):
             assert later - earlier > 1.0
 
@@ -175,3 +178,57 @@ def test_no_history_returns_a_foreign_or_expired_token_or_grows_memory(
 ) -> None:
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(run(episodes))
+
+
+Event = tuple[str, int, int]
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), st.integers(0, 3), st.integers(0, 2)),
+        st.tuples(st.just("force refresh"), st.integers(0, 3), st.integers(0, 2)),
+        st.tuples(st.just("cancel"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("step"), st.integers(1, 4), st.just(0)),
+        st.tuples(st.just("answer"), st.just(0), st.just(0)),
+        st.tuples(st.just("hold"), st.just(0), st.just(0)),
+        st.tuples(st.just("pass"), st.integers(1, 400), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+async def run_events(events: list[Event], at_once: int) -> None:
+    bench = Bench(at_once=at_once)
+    bench.source.gate.clear()
+    waiters: list[asyncio.Task[object]] = []
+    cancelled: set[int] = set()
+    for what, first, second in events:
+        if what.startswith("ask"):
+            request = TokenRequest(f"{RESOURCE}/{second}", force_refresh=what == "force refresh")
+            asked = bench.broker.token(identity(), request, f"ns/{first}")
+            waiters.append(asyncio.create_task(asked))
+        elif what == "cancel" and first < len(waiters):
+            if waiters[first].cancel():
+                cancelled.add(first)
+        elif what == "step":
+            await settle(first)
+        elif what == "answer":
+            bench.source.gate.set()
+        elif what == "hold":
+            bench.source.gate.clear()
+        elif what == "pass":
+            await asyncio.sleep(first / 100)
+    bench.source.gate.set()
+    results = await asyncio.gather(*waiters, return_exceptions=True)
+    for number, result in enumerate(results):
+        if number not in cancelled:
+            assert not isinstance(result, BaseException), result
+    await asyncio.sleep(5.0)
+    assert (bench.governor.in_flight, bench.governor.waiting) == (0, 0)
+    assert not bench.broker._flights
+    assert bench.broker._flights.tasks == set()
+
+
+@settings(max_examples=examples(150), deadline=None)
+@given(EVENTS, st.integers(1, 3))
+def test_remaining_waiters_get_a_token_and_every_permit_is_released(events: list[Event], at_once: int) -> None:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(run_events(events, at_once))

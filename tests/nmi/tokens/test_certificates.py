@@ -109,19 +109,6 @@ async def test_a_certificate_unknown_to_azure_is_refused_by_azure(bench: Bench) 
     assert bench.secret_reads == 2
 
 
-async def test_a_renewed_file_is_used_immediately(bench: Bench) -> None:
-    old, new = certificate_of(rsa_key(), "old"), certificate_of(rsa_key(), "new")
-    principal = bench.directory.add_principal(certificate=old)
-    identity = bench.identity(principal, type=2)
-    bench.put_secret(certificate=pfx_of(rsa_key(), old))
-    await bench.fetch(identity)
-    application = bench.directory.application(principal.client_id)
-    assert application is not None
-    application.certificates[:] = [new]
-    version = bench.put_secret(certificate=pfx_of(rsa_key(), new, b"pw"), password=b"pw")
-    assert (await bench.fetch(identity)).credential == version
-
-
 def test_the_largest_key_that_azure_creates_signs_within_the_time_limit() -> None:
     registered = certificate_of(rsa_key(4096))
     began = time.process_time()

@@ -1,34 +1,32 @@
 """Tokens of type 3: NMI proves a pod's service account to an AAD that verifies it, with assertions of an API server.
 
 Excluded: the requests to the API server (`test_assertions.py`), and the tokens of a deleted pod
-(`test_tokens_of_one_pod.py`).
+(`test_separate_tokens.py`).
 """
 
 import io
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from nmi.tokens.assertions import Assertions, NoAssertionError
 from nmi.tokens.federated import FederatedSource, UntrustedError
-from nmi.tokens.source import FetchedToken, FetchRequest, PolicyError, Workload
-from podidentity.azure.errors import AzureError, Refused, Unreachable
+from nmi.tokens.source import FetchedToken, NullObserver, PolicyError, Workload
+from podidentity.azure.errors import AzureError, Refused
 from podidentity.azure.federation import Exchange
-from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+from podidentity.resources import AzureIdentity
 from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity
-from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import read_claims
-from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, WITHIN, Bench, Hanging, claims
-from tests.virtual_time import now
+from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, Bench, claims
 
 AUDIENCE = "api://AzureADTokenExchange"
 
 
-class Trust:
+class Trust(NullObserver):
     """A pod with a service account on the bench's API server, and an identity that can be configured to trust it."""
 
     def __init__(self, bench: Bench) -> None:
@@ -39,14 +37,9 @@ class Trust:
         self.workload = bench.pod("web", "builder")
         self.failures: list[AzureError] = []
 
+    @override
     def retrying(self, error: AzureError) -> None:
         self.failures.append(error)
-
-    def awaiting(self, silence: AzureError) -> None:
-        raise AssertionError(silence)
-
-    def sending(self) -> AbstractContextManager[None]:
-        return nullcontext()
 
     def new_source(self, *, enabled: bool = True) -> FederatedSource:
         bench = self.bench
@@ -59,33 +52,15 @@ class Trust:
         self.bench.directory.federate(self.managed.client_id, credential)
 
     def identity(self, **changed: Any) -> AzureIdentity:
-        given = {
-            "type": 3,
-            "client_id": self.managed.client_id,
-            "tenant_id": self.bench.directory.tenant_id,
-            "ad_endpoint": f"{self.bench.aad.url}/",
-            **changed,
-        }
-        return AzureIdentity(metadata=Meta(name="id", namespace=NAMESPACE), spec=AzureIdentitySpec(**given))
+        return self.bench.identity(self.managed, **{"type": 3, "client_password": None, **changed})
 
-    async def fetch(self, workload: Workload | None = None, within: float = WITHIN, **changed: Any) -> FetchedToken:
-        request = FetchRequest(
-            identity=self.identity(**changed),
-            resource=RESOURCE,
-            timeout_seconds=within,
-            call_permit=_no_permit,
-            observer=self,
-            workload=workload or self.workload,
-        )
-        return await self.source.fetch(request)
+    async def fetch(self, workload: Workload | None = None, **changed: Any) -> FetchedToken:
+        identity, workload = self.identity(**changed), workload or self.workload
+        return await self.bench.fetch(identity, source=self.source, workload=workload, observer=self)
 
     def asked(self) -> tuple[int, int]:
         """Return the number of assertions requested from the API server, and of requests to AAD."""
         return sum(each.path.endswith("/token") for each in self.bench.kube.requests), len(self.bench.aad.calls)
-
-
-def _no_permit() -> Any:
-    raise AssertionError("IMDS is not asked")
 
 
 @pytest.fixture
@@ -109,12 +84,13 @@ async def test_a_trusted_service_account_gets_a_token_of_the_identity(trust: Tru
     assert trust.failures == []
 
 
-async def test_an_application_can_trust_a_service_account_too(trust: Trust) -> None:
-    principal = trust.bench.directory.add_principal(secret="unused")
-    subject = f"system:serviceaccount:{NAMESPACE}:builder"
-    credential = FederatedCredential(trust.bench.kube.issuer, subject, AUDIENCE)
-    trust.bench.directory.federate(principal.client_id, credential)
-    assert claims(await trust.fetch(client_id=principal.client_id))["appid"] == principal.client_id
+async def test_a_subject_that_differs_in_case_is_named_immediately(trust: Trust) -> None:
+    trust.trust_at_azure(subject=f"system:serviceaccount:{NAMESPACE}:Builder")
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch()
+    assert refused.value.code == "AADSTS7002138"
+    assert f"subject system:serviceaccount:{NAMESPACE}:builder" in refusal_of(refused.value).sentence
+    assert not trust.failures
 
 
 async def test_fetches_of_one_pod_share_an_assertion_and_those_of_another_pod_do_not(trust: Trust) -> None:
@@ -167,29 +143,12 @@ async def test_the_refusal_names_the_credential_to_create(
     assert trust.managed.client_id not in refusal.sentence + refusal.detail
 
 
-async def test_a_subject_that_differs_in_case_is_named_immediately(trust: Trust) -> None:
-    trust.trust_at_azure(subject=f"system:serviceaccount:{NAMESPACE}:Builder")
-    with pytest.raises(UntrustedError) as refused:
-        await trust.fetch()
-    assert refused.value.code == "AADSTS7002138"
-    assert f"subject system:serviceaccount:{NAMESPACE}:builder" in refusal_of(refused.value).sentence
-    assert not trust.failures
-
-
 async def test_a_cached_refusal_can_be_raised_again(trust: Trust) -> None:
     with pytest.raises(UntrustedError) as refused:
         await trust.fetch()
     again = refused.value.again()
     assert refusal_of(again) == refusal_of(refused.value)
     assert (again.__context__, again.__traceback__) == (None, None)
-
-
-async def test_another_pods_service_account_is_not_trusted_for_the_identity(trust: Trust) -> None:
-    trust.trust_at_azure()
-    stranger = trust.bench.pod("stranger", "stranger")
-    with pytest.raises(UntrustedError):
-        await trust.fetch(stranger)
-    assert (await trust.fetch()).token.access_token
 
 
 async def test_a_refusal_unrelated_to_trust_is_not_retried(trust: Trust) -> None:
@@ -199,22 +158,6 @@ async def test_a_refusal_unrelated_to_trust_is_not_retried(trust: Trust) -> None
     assert not isinstance(refused.value, UntrustedError)
     assert not trust.failures
     assert not trust.bench.pauses
-
-
-async def test_a_transient_failure_is_retried(trust: Trust) -> None:
-    trust.trust_at_azure()
-    trust.bench.aad.faults.add(ResponseFault(status=503))
-    assert (await trust.fetch()).token.access_token
-    assert len(trust.failures) == 1
-
-
-async def test_a_slow_response_ends_with_the_callers_time_limit(trust: Trust) -> None:
-    trust.trust_at_azure()
-    begun = now()
-    async with Hanging(trust.bench):
-        with pytest.raises(Unreachable, match="within the time of the request"):
-            await trust.fetch(within=5.0)
-    assert now() - begun == 5.0
 
 
 @pytest.mark.parametrize(
@@ -296,10 +239,13 @@ async def test_no_assertion_is_logged_or_shown(trust: Trust, everything_logged: 
     assert not [each for each in seen if each in output or each.split(".")[2] in output]
 
 
-async def test_a_token_of_nmis_own_service_account_is_not_trusted(trust: Trust) -> None:
-    """AKS's webhook mounts such a token into NMI's pods. No federated credential names that service account."""
+@pytest.mark.parametrize(("pod", "account"), [("stranger", "stranger"), ("nmi", "aad-pod-identity-nmi")])
+async def test_another_pods_service_account_is_not_trusted_for_the_identity(
+    trust: Trust, pod: str, account: str
+) -> None:
+    """AKS's webhook mounts a token of NMI's own service account. No federated credential names that account."""
     trust.trust_at_azure()
     with pytest.raises(UntrustedError) as refused:
-        await trust.fetch(trust.bench.pod("nmi", "aad-pod-identity-nmi"))
+        await trust.fetch(trust.bench.pod(pod, account))
     assert "AADSTS700213" in refusal_of(refused.value).sentence
     assert (await trust.fetch()).token.access_token

@@ -12,8 +12,9 @@ from nmi.identity.request import TokenRequest
 from nmi.tokens.flights import DRIFTING_MAX
 from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import AzureError, NotSent, NotYet, Throttled, Unreachable
-from tests.nmi.tokens.fakes import REQUEST, RESOURCE
-from tests.nmi.tokens.virtual_imds import HANG, Node, Reply
+from tests.nmi.imds import HANG, Reply
+from tests.nmi.tokens.fakes import REQUEST, Node
+from tests.support.nmi_objects import RESOURCE
 from tests.virtual_time import now, settle
 
 HOUR = 3600.0
@@ -23,8 +24,7 @@ def other(number: int) -> TokenRequest:
     return TokenRequest(f"{RESOURCE}/{number}")
 
 
-async def test_a_flight_outlasts_an_imds_update_and_its_waiters_do_not() -> None:
-    node = Node()
+async def test_a_flight_outlasts_an_imds_update_and_its_waiters_do_not(node: Node) -> None:
     start = now()
     node.imds.behave = lambda _call: Reply(410, body=b"{}") if now() < start + 66.0 else Reply()
     with pytest.raises(NotYet) as raised:
@@ -36,13 +36,11 @@ async def test_a_flight_outlasts_an_imds_update_and_its_waiters_do_not() -> None
     assert now() - start < 75.0
     assert (await node.token()) is token
     assert node.measures.fetches == 1
-    tries = [begun - start for begun in node.imds.begun]
+    tries = [call.begun - start for call in node.imds.calls]
     assert tries == pytest.approx([0, 2, 6, 14, 24, 34, 44, 54, 64, 70], abs=0.5)
-    await node.broker.aclose()
 
 
-async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed() -> None:
-    node = Node()
+async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed(node: Node) -> None:
     start = now()
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
     with pytest.raises(NotYet):
@@ -52,11 +50,9 @@ async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed() -
     assert 70.0 <= now() - start < 71.0
     assert node.breaker.opened == 0
     assert not node.broker._flights
-    await node.broker.aclose()
 
 
-async def test_an_update_during_a_refresh_affects_no_pod() -> None:
-    node = Node()
+async def test_an_update_during_a_refresh_affects_no_pod(node: Node) -> None:
     await node.token()
     before = await node.token()
     await asyncio.sleep(12 * HOUR - 10.0)
@@ -68,11 +64,9 @@ async def test_an_update_during_a_refresh_affects_no_pod() -> None:
         assert now() == asked
         await asyncio.sleep(1.0)
     assert token is not before
-    await node.broker.aclose()
 
 
-async def test_a_limited_number_of_flights_continue_without_waiters() -> None:
-    node = Node()
+async def test_a_limited_number_of_flights_continue_without_waiters(node: Node) -> None:
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
     asked = [node.token(other(n), pod=f"ns-{n % 5}/{n}", within=30.0, namespace=f"ns-{n % 5}") for n in range(100)]
     results = await asyncio.gather(*asked, return_exceptions=True)
@@ -82,11 +76,9 @@ async def test_a_limited_number_of_flights_continue_without_waiters() -> None:
     await asyncio.sleep(100.0)
     assert not node.broker._flights
     assert node.governor.in_flight == 0
-    await node.broker.aclose()
 
 
-async def test_a_namespace_whose_fetches_continue_without_waiters_ends_only_its_own() -> None:
-    node = Node()
+async def test_a_namespace_whose_fetches_continue_without_waiters_ends_only_its_own(node: Node) -> None:
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
     asked = [node.token(other(n), pod=f"evil/{n}", within=20.0, namespace="evil") for n in range(60)]
     await asyncio.gather(*asked, return_exceptions=True)
@@ -98,14 +90,12 @@ async def test_a_namespace_whose_fetches_continue_without_waiters_ends_only_its_
     await settle()
     drifting = Counter(each.namespace for each in node.broker._flights._flights.values() if each.drifting)
     assert drifting == {"evil": DRIFTING_MAX - 1}
-    await node.broker.aclose()
 
 
-async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cached_tokens_are_served() -> None:
-    node = Node()
+async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cached_tokens_are_served(node: Node) -> None:
     kept = await node.token()
     start = now()
-    node.imds.behave = lambda _call: Reply(429, {"Retry-After": "25"}, b"{}")
+    node.imds.behave = lambda _call: Reply(429, b"{}", {"Retry-After": "25"})
     for number in range(3):
         with pytest.raises(Throttled) as raised:
             await node.token(other(number))
@@ -118,36 +108,9 @@ async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cache
     node.imds.behave = lambda _call: Reply()
     await asyncio.sleep(10.1)
     await node.token(other(9))
-    await node.broker.aclose()
 
 
-async def test_a_short_pause_is_waited_out() -> None:
-    node = Node()
-    start = now()
-    node.imds.behave = lambda _call: Reply(429, {"Retry-After": "6"}, b"{}") if now() < start + 1.0 else Reply()
-    first = asyncio.create_task(node.token(other(1)))
-    await asyncio.sleep(0.5)
-    second = asyncio.create_task(node.token(other(2)))
-    await asyncio.gather(first, second)
-    assert now() - start == pytest.approx(6.0, abs=0.2)
-    assert len(node.imds.calls) == 3
-    await node.broker.aclose()
-
-
-async def test_a_pause_longer_than_a_requests_remaining_time_is_reported_immediately() -> None:
-    node = Node()
-    node.governor.pause(8.0)
-    before = now()
-    with pytest.raises(Throttled) as raised:
-        await node.token(within=4.0)
-    assert now() == before
-    assert raised.value.retry_after == pytest.approx(8.0)
-    await node.token(within=30.0)
-    await node.broker.aclose()
-
-
-async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_limit() -> None:
-    node = Node()
+async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_limit(node: Node) -> None:
     node.governor.pause(9.0)
     patient = asyncio.create_task(node.token(within=30.0))
     await settle()
@@ -155,22 +118,20 @@ async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_l
         await node.token(pod="ns/b", within=2.0)
     assert raised.value.retry_after == pytest.approx(7.0, abs=0.1)
     await patient
-    await node.broker.aclose()
 
 
-async def test_a_request_that_waits_for_a_permit_gets_that_reason_at_its_time_limit() -> None:
-    node = Node()
+async def test_a_request_that_waits_for_a_permit_gets_that_reason_at_its_time_limit(node: Node) -> None:
     node.imds.behave = lambda _call: Reply(seconds=8.0)
     busy = [asyncio.create_task(node.token(other(n), pod=f"ns/{n}")) for n in range(5)]
     await asyncio.sleep(0.5)
     with pytest.raises(CongestedError):
         await node.token(pod="ns/late", within=3.0)
     await asyncio.gather(*busy)
-    await node.broker.aclose()
 
 
-async def test_a_request_without_a_response_in_time_gets_that_reason_and_the_next_one_gets_the_token() -> None:
-    node = Node()
+async def test_a_request_without_a_response_in_time_gets_that_reason_and_the_next_one_gets_the_token(
+    node: Node,
+) -> None:
     node.imds.behave = lambda _call: Reply(seconds=4.0)
     before = now()
     with pytest.raises(Unreachable) as raised:
@@ -179,12 +140,12 @@ async def test_a_request_without_a_response_in_time_gets_that_reason_and_the_nex
     assert 2.9 <= now() - before <= 3.0
     await node.token(within=3.0)
     assert len(node.imds.calls) == 1
-    await node.broker.aclose()
 
 
 @pytest.mark.parametrize("reply", [HANG, Reply(lost=True), Reply(503, body=b"{}")], ids=["hangs", "lost", "503"])
-async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_are_served(reply: Reply) -> None:
-    node = Node()
+async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_are_served(
+    node: Node, reply: Reply
+) -> None:
     kept = await node.token()
     node.imds.behave = lambda _call: reply
     asked = [node.token(other(n), pod=f"ns/{n}") for n in range(5)]
@@ -208,11 +169,9 @@ async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_ar
     before = now()
     await node.token(other(1001))
     assert now() - before < 0.5
-    await node.broker.aclose()
 
 
-async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry() -> None:
-    node = Node()
+async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry(node: Node) -> None:
     node.imds.behave = lambda _call: HANG
     start = now()
     ended: list[float] = []
@@ -227,25 +186,9 @@ async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry() ->
     assert ended[11] < 10.2
     assert ended[15] < 12.2
     assert len(node.imds.calls) <= 10
-    await node.broker.aclose()
 
 
-async def test_a_retry_after_of_an_unsent_request_is_exact() -> None:
-    node = Node()
-    node.imds.behave = lambda _call: Reply(503, body=b"{}")
-    await asyncio.gather(*(node.token(other(n), pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
-    node.imds.behave = lambda _call: Reply()
-    with pytest.raises(NotSent) as raised:
-        await node.token(pod="ns/new")
-    left = raised.value.retry_after
-    assert left is not None
-    await asyncio.sleep(left)
-    await node.token(pod="ns/new")
-    await node.broker.aclose()
-
-
-async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_is_open() -> None:
-    node = Node()
+async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_is_open(node: Node) -> None:
     node.imds.lifetime = 3600
     kept = await node.token()
     await asyncio.sleep(HOUR - 240.0)
@@ -256,7 +199,6 @@ async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_i
     assert await node.token() is kept
     assert now() == before
     assert node.measures.stale_served == 1
-    await node.broker.aclose()
 
 
 async def test_without_the_cache_a_flight_outlasts_an_update_too() -> None:
@@ -265,4 +207,3 @@ async def test_without_the_cache_a_flight_outlasts_an_update_too() -> None:
     node.imds.behave = lambda _call: Reply(410, body=b"{}") if now() < start + 30.0 else Reply()
     await node.token(REQUEST, within=45.0)
     assert len(node.broker._tokens) == 0
-    await node.broker.aclose()

@@ -1,4 +1,4 @@
-"""Tokens by secret and by certificate, from an AAD that verifies them, with Secrets of an API server.
+"""Tokens by secret and by certificate, from an AAD that verifies them; few sign-ins for many pods, and none for others.
 
 Excluded: refusals before any read (`test_sign_in_policy.py`), and failures (`test_sign_in_failures.py`).
 """
@@ -8,15 +8,31 @@ import time
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
+from prometheus_client import CollectorRegistry
 
+from nmi.identity.request import TokenRequest
+from nmi.tokens.broker import TokenBroker
+from nmi.tokens.endpoints import SignInPolicy
+from nmi.tokens.governor import Governor
+from nmi.tokens.metrics import TokenMetrics
+from nmi.tokens.secrets import VERSIONS_MAX, Secrets
+from nmi.tokens.sign_in import InvalidClient
+from nmi.tokens.sign_ins import PER_NAMESPACE
+from nmi.tokens.source import PolicyError
 from podidentity.azure import clouds
+from podidentity.azure.clouds import PUBLIC
+from podidentity.azure.errors import AzureError
+from podidentity.resources import SecretReference
 from podidentity_sandbox.tokens import read_claims
-from tests.nmi.tokens.sign_in_bench import RESOURCE, Bench, certificate_of, claims, pfx_of, rsa_key, running
+from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, Bench, certificate_of, claims, pfx_of, rsa_key, running
+from tests.support.waiting import until
 
 
 async def test_a_secret_yields_a_token_of_the_principal(bench: Bench) -> None:
     principal = bench.directory.add_principal(secret="s3cret+/=&%")
-    version, begun = bench.put_secret(clientSecret=b"s3cret+/=&%"), time.time()
+    # The first key in alphabetical order holds the secret.
+    version, begun = bench.put_secret(b=b"wrong", a=b"s3cret+/=&%", c=b"wrong"), time.time()
     granted = await bench.fetch(bench.identity(principal))
     token_claims = claims(granted)
     assert (token_claims["appid"], token_claims["aud"], token_claims["tid"]) == (
@@ -37,12 +53,6 @@ async def test_the_resource_is_never_trimmed(bench: Bench) -> None:
     granted = await bench.fetch(bench.identity(principal), "https://management.azure.com/")
     assert bench.aad.calls[-1].scope == "https://management.azure.com//.default"
     assert claims(granted)["aud"] == "https://management.azure.com/"
-
-
-async def test_of_several_keys_the_first_in_alphabetical_order_holds_the_secret(bench: Bench) -> None:
-    principal = bench.directory.add_principal(secret="right")
-    bench.put_secret(b=b"wrong", a=b"right", c=b"wrong")
-    assert claims(await bench.fetch(bench.identity(principal)))["appid"] == principal.client_id
 
 
 @pytest.mark.parametrize("password", [b"", b"p4ss w\xc3\xb6rd"], ids=["open", "with-a-password"])
@@ -69,19 +79,15 @@ async def test_a_renewed_certificate_with_a_trusted_subject_requires_no_registra
 @pytest.mark.parametrize("path", ["", "/adfs"], ids=["bare", "as-a-stack-describes-itself"])
 async def test_a_sign_in_at_adfs_uses_the_algorithm_that_adfs_supports(path: str) -> None:
     own = clouds.Cloud("Stack", f"https://login.microsoftonline.us{path}", "", "", frozenset())
-    async with running(Bench(cloud=own)) as bench:
-        await sign_in_to_adfs(bench)
-
-
-async def sign_in_to_adfs(bench: Bench) -> None:
     certificate = certificate_of(rsa_key())
-    principal = bench.directory.add_principal(certificate=certificate)
-    bench.directory.add_tenant("adfs")
-    bench.directory.consent(principal.client_id, "adfs")
-    bench.put_secret(certificate=pfx_of(rsa_key(), certificate))
-    await bench.fetch(bench.identity(principal, type=2, tenant_id="adfs", ad_endpoint=""))
-    call = bench.aad.calls[-1]
-    assert (call.path, call.tenant, call.proof) == ("/adfs/oauth2/token", "adfs", "RS256")
+    async with running(Bench(cloud=own)) as bench:
+        principal = bench.directory.add_principal(certificate=certificate)
+        bench.directory.add_tenant("adfs")
+        bench.directory.consent(principal.client_id, "adfs")
+        bench.put_secret(certificate=pfx_of(rsa_key(), certificate))
+        await bench.fetch(bench.identity(principal, type=2, tenant_id="adfs", ad_endpoint=""))
+        call = bench.aad.calls[-1]
+        assert (call.path, call.tenant, call.proof) == ("/adfs/oauth2/token", "adfs", "RS256")
 
 
 @pytest.mark.parametrize("type_", [1, 2], ids=["secret", "certificate"])
@@ -114,13 +120,7 @@ async def test_client_capabilities_are_sent_to_azure(bench: Bench) -> None:
     granted = await bench.fetch(bench.identity(principal), xms_cc="cp1, protapi")
     assert (claims(granted)["xms_cc"], granted.expires_in) == (["cp1", "protapi"], 86_400)
     assert "xms_cc" not in claims(await bench.fetch(bench.identity(principal)))
-
-
-async def test_every_fetch_signs_in_again(bench: Bench) -> None:
-    principal = bench.principal("x")
-    first, second = [(await bench.fetch(bench.identity(principal))).token.access_token for _ in range(2)]
-    assert first != second
-    assert (len(bench.aad.calls), bench.secret_reads) == (2, 2)
+    assert (len(bench.aad.calls), bench.secret_reads) == (2, 2), "every fetch signs in"
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,124 @@ async def test_the_authority_is_the_clouds_or_the_named_one(bench: Bench, endpoi
     assert bench.hosts == [host]
 
 
-async def test_in_a_custom_cloud_its_authority_is_the_default() -> None:
-    own = clouds.Cloud("Own", "https://login.microsoftonline.us", "", "", frozenset())
-    async with running(Bench(cloud=own)) as bench:
-        principal = bench.principal("x")
-        await bench.fetch(bench.identity(principal, ad_endpoint=""))
-        assert bench.hosts == ["login.microsoftonline.us"]
+REQUEST = TokenRequest(RESOURCE)
+
+
+def broker_of(bench: Bench) -> TokenBroker:
+    return TokenBroker({1: bench.source, 2: bench.source}, Governor(), TokenMetrics(CollectorRegistry()))
+
+
+def named(name: str) -> SecretReference:
+    return SecretReference(name=name, namespace=NAMESPACE)
+
+
+async def test_a_hundred_requests_read_the_secret_once_and_sign_in_once(bench: Bench) -> None:
+    principal = bench.principal("x")
+    broker, identity = broker_of(bench), bench.identity(principal)
+    tokens = await asyncio.gather(*(broker.token(identity, REQUEST, f"team-a/{pod}") for pod in range(100)))
+    assert len({cached.token.access_token for cached in tokens}) == 1
+    assert (bench.secret_reads, len(bench.aad.calls)) == (1, 1)
+    assert (await broker.token(identity, REQUEST, "team-a/late")).token == tokens[0].token
+    assert (bench.secret_reads, len(bench.aad.calls)) == (1, 1)
+
+
+async def test_a_foreign_client_id_without_its_secret_gets_nothing(bench: Bench) -> None:
+    principal = bench.principal("x")
+    bench.put_secret("guess", k=b"guessed")
+    broker = broker_of(bench)
+    await broker.token(bench.identity(principal), REQUEST, "team-a/owner")
+    with pytest.raises(InvalidClient, match="team-a/guess"):
+        await broker.token(bench.identity(principal, client_password=named("guess")), REQUEST, "team-a/guesser")
+    with pytest.raises(PolicyError):
+        await broker.token(bench.identity(principal, client_password=None), REQUEST, "team-a/lazy")
+
+
+async def test_identities_that_differ_only_in_what_the_type_ignores_share_one_sign_in(bench: Bench) -> None:
+    principal = bench.principal("x")
+    broker = broker_of(bench)
+    own = bench.identity(principal)
+    changed: tuple[dict[str, str], ...] = (
+        *({"resource_id": f"/subscriptions/s/{number}"} for number in range(3)),
+        {"client_id": f" {own.spec.client_id.upper()} "},
+        {"tenant_id": f"{own.spec.tenant_id}\n"},
+        {"ad_endpoint": bench.aad.url},
+    )
+    for each in changed:
+        await broker.token(bench.identity(principal, **each), REQUEST, "team-a/one")
+    assert len(bench.aad.calls) == 1
+
+
+async def test_a_namespace_with_many_secrets_forgets_only_its_own_versions(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    application = SignInPolicy(PUBLIC).application(bench.identity(principal, ad_endpoint=""))
+    secrets = Secrets(bench.client)
+    secrets.accept(application, "uid/1")
+    for number in range(VERSIONS_MAX + 10):
+        evil = replace(application, namespace="evil", secret_namespace="evil", secret_name=f"sp-{number}")
+        secrets.accept(evil, "uid/2")
+    assert secrets.accepted_version(application) == "uid/1"
+    assert secrets.accepted_version(evil) == "uid/2"
+    assert len(secrets._versions) == VERSIONS_MAX
+
+
+async def test_a_foreign_client_id_neither_joins_its_sign_in_nor_uses_its_token_in_an_outage(
+    bench: Bench,
+) -> None:
+    principal = bench.principal("x")
+    bench.put_secret("guess", k=b"guessed")
+    answer, go_on, asked = bench.aad.handle, asyncio.Event(), 0
+
+    async def waiting(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        await go_on.wait()
+        return await answer(request)
+
+    async def down(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=503)
+
+    bench.source = bench.new_source(retry_delays=())
+    broker = broker_of(bench)
+    guessing = bench.identity(principal, client_password=named("guess"))
+    bench.aad.handle = waiting  # type: ignore[method-assign]
+    owner = asyncio.create_task(broker.token(bench.identity(principal), REQUEST, "team-a/owner"))
+    guesser = asyncio.create_task(broker.token(guessing, REQUEST, "team-a/guesser"))
+    await until(lambda: asked >= 2)
+    go_on.set()
+    assert (await owner).token.access_token
+    with pytest.raises(InvalidClient):
+        await guesser
+    other = TokenRequest("https://vault.azure.net")
+    await broker.token(bench.identity(principal), other, "team-a/owner")
+    bench.aad.handle = down  # type: ignore[method-assign]
+    with pytest.raises(AzureError):
+        await broker.token(guessing, other, "team-a/guesser")
+    assert (await broker.token(bench.identity(principal), other, "team-a/owner")).token.access_token
+
+
+async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) -> None:
+    """The endpoint hangs; an identity of another namespace is still served."""
+    principal = bench.principal("x")
+    answer, go_on, waiting = bench.aad.handle, asyncio.Event(), 0
+
+    async def hanging_for_some(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal waiting
+        if "slow" in str((await request.post()).get("scope")):
+            waiting += 1
+            await go_on.wait()
+        return await answer(request)
+
+    bench.aad.handle = hanging_for_some  # type: ignore[method-assign]
+    identity = bench.identity(principal)
+    slow = [
+        asyncio.create_task(bench.fetch(identity, f"https://slow/{number}", charged=f"team-a/{number}"))
+        for number in range(3 * 4)
+    ]
+    await until(lambda: waiting >= PER_NAMESPACE)
+    bench.put_secret("sp", "team-b", k=b"x")
+    other = bench.identity(principal, client_password=SecretReference(name="sp"))
+    of_another_team = type(other)(metadata=type(other.metadata)(name="id", namespace="team-b"), spec=other.spec)
+    assert (await bench.fetch(of_another_team)).token.access_token
+    assert waiting == PER_NAMESPACE
+    go_on.set()
+    assert len({(await each).token.access_token for each in slow}) == 12

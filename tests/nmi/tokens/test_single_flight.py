@@ -6,64 +6,51 @@ Excluded: the cache (`test_token_cache.py`).
 import asyncio
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from nmi.tokens.broker import TokenBroker, UnsupportedTypeError
-from nmi.tokens.governor import Governor
-from nmi.tokens.metrics import USER_ASSIGNED, TokenMetrics
-from nmi.tokens.user_assigned import UserAssignedSource
+from nmi.tokens.broker import UnsupportedTypeError
+from nmi.tokens.metrics import USER_ASSIGNED
 from podidentity.azure.errors import AzureError, Unreachable
-from podidentity.azure.imds import ImdsSource
-from tests.nmi.fake_imds import running_imds
-from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, Node
+from tests.support.nmi_objects import identity
 from tests.virtual_time import settle
 
 
-async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
-    async with running_imds() as imds, imds.session() as session:
-        registry = CollectorRegistry()
-        measures = TokenMetrics(registry)
-        source = UserAssignedSource(ImdsSource(session, imds.url, observe=measures.observe_imds), by_resource_id=False)
-        broker = TokenBroker({0: source}, Governor(), measures, wall_clock=imds.wall)
-        imds.gate.clear()
-        pods = [asyncio.create_task(broker.token(identity(), REQUEST, f"ns/{n}")) for n in range(100)]
-        await asyncio.wait_for(imds.arrived.wait(), 5)
-        imds.gate.set()
-        tokens = await asyncio.wait_for(asyncio.gather(*pods), 5)
-        assert len(imds.calls) == 1
-        assert len({cached.token.access_token for cached in tokens}) == 1
-        await broker.token(identity(), REQUEST, "ns/late")
-        assert len(imds.calls) == 1
-        await broker.aclose()
+async def test_a_hundred_first_requests_make_one_call_to_imds(node: Node) -> None:
+    tokens = await asyncio.gather(*(node.token(pod=f"ns/{number}") for number in range(100)))
+    assert len({cached.token.access_token for cached in tokens}) == 1
+    await node.token(pod="ns/late")
+    assert len(node.imds.calls) == 1
     count = "aadpodidentity_imds_operations_duration_seconds_count"
-    assert registry.get_sample_value(count, {"operation_type": USER_ASSIGNED}) == 1.0
+    assert node.registry.get_sample_value(count, {"operation_type": USER_ASSIGNED}) == 1.0
 
 
-async def test_a_waiter_that_gives_up_does_not_affect_the_others() -> None:
-    bench = Bench()
-    bench.source.gate.clear()
-    first, second, third = (asyncio.create_task(bench.token(pod=f"ns/{n}")) for n in range(3))
+async def test_a_waiter_that_gives_up_does_not_affect_the_others(fake: Bench) -> None:
+    fake.source.gate.clear()
+    first, second, third = (asyncio.create_task(fake.token(pod=f"ns/{n}")) for n in range(3))
     await settle()
     first.cancel()
     second.cancel()
     await settle()
-    bench.source.gate.set()
+    fake.source.gate.set()
     assert await third == "token-1"
     assert first.cancelled()
-    assert bench.source.sent == 1
-    await bench.broker.aclose()
+    assert fake.source.sent == 1
 
 
-async def test_a_sent_call_is_completed_without_waiters() -> None:
-    bench = Bench()
-    only = await bench.hold()
+@pytest.mark.parametrize("signs_in", [False, True], ids=["IMDS", "sign-in"])
+@pytest.mark.parametrize("joins", [False, True], ids=["cached", "joined"])
+async def test_a_sent_call_is_completed_without_waiters(fake: Bench, signs_in: bool, joins: bool) -> None:
+    fake.source.signs_in = signs_in
+    only = await fake.hold()
     only.cancel()
     await settle()
-    bench.source.gate.set()
+    assert only.cancelled()
+    later = [asyncio.create_task(fake.token()) for _ in range(joins)]
     await settle()
-    assert await bench.token() == "token-1"
-    assert bench.source.sent == 1
-    await bench.broker.aclose()
+    fake.source.gate.set()
+    await settle()
+    assert {await fake.token(), *await asyncio.gather(*later)} == {"token-1"}
+    assert fake.source.sent == 1
 
 
 async def test_a_queued_flight_is_dropped_with_its_last_waiter() -> None:
@@ -77,7 +64,6 @@ async def test_a_queued_flight_is_dropped_with_its_last_waiter() -> None:
         assert bench.governor.waiting == 0
     assert bench.source.sent == 0
     assert await bench.token() == "token-1"
-    await bench.broker.aclose()
 
 
 async def test_a_request_at_the_moment_of_the_drop_gets_a_new_flight() -> None:
@@ -90,75 +76,56 @@ async def test_a_request_at_the_moment_of_the_drop_gets_a_new_flight() -> None:
         second = asyncio.create_task(bench.token(pod="ns/second"))
         await settle()
     assert await second == "token-1"
-    await bench.broker.aclose()
 
 
-async def test_a_flight_without_waiters_makes_no_second_attempt() -> None:
-    bench = Bench()
-    bench.source.retry = lambda: True
-    only = await bench.hold()
+@pytest.mark.parametrize(
+    ("signs_in", "failures"), [(False, []), (True, [AzureError("busy", status=503)])], ids=["IMDS", "sign-in"]
+)
+async def test_a_flight_without_waiters_makes_no_second_attempt(
+    fake: Bench, signs_in: bool, failures: list[Exception]
+) -> None:
+    fake.source.signs_in = signs_in
+    fake.source.retry = lambda: True
+    fake.source.failures = [*failures]
+    only = await fake.hold()
     only.cancel()
     await settle()
-    bench.source.gate.set()
+    fake.source.gate.set()
     await settle()
-    assert bench.source.sent == 1
-    await bench.broker.aclose()
+    assert fake.source.sent == 1
+    assert not fake.broker._flights
 
 
-async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_leaves() -> None:
-    bench = Bench(at_once=1)
-    async with bench.governor.permit("ns/busy"):
-        starter = asyncio.create_task(bench.token(pod="ns/greedy"))
-        await settle()
-        follower = asyncio.create_task(bench.token(pod="ns/follower"))
-        await settle()
-        # The limit is 64 per pod. If the flight still counted for the pod that started it, this pod could not reach 64.
-        starter.cancel()
-        await settle()
-        fillers = [asyncio.create_task(bench.governor.permit("ns/greedy").__aenter__()) for _ in range(64)]
-        await settle()
-        assert bench.governor.waiting == 65
-        for filler in fillers:
-            filler.cancel()
-        await settle()
-    assert await follower == "token-1"
-    await bench.broker.aclose()
-
-
-async def test_a_failure_reaches_every_waiter() -> None:
-    bench = Bench()
-    bench.source.failures = [AzureError("down", status=503)]
-    results = await asyncio.gather(*(bench.token(pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
+async def test_a_failure_reaches_every_waiter(fake: Bench) -> None:
+    fake.source.failures = [AzureError("down", status=503)]
+    results = await asyncio.gather(*(fake.token(pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
     assert [type(each) for each in results] == [AzureError] * 5
-    assert bench.source.sent == 1
-    assert await bench.token() == "token-2"
-    await bench.broker.aclose()
+    assert fake.source.sent == 1
+    assert await fake.token() == "token-2"
 
 
-async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
-    bench = Bench()
-    ordinary = await bench.hold()
-    refreshed = asyncio.create_task(bench.token(FORCE_REFRESH))
+async def test_force_refresh_never_joins_an_earlier_fetch(fake: Bench) -> None:
+    ordinary = await fake.hold()
+    refreshed = asyncio.create_task(fake.token(FORCE_REFRESH))
     await settle()
-    bench.source.gate.set()
+    fake.source.gate.set()
     assert await ordinary != await refreshed
-    assert [each.force_refresh for each in bench.source.requests] == [False, True]
-    await bench.broker.aclose()
+    assert [each.force_refresh for each in fake.source.requests] == [False, True]
 
 
-async def test_closing_cancels_the_flights_and_notifies_the_waiters() -> None:
-    bench = Bench()
-    waiter = await bench.hold()
-    await bench.broker.aclose()
+@pytest.mark.parametrize("signs_in", [False, True], ids=["IMDS", "sign-in"])
+async def test_closing_cancels_the_flights_and_notifies_the_waiters(fake: Bench, signs_in: bool) -> None:
+    fake.source.signs_in = signs_in
+    waiter = await fake.hold()
+    await fake.broker.aclose()
     with pytest.raises(Unreachable):
         await waiter
-    assert bench.governor.in_flight == 0
-    await bench.broker.aclose()
+    assert fake.governor.in_flight == 0
+    await fake.broker.aclose()
 
 
-async def test_a_type_without_a_source_has_its_own_error() -> None:
-    bench = Bench()
-    assert bench.broker.supports(identity())
-    assert not bench.broker.supports(identity(type_=1))
+async def test_a_type_without_a_source_has_its_own_error(fake: Bench) -> None:
+    assert fake.broker.supports(identity())
+    assert not fake.broker.supports(identity(type_=1))
     with pytest.raises(UnsupportedTypeError):
-        await bench.broker.token(identity(type_=1), REQUEST, "ns/a")
+        await fake.broker.token(identity(type_=1), REQUEST, "ns/a")

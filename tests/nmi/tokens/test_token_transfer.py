@@ -21,8 +21,9 @@ from nmi.tokens.transfer import (
     packets_of,
     tokens_in,
 )
-from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
-from tests.nmi.tokens.test_tokens_of_one_pod import A, B
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench
+from tests.nmi.tokens.test_separate_tokens import A, B
+from tests.support.nmi_objects import identity
 
 KEY = TokenKey(0, "client", "/resource/id", "", "", "", "", "https://vault.azure.net", "")
 SECRET_KEY = KEY._replace(type=1, secret="default/secret", credential="uid/1")
@@ -69,8 +70,6 @@ async def test_a_passed_token_is_used_without_a_call_and_refreshed_when_the_send
     assert latter.source.sent == 0
     assert latter.broker.state()["received_tokens"] == 0
     assert latter.broker.object_ids == former.broker.object_ids != {}
-    await former.broker.aclose()
-    await latter.broker.aclose()
 
 
 async def test_a_second_handover_replaces_the_tokens_of_one_that_failed() -> None:
@@ -78,8 +77,6 @@ async def test_a_second_handover_replaces_the_tokens_of_one_that_failed() -> Non
     await former.token()
     assert [move(former, latter), move(former, latter)] == [(1, 0), (1, 0)]
     assert latter.broker.state()["received_tokens"] == 1
-    await former.broker.aclose()
-    await latter.broker.aclose()
 
 
 async def test_a_token_that_no_successor_accepts_is_not_passed() -> None:
@@ -88,22 +85,19 @@ async def test_a_token_that_no_successor_accepts_is_not_passed() -> None:
     await former.token(TokenRequest("good"))
     (packet,) = former.broker.tokens_to_pass()
     assert [each.key.resource for each in tokens_in(packet)[0]] == ["good"]
-    await former.broker.aclose()
 
 
 async def test_only_the_same_key_gets_a_passed_token() -> None:
     former, latter = Bench(), Bench()
     await former.token()
     move(former, latter)
-    for other in (identity("another"), identity(name="another")):
+    for other in (identity(client_id="another"), identity(name="another")):
         await latter.broker.token(other, REQUEST, "ns/a")
     assert latter.source.sent == 2
     await latter.token(TokenRequest("another"))
     assert latter.source.sent == 3
     await latter.token()
     assert latter.source.sent == 3
-    await former.broker.aclose()
-    await latter.broker.aclose()
 
 
 async def test_a_forced_refresh_drops_the_passed_token() -> None:
@@ -113,8 +107,6 @@ async def test_a_forced_refresh_drops_the_passed_token() -> None:
     await latter.token(FORCE_REFRESH)
     assert latter.source.sent == 1
     assert latter.broker.state()["received_tokens"] == 0
-    await former.broker.aclose()
-    await latter.broker.aclose()
 
 
 async def test_without_a_cache_nothing_is_passed_or_received() -> None:
@@ -125,9 +117,6 @@ async def test_without_a_cache_nothing_is_passed_or_received() -> None:
     assert move(warm, latter) == (0, 0)
     await latter.token()
     assert latter.source.sent == 1
-    await former.broker.aclose()
-    await latter.broker.aclose()
-    await warm.broker.aclose()
 
 
 async def test_a_token_of_one_pod_goes_to_this_pod_only_and_is_dropped_with_it() -> None:
@@ -144,8 +133,6 @@ async def test_a_token_of_one_pod_goes_to_this_pod_only_and_is_dropped_with_it()
     assert latter.source.sent == 2
     await latter.broker.token(identity(), REQUEST, "ns/b", workload=B)
     assert latter.source.sent == 2
-    await former.broker.aclose()
-    await latter.broker.aclose()
 
 
 async def test_the_version_of_a_secret_is_passed_with_its_token() -> None:
@@ -157,8 +144,6 @@ async def test_the_version_of_a_secret_is_passed_with_its_token() -> None:
     await latter.token()
     assert latter.source.version == "uid/7"
     assert latter.source.sent == 0
-    await former.broker.aclose()
-    await latter.broker.aclose()
 
 
 def test_a_token_of_another_version_of_the_secret_is_dropped() -> None:

@@ -1,11 +1,10 @@
-"""The memory of a running NMI on a node of 250 pods that all request tokens, and the modules that it does not load.
+"""The memory, CPU time and wake-ups of a running NMI on a node of 250 pods, and the modules that it does not load.
 
-The figures are those of docs/performance.md; the limit is that of the design. Excluded: growth over time (tests/soak).
+The figures are those of docs/performance.md. Excluded: growth over time (tests/soak), and the cost of requests
+(benchmarks/guard).
 """
 
 import asyncio
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,10 +22,6 @@ LIMIT_MIB = 48
 RESOURCES = ("https%3A%2F%2Fmanagement.azure.com%2F", "https%3A%2F%2Fvault.azure.net")
 ROUNDS = 10
 AT_ONCE = 32
-MODULES_MAX = 460 if sys.version_info < (3, 13) else 490
-"""388 with Python 3.11, 454 with 3.13, 460 with 3.14, whose standard library has more modules. If a library adds
-a hundred, check whether it is necessary.
-"""
 HEAVY = frozenset(
     (
         *("aiohttp", "azure", "cryptography", "difflib", "email", "iptc", "kubernetes", "msal", "multiprocessing"),
@@ -36,14 +31,6 @@ HEAVY = frozenset(
 """Each but difflib takes megabytes. A module that needs one imports it late, outside the event loop or in another
 process.
 """
-
-
-def test_unused_features_load_no_heavy_packages() -> None:
-    code = "import sys, uvloop, nmi.cli; nmi.cli._app(); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    loaded = set(done.stdout.split())
-    assert {name.partition(".")[0] for name in loaded} & HEAVY == set()
-    assert len(loaded) <= MODULES_MAX
 
 
 @asynccontextmanager
@@ -133,3 +120,49 @@ def packages_mapped(pid: int) -> set[str]:
         for folder in line.split("/")[1:-1]
         if line.endswith(".so")
     }
+
+
+SECONDS = 4
+TIMES_MAX = 10
+CPU_SHARE_MAX = 0.002
+"""Of one core; 0.0014 on a busy machine."""
+WAKE_UPS_MAX = 7.0
+"""Per second, of all threads; 5 today, four of them for the measurement of the event loop's lag."""
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of all threads, in seconds."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+def wake_ups(pid: int) -> int:
+    """Return how often a thread began to run after it had waited."""
+    lines = [line for path in Path(f"/proc/{pid}/task").glob("*/status") for line in path.read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
+@pytest.mark.programs
+@pytest.mark.measures
+@pytest.mark.timeout(120)
+async def test_an_idle_nmi_uses_at_most_a_five_hundredth_of_a_core() -> None:
+    async with busy_node() as node:
+        await asyncio.sleep(3)  # work that follows the requests
+        # Other programs on the machine only increase the CPU time, so the lowest value is the best. Next to four
+        # processes of tests the lowest was 0.00203, because they displace NMI from the processor's caches.
+        measured: list[tuple[float, float]] = []
+        while not within_limits(measured) and len(measured) < TIMES_MAX:
+            measured.append(await idle_cost(node.nmi.pid))
+
+    assert within_limits(measured), measured
+
+
+def within_limits(measured: list[tuple[float, float]]) -> bool:
+    shares, wake_ups_per_second = [share for share, _ in measured], [woken for _, woken in measured]
+    return bool(measured) and min(shares) <= CPU_SHARE_MAX and min(wake_ups_per_second) <= WAKE_UPS_MAX
+
+
+async def idle_cost(pid: int) -> tuple[float, float]:
+    """Return the used share of a core, and the wake-ups per second, during SECONDS."""
+    cpu, woken = cpu_seconds(pid), wake_ups(pid)
+    await asyncio.sleep(SECONDS)
+    return (cpu_seconds(pid) - cpu) / SECONDS, (wake_ups(pid) - woken) / SECONDS
