@@ -134,6 +134,12 @@ class Peer:
                 pass
         return bytes(received)
 
+    def stop_reading(self) -> None:
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
+
+    def read_again(self) -> None:
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
+
     def half_close(self) -> None:
         self.writer.write_eof()
 
@@ -169,11 +175,20 @@ class Serving:
         self.peers.append(peer)
         return peer
 
-    def connected(self) -> socket.socket:
-        """Connect without running the loop, so that the lane has not accepted the connection yet."""
-        sock = socket.create_connection(("127.0.0.1", self.port))
+    def connected(self, address: str = "127.0.0.1") -> socket.socket:
+        """Connect from *address* without running the loop, so that the lane has not accepted the connection yet."""
+        sock = socket.create_connection(("127.0.0.1", self.port), source_address=(address, 0))
         sock.setblocking(False)
         return sock
+
+    async def held(self, address: str = "127.0.0.1") -> tuple[Peer, "Holding"]:
+        """Connect from *address* and send a request, which the returned general lane holds."""
+        peer, number = await self.connect(address), len(self.generals)
+        peer.send(OTHER_REQUEST)
+        await self.until(lambda: len(self.generals) > number)
+        general = self.generals[number]
+        assert isinstance(general, Holding)
+        return peer, general
 
     def iterate(self) -> None:
         """Run the lane once, as the loop would."""

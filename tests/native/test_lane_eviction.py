@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import socket
+from contextlib import suppress
 
 import pytest
 from typing_extensions import override
 
 from _native.lane import Limits
-from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Holding, Peer, Recorder, Serving, serving
+from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Holding, Peer, Recorder, serving
 
 A, B, C = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 NEWCOMER = "127.0.2.1"
@@ -70,19 +70,15 @@ async def test_a_peer_at_its_own_limit_evicts_no_connection_of_another_peer() ->
 
 async def test_a_request_in_progress_is_never_cut_off() -> None:
     async with serving(Holding, Limits(connections=3), addresses=(A, B, C)) as lane:
-        for _ in range(2):
-            (await lane.connect(A)).send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 2)
+        _, general = await lane.held(A)
+        await lane.held(A)
         idle = await lane.connect(B)
         await idle.ask()
         assert b" 200 " in await (await lane.connect(C)).ask()
         assert await idle.ending() == b"", "the greediest of those that can give one up"
-        (await lane.connect(C)).send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 3)
+        await lane.held(C)
         assert await (await lane.connect(B)).ending() == b""
         assert lane.count("refused_total") == 1
-        general = lane.generals[0]
-        assert isinstance(general, Holding)
         general.answer()
         assert b" 200 " in await (await lane.connect(B)).ask()
         assert [each.calls for each in lane.generals] == [["data", "lost"], ["data"], ["data"]]
@@ -94,9 +90,7 @@ async def test_an_arrived_request_that_was_not_read_yet_is_pending() -> None:
         await asking.ask()
         await idle.ask()
         # In one iteration the new connection precedes the request, because the listener was ready before.
-        with socket.socket() as newcomer:
-            newcomer.bind((B, 0))
-            newcomer.connect(("127.0.0.1", lane.port))
+        with lane.connected(B):
             os.write(asking.writer.get_extra_info("socket").fileno(), REQUEST)
             lane.iterate()
         assert b" 200 " in await asking.answer()
@@ -113,10 +107,7 @@ async def test_requests_that_arrive_on_all_idle_connections_exclude_no_peer_with
         asking = [await lane.connect(address) for address, count in counts for _ in range(count)]
         for each in asking:
             await each.ask()
-        with socket.socket() as newcomer:
-            newcomer.bind((NEWCOMER, 0))
-            newcomer.connect(("127.0.0.1", lane.port))
-            newcomer.setblocking(False)
+        with lane.connected(NEWCOMER) as newcomer:
             newcomer.send(REQUEST)
             for each in asking:  # after the newcomer, so that one iteration of the loop sees it first
                 os.write(each.writer.get_extra_info("socket").fileno(), REQUEST)
@@ -153,42 +144,26 @@ async def test_a_peer_that_does_not_read_loses_a_slot_too() -> None:
     async with serving(limits=Limits(connections=2), addresses=(A, B), token=b"t" * 60_000) as lane:
         for _ in range(2):
             peer = await lane.connect(A, receive_buffer=4096)
-            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
+            peer.stop_reading()
             peer.send(REQUEST * 20)
         await lane.until(lambda: lane.count("fast_answers") > 1)
         assert b" 200 " in await (await lane.connect(B)).ask()
         assert lane.count("evicted_slow") == 1
 
 
-async def hoard(lane: Serving, addresses: int, each: int) -> list[socket.socket]:
-    socks = []
-    for number in range(addresses):
-        for _ in range(each):
-            sock = socket.socket()
-            sock.bind((f"127.0.1.{number + 1}", 0))
-            sock.connect(("127.0.0.1", lane.port))
-            socks.append(sock)
-        await lane.until(lambda: lane.count("accepted") == len(socks))
-    return socks
-
-
 async def test_peers_that_hold_all_slots_cannot_exclude_another_and_lose_equally() -> None:
     async with serving(limits=Limits(connections=160, connections_per_peer=10)) as lane:
-        socks = await hoard(lane, 16, 10)
+        socks = [lane.connected(f"127.0.1.{number // 10 + 1}") for number in range(160)]
+        await lane.until(lambda: lane.count("accepted") == 160)
         for _ in range(9):
             assert b" 200 " in await (await lane.connect()).ask()
-        closed: dict[str, int] = {}
+        closed = []
         for sock in socks:
-            sock.setblocking(False)
-            try:
+            with sock, suppress(BlockingIOError):
                 assert sock.recv(1) == b""
-                address = sock.getsockname()[0]
-                closed[address] = closed.get(address, 0) + 1
-            except BlockingIOError:
-                pass
-            sock.close()
-        assert sum(closed.values()) == lane.count("evicted_idle") == 9
-        assert max(closed.values()) == 1, "each in its turn"
+                closed.append(sock.getsockname()[0])
+        assert len(closed) == lane.count("evicted_idle") == 9
+        assert len(set(closed)) == 9, "each in its turn"
 
 
 async def test_churn_at_the_limit_leaves_no_disconnected_peer_counted() -> None:

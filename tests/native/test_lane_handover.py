@@ -6,34 +6,33 @@ import socket
 import pytest
 
 from _native.connection import Connection
-from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, reset, serving
+from tests.native.serving import (
+    LAST_REQUEST,
+    NOT_FOUND,
+    OTHER_REQUEST,
+    REQUEST,
+    Finishing,
+    Holding,
+    Peer,
+    Serving,
+    reset,
+    serving,
+)
 
 
-async def test_a_general_request_is_handed_over_byte_for_byte() -> None:
-    async with serving() as lane:
-        peer = await lane.connect()
+async def test_a_part_of_a_head_is_handed_over_with_all_that_follows_it(lane: Serving, peer: Peer) -> None:
+    peer.send(REQUEST[:40])
+    await lane.until(lambda: len(lane.generals) == 1)
+    assert await peer.ask(REQUEST[40:]) == NOT_FOUND
+    assert lane.generals[0].received == REQUEST
+
+
+async def test_the_fast_lane_handles_the_connection_again_after_the_general_lane(lane: Serving, peer: Peer) -> None:
+    for number in range(3):
         assert await peer.ask(OTHER_REQUEST) == NOT_FOUND
-        assert [each.received for each in lane.generals] == [OTHER_REQUEST]
-        assert lane.count("handed_over") == 1
-
-
-async def test_a_part_of_a_head_is_handed_over_with_all_that_follows_it() -> None:
-    async with serving() as lane:
-        peer = await lane.connect()
-        peer.send(REQUEST[:40])
-        await lane.until(lambda: len(lane.generals) == 1)
-        assert await peer.ask(REQUEST[40:]) == NOT_FOUND
-        assert lane.generals[0].received == REQUEST
-
-
-async def test_the_fast_lane_handles_the_connection_again_after_the_general_lane() -> None:
-    async with serving() as lane:
-        peer = await lane.connect()
-        for _ in range(3):
-            assert await peer.ask(OTHER_REQUEST) == NOT_FOUND
-            assert b" 200 " in await peer.ask(REQUEST)
-        assert len(lane.generals) == 1
-        assert lane.generals[0].received == OTHER_REQUEST * 3
+        assert b" 200 " in await peer.ask(REQUEST)
+        assert lane.count("handed_over") == number + 1
+    assert [each.received for each in lane.generals] == [OTHER_REQUEST * 3]
 
 
 async def test_answers_given_before_a_slow_request_are_sent_before_it() -> None:
@@ -45,32 +44,25 @@ async def test_answers_given_before_a_slow_request_are_sent_before_it() -> None:
 
 async def test_a_paused_connection_is_not_read_until_it_is_resumed() -> None:
     async with serving(Holding) as lane:
-        peer = await lane.connect()
-        peer.send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 1)
-        general = lane.generals[0]
-        assert isinstance(general, Holding)
-        peer.send(REQUEST)
+        peer, general = await lane.held()
+        peer.send(REQUEST * 3 + LAST_REQUEST)
         await (await lane.connect()).ask()  # a whole turn of the loop and of the lane
         assert general.received == OTHER_REQUEST
         assert lane.count("fast_answers") == 1
         general.answer()
-        assert await peer.answer() == NOT_FOUND
-        assert b" 200 " in await peer.answer()
+        received = await peer.ending()
+        assert received.startswith(NOT_FOUND)
+        assert received.count(b"HTTP/1.1 200") == 4
 
 
 async def test_a_half_close_during_a_pending_request_is_reported_once() -> None:
     async with serving(Holding) as lane:
-        peer = await lane.connect()
-        peer.send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 1)
+        peer, general = await lane.held()
         peer.half_close()
-        general = lane.generals[0]
         await general.until("peer gone")
         for _ in range(5):
             await asyncio.sleep(0)
         assert general.calls == ["data", "peer gone"]
-        assert isinstance(general, Holding)
         general.answer()
         assert await peer.ending() == NOT_FOUND
         await general.until("lost")
@@ -78,25 +70,21 @@ async def test_a_half_close_during_a_pending_request_is_reported_once() -> None:
 
 async def test_a_reset_during_a_pending_request_is_reported_and_ends_the_connection() -> None:
     async with serving(Holding) as lane:
-        peer = await lane.connect()
-        peer.send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 1)
+        peer, general = await lane.held()
         sock = peer.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         peer.writer.transport.abort()
-        await lane.generals[0].until("lost")
-        assert lane.generals[0].calls == ["data", "peer gone", "lost"]
+        await general.until("lost")
+        assert general.calls == ["data", "peer gone", "lost"]
 
 
-async def test_a_connection_closed_in_the_middle_of_a_request_is_dropped() -> None:
-    async with serving() as lane:
-        peer = await lane.connect()
-        peer.send(OTHER_REQUEST[:10])
-        await lane.until(lambda: len(lane.generals) == 1)
-        peer.half_close()
-        assert await peer.ending() == b""
-        await lane.generals[0].until("lost")
-        assert lane.generals[0].calls == ["data", "lost"]
+async def test_a_connection_closed_in_the_middle_of_a_request_is_dropped(lane: Serving, peer: Peer) -> None:
+    peer.send(OTHER_REQUEST[:10])
+    await lane.until(lambda: len(lane.generals) == 1)
+    peer.half_close()
+    assert await peer.ending() == b""
+    await lane.generals[0].until("lost")
+    assert lane.generals[0].calls == ["data", "lost"]
 
 
 async def test_data_written_before_finish_arrives_while_the_peer_continues_to_send() -> None:
@@ -104,6 +92,7 @@ async def test_data_written_before_finish_arrives_while_the_peer_continues_to_se
         peer = await lane.connect()
         peer.send(b"x" * 100_000)
         assert await peer.ending() == NOT_FOUND
+        assert not lane.generals[0].connection.open
         await peer.close()
         await lane.generals[0].until("lost")
         assert lane.count("open") == 0
@@ -131,37 +120,19 @@ async def test_an_answer_to_a_peer_that_has_just_disconnected_ends_the_connectio
         await general.until("lost")
 
 
-async def test_a_finished_connection_is_not_open() -> None:
-    async with serving(Finishing) as lane:
-        peer = await lane.connect()
-        peer.send(OTHER_REQUEST)
-        await peer.ending()
-        assert not lane.generals[0].connection.open
-
-
 async def test_a_lost_connection_rejects_all_operations() -> None:
     async with serving(Holding) as lane:
-        peer = await lane.connect()
-        peer.send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 1)
-        connection = lane.generals[0].connection
-        assert connection.open
+        peer, general = await lane.held("127.0.0.3")
+        connection = general.connection
+        assert (connection.open, connection.peer, connection.original_destination()) == (True, "127.0.0.3", None)
         lane.lane.close()
         connection.write(b"x")
         connection.pause()
         connection.resume()
         connection.finish()
         assert connection.original_destination() is None
-        assert connection.peer == "127.0.0.1"
+        assert connection.peer == "127.0.0.3"
         assert await peer.ending() == b""
-
-
-async def test_the_peer_address_is_available_and_loopback_shows_no_redirect() -> None:
-    async with serving(Holding) as lane:
-        (await lane.connect("127.0.0.3")).send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 1)
-        assert lane.generals[0].connection.peer == "127.0.0.3"
-        assert lane.generals[0].connection.original_destination() is None
 
 
 def test_only_the_lane_makes_connections() -> None:

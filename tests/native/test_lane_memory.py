@@ -17,22 +17,12 @@ def bounded(memory_bytes: int) -> Limits:
     return Limits(memory_bytes=memory_bytes, receive_bytes=4096, send_bytes=8192)
 
 
-async def unreading(lane: Serving, address: str) -> Peer:
-    """A peer that does not read."""
-    peer = await lane.connect(address, receive_buffer=4096)
-    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
-    return peer
-
-
-async def unread(lane: Serving, address: str, data: bytes) -> Peer:
+async def unread(lane: Serving, address: str, data: bytes = b"") -> Peer:
     """A peer that sends *data* and does not read."""
-    peer = await unreading(lane, address)
+    peer = await lane.connect(address, receive_buffer=4096)
+    peer.stop_reading()
     peer.send(data)
     return peer
-
-
-def read(peer: Peer) -> None:
-    peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
 
 
 async def test_above_the_memory_limit_only_the_largest_peer_loses_connections() -> None:
@@ -40,7 +30,7 @@ async def test_above_the_memory_limit_only_the_largest_peer_loses_connections() 
     async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
         modest = await lane.connect(MODEST)
         await modest.ask()
-        greedy = [await unreading(lane, GREEDY) for _ in range(60)]
+        greedy = [await unread(lane, GREEDY) for _ in range(60)]
         await lane.until(lambda: lane.count("open") == 61)
         # All of them send before the lane measures: on a slow machine it would refuse the later ones instead.
         for peer in greedy:
@@ -57,7 +47,7 @@ async def test_within_the_memory_limit_no_peer_loses_a_connection() -> None:
         peers = [await unread(lane, GREEDY, REQUEST * 20 + LAST_REQUEST) for _ in range(20)]
         await lane.until(lambda: lane.count("fast_answers") > 100)
         for peer in peers:
-            read(peer)
+            peer.read_again()
             assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 21
         assert lane.count("evicted_memory") == lane.count("narrowed") == lane.count("refused_memory") == 0
 
@@ -69,7 +59,7 @@ async def test_a_throttled_peer_gets_all_answers_once_it_reads() -> None:
         await lane.until(lambda: lane.count("narrowed") > 0)
         assert lane.count("evicted_memory") == 0
         for peer in peers:
-            read(peer)
+            peer.read_again()
             assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 31
 
 
@@ -86,7 +76,7 @@ async def test_a_slot_is_occupied_until_the_peer_has_read_its_answers(ends: str)
             await other.ask()
         await other.close()
         await lane.until(lambda: lane.count("open") == 1)
-        read(peer)
+        peer.read_again()
         assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 21
         await lane.until(lambda: lane.count("open") == 0)
         assert lane.count("timed_out") == 0
@@ -97,7 +87,7 @@ async def test_a_peer_that_never_reads_is_cut_off_at_the_write_deadline() -> Non
         peer = await unread(lane, MODEST, REQUEST * 20 + LAST_REQUEST)
         await lane.until(lambda: lane.count("timed_out_write") == 1)
         assert lane.count("open") == 0
-        read(peer)
+        peer.read_again()
         assert (await peer.ending()).count(b"HTTP/1.1 200 OK") < 21
 
 
@@ -106,5 +96,5 @@ async def test_a_connection_with_one_answer_is_closed_without_waiting() -> None:
         peer = await unread(lane, MODEST, LAST_REQUEST)
         await lane.until(lambda: lane.count("fast_answers") == 1)
         assert lane.count("open") == 0
-        read(peer)
+        peer.read_again()
         assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 1

@@ -101,7 +101,7 @@ async def test_one_listener_stops_and_serves_again_without_the_other(lane: Servi
                 unserved.recv(1)
         lane.lane.stop_accepting()
         with direct(listener) as unserved:
-            await asyncio.sleep(0.05)
+            lane.iterate()
             assert lane.count("closed_unread") == 2
 
 

@@ -9,12 +9,12 @@ DOCUMENT = "/metadata/instance?api-version=2021-02-01"
 
 
 async def account_of(peer: str, *, pod: bool) -> object:
-    server_under_test = ServerUnderTest(peer=peer)
+    server = ServerUnderTest(peer=peer)
     if not pod:
-        server_under_test.index.remove(peer, server_under_test.entry.record)
-    assert (await server_under_test.ask(request_bytes(DOCUMENT))).status == 200
-    ((charged, _, _),) = server_under_test.proxy.forwarded
-    assert pod == (charged == server_under_test.entry.key)
+        server.index.remove(peer, server.entry.record)
+    assert (await server.ask(request_bytes(DOCUMENT))).status == 200
+    ((charged, _, _),) = server.proxy.forwarded
+    assert pod == (charged == server.entry.key)
     return charged
 
 

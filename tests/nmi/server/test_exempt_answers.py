@@ -10,12 +10,11 @@ from tests.nmi.server.fakes import RESOURCE, TOKEN_PATH, ServerUnderTest, reques
 BODY = b'{ "access_token" : "x", "odd": [1] }\n'
 
 
-async def test_status_body_type_and_header_fields_are_those_of_imds() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = lambda _: RawAnswer(
+async def test_status_body_type_and_header_fields_are_those_of_imds(server: ServerUnderTest) -> None:
+    server.issuer.answer = lambda _: RawAnswer(
         429, BODY, "application/json; charset=utf-8", (("Retry-After", "7"), ("x-ms-request-id", "theirs"))
     )
-    reply = await server_under_test.ask(request_bytes())
+    reply = await server.ask(request_bytes())
 
     assert (reply.status, reply.body) == (429, BODY)
     assert reply.headers == {
@@ -27,20 +26,18 @@ async def test_status_body_type_and_header_fields_are_those_of_imds() -> None:
 
 
 @pytest.mark.parametrize(("status", "ours"), [(200, False), (400, True), (500, True)])
-async def test_only_an_error_without_an_id_gets_one(status: int, *, ours: bool) -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = lambda _: RawAnswer(status, BODY, "application/json")
+async def test_only_an_error_without_an_id_gets_one(server: ServerUnderTest, status: int, *, ours: bool) -> None:
+    server.issuer.answer = lambda _: RawAnswer(status, BODY, "application/json")
 
-    assert ("x-ms-request-id" in (await server_under_test.ask(request_bytes())).headers) is ours
+    assert ("x-ms-request-id" in (await server.ask(request_bytes())).headers) is ours
 
 
-async def test_an_exempt_pods_answer_never_becomes_a_ready_answer() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = lambda _: RawAnswer(200, BODY, "application/json")
+async def test_an_exempt_pods_answer_never_becomes_a_ready_answer(server: ServerUnderTest) -> None:
+    server.issuer.answer = lambda _: RawAnswer(200, BODY, "application/json")
     for _ in range(2):
-        await server_under_test.ask(request_bytes())
+        await server.ask(request_bytes())
 
-    assert len(server_under_test.issuer.asked) == 2
-    assert server_under_test.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
-    labels = {series.labels for series in server_under_test.measures.histogram.all_series()}
+    assert len(server.issuer.asked) == 2
+    assert server.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
+    labels = {series.labels for series in server.measures.histogram.all_series()}
     assert labels == {(TOKEN_PATH, "200", "shop", RESOURCE)}

@@ -20,25 +20,25 @@ from tests.oracle.requests import Asked, Verdict, read
 
 async def answered(data: bytes, step: int = 0) -> ServerUnderTest:
     """Return a ServerUnderTest that has received *data*, whole or in pieces."""
-    server_under_test = ServerUnderTest(peer="127.0.0.1")
+    server = ServerUnderTest(peer="127.0.0.1")
     for piece in [data[at : at + step] for at in range(0, len(data), step)] if step else [data]:
-        server_under_test.lane.data_received(piece)
-        await server_under_test.settle()
-    return server_under_test
+        server.lane.data_received(piece)
+        await server.settle()
+    return server
 
 
-def statuses(server_under_test: ServerUnderTest, data: bytes) -> list[int]:
+def statuses(server: ServerUnderTest, data: bytes) -> list[int]:
     head_only = data.startswith(b"HEAD ")
-    return [each.status for each in replies(server_under_test.connection.written, heads_only=head_only)]
+    return [each.status for each in replies(server.connection.written, heads_only=head_only)]
 
 
 @pytest.mark.parametrize("step", [0, 1, 5])
 @pytest.mark.parametrize("case", EVERY, ids=[case.name for case in EVERY])
 async def test_a_file_of_the_corpus_gets_its_status(case: Case, step: int) -> None:
-    server_under_test = await answered(case.data, step)
+    server = await answered(case.data, step)
 
-    assert statuses(server_under_test, case.data)[:1] == [case.status]
-    assert bool(server_under_test.issuer.asked) is (case.status == 200)
+    assert statuses(server, case.data)[:1] == [case.status]
+    assert bool(server.issuer.asked) is (case.status == 200)
 
 
 def judged_apart(data: bytes) -> bool:
@@ -72,13 +72,13 @@ def followed_by_another_request(data: bytes) -> bool:
 @example(TWO_REQUESTS, 0)
 def test_exactly_what_the_oracle_reads_as_a_token_request_is_one(data: bytes, step: int) -> None:
     verdict = read(data)
-    server_under_test = asyncio.run(answered(data, step))
+    server = asyncio.run(answered(data, step))
     if verdict is Verdict.UNSURE or judged_apart(data) or followed_by_another_request(data):
         return
     if not isinstance(verdict, Asked):
-        assert server_under_test.issuer.asked == []
+        assert server.issuer.asked == []
         return
-    (_, asked), *_ = server_under_test.issuer.asked
+    (_, asked), *_ = server.issuer.asked
     assert (
         asked.resource,
         asked.selector.value,
@@ -92,6 +92,6 @@ def test_exactly_what_the_oracle_reads_as_a_token_request_is_one(data: bytes, st
         verdict.xms_cc,
         verdict.cacheable,
     )
-    head = bytes(server_under_test.connection.written).partition(b"\r\n\r\n")[0]
+    head = bytes(server.connection.written).partition(b"\r\n\r\n")[0]
     assert head.startswith(b"HTTP/1.1 200 ")
     assert (b"\r\nConnection: close" in head) is verdict.close

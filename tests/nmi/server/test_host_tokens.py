@@ -19,17 +19,17 @@ def ask(target: str = "/host/token/?resource=r", *headers: str, method: str = "G
     return request_bytes(target, method=method, headers=headers or NAMED)
 
 
-def refused(server_under_test: ServerUnderTest, reply: Reply, status: int, word: str) -> None:
+def refused(server: ServerUnderTest, reply: Reply, status: int, word: str) -> None:
     assert reply.status == status
     assert word in reply.json["error_description"]
     assert SECRET.encode() not in reply.body
-    assert server_under_test.issuer.asked == [], "nothing was looked up"
+    assert server.issuer.asked == [], "nothing was looked up"
 
 
 @pytest.mark.parametrize("path", ["/host/token/", "/host/token"])
 async def test_a_node_process_gets_the_token_of_the_pod_that_it_names(path: str) -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
-    reply = await server_under_test.ask(ask(f"{path}?resource=r"))
+    server = ServerUnderTest(peer=HOST)
+    reply = await server.ask(ask(f"{path}?resource=r"))
     body = json.loads(reply.body)
 
     assert reply.status == 200
@@ -47,16 +47,16 @@ async def test_a_node_process_gets_the_token_of_the_pod_that_it_names(path: str)
         "resource": RESOURCE,
         "token_type": "Bearer",
     }
-    assert server_under_test.issuer.asked[0][0] == "shop/cart"
+    assert server.issuer.asked[0][0] == "shop/cart"
 
 
 @pytest.mark.parametrize(
     ("name", "kind"), [("client_id", SelectorKind.CLIENT_ID), ("msi_res_id", SelectorKind.RESOURCE_ID)]
 )
 async def test_one_of_several_identities_may_be_selected(name: str, kind: SelectorKind) -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
-    assert (await server_under_test.ask(ask(f"/host/token/?resource=r&{name}=x"))).status == 200
-    ((_, asked),) = server_under_test.issuer.asked
+    server = ServerUnderTest(peer=HOST)
+    assert (await server.ask(ask(f"/host/token/?resource=r&{name}=x"))).status == 200
+    ((_, asked),) = server.issuer.asked
 
     assert (asked.resource, asked.selector, asked.selector_value) == ("r", kind, "x")
 
@@ -64,30 +64,30 @@ async def test_one_of_several_identities_may_be_selected(name: str, kind: Select
 @pytest.mark.parametrize("peer", [PEER, "127.0.0.2", "127.0.0.53", "0.0.0.0", "10.0.0.1"])
 async def test_another_address_never_gets_a_token_whatever_it_sends(peer: str) -> None:
     for data in (ask(), ask("/host/token"), ask(method="POST"), ask("/host/token/?resource=r", "Metadata: true")):
-        server_under_test = ServerUnderTest(peer=peer)
-        refused(server_under_test, await server_under_test.ask(data), 403, "processes on the node")
-        assert server_under_test.measures.refusals(Reason.NOT_FROM_HOST) == 1
-        assert server_under_test.connection.looked == 0, "the address is sufficient"
+        server = ServerUnderTest(peer=peer)
+        refused(server, await server.ask(data), 403, "processes on the node")
+        assert server.measures.refusals(Reason.NOT_FROM_HOST) == 1
+        assert server.connection.looked == 0, "the address is sufficient"
 
 
 @pytest.mark.parametrize("meant", [("169.254.169.254", 80), ("192.0.2.1", 8080)], ids=["usual", "other-settings"])
 async def test_a_redirected_connection_never_gets_a_token_even_from_loopback(meant: tuple[str, int]) -> None:
-    server_under_test = ServerUnderTest(peer=HOST, meant=meant)
-    refused(server_under_test, await server_under_test.ask(ask()), 403, "processes on the node")
+    server = ServerUnderTest(peer=HOST, meant=meant)
+    refused(server, await server.ask(ask()), 403, "processes on the node")
 
 
 async def test_require_redirected_does_not_affect_this_path() -> None:
     policy = ServerPolicy(redirected_from=("169.254.169.254", 80))
     assert (await ServerUnderTest(policy, peer=HOST).ask(ask())).status == 200
 
-    server_under_test = ServerUnderTest(policy, peer=HOST, meant=policy.redirected_from)
-    refused(server_under_test, await server_under_test.ask(ask()), 403, "processes on the node")
+    server = ServerUnderTest(policy, peer=HOST, meant=policy.redirected_from)
+    refused(server, await server.ask(ask()), 403, "processes on the node")
 
 
 async def test_the_path_does_not_exist_if_no_identity_type_is_listed() -> None:
     for peer in (HOST, PEER):
-        server_under_test = ServerUnderTest(ServerPolicy(host_tokens=False), peer=peer)
-        refused(server_under_test, await server_under_test.ask(ask()), 404, "nothing here")
+        server = ServerUnderTest(ServerPolicy(host_tokens=False), peer=peer)
+        refused(server, await server.ask(ask()), 404, "nothing here")
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ async def test_the_path_does_not_exist_if_no_identity_type_is_listed() -> None:
     ],
 )
 async def test_a_pod_must_be_named_once_and_by_valid_names(headers: tuple[str, ...]) -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
+    server = ServerUnderTest(peer=HOST)
     refused(
-        server_under_test,
-        await server_under_test.ask(ask("/host/token/?resource=r", *headers)),
+        server,
+        await server.ask(ask("/host/token/?resource=r", *headers)),
         400,
         "podns and podname",
     )
@@ -124,67 +124,63 @@ async def test_a_pod_must_be_named_once_and_by_valid_names(headers: tuple[str, .
 
 @pytest.mark.parametrize("name", ["cart", "cart-0", "cart.v1-x", "1", "a" * 63, ".".join(["a" * 61] * 4)])
 async def test_every_valid_pod_name_is_accepted(name: str) -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
-    assert (
-        await server_under_test.ask(ask("/host/token/?resource=r", "PodNS: shop", f"podname: {name}"))
-    ).status == 200
-    assert server_under_test.issuer.asked[0][0] == f"shop/{name}"
+    server = ServerUnderTest(peer=HOST)
+    assert (await server.ask(ask("/host/token/?resource=r", "PodNS: shop", f"podname: {name}"))).status == 200
+    assert server.issuer.asked[0][0] == f"shop/{name}"
 
 
 @pytest.mark.parametrize("query", ["", "?resource=", "?resource=a&resource=b", "?resource=a&client_id=b&object_id=c"])
 async def test_the_parameters_are_those_of_the_token_path(query: str) -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
-    reply = await server_under_test.ask(ask(f"/host/token/{query}"))
+    server = ServerUnderTest(peer=HOST)
+    reply = await server.ask(ask(f"/host/token/{query}"))
 
-    assert (reply.status, reply.json["error"], server_under_test.issuer.asked) == (400, "invalid_request", [])
+    assert (reply.status, reply.json["error"], server.issuer.asked) == (400, "invalid_request", [])
 
 
 async def test_a_forwarded_request_or_one_with_a_body_is_refused_here_too() -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
+    server = ServerUnderTest(peer=HOST)
     refused(
-        server_under_test,
-        await server_under_test.ask(ask("/host/token/?resource=r", *NAMED, "X-Forwarded-For: a")),
+        server,
+        await server.ask(ask("/host/token/?resource=r", *NAMED, "X-Forwarded-For: a")),
         400,
         "X-Forwarded-For",
     )
-    reply = await server_under_test.ask(ask(method="POST"))
-    refused(server_under_test, reply, 405, "GET")
+    reply = await server.ask(ask(method="POST"))
+    refused(server, reply, 405, "GET")
     assert reply.headers["allow"] == "GET"
 
 
 async def test_an_issuers_refusal_is_answered_as_on_the_token_path() -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
-    server_under_test.issuer.answer = refusing(Reason.POLICY, sentence="The type is not given out.")
-    reply = await server_under_test.ask(ask())
+    server = ServerUnderTest(peer=HOST)
+    server.issuer.answer = refusing(Reason.POLICY, sentence="The type is not given out.")
+    reply = await server.ask(ask())
 
     assert (reply.status, reply.json["error_description"]) == (403, "The type is not given out.")
 
 
 async def test_imds_responses_about_the_nodes_own_identities_are_never_returned() -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
-    server_under_test.issuer.answer = lambda _: RawAnswer(200, b'{"access_token":"secret-token"}', "application/json")
-    reply = await server_under_test.ask(ask())
+    server = ServerUnderTest(peer=HOST)
+    server.issuer.answer = lambda _: RawAnswer(200, b'{"access_token":"secret-token"}', "application/json")
+    reply = await server.ask(ask())
 
     assert reply.status == 404
     assert b"secret" not in reply.body
 
 
 async def test_an_answer_of_this_path_never_becomes_a_ready_answer() -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
-    server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record)
+    server = ServerUnderTest(peer=HOST)
+    server.issuer.answer = lambda _: grant(server.entry.record)
     for _ in range(2):
-        assert (await server_under_test.ask(ask(f"/host/token/?resource={RESOURCE}"))).status == 200
+        assert (await server.ask(ask(f"/host/token/?resource={RESOURCE}"))).status == 200
 
-    assert len(server_under_test.issuer.asked) == 2
-    assert server_under_test.entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
+    assert len(server.issuer.asked) == 2
+    assert server.entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
 
 
 async def test_an_unknown_pod_adds_no_metric_label() -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
-    server_under_test.issuer.answer = lambda _: grant(PodRecord(None))
+    server = ServerUnderTest(peer=HOST)
+    server.issuer.answer = lambda _: grant(PodRecord(None))
     for name in ("a", "b", "c"):
-        await server_under_test.ask(ask("/host/token/?resource=r", f"podns: {name}", "podname: x"))
+        await server.ask(ask("/host/token/?resource=r", f"podns: {name}", "podname: x"))
 
-    assert {series.labels for series in server_under_test.measures.histogram.all_series()} == {
-        ("/host/token", "200", "", "other")
-    }
+    assert {series.labels for series in server.measures.histogram.all_series()} == {("/host/token", "200", "", "other")}

@@ -14,8 +14,8 @@ START = b"GET / HTTP/1.1\r\nHost: a\r\n"
 TIGHT = Sizes(head_bytes=300, fields=4, target_bytes=100, body_bytes=10, answered_bytes=100, pipelined_bytes=100)
 
 
-def bitten(server_under_test: ServerUnderTest) -> dict[Limit, int]:
-    return {limit: count for limit, count in server_under_test.measures.limits_hit().items() if count}
+def bitten(server: ServerUnderTest) -> dict[Limit, int]:
+    return {limit: count for limit, count in server.measures.limits_hit().items() if count}
 
 
 @pytest.mark.parametrize(
@@ -43,66 +43,64 @@ def bitten(server_under_test: ServerUnderTest) -> dict[Limit, int]:
 async def test_a_size_limit_is_counted_when_it_is_exceeded_and_not_when_it_is_reached(
     limit: Limit, over: bytes, at_it: bytes, status: int
 ) -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(sizes=TIGHT))
-    assert (await server_under_test.ask(at_it)).status == 404
-    assert bitten(server_under_test) == {}
-    assert (await server_under_test.ask(over)).status == status
-    assert bitten(server_under_test) == {limit: 1}
+    server = ServerUnderTest(ServerPolicy(sizes=TIGHT))
+    assert (await server.ask(at_it)).status == 404
+    assert bitten(server) == {}
+    assert (await server.ask(over)).status == status
+    assert bitten(server) == {limit: 1}
 
 
-async def test_too_many_parameters_are_counted() -> None:
-    server_under_test = ServerUnderTest()
+async def test_too_many_parameters_are_counted(server: ServerUnderTest) -> None:
     many = "&".join(f"p{n}=1" for n in range(40))
 
-    assert (await server_under_test.ask(request_bytes(f"{TOKEN_PATH}?resource=r&{many}"))).status == 400
-    assert bitten(server_under_test) == {Limit.PARAMETERS: 1}
+    assert (await server.ask(request_bytes(f"{TOKEN_PATH}?resource=r&{many}"))).status == 400
+    assert bitten(server) == {Limit.PARAMETERS: 1}
 
 
 async def test_a_connection_that_ends_because_of_pipelined_data_is_counted_once() -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(sizes=TIGHT, pipeline_seconds=0.01))
+    server = ServerUnderTest(ServerPolicy(sizes=TIGHT, pipeline_seconds=0.01))
     release = asyncio.Event()
 
     async def hold(_: object) -> Refusal:
         await release.wait()
         return Refusal(Reason.UNKNOWN_ADDRESS, "No.")
 
-    server_under_test.issuer.answer = hold
-    server_under_test.lane.data_received(request_bytes("/metadata/identity/oauth2/token?resource=r") + b"GET /")
+    server.issuer.answer = hold
+    server.lane.data_received(request_bytes("/metadata/identity/oauth2/token?resource=r") + b"GET /")
     await asyncio.sleep(0)
-    server_under_test.lane.data_received(b"x" * 200)
+    server.lane.data_received(b"x" * 200)
     await asyncio.sleep(0.03)
     release.set()
-    await server_under_test.settle()
+    await server.settle()
 
-    assert bitten(server_under_test) == {Limit.PIPELINE: 1}
-    assert server_under_test.connection.state == "finished"
+    assert bitten(server) == {Limit.PIPELINE: 1}
+    assert server.connection.state == "finished"
 
 
 async def test_unread_answers_are_limited_and_counted() -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(sizes=TIGHT))
-    server_under_test.lane.data_received(request_bytes("/nothing") * 5)
+    server = ServerUnderTest(ServerPolicy(sizes=TIGHT))
+    server.lane.data_received(request_bytes("/nothing") * 5)
 
-    assert bitten(server_under_test) == {Limit.PIPELINE: 1}
+    assert bitten(server) == {Limit.PIPELINE: 1}
 
 
 async def test_an_answer_that_takes_too_long_is_counted() -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
+    server = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
 
     async def never(_: object) -> Refusal:
         await asyncio.Event().wait()
         raise AssertionError
 
-    server_under_test.issuer.answer = never
-    assert (await server_under_test.ask(request_bytes())).status == 503
-    assert bitten(server_under_test) == {Limit.ANSWER: 1}
+    server.issuer.answer = never
+    assert (await server.ask(request_bytes())).status == 503
+    assert bitten(server) == {Limit.ANSWER: 1}
 
 
-async def test_a_limit_that_the_issuer_names_is_counted() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = lambda _: Refusal(Reason.OVERLOADED, "No.", limit=Limit.GOVERNOR_QUEUE)
-    await server_under_test.ask(request_bytes())
+async def test_a_limit_that_the_issuer_names_is_counted(server: ServerUnderTest) -> None:
+    server.issuer.answer = lambda _: Refusal(Reason.OVERLOADED, "No.", limit=Limit.GOVERNOR_QUEUE)
+    await server.ask(request_bytes())
 
-    assert bitten(server_under_test) == {Limit.GOVERNOR_QUEUE: 1}
+    assert bitten(server) == {Limit.GOVERNOR_QUEUE: 1}
 
 
 def test_the_lanes_limits_are_included_and_each_limit_has_a_series_from_the_start() -> None:

@@ -52,12 +52,13 @@ async def looped(headers: Mapping[str, str]) -> AsyncIterator[tuple[Running, Ret
 
 @pytest.mark.parametrize("target", [TARGET, INSTANCE, "/metadata/versions", "/host/token/?resource=r", "/x"])
 @pytest.mark.parametrize("value", ["nmi", "", "other"])
-async def test_a_request_with_the_mark_is_refused_on_every_path(target: str, value: str) -> None:
-    server_under_test = ServerUnderTest()
-    reply = await server_under_test.ask(request_bytes(target, headers=("Metadata: true", f"{FIELD}: {value}")))
+async def test_a_request_with_the_mark_is_refused_on_every_path(
+    server: ServerUnderTest, target: str, value: str
+) -> None:
+    reply = await server.ask(request_bytes(target, headers=("Metadata: true", f"{FIELD}: {value}")))
     assert (reply.status, reply.json["error"]) == (508, "loop_detected")
-    assert (server_under_test.issuer.asked, server_under_test.proxy.forwarded) == ([], [])
-    assert server_under_test.measures.refusals(Reason.LOOPED) == 1
+    assert (server.issuer.asked, server.proxy.forwarded) == ([], [])
+    assert server.measures.refusals(Reason.LOOPED) == 1
 
 
 @pytest.mark.parametrize("target", [TARGET, INSTANCE])

@@ -42,7 +42,7 @@ def test_an_absolute_target_is_never_the_token_path_and_is_forwarded_by_its_path
 
 @pytest.mark.parametrize("host", FORMS)
 async def test_no_form_opens_a_tunnel(host: str) -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(proxied_paths=EVERYTHING))
-    found = await server_under_test.ask(request_bytes(f"{host}:80", method="CONNECT"))
+    server = ServerUnderTest(ServerPolicy(proxied_paths=EVERYTHING))
+    found = await server.ask(request_bytes(f"{host}:80", method="CONNECT"))
     assert found.status in {400, 405}
-    assert server_under_test.proxy.forwarded == []
+    assert server.proxy.forwarded == []

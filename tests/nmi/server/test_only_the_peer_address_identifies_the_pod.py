@@ -27,15 +27,15 @@ FIELDS = st.lists(st.tuples(NAMES, st.sampled_from([OTHER, f"for={OTHER}", "ns/o
 )
 @pytest.mark.parametrize("query", ["", f"&ip={OTHER}&podname=other&podns=ns&uid=uid-other"])
 async def test_no_field_and_no_parameter_identifies_the_pod(fields: tuple[str, ...], query: str) -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(allow_x_forwarded_for=True))
-    reply = await server_under_test.ask(request_bytes(TARGET + query, headers=("Metadata: true", *fields)))
+    server = ServerUnderTest(ServerPolicy(allow_x_forwarded_for=True))
+    reply = await server.ask(request_bytes(TARGET + query, headers=("Metadata: true", *fields)))
     assert reply.status == 200
-    assert [peer for peer, _ in server_under_test.issuer.asked] == [PEER]
+    assert [peer for peer, _ in server.issuer.asked] == [PEER]
 
 
 @given(FIELDS)
 async def test_the_peers_address_identifies_the_pod_whatever_fields_are_sent(fields: list[tuple[str, str]]) -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(allow_x_forwarded_for=True))
+    server = ServerUnderTest(ServerPolicy(allow_x_forwarded_for=True))
     lines = tuple(f"{name}: {value}" for name, value in fields)
-    await server_under_test.ask(request_bytes(headers=("Metadata: true", *lines)))
-    assert {peer for peer, _ in server_under_test.issuer.asked} <= {PEER}
+    await server.ask(request_bytes(headers=("Metadata: true", *lines)))
+    assert {peer for peer, _ in server.issuer.asked} <= {PEER}

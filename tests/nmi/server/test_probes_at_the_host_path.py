@@ -27,22 +27,20 @@ PROBES = {
 
 @pytest.mark.parametrize("headers", PROBES.values(), ids=PROBES)
 async def test_a_probe_of_the_kubelet_is_refused_whatever_headers_the_pod_overrides(headers: tuple[str, ...]) -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
-    reply = await server_under_test.ask(request_bytes("/host/token/?resource=r", headers=(*NAMED, *headers)))
+    server = ServerUnderTest(peer=HOST)
+    reply = await server.ask(request_bytes("/host/token/?resource=r", headers=(*NAMED, *headers)))
     assert reply.status == 403
     assert SECRET.encode() not in reply.body
-    assert server_under_test.issuer.asked == [], "nothing was looked up"
-    assert server_under_test.measures.refusals(Reason.NOT_FROM_HOST) == 1
+    assert server.issuer.asked == [], "nothing was looked up"
+    assert server.measures.refusals(Reason.NOT_FROM_HOST) == 1
 
 
 @pytest.mark.parametrize(
     "headers", [(), ("User-Agent: Go-http-client/1.1", "Accept-Encoding: gzip"), ("Connection: Keep-Alive",)]
 )
 async def test_the_documented_clients_of_the_path_are_served(headers: tuple[str, ...]) -> None:
-    server_under_test = ServerUnderTest(peer=HOST)
-    assert (
-        await server_under_test.ask(request_bytes("/host/token/?resource=r", headers=(*NAMED, *headers)))
-    ).status == 200
+    server = ServerUnderTest(peer=HOST)
+    assert (await server.ask(request_bytes("/host/token/?resource=r", headers=(*NAMED, *headers)))).status == 200
 
 
 def test_the_path_is_off_by_default() -> None:

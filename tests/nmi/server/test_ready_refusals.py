@@ -87,33 +87,30 @@ async def test_repeats_in_the_fast_lane_are_summed_up_in_the_log(caplog: pytest.
     assert summed == {"method_not_allowed": 3, "metadata_header_missing": 3}
 
 
-async def test_a_new_generation_of_the_pod_record_ends_ready_refusals() -> None:
-    async with serving() as running, running.client() as client:
-        for expected in (0, 1):
-            await client.ask(REFUSED["no header"][0])
-            assert fast(running) == expected
-        running.entry.bump()
+async def test_a_new_generation_of_the_pod_record_ends_ready_refusals(running: Running, client: Client) -> None:
+    for expected in (0, 1):
         await client.ask(REFUSED["no header"][0])
-        assert fast(running) == 1
+        assert fast(running) == expected
+    running.entry.bump()
+    await client.ask(REFUSED["no header"][0])
+    assert fast(running) == 1
 
 
-async def test_a_pod_gets_no_ready_refusal_of_the_pod_that_had_its_address() -> None:
-    async with serving() as running, running.client() as client:
-        for _ in range(2):
-            await client.ask(REFUSED["no header"][0])
-        running.index.put("127.0.0.1", pod_entry("other", "till").record)
+async def test_a_pod_gets_no_ready_refusal_of_the_pod_that_had_its_address(running: Running, client: Client) -> None:
+    for _ in range(2):
         await client.ask(REFUSED["no header"][0])
-        assert fast(running) == 1
-        assert {series.labels[2] for series in running.measures.histogram.all_series()} == {"shop", "other"}
+    running.index.put("127.0.0.1", pod_entry("other", "till").record)
+    await client.ask(REFUSED["no header"][0])
+    assert fast(running) == 1
+    assert {series.labels[2] for series in running.measures.histogram.all_series()} == {"shop", "other"}
 
 
 @pytest.mark.parametrize("suspended", ["pod", "node"])
-async def test_while_suspended_the_general_lane_refuses(suspended: str) -> None:
-    async with serving() as running, running.client() as client:
-        await client.ask(REFUSED["no header"][0])
-        (running.entry.record if suspended == "pod" else running.index).suspended = True
-        assert (await client.ask(REFUSED["no header"][0])).status == 400
-        assert fast(running) == 0
+async def test_while_suspended_the_general_lane_refuses(running: Running, client: Client, suspended: str) -> None:
+    await client.ask(REFUSED["no header"][0])
+    (running.entry.record if suspended == "pod" else running.index).suspended = True
+    assert (await client.ask(REFUSED["no header"][0])).status == 400
+    assert fast(running) == 0
 
 
 async def test_the_general_lane_refuses_again_after_a_minute() -> None:
@@ -143,16 +140,15 @@ async def test_the_general_lane_refuses_again_after_a_minute() -> None:
     ],
     ids=["HEAD", "forwarded", "other value", "parameter twice", "disguised", "near the token path", "host token"],
 )
-async def test_other_refusals_are_left_to_the_general_lane(data: bytes) -> None:
-    async with serving() as running, running.client() as client:
-        for _ in range(2):
-            client.send(data)
-            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 4")
-            await until(lambda: running.server.counters()["handed_over"] > 0)
-            running.server.counters()
-            if b"HEAD" not in data[:5]:
-                await client.reader.readuntil(b"}")
-        assert fast(running) == 0
+async def test_other_refusals_are_left_to_the_general_lane(running: Running, client: Client, data: bytes) -> None:
+    for _ in range(2):
+        client.send(data)
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 4")
+        await until(lambda: running.server.counters()["handed_over"] > 0)
+        running.server.counters()
+        if b"HEAD" not in data[:5]:
+            await client.reader.readuntil(b"}")
+    assert fast(running) == 0
 
 
 async def test_blocked_instance_metadata_is_refused_by_the_fast_lane() -> None:
@@ -163,11 +159,10 @@ async def test_blocked_instance_metadata_is_refused_by_the_fast_lane() -> None:
         assert (await client.ask(BLOCKED.replace(b"GET", b"PUT", 1))).status == 403
 
 
-async def test_instance_metadata_that_is_not_blocked_is_forwarded() -> None:
-    async with serving() as running, running.client() as client:
-        await client.ask(REFUSED["instance metadata"][0])
-        assert [(await client.ask(BLOCKED)).status for _ in range(2)] == [200, 200]
-        assert len(running.proxy.forwarded) == 2
+async def test_instance_metadata_that_is_not_blocked_is_forwarded(running: Running, client: Client) -> None:
+    await client.ask(REFUSED["instance metadata"][0])
+    assert [(await client.ask(BLOCKED)).status for _ in range(2)] == [200, 200]
+    assert len(running.proxy.forwarded) == 2
 
 
 async def test_an_allowed_path_is_forwarded_after_a_refusal_of_another_one() -> None:
@@ -194,11 +189,10 @@ async def test_with_all_paths_proxied_only_identity_paths_are_refused_by_the_fas
         assert fast(running) == 1
 
 
-async def test_a_token_request_is_served_after_a_refusal_of_each_kind() -> None:
-    async with serving() as running, running.client() as client:
-        for data, *_ in REFUSED.values():
-            await client.ask(data)
-        assert [(await client.ask(request_bytes())).status for _ in range(2)] == [200, 200]
+async def test_a_token_request_is_served_after_a_refusal_of_each_kind(running: Running, client: Client) -> None:
+    for data, *_ in REFUSED.values():
+        await client.ask(data)
+    assert [(await client.ask(request_bytes())).status for _ in range(2)] == [200, 200]
 
 
 async def test_with_a_line_for_each_request_no_refusal_is_sent_by_the_fast_lane() -> None:
@@ -208,16 +202,15 @@ async def test_with_a_line_for_each_request_no_refusal_is_sent_by_the_fast_lane(
         assert fast(running) == 0
 
 
-async def test_the_memory_of_a_pod_is_bounded() -> None:
+async def test_the_memory_of_a_pod_is_bounded(running: Running, client: Client) -> None:
     """Requests that differ in everything that the pod may choose have the same ready refusals."""
-    async with serving() as running, running.client() as client:
-        for number in range(50):
-            await client.ask(request_bytes(f"/path-{number}?a={number}", headers=(f"X-{number}: 1",)))
-            await client.ask(request_bytes(f"{TARGET}&client_id={number}", headers=()))
-        assert fast(running) == 98
-        now = time.monotonic_ns()
-        ready = {kind for kind in Kind if running.entry.record.refusal(kind, now) is not None}
-        assert ready == {Kind.NO_HEADER, Kind.UNKNOWN_OTHER}
+    for number in range(50):
+        await client.ask(request_bytes(f"/path-{number}?a={number}", headers=(f"X-{number}: 1",)))
+        await client.ask(request_bytes(f"{TARGET}&client_id={number}", headers=()))
+    assert fast(running) == 98
+    now = time.monotonic_ns()
+    ready = {kind for kind in Kind if running.entry.record.refusal(kind, now) is not None}
+    assert ready == {Kind.NO_HEADER, Kind.UNKNOWN_OTHER}
 
 
 def test_repeats_of_a_refusal_without_a_line_are_counted_as_omitted(caplog: pytest.LogCaptureFixture) -> None:
@@ -246,82 +239,81 @@ def refusing(running: Running, refusal: Refusal = NOTHING) -> Callable[[TokenReq
     return lambda _: replace(refusal, generation=running.entry.record.generation)
 
 
-async def test_a_pod_without_an_identity_is_refused_by_the_fast_lane_until_its_record_changes() -> None:
-    async with serving() as running, running.client() as client:
-        running.issuer.answer = refusing(running)
-        replies = [await client.ask(request_bytes()) for _ in range(3)]
-        assert [reply.status for reply in replies] == [400] * 3
-        assert len({reply.headers["x-ms-request-id"] for reply in replies}) == 3
-        assert b"Identity not found" in replies[2].body
-        assert (fast(running), len(running.issuer.asked)) == (2, 1)
-        assert running.measures.refusals(Reason.NOTHING_ASSIGNED) == 3
-        (series,) = running.measures.histogram.all_series()
-        assert (series.labels[1:], sum(series.counts())) == (("400", "shop", "https://management.azure.com/"), 3)
-        running.entry.bump()
-        running.issuer.answer = lambda _: grant(running.entry.record)
-        assert [(await client.ask(request_bytes())).status for _ in range(2)] == [200, 200]
+async def test_a_pod_without_an_identity_is_refused_by_the_fast_lane_until_its_record_changes(
+    running: Running, client: Client
+) -> None:
+    running.issuer.answer = refusing(running)
+    replies = [await client.ask(request_bytes()) for _ in range(3)]
+    assert [reply.status for reply in replies] == [400] * 3
+    assert len({reply.headers["x-ms-request-id"] for reply in replies}) == 3
+    assert b"Identity not found" in replies[2].body
+    assert (fast(running), len(running.issuer.asked)) == (2, 1)
+    assert running.measures.refusals(Reason.NOTHING_ASSIGNED) == 3
+    (series,) = running.measures.histogram.all_series()
+    assert (series.labels[1:], sum(series.counts())) == (("400", "shop", "https://management.azure.com/"), 3)
+    running.entry.bump()
+    running.issuer.answer = lambda _: grant(running.entry.record)
+    assert [(await client.ask(request_bytes())).status for _ in range(2)] == [200, 200]
 
 
-async def test_a_refusal_of_an_older_generation_is_not_made_ready() -> None:
-    async with serving() as running, running.client() as client:
-        running.issuer.answer = lambda _: replace(NOTHING, generation=running.entry.record.generation - 1)
-        for _ in range(2):
-            assert (await client.ask(request_bytes())).status == 400
-        assert fast(running) == 0
+async def test_a_refusal_of_an_older_generation_is_not_made_ready(running: Running, client: Client) -> None:
+    running.issuer.answer = lambda _: replace(NOTHING, generation=running.entry.record.generation - 1)
+    for _ in range(2):
+        assert (await client.ask(request_bytes())).status == 400
+    assert fast(running) == 0
 
 
-async def test_a_refusal_that_the_record_does_not_determine_is_not_made_ready() -> None:
-    async with serving() as running, running.client() as client:
-        running.issuer.answer = lambda _: Refusal(Reason.UPSTREAM_REFUSED, "No.")
-        for _ in range(2):
-            assert (await client.ask(request_bytes())).status == 403
-        assert (fast(running), len(running.issuer.asked)) == (0, 2)
+async def test_a_refusal_that_the_record_does_not_determine_is_not_made_ready(running: Running, client: Client) -> None:
+    running.issuer.answer = lambda _: Refusal(Reason.UPSTREAM_REFUSED, "No.")
+    for _ in range(2):
+        assert (await client.ask(request_bytes())).status == 403
+    assert (fast(running), len(running.issuer.asked)) == (0, 2)
 
 
-async def test_a_ready_refusal_does_not_stop_a_request_with_other_parameters() -> None:
-    async with serving() as running, running.client() as client:
-        running.issuer.answer = refusing(running)
-        await client.ask(request_bytes())
-        await client.ask(request_bytes(f"{TARGET}&client_id=a"))
-        await client.ask(request_bytes(f"{TARGET}&bypass_cache=true"))
-        assert (fast(running), len(running.issuer.asked)) == (0, 3)
+async def test_a_ready_refusal_does_not_stop_a_request_with_other_parameters(running: Running, client: Client) -> None:
+    running.issuer.answer = refusing(running)
+    await client.ask(request_bytes())
+    await client.ask(request_bytes(f"{TARGET}&client_id=a"))
+    await client.ask(request_bytes(f"{TARGET}&bypass_cache=true"))
+    assert (fast(running), len(running.issuer.asked)) == (0, 3)
 
 
 UNKNOWN = Refusal(Reason.UNKNOWN_ADDRESS, "No pod is known at this address.", unknown_seconds=60)
 
 
-async def test_an_address_without_a_pod_is_refused_by_the_fast_lane_until_a_pod_has_it() -> None:
-    async with serving() as running, running.client() as client:
-        running.index.remove("127.0.0.1", running.entry.record)
-        running.issuer.answer = lambda _: UNKNOWN
-        assert [(await client.ask(request_bytes())).status for _ in range(3)] == [404] * 3
-        assert [(await client.ask(REFUSED["no header"][0])).status for _ in range(3)] == [400] * 3
-        assert (fast(running), len(running.issuer.asked)) == (4, 1)
-        assert {series.labels[2] for series in running.measures.histogram.all_series()} == {""}
-        running.index.put("127.0.0.1", running.entry.record)
-        running.issuer.answer = lambda _: grant(running.entry.record)
-        assert (await client.ask(request_bytes())).status == 200
-        assert (await client.ask(REFUSED["no header"][0])).status == 400
-        assert fast(running) == 4
+async def test_an_address_without_a_pod_is_refused_by_the_fast_lane_until_a_pod_has_it(
+    running: Running, client: Client
+) -> None:
+    running.index.remove("127.0.0.1", running.entry.record)
+    running.issuer.answer = lambda _: UNKNOWN
+    assert [(await client.ask(request_bytes())).status for _ in range(3)] == [404] * 3
+    assert [(await client.ask(REFUSED["no header"][0])).status for _ in range(3)] == [400] * 3
+    assert (fast(running), len(running.issuer.asked)) == (4, 1)
+    assert {series.labels[2] for series in running.measures.histogram.all_series()} == {""}
+    running.index.put("127.0.0.1", running.entry.record)
+    running.issuer.answer = lambda _: grant(running.entry.record)
+    assert (await client.ask(request_bytes())).status == 200
+    assert (await client.ask(REFUSED["no header"][0])).status == 400
+    assert fast(running) == 4
 
 
-async def test_a_lookup_that_has_not_just_failed_is_made_each_time() -> None:
-    async with serving() as running, running.client() as client:
-        running.index.remove("127.0.0.1", running.entry.record)
-        running.issuer.answer = lambda _: replace(UNKNOWN, unknown_seconds=0.0)
-        for _ in range(3):
-            assert (await client.ask(request_bytes())).status == 404
-        assert (fast(running), len(running.issuer.asked)) == (0, 3)
+async def test_a_lookup_that_has_not_just_failed_is_made_each_time(running: Running, client: Client) -> None:
+    running.index.remove("127.0.0.1", running.entry.record)
+    running.issuer.answer = lambda _: replace(UNKNOWN, unknown_seconds=0.0)
+    for _ in range(3):
+        assert (await client.ask(request_bytes())).status == 404
+    assert (fast(running), len(running.issuer.asked)) == (0, 3)
 
 
-async def test_the_refusal_of_an_unknown_address_lasts_as_long_as_its_failed_lookup() -> None:
-    async with serving() as running, running.client() as client:
-        running.index.remove("127.0.0.1", running.entry.record)
-        running.issuer.answer = lambda _: replace(UNKNOWN, unknown_seconds=0.05)
-        await client.ask(request_bytes())
-        await asyncio.sleep(0.06)
-        await client.ask(request_bytes())
-        assert (fast(running), len(running.issuer.asked)) == (0, 2)
+async def test_the_refusal_of_an_unknown_address_lasts_as_long_as_its_failed_lookup(
+    running: Running, client: Client
+) -> None:
+    running.index.remove("127.0.0.1", running.entry.record)
+    running.issuer.answer = lambda _: replace(UNKNOWN, unknown_seconds=0.05)
+    await client.ask(request_bytes())
+    await asyncio.sleep(0.06)
+    await client.ask(request_bytes())
+    assert (fast(running), len(running.issuer.asked)) == (0, 2)
 
 
 PROXY_VERSIONS, PROXY_ALL = ProxiedPaths(("/metadata/versions",)), ProxiedPaths(everything=True)

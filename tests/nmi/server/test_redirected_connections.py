@@ -22,12 +22,12 @@ PATHS = [
 async def test_a_connection_that_was_not_redirected_is_refused_on_every_path(
     path: str, meant: tuple[str, int] | None
 ) -> None:
-    server_under_test = ServerUnderTest(DEMANDING, meant=meant)
-    reply = await server_under_test.ask(request_bytes(path))
+    server = ServerUnderTest(DEMANDING, meant=meant)
+    reply = await server.ask(request_bytes(path))
 
     assert (reply.status, reply.json["error"]) == (403, "access_denied")
     assert "own address" in reply.json["error_description"]
-    assert (server_under_test.issuer.asked, server_under_test.proxy.forwarded) == ([], [])
+    assert (server.issuer.asked, server.proxy.forwarded) == ([], [])
 
 
 @pytest.mark.parametrize("path", [TARGET, "/metadata/instance"])
@@ -37,6 +37,6 @@ async def test_a_redirected_connection_is_served(path: str) -> None:
 
 @pytest.mark.parametrize("policy", [ServerPolicy(), DEMANDING])
 async def test_the_general_lane_uses_the_decision_of_the_lane_and_does_not_ask_the_kernel(policy: ServerPolicy) -> None:
-    server_under_test = ServerUnderTest(policy, meant=METADATA)
-    assert (await server_under_test.ask(request_bytes())).status == 200
-    assert server_under_test.connection.looked == 0
+    server = ServerUnderTest(policy, meant=METADATA)
+    assert (await server.ask(request_bytes())).status == 200
+    assert server.connection.looked == 0

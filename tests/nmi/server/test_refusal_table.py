@@ -26,14 +26,13 @@ def check(reply: Reply, status: int, error: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
-async def test_only_get_requests_a_token(method: str) -> None:
-    server_under_test = ServerUnderTest()
-    reply = await server_under_test.ask(request_bytes(method=method))
+async def test_only_get_requests_a_token(server: ServerUnderTest, method: str) -> None:
+    reply = await server.ask(request_bytes(method=method))
 
     check(reply, 405, "method_not_allowed")
     assert reply.headers["allow"] == "GET"
-    assert server_under_test.issuer.asked == []
-    assert (await server_under_test.ask(request_bytes())).status == 200
+    assert server.issuer.asked == []
+    assert (await server.ask(request_bytes())).status == 200
 
 
 async def test_a_head_request_is_refused_without_a_body() -> None:
@@ -47,17 +46,16 @@ async def test_a_head_request_is_refused_without_a_body() -> None:
     "headers", [(), ("Metadata: false",), ("Metadata:",), ("Metadata: true, true",), ("Meta: true",)]
 )
 async def test_without_the_metadata_header_the_body_is_exactly_what_probes_expect(
-    headers: tuple[str, ...],
+    server: ServerUnderTest, headers: tuple[str, ...]
 ) -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.lane.data_received(request_bytes(headers=headers))
+    server.lane.data_received(request_bytes(headers=headers))
 
-    assert server_under_test.connection.written, "answered immediately, without a task"
-    assert server_under_test.connection.written.endswith(
+    assert server.connection.written, "answered immediately, without a task"
+    assert server.connection.written.endswith(
         b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
     )
-    assert server_under_test.connection.written.startswith(b"HTTP/1.1 400 ")
-    assert server_under_test.issuer.asked == []
+    assert server.connection.written.startswith(b"HTTP/1.1 400 ")
+    assert server.issuer.asked == []
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
@@ -68,14 +66,14 @@ async def test_without_the_metadata_header_the_body_is_exactly_what_probes_expec
 async def test_other_identity_paths_are_404_whatever_the_method_and_headers(
     path: str, headers: tuple[str, ...], method: str
 ) -> None:
-    server_under_test = ServerUnderTest(ServerPolicy())
+    server = ServerUnderTest(ServerPolicy())
 
     check(
-        await server_under_test.ask(request_bytes(f"/metadata/identity/{path}", method=method, headers=headers)),
+        await server.ask(request_bytes(f"/metadata/identity/{path}", method=method, headers=headers)),
         404,
         "not_found",
     )
-    assert server_under_test.proxy.forwarded == []
+    assert server.proxy.forwarded == []
 
 
 @pytest.mark.parametrize("reason", list(Reason))
@@ -87,87 +85,85 @@ def test_every_reason_has_an_answer(reason: Reason) -> None:
 
 
 @pytest.mark.parametrize(("retry_after", "header"), [(None, "5"), (0.0, "1"), (1.2, "2"), (70.0, "70")])
-async def test_retry_after_is_forwarded_or_set_by_nmi(retry_after: float | None, header: str) -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=retry_after)
+async def test_retry_after_is_forwarded_or_set_by_nmi(
+    server: ServerUnderTest, retry_after: float | None, header: str
+) -> None:
+    server.issuer.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=retry_after)
 
-    assert (await server_under_test.ask(request_bytes())).headers["retry-after"] == header
+    assert (await server.ask(request_bytes())).headers["retry-after"] == header
 
 
-async def test_the_word_that_makes_sdks_stop_retrying_is_never_returned() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
-    reply = await server_under_test.ask(request_bytes())
+async def test_the_word_that_makes_sdks_stop_retrying_is_never_returned(server: ServerUnderTest) -> None:
+    server.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
+    reply = await server.ask(request_bytes())
 
     check(reply, 403, "access_denied")
     assert reply.json["error_description"] == "AADSTS1: not answering, not answering."
 
 
-async def test_a_message_is_truncated_and_stays_valid_json_whatever_it_contains() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
-    reply = await server_under_test.ask(request_bytes())
+async def test_a_message_is_truncated_and_stays_valid_json_whatever_it_contains(server: ServerUnderTest) -> None:
+    server.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
+    reply = await server.ask(request_bytes())
 
     assert len(reply.json["error_description"]) == SENTENCE_CHARS
     assert b"\n" not in reply.body
 
 
-async def test_an_internal_error_is_a_500_and_the_next_request_succeeds() -> None:
-    server_under_test = ServerUnderTest()
-    good = server_under_test.issuer.answer
+async def test_an_internal_error_is_a_500_and_the_next_request_succeeds(server: ServerUnderTest) -> None:
+    good = server.issuer.answer
 
     def broken(_: object) -> Refusal:
         raise KeyError("secret detail")
 
-    server_under_test.issuer.answer = broken
-    reply = await server_under_test.ask(request_bytes())
+    server.issuer.answer = broken
+    reply = await server.ask(request_bytes())
 
     check(reply, 500, "server_error")
     assert b"secret" not in reply.body
-    server_under_test.issuer.answer = good
-    assert (await server_under_test.ask(request_bytes())).status == 200
+    server.issuer.answer = good
+    assert (await server.ask(request_bytes())).status == 200
 
 
 async def test_a_fault_while_an_answer_is_written_ends_its_connection_and_is_logged_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server_under_test = ServerUnderTest()
-    connection = server_under_test.connection
+    connection = server.connection
 
     def broken(_: object) -> None:
         raise KeyError("defect")
 
     monkeypatch.setattr(connection, "write", broken)
-    server_under_test.lane.data_received(request_bytes())
-    await server_under_test.settle()
+    server.lane.data_received(request_bytes())
+    await server.settle()
     assert not connection.open
     logged = [record for record in caplog.records if record.name == "nmi.server.decisions"]
     (line,) = (record for record in logged if record.levelno >= logging.ERROR)
     assert "defect" in line.getMessage()
-    assert (await server_under_test.ask(request_bytes())).status == 200
+    assert (await server.ask(request_bytes())).status == 200
 
 
 async def test_an_answer_that_does_not_arrive_is_a_503() -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
+    server = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
 
     async def never(_: object) -> Refusal:
         await asyncio.Event().wait()
         raise AssertionError
 
-    server_under_test.issuer.answer = never
+    server.issuer.answer = never
 
-    check(await server_under_test.ask(request_bytes()), 503, "temporarily_unavailable")
+    check(await server.ask(request_bytes()), 503, "temporarily_unavailable")
 
 
-async def test_a_timeout_inside_the_issuer_is_an_internal_error_and_not_the_servers_own_timeout() -> None:
-    server_under_test = ServerUnderTest()
+async def test_a_timeout_inside_the_issuer_is_an_internal_error_and_not_the_servers_own_timeout(
+    server: ServerUnderTest,
+) -> None:
 
     async def times_out(_: object) -> Refusal:
         raise TimeoutError
 
-    server_under_test.issuer.answer = times_out
+    server.issuer.answer = times_out
 
-    check(await server_under_test.ask(request_bytes()), 500, "server_error")
+    check(await server.ask(request_bytes()), 500, "server_error")
 
 
 @pytest.mark.parametrize(

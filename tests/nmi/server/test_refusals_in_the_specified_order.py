@@ -126,16 +126,14 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_not(row: Row) -> None:
-    server_under_test = ServerUnderTest(row.policy)
-    good = server_under_test.issuer.answer
+    server = ServerUnderTest(row.policy)
+    good = server.issuer.answer
     if row.decided is not None:
-        server_under_test.issuer.answer = refusing(row.decided)
-    server_under_test.lane.data_received(row.data)
-    assert bool(server_under_test.connection.written) is not row.waits, (
-        "answered before anything is looked up or waited for"
-    )
-    assert row.waits or not server_under_test.issuer.asked
-    reply = await ServerUnderTest(row.policy).ask(row.data) if not row.waits else await server_under_test.ask(row.data)
+        server.issuer.answer = refusing(row.decided)
+    server.lane.data_received(row.data)
+    assert bool(server.connection.written) is not row.waits, "answered before anything is looked up or waited for"
+    assert row.waits or not server.issuer.asked
+    reply = await ServerUnderTest(row.policy).ask(row.data) if not row.waits else await server.ask(row.data)
 
     assert (reply.status, reply.json["error"]) == (row.status, row.error)
     assert set(reply.json) == {"error", "error_description"}
@@ -148,19 +146,18 @@ async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_n
     assert UUID.fullmatch(reply.headers["x-ms-request-id"])
     others = set(reply.headers) - {"content-type", "content-length", "x-ms-request-id"}
     assert {name: reply.headers[name] for name in others} == dict(row.headers)
-    await server_under_test.settle()
-    assert server_under_test.proxy.forwarded == []
+    await server.settle()
+    assert server.proxy.forwarded == []
     if row.decided is not None:
-        assert server_under_test.measures.refusals(row.decided) == 2, "of each of the two requests"
+        assert server.measures.refusals(row.decided) == 2, "of each of the two requests"
 
     if row.passes is not None:
-        server_under_test = ServerUnderTest(row.passing_policy or row.policy)
-        server_under_test.issuer.answer = good
-        assert (await server_under_test.ask(row.passes)).status == 200
+        server = ServerUnderTest(row.passing_policy or row.policy)
+        server.issuer.answer = good
+        assert (await server.ask(row.passes)).status == 200
 
 
-async def test_each_error_has_a_unique_id() -> None:
-    server_under_test = ServerUnderTest()
-    found = {(await server_under_test.ask(ask("/nothing"))).headers["x-ms-request-id"] for _ in range(100)}
+async def test_each_error_has_a_unique_id(server: ServerUnderTest) -> None:
+    found = {(await server.ask(ask("/nothing"))).headers["x-ms-request-id"] for _ in range(100)}
 
     assert len(found) == 100

@@ -40,12 +40,13 @@ def lines(written: io.StringIO, message: str) -> list[dict[str, object]]:
     ]
 
 
-async def test_a_refusal_has_one_line_with_the_facts_that_an_operator_needs(written: io.StringIO) -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = lambda _: Refusal(
+async def test_a_refusal_has_one_line_with_the_facts_that_an_operator_needs(
+    server: ServerUnderTest, written: io.StringIO
+) -> None:
+    server.issuer.answer = lambda _: Refusal(
         Reason.UPSTREAM_REFUSED, "No.", "check the client id", identity="shop/id", correlation="azure-id"
     )
-    reply = await server_under_test.ask(request_bytes(headers=("Metadata: true", THEIRS)))
+    reply = await server.ask(request_bytes(headers=("Metadata: true", THEIRS)))
     (line,) = lines(written, "request refused")
 
     assert line == {
@@ -66,15 +67,14 @@ async def test_a_refusal_has_one_line_with_the_facts_that_an_operator_needs(writ
         "peer": PEER,
         "resource": RESOURCE,
     }
-    assert server_under_test.measures.refusals(Reason.UPSTREAM_REFUSED) == 1
-    await server_under_test.ask(request_bytes(headers=("Metadata: true", THEIRS)))
+    assert server.measures.refusals(Reason.UPSTREAM_REFUSED) == 1
+    await server.ask(request_bytes(headers=("Metadata: true", THEIRS)))
     assert len(lines(written, "request refused")) == 1, "a repeat is counted"
 
 
-async def test_a_grant_has_one_line_without_the_token(written: io.StringIO) -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = lambda _: replace(grant(server_under_test.entry.record), correlation="azure-id")
-    await server_under_test.ask(request_bytes(headers=("Metadata: true", THEIRS)))
+async def test_a_grant_has_one_line_without_the_token(server: ServerUnderTest, written: io.StringIO) -> None:
+    server.issuer.answer = lambda _: replace(grant(server.entry.record), correlation="azure-id")
+    await server.ask(request_bytes(headers=("Metadata: true", THEIRS)))
     (line,) = lines(written, "token granted")
 
     assert isinstance(line.pop("request"), str)
@@ -94,20 +94,20 @@ async def test_a_grant_has_one_line_without_the_token(written: io.StringIO) -> N
     assert "secret" not in written.getvalue()
 
 
-async def test_an_exempt_pods_answer_has_a_line_too(written: io.StringIO) -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = lambda _: RawAnswer(400, b"{}", "application/json")
-    reply = await server_under_test.ask(request_bytes())
+async def test_an_exempt_pods_answer_has_a_line_too(server: ServerUnderTest, written: io.StringIO) -> None:
+    server.issuer.answer = lambda _: RawAnswer(400, b"{}", "application/json")
+    reply = await server.ask(request_bytes())
     (line,) = lines(written, "token request forwarded to IMDS")
 
     assert (line["outcome"], line["status"], line["pod"]) == ("exempt", 400, "shop/cart")
     assert line["request"] == reply.headers["x-ms-request-id"]
 
 
-async def test_each_request_has_a_line_with_its_id_at_verbosity_4(written: io.StringIO) -> None:
-    server_under_test = ServerUnderTest()
-    first = await server_under_test.ask(request_bytes("/nothing", headers=(THEIRS,)))
-    await server_under_test.ask(request_bytes())
+async def test_each_request_has_a_line_with_its_id_at_verbosity_4(
+    server: ServerUnderTest, written: io.StringIO
+) -> None:
+    first = await server.ask(request_bytes("/nothing", headers=(THEIRS,)))
+    await server.ask(request_bytes())
     refused, granted = lines(written, "request answered")
 
     assert (refused["request"], refused["client_request"]) == (first.headers["x-ms-request-id"], "0f0f-their-id")

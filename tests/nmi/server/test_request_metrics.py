@@ -8,8 +8,8 @@ from nmi.server.metrics import OTHER, SERIES_MAX, ServerMetrics, audience
 from tests.nmi.server.fakes import TOKEN_PATH, ServerUnderTest, grant, refusing, request_bytes
 
 
-def labels(server_under_test: ServerUnderTest) -> set[tuple[str, ...]]:
-    return {series.labels for series in server_under_test.measures.histogram.all_series() if sum(series.counts())}
+def labels(server: ServerUnderTest) -> set[tuple[str, ...]]:
+    return {series.labels for series in server.measures.histogram.all_series() if sum(series.counts())}
 
 
 @pytest.mark.parametrize(
@@ -28,22 +28,20 @@ def test_a_resource_is_counted_as_a_known_audience_or_other(resource: str, wante
     assert audience(resource) == wanted
 
 
-async def test_a_token_is_counted_under_its_route_status_namespace_and_audience() -> None:
-    server_under_test = ServerUnderTest()
-    await server_under_test.ask(request_bytes())
+async def test_a_token_is_counted_under_its_route_status_namespace_and_audience(server: ServerUnderTest) -> None:
+    await server.ask(request_bytes())
 
-    assert labels(server_under_test) == {(TOKEN_PATH, "200", "shop", "https://management.azure.com/")}
+    assert labels(server) == {(TOKEN_PATH, "200", "shop", "https://management.azure.com/")}
 
 
-async def test_values_that_a_pod_invents_make_no_new_series() -> None:
-    server_under_test = ServerUnderTest()
+async def test_values_that_a_pod_invents_make_no_new_series(server: ServerUnderTest) -> None:
     for n in range(20):
-        await server_under_test.ask(request_bytes(f"{TOKEN_PATH}?resource=api://{n}"))
-        await server_under_test.ask(request_bytes(f"/invented/{n}"))
-        await server_under_test.ask(request_bytes(f"/metadata/identity/oauth2/{n}"))
-        await server_under_test.ask(b"GET /%d HTTP/1.1\r\nbad\r\n\r\n" % n)
+        await server.ask(request_bytes(f"{TOKEN_PATH}?resource=api://{n}"))
+        await server.ask(request_bytes(f"/invented/{n}"))
+        await server.ask(request_bytes(f"/metadata/identity/oauth2/{n}"))
+        await server.ask(b"GET /%d HTTP/1.1\r\nbad\r\n\r\n" % n)
 
-    assert labels(server_under_test) == {
+    assert labels(server) == {
         (TOKEN_PATH, "200", "shop", OTHER),
         ("other", "404", "shop", ""),
         ("/metadata/identity", "404", "shop", ""),
@@ -51,13 +49,12 @@ async def test_values_that_a_pod_invents_make_no_new_series() -> None:
     }
 
 
-async def test_an_unknown_peer_has_no_namespace() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.index.remove("10.0.0.7", server_under_test.entry.record)
-    server_under_test.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
-    await server_under_test.ask(request_bytes())
+async def test_an_unknown_peer_has_no_namespace(server: ServerUnderTest) -> None:
+    server.index.remove("10.0.0.7", server.entry.record)
+    server.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
+    await server.ask(request_bytes())
 
-    assert labels(server_under_test) == {(TOKEN_PATH, "404", "", "https://management.azure.com/")}
+    assert labels(server) == {(TOKEN_PATH, "404", "", "https://management.azure.com/")}
 
 
 def test_the_number_of_series_is_bounded_for_any_namespaces() -> None:
@@ -70,11 +67,11 @@ def test_the_number_of_series_is_bounded_for_any_namespaces() -> None:
 
 async def test_prometheus_parses_the_metrics() -> None:
     registry = CollectorRegistry()
-    server_under_test = ServerUnderTest(registry=registry)
-    server_under_test.measures.watch(lane=lambda: {"open": 3, "accepted": 5, "refused_peer": 1}, pending=lambda: 2)
-    server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record)
-    await server_under_test.ask(request_bytes())
-    await server_under_test.ask(request_bytes("/nothing"))
+    server = ServerUnderTest(registry=registry)
+    server.measures.watch(lane=lambda: {"open": 3, "accepted": 5, "refused_peer": 1}, pending=lambda: 2)
+    server.issuer.answer = lambda _: grant(server.entry.record)
+    await server.ask(request_bytes())
+    await server.ask(request_bytes("/nothing"))
     text = generate_latest(registry).decode()
 
     series = (

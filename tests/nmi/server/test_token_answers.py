@@ -54,57 +54,54 @@ def test_upstream_values_are_returned_unchanged_and_escaped() -> None:
 
 
 @pytest.mark.parametrize("cacheable", [True, False])
-async def test_an_answer_becomes_a_ready_answer_only_if_permitted(*, cacheable: bool) -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record, cacheable=cacheable)
-    await server_under_test.ask(request_bytes())
-    ready = server_under_test.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns())
+async def test_an_answer_becomes_a_ready_answer_only_if_permitted(server: ServerUnderTest, *, cacheable: bool) -> None:
+    server.issuer.answer = lambda _: grant(server.entry.record, cacheable=cacheable)
+    await server.ask(request_bytes())
+    ready = server.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns())
 
     assert (ready is not None) is cacheable
 
 
 async def test_the_general_answer_equals_the_ready_answer() -> None:
-    server_under_test = ServerUnderTest(now_ns=lambda: 0)
-    server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record, life=10)
+    server = ServerUnderTest(now_ns=lambda: 0)
+    server.issuer.answer = lambda _: grant(server.entry.record, life=10)
     reply = request_bytes(f"{TOKEN_PATH}?{QUERY}&client_id=AbC&xms_cc=cp1")
-    server_under_test.lane.data_received(reply)
-    await server_under_test.settle()
-    ready = server_under_test.entry.record.find(
+    server.lane.data_received(reply)
+    await server.settle()
+    ready = server.entry.record.find(
         RESOURCE.encode(), SelectorKind.CLIENT_ID.value, b"abc", b"cp1", time.monotonic_ns()
     )
 
     assert ready is not None
-    assert bytes(server_under_test.connection.written) == ready.render(0)
+    assert bytes(server.connection.written) == ready.render(0)
 
 
-async def test_an_answer_of_an_outdated_generation_does_not_become_ready() -> None:
-    server_under_test = ServerUnderTest()
-    stale = grant(server_under_test.entry.record)
-    server_under_test.entry.record.invalidate()
-    server_under_test.issuer.answer = lambda _: stale
-    await server_under_test.ask(request_bytes())
+async def test_an_answer_of_an_outdated_generation_does_not_become_ready(server: ServerUnderTest) -> None:
+    stale = grant(server.entry.record)
+    server.entry.record.invalidate()
+    server.issuer.answer = lambda _: stale
+    await server.ask(request_bytes())
 
-    assert server_under_test.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
+    assert server.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
-async def test_a_token_too_large_to_keep_is_returned_too(version: str) -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record, access_token="t" * 70_000)
+async def test_a_token_too_large_to_keep_is_returned_too(server: ServerUnderTest, version: str) -> None:
+    server.issuer.answer = lambda _: grant(server.entry.record, access_token="t" * 70_000)
     small = await ServerUnderTest().ask(request_bytes(version=version))
-    reply = await server_under_test.ask(request_bytes(version=version))
+    reply = await server.ask(request_bytes(version=version))
 
     assert reply.status == 200
     assert reply.json["access_token"] == "t" * 70_000
     assert reply.json.keys() == small.json.keys()
     assert list(reply.headers) == list(small.headers), "the same form"
-    assert server_under_test.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
+    assert server.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
 
 
 async def test_the_issuer_gets_the_connections_peer_and_the_query() -> None:
-    server_under_test = ServerUnderTest(ServerPolicy())
-    await server_under_test.ask(request_bytes(f"{TOKEN_PATH}?resource=a&msi_res_id=%2Fx&bypass_cache=true"))
-    ((peer, asked),) = server_under_test.issuer.asked
+    server = ServerUnderTest(ServerPolicy())
+    await server.ask(request_bytes(f"{TOKEN_PATH}?resource=a&msi_res_id=%2Fx&bypass_cache=true"))
+    ((peer, asked),) = server.issuer.asked
 
     assert peer == PEER
     assert (asked.resource, asked.selector, asked.selector_value, asked.force_refresh) == (
@@ -116,20 +113,21 @@ async def test_the_issuer_gets_the_connections_peer_and_the_query() -> None:
 
 
 @pytest.mark.parametrize("others", [1, 3])
-async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_answer(others: int) -> None:
-    server_under_test = ServerUnderTest()
+async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_answer(
+    server: ServerUnderTest, others: int
+) -> None:
     auxiliary = tuple(token(access_token=f"tenant-{n}") for n in range(others))
-    server_under_test.issuer.answer = lambda _: replace(grant(server_under_test.entry.record), auxiliary=auxiliary)
+    server.issuer.answer = lambda _: replace(grant(server.entry.record), auxiliary=auxiliary)
     alone = (await ServerUnderTest().ask(request_bytes())).json
-    reply = await server_under_test.ask(request_bytes())
+    reply = await server.ask(request_bytes())
     found = json.loads(reply.body)
 
     assert [each["access_token"] for each in found] == ["secret-token", *(each.access_token for each in auxiliary)]
     assert all(each.keys() == alone.keys() for each in found)
     assert {each["expires_in"] for each in found} == {found[0]["expires_in"]}
-    assert server_under_test.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
-    await server_under_test.ask(request_bytes())
-    assert len(server_under_test.issuer.asked) == 2
+    assert server.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
+    await server.ask(request_bytes())
+    assert len(server.issuer.asked) == 2
 
 
 def test_no_repr_contains_a_token() -> None:

@@ -68,46 +68,44 @@ async def test_nothing_expires_after_the_timer_is_stopped() -> None:
     assert not request.expired.is_set()
 
 
-async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_request() -> None:
+async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_request(server: ServerUnderTest) -> None:
     # A pod that connects, asks and disconnects in a loop must not keep its connections in memory until they expire.
-    server_under_test = ServerUnderTest()
-    server_under_test.lane.data_received(request_bytes())
-    assert len(server_under_test.waiting) == 1
-    server_under_test.lane.connection_lost()
-    assert len(server_under_test.waiting) == 0
-    await server_under_test.settle()
+    server.lane.data_received(request_bytes())
+    assert len(server.waiting) == 1
+    server.lane.connection_lost()
+    assert len(server.waiting) == 0
+    await server.settle()
 
 
-async def test_a_peer_that_goes_as_its_request_expires_gets_nothing() -> None:
-    server_under_test = ServerUnderTest()
+async def test_a_peer_that_goes_as_its_request_expires_gets_nothing(server: ServerUnderTest) -> None:
 
     async def never(_: object) -> Refusal:
         await asyncio.Event().wait()
         raise AssertionError
 
-    server_under_test.issuer.answer = never
-    server_under_test.lane.data_received(request_bytes())
+    server.issuer.answer = never
+    server.lane.data_received(request_bytes())
     await asyncio.sleep(0)
-    server_under_test.lane.expire()
-    server_under_test.lane.peer_gone()
-    await server_under_test.settle()
+    server.lane.expire()
+    server.lane.peer_gone()
+    await server.settle()
 
-    assert server_under_test.connection.written == b""
-    assert len(server_under_test.waiting) == 0
+    assert server.connection.written == b""
+    assert len(server.waiting) == 0
 
 
 async def test_a_request_on_a_connection_whose_last_one_expired_has_its_own_time() -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
+    server = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
 
     async def never(_: object) -> Refusal:
         await asyncio.Event().wait()
         raise AssertionError
 
-    good, server_under_test.issuer.answer = server_under_test.issuer.answer, never
-    server_under_test.lane.data_received(request_bytes())
-    await server_under_test.settle()
-    server_under_test.issuer.answer = good
-    server_under_test.lane.data_received(request_bytes())
-    await server_under_test.settle()
+    good, server.issuer.answer = server.issuer.answer, never
+    server.lane.data_received(request_bytes())
+    await server.settle()
+    server.issuer.answer = good
+    server.lane.data_received(request_bytes())
+    await server.settle()
 
-    assert [each.status for each in replies(server_under_test.connection.written)] == [503, 200]
+    assert [each.status for each in replies(server.connection.written)] == [503, 200]
