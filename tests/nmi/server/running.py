@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from prometheus_client import CollectorRegistry
@@ -29,14 +29,14 @@ class Running:
         proxy: Forwarder | None = None,
         *,
         limits: Limits | None = None,
-        registry: CollectorRegistry | None = None,
     ) -> None:
         self.index = Index()
         self.entry = pod_entry()
         self.index.put(LOCAL, self.entry.record)
         self.issuer = FakeIssuer(lambda _: grant(self.entry.record))
         self.proxy = FakeProxy()
-        self.measures = ServerMetrics(registry)
+        self.registry = CollectorRegistry()
+        self.measures = ServerMetrics(self.registry)
         self.server = Server(
             limits=limits or Limits(),
             policy=policy or ServerPolicy(),
@@ -134,15 +134,9 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(
-    policy: ServerPolicy | None = None,
-    proxy: Forwarder | None = None,
-    *,
-    changed: Callable[[Running], None] = lambda _: None,
-) -> AsyncIterator[Running]:
-    """Run a server, which *changed* may change before it starts."""
+async def serving(policy: ServerPolicy | None = None, proxy: Forwarder | None = None) -> AsyncIterator[Running]:
+    """Run a server."""
     running = Running(policy, proxy)
-    changed(running)
     await running.server.start(running.listener)
     try:
         yield running

@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Iterator
+from logging.handlers import BufferingHandler
 
 import pytest
-from typing_extensions import override
 
 from _native.answers import Usage
 from nmi.error_refusals import refusal_of
@@ -33,26 +33,15 @@ OTHER = TokenRequest("https://storage.azure.com")
 REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
 
 
-class Lines(logging.Handler):
-    """A handler that stores log records."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
 @pytest.fixture
 def lines() -> Iterator[list[logging.LogRecord]]:
-    handler, log = Lines(), logging.getLogger("nmi.server.decisions")
-    handler.addFilter(BoundedRepeats())  # as in NMI: it must not suppress lines about changes
+    """The lines of the decision log, with NMI's filter, which must not suppress lines about changes."""
+    handler, log = BufferingHandler(10**6), logging.getLogger("nmi.server.decisions")
+    handler.addFilter(BoundedRepeats())
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    yield handler.records
+    yield handler.buffer
     log.removeHandler(handler)
     log.setLevel(level)
 
@@ -70,13 +59,8 @@ def test_a_grant_is_logged_once_and_its_repeats_are_summed_up(lines: list[loggin
     usage.touch()
     usage.touch()
     decisions.summarize()
-
     assert len(lines) == 2
-    assert (field(lines[1], "pod"), field(lines[1], "identity"), field(lines[1], "count")) == (
-        "shop/cart",
-        "shop/id",
-        5,
-    )
+    assert [field(lines[1], name) for name in ("pod", "identity", "count")] == ["shop/cart", "shop/id", 5]
     decisions.summarize()
     assert len(lines) == 2, "nothing new, nothing told"
 
@@ -143,24 +127,16 @@ def test_shared_tokens_are_logged_as_shared_and_requests_served_with_a_renewed_t
     assert sum(int(str(field(record, "count"))) for record in lines[3:]) == 2
 
 
-def test_a_changed_decision_is_logged(lines: list[logging.LogRecord]) -> None:
-    decisions = Decisions()
-    decisions.refused(POD, "/p", 404, REFUSAL, ASKED)
-    decisions.granted(POD, ASKED, "shop/id", Usage())
-    decisions.granted(POD, ASKED, "shop/other", Usage())
-    decisions.granted(POD, TokenRequest("r", SelectorKind.CLIENT_ID, "x"), "shop/other", Usage())
-
-    assert len(lines) == 4
-    assert field(lines[0], "error") == "see MIC's log"
-    assert field(lines[0], "reason") == "still_assigning"
-
-
-def test_a_decision_that_returns_within_a_minute_is_logged_again(lines: list[logging.LogRecord]) -> None:
+def test_a_changed_decision_is_logged_also_if_it_returns_within_a_minute(lines: list[logging.LogRecord]) -> None:
     decisions = Decisions()
     for _ in range(2):
+        decisions.refused(POD, "/p", 404, REFUSAL, ASKED)
         decisions.granted(POD, ASKED, "shop/id", Usage())
-        decisions.refused(POD, "/token", 404, REFUSAL, ASKED)
-    assert [field(each, "outcome") for each in lines] == ["granted", "refused"] * 2
+        decisions.granted(POD, ASKED, "shop/other", Usage())
+        decisions.granted(POD, TokenRequest("r", SelectorKind.CLIENT_ID, "x"), "shop/other", Usage())
+    # The last one is a request of its own, whose decision has not changed.
+    assert [field(each, "outcome") for each in lines] == ["refused", *["granted"] * 3, "refused", *["granted"] * 2]
+    assert (field(lines[0], "error"), field(lines[0], "reason")) == ("see MIC's log", "still_assigning")
 
 
 def test_one_pod_has_a_limited_number_of_lines_in_a_period_and_the_others_are_counted(
@@ -212,19 +188,23 @@ def test_an_internal_error_is_logged_with_its_traceback_once(lines: list[logging
     assert lines[0].exc_info
 
 
-def test_a_decision_without_a_line_is_logged_later(lines: list[logging.LogRecord]) -> None:
+def test_repeats_of_a_refusal_without_a_line_are_counted_as_omitted_and_logged_later(
+    lines: list[logging.LogRecord],
+) -> None:
     decisions = Decisions()
-    for n in range(LINES_PER_SUBJECT):
-        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
-    for _ in range(3):
-        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("late"))
-    assert len(lines) == LINES_PER_SUBJECT
+    for number in range(LINES_PER_SUBJECT):
+        decisions.refused(POD, f"/{number}", 404, REFUSAL, None)
+    usage = decisions.refused(POD, "/late", 404, REFUSAL, None)
+    usage.touch()
+    usage.touch()
     decisions.summarize()
-    decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("late"))
-
-    assert field(lines[-1], "resource") == "late"
-    decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("late"))
-    assert field(lines[-1], "resource") == "late"
+    assert lines[-1].getMessage().startswith("decisions omitted")
+    assert field(lines[-1], "count") == 3
+    usage.touch()
+    assert decisions.refused(POD, "/late", 404, REFUSAL, None) is not usage
+    assert lines[-1].getMessage().startswith("request refused")
+    decisions.summarize()
+    assert field(lines[-1], "count") == 1
 
 
 def test_names_that_a_node_process_invents_share_its_lines(lines: list[logging.LogRecord]) -> None:

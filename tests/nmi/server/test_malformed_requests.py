@@ -1,6 +1,6 @@
 """Bytes that are not a served request, each with a neighbour that is one; whole and in every split.
 
-Excluded: the answers to well-formed requests.
+Excluded: the requests of tests/corpus, the limits (test_limits_are_counted), and the answers to well-formed requests.
 """
 
 import re
@@ -43,91 +43,23 @@ def post(*lines: str, body: bytes = b"") -> bytes:
 
 
 BAD: dict[str, tuple[bytes, bytes]] = {
-    "bare LF ends a line": (b"GET /a HTTP/1.1\nHost: h\r\n\r\n", b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"),
-    "bare LF in a value": (head("Host: h", "A: b\nC: d"), head("Host: h", "A: b", "C: d")),
-    "bare CR in a value": (head("Host: h", "A: b\rC: d"), head("Host: h", "A: b C: d")),
-    "NUL in a value": (head("Host: h", "A: b\0"), head("Host: h", "A: b")),
     "NUL in the target": (head("Host: h", first="GET /a\0 HTTP/1.1"), head("Host: h", first="GET /a HTTP/1.1")),
-    "control in a value": (head("Host: h", "A: b\x01c"), head("Host: h", "A: b\tc")),
-    "DEL in a value": (head("Host: h", "A: \x7f"), head("Host: h", "A: ~")),
-    "obs-fold": (head("Host: h", "A: b", " c"), head("Host: h", "A: b", "c: d")),
     "folded first field": (head(" Host: h"), head("Host: h")),
-    "space before colon": (head("Host: h", "A : b"), head("Host: h", "A: b")),
-    "no colon": (head("Host: h", "A"), head("Host: h", "A:")),
-    "empty name": (head("Host: h", ": b"), head("Host: h", "a: b")),
     "non-ASCII name": (head("Host: h", "Ä: b"), head("Host: h", "A: ä")),
-    "no Host": (head("A: b"), head("A: b", first="GET /a HTTP/1.0")),
-    "doubled Host": (head("Host: h", "host: h"), head("Host: h", "hosts: h")),
-    "Host with a user": (head("Host: u@h"), head("Host: u.h")),
-    "Host with a path": (head("Host: h/x"), head("Host: h:80")),
     "Host with a space": (head("Host: h h"), head("Host: [::1]:80")),
-    "lower-case method": (head("Host: h", first="get /a HTTP/1.1"), head("Host: h", first="HEAD /a HTTP/1.1")),
     "mixed-case method": (head("Host: h", first="Frob /a HTTP/1.1"), head("Host: h", first="FROB /a HTTP/1.1")),
     "no method": (head("Host: h", first=" /a HTTP/1.1"), head("Host: h", first="PUT /a HTTP/1.1")),
     "no target": (head("Host: h", first="GET  HTTP/1.1"), head("Host: h", first="GET / HTTP/1.1")),
     "space in the target": (head("Host: h", first="GET /a b HTTP/1.1"), head("Host: h", first="GET /a+b HTTP/1.1")),
-    "tab in the request line": (head("Host: h", first="GET\t/a HTTP/1.1"), head("Host: h", first="GET /a HTTP/1.1")),
-    "fragment": (head("Host: h", first="GET /a#b HTTP/1.1"), head("Host: h", first="GET /a%23b HTTP/1.1")),
     "non-ASCII target": (head("Host: h", first="GET /ä HTTP/1.1"), head("Host: h", first="GET /%C3%A4 HTTP/1.1")),
-    "HTTP/0.9": (head("Host: h", first="GET /a"), head("Host: h", first="GET /a HTTP/1.0")),
-    "HTTP/1.2": (head("Host: h", first="GET /a HTTP/1.2"), head("Host: h", first="GET /a HTTP/1.1")),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", head("Host: h", first="OPTIONS * HTTP/1.1")),
-    "lower-case version": (head("Host: h", first="GET /a http/1.1"), head("Host: h", first="GET /a HTTP/1.1")),
     "two empty lines first": (b"\r\n\r\n" + head("Host: h"), b"\r\n" + head("Host: h")),
-    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", head("Host: h")),
-    "Expect": (post("Expect: 100-continue", "Content-Length: 0"), post("Content-Length: 0")),
     "CL and TE": (
         post("Content-Length: 5", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
         post("Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
     ),
-    "doubled CL": (post("Content-Length: 1", "Content-Length: 1", body=b"a"), post("Content-Length: 1", body=b"a")),
-    "CL list": (post("Content-Length: 1, 1", body=b"a"), post("Content-Length: 01", body=b"a")),
-    "signed CL": (post("Content-Length: +1", body=b"a"), post("Content-Length: 1", body=b"a")),
     "negative CL": (post("Content-Length: -1", body=b"a"), post("Content-Length: 1 ", body=b"a")),
-    "hex CL": (post("Content-Length: 0x1", body=b"a"), post("Content-Length: 1", body=b"a")),
     "superscript CL": (post("Content-Length: \xb2", body=b"ab"), post("Content-Length: 2", body=b"ab")),
-    "empty CL": (post("Content-Length:"), post("Content-Length:0")),
-    "doubled TE": (
-        post("Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
-        post("Transfer-Encoding: CHUNKED", body=b"0\r\n\r\n"),
-    ),
-    "TE list": (
-        post("Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
-        post("Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
-    ),
-    "TE identity": (post("Transfer-Encoding: identity"), post("Content-Length: 0")),
-    "TE disguised": (
-        post("Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n"),
-        post("Transfer-Encoding: \tchunked", body=b"0\r\n\r\n"),
-    ),
-    "TE in 1.0": (
-        head("Transfer-Encoding: chunked", first="POST /a HTTP/1.0") + b"0\r\n\r\n",
-        head("Content-Length: 2", first="POST /a HTTP/1.0") + b"ab",
-    ),
-    "chunk size not hex": (
-        post("Transfer-Encoding: chunked", body=b"g\r\n\r\n"),
-        post("Transfer-Encoding: chunked", body=b"a\r\n0123456789\r\n0\r\n\r\n"),
-    ),
-    "chunk size signed": (
-        post("Transfer-Encoding: chunked", body=b"-1\r\n\r\n"),
-        post("Transfer-Encoding: chunked", body=b"1\r\nx\r\n0\r\n\r\n"),
-    ),
-    "chunk extension": (
-        post("Transfer-Encoding: chunked", body=b"1;a=b\r\nx\r\n0\r\n\r\n"),
-        post("Transfer-Encoding: chunked", body=b"1\r\nx\r\n0\r\n\r\n"),
-    ),
-    "chunk longer than said": (
-        post("Transfer-Encoding: chunked", body=b"1\r\nxy\r\n0\r\n\r\n"),
-        post("Transfer-Encoding: chunked", body=b"2\r\nxy\r\n0\r\n\r\n"),
-    ),
-    "chunk line ended by LF": (
-        post("Transfer-Encoding: chunked", body=b"1\nx\r\n0\r\n\r\n" + b" " * 9),
-        post("Transfer-Encoding: chunked", body=b"1\r\nx\r\n0\r\n\r\n"),
-    ),
-    "trailers": (
-        post("Transfer-Encoding: chunked", body=b"0\r\nHost: x\r\n\r\n"),
-        post("Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
-    ),
     "too many chunks": (
         post("Transfer-Encoding: chunked", body=b"1\r\na\r\n" * 9 + b"0\r\n\r\n"),
         post("Transfer-Encoding: chunked", body=b"1\r\na\r\n" * 8 + b"0\r\n\r\n"),
@@ -142,45 +74,6 @@ BAD: dict[str, tuple[bytes, bytes]] = {
     ),
 }
 
-TOO_LARGE: dict[str, tuple[bytes, bytes, Reason]] = {
-    "head": (
-        head("Host: h", "A: " + "b" * 512),
-        head("Host: h", "A: " + "b" * (512 - len(head("Host: h", "A: ")))),
-        Reason.HEAD_TOO_LARGE,
-    ),
-    "endless head": (b"GET /a HTTP/1.1\r\nA: " + b"b" * 600, head("Host: h"), Reason.HEAD_TOO_LARGE),
-    "fields": (
-        head("Host: h", *(f"A{n}: b" for n in range(8))),
-        head("Host: h", *(f"A{n}: b" for n in range(7))),
-        Reason.HEAD_TOO_LARGE,
-    ),
-    "target": (
-        head("Host: h", first=f"GET /{'a' * 100} HTTP/1.1"),
-        head("Host: h", first=f"GET /{'a' * 99} HTTP/1.1"),
-        Reason.HEAD_TOO_LARGE,
-    ),
-    "endless target": (b"GET /" + b"a" * 200, head("Host: h"), Reason.HEAD_TOO_LARGE),
-    "body": (
-        post("Content-Length: 65", body=b"a" * 65),
-        post("Content-Length: 64", body=b"a" * 64),
-        Reason.BODY_TOO_LARGE,
-    ),
-    "announced body": (
-        post("Content-Length: " + "0" * 19),
-        post("Content-Length: " + "0" * 18),
-        Reason.BODY_TOO_LARGE,
-    ),
-    "chunked body": (
-        post("Transfer-Encoding: chunked", body=b"41\r\n"),
-        post("Transfer-Encoding: chunked", body=b"40\r\n" + b"a" * 64 + b"\r\n0\r\n\r\n"),
-        Reason.BODY_TOO_LARGE,
-    ),
-    "chunk size of 4 GiB": (
-        post("Transfer-Encoding: chunked", body=b"ffffffff\r\n"),
-        post("Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
-        Reason.BODY_TOO_LARGE,
-    ),
-}
 STEPS = (0, 1, 2, 3, 7)
 
 
@@ -194,25 +87,14 @@ def test_a_malformed_request_is_refused_and_a_similar_valid_one_is_not(bad: byte
     assert [type(each) for each in passed] == [Request]
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize(("large", "fits", "reason"), TOO_LARGE.values(), ids=TOO_LARGE.keys())
-def test_a_request_beyond_a_limit_is_refused_and_one_at_it_is_not(
-    large: bytes, fits: bytes, reason: Reason, step: int
-) -> None:
-    (refused,) = read(large, step=step)
-
-    assert isinstance(refused, Refusal)
-    assert refused.reason is reason
-    assert [type(each) for each in read(fits, step=step)] == [Request]
-
-
 def test_nothing_is_read_after_a_refusal() -> None:
     reader = RequestReader(SIZES)
     reader.feed(head("A : b"))
     first = reader.next()
+    assert isinstance(first, Refusal)
+    assert first.sentence in first.detail, "the log states the reason too"
     reader.feed(head("Host: h"))
 
-    assert isinstance(first, Refusal)
     assert reader.next() is first
     assert reader.waiting_bytes == 0, "what comes after it is not even kept"
 
@@ -247,21 +129,16 @@ def test_a_body_that_looks_like_a_request_is_not_parsed_as_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "first", "keeps"),
+    ("lines", "keeps"),
     [
-        ((), "GET /a HTTP/1.1", True),
-        (("Connection: close",), "GET /a HTTP/1.1", False),
-        (("Connection: Close",), "GET /a HTTP/1.1", False),
-        (("Connection: keep-alive, close",), "GET /a HTTP/1.1", False),
-        (("Connection: a", "Connection: close"), "GET /a HTTP/1.1", False),
-        ((), "GET /a HTTP/1.0", False),
-        (("Connection: keep-alive",), "GET /a HTTP/1.0", True),
-        (("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA"), "GET /a HTTP/1.1", True),
+        (("Connection: Close",), False),
+        (("Connection: keep-alive, close",), False),
+        (("Connection: a", "Connection: close"), False),
+        (("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA"), True),
     ],
 )
-def test_whether_a_connection_is_kept(lines: tuple[str, ...], first: str, *, keeps: bool) -> None:
-    (found,) = read(head("Host: h", *lines, first=first))
-
+def test_whether_a_connection_is_kept(lines: tuple[str, ...], *, keeps: bool) -> None:
+    (found,) = read(head("Host: h", *lines))
     assert isinstance(found, Request)
     assert found.keep_alive is keeps
 
@@ -339,9 +216,3 @@ def test_the_repr_of_a_request_contains_neither_fields_nor_body() -> None:
     [found] = read(post("Authorization: secret", "Content-Length: 6", body=b"secret"))
     assert "secret" not in repr(found)
     assert "POST" in repr(found)
-
-
-def test_the_log_states_the_reason_too() -> None:
-    [found] = read(head("Host: h", "A: b", " c"))
-    assert isinstance(found, Refusal)
-    assert found.sentence in found.detail

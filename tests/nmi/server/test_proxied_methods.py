@@ -5,7 +5,7 @@ import pytest
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import PROXIED, READING
 from nmi.server.target import ProxiedPaths
-from tests.nmi.server.fakes import TOKEN_PATH, ServerUnderTest, replies, request_bytes
+from tests.nmi.server.fakes import TOKEN_PATH, ServerUnderTest, request_bytes
 
 ALLOWED = ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/scheduledevents",)))
 EVERYTHING = ServerPolicy(proxied_paths=ProxiedPaths(everything=True))
@@ -50,8 +50,7 @@ async def test_an_unknown_method_is_refused_and_the_connection_continues(
     for request in (request_bytes(path, method=method), body, request_bytes()):
         server.lane.data_received(request)
         await server.settle()
-
-    found = replies(server.connection.written)
+    found = server.replies()
     assert [each.status for each in found] == [405, 405, 200]
     assert "GET" in found[0].headers["allow"]
     assert server.proxy.forwarded == []

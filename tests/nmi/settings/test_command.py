@@ -25,17 +25,12 @@ def nmi(*args: str, program: tuple[str, ...] = ("-m", "nmi")) -> subprocess.Comp
     )
 
 
-@pytest.mark.programs
-def test_the_version_is_printed() -> None:
-    done = nmi("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"nmi {VERSION}\n", "")
-
-
-@pytest.mark.programs
-def test_help_names_every_flag_and_exits_with_0() -> None:
-    done = nmi("--help")
-    assert done.returncode == 0
-    assert "--forceNamespaced" in done.stdout
+@pytest.mark.parametrize(("flag", "words"), [("--version", f"nmi {VERSION}\n"), ("--help", "--forceNamespaced")])
+def test_the_version_and_every_flag_are_printed(flag: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([flag]) == 0
+    output = capsys.readouterr()
+    assert words in output.out
+    assert output.err == ""
 
 
 @pytest.mark.parametrize(
