@@ -27,7 +27,7 @@ def test_an_entry_without_parameters_means_all_cases() -> None:
 
 
 def test_an_entry_with_parameters_means_one_case() -> None:
-    test = "tests/native/test_lane_memory.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers"
+    test = "tests/native/test_lane_back_pressure.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers"
     assert reason_of(f"{test}[uvloop-by its peer]")
     assert not reason_of(f"{test}[asyncio-by its peer]")
 

@@ -36,7 +36,6 @@ class Recorder:
         self.received = b""
         self.pending = b""
         self.calls: list[str] = []
-        self.called = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
         self.note("data")
@@ -62,14 +61,10 @@ class Recorder:
 
     def note(self, call: str) -> None:
         self.calls.append(call)
-        self.called.set()
 
     async def until(self, call: str) -> None:
         """Wait for *call*."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while call not in self.calls:
-                self.called.clear()
-                await self.called.wait()
+        await until(lambda: call in self.calls)
 
 
 class Holding(Recorder):

@@ -1,14 +1,17 @@
 """Limits on the connections and the work that one peer, or all peers together, can cause in the lane.
 
-Excluded: deadlines (test_lane_deadlines.py), peers that do not read (test_lane_back_pressure.py), and the connection
-that is closed if all slots are in use (test_lane_eviction.py).
+The cost of an iteration does not depend on the number of idle connections: its test compares the shortest of many
+iterations, which does not depend on the machine's load. Excluded: deadlines (test_lane_deadlines.py), peers that do not
+read (test_lane_back_pressure.py), and the connection that is closed if all slots are in use (test_lane_eviction.py).
 """
 
 import os
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import pytest
 from typing_extensions import override
@@ -31,15 +34,6 @@ async def test_one_peer_gets_at_most_its_slots() -> None:
         await kept[0].close()
         await lane.until(lambda: lane.count("open") == 2)
         assert b" 200 " in await (await lane.connect()).ask()
-
-
-async def test_all_peers_together_get_at_most_the_total_slots() -> None:
-    async with serving(Holding, limits=Limits(connections=2)) as lane:
-        for address in (GREEDY, MODEST):
-            await lane.held(address)
-        assert await (await lane.connect("127.0.0.3")).ending() == b""
-        assert lane.count("refused_total") == 1
-        assert lane.count("open") == 2
 
 
 async def test_one_loop_iteration_serves_a_limited_number_of_requests_of_a_connection(lane: Serving) -> None:
@@ -211,3 +205,40 @@ async def test_a_blocking_or_foreign_listener_is_refused(lane: Serving) -> None:
     with socket.socket(socket.AF_INET6) as six, pytest.raises(ValueError, match="IPv4"):
         spare.start(None, six)  # type: ignore[arg-type]
     spare.close()
+
+
+IDLE: Final = 2000
+ITERATIONS: Final = 200
+
+
+def least_ns(lane: Serving, data: bytes = b"") -> int:
+    """Return the nanoseconds of the shortest iteration; each reads *data* from one of the connections."""
+    least = 10**9
+    with lane.connected() as sock:
+        lane.iterate()
+        for _ in range(ITERATIONS):
+            if data:
+                sock.send(data)
+            begin = time.perf_counter_ns()
+            lane.iterate()
+            least = min(least, time.perf_counter_ns() - begin)
+            if data:
+                sock.recv(65536)
+    lane.iterate()
+    return least
+
+
+async def test_the_cost_of_an_iteration_does_not_depend_on_the_number_of_idle_connections() -> None:
+    async with serving(limits=Limits(connections=4096, connections_per_peer=4096)) as lane:
+        empty, answering = least_ns(lane), least_ns(lane, REQUEST)
+        sockets = []
+        for _ in range(IDLE):
+            sockets.append(lane.connected())
+            lane.iterate()
+        assert lane.count("open") == IDLE
+        # A visit of each connection takes 2,000 times some ten nanoseconds.
+        assert least_ns(lane) < 4 * empty + 5_000
+        assert least_ns(lane, REQUEST) < 4 * answering + 5_000
+        assert lane.count("fast_answers") == 2 * ITERATIONS
+        for each in sockets:
+            each.close()

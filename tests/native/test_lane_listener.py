@@ -43,7 +43,7 @@ class HandLoop:
         return Handle()
 
     def call_soon(self, call: Callable[[], None]) -> None:
-        raise AssertionError("nothing here has to be put off")
+        self.later.append(call)
 
     def is_ready(self) -> bool:
         """Whether a loop would call the lane again immediately."""
@@ -55,8 +55,10 @@ def no_lane(connection: Any) -> Any:
 
 
 @contextmanager
-def listening(limits: Limits | None = None) -> Iterator[tuple[HandLoop, socket.socket, Lane]]:
-    loop, lane = HandLoop(), Lane(index=Index(), general=no_lane, limits=limits or Limits())
+def listening(
+    limits: Limits | None = None, general: Callable[[Any], Any] = no_lane
+) -> Iterator[tuple[HandLoop, socket.socket, Lane]]:
+    loop, lane = HandLoop(), Lane(index=Index(), general=general, limits=limits or Limits())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         lane.start(cast("asyncio.AbstractEventLoop", loop), listener)

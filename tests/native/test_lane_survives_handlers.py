@@ -86,16 +86,6 @@ async def test_a_general_lane_that_cannot_be_created_ends_the_connection() -> No
         assert (lane.count("open"), lane.count("failed")) == (0, 1)
 
 
-async def test_a_handler_that_fails_at_the_first_bytes_ends_only_its_connection() -> None:
-    async with serving(Broken) as lane:
-        with lane.connected() as first, lane.connected() as second:
-            first.send(OTHER_REQUEST)
-            second.send(REQUEST)
-            lane.iterate()
-            assert second.recv(15) == b"HTTP/1.1 200 OK"
-            assert lane.count("open") == 1
-
-
 async def test_an_interrupt_is_propagated_and_the_lane_can_continue() -> None:
     async with serving(Interrupted) as lane:
         with lane.connected() as first, lane.connected() as second:

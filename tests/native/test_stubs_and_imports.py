@@ -1,10 +1,15 @@
-"""The .pyi files describe the compiled modules, which import no Python module of this project."""
+"""The stubs describe the compiled modules, which import no other package, and their docstring names existing tests."""
 
+import ast
 import graphlib
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+import _native
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path.stem for path in ROOT.glob("_native/*.pyx"))
@@ -41,3 +46,26 @@ def test_the_stubs_match_the_compiled_modules() -> None:
     command = [sys.executable, "-m", "mypy.stubtest", *allowed, *(f"_native.{module}" for module in MODULES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+HERE = Path(__file__).parent
+TABLE = (_native.__doc__ or "").partition("the tests (in tests/native) that show them:\n\n")[2]
+NAMED = [line.strip() for line in TABLE.splitlines() if line.startswith("    ")]
+
+
+def written_in(file: Path) -> set[str]:
+    tree = ast.parse(file.read_text())
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {each.name for each in tree.body if isinstance(each, kinds) and each.name.startswith("test_")}
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_a_test_that_the_table_names_exists(named: str) -> None:
+    file, _, test = named.partition("::")
+    assert test in written_in(HERE / file)
+
+
+def test_every_promise_names_a_test() -> None:
+    promises = re.findall(r"^  (?! )[^\n]+\n(    \S+::\S+\n)?", TABLE + "\n", re.MULTILINE)
+    assert len(promises) > 10
+    assert all(promises)

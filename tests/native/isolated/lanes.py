@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from _native.answers import Usage
+from _native.connection import Connection
 from _native.histogram import Histogram
 from _native.index import Index, PodRecord
 from tests.native.serving import admit, ready
@@ -23,6 +24,21 @@ def index_with_an_answer(*addresses: str) -> Index:
     for address in addresses:
         index.put(address, record)
     return index
+
+
+class General:
+    """A general lane that answers each request with the lane's decision about its connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def data_received(self, data: bytes) -> None:
+        self.connection.write(b"redirected\n" if self.connection.was_redirected() else b"direct\n")
+        self.connection.resume()
+
+    def peer_gone(self) -> None: ...
+
+    def connection_lost(self) -> None: ...
 
 
 def run(command: str) -> None:

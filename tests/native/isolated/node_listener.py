@@ -6,25 +6,11 @@ test_node_listener_behind_nat.py runs it in a separate network namespace. It cre
 import asyncio
 import socket
 
-from _native.connection import Connection
 from _native.lane import Lane, Limits
-from tests.native.isolated.lanes import METADATA, REQUEST, index_with_an_answer, redirect, run, say
+from tests.native.isolated.lanes import METADATA, REQUEST, General, index_with_an_answer, redirect, run, say
 from tests.support.waiting import until
 
 NEIGHBOUR, SERVICE, NODE = "169.254.169.253", "10.96.0.1", "10.0.0.1"
-
-
-class General:
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    def data_received(self, data: bytes) -> None:
-        self.connection.write(b"general\n")
-        self.connection.resume()
-
-    def peer_gone(self) -> None: ...
-
-    def connection_lost(self) -> None: ...
 
 
 def ask(address: str, port: int) -> str:

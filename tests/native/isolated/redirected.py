@@ -8,35 +8,20 @@ import socket
 
 from typing_extensions import override
 
-from _native.connection import Connection
 from _native.index import Index
 from _native.lane import Lane, Limits
-from tests.native.isolated.lanes import METADATA, REQUEST, index_with_an_answer, redirect, run, say
+from tests.native.isolated.lanes import METADATA, REQUEST, General, index_with_an_answer, redirect, run, say
 
 OTHER = b"GET /elsewhere HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-class General:
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    def data_received(self, data: bytes) -> None:
-        line = f"{self.connection.original_destination()}\n".encode()
-        self.connection.write(line)
-        self.connection.finish()
-
-    def peer_gone(self) -> None: ...
-
-    def connection_lost(self) -> None: ...
-
-
-class Resuming(General):
-    """Answers a request with the lane's decision, and gives the connection back."""
+class Telling(General):
+    """Answers with the original destination of the connection, and ends it."""
 
     @override
     def data_received(self, data: bytes) -> None:
-        self.connection.write(b"redirected\n" if self.connection.was_redirected() else b"direct\n")
-        self.connection.resume()
+        self.connection.write(f"{self.connection.original_destination()}\n".encode())
+        self.connection.finish()
 
 
 def ask(address: tuple[str, int], *requests: bytes) -> list[str]:
@@ -56,18 +41,18 @@ async def main() -> None:
         run("ip link set lo up")
         run(f"ip address add {METADATA}/32 dev lo")
         redirect(METADATA, 80, f"127.0.0.1:{port}")
-        for general, limited_to in ((General, None), (Resuming, (METADATA, 80)), (Resuming, (METADATA, 81))):
+        for general, limited_to in ((Telling, None), (General, (METADATA, 80)), (General, (METADATA, 81))):
             lane = Lane(
-                index=Index() if general is General else index_with_an_answer("127.0.0.1", METADATA),
+                index=Index() if general is Telling else index_with_an_answer("127.0.0.1", METADATA),
                 general=general,
                 limits=Limits(),
                 redirected_from=limited_to,
             )
             lane.start(asyncio.get_running_loop(), listener)
             for address in ((METADATA, 80), ("127.0.0.1", port)):
-                requests = [b"anything\r\n\r\n"] if general is General else [REQUEST]
+                requests = [b"anything\r\n\r\n"] if general is Telling else [REQUEST]
                 say(*await asyncio.to_thread(ask, address, *requests))
-            if general is Resuming:
+            if general is General:
                 # The result is the same until the connection ends.
                 say(*await asyncio.to_thread(ask, ("127.0.0.1", port), REQUEST, REQUEST))
                 say(*await asyncio.to_thread(ask, (METADATA, 80), OTHER, OTHER))

@@ -1,4 +1,7 @@
-"""One connection's life in the general lane: order, pausing, cancelling, closing. Excluded: real sockets."""
+"""One connection's life in the general lane: order, pausing, cancelling, closing, and the time limit of its requests.
+
+Excluded: real sockets.
+"""
 
 import asyncio
 
@@ -13,6 +16,7 @@ from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.request import Request
 from nmi.server.responses import StreamedAnswer
 from nmi.server.target import Destination
+from nmi.server.waiting_requests import WaitingRequests
 from nmi.tokens.waiters import Charged
 from tests.nmi.server.fakes import (
     TOKEN_PATH,
@@ -21,6 +25,7 @@ from tests.nmi.server.fakes import (
     Grant,
     ServerUnderTest,
     grant,
+    never,
     replies,
     request_bytes,
 )
@@ -169,8 +174,9 @@ async def test_a_lost_connection_ends_its_wait(server: ServerUnderTest) -> None:
 )
 @pytest.mark.parametrize("target", [f"{TOKEN_PATH}?resource=a", "/nothing", "/metadata/instance"])
 async def test_the_connection_is_kept_alive_as_the_client_requests(
-    server: ServerUnderTest, target: str, version: str, field: str, answered: str | None, state: str
+    target: str, version: str, field: str, answered: str | None, state: str
 ) -> None:
+    server = ServerUnderTest()
     reply = await server.ask(request_bytes(target, headers=("Metadata: true", field), version=version))
     assert reply.headers.get("connection") == answered
     assert server.connection.state == state
@@ -229,3 +235,72 @@ async def test_a_connection_ends_after_a_stream_if_reading_has_stopped_in_the_me
     [reply] = server.replies()
     assert (reply.status, reply.body) == (200, b"data")
     assert server.connection.state == "finished"
+
+
+class Waiting:
+    def __init__(self) -> None:
+        self.expired = asyncio.Event()
+
+    def expire(self) -> None:
+        assert not self.expired.is_set(), "expired twice"
+        self.expired.set()
+
+
+async def test_requests_expire_in_the_order_in_which_they_began_to_wait_and_others_can_wait_again() -> None:
+    waiting, first, answered, second, again = WaitingRequests(0.05), Waiting(), Waiting(), Waiting(), Waiting()
+    waiting.add(first)
+    waiting.add(answered)
+    await asyncio.sleep(0.03)
+    waiting.add(second)
+    waiting.discard(answered)
+    waiting.discard(answered)
+    await first.expired.wait()
+    assert not second.expired.is_set()
+    await second.expired.wait()
+    assert not answered.expired.is_set()
+    assert len(waiting) == 0
+    waiting.add(again)
+    await again.expired.wait()
+
+
+async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once() -> None:
+    waiting, requests = WaitingRequests(0.02), [Waiting() for _ in range(3)]
+    for each in requests:
+        waiting.add(each)
+    waiting.expire_all()
+    assert all(each.expired.is_set() for each in requests)
+    waiting.expire_all()
+    await asyncio.sleep(0.04)
+    assert len(waiting) == 0
+
+
+async def test_nothing_expires_after_the_timer_is_stopped() -> None:
+    waiting, request = WaitingRequests(0.01), Waiting()
+    waiting.add(request)
+    waiting.close()
+    waiting.close()
+    await asyncio.sleep(0.03)
+    assert not request.expired.is_set()
+
+
+async def test_a_peer_that_goes_as_its_request_expires_gets_nothing(server: ServerUnderTest) -> None:
+    server.issuer.answer = never
+    server.lane.data_received(request_bytes())
+    await asyncio.sleep(0)
+    server.lane.expire()
+    server.lane.peer_gone()
+    await server.settle()
+    assert server.connection.written == b""
+    assert len(server.waiting) == 0
+
+
+async def test_a_request_on_a_connection_whose_last_one_expired_has_its_own_time() -> None:
+    server = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
+    good, server.issuer.answer = server.issuer.answer, never
+    server.lane.data_received(request_bytes())
+    await server.settle()
+    server.issuer.answer = good
+    server.lane.data_received(request_bytes())
+    await server.settle()
+    assert [each.status for each in server.replies()] == [503, 200]
+    assert server.limits() == {Limit.ANSWER: 1}

@@ -97,30 +97,6 @@ async def test_the_general_lane_refuses_again_after_a_minute(running: Running, c
     assert running.fast == 0
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        request_bytes(headers=("X-Forwarded-For: 10.0.0.1",)),
-        request_bytes(headers=("Metadata: false",)),
-        request_bytes(f"{TARGET}&resource=b"),
-        request_bytes("/metadata//versions"),
-        request_bytes("/metadata/identity/oauth2/tokens"),
-        request_bytes("/host/token"),
-    ],
-    ids=["forwarded", "other value", "parameter twice", "disguised", "near the token path", "host token"],
-)
-async def test_other_refusals_are_left_to_the_general_lane(running: Running, client: Client, data: bytes) -> None:
-    assert all(400 <= status < 500 for status in await client.statuses(data))
-    assert running.fast == 0
-
-
-async def test_the_refusal_of_a_head_request_is_left_to_the_general_lane(running: Running, client: Client) -> None:
-    for _ in range(2):
-        client.send(request_bytes(method="HEAD"))
-        assert (await client.head()).startswith(b"HTTP/1.1 405 ")
-    assert running.fast == 0
-
-
 async def test_blocked_instance_metadata_is_refused_by_the_fast_lane() -> None:
     async with serving(ServerPolicy(block_instance_metadata=True)) as running, running.client() as client:
         assert await client.statuses(BLOCKED, 3) == [403] * 3

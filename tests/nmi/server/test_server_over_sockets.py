@@ -40,12 +40,6 @@ async def test_a_revoked_grant_is_requested_again_on_the_same_connection(running
     assert (reply.status, reply.json["error_description"]) == (400, "Identity not found")
 
 
-async def test_pipelined_requests_of_both_lanes_are_answered_in_order(running: Running, client: Client) -> None:
-    client.send((request_bytes() + request_bytes("/nothing") + request_bytes("/metadata/instance")) * 20)
-    assert [(await client.reply()).status for _ in range(60)] == [200, 404, 200] * 20
-    assert len(running.proxy.forwarded) == 20
-
-
 async def test_a_request_split_after_a_pending_one_is_answered_too(running: Running, client: Client) -> None:
     release = running.hold()
     client.send(request_bytes() + b"GET /noth")

@@ -5,7 +5,6 @@ Excluded: the lane's use of ready answers; which pods are exempt, and the reques
 
 import gc
 import json
-import time
 from dataclasses import replace
 from weakref import ref
 
@@ -21,7 +20,6 @@ from nmi.tokens.token import Token
 from podidentity.azure.imds import RawAnswer
 from tests.nmi.server.fakes import (
     PEER,
-    QUERY,
     RESOURCE,
     TOKEN_PATH,
     Grant,
@@ -75,18 +73,6 @@ async def test_an_answer_becomes_a_ready_answer_only_if_permitted(server: Server
     server.issuer.answer = lambda _: grant(server.entry.record, cacheable=cacheable)
     await server.ask(request_bytes())
     assert (server.ready() is not None) is cacheable
-
-
-async def test_the_general_answer_equals_the_ready_answer() -> None:
-    server = ServerUnderTest(now_ns=lambda: 0)
-    server.issuer.answer = lambda _: grant(server.entry.record, life=10)
-    server.lane.data_received(request_bytes(f"{TOKEN_PATH}?{QUERY}&client_id=AbC&xms_cc=cp1"))
-    await server.settle()
-    ready = server.entry.record.find(
-        RESOURCE.encode(), SelectorKind.CLIENT_ID.value, b"abc", b"cp1", time.monotonic_ns()
-    )
-    assert ready is not None
-    assert bytes(server.connection.written) == ready.render(0)
 
 
 async def test_an_answer_of_an_outdated_generation_does_not_become_ready(server: ServerUnderTest) -> None:
