@@ -160,19 +160,18 @@ class Serving:
 
     async def connect(self, address: str = "127.0.0.1", *, receive_buffer: int = 0) -> Peer:
         """Connect from *address*, which represents a pod's address."""
-        sock = socket.socket()
-        if receive_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.setblocking(False)
-        sock.bind((address, 0))
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        sock = self.connected(address, receive_buffer=receive_buffer)
         peer = Peer(*await asyncio.open_connection(sock=sock, limit=2**20))
         self.peers.append(peer)
         return peer
 
-    def connected(self, address: str = "127.0.0.1") -> socket.socket:
+    def connected(self, address: str = "127.0.0.1", *, receive_buffer: int = 0) -> socket.socket:
         """Connect from *address* without running the loop, so that the lane has not accepted the connection yet."""
-        sock = socket.create_connection(("127.0.0.1", self.port), source_address=(address, 0))
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.bind((address, 0))
+        sock.connect(("127.0.0.1", self.port))
         sock.setblocking(False)
         return sock
 

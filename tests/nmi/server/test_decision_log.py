@@ -1,7 +1,7 @@
 """One line per decision, repeats summed up, nothing that a pod can flood. Excluded: how lines are formatted."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from logging.handlers import BufferingHandler
 
 import pytest
@@ -29,7 +29,6 @@ CALL = Call("10.0.0.7", "our-id", "their-id")
 ENTRY = pod_entry()
 POD = Subject(CALL, ENTRY)
 ASKED = TokenRequest("https://vault.azure.net")
-OTHER = TokenRequest("https://storage.azure.com")
 REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
 
 
@@ -85,21 +84,31 @@ def test_another_cause_with_the_same_reason_has_a_line_and_a_report_of_its_own(l
     assert len(reported) == 3
 
 
-def test_each_step_that_the_token_proxy_misses_is_a_cause_of_its_own(lines: list[logging.LogRecord]) -> None:
-    decisions, refused = Decisions(), Refused("no", status=403)
-    for step in (MissingStep.IDENTITY_BINDING, MissingStep.PERMISSION, MissingStep.PERMISSION):
-        error = NotBoundError(refused, step, "client", "shop/web")
-        decisions.refused(POD, "/token", 403, refusal_of(error), ASKED)
-    assert len(lines) == 2
+def trace(number: int) -> Refused:
+    text = f"invalid secret, trace {number}"
+    return Refused(text, code="AADSTS7000215", correlation_id=f"id-{number}", said=f"no {number}")
 
 
-def test_what_differs_between_repeats_of_one_cause_is_not_another_cause(lines: list[logging.LogRecord]) -> None:
+def missing(step: MissingStep) -> NotBoundError:
+    return NotBoundError(Refused("no", status=403), step, "client", "shop/web")
+
+
+@pytest.mark.parametrize(
+    ("refusals", "count"),
+    [
+        (map(refusal_of, map(missing, (MissingStep.IDENTITY_BINDING, *[MissingStep.PERMISSION] * 2))), 2),
+        (map(refusal_of, map(trace, range(3))), 1),
+        ((refusal_of(Unreachable(f"timeout {n}", code=f"code{n}")) for n in range(3)), 1),
+    ],
+    ids=["steps that the token proxy misses", "other ids", "other timeouts"],
+)
+def test_each_cause_has_a_line_and_what_differs_between_its_repeats_is_no_other_cause(
+    lines: list[logging.LogRecord], refusals: Iterable[Refusal], count: int
+) -> None:
     decisions = Decisions()
-    for n in range(3):
-        error = Refused(f"invalid secret, trace {n}", code="AADSTS7000215", correlation_id=f"id-{n}", said=f"no {n}")
-        decisions.refused(POD, "/token", 403, refusal_of(error), ASKED)
-        decisions.refused(POD, "/other", 403, refusal_of(Unreachable(f"timeout {n}", code=f"code{n}")), OTHER)
-    assert len(lines) == 2
+    for refusal in refusals:
+        decisions.refused(POD, "/token", 403, refusal, ASKED)
+    assert len(lines) == count
 
 
 def test_a_pod_cannot_make_news_by_alternating_defects(lines: list[logging.LogRecord]) -> None:

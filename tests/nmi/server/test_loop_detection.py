@@ -1,9 +1,5 @@
 """NMI's own requests that a redirect returns to NMI: refused at the first hop, and harmless if a pod imitates them."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 
 from nmi.refusal import Reason, Refusal
@@ -39,15 +35,6 @@ class Returning:
             proxy.close()
 
 
-@asynccontextmanager
-async def looped() -> AsyncIterator[tuple[Running, Returning, Client]]:
-    async with HttpSession(connections=64, headers=SENT_FIELDS) as session:
-        returning = Returning(session)
-        async with serving(proxy=returning) as running, running.client() as client:
-            returning.url = "http://{}:{}".format(*running.address)
-            yield running, returning, client
-
-
 @pytest.mark.parametrize("target", [TARGET, INSTANCE, "/metadata/versions", "/host/token/?resource=r", "/x"])
 @pytest.mark.parametrize("value", ["nmi", "", "other"])
 async def test_a_request_with_the_mark_is_refused_on_every_path(
@@ -80,45 +67,12 @@ async def test_a_pod_that_imitates_the_mark_changes_no_later_answer(
 
 
 async def test_a_request_that_comes_back_makes_one_hop_and_names_the_cause() -> None:
-    async with looped() as (_, returning, client):
-        reply = await client.ask(request_bytes(INSTANCE))
-        assert (reply.status, reply.json["error"]) == (503, "temporarily_unavailable")
-        assert "came back to NMI" in reply.json["error_description"]
-        assert returning.forwarded == 1
+    async with HttpSession(connections=64, headers=SENT_FIELDS) as session:
+        returning = Returning(session)
+        async with serving(proxy=returning) as running, running.client() as client:
+            returning.url = "http://{}:{}".format(*running.address)
+            reply = await client.ask(request_bytes(INSTANCE))
+    assert (reply.status, reply.json["error"]) == (503, "temporarily_unavailable")
+    assert "came back to NMI" in reply.json["error_description"]
+    assert returning.forwarded == 1
     assert "skipRedirectFromBackend: true" in CAME_BACK, "the operator reads the next action"
-
-
-class Redirect:
-    """A redirect whose destination a connection gets when it is opened: NMI, or IMDS."""
-
-    def __init__(self, nmi: tuple[str, int]) -> None:
-        self.nmi: tuple[str, int] | None = nmi
-        """NMI's address; None without a redirect."""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection."""
-        if self.nmi is None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nServer: IMDS\r\nContent-Length: 2\r\n\r\n{}")
-            await writer.drain()
-        else:
-            nmi_reader, nmi_writer = await asyncio.open_connection(*self.nmi)
-            await asyncio.gather(copied(reader, nmi_writer), copied(nmi_reader, writer))
-        writer.close()
-
-
-async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy bytes until the end, and pass the end on."""
-    while data := await reader.read(65536):
-        writer.write(data)
-    writer.close()
-
-
-async def test_requests_reach_imds_when_the_redirect_has_ended() -> None:
-    async with looped() as (running, returning, client):
-        redirect = Redirect(running.address)
-        async with await asyncio.start_server(redirect.serve, "127.0.0.1", 0) as server:
-            returning.url = "http://{}:{}".format(*server.sockets[0].getsockname())
-            assert (await client.ask(request_bytes(INSTANCE))).status == 503
-            redirect.nmi = None
-            assert (await client.ask(request_bytes(INSTANCE))).status == 200

@@ -9,7 +9,7 @@ from nmi.server.policy import ServerPolicy
 from podidentity.http_client.session import HttpSession
 from tests.nmi.server.running import LOCAL, Running
 
-Script = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+Script = Callable[[bytes, asyncio.StreamWriter], Awaitable[object]]
 """Answers one request, given its head."""
 
 
