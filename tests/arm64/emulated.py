@@ -32,8 +32,11 @@ NOT_EMULATED: Final[Mapping[str, Sequence[str]]] = {
     ),
     SO_MEMINFO: (
         "test_lane_back_pressure.py::test_a_peer_that_never_reads_is_cut_off_at_the_write_deadline",
-        "test_lane_back_pressure.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers[uvloop-by the last request]",
-        "test_lane_back_pressure.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers[uvloop-by its peer]",
+        (
+            "test_lane_back_pressure.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers"
+            "[uvloop-by the last request]"
+        ),
+        ("test_lane_back_pressure.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers[uvloop-by its peer]"),
         "test_lane_back_pressure.py::test_a_throttled_peer_gets_all_answers_once_it_reads",
     ),
     SLOW: ("test_lane_deadlines.py::test_a_request_in_the_general_lane_has_no_deadline_of_the_lane",),

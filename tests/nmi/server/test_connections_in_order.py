@@ -124,16 +124,19 @@ async def test_unread_answers_are_bounded() -> None:
     assert len(server.issuer.asked) == len(found) + 9, "bytes one by one do not end like this"
 
 
-async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest) -> None:
+@pytest.mark.parametrize("more", [b"", b"GET "], ids=["reported", "lost"])
+async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest, more: bytes) -> None:
     requests = Held(server)
-    server.lane.data_received(ask("a"))
+    server.lane.data_received(ask("a") + more)
     await requests.asked("a")
-    server.lane.peer_gone()
-    await server.settle()
+    if not more:
+        server.lane.peer_gone()
+        await server.settle()
+        assert server.connection.state == "finished"
     server.lane.connection_lost()
+    await server.settle()
     assert requests.cancelled == ["a"]
     assert not server.connection.written
-    assert server.connection.state == "finished"
     server.issuer.answer = lambda _: grant(server.entry.record)
     assert (await server.ask(request_bytes())).status == 200, "the next request works"
 
@@ -151,16 +154,6 @@ async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_r
     assert len(server.waiting) == 0
     await server.settle()
     assert server.issuer.asked == []
-
-
-async def test_a_lost_connection_ends_its_wait(server: ServerUnderTest) -> None:
-    requests = Held(server)
-    server.lane.data_received(ask("a") + b"GET ")
-    await requests.asked("a")
-    server.lane.connection_lost()
-    await server.settle()
-    assert requests.cancelled == ["a"]
-    assert not server.connection.written
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The refusals of the general lane: the table row by row in its order, variants, faults of NMI, and their content.
 
 A row is a request, its refusal, and an accepted neighbour. The test sets the decision. Excluded: bytes that are
-no request (test_malformed_requests; tests/corpus/refused, by both lanes and the oracle), the forms of paths
+no request (test_malformed_requests; tests/corpus, by both lanes and the oracle), the forms of paths
 (test_targets).
 """
 
