@@ -62,6 +62,15 @@ BAD: dict[str, tuple[bytes, bytes]] = {
         post("Content-Length: 5", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
         post("Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
     ),
+    "doubled CL": (post("Content-Length: 1", "Content-Length: 1", body=b"a"), post("Content-Length: 1", body=b"a")),
+    "doubled TE": (
+        post("Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
+        post("Transfer-Encoding: CHUNKED", body=b"0\r\n\r\n"),
+    ),
+    "TE in 1.0": (
+        head("Transfer-Encoding: chunked", first="POST /a HTTP/1.0") + b"0\r\n\r\n",
+        head("Content-Length: 2", first="POST /a HTTP/1.0") + b"ab",
+    ),
     "negative CL": (post("Content-Length: -1", body=b"a"), post("Content-Length: 1 ", body=b"a")),
     "superscript CL": (post("Content-Length: \xb2", body=b"ab"), post("Content-Length: 2", body=b"ab")),
     "too many chunks": (
