@@ -19,23 +19,25 @@ MYPY: Final = "mypy is not installed for arm64; the stubs are compared on each b
 SLOW: Final = "deadlines of 50 ms may pass before the emulated client has sent its request"
 NOT_EMULATED: Final[Mapping[str, Sequence[str]]] = {
     TCP_INFO: (
-        "test_lane_deferred_writes.py::test_a_disconnected_peer_does_not_affect_the_answers_of_others",
+        "test_lane_handover.py::test_a_disconnected_peer_does_not_affect_the_answers_of_others",
         "test_lane_limits.py::test_one_loop_iteration_serves_a_limited_number_of_requests_of_a_connection",
         "test_lane_limits.py::test_continuous_requests_of_one_peer_delay_another_peers_request_by_one_request_only",
         "test_lane_limits.py::test_connections_of_one_peer_are_served_in_rotation",
         "test_lane_limits.py::test_one_loop_iteration_accepts_a_limited_number_of_connections",
         "test_lane_limits.py::test_frequent_connects_delay_the_first_request_of_others_by_few_requests",
-        "test_lane_memory.py::test_above_the_memory_limit_only_the_largest_peer_loses_connections",
-        "test_lane_survives_handlers.py::test_a_handler_that_fails_at_the_first_bytes_ends_only_its_connection",
+        "test_lane_back_pressure.py::test_above_the_memory_limit_only_the_largest_peer_loses_connections",
         "test_lane_survives_handlers.py::test_an_interrupt_leaves_no_connection_waiting",
         "test_leaks.py::test_thousands_of_connections_leave_no_objects_behind",
         "test_node_listener.py::test_a_flood_of_direct_connections_is_closed_at_a_bounded_rate_and_others_are_accepted",
     ),
     SO_MEMINFO: (
-        "test_lane_memory.py::test_a_peer_that_never_reads_is_cut_off_at_the_write_deadline",
-        "test_lane_memory.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers[uvloop-by the last request]",
-        "test_lane_memory.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers[uvloop-by its peer]",
-        "test_lane_memory.py::test_a_throttled_peer_gets_all_answers_once_it_reads",
+        "test_lane_back_pressure.py::test_a_peer_that_never_reads_is_cut_off_at_the_write_deadline",
+        (
+            "test_lane_back_pressure.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers"
+            "[uvloop-by the last request]"
+        ),
+        ("test_lane_back_pressure.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers[uvloop-by its peer]"),
+        "test_lane_back_pressure.py::test_a_throttled_peer_gets_all_answers_once_it_reads",
     ),
     SLOW: ("test_lane_deadlines.py::test_a_request_in_the_general_lane_has_no_deadline_of_the_lane",),
     MYPY: ("test_stubs_and_imports.py::test_the_stubs_match_the_compiled_modules",),

@@ -30,7 +30,7 @@ def test_another_exit_code_of_pytest_fails_the_run(code: str) -> None:
 def test_an_entry_of_the_list_means_all_cases_or_one() -> None:
     test = "tests/native/test_lane_limits.py::test_connections_of_one_peer_are_served_in_rotation"
     assert reason_of(f"{test}[uvloop]") == reason_of(test) == TCP_INFO
-    test = "tests/native/test_lane_memory.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers"
+    test = "tests/native/test_lane_back_pressure.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers"
     assert reason_of(f"{test}[uvloop-by its peer]")
     assert not reason_of(f"{test}[asyncio-by its peer]")
 

@@ -36,7 +36,6 @@ class Recorder:
         self.received = b""
         self.pending = b""
         self.calls: list[str] = []
-        self.called = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
         self.note("data")
@@ -62,14 +61,10 @@ class Recorder:
 
     def note(self, call: str) -> None:
         self.calls.append(call)
-        self.called.set()
 
     async def until(self, call: str) -> None:
         """Wait for *call*."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while call not in self.calls:
-                self.called.clear()
-                await self.called.wait()
+        await until(lambda: call in self.calls)
 
 
 class Holding(Recorder):
@@ -134,6 +129,12 @@ class Peer:
                 pass
         return bytes(received)
 
+    def stop_reading(self) -> None:
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
+
+    def read_again(self) -> None:
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
+
     def half_close(self) -> None:
         self.writer.write_eof()
 
@@ -159,21 +160,29 @@ class Serving:
 
     async def connect(self, address: str = "127.0.0.1", *, receive_buffer: int = 0) -> Peer:
         """Connect from *address*, which represents a pod's address."""
-        sock = socket.socket()
-        if receive_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.setblocking(False)
-        sock.bind((address, 0))
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        sock = self.connected(address, receive_buffer=receive_buffer)
         peer = Peer(*await asyncio.open_connection(sock=sock, limit=2**20))
         self.peers.append(peer)
         return peer
 
-    def connected(self) -> socket.socket:
-        """Connect without running the loop, so that the lane has not accepted the connection yet."""
-        sock = socket.create_connection(("127.0.0.1", self.port))
+    def connected(self, address: str = "127.0.0.1", *, receive_buffer: int = 0) -> socket.socket:
+        """Connect from *address* without running the loop, so that the lane has not accepted the connection yet."""
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.bind((address, 0))
+        sock.connect(("127.0.0.1", self.port))
         sock.setblocking(False)
         return sock
+
+    async def held(self, address: str = "127.0.0.1") -> tuple[Peer, "Holding"]:
+        """Connect from *address* and send a request, which the returned general lane holds."""
+        peer, number = await self.connect(address), len(self.generals)
+        peer.send(OTHER_REQUEST)
+        await self.until(lambda: len(self.generals) > number)
+        general = self.generals[number]
+        assert isinstance(general, Holding)
+        return peer, general
 
     def iterate(self) -> None:
         """Run the lane once, as the loop would."""

@@ -1,9 +1,11 @@
-"""The address index, the pod records, and the ready answers of a record."""
+"""The address index, the pod records, the bytes of their ready answers, and the histograms that count them."""
 
 import ipaddress
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from _native.answers import ReadyAnswer, TokenAnswer, Usage
 from _native.histogram import Histogram
@@ -35,55 +37,35 @@ def admit(record: PodRecord, ready: ReadyAnswer, key: Key) -> bool:
     )
 
 
-def test_an_address_finds_its_record_until_it_is_removed() -> None:
-    index, record, other = Index(), PodRecord("owner"), PodRecord("other")
+def test_an_address_finds_its_last_record_until_that_is_removed() -> None:
+    index, record, new = Index(), PodRecord("owner"), PodRecord("new")
     index.put("10.0.0.1", record)
     assert index.get("10.0.0.1") is record
     assert index.get("10.0.0.2") is None
+    index.put("10.0.0.1", new)
     assert len(index) == 1
-    assert not index.remove("10.0.0.1", other), "it is not the other's"
-    assert index.remove("10.0.0.1", record)
-    assert not index.remove("10.0.0.1", record)
+    assert not index.remove("10.0.0.1", record), "it is the other's"
+    assert index.get("10.0.0.1") is new
+    assert index.remove("10.0.0.1", new)
+    assert not index.remove("10.0.0.1", new)
     assert len(index) == 0
 
 
-def test_a_reassigned_address_finds_the_new_record() -> None:
-    index, old, new = Index(), PodRecord("old"), PodRecord("new")
-    index.put("10.0.0.1", old)
-    index.put("10.0.0.1", new)
-    assert not index.remove("10.0.0.1", old)
-    assert index.get("10.0.0.1") is new
-
-
-def test_one_record_may_have_addresses_of_both_kinds() -> None:
+def test_one_record_may_have_addresses_of_both_kinds_which_are_not_equivalent() -> None:
     index, record = Index(), PodRecord(None)
-    index.put("10.0.0.1", record)
-    index.put("fd00::1", record)
+    for address in ("10.0.0.1", "fd00::1", "::ffff:10.0.0.2"):
+        index.put(address, record)
     assert index.get("FD00:0::1") is index.get("10.0.0.1") is record
+    assert index.get("10.0.0.2") is None
 
 
-def test_an_ipv6_address_does_not_match_the_equivalent_ipv4_address() -> None:
-    index = Index()
-    index.put("::ffff:10.0.0.1", PodRecord(None))
-    assert index.get("10.0.0.1") is None
-
-
-NO_ADDRESSES = [
-    "",
-    "10.0.0",
-    "10.1",
-    "0x0a.0.0.1",
-    "167772161",
-    "10.0.0.256",
-    "010.0.0.1",
-    "10.0.0.1 ",
-    "localhost",
-    "fd00::1%eth0",
-    "é",
-]
-
-
-@pytest.mark.parametrize("text", NO_ADDRESSES)
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "10.0.0", "10.1", "0x0a.0.0.1", "167772161", "10.0.0.256", "010.0.0.1", "10.0.0.1 ", "localhost"),
+        *("fd00::1%eth0", "é"),
+    ],
+)
 def test_an_invalid_address_is_rejected(text: str) -> None:
     index = Index()
     with pytest.raises(ValueError, match="not an IP address"):
@@ -135,23 +117,17 @@ def test_a_newer_answer_replaces_the_older() -> None:
 
 def test_an_answer_of_an_older_decision_is_not_stored() -> None:
     record = PodRecord(None)
+    for name in (b"a", b"b"):
+        admit(record, answer(), plain(name))
     decided = record.generation
     assert record.invalidate() == decided + 1 == record.generation
     assert not record.admit(decided, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer())
-    assert record.find(*plain(b"r"), NOW) is None
-
-
-def test_invalidation_removes_all_answers() -> None:
-    record = PodRecord(None)
-    for name in (b"a", b"b"):
-        admit(record, answer(), plain(name))
-    record.invalidate()
-    assert [record.find(*plain(name), NOW) for name in (b"a", b"b")] == [None, None]
+    assert [record.find(*plain(name), NOW) for name in (b"a", b"b", b"r")] == [None, None, None]
 
 
 @pytest.mark.parametrize(("fresh", "expires"), [(NOW, FOR_EVER), (FOR_EVER, NOW)], ids=["not-fresh", "expired"])
 def test_an_answer_that_is_not_fresh_is_not_found(fresh: int, expires: int) -> None:
-    record, ready = PodRecord(None), answer(fresh, expires)
+    record, ready = PodRecord("owner"), answer(fresh, expires)
     admit(record, ready, plain(b"r"))
     assert record.find(*plain(b"r"), NOW - 1) is ready
     assert record.find(*plain(b"r"), NOW) is None
@@ -166,8 +142,9 @@ def test_a_suspended_record_returns_no_answer_and_keeps_its_answers() -> None:
     assert record.find(*plain(b"r"), NOW) is ready
 
 
-def test_the_least_used_answer_is_removed_when_there_are_too_many() -> None:
-    record = PodRecord(None)
+def test_the_least_used_answer_of_the_pod_is_removed_when_there_are_too_many() -> None:
+    record, other = PodRecord(None), PodRecord("other")
+    admit(other, answer(), plain(b"r"))
     names = [b"%d" % at for at in range(READY_ANSWERS_MAX)]
     for name in names:
         assert admit(record, answer(), plain(name))
@@ -176,26 +153,13 @@ def test_the_least_used_answer_is_removed_when_there_are_too_many() -> None:
     assert admit(record, answer(), plain(b"one more"))
     assert record.find(*plain(names[0]), NOW) is None
     assert all(record.find(*plain(name), NOW) for name in [*names[1:], b"one more"])
-
-
-def test_a_pod_with_too_many_answers_removes_none_of_another_pod() -> None:
-    record, other = PodRecord("owner"), PodRecord("other")
-    admit(other, answer(), plain(b"r"))
-    for at in range(2 * READY_ANSWERS_MAX):
-        admit(record, answer(), plain(b"%d" % at))
     assert other.find(*plain(b"r"), NOW) is not None
-    assert record.find(*plain(b"0"), NOW) is None
 
 
 def test_a_key_that_no_fast_request_can_have_is_not_kept() -> None:
     record = PodRecord(None)
     assert not admit(record, answer(), plain(b"r" * 1537))
     assert admit(record, answer(), plain(b"r" * 1536))
-
-
-def test_a_record_keeps_its_owner() -> None:
-    owner = object()
-    assert PodRecord(owner).owner is owner
 
 
 def test_records_of_unknown_addresses_are_bounded_and_end_with_a_pod() -> None:
@@ -213,3 +177,107 @@ def test_records_of_unknown_addresses_are_bounded_and_end_with_a_pod() -> None:
     with pytest.raises(ValueError, match="belongs to a pod"):
         index.unknown("10.2.0.0")
     assert index.get("10.2.0.0") is pod
+
+
+SECOND = 10**9
+START = 1_000 * SECOND
+BEFORE, AFTER = b'{"access_token":"t","expires_in":"', b'","token_type":"Bearer"}'
+
+
+def living(lives_seconds: int, before: bytes = BEFORE, after: bytes = AFTER) -> TokenAnswer:
+    return TokenAnswer(
+        before=before,
+        after=after,
+        expires_ns=START + lives_seconds * SECOND,
+        fresh_until_ns=START,
+        series=Histogram([1]).series(()),
+        usage=Usage(),
+    )
+
+
+def expected(seconds: int, *, close: bool) -> bytes:
+    body = BEFORE + str(seconds).encode() + AFTER
+    lines = [b"HTTP/1.1 200 OK", b"Content-Type: application/json", b"Content-Length: %d" % len(body)]
+    return b"\r\n".join([*lines, *([b"Connection: close"] if close else []), b"", b""]) + body
+
+
+@pytest.mark.parametrize("lives", [0, 1, 9, 10, 86_399, 10**9])
+@pytest.mark.parametrize("close", [False, True])
+def test_a_ready_answer_is_complete_and_contains_the_remaining_seconds(lives: int, close: bool) -> None:
+    assert living(lives).render(START, close) == expected(lives, close=close)
+
+
+def test_the_remaining_seconds_are_rounded_down_to_0() -> None:
+    ready = living(100)
+    assert b'"expires_in":"100"' in ready.render(START)
+    assert b'"expires_in":"99"' in ready.render(START + 1)
+    assert b'"expires_in":"99"' in ready.render(START + SECOND)
+    assert b'"expires_in":"98"' in ready.render(START + SECOND + 1)
+    assert ready.render(START + 10**18) == expected(0, close=False)
+
+
+@given(steps=st.lists(st.tuples(st.integers(-10, 200_000), st.booleans()), max_size=30))
+def test_the_remaining_seconds_do_not_depend_on_earlier_writes(steps: list[tuple[int, bool]]) -> None:
+    ready = living(120_000)
+    for passed, close in steps:
+        assert ready.render(START + passed * SECOND, close) == expected(max(0, 120_000 - passed), close=close)
+
+
+def test_an_answer_has_at_most_64_kib_including_its_head() -> None:
+    room = 64 * 1024 - 160 - 20
+    assert len(living(10**9, b"b" * room, b"").render(START, close=True)) <= 64 * 1024
+    with pytest.raises(ValueError, match="at most 65536 bytes"):
+        living(1, b"b" * room, b"a")
+
+
+def test_a_ready_answer_is_immutable_and_its_repr_shows_no_content() -> None:
+    ready = living(1, b"secret")
+    assert repr(ready) == "<ReadyAnswer>"
+    with pytest.raises(TypeError, match="once"):
+        ready.__init__(before=b"", after=b"", expires_ns=0, fresh_until_ns=0, series=ready.series, usage=ready.usage)
+
+
+def test_usage_counts_since_it_was_last_read() -> None:
+    usage = Usage()
+    assert (usage.last_ns, usage.take()) == (0, 0)
+    usage.touch()
+    usage.touch()
+    assert usage.last_ns > 0
+    assert (usage.take(), usage.take()) == (2, 0)
+
+
+def test_an_observation_counts_where_it_is_less_than_or_equal_to_the_bound() -> None:
+    series = Histogram([0.001, 0.5]).series(("200",))
+    for nanoseconds in (0, 1_000_000, 1_000_001, 500_000_000, 500_000_001, 10**15):
+        series.observe(nanoseconds)
+    assert series.counts() == (2, 2, 2)
+    assert series.sum_nanoseconds == 0 + 1_000_000 + 1_000_001 + 500_000_000 + 500_000_001 + 10**15
+
+
+def test_a_clock_that_goes_backwards_counts_as_no_time() -> None:
+    series = Histogram([0.001]).series(())
+    series.observe(-5)
+    assert (series.counts(), series.sum_nanoseconds) == ((1, 0), 0)
+
+
+def test_a_series_is_made_once_for_its_labels() -> None:
+    histogram = Histogram([1])
+    first, second = histogram.series(("a", "b")), histogram.series(("b", "a"))
+    assert histogram.series(("a", "b")) is first
+    assert first is not second
+    assert first.labels == ("a", "b")
+    assert histogram.all_series() == [first, second]
+
+
+@pytest.mark.parametrize("bounds", [[], [0], [-1], [1, 1], [2, 1], [float("inf")], [float("nan")], list(range(1, 33))])
+def test_invalid_bounds_are_rejected(bounds: list[float]) -> None:
+    with pytest.raises(ValueError, match="bound"):
+        Histogram(bounds)
+
+
+def test_at_most_31_bounds_are_accepted() -> None:
+    histogram = Histogram(list(range(1, 32)))
+    assert histogram.bounds_seconds == tuple(map(float, range(1, 32)))
+    series = histogram.series(())
+    series.observe(10**12)
+    assert series.counts() == (0,) * 31 + (1,)

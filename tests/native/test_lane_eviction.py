@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import socket
+from contextlib import suppress
 
 import pytest
 from typing_extensions import override
 
 from _native.lane import Limits
-from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Holding, Peer, Recorder, Serving, serving
+from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Holding, Peer, Recorder, serving
 
 A, B, C = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 NEWCOMER = "127.0.2.1"
@@ -23,40 +23,26 @@ async def is_open(peer: Peer) -> bool:
 
 
 async def test_a_new_connection_replaces_the_least_recently_used_one_of_the_largest_peer() -> None:
-    async with serving(limits=Limits(connections=4), addresses=(A, B, C)) as lane:
-        first, second, third = [await lane.connect(A) for _ in range(3)]
+    async with serving(limits=Limits(connections=5), addresses=(A, B, C)) as lane:
+        first, second, third, fourth = [await lane.connect(A) for _ in range(4)]
         other = await lane.connect(B)
-        for peer in (other, third, first, second):
+        for peer in (other, third, first, second, fourth):
             await peer.ask()
         assert b" 200 " in await (await lane.connect(C)).ask()
-        assert await third.ending() == b"", "of the three, that which was idle longest"
-        assert [await is_open(each) for each in (first, second, other)] == [True, True, True]
-        assert (lane.count("evicted_idle"), lane.count("refused_total"), lane.count("open")) == (1, 0, 4)
+        assert await third.ending() == b"", "of the four, that which was idle longest"
+        await first.ask()  # the next candidate for eviction: the order is computed for each one
+        assert b" 200 " in await (await lane.connect(C)).ask()
+        assert [await is_open(each) for each in (first, second, fourth, other)] == [True, False, True, True]
+        assert (lane.count("evicted_idle"), lane.count("refused_total"), lane.count("open")) == (2, 0, 5)
 
 
-async def test_the_order_is_computed_for_each_eviction() -> None:
-    async with serving(limits=Limits(connections=5), addresses=(A, B, C)) as lane:
-        peers = [await lane.connect(A) for _ in range(5)]
-        for peer in peers:
-            await peer.ask()
-        await (await lane.connect(B)).ask()
-        await peers[1].ask()  # the next candidate for eviction
-        await (await lane.connect(C)).ask()
-        assert [await is_open(each) for each in peers] == [False, True, False, True, True]
-
-
-async def test_connections_that_never_sent_data_are_idle() -> None:
+async def test_connections_that_never_sent_data_are_idle_and_a_peer_may_replace_its_own() -> None:
     async with serving(limits=Limits(connections=2), addresses=(A, B)) as lane:
         silent = [await lane.connect(A) for _ in range(2)]
         await lane.until(lambda: lane.count("open") == 2)
-        assert b" 200 " in await (await lane.connect(B)).ask()
+        for address in (B, B, B):
+            assert b" 200 " in await (await lane.connect(address)).ask()
         assert await silent[0].ending() == b""
-
-
-async def test_a_peer_may_replace_its_own_idle_connection() -> None:
-    async with serving(limits=Limits(connections=2)) as lane:
-        for _ in range(5):
-            assert b" 200 " in await (await lane.connect()).ask()
         assert lane.count("evicted_idle") == 3
 
 
@@ -70,19 +56,15 @@ async def test_a_peer_at_its_own_limit_evicts_no_connection_of_another_peer() ->
 
 async def test_a_request_in_progress_is_never_cut_off() -> None:
     async with serving(Holding, Limits(connections=3), addresses=(A, B, C)) as lane:
-        for _ in range(2):
-            (await lane.connect(A)).send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 2)
+        _, general = await lane.held(A)
+        await lane.held(A)
         idle = await lane.connect(B)
         await idle.ask()
         assert b" 200 " in await (await lane.connect(C)).ask()
         assert await idle.ending() == b"", "the greediest of those that can give one up"
-        (await lane.connect(C)).send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 3)
+        await lane.held(C)
         assert await (await lane.connect(B)).ending() == b""
         assert lane.count("refused_total") == 1
-        general = lane.generals[0]
-        assert isinstance(general, Holding)
         general.answer()
         assert b" 200 " in await (await lane.connect(B)).ask()
         assert [each.calls for each in lane.generals] == [["data", "lost"], ["data"], ["data"]]
@@ -94,9 +76,7 @@ async def test_an_arrived_request_that_was_not_read_yet_is_pending() -> None:
         await asking.ask()
         await idle.ask()
         # In one iteration the new connection precedes the request, because the listener was ready before.
-        with socket.socket() as newcomer:
-            newcomer.bind((B, 0))
-            newcomer.connect(("127.0.0.1", lane.port))
+        with lane.connected(B):
             os.write(asking.writer.get_extra_info("socket").fileno(), REQUEST)
             lane.iterate()
         assert b" 200 " in await asking.answer()
@@ -113,10 +93,7 @@ async def test_requests_that_arrive_on_all_idle_connections_exclude_no_peer_with
         asking = [await lane.connect(address) for address, count in counts for _ in range(count)]
         for each in asking:
             await each.ask()
-        with socket.socket() as newcomer:
-            newcomer.bind((NEWCOMER, 0))
-            newcomer.connect(("127.0.0.1", lane.port))
-            newcomer.setblocking(False)
+        with lane.connected(NEWCOMER) as newcomer:
             newcomer.send(REQUEST)
             for each in asking:  # after the newcomer, so that one iteration of the loop sees it first
                 os.write(each.writer.get_extra_info("socket").fileno(), REQUEST)
@@ -153,42 +130,26 @@ async def test_a_peer_that_does_not_read_loses_a_slot_too() -> None:
     async with serving(limits=Limits(connections=2), addresses=(A, B), token=b"t" * 60_000) as lane:
         for _ in range(2):
             peer = await lane.connect(A, receive_buffer=4096)
-            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
+            peer.stop_reading()
             peer.send(REQUEST * 20)
         await lane.until(lambda: lane.count("fast_answers") > 1)
         assert b" 200 " in await (await lane.connect(B)).ask()
         assert lane.count("evicted_slow") == 1
 
 
-async def hoard(lane: Serving, addresses: int, each: int) -> list[socket.socket]:
-    socks = []
-    for number in range(addresses):
-        for _ in range(each):
-            sock = socket.socket()
-            sock.bind((f"127.0.1.{number + 1}", 0))
-            sock.connect(("127.0.0.1", lane.port))
-            socks.append(sock)
-        await lane.until(lambda: lane.count("accepted") == len(socks))
-    return socks
-
-
 async def test_peers_that_hold_all_slots_cannot_exclude_another_and_lose_equally() -> None:
     async with serving(limits=Limits(connections=160, connections_per_peer=10)) as lane:
-        socks = await hoard(lane, 16, 10)
+        socks = [lane.connected(f"127.0.1.{number // 10 + 1}") for number in range(160)]
+        await lane.until(lambda: lane.count("accepted") == 160)
         for _ in range(9):
             assert b" 200 " in await (await lane.connect()).ask()
-        closed: dict[str, int] = {}
+        closed = []
         for sock in socks:
-            sock.setblocking(False)
-            try:
+            with sock, suppress(BlockingIOError):
                 assert sock.recv(1) == b""
-                address = sock.getsockname()[0]
-                closed[address] = closed.get(address, 0) + 1
-            except BlockingIOError:
-                pass
-            sock.close()
-        assert sum(closed.values()) == lane.count("evicted_idle") == 9
-        assert max(closed.values()) == 1, "each in its turn"
+                closed.append(sock.getsockname()[0])
+        assert len(closed) == lane.count("evicted_idle") == 9
+        assert len(set(closed)) == 9, "each in its turn"
 
 
 async def test_churn_at_the_limit_leaves_no_disconnected_peer_counted() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from _native.index import Index
 from _native.lane import Lane, Limits
+from tests.native.test_lane_limits import no_more_descriptors
 
 
 class Handle:
@@ -43,7 +43,7 @@ class HandLoop:
         return Handle()
 
     def call_soon(self, call: Callable[[], None]) -> None:
-        raise AssertionError("nothing here has to be put off")
+        self.later.append(call)
 
     def is_ready(self) -> bool:
         """Whether a loop would call the lane again immediately."""
@@ -55,8 +55,10 @@ def no_lane(connection: Any) -> Any:
 
 
 @contextmanager
-def listening(limits: Limits | None = None) -> Iterator[tuple[HandLoop, socket.socket, Lane]]:
-    loop, lane = HandLoop(), Lane(index=Index(), general=no_lane, limits=limits or Limits())
+def listening(
+    limits: Limits | None = None, general: Callable[[Any], Any] = no_lane
+) -> Iterator[tuple[HandLoop, socket.socket, Lane]]:
+    loop, lane = HandLoop(), Lane(index=Index(), general=general, limits=limits or Limits())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         lane.start(cast("asyncio.AbstractEventLoop", loop), listener)
@@ -102,14 +104,8 @@ def test_a_listener_shut_down_elsewhere_does_not_cause_a_busy_loop() -> None:
 
 def test_watching_a_listener_is_retried_after_a_failure() -> None:
     with listening() as (loop, listener, _), socket.create_connection(listener.getsockname()):
-        free = os.dup(0)
-        os.close(free)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-        try:
+        with no_more_descriptors():
             loop.iterate()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert not loop.is_ready()
         with select.epoll.fromfd(os.dup(loop.epoll)) as same:
             same.register(listener, 0)  # so that the lane cannot

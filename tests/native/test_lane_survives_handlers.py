@@ -13,7 +13,7 @@ from tests.native.serving import OTHER_REQUEST, REQUEST, Holding, Recorder, Serv
 class Broken(Holding):
     """A general lane that raises an exception in the named method."""
 
-    method = ""
+    method = "data"
     error: BaseException = RuntimeError("broken on purpose")
 
     @override
@@ -21,10 +21,6 @@ class Broken(Holding):
         super().note(call)
         if call == self.method:
             raise self.error
-
-
-class BrokenData(Broken):
-    method = "data"
 
 
 class BrokenPeerGone(Broken):
@@ -36,11 +32,14 @@ class BrokenLost(Broken):
 
 
 class Cancelling(Broken):
-    method = "data"
     error = asyncio.CancelledError()
 
 
-@pytest.mark.parametrize("general", [BrokenData, Cancelling])
+class Interrupted(Broken):
+    error = KeyboardInterrupt()
+
+
+@pytest.mark.parametrize("general", [Broken, Cancelling])
 async def test_a_failing_handler_ends_its_connection_only(
     general: type[Recorder], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -61,10 +60,8 @@ async def test_a_failing_handler_ends_its_connection_only(
 
 async def test_a_handler_that_fails_at_the_end_notification_affects_no_other_connection() -> None:
     async with serving(BrokenLost) as lane:
-        peer = await lane.connect()
-        peer.send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 1)
-        lane.generals[0].connection.finish()
+        peer, general = await lane.held()
+        general.connection.finish()
         await peer.close()
         await lane.until(lambda: lane.count("failed") == 1)
         assert b" 200 " in await (await lane.connect()).ask()
@@ -72,12 +69,10 @@ async def test_a_handler_that_fails_at_the_end_notification_affects_no_other_con
 
 async def test_a_handler_that_fails_at_a_disconnect_loses_its_connection() -> None:
     async with serving(BrokenPeerGone) as lane:
-        peer = await lane.connect()
-        peer.send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 1)
+        peer, general = await lane.held()
         peer.half_close()
-        await lane.generals[0].until("lost")
-        assert lane.generals[0].calls == ["data", "peer gone", "lost"]
+        await general.until("lost")
+        assert general.calls == ["data", "peer gone", "lost"]
 
 
 async def test_a_general_lane_that_cannot_be_created_ends_the_connection() -> None:
@@ -88,23 +83,7 @@ async def test_a_general_lane_that_cannot_be_created_ends_the_connection() -> No
         peer = await lane.connect()
         peer.send(OTHER_REQUEST)
         assert await peer.ending() == b""
-        assert lane.count("open") == 0
-        assert lane.count("failed") == 1
-
-
-async def test_a_handler_that_fails_at_the_first_bytes_ends_only_its_connection() -> None:
-    async with serving(BrokenData) as lane:
-        with lane.connected() as first, lane.connected() as second:
-            first.send(OTHER_REQUEST)
-            second.send(REQUEST)
-            lane.iterate()
-            assert second.recv(15) == b"HTTP/1.1 200 OK"
-            assert lane.count("open") == 1
-
-
-class Interrupted(Broken):
-    method = "data"
-    error = KeyboardInterrupt()
+        assert (lane.count("open"), lane.count("failed")) == (0, 1)
 
 
 async def test_an_interrupt_is_propagated_and_the_lane_can_continue() -> None:
@@ -113,19 +92,10 @@ async def test_an_interrupt_is_propagated_and_the_lane_can_continue() -> None:
             first.send(OTHER_REQUEST)
             with pytest.raises(KeyboardInterrupt):
                 lane.iterate()
-            await lane.generals[0].until("lost")
+            assert lane.generals[0].calls == ["data", "lost"]
             second.send(REQUEST)
             lane.iterate()
             assert second.recv(15) == b"HTTP/1.1 200 OK"
-
-
-async def test_an_interrupted_iteration_still_notifies_of_the_end() -> None:
-    async with serving(Interrupted) as lane:
-        with lane.connected() as only:
-            only.send(OTHER_REQUEST)
-            with pytest.raises(KeyboardInterrupt):
-                lane.iterate()
-            assert lane.generals[0].calls == ["data", "lost"]
 
 
 async def test_an_interrupt_leaves_no_connection_waiting() -> None:
@@ -152,8 +122,7 @@ async def test_an_interrupt_in_one_end_notification_does_not_prevent_the_others(
 
     async with serving(InterruptedOnce) as lane:
         for _ in range(3):
-            (await lane.connect()).send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 3)
+            await lane.held()
         with pytest.raises(KeyboardInterrupt):
             lane.lane.close()
         for each in lane.generals:
@@ -173,8 +142,7 @@ async def test_end_notifications_run_one_after_the_other_and_never_nested() -> N
 
     async with serving(EndingAll) as lane:
         for _ in range(3):
-            (await lane.connect()).send(OTHER_REQUEST)
-        await lane.until(lambda: len(lane.generals) == 3)
+            await lane.held()
         lane.lane.close()
     assert depths == [0, 1, 0, 1, 0, 1, 0]
 
@@ -201,7 +169,7 @@ async def test_a_general_lane_created_for_an_ended_connection_is_notified(end: s
 
 
 async def test_repeated_failures_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(BrokenData) as lane:
+    async with serving(Broken) as lane:
         for _ in range(20):
             peer = await lane.connect()
             peer.send(OTHER_REQUEST)

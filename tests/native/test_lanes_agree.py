@@ -10,32 +10,23 @@ import asyncio
 import json
 import re
 import socket
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from _native.answers import Usage
-from _native.index import Index, PodRecord
 from _native.lane import Limits
 from nmi.identity.request import TokenRequest
-from nmi.refusal import Refusal
-from nmi.server.metrics import ServerMetrics
-from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
-from nmi.server.request import Request
-from nmi.server.responses import PlainAnswer
-from nmi.server.server import Server
-from nmi.server.target import Destination
-from nmi.tokens.token import Token
 from tests.corpus.corpus import EVERY, Case
 from tests.examples import every, examples
 from tests.native.mutations import mutated, plausible, refusable
+from tests.nmi.server.fakes import Grant, grant
+from tests.nmi.server.running import Running
 from tests.oracle.refusals import ANSWERS, read_refusal
 from tests.oracle.requests import Asked, Verdict, read
 
@@ -43,7 +34,7 @@ LAST = b"GET /metadata/identity/oauth2/token HTTP/1.0\r\n\r\n"
 """Always answered by the general lane, and differently if a byte of it was read as a part of another request."""
 USUAL = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n"
 FORWARDED = USUAL + b"X-Forwarded-For: 1\r\n\r\n"
-FOR_EVER = 10**15
+FOR_EVER_SECONDS = 10**6
 SECONDS_LEFT = re.compile(rb'(?<=expires_in":")\d+')
 REQUEST_ID = re.compile(rb"(?<=x-ms-request-id: )[0-9a-f-]{36}")
 MALFORMED = re.compile(
@@ -65,86 +56,32 @@ REFUSED_OF_EACH_KIND = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A fake of Issued."""
-
-    token: Token
-    record: PodRecord
-    generation: int
-    expires_ns: int
-    fresh_until_ns: int
-    usage: Usage
-    cacheable: bool
-    identity: str = "shop/identity"
-    auxiliary: tuple[Token, ...] = ()
-    uid: str = "uid"
-    correlation: str = ""
-
-
-@dataclass
-class Generous:
-    """An issuer whose token contains the request."""
-
-    record: PodRecord
-    now_ns: int = field(default_factory=time.monotonic_ns)
-
-    async def issue(self, peer: str, request: TokenRequest) -> Grant | Refusal:
-        text = f"{request.resource}|{request.selector.value}|{request.selector_value.lower()}|{request.xms_cc}"
-        token = Token(text, FOR_EVER, 0, request.resource, "client")
-        until = self.now_ns + FOR_EVER
-        return Grant(
-            token,
-            self.record,
-            self.record.generation,
-            until,
-            until,
-            Usage(),
-            not (request.force_refresh or request.rejected_sha256),
-        )
-
-    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Grant | Refusal:
-        return await self.issue("", request)
-
-
-class NoProxy:
-    async def forward(
-        self, charged: str, request: Request, destination: Destination, stream: Stream
-    ) -> PlainAnswer | Refusal:
-        return PlainAnswer(200, b"{}")
-
-
 class LoopbackServer:
-    """A server on loopback, and its loop, which runs only during a request."""
+    """A server on loopback, and its loop, which runs only during a request. Its tokens contain the requests."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        self.index, self.record = Index(), PodRecord(None)
-        self.index.put("127.0.0.1", self.record)
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.listener.setblocking(False)
-        self.server = Server(
-            limits=Limits(head_seconds=8.0),
-            policy=ServerPolicy(pipeline_seconds=6.0),
-            index=self.index,
-            issuer=Generous(self.record),
-            proxy=NoProxy(),
-            measures=ServerMetrics(),
-        )
-        self.runner.run(self.server.start(self.listener))
+        self.running = Running(ServerPolicy(pipeline_seconds=6.0), limits=Limits(head_seconds=8.0))
+        self.running.issuer.answer = self.granted
+        self.runner.run(self.running.server.start(self.running.listener))
 
     def close(self) -> None:
-        self.runner.run(self.server.aclose())
+        self.runner.run(self.running.server.aclose())
         self.runner.close()
-        self.listener.close()
+        self.running.listener.close()
 
-    def fast_answers(self) -> int:
-        return self.server.counters()["fast_answers"]
+    def granted(self, request: TokenRequest) -> Grant:
+        text = f"{request.resource}|{request.selector.value}|{request.selector_value.lower()}|{request.xms_cc}"
+        cacheable = not (request.force_refresh or request.rejected_sha256)
+        usual = grant(self.running.entry.record, access_token=text, cacheable=cacheable, life=FOR_EVER_SECONDS)
+        return replace(usual, fresh_until_ns=usual.expires_ns)
 
     def ask(self, pieces: Iterable[bytes], *, ready: bool) -> bytes:
         """The answers to *pieces*, sent one after the other. Without *ready*, drop every ready answer before."""
+        self.running.issuer.asked.clear()
+        self.running.proxy.forwarded.clear()
         if not ready:
-            self.record.invalidate()
+            self.running.entry.record.invalidate()
         return self.runner.run(self._ask(pieces))
 
     def ask_each(self, streams: Iterable[Iterable[bytes]]) -> list[bytes]:
@@ -166,7 +103,7 @@ class LoopbackServer:
         self.ask([b"".join(REFUSED_OF_EACH_KIND) + LAST], ready=True)
 
     async def _ask(self, pieces: Iterable[bytes]) -> bytes:
-        with socket.create_connection(self.listener.getsockname()) as sock:
+        with socket.create_connection(self.running.address) as sock:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # After its last answer a lane reads on for a second, and then resets. A pause of the machine may be longer.
@@ -224,11 +161,11 @@ def hold_to_the_oracle(data: bytes, answers: bytes) -> None:
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
 def test_both_lanes_answer_a_corpus_file_as_its_name_states(loopback_server: LoopbackServer, case: Case) -> None:
     slowly = loopback_server.ask([case.data, LAST], ready=False)
-    before = loopback_server.fast_answers()
+    before = loopback_server.running.fast
     again = loopback_server.ask([case.data, LAST], ready=True)
     assert slowly.startswith(b"HTTP/1.1 %d " % case.status)
     assert again == slowly
-    assert (loopback_server.fast_answers() > before) == case.fast
+    assert (loopback_server.running.fast > before) == case.fast
     hold_to_the_oracle(case.data, slowly)
 
 

@@ -7,7 +7,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import cast
 
 import pytest
 import pytest_asyncio
@@ -15,7 +14,7 @@ import pytest_asyncio
 from _native.index import Index
 from _native.lane import Lane, Limits
 from tests.native.serving import Serving, serving
-from tests.native.test_lane_listener import HandLoop, no_lane
+from tests.native.test_lane_listener import listening, no_lane
 
 METADATA = ("169.254.169.254", 80)
 NODE = "127.0.0.9"
@@ -101,19 +100,12 @@ async def test_one_listener_stops_and_serves_again_without_the_other(lane: Servi
                 unserved.recv(1)
         lane.lane.stop_accepting()
         with direct(listener) as unserved:
-            await asyncio.sleep(0.05)
+            lane.iterate()
             assert lane.count("closed_unread") == 2
 
 
 def test_a_flood_of_direct_connections_is_closed_at_a_bounded_rate_and_others_are_accepted() -> None:
-    loop, lane = HandLoop(), Lane(index=Index(), general=no_lane, limits=Limits())
-    with (
-        ExitStack() as opened,
-        node_listener() as listener,
-        socket.create_server(("127.0.0.1", 0)) as usual,
-    ):
-        usual.setblocking(False)
-        lane.start(cast("asyncio.AbstractEventLoop", loop), usual)
+    with ExitStack() as opened, node_listener() as listener, listening() as (loop, usual, lane):
         lane.listen_on_node(listener, METADATA)
         for _ in range(2 * UNREAD_MAX):
             opened.enter_context(direct(listener))
@@ -128,20 +120,15 @@ def test_a_flood_of_direct_connections_is_closed_at_a_bounded_rate_and_others_ar
         assert loop.is_ready()
         loop.iterate()
         assert lane.counters()["closed_unread"] == 2 * UNREAD_MAX
-        lane.close()
 
 
 def test_a_lane_that_was_not_started_and_unsuitable_sockets_are_rejected() -> None:
-    lane = Lane(index=Index(), general=no_lane, limits=Limits())
-    with node_listener() as listener, socket.create_server(("127.0.0.1", 0)) as usual, socket.socket() as unbound:
-        with pytest.raises(RuntimeError, match="started"):
-            lane.listen_on_node(listener, METADATA)
-        usual.setblocking(False)
+    with node_listener() as listener, listening() as (_, _, lane), socket.socket() as unbound:
         unbound.setblocking(False)
-        lane.start(cast("asyncio.AbstractEventLoop", HandLoop()), usual)
+        with pytest.raises(RuntimeError, match="started"):
+            Lane(index=Index(), general=no_lane, limits=Limits()).listen_on_node(listener, METADATA)
         with pytest.raises(ValueError, match="listen"):
             lane.listen_on_node(unbound, METADATA)
         with pytest.raises(OSError, match="illegal"):
             lane.listen_on_node(listener, ("metadata", 80))
         lane.listen_on_node(listener, METADATA)
-        lane.close()

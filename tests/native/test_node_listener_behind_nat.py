@@ -1,30 +1,15 @@
 """The listener on the node's address serves only connections that a rule redirected from the metadata address."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.native.isolated.lanes import lines_of
+
 FAST = "HTTP/1.1 200 OK"
 
 
 @pytest.mark.root
 def test_only_redirected_connections_to_the_nodes_address_are_served() -> None:
-    script = Path(__file__).parent / "isolated" / "node_listener.py"
-    done = subprocess.run(
-        ["unshare", "--net", sys.executable, script],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    assert lines_of("node_listener.py", network_namespace=True) == [
         f"redirected {FAST}",
         "node reset",
         "service reset",

@@ -1,5 +1,7 @@
-"""The .pyi files describe the compiled modules, which import no Python module of this project."""
+"""The stubs describe the compiled modules, which import no other package, and their docstring names existing tests."""
 
+import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -7,77 +9,36 @@ from pathlib import Path
 
 import pytest
 
+import _native
+
 ROOT = Path(__file__).parents[2]
-MODULES = [
-    *("histogram", "scan", "query", "request_ids", "answers", "index", "redirects", "limits"),
-    *("connection_slots", "fair_queue", "disconnects", "connection"),
-    *("eviction", "memory", "deadlines", "transfer", "listener", "lane"),
-]
-SOURCES = sorted([*ROOT.glob("_native/*.pyx"), *ROOT.glob("_native/*.pxd")])
-BELOW = {
-    "clock": set[str](),
-    "sockets": set[str](),
-    "histogram": set[str](),
-    "scan": set[str](),
-    "query": {"scan"},
-    "request_ids": set[str](),
-    "answers": {"histogram", "clock", "request_ids"},
-    "index": {"answers", "query", "scan"},
-    "redirects": {"sockets"},
-    "limits": {"clock"},
-    "connection_slots": set[str](),
-    "fair_queue": {"connection_slots"},
-    "disconnects": {"clock"},
-    "sending": {"sockets"},
-    "connection": {
-        *("answers", "clock", "index", "query", "redirects", "scan", "sockets"),
-        *("connection_slots", "disconnects", "fair_queue", "sending"),
-    },
-    "eviction": {"connection", "connection_slots", "sockets"},
-    "memory": {"clock", "connection", "connection_slots", "sockets"},
-    "deadlines": {"clock", "connection"},
-    "transfer": {"clock", "connection", "sockets"},
-    "listener": {"clock", "limits", "redirects", "sending", "sockets"},
-    "lane": {
-        *("answers", "clock", "connection", "connection_slots", "deadlines", "disconnects", "eviction", "fair_queue"),
-        *("index", "limits", "listener", "memory", "redirects", "sockets", "transfer"),
-    },
-}
-"""The imports inside the package that each module may have."""
+MODULES = sorted(path.stem for path in ROOT.glob("_native/*.pyx"))
+IMPORTS = re.compile(r"^(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", re.MULTILINE)
 
 
-def imported(source: Path) -> set[str]:
-    """Dotted names of the modules that *source* imports, in Python or in C."""
-    pattern = re.compile(r"^(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", re.MULTILINE)
-    return {match[1] or match[2] for match in pattern.finditer(source.read_text())}
+def imported() -> dict[str, set[str]]:
+    """Dotted names of the modules that each module of the package imports, in Python or in C."""
+    found: dict[str, set[str]] = {}
+    for source in [*ROOT.glob("_native/*.pyx"), *ROOT.glob("_native/*.pxd")]:
+        names = {match[1] or match[2] for match in IMPORTS.finditer(source.read_text())}
+        found.setdefault(source.stem, set()).update(names)
+    return found
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_imports_go_only_downwards(source: Path) -> None:
-    names = imported(source)
-    own = {name.partition(".")[2] for name in names if name.partition(".")[0] == "_native"}
-    others = {name.partition(".")[0] for name in names} - {"_native", "cython", "libc", "cpython", "posix"}
-    assert own <= BELOW[source.stem]
-    assert others <= sys.stdlib_module_names
-
-
-def test_the_import_check_finds_an_upward_import(tmp_path: Path) -> None:
-    source = tmp_path / "scan.pyx"
-    source.write_text("cimport cython\nfrom nmi.server cimport x\nimport podidentity.azure\n")
-    assert imported(source) == {"cython", "nmi.server", "podidentity.azure"}
-
-
-def test_no_module_is_below_itself() -> None:
-    below = {name: set(direct) for name, direct in BELOW.items()}
-    for _ in below:
-        for names in below.values():
-            names.update(*(below[name] for name in tuple(names)))
-    assert [name for name, names in below.items() if name in names] == []
+def test_the_modules_import_neither_each_other_in_a_cycle_nor_other_packages() -> None:
+    names = imported()
+    own = {
+        module: {name.partition(".")[2] for name in found if name.startswith("_native.")} - {module}
+        for module, found in names.items()
+    }
+    assert own["lane"] > {"connection", "index"}, "the imports are found"
+    graphlib.TopologicalSorter(own).prepare()  # raises CycleError
+    others = {name.partition(".")[0] for found in names.values() for name in found}
+    assert others - {"_native", "cython", "libc", "cpython", "posix"} <= sys.stdlib_module_names
 
 
 def test_every_module_is_compiled_and_has_a_stub() -> None:
-    assert {path.stem for path in ROOT.glob("_native/*.pyx")} == set(MODULES)
-    assert {path.stem for path in ROOT.glob("_native/*.pyi")} == set(MODULES)
+    assert sorted(path.stem for path in ROOT.glob("_native/*.pyi")) == MODULES
 
 
 def test_the_stubs_match_the_compiled_modules() -> None:
@@ -85,3 +46,26 @@ def test_the_stubs_match_the_compiled_modules() -> None:
     command = [sys.executable, "-m", "mypy.stubtest", *allowed, *(f"_native.{module}" for module in MODULES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+HERE = Path(__file__).parent
+TABLE = (_native.__doc__ or "").partition("the tests (in tests/native) that show them:\n\n")[2]
+NAMED = [line.strip() for line in TABLE.splitlines() if line.startswith("    ")]
+
+
+def written_in(file: Path) -> set[str]:
+    tree = ast.parse(file.read_text())
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {each.name for each in tree.body if isinstance(each, kinds) and each.name.startswith("test_")}
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_a_test_that_the_table_names_exists(named: str) -> None:
+    file, _, test = named.partition("::")
+    assert test in written_in(HERE / file)
+
+
+def test_every_promise_names_a_test() -> None:
+    promises = re.findall(r"^  (?! )[^\n]+\n(    \S+::\S+\n)?", TABLE + "\n", re.MULTILINE)
+    assert len(promises) > 10
+    assert all(promises)

@@ -8,17 +8,13 @@ import gc
 import os
 import socket
 import sys
-import time
 
 import uvloop
 
-from _native.answers import TokenAnswer, Usage
 from _native.connection import Connection
-from _native.histogram import Histogram
-from _native.index import Index, PodRecord
 from _native.lane import Lane, Limits
+from tests.native.isolated.lanes import REQUEST, index_with_an_answer
 
-REQUEST = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n"
 LAST = REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 OTHER = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 ENDINGS = (REQUEST, LAST, REQUEST * 40 + LAST, OTHER, OTHER[:9], b"", REQUEST + OTHER, b"HOLD", b"FAIL", b"FINISH")
@@ -78,13 +74,8 @@ async def storm(port: int, lane: Lane) -> None:
 
 
 async def main() -> str:
-    index, record, series = Index(), PodRecord(None), Histogram([1]).series(())
-    index.put("127.0.0.1", record)
-    far = time.monotonic_ns() + 10**13
-    answer = TokenAnswer(
-        before=b"b" * 2000, after=b"", expires_ns=far, fresh_until_ns=far, series=series, usage=Usage()
-    )
-    record.admit(0, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer)
+    index = index_with_an_answer("127.0.0.1")
+    record = index.get("127.0.0.1")
     before = descriptors()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

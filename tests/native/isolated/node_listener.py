@@ -5,39 +5,12 @@ test_node_listener_behind_nat.py runs it in a separate network namespace. It cre
 
 import asyncio
 import socket
-import subprocess
-import time
 
-from _native.answers import TokenAnswer, Usage
-from _native.connection import Connection
-from _native.histogram import Histogram
-from _native.index import Index, PodRecord
 from _native.lane import Lane, Limits
+from tests.native.isolated.lanes import METADATA, REQUEST, General, index_with_an_answer, redirect, run, say
 from tests.support.waiting import until
 
-METADATA, NEIGHBOUR, SERVICE, NODE = "169.254.169.254", "169.254.169.253", "10.96.0.1", "10.0.0.1"
-REQUEST = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n"
-
-
-class General:
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    def data_received(self, data: bytes) -> None:
-        self.connection.write(b"general\n")
-        self.connection.resume()
-
-    def peer_gone(self) -> None: ...
-
-    def connection_lost(self) -> None: ...
-
-
-def run(command: str) -> None:
-    subprocess.run(command.split(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def redirect(address: str, port: int, node_port: int) -> None:
-    run(f"iptables -t nat -A OUTPUT -p tcp -d {address} --dport {port} -j DNAT --to-destination {NODE}:{node_port}")
+NEIGHBOUR, SERVICE, NODE = "169.254.169.253", "10.96.0.1", "10.0.0.1"
 
 
 def ask(address: str, port: int) -> str:
@@ -52,17 +25,6 @@ def ask(address: str, port: int) -> str:
             return "reset"
 
 
-def known_index() -> Index:
-    """Return an index in which every local address is a pod with a ready answer."""
-    index, record, series = Index(), PodRecord(None), Histogram([1]).series(())
-    far = time.monotonic_ns() + 10**13
-    answer = TokenAnswer(before=b"", after=b"", expires_ns=far, fresh_until_ns=far, series=series, usage=Usage())
-    record.admit(0, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer)
-    for address in ("127.0.0.1", METADATA, NEIGHBOUR, SERVICE, NODE):
-        index.put(address, record)
-    return index
-
-
 def listening(address: str, port: int) -> socket.socket:
     listener = socket.create_server((address, port))
     listener.setblocking(False)
@@ -70,13 +32,10 @@ def listening(address: str, port: int) -> socket.socket:
 
 
 def lane_at(listener: socket.socket) -> Lane:
-    lane = Lane(index=known_index(), general=General, limits=Limits())
+    index = index_with_an_answer("127.0.0.1", METADATA, NEIGHBOUR, SERVICE, NODE)
+    lane = Lane(index=index, general=General, limits=Limits())
     lane.start(asyncio.get_running_loop(), listener)
     return lane
-
-
-def say(*words: object) -> None:
-    print(*words)  # noqa: T201
 
 
 async def ask_in_every_way(lane: Lane, port: int) -> None:
@@ -113,7 +72,7 @@ async def ask_without_conntrack_entry(lane: Lane) -> None:
 async def adopt(lane: Lane, port: int) -> None:
     """Pass connections of a lane that listens on every address, as another configuration of NMI does."""
     with listening("0.0.0.0", port + 1) as everywhere:
-        redirect(METADATA, 82, port + 1)
+        redirect(METADATA, 82, f"{NODE}:{port + 1}")
         run(f"iptables -t nat -I OUTPUT 1 -p tcp -d {METADATA} --dport 80 -j DNAT --to-destination {NODE}:{port + 1}")
         former = lane_at(everywhere)
         for address, at in ((METADATA, 80), (METADATA, 82), (NODE, port + 1), ("127.0.0.1", port + 1)):
@@ -130,7 +89,7 @@ async def main() -> None:
     port = 2579  # of this network namespace, below the ephemeral range: connections of the test do not take it
     with listening("127.0.0.1", port) as listener:
         for address, at in ((METADATA, 80), (METADATA, 81), (NEIGHBOUR, 80), (SERVICE, 80)):
-            redirect(address, at, port)
+            redirect(address, at, f"{NODE}:{port}")
         with listening(NODE, port) as node_listener:
             lane = lane_at(listener)
             lane.listen_on_node(node_listener, (METADATA, 80))

@@ -9,11 +9,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from _native.answers import Usage
+from _native.answers import ReadyAnswer, Usage
 from _native.index import Index, PodRecord
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
-from nmi.refusal import Reason, Refusal
+from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.decisions import Decisions
 from nmi.server.general import GeneralLane
 from nmi.server.handlers import Handlers
@@ -271,6 +271,22 @@ class ServerUnderTest:
             while self.tasks:
                 await asyncio.wait(set(self.tasks))
 
+    def replies(self) -> list[Reply]:
+        """Return the answers on the present connection."""
+        return replies(self.connection.written)
+
+    def limits(self) -> dict[Limit, int]:
+        """Return how often each limit was exceeded that was."""
+        return {limit: count for limit, count in self.measures.limits_hit().items() if count}
+
+    def labels(self) -> set[tuple[str, ...]]:
+        """Return the labels of the request metrics that have counted a request."""
+        return {series.labels for series in self.measures.histogram.all_series() if sum(series.counts())}
+
+    def ready(self) -> ReadyAnswer | None:
+        """Return the ready answer for RESOURCE."""
+        return self.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns())
+
     async def ask(self, data: bytes, **options: bool) -> Reply:
         """Return the one answer to *data* on a new connection."""
         self.connection = self._accepted()
@@ -279,6 +295,12 @@ class ServerUnderTest:
         await self.settle()
         (reply,) = replies(self.connection.written, **options)
         return reply
+
+
+async def never(_: object) -> Refusal:
+    """Answer no request, as an issuer."""
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 def refusing(reason: Reason, *, retry_after: float | None = None, sentence: str = "No.") -> Callable[..., Refusal]:

@@ -1,4 +1,7 @@
-"""One connection's life in the general lane: order, pausing, cancelling, closing. Excluded: real sockets."""
+"""One connection's life in the general lane: order, pausing, cancelling, closing, and the time limit of its requests.
+
+Excluded: real sockets.
+"""
 
 import asyncio
 
@@ -6,13 +9,14 @@ import pytest
 from typing_extensions import override
 
 from nmi.identity.request import TokenRequest
-from nmi.refusal import Reason, Refusal
+from nmi.refusal import Limit, Refusal
 from nmi.server.general import GeneralLane
 from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.request import Request
 from nmi.server.responses import StreamedAnswer
 from nmi.server.target import Destination
+from nmi.server.waiting_requests import WaitingRequests
 from nmi.tokens.waiters import Charged
 from tests.nmi.server.fakes import (
     TOKEN_PATH,
@@ -21,6 +25,7 @@ from tests.nmi.server.fakes import (
     Grant,
     ServerUnderTest,
     grant,
+    never,
     replies,
     request_bytes,
 )
@@ -30,11 +35,11 @@ from tests.support.waiting import until
 class Held:
     """An issuer's answer that the test releases for one request after the other."""
 
-    def __init__(self, server_under_test: ServerUnderTest) -> None:
-        self.server_under_test = server_under_test
+    def __init__(self, server: ServerUnderTest) -> None:
+        self.server = server
         self.waiting: dict[str, asyncio.Future[None]] = {}
         self.cancelled: list[str] = []
-        server_under_test.issuer.answer = self.answer
+        server.issuer.answer = self.answer
 
     async def answer(self, request: TokenRequest) -> Grant | Refusal:
         self.waiting[request.resource] = asyncio.get_running_loop().create_future()
@@ -43,7 +48,7 @@ class Held:
         except asyncio.CancelledError:
             self.cancelled.append(request.resource)
             raise
-        return grant(self.server_under_test.entry.record, access_token=f"token-for-{request.resource}")
+        return grant(self.server.entry.record, access_token=f"token-for-{request.resource}")
 
     async def asked(self, resource: str) -> None:
         await until(lambda: resource in self.waiting)
@@ -56,148 +61,99 @@ def ask(resource: str) -> bytes:
     return request_bytes(f"{TOKEN_PATH}?resource={resource}")
 
 
-async def test_the_connection_is_paused_during_a_request_and_returned_to_the_lane_afterwards() -> None:
-    server_under_test = ServerUnderTest()
-    requests = Held(server_under_test)
-    server_under_test.lane.data_received(ask("a"))
+async def test_pipelined_requests_are_answered_one_by_one_in_their_order(server: ServerUnderTest) -> None:
+    requests = Held(server)
+    server.lane.data_received(ask("a") + request_bytes("/nothing") + ask("b"))
     await requests.asked("a")
-    assert server_under_test.connection.state == "held"
-    requests.release("a")
-    await server_under_test.settle()
-
-    assert server_under_test.connection.state == "idle"
-    assert [each.status for each in replies(server_under_test.connection.written)] == [200]
-
-
-async def test_pipelined_requests_are_answered_one_by_one_in_their_order() -> None:
-    server_under_test = ServerUnderTest()
-    requests = Held(server_under_test)
-    server_under_test.lane.data_received(ask("a") + request_bytes("/nothing") + ask("b"))
-    await requests.asked("a")
-    assert not server_under_test.connection.written
+    assert not server.connection.written
     assert "b" not in requests.waiting, "one request in flight"
     requests.release("a")
     await requests.asked("b")
+    assert server.connection.state == "held"
     requests.release("b")
-    await server_under_test.settle()
-
-    found = replies(server_under_test.connection.written)
+    await server.settle()
+    found = server.replies()
     assert [each.status for each in found] == [200, 404, 200]
     assert [each.json.get("access_token") for each in found] == ["token-for-a", None, "token-for-b"]
-    assert server_under_test.connection.state == "idle"
+    assert server.connection.state == "idle"
 
 
-SENT = ask("a") + request_bytes("/nothing") + ask("b")
+async def test_a_connection_with_part_of_a_request_is_not_returned_to_the_lane(server: ServerUnderTest) -> None:
+    server.lane.data_received(request_bytes("/nothing") + b"GET /metadata/ident")
+    await server.settle()
+    assert [each.status for each in server.replies()] == [404]
+    assert server.connection.resumed == 0
+    server.lane.data_received(b"ity/x HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [each.status for each in server.replies()] == [404, 404]
+    assert server.connection.resumed == 1
 
 
-@pytest.mark.parametrize("cut", range(0, len(SENT), 7))
-async def test_answers_do_not_depend_on_how_pipelined_requests_are_split(cut: int) -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.lane.data_received(SENT[:cut])
-    if server_under_test.connection.state != "held":
-        server_under_test.lane.data_received(SENT[cut:])
-    else:  # the lane continues to read only when the connection is given back
-        await server_under_test.settle()
-        server_under_test.lane.data_received(SENT[cut:])
-    await server_under_test.settle()
-
-    assert [each.status for each in replies(server_under_test.connection.written)] == [200, 404, 200]
-    assert server_under_test.connection.state == "idle"
-
-
-async def test_a_connection_with_part_of_a_request_is_not_returned_to_the_lane() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.lane.data_received(request_bytes("/nothing") + b"GET /metadata/ident")
-    await server_under_test.settle()
-
-    assert [each.status for each in replies(server_under_test.connection.written)] == [404]
-    assert server_under_test.connection.resumed == 0
-    server_under_test.lane.data_received(b"ity/x HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert [each.status for each in replies(server_under_test.connection.written)] == [404, 404]
-    assert server_under_test.connection.resumed == 1
-
-
-async def test_a_slow_answer_followed_by_part_of_a_request_ends_the_connection() -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(pipeline_seconds=1.0))
-    requests = Held(server_under_test)
-    server_under_test.lane.data_received(ask("a") + b"GET ")
+@pytest.mark.parametrize("more", [b"", b"/" * 97], ids=["slow", "too many bytes"])
+async def test_a_pending_answer_followed_by_part_of_a_request_ends_the_connection(more: bytes) -> None:
+    policy = ServerPolicy(pipeline_seconds=1.0, sizes=Sizes(pipelined_bytes=100))
+    server = ServerUnderTest(policy)
+    requests = Held(server)
+    server.lane.data_received(ask("a") + b"GET ")
     await requests.asked("a")
-    assert server_under_test.connection.state == "handed over"
-    await until(lambda: server_under_test.connection.state == "held")
+    assert server.connection.state == "handed over"
+    server.lane.data_received(more)
+    if more:
+        assert server.connection.state == "held"
+    await until(lambda: server.connection.state == "held")
+    await asyncio.sleep(2.0)
     requests.release("a")
-    await server_under_test.settle()
-
-    (reply,) = replies(server_under_test.connection.written)
+    await server.settle()
+    (reply,) = server.replies()
     assert (reply.status, reply.headers["connection"]) == (200, "close")
-    assert server_under_test.connection.state == "finished"
-
-
-async def test_too_many_pipelined_requests_end_the_connection_with_the_answer() -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(sizes=Sizes(pipelined_bytes=100)))
-    requests = Held(server_under_test)
-    server_under_test.lane.data_received(ask("a") + b"GET ")
-    await requests.asked("a")
-    server_under_test.lane.data_received(b"/" * 97)
-    assert server_under_test.connection.state == "held"
-    requests.release("a")
-    await server_under_test.settle()
-
-    (reply,) = replies(server_under_test.connection.written)
-    assert reply.headers["connection"] == "close"
+    assert server.connection.state == "finished"
+    assert server.limits() == {Limit.PIPELINE: 1}
 
 
 async def test_unread_answers_are_bounded() -> None:
-    many = ask("a") * 50
-    server_under_test = ServerUnderTest(ServerPolicy(sizes=Sizes(answered_bytes=2000)))
-    server_under_test.lane.data_received(many)
-    await server_under_test.settle()
-
-    found = replies(server_under_test.connection.written)
-    assert 2000 < len(server_under_test.connection.written) < 3000
+    server = ServerUnderTest(ServerPolicy(sizes=Sizes(answered_bytes=2000)))
+    server.lane.data_received(ask("a") * 50)
+    await server.settle()
+    found = server.replies()
+    assert 2000 < len(server.connection.written) < 3000
     assert [each.headers.get("connection") for each in found] == [*(None for _ in found[1:]), "close"]
-    server_under_test.lane = GeneralLane(FakeConnection(), server_under_test)
+    assert server.limits() == {Limit.PIPELINE: 1}
+    server.lane = GeneralLane(FakeConnection(), server)
     for _ in range(9):
-        server_under_test.lane.data_received(ask("a"))
-        await server_under_test.settle()
-    assert len(server_under_test.issuer.asked) == len(found) + 9, "bytes one by one do not end like this"
+        server.lane.data_received(ask("a"))
+        await server.settle()
+    assert len(server.issuer.asked) == len(found) + 9, "bytes one by one do not end like this"
 
 
-async def test_a_peer_that_disconnects_ends_its_wait() -> None:
-    server_under_test = ServerUnderTest()
-    requests = Held(server_under_test)
-    server_under_test.lane.data_received(ask("a"))
+@pytest.mark.parametrize("more", [b"", b"GET "], ids=["reported", "lost"])
+async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest, more: bytes) -> None:
+    requests = Held(server)
+    server.lane.data_received(ask("a") + more)
     await requests.asked("a")
-    server_under_test.lane.peer_gone()
-    await server_under_test.settle()
-    server_under_test.lane.connection_lost()
-
+    if not more:
+        server.lane.peer_gone()
+        await server.settle()
+        assert server.connection.state == "finished"
+    server.lane.connection_lost()
+    await server.settle()
     assert requests.cancelled == ["a"]
-    assert not server_under_test.connection.written
-    assert server_under_test.connection.state == "finished"
-    server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record)
-    assert (await server_under_test.ask(request_bytes())).status == 200, "the next request works"
+    assert not server.connection.written
+    server.issuer.answer = lambda _: grant(server.entry.record)
+    assert (await server.ask(request_bytes())).status == 200, "the next request works"
 
 
-async def test_a_peer_that_disconnects_before_the_task_starts_ends_its_wait_too() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.lane.data_received(request_bytes())
-    server_under_test.lane.peer_gone()
-    server_under_test.lane.connection_lost()
-    await server_under_test.settle()
-
-    assert server_under_test.issuer.asked == []
-
-
-async def test_a_lost_connection_ends_its_wait() -> None:
-    server_under_test = ServerUnderTest()
-    requests = Held(server_under_test)
-    server_under_test.lane.data_received(ask("a") + b"GET ")
-    await requests.asked("a")
-    server_under_test.lane.connection_lost()
-    await server_under_test.settle()
-
-    assert requests.cancelled == ["a"]
-    assert not server_under_test.connection.written
+@pytest.mark.parametrize("reported", [True, False])
+async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_request(
+    server: ServerUnderTest, *, reported: bool
+) -> None:
+    # A pod that connects, asks and disconnects in a loop must not keep its connections in memory until they expire.
+    server.lane.data_received(request_bytes())
+    assert len(server.waiting) == 1
+    if reported:
+        server.lane.peer_gone()
+    server.lane.connection_lost()
+    assert len(server.waiting) == 0
+    await server.settle()
+    assert server.issuer.asked == []
 
 
 @pytest.mark.parametrize(
@@ -213,79 +169,42 @@ async def test_a_lost_connection_ends_its_wait() -> None:
 async def test_the_connection_is_kept_alive_as_the_client_requests(
     target: str, version: str, field: str, answered: str | None, state: str
 ) -> None:
-    server_under_test = ServerUnderTest()
-    reply = await server_under_test.ask(request_bytes(target, headers=("Metadata: true", field), version=version))
-
+    server = ServerUnderTest()
+    reply = await server.ask(request_bytes(target, headers=("Metadata: true", field), version=version))
     assert reply.headers.get("connection") == answered
-    assert server_under_test.connection.state == state
+    assert server.connection.state == state
 
 
-async def test_nothing_is_answered_after_the_last_answer() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.lane.data_received(request_bytes("/nothing", headers=("Connection: close",)) + request_bytes())
-    server_under_test.lane.data_received(request_bytes())
-    await server_under_test.settle()
-
-    assert len(replies(server_under_test.connection.written)) == 1
-    assert server_under_test.issuer.asked == []
+async def test_nothing_is_answered_after_the_last_answer(server: ServerUnderTest) -> None:
+    server.lane.data_received(request_bytes("/nothing", headers=("Connection: close",)) + request_bytes())
+    server.lane.data_received(request_bytes())
+    await server.settle()
+    assert len(server.replies()) == 1
+    assert server.issuer.asked == []
 
 
-async def test_a_malformed_request_is_answered_in_order_and_ends_the_connection() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.lane.data_received(ask("a") + b"GET /a HTTP/1.1\r\nHost : h\r\n\r\n" + ask("b"))
-    await server_under_test.settle()
-
-    found = replies(server_under_test.connection.written)
+async def test_a_malformed_request_is_answered_in_order_and_ends_the_connection(server: ServerUnderTest) -> None:
+    server.lane.data_received(ask("a") + b"GET /a HTTP/1.1\r\nHost : h\r\n\r\n" + ask("b"))
+    await server.settle()
+    found = server.replies()
     assert [each.status for each in found] == [200, 400]
     assert found[1].headers["connection"] == "close"
-    assert server_under_test.connection.state == "finished"
-    assert len(server_under_test.issuer.asked) == 1
+    assert server.connection.state == "finished"
+    assert len(server.issuer.asked) == 1
 
 
-async def test_an_error_while_writing_ends_the_connection_and_does_not_leave_it_paused() -> None:
-    server_under_test = ServerUnderTest()
-
-    class Unwritable(FakeConnection):
-        @override
-        def write(self, data: bytes) -> None:
-            raise OSError("a defect")
-
-    server_under_test.connection = Unwritable()
-    server_under_test.lane = GeneralLane(server_under_test.connection, server_under_test)
-    server_under_test.lane.data_received(request_bytes())
-    await server_under_test.settle()
-
-    assert server_under_test.connection.state == "finished"
-    assert server_under_test.measures.refusals(Reason.INTERNAL) == 1
-
-
-async def test_a_draining_server_ends_each_connection_with_its_answer() -> None:
-    server_under_test = ServerUnderTest()
-    requests = Held(server_under_test)
-    server_under_test.lane.data_received(ask("a"))
-    await requests.asked("a")
-    server_under_test.draining = True
-    requests.release("a")
-    await server_under_test.settle()
-
-    (reply,) = replies(server_under_test.connection.written)
-    assert reply.headers["connection"] == "close"
-    assert server_under_test.connection.state == "finished"
-
-
-async def test_an_answer_to_head_has_no_body_so_that_the_next_answer_is_parsed() -> None:
-    server_under_test = ServerUnderTest()
-    server_under_test.lane.data_received(request_bytes("/nothing", method="HEAD"))
-    server_under_test.lane.data_received(request_bytes("/nothing"))
-
-    head, _, rest = bytes(server_under_test.connection.written).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 404 ")
+async def test_an_answer_to_head_has_no_body_so_that_the_next_answer_is_parsed(server: ServerUnderTest) -> None:
+    server.lane.data_received(request_bytes(method="HEAD"))
+    server.lane.data_received(request_bytes("/nothing"))
+    head, _, rest = bytes(server.connection.written).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert int(head.partition(b"Content-Length: ")[2].partition(b"\r")[0]) > 0
     assert [each.status for each in replies(rest)] == [404]
 
 
 async def test_a_connection_ends_after_a_stream_if_reading_has_stopped_in_the_meantime() -> None:
     # It would stay paused otherwise, without a deadline: the rest of the next request is never read.
-    server_under_test = ServerUnderTest(ServerPolicy(pipeline_seconds=0.01))
+    server = ServerUnderTest(ServerPolicy(pipeline_seconds=0.01))
     begun, release = asyncio.Event(), asyncio.Event()
 
     class Proxy(FakeProxy):
@@ -300,13 +219,81 @@ async def test_a_connection_ends_after_a_stream_if_reading_has_stopped_in_the_me
             stream.send(b"data")
             return answer
 
-    server_under_test.handlers._proxied._proxy = Proxy()
-    server_under_test.lane.data_received(request_bytes("/metadata/instance") + b"GET /part")
+    server.handlers._proxied._proxy = Proxy()
+    server.lane.data_received(request_bytes("/metadata/instance") + b"GET /part")
     await begun.wait()
-    await until(lambda: server_under_test.connection.state == "held")
+    await until(lambda: server.connection.state == "held")
     release.set()
-    await server_under_test.settle()
-
-    [reply] = replies(server_under_test.connection.written)
+    await server.settle()
+    [reply] = server.replies()
     assert (reply.status, reply.body) == (200, b"data")
-    assert server_under_test.connection.state == "finished"
+    assert server.connection.state == "finished"
+
+
+class Waiting:
+    def __init__(self) -> None:
+        self.expired = asyncio.Event()
+
+    def expire(self) -> None:
+        assert not self.expired.is_set(), "expired twice"
+        self.expired.set()
+
+
+async def test_requests_expire_in_the_order_in_which_they_began_to_wait_and_others_can_wait_again() -> None:
+    waiting, first, answered, second, again = WaitingRequests(0.05), Waiting(), Waiting(), Waiting(), Waiting()
+    waiting.add(first)
+    waiting.add(answered)
+    await asyncio.sleep(0.03)
+    waiting.add(second)
+    waiting.discard(answered)
+    waiting.discard(answered)
+    await first.expired.wait()
+    assert not second.expired.is_set()
+    await second.expired.wait()
+    assert not answered.expired.is_set()
+    assert len(waiting) == 0
+    waiting.add(again)
+    await again.expired.wait()
+
+
+async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once() -> None:
+    waiting, requests = WaitingRequests(0.02), [Waiting() for _ in range(3)]
+    for each in requests:
+        waiting.add(each)
+    waiting.expire_all()
+    assert all(each.expired.is_set() for each in requests)
+    waiting.expire_all()
+    await asyncio.sleep(0.04)
+    assert len(waiting) == 0
+
+
+async def test_nothing_expires_after_the_timer_is_stopped() -> None:
+    waiting, request = WaitingRequests(0.01), Waiting()
+    waiting.add(request)
+    waiting.close()
+    waiting.close()
+    await asyncio.sleep(0.03)
+    assert not request.expired.is_set()
+
+
+async def test_a_peer_that_goes_as_its_request_expires_gets_nothing(server: ServerUnderTest) -> None:
+    server.issuer.answer = never
+    server.lane.data_received(request_bytes())
+    await asyncio.sleep(0)
+    server.lane.expire()
+    server.lane.peer_gone()
+    await server.settle()
+    assert server.connection.written == b""
+    assert len(server.waiting) == 0
+
+
+async def test_a_request_on_a_connection_whose_last_one_expired_has_its_own_time() -> None:
+    server = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
+    good, server.issuer.answer = server.issuer.answer, never
+    server.lane.data_received(request_bytes())
+    await server.settle()
+    server.issuer.answer = good
+    server.lane.data_received(request_bytes())
+    await server.settle()
+    assert [each.status for each in server.replies()] == [503, 200]
+    assert server.limits() == {Limit.ANSWER: 1}

@@ -1,10 +1,10 @@
 """One line per decision, repeats summed up, nothing that a pod can flood. Excluded: how lines are formatted."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from logging.handlers import BufferingHandler
 
 import pytest
-from typing_extensions import override
 
 from _native.answers import Usage
 from nmi.error_refusals import refusal_of
@@ -29,30 +29,18 @@ CALL = Call("10.0.0.7", "our-id", "their-id")
 ENTRY = pod_entry()
 POD = Subject(CALL, ENTRY)
 ASKED = TokenRequest("https://vault.azure.net")
-OTHER = TokenRequest("https://storage.azure.com")
 REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
-
-
-class Lines(logging.Handler):
-    """A handler that stores log records."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
 
 
 @pytest.fixture
 def lines() -> Iterator[list[logging.LogRecord]]:
-    handler, log = Lines(), logging.getLogger("nmi.server.decisions")
-    handler.addFilter(BoundedRepeats())  # as in NMI: it must not suppress lines about changes
+    """The lines of the decision log, with NMI's filter, which must not suppress lines about changes."""
+    handler, log = BufferingHandler(10**6), logging.getLogger("nmi.server.decisions")
+    handler.addFilter(BoundedRepeats())
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    yield handler.records
+    yield handler.buffer
     log.removeHandler(handler)
     log.setLevel(level)
 
@@ -70,13 +58,8 @@ def test_a_grant_is_logged_once_and_its_repeats_are_summed_up(lines: list[loggin
     usage.touch()
     usage.touch()
     decisions.summarize()
-
     assert len(lines) == 2
-    assert (field(lines[1], "pod"), field(lines[1], "identity"), field(lines[1], "count")) == (
-        "shop/cart",
-        "shop/id",
-        5,
-    )
+    assert [field(lines[1], name) for name in ("pod", "identity", "count")] == ["shop/cart", "shop/id", 5]
     decisions.summarize()
     assert len(lines) == 2, "nothing new, nothing told"
 
@@ -101,21 +84,31 @@ def test_another_cause_with_the_same_reason_has_a_line_and_a_report_of_its_own(l
     assert len(reported) == 3
 
 
-def test_each_step_that_the_token_proxy_misses_is_a_cause_of_its_own(lines: list[logging.LogRecord]) -> None:
-    decisions, refused = Decisions(), Refused("no", status=403)
-    for step in (MissingStep.IDENTITY_BINDING, MissingStep.PERMISSION, MissingStep.PERMISSION):
-        error = NotBoundError(refused, step, "client", "shop/web")
-        decisions.refused(POD, "/token", 403, refusal_of(error), ASKED)
-    assert len(lines) == 2
+def trace(number: int) -> Refused:
+    text = f"invalid secret, trace {number}"
+    return Refused(text, code="AADSTS7000215", correlation_id=f"id-{number}", said=f"no {number}")
 
 
-def test_what_differs_between_repeats_of_one_cause_is_not_another_cause(lines: list[logging.LogRecord]) -> None:
+def missing(step: MissingStep) -> NotBoundError:
+    return NotBoundError(Refused("no", status=403), step, "client", "shop/web")
+
+
+@pytest.mark.parametrize(
+    ("refusals", "count"),
+    [
+        (map(refusal_of, map(missing, (MissingStep.IDENTITY_BINDING, *[MissingStep.PERMISSION] * 2))), 2),
+        (map(refusal_of, map(trace, range(3))), 1),
+        ((refusal_of(Unreachable(f"timeout {n}", code=f"code{n}")) for n in range(3)), 1),
+    ],
+    ids=["steps that the token proxy misses", "other ids", "other timeouts"],
+)
+def test_each_cause_has_a_line_and_what_differs_between_its_repeats_is_no_other_cause(
+    lines: list[logging.LogRecord], refusals: Iterable[Refusal], count: int
+) -> None:
     decisions = Decisions()
-    for n in range(3):
-        error = Refused(f"invalid secret, trace {n}", code="AADSTS7000215", correlation_id=f"id-{n}", said=f"no {n}")
-        decisions.refused(POD, "/token", 403, refusal_of(error), ASKED)
-        decisions.refused(POD, "/other", 403, refusal_of(Unreachable(f"timeout {n}", code=f"code{n}")), OTHER)
-    assert len(lines) == 2
+    for refusal in refusals:
+        decisions.refused(POD, "/token", 403, refusal, ASKED)
+    assert len(lines) == count
 
 
 def test_a_pod_cannot_make_news_by_alternating_defects(lines: list[logging.LogRecord]) -> None:
@@ -143,24 +136,16 @@ def test_shared_tokens_are_logged_as_shared_and_requests_served_with_a_renewed_t
     assert sum(int(str(field(record, "count"))) for record in lines[3:]) == 2
 
 
-def test_a_changed_decision_is_logged(lines: list[logging.LogRecord]) -> None:
-    decisions = Decisions()
-    decisions.refused(POD, "/p", 404, REFUSAL, ASKED)
-    decisions.granted(POD, ASKED, "shop/id", Usage())
-    decisions.granted(POD, ASKED, "shop/other", Usage())
-    decisions.granted(POD, TokenRequest("r", SelectorKind.CLIENT_ID, "x"), "shop/other", Usage())
-
-    assert len(lines) == 4
-    assert field(lines[0], "error") == "see MIC's log"
-    assert field(lines[0], "reason") == "still_assigning"
-
-
-def test_a_decision_that_returns_within_a_minute_is_logged_again(lines: list[logging.LogRecord]) -> None:
+def test_a_changed_decision_is_logged_also_if_it_returns_within_a_minute(lines: list[logging.LogRecord]) -> None:
     decisions = Decisions()
     for _ in range(2):
+        decisions.refused(POD, "/p", 404, REFUSAL, ASKED)
         decisions.granted(POD, ASKED, "shop/id", Usage())
-        decisions.refused(POD, "/token", 404, REFUSAL, ASKED)
-    assert [field(each, "outcome") for each in lines] == ["granted", "refused"] * 2
+        decisions.granted(POD, ASKED, "shop/other", Usage())
+        decisions.granted(POD, TokenRequest("r", SelectorKind.CLIENT_ID, "x"), "shop/other", Usage())
+    # The last one is a request of its own, whose decision has not changed.
+    assert [field(each, "outcome") for each in lines] == ["refused", *["granted"] * 3, "refused", *["granted"] * 2]
+    assert (field(lines[0], "error"), field(lines[0], "reason")) == ("see MIC's log", "still_assigning")
 
 
 def test_one_pod_has_a_limited_number_of_lines_in_a_period_and_the_others_are_counted(
@@ -212,19 +197,23 @@ def test_an_internal_error_is_logged_with_its_traceback_once(lines: list[logging
     assert lines[0].exc_info
 
 
-def test_a_decision_without_a_line_is_logged_later(lines: list[logging.LogRecord]) -> None:
+def test_repeats_of_a_refusal_without_a_line_are_counted_as_omitted_and_logged_later(
+    lines: list[logging.LogRecord],
+) -> None:
     decisions = Decisions()
-    for n in range(LINES_PER_SUBJECT):
-        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
-    for _ in range(3):
-        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("late"))
-    assert len(lines) == LINES_PER_SUBJECT
+    for number in range(LINES_PER_SUBJECT):
+        decisions.refused(POD, f"/{number}", 404, REFUSAL, None)
+    usage = decisions.refused(POD, "/late", 404, REFUSAL, None)
+    usage.touch()
+    usage.touch()
     decisions.summarize()
-    decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("late"))
-
-    assert field(lines[-1], "resource") == "late"
-    decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("late"))
-    assert field(lines[-1], "resource") == "late"
+    assert lines[-1].getMessage().startswith("decisions omitted")
+    assert field(lines[-1], "count") == 3
+    usage.touch()
+    assert decisions.refused(POD, "/late", 404, REFUSAL, None) is not usage
+    assert lines[-1].getMessage().startswith("request refused")
+    decisions.summarize()
+    assert field(lines[-1], "count") == 1
 
 
 def test_names_that_a_node_process_invents_share_its_lines(lines: list[logging.LogRecord]) -> None:

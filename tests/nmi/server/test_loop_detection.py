@@ -1,13 +1,9 @@
 """NMI's own requests that a redirect returns to NMI: refused at the first hop, and harmless if a pod imitates them."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-
 import pytest
 
 from nmi.refusal import Reason, Refusal
-from nmi.server.loop_detection import CAME_BACK, FIELD, LOOP_STATUS, SENT_FIELDS
+from nmi.server.loop_detection import CAME_BACK, FIELD, SENT_FIELDS
 from nmi.server.passthrough import MetadataProxy, Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
@@ -15,14 +11,13 @@ from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
 from podidentity.http_client.session import HttpSession
 from tests.nmi.server.fakes import TARGET, ServerUnderTest, request_bytes
-from tests.nmi.server.test_server_over_sockets import Running, serving
+from tests.nmi.server.running import Client, Running, serving
 
 INSTANCE = "/metadata/instance?api-version=2021-02-01"
-MARKED = ("Metadata: true", f"{FIELD}: nmi")
 
 
 class Returning:
-    """A proxy to IMDS whose requests a redirect returns to the server of *running*."""
+    """A proxy to IMDS whose requests a redirect returns to the server at *url*."""
 
     def __init__(self, session: HttpSession) -> None:
         self._session = session
@@ -40,94 +35,44 @@ class Returning:
             proxy.close()
 
 
-@asynccontextmanager
-async def looped(headers: Mapping[str, str]) -> AsyncIterator[tuple[Running, Returning]]:
-    async with HttpSession(connections=64, headers=headers) as session:
-        returning = Returning(session)
-        async with serving(proxy=returning) as running:
-            host, port = running.address
-            returning.url = f"http://{host}:{port}"
-            yield running, returning
-
-
 @pytest.mark.parametrize("target", [TARGET, INSTANCE, "/metadata/versions", "/host/token/?resource=r", "/x"])
 @pytest.mark.parametrize("value", ["nmi", "", "other"])
-async def test_a_request_with_the_mark_is_refused_on_every_path(target: str, value: str) -> None:
-    server_under_test = ServerUnderTest()
-    reply = await server_under_test.ask(request_bytes(target, headers=("Metadata: true", f"{FIELD}: {value}")))
+async def test_a_request_with_the_mark_is_refused_on_every_path(
+    server: ServerUnderTest, target: str, value: str
+) -> None:
+    reply = await server.ask(request_bytes(target, headers=("Metadata: true", f"{FIELD}: {value}")))
     assert (reply.status, reply.json["error"]) == (508, "loop_detected")
-    assert (server_under_test.issuer.asked, server_under_test.proxy.forwarded) == ([], [])
-    assert server_under_test.measures.refusals(Reason.LOOPED) == 1
+    assert reply.headers["connection"] == "close"
+    assert (server.issuer.asked, server.proxy.forwarded) == ([], [])
+    assert server.measures.refusals(Reason.LOOPED) == 1
 
 
 @pytest.mark.parametrize("target", [TARGET, INSTANCE])
-async def test_a_request_without_it_is_served(target: str) -> None:
+async def test_a_request_without_it_is_served(server: ServerUnderTest, target: str) -> None:
     headers = ("Metadata: true", "x-aad-pod-identity: nmi", f"user-agent: {FIELD}")
-    assert (await ServerUnderTest().ask(request_bytes(target, headers=headers))).status == 200
+    assert (await server.ask(request_bytes(target, headers=headers))).status == 200
 
 
 @pytest.mark.parametrize("value", ["nmi", "pod", ""], ids=["as-nmi", "another", "empty"])
-async def test_a_pod_that_imitates_the_mark_changes_no_later_answer(value: str) -> None:
+async def test_a_pod_that_imitates_the_mark_changes_no_later_answer(
+    running: Running, client: Client, value: str
+) -> None:
     marked = ("Metadata: true", f"{FIELD}: {value}")
-    async with serving() as running, running.client() as client:
-        for target in (TARGET, INSTANCE):
-            for _ in range(3):
-                async with running.client() as imitator:
-                    assert (await imitator.ask(request_bytes(target, headers=marked))).status == 508
-            assert (await client.ask(request_bytes(target))).status == 200
-        assert running.server.counters()["fast_answers"] == 0
+    for target in (TARGET, INSTANCE):
+        for _ in range(3):
+            async with running.client() as imitator:
+                assert (await imitator.ask(request_bytes(target, headers=marked))).status == 508
+        assert (await client.ask(request_bytes(target))).status == 200
+    assert running.fast == 0
 
 
 async def test_a_request_that_comes_back_makes_one_hop_and_names_the_cause() -> None:
-    async with looped(SENT_FIELDS) as (running, returning), running.client() as client:
-        reply = await client.ask(request_bytes(INSTANCE))
+    async with HttpSession(connections=64, headers=SENT_FIELDS) as session:
+        returning = Returning(session)
+        async with serving(proxy=returning) as running, running.client() as client:
+            returning.url = "http://{}:{}".format(*running.address)
+            reply = await client.ask(request_bytes(INSTANCE))
     assert (reply.status, reply.json["error"]) == (503, "temporarily_unavailable")
     assert "came back to NMI" in reply.json["error_description"]
     assert returning.forwarded == 1
-
-
-def test_the_operator_reads_the_next_action() -> None:
-    assert "skipRedirectFromBackend: true" in CAME_BACK
-    assert int(LOOP_STATUS) == 508
-
-
-class Redirect:
-    """A redirect whose destination a connection gets when it is opened: NMI, or IMDS."""
-
-    def __init__(self, nmi: tuple[str, int]) -> None:
-        self.nmi: tuple[str, int] | None = nmi
-        """NMI's address; None without a redirect."""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection."""
-        if self.nmi is None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nServer: IMDS\r\nContent-Length: 2\r\n\r\n{}")
-            await writer.drain()
-        else:
-            nmi_reader, nmi_writer = await asyncio.open_connection(*self.nmi)
-            await asyncio.gather(copied(reader, nmi_writer), copied(nmi_reader, writer))
-        writer.close()
-
-
-async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy bytes until the end, and pass the end on."""
-    while data := await reader.read(65536):
-        writer.write(data)
-    writer.close()
-
-
-async def test_requests_reach_imds_when_the_redirect_has_ended() -> None:
-    async with looped(SENT_FIELDS) as (running, returning), running.client() as client:
-        redirect = Redirect(running.address)
-        async with await asyncio.start_server(redirect.serve, "127.0.0.1", 0) as server:
-            host, port = server.sockets[0].getsockname()
-            returning.url = f"http://{host}:{port}"
-            assert (await client.ask(request_bytes(INSTANCE))).status == 503
-            redirect.nmi = None
-            assert (await client.ask(request_bytes(INSTANCE))).status == 200
-
-
-async def test_the_answer_to_a_request_with_the_mark_ends_the_connection() -> None:
-    reply = await ServerUnderTest().ask(request_bytes(INSTANCE, headers=MARKED))
-    assert (reply.status, reply.headers["connection"]) == (508, "close")
+    assert "skipRedirectFromBackend: true" in CAME_BACK, "the operator reads the next action"

@@ -6,10 +6,10 @@ Excluded: the call to IMDS (test_passthrough.py).
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+import pytest_asyncio
 
 from _native.index import METADATA_ANSWERS_MAX
 from nmi.refusal import Reason, Refusal
@@ -28,11 +28,13 @@ from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination, ProxiedPaths, resolve
 from nmi.tokens.waiters import Charged
 from tests.nmi.server.fakes import Pieces, pod_entry, request_bytes
-from tests.nmi.server.test_server_over_sockets import Running
+from tests.nmi.server.running import Client, Running, serving
+from tests.support.waiting import until
 
 SECONDS = 10.0
 INSTANCE = "/metadata/instance?api-version=2021-02-01"
 UNAVAILABLE = Refusal(Reason.UPSTREAM_UNAVAILABLE, "No.")
+METADATA_HEADER = (("metadata", "true"),)
 
 
 def answer(body: bytes = b'{"compute":{}}', status: int = 200) -> PlainAnswer:
@@ -85,57 +87,59 @@ class Cache:
         *,
         pod: str = "shop/cart",
         method: str = "GET",
-        fields: tuple[tuple[str, str], ...] = (("metadata", "true"),),
+        fields: tuple[tuple[str, str], ...] = METADATA_HEADER,
         body: bytes = b"",
     ) -> PlainAnswer | StreamedAnswer | Refusal:
         request = Request(method, target, fields, http_1_0=False, keep_alive=True, body=body)
         destination = resolve(target, ProxiedPaths(everything=True))
         return await self.cache.forward(pod, request, destination, Pieces())
 
+    async def plain(self, target: str = INSTANCE) -> PlainAnswer:
+        found = await self.get(target)
+        assert isinstance(found, PlainAnswer)
+        return found
+
+    async def calls_for(self, target: str = INSTANCE, pod: str = "shop/cart") -> int:
+        """Request a document. Return the number of calls to IMDS for it."""
+        calls = self.calls
+        await self.get(target, pod=pod)
+        return self.calls - calls
+
     @property
     def calls(self) -> int:
         return len(self.imds.asked)
 
 
-async def test_one_call_serves_all_pods_for_ten_seconds() -> None:
-    cache = Cache()
+@pytest.fixture
+def cache() -> Cache:
+    """An empty cache."""
+    return Cache()
+
+
+async def test_one_call_serves_all_pods_for_ten_seconds(cache: Cache) -> None:
     first = await cache.get(pod="shop/cart")
     cache.now += SECONDS - 0.01
-    assert (
-        await cache.get(pod="shop/till", fields=(("metadata", "TRUE"), ("accept", "x"), ("user-agent", "y"))) == first
-    )
+    others = (("metadata", "TRUE"), ("accept", "x"), ("user-agent", "y"))
+    assert await cache.get(pod="shop/till", fields=others) == first
     assert cache.calls == 1
     cache.now += 0.02
-    await cache.get()
-    assert cache.calls == 2
+    assert await cache.calls_for() == 1
 
 
-async def test_imds_receives_only_the_normal_form_and_the_metadata_header() -> None:
-    cache = Cache()
-    await cache.get("//METADATA/./instance;x?b=1&a=%41", fields=(("metadata", "true"), ("x-ms-client-request-id", "i")))
-    await cache.get("/metadata/instance?b=1&a=A")
+async def test_imds_receives_only_the_normal_form_and_the_metadata_header(cache: Cache) -> None:
+    await cache.get("//METADATA/./instance;x?b=1&a=%41", fields=(*METADATA_HEADER, ("x-ms-client-request-id", "i")))
+    found = await cache.plain("/metadata/instance?b=1&a=A")
     ((charged, request, destination),) = cache.imds.asked
-    assert (charged, request.fields, destination.path) == (
-        ("shop/cart",),
-        (("metadata", "true"),),
-        "/metadata/instance",
-    )
-
-
-async def test_an_answer_contains_no_field_of_the_request_that_fetched_it() -> None:
-    found = await Cache().get()
-    assert isinstance(found, PlainAnswer)
-    assert found.headers == (("Server", "IMDS"), ("Etag", "e"))
+    assert (charged, request.fields, destination.path) == (("shop/cart",), METADATA_HEADER, "/metadata/instance")
+    assert found.headers == (("Server", "IMDS"), ("Etag", "e")), "no field of the request that fetched it"
 
 
 @pytest.mark.parametrize(
     "other", ["/metadata/instance/compute?api-version=2021-02-01", INSTANCE + "&format=text", "/metadata/instance?a=b"]
 )
-async def test_another_path_or_query_is_another_document(other: str) -> None:
-    cache = Cache()
+async def test_another_path_or_query_is_another_document(cache: Cache, other: str) -> None:
     await cache.get()
-    await cache.get(other)
-    assert cache.calls == 2
+    assert await cache.calls_for(other) == 1
 
 
 @pytest.mark.parametrize(
@@ -147,30 +151,23 @@ async def test_another_path_or_query_is_another_document(other: str) -> None:
         "/metadata/loadbalancer",
     ],
 )
-async def test_other_paths_are_never_cached(target: str) -> None:
-    cache = Cache()
+async def test_other_paths_are_never_cached(cache: Cache, target: str) -> None:
     for _ in range(2):
-        found = await cache.get(target)
-        assert isinstance(found, PlainAnswer)
-        assert found.text is None
+        assert (await cache.plain(target)).text is None
     assert cache.calls == 2
 
 
-async def test_requests_that_imds_may_answer_differently_are_forwarded() -> None:
-    cache = Cache()
+async def test_requests_that_imds_may_answer_differently_are_forwarded(cache: Cache) -> None:
     await cache.get()
-    fields = (("metadata", "true"),)
     await cache.get(fields=())
     await cache.get(fields=(("metadata", "false"),))
     await cache.get(method="HEAD")
-    await cache.get(body=b"x", fields=fields)
-    assert cache.calls == 5
+    await cache.get(body=b"x")
     assert [len(request.fields) for _, request, _ in cache.imds.asked] == [1, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("found", [answer(status=400), answer(status=404), answer(status=429), UNAVAILABLE])
-async def test_only_a_200_is_cached(found: PlainAnswer | Refusal) -> None:
-    cache = Cache()
+async def test_only_a_200_is_cached(cache: Cache, found: PlainAnswer | Refusal) -> None:
     cache.imds.answer = found
     assert [await cache.get() for _ in range(2)] == [found, found]
     assert cache.calls == 2
@@ -178,13 +175,10 @@ async def test_only_a_200_is_cached(found: PlainAnswer | Refusal) -> None:
 
 async def test_zero_seconds_switch_the_cache_off() -> None:
     cache = Cache(0)
-    for _ in range(2):
-        await cache.get()
-    assert cache.calls == 2
+    assert [await cache.calls_for() for _ in range(2)] == [1, 1]
 
 
-async def test_concurrent_requests_share_one_call() -> None:
-    cache = Cache()
+async def test_concurrent_requests_share_one_call(cache: Cache) -> None:
     cache.imds.released.clear()
     waiting = [asyncio.create_task(cache.get(pod=f"shop/{number}")) for number in range(50)]
     await asyncio.sleep(0)
@@ -196,8 +190,7 @@ async def test_concurrent_requests_share_one_call() -> None:
     assert cache.cache.state()["flights"] == 0
 
 
-async def test_a_call_ends_with_its_last_waiter() -> None:
-    cache = Cache()
+async def test_a_call_ends_with_its_last_waiter(cache: Cache) -> None:
     cache.imds.released.clear()
     first, second = asyncio.create_task(cache.get()), asyncio.create_task(cache.get())
     await asyncio.sleep(0)
@@ -207,13 +200,11 @@ async def test_a_call_ends_with_its_last_waiter() -> None:
     assert cache.imds.cancelled == 0, "the other one still waits"
     second.cancel()
     await asyncio.gather(first, second, return_exceptions=True)
-    await asyncio.sleep(0)
-    assert (cache.imds.cancelled, cache.cache.state()["flights"]) == (1, 0)
+    await until(lambda: (cache.imds.cancelled, cache.cache.state()["flights"]) == (1, 0))
 
 
 @pytest.mark.parametrize("failure", [UNAVAILABLE, answer(status=503), answer(status=429)])
-async def test_a_failure_of_imds_is_bridged_for_a_minute(failure: PlainAnswer | Refusal) -> None:
-    cache = Cache()
+async def test_a_failure_of_imds_is_bridged_for_a_minute(cache: Cache, failure: PlainAnswer | Refusal) -> None:
     first = await cache.get()
     cache.imds.answer = failure
     cache.now += SECONDS
@@ -229,10 +220,8 @@ async def test_a_failure_of_imds_is_bridged_for_a_minute(failure: PlainAnswer | 
     assert cache.cache.state()["entries"] == 0
 
 
-async def test_an_answer_that_is_no_longer_there_ends_the_cached_one() -> None:
-    cache = Cache()
-    first = await cache.get()
-    assert isinstance(first, PlainAnswer)
+async def test_an_answer_that_is_no_longer_there_ends_the_cached_one(cache: Cache) -> None:
+    first = await cache.plain()
     cache.imds.answer = answer(status=404)
     cache.now += SECONDS
     assert await cache.get() == cache.imds.answer
@@ -240,17 +229,12 @@ async def test_an_answer_that_is_no_longer_there_ends_the_cached_one() -> None:
     assert first.text.fresh_until_ns == 0
 
 
-async def test_the_number_of_entries_and_their_bytes_are_bounded() -> None:
-    cache = Cache()
+async def test_the_number_of_entries_and_their_bytes_are_bounded(cache: Cache) -> None:
     for number in range(ENTRIES_MAX + 10):
         await cache.get(f"/metadata/instance?a={number}")
     assert cache.cache.state() == {"entries": ENTRIES_MAX, "bytes": ENTRIES_MAX * 14, "flights": 0}
     cache.imds.answer = answer(b"x" * ENTRY_BYTES_MAX)
-    kept = []
-    for number in range(ENTRIES_MAX):
-        found = await cache.get(f"/metadata/instance?b={number}")
-        assert isinstance(found, PlainAnswer)
-        kept.append(found)
+    kept = [await cache.plain(f"/metadata/instance?b={number}") for number in range(ENTRIES_MAX)]
     assert BYTES_MAX - ENTRY_BYTES_MAX < cache.cache.state()["bytes"] <= BYTES_MAX
     assert sum(each.text is not None and each.text.fresh_until_ns > 0 for each in kept) == BYTES_MAX // ENTRY_BYTES_MAX
 
@@ -261,122 +245,108 @@ async def fill(cache: Cache, count: int = 2 * ENTRIES_MAX) -> None:
         await cache.get(f"/metadata/instance?fill={number}", pod="evil/a")
 
 
-async def test_a_namespace_that_reads_ever_new_documents_removes_only_its_own_from_the_cache() -> None:
-    cache = Cache()
+async def test_a_namespace_that_reads_ever_new_documents_removes_only_its_own_from_the_cache(cache: Cache) -> None:
     await cache.get(pod="shop/cart")
     await fill(cache)
-    calls = cache.calls
-    await cache.get(pod="shop/cart")
-    assert cache.calls == calls
-    await cache.get("/metadata/instance?fill=0", pod="evil/a")
-    assert cache.calls == calls + 1, "its own first document is gone"
+    assert await cache.calls_for() == 0
+    assert await cache.calls_for("/metadata/instance?fill=0", pod="evil/a") == 1, "its own first document is gone"
 
 
-async def test_a_namespace_with_large_documents_removes_only_its_own_from_the_cache() -> None:
-    cache = Cache()
+async def test_a_namespace_with_large_documents_removes_only_its_own_from_the_cache(cache: Cache) -> None:
     await cache.get(pod="shop/cart")
     cache.imds.answer = answer(b"x" * ENTRY_BYTES_MAX)
     await fill(cache)
-    calls = cache.calls
-    await cache.get(pod="shop/cart")
-    assert cache.calls == calls
+    assert await cache.calls_for() == 0
     assert cache.cache.state()["bytes"] <= BYTES_MAX
 
 
 @pytest.mark.parametrize("joins", [True, False], ids=["while-it-is-read", "later"])
-async def test_a_document_that_a_greedy_namespace_read_first_belongs_to_the_other_that_uses_it(joins: bool) -> None:
-    cache = Cache()
+async def test_a_document_that_a_greedy_namespace_read_first_belongs_to_the_other_that_uses_it(
+    cache: Cache, *, joins: bool
+) -> None:
     await fill(cache, 2)
+    first, second = [cache.get(pod=pod) for pod in ("evil/a", "shop/cart")]
     if joins:
-        await asyncio.gather(*(cache.get(pod=pod) for pod in ("evil/a", "shop/cart")))
+        await asyncio.gather(first, second)
     else:
-        for pod in ("evil/a", "shop/cart"):
-            await cache.get(pod=pod)
+        await first
+        await second
     await fill(cache)
-    calls = cache.calls
-    await cache.get(pod="shop/cart")
-    assert cache.calls == calls
+    assert await cache.calls_for() == 0
 
 
 @pytest.mark.parametrize("pause", [0.0, SECONDS], ids=["cached", "read-again"])
 @pytest.mark.parametrize("before", [0, 2])
-async def test_a_greedy_namespace_that_uses_another_ones_document_does_not_remove_it(before: int, pause: float) -> None:
-    cache = Cache()
+async def test_a_greedy_namespace_that_uses_another_ones_document_does_not_remove_it(
+    cache: Cache, before: int, pause: float
+) -> None:
     for target in ("/metadata/instance?shop=1", INSTANCE):
         await cache.get(target, pod="shop/cart")
     await fill(cache, before)
     cache.now += pause
     await cache.get(pod="evil/a")
     await fill(cache)
-    calls = cache.calls
-    await cache.get(pod="shop/cart")
-    assert cache.calls == calls
+    assert await cache.calls_for() == 0
 
 
-async def test_documents_that_the_fast_lane_serves_stay_in_the_cache() -> None:
-    cache = Cache()
+async def test_documents_that_the_fast_lane_serves_stay_in_the_cache(cache: Cache) -> None:
     cache.now = 0.0  # the fast lane's uses have the time of the machine
-    first = await cache.get()
-    assert isinstance(first, PlainAnswer)
+    first = await cache.plain()
     assert first.usage is not None
     for number in range(2 * ENTRIES_MAX):
         first.usage.touch()
         await cache.get(f"/metadata/instance?a={number}")
-    calls = cache.calls
-    await cache.get()
-    assert cache.calls == calls
+    assert await cache.calls_for() == 0
 
 
-async def test_an_answer_beyond_the_limit_is_returned_and_not_kept() -> None:
-    cache = Cache()
+async def test_an_answer_beyond_the_limit_is_returned_and_not_kept(cache: Cache) -> None:
     cache.imds.answer = answer(b"x" * (ENTRY_BYTES_MAX + 1))
     assert await cache.get() == cache.imds.answer
     cache.imds.stream_length = 100_000
-    found = await cache.get()
-    assert isinstance(found, PlainAnswer)
-    assert found.body == b"a" * 100_000
+    assert (await cache.plain()).body == b"a" * 100_000
     assert cache.cache.state()["entries"] == 0
 
 
-@asynccontextmanager
-async def serving(policy: ServerPolicy | None = None) -> AsyncIterator[tuple[Running, Imds]]:
-    running, imds = Running(policy or ServerPolicy()), Imds()
-    running.server.handlers._proxied._proxy = MetadataCache(imds, SECONDS, now_ns=time.monotonic_ns)
-    await running.server.start(running.listener)
-    try:
-        yield running, imds
-    finally:
-        await running.server.aclose()
-        running.listener.close()
+@pytest.fixture
+def imds() -> Imds:
+    """The proxy behind the cache of *running*."""
+    return Imds()
 
 
-def fast(running: Running) -> int:
-    return running.server.counters()["fast_answers"]
+@pytest.fixture
+def served(imds: Imds) -> MetadataCache:
+    """The cache of *running*."""
+    return MetadataCache(imds, SECONDS, now_ns=time.monotonic_ns)
 
 
-async def test_the_fast_lane_sends_a_cached_answer_and_counts_it_for_the_pod() -> None:
-    async with serving() as (running, imds), running.client() as client:
-        replies = [await client.ask(request_bytes(INSTANCE)) for _ in range(4)]
-        assert len({(reply.status, reply.body, tuple(reply.headers.items())) for reply in replies}) == 1
-        assert (replies[0].status, replies[0].body, len(imds.asked), fast(running)) == (200, b'{"compute":{}}', 1, 3)
-        cache = running.server.handlers._proxied._proxy
-        assert isinstance(cache, MetadataCache)
-        (entry,) = cache._entries.view.values()
-        assert entry.usage.take() == 3
-        (series,) = running.measures.histogram.all_series()
-        assert (series.labels, sum(series.counts())) == (("/metadata/instance", "200", "shop", ""), 4)
+@pytest_asyncio.fixture
+async def running(served: MetadataCache) -> AsyncIterator[Running]:
+    """A server with a cache."""
+    async with serving(proxy=served) as started:
+        yield started
 
 
-async def test_a_new_version_reaches_the_fast_lane_of_every_pod() -> None:
-    async with serving() as (running, imds), running.client() as client:
-        await client.ask(request_bytes(INSTANCE))
-        cache = running.server.handlers._proxied._proxy
-        assert isinstance(cache, MetadataCache)
-        (entry,) = cache._entries.view.values()
-        entry.text.set(b"", b"", 1)  # ten seconds later
-        imds.answer = answer(b"new")
-        assert [(await client.ask(request_bytes(INSTANCE))).body for _ in range(2)] == [b"new", b"new"]
-        assert (len(imds.asked), fast(running)) == (2, 1)
+async def test_the_fast_lane_sends_a_cached_answer_and_counts_it_for_the_pod(
+    running: Running, client: Client, imds: Imds, served: MetadataCache
+) -> None:
+    replies = [await client.ask(request_bytes(INSTANCE)) for _ in range(4)]
+    assert len({(reply.status, reply.body, tuple(reply.headers.items())) for reply in replies}) == 1
+    assert (replies[0].status, replies[0].body, len(imds.asked), running.fast) == (200, b'{"compute":{}}', 1, 3)
+    (entry,) = served._entries.view.values()
+    assert entry.usage.take() == 3
+    (series,) = running.measures.histogram.all_series()
+    assert (series.labels, sum(series.counts())) == (("/metadata/instance", "200", "shop", ""), 4)
+
+
+async def test_a_new_version_reaches_the_fast_lane_of_every_pod(
+    running: Running, client: Client, imds: Imds, served: MetadataCache
+) -> None:
+    await client.ask(request_bytes(INSTANCE))
+    (entry,) = served._entries.view.values()
+    entry.text.set(b"", b"", 1)  # ten seconds later
+    imds.answer = answer(b"new")
+    assert [(await client.ask(request_bytes(INSTANCE))).body for _ in range(2)] == [b"new", b"new"]
+    assert (len(imds.asked), running.fast) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -390,37 +360,31 @@ async def test_a_new_version_reaches_the_fast_lane_of_every_pod() -> None:
     ],
     ids=["no header", "other value", "forwarded", "other query", "other method"],
 )
-async def test_the_fast_lane_sends_it_for_the_same_request_only(data: bytes) -> None:
-    async with serving() as (running, _), running.client() as client:
+async def test_the_fast_lane_sends_it_for_the_same_request_only(running: Running, client: Client, data: bytes) -> None:
+    await client.ask(request_bytes(INSTANCE))
+    await client.ask(data)
+    assert running.fast == 0
+
+
+async def test_a_change_of_the_pod_or_of_the_owner_ends_the_fast_answer(running: Running, client: Client) -> None:
+    for change in (running.entry.bump, lambda: running.index.put("127.0.0.1", pod_entry("other").record)):
         await client.ask(request_bytes(INSTANCE))
-        await client.ask(data)
-        assert fast(running) == 0
+        before = running.fast
+        change()
+        await client.ask(request_bytes(INSTANCE))
+        assert running.fast == before
+    assert {labels[2] for labels in running.labels()} == {"shop", "other"}
 
 
-async def test_a_change_of_the_pod_or_of_the_owner_ends_the_fast_answer() -> None:
-    async with serving() as (running, _), running.client() as client:
-        for change in (running.entry.bump, lambda: running.index.put("127.0.0.1", pod_entry("other").record)):
-            await client.ask(request_bytes(INSTANCE))
-            before = fast(running)
-            change()
-            await client.ask(request_bytes(INSTANCE))
-            assert fast(running) == before
-        assert {series.labels[2] for series in running.measures.histogram.all_series()} == {"shop", "other"}
-
-
-async def test_blocked_instance_metadata_stays_blocked() -> None:
-    async with serving(ServerPolicy(block_instance_metadata=True)) as (running, imds), running.client() as client:
-        assert [(await client.ask(request_bytes(INSTANCE))).status for _ in range(3)] == [403] * 3
+async def test_blocked_instance_metadata_stays_blocked(imds: Imds, served: MetadataCache) -> None:
+    async with serving(ServerPolicy(block_instance_metadata=True), served) as running, running.client() as client:
+        assert await client.statuses(request_bytes(INSTANCE), 3) == [403] * 3
         assert imds.asked == []
 
 
-async def test_a_pod_holds_a_bounded_number_of_targets() -> None:
-    async with serving() as (running, _), running.client() as client:
-        targets = [f"{INSTANCE}&a={number}" for number in range(METADATA_ANSWERS_MAX + 3)]
-        for target in targets:
-            await client.ask(request_bytes(target))
-        now, record = time.monotonic_ns(), running.entry.record
-        found = [target for target in targets if record.metadata(target.encode(), now) is not None]
-        assert found == targets[3:]
-        await client.ask(request_bytes(f"{INSTANCE}&a={'b' * 2048}"))
-        assert [target for target in targets if record.metadata(target.encode(), now) is not None] == targets[3:]
+async def test_a_pod_holds_a_bounded_number_of_targets(running: Running, client: Client) -> None:
+    targets = [f"{INSTANCE}&a={number}" for number in range(METADATA_ANSWERS_MAX + 3)]
+    for target in [*targets, f"{INSTANCE}&a={'b' * 2048}"]:
+        await client.ask(request_bytes(target))
+    now, record = time.monotonic_ns(), running.entry.record
+    assert [target for target in targets if record.metadata(target.encode(), now) is not None] == targets[3:]

@@ -5,16 +5,16 @@ import pytest
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import PROXIED, READING
 from nmi.server.target import ProxiedPaths
-from tests.nmi.server.fakes import TOKEN_PATH, ServerUnderTest, replies, request_bytes
+from tests.nmi.server.fakes import TOKEN_PATH, ServerUnderTest, request_bytes
 
 ALLOWED = ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/scheduledevents",)))
 EVERYTHING = ServerPolicy(proxied_paths=ProxiedPaths(everything=True))
 
 
 async def status(policy: ServerPolicy, method: str, path: str) -> int:
-    server_under_test = ServerUnderTest(policy)
-    reply = await server_under_test.ask(request_bytes(path, method=method), heads_only=method == "HEAD")
-    assert len(server_under_test.proxy.forwarded) == (reply.status == 200)
+    server = ServerUnderTest(policy)
+    reply = await server.ask(request_bytes(path, method=method), heads_only=method == "HEAD")
+    assert len(server.proxy.forwarded) == (reply.status == 200)
     return reply.status
 
 
@@ -43,17 +43,17 @@ async def test_connect_and_trace_are_refused_for_every_target(method: str, path:
 
 @pytest.mark.parametrize("method", ["BREW", "MKCOL", "M-SEARCH", "PRI", "DESCRIBE", "UPDATEREDIRECT"])
 @pytest.mark.parametrize("path", ["/metadata/instance", TOKEN_PATH])
-async def test_an_unknown_method_is_refused_and_the_connection_continues(method: str, path: str) -> None:
-    server_under_test = ServerUnderTest()
+async def test_an_unknown_method_is_refused_and_the_connection_continues(
+    server: ServerUnderTest, method: str, path: str
+) -> None:
     body = request_bytes(path, method=method, headers=("Content-Length: 3", "Metadata: true"), body=b"abc")
     for request in (request_bytes(path, method=method), body, request_bytes()):
-        server_under_test.lane.data_received(request)
-        await server_under_test.settle()
-
-    found = replies(server_under_test.connection.written)
+        server.lane.data_received(request)
+        await server.settle()
+    found = server.replies()
     assert [each.status for each in found] == [405, 405, 200]
     assert "GET" in found[0].headers["allow"]
-    assert server_under_test.proxy.forwarded == []
+    assert server.proxy.forwarded == []
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])

@@ -1,4 +1,4 @@
-"""The token request in a query. Excluded: the status codes of refusals."""
+"""The token request in a query. Excluded: the queries of tests/corpus, and the status codes of refusals."""
 
 import re
 from urllib.parse import quote, unquote_to_bytes
@@ -16,29 +16,23 @@ from nmi.server.parameters import parse_query, token_request
     ("query", "wanted"),
     [
         ("resource=r", TokenRequest("r")),
-        ("api-version=2018-02-01&resource=https%3A%2F%2Fx%2F", TokenRequest("https://x/")),
         ("resource=https://x//", TokenRequest("https://x//")),
-        ("resource=a+b", TokenRequest("a b")),
         ("resource=a%2Bb", TokenRequest("a+b")),
-        ("resource=%C3%A9", TokenRequest("é")),
         ("resource=r&", TokenRequest("r")),
         ("&&resource=r", TokenRequest("r")),
         ("res%6Furce=r", TokenRequest("r")),
         ("resource=r&Resource=s", TokenRequest("r")),
         ("resource=r&client_id=A-b", TokenRequest("r", SelectorKind.CLIENT_ID, "A-b")),
-        ("resource=r&client_id=", TokenRequest("r")),
         ("resource=r&client_id=&object_id=o", TokenRequest("r", SelectorKind.OBJECT_ID, "o")),
         ("resource=r&msi_res_id=%2Fsub", TokenRequest("r", SelectorKind.RESOURCE_ID, "/sub")),
         ("resource=r&mi_res_id=/sub", TokenRequest("r", SelectorKind.RESOURCE_ID, "/sub")),
         ("resource=r&msi-res-id=/sub", TokenRequest("r", SelectorKind.RESOURCE_ID, "/sub")),
-        ("resource=r&xms_cc=cp1", TokenRequest("r", xms_cc="cp1")),
         ("resource=r&bypass_cache=true", TokenRequest("r", force_refresh=True)),
         ("resource=r&bypass_cache=True", TokenRequest("r", force_refresh=True)),
         ("resource=r&bypass_cache=false", TokenRequest("r")),
         ("resource=r&token_sha256_to_refresh=aB", TokenRequest("r", rejected_sha256="ab")),
         ("resource=r&token_sha256_to_refresh=", TokenRequest("r")),
         ("resource=r&unknown=%3B", TokenRequest("r")),
-        ("resource=a=b", TokenRequest("a=b")),
     ],
 )
 def test_a_valid_query_is_parsed(query: str, wanted: TokenRequest) -> None:
@@ -48,24 +42,12 @@ def test_a_valid_query_is_parsed(query: str, wanted: TokenRequest) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "",
         "resource",
-        "resource=",
-        "api-version=2018-02-01",
-        "RESOURCE=r",
-        "resource=r&resource=r",
-        "resource=r&res%6Furce=s",
         "resource=r&x=1&x=2",
-        "resource=r&client_id=a&object_id=b",
         "resource=r&client_id=a&msi_res_id=b",
-        "resource=r&mi_res_id=a&msi_res_id=a",
-        "resource=r&client_id=a&client_id=a",
         "resource=r;client_id=a",
         "resource=%",
-        "resource=%2",
-        "resource=%zz",
         "resource=r&x=%G1",
-        "resource=%ff",
         "resource=%c0%af",
         "resource=a%00b",
         "resource=a%0d%0ab",

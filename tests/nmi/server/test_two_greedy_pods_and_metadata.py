@@ -54,7 +54,7 @@ class Metadata:
     """The cache and the proxy with NMI's own limits, in front of an IMDS in virtual time."""
 
     def __init__(self, call_seconds: float) -> None:
-        proxy = MetadataProxy(cast("HttpSession", _Imds(call_seconds)), "http://imds", ServerPolicy(), clock=now)
+        proxy = MetadataProxy(cast("HttpSession", _Imds(call_seconds)), "http://imds", ServerPolicy())
         self.cache = MetadataCache(proxy, CACHE_SECONDS, now_ns=lambda: int(now() * 1e9))
         self._numbers = count()
 

@@ -27,13 +27,13 @@ PIECE_MAX: Final = 250
 
 async def answer_and_work(data: bytes) -> tuple[int, int]:
     """Return the status of the answer to *data* and the bytecodes that it takes."""
-    server_under_test = ServerUnderTest()
-    await server_under_test.ask(request_bytes())  # fills caches of the standard library
+    server = ServerUnderTest()
+    await server.ask(request_bytes())  # fills caches of the standard library
     connection = FakeConnection()
-    lane = GeneralLane(connection, server_under_test)
+    lane = GeneralLane(connection, server)
     with Work() as work:
         lane.data_received(data)
-        await server_under_test.settle()
+        await server.settle()
     (reply,) = replies(connection.written)
     return reply.status, work.bytecodes
 
@@ -48,8 +48,8 @@ async def test_no_request_takes_more_than_a_bounded_amount_of_work(status: int, 
 @pytest.mark.parametrize("name", ["all: a token", "fields: 64", "body: 8 chunks", "body: of a known length"])
 async def test_a_request_in_the_smallest_pieces_takes_a_bounded_amount_of_work_for_each(name: str) -> None:
     _, data = COSTLY[name]
-    server_under_test = ServerUnderTest()
-    lane = GeneralLane(FakeConnection(), server_under_test)
+    server = ServerUnderTest()
+    lane = GeneralLane(FakeConnection(), server)
     most = 0
     for at in range(data.index(b"\r\n\r\n") + 3):
         with Work() as work:

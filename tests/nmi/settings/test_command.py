@@ -25,17 +25,16 @@ def nmi(*args: str, program: tuple[str, ...] = ("-m", "nmi")) -> subprocess.Comp
     )
 
 
-@pytest.mark.programs
-def test_the_version_is_printed() -> None:
-    done = nmi("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"nmi {VERSION}\n", "")
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr() == (f"nmi {VERSION}\n", "")
 
 
-@pytest.mark.programs
-def test_help_names_every_flag_and_exits_with_0() -> None:
-    done = nmi("--help")
-    assert done.returncode == 0
-    assert "--forceNamespaced" in done.stdout
+def test_help_names_every_flag_and_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    assert "--forceNamespaced" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

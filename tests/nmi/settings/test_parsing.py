@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nmi.flag_table import OperationMode
+from nmi.flag_table import FLAG_OF, FLAGS, OperationMode
 from nmi.settings import Settings, parse
 from podidentity.flags import UsageError
 
@@ -50,23 +50,22 @@ def test_a_flag_wins_over_the_environment_and_the_environment_over_the_default()
     assert parse([NODE, "--kubeconfig="], environ).kubeconfig == ""
 
 
-@pytest.mark.parametrize("text", ["true", "TRUE", "1"])
-def test_forcenamespaced_in_the_environment_overrides_the_flag(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "on"), [("true", True), ("TRUE", True), ("1", True), ("", False), ("false", False), ("0", False)]
+)
+def test_forcenamespaced_in_the_environment_overrides_the_flag(text: str, *, on: bool) -> None:
     # reference: cmd/nmi/main.go, the flag or the environment
-    assert parse([NODE], {"FORCENAMESPACED": text}).force_namespaced
-    assert parse([NODE, "--forceNamespaced=false"], {"FORCENAMESPACED": text}).force_namespaced
+    assert parse([NODE], {"FORCENAMESPACED": text}).force_namespaced is on
+    assert parse([NODE, "--forceNamespaced=false"], {"FORCENAMESPACED": text}).force_namespaced is on
 
 
-@pytest.mark.parametrize("text", ["", "false", "0"])
-def test_forcenamespaced_may_be_off_in_the_environment(text: str) -> None:
-    assert not parse([NODE], {"FORCENAMESPACED": text}).force_namespaced
-
-
-def test_the_pods_api_server_address_is_read_from_the_environment() -> None:
+def test_addresses_and_the_cloud_description_are_read_from_the_environment() -> None:
     environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443", "OTHER": "x"}
     assert parse([NODE], environ | {"NODE_IP": "10.224.0.4"}).node_ip == "10.224.0.4"
     assert dict(parse([NODE], environ).environ) == {k: environ[k] for k in list(environ)[:2]}
     assert dict(parse([NODE], {}).environ) == {}
+    file = "/etc/cloud.json"
+    assert parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": file}).azure_environment_file == Path(file)
 
 
 @pytest.mark.parametrize("name", ["n", "aks-pool-12-vmss00000a", "ip-10-0-0-1.eu.compute.internal", "n" * 253])
@@ -79,12 +78,6 @@ def test_managed_mode_is_accepted_in_any_case_with_namespaced_identities(mode: s
     given: list[tuple[list[str], dict[str, str]]] = [(["--forceNamespaced"], {}), ([], {"FORCENAMESPACED": "true"})]
     for args, environ in given:
         assert parse([NODE, f"--operation-mode={mode}", *args], environ).operation_mode is OperationMode.MANAGED
-
-
-def test_the_cloud_description_file_is_read_from_the_environment() -> None:
-    assert parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": "/etc/cloud.json"}).azure_environment_file == Path(
-        "/etc/cloud.json"
-    )
 
 
 @pytest.mark.parametrize("names", [("HTTPS_PROXY", "NO_PROXY"), ("https_proxy", "no_proxy")])
@@ -206,3 +199,10 @@ def test_the_settings_report_exactly_the_changed_values() -> None:
 def test_settings_created_without_a_command_line_are_validated_too() -> None:
     with pytest.raises(UsageError, match="ports are 1 to 65535"):
         Settings(node_name="n1", listen_port=0)
+
+
+def test_every_flag_fills_a_field_and_every_field_has_one_source() -> None:
+    proxy = ("token_proxy", "token_proxy_server_name", "token_proxy_ca_file", "token_proxy_ca_data")
+    others = ("azure_environment_file", "https_proxy", "no_proxy", "node_ip", "service_host", "service_port")
+    assert {flag.field for flag in FLAGS} == set(Settings.__struct_fields__) - {*proxy, *others}
+    assert len(FLAG_OF) == len(FLAGS)

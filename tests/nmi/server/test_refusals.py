@@ -1,16 +1,26 @@
-"""The refusal table, row by row in its order: the request, its refusal, and an accepted neighbour.
+"""The refusals of the general lane: the table row by row in its order, variants, faults of NMI, and their content.
 
-The test sets the issuer's decision. Excluded: variants of each row (test_refusal_table), and bytes that are no request
-(tests/corpus/refused, by both lanes and the oracle).
+A row is a request, its refusal, and an accepted neighbour. The test sets the decision. Excluded: bytes that are
+no request (test_malformed_requests; tests/corpus, by both lanes and the oracle), the forms of paths
+(test_targets).
 """
 
+import importlib
+import json
+import logging
+import pkgutil
 import re
 from dataclasses import dataclass, field
 
 import pytest
 
-from nmi.refusal import Reason
+import nmi
+from nmi.refusal import Limit, Reason, Refusal
+from nmi.server.body import body_too_large
+from nmi.server.head import bad, too_large
+from nmi.server.parameters import parse_query, token_request
 from nmi.server.policy import ServerPolicy
+from nmi.server.responses import SENTENCE_CHARS, refused
 from tests.nmi.server.fakes import QUERY, TARGET, TOKEN_PATH, ServerUnderTest, refusing, request_bytes
 
 UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -59,6 +69,8 @@ SOON, LATER = ("retry-after", "5"), ("retry-after", "20")
 ROWS = [
     Row("method", 405, "method_not_allowed", "GET", ask(TARGET, "Metadata: true", method="POST"),
         headers=(("allow", "GET"),)),
+    Row("method, forwarded", 405, "method_not_allowed", "GET", ask(TARGET, "X-Forwarded-For: x", method="POST"),
+        headers=(("allow", "GET"),)),
     Row("X-Forwarded-For", 400, INVALID, "X-Forwarded-For", ask(TARGET, "Metadata: true", "X-Forwarded-For: 1.2.3.4")),
     Row("X-Forwarded-For, allowed", 400, INVALID, "X-Forwarded-For", ask(TARGET, "X-Forwarded-For: a"),
         passes=ask(TARGET, "Metadata: true", "X-Forwarded-For: a"),
@@ -69,6 +81,7 @@ ROWS = [
         passing_policy=ServerPolicy(allow_x_forwarded_for=True)),
     Row("no Metadata", 400, INVALID, "Required metadata header not specified", ask(TARGET),
         passes=ask(TARGET, "mEtAdAtA: TRUE")),
+    Row("no Metadata, no query", 400, INVALID, "Required metadata header not specified", ask(TOKEN_PATH)),
     Row("no Metadata, not needed", 400, INVALID, "Required metadata header not specified", ask(TARGET),
         passes=ask(TARGET), passing_policy=ServerPolicy(require_metadata_header=False)),
     Row("doubled Metadata", 400, INVALID, "more than once", ask(TARGET, "Metadata: true", "Metadata: true"),
@@ -126,16 +139,14 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_not(row: Row) -> None:
-    server_under_test = ServerUnderTest(row.policy)
-    good = server_under_test.issuer.answer
+    server = ServerUnderTest(row.policy)
+    good = server.issuer.answer
     if row.decided is not None:
-        server_under_test.issuer.answer = refusing(row.decided)
-    server_under_test.lane.data_received(row.data)
-    assert bool(server_under_test.connection.written) is not row.waits, (
-        "answered before anything is looked up or waited for"
-    )
-    assert row.waits or not server_under_test.issuer.asked
-    reply = await ServerUnderTest(row.policy).ask(row.data) if not row.waits else await server_under_test.ask(row.data)
+        server.issuer.answer = refusing(row.decided)
+    server.lane.data_received(row.data)
+    assert bool(server.connection.written) is not row.waits, "answered before anything is looked up or waited for"
+    assert row.waits or not server.issuer.asked
+    reply = await ServerUnderTest(row.policy).ask(row.data) if not row.waits else await server.ask(row.data)
 
     assert (reply.status, reply.json["error"]) == (row.status, row.error)
     assert set(reply.json) == {"error", "error_description"}
@@ -148,19 +159,155 @@ async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_n
     assert UUID.fullmatch(reply.headers["x-ms-request-id"])
     others = set(reply.headers) - {"content-type", "content-length", "x-ms-request-id"}
     assert {name: reply.headers[name] for name in others} == dict(row.headers)
-    await server_under_test.settle()
-    assert server_under_test.proxy.forwarded == []
+    await server.settle()
+    assert server.proxy.forwarded == []
     if row.decided is not None:
-        assert server_under_test.measures.refusals(row.decided) == 2, "of each of the two requests"
+        assert server.measures.refusals(row.decided) == 2, "of each of the two requests"
 
     if row.passes is not None:
-        server_under_test = ServerUnderTest(row.passing_policy or row.policy)
-        server_under_test.issuer.answer = good
-        assert (await server_under_test.ask(row.passes)).status == 200
+        server = ServerUnderTest(row.passing_policy or row.policy)
+        server.issuer.answer = good
+        assert (await server.ask(row.passes)).status == 200
 
 
-async def test_each_error_has_a_unique_id() -> None:
-    server_under_test = ServerUnderTest()
-    found = {(await server_under_test.ask(ask("/nothing"))).headers["x-ms-request-id"] for _ in range(100)}
+@pytest.mark.parametrize(
+    "headers", [(), ("Metadata: false",), ("Metadata:",), ("Metadata: true, true",), ("Meta: true",)]
+)
+async def test_without_the_metadata_header_the_body_is_exactly_what_probes_expect(
+    server: ServerUnderTest, headers: tuple[str, ...]
+) -> None:
+    server.lane.data_received(request_bytes(headers=headers))
+    assert server.connection.written, "answered immediately, without a task"
+    assert server.connection.written.endswith(
+        b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
+    )
+    assert server.connection.written.startswith(b"HTTP/1.1 400 ")
+    assert server.issuer.asked == []
 
-    assert len(found) == 100
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize(
+    "headers", [(), ("Metadata: true",), ("Metadata: true", "Metadata: false"), ("X-Forwarded-For: x",)]
+)
+@pytest.mark.parametrize("path", ["getplatformmetadata?cred-api-version=2.0", "issuecredential", "info", ""])
+async def test_other_identity_paths_are_404_whatever_the_method_and_headers(
+    server: ServerUnderTest, path: str, headers: tuple[str, ...], method: str
+) -> None:
+    reply = await server.ask(request_bytes(f"/metadata/identity/{path}", method=method, headers=headers))
+    assert (reply.status, reply.json["error"]) == (404, "not_found")
+    assert server.proxy.forwarded == []
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_has_an_answer(reason: Reason) -> None:
+    answer = refused(Refusal(reason, "No."))
+    assert answer.status >= 400
+    assert json.loads(answer.body)["error_description"] == "No."
+
+
+@pytest.mark.parametrize(("retry_after", "header"), [(None, "5"), (0.0, "1"), (1.2, "2"), (70.0, "70")])
+async def test_retry_after_is_forwarded_or_set_by_nmi(
+    server: ServerUnderTest, retry_after: float | None, header: str
+) -> None:
+    server.issuer.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=retry_after)
+    assert (await server.ask(request_bytes())).headers["retry-after"] == header
+
+
+async def test_the_word_that_makes_sdks_stop_retrying_is_never_returned(server: ServerUnderTest) -> None:
+    server.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
+    reply = await server.ask(request_bytes())
+    assert reply.json["error_description"] == "AADSTS1: not answering, not answering."
+
+
+async def test_a_message_is_truncated_and_stays_valid_json_whatever_it_contains(server: ServerUnderTest) -> None:
+    server.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
+    reply = await server.ask(request_bytes())
+    assert len(reply.json["error_description"]) == SENTENCE_CHARS
+    assert b"\n" not in reply.body
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("secret detail"), TimeoutError("secret detail")], ids=lambda e: type(e).__name__
+)
+async def test_an_internal_error_is_a_500_and_the_next_request_succeeds(
+    server: ServerUnderTest, error: Exception
+) -> None:
+    """A timeout inside the issuer is not the server's own one."""
+    good = server.issuer.answer
+
+    def broken(_: object) -> Refusal:
+        raise error
+
+    server.issuer.answer = broken
+    reply = await server.ask(request_bytes())
+    assert (reply.status, reply.json["error"]) == (500, "server_error")
+    assert b"secret" not in reply.body
+    server.issuer.answer = good
+    assert (await server.ask(request_bytes())).status == 200
+
+
+async def test_a_fault_while_an_answer_is_written_ends_its_connection_and_is_logged_once(
+    server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = server.connection
+
+    def broken(_: object) -> None:
+        raise KeyError("defect")
+
+    monkeypatch.setattr(connection, "write", broken)
+    server.lane.data_received(request_bytes())
+    await server.settle()
+    assert connection.state == "finished"
+    assert server.measures.refusals(Reason.INTERNAL) == 1
+    logged = [record for record in caplog.records if record.name == "nmi.server.decisions"]
+    (line,) = (record for record in logged if record.levelno >= logging.ERROR)
+    assert "defect" in line.getMessage()
+    assert (await server.ask(request_bytes())).status == 200
+
+
+POINTERS = re.compile(
+    r"\b(see|check|compare|find|label|ask|put|move|give|report|change|create|assign|raise|set|nothing to do|look|"
+    r"upgrade|keep|allows|grant|use|make|correct|send|delete)\b|--[a-z]|\bMIC's log\b",
+    re.IGNORECASE,
+)
+
+
+def constants() -> list[tuple[str, Refusal]]:
+    """Return every Refusal in a module of NMI."""
+    found = []
+    for module in pkgutil.walk_packages(nmi.__path__, "nmi."):
+        if module.name.endswith("__main__"):
+            continue
+        values = vars(importlib.import_module(module.name))
+        found += [(f"{module.name}.{name}", each) for name, each in values.items() if isinstance(each, Refusal)]
+    return sorted(found, key=lambda pair: pair[0])
+
+
+MADE: list[tuple[str, Refusal | object]] = [
+    ("bad", bad("a defect")),
+    ("too_large", too_large("Too large.", Limit.HEAD_BYTES)),
+    ("body_too_large", body_too_large()),
+    ("query", parse_query("a;b")),
+    ("parameters", parse_query("&".join(f"p{n}=1" for n in range(99)))),
+    ("resource", token_request("")),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"), [*constants(), *MADE], ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_refusal_names_what_to_check(name: str, refusal: object) -> None:
+    assert isinstance(refusal, Refusal), name
+    detail = refusal.detail
+
+    assert POINTERS.search(detail), f"{name}: {detail!r} does not say what to do"
+    assert detail.isprintable()
+    assert len(detail) <= 256, "the log would cut it"
+    assert refusal.sentence.isprintable()
+    assert "unreachable" not in refusal.sentence.lower()
+
+
+def test_each_package_has_refusals() -> None:
+    rooms = {name.split(".")[1] for name, _ in constants()}
+
+    assert {"identity", "issuer", "server"} <= rooms
