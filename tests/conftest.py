@@ -9,7 +9,6 @@ import asyncio
 import functools
 import gc
 import inspect
-import operator
 import os
 import signal
 import socket
@@ -30,7 +29,7 @@ from tests.leaks import Ledger
 from tests.rights import Calls
 from tests.support import waiting
 from tests.support.default_clocks import replace_default_clocks
-from tests.support.waiting import until, until_sync
+from tests.support.waiting import until_sync
 from tests.testplane import up
 from tests.virtual_time import VirtualTimeLoop
 
@@ -220,10 +219,14 @@ def no_task_is_left_behind(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 async def _tasks_end() -> AsyncIterator[None]:
     yield
-    mine = asyncio.current_task()
-    await until(
-        lambda: [task for task in asyncio.all_tasks() if task is not mine], "the tasks end", holds=operator.not_
-    )
+    this, tasks = asyncio.current_task(), set[asyncio.Task[Any]]()
+    try:
+        async with asyncio.timeout(waiting.LIMIT_SECONDS):
+            # No polling: in virtual time it costs as much as the tasks have left to wait.
+            while tasks := asyncio.all_tasks() - {this}:
+                await asyncio.wait(tasks)
+    except TimeoutError:
+        pytest.fail(f"tasks have not ended: {tasks}")
 
 
 @pytest.fixture(autouse=True)
