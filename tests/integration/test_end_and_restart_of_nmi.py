@@ -142,3 +142,15 @@ async def test_without_fail_closed_the_redirect_stays_until_open_requests_are_an
         assert await ended == 0
         await asker.until(lambda came: len(came) >= 20)
         assert asker.reached_imds > 0, "--fail-closed prevents this; it also proves that the tests detect a leak"
+
+
+async def test_a_held_request_is_answered_503_when_the_drain_time_ends() -> None:
+    flags = ["--drain-timeout=1s", "--max-hold=60s"]
+    async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=flags)) as sandbox:
+        context = await run_pod(sandbox, "waiting", {"aadpodidbinding": "late"})
+        request = asyncio.create_task(ask(sandbox, context))
+        await request_held(sandbox)
+        assert await end(sandbox.nmis[NODE].program) == 0
+        answer = await request
+        assert answer.status == 503
+        assert answer.headers["Retry-After"]

@@ -160,8 +160,11 @@ def hold_to_the_oracle(data: bytes, answers: bytes) -> None:
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
 def test_both_lanes_answer_a_corpus_file_as_its_name_states(loopback_server: LoopbackServer, case: Case) -> None:
+    begun = loopback_server.running.fast
     slowly = loopback_server.ask([case.data, LAST], ready=False)
     before = loopback_server.running.fast
+    assert before == begun, "the general lane alone"
+    assert bool(loopback_server.running.issuer.asked) is (case.status == 200)
     again = loopback_server.ask([case.data, LAST], ready=True)
     assert slowly.startswith(b"HTTP/1.1 %d " % case.status)
     assert again == slowly

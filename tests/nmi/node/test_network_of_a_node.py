@@ -215,6 +215,7 @@ async def test_250_pods_are_not_disturbed_and_a_removed_pod_is_noticed(network: 
     changes = [f"link set v{number} mtu {1400 + number % 2}" for number in range(PODS)]
     changes += ["link set v1 down", "link set v1 up", "link set v2 down", "link set v2 name renamed"]
     changes += ["link set renamed up", "link set v3 txqueuelen 77", "link set v4 alias x"]
+    changes += ["link set v7 promisc on"]
     if bridged:
         changes += ["link set v5 type bridge_slave cost 10 hairpin on", "link set cni0 type bridge stp_state 1"]
         changes += ["link set cni0 type bridge stp_state 0", "link set v6 nomaster", "link set v6 master cni0"]

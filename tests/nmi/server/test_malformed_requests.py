@@ -227,6 +227,7 @@ ROOM = SMALL.head_bytes - len(START + b"A: \r\n\r\n")
         (Limit.HEADER_FIELDS, START + b"A: b\r\n" * 4 + b"\r\n", START + b"A: b\r\n" * 3 + b"\r\n", 431),
         (Limit.TARGET_BYTES, request_bytes("/" + "x" * 100), request_bytes("/" + "x" * 99), 431),
         (Limit.TARGET_BYTES, b"GET /" + b"x" * 200, request_bytes("/"), 431),
+        (Limit.BODY_BYTES, KNOWN + b"65\r\n\r\n", KNOWN + b"64\r\n\r\n" + b"x" * 64, 413),
         (Limit.BODY_BYTES, KNOWN + b"0" * 19 + b"\r\n\r\n", KNOWN + b"0" * 18 + b"\r\n\r\n", 413),
         (Limit.BODY_BYTES, CHUNKED + b"41\r\n", CHUNKED + b"40\r\n" + b"x" * 64 + b"\r\n0\r\n\r\n", 413),
         (Limit.BODY_BYTES, CHUNKED + b"ffffffff\r\n", CHUNKED + b"0\r\n\r\n", 413),
