@@ -227,6 +227,32 @@ def prune(plane: Plane) -> None:
         subprocess.run([*kubectl, "patch", "crd", each["metadata"]["name"], *patch], check=True, capture_output=True)
 
 
+async def assigns_with_the_go_implementations_definitions(cloud: EmulatedCloud, real: Plane) -> None:
+    """`helm upgrade` keeps these definitions."""
+    spec = {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo", "auxiliaryTenantIDs": None}
+    await asyncio.to_thread(create, real, IDENTITIES, "demo", spec)
+    await asyncio.to_thread(create, real, IDENTITIES, "fed", {"type": 3, "clientID": "c", "tenantID": "contoso.com"})
+    for name in ("demo", "fed"):
+        await asyncio.to_thread(create, real, BINDINGS, name, {"azureIdentity": name, "selector": name})
+        await asyncio.to_thread(run_pod, real, f"web-{name}", "n0", name)
+    await assigned(real, **{"web-demo": "Assigned", "web-fed": "Assigned"})
+    assert cloud.on(vm_id("n0")) == {"demo"}
+    path = BINDINGS.path("default", "demo")
+    await asyncio.to_thread(real.api, "PATCH", path, {"spec": {"weight": 7}}, "application/merge-patch+json")
+    name = "web-demo-default-demo"
+    copied = await until_read(
+        lambda: (
+            (found := stored(real, ASSIGNED_IDENTITIES, name))["spec"]["azureBindingRef"]["spec"].get("weight") == 7
+            and found
+        )
+    )
+    assert copied["status"]["status"] == "Assigned"
+    for each in ("demo", "fed"):
+        await asyncio.to_thread(real.api, "DELETE", PODS.path("default", f"web-{each}"))
+    await assigned(real)
+    assert cloud.on(vm_id("n0")) == set()
+
+
 async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_demand(
     cloud: EmulatedCloud, new_plane: NewPlane
 ) -> None:
@@ -238,7 +264,9 @@ async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_dem
     await until_read(lambda: real.api("GET", RECORD))
     (line,) = [line for line in first.read_log().splitlines() if "drop fields" in line]
     assert "azureidentities, azureidentitybindings, azurepodidentityexceptions, azureassignedidentities" in line
+    await assigns_with_the_go_implementations_definitions(cloud, real)
     assert await first.stop() == 0
+    assert "\nE" not in first.read_log(), first.read_log()
     # The steps of the log line: install the new definitions, repeat the upgrade. The administrator's MIC needs no role.
     await asyncio.to_thread(apply_definitions, real)
     await until_read(lambda: stored(real, EXCEPTIONS, "old")["spec"] == {"PodLabels": {"app": "x"}})

@@ -242,7 +242,9 @@ async def test_a_named_identity_is_left_out_immediately_and_retried_after_half_a
     assert now() - began == 1.0
     assert world.statuses()["two-default-two"] == "Created"
     assert "Managed Identity Operator" in world.message("two-default-two")
-    assert world.message("two-default-two").endswith("; quarantined: MIC tries again within 2 minutes")
+    assert world.message("two-default-two").endswith(
+        "(LinkedAuthorizationFailed); quarantined: MIC tries again within 2 minutes"
+    )
     assert done.again_after == pytest.approx(29.0)
     before = list(world.hosts.calls)
     world.add(pod("second", label="one"))

@@ -1,4 +1,4 @@
-"""/readyz, /debug/state and the gauges, from the objects that they show. Whole pages: `test_http_pages`."""
+"""/readyz, /debug/state and the gauges, from the objects that they show. Whole pages: `test_the_real_program`."""
 
 import asyncio
 import json

@@ -14,7 +14,7 @@ from mic.reconciliation.work_queue import PassResult
 from podidentity.azure.resource_ids import Host
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.support.mic import ASSIGNED, VM, MicWorld
-from tests.support.objects import identity_id, pod
+from tests.support.objects import binding, identity_id, pod
 from tests.virtual_time import now
 
 
@@ -98,6 +98,27 @@ async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_i
     await asyncio.sleep(50.0)
     assert await world.reconcile() == PassResult()
     assert world.statuses() == {}
+
+
+async def test_a_revocation_does_not_wait_for_an_update_of_its_host(world: MicWorld) -> None:
+    await world.assign()
+    update = world.hosts.update
+
+    async def slow(host: Host, change: Change) -> HostIdentities:
+        await asyncio.sleep(600.0)
+        return await update(host, change)
+
+    world.hosts.update = slow  # type: ignore[method-assign]  # one test's Azure
+    world.bind("other")
+    waiting = asyncio.create_task(world.reconcile())
+    await asyncio.sleep(1.0)
+    world.remove(binding("demo", identity="demo", selector="demo"))
+    await world.host_reconciler.revoke(VM)
+    assert world.api.store.get(ASSIGNED, "demo-default-demo", "default")["metadata"]["deletionTimestamp"]
+    assert not waiting.done()
+    await waiting
+    await world.settle()
+    assert world.attached(VM) == {"other"}
 
 
 async def test_an_object_states_that_azure_refuses_mics_credentials(world: MicWorld) -> None:

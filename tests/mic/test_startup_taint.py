@@ -1,6 +1,7 @@
 """MIC removes the start-up taint of a node when its NMI is Ready, not before, and changes nothing else of the node."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -52,7 +53,10 @@ def readiness(api: MemoryApi, node: str, namespace: str = "default", *, ready: b
     api.store.patch("pods", f"nmi-{node}", {"status": status}, namespace, subresource="status")
 
 
-async def test_a_node_loses_the_taint_when_its_nmi_becomes_ready_and_keeps_its_others(api: MemoryApi) -> None:
+async def test_a_node_loses_the_taint_when_its_nmi_becomes_ready_and_keeps_its_others(
+    api: MemoryApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     tainted(api, "n0", OTHER, TAINT, TAINT | {"effect": "NoExecute"})
     nmi(api, "n0", ready=False)
     await asyncio.sleep(5.0)
@@ -64,6 +68,7 @@ async def test_a_node_loses_the_taint_when_its_nmi_becomes_ready_and_keeps_its_o
     readiness(api, "n0", ready=True)
     await asyncio.sleep(5.0)
     assert taints(api, "n0") == [OTHER]
+    assert [each.message for each in caplog.records].count("NMI is ready on the node; start-up taint removed") == 2
 
 
 @pytest.mark.parametrize("why", ["not ready", "another namespace", "going", "another node"])

@@ -17,6 +17,7 @@ from tests.support.objects import set_id, vm_id
 from tests.support.waiting import until
 
 PAGE: Final = (ROOT / "docs" / "install-on-aks.md").read_text()
+TAINT: Final = {"key": "aadpodidentity.k8s.io/nmi-not-ready", "effect": "NoSchedule"}
 VERBS: Final = {"GET": "read", "PATCH": "write"}
 RESOURCE: Final = re.compile(
     r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/(Microsoft\.Compute/\w+)/[^/]+", re.IGNORECASE
@@ -71,6 +72,31 @@ async def test_identities_are_assigned_and_revoked_with_exactly_the_actions_of_t
     assert "Traceback" not in mic.read_log()
 
 
+async def test_flags_decide_about_namespaces_and_detaches_and_without_one_taints_stay(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+    cloud.api.store.patch("nodes", "n0", {"spec": {"taints": [TAINT]}})
+    labels = {"app.kubernetes.io/component": "nmi"}
+    meta = {"name": "nmi", "namespace": "default", "labels": labels}
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    spec = {"nodeName": "n0", "containers": [{"name": "nmi", "image": "nmi"}]}
+    cloud.api.store.create("pods", {"metadata": meta, "spec": spec, "status": ready})
+    cloud.api.store.create("namespaces", {"metadata": {"name": "team"}})
+    for name in ("demo", "later"):
+        cloud.identity(name)
+    cloud.pod("stranger", "n0", namespace="team")
+    cloud.pod("web", "n0")
+    mic = await cloud.mic("--forceNamespaced", "--detach-grace=1h")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    cloud.remove_pod("web")
+    await cloud.until(lambda: all("deletionTimestamp" in each["metadata"] for each in cloud.api.store.list(ASSIGNED)))
+    cloud.pod("later", "n0", label="later")
+    await cloud.until(lambda: cloud.assigned().get("later-default-later") == "Assigned")
+    assert cloud.on(vm_id("n0")) == {"demo", "later"}, "the grace period has not ended"
+    assert "stranger-team-demo" not in cloud.assigned()
+    assert cloud.api.store.get("nodes", "n0")["spec"]["taints"] == [TAINT]
+    assert 'watch="startup_taint_nodes"' not in await mic.page("/metrics")
+
+
 async def test_identities_assigned_before_a_kill_are_detached_after_it(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
@@ -93,6 +119,8 @@ async def test_only_the_leader_acts_and_a_second_process_takes_over(cloud: Emula
     second = await cloud.mic(active=False)
     cloud.pod("web", "n0")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    await cloud.until(lambda: "another candidate leads; waiting" in second.read_log())
+    assert 'reason="held by mic-0' in second.read_log()
     assert await first.stop() == 0
     await cloud.active(second)
     cloud.remove_pod("web")

@@ -86,13 +86,19 @@ async def test_hosts_without_a_response_are_reported_and_the_exit_code_is_1(clou
 
 
 async def test_the_output_repeats_the_flags_that_decide(cloud: EmulatedCloud) -> None:
-    answer = await plan(cloud, *MIC, "--forceNamespaced", "--immutable-user-msis=0123-secret-4567")
+    cloud.api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})
+    cloud.pod("far", "n0", namespace="elsewhere")
+    flags = ("--forceNamespaced", "--immutable-user-msis=0123-secret-4567", "--allowed-resource-groups=sub/rg")
+    answer = await plan(cloud, *MIC, *flags)
     assert "with --forceNamespaced=true, --immutable-user-msis=(1 client id)" in answer.out
+    assert "+ identity" in answer.out
+    assert "elsewhere/far" not in answer.out
     assert "0123-secret-4567" not in answer.out
     calls = len(cloud.arm.calls)
     answer = await plan(cloud, *PODIDCTL, "--allowed-resource-groups=other,sub/else", "--all")
     assert (answer.code, answer.err) == (3, "")
     assert "with --allowed-resource-groups=other,sub/else" in answer.out
+    assert "elsewhere/far" in answer.out
     assert "--allowed-resource-groups does not name the resource group of" in " ".join(answer.out.split())
     assert "+ identity" not in answer.out
     assert len(cloud.arm.calls) == calls, "a host that MIC may not change is not read"

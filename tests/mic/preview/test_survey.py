@@ -151,9 +151,12 @@ async def test_old_field_names_count_unless_the_upgrade_is_recorded_and_an_unrea
         assert {each.path for each in cloud.api.requests if "configmaps" in each.path} == {
             f"/api/v1/namespaces/{namespace}/configmaps/aad-pod-identity-config"
         }
+    kept = await plan(cloud, namespace, "--read-old-field-names")
+    assert kept.summary.objects["create"] == 1
 
 
-async def plan(cloud: EmulatedCloud, namespace: str) -> Preview:
+async def plan(cloud: EmulatedCloud, namespace: str, *flags: str) -> Preview:
     environ = {"MIC_POD_NAMESPACE": namespace} if namespace else {}
-    settings = await asyncio.to_thread(parse, ["--plan", f"--kubeconfig={cloud.folder / 'kubeconfig'}"], environ)
+    given = ["--plan", f"--kubeconfig={cloud.folder / 'kubeconfig'}", *flags]
+    settings = await asyncio.to_thread(parse, given, environ)
     return await survey(settings, ask_azure=False)
