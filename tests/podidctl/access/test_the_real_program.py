@@ -75,9 +75,17 @@ async def test_the_cluster_and_azure_are_read_and_nothing_is_written(cloud: Emul
     scoped = await access(cloud, "pod", "agent", azure=True)
     assert (scoped.code, scoped.err) == (0, "")
     assert "today: default/demo" in scoped.out
+    page = await access(cloud, "-o", "html", azure=True)
+    assert (page.code, page.err) == (0, "")
+    assert page.out.startswith("<!DOCTYPE html>\n")
+    assert page.out.rstrip().endswith("</html>")
+    assert "default/web" in page.out
     assert len(cloud.arm.writes()) == before
     before_review = cloud.folder / "before.json"
     before_review.write_text(answer.out)
+    unchanged = await access(cloud, "--diff", str(before_review), azure=True)
+    assert (unchanged.code, unchanged.err) == (0, "")
+    assert unchanged.out.startswith("0 changes")
     cloud.pod("thief", "n1")
     changed = await access(cloud, "--diff", str(before_review), azure=True)
     assert changed.code == 3

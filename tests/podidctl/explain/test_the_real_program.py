@@ -109,10 +109,27 @@ async def test_a_broken_binding_is_printed_with_the_next_action(cloud: EmulatedC
     assert as_json.document == yaml.safe_load(as_yaml.out)
     token = await predict(cloud, "web", "--client-id=a", "--resource-id=b")
     assert (token.code, token.document["status"], token.document["error"]) == (3, 400, "invalid_request")
+    absent = await ask(cloud, "absent")
+    assert (absent.code, absent.err) == (3, "")
+    assert "this pod does not exist" in absent.out
     cloud.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
     missing = await ask(cloud, "web")
     assert (missing.code, missing.out, missing.err.count("\n")) == (1, "", 1)
     assert "install deploy/crds" in missing.err
+
+
+async def test_nmis_own_flags_count_in_every_place_where_they_can_be_set(cloud: EmulatedCloud) -> None:
+    flags = ("--operation-mode=managed", "--forceNamespaced")
+    cloud.node("n0")
+    cloud.identity()
+    running(cloud)
+    nmi(cloud, "n0", *flags, label="app.kubernetes.io/component")
+    managed = await ask(cloud, "web")
+    assert managed.code == 0, managed.out
+    assert (await predict(cloud, "web")).document["outcome"] == "granted"
+    cloud.api.store.delete("pods", "nmi-n0", "kube-system", grace_seconds=0)
+    assert (await ask(cloud, "web")).code == 3
+    assert (await ask(cloud, "web", f"--nmi-flags={' '.join(flags)}")).code == 0
 
 
 async def test_events_of_nmi_and_mic_about_the_pod_are_printed_and_events_of_others_are_not(
