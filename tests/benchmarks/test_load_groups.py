@@ -1,6 +1,7 @@
-"""The groups of the load generator: their requests, the ids in these, and invalid groups."""
+"""The requests and groups of the load generator: their ids, requests that close the connection, and invalid groups."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -24,25 +25,16 @@ def test_an_id_is_within_the_uuid_that_the_sdk_generates(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "meant"),
+    ("fields", "closing"),
     [
-        (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
-        (
-            b"GET / HTTP/1.1\r\nconnection: Keep-Alive\r\nHost: h\r\n\r\n",
-            b"GET / HTTP/1.1\r\nConnection: close\r\nHost: h\r\n\r\n",
-        ),
-        (
-            b"GET / HTTP/1.1\r\nConnection: close\r\nHost: h\r\n\r\n",
-            b"GET / HTTP/1.1\r\nConnection: close\r\nHost: h\r\n\r\n",
-        ),
-        (
-            b"GET / HTTP/1.1\r\nX-Connection: a\r\n\r\n",
-            b"GET / HTTP/1.1\r\nX-Connection: a\r\nConnection: close\r\n\r\n",
-        ),
+        (b"Host: h\r\n", b"Host: h\r\nConnection: close\r\n"),
+        (b"connection: Keep-Alive\r\nHost: h\r\n", b"Connection: close\r\nHost: h\r\n"),
+        (b"Connection: close\r\nHost: h\r\n", b"Connection: close\r\nHost: h\r\n"),
+        (b"X-Connection: a\r\n", b"X-Connection: a\r\nConnection: close\r\n"),
     ],
 )
-def test_a_closing_request_contains_connection_close_once(made: bytes, meant: bytes) -> None:
-    assert Request(made).closing().text == meant
+def test_a_closing_request_contains_connection_close_once(fields: bytes, closing: bytes) -> None:
+    assert Request(b"GET / HTTP/1.1\r\n%s\r\n" % fields).closing().text == b"GET / HTTP/1.1\r\n%s\r\n" % closing
 
 
 def test_ids_keep_their_position_in_a_closing_request() -> None:
@@ -54,22 +46,20 @@ def test_ids_keep_their_position_in_a_closing_request() -> None:
         assert len(request.ids) == len(closing.ids)
 
 
+ONE = Group("one", 1, "127.0.0.1", 1, (curl(),))
+
+
 @pytest.mark.parametrize(
-    ("refused", "why"),
+    ("refused", "reason"),
     [
-        (Group("one", 0, "127.0.0.1", 1, (curl(),)), "line 5: CONNECTIONS has to be a number from 1 to 20000"),
-        (Group("one", 1, "localhost", 1, (curl(),)), "line 5: FIRST_SOURCE is no IPv4 address"),
-        (Group("one", 1, "127.0.0.1", 1, ()), "line 5: REQUESTS"),
-        (Group("one", 1, "127.0.0.1", 1, (curl(),), rate=0), "line 5: MILLIHERTZ"),
-        (Group("one", 1, "127.0.0.1", 1, (Request(TEXT, (3,)),)), "OFFSET is not where 16 hexadecimal digits begin"),
+        ([replace(ONE, connections=0)], "line 5: CONNECTIONS has to be a number from 1 to 20000"),
+        ([replace(ONE, first_source="localhost")], "line 5: FIRST_SOURCE is no IPv4 address"),
+        ([replace(ONE, requests=())], "line 5: REQUESTS"),
+        ([replace(ONE, rate=0)], "line 5: MILLIHERTZ"),
+        ([replace(ONE, requests=(Request(TEXT, (3,)),))], "OFFSET is not where 16 hexadecimal digits begin"),
+        ([ONE, ONE], "a name of its own, not one, one"),
     ],
 )
-def test_a_rejection_raises_a_value_error_for_the_caller(refused: Group, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        generator.run("127.0.0.1", 9, [refused], 0.01)
-
-
-def test_two_groups_of_one_name_are_rejected() -> None:
-    one = Group("one", 1, "127.0.0.1", 1, (curl(),))
-    with pytest.raises(ValueError, match="a name of its own, not one, one"):
-        generator.run("127.0.0.1", 9, [one, one], 0.01)
+def test_a_rejection_raises_a_value_error_for_the_caller(refused: list[Group], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        generator.run("127.0.0.1", 9, refused, 0.01)

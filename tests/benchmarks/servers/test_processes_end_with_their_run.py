@@ -1,6 +1,5 @@
 """No process of the servers remains after a run that was killed, and each runs on its core."""
 
-import operator
 import os
 import signal
 import subprocess
@@ -30,10 +29,6 @@ def runs(pid: int) -> bool:
         return False
 
 
-def until_ended(pids: list[int]) -> None:
-    until_sync(lambda: [pid for pid in pids if runs(pid)], "the processes end", holds=operator.not_)
-
-
 def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
     where = os.environ | {"TMPDIR": str(tmp_path)}
     command, pipe = [sys.executable, "-c", RUN], subprocess.PIPE
@@ -45,7 +40,7 @@ def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
             assert all(runs(pid) for pid in pids)
         finally:
             run.kill()
-    until_ended(pids)
+    until_sync(lambda: not any(map(runs, pids)), "the processes end")
 
 
 def test_a_program_is_pinned_to_its_core_from_the_start(tmp_path: Path) -> None:
