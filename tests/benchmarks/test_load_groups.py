@@ -1,27 +1,14 @@
-"""The requests and groups of the load generator: their ids, requests that close the connection, and invalid groups."""
+"""The groups of the load generator: requests that close the connection, and invalid groups."""
 
-import re
 from dataclasses import replace
 
 import pytest
 
-from benchmarks.load import generator, requests
+from benchmarks.load import generator
 from benchmarks.load.generator import Group, Request
 from benchmarks.load.requests import curl
 
-CLIENT_ID = "5f8d0c1e-2b7a-4c55-9a34-7f9e2d1c0b6a"
 TEXT = b"GET / HTTP/1.1\r\nHost: h\r\nId: 0123456789abcdef\r\n\r\n"
-TOKEN = {**requests.SDKS, "curl": requests.curl, "plain": requests.plain}
-
-
-@pytest.mark.parametrize("name", TOKEN)
-def test_an_id_is_within_the_uuid_that_the_sdk_generates(name: str) -> None:
-    request = TOKEN[name](CLIENT_ID)
-    field = re.search(rb"(?i)\r\nx-ms-client-request-id: ([0-9a-f-]{36})\r\n", request.text)
-    assert bool(field) == bool(request.ids) == (name not in {"curl", "plain", "azure-identity, Java"})
-    for at in request.ids:
-        assert field
-        assert at == field.end(1) - 17, "its last 16 digits, and the hyphen between them"
 
 
 @pytest.mark.parametrize(
@@ -35,15 +22,6 @@ def test_an_id_is_within_the_uuid_that_the_sdk_generates(name: str) -> None:
 )
 def test_a_closing_request_contains_connection_close_once(fields: bytes, closing: bytes) -> None:
     assert Request(b"GET / HTTP/1.1\r\n%s\r\n" % fields).closing().text == b"GET / HTTP/1.1\r\n%s\r\n" % closing
-
-
-def test_ids_keep_their_position_in_a_closing_request() -> None:
-    for name, of_sdk in requests.SDKS.items():
-        request = of_sdk(CLIENT_ID)
-        closing = request.closing()
-        of = [each.text[at : at + 17] for each in (request, closing) for at in each.ids]
-        assert len(set(of)) <= 1, name
-        assert len(request.ids) == len(closing.ids)
 
 
 ONE = Group("one", 1, "127.0.0.1", 1, (curl(),))

@@ -1,4 +1,4 @@
-"""Statistics of rounds: properties that are true for all measurements."""
+"""Statistics of rounds, and the reasons against a run."""
 
 import statistics
 from collections.abc import Callable
@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.paired import Round, Sample, control, dirty, judged, objections, quartiles, ratios, served
 from benchmarks.results import Quartiles, Results
@@ -16,36 +14,11 @@ from tests.benchmarks.sample_results import control as invented_control
 
 Change = Callable[[Results], Results]
 USUAL = {"rps": 1_000.0, "cpu": 8.0, "p50": 200.0, "p99": 400.0}
-FIGURES = st.floats(min_value=0.1, max_value=1e6, allow_nan=False)
 
 
 def round_of(rps: float, cpu: float = 8.0, *, p50: float = 200.0, p99: float = 400.0, disturbed: bool = False) -> Round:
     sample = Sample(1_000, rps, p50, p99, 2 * p99, {200: 1_000}, {}, 0.5)
     return Round(sample, cpu, cpu * 0.25, cpu * 0.75, disturbed)
-
-
-ROUNDS = st.lists(
-    st.builds(lambda rps, cpu, p50, p99: round_of(rps, cpu, p50=p50, p99=p99), FIGURES, FIGURES, FIGURES, FIGURES),
-    min_size=1,
-    max_size=30,
-)
-
-
-@given(ROUNDS, st.floats(min_value=0.01, max_value=100))
-def test_a_server_that_is_faster_by_a_factor_has_that_ratio(rounds: list[Round], factor: float) -> None:
-    faster = [replace(one, sample=replace(one.sample, rps=one.sample.rps * factor)) for one in rounds]
-    found = ratios(faster, rounds)
-    assert (found.rps.low, found.rps.median, found.rps.high) == pytest.approx((factor,) * 3)
-    assert (found.cpu, found.p50, found.p99) == (Quartiles(1, 1, 1),) * 3
-
-
-@given(st.lists(FIGURES, min_size=15, max_size=25), st.lists(FIGURES, min_size=25, max_size=25))
-def test_changes_of_the_machines_speed_between_rounds_change_no_ratio(speeds: list[float], cpu: list[float]) -> None:
-    slow = [round_of(speed, burnt) for speed, burnt in zip(speeds, cpu, strict=False)]
-    fast = [round_of(speed * 1.3, burnt * 0.7) for speed, burnt in zip(speeds, cpu, strict=False)]
-    found = ratios(fast, slow)
-    assert (found.rps.low, found.rps.high) == pytest.approx((1.3, 1.3))
-    assert (found.cpu.low, found.cpu.high) == pytest.approx((0.7, 0.7))
 
 
 def test_quartiles_use_the_inclusive_method() -> None:
@@ -55,7 +28,7 @@ def test_quartiles_use_the_inclusive_method() -> None:
 
 def test_rounds_are_compared_pairwise_and_not_by_their_medians() -> None:
     ours, theirs = [round_of(10), round_of(40), round_of(90)], [round_of(40), round_of(20), round_of(30)]
-    assert ratios(ours, theirs).rps.median == 2
+    assert ratios(ours, theirs).rps.median == 2, "a change of the machine's speed between rounds has no effect"
     assert statistics.median([10, 40, 90]) / statistics.median([40, 20, 30]) != 2
 
 

@@ -88,14 +88,11 @@ def test_disturbances_and_unexpected_answers_are_below_the_case() -> None:
     assert "Not 200" not in table(FULL)
 
 
-def test_the_page_equals_the_output_for_the_newest_accepted_run() -> None:
-    assert standing(DOCUMENT, MAKER) == made(DOCUMENT)
-
-
-def test_the_plots_on_the_page_exist() -> None:
-    run = newest()
-    shown = [line.partition("](")[2].removesuffix(")") for line in made(DOCUMENT).splitlines() if line.startswith("![")]
-    assert bool(shown) == bool(run)
+def test_the_page_equals_the_output_for_the_newest_accepted_run_and_has_its_plots() -> None:
+    page = made(DOCUMENT)
+    assert standing(DOCUMENT, MAKER) == page
+    shown = [line.partition("](")[2].removesuffix(")") for line in page.splitlines() if line.startswith("![")]
+    assert bool(shown) == bool(newest())
     for picture in shown:
         assert (DOCUMENT.parent / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -108,14 +105,9 @@ def test_the_latest_accepted_full_run_is_used(results: Path) -> None:
     write(replace(later(4, "4444444444"), changed=True), results)
     (results / "controller-2027-01-01-5555555555.json").write_text("{}")
     assert newest(results) == (best, later(1, "1111111111"))
-
-
-def test_of_two_runs_of_one_day_the_later_one_is_used(results: Path) -> None:
-    write(replace(FULL, commit="ffffffffff"), results)
-    write(replace(FULL, commit="0000000000", date=FULL.date + timedelta(hours=1)), results)
-    found = newest(results)
-    assert found is not None
-    assert found[1].commit == "0000000000"
+    last = later(1, "0000000000", replace(FULL, date=FULL.date + timedelta(hours=1)))
+    file = write(last, results)
+    assert newest(results) == (file, last), "the later one of a day"
 
 
 def test_the_absence_of_an_accepted_run_is_reported(results: Path, readme: Path) -> None:

@@ -4,8 +4,12 @@ One node and one NMI serve all tests that only send requests. Neither is pinned 
 """
 
 import json
+import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +17,7 @@ from benchmarks.load.nginx import nginx
 from benchmarks.load.node import Node, node
 from benchmarks.load.node_servers import NodeServers, node_servers
 from benchmarks.load.peers.starting import on_aiohttp, plain
-from benchmarks.load.servers import METADATA, TOKEN_PATH, Listening, ask, check
+from benchmarks.load.servers import METADATA, TOKEN_PATH, Listening, ask, check, running, wait_until
 from benchmarks.load.wire import FIRST_POD, TIME_WAIT, led_to, wire
 from podidentity_sandbox.processes import ProgramError
 from tests.support.waiting import until_sync
@@ -183,3 +187,13 @@ def test_pods_reach_nmi_by_its_rule_and_nginx_by_an_equal_one() -> None:
             check(led, answer, source=pods[-1])
             assert (led.address, led.port, led.pids) == ("169.254.169.254", 80, server.pids)
             assert other.node.call(TIME_WAIT.read_text).strip() == "5"
+
+
+def test_a_program_is_pinned_to_its_core_from_the_start(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    code = "import os, time; print(os.sched_getaffinity(0), flush=True); time.sleep(60)"
+    log = tmp_path / "log"
+    with running("it", [sys.executable, "-c", code], log=log, core=core) as process:
+        wait_until(lambda: "}" in log.read_text(), process, "it", log)
+        assert log.read_text().strip() == f"{{{core}}}"
+    assert process.returncode == -signal.SIGTERM
