@@ -84,24 +84,20 @@ def machine(tmp_path: Path) -> Path:
     return machine
 
 
-def names(machine: Path, *packages: str) -> set[str]:
-    return set(listed_programs.allowed_programs(packages, machine))
-
-
-def test_essential_packages_and_what_they_need_are_allowed(machine: Path) -> None:
-    assert names(machine) == {"ls", "ldconfig"}
-
-
-def test_a_package_brings_what_it_depends_on_also_by_another_name(machine: Path) -> None:
-    assert names(machine, "git") == {"ls", "ldconfig", "git", "perl", "more-pager", "mawk", "awk"}
-
-
-def test_a_package_that_is_not_installed_adds_nothing(machine: Path) -> None:
-    assert names(machine, "curl", "valgrind") == {"ls", "ldconfig"}
-
-
-def test_a_machine_without_dpkg_has_no_allowed_program(tmp_path: Path) -> None:
-    assert names(tmp_path, "git") == set()
+@pytest.mark.parametrize(
+    ("packages", "more"),
+    [
+        ([], set()),
+        (["git"], {"git", "perl", "more-pager", "mawk", "awk"}),
+        (["curl", "valgrind"], set()),
+    ],
+    ids=["essential packages and what they need", "dependencies, also by another name", "packages not installed"],
+)
+def test_the_programs_of_packages_and_of_what_they_need_are_allowed(
+    machine: Path, packages: list[str], more: set[str]
+) -> None:
+    assert set(listed_programs.allowed_programs(packages, machine)) == {"ls", "ldconfig"} | more
+    assert listed_programs.allowed_programs(packages, machine.parent) == {}, "a machine without dpkg"
 
 
 def test_the_folder_has_the_programs_and_nothing_of_an_earlier_run(machine: Path, tmp_path: Path) -> None:
@@ -135,9 +131,6 @@ for_node() {
     ):
         listed = listed_programs.listed_packages(groups, root_user=root_user, script=script)
         assert listed == required | more
-
-
-def test_root_gets_the_packages_of_the_real_script() -> None:
     assert {"nftables", "conntrack"} <= listed_programs.listed_packages(["test"], root_user=True)
 
 

@@ -5,9 +5,8 @@ import re
 
 import pytest
 
-from tests.observability.faults import FAULTS
 from tests.observability.pack import RUNBOOKS, Alert, alerts, dashboard, expectations, queries, selectors
-from tests.observability.scraped import GONE, Seen, look
+from tests.observability.scraped import FAULTS, GONE, Seen, look
 
 # The first of these tests waits for all results.
 pytestmark = pytest.mark.timeout(120)
