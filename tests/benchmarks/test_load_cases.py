@@ -86,3 +86,16 @@ def test_a_disturbance_is_repeated_until_the_load_ends_and_its_error_is_raised()
 
     with pytest.raises(OSError, match="on purpose"), repeated(call, 0.01):
         assert third.wait(LIMIT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "closing"),
+    [
+        (b"Host: h\r\n", b"Host: h\r\nConnection: close\r\n"),
+        (b"connection: Keep-Alive\r\nHost: h\r\n", b"Connection: close\r\nHost: h\r\n"),
+        (b"Connection: close\r\nHost: h\r\n", b"Connection: close\r\nHost: h\r\n"),
+        (b"X-Connection: a\r\n", b"X-Connection: a\r\nConnection: close\r\n"),
+    ],
+)
+def test_a_closing_request_contains_connection_close_once(fields: bytes, closing: bytes) -> None:
+    assert Request(b"GET / HTTP/1.1\r\n%s\r\n" % fields).closing().text == b"GET / HTTP/1.1\r\n%s\r\n" % closing

@@ -1,10 +1,8 @@
-"""The load generator's histogram of times, and the build of its program."""
+"""The load generator's histogram of times."""
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -67,15 +65,3 @@ def test_buckets_are_distinct_and_complete(counted: Counted) -> None:
     assert [counted([ns]).buckets[0][0] for ns in (0, 255, 256, 257, 258)] == [0, 255, 256, 256, 257]
     beyond = counted([-5, 10**12])
     assert (beyond.buckets[0], beyond.count, beyond.max_us) == ((0, 1), 2, 1e9)
-
-
-def test_the_generator_is_built_if_missing_or_outdated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "some" / "generator"
-    monkeypatch.setattr(generator, "PROGRAM", program)
-    assert generator.built() == program
-    assert os.access(program, os.X_OK)
-    first = program.stat().st_ino
-    assert generator.built().stat().st_ino == first
-    os.utime(program, (1, 1))
-    assert generator.built().stat().st_ino != first
-    assert [path.name for path in program.parent.iterdir()] == [program.name]

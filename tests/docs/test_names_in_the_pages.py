@@ -91,12 +91,10 @@ def known() -> set[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "runbooks"], ids=lambda page: page.name)
-def test_every_flag_metric_and_file_that_a_page_names_exists(page: Path, known: set[str]) -> None:
+def test_every_flag_and_metric_that_a_page_names_exists(page: Path, known: set[str]) -> None:
     text = page.read_text()
     assert set(re.findall(r"(?<![\w-])--([A-Za-z][A-Za-z-]*[A-Za-z])", text)) <= known
     assert set(re.findall(r"aadpodidentity_[a-z0-9_]+", text)) <= NAMES
-    for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)", text):
-        assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 def commands(page: Path) -> Iterator[str]:
@@ -124,9 +122,11 @@ def test_the_number_of_commands_is_plausible() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_command_for_a_deployment_or_daemonset_names_an_installed_one_and_its_namespace(
+def test_links_lead_to_files_and_commands_to_installed_objects_with_their_namespace(
     page: Path, installed: set[tuple[str, str]]
 ) -> None:
+    for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
     for command in commands(page):
         named = {(KINDS[kind], name) for kind, name in OBJECT.findall(command)}
         assert named <= installed

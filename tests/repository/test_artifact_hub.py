@@ -6,7 +6,6 @@ Source of the rules: artifacthub/hub, docs/helm_annotations.md and docs/metadata
 import re
 from typing import Any, Final
 
-import pytest
 import yaml
 
 from tools.chart.rendering import CHART, ROOT
@@ -43,20 +42,6 @@ def test_artifact_hub_knows_the_annotations_and_they_state_the_facts_of_the_char
     assert faults(ANNOTATIONS) == []
     assert ANNOTATIONS[f"{PREFIX}prerelease"] == str("-" in CHART_FILE["version"]).lower()
     assert (ROOT / "LICENSE").read_text().startswith(f"{ANNOTATIONS[f'{PREFIX}license']} License")
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"artifacthub.io/licence": "MIT"},
-        {"artifacthub.io/prerelease": True},
-        {"artifacthub.io/prerelease": "yes"},
-        {"artifacthub.io/crds": "kind: A"},
-        {"artifacthub.io/category": "identity"},
-    ],
-)
-def test_wrong_annotations_are_found(wrong: dict[str, Any]) -> None:
-    assert faults(wrong)
 
 
 def test_the_listed_definitions_are_those_of_the_chart() -> None:

@@ -72,17 +72,6 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_pages_of_docs_and_pages_outside_are_in_the_site(repository: Path) -> None:
-    done = build(repository, repository / "site")
-    assert done.returncode == 0, done.stderr
-    index = (repository / "site/index.html").read_text()
-    for link in ("other.html#part", "README.html", "folder/index.html"):
-        assert f'href="{link}"' in index
-    assert 'href="data.json"' in (repository / "site/folder/index.html").read_text()
-    assert (repository / "site/folder/data.json").read_text() == "{}"
-    assert 'href="index.html"' in (repository / "site/README.html").read_text()
-
-
 @pytest.mark.parametrize(
     ("path", "text", "message"),
     [
