@@ -74,16 +74,21 @@ def install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install:
 
     @functools.cache
     def installed(*without: str) -> Path:
-        home = tmp_path_factory.mktemp("environment")
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(home)], check=True)
-        (site,) = home.glob("lib/python3*/site-packages")
+        site = environment(wheel, tmp_path_factory.mktemp("environment"))
         for each in Path(sysconfig.get_path("purelib")).iterdir():
             if each.suffix != ".pth" and not each.name.startswith(("aad_pod_identity", "__editable__", *without)):
                 (site / each.name).symlink_to(each)
-        zipfile.ZipFile(wheel).extractall(site)
-        return home / "bin" / "python3"
+        return site.parents[2] / "bin" / "python3"
 
     return installed
+
+
+def environment(wheel: Path, home: Path) -> Path:
+    """Make a virtual environment in *home* with the *wheel* only. Return the folder of its packages."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(home)], check=True)
+    (site,) = home.glob("lib/python3*/site-packages")
+    zipfile.ZipFile(wheel).extractall(site)
+    return site
 
 
 def run(python: Path, folder: Path, code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -128,10 +133,7 @@ def base_dependencies(requirements: list[str], found: set[str]) -> None:
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh virtual environment with the wheel and its base dependencies."""
-    home = tmp_path_factory.mktemp("base")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(home)], check=True)
-    (site,) = home.glob("lib/python3*/site-packages")
-    zipfile.ZipFile(wheel).extractall(site)
+    site = environment(wheel, tmp_path_factory.mktemp("base"))
     (metadata,) = site.glob("*.dist-info/METADATA")
     prefix = "Requires-Dist: "
     requirements = [line.removeprefix(prefix) for line in metadata.read_text().splitlines() if line.startswith(prefix)]
@@ -145,7 +147,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             target = Path(str(distribution(name).locate_file(top)))
             if top != ".." and not (site / top).exists():
                 (site / top).symlink_to(target)
-    return home / "bin" / "python3"
+    return site.parents[2] / "bin" / "python3"
 
 
 @pytest.mark.nightly
