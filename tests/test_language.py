@@ -10,25 +10,21 @@ ALL = read_phrases(PHRASES.read_text())
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "found"),
     [
-        "Whoever may write it",
-        "def test_nobody_gets_it()",
-        "MIC is told",
-        "# the pod is\n    # told so",
-        "as the reference does",
+        ("Whoever may write it", 1),
+        ("def test_nobody_gets_it()", 1),
+        ("MIC is told", 1),
+        ("# the pod is\n    # told so", 1),
+        ("as the reference does", 1),
+        ("reference: pkg/mic/mic.go", 0),
+        ("the reference to the object", 0),
+        ("a besieged town", 0),
+        ("is toldable", 0),
     ],
 )
-def test_a_banned_phrase_is_found(text: str) -> None:
-    assert len(list(findings("a.py", text, ALL))) == 1
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["reference: pkg/mic/mic.go", "the reference to the object", "a besieged town", "he goes bye", "is toldable"],
-)
-def test_other_text_is_not(text: str) -> None:
-    assert list(findings("a.py", text, ALL)) == []
+def test_a_banned_phrase_is_found_and_other_text_is_not(text: str, found: int) -> None:
+    assert len(list(findings("a.py", text, ALL))) == found
 
 
 def test_a_finding_names_its_line_and_the_key_of_its_budget() -> None:
@@ -42,7 +38,4 @@ def test_a_finding_names_its_line_and_the_key_of_its_budget() -> None:
 
 def test_more_than_the_budget_fails() -> None:
     assert over_budget({"a": 2, "b": 1, "c": 1}, {"a": 1, "b": 1}) == ["a", "c"]
-
-
-def test_the_budget_names_directories_with_phrases_only() -> None:
     assert all(count > 0 for count in json.loads(BUDGET.read_text()).values())

@@ -95,14 +95,13 @@ def test_each_combination_of_needs_has_one_target() -> None:
             assert len([each for each in made if runs(*each, "tests/test_a.py", markers)]) == 1, chosen
 
 
+def test_each_long_file_exists() -> None:
+    assert [path for path in selection.LONG if not (selection.TESTS / path).is_file()] == []
+
+
 def test_needs_follow_from_fixtures_and_directories() -> None:
     assert set(selection.needs_of(PurePath("deploy/test_a.py"), frozenset({"plane"}))) == {"tools", "plane"}
     assert set(selection.needs_of(PurePath("deployed/test_a.py"), frozenset({"tmp_path"}))) == set()
-
-
-@pytest.mark.parametrize("path", selection.LONG)
-def test_a_long_file_exists(path: str) -> None:
-    assert (selection.TESTS / path).is_file()
 
 
 @pytest.mark.parametrize("name", ["kubectl", "helm", "actionlint"])
@@ -112,69 +111,36 @@ def test_a_test_without_the_marker_downloads_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv",
+    ("command", "recognised"),
     [
-        ["/tree/.venv/bin/python", "-m", "nmi", "--node=a"],
-        ["/usr/bin/setpriv", "--pdeathsig", "KILL", "--", "/tree/.venv/bin/python", "-m", "mic"],
-        ["ip", "netns", "exec", "a", "/tree/.venv/bin/podidctl", "doctor"],
-        ["podidctl", "explain", "web"],
+        ("/tree/.venv/bin/python -m nmi --node=a", True),
+        ("/usr/bin/setpriv --pdeathsig KILL -- /tree/.venv/bin/python -m mic", True),
+        ("ip netns exec a /tree/.venv/bin/podidctl doctor", True),
+        ("podidctl explain web", True),
+        ("/tree/.venv/bin/python -m pytest tests/nmi", False),
+        ("/bin/ls nmi", False),
+        ("grep -m 1 mic", False),
+        ("/tree/.venv/bin/python -c 'import nmi'", False),
     ],
-    ids=" ".join,
 )
-def test_a_command_that_starts_a_program_is_recognised(argv: list[str]) -> None:
-    assert selection.starts_program(argv)
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["/tree/.venv/bin/python", "-m", "pytest", "tests/nmi"],
-        ["/bin/ls", "nmi"],
-        ["grep", "-m", "1", "mic"],
-        ["/tree/.venv/bin/python", "-c", "import nmi"],
-    ],
-    ids=" ".join,
-)
-def test_another_command_is_allowed(argv: list[str]) -> None:
-    assert not selection.starts_program(argv)
-
-
-HELP = [sys.executable, "-m", "podidctl", "--help"]
+def test_a_command_that_starts_a_program_is_recognised(command: str, recognised: bool) -> None:
+    assert selection.starts_program(shlex.split(command)) is recognised
 
 
 def test_a_test_without_the_marker_starts_no_program() -> None:
+    command = [sys.executable, "-m", "podidctl", "--help"]
     with pytest.raises(RuntimeError, match="add the marker programs"):
-        subprocess.run(HELP, check=True, timeout=60)
-
-
-async def test_an_async_test_without_the_marker_starts_no_program() -> None:
+        subprocess.run(command, check=True, timeout=60)
     with pytest.raises(RuntimeError, match="add the marker programs"):
-        await asyncio.create_subprocess_exec(*HELP)
-
-
-@pytest.mark.programs
-def test_a_test_with_the_marker_may_start_one() -> None:
-    done = subprocess.run(HELP, capture_output=True, check=True, timeout=60)
-    assert b"podidctl" in done.stdout
+        asyncio.run(asyncio.create_subprocess_exec(*command))
 
 
 def test_child_processes_handle_sigint_where_the_parent_of_pytest_ignores_it() -> None:
     """Run a test of Ctrl-C as a child of `nohup make test &` would be: with SIGINT ignored."""
     test = "tests/test_selection.py::test_a_child_process_ends_by_sigint"
+    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
     done = subprocess.run(
-        [
-            "/bin/sh",
-            "-c",
-            'trap "" INT; exec "$@"',
-            "sh",
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            test,
-        ],
+        ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *pytest_command],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         capture_output=True,

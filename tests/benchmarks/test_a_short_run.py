@@ -17,6 +17,7 @@ from benchmarks.load.node import node
 from benchmarks.load.node_servers import node_servers
 from benchmarks.machine import Cores
 from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
+from tests.support.waiting import until_sync
 
 pytestmark = pytest.mark.tools
 
@@ -45,8 +46,7 @@ def test_the_clients_of_held_requests_are_not_answered() -> None:
         (pod,) = around.add_pods(1, assigned=False)
         with socket.create_connection((ours.address, ours.port), source_address=(pod, 0)) as client:
             client.sendall(requests.plain().text)
-            while ours.held() != 1:
-                time.sleep(0.02)
+            until_sync(lambda: ours.held() == 1)
             with pytest.raises(BlockingIOError):
                 client.recv(1, socket.MSG_DONTWAIT)
 

@@ -43,21 +43,11 @@ def test_each_size_has_its_costs_and_other_rows_have_none() -> None:
     )
 
 
-def test_the_document_contains_the_table_of_one_of_the_results_files() -> None:
-    assert standing(DOCUMENT, MAKER) in {
-        table(json.loads(file.read_text())) for file in RESULTS.glob("controller-*.json")
-    }
-
-
-def test_the_document_contains_the_first_tokens_of_one_results_file() -> None:
-    assert standing(DOCUMENT, TOKENS) in {
-        tokens_table(json.loads(file.read_text())) for file in RESULTS.glob("controller-*.json")
-    } - {""}
-
-
-def test_no_results_file_names_a_machine_or_a_directory() -> None:
-    for file in RESULTS.glob("controller-*.json"):
-        found = json.loads(file.read_text())
+def test_the_document_contains_the_tables_of_results_files_that_name_no_machine_or_directory() -> None:
+    results = [json.loads(file.read_text()) for file in RESULTS.glob("controller-*.json")]
+    assert standing(DOCUMENT, MAKER) in map(table, results)
+    assert standing(DOCUMENT, TOKENS) in {*map(tokens_table, results)} - {""}
+    for found in results:
         assert set(found["machine"]) == {"cpu", "cores", "kernel", "python", "uvloop", "memory_gib"}
         assert all("/" not in str(value) for value in (*found["machine"].values(), found["commit"], found["date"]))
         assert all(set(map(type, row.values())) <= {str, int, float} for row in found["rows"])

@@ -16,6 +16,7 @@ cpu1 1 0 2 9000 0 0 0 400 0 0
 cpu20 5 5 5 5 5 5 5 5 5 5
 intr 1 2 3
 """
+APART = "CONFIG_HZ=250\nCONFIG_IRQ_TIME_ACCOUNTING=y\n"
 
 
 @pytest.fixture
@@ -27,10 +28,6 @@ def proc(tmp_path: Path) -> Path:
             folder.mkdir(parents=True)
             (folder / "schedstat").write_text(f"{nanoseconds} 99 99\n")
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b) c) S {'0 ' * 10}40 60 0 0 20 0 1 0 5\n")
-    (tmp_path / "cpuinfo").write_text(
-        "processor\t: 0\nmodel name\t: A Processor 9000\nflags\t\t: fpu hypervisor sse\n\nprocessor\t: 1\n"
-    )
-    (tmp_path / "loadavg").write_text("0.52 0.4 0.3 1/200 4711\n")
     return tmp_path
 
 
@@ -38,9 +35,6 @@ def test_a_core_is_busy_if_it_is_not_idle_also_for_other_virtual_machines(proc: 
     assert Cores(proc, proc).busy(0) == (100 + 20 + 300 + 6 + 70 + 8) / TICKS
     assert Cores(proc, proc).busy(1) == 403 / TICKS
     assert Cores(proc, proc).stolen(1) == 400 / TICKS
-
-
-APART = "CONFIG_HZ=250\nCONFIG_IRQ_TIME_ACCOUNTING=y\n"
 
 
 @pytest.mark.parametrize(
@@ -60,22 +54,14 @@ def test_interrupts_count_only_if_the_kernel_charges_them_to_a_process(
     assert Cores(proc, boot).busy(0) == ticks / TICKS
 
 
-def test_the_time_of_processes_is_that_of_all_their_threads(proc: Path) -> None:
-    assert Cores(proc, proc).used([7]) == 1.75
-    assert Cores(proc, proc).used([7, 9]) == 1.750000001
-    assert Cores(proc, proc).used([]) == 0
-
-
-def test_an_ended_thread_is_skipped_and_an_ended_process_is_not(proc: Path) -> None:
+def test_the_time_of_processes_is_that_of_all_their_threads_that_run(proc: Path) -> None:
+    cores = Cores(proc, proc)
+    assert [cores.used(pids) for pids in ([7], [7, 9], [])] == [1.75, 1.750000001, 0]
+    assert cores.split([7, 9]) == (80 / TICKS, 120 / TICKS), "user and system time, for any process name"
     (proc / "7" / "task" / "8" / "schedstat").unlink()
-    assert Cores(proc, proc).used([7]) == 1.5
+    assert cores.used([7]) == 1.5
     with pytest.raises(FileNotFoundError):
-        Cores(proc, proc).used([77])
-
-
-def test_user_and_system_time_are_parsed_for_any_process_name(proc: Path) -> None:
-    assert Cores(proc, proc).split([7]) == (40 / TICKS, 60 / TICKS)
-    assert Cores(proc, proc).split([7, 9]) == (80 / TICKS, 120 / TICKS)
+        cores.used([77])
 
 
 def test_the_commit_is_reported_with_whether_files_differ(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -44,26 +44,17 @@ def sigma_alerts(name: str, lines: Iterable[Line]) -> list[Line]:
     return [{**row, **json.loads(row.get("group_keys", "{}"))} for row in found]
 
 
-def kql_alerts(name: str, lines: Iterable[Line]) -> list[dict[str, Any]]:
-    """Return the rows that the query *name* finds, if a workspace contains *lines* as the log of NMI's container."""
-    rows = [(moment(line), "kube-system", "nmi", "node-0", json.dumps(line)) for line in lines]
-    return _run(name, rows)
-
-
-def kql_alerts_of_container(
-    name: str, lines: Iterable[Line], *, namespace: str, container: str
+def kql_alerts(
+    name: str, lines: Iterable[Line], *, namespace: str = "kube-system", container: str = "nmi"
 ) -> list[dict[str, Any]]:
-    """Return the rows that the query *name* finds if a container elsewhere prints *lines*."""
-    return _run(name, [(moment(line), namespace, container, "node-0", json.dumps(line)) for line in lines])
-
-
-def _run(name: str, rows: Sequence[tuple[datetime, str, str, str, str]]) -> list[dict[str, Any]]:
+    """Return the rows that the query *name* finds, if a workspace contains *lines* as the log of the *container*."""
     database = duckdb_kql.connect()
     database.execute(
         "CREATE TABLE ContainerLogV2 (TimeGenerated TIMESTAMP, PodNamespace VARCHAR, ContainerName VARCHAR, "
         "Computer VARCHAR, LogMessage JSON)"
     )
-    for row in rows:
+    for line in lines:
+        row = (moment(line), namespace, container, "node-0", json.dumps(line))
         database.execute("INSERT INTO ContainerLogV2 VALUES (?, ?, ?, ?, ?)", row)
     result = duckdb_kql.query(database, kql(name))
     found = [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]

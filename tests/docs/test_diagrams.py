@@ -22,11 +22,6 @@ COLOURS: Final = """(() => {
 })()"""
 
 
-def test_every_picture_has_a_source() -> None:
-    assert len(NAMES) >= 5
-    assert {each.stem for each in SOURCES.glob("*.svg")} == set(NAMES) - {"overview"}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_diagram_has_the_title_and_the_description_of_its_source(name: str) -> None:
     head = HEAD.match((SOURCES / f"{name}.d2").read_text())
@@ -44,15 +39,11 @@ def test_a_source_without_title_and_description_is_refused(source: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_diagram_loads_nothing(name: str) -> None:
+def test_a_diagram_loads_nothing_and_is_shown_with_a_text(name: str) -> None:
     text = picture(name).read_text()
     addresses = re.findall(r"(?:href=|url\()[\"']?([^\"')]+)", text)
     assert [each for each in addresses if not each.startswith(("data:", "#"))] == []
     assert "<script" not in text
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_diagram_is_shown_with_a_text(name: str) -> None:
     texts = [
         found["text"]
         for page in [*DOCS.rglob("*.md"), ROOT / "README.md"]

@@ -57,6 +57,7 @@ KINDS: Final[dict[bytes, Kind[Any]]] = {
     b"e": EXCEPTIONS,
     b"s": SECRETS,
 }
+Known = dict[tuple[str, tuple[str, str]], Resource]
 VERSIONS: Final = itertools.count(3)
 LINES_MOST: Final = 12
 SECONDS_MOST: Final = 10.0
@@ -110,6 +111,17 @@ def _attempt(read: Callable[[], object]) -> object:
         return None
 
 
+def pass_on(handler: Any, change: Change, thing: Resource, known: Known) -> None:
+    """Pass *thing*, the object of *change*, to *handler* as an informer does, which knows the objects *known*."""
+    at = (change.kind.plural, change.thing.key)
+    before = known.pop(at, None)
+    if change.gone:
+        handler.deleted(thing if before is None else before)
+    else:
+        handler.upserted(before, thing)
+        known[at] = thing
+
+
 class MicObjects:
     """MIC's view and plan while objects change, and the result of its passes, on a cluster where a bystander has its
     identity."""
@@ -119,7 +131,7 @@ class MicObjects:
         filled, stored = FilledView(), assigned(*BYSTANDERS)
         filled.add(node(BYSTANDER), *BYSTANDERS)
         filled.view.assigned.upserted(None, stored)
-        known: dict[tuple[str, tuple[str, str]], Resource] = {}
+        known: Known = {}
         for change in changes(data):
             if not self._is_about_bystander(change.thing, stored.key):
                 self._take(filled.view, change, known)
@@ -150,23 +162,17 @@ class MicObjects:
             or (claim is not None and claim.pod_namespace == BYSTANDER)
         )
 
-    def _take(self, view: ClusterView, change: Change, known: dict[tuple[str, tuple[str, str]], Resource]) -> None:
-        at = (change.kind.plural, change.thing.key)
+    def _take(self, view: ClusterView, change: Change, known: Known) -> None:
         handler = self._handler(view, change.kind.plural)
         if handler is None:
             return
-        thing, before = change.thing, known.pop(at, None)
+        thing = change.thing
         if isinstance(thing, AzureAssignedIdentity):
             # An API server gives each object a uid and each version a higher resourceVersion.
-            meta = msgspec.structs.replace(
-                thing.metadata, uid=thing.metadata.uid or str(at), resource_version=str(next(VERSIONS))
-            )
+            uid = thing.metadata.uid or str((change.kind.plural, thing.key))
+            meta = msgspec.structs.replace(thing.metadata, uid=uid, resource_version=str(next(VERSIONS)))
             thing = msgspec.structs.replace(thing, metadata=meta)
-        if change.gone:
-            handler.deleted(thing if before is None else before)
-        else:
-            handler.upserted(before, thing)
-            known[at] = thing
+        pass_on(handler, change, thing, known)
 
     def _handler(self, view: ClusterView, plural: str) -> Any:
         return {
@@ -226,18 +232,12 @@ class NmiObjects:
             "azureidentities": "identities",
             "azureidentitybindings": "bindings",
         }
-        known: dict[tuple[str, tuple[str, str]], Resource] = {}
+        known: Known = {}
         for change in several:
             handler = handlers.get(names.get(change.kind.plural, ""))
-            at = (change.kind.plural, change.thing.key)
             if handler is None or self._is_about_bystander(change.thing):
                 continue
-            before = known.pop(at, None)
-            if change.gone:
-                handler.deleted(change.thing if before is None else before)
-            else:
-                handler.upserted(before, change.thing)
-                known[at] = change.thing
+            pass_on(handler, change, change.thing, known)
             self._decide(cluster_cache, managed=managed)
 
     def _decide(self, cluster_cache: ClusterCache, *, managed: bool) -> None:

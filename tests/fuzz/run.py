@@ -6,17 +6,24 @@ guarantee ends the run with exit code 1; the run prints the input and keeps it i
 """
 
 import argparse
+import ast
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.corpus.corpus import EVERY
-from tests.fuzz.inputs import inputs
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "build" / "fuzz"
+CORPUS = Path(__file__).parent / "corpus"
+"""The committed inputs: TARGET.txt has one bytes literal of Python on each line.
+
+A line that begins with # names the input on the next line. An input without a name is one that libFuzzer kept because
+it reaches code that the others do not reach.
+"""
 SHARES = {
     "scan": 3,
     "query": 1,
@@ -61,6 +68,13 @@ def environment(target: str) -> dict[str, str]:
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONMALLOC": "malloc",  # in Python's own arenas, the sanitizer does not detect the ends of objects
     }
+
+
+def inputs(target: str) -> Iterator[tuple[str, bytes]]:
+    """Yield each input of *target* with the file and the number of its line."""
+    for number, line in enumerate((CORPUS / f"{target}.txt").read_text().splitlines(), 1):
+        if not line.startswith("#"):
+            yield f"{target}.txt:{number}", ast.literal_eval(line)
 
 
 def write_inputs(target: str, folder: Path) -> None:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.corpus.corpus import EVERY
-from tests.fuzz.inputs import inputs
-from tests.fuzz.run import SHARES
+from tests.fuzz.run import SHARES, inputs
 from tests.fuzz.targets import TARGETS, Target
 
 

@@ -1,28 +1,36 @@
 """In no history of the model an answer goes to another pod than the one that owns the address.
 
-docs/address-lifecycle.md describes the model. Each mechanism and each assumption is shown to be necessary: without it
-spin finds a history with a wrong answer. Run by `make model`, nightly with MODEL=full; not part of `make test`.
-Excluded: how long anything takes (tests/soak).
+docs/address-lifecycle.md describes the model, which spin searches exhaustively. Each mechanism and each assumption is
+shown to be necessary: without it spin finds a history with a wrong answer. Run by `make model`, nightly with
+MODEL=full; not part of `make test`. Excluded: how long anything takes (tests/soak).
 """
 
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.model.spin import SECONDS_MAX, Search, search
-
 FULL: Final = os.environ.get("MODEL", "quick") == "full"
-
+ROOT: Final = Path(__file__).parents[2]
+MODEL: Final = Path(__file__).with_name("address_lifecycle.pml")
+DEPTH_MAX: Final = 1_000_000
+"""Steps of one history. A search that reaches it is not complete, which `Search.complete` shows."""
+MEMORY_MIB: Final = 6000
+SECONDS_MAX: Final = 1500
+_COMPILER_FLAGS: Final = ("-O1", "-w", "-DSAFETY", "-DNOREDUCE", "-DNOFAIR", f"-DMEMLIM={MEMORY_MIB}")
+"""Without partial order reduction: every step reads the writes of the others, so there is nothing to reduce."""
 SMALL: Final = ("SANDBOXES=2", "EVENTS=0", "FLAPS=0", "OVERRUNS=0")
 """Two pods, the address is given away twice, the watch's queue holds one list, netlink loses and invents nothing."""
 FALSE_REPORTS: Final = ("SANDBOXES=2", "EVENTS=0", "FLAPS=1", "OVERRUNS=0")
 OVERRUN: Final = ("SANDBOXES=2", "EVENTS=0", "FLAPS=0", "OVERRUNS=1")
 THREE: Final = ("SANDBOXES=3", "EVENTS=0", "FLAPS=0", "OVERRUNS=0")
-
 HOLDS: Final = {
     "local evidence": SMALL,
     "nothing shown, the next owner's status comes first": (*SMALL, "SHOWS_NOTHING", "CLAIMED_FIRST"),
@@ -35,7 +43,6 @@ HOLDS_IN_FULL: Final = {
     "two requests": (*SMALL, "REQUESTS=2"),
     "the address is given away three times": THREE,
 }
-
 BROKEN: Final = {
     # Mechanisms of NMI.
     "a pod that has ended is served after a read": (*SMALL, "NO_POD_STATE"),
@@ -75,24 +82,72 @@ BROKEN: Final = {
     ),
 }
 """Each fault with the macros that cause it."""
-
 SERVED: Final = (*SMALL, "SECOND_OWNER_IS_SERVED")
 """Here the assertion fails as soon as the second owner of the address gets its own token."""
-
 ALL: Final = {**HOLDS, **(HOLDS_IN_FULL if FULL else {}), **BROKEN, "served": SERVED}
-
 pytestmark = pytest.mark.timeout(2 * SECONDS_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The result of one search."""
+
+    errors: int
+    states: int
+    complete: bool
+    """Whether every reachable state was visited. A search ends at the first error."""
+    unreached: tuple[str, ...]
+    """Statements that no history executes, apart from the ends of the processes, which run for ever."""
+    report: str
+
+
+def program() -> str:
+    """The path of spin. Raises FileNotFoundError."""
+    unpacked = ROOT / "build/model/usr/bin/spin"
+    found = shutil.which("spin") or (str(unpacked) if unpacked.exists() else None)
+    if found is None:
+        raise FileNotFoundError("cannot check the model: spin is not installed; run make setup")
+    return found
+
+
+def search(defines: tuple[str, ...], directory: Path) -> Search:
+    """Search the model with these macros (`NAME` or `NAME=VALUE`). Raises CalledProcessError and TimeoutExpired."""
+    shutil.copy(MODEL, directory / "model.pml")
+    _run([program(), "-a", *(f"-D{each}" for each in defines), "model.pml"], directory)
+    _run(["cc", *_COMPILER_FLAGS, "-o", "pan", "pan.c"], directory)
+    return parsed(_run(["./pan", f"-m{DEPTH_MAX}"], directory))
+
+
+def parsed(report: str) -> Search:
+    """The figures in *report*, which `pan` printed. Raises ValueError where it has none."""
+    errors = re.search(r"errors: (\d+)", report)
+    states = re.search(r"^\s*([0-9.e+]+) states, stored", report, re.MULTILINE)
+    if errors is None or states is None:
+        raise ValueError(f"cannot read the report of the model checker: {report[-500:]!r}")
+    limited = any(each in report for each in ("not completed", "depth too small", "out of memory", "memory limit"))
+    unreached = re.findall(r"^\s+model\.pml:\d+, state \d+, .*$", report, re.MULTILINE)
+    return Search(
+        int(errors[1]),
+        int(float(states[1])),
+        not limited,
+        tuple(each.strip() for each in unreached if '"-end-"' not in each),
+        report,
+    )
+
+
+def _run(command: list[str], directory: Path) -> str:
+    result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    # pan ends with an error code only if it could not search; spin prints syntax errors and continues.
+    if result.returncode != 0:
+        raise subprocess.CalledProcessError(result.returncode, command, result.stdout, result.stderr)
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
 def searches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Future[Search]"]]:
     """Run every search, two of them concurrently."""
-
-    def begin(defines: tuple[str, ...], directory: Path) -> Search:
-        return search(defines, directory)
-
     with ThreadPoolExecutor(2) as pool:
-        yield {name: pool.submit(begin, defines, tmp_path_factory.mktemp("spin")) for name, defines in ALL.items()}
+        yield {name: pool.submit(search, defines, tmp_path_factory.mktemp("spin")) for name, defines in ALL.items()}
         pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -74,19 +74,11 @@ def test_a_test_sees_the_mutant_and_the_file_is_restored(tree: Tree) -> None:
 
 @pytest.mark.tools
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(
-    ("replace", "complaint"),
-    [
-        ("UNTESTED = = 1", "broken"),
-        ("UNTESTED = sooon", "broken"),
-        ("UNTESTED = 1 / 0", "broken"),
-    ],
-    ids=["syntax", "undefined-name", "fails-on-import"],
-)
-def test_a_change_that_breaks_the_module_is_not_judged(tree: Tree, replace: str, complaint: str) -> None:
-    result = Worker(tree, {LIMITED}).result(mutant(SAMPLE, "UNTESTED = 300.0", replace))
+@pytest.mark.parametrize("value", ["= 1", "sooon", "1 / 0"], ids=["syntax", "undefined-name", "fails-on-import"])
+def test_a_change_that_breaks_the_module_is_not_judged(tree: Tree, value: str) -> None:
+    result = Worker(tree, {LIMITED}).result(mutant(SAMPLE, "UNTESTED = 300.0", f"UNTESTED = {value}"))
     assert result.verdict is Verdict.UNJUDGED
-    assert complaint in result.reason
+    assert "broken" in result.reason
     assert (tree.root / SAMPLE).read_text() == SAMPLE_TEXT
 
 

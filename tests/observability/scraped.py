@@ -1,4 +1,7 @@
-"""A real Prometheus on loopback that scrapes the real NMI and MIC of a sandbox, and its results."""
+"""A real Prometheus on loopback that scrapes the real NMI and MIC of a sandbox without and with faults.
+
+Excluded: the waiting time of an alert (`for`), and faults that take minutes; promtool's cases test those.
+"""
 
 import asyncio
 import contextlib
@@ -6,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,25 +19,28 @@ from urllib.request import urlopen
 
 import yaml
 
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.imds import TOKEN_PATH
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.serving import free_ports
+from podidentity_sandbox.serving import ResponseFault, free_ports
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import NODE, ask, run_bound_pod
-from tests.observability.faults import CONNECTIONS_OF_ONE_POD, noticed
+from tests.integration.identity_requests import NODE, ask, binding, identity, run_bound_pod, run_pod
 from tests.observability.pack import FILES, RUNBOOKS, alerts, expectations, program, queries, selectors
 from tests.support.waiting import until
 
 RATE_INTERVAL = "12s"
 """Value for Grafana's $__rate_interval: a few scrapes."""
-FLAGS = (f"--max-connections-per-pod={CONNECTIONS_OF_ONE_POD}",)
+CONNECTIONS_OF_ONE_POD = 8
+"""A low limit for NMI."""
 TEXT = "Text"
 """Prefix of the names of alerts that always fire, to test their texts."""
 GONE = {"PodIdentityNMIDown", "PodIdentityNMIMissing", "PodIdentityMICLeaderMissing"}
 """Alerts that must fire after NMI and MIC were stopped."""
 SECONDS = 60.0
 """Time limit for operations that take a second or two on an idle machine."""
+Bring = Callable[[Sandbox, Sequence[ExecutionContext]], Awaitable[None]]
 
 
 @dataclass
@@ -156,6 +162,66 @@ async def prometheus(folder: Path, sandbox: Sandbox) -> AsyncIterator[Prometheus
         await process.stop()
 
 
+async def a_token_about_to_expire(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
+    """Azure issues a token of 200 seconds to a pod that requests it repeatedly."""
+    sandbox.azure.imds.token_seconds = 200
+    _, context = await run_bound_pod(sandbox, "short")
+    for _ in range(2):
+        assert (await ask(sandbox, context)).status == 200
+
+
+async def an_identity_that_azure_refuses(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
+    """MIC has no permission to assign it."""
+    known = sandbox.azure.directory.add_identity(identity_id("forbidden"))
+    sandbox.azure.arm.marked.unauthorized.add(known.resource_id.lower())
+    await sandbox.cluster.apply(identity("forbidden", type=0, resourceID=known.resource_id, clientID=known.client_id))
+    await sandbox.cluster.apply(binding("forbidden", "forbidden"))
+    await run_pod(sandbox, "forbidden", {"aadpodidbinding": "forbidden"})
+
+
+async def a_pod_with_too_many_connections(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
+    """A pod opens a hundred connections and sends nothing."""
+    source = contexts[0].environment["SANDBOX_SOURCE_ADDRESS"]
+    port = int(sandbox.nmis[NODE].url.rpartition(":")[2])
+    opened = [await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0)) for _ in range(100)]
+    for _, writer in opened:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def an_imds_that_throttles(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
+    """Two pods request tokens that are not in the cache; IMDS answers the first calls with 429."""
+    await _asked_amid(
+        sandbox, contexts, ResponseFault(status=429, headers={"Retry-After": "1"}, times=7, path=TOKEN_PATH)
+    )
+
+
+async def an_imds_that_fails(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
+    """Two pods request tokens that are not in the cache; IMDS answers all calls with 500."""
+    await _asked_amid(sandbox, contexts, ResponseFault(status=500, times=math.inf, path=TOKEN_PATH))
+
+
+async def _asked_amid(sandbox: Sandbox, contexts: Sequence[ExecutionContext], fault: ResponseFault) -> None:
+    """Apply *fault* while two pods request eight new tokens; it stays in force afterwards."""
+    sandbox.azure.imds.faults.clear()
+    sandbox.azure.imds.faults.add(fault)
+    some = f"https://{fault.status}-"
+    await asyncio.gather(
+        *(ask(sandbox, context, resource=f"{some}{number}.example/") for context in contexts[:2] for number in range(4))
+    )
+
+
+FAULTS: dict[Bring, set[str]] = {
+    a_token_about_to_expire: {"PodIdentityTokenExpiring"},
+    an_identity_that_azure_refuses: {"PodIdentityIdentitiesQuarantined"},
+    a_pod_with_too_many_connections: {"PodIdentityLimitsHit"},
+    an_imds_that_throttles: {"PodIdentityIMDSThrottling"},
+    an_imds_that_fails: {"PodIdentityIMDSUnavailable", "PodIdentityTokensUnavailable"},
+}
+"""Faults, and the alerts that must fire."""
+
+
 async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
     """Start everything, send requests until the panels show *enough* (or the time limit ends), and stop everything.
 
@@ -163,7 +229,13 @@ async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
     """
     seen = Seen()
     async with (
-        Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=FLAGS)) as sandbox,
+        Sandbox(
+            Settings(
+                namespaces=False,
+                environment=os.environ,
+                nmi_flags=(f"--max-connections-per-pod={CONNECTIONS_OF_ONE_POD}",),
+            )
+        ) as sandbox,
         prometheus(folder, sandbox) as server,
     ):
         await _ready(server)
@@ -181,13 +253,7 @@ async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
         seen.metrics = set(names)
         seen.pages["nmi"] = await by_the_runbooks("$NMI", sandbox.nmis[NODE].probe_port)
         seen.pages["mic"] = await by_the_runbooks("$MIC", sandbox.mic_probe_port)
-        expressions = {alert.name: alert.expr for alert in alerts()}
-
-        async def true_now(name: str) -> bool:
-            return bool(await server.values(expressions[name]))
-
-        async for name, was_seen in noticed(sandbox, contexts, true_now):
-            seen.noticed[name] = was_seen
+        await _faults(sandbox, server, contexts, seen, {alert.name: alert.expr for alert in alerts()})
         await sandbox.nmis[NODE].program.stop()
         assert sandbox.mic is not None
         await sandbox.mic.stop()
@@ -201,29 +267,39 @@ async def look(folder: Path, enough: Callable[[Seen], bool]) -> Seen:
     return seen
 
 
+async def _faults(
+    sandbox: Sandbox, server: Prometheus, contexts: Sequence[ExecutionContext], seen: Seen, expressions: dict[str, str]
+) -> None:
+    """Cause each fault, and record whether the expressions of its alerts became true after it only."""
+    for bring, names in FAULTS.items():
+        for name in names:
+            assert not await server.values(expressions[name]), f"{name} was true before there was any trouble"
+        await bring(sandbox, contexts)
+        deadline = time.monotonic() + SECONDS
+        for name in sorted(names):
+            while not (fired := await server.values(expressions[name])) and time.monotonic() < deadline:
+                await asyncio.sleep(0.2)
+            seen.noticed[name] = bool(fired)
+
+
 async def by_the_runbooks(pod: str, port: int) -> str:
     """Return the output of `ready`, `state` and `leads` as the runbooks define them.
 
     A replacement of kubectl runs commands here instead of in a pod, and names each pod `it`.
     """
     here = 'kubectl() { if [ "$1" = exec ]; then while [ "$1" != -- ]; do shift; done; shift; "$@"; else echo it; fi; }'
+    _, definitions, _ = (RUNBOOKS / "README.md").read_text().split("```")
     commands = f"ready {pod} {port} && state {pod} {port} && leads {port}"
     shell = await asyncio.create_subprocess_exec(
         "bash",
         "-euc",
-        f"{here}\n{definitions()}\n{commands}",
+        f"{here}\n{definitions}\n{commands}",
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,  # contains the error of the port on which no MIC runs
     )
     output, wrong = await shell.communicate()
     assert shell.returncode == 0, (output + wrong).decode()
     return output.decode()
-
-
-def definitions() -> str:
-    """Return the definitions at the beginning of the runbooks."""
-    _, block, _ = (RUNBOOKS / "README.md").read_text().split("```")
-    return block
 
 
 async def _ready(server: Prometheus) -> None:

@@ -1,18 +1,20 @@
-"""The dashboard's file equals the output of its generator, and all its references exist."""
+"""The dashboard's file equals the output of its generator, its references exist, and its picture shows its panels."""
 
 import json
 import re
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from tests.observability.pack import FILES, dashboard, panels, promtool, queries
 from tools.dashboard import text
+from tools.dashboard_picture.drawing import PICTURE, ROWS, chosen, digest
 
 OF_GRAFANA = {"__rate_interval"}
+LED = 'aadpodidentity_mic_lease_held{instance="a:8888"}'
 
 
 def test_the_file_equals_the_output_of_its_generator() -> None:
@@ -20,18 +22,18 @@ def test_the_file_equals_the_output_of_its_generator() -> None:
     assert made == text(), "write it again: python -m tools.dashboard"
 
 
-def test_panels_have_unique_numbers_and_do_not_overlap() -> None:
+def test_panels_have_unique_numbers_and_titles_and_do_not_overlap() -> None:
     everything = dashboard()["panels"]
-    assert len({panel["id"] for panel in everything}) == len(everything)
-    for one, other in combinations([panel["gridPos"] for panel in everything], 2):
-        apart = (
-            one["x"] + one["w"] <= other["x"]
-            or other["x"] + other["w"] <= one["x"]
-            or one["y"] + one["h"] <= other["y"]
-            or other["y"] + other["h"] <= one["y"]
-        )
-        assert apart, (one, other)
-    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in everything)
+    for key in ("id", "title"):
+        assert len({panel[key] for panel in everything}) == len(everything)
+    cells = [
+        (x, y)
+        for at in (panel["gridPos"] for panel in everything)
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
 
 
 def test_every_used_variable_exists() -> None:
@@ -44,13 +46,10 @@ def test_every_used_variable_exists() -> None:
 def test_a_panel_has_a_description_and_uses_the_selected_data_source(panel: dict[str, Any]) -> None:
     assert panel["description"].endswith(".")
     assert panel["targets"]
-    for asking in (panel, *panel["targets"]):
-        assert asking["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    for part in (panel, *panel["targets"]):
+        assert part["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
-
-
-def test_a_rate_interval_contains_two_samples_at_a_scrape_interval_of_a_minute() -> None:
-    assert {target["interval"] for panel in panels() for target in panel["targets"]} == {"1m"}
+    assert {target["interval"] for target in panel["targets"]} == {"1m"}, "two samples at a scrape interval of a minute"
 
 
 def test_values_of_a_former_leader_are_not_shown() -> None:
@@ -62,9 +61,6 @@ def test_values_of_a_former_leader_are_not_shown() -> None:
     assert len(asked) == 4
     for expr in asked:
         assert "and on (job, instance) (aadpodidentity_mic_lease_held == 1)" in expr
-
-
-LED = 'aadpodidentity_mic_lease_held{instance="a:8888"}'
 
 
 @pytest.mark.parametrize(
@@ -91,6 +87,16 @@ def test_the_leader_panel_is_red_without_a_leader_but_not_in_managed_mode(
     promtool("test", "rules", str(tmp_path / "leads.yaml"))
 
 
-def test_titles_are_unique() -> None:
-    titles = [panel["title"] for panel in dashboard()["panels"]]
-    assert len(set(titles)) == len(titles)
+def test_the_picture_shows_the_present_panels() -> None:
+    shown = dashboard()["panels"]
+    with Image.open(PICTURE) as picture:
+        assert picture.text["Source"] == digest(shown), "run: .venv/bin/python -m tools.dashboard_picture"  # type: ignore[attr-defined]
+    assert {each["title"] for each in shown if each["type"] == "row"} >= set(ROWS)
+    assert 20 < len(chosen(shown)) < len(shown)
+
+
+def test_a_changed_panel_changes_the_digest_and_one_that_is_not_shown_does_not() -> None:
+    shown = dashboard()["panels"]
+    first, last = [{**each} for each in shown], [{**each} for each in shown]
+    first[1]["title"] = last[-1]["title"] = "changed"
+    assert digest(first) != digest(shown) == digest(last)

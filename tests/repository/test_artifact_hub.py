@@ -6,7 +6,6 @@ Source of the rules: artifacthub/hub, docs/helm_annotations.md and docs/metadata
 import re
 from typing import Any, Final
 
-import pytest
 import yaml
 
 from tools.chart.rendering import CHART, ROOT
@@ -14,16 +13,13 @@ from tools.chart.rendering import CHART, ROOT
 PREFIX: Final = "artifacthub.io/"
 TEXTS: Final = {"category", "license", "alternativeName"}
 BOOLEANS: Final = {"prerelease", "containsSecurityUpdates", "operator"}
+CHART_FILE: Final[dict[str, Any]] = yaml.safe_load((CHART / "Chart.yaml").read_text())
+ANNOTATIONS: Final = CHART_FILE["annotations"]
 LISTS: Final = {"changes", "crds", "crdsExamples", "images", "links", "maintainers", "recommendations", "screenshots"}
 CATEGORIES: Final = {
     *("ai-machine-learning", "database", "integration-delivery", "monitoring-logging", "networking", "security"),
     *("storage", "streaming-messaging", "skip-prediction"),
 }
-
-
-def chart() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    return found
 
 
 def faults(annotations: dict[str, Any]) -> list[str]:
@@ -42,35 +38,14 @@ def faults(annotations: dict[str, Any]) -> list[str]:
     return found
 
 
-def test_artifact_hub_knows_the_annotations() -> None:
-    assert faults(chart()["annotations"]) == []
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"artifacthub.io/licence": "MIT"},
-        {"artifacthub.io/prerelease": True},
-        {"artifacthub.io/prerelease": "yes"},
-        {"artifacthub.io/crds": "kind: A"},
-        {"artifacthub.io/category": "identity"},
-    ],
-)
-def test_wrong_annotations_are_found(wrong: dict[str, Any]) -> None:
-    assert faults(wrong)
-
-
-def test_a_release_candidate_is_a_prerelease() -> None:
-    found = chart()
-    assert found["annotations"][f"{PREFIX}prerelease"] == str("-" in found["version"]).lower()
-
-
-def test_the_license_is_that_of_the_repository() -> None:
-    assert (ROOT / "LICENSE").read_text().startswith(f"{chart()['annotations'][f'{PREFIX}license']} License")
+def test_artifact_hub_knows_the_annotations_and_they_state_the_facts_of_the_chart() -> None:
+    assert faults(ANNOTATIONS) == []
+    assert ANNOTATIONS[f"{PREFIX}prerelease"] == str("-" in CHART_FILE["version"]).lower()
+    assert (ROOT / "LICENSE").read_text().startswith(f"{ANNOTATIONS[f'{PREFIX}license']} License")
 
 
 def test_the_listed_definitions_are_those_of_the_chart() -> None:
-    listed = yaml.safe_load(chart()["annotations"][f"{PREFIX}crds"])
+    listed = yaml.safe_load(ANNOTATIONS[f"{PREFIX}crds"])
     assert all({"kind", "version", "name", "displayName", "description"} == set(each) for each in listed)
     defined = [yaml.safe_load(file.read_text()) for file in sorted((CHART / "crds").iterdir())]
     assert sorted((each["name"], each["kind"], each["version"]) for each in listed) == sorted(
@@ -81,7 +56,7 @@ def test_the_listed_definitions_are_those_of_the_chart() -> None:
 
 
 def test_the_examples_are_objects_of_these_kinds_with_their_fields() -> None:
-    for example in yaml.safe_load(chart()["annotations"][f"{PREFIX}crdsExamples"]):
+    for example in yaml.safe_load(ANNOTATIONS[f"{PREFIX}crdsExamples"]):
         definition = yaml.safe_load((CHART / "crds" / f"{example['kind'].lower()}.yaml").read_text())
         (version,) = definition["spec"]["versions"]
         assert example["apiVersion"] == f"{definition['spec']['group']}/{version['name']}"

@@ -57,14 +57,11 @@ def manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_krew_accepts_the_manifest(made: Path) -> None:
+def test_krew_accepts_the_manifest_and_not_its_template(made: Path) -> None:
+    assert set(faults(yaml.safe_load(krew.TEMPLATE.read_text()))) == {"version", "uri", "sha256"}
     assert faults(manifest(made)) == []
     assert manifest(made)["spec"]["version"] == f"v{VERSION}"
     assert manifest(made)["spec"]["homepage"] == "https://forge.example/team/aad-pod-identity"
-
-
-def test_the_template_without_values_is_refused() -> None:
-    assert set(faults(yaml.safe_load(krew.TEMPLATE.read_text()))) == {"version", "uri", "sha256"}
 
 
 def test_the_manifest_names_the_archive_and_its_digest(made: Path) -> None:
@@ -92,35 +89,29 @@ def test_another_address_is_refused(url: str, tmp_path: Path) -> None:
         krew.main([url], tmp_path)
 
 
-def program(folder: Path, name: str, script: str) -> None:
-    file = folder / name
-    file.write_text(f"#!/bin/sh\n{script}\n")
-    file.chmod(0o755)
+KUBECTL: Final = '[ "$1" = get ] || { echo "$*"; exit 3; }'
+IN_THE_POD: Final = "exec --namespace podid podidctl -- podidctl doctor\n"
+OTHER_POD: Final = {"PODIDENTITY_NAMESPACE": "identity", "PODIDENTITY_POD": "tool"}
 
 
-def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    path = {"PATH": f"{folder}:/usr/bin:/bin", **environ}
-    return subprocess.run([PROGRAM, *arguments], env=path, capture_output=True, text=True, timeout=20, check=False)
-
-
-def test_podidctl_of_this_machine_is_used_if_it_is_installed(tmp_path: Path) -> None:
-    program(tmp_path, "podidctl", 'echo "here: $*"; exit 3')
-    program(tmp_path, "kubectl", "exit 9")
-    done = run(tmp_path, "explain", "pod", "a b")
-    assert (done.stdout, done.returncode) == ("here: explain pod a b\n", 3)
-
-
-def test_else_that_of_the_pod(tmp_path: Path) -> None:
-    program(tmp_path, "kubectl", '[ "$1" = get ] || { echo "$*"; exit 3; }')
-    done = run(tmp_path, "doctor", "-o", "json")
-    assert (done.stdout, done.returncode) == ("exec --namespace podid podidctl -- podidctl doctor -o json\n", 3)
-    done = run(tmp_path, "doctor", PODIDENTITY_NAMESPACE="identity", PODIDENTITY_POD="tool")
-    assert done.stdout == "exec --namespace identity tool -- podidctl doctor\n"
-
-
-def test_without_both_the_next_action_is_named(tmp_path: Path) -> None:
-    program(tmp_path, "kubectl", "echo 'pods \"podidctl\" not found' >&2; exit 1")
-    done = run(tmp_path, "doctor")
-    assert done.returncode == 1
-    assert "not found" in done.stderr
-    assert "deploy/podidctl/podidctl.yaml" in done.stderr
+@pytest.mark.parametrize(
+    ("programs", "environment", "output"),
+    [
+        ({"podidctl": 'echo "here: $*"; exit 3', "kubectl": "exit 9"}, {}, "here: doctor\n"),
+        ({"kubectl": KUBECTL}, {}, IN_THE_POD),
+        ({"kubectl": KUBECTL}, OTHER_POD, "exec --namespace identity tool -- podidctl doctor\n"),
+        ({"kubectl": "echo 'pods \"podidctl\" not found' >&2; exit 1"}, {}, ""),
+    ],
+    ids=["podidctl is installed here", "in the pod", "in another pod", "in neither"],
+)
+def test_the_program_runs_podidctl_here_or_in_the_pod(
+    tmp_path: Path, programs: dict[str, str], environment: dict[str, str], output: str
+) -> None:
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin", **environment}
+    done = subprocess.run([PROGRAM, "doctor"], env=path, capture_output=True, text=True, timeout=20, check=False)
+    assert done.stdout == output
+    assert done.returncode == (3 if output else 1)
+    assert output or ("not found" in done.stderr and "deploy/podidctl/podidctl.yaml" in done.stderr)
