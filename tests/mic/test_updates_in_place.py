@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+import pytest
 
 from tests.support.mic import VM, MicWorld
 from tests.support.objects import binding, identity, identity_id, node, pod, set_id, set_node, vm_id
@@ -40,6 +41,17 @@ async def test_a_pod_recreated_on_its_node_stays_assigned(world: MicWorld) -> No
     assert written.metadata.annotation("aadpodidentity.k8s.io/pod-uid") == "second"
     assert written.status.status == "Assigned"
     assert len(world.changes) == 1
+
+
+@pytest.mark.parametrize("label", ["other", ""], ids=["changed", "removed"])
+async def test_a_pod_whose_label_no_longer_selects_the_binding_loses_object_and_identity(
+    world: MicWorld, label: str
+) -> None:
+    await one_pod(world)
+    world.add(pod(uid="first", label=label))
+    await world.settle()
+    assert world.statuses() == {}
+    assert world.attached(VM) == set()
 
 
 async def test_a_new_client_id_is_copied_while_assigned_if_azure_does_not_contradict(world: MicWorld) -> None:
