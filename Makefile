@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 .PHONY: help setup demo cluster check test test-all test-examples test-tools test-plane test-measures test-node fresh \
 	nightly test-nightly fresh-test test-sdks test-sdks-nightly test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs fuzz handover model mutants \
-	soak hostile-objects bench bench-quick bench-controller image sbom local-images release release-check \
+	soak soak-node hostile-objects bench bench-quick bench-controller image sbom local-images release release-check \
 	release-dry-run release-images release-publish release-push-chart release-push-image release-seal release-sign \
 	release-sources release-wheels lock site clean
 
@@ -217,6 +217,13 @@ model: .venv/.built ## Check the model of an address's life cycle completely (do
 SOAK_SECONDS ?= 600
 soak: .venv/.built ## Load NMI for SOAK_SECONDS (ten minutes) while pods change and servers fail
 	$(BIN)/python -m tests.soak.run $(SOAK_SECONDS) build/soak.json
+
+# The pods of a real node come and go. CNI=ptp has a link of its own for each pod.
+SOAK_ANSWERS ?= 100000
+SOAK_RATE ?= 2000
+CNI ?= bridge
+soak-node: .node-programs ## Load a real node until pods got SOAK_ANSWERS answers, with rollouts and faults (as root)
+	$(BIN)/python -m tests.soak.real_node $(SOAK_ANSWERS) $(SOAK_RATE) $(CNI)
 
 # test-measures runs this test with a tenth of the objects.
 hostile-objects: .venv/.built ## Test MIC and NMI with a tenant that fills the API server

@@ -1,4 +1,6 @@
-"""Objects that MIC updates and does not replace when an assignment changes, and the names of objects."""
+"""Objects that MIC updates and does not replace when their pod, node, binding or identity changes, and their names."""
+
+import pytest
 
 from mic.decisions.assignments import AssignmentKey
 from mic.decisions.documents import NAME_MAX, distinct_name, plain_name
@@ -21,6 +23,17 @@ async def test_a_pod_recreated_on_its_node_stays_assigned(world: MicWorld) -> No
     assert written.metadata.annotation("aadpodidentity.k8s.io/pod-uid") == "second"
     assert written.status.status == "Assigned"
     assert len(world.changes) == 1
+
+
+@pytest.mark.parametrize("label", ["other", ""], ids=["changed", "removed"])
+async def test_a_pod_whose_label_no_longer_selects_the_binding_loses_object_and_identity(
+    world: MicWorld, label: str
+) -> None:
+    await one_pod(world)
+    world.add(pod(uid="first", label=label))
+    await world.settle()
+    assert world.statuses() == {}
+    assert world.attached(VM) == set()
 
 
 async def test_a_new_client_id_is_copied_while_assigned_if_azure_does_not_contradict(world: MicWorld) -> None:

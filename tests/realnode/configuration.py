@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from tests.realnode.options import API_PORT, OUTSIDE_ADDRESS, POD_ADDRESSES, POD_RANGE, Options
+from tests.realnode.options import API_PORT, OUTSIDE_ADDRESS, POD_RANGE, Options
 
 PAUSE_IMAGE: Final = "localhost/realnode/pause:1"
 REPOSITORY: Final = "localhost/realnode"
@@ -62,7 +62,7 @@ def cni(options: Options, pods: str) -> str:
         return json.dumps({"cniVersion": "0.3.1", "name": "realnode", "plugins": [{"type": "cilium-cni"}]}, indent=2)
     network = ipaddress.ip_network(pods)
     # The first address is the bridge's.
-    addresses = {"subnet": pods, "rangeStart": str(network[2]), "rangeEnd": str(network[1 + POD_ADDRESSES])}
+    addresses = {"subnet": pods, "rangeStart": str(network[2]), "rangeEnd": str(network[1 + options.pod_addresses])}
     ipam = {"type": "host-local", "ranges": [[addresses]], "routes": [{"dst": "0.0.0.0/0"}]}
     plugin: dict[str, Any] = {"type": options.cni, "ipMasq": False, "ipam": ipam}
     if options.cni == "bridge":

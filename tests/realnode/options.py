@@ -16,8 +16,6 @@ AAD_PORT: Final = 8443
 ARM_PORT: Final = 8444
 PROXY_PORT: Final = 8445
 NODES_MAX: Final = 9
-POD_ADDRESSES: Final = 250
-"""The number of addresses for the pods of a node."""
 
 Cni = Literal["bridge", "ptp"]
 ProxyMode = Literal["iptables", "nftables"]
@@ -36,6 +34,8 @@ class Options:
     """The host routing of Cilium's agent, which then replaces the CNI plugin and kube-proxy; empty: without Cilium."""
     legacy_iptables: bool = False
     """Whether the node's own `iptables` is the legacy one, which kube-proxy then uses."""
+    pod_addresses: int = 250
+    """The number of addresses for the pods of a node. With few of them, new pods soon get those of former ones."""
     scale_set: str = ""
     """The scale set whose instances the nodes are; empty: each node is a VM."""
 

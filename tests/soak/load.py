@@ -117,6 +117,7 @@ class Load:
     def begin(self) -> None:
         """Count from nothing."""
         self.counts: Counter[str] = Counter()
+        self.latency: Counter[float] = Counter()
         self.wrong: list[dict[str, Any]] = []
         self.longest_former = 0.0
 
@@ -281,7 +282,9 @@ class Load:
         self.counts["requests"] += 1
         self.counts[f"status {status}"] += 1
         if status == "200":
-            self.judge(link, body, time.monotonic())
+            now = time.monotonic()
+            self.latency[round(now - link.sent_at, 4)] += 1
+            self.judge(link, body, now)
         link.busy = False
         self.waiting -= 1
         if not link.kept or b"\r\nConnection: close" in head:
@@ -354,8 +357,18 @@ class Load:
         return {
             "counts": dict(self.counts),
             "wrong": self.wrong,
+            "latency": {f"p{percent:g}": self.quantile(percent / 100) for percent in (50, 99, 99.9)},
             "former_seconds": self.longest_former,
         }
+
+    def quantile(self, share: float) -> float:
+        """Return the seconds within which this share of the tokens arrived; 0 without a token."""
+        missing = share * self.latency.total()
+        for seconds, count in sorted(self.latency.items()):
+            missing -= count
+            if missing <= 0:
+                return seconds
+        return 0.0
 
 
 def claimed(token: bytes) -> str:

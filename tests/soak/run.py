@@ -66,6 +66,8 @@ class Report:
     commit: str
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
+    latency: dict[str, float] = field(default_factory=dict)
+    """Seconds until a token, by percentile."""
     wrong: list[dict[str, Any]] = field(default_factory=list)
     former_seconds: float = 0.0
     """The longest time after the announcement of a change until a request was sent that still got a token of the former
@@ -77,6 +79,9 @@ class Report:
     after: Sample | None = None
     """Without connections again."""
     samples: list[Sample] = field(default_factory=list)
+    log_bytes: int = 0
+    cpu_seconds: float = 0.0
+    """NMI's processor time."""
 
     def broken(self) -> list[str]:
         """A line for each promise that was not kept."""
@@ -166,6 +171,8 @@ async def soak(plan: Plan) -> Report:
             await load.stop()
         await asyncio.sleep(QUIET_SECONDS)
         report.after = await sample(soak_node, report.seconds)
+        report.cpu_seconds = cpu_seconds(soak_node.nmi.pid)
+        report.log_bytes = soak_node.nmi.log.stat().st_size
         report.changes, report.faults = pods.changes, faults.suffered
     return report
 
@@ -209,7 +216,7 @@ async def under_way(plan: Plan, soak_node: SoakNode, pods: Pods, load: Generator
         await asyncio.wait(around)
     result = await load.report()
     report.seconds = time.monotonic() - began
-    report.counts, report.wrong = result["counts"], result["wrong"]
+    report.counts, report.latency, report.wrong = result["counts"], result["latency"], result["wrong"]
     report.former_seconds = result["former_seconds"]
 
 
@@ -225,6 +232,12 @@ async def sample(soak_node: SoakNode, seconds: float) -> Sample:
         int(status["Threads"]),
         len(lines),
     )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the user and system time of the process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def commit() -> str:

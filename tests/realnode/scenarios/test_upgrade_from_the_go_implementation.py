@@ -10,7 +10,6 @@ token and assign no identity. The test writes the assignments, the record of the
 import json
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ import pytest
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, identity_id
 from tests.contract.go_implementation_lock import ANNOTATION
 from tests.deploy.go_implementation_chart import CLOUD, MIC_FLAGS, NMI_FLAGS, write_chart
+from tests.deploy.go_implementation_objects import LOCK, RECORD, assignment, lock, record
 from tests.realnode import client, manifests
 from tests.realnode.bed import INSTALL_SECONDS, NAMESPACE, RELEASE, Bed
 from tests.realnode.go_programs import GoPrograms, go_programs
@@ -36,10 +36,8 @@ CHAIN: Final = "aad-metadata"
 WHERE: Final = (f"--namespace={NAMESPACE}", f"--timeout={INSTALL_SECONDS}s", "--wait")
 SERVED_AGAIN_SECONDS: Final = 120.0
 """Time until the Go implementation serves after a rollback: a refused request of its NMI may take 100 s."""
-LOCK: Final = "aad-pod-identity-mic"
 LOCK_NAMESPACE: Final = "default"
 """The default of both MICs, which the charts keep."""
-RECORD: Final = "aad-pod-identity-config"
 PODS: Final = ("with-0", "with-1")
 VALUES: Final[Mapping[str, Any]] = {
     "forceNamespaced": "false",
@@ -48,43 +46,6 @@ VALUES: Final[Mapping[str, Any]] = {
     "nmi": {"logVerbosity": 0, "setRetryAfterHeader": False, "allowNetworkPluginKubenet": False},
 }
 """A file of values for that chart."""
-
-
-def assignment(pod: str, node: str) -> dict[str, Any]:
-    """Return the AzureAssignedIdentity of a prober pod, as the Go implementation's MIC writes it."""
-    return {
-        "apiVersion": manifests.GROUP,
-        "kind": "AzureAssignedIdentity",
-        "metadata": {
-            "name": f"{pod}-default-{DEMO_IDENTITY}",
-            "namespace": "default",
-            "labels": {"nodename": node, "podname": pod},
-            "finalizers": ["azureassignedidentity.finalizers.aadpodidentity.k8s.io"],
-        },
-        "spec": {
-            "azureIdentityRef": manifests.identity(DEMO_IDENTITY, identity_id(DEMO_IDENTITY), DEMO_CLIENT_ID),
-            "azureBindingRef": manifests.binding(DEMO_IDENTITY),
-            "pod": pod,
-            "podNamespace": "default",
-            "nodename": node,
-            "replicas": 1,
-        },
-        "status": {"status": "Assigned", "availableReplicas": 1},
-    }
-
-
-def lock() -> dict[str, Any]:
-    """Return the lock of a MIC of the Go implementation that has ended."""
-    ended = (datetime.now(UTC) - timedelta(seconds=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    record = {
-        "holderIdentity": f"{LOCK}-7d9f-x2x4z",
-        "leaseDurationSeconds": 15,
-        "acquireTime": ended,
-        "renewTime": ended,
-        "leaderTransitions": 3,
-    }
-    metadata = {"name": LOCK, "namespace": LOCK_NAMESPACE, "annotations": {ANNOTATION: json.dumps(record)}}
-    return {"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata}
 
 
 def install(bed: Bed, folder: Path, programs: GoPrograms) -> None:
@@ -106,10 +67,10 @@ def leave_objects(bed: Bed) -> None:
     node = bed.nodes[0]
     machine = bed.azure.machine(node.vm)
     bed.azure.call(lambda emulator: machine.attach(emulator.demo))
-    record = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": RECORD, "namespace": NAMESPACE}}
-    bed.apply({**record, "data": {"type-upgrade-status": "v1.8.17"}}, lock())
+    bed.apply(record(NAMESPACE), lock(LOCK_NAMESPACE))
     Scenarios(bed).apply_probers()
-    bed.apply(*(assignment(pod, node.name) for pod in PODS))
+    identity = manifests.identity(DEMO_IDENTITY, identity_id(DEMO_IDENTITY), DEMO_CLIENT_ID)
+    bed.apply(*(assignment(pod, node.name, identity, manifests.binding(DEMO_IDENTITY)) for pod in PODS))
     bed.kubectl("wait", "--for=condition=Ready", *(f"pod/{each}" for each in PODS), "--timeout=60s")
 
 
@@ -182,7 +143,7 @@ def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path
             wait_for(
                 lambda: states(bed) == ["Assigned"] * len(PODS), 60, "the Go implementation has assigned no identity"
             )
-        before, record = assignments(bed), record_of(bed)
+        before, recorded = assignments(bed), record_of(bed)
         changes = bed.azure.record_changes(machine)
         attached = set(machine.identities)
 
@@ -202,7 +163,7 @@ def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path
         # docs/migration.md, "Back to the Go implementation".
         bed.install({**VALUES, "nmi": {**VALUES["nmi"], "failClosed": False}}, command="upgrade")
         check_kept(bed, before, with_programs=named is not None)
-        assert record_of(bed) == record
+        assert record_of(bed) == recorded
         assert changes == [], "no identity is attached or detached"
         mic = f"deployment/{RELEASE}-mic"
         bed.kubectl("scale", mic, f"--namespace={NAMESPACE}", "--replicas=0")
@@ -219,7 +180,7 @@ def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path
         own = [each for each in read_node_state(node).left_since(clean) if CHAIN not in each]
         assert own == [], "the Go implementation does not know the reject"
         check_kept(bed, before, with_programs=named is not None)
-        assert record_of(bed) == record
+        assert record_of(bed) == recorded
         assert changes == []
         assert set(machine.identities) == attached
 
