@@ -1,6 +1,6 @@
 """The type upgrade with exactly the documented permissions, on the emulator's RBAC.
 
-`tests/e2e/test_helm_installation.py` runs MIC with the chart's roles on a real API server.
+`tests/deploy/test_programs_under_their_roles.py` runs MIC with the chart's roles on a real API server.
 """
 
 import json
