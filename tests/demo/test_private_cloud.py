@@ -63,6 +63,7 @@ def test_the_audience_of_tokens_comes_from_the_description(
     environment = cloud_file(tmp_path, {"resourceManagerEndpoint": "https://management.cloud.example/"} | description)
     settings = parse(NAMES, environment)
     assert (settings.resource_manager, settings.resource) == ("https://management.cloud.example", audience)
+    assert parse([*NAMES, "--resource-name=https://vault"], environment).resource == "https://vault"
 
 
 @pytest.mark.parametrize(

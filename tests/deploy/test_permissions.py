@@ -3,7 +3,7 @@
 The calls: mic/app.py (watches), mic/reconciliation/writer.py, mic/startup/type_upgrade.py,
 podidentity/kube/{locks,events}.py for MIC;
 nmi/app.py (this node), nmi/identity/{cluster_cache,verification_reads,assigned_identity,managed_mode}.py,
-nmi/tokens/secrets.py and podidentity/kube/events.py for NMI. tests/e2e shows that they are
+nmi/tokens/secrets.py and podidentity/kube/events.py for NMI. test_programs_under_their_roles.py shows that they are
 sufficient.
 """
 
@@ -18,7 +18,7 @@ from tests.deploy.helm_cluster import LIMIT, Cluster, Right
 from tests.deploy.helms import HELMS
 from tests.support.waiting import until_sync
 from tests.testplane import up
-from tools.chart.rendering import CHART
+from tools.chart.rendering import CHART, render
 
 pytestmark = pytest.mark.plane
 
@@ -224,10 +224,10 @@ def test_role_view_reads_identities_and_role_edit_changes_them(plane: up.Plane, 
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_the_policy_of_federated_identities_can_exist_before_the_roles_and_refuses_the_request_in_the_notes(
+def test_federated_identities_let_nmi_create_tokens_in_the_listed_namespaces_only(
     plane: up.Plane, helm: str, namespace: str
 ) -> None:
-    """The order in docs/security.md, with which NMI never runs without the policy."""
+    """The policy exists before the roles: with this order of docs/security.md, NMI never runs without it."""
     cluster = Cluster(plane, helm)
 
     def policies() -> int:
@@ -238,7 +238,9 @@ def test_the_policy_of_federated_identities_can_exist_before_the_roles_and_refus
         cluster.kubectl("create", "namespace", name)
     cluster.kubectl("create", "serviceaccount", "web", "-n=rights-named")
     named = "federated.namespaces[0].name=rights-named,federated.namespaces[0].serviceAccounts={web,worker}"
-    options = ("--set=federated.enabled=true", f"--set={named},federated.namespaces[1].name=rights-open")
+    usual = ("--set=crds.upgrade=false,nmi.servicePrincipals=false",)
+    options = (*usual, "--set=federated.enabled=true", f"--set={named},federated.namespaces[1].name=rights-open")
+    some = {("serviceaccounts/token", account, "create") for account in ("web", "worker")}
     first = ("--show-only=templates/nmi-federated-policy.yaml", f"--namespace={namespace}", *options)
     policy = cluster.helm("template", "pi", str(CHART), *first)
     cluster.kubectl("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=policy)
@@ -251,5 +253,27 @@ def test_the_policy_of_federated_identities_can_exist_before_the_roles_and_refus
         command = (str(up.tool("kubectl")), *shlex.split(tried))
         refused = "ValidatingAdmissionPolicy 'pi-aad-pod-identity-federated'"
         until_sync(lambda: cluster.done(*command).stderr, tried, holds=lambda refusal: refused in refusal)
+        until_rights_are(cluster, namespace, "rights-open", STANDARD | {("serviceaccounts/token", "", "create")})
+        assert cluster.rights(NMI, of=namespace, within="rights-named") == STANDARD | some
+        for within in ("default", namespace):
+            assert cluster.rights(NMI, of=namespace, within=within) == STANDARD
+        # An upgrade removes the roles of namespaces that are no longer listed.
+        upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", "--reset-values", LIMIT, *usual)
+        cluster.helm(*upgrade, "--set=federated.enabled=true", f"--set={named}")
+        until_rights_are(cluster, namespace, "rights-open", STANDARD)
+        assert cluster.rights(NMI, of=namespace, within="rights-named") == STANDARD | some
+        cluster.helm(*upgrade)
+        until_rights_are(cluster, namespace, "rights-named", STANDARD)
+        assert policies() == 0
     assert policies() == 0
     cluster.kubectl("delete", "--wait=true", "namespace/rights-open", "namespace/rights-named")
+
+
+@pytest.mark.parametrize(
+    "listed", ["{name: a}", "{name: a, serviceAccounts: [b]}", "{name: a}, {name: c, serviceAccounts: [b]}"]
+)
+def test_the_api_server_accepts_the_policy_for_any_listed_namespaces(plane: up.Plane, listed: str) -> None:
+    objects = render(given=f"federated: {{enabled: true, namespaces: [{listed}]}}")
+    (policy,) = (each for each in objects if each["kind"] == "ValidatingAdmissionPolicy")
+    apply = ("apply", "--dry-run=server", "--validate=strict", "-f", "-")
+    assert "created" in Cluster(plane).kubectl(*apply, stdin=json.dumps(policy))

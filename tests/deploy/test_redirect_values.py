@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from podidentity.resources import BINDING_LABEL
 from tests.deploy.helm_cluster import arguments_of
 from tests.deploy.helms import HELMS
 from tools.chart.rendering import Object, render
@@ -67,6 +68,7 @@ def template_labels(each: Object) -> dict[str, str]:
 def test_cilium_redirects_the_metadata_address_to_the_pods_of_nmi(helm: str) -> None:
     assert of_cilium() == {}
     policies = of_cilium(CILIUM, helm=helm)
+    assert BINDING_LABEL not in str(policies), "nothing of Cilium selects by a binding"
     redirect, check = policies[""], policies["check"]
     for policy, port in ((redirect, "80"), (check, "2579")):
         assert (policy["kind"], policy["metadata"]["namespace"]) == ("CiliumLocalRedirectPolicy", "podid")

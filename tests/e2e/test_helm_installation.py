@@ -35,6 +35,8 @@ async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Pa
 
         await here.install("upgrade", VALUES | {"nmi": {**REDIRECT, "logVerbosity": 4}})
         await gets_a_token(here)
+        # Objects of the hooks do not block the next upgrade.
+        await here.install("upgrade", VALUES | {"nmi": REDIRECT})
 
         assert "Succeeded" in await here.helm("test", RELEASE, "--namespace", NAMESPACE, "--timeout=60s")
 

@@ -1,23 +1,30 @@
-"""A Deployment migrates to workload identity and back on the real kube-apiserver, whose controllers roll it out.
-
-test_switching_in_the_sandbox.py has the switch of identities.
+"""Type 0 to 3 and back on the real kube-apiserver, with its tokens, JSON patches and pods and the real MIC; and a
+Deployment's migration to workload identity and back, which its controllers roll out.
 """
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from podidentity.resources import IDENTITIES, PODS
+from podidentity_sandbox.directory import FederatedCredential
 from tests.conftest import NewPlane
-from tests.mic.emulated_cloud import emulated_cloud
+from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.mic.preview.run_programs import Answer, run
-from tests.mic.real_server import add_node, bind, in_place_of_the_emulator
+from tests.mic.real_server import LOCATION, add_node, assigned, bind, in_place_of_the_emulator
 from tests.support.objects import vm_id
+from tests.support.waiting import until
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
-TENANT = "72f988bf-0000-0000-0000-2d7cd011db47"
+DEMO = IDENTITIES.path("default", "demo")
+NOTE = "aadpodidentity.k8s.io/migrated-from"
+AUDIENCE = "api://AzureADTokenExchange"
 ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
@@ -38,11 +45,9 @@ WEBHOOK = {
 
 
 def prepare(plane: Plane) -> None:
-    """Create a federated identity, a pod and a Deployment that it is bound to."""
+    """Create an identity, and a pod and a Deployment that it is bound to."""
     add_node(plane, "n0", vm_id("n0"))
     bind(plane, "demo")
-    change = {"spec": {"type": 3, "tenantID": TENANT}}
-    plane.api("PATCH", IDENTITIES.path("default", "demo"), change, content_type="application/merge-patch+json")
     plane.api("POST", ACCOUNTS, {"metadata": {"name": "web"}})
     pod = {"metadata": {"name": "web-1", "labels": BOUND}, "spec": {**SPEC, "nodeName": "n0"}}
     plane.api("POST", PODS.path("default"), pod)
@@ -60,38 +65,90 @@ def written(plane: Plane) -> dict[str, Any]:
     return {"account": account, "deployment": deployment, "labels": labels}
 
 
-async def test_a_federated_application_migrates_to_workload_identity_and_back(
-    tmp_path: Any, new_plane: NewPlane
-) -> None:
+async def migrate(cloud: EmulatedCloud, *arguments: str) -> Answer:
+    return await run(cloud.folder, "podidctl", "migrate", *arguments, cloudconfig=False, HOME=str(cloud.folder))
+
+
+async def assigned_type(plane: Plane) -> int:
+    """Return the type of the only assigned identity."""
+    (found,) = (await asyncio.to_thread(plane.api, "GET", LOCATION))["items"]
+    return int(found["spec"]["azureIdentityRef"]["spec"]["type"])
+
+
+async def test_an_identity_and_its_application_are_migrated_and_taken_back(tmp_path: Path, new_plane: NewPlane) -> None:
     async with emulated_cloud(tmp_path) as cloud:
         real = await in_place_of_the_emulator(cloud, new_plane, prepare)
+        trust = aiohttp.TCPConnector(ssl=real.api.context)
+        async with aiohttp.ClientSession(connector=trust, headers={"Authorization": f"Bearer {real.token}"}) as session:
 
-        async def migrate(*words: str) -> Answer:
-            arguments = ("migrate", *words, "--workload-identity", "--timeout=120", "-o", "json")
-            return await run(cloud.folder, "podidctl", *arguments, cloudconfig=False, HOME=str(cloud.folder))
+            async def fetch(url: str) -> bytes:
+                async with session.get(f"{real.server}{urlsplit(url).path}", raise_for_status=True) as response:
+                    return await response.read()
 
-        before = await asyncio.to_thread(written, real)
-        refused = await migrate("apply", "--yes")
-        assert refused.code == 3
-        assert "webhook is not installed" in refused.document["outcomes"][0]["why"]
-        hooks = {"metadata": {"name": "azure-wi"}, "webhooks": [WEBHOOK]}
-        await asyncio.to_thread(real.api, "POST", WEBHOOKS, hooks)
-        dry = await migrate("apply")
-        assert [(each["about"], each["ending"]) for each in dry.document["outcomes"]] == [
-            ("Deployment default/web", "would be changed"),
-            ("Pod default/web-1", "left as it was"),
-        ]
-        assert await asyncio.to_thread(written, real) == before
-        await migrate("apply", "--yes")
-        made = await asyncio.to_thread(written, real)
-        assert made["account"]["azure.workload.identity/client-id"] == "client-demo"
-        assert made["account"]["azure.workload.identity/tenant-id"] == TENANT
-        assert made["labels"] == {**before["labels"], "azure.workload.identity/use": "true"}
-        again = await migrate("apply", "--yes")
-        assert again.document["outcomes"][0]["ending"] == "as it is"
-        back = await migrate("rollback", "--yes")
-        assert [(each["about"], each["ending"]) for each in back.document["outcomes"]] == [
-            ("Deployment default/web", "changed"),
-            ("ServiceAccount default/web", "changed"),
-        ]
-        assert await asyncio.to_thread(written, real) == before
+            cloud.aad.issuers.fetch = fetch
+            await cloud.mic()
+            await assigned(real, **{"web-1": "Assigned"})
+            before = await asyncio.to_thread(real.api, "GET", DEMO)
+            await becomes_federated(cloud, real)
+            switched = await asyncio.to_thread(real.api, "GET", DEMO)
+            assert json.loads(switched["metadata"]["annotations"][NOTE])["spec"] == before["spec"]
+            await an_application_migrates_to_workload_identity_and_back(cloud, real)
+
+            back = await migrate(cloud, "rollback", "--yes", "-o", "json")
+            assert back.code == 0, back.out + back.err
+            assert await assigned_type(real) == 0
+            restored = await asyncio.to_thread(real.api, "GET", DEMO)
+            assert restored["spec"] == before["spec"]
+            assert NOTE not in restored["metadata"].get("annotations", {})
+            assert cloud.on(vm_id("n0")) == {"demo"}
+
+
+async def becomes_federated(cloud: EmulatedCloud, real: Plane) -> None:
+    """The identity is switched as soon as Azure trusts its service account."""
+    tenant = ("--tenant", cloud.directory.tenant_id)
+    # podidctl waits ten seconds for a token, which a busy API server may exceed.
+    left = await until(
+        lambda: migrate(cloud, "apply", "--yes", *tenant, "-o", "json"),
+        "a refusal of the token",
+        holds=lambda answer: "subject system:serviceaccount:default:web" in answer.out,
+    )
+    assert left.code == 3
+    assert "subject system:serviceaccount:default:web" in left.document["outcomes"][0]["tried"][0]["problem"]
+    issuer = (await asyncio.to_thread(real.api, "GET", "/.well-known/openid-configuration"))["issuer"]
+    subject = "system:serviceaccount:default:web"
+    cloud.directory.federate("client-demo", FederatedCredential(issuer, subject, AUDIENCE))
+    await until(
+        lambda: migrate(cloud, "apply", "--yes", *tenant), "the migration", holds=lambda answer: answer.code == 0
+    )
+    assert await assigned_type(real) == 3
+    assert (await migrate(cloud, "plan")).code == 0
+    await cloud.until(lambda: cloud.on(vm_id("n0")) == set(), "nothing is left on the VM")
+
+
+async def an_application_migrates_to_workload_identity_and_back(cloud: EmulatedCloud, real: Plane) -> None:
+    arguments = ("--workload-identity", "--timeout=120", "-o", "json")
+    before = await asyncio.to_thread(written, real)
+    refused = await migrate(cloud, "apply", "--yes", *arguments)
+    assert refused.code == 3
+    assert "webhook is not installed" in refused.document["outcomes"][0]["why"]
+    hooks = {"metadata": {"name": "azure-wi"}, "webhooks": [WEBHOOK]}
+    await asyncio.to_thread(real.api, "POST", WEBHOOKS, hooks)
+    dry = await migrate(cloud, "apply", *arguments)
+    assert [(each["about"], each["ending"]) for each in dry.document["outcomes"]] == [
+        ("Deployment default/web", "would be changed"),
+        ("Pod default/web-1", "left as it was"),
+    ]
+    assert await asyncio.to_thread(written, real) == before
+    await migrate(cloud, "apply", "--yes", *arguments)
+    made = await asyncio.to_thread(written, real)
+    assert made["account"]["azure.workload.identity/client-id"] == "client-demo"
+    assert made["account"]["azure.workload.identity/tenant-id"] == cloud.directory.tenant_id
+    assert made["labels"] == {**before["labels"], "azure.workload.identity/use": "true"}
+    again = await migrate(cloud, "apply", "--yes", *arguments)
+    assert again.document["outcomes"][0]["ending"] == "as it is"
+    back = await migrate(cloud, "rollback", "--yes", *arguments)
+    assert [(each["about"], each["ending"]) for each in back.document["outcomes"]] == [
+        ("Deployment default/web", "changed"),
+        ("ServiceAccount default/web", "changed"),
+    ]
+    assert await asyncio.to_thread(written, real) == before

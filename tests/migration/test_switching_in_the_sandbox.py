@@ -187,6 +187,13 @@ async def test_a_switched_identity_that_was_not_waited_for_is_waited_for(cloud: 
     assert assignments(cloud) == FOLLOWED
 
 
+async def test_an_unknown_identity_is_an_error(cloud: Federation) -> None:
+    for command in (["plan"], ["apply", "--yes"]):
+        answer = await cloud.migrate(*command, "default/missing")
+        assert (answer.code, answer.out) == (1, "")
+        assert "AzureIdentity default/missing does not exist: see kubectl get azureidentities -A" in answer.err
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [("POST", "/serviceaccounts/web/token"), ("PATCH", "/azureidentities/demo"), ("GET", f"{NAMESPACE}/pods")],

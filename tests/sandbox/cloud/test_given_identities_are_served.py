@@ -47,6 +47,11 @@ async def test_nodes_of_a_scale_set_share_its_identities() -> None:
         assert first.user_assigned == (sandbox.azure.demo,)
 
 
+async def test_without_the_setting_no_vm_has_a_system_assigned_identity() -> None:
+    async with Sandbox(Settings(programs=False, namespaces=False)) as sandbox:
+        assert sandbox.azure.imds.hosts[0].identities().system_assigned is None
+
+
 async def test_objects_that_exist_keep_the_sandbox_from_starting_and_stay(given: Sandbox) -> None:
     """The second sandbox uses the API server of the first one."""
     await given.cluster.apply(identity("theirs", type=0, resourceID="/r", clientID="c"))

@@ -61,6 +61,11 @@ async def test_a_subject_with_other_case_does_not_match_and_the_error_mentions_c
     assert "matches with case-insensitive comparison, but not with case-sensitive comparison" in sentence
 
 
+async def test_a_trailing_slash_makes_another_issuer(federation: Federation) -> None:
+    federation.trust(issuer=f"{federation.kube.server}/")
+    assert (await federation.refusal(await federation.token()))[2] == 700211
+
+
 async def test_one_of_several_audiences_suffices(federation: Federation) -> None:
     federation.trust()
     assert (await federation.ask(await federation.token("another", AUDIENCE)))[0] == 200
