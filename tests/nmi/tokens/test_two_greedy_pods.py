@@ -108,7 +108,7 @@ async def test_exempt_pods_with_full_queues_hardly_delay_another_pod(node: Node,
     async def ask(pod: str) -> object:
         return await node.node_identities.token(REQUEST, pod, within=45.0)
 
-    with flooding(*[ask] * FILLERS):
+    with flooding(*[ask] * (FILLERS // 2)):  # no call is refused, even if both attackers shared one queue
         await asyncio.sleep(3.0)
         begun = now()
         await (ask("shop/cart") if exempt else node.token(REQUEST, "shop/cart"))
