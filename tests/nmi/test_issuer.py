@@ -201,6 +201,15 @@ async def test_an_object_id_is_known_after_azure_has_returned_it(bench: IssuerBe
     assert (await bench.issued(request)).identity == "ns/id"
 
 
+async def test_a_terminating_pod_gets_tokens_but_no_ready_answers(bench: IssuerBench) -> None:
+    entry = await bench.with_pod()
+    assert (await bench.issued()).cacheable
+    bench.cluster.api.store.delete("pods", "web", "ns")
+    await until(lambda: entry.ending)
+    assert not (await bench.issued()).cacheable
+    assert bench.cluster.reads() == ["/api/v1/namespaces/ns/pods/web"]
+
+
 async def test_without_the_cache_no_answer_becomes_ready() -> None:
     async with running_issuer(caching=False) as bench:
         await bench.with_pod()

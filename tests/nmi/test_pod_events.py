@@ -83,13 +83,14 @@ async def test_an_event_names_the_pod_by_uid_and_what_to_check() -> None:
         sending = tasks.create_task(recorder.run())
         PodEvents(recorder).record(pod_entry("default"), REFUSAL)
         PodEvents(recorder).record(pod_entry("default"), Refusal(Reason.POLICY, "No.", "a\nb Bearer abcdefghijkl\x00"))
+        PodEvents(recorder).record(pod_entry("default"), Refusal(Reason.FORWARDED, "No.", "remove the proxy"))
         for reason in (Reason.UPSTREAM_UNAVAILABLE, Reason.UPSTREAM_THROTTLED, Reason.OVERLOADED):
             PodEvents(recorder).record(pod_entry("default"), Refusal(reason, "No.", "it affects all pods"))
         await asyncio.wait_for(recorder.flushed(), 60)
         sending.cancel()
         events = {event["reason"]: event for event in api.store.list("events", "default")}
 
-    assert set(events) == {"IdentityNotAssigned", "TokenRefused"}
+    assert set(events) == {"IdentityNotAssigned", "TokenRefused", "RequestRefused"}
     event = events["IdentityNotAssigned"]
     assert (event["type"], event["message"], event["count"]) == ("Warning", REFUSAL.detail, 1)
     about = {"kind": PODS.name, "apiVersion": "v1", "namespace": "default", "name": "cart", "uid": "uid-cart"}

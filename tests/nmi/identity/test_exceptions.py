@@ -116,6 +116,16 @@ async def test_a_pod_becomes_exempt_and_stops_being_exempt_with_the_event(cluste
         assert entry.facts.exempt == exempt
 
 
+async def test_a_label_change_of_a_pod_starts_or_ends_its_exemption(cluster: Cluster) -> None:
+    cluster.put(exception(labels=APP))
+    await cluster.seen(lambda: len(cluster.cluster_cache.watches.by_name["exceptions"].store) == 1)
+    entry = await cluster.with_pod()
+    for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, "")):
+        async with waking(entry):
+            cluster.put_pod(pod(labels=labels))
+        assert entry.facts.exempt == exempt
+
+
 async def test_an_unrelated_exception_changes_nothing_of_a_pod(cluster: Cluster) -> None:
     entry = await cluster.with_pod(labels=APP)
     before = entry.record.generation

@@ -45,6 +45,22 @@ async def test_a_pod_whose_address_is_not_its_own_is_never_found(cluster: Cluste
     assert cluster.at(ADDRESS) is None
 
 
+async def test_each_address_of_a_pod_finds_it_until_the_pod_has_another(cluster: Cluster) -> None:
+    entry = await cluster.with_pod(addresses=(ADDRESS, "fd00::1"))
+    assert cluster.at("fd00::1") is entry
+    cluster.put_pod(pod(addresses=("10.0.0.9",)))
+    await cluster.seen(lambda: cluster.at("10.0.0.9") is entry)
+    assert [cluster.at(each) for each in (ADDRESS, "fd00::1")] == [None, None]
+
+
+async def test_an_assignment_may_arrive_before_its_pod_and_applies_on_its_own_node_only(cluster: Cluster) -> None:
+    cluster.put(assigned_identity("elsewhere", nodename="node-2"), assigned_identity("here"))
+    store = cluster.cluster_cache.watches.by_name["assigned_identities"].store
+    await cluster.seen(lambda: len(store) == 2)
+    entry = await cluster.with_pod()
+    assert [each.identity.metadata.name for each in entry.assigned] == ["here"]
+
+
 async def test_an_invalid_address_in_a_status_affects_only_its_own_pod(cluster: Cluster) -> None:
     cluster.deliver(pod("odd", uid="uid-odd", addresses=("not-an-address",)))
     await cluster.with_pod()

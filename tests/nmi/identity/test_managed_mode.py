@@ -6,7 +6,7 @@ from nmi.identity.decide import DecisionPolicy, Grant, Wait, decide
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
-from podidentity.resources import OBJECT_ID_ANNOTATION
+from podidentity.resources import OBJECT_ID_ANNOTATION, Resource
 from tests.nmi.identity.cluster import Cluster, running_cluster, waking
 from tests.support.nmi_objects import (
     ADDRESS,
@@ -15,6 +15,7 @@ from tests.support.nmi_objects import (
     assigned_identity,
     binding,
     by,
+    exception,
     identity,
     pod,
 )
@@ -72,6 +73,25 @@ async def test_each_revocation_takes_effect_with_its_event(change: str) -> None:
                     cluster.put_pod(pod(label=None))
         nothing = {"label-gone": Reason.NOTHING_ASSIGNED.value}
         assert outcome(entry) == nothing.get(change, f"wait, then {Reason.NO_MATCHING_IDENTITY.value}")
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (binding(deleting=True), f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"),
+        (identity(deleting=True), f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"),
+        (exception(labels={"app": "web"}), "exempt"),
+    ],
+    ids=["binding-being-deleted", "identity-being-deleted", "exception"],
+)
+async def test_an_object_being_deleted_is_not_granted_and_an_exception_takes_precedence(
+    managed: Cluster, changed: Resource, expected: str
+) -> None:
+    managed.deliver(pod(labels={"app": "web"}), binding(), identity())
+    entry = managed.owner(ADDRESS)
+    assert outcome(entry) == "id"
+    managed.deliver(changed)
+    assert outcome(entry) == expected
 
 
 async def test_objects_of_other_namespaces_are_never_combined(managed: Cluster) -> None:

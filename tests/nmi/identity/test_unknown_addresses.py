@@ -163,6 +163,9 @@ async def test_an_address_with_two_live_pods_finds_neither() -> None:
         cluster.put_pod(pod("former"))
         await cluster.finds_nothing(cluster.cluster_cache.entry_at(ADDRESS))
         assert cluster.at(ADDRESS) is None
+        cluster.deliver_deletion(pod("former", uid="uid-former"))
+        assert cluster.owner(ADDRESS).key == "ns/web", "an event determines the owner, too"
+        assert former.gone
 
 
 async def test_a_read_determines_the_owner_of_the_address(unwatched: Cluster) -> None:

@@ -207,6 +207,15 @@ async def test_a_call_that_waits_for_a_permit_fails_when_the_breaker_opens() -> 
     assert (bench.governor.waiting, bench.governor.in_flight) == (0, 0)
 
 
+async def test_the_memory_about_pods_is_bounded(bench: Bench) -> None:
+    for number in range(200):
+        with pytest.raises(AzureError) as raised:
+            await bench.call(f"ns/{number}", hang())
+        await asyncio.sleep(raised.value.retry_after or 0.0)
+        assert len(bench.breaker._blamed) <= 5
+    assert bench.sent > 40
+
+
 async def test_the_failures_of_one_pod_block_only_that_pod(bench: Bench) -> None:
     await bench.fail(*["ns/hostile"] * 5)
     await bench.refused("ns/hostile")

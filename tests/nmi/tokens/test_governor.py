@@ -247,9 +247,10 @@ async def test_a_pause_longer_than_the_callers_time_is_reported_immediately() ->
     async with governor.token_permit("ns/a", patience=-0.1):
         assert governor.pause_left == 0.0, "an expired caller gets no Retry-After that IMDS did not send"
     governor.pause(6.0)
-    with pytest.raises(Throttled):
+    with pytest.raises(Throttled) as throttled:
         async with governor.token_permit("ns/a", patience=3.0):
             pass
+    assert throttled.value.retry_after == pytest.approx(6.0)
     async with governor.token_permit("ns/b", patience=7.0):
         assert governor.pause_left == 0.0
 

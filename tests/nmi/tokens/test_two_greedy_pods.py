@@ -101,3 +101,15 @@ async def test_an_attacker_that_joins_and_leaves_does_not_cost_the_other_pod_its
         begun = now()
         await node.token(REQUEST, "shop/cart")
         assert now() - begun <= 0.02 + ADDED_SECONDS
+
+
+@pytest.mark.parametrize("exempt", [False, True], ids=["ordinary", "exempt"])
+async def test_exempt_pods_with_full_queues_hardly_delay_another_pod(node: Node, exempt: bool) -> None:
+    async def ask(pod: str) -> object:
+        return await node.node_identities.token(REQUEST, pod, within=45.0)
+
+    with flooding(*[ask] * (FILLERS // 2)):  # no call is refused, even if both attackers shared one queue
+        await asyncio.sleep(3.0)
+        begun = now()
+        await (ask("shop/cart") if exempt else node.token(REQUEST, "shop/cart"))
+        assert now() - begun <= 0.02 + ADDED_SECONDS
