@@ -1,7 +1,7 @@
 """Fixtures that run each test twice: with the sandbox's API server, and with the real one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -13,11 +13,13 @@ from podidentity.resources import Kind, Resource
 from podidentity_sandbox.faults.connections import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import ROOT, apply_definitions
-from tests.contract.electors import Electors
+from tests.contract.electors import electors
 from tests.contract.servers import EmulatedServer, RealServer, Server, address, fresh_namespace
 from tests.contract.steady_clock import SteadyClock
 from tests.support.waiting import until
 from tests.testplane import up
+
+__all__ = ["electors"]
 
 ACCOUNTS: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
 NAMESPACES: Kind[Resource] = Kind("Namespace", "namespaces", Resource, namespaced=False)
@@ -94,13 +96,6 @@ async def clock(client: Client, namespace: str) -> AsyncIterator[SteadyClock]:
     yield made
     running.cancel()
     await asyncio.wait({running})
-
-
-@pytest.fixture
-async def electors(client: Client, mics: Client, namespace: str, clock: Callable[[], float]) -> AsyncIterator[Electors]:
-    made = Electors(client, mics, namespace, clock)
-    yield made
-    await made.aclose()
 
 
 async def new_namespace(client: Client) -> str:

@@ -1,8 +1,10 @@
 """Candidates of leader elections, this project's and the Go implementation's, for one lock."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
+
+import pytest
 
 from podidentity.kube.client import Client
 from podidentity.kube.lease import Elector
@@ -63,3 +65,10 @@ async def ended(task: "asyncio.Task[Any]") -> None:
     """End the task, as a kill would."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def electors(client: Client, mics: Client, namespace: str, clock: Callable[[], float]) -> AsyncIterator[Electors]:
+    made = Electors(client, mics, namespace, clock)
+    yield made
+    await made.aclose()

@@ -29,7 +29,7 @@ def test_packages_of_tests_are_installed_before_the_machine_is_checked_for_real_
     check = "-m tests.realnode.machine"
     recipes = re.findall(r"^([a-z.-]+):[^=\n]*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
     checked = {name: commands for name, commands in recipes if check in commands}
-    assert {"test-node", "soak-node", ".node-programs"} <= checked.keys()
+    assert {"test-node", ".node-programs"} <= checked.keys()
     for name, commands in checked.items():
         assert "$(PACKAGES) test\n" in commands.partition(check)[0], name
 

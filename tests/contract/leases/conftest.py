@@ -6,8 +6,11 @@ import pytest
 
 from mic.app import COMPONENT
 from podidentity.kube.client import Client
+from tests.contract.electors import electors
 from tests.support.memory_api import MemoryApi
 from tests.virtual_time import now
+
+__all__ = ["electors"]
 
 
 @pytest.fixture
