@@ -9,7 +9,7 @@ PIP = $(WITH_HEADERS) $(INSTALL) -q
 WITH_PROGRESS = @$(WITH_HEADERS) $(PYTHON) tools/with_progress.py
 PACKAGE = '^(?:Collecting|Requirement already satisfied:|(?=Installing collected)) ?([^ =]+)'
 PACKAGES = @PYTHON=$(PYTHON) tools/system-packages
-TESTPLANE = @$(BIN)/python tests/testplane/up.py
+TESTPLANE = @$(BIN)/python tests/support/testplane/up.py
 NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
 STARTED := $(shell date +%s)
 TOOK = @echo "make $@: passed $$(($$(date +%s) - $(STARTED))) seconds after the start of make"
@@ -84,7 +84,7 @@ test-examples: .venv/.built ## Run the property tests of check and test with all
 
 test-tools: .venv/.built .venv/.site/.installed ## Run the tests with programs of others: helm, Prometheus, nginx, valgrind, a browser and others
 	$(PACKAGES) build test nginx prometheus registry browser
-	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
+	@$(BIN)/python -c 'from tests.support.testplane import up; up.tool("helm"), up.tool("helm3")'
 	$(PYTEST) $(PARALLEL)=$(TEST_JOBS) -m "tools and run_test_all and not (plane or measures)"
 	$(TOOK)
 
@@ -99,12 +99,12 @@ test-plane: .venv/.built ## Run the tests on a real control plane; the first run
 COMMIT ?= HEAD
 fresh: .venv/.built ## Run make demo and the commands of the first pages on a Debian with nothing installed (as root, 3 minutes)
 	$(TESTPLANE) build >/dev/null
-	@$(BIN)/python -m tests.fresh.run demos --commit=$(COMMIT)
+	@$(BIN)/python -m tests.system.fresh.run demos --commit=$(COMMIT)
 	$(TOOK)
 
 # FRESH="12 root" or FRESH=13 selects of the releases 12 and 13 and the users root and user.
 fresh-test: ## Run make test on Debian 12 and 13 with nothing installed, as root and as an ordinary user (as root, 45 minutes)
-	@JOBS=$(JOBS) $(PYTHON) -m tests.fresh.run tests "$(FRESH)" --commit=$(COMMIT)
+	@JOBS=$(JOBS) $(PYTHON) -m tests.system.fresh.run tests "$(FRESH)" --commit=$(COMMIT)
 	$(TOOK)
 
 test-measures: .venv/.built ## Run the tests that measure delays, memory or CPU time, alone
@@ -115,51 +115,51 @@ test-measures: .venv/.built ## Run the tests that measure delays, memory or CPU 
 
 test-images: .venv/.built ## Build the images once and run the programs in them
 	tools/local-images once
-	$(PYTEST) tests/images/built
+	$(PYTEST) tests/system/images
 
 # Some machines do not permit nodes, for example containers without access to cgroups.
 test-node: .venv/.built ## Run e2e-node-quick, or print why this machine cannot run real nodes
 	$(PACKAGES) test
-	@if $(BIN)/python -m tests.realnode.machine; then $(MAKE) e2e-node-quick; \
+	@if $(BIN)/python -m tests.system.node.machine; then $(MAKE) e2e-node-quick; \
 		else echo "make $@: NOT RUN, because this machine cannot run real nodes (see above)"; fi
 
 test-sdks: .venv/.built ## Run Azure's own SDKs for Python and JavaScript
-	$(PYTEST) -m "not nightly" tests/sdks
+	$(PYTEST) -m "not nightly" tests/system/sdks
 
 test-sdks-nightly: .venv/.built ## Run Azure's own SDKs in the other languages
-	@$(BIN)/python tests/sdks/applications.py
-	$(PYTEST) -m nightly tests/sdks
+	@$(BIN)/python tests/system/sdks/applications.py
+	$(PYTEST) -m nightly tests/system/sdks
 
 # The programs that `make test-sdks` omits take minutes to install; the machine may provide terraform.
 .PHONY: test-imds-programs
 test-imds-programs: .venv/.built ## Run all programs of docs/imds-applications.md and write its table (as root)
-	IMDS_PROGRAMS=all $(PYTEST) tests/sdks/test_programs_that_only_know_imds.py
-	$(BIN)/python -m tests.sdks.imds_table
+	IMDS_PROGRAMS=all $(PYTEST) tests/system/sdks/test_programs_that_only_know_imds.py
+	$(BIN)/python -m tests.system.sdks.imds_table
 
 # Programs for other architectures than arm64 run natively, so that the tests use this machine's iptables and ip.
-# tests/arm64/emulated.py lists the tests that qemu-user cannot run, each with the reason.
-ARM64_TESTS ?= tests/native tests/nmi/server/test_server_over_sockets.py
+# tests/nightly/arm64/emulated.py lists the tests that qemu-user cannot run, each with the reason.
+ARM64_TESTS ?= tests/contract/native tests/contract/nmi/server/test_server_over_sockets.py
 test-arm64: .venv/.built ## Compile _native for arm64 and run its tests under qemu-user (as root, on Debian)
 	$(PACKAGES) test arm64
-	$(BIN)/python tests/arm64/prepare.py
-	cd build/arm64/source && $(CURDIR)/tests/arm64/emulate $(CURDIR)/build/arm64/root \
-		$(CURDIR)/build/arm64/root/usr/bin/python3 -m pytest -q -p no:cacheprovider -p tests.arm64.patience \
-		-p tests.arm64.emulated --timeout=600 --durations=20 $(QUICK) $(PARALLEL)=$(JOBS) -m "run_check or run_test" $(PYTEST_FLAGS) $(ARM64_TESTS)
+	$(BIN)/python tests/nightly/arm64/prepare.py
+	cd build/arm64/source && $(CURDIR)/tests/nightly/arm64/emulate $(CURDIR)/build/arm64/root \
+		$(CURDIR)/build/arm64/root/usr/bin/python3 -m pytest -q -p no:cacheprovider -p tests.nightly.arm64.patience \
+		-p tests.nightly.arm64.emulated --timeout=600 --durations=20 $(QUICK) $(PARALLEL)=$(JOBS) -m "run_check or run_test" $(PYTEST_FLAGS) $(ARM64_TESTS)
 	$(TOOK)
 
-# ARM64_MACHINE_TESTS="-m root tests/nmi/node" replaces the tests that tests/arm64/machine.py names.
+# ARM64_MACHINE_TESTS="-m root tests/system/local/nmi/node" replaces the tests that tests/nightly/arm64/machine.py names.
 test-arm64-machine: .venv/.built ## Run tests of sockets and NAT rules on a kernel for arm64, in an emulated machine (as root, on Debian)
 	$(PACKAGES) test arm64
-	$(BIN)/python tests/arm64/prepare.py
-	$(BIN)/python -m tests.arm64.machine $(ARM64_MACHINE_TESTS)
+	$(BIN)/python tests/nightly/arm64/prepare.py
+	$(BIN)/python -m tests.nightly.arm64.machine $(ARM64_MACHINE_TESTS)
 	$(TOOK)
 
 audit: ## Test that the chart's roles grant only rights that the tests used (after test, test-tools, test-plane and test-measures)
-	@$(BIN)/python -m tests.rights build/calls
+	@$(BIN)/python -m tests.support.rights build/calls
 
 # Two commands at a time, the longest first.
 define LINT
-$(BIN)/mypy && $(BIN)/python -m mypy.stubtest --allowlist tests/native/stubtest_allowlist.txt \
+$(BIN)/mypy && $(BIN)/python -m mypy.stubtest --allowlist tests/contract/native/stubtest_allowlist.txt \
 	$(patsubst _native/%.pyx,_native.%,$(wildcard _native/*.pyx))
 $(BIN)/python -m tools.language
 PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint _native/*.pyx _native/*.pxd
@@ -177,7 +177,7 @@ format: .venv/.built ## Format the code
 
 docs: .venv/.built ## Generate the tables of flags, metrics and mutants in docs/
 	$(BIN)/python -m tools.handbook
-	$(BIN)/python -m tests.mutants.count
+	$(BIN)/python -m tests.nightly.mutants.count
 
 # PROJECT_URL=ADDRESS adds links to the repository.
 site: .venv/.site/.installed ## Build the documentation site into build/site; it works from disk
@@ -191,48 +191,48 @@ site: .venv/.site/.installed ## Build the documentation site into build/site; it
 # Coverage-guided fuzzing: the parsers under sanitizers, the lanes against each other and against the oracle.
 FUZZ_SECONDS ?= 3600
 fuzz: build/fuzz/.built ## Fuzz the parsers and the request lanes for FUZZ_SECONDS (an hour)
-	$(BIN)/python -m tests.fuzz.run $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.nightly.fuzz.run $(FUZZ_SECONDS)
 
-build/fuzz/.built: .venv/.built $(NATIVE) setup.py $(wildcard tests/fuzz/*.lock tests/fuzz/build.py tests/fuzz/*.pyx tests/fuzz/*.c)
+build/fuzz/.built: .venv/.built $(NATIVE) setup.py $(wildcard tests/nightly/fuzz/*.lock tests/nightly/fuzz/build.py tests/nightly/fuzz/*.pyx tests/nightly/fuzz/*.c)
 	@echo "compiling the data plane with sanitizers"
 	@rm -rf build/fuzz/site
-	@$(PIP) --require-hashes --no-deps --target build/fuzz/site -r tests/fuzz/requirements.lock
-	@CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" $(BIN)/python tests/fuzz/build.py >/dev/null
+	@$(PIP) --require-hashes --no-deps --target build/fuzz/site -r tests/nightly/fuzz/requirements.lock
+	@CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" $(BIN)/python tests/nightly/fuzz/build.py >/dev/null
 	@touch $@
 
-# Each change in tests/mutants breaks one promise of docs/security.md in a copy of the tree; the tests named there must
+# Each change in tests/nightly/mutants breaks one promise of docs/security.md in a copy of the tree; the tests named there must
 # fail. MUTANTS="tokens node/3 nmi/cli.py test_governor.py" selects; FAST=1 omits those that take minutes.
-mutants: .venv/.built ## Run the mutants of tests/mutants (as root)
+mutants: .venv/.built ## Run the mutants of tests/nightly/mutants (as root)
 	$(PACKAGES) test nginx prometheus
-	@$(if $(FAST),,$(BIN)/python tests/testplane/up.py build >/dev/null)
-	@$(if $(FAST),,$(BIN)/python tests/testplane/up.py tools >/dev/null)
-	@$(BIN)/python -m tests.mutants.run $(if $(FAST),--fast) $(MUTANTS)
+	@$(if $(FAST),,$(BIN)/python tests/support/testplane/up.py build >/dev/null)
+	@$(if $(FAST),,$(BIN)/python tests/support/testplane/up.py tools >/dev/null)
+	@$(BIN)/python -m tests.nightly.mutants.run $(if $(FAST),--fast) $(MUTANTS)
 
 # MODEL=quick takes a minute; MODEL=full searches the larger configurations as well.
 MODEL ?= full
 model: .venv/.built ## Check the model of an address's life cycle completely (docs/address-lifecycle.md)
 	$(PACKAGES) spin
-	@MODEL=$(MODEL) $(BIN)/pytest tests/model -rP $(PYTEST_FLAGS)
+	@MODEL=$(MODEL) $(BIN)/pytest tests/nightly/model -rP $(PYTEST_FLAGS)
 
 SOAK_SECONDS ?= 600
 soak: .venv/.built ## Load NMI for SOAK_SECONDS (ten minutes) while pods change and servers fail
-	$(BIN)/python -m tests.soak.run $(SOAK_SECONDS) build/soak.json
+	$(BIN)/python -m tests.nightly.soak.run $(SOAK_SECONDS) build/soak.json
 
 # The pods of a real node come and go. CNI=ptp has a link of its own for each pod.
 SOAK_ANSWERS ?= 100000
 SOAK_RATE ?= 2000
 CNI ?= bridge
 soak-node: .node-programs ## Load a real node until pods got SOAK_ANSWERS answers, with rollouts and faults (as root)
-	$(BIN)/python -m tests.soak.real_node $(SOAK_ANSWERS) $(SOAK_RATE) $(CNI)
+	$(BIN)/python -m tests.nightly.soak.real_node $(SOAK_ANSWERS) $(SOAK_RATE) $(CNI)
 
 # test-measures runs this test with a tenth of the objects.
 hostile-objects: .venv/.built ## Test MIC and NMI with a tenant that fills the API server
 	$(TESTPLANE) build >/dev/null
-	@HOSTILE_OBJECTS=all $(BIN)/pytest -s tests/mic/test_hostile_objects_on_a_real_api_server.py $(PYTEST_FLAGS)
+	@HOSTILE_OBJECTS=all $(BIN)/pytest -s tests/system/plane/mic/test_hostile_objects_on_a_real_api_server.py $(PYTEST_FLAGS)
 
 HANDOVER_SECONDS ?= 180
 handover: .venv/.built ## Measure the responses to the next owner of an address, behind two kinds of CNI (as root)
-	$(BIN)/python -m tests.soak.handover $(HANDOVER_SECONDS) build/handover.json
+	$(BIN)/python -m tests.nightly.soak.handover $(HANDOVER_SECONDS) build/handover.json
 
 # REFERENCE_NMI=path adds the binary of the Go implementation's NMI (benchmarks/README.md).
 bench: .venv/.built ## Run all benchmarks (15 minutes)
@@ -252,10 +252,10 @@ e2e: .venv/.built ## Run the end-to-end tests only
 	$(PACKAGES) test prometheus
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
-	@$(BIN)/pytest tests/e2e $(PYTEST_FLAGS)
+	@$(BIN)/pytest tests/system/plane/e2e $(PYTEST_FLAGS)
 
-# Both targets write build/node/results.json for `python -m tests.realnode.report`, and build/node/data_planes.json for
-# `python -m tests.realnode.matrix`. DATA_PLANES=all adds the cells of the matrix that both leave out. FORMER names the tag
+# Both targets write build/node/results.json for `python -m tests.system.node.report`, and build/node/data_planes.json for
+# `python -m tests.system.node.matrix`. DATA_PLANES=all adds the cells of the matrix that both leave out. FORMER names the tag
 # or commit from which e2e-node upgrades; without it, the newest tag does.
 e2e-node: ROLLOUTS ?= 20
 e2e-node: RATE ?= 2000
@@ -273,19 +273,19 @@ e2e-node-quick: .node ## Run the tests on real nodes that take at most 15 minute
 
 e2e-cilium: .cilium-folder .node-programs ## Run the tests on a node with a built Cilium agent: CILIUM=FOLDER (15 minutes, as root)
 	$(PACKAGES) cilium
-	CILIUM=$(CILIUM) $(PYTEST) -m run_cilium tests/realnode/on_cilium
+	CILIUM=$(CILIUM) $(PYTEST) -m run_cilium tests/system/node/on_cilium
 	$(TOOK)
 
 .cilium-folder:
 	@test -x "$(CILIUM)/cilium-agent" || { \
-		echo "set CILIUM to the folder that tests/realnode/cilium_agent/build.sh has filled" >&2; exit 2; }
+		echo "set CILIUM to the folder that tests/system/node/cilium_agent/build.sh has filled" >&2; exit 2; }
 
 .node: .node-programs
-	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) REBOOTS=$(REBOOTS) DATA_PLANES=$(DATA_PLANES) FORMER=$(FORMER) $(PYTEST) -m "$(RUN_NODE)" tests/realnode
+	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) REBOOTS=$(REBOOTS) DATA_PLANES=$(DATA_PLANES) FORMER=$(FORMER) $(PYTEST) -m "$(RUN_NODE)" tests/system/node
 
 .node-programs: .venv/.built
 	$(PACKAGES) test
-	@$(BIN)/python -m tests.realnode.machine
+	@$(BIN)/python -m tests.system.node.machine
 	$(PACKAGES) node
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null

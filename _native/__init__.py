@@ -4,7 +4,7 @@ The package contains the listener, the scanner of request heads, the index from 
 answers. All of it runs on input of untrusted pods. It knows neither Kubernetes, Azure nor policies, and imports no
 other package of this project. `nmi` is the only caller.
 
-The untrusted input, the guarantees, and the tests (in tests/native) that show them:
+The untrusted input, the guarantees, and the tests (in tests/contract/native) that show them:
 
 The bytes of a request
   A request that the fast lane accepts has the meaning that the standard defines; doubts go to the general lane.
@@ -68,9 +68,9 @@ The speed of a peer and its number of connections
     test_lane_eviction.py::test_a_request_in_progress_is_never_cut_off
   Thousands of connections that reach their deadline at the same time do not block the loop.
     test_lane_deadlines.py::test_many_overdue_connections_are_closed_in_parts
-  All of these concurrently, against the real program (in tests/integration): another pod's p99 stays under 50 ms.
-    ../integration/test_greedy_pods.py::test_a_flood_from_one_pod_does_not_change_another_pods_p99
-    ../integration/test_greedy_pods.py::test_sixteen_pods_that_hold_every_slot_do_not_exclude_a_seventeenth
+  All of these concurrently, against the real program (in tests/system/local): another pod's p99 stays under 50 ms.
+    ../../system/local/integration/test_greedy_pods.py::test_a_flood_from_one_pod_does_not_change_another_pods_p99
+    ../../system/local/integration/test_greedy_pods.py::test_sixteen_pods_that_hold_every_slot_do_not_exclude_a_seventeenth
   Without free descriptors, connected peers are served, and the loop does not spin.
     test_lane_limits.py::test_without_free_descriptors_existing_connections_are_served
     test_lane_limits.py::test_without_free_descriptors_the_listener_pauses_and_resumes

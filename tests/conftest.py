@@ -23,17 +23,17 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
-from tests import listed_programs, selection, time_limit
-from tests.examples import QUICK
-from tests.leaks import Ledger
-from tests.rights import Calls
-from tests.support import waiting
+from tests import selection
+from tests.support import listed_programs, time_limit, waiting
+from tests.support.checkout import ROOT
 from tests.support.default_clocks import replace_default_clocks
+from tests.support.examples import QUICK
+from tests.support.leaks import Ledger
+from tests.support.rights import Calls
+from tests.support.testplane import up
+from tests.support.virtual_time import VirtualTimeLoop
 from tests.support.waiting import until_sync
-from tests.testplane import up
-from tests.virtual_time import VirtualTimeLoop
 
-ROOT = Path(__file__).parent.parent
 OURS = ["podidentity", "nmi", "mic"]
 SANDBOX = "podidentity_sandbox"
 IN_CI = os.environ.get("CI") == "true"
@@ -103,7 +103,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run the async tests of the files in VIRTUAL in virtual time."""
+    """Run the async tests of `unit` in virtual time."""
     return {"virtual": VirtualTimeLoop} if selection.is_virtual(item) else {"real": asyncio.SelectorEventLoop}
 
 

@@ -7,8 +7,8 @@ from typing import Final
 
 from podidctl.access.html.document import document
 from podidctl.access.review import review
-from tests.browser import open_page
-from tests.podidctl.access.generated_cluster import generated_cluster
+from tests.support.browser import open_page
+from tests.support.podidctl.access.generated_cluster import generated_cluster
 
 PICTURE: Final = Path(__file__).parents[1] / "docs" / "access-report.png"
 PODS, IDENTITIES, NODES = 60, 9, 6

@@ -1,8 +1,8 @@
 """A control plane with one node and an emulated Azure, to install the chart into: `make cluster`.
 
-The node is a real one of tests/realnode where the machine permits it, else one of the sandbox, whose kubelet starts the
-programs of this checkout. It runs until Ctrl-C. `build/cluster` contains the kubeconfig, the chart's values, and the
-programs in `bin`.
+The node is a real one of tests/system/node where the machine permits it, else one of the sandbox, whose kubelet starts
+the programs of this checkout. It runs until Ctrl-C. `build/cluster` contains the kubeconfig, the chart's values, and
+the programs in `bin`.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import yaml
 from podidctl.cli import main as podidctl
 from podidentity.version import VERSION
 from podidentity_sandbox.settings import CHART_VALUES
-from tests.realnode import machine
-from tests.realnode.bed import OUTSIDE, Bed
-from tests.realnode.configuration import REPOSITORY
-from tests.realnode.options import Options
-from tests.testplane import up
+from tests.support.testplane import up
+from tests.system.node import machine
+from tests.system.node.bed import OUTSIDE, Bed
+from tests.system.node.configuration import REPOSITORY
+from tests.system.node.options import Options
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "cluster"

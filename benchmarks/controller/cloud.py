@@ -32,9 +32,9 @@ from podidentity.resources import (
 )
 from podidentity_sandbox.arm import ArmCall
 from tests.conftest import apply_definitions
-from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
+from tests.support.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
 from tests.support.objects import identity_id, set_id, vm_id
-from tests.testplane.up import Plane
+from tests.support.testplane.up import Plane
 
 NAMESPACE: Final = "default"
 HANDS: Final = 16

@@ -26,7 +26,7 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.settings import Settings
 from tests.conftest import apply_definitions
-from tests.testplane.up import Plane
+from tests.support.testplane.up import Plane
 
 AAD_SECONDS: Final = 0.05
 NODE: Final = "node-0"

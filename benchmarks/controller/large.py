@@ -25,7 +25,7 @@ from podidentity.resources import (
     POD_UID_ANNOTATION,
     PODS,
 )
-from tests.mic.emulated_cloud import Mic
+from tests.support.mic.emulated_cloud import Mic
 
 DESIGN: Final = Size(10_000, 1_000, 500)
 LOOK_SECONDS: Final = 30

@@ -20,8 +20,8 @@ import uvloop
 
 from benchmarks.compiled import loaded
 from benchmarks.guard.token_server import Served, pod_address
-from tests.corpus.corpus import ACCEPTED
-from tests.corpus.costly import COSTLY
+from tests.support.corpus.corpus import ACCEPTED
+from tests.support.corpus.costly import COSTLY
 
 marks: Final = loaded(Path(__file__).with_name("marks.pyx"))
 

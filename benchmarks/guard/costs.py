@@ -1,4 +1,4 @@
-"""The instructions of the requests that cost NMI most (`tests.corpus.costly`), and their bound."""
+"""The instructions of the requests that cost NMI most (`tests.support.corpus.costly`), and their bound."""
 
 import tempfile
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final
 
 from benchmarks.guard.counting import dumped, per_request, tool
 from benchmarks.report.table import grid
-from tests.corpus.costly import COSTLY
+from tests.support.corpus.costly import COSTLY
 
 INSTRUCTIONS_MAX: Final = 2_500_000
 """Instructions of one request: 0.5 ms on a processor that executes 5 per ns. Current ones execute more of these."""

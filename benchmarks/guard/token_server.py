@@ -13,7 +13,7 @@ from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.responses import PlainAnswer
 from nmi.server.server import Server
-from tests.nmi.server.fakes import FakeIssuer, FakeProxy, Grant, grant, pod_entry
+from tests.support.nmi.server.fakes import FakeIssuer, FakeProxy, Grant, grant, pod_entry
 
 PODS: Final = 250
 METADATA_BYTES: Final = 3000

@@ -1,8 +1,8 @@
 """Requests of the load: token requests in the form of each SDK, and one that NMI forwards to IMDS. Pure.
 
-Recorded byte for byte from the applications of tests/sdks, with and without the client id of a user-assigned identity;
-the kernel in the user agents is that of an Azure node. MSAL.NET's request follows its source, since .NET was not
-available for the recording. A request id that an SDK changes in each request changes here too.
+Recorded byte for byte from the applications of tests/system/sdks, with and without the client id of a user-assigned
+identity; the kernel in the user agents is that of an Azure node. MSAL.NET's request follows its source, since .NET was
+not available for the recording. A request id that an SDK changes in each request changes here too.
 """
 
 from collections.abc import Callable, Mapping

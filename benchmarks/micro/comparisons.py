@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import httptools
 
-from tests.oracle.requests import Asked, judge_target, read
+from tests.support.oracle.requests import Asked, judge_target, read
 
 
 class Silent:

@@ -16,7 +16,7 @@ from benchmarks.micro import comparisons
 from benchmarks.paired import quartiles
 from benchmarks.results import Micro
 from nmi.server.metrics import BUCKETS_SECONDS
-from tests.corpus.corpus import ACCEPTED, EVERY
+from tests.support.corpus.corpus import ACCEPTED, EVERY
 
 LOOPS: Final = Path(__file__).with_name("loops.pyx")
 ROUNDS: Final = 41

@@ -19,7 +19,7 @@ from nmi.refusal import NO_ROOM_TO_WAIT, Refusal
 PARK_SECONDS: Final = 5.0
 WAITING_BYTES: Final = 8 << 20
 REQUEST_BYTES: Final = 8 << 10
-"""Memory of one waiting request at most, without its connection (tests/nmi/test_held_request_memory.py)."""
+"""Memory of one waiting request at most, without its connection (tests/contract/nmi/test_held_request_memory.py)."""
 WAITERS_MAX: Final = WAITING_BYTES // REQUEST_BYTES
 """More than the connections of one address, and four for each of the 250 pods of a full node."""
 READ_AFTER_SECONDS: Final = 0.3

@@ -11,10 +11,10 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.mutants.entries import tracked
-from tests.testplane import up
+from tests.nightly.mutants.entries import tracked
+from tests.support.checkout import ROOT
+from tests.support.testplane import up
 
-ROOT: Final = Path(__file__).parents[2]
 WORKFLOWS: Final = sorted((ROOT / ".github" / "workflows").iterdir())
 TARGETS: Final = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) | {".venv/.built"}
 

@@ -4,12 +4,12 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.support.checkout import ROOT
+
 MAKEFILE: Final = (ROOT / "Makefile").read_text()
 HOOKS: Final[list[dict[str, Any]]] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,7 +26,7 @@ def test_sandbox_lock_is_a_part_of_requirements_lock() -> None:
 
 
 def test_packages_of_tests_are_installed_before_the_machine_is_checked_for_real_nodes() -> None:
-    check = "-m tests.realnode.machine"
+    check = "-m tests.system.node.machine"
     recipes = re.findall(r"^([a-z.-]+):[^=\n]*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
     checked = {name: commands for name, commands in recipes if check in commands}
     assert {"test-node", ".node-programs"} <= checked.keys()

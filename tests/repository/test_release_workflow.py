@@ -1,13 +1,13 @@
 """The workflow that publishes a release: who can start it, what its jobs may do, and what they run."""
 
 import re
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.support.checkout import ROOT
+
 TEXT: Final = (ROOT / ".github" / "workflows" / "release.yml").read_text()
 WORKFLOW: Final[dict[Any, Any]] = yaml.safe_load(TEXT)
 JOBS: Final[dict[str, dict[str, Any]]] = WORKFLOW["jobs"]

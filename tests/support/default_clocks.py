@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from types import FunctionType
 
-from tests.virtual_time import VirtualTimeLoop
+from tests.support.virtual_time import VirtualTimeLoop
 
 
 def default_clock() -> float:

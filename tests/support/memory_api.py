@@ -10,10 +10,11 @@ from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.kubeapi import definitions
 from podidentity_sandbox.kubeapi.kinds import DEFINITIONS
 from podidentity_sandbox.kubeapi.server import KubeApi
+from tests.support.checkout import ROOT
 from tests.support.memory_network import MemoryNetwork
-from tests.virtual_time import now
+from tests.support.virtual_time import now
 
-CRDS: Final = Path(__file__).parents[2] / "deploy" / "crds"
+CRDS: Final = ROOT / "deploy" / "crds"
 URL: Final = "http://kubernetes"
 
 authority = functools.cache(Authority)

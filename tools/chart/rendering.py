@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import yaml
 
-from tests.testplane import up
+from tests.support.testplane import up
 from tools.chart.differences import difference, patched
 
 ROOT: Final = Path(__file__).parents[2]
 CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
-GOLDEN: Final = ROOT / "tests" / "deploy" / "golden"
+GOLDEN: Final = ROOT / "tests" / "repository" / "deploy" / "golden"
 DEFAULTS: Final = GOLDEN / "defaults.yaml"
 """The golden file of the defaults."""
 HELMS: Final = ("helm", "helm3")

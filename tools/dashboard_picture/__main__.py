@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from tests.observability.pack import dashboard
+from tests.repository.observability.pack import dashboard
 from tools.dashboard_picture.capture import capture
 from tools.dashboard_picture.drawing import PICTURE, draw
 

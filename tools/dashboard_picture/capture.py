@@ -18,9 +18,9 @@ from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import NODE, TOKEN, run_bound_pod, run_pod
-from tests.observability.pack import dashboard
-from tests.observability.scraped import prometheus, substituted
+from tests.repository.observability.pack import dashboard
+from tests.repository.observability.scraped import prometheus, substituted
+from tests.support.identity_requests import NODE, TOKEN, run_bound_pod, run_pod
 
 PODS: Final = 12
 PAUSE_SECONDS: Final = 0.1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from xml.sax.saxutils import escape
 
-from tests.testplane import up
+from tests.support.testplane import up
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 SOURCES: Final = DOCS / "diagrams"

@@ -25,8 +25,8 @@ SUFFIXES: Final = frozenset(
 EXEMPT: Final = (
     "LICENSE",
     "tools/language/",
-    "tests/test_language.py",
-    "tests/fuzz/corpus/",
+    "tests/repository/suite/test_language.py",
+    "tests/nightly/fuzz/corpus/",
     "deploy/crds/",
 )
 """Foreign texts, test inputs, and the list itself with its tests."""

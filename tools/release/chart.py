@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from tests.testplane import up
+from tests.support.testplane import up
 
 CHART: Final = Path("deploy") / "charts" / "aad-pod-identity"
 

@@ -1,4 +1,4 @@
-// The checker of GitHub workflows, built by tests/testplane/up.py.
+// The checker of GitHub workflows, built by tests/support/testplane/up.py.
 module actionlint
 
 go 1.25.0

@@ -1,4 +1,4 @@
-// The renderer of docs/diagrams, built by tests/testplane/up.py.
+// The renderer of docs/diagrams, built by tests/support/testplane/up.py.
 module d2
 
 go 1.24

@@ -1,0 +1,165 @@
+"""Cost and proxy of MIC's reads of hosts, of which a large cluster causes several a second."""
+
+import asyncio
+import base64
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+from azure.core.credentials import AccessToken
+
+from mic.azure.errors import SignInFailed
+from mic.azure.identities import HostIdentities, decode_identities, read_identities
+from podidentity_sandbox.serving import ResponseFault
+from tests.support.mic.arm_client import ArmUnderTest, host
+from tests.support.objects import identity_id, vm_id
+
+CALLS_PER_READ = 800
+"""Calls of Python functions in MIC's process and the emulator's, which share it: 670 when this bound was set, 1,450
+before."""
+
+
+async def test_a_read_uses_no_thread(azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    await azure.compute.get(host(vm_id()))
+    jobs: list[object] = []
+    submit = ThreadPoolExecutor.submit
+
+    def note(pool: ThreadPoolExecutor, job: Any, /, *given: Any, **named: Any) -> Any:
+        jobs.append(job)
+        return submit(pool, job, *given, **named)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", note)
+    for _ in range(5):
+        await azure.compute.get(host(vm_id()))
+    assert jobs == []
+    await asyncio.to_thread(int)
+    assert len(jobs) == 1
+
+
+async def test_calls_for_each_read(azure: ArmUnderTest) -> None:
+    await azure.put(host(vm_id()), "one")
+    count = 0
+
+    def note(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(note)
+    try:
+        for _ in range(20):
+            await azure.compute.get(host(vm_id()))
+    finally:
+        sys.setprofile(None)
+    assert 100 < count / 20 < CALLS_PER_READ
+
+
+async def test_a_read_shows_what_the_sdk_would_show(azure: ArmUnderTest) -> None:
+    after = await azure.put(host(vm_id()), "one", "two")
+    assert await azure.compute.get(host(vm_id())) == after
+    assert set(after.attached) == {identity_id(name).lower() for name in ("one", "two")}
+
+
+async def test_a_read_is_sent_as_by_the_sdk(azure: ArmUnderTest) -> None:
+    await azure.compute.get(host(vm_id()))
+    (call,) = azure.arm.reads()
+    assert call.path == vm_id()
+    reads: Any = azure.compute._reads
+    assert reads._headers["User-Agent"].startswith("test azsdk-python-mgmt-compute/")
+
+
+async def test_a_challenge_is_answered_with_a_token_for_its_claims(azure: ArmUnderTest) -> None:
+    credential = azure.credential
+    asked: list[object] = []
+    plain = credential.get_token
+
+    async def get_token(*scopes: str, **about: Any) -> AccessToken:
+        asked.append(about.get("claims"))
+        token: AccessToken = await plain(*scopes)
+        return token
+
+    credential.get_token = get_token
+    claims = base64.b64encode(b'{"access_token":{}}').decode()
+    demand = {"WWW-Authenticate": f'Bearer error="insufficient_claims", claims="{claims}"'}
+    azure.arm.faults.add(ResponseFault(status=401, headers=demand))
+    assert not (await azure.compute.get(host(vm_id()))).gone
+    assert asked == [None, '{"access_token":{}}']
+    azure.arm.faults.add(ResponseFault(status=401))
+    with pytest.raises(SignInFailed):
+        await azure.compute.get(host(vm_id()))
+    assert not (await azure.compute.get(host(vm_id()))).gone
+    assert len(asked) == 3, "a token that Resource Manager rejected is not used again"
+
+
+@asynccontextmanager
+async def tunnel() -> AsyncIterator[tuple[int, list[str]]]:
+    """A proxy for CONNECT, and the heads of the requests that it received."""
+    heads: list[str] = []
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        except ConnectionError:
+            pass
+        finally:
+            sink.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        heads.append(head)
+        target, port = head.split()[1].rsplit(":", 1)
+        upstream_reader, upstream_writer = await asyncio.open_connection(target, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(copy(reader, upstream_writer), copy(upstream_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], heads
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("spelling", ["HTTPS_PROXY", "https_proxy"])
+async def test_requests_use_the_proxy_of_the_environment(
+    azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    async with tunnel() as (port, heads):
+        monkeypatch.setenv(spelling, f"http://user:word@127.0.0.1:{port}")
+        assert (await azure.put(host(vm_id()), "one")).attached
+        await azure.compute.aclose()
+    assert heads
+    assert all(head.startswith("CONNECT 127.0.0.1:") for head in heads)
+    assert all("Basic " + base64.b64encode(b"user:word").decode() in head for head in heads)
+
+
+async def test_a_host_in_no_proxy_is_reached_directly(azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with tunnel() as (port, heads):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("NO_PROXY", "example.com,127.0.0.1")
+        assert not (await azure.compute.get(host(vm_id()))).gone
+    assert heads == []
+
+
+@pytest.mark.parametrize("body", [b"{}", b"", b'{"identity":null,"properties":null,"etag":null,"other":[1]}'])
+def test_absent_parts_are_empty(body: bytes) -> None:
+    if body:
+        assert read_identities(body) == HostIdentities()
+    else:
+        with pytest.raises(ValueError, match="not a VM or a scale set"):
+            read_identities(body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"<html>", b'{"identity":{', b'{"identity":"\xff"}'])
+def test_a_response_that_is_no_resource_does_not_mean_a_host_without_identities(body: bytes) -> None:
+    with pytest.raises(ValueError, match="not a VM or a scale set"):
+        read_identities(body)
+
+
+def test_the_header_is_used_where_the_body_has_no_etag() -> None:
+    assert read_identities(b"{}", '"1"') == decode_identities({}, '"1"')
+    assert read_identities(b'{"etag":"2"}', '"1"').etag == "2"

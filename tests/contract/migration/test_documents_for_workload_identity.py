@@ -1,0 +1,95 @@
+"""Printed documents can be applied and run unchanged, whatever text the objects contain."""
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from podidctl.migration.documents import changes, command, commands, manifests, parameters
+from podidctl.migration.workload_identity import AUDIENCE
+from tests.support.migration.objects import ID, account, binding, cron_job, identity, planned, workload
+
+ISSUER = "https://oidc.example.org/x/"
+
+
+def test_yaml_has_exactly_the_new_service_accounts_and_commands_change_existing_objects() -> None:
+    made = planned(workload(account="web"), cron_job(account="nightly"), accounts=[account("nightly")])
+    assert list(yaml.safe_load_all(manifests(made))) == [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {
+                "name": "web",
+                "namespace": "shop",
+                "annotations": {"azure.workload.identity/client-id": "client-demo"},
+            },
+        }
+    ]
+
+    template = {"metadata": {"labels": {"azure.workload.identity/use": "true"}}}
+    web = {"spec": {"template": {**template, "spec": {"serviceAccountName": "web"}}}}
+    job = {"spec": {"template": {**template, "spec": {"serviceAccountName": "nightly"}}}}
+    lines = [shlex.split(line) for line in changes(made).splitlines() if line.startswith("kubectl ")]
+    assert [(*words[:-1], json.loads(words[-1])) for words in lines[1:]] == [
+        ("kubectl", "patch", kind, "--namespace", "shop", name, "--type=strategic", "--patch", patch)
+        for kind, name, patch in (
+            ("cronjob.v1.batch", "nightly", {"spec": {"jobTemplate": job}}),
+            ("deployment.v1.apps", "web", web),
+        )
+    ]
+    note = "azure.workload.identity/client-id=client-demo"
+    assert lines[0] == [
+        *("kubectl", "annotate", "serviceaccount", "--namespace", "shop", "nightly", "--overwrite", note)
+    ]
+
+
+def test_a_new_service_account_has_the_image_pull_secrets_of_the_former_one() -> None:
+    before = account("default", imagePullSecrets=[{"name": "registry"}], automountServiceAccountToken=False)
+    (made, *_) = yaml.safe_load_all(manifests(planned(workload(), accounts=[before])))
+    assert made["imagePullSecrets"] == [{"name": "registry"}]
+    assert made["automountServiceAccountToken"] is False
+
+
+def test_a_managed_identity_and_a_service_principal_have_their_commands() -> None:
+    (credential,) = planned(workload(account="web")).credentials
+    assert shlex.split(command(credential, ISSUER, AUDIENCE)) == [
+        *("az", "identity", "federated-credential", "create", "--subscription", "s", "--resource-group", "g"),
+        *("--identity-name", "demo", "--name", "shop-web", "--issuer", ISSUER),
+        *("--subject", "system:serviceaccount:shop:web", "--audiences", "api://AzureADTokenExchange"),
+    ]
+
+    principal = identity(type=1, tenantID="t", clientPassword={"name": "n"})
+    (credential,) = planned(workload(account="web"), objects=[principal, binding()]).credentials
+    *words, document = shlex.split(command(credential, ISSUER, AUDIENCE))
+    assert words == ["az", "ad", "app", "federated-credential", "create", "--id", "client-demo", "--parameters"]
+    assert json.loads(document) == parameters(credential, ISSUER, AUDIENCE)
+    assert json.loads(document)["audiences"] == [AUDIENCE]
+
+
+def test_an_empty_plan_is_still_a_valid_document_and_script() -> None:
+    made = planned()
+    assert list(yaml.safe_load_all(manifests(made))) == []
+    assert "\naz " not in commands(made, ISSUER, AUDIENCE)
+    assert "\nkubectl " not in changes(made)
+
+
+def test_text_in_an_object_cannot_run_a_command(tmp_path: Path) -> None:
+    evil = "$(touch pwned);`touch pwned`&touch\tpwned|'\"\ntouch pwned\n"
+    objects = [identity(resourceID=f"{ID}demo".replace("/g/", "/g(touch)/")), binding()]
+    made = planned(workload(evil, account="web"), workload("lost", label=evil), objects=objects)
+    assert made.by_hand
+    script = tmp_path / "script.sh"
+    script.write_text(commands(made, ISSUER, AUDIENCE))
+    (tmp_path / "az").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>called\n')
+    (tmp_path / "az").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)
+    script.write_text(changes(made))
+    subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)
+    assert "g(touch)" in (tmp_path / "called").read_text()
+    assert {each.name for each in tmp_path.iterdir()} == {"script.sh", "az", "called"}
+    kinds = {each["kind"] for each in yaml.safe_load_all(manifests(made)) if each}
+    assert kinds == {"ServiceAccount"}

@@ -1,0 +1,361 @@
+"""Finding the API server, and trusting it. Each failure is one line that states the next action."""
+
+import asyncio
+import base64
+import importlib.util
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from podidentity.kube import access as module
+from podidentity.kube.access import KUBECONFIG_SECONDS, TOKEN_FILE_SECONDS, find, from_kubeconfig, in_cluster
+from podidentity.kube.errors import AccessError
+from podidentity.kube.kubeconfig import read_kubeconfig
+from podidentity_sandbox.certificates import Authority
+from tests.support.old_authority import as_from_python_3_13_on, old_server
+
+
+def kubeconfig(path: Path, user: dict[str, Any], **cluster: object) -> str:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443/", **cluster}}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "mine"}}],
+    }
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+async def test_a_kubeconfig_contains_address_and_credentials(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"}, **{"tls-server-name": "kubernetes"})
+    access = await from_kubeconfig(path)
+    assert (access.server, access.namespace, access.server_hostname) == ("https://10.0.0.1:6443", "mine", "kubernetes")
+    assert await access.authorization() == "Bearer abc"
+    assert access.ssl is not None
+    assert access.ssl.verify_mode is ssl.CERT_REQUIRED
+
+
+async def test_insecure_skip_tls_verify_and_plain_http_are_respected(tmp_path: Path) -> None:
+    access = await from_kubeconfig(kubeconfig(tmp_path / "config", {}, **{"insecure-skip-tls-verify": True}))
+    assert access.ssl is not None
+    assert access.ssl.verify_mode is ssl.CERT_NONE
+    assert await access.authorization() is None
+    access = await from_kubeconfig(kubeconfig(tmp_path / "config", {}, server="http://127.0.0.1:8080"))
+    assert (access.server, access.ssl) == ("http://127.0.0.1:8080", None)
+
+
+async def test_a_token_file_is_read_again_after_a_while_and_after_a_401(tmp_path: Path) -> None:
+    clock = [0.0]
+    token = tmp_path / "token"
+    token.write_text("one")
+    path = kubeconfig(tmp_path / "config", {"tokenFile": str(token)})
+    access = await from_kubeconfig(path, clock=lambda: clock[0])
+    token.write_text("two")
+    assert await access.authorization() == "Bearer one"
+    access.forget()
+    assert await access.authorization() == "Bearer two"
+    token.write_text("three")
+    clock[0] += KUBECONFIG_SECONDS
+    assert await access.authorization() == "Bearer three"
+
+
+async def test_a_deleted_kubeconfig_keeps_the_last_credentials(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"})
+    access = await from_kubeconfig(path)
+    (tmp_path / "config").unlink()
+    access.forget()
+    assert await access.authorization() == "Bearer abc"
+
+
+def unsigned_token(expires: int) -> str:
+    parts = ({"alg": "none"}, {"exp": expires})
+    return ".".join([*(base64.urlsafe_b64encode(json.dumps(each).encode()).decode().rstrip("=") for each in parts), ""])
+
+
+def plugin(tmp_path: Path, script: str) -> str:
+    """A kubeconfig whose token is made by a program."""
+    program = tmp_path / "plugin"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o700)
+    version = "client.authentication.k8s.io/v1"
+    return kubeconfig(tmp_path / "config", {"exec": {"apiVersion": version, "command": str(program)}})
+
+
+async def test_an_exec_plugin_runs_again_after_a_401(tmp_path: Path) -> None:
+    made = f"""echo x >> {tmp_path}/runs
+printf '{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{{"token":"%s"}}}}' \\
+  "$(wc -l < {tmp_path}/runs | tr -d ' ')"
+"""
+    access = await from_kubeconfig(plugin(tmp_path, made))
+    assert await access.authorization() == "Bearer 1"
+    access.forget()
+    assert await access.authorization() == "Bearer 2"
+
+
+async def test_an_exec_plugin_that_does_not_end_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PROGRAM_SECONDS", 2.0)
+    with pytest.raises(AccessError, match="took longer than 2 s: check the program that it runs"):
+        await from_kubeconfig(plugin(tmp_path, "exec sleep 600"))  # longer than the limit of a test
+
+
+@pytest.mark.parametrize(
+    ("program", "message"), [("/nowhere/python", "cannot start a process"), ("false", r"failed \(exit code 1\)")]
+)
+async def test_a_failing_reader_process_keeps_the_last_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, message: str
+) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"})
+    access = await from_kubeconfig(path)
+    monkeypatch.setattr(sys, "executable", program)
+    with pytest.raises(AccessError, match=message):
+        await from_kubeconfig(path)
+    access.forget()
+    assert await access.authorization() == "Bearer abc"
+
+
+async def test_an_inline_certificate_is_used_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Authority("test").client("user")
+    encoded = {
+        "client-certificate-data": base64.b64encode(pair.certificate.encode()).decode(),
+        "client-key-data": base64.b64encode(pair.key.encode()).decode(),
+    }
+    path = kubeconfig(tmp_path / "config", encoded)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    loaded: list[str] = []
+    load = ssl.SSLContext.load_cert_chain
+
+    def noted(context: ssl.SSLContext, certificate: str, key: str) -> None:
+        loaded.extend(Path(each).read_text() for each in (certificate, key))
+        load(context, certificate, key)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", noted)
+    await from_kubeconfig(path)
+    assert loaded == [pair.certificate, pair.key]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_the_kubeconfig_package_is_not_kept_in_memory(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"})
+    code = (
+        "import asyncio, sys\nfrom podidentity.kube.access import find\n"
+        f"access = asyncio.run(find({path!r}, {{}}))\n"
+        "print(access.server, sorted({name.split('.')[0] for name in sys.modules} & {'kubernetes', 'yaml'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["https://10.0.0.1:6443", "[]"]
+
+
+def test_reading_a_kubeconfig_imports_no_client_of_kubernetes(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"})
+    command = [sys.executable, "-P", "-X", "importtime", str(module.PROGRAM), path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    clients = {name for name in imported if name.startswith(("kubernetes.client", "kubernetes.aio.client"))}
+    assert "kubernetes.aio.config.kube_config" in imported
+    assert not clients
+    assert "aiohttp.client" not in imported
+
+
+async def test_an_expired_token_of_openid_connect_is_renewed(tmp_path: Path) -> None:
+    renewed = unsigned_token(expires=4_000_000_000)
+
+    async def configuration(request: web.Request) -> web.Response:
+        return web.json_response({"token_endpoint": str(request.url.with_path("/token"))})
+
+    async def token(request: web.Request) -> web.Response:
+        assert (await request.post())["refresh_token"] == "again"
+        return web.json_response({"id_token": renewed, "refresh_token": "next"})
+
+    app = web.Application()
+    app.router.add_get("/.well-known/openid-configuration", configuration)
+    app.router.add_post("/token", token)
+    async with TestServer(app) as issuer:
+        about = {
+            "client-id": "id",
+            "client-secret": "secret",
+            "id-token": unsigned_token(expires=1),
+            "refresh-token": "again",
+            "idp-issuer-url": str(issuer.make_url("")).rstrip("/"),
+        }
+        user = {"auth-provider": {"name": "oidc", "config": about}}
+        access = await from_kubeconfig(kubeconfig(tmp_path / "config", user))
+    assert await access.authorization() == f"Bearer {renewed}"
+
+
+async def test_the_flag_takes_precedence_over_the_environment(tmp_path: Path) -> None:
+    flag = kubeconfig(tmp_path / "flag", {"token": "flag"})
+    environ = {"KUBECONFIG": kubeconfig(tmp_path / "environ", {"token": "environ"})}
+    assert await (await find(flag, environ)).authorization() == "Bearer flag"
+    assert await (await find("", environ)).authorization() == "Bearer environ"
+
+
+BAD_CONFIGS = {
+    "not YAML": "{",
+    "empty": "",
+    "a list": "[]",
+    "no contexts": "{}",
+    "no server": json.dumps(
+        {
+            "current-context": "x",
+            "contexts": [{"name": "x", "context": {"cluster": "c"}}],
+            "clusters": [{"name": "c", "cluster": {}}],
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("content", BAD_CONFIGS.values(), ids=BAD_CONFIGS.keys())
+async def test_an_unusable_kubeconfig_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(content)
+    with pytest.raises(AccessError) as raised:
+        await from_kubeconfig(str(path))
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+async def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    not_pem = {"certificate-authority-data": base64.b64encode(b"not a certificate").decode()}
+    with pytest.raises(AccessError, match="cannot use the kubeconfig"):
+        await from_kubeconfig(kubeconfig(tmp_path / "config", {}, **not_pem))
+    with pytest.raises(AccessError, match=r"the kubeconfig .* does not exist: correct --kubeconfig or KUBECONFIG"):
+        await from_kubeconfig(str(tmp_path / "none"))
+    with pytest.raises(AccessError, match=r"cannot use the kubeconfig .* \(File name too long\): correct it"):
+        await from_kubeconfig(str(tmp_path / ("x" * 300)))
+
+
+async def test_without_any_access_the_error_names_what_to_provide() -> None:
+    with pytest.raises(AccessError, match="pass a kubeconfig with --kubeconfig or KUBECONFIG"):
+        await find("", {})
+
+
+ENVIRON = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "ca.crt").write_text(Path(ssl.get_default_verify_paths().openssl_cafile).read_text())
+    (tmp_path / "token").write_text("one\n")
+    return tmp_path
+
+
+def test_a_pods_access_has_the_service_address_and_the_namespace(root: Path) -> None:
+    (root / "namespace").write_text("kube-system")
+    access = in_cluster(root, ENVIRON)
+    assert (access.server, access.namespace) == ("https://10.96.0.1:443", "kube-system")
+    assert in_cluster(root, {**ENVIRON, "KUBERNETES_SERVICE_HOST": "fd00::1"}).server == "https://[fd00::1]:443"
+
+
+async def test_a_pods_token_is_read_again_once_a_minute(root: Path) -> None:
+    clock = [0.0]
+    access = await asyncio.to_thread(lambda: in_cluster(root, ENVIRON, clock=lambda: clock[0]))
+    (root / "token").write_text("two")
+    clock[0] = TOKEN_FILE_SECONDS - 1
+    assert await access.authorization() == "Bearer one"
+    clock[0] = TOKEN_FILE_SECONDS
+    assert await access.authorization() == "Bearer two"
+
+
+@pytest.mark.parametrize(("missing", "message"), [("ca.crt", "certificate authority"), ("token", "token")])
+def test_a_missing_mount_is_named(root: Path, missing: str, message: str) -> None:
+    (root / missing).unlink()
+    with pytest.raises(AccessError, match=f"{message}.*automountServiceAccountToken"):
+        in_cluster(root, ENVIRON)
+
+
+def test_an_empty_token_is_rejected(root: Path) -> None:
+    (root / "token").write_text("\n")
+    with pytest.raises(AccessError, match="is empty"):
+        in_cluster(root, ENVIRON)
+
+
+async def test_repeated_401_responses_do_not_cause_a_kubeconfig_read_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, reads = 1000.0, 0
+
+    async def read_content(_path: str) -> module._KubeconfigContent:
+        nonlocal reads
+        reads += 1
+        return module._KubeconfigContent(server="http://127.0.0.1:1", authorization=f"Bearer {reads}")
+
+    monkeypatch.setattr(module, "_read_kubeconfig", read_content)
+    found = await from_kubeconfig("somewhere", clock=lambda: now)
+    headers = []
+    for _ in range(3):
+        found.forget()
+        headers.append(await found.authorization())
+    assert headers == ["Bearer 2"] * 3
+    now += module.KUBECONFIG_AGAIN_SECONDS
+    found.forget()
+    assert await found.authorization() == "Bearer 3"
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contexts as from Python 3.13 on, which refuse certificates without key identifiers by default."""
+    monkeypatch.setattr(ssl, "create_default_context", as_from_python_3_13_on(ssl.create_default_context))
+
+
+def greeted(context: ssl.SSLContext | None, port: int) -> str | None:
+    """The TLS version that a connection has, once both sides have agreed."""
+    assert context is not None
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as wrapped,
+    ):
+        return wrapped.version()
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_pod_trusts_its_clusters_authority(tmp_path: Path) -> None:
+    with old_server() as (authority, port):
+        (tmp_path / "ca.crt").write_text(authority)
+        (tmp_path / "token").write_text("t")
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)key identifier"):
+            greeted(ssl.create_default_context(cadata=authority), port)
+        environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)}
+        assert greeted(in_cluster(tmp_path, environ).ssl, port) == "TLSv1.3"
+
+
+@pytest.mark.usefixtures("strict")
+async def test_a_kubeconfig_trusts_the_authority_that_it_names(tmp_path: Path) -> None:
+    with old_server() as (authority, port):
+        encoded = base64.b64encode(authority.encode()).decode()
+        cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority-data": encoded}
+        context = (await from_kubeconfig(kubeconfig(tmp_path / "config", {}, **cluster))).ssl
+        with old_server() as (_, stranger), pytest.raises(ssl.SSLCertVerificationError):
+            greeted(context, stranger)
+        assert greeted(context, port) == "TLSv1.3"
+
+
+@pytest.mark.usefixtures("strict")
+async def test_the_systems_authorities_are_checked_as_strictly_as_python_does(tmp_path: Path) -> None:
+    context = (await from_kubeconfig(kubeconfig(tmp_path / "config", {}))).ssl
+    assert context is not None
+    assert context.verify_flags & ssl.VERIFY_X509_STRICT
+
+
+def test_the_error_names_the_package_to_install_and_why_no_image_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    problem = read_kubeconfig("/some/config")["problem"]
+    assert problem.startswith("cannot read the kubeconfig /some/config without the package kubernetes")
+    assert "pip install 'aad-pod-identity[kubeconfig]'" in problem
+    assert "no image has this package" in problem

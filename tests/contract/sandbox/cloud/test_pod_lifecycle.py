@@ -1,0 +1,123 @@
+"""The effects of scheduler and kubelets on pods, through the API server. Excluded: network namespaces, the demo."""
+
+import asyncio
+
+from podidentity.kube.errors import NotFound
+from podidentity.resources import PODS
+from podidentity_sandbox.sandbox import Sandbox
+from tests.support.sandbox.cloud.fixtures import eventually, pod
+
+DEMO = "mcr.microsoft.com/k8s/aad-pod-identity/demo:1.2"
+
+
+async def runs(stage: Sandbox, name: str) -> bool:
+    return (await stage.cluster.client.get(PODS, "default", name)).status.phase == "Running"
+
+
+async def gone(stage: Sandbox, name: str) -> bool:
+    try:
+        await stage.cluster.client.get(PODS, "default", name)
+    except NotFound:
+        return True
+    return False
+
+
+async def test_pods_without_a_node_are_spread_and_run_with_an_address_each(stage: Sandbox) -> None:
+    names = ["one", "two", "three", "four"]
+    for name in names:
+        await stage.cluster.apply(pod(name))
+    for name in names:
+        await eventually(lambda name=name: runs(stage, name), stage)  # type: ignore[misc] # the default binds the name
+    pods = await stage.cluster.client.list(PODS, "default")
+    assert sorted(found.spec.node_name for found in pods) == ["node-0", "node-0", "node-1", "node-1"]
+    assert len({found.status.pod_ip for found in pods}) == 4
+    assert all(found.addresses == (found.status.pod_ip,) for found in pods)
+
+
+async def test_a_pod_of_another_scheduler_is_left_alone_and_a_host_network_pod_has_the_nodes_address(
+    stage: Sandbox,
+) -> None:
+    await stage.cluster.apply(pod("foreign", schedulerName="other"))
+    await stage.cluster.apply(pod("host", hostNetwork=True, nodeName="node-1"))
+    await eventually(lambda: runs(stage, "host"), stage)
+    assert (await stage.cluster.client.get(PODS, "default", "host")).status.pod_ip == "127.0.0.1"
+    assert (await stage.cluster.client.get(PODS, "default", "foreign")).spec.node_name == ""
+
+
+async def test_a_deleted_or_force_deleted_pod_is_removed_and_its_namesake_is_another_pod(stage: Sandbox) -> None:
+    await stage.cluster.apply(pod("again"))
+    await eventually(lambda: runs(stage, "again"), stage)
+    first = await stage.cluster.client.get(PODS, "default", "again")
+    await stage.cluster.client.delete(PODS, "default", "again")
+    await eventually(lambda: gone(stage, "again"), stage)
+    await stage.cluster.apply(pod("again"))
+    await eventually(lambda: runs(stage, "again"), stage)
+    second = await stage.cluster.client.get(PODS, "default", "again")
+    assert first.metadata.uid != second.metadata.uid
+    await stage.cluster.client.request(
+        "DELETE", PODS.path("default", "again"), body=b'{"gracePeriodSeconds":0}', content_type="application/json"
+    )
+
+    async def forgotten() -> bool:
+        return all(kubelet.context("default", "again") is None for kubelet in stage.cluster.kubelets.values())
+
+    await eventually(forgotten, stage)
+
+
+async def test_the_demo_image_runs_with_the_declared_environment_and_its_log_is_kept(stage: Sandbox) -> None:
+    source = {"valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    host = {"name": "AZURE_POD_IDENTITY_AUTHORITY_HOST", "value": "http://127.0.0.1:1"}
+    container = {
+        "args": ["--subscriptionid=s", "--clientid=c", "--resourcegroup=g", "--retry-wait-time=0.1"],
+        "env": [{"name": "MY_POD_IP", **source}, host],
+    }
+    await stage.cluster.apply(pod("demo", image=DEMO, container=container))
+
+    async def error_is_logged() -> bool:
+        log = await stage.cluster.pod_log("default", "demo")
+        return "failed to doARMOperations, error: no answer from http://127.0.0.1:1:" in log
+
+    await eventually(error_is_logged, stage)
+
+
+async def test_an_ended_program_is_restarted_unless_the_pod_says_never(stage: Sandbox) -> None:
+    wrong = {"args": ["--no-such-flag"]}
+    await stage.cluster.apply(pod("never", image=DEMO, container=wrong, restartPolicy="Never"))
+
+    async def failed() -> bool:
+        return (await stage.cluster.client.get(PODS, "default", "never")).status.phase == "Failed"
+
+    await eventually(failed, stage)
+    await stage.cluster.apply(pod("always", image=DEMO, container=wrong))
+
+    async def twice() -> bool:
+        return (await stage.cluster.pod_log("default", "always")).count("usage:") >= 2
+
+    await eventually(twice, stage)
+    await stage.cluster.client.delete(PODS, "default", "always")
+    await eventually(lambda: gone(stage, "always"), stage)
+
+
+async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_deleted(stage: Sandbox) -> None:
+    wrong = {"args": ["--no-such-flag"]}
+    await stage.cluster.apply(pod("ended", image=DEMO, nodeName="node-0", container=wrong, restartPolicy="Never"))
+    kubelet = stage.cluster.kubelets["node-0"]
+
+    async def usage_is_logged(*, follow: bool) -> bool:
+        async with asyncio.timeout(60):
+            return b"usage:" in b"".join([each async for each in kubelet.read_log("default", "ended", follow=follow)])
+
+    async def over() -> bool:
+        phase = (await stage.cluster.client.get(PODS, "default", "ended")).status.phase
+        return phase == "Failed" and kubelet.context("default", "ended") is None
+
+    await eventually(over, stage)
+    assert await usage_is_logged(follow=False)
+    assert await usage_is_logged(follow=True)
+    await stage.cluster.client.delete(PODS, "default", "ended")
+    await eventually(lambda: gone(stage, "ended"), stage)
+
+    async def forgotten() -> bool:
+        return kubelet.log_file("default", "ended") is None
+
+    await eventually(forgotten, stage)

@@ -1,0 +1,332 @@
+"""Fuzz targets: functions of bytes that return, or raise AssertionError for a broken guarantee.
+
+Each is deterministic: it derives choices, such as the cuts of a stream, from the input bytes. pytest runs the functions
+on the committed corpus, and `run` on the inputs that libFuzzer generates.
+"""
+
+import asyncio
+import json
+import random
+import re
+import zlib
+from collections.abc import Callable, Iterator
+
+import yarl
+
+from _native import query as native_query
+from _native import scan as native_scan
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Refusal
+from nmi.server.general import GeneralLane
+from nmi.server.parameters import parse_query, token_request
+from nmi.server.passthrough import forwarded_target
+from nmi.server.policy import ServerPolicy, Sizes
+from nmi.server.reading import RequestReader
+from nmi.server.request import Request
+from nmi.server.target import Action, ProxiedPaths, normal, resolve
+from tests.contract.native import test_lanes_agree as lanes_agree
+from tests.contract.native.fast_refusals import TOKEN_PATH, fast_refusal
+from tests.nightly.fuzz.handover import HandoverMessages
+from tests.nightly.fuzz.http_responses import HttpResponses
+from tests.nightly.fuzz.node import ConntrackList, KernelMessages
+from tests.nightly.fuzz.objects import LockRecords, MicObjects, NmiObjects
+from tests.support.nmi.server.fakes import FakeConnection, Reply, ServerUnderTest, replies
+from tests.support.oracle.refusals import read_refusal
+from tests.support.oracle.requests import OWN_FIELD, PATHS, Asked, Verdict, read
+
+Target = Callable[[bytes], None]
+
+INVISIBLE = bytes(set(range(256)) - set(range(0x21, 0x7F)) | {ord("#")})
+"""Bytes that no target contains: `head` refuses them."""
+
+_HIDDEN = re.compile(r"identity", re.IGNORECASE)
+_PLAIN_PATH = re.compile(r"/([A-Za-z0-9_~.-]+(/[A-Za-z0-9_~.-]+)*/?)?")
+_VARYING = re.compile(
+    rb'(?<=\r\nx-ms-request-id: )[^\r]*|(?<=expires_in":")\d+'
+    rb'|Content-Length: \d+(?=(?:\r\n[^\r]*)*\r\nConnection: close\r\n[^{]*{.*malformed)|it has [^"]*'
+)
+
+
+_REFUSED = re.compile(
+    rb"HTTP/1\.1 (?:400|413|431) [^\r]*\r\n(?:[^\r]+\r\n)*Connection: close\r\n\r\n\{[^}]*(?:malformed|too )[^}]*\}\Z"
+)
+"""The last answer, to a malformed request: the reported fault depends on the number of bytes that had arrived."""
+
+
+def cuts(data: bytes, most: int) -> list[bytes]:
+    """Return *data* in at most *most* pieces, none empty. A checksum of *data* determines the cuts."""
+    draw = random.Random(zlib.crc32(data))
+    ends = sorted({draw.randint(0, len(data)) for _ in range(draw.randrange(most))} | {len(data)})
+    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False) if start != end]
+
+
+class Scan:
+    """Compiled scanner and query reader: everything that they accept has the same meaning for the oracle.
+
+    Excluded: the mark of NMI's own requests, which has no meaning for them, and of which the oracle is unsure.
+    """
+
+    def __init__(
+        self,
+        examine_head: Callable[[bytes], tuple[str, int, bytes, bool, bool, int]] = native_scan.examine,
+        examine_query: Callable[[bytes], tuple[bytes, int, bytes, bytes] | None] = native_query.examine,
+        has_no_resource: Callable[[bytes], bool] = native_query.has_no_resource,
+    ) -> None:
+        self._head = examine_head
+        self._query = examine_query
+        self._has_no_resource = has_no_resource
+
+    def __call__(self, data: bytes) -> None:
+        whole = outcome, size, text, metadata, close, kind = self._head(data)
+        cut = zlib.crc32(data) % (len(data) + 1)
+        part = self._head(data[:cut])
+        assert part[0] != "refused" or outcome == "refused", "more bytes undid a refusal"
+        assert part[0] != "done" or part == whole, "more bytes changed the meaning of a head"
+        if outcome == "done":
+            assert size <= len(data)
+            assert part[0] == ("done" if cut >= size else "more")
+        if has_own_field(data):
+            return
+        refusal = fast_refusal(data, self._head, self._query, self._has_no_resource)
+        assert refusal is None or refusal.kind == "INSTANCE" or refusal == read_refusal(data)
+        found = self._query(text) if outcome == "done" and kind == TOKEN_PATH else None
+        if found is None or not metadata:
+            return
+        resource, selector, value, xms_cc = found
+        taken = Asked(size, resource.decode(), selector, value.decode(), xms_cc.decode(), close, cacheable=True)
+        assert taken == read(data)
+
+
+class Query:
+    """Query readers: the fast one, the general one and the oracle return the same, or one of them returns nothing."""
+
+    def __init__(
+        self, examine: Callable[[bytes], tuple[bytes, int, bytes, bytes] | None] = native_query.examine
+    ) -> None:
+        self._examine = examine
+
+    def __call__(self, data: bytes) -> None:
+        fast = self._examine(data)
+        if data.translate(None, INVISIBLE) != data:
+            return  # an earlier check refuses these targets
+        general = token_request(data.decode())
+        if fast is not None:
+            resource, kind, value, xms_cc = fast
+            assert isinstance(general, TokenRequest)
+            assert general == TokenRequest(
+                resource=resource.decode(),
+                selector=general.selector,
+                selector_value=general.selector_value,
+                xms_cc=xms_cc.decode(),
+                force_refresh=False,
+            )
+            assert (general.selector.value, general.selector_value.lower()) == (kind, value.decode())
+        head = b"GET /metadata/identity/oauth2/token?%s HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n" % data
+        meaning = read(head)
+        if isinstance(meaning, Asked):
+            assert isinstance(general, TokenRequest)
+            assert said_by(general) == said_by_oracle(meaning)
+        elif meaning is Verdict.REFUSED:
+            assert isinstance(general, Refusal)
+        again = parse_query(data.decode())
+        assert isinstance(again, dict | Refusal)
+
+
+def said_by(request: TokenRequest) -> tuple[str, int, str, str, bool]:
+    """Return the content of a request, in the oracle's order."""
+    selector = request.selector.value, request.selector_value.lower()
+    return request.resource, *selector, request.xms_cc, not (request.force_refresh or request.rejected_sha256)
+
+
+def said_by_oracle(meaning: Asked) -> tuple[str, int, str, str, bool]:
+    return meaning.resource, meaning.selector_kind, meaning.selector_value, meaning.xms_cc, meaning.cacheable
+
+
+PROXIED = (
+    ProxiedPaths(),
+    ProxiedPaths(("/metadata/versions", "/metadata/scheduledevents")),
+    ProxiedPaths(everything=True),
+)
+
+
+class Normaliser:
+    """Normalisation of any target, with any allowed prefixes: no path about identities is forwarded."""
+
+    def __call__(self, data: bytes) -> None:
+        text = data.translate(None, INVISIBLE).decode()
+        for proxied_paths in PROXIED:
+            self._judge(text, proxied_paths)
+
+    def _judge(self, text: str, proxied_paths: ProxiedPaths) -> None:
+        destination = resolve(text, proxied_paths)
+        raw = text.partition("?")[0]
+        if destination.path:
+            assert normal(destination.path) == destination.path, "a second normalisation changed the path"
+            assert _PLAIN_PATH.fullmatch(destination.path)
+            assert not {"", ".", ".."} & set(destination.path.strip("/").split("/")) or destination.path == "/"
+        if destination.action is Action.TOKEN:
+            assert "/".join("metadata" if word.lower() == "metadata" else word for word in raw.split("/")) in PATHS
+        elif destination.action is Action.HOST_TOKEN:
+            assert destination.path.lower().rstrip("/") == "/host/token"
+        elif destination.action is Action.PROXY:
+            assert not _HIDDEN.search(destination.path)
+            assert destination.path.lower().startswith("/metadata/") or proxied_paths.everything
+            again = resolve(destination.path, proxied_paths)
+            assert (again.action, again.canonical_path, again.path) == (
+                Action.PROXY,
+                destination.canonical_path,
+                destination.path,
+            )
+            target = forwarded_target(destination)
+            if not isinstance(target, Refusal):
+                url = yarl.URL(f"http://imds{target}", encoded=True)
+                assert (url.host, url.raw_path) == ("imds", destination.path)
+                assert not _HIDDEN.search(url.path)
+
+
+SMALL = Sizes(head_bytes=512, fields=8, target_bytes=256, body_bytes=128, answered_bytes=4096, pipelined_bytes=512)
+BODY_OVERHEAD = 5
+STATUSES = {200, 400, 403, 404, 405, 413, 431, 501, 503}
+"""The statuses of the general lane without IMDS, except that of a request with the mark of NMI's own requests."""
+"""Factor on the body limit: before it refuses a chunked body, the lane may keep four times the limit and one read."""
+
+
+class General:
+    """General lane on a strict fake connection: no exception, well-formed answers, no token that the oracle refuses."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._usual = self._loop.run_until_complete(self._server_under_test(ServerPolicy()))
+        self._small = self._loop.run_until_complete(self._server_under_test(ServerPolicy(sizes=SMALL)))
+
+    def close(self) -> None:
+        self._loop.close()
+
+    async def _server_under_test(self, policy: ServerPolicy) -> ServerUnderTest:
+        return ServerUnderTest(policy)
+
+    def __call__(self, data: bytes) -> None:
+        pieces = cuts(data, 6)
+        whole = self._answers(self._usual, [data])
+        hold_to_the_oracle(data, whole, self._usual)
+        assert comparable(self._answers(self._usual, pieces)) == comparable(whole)
+        self._answers(self._small, pieces)
+
+    def _answers(self, server_under_test: ServerUnderTest, pieces: list[bytes]) -> bytes:
+        server_under_test.issuer.asked.clear()
+        server_under_test.proxy.forwarded.clear()
+        server_under_test.connection = FakeConnection()
+        server_under_test.lane = GeneralLane(server_under_test.connection, server_under_test)
+        self._loop.run_until_complete(self._feed(server_under_test, pieces))
+        for _, _, destination in server_under_test.proxy.forwarded:
+            assert not _HIDDEN.search(destination.path)
+        return bytes(server_under_test.connection.written)
+
+    async def _feed(self, server_under_test: ServerUnderTest, pieces: list[bytes]) -> None:
+        sizes = server_under_test.policy.sizes
+        most = max(sizes.head_bytes, sizes.pipelined_bytes) + BODY_OVERHEAD * sizes.body_bytes
+        for number, piece in enumerate(pieces):
+            if server_under_test.connection.state == "held" or number % 2:
+                await server_under_test.settle()
+            if not server_under_test.connection.open:
+                break
+            server_under_test.lane.data_received(piece)
+            assert server_under_test.lane._reader.waiting_bytes <= most + max(map(len, pieces)), (
+                "the lane keeps too many bytes"
+            )
+        await server_under_test.settle()
+        assert server_under_test.connection.state != "held", "the lane holds a request without a reason"
+        server_under_test.lane.connection_lost()
+        assert not server_under_test.tasks
+
+
+def answers_in(written: bytes, data: bytes) -> Iterator[Reply]:
+    """Yield every answer; *written* must consist of whole answers. Yield none if a request may be a HEAD."""
+    if b"HEAD" not in data:
+        yield from replies(written)
+
+
+def has_own_field(data: bytes) -> bool:
+    """Return whether the mark of NMI's own requests may be in *data*."""
+    return OWN_FIELD.encode() in data.lower()
+
+
+def hold_to_the_oracle(data: bytes, written: bytes, server_under_test: ServerUnderTest) -> None:
+    """Assert that each answer is whole and that the first contains a token exactly if the oracle expects one."""
+    meaning = read(data)
+    parsed = list(answers_in(written, data))
+    for reply in parsed:
+        assert reply.status in STATUSES or (reply.status == 508 and has_own_field(data)), reply.status
+        assert isinstance(json.loads(reply.body), dict)
+    granted = bool(parsed) and parsed[0].status == 200 and b"access_token" in parsed[0].body
+    if isinstance(meaning, Asked):
+        assert granted or b"HEAD" in data
+        assert said_by(server_under_test.issuer.asked[0][1]) == said_by_oracle(meaning)
+    elif meaning is not Verdict.UNSURE:
+        assert not granted
+
+
+def comparable(written: bytes) -> bytes:
+    """Return all answers without ids and without text that depends on how the bytes of a faulty request were split."""
+    return _VARYING.sub(b"", _REFUSED.sub(b"refused", written))
+
+
+class Lanes:
+    """Both lanes over real sockets: their answers are equal to the byte for every split of the bytes.
+
+    Excluded: the mark of NMI's own requests, which only the general lane refuses.
+    """
+
+    def __init__(self) -> None:
+        self._server_under_test = lanes_agree.LoopbackServer()
+
+    def close(self) -> None:
+        self._server_under_test.close()
+
+    def __call__(self, data: bytes) -> None:
+        stream = data + lanes_agree.LAST
+        if not ends(stream) or has_own_field(stream):
+            return
+        slowly = self._server_under_test.ask([stream], ready=False)
+        if not asks_for_host_token(stream):  # the oracle does not cover these, and this peer may request them
+            lanes_agree.hold_to_the_oracle(stream, slowly)
+        self._server_under_test.make_refusals_ready()
+        assert self._server_under_test.ask([stream], ready=True) == slowly
+        assert _REFUSED.sub(b"refused", self._server_under_test.ask(cuts(stream, 4), ready=True)) == _REFUSED.sub(
+            b"refused", slowly
+        )
+
+
+def asks_for_host_token(stream: bytes) -> bool:
+    """Return whether the first request of *stream* is for a host token."""
+    reader = RequestReader(Sizes())
+    reader.feed(stream)
+    found = reader.next()
+    return isinstance(found, Request) and resolve(found.target, ProxiedPaths()).action is Action.HOST_TOKEN
+
+
+def ends(stream: bytes) -> bool:
+    """Return whether *stream* ends the connection; otherwise the comparison would wait for a timeout."""
+    reader = RequestReader(Sizes())
+    reader.feed(stream)
+    while (found := reader.next()) is not None:
+        if isinstance(found, Refusal) or not found.keep_alive:
+            return True
+    return False
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "scan": Scan,
+    "query": Query,
+    "target": Normaliser,
+    "general": General,
+    "lanes": Lanes,
+    "mic-objects": MicObjects,
+    "nmi-objects": NmiObjects,
+    "locks": LockRecords,
+    "handover": HandoverMessages,
+    "kernel-messages": KernelMessages,
+    "conntrack": ConntrackList,
+    "http-responses": HttpResponses,
+}
+"""Factories of the targets. A target that owns resources has a `close` method."""

@@ -1,0 +1,101 @@
+"""The suite's cases send the requests that they describe, and disturb the measurement at their interval."""
+
+import itertools
+import threading
+from itertools import chain
+
+import pytest
+
+from _native import query, scan
+from benchmarks.load import cases
+from benchmarks.load.cases import Load
+from benchmarks.load.disturbances import force_refresh, repeated, uncached
+from benchmarks.load.generator import Request
+from tests.contract.native.fast_refusals import fast_refusal
+from tests.support.waiting import LIMIT_SECONDS
+
+LOADS: tuple[Load, ...] = tuple(
+    chain(
+        cases.ON_A_FULL_NODE,
+        (cases.ONE_POD, cases.MANY_PODS, cases.MANY_PODS_CLOSE),
+        cases.BEHIND_THE_RULE,
+        cases.TO_THE_NODE,
+    )
+)
+
+
+OTHER_KINDS = {
+    "no-header-32": "NO_HEADER",
+    "no-resource-32": "NO_RESOURCE",
+    "no-path-32": "UNKNOWN_OTHER",
+    "instance-32": "INSTANCE",
+}
+"""Closed loops of requests that are not for a token, and their kind for the fast lane."""
+
+
+def asked(request: Request) -> tuple[bytes, int, bytes, bytes] | None:
+    """Return the request as the fast lane reads it; None if it belongs to the general lane."""
+    outcome, _, text, metadata, *_ = scan.examine(request.text)
+    assert outcome == "done"
+    assert metadata
+    return query.examine(text)
+
+
+def fast_kind(text: bytes) -> str:
+    refusal = fast_refusal(text)
+    return "" if refusal is None else refusal.kind
+
+
+def test_nmi_and_nginx_are_in_every_case() -> None:
+    assert all({"nmi", "nginx"} <= set(load.servers) <= set(cases.ALL) for load in LOADS)
+
+
+def test_all_requests_of_closed_loops_can_use_the_fast_lane() -> None:
+    others = {request.text for load in LOADS if load.key in OTHER_KINDS for request in load.requests}
+    assert all(asked(request) for load in LOADS for request in load.requests if request.text not in others)
+    kinds = {load.key: fast_kind(load.requests[0].text) for load in LOADS if load.key in OTHER_KINDS}
+    assert kinds == OTHER_KINDS
+
+
+def test_each_cache_miss_requests_a_new_token() -> None:
+    request = uncached()
+    (place,) = request.ids
+    other = request.text[:place] + b"fedcba9876543210" + request.text[place + 16 :]
+    first, second = asked(request), asked(Request(other))
+    assert first
+    assert second
+    assert (first[0], second[0]) == (
+        b"https://0123456789abcdef.management.azure.com/",
+        b"https://fedcba9876543210.management.azure.com/",
+    )
+
+
+def test_a_renewal_requests_a_cached_token_from_the_general_lane() -> None:
+    assert asked(force_refresh()) is None
+    assert b"bypass_cache=true&resource=https%3A%2F%2Fmanagement.azure.com%2F " in force_refresh().text
+
+
+def test_a_disturbance_is_repeated_until_the_load_ends_and_its_error_is_raised() -> None:
+    calls = itertools.count(1)
+    third = threading.Event()
+
+    def call() -> None:
+        if next(calls) == 3:
+            third.set()
+            raise OSError("on purpose")
+
+    with pytest.raises(OSError, match="on purpose"), repeated(call, 0.01):
+        assert third.wait(LIMIT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "closing"),
+    [
+        (b"Host: h\r\n", b"Host: h\r\nConnection: close\r\n"),
+        (b"connection: Keep-Alive\r\nHost: h\r\n", b"Connection: close\r\nHost: h\r\n"),
+        (b"Connection: close\r\nHost: h\r\n", b"Connection: close\r\nHost: h\r\n"),
+        (b"X-Connection: a\r\n", b"X-Connection: a\r\nConnection: close\r\n"),
+    ],
+)
+def test_a_closing_request_contains_connection_close_once(fields: bytes, closing: bytes) -> None:
+    assert Request(b"GET / HTTP/1.1\r\n%s\r\n" % fields).closing().text == b"GET / HTTP/1.1\r\n%s\r\n" % closing

@@ -1,0 +1,206 @@
+"""Statistics of rounds: properties that are true for all measurements."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.paired import Round, Sample, agree, control, dirty, judged, objections, quartiles, ratios, served
+from benchmarks.results import Quartiles, Ratios, Results
+from tests.repository.benchmarks.sample_results import FULL, QUICK
+from tests.repository.benchmarks.sample_results import control as invented_control
+
+Change = Callable[[Results], Results]
+USUAL = {"rps": 1_000.0, "cpu": 8.0, "p50": 200.0, "p99": 400.0}
+FIGURES = st.floats(min_value=0.1, max_value=1e6, allow_nan=False)
+
+
+def round_of(rps: float, cpu: float = 8.0, *, p50: float = 200.0, p99: float = 400.0, disturbed: bool = False) -> Round:
+    sample = Sample(1_000, rps, p50, p99, 2 * p99, {200: 1_000}, {}, 0.5)
+    return Round(sample, cpu, cpu * 0.25, cpu * 0.75, disturbed)
+
+
+ROUNDS = st.lists(
+    st.builds(lambda rps, cpu, p50, p99: round_of(rps, cpu, p50=p50, p99=p99), FIGURES, FIGURES, FIGURES, FIGURES),
+    min_size=1,
+    max_size=30,
+)
+
+
+def each(found: Ratios) -> tuple[Quartiles, ...]:
+    return found.rps, found.cpu, found.p50, found.p99
+
+
+@given(ROUNDS)
+def test_a_series_compared_with_itself_has_ratio_one(rounds: list[Round]) -> None:
+    found = ratios(rounds, rounds)
+    assert each(found) == (Quartiles(1, 1, 1),) * 4
+    assert agree(found)
+
+
+@given(st.lists(FIGURES, min_size=1, max_size=30))
+def test_quartiles_are_ordered_and_within_the_measured_values(values: list[float]) -> None:
+    found = quartiles(values)
+    # Interpolation may round by a last digit.
+    assert min(values) * (1 - 1e-12) <= found.low <= found.median <= found.high <= max(values) * (1 + 1e-12)
+    assert found.median == statistics.median(values)
+
+
+@given(ROUNDS, st.floats(min_value=0.01, max_value=100))
+def test_a_server_that_is_faster_by_a_factor_has_that_ratio(rounds: list[Round], factor: float) -> None:
+    faster = [replace(one, sample=replace(one.sample, rps=one.sample.rps * factor)) for one in rounds]
+    found = ratios(faster, rounds)
+    assert (found.rps.low, found.rps.median, found.rps.high) == pytest.approx((factor,) * 3)
+    assert (found.cpu, found.p50, found.p99) == (Quartiles(1, 1, 1),) * 3
+
+
+@given(st.lists(FIGURES, min_size=15, max_size=25), st.lists(FIGURES, min_size=25, max_size=25))
+def test_changes_of_the_machines_speed_between_rounds_change_no_ratio(speeds: list[float], cpu: list[float]) -> None:
+    slow = [round_of(speed, burnt) for speed, burnt in zip(speeds, cpu, strict=False)]
+    fast = [round_of(speed * 1.3, burnt * 0.7) for speed, burnt in zip(speeds, cpu, strict=False)]
+    found = ratios(fast, slow)
+    assert (found.rps.low, found.rps.high) == pytest.approx((1.3, 1.3))
+    assert (found.cpu.low, found.cpu.high) == pytest.approx((0.7, 0.7))
+
+
+def test_quartiles_use_the_inclusive_method() -> None:
+    assert quartiles([5, 1, 4, 2, 3]) == Quartiles(2, 3, 4)
+    assert quartiles([7]) == Quartiles(7, 7, 7)
+
+
+def test_rounds_are_compared_pairwise_and_not_by_their_medians() -> None:
+    ours, theirs = [round_of(10), round_of(40), round_of(90)], [round_of(40), round_of(20), round_of(30)]
+    assert ratios(ours, theirs).rps.median == 2
+    assert statistics.median([10, 40, 90]) / statistics.median([40, 20, 30]) != 2
+
+
+def test_servers_with_different_numbers_of_rounds_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        ratios([round_of(1)], [round_of(1), round_of(1)])
+
+
+@pytest.mark.parametrize("broken", [round_of(0), round_of(1, 0), round_of(1, p50=0), round_of(1, p99=0)])
+def test_a_round_without_a_value_is_rejected(broken: Round) -> None:
+    with pytest.raises(ValueError, match="look for the server's errors"):
+        ratios([round_of(1)], [broken])
+    with pytest.raises(ValueError, match="look for the server's errors"):
+        ratios([broken], [round_of(1)])
+
+
+@pytest.mark.parametrize("figure", USUAL)
+@pytest.mark.parametrize(("off", "agrees"), [(1.019, True), (0.981, True), (1.021, False), (0.979, False)])
+def test_a_control_agrees_if_no_ratio_differs_from_one_by_more_than_two_percent(
+    figure: str, off: float, agrees: bool
+) -> None:
+    rps, cpu, p50, p99 = (value * (off if name == figure else 1) for name, value in USUAL.items())
+    usual = round_of(USUAL["rps"], USUAL["cpu"], p50=USUAL["p50"], p99=USUAL["p99"])
+    found = control("c", [round_of(rps, cpu, p50=p50, p99=p99)], [usual], redone=3)
+    assert found.agrees is agrees
+    assert (found.rounds, found.redone, found.dirty) == (1, 3, 0)
+
+
+def test_a_server_is_compared_with_nginx_and_nginx_with_nothing() -> None:
+    found = served({"nmi": [round_of(130, 6), round_of(120, 6)], "nginx": [round_of(100), round_of(100)]})
+    assert found["nginx"].against is None
+    against = found["nmi"].against
+    assert against is not None
+    assert against.rps.median == pytest.approx(1.25)
+    assert against.cpu.median == pytest.approx(0.75)
+    assert served({"nmi": [round_of(1)]})["nmi"].against is None
+
+
+def test_a_round_without_a_value_ends_the_run_unless_it_is_the_references() -> None:
+    rounds = {"nginx": [round_of(100)], "nmi": [round_of(130)], "go": [round_of(1, cpu=-0.5)]}
+    found = served(rounds)
+    assert found["go"].against is None
+    assert found["nmi"].against is not None
+    with pytest.raises(ValueError, match="cannot be compared"):
+        served({**rounds, "nmi": [round_of(130, cpu=-0.5)]})
+
+
+def test_answers_and_errors_of_all_rounds_are_summed() -> None:
+    odd = round_of(100)
+    odd = replace(odd, sample=replace(odd.sample, statuses={200: 990, 503: 10}, errors={"reset": 2, "short": 0}))
+    found = served({"nmi": [round_of(100), odd]})["nmi"]
+    assert found.statuses == {200: 1_990, 503: 10}
+    assert found.errors == {"reset": 2}, "what never happened is not named"
+
+
+def test_disturbed_measurements_of_all_servers_are_counted() -> None:
+    assert dirty({"nmi": [round_of(1), round_of(1, disturbed=True)], "nginx": [round_of(1, disturbed=True)] * 2}) == 3
+
+
+@pytest.mark.parametrize(
+    ("got", "direction", "met"),
+    [
+        (1.2, "at least", True),
+        (1.19, "at least", False),
+        (1.2, "at most", True),
+        (1.21, "at most", False),
+        (None, "at most", False),
+    ],
+)
+def test_a_budget_is_met_at_its_limit_and_never_without_a_value(got: float | None, direction: Any, met: bool) -> None:
+    assert judged("it", got, direction, 1.2).met is met
+
+
+def test_a_clean_full_or_quick_run_is_accepted() -> None:
+    assert objections(FULL) == objections(QUICK) == ()
+
+
+def first_case(**changes: Any) -> Change:
+    return lambda found: replace(found, cases=(replace(found.cases[0], **changes), *found.cases[1:]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda found: replace(found, changed=True), "files differed from the commit"),
+        (lambda found: replace(found, control=None), "there was no control"),
+        (lambda found: replace(found, control=invented_control(0.03)), "the control is out of 2%"),
+        (
+            lambda found: replace(found, control=replace(invented_control(), dirty=2)),
+            "something disturbed 2 of the control's measurements",
+        ),
+        (first_case(rounds=14), "keep-alive c=1: 14 rounds instead of 15"),
+        (first_case(dirty=1), "keep-alive c=1: 1 of 60 measurements disturbed"),
+        (
+            first_case(servers={"nmi": replace(FULL.cases[0].servers["nmi"], errors={"reset": 1})}),
+            "keep-alive c=1: errors of nmi",
+        ),
+        (
+            lambda found: replace(
+                found,
+                open_loop=(replace(row := found.open_loop[0], servers={"nmi": replace(row.servers["nmi"], errors=1)}),),
+            ),
+            "1,000 requests/s: errors of nmi",
+        ),
+        (
+            lambda found: replace(found, background=(replace(found.background[1], errors=7),)),
+            "full re-list: 7 errors",
+        ),
+    ],
+)
+def test_the_reasons_against_a_run_are_reported(spoil: Change, why: str) -> None:
+    assert objections(spoil(FULL)) == (why,)
+
+
+@pytest.mark.parametrize(("name", "accepted"), [("nmi", False), ("nginx", False), ("go", True)])
+def test_errors_make_a_run_invalid_unless_they_are_the_references(name: str, accepted: bool) -> None:
+    first, *others = FULL.cases
+    failing = replace(first.servers["nmi"], errors={"reset": 1})
+    run = replace(FULL, cases=(replace(first, servers={**first.servers, name: failing}), *others))
+    assert (objections(run) == ()) == accepted
+
+
+def test_a_quick_run_may_have_fewer_rounds() -> None:
+    assert objections(first_case(rounds=14)(QUICK)) == ()
+
+
+def test_a_missed_budget_does_not_invalidate_the_run() -> None:
+    missed = judged("it", 2.0, "at most", 1.0)
+    assert objections(replace(FULL, budgets=(missed,))) == ()

@@ -1,0 +1,83 @@
+"""The chart renders the texts in tests/repository/deploy/golden, with each version of helm, and deploy/manifests.
+
+`defaults.yaml` is a whole text, and each other file the difference of a set of values from it. `python -m tools.chart`
+writes all of them: review the changes before you commit them.
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tools.chart.manifests import MANIFEST_OF, MANIFESTS, Manifest
+from tools.chart.manifests import text_of as manifest_text
+from tools.chart.rendering import (
+    GOLDEN,
+    HELMS,
+    RELEASE,
+    golden_content,
+    golden_file,
+    golden_sets,
+    golden_text,
+    render,
+    text_of,
+)
+
+SETS = golden_sets()
+of_each_set = pytest.mark.parametrize("values", SETS, ids=lambda values: values.name.removesuffix(".values.yaml"))
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@of_each_set
+def test_the_chart_renders_the_golden_text(values: Path, helm: str) -> None:
+    kept, now = golden_text(values), text_of(render(values, helm=helm))
+    assert now == kept, "".join(difflib.unified_diff(kept.splitlines(True), now.splitlines(True), "kept", "now"))
+
+
+@of_each_set
+def test_the_golden_file_is_the_one_that_the_tool_writes(values: Path) -> None:
+    assert golden_file(values).read_text() == golden_content(values, golden_text(values))
+
+
+def test_each_golden_file_has_its_values() -> None:
+    assert len(SETS) >= 12
+    assert set(GOLDEN.iterdir()) == {*SETS, *map(golden_file, SETS)}
+
+
+@of_each_set
+def test_own_names_replace_the_charts_in_every_object(values: Path) -> None:
+    usual = [json.dumps(each, sort_keys=True) for each in render(values)]
+    options = ["--set=nameOverride=ids,fullnameOverride=platform-ids"]
+    own = [json.dumps(each, sort_keys=True) for each in render(values, options=options)]
+    assert re.findall(r'name(?:": "|=)[^"]*aad-pod-identity', "".join(own), re.IGNORECASE) == []
+
+    def as_usual(text: str) -> str:
+        return text.replace("platform-ids", f"{RELEASE}-aad-pod-identity").replace("ids", "aad-pod-identity")
+
+    assert sorted(map(without_checksum, map(as_usual, own))) == sorted(map(without_checksum, usual))
+
+
+def without_checksum(text: str) -> str:
+    return re.sub(r'"checksum/config": "\w+"', "", text)
+
+
+@pytest.mark.parametrize("name", MANIFEST_OF)
+def test_the_manifest_is_up_to_date(name: str) -> None:
+    assert (MANIFESTS / name).read_text() == manifest_text(MANIFEST_OF[name]), "run: python -m tools.chart"
+
+
+def test_there_is_no_other_manifest() -> None:
+    assert {str(file.relative_to(MANIFESTS)) for file in MANIFESTS.rglob("*.yaml")} == set(MANIFEST_OF)
+
+
+@pytest.mark.parametrize(("name", "manifest"), MANIFEST_OF.items(), ids=MANIFEST_OF)
+def test_no_label_marks_it_as_managed_by_helm_and_it_warns_users_of_the_go_implementations_manifests(
+    name: str, manifest: Manifest
+) -> None:
+    text = (MANIFESTS / name).read_text()
+    assert "helm" not in text.lower()
+    if not manifest.only:
+        assert "ds/nmi and deploy/mic have other names" in text.partition("---")[0]
+        assert "docs/migration.md" in text.partition("---")[0]

@@ -1,0 +1,78 @@
+"""Every rendered object is valid in each Kubernetes version from 1.27 to 1.37, without ignored fields, and `helm lint`
+reports nothing about the chart.
+
+Objects for newer versions only are valid in those. The schemas are part of the package kubernetes-validate, so the
+tests need no cluster and no network."""
+
+import functools
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from kubernetes_validate import utils
+
+from tests.repository.deploy.helms import HELMS
+from tests.support.testplane import up
+from tools.chart.manifests import MANIFESTS
+from tools.chart.rendering import CHART, RenderError, golden_sets, golden_text, render
+
+VERSIONS = [f"1.{minor}" for minor in range(27, 38)]
+FILES = [*sorted(MANIFESTS.rglob("*.yaml")), *sorted((CHART / "crds").iterdir())]
+OF_OTHERS = {"monitoring.coreos.com/v1", "aadpodidentity.k8s.io/v1", "cilium.io/v2"}
+"""Kinds that are not part of Kubernetes. Other tests apply those of this project to a real API server."""
+SINCE = {"admissionregistration.k8s.io/v1": 30}
+"""Minimum minor version for these kinds; with older versions the chart fails."""
+
+
+@functools.cache
+def objects() -> Mapping[str, Any]:
+    """Return each distinct object of the golden sets and of all files, by its text."""
+    texts = [*map(golden_text, golden_sets()), *(file.read_text() for file in FILES)]
+    found = [each for text in texts for each in yaml.load_all(text, yaml.CSafeLoader)]
+    return {json.dumps(each, sort_keys=True): each for each in found if each["apiVersion"] not in OF_OTHERS}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files_are_read_once() -> Iterator[None]:
+    """Cache the definitions of a version: the package would read megabytes for each object."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "schema_contents", functools.cache(utils.schema_contents))
+        yield
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_valid(version: str) -> None:
+    for each in objects().values():
+        if SINCE.get(each["apiVersion"], 0) > int(version.removeprefix("1.")):
+            continue
+        kubernetes_validate.validate(each, version, strict=True)
+    assert len(objects()) > 60
+
+
+@pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
+def test_an_invalid_object_is_found(version: str) -> None:
+    account: dict[str, Any] = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nmi"}}
+    kubernetes_validate.validate(account, version, strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError, match="automountServiceAccountTokens"):
+        kubernetes_validate.validate({**account, "automountServiceAccountTokens": True}, version, strict=True)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("values", golden_sets(), ids=lambda values: values.name.removesuffix(".values.yaml"))
+def test_lint_reports_nothing(values: Path, helm: str) -> None:
+    command = [str(up.tool(helm)), "lint", "--strict", str(CHART), f"--values={values}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_an_untested_version_of_kubernetes_is_rejected(helm: str) -> None:
+    for tried in ("v1.27.0", "v1.30.9-gke.100", "v1.37.2"):
+        assert render(helm=helm, options=[f"--kube-version={tried}"])
+    with pytest.raises(RenderError, match=r"incompatible with Kubernetes v1\.26\.9"):
+        render(helm=helm, options=["--kube-version=v1.26.9"])

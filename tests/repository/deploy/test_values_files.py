@@ -1,0 +1,87 @@
+"""Values, versions and definitions that several files repeat are equal: values.yaml, its schema, its table in the
+README, the values in the documentation, the versions."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.system.plane.e2e.operators_shell import blocks_of
+from tools.chart.rendering import CHART, ROOT, render
+from tools.chart.values_table import values_of, with_table
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+OPEN = {"global"}
+"""Values that helm itself adds."""
+DEAD = {"installCRDs", "forceNameSpaced"}
+"""Values of the Go implementation's older charts that the chart accepts and ignores."""
+
+
+def schemas(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        yield part
+        for each in part.values():
+            yield from schemas(each)
+    elif isinstance(part, list):
+        for each in part:
+            yield from schemas(each)
+
+
+def names(schema: dict[str, Any], above: str = "") -> Iterator[str]:
+    for name, each in schema["properties"].items():
+        if "properties" in each:
+            yield from names(each, f"{above}{name}.")
+        yield f"{above}{name}"
+
+
+def test_every_value_is_known() -> None:
+    values = {value.name for value in values_of((CHART / "values.yaml").read_text())}
+    assert values <= set(names(SCHEMA))
+
+
+def test_the_schema_has_no_unknown_values() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert set(SCHEMA["properties"]) - OPEN - DEAD == set(values)
+    for group in ("mic", "nmi", "rbac", "podMonitor", "serviceMonitor", "networkPolicy", "test", "federated"):
+        assert set(SCHEMA["properties"][group]["properties"]) == set(values[group]), group
+
+
+def test_every_set_of_names_is_closed() -> None:
+    assert all(each["additionalProperties"] is False for each in schemas(SCHEMA) if "properties" in each)
+
+
+def test_the_table_is_up_to_date() -> None:
+    readme = (CHART / "README.md").read_text()
+    assert with_table(readme, (CHART / "values.yaml").read_text()) == readme, "run: python -m tools.chart"
+
+
+def test_a_value_without_a_comment_is_named() -> None:
+    values = "# What it does.\none: 1\n"
+    with pytest.raises(ValueError, match=r"no comment above group\.two in"):
+        values_of(f"{values}group:\n  # Told.\n  three: 3\n\n  two: 2\n")
+    assert [value.name for value in values_of(values)] == ["one"]
+
+
+BLOCKS = blocks_of((ROOT / "docs" / "install-on-aks.md").read_text(), "yaml")
+
+
+def test_the_page_has_values() -> None:
+    keys = [set(yaml.safe_load(block)) for block in BLOCKS]
+    assert keys.count({"adminsecret"}) == 2
+    assert {"nmi", "mic"} in keys
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_the_chart_renders_with_the_values(block: str) -> None:
+    objects = render(given=block)
+    if "adminsecret" in block:
+        (secret,) = (each for each in objects if each["kind"] == "Secret")
+        assert {"ClientID", "ClientSecret", "TenantID", "ResourceGroup"} <= set(secret["data"])
+        assert ("UseMSI" in secret["data"]) is ("useMSI" in block)
+
+
+def test_the_charts_definitions_are_those_of_the_repository() -> None:
+    ours = {file.name: file.read_text() for file in (ROOT / "deploy" / "crds").iterdir()}
+    assert {file.name: file.read_text() for file in (CHART / "crds").iterdir()} == ours

@@ -1,0 +1,66 @@
+"""The `az` commands in the documentation are those that the real Azure CLI has parsed, and their queries name fields
+that Azure's resources have.
+"""
+
+import re
+import shlex
+
+import pytest
+from azure.mgmt.containerservice import types
+from azure.mgmt.msi.models import Identity
+
+from tests.repository.docs.az_commands import of_pages, of_shell, record
+
+RECORD = (
+    "run `.venv/bin/python -m tests.repository.docs.az_commands --write`, which downloads the Azure CLI, and check the"
+    " result"
+)
+
+
+def test_every_command_is_one_that_the_azure_cli_has_parsed() -> None:
+    found = record()
+    assert of_pages() == sorted([*found["accepted"], *found["extension aks-preview"]]), RECORD
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('export A=$(az a show --name "$B" -o tsv)', [["a", "show", "--name", "VALUE", "-o", "tsv"]]),
+        ('az a --id "$(az b show --query c)" | x', [["b", "show", "--query", "c"], ["a", "--id", "VALUE"]]),
+        ("for a in b; do az c d; done", [["c", "d"]]),
+        ("az a \\\n  --b 'c d'", [["a", "--b", "c d"]]),
+        ("see az a", []),
+        ('echo "(az a)"', []),
+    ],
+)
+def test_commands_are_found_in_shell_lines(line: str, words: list[list[str]]) -> None:
+    assert list(of_shell(line)) == words
+
+
+def queries(command: str) -> set[str]:
+    """Return the queries of the commands that begin with *command*."""
+    words = [shlex.split(each) for each in record()["accepted"] if each.startswith(f"{command} ")]
+    return {each[each.index("--query") + 1] for each in words if "--query" in each}
+
+
+def test_queries_of_a_cluster_name_its_fields() -> None:
+    found = queries("aks show")
+    assert {"nodeResourceGroup", "identityProfile.kubeletidentity.objectId"} <= found
+    for each in found:
+        field, *rest = each.split(".")
+        assert field in types.ManagedClusterProperties.__annotations__, each
+        if field == "identityProfile":
+            _, field = rest
+            assert field in types.UserAssignedIdentity.__annotations__, each
+        elif rest:
+            kind = re.search(r"\"(\w+)\"|'(\w+)'", repr(types.ManagedClusterProperties.__annotations__[field]))
+            assert kind, each
+            (name,) = filter(None, kind.groups())
+            assert rest[0] in getattr(types, name).__annotations__, each
+
+
+def test_queries_of_an_identity_name_its_fields() -> None:
+    fields = {each["key"].removeprefix("properties.") for each in Identity._attribute_map.values()}
+    found = queries("identity show")
+    assert {"id", "clientId", "principalId"} <= found
+    assert found <= fields

@@ -1,0 +1,133 @@
+"""Flags, metrics, files and objects of the cluster that the documentation names exist."""
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mic.startup.flag_table import FLAGS as MIC_FLAGS
+from nmi.flag_table import FLAGS as NMI_FLAGS
+from podidctl.launcher import main as podidctl
+from podidentity.telemetry.metrics import expose
+from tests.repository.docs import az_commands
+from tests.support.checkout import ROOT
+from tools.chart.rendering import DEFAULTS
+from tools.handbook.metrics import mic_registry, nmi_registry, shown
+
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
+OTHERS = {
+    *("replicas", "server-side", "force-conflicts", "previous", "all", "for", "timeout", "patch", "type"),  # kubectl
+    *("as", "field-manager", "raw", "all-namespaces", "selector", "output", "ignore-not-found"),  # kubectl
+    *("image", "profile"),  # kubectl debug
+    *("format", "build-arg"),  # docker
+    "disable-pod-identity",  # az aks, with the extension aks-preview
+    *("create-namespace", "set", "wait", "show-only", "take-ownership"),  # helm
+    *("query", "identity-name", "resource-group", "issuer", "subject", "audiences", "name"),  # az
+    "endpoint-resource-manager",  # az cloud register
+    *("enable-oidc-issuer", "enable-imds-restriction", "cluster-name", "managed-identity-resource-id"),  # az aks
+    *("service-account-issuer", "service-account-jwks-uri"),  # kube-apiserver
+    *("service-account-key-file", "service-account-signing-key-file"),
+    *("bundle", "certificate-identity", "certificate-oidc-issuer"),  # cosign
+    *("repo", "dir", "source-ref", "signer-workflow"),  # gh
+    "vex",  # trivy, grype
+    *("check", "strict", "ignore-missing"),  # sha256sum, helm lint, twine
+    *("network-plugin", "node-labels"),  # the kubelet
+    "api-audiences",  # kube-apiserver
+    "only",  # benchmarks.run and benchmarks.controller.run
+    "flag",  # a placeholder
+}
+OTHERS |= {
+    flag
+    for command in [*az_commands.record()["accepted"], *az_commands.record()["extension aks-preview"]]
+    for flag in re.findall(r"--([a-z][a-z-]+)", command)
+}
+COMMANDS: tuple[list[str], ...] = (
+    [],
+    ["explain", "pod"],
+    ["token"],
+    ["doctor"],
+    ["verify"],
+    ["access"],
+    ["plan"],
+    ["top"],
+    ["sandbox", "up"],
+    ["sandbox", "demo"],
+    ["sandbox", "exec"],
+    ["sandbox", "fault"],
+    ["migrate", "from-reference"],
+    ["migrate", "to-workload-identity"],
+    ["migrate", "plan"],
+    ["migrate", "apply"],
+    ["migrate", "rollback"],
+)
+NAMES = {each.name for made in (nmi_registry, mic_registry) for each in shown(expose(made()).decode())}
+INSTALLED = sorted(
+    [*(ROOT / "deploy" / "manifests").rglob("*.yaml"), *(ROOT / "deploy" / "demo").rglob("*.yaml"), DEFAULTS]
+)
+COMMAND = re.compile(r"`(kubectl [^`]+)`|^ *(?:[\w$()=]*\()?(kubectl .+)", re.MULTILINE)
+OBJECT = re.compile(r"(?<!-f )\b(deploy|deployment|ds|daemonset)/([a-z][\w-]*)")
+KINDS = {"deploy": "Deployment", "deployment": "Deployment", "ds": "DaemonSet", "daemonset": "DaemonSet"}
+
+
+def podidctls() -> set[str]:
+    """Return the flags in the help of its commands."""
+    found: set[str] = set()
+    for command in COMMANDS:
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            assert podidctl([*command, "--help"]) == 0
+        found |= set(re.findall(r"--([a-z][a-z-]+)", output.getvalue()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    ours = {name.lstrip("-") for flag in (*NMI_FLAGS, *MIC_FLAGS) for name in (flag.name, *flag.aliases)}
+    return ours | podidctls() | OTHERS
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "runbooks"], ids=lambda page: page.name)
+def test_every_flag_and_metric_that_a_page_names_exists(page: Path, known: set[str]) -> None:
+    text = page.read_text()
+    assert set(re.findall(r"(?<![\w-])--([A-Za-z][A-Za-z-]*[A-Za-z])", text)) <= known
+    assert set(re.findall(r"aadpodidentity_[a-z0-9_]+", text)) <= NAMES
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Yield each kubectl command in blocks and sentences; a wrapped command is one."""
+    text = re.sub(r"\\\n *", " ", page.read_text())
+    for found in COMMAND.finditer(text):
+        yield " ".join((found[1] or found[2]).split())
+
+
+@pytest.fixture(scope="module")
+def installed() -> set[tuple[str, str]]:
+    """Return kind and name of the objects that run pods."""
+    return {
+        (document["kind"], document["metadata"]["name"])
+        for file in INSTALLED
+        for document in yaml.safe_load_all(file.read_text())
+        if document and document["kind"] in KINDS.values()
+    }
+
+
+def test_the_number_of_commands_is_plausible() -> None:
+    found = [command for page in PAGES for command in commands(page)]
+    assert len(found) > 50
+    assert sum(bool(OBJECT.search(command)) for command in found) >= 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_commands_to_installed_objects_with_their_namespace(
+    page: Path, installed: set[tuple[str, str]]
+) -> None:
+    for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for command in commands(page):
+        named = {(KINDS[kind], name) for kind, name in OBJECT.findall(command)}
+        assert named <= installed
+        assert not named or re.search(r" (-n|--namespace) \S", command), command

@@ -1,0 +1,55 @@
+"""The threat tables of docs/security.md: one row for each threat, with its promise and its tests."""
+
+import ast
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from tests.support.checkout import ROOT
+
+PAGE: Final = ROOT / "docs" / "security.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a threat table."""
+
+    line: int
+    """Line number in docs/security.md, counted from 1."""
+    cells: tuple[str, ...]
+
+    @property
+    def threat(self) -> str:
+        """Return the first cell."""
+        return self.cells[0]
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Return the tests that the last cell names, as FILE::FUNCTION."""
+        return tuple(re.findall(r"`(tests/[^`]+)`", self.cells[-1]))
+
+
+def rows() -> list[Row]:
+    """Return the rows of all threat tables in the order of the page."""
+    found: list[Row] = []
+    inside = False
+    for number, line in enumerate(PAGE.read_text().splitlines(), 1):
+        inside = line.startswith("| ") and (inside or line.startswith("| threat "))
+        if inside and not line.startswith(("| ---", "| threat ")):
+            found.append(Row(number, tuple(cell.strip() for cell in line.strip("|").split("|"))))
+    return found
+
+
+@cache
+def functions(file: Path) -> frozenset[str]:
+    """Return the names of the functions that *file* defines at its top level."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(each.name for each in ast.parse(file.read_text()).body if isinstance(each, kinds))
+
+
+def exists(test: str) -> bool:
+    """Return whether *test*, spelled FILE::FUNCTION, is defined."""
+    file, _, function = test.partition("::")
+    return (ROOT / file).is_file() and function.startswith("test_") and function in functions(ROOT / file)

@@ -1,0 +1,154 @@
+"""The checks of every test: blocking calls in the daemons' code, secrets in output, the time limit, and pauses.
+
+A blocking call in the daemons' code is an error while an event loop runs; tests and emulators may block. The time limit
+ends property tests and busy event loops, and the next test runs.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from blockbuster import BlockBuster, BlockingError
+
+from podidentity_sandbox.directory import Directory
+from podidentity_sandbox.tokens import TokenMint
+from tests.conftest import detect_blocking
+from tests.support.checkout import ROOT
+from tests.support.leaks import Ledger
+from tests.support.machine_pauses import Pause, paused_seconds, recorded_pauses
+from tests.support.waiting import until_sync
+
+
+def code_of(path: str) -> Callable[[], None]:
+    """Return a function that sleeps and belongs to the file *path*."""
+    names: dict[str, Any] = {"time": time}
+    exec(compile("def wait(): time.sleep(0)", ROOT / path, "exec"), names)  # noqa: S102 - the path is the point
+    wait: Callable[[], None] = names["wait"]
+    return wait
+
+
+@pytest.mark.parametrize("path", ["nmi/app.py", "mic/app.py", "podidentity/kube/client.py"])
+async def test_a_daemon_must_not_block_its_loop(path: str) -> None:
+    with pytest.raises(BlockingError):
+        code_of(path)()
+
+
+async def test_other_code_may_block() -> None:
+    for path in ("podidentity_sandbox/serving.py", "tests/fakes.py"):
+        code_of(path)()
+
+
+def test_a_daemon_may_block_without_a_loop() -> None:
+    code_of("nmi/app.py")()
+
+
+def test_shutil_finds_the_functions_of_os_also_after_a_test_that_blocked(nothing_blocks_the_loop: BlockBuster) -> None:
+    assert os.stat in os.supports_follow_symlinks
+    nothing_blocks_the_loop.deactivate()
+    detect_blocking(nothing_blocks_the_loop)
+    assert os.stat in os.supports_follow_symlinks
+
+
+def test_a_token_a_part_of_it_and_a_secret_are_found(ledger: Ledger) -> None:
+    token = TokenMint().mint(audience="a", client_id="c", object_id="o", tenant_id="t")
+    secret = Directory().add_principal().secret
+    for text in (token, f"it is {token}.", token.rpartition(".")[2], token.rpartition(".")[0], f"x{secret}y"):
+        assert ledger.found_in(text), text
+    assert not ledger.found_in("eyJhbGciOiJSUzI1NiJ9.e30.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA and an ordinary line")
+
+
+def test_captured_output_is_searched(ledger: Ledger) -> None:
+    secret = Directory().add_principal().secret
+    assert ledger.found_in_sections([("Captured log call", "well"), ("Captured stderr call", f"it is {secret}")])
+    assert not ledger.found_in_sections([("Captured log call", "well"), ("Captured stderr call", "well")])
+
+
+PROPERTY: Final = """
+import time
+from hypothesis import given, settings, strategies as st
+
+@settings(max_examples=10**6, deadline=None, database=None)
+@given(st.lists(st.integers()))
+def test_it(numbers):
+    time.sleep(0.005)
+"""
+MACHINE: Final = """
+import time
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+class Machine(RuleBasedStateMachine):
+    @rule()
+    def wait(self):
+        time.sleep(0.005)
+
+Machine.TestCase.settings = settings(max_examples=10**6, deadline=None, database=None)
+TestIt = Machine.TestCase
+"""
+BUSY_TASK: Final = """
+import asyncio, time
+
+def test_it():
+    async def busy():
+        while True:
+            time.sleep(0.01)
+
+    async def main():
+        await asyncio.wait([asyncio.create_task(busy())])
+        await asyncio.sleep(60)
+
+    asyncio.run(main())
+"""
+NEXT: Final = """
+
+def test_the_next():
+    pass
+"""
+
+
+def test_a_test_ends_at_its_limit_and_the_next_one_runs(tmp_path: Path) -> None:
+    sources = {"property": PROPERTY, "machine": MACHINE, "busy_task": BUSY_TASK}
+    for name, source in sources.items():
+        (tmp_path / f"test_{name}.py").write_text(source + NEXT)
+    # Without a summary, which repeats the messages where the variable CI is set.
+    flags = ["-q", "-rN", "-pno:cloudcoil", "-ptests.support.time_limit", "-otimeout=2", f"-c{os.devnull}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *flags, f"--rootdir={tmp_path}", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "3 failed, 3 passed" in done.stdout
+    assert done.stdout.count("Failed: Timeout (>2.0s): the test did not end") == 3
+    assert "Flaky" not in done.stdout
+
+
+STOPPED_SECONDS = 0.5
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "seconds"), [(0.0, 10.0, 1.5), (1.5, 4.25, 0.75), (2.0, 4.0, 0.0), (6.0, 9.0, 0.0)]
+)
+def test_only_the_part_of_a_pause_within_the_time_counts(begin: float, end: float, seconds: float) -> None:
+    assert paused_seconds([Pause(1.0, 2.0), Pause(4.0, 4.5)], begin, end) == seconds
+
+
+def test_the_time_in_which_the_program_did_not_run_is_recorded() -> None:
+    """The recording program alone is stopped."""
+    with recorded_pauses(STOPPED_SECONDS / 2) as recorder:
+        os.kill(recorder.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, recorder.pid, os.WSTOPPED | os.WNOWAIT)
+        begin = time.time()
+        time.sleep(STOPPED_SECONDS)
+        end = time.time()
+        os.kill(recorder.pid, signal.SIGCONT)
+        until_sync(recorder.pauses, "a pause is recorded")
+        assert paused_seconds(recorder.pauses(), begin, end) == pytest.approx(end - begin)
+        assert all(each.seconds >= STOPPED_SECONDS / 2 for each in recorder.pauses())

@@ -1,0 +1,6 @@
+"""The checkout whose tests run."""
+
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]

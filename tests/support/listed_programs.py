@@ -1,0 +1,162 @@
+"""A PATH that has only the programs of a fresh Debian on which `make check` or `make test` was run.
+
+The option --listed-programs=GROUPS of pytest sets it. A test that starts another program then fails on every machine. A
+folder in `build/programs` has a link to each program of the packages that README.md requires, of those that
+tools/system-packages installs for GROUPS, and of those that they depend on. A machine without dpkg keeps its PATH.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.support.checkout import ROOT
+
+SCRIPT: Final = ROOT / "tools" / "system-packages"
+FOLDER: Final = ROOT / "build" / "programs"
+REQUIRED: Final = frozenset({"git", "make", "python3", "python3-venv", "gcc", "libc6-dev"})
+"""The packages that README.md requires."""
+PRESENT: Final = frozenset({"ca-certificates", "iproute2"})
+"""Packages of every Debian server."""
+INDISPENSABLE: Final = frozenset({"cc", "git", "make", "python3", "sh"})
+UNRESTRICTED: Final = (
+    "programs of tests: not compared with tools/system-packages, because this machine's git, make, python3 or C "
+    "compiler is not a package of dpkg"
+)
+FOLDERS: Final = ("usr/sbin", "usr/bin", "sbin", "bin")
+
+_FUNCTION: Final = re.compile(r"^for_(\w+)\(\) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+_ROOT_ONLY: Final = "    is_root || return 0\n"
+_NEEDS: Final = re.compile(r'^ +needs \S+ (?:"([^"]+)"|(\S+)) ', re.MULTILINE)
+_MISSING: Final = re.compile(
+    r"No such file or directory: '([^/']+)'|failed to execute ([^/:]+): No such|: ([\w.+-]+): (?:command )?not found"
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed package of dpkg's database."""
+
+    name: str
+    architecture: str
+    essential: bool
+    depends: tuple[tuple[str, ...], ...]
+    """For each dependency, the names of the packages of which one is needed."""
+    provides: tuple[str, ...]
+
+
+def listed_packages(groups: Iterable[str], *, root_user: bool, script: Path = SCRIPT) -> frozenset[str]:
+    """Return the names of the packages of README.md, and of those that *script* installs for *groups* and the user."""
+    names = REQUIRED | PRESENT
+    for group, body in _FUNCTION.findall(script.read_text()):
+        if group in groups and (root_user or not body.startswith(_ROOT_ONLY)):
+            names |= {name for found in _NEEDS.findall(body) for name in "".join(found).split()}
+    return names
+
+
+def allowed_programs(names: Iterable[str], machine: Path = Path("/")) -> dict[str, Path]:
+    """Return the paths of the programs of the packages *names*, of what these need, and of essential packages."""
+    packages = list(_needed(list(_installed(machine)), names))
+    files = {file for package in packages for file in _files(machine, package)}
+    programs: dict[str, Path] = {}
+    for path in (path for folder in FOLDERS if (machine / folder).is_dir() for path in (machine / folder).iterdir()):
+        # A link of /etc/alternatives leads to the package's file. Packages also name files in /bin, which is /usr/bin.
+        real = f"/{path.resolve().relative_to(machine.resolve())}"
+        if real in files or real.removeprefix("/usr") in files:
+            programs.setdefault(path.name, path)
+    return programs
+
+
+def listed_programs(groups: Iterable[str]) -> dict[str, Path]:
+    """Return the paths of the programs that a test of this user may start if its target installs *groups*."""
+    return allowed_programs(listed_packages(groups, root_user=os.geteuid() == 0))
+
+
+def link(programs: dict[str, Path], folder: Path) -> None:
+    """Make the content of *folder* a link to each of the *programs*. Another process may do the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name not in programs and not path.name.startswith("."):  # a link that another process makes now
+            path.unlink(missing_ok=True)
+    for name, target in programs.items():
+        path = folder / name
+        if not path.is_symlink() or path.readlink() != target:
+            new = folder / f".{name}.{os.getpid()}"
+            new.symlink_to(target)
+            new.replace(path)
+
+
+def restrict_path(groups: Sequence[str]) -> None:
+    """Set PATH to the listed programs, if those that all tests share are among them."""
+    programs = listed_programs(groups)
+    if programs.keys() >= INDISPENSABLE:
+        folder = FOLDER / "-".join(groups)
+        link(programs, folder)
+        os.environ["PATH"] = str(folder)
+
+
+def is_restricted() -> bool:
+    """Return whether PATH has only the listed programs."""
+    return Path(os.environ["PATH"]).parent == FOLDER
+
+
+def advice(failure: str) -> Iterator[tuple[str, str]]:
+    """Yield titles and texts that explain which programs the text of a *failure* reports as missing."""
+    names = {name for found in _MISSING.findall(failure) for name in found if name}
+    for name in sorted(names):
+        if is_restricted() and not Path(os.environ["PATH"], name).exists():
+            remedy = "add its package to tools/system-packages, or give the test another marker (CONTRIBUTING.md)"
+            yield "program", f"the make target of this test does not install {name}; {remedy}"
+
+
+def _installed(machine: Path) -> Iterator[Package]:
+    status = machine / "var" / "lib" / "dpkg" / "status"
+    if not status.exists():
+        return
+    for paragraph in status.read_text().split("\n\n"):
+        fields = dict(re.findall(r"^([A-Z][\w-]*): (.*)$", paragraph, re.MULTILINE))
+        if fields.get("Status", "").endswith(" ok installed"):
+            needed = ", ".join(filter(None, (fields.get("Pre-Depends"), fields.get("Depends"))))
+            yield Package(
+                name=fields["Package"],
+                architecture=fields["Architecture"],
+                essential=fields.get("Essential") == "yes",
+                depends=tuple(_names(each.split("|")) for each in needed.split(",")),
+                provides=_names(fields.get("Provides", "").split(",")),
+            )
+
+
+def _names(relations: Iterable[str]) -> tuple[str, ...]:
+    """Return the package names of *relations* such as `libc6:any (>= 2.36)`."""
+    return tuple(found[0] for each in relations if (found := re.match(r"[a-z0-9][a-z0-9.+-]*", each.strip())))
+
+
+def _needed(installed: list[Package], names: Iterable[str]) -> Iterator[Package]:
+    """Yield the packages *names*, the essential ones, and those that they depend on."""
+    by_name: dict[str, list[Package]] = {}
+    for package in installed:
+        by_name.setdefault(package.name, []).append(package)
+    for package in installed:
+        for virtual in package.provides:
+            by_name.setdefault(virtual, []).append(package)
+    pending = [each for each in installed if each.essential]
+    pending += [each for name in names for each in by_name.get(name, [])]
+    seen: set[Package] = set()
+    while pending:
+        package = pending.pop()
+        if package in seen:
+            continue
+        seen.add(package)
+        yield package
+        for alternatives in package.depends:
+            pending += next((by_name[name] for name in alternatives if name in by_name), [])
+
+
+def _files(machine: Path, package: Package) -> list[str]:
+    folder = machine / "var" / "lib" / "dpkg" / "info"
+    for file in (f"{package.name}.list", f"{package.name}:{package.architecture}.list"):
+        if (folder / file).exists():
+            return (folder / file).read_text().splitlines()
+    return []

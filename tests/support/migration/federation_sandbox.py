@@ -1,0 +1,203 @@
+"""Clusters whose identities become federated: as values for plans, and as emulators for the real program."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from nmi.settings import Settings
+from podidctl.migration.federation.planning import plan_federation
+from podidctl.migration.federation.planning_input import FederationState, PlanOptions
+from podidctl.migration.federation.schema import FederationPlan, IdentityStep
+from podidctl.migration.projections import CronJob, RunningPod, ServiceAccount, WorkloadObject
+from podidctl.migration.workload_identity import AUDIENCE
+from podidentity.azure.clouds import PUBLIC
+from podidentity.azure.federation import Exchange
+from podidentity.kube.decoding import decode_object
+from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, AzureAssignedIdentity
+from podidentity_sandbox.directory import FederatedCredential
+from podidentity_sandbox.kubeapi.kinds import ResourceType
+from podidentity_sandbox.kubeapi.server import Recorded
+from tests.support.checkout import ROOT
+from tests.support.mic.emulated_cloud import WAIT_SECONDS, EmulatedCloud, emulated_cloud
+from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.migration.objects import binding, identity, read, situation
+from tests.support.objects import identity_id
+
+TENANT = "72f988bf-0000-0000-0000-2d7cd011db47"
+ISSUER = "https://oidc.example.org/cluster/"
+FEDERATING = Settings(node_name="n", federated_identities=True)
+
+
+def cluster(
+    *workloads: WorkloadObject | CronJob,
+    objects: list[dict[str, Any]] | None = None,
+    pods: list[RunningPod] | None = None,
+    accounts: list[ServiceAccount] | None = None,
+    force_namespaced: bool = False,
+    **more: Any,
+) -> FederationState:
+    """A cluster with these objects and without obstacles."""
+    made = situation(*workloads, objects=objects, pods=pods, accounts=accounts, force_namespaced=force_namespaced)
+    usual: dict[str, Any] = {"issuer": ISSUER, "version": "v1.30.1", "nmis": (FEDERATING,), "webhook": True}
+    return FederationState(made, exceptions=read(EXCEPTIONS, objects), **{**usual, **more})
+
+
+def planned(
+    *workloads: WorkloadObject | CronJob,
+    tenant: str = TENANT,
+    audience: str = "",
+    exchange: Exchange | None = None,
+    name_suffix: str = "",
+    ignore_uses: bool = False,
+    **more: Any,
+) -> FederationPlan:
+    options = PlanOptions(PUBLIC, tenant, "", audience, exchange, name_suffix, ignore_uses)
+    return plan_federation(cluster(*workloads, **more), options)
+
+
+def only(made: FederationPlan) -> IdentityStep:
+    (step,) = made.steps
+    return step
+
+
+def blocking(made: FederationPlan) -> list[str]:
+    """Obstacles of the only step; each states the next action."""
+    found = [each for each in (*made.remarks, *only(made).remarks) if each.blocks]
+    assert all(each.do for each in found)
+    return [each.why for each in found]
+
+
+def notes(made: FederationPlan) -> list[str]:
+    return [each.why for each in (*made.remarks, *only(made).remarks) if not each.blocks]
+
+
+def assigned(pod: str, type_: int, status: str = "Assigned", **meta: Any) -> AzureAssignedIdentity:
+    """The AzureAssignedIdentity of a pod of namespace shop, for identity demo."""
+    reference = {"metadata": {"name": "demo", "namespace": "shop"}, "spec": {"type": type_}}
+    document = {
+        "metadata": {"name": pod, "namespace": "shop", **meta},
+        "spec": {"azureIdentityRef": reference, "pod": pod, "podNamespace": "shop"},
+        "status": {"status": status},
+    }
+    return decode_object(ASSIGNED_IDENTITIES, msgspec.json.encode(document))
+
+
+class Federation:
+    """A sandbox whose AAD trusts the service accounts that a test names, and the program under test."""
+
+    def __init__(self, cloud: EmulatedCloud) -> None:
+        self.cloud = cloud
+        self.store = cloud.api.store
+        cloud.api._registry.add(
+            ResourceType("Deployment", "deployments", "apps", subresources=("status",), generation=True)
+        )
+        self.credential = FederatedCredential(cloud.api.server, "", AUDIENCE)
+
+    def trust(self, account: str = "web", name: str = "demo", namespace: str = "default") -> None:
+        subject = f"system:serviceaccount:{namespace}:{account}"
+        self.cloud.directory.federate(f"client-{name}", FederatedCredential(self.cloud.api.server, subject, AUDIENCE))
+
+    def identity_of(self, namespace: str) -> None:
+        """An identity in *namespace* that serves pods of all namespaces, and the identity on Azure."""
+        self.cloud.directory.add_identity(identity_id("demo"), client_id="client-demo")
+        spec = {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo"}
+        self.store.create("azureidentities.aadpodidentity.k8s.io", identity(namespace=namespace) | {"spec": spec})
+        self.store.create("azureidentitybindings.aadpodidentity.k8s.io", binding(namespace=namespace))
+
+    def account(self, name: str, namespace: str = "default") -> None:
+        self.store.create("serviceaccounts", {"metadata": {"name": name, "namespace": namespace}})
+
+    def pod(
+        self, name: str, account: str = "web", label: str = "demo", node: str = "n0", namespace: str = "default"
+    ) -> None:
+        meta = {"name": name, "namespace": namespace, "labels": {"aadpodidbinding": label}}
+        spec = {"nodeName": node, "serviceAccountName": account, "containers": [{"name": "c", "image": "i"}]}
+        self.store.create("pods", {"metadata": meta, "spec": spec, "status": {"phase": "Running"}})
+
+    def nmi(self, *flags: str) -> None:
+        """An NMI as an operator sees it, on one node."""
+        if not any(each["metadata"]["name"] == "nmi" for each in self.store.list("serviceaccounts", "kube-system")):
+            self.account("nmi", "kube-system")
+        meta = {"name": "nmi-1", "namespace": "kube-system", "labels": {"app.kubernetes.io/component": "nmi"}}
+        container = {"name": "nmi", "image": "nmi", "args": list(flags)}
+        spec = {"nodeName": "n0", "serviceAccountName": "nmi", "containers": [container]}
+        self.store.create("pods", {"metadata": meta, "spec": spec, "status": {"phase": "Running"}})
+
+    def workload(self, name: str = "web", **spec: Any) -> None:
+        labels = {"app": name, "aadpodidbinding": "demo"}
+        template = {
+            "metadata": {"labels": labels},
+            "spec": {"serviceAccountName": "web", "containers": [{"name": "c", "image": "i"}]},
+        }
+        body = {"replicas": 0, "selector": {"matchLabels": {"app": name}}, "template": template, **spec}
+        self.store.create("deployments.apps", {"metadata": {"name": name, "namespace": "default"}, "spec": body})
+
+    def identity(self, name: str = "demo") -> dict[str, Any]:
+        found: dict[str, Any] = self.store.get("azureidentities.aadpodidentity.k8s.io", name, "default")
+        return found
+
+    async def migrate(self, *arguments: str) -> Answer:
+        folder = self.cloud.folder
+        return await run(folder, "podidctl", "migrate", *arguments, cloudconfig=False, HOME=str(folder))
+
+    async def interrupted(self, method: str, path: str, *arguments: str) -> int:
+        """Run the command, send Ctrl-C at the API server's first such request, and return the exit."""
+        folder = self.cloud.folder
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "podidctl", "migrate", *arguments, f"--kubeconfig={folder / 'kubeconfig'}"),
+            cwd=ROOT,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(folder),
+                "AZURE_ENVIRONMENT_FILEPATH": str(folder / "cloud.json"),
+                "SSL_CERT_FILE": str(folder / "ca.pem"),
+            },
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+
+        def interrupt(heard: Recorded) -> None:
+            if process.returncode is None and heard.method == method and path in heard.path:
+                process.send_signal(signal.SIGINT)
+
+        self.cloud.api.intercept = interrupt
+        async with asyncio.timeout(2 * WAIT_SECONDS):
+            ended = await process.wait()
+        self.cloud.api.intercept = None
+        return ended
+
+
+@asynccontextmanager
+async def federation(folder: Path) -> AsyncIterator[Federation]:
+    async with emulated_cloud(folder) as cloud:
+        authority = cloud.api.authority
+        trust = aiohttp.TCPConnector(ssl=await asyncio.to_thread(authority.client_context))
+        async with aiohttp.ClientSession(
+            connector=trust, headers={"Authorization": f"Bearer {cloud.api.token}"}
+        ) as session:
+
+            async def fetch(url: str) -> bytes:
+                async with session.get(url, raise_for_status=True) as response:
+                    return await response.read()
+
+            cloud.aad.issuers.fetch = fetch
+            yield Federation(cloud)
+
+
+@asynccontextmanager
+async def unchanged_pod(folder: Path, *flags: str) -> AsyncIterator[Federation]:
+    """A pod `web-1` with an identity of type 0, and an NMI with --federated-identities and *flags*. No MIC runs."""
+    async with federation(folder) as made:
+        made.cloud.node("n0")
+        made.cloud.identity()
+        made.account("web")
+        made.pod("web-1")
+        made.nmi("--federated-identities", *flags)
+        yield made

@@ -1,0 +1,157 @@
+"""An issuer for tests in virtual time: the cluster cache, the broker, and IMDS, in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from unittest.mock import patch
+
+from prometheus_client import CollectorRegistry
+
+from nmi.identity.decide import DecisionPolicy
+from nmi.identity.metrics import IdentityMetrics
+from nmi.identity.pods import PodEntry
+from nmi.identity.request import TokenRequest
+from nmi.identity.watches import Watches
+from nmi.issuer import Issued, Issuer
+from nmi.refusal import Refusal
+from nmi.tokens.broker import TokenBroker
+from nmi.tokens.governor import Governor
+from nmi.tokens.metrics import TokenMetrics
+from nmi.tokens.node_identity import NodeIdentitySource
+from nmi.tokens.source import TokenSource
+from nmi.tokens.user_assigned import UserAssignedSource
+from podidentity.azure.imds import ImdsSource, RawAnswer
+from tests.support.nmi.identity.cluster import Cluster, running_cluster
+from tests.support.nmi.imds import Imds, running_imds
+from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, resource_id
+from tests.support.virtual_time import now
+
+
+class IssuerBench:
+    """Everything between a request and its token."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        imds: Imds,
+        broker: TokenBroker,
+        issuer: Issuer,
+        measures: IdentityMetrics,
+    ) -> None:
+        self.cluster = cluster
+        self.imds = imds
+        self.broker = broker
+        self.issuer = issuer
+        self._measures = measures
+
+    @property
+    def held_requests(self) -> int:
+        """Requests that wait for a change of their pod."""
+        return self._measures.held
+
+    async def issue(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | RawAnswer | Refusal:
+        return await self.issuer.issue(peer, request)
+
+    async def issue_for(self, name: str = "web", request: TokenRequest = REQUEST) -> Issued | RawAnswer | Refusal:
+        return await self.issuer.issue_for("ns", name, request)
+
+    async def issued(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued:
+        answer = await self.issue(request, peer)
+        assert isinstance(answer, Issued), answer
+        return answer
+
+    async def refused(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Refusal:
+        answer = await self.issue(request, peer)
+        assert isinstance(answer, Refusal), answer
+        return answer
+
+    async def refused_after(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> tuple[Refusal, float]:
+        """Return the refusal, and the seconds until it."""
+        return await refused_after(self.issue(request, peer))
+
+    async def refused_within(self, seconds: float, request: TokenRequest = REQUEST) -> Refusal | None:
+        """Return the refusal that a client with this time limit receives; None if it disconnects before."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.refused(request)
+        except TimeoutError:
+            return None
+
+    async def with_pod(self, *, assigned: bool = True, **changes: Any) -> PodEntry:
+        """A pod at ADDRESS, with its identity unless not *assigned*, as the cluster cache has seen it."""
+        return await self.cluster.with_pod(assigned=assigned, **changes)
+
+
+async def refused_after(asking: Awaitable[Issued | RawAnswer | Refusal]) -> tuple[Refusal, float]:
+    """Return the refusal, and the seconds until it."""
+    began = now()
+    answer = await asking
+    assert isinstance(answer, Refusal), answer
+    return answer, round(now() - began, 3)
+
+
+@asynccontextmanager
+async def running_issuer(
+    *,
+    caching: bool = True,
+    retry_delays: tuple[float, ...] = (),
+    policy: DecisionPolicy | None = None,
+    sources: Mapping[int, TokenSource] | None = None,
+    for_exempt: bool = True,
+    **cluster_cache: Any,
+) -> AsyncIterator[IssuerBench]:
+    """*retry_delays*: how often, and after how long, IMDS is tried again; here, once unless said otherwise.
+
+    *sources*: in addition to that of type 0. *for_exempt*: there is a source of the node's own identities.
+    """
+    async with (
+        running_cluster(**cluster_cache) as cluster,
+        running_imds() as imds,
+        imds.session() as session,
+    ):
+        imds.client_ids[resource_id("id").lower()] = CLIENT_ID
+        registry = CollectorRegistry()
+        source = ImdsSource(session, imds.url, retry_delays=retry_delays)
+        governor = Governor()
+        broker = TokenBroker(
+            {0: UserAssignedSource(source, by_resource_id=bool(cluster_cache.get("managed"))), **(sources or {})},
+            governor,
+            TokenMetrics(registry),
+            caching=caching,
+            clock=cluster.clock,
+            wall_clock=imds.wall,
+        )
+        cluster.cluster_cache.when_gone(lambda entry: broker.forget_pod(entry.uid))
+        measures = IdentityMetrics(CollectorRegistry())
+        issuer = Issuer(
+            cluster.cluster_cache,
+            broker,
+            policy or DecisionPolicy(),
+            measures,
+            node_identities=NodeIdentitySource(source, governor) if for_exempt else None,
+            clock=cluster.clock,
+        )
+        try:
+            yield IssuerBench(cluster, imds, broker, issuer, measures)
+        finally:
+            await broker.aclose()
+
+
+@asynccontextmanager
+async def issuer_without_reads(
+    policy: DecisionPolicy | None = None, *, managed: bool = False
+) -> AsyncIterator[IssuerBench]:
+    """Run the issuer of a node whose watches are current and report what the test delivers. Reads find no pod."""
+
+    async def finds_nothing(_address: str) -> bool:
+        return False
+
+    policy = policy or DecisionPolicy(managed=managed)
+    with patch.object(Watches, "silent", lambda _watches: []):
+        async with running_issuer(policy=policy, managed=managed, watching=False) as bench:
+            cache = bench.cluster.cluster_cache
+            with patch.object(cache.ownership_reads, "find_owner", finds_nothing):
+                cache.check()
+                yield bench
+                assert bench.cluster.reads() == []

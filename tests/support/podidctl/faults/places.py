@@ -1,0 +1,152 @@
+"""Places into which the faults of `catalogue` are injected: the protocol, and a sandbox.
+
+`tests/system/node/scenarios/node_place.py` implements the protocol for a real node.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+
+from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
+from podidentity_sandbox.azure import AzureEmulator
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.sandbox import Sandbox
+from tests.support.checkout import ROOT
+from tests.support.identity_requests import NODE, Answer, ask, run_pod
+from tests.support.waiting import until
+
+T = TypeVar("T")
+
+POD: Final = "web"
+"""The name of the pod that shows the fault, in the namespace default."""
+NO_CONNECTION: Final = "no connection"
+
+
+@dataclass(frozen=True)
+class PodRequest:
+    """What the pod adds to the usual request for a token."""
+
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Exit code and document of one command, and its duration."""
+
+    code: int
+    document: Any
+    seconds: float
+
+
+class Place(Protocol):
+    """A cluster with MIC, NMI and an emulated Azure."""
+
+    identity: str
+    """The name of the pod's identity on Azure."""
+
+    async def on_azure(self, act: Callable[[AzureEmulator], T]) -> T:
+        """Return the result of *act*, called with the emulator."""
+
+    async def apply(self, document: Mapping[str, Any]) -> None:
+        """Create the object."""
+
+    async def run_pod(self, labels: Mapping[str, str]) -> None:
+        """Create the pod POD and wait until it runs."""
+
+    async def until_assigned(self) -> None:
+        """Wait until MIC has assigned an identity to the pod."""
+
+    async def set_fault(self, service: str, value: str) -> None:
+        """Set a fault as `podidctl sandbox fault SERVICE=VALUE` does."""
+
+    async def stop_mic(self) -> None:
+        """Stop all replicas of MIC."""
+
+    async def stop_nmi(self) -> None:
+        """Stop NMI on the pod's node."""
+
+    async def respond(self, request: PodRequest) -> str:
+        """Return status and text of the response to the pod's request, or NO_CONNECTION."""
+
+    async def podidctl(self, *words: str) -> Output:
+        """Run the command as the administrator of the cluster, with JSON output."""
+
+
+class SandboxPlace:
+    """A sandbox, which a test uses for one fault."""
+
+    identity = POD
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._context: ExecutionContext | None = None
+
+    async def on_azure(self, act: Callable[[AzureEmulator], T]) -> T:
+        return act(self._sandbox.azure)
+
+    async def apply(self, document: Mapping[str, Any]) -> None:
+        await self._sandbox.cluster.apply(dict(document))
+
+    async def run_pod(self, labels: Mapping[str, str]) -> None:
+        self._context = await run_pod(self._sandbox, POD, labels)
+
+    async def until_assigned(self) -> None:
+        async def assigned() -> bool:
+            found = await self._sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
+            return any(each.spec.pod == POD and each.status.status == ASSIGNED for each in found)
+
+        await until(assigned)
+
+    async def set_fault(self, service: str, value: str) -> None:
+        self._sandbox.faults.set({service: value})
+
+    async def stop_mic(self) -> None:
+        assert self._sandbox.mic is not None
+        await self._sandbox.mic.stop()
+
+    async def stop_nmi(self) -> None:
+        await self._sandbox.nmis[NODE].program.stop()
+
+    async def respond(self, request: PodRequest) -> str:
+        assert self._context is not None
+        headers = {"Metadata": "true", **request.headers}
+        try:
+            answer: Answer = await ask(self._sandbox, self._context, headers=headers, **request.query)
+        except AssertionError:
+            return NO_CONNECTION
+        return f"{answer.status} {answer.body.get('error_description', 'a token')}"
+
+    async def podidctl(self, *words: str) -> Output:
+        async def run() -> tuple[int, str, str]:
+            process = await asyncio.create_subprocess_exec(
+                *command_of(words),
+                cwd=ROOT,
+                env={"PATH": os.environ["PATH"], **self._sandbox.shell_environment()},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            out, err = await process.communicate()
+            assert process.returncode is not None
+            return process.returncode, out.decode(), err.decode()
+
+        return await measured(run)
+
+
+def command_of(words: tuple[str, ...]) -> list[str]:
+    """Return the command line of podidctl with JSON output."""
+    return [sys.executable, "-m", "podidctl", *words, "-o", "json"]
+
+
+async def measured(run: Callable[[], Awaitable[tuple[int, str, str]]]) -> Output:
+    """Return the output of *run*, which returns exit code, standard output and standard error of a child process."""
+    began = time.monotonic()
+    code, out, err = await run()
+    seconds = time.monotonic() - began
+    assert out, err
+    return Output(code, json.loads(out), seconds)

@@ -1,0 +1,152 @@
+"""The fault table of docs/troubleshooting.md: its rows, and the measurement of one row in a place."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.support.checkout import ROOT
+from tests.support.podidctl.faults.catalogue import FAULTS, Fault
+from tests.support.podidctl.faults.places import POD, Output, Place
+
+PAGE: Final = ROOT / "docs" / "troubleshooting.md"
+HEAD: Final = (
+    "| fault | pod's response | `explain pod`: broken link and next action | `doctor` | exit codes | tested in |"
+)
+RIGHT_WITHIN_SECONDS: Final = 3.0
+"""Time limit of one command."""
+UNTIL_SECONDS: Final = 20.0
+"""Time for MIC's message, or NMI's Event, to arrive."""
+WRITE: Final = "FAULT_TABLE"
+"""Environment variable: with the value `write`, the test replaces the rows in the page."""
+
+_VARIABLE: Final = (
+    (re.compile(r"at \d\d:\d\d:\d\d UTC"), "at …"),
+    (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE), "…"),
+    (re.compile(r"/subscriptions/[^\s,:;)'\"]*[^\s,:;)'\".]", re.IGNORECASE), "…"),
+    (re.compile(r"cloud file \(\S+\)"), "cloud file (…)"),
+    (re.compile(r"https?://[\d.]+(:\d+)?"), "…"),
+    (re.compile(r"\b[0-9a-f]{4}(…|\.\.\.)[0-9a-f]{4}\b"), "…"),
+    (re.compile(r"logs -n \S+ \S+"), "logs -n … …"),
+    (re.compile(r'User "system:serviceaccount:\S+ .*'), 'User "…" …'),
+    (re.compile(r"held until [\d.]+ s after the first request"), "held"),
+    (re.compile(r"for (\d+|less than \d+) s\b"), "for … s"),
+    (re.compile(r"at \d{4}-\d\d-\d\dT[\d:]+Z"), "at …"),
+    (re.compile(r"issuer \S+,"), "issuer …,"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured row."""
+
+    fault: Fault
+    response: str
+    explain: Output
+    doctor: Output
+
+    @property
+    def broken(self) -> Any:
+        return next((each for each in self.explain.document["links"] if each["state"] == "broken"), None)
+
+    @property
+    def findings(self) -> list[Any]:
+        return [each for each in self.doctor.document["findings"] if each["level"] in {"problem", "warning"}]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether both commands name the fault."""
+        checks = sorted(each["check"] for each in self.findings)
+        link = self.broken["link"] if self.broken is not None else ""
+        return link == self.fault.link and checks == sorted(self.fault.checks)
+
+    @property
+    def cells(self) -> list[str]:
+        explain = f"`{self.broken['link']}`: {steady(self.broken['next'])}" if self.broken is not None else "—"
+        doctor = "; ".join(map(self._finding, self.findings)) or "no finding"
+        codes = f"{self.explain.code}, {self.doctor.code}"
+        cells = (self.fault.text, steady(self.response), explain, doctor, codes, self.fault.tested)
+        return [each.replace("|", ",") for each in cells]
+
+    @property
+    def text(self) -> str:
+        return f"| {' | '.join(self.cells)} |"
+
+    def _finding(self, finding: Any) -> str:
+        """Return the check with its next action, which is left out if the link states it too."""
+        check, then = f"`{finding['check']}`", finding["next"]
+        same = self.broken is not None and then in f"{self.broken['says']}: {self.broken['next']}"
+        return check if same else f"{check}: {steady(then)}"
+
+
+def steady(text: str) -> str:
+    """Return the text with `…` in place of ids, addresses and times."""
+    for pattern, by in _VARIABLE:
+        text = pattern.sub(by, text)
+    return re.sub(r"…(-…)+", "…", text)
+
+
+async def measure(
+    place: Place,
+    fault: Fault,
+    until_seconds: float = UNTIL_SECONDS,
+    *,
+    is_final: Callable[[Row], bool] = lambda row: row.is_right,
+) -> Row:
+    """Return the row of the injected *fault*, as soon as it *is_final* or *until_seconds* have passed.
+
+    By default a row is final if both commands name the fault.
+    """
+    request = await fault.inject(place)
+    response = await place.respond(request)
+    deadline = time.monotonic() + until_seconds
+    while True:
+        explain = await place.podidctl("explain", "pod", f"default/{POD}")
+        row = Row(fault, response, explain, await place.podidctl("doctor"))
+        if is_final(row) or time.monotonic() > deadline:
+            return row
+        # On a busy machine MIC may need longer than the hold of the first request. A workload sends it again, too.
+        response = await place.respond(request)
+
+
+def equals_the_page(row: Row) -> bool:
+    """Return whether both commands name the fault, and the page has this row.
+
+    Another row may follow: its response was from before MIC's work, and the commands ran after it.
+    """
+    return row.is_right and rows().get(row.fault.text) == row.text
+
+
+def assert_right(row: Row) -> None:
+    """Fail unless both commands name the fault, with the exit code of a fault."""
+    fault = row.fault
+    assert row.broken is not None, row.explain.document
+    assert row.broken["link"] == fault.link, row.explain.document
+    assert row.broken["next"]
+    assert row.explain.code == 3
+    assert sorted(each["check"] for each in row.findings) == sorted(fault.checks), row.doctor.document
+    assert row.doctor.code == (3 if fault.checks else 0)
+
+
+def rows() -> dict[str, str]:
+    """Return the rows of the page by their first cell."""
+    lines = PAGE.read_text().split(f"{HEAD}\n", 1)[1].splitlines()
+    found = {}
+    for line in lines[1:]:
+        if not line.startswith("|"):
+            break
+        found[line.split(" | ")[0].removeprefix("| ")] = line
+    return found
+
+
+def write(row: Row) -> None:
+    """Replace or append the row in the page."""
+    before, after = PAGE.read_text().split(f"{HEAD}\n", 1)
+    there = rows()
+    divider, *rest = after.splitlines()
+    others = rest[len(there) :]
+    there[row.fault.text] = row.text
+    order = [each.text for each in FAULTS]
+    there = {text: there[text] for text in order if text in there}
+    PAGE.write_text("\n".join((before + HEAD, divider, *there.values(), *others)) + "\n")

@@ -1,0 +1,178 @@
+"""The commands of README.md, docs/index.md and docs/quick-start.md, read from the pages and run as a user would."""
+
+import contextlib
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.system.fresh.machine import Machine
+
+PAGES: Final = (("README.md", "Try it"), ("docs/index.md", "First commands"), ("docs/quick-start.md", ""))
+"""Each page, and the heading of the section that is read; without it, the whole page is."""
+UP: Final = ".venv/bin/podidctl sandbox up"
+"""Runs in the first terminal until Ctrl-C. The commands after it belong to a second terminal."""
+EXCLUDED: Final = {"make cluster": "make nightly runs it, with the commands that follow"}
+OUTPUTS: Final = frozenset({"successfully made GET on instance metadata"})
+"""Code in sentences that is not a command."""
+SECONDS: Final = 60.0
+"""Time limit of a state that the sandbox reaches by itself."""
+CODE: Final = re.compile(r"^( *)```[^\n`]*\n(?P<block>.*?)^\1```$|`(?P<word>[^`]+)`", re.MULTILINE | re.DOTALL)
+EXPORTS: Final = re.compile(r"^The sandbox is up.*\n((?: *export .+\n)+)(?= *#)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The result of a command: its exit code, and what its output contains, immediately or *later*."""
+
+    output: str = ""
+    code: int = 0
+    later: bool = False
+
+    def fault(self, code: int, output: str) -> str:
+        """Return how a result differs, or an empty string."""
+        if code != self.code:
+            return f"the exit code is {code} instead of {self.code}"
+        return "" if self.output in output else f"the output does not contain {self.output!r}"
+
+
+RESULTS: Final = {
+    "make demo": Expected("The demo went well"),
+    ".venv/bin/podidctl sandbox demo --federated": Expected("The demo went well"),
+    UP: Expected(),
+    "kubectl logs demo": Expected("successfully made GET on instance metadata", later=True),
+    "podidctl explain pod default/demo": Expected("default/demo-binding selects 'Demo'", code=3),
+    "kubectl apply -f deploy/demo": Expected("azureidentitybinding.aadpodidentity.k8s.io/demo-binding"),
+    "podidctl sandbox fault imds=500": Expected(),
+}
+"""The results of commands. Another command must end with 0."""
+
+
+def section(page: str, heading: str) -> str:
+    """Return the section of a page with this heading, or the whole page. Raise ValueError if it is missing."""
+    if not heading:
+        return page
+    match = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    if match is None:
+        raise ValueError(f"the section {heading!r} is missing")
+    return match[1]
+
+
+def commands_of(text: str) -> Iterator[str]:
+    """Yield the commands in blocks and sentences, in their order. A wrapped command is one.
+
+    All code is a command, except names of one word in sentences, and OUTPUTS.
+    """
+    for match in CODE.finditer(text):
+        if match["block"] is not None:
+            lines = re.sub(r"\\\n\s*", "", match["block"]).splitlines()
+            yield from (line.strip() for line in lines if line.strip())
+        else:
+            words = " ".join(match["word"].split())
+            if " " in words and words not in OUTPUTS:
+                yield words
+
+
+def read(root: Path) -> dict[str, list[str]]:
+    """Return the commands of each page below *root*. Raise ValueError as `check` does."""
+    pages = {name: list(commands_of(section((root / name).read_text(), heading))) for name, heading in PAGES}
+    check(pages)
+    return pages
+
+
+def check(pages: Mapping[str, list[str]]) -> None:
+    """Raise ValueError if a command with a stated result is on no page: its result would no longer be tested."""
+    present = {command for commands in pages.values() for command in commands}
+    if absent := {*RESULTS, *EXCLUDED} - present:
+        raise ValueError(
+            f"no page has: {'; '.join(sorted(absent))}. Adapt RESULTS or EXCLUDED in tests/system/fresh/pages.py"
+        )
+
+
+class Terminal:
+    """A shell in *machine*, which keeps exported variables. What it prints is in *log*."""
+
+    MARK: Final = "the command has ended with"
+
+    def __init__(self, machine: Machine, log: Path) -> None:
+        self._log = log
+        self._shell = machine.start("exec bash", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def type(self, command: str) -> tuple[int, str]:
+        """Run *command*. Return its exit code and output. Raise RuntimeError if the shell ends."""
+        assert self._shell.stdin is not None
+        assert self._shell.stdout is not None
+        # Braces keep exports in this shell. A command that reads gets an end of file instead of the next command.
+        self._shell.stdin.write(f'{{ {command}\n}} </dev/null; printf "\\n%s\\n" "{self.MARK} $?"\n')
+        self._shell.stdin.flush()
+        lines: list[str] = []
+        with self._log.open("a") as log:
+            print(f"$ {command}", file=log, flush=True)
+            for line in self._shell.stdout:
+                if line.startswith(self.MARK):
+                    return int(line.removeprefix(self.MARK)), "".join(lines)
+                lines.append(line)
+                log.write(line)
+        raise RuntimeError(f"the shell ended during {command!r}, or the machine reached its time limit")
+
+    def close(self) -> None:
+        """End the shell, and wait for it."""
+        self._shell.communicate()
+
+
+class Sandbox:
+    """The process of the command UP in *machine*, which prints into *log*."""
+
+    def __init__(self, machine: Machine, log: Path) -> None:
+        self._machine, self._log = machine, log
+        with log.open("w") as output:
+            self._process = machine.start(f"echo $$; exec {UP}", stdout=output)
+
+    def exports(self) -> list[str]:
+        """Wait until the sandbox is up. Return the lines that it prints for a second terminal."""
+        deadline = time.monotonic() + SECONDS
+        while (match := EXPORTS.search(self._log.read_text())) is None:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{UP!r} did not print its export lines:\n{self._log.read_text()}")
+            time.sleep(0.1)
+        return [line.strip() for line in match[1].splitlines()]
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C. Return the exit code."""
+        pid = self._log.read_text().split(maxsplit=1)[0]
+        self._machine.run(f"kill -{signal.SIGINT.value} {pid}", self._log)
+        return self._process.wait()
+
+
+def follow(machine: Machine, name: str, commands: list[str], log: Path) -> None:
+    """Run the commands of the page *name*. Raise RuntimeError for the first one with another result than expected."""
+    before, after = commands, list[str]()
+    if UP in commands:
+        before, after = commands[: commands.index(UP)], commands[commands.index(UP) + 1 :]
+    type_all(machine, name, before, log)
+    if UP in commands:
+        sandbox = Sandbox(machine, log.with_suffix(".sandbox.log"))
+        type_all(machine, name, [*sandbox.exports(), *after], log)
+        if fault := RESULTS[UP].fault(sandbox.interrupt(), ""):
+            raise RuntimeError(f"{name}: {UP!r}, ended by Ctrl-C: {fault}")
+
+
+def type_all(machine: Machine, page: str, commands: list[str], log: Path) -> None:
+    """Run *commands*, except EXCLUDED, in a new terminal. Raise RuntimeError as `follow` does."""
+    with contextlib.closing(Terminal(machine, log)) as terminal:
+        for command in commands:
+            if command not in EXCLUDED:
+                require(terminal, page, command, RESULTS.get(command, Expected()))
+
+
+def require(terminal: Terminal, page: str, command: str, expected: Expected) -> None:
+    """Run *command*, and again while a result is missing that is expected later. Raise RuntimeError for another one."""
+    deadline = time.monotonic() + SECONDS
+    while fault := expected.fault(*terminal.type(command)):
+        if not expected.later or time.monotonic() > deadline:
+            raise RuntimeError(f"{page}: {command!r}: {fault}")
+        time.sleep(0.5)

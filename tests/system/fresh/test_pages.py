@@ -1,0 +1,155 @@
+"""Which commands are read from the pages, which results are accepted, and what a run that failed returns."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.support.checkout import ROOT
+from tests.system.fresh import pages, run
+from tests.system.fresh.demos import DEMOS, Demo, faults
+from tests.system.fresh.pages import RESULTS, UP, Expected, commands_of, follow, require
+
+PAGE = """
+Run `make demo`, which runs `mic`, or `podidctl
+doctor` instead:
+
+1. Type
+
+   ```
+   kubectl patch demo \\
+     --patch '{}'
+   export A=1
+
+   kubectl logs demo
+   ```
+
+   until `successfully made GET on instance metadata`.
+
+```sh
+last --command
+```
+"""
+
+
+def test_commands_of_blocks_and_sentences_are_read_in_their_order() -> None:
+    assert list(commands_of(PAGE)) == [
+        "make demo",
+        "podidctl doctor",
+        "kubectl patch demo --patch '{}'",
+        "export A=1",
+        "kubectl logs demo",
+        "last --command",
+    ]
+
+
+def test_each_line_of_each_block_of_the_pages_is_read() -> None:
+    for name, heading in pages.PAGES:
+        text = pages.section((ROOT / name).read_text(), heading)
+        blocks = text.split("```")[1::2]
+        assert blocks
+        lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+        assert set(lines) <= set(commands_of(text))
+
+
+def test_each_command_with_a_stated_result_is_on_a_page() -> None:
+    read = pages.read(ROOT)
+    assert UP in read["README.md"]
+    assert "make cluster" in read["docs/quick-start.md"]
+
+
+def test_a_changed_command_with_a_stated_result_is_noticed() -> None:
+    read = pages.read(ROOT)
+    read["docs/quick-start.md"].remove("podidctl explain pod default/demo")
+    with pytest.raises(ValueError, match="no page has: podidctl explain pod default/demo"):
+        pages.check(read)
+
+
+class FakeTerminal:
+    """A terminal with prepared results, of which the last one stays."""
+
+    def __init__(self, *results: tuple[int, str]) -> None:
+        self.results, self.typed = list(results), list[str]()
+
+    def type(self, command: str) -> tuple[int, str]:
+        self.typed.append(command)
+        return self.results.pop(0) if len(self.results) > 1 else self.results[0]
+
+    def close(self) -> None:
+        self.typed.append("closed")
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> FakeTerminal:
+    """What `follow` opens: a shell without any program."""
+    fake = FakeTerminal((127, "not found"))
+    monkeypatch.setattr(pages, "Terminal", lambda *_: fake)
+    return fake
+
+
+def test_a_command_that_is_new_on_a_page_is_run_and_must_succeed(terminal: FakeTerminal) -> None:
+    with pytest.raises(RuntimeError, match=r"page: 'new --command': the exit code is 127 instead of 0"):
+        follow(cast("Any", None), "page", ["make cluster", "new --command"], Path("unused.log"))
+    assert terminal.typed == ["new --command", "closed"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "code", "output", "fault"),
+    [
+        (Expected("went well"), 0, "it went well\n", ""),
+        (Expected("went well"), 1, "it went well\n", "the exit code is 1 instead of 0"),
+        (Expected("went well"), 0, "", "the output does not contain 'went well'"),
+        (RESULTS["podidctl explain pod default/demo"], 0, "granted", "the exit code is 0 instead of 3"),
+    ],
+)
+def test_a_result_is_compared_with_the_expected_one(expected: Expected, code: int, output: str, fault: str) -> None:
+    assert expected.fault(code, output) == fault
+
+
+def test_only_a_result_that_is_expected_later_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    require(cast("Any", FakeTerminal((1, ""), (0, ""), (0, "made"))), "page", "logs", Expected("made", later=True))
+    with pytest.raises(RuntimeError, match="the exit code is 1"):
+        require(cast("Any", FakeTerminal((1, ""), (0, "made"))), "page", "logs", Expected("made"))
+    monkeypatch.setattr(pages, "SECONDS", 0.0)
+    with pytest.raises(RuntimeError, match="does not contain 'made'"):
+        require(cast("Any", FakeTerminal((0, ""))), "page", "logs", Expected("made", later=True))
+
+
+WITHOUT, NFTABLES, IPTABLES, USER = DEMOS
+OUTPUTS = {
+    WITHOUT: "loopback addresses are used; install nftables for a redirect",
+    NFTABLES: "tcp dport 80 dnat to 127.0.0.1:2579",
+    IPTABLES: "-A aad-metadata -j DNAT --to-destination 127.0.0.1:2579",
+    USER: "loopback addresses (not root)",
+}
+
+
+@pytest.mark.parametrize("demo", DEMOS, ids=lambda demo: demo.name)
+def test_a_demo_must_show_its_own_redirect(demo: Demo) -> None:
+    for shown, line in OUTPUTS.items():
+        result = list(faults(demo, 0, f"{line}\nThe demo went well, in 3 s.\n"))
+        assert (result == []) == (shown is demo), result
+
+
+def test_a_demo_that_fails_or_does_not_reach_its_end_is_a_fault() -> None:
+    assert list(faults(IPTABLES, 1, OUTPUTS[IPTABLES])) == [
+        "the exit code is 1",
+        "the output does not contain 'The demo went well'",
+    ]
+
+
+@pytest.mark.parametrize(("variable", "code"), [("true", 1), ("", 0)])
+def test_a_machine_that_cannot_run_is_an_error_in_continuous_integration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, code: int
+) -> None:
+    monkeypatch.setenv("CI", variable)
+    monkeypatch.setattr(run, "obstacle", lambda: "it needs root")
+    assert run.main(["demos"]) == code
+    assert capsys.readouterr().out == "make fresh: NOT RUN, because it needs root\n"
+
+
+def test_one_failed_run_of_several_is_the_result_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "passed", lambda name, *_: "13 as root" not in name)
+    assert not run.run_tests("HEAD", run.selected(""))
+    assert run.run_tests("HEAD", run.selected("12"))

@@ -1,0 +1,231 @@
+"""Pods whose network this module creates like two kinds of CNI plugin, and whose status it writes like a kubelet.
+
+These pods run only the requests of a test. The tests check NMI's behaviour when an address passes from one network
+namespace to another before the API server reports it, or without a report.
+"""
+
+import asyncio
+import http.client
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from podidentity.kube.client import MERGE_PATCH
+from podidentity.resources import BINDING_LABEL, PODS
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.fabric import Fabric
+from podidentity_sandbox.namespaces import Namespaces
+from podidentity_sandbox.network import METADATA_ADDRESS
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.tokens import read_claims
+from tests.support.identity_requests import NODE, TOKEN_TARGET, attach, binding, identity, start_again
+
+T = TypeVar("T")
+
+SUBNET = "10.201.0"
+GATEWAY = f"{SUBNET}.1"
+BRIDGE = "cni0"
+PATH = TOKEN_TARGET
+HOLD_SECONDS = 1.0
+"""Limit that --max-hold sets for the hold of requests from suspended pods."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer that a pod received."""
+
+    status: int
+    client_id: str
+    """The client id in the token; empty if there is no token."""
+
+
+class Net:
+    """Network of the pods on the node. *kind* is `bridge` or `point-to-point`."""
+
+    def __init__(self, namespaces: Namespaces, kind: str) -> None:
+        self._namespaces = namespaces
+        self.bridged = kind == "bridge"
+        self._serial = 0
+        self._veths: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Create the part of the network that all pods share."""
+        if self.bridged:
+            self.on_node(
+                f"link add {BRIDGE} type bridge", f"address add {GATEWAY}/24 dev {BRIDGE}", f"link set {BRIDGE} up"
+            )
+        else:
+            self.on_node(f"address add {GATEWAY}/32 dev lo")
+
+    def on_node(self, *commands: str) -> None:
+        """Run `ip` commands inside the node."""
+        self._namespaces.inside(NODE, commands)
+
+    def veth(self, sandbox_id: str) -> str:
+        """Return the name of the node's end of a pod's veth pair."""
+        return self._veths[sandbox_id]
+
+    def add(self, sandbox_id: str, address: str) -> None:
+        """Create a pod sandbox with the address, as CNI ADD does."""
+        self.prepare(sandbox_id, address)
+        self.on_node(self._attach(sandbox_id, address))
+
+    def hand_over(self, former: str, successor: str, address: str) -> None:
+        """Remove *former* and attach the prepared *successor* in one batch, faster than any CNI plugin."""
+        self.on_node(f"link delete {self._veths.pop(former)}", self._attach(successor, address))
+        self._namespaces.delete(f"pod-{former}")
+
+    def prepare(self, sandbox_id: str, address: str) -> None:
+        """Create a pod sandbox that is complete except for its connection to the node's network."""
+        self._serial += 1
+        veth = self._veths[sandbox_id] = f"veth{self._serial}"
+        name = f"pod-{sandbox_id}"
+        self._namespaces.create(name)
+        self._namespaces.link(name, "eth0", NODE, veth)
+        routes = [] if self.bridged else [f"route add {GATEWAY} dev eth0"]
+        length = 24 if self.bridged else 32
+        commands = [f"address add {address}/{length} dev eth0", *routes, f"route add default via {GATEWAY}"]
+        self._namespaces.inside(name, commands)
+
+    def _attach(self, sandbox_id: str, address: str) -> str:
+        veth = self._veths[sandbox_id]
+        return f"link set {veth} master {BRIDGE}" if self.bridged else f"route add {address}/32 dev {veth}"
+
+    def call(self, sandbox_id: str, function: Callable[[], T]) -> T:
+        """Call *function* in a separate thread inside the pod and return its result. Blocks."""
+        return self._namespaces.call(f"pod-{sandbox_id}", function)
+
+    def remove(self, sandbox_id: str) -> None:
+        """Remove a pod sandbox, as CNI DEL does. Its address is free afterwards."""
+        self.on_node(f"link delete {self._veths.pop(sandbox_id)}")
+        self._namespaces.delete(f"pod-{sandbox_id}")
+
+    def ask_often(self, sandbox_id: str, times: int) -> list[Answer]:
+        """Send requests one after the other, each on a new connection; NMI holds those of suspended pods."""
+        return self._namespaces.call(f"pod-{sandbox_id}", lambda: [_ask() for _ in range(times)])
+
+    @contextmanager
+    def connected(self, sandbox_id: str) -> Iterator[http.client.HTTPConnection]:
+        """Open a connection from inside the pod and keep it open; use it with `ask_on`."""
+        connection = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=20)
+        self._namespaces.call(f"pod-{sandbox_id}", connection.connect)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def ask_on(connection: http.client.HTTPConnection) -> Answer:
+    """Send another request on *connection* and return the answer."""
+    connection.request("GET", PATH, headers={"Metadata": "true"})
+    response = connection.getresponse()
+    text = response.read()
+    granted = response.status == 200
+    return Answer(response.status, read_claims(json.loads(text)["access_token"])["appid"] if granted else "")
+
+
+def _ask() -> Answer:
+    connection = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=20)
+    try:
+        return ask_on(connection)
+    finally:
+        connection.close()
+
+
+class Node:
+    """Node with the real NMI in managed mode, and with pods that the test creates."""
+
+    def __init__(self, sandbox: Sandbox, net: Net) -> None:
+        self.sandbox = sandbox
+        self.net = net
+
+    async def identity(self, name: str) -> ManagedIdentity:
+        """Create an identity and bind it to pods with the label *name*."""
+        own = self.sandbox.azure.directory.add_identity(identity_id(name))
+        attach(self.sandbox, own)
+        await self.sandbox.cluster.apply(identity(name, type=0, resourceID=own.resource_id, clientID=own.client_id))
+        await self.sandbox.cluster.apply(binding(name, name))
+        return own
+
+    async def add(self, sandbox_id: str, address: str) -> None:
+        await asyncio.to_thread(self.net.add, sandbox_id, address)
+
+    async def remove(self, sandbox_id: str) -> None:
+        await asyncio.to_thread(self.net.remove, sandbox_id)
+
+    async def ask(self, sandbox_id: str) -> Answer:
+        (answer,) = await asyncio.to_thread(self.net.ask_often, sandbox_id, 1)
+        return answer
+
+    async def create(self, name: str, label: str) -> None:
+        """Create the pod's object in the state in which the scheduler leaves it."""
+        await self.sandbox.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "namespace": "default", "labels": {BINDING_LABEL: label}},
+                "spec": {"containers": [{"name": "main", "image": "pause"}], "nodeName": NODE},
+            }
+        )
+
+    async def report(self, name: str, address: str) -> None:
+        """Report, as the kubelet does, that the pod runs at the address since now."""
+        await self.status(name, running(address))
+
+    async def status(self, name: str, status: Mapping[str, Any]) -> None:
+        body = msgspec.json.encode({"status": status})
+        path = PODS.path("default", name, "status")
+        await self.sandbox.cluster.client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+
+    async def delete(self, name: str) -> None:
+        """Delete the pod's object without a grace period."""
+        body = b'{"gracePeriodSeconds":0}'
+        await self.sandbox.cluster.client.request("DELETE", PODS.path("default", name), body=body)
+
+
+def running(address: str) -> dict[str, Any]:
+    """Return the status of a pod that has just started."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {
+        "phase": "Running",
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "conditions": [{"type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": moment}],
+        "containerStatuses": [
+            {
+                "name": "main",
+                "image": "pause",
+                "imageID": "",
+                "ready": True,
+                "restartCount": 0,
+                "state": {"running": {"startedAt": moment}},
+            }
+        ],
+    }
+
+
+@asynccontextmanager
+async def nodes(kind: str, *flags: str) -> AsyncIterator[Node]:
+    """Yield a node whose pods have a network of that kind. *flags* are additional flags of NMI."""
+    settings = Settings(
+        namespaces=True,
+        programs=False,
+        run_pods=False,
+        schedule=False,
+        environment=os.environ,
+        nmi_flags=["--operation-mode=managed", "--forceNamespaced", f"--max-hold={HOLD_SECONDS}s", *flags],
+    )
+    async with Sandbox(settings) as sandbox:
+        assert isinstance(sandbox.network, Fabric)
+        net = Net(sandbox.network.namespaces, kind)
+        await asyncio.to_thread(net.start)
+        await start_again(sandbox)
+        yield Node(sandbox, net)

@@ -1,0 +1,190 @@
+"""Changes of an application for workload identity, undone if the application does not become available."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from podidctl.migration.federation.applications import cluster_remarks, is_rolled_out, plan_applications
+from podidctl.migration.federation.exchange_choice import ExchangeChoice
+from podidctl.migration.federation.planning_input import FederationState
+from podidctl.migration.federation.schema import Application, ApplicationState
+from podidctl.migration.federation.selection import select
+from podidentity.azure.federation import Exchange
+from podidentity.exits import StartError
+from tests.support.migration.federation_sandbox import FEDERATING, TENANT, Federation, cluster, federation
+from tests.support.migration.objects import account, binding, cron_job, identity, pod, workload
+
+FEDERATED = [identity(type=3, tenantID=TENANT), binding()]
+USE = {"azure.workload.identity/use": "true"}
+
+
+def applications(made: FederationState, override: Exchange | None = None) -> list[Application]:
+    return plan_applications(made, ExchangeChoice(made.nmis, override))
+
+
+def states(*workloads: Any, objects: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, ApplicationState]:
+    objects = FEDERATED if objects is None else objects
+    accounts = [account("web"), account("default"), account("done", "client-demo")]
+    return {
+        each.description: each.state
+        for each in applications(cluster(*workloads, objects=objects, accounts=accounts, **more))
+    }
+
+
+def test_an_application_with_its_own_service_account_is_migrated_and_waits_for_its_identity() -> None:
+    (made,) = applications(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
+    assert made.state is ApplicationState.TO_DO
+    assert (made.account, made.client_id, made.tenant_id) == ("web", "client-demo", TENANT)
+    assert states(workload(account="web"), objects=[identity(), binding()]) == {
+        "Deployment shop/web": ApplicationState.WAITS_FOR_IDENTITY
+    }
+
+
+@pytest.mark.parametrize(
+    ("workloads", "state"),
+    [
+        ([workload(account="default")], ApplicationState.MANUAL),
+        ([workload(account="web"), workload("other", account="web", label="")], ApplicationState.MANUAL),
+        ([workload(account="web", owner="example.org/v1 Operator web")], ApplicationState.MANUAL),
+        ([workload(account="done", **USE)], ApplicationState.DONE),
+        ([cron_job("web", account="web")], ApplicationState.TO_DO),
+    ],
+)
+def test_an_application_with_a_shared_service_account_requires_manual_work(
+    workloads: list[Any], state: ApplicationState
+) -> None:
+    found = states(*workloads)
+    assert [each for name, each in found.items() if name.endswith("shop/web")] == [state]
+
+
+def test_manual_work_is_reported_with_the_reason_and_the_next_action() -> None:
+    assert states(pods=[pod("web", account="web")]) == {"Pod shop/web": ApplicationState.MANUAL}
+    strange = workload(account="web", owner="example.org/v1 Operator web")
+    made = cluster(strange, cron_job(account="default"), pods=[pod(account="web")], objects=FEDERATED)
+    for each in applications(made):
+        assert [one.blocks for one in each.remarks] == [True]
+        assert all(one.why and one.do for one in each.remarks)
+
+
+def test_an_identity_with_identity_bindings_may_have_no_credential_for_the_sdk() -> None:
+    bound = msgspec.structs.replace(FEDERATING, federated_exchange=Exchange.IDENTITY_BINDINGS)
+    made = cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")], nmis=(bound,))
+    (found,) = applications(made)
+    assert found.state is ApplicationState.MANUAL
+    (remark,) = found.remarks
+    assert "podidctl migrate plan -o az --exchange direct shop/demo" in remark.do
+    (found,) = applications(made, Exchange.DIRECT)
+    assert (found.state, found.remarks) == (ApplicationState.TO_DO, [])
+
+
+def test_without_the_webhook_nothing_is_changed() -> None:
+    assert [each.blocks for each in cluster_remarks(cluster(webhook=False))] == [True]
+    assert [each.blocks for each in cluster_remarks(cluster(webhook=None))] == [False]
+    assert cluster_remarks(cluster(webhook=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "status", "is_out"),
+    [
+        ("CronJob", {}, {}, True),
+        ("Deployment", {"replicas": 0}, {"observedGeneration": 2}, True),
+        ("Deployment", {"replicas": 0}, {"observedGeneration": 1}, False),
+        ("Deployment", {}, {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1}, False),
+        (
+            "Deployment",
+            {},
+            {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1},
+            True,
+        ),
+        (
+            "Deployment",
+            {},
+            {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 1, "availableReplicas": 2},
+            False,
+        ),
+        ("StatefulSet", {"replicas": 2}, {"observedGeneration": 2, "updatedReplicas": 1, "readyReplicas": 2}, False),
+        ("StatefulSet", {"replicas": 2}, {"observedGeneration": 2, "updatedReplicas": 2, "readyReplicas": 2}, True),
+        ("DaemonSet", {}, {"observedGeneration": 2, "desiredNumberScheduled": 2, "updatedNumberScheduled": 1}, False),
+        (
+            "DaemonSet",
+            {},
+            {"observedGeneration": 2, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberAvailable": 1},
+            True,
+        ),
+    ],
+)
+def test_an_application_is_rolled_out_when_all_replicas_are_new_and_available(
+    kind: str, spec: dict[str, Any], status: dict[str, Any], is_out: bool
+) -> None:
+    assert is_rolled_out(kind, {"metadata": {"generation": 2}, "spec": spec, "status": status}) is is_out
+
+
+def test_applications_are_selected_by_name_or_namespace() -> None:
+    every = [("a/x", 1), ("b/x", 2), ("default/y", 3)]
+    assert select((), "", every) == [1, 2, 3]
+    assert select((), "b", every) == [2]
+    assert select(("b/x", "y"), "", every) == [2, 3]
+    assert select(("x",), "a", every) == [1]
+    with pytest.raises(StartError, match="AzureIdentity b/missing: podidctl migrate plan"):
+        select(("a/x", "b/missing"), "", every)
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
+    """A federated identity, and a Deployment that nothing ever rolls out."""
+    async with federation(tmp_path) as made:
+        made.cloud.identity(type=3, tenantID=TENANT)
+        made.account("web")
+        made.workload(replicas=1)
+        yield made
+
+
+async def test_an_application_that_does_not_become_available_gets_its_template_back(cloud: Federation) -> None:
+    before = cloud.store.get("deployments.apps", "web", "default")
+    answer = await cloud.migrate("apply", "--yes", "--workload-identity", "--timeout=1", "-o", "json")
+    (outcome,) = answer.document["outcomes"]
+    assert (answer.code, outcome["ending"]) == (3, "taken back")
+    assert "were not all updated and available within 1 s" in outcome["why"]
+    after = cloud.store.get("deployments.apps", "web", "default")
+    assert (after["spec"], after["metadata"].get("annotations") or {}) == (before["spec"], {})
+    marked = cloud.store.get("serviceaccounts", "web", "default")["metadata"]["annotations"]
+    assert marked["azure.workload.identity/client-id"] == "client-demo"
+
+    back = await cloud.migrate("rollback", "--yes", "--workload-identity", "default/demo", "-o", "json")
+    assert [each["about"] for each in back.document["outcomes"]] == ["ServiceAccount default/web"]
+    assert not cloud.store.get("serviceaccounts", "web", "default")["metadata"].get("annotations")
+
+
+async def test_a_label_that_has_to_stay_keeps_its_service_account(cloud: Federation) -> None:
+    deployment = {"metadata": {"annotations": {"aadpodidentity.k8s.io/workload-identity": "nonsense"}}}
+    await cloud.migrate("apply", "--yes", "--workload-identity", "--timeout=1")
+    cloud.store.patch("deployments.apps", "web", deployment, "default")
+    back = await cloud.migrate("rollback", "--yes", "--workload-identity", "-o", "json")
+    assert back.code == 3
+    assert [(each["about"], each["ending"]) for each in back.document["outcomes"]] == [
+        ("Deployment default/web", "left as it was"),
+        ("ServiceAccount default/web", "left as it was"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("PATCH", "/serviceaccounts/web"), ("PATCH", "/deployments/web"), ("GET", "/deployments/web")],
+    ids=["at the service account", "at the label", "while it rolls out"],
+)
+async def test_an_interrupt_at_any_step_can_be_undone_completely(cloud: Federation, method: str, path: str) -> None:
+    places = (("serviceaccounts", "web"), ("deployments.apps", "web"))
+    before = [written(cloud.store.get(kind, name, "default")) for kind, name in places]
+    assert await cloud.interrupted(method, path, "apply", "--yes", "--workload-identity") == 130
+    plan = await cloud.migrate("plan", "--workload-identity", "-o", "json", "default/demo")
+    assert [each["name"] for each in plan.document["applications"]] == ["web"]
+    assert (await cloud.migrate("rollback", "--yes", "--workload-identity")).code == 0
+    assert [written(cloud.store.get(kind, name, "default")) for kind, name in places] == before
+
+
+def written(document: dict[str, Any]) -> Any:
+    """What people write of it."""
+    return document["metadata"].get("annotations") or {}, document.get("spec")

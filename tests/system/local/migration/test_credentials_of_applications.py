@@ -1,0 +1,108 @@
+"""Identities whose tokens applications use as their credential are not migrated without the operator's decision."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from nmi.tokens.application_credentials import ApplicationCredentials
+from nmi.tokens.governor import Governor
+from nmi.tokens.metrics import TokenMetrics
+from podidctl.diagnosis.metrics_pages import MetricsPage, Unread
+from podidctl.migration.federation.credential_uses import NAMES_MAX, TOKENS, UNRECORDED, CredentialUses, combined, parse
+from podidentity.resources import AzureIdentity, Meta
+from tests.support.migration.federation_sandbox import Federation, blocking, notes, planned, unchanged_pod
+from tests.support.migration.objects import ID, binding, identity, workload
+
+WHY = "NMI has fetched its token for api://AzureADTokenExchange on n1"
+
+
+def page(*names: str) -> str:
+    """Return /metrics of an NMI that has fetched such a token of each of the identities."""
+    record = ApplicationCredentials()
+    for name in names:
+        namespace, _, own = name.partition("/")
+        record.record(AzureIdentity(metadata=Meta(namespace=namespace, name=own)), "api://AzureADTokenExchange")
+    registry = CollectorRegistry()
+    TokenMetrics(registry).watch(tokens=int, governor=Governor(), application_credentials=record)
+    return generate_latest(registry).decode()
+
+
+def used(*names: str) -> CredentialUses:
+    return combined([("n1", MetricsPage(page(*names), 9090)), ("n2", MetricsPage(page(), 9090))])
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("shop/demo", True), ("shop/other", False), ("other/demo", False)])
+def test_a_recorded_identity_is_blocked_and_another_is_not(name: str, *, blocks: bool) -> None:
+    obstacles = blocking(planned(workload(account="web"), uses=used(name)))
+    assert [each.startswith(WHY) for each in obstacles] == ([True] if blocks else [])
+
+
+def test_with_the_override_it_is_only_a_note_and_another_name_of_the_identity_is_blocked_too() -> None:
+    made = planned(workload(account="web"), uses=used("shop/demo"), ignore_uses=True)
+    assert blocking(made) == []
+    assert [each for each in notes(made) if each.startswith(WHY)]
+    twice = [identity(), binding(), identity("other", resourceID=f"{ID}DEMO"), binding("other", selector="demo")]
+    made = planned(workload(account="web"), objects=twice, uses=used("shop/other"))
+    assert [step.blocked for step in made.steps] == [True, True]
+
+
+def test_a_record_that_could_not_be_read_is_a_note_with_the_reason() -> None:
+    uses = combined([("n1", Unread("nmi-1", "not allowed: grant get on pods/proxy in namespace x"))])
+    made = planned(workload(account="web"), uses=uses)
+    assert blocking(made) == []
+    assert any("n1: not allowed: grant get on pods/proxy in namespace x" in each for each in notes(made))
+
+    uses = combined([("n1", MetricsPage("aadpodidentity_nmi_index_size 1.0\n", 9090))])
+    assert uses.unread["n1"].startswith("the page has no record of credentials of applications; check that port 9090")
+
+
+def test_more_identities_than_nmi_names_are_a_note() -> None:
+    uses = used(*(f"shop/i{number}" for number in range(20)))
+    made = planned(workload(account="web"), uses=uses)
+    assert list(uses.incomplete) == ["n1"]
+    assert any("more identities as credentials than NMI records by name on n1" in each for each in notes(made))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x 1\n", f"{UNRECORDED} x\n", f'{TOKENS}{{identity="a" 1\n{UNRECORDED} 0\n', f"{UNRECORDED}{{ 0\n"]
+)
+def test_text_that_is_no_record_is_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse(text)
+
+
+def test_names_of_a_hostile_page_are_bounded() -> None:
+    lines = "".join(f'{TOKENS}{{identity="n/i{number}"}} 1\n' for number in range(5000))
+    names, further = parse(f"{lines}{UNRECORDED} 0\n")
+    assert (len(names), further) == (NAMES_MAX, True)
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
+    """A pod that could be switched, and an NMI whose metrics the API server's proxy returns."""
+    async with unchanged_pod(tmp_path) as made:
+        made.trust()
+
+        async def read_page(_: Any, port: int, path: str) -> tuple[int, str, bytes]:
+            assert (port, path) == (9090, "/metrics")
+            return 200, "text/plain", page("default/demo").encode()
+
+        made.cloud.api.read_pages_with(read_page)
+        yield made
+
+
+async def test_apply_refuses_the_identity_until_it_is_overridden(cloud: Federation) -> None:
+    tenant = ("--tenant", cloud.cloud.directory.tenant_id)
+    answer = await cloud.migrate("apply", *tenant, "-o", "json")
+    (outcome,) = answer.document["outcomes"]
+    assert (answer.code, outcome["ending"]) == (3, "left as it was")
+    assert outcome["why"].startswith("NMI has fetched its token for api://AzureADTokenExchange on n0")
+    assert "--ignore-application-credentials" in outcome["do"]
+    plan = await cloud.migrate("plan", *tenant)
+    assert "AADSTS700231" in plan.out
+    answer = await cloud.migrate("apply", *tenant, "--ignore-application-credentials", "-o", "json")
+    (outcome,) = answer.document["outcomes"]
+    assert outcome["ending"] == "would be changed"

@@ -1,0 +1,146 @@
+"""`podidctl migrate from-reference` as users run it: files, standard input, values, and a live cluster."""
+
+import io
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from podidctl.cli import main
+from tests.support.mic.emulated_cloud import EmulatedCloud, emulated_cloud
+from tests.support.mic.preview.run_programs import run
+
+OLD = """\
+apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureIdentityBinding
+metadata: {name: b} # kept
+spec:
+  AzureIdentity: a
+  Selector: s
+"""
+NEW = OLD.replace("AzureIdentity:", "azureIdentity:").replace("Selector", "selector")
+COMMAND = ["migrate", "from-reference"]
+
+
+def test_yaml_prints_the_rewritten_manifests_and_the_report_separately(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text(OLD)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.yml").write_text(f"{OLD}---\nkind: Other\n")
+    (tmp_path / "notes.txt").write_text("{{ not yaml")
+    assert main([*COMMAND, "-f", str(tmp_path), "-o", "yaml"]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"{NEW}---\n{NEW}---\nkind: Other\n"
+    assert "spec.AzureIdentity" in output.err
+    assert (tmp_path / "a.yaml").read_text() == OLD
+
+
+def test_standard_input_is_accepted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(OLD.encode())))
+    assert main([*COMMAND, "-f", "-", "-o", "yaml"]) == 0
+    assert capsys.readouterr().out == NEW
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kubeconfig").write_text(
+        "current-context: c\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n"
+        "contexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\n"
+    )
+    assert main([*COMMAND, f"--kubeconfig={tmp_path / 'kubeconfig'}"]) == 1
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert "check --kubeconfig" in output.err
+
+
+def test_in_place_changes_only_the_files_that_need_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, fine = tmp_path / "old.yaml", tmp_path / "fine.yaml"
+    old.write_bytes(OLD.replace("\n", "\r\n").encode())
+    fine.write_text(NEW)
+    before = fine.stat().st_mtime_ns
+    assert main([*COMMAND, "-f", str(tmp_path), "-o", "json"]) == 3
+    (one,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (one["level"], one["about"]) == ("look", "AzureIdentityBinding b")
+    assert main([*COMMAND, "-f", str(tmp_path), "--in-place"]) == 0
+    assert old.read_bytes() == NEW.replace("\n", "\r\n").encode()
+    assert fine.stat().st_mtime_ns == before
+    assert main([*COMMAND, "-f", str(tmp_path)]) == 0
+    assert "No differences were found" in capsys.readouterr().out
+
+
+def test_a_rewrite_that_drops_data_must_be_reviewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text(f"{OLD}  azureIdentity: another\n")
+    assert main([*COMMAND, "-f", str(tmp_path), "--in-place"]) == 3
+    output = " ".join(capsys.readouterr().out.split())
+    assert "review required" in output
+    assert "restore manually" in output
+
+
+@pytest.fixture
+def messy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder, with files that are not manifests."""
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("latin.yaml").write_bytes(b"\xe4")
+    texts = {"blank": "", "deep": "[" * 5000, "list": "- a\n", "remark": "# nothing but a remark\n---\n"}
+    for name, text in {**texts, "template": "{{ if x }}\nkind: y\n", "text": "hello\n"}.items():
+        Path(f"{name}.yaml").write_text(text)
+
+
+@pytest.mark.usefixtures("messy_folder")
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-f", "missing.yaml"], 1, "missing.yaml cannot be read (No such file or directory)"),
+        (["-f", "template.yaml"], 1, "template.yaml: line 2: "),
+        (["-f", "empty"], 1, "empty contains no file that ends in .json, .yaml, .yml"),
+        (["-f", "latin.yaml"], 1, "latin.yaml cannot be read (not UTF-8)"),
+        *(
+            (["-f", name], 1, f"{name} holds no Kubernetes objects: pass manifests or directories of them\n")
+            for name in ("blank.yaml", "text.yaml", "list.yaml", "remark.yaml")
+        ),
+        (["--values", "list.yaml"], 1, "list.yaml contains no values"),
+        (["--values", "deep.yaml"], 1, "is nested too deep for helm's values: pass the file that contains them\n"),
+        (["--in-place"], 2, "--in-place requires -f"),
+        (["--in-place", "-f", "-"], 2, "--in-place requires -f"),
+    ],
+)
+def test_an_impossible_request_is_one_line(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*COMMAND, *arguments]) == code
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert message in output.err
+
+
+def test_values_of_the_go_implementations_chart_are_reviewed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "values.yaml").write_text("nmi: {tag: v1.8.17}\n")
+    assert main([*COMMAND, "--values", str(tmp_path / "values.yaml"), "-o", "yaml"]) == 3
+    (one,) = yaml.safe_load(capsys.readouterr().out)["findings"]
+    assert one["about"] == "value nmi.tag"
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
+        made.node("n0")
+        made.identity()
+        made.pod("web", "n0")
+        yield made
+
+
+async def test_a_cluster_without_the_go_implementations_programs_is_recognised_by_its_objects(
+    cloud: EmulatedCloud,
+) -> None:
+    answer = await run(cloud.folder, "podidctl", *COMMAND, "-o", "json", cloudconfig=False)
+    assert answer.err == ""
+    about = {each["about"]: each["level"] for each in answer.document["findings"]}
+    # The sandbox's API server has no kinds of the group apps.
+    assert about == {"daemonsets": "look", "deployments": "look"}
+    assert answer.code == 3

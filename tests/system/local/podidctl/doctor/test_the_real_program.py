@@ -1,0 +1,118 @@
+"""`python -m podidctl doctor` as a process on the sandbox's API server: its requests, output and exit code."""
+
+import asyncio
+
+import pytest
+import yaml
+
+from podidentity.kube.decoding import VALUE_MAX
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
+from tests.support.mic.emulated_cloud import ASSIGNED, BINDINGS, IDENTITIES, EmulatedCloud
+from tests.support.mic.preview.run_programs import Answer, run
+
+LOCK = "/api/v1/namespaces/default/endpoints/aad-pod-identity-mic"
+
+
+async def ask(cloud: EmulatedCloud, *words: str) -> Answer:
+    return await run(cloud.folder, "podidctl", "doctor", *words, cloudconfig=False)
+
+
+def checks(answer: Answer) -> dict[str, str]:
+    """The worst of each check."""
+    order = ("ok", "unknown", "warning", "problem")
+    worst: dict[str, str] = {}
+    for each in answer.document["findings"]:
+        before = worst.get(each["check"], "ok")
+        worst[each["check"]] = max(before, each["level"], key=order.index)
+    return worst
+
+
+async def test_doctor_reads_and_never_writes(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    await cloud.mic()
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    requests: list[Recorded] = []
+    cloud.api.intercept = requests.append
+    answer = await ask(cloud, "-o", "json")
+    assert (answer.code, answer.err) == (1, ""), "NMI and MIC are not pods here, so their state is unknown"
+    assert {name for name, level in checks(answer).items() if level != "ok"} == {"NMI", "MIC"}
+    assert {"API server", "clocks", "definitions", "spellings", "leader", "selectors"} <= set(checks(answer))
+    ours = [each for each in requests if "podidctl" in each.user_agent]
+    assert ours
+    assert {each.method for each in ours} == {"GET"}
+    # A Service, also one of type ExternalName, cannot change where a request goes or what a check finds.
+    assert not [each.path for each in ours if "/services" in each.path]
+    assert {each.path for each in ours if "/endpoints" in each.path} == {LOCK}
+
+
+async def test_endpoints_of_a_service_with_the_name_of_the_lock_are_no_lock(cloud: EmulatedCloud) -> None:
+    await cloud.mic()
+    meta = {"name": "aad-pod-identity-mic", "namespace": "default"}
+    service = {"metadata": meta, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]}
+    cloud.api.store.create("endpoints", service)
+    leader = [each for each in (await ask(cloud, "-o", "json")).document["findings"] if each["check"] == "leader"]
+    assert [each["level"] for each in leader] == ["ok"]
+    assert "Endpoints" not in leader[0]["says"]
+
+
+async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    cloud.pod("web", "n0", label="lost")
+    cloud.api.store.delete(IDENTITIES, "demo", "default")
+    meta = {"name": "old", "namespace": "default"}
+    cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"azureIdentity": "demo", "selector": "lost"}})
+    meta = {"name": "spelled", "namespace": "default"}
+    cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"AzureIdentity": "demo", "Selector": "lost"}})
+    answer = await ask(cloud)
+    assert (answer.code, answer.err) == (3, "")
+    spelled = "azureidentitybindings default/spelled (spec.AzureIdentity, spec.Selector)"
+    assert f"field spellings from before v1.6.0: {spelled}" in answer.out
+    assert "spellings: NMI ignores these fields" in answer.out
+    assert "AzureIdentityBinding default/old (1 pod): there is no AzureIdentity default/demo" in answer.out
+    assert "no MIC leads" in answer.out
+    assert "leader: check that MIC runs" in answer.out
+    as_json, as_yaml = await asyncio.gather(ask(cloud, "-o", "json"), ask(cloud, "-o", "yaml"))
+    assert as_json.document == yaml.safe_load(as_yaml.out)
+
+
+async def test_an_unreadable_object_and_a_missing_definition_hide_nothing(cloud: EmulatedCloud) -> None:
+    cloud.identity()
+    meta = {"name": "odd", "namespace": "default"}
+    cloud.api.store.create(IDENTITIES, {"metadata": meta, "spec": {"clientID": "x" * (VALUE_MAX + 1)}})
+    cloud.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
+    answer = await ask(cloud, "-o", "json")
+    assert answer.code == 3
+    assert checks(answer)["definitions"] == "problem"
+    assert "1 object that NMI and MIC cannot read: azureidentities default/odd" in answer.out
+
+
+@pytest.mark.parametrize(("status", "then"), [(403, "run this command with more permissions"), (500, "try again")])
+async def test_what_the_server_refuses_to_send_is_unknown(cloud: EmulatedCloud, status: int, then: str) -> None:
+    cloud.api.intercept = lambda request: (
+        StatusError(status, "Refused", "no") if "podidctl" in request.user_agent else None
+    )
+    answer = await ask(cloud, "-o", "json")
+    assert (answer.code, answer.err) == (1, "")
+    found = {each["check"]: each for each in answer.document["findings"]}
+    for check in ("NMI", "MIC", "leader", "objects"):
+        assert found[check]["level"] == "unknown"
+        assert found[check]["next"].startswith(then), check
+
+
+async def test_wrong_flags_and_an_unreachable_api_server_are_one_line(cloud: EmulatedCloud) -> None:
+    for words, says in (
+        (("--imds",), "--node"),
+        (("--node", "No Node"), "not a valid node name"),
+        (("--node", "n7"), "no node n7"),
+    ):
+        wrong = await ask(cloud, *words)
+        assert (wrong.code, wrong.out) == (2, "")
+        assert says in wrong.err
+    await cloud.api.stop()
+    gone = await ask(cloud)
+    assert (gone.code, gone.out, gone.err.count("\n")) == (1, "", 1)
+    assert "check --kubeconfig" in gone.err

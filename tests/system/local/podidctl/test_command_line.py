@@ -1,0 +1,171 @@
+"""The command line: its modules, its errors of one line, and its end by Ctrl-C."""
+
+import asyncio
+import importlib.abc
+import pwd
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Never
+
+import pytest
+import typer
+from typing_extensions import override
+
+from podidctl import launcher
+from podidctl.cli import COMMANDS, main, needed
+from podidctl.cluster_access import home_directory, parse_pod_name
+from tests.support.mic.emulated_cloud import EmulatedCloud
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (("explain", "pod", "web", "-o", "xml"), "'xml' is not one of 'table', 'json', 'yaml'"),
+        (("explain", "pod", "Bad Name"), "'Bad Name' is not a pod name; write NAMESPACE/NAME"),
+        (("explain", "pod", "a/b/c"), "'a/b/c' is not a pod name"),
+        (("explain", "pod"), "Missing argument"),
+        (("doctor", "--no-such-flag"), "No such option: --no-such-flag"),
+        (("doctor", "--imds"), "--imds sends a request from this machine"),
+        (("no-such-command",), "No such command 'no-such-command'"),
+        (("explain", "pod", "web\x1b[31m"), "is not a pod name"),
+        (("explain", "pod", "default/web", "-n", "other"), "'default/web' and -n other name two namespaces"),
+        (("explain", "pod", "web", "--nmi-flags=--operation-mode=imaginary"), "--nmi-flags: "),
+        (("access", "pod", "a/b/c"), "is not a pod name; write NAMESPACE/NAME, or NAME with -n NAMESPACE"),
+        (("access", "cat", "tom"), "'cat' is not one of "),
+        (("access", "--policy", "a", "--diff", "b"), "--policy and --diff exclude each other"),
+        (("access", "--policy", "a", "node", "n0"), "a policy tests the whole cluster"),
+        (("access", "--policy", "a", "-o", "json"), "a policy tests the whole cluster"),
+        (("access", "--diff", "a", "-o", "dot"), "--diff has no output dot"),
+        (("access", "node", "n0", "--review", "a"), "a stored review cannot be restricted"),
+    ],
+)
+def test_the_cause_is_one_sentence(words: tuple[str, ...], cause: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("podidctl: ")
+    assert err.endswith(". Try --help.\n")
+    assert not err.endswith(".. Try --help.\n")
+    assert err.count("\n") == 1
+    assert err.rstrip("\n").isprintable()
+    assert cause in err
+    assert "Value error" not in err
+
+
+def test_a_pod_is_named_with_its_namespace_as_prefix_or_flag() -> None:
+    assert parse_pod_name("a/b.c-1", "", "usual") == ("a", "b.c-1")
+    assert parse_pod_name("b", "a", "usual") == ("a", "b")
+    assert parse_pod_name("b", "", "usual") == ("usual", "b")
+    with pytest.raises(typer.BadParameter, match="is not a namespace name"):
+        parse_pod_name("b", "../a", "usual")
+
+
+@pytest.mark.parametrize("name", ["", "/", "a/", "/b", "a/b/c", "../secrets", "A/b", "a b", "b?x=1", "b\n", "\x1b[31m"])
+def test_an_invalid_pod_name_is_a_usage_error_that_cannot_control_the_terminal(name: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a pod name") as caught:
+        parse_pod_name(name, "", "usual")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "where", ["missing/values.yaml", "kubeconfig/values.yaml", "."], ids=["missing", "file", "folder"]
+)
+def test_unwritable_chart_values_are_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text("{}")
+    code = main(["sandbox", "up", "--kubeconfig", str(kubeconfig), "--chart-values", str(tmp_path / where)])
+    output = capsys.readouterr()
+    assert (code, output.out, output.err.count("\n")) == (2, "", 1)
+    assert "--chart-values" in output.err
+    assert str(tmp_path) in output.err
+
+
+USED = {"token": {COMMANDS["explain"]}}
+"""The modules of other commands that a command uses."""
+LIST_MODULES = "import sys; from podidctl.cli import main; main(sys.argv[1:]); print(*sorted(sys.modules))"
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["explain", "pod", "web"], ["explain"]),
+        (["plan"], ["plan"]),
+        (["plan", "explain"], ["plan"]),
+        ([], list(COMMANDS)),
+        (["--help"], list(COMMANDS)),
+        (["--help", "plan"], list(COMMANDS)),
+        (["explan"], list(COMMANDS)),
+    ],
+    ids=" ".join,
+)
+def test_the_first_word_selects_the_command(words: list[str], names: list[str]) -> None:
+    assert list(needed(words)) == names
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_imports_no_module_of_another_one(name: str) -> None:
+    command = [sys.executable, "-c", LIST_MODULES, name, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    help_text, modules = done.stdout.strip().rsplit("\n", 1)
+    assert f"podidctl {name}" in help_text
+    assert set(modules.split()) & set(COMMANDS.values()) == {COMMANDS[name]} | USED.get(name, set())
+
+
+class _Interrupted(importlib.abc.MetaPathFinder):
+    """Raises KeyboardInterrupt when the program is imported."""
+
+    @override
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
+        if fullname == "podidctl.cli":
+            raise KeyboardInterrupt
+
+
+def test_the_exit_code_is_that_of_an_interrupted_command_and_nothing_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "podidctl.cli", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [_Interrupted(), *sys.meta_path])
+    assert launcher.main(["doctor"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user is in no file of users, and no variable names the directory."""
+
+    def unknown(_: object) -> Never:
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("no_entry")
+def test_the_root_directory_is_used() -> None:
+    assert home_directory() == Path("/")
+
+
+def test_the_home_directory_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/operator")
+    assert home_directory() == Path("/home/operator")
+
+
+@pytest.mark.parametrize(
+    ("pod", "error"),
+    [
+        ("absent", "pod default/absent does not exist; list the pods with kubectl get pods"),
+        ("web", "pod default/web has no network namespace on this machine"),
+    ],
+)
+async def test_the_error_states_why_the_command_cannot_run(
+    pod: str, error: str, cloud: EmulatedCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud.node("n0")
+    cloud.pod("web", "n0")
+    monkeypatch.setenv("KUBECONFIG", str(Path(cloud.folder) / "kubeconfig"))
+    assert await asyncio.to_thread(main, ["sandbox", "exec", pod, "--", "true"]) == 1
+    assert error in capsys.readouterr().err

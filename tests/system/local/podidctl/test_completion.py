@@ -1,0 +1,104 @@
+"""Shell completion: names from the cluster, and no candidates on failure."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from podidctl.cli import application
+from podidctl.cluster_access import CliContext
+from podidctl.completion import ClusterNames
+from tests.support.mic.emulated_cloud import EmulatedCloud
+
+
+def context(**given: str) -> typer.Context:
+    """Stand-in for the command line so far."""
+    made = typer.Context(get_command(application()))
+    made.params.update(given)
+    return made
+
+
+def names(cloud: EmulatedCloud) -> ClusterNames:
+    return ClusterNames(CliContext({"KUBECONFIG": str(cloud.folder / "kubeconfig")}, Path.home), seconds=30)
+
+
+async def ask(complete: Callable[[typer.Context, str], list[str]], begun: str, **given: str) -> list[str]:
+    return await asyncio.to_thread(complete, context(**given), begun)
+
+
+async def test_an_unreachable_cluster_completes_nothing_and_prints_nothing(
+    cloud: EmulatedCloud, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await cloud.api.stop()
+    assert await ask(names(cloud).pods, "") == []
+    nowhere = ClusterNames(CliContext({"KUBECONFIG": "/nowhere"}, Path.home))
+    assert await ask(nowhere.namespaces, "") == []
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_objects_with_the_prefix_are_completed(cloud: EmulatedCloud) -> None:
+    cloud.api.store.create("namespaces", {"metadata": {"name": "payments"}})
+    cloud.node("n0")
+    cloud.node("n1")
+    cloud.pod("web", "n0")
+    cloud.pod("worker", "n0", namespace="payments")
+    cloud.identity("demo")
+    cloud.identity("other", namespace="payments")
+    from_cluster = names(cloud)
+    assert await ask(from_cluster.namespaces, "pay") == ["payments"]
+    assert await ask(from_cluster.pods, "") == ["default/web", "payments/worker"]
+    assert await ask(from_cluster.pods, "payments/") == ["payments/worker"]
+    assert await ask(from_cluster.pods, "w", namespace="payments") == ["worker"]
+    assert await ask(from_cluster.pods, "x") == []
+    assert await ask(from_cluster.of_kind, "n", kind="node") == ["n0", "n1"]
+    assert await ask(from_cluster.of_kind, "default/", kind="pod") == ["default/web"]
+    assert await ask(from_cluster.of_kind, "pay", kind="namespace") == ["payments"]
+    assert await ask(from_cluster.of_kind, "", kind="identity") == ["default/demo", "payments/other"]
+    assert await ask(from_cluster.of_kind, "o", kind="identity", namespace="payments") == ["other"]
+    assert await ask(from_cluster.of_kind, "", kind="before.json") == []
+    assert await ask(from_cluster.of_kind, "") == []
+
+
+@pytest.mark.parametrize("begun", ["../../../healthz/", "%2e%2e/", "a b/", "/"])
+async def test_a_begun_name_never_changes_the_requested_path(cloud: EmulatedCloud, begun: str) -> None:
+    cloud.api.requests.clear()
+    assert await ask(names(cloud).pods, begun) == []
+    assert {call.path for call in cloud.api.requests} <= {"/api/v1/pods?limit=500"}
+
+
+WITHOUT_HASTE = """
+import sys
+from podidctl import completion, launcher
+completion.ClusterNames.__init__.__kwdefaults__["seconds"] = 30
+sys.exit(launcher.main())
+"""
+"""podidctl with the time limit of the other tests: on a busy machine three seconds may be too short."""
+
+
+async def test_the_shell_receives_the_kinds_and_names_of_access(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+
+    async def complete(words: str) -> list[str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            WITHOUT_HASTE,
+            stdout=asyncio.subprocess.PIPE,
+            env={
+                "_PODIDCTL_COMPLETE": "complete_bash",
+                "COMP_WORDS": f"podidctl {words}",
+                "COMP_CWORD": str(len(words.split(" "))),
+                "KUBECONFIG": str(cloud.folder / "kubeconfig"),
+                "PATH": os.environ["PATH"],
+            },
+        )
+        printed, _ = await process.communicate()
+        return printed.decode().split()
+
+    assert await complete("access n") == ["node", "namespace"]
+    assert await complete("access node n") == ["n0"]

@@ -1,0 +1,70 @@
+"""`podidctl verify` and `doctor` with real pods: network namespaces, NMI's rules, and the emulated IMDS."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from podidctl.verify.objects import CANARIES, CANARY_SELECTOR
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
+from tests.support.checkout import ROOT
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    settings = Settings(nodes=2, namespaces=True, daemon_pods=True, environment=os.environ)
+    async with Sandbox(settings) as running:
+        yield running
+
+
+async def podidctl(sandbox: Sandbox, *words: str, node: str = "") -> tuple[int, Any]:
+    """Return exit code and document of the command, which runs in the network of *node* if it names one."""
+    command = (sys.executable, "-m", "podidctl", *words, "-o", "json", f"--kubeconfig={sandbox.cluster.kubeconfig}")
+    process = await asyncio.create_subprocess_exec(
+        *(sandbox.contexts[node].command(list(command)) if node else command),
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(110):
+        output, errors = await process.communicate()
+    assert process.returncode is not None
+    assert not errors, errors.decode()
+    return process.returncode, json.loads(output)
+
+
+async def verify(sandbox: Sandbox) -> tuple[int, dict[str, Any]]:
+    code, document = await podidctl(sandbox, "verify")
+    return code, {each["node"]: each for each in document["nodes"]}
+
+
+async def examine(sandbox: Sandbox) -> dict[str, tuple[str, str]]:
+    """Return level and text by doctor's check of node-0."""
+    _, document = await podidctl(sandbox, "doctor", "--node=node-0", "--imds", node="node-0")
+    return {each["check"]: (each["level"], each["says"]) for each in document["findings"]}
+
+
+async def test_nmi_answers_until_it_stops_and_then_imds_does(sandbox: Sandbox) -> None:
+    before = await examine(sandbox)
+    assert before["nat rule"] == ("ok", "node node-0: in force, before all other rules")
+    assert before["redirects"][1] == "node node-0: 0 connections redirected to NMI"
+    assert before["IMDS"][0] == "ok"
+    code, nodes = await verify(sandbox)
+    assert {name: each["answeredBy"] for name, each in nodes.items()} == {"node-0": "nmi", "node-1": "nmi"}, nodes
+    assert code == 0
+    assert nodes["node-1"]["nmi"] == "default/nmi-node-1"
+    assert (await examine(sandbox))["redirects"] == ("ok", "node node-0: 5 connections redirected to NMI")
+
+    await sandbox.nmis["node-1"].program.stop()  # in order, which removes its rules
+    code, nodes = await verify(sandbox)
+    assert {name: each["answeredBy"] for name, each in nodes.items()} == {"node-0": "nmi", "node-1": "imds"}, nodes
+    assert code == 3
+    assert await sandbox.cluster.client.list(CANARIES, label_selector=CANARY_SELECTOR) == []

@@ -1,0 +1,143 @@
+"""Programs in a pod with a network namespace that use only IMDS and the public names of Azure's services.
+
+The names are resolved there, and served over TLS that the pod trusts. `podidctl sandbox exec` starts such programs.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import pytest
+import pytest_asyncio
+
+from podidctl.cli import main
+from podidentity_sandbox.given_identities import parse
+from podidentity_sandbox.namespaces import CONFIGURATIONS
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import TRUST_VARIABLES, Settings
+from tests.support.identity_requests import ask, run_pod
+
+pytestmark = [pytest.mark.root, pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
+PROGRAM = """
+import json, urllib.request
+def get(url, **headers):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as response:
+        return json.load(response)
+resource = "https://management.azure.com/"
+token = get("http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource,
+            Metadata="true")["access_token"]
+subscriptions = get(resource + "subscriptions?api-version=2022-12-01", Authorization="Bearer " + token)
+print(json.dumps([each["subscriptionId"] for each in subscriptions["value"]]))
+"""
+GET = """
+import json, sys, urllib.error, urllib.request
+try:
+    with urllib.request.urlopen(sys.argv[1], timeout=30) as response:
+        print(json.dumps([response.status, response.read().decode()]))
+except urllib.error.HTTPError as error:
+    print(json.dumps([error.code, error.read().decode()]))
+except OSError as error:
+    print(json.dumps([0, str(error)]))
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served() -> AsyncIterator[Sandbox]:
+    async with Sandbox(Settings(identities=parse(["blue"], ()), namespaces=True, environment=os.environ)) as sandbox:
+        await run_pod(sandbox, "blue", {"aadpodidbinding": "blue"})
+        yield sandbox
+    assert not list(CONFIGURATIONS.glob(f"*-{sandbox.instance}-*"))
+
+
+@pytest.fixture
+def context(served: Sandbox) -> ExecutionContext:
+    found = served.cluster.kubelets["node-0"].context("default", "blue")
+    assert found is not None
+    return found
+
+
+async def run_in_pod(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, *command: str) -> int:
+    monkeypatch.setenv("KUBECONFIG", str(sandbox.cluster.kubeconfig))
+    return await asyncio.to_thread(main, ["sandbox", "exec", "blue", "--", *command])
+
+
+async def output_of(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    return output.decode()
+
+
+async def get(sandbox: Sandbox, context: ExecutionContext, url: str) -> tuple[int, str]:
+    """Return status and body of a GET from the pod; 0 and the error if there is no response."""
+    command = context.command([sys.executable, "-c", GET, url])
+    status, body = json.loads(await output_of(command, sandbox.commands.trust_environment()))
+    return status, body
+
+
+async def test_the_program_reaches_arm_as_the_identity_of_the_pod(
+    served: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert await run_in_pod(served, monkeypatch, sys.executable, "-c", PROGRAM) == 0
+    (subscription,) = json.loads(capfd.readouterr().out)
+    assert subscription == served.vm_id("node-0").split("/")[2]
+    identity = served.azure.directory.managed(served.identities[0].client_id)
+    assert identity is not None
+    callers = {call.caller for call in served.azure.arm.calls if call.path == "/subscriptions"}
+    assert callers == {identity.object_id}
+
+
+async def test_the_program_trusts_the_authority_of_this_sandbox_whatever_the_shell_trusts(
+    served: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    monkeypatch.setenv("COLOUR", "blue")
+    script = 'echo "$COLOUR $SSL_CERT_FILE $REQUESTS_CA_BUNDLE"; exit 7'
+    assert await run_in_pod(served, monkeypatch, "sh", "-c", script) == 7
+    authority = served.files.certificates
+    assert capfd.readouterr().out.split() == ["blue", str(authority), str(authority)]
+
+
+@pytest.mark.parametrize(("leaf", "value"), [("name", "node-0"), ("osType", "Linux")])
+async def test_a_pod_reads_a_value_of_the_instance_data_as_text(
+    served: Sandbox, context: ExecutionContext, leaf: str, value: str
+) -> None:
+    path = f"/metadata/instance/compute/{leaf}?api-version=2021-02-01&format=text"
+    for _ in range(2):  # the second answer is from NMI's cache
+        answer = await ask(served, context, path=path)
+        assert (answer.status, answer.text) == (200, value)
+        assert answer.headers["Content-Type"].startswith("text/plain")
+    assert (await ask(served, context, path=path.replace("&format=text", ""))).status == 400
+
+
+async def test_the_names_lead_to_their_services_and_other_names_do_not_exist(
+    served: Sandbox, context: ExecutionContext
+) -> None:
+    status, body = await get(served, context, "https://management.azure.com/metadata/endpoints?api-version=2022-09-01")
+    assert (status, json.loads(body)["resourceManager"]) == (200, "https://management.azure.com")
+    tenant = served.azure.directory.tenant_id
+    url = f"https://login.microsoftonline.com/{tenant}/v2.0/.well-known/openid-configuration"
+    status, body = await get(served, context, url)
+    assert (status, "token_endpoint" in json.loads(body)) == (200, True)
+    status, body = await get(served, context, "https://anyaccount.blob.core.windows.net/?comp=list")
+    assert (status, "NoAuthenticationInformation" in body) == (401, True)
+    assert served.azure.storage.calls[-1].account == "anyaccount"
+
+    status, error = await get(served, context, "https://example.com/")
+    assert (status, "Name or service not known" in error) == (0, True)
+
+
+async def test_only_a_client_that_has_the_authority_trusts_the_names(
+    served: Sandbox, context: ExecutionContext
+) -> None:
+    command = context.command([sys.executable, "-c", GET, "https://management.azure.com/"])
+    assert "CERTIFICATE_VERIFY_FAILED" in await output_of(command, {})
+    assert set(served.commands.trust_environment()) == set(TRUST_VARIABLES)
+
+
+async def test_this_machines_own_name_servers_stay_as_they_are(served: Sandbox, context: ExecutionContext) -> None:
+    command = ["cat", "/etc/resolv.conf"]
+    in_pod, here = await output_of(context.command(command)), await output_of(command)
+    assert in_pod == f"nameserver {served.network.pod_facing_address}\n" != here

@@ -1,0 +1,55 @@
+"""The commands of README's "Try the installation" on `make cluster` with a real node, word for word."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from podidentity_sandbox.azure import DEMO_CLIENT_ID
+from podidentity_sandbox.namespaces import NAMESPACES
+from podidentity_sandbox.tokens import read_claims
+from tests.support.checkout import ROOT
+from tests.system.plane.e2e.operators_shell import Terminal
+from tests.system.plane.e2e.test_readme import a_fault_is_explained_and_everything_removed, blocks
+
+pytestmark = pytest.mark.long
+
+UP_SECONDS = 300.0
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """A shell for `make cluster` with a real node, of which nothing remains after Ctrl-C."""
+    log = tmp_path / "cluster.log"
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "tools.cluster", "--node=real"]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+    deadline = time.monotonic() + UP_SECONDS
+    try:
+        while "The cluster is up" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield Terminal()
+    finally:
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()
+    assert not list(NAMESPACES.glob(f"podid-{process.pid}-*"))
+
+
+def test_the_commands_of_the_readme_work_on_a_real_node(terminal: Terminal) -> None:
+    _, use, look, leave = blocks()
+    printed = terminal.all(use)
+    assert read_claims(json.loads(printed["podidctl sandbox"])["access_token"])["appid"] == DEMO_CLIENT_ID
+    assert "Succeeded" in printed["helm test"]
+    plan = terminal.all(["kubectl exec deployment/aad-pod-identity-mic --namespace podid -- mic --plan"])
+    assert "kubectl exec" in plan
+    shell = terminal.all(["kubectl exec demo -- python3 -c 'print(6 * 7)'"])
+    assert shell["kubectl exec"].strip() == "42"
+    a_fault_is_explained_and_everything_removed(terminal, look, leave)

@@ -1,0 +1,136 @@
+"""The chart's policies conform to Cilium's own definitions on the real API server.
+
+A program that is built with Cilium's Go package, pinned by go.sum, prints the definitions. No Cilium agent runs here:
+tests/system/node/on_cilium has one."""
+
+import copy
+import functools
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.repository.deploy.helm_cluster import Cluster
+from tests.repository.deploy.helms import HELMS
+from tests.support.testplane import up
+from tools.chart.rendering import CHART, GOLDEN, Object, render
+
+SOURCES: Final = Path(__file__).parent / "cilium"
+REDIRECTS: Final = "ciliumlocalredirectpolicies"
+CLUSTERWIDE: Final = "ciliumclusterwidenetworkpolicies"
+
+
+@functools.cache
+def definitions() -> dict[str, Any]:
+    """Return the definitions of the policies that the chart creates, by plural. The first call downloads 38 MB."""
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(SOURCES.iterdir())))
+
+    def make(new: Path) -> None:
+        command = [up.go(), "build", "-mod=readonly", "-trimpath", "-o", str(new / "definitions"), "."]
+        subprocess.run(command, cwd=SOURCES, check=True, env={**os.environ, "CGO_ENABLED": "0"}, timeout=240)
+
+    program = up.once(up.CACHE / f"cilium-{digest.hexdigest()[:16]}", make) / "definitions"
+    text = subprocess.run([program, REDIRECTS, CLUSTERWIDE], check=True, capture_output=True, timeout=20).stdout
+    return {each["spec"]["names"]["plural"]: each for each in yaml.safe_load_all(text)}
+
+
+pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
+VALUES = GOLDEN / "cilium.values.yaml"
+NAMESPACE = "of-cilium"
+
+
+@pytest.fixture(scope="module")
+def cluster(plane: up.Plane) -> Iterator[Cluster]:
+    """A cluster with Cilium's definitions."""
+    found = Cluster(plane)
+    kinds = [f"crd/{plural}.cilium.io" for plural in definitions()]
+    found.kubectl("create", "namespace", NAMESPACE)
+    found.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(definitions().values()))
+    found.kubectl("wait", "--for=condition=Established", "--timeout=90s", *kinds)
+    yield found
+    found.delete_definitions("cilium.io")
+    found.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def policies() -> list[Object]:
+    found = [each for each in render(VALUES, namespace=NAMESPACE) if each["apiVersion"] == "cilium.io/v2"]
+    assert {each["kind"] for each in found} == {"CiliumLocalRedirectPolicy", "CiliumClusterwideNetworkPolicy"}
+    return found
+
+
+def create(cluster: Cluster, *documents: Object) -> list[dict[str, Any]]:
+    """Create the objects with strict validation and return them as stored."""
+    output = cluster.kubectl(
+        "create", "--validate=strict", "-o", "json", "-f", "-", stdin=yaml.safe_dump_all(documents)
+    )
+    decoder, at, found = json.JSONDecoder(), 0, []
+    while at < len(output.rstrip()):
+        one, end = decoder.raw_decode(output[at:])
+        at += end + len(output[at + end :]) - len(output[at + end :].lstrip())
+        found.append(one)
+    return found
+
+
+def test_the_server_stores_each_field_of_the_policies(cluster: Cluster) -> None:
+    try:
+        stored = create(cluster, *policies())
+        assert len(stored) == 3
+        for each in policies():
+            (found,) = (other for other in stored if other["metadata"]["name"] == each["metadata"]["name"])
+            defaulted = {"skipRedirectFromBackend": False} if each["kind"] == "CiliumLocalRedirectPolicy" else {}
+            assert found.get("specs") == each.get("specs")
+            assert found.get("spec", {}) == ({**defaulted, **each["spec"]} if "spec" in each else {})
+    finally:
+        cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=yaml.safe_dump_all(policies()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("CiliumLocalRedirectPolicy", ("redirectBackend", "toPorts", 0, "port"), "requests"),
+        ("CiliumLocalRedirectPolicy", ("redirectFrontend", "addressMatcher", "ip"), "metadata"),
+        ("CiliumClusterwideNetworkPolicy", (1, "egressDeny", 0, "toCIDR", 0), "metadata"),
+        ("CiliumClusterwideNetworkPolicy", (0, "enableDefaultDenied"), {"egress": False}),
+        ("CiliumClusterwideNetworkPolicy", (0, "endpointSelector", "matchExpressions", 0, "operator"), "Unlike"),
+    ],
+)
+def test_the_server_refuses_a_wrong_policy(cluster: Cluster, kind: str, path: tuple[Any, ...], value: object) -> None:
+    policy = next(copy.deepcopy(each) for each in policies() if each["kind"] == kind)
+    policy["metadata"]["name"] = "wrong"
+    inner = policy.get("spec") or policy["specs"]
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = value
+    field = next(part for part in reversed(path) if isinstance(part, str))
+    with pytest.raises(
+        AssertionError, match=rf"(Invalid value|unknown field).*{field}|{field}.*(Invalid|Unsupported) value"
+    ):
+        create(cluster, policy)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_helm_installs_them_and_refuses_a_cilium_without_the_needed_field(cluster: Cluster, helm: str) -> None:
+    theirs = Cluster(cluster.plane, helm)
+    namespace = f"{NAMESPACE}-{helm}"
+    with theirs.installed(namespace, f"--values={VALUES}"):
+        found = theirs.kubectl("get", REDIRECTS, f"-n={namespace}", "-o=name")
+        kind = f"{REDIRECTS.removesuffix('ies')}y.cilium.io"
+        assert found.split() == [f"{kind}/aad-pod-identity-nmi", f"{kind}/aad-pod-identity-nmi-check"]
+    assert theirs.kubectl("get", CLUSTERWIDE, "-o=name").strip() == ""
+
+    old = yaml.safe_load(yaml.safe_dump(definitions()[CLUSTERWIDE]).replace("enableDefaultDeny", "otherField"))
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(old))
+    try:
+        command = ("install", "pi", str(CHART), f"--namespace={NAMESPACE}", "--dry-run=server", f"--values={VALUES}")
+        with pytest.raises(AssertionError, match=r"Upgrade to Cilium 1\.16 or newer, or set nmi\.failClosed to false"):
+            theirs.helm(*command)
+        assert "CiliumLocalRedirectPolicy" in theirs.helm(*command, "--set=nmi.failClosed=false")
+    finally:
+        new = yaml.safe_dump(definitions()[CLUSTERWIDE])
+        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=new)

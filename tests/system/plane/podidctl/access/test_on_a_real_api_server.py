@@ -1,0 +1,251 @@
+"""The review on the real API server: the documented permissions suffice and each missing one is named, and the resolved
+permissions equal the server's own decisions.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from podidctl.access.gather import gather
+from podidctl.access.rbac import Permissions, Request, SubjectKey, service_account
+from podidctl.access.review import review
+from podidctl.access.schema import AccessReview, Action
+from podidctl.diagnosis.access_reviews import REVIEWS
+from podidctl.diagnosis.input import ReadFailure
+from podidentity.kube import access
+from podidentity.kube.client import JSON_PATCH, MERGE_PATCH, Client
+from podidentity.kube.paths import object_path
+from podidentity.resources import PODS
+from tests.conftest import NewPlane
+from tests.support.checkout import ROOT
+from tests.support.mic.emulated_cloud import EmulatedCloud
+from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.objects import vm_id
+from tests.support.testplane.accounts import RBAC, create_account
+from tests.support.testplane.up import Plane
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.plane
+
+PARTS = {
+    "pods": "pods",
+    "nodes": "nodes",
+    "azureidentities": "azureidentities.aadpodidentity.k8s.io",
+    "azureidentitybindings": "azureidentitybindings.aadpodidentity.k8s.io",
+    "azureassignedidentities": "azureassignedidentities.aadpodidentity.k8s.io",
+    "azurepodidentityexceptions": "azurepodidentityexceptions.aadpodidentity.k8s.io",
+    "roles": "rbac",
+    "rolebindings": "rbac",
+    "clusterroles": "rbac",
+    "clusterrolebindings": "rbac",
+}
+"""By resource in the documented role: the part of the review that needs it."""
+
+
+def documented_role() -> dict[str, Any]:
+    """Return the ClusterRole of docs/access.md."""
+    text = (ROOT / "docs" / "access.md").read_text().partition("```yaml\napiVersion: rbac")[2].partition("```")[0]
+    found: dict[str, Any] = yaml.safe_load(f"apiVersion: rbac{text}")
+    return found
+
+
+def without(role: dict[str, Any], resource: str) -> list[dict[str, Any]]:
+    return [{**each, "resources": [one for one in each["resources"] if one != resource]} for each in role["rules"]]
+
+
+def bind_role(plane: Plane, name: str, subject: dict[str, Any], namespace: str = "", kind: str = "ClusterRole") -> None:
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+    plural = f"namespaces/{namespace}/rolebindings" if namespace else "clusterrolebindings"
+    body = {"metadata": {"name": f"{name}-{subject['name'].replace(':', '-')}"}, "subjects": [subject]}
+    plane.api("POST", f"{RBAC}/{plural}", {**body, "roleRef": reference})
+
+
+def with_kubeconfig(folder: Path, kubeconfig: str) -> Path:
+    folder.mkdir()
+    (folder / "kubeconfig").write_text(kubeconfig)
+    return folder
+
+
+async def ask(folder: Path, kubeconfig: str, *words: str) -> Answer:
+    await asyncio.to_thread(with_kubeconfig, folder, kubeconfig)
+    return await run(folder, "podidctl", "access", *words, cloudconfig=False)
+
+
+def prepare(plane: Plane) -> None:
+    add_node(plane, "n0", vm_id("n0"))
+    bind(plane, "demo")
+
+
+async def test_the_documented_role_suffices_and_each_missing_right_is_named(
+    cloud: EmulatedCloud, new_plane: NewPlane
+) -> None:
+    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
+    await cloud.mic()
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    await assigned(real, web="Assigned")
+    role = documented_role()
+    kubeconfig = await asyncio.to_thread(create_account, real, "reader", role["rules"])
+    complete = await ask(cloud.folder / "reader", kubeconfig, "-o", "json")
+    assert (complete.code, complete.err) == (0, ""), complete.out
+    assert [(each["pod"], each["state"]) for each in complete.document["grants"]] == [("default/web", "usable")]
+    assert complete.document["summary"]["subjects"] is not None
+    assert sorted(PARTS) == sorted(one for each in role["rules"] for one in each["resources"])
+    for resource, part in PARTS.items():
+        kubeconfig = await asyncio.to_thread(create_account, real, f"no-{resource}", without(role, resource))
+        answer = await ask(cloud.folder / resource, kubeconfig, "-o", "json")
+        assert (answer.code, answer.err) == (1, "")
+        (unknown,) = answer.document["unknown"]
+        assert unknown["part"] == part
+        assert resource in unknown["right"]
+        assert f'cannot list resource "{resource}"' in unknown["why"]
+
+
+REQUESTS = [
+    Request(verb, group, resource, namespace, name)
+    for verb, group, resource in (
+        ("create", "aadpodidentity.k8s.io", "azureidentitybindings"),
+        ("patch", "aadpodidentity.k8s.io", "azureidentities"),
+        ("create", "", "pods"),
+        ("create", "", "pods/exec"),
+        ("create", "", "serviceaccounts/token"),
+        ("get", "", "secrets"),
+        ("create", "apps", "deployments"),
+        ("bind", "rbac.authorization.k8s.io", "clusterroles"),
+        ("impersonate", "", "users"),
+        ("list", "", "nodes"),
+    )
+    for namespace in ("", "default", "kube-system")
+    for name in ("", "one", "two")
+]
+
+
+def with_roles(plane: Plane) -> None:
+    """Create roles of every form: aggregated, with wildcards and names, for groups and accounts."""
+    prepare(plane)
+    part = {
+        "metadata": {"name": "part", "labels": {"to": "whole"}},
+        "rules": [{"apiGroups": ["aadpodidentity.k8s.io"], "resources": ["*"], "verbs": ["create", "patch"]}],
+    }
+    selectors = [{"matchLabels": {"to": "whole"}}]
+    whole = {"metadata": {"name": "whole"}, "aggregationRule": {"clusterRoleSelectors": selectors}, "rules": []}
+    named = {
+        "metadata": {"name": "named"},
+        "rules": [
+            {
+                "apiGroups": [""],
+                "resources": ["secrets", "pods", "pods/exec"],
+                "verbs": ["*"],
+                "resourceNames": ["one"],
+            },
+            {"apiGroups": ["*"], "resources": ["*/token"], "verbs": ["create"]},
+        ],
+    }
+    for each in (part, whole, named):
+        plane.api("POST", f"{RBAC}/clusterroles", each)
+    deploy = {
+        "metadata": {"name": "deploy"},
+        "rules": [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create"]}],
+    }
+    plane.api("POST", f"{RBAC}/namespaces/default/roles", deploy)
+    bind_role(plane, "whole", {"kind": "User", "name": "anna"})
+    bind_role(plane, "named", {"kind": "Group", "name": "system:serviceaccounts:default"})
+    bind_role(plane, "deploy", {"kind": "ServiceAccount", "name": "it", "namespace": "default"}, "default", "Role")
+    bind_role(plane, "edit", {"kind": "User", "name": "system:serviceaccount:kube-system:other"}, "kube-system")
+
+
+def answers(plane: Plane, user: str, groups: Sequence[str]) -> list[bool]:
+    """Return the server's own decisions on REQUESTS."""
+    found = []
+    for each in REQUESTS:
+        resource, _, subresource = each.resource.partition("/")
+        attributes = {
+            "verb": each.verb,
+            "group": each.group,
+            "resource": resource,
+            "subresource": subresource,
+            "namespace": each.namespace,
+            "name": each.name,
+        }
+        spec = {"user": user, "groups": list(groups), "resourceAttributes": attributes}
+        found.append(bool(plane.api("POST", REVIEWS, {"spec": spec})["status"]["allowed"]))
+    return found
+
+
+async def read(plane: Plane) -> AccessReview:
+    cluster = await access.find(plane.kubeconfig, {})
+    async with Client(cluster, user_agent="test") as client:
+        return review(await gather(client))
+
+
+async def test_resolved_permissions_equal_the_servers_decisions(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
+    real = await in_place_of_the_emulator(cloud, new_plane, with_roles)
+    cluster = await access.find(real.kubeconfig, {})
+    await until(
+        lambda: asyncio.to_thread(real.api, "GET", f"{RBAC}/clusterroles/whole"),
+        "the controller copies the rules of the aggregated role",
+        holds=lambda role: role.get("rules"),
+    )
+    async with Client(cluster, user_agent="test") as client:
+        objects = await gather(client)
+    assert not isinstance(objects.rbac, ReadFailure)
+    permissions = Permissions(objects.rbac)
+    authenticated = SubjectKey("Group", "", "system:authenticated")
+    clients = {
+        "anna": ([SubjectKey("User", "", "anna"), authenticated], ("system:authenticated",)),
+        **{
+            f"system:serviceaccount:{name.replace('/', ':')}": (
+                service_account(name),
+                [each.name for each in service_account(name)[1:]],
+            )
+            for name in ("default/it", "kube-system/other", "default/none")
+        },
+    }
+    allowed = 0
+    for user, (subjects, groups) in clients.items():
+        mine = [permissions.allows(subjects, each) for each in REQUESTS]
+        theirs = await asyncio.to_thread(answers, real, user, groups)
+        assert [each for each, own, its in zip(REQUESTS, mine, theirs, strict=True) if own != its] == [], user
+        allowed += sum(mine)
+    assert allowed > 20
+    found = await read(real)
+    (anna,) = (each for each in found.subjects if each.name == "anna")
+    assert {Action.BINDINGS, Action.IDENTITIES} <= {each.action for each in anna.rights}
+
+
+CHANGES: list[tuple[str, Any]] = [
+    ("pods", {"metadata": {"labels": {"aadpodidbinding": "another"}}}),
+    ("pods/status", {"metadata": {"labels": {"aadpodidbinding": "third"}}}),
+    ("pods/status", {"status": {"podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}]}}),
+    ("pods", [{"op": "replace", "path": "/spec/containers/0/image", "value": "registry.invalid/other"}]),
+]
+"""Changes of a pod by a resource, each of which is reason for the action LABELS."""
+
+
+async def test_the_permission_to_label_pods_suffices_for_what_the_review_says(
+    cloud: EmulatedCloud, new_plane: NewPlane
+) -> None:
+    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    for resource in ("pods", "pods/status"):
+        subresource = resource.partition("/")[2]
+        name = f"labeller-{subresource or 'pods'}"
+        rules = [{"apiGroups": [""], "resources": [resource], "verbs": ["patch"]}]
+        kubeconfig = await asyncio.to_thread(create_account, real, name, rules)
+        folder = await asyncio.to_thread(with_kubeconfig, cloud.folder / name, kubeconfig)
+        async with Client(await access.find(str(folder / "kubeconfig"), {}), user_agent="test") as client:
+            for change in [change for changed, change in CHANGES if changed == resource]:
+                form = JSON_PATCH if isinstance(change, list) else MERGE_PATCH
+                path, body = object_path(PODS, "default", "web", subresource), json.dumps(change).encode()
+                await client.request("PATCH", path, body=body, content_type=form)
+        found = {each.name: [right.action for right in each.rights] for each in (await read(real)).subjects}
+        assert found[name] == [Action.LABELS]
+    changed = await asyncio.to_thread(real.api, "GET", PODS.path("default", "web"))
+    assert changed["metadata"]["labels"]["aadpodidbinding"] == "third"
+    assert changed["status"]["podIP"] == "10.9.9.9"
+    assert changed["spec"]["containers"][0]["image"] == "registry.invalid/other"

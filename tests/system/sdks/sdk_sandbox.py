@@ -1,0 +1,229 @@
+"""Test interface to a sandbox: identities, pods bound to them, and applications that run in the pods."""
+
+import asyncio
+import http.client
+import math
+import re
+import socket
+import subprocess
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+from podidentity.resources import ASSIGNED_IDENTITIES, PODS, Kind, Resource
+from podidentity.telemetry.probes import EXPOSED_SECONDS
+from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.fabric import Fabric
+from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.tokens import read_claims
+from tests.support.waiting import until
+from tests.system.sdks.applications import Application
+
+NODE: Final = "node-0"
+RESOURCE: Final = "https://vault.azure.net"
+SCOPE: Final = f"{RESOURCE}/.default"
+NAMESPACES: Final = Kind("Namespace", "namespaces", Resource, namespaced=False)
+PATIENCE_SECONDS: Final = 240.0
+"""Time limit for an application. Java's SDK retries for 140 s if each attempt ends with a 404 after a second."""
+PROBE_SECONDS: Final = 1.0
+"""Timeout of a probe in .NET's chain."""
+PROBES_MAX: Final = 3
+"""Other load, and a pause of a virtual machine, only increase the time to an answer, so the shortest counts."""
+EXCHANGE_SECONDS: Final = 30.0
+SYSTEM_PATH: Final = "/usr/bin:/bin"
+_COUNT: Final = re.compile(r"^aadpodidentity_nmi_operations_duration_seconds_count\{(.*)\} (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Output of an application, and its duration."""
+
+    tokens: tuple[str, ...] = field(repr=False)
+    error: str
+    """The SDK's own name for the failure; empty after success."""
+    message: str
+    seconds: float
+    """From the start of the process to its end, including the start of the runtime."""
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """The claims of the only token."""
+        (token,) = self.tokens
+        return read_claims(token)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """Running pod. Its namespace, the value of its label and the selector of its bindings equal its name."""
+
+    name: str
+    uid: str
+    context: ExecutionContext
+
+
+class SdkSandbox:
+    """Operations of these tests on the sandbox."""
+
+    def __init__(self, sandbox: Sandbox, home: Path) -> None:
+        """Use *home* as the applications' home folder, which contains no credentials of any login."""
+        self.sandbox = sandbox
+        self._home = home
+
+    async def identity(self, name: str) -> ManagedIdentity:
+        """Return the identity of this name.
+
+        If it does not exist, create it and its AzureIdentity, whose annotation contains the object id for NMI.
+        """
+        known = self.sandbox.azure.directory.identity(identity_id(name))
+        if known is not None:
+            return known
+        identity = self.sandbox.azure.directory.add_identity(identity_id(name))
+        metadata = {"name": name, "namespace": "default", "annotations": {"objectID": identity.object_id}}
+        spec = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
+        await self._apply("AzureIdentity", metadata, spec)
+        return identity
+
+    async def pod(self, *identities: str, labelled: bool = True, assigned: bool = True) -> Pod:
+        """Create a pod bound to the AzureIdentities of these names; with *assigned*, wait for MIC to assign them."""
+        name = f"p-{uuid.uuid4().hex[:8]}"
+        for identity in identities:
+            spec = {"azureIdentity": identity, "selector": name}
+            await self._apply("AzureIdentityBinding", {"name": f"{name}-{identity}", "namespace": "default"}, spec)
+        await self.sandbox.cluster.client.create(NAMESPACES, "", {"metadata": {"name": name}})
+        labels = {"aadpodidbinding": name} if labelled else {}
+        metadata = {"name": name, "namespace": name, "labels": labels}
+        containers = [{"name": "main", "image": "application"}]
+        await self.sandbox.cluster.apply(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": containers}}
+        )
+        found = await until(
+            lambda: self.sandbox.cluster.client.get(PODS, name, name), holds=lambda pod: pod.status.phase == "Running"
+        )
+        if assigned:
+            await until(lambda: self.assigned(name), f"identities of {name}", holds=set(identities).__eq__)
+        context = self.sandbox.cluster.kubelets[NODE].context(name, name)
+        assert context is not None
+        return Pod(name, found.metadata.uid, context)
+
+    async def assigned(self, pod: str) -> set[str]:
+        """Return the names of the AzureIdentities that MIC has assigned to the pod."""
+        return {
+            found.spec.azure_identity_ref.metadata.name
+            for found in await self.sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
+            if found.spec.pod == pod and found.status.status == "Assigned"
+        }
+
+    def ids(self, identity: ManagedIdentity) -> dict[str, str]:
+        """Return the ids with which an application can name the identity, by selector."""
+        return {
+            "client-id": identity.client_id,
+            "resource-id": identity.resource_id,
+            "object-id": identity.object_id,
+        }
+
+    async def run(
+        self,
+        application: Application,
+        pod: Pod,
+        *arguments: str,
+        kind: str = "managed",
+        times: int = 1,
+        environment: dict[str, str] | None = None,
+    ) -> Output:
+        """Run the application in the pod to its end. *arguments* are a selector and an id, or empty."""
+        argv = [*application.make(), kind, SCOPE, str(times), *arguments]
+        given = {"PATH": SYSTEM_PATH, "HOME": str(self._home), "LANG": "C.UTF-8", **(environment or {})}
+        began = time.monotonic()
+        # Not asyncio's subprocess, which uses a thread per process: some processes run across several tests.
+        with subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
+            pod.context.command(argv),
+            stdin=subprocess.DEVNULL,
+            # Not a file: the output contains tokens, and no log of the sandbox may contain tokens.
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**given, **pod.context.environment},
+        ) as process:
+            assert process.stdout is not None
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    output = await _to_its_end(process.stdout)
+            finally:
+                process.kill()
+        return _read(output.decode(errors="replace"), time.monotonic() - began)
+
+    async def answers(self, pod: Pod) -> Counter[int]:
+        """Return the number of NMI's answers to the pod by status. The namespace label identifies the pod."""
+        await asyncio.sleep(EXPOSED_SECONDS)  # NMI may serve metrics of that age
+        text = await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, self._metrics)
+        counted: Counter[int] = Counter()
+        for labels, count in _COUNT.findall(text):
+            if f'namespace="{pod.name}"' in labels:
+                counted[int(labels.partition('status_code="')[2].partition('"')[0])] += int(float(count))
+        return counted
+
+    async def count_held_requests(self) -> int:
+        """Return the number of requests that NMI holds; the value may be a second old."""
+        text = await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, self._metrics)
+        return int(float(text.partition("\naadpodidentity_nmi_held_requests ")[2].partition("\n")[0]))
+
+    async def exchange(self, pod: Pod, request: bytes) -> tuple[int, bytes]:
+        """Send the bytes of *request* unchanged from the pod. Return status and body of the answer."""
+
+        def ask() -> tuple[int, bytes]:
+            with socket.create_connection((METADATA_ADDRESS, 80), timeout=EXCHANGE_SECONDS) as connection:
+                connection.sendall(request)
+                response = http.client.HTTPResponse(connection)
+                response.begin()
+                return response.status, response.read()
+
+        assert isinstance(self.sandbox.network, Fabric)
+        return await asyncio.to_thread(self.sandbox.network.namespaces.call, f"pod-{pod.uid}", ask)
+
+    async def probe(self, pod: Pod, request: bytes) -> tuple[int, bytes]:
+        """Do the same as `exchange`. Fail unless an answer comes within PROBE_SECONDS."""
+        durations: list[float] = []
+        while min(durations, default=math.inf) >= PROBE_SECONDS and len(durations) < PROBES_MAX:
+            began = time.monotonic()
+            answer = await self.exchange(pod, request)
+            durations.append(time.monotonic() - began)
+        assert min(durations) < PROBE_SECONDS, durations
+        return answer
+
+    def _metrics(self) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self.sandbox.nmis[NODE].metrics_port, timeout=10)
+        try:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    async def _apply(self, kind: str, metadata: dict[str, Any], spec: dict[str, Any]) -> None:
+        document = {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
+        await self.sandbox.cluster.apply(document)
+
+
+async def _to_its_end(pipe: IO[bytes]) -> bytes:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        return await reader.read()
+    finally:
+        transport.close()
+
+
+def _read(output: str, seconds: float) -> Output:
+    tokens, error, message = [], "", ""
+    for line in output.splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "token":
+            tokens.append(rest)
+        elif word == "failed":
+            error, _, message = rest.partition(" ")
+    assert tokens or error, f"the application printed no token and no error: {output[-2000:]}"
+    return Output(tuple(tokens), error, message, seconds)

@@ -1,0 +1,227 @@
+"""An AzureIdentity whose client id differs from the one that Azure reports for its resource id.
+
+MIC does not assign it. Its Event and its log line name both ids, and it causes no further calls or writes while it does
+not change.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from mic.azure.errors import Unreachable
+from mic.azure.identities import Attached, HostIdentities
+from mic.decisions.client_ids import SHOWN_MAX, mismatch
+from mic.decisions.documents import MESSAGE_MAX
+from mic.preview.dry_run import DryRun, Snapshot
+from mic.preview.outcome import AzureReads, preview
+from mic.reconciliation.events import FAULTY
+from mic.reconciliation.host_reconciler import DOUBT_SECONDS
+from mic.reconciliation.work_queue import PassResult
+from podidentity.resources import AzureAssignedIdentity, AzureIdentity, Pod
+from podidentity_sandbox.kubeapi.server import Recorded
+from tests.support.mic.world import VM, MicWorld
+from tests.support.objects import binding, identity, identity_id, node, pod
+from tests.support.virtual_time import now
+
+OWN, KUBELETS = "0a000000-0000-0000-0000-000000000001", "0b000000-0000-0000-0000-000000000002"
+DISHONEST = identity("own", client_id=KUBELETS)
+HONEST = identity("own", client_id=f" {OWN.upper()} ")
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[MicWorld]:
+    """A VM with the identity `own` on it, and the kubelet's."""
+    async with MicWorld() as made:
+        attached = {
+            identity_id(name).lower(): Attached(identity_id(name), client_id)
+            for name, client_id in (("own", OWN), ("kubelet", KUBELETS))
+        }
+        made.hosts.state = HostIdentities(type="UserAssigned", attached=attached, etag='"1"')
+        yield made
+
+
+def bind(world: MicWorld, given: AzureIdentity, *pods: Pod) -> None:
+    world.add(given)
+    world.add(binding(identity=given.metadata.name))
+    for each in pods or (pod(),):
+        world.add(each)
+
+
+async def event_messages(world: MicWorld) -> set[tuple[str, str]]:
+    """The kinds of the objects that were warned about, and the reasons."""
+    warnings = await world.warnings()
+    for each in warnings:
+        assert OWN in each["message"]
+        assert KUBELETS in each["message"]
+    return {(each["involvedObject"]["kind"], each["reason"]) for each in warnings}
+
+
+async def test_a_wrong_client_id_stays_created_and_the_object_and_events_name_both_ids(
+    world: MicWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    bind(world, DISHONEST)
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Created"}
+    message = world.message("web-default-own")
+    assert OWN in message
+    assert KUBELETS in message
+    assert "default/own" in message
+    assert await event_messages(world) == {
+        ("AzureIdentity", "invalid identity"),
+        ("AzureIdentityBinding", "binding apply error"),
+        ("Pod", "binding apply error"),
+        ("AzureAssignedIdentity", "binding apply error"),
+    }
+    (line,) = [record for record in caplog.records if record.message == FAULTY]
+    assert line.__dict__["identity"] == "default/own"
+
+
+@pytest.mark.parametrize("given", [HONEST, identity("own", client_id=" ")], ids=["in-any-case", "none-named"])
+async def test_the_other_identity_is_assigned(world: MicWorld, given: AzureIdentity) -> None:
+    bind(world, given)
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Assigned"}
+    assert await event_messages(world) == set()
+
+
+async def test_without_a_client_id_from_azure_the_identity_is_assigned(world: MicWorld) -> None:
+    world.hosts.reports_clients = False
+    world.hosts.state = HostIdentities()
+    bind(world, DISHONEST)
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Assigned"}
+
+
+async def test_a_client_id_that_azure_reports_later_withdraws_it_at_the_next_read(world: MicWorld) -> None:
+    """As after an upgrade: an earlier version without the comparison assigned the object."""
+    known = world.hosts.state
+    world.hosts.reports_clients = False
+    world.hosts.state = HostIdentities()
+    bind(world, DISHONEST)
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Assigned"}
+    world.hosts.state = known
+    assert await world.look() == PassResult()
+    assert world.statuses() == {"web-default-own": "Created"}
+    assert KUBELETS in world.message("web-default-own")
+    assert ("AzureIdentity", "invalid identity") in await event_messages(world)
+
+
+async def test_a_wrong_client_id_costs_no_further_call_or_write(world: MicWorld) -> None:
+    bind(world, DISHONEST, pod(), pod("second"))
+    assert await world.reconcile() == PassResult(), (
+        "nothing but an event, or the ordinary read, makes another round worth while"
+    )
+    calls = list(world.hosts.calls)
+    await world.recorder.flushed()
+    writes: list[str] = []
+
+    def note(request: Recorded) -> None:
+        if request.method != "GET":
+            writes.append(f"{request.method} {request.path}")
+
+    world.api.intercept = note
+    for _ in range(10):
+        await asyncio.sleep(DOUBT_SECONDS + 1)
+        assert await world.reconcile() == PassResult()
+    assert world.hosts.calls == calls
+    for _ in range(3):
+        await world.look()
+    assert world.hosts.calls == [*calls, "get", "get", "get"]
+    await world.recorder.flushed()
+    assert writes == []
+    assert world.host_reconciler.oldest_pending_seconds() == 0.0, (
+        "no alert for what only the identity's owner can correct"
+    )
+
+
+async def test_the_corrected_object_is_assigned_immediately_and_its_message_is_removed(world: MicWorld) -> None:
+    bind(world, DISHONEST)
+    await world.reconcile()
+    world.add(HONEST)
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Assigned"}
+    assert world.message("web-default-own") == ""
+
+
+async def test_an_identity_recreated_on_azure_is_read_before_its_object_is_blamed(world: MicWorld) -> None:
+    bind(world, HONEST)
+    await world.reconcile()
+    key = identity_id("own").lower()
+    recreated_client_id = "0c000000-0000-0000-0000-000000000003"
+    world.hosts.state = replace(
+        world.hosts.state,
+        attached={**world.hosts.state.attached, key: Attached(identity_id("own"), recreated_client_id)},
+    )
+    await asyncio.sleep(DOUBT_SECONDS + 1)
+    world.add(identity("own", client_id=recreated_client_id))
+    await world.reconcile()
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Assigned"}
+
+
+async def test_an_endlessly_changing_object_causes_at_most_two_azure_reads_per_minute(world: MicWorld) -> None:
+    bind(world, DISHONEST)
+    began = now()
+    await world.reconcile()
+    calls = len(world.hosts.calls)
+    for number in range(200):
+        await asyncio.sleep(1.0)
+        after = identity("own", client_id=f"{KUBELETS[:-3]}{number:03}")
+        world.add(after)
+        await world.reconcile()
+    assert len(world.hosts.calls) - calls <= (now() - began) / DOUBT_SECONDS
+
+
+async def test_a_client_id_changed_while_azure_is_unreachable_does_not_stay_assigned(world: MicWorld) -> None:
+    world.host(VM, "own", client_id=OWN)
+    await world.settle_with(pod(), HONEST, binding(identity="own"))
+    assert world.statuses() == {"web-default-own": "Assigned"}
+    world.add(DISHONEST)
+    world.host_reconciler.look_again(VM)
+    world.fail("get", Unreachable("no answer"))
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Created"}
+
+
+async def test_a_correct_object_with_the_same_resource_id_is_not_affected(world: MicWorld) -> None:
+    world.host(VM, "own", client_id=OWN)
+    honest = identity("honest", resource_id=identity_id("own"), client_id=OWN)
+    world.add(honest, binding("b1", identity="honest", selector="honest"), pod("good", label="honest"))
+    await world.settle_with(
+        DISHONEST, binding("b2", identity="own", selector="dishonest"), pod("bad", label="dishonest")
+    )
+    assert world.statuses() == {"good-default-honest": "Assigned", "bad-default-own": "Created"}
+
+
+async def test_the_plan_lists_it_among_the_assigned_and_among_the_waiting(world: MicWorld) -> None:
+    world.host(VM, "own", client_id=OWN)
+    await world.settle_with(pod(), HONEST, binding(identity="own"))
+    (written,) = world.objects.values()
+    document = msgspec.to_builtins(written)
+    document["spec"]["azureIdentityRef"]["spec"]["clientID"] = KUBELETS
+    snapshot = Snapshot(
+        pods=(pod(), pod("waits")),
+        nodes=(node(),),
+        identities=(DISHONEST,),
+        bindings=(binding(identity="own"),),
+        assigned=(msgspec.convert(document, AzureAssignedIdentity),),
+    )
+    plan = preview(snapshot, DryRun(snapshot, world.policy), AzureReads(answers=dict(world.hosts.table)), {})
+    (host,) = plan.hosts
+    changes = {each.pod: (each.was, each.becomes, each.detail) for each in host.objects}
+    assert changes["default/web"][:2] == ("Assigned", "Created")
+    assert changes["default/waits"][:2] == ("", "Created")
+    assert all(OWN in detail and KUBELETS in detail for _, _, detail in changes.values())
+    assert {each.pod for each in host.waiting} == {"default/web", "default/waits"}
+    assert all(OWN in each.why and KUBELETS in each.why for each in host.waiting)
+
+
+def test_a_client_id_of_a_megabyte_results_in_a_short_one_line_message() -> None:
+    long = mismatch(identity("own", client_id="x\n" * 500_000), Attached("id", OWN))
+    assert len(long) < MESSAGE_MAX
+    assert "\n" not in long
+    assert "x" * (SHOWN_MAX + 1) not in long

@@ -1,0 +1,223 @@
+"""A plan's resources as a Bicep file, a Terraform configuration, objects of Azure Service Operator, and az commands."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from podidctl.migration.federation import bicep, terraform
+from podidctl.migration.federation.azure_resources import (
+    AzureOptions,
+    AzurePlan,
+    ResourceType,
+    azure_plan,
+    binding_name,
+)
+from podidctl.migration.federation.bicep import SeveralGroupsError
+from podidctl.migration.federation.documents import az_script
+from podidctl.migration.federation.service_operator import NO_BINDINGS, service_operator_objects
+from podidentity.azure.federation import Exchange
+from podidentity.azure.resource_ids import parse_user_assigned
+from tests.support.migration.azure_plans import BINDINGS, GRANTS, HOSTILE_ACCOUNT, PRINCIPAL, azure, mixed
+from tests.support.migration.federation_sandbox import planned
+from tests.support.migration.objects import ID, workload
+from tests.unit.migration.arm_schemas import assert_valid
+from tests.unit.migration.plan_formats import Written, bicep_value, hcl_value, read_az, read_bicep, read_terraform
+
+Write = Callable[[AzurePlan, list[str]], str]
+Read = Callable[[str], list[Written]]
+FORMATS = pytest.mark.parametrize(
+    ("write", "read"), [(bicep.bicep, read_bicep), (terraform.terraform, read_terraform)], ids=["bicep", "terraform"]
+)
+
+
+def service_operator(plan: AzurePlan) -> list[dict[str, Any]]:
+    return [each for each in yaml.safe_load_all(service_operator_objects(plan, [])) if each]
+
+
+@pytest.mark.parametrize("plan", [azure("web", HOSTILE_ACCOUNT), azure("web", options=BINDINGS), mixed()])
+@FORMATS
+def test_each_resource_has_arms_properties_and_its_parent(write: Write, read: Read, plan: AzurePlan) -> None:
+    written = read(write(plan, []))
+    assert [each.symbol for each in written] == [each.symbol for each in plan.resources]
+    for each, expected in zip(written, plan.resources, strict=True):
+        name, parent = each.attributes["name"], expected.parent.text
+        assert (each.type_with_version, name, each.properties) == (
+            expected.type_with_version,
+            expected.name,
+            expected.properties,
+        )
+        assert each.parent == (parent if write is terraform.terraform else parent.partition("/providers/")[2])
+        assert_valid(each.type_with_version, name, {"properties": each.properties})
+
+
+def test_objects_of_service_operator_have_the_properties_of_the_resources() -> None:
+    """They have no other field: the kinds' definitions refuse unknown ones.
+
+    Source: github.com/Azure/azure-service-operator, v2/api/managedidentity/v1api20230131 and
+    v2/api/authorization/v1api20220401 (files structure.txt).
+    """
+    plan = azure(HOSTILE_ACCOUNT, "web", "a" * 253)
+    made = service_operator(plan)
+    assert len({each["metadata"]["name"] for each in made}) == len(plan.resources) == 4
+    for each, resource in zip(made, plan.resources, strict=True):
+        is_role = resource.type is ResourceType.ROLE_ASSIGNMENT
+        name = each["metadata"].pop("name")
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,251}[a-z0-9])?", name)
+        spec = {"azureName": resource.name, "owner": {"armId": f"{ID}demo"}, **resource.properties}
+        if is_role:
+            spec["roleDefinitionReference"] = {"armId": spec.pop("roleDefinitionId")}
+        assert each == {
+            "apiVersion": "authorization.azure.com/v1api20220401"
+            if is_role
+            else "managedidentity.azure.com/v1api20230131",
+            "kind": "RoleAssignment" if is_role else "FederatedIdentityCredential",
+            "metadata": {"namespace": "shop"},
+            "spec": spec,
+        }
+
+
+@pytest.mark.parametrize(
+    ("string", "value", "text", "literal"),
+    [
+        (bicep.string, bicep_value, "${a}", "'\\${a}'"),
+        (bicep.string, bicep_value, "$${a}", "'$\\${a}'"),
+        (bicep.string, bicep_value, "it's", "'it\\'s'"),
+        (bicep.string, bicep_value, "a\\", "'a\\\\'"),
+        (bicep.string, bicep_value, "\\${a}", "'\\\\\\${a}'"),
+        (bicep.string, bicep_value, "$a {b}", "'$a {b}'"),
+        (terraform.string, hcl_value, "${a}", '"$${a}"'),
+        (terraform.string, hcl_value, "$${a}", '"$$${a}"'),
+        (terraform.string, hcl_value, "%{if true}", '"%%{if true}"'),
+        (terraform.string, hcl_value, '"\\', '"\\"\\\\"'),
+        (terraform.string, hcl_value, "$a %b {c}", '"$a %b {c}"'),
+        (terraform.string, hcl_value, "\\${a}", '"\\\\$${a}"'),
+    ],
+)
+def test_a_string_is_never_an_expression(
+    string: Callable[[str], str], value: Callable[[str], str], text: str, literal: str
+) -> None:
+    assert string(text) == literal
+    assert value(literal) == text
+
+
+@pytest.mark.parametrize(
+    ("write", "read", "remark", "comment"),
+    [
+        (
+            bicep.bicep,
+            read_bicep,
+            "x\nresource y 'z' = {}\r\u2028",
+            "// x?resource y 'z' = {}??\n",
+        ),
+        (
+            terraform.terraform,
+            read_terraform,
+            'x\n}\nresource "local_file" "y" {}\n',
+            '\n# x?}?resource "local_file" "y" {}?\n',
+        ),
+        (
+            service_operator_objects,
+            lambda text: list(yaml.safe_load_all(text)),
+            "x\n---\nkind: Secret\u2028",
+            "# x?---?kind: Secret?\n",
+        ),
+    ],
+    ids=["bicep", "terraform", "aso"],
+)
+def test_a_remark_cannot_leave_its_comment(
+    write: Write, read: Callable[[str], list[Any]], remark: str, comment: str
+) -> None:
+    text = write(azure("web"), [remark])
+    assert comment in text
+    assert len(read(text)) == 2
+
+
+@FORMATS
+def test_a_plan_without_resources_is_a_valid_file(write: Write, read: Read) -> None:
+    assert read(write(azure(options=GRANTS), [])) == []
+
+
+def test_credentials_of_one_identity_are_created_one_after_the_other() -> None:
+    by_parent: dict[str, list[tuple[str, list[str]]]] = {}
+    for each in read_bicep(bicep.bicep(azure("a", "b", "c", names=("demo", "other")), [])):
+        if "parent" in each.attributes:
+            before = each.attributes.get("dependsOn", [])
+            by_parent.setdefault(each.parent, []).append((f"@{each.symbol}", before))
+    assert len(by_parent) == 2
+    for made in by_parent.values():
+        assert [before for _, before in made] == [[], *([each] for each, _ in made[:-1])]
+    locks = [each.attributes.get("locks") for each in read_terraform(terraform.terraform(azure("web", "batch"), []))]
+    assert locks == [None, [f"{ID}demo"], [f"{ID}demo"]]
+
+
+def test_several_resource_groups_are_rejected_by_name() -> None:
+    one, other = azure("web"), azure("web", resourceID=f"{ID.replace('/g/', '/h/')}demo")
+    both = type(one)([*one.resources, *other.resources], [])
+    with pytest.raises(SeveralGroupsError, match="g: shop/demo; h: shop/demo"):
+        bicep.bicep(both, [])
+    assert "--resource-group h" in bicep.bicep(other, [])
+
+
+def test_omitted_resources_are_comments() -> None:
+    text = terraform.terraform(azure("web\n"), [])
+    assert "# shop/demo: Azure accepts no credential for 'system:serviceaccount:shop:web\\n'" in text
+
+
+@pytest.mark.parametrize(
+    ("plan", "kinds"),
+    [
+        (azure("web", options=BINDINGS), []),
+        (mixed(), ["RoleAssignment", "RoleAssignment", "FederatedIdentityCredential"]),
+    ],
+    ids=["all", "one"],
+)
+def test_service_operator_names_the_unsupported_identity_bindings(plan: AzurePlan, kinds: list[str]) -> None:
+    assert f"# {NO_BINDINGS}\n" in service_operator_objects(plan, [])
+    assert [each["kind"] for each in service_operator(plan)] == kinds
+
+
+def az_commands(*accounts: str, options: AzureOptions) -> list[list[str]]:
+    exchange = Exchange.IDENTITY_BINDINGS if options.cluster else Exchange.DIRECT
+    users = (workload(f"w{number}", account=each) for number, each in enumerate(accounts))
+    made = planned(*users, exchange=exchange)
+    return read_az(az_script(made, made.steps, azure_plan(made, made.steps, options)))
+
+
+def test_an_identity_binding_is_one_command_and_replaces_the_credentials() -> None:
+    identity = parse_user_assigned(f"{ID}demo")
+    assert identity is not None
+    assert az_commands("web", "batch", options=BINDINGS) == [
+        [
+            *("az", "aks", "identity-binding", "create", "--subscription", "s", "--resource-group", "g"),
+            *("--cluster-name", "c", "--name", binding_name(identity)),
+            *("--managed-identity-resource-id", f"{ID}demo"),
+        ]
+    ]
+
+
+def test_a_role_assignment_is_one_command_next_to_the_credentials() -> None:
+    credential, hostile, role = az_commands("web", HOSTILE_ACCOUNT, options=GRANTS)
+    assert credential[:4] == hostile[:4] == ["az", "identity", "federated-credential", "create"]
+    assert f"system:serviceaccount:shop:{HOSTILE_ACCOUNT}" in hostile
+    definitions = "/subscriptions/s/providers/Microsoft.Authorization/roleDefinitions"
+    assert role == [
+        *("az", "role", "assignment", "create", "--role", f"{definitions}/e40ec5ca-96e0-45a2-b4ff-59039f2c2b59"),
+        *("--assignee-object-id", PRINCIPAL, "--assignee-principal-type", "ServicePrincipal"),
+        *("--scope", f"{ID}demo"),
+    ]
+
+
+@pytest.mark.parametrize("fault", ["missing", "unknown", "name"])
+def test_the_schemas_of_resources_reject_a_fault(fault: str) -> None:
+    for each in mixed().resources:
+        properties = dict(each.properties)
+        if fault == "missing":
+            properties.pop(next(iter(properties)))
+        elif fault == "unknown":
+            properties["colour"] = "green"
+        name = "A/" if fault == "name" else each.name
+        with pytest.raises((AssertionError, KeyError)):
+            assert_valid(each.type_with_version, name, {"properties": properties})

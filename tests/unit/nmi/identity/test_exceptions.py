@@ -1,0 +1,259 @@
+"""Which pods get the node's identities: by exceptions from the watch, and MIC's own. Excluded: a silent watch."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from nmi.identity.exemptions import LINES_PER_MINUTE, MIC, Exemptions
+from podidentity.resources import OwnerReference
+from tests.support.nmi.identity.cluster import Cluster, running_cluster, waking
+from tests.support.nmi_objects import exception, pod
+
+APP = {"app": "web"}
+
+
+def exemptions(**settings: Any) -> Exemptions:
+    return Exemptions(lambda _: None, **settings)
+
+
+def why(labels: dict[str, str] | None, *, of: dict[str, str], namespace: str = "ns", **settings: Any) -> str:
+    """Why a pod in `ns` labelled *of* is exempt by one exception with *labels* in *namespace*."""
+    known = exemptions(**settings)
+    known.upserted(None, exception(labels=labels, namespace=namespace))
+    reason = known.why(pod(labels=of))
+    assert known.why_given(pod(labels=of), [exception(labels=labels, namespace=namespace)]) == reason
+    return reason
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [APP, {"app": "WEB"}, {"app": "web", "other": "x"}, {"other": "x", "app": "web"}],
+    ids=["equal", "in-another-case", "the-first-of-two", "the-second-of-two"],
+)
+def test_one_matching_label_makes_a_pod_exempt(labels: dict[str, str]) -> None:
+    assert why(labels, of={"app": "Web", "tier": "1"}) == "exception ns/ex"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [None, {}, {"": ""}, {"": "web"}, {"App": "web"}, {"app": "web2"}, {"app": ""}, {"app": "we"}, {"tier": "web"}],
+    ids=["none", "empty", "empty-pair", "empty-key", "key-in-another-case", "longer", "empty-value", "prefix", "other"],
+)
+def test_other_contents_of_an_exception_exempt_no_pod(labels: dict[str, str] | None) -> None:
+    assert why(labels, of={"app": "web", "tier": "1"}) == ""
+
+
+def test_a_label_without_a_value_matches() -> None:
+    assert why({"exempt": ""}, of={"exempt": ""}) == "exception ns/ex"
+    assert why({"exempt": ""}, of=APP) == ""
+
+
+def test_an_exception_applies_to_its_own_namespace_only() -> None:
+    assert why(APP, of=APP, namespace="other") == ""
+
+
+def test_exceptions_can_be_restricted_to_namespaces() -> None:
+    assert why(APP, of=APP, namespaces=("kube-system",)) == ""
+    assert why(APP, of=APP, namespaces=("kube-system", "ns")) == "exception ns/ex"
+
+
+def test_an_exception_being_deleted_does_not_count() -> None:
+    known = exemptions()
+    known.upserted(None, exception(labels=APP))
+    known.upserted(exception(labels=APP), exception(labels=APP, deleting=True))
+    assert known.why(pod(labels=APP)) == ""
+    assert known.why_given(pod(labels=APP), [exception(labels=APP, deleting=True)]) == ""
+    assert len(known) == 0
+
+
+def test_one_of_two_exceptions_for_a_label_suffices() -> None:
+    known = exemptions()
+    known.upserted(None, exception("a", APP))
+    known.upserted(None, exception("b", APP))
+    known.deleted(exception("a", APP))
+    assert known.why(pod(labels=APP)) == "exception ns/b"
+    known.deleted(exception("b", APP))
+    assert known.why(pod(labels=APP)) == ""
+
+
+def test_each_new_or_changed_exception_is_logged_as_a_warning_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    known = exemptions(namespaces=("ns",))
+    with caplog.at_level(logging.WARNING):
+        known.upserted(None, exception(labels=APP))
+        known.upserted(exception(labels=APP), exception(labels=APP, resource_version="2"))
+        assert (len(known), known.seen, len(caplog.records)) == (1, 1, 1)
+        known.upserted(exception(labels=APP), exception(labels={"app": "more"}))
+        known.upserted(None, exception("none"))
+        known.upserted(None, exception("elsewhere", APP, namespace="other"))
+        known.deleted(exception("unknown", APP))
+    assert (len(known), known.seen) == (1, 2)
+    assert [record.__dict__["resource"] for record in caplog.records] == ["azurepodidentityexceptions ns/ex"] * 2
+    assert [record.__dict__["reason"] for record in caplog.records] == ["app=web", "app=more"]
+    assert "node's own identities" in caplog.text
+
+
+def test_a_flood_of_exceptions_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    time = 0.0
+    known = exemptions(clock=lambda: time)
+    for number in range(500):
+        known.upserted(None, exception(f"e{number}", APP))
+    assert len(caplog.records) == LINES_PER_MINUTE + 1
+    assert known.seen == 500
+    time = 60.0
+    known.upserted(None, exception("late", APP))
+    assert len(caplog.records) == LINES_PER_MINUTE + 2
+
+
+async def test_a_pod_becomes_exempt_and_stops_being_exempt_with_the_event(cluster: Cluster) -> None:
+    entry = await cluster.with_pod(labels=APP)
+    for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, ""), (APP, "exception ns/ex"), (None, "")):
+        async with waking(entry):
+            if labels is not None:
+                cluster.put(exception(labels=labels))
+            else:
+                cluster.delete(exception())
+        assert entry.facts.exempt == exempt
+
+
+async def test_a_label_change_of_a_pod_starts_or_ends_its_exemption(cluster: Cluster) -> None:
+    cluster.put(exception(labels=APP))
+    await cluster.seen(lambda: len(cluster.cluster_cache.watches.by_name["exceptions"].store) == 1)
+    entry = await cluster.with_pod()
+    for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, "")):
+        async with waking(entry):
+            cluster.put_pod(pod(labels=labels))
+        assert entry.facts.exempt == exempt
+
+
+async def test_an_unrelated_exception_changes_nothing_of_a_pod(cluster: Cluster) -> None:
+    entry = await cluster.with_pod(labels=APP)
+    before = entry.record.generation
+    cluster.put(exception("a", {"app": "other"}), exception("b", {}))
+    await cluster.seen(lambda: len(cluster.cluster_cache.watches.by_name["exceptions"].store) == 2)
+    assert entry.record.generation == before
+
+
+async def test_the_metrics_show_the_counted_and_the_seen_exceptions(cluster: Cluster) -> None:
+    value = cluster.registry.get_sample_value
+    cluster.put(exception("a", APP), exception("b", APP))
+    await cluster.seen(lambda: value("aadpodidentity_nmi_exceptions") == 2.0)
+    cluster.delete(exception("a"))
+    await cluster.seen(lambda: value("aadpodidentity_nmi_exceptions") == 1.0)
+    assert value("aadpodidentity_nmi_exceptions_seen_total") == 2.0
+
+
+def labels_in_an_old_field_name(name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "aadpodidentity.k8s.io/v1",
+        "kind": "AzurePodIdentityException",
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"PodLabels": APP, **more},
+    }
+
+
+async def test_labels_in_the_spelling_from_before_v1_6_exempt_no_pod_and_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An admission policy on `spec.podLabels` does not see them."""
+    async with running_cluster() as cluster:
+        entry = await cluster.with_pod(labels=APP)
+        create = cluster.api.store.create
+        create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_field_name("old"), "ns")
+        both = labels_in_an_old_field_name("both", podLabels={"app": "other"})
+        create("azurepodidentityexceptions.aadpodidentity.k8s.io", both, "ns")
+        await cluster.seen(lambda: cluster.registry.get_sample_value("aadpodidentity_nmi_exceptions") == 1.0)
+        assert entry.facts.exempt == ""
+        cluster.put(exception("current", APP))
+        await cluster.seen(lambda: entry.facts.exempt == "exception ns/current")
+    (first, second) = [vars(each) for each in caplog.records if "spelling" in each.message]
+    assert (first["resource"], first["reason"]) == ("azurepodidentityexceptions ns/old", "spec.PodLabels")
+    assert second["resource"] == "azurepodidentityexceptions ns/both"
+
+
+async def test_a_flag_makes_the_old_field_name_count() -> None:
+    async with running_cluster(old_field_names=True) as cluster:
+        entry = await cluster.with_pod(labels=APP)
+        create = cluster.api.store.create
+        create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_field_name("old"), "ns")
+        await cluster.seen(lambda: entry.facts.exempt == "exception ns/old")
+
+
+REPLICA_SET = OwnerReference(kind="ReplicaSet", name="mic-5d4f8c", controller=True)
+PLAIN = {"component": "mic", "app": "mic"}
+"""# reference: deploy/infra/deployment-rbac.yaml"""
+CHART = {
+    "app.kubernetes.io/name": "aad-pod-identity",
+    "app.kubernetes.io/instance": "release",
+    "app.kubernetes.io/managed-by": "Helm",
+    "app.kubernetes.io/component": "mic",
+    "helm.sh/chart": "aad-pod-identity-4.1.18",
+}
+"""# reference: charts/aad-pod-identity/templates/mic-deployment.yaml"""
+
+
+def exemption(mic_namespace: str = "system", **changes: Any) -> str:
+    settings: dict[str, Any] = {"namespace": "system", "labels": PLAIN, "owner": REPLICA_SET} | changes
+    return Exemptions(lambda _: None, mic_namespace=mic_namespace).why(pod("mic-5d4f8c-x", label=None, **settings))
+
+
+@pytest.mark.parametrize("labels", [PLAIN, CHART, {"component": "mic"}], ids=["plain-manifests", "chart", "oldest"])
+def test_mic_is_recognised_by_namespace_owner_and_labels(labels: dict[str, str]) -> None:
+    assert exemption(labels=labels) == MIC
+
+
+def test_the_namespace_matches_in_any_case_as_in_the_go_implementation() -> None:
+    assert exemption(mic_namespace="System") == MIC
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"namespace": "other"},
+        {"labels": {}},
+        {"labels": {"app": "mic"}},
+        {"labels": {"component": "nmi"}},
+        {"labels": {"component": "Mic"}},
+        {"owner": None},
+        {"owner": OwnerReference(kind="ReplicaSet", name="web-mic", controller=True)},
+        {"owner": OwnerReference(kind="ReplicaSet", name="Mic-1", controller=True)},
+        {"owner": OwnerReference(kind="DaemonSet", name="mic-1", controller=True)},
+        {"owner": OwnerReference(kind="ReplicaSet", name="mic-1", controller=False)},
+        {"owner": OwnerReference(kind="ReplicaSet", name="mic-1")},
+    ],
+    ids=[
+        "another-namespace",
+        "no-labels",
+        "a-label-of-anybodys",
+        "nmis-label",
+        "another-case",
+        "no-owner",
+        "other-owner",
+        "owner-in-another-case",
+        "owner-of-another-kind",
+        "no-controller",
+        "not-said-to-be-controller",
+    ],
+)
+def test_no_other_pod_is_recognised_as_mic(changes: dict[str, Any]) -> None:
+    assert exemption(**changes) == ""
+
+
+async def test_the_owner_is_read_from_the_api_servers_response() -> None:
+    def prepare(cluster: Cluster) -> None:
+        cluster.put_pod(pod("mic-5d4f8c-x", label=None, labels=PLAIN, owner=REPLICA_SET))
+
+    async with running_cluster(prepare, mic_namespace="ns") as cluster:
+        entry = cluster.owner("10.0.0.1")
+        assert entry.facts.exempt == MIC
+
+
+def test_the_charts_deployment_has_another_name_and_uses_the_charts_exception() -> None:
+    # reference: charts/aad-pod-identity/templates/mic-exception.yaml, installed by default
+    known = Exemptions(lambda _: None, mic_namespace="system")
+    owner = OwnerReference(kind="ReplicaSet", name="aad-pod-identity-mic-5d4f8c", controller=True)
+    its_pod = pod(namespace="system", label=None, labels=CHART, owner=owner)
+    assert known.why(its_pod) == ""
+    labels = {"app": "mic", "component": "mic", "app.kubernetes.io/component": "mic"}
+    known.upserted(None, exception("mic", labels, namespace="system"))
+    assert known.why(its_pod) == "exception system/mic"

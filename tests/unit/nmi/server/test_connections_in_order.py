@@ -1,0 +1,299 @@
+"""One connection's life in the general lane: order, pausing, cancelling, closing, and the time limit of its requests.
+
+Excluded: real sockets.
+"""
+
+import asyncio
+
+import pytest
+from typing_extensions import override
+
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Limit, Refusal
+from nmi.server.general import GeneralLane
+from nmi.server.passthrough import Stream
+from nmi.server.policy import ServerPolicy, Sizes
+from nmi.server.request import Request
+from nmi.server.responses import StreamedAnswer
+from nmi.server.target import Destination
+from nmi.server.waiting_requests import WaitingRequests
+from nmi.tokens.waiters import Charged
+from tests.support.nmi.server.fakes import (
+    TOKEN_PATH,
+    FakeConnection,
+    FakeProxy,
+    Grant,
+    ServerUnderTest,
+    grant,
+    never,
+    replies,
+    request_bytes,
+)
+from tests.support.waiting import until
+
+
+class Held:
+    """An issuer's answer that the test releases for one request after the other."""
+
+    def __init__(self, server: ServerUnderTest) -> None:
+        self.server = server
+        self.waiting: dict[str, asyncio.Future[None]] = {}
+        self.cancelled: list[str] = []
+        server.issuer.answer = self.answer
+
+    async def answer(self, request: TokenRequest) -> Grant | Refusal:
+        self.waiting[request.resource] = asyncio.get_running_loop().create_future()
+        try:
+            await self.waiting[request.resource]
+        except asyncio.CancelledError:
+            self.cancelled.append(request.resource)
+            raise
+        return grant(self.server.entry.record, access_token=f"token-for-{request.resource}")
+
+    async def asked(self, resource: str) -> None:
+        await until(lambda: resource in self.waiting)
+
+    def release(self, resource: str) -> None:
+        self.waiting[resource].set_result(None)
+
+
+def ask(resource: str) -> bytes:
+    return request_bytes(f"{TOKEN_PATH}?resource={resource}")
+
+
+async def test_pipelined_requests_are_answered_one_by_one_in_their_order(server: ServerUnderTest) -> None:
+    requests = Held(server)
+    server.lane.data_received(ask("a") + request_bytes("/nothing") + ask("b"))
+    await requests.asked("a")
+    assert not server.connection.written
+    assert "b" not in requests.waiting, "one request in flight"
+    requests.release("a")
+    await requests.asked("b")
+    assert server.connection.state == "held"
+    requests.release("b")
+    await server.settle()
+    found = server.replies()
+    assert [each.status for each in found] == [200, 404, 200]
+    assert [each.json.get("access_token") for each in found] == ["token-for-a", None, "token-for-b"]
+    assert server.connection.state == "idle"
+
+
+async def test_a_connection_with_part_of_a_request_is_not_returned_to_the_lane(server: ServerUnderTest) -> None:
+    server.lane.data_received(request_bytes("/nothing") + b"GET /metadata/ident")
+    await server.settle()
+    assert [each.status for each in server.replies()] == [404]
+    assert server.connection.resumed == 0
+    server.lane.data_received(b"ity/x HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [each.status for each in server.replies()] == [404, 404]
+    assert server.connection.resumed == 1
+
+
+@pytest.mark.parametrize("more", [b"", b"/" * 97], ids=["slow", "too many bytes"])
+async def test_a_pending_answer_followed_by_part_of_a_request_ends_the_connection(more: bytes) -> None:
+    policy = ServerPolicy(pipeline_seconds=1.0, sizes=Sizes(pipelined_bytes=100))
+    server = ServerUnderTest(policy)
+    requests = Held(server)
+    server.lane.data_received(ask("a") + b"GET ")
+    await requests.asked("a")
+    assert server.connection.state == "handed over"
+    server.lane.data_received(more)
+    if more:
+        assert server.connection.state == "held"
+    await until(lambda: server.connection.state == "held")
+    await asyncio.sleep(2.0)
+    requests.release("a")
+    await server.settle()
+    (reply,) = server.replies()
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+    assert server.connection.state == "finished"
+    assert server.limits() == {Limit.PIPELINE: 1}
+
+
+async def test_unread_answers_are_bounded() -> None:
+    server = ServerUnderTest(ServerPolicy(sizes=Sizes(answered_bytes=2000)))
+    server.lane.data_received(ask("a") * 50)
+    await server.settle()
+    found = server.replies()
+    assert 2000 < len(server.connection.written) < 3000
+    assert [each.headers.get("connection") for each in found] == [*(None for _ in found[1:]), "close"]
+    assert server.limits() == {Limit.PIPELINE: 1}
+    server.lane = GeneralLane(FakeConnection(), server)
+    for _ in range(9):
+        server.lane.data_received(ask("a"))
+        await server.settle()
+    assert len(server.issuer.asked) == len(found) + 9, "bytes one by one do not end like this"
+
+
+@pytest.mark.parametrize("more", [b"", b"GET "], ids=["reported", "lost"])
+async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest, more: bytes) -> None:
+    requests = Held(server)
+    server.lane.data_received(ask("a") + more)
+    await requests.asked("a")
+    if not more:
+        server.lane.peer_gone()
+        await server.settle()
+        assert server.connection.state == "finished"
+    server.lane.connection_lost()
+    await server.settle()
+    assert requests.cancelled == ["a"]
+    assert not server.connection.written
+    server.issuer.answer = lambda _: grant(server.entry.record)
+    assert (await server.ask(request_bytes())).status == 200, "the next request works"
+
+
+@pytest.mark.parametrize("reported", [True, False])
+async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_request(
+    server: ServerUnderTest, *, reported: bool
+) -> None:
+    # A pod that connects, asks and disconnects in a loop must not keep its connections in memory until they expire.
+    server.lane.data_received(request_bytes())
+    assert len(server.waiting) == 1
+    if reported:
+        server.lane.peer_gone()
+    server.lane.connection_lost()
+    assert len(server.waiting) == 0
+    await server.settle()
+    assert server.issuer.asked == []
+
+
+@pytest.mark.parametrize(
+    ("version", "field", "answered", "state"),
+    [
+        ("HTTP/1.1", "A: b", None, "idle"),
+        ("HTTP/1.1", "Connection: close", "close", "finished"),
+        ("HTTP/1.0", "A: b", "close", "finished"),
+        ("HTTP/1.0", "Connection: keep-alive", "keep-alive", "idle"),
+    ],
+)
+@pytest.mark.parametrize("target", [f"{TOKEN_PATH}?resource=a", "/nothing", "/metadata/instance"])
+async def test_the_connection_is_kept_alive_as_the_client_requests(
+    target: str, version: str, field: str, answered: str | None, state: str
+) -> None:
+    server = ServerUnderTest()
+    reply = await server.ask(request_bytes(target, headers=("Metadata: true", field), version=version))
+    assert reply.headers.get("connection") == answered
+    assert server.connection.state == state
+
+
+async def test_nothing_is_answered_after_the_last_answer(server: ServerUnderTest) -> None:
+    server.lane.data_received(request_bytes("/nothing", headers=("Connection: close",)) + request_bytes())
+    server.lane.data_received(request_bytes())
+    await server.settle()
+    assert len(server.replies()) == 1
+    assert server.issuer.asked == []
+
+
+async def test_a_malformed_request_is_answered_in_order_and_ends_the_connection(server: ServerUnderTest) -> None:
+    server.lane.data_received(ask("a") + b"GET /a HTTP/1.1\r\nHost : h\r\n\r\n" + ask("b"))
+    await server.settle()
+    found = server.replies()
+    assert [each.status for each in found] == [200, 400]
+    assert found[1].headers["connection"] == "close"
+    assert server.connection.state == "finished"
+    assert len(server.issuer.asked) == 1
+
+
+async def test_an_answer_to_head_has_no_body_so_that_the_next_answer_is_parsed(server: ServerUnderTest) -> None:
+    server.lane.data_received(request_bytes(method="HEAD"))
+    server.lane.data_received(request_bytes("/nothing"))
+    head, _, rest = bytes(server.connection.written).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert int(head.partition(b"Content-Length: ")[2].partition(b"\r")[0]) > 0
+    assert [each.status for each in replies(rest)] == [404]
+
+
+async def test_a_connection_ends_after_a_stream_if_reading_has_stopped_in_the_meantime() -> None:
+    # It would stay paused otherwise, without a deadline: the rest of the next request is never read.
+    server = ServerUnderTest(ServerPolicy(pipeline_seconds=0.01))
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    class Proxy(FakeProxy):
+        @override
+        async def forward(
+            self, charged: Charged, request: Request, destination: Destination, stream: Stream
+        ) -> StreamedAnswer:
+            answer = StreamedAnswer(200, 4, "text/plain", ())
+            stream.begin(answer)
+            begun.set()
+            await release.wait()
+            stream.send(b"data")
+            return answer
+
+    server.handlers._proxied._proxy = Proxy()
+    server.lane.data_received(request_bytes("/metadata/instance") + b"GET /part")
+    await begun.wait()
+    await until(lambda: server.connection.state == "held")
+    release.set()
+    await server.settle()
+    [reply] = server.replies()
+    assert (reply.status, reply.body) == (200, b"data")
+    assert server.connection.state == "finished"
+
+
+class Waiting:
+    def __init__(self) -> None:
+        self.expired = asyncio.Event()
+
+    def expire(self) -> None:
+        assert not self.expired.is_set(), "expired twice"
+        self.expired.set()
+
+
+async def test_requests_expire_in_the_order_in_which_they_began_to_wait_and_others_can_wait_again() -> None:
+    waiting, first, answered, second, again = WaitingRequests(0.05), Waiting(), Waiting(), Waiting(), Waiting()
+    waiting.add(first)
+    waiting.add(answered)
+    await asyncio.sleep(0.03)
+    waiting.add(second)
+    waiting.discard(answered)
+    waiting.discard(answered)
+    await first.expired.wait()
+    assert not second.expired.is_set()
+    await second.expired.wait()
+    assert not answered.expired.is_set()
+    assert len(waiting) == 0
+    waiting.add(again)
+    await again.expired.wait()
+
+
+async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once() -> None:
+    waiting, requests = WaitingRequests(0.02), [Waiting() for _ in range(3)]
+    for each in requests:
+        waiting.add(each)
+    waiting.expire_all()
+    assert all(each.expired.is_set() for each in requests)
+    waiting.expire_all()
+    await asyncio.sleep(0.04)
+    assert len(waiting) == 0
+
+
+async def test_nothing_expires_after_the_timer_is_stopped() -> None:
+    waiting, request = WaitingRequests(0.01), Waiting()
+    waiting.add(request)
+    waiting.close()
+    waiting.close()
+    await asyncio.sleep(0.03)
+    assert not request.expired.is_set()
+
+
+async def test_a_peer_that_goes_as_its_request_expires_gets_nothing(server: ServerUnderTest) -> None:
+    server.issuer.answer = never
+    server.lane.data_received(request_bytes())
+    await asyncio.sleep(0)
+    server.lane.expire()
+    server.lane.peer_gone()
+    await server.settle()
+    assert server.connection.written == b""
+    assert len(server.waiting) == 0
+
+
+async def test_a_request_on_a_connection_whose_last_one_expired_has_its_own_time() -> None:
+    server = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
+    good, server.issuer.answer = server.issuer.answer, never
+    server.lane.data_received(request_bytes())
+    await server.settle()
+    server.issuer.answer = good
+    server.lane.data_received(request_bytes())
+    await server.settle()
+    assert [each.status for each in server.replies()] == [503, 200]
+    assert server.limits() == {Limit.ANSWER: 1}

@@ -1,0 +1,226 @@
+"""One line per decision, repeats summed up, nothing that a pod can flood. Excluded: how lines are formatted."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from logging.handlers import BufferingHandler
+
+import pytest
+
+from _native.answers import Usage
+from nmi.error_refusals import refusal_of
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.refusal import Reason, Refusal
+from nmi.server.call import Call
+from nmi.server.decisions import (
+    LINES_PER_PERIOD,
+    LINES_PER_SUBJECT,
+    REMEMBERED_MAX,
+    SHOWN_CHARS,
+    Decisions,
+    Subject,
+)
+from nmi.tokens.proxy_refusals import MissingStep, NotBoundError
+from nmi.tokens.secrets import CredentialError
+from podidentity.azure.errors import Refused, Unreachable
+from podidentity.telemetry.logs import BoundedRepeats
+from tests.support.nmi.server.fakes import pod_entry
+
+CALL = Call("10.0.0.7", "our-id", "their-id")
+ENTRY = pod_entry()
+POD = Subject(CALL, ENTRY)
+ASKED = TokenRequest("https://vault.azure.net")
+REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
+
+
+@pytest.fixture
+def lines() -> Iterator[list[logging.LogRecord]]:
+    """The lines of the decision log, with NMI's filter, which must not suppress lines about changes."""
+    handler, log = BufferingHandler(10**6), logging.getLogger("nmi.server.decisions")
+    handler.addFilter(BoundedRepeats())
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield handler.buffer
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
+def field(record: logging.LogRecord, name: str) -> object:
+    return record.__dict__[name]
+
+
+def test_a_grant_is_logged_once_and_its_repeats_are_summed_up(lines: list[logging.LogRecord]) -> None:
+    decisions, usage = Decisions(), Usage()
+    for _ in range(3):
+        decisions.granted(POD, ASKED, "shop/id", usage)
+        usage.touch()
+    assert [record.getMessage() for record in lines] == ["token granted; repeats are summarized once a minute"]
+    usage.touch()
+    usage.touch()
+    decisions.summarize()
+    assert len(lines) == 2
+    assert [field(lines[1], name) for name in ("pod", "identity", "count")] == ["shop/cart", "shop/id", 5]
+    decisions.summarize()
+    assert len(lines) == 2, "nothing new, nothing told"
+
+
+def test_a_pod_that_is_created_again_under_its_name_has_a_line_of_its_own(lines: list[logging.LogRecord]) -> None:
+    reported: list[str] = []
+    decisions = Decisions(report=lambda entry, _: reported.append(entry.uid))
+    for uid in ("u1", "u1", "u2"):
+        decisions.refused(Subject(CALL, pod_entry(uid=uid)), "/token", 403, REFUSAL, ASKED)
+    assert [field(each, "uid") for each in lines] == ["u1", "u2"]
+    assert reported == ["u1", "u2"]
+
+
+def test_another_cause_with_the_same_reason_has_a_line_and_a_report_of_its_own(lines: list[logging.LogRecord]) -> None:
+    reported: list[str] = []
+    decisions = Decisions(report=lambda _, refusal: reported.append(refusal.sentence))
+    missing = CredentialError("Secret shop/web is missing", code="secret_missing")
+    unfit = CredentialError("Secret shop/web has no key clientsecret", code="secret_unfit")
+    for error in (missing, missing, unfit, unfit, missing):
+        decisions.refused(POD, "/token", 403, refusal_of(error), ASKED)
+    assert [str(field(each, "error")).split()[2] for each in lines] == ["is", "has", "is"]
+    assert len(reported) == 3
+
+
+def trace(number: int) -> Refused:
+    text = f"invalid secret, trace {number}"
+    return Refused(text, code="AADSTS7000215", correlation_id=f"id-{number}", said=f"no {number}")
+
+
+def missing(step: MissingStep) -> NotBoundError:
+    return NotBoundError(Refused("no", status=403), step, "client", "shop/web")
+
+
+@pytest.mark.parametrize(
+    ("refusals", "count"),
+    [
+        (map(refusal_of, map(missing, (MissingStep.IDENTITY_BINDING, *[MissingStep.PERMISSION] * 2))), 2),
+        (map(refusal_of, map(trace, range(3))), 1),
+        ((refusal_of(Unreachable(f"timeout {n}", code=f"code{n}")) for n in range(3)), 1),
+    ],
+    ids=["steps that the token proxy misses", "other ids", "other timeouts"],
+)
+def test_each_cause_has_a_line_and_what_differs_between_its_repeats_is_no_other_cause(
+    lines: list[logging.LogRecord], refusals: Iterable[Refusal], count: int
+) -> None:
+    decisions = Decisions()
+    for refusal in refusals:
+        decisions.refused(POD, "/token", 403, refusal, ASKED)
+    assert len(lines) == count
+
+
+def test_a_pod_cannot_make_news_by_alternating_defects(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for n in range(6):
+        defect = Refusal(Reason.BAD_PARAMETERS, f"Parameter {n % 2} is twice in the query.")
+        decisions.refused(POD, "/token", 400, defect, None)
+    assert len(lines) == 1
+
+
+def test_shared_tokens_are_logged_as_shared_and_requests_served_with_a_renewed_token_are_counted(
+    lines: list[logging.LogRecord],
+) -> None:
+    decisions, shared, renewed = Decisions(), Usage(), Usage()
+    decisions.granted(POD, ASKED, "shop/id", shared)
+    decisions.granted(Subject(Call("10.0.0.8", "other"), pod_entry(name="till")), ASKED, "shop/id", shared)
+    shared.touch()
+    decisions.summarize()
+    assert (field(lines[-1], "pod"), field(lines[-1], "count")) == ("shop/cart and 1 more", 1)
+    shared.touch()
+    decisions.granted(POD, ASKED, "shop/id", renewed)
+    renewed.touch()
+    decisions.summarize()
+
+    assert sum(int(str(field(record, "count"))) for record in lines[3:]) == 2
+
+
+def test_a_changed_decision_is_logged_also_if_it_returns_within_a_minute(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for _ in range(2):
+        decisions.refused(POD, "/p", 404, REFUSAL, ASKED)
+        decisions.granted(POD, ASKED, "shop/id", Usage())
+        decisions.granted(POD, ASKED, "shop/other", Usage())
+        decisions.granted(POD, TokenRequest("r", SelectorKind.CLIENT_ID, "x"), "shop/other", Usage())
+    # The last one is a request of its own, whose decision has not changed.
+    assert [field(each, "outcome") for each in lines] == ["refused", *["granted"] * 3, "refused", *["granted"] * 2]
+    assert (field(lines[0], "error"), field(lines[0], "reason")) == ("see MIC's log", "still_assigning")
+
+
+def test_one_pod_has_a_limited_number_of_lines_in_a_period_and_the_others_are_counted(
+    lines: list[logging.LogRecord],
+) -> None:
+    decisions = Decisions()
+    for n in range(LINES_PER_SUBJECT + 7):
+        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
+    assert len(lines) == LINES_PER_SUBJECT
+    decisions.refused(Subject(Call("10.0.0.8", "other")), "/p", 404, REFUSAL, ASKED)
+    assert len(lines) == LINES_PER_SUBJECT + 1, "another pod still has its lines"
+    decisions.summarize()
+    assert field(lines[-1], "count") == 7
+    decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest("new"))
+    assert field(lines[-1], "reason") == "still_assigning", "a new period"
+
+
+def test_the_log_is_bounded_in_total(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for n in range(LINES_PER_PERIOD + 50):
+        decisions.refused(Subject(Call(f"peer-{n}", "other")), "/p", 404, REFUSAL, None)
+
+    assert len(lines) == LINES_PER_PERIOD
+
+
+def test_the_memory_of_decisions_is_bounded() -> None:
+    decisions = Decisions()
+    for n in range(REMEMBERED_MAX + 100):
+        decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
+
+    assert len(decisions._remembered) == REMEMBERED_MAX
+
+
+def test_a_long_resource_is_truncated(lines: list[logging.LogRecord]) -> None:
+    Decisions().refused(POD, "/p", 404, REFUSAL, TokenRequest("x" * 500))
+
+    shown = field(lines[0], "resource")
+    assert shown == "x" * SHOWN_CHARS
+
+
+def test_an_internal_error_is_logged_with_its_traceback_once(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for _ in range(3):
+        with pytest.raises(KeyError) as caught:
+            dict[str, int]()["x"]
+        decisions.failed(POD, caught.value)
+
+    assert len(lines) == 1
+    assert lines[0].exc_info
+
+
+def test_repeats_of_a_refusal_without_a_line_are_counted_as_omitted_and_logged_later(
+    lines: list[logging.LogRecord],
+) -> None:
+    decisions = Decisions()
+    for number in range(LINES_PER_SUBJECT):
+        decisions.refused(POD, f"/{number}", 404, REFUSAL, None)
+    usage = decisions.refused(POD, "/late", 404, REFUSAL, None)
+    usage.touch()
+    usage.touch()
+    decisions.summarize()
+    assert lines[-1].getMessage().startswith("decisions omitted")
+    assert field(lines[-1], "count") == 3
+    usage.touch()
+    assert decisions.refused(POD, "/late", 404, REFUSAL, None) is not usage
+    assert lines[-1].getMessage().startswith("request refused")
+    decisions.summarize()
+    assert field(lines[-1], "count") == 1
+
+
+def test_names_that_a_node_process_invents_share_its_lines(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for n in range(LINES_PER_SUBJECT + 5):
+        decisions.refused(
+            Subject(Call("127.0.0.1", "id"), pod=f"made/up-{n}"), "/host/token", 404, REFUSAL, TokenRequest(f"r{n}")
+        )
+    assert len(lines) == LINES_PER_SUBJECT
+    assert field(lines[0], "pod") == "made/up-0"

@@ -1,0 +1,308 @@
+"""The destinations of targets: the forms that are served, disguises of identity paths, numeric forms of addresses.
+
+The guarantee of the normal form is tested with generated targets. Excluded: disguises that tests/support/corpus has,
+the answers (test_refusals), requests to IMDS (test_passthrough), and the rules that redirect packets, which see an
+address and never a spelling of it (tests/system/local/nmi/node).
+"""
+
+import re
+from urllib.parse import unquote, unquote_to_bytes
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nmi.server.policy import ServerPolicy
+from nmi.server.target import Action, CanonicalPath, ProxiedPaths, normal, resolve
+from tests.support.examples import examples
+from tests.support.nmi.server.fakes import TARGET, ServerUnderTest, request_bytes
+
+NOTHING = ProxiedPaths()
+EVERYTHING = ProxiedPaths(everything=True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metadata/identity/oauth2/token",
+        "/metadata/identity/oauth2/token/",
+        "//metadata/identity/oauth2/token",
+        "//Metadata/identity/oauth2/token/",
+        "/METADATA/identity/oauth2/token",
+    ],
+)
+def test_a_spelling_that_sdks_use_is_the_token_path(path: str) -> None:
+    for target in (path, f"{path}?", f"{path}?resource=x"):
+        assert resolve(target, NOTHING).action is Action.TOKEN
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metadata/identity/oauth2/Token",
+        "/metadata/identity/oauth2/%252574oken",
+        "/metadata/instance/../identity/oauth2/token",
+        "/metadata/instance/..%2fidentity/oauth2/token",
+        "/../metadata/identity/oauth2/token",
+        "/x/../metadata/identity/oauth2/token",
+        "\\metadata/identity/oauth2/token",
+        "/metadata;a=b/identity;c/oauth2/token",
+        "/metadata/identity/oauth2/token.",
+        "/metadata/identity/oauth2/token%20",
+        "/metadata/identity/oauth2/to%e2%84%aaen",  # Kelvin sign
+        "/metadata/%c4%b1dentity/oauth2/token",  # i without a dot
+        "/metadata/%d1%96dentity/oauth2/token",  # Cyrillic i
+        "/m%d0%b5tadata/identity/oauth2/token",  # Cyrillic e
+        "/metadata/identity/oauth2/to%e2%80%8bken",  # zero-width space
+        "/metadata%e2%88%95identity/oauth2/token",  # division slash
+        "/metadata%ef%bc%8fidentity/oauth2/token",  # full-width solidus
+        "/metadata/identity/oauth2/token%e2%80%a5/",  # two dot leader
+        "/%6d%65%74%61%64%61%74%61/%69%64%65%6e%74%69%74%79/oauth2/token",
+        "/metadata-identity-oauth2-token",
+        "HTTP://x/metadata/identity/oauth2/token",
+        "*",
+        "",
+        "/metadata/identity/oauth2/token%",
+        "/metadata/identity/oauth2/token%2",
+        "/%25252525252525256detadata",
+    ],
+)
+def test_a_disguised_token_path_is_refused(path: str) -> None:
+    assert resolve(f"{path}?resource=x", EVERYTHING).action is Action.REFUSE_DISGUISE
+
+
+@pytest.mark.parametrize("start", ["/", "/metadata/instance/"])
+def test_a_path_with_too_many_escapes_or_bytes_is_refused_and_one_at_the_limit_is_not(start: str) -> None:
+    for at_the_limit, more in ((start + "%61" * 16, "%61"), (start.ljust(257, "a"), "a")):
+        assert resolve(at_the_limit, EVERYTHING).action is Action.PROXY
+        assert resolve(at_the_limit + more, EVERYTHING).action is Action.REFUSE_DISGUISE
+
+
+@pytest.mark.parametrize("path", ["/metadata/instance/%2561", "/%2525252f", "/a%25", "/%%32%66"])
+def test_a_path_that_is_escaped_twice_is_refused_and_one_that_is_escaped_once_is_not(path: str) -> None:
+    assert resolve(path, EVERYTHING).action is Action.REFUSE_DISGUISE
+    assert resolve("/metadata/instance/%61", EVERYTHING).path == "/metadata/instance/a"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metadata/identity",
+        "/metadata/identity/",
+        "/metadata/identity/info",
+        "/metadata/identity/getplatformmetadata",
+        "/metadata/identity/issuecredential",
+        "/metadata/identity/oauth2",
+        "/metadata/identity/oauth2/tokens/../authorize",
+        "/METADATA/IDENTITY/info",
+        "/metadata/instance/../identity/info",
+        "/metadata/instance/%2e%2e/identity/info",
+        "/metadata/%69dentity/info",
+        "/metadata//identity/info",
+        "/metadata/identity;x/info",
+        "/metadata/instance;identity/info",
+        "http://host/metadata/identity/info",
+        "/x/identity/y",
+    ],
+)
+def test_no_identity_path_is_ever_forwarded(path: str) -> None:
+    found = resolve(path, EVERYTHING)
+
+    assert found.action in {Action.REFUSE_UNKNOWN, Action.REFUSE_DISGUISE}
+    if "tokens" not in path:
+        assert found.canonical_path is CanonicalPath.IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/metadata/instance", "/metadata/instance"),
+        ("/Metadata/instance/?api-version=1", "/metadata/instance/"),
+        ("/metadata/instance/compute/vmId", "/metadata/instance/compute/vmId"),
+        ("//metadata//instance/./network/%69nterface", "/metadata/instance/network/interface"),
+        ("http://169.254.169.254/metadata/instance?a=b", "/metadata/instance"),
+        ("/metadata/instance/compute;x=y/name", "/metadata/instance/compute/name"),
+    ],
+)
+def test_instance_metadata_is_forwarded_in_its_normal_form(target: str, path: str) -> None:
+    found = resolve(target, NOTHING)
+
+    assert (found.action, found.canonical_path, found.path) == (Action.PROXY, CanonicalPath.INSTANCE, path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/metadata/versions", "/metadata/attested/document", "/metadata/instancefoo", "/metadata", "/", "/latest"]
+)
+def test_another_path_is_forwarded_only_with_allow_all(path: str) -> None:
+    assert resolve(path, NOTHING).action is Action.REFUSE_UNKNOWN
+    assert resolve(path, EVERYTHING).action is Action.PROXY
+
+
+def test_an_allowed_prefix_allows_only_the_paths_below_it() -> None:
+    proxied_paths = ProxiedPaths(("/metadata/scheduledevents",))
+
+    assert resolve("/metadata/scheduledevents?x=y", proxied_paths).action is Action.PROXY
+    assert resolve("/metadata/ScheduledEvents/a", proxied_paths).action is Action.PROXY
+    assert resolve("/metadata/scheduledeventsandmore", proxied_paths).action is Action.REFUSE_UNKNOWN
+    assert resolve("/metadata/scheduledevents", ProxiedPaths(("/Metadata/ScheduledEvents/",))).action is Action.PROXY
+    assert resolve("/metadata/scheduledevents/../versions", proxied_paths).action is Action.REFUSE_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["/", "/metadata", "/metadata/", "/metadata/identity", "/metadata/x/../identity", "/foo/bar", "metadata/x", ""],
+)
+def test_a_prefix_that_would_allow_too_much_is_rejected(prefix: str) -> None:
+    with pytest.raises(ValueError, match="cannot be proxied"):
+        ProxiedPaths((prefix,))
+
+
+@pytest.mark.parametrize("path", ["/host/token", "/host/token/", "/Host/Token"])
+def test_the_host_token_path_has_its_own_route(path: str) -> None:
+    assert resolve(path, EVERYTHING).action is Action.HOST_TOKEN
+
+
+def test_no_path_of_nmi_itself_is_ever_forwarded() -> None:
+    for path in ("/host", "/host/", "/host/x", "/HOST/x", "/x/../host/tokens", "/%68ost/x", "/host/token/x"):
+        assert resolve(path, EVERYTHING).action is Action.REFUSE_UNKNOWN
+    assert resolve("/hosts", EVERYTHING).action is Action.PROXY
+
+
+FORMS = [
+    "169.254.169.254",
+    "169.254.43518",
+    "2852039166",
+    "0xa9fea9fe",
+    "0xA9.0xFE.0xA9.0xFE",
+    "0251.0376.0251.0376",
+    "[::ffff:a9fe:a9fe]",
+    "[::ffff:169.254.169.254]",
+    "[fd00:ec2::254]",
+]
+
+
+@pytest.mark.parametrize("host", FORMS)
+async def test_the_form_in_host_has_no_effect(host: str) -> None:
+    expected = await ServerUnderTest().ask(request_bytes())
+    for spelled in (host, f"{host}:80"):
+        data = request_bytes().replace(b"Host: 169.254.169.254", f"Host: {spelled}".encode())
+        found = await ServerUnderTest().ask(data)
+        assert (found.status, found.json["access_token"]) == (200, expected.json["access_token"])
+
+
+@pytest.mark.parametrize("host", FORMS)
+def test_an_absolute_target_is_never_the_token_path_and_is_forwarded_by_its_path_alone(host: str) -> None:
+    assert resolve(f"http://{host}{TARGET}", EVERYTHING).action is Action.REFUSE_DISGUISE
+    found = resolve(f"http://{host}/metadata/instance", EVERYTHING)
+    assert (found.action, found.path) == (Action.PROXY, "/metadata/instance")
+
+
+@pytest.mark.parametrize("host", FORMS)
+async def test_no_form_opens_a_tunnel(host: str) -> None:
+    server = ServerUnderTest(ServerPolicy(proxied_paths=EVERYTHING))
+    found = await server.ask(request_bytes(f"{host}:80", method="CONNECT"))
+    assert found.status in {400, 405}
+    assert server.proxy.forwarded == []
+
+
+PLAIN = re.compile(r"/|(?:/[A-Za-z0-9_.-]+)+/?")
+WORDS = ["metadata", "identity", "oauth2", "token", "instance", "info", "host", "compute"]
+
+
+def escaped(text: str, times: int) -> str:
+    """Return *text* with every character escaped, repeatedly."""
+    for _ in range(times):
+        text = "".join(f"%{ord(each):02x}" for each in text)
+    return text
+
+
+LETTERS = st.sampled_from("identyIDENTY")
+SEPARATORS = st.sampled_from(
+    [
+        *("/", "//", "\\", "%2f", "%2F", "%5c", "%252f", "/./", "/../", "/%2e%2e/", "/..;/", "/.;x/"),
+        *(";/", ";a=b/", "/;", "%00/"),
+    ]
+)
+CASED = st.sampled_from(
+    [*WORDS, *map(str.upper, WORDS), *map(str.title, WORDS), *map(str.swapcase, map(str.title, WORDS))]
+)
+PIECES = st.one_of(
+    CASED,
+    SEPARATORS,
+    LETTERS,
+    st.tuples(CASED | LETTERS, st.integers(1, 3)).map(lambda pair: escaped(*pair)),
+    st.sampled_from(
+        ["..", ".", "~1", "~", "*", "@", ":", "?", "&", "=", "+", "%", "%2", "%25", "%u0069", "%c1%a9", "%e2%85%b0"]
+    ),
+    st.sampled_from(["\u0130", "\u017f", "\uff49", "%C4%B1", "%ff", "%c0%ae", "%0d%0a", "%20", "%09", "\t", "-", "_"]),
+)
+STARTS = st.sampled_from(
+    ["", "/", "//", "\\", "http://h", "HTTPS://h:1/", "http://a@b\\", "h:80", "*", "/metadata/", "?", "."]
+)
+TARGETS = st.tuples(STARTS, st.lists(PIECES, max_size=16).map("".join)).map("".join)
+
+
+@settings(max_examples=examples(400), deadline=None)
+@given(TARGETS)
+@example("/metadata/instance/%25%32%65%25%32%65/%25%36%39dentity/info")
+@example("/metadata/iden/../identi~1/token")
+@example("/metadata/instance?/../identity")
+@example("/metadata/ident%00ity/info")
+@example("/metadata/IDENT\u0130TY")
+@example("/metadata/instance/..;/identity/x")
+@example("/metadata/identi~1/info")
+def test_no_forwarded_path_can_be_read_as_an_identity_path(target: str) -> None:
+    found = resolve(target, EVERYTHING)
+    if found.action is not Action.PROXY:
+        return
+    path = found.path
+    for _ in range(8):  # any number of further decodings, since there is nothing left to decode
+        assert "identity" not in path.lower().casefold()
+        assert not path.lower().startswith("/host/")
+        assert unquote(path) == path == unquote_to_bytes(path).decode()
+        path = unquote(path)
+    assert PLAIN.fullmatch(path)
+    assert not {"", ".", ".."} & set(path.strip("/").split("/")) or path == "/"
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(TARGETS)
+@example("/a/..")
+@example("/a/;/")
+@example("/./")
+def test_normalisation_is_idempotent_and_its_result_is_forwarded(target: str) -> None:
+    form = normal(target.partition("?")[0])
+    if form is not None:
+        assert normal(form) == form
+    found = resolve(target, EVERYTHING)
+    if found.action is Action.PROXY:
+        assert normal(found.path) == found.path
+        again = resolve(found.path, EVERYTHING)
+        assert (again.action, again.path, again.canonical_path) == (Action.PROXY, found.path, found.canonical_path)
+        assert found.query == target.partition("?")[2]
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(TARGETS)
+def test_a_token_is_served_only_under_the_few_accepted_spellings(target: str) -> None:
+    spelling = re.fullmatch(
+        r"//?metadata/identity/oauth2/token/?", target.partition("?")[0].replace("METADATA", "metadata")
+    )
+    found = resolve(target, EVERYTHING)
+
+    if found.action is Action.TOKEN:
+        assert found.canonical_path is CanonicalPath.TOKEN
+        assert re.fullmatch(r"//?metadata/identity/oauth2/token/?", target.partition("?")[0], re.IGNORECASE)
+        assert "/identity/oauth2/token" in target, "only metadata may be in another case"
+    else:
+        assert spelling is None
+
+
+@settings(max_examples=examples(150), deadline=None)
+@given(TARGETS, st.sampled_from(["/metadata/versions", "/metadata/a/b"]))
+def test_with_an_allow_list_nothing_else_is_forwarded(target: str, allowed: str) -> None:
+    found = resolve(target, ProxiedPaths((allowed,)))
+
+    if found.action is Action.PROXY:
+        path = f"{found.path.lower()}/"
+        assert path.startswith((f"{allowed}/", "/metadata/instance/"))

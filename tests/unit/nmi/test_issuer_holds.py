@@ -1,0 +1,305 @@
+"""Requests that are held: their pod has no such identity yet, or is not known yet.
+
+A hold counts from the pod's first request, also for a client that ends each attempt before. Then requests are refused
+immediately until something changes for the pod.
+"""
+
+import asyncio
+import sys
+from typing import Final, NamedTuple
+
+import pytest
+from msgspec.structs import replace
+
+from nmi.identity.decide import MANAGED_HOLD_SECONDS, NONE_ASSIGNED, NONE_MATCHES, DecisionPolicy
+from nmi.identity.lookup_wait import WAITERS_MAX
+from nmi.identity.pods import MISSING_MAX, SERVED_MAX, PodEntry
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.issuer import Issued
+from nmi.refusal import Limit, Reason, Refusal
+from nmi.server.responses import refused
+from podidentity.resources import CREATED, AzureAssignedIdentity, Pod
+from tests.support.nmi.issuer_bench import IssuerBench, issuer_without_reads, refused_after
+from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
+from tests.support.virtual_time import now, settle
+
+HOLD: Final = 45.0
+ATTEMPTS: Final = DecisionPolicy(created_attempts=2, interval_seconds=5.0)
+"""The hold ends before the time limit of the whole request."""
+UNASSIGNED: Final = by(SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-00000000000b")
+MISSING: Final = {"any identity": (False, REQUEST), "a named identity": (True, UNASSIGNED)}
+"""Whether the pod has an identity, and a request that it does not serve."""
+
+
+def deliver(issuer: IssuerBench, *, assigned: bool = False) -> PodEntry:
+    issuer.cluster.deliver(pod())
+    if assigned:
+        issuer.cluster.deliver(assigned_identity())
+    return issuer.cluster.owner(ADDRESS)
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize(
+    ("policy", "hold"),
+    [(DecisionPolicy(), HOLD), (ATTEMPTS, 10.0), (DecisionPolicy(managed=True), MANAGED_HOLD_SECONDS)],
+    ids=["max-hold", "attempts", "managed"],
+)
+async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy, hold: float, missing: str) -> None:
+    assigned, request = MISSING[missing]
+    async with issuer_without_reads(policy, managed=policy.managed) as issuer:
+        if assigned and policy.managed:
+            issuer.cluster.deliver(identity())
+            issuer.cluster.deliver(binding())
+        deliver(issuer, assigned=assigned and not policy.managed)
+        first, seconds = await issuer.refused_after(request)
+        assert (first.reason, seconds) == (Reason.NO_MATCHING_IDENTITY, hold)
+        await asyncio.sleep(600.0)
+        for _ in range(3):
+            assert await issuer.refused_after(request) == (first, 0.0)
+        assert issuer.held_requests == 0
+
+
+@pytest.mark.parametrize(("managed", "hold"), [(False, HOLD), (True, MANAGED_HOLD_SECONDS)])
+async def test_a_request_for_a_named_pod_is_held_as_long(managed: bool, hold: float) -> None:
+    async with issuer_without_reads(managed=managed) as issuer:
+        issuer.cluster.deliver(pod(host_network=True))
+        assert await refused_after(issuer.issue_for()) == (NONE_ASSIGNED, hold)
+
+
+async def test_a_request_that_arrives_during_the_hold_is_refused_at_its_end(issuer: IssuerBench) -> None:
+    deliver(issuer)
+    first = asyncio.create_task(issuer.refused_after())
+    await asyncio.sleep(30.0)
+    assert await issuer.refused_after() == (NONE_ASSIGNED, 15.0)
+    assert await first == (NONE_ASSIGNED, 45.0)
+
+
+@pytest.mark.parametrize("missing", MISSING)
+async def test_a_repeat_may_be_refused_by_the_fast_lane_in_this_generation(missing: str) -> None:
+    assigned, request = MISSING[missing]
+    async with issuer_without_reads() as issuer:
+        entry = deliver(issuer, assigned=assigned)
+        assert (await issuer.refused_after(request))[0].generation is None, "it was held"
+        assert (await issuer.refused_after(request))[0].generation == entry.record.generation
+
+
+async def test_an_assignment_ends_the_immediate_responses(issuer: IssuerBench) -> None:
+    deliver(issuer, assigned=True)
+    await issuer.refused_after(UNASSIGNED)
+    assert await issuer.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
+    issuer.cluster.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value))
+    answer = await issuer.issue(UNASSIGNED)
+    assert isinstance(answer, Issued)
+    assert answer.identity == "ns/other"
+
+
+async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold(issuer: IssuerBench) -> None:
+    deliver(issuer)
+    await issuer.refused_after()
+    issuer.cluster.deliver(pod(label="other"))
+    assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
+    issuer.cluster.deliver(assigned_identity(status=CREATED, selector="unrelated"))
+    assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
+    issuer.cluster.deliver(pod(label="other"))
+    assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0), "nothing has changed"
+
+
+async def test_an_identity_that_is_being_assigned_is_waited_for_again_after_each_response(issuer: IssuerBench) -> None:
+    deliver(issuer)
+    issuer.cluster.deliver(assigned_identity(status=CREATED))
+    for _ in range(3):
+        refusal, seconds = await issuer.refused_after()
+        assert (refusal.reason, refusal.generation, seconds) == (Reason.STILL_ASSIGNING, None, HOLD)
+
+
+async def test_a_hold_in_which_something_changed_begins_again(issuer: IssuerBench) -> None:
+    deliver(issuer)
+    pending = asyncio.create_task(issuer.refused_after())
+    await asyncio.sleep(30.0)
+    issuer.cluster.deliver(pod(label="other"))
+    assert await pending == (NONE_ASSIGNED, HOLD), "a request waits no longer than that"
+    assert await issuer.refused_after() == (NONE_ASSIGNED, 30.0), "and the hold ends 45 s after the change"
+    assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0)
+
+
+async def test_each_missing_identity_has_its_own_hold(issuer: IssuerBench) -> None:
+    deliver(issuer, assigned=True)
+    assert await issuer.refused_within(1.0, UNASSIGNED) is None
+    await asyncio.sleep(29.0)
+    other = by(SelectorKind.RESOURCE_ID, "/of/another")
+    pending = asyncio.create_task(issuer.refused_after(other))
+    assert await issuer.refused_after(replace(UNASSIGNED, resource="https://another.audience")) == (
+        NONE_MATCHES,
+        15.0,
+    )
+    same = replace(UNASSIGNED, selector_value=UNASSIGNED.selector_value.upper())
+    assert await issuer.refused_after(same) == (NONE_MATCHES, 0.0)
+    assert await pending == (NONE_MATCHES, HOLD)
+
+
+async def test_a_pod_that_has_its_identity_is_served_in_spite_of_a_missing_one(issuer: IssuerBench) -> None:
+    deliver(issuer, assigned=True)
+    await issuer.refused_after(UNASSIGNED)
+    assert isinstance(await issuer.issue(by(SelectorKind.CLIENT_ID, CLIENT_ID)), Issued)
+
+
+async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold(issuer: IssuerBench) -> None:
+    deliver(issuer, assigned=True)
+    issuer.cluster.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
+    issuer.cluster.deliver(assigned_identity(pod_name="second"))
+    await issuer.issue()  # from now on the pod has a ready answer with the shared token
+    pending = asyncio.create_task(issuer.refused_after(UNASSIGNED))
+    before = issuer.cluster.owner(ADDRESS).record.generation
+    for _ in range(4):
+        await asyncio.sleep(10.0)
+        await issuer.issue()
+        await issuer.issue(TokenRequest(REQUEST.resource, force_refresh=True), peer="10.0.0.2")
+    assert issuer.cluster.owner(ADDRESS).record.generation > before, "the replaced token is no longer sent"
+    assert await pending == (NONE_MATCHES, HOLD)
+    assert await issuer.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
+
+
+def test_tokens_beyond_the_number_that_is_noted_begin_no_new_hold() -> None:
+    entry = PodEntry(pod())
+    assert entry.first_request("missing", 1.0) == 1.0
+    before = entry.record.generation
+    for number in range(SERVED_MAX + 1):
+        entry.serve(number)
+    assert entry.record.generation > before
+    assert entry.first_request("missing", 9.0) == 1.0
+
+
+async def test_a_pod_of_the_same_name_is_held_again(issuer: IssuerBench) -> None:
+    deliver(issuer)
+    await issuer.refused_after()
+    issuer.cluster.deliver_deletion(pod())
+    issuer.cluster.deliver(pod(uid="uid-2"))
+    assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
+
+
+async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory(issuer: IssuerBench) -> None:
+    entry = deliver(issuer, assigned=True)
+    for number in range(200):
+        long = by(SelectorKind.CLIENT_ID, f"{number}-{'x' * 2000}")
+        assert await issuer.refused_within(0.01, long) is None
+    noted = entry._first_requests
+    assert noted is not None
+    assert len(noted) == MISSING_MAX
+    used = sys.getsizeof(noted) + sum(sys.getsizeof(each) for pair in noted.items() for each in pair)
+    assert used < 2_500
+    await settle()
+    refusal, seconds = await issuer.refused_after(long)
+    assert refusal == NONE_MATCHES
+    assert seconds == pytest.approx(HOLD, abs=0.1)
+    issuer.cluster.deliver(pod(label=None))
+    assert entry._first_requests is None, "a change ends the notes"
+
+
+OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
+MAX_HOLD: Final = 45.0
+POD: Final = pod()
+
+
+class Case(NamedTuple):
+    """A pod without the identity that it requests."""
+
+    hold: float
+    reason: Reason
+    shown: Pod | None = POD
+    assigned: AzureAssignedIdentity | None = None
+    request: TokenRequest = REQUEST
+    managed: bool = False
+
+
+CASES: Final = {
+    "no identity": Case(MAX_HOLD, Reason.NO_MATCHING_IDENTITY),
+    "another client id": Case(
+        MAX_HOLD,
+        Reason.NO_MATCHING_IDENTITY,
+        assigned=assigned_identity(),
+        request=by(SelectorKind.CLIENT_ID, OTHER_ID),
+    ),
+    "an unknown object id": Case(MAX_HOLD, Reason.UNKNOWN_OBJECT_ID, request=by(SelectorKind.OBJECT_ID, OTHER_ID)),
+    "still assigning": Case(MAX_HOLD, Reason.STILL_ASSIGNING, assigned=assigned_identity(status=CREATED)),
+    "managed mode": Case(MANAGED_HOLD_SECONDS, Reason.NO_MATCHING_IDENTITY, managed=True),
+    "a stopped pod": Case(5.0, Reason.SUSPENDED, shown=pod(terminated=True)),
+    "an unknown address": Case(5.0, Reason.UNKNOWN_ADDRESS, shown=None),
+    "an unknown address in managed mode": Case(5.0, Reason.UNKNOWN_ADDRESS, shown=None, managed=True),
+}
+
+
+async def answered(case: Case, *, interval: float, time_limit: float, attempts: int) -> list[float]:
+    """Return when the client receives a refusal, in seconds after its first attempt."""
+    times = []
+    async with issuer_without_reads(managed=case.managed) as issuer:
+        if case.shown is not None:
+            issuer.cluster.deliver(case.shown)
+        if case.assigned is not None:
+            issuer.cluster.deliver(case.assigned)
+        began = now()
+        for number in range(attempts):
+            await asyncio.sleep(began + number * interval - now())
+            refusal = await issuer.refused_within(time_limit, case.request)
+            if refusal is not None:
+                assert refusal.reason is case.reason
+                times.append(round(now() - began, 3))
+    return times
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_attempts_that_are_shorter_than_the_hold_get_an_answer_at_its_end(name: str) -> None:
+    case = CASES[name]
+    interval = case.hold / 9  # 5 s with --max-hold=45s; eleven attempts take 55 s
+    times = await answered(case, interval=interval, time_limit=interval * 0.98, attempts=11)
+    assert times, "the client never gets an answer"
+    assert times[0] == pytest.approx(case.hold)
+
+
+@pytest.mark.parametrize(("interval", "attempts"), [(0.36, 4), (0.6, 3), (4.0, 2)])
+@pytest.mark.parametrize("name", CASES)
+async def test_a_client_that_waits_between_its_attempts_gets_the_answer_with_the_next_one(
+    name: str, interval: float, attempts: int
+) -> None:
+    case = CASES[name]
+    times = await answered(case, interval=case.hold * interval, time_limit=case.hold * 0.1, attempts=attempts)
+    assert times == [pytest.approx(case.hold * interval * (attempts - 1))], "with the attempt after the end of the hold"
+
+
+CROWD = "10.0.9.9"
+PODS = 6
+
+
+@pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
+async def test_six_new_pods_get_their_tokens_next_to_an_unknown_address(managed: bool) -> None:
+    async with issuer_without_reads(managed=managed) as issuer:
+        if managed:
+            issuer.cluster.deliver(identity())
+            issuer.cluster.deliver(binding())
+        crowd = [asyncio.create_task(issuer.issue(peer=CROWD)) for _ in range(WAITERS_MAX)]
+        await settle()
+        new = [asyncio.create_task(issuer.issue(peer=f"10.0.1.{number}")) for number in range(PODS)]
+        await asyncio.sleep(0.8)
+        for number in range(PODS):
+            name = f"web-{number}"
+            issuer.cluster.deliver(pod(name, uid=f"uid-{number}", addresses=(f"10.0.1.{number}",)))
+            if not managed:
+                issuer.cluster.deliver(assigned_identity(pod_name=name))
+        tokens = await asyncio.gather(*new)
+        assert [each.pod for each in tokens if isinstance(each, Issued)] == [f"ns/web-{n}" for n in range(PODS)]
+        ended = [each for each in await asyncio.gather(*crowd) if isinstance(each, Refusal)]
+        reasons = [each.reason for each in ended]
+        assert reasons.count(Reason.UNKNOWN_ADDRESS) == WAITERS_MAX - PODS
+        assert reasons.count(Reason.OVERLOADED) == PODS
+
+
+async def test_a_request_that_must_not_wait_learns_when_to_try_again(issuer: IssuerBench) -> None:
+    crowd = [asyncio.create_task(issuer.issue(peer=CROWD)) for _ in range(WAITERS_MAX)]
+    await settle()
+    refusal, seconds = await issuer.refused_after(peer=CROWD)
+    assert seconds == 0.0
+    assert refusal.limit is Limit.PARKED
+    answer = refused(refusal)
+    assert (answer.status, dict(answer.headers)["Retry-After"]) == (503, "1")
+    await asyncio.gather(*crowd)
+    late, _ = await issuer.refused_after(peer="10.0.9.8")
+    assert refused(late).status == 404, "no pod has arrived"

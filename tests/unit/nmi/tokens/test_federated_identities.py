@@ -1,0 +1,251 @@
+"""Tokens of type 3: NMI proves a pod's service account to an AAD that verifies it, with assertions of an API server.
+
+Excluded: the requests to the API server (`test_assertions.py`), and the tokens of a deleted pod
+(`test_separate_tokens.py`).
+"""
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from nmi.error_refusals import refusal_of
+from nmi.refusal import Reason
+from nmi.tokens.assertions import Assertions, NoAssertionError
+from nmi.tokens.federated import FederatedSource, UntrustedError
+from nmi.tokens.source import FetchedToken, NullObserver, PolicyError, Workload
+from podidentity.azure.errors import AzureError, Refused
+from podidentity.azure.federation import Exchange
+from podidentity.resources import AzureIdentity
+from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity
+from podidentity_sandbox.tokens import read_claims
+from tests.support.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, Bench, claims
+
+AUDIENCE = "api://AzureADTokenExchange"
+
+
+class Trust(NullObserver):
+    """A pod with a service account on the bench's API server, and an identity that can be configured to trust it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.managed: ManagedIdentity = bench.directory.add_identity("/subscriptions/s/trusting")
+        self.source = self.new_source()
+        bench.aad.issuers.fetch = bench.issuer_document
+        self.workload = bench.pod("web", "builder")
+        self.failures: list[AzureError] = []
+
+    @override
+    def retrying(self, error: AzureError) -> None:
+        self.failures.append(error)
+
+    def new_source(self, *, enabled: bool = True) -> FederatedSource:
+        bench = self.bench
+        assertions = {Exchange.DIRECT: Assertions(bench.client, AUDIENCE)}
+        return FederatedSource(bench.policy, assertions, bench.sign_ins, enabled=enabled)
+
+    def trust_at_azure(self, account: str = "builder", **changed: Any) -> None:
+        subject = f"system:serviceaccount:{NAMESPACE}:{account}"
+        credential = replace(FederatedCredential(self.bench.kube.issuer, subject, AUDIENCE), **changed)
+        self.bench.directory.federate(self.managed.client_id, credential)
+
+    def identity(self, **changed: Any) -> AzureIdentity:
+        return self.bench.identity(self.managed, **{"type": 3, "client_password": None, **changed})
+
+    async def fetch(self, workload: Workload | None = None, **changed: Any) -> FetchedToken:
+        identity, workload = self.identity(**changed), workload or self.workload
+        return await self.bench.fetch(identity, source=self.source, workload=workload, observer=self)
+
+    def asked(self) -> tuple[int, int]:
+        """Return the number of assertions requested from the API server, and of requests to AAD."""
+        return sum(each.path.endswith("/token") for each in self.bench.kube.requests), len(self.bench.aad.calls)
+
+
+@pytest.fixture
+def trust(bench: Bench) -> Trust:
+    return Trust(bench)
+
+
+async def test_a_trusted_service_account_gets_a_token_of_the_identity(trust: Trust) -> None:
+    trust.trust_at_azure()
+    granted = await trust.fetch()
+    token_claims = claims(granted)
+    assert (token_claims["appid"], token_claims["aud"], token_claims["oid"]) == (
+        trust.managed.client_id,
+        RESOURCE,
+        trust.managed.object_id,
+    )
+    assert (granted.token.resource, granted.token.client_id) == (RESOURCE, trust.managed.client_id)
+    assert granted.object_id == trust.managed.object_id
+    assert granted.expires_in == token_claims["exp"] - token_claims["iat"]
+    assert trust.bench.aad.calls[-1].proof == "federated"
+    assert trust.failures == []
+
+
+async def test_a_subject_that_differs_in_case_is_named_immediately(trust: Trust) -> None:
+    trust.trust_at_azure(subject=f"system:serviceaccount:{NAMESPACE}:Builder")
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch()
+    assert refused.value.code == "AADSTS7002138"
+    assert f"subject system:serviceaccount:{NAMESPACE}:builder" in refusal_of(refused.value).sentence
+    assert not trust.failures
+
+
+async def test_fetches_of_one_pod_share_an_assertion_and_those_of_another_pod_do_not(trust: Trust) -> None:
+    trust.trust_at_azure()
+    for _ in range(2):
+        await trust.fetch()
+    assert trust.asked() == (1, 2)
+    trust.trust_at_azure("other")
+    await trust.fetch(trust.bench.pod("second", "other"))
+    assert trust.asked() == (2, 3)
+
+
+async def test_a_credential_that_azure_does_not_know_yet_is_waited_for(trust: Trust) -> None:
+    async def later(seconds: float) -> None:
+        trust.bench.pauses.append(seconds)
+        trust.trust_at_azure()
+
+    trust.bench.sign_ins._sleep = later
+    assert claims(await trust.fetch())["appid"] == trust.managed.client_id
+    assert [type(each) for each in trust.failures] == [UntrustedError]
+    assert trust.asked()[0] == 1, "the assertion is good for the next try, too"
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        (None, "AADSTS70025"),
+        ({"subject": f"system:serviceaccount:{NAMESPACE}:other"}, "AADSTS700213"),
+        ({"audience": "api://other"}, "AADSTS700212"),
+        ({"issuer": "https://elsewhere.example"}, "AADSTS700211"),
+    ],
+    ids=["none", "subject", "audience", "issuer"],
+)
+async def test_the_refusal_names_the_credential_to_create(
+    trust: Trust, changed: dict[str, str] | None, code: str
+) -> None:
+    if changed is not None:
+        trust.trust_at_azure(**changed)
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch()
+    assert len(trust.failures) == 4, "it was tried again for as long as there was time"
+    assert trust.bench.pauses == [1.0, 2.0, 4.0, 8.0], "ever less often"
+    refusal = refusal_of(refused.value)
+    named = f"issuer {trust.bench.kube.issuer}, subject system:serviceaccount:{NAMESPACE}:builder, audience {AUDIENCE}"
+    assert refusal.reason is Reason.UPSTREAM_REFUSED
+    assert named in refusal.sentence
+    assert code in refusal.sentence
+    assert named in refusal.detail
+    assert "az identity federated-credential create" in refusal.detail
+    assert trust.managed.client_id not in refusal.sentence + refusal.detail
+
+
+async def test_a_cached_refusal_can_be_raised_again(trust: Trust) -> None:
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch()
+    again = refused.value.again()
+    assert refusal_of(again) == refusal_of(refused.value)
+    assert (again.__context__, again.__traceback__) == (None, None)
+
+
+async def test_a_refusal_unrelated_to_trust_is_not_retried(trust: Trust) -> None:
+    trust.trust_at_azure()
+    with pytest.raises(Refused) as refused:
+        await trust.fetch(tenant_id="5a4db0c5-0000-4000-8000-00000000dead")
+    assert not isinstance(refused.value, UntrustedError)
+    assert not trust.failures
+    assert not trust.bench.pauses
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"ad_endpoint": "https://evil.example/"}, "--allowed-ad-endpoints"),
+        ({"ad_endpoint": "https://login.microsoftonline.com.evil.example/"}, "--allowed-ad-endpoints"),
+        ({"ad_endpoint": "http://login.microsoftonline.com/"}, "--allowed-ad-endpoints"),
+        ({"client_id": " "}, "clientID"),
+        ({"tenant_id": ""}, "tenant"),
+        ({"tenant_id": "../x"}, "tenant"),
+        ({"tenant_id": "adfs"}, "adfs"),
+        ({"auxiliary_tenant_ids": ["5a4db0c5-0000-4000-8000-000000000001"]}, "auxiliaryTenantIDs"),
+    ],
+)
+async def test_no_call_is_sent_for_a_refused_identity(trust: Trust, changed: dict[str, Any], message: str) -> None:
+    trust.trust_at_azure()
+    for attempt in (lambda: trust.source.check(trust.identity(**changed)), None):
+        with pytest.raises(PolicyError) as refused:
+            attempt() if attempt else await trust.fetch(**changed)
+        assert message in refused.value.sentence + refused.value.detail
+    assert trust.asked() == (0, 0)
+    trust.source.check(trust.identity())
+
+
+async def test_no_token_is_requested_unless_the_operator_enabled_federation(trust: Trust) -> None:
+    trust.trust_at_azure()
+    trust.source = trust.new_source(enabled=False)
+    with pytest.raises(PolicyError, match="--federated-identities") as refused:
+        await trust.fetch()
+    assert "federated.enabled" in refused.value.detail
+    assert trust.asked() == (0, 0)
+
+
+async def test_a_deleted_service_account_proves_nothing_and_its_successor_is_trusted_by_name(
+    trust: Trust,
+) -> None:
+    trust.trust_at_azure()
+    trust.bench.kube.store.delete("serviceaccounts", "builder", NAMESPACE)
+    with pytest.raises(NoAssertionError) as refused:
+        await trust.fetch()
+    assert refusal_of(refused.value).reason is Reason.UPSTREAM_REFUSED
+    assert trust.asked()[1] == 0
+    trust.bench.kube.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": NAMESPACE}})
+    trust.source = trust.new_source()  # half a second later
+    assert (await trust.fetch()).token.access_token
+
+
+async def test_a_pods_successor_does_not_use_its_assertion(trust: Trust) -> None:
+    trust.trust_at_azure()
+    trust.bench.kube.store.delete("pods", "web", NAMESPACE, grace_seconds=0)
+    spec = {"serviceAccountName": "builder", "nodeName": "n0", "containers": [{"name": "c", "image": "i"}]}
+    trust.bench.kube.store.create("pods", {"metadata": {"name": "web", "namespace": NAMESPACE}, "spec": spec})
+    with pytest.raises(NoAssertionError):
+        await trust.fetch()
+    assert trust.asked()[1] == 0
+
+
+async def test_no_assertion_is_logged_or_shown(trust: Trust, everything_logged: io.StringIO) -> None:
+    seen: list[str] = []
+    of = trust.source._assertions[Exchange.DIRECT].of
+
+    async def noted(workload: Workload) -> Any:
+        assertion = await of(workload)
+        seen.append(assertion.token)
+        assert assertion.token not in repr(assertion) + str(assertion)
+        return assertion
+
+    trust.source._assertions[Exchange.DIRECT].of = noted  # type: ignore[method-assign]
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch()
+    trust.trust_at_azure()
+    await trust.fetch()
+    output = (
+        everything_logged.getvalue() + repr(refused.value) + str(vars(refused.value)) + str(refusal_of(refused.value))
+    )
+    assert len(seen) == 2
+    assert all(read_claims(each)["sub"] for each in seen)
+    assert not [each for each in seen if each in output or each.split(".")[2] in output]
+
+
+@pytest.mark.parametrize(("pod", "account"), [("stranger", "stranger"), ("nmi", "aad-pod-identity-nmi")])
+async def test_another_pods_service_account_is_not_trusted_for_the_identity(
+    trust: Trust, pod: str, account: str
+) -> None:
+    """AKS's webhook mounts a token of NMI's own service account. No federated credential names that account."""
+    trust.trust_at_azure()
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch(trust.bench.pod(pod, account))
+    assert "AADSTS700213" in refusal_of(refused.value).sentence
+    assert (await trust.fetch()).token.access_token

@@ -1,0 +1,271 @@
+"""Tokens of one pod, and of one version of a Secret: stored, fetched and renewed separately, and dropped with them.
+
+Excluded: reading the Secret.
+"""
+
+import asyncio
+import logging
+
+import msgspec
+import pytest
+
+from nmi.identity.request import TokenRequest
+from nmi.tokens.cache import TOKENS_PER_IDENTITY
+from nmi.tokens.endpoints import SignInPolicy
+from nmi.tokens.source import PolicyError, Workload
+from nmi.tokens.token import Token
+from podidentity.azure.clouds import PUBLIC
+from podidentity.azure.errors import Refused, Unreachable
+from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity, AzureIdentitySpec, Meta, SecretReference
+from tests.support.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, wall
+from tests.support.nmi_objects import RESOURCE, identity
+from tests.support.virtual_time import settle
+
+A = Workload("ns", "a", "uid-a", "builder")
+B = Workload("ns", "b", "uid-b", "builder")
+
+
+@pytest.fixture
+def per_pod(fake: Bench) -> Bench:
+    fake.source.per_pod = True
+    return fake
+
+
+async def token(bench: Bench, workload: Workload, within: float = 45.0) -> str:
+    cached = await bench.broker.token(identity(), REQUEST, f"ns/{workload.pod}", within=within, workload=workload)
+    return cached.token.access_token
+
+
+async def test_each_pod_has_its_own_token(per_pod: Bench) -> None:
+    assert [await token(per_pod, each) for each in (A, B, A, B)] == ["token-1", "token-2", "token-1", "token-2"]
+    assert per_pod.source.workloads == [A, B]
+
+
+async def test_other_sources_share_tokens_and_do_not_know_the_pod(fake: Bench) -> None:
+    assert [await token(fake, each) for each in (A, B)] == ["token-1", "token-1"]
+    assert fake.source.workloads == [None]
+
+
+async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_pod_do_not(per_pod: Bench) -> None:
+    per_pod.source.gate.clear()
+    asking = [asyncio.create_task(token(per_pod, each)) for each in (A, A, B)]
+    await settle()
+    per_pod.source.gate.set()
+    assert await asyncio.gather(*asking) == ["token-1", "token-1", "token-2"]
+
+
+async def test_many_pods_with_one_identity_do_not_evict_each_others_tokens(per_pod: Bench) -> None:
+    pods = [Workload("ns", f"p{number}", f"uid-{number}", "builder") for number in range(TOKENS_PER_IDENTITY + 1)]
+    first = [await token(per_pod, each) for each in pods]
+    assert [await token(per_pod, each) for each in pods] == first
+
+
+async def test_a_token_is_dropped_with_the_pod_and_not_renewed(per_pod: Bench) -> None:
+    for each in (A, B, A, B):
+        await token(per_pod, each)
+    per_pod.broker.forget_pod("uid-a")
+    assert len(per_pod.broker._tokens) == len(per_pod.broker._timers) == 1
+    await asyncio.sleep(13 * 3600)
+    await settle()
+    assert per_pod.source.workloads == [A, B, B]
+    assert await token(per_pod, B) == "token-3"
+
+
+async def test_a_fetch_ends_with_its_pod_and_leaves_nothing_behind(per_pod: Bench) -> None:
+    per_pod.source.gate.clear()
+    gone, there = (asyncio.create_task(token(per_pod, each)) for each in (A, B))
+    await settle()
+    per_pod.broker.forget_pod("uid-a")
+    with pytest.raises(Unreachable):
+        await gone
+    per_pod.source.gate.set()
+    assert await there == "token-2"
+    assert len(per_pod.broker._tokens) == 1
+    assert not per_pod.broker._flights
+
+
+async def test_forgetting_an_unknown_pod_drops_nothing(fake: Bench) -> None:
+    await fake.token()
+    asking = await fake.hold(TokenRequest("https://another"))
+    fake.broker.forget_pod("")
+    fake.broker.forget_pod("uid-x")
+    assert len(fake.broker._tokens) == 1
+    fake.source.gate.set()
+    assert await asking == "token-2"
+
+
+async def test_a_waiter_at_its_time_limit_gets_the_last_failure_of_the_fetch(per_pod: Bench) -> None:
+    per_pod.source.gate.clear()
+    per_pod.source.planned_failures = [Refused("no such credential", status=401, code="AADSTS700213")]
+    with pytest.raises(Refused, match="no such credential"):
+        await token(per_pod, A, within=1.0)
+    per_pod.source.planned_failures = []
+    with pytest.raises(Unreachable):
+        await token(per_pod, B, within=1.0)
+    per_pod.source.gate.set()
+
+
+@pytest.mark.parametrize(("type_", "whom"), [(0, "IMDS"), (1, "sign-in endpoint"), (3, "sign-in endpoint")])
+async def test_the_log_line_of_a_failed_renewal_names_the_endpoint(
+    per_pod: Bench, caplog: pytest.LogCaptureFixture, type_: int, whom: str
+) -> None:
+    per_pod.broker._sources = {type_: per_pod.source}
+    for _ in range(2):
+        await per_pod.broker.token(identity(type_=type_), REQUEST, "ns/a", workload=A)
+    per_pod.source.failures = [Refused("no such credential", status=401, code="AADSTS700213")]
+    with caplog.at_level(logging.WARNING, "nmi.tokens.refresh"):
+        await asyncio.sleep(13 * 3600)
+        await settle()
+    await per_pod.broker.aclose()
+    (line,) = (record.getMessage() for record in caplog.records if "token refresh failed" in record.getMessage())
+    assert [each for each in ("IMDS", "sign-in endpoint") if each in line] == [whom]
+
+
+async def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_tokens(per_pod: Bench) -> None:
+    first = await token(per_pod, B)
+    for number in range(3 * 16):
+        await per_pod.broker.token(identity(), TokenRequest(f"https://{number}"), "ns/a", workload=A)
+    assert len(per_pod.broker._tokens) == 16 + 1
+    assert await token(per_pod, B) == first
+
+
+async def test_a_changed_exchange_needs_a_new_token_which_is_renewed_by_the_new_exchange(per_pod: Bench) -> None:
+
+    async def by(exchange: str) -> str:
+        made = identity(type_=3)
+        meta = msgspec.structs.replace(made.metadata, annotations={EXCHANGE_ANNOTATION: exchange} if exchange else None)
+        chosen = msgspec.structs.replace(made, metadata=meta)
+        return (await per_pod.broker.token(chosen, REQUEST, "ns/a", workload=A)).token.access_token
+
+    assert [await by(each) for each in ("", "identityBindings", "identityBindings")] == [
+        "token-1",
+        "token-2",
+        "token-2",
+    ]
+    await asyncio.sleep(12 * 3600 + 2)
+    await settle()
+    (*_, last) = per_pod.source.requests
+    assert last.identity.metadata.annotation(EXCHANGE_ANNOTATION) == "identityBindings"
+    assert len(per_pod.source.requests) == 3, "the former token is not renewed"
+
+
+HOUR = 3600.0
+OTHER = TokenRequest(RESOURCE + "/other")
+
+
+def principal(
+    named: str = "sp", *, namespace: str = "", auxiliary: list[str] | None = None, own: str = "ns"
+) -> AzureIdentity:
+    return AzureIdentity(
+        metadata=Meta(name="sp", namespace=own),
+        spec=AzureIdentitySpec(
+            type=1,
+            client_id="c11e0000-0000-0000-0000-00000000000a",
+            tenant_id="7e2a0000-0000-0000-0000-000000000000",
+            client_password=SecretReference(name=named, namespace=namespace),
+            auxiliary_tenant_ids=auxiliary,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        principal("other"),
+        principal(namespace="other"),
+        principal(own="other"),
+        principal(auxiliary=["7e2a0000-0000-0000-0000-000000000001"]),
+    ],
+    ids=["secret", "secret's-namespace", "own-namespace", "auxiliary-tenant"],
+)
+def test_the_same_client_with_another_secret_or_tenant_shares_no_token(other: AzureIdentity) -> None:
+    policy = SignInPolicy(PUBLIC, allow_cross_namespace=True)
+    key, another = policy.application(principal()).key(""), policy.application(other).key("")
+    assert another != key
+    assert policy.application(principal(namespace="ns")).key("") == key
+
+
+async def test_a_rotation_replaces_token_and_timer_at_the_next_fetch(fake: Bench) -> None:
+    fake.source.stored_version = "uid/1"
+    first = await fake.token()
+    assert await fake.token() == first
+    fake.source.stored_version = "uid/2"
+    assert await fake.token() == first
+    second = await fake.token(FORCE_REFRESH)
+    assert second != first
+    assert await fake.token() == second
+    assert [key.credential for key in fake.broker._timers] == ["uid/2"]
+    assert len(fake.broker._tokens) == 1
+    assert fake.broker.key_of(identity(), RESOURCE, "").credential == "uid/2"
+
+
+async def test_a_refresh_during_a_rotation_leaves_nothing_of_the_old_version(fake: Bench) -> None:
+    fake.source.stored_version = "uid/1"
+    await fake.token()
+    await fake.token()
+    fake.source.stored_version = "uid/2"
+    await asyncio.sleep(12.5 * HOUR)
+    assert [key.credential for key in fake.broker._timers] == ["uid/2"]
+    assert len(fake.broker._tokens) == 1
+    sent = fake.source.sent
+    await fake.token()
+    assert fake.source.sent == sent
+
+
+async def test_after_a_rotation_each_audience_is_fetched_once_with_the_new_version(fake: Bench) -> None:
+    fake.source.stored_version = "uid/1"
+    await fake.token()
+    old = await fake.token(OTHER)
+    fake.source.stored_version = "uid/2"
+    await fake.token(FORCE_REFRESH)
+    assert await fake.token(OTHER) != old
+    assert fake.source.sent == 4
+    await fake.token()
+    await fake.token(OTHER)
+    assert fake.source.sent == 4
+    assert {key.credential for key in fake.broker._timers} == {"uid/2"}
+
+
+async def test_requests_during_the_first_fetch_after_a_rotation_share_it(fake: Bench) -> None:
+    fake.source.stored_version = "uid/1"
+    fake.source.gate.clear()
+    first = asyncio.create_task(fake.token())
+    await settle()
+    # The source knows the version by now, so the key that a request computes is another than the flight's.
+    assert fake.source.version == "uid/1"
+    second = asyncio.create_task(fake.token(pod="ns/b"))
+    await settle()
+    fake.source.gate.set()
+    assert await first == await second
+    assert fake.source.sent == 1
+
+
+async def test_while_the_endpoint_is_down_a_token_of_the_old_version_is_still_served(fake: Bench) -> None:
+    fake.source.stored_version = "uid/1"
+    old = await fake.token()
+    fake.source.version = "uid/2"
+    fake.source.stored_version = "uid/2"
+    fake.source.failures = [Unreachable("down"), Refused("the new secret is wrong", status=401)]
+    assert await fake.token() == old
+    assert fake.measures.stale_served == 1
+    with pytest.raises(Refused):
+        await fake.token()
+
+
+async def test_the_policy_is_checked_first_for_each_request(fake: Bench) -> None:
+    await fake.token()
+    fake.source.forbidden = PolicyError("not here", "see --some-flag")
+    with pytest.raises(PolicyError):
+        await fake.token()
+    assert fake.source.sent == 1
+    fake.source.forbidden = None
+    assert await fake.token() == "token-1"
+
+
+async def test_a_result_of_several_tenants_expires_with_its_first_token(fake: Bench) -> None:
+    further = Token("further", int(wall()) + 1200, 0, RESOURCE, "c")
+    fake.source.auxiliary = (further,)
+    cached = await fake.broker.token(identity(), REQUEST, "ns/a")
+    assert cached.auxiliary == (further,)
+    assert cached.left(cached.fetched_at) == pytest.approx(1200.0, abs=1.0)
+    assert cached.correlation == "call-1"

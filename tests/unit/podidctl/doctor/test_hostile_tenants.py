@@ -1,0 +1,155 @@
+"""A tenant's objects can make no check wrong about others, slow, or unreadable."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.node_placement import PLACED_NODES
+from podidctl.doctor.command import FINDINGS_MAX, shortened, show
+from podidctl.doctor.federated_identities import served_pairs
+from podidctl.doctor.objects import selectors
+from podidctl.doctor.schema import Level, Report, make_finding
+from podidctl.doctor.state import Objects
+from podidctl.printing import TEXT_MAX
+from podidentity.kube.decoding import Malformed, decode_object
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDINGS,
+    EXCEPTIONS,
+    IDENTITIES,
+    PODS,
+    AzureIdentityBinding,
+    Kind,
+)
+from tests.support.nmi_objects import binding, identity, pod
+from tests.support.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
+from tests.support.work import Work
+
+
+def text_of(report: Report) -> str:
+    output = io.StringIO()
+    show(report, Console(width=200, file=output))
+    return output.getvalue()
+
+
+def test_pods_that_are_only_labelled_like_nmi_or_mic_are_not_reported_as_such() -> None:
+    (line,) = [each for each in examined(nmi=(nmi(host_network=False),)).findings if each.check == "NMI"]
+    assert line.level is Level.PROBLEM
+    assert "none of them in the node's network or with files of the node: kube-system/nmi-1" in line.says
+    (line,) = [each for each in examined(mic=(mic(namespace="tenant"),)).findings if each.check == "MIC"]
+    assert line.level is Level.WARNING
+    assert "tenant/mic-1" in line.says
+    elsewhere = examined(nmi=(nmi("--MICNamespace=mic-system"),), mic=(mic(namespace="mic-system"),))
+    assert bad(elsewhere) == []
+
+
+def broken(name: str, namespace: str) -> AzureIdentityBinding:
+    return binding(name, namespace=namespace, identity_name="absent")
+
+
+def test_broken_objects_of_one_namespace_do_not_hide_those_of_others() -> None:
+    many = tuple(broken(f"b{number:04}", "aaa") for number in range(1000))
+    report = examined(objects=objects(bindings=(binding(), *many, broken("mine", "shop"))))
+    text = text_of(report)
+    assert "AzureIdentityBinding shop/mine" in text
+    assert text.count("AzureIdentityBinding aaa/") < 3 * FINDINGS_MAX
+    assert f"unusable: {1001 - FINDINGS_MAX} more; -o json has all of them" in text
+    assert len([each for each in report.findings if each.check == "unusable"]) == 1001
+
+
+def test_problems_are_printed_before_other_findings_of_their_check() -> None:
+    warnings = [make_finding("selectors", Level.WARNING, f"w{number}", "do") for number in range(FINDINGS_MAX)]
+    problem = make_finding("selectors", Level.PROBLEM, "p", "do")
+    other = make_finding("MIC", Level.OK, "ready")
+    shown, omitted = shortened([*warnings, problem, other])
+    assert shown == [*warnings[: FINDINGS_MAX - 1], problem, other]
+    assert omitted == {"selectors": 1}
+
+
+def work_with(check: Callable[[Objects], object], number: int) -> int:
+    """Return the bytecodes of *check* with so many pods, and as many bindings and identities of another tenant."""
+    there = objects(
+        pods=tuple(pod(f"web-{each}", uid=f"u{each}") for each in range(number)),
+        bindings=tuple(binding(f"b{each}", namespace="tenant") for each in range(number)),
+        identities=(identity(), *(identity(f"id{each}", namespace="tenant", type_=3) for each in range(number))),
+    )
+    with Work() as work:
+        check(there)
+    return work.bytecodes
+
+
+@pytest.mark.parametrize(
+    "check", [lambda there: list(selectors(there, namespaced=True)), served_pairs], ids=["selectors", "served-pairs"]
+)
+def test_bindings_with_another_tenants_label_cost_work_in_proportion_to_their_number(
+    check: Callable[[Objects], object],
+) -> None:
+    assert work_with(check, 400) < 3 * work_with(check, 200), "a loop over all pairs takes four times as much"
+
+
+TEXT = st.text(max_size=30) | st.sampled_from(["web", "ns", "id", "\x1b[2J", "\u202e", "[bold]", "a\nb", "x" * 2000])
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+NESTED = st.recursive(VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3))
+FIELDS = {
+    IDENTITIES: ("type", "resourceID", "clientID", "tenantID", "adEndpoint", "adResourceID", "auxiliaryTenantIDs"),
+    BINDINGS: ("azureIdentity", "selector", "weight"),
+    EXCEPTIONS: ("podLabels",),
+    ASSIGNED_IDENTITIES: ("pod", "podNamespace", "nodeName", "azureIdentityRef", "azureBindingRef"),
+    PODS: ("nodeName", "hostNetwork", "serviceAccountName"),
+    PLACED_NODES: ("providerID",),
+}
+
+
+@st.composite
+def anything(draw: st.DrawFn, kind: Kind[Any]) -> Any:
+    """Return an object of *kind* with arbitrary content, or None if no program can read it."""
+    meta = {
+        "name": draw(TEXT),
+        "namespace": draw(TEXT),
+        "labels": draw(st.just({"aadpodidbinding": "web"}) | st.dictionaries(TEXT, TEXT, max_size=2)),
+        "annotations": draw(st.dictionaries(TEXT, TEXT, max_size=2)),
+    }
+    spec = draw(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS[kind], NESTED)))
+    document = {"metadata": meta, "spec": spec, "status": {"status": draw(TEXT), "phase": draw(TEXT)}}
+    try:
+        return decode_object(kind, msgspec.Raw(msgspec.json.encode(document)))
+    except Malformed:
+        return None
+
+
+@st.composite
+def any_objects(draw: st.DrawFn) -> Objects:
+    def several(kind: Kind[Any]) -> tuple[Any, ...]:
+        return tuple(each for each in draw(st.lists(anything(kind), max_size=3)) if each is not None)
+
+    return Objects(
+        identities=several(IDENTITIES),
+        bindings=several(BINDINGS),
+        exceptions=several(EXCEPTIONS),
+        assigned=several(ASSIGNED_IDENTITIES),
+        pods=several(PODS),
+        nodes=several(PLACED_NODES),
+    )
+
+
+@given(any_objects())
+def test_any_readable_objects_give_printable_findings(there: Objects) -> None:
+    report = examined(objects=there)
+    for each in report.findings:
+        assert f"{each.says}{each.next}".isprintable()
+        assert len(each.says) <= TEXT_MAX
+    assert all(line.isprintable() for line in text_of(report).split("\n"))
+
+
+@pytest.mark.parametrize("check", ["NMI", "flags"])
+def test_objects_that_cannot_be_read_are_neither_ok_nor_a_fault(check: str) -> None:
+    report = examined(objects=ReadFailure("not allowed: nodes"), mic=(mic(alone=True),))
+    levels = {each.level for each in report.findings if each.check == check}
+    assert levels == ({Level.UNKNOWN} if check == "NMI" else {Level.OK})

@@ -1,0 +1,320 @@
+"""Links between label and identity: the first broken one is named with the next action."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from podidctl.diagnosis.decision import Outcome
+from podidctl.diagnosis.several_identities import Variable, VariableContainer, VariablePod, VariablePodSpec
+from podidctl.explain.ignored_fields import BY_MIC, correct
+from podidctl.explain.schema import Link, LinkState
+from podidctl.token.prediction import predict
+from podidentity.kube.ignored_fields import REMEDY
+from podidentity.resources import CREATED, AzureIdentitySpec, SecretReference
+from tests.support.nmi_objects import NODE, RESOURCE, assigned_identity, binding, exception, identity, pod
+from tests.support.podidctl.prediction_inputs import broken, explain_pod, facts, labelled, only, rules, states
+
+NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
+
+
+def test_a_missing_label_and_a_similar_selector_are_reported() -> None:
+    explanation = explain_pod(pod=pod(label=None), assigned=())
+    assert only(explanation).link == "label"
+    assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 400)
+    explanation = explain_pod(bindings=(binding(selector="Web"), binding("far", selector="payments")), assigned=())
+    link = only(explanation)
+    assert link.link == "binding"
+    assert "ns/b selects 'Web'" in link.next
+    assert "far" not in link.next
+    assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.WAITS, 404)
+
+
+def test_an_identity_that_is_missing_malformed_or_not_named_is_reported() -> None:
+    explanation = explain_pod(identities=(identity(namespace="elsewhere"),), assigned=())
+    link = only(explanation)
+    assert (link.link, link.about) == ("identity", "ns/id")
+    assert "one of that name exists in elsewhere" in link.says
+    spec = AzureIdentitySpec(type=0, resource_id="/subscriptions/s/typo")
+    explanation = explain_pod(identities=(msgspec.structs.replace(identity(), spec=spec),), assigned=())
+    assert "'/subscriptions/s/typo'" in only(explanation).says
+    link = only(explain_pod(assigned=(), bindings=(binding(identity_name=""),)))
+    assert link.next == "set spec.azureIdentity of binding ns/b"
+
+
+def test_an_identity_of_another_namespace_counts_unless_namespaces_are_enforced() -> None:
+    far = {"bindings": (binding(namespace="far"),), "identities": (identity(namespace="far"),)}
+    serves = labelled(assigned_identity(namespace="far"))
+    assert broken(explain_pod(**far, assigned=(serves,))) == []
+    forced = explain_pod(**far, assigned=(), configuration=rules(force_namespaced=True))
+    assert "--forceNamespaced" in only(forced).says
+    annotated = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
+    own = explain_pod(
+        bindings=far["bindings"], identities=(identity(namespace="far", annotations=annotated),), assigned=()
+    )
+    assert "annotation" in only(own).says
+    explanation = explain_pod(
+        configuration=rules(managed=True), bindings=(binding(namespace="far"),), identities=(identity(namespace="far"),)
+    )
+    assert "of namespace ns (managed mode)" in only(explanation).says
+    explanation = explain_pod(configuration=rules(managed=True), bindings=(binding(deleting=True),))
+    assert [each.link for each in broken(explanation)] == ["binding", "served"]
+
+
+def test_an_identity_of_two_bindings_is_printed_once() -> None:
+    links = states(explain_pod(bindings=(binding(), binding("twin"))))
+    assert [links.count((name, "ok")) for name in ("binding", "identity", "assigned identity")] == [2, 1, 1]
+    explanation = explain_pod(bindings=(binding(), binding("c", "missing")))
+    assert explanation.answer.outcome is Outcome.GRANTED
+    assert (only(explanation).link, only(explanation).about) == ("identity", "ns/missing")
+    assert states(explanation).count(("identity", "ok")) == 1
+
+
+@pytest.mark.parametrize("how", ["flag", "annotation"])
+def test_a_binding_of_another_team_for_the_same_label_is_no_fault_if_the_pod_is_served(how: str) -> None:
+    annotations = NAMESPACED if how == "annotation" else None
+    explanation = explain_pod(
+        configuration=rules(force_namespaced=how == "flag"),
+        bindings=(binding(), binding(namespace="far")),
+        identities=(identity(), identity(namespace="far", annotations=annotations)),
+    )
+    assert broken(explanation) == []
+    (link,) = [each for each in explanation.links if each.about == "far/b"]
+    assert (link.link, link.state) == ("binding", LinkState.OK)
+    assert "it does not serve this namespace" in link.says
+
+
+def test_a_binding_of_another_team_is_not_the_reason_if_the_pods_own_is_broken() -> None:
+    explanation = explain_pod(
+        configuration=rules(force_namespaced=True),
+        bindings=(binding(), binding(namespace="far")),
+        identities=(identity(namespace="far"),),
+        assigned=(),
+    )
+    assert only(explanation).about == "ns/id"
+
+
+def test_in_standard_mode_an_object_being_deleted_still_counts_and_the_revoking_program_is_named() -> None:
+    meta = msgspec.structs.replace(binding(deleting=True).metadata, finalizers=["team.example/hold"])
+    explanation = explain_pod(
+        bindings=(msgspec.structs.replace(binding(), metadata=meta),), identities=(identity(deleting=True),)
+    )
+    assert explanation.answer.outcome is Outcome.GRANTED
+    assert broken(explanation) == []
+    says = {each.link: each.says for each in explanation.links}
+    assert "pods keep its access until the deletion is complete" in says["identity"]
+    assert "(team.example/hold)" in says["binding"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "managed", "then"),
+    [
+        (AzureIdentitySpec(type=1, client_id="c", tenant_id="t"), False, "names no Secret"),
+        (
+            AzureIdentitySpec(
+                type=1, client_id="c", tenant_id="t", client_password=SecretReference(name="s", namespace="far")
+            ),
+            False,
+            "Secret far/s, which was not read",
+        ),
+        (AzureIdentitySpec(type=7, client_id="c"), True, "correct spec.type of the AzureIdentity"),
+        (AzureIdentitySpec(type=0), True, "clientID"),
+    ],
+    ids=["no-secret", "foreign-secret", "unknown-type", "no-ids"],
+)
+def test_an_identity_without_a_permitted_endpoint_is_a_broken_link_and_a_refusal(
+    spec: AzureIdentitySpec, managed: bool, then: str
+) -> None:
+    changed = msgspec.structs.replace(identity(), spec=spec)
+    standing = assigned_identity()
+    embedded = msgspec.structs.replace(standing.spec, azure_identity_ref=changed)
+    explanation = explain_pod(
+        configuration=rules(managed=managed),
+        identities=(changed,),
+        assigned=(labelled(msgspec.structs.replace(standing, spec=embedded)),),
+    )
+    assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 403)
+    assert explanation.answer.identity == "ns/id"
+    assert then in only(explanation).next
+
+
+def test_an_assignment_that_is_missing_unlabelled_or_refused_is_reported() -> None:
+    explanation = explain_pod(assigned=())
+    assert only(explanation).link == "assigned identity"
+    assert "podidctl plan" in explanation.next
+    assert explanation.answer.outcome is Outcome.WAITS
+    link = only(explain_pod(assigned=(assigned_identity(),)))
+    assert "label nodename" in link.says
+    message = "MIC may not assign it: grant it the role Managed Identity Operator"
+    own = {"aadpodidentity.k8s.io/message": message}
+    link = only(explain_pod(assigned=(labelled(assigned_identity(status="Created", own_annotations=own)),)))
+    assert message in link.says
+    assert link.next == message
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"status": "Created"}, "not attached to the VM or scale set yet"),
+        ({"status": "Unassigned"}, "its status is 'Unassigned'"),
+        ({"deleting": True}, "it is being deleted and is not served"),
+        ({"pod_uid": "uid-0"}, "an earlier pod of this name"),
+        ({"selector": "other"}, "selects 'other'"),
+        ({"nodename": "node-2"}, "it is for node node-2"),
+    ],
+)
+def test_an_assignment_that_cannot_be_used_states_the_reason(changes: dict[str, Any], says: str) -> None:
+    explanation = explain_pod(assigned=(labelled(assigned_identity(**changes)),))
+    links = [each for each in explanation.links if each.link == "assigned identity"]
+    assert [each.state for each in links] == [LinkState.BROKEN]
+    assert says in links[0].says
+    assert explanation.answer.outcome is not Outcome.GRANTED
+
+
+def test_an_assignment_without_a_binding_that_nmi_still_uses_is_reported() -> None:
+    explanation = explain_pod(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old"))))
+    (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
+    assert link.state is LinkState.UNKNOWN
+    assert "no binding requires it for the pod any more" in link.says
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"deleting": True},
+        {"pod_uid": "uid-0"},
+        {"selector": "other"},
+        {"nodename": "node-2"},
+        {"status": "Created"},
+        {"namespace": "far", "annotations": {"aadpodidentity.k8s.io/Behavior": "namespaced"}},
+    ],
+)
+def test_an_assignment_without_a_binding_that_nmi_does_not_use_is_ok(changes: dict[str, Any]) -> None:
+    explanation = explain_pod(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old", **changes))))
+    assert broken(explanation) == []
+    (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
+    assert link.state is LinkState.OK
+    assert "no binding requires it" in link.says
+
+
+def two(namespace: str, *, status: str = "Assigned") -> dict[str, Any]:
+    """The pod's identity ns/id, in this *status*, and another one whose binding has the first name."""
+    return {
+        "bindings": (binding(), binding("a", "any", namespace=namespace)),
+        "identities": (identity(), identity("any", namespace=namespace)),
+        "assigned": (
+            labelled(assigned_identity(binding="b", status=status)),
+            labelled(assigned_identity("any", binding="a", namespace=namespace)),
+        ),
+    }
+
+
+def links(name: str, **changes: Any) -> list[Link]:
+    return [each for each in explain_pod(**changes).links if each.link == name]
+
+
+def test_the_binding_of_another_namespace_is_named_as_such_and_that_of_its_own_is_not() -> None:
+    foreign, own = links("binding", **two("evil"))
+    assert (foreign.about, foreign.state) == ("evil/a", LinkState.OK)
+    assert "of another namespace" in foreign.says
+    assert "of another namespace" not in own.says
+
+
+def test_the_identity_of_the_pods_namespace_is_the_one_that_a_request_gets() -> None:
+    explanation = explain_pod(**two("evil"))
+    assert (explanation.answer.outcome, explanation.answer.identity) == (Outcome.GRANTED, "ns/id")
+    assert predict(facts(**two("evil")), RESOURCE).identity == "ns/id"
+    (choice,) = (each for each in explanation.links if each.link == "choice")
+    assert (choice.about, choice.state) == ("evil/any, ns/id", LinkState.UNKNOWN)
+    assert choice.says == "a request that names none gets ns/id"
+    assert "AZURE_CLIENT_ID" in choice.next
+
+
+def test_the_choice_is_named_unless_there_is_nothing_to_choose() -> None:
+    (choice,) = links("choice", **two("ns"))
+    assert choice.says == "a request that names none gets ns/any"
+    changes = two("evil", status=CREATED)
+    assert explain_pod(**changes).answer.outcome is Outcome.WAITS
+    (choice,) = links("choice", **changes)
+    assert choice.says == "a request that names none waits until one is assigned"
+    plain = pod()
+    spec = VariablePodSpec(node_name=NODE, containers=[VariableContainer(env=[Variable("AZURE_CLIENT_ID")])])
+    (choice,) = links("choice", pod=VariablePod(metadata=plain.metadata, spec=spec, status=plain.status), **two("ns"))
+    assert choice.state is LinkState.OK
+    assert links("choice") == []
+    assert links("choice", configuration=rules(force_namespaced=True), **two("evil")) == []
+
+
+def ignored(plural: str, name: str, *fields: str, namespace: str = "ns") -> dict[str, Any]:
+    return {"ignored_fields": {(plural, namespace, name): fields}}
+
+
+def test_a_binding_whose_selector_is_ignored_is_named_with_the_remedy() -> None:
+    unselecting = binding(selector="")
+    link = only(
+        explain_pod(bindings=(unselecting,), assigned=(), **ignored("azureidentitybindings", "b", "spec.Selector"))
+    )
+    assert link.link == "binding"
+    assert f"fields spelled as before v1.6.0 are ignored{BY_MIC}: ns/b (spec.Selector)" in link.says
+    assert link.next.endswith(REMEDY)
+    bindings = (binding(selector="wbe"), binding("old", selector=""))
+    link = only(explain_pod(bindings=bindings, assigned=(), **ignored("azureidentitybindings", "old", "spec.Selector")))
+    assert "ns/b selects 'wbe'; " in link.says
+    assert f"{BY_MIC}: ns/old (spec.Selector)" in link.says
+    assert link.next.startswith("set spec.selector of the binding or the pod's label to the same value: ns/b")
+    assert link.next.endswith(correct("the binding that is to select this pod"))
+
+
+def test_a_binding_or_identity_with_an_ignored_field_is_named_with_the_remedy() -> None:
+    there = {"bindings": (binding(identity_name=""),), **ignored("azureidentitybindings", "b", "spec.AzureIdentity")}
+    explanation = explain_pod(assigned=(), **there)
+    (says,) = [each.says for each in explanation.links if each.link == "binding"]
+    assert says.endswith(
+        f"it names no AzureIdentity; fields spelled as before v1.6.0 are ignored{BY_MIC}: spec.AzureIdentity"
+    )
+    link = only(explanation)
+    assert (link.link, link.about, link.says) == ("identity", "none", "binding ns/b names no AzureIdentity")
+    assert link.next == correct("AzureIdentityBinding ns/b")
+    empty = msgspec.structs.replace(identity(), spec=AzureIdentitySpec(type=0))
+    link = only(explain_pod(identities=(empty,), assigned=(), **ignored("azureidentities", "id", "spec.ResourceID")))
+    assert (link.link, link.about) == ("identity", "ns/id")
+    assert f"{BY_MIC}: spec.ResourceID" in link.says
+    assert link.next.startswith("correct the fields of AzureIdentity ns/id")
+    explanation = explain_pod(**ignored("azureidentities", "id", "spec.ClientID"))
+    assert broken(explanation) == []
+    (says,) = [each.says for each in explanation.links if each.link == "identity"]
+    assert says.endswith(f"{BY_MIC}: spec.ClientID")
+
+
+def test_a_binding_of_another_namespace_is_named_after_those_of_the_pods_unless_it_cannot_select_it() -> None:
+    bindings = (binding(selector="", namespace="default"), binding(selector=""))
+    fields = {("azureidentitybindings", each.metadata.namespace, "b"): ("spec.Selector",) for each in bindings}
+    there = {"bindings": bindings, "assigned": (), "ignored_fields": fields}
+    assert f"{BY_MIC}: ns/b (spec.Selector), default/b (spec.Selector)" in only(explain_pod(**there)).says
+    for configuration in (rules(managed=True), rules(force_namespaced=True)):
+        link = only(explain_pod(configuration=configuration, **there))
+        assert link.says.endswith(": ns/b (spec.Selector)")
+        assert (BY_MIC in link.says) is (configuration == rules(force_namespaced=True)), (
+            "MIC does not run in managed mode"
+        )
+
+
+@pytest.mark.parametrize(
+    ("selector", "fields"), [("", ("spec.AzureIdentity",)), ("other", ("spec.Selector",))], ids=["another field", "set"]
+)
+def test_a_binding_that_the_field_does_not_keep_from_selecting_is_not_named(
+    selector: str, fields: tuple[str, ...]
+) -> None:
+    there = ignored("azureidentitybindings", "b", *fields)
+    link = only(explain_pod(bindings=(binding(selector=selector),), assigned=(), **there))
+    assert "ignored" not in link.says
+
+
+def test_a_pod_without_a_label_may_need_the_exception_whose_labels_are_ignored() -> None:
+    there = {"exceptions": (exception(labels=None),), **ignored("azurepodidentityexceptions", "ex", "spec.PodLabels")}
+    explanation = explain_pod(pod=pod(label=None), assigned=(), **there)
+    (link,) = [each for each in explanation.links if each.link == "exception"]
+    assert link.state is LinkState.UNKNOWN
+    assert "are ignored: ns/ex (spec.PodLabels)" in link.says
+    (link,) = [each for each in explain_pod(**there).links if each.link == "exception"]
+    assert (link.state, link.next) == (LinkState.OK, "")

@@ -1,0 +1,293 @@
+"""The links from the pod to Azure: each fault is named, its neighbour is not, and the headline contradicts none."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from mic.azure.identities import GONE, Attached, HostIdentities
+from podidctl.diagnosis.decision import Outcome
+from podidctl.diagnosis.input import NmiPods, ReadFailure
+from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
+from podidctl.explain.schema import Link, LinkState
+from podidentity.azure.errors import Refused
+from podidentity.resources import BareMeta, OwnerReference, Pod, PodSpec
+from tests.support.nmi_objects import CLIENT_ID, NODE, assigned_identity, binding, exception, identity, pod, resource_id
+from tests.support.podidctl.prediction_inputs import broken, explain_pod, labelled, nmi_pod, only, rules, states
+
+THERE = HostIdentities(type="UserAssigned", attached={resource_id("id").lower(): Attached(resource_id("id"))})
+
+
+def test_each_link_is_printed_in_order() -> None:
+    explanation = explain_pod(azure=THERE)
+    assert states(explanation) == [
+        ("pod", "ok"),
+        ("address", "ok"),
+        ("exception", "ok"),
+        ("label", "ok"),
+        ("binding", "ok"),
+        ("identity", "ok"),
+        ("assigned identity", "ok"),
+        ("host", "ok"),
+        ("on Azure", "ok"),
+        ("NMI", "ok"),
+    ]
+    assert broken(explanation) == []
+    assert (explanation.answer.outcome, explanation.answer.identity) == (Outcome.GRANTED, "ns/id")
+    explanation = explain_pod()
+    assert ("on Azure", "unknown") in states(explanation)
+    assert broken(explanation) == []
+    document = msgspec.json.encode(explain_pod()).decode()
+    assert CLIENT_ID not in document
+    assert f"{CLIENT_ID[:4]}…{CLIENT_ID[-4:]}" in document
+    explanation = explain_pod(configuration=rules(managed=True), assigned=())
+    assert ("served", "ok") in states(explanation)
+    assert "assigned identity" not in dict(states(explanation))
+    assert explanation.answer.outcome is Outcome.GRANTED
+
+
+@pytest.mark.parametrize(
+    ("asked", "link", "says"),
+    [
+        (None, "pod", "this pod does not exist"),
+        (pod(phase="Succeeded"), "pod", "has ended"),
+        (pod(host_network=True), "address", "its node's network"),
+        (pod(addresses=()), "address", "no address yet"),
+        (
+            Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pending").status),
+            "pod",
+            "not scheduled to a node yet",
+        ),
+    ],
+    ids=["absent", "finished", "host-network", "no-address", "no-node"],
+)
+def test_a_pod_that_nmi_does_not_know_is_reported_with_the_reason(asked: Pod | None, link: str, says: str) -> None:
+    explanation = explain_pod(pod=asked)
+    assert explanation.answer.outcome is Outcome.UNSEEN
+    first = broken(explanation)[0]
+    assert first.link == link
+    assert says in first.says
+
+
+def test_two_live_pods_at_one_address_are_reported() -> None:
+    other = pod("other", uid="uid-2")
+    assert "another pod has its address: ns/other" in only(explain_pod(same_address_pods=(other,))).says
+    assert broken(explain_pod(same_address_pods=(pod("other", uid="uid-2", deleting=True),))) == []
+    ending = only(explain_pod(pod=pod(deleting=True), same_address_pods=(other,)))
+    assert ending.link == "address"
+    assert "this one is terminating" in ending.says
+    assert "run this command for ns/other" in ending.next
+    both = only(explain_pod(pod=pod(deleting=True), same_address_pods=(pod("other", uid="uid-2", deleting=True),)))
+    assert "all of them are terminating" in both.says
+    explanation = explain_pod(
+        pod=pod(addresses=("10.0.0.1", "fd00::1")), same_address_pods=(pod("other", uid="uid-2"),)
+    )
+    assert explanation.answer.outcome is Outcome.GRANTED
+    (link,) = [each for each in explanation.links if each.link == "address"]
+    assert (link.about, link.state) == ("fd00::1", LinkState.OK)
+    assert "ns/other" in link.says
+
+
+@pytest.mark.parametrize(
+    ("asked", "link", "says"),
+    [
+        (pod(terminated=True), "pod", "all its containers have terminated"),
+        (pod(sandbox=False), "address", "sandbox is not ready"),
+    ],
+    ids=["terminated", "sandbox-down"],
+)
+def test_a_pod_that_may_have_lost_its_address_is_reported_to_get_nothing(asked: Pod, link: str, says: str) -> None:
+    explanation = explain_pod(pod=asked)
+    assert explanation.answer.outcome is Outcome.WAITS
+    assert explanation.answer.status == 404
+    first = broken(explanation)[0]
+    assert first.link == link
+    assert says in first.says
+    assert broken(explain_pod(pod=pod(sandbox=True))) == []
+
+
+def test_an_exception_that_overrides_the_label_is_named() -> None:
+    explanation = explain_pod(pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "X"}),))
+    assert explanation.answer.outcome is Outcome.EXEMPT
+    link = only(explanation)
+    assert (link.link, link.about) == ("exception", "ns/ex")
+    assert broken(explain_pod(pod=pod(labels={"app": "y"}), exceptions=(exception(labels={"app": "X"}),))) == []
+    counts = rules(exception_namespaces=("elsewhere",))
+    explanation = explain_pod(
+        configuration=counts, pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),)
+    )
+    assert explanation.answer.outcome is Outcome.GRANTED
+    explanation = explain_pod(pod=pod(label=None, labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
+    assert explanation.answer.outcome is Outcome.EXEMPT
+    assert broken(explanation) == []
+
+
+def test_mics_own_pod_is_exempt_and_a_mirror_pod_gets_nothing() -> None:
+    owner = OwnerReference(kind="ReplicaSet", name="mic-1", controller=True)
+    explanation = explain_pod(
+        configuration=rules(mic_namespace="ns"), pod=pod(label=None, labels={"component": "mic"}, owner=owner)
+    )
+    assert explanation.answer.outcome is Outcome.EXEMPT
+    assert broken(explanation) == []
+    explanation = explain_pod(pod=pod(mirror=True, labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
+    assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 400)
+    link = only(explanation)
+    assert (link.link, link.about) == ("mirror pod", "ns/web")
+    assert "use a DaemonSet" in link.next
+
+
+NO_WORKING_NMI = {
+    "nowhere": NmiPods(),
+    "elsewhere": NmiPods(others=(nmi_pod("node-2"),)),
+    "not-ready": NmiPods((nmi_pod(ready=False),)),
+}
+ATTACHED = HostIdentities(attached={resource_id("id").lower(): Attached(resource_id("id"))})
+UNDER = {"pod": pod(label=None, labels={"app": "x"}), "exceptions": (exception(labels={"app": "x"}),), "assigned": ()}
+
+
+@pytest.mark.parametrize("nmi", NO_WORKING_NMI.values(), ids=NO_WORKING_NMI)
+def test_without_a_working_nmi_on_the_node_nothing_is_granted_and_the_expected_result_is_printed(nmi: NmiPods) -> None:
+    explanation = explain_pod(nmi=nmi)
+    assert explanation.answer.outcome is Outcome.UNANSWERED
+    assert explanation.answer.identity == "ns/id"
+    assert "would ask Azure for a token of AzureIdentity ns/id; but no working NMI" in explanation.answer.says
+    assert only(explanation).link == "NMI"
+    assert explanation.next
+
+
+def test_a_refusal_that_a_missing_nmi_would_return_has_no_status() -> None:
+    explanation = explain_pod(nmi=NmiPods(), assigned=(), bindings=())
+    assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.UNANSWERED, None)
+    assert "NMI would respond: held until 45 s after the first request, then 404" in explanation.answer.says
+    explanation = explain_pod(nmi=NmiPods(), configuration=replace(rules(), is_given=True))
+    assert (explanation.answer.outcome, broken(explanation)) == (Outcome.GRANTED, [])
+
+
+def test_an_exempt_pod_uses_imds_also_without_nmi_but_not_with_a_hanging_one() -> None:
+    assert explain_pod(**UNDER, nmi=NmiPods(others=(nmi_pod("node-2"),))).answer.outcome is Outcome.EXEMPT
+    hanging = explain_pod(**UNDER, nmi=NO_WORKING_NMI["not-ready"]).answer
+    assert hanging.outcome is Outcome.UNANSWERED
+    assert "would forward the request to IMDS" in hanging.says
+
+
+@pytest.mark.parametrize("azure", [HostIdentities(), GONE], ids=["absent", "no-host"])
+def test_an_identity_that_is_not_on_its_host_is_not_granted(azure: HostIdentities) -> None:
+    explanation = explain_pod(azure=azure)
+    assert explanation.answer.outcome is Outcome.REFUSED
+    assert explanation.answer.identity == "ns/id"
+    link = only(explanation)
+    assert link.link == "on Azure"
+    assert link.says in explanation.answer.says
+
+
+def test_the_headline_states_what_a_request_gets() -> None:
+    says = explain_pod(azure=ATTACHED).answer.says
+    assert says == "NMI asks Azure for a token of AzureIdentity ns/id"
+    principal = explain_pod(identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),))
+    assert "none" not in principal.answer.says
+    other = binding("b-other", "gone")
+    explanation = explain_pod(bindings=(binding(), other), azure=ATTACHED)
+    assert explanation.answer.outcome is Outcome.GRANTED
+    assert "something is broken: identity ns/gone" in explanation.answer.says
+    assert len(broken(explanation)) == 1
+    says = explain_pod(assigned=(), bindings=()).answer.says
+    assert says == (
+        "held until 45 s after the first request, then 404: No identity is assigned to this pod; later requests get "
+        "the same response immediately, until the pod's label, identities or address change"
+    )
+    says = explain_pod(assigned=(labelled(assigned_identity(status="Created")),)).answer.says
+    assert says.startswith("held until ")
+    assert "immediately" not in says
+
+
+KEY = resource_id("id").lower()
+
+
+def link_of(name: str, **changes: object) -> Link:
+    (link,) = [each for each in explain_pod(**changes).links if each.link == name]
+    return link
+
+
+@pytest.mark.parametrize(
+    ("azure", "state", "says"),
+    [
+        (ATTACHED, LinkState.OK, "it is on vm-1"),
+        (HostIdentities(), LinkState.BROKEN, "is not attached to vm-1"),
+        (
+            HostIdentities(attached=ATTACHED.attached, provisioning_state="Updating"),
+            LinkState.UNKNOWN,
+            "is in progress",
+        ),
+        (GONE, LinkState.BROKEN, "Azure has no /subscriptions/s/"),
+        (Refused("no right", status=403, code="AuthorizationFailed"), LinkState.UNKNOWN, "403 AuthorizationFailed"),
+        (None, LinkState.UNKNOWN, "Azure was not asked"),
+    ],
+    ids=["there", "absent", "changing", "no-host", "refused", "not-asked"],
+)
+def test_azures_state_of_the_identity(azure: object, state: LinkState, says: str) -> None:
+    link = link_of("on Azure", azure=azure)
+    assert link.state is state
+    assert says in link.says
+    assert link.about == "id"
+
+
+@pytest.mark.parametrize(
+    ("node", "state", "says"),
+    [
+        (None, LinkState.BROKEN, "no such node"),
+        (PlacedNode(metadata=BareMeta(name=NODE)), LinkState.BROKEN, "it has no providerID"),
+        (
+            PlacedNode(metadata=BareMeta(name=NODE), spec=PlacedNodeSpec(provider_id="kind://x")),
+            LinkState.BROKEN,
+            "'kind://x'",
+        ),
+        (ReadFailure("not allowed: nodes"), LinkState.UNKNOWN, "not allowed: nodes"),
+    ],
+    ids=["gone", "bare", "elsewhere", "unread"],
+)
+def test_a_node_without_a_vm_is_reported(node: object, state: LinkState, says: str) -> None:
+    link = link_of("host", node=node)
+    assert link.state is state
+    assert says in link.says
+
+
+def test_an_nmi_that_is_not_ready_is_reported_with_its_pod() -> None:
+    link = only(explain_pod(nmi=NmiPods((nmi_pod(ready=False),))))
+    assert (link.link, link.about) == ("NMI", "kube-system/nmi-x")
+    assert "kubectl logs -n kube-system nmi-x" in link.next
+    assert only(explain_pod(nmi=NmiPods(others=(nmi_pod("node-2"),)))).link == "NMI"
+    assert only(explain_pod(nmi=NmiPods())).link == "NMI"
+    assert link_of("NMI", nmi=ReadFailure("not allowed")).state is LinkState.UNKNOWN
+
+
+def test_an_unused_identity_is_not_required_on_azure() -> None:
+    former = labelled(assigned_identity("old", pod_uid="uid-0"))
+    removed = labelled(assigned_identity("gone", deleting=True))
+    far = {"bindings": (binding(), binding(namespace="far")), "identities": (identity(), identity(namespace="far"))}
+    links = explain_pod(
+        **far,
+        configuration=rules(force_namespaced=True),
+        assigned=(labelled(assigned_identity()), former, removed),
+        azure=ATTACHED,
+    ).links
+    assert [each.about for each in links if each.link == "on Azure"] == ["id"]
+    links = explain_pod(
+        identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),), node=None
+    ).links
+    assert "host" not in {each.link for each in links}
+
+
+@pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
+def test_a_client_id_of_another_identity_is_reported_with_both_ids(managed: bool) -> None:
+    other = "0b000000-0000-0000-0000-000000000002"
+    azure = HostIdentities(attached={KEY: Attached(resource_id("id"), other)})
+    explanation = explain_pod(azure=azure, configuration=rules(managed=managed))
+    link = only(explanation)
+    assert (link.link, link.about) == ("client id", "ns/id")
+    assert other in link.says
+    assert CLIENT_ID in link.says
+    assert other in explanation.answer.says
+    right = HostIdentities(attached={KEY: Attached(resource_id("id"), CLIENT_ID.upper())})
+    assert "client id" not in {
+        each.link for each in explain_pod(azure=right, configuration=rules(managed=managed)).links
+    }
