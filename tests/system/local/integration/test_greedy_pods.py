@@ -43,7 +43,7 @@ PODS = 16
 WATCH_SECONDS = 8.0
 TOKEN_P99_MS = 250.0
 STRUCTURES = 1400
-"""Bytes of the kernel's structures for a socket, besides what it reports (SO_MEMINFO, read with ss)."""
+"""Bytes of the kernel's structures for a socket, in addition to what it reports (SO_MEMINFO, read with ss)."""
 HOARDERS = [f"127.250.0.{number}" for number in range(1, 17)]
 
 
