@@ -47,7 +47,7 @@ def pods_of(*options: str, helm: str = "helm") -> dict[str, Any]:
         (("--set=nmi.extraArgs={--redirect-target=node}",), {"--redirect-target=node", "--fail-closed=true"}),
         ((CILIUM,), {"--redirect=cilium"}),
     ],
-    ids=str,
+    ids=lambda words: " ".join(sorted(words)) or "defaults",
 )
 def test_backend_and_target_become_flags_which_the_extra_arguments_replace(
     options: tuple[str, ...], flags: set[str]
