@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import yaml
 
+VALUES: Final = Path(__file__).with_name("go_implementation_values.yaml")
+"""The values.yaml of that chart, read as one."""
 GROUP = "rbac.authorization.k8s.io"
 CLOUD_CONFIG: Final = "/etc/kubernetes/azure.json"
 CLOUD: Final = "/etc/kubernetes/akscustom.json"

@@ -13,9 +13,9 @@ import yaml
 
 from tests.repository.deploy.helm_cluster import arguments_of
 from tests.repository.deploy.helms import HELMS
+from tests.support.go_implementation_chart import VALUES
 from tools.chart.rendering import CHART, GOLDEN, RenderError, in_order, render
 
-REFERENCE = Path(__file__).with_name("go_implementation_values.yaml")
 GO_IMAGES = "mcr.microsoft.com/oss/azure/aad-pod-identity"
 OURS: Mapping[str, Any] = {"image.repository": "ours", "mic.tag": "", "nmi.tag": ""}
 """Values that a user of the Go implementation's chart has to change."""
@@ -37,7 +37,7 @@ PATH = "/etc/odd #1/'a' \"b\""
 
 def reference(changed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the Go implementation's values.yaml with these values, by path."""
-    values: dict[str, Any] = yaml.safe_load(REFERENCE.read_text())
+    values: dict[str, Any] = yaml.safe_load(VALUES.read_text())
     for name, value in changed.items():
         *above, last = name.split(".")
         inner = values

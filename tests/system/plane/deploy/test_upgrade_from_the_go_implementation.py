@@ -9,12 +9,11 @@ import pytest
 
 from tests.repository.deploy.helm_cluster import LIMIT, Cluster
 from tests.repository.deploy.helms import HELMS
-from tests.support.go_implementation_chart import write_chart
+from tests.support.go_implementation_chart import VALUES, write_chart
 from tests.support.testplane import up
 from tools.chart.rendering import CHART
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
-VALUES = Path(__file__).with_name("go_implementation_values.yaml")
 
 
 @pytest.mark.parametrize("helm", HELMS)
