@@ -31,7 +31,7 @@ def open_descriptors() -> int:
 
 @pytest.mark.parametrize(
     "packet",
-    [b"garbage", b'{"type":"take"}', b"x" * (PACKET_MAX + 1), b"\\x00" * 100, b'{"type":"hello"}'],
+    [b"garbage", b'{"type":"take"}', b"x" * (PACKET_MAX + 1), b"\x00" * 100, b'{"type":"hello"}'],
     ids=["garbage", "wrong order", "huge", "zeros", "incomplete"],
 )
 async def test_an_unusable_packet_ends_its_connection_only(path: Path, packet: bytes) -> None:
