@@ -21,10 +21,10 @@ from podidentity_sandbox.azure import AzureFiles
 from podidentity_sandbox.namespaces import Namespaces, orphaned, sweep
 from podidentity_sandbox.network import METADATA_ADDRESS
 from tests.support.checkout import ROOT
-from tests.support.checkout import ROOT as CGROUPS
 from tests.support.kubectl_and_helm import Commands
 from tests.system.node import machine, oci
 from tests.system.node.azure import Azure
+from tests.system.node.cgroups import ROOT as CGROUPS
 from tests.system.node.cgroups import Cgroup
 from tests.system.node.configuration import PAUSE_IMAGE, REPOSITORY, chart_values, kubelet
 from tests.system.node.control_plane import ControlPlane
