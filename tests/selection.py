@@ -6,11 +6,9 @@ The needs of a test determine its target, so that each test has exactly one:
 * `make check` runs tests that need nothing but the Python environment.
 * `make test` adds tests that need root, or the programs running in a sandbox.
 * `make test-all` adds tests that need programs of others (`make test-tools`) or the control plane of
-  tests/support/testplane
-  (`make test-plane`), and those that measure.
+  tests/support/testplane (`make test-plane`), and those that measure.
 * `make e2e-node` runs tests on the real nodes of tests/system/node. `make test-node` runs those without the marker
-  `long`,
-  where the machine permits nodes. It is a part of `make test-all`.
+  `long`, where the machine permits nodes. It is a part of `make test-all`.
 * `make e2e-cilium` runs the tests that need a built Cilium agent in addition.
 * `make test-nightly` runs tests that guard a release and not each change, by the marker `nightly`.
 """
