@@ -33,7 +33,8 @@ def benchmark_node() -> Iterator[BenchmarkNode]:
 
 @pytest.mark.parametrize("load", cases.ON_A_FULL_NODE, ids=lambda load: load.key)
 def test_a_closed_loop_measures_each_server(benchmark_node: BenchmarkNode, load: cases.Load) -> None:
-    found = closed_loop.measured(load, benchmark_node, Cores(), SHORT)
+    # On a busy machine a server may answer nothing in so short a time, which is no result.
+    found = until_sync(lambda: closed_loop.measured(load, benchmark_node, Cores(), SHORT), ignoring=RuntimeError)
     assert set(found.servers) == set(load.servers)
     for name, served in found.servers.items():
         assert set(served.errors) <= {"unanswered"}  # at the end, on a busy machine
