@@ -33,7 +33,7 @@ OTHERS: Final = ("docker", "pipx")
 PROGRAM: Final = """#!{python}
 import json, sys
 sys.path.insert(0, {root!r})
-from tests.e2e.azure_cli import answer
+from tests.system.plane.e2e.azure_cli import answer
 with open({log!r}, "a") as log:
     print(json.dumps([{name!r}, *sys.argv[1:]]), file=log)
 sys.exit(answer({name!r}, sys.argv[1:]))
