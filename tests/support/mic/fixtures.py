@@ -1,4 +1,4 @@
-"""Fixtures that most tests of MIC use: a world of reconcile passes, and the emulated cloud of the real program."""
+"""Fixtures of tests with MIC: a world of reconcile passes, and the emulated cloud of the real programs."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

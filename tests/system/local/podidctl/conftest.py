@@ -1,5 +1,5 @@
-"""Fixtures of `tests.support.podidctl.fixtures` for the tests of this folder."""
+"""Fixtures of `tests.support.mic.fixtures` for the tests of this folder."""
 
-from tests.support.podidctl.fixtures import cloud
+from tests.support.mic.fixtures import cloud
 
 __all__ = ["cloud"]
