@@ -1,7 +1,6 @@
 """Permissions that NMI and MIC need, and the check of them. Pure.
 
-A test on the real API server compares the list with the requests that the programs send when all documented features
-are used.
+A test compares the list with the chart's roles, and all tests compare the roles with the requests of the programs.
 """
 
 from collections.abc import Iterator, Sequence
