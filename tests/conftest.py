@@ -86,9 +86,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         collected.append((item.nodeid, selection.mark(item)))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason=selection.MARKERS["root"]))
-        if item.get_closest_marker("plane") and not item.get_closest_marker("timeout"):
-            # On a busy machine the control plane alone starts in ten seconds, and a test of a minute takes two.
-            item.add_marker(pytest.mark.timeout(300))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -57,7 +57,6 @@ PROGRAM_FIXTURES: Final = frozenset({"cloud", "sandbox"})
 DIRECTORIES: Final = {
     "nightly/model": "model",
     "nightly/soak": "programs",
-    "repository/benchmarks/servers": "tools",
     "repository/deploy": "tools",
     "repository/observability": "tools",
     "repository/packaging": "tools",

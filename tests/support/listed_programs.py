@@ -8,7 +8,6 @@ tools/system-packages installs for GROUPS, and of those that they depend on. A m
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -35,18 +34,6 @@ _MISSING: Final = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Package:
-    """An installed package of dpkg's database."""
-
-    name: str
-    architecture: str
-    essential: bool
-    depends: tuple[tuple[str, ...], ...]
-    """For each dependency, the names of the packages of which one is needed."""
-    provides: tuple[str, ...]
-
-
 def listed_packages(groups: Iterable[str], *, root_user: bool, script: Path = SCRIPT) -> frozenset[str]:
     """Return the names of the packages of README.md, and of those that *script* installs for *groups* and the user."""
     names = REQUIRED | PRESENT
@@ -58,8 +45,7 @@ def listed_packages(groups: Iterable[str], *, root_user: bool, script: Path = SC
 
 def allowed_programs(names: Iterable[str], machine: Path = Path("/")) -> dict[str, Path]:
     """Return the paths of the programs of the packages *names*, of what these need, and of essential packages."""
-    packages = list(_needed(list(_installed(machine)), names))
-    files = {file for package in packages for file in _files(machine, package)}
+    files = _files(machine, names)
     programs: dict[str, Path] = {}
     for path in (path for folder in FOLDERS if (machine / folder).is_dir() for path in (machine / folder).iterdir()):
         # A link of /etc/alternatives leads to the package's file. Packages also name files in /bin, which is /usr/bin.
@@ -111,52 +97,35 @@ def advice(failure: str) -> Iterator[tuple[str, str]]:
             yield "program", f"the make target of this test does not install {name}; {remedy}"
 
 
-def _installed(machine: Path) -> Iterator[Package]:
+def _files(machine: Path, names: Iterable[str]) -> set[str]:
+    """Return the files of the packages *names*, of what these need, and of essential packages."""
+    pending, by_name = list(names), dict[str, list[dict[str, str]]]()
+    for fields in _installed(machine):
+        for name in (fields["Package"], *_names(fields.get("Provides", ""))):
+            by_name.setdefault(name, []).append(fields)
+        if fields.get("Essential") == "yes":
+            pending.append(fields["Package"])
+    files, seen = set[str](), set[str]()
+    while pending:
+        name = pending.pop()
+        for fields in by_name.get(name, []) if name not in seen else []:
+            pending += _names(f"{fields.get('Pre-Depends', '')},{fields.get('Depends', '')}")
+            for suffix in ("", f":{fields['Architecture']}"):
+                listed = machine / f"var/lib/dpkg/info/{fields['Package']}{suffix}.list"
+                files |= set(listed.read_text().splitlines()) if listed.exists() else set()
+        seen.add(name)
+    return files
+
+
+def _installed(machine: Path) -> Iterator[dict[str, str]]:
+    """Yield the fields of each installed package of dpkg's database."""
     status = machine / "var" / "lib" / "dpkg" / "status"
-    if not status.exists():
-        return
-    for paragraph in status.read_text().split("\n\n"):
+    for paragraph in status.read_text().split("\n\n") if status.exists() else []:
         fields = dict(re.findall(r"^([A-Z][\w-]*): (.*)$", paragraph, re.MULTILINE))
         if fields.get("Status", "").endswith(" ok installed"):
-            needed = ", ".join(filter(None, (fields.get("Pre-Depends"), fields.get("Depends"))))
-            yield Package(
-                name=fields["Package"],
-                architecture=fields["Architecture"],
-                essential=fields.get("Essential") == "yes",
-                depends=tuple(_names(each.split("|")) for each in needed.split(",")),
-                provides=_names(fields.get("Provides", "").split(",")),
-            )
+            yield fields
 
 
-def _names(relations: Iterable[str]) -> tuple[str, ...]:
-    """Return the package names of *relations* such as `libc6:any (>= 2.36)`."""
-    return tuple(found[0] for each in relations if (found := re.match(r"[a-z0-9][a-z0-9.+-]*", each.strip())))
-
-
-def _needed(installed: list[Package], names: Iterable[str]) -> Iterator[Package]:
-    """Yield the packages *names*, the essential ones, and those that they depend on."""
-    by_name: dict[str, list[Package]] = {}
-    for package in installed:
-        by_name.setdefault(package.name, []).append(package)
-    for package in installed:
-        for virtual in package.provides:
-            by_name.setdefault(virtual, []).append(package)
-    pending = [each for each in installed if each.essential]
-    pending += [each for name in names for each in by_name.get(name, [])]
-    seen: set[Package] = set()
-    while pending:
-        package = pending.pop()
-        if package in seen:
-            continue
-        seen.add(package)
-        yield package
-        for alternatives in package.depends:
-            pending += next((by_name[name] for name in alternatives if name in by_name), [])
-
-
-def _files(machine: Path, package: Package) -> list[str]:
-    folder = machine / "var" / "lib" / "dpkg" / "info"
-    for file in (f"{package.name}.list", f"{package.name}:{package.architecture}.list"):
-        if (folder / file).exists():
-            return (folder / file).read_text().splitlines()
-    return []
+def _names(relations: str) -> list[str]:
+    """Return all package names of *relations* such as `libc6:any (>= 2.36), less | pager`."""
+    return re.findall(r"(?:^|[,|])\s*([a-z0-9][a-z0-9.+-]*)", relations)

@@ -16,9 +16,6 @@ from typing import Final
 from tests.support.waiting import until_sync
 
 SLEEP_SECONDS: Final = 0.02
-START_SECONDS: Final = 60.0
-RECORDING: Final = "recording"
-"""The first line of the program."""
 PROGRAM: Final = """
 import select, sys, time
 sleep, least = float(sys.argv[1]), float(sys.argv[2])
@@ -49,38 +46,25 @@ def paused_seconds(pauses: Iterable[Pause], begin: float, end: float) -> float:
     return sum(max(0.0, min(each.end, end) - max(each.begin, begin)) for each in pauses)
 
 
+@dataclass(frozen=True, slots=True)
 class Recorder:
-    """The program with the process id *pid*, and the pauses that it has written to *log*."""
+    """The program with the process id *pid*, and its output."""
 
-    def __init__(self, pid: int, log: Path) -> None:
-        self.pid = pid
-        self._log = log
+    pid: int
+    log: Path
 
     def pauses(self) -> list[Pause]:
         """Return the pauses so far."""
-        lines = self._log.read_text().splitlines(keepends=True)
+        lines = self.log.read_text().splitlines(keepends=True)
         return [Pause(*map(float, line.split())) for line in lines[1:] if line.endswith("\n")]
-
-    @property
-    def is_recording(self) -> bool:
-        return self._log.read_text().startswith(RECORDING)
 
 
 @contextmanager
 def recorded_pauses(least_seconds: float) -> Iterator[Recorder]:
     """Record pauses of at least *least_seconds* in the block."""
+    command = [sys.executable, "-c", PROGRAM, str(SLEEP_SECONDS), str(least_seconds)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "pauses"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(SLEEP_SECONDS), str(least_seconds)],
-                stdin=subprocess.PIPE,
-                stdout=output,
-            )
-        recorder = Recorder(process.pid, log)
-        try:
-            until_sync(lambda: recorder.is_recording or process.poll() is not None, "the recording begins")
-            assert process.poll() is None, "the program that records pauses has ended"
-            yield recorder
-        finally:
-            process.communicate(timeout=START_SECONDS)
+        with log.open("wb") as output, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output) as process:
+            until_sync(lambda: log.stat().st_size > 0, "the recording begins")
+            yield Recorder(process.pid, log)

@@ -99,12 +99,19 @@ def test_each_long_file_exists() -> None:
     assert [path for path in selection.LONG if not (selection.TESTS / path).is_file()] == []
 
 
-@pytest.mark.parametrize(("folder", "imported"), [("unit", {"unit", "support"}), ("support", {"support"})])
-def test_unit_tests_and_what_tests_share_need_no_folder_with_more_rights(folder: str, imported: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("folder", "refused"),
+    [
+        ("unit", {"contract", "nightly", "repository", "system"}),
+        ("support", {"contract", "nightly", "repository", "system", "unit"}),
+        ("system", {"repository"}),
+    ],
+)
+def test_what_two_layers_use_is_in_support(folder: str, refused: set[str]) -> None:
     statement = re.compile(r"^\s*(?:from|import) tests\.(\w+)", re.MULTILINE)
     found = {path: statement.findall(path.read_text()) for path in (selection.TESTS / folder).rglob("*.py")}
     assert sum(map(len, found.values())) > 50
-    assert {path: names for path, names in found.items() if set(names) - imported - {"conftest", "selection"}} == {}
+    assert {path: names for path, names in found.items() if refused & set(names)} == {}
 
 
 def test_needs_follow_from_fixtures_and_directories() -> None:

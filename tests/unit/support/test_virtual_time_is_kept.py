@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from nmi.tokens.governor import Governor
-from tests.support.virtual_time import now
+from tests.support import virtual_time
+from tests.support.virtual_time import in_virtual_time, now
 
 
 def listen() -> None:
@@ -47,6 +48,16 @@ async def test_an_hour_passes_immediately() -> None:
     await asyncio.sleep(3600)
     assert now() - began == 3600
     assert time.monotonic() - real < 3600
+
+
+def test_a_wait_that_does_not_end_fails_although_timers_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(60)
+
+    monkeypatch.setattr(virtual_time, "JUMPS_MAX", 100)
+    with pytest.raises(RuntimeError, match="waits for an event that has not come after 100 timers"):
+        in_virtual_time(tick)()
 
 
 async def test_a_default_clock_of_the_programs_follows_the_loop() -> None:
