@@ -40,26 +40,21 @@ class ProgramImages:
     mic: str
 
 
-def write_chart(
-    folder: Path, *, release: str = "pi", image: str = "theirs", programs: ProgramImages | None = None
-) -> Path:
+def write_chart(folder: Path, *, release: str = "pi", programs: ProgramImages | None = None) -> Path:
     """Write the chart for a release of this name into a directory of *folder*. Return the chart's directory.
 
-    Without *programs*, *image* is that of both, and takes no flags.
+    Without *programs*, the image of both has the name `theirs`, and takes no flags.
     """
     chart = folder / "old" / "aad-pod-identity"
     (chart / "templates").mkdir(parents=True)
     (chart / "Chart.yaml").write_text("apiVersion: v2\nname: aad-pod-identity\nversion: 4.1.18\nappVersion: 1.8.17\n")
-    (chart / "templates" / "all.yaml").write_text(yaml.safe_dump_all(_objects(release, image, programs)))
+    (chart / "templates" / "all.yaml").write_text(yaml.safe_dump_all(_objects(release, programs)))
     return chart
 
 
 def _labels(release: str) -> dict[str, str]:
-    return {
-        **_selectors(release),
-        "app.kubernetes.io/managed-by": "Helm",
-        "helm.sh/chart": "aad-pod-identity-4.1.18",
-    }
+    chart = {"app.kubernetes.io/managed-by": "Helm", "helm.sh/chart": "aad-pod-identity-4.1.18"}
+    return {**_selectors(release), **chart}
 
 
 def _selectors(release: str) -> dict[str, str]:
@@ -102,12 +97,8 @@ def _probe(port: int) -> dict[str, Any]:
 
 
 def _mic_pod(image: str) -> dict[str, Any]:
-    security = {
-        "runAsUser": 0,
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    restricted = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
+    security = {"runAsUser": 0, **restricted, "capabilities": {"drop": ["ALL"]}}
     container = {
         "name": "mic",
         "image": image,
@@ -139,10 +130,6 @@ def _nmi_pod(image: str) -> dict[str, Any]:
     return {**pod, "hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
 
 
-def _without_flags(part: str, image: str) -> dict[str, Any]:
-    return {"containers": [{"name": part, "image": image}]}
-
-
 def _rights(part: str, programs: ProgramImages | None) -> list[dict[str, Any]]:
     """Return the rules of a program's role: those that an upgrade must remove, and with *programs* all others."""
 
@@ -161,15 +148,13 @@ def _rights(part: str, programs: ProgramImages | None) -> list[dict[str, Any]]:
     return [*rules, rule("create patch", "events"), rule("create get update", "configmaps"), definitions]
 
 
-def _objects(release: str, image: str, programs: ProgramImages | None) -> list[dict[str, Any]]:
-    pods = (
-        (_mic_pod(programs.mic), _nmi_pod(programs.nmi))
-        if programs
-        else (_without_flags("mic", image), _without_flags("nmi", image))
-    )
+def _objects(release: str, programs: ProgramImages | None) -> list[dict[str, Any]]:
+    mic, nmi = ({"containers": [{"name": part, "image": "theirs"}]} for part in ("mic", "nmi"))
+    if programs is not None:
+        mic, nmi = _mic_pod(programs.mic), _nmi_pod(programs.nmi)
     made = [
-        _workload(release, pods[0], "Deployment", "mic", replicas=2),
-        _workload(release, pods[1], "DaemonSet", "nmi"),
+        _workload(release, mic, "Deployment", "mic", replicas=2),
+        _workload(release, nmi, "DaemonSet", "nmi"),
     ]
     for part in ("mic", "nmi"):
         meta = _metadata(release, part)

@@ -10,7 +10,6 @@ from tests.support.go_implementation_lock import ANNOTATION
 
 LOCK: Final = "aad-pod-identity-mic"
 RECORD: Final = "aad-pod-identity-config"
-FORMER_LEADER: Final = f"{LOCK}-7d9f-x2x4z"
 
 
 def assignment(pod: str, node: str, identity: Mapping[str, Any], binding: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def lock(namespace: str) -> dict[str, Any]:
     """Return the lock of a MIC that has ended."""
     ended = (datetime.now(UTC) - timedelta(seconds=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
     held = {
-        "holderIdentity": FORMER_LEADER,
+        "holderIdentity": f"{LOCK}-7d9f-x2x4z",
         "leaseDurationSeconds": 2,
         "acquireTime": ended,
         "renewTime": ended,

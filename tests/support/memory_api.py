@@ -9,7 +9,8 @@ from podidentity.kube.client import Client
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.kubeapi import definitions
 from podidentity_sandbox.kubeapi.kinds import DEFINITIONS
-from podidentity_sandbox.kubeapi.server import KubeApi
+from podidentity_sandbox.kubeapi.server import KubeApi, Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.checkout import ROOT
 from tests.support.memory_network import MemoryNetwork
 from tests.support.virtual_time import now
@@ -41,6 +42,20 @@ class MemoryApi(KubeApi):
     def cut(self) -> None:
         """Reset all connections, and refuse further ones."""
         self.network.cut(URL)
+
+    def refuse(self, code: int, reason: str, *methods: str, what: str = "", times: int = 1_000_000) -> None:
+        """Refuse the next *times* requests of these methods, or of all, whose path contains *what*."""
+        left = iter(range(times))
+
+        def intercept(request: Recorded) -> StatusError | None:
+            chosen = (not methods or request.method in methods) and what in request.path
+            return StatusError(code, reason, "refused by the test") if chosen and next(left, None) is not None else None
+
+        self.intercept = intercept
+
+    def written(self, what: str) -> list[str]:
+        """Return the methods of the recorded writes whose path contains *what*."""
+        return [each.method for each in self.requests if each.method != "GET" and what in each.path]
 
     def access(self, token: str = "") -> ClusterAccess:
         """Return the access with *token*, or the administrator's, without TLS."""

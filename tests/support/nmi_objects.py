@@ -27,6 +27,7 @@ NODE: Final = "node-1"
 ADDRESS: Final = "10.0.0.1"
 RESOURCE: Final = "https://vault.azure.net"
 CLIENT_ID: Final = "c11e0000-0000-0000-0000-00000000000a"
+OTHER_ID: Final = "c11e0000-0000-0000-0000-00000000000b"
 OBJECT_ID: Final = "0b000000-0000-0000-0000-000000000001"
 REQUEST: Final = TokenRequest(RESOURCE)
 POD: Final = PodFacts("ns", "web", "uid-1", "web")

@@ -7,7 +7,43 @@ FAST_REFUSALS names those that the fast lane may refuse. All are asked from 127.
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.support.corpus.builders import METADATA, QUERY, RESOURCE, TOKEN, events, plain, request
+TOKEN: Final = "/metadata/identity/oauth2/token"
+INSTANCE: Final = "/metadata/instance"
+METADATA: Final = "Metadata: true"
+RESOURCE: Final = "resource=https%3A%2F%2Fmanagement.azure.com%2F"
+QUERY: Final = f"api-version=2018-02-01&{RESOURCE}"
+CURL: Final = ("User-Agent: curl/8.5.0", "Accept: */*")
+
+
+def request(target: str = INSTANCE, *fields: str, method: str = "GET", body: bytes = b"") -> bytes:
+    """Return a request with these fields and a Host."""
+    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: a", *fields, "", ""]).encode("latin-1") + body
+
+
+def disguised(path: str, *fields: str, method: str = "GET", body: bytes = b"") -> bytes:
+    """Return a request to *path* that would get a token at the token path."""
+    return request(f"{path}?resource=r", METADATA, *fields, method=method, body=body)
+
+
+def events(*fields: str, body: bytes = b"") -> bytes:
+    """Return a POST to a path that NMI does not forward."""
+    return request("/metadata/scheduledevents", *fields, method="POST", body=body)
+
+
+def plain(
+    *fields: str,
+    method: str = "GET",
+    path: str = TOKEN,
+    query: str | None = QUERY,
+    version: str = "HTTP/1.1",
+    host: str | None = "Host: 169.254.169.254",
+    metadata: str | None = METADATA,
+    body: bytes = b"",
+) -> bytes:
+    """Return a token request with *fields* at its end. Without other arguments, NMI answers it with a token."""
+    target = path if query is None else f"{path}?{query}"
+    head = [f"{method} {target} {version}", host, metadata, *fields, "", ""]
+    return "\r\n".join(line for line in head if line is not None).encode("latin-1") + body
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +88,12 @@ _ACCEPTED: Final[dict[str, bytes]] = {
     ),
     "connection-close": plain("Connection: close"),
     "connection-keep-alive-any-case": plain("connection: Keep-Alive"),
-    "curl": plain("User-Agent: curl/8.5.0", "Accept: */*"),
+    "curl": plain(*CURL),
     "empty-field-value": plain("X-Empty:"),
-    "escaped-semicolon": plain(
-        "User-Agent: curl/8.5.0",
-        "Accept: */*",
-        query="api-version=2018-02-01&resource=%3Bhttps%3A%2F%2Fmanagement.azure.com%2F",
-    ),
+    "escaped-semicolon": plain(*CURL, query="api-version=2018-02-01&resource=%3Bhttps%3A%2F%2Fmanagement.azure.com%2F"),
     "general-bypass-cache": plain(query=f"{QUERY}&bypass_cache=true"),
     "general-connection-list": plain("Connection: keep-alive, close"),
-    "general-doubled-ampersand": plain(
-        "User-Agent: curl/8.5.0", "Accept: */*", query=f"api-version=2018-02-01&&{RESOURCE}"
-    ),
+    "general-doubled-ampersand": plain(*CURL, query=f"api-version=2018-02-01&&{RESOURCE}"),
     "general-empty-line-before": b"\r\n" + plain(),
     "general-empty-selector": plain(query=f"{QUERY}&client_id="),
     "general-escaped-parameter-name": plain(query="%72esource=x"),
@@ -125,13 +155,11 @@ _ACCEPTED: Final[dict[str, bytes]] = {
 """A name that begins with `general-` is left to the general lane; all others are fast-lane material."""
 
 CHUNKED: Final = "Transfer-Encoding: chunked"
-TOKEN_REQUEST: Final = request(f"{TOKEN}?resource=r", METADATA)
+TOKEN_REQUEST: Final = disguised(TOKEN)
 """As the body of another request."""
 
 _REFUSED: Final[dict[str, bytes]] = {
-    "400-absolute-form-with-user": request(
-        "http://169.254.169.254\\@x/metadata/identity/oauth2/token?resource=r", METADATA
-    ),
+    "400-absolute-form-with-user": disguised("http://169.254.169.254\\@x/metadata/identity/oauth2/token"),
     "400-absolute-form": plain(path="http://169.254.169.254/metadata/identity/oauth2/token"),
     "400-api-version-twice": plain(query=f"{QUERY}&api-version=1"),
     "400-asterisk-form": request("*", METADATA, method="OPTIONS"),
@@ -155,8 +183,8 @@ _REFUSED: Final[dict[str, bytes]] = {
     "400-chunked-twice": events(CHUNKED, CHUNKED, body=b"0\r\n\r\n"),
     "400-chunked-with-vertical-tab": events("Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n"),
     "400-client-id-twice": plain(query=f"{QUERY}&client_id=a&client_id=a"),
-    "400-content-type-twice-in-a-token-request": request(
-        "/metadata/identity/oauth2/token?resource=r", METADATA, "Content-Type: a", "Content-Type: b"
+    "400-content-type-twice-in-a-token-request": disguised(
+        "/metadata/identity/oauth2/token", "Content-Type: a", "Content-Type: b"
     ),
     "400-content-type-twice": events("Content-Type: a", "Content-Type: b", "Content-Length: 0"),
     "400-control-in-field": plain("X-Field: a\x01b"),
@@ -202,53 +230,45 @@ _REFUSED: Final[dict[str, bytes]] = {
     "400-no-metadata-header": plain(metadata=None),
     "400-no-query": plain(query=None),
     "400-no-resource": plain(query="api-version=2018-02-01"),
-    "400-no-slash": request("metadata/identity/oauth2/token?resource=r", METADATA),
+    "400-no-slash": disguised("metadata/identity/oauth2/token"),
     "400-no-version": plain().replace(b" HTTP/1.1", b""),
     "400-nul-in-field": plain("X-Field: a\x00b"),
     "400-obs-fold": plain("X-Field: a", " b"),
-    "400-path-above-the-token": request("/x/metadata/identity/oauth2/token?resource=r", METADATA),
+    "400-path-above-the-token": disguised("/x/metadata/identity/oauth2/token"),
     "400-path-away-and-back": request("/metadata/identity/oauth2/token/../../../instance", METADATA),
     "400-path-back-slash": plain(path="/metadata\\identity/oauth2/token"),
-    "400-path-below-the-token": request("/metadata/identity/oauth2/token/x?resource=r", METADATA),
-    "400-path-dot-segment-by-back-slash": request("/metadata/instance\\..\\identity/oauth2/token?resource=r", METADATA),
-    "400-path-dot-segment-with-parameter": request("/metadata/instance/..;/identity/oauth2/token?resource=r", METADATA),
+    "400-path-below-the-token": disguised("/metadata/identity/oauth2/token/x"),
+    "400-path-dot-segment-by-back-slash": disguised("/metadata/instance\\..\\identity/oauth2/token"),
+    "400-path-dot-segment-with-parameter": disguised("/metadata/instance/..;/identity/oauth2/token"),
     "400-path-dot-segment": plain(path="/metadata/./identity/oauth2/token"),
-    "400-path-escaped-back-slash": request("/metadata/identity%5coauth2/token?resource=r", METADATA),
-    "400-path-escaped-dot-segment": request("/metadata/instance/%2e%2e/identity/oauth2/token?resource=r", METADATA),
-    "400-path-escaped-slash": request("/metadata%2Fidentity/oauth2/token?resource=r", METADATA),
-    "400-path-escaped-twice-dot-segment": request(
-        "/metadata/instance/%252e%252e/identity/oauth2/token?resource=r", METADATA
-    ),
-    "400-path-escaped-twice": request("/metadata/identity/oauth2/%2574oken?resource=r", METADATA),
+    "400-path-escaped-back-slash": disguised("/metadata/identity%5coauth2/token"),
+    "400-path-escaped-dot-segment": disguised("/metadata/instance/%2e%2e/identity/oauth2/token"),
+    "400-path-escaped-slash": disguised("/metadata%2Fidentity/oauth2/token"),
+    "400-path-escaped-twice-dot-segment": disguised("/metadata/instance/%252e%252e/identity/oauth2/token"),
+    "400-path-escaped-twice": disguised("/metadata/identity/oauth2/%2574oken"),
     "400-path-escaped": plain(path="/metadata/identity/oauth2/%74oken"),
-    "400-path-fragment-escaped": request("/metadata/identity/oauth2/token%23?resource=r", METADATA),
-    "400-path-full-width": request("/metadata/identity/oauth2/%ef%bd%94oken?resource=r", METADATA),
+    "400-path-fragment-escaped": disguised("/metadata/identity/oauth2/token%23"),
+    "400-path-full-width": disguised("/metadata/identity/oauth2/%ef%bd%94oken"),
     "400-path-identity-capitalised": plain(path="/metadata/Identity/oauth2/token"),
     "400-path-inner-doubled-slash": plain(path="/metadata//identity/oauth2/token"),
-    "400-path-nul": request("/metadata/identity/oauth2/token%00?resource=r", METADATA),
-    "400-path-other-case-of-oauth2": request("/metadata/identity/OAuth2/token?resource=r", METADATA),
-    "400-path-over-long-slash": request("/metadata/identity%c0%afoauth2/token?resource=r", METADATA),
-    "400-path-over-long-utf-8": request("/metadata/identity/oauth2/%c1%b4oken?resource=r", METADATA),
+    "400-path-nul": disguised("/metadata/identity/oauth2/token%00"),
+    "400-path-other-case-of-oauth2": disguised("/metadata/identity/OAuth2/token"),
+    "400-path-over-long-slash": disguised("/metadata/identity%c0%afoauth2/token"),
+    "400-path-over-long-utf-8": disguised("/metadata/identity/oauth2/%c1%b4oken"),
     "400-path-parameter": plain(path="/metadata/identity/oauth2/token;x"),
     "400-path-question-mark": request("/metadata/identity/oauth2/token%3Fresource=r", METADATA),
-    "400-path-short-name": request("/metadata/identi~1/oauth2/token?resource=r", METADATA),
+    "400-path-short-name": disguised("/metadata/identi~1/oauth2/token"),
     "400-path-three-leading-slashes": plain(path="///metadata/identity/oauth2/token"),
-    "400-path-trailing-dot": request("/metadata/identity./oauth2/token?resource=r", METADATA),
+    "400-path-trailing-dot": disguised("/metadata/identity./oauth2/token"),
     "400-path-two-trailing-slashes": plain(path="/metadata/identity/oauth2/token//"),
-    "400-path-u-escape": request("/metadata/identity/oauth2/%u0074oken?resource=r", METADATA),
+    "400-path-u-escape": disguised("/metadata/identity/oauth2/%u0074oken"),
     "400-resource-bad-utf-8": plain(query="resource=%ff"),
     "400-resource-name-capitalised": plain(query="Resource=a"),
-    "400-resource-nul": plain(
-        "User-Agent: curl/8.5.0",
-        "Accept: */*",
-        query="api-version=2018-02-01&resource=%00https%3A%2F%2Fmanagement.azure.com%2F",
-    ),
+    "400-resource-nul": plain(*CURL, query="api-version=2018-02-01&resource=%00https%3A%2F%2Fmanagement.azure.com%2F"),
     "400-resource-twice-escaped": plain(query="resource=a&%72esource=b"),
     "400-resource-twice": plain(query="resource=a&resource=b"),
     "400-semicolon-in-query": plain(
-        "User-Agent: curl/8.5.0",
-        "Accept: */*",
-        query="api-version=2018-02-01&resource=;https%3A%2F%2Fmanagement.azure.com%2F",
+        *CURL, query="api-version=2018-02-01&resource=;https%3A%2F%2Fmanagement.azure.com%2F"
     ),
     "400-space-before-colon": plain(metadata="Metadata : true"),
     "400-tab-after-method": plain().replace(b"GET ", b"GET\t"),
@@ -302,10 +322,8 @@ _REFUSED: Final[dict[str, bytes]] = {
     "405-host-token-post": request("/host/token/?resource=r", "podns: shop", "podname: a", method="POST"),
     "405-instance-options": request("/metadata/instance", METADATA, method="OPTIONS"),
     "405-instance-post": request("/metadata/instance?api-version=2021-02-01", METADATA, method="POST"),
-    "405-post-with-a-token-request-as-body": request(
-        f"{TOKEN}?resource=r", METADATA, "Content-Length: 84", method="POST", body=TOKEN_REQUEST
-    ),
-    "405-post-without-length": request("/metadata/identity/oauth2/token?resource=r", METADATA, method="POST"),
+    "405-post-with-a-token-request-as-body": disguised(TOKEN, "Content-Length: 84", method="POST", body=TOKEN_REQUEST),
+    "405-post-without-length": disguised("/metadata/identity/oauth2/token", method="POST"),
     "405-post": plain("Content-Length: 0", method="POST"),
     "405-put": plain("Content-Length: 0", method="PUT"),
     "405-trace-unknown-path": plain(method="TRACE", path="/elsewhere", query=None),

@@ -7,7 +7,7 @@ A request that costs more than the others of its input replaces them here.
 
 from typing import Final
 
-from tests.support.corpus.builders import INSTANCE, METADATA, TOKEN, request
+from tests.support.corpus.corpus import INSTANCE, METADATA, TOKEN, request
 
 HOST: Final = "/host/token"
 TARGET_BYTES: Final = 2048

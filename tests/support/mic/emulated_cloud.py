@@ -5,11 +5,13 @@ import json
 import os
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import override
 
 from podidentity_sandbox.aad import Aad
 from podidentity_sandbox.arm import Arm
@@ -25,6 +27,7 @@ from tests.support.waiting import until
 GROUP = "aadpodidentity.k8s.io"
 IDENTITIES = f"azureidentities.{GROUP}"
 BINDINGS = f"azureidentitybindings.{GROUP}"
+EXCEPTIONS = f"azurepodidentityexceptions.{GROUP}"
 ASSIGNED = f"azureassignedidentities.{GROUP}"
 WAIT_SECONDS = 60.0
 """The time limit of a wait on a busy machine; nearly all waits take less than a second."""
@@ -51,8 +54,7 @@ class Mic:
     async def stop(self) -> int:
         """Send SIGTERM, and return the exit code."""
         self.process.terminate()
-        async with asyncio.timeout(WAIT_SECONDS):
-            return await self.process.wait()
+        return await self.ended()
 
     async def ended(self) -> int:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -68,11 +70,44 @@ class Mic:
 
 
 @dataclass
-class EmulatedCloud:
-    """The servers around MIC. Objects are created in the store as kubectl would create them."""
+class StoredObjects:
+    """Creates objects in the store of *api*, as kubectl and a kubelet leave them."""
+
+    api: KubeApi
+
+    def node(self, name: str, provider_id: str = "") -> None:
+        self.api.store.create(
+            "nodes", {"metadata": {"name": name}, "spec": {"providerID": provider_id or f"azure://{vm_id(name)}"}}
+        )
+
+    def pod(self, name: str, node: str, *, label: str = "demo", namespace: str = "default") -> None:
+        self.api.store.create(
+            "pods",
+            {
+                "metadata": {"name": name, "namespace": namespace, "labels": {"aadpodidbinding": label}},
+                "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
+                "status": {"phase": "Running"},
+            },
+        )
+
+    def remove_pod(self, name: str, namespace: str = "default") -> None:
+        self.api.store.delete("pods", name, namespace, grace_seconds=0)
+
+    def identity(self, name: str = "demo", *, namespace: str = "default", selector: str = "", **spec: Any) -> None:
+        """Create an identity and its binding."""
+        usual = {"type": 0, "resourceID": identity_id(name), "clientID": f"client-{name}"}
+        self.create(IDENTITIES, name, usual | spec, namespace)
+        self.create(BINDINGS, name, {"azureIdentity": name, "selector": selector or name}, namespace)
+
+    def create(self, kind: str, name: str, spec: Mapping[str, Any], namespace: str = "default") -> None:
+        self.api.store.create(kind, {"metadata": {"name": name, "namespace": namespace}, "spec": spec})
+
+
+@dataclass
+class EmulatedCloud(StoredObjects):
+    """The servers around MIC."""
 
     folder: Path
-    api: KubeApi
     arm: Arm
     aad: Aad
     directory: Directory
@@ -84,14 +119,16 @@ class EmulatedCloud:
         *flags: str,
         active: bool = True,
         environ: Mapping[str, str] | None = None,
+        inside: Sequence[str] = (),
         module: str = "mic",
     ) -> Mic:
         """Start another MIC; with *active*, wait until it leads. A later flag wins; *environ* is added to its own.
-        *module* is mic or one that starts it."""
+        *inside* is a command that runs it. *module* is mic or one that starts it."""
         ports = free_ports(2)
         log = self.folder / f"mic-{len(self.running)}.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
+                *inside,
                 sys.executable,
                 "-m",
                 module,
@@ -118,6 +155,13 @@ class EmulatedCloud:
             await self.active(mic)
         return mic
 
+    def change_config(self, **changed: Any) -> None:
+        """Change fields of azure.json."""
+        path = self.folder / "azure.json"
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(json.loads(path.read_text()) | changed))
+        fresh.rename(path)
+
     async def active(self, mic: Mic) -> None:
         async def is_active() -> bool:
             assert mic.process.returncode is None, f"ended with {mic.process.returncode}: {mic.read_log()}"
@@ -141,36 +185,11 @@ class EmulatedCloud:
 
         await until(holds_while_all_run, logs)
 
-    def node(self, name: str, provider_id: str = "") -> None:
-        self.api.store.create(
-            "nodes", {"metadata": {"name": name}, "spec": {"providerID": provider_id or f"azure://{vm_id(name)}"}}
-        )
-
-    def pod(self, name: str, node: str, *, label: str = "demo", namespace: str = "default") -> None:
-        self.api.store.create(
-            "pods",
-            {
-                "metadata": {"name": name, "namespace": namespace, "labels": {"aadpodidbinding": label}},
-                "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
-                "status": {"phase": "Running"},
-            },
-        )
-
-    def remove_pod(self, name: str, namespace: str = "default") -> None:
-        self.api.store.delete("pods", name, namespace, grace_seconds=0)
-
-    def identity(self, name: str = "demo", *, namespace: str = "default", **spec: Any) -> None:
+    @override
+    def identity(self, name: str = "demo", **options: Any) -> None:
         """Create an identity, its binding, and the identity in Azure."""
         self.directory.add_identity(identity_id(name), client_id=f"client-{name}")
-        meta = {"name": name, "namespace": namespace}
-        self.api.store.create(
-            IDENTITIES,
-            {
-                "metadata": meta,
-                "spec": {"type": 0, "resourceID": identity_id(name), "clientID": f"client-{name}"} | spec,
-            },
-        )
-        self.api.store.create(BINDINGS, {"metadata": meta, "spec": {"azureIdentity": name, "selector": name}})
+        super().identity(name, **options)
 
     def assigned(self) -> dict[str, str]:
         """Object name -> status."""
@@ -216,7 +235,7 @@ async def emulated_cloud(folder: Path) -> AsyncIterator[EmulatedCloud]:
             }
         )
     )
-    cloud = EmulatedCloud(folder, api, arm, aad, directory, mint)
+    cloud = EmulatedCloud(api, folder, arm, aad, directory, mint)
     try:
         yield cloud
     finally:

@@ -286,6 +286,19 @@ class MicWorld(FilledView):
         self._host_key = host_id.lower()
         return await self.host_reconciler.reconcile(self._host_key)
 
+    async def later(self, seconds: float) -> PassResult:
+        """Let time pass, and run one pass of the host VM."""
+        await asyncio.sleep(seconds)
+        return await self.reconcile()
+
+    async def pauses(self, passes: int) -> list[float]:
+        """Run passes of the host VM, each after the pause that the former one asked for, and return the pauses."""
+        pauses = []
+        for _ in range(passes):
+            pauses.append((await self.reconcile()).again_after or 0.0)
+            await asyncio.sleep(pauses[-1])
+        return pauses
+
     async def steps(self, host_id: str = VM) -> list[str]:
         """Run one pass of the host and return the names of its steps."""
         before = len(self.writes)

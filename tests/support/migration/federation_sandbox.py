@@ -1,9 +1,7 @@
 """Clusters whose identities become federated: as values for plans, and as emulators for the real program."""
 
 import asyncio
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,11 +23,9 @@ from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, AzureAssigned
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.kubeapi.kinds import ResourceType
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.support.checkout import ROOT
-from tests.support.mic.emulated_cloud import WAIT_SECONDS, EmulatedCloud, emulated_cloud
+from tests.support.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.support.mic.preview.run_programs import Answer, run
-from tests.support.migration.objects import binding, identity, read, situation
-from tests.support.objects import identity_id
+from tests.support.migration.objects import read, situation
 
 TENANT = "72f988bf-0000-0000-0000-2d7cd011db47"
 ISSUER = "https://oidc.example.org/cluster/"
@@ -99,18 +95,10 @@ class Federation:
         cloud.api._registry.add(
             ResourceType("Deployment", "deployments", "apps", subresources=("status",), generation=True)
         )
-        self.credential = FederatedCredential(cloud.api.server, "", AUDIENCE)
 
     def trust(self, account: str = "web", name: str = "demo", namespace: str = "default") -> None:
         subject = f"system:serviceaccount:{namespace}:{account}"
         self.cloud.directory.federate(f"client-{name}", FederatedCredential(self.cloud.api.server, subject, AUDIENCE))
-
-    def identity_of(self, namespace: str) -> None:
-        """An identity in *namespace* that serves pods of all namespaces, and the identity on Azure."""
-        self.cloud.directory.add_identity(identity_id("demo"), client_id="client-demo")
-        spec = {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo"}
-        self.store.create("azureidentities.aadpodidentity.k8s.io", identity(namespace=namespace) | {"spec": spec})
-        self.store.create("azureidentitybindings.aadpodidentity.k8s.io", binding(namespace=namespace))
 
     def account(self, name: str, namespace: str = "default") -> None:
         self.store.create("serviceaccounts", {"metadata": {"name": name, "namespace": namespace}})
@@ -124,7 +112,7 @@ class Federation:
 
     def nmi(self, *flags: str) -> None:
         """An NMI as an operator sees it, on one node."""
-        if not any(each["metadata"]["name"] == "nmi" for each in self.store.list("serviceaccounts", "kube-system")):
+        if self.store.find("serviceaccounts", "nmi", "kube-system") is None:
             self.account("nmi", "kube-system")
         meta = {"name": "nmi-1", "namespace": "kube-system", "labels": {"app.kubernetes.io/component": "nmi"}}
         container = {"name": "nmi", "image": "nmi", "args": list(flags)}
@@ -144,34 +132,23 @@ class Federation:
         found: dict[str, Any] = self.store.get("azureidentities.aadpodidentity.k8s.io", name, "default")
         return found
 
-    async def migrate(self, *arguments: str) -> Answer:
+    async def migrate(self, *arguments: str, **options: Any) -> Answer:
         folder = self.cloud.folder
-        return await run(folder, "podidctl", "migrate", *arguments, cloudconfig=False, HOME=str(folder))
+        return await run(folder, "podidctl", "migrate", *arguments, cloudconfig=False, HOME=str(folder), **options)
 
     async def interrupted(self, method: str, path: str, *arguments: str) -> int:
         """Run the command, send Ctrl-C at the API server's first such request, and return the exit."""
-        folder = self.cloud.folder
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "podidctl", "migrate", *arguments, f"--kubeconfig={folder / 'kubeconfig'}"),
-            cwd=ROOT,
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(folder),
-                "AZURE_ENVIRONMENT_FILEPATH": str(folder / "cloud.json"),
-                "SSL_CERT_FILE": str(folder / "ca.pem"),
-            },
-            stdout=asyncio.subprocess.DEVNULL,
-        )
 
-        def interrupt(heard: Recorded) -> None:
-            if process.returncode is None and heard.method == method and path in heard.path:
-                process.send_signal(signal.SIGINT)
+        def interrupt_at(process: asyncio.subprocess.Process) -> None:
+            def interrupt(heard: Recorded) -> None:
+                if process.returncode is None and heard.method == method and path in heard.path:
+                    process.send_signal(signal.SIGINT)
 
-        self.cloud.api.intercept = interrupt
-        async with asyncio.timeout(2 * WAIT_SECONDS):
-            ended = await process.wait()
+            self.cloud.api.intercept = interrupt
+
+        ended = await self.migrate(*arguments, started=interrupt_at)
         self.cloud.api.intercept = None
-        return ended
+        return ended.code
 
 
 @asynccontextmanager
@@ -189,15 +166,3 @@ async def federation(folder: Path) -> AsyncIterator[Federation]:
 
             cloud.aad.issuers.fetch = fetch
             yield Federation(cloud)
-
-
-@asynccontextmanager
-async def unchanged_pod(folder: Path, *flags: str) -> AsyncIterator[Federation]:
-    """A pod `web-1` with an identity of type 0, and an NMI with --federated-identities and *flags*. No MIC runs."""
-    async with federation(folder) as made:
-        made.cloud.node("n0")
-        made.cloud.identity()
-        made.account("web")
-        made.pod("web-1")
-        made.nmi("--federated-identities", *flags)
-        yield made

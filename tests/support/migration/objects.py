@@ -4,52 +4,32 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from podidctl.migration.projections import (
-    CRON_JOBS,
-    CronJob,
-    RunningPod,
-    ServiceAccount,
-    WorkloadObject,
-)
+from podidctl.migration.projections import CRON_JOBS, CronJob, RunningPod, ServiceAccount, WorkloadObject
 from podidctl.migration.workload_identity import WorkloadIdentityPlan, WorkloadState, plan_workload_identity
 from podidctl.migration.workloads import WorkloadInventory
 from podidentity.kube.decoding import decode_object
-from podidentity.resources import (
-    BINDINGS,
-    EXCEPTIONS,
-    IDENTITIES,
-    Kind,
-    Resource,
-)
+from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Kind, Resource
 
 ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
 
+def stored(kind: Kind[Any], name: str, namespace: str, spec: dict[str, Any], **meta: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace, **meta}
+    return {"apiVersion": kind.api_version, "kind": kind.name, "metadata": metadata, "spec": spec}
+
+
 def identity(name: str = "demo", namespace: str = "shop", **spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": IDENTITIES.api_version,
-        "kind": "AzureIdentity",
-        "metadata": {"name": name, "namespace": namespace, "annotations": spec.pop("annotations", {})},
-        "spec": {"type": 0, "resourceID": ID + name, "clientID": f"client-{name}", **spec},
-    }
+    notes = spec.pop("annotations", {})
+    usual = {"type": 0, "resourceID": ID + name, "clientID": f"client-{name}"}
+    return stored(IDENTITIES, name, namespace, usual | spec, annotations=notes)
 
 
 def binding(name: str = "demo", namespace: str = "shop", **spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": BINDINGS.api_version,
-        "kind": "AzureIdentityBinding",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"azureIdentity": name, "selector": name, **spec},
-    }
+    return stored(BINDINGS, name, namespace, {"azureIdentity": name, "selector": name} | spec)
 
 
 def exception(**labels: str) -> dict[str, Any]:
-    return {
-        "apiVersion": EXCEPTIONS.api_version,
-        "kind": "AzurePodIdentityException",
-        "metadata": {"name": "e", "namespace": "shop"},
-        "spec": {"podLabels": labels},
-    }
+    return stored(EXCEPTIONS, "e", "shop", {"podLabels": labels})
 
 
 R = TypeVar("R", bound=Resource)

@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 
-from podidentity.azure.imds import RETRY_DELAYS, ImdsObserver, ImdsSource
 from podidentity.http_client.errors import ServerDisconnectedError
 from podidentity.http_client.session import HttpSession
 from podidentity_sandbox.serving import restartable_listener
@@ -177,46 +176,6 @@ async def running_imds(*, loopback: bool = False) -> AsyncIterator[Imds]:
         imds.close()
         imds.network.cut(URL)
         await runner.cleanup()
-
-
-class Pauses:
-    """A replacement of asyncio.sleep that records the duration of each pause and advances the clock by it."""
-
-    def __init__(self) -> None:
-        self.taken: list[float] = []
-        self.now = 5000.0
-
-    async def sleep(self, seconds: float) -> None:
-        self.taken.append(seconds)
-        self.now += seconds
-        await asyncio.sleep(0)
-
-    def clock(self) -> float:
-        return self.now
-
-
-@asynccontextmanager
-async def source_of(
-    imds: Imds,
-    pauses: Pauses,
-    *,
-    attempt_seconds: float = 5.0,
-    retry_delays: tuple[float, ...] = RETRY_DELAYS,
-    observe: ImdsObserver = lambda _named, _seconds, _error: None,
-) -> AsyncIterator[ImdsSource]:
-    """Return an ImdsSource with its own session, whose pauses take no time."""
-    async with imds.session() as session:
-        yield ImdsSource(
-            session,
-            imds.url,
-            attempt_seconds=attempt_seconds,
-            retry_delays=retry_delays,
-            observe=observe,
-            clock=pauses.clock,
-            wall_clock=imds.wall,
-            random=lambda: 0.5,
-            sleep=pauses.sleep,
-        )
 
 
 def error_body(error: str, description: str) -> bytes:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from nmi.identity.decide import DecisionPolicy
@@ -155,3 +156,17 @@ async def issuer_without_reads(
                 cache.check()
                 yield bench
                 assert bench.cluster.reads() == []
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[IssuerBench]:
+    """Yield the issuer of a node that follows its cluster."""
+    async with running_issuer() as running:
+        yield running
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[IssuerBench]:
+    """Yield an issuer that knows what the test delivers."""
+    async with issuer_without_reads() as running:
+        yield running

@@ -6,9 +6,7 @@ from typing import Any
 import msgspec
 
 from mic.startup.spellings import KINDS
-from podidctl.diagnosis.daemons import (
-    Daemon,
-)
+from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.doctor.report import report
 from podidctl.doctor.schema import Finding, Level, Report

@@ -1,16 +1,32 @@
-"""Service accounts with given permissions on the real API server."""
+"""Service accounts with given permissions on the real API server, and pods that no kubelet runs."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.waiting import until_sync
+from podidentity.resources import PODS
 from tests.support.testplane.up import Plane
+from tests.support.waiting import until_sync
 
 RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 ACCOUNTS: Final = "/api/v1/namespaces/default/serviceaccounts"
 REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+
+
+def place_pod(
+    plane: Plane, name: str, node: str, labels: Mapping[str, str], *flags: str, address: str = "", **spec: Any
+) -> None:
+    """Create a pod on *node*, whose container has the first word of its name. With *address* it runs and is ready."""
+    container = {"name": name.partition("-")[0], "image": "i", "args": list(flags)}
+    usual = {"nodeName": node, "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 0}
+    document = {"metadata": {"name": name, "labels": labels}, "spec": {**usual, "containers": [container], **spec}}
+    plane.api("POST", PODS.path("default"), document)
+    if address:
+        ready = {"type": "Ready", "status": "True"}
+        status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [ready]}
+        path = PODS.path("default", name, "status")
+        plane.api("PATCH", path, {"status": status}, content_type="application/merge-patch+json")
 
 
 def until_permitted(plane: Plane, user: str, rule: Mapping[str, Any], namespace: str = "") -> None:

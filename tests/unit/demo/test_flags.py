@@ -53,9 +53,7 @@ def test_each_name_is_required(missing: int, capsys: pytest.CaptureFixture[str])
         ("--timeout=-1", "not more than 0"),
     ],
 )
-def test_an_invalid_value_is_rejected_with_the_next_action(
-    flag: str, complaint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_value_is_refused_with_advice(flag: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse([*NAMES, flag], {})
     assert ended.value.code == 2

@@ -83,11 +83,14 @@ async def test_azure_is_not_called_and_objects_events_and_the_log_state_why(
     ]
     (line,) = [record for record in caplog.records if record.message == LOGGED]
     assert REASON in line.__dict__["reason"]
+    await asyncio.sleep(600.0)
+    assert outside.host_reconciler.oldest_pending_seconds() == 0.0
+    await outside.settle_without(pod("demo", label="demo"))
+    assert outside.statuses() == {}
+    assert outside.hosts.calls == []
 
 
-async def test_hosts_without_end_are_logged_up_to_an_hourly_limit(
-    outside: MicWorld, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_hosts_are_logged_up_to_an_hourly_limit(outside: MicWorld, caplog: pytest.LogCaptureFixture) -> None:
     def lines() -> list[str]:
         return [record.message for record in caplog.records if "host" in record.message]
 
@@ -104,23 +107,6 @@ async def test_hosts_without_end_are_logged_up_to_an_hourly_limit(
     await outside.reconcile()
     assert lines()[-1] == LOGGED
     assert len(lines()) == LINES.burst + 2
-
-
-async def test_a_pod_there_does_not_raise_the_age_of_pending_assignments(outside: MicWorld) -> None:
-    outside.bind()
-    await outside.reconcile()
-    await asyncio.sleep(600.0)
-    assert outside.host_reconciler.oldest_pending_seconds() == 0.0
-
-
-async def test_its_objects_are_removed_without_a_call_to_azure(outside: MicWorld) -> None:
-    outside.bind()
-    await outside.reconcile()
-    outside.unbind()
-    await outside.reconcile()
-    await outside.reconcile()
-    assert outside.statuses() == {}
-    assert outside.hosts.calls == []
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -1,13 +1,17 @@
-"""The conditions under which MIC detaches an identity from a VM or scale set, and those under which it does not."""
+"""The conditions under which MIC detaches an identity from a VM or scale set, and `--detach-grace`: an unused identity
+stays attached for some time, although NMI no longer serves it.
+"""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from mic.azure.errors import Unreachable
 from mic.decisions.policy import Policy
-from tests.support.mic.world import VM, MicWorld
-from tests.support.objects import ClusterObject, binding, identity, identity_id, node, pod, set_id, set_node
+from mic.reconciliation.work_queue import PassResult
+from tests.support.mic.world import ASSIGNED, VM, MicWorld
+from tests.support.objects import ClusterObject, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 
 
 async def assigned(
@@ -16,14 +20,6 @@ async def assigned(
     world.policy = policy or Policy()
     world.host(VM, *before)
     await world.settle_with(identity(), binding(), *pods)
-
-
-async def test_the_identity_is_detached_with_its_last_pod(world: MicWorld) -> None:
-    await assigned(world, pod())
-    world.remove(pod())
-    assert await world.steps() == ["revoke", "change", "release"]
-    assert world.attached(VM) == set()
-    assert world.objects == {}
 
 
 @pytest.mark.parametrize(
@@ -42,9 +38,7 @@ async def test_the_identity_is_detached_with_its_last_pod(world: MicWorld) -> No
         ),
     ],
 )
-async def test_another_use_of_the_identity_on_the_vm_keeps_it_attached(
-    world: MicWorld, other: tuple[ClusterObject, ...]
-) -> None:
+async def test_another_use_on_the_vm_keeps_it_attached(world: MicWorld, other: tuple[ClusterObject, ...]) -> None:
     await assigned(world, pod(), *other)
     world.remove(pod())
     assert await world.steps() == ["revoke", "release"]
@@ -66,9 +60,7 @@ async def test_a_pod_on_another_node_of_the_scale_set_keeps_it_attached(world: M
 
 
 @pytest.mark.parametrize("adopt", [False, True])
-async def test_an_identity_attached_before_mic_is_detached_only_if_the_operator_says_so(
-    world: MicWorld, adopt: bool
-) -> None:
+async def test_an_identity_attached_before_mic_is_detached_only_by_a_flag(world: MicWorld, adopt: bool) -> None:
     await assigned(world, pod(), before=("demo", "stranger"), policy=Policy(adopt_existing=adopt))
     existing = world.objects["default", "web-default-demo"]
     assert existing.metadata.annotation("aadpodidentity.k8s.io/attached-by") == ("mic" if adopt else "foreign")
@@ -123,6 +115,16 @@ async def test_an_identity_used_together_with_an_immutable_one_is_detached_alone
     assert world.changes[-1].type == "UserAssigned"
 
 
+async def test_no_identity_is_attached_before_its_record_is_written(world: MicWorld) -> None:
+    world.add(identity(), binding(), pod())
+    world.fail("get", Unreachable("no answer"))
+    assert await world.steps() == ["create"]
+    existing = world.objects["default", "web-default-demo"]
+    assert existing.metadata.annotation("aadpodidentity.k8s.io/attached-by") == "", "Azure has not shown the owner"
+    await asyncio.sleep(1.0)
+    assert await world.steps() == ["setattachedby", "change", "confirm"]
+
+
 async def test_two_hundred_identities_are_attached_in_two_updates_and_detached_in_two(world: MicWorld) -> None:
     names = [f"id{number}" for number in range(200)]
     world.bind(*names)
@@ -141,16 +143,6 @@ async def test_the_record_survives_the_object_that_contains_it(world: MicWorld) 
     await world.settle_without(pod())
     later = world.objects["default", "later-default-demo"]
     assert later.metadata.annotation("aadpodidentity.k8s.io/attached-by") == "mic"
-
-
-async def test_no_identity_is_attached_before_its_record_is_written(world: MicWorld) -> None:
-    world.add(identity(), binding(), pod())
-    world.fail("get", Unreachable("no answer"))
-    assert await world.steps() == ["create"]
-    existing = world.objects["default", "web-default-demo"]
-    assert existing.metadata.annotation("aadpodidentity.k8s.io/attached-by") == ""
-    await asyncio.sleep(1.0)
-    assert await world.steps() == ["setattachedby", "change", "confirm"]
 
 
 async def test_a_vm_that_left_the_cluster_is_not_read(world: MicWorld) -> None:
@@ -172,14 +164,6 @@ async def test_a_node_that_leaves_its_scale_set_leaves_no_identity_behind(world:
     await world.settle(set_id(), "node:s0")
     assert world.objects == {}
     assert world.attached(set_id()) == set()
-
-
-async def test_the_objects_of_a_vm_deleted_on_azure_are_released(world: MicWorld) -> None:
-    await assigned(world, pod())
-    world.remove(pod())
-    await world.lose(VM)
-    await world.settle()
-    assert world.objects == {}
 
 
 async def test_no_object_is_released_while_an_operation_may_still_attach_its_identity(world: MicWorld) -> None:
@@ -210,12 +194,103 @@ async def test_an_object_states_that_azure_refuses_to_attach_its_detached_identi
     assert await world.steps() == ["change", "confirm"]
 
 
-async def test_all_identities_are_detached_in_one_update(world: MicWorld) -> None:
-    world.bind(*(f"id{number}" for number in range(20)))
-    await world.settle()
-    assert len(world.changes) == 1
-    world.unbind(*(f"id{number}" for number in range(10)))
-    world.bind("more")
-    await world.settle()
-    assert len(world.changes) == 2
-    assert (len(world.changes[1].adds), len(world.changes[1].removes)) == (1, 10)
+DEMO = identity_id("demo").lower()
+
+
+@pytest.fixture
+async def graceful() -> AsyncIterator[MicWorld]:
+    async with MicWorld(grace_seconds=100.0) as made:
+        yield made
+
+
+async def test_the_object_is_revoked_at_once_and_the_identity_detached_after_the_grace(
+    graceful: MicWorld,
+) -> None:
+    await graceful.assign()
+    graceful.unbind()
+    done = await graceful.reconcile()
+    stored = graceful.api.store.get(ASSIGNED, "demo-default-demo", "default")
+    assert stored["metadata"]["deletionTimestamp"], "NMI serves it no more"
+    assert stored["metadata"]["finalizers"], "the record of whose it is outlives the detach"
+    assert done.again_after == pytest.approx(100.0)
+    calls = list(graceful.hosts.calls)
+    await asyncio.sleep(99.0)
+    assert (await graceful.reconcile()).again_after == pytest.approx(1.0)
+    assert graceful.hosts.calls == calls, "no call to Azure until then"
+    await asyncio.sleep(1.0)
+    assert await graceful.reconcile() == PassResult()
+    assert graceful.hosts.state.attached == {}
+    assert graceful.statuses() == {}
+
+
+async def test_a_pod_created_within_the_grace_period_is_assigned_without_an_azure_call(graceful: MicWorld) -> None:
+    await graceful.assign()
+    graceful.unbind()
+    await graceful.reconcile()
+    calls = list(graceful.hosts.calls)
+    await asyncio.sleep(50.0)
+    graceful.add(pod("next", label="demo"))
+    assert await graceful.reconcile() == PassResult()
+    assert graceful.hosts.calls == calls
+    assert graceful.statuses() == {"next-default-demo": "Assigned"}, "the old object is deleted"
+    record = graceful.api.store.get(ASSIGNED, "next-default-demo", "default")["metadata"]["annotations"]
+    assert record["aadpodidentity.k8s.io/attached-by"] == "mic"
+
+
+async def test_the_grace_period_starts_again_when_the_next_pod_ends(graceful: MicWorld) -> None:
+    await graceful.assign()
+    graceful.unbind()
+    await graceful.reconcile()
+    await asyncio.sleep(60.0)
+    await graceful.assign()
+    graceful.unbind()
+    assert (await graceful.reconcile()).again_after == pytest.approx(100.0)
+    await asyncio.sleep(60.0)
+    await graceful.reconcile()
+    assert DEMO in graceful.hosts.state.attached
+
+
+async def test_another_update_of_the_host_does_not_detach_it_early(graceful: MicWorld) -> None:
+    await graceful.assign()
+    graceful.unbind()
+    await graceful.assign("other")
+    assert [(len(change.adds), len(change.removes)) for change in graceful.changes] == [(1, 0), (1, 0)]
+    await asyncio.sleep(100.0)
+    await graceful.reconcile()
+    assert graceful.changes[-1].removes == (identity_id("demo"),)
+    assert graceful.statuses() == {"other-default-other": "Assigned"}
+
+
+async def test_a_new_leader_counts_from_its_first_read(graceful: MicWorld) -> None:
+    await graceful.assign()
+    graceful.unbind()
+    await graceful.reconcile()
+    await asyncio.sleep(90.0)
+    graceful.restart()
+    done = await graceful.reconcile()
+    assert done.again_after == pytest.approx(100.0)
+    assert DEMO in graceful.hosts.state.attached
+    await asyncio.sleep(100.0)
+    assert await graceful.reconcile() == PassResult()
+    assert graceful.hosts.state.attached == {}
+
+
+async def test_an_identity_detached_by_another_program_blocks_no_object(graceful: MicWorld) -> None:
+    await graceful.assign()
+    graceful.unbind()
+    await graceful.reconcile()
+    graceful.hosts.state = type(graceful.hosts.state)(etag='"9"')
+    assert await graceful.look() == PassResult()
+    assert graceful.statuses() == {}
+
+
+async def test_a_pending_detach_of_an_updated_object_waits_too(graceful: MicWorld) -> None:
+    graceful.host(vm_id("n1"))
+    await graceful.settle_with(node("n1"), identity(), binding(), pod(uid="first"))
+    graceful.add(pod(node="n1", uid="second"))
+    await graceful.settle()
+    assert await graceful.steps() == []
+    assert graceful.attached(vm_id("n0")) == {"demo"}
+    await asyncio.sleep(100.0)
+    await graceful.settle()
+    assert graceful.attached(vm_id("n0")) == set()

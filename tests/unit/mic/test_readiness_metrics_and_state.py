@@ -168,15 +168,12 @@ async def test_an_assignment_waiting_for_a_refused_identity_is_counted_there_onl
     await asyncio.sleep(10.0)
     assert shown.gauge("quarantined_identities") == 1.0
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 11.0, "the good one's"
-    await asyncio.sleep(70.0)
-    await world.reconcile()
+    await world.later(70.0)
     assert world.statuses()["good-default-good"] == "Assigned"
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
 
 
-async def test_a_scrape_visits_a_bounded_number_of_quarantined_assignments(
-    shown: ReportModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_scrape_visits_few_quarantined_assignments(shown: ReportModel, monkeypatch: pytest.MonkeyPatch) -> None:
     world = shown.world
     world.bind("bad")
     for number in range(3):

@@ -6,25 +6,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mic.azure.errors import AzureError, Refused, Throttled, Unreachable, UpdateConflict
+from mic.azure.errors import AzureError, Refused, Throttled, Unreachable
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.azure.memory import HostMemory
 from mic.reconciliation.host_reconciler import STALE_SECONDS
 from mic.reconciliation.work_queue import PassResult
 from podidentity.azure.resource_ids import Host
-from podidentity_sandbox.kubeapi.server import Recorded
 from tests.support.mic.world import ASSIGNED, VM, MicWorld
 from tests.support.objects import binding, identity_id, pod
 from tests.support.virtual_time import now
-
-
-async def test_a_pass_without_errors_sends_two_azure_calls(world: MicWorld) -> None:
-    world.bind()
-    assert await world.reconcile() == PassResult()
-    assert world.hosts.calls == ["get", "update"]
-    assert world.statuses() == {"demo-default-demo": "Assigned"}
-    assert await world.reconcile() == PassResult()
-    assert world.hosts.calls == ["get", "update"], "nothing changed, so no call is made"
 
 
 async def test_an_old_read_of_the_host_decides_nothing(world: MicWorld) -> None:
@@ -77,8 +67,7 @@ async def test_retry_after_of_a_write_is_obeyed_while_objects_are_written(world:
     await world.assign("second")
     assert world.hosts.calls == calls
     assert world.statuses()["second-default-second"] == "Created"
-    await asyncio.sleep(77.0)
-    assert await world.reconcile() == PassResult()
+    assert await world.later(77.0) == PassResult()
     assert set(world.statuses().values()) == {"Assigned"}
     assert len(world.changes) == 2, "later changes are in the same update"
 
@@ -95,8 +84,7 @@ async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_i
     assert stored["metadata"]["deletionTimestamp"]
     await world.reconcile()
     assert world.hosts.calls.count("get") == 2
-    await asyncio.sleep(50.0)
-    assert await world.reconcile() == PassResult()
+    assert await world.later(50.0) == PassResult()
     assert world.statuses() == {}
 
 
@@ -126,8 +114,7 @@ async def test_an_object_states_that_azure_refuses_mics_credentials(world: MicWo
     await world.assign()
     assert world.statuses() == {"demo-default-demo": "Created"}
     assert "(403 AuthorizationFailed): check its credentials and its role" in world.message("demo-default-demo")
-    await asyncio.sleep(60.0)
-    await world.reconcile()
+    await world.later(60.0)
     assert world.statuses() == {"demo-default-demo": "Assigned"}
     assert world.message("demo-default-demo") == ""
 
@@ -135,27 +122,8 @@ async def test_an_object_states_that_azure_refuses_mics_credentials(world: MicWo
 async def test_azure_failures_are_retried_after_growing_pauses(world: MicWorld) -> None:
     world.bind()
     world.fail("update", *(AzureError("broken", status=500) for _ in range(3)))
-    pauses = []
-    for _ in range(3):
-        done = await world.reconcile()
-        assert done.again_after is not None
-        pauses.append(done.again_after)
-        await asyncio.sleep(done.again_after)
-    assert pauses == [0.5, 1.0, 2.0]
+    assert await world.pauses(3) == [0.5, 1.0, 2.0]
     assert await world.reconcile() == PassResult()
-
-
-async def test_a_failed_update_that_took_effect_counts(world: MicWorld) -> None:
-    world.bind()
-    update = world.hosts.update
-
-    async def lost(host: Host, change: Change) -> HostIdentities:
-        await update(host, change)
-        raise AzureError("the answer was lost")
-
-    world.hosts.update = lost  # type: ignore[method-assign]  # one test's Azure
-    assert await world.reconcile() == PassResult()
-    assert world.statuses() == {"demo-default-demo": "Assigned"}
 
 
 async def test_an_update_without_effect_is_retried_after_growing_pauses(world: MicWorld) -> None:
@@ -166,38 +134,21 @@ async def test_an_update_without_effect_is_retried_after_growing_pauses(world: M
         return world.hosts.state
 
     world.hosts.update = idle  # type: ignore[method-assign]  # one test's Azure
-    pauses = []
-    for _ in range(4):
-        pauses.append((await world.reconcile()).again_after)
-        await asyncio.sleep(pauses[-1] or 0.0)
-    assert pauses == [STALE_SECONDS, 0.5, 1.0, 2.0]
+    assert await world.pauses(4) == [STALE_SECONDS, 0.5, 1.0, 2.0]
     assert len(world.changes) == 4
-
-
-async def test_a_host_changed_by_another_writer_is_read_again(world: MicWorld) -> None:
-    world.bind()
-    world.fail("update", UpdateConflict("etag", status=412))
-    assert await world.reconcile() == PassResult()
-    assert world.hosts.calls == ["get", "update", "get", "update"]
 
 
 async def test_a_pod_that_waits_long_because_azure_does_not_respond_gets_one_event(world: MicWorld) -> None:
     world.bind()
     world.fail("get", *(Unreachable(f"no answer, try {number}") for number in range(12)))
-    patched: list[str] = []
-
-    def note(request: Recorded) -> None:
-        patched.extend([request.path] if request.method == "PATCH" else [])
-
-    world.api.intercept = note
     began, reported_at = now(), 0.0
     while world.hosts.failures["get"]:
-        await asyncio.sleep((await world.reconcile()).again_after or 0.0)
+        await world.pauses(1)
         if world.message("demo-default-demo") and not reported_at:
             reported_at = now() - began
     assert 60 <= reported_at <= 130
     assert "have failed for more than a minute" in world.message("demo-default-demo")
-    assert len(patched) == 1
+    assert world.api.written("").count("PATCH") == 1
     await world.reconcile()
     assert world.statuses() == {"demo-default-demo": "Assigned"}
     assert world.message("demo-default-demo") == ""
@@ -207,36 +158,29 @@ def throttled(retry_after: float | None = None) -> Throttled:
     return Throttled("slow down", status=429, code="TooManyRequests", retry_after=retry_after)
 
 
-async def passes(world: MicWorld, count: int) -> None:
-    for _ in range(count):
-        done = await world.reconcile()
-        await asyncio.sleep(done.again_after or 0.0)
-
-
 async def test_a_throttled_read_is_reported_immediately_and_the_report_is_written_once(world: MicWorld) -> None:
     world.bind()
     world.fail("get", *(throttled(2.0) for _ in range(4)))
-    writes: list[Recorded] = []
-    await passes(world, 1)
+    await world.pauses(1)
     message = world.message("demo-default-demo")
     assert message.startswith("Azure throttles MIC's calls for /subscriptions/")
     assert message.endswith("(429 TooManyRequests); MIC tries again within 2 minutes")
     assert "Pod demo" in await world.warned()
-    world.api.intercept = lambda request: writes.append(request) if request.method != "GET" else None
-    await passes(world, 3)
-    assert not [each for each in writes if "azureassignedidentities" in each.path]
-    await passes(world, 3)
+    world.api.requests.clear()
+    await world.pauses(3)
+    assert world.api.written("azureassignedidentities") == []
+    await world.pauses(3)
     assert world.statuses() == {"demo-default-demo": "Assigned"}
     assert world.message("demo-default-demo") == ""
 
 
 async def test_throttling_does_not_withdraw_an_assigned_identity(world: MicWorld) -> None:
     world.bind()
-    await passes(world, 2)
+    await world.pauses(2)
     world.hosts.state = HostIdentities(etag='"1"', attached={"other": Attached("other")})
     world.fail("update", *(throttled() for _ in range(5)))
     world.host_reconciler.look_again(VM)
-    await passes(world, 2)
+    await world.pauses(2)
     assert world.statuses() == {"demo-default-demo": "Assigned"}
 
 
@@ -264,10 +208,21 @@ async def test_an_operation_of_an_earlier_leader_is_waited_for(world: MicWorld) 
     assert world.hosts.calls[-2:] == ["get", "update"]
 
 
+async def test_a_failed_update_that_took_effect_counts(world: MicWorld) -> None:
+    world.bind()
+    update = world.hosts.update
+
+    async def lost(host: Host, change: Change) -> HostIdentities:
+        await update(host, change)
+        raise AzureError("the answer was lost")
+
+    world.hosts.update = lost  # type: ignore[method-assign]  # one test's Azure
+    assert await world.reconcile() == PassResult()
+    assert world.statuses() == {"demo-default-demo": "Assigned"}
+
+
 @pytest.mark.parametrize(("ended", "status"), [("Succeeded", "Assigned"), ("Failed", "Created")])
-async def test_the_target_state_of_a_running_operation_is_not_its_result(
-    world: MicWorld, ended: str, status: str
-) -> None:
+async def test_the_target_of_a_running_operation_is_not_its_result(world: MicWorld, ended: str, status: str) -> None:
     world.bind()
     update = world.hosts.update
     seen: list[dict[str, str]] = []
@@ -278,8 +233,7 @@ async def test_the_target_state_of_a_running_operation_is_not_its_result(
 
     world.hosts.update = lost  # type: ignore[method-assign]  # one test's Azure
     for _ in range(3):
-        done = await world.reconcile()
-        await asyncio.sleep(done.again_after or 0.0)
+        await world.pauses(1)
         seen.append(world.statuses())
     assert seen == [{"demo-default-demo": "Created"}] * 3
     world.hosts.state = replace(
@@ -306,8 +260,6 @@ async def test_an_endless_operation_is_not_attributed_to_identities(world: MicWo
     world.hosts.state = HostIdentities("UserAssigned", attached, etag='"1"', provisioning_state="Updating")
     waited: list[float] = []
     while world.statuses() != {"demo-default-demo": "Assigned"}:
-        pause = (await world.reconcile()).again_after
-        waited.append(pause or 0.0)
-        await asyncio.sleep(waited[-1])
+        waited += await world.pauses(1)
     assert 120 <= sum(waited) <= 130
     assert waited[0] < 0.5, "the operation may end soon"

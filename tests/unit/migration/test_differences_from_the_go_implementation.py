@@ -166,9 +166,7 @@ def test_a_difference_is_reported_with_its_level_its_object_and_the_next_action(
         ({"type": 2, "tenantID": "t"}, REVIEW, "its owner must correct it"),
     ],
 )
-def test_an_identity_that_is_served_differently_is_reported(
-    spec: dict[str, Any], level: DifferenceLevel, what: str
-) -> None:
+def test_an_identity_served_differently_is_reported(spec: dict[str, Any], level: DifferenceLevel, what: str) -> None:
     (one,) = [each for each in found(identity(**spec), binding()) if each.about != SECRETS]
     assert (one.level, one.about) == (level, "AzureIdentity shop/demo")
     assert what in one.what

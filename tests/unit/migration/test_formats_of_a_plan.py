@@ -1,13 +1,23 @@
-"""A plan's resources as a Bicep file, a Terraform configuration, objects of Azure Service Operator, and az commands."""
+"""A plan's resources as a Bicep file, a Terraform configuration, objects of Azure Service Operator, and az commands.
+Text from objects is printed as text, without markup and without terminal control characters.
+"""
 
+import io
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
+from rich.console import Console
 
-from podidctl.migration.federation import bicep, terraform
+from podidctl.migration import show
+from podidctl.migration.differences import Difference, DifferenceLevel
+from podidctl.migration.documents import changes, commands, everything
+from podidctl.migration.federation import bicep, documents, terraform
+from podidctl.migration.federation import show as federated
 from podidctl.migration.federation.azure_resources import (
     AzureOptions,
     AzurePlan,
@@ -17,14 +27,35 @@ from podidctl.migration.federation.azure_resources import (
 )
 from podidctl.migration.federation.bicep import SeveralGroupsError
 from podidctl.migration.federation.documents import az_script
+from podidctl.migration.federation.schema import (
+    Application,
+    ApplicationState,
+    ChangeOutcome,
+    ChangeResult,
+    FederationPlan,
+    Remark,
+    TokenTest,
+    UnchangedIdentity,
+)
 from podidctl.migration.federation.service_operator import NO_BINDINGS, service_operator_objects
+from podidctl.migration.workload_identity import AUDIENCE
+from podidctl.printing import Output, print_document
 from podidentity.azure.federation import Exchange
 from podidentity.azure.resource_ids import parse_user_assigned
+from tests.support.migration import federation_sandbox
 from tests.support.migration.azure_plans import BINDINGS, GRANTS, HOSTILE_ACCOUNT, PRINCIPAL, azure, mixed
 from tests.support.migration.federation_sandbox import planned
-from tests.support.migration.objects import ID, workload
-from tests.unit.migration.arm_schemas import assert_valid
-from tests.unit.migration.plan_formats import Written, bicep_value, hcl_value, read_az, read_bicep, read_terraform
+from tests.support.migration.objects import ID, binding, identity, workload
+from tests.support.migration.objects import planned as workload_plan
+from tests.unit.migration.plan_formats import (
+    Written,
+    assert_valid,
+    bicep_value,
+    hcl_value,
+    read_az,
+    read_bicep,
+    read_terraform,
+)
 
 Write = Callable[[AzurePlan, list[str]], str]
 Read = Callable[[str], list[Written]]
@@ -221,3 +252,91 @@ def test_the_schemas_of_resources_reject_a_fault(fault: str) -> None:
         name = "A/" if fault == "name" else each.name
         with pytest.raises((AssertionError, KeyError)):
             assert_valid(each.type_with_version, name, {"properties": properties})
+
+
+EVIL = "\x1b]0;owned\x07[bold]x[/bold]\x9b2J"
+SHOWN = "?]0;owned?[bold]x[/bold]?2J"
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=400, color_system=None)
+
+
+def output_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_report_of_differences(console: Console) -> None:
+    show.report([Difference(DifferenceLevel.REVIEW, EVIL, EVIL, EVIL)], Output.TABLE, console)
+    assert output_of(console).count(SHOWN) == 3
+    assert "\x1b" not in output_of(console)
+
+
+def test_a_plan_for_workload_identity(console: Console) -> None:
+    made = workload_plan(workload(EVIL, account="web"), workload("lost", label=EVIL))
+    show.workload_identity(made, "https://oidc.example.org/", AUDIENCE, console)
+    assert SHOWN in output_of(console)
+    assert not {"\x1b", "\x07", "\x9b"} & set(output_of(console))
+
+
+def test_scripts_and_documents_contain_only_printable_characters(console: Console) -> None:
+    evil = "\x1b]0;owned\x07\u202e\x7f\U000e0041"
+    objects = [identity(resourceID=f"{ID}demo".replace("/g/", "/g(é)/")), binding()]
+    for made in (workload_plan(workload(evil, account=evil)), workload_plan(workload(account="web"), objects=objects)):
+        document = everything(made, f"https://oidc.example.org/{evil}", AUDIENCE)
+        print_document(document, Output.JSON, console)
+        assert json.loads(output_of(console)) == document
+        print_document(document, Output.YAML, console)
+        for text in (changes(made), commands(made, document["issuer"], AUDIENCE), output_of(console)):
+            assert all(line.isprintable() for line in text.split("\n"))
+        console.file = io.StringIO()
+
+
+def test_an_identity_with_invalid_ids_requires_manual_work() -> None:
+    managed = identity(resourceID=f"{ID}demo".replace("/g/", "/g\x1b/"))
+    principal = identity(type=1, tenantID="\x1b", clientPassword={"name": "n"})
+    reasons = {
+        "no usable AzureIdentity is bound to its label 'demo'": managed,
+        "AzureIdentity shop/demo has no usable tenantID": principal,
+    }
+    for why, wrong in reasons.items():
+        made = workload_plan(workload(account="web"), objects=[wrong, binding()])
+        assert made.credentials == []
+        assert [each.why for each in made.by_hand] == [why]
+
+
+def test_a_plan_for_federated_identities(console: Console) -> None:
+    objects = [identity(namespace="ids"), binding(namespace="ids", selector=EVIL)]
+    made = federation_sandbox.planned(
+        workload(EVIL, account=EVIL, label=EVIL), objects=objects, issuer=f"https://{EVIL}"
+    )
+    texts = ("api_version", "kind", "namespace", "name", "account", "identity", "client_id", "tenant_id")
+    remarks = [Remark(why=EVIL, do=EVIL)]
+    application = Application(**dict.fromkeys(texts, EVIL), state=ApplicationState.MANUAL, remarks=remarks)
+    made = msgspec.structs.replace(
+        made,
+        applications=[application],
+        leftovers=[UnchangedIdentity(identity=EVIL, why=EVIL, do=EVIL)],
+    )
+    federated.plan(made, console, applications=True)
+    assert output_of(console).count(SHOWN) > 8
+    assert not {"\x1b", "\x07", "\x9b"} & set(output_of(console))
+    for text in (documents.az_script(made, made.steps), documents.manifests(made.steps)):
+        assert all(line.isprintable() for line in text.split("\n"))
+    assert list(yaml.safe_load_all(documents.manifests(made.steps)))[-1]["spec"]["selector"] == EVIL
+    console.file = io.StringIO()
+    print_document(made, Output.JSON, console)
+    assert msgspec.json.decode(output_of(console), type=FederationPlan) == made
+
+
+def test_the_result_of_switching_identities(console: Console) -> None:
+    tried = TokenTest(account=EVIL, bound_to=EVIL, problem=EVIL, do=EVIL)
+    federated.outcomes(
+        [ChangeOutcome(about=EVIL, ending=ChangeResult.NOT_CHANGED, why=EVIL, do=EVIL, tried=[tried])],
+        console,
+        dry=False,
+    )
+    assert output_of(console).count(SHOWN) == 8
+    assert not {"\x1b", "\x07", "\x9b"} & set(output_of(console))

@@ -1,11 +1,16 @@
-"""The changes that each workload needs for workload identity, and the workloads that need a manual change."""
+"""The changes that each workload needs for workload identity, and the workloads that need a manual change. On random
+clusters: after a plan is applied, no workload runs with an identity that is not bound to it.
+"""
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from podidctl.migration.projections import WorkloadObject
+from podidctl.migration.projections import CronJob, RunningPod, ServiceAccount, WorkloadObject
 from podidctl.migration.workload_identity import WorkloadIdentityPlan, credential_name, is_public
 from tests.support.migration.objects import account, binding, cron_job, identity, planned, pod, workload
 
@@ -158,31 +163,11 @@ def test_a_cron_job_is_changed_and_its_jobs_and_pods_are_not() -> None:
         ("StatefulSet", "example.org/v1 Database web", "it is managed by Database web (example.org/v1)"),
     ],
 )
-def test_a_workload_that_cannot_be_patched_has_its_service_account_and_requires_manual_work(
-    kind: str, owner: str, why: str
-) -> None:
+def test_a_workload_that_cannot_be_patched_requires_manual_work(kind: str, owner: str, why: str) -> None:
     made = planned((kind, workload("web", owner, account="web")))
     assert (made.patches, len(made.accounts), len(made.credentials)) == ([], 1, 1)
     assert f"{kind} shop/web: {why}" in reasons(made)[0]
     assert "serviceAccountName: web" in made.by_hand[0].do
-
-
-def test_a_pod_without_an_owner_requires_manual_work_and_a_finished_one_is_ignored() -> None:
-    made = planned(pods=[pod("alone", account="a"), pod("done", phase="Succeeded", account="b")])
-    assert [each.name for each in made.accounts] == ["a"]
-    assert reasons(made) == ["Pod shop/alone: it is a standalone pod, which is immutable"]
-
-
-def test_a_set_of_another_api_group_is_not_a_kubernetes_set() -> None:
-    made = planned(workload("web", account="web"), pods=[pod("x", "apps.kruise.io/v1 Deployment web", account="x")])
-    assert "it is managed by Deployment web (apps.kruise.io/v1)" in reasons(made)[0]
-
-
-def test_a_label_that_only_the_pod_has_is_reported() -> None:
-    made = planned(workload(label=""), pods=[pod(owner="apps/v1 Deployment web")])
-    assert reasons(made) == [
-        "Pod shop/web-1: its label aadpodidbinding differs from its template, so it was set only on the pod"
-    ]
 
 
 def test_a_cycle_of_owners_is_handled() -> None:
@@ -191,10 +176,39 @@ def test_a_cycle_of_owners_is_handled() -> None:
     assert planned(a, b, pods=[pod(owner="apps/v1 ReplicaSet a")]).patches == []
 
 
-def test_an_annotation_with_another_client_id_requires_manual_work() -> None:
-    made = planned(workload(account="web"), accounts=[account("web", "other")])
-    assert (made.accounts, made.patches) == ([], [])
-    assert "is annotated with another client id" in reasons(made)[0]
+@pytest.mark.parametrize(
+    ("made", "accounts", "why"),
+    [
+        (
+            planned(pods=[pod("alone", account="a"), pod("done", phase="Succeeded", account="b")]),
+            ["a"],
+            "Pod shop/alone: it is a standalone pod, which is immutable",
+        ),
+        (
+            planned(workload("web", account="web"), pods=[pod("x", "apps.kruise.io/v1 Deployment web", account="x")]),
+            ["web", "x"],
+            "Deployment shop/web: it is managed by Deployment web (apps.kruise.io/v1)",
+        ),
+        (
+            planned(workload(label=""), pods=[pod(owner="apps/v1 Deployment web")]),
+            [],
+            "Pod shop/web-1: its label aadpodidbinding differs from its template, so it was set only on the pod",
+        ),
+        (
+            planned(workload(account="web"), accounts=[account("web", "other")]),
+            [],
+            "ServiceAccount shop/web: is annotated with another client id",
+        ),
+    ],
+    ids=["standalone", "another API group", "label of the pod only", "annotated"],
+)
+def test_what_requires_manual_work_is_reported_with_the_reason(
+    made: WorkloadIdentityPlan, accounts: list[str], why: str
+) -> None:
+    assert [each.name for each in made.accounts] == accounts
+    (reason,) = reasons(made)
+    assert reason.startswith(why)
+    assert len(made.patches) <= len(accounts)
 
 
 def test_an_applied_plan_is_empty_and_a_partly_applied_one_has_the_same_names() -> None:
@@ -254,3 +268,56 @@ def test_pods_of_one_unsupported_owner_are_reported_once() -> None:
     made = planned(pods=[*pods, other])
     assert [each.about for each in made.by_hand] == ["Workflow shop/other", "Workflow shop/run"]
     assert {each.name for each in made.accounts} == {"other", "run"}
+
+
+OBJECTS = [
+    *(identity("one"), identity("two"), identity("three", clientID="")),
+    *(binding("one"), binding("two"), binding("three"), binding("both", azureIdentity="one", selector="two")),
+]
+BOUND = {"one": {"client-one"}, "two": {"client-one", "client-two"}}
+NAMES = st.sampled_from(["web", "web-identity", "api", "db"])
+LABELS = st.sampled_from(["", "one", "two", "three", "unbound"])
+ACCOUNTS = st.sampled_from(["", "default", "shared", "web", "web-identity", "api"])
+KINDS = st.sampled_from(["Deployment", "StatefulSet", "Job", "CronJob"])
+
+workloads = st.lists(st.tuples(KINDS, NAMES, LABELS, ACCOUNTS), max_size=6, unique_by=lambda each: each[:2])
+pods = st.lists(st.tuples(NAMES, LABELS, ACCOUNTS), max_size=3, unique_by=lambda each: each[0])
+accounts = st.dictionaries(
+    ACCOUNTS.filter(bool), st.sampled_from(["", "client-one", "client-two", "other"]), max_size=5
+)
+
+
+@given(workloads, pods, accounts)
+def test_a_planned_service_account_is_used_only_by_pods_bound_to_its_identity(
+    made_by: list[tuple[str, str, str, str]], alone: list[tuple[str, str, str]], standing: dict[str, str]
+) -> None:
+    objects: list[tuple[str, WorkloadObject] | CronJob] = [
+        cron_job(name, label=label, account=used)
+        if kind == "CronJob"
+        else (kind, workload(name, label=label, account=used))
+        for kind, name, label, used in made_by
+    ]
+    lone: list[RunningPod] = [pod(name, label=label, account=used) for name, label, used in alone]
+    there: list[ServiceAccount] = [account(name, client) for name, client in standing.items()]
+    made = planned(*objects, objects=OBJECTS, pods=lone, accounts=there)
+
+    clients = {each.name: each.client_id for each in made.accounts}
+    assert len(clients) == len(made.accounts)
+    assert "default" not in clients
+    for label, used in users(made, made_by, alone):
+        if used in clients:
+            assert clients[used] in BOUND.get(label, set())
+    for name, client in clients.items():
+        assert standing.get(name, "") in {"", client}
+    assert {each.subject.rpartition(":")[2] for each in made.credentials} == clients.keys()
+
+
+def users(
+    made: WorkloadIdentityPlan, made_by: list[tuple[str, str, str, str]], alone: list[tuple[str, str, str]]
+) -> Iterator[tuple[str, str]]:
+    """Label and service account of each workload after the plan is applied; manual steps are not done."""
+    changed = {(each.kind, each.name): each.service_account for each in made.patches}
+    for kind, name, label, used in made_by:
+        yield label, changed.get((kind, name), used or "default")
+    for _, label, used in alone:
+        yield label, used or "default"

@@ -109,19 +109,6 @@ def test_only_a_document_that_needs_it_is_rewritten() -> None:
     assert done.text.endswith("---\n" + NEW)
 
 
-def test_an_embedded_copy_gets_the_kind_that_its_present_name_requires() -> None:
-    text = """\
-apiVersion: aadpodidentity.k8s.io/v1
-kind: AzureAssignedIdentity
-metadata: {name: a}
-spec:
-  AzureIdentityRef: {metadata: {name: i}, spec: {ClientID: c}}
-"""
-    spec = yaml.safe_load(rewrite(text).text)["spec"]
-    assert spec["azureIdentityRef"]["kind"] == "AzureIdentity"
-    assert spec["azureIdentityRef"]["spec"] == {"clientID": "c"}
-
-
 def test_a_document_that_starts_on_its_separator_line_stays_a_document() -> None:
     head = "{apiVersion: aadpodidentity.k8s.io/v1, kind: AzureIdentityBinding, "
     text = "--- " + head + "spec: {Selector: a, selector: b}}\n--- " + head + "spec: {Selector: c}}\n"

@@ -1,5 +1,5 @@
-"""Fixtures of `tests.support.nmi.fixtures` for the tests of this folder."""
+"""Fixtures of `tests.support.nmi.issuer_bench` for the tests of this folder."""
 
-from tests.support.nmi.fixtures import bench, issuer
+from tests.support.nmi.issuer_bench import bench, issuer
 
 __all__ = ["bench", "issuer"]

@@ -18,11 +18,9 @@ from tests.support.nmi.identity.cluster import DEADLINE, Cluster
 from tests.support.nmi.imds import HANG, Reply, error_body
 from tests.support.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.nmi.tokens.fakes import FakeSource
-from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
+from tests.support.nmi_objects import ADDRESS, CLIENT_ID, OTHER_ID, REQUEST, RESOURCE, assigned_identity, by, pod
 from tests.support.virtual_time import now
 from tests.support.waiting import until
-
-OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 
 
 async def test_a_pod_gets_the_token_of_its_identity(bench: IssuerBench) -> None:
@@ -73,10 +71,9 @@ async def test_a_held_request_is_answered_at_the_assignments_event(bench: Issuer
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda cluster: cluster.delete_pod(), Reason.UNKNOWN_ADDRESS),
-        (lambda cluster: cluster.put_pod(pod(label=None)), Reason.NOTHING_ASSIGNED),
+        pytest.param(lambda cluster: cluster.delete_pod(), Reason.UNKNOWN_ADDRESS, id="deleted"),
+        pytest.param(lambda cluster: cluster.put_pod(pod(label=None)), Reason.NOTHING_ASSIGNED, id="without its label"),
     ],
-    ids=["deleted", "without its label"],
 )
 async def test_a_held_pod_that_changes_is_refused(
     bench: IssuerBench, change: Callable[[Cluster], object], reason: Reason

@@ -12,34 +12,39 @@ import pytest
 from nmi.identity.decide import DecisionPolicy
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
+from nmi.identity.stopped_pods import SUSPENDED
 from nmi.issuer import Issued
+from nmi.node.rtnetlink import Link, Route
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Workload
 from podidentity.azure.imds import RawAnswer
-from podidentity.resources import Pod
+from podidentity.resources import Pod, Resource
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster
 from tests.support.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.nmi.tokens.fakes import FakeSource
-from tests.support.nmi_objects import ADDRESS, REQUEST, RESOURCE, assigned_identity, exception, pod
+from tests.support.nmi_objects import ADDRESS, REQUEST, RESOURCE, assigned_identity, binding, exception, identity, pod
 from tests.support.waiting import until
 
+OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 FORCE_REFRESH = TokenRequest(RESOURCE, force_refresh=True)
 APP = {"app": "web"}
-OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
+AT_ONCE = DecisionPolicy(created_attempts=0)
 
 
-async def while_fetching(bench: IssuerBench, change: Callable[[], object]) -> Issued | RawAnswer | Refusal:
-    """Return the response to a request if *change* occurs, and is in the cluster cache, during its fetch."""
+async def while_fetching(
+    bench: IssuerBench, change: Callable[[], object], request: TokenRequest = REQUEST, *, reported: bool = True
+) -> Issued | RawAnswer | Refusal:
+    """Return the response to *request* if *change* occurs during its fetch, and is *reported* to the cluster cache."""
     entry = bench.cluster.owner(ADDRESS)
     bench.imds.gate.clear()
     bench.imds.arrived.clear()
-    request = asyncio.create_task(bench.issue())
+    asking = asyncio.create_task(bench.issue(request))
     await asyncio.wait_for(bench.imds.arrived.wait(), DEADLINE)
     generation = entry.record.generation
     change()
-    await until(lambda: entry.record.generation != generation)
+    await until(lambda: entry.record.generation != generation or not reported)
     bench.imds.gate.set()
-    return await asyncio.wait_for(request, DEADLINE)
+    return await asyncio.wait_for(asking, DEADLINE)
 
 
 async def exempt(bench: IssuerBench) -> PodEntry:
@@ -65,11 +70,34 @@ LOST_ADDRESS: dict[str, Callable[[Cluster], object]] = {
 
 
 async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
-    async with running_issuer(policy=DecisionPolicy(created_attempts=0)) as bench:
+    async with running_issuer(policy=AT_ONCE) as bench:
         await bench.with_pod()
         answer = await while_fetching(bench, lambda: bench.cluster.delete(assigned_identity()))
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.NO_MATCHING_IDENTITY
+
+
+@pytest.mark.parametrize("deleted", [binding(), identity()], ids=["binding", "identity"])
+async def test_in_managed_mode_an_object_deleted_during_the_fetch_is_not_granted_and_ready_answers_are_dropped(
+    deleted: Resource,
+) -> None:
+    async with running_issuer(managed=True, policy=AT_ONCE) as bench:
+        bench.cluster.put(binding(), identity())
+        bench.cluster.put_pod(pod())
+        await until(lambda: bool((entry := bench.cluster.at(ADDRESS)) and entry.assigned))
+        before = await bench.issued()
+        request = TokenRequest("https://storage.azure.com/")
+        answer = await while_fetching(bench, lambda: bench.cluster.delete(deleted), request)
+        assert isinstance(answer, Refusal)
+        assert answer.reason is Reason.NO_MATCHING_IDENTITY
+        assert before.record.generation != before.generation
+
+
+async def test_a_token_being_fetched_when_the_address_changes_its_owner_is_not_granted(bench: IssuerBench) -> None:
+    bench.cluster.cluster_cache.network_listed([Link(7, "veth7"), Route(bytes((10, 0, 0, 1)), 32, 7, 0)])
+    await bench.with_pod()
+    gone = [Link(7, "veth7", gone=True)]
+    assert await while_fetching(bench, lambda: bench.cluster.cluster_cache.network_changed(gone)) == SUSPENDED
 
 
 @pytest.mark.parametrize("change", LOST_ADDRESS)
@@ -154,17 +182,16 @@ ENDS_DURING_FETCH: dict[str, dict[str, Any]] = {
 }
 
 
-async def doubtful_while_fetching(bench: IssuerBench, ahead: float, **changes: Any) -> "Issued | RawAnswer | Refusal":
+async def doubtful_while_fetching(bench: IssuerBench, ahead: float, **changes: Any) -> Issued | RawAnswer | Refusal:
     """Return the response to a pod in deletion that becomes like *changes* during its fetch."""
     uid = bench.cluster.put_pod(pod())
     bench.cluster.deliver(pod(uid=uid, deleting=True))
-    bench.imds.gate.clear()
-    request = asyncio.create_task(bench.issue())
-    await asyncio.wait_for(bench.imds.arrived.wait(), DEADLINE)
-    bench.cluster.put_pod(pod(**changes))
-    bench.cluster.clock.ahead += ahead
-    bench.imds.gate.set()
-    return await asyncio.wait_for(request, DEADLINE)
+
+    def change() -> None:
+        bench.cluster.put_pod(pod(**changes))
+        bench.cluster.clock.ahead += ahead
+
+    return await while_fetching(bench, change, reported=False)
 
 
 @pytest.mark.parametrize("case", ENDS_DURING_FETCH)
@@ -186,11 +213,11 @@ async def test_a_short_fetch_costs_no_second_read() -> None:
         assert len([path for path in bench.cluster.reads() if path.endswith("/pods/web")]) == 1
 
 
-async def bound(bench: IssuerBench, namespace: str = "ns") -> None:
-    """A pod with an identity of type 3; the object that assigns it is in *namespace*, all else in the pod's."""
+async def bound(bench: IssuerBench) -> None:
+    """A pod with an identity of type 3, and all its objects in the pod's namespace."""
     bench.cluster.api.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": "ns"}})
     bench.cluster.put_pod(pod(service_account="builder"))
-    bench.cluster.put(assigned_identity(type_=3, own_namespace=namespace, namespace="ns"))
+    bench.cluster.put(assigned_identity(type_=3, own_namespace="ns"))
     await bench.cluster.seen(lambda: bool((it := bench.cluster.at(ADDRESS)) and it.assigned))
 
 
@@ -202,14 +229,6 @@ async def test_the_pods_own_service_account_is_used() -> None:
         assert issued.cacheable
         entry = bench.cluster.owner(ADDRESS)
         assert source.workloads == [Workload("ns", "web", entry.uid, "builder")]
-
-
-async def test_a_request_with_objects_outside_the_pods_namespace_is_refused_without_a_call() -> None:
-    source = FakeSource(per_pod=True)
-    async with running_issuer(sources={3: source}, policy=DecisionPolicy(max_hold_seconds=0.2)) as bench:
-        await bound(bench, "default")
-        assert (await bench.refused()).reason is Reason.NO_MATCHING_IDENTITY
-        assert source.workloads == []
 
 
 async def test_a_pod_deleted_during_the_exchange_gets_nothing_and_leaves_no_cache_entry() -> None:

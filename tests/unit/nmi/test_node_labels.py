@@ -66,9 +66,12 @@ async def test_without_a_response_the_first_labels_are_unknown_after_a_limited_t
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_a_failed_read_is_repeated_until_the_labels_are_known(error: ApiError | AccessError) -> None:
+async def test_a_failed_read_is_repeated_until_the_labels_are_known(
+    error: ApiError | AccessError, caplog: pytest.LogCaptureFixture
+) -> None:
     api = ApiServer(*[error] * 20, LABELS)
     assert await labels_of(api).read() == LABELS
+    assert "could not be read, which decide whether it may have rules; NMI retries" in caplog.records[0].message
     pauses = [later - earlier for earlier, later in zip(api.reads, api.reads[1:], strict=False)]
     assert len(pauses) == 20
     assert min(pauses) >= 0.5

@@ -81,12 +81,10 @@ def test_flags_take_precedence_and_a_contradiction_is_named() -> None:
     (warning,) = found.warnings
     assert warning.startswith(f"--max-connection-bytes is {300 * MIB}")
 
-    assert connection_limits(Settings(node_name="n", max_connections=4000), 512 * MIB).warnings == ()
-
-
-def test_one_pod_may_have_as_many_connections_as_its_flag_says() -> None:
     found = connection_limits(Settings(node_name="n", max_connections_per_pod=5000), 64 * MIB)
     assert (found.places, found.places_per_pod, len(found.warnings)) == (5000, 5000, 1)
+
+    assert connection_limits(Settings(node_name="n", max_connections=4000), 512 * MIB).warnings == ()
 
 
 NODE = "--node=n1"

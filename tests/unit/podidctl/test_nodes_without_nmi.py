@@ -6,10 +6,7 @@ import msgspec
 import pytest
 
 from podidctl.access.schema import GrantState, Way
-from podidctl.diagnosis.daemons import (
-    Daemon,
-    Toleration,
-)
+from podidctl.diagnosis.daemons import Daemon, Toleration
 from podidctl.diagnosis.decision import Outcome
 from podidctl.diagnosis.input import NmiPods, ReadFailure
 from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec, Taint, missing_nmi

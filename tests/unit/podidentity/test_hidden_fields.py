@@ -24,10 +24,6 @@ def test_no_text_has_a_hidden_field(shown: Callable[[Password], str]) -> None:
     assert "1" in text
 
 
-def test_the_text_is_a_call_of_the_class() -> None:
-    assert repr(Password("hunter2", "7")) == "Password(version='7')"
-
-
 def every(kind: type[HidingStruct]) -> Iterator[type[HidingStruct]]:
     for one in kind.__subclasses__():
         yield one

@@ -1,63 +1,47 @@
 """Detection of a machine that was suspended, by two clocks."""
 
 import asyncio
-from dataclasses import dataclass
 
 import pytest
 
 from podidentity.machine_sleep import CHECK_SECONDS, MachineSleep, MachineSleptError, end_after_sleep
 
 
-@dataclass
 class Machine:
-    """A machine with both clocks."""
+    """A machine with both clocks, and the detection of its suspensions."""
 
-    boot: float = 5000.0
-    monotonic: float = 1000.0
+    def __init__(self) -> None:
+        self.boot, self.monotonic = 5000.0, 1000.0
+        self.sleep = MachineSleep(boot=lambda: self.boot, monotonic=lambda: self.monotonic)
 
     def run(self, seconds: float) -> None:
-        self.boot += seconds
+        self.suspend(seconds)
         self.monotonic += seconds
 
     def suspend(self, seconds: float) -> None:
         self.boot += seconds
 
 
-@pytest.fixture
-def machine() -> Machine:
-    return Machine()
-
-
-@pytest.fixture
-def sleep(machine: Machine) -> MachineSleep:
-    return MachineSleep(boot=lambda: machine.boot, monotonic=lambda: machine.monotonic)
-
-
-def test_a_machine_that_runs_for_days_was_not_suspended(machine: Machine, sleep: MachineSleep) -> None:
+def test_a_machine_that_runs_for_days_was_not_suspended() -> None:
+    machine = Machine()
     machine.run(1_000_000)
-    assert sleep.since_last_call() == 0
+    assert machine.sleep.since_last_call() == 0
 
 
-def test_a_sleep_is_reported_once(machine: Machine, sleep: MachineSleep) -> None:
+def test_a_sleep_is_reported_once() -> None:
+    machine = Machine()
     machine.suspend(7200)
     machine.run(1)
-    assert sleep.since_last_call() == pytest.approx(7200)
-    assert sleep.since_last_call() == 0
+    assert machine.sleep.since_last_call() == pytest.approx(7200)
+    assert machine.sleep.since_last_call() == 0
 
 
-@pytest.mark.parametrize(("seconds", "noticed"), [(59, False), (60, True)])
-def test_less_than_a_minute_is_not_reported(
-    machine: Machine, sleep: MachineSleep, seconds: float, noticed: bool
-) -> None:
-    machine.suspend(seconds)
-    assert bool(sleep.since_last_call()) is noticed
-
-
-def test_short_sleeps_add_up(machine: Machine, sleep: MachineSleep) -> None:
-    machine.suspend(40)
-    assert sleep.since_last_call() == 0
-    machine.suspend(40)
-    assert sleep.since_last_call() == pytest.approx(80)
+def test_less_than_a_minute_is_not_reported_and_short_sleeps_add_up() -> None:
+    machine = Machine()
+    machine.suspend(59)
+    assert machine.sleep.since_last_call() == 0
+    machine.suspend(1)
+    assert machine.sleep.since_last_call() == pytest.approx(60)
 
 
 def test_the_clocks_of_this_machine_agree() -> None:
@@ -66,8 +50,7 @@ def test_the_clocks_of_this_machine_agree() -> None:
 
 async def test_the_program_ends_soon_after_a_sleep() -> None:
     machine = Machine()
-    sleep = MachineSleep(boot=lambda: machine.boot, monotonic=lambda: machine.monotonic)
-    ending = asyncio.create_task(end_after_sleep(sleep))
+    ending = asyncio.create_task(end_after_sleep(machine.sleep))
     await asyncio.sleep(10 * CHECK_SECONDS)
     assert not ending.done()
     machine.suspend(5400)

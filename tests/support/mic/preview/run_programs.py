@@ -1,9 +1,10 @@
-"""Runs of the real programs that print the plan, in the sandbox."""
+"""Runs of the real programs in the sandbox."""
 
 import asyncio
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,32 +26,24 @@ class Answer:
         return json.loads(self.out)
 
 
-async def run_with_closed_stdout(folder: Path, *command: str) -> Answer:
-    """Run the program with a closed pipe as its output."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        return await run(folder, *command, stdout=writing)
-    finally:
-        os.close(writing)
-
-
 async def run(
     folder: Path,
     *command: str,
     kubeconfig: bool = True,
     cloudconfig: bool = True,
+    inside: Sequence[str] = (),
     stdout: int = asyncio.subprocess.PIPE,
+    started: Callable[[asyncio.subprocess.Process], None] | None = None,
     **environ: str,
 ) -> Answer:
-    """`python -m` *command* with the files of the emulators in *folder*, without MIC_POD_NAMESPACE."""
+    """`python -m` *command* with the files of the emulators in *folder*, without MIC_POD_NAMESPACE.
+
+    *inside* is a command that runs it. *started* is called with the process.
+    """
     files = [f"--kubeconfig={folder / 'kubeconfig'}"] if kubeconfig else []
     files += [f"--cloudconfig={folder / 'azure.json'}"] if cloudconfig else []
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        *command,
-        *files,
+        *(*inside, sys.executable, "-m", *command, *files),
         cwd=ROOT,
         env={
             "PATH": os.environ["PATH"],
@@ -62,6 +55,8 @@ async def run(
         stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
     )
+    if started is not None:
+        started(process)
     async with asyncio.timeout(2 * WAIT_SECONDS):
         out, err = await process.communicate()
     assert process.returncode is not None

@@ -2,17 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
+import pytest
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
 from nmi.app import COMPONENT
-from nmi.identity import verification_reads
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
@@ -221,13 +220,6 @@ def _document(resource: Resource) -> dict[str, Any]:
     return document
 
 
-@contextmanager
-def patient_reads() -> Iterator[None]:
-    """Let verification reads take DEADLINE instead of two seconds, which a paused machine can take, too."""
-    with patch.object(verification_reads, "READ_SECONDS", DEADLINE):
-        yield
-
-
 @asynccontextmanager
 async def running_cluster(
     prepare: Callable[[Cluster], None] | None = None,
@@ -263,3 +255,24 @@ async def running_cluster(
             await asyncio.gather(task, return_exceptions=True)
         await cluster_cache.aclose()
         await client.aclose()
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    """A cluster whose cache has its watches."""
+    async with running_cluster() as made:
+        yield made
+
+
+@pytest.fixture
+async def unwatched() -> AsyncIterator[Cluster]:
+    """A cluster whose cache receives only what the test delivers."""
+    async with running_cluster(watching=False) as made:
+        yield made
+
+
+@pytest.fixture
+async def managed() -> AsyncIterator[Cluster]:
+    """A cluster without MIC, whose cache receives only what the test delivers."""
+    async with running_cluster(managed=True, watching=False) as made:
+        yield made

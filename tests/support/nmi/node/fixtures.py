@@ -94,3 +94,11 @@ def kubelet_with(labels: str, file: Path) -> str:
     """Write the kubelet's flags with these labels to *file*. Return the flag that names it."""
     file.write_text(f"KUBELET_FLAGS=--v=2\nKUBELET_NODE_LABELS={labels}\n")
     return f"--kubelet-config={file}"
+
+
+def script_in(folder: Path, name: str, script: str) -> str:
+    """Write a program of the shell. Return its path."""
+    file = folder / name
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return str(file)

@@ -8,10 +8,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from typing import IO, Any, Self
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any, Self
 
+from typing_extensions import override
+
+from nmi.node.rule_changes import LockReleases
 from tests.support.checkout import ROOT
+from tests.support.waiting import until_sync
 
 SECONDS = 60.0
 """The time limit of a command, and of a wait for a state. On a busy machine the start of Python alone takes seconds."""
@@ -26,14 +32,9 @@ class Machine:
     """One namespace pair, kept by a process that ends when its standard input closes."""
 
     def __init__(self) -> None:
-        self._keeper = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _PREPARE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        ready = _stream(self._keeper.stdout).readline()
-        assert ready == "ready\n", "this machine does not let us make namespaces"
+        unshare = ("unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _PREPARE)
+        self._keeper = Program(subprocess.Popen(unshare, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert self._keeper.read() == "ready", "this machine does not let us make namespaces"
 
     @property
     def pid(self) -> int:
@@ -44,10 +45,10 @@ class Machine:
         """Return the command that runs *words* in this machine."""
         return ["nsenter", f"--target={self.pid}", "--net", "--mount", f"--wdns={ROOT}", "--", *words]
 
-    def run(self, *words: str, given: str = "", check: bool = True) -> str:
-        """Run *words* and return standard output. It must succeed unless *check* is False."""
+    def run(self, *words: str, given: str = "") -> str:
+        """Run *words*, which must succeed, and return standard output."""
         done = self.finish(*words, given=given)
-        assert not check or done.returncode == 0, f"{words}: {done.stderr}"
+        assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
 
     def finish(self, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
@@ -57,21 +58,19 @@ class Machine:
         )
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
-        """Start *words*. The caller ends the process."""
+        """Start *words*, for a Program."""
         return subprocess.Popen(self.inside(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def listening(self, port: int) -> socket.socket:
         """Return a listening socket of 127.0.0.1 in this machine, which this process serves."""
-        ours, theirs = socket.socketpair()
-        code = (
-            f"import socket; listener = socket.create_server(('127.0.0.1', {port})); "
-            f"socket.send_fds(socket.socket(fileno={theirs.fileno()}), [b'.'], [listener.fileno()])"
-        )
-        with ours, theirs:
-            words = self.inside(sys.executable, "-c", code)
-            subprocess.run(words, pass_fds=(theirs.fileno(),), timeout=SECONDS, check=True)
-            _, (descriptor,), *_ = socket.recv_fds(ours, 1, 1)
-        return socket.socket(fileno=descriptor)
+        from podidentity_sandbox.namespaces import _enter  # noqa: PLC0415  most tests need no sandbox
+
+        def inside() -> socket.socket:
+            _enter(Path(f"/proc/{self.pid}/ns/net"))
+            return socket.create_server(("127.0.0.1", port))
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(inside).result()
 
     def set_sysctl(self, values: dict[str, str]) -> None:
         """Write kernel settings, named as under /proc/sys, e.g. `net/ipv4/ip_forward`."""
@@ -91,56 +90,100 @@ class Machine:
 
     def close(self) -> None:
         """End the machine; processes still in it keep it a little longer."""
-        _end(self._keeper)
+        self._keeper.end()
 
 
-class Worker:
-    """A process inside a machine that holds one driver and executes commands (rule_worker.py)."""
+class Program:
+    """A process inside a machine that reads and prints lines. It ends when its input closes, as after its `with`."""
 
-    def __init__(self, machine: Machine, backend: str) -> None:
-        self._process = machine.start(sys.executable, "-m", "tests.support.nmi.node.rule_worker", backend)
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
 
-    def ask(self, action: str, *details: object) -> None:
-        """Send a command without waiting."""
-        stdin = _stream(self._process.stdin)
-        stdin.write(json.dumps([action, *details]) + "\n")
-        stdin.flush()
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
-    def answer(self) -> Any:
-        """Return its next line: {"done": result}, {"failed": text} or {"log": message}."""
-        return json.loads(_stream(self._process.stdout).readline())
+    def write(self, line: str = "") -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
 
-    def do(self, action: str, *details: object) -> Any:
-        """Return the result of *action*, and skip its log lines."""
-        self.ask(action, *details)
-        while "log" in (answer := self.answer()):
-            pass
-        assert "done" in answer, answer
-        return answer["done"]
+    def read(self) -> str:
+        """Return the next line; empty if the process has ended."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def ask(self, line: str = "") -> str:
+        self.write(line)
+        return self.read()
+
+    def end(self) -> tuple[int, str]:
+        """Close the input. Return the exit code and the rest of the output."""
+        try:
+            output, _ = self._process.communicate(timeout=SECONDS)
+        finally:
+            self._process.kill()
+        return self._process.returncode, output
 
     def kill(self) -> None:
         """Send SIGKILL, as a node's out-of-memory killer does."""
         self._process.kill()
-        _end(self._process)
+        self._process.communicate()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _end(self._process)
+        self.end()
+
+
+class Lock(Program):
+    """The xtables lock of a machine, held until the end."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.start("flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat"))
+        assert self.read() == "held"
+        self._releases = LockReleases(Path(f"/proc/{machine.pid}/root/run/xtables.lock"))
+
+    def has_refused(self, times: int) -> None:
+        """Wait until other programs have given up the lock *times* times from now on."""
+        for _ in range(times):
+            until_sync(self._releases.read, "a program that wants the lock")
+
+    @override
+    def end(self) -> tuple[int, str]:
+        self._releases.close()
+        return super().end()
+
+
+class Worker(Program):
+    """A process inside a machine that holds one driver and executes commands (rule_worker.py)."""
+
+    def __init__(self, machine: Machine, backend: str) -> None:
+        super().__init__(machine.start(sys.executable, "-m", "tests.support.nmi.node.rule_worker", backend))
+
+    def start(self, action: str, *details: object) -> str:
+        """Send a command, which needs a lock that is held. Return its log message."""
+        return str(json.loads(self.ask(json.dumps([action, *details])))["log"])
+
+    def result(self) -> Any:
+        """Return the result of the last command, and skip its log lines."""
+        while "log" in (answer := json.loads(self.read())):
+            pass
+        assert "done" in answer, answer
+        return answer["done"]
+
+    def do(self, action: str, *details: object) -> Any:
+        """Return the result of *action*."""
+        self.write(json.dumps([action, *details]))
+        return self.result()
 
 
 @contextmanager
 def machines(count: int) -> Iterator[Sequence[Machine]]:
     """*count* machines, unconnected."""
-    made: list[Machine] = []
-    try:
-        for _ in range(count):
-            made.append(Machine())  # noqa: PERF401  after a failure the earlier ones must be closed
-        yield made
-    finally:
-        for machine in made:
-            machine.close()
+    with ExitStack() as made:
+        yield [made.enter_context(closing(Machine())) for _ in range(count)]
 
 
 def connect(one: Machine, one_address: str, other: Machine, other_address: str) -> None:
@@ -150,20 +193,3 @@ def connect(one: Machine, one_address: str, other: Machine, other_address: str) 
     for machine, device, address in ((one, name, one_address), (other, f"v{one.pid}", other_address)):
         machine.run("ip", "addr", "add", address, "dev", device)
         machine.run("ip", "link", "set", device, "up")
-
-
-def _stream(stream: IO[str] | None) -> IO[str]:
-    assert stream is not None
-    return stream
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    """Close its input, which ends it. Kill it if it does not end."""
-    with suppress(BrokenPipeError):
-        _stream(process.stdin).close()
-    with closing(_stream(process.stdout)):
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(5)

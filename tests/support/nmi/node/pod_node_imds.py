@@ -1,24 +1,26 @@
 """A pod, its node, and a machine with IMDS's address, to try with packets what rules do to them."""
 
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tests.support.nmi.node.machines import SECONDS, Machine, connect, machines
+from tests.support.nmi.node.machines import SECONDS, Machine, Program, connect, machines
 
 IMDS = "169.254.169.254"
 # Answers with its name and the address of its peer, and keeps the connection until the peer closes it.
 SERVE = """
 import socket, sys, threading
 listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
-print("listening", flush=True)
 def answer(peer, address):
     while peer.recv(100):
         peer.sendall(f"{sys.argv[3]} saw {address[0]}\\n".encode())
-while True:
-    threading.Thread(target=answer, args=listener.accept(), daemon=True).start()
+def serve():
+    while True:
+        threading.Thread(target=answer, args=listener.accept(), daemon=True).start()
+threading.Thread(target=serve, daemon=True).start()
+print("listening", flush=True)
+sys.stdin.read()
 """
 ASK = """
 import socket, sys
@@ -55,37 +57,19 @@ def sites(backend: str) -> Iterator[Site]:
             yield Site(pod, node, imds)
 
 
-class serving:  # noqa: N801  reads as a verb where it is used
-    """A server inside a machine."""
-
-    def __init__(self, machine: Machine, *where: object) -> None:
-        self._process = machine.start(sys.executable, "-c", SERVE, *map(str, where))
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "listening\n"
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+def serving(machine: Machine, address: str, port: int, name: str) -> Program:
+    """Start a server inside a machine."""
+    server = Program(machine.start(sys.executable, "-c", SERVE, address, str(port), name))
+    assert server.read() == "listening"
+    return server
 
 
 def asked(machine: Machine, address: str = IMDS, port: int = 80, seconds: float = SECONDS / 2) -> str:
+    """Return the answer to a new connection, or the name of its error."""
     done = machine.finish(sys.executable, "-c", ASK, address, str(port), str(seconds), given="x\n")
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1].split(":")[0]
 
 
-def open_connection(machine: Machine) -> tuple["subprocess.Popen[str]", Callable[[], str]]:
-    """A kept-alive connection to the address of IMDS, and the process that sends on it and prints the answer."""
-    process = machine.start(sys.executable, "-c", ASK, IMDS, "80", str(SECONDS / 2))
-    stdin, stdout = process.stdin, process.stdout
-    assert stdin is not None
-    assert stdout is not None
-
-    def connect_and_talk() -> str:
-        stdin.write("x\n")
-        stdin.flush()
-        return stdout.readline().strip()
-
-    return process, connect_and_talk
+def kept_connection(machine: Machine) -> Program:
+    """Open a connection to the address of IMDS. The program sends each line on it, and prints the answer."""
+    return Program(machine.start(sys.executable, "-c", ASK, IMDS, "80", str(SECONDS / 2)))

@@ -10,14 +10,17 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import override
 
 from nmi.flag_table import RedirectMode
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.settings import parse
-from tests.support.nmi.node.machines import SECONDS, Machine
+from tests.support.nmi.node.machines import Machine, Program
 from tests.support.waiting import until_sync
 
 OWN = "10.244.0.9"
@@ -26,30 +29,19 @@ State = dict[str, Any]
 NO_LABELS: dict[str, str] = {}
 
 
-class RedirectProcess:
+class RedirectProcess(Program):
     """The process; its states are in `states`. Stopped in order at the end of its `with`."""
 
     def __init__(self, machine: Machine, *flags: str, labels: dict[str, str] | None = NO_LABELS) -> None:
         """*labels*: those of the node object; None while the API server does not respond."""
         self.states: list[State] = []
-        words = (
-            f"LABELS={json.dumps(labels)}",
-            sys.executable,
-            "-m",
-            "tests.support.nmi.node.redirect_process",
-            *flags,
-        )
-        self._process = machine.start("env", *words)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        module = (sys.executable, "-m", "tests.support.nmi.node.redirect_process")
+        super().__init__(machine.start("env", f"LABELS={json.dumps(labels)}", *module, *flags))
 
     def next(self) -> State:
         """The next state that it prints."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, f"it has ended with {self._process.wait(SECONDS)}"
+        line = self.read()
+        assert line, "it has ended"
         self.states.append(json.loads(line))
         return self.states[-1]
 
@@ -61,32 +53,18 @@ class RedirectProcess:
 
     def now(self) -> State:
         """Return the present state."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        self.write()
         return self.next()
 
     def until(self, holds: Callable[[State], bool]) -> State:
         """Return the first state for which *holds* returns True."""
         return until_sync(self.now, "a state", holds=holds)
 
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def end(self) -> State:
-        """Stop the process with SIGTERM, and return its last state."""
-        output, _ = self._process.communicate(timeout=SECONDS)
-        assert self._process.returncode == 0
-        state: State = json.loads(output.splitlines()[-1])
-        return state
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.communicate(timeout=SECONDS)
+    @override
+    def end(self) -> tuple[int, str]:
+        code, output = super().end()
+        assert code in {0, -signal.SIGKILL}
+        return code, output
 
 
 async def main() -> None:

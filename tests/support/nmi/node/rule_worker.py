@@ -17,11 +17,11 @@ from nmi.node.rule_maintenance import RuleMaintenance
 from nmi.node.rules import RedirectError, RedirectSpec, RuleDriver
 from podidentity.exits import StartError
 
-TO = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2579)
 OUT = os.fdopen(os.dup(1), "w")
 """Standard output. While python-iptables reads a rule in a thread, it replaces descriptor 1 by a pipe, and output of
 other threads is lost or fails.
 """
+BACKENDS = {"legacy": Backend.IPTABLES_LEGACY, "nft": Backend.IPTABLES_NFT, "nftables": Backend.NFTABLES}
 
 
 def say(answer: object) -> None:
@@ -31,45 +31,29 @@ def say(answer: object) -> None:
 
 
 async def act(
-    maintenance: RuleMaintenance,
-    driver: RuleDriver,
-    action: str,
-    name: str = "redirect",
-    port: int = TO.target_port,
+    maintenance: RuleMaintenance, driver: RuleDriver, action: str, name: str = "redirect", port: int = 2579
 ) -> object:
-    to = RedirectSpec(TO.metadata_ip, TO.metadata_port, TO.target_ip, port)
+    to = RedirectSpec("169.254.169.254", 80, "127.0.0.1", port)
     rule = to.reject if name == "reject" else to.redirect
+    result: object = None
     match action:
-        case "install":
-            await maintenance.install(rule)
         case "verify":
-            return await maintenance.verify()
-        case "withdraw":
-            await maintenance.withdraw(rule)
-        case "remove":
-            await maintenance.remove(rule)
+            result = await maintenance.verify()
         case "fault":
-            return (await driver.find(rule)).fault(rule)
-        case "forget":
-            return await forget_bypassing(to, await find_conntrack())
+            result = (await driver.find(rule)).fault(rule)
         case "packets":
-            return await driver.packets(rule)
-        case _:
-            return await read(action, to)
-    return maintenance.in_force(rule)
-
-
-async def read(action: str, to: RedirectSpec) -> object:
-    match action:
+            result = await driver.packets(rule)
+        case "forget":
+            result = await forget_bypassing(to, await find_conntrack())
         case "bypassing":
             found = await bypassing(to, await find_conntrack())
-            return sorted(found) if found is not None else None
+            result = sorted(found) if found is not None else None
         case "detect":
-            return choose((await read_facts()).facts, RedirectMode.AUTO, RedirectTarget.AUTO).backend
-    raise ValueError(action)
-
-
-BACKENDS = {"legacy": Backend.IPTABLES_LEGACY, "nft": Backend.IPTABLES_NFT, "nftables": Backend.NFTABLES}
+            result = choose((await read_facts()).facts, RedirectMode.AUTO, RedirectTarget.AUTO).backend
+        case _:  # install, withdraw or remove
+            await getattr(maintenance, action)(rule)
+            result = maintenance.in_force(rule)
+    return result
 
 
 async def main(backend: str) -> None:

@@ -113,7 +113,7 @@ class FakeIssuer:
         return await self.issue(f"{namespace}/{name}", request)
 
 
-@dataclass(slots=True)
+@dataclass
 class FakeProxy:
     forwarded: list[tuple[Charged, Request, Destination]] = field(default_factory=list)
     answer: PlainAnswer | Refusal = field(default_factory=lambda: PlainAnswer(200, b'{"compute":{}}'))

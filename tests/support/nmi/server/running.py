@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
@@ -15,7 +16,16 @@ from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import Forwarder
 from nmi.server.server import Server
-from tests.support.nmi.server.fakes import FakeIssuer, FakeProxy, Grant, Reply, grant, pod_entry, replies
+from tests.support.nmi.server.fakes import (
+    FakeIssuer,
+    FakeProxy,
+    Grant,
+    Reply,
+    ServerUnderTest,
+    grant,
+    pod_entry,
+    replies,
+)
 
 LOCAL = "127.0.0.1"
 
@@ -105,13 +115,11 @@ class Client:
 
     async def head(self) -> bytes:
         """Return the next head."""
-        async with asyncio.timeout(10):
-            return await self.reader.readuntil(b"\r\n\r\n")
+        return await self.reader.readuntil(b"\r\n\r\n")
 
     async def body(self, length: int) -> bytes:
         """Return the next *length* bytes."""
-        async with asyncio.timeout(10):
-            return await self.reader.readexactly(length)
+        return await self.reader.readexactly(length)
 
     async def reply(self) -> Reply:
         head = await self.head()
@@ -129,8 +137,7 @@ class Client:
 
     async def rest(self) -> bytes:
         """Return all bytes until the connection ends."""
-        async with asyncio.timeout(10):
-            return await self.reader.read()
+        return await self.reader.read()
 
 
 @asynccontextmanager
@@ -143,3 +150,23 @@ async def serving(policy: ServerPolicy | None = None, proxy: Forwarder | None = 
     finally:
         await running.server.aclose()
         running.listener.close()
+
+
+@pytest.fixture
+def server() -> ServerUnderTest:
+    """The parts of a server with the default policy."""
+    return ServerUnderTest()
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Running]:
+    """A server with the default policy."""
+    async with serving() as started:
+        yield started
+
+
+@pytest.fixture
+async def client(running: Running) -> AsyncIterator[Client]:
+    """A connection to *running* from the address of its pod."""
+    async with running.client() as connected:
+        yield connected

@@ -10,8 +10,6 @@ import datetime
 import functools
 import io
 import math
-import socket
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -21,13 +19,11 @@ from unittest.mock import DEFAULT, patch
 
 import aiohttp
 from aiohttp import web
-from aiohttp.abc import AbstractResolver, ResolveResult
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import KeySerializationEncryption, NoEncryption, PrivateFormat, pkcs12
 from cryptography.x509.oid import NameOID
-from typing_extensions import override
 
 import nmi.tokens.entra  # noqa: F401  urllib3, which it imports, binds a socket: not in a test in virtual time
 from nmi.subprocesses import Finished
@@ -93,29 +89,6 @@ def pfx_of(
     return pkcs12.serialize_key_and_certificates(b"app", key, certificate, None, encryption)
 
 
-class RedirectingConnector(AbstractResolver):
-    """A resolver that returns the address of AAD's emulator for every name, and adds the name to *hosts*."""
-
-    def __init__(self, aad: Aad, hosts: list[str]) -> None:
-        self._aad = aad
-        self._hosts = hosts
-
-    @override
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        self._hosts.append(host)
-        return [
-            ResolveResult(
-                hostname=host, host=self._aad.host, port=self._aad.port, family=socket.AF_INET, proto=0, flags=0
-            )
-        ]
-
-    @override
-    async def close(self) -> None:
-        pass
-
-
 @dataclass
 class Bench:
     """An AAD, an API server and a token source. On loopback, pauses between retries are 0."""
@@ -129,7 +102,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.aad = Aad(self.directory, MINT)
         self.hosts: list[str] = []
-        """The hosts of new connections to AAD. On loopback only those whose addresses were requested."""
+        """The hosts of new connections to AAD in memory."""
         self.network = MemoryNetwork()
         self._servers: list[web.Server] = []
         self._signer = patch("nmi.tokens.certificate.run", sign_in_this_process)
@@ -153,7 +126,7 @@ class Bench:
         await self.kube.start()
         access = ClusterAccess(self.kube.server, self.kube.authority.client_context(), self._authorization)
         self.client = Client(access, user_agent="test")
-        self.session = self.new_session(AUTHORITY.client_context())
+        self.session = new_session("test", aiohttp.TCPConnector(ssl=AUTHORITY.client_context()))
 
     def _serve_in_memory(self) -> None:
         self.aad.scheme, self.aad.host, self.aad.port = "https", AAD_HOST, AAD_PORT
@@ -177,11 +150,6 @@ class Bench:
         """Serve *origin* in memory until the bench stops."""
         self._servers.append(server)
         self.network.serve(origin, server)
-
-    def new_session(self, trust: ssl.SSLContext | bool) -> aiohttp.ClientSession:
-        """Return a session on loopback that trusts *trust*, and resolves every name to the emulator."""
-        resolver = RedirectingConnector(self.aad, self.hosts)
-        return new_session("test", aiohttp.TCPConnector(ssl=trust, resolver=resolver))
 
     def new_source(
         self, session: aiohttp.ClientSession | None = None, *, retry_delays: tuple[float, ...] = RETRY_DELAYS

@@ -81,12 +81,6 @@ def fault(
     return add
 
 
-def fault_of(inject: Inject) -> Fault:
-    """Return the fault that *inject* causes."""
-    (found,) = (each for each in FAULTS if each.inject is inject)
-    return found
-
-
 async def _managed(place: Place, *, selector: str = POD, **spec: Any) -> ManagedIdentity:
     """Create the identity on Azure, its AzureIdentity with changes of *spec*, and the binding."""
     known = await _identity_on_azure(place)

@@ -3,12 +3,7 @@
 `tests/system/node/scenarios/node_place.py` implements the protocol for a real node.
 """
 
-import asyncio
-import json
-import os
-import sys
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
@@ -16,8 +11,8 @@ from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
 from podidentity_sandbox.azure import AzureEmulator
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
-from tests.support.checkout import ROOT
-from tests.support.identity_requests import NODE, Answer, ask, run_pod
+from tests.support.identity_requests import NODE, ask, run_pod
+from tests.support.mic.preview.run_programs import Answer, run
 from tests.support.waiting import until
 
 T = TypeVar("T")
@@ -33,15 +28,6 @@ class PodRequest:
 
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Output:
-    """Exit code and document of one command, and its duration."""
-
-    code: int
-    document: Any
-    seconds: float
 
 
 class Place(Protocol):
@@ -74,7 +60,7 @@ class Place(Protocol):
     async def respond(self, request: PodRequest) -> str:
         """Return status and text of the response to the pod's request, or NO_CONNECTION."""
 
-    async def podidctl(self, *words: str) -> Output:
+    async def podidctl(self, *words: str) -> Answer:
         """Run the command as the administrator of the cluster, with JSON output."""
 
 
@@ -117,36 +103,12 @@ class SandboxPlace:
         assert self._context is not None
         headers = {"Metadata": "true", **request.headers}
         try:
-            answer: Answer = await ask(self._sandbox, self._context, headers=headers, **request.query)
+            answer = await ask(self._sandbox, self._context, headers=headers, **request.query)
         except AssertionError:
             return NO_CONNECTION
         return f"{answer.status} {answer.body.get('error_description', 'a token')}"
 
-    async def podidctl(self, *words: str) -> Output:
-        async def run() -> tuple[int, str, str]:
-            process = await asyncio.create_subprocess_exec(
-                *command_of(words),
-                cwd=ROOT,
-                env={"PATH": os.environ["PATH"], **self._sandbox.shell_environment()},
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            out, err = await process.communicate()
-            assert process.returncode is not None
-            return process.returncode, out.decode(), err.decode()
-
-        return await measured(run)
-
-
-def command_of(words: tuple[str, ...]) -> list[str]:
-    """Return the command line of podidctl with JSON output."""
-    return [sys.executable, "-m", "podidctl", *words, "-o", "json"]
-
-
-async def measured(run: Callable[[], Awaitable[tuple[int, str, str]]]) -> Output:
-    """Return the output of *run*, which returns exit code, standard output and standard error of a child process."""
-    began = time.monotonic()
-    code, out, err = await run()
-    seconds = time.monotonic() - began
-    assert out, err
-    return Output(code, json.loads(out), seconds)
+    async def podidctl(self, *words: str) -> Answer:
+        environ: Any = self._sandbox.shell_environment()
+        folder = self._sandbox.folder
+        return await run(folder, "podidctl", *words, "-o", "json", kubeconfig=False, cloudconfig=False, **environ)

@@ -1,11 +1,23 @@
-"""One process of MIC, assembled as in `mic.app`, with the loop's clock and without flags or probes."""
+"""One process of MIC, assembled as in `mic.app`, with the loop's clock and without flags or probes; and its real
+clients and the sandbox's real servers, connected in memory, in virtual time.
+
+All run in one event loop. TLS is omitted. All other parts are those of the programs.
+"""
 
 import asyncio
+import functools
+import json
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
 
+import aiohttp
+from aiohttp import web
 from prometheus_client import CollectorRegistry
+from typing_extensions import override
 
+from mic.azure.compute import Compute
 from mic.cluster.view import ClusterView
 from mic.decisions.policy import Policy
 from mic.metrics import MicMetrics
@@ -13,13 +25,79 @@ from mic.reconciliation.controller import Controller
 from mic.reconciliation.host_reconciler import HostReconciler
 from mic.reconciliation.host_updater import HostUpdater
 from mic.reconciliation.writer import Writer
+from podidentity.azure.clouds import Cloud
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.informer import Informer
 from podidentity.kube.lease import Elector
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, BINDINGS, IDENTITIES, NODES, PODS, AzureIdentity
+from podidentity_sandbox.arm import Arm, ArmCall
+from podidentity_sandbox.directory import Directory
+from podidentity_sandbox.machines import Machine
+from podidentity_sandbox.tokens import TokenMint
+from tests.support.memory_api import MemoryApi
+from tests.support.memory_network import MemoryNetwork
+from tests.support.mic.arm_client import AUDIENCE, Token, token_of_mic
 from tests.support.mic.world import MemoryLeaderClient
 from tests.support.virtual_time import now
-from tests.unit.mic.history.wire import GatedApi, GatedArm, WiredCompute
+from tests.unit.mic.history.faults import Gate
+from tests.unit.mic.history.oracle import Watcher
+
+MANAGER: Final = "https://management.test"
+
+mint = functools.cache(TokenMint)
+
+
+class GatedApi(MemoryApi):
+    """The API server behind a gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self._gate = gate
+
+    @override
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._gate.meet("api", request, super().respond)
+
+
+class GatedArm(Arm):
+    """Resource Manager behind a gate; *watcher* sees each accepted update before and after."""
+
+    def __init__(self, directory: Directory, gate: Gate, watcher: Watcher, clock: Callable[[], float]) -> None:
+        super().__init__(directory, mint(), clock=clock)
+        self.scheme = "https"
+        self._gate = gate
+        self._watcher = watcher
+        self.network = MemoryNetwork()
+        self.network.serve(MANAGER, web.Server(self._gated, access_log=None))
+        self.token = token_of_mic(directory, mint())
+
+    async def _gated(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "PATCH":
+            self._watcher.asked(request.path, json.loads(await request.read()))
+        return await self._gate.meet("arm", request, self.respond)
+
+    @override
+    def _patched(self, machine: Machine, request: web.BaseRequest, call: ArmCall) -> web.Response:
+        before = dict(machine.user_assigned), machine.types
+        response = super()._patched(machine, request, call)
+        self._watcher.updated(machine, *before)
+        return response
+
+
+class WiredCompute(Compute):
+    """The real SDK as a client of *arm*; https only in name, without which it would not send a token."""
+
+    def __init__(self, arm: GatedArm, name: str, may_write: Callable[[], bool]) -> None:
+        cloud = Cloud("sandbox", MANAGER, MANAGER, AUDIENCE, frozenset())
+        super().__init__(Token(arm.token), cloud, user_agent=f"{name}/test", may_write=may_write)
+        self._arm = arm
+
+    @override
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(connector=self._arm.network.connector(), auto_decompress=False)
+        return self._session
+
 
 LOOK_SECONDS = 180.0
 LEASE = "aad-pod-identity-mic"
@@ -43,13 +121,12 @@ class MicProcess:
             identity=name,
             duration_seconds=LEASE_SECONDS,
             with_go_implementation=True,
-            clock=now,
             now=lambda: datetime.fromtimestamp(now(), UTC),
             random=random.Random(name).random,
         )
         self._client = MemoryLeaderClient(api, f"{name}/test", self._remaining_seconds)
         self._compute = WiredCompute(arm, name, lambda: self._remaining_seconds() > LEASE_NEEDED_SECONDS)
-        self._recorder = EventRecorder(self._client, "mic", name, clock=now)
+        self._recorder = EventRecorder(self._client, "mic", name)
         metrics = MicMetrics(CollectorRegistry())
         view = ClusterView(on_dirty=self._dirty, on_identity=self._identity_changed)
         writer = Writer(
@@ -60,7 +137,6 @@ class MicProcess:
             batch=20,
             per_second=50.0,
             burst=1500,
-            clock=now,
         )
         updater = HostUpdater(
             view,
@@ -72,18 +148,15 @@ class MicProcess:
             gone_seconds=LOOK_SECONDS,
             lease_needed_seconds=LEASE_NEEDED_SECONDS,
             lease_remaining=self._remaining_seconds,
-            clock=now,
         )
-        self.host_reconciler = HostReconciler(view, writer, updater, self._recorder, metrics, clock=now)
-        self._controller = Controller(
-            view, self.host_reconciler, look_seconds=LOOK_SECONDS, resync_seconds=3600.0, clock=now
-        )
+        self.host_reconciler = HostReconciler(view, writer, updater, self._recorder, metrics)
+        self._controller = Controller(view, self.host_reconciler, look_seconds=LOOK_SECONDS, resync_seconds=3600.0)
         self._informers = (
-            Informer(self._client, PODS, view.pods, label_selector=BINDING_LABEL, clock=now, random=_half),
-            Informer(self._client, NODES, view.nodes, clock=now, random=_half),
-            Informer(self._client, IDENTITIES, view.identities, clock=now, random=_half),
-            Informer(self._client, BINDINGS, view.bindings, clock=now, random=_half),
-            Informer(self._client, ASSIGNED_IDENTITIES, view.assigned, clock=now, random=_half),
+            Informer(self._client, PODS, view.pods, label_selector=BINDING_LABEL, random=_half),
+            Informer(self._client, NODES, view.nodes, random=_half),
+            Informer(self._client, IDENTITIES, view.identities, random=_half),
+            Informer(self._client, BINDINGS, view.bindings, random=_half),
+            Informer(self._client, ASSIGNED_IDENTITIES, view.assigned, random=_half),
         )
         self._task: asyncio.Task[None] | None = None
 

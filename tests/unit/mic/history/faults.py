@@ -39,10 +39,6 @@ class Call:
         return self.method in WRITES
 
     @property
-    def watches(self) -> bool:
-        return "watch=true" in self.path
-
-    @property
     def counts(self) -> bool:
         """Whether the request can affect stored state: every call to Azure, and every write of
         anything but Events to the API server."""

@@ -17,13 +17,17 @@ from podidentity_sandbox.machines import SYSTEM, USER, Machine
 from tests.support.mic.emulated_cloud import BINDINGS, GROUP, IDENTITIES
 from tests.support.objects import identity_id, set_id, vm_id
 from tests.support.virtual_time import VirtualTimeLoop
-from tests.unit.mic.history.controller import MicProcess
+from tests.unit.mic.history.controller import GatedApi, GatedArm, MicProcess
 from tests.unit.mic.history.faults import Call, Gate
-from tests.unit.mic.history.oracle import Document
-from tests.unit.mic.history.ownership import Watcher, violations
-from tests.unit.mic.history.wire import GatedApi, GatedArm
+from tests.unit.mic.history.oracle import Document, Watcher, violations
 
 T = TypeVar("T")
+
+
+def spec_of(resource: str) -> Document:
+    """Return the spec of an AzureIdentity for this identity."""
+    return {"type": 0, "resourceID": identity_id(resource), "clientID": f"client-{resource}"}
+
 
 NODES: Final = {
     "n0": vm_id("n0"),

@@ -16,9 +16,8 @@ from typing_extensions import override
 from podidentity_sandbox.machines import ArmRefusalError
 from tests.support.examples import examples
 from tests.support.mic.emulated_cloud import BINDINGS, IDENTITIES
-from tests.support.objects import identity_id
 from tests.unit.mic.history.faults import Fault, Moment
-from tests.unit.mic.history.simulated_cluster import HOSTS, NODES, RESOURCES, SimulatedCluster
+from tests.unit.mic.history.simulated_cluster import HOSTS, NODES, RESOURCES, SimulatedCluster, spec_of
 
 EXAMPLES: Final = int(os.environ.get("HISTORY_EXAMPLES", examples(60)))
 STEPS: Final = int(os.environ.get("HISTORY_STEPS", "30"))
@@ -95,7 +94,7 @@ class AnyHistory(RuleBasedStateMachine):
         for host, resource in foreign:
             self.simulated.attach(host, resource)
         for (namespace, name), resource in zip(NAMES, RESOURCES, strict=False):
-            self.simulated.put_identity(namespace, name, _spec(resource))
+            self.simulated.put_identity(namespace, name, spec_of(resource))
         for (namespace, name), (_, identity), label in zip(BOUND, NAMES, LABELS * 2, strict=True):
             self.simulated.put_binding(namespace, name, identity, label)
         for pod, node, label in zip(PODS, where, LABELS * 2, strict=True):
@@ -128,17 +127,17 @@ class AnyHistory(RuleBasedStateMachine):
 
     @change(name=names, resource=resources, namespaced=st.booleans())
     def change_identity(self, name: tuple[str, str], resource: str, namespaced: bool) -> None:
-        self.simulated.put_identity(*name, _spec(resource), namespaced=namespaced)
+        self.simulated.put_identity(*name, spec_of(resource), namespaced=namespaced)
 
     @change(name=names, resource=resources, other=st.sampled_from(RESOURCES[:-1]))
     def name_a_client_id(self, name: tuple[str, str], resource: str, other: str) -> None:
         """Perhaps that of another identity, though not of the one that must stay: what an object calls by that id is
         never taken off, and the oracle does not know of it."""
-        self.simulated.put_identity(*name, _spec(resource) | {"clientID": f" Client-{other}"})
+        self.simulated.put_identity(*name, spec_of(resource) | {"clientID": f" Client-{other}"})
 
     @change(name=names, resource=resources)
     def federate_identity(self, name: tuple[str, str], resource: str) -> None:
-        self.simulated.put_identity(*name, _spec(resource) | {"type": 3, "tenantID": "t"})
+        self.simulated.put_identity(*name, spec_of(resource) | {"type": 3, "tenantID": "t"})
 
     @change(name=names, how=st.sampled_from(("principal", "malformed", "gone")))
     def make_identity_useless(self, name: tuple[str, str], how: str) -> None:
@@ -268,10 +267,6 @@ class AnyHistory(RuleBasedStateMachine):
                 self.become_quiet()
         finally:
             self.simulated.close()
-
-
-def _spec(resource: str) -> dict[str, Any]:
-    return {"type": 0, "resourceID": identity_id(resource), "clientID": f"client-{resource}"}
 
 
 class AnyHistoryWithOtherFlags(AnyHistory):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.objects import identity_id, set_id, vm_id
 from tests.unit.mic.history.faults import Fault, Moment, Server
-from tests.unit.mic.history.simulated_cluster import HOSTS, SimulatedCluster
+from tests.unit.mic.history.simulated_cluster import HOSTS, SimulatedCluster, spec_of
 
 TROUBLE_SECONDS: Final = 30.0
 CALLS_MOST: Final = 800
@@ -20,8 +20,7 @@ SDK_ATTEMPTS: Final = 4
 
 def started() -> SimulatedCluster:
     simulated = SimulatedCluster(operation_seconds=0.5)
-    spec = {"type": 0, "resourceID": identity_id("red"), "clientID": "client-red"}
-    simulated.put_identity("default", "one", spec)
+    simulated.put_identity("default", "one", spec_of("red"))
     simulated.put_binding("default", "b1", "one", "app")
     simulated.start_mic()
     return simulated
@@ -43,9 +42,7 @@ def assigned(simulated: SimulatedCluster, host: str) -> bool:
     ],
     ids=repr,
 )
-def test_a_failing_server_gets_few_requests_and_the_work_is_done_afterwards(
-    server: Server, fault: dict[str, Any]
-) -> None:
+def test_a_failing_server_gets_few_requests_and_the_work_is_done_later(server: Server, fault: dict[str, Any]) -> None:
     with started() as simulated:
         simulated.put_pod("default", "stays", "n0", "app")
         simulated.put_pod("default", "goes", "s0", "app")

@@ -13,10 +13,9 @@ import pytest
 
 from tests.support.examples import every
 from tests.support.mic.emulated_cloud import ASSIGNED
-from tests.support.objects import identity_id
 from tests.unit.mic.history.faults import Call, Moment
 from tests.unit.mic.history.oracle import annotation
-from tests.unit.mic.history.simulated_cluster import HOSTS, SimulatedCluster
+from tests.unit.mic.history.simulated_cluster import HOSTS, SimulatedCluster, spec_of
 
 BETWEEN_SECONDS: Final = 2.0
 SHARES: Final = 6
@@ -25,17 +24,11 @@ SHARES: Final = 6
 State = tuple[dict[str, tuple[Any, ...]], dict[str, list[str]]]
 
 
-def _identity(simulated: SimulatedCluster, name: str, resource: str) -> None:
-    simulated.put_identity(
-        "default", name, {"type": 0, "resourceID": identity_id(resource), "clientID": f"client-{resource}"}
-    )
-
-
 def _begin(simulated: SimulatedCluster) -> None:
     simulated.attach(HOSTS[0], "green")
     simulated.mark_bad("blue", "unauthorized")
     for name, resource in (("one", "red"), ("two", "green"), ("three", "blue")):
-        _identity(simulated, name, resource)
+        simulated.put_identity("default", name, spec_of(resource))
     for name, identity, selector in (("b1", "one", "app"), ("b2", "two", "app"), ("b3", "three", "bad")):
         simulated.put_binding("default", name, identity, selector)
     simulated.put_pod("default", "web", "n0", "app")
@@ -44,23 +37,13 @@ def _begin(simulated: SimulatedCluster) -> None:
     simulated.put_pod("b-c", "a", "s1", "app")
 
 
-def _move(simulated: SimulatedCluster) -> None:
-    simulated.put_pod("default", "web", "flex0", "app")
-
-
-def _leave(simulated: SimulatedCluster) -> None:
-    simulated.remove_pod("c", "a-b")
-
-
-def _change(simulated: SimulatedCluster) -> None:
-    _identity(simulated, "one", "amber")
-
-
-def _empty_the_set(simulated: SimulatedCluster) -> None:
-    simulated.remove_pod("b-c", "a")
-
-
-SCENARIO: Final[tuple[Callable[[SimulatedCluster], None], ...]] = (_begin, _move, _leave, _change, _empty_the_set)
+SCENARIO: Final[tuple[Callable[[SimulatedCluster], None], ...]] = (
+    _begin,
+    lambda simulated: simulated.put_pod("default", "web", "flex0", "app"),
+    lambda simulated: simulated.remove_pod("c", "a-b"),
+    lambda simulated: simulated.put_identity("default", "one", spec_of("amber")),
+    lambda simulated: simulated.remove_pod("b-c", "a"),
+)
 
 
 def play(kill_at: int, moment: Moment) -> tuple[State, list[Call]]:
@@ -120,9 +103,7 @@ def test_the_undisturbed_run_reaches_the_desired_state() -> None:
 @pytest.mark.examples
 @pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("moment", Moment, ids=["before", "after"])
-def test_a_process_killed_at_any_call_leaves_nothing_that_the_next_one_does_not_repair(
-    moment: Moment, share: int
-) -> None:
+def test_a_process_killed_at_any_call_leaves_nothing_that_the_next_does_not_repair(moment: Moment, share: int) -> None:
     expected, calls = undisturbed()
     assert len(calls) > 40
     for number in range(share * every(), len(calls), SHARES * every()):

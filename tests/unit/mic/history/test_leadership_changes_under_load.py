@@ -15,10 +15,9 @@ from typing_extensions import override
 
 from podidentity.kube.errors import LeadershipLost
 from podidentity_sandbox.kubeapi.history import Change
-from tests.support.objects import identity_id
 from tests.unit.mic.history.controller import MicProcess
 from tests.unit.mic.history.faults import Call, Fault, Moment
-from tests.unit.mic.history.simulated_cluster import NODES, RESOURCES, SimulatedCluster
+from tests.unit.mic.history.simulated_cluster import NODES, RESOURCES, SimulatedCluster, spec_of
 
 LEASES: Final = "leases.coordination.k8s.io"
 REPLICAS: Final = 3
@@ -41,8 +40,7 @@ class Replicas(SimulatedCluster):
         self.store.subscribe(LEASES, self._held)
         self.gate.before = self._check
         for name in RESOURCES:
-            spec = {"type": 0, "resourceID": identity_id(name), "clientID": f"client-{name}"}
-            self.put_identity("default", name, spec)
+            self.put_identity("default", name, spec_of(name))
             self.put_binding("default", name, name, name)
         for _ in range(REPLICAS):
             self.start()

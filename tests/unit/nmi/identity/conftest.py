@@ -1,5 +1,5 @@
-"""Fixtures of `tests.support.nmi.identity.fixtures` for the tests of this folder."""
+"""Fixtures of `tests.support.nmi.identity.cluster` for the tests of this folder."""
 
-from tests.support.nmi.identity.fixtures import cluster, managed, unwatched
+from tests.support.nmi.identity.cluster import cluster, managed, unwatched
 
 __all__ = ["cluster", "managed", "unwatched"]

@@ -7,7 +7,7 @@ change and disappear, on lists after missed events, or on reads in between. Excl
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -24,19 +24,7 @@ from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind
 from podidentity.kube.client import Client
-from podidentity.resources import (
-    ASSIGNED,
-    CREATED,
-    PODS,
-    AzureAssignedIdentity,
-    AzureIdentity,
-    AzureIdentityBinding,
-    AzurePodIdentityException,
-    Kind,
-    OwnerReference,
-    Pod,
-    Resource,
-)
+from podidentity.resources import ASSIGNED, CREATED, PODS, Kind, OwnerReference, Pod, Resource
 from tests.support.nmi_objects import CLIENT_ID, NODE, REQUEST, assigned_identity, binding, by, exception, identity, pod
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
@@ -51,6 +39,8 @@ T = TypeVar("T")
 Key = tuple[str, str]
 View = tuple[object, ...]
 """The pod of an address, and its answer to each request."""
+Kept = tuple[View, PodRecord | None, int]
+"""The answers of an address at one time, and the generation of a ready answer created then."""
 
 
 class ApiObjects:
@@ -59,16 +49,15 @@ class ApiObjects:
     def __init__(self, managed: bool, exception_namespaces: tuple[str, ...]) -> None:
         self.watches = MANAGED if managed else STANDARD
         self.exception_namespaces = exception_namespaces
-        self.objects: dict[str, dict[Key, Resource]] = {name: {} for name in self.watches}
+        self.objects: dict[str, dict[Key, Any]] = {name: {} for name in self.watches}
 
-    def of(self, watch: str) -> Sequence[Any]:
-        return list(self.objects.get(watch, {}).values())
+    def of(self, watch: str) -> list[Any]:
+        return list(self.objects[watch].values())
 
     def candidates(self, address: str) -> list[Pod]:
-        pods: Sequence[Pod] = self.of("pods")
         return [
             each
-            for each in pods
+            for each in self.of("pods")
             if each.status.phase not in {"Succeeded", "Failed"}
             and not each.spec.host_network
             and address in each.addresses
@@ -87,27 +76,30 @@ class ApiObjects:
         owners = each.metadata.owner_references or []
         if each.metadata.namespace == "system" and labels.get("component") == "mic" and owners:
             return True
-        exceptions: Sequence[AzurePodIdentityException] = self.of("exceptions")
         return any(
             known.metadata.namespace == each.metadata.namespace
-            and known.metadata.deletion_timestamp is None
-            and (not self.exception_namespaces or known.metadata.namespace in self.exception_namespaces)
-            and any(
-                labels.get(key, "-").lower() == value.lower() for key, value in (known.spec.pod_labels or {}).items()
-            )
-            for known in exceptions
+            and any(labels.get(key, "-").lower() == value.lower() for key, value in known.spec.pod_labels.items())
+            for known in self.counting_exceptions()
         )
+
+    def counting_exceptions(self) -> list[Any]:
+        return [
+            each
+            for each in self.of("exceptions")
+            if each.spec.pod_labels
+            and each.metadata.deletion_timestamp is None
+            and (not self.exception_namespaces or each.metadata.namespace in self.exception_namespaces)
+        ]
 
     def granted(self, each: Pod, number: int) -> str:
         label = (each.metadata.labels or {}).get("aadpodidbinding", "")
         wanted = REQUESTS[number].selector_value
         names = []
         if label and "bindings" in self.watches:
-            bindings: Sequence[AzureIdentityBinding] = self.of("bindings")
-            for bound in bindings:
+            for bound in self.of("bindings"):
                 found = self.objects["identities"].get((bound.metadata.namespace, bound.spec.azure_identity))
                 if (
-                    isinstance(found, AzureIdentity)
+                    found is not None
                     and bound.metadata.namespace == each.metadata.namespace
                     and bound.spec.selector == label
                     and bound.metadata.deletion_timestamp is None
@@ -116,8 +108,7 @@ class ApiObjects:
                 ):
                     names.append((bound.metadata.name, found.metadata.name))
         elif label:
-            several: Sequence[AzureAssignedIdentity] = self.of("assigned_identities")
-            for one in several:
+            for one in self.of("assigned_identities"):
                 embedded, by_binding = one.spec.azure_identity_ref, one.spec.azure_binding_ref
                 if (
                     (one.spec.pod_namespace, one.spec.pod) == each.key
@@ -145,15 +136,6 @@ class Reader:
         assert namespace == ""
         address = field_selector.split(",", maxsplit=1)[0].removeprefix("status.podIP=")
         return [each for each in self.api_objects.of("pods") if address in each.addresses]
-
-
-@dataclass
-class Kept:
-    """The answers of an address at one time, and the generation of a ready answer created then."""
-
-    view: View
-    record: PodRecord | None
-    generation: int
 
 
 @dataclass
@@ -237,10 +219,9 @@ class Run:
         for address in ADDRESSES:
             view, record = self.answer(address)
             generation = record.generation if record is not None else 0
-            before = self.kept.get(address)
-            if before is not None and before.view != view:
-                assert (before.record, before.generation) != (record, generation), address
-            self.kept[address] = Kept(view, record, generation)
+            if address in self.kept and self.kept[address][0] != view:
+                assert self.kept[address][1:] != (record, generation), address
+            self.kept[address] = view, record, generation
 
     def check_equal(self) -> None:
         """After all events, check that the cluster cache equals the model."""
@@ -255,21 +236,9 @@ class Run:
             if record is not None:
                 assert isinstance(record.owner, PodEntry)
                 assert record.suspended is record.owner.ending
-        pods: Mapping[Key, Resource] = self.api_objects.objects["pods"]
-        living = {key for key, each in pods.items() if isinstance(each, Pod) and not each.finished}
+        living = {each.key for each in self.api_objects.of("pods") if not each.finished}
         assert {(entry.namespace, entry.name) for entry in self.cluster_cache.entries()} == living
-        exceptions: Sequence[AzurePodIdentityException] = self.api_objects.of("exceptions")
-        counting = [
-            each
-            for each in exceptions
-            if each.spec.pod_labels
-            and each.metadata.deletion_timestamp is None
-            and (
-                not self.api_objects.exception_namespaces
-                or each.metadata.namespace in self.api_objects.exception_namespaces
-            )
-        ]
-        assert self.cluster_cache.state()["exceptions"] == len(counting)
+        assert self.cluster_cache.state()["exceptions"] == len(self.api_objects.counting_exceptions())
 
 
 class RandomSteps:
@@ -292,7 +261,7 @@ class RandomSteps:
     def rarely(self) -> bool:
         return self.random.random() < 0.15
 
-    def a_pod(self) -> Pod:
+    def a_pod(self) -> Resource:
         app, component = self.one_of("x", "X", "y", ""), self.one_of("", "mic")
         return pod(
             self.random.choice(["a", "b"]),
@@ -309,7 +278,7 @@ class RandomSteps:
             owner=OwnerReference(kind="ReplicaSet", name="mic-1", controller=True) if self.rarely() else None,
         )
 
-    def an_assigned_identity(self) -> AzureAssignedIdentity:
+    def an_assigned_identity(self) -> Resource:
         return assigned_identity(
             self.random.choice(["i", "j"]),
             binding=self.one_of("p", "q"),
@@ -324,7 +293,7 @@ class RandomSteps:
             nodename=self.one_of(NODE, "", "node-2"),
         )
 
-    def an_exception(self) -> AzurePodIdentityException:
+    def an_exception(self) -> Resource:
         labels = self.one_of({"app": "x"}, {}, {"app": "Y", "none": ""}, {"aadpodidbinding": "WEB"})
         return exception(
             self.random.choice(["e", "f"]),
@@ -334,7 +303,7 @@ class RandomSteps:
             uid=self.one_of("uid-1", "uid-2"),
         )
 
-    def a_binding(self) -> AzureIdentityBinding:
+    def a_binding(self) -> Resource:
         return binding(
             self.random.choice(["p", "q"]),
             self.random.choice(["i", "j"]),
@@ -344,7 +313,7 @@ class RandomSteps:
             uid=self.one_of("uid-1", "uid-2"),
         )
 
-    def an_identity(self) -> AzureIdentity:
+    def an_identity(self) -> Resource:
         return identity(
             self.random.choice(["i", "j"]),
             client_id=self.random.choice([CLIENT_ID, OTHER_ID]),

@@ -10,50 +10,29 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from nmi.identity.assigned_identity import AssignedIdentity
-from nmi.identity.decide import (
-    MANAGED_HOLD_SECONDS,
-    MIRROR_POD,
-    Decision,
-    DecisionPolicy,
-    Exempt,
-    Grant,
-    PodFacts,
-    Wait,
-    decide,
-)
+from nmi.identity.decide import MANAGED_HOLD_SECONDS, MIRROR_POD, DecisionPolicy, Exempt, Grant, PodFacts, Wait, decide
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import ASSIGNED, BEHAVIOR_ANNOTATION, CREATED, OBJECT_ID_ANNOTATION, UNASSIGNED
-from tests.support.nmi_objects import CLIENT_ID, OBJECT_ID, POD, REQUEST, RESOURCE, assigned, by, resource_id
+from tests.support.nmi_objects import CLIENT_ID, OBJECT_ID, OTHER_ID, POD, REQUEST, RESOURCE, assigned, by, resource_id
 
 POLICY = DecisionPolicy(max_hold_seconds=1000.0)
 UNLABELLED = PodFacts("ns", "web", "uid-1", "")
-OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
+Outcome = str | Reason | tuple[float, Reason]
+"""The name of the granted identity, the reason of a refusal, or how long a request waits until it."""
 
 
-def outcome(
-    *identities: AssignedIdentity,
-    pod: PodFacts = POD,
-    request: TokenRequest = REQUEST,
-    policy: DecisionPolicy = POLICY,
-    object_ids: dict[str, str] | None = None,
-) -> Decision:
-    return decide(pod, identities, request, policy, object_ids or {})
-
-
-def granted(decision: Decision) -> str:
-    assert isinstance(decision, Grant), decision
-    return decision.assigned.identity.metadata.name
-
-
-def waits(decision: Decision) -> tuple[float, Reason]:
-    assert isinstance(decision, Wait), decision
-    return decision.seconds, decision.refusal.reason
-
-
-def refused(decision: Decision) -> Reason:
-    assert isinstance(decision, Refusal), decision
-    return decision.reason
+def outcome(*identities: AssignedIdentity, pod: PodFacts = POD, **inputs: Any) -> Outcome | Exempt:
+    usual: dict[str, Any] = {"request": REQUEST, "policy": POLICY, "object_ids": {}}
+    match decide(pod, identities, **usual | inputs):
+        case Grant(assigned):
+            return assigned.identity.metadata.name
+        case Wait(seconds, refusal):
+            return seconds, refusal.reason
+        case Refusal(reason):
+            return reason
+        case exempt:
+            return exempt
 
 
 ONE, COMING = assigned(), assigned(status=CREATED)
@@ -68,8 +47,7 @@ BY_OBJECT_ID = by(SelectorKind.OBJECT_ID, OBJECT_ID)
 UP_TO_45 = DecisionPolicy(max_hold_seconds=45.0)
 BRIEF = DecisionPolicy(created_attempts=2, assigned_attempts=1, interval_seconds=3.0, max_hold_seconds=45.0)
 ABSENT, STILL, UNKNOWN = Reason.NO_MATCHING_IDENTITY, Reason.STILL_ASSIGNING, Reason.UNKNOWN_OBJECT_ID
-Inputs = dict[str, Any]
-DECISIONS: dict[str, tuple[Sequence[AssignedIdentity], Inputs, str | Reason | tuple[float, Reason]]] = {
+DECISIONS: dict[str, tuple[Sequence[AssignedIdentity], dict[str, Any], Outcome]] = {
     "no label, no identity": ([], {"pod": UNLABELLED}, Reason.NOTHING_ASSIGNED),
     "no label, one being revoked": ([assigned(deleting=True)], {"pod": UNLABELLED}, Reason.NOTHING_ASSIGNED),
     "no label, one of a namesake": ([assigned(pod_uid="uid-0")], {"pod": UNLABELLED}, Reason.NOTHING_ASSIGNED),
@@ -129,18 +107,11 @@ DECISIONS: dict[str, tuple[Sequence[AssignedIdentity], Inputs, str | Reason | tu
 @pytest.mark.parametrize("case", DECISIONS)
 def test_the_pod_its_identities_the_request_and_the_policy_decide(case: str) -> None:
     identities, inputs, expected = DECISIONS[case]
-    decision = outcome(*identities, **inputs)
-    match decision:
-        case Grant():
-            assert granted(decision) == expected
-        case Wait():
-            assert waits(decision) == expected
-        case _:
-            assert refused(decision) is expected
+    assert outcome(*identities, **inputs) == expected
 
 
 def test_a_refused_pod_gets_the_sentence_of_imds() -> None:
-    decision = outcome(pod=UNLABELLED)
+    decision = decide(UNLABELLED, (), REQUEST, POLICY, {})
     assert isinstance(decision, Refusal)
     assert decision.sentence == "Identity not found"
 
@@ -159,82 +130,65 @@ def test_an_exempt_pod_is_recognised_before_any_other_check(
 @pytest.mark.parametrize(
     "flaw",
     [
-        {"status": UNASSIGNED},
-        {"status": "assigned"},
-        {"status": CREATED},
-        {"deleting": True},
-        {"deleting": True, "status": ""},
-        {"selector": "other"},
-        {"selector": "Web"},
-        {"selector": ""},
-        {"pod_uid": "uid-0"},
-    ],
-    ids=[
-        "unassigned",
-        "wrong-case",
-        "created",
-        "being-deleted",
-        "being-deleted-old-mic",
-        "other-selector",
-        "selector-in-another-case",
-        "no-selector",
-        "made-for-another-uid",
+        pytest.param({"status": UNASSIGNED}, id="unassigned"),
+        pytest.param({"status": "assigned"}, id="wrong-case"),
+        pytest.param({"status": CREATED}, id="created"),
+        pytest.param({"deleting": True}, id="being-deleted"),
+        pytest.param({"deleting": True, "status": ""}, id="being-deleted-old-mic"),
+        pytest.param({"selector": "other"}, id="other-selector"),
+        pytest.param({"selector": "Web"}, id="selector-in-another-case"),
+        pytest.param({"selector": ""}, id="no-selector"),
+        pytest.param({"pod_uid": "uid-0"}, id="made-for-another-uid"),
     ],
 )
 def test_an_unusable_identity_is_never_granted(flaw: dict[str, Any]) -> None:
-    assert isinstance(outcome(assigned(**flaw)), Wait)
-    assert granted(outcome(assigned(**flaw), assigned("good", binding="z"))) == "good"
+    assert isinstance(outcome(assigned(**flaw)), tuple), "it waits"
+    assert outcome(assigned(**flaw), assigned("good", binding="z")) == "good"
 
 
 def test_an_identity_of_the_pods_namespace_comes_before_those_of_others_whatever_their_bindings_are_called() -> None:
     own = assigned("z", binding="z")
     foreign = assigned("a", binding="a", namespace="elsewhere", type_=1)
-    assert granted(outcome(foreign, own)) == "z"
-    assert granted(outcome(own, foreign)) == "z"
-    assert granted(outcome(foreign, assigned("z", binding="z", deleting=True))) == "a", "it is still served alone"
-
-
-def test_of_two_identities_with_one_client_id_that_of_the_pods_namespace_is_granted() -> None:
-    own = assigned("z", binding="z")
-    foreign = assigned("a", binding="a", namespace="elsewhere", type_=1)
-    request = by(SelectorKind.CLIENT_ID, CLIENT_ID)
-    assert granted(outcome(foreign, own, request=request)) == "z"
+    assert outcome(foreign, own) == "z"
+    assert outcome(own, foreign) == "z"
+    by_their_id = by(SelectorKind.CLIENT_ID, CLIENT_ID)
+    assert outcome(foreign, own, request=by_their_id) == "z"
     coming = assigned("z", binding="z", status=CREATED)
-    assert waits(outcome(foreign, coming, request=request))[1] is Reason.STILL_ASSIGNING
+    assert outcome(foreign, coming, request=by_their_id) == (100.0, Reason.STILL_ASSIGNING)
+    assert outcome(foreign, assigned("z", binding="z", deleting=True)) == "a", "it is still served alone"
 
 
 def test_while_an_identity_of_the_pods_namespace_is_being_assigned_none_of_another_is_granted_in_its_place() -> None:
     own = assigned("own", client_id=OTHER_ID, status=CREATED)
     foreign = assigned("foreign", namespace="elsewhere", type_=1)
-    assert waits(outcome(foreign, own)) == (100.0, Reason.STILL_ASSIGNING)
-    assert granted(outcome(foreign, own, request=by(SelectorKind.CLIENT_ID, CLIENT_ID))) == "foreign", "it is named"
-    assert granted(outcome(foreign, assigned("own", status=UNASSIGNED))) == "foreign", "no identity is coming"
+    assert outcome(foreign, own) == (100.0, Reason.STILL_ASSIGNING)
+    assert outcome(foreign, own, request=by(SelectorKind.CLIENT_ID, CLIENT_ID)) == "foreign", "it is named"
+    assert outcome(foreign, assigned("own", status=UNASSIGNED)) == "foreign", "no identity is coming"
 
 
 @pytest.mark.parametrize(
     ("policy", "annotations"),
     [
-        (DecisionPolicy(force_namespaced=True), None),
-        (POLICY, {BEHAVIOR_ANNOTATION: "namespaced"}),
-        (POLICY, {BEHAVIOR_ANNOTATION: "Namespaced"}),
+        pytest.param(DecisionPolicy(force_namespaced=True), None, id="by-flag"),
+        pytest.param(POLICY, {BEHAVIOR_ANNOTATION: "namespaced"}, id="by-annotation"),
+        pytest.param(POLICY, {BEHAVIOR_ANNOTATION: "Namespaced"}, id="by-annotation-in-another-case"),
     ],
-    ids=["by-flag", "by-annotation", "by-annotation-in-another-case"],
 )
 def test_a_namespaced_identity_serves_its_own_namespace_only(
     policy: DecisionPolicy, annotations: dict[str, str] | None
 ) -> None:
     own = assigned("own", binding="b", annotations=annotations)
     foreign = assigned("foreign", binding="a", namespace="elsewhere", annotations=annotations)
-    assert granted(outcome(foreign, own, policy=policy)) == "own"
-    assert refused(outcome(foreign, policy=policy)) is Reason.NO_MATCHING_IDENTITY
+    assert outcome(foreign, own, policy=policy) == "own"
+    assert outcome(foreign, policy=policy) is Reason.NO_MATCHING_IDENTITY
 
 
 @pytest.mark.parametrize("odd", ["namespace", "own_namespace", "binding_namespace"])
 def test_a_federated_identity_is_granted_only_if_all_its_objects_are_in_the_pods_namespace(odd: str) -> None:
     home = {"namespace": "ns", "own_namespace": "ns", "binding_namespace": "ns"}
-    assert granted(outcome(assigned(type_=3, **home))) == "id"
-    assert refused(outcome(assigned(type_=3, **home | {odd: "elsewhere"}))) is Reason.NO_MATCHING_IDENTITY
-    assert granted(outcome(assigned(type_=0, **home | {odd: "elsewhere"}))) == "id"
+    assert outcome(assigned(type_=3, **home)) == "id"
+    assert outcome(assigned(type_=3, **home | {odd: "elsewhere"})) is Reason.NO_MATCHING_IDENTITY
+    assert outcome(assigned(type_=0, **home | {odd: "elsewhere"})) == "id"
 
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -254,13 +208,15 @@ FLAWS: list[dict[str, Any]] = [
 ]
 
 
-def with_one_flaw(name: str, client_id: str, binding: str, flaw: dict[str, Any]) -> AssignedIdentity:
-    return assigned(name, client_id=client_id, binding=binding, **flaw)
-
-
 # Of arbitrary identities few are granted, which would test little.
 FLAWLESS = st.builds(assigned, NAMES, client_id=CLIENTS, binding=BINDINGS, pod_uid=st.sampled_from([None, "uid-1"]))
-WITH_ONE_FLAW = st.builds(with_one_flaw, NAMES, CLIENTS, BINDINGS, st.sampled_from(FLAWS))
+WITH_ONE_FLAW = st.builds(
+    lambda name, flaw, **usual: assigned(name, **usual | flaw),
+    NAMES,
+    st.sampled_from(FLAWS),
+    client_id=CLIENTS,
+    binding=BINDINGS,
+)
 ARBITRARY = st.builds(
     assigned,
     NAMES,
@@ -325,10 +281,6 @@ def test_only_the_pods_own_identities_are_granted(
             assert wanted in {annotated, object_ids.get(spec.client_id.lower(), "")}
 
 
-def order(assigned: AssignedIdentity) -> tuple[object, ...]:
-    return assigned.binding, assigned.identity.key
-
-
 @given(
     pod=PODS,
     identities=st.lists(IDENTITIES, max_size=5),
@@ -351,7 +303,8 @@ def test_the_arrival_order_of_identities_does_not_matter(
     one = decide(pod, identities, request, policy, object_ids)
     other = decide(pod, shuffled, request, policy, object_ids)
     if isinstance(one, Grant) and isinstance(other, Grant):
-        assert order(one.assigned) == order(other.assigned)
+        chosen = [(each.assigned.binding, each.assigned.identity.key) for each in (one, other)]
+        assert chosen[0] == chosen[1]
     else:
         assert one == other
 
@@ -391,9 +344,8 @@ def test_a_foreign_identity_changes_nothing_that_is_granted(
 @pytest.mark.parametrize("exempt", ["", "exception ns/ex", "MIC"])
 def test_a_mirror_pod_gets_no_identity_whatever_is_assigned_to_it_or_exempts_it(exempt: str) -> None:
     mirror = msgspec.structs.replace(POD, mirror=True, exempt=exempt)
-    decision = outcome(assigned(), pod=mirror)
-    assert decision is MIRROR_POD
-    assert not isinstance(outcome(assigned(), pod=msgspec.structs.replace(mirror, mirror=False)), Refusal)
+    assert decide(mirror, (assigned(),), REQUEST, POLICY, {}) is MIRROR_POD
+    assert not isinstance(outcome(assigned(), pod=msgspec.structs.replace(mirror, mirror=False)), Reason)
 
 
 class CountedText(str):

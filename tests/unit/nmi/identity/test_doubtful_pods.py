@@ -63,28 +63,16 @@ async def test_a_pod_being_deleted_is_read_once_a_second_and_never_cached(cluste
     assert cluster.reads() == [POD_PATH] * 2
 
 
-async def test_a_pod_that_a_read_does_not_find_gets_no_answer(cluster: Cluster) -> None:
-    ghost = pod("ghost", uid="uid-ghost", addresses=("10.0.0.2",), deleting=True)
-    cluster.deliver(ghost)
-    entry = cluster.owner("10.0.0.2")
-    assert await cluster.cluster_cache.decision_input(entry, "10.0.0.2") is GONE
-    assert cluster.at("10.0.0.2") is None
-    assert entry.gone
-
-
-async def test_another_pod_of_the_same_name_found_by_the_read_is_not_used(unwatched: Cluster) -> None:
-    unwatched.deliver(pod(uid="uid-former", deleting=True))
-    unwatched.put_pod(pod())
+@pytest.mark.parametrize("shown", ["no pod", "a namesake", "another address"])
+async def test_a_pod_that_the_read_does_not_show_at_its_address_gets_no_answer(unwatched: Cluster, shown: str) -> None:
+    uid = "uid-former"
+    if shown != "no pod":
+        put = unwatched.put_pod(pod(addresses=("10.0.0.7" if shown == "another address" else ADDRESS,)))
+        uid = put if shown == "another address" else uid
+    unwatched.deliver(pod(uid=uid, deleting=True))
     entry = unwatched.owner(ADDRESS)
     assert await unwatched.cluster_cache.decision_input(entry, ADDRESS) is GONE
-    assert entry.gone
-
-
-async def test_a_pod_that_has_left_the_address_is_refused_at_it(unwatched: Cluster) -> None:
-    uid = unwatched.put_pod(pod(addresses=("10.0.0.7",)))
-    unwatched.deliver(pod(uid=uid))
-    entry = unwatched.owner(ADDRESS)
-    assert await unwatched.cluster_cache.decision_input(entry, ADDRESS) is GONE
+    assert entry.gone is (shown != "another address")
 
 
 async def test_the_label_from_the_read_counts_if_the_watch_is_behind(unwatched: Cluster) -> None:
@@ -198,10 +186,9 @@ def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
 @pytest.mark.parametrize(
     ("managed", "names"),
     [
-        (False, {"pods", "assigned_identities", "exceptions"}),
-        (True, {"pods", "bindings", "identities", "exceptions"}),
+        pytest.param(False, {"pods", "assigned_identities", "exceptions"}, id="standard"),
+        pytest.param(True, {"pods", "bindings", "identities", "exceptions"}, id="managed"),
     ],
-    ids=["standard", "managed"],
 )
 async def test_each_silent_watch_of_the_mode_is_named(managed: bool, names: set[str]) -> None:
     async with running_cluster(managed=managed, watching=False) as cluster:

@@ -7,7 +7,7 @@ import pytest
 
 from nmi.identity.exemptions import LINES_PER_MINUTE, MIC, Exemptions
 from podidentity.resources import OwnerReference
-from tests.support.nmi.identity.cluster import Cluster, running_cluster, waking
+from tests.support.nmi.identity.cluster import Cluster, running_cluster
 from tests.support.nmi_objects import exception, pod
 
 APP = {"app": "web"}
@@ -26,27 +26,30 @@ def why(labels: dict[str, str] | None, *, of: dict[str, str], namespace: str = "
     return reason
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [APP, {"app": "WEB"}, {"app": "web", "other": "x"}, {"other": "x", "app": "web"}],
-    ids=["equal", "in-another-case", "the-first-of-two", "the-second-of-two"],
-)
-def test_one_matching_label_makes_a_pod_exempt(labels: dict[str, str]) -> None:
-    assert why(labels, of={"app": "Web", "tier": "1"}) == "exception ns/ex"
+MATCHING = "exception ns/ex"
+CONTENTS: dict[str, tuple[dict[str, str] | None, str]] = {
+    "equal": (APP, MATCHING),
+    "in another case": ({"app": "WEB"}, MATCHING),
+    "the first of two": ({"app": "web", "other": "x"}, MATCHING),
+    "the second of two": ({"other": "x", "app": "web"}, MATCHING),
+    "without a value": ({"exempt": ""}, MATCHING),
+    "no labels": (None, ""),
+    "empty": ({}, ""),
+    "an empty pair": ({"": ""}, ""),
+    "an empty key": ({"": "web"}, ""),
+    "the key in another case": ({"App": "web"}, ""),
+    "longer": ({"app": "web2"}, ""),
+    "an empty value": ({"app": ""}, ""),
+    "a prefix": ({"app": "we"}, ""),
+    "the value of another": ({"tier": "web"}, ""),
+    "an empty value of none": ({"absent": ""}, ""),
+}
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [None, {}, {"": ""}, {"": "web"}, {"App": "web"}, {"app": "web2"}, {"app": ""}, {"app": "we"}, {"tier": "web"}],
-    ids=["none", "empty", "empty-pair", "empty-key", "key-in-another-case", "longer", "empty-value", "prefix", "other"],
-)
-def test_other_contents_of_an_exception_exempt_no_pod(labels: dict[str, str] | None) -> None:
-    assert why(labels, of={"app": "web", "tier": "1"}) == ""
-
-
-def test_a_label_without_a_value_matches() -> None:
-    assert why({"exempt": ""}, of={"exempt": ""}) == "exception ns/ex"
-    assert why({"exempt": ""}, of=APP) == ""
+@pytest.mark.parametrize("case", CONTENTS)
+def test_one_matching_label_makes_a_pod_exempt_and_nothing_else_does(case: str) -> None:
+    labels, reason = CONTENTS[case]
+    assert why(labels, of={"app": "Web", "tier": "1", "exempt": ""}) == reason
 
 
 def test_an_exception_applies_to_its_own_namespace_only() -> None:
@@ -65,16 +68,6 @@ def test_an_exception_being_deleted_does_not_count() -> None:
     assert known.why(pod(labels=APP)) == ""
     assert known.why_given(pod(labels=APP), [exception(labels=APP, deleting=True)]) == ""
     assert len(known) == 0
-
-
-def test_one_of_two_exceptions_for_a_label_suffices() -> None:
-    known = exemptions()
-    known.upserted(None, exception("a", APP))
-    known.upserted(None, exception("b", APP))
-    known.deleted(exception("a", APP))
-    assert known.why(pod(labels=APP)) == "exception ns/b"
-    known.deleted(exception("b", APP))
-    assert known.why(pod(labels=APP)) == ""
 
 
 def test_each_new_or_changed_exception_is_logged_as_a_warning_and_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -105,27 +98,6 @@ def test_a_flood_of_exceptions_does_not_flood_the_log(caplog: pytest.LogCaptureF
     assert len(caplog.records) == LINES_PER_MINUTE + 2
 
 
-async def test_a_pod_becomes_exempt_and_stops_being_exempt_with_the_event(cluster: Cluster) -> None:
-    entry = await cluster.with_pod(labels=APP)
-    for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, ""), (APP, "exception ns/ex"), (None, "")):
-        async with waking(entry):
-            if labels is not None:
-                cluster.put(exception(labels=labels))
-            else:
-                cluster.delete(exception())
-        assert entry.facts.exempt == exempt
-
-
-async def test_a_label_change_of_a_pod_starts_or_ends_its_exemption(cluster: Cluster) -> None:
-    cluster.put(exception(labels=APP))
-    await cluster.seen(lambda: len(cluster.cluster_cache.watches.by_name["exceptions"].store) == 1)
-    entry = await cluster.with_pod()
-    for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, "")):
-        async with waking(entry):
-            cluster.put_pod(pod(labels=labels))
-        assert entry.facts.exempt == exempt
-
-
 async def test_an_unrelated_exception_changes_nothing_of_a_pod(cluster: Cluster) -> None:
     entry = await cluster.with_pod(labels=APP)
     before = entry.record.generation
@@ -143,40 +115,21 @@ async def test_the_metrics_show_the_counted_and_the_seen_exceptions(cluster: Clu
     assert value("aadpodidentity_nmi_exceptions_seen_total") == 2.0
 
 
-def labels_in_an_old_field_name(name: str, **more: Any) -> dict[str, Any]:
-    return {
+@pytest.mark.parametrize("old_field_names", [False, True])
+async def test_only_a_flag_makes_labels_in_the_spelling_from_before_v1_6_count(old_field_names: bool) -> None:
+    """An admission policy on `spec.podLabels` does not see them."""
+    old = {
         "apiVersion": "aadpodidentity.k8s.io/v1",
         "kind": "AzurePodIdentityException",
-        "metadata": {"name": name, "namespace": "ns"},
-        "spec": {"PodLabels": APP, **more},
+        "metadata": {"name": "old", "namespace": "ns"},
+        "spec": {"PodLabels": APP},
     }
-
-
-async def test_labels_in_the_spelling_from_before_v1_6_exempt_no_pod_and_are_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """An admission policy on `spec.podLabels` does not see them."""
-    async with running_cluster() as cluster:
+    async with running_cluster(old_field_names=old_field_names) as cluster:
         entry = await cluster.with_pod(labels=APP)
-        create = cluster.api.store.create
-        create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_field_name("old"), "ns")
-        both = labels_in_an_old_field_name("both", podLabels={"app": "other"})
-        create("azurepodidentityexceptions.aadpodidentity.k8s.io", both, "ns")
-        await cluster.seen(lambda: cluster.registry.get_sample_value("aadpodidentity_nmi_exceptions") == 1.0)
-        assert entry.facts.exempt == ""
-        cluster.put(exception("current", APP))
-        await cluster.seen(lambda: entry.facts.exempt == "exception ns/current")
-    (first, second) = [vars(each) for each in caplog.records if "spelling" in each.message]
-    assert (first["resource"], first["reason"]) == ("azurepodidentityexceptions ns/old", "spec.PodLabels")
-    assert second["resource"] == "azurepodidentityexceptions ns/both"
-
-
-async def test_a_flag_makes_the_old_field_name_count() -> None:
-    async with running_cluster(old_field_names=True) as cluster:
-        entry = await cluster.with_pod(labels=APP)
-        create = cluster.api.store.create
-        create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_field_name("old"), "ns")
-        await cluster.seen(lambda: entry.facts.exempt == "exception ns/old")
+        cluster.api.store.create("azurepodidentityexceptions.aadpodidentity.k8s.io", old, "ns")
+        cluster.put(exception("unrelated", {"app": "other"}))
+        await cluster.seen(lambda: len(cluster.cluster_cache.watches.by_name["exceptions"].store) == 2)
+        assert entry.facts.exempt == ("exception ns/old" if old_field_names else "")
 
 
 REPLICA_SET = OwnerReference(kind="ReplicaSet", name="mic-5d4f8c", controller=True)
@@ -209,30 +162,21 @@ def test_the_namespace_matches_in_any_case_as_in_the_go_implementation() -> None
 @pytest.mark.parametrize(
     "changes",
     [
-        {"namespace": "other"},
-        {"labels": {}},
-        {"labels": {"app": "mic"}},
-        {"labels": {"component": "nmi"}},
-        {"labels": {"component": "Mic"}},
-        {"owner": None},
-        {"owner": OwnerReference(kind="ReplicaSet", name="web-mic", controller=True)},
-        {"owner": OwnerReference(kind="ReplicaSet", name="Mic-1", controller=True)},
-        {"owner": OwnerReference(kind="DaemonSet", name="mic-1", controller=True)},
-        {"owner": OwnerReference(kind="ReplicaSet", name="mic-1", controller=False)},
-        {"owner": OwnerReference(kind="ReplicaSet", name="mic-1")},
-    ],
-    ids=[
-        "another-namespace",
-        "no-labels",
-        "a-label-of-anybodys",
-        "nmis-label",
-        "another-case",
-        "no-owner",
-        "other-owner",
-        "owner-in-another-case",
-        "owner-of-another-kind",
-        "no-controller",
-        "not-said-to-be-controller",
+        pytest.param({"namespace": "other"}, id="another-namespace"),
+        pytest.param({"labels": {}}, id="no-labels"),
+        pytest.param({"labels": {"app": "mic"}}, id="a-label-of-anybodys"),
+        pytest.param({"labels": {"component": "nmi"}}, id="nmis-label"),
+        pytest.param({"labels": {"component": "Mic"}}, id="another-case"),
+        pytest.param({"owner": None}, id="no-owner"),
+        pytest.param({"owner": OwnerReference(kind="ReplicaSet", name="web-mic", controller=True)}, id="other-owner"),
+        pytest.param(
+            {"owner": OwnerReference(kind="ReplicaSet", name="Mic-1", controller=True)}, id="owner-in-another-case"
+        ),
+        pytest.param(
+            {"owner": OwnerReference(kind="DaemonSet", name="mic-1", controller=True)}, id="owner-of-another-kind"
+        ),
+        pytest.param({"owner": OwnerReference(kind="ReplicaSet", name="mic-1", controller=False)}, id="no-controller"),
+        pytest.param({"owner": OwnerReference(kind="ReplicaSet", name="mic-1")}, id="not-said-to-be-controller"),
     ],
 )
 def test_no_other_pod_is_recognised_as_mic(changes: dict[str, Any]) -> None:

@@ -196,28 +196,18 @@ def test_equal_identities_are_one_object_until_the_last_one_is_gone() -> None:
 
 def a_document(number: int) -> bytes:
     """Return a running pod with two containers, as the API server sends it, without the fields that are skipped."""
-    started = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
-    address = f"10.1.{number // 250}.{number % 250}"
-    return msgspec.json.encode(
-        {
-            "metadata": {
-                "name": f"web-7d4b9c-{number}",
-                "namespace": "shop",
-                "uid": f"5d1d5cbe-8f51-4c11-9f7e-{number:012d}",
-                "resourceVersion": str(100_000 + number),
-                "labels": {"app": "web", "pod-template-hash": "7d4b9c", BINDING_LABEL: "demo"},
-                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "controller": True}],
-            },
-            "spec": {"nodeName": "aks-pool-0", "serviceAccountName": "web"},
-            "status": {
-                "phase": "Running",
-                "podIP": address,
-                "podIPs": [{"ip": address}],
-                "containerStatuses": [{"state": started}, {"state": started}],
-                "conditions": [{"type": each, "status": "True"} for each in CONDITIONS],
-            },
-        }
+    made = pod(
+        f"web-7d4b9c-{number}",
+        namespace="shop",
+        uid=f"5d1d5cbe-8f51-4c11-9f7e-{number:012d}",
+        resource_version=str(100_000 + number),
+        labels={"app": "web", "pod-template-hash": "7d4b9c"},
+        owner=OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="web", controller=True),
+        addresses=(f"10.1.{number // 250}.{number % 250}",),
     )
+    conditions = [PodCondition(type=each, status="True") for each in CONDITIONS]
+    status = replace(made.status, container_statuses=made.status.container_statuses * 2, conditions=conditions)
+    return msgspec.json.encode(replace(made, status=status))
 
 
 def test_a_kept_pod_takes_at_most_1400_bytes() -> None:

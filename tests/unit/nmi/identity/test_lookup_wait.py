@@ -61,14 +61,6 @@ async def bench() -> Bench:
     return Bench()
 
 
-async def test_a_known_address_is_found_without_a_wait(bench: Bench) -> None:
-    entry = PodEntry(pod())
-    bench.arrive(ADDRESS, entry)
-    before = now()
-    assert await bench.find() is entry
-    assert now() == before
-
-
 async def test_the_watchs_event_ends_all_waits_for_its_address_without_a_read(bench: Bench) -> None:
     entry = PodEntry(pod())
     waiters = [asyncio.create_task(bench.find()) for _ in range(10)]
@@ -89,16 +81,13 @@ async def test_after_300_ms_the_address_is_read_once(bench: Bench) -> None:
     assert [(round(when - before, 3), address) for when, address in bench.reads] == [(0.3, ADDRESS)]
 
 
-async def test_a_wait_for_an_unknown_address_ends_after_five_seconds(bench: Bench) -> None:
-    assert await bench.unknown_after() == 5.0
-    assert len(bench.reads) == 1
-
-
 async def test_an_unknown_address_is_remembered_for_a_second(bench: Bench) -> None:
     entry = PodEntry(pod())
     assert [await bench.unknown_after(), await bench.unknown_after()] == [5.0, 0.0]
     bench.arrive(ADDRESS, entry)
+    before = now()
     assert await bench.find() is entry
+    assert now() == before, "a known address is found without a wait"
     del bench.entries[ADDRESS]
     await asyncio.sleep(1.0)
     assert await bench.unknown_after() == 5.0
@@ -145,24 +134,16 @@ async def test_the_five_seconds_count_from_the_first_request_of_the_address(benc
     assert bench.waits.unknown_for(ADDRESS) == 1.0
 
 
-async def test_an_attempt_after_the_five_seconds_gets_the_answer_that_no_client_waited_for(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("pause", "waits"), [(3.5, [0.0]), (40.0, [0.0, 5.0]), (63.0, [5.0])], ids=["soon", "later", "after a minute"]
+)
+async def test_the_answer_that_no_client_waited_for_is_kept_for_a_minute_and_given_once(
+    bench: Bench, pause: float, waits: list[float]
+) -> None:
     assert await abandoned(bench)
-    await asyncio.sleep(3.5)
-    assert bench.waits.unknown_for(ADDRESS) == 0.5
-    assert await bench.unknown_after() == 0.0
-
-
-async def test_a_request_after_that_answer_waits_again(bench: Bench) -> None:
-    assert await abandoned(bench)
-    await asyncio.sleep(40.0)
-    assert await bench.unknown_after() == 0.0
-    assert await bench.unknown_after() == 5.0
-
-
-async def test_a_new_pod_at_an_address_without_requests_for_a_minute_waits_five_seconds(bench: Bench) -> None:
-    assert await abandoned(bench)
-    await asyncio.sleep(63.0)
-    assert await bench.unknown_after() == 5.0
+    await asyncio.sleep(pause)
+    assert bench.waits.unknown_for(ADDRESS) == (0.5 if pause == 3.5 else 0.0)
+    assert [await bench.unknown_after() for _ in waits] == waits
 
 
 async def test_a_pod_that_arrives_and_leaves_begins_the_time_again(bench: Bench) -> None:
@@ -275,17 +256,13 @@ async def test_a_disconnected_request_that_is_displaced_at_the_same_time_counts_
 
 
 async def test_a_limited_number_of_addresses_without_a_waiting_request_is_remembered(bench: Bench) -> None:
-    for number in range(2 * REMEMBERED_MAX):
-        [task] = await bench.waiting(f"10.1.{number // 256}.{number % 256}", 1)
-        task.cancel()
-        await settle()
-    assert len(bench.waits._remembered) == REMEMBERED_MAX
-    await asyncio.sleep(6.0)
-    for number in range(2 * REMEMBERED_MAX):
-        [task] = await bench.waiting(f"10.2.{number // 256}.{number % 256}", 1)
-        task.cancel()
-        await settle()
-    assert len(bench.waits._remembered) == REMEMBERED_MAX
+    for network in ("10.1", "10.2"):
+        for number in range(2 * REMEMBERED_MAX):
+            [task] = await bench.waiting(f"{network}.{number // 256}.{number % 256}", 1)
+            task.cancel()
+            await settle()
+        assert len(bench.waits._remembered) == REMEMBERED_MAX
+        await asyncio.sleep(6.0)
 
 
 def test_the_limit_of_8_mib_is_more_than_the_connections_of_one_address() -> None:

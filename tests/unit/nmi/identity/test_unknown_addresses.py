@@ -1,6 +1,7 @@
 """Requests from an address without one known pod: a read finds the pod, or which of several owns the address."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from unittest.mock import patch
 
 import msgspec
@@ -13,9 +14,6 @@ from podidentity.resources import ContainerState, ContainerStatus, Pod, Running,
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
 from tests.support.nmi_objects import ADDRESS, pod
 from tests.support.objects import started_at
-
-MIDNIGHT = 1_767_225_600.0
-"""2026-01-01T00:00:00Z."""
 
 
 def a_pod(*states: ContainerState, last: ContainerState | None = None, phase: str = "Running") -> Pod:
@@ -33,53 +31,39 @@ def ended(second: int) -> ContainerState:
 
 
 WAITING = ContainerState()
-UNKNOWN_END = ContainerState(terminated=Terminated())
 OLDER = a_pod(running(10))
 
-LATER_ONE: dict[str, Pod] = {
-    "runs": a_pod(running(11)),
-    "a second container was started later": a_pod(running(5), running(11)),
-    "is being deleted": msgspec.structs.replace(a_pod(running(11)), metadata=pod(deleting=True).metadata),
-    "one container has ended": a_pod(running(11), ended(3)),
-}
-NO_OWNER: dict[str, Pod] = {
-    "the same second": a_pod(running(10)),
-    "ended, and was started later": a_pod(ended(11)),
-    "finished, and was started later": a_pod(ended(11), phase="Succeeded"),
-    "waits for a restart, and was started later": a_pod(WAITING, last=ended(11)),
-    "no container has been started": a_pod(WAITING),
-    "no status of a container": a_pod(),
-    "a time that is none": a_pod(ContainerState(running=Running(started_at="soon"))),
-    "ended at an unknown time": a_pod(UNKNOWN_END),
-    "its sandbox is down, and was started later": msgspec.structs.replace(
-        pod(sandbox=False), status=msgspec.structs.replace(pod(sandbox=False, started=11).status)
+OWNERS: dict[str, tuple[Pod, str]] = {
+    "runs": (a_pod(running(11)), "other"),
+    "a second container was started later": (a_pod(running(5), running(11)), "other"),
+    "is being deleted": (
+        msgspec.structs.replace(a_pod(running(11)), metadata=pod(deleting=True).metadata),
+        "other",
     ),
+    "one container has ended": (a_pod(running(11), ended(3)), "other"),
+    "the same second": (a_pod(running(10)), "none"),
+    "ended, and was started later": (a_pod(ended(11)), "none"),
+    "finished, and was started later": (a_pod(ended(11), phase="Succeeded"), "none"),
+    "waits for a restart, and was started later": (a_pod(WAITING, last=ended(11)), "none"),
+    "no container has been started": (a_pod(WAITING), "none"),
+    "no status of a container": (a_pod(), "none"),
+    "a time that is none": (a_pod(ContainerState(running=Running(started_at="soon"))), "none"),
+    "ended at an unknown time": (a_pod(ContainerState(terminated=Terminated())), "none"),
+    "its sandbox is down, and was started later": (pod(sandbox=False, started=11), "none"),
+    "started earlier": (a_pod(running(9)), "older"),
+    "started earlier, and ended": (a_pod(ended(9)), "older"),
+    "started earlier, and waits for a restart": (a_pod(WAITING, last=ended(9)), "older"),
+    "started earlier, and finished": (a_pod(ended(9), phase="Failed"), "older"),
+    "finished without having run": (a_pod(phase="Failed"), "older"),
 }
-OLDER_ONE_HAS_IT: dict[str, Pod] = {
-    "runs": a_pod(running(9)),
-    "ended": a_pod(ended(9)),
-    "waits for a restart": a_pod(WAITING, last=ended(9)),
-    "finished": a_pod(ended(9), phase="Failed"),
-    "finished without having run": a_pod(phase="Failed"),
-}
 
 
-@pytest.mark.parametrize("case", LATER_ONE)
-def test_the_pod_whose_containers_started_later_owns_the_address(case: str) -> None:
-    later = LATER_ONE[case]
-    assert owner_of([OLDER, later]) is later
-    assert owner_of([later, OLDER]) is later
-
-
-@pytest.mark.parametrize("case", NO_OWNER)
-def test_an_address_has_no_owner_if_the_start_order_is_uncertain(case: str) -> None:
-    assert owner_of([OLDER, NO_OWNER[case]]) is None
-    assert owner_of([NO_OWNER[case], OLDER]) is None
-
-
-@pytest.mark.parametrize("case", OLDER_ONE_HAS_IT)
-def test_a_pod_that_started_earlier_does_not_contest_the_address(case: str) -> None:
-    assert owner_of([OLDER_ONE_HAS_IT[case], OLDER]) is OLDER
+@pytest.mark.parametrize("case", OWNERS)
+def test_of_two_pods_the_last_started_one_owns_the_address_if_the_order_is_certain(case: str) -> None:
+    other, owner = OWNERS[case]
+    expected = {"other": other, "older": OLDER, "none": None}[owner]
+    assert owner_of([OLDER, other]) is expected
+    assert owner_of([other, OLDER]) is expected
 
 
 def test_a_pod_listed_alone_owns_the_address_unless_it_has_finished() -> None:
@@ -96,9 +80,10 @@ def test_of_three_pods_the_last_started_one_owns_the_address() -> None:
 
 
 def test_only_a_running_container_counts_as_started_after_a_given_time() -> None:
-    assert started_after(a_pod(running(1)), MIDNIGHT)
-    assert not started_after(a_pod(running(0)), MIDNIGHT)
-    assert not started_after(a_pod(ended(1), WAITING), MIDNIGHT)
+    midnight = datetime.fromisoformat(started_at(0)).timestamp()
+    assert started_after(a_pod(running(1)), midnight)
+    assert not started_after(a_pod(running(0)), midnight)
+    assert not started_after(a_pod(ended(1), WAITING), midnight)
 
 
 async def test_a_read_finds_a_pod_that_the_watch_has_not_reported(unwatched: Cluster) -> None:
@@ -128,14 +113,6 @@ async def test_a_pod_known_from_a_read_only_does_not_keep_its_address(unwatched:
     assert isinstance(entry, PodEntry)
     assert entry.name == "successor"
     assert former.gone
-
-
-async def test_a_read_never_finds_a_pod_whose_address_is_not_its_own() -> None:
-    async with running_cluster(watching=False, park_seconds=DEADLINE) as cluster:
-        cluster.put_pod(pod(host_network=True))
-        cluster.put_pod(pod("finished", phase="Succeeded"))
-        await cluster.finds_nothing(cluster.cluster_cache.entry_at(ADDRESS))
-        assert len(cluster.reads()) == 1
 
 
 async def test_an_api_server_that_does_not_answer_leaves_the_address_unknown() -> None:

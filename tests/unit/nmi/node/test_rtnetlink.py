@@ -3,6 +3,7 @@
 Excluded: arbitrary bytes (tests/nightly/fuzz/node.py).
 """
 
+import errno
 import struct
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from nmi.node.rtnetlink import (
     decode,
     decode_reply,
     dump_requests,
+    request_result,
+    resolve_request,
 )
 
 RECORDED = {
@@ -180,3 +183,33 @@ def test_links_are_requested_before_routes_and_neighbours() -> None:
         (28, 30, 0x301, 7),
         (28, 30, 0x301, 8),
     ]
+
+
+# Requests to resolve an address.
+
+AF_INET = 2
+
+
+def test_the_request_is_a_neighbour_message_with_ntf_use() -> None:
+    request = resolve_request(POD, BRIDGE)
+    length, kind, flags, _, _ = struct.unpack_from("=IHHII", request)
+    assert (length, kind, flags) == (len(request), 28, 0x401)
+    assert struct.unpack_from("=BxHiHBB", request, 16) == (AF_INET, 0, BRIDGE, 0, 1, 0)
+    assert struct.unpack_from("=HH4s", request, 28) == (8, 1, POD)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        pytest.param(struct.pack("=IHHIIi", 20, 2, 0, 1, 0, -errno.EPERM), errno.EPERM, id="an error"),
+        pytest.param(struct.pack("=IHHIIi", 20, 2, 0, 1, 0, 0), 0, id="success"),
+        pytest.param(struct.pack("=IHHII", 16, 3, 0, 1, 0), 0, id="no result"),
+    ],
+)
+def test_the_result_is_the_kernels_error_number(reply: bytes, expected: int) -> None:
+    assert request_result(reply) == expected
+
+
+def test_a_reply_cut_short_is_malformed() -> None:
+    with pytest.raises(MalformedError):
+        request_result(struct.pack("=IHHII", 16, 2, 0, 1, 0))

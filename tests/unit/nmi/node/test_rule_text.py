@@ -21,14 +21,13 @@ NF_IP_PRI_NAT_DST, NF_IP_PRI_FILTER = -100, 0
 REJECT = "-d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
 
 
-def test_the_redirect_comes_before_the_translations_of_iptables_and_kube_proxy() -> None:
-    assert (TO.redirect.base.type, TO.redirect.base.hook) == ("nat", "prerouting")
-    assert TO.redirect.base.priority < NF_IP_PRI_NAT_DST
-
-
-def test_the_reject_comes_before_the_filters_of_other_programs() -> None:
-    assert (TO.reject.base.type, TO.reject.base.hook) == ("filter", "forward")
-    assert TO.reject.base.priority < NF_IP_PRI_FILTER
+def test_both_rules_come_before_those_of_iptables_of_kube_proxy_and_of_other_programs() -> None:
+    for rule, place, priority in (
+        (TO.redirect, ("nat", "prerouting"), NF_IP_PRI_NAT_DST),
+        (TO.reject, ("filter", "forward"), NF_IP_PRI_FILTER),
+    ):
+        assert (rule.base.type, rule.base.hook) == place
+        assert rule.base.priority < priority
 
 
 def test_the_script_recreates_the_chain_and_the_first_jump_in_one_transaction() -> None:
@@ -150,9 +149,7 @@ def test_a_table_with_flags_is_not_in_force(flags: object) -> None:
 
 
 def test_a_table_without_flags_is_nmis() -> None:
-    table = parsed(listing())
-    assert table.exists
-    assert table.foreign is None
+    assert (parsed(listing()).exists, parsed(listing()).foreign) == (True, None)
 
 
 CHAIN = {
@@ -169,19 +166,15 @@ CHAIN = {
 }
 
 
-def test_a_counter_and_a_named_family_make_no_difference() -> None:
+@pytest.mark.parametrize(("family", "fault"), [("ip", None), ("ip6", "the rule has other conditions")])
+def test_a_counter_and_a_named_family_make_no_difference_and_another_family_does(
+    family: str, fault: str | None
+) -> None:
     made = [json.loads(each) for each in TO.redirect.base.expressions]
-    made[-1]["dnat"]["family"] = "ip"
+    made[-1]["dnat"]["family"] = family
     rule = {"rule": {"chain": "prerouting", "expr": [*made[:-1], {"counter": {"packets": 7, "bytes": 420}}, made[-1]]}}
     found = FoundChain(parsed(listed({"table": {"name": "aad-pod-identity"}}, CHAIN, rule)), "prerouting")
-    assert found.fault(TO.redirect) is None
-
-
-def test_another_family_is_a_difference() -> None:
-    made = [json.loads(each) for each in TO.redirect.base.expressions]
-    made[-1]["dnat"]["family"] = "ip6"
-    found = FoundChain(parsed(listed(CHAIN, {"rule": {"chain": "prerouting", "expr": made}})), "prerouting")
-    assert found.fault(TO.redirect) == "the rule has other conditions"
+    assert found.fault(TO.redirect) == fault
 
 
 @pytest.mark.parametrize(

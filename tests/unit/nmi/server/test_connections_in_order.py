@@ -88,6 +88,19 @@ async def test_a_connection_with_part_of_a_request_is_not_returned_to_the_lane(s
     assert server.connection.resumed == 1
 
 
+async def test_a_request_whose_parts_arrive_while_another_one_waits_is_answered(
+    server: ServerUnderTest,
+) -> None:
+    requests = Held(server)
+    server.lane.data_received(ask("a") + b"GET /noth")
+    await requests.asked("a")
+    server.lane.data_received(b"ing HTTP/1.1\r\nHost: h\r\n\r\n")
+    requests.release("a")
+    await server.settle()
+    assert [each.status for each in server.replies()] == [200, 404]
+    assert server.connection.state == "idle"
+
+
 @pytest.mark.parametrize("more", [b"", b"/" * 97], ids=["slow", "too many bytes"])
 async def test_a_pending_answer_followed_by_part_of_a_request_ends_the_connection(more: bytes) -> None:
     policy = ServerPolicy(pipeline_seconds=1.0, sizes=Sizes(pipelined_bytes=100))
@@ -160,7 +173,10 @@ async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_r
     ("version", "field", "answered", "state"),
     [
         ("HTTP/1.1", "A: b", None, "idle"),
-        ("HTTP/1.1", "Connection: close", "close", "finished"),
+        ("HTTP/1.1", "Connection: Close", "close", "finished"),
+        ("HTTP/1.1", "Connection: keep-alive, close", "close", "finished"),
+        ("HTTP/1.1", "Connection: a\r\nConnection: close", "close", "finished"),
+        ("HTTP/1.1", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA", None, "idle"),
         ("HTTP/1.0", "A: b", "close", "finished"),
         ("HTTP/1.0", "Connection: keep-alive", "keep-alive", "idle"),
     ],
@@ -256,8 +272,8 @@ async def test_requests_expire_in_the_order_in_which_they_began_to_wait_and_othe
     await again.expired.wait()
 
 
-async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once() -> None:
-    waiting, requests = WaitingRequests(0.02), [Waiting() for _ in range(3)]
+async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once_and_none_after_the_timer_is_stopped() -> None:
+    waiting, requests, last = WaitingRequests(0.02), [Waiting() for _ in range(3)], Waiting()
     for each in requests:
         waiting.add(each)
     waiting.expire_all()
@@ -265,15 +281,11 @@ async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once() -> None:
     waiting.expire_all()
     await asyncio.sleep(0.04)
     assert len(waiting) == 0
-
-
-async def test_nothing_expires_after_the_timer_is_stopped() -> None:
-    waiting, request = WaitingRequests(0.01), Waiting()
-    waiting.add(request)
+    waiting.add(last)
     waiting.close()
     waiting.close()
-    await asyncio.sleep(0.03)
-    assert not request.expired.is_set()
+    await asyncio.sleep(0.04)
+    assert not last.expired.is_set()
 
 
 async def test_a_peer_that_goes_as_its_request_expires_gets_nothing(server: ServerUnderTest) -> None:

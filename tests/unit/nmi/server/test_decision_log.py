@@ -1,7 +1,7 @@
 """One line per decision, repeats summed up, nothing that a pod can flood. Excluded: how lines are formatted."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from logging.handlers import BufferingHandler
 
 import pytest
@@ -11,17 +11,10 @@ from nmi.error_refusals import refusal_of
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call
-from nmi.server.decisions import (
-    LINES_PER_PERIOD,
-    LINES_PER_SUBJECT,
-    REMEMBERED_MAX,
-    SHOWN_CHARS,
-    Decisions,
-    Subject,
-)
+from nmi.server.decisions import LINES_PER_PERIOD, LINES_PER_SUBJECT, REMEMBERED_MAX, SHOWN_CHARS, Decisions, Subject
 from nmi.tokens.proxy_refusals import MissingStep, NotBoundError
 from nmi.tokens.secrets import CredentialError
-from podidentity.azure.errors import Refused, Unreachable
+from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.telemetry.logs import BoundedRepeats
 from tests.support.nmi.server.fakes import pod_entry
 
@@ -84,30 +77,27 @@ def test_another_cause_with_the_same_reason_has_a_line_and_a_report_of_its_own(l
     assert len(reported) == 3
 
 
-def trace(number: int) -> Refused:
-    text = f"invalid secret, trace {number}"
-    return Refused(text, code="AADSTS7000215", correlation_id=f"id-{number}", said=f"no {number}")
-
-
-def missing(step: MissingStep) -> NotBoundError:
-    return NotBoundError(Refused("no", status=403), step, "client", "shop/web")
-
-
 @pytest.mark.parametrize(
-    ("refusals", "count"),
+    ("errors", "count"),
     [
-        (map(refusal_of, map(missing, (MissingStep.IDENTITY_BINDING, *[MissingStep.PERMISSION] * 2))), 2),
-        (map(refusal_of, map(trace, range(3))), 1),
-        ((refusal_of(Unreachable(f"timeout {n}", code=f"code{n}")) for n in range(3)), 1),
+        (
+            [
+                NotBoundError(Refused("no", status=403), step, "client", "shop/web")
+                for step in (MissingStep.IDENTITY_BINDING, *[MissingStep.PERMISSION] * 2)
+            ],
+            2,
+        ),
+        ([Refused(f"trace {n}", code="AADSTS7000215", correlation_id=f"id-{n}", said=f"no {n}") for n in range(3)], 1),
+        ([Unreachable(f"timeout {n}", code=f"code{n}") for n in range(3)], 1),
     ],
     ids=["steps that the token proxy misses", "other ids", "other timeouts"],
 )
 def test_each_cause_has_a_line_and_what_differs_between_its_repeats_is_no_other_cause(
-    lines: list[logging.LogRecord], refusals: Iterable[Refusal], count: int
+    lines: list[logging.LogRecord], errors: Iterable[AzureError], count: int
 ) -> None:
     decisions = Decisions()
-    for refusal in refusals:
-        decisions.refused(POD, "/token", 403, refusal, ASKED)
+    for error in errors:
+        decisions.refused(POD, "/token", 403, refusal_of(error), ASKED)
     assert len(lines) == count
 
 
@@ -163,12 +153,20 @@ def test_one_pod_has_a_limited_number_of_lines_in_a_period_and_the_others_are_co
     assert field(lines[-1], "reason") == "still_assigning", "a new period"
 
 
-def test_the_log_is_bounded_in_total(lines: list[logging.LogRecord]) -> None:
+@pytest.mark.parametrize(
+    ("subject", "most"),
+    [
+        (lambda n: Subject(Call(f"peer-{n}", "other")), LINES_PER_PERIOD),
+        (lambda n: Subject(Call("127.0.0.1", "id"), pod=f"made/up-{n}"), LINES_PER_SUBJECT),
+    ],
+    ids=["in total", "names that a node process invents"],
+)
+def test_the_log_is_bounded(lines: list[logging.LogRecord], subject: Callable[[int], Subject], most: int) -> None:
     decisions = Decisions()
-    for n in range(LINES_PER_PERIOD + 50):
-        decisions.refused(Subject(Call(f"peer-{n}", "other")), "/p", 404, REFUSAL, None)
-
-    assert len(lines) == LINES_PER_PERIOD
+    for n in range(most + 50):
+        decisions.refused(subject(n), "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
+    assert len(lines) == most
+    assert field(lines[0], "pod") == subject(0).pod
 
 
 def test_the_memory_of_decisions_is_bounded() -> None:
@@ -214,13 +212,3 @@ def test_repeats_of_a_refusal_without_a_line_are_counted_as_omitted_and_logged_l
     assert lines[-1].getMessage().startswith("request refused")
     decisions.summarize()
     assert field(lines[-1], "count") == 1
-
-
-def test_names_that_a_node_process_invents_share_its_lines(lines: list[logging.LogRecord]) -> None:
-    decisions = Decisions()
-    for n in range(LINES_PER_SUBJECT + 5):
-        decisions.refused(
-            Subject(Call("127.0.0.1", "id"), pod=f"made/up-{n}"), "/host/token", 404, REFUSAL, TokenRequest(f"r{n}")
-        )
-    assert len(lines) == LINES_PER_SUBJECT
-    assert field(lines[0], "pod") == "made/up-0"

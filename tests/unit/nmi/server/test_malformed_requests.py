@@ -1,21 +1,24 @@
-"""Bytes that are not a served request, each with a neighbour that is one, and limits, in every split of the bytes.
+"""Bytes and queries that are not a served request, each with a neighbour that is one, and limits.
 
-Each limit is counted under its name. Excluded: requests of tests/support/corpus, limits of pipelined requests and of
-waiting (test_connections_in_order), the lane's counters (tests/contract/native), and the answers to well-formed
-requests.
+Bytes in every split; each limit is counted under its name. Excluded: requests of tests/support/corpus, limits of
+pipelined requests and of waiting (test_connections_in_order), the lane's counters (tests/contract/native), the answers
+to well-formed requests, and the status codes of refusals of queries.
 """
 
 import re
 import time
+from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
+from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.head import parse_head
 from nmi.server.metrics import ServerMetrics
+from nmi.server.parameters import parse_query, token_request
 from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.reading import RequestReader
 from nmi.server.request import Request
@@ -142,21 +145,6 @@ def test_a_body_that_looks_like_a_request_is_not_parsed_as_one() -> None:
     assert [each.target for each in found if isinstance(each, Request)] == ["/a"]
 
 
-@pytest.mark.parametrize(
-    ("lines", "keeps"),
-    [
-        (("Connection: Close",), False),
-        (("Connection: keep-alive, close",), False),
-        (("Connection: a", "Connection: close"), False),
-        (("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA"), True),
-    ],
-)
-def test_whether_a_connection_is_kept(lines: tuple[str, ...], *, keeps: bool) -> None:
-    (found,) = read(head("Host: h", *lines))
-    assert isinstance(found, Request)
-    assert found.keep_alive is keeps
-
-
 def faults_of(raw: bytes) -> str:
     """Return the first fault of a head by the rules one by one, or an empty string. Only for short heads."""
     if re.search(rb"(?:^|[^\r])\n|\r[^\n]|\x00", raw):
@@ -246,16 +234,12 @@ async def test_a_request_beyond_a_limit_is_refused_and_one_at_it_is_not(
         assert server.limits() == counted
 
 
-async def test_too_many_parameters_are_counted(server: ServerUnderTest) -> None:
+async def test_too_many_parameters_and_limits_that_the_issuer_names_are_counted(server: ServerUnderTest) -> None:
     many = "&".join(f"p{n}=1" for n in range(40))
     assert (await server.ask(request_bytes(f"{TOKEN_PATH}?resource=r&{many}"))).status == 400
-    assert server.limits() == {Limit.PARAMETERS: 1}
-
-
-async def test_a_limit_that_the_issuer_names_is_counted(server: ServerUnderTest) -> None:
     server.issuer.answer = lambda _: Refusal(Reason.OVERLOADED, "No.", limit=Limit.GOVERNOR_QUEUE)
     await server.ask(request_bytes())
-    assert server.limits() == {Limit.GOVERNOR_QUEUE: 1}
+    assert server.limits() == {Limit.PARAMETERS: 1, Limit.GOVERNOR_QUEUE: 1}
 
 
 def test_the_lanes_limits_are_included_and_each_limit_has_a_series_from_the_start() -> None:
@@ -277,3 +261,103 @@ def test_the_lanes_limits_are_included_and_each_limit_has_a_series_from_the_star
         assert f'aadpodidentity_nmi_limits_hit_total{{limit="{limit}"}} {counts[name]}.0' in text
     assert text.count("aadpodidentity_nmi_limits_hit_total{") == len(Limit)
     assert "lane_timed_out_first_byte" not in text, "said once"
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("resource=r", TokenRequest("r")),
+        ("resource=https://x//", TokenRequest("https://x//")),
+        ("resource=a%2Bb", TokenRequest("a+b")),
+        ("resource=r&", TokenRequest("r")),
+        ("&&resource=r", TokenRequest("r")),
+        ("res%6Furce=r", TokenRequest("r")),
+        ("resource=r&Resource=s", TokenRequest("r")),
+        ("resource=r&client_id=A-b", TokenRequest("r", SelectorKind.CLIENT_ID, "A-b")),
+        ("resource=r&client_id=&object_id=o", TokenRequest("r", SelectorKind.OBJECT_ID, "o")),
+        ("resource=r&msi_res_id=%2Fsub", TokenRequest("r", SelectorKind.RESOURCE_ID, "/sub")),
+        ("resource=r&mi_res_id=/sub", TokenRequest("r", SelectorKind.RESOURCE_ID, "/sub")),
+        ("resource=r&msi-res-id=/sub", TokenRequest("r", SelectorKind.RESOURCE_ID, "/sub")),
+        ("resource=r&bypass_cache=true", TokenRequest("r", force_refresh=True)),
+        ("resource=r&bypass_cache=True", TokenRequest("r", force_refresh=True)),
+        ("resource=r&bypass_cache=false", TokenRequest("r")),
+        ("resource=r&token_sha256_to_refresh=aB", TokenRequest("r", rejected_sha256="ab")),
+        ("resource=r&token_sha256_to_refresh=", TokenRequest("r")),
+        ("resource=r&unknown=%3B", TokenRequest("r")),
+    ],
+)
+def test_a_valid_query_is_parsed(query: str, wanted: TokenRequest) -> None:
+    assert token_request(query) == wanted
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "resource",
+        "resource=r&x=1&x=2",
+        "resource=r&client_id=a&msi_res_id=b",
+        "resource=r;client_id=a",
+        "resource=%",
+        "resource=r&x=%G1",
+        "resource=%c0%af",
+        "resource=a%00b",
+        "resource=a%0d%0ab",
+        "resource=r&client_id=%7f",
+        "resource=r&" + "&".join(f"p{n}=1" for n in range(16)),
+        "resource=r" + "&" * 16,
+    ],
+)
+def test_an_ambiguous_query_is_refused(query: str) -> None:
+    found = token_request(query)
+
+    assert isinstance(found, Refusal)
+    assert found.reason is Reason.BAD_PARAMETERS
+    assert found.sentence in found.detail, "the log tells an operator what is wrong, too"
+
+
+def test_the_maximum_number_of_parameters_is_accepted() -> None:
+    assert token_request("resource=r&" + "&".join(f"p{n}=1" for n in range(15))) == TokenRequest("r")
+    assert token_request("resource=r" + "&" * 15) == TokenRequest("r")
+
+
+def test_more_escapes_than_the_fast_lane_can_read_are_refused_and_as_many_are_not() -> None:
+    assert token_request("resource=" + "%41" * 512) == TokenRequest("A" * 512)
+    assert isinstance(token_request("resource=" + "%41" * 513), Refusal)
+
+
+ENCODED = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["\\", "\\x41", "\\u0041", "\\N{DIGIT ONE}", "\\101", "\\n", "%5c", "%5Cx41", "%25", "%2541", "+"]
+        ),
+        st.integers(0x20, 0xFF).map("%{:02x}".format),
+        st.text().map(quote),
+        st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="%&;=#"),
+    )
+).map("".join)
+
+
+@given(ENCODED)
+def test_a_value_is_decoded_as_by_the_standard_library(text: str) -> None:
+    expected = unquote_to_bytes(text.replace("+", " "))
+    found = parse_query(f"a={text}")
+    try:
+        wanted = expected.decode()
+    except UnicodeDecodeError:
+        assert isinstance(found, Refusal)
+    else:
+        valid = not re.search("[\x00-\x1f\x7f]", wanted)
+        assert found == {"a": wanted} if valid else isinstance(found, Refusal)
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_the_escape_of_a_control_character_is_refused_and_any_other_is_not(byte: int) -> None:
+    for escape in (f"%{byte:02x}", f"%{byte:02X}"):
+        for query in (f"a=b{escape}", f"{escape}=b"):
+            found = parse_query(query.replace("%", "%C2%") if byte >= 0x80 else query)
+            accepted = 0x20 <= byte < 0x7F or 0x80 <= byte < 0xC0
+            assert isinstance(found, dict) == accepted
+
+
+def test_parameters_keep_their_order() -> None:
+    assert parse_query("b=1&a=2&c") == {"b": "1", "a": "2", "c": ""}

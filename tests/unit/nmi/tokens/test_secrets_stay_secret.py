@@ -23,6 +23,7 @@ from nmi.tokens.secrets import SECRETS, ClientSecret, KeyStore, Secrets
 from nmi.tokens.sign_in import SignIn, SignInResult
 from podidentity.azure.clouds import PUBLIC, Endpoint
 from podidentity.azure.errors import MESSAGE_MAX, AzureError
+from podidentity_sandbox.serving import ResponseFault
 from tests.support.nmi.tokens.sign_in_bench import Bench, certificate_of, pfx_of, rsa_key
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -84,27 +85,23 @@ async def test_no_token_is_logged_on_success(bench: Bench, everything_logged: io
     assert "eyJ" not in text
 
 
-async def test_a_malformed_token_response_is_not_quoted(bench: Bench, everything_logged: io.StringIO) -> None:
-    bench.source = bench.new_source(retry_delays=())
-    principal = bench.directory.add_principal(secret=SECRET)
-    bench.put_secret(k=SECRET.encode())
-    bodies: list[Any] = [
+@pytest.mark.parametrize(
+    "document",
+    [
         {"access_token": "t0ken-t0ken", "refresh_token": "t0ken-t0ken"},
         {"access_token": "t0ken-t0ken\n", "expires_in": 3600},
         {"access_token": "t0ken-t0ken", "expires_in": "t0ken-t0ken"},
         ["t0ken-t0ken"],
-    ]
-
-    async def odd(request: web.BaseRequest) -> web.StreamResponse:
-        return web.json_response(bodies[0])
-
-    bench.aad.handle = odd  # type: ignore[method-assign]
-    while bodies:
-        with pytest.raises(AzureError) as caught:
-            await bench.fetch(bench.identity(principal))
-        assert not holds(shown(caught.value), "t0ken-t0ken", SECRET), bodies[0]
-        bodies.pop(0)
-    assert not holds(everything_logged.getvalue(), "t0ken-t0ken", SECRET)
+    ],
+)
+async def test_a_malformed_token_response_is_not_quoted(
+    bench: Bench, everything_logged: io.StringIO, document: Any
+) -> None:
+    bench.source = bench.new_source(retry_delays=())
+    bench.aad.faults.add(ResponseFault(status=200, document=document))
+    with pytest.raises(AzureError) as caught:
+        await bench.fetch(bench.identity(bench.principal(SECRET)))
+    assert not holds(shown(caught.value) + everything_logged.getvalue(), "t0ken-t0ken", SECRET)
 
 
 @pytest.mark.parametrize("password", [b"", b"another"], ids=["none", "wrong"])
@@ -147,6 +144,8 @@ async def test_reprs_of_intermediate_values_contain_no_secret(bench: Bench) -> N
         assert not holds(text, SECRET), value
 
 
+TOO_DEEP = base64.urlsafe_b64encode(b'{"x":' + b"[" * 20_000).decode()
+"""Claims that are nested too deep to be read."""
 PLAIN_SECRET = "Zx8Q~0123456789-of.ours_in_all"
 ASKED = SignIn(Endpoint("login.example"), "tenant", "c11e0000-0000-0000-0000-00000000000a", "r", secret=PLAIN_SECRET)
 
@@ -185,53 +184,39 @@ def test_a_message_of_spaces_costs_no_time() -> None:
     assert time.process_time() - began < 1.0
 
 
-def deep() -> str:
-    """Claims that are nested too deep to be read."""
-    return base64.urlsafe_b64encode(b'{"x":' + b"[" * 20_000).decode()
-
-
 def test_any_body_results_in_a_token_or_in_a_known_error() -> None:
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        bench = Bench()
-        runner.run(bench.start())
-        try:
-            sign_in_with_any_body(bench, runner)
-        finally:
-            runner.run(bench.stop())
-
-
-def sign_in_with_any_body(bench: Bench, runner: asyncio.Runner) -> None:
-    bench.source = bench.new_source(retry_delays=())
-    principal = bench.directory.add_principal(secret=PLAIN_SECRET)
-    bench.put_secret(k=PLAIN_SECRET.encode())
-    identity = bench.identity(principal)
-    given_now: dict[str, Any] = {}
+    answer: dict[str, Any] = {}
 
     async def odd(request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(body=given_now["body"], status=given_now["status"], content_type="application/json")
+        return web.Response(**answer, content_type="application/json")
 
-    bench.aad.handle = odd  # type: ignore[method-assign]
-
-    async def once() -> None:
-        text = ""
+    async def fetch() -> str:
         try:
-            granted = await bench.fetch(identity)
+            return (await bench.fetch(identity)).token.access_token
         except AzureError as error:
-            text = str(error)
-        else:
-            assert granted.token.access_token.isprintable()
-        assert PLAIN_SECRET not in text
+            return str(error)
 
     @settings(max_examples=60, deadline=None)
     @example(200, b"[" * 60_000)
     @example(400, b'{"x":' * 10_000)
-    @example(200, json.dumps({"access_token": f"a.{deep()}.c", "expires_in": 5}).encode())
+    @example(200, json.dumps({"access_token": f"a.{TOO_DEEP}.c", "expires_in": 5}).encode())
     @example(200, b'{"access_token": "a", "expires_in": Infinity}')
     @example(200, b'{"access_token": "a", "expires_in": 1e400}')
     @example(200, b'{"access_token": "a", "expires_in": 5, "token_type": 7}')
     @given(st.sampled_from([200, 400, 503]), bodies)
     def exchange(status: int, body: bytes) -> None:
-        given_now.update(status=status, body=body)
-        runner.run(once())
+        answer.update(status=status, body=body)
+        text = runner.run(fetch())
+        assert text.isprintable()
+        assert PLAIN_SECRET not in text
 
-    exchange()
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        bench = Bench()
+        runner.run(bench.start())
+        try:
+            bench.source = bench.new_source(retry_delays=())
+            identity = bench.identity(bench.principal(PLAIN_SECRET))
+            bench.aad.handle = odd  # type: ignore[method-assign]
+            exchange()
+        finally:
+            runner.run(bench.stop())

@@ -109,18 +109,6 @@ async def test_a_pod_that_joins_waits_in_the_queues_of_all_calls_of_the_fetch() 
     assert calls.in_flight["of the fetch"] == 2
 
 
-async def test_a_call_that_is_cancelled_while_it_waits_or_hangs_keeps_no_slot() -> None:
-    calls = Calls(4, 2)
-    tasks = [calls.start("ns", f"ns/{number}") for number in range(4)]
-    await settle()
-    for task in (tasks[0], tasks[3]):
-        task.cancel()
-    await settle()
-    assert calls.in_flight == {"ns/0": 1, "ns/1": 1, "ns/2": 1}
-    await calls.end()
-    assert calls.in_flight["ns/3"] == 0
-
-
 LIMIT: Final = 500
 
 

@@ -1,4 +1,4 @@
-"""The broker's cached tokens, their lifetime and refreshes. Excluded: shared fetches (`test_single_flight`)."""
+"""The broker's cached tokens, their lifetime and refreshes. Excluded: shared fetches (`test_flights`)."""
 
 import asyncio
 import json
@@ -208,10 +208,15 @@ def test_a_renewal_is_scheduled_after_half_of_the_lifetime_and_before_its_last_m
         assert cached.left(cached.fresh_until(1_000.0)) >= 300.0
 
 
-def test_the_earlier_of_two_expiries_counts() -> None:
+def test_the_earliest_expiry_counts() -> None:
     token = Token("t", 2_100, 0, "r", "c")
-    assert CachedToken(FetchedToken(token, 900), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 100.0
-    assert CachedToken(FetchedToken(token, 50), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 50.0
+    auxiliary = Token("of another tenant", 2_070, 0, "r", "c")
+    for fetched, left in (
+        (FetchedToken(token, 900), 100.0),
+        (FetchedToken(token, 50), 50.0),
+        (FetchedToken(token, 900, auxiliary=(auxiliary,)), 70.0),
+    ):
+        assert CachedToken(fetched, 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == left
 
 
 def kept(now_ns: int = 0, usage: Usage | None = None) -> CachedToken:
@@ -269,32 +274,6 @@ def test_requests_that_the_fast_lane_answers_count_as_use(most: int) -> None:
     assert cache.newest()[0][0] == keys[0]
 
 
-def test_the_author_of_many_identities_evicts_only_tokens_of_its_namespace() -> None:
-    cache = TokenCache(most=20, most_per_identity=4)
-    others = [key_of(f"shop-{number}") for number in range(5)]
-    for key in others:
-        cache.keep(key, kept(), "shop")
-    for number in range(33):
-        for capability in range(4):
-            cache.keep(key_of(f"evil-{number}", f"cp{capability}"), kept(now_ns=1), "evil")
-    assert len(cache) == 20
-    assert all(cache.find(key, 1_000.0) for key in others)
-    for number in range(15):
-        cache.keep(key_of(f"new-{number}"), kept(now_ns=2), "shop")
-    assert sum(cache.find(key_of(f"new-{number}"), 1_000.0) is not None for number in range(15)) >= 5
-
-
-def test_a_token_that_two_namespaces_use_does_not_go_with_those_of_the_namespace_that_has_more() -> None:
-    cache = TokenCache(most=10, most_per_identity=4)
-    shared = key_of("shared")
-    cache.keep(shared, kept(), "evil")
-    cache.keep(key_of("other"), kept(), "evil")
-    cache.use(shared, "shop")
-    for number in range(30):
-        cache.keep(key_of(f"evil-{number}"), kept(now_ns=2**62), "evil")
-    assert cache.find(shared, 1_000.0) is not None
-
-
 def test_a_namespace_that_fills_the_refusals_or_the_object_ids_removes_only_its_own() -> None:
     refusals, ids = Refusals(most=10), ObjectIds(most=10)
     refusals.keep(key_of("shop"), 1_000.0, Refused("no"), "shop")
@@ -310,13 +289,19 @@ def test_a_namespace_that_fills_the_refusals_or_the_object_ids_removes_only_its_
 
 async def test_a_namespace_with_many_identities_costs_no_other_one_a_fetch(fake: Bench) -> None:
     fake.broker._tokens = TokenCache(most=20)
-    await fake.token()
-    for number in range(33):
-        whose = identity(client_id=f"evil-{number}", namespace="evil")
-        await fake.broker.token(whose, REQUEST, "evil/a")
-    assert fake.source.sent == 34
-    await fake.token()
-    assert fake.source.sent == 34
+
+    async def request(namespace: str, *client_ids: str) -> None:
+        for client_id in client_ids:
+            whose = identity(client_id=client_id, namespace=namespace)
+            await fake.broker.token(whose, REQUEST, f"{namespace}/a")
+
+    shop = ["used by both", *(f"shop-{number}" for number in range(9))]
+    await request("evil", *(f"evil-{number}" for number in range(33)), "used by both")
+    await request("shop", *shop)  # the cache is full
+    await request("evil", *(f"more-{number}" for number in range(33)))
+    await request("shop", *shop)
+    assert fake.source.sent == 33 + 1 + 9 + 33
+    assert len(fake.broker._tokens) == 20
 
 
 async def test_the_metrics_count_each_outcome(fake: Bench) -> None:

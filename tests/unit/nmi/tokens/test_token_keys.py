@@ -80,14 +80,13 @@ def identity_of(type_: int, parts: Parts) -> AzureIdentity:
     )
 
 
-def user_assigned(parts: Parts) -> IdentityKey:
-    source = UserAssignedSource(cast("ImdsSource", None), by_resource_id=False)
+def user_assigned(parts: Parts, *, by_resource_id: bool = False) -> IdentityKey:
+    source = UserAssignedSource(cast("ImdsSource", None), by_resource_id=by_resource_id)
     return source.key(identity_of(IdentityType.USER_ASSIGNED, parts))
 
 
 def user_assigned_by_resource_id(parts: Parts) -> IdentityKey:
-    source = UserAssignedSource(cast("ImdsSource", None), by_resource_id=True)
-    return source.key(identity_of(IdentityType.USER_ASSIGNED, parts))
+    return user_assigned(parts, by_resource_id=True)
 
 
 def service_principal(parts: Parts, type_: int = IdentityType.SECRET) -> IdentityKey:
@@ -166,33 +165,31 @@ def test_ids_that_differ_in_case_or_in_blanks_around_them_share_a_token(
     assert key(source, {**request, part: change(request[part])}) == key(source, request)
 
 
-@pytest.mark.parametrize("by_resource_id", [True, False])
+@pytest.mark.parametrize("source", [user_assigned, user_assigned_by_resource_id])
 @pytest.mark.parametrize("letter", "\u03f4\u1e9e\u2126\u212a\u212b")
-def test_no_two_resource_ids_that_azure_distinguishes_share_a_token(letter: str, by_resource_id: bool) -> None:
+def test_no_two_resource_ids_that_azure_distinguishes_share_a_token(source: KeyOf, letter: str) -> None:
     """The Kelvin sign and k are two letters with one lower case."""
-    source = UserAssignedSource(cast("ImdsSource", None), by_resource_id=by_resource_id)
     parts: Parts = dict.fromkeys(PARTS, "") | {"auxiliary_tenant_ids": None}
-    one, other = (
-        identity_of(IdentityType.USER_ASSIGNED, {**parts, "resource_id": f"/subscriptions/s/resourcegroups/{name}"})
-        for name in (letter.lower(), letter)
-    )
-    assert source.key(one) != source.key(other)
+    one, other = ({**parts, "resource_id": f"/subscriptions/s/{name}"} for name in (letter.lower(), letter))
+    assert source(one) != source(other)
+
+
+ENDPOINTS: Final = ("https://a.example", "https://A.Example/", "https://a.example:443/")
+SPELLINGS: Final = [
+    *(("ad_endpoint", endpoint, "https://a.example/") for endpoint in ENDPOINTS),
+    ("ad_endpoint", "", "https://login.microsoftonline.com/"),
+    ("exchange", "", "direct"),
+]
 
 
 @pytest.mark.parametrize("source", [service_principal, certificate, federated])
-@pytest.mark.parametrize(
-    ("endpoint", "same"),
-    [
-        ("https://a.example", "https://a.example/"),
-        ("https://A.Example/", "https://a.example/"),
-        ("https://a.example:443/", "https://a.example/"),
-        ("", "https://login.microsoftonline.com/"),
-    ],
-)
+@pytest.mark.parametrize(("part", "spelling", "same"), SPELLINGS)
 @settings(max_examples=examples(20))
 @given(request=REQUESTS)
-def test_spellings_of_one_endpoint_share_a_token(source: KeyOf, endpoint: str, same: str, request: Parts) -> None:
-    assert key(source, {**request, "ad_endpoint": endpoint}) == key(source, {**request, "ad_endpoint": same})
+def test_spellings_of_one_endpoint_or_of_the_nodes_own_exchange_share_a_token(
+    source: KeyOf, part: str, spelling: str, same: str, request: Parts
+) -> None:
+    assert key(source, {**request, part: spelling}) == key(source, {**request, part: same})
 
 
 @pytest.mark.parametrize("source", [service_principal, certificate])
@@ -207,12 +204,6 @@ def test_a_secret_without_a_namespace_is_in_the_identitys_namespace(
     assert key(source, {**request, "secret_name": name, "secret_namespace": ""}) != key(
         source, {**request, "secret_name": name, "secret_namespace": namespace}
     )
-
-
-@settings(max_examples=examples(20))
-@given(request=REQUESTS)
-def test_an_annotation_that_names_the_nodes_own_exchange_gives_no_second_token(request: Parts) -> None:
-    assert key(federated, {**request, "exchange": ""}) == key(federated, {**request, "exchange": "direct"})
 
 
 def test_an_identity_without_a_client_id_is_known_by_its_resource_id() -> None:

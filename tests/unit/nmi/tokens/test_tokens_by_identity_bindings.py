@@ -4,14 +4,15 @@ Excluded: the choice of the exchange (`test_exchanges.py`), and proxies that are
 (`test_identity_bindings.py`).
 """
 
+from unittest.mock import Mock
+
 import pytest
 from aiohttp import web
-from typing_extensions import override
 
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from nmi.tokens.proxy_refusals import MissingStep, NotBoundError
-from nmi.tokens.source import NullObserver
+from nmi.tokens.source import NULL_OBSERVER
 from nmi.tokens.token_proxy import ProxyFailed, ProxyThrottled, ProxyUnreachable
 from podidentity.azure.errors import AzureError, Refused
 from podidentity.azure.federation import DIRECT_AUDIENCE
@@ -128,23 +129,13 @@ async def test_a_failure_is_reported_as_the_proxys_and_not_as_imds_s(
     assert (await bound.fetch()).token.access_token, "a transient failure is retried"
 
 
-class Waiter(NullObserver):
-    """A request that waits for the fetch."""
-
-    def __init__(self) -> None:
-        self.silence: list[AzureError] = []
-
-    @override
-    def awaiting(self, silence: AzureError) -> None:
-        self.silence.append(silence)
-
-
 async def test_a_request_whose_time_ends_before_the_response_learns_that_the_proxy_is_silent(
     bound: BindingBench,
 ) -> None:
-    waiter = Waiter()
+    waiter = Mock(wraps=NULL_OBSERVER)
     await bound.fetch(observer=waiter)
-    (silence,) = waiter.silence
+    waiter.awaiting.assert_called_once()
+    (silence,) = waiter.awaiting.call_args.args
     assert isinstance(silence, ProxyUnreachable)
     assert refusal_of(silence).sentence.startswith("The cluster's token proxy did not respond")
     assert bound.proxy.host in refusal_of(silence).detail

@@ -14,7 +14,7 @@ from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import daemon_rules
 from podidctl.access.projections import ReviewedContainer, ReviewedPod
 from podidctl.access.review import review
-from podidctl.access.schema import AccessReview, Grant, GrantState
+from podidctl.access.schema import AccessReview, GrantState
 from podidctl.diagnosis.decision import Outcome, predict_decision
 from podidctl.diagnosis.input import DiagnosisInput, ReadFailure, readable
 from podidctl.diagnosis.several_identities import VariableSource
@@ -297,10 +297,6 @@ def mics_assignments(objects: ClusterObjects, *, force_namespaced: bool) -> set[
     return found
 
 
-def by_binding(grants: list[Grant]) -> set[tuple[str, str]]:
-    return {(each.pod, each.identity) for each in grants if each.binding}
-
-
 @settings(max_examples=examples(200))
 @given(st.integers(0, 2**32))
 @example(7)
@@ -311,7 +307,8 @@ def test_grants_by_a_binding_are_mics_desired_assignments(seed: int) -> None:
         return
     live = {"/".join(each.key) for each in readable(objects.pods) if not each.finished}
     wanted = mics_assignments(objects, force_namespaced=rules.force_namespaced)
-    assert by_binding(review(objects).grants) == {each for each in wanted if each[0] in live}
+    by_binding = {(each.pod, each.identity) for each in review(objects).grants if each.binding}
+    assert by_binding == {each for each in wanted if each[0] in live}
 
 
 @settings(max_examples=examples(200))

@@ -88,7 +88,7 @@ def work_with(check: Callable[[Objects], object], number: int) -> int:
 @pytest.mark.parametrize(
     "check", [lambda there: list(selectors(there, namespaced=True)), served_pairs], ids=["selectors", "served-pairs"]
 )
-def test_bindings_with_another_tenants_label_cost_work_in_proportion_to_their_number(
+def test_bindings_of_another_tenant_cost_work_in_proportion_to_their_number(
     check: Callable[[Objects], object],
 ) -> None:
     assert work_with(check, 400) < 3 * work_with(check, 200), "a loop over all pairs takes four times as much"

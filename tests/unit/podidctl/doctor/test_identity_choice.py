@@ -13,7 +13,6 @@ from podidctl.diagnosis.several_identities import (
     VariableSource,
 )
 from podidctl.doctor.schema import Finding, Level
-from podidentity.resources import Pod
 from tests.support.nmi_objects import assigned_identity, binding, exception, identity, pod
 from tests.support.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
 
@@ -34,13 +33,6 @@ CHANGED = {
     "assigned": (assigned_identity(binding="a2"), assigned_identity("near", binding="a1")),
 }
 """The pod got its identities through a1 and a2 before a0 existed."""
-
-
-def with_variable(name: str, of: Pod) -> VariablePod:
-    spec = VariablePodSpec(
-        node_name=of.spec.node_name, containers=[VariableContainer(), VariableContainer(env=[Variable(name)])]
-    )
-    return VariablePod(metadata=of.metadata, spec=spec, status=of.status)
 
 
 def found(*flags: str, **changes: Any) -> list[Finding]:
@@ -80,15 +72,16 @@ def test_the_identity_is_named_that_nmi_grants_which_reads_the_binding_from_the_
 
 
 def test_a_pod_that_sets_its_client_id_has_no_finding_and_one_with_another_variable_has() -> None:
-    assert [each.level for each in found(pods=(with_variable("AZURE_CLIENT_ID", pod()),), **NEAR)] == [Level.OK]
-    assert [each.level for each in found(pods=(with_variable("CLIENT", pod()),), **NEAR)] == [Level.WARNING]
+    for name, level in (("AZURE_CLIENT_ID", Level.OK), ("CLIENT", Level.WARNING)):
+        second = VariableContainer(env=[Variable(name)])
+        assert [each.level for each in found(pods=(containing(VariableContainer(), second),), **NEAR)] == [level]
     sidecar = containing(VariableContainer(), init_containers=[VariableContainer(env=[Variable("AZURE_CLIENT_ID")])])
     assert [each.level for each in found(pods=(sidecar,), **NEAR)] == [Level.OK]
 
 
-def containing(container: VariableContainer, **more: Any) -> VariablePod:
+def containing(*containers: VariableContainer, **more: Any) -> VariablePod:
     of = pod()
-    spec = VariablePodSpec(node_name=of.spec.node_name, containers=[container], **more)
+    spec = VariablePodSpec(node_name=of.spec.node_name, containers=list(containers), **more)
     return VariablePod(metadata=of.metadata, spec=spec, status=of.status)
 
 

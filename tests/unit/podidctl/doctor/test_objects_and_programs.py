@@ -1,4 +1,6 @@
-"""Faults of objects and programs are reported with their names; their neighbours and recent work are not."""
+"""Faults of objects and programs are reported with their names; their neighbours and recent work are not. The rights
+that doctor checks are those that the chart grants (tests/support/rights.py: the programs use all).
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -14,11 +16,14 @@ from podidctl.diagnosis.node_placement import PlacedNode
 from podidctl.doctor.assignments import GRACE_SECONDS
 from podidctl.doctor.creation_times import DatedCondition as Told
 from podidctl.doctor.creation_times import DatedMeta, DatedPod, DatedStatus, creation_time
+from podidctl.doctor.rights import mic_rights, nmi_rights, upgrade_rights
 from podidctl.doctor.schema import Level, Report
 from podidctl.doctor.state import ObjectReference, Objects, ServerState
+from podidctl.doctor.state import Right as Checked
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, PODS, AzureIdentitySpec, SecretReference
 from tests.support.nmi_objects import assigned_identity, binding, exception, identity, pod
 from tests.support.podidctl.doctor_inputs import NOW, bad, examined, mic, nmi, node, objects, one
+from tests.support.rights import Right, granted
 
 MALFORMED = msgspec.structs.replace(identity(), spec=AzureIdentitySpec(type=0, resource_id="/typo"))
 SAID = {"aadpodidentity.k8s.io/message": "grant MIC the role"}
@@ -298,3 +303,28 @@ def test_an_age_starts_when_a_pod_is_scheduled_by_the_api_servers_clock() -> Non
 )
 def test_an_object_without_a_date_has_no_age(raw: bytes) -> None:
     assert creation_time(msgspec.Raw(raw)) is None
+
+
+MIC_RIGHTS = mic_rights(namespace="podid", lease_namespace="default", lease="l", config_map="c", taint=True)
+NOT_CHECKED = {
+    "mic: get azureassignedidentities.aadpodidentity.k8s.io",
+    "nmi: get secrets",
+    "nmi: create serviceaccounts/token",
+    "nmi: create serviceaccounts/token by name",
+}
+"""Those of NMI depend on the identities, and other checks concern them."""
+
+
+@pytest.mark.parametrize(
+    ("program", "checked"),
+    [
+        ("mic", {*MIC_RIGHTS, *upgrade_rights()}),
+        ("nmi", {*nmi_rights(managed=False), *nmi_rights(managed=True)}),
+    ],
+)
+def test_the_checked_rights_are_those_that_the_chart_grants(program: str, checked: set[Checked]) -> None:
+    rights = {
+        Right(program, each.verb, f"{each.resource}.{each.group}".rstrip("."), named=bool(each.name))
+        for each in checked
+    }
+    assert rights == {each for each in granted() if each.program == program and str(each) not in NOT_CHECKED}

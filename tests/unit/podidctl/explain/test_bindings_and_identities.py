@@ -302,9 +302,7 @@ def test_a_binding_of_another_namespace_is_named_after_those_of_the_pods_unless_
 @pytest.mark.parametrize(
     ("selector", "fields"), [("", ("spec.AzureIdentity",)), ("other", ("spec.Selector",))], ids=["another field", "set"]
 )
-def test_a_binding_that_the_field_does_not_keep_from_selecting_is_not_named(
-    selector: str, fields: tuple[str, ...]
-) -> None:
+def test_a_binding_that_the_field_does_not_hinder_is_not_named(selector: str, fields: tuple[str, ...]) -> None:
     there = ignored("azureidentitybindings", "b", *fields)
     link = only(explain_pod(bindings=(binding(selector=selector),), assigned=(), **there))
     assert "ignored" not in link.says

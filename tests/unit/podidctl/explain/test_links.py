@@ -1,6 +1,7 @@
 """The links from the pod to Azure: each fault is named, its neighbour is not, and the headline contradicts none."""
 
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,11 +16,9 @@ from podidentity.resources import BareMeta, OwnerReference, Pod, PodSpec
 from tests.support.nmi_objects import CLIENT_ID, NODE, assigned_identity, binding, exception, identity, pod, resource_id
 from tests.support.podidctl.prediction_inputs import broken, explain_pod, labelled, nmi_pod, only, rules, states
 
-THERE = HostIdentities(type="UserAssigned", attached={resource_id("id").lower(): Attached(resource_id("id"))})
-
 
 def test_each_link_is_printed_in_order() -> None:
-    explanation = explain_pod(azure=THERE)
+    explanation = explain_pod(azure=ATTACHED)
     assert states(explanation) == [
         ("pod", "ok"),
         ("address", "ok"),
@@ -46,27 +45,32 @@ def test_each_link_is_printed_in_order() -> None:
     assert explanation.answer.outcome is Outcome.GRANTED
 
 
+UNPLACED = Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pending").status)
+
+
 @pytest.mark.parametrize(
-    ("asked", "link", "says"),
+    ("asked", "outcome", "link", "says"),
     [
-        (None, "pod", "this pod does not exist"),
-        (pod(phase="Succeeded"), "pod", "has ended"),
-        (pod(host_network=True), "address", "its node's network"),
-        (pod(addresses=()), "address", "no address yet"),
-        (
-            Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pending").status),
-            "pod",
-            "not scheduled to a node yet",
-        ),
+        (None, Outcome.UNSEEN, "pod", "this pod does not exist"),
+        (pod(phase="Succeeded"), Outcome.UNSEEN, "pod", "has ended"),
+        (pod(host_network=True), Outcome.UNSEEN, "address", "its node's network"),
+        (pod(addresses=()), Outcome.UNSEEN, "address", "no address yet"),
+        (UNPLACED, Outcome.UNSEEN, "pod", "not scheduled to a node yet"),
+        (pod(terminated=True), Outcome.WAITS, "pod", "all its containers have terminated"),
+        (pod(sandbox=False), Outcome.WAITS, "address", "sandbox is not ready"),
     ],
-    ids=["absent", "finished", "host-network", "no-address", "no-node"],
+    ids=["absent", "finished", "host-network", "no-address", "no-node", "terminated", "sandbox-down"],
 )
-def test_a_pod_that_nmi_does_not_know_is_reported_with_the_reason(asked: Pod | None, link: str, says: str) -> None:
+def test_a_pod_without_an_address_that_is_its_own_is_reported(
+    asked: Pod | None, outcome: Outcome, link: str, says: str
+) -> None:
     explanation = explain_pod(pod=asked)
-    assert explanation.answer.outcome is Outcome.UNSEEN
+    assert explanation.answer.outcome is outcome
+    assert explanation.answer.status == (404 if outcome is Outcome.WAITS else None)
     first = broken(explanation)[0]
     assert first.link == link
     assert says in first.says
+    assert broken(explain_pod(pod=pod(sandbox=True))) == []
 
 
 def test_two_live_pods_at_one_address_are_reported() -> None:
@@ -86,24 +90,6 @@ def test_two_live_pods_at_one_address_are_reported() -> None:
     (link,) = [each for each in explanation.links if each.link == "address"]
     assert (link.about, link.state) == ("fd00::1", LinkState.OK)
     assert "ns/other" in link.says
-
-
-@pytest.mark.parametrize(
-    ("asked", "link", "says"),
-    [
-        (pod(terminated=True), "pod", "all its containers have terminated"),
-        (pod(sandbox=False), "address", "sandbox is not ready"),
-    ],
-    ids=["terminated", "sandbox-down"],
-)
-def test_a_pod_that_may_have_lost_its_address_is_reported_to_get_nothing(asked: Pod, link: str, says: str) -> None:
-    explanation = explain_pod(pod=asked)
-    assert explanation.answer.outcome is Outcome.WAITS
-    assert explanation.answer.status == 404
-    first = broken(explanation)[0]
-    assert first.link == link
-    assert says in first.says
-    assert broken(explain_pod(pod=pod(sandbox=True))) == []
 
 
 def test_an_exception_that_overrides_the_label_is_named() -> None:
@@ -142,6 +128,8 @@ NO_WORKING_NMI = {
     "not-ready": NmiPods((nmi_pod(ready=False),)),
 }
 ATTACHED = HostIdentities(attached={resource_id("id").lower(): Attached(resource_id("id"))})
+CHANGING = HostIdentities(attached=ATTACHED.attached, provisioning_state="Updating")
+ELSEWHERE = PlacedNode(metadata=BareMeta(name=NODE), spec=PlacedNodeSpec(provider_id="kind://x"))
 UNDER = {"pod": pod(label=None, labels={"app": "x"}), "exceptions": (exception(labels={"app": "x"}),), "assigned": ()}
 
 
@@ -209,54 +197,31 @@ def link_of(name: str, **changes: object) -> Link:
 
 
 @pytest.mark.parametrize(
-    ("azure", "state", "says"),
+    ("name", "about", "state", "says"),
     [
-        (ATTACHED, LinkState.OK, "it is on vm-1"),
-        (HostIdentities(), LinkState.BROKEN, "is not attached to vm-1"),
-        (
-            HostIdentities(attached=ATTACHED.attached, provisioning_state="Updating"),
-            LinkState.UNKNOWN,
-            "is in progress",
-        ),
-        (GONE, LinkState.BROKEN, "Azure has no /subscriptions/s/"),
-        (Refused("no right", status=403, code="AuthorizationFailed"), LinkState.UNKNOWN, "403 AuthorizationFailed"),
-        (None, LinkState.UNKNOWN, "Azure was not asked"),
+        ("on Azure", {"azure": ATTACHED}, LinkState.OK, "it is on vm-1"),
+        ("on Azure", {"azure": HostIdentities()}, LinkState.BROKEN, "is not attached to vm-1"),
+        ("on Azure", {"azure": CHANGING}, LinkState.UNKNOWN, "is in progress"),
+        ("on Azure", {"azure": GONE}, LinkState.BROKEN, "Azure has no /subscriptions/s/"),
+        ("on Azure", {"azure": Refused("no", status=403, code="Auth")}, LinkState.UNKNOWN, "403 Auth"),
+        ("on Azure", {"azure": None}, LinkState.UNKNOWN, "Azure was not asked"),
+        ("host", {"node": None}, LinkState.BROKEN, "no such node"),
+        ("host", {"node": PlacedNode(metadata=BareMeta(name=NODE))}, LinkState.BROKEN, "it has no providerID"),
+        ("host", {"node": ELSEWHERE}, LinkState.BROKEN, "'kind://x'"),
+        ("host", {"node": ReadFailure("not allowed: nodes")}, LinkState.UNKNOWN, "not allowed: nodes"),
     ],
-    ids=["there", "absent", "changing", "no-host", "refused", "not-asked"],
 )
-def test_azures_state_of_the_identity(azure: object, state: LinkState, says: str) -> None:
-    link = link_of("on Azure", azure=azure)
+def test_the_state_of_host_and_identity_on_azure(name: str, about: dict[str, Any], state: LinkState, says: str) -> None:
+    link = link_of(name, **about)
     assert link.state is state
     assert says in link.says
-    assert link.about == "id"
-
-
-@pytest.mark.parametrize(
-    ("node", "state", "says"),
-    [
-        (None, LinkState.BROKEN, "no such node"),
-        (PlacedNode(metadata=BareMeta(name=NODE)), LinkState.BROKEN, "it has no providerID"),
-        (
-            PlacedNode(metadata=BareMeta(name=NODE), spec=PlacedNodeSpec(provider_id="kind://x")),
-            LinkState.BROKEN,
-            "'kind://x'",
-        ),
-        (ReadFailure("not allowed: nodes"), LinkState.UNKNOWN, "not allowed: nodes"),
-    ],
-    ids=["gone", "bare", "elsewhere", "unread"],
-)
-def test_a_node_without_a_vm_is_reported(node: object, state: LinkState, says: str) -> None:
-    link = link_of("host", node=node)
-    assert link.state is state
-    assert says in link.says
+    assert link.about == "id" or name == "host"
 
 
 def test_an_nmi_that_is_not_ready_is_reported_with_its_pod() -> None:
     link = only(explain_pod(nmi=NmiPods((nmi_pod(ready=False),))))
     assert (link.link, link.about) == ("NMI", "kube-system/nmi-x")
     assert "kubectl logs -n kube-system nmi-x" in link.next
-    assert only(explain_pod(nmi=NmiPods(others=(nmi_pod("node-2"),)))).link == "NMI"
-    assert only(explain_pod(nmi=NmiPods())).link == "NMI"
     assert link_of("NMI", nmi=ReadFailure("not allowed")).state is LinkState.UNKNOWN
 
 

@@ -46,11 +46,6 @@ def test_an_identity_keeps_its_spelling_and_compares_case_insensitively() -> Non
         IDENTITY.replace("Demo", ".."),
         IDENTITY.replace("Demo", "Dem\N{LATIN SMALL LETTER O WITH DIAERESIS}"),
     ],
-    ids=[
-        *("empty", "name-only", "slash-end", "longer", "newline", "no-slash", "empty-group", "dot", "too-long"),
-        *("quoted-as-another", "listed-as-another", "quote-in-group", "another-letter"),
-        *("parent-directory", "non-ascii"),
-    ],
 )
 def test_any_other_text_than_an_identity_id_is_rejected(text: str) -> None:
     assert parse_user_assigned(text) is None
@@ -92,31 +87,13 @@ def test_other_provider_ids_are_no_host(text: str) -> None:
     assert parse_provider_id(text) is None
 
 
-@pytest.mark.parametrize("part", ["S1", "Rg", "Node-0", "Pool"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        ".",
-        "..",
-        "...",
-        "%2e%2e",
-        "a%2fb",
-        "a?b",
-        "a#b",
-        "a;b",
-        "a\\b",
-        "a b",
-        "a@b",
-        "a:b",
-        "a.",
-        "x" * 91,
-        "a\N{SUPERSCRIPT TWO}",
-        "a\N{COMBINING DIAERESIS}",
-        "\N{FULLWIDTH FULL STOP}\N{FULLWIDTH FULL STOP}",
-        "a\N{FRACTION SLASH}b",
-        "a\N{ZERO WIDTH SPACE}",
-    ],
+NOT_PERMITTED = (
+    "%?#;\\ @:\N{SUPERSCRIPT TWO}\N{COMBINING DIAERESIS}\N{FULLWIDTH FULL STOP}\N{FRACTION SLASH}\N{ZERO WIDTH SPACE}"
 )
+
+
+@pytest.mark.parametrize("part", ["S1", "Rg", "Node-0", "Pool"])
+@pytest.mark.parametrize("name", [".", "..", "...", "a.", "x" * 91, *(f"a{character}b" for character in NOT_PERMITTED)])
 def test_a_name_that_azure_does_not_permit_names_no_host(part: str, name: str) -> None:
     text = SET if part == "Pool" else VM
     assert parse_provider_id(f"azure://{text}") is not None

@@ -19,7 +19,6 @@ from podidentity.kube.decoding import (
     shallow,
     split_list,
 )
-from podidentity.kube.errors import Gone
 from podidentity.kube.scanning import FIELD_MAX, Found, ScanError, Scanner
 from podidentity.resources import ASSIGNED_IDENTITIES, IDENTITIES, PODS
 
@@ -35,49 +34,6 @@ JSON = st.recursive(
     ),
     max_leaves=12,
 )
-
-
-def line(event: str, **document: Any) -> bytes:
-    return json.dumps({"type": event, "object": document}).encode()
-
-
-def test_a_list_has_its_resource_version_and_its_continue_token() -> None:
-    data = b'{"metadata":{"resourceVersion":"7","continue":"c"},"items":[{"metadata":{"name":"a"}}]}'
-    page = split_list(data)
-    assert (page.resource_version, page.continue_token) == ("7", "c")
-    assert [decode_object(PODS, item).metadata.name for item in page.items] == ["a"]
-
-
-def test_an_event_has_its_object() -> None:
-    event = decode_event(PODS, line("ADDED", metadata={"name": "a", "namespace": "ns", "resourceVersion": "7"}))
-    assert (event.type, event.key, event.resource_version) == ("ADDED", ("ns", "a"), "7")
-    assert event.object is not None
-    assert event.object.key == ("ns", "a")
-
-
-def test_a_bookmark_has_only_a_resource_version() -> None:
-    event = decode_event(PODS, line("BOOKMARK", kind="Pod", metadata={"resourceVersion": "9"}))
-    assert (event.type, event.object, event.resource_version) == ("BOOKMARK", None, "9")
-
-
-def test_an_error_event_equals_the_error_response() -> None:
-    event = decode_event(PODS, line("ERROR", kind="Status", code=410, reason="Expired", message="too old"))
-    assert isinstance(event.error, Gone)
-    assert event.error.status == 410
-
-
-def test_an_event_with_an_unreadable_object_still_names_it() -> None:
-    event = decode_event(PODS, line("MODIFIED", metadata={"name": "a", "namespace": "ns"}, spec={"nodeName": 1}))
-    assert (event.object, event.key) == (None, ("ns", "a"))
-
-
-def test_old_field_names_are_read_on_demand_in_embedded_objects_too() -> None:
-    identity = {"metadata": {"name": "i"}, "spec": {"ClientID": "c", "resourceid": "r", "type": 0}}
-    document = {"metadata": {"name": "a"}, "spec": {"AzureIdentityRef": identity, "Pod": "p", "NodeName": "n"}}
-    spec = decode_object(ASSIGNED_IDENTITIES, json.dumps(document).encode(), old_field_names=True).spec
-    assert (spec.pod, spec.nodename) == ("p", "n")
-    assert (spec.azure_identity_ref.spec.client_id, spec.azure_identity_ref.spec.resource_id) == ("c", "r")
-    assert spec.azure_identity_ref.metadata.name == "i"
 
 
 def test_nulls_in_our_kinds_count_as_absent() -> None:

@@ -4,6 +4,7 @@ import copy
 import gc
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -156,19 +157,17 @@ def one_by_one(kind: Kind[Any], data: bytes) -> list[Any]:
     return [decoded(raw, kind) for raw in split_list(data).items]
 
 
-def test_the_pods_of_a_list_are_decoded_together() -> None:
-    data = listed(*(json.dumps(pod(f"p{each}", str(each))).encode() for each in range(5)), **{"continue": "more"})
-    page = decode_list(SCHEDULED_PODS, data)
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [(SCHEDULED_PODS, lambda number: pod(f"p{number}", str(number))), (ASSIGNED_IDENTITIES, document)],
+    ids=["pods", "assigned identities"],
+)
+def test_the_objects_of_a_list_are_decoded_together(kind: Kind[Any], made: Callable[[int], dict[str, Any]]) -> None:
+    data = listed(*(json.dumps(made(each)).encode() for each in range(5)), **{"continue": "more"})
+    page = decode_list(kind, data)
     assert (page.items, len(page.objects), page.size) == ([], 5, len(data))
     assert (page.resource_version, page.continue_token) == ("7", "more")
-    assert page.objects == one_by_one(SCHEDULED_PODS, data)
-
-
-def test_the_assigned_identities_of_a_list_are_decoded_together() -> None:
-    data = listed(*(json.dumps(document(each)).encode() for each in range(5)))
-    page = decode_list(ASSIGNED_IDENTITIES, data)
-    assert (page.items, len(page.objects)) == ([], 5)
-    assert page.objects == one_by_one(ASSIGNED_IDENTITIES, data)
+    assert page.objects == one_by_one(kind, data)
 
 
 def test_bindings_may_have_nulls_and_old_field_names_and_stay_undecoded() -> None:

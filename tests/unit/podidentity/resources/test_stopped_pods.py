@@ -1,5 +1,6 @@
 """Pods in which no container can run any more, and mirror pods, by their documents as kubelets write them."""
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +17,7 @@ STATES = {
     "waiting": {"waiting": {"reason": "CrashLoopBackOff"}},
     "none": {},
 }
+ENDED = {"terminated", "never started"}
 
 
 def pod(
@@ -33,73 +35,33 @@ def pod(
     return msgspec.json.decode(msgspec.json.encode({"metadata": {"name": "p"}, "status": status}), type=Pod)
 
 
-@pytest.mark.parametrize(
-    ("regular", "init", "ephemeral", "terminated"),
-    [
-        ([], [], [], False),
-        (["running"], [], [], False),
-        (["waiting"], [], [], False),
-        (["none"], [], [], False),
-        (["terminated"], [], [], True),
-        (["never started"], [], [], True),
-        (["never started", "running"], [], [], False),
-        (["terminated", "terminated"], [], [], True),
-        (["terminated", "running"], [], [], False),
-        (["terminated", "waiting"], [], [], False),
-        (["terminated", "none"], [], [], False),
-        # Native sidecars and ordinary init containers are in the same list: what counts is that none can run.
-        (["terminated"], ["terminated"], [], True),
-        (["terminated"], ["running"], [], False),
-        (["terminated"], ["waiting"], [], False),
-        (["terminated"], ["terminated", "running"], [], False),
-        (["running"], ["terminated"], [], False),
-        ([], ["terminated"], [], False),
-        (["waiting"], ["terminated"], [], False),
-        (["terminated"], [], ["terminated"], True),
-        (["terminated"], [], ["running"], False),
-        (["terminated"], [], ["waiting"], False),
-        (["terminated"], ["terminated"], ["terminated"], True),
-        (["terminated"], ["terminated"], ["running"], False),
-        ([], [], ["terminated"], False),
-        ([], ["terminated"], ["terminated"], False),
-    ],
-)
-def test_a_pod_is_terminated_when_each_container_with_a_status_is(
-    regular: list[str], init: list[str], ephemeral: list[str], terminated: bool
+# Native sidecars and ordinary init containers are in the same list: what counts is that none can run.
+@pytest.mark.parametrize("init", ["", *STATES])
+@pytest.mark.parametrize("ephemeral", ["", *STATES])
+def test_a_pod_is_terminated_when_each_container_with_a_status_is_and_a_regular_one_has_one(
+    init: str, ephemeral: str
 ) -> None:
-    found = pod(regular, init, ephemeral)
-    assert found.terminated is terminated
-    assert found.ending is terminated
+    for regular in [each for number in range(3) for each in itertools.product(STATES, repeat=number)]:
+        others = [each for each in (init, ephemeral) if each]
+        found = pod(regular, [init] if init else [], [ephemeral] if ephemeral else [])
+        assert found.terminated is (bool(regular) and ENDED.issuperset([*regular, *others]))
+        assert found.ending is found.terminated
 
 
-def test_a_pod_without_a_status_or_with_truncated_lists_is_not_terminated() -> None:
-    documents = [
-        b"{}",
-        b'{"status":{}}',
-        b'{"status":{"containerStatuses":[]}}',
-        b'{"status":{"containerStatuses":[{}]}}',
-    ]
-    assert not any(msgspec.json.decode(document, type=Pod).terminated for document in documents)
+@pytest.mark.parametrize("status", [b"{}", b'{"containerStatuses":[{}]}'])
+def test_a_pod_without_a_status_or_with_truncated_lists_is_not_terminated(status: bytes) -> None:
+    assert not msgspec.json.decode(b'{"status":%s}' % status, type=Pod).terminated
 
 
-@pytest.mark.parametrize(
-    ("conditions", "down"),
-    [
-        ({}, False),
-        ({"Ready": "False", "ContainersReady": "False", "PodScheduled": "False"}, False),
-        ({"PodReadyToStartContainers": "True"}, False),
-        ({"PodReadyToStartContainers": "False"}, True),
-        ({"PodReadyToStartContainers": "Unknown"}, False),
-        ({"PodHasNetwork": "False"}, True),
-        ({"PodHasNetwork": "True"}, False),
-        ({"PodHasNetwork": "False", "PodReadyToStartContainers": "True"}, False),
-        ({"PodHasNetwork": "True", "PodReadyToStartContainers": "False"}, True),
-        ({"Ready": "True", "PodReadyToStartContainers": "False"}, True),
-    ],
-)
-def test_a_sandbox_is_down_if_the_kubelet_reports_it(conditions: dict[str, str], down: bool) -> None:
-    found = pod(["running"], conditions=conditions)
-    assert found.sandbox_down is down
+@pytest.mark.parametrize("ready", [None, "True", "False", "Unknown"])
+@pytest.mark.parametrize("network", [None, "True", "False", "Unknown"])
+def test_a_sandbox_is_down_if_the_kubelet_reports_it_in_its_newer_condition_or_else_in_the_older_one(
+    ready: str | None, network: str | None
+) -> None:
+    reported = {"PodReadyToStartContainers": ready, "PodHasNetwork": network}
+    others = {"Ready": "False", "ContainersReady": "False", "PodScheduled": "False"}
+    found = pod(["running"], conditions=others | {key: value for key, value in reported.items() if value})
+    assert found.sandbox_down is ((ready or network) == "False")
     assert not found.ending
 
 
@@ -110,45 +72,32 @@ def read(metadata: bytes) -> Pod:
     return decode_object(PODS, b'{"metadata":%s}' % metadata)
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        NODE_OWNER,
-        b'{"annotations":{"kubernetes.io/config.mirror":"0123456789abcdef"}}',
-        b'{"annotations":{"a":"b","kubernetes.io/config.mirror":""}}',
+MIRROR: dict[str, tuple[bytes, bool]] = {
+    "owned by a node": (NODE_OWNER, True),
+    "annotated": (b'{"annotations":{"kubernetes.io/config.mirror":"0123456789abcdef"}}', True),
+    "annotated, empty": (b'{"annotations":{"a":"b","kubernetes.io/config.mirror":""}}', True),
+    "owned by several": (
         b'{"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet"},{"apiVersion":"v1","kind":"Node"}]}',
-    ],
-    ids=["owned-by-a-node", "annotated", "annotated-empty", "owned-by-several"],
-)
-def test_a_pod_created_by_a_kubelet_is_a_mirror_pod(metadata: bytes) -> None:
-    assert read(metadata).mirror
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        b"{}",
-        b'{"annotations":{}}',
-        b'{"annotations":null,"ownerReferences":null}',
+        True,
+    ),
+    "plain": (b"{}", False),
+    "no annotations": (b'{"annotations":{}}', False),
+    "nulls": (b'{"annotations":null,"ownerReferences":null}', False),
+    "other marks": (
         b'{"annotations":{"kubernetes.io/config.hash":"x","kubernetes.io/config.source":"api"}}',
-        b'{"annotations":{"kubernetes.io/config.mirror.example":"x"}}',
-        b'{"labels":{"kubernetes.io/config.mirror":"x"}}',
-        b'{"ownerReferences":[{"apiVersion":"apps/v1","kind":"DaemonSet","name":"n","controller":true}]}',
-        b'{"ownerReferences":[{"apiVersion":"infra.example/v1","kind":"Node","name":"n","controller":true}]}',
-    ],
-    ids=[
-        "plain",
-        "no-annotations",
-        "nulls",
-        "other-marks",
-        "another-key",
-        "a-label",
-        "a-daemon-set",
-        "another-kind-of-node",
-    ],
-)
-def test_another_pod_is_not_a_mirror_pod(metadata: bytes) -> None:
-    assert not read(metadata).mirror
+        False,
+    ),
+    "another key": (b'{"annotations":{"kubernetes.io/config.mirror.example":"x"}}', False),
+    "a label": (b'{"labels":{"kubernetes.io/config.mirror":"x"}}', False),
+    "a daemon set": (NODE_OWNER.replace(b'"v1"', b'"apps/v1"').replace(b'"Node"', b'"DaemonSet"'), False),
+    "another kind of node": (NODE_OWNER.replace(b'"v1"', b'"infra.example/v1"'), False),
+}
+
+
+@pytest.mark.parametrize("case", MIRROR)
+def test_a_pod_created_by_a_kubelet_is_a_mirror_pod_and_no_other_is(case: str) -> None:
+    metadata, mirror = MIRROR[case]
+    assert read(metadata).mirror is mirror
 
 
 def test_no_text_of_an_annotation_is_kept() -> None:

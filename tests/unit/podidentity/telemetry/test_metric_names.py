@@ -1,5 +1,6 @@
 """Metrics: names, values and text; those of watches, of skipped objects and of the event loop's lag."""
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from podidentity.kube.decoding import TooLarge
 from podidentity.kube.skipped import SkippedObjects
 from podidentity.resources import EXCEPTIONS, PODS, BareMeta
+from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import SERIES_MAX, Counter, expose, new_registry
 from podidentity.telemetry.skipped import SkippedMetrics
 from podidentity.telemetry.watches import WatchMetrics
@@ -31,26 +33,19 @@ def test_a_counter_keeps_its_name(registry: CollectorRegistry) -> None:
     )
 
 
-def test_a_counter_without_labels_starts_at_zero(registry: CollectorRegistry) -> None:
+def test_a_counter_without_labels_starts_at_zero_and_never_goes_down(registry: CollectorRegistry) -> None:
     counter = Counter("aadpodidentity_mic_cycle_count", "Cycles", registry=registry)
     assert b"aadpodidentity_mic_cycle_count 0.0\n" in expose(registry)
+    with pytest.raises(ValueError, match="never decreases"):
+        counter.inc(-1)
     counter.inc()
     assert b"aadpodidentity_mic_cycle_count 1.0\n" in expose(registry)
 
 
-def test_a_counter_never_goes_down(registry: CollectorRegistry) -> None:
-    with pytest.raises(ValueError, match="never decreases"):
-        Counter("c", "", registry=registry).inc(-1)
-
-
-def test_a_metric_name_is_unique(registry: CollectorRegistry) -> None:
-    Counter("c", "", registry=registry)
+def test_a_metric_name_is_unique_and_a_label_set_of_the_wrong_size_is_rejected(registry: CollectorRegistry) -> None:
+    counter = Counter("c", "", ["a"], registry=registry)
     with pytest.raises(ValueError, match="Duplicated"):
         Counter("c", "", registry=registry)
-
-
-def test_a_label_set_of_the_wrong_size_is_rejected(registry: CollectorRegistry) -> None:
-    counter = Counter("c", "", ["a"], registry=registry)
     with pytest.raises(ValueError, match="has the labels"):
         counter.labels()
 
@@ -118,3 +113,27 @@ def test_each_kind_and_reason_has_a_series_and_no_other_kind_has_one() -> None:
     assert f'{name}{{kind="{kind}",reason="size"}} 1.0' in lines
     assert f'{name}{{kind="{kind}",reason="handler"}} 0.0' in lines
     assert len(lines) == 5
+
+
+LONGEST = "aadpodidentity_x_event_loop_lag_longest_seconds"
+
+
+def samples(registry: CollectorRegistry) -> dict[str, float]:
+    lines = (line.rpartition(" ") for line in expose(registry).decode().splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+async def test_each_stall_is_counted_once_and_is_the_longest_until_the_next_scrape() -> None:
+    registry, loop, stalled = CollectorRegistry(), asyncio.get_running_loop(), 0.0
+    lag = LoopLag(registry, "aadpodidentity_x_", interval_seconds=0.005, clock=lambda: loop.time() + stalled)
+    task = asyncio.create_task(lag.run())
+    await asyncio.sleep(0.012)
+    stalled += 0.12
+    await asyncio.sleep(0.012)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    seen = samples(registry)
+    name = "aadpodidentity_x_event_loop_lag_seconds"
+    assert seen[f'{name}_bucket{{le="+Inf"}}'] - seen[f'{name}_bucket{{le="0.1"}}'] == 1
+    assert seen[LONGEST] == pytest.approx(0.12)
+    assert samples(registry)[LONGEST] == 0

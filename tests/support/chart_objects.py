@@ -1,0 +1,20 @@
+"""The versions of helm with which tests run, and the command lines in the objects that the chart renders."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pytest
+
+HELMS: Final = ("helm", pytest.param("helm3", marks=pytest.mark.nightly))
+"""Values of a parameter. The older version runs nightly; the golden texts are rendered with both for each change."""
+
+
+def arguments_of(objects: Sequence[dict[str, Any]], container: str) -> list[str]:
+    """Return the command line of the container with this name in a workload."""
+    (found,) = (
+        one["args"]
+        for each in objects
+        for one in each.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+        if one["name"] == container
+    )
+    return list(found)

@@ -1,0 +1,107 @@
+"""Fields in the spellings from before v1.6.0 count in the review, and for doctor, if NMI or MIC counts them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster
+
+from podidctl.access.gather import gather
+from podidctl.access.review import review
+from podidctl.access.schema import AccessReview, Way
+from podidctl.diagnosis import gather as diagnosis
+from podidctl.doctor import gather as doctor
+from podidctl.doctor.state import Objects, ServerState
+from podidentity.kube.client import Client
+from tests.conftest import detect_blocking
+from tests.support.mic.emulated_cloud import BINDINGS, EXCEPTIONS
+from tests.support.podidctl.access.small_cluster import grants_of, pod_of
+from tests.support.podidctl.memory_cluster import MemoryCluster
+
+RECORD = "aad-pod-identity-config"
+
+
+@pytest.fixture(autouse=True)
+def _flags_are_parsed(nothing_blocks_the_loop: BlockBuster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    async def server(_: Client) -> ServerState:
+        return ServerState("v1.31.0", 0.0)
+
+    monkeypatch.setattr(doctor, "_server", server)  # it has a connection of its own
+    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
+    yield
+    detect_blocking(nothing_blocks_the_loop)
+
+
+async def read(cluster: MemoryCluster) -> AccessReview:
+    return review(await gather(cluster.client))
+
+
+def spelled(
+    cluster: MemoryCluster, *, recorded: bool = True, nmi: tuple[str, ...] = (), mic: tuple[str, ...] = ()
+) -> None:
+    """The pod default/web, with a binding and an exception with old field names; *nmi*, *mic*: their flags."""
+    cluster.node("n0")
+    cluster.identity(selector="another")
+    cluster.pod("web", "n0")
+    cluster.create(BINDINGS, "old", {"AzureIdentity": "demo", "Selector": "demo"})
+    cluster.create(EXCEPTIONS, "old", {"PodLabels": {"aadpodidbinding": "demo"}})
+    if recorded:
+        document = {"metadata": {"name": RECORD, "namespace": "kube-system"}, "data": {"type-upgrade-status": "v1"}}
+        cluster.api.store.create("configmaps", document)
+    cluster.daemon("nmi", namespace="kube-system", args=["--node=n0", *nmi], hostNetwork=True)
+    cluster.daemon("mic", component="mic", namespace="kube-system", args=mic)
+
+
+async def checked(cluster: MemoryCluster) -> Objects:
+    """The objects that doctor checks."""
+    found = (await doctor.gather(cluster.client)).objects
+    assert isinstance(found, Objects)
+    return found
+
+
+async def explained(cluster: MemoryCluster) -> list[Any]:
+    """The labels of the exceptions with which the pod is explained."""
+    found = await diagnosis.gather(cluster.client, "default", "web", given=None, azure=None)
+    return [each.spec.pod_labels for each in found.exceptions]
+
+
+def is_exempt(found: AccessReview) -> bool:
+    return Way.EXCEPTION in [each.way for each in pod_of(found, "default/web").host_access]
+
+
+async def test_they_do_not_count_by_default(cluster: MemoryCluster) -> None:
+    spelled(cluster)
+    found = await read(cluster)
+    assert grants_of(found, "default/web") == {}
+    assert not is_exempt(found)
+    assert found.unknown == []
+    cluster.daemon("nmi-1", namespace="kube-system", args=["--read-old-field-names"], nodeName="n1", hostNetwork=True)
+    assert await explained(cluster) == [None], "only NMI on the pod's node counts"
+    assert [each.spec.selector for each in (await checked(cluster)).bindings] == ["another", ""]
+
+
+async def test_an_exception_counts_if_nmi_reads_them(cluster: MemoryCluster) -> None:
+    spelled(cluster, nmi=("--read-old-field-names",))
+    assert is_exempt(await read(cluster))
+    assert await explained(cluster) == [{"aadpodidbinding": "demo"}]
+    assert [each.spec.pod_labels for each in (await checked(cluster)).exceptions] == [{"aadpodidbinding": "demo"}]
+
+
+@pytest.mark.parametrize("changes", [{"recorded": False}, {"mic": ("--read-old-field-names",)}])
+async def test_a_binding_counts_if_mic_reads_them(cluster: MemoryCluster, changes: dict[str, Any]) -> None:
+    spelled(cluster, **changes)
+    found = await read(cluster)
+    assert list(grants_of(found, "default/web")) == ["default/demo"]
+    assert not is_exempt(found), "NMI does not"
+    objects = await checked(cluster)
+    assert [each.spec.selector for each in objects.bindings] == ["another", "demo"]
+    assert [each.spec.pod_labels for each in objects.exceptions] == [None]
+
+
+async def test_the_bindings_are_unknown_if_mics_record_cannot_be_read(cluster: MemoryCluster) -> None:
+    spelled(cluster, recorded=False)
+    cluster.api.refuse(403, "Forbidden", what="/configmaps")
+    (unknown,) = (await read(cluster)).unknown
+    assert unknown.part == "azureidentitybindings.aadpodidentity.k8s.io"
+    assert unknown.why.endswith(": default/old")
+    assert RECORD in unknown.right

@@ -1,0 +1,208 @@
+"""NMI's recent refusals by their Events, Secrets and NMI's right to read them, and client ids that differ on Azure."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mic.azure.identities import Attached, HostIdentities
+from nmi.tokens.secrets import CredentialError
+from podidctl.diagnosis import secrets
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.recent_refusals import RecentRefusal
+from podidctl.diagnosis.secrets import NOT_READ
+from podidctl.doctor import gather, token_reader
+from podidctl.doctor.client_ids import check_client_ids, used_hosts
+from podidctl.doctor.schema import Finding, Level
+from podidctl.doctor.secrets import namespaces_of
+from podidctl.doctor.state import RefusedPod, SecretAccess
+from podidctl.doctor.token_reader import CHECKED_MAX, refused_pods
+from podidentity.azure.errors import AzureError
+from podidentity.resources import AzureIdentity, SecretReference
+from tests.support.nmi_objects import CLIENT_ID, binding, identity, resource_id
+from tests.support.podidctl.doctor_inputs import NOW, daemon, examined, objects, one
+from tests.support.podidctl.memory_cluster import MemoryCluster
+from tests.support.podidctl.prediction_inputs import VM
+
+CAUSE = "check the AzureIdentity's clientID"
+
+
+def refused(pod: str, text: str = CAUSE) -> RefusedPod:
+    return RefusedPod(pod, RecentRefusal(NOW, text))
+
+
+def test_pods_with_one_cause_are_one_problem_with_its_next_action() -> None:
+    line = one(examined(refused=(refused("ns/b"), refused("ns/a"))))
+    assert (line.check, line.level, line.next) == ("tokens", Level.PROBLEM, CAUSE)
+    assert "2 pods in the last 16 minutes: ns/a, ns/b" in line.says
+    assert one(examined(refused=ReadFailure("not allowed: events"))).level is Level.UNKNOWN
+
+
+def test_a_missing_secret_is_a_problem_if_a_pod_needs_it() -> None:
+    missing = CredentialError("Secret ns/s does not exist: create it", code="secret_missing")
+    line = one(examined(credentials={("ns", "id"): missing}))
+    assert (line.check, line.level, line.next) == ("credentials", Level.PROBLEM, "create it")
+    assert "AzureIdentity ns/id" in line.says
+    unneeded = {("ns", "spare"): missing}
+    assert one(examined(credentials=unneeded, objects=objects(bindings=(binding(),)))).level is Level.WARNING
+    unread = {("ns", "id"): ReadFailure("you may not get Secret ns/s")}
+    assert one(examined(credentials=unread)).level is Level.UNKNOWN
+    line = one(examined(credentials={("ns", "id"): NOT_READ, ("ns", "other"): None}))
+    assert (line.check, line.level) == ("credentials", Level.UNKNOWN)
+    assert "1 more Secret was not checked: ns/id" in line.says
+
+
+def principal(namespace: str = "ns", name: str = "sp", secret_namespace: str = "", type_: int = 1) -> AzureIdentity:
+    reference = SecretReference(name="s", namespace=secret_namespace)
+    return identity(name, namespace=namespace, type_=type_, client_password=reference, tenant_id="tenant.example")
+
+
+async def test_secrets_that_pods_need_are_read_first_and_then_those_of_each_namespace(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "SECRETS_MAX", 3)
+    there = (
+        *(principal("aaa", f"a{number}") for number in range(4)),
+        principal("bbb", "b"),
+        principal("ccc", "needed"),
+    )
+    bound = objects(identities=there, bindings=(binding(identity_name="needed", namespace="ccc"),))
+    checks = await gather._credentials(cluster.client, bound, ())
+    assert isinstance(checks, dict)
+    read = [key for key, check in checks.items() if check != NOT_READ]
+    assert sorted(read) == [("aaa", "a0"), ("bbb", "b"), ("ccc", "needed")]
+    assert len(checks) == len(there)
+
+
+@pytest.fixture
+def uid(cluster: MemoryCluster) -> str:
+    """The uid of the running pod default/web."""
+    cluster.pod("web", "n0")
+    return str(cluster.api.store.get("pods", "web", "default")["metadata"]["uid"])
+
+
+def event(cluster: MemoryCluster, uid: str, name: str, at: str, **changes: Any) -> None:
+    """An Event of NMI about a pod of this uid; *changes*: the pod's name and namespace, and the component."""
+    usual = {"pod": "web", "namespace": "default", "component": "aad-pod-identity-nmi"} | changes
+    document: dict[str, Any] = {
+        "metadata": {"name": name, "namespace": usual["namespace"]},
+        "involvedObject": {"kind": "Pod", "namespace": usual["namespace"], "name": usual["pod"], "uid": uid},
+        "reason": "TokenRefused",
+        "message": CAUSE,
+        "lastTimestamp": at,
+        "source": {"component": usual["component"]},
+    }
+    cluster.api.store.create("events", document)
+
+
+async def test_many_events_of_one_namespace_are_not_all_kept(
+    cluster: MemoryCluster, uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_reader, "EVENTS_MAX", 3)
+    for number in range(20):
+        event(cluster, uid, f"e{number}", f"2026-01-01T11:59:{number:02}Z")
+    kept = await token_reader._recent_events(cluster.client, NOW)
+    assert [each.at for each in kept] == [f"2026-01-01T11:59:{number}Z" for number in (19, 18, 17)]
+
+
+async def test_events_of_existing_pods_count_until_a_grant(cluster: MemoryCluster, uid: str) -> None:
+    """Anyone with permission to create Events in a namespace can forge them, about pods that do not exist too."""
+    log = [b""]
+
+    async def read_log(*_: Any) -> AsyncIterator[bytes]:
+        yield log[0]
+
+    async def read() -> list[str]:
+        found = await refused_pods(cluster.client, (daemon("nmi", "nmi-1", node="n0"),), NOW)
+        return [each.pod for each in found]
+
+    cluster.api.read_logs_with(read_log)
+    meta = {"name": "nmi-1", "namespace": "kube-system"}
+    cluster.api.store.create("pods", {"metadata": meta, "spec": {"containers": [{"name": "nmi", "image": "i"}]}})
+    event(cluster, uid, "old", "2026-01-01T11:00:00Z")
+    event(cluster, "u", "gone", "2026-01-01T11:59:00Z", pod="gone")
+    event(cluster, "of-a-former-pod", "former", "2026-01-01T11:59:00Z")
+    event(cluster, uid, "stranger", "2026-01-01T11:59:00Z", component="stranger")
+    assert await read() == []
+    event(cluster, uid, "own", "2026-01-01T11:59:00Z")
+    cluster.api.store.create("namespaces", {"metadata": {"name": "tenant"}})
+    for number in range(CHECKED_MAX + 1):
+        event(cluster, "u", f"e{number}", "2099-01-01T00:00:00Z", pod=f"forged-{number}", namespace="tenant")
+    assert await read() == ["default/web"]
+    head = 'I0101 11:59:30.000000 nmi.server.decisions] token granted resource="r"'
+    log[0] = f'{head} outcome="granted" pod="default/web" uid="{uid}"'.encode()
+    assert await read() == []
+    event(cluster, uid, "later", "2026-01-01T11:59:59Z")
+    assert await read() == ["default/web"]
+    assert {each.method for each in cluster.api.requests} == {"GET"}
+
+
+ACCOUNT = "kube-system/nmi"
+
+
+def diagnose_secrets(*access: SecretAccess, **changes: Any) -> list[Finding]:
+    report = examined(secrets=access, **changes)
+    return [each for each in report.findings if each.check == "secrets"]
+
+
+def test_an_unneeded_permission_for_all_secrets_is_reported_with_the_value_that_removes_it() -> None:
+    (line,) = diagnose_secrets(SecretAccess(ACCOUNT, everywhere=True))
+    assert line.level is Level.WARNING
+    assert "NMI's service account kube-system/nmi may get every Secret of the cluster" in line.says
+    assert "nmi.servicePrincipals=auto or false" in line.next
+    assert diagnose_secrets(SecretAccess(ACCOUNT)) == []
+
+
+def test_if_an_identity_needs_it_the_sufficient_namespaces_are_named() -> None:
+    for type_ in (1, 2):
+        with_one = objects(identities=(identity(), principal(type_=type_)))
+        (line,) = diagnose_secrets(SecretAccess(ACCOUNT, everywhere=True, needed=("ns",)), objects=with_one)
+        assert line.level is Level.OK
+        assert "rbac.secretNamespaces can limit it to ns" in line.says
+        (line,) = diagnose_secrets(SecretAccess(ACCOUNT, needed=("ns",)), objects=with_one)
+        assert (line.level, line.next) == (Level.OK, "")
+    federated = objects(identities=(principal(type_=3),))
+    assert diagnose_secrets(SecretAccess(ACCOUNT, everywhere=True), objects=federated)[0].level is Level.WARNING
+
+
+def test_a_namespace_without_the_permission_is_a_problem_that_names_namespace_and_value() -> None:
+    (line,) = diagnose_secrets(SecretAccess(ACCOUNT, needed=("ns", "shop"), forbidden=("shop",)), objects=objects())
+    assert line.level is Level.PROBLEM
+    assert line.says.endswith("in shop")
+    assert "rbac.secretNamespaces" in line.next
+    assert "nmi.servicePrincipals=true" in line.next
+    report = examined(secrets=ReadFailure("subjectaccessreviews is forbidden"))
+    (line,) = [each for each in report.findings if each.check == "secrets"]
+    assert line.level is Level.UNKNOWN
+
+
+def test_a_secret_is_in_the_identitys_namespace_unless_another_is_named_and_allowed() -> None:
+    identities = [principal("b"), principal("a", secret_namespace="vault"), identity("user-assigned")]
+    assert namespaces_of(identities, cross_namespace=False) == ("a", "b")
+    assert namespaces_of(identities, cross_namespace=True) == ("b", "vault")
+
+
+KEY = resource_id("id").lower()
+
+
+def on_azure(client_id: str) -> dict[str, HostIdentities | AzureError]:
+    (host,) = used_hosts(objects())
+    return {host.key: HostIdentities(attached={KEY: Attached(resource_id("id"), client_id)})}
+
+
+def test_another_client_id_is_a_problem_and_an_unread_host_is_unknown() -> None:
+    line = one(examined(azure=on_azure("00000000-0000-0000-0000-0000000000ff")))
+    assert (line.check, line.level, line.next) == ("client ids", Level.PROBLEM, "correct AzureIdentity ns/id")
+    assert "Azure reports client id" in line.says
+    found = list(check_client_ids(objects(), on_azure(CLIENT_ID.upper())))
+    assert [each.level for each in found] == [Level.OK]
+    assert "1 identity" in found[0].says
+    found = list(check_client_ids(objects(), {"/x/vm-1": AzureError("no")}))
+    assert Level.UNKNOWN in {each.level for each in found}
+    levels = [(each.level, each.says) for each in check_client_ids(objects(), {})]
+    assert levels[0] == (Level.UNKNOWN, "1 more VM or scale set was not read")
+    assert [each.text for each in used_hosts(objects())] == [VM]
+    assert used_hosts(replace(objects(), pods=())) == []
+    assert "client ids" not in {each.check for each in examined().findings}
+    assert identity().spec.client_id == CLIENT_ID

@@ -1,0 +1,335 @@
+"""Decisions in NMI's log and Events, as NMI's code writes them, and Secrets: a recent refusal breaks the result."""
+
+import base64
+import io
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from _native.answers import Usage
+from nmi.identity.decide import NONE_MATCHES
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Reason, Refusal
+from nmi.server.call import Call
+from nmi.server.decisions import Decisions, Subject
+from nmi.tokens.secrets import CredentialError
+from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
+from podidctl.diagnosis.input import Event, ReadFailure, SecretCheck
+from podidctl.diagnosis.nmi_log import DECISIONS_MAX, LoggedDecision, parse_decisions
+from podidctl.diagnosis.recent_refusals import RECENT_SECONDS, log_time
+from podidctl.diagnosis.secrets import read_secret_checks
+from podidctl.explain.explanation import DECISIONS_SHOWN
+from podidctl.explain.schema import LinkState
+from podidctl.explain.show import show
+from podidctl.token.command import show as show_token
+from podidctl.token.prediction import predict
+from podidentity.resources import AzureIdentity, SecretReference
+from podidentity.telemetry.logs import JsonFormatter, TextFormatter
+from tests.support.nmi.server.fakes import pod_entry
+from tests.support.nmi_objects import assigned_identity, identity
+from tests.support.podidctl.memory_cluster import MemoryCluster
+from tests.support.podidctl.prediction_inputs import broken, explain_pod, facts, labelled, only, rules
+
+ENTRY = pod_entry()
+POD = Subject(Call("10.0.0.7", "our-id", "their-id"), ENTRY)
+VAULT = TokenRequest("https://vault.azure.net")
+REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
+
+DEEP_JSON = '{"logger": ' + "[" * 100_000
+DEEP_TEXT = "I1124 17:00:00.000000 nmi.server.decisions] token granted pod=" + "[" * 100_000
+
+Written = Callable[[], str]
+
+
+@pytest.fixture(params=[TextFormatter, JsonFormatter], ids=["text", "json"])
+def written(request: pytest.FixtureRequest) -> Iterator[Written]:
+    """Return the current content of NMI's decision log, after a line of another part of NMI."""
+    output, log = io.StringIO(), logging.getLogger("nmi")
+    pages, level = logging.StreamHandler(output), log.level
+    pages.setFormatter(request.param())
+    log.addHandler(pages)
+    log.setLevel(logging.INFO)
+    logging.getLogger("nmi.app").info("nmi active", extra={"pod": ENTRY.key, "uid": ENTRY.uid})
+    yield output.getvalue
+    log.removeHandler(pages)
+    log.setLevel(level)
+
+
+def about(log: str) -> tuple[LoggedDecision, ...]:
+    return parse_decisions(log, ENTRY.key, ENTRY.uid)
+
+
+def test_the_last_token_is_printed_with_its_repeats_also_if_it_is_older_than_the_log(written: Written) -> None:
+    decisions, usage = Decisions(), Usage()
+    decisions.granted(POD, VAULT, "shop/id", usage)
+    usage.touch()
+    decisions.summarize()
+    (one,) = about(written())
+    assert (one.outcome, one.identity, one.resource) == ("granted", "shop/id", "https://vault.azure.net")
+    assert one.repeats == 1
+    assert one.status is None
+    (one,) = about(written().splitlines()[-1])
+    assert (one.outcome, one.identity, one.repeats) == ("granted", "shop/id", 1)
+
+
+def test_a_refusal_is_printed_with_its_reason_before_earlier_decisions_of_this_pod(written: Written) -> None:
+    decisions = Decisions()
+    decisions.granted(Subject(POD.call, pod_entry(name="till")), VAULT, "shop/id", Usage())
+    decisions.granted(POD, VAULT, "shop/id", Usage())
+    decisions.refused(POD, "/metadata/identity/oauth2/token", 404, REFUSAL, VAULT)
+    last, first = about(written())
+    assert (last.outcome, last.status, last.error) == ("still_assigning", 404, "see MIC's log")
+    assert first.outcome == "granted"
+    assert parse_decisions(written(), ENTRY.key, "a later one's") == ()
+
+
+def test_only_the_latest_decisions_are_printed(written: Written) -> None:
+    decisions = Decisions()
+    for number in range(DECISIONS_MAX + 2):
+        decisions.granted(POD, TokenRequest(f"https://{number}.example"), "shop/id", Usage())
+    read = about(written())
+    assert [each.resource for each in read] == [f"https://{each}.example" for each in range(DECISIONS_MAX + 1, 1, -1)]
+    printed = explain_pod(decisions=read).decided
+    assert [each.resource for each in printed] == [each.resource for each in read[:DECISIONS_SHOWN]]
+
+
+def test_a_pod_cannot_inject_fields(written: Written) -> None:
+    forged = TokenRequest('r" outcome="granted" identity="shop/admin\nI0101 00:00:00.000000 nmi.server.decisions] x')
+    Decisions().refused(POD, "/p", 404, REFUSAL, forged)
+    (one,) = about(written())
+    assert (one.outcome, one.identity) == ("still_assigning", "")
+    assert one.resource.startswith('r" outcome="granted"')
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", '{"logger": 1}', "[]", "I1124 17:00:00.000000 nmi.server.decisions]", "", "\x00", DEEP_JSON, DEEP_TEXT],
+    ids=["cut", "number", "list", "head", "empty", "zero", "deep-json", "deep-text"],
+)
+def test_malformed_lines_are_skipped(line: str) -> None:
+    assert about(line) == ()
+
+
+def test_decisions_are_printed_as_a_table_and_a_failed_read_as_a_line() -> None:
+    console = Console(width=200, file=io.StringIO(), record=True)
+    one = LoggedDecision(at="11-24 17:00:00", outcome="granted", identity="shop/id", resource="\x1b[31mred", repeats=7)
+    show(explain_pod(decisions=(one,)), console)
+    show(explain_pod(decisions=ReadFailure("not allowed: pods/log")), console)
+    text = console.export_text()
+    assert "NMI's log, UTC" in text
+    assert "11-24 17:00:00" in text
+    assert "\x1b" not in text
+    assert "NMI's log could not be read: not allowed: pods/log" in text
+
+
+NOW = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
+CAUSE = "check the AzureIdentity's clientID and the requested resource: AADSTS700016"
+
+
+def before(seconds: float) -> str:
+    return (NOW - timedelta(seconds=seconds)).strftime("%m-%d %H:%M:%S")
+
+
+def refusal(seconds: float = 60, **changes: Any) -> LoggedDecision:
+    usual: dict[str, Any] = {
+        "at": before(seconds),
+        "decided_at": before(seconds),
+        "outcome": Reason.UPSTREAM_REFUSED.value,
+        "status": 403,
+        "identity": "ns/id",
+        "resource": MANAGEMENT_RESOURCE,
+        "error": CAUSE,
+    }
+    return LoggedDecision(**(usual | changes))
+
+
+def grant(seconds: float, resource: str = MANAGEMENT_RESOURCE) -> LoggedDecision:
+    at = before(seconds)
+    return LoggedDecision(at=at, decided_at=at, outcome="granted", identity="ns/id", resource=resource)
+
+
+def event(seconds: float = 60, reason: str = "TokenRefused") -> Event:
+    at = (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Event(type="Warning", reason=reason, message=CAUSE, last_timestamp=at)
+
+
+def test_a_logged_refusal_is_a_broken_link_whose_text_is_the_next_action() -> None:
+    explanation = explain_pod(now=NOW, decisions=(refusal(),))
+    link = only(explanation)
+    assert (link.link, link.about, link.next) == ("token", "ns/id", CAUSE)
+    assert "00:04:00 UTC (403 upstream_refused)" in link.says
+    assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 403)
+    assert CAUSE in explanation.answer.says
+    explanation = explain_pod(now=NOW, decisions=ReadFailure("not allowed"), events=(event(),))
+    assert only(explanation).next == CAUSE
+    assert explanation.answer.outcome is Outcome.REFUSED
+    of_workload = refusal(outcome=Reason.NO_MATCHING_IDENTITY.value, error=NONE_MATCHES.detail, identity="", status=404)
+    assert "compare the client id" in only(explain_pod(now=NOW, decisions=(of_workload,))).next
+
+
+def test_a_summary_of_repeats_has_the_cause_of_their_first_one() -> None:
+    summary = refusal(10, identity="", resource="", error="", decided_at="", repeats=3)
+    other = refusal(20, outcome=Reason.UPSTREAM_THROTTLED.value, error="another cause")
+    assert only(explain_pod(now=NOW, decisions=(summary, other, refusal()))).next == CAUSE
+    alone = only(explain_pod(now=NOW, decisions=(summary, other)))
+    assert "see the log of NMI on the pod's node" in alone.next
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decisions": (grant(30), refusal())},
+        {"decisions": (grant(30),), "events": (event(),)},
+        {"decisions": (refusal(RECENT_SECONDS + 1),)},
+        {"events": (event(RECENT_SECONDS + 1),)},
+        {"events": (event(reason="IdentityNotAssigned"),)},
+        {"decisions": (refusal(outcome=Reason.STILL_ASSIGNING.value),)},
+        {"decisions": (refusal(identity="ns/former"),)},
+    ],
+    ids=["later-grant", "grant-after-event", "old", "old-event", "other-event", "of-the-past", "other-identity"],
+)
+def test_a_resolved_or_unrelated_refusal_does_not_count(changes: dict[str, Any]) -> None:
+    explanation = explain_pod(now=NOW, **changes)
+    assert broken(explanation) == []
+    assert explanation.answer.outcome is Outcome.GRANTED
+
+
+@pytest.mark.parametrize(
+    "decisions",
+    [
+        (refusal(), grant(90)),
+        (grant(30, "https://vault.azure.net"), refusal()),
+        (LoggedDecision(at=before(1), outcome="granted", identity="ns/id", repeats=3), refusal()),
+    ],
+    ids=["earlier-grant", "other-audience", "summary-of-repeats"],
+)
+def test_a_grant_that_proves_nothing_does_not_resolve_a_refusal(decisions: tuple[LoggedDecision, ...]) -> None:
+    assert only(explain_pod(now=NOW, decisions=decisions)).link == "token"
+
+
+@pytest.mark.parametrize("reason", [Reason.UPSTREAM_THROTTLED, Reason.UPSTREAM_UNAVAILABLE, Reason.FORWARDED])
+def test_other_refusals_that_the_objects_do_not_show_are_broken_by_name(reason: Reason) -> None:
+    assert reason.value in only(explain_pod(now=NOW, decisions=(refusal(outcome=reason.value),))).says
+
+
+def test_the_prediction_of_the_same_audience_is_a_refusal() -> None:
+    data = facts(now=NOW, decisions=(refusal(),))
+    report = predict(data, MANAGEMENT_RESOURCE)
+    assert (report.outcome, report.status, report.why) == (Outcome.REFUSED, 403, CAUSE)
+    assert predict(data, "https://vault.azure.net").outcome is Outcome.GRANTED
+    console = Console(width=200, file=io.StringIO(), record=True)
+    show_token(report, console)
+    assert CAUSE in console.export_text()
+
+
+def test_a_log_line_has_no_year_and_is_never_of_the_future() -> None:
+    assert log_time("12-31 23:59:00", NOW) == datetime(2025, 12, 31, 23, 59, tzinfo=UTC)
+    assert log_time("01-01 00:04:00", NOW) == datetime(2026, 1, 1, 0, 4, tzinfo=UTC)
+    assert log_time("02-29 00:00:00", NOW) is None
+    assert log_time("not a time", NOW) is None
+    at = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
+    old, new = "12-31 23:59:00", "01-01 00:01:00"
+    granted = msgspec.structs.replace(grant(0), at=new, decided_at=new)
+    refused = refusal(at=old, decided_at=old)
+    assert broken(explain_pod(now=at, decisions=(granted, refused))) == []
+    assert only(explain_pod(now=at, decisions=(refused,))).link == "token"
+
+
+def test_an_event_in_the_form_of_events_k8s_io_counts_by_the_last_repeat_of_its_series() -> None:
+    document = {
+        "metadata": {"name": "web.1", "namespace": "ns"},
+        "reason": "TokenRefused",
+        "note": "not of this form",
+        "message": CAUSE,
+        "type": "Warning",
+        "reportingComponent": "aad-pod-identity-nmi",
+        "firstTimestamp": None,
+        "lastTimestamp": None,
+        "eventTime": "2025-12-31T20:00:00.000000Z",
+        "series": {"count": 7, "lastObservedTime": "2026-01-01T00:04:00.000000Z"},
+        "source": {},
+    }
+    one = msgspec.convert(document, Event)
+    assert (one.at, one.times, one.component) == ("2026-01-01T00:04:00.000000Z", 7, "aad-pod-identity-nmi")
+    explanation = explain_pod(now=NOW, events=(one,))
+    assert only(explanation).next == CAUSE
+    assert [(each.by, each.count) for each in explanation.events] == [("aad-pod-identity-nmi", 7)]
+    bare = msgspec.convert({"firstTimestamp": "2026-01-01T00:04:00Z"}, Event)
+    assert (bare.at, bare.times) == ("2026-01-01T00:04:00Z", 1)
+
+
+MISSING = CredentialError("Secret ns/s does not exist: create it", code="secret_missing")
+
+
+def principal(type_: int = 1) -> AzureIdentity:
+    made = identity(type_=type_)
+    spec = msgspec.structs.replace(
+        made.spec, tenant_id="t", client_password=SecretReference(name="s", namespace="ns"), resource_id=""
+    )
+    return msgspec.structs.replace(made, spec=spec)
+
+
+def with_check(check: SecretCheck) -> dict[str, object]:
+    owned = labelled(assigned_identity())
+    spec = msgspec.structs.replace(owned.spec, azure_identity_ref=principal())
+    return {
+        "identities": (principal(),),
+        "assigned": (msgspec.structs.replace(owned, spec=spec),),
+        "secrets": {("ns", "id"): check},
+    }
+
+
+def test_a_secret_is_broken_unknown_or_ok() -> None:
+    explanation = explain_pod(**with_check(MISSING))
+    link = only(explanation)
+    assert (link.link, link.about, link.says, link.next) == (
+        "secret",
+        "ns/s",
+        "Secret ns/s does not exist",
+        "create it",
+    )
+    assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 403)
+    report = predict(facts(**with_check(MISSING)), MANAGEMENT_RESOURCE)
+    assert (report.outcome, report.status) == (Outcome.REFUSED, 403)
+    explanation = explain_pod(**with_check(ReadFailure("you may not get Secret ns/s")))
+    (link,) = [each for each in explanation.links if each.link == "secret"]
+    assert link.state is LinkState.UNKNOWN
+    assert not explanation.broken
+    explanation = explain_pod(**with_check(None))
+    assert [each.state for each in explanation.links if each.link == "secret"] == [LinkState.OK]
+    assert explanation.answer.outcome is Outcome.GRANTED
+
+
+@pytest.mark.parametrize(
+    ("type_", "content", "problem"),
+    [
+        (1, None, "does not exist"),
+        (1, {}, "is empty"),
+        (1, {"secret": b""}, "has 0 bytes"),
+        (1, {"secret": b"value"}, ""),
+        (2, {"secret": b"value"}, "has no key `certificate`"),
+        (2, {"certificate": b"value"}, ""),
+    ],
+)
+async def test_presence_and_keys_are_checked_by_nmis_own_reader(
+    cluster: MemoryCluster, type_: int, content: dict[str, bytes] | None, problem: str
+) -> None:
+    if content is not None:
+        data = {name: base64.b64encode(value).decode() for name, value in content.items()}
+        cluster.api.store.create("namespaces", {"metadata": {"name": "ns"}})
+        cluster.api.store.create("secrets", {"metadata": {"name": "s", "namespace": "ns"}, "data": data})
+    checks = await read_secret_checks(cluster.client, rules().settings, [identity(), principal(type_)])
+    found = checks["ns", "id"]
+    assert problem in str(found)
+    assert (found is None) is not bool(problem)
+
+
+async def test_a_caller_without_permission_does_not_make_the_secret_broken(cluster: MemoryCluster) -> None:
+    cluster.api.refuse(403, "Forbidden", what="/secrets/")
+    checks = await read_secret_checks(cluster.client, rules().settings, [principal()])
+    assert checks["ns", "id"] == ReadFailure("you may not get Secret ns/s")

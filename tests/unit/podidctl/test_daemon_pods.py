@@ -1,0 +1,177 @@
+"""NMI's and MIC's pods: their flags as the programs read them, and a tenant's pods that only have their label."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import pytest
+from blockbuster import BlockBuster
+
+from mic.startup.settings import Settings as MicSettings
+from nmi.settings import Settings as NmiSettings
+from podidctl.diagnosis import gather as pod_gather
+from podidctl.diagnosis.daemons import (
+    Daemon,
+    DaemonContainer,
+    DaemonSpec,
+    EnvironmentVariable,
+    flags_of,
+    genuine_nmi,
+    nmi_settings,
+)
+from podidctl.diagnosis.gather import configuration_of, given_configuration
+from podidctl.diagnosis.input import NmiPods, ReadFailure
+from podidctl.doctor import gather as cluster_gather
+from podidctl.doctor.programs import mic_settings
+from podidctl.migration.federation import state_reader
+from podidctl.top.reader import read_all
+from podidctl.verify import verification
+from podidentity.exits import StartError
+from podidentity.flags import UsageError
+from podidentity.resources import OwnerReference, PodMeta
+from tests.conftest import detect_blocking
+from tests.support.nmi_objects import NODE, pod
+from tests.support.podidctl.doctor_inputs import mic, nmi
+from tests.support.podidctl.memory_cluster import OWNER, MemoryCluster
+
+
+def containers(*several: DaemonContainer) -> Daemon:
+    meta = PodMeta(name="nmi-1", namespace="kube-system")
+    return Daemon(metadata=meta, spec=DaemonSpec(node_name=NODE, containers=list(several)))
+
+
+def test_the_flags_of_a_container_are_read_as_by_the_kubelet() -> None:
+    variable = EnvironmentVariable(name="LEVEL", value="4")
+    container = DaemonContainer(
+        name="nmi", command=["python", "-m", "nmi"], args=["--v=$(LEVEL)", "--x=$(NONE)"], env=[variable]
+    )
+    assert flags_of(containers(container), "nmi") == ["--v=4", "--x=$(NONE)"]
+    for command in (["/bin/nmi", "-v=4", "--x=1"], ["python", "-u", "-m", "nmi", "-v=4", "--x=1"]):
+        assert flags_of(containers(DaemonContainer(name="nmi", command=command)), "nmi") == ["-v=4", "--x=1"]
+    entry = DaemonContainer(name="nmi", command=["/bin/nmi", "-v=4"], args=["--x=1"])
+    assert flags_of(containers(entry), "nmi") == ["-v=4", "--x=1"]
+    sidecar, own = DaemonContainer(name="proxy", args=["--v=1"]), DaemonContainer(name="nmi", args=["--v=2"])
+    assert flags_of(containers(sidecar, own), "nmi") == ["--v=2"]
+    assert flags_of(containers(sidecar), "nmi") == ["--v=1"]
+    assert flags_of(containers(), "nmi") == []
+
+
+def test_the_environment_counts_and_no_file_of_the_pod_is_opened() -> None:
+    forced = EnvironmentVariable(name="FORCENAMESPACED", value="true")
+    made = containers(DaemonContainer(name="nmi", env=[forced]))
+    assert nmi_settings(made).force_namespaced
+    assert mic_settings(made).force_namespaced
+    assert mic_settings(mic()) == MicSettings(namespace="kube-system")
+    assert nmi_settings(nmi("--node=elsewhere")).node_name == NODE
+    cloud = EnvironmentVariable(name="AZURE_ENVIRONMENT_FILEPATH", value="/etc/azure/cloud.json")
+    made = containers(DaemonContainer(name="nmi", env=[cloud]))
+    assert nmi_settings(made).azure_environment_file is None
+    assert configuration_of(NmiPods((made,)), pod()).cloud_file == "/etc/azure/cloud.json"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "-help", "--help=true"])
+def test_the_help_flag_of_a_pod_or_given_prints_no_help_here(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="the flag --help"):
+        given_configuration([flag])
+    for read, made in ((nmi_settings, nmi(flag)), (mic_settings, mic(flag))):
+        with pytest.raises(UsageError, match="the flag --help"):
+            read(made)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_flags_of_a_daemonsets_pod_count_and_the_defaults_otherwise() -> None:
+    owner = OwnerReference(kind="DaemonSet", name="nmi", controller=True)
+    meta = PodMeta(name="nmi-2", namespace="kube-system", owner_references=[owner])
+    own = Daemon(
+        metadata=meta, spec=DaemonSpec(node_name=NODE, host_network=True, containers=[DaemonContainer(name="nmi")])
+    )
+    impostor = nmi("--operation-mode=managed", "--forceNamespaced", name="a", namespace="a", host_network=False)
+    rules = configuration_of(NmiPods((impostor, own)), pod())
+    assert rules.source == "the flags of pod kube-system/nmi-2"
+    assert not rules.settings.force_namespaced
+    rules = configuration_of(NmiPods((nmi("--flag-of-tomorrow"),)), pod())
+    assert rules.source.startswith("NMI's defaults, because the flags of pod kube-system/nmi-1 cannot be read (")
+    assert rules.settings == NmiSettings(node_name=NODE)
+    for there in (NmiPods(), ReadFailure("not allowed")):
+        assert "NMI's defaults" in configuration_of(there, pod()).source
+
+
+FILE = {"name": "kubelet-config", "hostPath": {"path": "/etc/default/kubelet"}}
+"""NMI with the backend `cilium` has a network of its own and this file of the node."""
+EMPTY = {"name": "tmp", "emptyDir": {}}
+
+
+def daemon(name: str, *owners: Any, host_network: bool = False, volumes: tuple[Any, ...] = ()) -> Daemon:
+    metadata = {"name": name, "namespace": "tenant", "ownerReferences": list(owners)}
+    spec = {"hostNetwork": host_network, "volumes": list(volumes)}
+    return msgspec.convert({"metadata": metadata, "spec": spec}, Daemon)
+
+
+@pytest.mark.parametrize(
+    "genuine",
+    [
+        daemon("nmi", OWNER, host_network=True),
+        daemon("nmi", host_network=True),
+        daemon("nmi", OWNER, volumes=(EMPTY, FILE)),
+    ],
+    ids=["host-network", "static-pod", "file-of-the-node"],
+)
+@pytest.mark.parametrize("other", [daemon("tenants"), daemon("tenants", OWNER, volumes=(EMPTY,))])
+def test_only_a_pod_in_the_nodes_network_or_with_its_files_counts(genuine: Daemon, other: Daemon) -> None:
+    assert genuine_nmi([other, genuine]) == [genuine]
+    assert verification._nmis([other, genuine]) == [genuine]
+
+
+def test_for_verify_it_does_not_count_without_another_pod_either() -> None:
+    """Its image would run as the canary, and its log would be a proof."""
+    with pytest.raises(StartError, match="install NMI"):
+        verification._nmis([daemon("tenants", OWNER)])
+
+
+def names(found: Iterable[Daemon]) -> list[str]:
+    return [each.name for each in found]
+
+
+async def test_explain_ignores_it_next_to_nmi_and_on_a_node_without_nmi(cluster: MemoryCluster) -> None:
+    for node in ("n0", "n1"):
+        cluster.node(node)
+    cluster.daemon("fake-n0")
+    cluster.daemon("fake-n1", nodeName="n1", hostNetwork=False)
+    here = await pod_gather._nmi(cluster.client, "n0")
+    assert names(here.here) == ["default/fake-n0"], "no other pod can be NMI"
+    cluster.daemon("genuine", hostNetwork=True)
+    here = await pod_gather._nmi(cluster.client, "n0")
+    assert names(here.here) == ["default/genuine"]
+    without = await pod_gather._nmi(cluster.client, "n1")
+    assert (without.here, names(without.others)) == ((), ["default/genuine"])
+
+
+async def test_migration_ignores_it(cluster: MemoryCluster, nothing_blocks_the_loop: BlockBuster) -> None:
+    cluster.node("n0")
+    cluster.daemon("fake")
+    cluster.daemon("genuine", hostNetwork=True, args=["--operation-mode=managed", "--forceNamespaced"])
+    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
+    try:
+        assert await state_reader.is_managed(cluster.client)
+        state = await state_reader.read_federation_state(cluster.client, force_namespaced=False)
+    finally:
+        detect_blocking(nothing_blocks_the_loop)
+    assert state.nmi_unknown == ""
+
+
+async def test_doctor_and_top_ignore_it(cluster: MemoryCluster, nothing_blocks_the_loop: BlockBuster) -> None:
+    cluster.api.store.create("namespaces", {"metadata": {"name": "tenant"}})
+    cluster.node("n0")
+    cluster.daemon("fake", namespace="tenant")
+    cluster.daemon("fake-mic", component="mic", namespace="tenant")
+    cluster.daemon("genuine", hostNetwork=True)
+    cluster.daemon("mic", component="mic")
+    nmi = await cluster_gather._nmi(cluster.client)
+    mic = await cluster_gather._mic(cluster.client, nmi)
+    assert (names(nmi), names(mic)) == (["default/genuine"], ["default/mic"])
+    nothing_blocks_the_loop.deactivate()
+    try:
+        shown = await read_all(cluster.client)
+    finally:
+        detect_blocking(nothing_blocks_the_loop)
+    assert [each.result.pod for each in shown] == ["default/genuine"]

@@ -1,0 +1,185 @@
+"""Lists that are cut are fair to each namespace, reads are bounded and in order, misspelled texts are found, and the
+API server's clock decides whether a refusal is recent.
+"""
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from podidctl.diagnosis import metrics_pages
+from podidctl.diagnosis.batches import BATCH, in_batches
+from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.gather import gather
+from podidctl.diagnosis.metrics_pages import MetricsPage, Unread, read_pages
+from podidctl.diagnosis.server_time import clock_difference, server_now
+from podidctl.diagnosis.similar_texts import COMPARED_MAX, _distance, similar_texts
+from podidctl.fair_order import by_turns, namespace_of
+from podidctl.printing import listed
+from podidentity.kube.client import Client
+from podidentity.kube.errors import NoResponse
+from tests.support.podidctl.memory_cluster import MemoryCluster
+
+
+def test_groups_take_turns() -> None:
+    assert by_turns(["a/1", "a/2", "a/3", "b/1", "c/1", "c/2"], namespace_of) == [
+        *("a/1", "b/1", "c/1"),
+        *("a/2", "c/2", "a/3"),
+    ]
+    assert by_turns([None, None], id) == [None, None]
+    assert listed(["shop/web", *(f"aaa/{number}" for number in range(9))]) == (
+        "aaa/0, aaa/1, aaa/2, aaa/3, shop/web and 5 more"
+    )
+    assert listed(f"node-{number}" for number in range(7)) == "node-0, node-1, node-2, node-3, node-4 and 2 more"
+
+
+async def test_requests_are_concurrent_in_batches_and_keep_their_order() -> None:
+    running = most = 0
+
+    async def request(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return number
+
+    numbers = range(2 * BATCH + 3)
+    assert await in_batches(partial(request, each) for each in numbers) == list(numbers)
+    assert most == BATCH
+
+
+async def test_a_failed_request_is_raised_after_its_batch() -> None:
+    ended = []
+
+    async def fail() -> int:
+        raise ValueError("refused")
+
+    async def end() -> int:
+        await asyncio.sleep(0.001)
+        ended.append(1)
+        return 1
+
+    with pytest.raises(ValueError, match="refused"):
+        await in_batches([fail, end, *([end] * BATCH)])
+    assert len(ended) == BATCH - 1, "the next batch is not started"
+
+
+class Pods:
+    """An API server with a pod of NMI for each name."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    async def list(self, *_: Any, **__: Any) -> list[Daemon]:
+        return msgspec.convert([{"metadata": {"name": name}} for name in self._names], list[Daemon])
+
+
+@pytest.fixture(autouse=True)
+def pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pods whose name starts with `slow` take a minute to respond, the others a second."""
+
+    async def read_page(_: Any, daemon: Daemon) -> MetricsPage:
+        await asyncio.sleep(60 if daemon.metadata.name.startswith("slow") else 1)
+        return MetricsPage("page", 9090)
+
+    monkeypatch.setattr(metrics_pages, "read_page", read_page)
+
+
+async def read(within_seconds: float | None, *names: str) -> list[tuple[str, str]]:
+    def use(daemon: Daemon, page: MetricsPage | Unread) -> tuple[str, str]:
+        return daemon.metadata.name, page.text if isinstance(page, MetricsPage) else page.problem
+
+    return await read_pages(cast("Client", Pods(*names)), use, within_seconds)
+
+
+async def test_a_page_that_does_not_come_in_time_is_unread_and_the_others_are_not() -> None:
+    expected = [("a", "page"), ("slow", "no response within 30 s"), ("z", "page")]
+    assert await read(30.0, "a", "slow", "z") == expected
+    names = [f"slow-{number:02}" for number in range(metrics_pages.CONCURRENT_MAX + 1)]
+    assert await read(None, *names) == [(name, "page") for name in names]
+    assert await read(30.0) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "texts", "found"),
+    [
+        ("aadpodidbinding", ["aadpodidbindng", "app"], ["aadpodidbindng"]),
+        ("aadpodidbinding", ["aadPodIdBinding", "aadpodidbindng"], ["aadPodIdBinding"]),
+        ("web", ["wbe", "Web ", "wab"], ["Web "]),
+        ("web", ["wbe", "weeb", "we", "bew", "database"], ["wbe", "we", "weeb"]),
+        ("payments", ["payment", "paymnet", "paid"], ["payment"]),
+        ("payments-api", ["paymets-ap", "payroll-api"], ["paymets-ap"]),
+        (
+            "payments-api",
+            ["payxmentxs-api", "pyaments-pai", "pxymentx-api", "pxyments-ap", "pxyxentx-api"],
+            ["payxmentxs-api", "pxyments-ap", "pxymentx-api", "pyaments-pai"],
+        ),
+        ("team-1", ["team-2", "team-12"], []),
+        ("web", ["", "web", "x" * 1_000_000], []),
+    ],
+)
+def test_only_typing_errors_are_similar(wanted: str, texts: list[str], found: list[str]) -> None:
+    assert similar_texts(wanted, texts) == found
+
+
+def test_few_of_thousands_of_texts_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+
+    def distance(one: str, other: str) -> int:
+        compared.append(other)
+        return _distance(one, other)
+
+    monkeypatch.setattr("podidctl.diagnosis.similar_texts._distance", distance)
+    wanted = "payments-production-" + "x" * 43
+    other = [f"{number:05}-" + "abcdefghij" * 5 for number in range(10_000)]
+    anagrams = ["".join(random.Random(number).sample(wanted, len(wanted))) for number in range(2_000)]
+    assert wanted[:-1] in similar_texts(wanted, [wanted[:-1], *other])
+    assert compared == [wanted[:-1]]
+    assert similar_texts(wanted, anagrams) == []
+    assert len(compared) == 1 + COMPARED_MAX
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("wrong", [NOON, NOON.replace(year=2099)])
+async def test_a_wrong_clock_of_this_machine_is_corrected(cluster: MemoryCluster, wrong: datetime) -> None:
+    right = await server_now(cluster.client)
+    found = await server_now(cluster.client, now=lambda: wrong)
+    assert abs(found - right) < timedelta(minutes=5)
+
+
+async def test_without_the_servers_time_this_machines_counts(cluster: MemoryCluster) -> None:
+    cluster.api.refuse(403, "Forbidden")
+    assert await server_now(cluster.client, now=lambda: NOON) == NOON
+    cluster.api.cut()
+    with pytest.raises(NoResponse):
+        await server_now(cluster.client)
+
+
+async def test_a_diagnosis_has_the_servers_time(cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def server(_client: Client) -> datetime:
+        return NOON
+
+    monkeypatch.setattr("podidctl.diagnosis.gather.server_now", server)
+    cluster.pod("web", "n0")
+    assert (await gather(cluster.client, "default", "web", given=None, azure=None)).now == NOON
+
+
+@pytest.mark.parametrize(
+    ("date", "ahead"),
+    [
+        ("Thu, 01 Jan 2026 13:00:01 GMT", timedelta(hours=1, seconds=0.5)),
+        ("Thu, 01 Jan 2026 11:00:01 -0000", timedelta(hours=-1, seconds=0.5)),
+        ("", None),
+        ("yesterday", None),
+        ("Thu, 99 Jan 2026 13:00:01 GMT", None),
+    ],
+)
+def test_the_difference_is_to_the_middle_of_the_request(date: str, ahead: timedelta | None) -> None:
+    assert clock_difference(date, NOON, 2.0) == ahead
