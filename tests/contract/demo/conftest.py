@@ -13,6 +13,11 @@ from tests.contract.sandbox.azure.conftest import GROUP, SUBSCRIPTION, Azure
 from tests.contract.sandbox.azure.conftest import azure as azure  # noqa: PLC0414 - a fixture
 
 
+def names_of(azure: Azure) -> list[str]:
+    """Return the flags that name the identity `azure.one` and its group."""
+    return [f"--subscriptionid={SUBSCRIPTION}", f"--clientid={azure.one.client_id}", f"--resourcegroup={GROUP}"]
+
+
 @pytest.fixture
 async def settings(azure: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
     """The demo's settings for the identity `azure.one`; Azure's library reads the same environment."""
@@ -21,8 +26,7 @@ async def settings(azure: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds.url)
     monkeypatch.setenv("AZURE_RESOURCE_MANAGER_ENDPOINT", azure.arm.url)
-    names = [f"--subscriptionid={SUBSCRIPTION}", f"--clientid={azure.one.client_id}", f"--resourcegroup={GROUP}"]
-    return await asyncio.to_thread(parse, names, os.environ)  # argparse looks for translations on the disk
+    return await asyncio.to_thread(parse, names_of(azure), os.environ)  # argparse looks for translations on the disk
 
 
 async def one_run(settings: Settings) -> list[str]:

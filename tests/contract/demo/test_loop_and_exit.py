@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from podidentity_demo.loop import run
 from podidentity_demo.settings import Settings
 from podidentity_demo.steps import StepError
-from tests.contract.sandbox.azure.conftest import GROUP, SUBSCRIPTION, Azure
+from tests.contract.demo.conftest import names_of
+from tests.contract.sandbox.azure.conftest import Azure
+from tests.support.waiting import LIMIT_SECONDS
 
 
 class EnoughError(Exception):
@@ -54,38 +57,33 @@ def test_the_loop_never_ends_after_failures() -> None:
 def test_once_ends_with_the_first_run_without_failure_or_if_the_next_run_would_start_too_late() -> None:
     assert go(0, 300) == (0, [], ["done"])
     assert go(2, 300) == (0, [20, 20], ["failed to do it, error: not yet"] * 2 + ["done"])
-    code, pauses, lines = go(1000, 60)
+    code, pauses, lines = go(1000, LIMIT_SECONDS)
     assert (code, pauses) == (1, [20, 20, 20])
     assert lines[-1] == "gave up after 60 s; failed last: do it"
 
 
-async def ended(*argv: str, environ: dict[str, str] | None = None) -> tuple[int | None, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "podidentity_demo", *argv,
-        env={**os.environ, **(environ or {})}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    output, errors = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode, output.decode(), errors.decode()
-
-
-def names(azure: Azure) -> list[str]:
-    return [f"--subscriptionid={SUBSCRIPTION}", f"--clientid={azure.one.client_id}", f"--resourcegroup={GROUP}"]
+async def ended(*argv: str, **environ: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "podidentity_demo", *argv]
+    done = await asyncio.to_thread(
+        lambda: subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 async def test_the_exit_code_is_0_if_every_step_succeeded(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
-    code, output, errors = await ended(*names(azure), "--once", environ={"MY_POD_NAME": "demo"})
+    code, output, errors = await ended(*names_of(azure), "--once", MY_POD_NAME="demo")
     assert (code, errors) == (0, "")
     assert output.splitlines()[0] == "starting demo pod demo"
     assert len(output.splitlines()) == 5
 
 
 async def test_the_exit_code_is_1_if_a_step_failed_and_2_after_a_usage_error(azure: Azure, settings: Settings) -> None:
-    code, output, errors = await ended(*names(azure), "--once", "--timeout=0.1")
+    code, output, errors = await ended(*names_of(azure), "--once", "--timeout=0.1")
     assert (code, errors) == (1, "")
     assert output.splitlines()[-1].startswith("gave up after ")
-    code, output, errors = await ended(*names(azure)[:2])
+    code, output, errors = await ended(*names_of(azure)[:2])
     assert (code, output) == (2, "")
     assert "--resourcegroup" in errors
 
@@ -95,9 +93,9 @@ async def test_a_signal_ends_the_program_immediately(
     number: signal.Signals, code: int, azure: Azure, settings: Settings
 ) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "podidentity_demo", *names(azure), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "podidentity_demo", *names_of(azure), stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    await asyncio.wait_for(process.stdout.readline(), 60)
+    await asyncio.wait_for(process.stdout.readline(), LIMIT_SECONDS)
     process.send_signal(number)
-    assert await asyncio.wait_for(process.wait(), 60) == code
+    assert await asyncio.wait_for(process.wait(), LIMIT_SECONDS) == code

@@ -8,8 +8,8 @@ import pytest
 
 from podidentity_demo.settings import Settings, parse
 from podidentity_sandbox.certificates import Authority
-from tests.contract.demo.conftest import one_run
-from tests.contract.sandbox.azure.conftest import GROUP, SUBSCRIPTION, Azure
+from tests.contract.demo.conftest import names_of, one_run
+from tests.contract.sandbox.azure.conftest import Azure
 
 NAMES = ["--subscriptionid=s", "--clientid=c", "--resourcegroup=g"]
 
@@ -28,9 +28,8 @@ def settings_of(azure: Azure, folder: Path, authority: Authority) -> Settings:
     )
     bundle = folder / "ca.crt"
     bundle.write_text(authority.pem)
-    words = [f"--subscriptionid={SUBSCRIPTION}", f"--clientid={azure.one.client_id}", f"--resourcegroup={GROUP}"]
     servers = {"AZURE_POD_IDENTITY_AUTHORITY_HOST": azure.imds.url}
-    return parse([*words, f"--ca-bundle={bundle}"], environment | servers)
+    return parse([*names_of(azure), f"--ca-bundle={bundle}"], environment | servers)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["its authority", "another authority"])

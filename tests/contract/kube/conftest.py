@@ -1,12 +1,10 @@
 """Fixtures that run each test twice: with the sandbox's API server, and with the real one."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from mic.app import COMPONENT
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
@@ -14,13 +12,9 @@ from podidentity_sandbox.faults.connections import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import apply_definitions
 from tests.contract.kube.servers import EmulatedServer, RealServer, Server, address, fresh_namespace
-from tests.contract.kube.steady_clock import SteadyClock
 from tests.support.checkout import ROOT
-from tests.support.electors import electors
 from tests.support.testplane import up
 from tests.support.waiting import until
-
-__all__ = ["electors"]
 
 ACCOUNTS: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
 NAMESPACES: Kind[Resource] = Kind("Namespace", "namespaces", Resource, namespaced=False)
@@ -73,13 +67,6 @@ async def client(server: Server) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def mics(server: Server) -> AsyncIterator[Client]:
-    """MIC's own client, by its name."""
-    async with Client(await server.access(), user_agent=f"{COMPONENT}/contract") as opened:
-        yield opened
-
-
-@pytest.fixture
 async def namespace(client: Client) -> str:
     return await new_namespace(client)
 
@@ -88,15 +75,6 @@ async def namespace(client: Client) -> str:
 async def account(client: Client, namespace: str) -> None:
     """Pods need their namespace's service account, which a controller makes."""
     await until(lambda: client.list(ACCOUNTS, namespace))
-
-
-@pytest.fixture
-async def clock(client: Client, namespace: str) -> AsyncIterator[SteadyClock]:
-    made = SteadyClock()
-    running = asyncio.create_task(made.run(lambda: client.get(NAMESPACES, "", namespace)))
-    yield made
-    running.cancel()
-    await asyncio.wait({running})
 
 
 async def new_namespace(client: Client) -> str:

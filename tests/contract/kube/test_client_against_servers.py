@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import pytest
 from msgspec.structs import replace
 
 from podidentity.kube import errors
-from podidentity.kube.access import ClusterAccess, in_cluster
+from podidentity.kube.access import in_cluster
 from podidentity.kube.client import MERGE_PATCH, Client
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS
+from podidentity.resources import BINDINGS, NODES, PODS
 from tests.contract.kube.servers import Server, address
-from tests.support.waiting import until
+from tests.support.direct_access import direct_access
 
 Act = Callable[[Client, str], Awaitable[Any]]
 
@@ -44,61 +44,6 @@ async def test_an_object_is_created_read_changed_and_deleted(client: Client, nam
     await client.delete(BINDINGS, namespace, "a", uid=made.metadata.uid)
     with pytest.raises(errors.NotFound):
         await client.get(BINDINGS, namespace, "a")
-
-
-async def test_a_finalizer_delays_a_deletion(client: Client, namespace: str) -> None:
-    document = binding("a")
-    document["metadata"]["finalizers"] = ["example.com/hold"]
-    await client.create(BINDINGS, namespace, document)
-    await client.delete(BINDINGS, namespace, "a")
-    assert (await client.get(BINDINGS, namespace, "a")).metadata.deletion_timestamp is not None
-    await client.patch_json(BINDINGS, namespace, "a", [{"op": "remove", "path": "/metadata/finalizers"}])
-    with pytest.raises(errors.NotFound):
-        await client.get(BINDINGS, namespace, "a")
-
-
-async def test_a_label_selector_and_pages_select_objects(client: Client, namespace: str) -> None:
-    for number in range(5):
-        document = binding(f"b{number}")
-        document["metadata"]["labels"] = {"parity": "even" if number % 2 == 0 else "odd"}
-        await client.create(BINDINGS, namespace, document)
-    even = await client.list(BINDINGS, namespace, label_selector="parity=even")
-    assert [entry.metadata.name for entry in even] == ["b0", "b2", "b4"]
-    sizes = [len(page.items) async for page in client.pages(BINDINGS, namespace, page_size=2)]
-    assert sizes == [2, 2, 1]
-
-
-async def test_old_field_names_survive_storage_and_are_read_on_demand(client: Client, namespace: str) -> None:
-    old = {"metadata": {"name": "old"}, "spec": {"type": 0, "ClientID": "c", "ResourceID": "r", "TenantID": "t"}}
-    await client.create(IDENTITIES, namespace, old)
-    spec = (await client.get(IDENTITIES, namespace, "old")).spec
-    assert (spec.client_id, spec.resource_id, spec.tenant_id) == ("", "", "")
-    client.old_field_names = True
-    spec = (await client.get(IDENTITIES, namespace, "old")).spec
-    assert (spec.client_id, spec.resource_id, spec.tenant_id) == ("c", "r", "t")
-
-
-async def test_values_that_no_program_accepts_are_stored(client: Client, namespace: str) -> None:
-    odd = {"metadata": {"name": "odd"}, "spec": {"type": 7, "resourceID": "nonsense", "clientID": ""}}
-    await client.create(IDENTITIES, namespace, odd)
-    spec = (await client.get(IDENTITIES, namespace, "odd")).spec
-    assert (spec.type, spec.resource_id, spec.client_id) == (7, "nonsense", "")
-
-
-async def test_the_status_is_written_on_the_main_resource(client: Client, namespace: str) -> None:
-    document = {
-        "metadata": {"name": "a"},
-        "spec": {"pod": "p", "podNamespace": namespace, "nodename": "n"},
-        "status": {"status": "Created"},
-    }
-    await client.create(ASSIGNED_IDENTITIES, namespace, document)
-    operations = [
-        {"op": "test", "path": "/status/status", "value": "Created"},
-        {"op": "replace", "path": "/status/status", "value": "Assigned"},
-    ]
-    assert (await client.patch_json(ASSIGNED_IDENTITIES, namespace, "a", operations)).status.status == "Assigned"
-    with pytest.raises(errors.Invalid):
-        await client.patch_json(ASSIGNED_IDENTITIES, namespace, "a", operations)
 
 
 async def create_twice(client: Client, namespace: str) -> None:
@@ -152,11 +97,7 @@ async def test_each_mistake_has_its_error(client: Client, namespace: str, act: A
 
 
 async def test_bad_credentials_are_unauthorized(server: Server) -> None:
-    async def bad() -> str:
-        return "Bearer invalid"
-
-    context = await asyncio.to_thread(lambda: ssl.create_default_context(cadata=server.ca))
-    async with Client(ClusterAccess(server.url, context, bad), user_agent="contract") as stranger:
+    async with Client(direct_access(server.url, server.ca, "invalid"), user_agent="contract") as stranger:
         with pytest.raises(errors.Unauthorized):
             await stranger.list(NODES)
 
@@ -168,64 +109,28 @@ async def test_a_server_of_an_unknown_authority_is_unreachable_and_gets_no_crede
             await client.list(NODES)
 
 
-@pytest.fixture
-def pod_root(tmp_path: Path, server: Server) -> Path:
-    """The files that the kubelet mounts into a pod."""
-    root = tmp_path / "serviceaccount"
-    root.mkdir()
-    (root / "ca.crt").write_text(server.ca)
-    (root / "token").write_text(server.token + "\n")
-    (root / "namespace").write_text("its-own")
-    return root
-
-
-@pytest.fixture
-def pod_environ(server: Server) -> dict[str, str]:
-    host, port = address(server)
-    return {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": str(port)}
-
-
-async def test_a_pod_finds_the_server_by_its_mounted_service_account(
-    pod_root: Path, pod_environ: dict[str, str]
+async def test_a_pod_finds_the_server_by_its_mounted_service_account_and_reads_a_rotated_token_after_a_401(
+    server: Server, tmp_path: Path
 ) -> None:
-    access = await asyncio.to_thread(in_cluster, pod_root, pod_environ)
+    host, port = address(server)
+    for name, text in (("ca.crt", server.ca), ("token", "expired"), ("namespace", "its-own")):
+        (tmp_path / name).write_text(text)
+    environ = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": str(port)}
+    access = await asyncio.to_thread(in_cluster, tmp_path, environ)
     assert access.namespace == "its-own"
+    (tmp_path / "token").write_text(server.token + "\n")
     async with Client(access, user_agent="contract") as inside:
         assert isinstance(await inside.list(NODES), list)
-
-
-async def test_a_rotated_token_is_read_again_after_a_401(pod_root: Path, pod_environ: dict[str, str]) -> None:
-    good = (pod_root / "token").read_text()
-    (pod_root / "token").write_text("expired")
-    access = await asyncio.to_thread(in_cluster, pod_root, pod_environ)
-    (pod_root / "token").write_text(good)
-    async with Client(access, user_agent="contract") as inside:
-        assert isinstance(await inside.list(NODES), list)
-
-
-@pytest.fixture
-async def without_rights(server: Server, client: Client, namespace: str) -> AsyncIterator[Client]:
-    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
-    body = await until(
-        lambda: client.request("POST", f"{path}/token", body=b'{"spec": {"audiences": []}}'),
-        "a controller makes the service account",
-        ignoring=errors.NotFound,
-    )
-    token = body.split(b'"token":"')[1].split(b'"')[0].decode()
-
-    async def authorization() -> str:
-        return f"Bearer {token}"
-
-    access = replace(await server.access(), authorization=authorization)
-    context = await asyncio.to_thread(lambda: ssl.create_default_context(cadata=server.ca))
-    async with Client(replace(access, ssl=context), user_agent="contract") as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("server", [pytest.param("real", marks=pytest.mark.plane)], indirect=True)
-async def test_a_missing_permission_is_named(without_rights: Client) -> None:
-    with pytest.raises(errors.Forbidden, match="cannot list resource"):
-        await without_rights.list(BINDINGS)
+@pytest.mark.usefixtures("account")
+async def test_a_missing_permission_is_named(server: Server, client: Client, namespace: str) -> None:
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
+    token = msgspec.json.decode(await client.request("POST", path, body=b"{}"))["status"]["token"]
+    async with Client(direct_access(server.url, server.ca, token), user_agent="contract") as stranger:
+        with pytest.raises(errors.Forbidden, match="cannot list resource"):
+            await stranger.list(BINDINGS)
 
 
 POD: dict[str, Any] = {

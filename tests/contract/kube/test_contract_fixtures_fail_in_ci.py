@@ -1,6 +1,7 @@
 """The fixtures that check every test (tests/conftest.py) detect the faults for which they exist."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,38 +42,15 @@ def test_fails_as_expected(): assert False
 """
 
 
-def outcomes(tmp_path: Path, **environ: str) -> dict[str, str]:
-    (tmp_path / "test_samples.py").write_text(SAMPLES)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "tests.conftest",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(tmp_path),
-    ]
-    ran = subprocess.run(
-        [*command, "-c", str(ROOT / "pyproject.toml"), "-v", "--tb=no", str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "CI": "", **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    found: dict[str, str] = {}
-    for line in ran.stdout.splitlines():
-        test, _, outcome = line.partition("::")[2].partition(" ")
-        if outcome.split(" ")[0] in {"PASSED", "FAILED", "ERROR", "SKIPPED", "XFAIL"}:
-            found[test] = outcome.split(" ")[0]
-    return found
-
-
 def test_each_sample_has_its_outcome_in_ci(tmp_path: Path) -> None:
-    assert outcomes(tmp_path, CI="true") == {
+    (tmp_path / "test_samples.py").write_text(SAMPLES)
+    plugins = ("-p", "tests.conftest", "-p", "no:cacheprovider")
+    where = ("-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}", str(tmp_path))
+    command = [sys.executable, "-m", "pytest", *plugins, "-v", "--tb=no", *where]
+    ran = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "CI": "true"}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert dict(re.findall(r"::(\w+) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b", ran.stdout)) == {
         "test_blocks": "FAILED",
         "test_leaves_a_task": "ERROR",
         "test_awaits_its_task": "PASSED",

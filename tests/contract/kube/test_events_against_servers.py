@@ -18,6 +18,7 @@ from podidentity.kube.events import EVENTS, EventRecorder
 from podidentity.kube.paths import object_path
 from podidentity.resources import BINDINGS, NODES, PODS, Meta, Node
 from tests.contract.kube.servers import Server
+from tests.support.waiting import LIMIT_SECONDS
 
 
 async def events(client: Client, namespace: str) -> list[dict[str, Any]]:
@@ -31,7 +32,7 @@ async def recording(client: Client, component: str) -> AsyncIterator[EventRecord
     recorder = EventRecorder(client, component, "node-1")
     task = asyncio.create_task(recorder.run())
     yield recorder
-    await asyncio.wait_for(recorder.flushed(), 15)
+    await asyncio.wait_for(recorder.flushed(), LIMIT_SECONDS)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -49,7 +50,7 @@ async def test_repeats_become_one_event_with_a_count(client: Client, programs_cl
     async with recording(programs_client, "mic") as recorder:
         for _ in range(3):
             recorder.record(about, BINDINGS, "Normal", "BindingApplied", "binding applied")
-            await asyncio.wait_for(recorder.flushed(), 15)
+            await asyncio.wait_for(recorder.flushed(), LIMIT_SECONDS)
         recorder.record(about, BINDINGS, "Warning", "BindingApplyError", "no such identity")
     recorded = {entry["reason"]: entry for entry in await events(client, namespace)}
     assert {reason: (entry["type"], entry["count"]) for reason, entry in recorded.items()} == {
@@ -81,7 +82,7 @@ async def test_a_repeated_refusal_is_recorded_once_on_its_pod(client: Client, na
         pod_events = PodEvents(recorder, clock=lambda: now)
         for now, refusal in refusals:  # noqa: B007 - read by the clock
             pod_events.record(entry, refusal)
-            await asyncio.wait_for(recorder.flushed(), 15)
+            await asyncio.wait_for(recorder.flushed(), LIMIT_SECONDS)
     (event,) = await events(client, namespace)
     assert recorder.dropped == 0
     assert (event["type"], event["reason"], event["message"], event["count"]) == (

@@ -1,8 +1,9 @@
 """The informer against faults of a server and of the network in front of it, and against large objects."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,15 +12,42 @@ from podidentity.kube import response_limits
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import LongLine, WatchEvent, decode_event
 from podidentity.kube.errors import Gone, ServerError
-from podidentity.kube.events import EVENTS, EventRecorder
 from podidentity.kube.informer import Informer
 from podidentity.kube.paths import object_path
-from podidentity.resources import BINDINGS, PODS, AzureIdentityBinding, Kind, Pod
+from podidentity.resources import BINDINGS, PODS, AzureIdentityBinding, Kind
 from podidentity_sandbox.faults.connections import FaultProxy, Mode
 from tests.contract.kube.conftest import new_namespace, through
 from tests.contract.kube.servers import Server, address
 from tests.support.podidentity.kube.recording import Recorder
-from tests.support.waiting import until
+from tests.support.waiting import LIMIT_SECONDS, until
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Run]:
+    """A function that runs a task until the end of the block."""
+    tasks: list[asyncio.Task[None]] = []
+    yield lambda work: tasks.append(asyncio.create_task(work))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def run(client: Client) -> AsyncIterator[Run]:
+    del client  # it is closed after the tasks have ended
+    async with running() as made:
+        yield made
+
+
+async def followed(run: Run, client: Client, kind: Kind[Any], **options: Any) -> tuple[Informer[Any], Recorder[Any]]:
+    """Return an informer that has its first list, and what it reports."""
+    recorder: Recorder[Any] = Recorder(versions=False)
+    informer = Informer(client, kind, recorder, **options)
+    run(informer.run())
+    await asyncio.wait_for(informer.synced(), LIMIT_SECONDS)
+    return informer, recorder
 
 
 def pod_on(name: str, node: str) -> dict[str, Any]:
@@ -31,32 +59,21 @@ def binding(name: str, selector: str = "s") -> dict[str, Any]:
     return {"metadata": {"name": name}, "spec": {"azureIdentity": "i", "selector": selector}}
 
 
+@dataclass
 class Mirror:
     """An informer of one namespace's bindings behind a proxy, and a client that goes past the proxy."""
 
-    def __init__(self, client: Client, proxy: FaultProxy, mirrored: Client, namespace: str) -> None:
-        self.client, self.proxy, self.namespace = client, proxy, namespace
-        self.recorder: Recorder[AzureIdentityBinding] = Recorder(versions=False)
-        self.informer = Informer(
-            mirrored,
-            BINDINGS,
-            self.recorder,
-            namespace=namespace,
-            page_size=2,
-            silence_seconds=1.5,
-            random=lambda: 0.02,
-        )
-        self.task = asyncio.create_task(self.informer.run())
+    client: Client
+    proxy: FaultProxy
+    namespace: str
+    informer: Informer[AzureIdentityBinding]
+    recorder: Recorder[AzureIdentityBinding]
 
     async def received(self, *lines: str) -> None:
         await self.recorder.received(*lines)
 
     async def create(self, name: str) -> None:
         await self.client.create(BINDINGS, self.namespace, binding(name))
-
-    async def close(self) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
 
 
 async def mirror_of(server: Server) -> AsyncIterator[Mirror]:
@@ -68,10 +85,10 @@ async def mirror_of(server: Server) -> AsyncIterator[Mirror]:
         namespace = await new_namespace(client)
         for name in ("a", "b", "c"):
             await client.create(BINDINGS, namespace, binding(name))
-        mirror = Mirror(client, proxy, mirrored, namespace)
-        await asyncio.wait_for(mirror.informer.synced(), 15)
-        yield mirror
-        await mirror.close()
+        options: dict[str, Any] = {"page_size": 2, "silence_seconds": 1.5, "random": lambda: 0.02}
+        async with running() as run:
+            informer, recorder = await followed(run, mirrored, BINDINGS, namespace=namespace, **options)
+            yield Mirror(client, proxy, namespace, informer, recorder)
     await proxy.stop()
 
 
@@ -207,25 +224,20 @@ async def test_a_bookmark_precedes_the_end_and_can_be_resumed_from(client: Clien
     assert int(events[-1].resource_version) > int(begin)
     await client.create(BINDINGS, namespace, binding("b"))
     params["resourceVersion"] = events[-1].resource_version
-    async with asyncio.timeout(15), client.stream(path, params) as lines:
+    async with asyncio.timeout(LIMIT_SECONDS), client.stream(path, params) as lines:
         event = event_of(await anext(lines))
     assert (event.type, event.key) == ("ADDED", (namespace, "b"))
 
 
 @pytest.mark.usefixtures("account")
-async def test_pods_are_selected_by_their_node(client: Client, namespace: str) -> None:
-    recorder: Recorder[Pod] = Recorder(versions=False)
+async def test_pods_are_selected_by_their_node(client: Client, namespace: str, run: Run) -> None:
     for name, node in (("here", f"n-{namespace}"), ("there", "elsewhere")):
         await client.create(PODS, namespace, pod_on(name, node))
-    informer = Informer(client, PODS, recorder, field_selector=f"spec.nodeName=n-{namespace}")
-    task = asyncio.create_task(informer.run())
-    await asyncio.wait_for(informer.synced(), 15)
+    _, recorder = await followed(run, client, PODS, field_selector=f"spec.nodeName=n-{namespace}")
     assert recorder.lines == ["+here"]
     await client.create(PODS, namespace, pod_on("there-too", "elsewhere"))
     await client.create(PODS, namespace, pod_on("here-too", f"n-{namespace}"))
     await recorder.received("+here", "+here-too")
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 SMALL, LARGE = 100, 30_000
@@ -271,11 +283,10 @@ async def test_lists_leave_out_only_oversized_objects(client: Client, namespace:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("account", "limits")
-async def test_watches_continue_after_an_oversized_object(client: Client, namespace: str, kind: Kind[Any]) -> None:
-    recorder: Recorder[Any] = Recorder(versions=False)
-    informer = Informer(client, kind, recorder, namespace=namespace)
-    task = asyncio.create_task(informer.run())
-    await asyncio.wait_for(informer.synced(), 15)
+async def test_watches_continue_after_an_oversized_object(
+    client: Client, namespace: str, kind: Kind[Any], run: Run
+) -> None:
+    informer, recorder = await followed(run, client, kind, namespace=namespace)
     for name, size in (("a", SMALL), ("b", LARGE), ("c", SMALL)):
         await write(client.create(kind, namespace, document(kind, name, size)))
     await recorder.received("+a", "+c")
@@ -285,43 +296,19 @@ async def test_watches_continue_after_an_oversized_object(client: Client, namesp
     await recorder.received("+a", "+c", "-a", "+b")
     assert (informer.lists, informer.restarts) == (1, 0)
     assert client.skipped.counts == {(kind.plural, "size"): 2}
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.usefixtures("account", "limits")
-async def test_the_event_is_on_the_object_in_its_namespace(client: Client, namespace: str, kind: Kind[Any]) -> None:
-    recorder = EventRecorder(client, "test", "here")
-    client.skipped.record_with(recorder.record)
-    task = asyncio.create_task(recorder.run())
-    await write(client.create(kind, namespace, document(kind, "a", LARGE)))
-    assert await client.list(kind, namespace) == []
-    ((skipped,),) = [page.skipped async for page in client.pages(kind, namespace)]
-    await asyncio.wait_for(recorder.flushed(), 15)
-    selector = f"involvedObject.uid={skipped.meta.uid}"
-    (event,) = await client.list(EVENTS, namespace, field_selector=selector)
-    assert event.metadata.namespace == namespace
-    assert recorder.dropped == 0
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.mark.usefixtures("account")
-async def test_a_pod_appears_in_a_watch_of_scheduled_pods_when_it_is_scheduled(client: Client, namespace: str) -> None:
-    recorder: Recorder[Pod] = Recorder()
+async def test_a_pod_appears_in_a_watch_of_scheduled_pods_when_it_is_scheduled(
+    client: Client, namespace: str, run: Run
+) -> None:
     for name in ("waits", "goes"):
         await client.create(PODS, namespace, document(PODS, name, SMALL))
-    informer = Informer(client, PODS, recorder, namespace=namespace, field_selector="spec.nodeName!=")
-    task = asyncio.create_task(informer.run())
-    await asyncio.wait_for(informer.synced(), 15)
+    informer, recorder = await followed(run, client, PODS, namespace=namespace, field_selector="spec.nodeName!=")
     assert recorder.lines == []
     path = f"{PODS.path(namespace, 'goes')}/binding"
     body = b'{"apiVersion":"v1","kind":"Binding","metadata":{"name":"goes"},"target":{"kind":"Node","name":"n"}}'
     await client.request("POST", path, body=body)
-    await until(lambda: recorder.lines)
-    assert [line.split()[0] for line in recorder.lines] == ["+goes"]
+    await recorder.received("+goes")
     (pod,) = informer.store.values()
     assert pod.spec.node_name == "n"
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -66,11 +66,8 @@ async def status(server: Server, token: str, path: str = "/api") -> int:
 
 
 async def forgotten(server: Server, token: str) -> None:
-    await until(
-        lambda: status(server, token),
-        "the real server caches for 10 s that it is valid",
-        holds=lambda code: code == 401,
-    )
+    what = "the real server caches for 10 s that it is valid"
+    await until(lambda: status(server, token), what, holds=lambda code: code == 401)
 
 
 def token_of(answer: Answer) -> str:
@@ -118,11 +115,10 @@ async def test_a_token_names_its_pods_node_with_the_uid_of_one_that_exists(
     assert nowhere == {"name": "no-such-node"}
 
 
-async def test_all_of_several_audiences_are_in_the_token(ask: Ask) -> None:
+async def test_a_token_has_all_requested_audiences_and_without_one_is_for_the_server_and_an_hour(
+    server: Server, ask: Ask
+) -> None:
     assert read_claims(token_of(await ask(audiences=["a", "b"])))["aud"] == ["a", "b"]
-
-
-async def test_without_audience_and_lifetime_the_token_is_for_the_server_and_an_hour(server: Server, ask: Ask) -> None:
     answer = await ask(audiences=None)
     claims = read_claims(token_of(answer))
     assert claims["aud"] == answer.body["spec"]["audiences"] == [server.url]
@@ -155,6 +151,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
             "the UID in record. The object might have been deleted and then recreated"
         ),
     ),
+    "no account": ({"of": "missing"}, 404, 'serviceaccounts "missing" not found'),
     "no pod": ({"boundObjectRef": to_pod(name="gone")}, 404, 'pods "gone" not found'),
     "foreign pod": (
         {"boundObjectRef": to_pod("other", name="foreign")},
@@ -203,11 +200,6 @@ async def test_an_impossible_request_is_rejected(
     await made_pod(client, namespace, "foreign", serviceAccountName="other")
     answer = await ask(**spec)
     assert (answer.status, answer.body["reason"], answer.body["message"]) == (code, REASONS[code], message)
-
-
-async def test_a_missing_service_account_has_no_token(ask: Ask) -> None:
-    answer = await ask("missing")
-    assert (answer.status, answer.body["message"]) == (404, 'serviceaccounts "missing" not found')
 
 
 async def test_a_token_becomes_invalid_with_its_pod_and_stays_invalid_for_a_namesake(

@@ -3,9 +3,7 @@
 import asyncio
 import base64
 import sys
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
 
@@ -17,6 +15,7 @@ from mic.azure.identities import HostIdentities, decode_identities, read_identit
 from podidentity_sandbox.serving import ResponseFault
 from tests.support.mic.arm_client import ArmUnderTest, host
 from tests.support.objects import identity_id, vm_id
+from tests.support.tunnel_proxy import tunnel_proxy
 
 CALLS_PER_READ = 800
 """Calls of Python functions in MIC's process and the emulator's, which share it: 670 when this bound was set, 1,450
@@ -94,55 +93,25 @@ async def test_a_challenge_is_answered_with_a_token_for_its_claims(azure: ArmUnd
     assert len(asked) == 3, "a token that Resource Manager rejected is not used again"
 
 
-@asynccontextmanager
-async def tunnel() -> AsyncIterator[tuple[int, list[str]]]:
-    """A proxy for CONNECT, and the heads of the requests that it received."""
-    heads: list[str] = []
-
-    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-        except ConnectionError:
-            pass
-        finally:
-            sink.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        heads.append(head)
-        target, port = head.split()[1].rsplit(":", 1)
-        upstream_reader, upstream_writer = await asyncio.open_connection(target, int(port))
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await asyncio.gather(copy(reader, upstream_writer), copy(upstream_reader, writer))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1], heads
-    finally:
-        server.close()
-
-
 @pytest.mark.parametrize("spelling", ["HTTPS_PROXY", "https_proxy"])
 async def test_requests_use_the_proxy_of_the_environment(
     azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch, spelling: str
 ) -> None:
-    async with tunnel() as (port, heads):
-        monkeypatch.setenv(spelling, f"http://user:word@127.0.0.1:{port}")
+    async with tunnel_proxy() as proxy:
+        monkeypatch.setenv(spelling, f"http://user:word@127.0.0.1:{proxy.port}")
         assert (await azure.put(host(vm_id()), "one")).attached
         await azure.compute.aclose()
-    assert heads
-    assert all(head.startswith("CONNECT 127.0.0.1:") for head in heads)
-    assert all("Basic " + base64.b64encode(b"user:word").decode() in head for head in heads)
+    assert proxy.heads
+    assert all(head.startswith("CONNECT 127.0.0.1:") for head in proxy.heads)
+    assert all("Basic " + base64.b64encode(b"user:word").decode() in head for head in proxy.heads)
 
 
 async def test_a_host_in_no_proxy_is_reached_directly(azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with tunnel() as (port, heads):
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+    async with tunnel_proxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.setenv("NO_PROXY", "example.com,127.0.0.1")
         assert not (await azure.compute.get(host(vm_id()))).gone
-    assert heads == []
+    assert proxy.heads == []
 
 
 @pytest.mark.parametrize("body", [b"{}", b"", b'{"identity":null,"properties":null,"etag":null,"other":[1]}'])

@@ -214,49 +214,44 @@ def having(*names: str, type_: str = "UserAssigned", etag: str = '"7"') -> HostI
     return HostIdentities(type=type_, attached={each.lower(): Attached(each) for each in ids}, etag=etag)
 
 
-def test_only_the_difference_is_sent_with_null_for_removals() -> None:
-    planned = change(having("old", "stays"), [identity_id("new"), identity_id("stays")], [identity_id("old")])
+def attaching(type_: str, **ids: object) -> dict[str, object]:
+    return {"type": type_, "userAssignedIdentities": {identity_id(name): value for name, value in ids.items()}}
+
+
+@pytest.mark.parametrize(
+    ("before", "adds", "removes", "sent", "etag"),
+    [
+        (having("old", "stays"), ["new", "stays"], ["old"], attaching("UserAssigned", new={}, old=None), ""),
+        (having("last"), [], ["last"], {"type": "None"}, '"7"'),
+        (having("last", type_=BOTH), [], ["last"], {"type": SYSTEM}, '"7"'),
+        (having("last", type_="systemassigned,userassigned"), [], ["last"], {"type": SYSTEM}, '"7"'),
+        (having(type_="None"), ["first"], [], attaching("UserAssigned", first={}), '"7"'),
+        (having(type_=SYSTEM), ["first"], [], attaching(BOTH, first={}), '"7"'),
+        (having(type_=""), ["first"], [], attaching("UserAssigned", first={}), '"7"'),
+        (having("here", type_="SystemAssigned,UserAssigned"), ["new"], [], attaching(BOTH, new={}), ""),
+    ],
+    ids=[
+        "only the difference in Azure's spelling",
+        "the last",
+        "the last next to the system's",
+        "the last with another spelling of the type",
+        "the first",
+        "the first next to the system's",
+        "the first without a type",
+        "no change of the type",
+    ],
+)
+def test_a_change_sends_the_difference_and_a_new_type_only_for_the_version_that_was_read(
+    before: HostIdentities, adds: list[str], removes: list[str], sent: dict[str, object], etag: str
+) -> None:
+    planned = change(before, [identity_id(name) for name in adds], [identity_id(name).upper() for name in removes])
     assert planned is not None
-    assert json.loads(planned.body()) == {
-        "identity": {
-            "type": "UserAssigned",
-            "userAssignedIdentities": {identity_id("new"): {}, identity_id("old"): None},
-        }
-    }
-    assert planned.etag == ""
+    assert json.loads(planned.body()) == {"identity": sent}
+    assert planned.etag == etag
 
 
 def test_an_identity_that_is_already_attached_or_detached_requires_no_change() -> None:
     assert change(having("here"), [identity_id("HERE")], [identity_id("elsewhere")]) is None
-
-
-def test_a_removal_uses_azures_spelling_of_the_id() -> None:
-    planned = change(having("Old", "stays"), [], [identity_id("Old").upper()])
-    assert planned is not None
-    assert planned.removes == (identity_id("Old"),)
-
-
-@pytest.mark.parametrize(
-    ("before", "left"), [("UserAssigned", "None"), (BOTH, SYSTEM), ("systemassigned,userassigned", SYSTEM)]
-)
-def test_removing_the_last_identity_narrows_the_type_for_the_version_that_was_read_only(before: str, left: str) -> None:
-    planned = change(having("last", type_=before), [], [identity_id("last")])
-    assert planned is not None
-    assert planned.etag == '"7"'
-    assert json.loads(planned.body()) == {"identity": {"type": left}}
-
-
-@pytest.mark.parametrize(("before", "after"), [("None", "UserAssigned"), (SYSTEM, BOTH), ("", "UserAssigned")])
-def test_adding_the_first_identity_keeps_the_system_assigned_one(before: str, after: str) -> None:
-    planned = change(having(type_=before), [identity_id("first")], [])
-    assert planned is not None
-    assert (planned.type, planned.etag) == (after, '"7"')
-
-
-def test_a_type_that_differs_only_in_spelling_is_not_changed() -> None:
-    planned = change(having("here", type_="SystemAssigned,UserAssigned"), [identity_id("new")], [])
-    assert planned is not None
-    assert planned.etag == ""
 
 
 def test_one_update_contains_at_most_the_number_that_azure_accepts() -> None:

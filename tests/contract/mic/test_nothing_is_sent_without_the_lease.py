@@ -18,6 +18,7 @@ from podidentity.kube.transport import CONNECTIONS_MAX
 from tests.support.mic.arm_client import ArmUnderTest, Token, host, serving_arm
 from tests.support.objects import identity_id, vm_id
 from tests.support.podidentity.kube.scripted import Reply, ScriptedServer
+from tests.support.virtual_time import settle
 from tests.support.waiting import until
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
@@ -84,7 +85,7 @@ async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_is
     hanging = [asyncio.create_task(client.request("GET", "/hangs")) for _ in range(CONNECTIONS_MAX)]
     await until(lambda: len(server.requests) >= CONNECTIONS_MAX)
     write = asyncio.create_task(client.request("PUT", "/write", body=b"{}"))
-    await asyncio.sleep(0.05)
+    await settle()
     assert not write.done()
     lease.seconds = left
     for task in hanging:
@@ -125,11 +126,12 @@ class SlowToken(Token):
     def __init__(self, token: str, lease: Lease) -> None:
         super().__init__(token)
         self.lease = lease
-        self.left: dict[str, float] = {}
+        self.left = lease.seconds
+        """The remaining seconds of the lease at the end of a token request."""
 
     @override
     async def get_token(self, *scopes: str, **options: Any) -> AccessToken:
-        self.lease.seconds = self.left.get("", self.lease.seconds)
+        self.lease.seconds = self.left
         return AccessToken(self.token, 0)  # requested again for each request
 
 
@@ -153,7 +155,7 @@ async def updated(azure: ArmUnderTest) -> HostIdentities | BaseException:
 async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the_token_fetch(
     azure: ArmUnderTest, left: float, writes: int
 ) -> None:
-    azure.credential.left[""] = left
+    azure.credential.left = left
     outcome = await updated(azure)
     assert len(azure.arm.writes()) == writes
     assert isinstance(outcome, HostIdentities if writes else Unreachable)

@@ -1,17 +1,13 @@
-"""Fixtures of the compiled data plane. Each asynchronous test runs on asyncio's loop and on uvloop, equally."""
+"""Fixtures of the compiled data plane."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 
 import pytest_asyncio
-import uvloop
 
 from tests.contract.native.serving import Peer, Serving, serving
+from tests.support.both_loops import pytest_asyncio_loop_factories
 
-
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run each test on uvloop, which the programs use, and on asyncio's loop, with the same result."""
-    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+__all__ = ["lane", "peer", "pytest_asyncio_loop_factories"]
 
 
 @pytest_asyncio.fixture

@@ -3,7 +3,7 @@
 from urllib.parse import quote
 
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, SearchStrategy
+from hypothesis.strategies import DrawFn
 
 from tests.support.corpus.corpus import EVERY
 
@@ -19,7 +19,8 @@ HOSTILE = [
 
 
 @st.composite
-def _mutated(draw: DrawFn) -> bytes:
+def mutated(draw: DrawFn) -> bytes:
+    """Bytes a few mutations away from a file of the corpus."""
     data = draw(st.sampled_from(SMALL))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(data)))
@@ -38,11 +39,6 @@ def _mutated(draw: DrawFn) -> bytes:
     return data
 
 
-def mutated() -> SearchStrategy[bytes]:
-    """Bytes a few mutations away from a file of the corpus."""
-    return _mutated()
-
-
 PATHS = ["/metadata/identity/oauth2/token", "//METADATA/identity/oauth2/token/", "/metadata/identity/oauth2/tokens"]
 NAMES = ["client_id", "object_id", "mi_res_id", "msi_res_id", "msi-res-id", "xms_cc", "xms_cc", "api-version", "other"]
 SOUND = st.text("aZ09-._~/:@?", min_size=1, max_size=8)
@@ -56,7 +52,8 @@ FIELDS = [
 
 
 @st.composite
-def _plausible(draw: DrawFn) -> bytes:
+def plausible(draw: DrawFn) -> bytes:
+    """Requests composed of parts, most of which are valid; about one in twelve can use the fast lane."""
     names = ["resource", *draw(st.lists(st.sampled_from(NAMES), max_size=2))]
     query = "&".join(f"{name}={draw(VALUES)}" for name in draw(st.permutations(names)))
     fields = draw(st.lists(st.sampled_from(FIELDS), max_size=2))
@@ -65,11 +62,6 @@ def _plausible(draw: DrawFn) -> bytes:
     )
     start = f"GET {draw(st.sampled_from(PATHS))}?{query} HTTP/1.1"
     return "\r\n".join([start, *usual, *fields, "", ""]).encode()
-
-
-def plausible() -> SearchStrategy[bytes]:
-    """Requests composed of parts, most of which are valid; about one in twelve can use the fast lane."""
-    return _plausible()
 
 
 METHODS = ["GET", "GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "get", "GETS", "P"]
@@ -83,15 +75,11 @@ QUERIES = ["", "?", "?api-version=1", "?resource=", "?resource", "?resource=&res
 
 
 @st.composite
-def _refusable(draw: DrawFn) -> bytes:
+def refusable(draw: DrawFn) -> bytes:
+    """Requests composed of parts; about half of them get a refusal that can be ready."""
     segments = draw(st.lists(st.sampled_from(SEGMENTS), max_size=5))
     path = draw(st.sampled_from([*PATHS, "/" + "/".join(segments)]))
     fields = draw(st.lists(st.sampled_from(FIELDS), max_size=2))
     usual = draw(st.sampled_from([["Host: a"], ["Host: a", "Metadata: true"], ["Host: a", "Content-Length: 0"]]))
     start = f"{draw(st.sampled_from(METHODS))} {path}{draw(st.sampled_from(QUERIES))} HTTP/1.1"
     return "\r\n".join([start, *usual, *fields, "", ""]).encode()
-
-
-def refusable() -> SearchStrategy[bytes]:
-    """Requests composed of parts; about half of them get a refusal that can be ready."""
-    return _refusable()

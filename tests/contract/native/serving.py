@@ -225,6 +225,7 @@ async def serving(
     require_metadata: bool = True,
     addresses: Iterable[str] = ("127.0.0.1",),
     redirected_from: tuple[str, int] | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Serving]:
     """A lane whose index knows one pod, at each of *addresses*, with one answer ready."""
     index, record, usage = Index(), PodRecord("pod"), Usage()
@@ -239,7 +240,7 @@ async def serving(
         return generals[-1]
 
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((host, 0))
         listener.listen(1024)
         listener.setblocking(False)
         lane = Lane(

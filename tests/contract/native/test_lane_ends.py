@@ -148,12 +148,6 @@ async def test_a_handler_may_close_the_lane() -> None:
         assert lane.generals[0].calls == ["data", "lost"]
 
 
-async def test_the_listener_still_belongs_to_its_owner(lane: Serving) -> None:
-    lane.lane.close()
-    with socket.create_connection(("127.0.0.1", lane.port)):
-        pass
-
-
 async def test_a_lane_can_be_started_only_once(lane: Serving) -> None:
     with socket.socket() as listener, pytest.raises(RuntimeError, match="once"):
         lane.lane.start(asyncio.get_running_loop(), listener)

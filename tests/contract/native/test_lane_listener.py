@@ -7,17 +7,13 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
 from _native.index import Index
 from _native.lane import Lane, Limits
 from tests.contract.native.test_lane_limits import no_more_descriptors
-
-
-class Handle:
-    def cancel(self) -> None:
-        """Nothing runs by itself here."""
 
 
 class HandLoop:
@@ -35,12 +31,12 @@ class HandLoop:
     def remove_reader(self, fd: int) -> None:
         assert fd == self.epoll
 
-    def call_later(self, seconds: float, call: Callable[[], None]) -> Handle:
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Mock:
         assert seconds > 0
         if self.out_of_memory:
             raise MemoryError("on purpose")
         self.later.append(call)
-        return Handle()
+        return Mock()  # nothing runs by itself here
 
     def call_soon(self, call: Callable[[], None]) -> None:
         self.later.append(call)
@@ -56,9 +52,9 @@ def no_lane(connection: Any) -> Any:
 
 @contextmanager
 def listening(
-    limits: Limits | None = None, general: Callable[[Any], Any] = no_lane
+    limits: Limits | None = None, general: Callable[[Any], Any] = no_lane, index: Index | None = None
 ) -> Iterator[tuple[HandLoop, socket.socket, Lane]]:
-    loop, lane = HandLoop(), Lane(index=Index(), general=general, limits=limits or Limits())
+    loop, lane = HandLoop(), Lane(index=index or Index(), general=general, limits=limits or Limits())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         lane.start(cast("asyncio.AbstractEventLoop", loop), listener)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 
 import pytest
 from typing_extensions import override
@@ -11,39 +12,27 @@ from tests.contract.native.serving import OTHER_REQUEST, REQUEST, Holding, Recor
 
 
 class Broken(Holding):
-    """A general lane that raises an exception in the named method."""
+    """A general lane that raises *error* in the method of *call*."""
 
-    method = "data"
-    error: BaseException = RuntimeError("broken on purpose")
+    def __init__(self, connection: Connection, call: str = "data", error: type[BaseException] = RuntimeError) -> None:
+        super().__init__(connection)
+        self.call, self.error = call, error
 
     @override
     def note(self, call: str) -> None:
         super().note(call)
-        if call == self.method:
-            raise self.error
+        if call == self.call:
+            raise self.error("on purpose")
 
 
-class BrokenPeerGone(Broken):
-    method = "peer gone"
+interrupted = partial(Broken, error=KeyboardInterrupt)
 
 
-class BrokenLost(Broken):
-    method = "lost"
-
-
-class Cancelling(Broken):
-    error = asyncio.CancelledError()
-
-
-class Interrupted(Broken):
-    error = KeyboardInterrupt()
-
-
-@pytest.mark.parametrize("general", [Broken, Cancelling])
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
 async def test_a_failing_handler_ends_its_connection_only(
-    general: type[Recorder], caplog: pytest.LogCaptureFixture
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving(general) as lane:
+    async with serving(partial(Broken, error=error)) as lane:
         peer, other = await lane.connect(), await lane.connect()
         assert b" 200 " in await other.ask()
         peer.send(OTHER_REQUEST)
@@ -59,7 +48,7 @@ async def test_a_failing_handler_ends_its_connection_only(
 
 
 async def test_a_handler_that_fails_at_the_end_notification_affects_no_other_connection() -> None:
-    async with serving(BrokenLost) as lane:
+    async with serving(partial(Broken, call="lost")) as lane:
         peer, general = await lane.held()
         general.connection.finish()
         await peer.close()
@@ -68,7 +57,7 @@ async def test_a_handler_that_fails_at_the_end_notification_affects_no_other_con
 
 
 async def test_a_handler_that_fails_at_a_disconnect_loses_its_connection() -> None:
-    async with serving(BrokenPeerGone) as lane:
+    async with serving(partial(Broken, call="peer gone")) as lane:
         peer, general = await lane.held()
         peer.half_close()
         await general.until("lost")
@@ -87,7 +76,7 @@ async def test_a_general_lane_that_cannot_be_created_ends_the_connection() -> No
 
 
 async def test_an_interrupt_is_propagated_and_the_lane_can_continue() -> None:
-    async with serving(Interrupted) as lane:
+    async with serving(interrupted) as lane:
         with lane.connected() as first, lane.connected() as second:
             first.send(OTHER_REQUEST)
             with pytest.raises(KeyboardInterrupt):
@@ -99,7 +88,7 @@ async def test_an_interrupt_is_propagated_and_the_lane_can_continue() -> None:
 
 
 async def test_an_interrupt_leaves_no_connection_waiting() -> None:
-    async with serving(Interrupted) as lane:
+    async with serving(interrupted) as lane:
         with lane.connected() as first, lane.connected() as second:
             first.send(REQUEST * 32 + OTHER_REQUEST)
             second.send(REQUEST * 64)

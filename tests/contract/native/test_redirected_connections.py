@@ -1,20 +1,58 @@
 """A connection reports whether a nat rule redirected it: host tokens and, by an option, all fast answers need it."""
 
+import asyncio
+import socket
+
 import pytest
+from typing_extensions import override
 
 from _native.index import Index
 from _native.lane import Lane, Limits
-from tests.contract.native.isolated.lanes import METADATA, lines_of
-from tests.contract.native.serving import NOT_FOUND, REQUEST, serving
+from tests.contract.native.behind_nat import METADATA, in_network_namespace, redirect
+from tests.contract.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Recorder, serving
+
+
+class Deciding(Recorder):
+    """A general lane that answers each request with the lane's decision about its connection."""
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self.note("data")
+        destination = self.connection.original_destination()
+        self.connection.write(f"{self.connection.was_redirected()} {destination}\n".encode())
+        self.connection.resume()
+
+
+def ask(address: tuple[str, int], *requests: bytes) -> list[str]:
+    with socket.create_connection(address, timeout=60) as sock:
+        lines = sock.makefile()
+        answers = []
+        for request in requests:
+            sock.sendall(request)
+            answers.append(lines.readline().strip())
+        return answers
+
+
+async def connections() -> None:
+    from_rule, direct, fast = (METADATA, 80), "False None", "HTTP/1.1 200 OK"
+    for limited_to, redirected, ready in (
+        (None, f"True {from_rule}", fast),
+        (from_rule, f"True {from_rule}", fast),
+        ((METADATA, 81), f"False {from_rule}", f"False {from_rule}"),
+    ):
+        async with serving(Deciding, addresses=("127.0.0.1", METADATA), redirected_from=limited_to) as lane:
+            here = ("127.0.0.1", lane.port)
+            redirect(*from_rule, f"127.0.0.1:{lane.port}")
+            # The decision is the same until the connection ends.
+            assert await asyncio.to_thread(ask, from_rule, OTHER_REQUEST, OTHER_REQUEST) == [redirected] * 2
+            assert await asyncio.to_thread(ask, from_rule, REQUEST) == [ready]
+            if limited_to is not None:
+                assert await asyncio.to_thread(ask, here, REQUEST, REQUEST) == [direct] * 2
 
 
 @pytest.mark.root
 def test_a_redirected_connection_reports_its_original_destination_and_gets_fast_answers_a_direct_one_does_not() -> None:
-    destinations = ["('169.254.169.254', 80)", "None"]
-    wanted = ["HTTP/1.1 200 OK", "direct", "direct direct", "redirected redirected"]
-    redirected_from_elsewhere = ["direct", "direct", "direct direct", "direct direct"]
-    lines = lines_of("redirected.py", network_namespace=True)
-    assert lines == destinations + wanted + redirected_from_elsewhere
+    in_network_namespace(connections, METADATA)
 
 
 async def test_without_a_redirect_rule_no_connection_gets_answers_for_redirected_connections() -> None:
@@ -27,14 +65,10 @@ async def test_without_a_redirect_rule_no_connection_gets_answers_for_redirected
         assert (lane.count("fast_answers"), lane.count("handed_over")) == (0, 3)
 
 
-def lane_redirected_from(address: tuple[str, int]) -> Lane:
-    return Lane(index=Index(), general=lambda _: pytest.fail("never"), limits=Limits(), redirected_from=address)
-
-
 @pytest.mark.parametrize(
     ("given", "error"), [(("metadata", 80), OSError), (("fd00::1", 80), OSError), ((METADATA, 65536), OverflowError)]
 )
 def test_an_invalid_ipv4_address_or_port_is_rejected(given: tuple[str, int], error: type[Exception]) -> None:
     with pytest.raises(error):
-        lane_redirected_from(given)
-    lane_redirected_from((METADATA, 65535)).close()
+        Lane(index=Index(), general=Recorder, limits=Limits(), redirected_from=given)
+    Lane(index=Index(), general=Recorder, limits=Limits(), redirected_from=(METADATA, 65535)).close()

@@ -6,16 +6,13 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from typing_extensions import override
 
 from nmi.handover.channel import Channel
-from nmi.handover.messages import (
-    VERSIONS,
-    Hello,
-    SocketName,
-)
+from nmi.handover.messages import VERSIONS, Hello, SocketName
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import Predecessor
 from nmi.handover.protocol import Role
@@ -27,14 +24,8 @@ SECONDS = 10.0
 
 
 def hello(*versions: int) -> Hello:
-    return Hello(
-        versions=versions or VERSIONS,
-        release="next",
-        listen_address="127.0.0.1",
-        listen_port=1,
-        probe_port=2,
-        metrics_port=3,
-    )
+    ports: dict[str, Any] = {"listen_port": 1, "probe_port": 2, "metrics_port": 3}
+    return Hello(versions=versions or VERSIONS, release="next", listen_address="127.0.0.1", **ports)
 
 
 class FakeConnections:
@@ -43,6 +34,19 @@ class FakeConnections:
     def __init__(self) -> None:
         self.idle: list[int] = []
         self.adopted: list[int] = []
+
+    def connect(self, count: int) -> list[socket.socket]:
+        """Return the peers of *count* new idle connections."""
+        pairs = [socket.socketpair() for _ in range(count)]
+        self.idle += [ours.detach() for ours, _ in pairs]
+        return [theirs for _, theirs in pairs]
+
+    def check_adopted(self, peers: list[socket.socket]) -> None:
+        """Test that the adopted connections are those of *peers*, and close these."""
+        for descriptor, peer in zip(self.adopted, peers, strict=True):
+            os.write(descriptor, b"x")
+            with peer:
+                assert peer.recv(1) == b"x"
 
     def release_idle(self, most: int) -> list[int]:
         released, self.idle = self.idle[:most], self.idle[most:]

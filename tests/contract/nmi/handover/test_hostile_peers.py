@@ -13,10 +13,7 @@ from prometheus_client import CollectorRegistry
 from nmi.handover import predecessor as predecessor_module
 from nmi.handover import socket_path as socket_path_module
 from nmi.handover.channel import Channel, ChannelClosedError
-from nmi.handover.messages import (
-    PACKET_MAX,
-    Welcome,
-)
+from nmi.handover.messages import PACKET_MAX, Welcome
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import CONNECTIONS_MAX, HELLO_SECONDS
 from nmi.handover.socket_path import UnsafePathError, connect_to, listen_at, remove_own

@@ -41,18 +41,11 @@ async def retired_for_a_channel(ends: Ends) -> Channel:
     return channel
 
 
-def assert_connected(descriptor: int, peer: socket.socket) -> None:
-    os.write(descriptor, b"x")
-    with peer:
-        assert peer.recv(1) == b"x"
-
-
 async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with listening(path) as ends:
-        pairs = [socket.socketpair() for _ in range(100)]
-        ends.service.idle = [ours.detach() for ours, _ in pairs]
+        peers = ends.service.connect(100)
         successor = await ends.meet()
         assert successor.shared == {"listener"}
         assert ends.predecessor.state() == "successor registered"
@@ -62,11 +55,9 @@ async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(
             assert received.getsockname() == ends.service.listener.getsockname()
         await successor.confirm()
         service = FakeConnections()
-        adopted = service.adopted
         following = asyncio.create_task(successor.follow(service))
-        await until(lambda: len(adopted) >= 100)
-        for descriptor, (_, theirs) in zip(adopted, pairs, strict=True):
-            assert_connected(descriptor, theirs)
+        await until(lambda: len(service.adopted) >= 100)
+        service.check_adopted(peers)
         service.close()
         assert ends.predecessor.state() == "retired"
         assert not await asyncio.to_thread(path.exists)
@@ -81,16 +72,13 @@ async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(
 
 async def test_a_successor_that_gives_back_returns_its_connections(path: Path) -> None:
     async with listening(path) as ends:
-        pairs = [socket.socketpair() for _ in range(100)]
         service = FakeConnections()
-        service.idle = [ours.detach() for ours, _ in pairs]
+        peers = service.connect(100)
         successor = await ends.retired()
         following = asyncio.create_task(successor.follow(service))
         assert await successor.give_back() is True
         assert await successor.return_connections(lambda: len(service.idle), SECONDS) > 0
-        assert len(ends.service.adopted) == 100
-        for descriptor, (_, theirs) in zip(ends.service.adopted, pairs, strict=True):
-            assert_connected(descriptor, theirs)
+        ends.service.check_adopted(peers)
         assert ends.predecessor.state() == "serving", "the next successor can register"
         (await ends.meet()).close()
         successor.close()
@@ -100,15 +88,13 @@ async def test_a_successor_that_gives_back_returns_its_connections(path: Path) -
 
 async def test_connections_that_the_successor_does_not_acknowledge_stay_with_the_predecessor(path: Path) -> None:
     async with listening(path) as ends:
-        ours, theirs = socket.socketpair()
         successor = await ends.retired()
-        ends.service.idle = [ours.detach()]
+        peers = ends.service.connect(1)
         await until(lambda: not ends.service.idle)
         assert await ends.predecessor.pass_connections(lambda: 0, 0.05) == 0, "the batch is not complete"
         successor.close()
         await ends.until("pause", "retire", "resume")
-        (descriptor,) = ends.service.adopted
-        assert_connected(descriptor, theirs)
+        ends.service.check_adopted(peers)
 
 
 async def test_an_acknowledgement_without_connections_is_a_violation(path: Path) -> None:
@@ -121,11 +107,9 @@ async def test_an_acknowledgement_without_connections_is_a_violation(path: Path)
 
 async def test_a_successor_of_the_first_version_acknowledges_and_returns_nothing(path: Path) -> None:
     async with listening(path) as ends:
-        ours, theirs = socket.socketpair()
         service = FakeConnections()
-        with theirs:
-            successor = await ends.retired(1)
-            ends.service.idle = [ours.detach()]
+        successor = await ends.retired(1)
+        with ends.service.connect(1)[0]:
             following = asyncio.create_task(successor.follow(service))
             assert await ends.predecessor.pass_connections(lambda: len(ends.service.idle), SECONDS) > 0
             await until(lambda: service.adopted)
@@ -140,8 +124,7 @@ async def test_a_successor_of_the_first_version_acknowledges_and_returns_nothing
 async def test_a_predecessor_answers_a_give_back_when_the_last_connections_are_acknowledged(path: Path) -> None:
     async with listening(path) as ends:
         channel = await retired_for_a_channel(ends)
-        ours, theirs = socket.socketpair()
-        ends.service.idle = [ours.detach()]
+        (peer,) = ends.service.connect(1)
         passed, descriptors = await channel.receive()
         assert passed == Connections(1)
         await channel.send(GiveBack())
@@ -153,7 +136,7 @@ async def test_a_predecessor_answers_a_give_back_when_the_last_connections_are_a
         await ends.until("pause", "retire", "resume")
         channel.close()
         os.close(descriptors[0])
-        theirs.close()
+        peer.close()
 
 
 async def take_tokens(successor: Successor, stored: int, refused: int) -> list[bytes]:
@@ -217,9 +200,7 @@ async def test_no_more_messages_with_tokens_are_passed_or_accepted_than_agreed(p
     predecessor.close()
 
 
-async def test_a_successor_that_does_not_read_its_tokens_changes_nothing(
-    path: Path,
-) -> None:
+async def test_a_successor_that_does_not_read_its_tokens_changes_nothing(path: Path) -> None:
     async with listening(path) as ends:
         ends.service.packets = [b"x" * TOKEN_BYTES_MAX] * TOKEN_MESSAGES_MAX
         channel = await ends.connect()

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -50,16 +50,13 @@ def test_the_signal_is_given_to_any_number_of_probes_until_it_is_closed(path: Pa
     assert not path.exists()
 
 
-def test_the_socket_of_a_killed_nmi_is_no_signal(path: Path) -> None:
-    steps = ["import os, pathlib, nmi.handover.start_signal as s", f"s.StartSignal(pathlib.Path({str(path)!r})).give()"]
-    killed = "; ".join([*steps, "os._exit(9)"])
-    subprocess.run([sys.executable, "-c", killed], check=False)
-    assert path.exists()
+def test_the_socket_of_a_killed_nmi_is_no_signal(path: Path, signal: StartSignal) -> None:
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+        killed.listen()
     assert not is_given(str(path))
-    next_one = StartSignal(path)
-    next_one.give()
+    signal.give()
     assert is_given(str(path))
-    next_one.close()
 
 
 def test_a_file_at_the_path_is_no_signal(path: Path) -> None:
@@ -67,17 +64,11 @@ def test_a_file_at_the_path_is_no_signal(path: Path) -> None:
     assert not is_given(str(path))
 
 
-def test_without_a_path_nothing_is_given() -> None:
-    signal = StartSignal(None)
-    signal.give()
-    signal.close()
-
-
-def test_a_signal_that_comes_later_ends_the_wait(path: Path, signal: StartSignal) -> None:
-    later = threading.Timer(0.1, signal.give)
-    later.start()
-    assert wait(str(path), 30)
-    later.join()  # the signal must not be closed while it is given
+def test_a_signal_that_comes_later_ends_the_wait(
+    path: Path, signal: StartSignal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: signal.give())
+    assert wait(str(path), 60)
 
 
 def test_the_command_of_the_probe(path: Path, signal: StartSignal) -> None:
@@ -107,63 +98,56 @@ class FakePredecessor:
         return [(name, socket.socket()) for name in NAMES]
 
 
-class Start:
-    """The start of an NMI, which records the signals. Ports are free after *refusals* attempts."""
+async def phases_with_signals(
+    monkeypatch: pytest.MonkeyPatch, predecessor: FakePredecessor | None = None, *, refusals: int = 0
+) -> dict[str, str]:
+    """Return the phases of the start of an NMI in which the signal is given, each with the problem then.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *predecessors: FakePredecessor, refusals: int = 0) -> None:
-        self.signals: list[str] = []
-        self.phase = "begin"
-        self._refusals = refusals
-        found = list(predecessors)
+    Ports are free after *refusals*.
+    """
+    signals, found = dict[str, str](), [predecessor]
 
-        async def meet(*_: object) -> Successor | None:
-            return cast("Successor", found.pop(0)) if found else None
+    async def meet(*_: object) -> Successor | None:
+        return cast("Successor | None", found.pop() if found else None)
 
-        monkeypatch.setattr(takeover_module, "meet", meet)
-        self.takeover = Takeover(
-            Path("/nowhere"),
-            hello(),
-            HandoverMetrics(CollectorRegistry()),
-            self._bind,
-            in_use=is_in_use,
-            receive_tokens=lambda _: (0, 0),
-            signal=lambda: self.signals.append(self.phase),
-        )
-
-    async def _bind(self, name: SocketName, sockets: Sequence[socket.socket] = ()) -> None:
+    async def bind(name: SocketName, sockets: Sequence[socket.socket] = ()) -> None:
+        nonlocal refusals
         del name
         for each in sockets:
             each.close()
-        if not sockets and self._refusals:
-            self._refusals -= 1
+        if not sockets and refusals:
+            refusals -= 1
             raise PortInUse(errno.EADDRINUSE, "in use")
 
-    async def run(self) -> list[str]:
-        """Return the phases in which the signal was given."""
-        await self.takeover.begin()
-        self.phase = "complete"
-        await self.takeover.complete()
-        return self.signals
+    monkeypatch.setattr(takeover_module, "meet", meet)
+    takeover = Takeover(
+        Path("/nowhere"),
+        hello(),
+        HandoverMetrics(CollectorRegistry()),
+        bind,
+        in_use=is_in_use,
+        receive_tokens=lambda _: (0, 0),
+        signal=lambda: signals.update({phase: takeover.problem}),
+    )
+    phase = "begin"
+    await takeover.begin()
+    phase = "complete"
+    await takeover.complete()
+    return signals
 
 
 async def test_the_first_nmi_of_a_node_gives_the_signal_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (await Start(monkeypatch).run())[0] == "begin"
+    assert (await phases_with_signals(monkeypatch))["begin"] == ""
 
 
 async def test_a_successor_gives_the_signal_with_the_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(await Start(monkeypatch, FakePredecessor()).run()) == {"complete"}
+    assert list(await phases_with_signals(monkeypatch, FakePredecessor())) == ["complete"]
 
 
 async def test_an_nmi_that_waits_for_a_port_gives_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = Start(monkeypatch, refusals=len(NAMES))
-    await start.takeover.begin()
-    assert start.takeover.problem
-    assert start.signals
+    assert "waiting for a port" in (await phases_with_signals(monkeypatch, refusals=len(NAMES)))["begin"]
 
 
 async def test_after_a_failed_handover_the_wait_for_the_ports_gives_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = Start(monkeypatch, FakePredecessor("no common version"), refusals=3)
-    await start.takeover.begin()
-    assert not start.signals
-    await start.takeover.complete()
-    assert start.signals
+    failing = FakePredecessor("no common version")
+    assert list(await phases_with_signals(monkeypatch, failing, refusals=3)) == ["complete"]

@@ -8,13 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from nmi.handover.channel import Channel, ChannelClosedError
-from nmi.handover.messages import (
-    Connections,
-    ProtocolError,
-    Rejection,
-    Take,
-    Welcome,
-)
+from nmi.handover.messages import Connections, ProtocolError, Rejection, Take, Welcome
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import Predecessor
 from nmi.handover.protocol import Role

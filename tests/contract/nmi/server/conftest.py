@@ -1,5 +1,5 @@
-"""Fixtures of `tests.support.nmi.server.fixtures` for the tests of this folder."""
+"""Fixtures of `tests.support.nmi.server.running` for the tests of this folder."""
 
-from tests.support.nmi.server.fixtures import client, running, server
+from tests.support.nmi.server.running import client, running, server
 
 __all__ = ["client", "running", "server"]

@@ -16,7 +16,7 @@ from nmi.server.passthrough import QUERY_BYTES_MAX, MetadataProxy
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer
-from nmi.server.target import Action, CanonicalPath, ProxiedPaths, resolve
+from nmi.server.target import Action, ProxiedPaths, resolve
 from nmi.tokens.governor import CongestedError
 from nmi.tokens.waiters import Charged
 from podidentity.http_client.session import HttpSession
@@ -236,8 +236,3 @@ async def test_each_call_takes_a_permit_charged_to_its_pod(imds: Imds) -> None:
     assert isinstance(answer, Refusal)
     assert (answer.reason, answer.retry_after) == (Reason.OVERLOADED, 3.0)
     assert (pods, imds.asked) == (["shop/cart"], [])
-
-
-def test_the_instance_route_has_its_own_label() -> None:
-    found = [resolve(f"/metadata/{each}", ProxiedPaths(everything=True)) for each in ("instance", "versions")]
-    assert [each.canonical_path for each in found] == [CanonicalPath.INSTANCE, CanonicalPath.METADATA]

@@ -31,7 +31,6 @@ from tests.support.nmi.server.fakes import (
     Issued,
     ServerUnderTest,
     grant,
-    refusing,
     request_bytes,
 )
 from tests.support.nmi.server.running import LOCAL, Running, serving
@@ -51,13 +50,6 @@ from tests.support.nmi.server.running import LOCAL, Running, serving
 )
 def test_a_resource_is_counted_as_a_known_audience_or_other(resource: str, wanted: str) -> None:
     assert audience(resource) == wanted
-
-
-async def test_an_unknown_peer_has_no_namespace(server: ServerUnderTest) -> None:
-    server.index.remove("10.0.0.7", server.entry.record)
-    server.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
-    await server.ask(request_bytes())
-    assert server.labels() == {(TOKEN_PATH, "404", "", "https://management.azure.com/")}
 
 
 def test_the_number_of_series_is_bounded_for_any_namespaces() -> None:

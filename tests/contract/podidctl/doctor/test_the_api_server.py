@@ -1,12 +1,9 @@
 """The leader, the API server and its clock, the custom resources; and a server that fails."""
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from mic.startup.spellings import KINDS
 from podidctl.diagnosis.gather import or_failure
@@ -22,6 +19,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse
 from podidentity.kube.lock_records import LockRecord
 from tests.support.podidctl.doctor_inputs import bad, definition, examined, lock_record, one
+from tests.support.raw_server import RawServer, Reply
 
 NAME = ("default", "aad-pod-identity-mic")
 OLD = "2026-01-01T11:00:00Z"
@@ -98,22 +96,9 @@ def test_old_servers_and_uncertain_clocks_are_reported() -> None:
     ids=["in-two-parts", "a-page", "too-long"],
 )
 async def test_the_version_may_arrive_in_parts(parts: tuple[bytes, ...], version: str) -> None:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        for each in parts:
-            await response.write(each)
-            await asyncio.sleep(0.02)
-        return response
-
-    app = web.Application()
-    app.router.add_get("/version", answer)
-    async with (
-        TestServer(app) as server,
-        Client(ClusterAccess(str(server.make_url("")).rstrip("/")), user_agent="t") as client,
-    ):
-        found = await _server(client)
-    assert found.version == version
+    async with RawServer() as server, Client(ClusterAccess(server.url), user_agent="t") as client:
+        server.replies.append(Reply(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % sum(map(len, parts)), *parts))
+        assert (await _server(client)).version == version
 
 
 @pytest.mark.parametrize(
@@ -207,14 +192,6 @@ async def test_a_read_records_whether_it_was_forbidden(status: int, *, is_forbid
 
 async def test_the_error_about_a_silent_server_states_the_server_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather, "VERSION_SECONDS", 0.05)
-    connections: list[asyncio.StreamWriter] = []
-    silent = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
-    try:
-        async with Client(ClusterAccess(url), user_agent="test") as client:
-            with pytest.raises(NoResponse, match=rf"no response from {url} within 0\.05 s"):
-                await gather._server(client)
-    finally:
-        for each in connections:
-            each.close()
-        silent.close()
+    async with RawServer() as silent, Client(ClusterAccess(silent.url), user_agent="test") as client:
+        with pytest.raises(NoResponse, match=rf"no response from {silent.url} within 0\.05 s"):
+            await gather._server(client)

@@ -1,18 +1,14 @@
-"""The client's tests run on asyncio's loop and on uvloop."""
+"""A server that sends any bytes, and a session."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
-import uvloop
 
 from podidentity.http_client.session import HttpSession
-from tests.support.podidentity.http_client.raw_server import RawServer
+from tests.support.both_loops import pytest_asyncio_loop_factories
+from tests.support.raw_server import RawServer
 
-
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run each test on uvloop, which NMI uses, and on asyncio's loop, on which nothing may differ."""
-    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+__all__ = ["pytest_asyncio_loop_factories", "server", "session"]
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from podidentity.http_client.errors import (
 )
 from podidentity.http_client.session import HttpSession
 from podidentity_sandbox.serving import free_ports
-from tests.support.podidentity.http_client.raw_server import RawServer, Reply, ok
+from tests.support.raw_server import RawServer, Reply, ok
+from tests.support.virtual_time import settle
 from tests.support.waiting import until
 
 
@@ -26,16 +27,13 @@ async def body(session: HttpSession, server: RawServer, method: str = "GET") -> 
         response.close()
 
 
-async def test_requests_one_after_the_other_share_a_connection(server: RawServer, session: HttpSession) -> None:
-    server.replies += [ok(), ok(), ok()]
+@pytest.mark.parametrize(("field", "connections"), [("A: b", 1), ("Connection: close", 3)])
+async def test_requests_share_a_connection_unless_the_server_wants_it_closed(
+    server: RawServer, session: HttpSession, field: str, connections: int
+) -> None:
+    server.replies += [ok(b"hello", field)] * 3
     assert [await body(session, server) for _ in range(3)] == [b"hello"] * 3
-    assert server.connections == 1
-
-
-async def test_a_connection_that_the_server_wants_closed_is_closed(server: RawServer, session: HttpSession) -> None:
-    server.replies += [ok(b"hello", "Connection: close"), ok()]
-    assert [await body(session, server) for _ in range(2)] == [b"hello"] * 2
-    assert server.connections == 2
+    assert server.connections == connections
 
 
 async def test_without_reuse_each_request_has_its_connection(server: RawServer) -> None:
@@ -43,13 +41,6 @@ async def test_without_reuse_each_request_has_its_connection(server: RawServer) 
     async with HttpSession(connections=4, headers={}, reuse=False) as session:
         assert [await body(session, server) for _ in range(2)] == [b"hello"] * 2
     await until(lambda: (server.connections, server.ended) == (2, 2))
-
-
-async def test_an_idle_connection_is_closed(server: RawServer) -> None:
-    server.replies.append(ok())
-    async with HttpSession(connections=4, headers={}, idle_seconds=0.05) as session:
-        assert await body(session, server) == b"hello"
-        await until(lambda: server.ended == 1)
 
 
 async def test_a_connection_that_the_server_has_closed_is_not_used(server: RawServer, session: HttpSession) -> None:
@@ -152,7 +143,7 @@ async def test_a_cancelled_read_leaves_the_response_readable(server: RawServer, 
 
 
 async def test_requests_over_the_limit_wait_for_a_response(server: RawServer) -> None:
-    server.replies += [Reply(*ok().pieces, before=0.05) for _ in range(6)]
+    server.replies += [ok()] * 6
     async with HttpSession(connections=2, headers={}) as session:
         results = await asyncio.gather(*(body(session, server) for _ in range(6)))
     assert (results, server.connections) == ([b"hello"] * 6, 2)
@@ -179,12 +170,12 @@ async def test_a_failed_connection_has_its_cause(session: HttpSession) -> None:
 async def test_concurrent_requests_share_a_lookup(
     server: RawServer, session: HttpSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, lookups = asyncio.get_running_loop(), 0
+    loop, lookups, found = asyncio.get_running_loop(), 0, asyncio.Event()
 
     async def getaddrinfo(_host: str, port: int, **_options: object) -> list[object]:
         nonlocal lookups
         lookups += 1
-        await asyncio.sleep(0.05)
+        await found.wait()
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     class Names:
@@ -196,8 +187,9 @@ async def test_concurrent_requests_share_a_lookup(
     url = f"http://api.test:{server.port}"
     cancelled = asyncio.ensure_future(session.request("GET", url, headers={}))
     others = [asyncio.ensure_future(session.request("GET", url, headers={})) for _ in range(2)]
-    await asyncio.sleep(0.01)
+    await settle()
     cancelled.cancel()
+    found.set()
     assert [(await each).status for each in others] == [200, 200]
     assert lookups == 1
 

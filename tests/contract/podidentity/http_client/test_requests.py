@@ -4,7 +4,7 @@ import pytest
 
 from podidentity.http_client.errors import ClientPayloadError, ClientResponseError
 from podidentity.http_client.session import HttpSession
-from tests.support.podidentity.http_client.raw_server import RawServer, Reply, body_of, ok
+from tests.support.raw_server import RawServer, Reply, body_of, ok
 
 
 async def sent(server: RawServer, session: HttpSession, method: str = "GET", path: str = "/", **more: object) -> bytes:
@@ -197,12 +197,13 @@ async def test_an_incomplete_body_is_an_error(server: RawServer, session: HttpSe
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nNo colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nA: b\x00c\r\n\r\n",
         b"HTTP/1.1 twohundred OK\r\n\r\n",
     ],
-    ids=["ssh", "tls", "two lengths", "both framings", "a word", "overflow", "colon", "nul", "status"],
+    ids=["ssh", "tls", "two lengths", "both framings", "a word", "negative", "overflow", "colon", "nul", "status"],
 )
 async def test_a_head_that_is_not_http_is_an_error(server: RawServer, session: HttpSession, head: bytes) -> None:
     with pytest.raises(ClientResponseError, match=r"^not HTTP: "):

@@ -8,7 +8,7 @@ import pytest
 from podidentity.http_client.errors import ClientConnectorError, ClientPayloadError
 from podidentity.http_client.session import HttpSession
 from podidentity_sandbox.certificates import Authority
-from tests.support.podidentity.http_client.raw_server import RawServer, Reply, body_of, ok
+from tests.support.raw_server import RawServer, Reply, body_of, ok
 
 AUTHORITY = Authority()
 

@@ -1,5 +1,6 @@
 """A sandbox's Azure for each test: one VM, one scale set, three identities, a controller's service principal."""
 
+import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,11 @@ COMPUTE = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Micro
 VM = f"{COMPUTE}/virtualMachines/vm-0"
 SET = f"{COMPUTE}/virtualMachineScaleSets/set-0"
 MINT = TokenMint()  # making a key takes a tenth of a second: one serves all tests
+
+
+def encoded(data: bytes) -> str:
+    """Return a part of a JWT."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def identity_id(name: str) -> str:

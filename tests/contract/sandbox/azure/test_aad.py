@@ -15,14 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from podidentity_sandbox.proofs import ASSERTION_TYPE
 from podidentity_sandbox.tokens import read_claims
-from tests.contract.sandbox.azure.conftest import Azure
+from tests.contract.sandbox.azure.conftest import Azure, encoded
 from tests.support.nmi.tokens.sign_in_bench import certificate_of, rsa_key
 
 PSS = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
-
-
-def encoded(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 class Signing:

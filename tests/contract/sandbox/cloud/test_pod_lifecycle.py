@@ -1,13 +1,26 @@
 """The effects of scheduler and kubelets on pods, through the API server. Excluded: network namespaces, the demo."""
 
 import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import pytest
 
 from podidentity.kube.errors import NotFound
 from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox
-from tests.support.sandbox.cloud.fixtures import eventually, pod
+from podidentity_sandbox.settings import Settings
+from tests.support.sandbox.cloud.fixtures import pod
+from tests.support.waiting import until
 
 DEMO = "mcr.microsoft.com/k8s/aad-pod-identity/demo:1.2"
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Sandbox]:
+    """A sandbox without MIC and NMI, with its pods on loopback addresses."""
+    async with Sandbox(Settings(nodes=2, programs=False, namespaces=False, environment=os.environ)) as sandbox:
+        yield sandbox
 
 
 async def runs(stage: Sandbox, name: str) -> bool:
@@ -27,7 +40,7 @@ async def test_pods_without_a_node_are_spread_and_run_with_an_address_each(stage
     for name in names:
         await stage.cluster.apply(pod(name))
     for name in names:
-        await eventually(lambda name=name: runs(stage, name), stage)  # type: ignore[misc] # the default binds the name
+        await until(lambda name=name: runs(stage, name), stage.failure)  # type: ignore[misc] # the default binds it
     pods = await stage.cluster.client.list(PODS, "default")
     assert sorted(found.spec.node_name for found in pods) == ["node-0", "node-0", "node-1", "node-1"]
     assert len({found.status.pod_ip for found in pods}) == 4
@@ -39,19 +52,19 @@ async def test_a_pod_of_another_scheduler_is_left_alone_and_a_host_network_pod_h
 ) -> None:
     await stage.cluster.apply(pod("foreign", schedulerName="other"))
     await stage.cluster.apply(pod("host", hostNetwork=True, nodeName="node-1"))
-    await eventually(lambda: runs(stage, "host"), stage)
+    await until(lambda: runs(stage, "host"), stage.failure)
     assert (await stage.cluster.client.get(PODS, "default", "host")).status.pod_ip == "127.0.0.1"
     assert (await stage.cluster.client.get(PODS, "default", "foreign")).spec.node_name == ""
 
 
 async def test_a_deleted_or_force_deleted_pod_is_removed_and_its_namesake_is_another_pod(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("again"))
-    await eventually(lambda: runs(stage, "again"), stage)
+    await until(lambda: runs(stage, "again"), stage.failure)
     first = await stage.cluster.client.get(PODS, "default", "again")
     await stage.cluster.client.delete(PODS, "default", "again")
-    await eventually(lambda: gone(stage, "again"), stage)
+    await until(lambda: gone(stage, "again"), stage.failure)
     await stage.cluster.apply(pod("again"))
-    await eventually(lambda: runs(stage, "again"), stage)
+    await until(lambda: runs(stage, "again"), stage.failure)
     second = await stage.cluster.client.get(PODS, "default", "again")
     assert first.metadata.uid != second.metadata.uid
     await stage.cluster.client.request(
@@ -61,7 +74,7 @@ async def test_a_deleted_or_force_deleted_pod_is_removed_and_its_namesake_is_ano
     async def forgotten() -> bool:
         return all(kubelet.context("default", "again") is None for kubelet in stage.cluster.kubelets.values())
 
-    await eventually(forgotten, stage)
+    await until(forgotten, stage.failure)
 
 
 async def test_the_demo_image_runs_with_the_declared_environment_and_its_log_is_kept(stage: Sandbox) -> None:
@@ -77,7 +90,7 @@ async def test_the_demo_image_runs_with_the_declared_environment_and_its_log_is_
         log = await stage.cluster.pod_log("default", "demo")
         return "failed to doARMOperations, error: no answer from http://127.0.0.1:1:" in log
 
-    await eventually(error_is_logged, stage)
+    await until(error_is_logged, stage.failure)
 
 
 async def test_an_ended_program_is_restarted_unless_the_pod_says_never(stage: Sandbox) -> None:
@@ -87,15 +100,15 @@ async def test_an_ended_program_is_restarted_unless_the_pod_says_never(stage: Sa
     async def failed() -> bool:
         return (await stage.cluster.client.get(PODS, "default", "never")).status.phase == "Failed"
 
-    await eventually(failed, stage)
+    await until(failed, stage.failure)
     await stage.cluster.apply(pod("always", image=DEMO, container=wrong))
 
     async def twice() -> bool:
         return (await stage.cluster.pod_log("default", "always")).count("usage:") >= 2
 
-    await eventually(twice, stage)
+    await until(twice, stage.failure)
     await stage.cluster.client.delete(PODS, "default", "always")
-    await eventually(lambda: gone(stage, "always"), stage)
+    await until(lambda: gone(stage, "always"), stage.failure)
 
 
 async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_deleted(stage: Sandbox) -> None:
@@ -111,13 +124,13 @@ async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_dele
         phase = (await stage.cluster.client.get(PODS, "default", "ended")).status.phase
         return phase == "Failed" and kubelet.context("default", "ended") is None
 
-    await eventually(over, stage)
+    await until(over, stage.failure)
     assert await usage_is_logged(follow=False)
     assert await usage_is_logged(follow=True)
     await stage.cluster.client.delete(PODS, "default", "ended")
-    await eventually(lambda: gone(stage, "ended"), stage)
+    await until(lambda: gone(stage, "ended"), stage.failure)
 
     async def forgotten() -> bool:
         return kubelet.log_file("default", "ended") is None
 
-    await eventually(forgotten, stage)
+    await until(forgotten, stage.failure)

@@ -14,9 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.proofs import ASSERTION_TYPE
-from tests.contract.sandbox.azure.conftest import Azure
-from tests.contract.sandbox.azure.test_aad import encoded
-from tests.support.sandbox.kubeapi.client import Caller
+from tests.contract.sandbox.azure.conftest import Azure, encoded
 
 AUDIENCE = "api://AzureADTokenExchange"
 SUBJECT = "system:serviceaccount:default:default"
@@ -39,7 +37,6 @@ class Federation:
         self.fetched: list[str] = []
         trust = aiohttp.TCPConnector(ssl=kube.authority.client_context())
         self.session = aiohttp.ClientSession(connector=trust, headers={"Authorization": f"Bearer {kube.token}"})
-        self.caller = Caller(kube.server, kube.token, kube.authority.client_context())
 
     async def fetch(self, url: str) -> bytes:
         self.fetched.append(url)
@@ -51,8 +48,9 @@ class Federation:
 
     async def token(self, *audiences: str) -> str:
         asked = {"spec": {"audiences": audiences or [AUDIENCE], "expirationSeconds": 600}}
-        path = "/api/v1/namespaces/default/serviceaccounts/default/token"
-        return str((await self.caller("POST", path, asked)).body["status"]["token"])
+        url = f"{self.kube.server}/api/v1/namespaces/default/serviceaccounts/default/token"
+        async with self.session.post(url, json=asked) as response:
+            return str((await response.json())["status"]["token"])
 
     async def ask(self, assertion: str, client_id: str = "", tenant: str = "", **form: str) -> tuple[int, Any]:
         fields = {
@@ -70,10 +68,6 @@ class Federation:
         sentence = body["error_description"].removeprefix(f"AADSTS{number}: ").partition(" Trace ID: ")[0]
         return status, body["error"], number, sentence
 
-    async def close(self) -> None:
-        await self.session.close()
-        await self.caller.close()
-
 
 def signed_by(key: rsa.RSAPrivateKey, claims: dict[str, Any], **header: Any) -> str:
     body = ".".join(encoded(json.dumps(part).encode()) for part in ({"alg": "RS256", **header}, claims))
@@ -86,5 +80,5 @@ async def federation(azure: Azure) -> AsyncIterator[Federation]:
     await kube.start()
     running = Federation(azure, kube)
     yield running
-    await running.close()
+    await running.session.close()
     await kube.stop()

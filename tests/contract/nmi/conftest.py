@@ -1,5 +1,0 @@
-"""Fixtures of `tests.support.nmi.fixtures` for the tests of this folder."""
-
-from tests.support.nmi.fixtures import bench
-
-__all__ = ["bench"]
