@@ -9,13 +9,14 @@ and any token is wrong.
 import asyncio
 import itertools
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
 
-from podidentity.kube.client import MERGE_PATCH, Client
+from podidentity.kube.client import MERGE_PATCH
 from podidentity.resources import (
     ASSIGNED,
     ASSIGNED_IDENTITIES,
@@ -34,7 +35,7 @@ NAMESPACE: Final = "default"
 TWO_IDENTITIES: Final = 0.2
 """The share of pods that have two."""
 
-Order = Callable[[list[Any]], Awaitable[None]]
+Order = Callable[..., Awaitable[None]]
 """Sends a command to the load; returns when the load can read it."""
 
 
@@ -52,135 +53,98 @@ class Slot:
     busy: bool = False
 
 
+MANNERS: Final = (
+    "deleted, then created",
+    "old one still terminating",
+    "old one has finished",
+    "same name",
+    "another identity for the same pod",
+    "no pod for a while",
+)
+"""The manners in which an address changes hands."""
+
+
 class Pods:
     """The pods of the node."""
 
     def __init__(self, soak_node: SoakNode, faults: Faults, order: Order, *, count: int, seed: int) -> None:
-        self._client: Client = soak_node.client
+        self._client = soak_node.client
         self._identities = soak_node.identities
-        self.faults = faults
+        self._faults = faults
         self._order = order
         self._draw = random.Random(seed)
         self._serial = itertools.count()
         self.slots = [Slot(f"127.77.{number // 200}.{number % 200 + 1}") for number in range(count)]
-        self.changes: dict[str, int] = {}
+        self.changes: Counter[str] = Counter()
         """How often an address changed hands in each manner."""
 
     async def fill(self) -> None:
-        """A first pod on every address."""
-        for start in range(0, len(self.slots), 10):
-            await asyncio.gather(*(self._fill(slot) for slot in self.slots[start : start + 10]))
-
-    async def _fill(self, slot: Slot) -> None:
-        await self._announce(slot, self._chosen(slot))
-        await self._create(slot)
-        await self._order(["only", slot.address, slot.tenure, False])
+        """Create a first pod on every address."""
+        for slot in self.slots:
+            await self._announce(slot)
+            await self._create(slot)
+            await self._order("only", slot.address, slot.tenure, False)
 
     async def churn(self, per_second: float) -> None:
         """Let addresses change hands until cancelled. An exception out of a change ends it."""
-        manners = {
-            "deleted, then created": self._orderly,
-            "old one still terminating": self._overlapping,
-            "old one has finished": self._finished,
-            "same name": self._namesake,
-            "another identity for the same pod": self._relabelled,
-            "no pod for a while": self._vacant,
-        }
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await asyncio.sleep(self._draw.expovariate(per_second))
                 slot = self._draw.choice(self.slots)
                 if not slot.busy:
-                    name = self._draw.choice(list(manners))
-                    self.changes[name] = self.changes.get(name, 0) + 1
-                    tasks.create_task(self._change(slot, manners[name]), name=name)
+                    manner = self._draw.choice(MANNERS)
+                    self.changes[manner] += 1
+                    tasks.create_task(self._change(slot, manner), name=manner)
 
-    async def _change(self, slot: Slot, manner: Callable[[Slot], Awaitable[None]]) -> None:
+    async def _change(self, slot: Slot, manner: str) -> None:
         slot.busy = True
-        await manner(slot)
+        old = replace(slot)
+        slot.assigned = []
+        if manner not in ("same name", "another identity for the same pod"):
+            slot.name = ""
+        match manner:
+            case "deleted, then created":
+                await self._delete(old)
+                await self._revoke(old)
+            case "old one still terminating":
+                # Its sandbox is removed and its address reused. Its object exists for a grace period.
+                await self._delete(old, grace_seconds=30)
+            case "old one has finished":
+                await self._patch(old, {"status": {"phase": "Succeeded"}}, "status")
+            case "same name":
+                # As a StatefulSet does. The assigned identity is revoked late.
+                await self._delete(old)
+            case "no pod for a while":
+                await self._announce(slot, vacant=True)
+                await self._delete(old)
+                await self._revoke(old)
+                await self._only(slot)
+                await asyncio.sleep(self._draw.uniform(0, 3))
+        await self._announce(slot)
+        if manner == "another identity for the same pod":
+            # The pod stays, and other bindings select it.
+            await self._patch(slot, {"metadata": {"labels": {BINDING_LABEL: selector(slot.identities)}}})
+            await self._assign(slot)
+        else:
+            await self._create(slot)
+        await self._only(slot)
+        if manner in ("old one still terminating", "old one has finished"):
+            await asyncio.sleep(self._draw.uniform(0, 3))
+            await self._delete(old)
+        await self._revoke(old)
         slot.busy = False
 
-    # The manners in which an address changes hands.
-
-    async def _orderly(self, slot: Slot) -> None:
-        old = self._taken(slot)
-        await self._announce(slot, self._chosen(slot))
-        await self._delete(old)
-        await self._create(slot)
-        await self._only(slot)
-
-    async def _overlapping(self, slot: Slot) -> None:
-        """The old pod's sandbox is removed and its address reused. Its object exists for a grace period."""
-        old = self._taken(slot)
-        await self._client.request("DELETE", PODS.path(NAMESPACE, old.name), body=b'{"gracePeriodSeconds":30}')
-        await self._announce(slot, self._chosen(slot))
-        await self._create(slot)
-        await self._only(slot)
-        await asyncio.sleep(self._draw.uniform(0, 3))
-        await self._delete(old)
-
-    async def _finished(self, slot: Slot) -> None:
-        old = self._taken(slot)
-        await self._status(old, {"phase": "Succeeded"})
-        await self._announce(slot, self._chosen(slot))
-        await self._create(slot)
-        await self._only(slot)
-        await self._delete(old)
-
-    async def _namesake(self, slot: Slot) -> None:
-        """Replace a pod like a StatefulSet does; the old one's assigned identity is revoked late."""
-        old = self._taken(slot)
-        await self._announce(slot, self._chosen(slot))
-        await self._delete(old, assigned=False)
-        slot.name = old.name
-        await self._create(slot)
-        await self._only(slot)
-        for name in old.assigned:
-            await self._client.delete(ASSIGNED_IDENTITIES, NAMESPACE, name)
-
-    async def _relabelled(self, slot: Slot) -> None:
-        """The pod stays and its label changes: other bindings select it."""
-        old = Slot(slot.address, slot.name, slot.uid, slot.identities, slot.assigned)
-        await self._announce(slot, self._chosen(slot))
-        slot.assigned = []
-        labels = {"metadata": {"labels": {BINDING_LABEL: selector(slot.identities)}}}
-        await self._patch(PODS.path(NAMESPACE, slot.name), labels)
-        await self._assign(slot)
-        await self._only(slot)
-        for name in old.assigned:
-            await self._client.delete(ASSIGNED_IDENTITIES, NAMESPACE, name)
-
-    async def _vacant(self, slot: Slot) -> None:
-        old = self._taken(slot)
-        await self._announce(slot, [])
-        await self._delete(old)
-        await self._only(slot)
-        await asyncio.sleep(self._draw.uniform(0, 3))
-        await self._announce(slot, self._chosen(slot))
-        await self._create(slot)
-        await self._only(slot)
-
-    # Objects of the pods.
-
-    def _chosen(self, slot: Slot) -> list[ManagedIdentity]:
-        """Identities of which the slot's present pod has none."""
-        others = [each for each in self._identities if each not in slot.identities]
-        return self._draw.sample(others, 2 if self._draw.random() < TWO_IDENTITIES else 1)
-
-    def _taken(self, slot: Slot) -> Slot:
-        """The pod that is there, by itself; the slot is ready for the next."""
-        old = Slot(slot.address, slot.name, slot.uid, slot.identities, slot.assigned)
-        slot.name, slot.uid, slot.assigned = "", "", []
-        return old
-
-    async def _announce(self, slot: Slot, identities: list[ManagedIdentity]) -> None:
+    async def _announce(self, slot: Slot, *, vacant: bool = False) -> None:
+        """Begin a tenure, with identities of which the slot's present pod has none."""
+        others = [identity for identity in self._identities if identity not in slot.identities]
+        several = 2 if self._draw.random() < TWO_IDENTITIES else 1
         slot.tenure += 1
-        slot.identities = identities
-        await self._order(["own", slot.address, slot.tenure, [each.client_id for each in identities]])
+        slot.identities = [] if vacant else self._draw.sample(others, several)
+        await self._order("own", slot.address, slot.tenure, [identity.client_id for identity in slot.identities])
 
     async def _only(self, slot: Slot) -> None:
-        undisturbed = await self.faults.settled(WINDOW_SECONDS)
-        await self._order(["only", slot.address, slot.tenure, undisturbed])
+        undisturbed = await self._faults.settled(WINDOW_SECONDS)
+        await self._order("only", slot.address, slot.tenure, undisturbed)
 
     async def _create(self, slot: Slot) -> None:
         slot.name = slot.name or f"pod-{next(self._serial)}"
@@ -190,14 +154,14 @@ class Pods:
             "metadata": {"name": slot.name, "labels": {BINDING_LABEL: selector(slot.identities), "app": "soak"}},
             "spec": {"nodeName": NODE, "containers": [{"name": "main", "image": "pause"}]},
         }
-        made = await self._client.create(PODS, NAMESPACE, pod)
-        slot.uid = made.metadata.uid
+        slot.uid = (await self._client.create(PODS, NAMESPACE, pod)).metadata.uid
         first, second = self._draw.sample([self._run, self._assign], 2)  # MIC may be sooner than the kubelet
         await first(slot)
         await second(slot)
 
     async def _run(self, slot: Slot) -> None:
-        await self._status(slot, {"phase": "Running", "podIP": slot.address, "podIPs": [{"ip": slot.address}]})
+        status = {"phase": "Running", "podIP": slot.address, "podIPs": [{"ip": slot.address}]}
+        await self._patch(slot, {"status": status}, "status")
 
     async def _assign(self, slot: Slot) -> None:
         for identity in slot.identities:
@@ -205,17 +169,19 @@ class Pods:
             await self._client.create(ASSIGNED_IDENTITIES, NAMESPACE, document)
             slot.assigned.append(document["metadata"]["name"])
 
-    async def _status(self, slot: Slot, status: Mapping[str, Any]) -> None:
-        await self._patch(PODS.path(NAMESPACE, slot.name, "status"), {"status": status})
-
-    async def _patch(self, path: str, change: Mapping[str, Any]) -> None:
+    async def _patch(self, slot: Slot, change: Mapping[str, Any], subresource: str = "") -> None:
+        path = PODS.path(NAMESPACE, slot.name, subresource)
         await self._client.request("PATCH", path, body=msgspec.json.encode(change), content_type=MERGE_PATCH)
 
-    async def _delete(self, old: Slot, *, assigned: bool = True) -> None:
-        """Delete the pod as the kubelet does, and then its assigned identity as MIC does."""
-        await self._client.request("DELETE", PODS.path(NAMESPACE, old.name), body=b'{"gracePeriodSeconds":0}')
-        for name in old.assigned if assigned else ():
-            await self._client.delete(ASSIGNED_IDENTITIES, NAMESPACE, name)
+    async def _delete(self, old: Slot, *, grace_seconds: int = 0) -> None:
+        """Delete the pod as the kubelet does."""
+        body = b'{"gracePeriodSeconds":%d}' % grace_seconds
+        await self._client.request("DELETE", PODS.path(NAMESPACE, old.name), body=body)
+
+    async def _revoke(self, old: Slot) -> None:
+        """Delete the pod's assigned identities as MIC does, if they exist still."""
+        while old.assigned:
+            await self._client.delete(ASSIGNED_IDENTITIES, NAMESPACE, old.assigned.pop())
 
 
 def selector(identities: list[ManagedIdentity]) -> str:

@@ -5,6 +5,7 @@ at RATE a second in total and check the identity of each. Exit code 1 if a pod g
 request reached IMDS past NMI.
 """
 
+import itertools
 import random
 import sys
 import time
@@ -17,11 +18,11 @@ from typing import Final, TextIO, cast
 import msgspec
 
 from podidentity_sandbox.azure import identity_id
+from tests.support.waiting import until_sync
 from tests.system.node import manifests
 from tests.system.node.bed import NAMESPACE, NMI, Bed
 from tests.system.node.evaluation import parse_load_log
 from tests.system.node.options import Cni, Options
-from tests.system.node.processes import wait_for
 
 PODS: Final = 10
 ADDRESSES: Final = 18
@@ -34,7 +35,6 @@ NEW_PERCENT: Final = 20
 STEPS_PER_EVENT: Final = 4
 """Pods that are replaced between two events."""
 WITHOUT_API_SECONDS: Final = 10.0
-START_SECONDS: Final = 60.0
 FEWEST_RIGHT: Final = 0.5
 """The share of the answers that must be right. Far fewer would mean that nothing was tested."""
 
@@ -96,44 +96,49 @@ class Pod:
 
 
 class Soak:
-    """The pods and the events on *bed*, counted in `report`."""
+    """Pods on one node. Raise BedError and CommandError."""
 
     def __init__(self, bed: Bed, rate: float) -> None:
         self.report = Report()
-        self._bed = bed
-        self._node = bed.nodes[0]
+        self._bed, self._node = bed, bed.nodes[0]
         self._rate = rate
         self._draw = random.Random(1)
         self._owners: dict[str, set[str]] = {}
         """The identities that the pods of an address had so far; empty for a pod without one."""
 
     def run(self, answers: int) -> None:
-        """Replace pods and cause events until the pods have counted *answers*. Raise BedError and CommandError."""
+        """Replace pods and cause events until the pods have counted *answers*."""
+        bed, node, report = self._bed, self._node, self.report
         for number in range(IDENTITIES):
-            self._bind(f"soak-{number}")
+            name = f"soak-{number}"
+            identity = bed.azure.call(lambda emulator: emulator.directory.add_identity(identity_id(name)))  # noqa: B023
+            bed.apply(manifests.identity(name, identity.resource_id, identity.client_id), manifests.binding(name))
         begin = time.time()
         pods = [self._create() for _ in range(PODS)]
-        events = self._events()
-        step = 0
-        while self.report.answers < answers:
-            self._delete(pods[step % PODS])
-            pods[step % PODS] = self._create()
-            step += 1
+        events = itertools.cycle(self._events().items())
+        for step in itertools.count(1):
+            if report.answers >= answers:
+                break
+            self._delete(pods.pop(0))
+            pods.append(self._create())
             if step % STEPS_PER_EVENT == 0:
-                name = list(events)[(step // STEPS_PER_EVENT - 1) % len(events)]
-                self._sample_memory()
-                events[name]()
-                self.report.events[name] += 1
+                for pid in bed.nmi_pids()[-1:]:
+                    status = node.done("grep", "VmRSS", f"/proc/{pid}/status").stdout.split()
+                    report.memory_mib.append(round(int(status[1]) / 1024, 1) if status else 0.0)
+                name, event = next(events)
+                event()
+                report.events[name] += 1
             for pod in pods:
                 self._count(pod)
-            sys.stderr.write(f"{self.report.answers} answers, {self.report.wrong} wrong\n")
+            sys.stderr.write(f"{report.answers} answers, {report.wrong} wrong\n")
         for pod in pods:
             self._delete(pod)
-        self.report.seconds = round(time.time() - begin, 1)
-        self.report.leaked = sum(request.leaked for request in self._bed.azure.requests(begin))
+        report.seconds = round(time.time() - begin, 1)
+        report.leaked = sum(request.leaked for request in bed.azure.requests(begin))
 
     def _events(self) -> dict[str, Callable[[], object]]:
         bed, node = self._bed, self._node
+        in_namespace = f"--namespace={NAMESPACE}"
 
         def flush_nat_rules() -> None:
             node.run("iptables", "-t", "nat", "-F", "PREROUTING")
@@ -150,19 +155,13 @@ class Soak:
             bed.wait_for_nodes()
 
         return {
-            "rollout": lambda: bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}"),
+            "rollout": lambda: bed.kubectl("rollout", "restart", NMI, in_namespace),
             "SIGKILL": lambda: node.done("kill", "-KILL", *map(str, bed.nmi_pids()[:1])),
             "nat flushed": flush_nat_rules,
             "kubelet restarted": restart_kubelet,
             "API server unavailable": stop_api_server,
-            "NMI's pod deleted": lambda: bed.kubectl(
-                "delete", "pod", bed.nmi_pod(), f"--namespace={NAMESPACE}", "--wait=false"
-            ),
+            "NMI's pod deleted": lambda: bed.kubectl("delete", "pod", bed.nmi_pod(), in_namespace, "--wait=false"),
         }
-
-    def _bind(self, name: str) -> None:
-        made = self._bed.azure.call(lambda emulator: emulator.directory.add_identity(identity_id(name)))
-        self._bed.apply(manifests.identity(name, made.resource_id, made.client_id), manifests.binding(name))
 
     def _create(self) -> Pod:
         name = f"pod-{self.report.pods}"
@@ -171,20 +170,19 @@ class Soak:
         self._bed.apply(
             manifests.load_pod(name, selector=identity, rate=rate, new_percent=NEW_PERCENT, nodeName=self._node.name)
         )
-        wait_for(lambda: self._logs(name) and self._address(name), START_SECONDS, f"{name} does not run")
-        owners = self._owners.setdefault(self._address(name), set())
+
+        def running() -> tuple[list[Path], str]:
+            logs = [*self._node.log_folder.glob(f"default_{name}_*/main/0.log")]
+            return logs, self._bed.kubectl("get", "pod", name, "--output=jsonpath={.status.podIP}")
+
+        (log, *_), address = until_sync(running, f"{name} runs", holds=all)
+        owners = self._owners.setdefault(address, set())
         self.report.pods += 1
         self.report.reused += bool(owners)
         # The log stays readable after the pod's deletion, so that its last answers count.
-        pod = Pod(name, identity, frozenset(owners), self._logs(name)[0].open(errors="replace"))
+        pod = Pod(name, identity, frozenset(owners), log.open(errors="replace"))
         owners.add(identity)
         return pod
-
-    def _logs(self, name: str) -> list[Path]:
-        return list(self._node.log_folder.glob(f"default_{name}_*/main/0.log"))
-
-    def _address(self, name: str) -> str:
-        return self._bed.kubectl("get", "pod", name, "--output=jsonpath={.status.podIP}")
 
     def _delete(self, pod: Pod) -> None:
         self._bed.kubectl("delete", "pod", pod.name)
@@ -194,11 +192,6 @@ class Soak:
     def _count(self, pod: Pod) -> None:
         outcomes, _ = parse_load_log(pod.log.read())
         self.report.add(outcomes, pod.identity, pod.former)
-
-    def _sample_memory(self) -> None:
-        for pid in self._bed.nmi_pids()[-1:]:
-            status = self._node.done("grep", "VmRSS", f"/proc/{pid}/status").stdout.split()
-            self.report.memory_mib.append(round(int(status[1]) / 1024, 1) if status else 0.0)
 
 
 def main(answers: str, rate: str, cni: str) -> None:

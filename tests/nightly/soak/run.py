@@ -1,23 +1,27 @@
 """A soak: the real NMI under load for minutes, during all kinds of faults of pods, IMDS and API server.
 
-`python -m tests.nightly.soak.run SECONDS [REPORT]` or `make soak`; exit code 1 if any promise was broken. The promises:
-no response with another pod's token, no growth of memory, descriptors, threads or metric series, most requests
-answered.
+`python -m tests.nightly.soak.run SECONDS` or `make soak` prints the results as JSON; exit code 1 if any promise was
+broken. The promises: no response with another pod's token, no growth of memory, descriptors, threads or metric series,
+most requests answered.
 """
 
 import asyncio
 import json
 import statistics
-import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import Cores, commit
+from podidentity_sandbox.processes import python
 from tests.nightly.soak.pods import Pods
-from tests.nightly.soak.soak_node import Faults, SoakNode, fetched
+from tests.nightly.soak.soak_node import Faults, SoakNode
 from tests.support.checkout import ROOT
+from tests.support.identity_requests import NODE, page
 
 SAMPLE_SECONDS: Final = 2.0
 QUIET_SECONDS: Final = 3.0
@@ -52,8 +56,7 @@ class Plan:
 class Sample:
     """NMI at one moment."""
 
-    seconds: float
-    rss_kib: int
+    rss_mib: float
     descriptors: int
     threads: int
     series: int
@@ -63,204 +66,165 @@ class Sample:
 class Report:
     """The results."""
 
-    plan: dict[str, Any]
-    commit: str
-    seconds: float = 0.0
-    counts: dict[str, int] = field(default_factory=dict)
-    latency: dict[str, float] = field(default_factory=dict)
+    plan: Plan
+    commit: tuple[str, bool]
+    """The tested commit, and whether files differ from it."""
+    before: Sample
+    """With pods and tokens in place, but without connections."""
+    after: Sample
+    """Without connections again."""
+    growth_mib: float
+    """Of the memory's median, from the tenth of the samples after the first third to the last tenth."""
+    seconds: float
+    cpu_seconds: float
+    log_bytes: int
+    changes: dict[str, int]
+    faults: dict[str, int]
+    counts: dict[str, int]
+    latency: dict[str, float]
     """Seconds until a token, by percentile."""
-    wrong: list[dict[str, Any]] = field(default_factory=list)
-    former_seconds: float = 0.0
+    wrong: list[str]
+    former_seconds: float
     """The longest time after the announcement of a change until a request was sent that still got a token of the former
     owner. Changes during a fault of the API server are excluded: NMI learns of them after it."""
-    changes: dict[str, int] = field(default_factory=dict)
-    faults: dict[str, int] = field(default_factory=dict)
-    before: Sample | None = None
-    """With pods and tokens in place, but without connections."""
-    after: Sample | None = None
-    """Without connections again."""
-    samples: list[Sample] = field(default_factory=list)
-    log_bytes: int = 0
-    cpu_seconds: float = 0.0
-    """NMI's processor time."""
+    broken: list[str] = field(init=False)
+    """A line for each promise that was not kept."""
 
-    def broken(self) -> list[str]:
-        """A line for each promise that was not kept."""
-        wrong = self.counts.get("wrong", 0)
-        tokens = self.counts.get("status 200", 0)
-        found = [f"{wrong} answers with another pod's token: {self.wrong[:3]}"] if wrong else []
-        if tokens < FEWEST_TOKENS * self.counts.get("requests", 0) or not tokens:
-            found.append(f"only {tokens} of {self.counts.get('requests', 0)} requests got a token")
-        if failed := self.counts.get("status 500", 0):
-            found.append(f"{failed} requests met a defect: see the tracebacks in NMI's log")
-        if self.before is None or self.after is None:
-            return [*found, "it did not come to its end"]
-        if self.growth_mib() > RSS_GROWTH_MIB:
-            found.append(f"memory grew by {self.growth_mib():.1f} MiB after the first third")
-        for name, slack in (("descriptors", 6), ("threads", 2)):
-            first, last = getattr(self.before, name), getattr(self.after, name)
-            if last > first + slack:
-                found.append(f"{name} went from {first} to {last} without connections")
-        if self.after.series > SERIES_MAX:
-            found.append(f"there are {self.after.series} metric series")
-        return found
-
-    def growth_mib(self) -> float:
-        """Median of the last tenth of the samples over that of the tenth after the first third, memory in MiB."""
-        tenth = max(1, len(self.samples) // 10)
-        third = len(self.samples) // 3
-        early = statistics.median(sample.rss_kib for sample in self.samples[third : third + tenth])
-        late = statistics.median(sample.rss_kib for sample in self.samples[-tenth:])
-        return (late - early) / 1024
-
-    def summary(self) -> str:
-        """Return the results without the samples, as JSON."""
-        shown = {name: value for name, value in asdict(self).items() if name != "samples"}
-        return json.dumps({**shown, "growth_mib": self.growth_mib(), "broken": self.broken()}, indent=1)
+    def __post_init__(self) -> None:
+        requests, tokens = self.counts.get("requests", 0), self.counts.get("status 200", 0)
+        promises = {
+            f"{self.counts.get('wrong')} answers with another pod's token": not self.counts.get("wrong"),
+            f"only {tokens} of {requests} requests got a token": tokens > FEWEST_TOKENS * requests,
+            "NMI answered with status 500: see the tracebacks in its log": not self.counts.get("status 500"),
+            f"memory grew by {self.growth_mib:.1f} MiB after the first third": self.growth_mib <= RSS_GROWTH_MIB,
+            "more descriptors without connections": self.after.descriptors <= self.before.descriptors + 6,
+            "more threads without connections": self.after.threads <= self.before.threads + 2,
+            f"there are {self.after.series} metric series": self.after.series <= SERIES_MAX,
+        }
+        self.broken = [broken for broken, kept in promises.items() if not kept]
 
 
 class Generator:
     """The load's process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader) -> None:
+        self._stdin, self._stdout = stdin, stdout
+        self._stdin.transport.set_write_buffer_limits(0)
 
-    @classmethod
-    async def start(cls, port: int) -> "Generator":
-        command = (sys.executable, "-m", "tests.nightly.soak.load", "127.0.0.1", str(port))
-        pipe = asyncio.subprocess.PIPE
-        return cls(await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe, limit=1 << 24))
-
-    async def order(self, what: list[Any]) -> None:
+    async def order(self, *order: Any) -> None:
         """Send a command. Returns when it is in the pipe: a reader of the pipe then receives it."""
-        if self._process.stdin is None:
-            raise RuntimeError("it was started with a pipe")
-        self._process.stdin.transport.set_write_buffer_limits(0)
-        self._process.stdin.write(json.dumps(what).encode() + b"\n")
-        await self._process.stdin.drain()
+        self._stdin.write(json.dumps(order).encode() + b"\n")
+        await self._stdin.drain()
 
     async def report(self) -> dict[str, Any]:
-        if self._process.stdout is None:
-            raise RuntimeError("it was started with a pipe")
-        await self.order(["report"])
-        line = await self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the load has ended with code {await self._process.wait()}: see its traceback")
-        result: dict[str, Any] = json.loads(line)
+        """Return the results since the last report. Raise JSONDecodeError if the process has ended."""
+        await self.order("report")
+        result: dict[str, Any] = json.loads(await self._stdout.readline())
         return result
 
-    async def stop(self) -> None:
-        """Close its connections with resets and end it. Does nothing when it has ended."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        await self._process.wait()
+
+@asynccontextmanager
+async def generator(port: int) -> AsyncIterator[Generator]:
+    """Yield a load on NMI's *port*, whose connections end with the block."""
+    command, pipe = python("tests.nightly.soak.load", str(port)), asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe, limit=1 << 24)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield Generator(process.stdin, process.stdout)
+    finally:
+        process.stdin.close()
+        await process.wait()
 
 
 async def soak(plan: Plan) -> Report:
     """Run the soak. Raises the sandbox's errors if it cannot be set up."""
-    report = Report(asdict(plan), await asyncio.to_thread(commit))
     async with SoakNode(plan.identities, flags=(f"--max-hold={HOLD_SECONDS:g}s",)) as soak_node:
         faults = Faults(soak_node, plan.seed, every_seconds=plan.fault_seconds)
-        load = await Generator.start(soak_node.port)
-        try:
+        async with generator(soak_node.port) as load:
             pods = Pods(soak_node, faults, load.order, count=plan.pods, seed=plan.seed)
             await pods.fill()
             await warm(load, plan)
-            report.before = await sample(soak_node, 0.0)
-            await under_way(plan, soak_node, pods, load, report)
-        finally:
-            await load.stop()
+            before = await sample(soak_node)
+            await load.order("rate", plan.rate)
+            began = time.monotonic()
+            memory = await samples(plan, soak_node, pods, faults)
+            results = await load.report()
+            seconds = time.monotonic() - began
         await asyncio.sleep(QUIET_SECONDS)
-        report.after = await sample(soak_node, report.seconds)
-        report.cpu_seconds = cpu_seconds(soak_node.nmi.pid)
-        report.log_bytes = soak_node.nmi.log.stat().st_size
-        report.changes, report.faults = pods.changes, faults.suffered
-    return report
+        tenth, third = max(1, len(memory) // 10), len(memory) // 3
+        return Report(
+            plan,
+            await asyncio.to_thread(commit),
+            before=before,
+            after=await sample(soak_node),
+            growth_mib=statistics.median(memory[-tenth:]) - statistics.median(memory[third : third + tenth]),
+            seconds=seconds,
+            cpu_seconds=Cores().used([soak_node.nmi.pid]),
+            log_bytes=soak_node.nmi.log.stat().st_size,
+            changes=dict(pods.changes),
+            faults=dict(faults.suffered),
+            **results,
+        )
 
 
 async def warm(load: Generator, plan: Plan) -> None:
     """Run until most tokens have been fetched once (IMDS gives 20 a second), and the number of held requests has
     reached its maximum.
     """
-    await load.order(["rate", 200.0])
+    await load.order("rate", 200.0)
     await asyncio.sleep(min(20.0, plan.identities * 2 / 15))
-    await load.order(["rate", 0.0])
-    await load.order(["hold"])
+    await load.order("rate", 0.0)
+    await load.order("hold")
     await asyncio.sleep(HOLD_SECONDS + QUIET_SECONDS)
-    await load.order(["rest"])
+    await load.order("rest")
     await load.report()
     await asyncio.sleep(QUIET_SECONDS)
 
 
-async def under_way(plan: Plan, soak_node: SoakNode, pods: Pods, load: Generator, report: Report) -> None:
-    """Run the soak itself; any early end of a part ends it."""
-    faults = pods.faults
-    await load.order(["rate", plan.rate])
-    began = time.monotonic()
+async def samples(plan: Plan, soak_node: SoakNode, pods: Pods, faults: Faults) -> list[float]:
+    """Change pods and cause faults for as long as planned. Return NMI's memory at times, MiB. Raise what ends a part
+    early."""
     around = [
         asyncio.create_task(pods.churn(plan.changes), name="pods come and go"),
         asyncio.create_task(faults.of_imds(), name="faults of IMDS"),
         asyncio.create_task(faults.of_the_api_server(), name="faults of the API server"),
+        asyncio.create_task(soak_node.nmi.wait(), name="NMI"),
     ]
+    memory = []
+    end = time.monotonic() + plan.seconds
     try:
-        while (left := began + plan.seconds - time.monotonic()) > 0:
-            await asyncio.wait(around, timeout=min(SAMPLE_SECONDS, left), return_when=asyncio.FIRST_COMPLETED)
-            for task in around:
-                if task.done():
-                    await task
-            if soak_node.nmi.returncode is not None:
+        while (left := end - time.monotonic()) > 0:
+            ended, _ = await asyncio.wait(around, timeout=min(SAMPLE_SECONDS, left), return_when="FIRST_COMPLETED")
+            for task in ended:
+                await task
                 raise soak_node.nmi.exit_error()
-            report.samples.append(await sample(soak_node, time.monotonic() - began))
+            memory.append((await sample(soak_node)).rss_mib)
     finally:
         for task in around:
             task.cancel()
         await asyncio.wait(around)
-    result = await load.report()
-    report.seconds = time.monotonic() - began
-    report.counts, report.latency, report.wrong = result["counts"], result["latency"], result["wrong"]
-    report.former_seconds = result["former_seconds"]
+    return memory
 
 
-async def sample(soak_node: SoakNode, seconds: float) -> Sample:
-    metrics = await asyncio.to_thread(fetched, soak_node.metrics_port, "/metrics")
-    lines = [line for line in metrics.splitlines() if line and not line.startswith("#")]
+async def sample(soak_node: SoakNode) -> Sample:
+    metrics = await page(soak_node.sandbox, soak_node.sandbox.nmis[NODE].metrics_port, "/metrics")
     process = Path(f"/proc/{soak_node.nmi.pid}")
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     return Sample(
-        round(seconds, 1),
-        int(status["VmRSS"].split()[0]),
-        len(list((process / "fd").iterdir())),
-        int(status["Threads"]),
-        len(lines),
+        rss_mib=round(int(status["VmRSS"].split()[0]) / 1024, 1),
+        descriptors=len(list((process / "fd").iterdir())),
+        threads=int(status["Threads"]),
+        series=sum(not line.startswith("#") for line in metrics.splitlines()),
     )
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the user and system time of the process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def commit() -> str:
-    """Return the tested commit, with a mark if the work tree differs from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return described.stdout.strip() or "no repository"
-
-
-def main() -> int:
-    seconds = float(sys.argv[1])
-    report = asyncio.run(soak(Plan(seconds)))
-    sys.stdout.write(report.summary() + "\n")
-    if len(sys.argv) > 2:
-        result = Path(sys.argv[2])
-        result.parent.mkdir(parents=True, exist_ok=True)
-        result.write_text(json.dumps({**asdict(report), "broken": report.broken()}, indent=1) + "\n")
-    for line in report.broken():
-        sys.stdout.write(f"BROKEN: {line}\n")
-    return 1 if report.broken() else 0
+def main() -> str:
+    """Print the results. Return the broken promises, for sys.exit()."""
+    report = asyncio.run(soak(Plan(float(sys.argv[1]))))
+    print(json.dumps(asdict(report), indent=1))  # noqa: T201
+    return "\n".join(report.broken)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main() or 0)

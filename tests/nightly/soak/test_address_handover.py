@@ -10,14 +10,14 @@ from tests.nightly.soak.handover import KINDS, measured
 
 HAND_OVERS = 2
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.root
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_next_owner_never_gets_the_former_owners_token(kind: str) -> None:
     (row,) = await measured(kind, evidence=True, delays=(0.3,), enough=lambda row: row.hand_overs >= HAND_OVERS)
     assert row.former == 0, row
-    assert row.answers > 0
+    assert row.granted > 0
 
 
 async def test_without_evidence_the_measurement_finds_wrong_tokens() -> None:

@@ -1,46 +1,32 @@
 """The cgroup of a node: a group in each controller of cgroup v1, or one group of cgroup v2."""
 
 import contextlib
-import time
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.system.node.processes import BedError, wait_for
+
 ROOT: Final = Path("/sys/fs/cgroup")
+V2: Final = (ROOT / "cgroup.controllers").exists()
+"""Whether the controllers of this machine belong to a hierarchy of v2."""
 V1_CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd")
-UNIFIED: Final = "unified"
+CONTROLLERS: Final[Sequence[str]] = () if V2 else [each for each in V1_CONTROLLERS if (ROOT / each).is_dir()]
+"""The controllers of cgroup v1 that this machine has."""
+UNIFIED: Final = ROOT / "unified"
 """An additional hierarchy of cgroup v2 without controllers, to which programs of the kernel can be attached."""
 REMOVAL_SECONDS: Final = 10
 """How long the kernel may need to release the group of a killed process."""
 
 
-class CgroupError(Exception):
-    """The machine's cgroups do not permit a node. The message names the reason."""
-
-
-@dataclass(frozen=True, slots=True)
 class Cgroup:
-    """The group *name* of one node. *root* is where the machine's cgroups are mounted."""
+    """The group *name* of one node."""
 
-    name: str
-    root: Path = ROOT
-
-    @property
-    def v2(self) -> bool:
-        return (self.root / "cgroup.controllers").exists()
-
-    @property
-    def controllers(self) -> Sequence[str]:
-        """The controllers of cgroup v1 that the machine has; empty with cgroup v2."""
-        return () if self.v2 else [each for each in V1_CONTROLLERS if (self.root / each).is_dir()]
-
-    @property
-    def folders(self) -> list[Path]:
-        groups = [self.root / each / self.name for each in self.controllers]
-        if groups and (self.root / UNIFIED / "cgroup.procs").exists():
-            groups.append(self.root / UNIFIED / self.name)
-        return groups or [self.root / self.name]
+    def __init__(self, name: str) -> None:
+        self.folders = [ROOT / each / name for each in CONTROLLERS] or [ROOT / name]
+        if CONTROLLERS and (UNIFIED / "cgroup.procs").exists():
+            self.folders.append(UNIFIED / name)
 
     @property
     def entrances(self) -> list[Path]:
@@ -50,45 +36,30 @@ class Cgroup:
     @property
     def later_entrances(self) -> list[Path]:
         """The same for processes after the first: with cgroup v2 the group itself then has no processes."""
-        return [self.root / self.name / "node" / "cgroup.procs"] if self.v2 else self.entrances
+        return [self.folders[0] / "node" / "cgroup.procs"] if V2 else self.entrances
 
     def create(self) -> None:
-        """Create the group. Raise CgroupError."""
-        try:
-            for folder in self.folders:
-                folder.mkdir()
-                if folder.parent.name == "cpuset":
-                    for setting in ("cpuset.cpus", "cpuset.mems"):
-                        (folder / setting).write_text((folder.parent / setting).read_text())
-        except OSError as failure:
-            raise CgroupError(f"cannot create the cgroup {folder}: {failure.strerror}") from failure
-
-    def remove_children(self) -> None:
-        """Remove all groups in this group. Their processes must have ended, or end within REMOVAL_SECONDS."""
+        """Create the group. Raise OSError."""
         for folder in self.folders:
-            for child in sorted((path for path in folder.rglob("*") if path.is_dir()), key=_depth, reverse=True):
-                _remove(child)
+            folder.mkdir()
+            if folder.parent.name == "cpuset":
+                for setting in ("cpuset.cpus", "cpuset.mems"):
+                    (folder / setting).write_text((folder.parent / setting).read_text())
 
     def remove(self) -> None:
-        """Remove the group with all groups in it. Do nothing if it does not exist."""
-        self.remove_children()
+        """Remove the group with all groups in it, whose processes must have ended or end within REMOVAL_SECONDS."""
         for folder in self.folders:
-            _remove(folder)
+            children = [path for path in folder.rglob("*") if path.is_dir()]
+            for each in (*sorted(children, reverse=True), folder):
+                with contextlib.suppress(BedError):
+                    wait_for(functools.partial(_removed, each), REMOVAL_SECONDS, f"{each} remains")
 
 
-def _depth(path: Path) -> int:
-    return len(path.parts)
-
-
-def _remove(folder: Path) -> None:
-    end = time.monotonic() + REMOVAL_SECONDS
-    while time.monotonic() < end:
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                folder.rmdir()
-            except OSError as failure:
-                if isinstance(failure, FileNotFoundError):
-                    raise
-                time.sleep(0.1)
-                continue
-        return
+def _removed(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

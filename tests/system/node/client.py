@@ -1,18 +1,30 @@
-"""Requests of a pod to the metadata address, sent by `kubectl exec`."""
+"""Actions on a test bed: requests of a pod to the metadata address by `kubectl exec`, and commands of podidctl.
+
+And NMI's own report of its redirect.
+"""
 
 import json
-import time
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode
 
+import msgspec
+
+from podidctl.verify.schema import Verification
 from podidentity_sandbox.tokens import read_claims
-from tests.system.node.bed import Bed
-from tests.system.node.processes import BedError
+from tests.system.node.bed import NAMESPACE, Bed
+from tests.system.node.node import Node
+from tests.system.node.processes import BedError, wait_for
 
 TOKEN: Final = "/metadata/identity/oauth2/token"
 RESOURCE: Final = "https://vault.azure.net"
+METADATA: Final = {"Metadata": "true"}
+"""The header that IMDS requires."""
+SECONDS: Final = 60.0
+STATE_URL: Final = "http://127.0.0.1:8085/debug/state"
 _CODE: Final = """
 import json, sys, urllib.error, urllib.request
 path, headers, seconds = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
@@ -22,9 +34,9 @@ try:
 except urllib.error.HTTPError as error:
     response = error
 except OSError as error:
-    print(json.dumps([0, {}, str(error)]))
+    print(json.dumps([0, str(error)]))
     sys.exit()
-print(json.dumps([response.status, dict(response.headers), response.read().decode()]))
+print(json.dumps([response.status, response.read().decode()]))
 """
 
 
@@ -33,7 +45,6 @@ class Response:
     """The response to a pod's request. *status* is 0 if there was none; *body* is then the error."""
 
     status: int
-    headers: Mapping[str, str]
     body: str = field(repr=False)
     """The content, which may be a token: no message shows it."""
 
@@ -42,10 +53,17 @@ class Response:
         return dict(json.loads(self.body))
 
     @property
-    def identity(self) -> str:
-        """The name of the managed identity, or the client id of the application, that the token is for."""
+    def token_of(self) -> str:
+        """The managed identity by name, or the application by client id, that the token is for; empty without one."""
+        if self.status != 200:
+            return ""
         claims = read_claims(str(self.document["access_token"]))
         return str(claims.get("xms_mirid", claims.get("appid", ""))).rpartition("/")[2]
+
+
+def token_path(resource: str = RESOURCE, **parameters: str) -> str:
+    """Return the path and query of a request for a token."""
+    return f"{TOKEN}?{urlencode({'api-version': '2018-02-01', 'resource': resource, **parameters})}"
 
 
 def request(
@@ -54,33 +72,50 @@ def request(
     path: str,
     *,
     namespace: str = "default",
-    metadata: bool = True,
-    headers: Mapping[str, str] | None = None,
-    seconds: float = 60,
+    headers: Mapping[str, str] = METADATA,
+    seconds: float = SECONDS,
 ) -> Response:
-    """Return the response to a GET of *path* by a pod; *metadata* adds the header that IMDS requires to *headers*."""
-    sent = json.dumps({**({"Metadata": "true"} if metadata else {}), **(headers or {})})
-    code = ("python3", "-c", _CODE, path, sent, str(seconds))
+    """Return the response to a GET of *path* by a pod."""
+    code = ("python3", "-c", _CODE, path, json.dumps(headers), str(seconds))
     return Response(*json.loads(bed.kubectl("exec", pod, f"--namespace={namespace}", "--", *code)))
 
 
-def token(bed: Bed, pod: str, *, namespace: str = "default", seconds: float = 60) -> Response:
+def token(bed: Bed, pod: str, *, namespace: str = "default", seconds: float = SECONDS) -> Response:
     """Return the response to a pod's request for a token."""
-    parameters = urlencode({"api-version": "2018-02-01", "resource": RESOURCE})
-    return request(bed, pod, f"{TOKEN}?{parameters}", namespace=namespace, seconds=seconds)
+    return request(bed, pod, token_path(), namespace=namespace, seconds=seconds)
 
 
-def eventually(bed: Bed, pod: str, identity: str, *, namespace: str = "default", seconds: float = 60) -> Response:
-    """Return the first response with a token of *identity*, for a request as in `token`.
+def eventually(bed: Bed, pod: str, identity: str, *, namespace: str = "default", seconds: float = SECONDS) -> None:
+    """Wait until a request as in `token` gets a token of *identity*. Raise BedError after *seconds*."""
+    got = Response(0, "no request")
 
-    Raise BedError after *seconds*.
-    """
-    end = time.monotonic() + seconds
-    while True:
-        response = token(bed, pod, namespace=namespace)
-        if response.status == 200 and response.identity == identity:
-            return response
-        if time.monotonic() > end:
-            got = f"a token of {response.identity}" if response.status == 200 else response.body[:300]
-            raise BedError(f"{pod} got {response.status}, {got}, instead of a token of {identity}")
-        time.sleep(0.5)
+    def right() -> bool:
+        nonlocal got
+        got = token(bed, pod, namespace=namespace)
+        return got.token_of == identity
+
+    try:
+        wait_for(right, seconds, "no token")
+    except BedError:
+        found = got.token_of or got.body[:300]
+        raise BedError(f"{pod} got {got.status}, {found}, instead of a token of {identity}") from None
+
+
+def podidctl(bed: Bed, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as the administrator of the cluster. Raise AssertionError if it prints no document."""
+    done = bed.commands.done(sys.executable, "-m", "podidctl", *words, "--output=json")
+    assert done.stdout, done.stderr
+    return done
+
+
+def verified(bed: Bed) -> tuple[int, dict[str, str]]:
+    """Return the exit code of `podidctl verify`, and who answers the pods of each node."""
+    done = podidctl(bed, "verify", f"--namespace={NAMESPACE}")
+    nodes = msgspec.json.decode(done.stdout, type=Verification).nodes
+    return done.returncode, {each.node: each.answered_by.value for each in nodes}
+
+
+def selection(node: Node) -> tuple[str, str]:
+    """Return backend and target that the NMI of a node reports. Raise BedError."""
+    state = json.loads(node.run("curl", "--silent", "--fail", STATE_URL))["plumbing"]
+    return str(state["backend"]), str(state["target"])

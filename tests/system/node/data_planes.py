@@ -21,13 +21,12 @@ PROXIES: Final[Mapping[Proxy, str]] = {
     "nftables": "mode nftables",
 }
 """The kinds of nodes by the mode of kube-proxy, with their names in the tables."""
-NETFILTER: Final[tuple[Backend, ...]] = ("iptables-nft", "iptables-legacy", "nftables")
-BACKENDS: Final[tuple[Backend, ...]] = ("auto", *NETFILTER)
+BACKENDS: Final[tuple[Backend, ...]] = ("auto", "iptables-nft", "iptables-legacy", "nftables")
 TARGETS: Final[tuple[Target, ...]] = ("loopback", "node")
 """The targets of a redirect. `auto` selects one of them."""
 CNIS: Final[Mapping[Cni, str]] = {"bridge": "bridge", "ptp": "point-to-point"}
 CHECKS: Final = ("token", "verified", "killed", "restarted", "upgraded", "flushed", "uninstalled")
-"""The checks of one cell, in the order of the tests. A cell is tested when one run has passed all of them."""
+"""The checks of one cell, in their order. A cell is tested when one run has passed all of them."""
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -42,6 +41,38 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, order=True):
     def name(self) -> str:
         return f"{self.proxy}-{self.cni}-{self.backend}-to-{self.target}"
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether `make e2e-node` runs the cell: all with a bridge, and those of `auto` with point-to-point links.
+
+        The other cells differ from these in the CNI plugin only. `DATA_PLANES=all` runs them as well.
+        """
+        return self.cni == "bridge" or self.backend == "auto"
+
+    @property
+    def needs_route_localnet(self) -> bool:
+        """Whether the chart must set route_localnet. kube-proxy sets it in mode iptables only."""
+        return self.target == "loopback" and self.proxy == "nftables"
+
+    @property
+    def chart_values(self) -> dict[str, Any]:
+        """The chart's values, all others at their defaults."""
+        values = redirect_values(self.backend, self.target)
+        if self.needs_route_localnet:
+            values["nmi"]["routeLocalnet"] = "set"
+        return values
+
+
+CELLS: Final = [
+    Cell(proxy=proxy, cni=cni, backend=backend, target=target)
+    for proxy in PROXIES
+    for cni in CNIS
+    for backend in BACKENDS
+    # Target `node` first, because `routeLocalnet: set` leaves route_localnet on.
+    for target in (("auto",) if backend == "auto" else TARGETS[::-1])
+]
+"""Every cell that a test bed can run, sorted so that those of one bed follow each other."""
+
 
 def bed_options(proxy: Proxy, cni: Cni, *, nodes: int = 1) -> Options:
     """Return the options of a test bed with nodes of this kind."""
@@ -53,36 +84,3 @@ def redirect_values(backend: Backend, target: Target) -> dict[str, Any]:
     """Return the chart's values that select backend and target; none for `auto`, which is the default."""
     selected = {name: value for name, value in (("backend", backend), ("target", target)) if value != "auto"}
     return {"nmi": {"redirect": selected} if selected else {}}
-
-
-def chart_values(cell: Cell) -> dict[str, Any]:
-    """Return the chart's values for a cell, all others at their defaults."""
-    values = redirect_values(cell.backend, cell.target)
-    if needs_route_localnet(cell.proxy, cell.target):
-        values["nmi"]["routeLocalnet"] = "set"
-    return values
-
-
-def needs_route_localnet(proxy: Proxy, target: Target) -> bool:
-    """Return whether the chart must set route_localnet. kube-proxy sets it in mode iptables only."""
-    return target == "loopback" and proxy == "nftables"
-
-
-def all_cells() -> list[Cell]:
-    """Return every cell that a test bed can run, sorted so that those of one bed follow each other."""
-    return [
-        Cell(proxy=proxy, cni=cni, backend=backend, target=target)
-        for proxy in PROXIES
-        for cni in CNIS
-        for backend in BACKENDS
-        # Target `node` first, because `routeLocalnet: set` leaves route_localnet on.
-        for target in (("auto",) if backend == "auto" else tuple(reversed(TARGETS)))
-    ]
-
-
-def is_usual(cell: Cell) -> bool:
-    """Return whether `make e2e-node` runs a cell: all with a bridge, and those of `auto` with point-to-point links.
-
-    The other cells differ from these in the CNI plugin only. `DATA_PLANES=all` runs them as well.
-    """
-    return cell.cni == "bridge" or cell.backend == "auto"

@@ -1,17 +1,18 @@
-"""Evaluation of a scenario: interruption and failed requests from the probers' logs, leaks from the log of IMDS."""
+"""Evaluation of a scenario: interruption and failed requests from the logs of pods, leaks from the log of IMDS."""
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 
 from tests.support.machine_pauses import Pause, paused_seconds
 
+FAILURES: Final = ("timeout", "error", "http 5")
+"""The begins of the outcomes that count as failed."""
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+
+class Probe(msgspec.Struct, frozen=True):
     """One request of a prober. *at* is its start in Unix seconds."""
 
     at: float
@@ -23,50 +24,53 @@ class Probe:
         return self.at + self.seconds
 
 
+class LoadCounts(msgspec.Struct, frozen=True):
+    """The requests of a load pod since its last line, by their outcome. *at* is in Unix seconds."""
+
+    at: float
+    outcomes: dict[str, int]
+    slowest: float
+
+
+Line = TypeVar("Line", Probe, LoadCounts)
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The effect of one scenario on the pods of a node."""
 
     scenario: str
     interruption_seconds: float
     """The longest time of one pod without a token of its identity."""
-    refused: int = 0
+    refused: int
     """Requests whose connection was refused."""
-    failed: int = 0
+    failed: int
     """Other requests without a token."""
-    leaked: int = 0
+    leaked: int
     """Requests that reached the emulated IMDS directly from a pod."""
-    wrong: int = 0
+    wrong: int
     """Tokens of another identity than the pod's, also for a pod without one."""
     remark: str = ""
     """What else was measured, as a sentence for the page."""
-    outcomes: Mapping[str, int] = {}
+    outcomes: Mapping[str, int]
     """The number of requests by their outcome."""
 
-
-@dataclass(frozen=True, slots=True)
-class Prober:
-    """One prober pod: its probes in order, and the outcome that it must have; empty for a pod without identity."""
-
-    expected: str
-    probes: Sequence[Probe] = field(default_factory=tuple)
+    @property
+    def has_no_effect(self) -> bool:
+        """Whether no request leaked, was refused, failed, or got a token of another identity."""
+        return (self.leaked, self.refused, self.failed, self.wrong) == (0, 0, 0, 0)
 
 
-def parse_log(text: str) -> list[Probe]:
-    """Return the probes in a container's log as containerd writes it: time, stream, `F` or `P`, line.
+def parse(text: str, kind: type[Line]) -> Iterator[Line]:
+    """Yield the lines in a container's log as containerd writes it: time, stream, `F` or `P`, line.
 
-    Lines that are not a complete probe are ignored, such as the last line of a killed container.
+    Lines that are not complete are ignored, such as the last line of a killed container.
     """
-    found = []
     for line in text.splitlines():
         _, _, content = line.partition(" F ")
-        if not content.startswith("{"):
-            continue
         try:
-            document = json.loads(content)
-            found.append(Probe(float(document["at"]), float(document["seconds"]), str(document["outcome"])))
-        except (ValueError, KeyError):
+            yield msgspec.json.decode(content, type=kind)
+        except msgspec.DecodeError:
             continue
-    return found
 
 
 def parse_load_log(text: str, since: float = 0.0) -> tuple[Counter[str], float]:
@@ -76,14 +80,10 @@ def parse_load_log(text: str, since: float = 0.0) -> tuple[Counter[str], float]:
     """
     outcomes: Counter[str] = Counter()
     slowest = 0.0
-    for line in text.splitlines():
-        _, _, content = line.partition(" F ")
-        if not content.startswith("{"):
-            continue
-        document = json.loads(content)
-        if document["at"] >= since:
-            outcomes.update(document["outcomes"])
-            slowest = max(slowest, document["slowest"])
+    for line in parse(text, LoadCounts):
+        if line.at >= since:
+            outcomes.update(line.outcomes)
+            slowest = max(slowest, line.slowest)
     return outcomes, slowest
 
 
@@ -97,48 +97,41 @@ def interruption(probes: Sequence[Probe], expected: str, pauses: Sequence[Pause]
     total = 0.0
     last_good: float | None = None
     failing = False
-    for probe in probes:
+    for number, probe in enumerate(probes):
         begin = probe.at if last_good is None else last_good
-        if probe.outcome != expected:
-            last_good = begin
-            failing = True
-            continue
-        seconds = _running_seconds(begin, probe.end, pauses)
-        if failing or (last_good is not None and seconds > 1.0):
+        seconds = probe.end - begin - paused_seconds(pauses, begin, probe.end)
+        good, last = probe.outcome == expected, number == len(probes) - 1
+        if (good and (failing or (last_good is not None and seconds > 1.0))) or (last and not good):
             total += seconds
-        failing = False
-        last_good = probe.end
-    if failing and probes and last_good is not None:
-        total += _running_seconds(last_good, probes[-1].end, pauses)
+        failing, last_good = not good, probe.end if good else begin
     return total
 
 
-def _running_seconds(begin: float, end: float, pauses: Sequence[Pause]) -> float:
-    """Return the time from *begin* to *end* without *pauses* of the machine, in seconds."""
-    return end - begin - paused_seconds(pauses, begin, end)
+def evaluate(
+    scenario: str,
+    probers: Sequence[tuple[str, Sequence[Probe]]],
+    leaked: int,
+    pauses: Sequence[Pause] = (),
+) -> Result:
+    """Return the result of a scenario from its probers and the number of *leaked* requests.
 
-
-def evaluate(scenario: str, probers: Iterable[Prober], leaked: int, pauses: Sequence[Pause] = ()) -> Result:
-    """Return the result of a scenario from the logs of its *probers* and the number of *leaked* requests.
-
-    The interruption does not include *pauses* of the whole machine.
+    A prober has the outcome that its probes must have, which is empty for a pod without identity, and the probes in
+    order. The interruption does not include *pauses* of the whole machine.
     """
-    longest, wrong = 0.0, 0
-    outcomes: Counter[str] = Counter()
-    for prober in probers:
-        outcomes.update(probe.outcome for probe in prober.probes)
-        wrong += sum(each.outcome.startswith("token ") and each.outcome != prober.expected for each in prober.probes)
-        if prober.expected:
-            longest = max(longest, interruption(prober.probes, prober.expected, pauses))
-    refused = outcomes["refused"]
-    failed = sum(count for outcome, count in outcomes.items() if outcome.startswith(("timeout", "error")))
-    failed += sum(count for outcome, count in outcomes.items() if outcome.startswith("http 5"))
+    outcomes = Counter(probe.outcome for _, probes in probers for probe in probes)
+    interruptions = [interruption(probes, expected, pauses) for expected, probes in probers if expected]
+    wrong = [
+        probe
+        for expected, probes in probers
+        for probe in probes
+        if probe.outcome.startswith("token ") and probe.outcome != expected
+    ]
     return Result(
         scenario=scenario,
-        interruption_seconds=round(longest, 1),
-        refused=refused,
-        failed=failed,
+        interruption_seconds=round(max(interruptions, default=0.0), 1),
+        refused=outcomes["refused"],
+        failed=sum(count for outcome, count in outcomes.items() if outcome.startswith(FAILURES)),
         leaked=leaked,
-        wrong=wrong,
+        wrong=len(wrong),
         outcomes=dict(sorted(outcomes.items())),
     )

@@ -1,4 +1,4 @@
-"""Images as OCI archives: a new image of one file, and an image with one more layer. No container engine is needed."""
+"""Images as OCI archives: a new image, and an image with more layers. No container engine is needed."""
 
 import gzip
 import hashlib
@@ -7,142 +7,96 @@ import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 _LAYER: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 _MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _BLOBS: Final = "blobs/sha256/"
 
-Blobs = dict[str, bytes]
-"""The content of an archive by digest, without the prefix `sha256:`."""
 
+class Image:
+    """An image of this *architecture* without files, whose user has no rights. `settings` are those of a container."""
 
-def write_image(archive: Path, name: str, files: Mapping[str, bytes], entrypoint: str, architecture: str) -> None:
-    """Write *archive* with an image of executable *files* in the root directory. Its user has no rights."""
-    config = {
-        "architecture": architecture,
-        "os": "linux",
-        "config": {"Entrypoint": [entrypoint], "User": "65535:65535"},
-        "rootfs": {"type": "layers", "diff_ids": []},
-        "history": [],
-    }
-    blobs: Blobs = {}
-    _write(archive, name, blobs, *_extended(blobs, config, [], files, mode=0o755))
+    def __init__(self, architecture: str) -> None:
+        self.settings: dict[str, Any] = {"User": "65535:65535"}
+        self._config: dict[str, Any] = {
+            "architecture": architecture,
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": []},
+            "history": [],
+        }
+        self._layers: list[dict[str, Any]] = []
+        self._blobs: dict[str, bytes] = {}
+        """Content by digest."""
 
-
-def add_layer(
-    source: Path, archive: Path, name: str, files: Mapping[str, bytes], environment: Mapping[str, str]
-) -> None:
-    """Write *archive* with the image in *source*, *files* as its last layer, and *environment* added to its own.
-
-    Raise ValueError if *source* has not exactly one image.
-    """
-    blobs, index = _read(source)
-    (manifest,) = (json.loads(blobs[_hex(each["digest"])]) for each in index["manifests"])
-    config = json.loads(blobs[_hex(manifest["config"]["digest"])])
-    variables = dict(each.split("=", 1) for each in config["config"].get("Env", ()))
-    config["config"]["Env"] = [f"{key}={value}" for key, value in ({**variables, **environment}).items()]
-    _write(archive, name, blobs, *_extended(blobs, config, manifest["layers"], files, mode=0o644))
-
-
-def replace_program(source: Path, archive: Path, name: str, program: str, content: bytes) -> None:
-    """Write *archive* with the image in *source* whose only command is the executable *content* at `/PROGRAM`.
-
-    User and environment stay. Raise ValueError if *source* has not exactly one image.
-    """
-    blobs, index = _read(source)
-    (manifest,) = (json.loads(blobs[_hex(each["digest"])]) for each in index["manifests"])
-    config = json.loads(blobs[_hex(manifest["config"]["digest"])])
-    config["config"] = {**config["config"], "Entrypoint": [f"/{program}"], "Cmd": []}
-    _write(archive, name, blobs, *_extended(blobs, config, manifest["layers"], {program: content}, mode=0o755))
-
-
-def read_labels(archive: Path) -> dict[str, str]:
-    """Return the labels of the image in *archive*."""
-    blobs, index = _read(archive)
-    manifest = json.loads(blobs[_hex(index["manifests"][0]["digest"])])
-    config = json.loads(blobs[_hex(manifest["config"]["digest"])])
-    return dict(config["config"].get("Labels") or {})
-
-
-def read_file(archive: Path, path: str) -> bytes:
-    """Return the content of a regular file of the image in *archive*. Raise KeyError if the image has none."""
-    blobs, index = _read(archive)
-    manifest = json.loads(blobs[_hex(index["manifests"][0]["digest"])])
-    for layer in reversed(manifest["layers"]):
-        with tarfile.open(fileobj=io.BytesIO(blobs[_hex(layer["digest"])])) as tar:
+    @classmethod
+    def read(cls, archive: Path) -> Self:
+        """Return the image in *archive*. Raise ValueError if it has not exactly one."""
+        files = {}
+        with tarfile.open(archive) as tar:
             for member in tar:
-                if member.name.removeprefix("./") == path and member.isfile():
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    return file.read()
-    raise KeyError(path)
+                if (file := tar.extractfile(member)) is not None:
+                    files[member.name] = file.read()
+        image = cls("")
+        image._blobs = {f"sha256:{name[len(_BLOBS) :]}": files[name] for name in files if name.startswith(_BLOBS)}
+        (entry,) = json.loads(files["index.json"])["manifests"]
+        manifest = json.loads(image._blobs[entry["digest"]])
+        image._config = {"history": [], **json.loads(image._blobs[manifest["config"]["digest"]])}
+        image.settings = image._config["config"]
+        image._layers = manifest["layers"]
+        return image
+
+    def file(self, path: str) -> bytes:
+        """Return the content of a regular file. Raise KeyError if the image has none."""
+        for layer in reversed(self._layers):
+            with tarfile.open(fileobj=io.BytesIO(self._blobs[layer["digest"]])) as tar:
+                for member in tar:
+                    if member.name.removeprefix("./") == path and member.isfile():
+                        file = tar.extractfile(member)
+                        assert file is not None
+                        return file.read()
+        raise KeyError(path)
+
+    def add(self, files: Mapping[str, bytes], *, mode: int = 0o644) -> None:
+        """Add a layer."""
+        layer = _archived(files, mode)
+        self._config["rootfs"]["diff_ids"].append(f"sha256:{hashlib.sha256(layer).hexdigest()}")
+        self._config["history"].append({"created_by": "tests/system/node"})
+        self._layers.append(self._add_blob(gzip.compress(layer, mtime=0), _LAYER))
+
+    def write(self, archive: Path, name: str) -> None:
+        """Write *archive* with the image under this *name*."""
+        config = self._add_blob(json.dumps({**self._config, "config": self.settings}).encode(), _CONFIG)
+        manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": config, "layers": self._layers}
+        entry = self._add_blob(json.dumps(manifest).encode(), _MANIFEST)
+        # containerd reads the first annotation as the name of the image, others the second.
+        entry["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
+        files = {
+            "oci-layout": json.dumps({"imageLayoutVersion": "1.0.0"}).encode(),
+            "index.json": json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(),
+        }
+        for digest in (entry["digest"], config["digest"], *(layer["digest"] for layer in self._layers)):
+            files[_BLOBS + digest.removeprefix("sha256:")] = self._blobs[digest]
+        archive.write_bytes(_archived(files, 0o644))
+
+    def _add_blob(self, content: bytes, media_type: str) -> dict[str, Any]:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        self._blobs[digest] = content
+        return {"mediaType": media_type, "digest": digest, "size": len(content)}
 
 
-def _extended(
-    blobs: Blobs, config: dict[str, Any], layers: list[dict[str, Any]], files: Mapping[str, bytes], *, mode: int
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Add a layer of *files* to *blobs*. Return configuration and list of layers with it."""
+def commit_of(archive: Path) -> str:
+    """Return the abbreviated commit of the sources of an image of `tools/local-images`."""
+    labels = Image.read(archive).settings.get("Labels") or {}
+    return str(labels.get("org.opencontainers.image.revision", "unknown"))[:7]
+
+
+def _archived(files: Mapping[str, bytes], mode: int) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path, content in files.items():
-            member = tarfile.TarInfo(path.lstrip("/"))
+            member = tarfile.TarInfo(path)
             member.size, member.mode = len(content), mode
             tar.addfile(member, io.BytesIO(content))
-    content = buffer.getvalue()
-    difference = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    rootfs = {**config["rootfs"], "diff_ids": [*config["rootfs"]["diff_ids"], difference]}
-    history = [*config.get("history", ()), {"created_by": "tests/system/node"}]
-    layer = _add(blobs, gzip.compress(content, mtime=0), _LAYER)
-    return {**config, "rootfs": rootfs, "history": history}, [*layers, layer]
-
-
-def _write(archive: Path, name: str, blobs: Blobs, config: dict[str, Any], layers: list[dict[str, Any]]) -> None:
-    configuration = _add(blobs, json.dumps(config).encode(), _CONFIG)
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": _MANIFEST,
-        "config": configuration,
-        "layers": layers,
-    }
-    entry = _add(blobs, json.dumps(manifest).encode(), _MANIFEST)
-    # containerd reads the first annotation as the name of the image, others the second.
-    entry["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
-    needed = [entry, configuration, *layers]
-    with tarfile.open(archive, "w") as tar:
-        _add_file(tar, "oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
-        _add_file(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
-        for digest in dict.fromkeys(_hex(each["digest"]) for each in needed):
-            _add_file(tar, _BLOBS + digest, blobs[digest])
-
-
-def _read(archive: Path) -> tuple[Blobs, dict[str, Any]]:
-    blobs: Blobs = {}
-    index: dict[str, Any] = {}
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            file = tar.extractfile(member) if member.isfile() else None
-            if file is None:
-                continue
-            if member.name == "index.json":
-                index = json.load(file)
-            elif member.name.startswith(_BLOBS):
-                blobs[member.name.removeprefix(_BLOBS)] = file.read()
-    return blobs, index
-
-
-def _add(blobs: Blobs, content: bytes, media_type: str) -> dict[str, Any]:
-    digest = hashlib.sha256(content).hexdigest()
-    blobs[digest] = content
-    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
-
-
-def _add_file(tar: tarfile.TarFile, path: str, content: bytes) -> None:
-    member = tarfile.TarInfo(path)
-    member.size, member.mode = len(content), 0o644
-    tar.addfile(member, io.BytesIO(content))
-
-
-def _hex(digest: str) -> str:
-    return digest.removeprefix("sha256:")
+    return buffer.getvalue()

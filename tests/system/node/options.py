@@ -15,11 +15,8 @@ API_PORT: Final = 6443
 AAD_PORT: Final = 8443
 ARM_PORT: Final = 8444
 PROXY_PORT: Final = 8445
-NODES_MAX: Final = 9
 
 Cni = Literal["bridge", "ptp"]
-ProxyMode = Literal["iptables", "nftables"]
-Cilium = Literal["", "ebpf", "legacy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +26,8 @@ class Options:
     nodes: int = 1
     cni: Cni = "bridge"
     """`bridge`: pods of a node share a bridge. `ptp`: each pod has a separate link to the node."""
-    proxy: ProxyMode = "iptables"
-    cilium: Cilium = ""
+    proxy: Literal["iptables", "nftables"] = "iptables"
+    cilium: Literal["", "ebpf", "legacy"] = ""
     """The host routing of Cilium's agent, which then replaces the CNI plugin and kube-proxy; empty: without Cilium."""
     legacy_iptables: bool = False
     """Whether the node's own `iptables` is the legacy one, which kube-proxy then uses."""
@@ -40,32 +37,19 @@ class Options:
     """The scale set whose instances the nodes are; empty: each node is a VM."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.nodes <= NODES_MAX:
-            raise ValueError(f"a test bed has 1 to {NODES_MAX} nodes, not {self.nodes}")
+        if not 1 <= self.nodes <= 9:
+            raise ValueError(f"a test bed has 1 to 9 nodes, not {self.nodes}")
         if self.legacy_iptables and self.proxy == "nftables":
             raise ValueError("legacy iptables is an option of kube-proxy's mode iptables only")
 
 
-@dataclass(frozen=True, slots=True)
 class NodeAddresses:
-    """The addresses of one node by its *number*, from 0."""
+    """The addresses of one node by its *number*, from 0: its own, the outside end of its cable, and its pods' range."""
 
-    number: int
-
-    @property
-    def node(self) -> str:
-        """The node's own address."""
-        return f"10.97.{self.number}.10"
-
-    @property
-    def gateway(self) -> str:
-        """The outside end of the node's cable."""
-        return f"10.97.{self.number}.1"
-
-    @property
-    def pods(self) -> str:
-        """The range of the node's pods."""
-        return f"10.244.{self.number}.0/24"
+    def __init__(self, number: int) -> None:
+        self.node = f"10.97.{number}.10"
+        self.gateway = f"10.97.{number}.1"
+        self.pods = f"10.244.{number}.0/24"
 
     @property
     def networks(self) -> tuple[ipaddress.IPv4Network, ...]:

@@ -19,14 +19,6 @@ class BedError(Exception):
     """The test bed cannot be made, or a part of it failed. The message names the log to read."""
 
 
-def children(pid: int) -> list[int]:
-    """Return the process ids of the children of a process; empty if it has none or does not exist."""
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
 def wait_for(condition: Callable[[], object], seconds: float, failure: str) -> None:
     """Return when *condition* returns a true value. Raise BedError with *failure* after *seconds*."""
     end = time.monotonic() + seconds
@@ -37,14 +29,11 @@ def wait_for(condition: Callable[[], object], seconds: float, failure: str) -> N
 
 
 class Process:
-    """One program, started by *command*, with its output appended to *log*.
+    """One program, with its output appended to *log*. *command* ends with a wrapper that stays as its parent: nsenter
+    or unshare."""
 
-    *forks* is the number of wrappers of the command that stay as parents of the program: `nsenter --pid` is one.
-    """
-
-    def __init__(self, command: Sequence[str], log: Path, *, forks: int = 0) -> None:
+    def __init__(self, command: Sequence[str], log: Path) -> None:
         self.log = log
-        self._forks = forks
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [*WITH_PARENT, *command],
@@ -55,35 +44,24 @@ class Process:
             )
 
     @property
-    def running(self) -> bool:
-        return self._process.poll() is None
-
-    @property
     def pid(self) -> int:
         """The process id of the program itself. Raise BedError if it ended."""
-        pid = self._process.pid
-        for _ in range(self._forks):
-            pid = self._child(pid)
-        return pid
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the program. Do nothing if it has ended."""
-        with contextlib.suppress(ProcessLookupError, BedError):
-            os.kill(self.pid, number)
-
-    def _child(self, parent: int) -> int:
-        wait_for(lambda: children(parent) or not self.running, STOP_SECONDS, f"no child of {parent}; see {self.log}:")
-        found = children(parent)
-        if not found:
-            raise BedError(f"the program ended; see {self.log}")
-        return found[0]
+        wrapper = self._process.pid
+        children = Path(f"/proc/{wrapper}/task/{wrapper}/children")
+        wait_for(
+            lambda: self._process.poll() is not None or children.read_text(), STOP_SECONDS, f"no child; see {self.log}:"
+        )
+        if self._process.poll() is None and (found := children.read_text().split()):
+            return int(found[0])
+        raise BedError(f"the program ended; see {self.log}")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End the program by this signal, after STOP_SECONDS by SIGKILL, and wait for it."""
-        self.send(number)
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.send(signal.SIGKILL)
-            self._process.kill()
-            self._process.wait(STOP_SECONDS)
+        for each in (number, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, BedError):
+                os.kill(self.pid, each)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
+                return
+        self._process.kill()
+        self._process.wait(STOP_SECONDS)

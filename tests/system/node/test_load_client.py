@@ -1,21 +1,26 @@
 """The program of load pods: what it reports for the responses of a server on loopback."""
 
 import base64
+import contextlib
 import json
 import os
 import socket
+import socketserver
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 import pytest
+from typing_extensions import override
 
 from tests.system.node.evaluation import parse_load_log
 from tests.system.node.programs import compiled
 
 pytestmark = pytest.mark.tools
+
+
+def response(status: int, body: str = "", fields: str = "") -> bytes:
+    return f"HTTP/1.1 {status} Any\r\nContent-Length: {len(body)}\r\n{fields}\r\n{body}".encode()
 
 
 def token_response(claims: dict[str, str]) -> bytes:
@@ -24,70 +29,49 @@ def token_response(claims: dict[str, str]) -> bytes:
     return response(200, body)
 
 
-def response(status: int, body: str = "", fields: str = "") -> bytes:
-    return f"HTTP/1.1 {status} Any\r\nContent-Length: {len(body)}\r\n{fields}\r\n{body}".encode()
-
-
-MANAGED = token_response({"appid": "client", "xms_mirid": "/subscriptions/s/userAssignedIdentities/demo"})
-
-
-@contextmanager
-def server(answer: bytes) -> Iterator[int]:
-    """Answer each request with these bytes in two parts, and yield the port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve(connection: socket.socket) -> None:
-        with connection, suppress(ConnectionError):
-            while b"\r\n\r\n" in connection.recv(4096):
-                cut = len(answer) // 2
-                connection.sendall(answer[:cut])
-                connection.sendall(answer[cut:])
-                if not answer:
-                    return
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=[connection], daemon=True).start()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
-        listener.close()
-
-
-def outcomes(port: int, *, new_percent: int = 50) -> Counter[str]:
+def outcomes(port: int, new_percent: int = 50) -> Counter[str]:
     """Return what the program counts for 20 requests or more, as the test bed reads it from a container's log."""
     variables = {"RATE": "400", "NEW_PERCENT": str(new_percent), "HOST": "127.0.0.1", "PORT": str(port)}
-    process = subprocess.Popen(
+    found: Counter[str] = Counter()
+    with subprocess.Popen(
         [compiled("load_client")], env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    printed: list[str] = []
-    while counted(printed).total() < 20:
-        printed.append(process.stdout.readline())  # one each second; then the program handles SIGTERM
-    process.terminate()
-    printed += process.communicate(timeout=30)[0].splitlines()
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:  # one each second, and one at the end
+            found += parse_load_log(f"2026-01-01T00:00:00Z stdout F {line}")[0]
+            if found.total() >= 20:
+                process.terminate()
     assert process.returncode == 0
-    return counted(printed)
-
-
-def counted(printed: list[str]) -> Counter[str]:
-    found, _ = parse_load_log("\n".join(f"2026-01-01T00:00:00Z stdout F {line.strip()}" for line in printed))
     return found
+
+
+def outcomes_of(answer: bytes, new_percent: int = 50) -> Counter[str]:
+    """Return the outcomes with a server that answers each request with these bytes in two parts."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        @override
+        def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                while answer and b"\r\n\r\n" in self.request.recv(4096):
+                    cut = len(answer) // 2
+                    self.request.sendall(answer[:cut])
+                    self.request.sendall(answer[cut:])
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            return outcomes(server.server_address[1], new_percent)
+        finally:
+            server.shutdown()
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (MANAGED, "token demo"),
+        (
+            token_response({"appid": "client", "xms_mirid": "/subscriptions/s/userAssignedIdentities/demo"}),
+            "token demo",
+        ),
         (token_response({"appid": "00000000-client"}), "token 00000000-client"),
         (token_response({"appid": "text with spaces"}), "token text?with?spaces"),
         (response(404, "nothing"), "http 404"),
@@ -98,10 +82,7 @@ def counted(printed: list[str]) -> Counter[str]:
     ],
 )
 def test_each_response_is_counted_by_its_content(answer: bytes, expected: str) -> None:
-    with server(answer) as port:
-        counted = outcomes(port)
-    assert {each.split(" ", 1)[1] for each in counted} == {expected}
-    assert {each.split(" ", 1)[0] for each in counted} == {"new", "kept"}
+    assert set(outcomes_of(answer)) == {f"new {expected}", f"kept {expected}"}
 
 
 def test_a_refused_connection_is_no_response() -> None:
@@ -111,5 +92,4 @@ def test_a_refused_connection_is_no_response() -> None:
 
 
 def test_a_closing_server_costs_the_next_request_nothing() -> None:
-    with server(response(404, fields="Connection: close\r\n")) as port:
-        assert set(outcomes(port, new_percent=0)) == {"kept http 404"}
+    assert set(outcomes_of(response(404, fields="Connection: close\r\n"), new_percent=0)) == {"kept http 404"}

@@ -2,22 +2,20 @@
 
 import json
 import signal
-import sys
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, Final
 
 import pytest
 
-from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, identity_id
+from podidentity_sandbox.azure import DEMO_IDENTITY
 from podidentity_sandbox.network import METADATA_ADDRESS
-from tests.system.node import client
-from tests.system.node.bed import NAMESPACE, NMI, NMI_LABELS, Bed
-from tests.system.node.manifests import binding, identity, pod, prober
+from tests.system.node import client, manifests
+from tests.system.node.bed import NAMESPACE, NMI, Bed, is_ready
+from tests.system.node.evaluation import interruption
 from tests.system.node.options import Options
-from tests.system.node.podidctl_commands import verified
 from tests.system.node.processes import wait_for
+from tests.system.node.scenario import GOOD_PROBES, TOKEN, Scenarios
 
 pytestmark = pytest.mark.node
 
@@ -45,7 +43,6 @@ STARTS: Final = 8
 START_SECONDS: Final = 20
 OUTAGE_SECONDS: Final = 8
 REPAIR_SECONDS: Final = 120
-COMPONENT: Final = {"app.kubernetes.io/component": "nmi"}
 ROLLOUT_SECONDS: Final = 5.0
 LOOP_SECONDS: Final = 5.0
 """A request that comes back to NMI is refused long before any time limit."""
@@ -56,54 +53,22 @@ def bed() -> Iterator[Bed]:
     """A node with Cilium, the chart with the backend `cilium`, and two pods: `managed` and `principal`."""
     with Bed(Options(cilium="ebpf")) as started:
         started.install(VALUES)
-        principal = started.azure.call(lambda emulator: emulator.directory.add_principal())
+        known = started.azure.call(lambda emulator: emulator.directory.add_principal())
         started.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": "principal", "namespace": "default"},
-                "stringData": {"clientSecret": principal.secret},
-            },
-            identity(
-                "principal",
-                "",
-                principal.client_id,
-                type=1,
-                tenantID=principal.tenant_id,
-                clientPassword={"name": "principal", "namespace": "default"},
-            ),
-            identity(DEMO_IDENTITY, identity_id(DEMO_IDENTITY), DEMO_CLIENT_ID),
-            binding("principal"),
-            binding(DEMO_IDENTITY),
-            pod("principal", ["sleep", "3600"], labels={"aadpodidbinding": "principal"}),
-            pod("managed", ["sleep", "3600"], labels={"aadpodidbinding": DEMO_IDENTITY}),
+            *manifests.principal(known),
+            *manifests.demo(),
+            manifests.pod("principal", selector="principal"),
+            manifests.pod("managed", selector=DEMO_IDENTITY),
         )
-        started.kubectl("wait", "--for=condition=Ready", "pod/principal", "pod/managed", f"--timeout={SECONDS}s")
-        client.eventually(started, "principal", principal.client_id)
+        started.wait_for_pods("principal", "managed")
+        client.eventually(started, "principal", known.client_id)
         client.eventually(started, "managed", DEMO_IDENTITY)
         yield started
 
 
-@pytest.fixture
-def without_nmi(bed: Bed) -> Iterator[Bed]:
-    """The node while no NMI runs on it."""
-    _select_nodes(bed, WITHOUT_NMI)
-    wait_for(lambda: not bed.nmi_pids(), SECONDS, "NMI still runs")
-    yield bed
-    _select_nodes(bed, {"nodeSelector": None})
-    bed.wait_for_nmi()
-    wait_for(lambda: status(bed) == 200, SECONDS, "the redirect is not back")
-
-
 def _select_nodes(bed: Bed, spec: dict[str, Any]) -> None:
     patch = json.dumps({"spec": {"template": {"spec": spec}}})
-    name = bed.objects("daemonsets", f"--namespace={NAMESPACE}", f"--selector={NMI_LABELS}")[0]["metadata"]["name"]
-    bed.kubectl("patch", f"daemonset/{name}", f"--namespace={NAMESPACE}", "--type=merge", f"--patch={patch}")
-
-
-def leaked(bed: Bed, since: float) -> list[str]:
-    """Return the paths of the requests of pods that reached IMDS."""
-    return [each.path for each in bed.azure.requests(since) if each.leaked]
+    bed.kubectl("patch", NMI, f"--namespace={NAMESPACE}", "--type=merge", f"--patch={patch}")
 
 
 def status(bed: Bed) -> int:
@@ -111,9 +76,14 @@ def status(bed: Bed) -> int:
     return client.request(bed, "principal", INSTANCE, seconds=REQUEST_SECONDS).status
 
 
+def _fetched(bed: Bed) -> int:
+    """Return the status of a token request for which NMI must call IMDS; 0 without an answer."""
+    path = client.token_path(f"https://{time.monotonic_ns()}.example")
+    return client.request(bed, "managed", path, seconds=REQUEST_SECONDS).status
+
+
 def test_verify_proves_that_nmi_receives_requests_from_the_pods_own_addresses(bed: Bed) -> None:
-    code, answered_by = verified(bed)
-    assert (code, set(answered_by.values())) == (0, {"nmi"})
+    assert client.verified(bed) == (0, {bed.nodes[0].name: "nmi"})
 
 
 def test_a_rule_of_netfilter_sees_no_packet_of_a_pod(bed: Bed) -> None:
@@ -129,8 +99,7 @@ def test_a_rule_of_netfilter_sees_no_packet_of_a_pod(bed: Bed) -> None:
 
 def test_nmis_own_requests_reach_imds_from_its_own_address(bed: Bed) -> None:
     begin = time.time()
-    parameters = "?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com"
-    assert client.request(bed, "managed", f"{client.TOKEN}{parameters}").status == 200
+    assert client.request(bed, "managed", client.token_path("https://management.azure.com")).status == 200
     assert status(bed) == 200
     (address,) = {each["status"]["podIP"] for each in bed.nmi_pods()}
     sent = bed.azure.requests(begin)
@@ -140,32 +109,34 @@ def test_nmis_own_requests_reach_imds_from_its_own_address(bed: Bed) -> None:
 
 def test_programs_of_the_node_reach_nmi_which_refuses_them(bed: Bed) -> None:
     begin = time.time()
-    answer = bed.nodes[0].done(
-        "curl",
-        "--silent",
-        "--include",
-        "--header",
-        "Metadata: true",
-        f"http://{METADATA_ADDRESS}{client.TOKEN}?resource=r",
-    )
+    url = f"http://{METADATA_ADDRESS}{client.TOKEN}?resource=r"
+    answer = bed.nodes[0].done("curl", "--silent", "--include", "--header", "Metadata: true", url)
     assert "No pod is known at this address." in answer.stdout
     assert bed.azure.requests(begin) == []
 
 
 def test_pods_that_start_later_get_tokens(bed: Bed) -> None:
-    bed.apply(pod("later", ["sleep", "3600"], labels={"aadpodidbinding": DEMO_IDENTITY}))
+    bed.apply(manifests.pod("later", selector=DEMO_IDENTITY))
     try:
-        bed.kubectl("wait", "--for=condition=Ready", "pod/later", f"--timeout={SECONDS}s")
+        bed.wait_for_pods("later")
         client.eventually(bed, "later", DEMO_IDENTITY)
     finally:
         bed.kubectl("delete", "pod/later", "--grace-period=0", "--force")
 
 
 def test_an_egress_policy_must_permit_the_port_of_nmis_pods(bed: Bed) -> None:
-    bed.apply(egress())
+    policy: dict[str, Any] = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "egress", "namespace": "default"},
+        "spec": {"podSelector": {"matchLabels": {"app": "principal"}}, "policyTypes": ["Egress"], "egress": []},
+    }
+    bed.apply(policy)
     try:
         wait_for(lambda: status(bed) == 0, SECONDS, "the policy has no effect")
-        bed.apply(egress({"namespaceSelector": {}, "podSelector": {"matchLabels": COMPONENT}}))
+        nmi = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/component": "nmi"}}}
+        policy["spec"]["egress"] = [{"to": [nmi], "ports": [{"port": 2579, "protocol": "TCP"}]}]
+        bed.apply(policy)
         wait_for(lambda: status(bed) == 200, SECONDS, "the policy permits no request")
     finally:
         bed.kubectl("delete", "networkpolicy/egress")
@@ -181,7 +152,7 @@ def test_a_request_of_nmi_that_comes_back_is_refused_immediately_with_the_next_a
         begin, at = time.monotonic(), time.time()
         for refused in (
             client.request(bed, "principal", "/metadata/instance/network?api-version=2021-02-01"),
-            client.request(bed, "managed", f"{client.TOKEN}?api-version=2018-02-01&resource=looped"),
+            client.request(bed, "managed", client.token_path("looped")),
         ):
             assert (refused.status, "came back to NMI" in refused.body) == (503, True), refused.body
         assert time.monotonic() - begin < LOOP_SECONDS
@@ -198,8 +169,7 @@ def _replace(bed: Bed, *policies: dict[str, Any]) -> None:
     """Replace all local redirect policies, and then NMI's pod: Cilium refuses changes, and keeps exemptions of pods."""
     bed.kubectl("delete", "ciliumlocalredirectpolicies", "--all", f"--namespace={NAMESPACE}")
     _create(bed, *policies)
-    bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
-    bed.wait_for_nmi()
+    bed.roll_out_nmi()
 
 
 def _create(bed: Bed, *policies: dict[str, Any]) -> None:
@@ -207,37 +177,21 @@ def _create(bed: Bed, *policies: dict[str, Any]) -> None:
     bed.apply(*({**each, "metadata": {name: each["metadata"][name] for name in kept}} for each in policies))
 
 
-def egress(*allowed: dict[str, Any]) -> dict[str, Any]:
-    """Return a policy for the pod `principal` that permits NMI's port of the *allowed* peers."""
-    rules = [{"to": list(allowed), "ports": [{"port": 2579, "protocol": "TCP"}]}] if allowed else []
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "egress", "namespace": "default"},
-        "spec": {
-            "podSelector": {"matchLabels": {"aadpodidbinding": "principal"}},
-            "policyTypes": ["Egress"],
-            "egress": rules,
-        },
-    }
-
-
 def test_a_rollout_interrupts_requests_for_some_seconds_at_most(bed: Bed) -> None:
-    bed.apply(prober("prober", selector=DEMO_IDENTITY))
+    bed.apply(manifests.prober("prober", selector=DEMO_IDENTITY))
+    scenarios = Scenarios(bed)
+
+    def good_since(at: float) -> int:
+        return sum(each.outcome == TOKEN for each in scenarios.probes("prober", at))
+
     try:
-        bed.kubectl("wait", "--for=condition=Ready", "pod/prober", f"--timeout={SECONDS}s")
-        wait_for(lambda: "token" in bed.kubectl("logs", "prober", "--tail=1"), SECONDS, "no token")
+        wait_for(lambda: good_since(0.0), SECONDS, "no token")
         begin = time.time()
-        bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
-        bed.wait_for_nmi()
-        time.sleep(5)
-        lines = [json.loads(line) for line in bed.kubectl("logs", "prober").splitlines()]
-        good = [each["at"] + each["seconds"] for each in lines if each["outcome"] == f"token {DEMO_IDENTITY}"]
-        gaps = [later - earlier for earlier, later in pairwise(good) if later > begin]
-        bad = [each for each in lines if each["at"] > begin and not each["outcome"].startswith("token")]
-        print(f"longest gap {max(gaps):.2f} s, {len(bad)} failed requests: {bad[:5]}", file=sys.stderr)  # noqa: T201
-        assert max(gaps) < ROLLOUT_SECONDS, bad
-        assert leaked(bed, begin) == []
+        bed.roll_out_nmi()
+        end = time.time()
+        wait_for(lambda: good_since(end) >= GOOD_PROBES, SECONDS, "no token after the rollout")
+        assert interruption(scenarios.probes("prober", begin), TOKEN) < ROLLOUT_SECONDS
+        assert bed.azure.leaked(begin) == []
     finally:
         bed.kubectl("delete", "pod/prober", "--grace-period=0", "--force")
 
@@ -247,18 +201,13 @@ def test_nmi_is_not_ready_while_the_redirect_is_missing_and_serves_when_it_retur
     policies = bed.objects("ciliumlocalredirectpolicies", f"--namespace={NAMESPACE}")
     bed.kubectl("delete", "ciliumlocalredirectpolicies", "--all", f"--namespace={NAMESPACE}")
     try:
-        wait_for(lambda: not _ready(bed), SECONDS, "NMI is still Ready")
+        wait_for(lambda: not is_ready(bed.nmi_pods()[0]), SECONDS, "NMI is still Ready")
         assert "Cilium has lost the redirect" in bed.kubectl("logs", bed.nmi_pod(), f"--namespace={NAMESPACE}")
-        assert leaked(bed, begin) == []
+        assert bed.azure.leaked(begin) == []
     finally:
         _create(bed, *policies)
     wait_for(lambda: _fetched(bed) == 200, REPAIR_SECONDS, "the redirect is not back")
-    wait_for(lambda: _ready(bed), SECONDS, "NMI is not Ready")
-
-
-def _ready(bed: Bed) -> bool:
-    (pod,) = bed.nmi_pods()
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"]["conditions"])
+    wait_for(lambda: is_ready(bed.nmi_pods()[0]), SECONDS, "NMI is not Ready")
 
 
 def test_what_restarts_of_the_agent_and_an_outage_of_the_api_server_lose_is_restored(bed: Bed) -> None:
@@ -269,38 +218,33 @@ def test_what_restarts_of_the_agent_and_an_outage_of_the_api_server_lose_is_rest
             bed.plane.stop(signal.SIGKILL)
             time.sleep(OUTAGE_SECONDS)
             bed.plane.start()
-        bed.nodes[0].restart_cilium()
+        bed.nodes[0].start_cilium()
         time.sleep(3)
-        found, at = _fetched(bed), time.monotonic()
-        wait_for(lambda: _fetched(bed) == 200, REPAIR_SECONDS, f"status {found}: NMI did not restore the redirect")
-        if found != 200:
-            print(f"status {found}, restored after {time.monotonic() - at:.0f} s", file=sys.stderr)  # noqa: T201
-    assert leaked(bed, begin) == []
-
-
-def _fetched(bed: Bed) -> int:
-    """Return the status of a token request for which NMI must call IMDS; 0 without an answer."""
-    resource = f"https://{time.monotonic_ns()}.example"
-    path = f"{client.TOKEN}?api-version=2018-02-01&resource={resource}"
-    return client.request(bed, "managed", path, seconds=REQUEST_SECONDS).status
+        wait_for(lambda: _fetched(bed) == 200, REPAIR_SECONDS, "NMI did not restore the redirect")
+    assert bed.azure.leaked(begin) == []
 
 
 def test_no_request_reaches_imds_when_nmi_is_killed(bed: Bed) -> None:
-    begin = time.time()
-    bed.nodes[0].run("kill", "-KILL", str(bed.nmi_pid()))
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        status(bed)
-    assert leaked(bed, begin) == []
-    _, answered_by = verified(bed)
-    assert set(answered_by.values()) == {"nmi"}
+    begin, killed = time.time(), bed.nmi_pid()
+    bed.kill_nmi()
+    # The pod sends a request in each pass, also while no NMI runs.
+    wait_for(lambda: status(bed) == 200 and bed.nmi_pids() not in ([], [killed]), SECONDS, "NMI does not serve again")
+    assert bed.azure.leaked(begin) == []
+    assert client.verified(bed)[1] == {bed.nodes[0].name: "nmi"}
 
 
-def test_no_request_reaches_imds_while_no_nmi_runs(without_nmi: Bed) -> None:
-    begin = time.time()
-    wait_for(lambda: status(without_nmi) == 0, SECONDS, "a pod still gets an answer")
-    assert [status(without_nmi) for _ in range(3)] == [0, 0, 0]
-    assert leaked(without_nmi, begin) == []
+def test_no_request_reaches_imds_while_no_nmi_runs(bed: Bed) -> None:
+    _select_nodes(bed, WITHOUT_NMI)
+    try:
+        wait_for(lambda: not bed.nmi_pids(), SECONDS, "NMI still runs")
+        begin = time.time()
+        wait_for(lambda: status(bed) == 0, SECONDS, "a pod still gets an answer")
+        assert [status(bed) for _ in range(3)] == [0, 0, 0]
+        assert bed.azure.leaked(begin) == []
+    finally:
+        _select_nodes(bed, {"nodeSelector": None})
+        bed.wait_for_nmi()
+        wait_for(lambda: status(bed) == 200, SECONDS, "the redirect is not back")
 
 
 def test_each_new_nmi_serves_although_cilium_creates_its_exemption_after_the_redirect(bed: Bed) -> None:
@@ -318,7 +262,7 @@ def test_without_fail_closed_requests_reach_imds_while_no_nmi_runs(bed: Bed) -> 
     try:
         _select_nodes(bed, WITHOUT_NMI)
         begin = time.time()
-        wait_for(lambda: status(bed) == 200 and leaked(bed, begin), SECONDS, "no pod reached IMDS")
+        wait_for(lambda: status(bed) == 200 and bed.azure.leaked(begin), SECONDS, "no pod reached IMDS")
     finally:
         _select_nodes(bed, {"nodeSelector": None})
         bed.install(VALUES, command="upgrade")
@@ -330,5 +274,5 @@ def test_the_redirect_stays_while_the_agent_is_not_running(bed: Bed) -> None:
     try:
         assert client.token(bed, "principal").status == 200
     finally:
-        bed.nodes[0].restart_cilium()
-    assert leaked(bed, begin) == []
+        bed.nodes[0].start_cilium()
+    assert bed.azure.leaked(begin) == []

@@ -1,11 +1,10 @@
 """A real node with the chart as a place of `tests/support/podidctl/faults`, with the removal of each fault."""
 
 import itertools
-import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Final, TypeVar
-from urllib.parse import urlencode
 
 import yaml
 
@@ -14,18 +13,16 @@ from podidentity_sandbox import fault_control
 from podidentity_sandbox.azure import AzureEmulator, identity_id
 from podidentity_sandbox.fault_control import FaultControl, Service
 from tests.support.identity_requests import AUDIENCE
-from tests.support.podidctl.faults.places import NO_CONNECTION, POD, Output, PodRequest, command_of, measured
+from tests.support.mic.preview.run_programs import Answer
+from tests.support.podidctl.faults.places import NO_CONNECTION, POD, PodRequest
 from tests.system.node import client, manifests
-from tests.system.node.bed import NAMESPACE, NMI, RELEASE, Bed
-from tests.system.node.configuration import REPOSITORY
+from tests.system.node.bed import MIC, MIC_LABELS, NAMESPACE, NMI, Bed
+from tests.system.node.manifests import REPOSITORY
 from tests.system.node.processes import wait_for
-from tests.system.node.scenarios.applications import SLEEP
 
 T = TypeVar("T")
 
 SECONDS: Final = 60
-MIC: Final = f"deployment/{RELEASE}-mic"
-MIC_LABELS: Final = "app.kubernetes.io/component=mic"
 ABSENT: Final = f"{REPOSITORY}/absent:{VERSION}"
 """An image that no node has, of the version of the others."""
 _numbers = itertools.count()
@@ -59,14 +56,23 @@ class NodePlace:
         self._documents.append(document)
 
     async def run_pod(self, labels: Mapping[str, str]) -> None:
-        await self.apply(manifests.pod(POD, SLEEP, labels=labels))
-        self._bed.kubectl("wait", "--for=condition=Ready", f"pod/{POD}", f"--timeout={SECONDS}s")
+        pod = manifests.pod(POD)
+        pod["metadata"]["labels"] |= labels
+        await self.apply(pod)
+        self._bed.wait_for_pods(POD)
 
     async def until_assigned(self) -> None:
         wait_for(lambda: self._assigned() == ["Assigned"], SECONDS, "no identity is assigned")
 
     async def set_fault(self, service: str, value: str) -> None:
-        control = self._bed.azure.call(_control)
+        azure = self._bed.azure.emulator
+        control = FaultControl(
+            {
+                "imds": Service(azure.imds.faults, fault_control.imds_error),
+                "arm": Service(azure.arm.faults, fault_control.azure_error),
+                "aad": Service(azure.aad.faults, fault_control.aad_error),
+            }
+        )
         if service == "arm":
             # MIC would wait for up to two minutes before its next call to Azure.
             self._undo.callback(self._restart_mic)
@@ -83,43 +89,33 @@ class NodePlace:
             self._kubectl("set", "image", MIC, f"mic={image}")
             self._kubectl("scale", MIC, f"--replicas={replicas}")
 
-        def undo() -> None:
-            restart(image, replicas)
-            self._kubectl("rollout", "status", MIC, f"--timeout={SECONDS}s")
-
-        self._undo.callback(undo)
+        self._undo.callback(self._kubectl, "rollout", "status", MIC, f"--timeout={SECONDS}s")
+        self._undo.callback(restart, image, replicas)
         restart(ABSENT, "1")
 
     async def stop_nmi(self) -> None:
         """Let NMI's image be absent and delete its pod, so that its successor cannot start."""
         image, pod = self._container_image(NMI), self._bed.nmi_pod()
-
-        def undo() -> None:
-            self._kubectl("set", "image", NMI, f"nmi={image}")
-            self._bed.wait_for_nmi()
-
-        self._undo.callback(undo)
+        self._undo.callback(self._bed.wait_for_nmi)
+        self._undo.callback(self._kubectl, "set", "image", NMI, f"nmi={image}")
         self._kubectl("set", "image", NMI, f"nmi={ABSENT}")
         # The DaemonSet deletes the former pod only when the successor is Ready.
         wait_for(lambda: len(self._bed.nmi_pods()) > 1, SECONDS, "NMI has no successor")
         self._kubectl("delete", "pod", pod, f"--timeout={SECONDS}s")
 
     async def respond(self, request: PodRequest) -> str:
-        parameters = urlencode({"api-version": "2018-02-01", "resource": AUDIENCE, **request.query})
-        response = client.request(self._bed, POD, f"{client.TOKEN}?{parameters}", headers=request.headers)
+        path = client.token_path(**{"resource": AUDIENCE, **request.query})
+        response = client.request(self._bed, POD, path, headers={**client.METADATA, **request.headers})
         if response.status == 0:
             return NO_CONNECTION
         if response.status == 200:
-            of_node = response.identity == self._bed.nodes[0].name
-            return f"200 a token of {'the node' if of_node else response.identity}'s identity"
+            of_node = response.token_of == self._bed.nodes[0].name
+            return f"200 a token of {'the node' if of_node else response.token_of}'s identity"
         return f"{response.status} {response.document['error_description']}"
 
-    async def podidctl(self, *words: str) -> Output:
-        async def run() -> tuple[int, str, str]:
-            done: subprocess.CompletedProcess[str] = self._bed.commands.done(*command_of(words))
-            return done.returncode, done.stdout, done.stderr
-
-        return await measured(run)
+    async def podidctl(self, *words: str) -> Answer:
+        done = self._bed.commands.done(sys.executable, "-m", "podidctl", *words, "-o", "json")
+        return Answer(done.returncode, done.stdout, done.stderr)
 
     def _restart_mic(self) -> None:
         self._kubectl("delete", "pods", f"--selector={MIC_LABELS}", f"--timeout={SECONDS}s")
@@ -133,19 +129,7 @@ class NodePlace:
 
     def _assigned(self) -> list[str]:
         """Return the states of the AzureAssignedIdentities of the pod."""
-        found = self._bed.objects("azureassignedidentities", "--all-namespaces")
-        return [each["status"]["status"] for each in found if each["spec"]["pod"] == POD]
+        return [each["status"]["status"] for each in self._bed.assignments() if each["spec"]["pod"] == POD]
 
     def _kubectl(self, *arguments: str) -> str:
         return self._bed.kubectl(*arguments, f"--namespace={NAMESPACE}")
-
-
-def _control(azure: AzureEmulator) -> FaultControl:
-    """Return the switch of the faults that `podidctl sandbox fault` uses. Call it in Azure's event loop."""
-    return FaultControl(
-        {
-            "imds": Service(azure.imds.faults, fault_control.imds_error),
-            "arm": Service(azure.arm.faults, fault_control.azure_error),
-            "aad": Service(azure.aad.faults, fault_control.aad_error),
-        }
-    )

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.namespaces import NAMESPACES
 from podidentity_sandbox.tokens import read_claims
 from tests.support.checkout import ROOT
-from tests.system.plane.e2e.operators_shell import Terminal
+from tests.support.operators_shell import Terminal
+from tests.system.node.processes import wait_for
 from tests.system.plane.e2e.test_readme import a_fault_is_explained_and_everything_removed, blocks
 
 pytestmark = pytest.mark.long
-
-UP_SECONDS = 300.0
 
 
 @pytest.fixture
@@ -30,12 +28,11 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     with log.open("wb") as output:
         command = [sys.executable, "-m", "tools.cluster", "--node=real"]
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
-    deadline = time.monotonic() + UP_SECONDS
     try:
-        while "The cluster is up" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+        wait_for(
+            lambda: process.poll() is not None or "The cluster is up" in log.read_text(), 300, f"no cluster; see {log}"
+        )
+        assert process.poll() is None, log.read_text()
         yield Terminal()
     finally:
         os.kill(process.pid, signal.SIGINT)

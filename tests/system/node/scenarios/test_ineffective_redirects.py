@@ -9,13 +9,14 @@ import pytest
 
 from podidentity_sandbox.network import METADATA_ADDRESS
 from tests.system.node.bed import Bed
-from tests.system.node.podidctl_commands import SOMETHING_TO_DO, verified
+from tests.system.node.client import verified
 from tests.system.node.processes import wait_for
 from tests.system.node.scenario import RECOVERY_SECONDS, Scenarios
 
 pytestmark = pytest.mark.long
 
-SETTING: Final = "net.ipv4.conf.{}.route_localnet"
+SETTINGS: Final = r"^net\.ipv4\.conf\..*\.route_localnet$"
+SOMETHING_TO_DO: Final = 3
 FORMER_TABLE: Final = "realnode-former"
 # A mapping of a connection to its own destination is final: the later chains of nat are skipped. The kernel refuses
 # chains of nat before conntrack (-200).
@@ -32,14 +33,14 @@ table ip {FORMER_TABLE} {{
 @contextmanager
 def rules_gone(bed: Bed) -> Iterator[None]:
     """Stop NMI's process, which then repairs no rule, and flush the redirect. Restore kube-proxy's rules afterwards."""
-    pid = str(bed.nmi_pid())
-    bed.nodes[0].run("kill", f"-{signal.SIGSTOP.value}", pid)
+    node, pid = bed.nodes[0], str(bed.nmi_pid())
+    node.run("kill", f"-{signal.SIGSTOP.value}", pid)
     try:
-        bed.nodes[0].run("iptables", "--table", "nat", "--flush", "PREROUTING")
+        node.run("iptables", "--table", "nat", "--flush", "PREROUTING")
         yield
     finally:
-        bed.nodes[0].done("kill", f"-{signal.SIGCONT.value}", pid)
-        bed.nodes[0].restart_kube_proxy()
+        node.done("kill", f"-{signal.SIGCONT.value}", pid)
+        node.restart_kube_proxy()
 
 
 @contextmanager
@@ -56,15 +57,12 @@ def former_rule(bed: Bed) -> Iterator[None]:
 def without_route_localnet(bed: Bed) -> Iterator[None]:
     """Switch route_localnet off on all interfaces: the kernel drops packets that a rule sends to 127.0.0.1."""
     node = bed.nodes[0]
-    names = node.run("ls", "/proc/sys/net/ipv4/conf").split()
-    before = {each: node.run("sysctl", "--values", SETTING.format(each)).strip() for each in names}
-    for each in names:
-        node.run("sysctl", "--write", f"{SETTING.format(each)}=0")
+    before = node.run("sysctl", "--all", "--pattern", SETTINGS).splitlines()  # lines of `NAME = VALUE`
+    node.run("sysctl", "--write", *(f"{each.split()[0]}=0" for each in before))
     try:
         yield
     finally:
-        for each, value in before.items():
-            node.done("sysctl", "--write", f"{SETTING.format(each)}={value}")
+        node.done("sysctl", "--write", *("".join(each.split()) for each in before))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_verify_reports_who_answers_instead_of_nmi(
         with fault(bed):
             assert verified(bed) == (SOMETHING_TO_DO, {name: answered_by})
         bed.wait_for_nmi()
-        scenarios.wait_for_recovery(0.0, RECOVERY_SECONDS)
+        scenarios.wait_for_recovery(0.0)
         wait_for(lambda: verified(bed) == (0, {name: "nmi"}), RECOVERY_SECONDS, "verify does not report NMI again")
     finally:
         if not fail_closed:

@@ -8,6 +8,7 @@ token and assign no identity. The test writes the assignments, the record of the
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,31 +16,33 @@ from typing import Any, Final
 
 import pytest
 
-from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, identity_id
+from benchmarks import go_implementation
+from podidentity_sandbox.azure import DEMO_IDENTITY
+from podidentity_sandbox.machines import Machine
 from tests.support.checkout import ROOT
-from tests.support.go_implementation_chart import CLOUD, MIC_FLAGS, NMI_FLAGS, write_chart
+from tests.support.go_implementation_chart import CLOUD, MIC_FLAGS, NMI_FLAGS, ProgramImages, write_chart
 from tests.support.go_implementation_lock import ANNOTATION
 from tests.support.go_implementation_objects import LOCK, RECORD, assignment, lock, record
 from tests.system.node import client, manifests
-from tests.system.node.bed import INSTALL_SECONDS, NAMESPACE, RELEASE, Bed
-from tests.system.node.go_programs import GoPrograms, go_programs
+from tests.system.node.bed import MIC, MIC_LABELS, NAMESPACE, NMI, RELEASE, Bed
+from tests.system.node.manifests import REPOSITORY
 from tests.system.node.node_state import read_node_state
-from tests.system.node.options import Options
-from tests.system.node.processes import wait_for
+from tests.system.node.oci import Image
+from tests.system.node.processes import BedError, wait_for
 from tests.system.node.programs import IMAGES, compiled
-from tests.system.node.scenario import Scenarios
+from tests.system.node.scenario import WITH, Scenarios
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 CRDS: Final = ROOT / "tests" / "support" / "mic" / "reference" / "crds.yaml"
+VARIABLES: Final = (go_implementation.NMI, go_implementation.MIC)
+GO_IMAGES: Final = ProgramImages(f"{REPOSITORY}/nmi:go-implementation", f"{REPOSITORY}/mic:go-implementation")
 CHAIN: Final = "aad-metadata"
 """NMI's chain in the nat table. reference: pkg/nmi/iptables/iptables.go."""
-WHERE: Final = (f"--namespace={NAMESPACE}", f"--timeout={INSTALL_SECONDS}s", "--wait")
 SERVED_AGAIN_SECONDS: Final = 120.0
 """Time until the Go implementation serves after a rollback: a refused request of its NMI may take 100 s."""
 LOCK_NAMESPACE: Final = "default"
 """The default of both MICs, which the charts keep."""
-PODS: Final = ("with-0", "with-1")
 VALUES: Final[Mapping[str, Any]] = {
     "forceNamespaced": "false",
     "installMICException": "true",
@@ -49,30 +52,46 @@ VALUES: Final[Mapping[str, Any]] = {
 """A file of values for that chart."""
 
 
-def install(bed: Bed, folder: Path, programs: GoPrograms) -> None:
-    """Install that chart with *programs*, and wait until their pods are Ready. Raise CommandError."""
-    for node in bed.nodes:
-        for archive in programs.write_images(IMAGES, bed.folder, bed.files.certificates.read_bytes()):
-            node.import_image(archive)
-        node.run("install", "-m", "0644", str(bed.files.environment), CLOUD)
+def go_programs() -> tuple[Path, Path] | None:
+    """Return NMI and MIC, which both variables name; None without both.
+
+    Raise BedError if only one is set, and ProgramError if one names a file that is not executable.
+    """
+    nmi, mic = (go_implementation.named_program(variable, os.environ) for variable in VARIABLES)
+    if nmi is not None and mic is not None:
+        return nmi, mic
+    if nmi is not None or mic is not None:
+        raise BedError(f"only one of {' and '.join(VARIABLES)} is set; set both, or none")
+    return None
+
+
+def install(bed: Bed, folder: Path, nmi: Path, mic: Path) -> None:
+    """Install that chart with these programs, and wait until their pods are Ready. Raise CommandError.
+
+    A program replaces this project's in its image. So the image of NMI has iptables and conntrack, and both trust the
+    authorities of the image and the emulated Azure.
+    """
+    for name, program, full_name in (("nmi", nmi, GO_IMAGES.nmi), ("mic", mic, GO_IMAGES.mic)):
+        image = Image.read(IMAGES / f"{name}.tar")
+        bed.trust_azure(image)
+        image.add({name: program.read_bytes()}, mode=0o755)
+        image.settings |= {"Entrypoint": [f"/{name}"], "Cmd": []}
+        bed.import_image(image, full_name)
+    bed.nodes[0].run("install", "-m", "0644", str(bed.files.environment), CLOUD)
     # As helm 3 does.
     bed.kubectl("create", "--field-manager=helm", f"--filename={CRDS}")
     bed.kubectl("wait", "--for=condition=Established", "customresourcedefinitions", "--all", "--timeout=60s")
-    chart = write_chart(folder, release=RELEASE, programs=programs.images)
-    bed.commands.helm("install", RELEASE, str(chart), *WHERE, "--create-namespace")
+    bed.helm("install", RELEASE, str(write_chart(folder, release=RELEASE, programs=GO_IMAGES)), "--create-namespace")
     wait_for(lambda: has_chain(bed), 60, "the image of NMI has no iptables that works")
 
 
-def leave_objects(bed: Bed) -> None:
+def leave_objects(bed: Bed, machine: Machine) -> None:
     """Write what the Go implementation's MIC leaves on the cluster and on Azure, for the pods of the probers."""
-    node = bed.nodes[0]
-    machine = bed.azure.machine(node.vm)
     bed.azure.call(lambda emulator: machine.attach(emulator.demo))
     bed.apply(record(NAMESPACE), lock(LOCK_NAMESPACE))
     Scenarios(bed).apply_probers()
-    identity = manifests.identity(DEMO_IDENTITY, identity_id(DEMO_IDENTITY), DEMO_CLIENT_ID)
-    bed.apply(*(assignment(pod, node.name, identity, manifests.binding(DEMO_IDENTITY)) for pod in PODS))
-    bed.kubectl("wait", "--for=condition=Ready", *(f"pod/{each}" for each in PODS), "--timeout=60s")
+    bed.apply(*(assignment(pod, bed.nodes[0].name, *manifests.demo()) for pod in WITH))
+    bed.wait_for_pods(*WITH)
 
 
 def has_chain(bed: Bed) -> bool:
@@ -93,12 +112,9 @@ def flags(bed: Bed, workload: str) -> list[str]:
 
 def assignments(bed: Bed) -> dict[str, Any]:
     """Return uid, specification and status of each AzureAssignedIdentity by name."""
-    found = bed.objects("azureassignedidentities", "--all-namespaces")
-    return {each["metadata"]["name"]: (each["metadata"]["uid"], each["spec"], each["status"]) for each in found}
-
-
-def states(bed: Bed) -> list[str]:
-    return [status["status"] for *_, status in assignments(bed).values()]
+    return {
+        each["metadata"]["name"]: (each["metadata"]["uid"], each["spec"], each["status"]) for each in bed.assignments()
+    }
 
 
 def check_kept(bed: Bed, before: dict[str, Any], *, with_programs: bool) -> None:
@@ -128,36 +144,32 @@ def holder(bed: Bed) -> str:
 def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path: Path) -> None:
     named = go_programs()
     stand_in = compiled("go_program_stand_in")
-    with Bed(Options()) as bed:
+    with Bed() as bed:
         bed.commands = bed.plane.commands("helm3")  # which made the releases of that chart
         node, scenarios = bed.nodes[0], Scenarios(bed)
         machine = bed.azure.machine(node.vm)
         clean = read_node_state(node)
-        install(bed, tmp_path, named or GoPrograms(nmi=stand_in, mic=stand_in))
+        install(bed, tmp_path, *(named or (stand_in, stand_in)))
         nmi_flags = [each.replace("$(NODE_NAME)", node.name) for each in NMI_FLAGS]
         if named is None:
-            assert flags(bed, f"daemonset/{RELEASE}-nmi") == nmi_flags
-            assert flags(bed, f"deployment/{RELEASE}-mic") == list(MIC_FLAGS)
-            leave_objects(bed)
+            assert flags(bed, NMI) == nmi_flags
+            assert flags(bed, MIC) == list(MIC_FLAGS)
+            leave_objects(bed, machine)
         else:
             scenarios.create_probers()
-            wait_for(
-                lambda: states(bed) == ["Assigned"] * len(PODS), 60, "the Go implementation has assigned no identity"
-            )
+            wait_for(lambda: len(bed.assignments()) == len(WITH), 60, "the Go implementation has assigned no identity")
         before, recorded = assignments(bed), record_of(bed)
-        changes = bed.azure.record_changes(machine)
-        attached = set(machine.identities)
+        changes, attached = bed.azure.changes(machine), set(machine.identities)
 
         begin = time.time()
         bed.install(VALUES, command="upgrade")
-        response = client.token(bed, PODS[0])
-        assert (response.status, response.identity) == (200, DEMO_IDENTITY), response
-        scenarios.wait_for_recovery(time.time(), 60)
+        assert client.token(bed, WITH[0]).token_of == DEMO_IDENTITY
+        scenarios.wait_for_recovery(time.time())
         wait_for(lambda: holder(bed).startswith(f"{RELEASE}-mic"), 60, "no present MIC holds the former lock")
         result = scenarios.evaluate("helm upgrade from the chart 4.1.18", begin)
         assert (result.leaked, result.wrong) == (0, 0), result
         if named is not None:  # a refused connection is no answer
-            outcomes = [each.outcome for pod in PODS for each in scenarios.probes(pod, begin)]
+            outcomes = [each.outcome for pod in WITH for each in scenarios.probes(pod, begin)]
             assert not any(each.startswith("http ") for each in outcomes), result
         assert not has_chain(bed)
 
@@ -165,31 +177,29 @@ def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path
         bed.install({**VALUES, "nmi": {**VALUES["nmi"], "failClosed": False}}, command="upgrade")
         check_kept(bed, before, with_programs=named is not None)
         assert record_of(bed) == recorded
-        assert changes == [], "no identity is attached or detached"
-        mic = f"deployment/{RELEASE}-mic"
-        bed.kubectl("scale", mic, f"--namespace={NAMESPACE}", "--replicas=0")
-        component = "--selector=app.kubernetes.io/component=mic"
-        bed.kubectl("wait", "--for=delete", "pods", component, f"--namespace={NAMESPACE}", "--timeout=60s")
+        assert bed.azure.changes(machine) == changes, "no identity is attached or detached"
+        bed.kubectl("scale", MIC, f"--namespace={NAMESPACE}", "--replicas=0")
+        selector = f"--selector={MIC_LABELS}"
+        bed.kubectl("wait", "--for=delete", "pods", selector, f"--namespace={NAMESPACE}", "--timeout=60s")
         assert holder(bed) == "", "the MIC of the Go implementation need not wait"
-        bed.commands.helm("rollback", RELEASE, "1", *WHERE)
+        bed.helm("rollback", RELEASE, "1")
         wait_for(lambda: has_chain(bed) and not bed.nmi_pids(), 60, "the former programs do not run")
         if named is None:
-            assert flags(bed, f"daemonset/{RELEASE}-nmi") == nmi_flags
+            assert flags(bed, NMI) == nmi_flags
         else:
             wait_for(lambda: holder(bed), 60, "the Go implementation does not run again")
             scenarios.wait_for_recovery(time.time(), SERVED_AGAIN_SECONDS)
-        own = [each for each in read_node_state(node).left_since(clean) if CHAIN not in each]
+        own = [each for each in read_node_state(node) - clean if CHAIN not in each]
         assert own == [], "the Go implementation does not know the reject"
         check_kept(bed, before, with_programs=named is not None)
         assert record_of(bed) == recorded
-        assert changes == []
+        assert bed.azure.changes(machine) == changes
         assert set(machine.identities) == attached
 
         bed.install(VALUES, command="upgrade")
-        scenarios.wait_for_recovery(time.time(), 60)
+        scenarios.wait_for_recovery(time.time())
         check_kept(bed, before, with_programs=named is not None)
-        for pod in PODS:
-            bed.kubectl("delete", "pod", pod, "--timeout=60s")
+        bed.kubectl("delete", "pods", *WITH, "--timeout=60s")
         wait_for(lambda: not assignments(bed), 60, "assignments of deleted pods remain")
         wait_for(lambda: not machine.identities, 60, "MIC has not detached what the Go implementation attached")
         print(f"{result.scenario}: {dict(result.outcomes)}")  # noqa: T201 - shown by pytest -rP
