@@ -127,7 +127,6 @@ test-sdks: .venv/.built ## Run Azure's own SDKs for Python and JavaScript
 	$(PYTEST) -m "not nightly" tests/system/sdks
 
 test-sdks-nightly: .venv/.built ## Run Azure's own SDKs in the other languages
-	@$(BIN)/python tests/system/sdks/applications.py
 	$(PYTEST) -m nightly tests/system/sdks
 
 # The programs that `make test-sdks` omits take minutes to install; the machine may provide terraform.
@@ -216,7 +215,7 @@ model: .venv/.built ## Check the model of an address's life cycle completely (do
 
 SOAK_SECONDS ?= 600
 soak: .venv/.built ## Load NMI for SOAK_SECONDS (ten minutes) while pods change and servers fail
-	$(BIN)/python -m tests.nightly.soak.run $(SOAK_SECONDS) build/soak.json
+	$(BIN)/python -m tests.nightly.soak.run $(SOAK_SECONDS)
 
 # The pods of a real node come and go. CNI=ptp has a link of its own for each pod.
 SOAK_ANSWERS ?= 100000
@@ -232,7 +231,7 @@ hostile-objects: .venv/.built ## Test MIC and NMI with a tenant that fills the A
 
 HANDOVER_SECONDS ?= 180
 handover: .venv/.built ## Measure the responses to the next owner of an address, behind two kinds of CNI (as root)
-	$(BIN)/python -m tests.nightly.soak.handover $(HANDOVER_SECONDS) build/handover.json
+	$(BIN)/python -m tests.nightly.soak.handover $(HANDOVER_SECONDS)
 
 # REFERENCE_NMI=path adds the binary of the Go implementation's NMI (benchmarks/README.md).
 bench: .venv/.built ## Run all benchmarks (15 minutes)

@@ -21,8 +21,9 @@ from podidentity.version import VERSION
 from podidentity_sandbox.settings import CHART_VALUES
 from tests.support.testplane import up
 from tests.system.node import machine
-from tests.system.node.bed import OUTSIDE, Bed
-from tests.system.node.configuration import REPOSITORY
+from tests.system.node.bed import Bed
+from tests.system.node.manifests import REPOSITORY
+from tests.system.node.node import OUTSIDE
 from tests.system.node.options import Options
 
 ROOT = Path(__file__).parents[1]
@@ -88,17 +89,17 @@ def write_real_node_files(bed: Bed) -> None:
     programs = FOLDER / "bin"
     write_commands(bed, programs)
     kubeconfig = FOLDER / "kubeconfig"
-    shutil.copy2(bed.plane.folder / "admin.kubeconfig", kubeconfig)
+    shutil.copy2(bed.plane.kubeconfig, kubeconfig)
     (FOLDER / "values.yaml").write_text(yaml.safe_dump({**bed.values(), "test": CHART_VALUES["test"]}))
     for each in bed.nodes:
-        tag = (str(each.programs.ctr), "--namespace=k8s.io", "images", "tag")
+        tag = (each.programs.ctr, "--namespace=k8s.io", "images", "tag")
         each.run(*tag, f"{REPOSITORY}/demo:{VERSION}", DEMO_IMAGE)
     node = bed.nodes[0]
     for program in OURS:
         outside = bed.namespaces.command(OUTSIDE, ["env", f"KUBECONFIG={kubeconfig}", str(program)])
         text = PODIDCTL.format(
             podidctl=shlex.join(outside),
-            ctr=shlex.join(node.command([str(node.programs.ctr)])),
+            ctr=shlex.join(node.command([node.programs.ctr])),
             node=shlex.join(node.command(())),
         )
         (programs / program.name).write_text(text)
@@ -132,7 +133,7 @@ def write_commands(bed: Bed, folder: Path) -> None:
     """Write kubectl, helm and a shell on each node into *folder*, as commands for *bed*."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    kubeconfig = f"KUBECONFIG={bed.plane.folder / 'admin.kubeconfig'}"
+    kubeconfig = f"KUBECONFIG={bed.plane.kubeconfig}"
     commands = {
         name: bed.namespaces.command(OUTSIDE, ["env", kubeconfig, str(up.tool(name))]) for name in ("kubectl", "helm")
     }

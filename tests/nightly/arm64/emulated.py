@@ -1,7 +1,7 @@
 """Plugin of pytest for a run under qemu-user: the tests that need what the emulator does not have must fail.
 
 pytest lists them with the reason. A test that passes in spite of this list fails the run, so that the list stays true;
-those of TCP_INFO and SLOW also depend on the speed of the machine.
+those of TCP_INFO also depend on the speed of the machine.
 The same tests fail on another architecture if getsockopt() has the limits of the emulator there.
 """
 
@@ -16,7 +16,6 @@ SO_MEMINFO: Final = (
 )
 SO_ORIGINAL_DST: Final = "qemu-user does not support SO_ORIGINAL_DST: no connection counts as redirected"
 MYPY: Final = "mypy is not installed for arm64; the stubs are compared on each build machine"
-SLOW: Final = "deadlines of 50 ms may pass before the emulated client has sent its request"
 NOT_EMULATED: Final[Mapping[str, Sequence[str]]] = {
     TCP_INFO: (
         "test_lane_handover.py::test_a_disconnected_peer_does_not_affect_the_answers_of_others",
@@ -39,7 +38,6 @@ NOT_EMULATED: Final[Mapping[str, Sequence[str]]] = {
         ("test_lane_back_pressure.py::test_a_slot_is_occupied_until_the_peer_has_read_its_answers[uvloop-by its peer]"),
         "test_lane_back_pressure.py::test_a_throttled_peer_gets_all_answers_once_it_reads",
     ),
-    SLOW: ("test_lane_deadlines.py::test_a_request_in_the_general_lane_has_no_deadline_of_the_lane",),
     MYPY: ("test_stubs_and_imports.py::test_the_stubs_match_the_compiled_modules",),
     SO_ORIGINAL_DST: (
         "test_node_listener_behind_nat.py::test_only_redirected_connections_to_the_nodes_address_are_served",
@@ -69,5 +67,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of the list."""
     for item in items:
         if reason := reason_of(item.nodeid):
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=reason not in {TCP_INFO, SLOW}))
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=reason != TCP_INFO))
             item.add_marker(pytest.mark.timeout(60))

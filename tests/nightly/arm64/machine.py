@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -21,11 +21,9 @@ from tests.nightly.arm64.prepare import OUTPUT, SITE, SOURCE, unpack_system
 
 FOLDER: Final = OUTPUT / "machine"
 SYSTEM: Final = FOLDER / "root"
-DEBIAN_PACKAGES: Final = ",".join(
-    (
-        *("conntrack", "coreutils", "dash", "iproute2", "iptables", "kmod", "libc-bin", "linux-image-cloud-arm64"),
-        *("mount", "nftables", "procps", "python3", "util-linux"),
-    )
+DEBIAN_PACKAGES: Final = (
+    "conntrack,coreutils,dash,iproute2,iptables,kmod,libc-bin,linux-image-cloud-arm64,mount,nftables,procps,python3,"
+    "util-linux"
 )
 LEFT_OUT: Final = re.compile(
     r"(boot|usr/share/(doc|info|locale|man)|lib/modules/[^/]+/kernel/(fs|sound|drivers/(?!net(/|$))[^/]+))(/|$)"
@@ -45,21 +43,13 @@ TESTS: Final = (
 """What qemu-user cannot run, and NMI's rules in the tables of each backend, also with packets of a pod."""
 SECONDS: Final = 3600.0
 """Time limit of the machine, which takes minutes."""
+QEMU: Final = (
+    "qemu-system-aarch64 -machine virt -cpu cortex-a72 -accel tcg,thread=multi -smp 2 -m 3G "
+    "-nodefaults -nic none -display none -serial stdio -no-reboot"
+)
+"""A machine that runs until it switches itself off, or its kernel panics."""
 ENDED: Final = re.compile(r"^arm64 machine: pytest ended with (\d+)$", re.MULTILINE)
 """The line of `init` with pytest's exit code."""
-
-
-def needed(names: Iterable[str]) -> list[str]:
-    """Return those of *names*, relative to SYSTEM, that the machine needs."""
-    return [name for name in names if not LEFT_OUT.match(name)]
-
-
-def command(kernel: Path, initramfs: Path) -> list[str]:
-    """Return the command that runs the machine until it switches itself off, or its kernel panics."""
-    emulated = ["-machine", "virt", "-cpu", "cortex-a72", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "3G"]
-    devices = ["-nodefaults", "-nic", "none", "-display", "none", "-serial", "stdio", "-no-reboot"]
-    started = ["-kernel", str(kernel), "-initrd", str(initramfs), "-append", "console=ttyAMA0 loglevel=1 panic=-1"]
-    return ["qemu-system-aarch64", *emulated, *devices, *started]
 
 
 def cause_of_failure(console: str) -> str:
@@ -70,17 +60,13 @@ def cause_of_failure(console: str) -> str:
     return f"pytest in the machine ended with {code}; its report is on the console above" if code else ""
 
 
-def names_in(folder: Path) -> list[str]:
-    """Return the names of all files and folders in *folder*, relative to it, each after its folder."""
-    return sorted(str(each.relative_to(folder)) for each in folder.rglob("*"))
-
-
-def append(archive: BinaryIO, folder: Path, names: Sequence[str]) -> None:
-    """Append a cpio archive of *names*, relative to *folder*. The kernel unpacks all archives of an initramfs."""
-    given = "\0".join(names).encode()
-    subprocess.run(
-        ["cpio", "--null", "--create", "--format=newc", "--quiet"], cwd=folder, input=given, stdout=archive, check=True
-    )
+def append(archive: BinaryIO, folder: Path, name: str, left_out: re.Pattern[str] | None = None) -> None:
+    """Append a cpio archive of *name* in *folder*. The kernel unpacks all archives of an initramfs."""
+    paths = [folder / name, *sorted((folder / name).rglob("*"))]
+    names = [str(path.relative_to(folder)) for path in paths]
+    given = "\0".join(name for name in names if left_out is None or not left_out.match(name)).encode()
+    command = ["cpio", "--null", "--create", "--format=newc", "--quiet"]
+    subprocess.run(command, cwd=folder, input=given, stdout=archive, check=True)
 
 
 def build(initramfs: Path, tests: Sequence[str]) -> Path:
@@ -89,38 +75,35 @@ def build(initramfs: Path, tests: Sequence[str]) -> Path:
     unpack_system(SYSTEM, DEBIAN_PACKAGES, "/site")
     (modules,) = (SYSTEM / "lib/modules").iterdir()
     subprocess.run(["depmod", "-b", str(SYSTEM), modules.name], check=True)
-    (FOLDER / "tests").write_text("".join(f"{each}\n" for each in tests))
+    (FOLDER / "tests").write_text("".join(f"{test}\n" for test in tests))
     shutil.copy2(Path(__file__).with_name("init"), FOLDER / "init")
     with initramfs.open("wb") as archive:
-        append(archive, SYSTEM, needed(names_in(SYSTEM)))
-        for folder in (SITE, SOURCE):
-            append(archive, OUTPUT, [folder.name, *(f"{folder.name}/{each}" for each in names_in(folder))])
-        append(archive, FOLDER, ["init", "tests"])
+        append(archive, SYSTEM, ".", LEFT_OUT)
+        append(archive, OUTPUT, SITE.name)
+        append(archive, OUTPUT, SOURCE.name)
+        append(archive, FOLDER, "init")
+        append(archive, FOLDER, "tests")
     return SYSTEM / "boot" / f"vmlinuz-{modules.name}"
-
-
-def run(words: Sequence[str], seconds: float) -> str:
-    """Run *words* for at most *seconds*, and copy its output to standard output. Return the output."""
-    console, pipe = list[str](), subprocess.PIPE
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=pipe, text=True, errors="replace") as machine:
-        limit = threading.Timer(seconds, machine.kill)
-        limit.start()
-        try:
-            for line in machine.stdout or ():
-                sys.stdout.write(line)
-                sys.stdout.flush()
-                console.append(line)
-        finally:
-            limit.cancel()
-            machine.kill()
-    return "".join(console)
 
 
 def main(tests: Sequence[str]) -> str:
     """Run *tests*, or TESTS, and return why they failed, for sys.exit()."""
     initramfs = FOLDER / "initramfs"
     kernel = build(initramfs, tests or TESTS)
-    cause = cause_of_failure(run(command(kernel, initramfs), SECONDS))
+    command = [*QEMU.split(), "-kernel", str(kernel), "-initrd", str(initramfs)]
+    command += ["-append", "console=ttyAMA0 loglevel=1 panic=-1"]
+    console, pipe = "", subprocess.PIPE
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, text=True, errors="replace") as machine:
+        limit = threading.Timer(SECONDS, machine.kill)
+        limit.start()
+        try:
+            for line in machine.stdout or ():
+                print(line, end="", flush=True)  # noqa: T201
+                console += line
+        finally:
+            limit.cancel()
+            machine.kill()
+    cause = cause_of_failure(console)
     return cause and f"test-arm64-machine: {cause}"
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).parents[3]
 OUTPUT: Final = ROOT / "build" / "arm64"
@@ -39,18 +40,13 @@ PLATFORMS: Final = ("linux", "manylinux2014", "manylinux_2_17", "manylinux_2_26"
 """The platforms of the wheels that run with Debian 12 and later; `linux` is that of compiled sources."""
 
 
-def canonical(name: str) -> str:
-    """Return the name of a package as the lock spells it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def closure(names: Iterable[str]) -> set[str]:
     """Return the names of the packages that *names* need, as they are installed here."""
     todo, seen = [Requirement(each) for each in names], set[tuple[str, str]]()
     while todo:
         requirement = todo.pop()
         for extra in ("", *requirement.extras):
-            if (key := (canonical(requirement.name), extra)) in seen:
+            if (key := (canonicalize_name(requirement.name), extra)) in seen:
                 continue
             seen.add(key)
             for line in metadata.requires(requirement.name) or ():
@@ -63,7 +59,7 @@ def closure(names: Iterable[str]) -> set[str]:
 def locked(lock: str, names: set[str]) -> str:
     """Return the lines of *lock* for *names*, with their hashes. Raise ValueError if one is not in it."""
     entries = re.split(r"\n(?=\S)", lock.rstrip())
-    found = {canonical(re.split(r"[=\s;]", each, maxsplit=1)[0]): each for each in entries}
+    found: dict[str, str] = {canonicalize_name(re.split(r"[=\s;]", each, maxsplit=1)[0]): each for each in entries}
     if missing := names - set(found):
         raise ValueError(f"requirements.lock has no {', '.join(sorted(missing))}; run make lock")
     return "".join(f"{found[each]}\n" for each in sorted(names))

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
@@ -37,6 +37,7 @@ NAMESPACES: Final = ("--mount", "--net", "--pid", "--ipc", "--uts")
 UNSHARE: Final = ("unshare", *NAMESPACES, "--fork", "--kill-child")
 WITH_PARENT: Final = ("setpriv", "--pdeathsig=KILL")
 """Prefix of a command that must end with this process, also if this process is killed."""
+SLIRP: Final = ("slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback")
 TRIAL: Final = (
     'mount --make-rprivate / && mount -t tmpfs tmpfs "$1" && cd "$1" && mkdir low up work all && '
     "mount -t overlay overlay -o lowerdir=low,upperdir=up,workdir=work all && mount -t proc proc all"
@@ -53,35 +54,11 @@ def obstacle() -> str:
         return "tools/system-packages cannot install the programs that it needs (see above)"
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         return f"these programs are missing: {', '.join(missing)}"
-    return _forbidden()
-
-
-def _forbidden() -> str:
-    """Return what the kernel or a container does not permit, or an empty string."""
     if not TUN.exists():
         return f"{TUN} is missing, so that slirp4netns cannot connect a network namespace"
     with tempfile.TemporaryDirectory() as folder:
         trial = subprocess.run([*UNSHARE, "sh", "-c", TRIAL, "sh", folder], capture_output=True, text=True, check=False)
     return f"namespaces or overlays are not permitted: {trial.stderr.strip()}" if trial.returncode != 0 else ""
-
-
-def registry_settings(environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return the variables of *environment* for the package registries, and the existing paths in their values."""
-    settings = {name: value for name, value in environment.items() if VARIABLES.fullmatch(name)}
-    words = sorted({word for value in settings.values() for word in value.split()})
-    return settings, [word for word in words if Path(word).is_absolute() and Path(word).exists()]
-
-
-def apt_sources(targets: str, release: str) -> list[str]:
-    """Return the sources of *release* on the mirrors of the host, whose *targets* are lines of origin, URI and suite.
-
-    Return nothing for a host that is not Debian: mmdebstrap then uses Debian's own mirror.
-    """
-    rows = [line.split() for line in targets.splitlines() if line.startswith("Debian ")]
-    host = min((suite for _, _, suite in rows), key=len, default="")
-    return sorted(
-        {f"deb {uri} {suite.replace(host, release)} main" for _, uri, suite in rows if suite.startswith(host)}
-    )
 
 
 def make_debian(release: str) -> None:
@@ -92,10 +69,14 @@ def make_debian(release: str) -> None:
     shutil.rmtree(part, ignore_errors=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
     targets = _output("apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI) $(RELEASE)", "Created-By: Packages")
+    # The mirrors of the host. On a host that is not Debian there is none: mmdebstrap then uses Debian's own mirror.
+    rows = [line.split() for line in targets.splitlines() if line.startswith("Debian ")]
+    host = min((suite for _, _, suite in rows), key=len, default="")
+    sources = {f"deb {uri} {suite.replace(host, release)} main" for _, uri, suite in rows if suite.startswith(host)}
     settings = _output("apt-config", "dump", "Acquire").splitlines()
     command = ["mmdebstrap", "-q", "--variant=minbase", f"--include={PACKAGES}", ADD_USER]
     command += [f"--aptopt={line}" for line in settings if DOWNLOADS.match(line)]
-    subprocess.run([*command, release, part, *apt_sources(targets, release)], check=True)
+    subprocess.run([*command, release, part, *sorted(sources)], check=True)
     part.rename(folder)
 
 
@@ -124,51 +105,44 @@ class Machine:
 
     def __init__(self, release: str, clone: Path, user: str, limit: float) -> None:
         self._user = user
-        self._settings, paths = registry_settings(os.environ)
-        self._arguments = [str(FOLDER), release, str(clone.relative_to(FOLDER)), CHECKOUTS[user], *paths]
-        self._processes: list[subprocess.Popen[str]] = []
-        self._timer = threading.Timer(limit, self._kill)
+        self._settings = {name: value for name, value in os.environ.items() if VARIABLES.fullmatch(name)}
+        words = {word for value in self._settings.values() for word in value.split() if Path(word).is_absolute()}
+        self._arguments = [str(FOLDER), release, str(clone.relative_to(FOLDER)), CHECKOUTS[user], *sorted(words)]
+        self._limit = limit
 
     def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._kill()
-            raise
-        self._timer.start()
+        with ExitStack() as stack:
+            machine = subprocess.Popen(
+                [*WITH_PARENT, *UNSHARE, str(ENTER), *self._arguments], stdout=subprocess.PIPE, text=True
+            )
+            stack.callback(_kill, machine)  # the other processes of the machine end with its first one
+            assert machine.stdout is not None
+            self._pid = machine.stdout.readline().strip()
+            if not self._pid:
+                raise RuntimeError("the machine did not start (see above)")
+            ready, connected = os.pipe()
+            log = FOLDER / "slirp4netns.log"
+            with log.open("w") as output:
+                network = subprocess.Popen(
+                    [*WITH_PARENT, *SLIRP, f"--ready-fd={connected}", self._pid, "tap0"],
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(connected,),
+                    text=True,
+                )
+            stack.callback(_kill, network)
+            os.close(connected)
+            with os.fdopen(ready) as response:
+                if response.read(1) != "1":
+                    raise RuntimeError(f"slirp4netns cannot connect the machine: {log.read_text()}")
+            timer = threading.Timer(self._limit, machine.kill)
+            timer.start()
+            stack.callback(timer.cancel)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._kill()
-
-    def _start(self) -> None:
-        machine = subprocess.Popen(
-            [*WITH_PARENT, *UNSHARE, str(ENTER), *self._arguments], stdout=subprocess.PIPE, text=True
-        )
-        self._processes.append(machine)
-        assert machine.stdout is not None
-        self._pid = machine.stdout.readline().strip()
-        if not self._pid:
-            raise RuntimeError("the machine did not start (see above)")
-        ready, connected = os.pipe()
-        network = ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", f"--ready-fd={connected}"]
-        log = FOLDER / "slirp4netns.log"
-        with log.open("w") as output:
-            command = [*WITH_PARENT, *network, self._pid, "tap0"]
-            self._processes.append(
-                subprocess.Popen(command, stdout=output, stderr=output, pass_fds=(connected,), text=True)
-            )
-        os.close(connected)
-        with os.fdopen(ready) as response:
-            if response.read(1) != "1":
-                raise RuntimeError(f"slirp4netns cannot connect the machine: {log.read_text()}")
-
-    def _kill(self) -> None:
-        """End all processes of the machine: the first one ends with `unshare`, and the others with the first one."""
-        for process in self._processes:
-            process.kill()
-            process.wait()
+        self._stack.close()
 
     def start(
         self, command: str, *, user: str = "", stdin: int | IO[Any] = subprocess.DEVNULL, stdout: int | IO[str]
@@ -176,28 +150,28 @@ class Machine:
         """Start a shell command in the checkout, as the machine's user or as *user*. *stdout* receives all output."""
         user = user or self._user
         login = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "sh", "-c"]
+        home = str(Path(CHECKOUTS[user]).parent)
         return subprocess.Popen(
             ["nsenter", f"--target={self._pid}", *NAMESPACES, *login, f"cd {CHECKOUTS[self._user]}\n{command}"],
-            env={
-                **self._settings,
-                "HOME": str(Path(CHECKOUTS[user]).parent),
-                "LANG": "C.UTF-8",
-                "PATH": PATHS[user],
-                "USER": user,
-            },
+            env={**self._settings, "HOME": home, "LANG": "C.UTF-8", "PATH": PATHS[user], "USER": user},
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(
-        self, command: str, log: Path, *, user: str = "", stdin: int | IO[Any] = subprocess.DEVNULL
-    ) -> tuple[int, str]:
-        """Run a shell command as `start` does. Append its output to *log*. Return its exit code and the output."""
+    def run(self, command: str, log: Path, *, stdin: int | IO[Any] = subprocess.DEVNULL, user: str = "") -> str:
+        """Run a shell command as `start` does. Append its output to *log*, and return it. Raise RuntimeError if it
+        fails."""
         with log.open("a+") as output:
             print(f"$ {command}", file=output, flush=True)
             begin = output.tell()
-            code = self.start(command, user=user, stdin=stdin, stdout=output).wait()
+            if code := self.start(command, user=user, stdin=stdin, stdout=output).wait():
+                raise RuntimeError(f"{command} ended with {code}")
             output.seek(begin)
-            return code, output.read()
+            return output.read()
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from tests.support.waiting import until_sync
 from tests.system.fresh.machine import Machine
 
 PAGES: Final = (("README.md", "Try it"), ("docs/index.md", "First commands"), ("docs/quick-start.md", ""))
@@ -23,26 +23,20 @@ SECONDS: Final = 60.0
 """Time limit of a state that the sandbox reaches by itself."""
 CODE: Final = re.compile(r"^( *)```[^\n`]*\n(?P<block>.*?)^\1```$|`(?P<word>[^`]+)`", re.MULTILINE | re.DOTALL)
 EXPORTS: Final = re.compile(r"^The sandbox is up.*\n((?: *export .+\n)+)(?= *#)", re.MULTILINE)
+DEMO_END: Final = "The demo went well"
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """The result of a command: its exit code, and what its output contains, immediately or *later*."""
 
     output: str = ""
     code: int = 0
     later: bool = False
 
-    def fault(self, code: int, output: str) -> str:
-        """Return how a result differs, or an empty string."""
-        if code != self.code:
-            return f"the exit code is {code} instead of {self.code}"
-        return "" if self.output in output else f"the output does not contain {self.output!r}"
-
 
 RESULTS: Final = {
-    "make demo": Expected("The demo went well"),
-    ".venv/bin/podidctl sandbox demo --federated": Expected("The demo went well"),
+    "make demo": Expected(DEMO_END),
+    ".venv/bin/podidctl sandbox demo --federated": Expected(DEMO_END),
     UP: Expected(),
     "kubectl logs demo": Expected("successfully made GET on instance metadata", later=True),
     "podidctl explain pod default/demo": Expected("default/demo-binding selects 'Demo'", code=3),
@@ -124,41 +118,26 @@ class Terminal:
         self._shell.communicate()
 
 
-class Sandbox:
-    """The process of the command UP in *machine*, which prints into *log*."""
-
-    def __init__(self, machine: Machine, log: Path) -> None:
-        self._machine, self._log = machine, log
-        with log.open("w") as output:
-            self._process = machine.start(f"echo $$; exec {UP}", stdout=output)
-
-    def exports(self) -> list[str]:
-        """Wait until the sandbox is up. Return the lines that it prints for a second terminal."""
-        deadline = time.monotonic() + SECONDS
-        while (match := EXPORTS.search(self._log.read_text())) is None:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{UP!r} did not print its export lines:\n{self._log.read_text()}")
-            time.sleep(0.1)
-        return [line.strip() for line in match[1].splitlines()]
-
-    def interrupt(self) -> int:
-        """Press Ctrl-C. Return the exit code."""
-        pid = self._log.read_text().split(maxsplit=1)[0]
-        self._machine.run(f"kill -{signal.SIGINT.value} {pid}", self._log)
-        return self._process.wait()
-
-
 def follow(machine: Machine, name: str, commands: list[str], log: Path) -> None:
     """Run the commands of the page *name*. Raise RuntimeError for the first one with another result than expected."""
-    before, after = commands, list[str]()
-    if UP in commands:
-        before, after = commands[: commands.index(UP)], commands[commands.index(UP) + 1 :]
-    type_all(machine, name, before, log)
-    if UP in commands:
-        sandbox = Sandbox(machine, log.with_suffix(".sandbox.log"))
-        type_all(machine, name, [*sandbox.exports(), *after], log)
-        if fault := RESULTS[UP].fault(sandbox.interrupt(), ""):
-            raise RuntimeError(f"{name}: {UP!r}, ended by Ctrl-C: {fault}")
+    if UP not in commands:
+        type_all(machine, name, commands, log)
+        return
+    type_all(machine, name, commands[: commands.index(UP)], log)
+    sandbox_log = log.with_suffix(".sandbox.log")
+    with sandbox_log.open("w") as output:
+        sandbox = machine.start(f"echo $$; exec {UP}", stdout=output)
+    exports = until_sync(
+        lambda: EXPORTS.search(sandbox_log.read_text()),
+        lambda: f"{UP!r} prints its export lines:\n{sandbox_log.read_text()}",
+    )
+    assert exports
+    lines = [line.strip() for line in exports[1].splitlines()]
+    type_all(machine, name, [*lines, *commands[commands.index(UP) + 1 :]], log)
+    pid = sandbox_log.read_text().split(maxsplit=1)[0]
+    machine.run(f"kill -{signal.SIGINT.value} {pid}", log)
+    if code := sandbox.wait():
+        raise RuntimeError(f"{name}: {UP!r}, ended by Ctrl-C: the exit code is {code} instead of 0")
 
 
 def type_all(machine: Machine, page: str, commands: list[str], log: Path) -> None:
@@ -172,7 +151,13 @@ def type_all(machine: Machine, page: str, commands: list[str], log: Path) -> Non
 def require(terminal: Terminal, page: str, command: str, expected: Expected) -> None:
     """Run *command*, and again while a result is missing that is expected later. Raise RuntimeError for another one."""
     deadline = time.monotonic() + SECONDS
-    while fault := expected.fault(*terminal.type(command)):
+    while True:
+        code, output = terminal.type(command)
+        if code == expected.code and expected.output in output:
+            return
         if not expected.later or time.monotonic() > deadline:
+            fault = f"the output does not contain {expected.output!r}"
+            if code != expected.code:
+                fault = f"the exit code is {code} instead of {expected.code}"
             raise RuntimeError(f"{page}: {command!r}: {fault}")
         time.sleep(0.5)

@@ -7,7 +7,6 @@ import pytest
 
 from tests.support.checkout import ROOT
 from tests.system.fresh import pages, run
-from tests.system.fresh.demos import DEMOS, Demo, faults
 from tests.system.fresh.pages import RESULTS, UP, Expected, commands_of, follow, require
 
 PAGE = """
@@ -52,14 +51,9 @@ def test_each_line_of_each_block_of_the_pages_is_read() -> None:
         assert set(lines) <= set(commands_of(text))
 
 
-def test_each_command_with_a_stated_result_is_on_a_page() -> None:
-    read = pages.read(ROOT)
-    assert UP in read["README.md"]
-    assert "make cluster" in read["docs/quick-start.md"]
-
-
 def test_a_changed_command_with_a_stated_result_is_noticed() -> None:
     read = pages.read(ROOT)
+    assert UP in read["README.md"]
     read["docs/quick-start.md"].remove("podidctl explain pod default/demo")
     with pytest.raises(ValueError, match="no page has: podidctl explain pod default/demo"):
         pages.check(read)
@@ -79,64 +73,59 @@ class FakeTerminal:
         self.typed.append("closed")
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> FakeTerminal:
-    """What `follow` opens: a shell without any program."""
-    fake = FakeTerminal((127, "not found"))
-    monkeypatch.setattr(pages, "Terminal", lambda *_: fake)
-    return fake
-
-
-def test_a_command_that_is_new_on_a_page_is_run_and_must_succeed(terminal: FakeTerminal) -> None:
+def test_a_command_that_is_new_on_a_page_is_run_and_must_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = FakeTerminal((127, "not found"))
+    monkeypatch.setattr(pages, "Terminal", lambda *_: terminal)
     with pytest.raises(RuntimeError, match=r"page: 'new --command': the exit code is 127 instead of 0"):
         follow(cast("Any", None), "page", ["make cluster", "new --command"], Path("unused.log"))
     assert terminal.typed == ["new --command", "closed"]
 
 
+LATER = Expected("made", later=True)
+NEGATIVE = RESULTS["podidctl explain pod default/demo"]
+
+
 @pytest.mark.parametrize(
-    ("expected", "code", "output", "fault"),
+    ("expected", "results", "fault"),
     [
-        (Expected("went well"), 0, "it went well\n", ""),
-        (Expected("went well"), 1, "it went well\n", "the exit code is 1 instead of 0"),
-        (Expected("went well"), 0, "", "the output does not contain 'went well'"),
-        (RESULTS["podidctl explain pod default/demo"], 0, "granted", "the exit code is 0 instead of 3"),
+        (Expected("went well"), [(0, "it went well\n")], ""),
+        (Expected("went well"), [(1, "it went well\n")], "the exit code is 1 instead of 0"),
+        (Expected("went well"), [(0, ""), (0, "it went well\n")], "the output does not contain 'went well'"),
+        (NEGATIVE, [(0, NEGATIVE.output)], "the exit code is 0 instead of 3"),
+        (LATER, [(1, ""), (0, ""), (0, "made")], ""),
     ],
 )
-def test_a_result_is_compared_with_the_expected_one(expected: Expected, code: int, output: str, fault: str) -> None:
-    assert expected.fault(code, output) == fault
-
-
-def test_only_a_result_that_is_expected_later_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_is_compared_with_the_expected_one_and_awaited_only_if_it_is_expected_later(
+    monkeypatch: pytest.MonkeyPatch, expected: Expected, results: list[tuple[int, str]], fault: str
+) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
-    require(cast("Any", FakeTerminal((1, ""), (0, ""), (0, "made"))), "page", "logs", Expected("made", later=True))
-    with pytest.raises(RuntimeError, match="the exit code is 1"):
-        require(cast("Any", FakeTerminal((1, ""), (0, "made"))), "page", "logs", Expected("made"))
+    terminal = cast("Any", FakeTerminal(*results))
+    if fault:
+        with pytest.raises(RuntimeError, match=fault):
+            require(terminal, "page", "command", expected)
+    else:
+        require(terminal, "page", "command", expected)
+
+
+def test_a_result_that_does_not_come_in_time_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "SECONDS", 0.0)
     with pytest.raises(RuntimeError, match="does not contain 'made'"):
-        require(cast("Any", FakeTerminal((0, ""))), "page", "logs", Expected("made", later=True))
+        require(cast("Any", FakeTerminal((0, ""))), "page", "logs", LATER)
 
 
-WITHOUT, NFTABLES, IPTABLES, USER = DEMOS
-OUTPUTS = {
-    WITHOUT: "loopback addresses are used; install nftables for a redirect",
-    NFTABLES: "tcp dport 80 dnat to 127.0.0.1:2579",
-    IPTABLES: "-A aad-metadata -j DNAT --to-destination 127.0.0.1:2579",
-    USER: "loopback addresses (not root)",
-}
+OUTPUTS = (
+    "loopback addresses are used; install nftables for a redirect",
+    "tcp dport 80 dnat to 127.0.0.1:2579",
+    "-A aad-metadata -j DNAT --to-destination 127.0.0.1:2579",
+    "loopback addresses (not root)",
+)
 
 
-@pytest.mark.parametrize("demo", DEMOS, ids=lambda demo: demo.name)
-def test_a_demo_must_show_its_own_redirect(demo: Demo) -> None:
-    for shown, line in OUTPUTS.items():
-        result = list(faults(demo, 0, f"{line}\nThe demo went well, in 3 s.\n"))
-        assert (result == []) == (shown is demo), result
-
-
-def test_a_demo_that_fails_or_does_not_reach_its_end_is_a_fault() -> None:
-    assert list(faults(IPTABLES, 1, OUTPUTS[IPTABLES])) == [
-        "the exit code is 1",
-        "the output does not contain 'The demo went well'",
-    ]
+@pytest.mark.parametrize("demo", run.DEMOS, ids=lambda demo: demo.name)
+def test_a_demo_must_show_its_own_redirect_and_reach_its_end(demo: run.Demo) -> None:
+    for shown, line in zip(run.DEMOS, OUTPUTS, strict=True):
+        assert (run.faults(demo, f"{line}\nThe demo went well, in 3 s.\n") == "") == (shown is demo)
+        assert run.faults(demo, line) == "the output does not contain 'The demo went well'"
 
 
 @pytest.mark.parametrize(("variable", "code"), [("true", 1), ("", 0)])
@@ -149,7 +138,9 @@ def test_a_machine_that_cannot_run_is_an_error_in_continuous_integration(
     assert capsys.readouterr().out == "make fresh: NOT RUN, because it needs root\n"
 
 
-def test_one_failed_run_of_several_is_the_result_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_failed_run_of_several_is_the_result_of_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run, "FOLDER", tmp_path)
+    monkeypatch.setattr(run, "obstacle", lambda: "")
     monkeypatch.setattr(run, "passed", lambda name, *_: "13 as root" not in name)
-    assert not run.run_tests("HEAD", run.selected(""))
-    assert run.run_tests("HEAD", run.selected("12"))
+    assert run.main(["tests"]) == 1
+    assert run.main(["tests", "12"]) == 0

@@ -4,6 +4,8 @@ Only `pytest tests/system/images` (that is `make local-images`) collects this fo
 """
 
 import json
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tests.support.checkout import ROOT
 BUILT = ROOT / "build" / "images"
 HERE = Path(__file__).parent
 PROGRAMS = ("nmi", "mic", "podidctl", "demo")
+PYTHON = "/opt/podidentity/bin/python3"
 
 # A minimal container: a mount namespace with the image's files as its read-only root, and with the machine's /proc,
 # /dev and /tmp, which contains the sandbox's files. The folder in the variable SERVICE_ACCOUNT is mounted where
@@ -68,16 +71,25 @@ class Image:
 
     def command(self, *arguments: str, user: str = "") -> list[str]:
         """Return a command that runs the image's entry point with *arguments*, as the image's user or *user*."""
-        (entry,) = self.config["Entrypoint"]
-        return self.run(entry, *arguments, user=user)
+        return self.enter(*self.config["Entrypoint"], *arguments, user=user)
 
-    def run(self, program: str, *arguments: str, user: str = "") -> list[str]:
+    def enter(self, program: str, *arguments: str, user: str = "") -> list[str]:
+        """Return a command that runs *program* in the image."""
         as_user = user or self.config["User"]
         return ["unshare", "--mount", "bash", "-c", ENTER, program, str(self.root), as_user, *arguments]
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return dict(each.split("=", 1) for each in self.config["Env"])
+    def run(self, command: Sequence[str], given: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        """Return the result of *command* with the input *given*, the image's variables, and *variables*."""
+        environment = dict(each.split("=", 1) for each in self.config["Env"])
+        return subprocess.run(
+            command, env={**environment, **variables}, input=given, capture_output=True, text=True, check=False
+        )
+
+    def python(self, *arguments: str, given: str = "", user: str = "", before: Sequence[str] = ()) -> Any:
+        """Return the JSON value that the image's Python prints. The command *before* starts it."""
+        result = self.run([*before, *self.enter(PYTHON, "-I", *arguments, user=user)], given)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
 
 
 @pytest.fixture(params=PROGRAMS)

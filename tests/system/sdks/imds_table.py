@@ -51,23 +51,16 @@ def table(results: Mapping[str, Result]) -> str:
     """Return the table of all programs, in their order."""
     lines = ["| program | kind | origin | call with the token | result |", "| --- | --- | --- | --- | --- |"]
     for program in PROGRAMS:
-        kind = "program" if program.kind == "program" else f"library only; used by {program.used_by}"
-        result = results.get(program.name)
-        version = result.version if result is not None else program.version
-        lines.append(
-            f"| {program.name} {version} | {kind} | {program.origin} | {program.service}: {program.call} | "
-            f"{_status(result)} |"
-        )
+        kind = f"library only; used by {program.used_by}" if program.used_by else "program"
+        version = program.version if isinstance(program.version, str) else ""
+        status = "not tried"
+        if (result := results.get(program.name)) and result.checks:
+            failed = [CHECKS[name] for name, passed in result.checks.items() if not passed]
+            passed = ", ".join(CHECKS[name] for name in CHECKS if name in result.checks)
+            status = f"fails with {', '.join(failed)} {result.date}" if failed else f"works {result.date}: {passed}"
+        cells = [f"{program.name} {result.version if result else version}", kind, program.origin]
+        lines.append(f"| {' | '.join(cells)} | {program.service}: {program.call} | {status} |")
     return "\n".join(lines)
-
-
-def _status(result: Result | None) -> str:
-    if result is None or not result.checks:
-        return "not tried"
-    failed = [CHECKS[name] for name, passed in result.checks.items() if not passed]
-    if failed:
-        return f"fails with {', '.join(failed)} {result.date}"
-    return f"works {result.date}: {', '.join(CHECKS[name] for name in CHECKS if name in result.checks)}"
 
 
 def main(new: Path = NEW_RESULTS, results: Path = RESULTS, page: Path = PAGE) -> None:

@@ -2,16 +2,16 @@
 
 import asyncio
 import http.client
-import math
 import re
 import socket
 import subprocess
-import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
+from urllib.request import urlopen
 
 from podidentity.resources import ASSIGNED_IDENTITIES, PODS, Kind, Resource
 from podidentity.telemetry.probes import EXPOSED_SECONDS
@@ -30,10 +30,6 @@ SCOPE: Final = f"{RESOURCE}/.default"
 NAMESPACES: Final = Kind("Namespace", "namespaces", Resource, namespaced=False)
 PATIENCE_SECONDS: Final = 240.0
 """Time limit for an application. Java's SDK retries for 140 s if each attempt ends with a 404 after a second."""
-PROBE_SECONDS: Final = 1.0
-"""Timeout of a probe in .NET's chain."""
-PROBES_MAX: Final = 3
-"""Other load, and a pause of a virtual machine, only increase the time to an answer, so the shortest counts."""
 EXCHANGE_SECONDS: Final = 30.0
 SYSTEM_PATH: Final = "/usr/bin:/bin"
 _COUNT: Final = re.compile(r"^aadpodidentity_nmi_operations_duration_seconds_count\{(.*)\} (\S+)$", re.MULTILINE)
@@ -41,14 +37,12 @@ _COUNT: Final = re.compile(r"^aadpodidentity_nmi_operations_duration_seconds_cou
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Output of an application, and its duration."""
+    """Output of an application."""
 
     tokens: tuple[str, ...] = field(repr=False)
     error: str
     """The SDK's own name for the failure; empty after success."""
     message: str
-    seconds: float
-    """From the start of the process to its end, including the start of the runtime."""
 
     @property
     def claims(self) -> dict[str, Any]:
@@ -118,13 +112,9 @@ class SdkSandbox:
             if found.spec.pod == pod and found.status.status == "Assigned"
         }
 
-    def ids(self, identity: ManagedIdentity) -> dict[str, str]:
-        """Return the ids with which an application can name the identity, by selector."""
-        return {
-            "client-id": identity.client_id,
-            "resource-id": identity.resource_id,
-            "object-id": identity.object_id,
-        }
+    def id(self, identity: ManagedIdentity, selector: str) -> str:
+        """Return the id with which an application names the identity by this selector."""
+        return str(getattr(identity, selector.replace("-", "_")))
 
     async def run(
         self,
@@ -138,37 +128,29 @@ class SdkSandbox:
         """Run the application in the pod to its end. *arguments* are a selector and an id, or empty."""
         argv = [*application.make(), kind, SCOPE, str(times), *arguments]
         given = {"PATH": SYSTEM_PATH, "HOME": str(self._home), "LANG": "C.UTF-8", **(environment or {})}
-        began = time.monotonic()
-        # Not asyncio's subprocess, which uses a thread per process: some processes run across several tests.
-        with subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
-            pod.context.command(argv),
-            stdin=subprocess.DEVNULL,
-            # Not a file: the output contains tokens, and no log of the sandbox may contain tokens.
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**given, **pod.context.environment},
-        ) as process:
-            assert process.stdout is not None
-            try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    output = await _to_its_end(process.stdout)
-            finally:
-                process.kill()
-        return _read(output.decode(errors="replace"), time.monotonic() - began)
+        _, output = await run_in(pod, argv, given, seconds=PATIENCE_SECONDS)
+        tokens, error, message = [], "", ""
+        for line in output.splitlines():
+            word, _, rest = line.partition(" ")
+            if word == "token":
+                tokens.append(rest)
+            elif word == "failed":
+                error, _, message = rest.partition(" ")
+        assert tokens or error, f"the application printed no token and no error: {output[-2000:]}"
+        return Output(tuple(tokens), error, message)
 
     async def answers(self, pod: Pod) -> Counter[int]:
         """Return the number of NMI's answers to the pod by status. The namespace label identifies the pod."""
         await asyncio.sleep(EXPOSED_SECONDS)  # NMI may serve metrics of that age
-        text = await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, self._metrics)
         counted: Counter[int] = Counter()
-        for labels, count in _COUNT.findall(text):
+        for labels, count in _COUNT.findall(await self._metrics()):
             if f'namespace="{pod.name}"' in labels:
                 counted[int(labels.partition('status_code="')[2].partition('"')[0])] += int(float(count))
         return counted
 
     async def count_held_requests(self) -> int:
         """Return the number of requests that NMI holds; the value may be a second old."""
-        text = await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, self._metrics)
+        text = await self._metrics()
         return int(float(text.partition("\naadpodidentity_nmi_held_requests ")[2].partition("\n")[0]))
 
     async def exchange(self, pod: Pod, request: bytes) -> tuple[int, bytes]:
@@ -184,46 +166,35 @@ class SdkSandbox:
         assert isinstance(self.sandbox.network, Fabric)
         return await asyncio.to_thread(self.sandbox.network.namespaces.call, f"pod-{pod.uid}", ask)
 
-    async def probe(self, pod: Pod, request: bytes) -> tuple[int, bytes]:
-        """Do the same as `exchange`. Fail unless an answer comes within PROBE_SECONDS."""
-        durations: list[float] = []
-        while min(durations, default=math.inf) >= PROBE_SECONDS and len(durations) < PROBES_MAX:
-            began = time.monotonic()
-            answer = await self.exchange(pod, request)
-            durations.append(time.monotonic() - began)
-        assert min(durations) < PROBE_SECONDS, durations
-        return answer
+    async def _metrics(self) -> str:
+        def scrape() -> str:
+            with urlopen(f"http://127.0.0.1:{self.sandbox.nmis[NODE].metrics_port}/metrics", timeout=10) as response:
+                return str(response.read().decode())
 
-    def _metrics(self) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.sandbox.nmis[NODE].metrics_port, timeout=10)
-        try:
-            connection.request("GET", "/metrics")
-            return connection.getresponse().read().decode()
-        finally:
-            connection.close()
+        return await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, scrape)
 
     async def _apply(self, kind: str, metadata: dict[str, Any], spec: dict[str, Any]) -> None:
         document = {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
         await self.sandbox.cluster.apply(document)
 
 
-async def _to_its_end(pipe: IO[bytes]) -> bytes:
-    reader = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+async def run_in(
+    pod: Pod, argv: Sequence[str], environment: Mapping[str, str], *, seconds: float, folder: Path | None = None
+) -> tuple[int, str]:
+    """Run a command in *pod* to its end. Return its exit code and its output, which no log may contain."""
+    process = await asyncio.create_subprocess_exec(
+        *pod.context.command(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        env={**environment, **pod.context.environment},
+    )
     try:
-        return await reader.read()
+        async with asyncio.timeout(seconds):
+            output, _ = await process.communicate()
     finally:
-        transport.close()
-
-
-def _read(output: str, seconds: float) -> Output:
-    tokens, error, message = [], "", ""
-    for line in output.splitlines():
-        word, _, rest = line.partition(" ")
-        if word == "token":
-            tokens.append(rest)
-        elif word == "failed":
-            error, _, message = rest.partition(" ")
-    assert tokens or error, f"the application printed no token and no error: {output[-2000:]}"
-    return Output(tuple(tokens), error, message, seconds)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, output.decode(errors="replace")

@@ -23,7 +23,7 @@ async def test_of_two_identities_the_selected_one_is_used(
     """Detect a lost selector: a request without one gets a token of the first identity."""
     first, second = await sdk_sandbox.identity("first"), await sdk_sandbox.identity("second")
     pod = await sdk_sandbox.pod("first", "second")
-    result = await sdk_sandbox.run(application, pod, selector, sdk_sandbox.ids(second)[selector])
+    result = await sdk_sandbox.run(application, pod, selector, sdk_sandbox.id(second, selector))
     assert result.claims["appid"] == second.client_id
     assert result.claims["xms_mirid"] == second.resource_id
     assert result.claims["aud"] == RESOURCE

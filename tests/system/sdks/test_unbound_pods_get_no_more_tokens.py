@@ -17,14 +17,9 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.support.waiting import until
 from tests.system.sdks.applications import APPLICATIONS, Application
-from tests.system.sdks.sdk_sandbox import PATIENCE_SECONDS, SdkSandbox
+from tests.system.sdks.sdk_sandbox import SdkSandbox
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.nightly,
-    pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(PATIENCE_SECONDS + 60),
-]
+pytestmark = [pytest.mark.root, pytest.mark.nightly, pytest.mark.asyncio(loop_scope="session")]
 ERRORS: Final = {
     "python-azure-identity-1.0.0": "ClientAuthenticationError",
     "python-azure-identity": "CredentialUnavailableError",

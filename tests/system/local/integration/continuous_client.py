@@ -27,7 +27,7 @@ class Asker:
         self._sandbox = sandbox
         self._namespaces = sandbox.network.namespaces
         self._uid = uid
-        self._stop = threading.Event()
+        self.stop = threading.Event()
 
     @property
     def reached_imds(self) -> int:
@@ -50,15 +50,13 @@ class Asker:
         assert set(came[1:]) == {REFUSED}, came  # the first may have started earlier
 
     def run(self) -> None:
-        """Send requests until `stop` is called."""
-        self._namespaces.call(f"pod-{self._uid}", self._ask_all_the_time)
+        """Send requests until *stop* is set."""
 
-    def stop(self) -> None:
-        self._stop.set()
+        def ask() -> None:
+            while not self.stop.wait(0.005):
+                self.outcomes.append(attempt(METADATA_ADDRESS, 80))
 
-    def _ask_all_the_time(self) -> None:
-        while not self._stop.wait(0.005):
-            self.outcomes.append(attempt(METADATA_ADDRESS, 80))
+        self._namespaces.call(f"pod-{self._uid}", ask)
 
 
 @asynccontextmanager
@@ -72,5 +70,5 @@ async def asking(sandbox: Sandbox) -> AsyncIterator[Asker]:
         await asker.tokens_flow()
         yield asker
     finally:
-        asker.stop()
+        asker.stop.set()
         await running

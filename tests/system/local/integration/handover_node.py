@@ -9,16 +9,14 @@ import http.client
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, closing
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from podidentity.kube.client import MERGE_PATCH
 from podidentity.resources import BINDING_LABEL, PODS
-from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.namespaces import Namespaces
@@ -26,7 +24,7 @@ from podidentity_sandbox.network import METADATA_ADDRESS
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.tokens import read_claims
-from tests.support.identity_requests import NODE, TOKEN_TARGET, attach, binding, identity, start_again
+from tests.support.identity_requests import METADATA, NODE, TOKEN_TARGET, attach, bind, start_again
 
 T = TypeVar("T")
 
@@ -38,8 +36,7 @@ HOLD_SECONDS = 1.0
 """Limit that --max-hold sets for the hold of requests from suspended pods."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Answer that a pod received."""
 
     status: int
@@ -54,7 +51,8 @@ class Net:
         self._namespaces = namespaces
         self.bridged = kind == "bridge"
         self._serial = 0
-        self._veths: dict[str, str] = {}
+        self.veths: dict[str, str] = {}
+        """The node's end of each pod's veth pair."""
 
     def start(self) -> None:
         """Create the part of the network that all pods share."""
@@ -69,10 +67,6 @@ class Net:
         """Run `ip` commands inside the node."""
         self._namespaces.inside(NODE, commands)
 
-    def veth(self, sandbox_id: str) -> str:
-        """Return the name of the node's end of a pod's veth pair."""
-        return self._veths[sandbox_id]
-
     def add(self, sandbox_id: str, address: str) -> None:
         """Create a pod sandbox with the address, as CNI ADD does."""
         self.prepare(sandbox_id, address)
@@ -80,13 +74,13 @@ class Net:
 
     def hand_over(self, former: str, successor: str, address: str) -> None:
         """Remove *former* and attach the prepared *successor* in one batch, faster than any CNI plugin."""
-        self.on_node(f"link delete {self._veths.pop(former)}", self._attach(successor, address))
+        self.on_node(f"link delete {self.veths.pop(former)}", self._attach(successor, address))
         self._namespaces.delete(f"pod-{former}")
 
     def prepare(self, sandbox_id: str, address: str) -> None:
         """Create a pod sandbox that is complete except for its connection to the node's network."""
         self._serial += 1
-        veth = self._veths[sandbox_id] = f"veth{self._serial}"
+        veth = self.veths[sandbox_id] = f"veth{self._serial}"
         name = f"pod-{sandbox_id}"
         self._namespaces.create(name)
         self._namespaces.link(name, "eth0", NODE, veth)
@@ -96,7 +90,7 @@ class Net:
         self._namespaces.inside(name, commands)
 
     def _attach(self, sandbox_id: str, address: str) -> str:
-        veth = self._veths[sandbox_id]
+        veth = self.veths[sandbox_id]
         return f"link set {veth} master {BRIDGE}" if self.bridged else f"route add {address}/32 dev {veth}"
 
     def call(self, sandbox_id: str, function: Callable[[], T]) -> T:
@@ -105,27 +99,20 @@ class Net:
 
     def remove(self, sandbox_id: str) -> None:
         """Remove a pod sandbox, as CNI DEL does. Its address is free afterwards."""
-        self.on_node(f"link delete {self._veths.pop(sandbox_id)}")
+        self.on_node(f"link delete {self.veths.pop(sandbox_id)}")
         self._namespaces.delete(f"pod-{sandbox_id}")
 
-    def ask_often(self, sandbox_id: str, times: int) -> list[Answer]:
-        """Send requests one after the other, each on a new connection; NMI holds those of suspended pods."""
-        return self._namespaces.call(f"pod-{sandbox_id}", lambda: [_ask() for _ in range(times)])
 
-    @contextmanager
-    def connected(self, sandbox_id: str) -> Iterator[http.client.HTTPConnection]:
-        """Open a connection from inside the pod and keep it open; use it with `ask_on`."""
-        connection = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=20)
-        self._namespaces.call(f"pod-{sandbox_id}", connection.connect)
-        try:
-            yield connection
-        finally:
-            connection.close()
+def connection() -> http.client.HTTPConnection:
+    """Return an open connection to the metadata endpoint. Call it inside a pod."""
+    made = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=20)
+    made.connect()
+    return made
 
 
 def ask_on(connection: http.client.HTTPConnection) -> Answer:
     """Send another request on *connection* and return the answer."""
-    connection.request("GET", PATH, headers={"Metadata": "true"})
+    connection.request("GET", PATH, headers=dict(METADATA))
     response = connection.getresponse()
     text = response.read()
     granted = response.status == 200
@@ -133,11 +120,8 @@ def ask_on(connection: http.client.HTTPConnection) -> Answer:
 
 
 def _ask() -> Answer:
-    connection = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=20)
-    try:
-        return ask_on(connection)
-    finally:
-        connection.close()
+    with closing(connection()) as made:
+        return ask_on(made)
 
 
 class Node:
@@ -149,10 +133,8 @@ class Node:
 
     async def identity(self, name: str) -> ManagedIdentity:
         """Create an identity and bind it to pods with the label *name*."""
-        own = self.sandbox.azure.directory.add_identity(identity_id(name))
+        own = await bind(self.sandbox, name)
         attach(self.sandbox, own)
-        await self.sandbox.cluster.apply(identity(name, type=0, resourceID=own.resource_id, clientID=own.client_id))
-        await self.sandbox.cluster.apply(binding(name, name))
         return own
 
     async def add(self, sandbox_id: str, address: str) -> None:
@@ -162,8 +144,8 @@ class Node:
         await asyncio.to_thread(self.net.remove, sandbox_id)
 
     async def ask(self, sandbox_id: str) -> Answer:
-        (answer,) = await asyncio.to_thread(self.net.ask_often, sandbox_id, 1)
-        return answer
+        """Send a request on a new connection. NMI holds those of suspended pods."""
+        return await asyncio.to_thread(self.net.call, sandbox_id, _ask)
 
     async def create(self, name: str, label: str) -> None:
         """Create the pod's object in the state in which the scheduler leaves it."""

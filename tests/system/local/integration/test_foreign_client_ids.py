@@ -21,12 +21,9 @@ class Attack:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
-        self.kubelet = self._add("kubelet")
+        add = sandbox.azure.directory.add_identity
+        self.kubelet, self.own = add(identity_id("kubelet")), add(identity_id("own"))
         attach(sandbox, self.kubelet)
-        self.own = self._add("own")
-
-    def _add(self, name: str) -> ManagedIdentity:
-        return self.sandbox.azure.directory.add_identity(identity_id(name))
 
     async def begin(self) -> ExecutionContext:
         await self.name_client_id(self.kubelet)

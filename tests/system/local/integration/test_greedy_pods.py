@@ -6,7 +6,7 @@ each request runs from its scheduled time.
 
 The limit applies to NMI's own work. The time in which NMI or the modest pod waited for a processor, as the kernel
 reports it (/proc/PID/schedstat), does not count. On a machine with two free cores this time is zero. Noise only adds
-time, so the best of six runs counts. An error in any of the runs fails the test.
+time, so the best of RUNS runs counts, and the flood lasts as long. An error in any of the runs fails the test.
 """
 
 import asyncio
@@ -28,19 +28,19 @@ from podidentity_sandbox.settings import Settings
 from tests.support.identity_requests import metric, run_bound_pod
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.measures, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.measures, pytest.mark.asyncio(loop_scope="module")]
 
 HERE = Path(__file__).parent / "isolated"
 P99_MS = 50.0
 REQUESTS = 100
-RUNS = 6
+RUNS = 20
 SLOTS = 8192
 DESCRIPTORS = 12_000
 SILENT_FOR_A_MINUTE = "--first-byte-timeout=60s"
 """With the default, NMI on a slow machine closes the hoarders' first connections before they open the last ones."""
 MEMORY_BOUND = (512 << 20) // 4
 PODS = 16
-WATCH_SECONDS = 8.0
+LOOKS = 25
 TOKEN_P99_MS = 250.0
 STRUCTURES = 1400
 """Bytes of the kernel's structures for a socket, in addition to what it reports (SO_MEMINFO, read with ss)."""
@@ -69,32 +69,24 @@ class GreedySandbox:
         self.host, _, self.port = nmi.url.removeprefix("http://").partition(":")
 
     @asynccontextmanager
-    async def flooded(self, kind: str, connections: int, *sources: str) -> AsyncIterator[dict[str, int]]:
-        """Let the greedy pod send *kind* of traffic in this context. Afterwards the value contains the pod's counts."""
-        did: dict[str, int] = {}
+    async def flooded(self, kind: str, connections: int, *sources: str) -> AsyncIterator[None]:
+        """Let the greedy pod send *kind* of traffic in this context."""
         command = (kind, self.host, self.port, str(connections), *(sources or self.greedy))
         process = await started(HERE / "greedy.py", *command)
-        assert process.stdin is not None
         assert process.stdout is not None
         try:
-            async with asyncio.timeout(30):
-                assert await process.stdout.readline() == b"flooding\n"
-            yield did
+            assert await process.stdout.readline() == b"flooding\n"
+            yield
         finally:
-            process.stdin.close()
-            async with asyncio.timeout(60):
-                did.update(json.loads(await process.stdout.read()))
-                await process.wait()
+            await process.communicate(b"")
+        assert process.returncode == 0
 
-    async def asked(self, source: str, requests: int = REQUESTS) -> tuple[float, float]:
-        """Return the p99 of a pod's requests in milliseconds: by the clock, and without waits for a processor."""
+    async def p99(self, source: str, requests: int = REQUESTS) -> float:
+        """Return the p99 of a pod's requests in milliseconds, without waits for a processor."""
         process = await started(HERE / "modest.py", self.host, self.port, source, str(requests), str(self.pid))
         output, _ = await process.communicate()
-        found = json.loads(output)
-        assert found["wrong"] == []
-        by_clock, unhindered = sorted(found["milliseconds"]), sorted(found["unhindered"])
-        at = len(by_clock) * 99 // 100 - 1
-        return by_clock[at], unhindered[at]
+        assert process.returncode == 0
+        return float(sorted(json.loads(output))[requests * 99 // 100 - 1])
 
     async def metric(self, name: str) -> int:
         """Return the value of NMI's metric; *name* includes the labels."""
@@ -109,13 +101,10 @@ class GreedySandbox:
         await until(lambda: self.metric("aadpodidentity_nmi_connections_open"), holds=SLOTS.__le__)
 
     async def hold_to_the_bound(self) -> None:
-        runs = []
-        for _ in range(RUNS):
-            by_clock, unhindered = await self.asked(self.modest)
-            runs.append(f"p99 {by_clock:.1f} ms, {unhindered:.1f} ms without waits for a processor")
-            if unhindered <= P99_MS:
-                return
-        pytest.fail(f"over {P99_MS:g} ms: {'; '.join(runs)}")
+        runs: list[float] = []
+        while not runs or runs[-1] > P99_MS:
+            assert len(runs) < RUNS, runs
+            runs.append(await self.p99(self.modest))
 
 
 async def started(*argv: str | Path) -> asyncio.subprocess.Process:
@@ -130,7 +119,7 @@ async def sandbox_with(*nmi_flags: str, greedy: int = 1) -> AsyncIterator[Greedy
         sources = [(await run_bound_pod(sandbox, f"greedy-{number}"))[1].address for number in range(greedy)]
         found = GreedySandbox(sandbox, sources, modest.address)
         for address in (modest.address, *sources):
-            await found.asked(address, 2)  # afterwards their tokens are in the cache
+            await found.p99(address, 2)  # afterwards their tokens are in the cache
         yield found
 
 
@@ -167,9 +156,8 @@ async def test_the_control_run_without_a_flood_keeps_the_bound(shared_sandbox: G
 async def test_a_flood_from_one_pod_does_not_change_another_pods_p99(
     shared_sandbox: GreedySandbox, kind: str, connections: int
 ) -> None:
-    async with shared_sandbox.flooded(kind, connections) as did:
+    async with shared_sandbox.flooded(kind, connections):
         await shared_sandbox.hold_to_the_bound()
-    assert did["bytes_sent"] > 0
 
 
 async def test_5000_idle_connections_from_one_pod_are_rejected_except_for_its_slots(
@@ -197,41 +185,26 @@ async def test_sixteen_slow_pods_on_every_slot_do_not_exclude_a_seventeenth(
         assert await shared_sandbox.limit("slow_evicted") > 0
 
 
-class Memory:
-    """Growth of NMI's resident memory, and the kernel's memory for NMI's sockets, which its container is charged."""
-
-    def __init__(self, sandbox: GreedySandbox) -> None:
-        self._sandbox = sandbox
-        self._before = self._resident()
-
-    def _resident(self) -> int:
-        status = Path(f"/proc/{self._sandbox.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+)", status)
-        assert found is not None
-        return int(found[1]) * 1024
-
-    def _kernel(self) -> tuple[int, int]:
-        """Return the number of sockets on NMI's port, and the bytes that the kernel holds for them."""
-        command = ["ss", "-tnmH", "-a", "sport", "=", f":{self._sandbox.port}"]
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-        # r: receive buffer, f: reserved, w: send buffer, bl: backlog; SKMEM of linux/sock_diag.h.
-        found = re.findall(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+),o\d+,bl(\d+)", listed)
-        return len(found), sum(int(part) for each in found for part in each)
-
-    async def most(self) -> tuple[int, int]:
-        """Return the largest cost within WATCH_SECONDS, and the number of connections at that time."""
-        worst, sockets = 0, 0
-        end = asyncio.get_running_loop().time() + WATCH_SECONDS
-        while asyncio.get_running_loop().time() < end:
-            count, kernel_bytes = await asyncio.to_thread(self._kernel)
-            cost = self._resident() - self._before + kernel_bytes + count * STRUCTURES
-            if cost > worst:
-                worst, sockets = cost, count
-            await asyncio.sleep(0.2)
-        return worst, sockets
+def memory(sandbox: GreedySandbox) -> int:
+    """Return NMI's resident memory and the kernel's memory for its sockets, which its container is charged."""
+    resident = Path(f"/proc/{sandbox.pid}/status").read_text().partition("VmRSS:")[2].split()[0]
+    command = ["ss", "-tnmH", "-a", "sport", "=", f":{sandbox.port}"]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    # r: receive buffer, f: reserved, w: send buffer, bl: backlog; SKMEM of linux/sock_diag.h.
+    found = re.findall(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+),o\d+,bl(\d+)", listed)
+    return int(resident) * 1024 + sum(int(part) for each in found for part in each) + len(found) * STRUCTURES
 
 
-@pytest.mark.timeout(150)
+async def most_memory(sandbox: GreedySandbox) -> int:
+    """Return the largest memory, once it has not grown for LOOKS."""
+    most = looks = 0
+    while looks < LOOKS:
+        found = await asyncio.to_thread(memory, sandbox)
+        most, looks = max(most, found), 0 if found > most else looks + 1
+        await asyncio.sleep(0.2)
+    return most
+
+
 @pytest.mark.parametrize("kind", ["pipeline-unread", "general-unread"])
 @pytest.mark.parametrize("connections", [2048, 8192])
 async def test_connections_that_read_nothing_stay_within_the_memory_limit(
@@ -239,14 +212,7 @@ async def test_connections_that_read_nothing_stay_within_the_memory_limit(
 ) -> None:
     """The limit is `--max-connection-bytes`, by default a quarter of the container's (nmi/connection_limits.py)."""
     monkeypatch.setenv("GREEDY_SEND_BYTES", "8192")  # larger buffers exhaust this machine's memory for TCP
-    memory = Memory(bounded)
-    async with bounded.flooded(kind, connections) as did:
-        worst, sockets = await memory.most()
-        times = [await bounded.asked(bounded.modest) for _ in range(3)]
-        applied = {name: await bounded.limit(f"memory_{name}") for name in ("narrowed", "refused", "evicted")}
-    print(  # noqa: T201
-        f"{kind} {connections}: {worst >> 20} MiB at most, of {sockets} sockets; another pod's p99 {times}; "
-        f"{applied}, {did}"
-    )
-    assert worst < MEMORY_BOUND
-    assert min(unhindered for _, unhindered in times) < TOKEN_P99_MS
+    before = await asyncio.to_thread(memory, bounded)
+    async with bounded.flooded(kind, connections):
+        assert await most_memory(bounded) - before < MEMORY_BOUND
+        assert min([await bounded.p99(bounded.modest) for _ in range(3)]) < TOKEN_P99_MS

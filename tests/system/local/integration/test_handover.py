@@ -5,10 +5,9 @@ import http.client
 import os
 import socket
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +22,7 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.settings import Settings
 from tests.support.identity_requests import NODE, TOKEN_TARGET, bind, end, logged, request_held, run_pod, state
-from tests.support.waiting import until
+from tests.support.waiting import LIMIT_SECONDS, until
 
 CLIENTS: Final = 4
 """Of `sending`."""
@@ -37,56 +36,53 @@ TAKEN_OVER: Final = "this NMI has taken over"
 NAMES: Final[tuple[SocketName, ...]] = ("listener", "probes", "metrics")
 RECEIVE: Final = None
 """The step of a peer that receives a message."""
+Connection = http.client.HTTPConnection
 
 
-@dataclass
+def probe(connection: Connection) -> None:
+    """Send a request, and assert that it is answered."""
+    connection.request("GET", TOKEN_TARGET)
+    answered(connection.getresponse())
+
+
+def answered(answer: http.client.HTTPResponse) -> None:
+    answer.read()
+    assert answer.status == PROBE_STATUS
+
+
 class Clients:
-    """Threads that send requests, each on a new connection or all on one, and what they received."""
+    """Threads that send requests, each on a new connection or all on one, until one fails."""
 
-    statuses: dict[int, int] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-    stop: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self.connect = connect
+        self.count = 0
+        self.stop = threading.Event()
 
-    def run(self, connect: Callable[[], http.client.HTTPConnection], *, keep: bool) -> None:
-        connection = connect()
-        while not self.stop.is_set():
-            try:
-                connection.request("GET", TOKEN_TARGET, headers={})
-                answer = connection.getresponse()
-                answer.read()
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(f"{'kept' if keep else 'new'}: {error!r}")
-                connection.close()
-                connection = connect()
-                continue
-            self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
-            time.sleep(PAUSE_SECONDS)
-            if not keep:
-                connection.close()
-                connection = connect()
-        connection.close()
+    def run(self, *, keep: bool) -> None:
+        """Blocks. Raises the error of a request."""
+        with closing(self.connect()) as connection:
+            while not self.stop.wait(PAUSE_SECONDS):
+                probe(connection)
+                self.count += 1
+                if not keep:
+                    connection.close()  # the next request opens another one
 
     async def served(self, more: int = 1) -> None:
         """Wait for *more* further responses."""
-        before = sum(self.statuses.values())
-        await until(lambda: sum(self.statuses.values()) >= before + more)
+        before = self.count
+        await until(lambda: self.count >= before + more)
 
 
-@contextmanager
-def sending(sandbox: Sandbox) -> Iterator[Clients]:
-    """Send requests from CLIENTS threads: half of them on kept connections, half on new ones."""
-    clients, connect = Clients(), connector(sandbox)
-    threads = [
-        threading.Thread(target=clients.run, args=(connect,), kwargs={"keep": each % 2 == 0}) for each in range(CLIENTS)
-    ]
-    for thread in threads:
-        thread.start()
+@asynccontextmanager
+async def sending(sandbox: Sandbox) -> AsyncIterator[Clients]:
+    """Send requests from CLIENTS threads: half of them on kept connections, half on new ones. None may fail."""
+    clients = Clients(connector(sandbox))
+    threads = [asyncio.create_task(asyncio.to_thread(clients.run, keep=each % 2 == 0)) for each in range(CLIENTS)]
     try:
         yield clients
     finally:
         clients.stop.set()
-        for thread in threads:
-            thread.join(30)
+        await asyncio.gather(*threads)
 
 
 @asynccontextmanager
@@ -97,76 +93,68 @@ async def sandboxed(directory: Path, *flags: str) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-def connector(sandbox: Sandbox, source: str = "127.0.0.1") -> Callable[[], http.client.HTTPConnection]:
+def connector(sandbox: Sandbox, source: str = "127.0.0.1") -> Callable[[], Connection]:
     host, _, port = sandbox.nmis[NODE].url.removeprefix("http://").partition(":")
-    return lambda: http.client.HTTPConnection(host, int(port), timeout=20, source_address=(source, 0))
+    return lambda: Connection(host, int(port), timeout=LIMIT_SECONDS, source_address=(source, 0))
 
 
 async def test_no_request_fails_during_ten_handovers(directory: Path) -> None:
-    async with sandboxed(directory) as sandbox:
-        with sending(sandbox) as clients:
-            for number in range(10):
-                former = sandbox.nmis[NODE].program
-                await sandbox.start_nmi(NODE)
-                await logged(sandbox, TAKEN_OVER, number + 1)
-                assert await end(former) == 0
-            await clients.served()
-        assert clients.failures == []
-        assert set(clients.statuses) == {PROBE_STATUS}
+    async with sandboxed(directory) as sandbox, sending(sandbox) as clients:
+        for number in range(10):
+            former = sandbox.nmis[NODE].program
+            await sandbox.start_nmi(NODE)
+            await logged(sandbox, TAKEN_OVER, number + 1)
+            assert await end(former) == 0
+        await clients.served()
 
 
 async def test_sigterm_while_a_successor_synchronises_waits_for_it(directory: Path) -> None:
-    async with sandboxed(directory) as sandbox:
+    async with sandboxed(directory) as sandbox, sending(sandbox) as clients:
         nmi = sandbox.nmis[NODE].program
-        with sending(sandbox) as clients:
-            await sandbox.start_nmi(NODE)
-            await logged(sandbox, "a successor of this NMI synchronises")
-            assert await end(nmi) == 0
-            await clients.served()
-        assert clients.failures == []
+        await sandbox.start_nmi(NODE)
+        await logged(sandbox, "a successor of this NMI synchronises")
+        assert await end(nmi) == 0
+        await clients.served()
+
+
+class Opened:
+    """Connections to an NMI: one that has sent nothing, one that has had an answer, and one with half a request."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self.silent, self.kept, self.half = (connect() for _ in range(3))
+        self.silent.connect()
+        probe(self.kept)
+        self.half.connect()
+        self.half.send(f"GET {TOKEN_TARGET} HT".encode())
+
+    def finish_half(self) -> None:
+        self.half.send(b"TP/1.1\r\nHost: a\r\n\r\n")
+        answer = http.client.HTTPResponse(self.half.sock, method="GET")
+        answer.begin()
+        answered(answer)
+        self.half.close()
+
+    def use_others(self) -> None:
+        for each in (self.silent, self.kept):
+            probe(each)
+            each.close()
 
 
 async def test_silent_and_kept_connections_survive_a_handover_and_its_return(directory: Path) -> None:
     # By default NMI closes these connections after ten seconds, and the start of its successor may take as long.
     async with sandboxed(directory, "--first-byte-timeout=60s", "--head-timeout=60s") as sandbox:
         nmi = sandbox.nmis[NODE].program
-
-        def connections() -> dict[str, http.client.HTTPConnection]:
-            opened = {each: connector(sandbox)() for each in ("silent", "kept", "half")}
-            for each in opened.values():
-                each.connect()
-            opened["kept"].request("GET", TOKEN_TARGET)
-            opened["kept"].getresponse().read()
-            opened["half"].send(f"GET {TOKEN_TARGET} HT".encode())
-            return opened
-
-        def finish(opened: dict[str, http.client.HTTPConnection]) -> None:
-            opened["half"].send(b"TP/1.1\r\nHost: a\r\n\r\n")
-            answer = http.client.HTTPResponse(opened["half"].sock, method="GET")
-            answer.begin()
-            answer.read()
-            assert answer.status == PROBE_STATUS, "half"
-
-        def answered(opened: dict[str, http.client.HTTPConnection]) -> None:
-            for name in ("silent", "kept"):
-                opened[name].request("GET", TOKEN_TARGET)
-                answer = opened[name].getresponse()
-                answer.read()
-                assert answer.status == PROBE_STATUS, name
-            for each in opened.values():
-                each.close()
-
-        former = await asyncio.to_thread(connections)
+        former = await asyncio.to_thread(Opened, connector(sandbox))
         await sandbox.start_nmi(NODE)
         await logged(sandbox, TAKEN_OVER)
-        await asyncio.to_thread(finish, former)
-        await asyncio.to_thread(answered, former)
-        latter = await asyncio.to_thread(connections)
+        await asyncio.to_thread(former.finish_half)
+        await asyncio.to_thread(former.use_others)
+        latter = await asyncio.to_thread(Opened, connector(sandbox))
         ended = asyncio.create_task(end(sandbox.nmis[NODE].program))
         await logged(sandbox, "the former NMI serves this node again")
-        await asyncio.to_thread(finish, latter)
+        await asyncio.to_thread(latter.finish_half)
         assert await ended == 0, "it ends with its last request"
-        await asyncio.to_thread(answered, latter)
+        await asyncio.to_thread(latter.use_others)
         assert await end(nmi) == 0
 
 
@@ -212,19 +200,13 @@ async def test_with_other_ports_the_successor_binds_them_itself(directory: Path)
         await sandbox.start_nmi(NODE)
         await logged(sandbox, TAKEN_OVER)
         await sandbox.nmi_active(NODE)
-        with sending(sandbox) as clients:
+        async with sending(sandbox) as clients:
             await clients.served(10)
             assert await end(former.program) == 0
             await clients.served()
-        assert clients.failures == []
 
 
 # Ends that die. The kernel closes the sockets of a killed process, and so do these peers.
-
-
-def ports_of(sandbox: Sandbox) -> list[int]:
-    nmi = sandbox.nmis[NODE]
-    return [int(nmi.url.rpartition(":")[2]), nmi.probe_port, nmi.metrics_port]
 
 
 async def converse(channel: Channel, steps: Sequence[Message | None], sockets: Sequence[socket.socket] = ()) -> None:
@@ -242,40 +224,38 @@ async def converse(channel: Channel, steps: Sequence[Message | None], sockets: S
 
 
 async def test_a_successor_that_dies_at_any_step_costs_no_request(directory: Path) -> None:
-    async with sandboxed(directory) as sandbox:
-        nmi, (listen, probe, metrics) = sandbox.nmis[NODE].program, ports_of(sandbox)
+    async with sandboxed(directory) as sandbox, sending(sandbox) as clients:
+        nmi, ports = sandbox.nmis[NODE].program, sandbox._ports[NODE]
         hello = Hello(
             versions=VERSIONS,
             release="test",
             listen_address="127.0.0.1",
-            listen_port=listen,
-            probe_port=probe,
-            metrics_port=metrics,
+            listen_port=ports.requests,
+            probe_port=ports.probes,
+            metrics_port=ports.metrics,
         )
         steps = (hello, RECEIVE, Take(), RECEIVE, Taken(), RECEIVE)
-        with sending(sandbox) as clients:
-            for count in range(len(steps) + 1):
-                await until(lambda: state(sandbox), "NMI serves", holds=lambda it: it["handover"] == "serving")
-                sock = await until(lambda: asyncio.to_thread(connect_to, directory / "nmi.sock"))
-                assert sock is not None
-                await converse(Channel(sock, Role.SUCCESSOR), steps[:count])
-                await clients.served(100)
-                assert nmi.returncode is None, count
-                assert clients.failures == [], count
-            # After these, a real successor takes over.
-            await sandbox.start_nmi(NODE)
-            await logged(sandbox, TAKEN_OVER)
-            assert await end(nmi) == 0
-        assert clients.failures == []
+        for count in range(len(steps) + 1):
+            await until(lambda: state(sandbox), "NMI serves", holds=lambda it: it["handover"] == "serving")
+            sock = await until(lambda: asyncio.to_thread(connect_to, directory / "nmi.sock"))
+            assert sock is not None
+            await converse(Channel(sock, Role.SUCCESSOR), steps[:count])
+            await clients.served(100)
+            assert nmi.returncode is None, count
+        # After these, a real successor takes over.
+        await sandbox.start_nmi(NODE)
+        await logged(sandbox, TAKEN_OVER)
+        assert await end(nmi) == 0
 
 
 async def test_a_predecessor_that_dies_at_any_step_does_not_prevent_its_successor(directory: Path) -> None:
     welcome = Welcome(version=max(VERSIONS), release="test", sockets=NAMES)
     steps = (RECEIVE, welcome, RECEIVE, Sockets(NAMES), RECEIVE, Retired())
     async with sandboxed(directory) as sandbox:
+        ports = sandbox._ports[NODE]
         for count in range(len(steps) + 1):
             assert await end(sandbox.nmis[NODE].program) == 0
-            addresses = zip(("127.0.0.1", "", ""), ports_of(sandbox), strict=True)
+            addresses = (("127.0.0.1", ports.requests), ("", ports.probes), ("", ports.metrics))
             sockets = [socket.create_server(address) for address in addresses]
             listener, _ = await asyncio.to_thread(listen_at, directory / "nmi.sock")
             await sandbox.start_nmi(NODE)
@@ -284,6 +264,5 @@ async def test_a_predecessor_that_dies_at_any_step_does_not_prevent_its_successo
             for each in (listener, *sockets):
                 each.close()
             await sandbox.nmi_active(NODE)
-            with sending(sandbox) as clients:
+            async with sending(sandbox) as clients:
                 await clients.served(100)
-            assert clients.failures == [], count

@@ -8,7 +8,6 @@ Excluded: a killed NMI, and rules of other programs (tests/system/local/nmi/node
 import asyncio
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -20,39 +19,29 @@ from tests.support.identity_requests import JUMP, NODE, end, logged, on_node, sa
 from tests.support.waiting import until
 from tests.system.local.integration.continuous_client import asking
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.root
 
 LEGACY, NFT, NATIVE = "iptables-legacy", "iptables-nft", "nftables"
 DESTINATIONS = {"loopback": f"127.0.0.1:{NMI_PORT}", "node": f"10.199.0.2:{NMI_PORT}"}
 
 
-class Redirect(NamedTuple):
-    """The redirect of one NMI."""
-
-    backend: str
-    target: str
-
-
-class Step(NamedTuple):
-    """A handover to an NMI with this redirect; if *gives_back*, one such NMI gives the node back before the next."""
-
-    redirect: Redirect
-    gives_back: bool = False
-
-
-FIRST = Redirect(LEGACY, "loopback")
-STEPS = (
-    Step(Redirect(LEGACY, "loopback"), gives_back=True),
-    Step(Redirect(NFT, "node"), gives_back=True),
-    Step(Redirect(NFT, "node"), gives_back=True),
-    Step(Redirect(NATIVE, "node")),
-    Step(Redirect(LEGACY, "loopback")),
-    Step(Redirect(NATIVE, "loopback"), gives_back=True),
-    Step(Redirect(NFT, "node")),
-    Step(Redirect(NFT, "loopback"), gives_back=True),
-    Step(Redirect(LEGACY, "loopback")),
+Redirect = tuple[str, str]
+"""Backend and target of one NMI."""
+FIRST: Redirect = (LEGACY, "loopback")
+STEPS: tuple[tuple[Redirect, bool], ...] = (
+    ((LEGACY, "loopback"), True),
+    ((NFT, "node"), True),
+    ((NFT, "node"), True),
+    ((NATIVE, "node"), False),
+    ((LEGACY, "loopback"), False),
+    ((NATIVE, "loopback"), True),
+    ((NFT, "node"), False),
+    ((NFT, "loopback"), True),
+    ((LEGACY, "loopback"), False),
 )
-"""Each ordered pair of backends and of targets, and the changes of one of them alone."""
+"""Handovers to an NMI with this redirect: each ordered pair of backends and of targets, and the changes of one of them
+alone. If the second value is True, one such NMI gives the node back before the next takes over.
+"""
 
 
 class Handovers:
@@ -96,7 +85,8 @@ class Handovers:
 
 
 def flags_of(redirect: Redirect) -> list[str]:
-    return [f"--redirect={redirect.backend}", f"--redirect-target={redirect.target}"]
+    backend, target = redirect
+    return [f"--redirect={backend}", f"--redirect-target={target}"]
 
 
 def redirects(sandbox: Sandbox) -> list[Redirect]:
@@ -106,7 +96,7 @@ def redirects(sandbox: Sandbox) -> list[Redirect]:
     if "table ip aad-pod-identity\n" in on_node(sandbox, "nft", "list", "tables"):
         rules[NATIVE] = on_node(sandbox, "nft", "list", "table", "ip", "aad-pod-identity").splitlines()
     return [
-        Redirect(backend, target)
+        (backend, target)
         for backend, lines in rules.items()
         for line in lines
         for target, destination in DESTINATIONS.items()
@@ -132,14 +122,14 @@ async def test_no_request_reaches_imds_or_fails_and_only_the_last_redirect_remai
         await handovers.end_unready()
         assert redirects(sandbox) == [FIRST], "a successor that is not ready must not remove the rules either"
         await asker.tokens_flow()
-        for step in STEPS:
+        for redirect, gives_back in STEPS:
             former = sandbox.nmis[NODE].program
-            if step.gives_back:
-                await handovers.take(step.redirect)
+            if gives_back:
+                await handovers.take(redirect)
                 await handovers.give_back(serving)
                 await asker.tokens_flow()
-            await handovers.take(step.redirect)
-            serving = step.redirect
+            await handovers.take(redirect)
+            serving = redirect
             assert redirects(sandbox) == [serving]
             await asker.tokens_flow()
             assert await end(former) == 0

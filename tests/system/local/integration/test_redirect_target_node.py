@@ -1,17 +1,18 @@
 """The redirect target `node`: pods get tokens without route_localnet, and nothing else reaches NMI there.
 
 Each refused connection has an accepted neighbour. Another machine whose packets for 169.254.169.254 the node redirects
-gets no token, with either target. Excluded: connections without a conntrack entry, and adopted ones
-(tests/contract/native/test_node_listener_behind_nat.py), handovers (test_handover_of_rules.py).
+gets no token, with either target.
+
+Excluded: connections that a Service or a node port translates, without a conntrack entry, and adopted ones
+(tests/contract/native/test_node_listener_behind_nat.py), floods (tests/contract/native/test_node_listener.py),
+handovers (test_handover_of_rules.py).
 """
 
 import asyncio
 import os
 import shlex
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -44,13 +45,11 @@ pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 
 ADDRESS = "10.199.0.2"
 """Of the first node."""
-SERVICE, NODE_PORT = "10.96.0.9", 30080
 HOST_TOKEN = TOKEN_TARGET.replace("/metadata/identity/oauth2/token", "/host/token/")
 OTHER_NODE = "node-1"
 MACHINE = "machine"
 """A namespace with a cable to the first node, as a machine of the same subnet has one."""
 MACHINE_ADDRESS, NODE_SIDE = "10.201.0.1", "10.201.0.2"
-TIMED_OUT = "TimeoutError"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,9 @@ class Site:
     async def attempt(self, namespace: str, host: str, port: int, target: str = TOKEN_TARGET, source: str = "") -> str:
         """Send a request from a namespace. Return its status, REFUSED, or the name of another error."""
         headers = {"podns": "default", "podname": "bound"} if target == HOST_TOKEN else METADATA
-        call = partial(attempt, host, port, target, headers, source)
-        return await asyncio.to_thread(self.namespaces.call, namespace, call)
+        return await asyncio.to_thread(
+            self.namespaces.call, namespace, lambda: attempt(host, port, target, headers, source)
+        )
 
     async def from_machine(self, target: str = TOKEN_TARGET, source: str = MACHINE_ADDRESS) -> str:
         return await self.attempt(MACHINE, METADATA_ADDRESS, 80, target, source)
@@ -93,51 +93,33 @@ class Site:
         await asyncio.to_thread(on_node, self.sandbox, *words)
 
 
-async def made(sandbox: Sandbox) -> Site:
-    _, pod = await run_bound_pod(sandbox, "bound")
-    await run_pod(sandbox, "distant", {"aadpodidbinding": "bound"}, node=OTHER_NODE)
-    bound, distant = [await sandbox.cluster.client.get(PODS, "default", name) for name in ("bound", "distant")]
-    site = Site(sandbox, pod, f"pod-{bound.metadata.uid}", f"pod-{distant.metadata.uid}")
-    await until(lambda: site.attempt(site.other, METADATA_ADDRESS, 80), holds="200".__eq__)
-    site.namespaces.create(MACHINE)
-    site.namespaces.link(MACHINE, "eth0", NODE, "side")
-    site.namespaces.inside(NODE, [f"address add {NODE_SIDE}/30 dev side"])
-    site.namespaces.inside(
-        MACHINE,
-        [
-            f"address add {MACHINE_ADDRESS}/30 dev eth0",
-            f"address add {pod.address}/32 dev lo",
-            f"route add {METADATA_ADDRESS} via {NODE_SIDE}",
-        ],
-    )
-    return site
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["node"])
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     flags = (f"--redirect-target={request.param}", "--host-token-types=0,1,2")
     async with Sandbox(Settings(nodes=2, namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox:
-        assert isinstance(sandbox.network, Fabric)
+        _, pod = await run_bound_pod(sandbox, "bound")
+        await run_pod(sandbox, "distant", {"aadpodidbinding": "bound"}, node=OTHER_NODE)
+        bound, distant = [await sandbox.cluster.client.get(PODS, "default", name) for name in ("bound", "distant")]
+        site = Site(sandbox, pod, f"pod-{bound.metadata.uid}", f"pod-{distant.metadata.uid}")
         if request.param == "node":
-            sandbox.network.namespaces.set_sysctl(NODE, {"net/ipv4/conf/all/route_localnet": "0"})
-        yield await made(sandbox)
+            site.namespaces.set_sysctl(NODE, {"net/ipv4/conf/all/route_localnet": "0"})
+        await until(lambda: site.attempt(site.other, METADATA_ADDRESS, 80), holds="200".__eq__)
+        site.namespaces.create(MACHINE)
+        site.namespaces.link(MACHINE, "eth0", NODE, "side")
+        site.namespaces.inside(NODE, [f"address add {NODE_SIDE}/30 dev side"])
+        addresses = [f"address add {MACHINE_ADDRESS}/30 dev eth0", f"address add {pod.address}/32 dev lo"]
+        site.namespaces.inside(MACHINE, [*addresses, f"route add {METADATA_ADDRESS} via {NODE_SIDE}"])
+        yield site
 
 
-with_either_target = pytest.mark.parametrize("site", ["loopback", "node"], indirect=True)
-
-
-@with_either_target
+@pytest.mark.parametrize("site", ["loopback", "node"], indirect=True)
 async def test_a_machine_whose_packets_the_node_routes_gets_no_token(site: Site) -> None:
     assert await site.gets_token()
     calls = len(site.sandbox.azure.imds.calls)
     assert await site.from_machine() == "404"
-    assert await site.from_machine(source=site.pod.address) == TIMED_OUT, "the node sends its answers to the pod"
-    assert len(site.sandbox.azure.imds.calls) == calls
-
-
-@with_either_target
-async def test_it_gets_no_token_at_the_hosts_path(site: Site) -> None:
     assert await site.from_machine(HOST_TOKEN) == "403"
+    assert await site.from_machine(source=site.pod.address) == "TimeoutError", "the node sends its answers to the pod"
+    assert len(site.sandbox.azure.imds.calls) == calls
 
 
 async def test_a_pod_gets_its_token_without_route_localnet(site: Site) -> None:
@@ -159,22 +141,6 @@ async def test_a_direct_connection_to_the_nodes_address_is_closed_and_the_redire
     await until(lambda: metric(site.sandbox, counted), "the page, up to a second old", holds=float(before + 6).__eq__)
     for namespace in (site.namespace, site.other):
         assert await site.attempt(namespace, METADATA_ADDRESS, 80) == "200", namespace
-
-
-async def test_a_connection_that_a_service_or_node_port_translates_to_the_port_is_closed(site: Site) -> None:
-    to = ("-j", "DNAT", "--to-destination", f"{ADDRESS}:{NMI_PORT}")
-    service = ("-d", SERVICE, "-p", "tcp", "--dport", "80", *to)
-    node_port = ("-d", ADDRESS, "-p", "tcp", "--dport", str(NODE_PORT), *to)
-    for rule in (service, node_port):
-        await site.run("iptables-nft", "-t", "nat", "-A", "PREROUTING", *rule)
-    try:
-        assert await site.attempt(site.namespace, SERVICE, 80) == REFUSED
-        assert await site.attempt(site.namespace, ADDRESS, NODE_PORT) == REFUSED
-        assert await site.attempt(FABRIC, ADDRESS, NODE_PORT) == REFUSED
-        assert await site.gets_token()
-    finally:
-        for rule in (service, node_port):
-            await site.run("iptables-nft", "-t", "nat", "-D", "PREROUTING", *rule)
 
 
 async def test_the_documented_firewall_rule_closes_the_port_for_others_only(site: Site) -> None:
@@ -200,36 +166,6 @@ async def test_host_tokens_are_for_processes_of_the_node_on_loopback_only(site: 
     assert await site.attempt(site.namespace, ADDRESS, NMI_PORT, HOST_TOKEN) == REFUSED
     assert await site.attempt(site.namespace, METADATA_ADDRESS, 80, HOST_TOKEN) == "403"
     assert await site.attempt(NODE, "127.0.0.1", NMI_PORT) == "404", "a request for no pod"
-
-
-async def test_a_flood_of_direct_connections_does_not_stop_a_pod_from_getting_tokens(site: Site) -> None:
-    stopping = asyncio.Event()
-    flood = asyncio.create_task(flooding(site.namespaces, stopping))
-    before = await site.closed_unread()
-    for _ in range(50):
-        assert await site.gets_token()
-    await until(site.closed_unread, "the flood is closed", holds=(before + 100).__lt__)
-    stopping.set()
-    assert await flood > 100
-    log = (site.sandbox.folder / f"nmi-{NODE}.log").read_text()
-    assert log.count("were closed unread") <= 2
-
-
-async def flooding(namespaces: Namespaces, stopping: asyncio.Event) -> int:
-    """Open direct connections from another machine until *stopping*. Return their number."""
-
-    def open_some() -> int:
-        opened = 0
-        for _ in range(200):
-            with socket.socket() as sock:
-                sock.settimeout(5)
-                opened += sock.connect_ex((ADDRESS, NMI_PORT)) == 0
-        return opened
-
-    opened = 0
-    while not stopping.is_set():
-        opened += await asyncio.to_thread(namespaces.call, FABRIC, open_some)
-    return opened
 
 
 async def test_nmi_is_not_ready_while_the_node_does_not_have_its_address(site: Site) -> None:

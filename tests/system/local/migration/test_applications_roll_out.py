@@ -38,9 +38,8 @@ def test_an_application_with_its_own_service_account_is_migrated_and_waits_for_i
     (made,) = applications(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
     assert made.state is ApplicationState.TO_DO
     assert (made.account, made.client_id, made.tenant_id) == ("web", "client-demo", TENANT)
-    assert states(workload(account="web"), objects=[identity(), binding()]) == {
-        "Deployment shop/web": ApplicationState.WAITS_FOR_IDENTITY
-    }
+    found = states(workload(account="web"), objects=[identity(), binding()])
+    assert found == {"Deployment shop/web": ApplicationState.WAITS_FOR_IDENTITY}
 
 
 @pytest.mark.parametrize(
@@ -86,40 +85,30 @@ def test_without_the_webhook_nothing_is_changed() -> None:
     assert cluster_remarks(cluster(webhook=True)) == []
 
 
+AVAILABLE = {"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
+
+
 @pytest.mark.parametrize(
-    ("kind", "spec", "status", "is_out"),
+    ("kind", "replicas", "status", "is_out"),
     [
-        ("CronJob", {}, {}, True),
-        ("Deployment", {"replicas": 0}, {"observedGeneration": 2}, True),
-        ("Deployment", {"replicas": 0}, {"observedGeneration": 1}, False),
-        ("Deployment", {}, {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1}, False),
-        (
-            "Deployment",
-            {},
-            {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1},
-            True,
-        ),
-        (
-            "Deployment",
-            {},
-            {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 1, "availableReplicas": 2},
-            False,
-        ),
-        ("StatefulSet", {"replicas": 2}, {"observedGeneration": 2, "updatedReplicas": 1, "readyReplicas": 2}, False),
-        ("StatefulSet", {"replicas": 2}, {"observedGeneration": 2, "updatedReplicas": 2, "readyReplicas": 2}, True),
-        ("DaemonSet", {}, {"observedGeneration": 2, "desiredNumberScheduled": 2, "updatedNumberScheduled": 1}, False),
-        (
-            "DaemonSet",
-            {},
-            {"observedGeneration": 2, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberAvailable": 1},
-            True,
-        ),
+        ("CronJob", None, {}, True),
+        ("Deployment", 0, {}, True),
+        ("Deployment", 0, {"observedGeneration": 1}, False),
+        ("Deployment", None, {"replicas": 1, "updatedReplicas": 1}, False),
+        ("Deployment", None, AVAILABLE, True),
+        ("Deployment", None, {"replicas": 2, "updatedReplicas": 1, "availableReplicas": 2}, False),
+        ("StatefulSet", 2, {"updatedReplicas": 1, "readyReplicas": 2}, False),
+        ("StatefulSet", 2, {"updatedReplicas": 2, "readyReplicas": 2}, True),
+        ("DaemonSet", None, {"desiredNumberScheduled": 2, "updatedNumberScheduled": 1}, False),
+        ("DaemonSet", None, {"desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberAvailable": 1}, True),
     ],
 )
 def test_an_application_is_rolled_out_when_all_replicas_are_new_and_available(
-    kind: str, spec: dict[str, Any], status: dict[str, Any], is_out: bool
+    kind: str, replicas: int | None, status: dict[str, int], is_out: bool
 ) -> None:
-    assert is_rolled_out(kind, {"metadata": {"generation": 2}, "spec": spec, "status": status}) is is_out
+    spec = {} if replicas is None else {"replicas": replicas}
+    document = {"metadata": {"generation": 2}, "spec": spec, "status": {"observedGeneration": 2} | status}
+    assert is_rolled_out(kind, document) is is_out
 
 
 def test_applications_are_selected_by_name_or_namespace() -> None:

@@ -1,7 +1,5 @@
 """Identities whose tokens applications use as their credential are not migrated without the operator's decision."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from nmi.tokens.metrics import TokenMetrics
 from podidctl.diagnosis.metrics_pages import MetricsPage, Unread
 from podidctl.migration.federation.credential_uses import NAMES_MAX, TOKENS, UNRECORDED, CredentialUses, combined, parse
 from podidentity.resources import AzureIdentity, Meta
-from tests.support.migration.federation_sandbox import Federation, blocking, notes, planned, unchanged_pod
+from tests.support.migration.federation_sandbox import Federation, blocking, notes, planned
 from tests.support.migration.objects import ID, binding, identity, workload
 
 WHY = "NMI has fetched its token for api://AzureADTokenExchange on n1"
@@ -80,21 +78,13 @@ def test_names_of_a_hostile_page_are_bounded() -> None:
     assert (len(names), further) == (NAMES_MAX, True)
 
 
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
-    """A pod that could be switched, and an NMI whose metrics the API server's proxy returns."""
-    async with unchanged_pod(tmp_path) as made:
-        made.trust()
-
-        async def read_page(_: Any, port: int, path: str) -> tuple[int, str, bytes]:
-            assert (port, path) == (9090, "/metrics")
-            return 200, "text/plain", page("default/demo").encode()
-
-        made.cloud.api.read_pages_with(read_page)
-        yield made
-
-
 async def test_apply_refuses_the_identity_until_it_is_overridden(cloud: Federation) -> None:
+    async def read_page(_: Any, port: int, path: str) -> tuple[int, str, bytes]:
+        assert (port, path) == (9090, "/metrics")
+        return 200, "text/plain", page("default/demo").encode()
+
+    cloud.trust()
+    cloud.cloud.api.read_pages_with(read_page)
     tenant = ("--tenant", cloud.cloud.directory.tenant_id)
     answer = await cloud.migrate("apply", *tenant, "-o", "json")
     (outcome,) = answer.document["outcomes"]

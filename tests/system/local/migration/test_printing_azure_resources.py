@@ -1,21 +1,10 @@
 """`podidctl migrate plan -o az|terraform|bicep|aso` in the sandbox."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from tests.support.migration.azure_plans import CLUSTER_ID, PRINCIPAL
-from tests.support.migration.federation_sandbox import Federation, unchanged_pod
+from tests.support.migration.federation_sandbox import Federation
 from tests.support.objects import identity_id
 
 BINDINGS = ("--exchange", "identityBindings")
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
-    async with unchanged_pod(tmp_path) as made:
-        yield made
 
 
 async def test_each_form_has_the_credential_and_the_role_assignment_or_the_binding(cloud: Federation) -> None:
@@ -40,6 +29,7 @@ async def test_an_unusable_value_is_named(cloud: Federation) -> None:
         (BINDINGS, "identity bindings (of default/demo) need the resource id of the cluster: pass --cluster"),
         ((*BINDINGS, "--cluster", "c\x1b"), "--cluster 'c\\x1b' is not the resource id of an AKS cluster"),
         (("--grant-to", "me"), "--grant-to 'me' is not an object id"),
+        (("default/missing",), "AzureIdentity default/missing does not exist: see kubectl get azureidentities -A"),
     ):
         answer = await cloud.migrate("plan", "-o", "az", *arguments)
         assert (answer.code, answer.out) == (1, "")

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,11 @@ import pytest
 import yaml
 
 from tests.support.mic.emulated_cloud import ASSIGNED
-from tests.support.migration.federation_sandbox import Federation, federation, unchanged_pod
+from tests.support.migration.federation_sandbox import Federation, federation
 
 NAMESPACE = "/namespaces/default"
 NOTE = "aadpodidentity.k8s.io/migrated-from"
 FOLLOWED = {"web-1": (3, "Assigned")}
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
-    async with unchanged_pod(tmp_path) as made:
-        yield made
 
 
 def assignments(cloud: Federation) -> dict[str, tuple[int, str]]:
@@ -57,6 +50,9 @@ async def test_one_service_account_without_a_credential_blocks_the_switch_and_no
 ) -> None:
     cloud.trust()
     before = cloud.identity()
+    answer = await cloud.migrate("apply", "--yes", "default/missing")
+    assert (answer.code, answer.out) == (1, "")
+    assert "AzureIdentity default/missing does not exist: see kubectl get azureidentities -A" in answer.err
     answer = await cloud.migrate("apply", *tenant(cloud), "-o", "json")
     (outcome,) = answer.document["outcomes"]
     assert (answer.code, outcome["ending"]) == (3, "would be changed"), "without --yes nothing is switched"
@@ -124,7 +120,7 @@ async def test_pods_of_two_namespaces_keep_one_identity_through_the_switch(tmp_p
         cloud.cloud.node("n0")
         for namespace in ("team", "shop"):
             cloud.store.create("namespaces", {"metadata": {"name": namespace}})
-        cloud.identity_of("team")
+        cloud.cloud.identity(namespace="team")
         for namespace in ("team", "shop"):
             cloud.account("web", namespace)
             cloud.pod(f"of-{namespace}", namespace=namespace)
@@ -185,13 +181,6 @@ async def test_a_switched_identity_that_was_not_waited_for_is_waited_for(cloud: 
     code, (outcome,) = await applying
     assert (code, outcome["ending"]) == (0, "changed")
     assert assignments(cloud) == FOLLOWED
-
-
-async def test_an_unknown_identity_is_an_error(cloud: Federation) -> None:
-    for command in (["plan"], ["apply", "--yes"]):
-        answer = await cloud.migrate(*command, "default/missing")
-        assert (answer.code, answer.out) == (1, "")
-        assert "AzureIdentity default/missing does not exist: see kubectl get azureidentities -A" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,20 @@
 """`podidctl migrate apply` where NMI uses identity bindings: permissions are tested, and no token is claimed."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from podidentity.azure.identity_permissions import permission_binding, permission_role
-from tests.support.migration.federation_sandbox import Federation, unchanged_pod
+from tests.support.migration.federation_sandbox import Federation
 
 CLIENT = "d3a0c11e-0000-4000-8000-000000000001"
 RULE = {"verbs": ["use-managed-identity"], "apiGroups": ["cid.wi.aks.azure.com"], "resources": ["client-demo"]}
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
-    flags = ("--federated-exchange=identityBindings", "--federated-exchange-annotation")
-    async with unchanged_pod(tmp_path, *flags) as made:
-        yield made
+def flags() -> tuple[str, ...]:
+    return "--federated-exchange=identityBindings", "--federated-exchange-annotation"
 
 
 def grant(cloud: Federation, name: str, rule: dict[str, Any], namespace: str, account: str) -> None:

@@ -1,9 +1,8 @@
-"""The API server of a command and its credentials; its clock decides whether a refusal is recent."""
+"""The API server of a command and its credentials."""
 
 import asyncio
 import json
 import ssl
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,16 +11,10 @@ import pytest
 import yaml
 
 from podidctl.cluster_access import CliContext, connect
-from podidctl.diagnosis.gather import gather as gather_diagnosis
-from podidctl.diagnosis.server_time import clock_difference, server_now
 from podidctl.doctor.gather import gather
 from podidctl.doctor.state import Objects
 from podidctl.printing import print_error
 from podidentity.kube import access
-from podidentity.kube.client import Client
-from podidentity.kube.errors import NoResponse
-from podidentity_sandbox.kubeapi.server import Recorded
-from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.mic.emulated_cloud import EmulatedCloud
 from tests.support.mic.preview.run_programs import Answer, run
 
@@ -107,60 +100,3 @@ async def test_a_pods_service_account_is_used_in_a_pod_and_no_file_of_the_home_d
 def test_an_error_cannot_control_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert print_error("cannot reach \x1b[2J\x07\n\u202ex: check it") == 1
     assert capsys.readouterr().err == "podidctl: cannot reach ?[2J? ?x: check it\n"
-
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-def client_of(cloud: EmulatedCloud, found: access.ClusterAccess) -> Client:
-    return Client(found, user_agent="test")
-
-
-async def kubeconfig(cloud: EmulatedCloud) -> access.ClusterAccess:
-    return await access.find(str(cloud.folder / "kubeconfig"), {})
-
-
-@pytest.mark.parametrize("hours", [-1, 0, 1])
-async def test_a_wrong_clock_of_this_machine_is_corrected(cloud: EmulatedCloud, hours: int) -> None:
-    async with client_of(cloud, await kubeconfig(cloud)) as client:
-        found = await server_now(client, now=lambda: datetime.now(UTC) + timedelta(hours=hours))
-    assert abs(found - datetime.now(UTC)) < timedelta(minutes=5)
-
-
-async def test_without_the_servers_time_this_machines_counts(cloud: EmulatedCloud) -> None:
-    def refuse(_call: Recorded) -> None:
-        raise StatusError(403, "Forbidden", "not you")
-
-    cloud.api.intercept = refuse
-    async with client_of(cloud, await kubeconfig(cloud)) as client:
-        assert await server_now(client, now=lambda: NOON) == NOON
-    found = await kubeconfig(cloud)
-    await cloud.api.stop()
-    async with client_of(cloud, found) as client:
-        with pytest.raises(NoResponse):
-            await server_now(client)
-
-
-async def test_a_diagnosis_has_the_servers_time(cloud: EmulatedCloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def server(_client: Client) -> datetime:
-        return NOON
-
-    monkeypatch.setattr("podidctl.diagnosis.gather.server_now", server)
-    cloud.node("n0")
-    cloud.pod("web", "n0")
-    async with client_of(cloud, await kubeconfig(cloud)) as client:
-        assert (await gather_diagnosis(client, "default", "web", given=None, azure=None)).now == NOON
-
-
-@pytest.mark.parametrize(
-    ("date", "ahead"),
-    [
-        ("Thu, 01 Jan 2026 13:00:01 GMT", timedelta(hours=1, seconds=0.5)),
-        ("Thu, 01 Jan 2026 11:00:01 -0000", timedelta(hours=-1, seconds=0.5)),
-        ("", None),
-        ("yesterday", None),
-        ("Thu, 99 Jan 2026 13:00:01 GMT", None),
-    ],
-)
-def test_the_difference_is_to_the_middle_of_the_request(date: str, ahead: timedelta | None) -> None:
-    assert clock_difference(date, NOON, 2.0) == ahead

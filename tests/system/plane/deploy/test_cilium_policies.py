@@ -6,7 +6,6 @@ tests/system/node/on_cilium has one."""
 import copy
 import functools
 import hashlib
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.repository.deploy.helm_cluster import Cluster
-from tests.repository.deploy.helms import HELMS
+from tests.support.chart_objects import HELMS
 from tests.support.testplane import up
+from tests.system.plane.deploy.helm_cluster import Cluster
 from tools.chart.rendering import CHART, GOLDEN, Object, render
 
 SOURCES: Final = Path(__file__).parent / "cilium"
@@ -40,7 +39,7 @@ def definitions() -> dict[str, Any]:
     return {each["spec"]["names"]["plural"]: each for each in yaml.safe_load_all(text)}
 
 
-pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.plane
 VALUES = GOLDEN / "cilium.values.yaml"
 NAMESPACE = "of-cilium"
 
@@ -66,15 +65,8 @@ def policies() -> list[Object]:
 
 def create(cluster: Cluster, *documents: Object) -> list[dict[str, Any]]:
     """Create the objects with strict validation and return them as stored."""
-    output = cluster.kubectl(
-        "create", "--validate=strict", "-o", "json", "-f", "-", stdin=yaml.safe_dump_all(documents)
-    )
-    decoder, at, found = json.JSONDecoder(), 0, []
-    while at < len(output.rstrip()):
-        one, end = decoder.raw_decode(output[at:])
-        at += end + len(output[at + end :]) - len(output[at + end :].lstrip())
-        found.append(one)
-    return found
+    given = yaml.safe_dump_all(documents)
+    return list(yaml.safe_load_all(cluster.kubectl("create", "--validate=strict", "-oyaml", "-f", "-", stdin=given)))
 
 
 def test_the_server_stores_each_field_of_the_policies(cluster: Cluster) -> None:

@@ -5,12 +5,12 @@ import json
 import pytest
 import yaml
 
-from tests.repository.deploy.helm_cluster import LIMIT, Cluster
-from tests.repository.deploy.helms import HELMS
+from tests.support.chart_objects import HELMS
 from tests.support.testplane import up
+from tests.system.plane.deploy.helm_cluster import LIMIT, Cluster
 from tools.chart.rendering import CHART, golden_sets
 
-pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.plane
 OF_OTHERS = ("monitoring.coreos.com/", "cilium.io/")
 
 

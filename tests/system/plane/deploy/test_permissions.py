@@ -14,10 +14,10 @@ import shlex
 
 import pytest
 
-from tests.repository.deploy.helm_cluster import LIMIT, Cluster, Right
-from tests.repository.deploy.helms import HELMS
+from tests.support.chart_objects import HELMS
 from tests.support.testplane import up
 from tests.support.waiting import until_sync
+from tests.system.plane.deploy.helm_cluster import LIMIT, Cluster, Right
 from tools.chart.rendering import CHART, render
 
 pytestmark = pytest.mark.plane
@@ -27,50 +27,43 @@ MIC = "aad-pod-identity-mic"
 NMI = "aad-pod-identity-nmi"
 GROUP = "aadpodidentity.k8s.io"
 
-EVERYWHERE: set[Right] = {
+ALWAYS: set[Right] = {
     ("pods", "", "list watch"),
     ("nodes", "", "list watch"),
     ("events", "", "create patch"),
+    (f"azureassignedidentities.{GROUP}", "", "create delete get list patch update watch"),
+}
+EVERYWHERE: set[Right] = {
+    *ALWAYS,
     (f"azureidentities.{GROUP}", "", "list watch"),
     (f"azureidentitybindings.{GROUP}", "", "list watch"),
     (f"azurepodidentityexceptions.{GROUP}", "", "list"),
-    (f"azureassignedidentities.{GROUP}", "", "create delete get list patch update watch"),
 }
 UPGRADING: set[Right] = {
-    *EVERYWHERE,
+    *ALWAYS,
     (f"azureidentities.{GROUP}", "", "list update watch"),
     (f"azureidentitybindings.{GROUP}", "", "list update watch"),
     (f"azurepodidentityexceptions.{GROUP}", "", "list update"),
-} - {
-    (f"azureidentities.{GROUP}", "", "list watch"),
-    (f"azureidentitybindings.{GROUP}", "", "list watch"),
-    (f"azurepodidentityexceptions.{GROUP}", "", "list"),
 }
 ITS_OWN: set[Right] = {("configmaps", "", "create"), ("configmaps", "aad-pod-identity-config", "get update")}
 
 
-def lock(name: str = "aad-pod-identity-mic") -> set[Right]:
-    return {
-        ("leases.coordination.k8s.io", "", "create"),
-        ("leases.coordination.k8s.io", name, "get update"),
-        ("endpoints", name, "get update"),
-    }
-
-
-STANDARD: set[Right] = {
+LOCK: set[Right] = {
+    ("leases.coordination.k8s.io", "", "create"),
+    ("leases.coordination.k8s.io", MIC, "get update"),
+    ("endpoints", MIC, "get update"),
+}
+OF_NMI: set[Right] = {
     ("pods", "", "get list watch"),
     ("nodes", "", "get"),
     ("events", "", "create patch"),
-    (f"azureassignedidentities.{GROUP}", "", "list watch"),
     (f"azurepodidentityexceptions.{GROUP}", "", "list watch"),
 }
+STANDARD: set[Right] = {*OF_NMI, (f"azureassignedidentities.{GROUP}", "", "list watch")}
 MANAGED: set[Right] = {
-    ("pods", "", "get list watch"),
-    ("nodes", "", "get"),
-    ("events", "", "create patch"),
+    *OF_NMI,
     (f"azureidentities.{GROUP}", "", "list watch"),
     (f"azureidentitybindings.{GROUP}", "", "list watch"),
-    (f"azurepodidentityexceptions.{GROUP}", "", "list watch"),
 }
 SECRETS: set[Right] = {("secrets", "", "get")}
 
@@ -88,7 +81,7 @@ def test_permissions_in_standard_mode(plane: up.Plane, helm: str, namespace: str
     with cluster.installed(namespace, "--set=nmi.servicePrincipals=false"):
         assert cluster.rights(MIC, of=namespace, within="kube-system") == EVERYWHERE
         assert cluster.rights(MIC, of=namespace, within=namespace) == EVERYWHERE | ITS_OWN
-        assert cluster.rights(MIC, of=namespace, within="default") == EVERYWHERE | lock()
+        assert cluster.rights(MIC, of=namespace, within="default") == EVERYWHERE | LOCK
         assert cluster.rights(NMI, of=namespace, within="kube-system") == STANDARD
         assert cluster.rights(NMI, of=namespace, within=namespace) == STANDARD
         assert cluster.rights("default", of=namespace, within=namespace) == set()
@@ -175,18 +168,18 @@ def test_mic_may_rewrite_objects_only_until_their_type_upgrade_is_recorded(plane
     cluster = Cluster(plane)
     upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", LIMIT, "--set=crds.upgrade=false")
     with cluster.installed(namespace):  # without any object
-        until_rights_are(cluster, namespace, "default", UPGRADING | lock(), account=MIC)
+        until_rights_are(cluster, namespace, "default", UPGRADING | LOCK, account=MIC)
         assert "type-upgrade-status" in cluster.helm("get", "notes", "pi", f"--namespace={namespace}")
         record_upgrade(cluster, namespace)
         cluster.helm(*upgrade)
-        until_rights_are(cluster, namespace, "default", EVERYWHERE | lock(), account=MIC)
+        until_rights_are(cluster, namespace, "default", EVERYWHERE | LOCK, account=MIC)
         assert "type-upgrade-status" not in cluster.helm("get", "notes", "pi", f"--namespace={namespace}")
         # As docs/migration.md describes for a repeated upgrade.
         remove = '[{"op": "remove", "path": "/data/type-upgrade-status"}]'
         record = ("configmap", "aad-pod-identity-config", f"--namespace={namespace}")
         cluster.kubectl("patch", *record, "--type=json", f"--patch={remove}")
         cluster.helm(*upgrade)
-        until_rights_are(cluster, namespace, "default", UPGRADING | lock(), account=MIC)
+        until_rights_are(cluster, namespace, "default", UPGRADING | LOCK, account=MIC)
 
 
 def test_mic_may_change_nodes_only_with_a_startup_taint(plane: up.Plane, namespace: str) -> None:
@@ -206,21 +199,20 @@ def test_role_view_reads_identities_and_role_edit_changes_them(plane: up.Plane, 
             cluster.kubectl("create", "serviceaccount", role, f"--namespace={namespace}")
             account = f"--serviceaccount={namespace}:{role}"
             cluster.kubectl("create", "rolebinding", role, f"--clusterrole={role}", account, f"-n={namespace}")
-        seen = {f"{kind}.{GROUP}": "get list watch" for kind in kinds}
-        changed = {f"{kind}.{GROUP}": "create delete deletecollection patch update" for kind in kinds[:3]}
+        seen = {(kind, verb) for kind in kinds for verb in ("get", "list", "watch")}
+        written = ("create", "delete", "deletecollection", "patch", "update")
+        changed = {(kind, verb) for kind in kinds[:3] for verb in written}
 
-        def verbs(role: str) -> dict[str, set[str]]:
-            found: dict[str, set[str]] = {}
-            for resource, _, verbs_of_resource in cluster.rights(role, of=namespace, within=namespace):
-                if resource.endswith(GROUP):
-                    found.setdefault(resource, set()).update(verbs_of_resource.split())
-            return found
+        def verbs(role: str) -> set[tuple[str, str]]:
+            return {
+                (resource.removesuffix(f".{GROUP}"), verb)
+                for resource, _, found in cluster.rights(role, of=namespace, within=namespace)
+                for verb in found.split()
+                if resource.endswith(GROUP)
+            }
 
-        assert verbs("view") == {kind: set(verbs_of_resource.split()) for kind, verbs_of_resource in seen.items()}
-        assert verbs("edit") == {
-            kind: set(verbs_of_resource.split()) | set(changed.get(kind, "").split())
-            for kind, verbs_of_resource in seen.items()
-        }
+        assert verbs("view") == seen
+        assert verbs("edit") == seen | changed
 
 
 @pytest.mark.parametrize("helm", HELMS)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.repository.deploy.helm_cluster import Cluster
 from tests.support.testplane import up
+from tests.system.plane.deploy.helm_cluster import Cluster
 from tools.chart.rendering import GOLDEN, Object, golden_sets, render
 
 pytestmark = pytest.mark.plane

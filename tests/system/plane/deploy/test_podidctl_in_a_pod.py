@@ -8,14 +8,14 @@ from typing import Final
 
 import pytest
 
-from tests.repository.deploy.helm_cluster import Cluster
 from tests.support.checkout import ROOT
 from tests.support.mic.preview.run_programs import Answer, run
 from tests.support.mic.real_server import add_node, bind, run_pod
 from tests.support.objects import vm_id
 from tests.support.testplane import up
+from tests.system.plane.deploy.helm_cluster import Cluster
 
-pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.plane
 
 MANIFEST: Final = ROOT / "deploy" / "podidctl" / "podidctl.yaml"
 REFUSED: Final = re.compile(r"\b403\b|forbidden|(?<!NMI )may not", re.IGNORECASE)

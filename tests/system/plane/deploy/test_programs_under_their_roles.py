@@ -1,37 +1,30 @@
-"""The real MIC, and NMI in managed mode, work with the permissions of the chart's service accounts only, on a real API
-server. tests/system/plane/e2e/test_helm_installation.py shows NMI in standard mode."""
+"""The real MIC works with the permissions of the chart's service account only, with its startup taint and its upgrade,
+and podidctl doctor asks for the permissions that the chart grants MIC.
+
+tests/system/plane/e2e/test_helm_installation.py shows MIC and NMI without taint and upgrade."""
 
 import asyncio
-import contextlib
 import re
-import sys
-import urllib.request
-from collections.abc import AsyncIterator
+import shutil
 from pathlib import Path
 
 import pytest
 
 from podidentity.resources import IDENTITIES, PODS
-from podidentity_sandbox.serving import free_ports
-from tests.conftest import NewPlane
-from tests.repository.deploy.helm_cluster import Cluster, arguments_of
-from tests.support.checkout import ROOT
-from tests.support.mic.emulated_cloud import EmulatedCloud, emulated_cloud
+from tests.conftest import NewPlane, apply_definitions
+from tests.support.chart_objects import arguments_of
+from tests.support.mic.emulated_cloud import EmulatedCloud
+from tests.support.mic.preview.run_programs import run
 from tests.support.mic.real_server import assigned, bind, create, in_place_of_the_emulator, run_pod
 from tests.support.objects import vm_id
 from tests.support.testplane.up import Plane
 from tests.support.waiting import until, until_sync
-from tools.chart.rendering import render
+from tests.system.plane.deploy.helm_cluster import LIMIT, Cluster
+from tools.chart.rendering import CHART, render
 
-pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.plane
 FORBIDDEN = re.compile(r"\b403\b|forbidden", re.IGNORECASE)
 """The status or its reason in a log line; the microseconds of a time may contain these digits."""
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
-    async with emulated_cloud(tmp_path) as made:
-        yield made
 
 
 def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
@@ -39,9 +32,8 @@ def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
 
     def pods() -> dict[str, str]:
         found = {}
-        for each in plane.api("GET", f"{PODS.path('podid')}?labelSelector=app.kubernetes.io%2Fcomponent%3Dnmi")[
-            "items"
-        ]:
+        path = f"{PODS.path('podid')}?labelSelector=app.kubernetes.io%2Fcomponent%3Dnmi"
+        for each in plane.api("GET", path)["items"]:
             wanted = each["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
             found[wanted["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]] = each["metadata"]["name"]
         return found
@@ -101,40 +93,39 @@ async def test_mic_assigns_revokes_rewrites_old_field_names_and_removes_the_star
     assert not FORBIDDEN.search(mic.read_log()), mic.read_log()
 
 
-async def test_nmi_is_ready_in_managed_mode(plane: Plane, tmp_path: Path) -> None:
-    cluster, namespace, option = Cluster(plane), "nmi-managed", "--set=operationMode=managed"
-    with contextlib.ExitStack() as stack:
-        await asyncio.to_thread(stack.enter_context, cluster.installed(namespace, option))
-        account = {"account": "aad-pod-identity-nmi", "namespace": namespace}
-        await asyncio.to_thread(lambda: cluster.until_rights_hold(verb="list", resource="pods", **account))
-        kubeconfig = await asyncio.to_thread(
-            cluster.kubeconfig_of, "aad-pod-identity-nmi", namespace, tmp_path / "kubeconfig"
-        )
-        # This test creates no rule on this machine, and --fail-closed, the chart's default, would.
-        options = [option, "--set=nmi.extraArgs={--redirect=none}"]
-        flags = await asyncio.to_thread(lambda: arguments_of(render(options=options), "nmi"))
-        ports = free_ports(3)
-        log = tmp_path / "nmi.log"
-        with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "nmi"),
-                *(flag.replace("$(NODE_NAME)", "n0") for flag in flags),
-                *(f"--kubeconfig={kubeconfig}", f"--nmi-port={ports[0]}"),
-                *(f"--http-probe-port={ports[1]}", f"--prometheus-port={ports[2]}"),
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-            )
+UPGRADE = ("upgrade", "pi", str(CHART), "--namespace=podid", LIMIT, "--set=crds.upgrade=false")
+RECORD = ("configmap", "aad-pod-identity-config", "--namespace=podid")
 
-        def is_ready() -> bool:
-            """Return whether every watch has its first list, and NMI serves."""
-            assert process.returncode is None, log.read_text()
-            with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/readyz", timeout=5) as answer:
-                return bool(answer.status == 200)
 
-        try:
-            await until(lambda: asyncio.to_thread(is_ready), log.read_text, ignoring=OSError)
-        finally:
-            process.terminate()
-            await process.wait()
-        assert not FORBIDDEN.search(log.read_text()), log.read_text()
+async def until_found(folder: Path, level: str, says: str) -> None:
+    """Wait for one finding about MIC's rights: the authorizer receives changed roles by a watch."""
+
+    async def read() -> list[tuple[str, str]]:
+        answer = await run(folder, "podidctl", "doctor", "-o", "json", cloudconfig=False)
+        findings = [each for each in answer.document["findings"] if each["check"] == "rights"]
+        return [(each["level"], f"{each['says']}: {each.get('next', '')}") for each in findings]
+
+    def is_that(found: list[tuple[str, str]]) -> bool:
+        return [each for each, _ in found] == [level] and says in found[0][1]
+
+    await until(read, f"{level}: {says}", holds=is_that)
+
+
+async def test_mic_needs_update_on_tenants_objects_until_the_upgrade_is_recorded(
+    new_plane: NewPlane, tmp_path: Path
+) -> None:
+    plane = await asyncio.to_thread(new_plane)
+    await asyncio.to_thread(apply_definitions, plane)
+    cluster = Cluster(plane)
+    await asyncio.to_thread(cluster.install, "podid")
+    shutil.copy(plane.kubeconfig, tmp_path / "kubeconfig")
+    wait = ("wait", "--for=create", "--timeout=60s", "pods", "-lapp.kubernetes.io/component=mic", "-n=podid")
+    await asyncio.to_thread(cluster.kubectl, *wait)
+
+    await until_found(tmp_path, "ok", "has all permissions")
+    await asyncio.to_thread(cluster.kubectl, "create", *RECORD, "--from-literal=type-upgrade-status=1")
+    await until_found(tmp_path, "ok", "helm upgrade removes it")
+    await asyncio.to_thread(cluster.helm, *UPGRADE)
+    await until_found(tmp_path, "ok", "has all permissions")
+    await asyncio.to_thread(cluster.kubectl, "delete", *RECORD)
+    await until_found(tmp_path, "warning", "update azureidentities")

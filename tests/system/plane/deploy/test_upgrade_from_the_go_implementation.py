@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.repository.deploy.helm_cluster import LIMIT, Cluster
-from tests.repository.deploy.helms import HELMS
+from tests.support.chart_objects import HELMS
 from tests.support.go_implementation_chart import VALUES, write_chart
 from tests.support.testplane import up
+from tests.system.plane.deploy.helm_cluster import LIMIT, Cluster
 from tools.chart.rendering import CHART
 
-pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.plane
 
 
 @pytest.mark.parametrize("helm", HELMS)

@@ -22,7 +22,7 @@ from tests.support.testplane import up
 CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
 NAMESPACE: Final = "identity"
 RELEASE: Final = "aad-pod-identity"
-SECONDS: Final = 45
+SECONDS: Final = 80
 """For steps that take two or three seconds on an idle machine."""
 VALUES: Final = {
     **CHART_VALUES,

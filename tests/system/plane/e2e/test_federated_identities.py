@@ -99,7 +99,7 @@ async def bound(here: Cluster, namespace: str) -> None:
     ):
         metadata = {"name": "builder", "namespace": namespace, "labels": {"aadpodidbinding": "builder"}}
         await here.sandbox.cluster.apply({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
-    await here.kubectl("wait", "pod/builder", "--namespace", namespace, "--for=condition=Ready", "--timeout=30s")
+    await here.kubectl("wait", "pod/builder", "--namespace", namespace, "--for=condition=Ready", "--timeout=80s")
 
 
 async def asked(here: Cluster, namespace: str) -> Answer:

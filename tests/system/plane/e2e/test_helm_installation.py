@@ -30,7 +30,7 @@ async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Pa
         assert "aad-metadata" in await here.tables()
 
         await here.kubectl("apply", "--filename", str(ROOT / "deploy" / "demo"))
-        await here.kubectl("wait", "pod/demo", "--for=condition=Ready", "--timeout=30s")
+        await here.kubectl("wait", "pod/demo", "--for=condition=Ready", "--timeout=80s")
         await gets_a_token(here)
         await the_plan_is_empty(here)
 
@@ -39,9 +39,9 @@ async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Pa
         # Objects of the hooks do not block the next upgrade.
         await here.install("upgrade", VALUES | {"nmi": REDIRECT})
 
-        assert "Succeeded" in await here.helm("test", RELEASE, "--namespace", NAMESPACE, "--timeout=60s")
+        assert "Succeeded" in await here.helm("test", RELEASE, "--namespace", NAMESPACE, "--timeout=80s")
 
-        await here.kubectl("delete", "--filename", str(ROOT / "deploy" / "demo"), "--timeout=30s")
+        await here.kubectl("delete", "--filename", str(ROOT / "deploy" / "demo"), "--timeout=80s")
         await until(lambda: nothing_is_assigned(here))
         logs = here.read_logs()
         assert not ERROR_LINE.search(logs), f"perhaps a right that the chart does not grant: {logs}"
@@ -55,7 +55,7 @@ async def cleanup_restores_access_to_imds(here: Cluster) -> None:
     """The rules remain after NMI's DaemonSet. An uninstallation removes them, and so does an operator's command."""
     before = await here.tables()
     nmi = ("daemonset", "--namespace", NAMESPACE, f"{RELEASE}-nmi")
-    await here.kubectl("delete", *nmi, "--cascade=foreground", "--timeout=60s")  # until its pod has ended
+    await here.kubectl("delete", *nmi, "--cascade=foreground", "--timeout=80s")  # until its pod has ended
     assert await here.tables() == before, "NMI is away, and pods are still kept from IMDS"
     left = here.folder / "rules"
     await asyncio.to_thread(left.write_text, await here.on_node("iptables-save"))
@@ -77,7 +77,7 @@ async def the_plan_is_empty(here: Cluster) -> None:
 
 async def uninstalled(here: Cluster) -> None:
     """Run helm uninstall, after which only the objects that the chart's README lists remain on node and cluster."""
-    await here.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout=60s")
+    await here.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout=80s")
     await until(lambda: no_pods(here))
     assert "aad-" not in await here.tables()
     labelled = "clusterroles,clusterrolebindings,azurepodidentityexceptions"

@@ -11,9 +11,9 @@ import pytest
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.tokens import read_claims
 from tests.support.checkout import ROOT
-from tests.system.plane.e2e.operators_shell import TEST_SECONDS, Terminal, blocks_of, commands_of, sandbox_cluster
+from tests.support.operators_shell import Terminal, blocks_of, commands_of, sandbox_cluster
 
-pytestmark = [pytest.mark.root, pytest.mark.plane, pytest.mark.nightly, pytest.mark.timeout(TEST_SECONDS)]
+pytestmark = [pytest.mark.root, pytest.mark.plane, pytest.mark.nightly]
 
 SECTION: Final = re.compile(r"^## Try the installation\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 

@@ -6,7 +6,6 @@ Each mistake has a correct counterpart. The policy's warning about a resource id
 
 import itertools
 import json
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from mic.decisions.assignments import misconfigured
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, EXCHANGE_ANNOTATION, GROUP, IDENTITIES, Kind
 from tests.support.checkout import ROOT
+from tests.support.kubectl_and_helm import Commands
 from tests.support.objects import identity_id
 from tests.support.testplane import up
 from tests.support.waiting import until_sync
@@ -30,15 +30,13 @@ PRINCIPAL = {"type": 1, "clientID": "c", "tenantID": "t", "clientPassword": {"na
 
 class Kubectl:
     def __init__(self, plane: up.Plane) -> None:
-        self._command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", "--namespace=default"]
+        self._commands = Commands(plane.kubeconfig)
         self.newest = ""
         """The object that was created last."""
 
     def __call__(self, *arguments: str, document: Any = None) -> str:
-        """Return the output other than the result; the command must succeed."""
-        given = json.dumps(document) if document is not None else None
-        command = [*self._command, *arguments]
-        done = subprocess.run(command, input=given, check=False, capture_output=True, text=True, timeout=30)
+        """Return the standard error; the command must succeed."""
+        done = self._commands.done("kubectl", *arguments, stdin=json.dumps(document))
         assert done.returncode == 0, done.stderr
         return done.stderr
 
@@ -48,7 +46,6 @@ class Kubectl:
         metadata = {"name": name, "annotations": annotations or {}}
         document = {"apiVersion": f"{GROUP}/v1", "kind": kind.name, "metadata": metadata, "spec": spec}
         output = self("create", "-f", "-", document=document)
-        self("get", kind.plural, name)
         return [line.partition("': ")[2] for line in output.splitlines() if "Warning:" in line]
 
 

@@ -7,7 +7,7 @@ import pytest
 from mic.decisions import documents
 from mic.decisions.assignments import ExistingAssignment
 from mic.startup.spellings import respelled
-from podidentity.resources import ASSIGNED_IDENTITIES, MESSAGE_ANNOTATION
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, MESSAGE_ANNOTATION
 from tests.conftest import NewPlane, apply_definitions
 from tests.support.mic.go_objects import CASES, FOLDER, cleared, load, read, written
 from tests.support.testplane.up import Plane
@@ -57,6 +57,10 @@ def test_the_go_implementations_definitions_drop_no_field_that_we_write(new_plan
     assert stored["spec"] == document["spec"]
     assert stored["status"] == document["status"]
     assert stored["metadata"]["annotations"] == document["metadata"]["annotations"]
+    federated = {"type": 3, "clientID": "c", "tenantID": "contoso.com"}
+    for kind, spec in ((IDENTITIES, federated), (BINDINGS, {"azureIdentity": "a", "selector": "a", "weight": 7})):
+        given = {"apiVersion": kind.api_version, "kind": kind.name, "metadata": {"name": "a"}, "spec": spec}
+        assert plane.api("POST", f"{kind.path('default')}?fieldValidation=Strict", given)["spec"] == spec
     unknown = {**document, "metadata": {**document["metadata"], "name": "unknown"}, "spec": {"other": 1}}
     with pytest.raises(RuntimeError, match="unknown field"):
         plane.api("POST", f"{ASSIGNED_IDENTITIES.path('default')}?fieldValidation=Strict", unknown)

@@ -1,7 +1,6 @@
-"""MIC and its type upgrade against the real kube-apiserver: patches, finalizers, preconditions and definitions."""
+"""MIC and its type upgrade against the real kube-apiserver, with definitions of several origins."""
 
 import asyncio
-import functools
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,93 +8,19 @@ from typing import Any
 
 import pytest
 
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, PODS, Kind
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, Kind
 from podidentity.version import VERSION
 from tests.conftest import NewPlane, apply_definitions
 from tests.support.checkout import ROOT
 from tests.support.mic.emulated_cloud import EmulatedCloud
-from tests.support.mic.real_server import LOCATION, add_node, assigned, bind, create, in_place_of_the_emulator, run_pod
-from tests.support.objects import identity_id, set_id, vm_id
+from tests.support.mic.real_server import add_node, assigned, create, in_place_of_the_emulator, run_pod
+from tests.support.objects import identity_id, vm_id
 from tests.support.testplane import up
 from tests.support.testplane.up import Plane
 from tests.support.v1beta1_definitions import leave_v1beta1_definitions, served_definitions
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.plane
-
-
-@pytest.fixture
-async def real(cloud: EmulatedCloud, new_plane: NewPlane) -> Plane:
-    """The real server in place of the emulator, with a VM's node, two nodes of a set, an identity and its binding."""
-
-    def prepare(plane: Plane) -> None:
-        add_node(plane, "n0", vm_id("n0"))
-        for number in range(2):
-            add_node(plane, f"s{number}", f"{set_id()}/virtualMachines/{number}")
-        bind(plane, "demo")
-
-    return await in_place_of_the_emulator(cloud, new_plane, prepare)
-
-
-async def items(plane: Plane, holds: Callable[[list[Any]], bool]) -> list[Any]:
-    """Return the AzureAssignedIdentities as soon as *holds* returns true for them."""
-
-    async def read() -> list[Any]:
-        return list((await asyncio.to_thread(plane.api, "GET", LOCATION))["items"])
-
-    return await until(read, "AzureAssignedIdentities", holds=holds)
-
-
-async def test_an_object_changed_by_another_writer_is_repaired(cloud: EmulatedCloud, real: Plane) -> None:
-    await cloud.mic()
-    await asyncio.to_thread(run_pod, real, "web", "s1")
-    await assigned(real, web="Assigned")
-    (existing,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
-    existing["spec"]["nodename"] = "s0"
-    existing["metadata"]["labels"] = {}
-    existing["metadata"]["finalizers"] = []
-    path = f"{LOCATION}/{existing['metadata']['name']}"
-    await asyncio.to_thread(real.api, "PUT", path, existing)
-    now = await until(
-        lambda: asyncio.to_thread(real.api, "GET", path),
-        "the repair",
-        holds=lambda it: it["spec"]["nodename"] == "s1" and it["metadata"].get("finalizers"),
-    )
-    assert now["metadata"]["labels"] == {"nodename": "s1"}
-    await asyncio.to_thread(real.api, "DELETE", path)
-    # Deleted although it is needed: MIC creates another one before it goes, and detaches nothing.
-    await items(
-        real, lambda found: [each["metadata"]["uid"] != existing["metadata"]["uid"] for each in found] == [True]
-    )
-    await assigned(real, web="Assigned")
-    assert cloud.on(set_id()) == {"demo"}
-    assert len(cloud.arm.writes()) == 1
-
-
-async def test_a_refused_identity_is_reported_on_its_binding_its_pod_and_its_object(
-    cloud: EmulatedCloud, real: Plane
-) -> None:
-    cloud.arm.marked.unauthorized.add(identity_id("demo").lower())
-    await cloud.mic("--update-user-msi-retry-interval=10ms")
-    await asyncio.to_thread(run_pod, real, "web", "n0")
-    await assigned(real, web="Created")
-    (existing,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
-    pod = await asyncio.to_thread(real.api, "GET", PODS.path("default", "web"))
-    binding = await asyncio.to_thread(real.api, "GET", BINDINGS.path("default", "demo"))
-    for document in (binding, pod, existing):
-        # By uid, as `kubectl describe` asks.
-        path = f"/api/v1/namespaces/default/events?fieldSelector=involvedObject.uid={document['metadata']['uid']}"
-        read = functools.partial(asyncio.to_thread, real.api, "GET", path)
-        events = (await until(read, "Events", holds=lambda found: found["items"]))["items"]
-        assert {each["reason"] for each in events} == {"binding apply error"}
-        assert "Managed Identity Operator" in events[0]["message"]
-    await until(
-        lambda: asyncio.to_thread(real.api, "GET", f"{LOCATION}/{existing['metadata']['name']}"),
-        "the object's message",
-        holds=lambda it: (
-            "Managed Identity Operator" in it["metadata"]["annotations"].get("aadpodidentity.k8s.io/message", "")
-        ),
-    )
 
 
 REFERENCE = ROOT / "tests" / "support" / "mic" / "reference" / "crds.yaml"
@@ -143,10 +68,9 @@ def in_old_field_names(plane: Plane) -> None:
     create(plane, BINDINGS, "demo", {"AzureIdentity": "demo", "Selector": "demo", "Weight": 0})
     create(plane, EXCEPTIONS, "demo", {"PodLabels": {"app": "x"}})
     run_pod(plane, "web", "n0")
-    copies = [(kind, stored(plane, kind, "demo")) for kind in (IDENTITIES, BINDINGS)]
     identity, binding = (
-        {"metadata": {**{key: copy["metadata"][key] for key in ("name", "namespace", "uid")}}, "spec": copy["spec"]}
-        for _, copy in copies
+        {"metadata": {key: copy["metadata"][key] for key in ("name", "namespace", "uid")}, "spec": copy["spec"]}
+        for copy in (stored(plane, kind, "demo") for kind in (IDENTITIES, BINDINGS))
     )
     metadata = {
         "name": NAME,
@@ -228,32 +152,6 @@ def prune(plane: Plane) -> None:
         subprocess.run([*kubectl, "patch", "crd", each["metadata"]["name"], *patch], check=True, capture_output=True)
 
 
-async def assigns_with_the_go_implementations_definitions(cloud: EmulatedCloud, real: Plane) -> None:
-    """`helm upgrade` keeps these definitions."""
-    spec = {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo", "auxiliaryTenantIDs": None}
-    await asyncio.to_thread(create, real, IDENTITIES, "demo", spec)
-    await asyncio.to_thread(create, real, IDENTITIES, "fed", {"type": 3, "clientID": "c", "tenantID": "contoso.com"})
-    for name in ("demo", "fed"):
-        await asyncio.to_thread(create, real, BINDINGS, name, {"azureIdentity": name, "selector": name})
-        await asyncio.to_thread(run_pod, real, f"web-{name}", "n0", name)
-    await assigned(real, **{"web-demo": "Assigned", "web-fed": "Assigned"})
-    assert cloud.on(vm_id("n0")) == {"demo"}
-    path = BINDINGS.path("default", "demo")
-    await asyncio.to_thread(real.api, "PATCH", path, {"spec": {"weight": 7}}, "application/merge-patch+json")
-    name = "web-demo-default-demo"
-    copied = await until_read(
-        lambda: (
-            (found := stored(real, ASSIGNED_IDENTITIES, name))["spec"]["azureBindingRef"]["spec"].get("weight") == 7
-            and found
-        )
-    )
-    assert copied["status"]["status"] == "Assigned"
-    for each in ("demo", "fed"):
-        await asyncio.to_thread(real.api, "DELETE", PODS.path("default", f"web-{each}"))
-    await assigned(real)
-    assert cloud.on(vm_id("n0")) == set()
-
-
 async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_demand(
     cloud: EmulatedCloud, new_plane: NewPlane
 ) -> None:
@@ -265,7 +163,6 @@ async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_dem
     await until_read(lambda: real.api("GET", RECORD))
     (line,) = [line for line in first.read_log().splitlines() if "drop fields" in line]
     assert "azureidentities, azureidentitybindings, azurepodidentityexceptions, azureassignedidentities" in line
-    await assigns_with_the_go_implementations_definitions(cloud, real)
     assert await first.stop() == 0
     assert "\nE" not in first.read_log(), first.read_log()
     # The steps of the log line: install the new definitions, repeat the upgrade. The administrator's MIC needs no role.

@@ -1,12 +1,7 @@
-"""`deploy/admission/old-field-names.yaml` on the real API server, and an operator's own policy on `spec.resourceID`.
+"""`deploy/admission/old-field-names.yaml` on the real API server."""
 
-The own policy does not see a field with an old name, so no program may read it.
-"""
-
-import asyncio
 import itertools
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,19 +11,14 @@ import yaml
 from mic.startup.spellings import respelled
 from podidentity.old_field_names import spellings
 from podidentity.resources import BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, Kind
-from tests.conftest import NewPlane
 from tests.support.checkout import ROOT
-from tests.support.mic.emulated_cloud import EmulatedCloud
-from tests.support.mic.real_server import add_node, assigned, create, in_place_of_the_emulator, run_pod
-from tests.support.objects import identity_id, vm_id
-from tests.support.testplane import up
+from tests.support.kubectl_and_helm import Commands
 from tests.support.testplane.up import Plane
 from tests.support.waiting import until_sync
 
 pytestmark = pytest.mark.plane
 
 POLICY = ROOT / "deploy" / "admission" / "old-field-names.yaml"
-ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 NAMES = (f"spelled-{number}" for number in itertools.count())
 MERGE = "application/merge-patch+json"
 
@@ -49,18 +39,13 @@ def put(plane: Plane, kind: Kind[Any], spec: Any, **metadata: Any) -> str:
     return refusal(lambda: plane.api("POST", kind.path("default"), document))
 
 
-def kubectl(plane: Plane, *arguments: str) -> None:
-    command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", *arguments, "-f", str(POLICY)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-
-
 def begin(plane: Plane) -> None:
-    kubectl(plane, "apply")
+    Commands(plane.kubeconfig).kubectl("apply", "-f", str(POLICY))
     until_sync(lambda: put(plane, IDENTITIES, {"ResourceID": "r"}), "the policy is not in force")
 
 
 def end(plane: Plane) -> None:
-    kubectl(plane, "delete")
+    Commands(plane.kubeconfig).kubectl("delete", "-f", str(POLICY))
     until_sync(lambda: not put(plane, IDENTITIES, {"ResourceID": "r"}), "the policy is still in force")
 
 
@@ -164,57 +149,3 @@ def test_the_policy_knows_the_fields_that_the_programs_read() -> None:
         assert spec.shape is not None
         known = {field.present for field in spellings(spec.shape).values()}
         assert set(written[kind.plural]) == known | {"metadata", "replicas"}
-
-
-def own_policy(plane: Plane) -> None:
-    """Create an operator's policy: no AzureIdentity may name the identity `victim`."""
-    spec = {
-        "failurePolicy": "Fail",
-        "matchConstraints": {
-            "resourceRules": [
-                {
-                    "apiGroups": [GROUP],
-                    "apiVersions": ["v1"],
-                    "operations": ["CREATE", "UPDATE"],
-                    "resources": ["azureidentities"],
-                }
-            ]
-        },
-        "validations": [
-            {"expression": "!has(object.spec.resourceID) || !object.spec.resourceID.lowerAscii().endsWith('/victim')"}
-        ],
-    }
-    name = "no-victim.example.com"
-    plane.api("POST", f"{ADMISSION}/validatingadmissionpolicies", {"metadata": {"name": name}, "spec": spec})
-    binding = {"metadata": {"name": name}, "spec": {"policyName": name, "validationActions": ["Deny"]}}
-    plane.api("POST", f"{ADMISSION}/validatingadmissionpolicybindings", binding)
-    until_sync(
-        lambda: put(plane, IDENTITIES, {"type": 0, "resourceID": identity_id("victim")}),
-        "the operator's policy is not in force",
-    )
-
-
-async def test_a_field_that_an_own_policy_does_not_see_assigns_nothing(
-    cloud: EmulatedCloud, new_plane: NewPlane
-) -> None:
-    def prepare(plane: Plane) -> None:
-        add_node(plane, "n0", vm_id("n0"))
-        own_policy(plane)
-        for each in plane.api("GET", IDENTITIES.path())["items"]:  # of the wait for the policy
-            plane.api("DELETE", IDENTITIES.path("default", each["metadata"]["name"]))
-
-    real = await in_place_of_the_emulator(cloud, new_plane, prepare, identities=("demo", "victim"))
-    mic = await cloud.mic()  # which records the upgrade: there is nothing to rewrite
-    spec = {"type": 0, "ResourceID": identity_id("victim"), "ClientID": "client-victim"}
-    await asyncio.to_thread(create, real, IDENTITIES, "disguised", spec)  # stored, and not seen by the policy
-    both = {"type": 0, "resourceID": identity_id("demo"), "ResourceID": identity_id("victim")}
-    await asyncio.to_thread(create, real, IDENTITIES, "both", {**both, "clientID": "client-demo"})
-    for name in ("disguised", "both"):
-        await asyncio.to_thread(create, real, BINDINGS, name, {"azureIdentity": name, "selector": "demo"})
-    await asyncio.to_thread(run_pod, real, "web", "n0")
-    await assigned(real, web="Assigned")
-    found = await asyncio.to_thread(real.api, "GET", "/apis/aadpodidentity.k8s.io/v1/azureassignedidentities")
-    assert [each["metadata"]["name"] for each in found["items"]] == ["web-default-both"]
-    assert cloud.on(vm_id("n0")) == {"demo"}
-    assert "azureidentities default/disguised" in mic.read_log()
-    assert await mic.stop() == 0

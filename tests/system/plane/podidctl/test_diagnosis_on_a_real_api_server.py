@@ -13,7 +13,7 @@ from tests.conftest import NewPlane, apply_definitions
 from tests.support.mic.preview.run_programs import Answer, run
 from tests.support.mic.real_server import create
 from tests.support.objects import identity_id, set_id
-from tests.support.testplane.accounts import create_account
+from tests.support.testplane.accounts import create_account, place_pod
 from tests.support.testplane.up import Plane
 from tests.support.waiting import until_sync
 
@@ -42,7 +42,7 @@ def prepare(plane: Plane) -> None:
     for number, (name, (labels, taints)) in enumerate(PLACES.items()):
         spec = {"providerID": f"azure://{set_id()}/virtualMachines/{number}", "taints": taints}
         plane.api("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": labels}, "spec": spec})
-        run_pod(plane, f"on-{name}", name, f"10.0.0.{number + 7}")
+        place_pod(plane, f"on-{name}", name, {"aadpodidbinding": "demo"}, address=f"10.0.0.{number + 7}")
     create(plane, IDENTITIES, "demo", {"type": 0, "resourceID": identity_id("demo"), "clientID": "c"})
     create(plane, BINDINGS, "demo", {"azureIdentity": "demo", "selector": "demo"})
     template: dict[str, Any] = {
@@ -74,16 +74,6 @@ def until_created(plane: Plane, node: str) -> str:
     return until_sync(name, f"the controller creates a pod for {node}")
 
 
-def run_pod(plane: Plane, name: str, node: str, address: str) -> None:
-    """Create a labelled pod that runs on *node*."""
-    spec = {"nodeName": node, "automountServiceAccountToken": False, "containers": [{"name": "web", "image": "i"}]}
-    meta = {"name": name, "labels": {"aadpodidbinding": "demo"}}
-    plane.api("POST", PODS.path("default"), {"metadata": meta, "spec": spec})
-    status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
-    path = f"{PODS.path('default', name)}/status"
-    plane.api("PATCH", path, {"status": status}, content_type="application/merge-patch+json")
-
-
 @pytest.fixture
 def folder(new_plane: NewPlane, tmp_path: Path) -> Path:
     """Return the folder of the administrator's kubeconfig, and of `reader` with that of an account that only reads."""
@@ -104,7 +94,6 @@ CAUSES = {
 
 
 @pytest.mark.plane
-@pytest.mark.timeout(240)
 async def test_each_command_names_the_cause(folder: Path) -> None:
     async def ask(*words: str, folder: Path = folder) -> Answer:
         return await run(folder, "podidctl", *words, "-o", "json", cloudconfig=False)

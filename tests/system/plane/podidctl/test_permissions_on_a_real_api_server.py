@@ -5,19 +5,21 @@ the token proxy reviews, for that service account only.
 """
 
 import asyncio
-import operator
+import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from podidctl.diagnosis.access_reviews import may_use_identity
 from podidctl.diagnosis.identity_permissions import manifest_of
+from podidctl.top.schema import Sample
 from podidentity.kube.client import Client
-from podidentity.resources import BINDINGS, IDENTITIES, NODES, PODS
+from podidentity.resources import BINDINGS, GROUP, IDENTITIES, PODS
 from tests.conftest import NewPlane, apply_definitions
 from tests.support.direct_access import direct_access
 from tests.support.kubectl_and_helm import Commands
@@ -25,29 +27,11 @@ from tests.support.mic.preview.run_programs import Answer, run
 from tests.support.mic.real_server import add_node, create
 from tests.support.objects import vm_id
 from tests.support.testplane import up
-from tests.support.testplane.accounts import create_account
+from tests.support.testplane.accounts import create_account, place_pod
 from tests.support.waiting import until
 
-
-def run_pod(plane: up.Plane, name: str, account: str, labels: dict[str, str], *flags: str, address: str = "") -> None:
-    """Create a pod of *account* on the node n0. With *address* it runs there."""
-    container = {"name": name.partition("-")[0], "image": "i", "args": list(flags)}
-    spec = {
-        "nodeName": "n0",
-        "serviceAccountName": account,
-        "automountServiceAccountToken": False,
-        "containers": [container],
-    }
-    plane.api("POST", PODS.path("default"), {"metadata": {"name": name, "labels": labels}, "spec": spec})
-    if address:
-        status = {"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}}
-        path = f"{PODS.path('default', name)}/status"
-        plane.api("PATCH", path, status, content_type="application/merge-patch+json")
-
-
+pytestmark = pytest.mark.plane
 CORE = "/api/v1/namespaces/default"
-
-
 CLIENT = "D3A0C11E-0000-4000-8000-000000000001"
 FLAGS = (
     "--node=n0",
@@ -56,18 +40,11 @@ FLAGS = (
     "--federated-identities",
     "--federated-exchange=identityBindings",
 )
-READER = [
-    {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": ["get", "list"]}
-    for kind in (PODS, NODES, IDENTITIES, BINDINGS)
-] + [
-    {
-        "apiGroups": ["aadpodidentity.k8s.io"],
-        "resources": ["azureassignedidentities", "azurepodidentityexceptions"],
-        "verbs": ["get", "list"],
-    },
-    {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get", "list"]},
+REVIEWER = [
+    {"apiGroups": ["", GROUP], "resources": ["*"], "verbs": ["get", "list"]},
+    {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
 ]
-REVIEWER = ("--verb=create", "--resource=subjectaccessreviews.authorization.k8s.io")
+"""The rights of a user who may read no roles."""
 
 
 def prepare(plane: up.Plane) -> None:
@@ -78,9 +55,10 @@ def prepare(plane: up.Plane) -> None:
     create(plane, BINDINGS, "demo", {"azureIdentity": "demo", "selector": "demo"})
     for name in ("nmi", "shop", "bare"):
         plane.api("POST", f"{CORE}/serviceaccounts", {"metadata": {"name": name}})
-    run_pod(plane, "web", "shop", {"aadpodidbinding": "demo"}, address="10.0.0.7")
-    run_pod(plane, "other", "bare", {"aadpodidbinding": "demo"}, address="10.0.0.8")
-    run_pod(plane, "nmi-x", "nmi", {"component": "nmi"}, *FLAGS, address="10.0.0.9")
+    bound = {"aadpodidbinding": "demo"}
+    place_pod(plane, "web", "n0", bound, address="10.0.0.7", serviceAccountName="shop")
+    place_pod(plane, "other", "n0", bound, address="10.0.0.8", serviceAccountName="bare")
+    place_pod(plane, "nmi-x", "n0", {"component": "nmi"}, *FLAGS, address="10.0.0.9", serviceAccountName="nmi")
 
 
 class Cluster:
@@ -106,11 +84,11 @@ class Cluster:
         """The API server applies a change of its RBAC after some milliseconds."""
         await until(lambda: self.may(account))
 
-    def as_reader(self) -> Path:
-        """Return the folder of a user who may read all, and create no access reviews."""
-        folder = self.folder / "reader"
+    def as_reviewer(self) -> Path:
+        """Return the folder of a user with the rights REVIEWER."""
+        folder = self.folder / "reviewer"
         folder.mkdir()
-        (folder / "kubeconfig").write_text(create_account(self._plane, "reader", READER))
+        (folder / "kubeconfig").write_text(create_account(self._plane, "reviewer", REVIEWER))
         return folder
 
 
@@ -128,8 +106,6 @@ def link_of(answer: Answer, name: str = "permission") -> dict[str, Any]:
     return dict(link)
 
 
-@pytest.mark.plane
-@pytest.mark.timeout(240)
 async def test_nmis_permission_to_request_tokens_and_missing_service_accounts_are_reported(cluster: Cluster) -> None:
     words = ("--verb=create", "--resource=serviceaccounts/token", "--resource-name=shop")
     await cluster.kubectl("create", "role", "nmi", *words)
@@ -152,8 +128,6 @@ async def test_nmis_permission_to_request_tokens_and_missing_service_accounts_ar
     assert link_of(await cluster.ask("explain", "pod", "default/web"), "service account")["says"] == gone
 
 
-@pytest.mark.plane
-@pytest.mark.timeout(240)
 async def test_the_printed_objects_permit_exactly_one_service_account_and_identity(cluster: Cluster) -> None:
     assert not await cluster.may("shop")
     before = await cluster.ask("explain", "pod", "default/web")
@@ -175,8 +149,6 @@ async def test_the_printed_objects_permit_exactly_one_service_account_and_identi
     assert not [each for each in (await cluster.ask("doctor")).document["findings"] if each["manifest"]]
 
 
-@pytest.mark.plane
-@pytest.mark.timeout(240)
 async def test_kubectl_and_the_api_server_accept_every_valid_name(cluster: Cluster) -> None:
     owners = [f"{'n' * 63}/{'a' * 253}", f"n/{'a.' * 100}a", "y/on", "1e3/0o17", "007/null", "off/2001-01-01"]
     manifest = manifest_of({CLIENT.lower(): owners, "12345678-0000-4000-8000-000000000001": owners[:1]})
@@ -192,14 +164,9 @@ def own_uses(answer: Answer) -> list[tuple[str, str, str]]:
     ]
 
 
-@pytest.mark.plane
-@pytest.mark.timeout(240)
 async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(cluster: Cluster) -> None:
     manifest = (await cluster.ask("explain", "pod", "default/web")).document["manifest"]
     await cluster.kubectl("apply", "-f", "-", stdin=manifest)
-    await cluster.until_allowed("shop")
-    assert own_uses(await cluster.ask("doctor")) == [], "only the pod's service account has the permission"
-
     role = next(each["metadata"]["name"] for each in yaml.safe_load_all(manifest) if each["kind"] == "ClusterRole")
     words = ("create", "clusterrolebinding", "whole-namespace", f"--clusterrole={role}")
     await cluster.kubectl(*words, "--group=system:serviceaccounts:default")
@@ -208,26 +175,77 @@ async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(c
     assert level == "problem"
     assert f"by ClusterRoleBinding whole-namespace of ClusterRole {role}" in says
     assert "as a member of group system:serviceaccounts:default, may use" in says
+    assert "kubectl delete clusterrolebinding whole-namespace" in then
 
-    reader = await asyncio.to_thread(cluster.as_reader)
-    unread = own_uses(await cluster.ask("doctor", folder=reader))
-    assert [each for each, _, _ in unread] == ["unknown", "unknown"], unread
-    await cluster.kubectl("create", "clusterrole", "reviewer", *REVIEWER)
-    bound = ("--clusterrole=reviewer", "--serviceaccount=default:reader")
-    await cluster.kubectl("create", "clusterrolebinding", "reviewer", *bound)
-
-    async def uses() -> list[tuple[str, str, str]]:
-        return own_uses(await cluster.ask("doctor", folder=reader))
-
-    unread = await until(
-        uses,
-        "the authorizer, which follows by a watch",
-        holds=lambda found: "problem" in {each for each, _, _ in found},
-    )
-    (says,) = [each for level, each, _ in unread if level == "problem"]
+    found = own_uses(await cluster.ask("doctor", folder=await asyncio.to_thread(cluster.as_reviewer)))
+    (says,) = [each for level, each, _ in found if level == "problem"]
     assert "whole-namespace" in says, "the API server's reason names the binding"
 
-    assert "kubectl delete clusterrolebinding whole-namespace" in then
-    await cluster.kubectl("delete", "clusterrolebinding", "whole-namespace")
-    await until(lambda: cluster.may("nmi"), "NMI's right ends", holds=operator.not_)
-    assert own_uses(await cluster.ask("doctor")) == []
+
+async def test_missing_and_superfluous_rights_on_secrets_are_reported(cluster: Cluster) -> None:
+    async def finding(holds: Callable[[str, str], bool]) -> tuple[str, str]:
+        """Return the finding about Secrets as soon as it is so: the authorizer follows by a watch."""
+
+        async def read() -> tuple[str, str]:
+            document = (await cluster.ask("doctor")).document
+            ((level, says),) = [
+                (each["level"], each["says"]) for each in document["findings"] if each["check"] == "secrets"
+            ]
+            return level, says
+
+        return await until(read, "the finding about Secrets", holds=lambda found: holds(*found))
+
+    spec = {"type": 1, "clientID": "c", "tenantID": "contoso.com", "clientPassword": {"name": "s"}}
+    principal = {"apiVersion": f"{GROUP}/v1", "kind": "AzureIdentity", "metadata": {"name": "sp"}, "spec": spec}
+    for name in ("shop", "reports"):
+        await cluster.kubectl("create", "namespace", name)
+        await cluster.kubectl("create", "-f", "-", f"--namespace={name}", stdin=json.dumps(principal))
+    level, says = await finding(lambda _, says: says.endswith("in reports, shop"))
+    assert level == "problem"
+    for name in ("shop", "reports"):
+        where = f"--namespace={name}"
+        await cluster.kubectl("create", "role", "nmi", "--verb=get", "--resource=secrets", where)
+        await cluster.kubectl("create", "rolebinding", "nmi", "--role=nmi", "--serviceaccount=default:nmi", where)
+        if name == "shop":
+            level, _ = await finding(lambda _, says: says.endswith("in reports"))
+            assert level == "problem"
+    await finding(lambda level, _: level == "ok")
+
+    await cluster.kubectl("create", "clusterrole", "nmi", "--verb=get", "--resource=secrets")
+    await cluster.kubectl("create", "clusterrolebinding", "nmi", "--clusterrole=nmi", "--serviceaccount=default:nmi")
+    level, says = await finding(lambda _, says: "every Secret" in says)
+    assert (level, says.endswith("can limit it to reports, shop")) == ("ok", True)
+    for name in ("shop", "reports"):
+        await cluster.kubectl("delete", IDENTITIES.plural, "sp", f"--namespace={name}")
+    _, says = await finding(lambda level, _: level == "warning")
+    assert "no AzureIdentity is of type 1 or 2" in says
+
+
+LIST = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
+PROXY = {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["get"]}
+
+
+async def test_for_top_a_missing_permission_and_a_refused_address_are_the_reason(
+    plane: up.Plane, tmp_path: Path
+) -> None:
+    async def top(account: str, *rules: dict[str, Any]) -> str:
+        """Return the problem of the only NMI."""
+        kubeconfig = await asyncio.to_thread(create_account, plane, account, rules)
+        await asyncio.to_thread((tmp_path / "kubeconfig").write_text, kubeconfig)
+        answer = await run(tmp_path, "podidctl", "top", "-o", "json", "--interval=1", cloudconfig=False)
+        (found,) = msgspec.json.decode(answer.out, type=Sample).nodes
+        assert (answer.code, found.node) == (1, "top-node")
+        return found.problem
+
+    labels = {"app.kubernetes.io/component": "nmi"}
+    await asyncio.to_thread(
+        lambda: place_pod(plane, "nmi-top", "top-node", labels, address="127.0.0.1", hostNetwork=True)
+    )
+    try:
+        problem = await top("top-lister", LIST)
+        assert problem.startswith("not allowed: grant get on pods/proxy in namespace default (")
+        problem = await top("top-reader", LIST, PROXY)
+        assert problem.startswith("the API server cannot read the metrics: ")
+        assert "address not allowed" in problem
+    finally:
+        await asyncio.to_thread(plane.api, "DELETE", PODS.path("default", "nmi-top"), {"gracePeriodSeconds": 0})

@@ -1,19 +1,17 @@
 """Program of a greedy pod, which floods one address with the traffic that the command line names.
 
 test_greedy_pods.py runs it as `greedy.py KIND HOST PORT CONNECTIONS SOURCE…`. It prints the line "flooding" when the
-flood starts, continues until its input ends or SECONDS have passed, and then prints its counts as JSON. During the
-flood it has the lowest priority: the tests check the distribution of NMI's time, not of the machine's time.
+flood starts, continues until its input ends, and fails if it has sent nothing. During the flood it has the lowest
+priority: the tests check the distribution of NMI's time, not of the machine's time.
 """
 
-import json
 import os
-import selectors
+import select
 import socket
 import sys
 import time
-from itertools import cycle, islice
+from itertools import cycle
 
-SECONDS = 40.0
 DROP_SECONDS = 0.5
 PART = 128
 TARGET = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
@@ -33,8 +31,7 @@ class Pod:
     def __init__(self, address: tuple[str, int], sources: list[str]) -> None:
         self.address = address
         self.sources = cycle(sources)
-        self.until = time.monotonic() + SECONDS
-        self.did = {"connected": 0, "closed": 0, "bytes_sent": 0, "bytes_received": 0}
+        self.sent = 0
         self.started = False
 
     def over(self) -> bool:
@@ -43,11 +40,11 @@ class Pod:
             os.nice(19)
             print("flooding", flush=True)  # noqa: T201
             self.started = True
-        os.set_blocking(0, False)
-        try:
-            return os.read(0, 1) == b"" or time.monotonic() > self.until
-        except BlockingIOError:
-            return time.monotonic() > self.until
+        return self.ended()
+
+    def ended(self) -> bool:
+        """Return whether the input has ended."""
+        return bool(select.select([0], [], [], 0)[0])
 
     def connect(self) -> socket.socket:
         sock = socket.socket()
@@ -59,21 +56,19 @@ class Pod:
                 sock.connect(self.address)
                 break
             except ConnectionError:
-                continue
+                if self.ended():
+                    sys.exit()
         sock.setblocking(False)
-        self.did["connected"] += 1
         return sock
 
     def receive(self, sock: socket.socket) -> bool:
         """Receive the available data. Return whether the connection is still open."""
         try:
-            data = sock.recv(1 << 18)
+            return bool(sock.recv(1 << 18))
         except BlockingIOError:
             return True
         except ConnectionError:
-            data = b""
-        self.did["bytes_received"] += len(data)
-        return bool(data)
+            return False
 
     def send(self, sock: socket.socket, data: bytes) -> int:
         """Return the number of bytes sent; -1 if the connection is no longer open."""
@@ -83,11 +78,14 @@ class Pod:
             return 0
         except ConnectionError:
             return -1
-        self.did["bytes_sent"] += sent
+        self.sent += sent
         return sent
 
-    def hold(self, count: int, head: bytes, part: bytes, seconds: float) -> None:
-        """Send *head* on *count* connections and *part* every *seconds*; replace those that NMI closes."""
+    def keep(self, count: int, head: bytes, part: bytes, *, reads: bool = False, seconds: float = 0.0) -> None:
+        """Send *head* on *count* connections, and again and again as much of *part* as each accepts, with pauses.
+
+        Connections that NMI closes are replaced.
+        """
 
         def begin() -> socket.socket:
             sock = self.connect()
@@ -95,41 +93,22 @@ class Pod:
             return sock
 
         socks = [begin() for _ in range(count)]
+        sent = [0] * count
         while not self.over():
             for at, sock in enumerate(socks):
                 if at % PART == 0 and self.over():
                     return
-                if not (self.send(sock, part) >= 0 if part else self.receive(sock)):
-                    self.did["closed"] += 1
+                more = self.send(sock, part[sent[at] :]) if part else 0
+                if more < 0 or (reads and not self.receive(sock)):
                     sock.close()
-                    socks[at] = begin()
+                    socks[at], sent[at] = begin(), 0
+                elif part:
+                    sent[at] = (sent[at] + more) % len(part)
             time.sleep(seconds)
 
     def flood(self, count: int, request: bytes, *, reads: bool) -> None:
         """Pipeline as many requests as each connection accepts."""
-        block = request * (BLOCK_BYTES // len(request))
-        selector = selectors.DefaultSelector()
-        events = selectors.EVENT_WRITE | (selectors.EVENT_READ if reads else 0)
-
-        def begin() -> None:
-            selector.register(self.connect(), events, [0])
-
-        for _ in range(count):
-            begin()
-        while not self.over():
-            for key, ready in selector.select(0.1):
-                sock = key.fileobj
-                assert isinstance(sock, socket.socket)
-                alive = not ready & selectors.EVENT_READ or self.receive(sock)
-                if alive and ready & selectors.EVENT_WRITE:
-                    sent = self.send(sock, block[key.data[0] :])
-                    key.data[0] = (key.data[0] + sent) % len(block)
-                    alive = sent >= 0
-                if not alive:
-                    self.did["closed"] += 1
-                    selector.unregister(sock)
-                    sock.close()
-                    begin()
+        self.keep(count, b"", request * (BLOCK_BYTES // len(request)), reads=reads)
 
     def churn(self, count: int, request: bytes, *, reads: bool) -> None:
         """Open new connections continuously in batches of *count*, send one request on each, and close it."""
@@ -150,17 +129,14 @@ def main(kind: str, host: str, port: str, count: str, *sources: str) -> None:
     pod, number = Pod((host, int(port)), list(sources)), int(count)
     match kind:
         case "hoard":
-            pod.hold(number, b"", b"", 0.05)
+            pod.keep(number, b"", b"", reads=True, seconds=0.05)
+            return
         case "drip":
-            pod.hold(number, FAST[:-2] + b"X-Odd: ", b"a", DROP_SECONDS)
-        case "pipeline-unread":
-            pod.flood(number, FAST, reads=False)
-        case "pipeline":
-            pod.flood(number, FAST, reads=True)
-        case "general":
-            pod.flood(number, GENERAL, reads=True)
-        case "general-unread":
-            pod.flood(number, GENERAL, reads=False)
+            pod.keep(number, FAST[:-2] + b"X-Odd: ", b"a", seconds=DROP_SECONDS)
+        case "pipeline" | "pipeline-unread":
+            pod.flood(number, FAST, reads=kind == "pipeline")
+        case "general" | "general-unread":
+            pod.flood(number, GENERAL, reads=kind == "general")
         case "unknown":
             pod.flood(number, UNKNOWN, reads=True)
         case "malformed":
@@ -169,7 +145,7 @@ def main(kind: str, host: str, port: str, count: str, *sources: str) -> None:
             pod.churn(number, FAST, reads=True)
         case "churn-reset":
             pod.churn(number, GENERAL, reads=False)
-    print(json.dumps(pod.did), flush=True)  # noqa: T201
+    assert pod.sent
 
 
-main(*islice(sys.argv, 1, None))
+main(*sys.argv[1:])

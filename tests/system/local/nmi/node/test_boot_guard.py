@@ -5,24 +5,24 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from nmi.node import boot_guard
-from nmi.node.host_routing import LABEL
+from nmi.node.host_routing import LABEL, LABELLED, HostRouting
 from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidentity.exits import StartError
 from podidentity_sandbox.faults import Mode
 from tests.support.checkout import ROOT
+from tests.support.identity_requests import end
 from tests.support.nmi.node.fixtures import kubelet_with
 from tests.support.nmi.node.machines import REJECT, Machine
 from tests.support.nmi.node.pod_node_imds import Site, asked
 from tests.support.nmi.node.redirect_process import RedirectProcess
 from tests.system.local.nmi.node.unavailable_api_server import start_without_api_server
+from tests.unit.nmi.node.test_files_of_the_node import CASES
 
 TO = redirect_spec(Settings(node_name="n"))
 ACCEPT = "-A FORWARD -j ACCEPT"
@@ -37,7 +37,7 @@ def lines_of(directory: Path, key: str) -> list[str]:
 
 def nmi(*flags: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "nmi", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.programs
@@ -91,24 +91,23 @@ def test_the_unit_is_ordered_before_the_kubelet_and_required_by_it(tmp_path: Pat
     assert lines_of(tmp_path, "Type") == ["oneshot"], "the kubelet waits for its end, not for its start"
 
 
-def analyzed(file: Path) -> "subprocess.CompletedProcess[str]":
-    """Return what systemd finds in a unit. Its directory has precedence."""
-    environment = {"PATH": os.environ["PATH"], "SYSTEMD_UNIT_PATH": f"{file.parent}:"}
-    command = ["systemd-analyze", "verify", str(file)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
-
-
 @pytest.mark.root
 @pytest.mark.parametrize("order", ["Before", "After"])
 def test_systemd_starts_the_unit_before_the_kubelet(tmp_path: Path, order: str) -> None:
     """If a unit required the kubelet first, systemd would find a cycle. So the link starts the guard, in this order."""
+
+    def analyzed(name: str) -> str:
+        """Return what systemd finds in a unit. Its directory has precedence."""
+        environment = {"PATH": os.environ["PATH"], "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+        command = ["systemd-analyze", "verify", str(tmp_path / name)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return f"{done.returncode} {done.stdout}{done.stderr}"
+
     boot_guard.install(tmp_path, TO, KUBELET)
-    done = analyzed(tmp_path / boot_guard.NAME)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert analyzed(boot_guard.NAME) == "0 "
     kubelet = f"[Unit]\nDefaultDependencies=no\n{order}={boot_guard.NAME}\n[Service]\nExecStart=/bin/true\n"
     (tmp_path / "kubelet.service").write_text(kubelet)
-    done = analyzed(tmp_path / "kubelet.service")
-    assert ("ordering cycle" in done.stderr) is (order == "Before"), done.stderr
+    assert ("ordering cycle" in analyzed("kubelet.service")) is (order == "Before")
 
 
 @pytest.fixture
@@ -116,10 +115,6 @@ def directory(tmp_path: Path) -> Path:
     directory = tmp_path / "units"
     directory.mkdir()
     return directory
-
-
-def files(directory: Path) -> list[str]:
-    return sorted(each.name for each in directory.iterdir())
 
 
 @pytest.mark.programs
@@ -147,67 +142,47 @@ def test_without_labels_and_without_a_way_to_read_them_nothing_changes(tmp_path:
 async def test_the_label_of_the_node_object_decides_where_the_kubelets_flags_lack_it(
     directory: Path, tmp_path: Path, value: str, installed: bool
 ) -> None:
-    kubelet = kubelet_with("agentpool=a", tmp_path / "kubelet")
     async with start_without_api_server(tmp_path) as away:
         away.api.store.create("nodes", {"metadata": {"name": "n0", "labels": {LABEL: value}}})
-        for local in (kubelet, "--kubelet-config=/nowhere"):
-            done = await asyncio.to_thread(
-                nmi,
-                "--boot-guard=install",
-                "--node=n0",
-                f"--kubeconfig={away.folder / 'kubeconfig'}",
-                f"--systemd-directory={directory}",
-                local,
-            )
-            assert done.returncode == 0, done.stderr
+        for local in (kubelet_with("agentpool=a", tmp_path / "kubelet"), "--kubelet-config=/nowhere"):
+            command = await away.nmi("--boot-guard=install", f"--systemd-directory={directory}", local)
+            assert await command.program.wait() == 0, command.log()
             assert await asyncio.to_thread(boot_guard.installed, directory) is installed
-
-
-@asynccontextmanager
-async def waiting_command(*flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`nmi` that may wait without a time limit; killed at the end if it still runs."""
-    command = (sys.executable, "-m", "nmi", *flags)
-    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-async def waits(process: asyncio.subprocess.Process) -> None:
-    """Read the log until the command waits for the API server."""
-    assert process.stderr is not None
-    while b"no contact with the API server" not in (line := await process.stderr.readline()):
-        assert line, "nmi has ended"
 
 
 @pytest.mark.programs
 async def test_without_an_api_server_the_labels_in_the_kubelets_flags_decide(directory: Path, tmp_path: Path) -> None:
-    kubelet = kubelet_with("agentpool=a", tmp_path / "kubelet")
+    def files() -> list[str]:
+        return [each.name for each in directory.iterdir()]
+
+    flags = ("--boot-guard=install", f"--systemd-directory={directory}")
     async with start_without_api_server(tmp_path) as away:
         await away.proxy.set_mode(Mode.REFUSE)
-        command = ["--boot-guard=install", "--node=n0", f"--kubeconfig={away.folder / 'kubeconfig'}"]
-        flags = [*command, f"--systemd-directory={directory}"]
-        async with waiting_command(*flags, "--kubelet-config=/nowhere") as waiting:
-            await waits(waiting)
-            assert await asyncio.to_thread(files, directory) == [], "it waits, and neither installs nor gives up"
-            done = await asyncio.to_thread(nmi, *flags, kubelet)
-            assert "installed the boot guard" in done.stdout, done.stderr
-            assert await asyncio.to_thread(boot_guard.remove, directory)
-            away.api.store.create("nodes", {"metadata": {"name": "n0", "labels": {LABEL: "true"}}})
-            async with waiting_command(*flags, "--kubelet-config=/nowhere") as ended:
-                await waits(ended)
-                ended.terminate()  # the first process of a container, as NMI is, needs a handler for it
-                _, errors = await ended.communicate()
-            assert ended.returncode == 1
-            assert errors.count(b"\n") == 1
-            assert b"not changed, because a signal ended the wait for the node's labels: run this again" in errors
-            await away.proxy.set_mode(Mode.PASS)
-            await waiting.communicate()
-        assert waiting.returncode == 0
-        assert await asyncio.to_thread(files, directory) == []
+        waiting = await away.nmi(*flags, "--kubelet-config=/nowhere")
+        await waiting.logged("no contact with the API server")
+        assert files() == [], "it waits, and neither installs nor gives up"
+        local = await away.nmi(*flags, kubelet_with("agentpool=a", tmp_path / "kubelet"))
+        assert await local.program.wait() == 0
+        assert "installed the boot guard" in local.log()
+        assert await asyncio.to_thread(boot_guard.remove, directory)
+        away.api.store.create("nodes", {"metadata": {"name": "n0", "labels": {LABEL: "true"}}})
+        ended = await away.nmi(*flags, "--kubelet-config=/nowhere")
+        await ended.logged("no contact with the API server")
+        # The first process of a container, as NMI is, needs a handler for the signal.
+        assert await end(ended.program) == 1
+        _, line = ended.log().splitlines()
+        assert "not changed, because a signal ended the wait for the node's labels: run this again" in line
+        await away.proxy.set_mode(Mode.PASS)
+        assert await waiting.program.wait() == 0
+        assert files() == []
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize(("text", "expected"), CASES)
+def test_the_boot_guards_grep_finds_the_same_label(text: str, expected: HostRouting, tmp_path: Path) -> None:
+    (tmp_path / "kubelet").write_text(text)
+    done = subprocess.run(["grep", "-Eqsw", LABELLED, str(tmp_path / "kubelet")], check=False)
+    assert (done.returncode == 0) is (expected is HostRouting.EBPF)
 
 
 def test_a_path_that_systemd_or_the_shell_would_change_is_refused() -> None:

@@ -1,7 +1,6 @@
 """A node of AKS with eBPF host routing: what NMI writes there, with each backend. Excluded: the API server's side."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from nmi.node.host_routing import LABEL
 from tests.support.nmi.node.fixtures import kubelet_with
 from tests.support.nmi.node.machines import Machine
-from tests.support.nmi.node.redirect_process import RedirectProcess, State
+from tests.support.nmi.node.redirect_process import RedirectProcess
 
 pytestmark = pytest.mark.root
 
@@ -42,27 +41,11 @@ def machine(machine: Machine) -> Machine:
     return machine
 
 
-def unexpected(saved: Iterable[str]) -> list[str]:
-    """Return the lines of iptables-save for which the agent would not start."""
-    return [line for line in saved if not ALLOWED.fullmatch(line)]
-
-
 def seen(machine: Machine) -> list[str]:
-    """Return every unexpected rule, and NMI's tables of nftables."""
+    """Return the lines of iptables-save for which the agent would not start, and NMI's tables of nftables."""
+    saved = [*machine.saved("nft"), *machine.saved("legacy")]
     tables = [each for each in machine.run("nft", "list", "tables").splitlines() if "aad-pod-identity" in each]
-    return [*unexpected(machine.saved("nft")), *unexpected(machine.saved("legacy")), *tables]
-
-
-def during_and_after(machine: Machine, *flags: str, labels: dict[str, str] | None) -> tuple[list[str], State]:
-    """Return what NMI has on the node at any moment, and its last state before the end."""
-    found: list[str] = []
-    with RedirectProcess(machine, *flags, labels=labels) as node:
-        for _ in range(3):
-            node.next()
-            found += seen(machine)
-        state = node.now()
-        node.end()
-    return found + seen(machine), state
+    return [*(line for line in saved if not ALLOWED.fullmatch(line)), *tables]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -74,10 +57,13 @@ def during_and_after(machine: Machine, *flags: str, labels: dict[str, str] | Non
 def test_the_label_keeps_every_rule_away(
     machine: Machine, backend: str, local: str, tmp_path: Path, labels: dict[str, str] | None
 ) -> None:
-    rules, state = during_and_after(
-        machine, f"--redirect={backend}", *ALL, kubelet_with(local, tmp_path / "kubelet"), labels=labels
-    )
-    assert rules == []
+    flags = (f"--redirect={backend}", *ALL, kubelet_with(local, tmp_path / "kubelet"))
+    with RedirectProcess(machine, *flags, labels=labels) as node:
+        for _ in range(3):
+            node.next()
+            assert seen(machine) == []
+        state = node.now()
+    assert seen(machine) == []
     assert f"{LABEL}=true, so NMI writes no rule" in state["problem"]
     assert "nmi.redirect.backend=cilium" in state["problem"]
     assert machine.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "0\n"
@@ -87,14 +73,12 @@ def test_the_label_keeps_every_rule_away(
 def test_rules_of_an_earlier_nmi_are_removed(machine: Machine, backend: str, tmp_path: Path) -> None:
     with RedirectProcess(machine, f"--redirect={backend}", *ALL) as node:
         node.installed()
-        node.end()
     assert len(seen(machine)) >= 2, "the agent would not start with the rules of a node without the label"
     machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "0"})
     with RedirectProcess(machine, kubelet_with(f"{LABEL}=true", tmp_path / "kubelet"), labels=None) as node:
         node.next()
         node.next()
         assert seen(machine) == [], "before NMI listens"
-        node.end()
     assert seen(machine) == []
     assert "-A INPUT -j KUBE-FIREWALL" in machine.saved("nft"), "rules of others stay"
 
@@ -105,7 +89,6 @@ def test_the_guard_of_loopback_remains_while_route_localnet_is_on_and_then_goes(
     flags = (kubelet_with(f"{LABEL}=true", tmp_path / "kubelet"), "--ipt-update-interval-sec=1")
     with RedirectProcess(machine, "--route-localnet=set", "--redirect-target=loopback") as node:
         node.installed()
-        node.end()
     assert len(seen(machine)) == 1
     with RedirectProcess(machine, *flags, labels=None) as node:
         assert "run `sysctl -w net.ipv4.conf.all.route_localnet=0` on the node" in node.installed()["problem"]

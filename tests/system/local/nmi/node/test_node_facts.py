@@ -3,13 +3,14 @@
 Excluded: the choice for every combination of facts (test_redirect_choice).
 """
 
-import asyncio
+import sys
 from pathlib import Path
 
 import pytest
 
 from nmi.node.node_facts import NetfilterPrograms, find_programs, nft_tables, table_facts
 from nmi.node.redirect_choice import TableFacts
+from tests.support.nmi.node.fixtures import script_in
 from tests.support.nmi.node.machines import NEVER, Machine, Worker
 from tests.support.nmi.node.redirect_process import RedirectProcess
 
@@ -41,10 +42,8 @@ MASQUERADE = "-t nat -A POSTROUTING -j MASQUERADE"
 @pytest.mark.parametrize(
     ("commands", "backend"),
     [
-        ([f"iptables-nft {CANARY}"], "iptables-nft"),
         ([f"iptables-legacy {CANARY}"], "iptables-legacy"),
         (["iptables-nft -t mangle -N KUBE-IPTABLES-HINT"], "iptables-nft"),
-        (["iptables-legacy -t mangle -N KUBE-IPTABLES-HINT"], "iptables-legacy"),
         ([f"iptables-nft {CANARY}", "nft add table ip6 kube-proxy"], "iptables-nft"),
         ([f"iptables-nft {CANARY}", "nft add table ip kube-proxy"], "nftables"),
         ([f"iptables-legacy {CANARY}", "nft add table ip kube-proxy"], "nftables"),
@@ -76,10 +75,8 @@ async def tables_of(folder: Path, version: str) -> frozenset[tuple[str, str]] | 
     (folder / "version").write_text(version)
     (folder / "-j").write_text(INVALID)
     (folder / "list").write_text(TABLES)
-    program = folder / "nft"
-    program.write_text(f"#!/bin/sh\ncd {folder}\ncase $1 in -V) cat version ;; *) cat ./$1 ;; esac\n")
-    program.chmod(0o755)
-    return await nft_tables(NetfilterPrograms(nft=str(program)))
+    program = script_in(folder, "nft", f"cd {folder}\ncase $1 in -V) cat version ;; *) cat ./$1 ;; esac")
+    return await nft_tables(NetfilterPrograms(nft=program))
 
 
 async def test_the_flush_guard_of_another_nmi_hides_no_table(tmp_path: Path) -> None:
@@ -108,16 +105,17 @@ def test_route_localnet_and_cilium_interfaces_are_read(machine: Machine) -> None
         "import asyncio; from nmi.node.node_facts import read_facts; facts = asyncio.run(read_facts()).facts; "
         "print(facts.localnet_problem is None, facts.cilium)"
     )
-    assert machine.run(".venv/bin/python", "-c", code) == "False False\n"
+    assert machine.run(sys.executable, "-c", code) == "False False\n"
     machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
     machine.run("ip", "link", "add", "cilium_host", "type", "veth", "peer", "name", "cilium_net")
-    assert machine.run(".venv/bin/python", "-c", code) == "True True\n"
+    assert machine.run(sys.executable, "-c", code) == "True True\n"
 
 
-def test_programs_are_recognised_by_name(tmp_path: Path) -> None:
+async def test_programs_are_recognised_by_name(tmp_path: Path) -> None:
+    assert (await find_programs(str(tmp_path))).backends == frozenset()
     for name in ("iptables-nft", "iptables-nft-save", "iptables-nft-restore", "iptables-legacy", "nft"):
-        pretend(tmp_path / name, "")
-    programs = asyncio.run(find_programs(str(tmp_path)))
+        script_in(tmp_path, name, "true")
+    programs = await find_programs(str(tmp_path))
     assert programs.iptables_nft is not None
     assert programs.nft == str(tmp_path / "nft")
     assert programs.iptables_nft.restore == str(tmp_path / "iptables-nft-restore")
@@ -128,18 +126,11 @@ def test_programs_are_recognised_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "nft"), [("iptables v1.8.9 (nf_tables)", True), ("iptables v1.8.9 (legacy)", False), ("v1.6.1", False)]
 )
-def test_programs_without_a_variant_in_their_name_report_their_backend(tmp_path: Path, version: str, nft: bool) -> None:
+async def test_programs_without_a_variant_in_their_name_report_their_backend(
+    tmp_path: Path, version: str, nft: bool
+) -> None:
     for name in ("iptables", "iptables-save", "iptables-restore"):
-        pretend(tmp_path / name, version)
-    programs = asyncio.run(find_programs(str(tmp_path)))
+        script_in(tmp_path, name, f"echo '{version}'")
+    programs = await find_programs(str(tmp_path))
     assert (programs.iptables_nft is not None) is nft
     assert (programs.legacy is not None) is not nft
-
-
-async def test_without_programs_no_backend_has_its_programs(tmp_path: Path) -> None:
-    assert (await find_programs(str(tmp_path))).backends == frozenset()
-
-
-def pretend(program: Path, version: str) -> None:
-    program.write_text(f"#!/bin/sh\necho '{version}'\n")
-    program.chmod(0o755)

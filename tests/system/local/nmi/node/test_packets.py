@@ -12,8 +12,8 @@ import pytest
 from nmi.node.conntrack import LISTED_MAX
 from tests.support.nmi.node import aks
 from tests.support.nmi.node.fixtures import in_every_backend
-from tests.support.nmi.node.machines import JUMP, NEVER, Machine, Worker
-from tests.support.nmi.node.pod_node_imds import IMDS, Site, asked, open_connection, serving
+from tests.support.nmi.node.machines import JUMP, NEVER, REJECT, Worker
+from tests.support.nmi.node.pod_node_imds import IMDS, Site, asked, kept_connection, serving
 from tests.support.nmi.node.redirect_process import RedirectProcess
 from tests.support.waiting import until_sync
 
@@ -30,7 +30,11 @@ def test_pods_reach_nmi_while_the_rule_is_installed_and_its_counter_counts_their
     site: Site, backend: str
 ) -> None:
     assert asked(site.pod) == "imds saw 10.244.0.7"
-    with Worker(site.node, backend) as worker:
+    with (
+        serving(site.imds, IMDS, 8080, "other"),
+        serving(site.node, "10.244.0.1", 80, "node"),
+        Worker(site.node, backend) as worker,
+    ):
         assert worker.do("packets") is None
         worker.do("install")
         assert worker.do("packets") == 0
@@ -38,23 +42,14 @@ def test_pods_reach_nmi_while_the_rule_is_installed_and_its_counter_counts_their
             assert asked(site.pod) == "nmi saw 10.244.0.7"
             assert asked(site.node) == "imds saw 169.254.0.1"
             assert worker.do("packets") == count
+        assert asked(site.pod, IMDS, 8080) == "other saw 10.244.0.7"
+        assert asked(site.pod, "10.244.0.1", 80) == "node saw 10.244.0.7"
         worker.do("install", "reject")
         assert worker.do("packets", "reject") == 0
         worker.do("remove", "reject")
         worker.do("remove")
         assert worker.do("packets") is None
         assert asked(site.pod) == "imds saw 10.244.0.7"
-
-
-def test_other_ports_and_addresses_are_not_redirected(site: Site, backend: str) -> None:
-    with (
-        serving(site.imds, IMDS, 8080, "other"),
-        serving(site.node, "10.244.0.1", 80, "node"),
-        Worker(site.node, backend) as worker,
-    ):
-        worker.do("install")
-        assert asked(site.pod, IMDS, 8080) == "other saw 10.244.0.7"
-        assert asked(site.pod, "10.244.0.1", 80) == "node saw 10.244.0.7"
 
 
 def test_without_route_localnet_packets_are_dropped_and_the_check_names_the_cause(site: Site, backend: str) -> None:
@@ -85,17 +80,12 @@ def test_the_guard_drops_packets_of_neighbours_and_accepts_redirected_ones(
         worker.do("install")
         site.node.run(f"iptables-{backend}", "-A", "INPUT", "-j", "ACCEPT")
         assert asked(site.pod, PRETENDED, 10250) == "private saw 10.244.0.7"
-        guard(site.node, backend)
+        call = f"ensure_guard('/usr/sbin/iptables-{backend}')"
+        code = f"import asyncio; from nmi.node.route_localnet import ensure_guard; asyncio.run({call})"
+        site.node.run(sys.executable, "-c", code)
         assert asked(site.pod, PRETENDED, 10250, seconds=DROPPED_SECONDS) == "TimeoutError"
         assert asked(site.pod) == "nmi saw 10.244.0.7"
         assert asked(site.node, private, 10250).startswith("private saw 127.0.0.")
-
-
-def guard(machine: Machine, backend: str) -> None:
-    call = f"ensure_guard('/usr/sbin/iptables-{backend}')"
-    machine.run(
-        sys.executable, "-c", f"import asyncio; from nmi.node.route_localnet import ensure_guard; asyncio.run({call})"
-    )
 
 
 def test_the_redirect_of_nftables_is_effective_before_a_rule_of_iptables(site: Site) -> None:
@@ -112,12 +102,12 @@ def test_the_redirect_of_nftables_is_effective_before_a_rule_of_iptables(site: S
 def test_open_connections_survive_the_withdrawal(site: Site, backend: str) -> None:
     with Worker(site.node, backend) as worker:
         worker.do("install")
-        old, connect_and_talk = open_connection(site.pod)
-        assert connect_and_talk() == "nmi saw 10.244.0.7"
+        old = kept_connection(site.pod)
+        assert old.ask() == "nmi saw 10.244.0.7"
         worker.do("withdraw")
-        assert connect_and_talk() == "nmi saw 10.244.0.7"
+        assert old.ask() == "nmi saw 10.244.0.7"
         assert asked(site.pod) == "imds saw 10.244.0.7"
-        old.communicate()
+        old.end()
 
 
 @pytest.mark.parametrize("backend", ["iptables-nft", "nftables"])
@@ -158,11 +148,11 @@ def test_the_reject_rule_refuses_pods_immediately_and_no_other_sender(site: Site
 
 def test_the_reject_rule_also_ends_older_connections(site: Site, backend: str) -> None:
     with Worker(site.node, backend) as worker:
-        old, connect_and_talk = open_connection(site.pod)
-        assert connect_and_talk() == "imds saw 10.244.0.7"
+        old = kept_connection(site.pod)
+        assert old.ask() == "imds saw 10.244.0.7"
         worker.do("install", "reject")
-        assert connect_and_talk() in BROKEN
-        old.communicate()
+        assert old.ask() in BROKEN
+        old.end()
 
 
 def test_the_reject_rule_covers_an_address_that_the_node_translates_to_imds(site: Site, backend: str) -> None:
@@ -184,38 +174,38 @@ def test_conntrack_entries_from_before_the_rule_are_deleted_and_those_to_nmi_are
     with Worker(site.node, backend) as worker:
         assert worker.do("bypassing") == []
         assert asked(site.node) == "imds saw 169.254.0.1"
-        old, old_talk = open_connection(site.pod)
-        assert old_talk() == "imds saw 10.244.0.7"
+        old = kept_connection(site.pod)
+        assert old.ask() == "imds saw 10.244.0.7"
         worker.do("install")
-        new, new_talk = open_connection(site.pod)
-        assert new_talk() == "nmi saw 10.244.0.7"
-        assert old_talk() == "imds saw 10.244.0.7", "the kernel keeps tracked connections, so they must be deleted"
+        new = kept_connection(site.pod)
+        assert new.ask() == "nmi saw 10.244.0.7"
+        assert old.ask() == "imds saw 10.244.0.7", "the kernel keeps tracked connections, so they must be deleted"
         assert [address for address, _ in worker.do("bypassing")] == ["10.244.0.7"]
         assert worker.do("forget") == 2, "the node continues its own connection with a new entry"
-        assert old_talk() in BROKEN
-        assert new_talk() == "nmi saw 10.244.0.7"
+        assert old.ask() in BROKEN
+        assert new.ask() == "nmi saw 10.244.0.7"
         assert worker.do("forget") == 0
-        for process in (old, new):
-            process.communicate()
+        old.end()
+        new.end()
 
 
 def test_a_connection_made_while_the_rule_was_missing_is_ended_after_the_repair(site: Site, backend: str) -> None:
-    own, own_talk = open_connection(site.node)
-    assert own_talk() == "imds saw 169.254.0.1"
+    own = kept_connection(site.node)
+    assert own.ask() == "imds saw 169.254.0.1"
     with RedirectProcess(site.node, "--enable-conntrack-deletion", NEVER) as node:
         assert node.installed()["backend"] == f"iptables-{backend}"
         forgotten = node.now()["forgotten_connections"]
         os.kill(node.pid, signal.SIGSTOP)  # so that the test determines the time of the repair
         site.node.run(f"iptables-{backend}", "-t", "nat", "-D", *JUMP.split()[1:])
-        old, connect_and_talk = open_connection(site.pod)
-        assert connect_and_talk() == "imds saw 10.244.0.7"
+        old = kept_connection(site.pod)
+        assert old.ask() == "imds saw 10.244.0.7"
         os.kill(node.pid, signal.SIGCONT)
         node.until(lambda state: state["repairs"] == 1 and state["forgotten_connections"] > forgotten)
-        assert connect_and_talk() in BROKEN
+        assert old.ask() in BROKEN
         assert asked(site.pod) == "nmi saw 10.244.0.7"
-        assert own_talk() == "imds saw 169.254.0.1", "the node's own connection is kept"
-    for process in (old, own):
-        process.communicate()
+        assert own.ask() == "imds saw 169.254.0.1", "the node's own connection is kept"
+    old.end()
+    own.end()
 
 
 @pytest.mark.parametrize("backend", ["nft"])
@@ -257,7 +247,7 @@ def test_with_nmi_pods_reach_nmi_and_the_node_reaches_imds(
 
 def until_reject_is_first(site: Site, backend: str) -> None:
     """Wait until NMI has put its reject rule before AKS's rule, which the script inserted first in the chain."""
-    until_sync(lambda: "tcp-reset" in site.node.rules(backend, "FORWARD")[0], "the reject rule is first again")
+    until_sync(lambda: site.node.rules(backend, "FORWARD")[0] == REJECT, "the reject rule is first again")
 
 
 def test_nmi_and_the_kubelet_start_script_do_not_undo_each_others_rules(site: Site, backend: str) -> None:
@@ -266,7 +256,6 @@ def test_nmi_and_the_kubelet_start_script_do_not_undo_each_others_rules(site: Si
         for _ in range(3):
             aks.restrict(site.node, backend, "filter")
             until_reject_is_first(site, backend)
-            first, second = site.node.rules(backend, "FORWARD")
-            assert "tcp-reset" in first
+            _, second = site.node.rules(backend, "FORWARD")
             assert aks.COMMENT in second
         assert nmi.now()["repairs"] <= 1, "the script inserts its rule once, before ours; ours is put back once"

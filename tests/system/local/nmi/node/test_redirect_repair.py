@@ -7,80 +7,69 @@ import threading
 
 import pytest
 
-from tests.support.nmi.node.machines import Machine, Worker
+from tests.support.nmi.node.machines import JUMP, REJECT, Lock, Machine, Worker
 
 pytestmark = pytest.mark.root
 
-DAMAGES_OF_REDIRECT = {
-    "the chain is emptied": (["-F aad-metadata"], "the chain holds other rules"),
-    "the jump is deleted": (["-D PREROUTING -j aad-metadata"], "the jump is missing"),
-    "jump and chain are deleted": (
-        ["-D PREROUTING -j aad-metadata", "-F aad-metadata", "-X aad-metadata"],
-        "the chain is missing",
-    ),
-    "a rule is put before the jump": (["-I PREROUTING 1 -p udp -j OTHER"], "other rules come before the jump"),
-    "the jump is doubled": (["-A PREROUTING -j aad-metadata"], "the jump is there more than once"),
-    "the jump gets a condition": (
-        ["-D PREROUTING -j aad-metadata", "-I PREROUTING 1 -i eth9 -j aad-metadata"],
-        "the jump has conditions",
-    ),
-    "the jump becomes a goto": (
-        ["-D PREROUTING -j aad-metadata", "-I PREROUTING 1 -g aad-metadata"],
-        "the jump has conditions",
-    ),
-    "a rule is put into the chain": (["-I aad-metadata 1 -p tcp -j ACCEPT"], "the chain holds other rules"),
-    "a rule is appended to the chain": (["-A aad-metadata -p tcp -j ACCEPT"], "the chain holds other rules"),
-    "the rule leads elsewhere": (
-        ["-R aad-metadata 1 -d 169.254.169.254 -p tcp --dport 80 -j DNAT --to-destination 10.6.6.6:80"],
-        "the chain holds other rules",
-    ),
-    "only one pod is led": (
-        ["-R aad-metadata 1 -s 10.1.1.1 -d 169.254.169.254 -p tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579"],
-        "the chain holds other rules",
-    ),
-    "loopback is led as well": (
-        ["-R aad-metadata 1 -d 169.254.169.254 -p tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579"],
-        "the chain holds other rules",
-    ),
+RULE = REJECT.removeprefix("-A FORWARD ")
+MATCH = "-d 169.254.169.254 -p tcp --dport 80"
+DNAT = f"{MATCH} -j DNAT --to-destination 127.0.0.1:2579"
+DAMAGES = {
+    "redirect": {
+        "the chain is emptied": ("-F aad-metadata", "the chain holds other rules"),
+        "the jump is deleted": ("-D PREROUTING -j aad-metadata", "the jump is missing"),
+        "jump and chain are deleted": (
+            "-D PREROUTING -j aad-metadata; -F aad-metadata; -X aad-metadata",
+            "the chain is missing",
+        ),
+        "a rule is put before the jump": ("-I PREROUTING 1 -p udp -j OTHER", "other rules come before the jump"),
+        "the jump is doubled": ("-A PREROUTING -j aad-metadata", "the jump is there more than once"),
+        "the jump gets a condition": (
+            "-D PREROUTING -j aad-metadata; -I PREROUTING 1 -i eth9 -j aad-metadata",
+            "the jump has conditions",
+        ),
+        "the jump becomes a goto": (
+            "-D PREROUTING -j aad-metadata; -I PREROUTING 1 -g aad-metadata",
+            "the jump has conditions",
+        ),
+        "a rule is put into the chain": ("-I aad-metadata 1 -p tcp -j ACCEPT", "the chain holds other rules"),
+        "a rule is appended to the chain": ("-A aad-metadata -p tcp -j ACCEPT", "the chain holds other rules"),
+        "the rule leads elsewhere": (
+            f"-R aad-metadata 1 {MATCH} -j DNAT --to-destination 10.6.6.6:80",
+            "the chain holds other rules",
+        ),
+        "only one pod is led": (f"-R aad-metadata 1 -s 10.1.1.1 {DNAT}", "the chain holds other rules"),
+        "loopback is led as well": (f"-R aad-metadata 1 {DNAT}", "the chain holds other rules"),
+    },
+    "reject": {
+        "it is deleted": ("-D FORWARD 1", "the rule is missing"),
+        "a rule is put before it": ("-I FORWARD 1 -p udp -j ACCEPT", "other rules come before the rule"),
+        "it is doubled": (f"-A FORWARD {RULE}", "the rule is there more than once"),
+        "it gets a condition": (f"-R FORWARD 1 -i eth9 {RULE}", "the rule is missing"),
+        "it answers otherwise": (f"-R FORWARD 1 {MATCH} -j REJECT", "the rule is missing"),
+        "it becomes an accept": (f"-R FORWARD 1 {MATCH} -j ACCEPT", "the rule is missing"),
+    },
 }
-
-RULE = "-d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
-DAMAGES_OF_REJECT = {
-    "it is deleted": (["-D FORWARD 1"], "the rule is missing"),
-    "the chain is flushed": (["-F FORWARD"], "the rule is missing"),
-    "a rule is put before it": (["-I FORWARD 1 -p udp -j ACCEPT"], "other rules come before the rule"),
-    "it is doubled": ([f"-A FORWARD {RULE}"], "the rule is there more than once"),
-    "it gets a condition": ([f"-R FORWARD 1 -i eth9 {RULE}"], "the rule is missing"),
-    "it answers otherwise": (
-        ["-R FORWARD 1 -d 169.254.169.254 -p tcp --dport 80 -j REJECT"],
-        "the rule is missing",
-    ),
-    "it becomes an accept": (["-R FORWARD 1 -d 169.254.169.254 -p tcp --dport 80 -j ACCEPT"], "the rule is missing"),
-}
+TABLE = "table ip aad-pod-identity"
+RESET = f"nft delete {TABLE} && nft add {TABLE}"
 FLUSH = "nft flush chain ip aad-pod-identity prerouting"
-
+ADD = "nft add rule ip aad-pod-identity prerouting"
+ADD_CHAIN = "nft 'add chain ip aad-pod-identity prerouting"
+DESTINATION = "ip daddr 169.254.169.254 tcp dport 80"
+TO_NMI = "counter dnat to 127.0.0.1:2579"
 DAMAGES_OF_THE_TABLE = {
     "flush ruleset": "nft flush ruleset",
-    "table": "nft delete table ip aad-pod-identity",
-    "dormant table": "nft add table ip aad-pod-identity '{ flags dormant; }'",
+    "dormant table": f"nft add {TABLE} '{{ flags dormant; }}'",
     "chain": f"{FLUSH} && nft delete chain ip aad-pod-identity prerouting",
     "rule": FLUSH,
-    "second rule": "nft add rule ip aad-pod-identity prerouting tcp dport 81 accept",
     "rule before it": "nft insert rule ip aad-pod-identity prerouting ip saddr 10.244.0.7 accept",
-    "the same rule twice": "nft add rule ip aad-pod-identity prerouting "
-    "ip daddr 169.254.169.254 tcp dport 80 dnat to 127.0.0.1:2579",
-    "other destination": f"{FLUSH} && nft add rule ip aad-pod-identity prerouting "
-    "ip saddr != 127.0.0.1 ip daddr 169.254.169.254 tcp dport 80 counter dnat to 127.0.0.1:2580",
-    "more conditions": f"{FLUSH} && nft add rule ip aad-pod-identity prerouting "
-    "ip saddr != 127.0.0.1 ip saddr != 10.244.0.7 ip daddr 169.254.169.254 tcp dport 80 counter dnat to 127.0.0.1:2579",
-    "no conditions": f"{FLUSH} && nft add rule ip aad-pod-identity prerouting "
-    "meta l4proto tcp counter dnat to 127.0.0.1:2579",
-    "other hook": "nft delete table ip aad-pod-identity && nft -f - <<'X'\n"
-    "table ip aad-pod-identity {\nchain prerouting {\ntype nat hook output priority -101;\n}\n}\nX",
-    "later priority": "nft delete table ip aad-pod-identity && nft -f - <<'X'\n"
-    "table ip aad-pod-identity {\nchain prerouting {\ntype nat hook prerouting priority -99;\n}\n}\nX",
-    "drop policy": "nft add chain ip aad-pod-identity prerouting "
-    "'{ type nat hook prerouting priority -101; policy drop; }'",
+    "the same rule twice": f"{ADD} {DESTINATION} dnat to 127.0.0.1:2579",
+    "other destination": f"{FLUSH} && {ADD} ip saddr != 127.0.0.1 {DESTINATION} counter dnat to 127.0.0.1:2580",
+    "more conditions": f"{FLUSH} && {ADD} ip saddr != 127.0.0.1 ip saddr != 10.244.0.7 {DESTINATION} {TO_NMI}",
+    "no conditions": f"{FLUSH} && {ADD} meta l4proto tcp {TO_NMI}",
+    "other hook": f"{RESET} && {ADD_CHAIN} {{ type nat hook output priority -101; }}'",
+    "later priority": f"{RESET} && {ADD_CHAIN} {{ type nat hook prerouting priority -99; }}'",
+    "drop policy": f"{ADD_CHAIN} {{ type nat hook prerouting priority -101; policy drop; }}'",
     "foreign chain": "nft add chain ip aad-pod-identity other '{ type nat hook prerouting priority -102; }'",
     "foreign set": "nft add set ip aad-pod-identity other '{ type ipv4_addr; }'",
     "foreign map that leads to a chain": "nft add chain ip aad-pod-identity other && "
@@ -91,31 +80,21 @@ TABLES = {"redirect": ("nat", "OTHER", "aad-metadata"), "reject": ("filter", "KU
 """The table of each rule, a chain of another program in it, and the chain with the rule."""
 
 
-@pytest.mark.parametrize("damage", DAMAGES_OF_REDIRECT)
-def test_a_damaged_rule_is_found_and_repaired(node: Machine, worker: Worker, backend: str, damage: str) -> None:
-    worker.do("install")
-    whole = node.saved(backend)
-    commands, fault = DAMAGES_OF_REDIRECT[damage]
-    for command in commands:
-        node.run(f"iptables-{backend}", "-w", "-t", "nat", *command.split())
-    assert worker.do("fault") == fault
+@pytest.mark.parametrize(("rule", "damage"), [(rule, damage) for rule in DAMAGES for damage in DAMAGES[rule]])
+def test_a_damaged_rule_is_found_and_repaired(
+    node: Machine, worker: Worker, backend: str, rule: str, damage: str
+) -> None:
+    commands, fault = DAMAGES[rule][damage]
+    worker.do("install", rule)
+    chain = node.rules(backend, "aad-metadata")
+    for command in commands.split("; "):
+        node.run(f"iptables-{backend}", "-w", "-t", TABLES[rule][0], *command.split())
+    assert worker.do("fault", rule) == fault
     assert worker.do("verify") is True
-    theirs = [line for line in node.saved(backend) if line != "-A PREROUTING -p udp -j OTHER"]
-    assert theirs == whole
-    assert worker.do("verify") is False
-
-
-@pytest.mark.parametrize("damage", DAMAGES_OF_REJECT)
-def test_a_damaged_reject_is_found_and_repaired(node: Machine, worker: Worker, backend: str, damage: str) -> None:
-    worker.do("install", "reject")
-    commands, fault = DAMAGES_OF_REJECT[damage]
-    for command in commands:
-        node.run(f"iptables-{backend}", "-w", *command.split())
-    assert worker.do("fault", "reject") == fault
-    assert worker.do("verify") is True
-    lines = node.rules(backend, "FORWARD")
-    assert lines[0] == f"-A FORWARD {RULE}"
-    assert lines.count(lines[0]) == 1
+    first, *others = node.rules(backend, "FORWARD" if rule == "reject" else "PREROUTING")
+    assert first == (REJECT if rule == "reject" else JUMP)
+    assert not [each for each in others if each == first or "aad-metadata" in each.split()]
+    assert node.rules(backend, "aad-metadata") == chain
     assert worker.do("verify") is False
 
 
@@ -193,12 +172,8 @@ def test_concurrent_foreign_writes_are_not_lost(node: Machine, worker: Worker, b
 
 def test_a_writer_without_the_lock_does_not_make_the_repair_fail(machine: Machine, backend: str) -> None:
     one = f"XTABLES_LOCKFILE=/run/other iptables-{backend} -t nat -A OUTPUT -s 10.7.0.1 -j RETURN"
-    with (
-        Worker(machine, backend) as worker,
-        machine.start("sh", "-c", f"echo writing; for i in $(seq 100); do {one}; done 2>/dev/null") as writer,
-    ):
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "writing\n"
+    script = f"for i in $(seq 100); do {one}; done 2>/dev/null"
+    with Worker(machine, backend) as worker, machine.start("sh", "-c", script) as writer:
         while writer.poll() is None:
             worker.do("remove")
             worker.do("install")
@@ -213,17 +188,8 @@ def test_a_repair_waits_for_a_held_lock(machine: Machine, action: str) -> None:
             worker.do("install")
         if action == "verify":
             machine.run("iptables-legacy", "-t", "nat", "-F", "aad-metadata")
-        holder = machine.start("flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat")
-        assert holder.stdout is not None
-        assert holder.stdin is not None
-        assert holder.stdout.readline() == "held\n"
-        worker.ask(action)
-        assert "waiting for the xtables lock" in worker.answer()["log"]
-        with holder.stdout, holder.stdin:
-            pass
-        holder.wait(5)
-        while "log" in (answer := worker.answer()):
-            pass
-        assert "done" in answer
+        with Lock(machine):
+            assert "waiting for the xtables lock" in worker.start(action)
+        worker.result()
         assert machine.run("flock", "--nonblock", "/run/xtables.lock", "echo", "free") == "free\n"
         assert worker.do("fault") == ("the chain is missing" if action == "remove" else None)

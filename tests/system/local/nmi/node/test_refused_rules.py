@@ -1,5 +1,6 @@
 """EPERM for a write after a read that succeeded: the message names AKS's kernel program, not a missing capability."""
 
+import functools
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from nmi.node.nft_driver import NftDriver, NftPrograms
 from nmi.node.nftables_driver import NftablesDriver
 from nmi.node.rules import RedirectSpec, RuleDriver
 from podidentity.exits import StartError
+from tests.support.nmi.node.fixtures import script_in
 from tests.support.nmi.node.machines import Machine
 
 TO = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2579)
@@ -20,15 +22,8 @@ Program = Callable[[str, str], str]
 
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
-    """Return the path of a program that runs *script*."""
-
-    def write(name: str, script: str) -> str:
-        file = tmp_path / name
-        file.write_text(f"#!/bin/sh\n{script}\n")
-        file.chmod(0o755)
-        return str(file)
-
-    return write
+    """Return a function that writes a program."""
+    return functools.partial(script_in, tmp_path)
 
 
 def refusing(words: str, then: str = "exit 0") -> str:
@@ -62,6 +57,12 @@ async def test_a_refused_read_names_the_capability(program: Program) -> None:
             await driver.put(TO.redirect)
     with pytest.raises(StartError, match="NET_ADMIN"):
         await route_localnet.ensure_guard(program("iptables", refusing("")))
+
+
+@pytest.mark.programs
+async def test_a_failed_read_does_not_count_as_a_missing_guard(program: Program) -> None:
+    with pytest.raises(StartError, match=r"cannot read filter/INPUT .*Bad rule.*: look there for the guard"):
+        await route_localnet.has_guard(program("iptables", 'echo "iptables: Bad rule" >&2; exit 1'))
 
 
 LEGACY = """

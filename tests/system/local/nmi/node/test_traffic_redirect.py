@@ -3,17 +3,17 @@
 import operator
 import os
 import signal
-import time
 
 import pytest
 
-from tests.support.nmi.node.machines import JUMP, NEVER, REJECT, Machine
+from tests.support.nmi.node.machines import JUMP, NEVER, REJECT, Lock, Machine
 from tests.support.nmi.node.pod_node_imds import Site, asked
 from tests.support.nmi.node.redirect_process import RedirectProcess
 from tests.support.waiting import until_sync
 
 pytestmark = pytest.mark.root
 
+GUARD = "-A INPUT ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
 with_iptables_nft = pytest.mark.parametrize("backend", ["nft"])
 
 
@@ -25,18 +25,15 @@ def masquerading(machine: Machine) -> Machine:
     return machine
 
 
-def problems_of(machine: Machine, *flags: str, during: list[str] | None = None) -> list[str | None]:
-    """Return the problem that the probe reports before and after; *during* receives the tables in between."""
+def installed(machine: Machine, *flags: str) -> tuple[list[str | None], list[str]]:
+    """Return the problem that the probe reports before and after the installation, and the tables after it."""
     with RedirectProcess(machine, *flags) as node:
         node.installed()
-        if during is not None:
-            during += machine.saved("nft")
-        node.end()
-    return [node.states[0]["problem"], node.states[2]["problem"]]
+        return [node.states[0]["problem"], node.states[2]["problem"]], machine.saved("nft")
 
 
 def test_without_route_localnet_nmi_is_not_ready_and_names_the_command_to_run(masquerading: Machine) -> None:
-    before, after = problems_of(masquerading)
+    (before, after), _ = installed(masquerading)
     assert before == "the node is not prepared yet"
     assert after is not None
     assert "run `sysctl -w net.ipv4.conf.all.route_localnet=1` on the node" in after
@@ -44,25 +41,25 @@ def test_without_route_localnet_nmi_is_not_ready_and_names_the_command_to_run(ma
 
 def test_the_option_enables_route_localnet_and_guards_loopback_permanently(masquerading: Machine) -> None:
     for _ in range(2):
-        assert problems_of(masquerading, "--route-localnet=set")[1] is None
+        (_, problem), _ = installed(masquerading, "--route-localnet=set")
+        assert problem is None
         assert masquerading.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "1\n"
-        rules = [line for line in masquerading.saved("nft") if line.startswith("-A INPUT")]
-        assert len(rules) == 2
-        assert "--ctstate RELATED,ESTABLISHED,DNAT -j DROP" in rules[0]
+        assert masquerading.rules("nft", "INPUT") == [GUARD, "-A INPUT -p tcp -j ACCEPT"]
 
 
 def test_the_guard_waits_for_a_held_lock(machine: Machine) -> None:
     machine.run("iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
-    with machine.start("flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat") as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with RedirectProcess(machine, "--route-localnet=set") as node:
-            node.next()
-            node.next()
-            time.sleep(3.0)  # beyond two waits of iptables, for the read and the write; a shorter one proves less
-            holder.communicate()
-            assert node.installed()["problem"] is None
-    assert [line for line in machine.saved("legacy") if line.startswith("-A INPUT ! -s 127.0.0.0/8")]
+    machine.run("iptables-legacy", "-A", "INPUT", "-p", "tcp", "-j", "ACCEPT")
+    lock = Lock(machine)
+    with RedirectProcess(machine, "--route-localnet=set") as node:
+        node.next()
+        node.next()
+        lock.has_refused(3)  # for the read and the write, and after both
+        lock.end()
+        assert node.installed()["problem"] is None
+    with RedirectProcess(machine, "--route-localnet=set") as node:
+        assert node.installed()["problem"] is None
+    assert machine.rules("legacy", "INPUT") == [GUARD, "-A INPUT -p tcp -j ACCEPT"]
 
 
 def test_later_changes_of_route_localnet_and_the_guard_are_noticed(masquerading: Machine) -> None:
@@ -72,7 +69,7 @@ def test_later_changes_of_route_localnet_and_the_guard_are_noticed(masquerading:
         masquerading.run("iptables-nft", "-D", "INPUT", "1")
         masquerading.set_sysctl({switch: "0"})
         until_sync(lambda: masquerading.run("cat", f"/proc/sys/{switch}"), "the switch", holds="0\n".__ne__)
-        assert masquerading.rules("nft", "INPUT")[0].startswith("-A INPUT ! -s 127.0.0.0/8")
+        assert masquerading.rules("nft", "INPUT")[0] == GUARD
     with RedirectProcess(masquerading, "--ipt-update-interval-sec=1") as node:
         assert node.installed()["problem"] is None
         masquerading.set_sysctl({switch: "0"})
@@ -84,20 +81,8 @@ def test_later_changes_of_route_localnet_and_the_guard_are_noticed(masquerading:
 @pytest.mark.parametrize("mode", ["none", "cilium"])
 def test_without_rule_management_nothing_is_touched_and_nmi_is_ready(masquerading: Machine, mode: str) -> None:
     before = masquerading.saved("nft")
-    during: list[str] = []
-    assert problems_of(masquerading, f"--redirect={mode}", "--route-localnet=set", during=during) == [None, None]
-    assert during == before
+    assert installed(masquerading, f"--redirect={mode}", "--route-localnet=set") == ([None, None], before)
     assert masquerading.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "0\n"
-
-
-def test_a_listener_on_all_addresses_is_reached_on_loopback_and_the_imds_address_is_configurable(
-    masquerading: Machine,
-) -> None:
-    during: list[str] = []
-    flags = ("--nmi-listen-address=0.0.0.0", "--nmi-port=99", "--metadata-ip=10.9.9.9", "--metadata-port=81")
-    problems_of(masquerading, *flags, during=during)
-    chain = [line for line in during if line.startswith("-A aad-metadata")]
-    assert chain[0].endswith("-d 10.9.9.9/32 -p tcp -m tcp --dport 81 -j DNAT --to-destination 127.0.0.1:99")
 
 
 def test_nmi_is_ready_with_its_redirect_alone_and_leaves_nothing_behind(chosen: Machine, backend: str) -> None:
@@ -110,17 +95,9 @@ def test_nmi_is_ready_with_its_redirect_alone_and_leaves_nothing_behind(chosen: 
         assert (state["closed"], state["problem"]) == (False, None)
         assert JUMP in chosen.saved(backend)
         assert REJECT not in chosen.saved(backend), "the one of the former NMI is removed"
-        node.end()
     assert [line for line in chosen.saved(backend) if line.startswith("-A")] == [
         line for line in before if line.startswith("-A")
     ]
-
-
-@with_iptables_nft
-def test_keep_iptables_rules_leaves_the_redirect_at_exit(chosen: Machine, backend: str) -> None:
-    problems_of(chosen, "--keep-iptables-rules")
-    assert JUMP in chosen.saved(backend)
-    assert REJECT not in chosen.saved(backend)
 
 
 def test_with_fail_closed_the_reject_comes_first_and_both_rules_remain_and_are_taken_over(
@@ -137,10 +114,8 @@ def test_with_fail_closed_the_reject_comes_first_and_both_rules_remain_and_are_t
         assert REJECT in chosen.saved(backend)
         state = node.installed()
         assert (state["closed"], state["problem"], state["backend"]) == (True, None, f"iptables-{backend}")
-        node.end()
     with RedirectProcess(chosen, "--fail-closed") as node:
         node.installed()
-        node.end()
     lines = chosen.saved(backend)
     assert [lines.count(JUMP), lines.count(REJECT)] == [1, 1]
 
@@ -196,7 +171,6 @@ def test_the_whole_life_of_an_nmi_without_iptables(site: Site) -> None:
         site.node.run("nft", "flush", "ruleset")
         node.until(lambda state: state["repairs"] == 1 and state["in_force"])
         assert asked(site.pod) == "nmi saw 10.244.0.7"
-        node.end()
     assert site.node.saved("nftables") == before
     assert asked(site.pod) == "imds saw 10.244.0.7"
 
@@ -224,7 +198,6 @@ def test_no_packet_reaches_imds_between_a_flush_and_the_repair(site: Site, used:
         os.kill(node.pid, signal.SIGCONT)
         node.until(lambda state: state["repairs"] == 2 and state["problem"] is None)
         assert asked(site.pod) == "nmi saw 10.244.0.7"
-        node.end()
     if used == "nftables":
         site.node.run("nft", "flush", "chain", "ip", "aad-pod-identity", "prerouting")
         assert asked(site.pod) == "ConnectionRefusedError", "the reject remains after the end"

@@ -1,72 +1,61 @@
 """A real `python -m nmi` in front of an API server that is unavailable when it starts, through a proxy of faults."""
 
 import asyncio
+import http.client
 import json
 import os
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi.server import KubeApi
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.serving import free_ports
 from tests.support.checkout import ROOT
-from tests.support.waiting import LIMIT_SECONDS, until
+from tests.support.identity_requests import end
+from tests.support.waiting import until
 
 
 @dataclass
 class Nmi:
     """One running process, its pages read from this machine."""
 
-    process: asyncio.subprocess.Process
+    program: Program
     port: int
-    log: Path
 
-    async def page(self, path: str) -> tuple[int, str]:
-        """Return status and text; status 0 if no program listens."""
+    def page(self, path: str) -> tuple[int, str]:
+        """Return status and text. Blocks."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
 
-        def fetch() -> tuple[int, str]:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                    return answer.status, answer.read().decode()
-            except urllib.error.HTTPError as error:
-                return error.code, error.read().decode()
-            except OSError:
-                return 0, ""
-
-        return await asyncio.to_thread(fetch)
-
-    async def until(self, path: str, holds: Callable[[int, str], bool]) -> None:
-        """Wait for a page."""
-
-        async def page() -> tuple[int, str]:
-            assert self.process.returncode is None, self.read_log()
-            return await self.page(path)
-
-        await until(page, lambda: f"{path}\n{self.read_log()}", holds=lambda seen: holds(*seen))
+    async def until(self, path: str, holds: Callable[[int, str], bool]) -> str:
+        """Wait for a page. Return its text."""
+        _, text = await until(
+            lambda: asyncio.to_thread(self.page, path), self.log, holds=lambda seen: holds(*seen), ignoring=OSError
+        )
+        return text
 
     async def logged(self, text: str) -> None:
-        await until(lambda: text in self.read_log(), self.read_log)
+        await until(lambda: text in self.log(), self.log)
 
     async def active(self) -> None:
         await self.until("/healthz", lambda _status, text: text == "Active")
 
-    def read_log(self) -> str:
-        return self.log.read_text()
+    def log(self) -> str:
+        return self.program.log.read_text()
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.read_log().splitlines()]
+        return [json.loads(line) for line in self.log().splitlines()]
 
     async def stop(self) -> None:
         """Send SIGTERM. The end must be orderly."""
-        self.process.terminate()
-        async with asyncio.timeout(LIMIT_SECONDS):
-            assert await self.process.wait() == 0, self.read_log()
+        assert await end(self.program) == 0, self.log()
 
 
 @dataclass
@@ -76,34 +65,23 @@ class Away:
     folder: Path
     api: KubeApi
     proxy: FaultProxy
-    started: list[Nmi] = field(default_factory=list)
+    started: list[Program] = field(default_factory=list)
+
+    @property
+    def kubeconfig(self) -> str:
+        return f"--kubeconfig={self.folder / 'kubeconfig'}"
 
     async def nmi(self, *flags: str, inside: Sequence[str] = ()) -> Nmi:
         """Start one; *inside* is the command that runs a program elsewhere."""
-        ports = free_ports(3)
+        requests, probes, metrics = free_ports(3)
+        ports = (f"--nmi-port={requests}", f"--http-probe-port={probes}", f"--prometheus-port={metrics}")
+        usual = ("--node=n0", "--redirect=none", self.kubeconfig, *ports, "--log-format=json")
         log = self.folder / f"nmi-{len(self.started)}.log"
-        with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                *inside,
-                sys.executable,
-                "-m",
-                "nmi",
-                "--node=n0",
-                "--redirect=none",
-                f"--kubeconfig={self.folder / 'kubeconfig'}",
-                f"--nmi-port={ports[0]}",
-                f"--http-probe-port={ports[1]}",
-                f"--prometheus-port={ports[2]}",
-                "--log-format=json",
-                *flags,
-                cwd=ROOT,
-                env={"PATH": os.environ["PATH"]},
-                stdout=output,
-                stderr=output,
-            )
-        made = Nmi(process, ports[1], log)
-        self.started.append(made)
-        return made
+        context = ExecutionContext("", tuple(inside))
+        argv, environment = python("nmi", *usual, *flags), {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        program = await Program.start("nmi", argv, context=context, log=log, environment=environment)
+        self.started.append(program)
+        return Nmi(program, probes)
 
 
 @asynccontextmanager
@@ -113,15 +91,12 @@ async def start_without_api_server(folder: Path) -> AsyncIterator[Away]:
     await api.start()
     proxy = FaultProxy("127.0.0.1", api.port)
     await proxy.start()
-    text = api.kubeconfig().replace(f":{api.port}", f":{proxy.port}")
-    (folder / "kubeconfig").write_text(text)
+    (folder / "kubeconfig").write_text(api.kubeconfig().replace(f":{api.port}", f":{proxy.port}"))
     away = Away(folder, api, proxy)
     try:
         yield away
     finally:
-        for each in away.started:
-            if each.process.returncode is None:
-                each.process.kill()
-                await each.process.wait()
+        for program in away.started:
+            await program.stop(0)
         await proxy.stop()
         await api.stop()

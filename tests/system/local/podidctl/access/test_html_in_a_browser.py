@@ -35,15 +35,10 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
 
 async def show(page: Page, tmp_path: Path, found: Callable[[], AccessReview]) -> None:
     """Write the report and open it."""
-    path = await asyncio.to_thread(write, tmp_path, found)
+    path = tmp_path / "access.html"
+    await asyncio.to_thread(lambda: path.write_text(document(found()), encoding="utf-8"))
     await page.open(path)
     await page.until(READY)
-
-
-def write(folder: Path, found: Callable[[], AccessReview]) -> Path:
-    path = folder / "access.html"
-    path.write_text(document(found()), encoding="utf-8")
-    return path
 
 
 async def text(page: Page, name: str) -> str:
@@ -173,13 +168,11 @@ async def test_5000_pods_open_in_two_seconds_and_are_below_5_mib(tmp_path: Path)
     found = await asyncio.to_thread(lambda: review(generated_cluster()))
     assert (len(found.identities), len(found.nodes)) == (300, 500)
     assert len(found.pods) >= 5000
-    path = await asyncio.to_thread(write, tmp_path, lambda: found)
-    assert (await asyncio.to_thread(path.stat)).st_size < 5 << 20
+    assert len((await asyncio.to_thread(document, found)).encode()) < 5 << 20
     durations: list[float] = []
     while min(durations, default=math.inf) >= OPEN_MS and len(durations) < TIMES_MAX:
         async with open_page(tmp_path / f"profile-{len(durations)}") as page:
-            await page.open(path)
-            await page.until(READY)
+            await show(page, tmp_path, lambda: found)
             durations.append(await page.evaluate("performance.getEntriesByType('navigation')[0].domComplete"))
             assert await text(page, "count") == "6164 of 6164 objects shown"
             assert page.problems == []

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from podidentity_sandbox.kubeapi.server import Recorded
 from tests.support.mic.emulated_cloud import EmulatedCloud
 from tests.support.mic.preview.run_programs import Answer, run
 from tests.support.objects import identity_id, vm_id
@@ -34,7 +33,9 @@ def grant(cloud: EmulatedCloud, subject: dict[str, Any]) -> None:
     cloud.api.store.create(f"clusterrolebindings.{RBAC}", binding)
 
 
-async def prepared(cloud: EmulatedCloud) -> None:
+async def test_the_cluster_and_azure_are_read_and_nothing_is_written_and_a_policy_decides_the_exit_code(
+    cloud: EmulatedCloud,
+) -> None:
     cloud.node("n0")
     cloud.node("n1")
     cloud.identity()
@@ -43,12 +44,6 @@ async def prepared(cloud: EmulatedCloud) -> None:
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     privileged(cloud, "agent", "n0")
     grant(cloud, {"kind": "User", "name": "anna"})
-
-
-async def test_the_cluster_and_azure_are_read_and_nothing_is_written(cloud: EmulatedCloud) -> None:
-    await prepared(cloud)
-    requests: list[Recorded] = []
-    cloud.api.intercept = requests.append
     before = len(cloud.arm.writes())
     answer = await access(cloud, "-o", "json", azure=True)
     assert (answer.code, answer.err) == (0, ""), answer.out
@@ -86,19 +81,6 @@ async def test_the_cluster_and_azure_are_read_and_nothing_is_written(cloud: Emul
     unchanged = await access(cloud, "--diff", str(before_review), azure=True)
     assert (unchanged.code, unchanged.err) == (0, "")
     assert unchanged.out.startswith("0 changes")
-    cloud.pod("thief", "n1")
-    changed = await access(cloud, "--diff", str(before_review), azure=True)
-    assert changed.code == 3
-    assert "+ workload default/Pod thief: can use identity default/demo through binding default/demo" in changed.out
-    absent = await access(cloud, "identity", "demoo")
-    names = "podidctl: the cluster has no identity default/demoo; see podidctl access for all names\n"
-    assert (absent.code, absent.out, absent.err) == (1, "", names)
-    ours = [each for each in requests if "podidctl" in each.user_agent]
-    assert {each.method for each in ours} == {"GET"}
-
-
-async def test_a_policy_decides_the_exit_code(cloud: EmulatedCloud) -> None:
-    await prepared(cloud)
     policy = cloud.folder / "policy.yaml"
     policy.write_text(POLICY)
     fine = await access(cloud, "--policy", str(policy), azure=True)
@@ -106,8 +88,17 @@ async def test_a_policy_decides_the_exit_code(cloud: EmulatedCloud) -> None:
     unread = await access(cloud, "--policy", str(policy))
     assert unread.code == 1
     assert "unknown: nothing strange: azure: it was not read; pass --cloudconfig" in unread.out
+
     cloud.pod("thief", "n1", namespace="kube-system")
     violated = await access(cloud, "--policy", str(policy), "--policy-output", "sarif", azure=True)
     assert violated.code == 3
     (result,) = violated.document["runs"][0]["results"]
     assert result["ruleId"] == "demo stays at home"
+    changed = await access(cloud, "--diff", str(before_review), azure=True)
+    assert changed.code == 3
+    assert "+ workload kube-system/Pod thief: can use identity default/demo through binding default/demo" in changed.out
+    absent = await access(cloud, "identity", "demoo")
+    names = "podidctl: the cluster has no identity default/demoo; see podidctl access for all names\n"
+    assert (absent.code, absent.out, absent.err) == (1, "", names)
+    ours = [each for each in cloud.api.requests if "podidctl" in each.user_agent]
+    assert {each.method for each in ours} == {"GET"}

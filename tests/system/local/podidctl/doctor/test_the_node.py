@@ -2,13 +2,12 @@
 
 import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from nmi.flag_table import RedirectMode
 from nmi.node import boot_guard
@@ -132,45 +131,37 @@ def test_each_mechanism_is_named() -> None:
 
 LOOK = """
 import asyncio, json, sys
-from nmi.settings import Settings
+from nmi.settings import parse
 from podidctl.doctor.node_reader import read_node
-seen = asyncio.run(read_node(Settings(node_name="n", systemd_directory=sys.argv[1]), pods=0, ask_imds=False))
-print(json.dumps([seen.closing.fault, seen.closing.restricted, seen.closing.guard, seen.closing.localnet is None]))
+seen = asyncio.run(read_node(parse(sys.argv[1:], {"NODE_IP": "10.0.0.4"}), pods=0, ask_imds=False))
+closing = [seen.closing.fault, seen.closing.restricted, seen.closing.guard, seen.closing.localnet is None]
+print(json.dumps([closing, [seen.fault, seen.packets, seen.choice.split(":")[0]]]))
 """
+
+
+def look(machine: Machine, *flags: str) -> Any:
+    """What blocks pods from IMDS while NMI is not running, and the redirect."""
+    return json.loads(machine.run(sys.executable, "-c", LOOK, "--node=n", *flags))
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
 def test_the_tables_of_a_node_are_read(backend: str, tmp_path: Path) -> None:
-    machine = Machine()
-
-    def look() -> list[object]:
-        return list(json.loads(machine.run(sys.executable, "-c", LOOK, str(tmp_path))))
-
+    machine, flag = Machine(), f"--systemd-directory={tmp_path}"
     try:
         machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
-        assert look() == ["the rule is missing", [], False, False]
+        assert look(machine, flag)[0] == ["the rule is missing", [], False, False]
         aks.restrict(machine, backend, "mangle")
-        assert look() == ["the rule is missing", ["mangle"], False, False]
+        assert look(machine, flag)[0] == ["the rule is missing", ["mangle"], False, False]
         aks.restrict(machine, backend, "filter")
         machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
         boot_guard.install(tmp_path, TO, Path("/etc/default/kubelet"))
-        assert look() == ["the rule is missing", ["filter", "mangle"], True, True]
+        assert look(machine, flag)[0] == ["the rule is missing", ["filter", "mangle"], True, True]
         with Worker(machine, backend) as worker:
             worker.do("install", "reject")
-        assert look() == [None, ["filter", "mangle"], True, True]
+        assert look(machine, flag)[0] == [None, ["filter", "mangle"], True, True]
     finally:
         machine.close()
-
-
-CHOICE = """
-import asyncio
-from nmi.settings import parse
-from podidctl.doctor.node_reader import read_node
-settings = parse(["--node=n", "--redirect-target=node"], {"NODE_IP": "10.0.0.4"})
-seen = asyncio.run(read_node(settings, pods=0, ask_imds=False))
-print(seen.fault, seen.packets, seen.choice.split(":")[0], sep="; ")
-"""
 
 
 @pytest.mark.root
@@ -178,51 +169,38 @@ def test_a_redirect_by_nftables_to_the_nodes_address_is_read() -> None:
     machine = Machine()
     try:
         machine.run("ip", "addr", "add", "10.0.0.4/32", "dev", "lo")
-        assert machine.run(sys.executable, "-c", CHOICE) == "the chain is missing; None; nftables to node\n"
+        flag = "--redirect-target=node"
+        assert look(machine, flag)[1] == ["the chain is missing", None, "nftables to node"]
         put = (
             "import asyncio; from nmi.node.nftables_driver import NftablesDriver; "
             "from nmi.node.rules import RedirectSpec; to = RedirectSpec('169.254.169.254', 80, '10.0.0.4', 2579); "
             "asyncio.run(NftablesDriver('/usr/sbin/nft').put(to.redirect))"
         )
         machine.run(sys.executable, "-c", put)
-        assert machine.run(sys.executable, "-c", CHOICE) == "None; 0; nftables to node\n"
+        assert look(machine, flag)[1] == [None, 0, "nftables to node"]
     finally:
         machine.close()
 
 
-ERROR = {"error": "not_found", "error_description": "No such path."}
-
-
-@asynccontextmanager
-async def answering(status: int, body: dict[str, Any], redirect: RedirectMode) -> AsyncIterator[Settings]:
+@pytest.mark.parametrize(
+    ("status", "body", "redirect", "says"),
+    [
+        (404, NMI_ANSWER, RedirectMode.CILIUM, "leads to NMI"),
+        (404, NMI_ANSWER, RedirectMode.NONE, ""),
+        (404, {"error": "not_found", "error_description": "No such path."}, RedirectMode.CILIUM, ""),
+        (500, NMI_ANSWER, RedirectMode.CILIUM, ""),
+    ],
+)
+async def test_nmis_own_answer_is_no_fault_with_cilium_and_another_is(
+    status: int, body: dict[str, Any], redirect: RedirectMode, says: str
+) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.json_response(body, status=status)
 
     application = web.Application()
     application.router.add_get("/metadata/versions", answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        port = runner.addresses[0][1]
-        yield Settings(node_name="n", metadata_ip="127.0.0.1", metadata_port=port, redirect=redirect)
-    finally:
-        await runner.cleanup()
-
-
-async def test_nmis_own_answer_is_no_fault_with_cilium() -> None:
-    async with answering(404, NMI_ANSWER, RedirectMode.CILIUM) as settings:
-        assert "leads to NMI" in str(await _imds(settings))
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "redirect"),
-    [
-        (404, NMI_ANSWER, RedirectMode.NONE),
-        (404, ERROR, RedirectMode.CILIUM),
-        (500, NMI_ANSWER, RedirectMode.CILIUM),
-    ],
-)
-async def test_another_answer_is(status: int, body: dict[str, Any], redirect: RedirectMode) -> None:
-    async with answering(status, body, redirect) as settings:
-        assert isinstance(await _imds(settings), ReadFailure)
+    async with TestServer(application) as server:
+        settings = Settings(node_name="n", metadata_ip="127.0.0.1", metadata_port=server.port or 0, redirect=redirect)
+        found = await _imds(settings)
+    assert isinstance(found, str if says else ReadFailure)
+    assert says in str(found)

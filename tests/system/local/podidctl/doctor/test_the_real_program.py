@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from podidentity.kube.decoding import VALUE_MAX
-from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.mic.emulated_cloud import ASSIGNED, BINDINGS, IDENTITIES, EmulatedCloud
 from tests.support.mic.preview.run_programs import Answer, run
@@ -31,31 +30,31 @@ def checks(answer: Answer) -> dict[str, str]:
 async def test_doctor_reads_and_never_writes(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
-    await cloud.mic()
+    mic = await cloud.mic()
     cloud.pod("web", "n0")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    requests: list[Recorded] = []
-    cloud.api.intercept = requests.append
+    # Endpoints of a Service with the name of the lock are no lock.
+    meta = {"name": "aad-pod-identity-mic", "namespace": "default"}
+    service = {"metadata": meta, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]}
+    cloud.api.store.create("endpoints", service)
     answer = await ask(cloud, "-o", "json")
     assert (answer.code, answer.err) == (1, ""), "NMI and MIC are not pods here, so their state is unknown"
     assert {name for name, level in checks(answer).items() if level != "ok"} == {"NMI", "MIC"}
     assert {"API server", "clocks", "definitions", "spellings", "leader", "selectors"} <= set(checks(answer))
-    ours = [each for each in requests if "podidctl" in each.user_agent]
-    assert ours
+    (leader,) = [each for each in answer.document["findings"] if each["check"] == "leader"]
+    assert "Endpoints" not in leader["says"]
+    ours = [each for each in cloud.api.requests if "podidctl" in each.user_agent]
     assert {each.method for each in ours} == {"GET"}
     # A Service, also one of type ExternalName, cannot change where a request goes or what a check finds.
     assert not [each.path for each in ours if "/services" in each.path]
     assert {each.path for each in ours if "/endpoints" in each.path} == {LOCK}
 
-
-async def test_endpoints_of_a_service_with_the_name_of_the_lock_are_no_lock(cloud: EmulatedCloud) -> None:
-    await cloud.mic()
-    meta = {"name": "aad-pod-identity-mic", "namespace": "default"}
-    service = {"metadata": meta, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]}
-    cloud.api.store.create("endpoints", service)
-    leader = [each for each in (await ask(cloud, "-o", "json")).document["findings"] if each["check"] == "leader"]
-    assert [each["level"] for each in leader] == ["ok"]
-    assert "Endpoints" not in leader[0]["says"]
+    await mic.stop()
+    cloud.api.store.patch(IDENTITIES, "demo", {"spec": {"clientID": "client-of-another"}}, "default")
+    answer = await run(cloud.folder, "podidctl", "doctor", "-o", "json")
+    (found,) = [each for each in answer.document["findings"] if each["check"] == "client ids"]
+    assert found["level"] == "problem"
+    assert "'client-of-another'" in found["says"]
 
 
 async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: EmulatedCloud) -> None:
@@ -63,10 +62,8 @@ async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: Emulate
     cloud.identity()
     cloud.pod("web", "n0", label="lost")
     cloud.api.store.delete(IDENTITIES, "demo", "default")
-    meta = {"name": "old", "namespace": "default"}
-    cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"azureIdentity": "demo", "selector": "lost"}})
-    meta = {"name": "spelled", "namespace": "default"}
-    cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"AzureIdentity": "demo", "Selector": "lost"}})
+    cloud.create(BINDINGS, "old", {"azureIdentity": "demo", "selector": "lost"})
+    cloud.create(BINDINGS, "spelled", {"AzureIdentity": "demo", "Selector": "lost"})
     answer = await ask(cloud)
     assert (answer.code, answer.err) == (3, "")
     spelled = "azureidentitybindings default/spelled (spec.AzureIdentity, spec.Selector)"
@@ -81,8 +78,7 @@ async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: Emulate
 
 async def test_an_unreadable_object_and_a_missing_definition_hide_nothing(cloud: EmulatedCloud) -> None:
     cloud.identity()
-    meta = {"name": "odd", "namespace": "default"}
-    cloud.api.store.create(IDENTITIES, {"metadata": meta, "spec": {"clientID": "x" * (VALUE_MAX + 1)}})
+    cloud.create(IDENTITIES, "odd", {"clientID": "x" * (VALUE_MAX + 1)})
     cloud.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
     answer = await ask(cloud, "-o", "json")
     assert answer.code == 3

@@ -5,13 +5,11 @@ from typing import Any
 
 import yaml
 
-from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.mic.emulated_cloud import ASSIGNED, BINDINGS, EmulatedCloud
 from tests.support.mic.preview.run_programs import Answer, run
 from tests.support.objects import identity_id, vm_id
 
-EXCEPTIONS = "azurepodidentityexceptions.aadpodidentity.k8s.io"
 HIDDEN = ("/nodes/", "/events", "component")
 NMI_IMAGE = "mcr.microsoft.com/oss/azure/aad-pod-identity/nmi:v1.8.17"
 
@@ -48,20 +46,6 @@ def nmi(cloud: EmulatedCloud, node: str, *args: str, ready: bool = True, label: 
     cloud.api.store.replace("pods", stored, subresource="status")
 
 
-async def test_fields_in_old_field_names_count_for_nmi_by_its_flag(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.node("n1")
-    nmi(cloud, "n0", "--read-old-field-names")
-    nmi(cloud, "n1")
-    running(cloud)
-    cloud.pod("other", "n1")
-    spec = {"PodLabels": {"aadpodidbinding": "demo"}}
-    cloud.api.store.create(EXCEPTIONS, {"metadata": {"name": "old", "namespace": "default"}, "spec": spec})
-    answers = [await ask(cloud, each, "-o", "json") for each in ("web", "other")]
-    exceptions = [link for answer in answers for link in answer.document["links"] if link["link"] == "exception"]
-    assert [each["about"] for each in exceptions] == ["default/old", "none"]
-
-
 async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
@@ -69,8 +53,6 @@ async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: Emulate
     await cloud.mic()
     running(cloud)
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    requests: list[Recorded] = []
-    cloud.api.intercept = requests.append
     before = len(cloud.arm.writes())
     answer = await ask(cloud, "default/web", "-o", "json", cloudconfig=True)
     assert (answer.code, answer.err) == (0, ""), answer.out
@@ -82,7 +64,7 @@ async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: Emulate
     token = await predict(cloud, "default/web")
     assert (token.code, token.err) == (0, "")
     assert (token.document["identity"], token.document["resourceId"]) == ("default/demo", identity_id("demo"))
-    assert {each.method for each in requests if "podidctl" in each.user_agent} == {"GET"}
+    assert {each.method for each in cloud.api.requests if "podidctl" in each.user_agent} == {"GET"}
     assert len(cloud.arm.writes()) == before
     del cloud.arm.vm(vm_id("n0")).user_assigned[identity_id("demo").lower()]
     taken = await ask(cloud, "web", "-n", "default", cloudconfig=True)
@@ -90,14 +72,41 @@ async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: Emulate
     assert "is not attached to n0, so IMDS has no token of it" in taken.out
 
 
-async def test_a_broken_binding_is_printed_with_the_next_action(cloud: EmulatedCloud) -> None:
+async def test_a_broken_binding_and_events_of_nmi_and_mic_are_printed(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     nmi(cloud, "n0")
     running(cloud)
-    broken = cloud.api.store.get(BINDINGS, "demo", "default")
-    broken["spec"]["selector"] = "demoo"
-    cloud.api.store.replace(BINDINGS, broken)
+    uid = cloud.api.store.get("pods", "web", "default")["metadata"]["uid"]
+    for number, component in enumerate(("aad-pod-identity-nmi", "kubelet")):
+        about = {"kind": "Pod", "namespace": "default", "name": "web", "uid": uid, "apiVersion": "v1"}
+        cloud.api.store.create(
+            "events",
+            {
+                "metadata": {"name": f"web.{number}", "namespace": "default"},
+                "involvedObject": about,
+                "type": "Warning",
+                "reason": "IdentityNotAssigned",
+                "message": f"told by {component}\x1b[31m [bold]loud[/] eyJhbGciOiJSUzI1NiJ9.eyJhIjoxfQ.c2lnbmF0dXJl",
+                "lastTimestamp": "2026-01-01T00:00:00Z",
+                "source": {"component": component},
+            },
+        )
+    answer = await ask(cloud, "web")
+    assert "told by aad-pod-identity-nmi" in answer.out
+    assert "[bold]loud[/]" in answer.out, "foreign text is not interpreted as markup"
+    assert "told by kubelet" not in answer.out
+    assert "\x1b" not in answer.out
+    assert "eyJhbGci" not in answer.out
+    cloud.api.intercept = lambda request: (
+        StatusError(403, "Forbidden", "no") if any(part in request.path for part in HIDDEN) else None
+    )
+    unread = (await ask(cloud, "web", "-o", "json")).document
+    states = {each["link"]: each["state"] for each in unread["links"]}
+    assert (states["host"], states["NMI"]) == ("unknown", "unknown")
+    assert unread["eventsUnread"].startswith("not allowed")
+    cloud.api.intercept = None
+    cloud.api.store.patch(BINDINGS, "demo", {"spec": {"selector": "demoo"}}, "default")
     answer = await ask(cloud, "web")
     assert (answer.code, answer.err) == (3, "")
     (row,) = [line for line in answer.out.splitlines() if "broken" in line]
@@ -130,39 +139,3 @@ async def test_nmis_own_flags_count_in_every_place_where_they_can_be_set(cloud: 
     cloud.api.store.delete("pods", "nmi-n0", "kube-system", grace_seconds=0)
     assert (await ask(cloud, "web")).code == 3
     assert (await ask(cloud, "web", f"--nmi-flags={' '.join(flags)}")).code == 0
-
-
-async def test_events_of_nmi_and_mic_about_the_pod_are_printed_and_events_of_others_are_not(
-    cloud: EmulatedCloud,
-) -> None:
-    cloud.node("n0")
-    cloud.identity()
-    running(cloud)
-    uid = cloud.api.store.get("pods", "web", "default")["metadata"]["uid"]
-    for number, component in enumerate(("aad-pod-identity-nmi", "kubelet")):
-        about = {"kind": "Pod", "namespace": "default", "name": "web", "uid": uid, "apiVersion": "v1"}
-        cloud.api.store.create(
-            "events",
-            {
-                "metadata": {"name": f"web.{number}", "namespace": "default"},
-                "involvedObject": about,
-                "type": "Warning",
-                "reason": "IdentityNotAssigned",
-                "message": f"told by {component}\x1b[31m [bold]loud[/] eyJhbGciOiJSUzI1NiJ9.eyJhIjoxfQ.c2lnbmF0dXJl",
-                "lastTimestamp": "2026-01-01T00:00:00Z",
-                "source": {"component": component},
-            },
-        )
-    answer = await ask(cloud, "web")
-    assert "told by aad-pod-identity-nmi" in answer.out
-    assert "[bold]loud[/]" in answer.out, "foreign text is not interpreted as markup"
-    assert "told by kubelet" not in answer.out
-    assert "\x1b" not in answer.out
-    assert "eyJhbGci" not in answer.out
-    cloud.api.intercept = lambda request: (
-        StatusError(403, "Forbidden", "no") if any(part in request.path for part in HIDDEN) else None
-    )
-    unread = (await ask(cloud, "web", "-o", "json")).document
-    states = {each["link"]: each["state"] for each in unread["links"]}
-    assert (states["host"], states["NMI"]) == ("unknown", "unknown")
-    assert unread["eventsUnread"].startswith("not allowed")

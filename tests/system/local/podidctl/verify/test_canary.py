@@ -48,53 +48,36 @@ def canary_pod(namespace: str = "podid") -> dict[str, Any]:
 
 
 @pytest.mark.tools
-def test_it_names_its_node_and_has_the_tolerations_of_nmi() -> None:
+def test_it_runs_on_its_node_with_the_tolerations_of_nmi_and_ends_in_any_case() -> None:
     spec = canary_pod()["spec"]
     assert spec["nodeName"] == "node-a"
     assert spec["tolerations"] == [{"operator": "Exists"}]
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
-    assert spec["containers"][0]["image"] == template().spec.containers[0].image
+    assert (spec["activeDeadlineSeconds"], spec["restartPolicy"]) == (90, "Never")
+    (container,) = spec["containers"]
+    assert container["image"] == template().spec.containers[0].image
+    assert container["resources"]["limits"].keys() == {"cpu", "memory"}
+    assert container["command"][:3] == ["python3", "-I", "-c"]
+    assert canary.PATH in container["command"][3]
+    assert {"169.254.169.254", "80", "verify-id"} <= set(container["args"])
+    assert container["terminationMessagePath"] == "/dev/termination-log"
+    (owner,) = canary_pod()["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("DaemonSet", "u-1")
+    assert "controller" not in owner
     assert "ownerReferences" not in canary_pod("canaries")["metadata"]
 
 
 @pytest.mark.tools
-def test_it_has_no_token_and_no_permission() -> None:
-    spec = canary_pod()["spec"]
+def test_it_has_no_token_and_no_permission_and_no_selector_of_the_chart_selects_it() -> None:
+    spec, labels = canary_pod()["spec"], canary_pod()["metadata"]["labels"]
     assert spec["automountServiceAccountToken"] is False
-    assert "hostNetwork" not in spec
-    assert "volumes" not in spec
-
-
-@pytest.mark.tools
-def test_no_binding_and_no_selector_of_the_chart_selects_it() -> None:
-    labels = canary_pod()["metadata"]["labels"]
+    assert not {"hostNetwork", "volumes"} & spec.keys()
     assert BINDING_LABEL not in labels
     for each in render():
         selector = each.get("spec", {}).get("selector") or {}
         wanted = selector.get("matchLabels", selector)
         assert not wanted or not wanted.items() <= labels.items(), each["metadata"]["name"]
     assert labels == CANARY_LABELS
-
-
-@pytest.mark.tools
-def test_it_ends_in_any_case() -> None:
-    pod = canary_pod()
-    assert pod["spec"]["activeDeadlineSeconds"] == 90
-    assert pod["spec"]["restartPolicy"] == "Never"
-    assert pod["spec"]["containers"][0]["resources"]["limits"].keys() == {"cpu", "memory"}
-    (owner,) = pod["metadata"]["ownerReferences"]
-    assert (owner["kind"], owner["uid"]) == ("DaemonSet", "u-1")
-    assert "controller" not in owner
-
-
-@pytest.mark.tools
-@pytest.mark.parametrize("word", ["169.254.169.254", "80", "verify-id"])
-def test_it_requests_the_metadata_address(word: str) -> None:
-    container = canary_pod()["spec"]["containers"][0]
-    assert word in container["args"]
-    assert container["command"][:3] == ["python3", "-I", "-c"]
-    assert canary.PATH in container["command"][3]
-    assert container["terminationMessagePath"] == "/dev/termination-log"
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -129,16 +112,11 @@ async def test_nmi_answers_itself_and_logs_the_request(tmp_path: Path, policy: S
     assert {each["source"] for each in answers} == {LOCAL}
     assert set(logged_peers(nmi.log, "verify-abc")) == {LOCAL}
     assert logged_peers(nmi.log, "verify-ab") == ()
-    assert nmi.proxy.forwarded == []
-    assert nmi.issuer.asked == []
-
-
-async def test_nmi_logs_one_line_and_no_warning(tmp_path: Path) -> None:
-    async with running_nmi(entry=pod_entry("default", "podidctl-verify-1")) as nmi:
-        await run_canary(tmp_path, nmi.port)
     (line,) = nmi.log.splitlines()
     assert line.startswith("I"), line
     assert "reason=unknown_path" in line.replace('"', "")
+    assert nmi.proxy.forwarded == []
+    assert nmi.issuer.asked == []
 
 
 async def test_a_request_that_nmi_attributes_to_the_new_pod_is_logged_after_one_that_it_does_not(
@@ -202,7 +180,7 @@ async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 @pytest.mark.parametrize("handler", [silent, dripping])
 async def test_an_incomplete_answer_ends_in_time(tmp_path: Path, handler: Handler) -> None:
-    async with asyncio.timeout(30), listening(handler) as port:
+    async with listening(handler) as port:
         text = in_place_of(tmp_path / "result", request_seconds=0.3)
         code, _, answers = await run_canary(tmp_path, port, text=text)
     assert code == 3

@@ -1,9 +1,6 @@
 """`podidctl verify` and `doctor` with real pods: network namespaces, NMI's rules, and the emulated IMDS."""
 
-import asyncio
-import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,9 +9,9 @@ import pytest
 from podidctl.verify.objects import CANARIES, CANARY_SELECTOR
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.support.checkout import ROOT
+from tests.support.mic.preview.run_programs import run
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
@@ -26,19 +23,15 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 async def podidctl(sandbox: Sandbox, *words: str, node: str = "") -> tuple[int, Any]:
     """Return exit code and document of the command, which runs in the network of *node* if it names one."""
-    command = (sys.executable, "-m", "podidctl", *words, "-o", "json", f"--kubeconfig={sandbox.cluster.kubeconfig}")
-    process = await asyncio.create_subprocess_exec(
-        *(sandbox.contexts[node].command(list(command)) if node else command),
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"]},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    answer = await run(
+        sandbox.folder,
+        *("podidctl", *words, "-o", "json", f"--kubeconfig={sandbox.cluster.kubeconfig}"),
+        kubeconfig=False,
+        cloudconfig=False,
+        inside=sandbox.contexts[node].prefix if node else (),
     )
-    async with asyncio.timeout(110):
-        output, errors = await process.communicate()
-    assert process.returncode is not None
-    assert not errors, errors.decode()
-    return process.returncode, json.loads(output)
+    assert answer.err == ""
+    return answer.code, answer.document
 
 
 async def verify(sandbox: Sandbox) -> tuple[int, dict[str, Any]]:

@@ -14,7 +14,7 @@ from tests.support.sandbox.cloud.terminal import Kubectl, podidctl, sandbox_up
 from tests.support.testplane import up
 from tests.support.waiting import until_sync
 
-pytestmark = [pytest.mark.programs, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.programs
 FLAGS = ("--identity=blue=app", "--service-principal=robot", "--system-assigned")
 
 

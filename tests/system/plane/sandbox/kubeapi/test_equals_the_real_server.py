@@ -37,6 +37,7 @@ AGE_OF_HISTORY = re.compile(r"\d+ \(\d+\)")
 AGE = re.compile(r"\d+s")
 A = "/apis/aadpodidentity.k8s.io/v1/namespaces/NS/azureidentities"
 C = "/api/v1/namespaces/NS/configmaps"
+S = "/api/v1/namespaces/NS/secrets"
 P = "/api/v1/namespaces/NS/pods"
 L = "/apis/coordination.k8s.io/v1/namespaces/NS/leases"
 D = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -93,6 +94,10 @@ CONVERSATION = [
     Step("DELETE", f"{C}/a", {"preconditions": {"uid": "x"}}, words=False),
     Step("DELETE", f"{C}/a"),
     Step("DELETE", f"{C}/a"),
+    # Secrets
+    Step("POST", S, {"metadata": {"name": "sp"}, "stringData": {"clientSecret": "first"}}),
+    Step("PUT", f"{S}/sp", {"metadata": {"name": "sp"}, "type": "Opaque", "data": {"certificate": "AAEC/w=="}}),
+    Step("GET", f"{S}/sp"),
     # Labels, pages
     *(Step("POST", C, labelled(f"l{n}", n=str(n % 2), **({"odd": "yes"} if n % 2 else {}))) for n in range(5)),
     *(
@@ -165,6 +170,7 @@ CONVERSATION = [
     Step("PATCH", f"{P}/bound", {"metadata": {"labels": {"c": "d", "a": None}}}, STRATEGIC),
     Step("PATCH", f"{P}/bound", {"spec": {"containers": [{"name": "main", "image": "other:1"}]}}, STRATEGIC),
     Step("GET", f"{P}?fieldSelector=spec.nodeName%3Dn1%2Cstatus.phase%3DRunning"),
+    Step("GET", f"{P}?fieldSelector=status.podIP%3D10.0.0.1%2Cspec.nodeName%3Dn1"),
     Step("GET", f"{P}?fieldSelector=spec.nodeName%3D"),
     Step("GET", f"{P}?fieldSelector=spec.none%3D1"),
     Step("POST", f"{P}/free/binding", BINDING),

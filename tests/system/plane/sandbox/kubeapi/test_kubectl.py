@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi, protobuf
+from tests.support.kubectl_and_helm import Commands
 from tests.support.sandbox.kubeapi.client import pod
-from tests.support.testplane import up
 
 pytestmark = pytest.mark.plane
 
@@ -42,21 +42,11 @@ spec:
 async def kubectl(api: KubeApi, tmp_path: Path) -> Kubectl:
     """Runs kubectl; its standard output, or its standard error where it failed."""
     kubeconfig = await asyncio.to_thread(api.write_kubeconfig, tmp_path / "kubeconfig")
-    program = await asyncio.to_thread(up.tool, "kubectl")
+    commands = await asyncio.to_thread(Commands, str(kubeconfig))
 
     async def run(*arguments: str, stdin: str = "") -> str:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            f"--kubeconfig={kubeconfig}",
-            f"--cache-dir={tmp_path / 'cache'}",
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        async with asyncio.timeout(SECONDS):
-            output, errors = await process.communicate(stdin.encode())
-        return (errors if process.returncode else output).decode()
+        done = await asyncio.to_thread(commands.done, "kubectl", *arguments, stdin=stdin)
+        return done.stderr if done.returncode else done.stdout
 
     return run
 
@@ -64,11 +54,8 @@ async def kubectl(api: KubeApi, tmp_path: Path) -> Kubectl:
 async def test_a_manifest_is_applied_again_changed_and_deleted(kubectl: Kubectl) -> None:
     changed = MANIFEST.replace("c1", "c2").replace("none:1", "none:2")
     steps = [await kubectl("apply", "-f", "-", stdin=text) for text in (MANIFEST, MANIFEST, changed)]
-    assert [step.count(word) for step, word in zip(steps, ("created", "unchanged", "configured"), strict=True)] == [
-        3,
-        3,
-        2,
-    ]
+    words = ("created", "unchanged", "configured")
+    assert [step.count(word) for step, word in zip(steps, words, strict=True)] == [3, 3, 2]
     assert await kubectl("get", "azureidentity", "demo", "-o", "jsonpath={.spec.clientID}") == "c2"
     assert (await kubectl("delete", "-f", "-", stdin=changed)).count("deleted") == 3
     assert "NotFound" in await kubectl("get", "pod", "demo")

@@ -11,21 +11,23 @@ from typing import Any
 import pytest
 import yaml
 
+from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.gather import gather
 from podidctl.access.rbac import Permissions, Request, SubjectKey, service_account
 from podidctl.access.review import review
-from podidctl.access.schema import AccessReview, Action
+from podidctl.access.schema import Action
 from podidctl.diagnosis.access_reviews import REVIEWS
 from podidctl.diagnosis.input import ReadFailure
 from podidentity.kube import access
 from podidentity.kube.client import JSON_PATCH, MERGE_PATCH, Client
 from podidentity.kube.paths import object_path
-from podidentity.resources import PODS
-from tests.conftest import NewPlane
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, PODS
+from tests.conftest import NewPlane, apply_definitions
 from tests.support.checkout import ROOT
-from tests.support.mic.emulated_cloud import EmulatedCloud
+from tests.support.direct_access import direct_access
+from tests.support.go_implementation_objects import assignment
 from tests.support.mic.preview.run_programs import Answer, run
-from tests.support.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.mic.real_server import add_node, bind, run_pod
 from tests.support.objects import vm_id
 from tests.support.testplane.accounts import RBAC, create_account
 from tests.support.testplane.up import Plane
@@ -66,39 +68,37 @@ def bind_role(plane: Plane, name: str, subject: dict[str, Any], namespace: str =
     plane.api("POST", f"{RBAC}/{plural}", {**body, "roleRef": reference})
 
 
-def with_kubeconfig(folder: Path, kubeconfig: str) -> Path:
-    folder.mkdir()
-    (folder / "kubeconfig").write_text(kubeconfig)
-    return folder
+@pytest.fixture
+async def real(new_plane: NewPlane) -> Plane:
+    """A cluster with a pod to which an identity is assigned."""
+
+    def start() -> Plane:
+        plane = new_plane()
+        apply_definitions(plane)
+        add_node(plane, "n0", vm_id("n0"))
+        bind(plane, "demo")
+        run_pod(plane, "web", "n0")
+        identity, binding = (plane.api("GET", kind.path("default", "demo")) for kind in (IDENTITIES, BINDINGS))
+        plane.api("POST", ASSIGNED_IDENTITIES.path("default"), assignment("web", "n0", identity, binding))
+        return plane
+
+    return await asyncio.to_thread(start)
 
 
-async def ask(folder: Path, kubeconfig: str, *words: str) -> Answer:
-    await asyncio.to_thread(with_kubeconfig, folder, kubeconfig)
-    return await run(folder, "podidctl", "access", *words, cloudconfig=False)
+async def test_the_documented_role_suffices_and_each_missing_right_is_named(real: Plane, tmp_path: Path) -> None:
+    async def ask(account: str, rules: list[dict[str, Any]]) -> Answer:
+        kubeconfig = await asyncio.to_thread(create_account, real, account, rules)
+        await asyncio.to_thread((tmp_path / "kubeconfig").write_text, kubeconfig)
+        return await run(tmp_path, "podidctl", "access", "-o", "json", cloudconfig=False)
 
-
-def prepare(plane: Plane) -> None:
-    add_node(plane, "n0", vm_id("n0"))
-    bind(plane, "demo")
-
-
-async def test_the_documented_role_suffices_and_each_missing_right_is_named(
-    cloud: EmulatedCloud, new_plane: NewPlane
-) -> None:
-    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
-    await cloud.mic()
-    await asyncio.to_thread(run_pod, real, "web", "n0")
-    await assigned(real, web="Assigned")
     role = documented_role()
-    kubeconfig = await asyncio.to_thread(create_account, real, "reader", role["rules"])
-    complete = await ask(cloud.folder / "reader", kubeconfig, "-o", "json")
+    complete = await ask("reader", role["rules"])
     assert (complete.code, complete.err) == (0, ""), complete.out
     assert [(each["pod"], each["state"]) for each in complete.document["grants"]] == [("default/web", "usable")]
     assert complete.document["summary"]["subjects"] is not None
     assert sorted(PARTS) == sorted(one for each in role["rules"] for one in each["resources"])
     for resource, part in PARTS.items():
-        kubeconfig = await asyncio.to_thread(create_account, real, f"no-{resource}", without(role, resource))
-        answer = await ask(cloud.folder / resource, kubeconfig, "-o", "json")
+        answer = await ask(f"no-{resource}", without(role, resource))
         assert (answer.code, answer.err) == (1, "")
         (unknown,) = answer.document["unknown"]
         assert unknown["part"] == part
@@ -127,7 +127,6 @@ REQUESTS = [
 
 def with_roles(plane: Plane) -> None:
     """Create roles of every form: aggregated, with wildcards and names, for groups and accounts."""
-    prepare(plane)
     part = {
         "metadata": {"name": "part", "labels": {"to": "whole"}},
         "rules": [{"apiGroups": ["aadpodidentity.k8s.io"], "resources": ["*"], "verbs": ["create", "patch"]}],
@@ -177,22 +176,19 @@ def answers(plane: Plane, user: str, groups: Sequence[str]) -> list[bool]:
     return found
 
 
-async def read(plane: Plane) -> AccessReview:
-    cluster = await access.find(plane.kubeconfig, {})
-    async with Client(cluster, user_agent="test") as client:
-        return review(await gather(client))
+async def read(plane: Plane) -> ClusterObjects:
+    async with Client(direct_access(plane.server, plane.ca, plane.token), user_agent="test") as client:
+        return await gather(client)
 
 
-async def test_resolved_permissions_equal_the_servers_decisions(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
-    real = await in_place_of_the_emulator(cloud, new_plane, with_roles)
-    cluster = await access.find(real.kubeconfig, {})
+async def test_resolved_permissions_equal_the_servers_decisions(real: Plane) -> None:
+    await asyncio.to_thread(with_roles, real)
     await until(
         lambda: asyncio.to_thread(real.api, "GET", f"{RBAC}/clusterroles/whole"),
         "the controller copies the rules of the aggregated role",
         holds=lambda role: role.get("rules"),
     )
-    async with Client(cluster, user_agent="test") as client:
-        objects = await gather(client)
+    objects = await read(real)
     assert not isinstance(objects.rbac, ReadFailure)
     permissions = Permissions(objects.rbac)
     authenticated = SubjectKey("Group", "", "system:authenticated")
@@ -213,8 +209,7 @@ async def test_resolved_permissions_equal_the_servers_decisions(cloud: EmulatedC
         assert [each for each, own, its in zip(REQUESTS, mine, theirs, strict=True) if own != its] == [], user
         allowed += sum(mine)
     assert allowed > 20
-    found = await read(real)
-    (anna,) = (each for each in found.subjects if each.name == "anna")
+    (anna,) = (each for each in review(objects).subjects if each.name == "anna")
     assert {Action.BINDINGS, Action.IDENTITIES} <= {each.action for each in anna.rights}
 
 
@@ -227,23 +222,20 @@ CHANGES: list[tuple[str, Any]] = [
 """Changes of a pod by a resource, each of which is reason for the action LABELS."""
 
 
-async def test_the_permission_to_label_pods_suffices_for_what_the_review_says(
-    cloud: EmulatedCloud, new_plane: NewPlane
-) -> None:
-    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
-    await asyncio.to_thread(run_pod, real, "web", "n0")
+async def test_the_permission_to_label_pods_suffices_for_what_the_review_says(real: Plane, tmp_path: Path) -> None:
     for resource in ("pods", "pods/status"):
         subresource = resource.partition("/")[2]
         name = f"labeller-{subresource or 'pods'}"
         rules = [{"apiGroups": [""], "resources": [resource], "verbs": ["patch"]}]
-        kubeconfig = await asyncio.to_thread(create_account, real, name, rules)
-        folder = await asyncio.to_thread(with_kubeconfig, cloud.folder / name, kubeconfig)
-        async with Client(await access.find(str(folder / "kubeconfig"), {}), user_agent="test") as client:
+        file = tmp_path / name
+        file.write_text(await asyncio.to_thread(create_account, real, name, rules))
+        async with Client(await access.find(str(file), {}), user_agent="test") as client:
             for change in [change for changed, change in CHANGES if changed == resource]:
                 form = JSON_PATCH if isinstance(change, list) else MERGE_PATCH
                 path, body = object_path(PODS, "default", "web", subresource), json.dumps(change).encode()
                 await client.request("PATCH", path, body=body, content_type=form)
-        found = {each.name: [right.action for right in each.rights] for each in (await read(real)).subjects}
+        subjects = review(await read(real)).subjects
+        found = {each.name: [right.action for right in each.rights] for each in subjects}
         assert found[name] == [Action.LABELS]
     changed = await asyncio.to_thread(real.api, "GET", PODS.path("default", "web"))
     assert changed["metadata"]["labels"]["aadpodidbinding"] == "third"

@@ -1,6 +1,7 @@
 """Programs in a pod with a network namespace that use only IMDS and the public names of Azure's services.
 
-The names are resolved there, and served over TLS that the pod trusts. `podidctl sandbox exec` starts such programs.
+The names are resolved there, and served over TLS that the pod trusts. `podidctl sandbox exec` starts such programs. The
+identities of the command line are served to pods by the real programs, and removed with the sandbox.
 """
 
 import asyncio
@@ -13,12 +14,13 @@ import pytest
 import pytest_asyncio
 
 from podidctl.cli import main
-from podidentity_sandbox.given_identities import parse
+from podidentity.resources import BINDINGS, IDENTITIES
+from podidentity_sandbox.given_identities import GivenIdentityError, parse
 from podidentity_sandbox.namespaces import CONFIGURATIONS
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import TRUST_VARIABLES, Settings
-from tests.support.identity_requests import ask, run_pod
+from tests.support.identity_requests import ask, identity, run_pod
 
 pytestmark = [pytest.mark.root, pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
 PROGRAM = """
@@ -46,7 +48,9 @@ except OSError as error:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served() -> AsyncIterator[Sandbox]:
-    async with Sandbox(Settings(identities=parse(["blue"], ()), namespaces=True, environment=os.environ)) as sandbox:
+    async with Sandbox(
+        Settings(identities=parse(["blue"], ["robot"]), namespaces=True, environment=os.environ)
+    ) as sandbox:
         await run_pod(sandbox, "blue", {"aadpodidbinding": "blue"})
         yield sandbox
     assert not list(CONFIGURATIONS.glob(f"*-{sandbox.instance}-*"))
@@ -83,10 +87,10 @@ async def test_the_program_reaches_arm_as_the_identity_of_the_pod(
     assert await run_in_pod(served, monkeypatch, sys.executable, "-c", PROGRAM) == 0
     (subscription,) = json.loads(capfd.readouterr().out)
     assert subscription == served.vm_id("node-0").split("/")[2]
-    identity = served.azure.directory.managed(served.identities[0].client_id)
-    assert identity is not None
+    blue = served.azure.directory.managed(served.identities[0].client_id)
+    assert blue is not None
     callers = {call.caller for call in served.azure.arm.calls if call.path == "/subscriptions"}
-    assert callers == {identity.object_id}
+    assert callers == {blue.object_id}
 
 
 async def test_the_program_trusts_the_authority_of_this_sandbox_whatever_the_shell_trusts(
@@ -141,3 +145,49 @@ async def test_this_machines_own_name_servers_stay_as_they_are(served: Sandbox, 
     command = ["cat", "/etc/resolv.conf"]
     in_pod, here = await output_of(context.command(command)), await output_of(command)
     assert in_pod == f"nameserver {served.network.pod_facing_address}\n" != here
+
+
+async def test_a_service_principal_signs_in_with_its_secret(served: Sandbox) -> None:
+    context = await run_pod(served, "robot", {"aadpodidbinding": "robot"})
+    answer = await ask(served, context)
+    (known,) = [each.client_id for each in served.identities if each.given.name == "robot"]
+    assert (answer.status, answer.claims["appid"]) == (200, known), answer.text
+    assert served.azure.aad.calls[-1].proof == "secret"
+
+
+async def test_nodes_of_a_scale_set_share_its_identities() -> None:
+    settings = Settings(nodes=2, scale_set=True, system_assigned=True, programs=False, namespaces=False)
+    async with Sandbox(settings) as sandbox:
+        machine = sandbox.azure.arm.vm(sandbox.vm_id("node-1"))
+        assert machine.kind == "virtualMachineScaleSets"
+        assert machine is sandbox.azure.arm.vm(sandbox.vm_id("node-0"))
+        machine.attach(sandbox.azure.demo)
+        first, second = (host.identities() for host in sandbox.azure.imds.hosts)
+        assert first == second
+        assert first.system_assigned is not None
+        assert first.user_assigned == (sandbox.azure.demo,)
+
+
+async def test_without_the_setting_no_vm_has_a_system_assigned_identity() -> None:
+    async with Sandbox(Settings(programs=False, namespaces=False)) as sandbox:
+        assert sandbox.azure.imds.hosts[0].identities().system_assigned is None
+
+
+async def test_objects_that_exist_keep_the_sandbox_from_starting_and_stay(served: Sandbox) -> None:
+    """The second sandbox uses the API server of the first one."""
+    await served.cluster.apply(identity("theirs", type=0, resourceID="/r", clientID="c"))
+    second = Settings(
+        kubeconfig=served.cluster.kubeconfig,
+        identities=parse(["mine", "theirs"], ()),
+        programs=False,
+        namespaces=False,
+        kinds=False,
+        schedule=False,
+        run_pods=False,
+    )
+    with pytest.raises(GivenIdentityError, match="AzureIdentity default/theirs exists; use another name or delete it"):
+        async with Sandbox(second):
+            pass
+    names = {each.metadata.name for each in await served.cluster.client.list(IDENTITIES)}
+    assert ("theirs" in names, "mine" in names) == (True, False)
+    assert "mine" not in {each.metadata.name for each in await served.cluster.client.list(BINDINGS)}

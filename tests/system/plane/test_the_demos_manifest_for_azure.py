@@ -1,7 +1,6 @@
 """`deploy/demo/azure`, which users edit and apply. The tests of the sandbox cover the parent folder."""
 
 import re
-import subprocess
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import yaml
 from podidentity_demo.settings import parse
 from podidentity_sandbox.launching import program_of
 from tests.support.checkout import ROOT
+from tests.support.kubectl_and_helm import CommandError, Commands
 from tests.support.testplane import up
 
 FILE = ROOT / "deploy" / "demo" / "azure" / "deployment.yaml"
@@ -47,11 +47,7 @@ def test_the_identity_is_bound_to_the_pods_and_all_ids_are_placeholders() -> Non
 
 @pytest.mark.plane
 def test_kubernetes_accepts_it_also_in_a_restricted_namespace(plane: up.Plane) -> None:
-    def kubectl(*arguments: str, given: str = "") -> str:
-        command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=True)
-        return done.stdout + done.stderr
-
+    kubectl = Commands(plane.kubeconfig).kubectl
     meta = {"name": "demo-restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
     plane.api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
     try:
@@ -60,10 +56,9 @@ def test_kubernetes_accepts_it_also_in_a_restricted_namespace(plane: up.Plane) -
         pod["metadata"] |= {"name": "demo", "namespace": meta["name"]}
         dry = ("apply", "--dry-run=server", "--validate=strict", "-f")
         assert kubectl(*dry, str(FILE)) == "deployment.apps/demo created (server dry run)\n"
-        assert kubectl(*dry, "-", given=yaml.safe_dump(pod)) == "pod/demo created (server dry run)\n"
+        assert kubectl(*dry, "-", stdin=yaml.safe_dump(pod)) == "pod/demo created (server dry run)\n"
         del pod["spec"]["containers"][0]["securityContext"]["capabilities"]
-        with pytest.raises(subprocess.CalledProcessError) as refused:
-            kubectl(*dry, "-", given=yaml.safe_dump(pod))
-        assert "violates PodSecurity" in str(refused.value.stderr)
+        with pytest.raises(CommandError, match="violates PodSecurity"):
+            kubectl(*dry, "-", stdin=yaml.safe_dump(pod))
     finally:
         plane.api("DELETE", f"/api/v1/namespaces/{meta['name']}")

@@ -1,13 +1,21 @@
-"""`python -m mic --plan` and `python -m podidctl plan` as processes: output, exit code, and no writes."""
+"""`python -m mic --plan` and `python -m podidctl plan` as processes: output, exit code, and no writes.
 
+In the container of MIC, as with `kubectl exec deploy/mic -- mic --plan`, the flags of the running MIC count.
+"""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from podidentity_sandbox.kubeapi.server import Recorded
+from mic import cli
+from tests.support.checkout import ROOT
 from tests.support.mic.emulated_cloud import EmulatedCloud
-from tests.support.mic.preview.run_programs import Answer, run, run_with_closed_stdout
+from tests.support.mic.preview.run_programs import Answer, run
 from tests.support.objects import identity_id, vm_id
 
 MIC, PODIDCTL = ("mic", "--plan"), ("podidctl", "plan")
@@ -27,9 +35,8 @@ async def plan(cloud: EmulatedCloud, *command: str, **more: Any) -> Answer:
 
 
 async def test_both_programs_print_the_effects_of_a_new_pod_and_change_nothing(cloud: EmulatedCloud) -> None:
-    requests: list[Recorded] = []
-    cloud.api.intercept = requests.append
     mics, podidctls = await plan(cloud, *MIC), await plan(cloud, *PODIDCTL)
+    requests = list(cloud.api.requests)
     assert (mics.code, mics.err) == (podidctls.code, podidctls.err) == (3, "")
     assert "1 to create" in mics.out
     for answer in (mics, podidctls):
@@ -41,9 +48,6 @@ async def test_both_programs_print_the_effects_of_a_new_pod_and_change_nothing(c
     assert not [each for each in requests if "watch=" in each.path or "/leases" in each.path]
     assert [each.method for each in cloud.arm.calls] == ["GET", "GET"], "one of each program"
     assert cloud.assigned() == {}
-
-
-async def test_json_yaml_and_mics_own_json_are_equal(cloud: EmulatedCloud) -> None:
     as_json = await plan(cloud, *PODIDCTL, "-o", "json")
     as_yaml = await plan(cloud, *PODIDCTL, "-o", "yaml")
     mics = await plan(cloud, *MIC, "--plan-output=json")
@@ -104,12 +108,20 @@ async def test_the_output_repeats_the_flags_that_decide(cloud: EmulatedCloud) ->
     assert len(cloud.arm.calls) == calls, "a host that MIC may not change is not read"
 
 
-async def test_without_azure_no_credentials_are_required_and_the_unknown_parts_are_named(cloud: EmulatedCloud) -> None:
-    answer = await plan(cloud, *PODIDCTL, "--no-azure", cloudconfig=False)
+async def test_without_azure_no_credentials_are_required_and_the_default_kubeconfig_is_used_last(
+    cloud: EmulatedCloud,
+) -> None:
+    (cloud.folder / ".kube").mkdir()
+    (cloud.folder / "kubeconfig").rename(cloud.folder / ".kube" / "config")
+    command = (*PODIDCTL, "--no-azure")
+    answer = await plan(cloud, *command, kubeconfig=False, cloudconfig=False, HOME=str(cloud.folder))
     assert (answer.code, answer.err) == (3, "")
     assert "Azure was not read" in answer.out
     assert "waits: pod default/web, identity default/demo: the identities of the host are unknown" in answer.out
     assert cloud.arm.calls == []
+    elsewhere = await plan(cloud, *command, kubeconfig=False, cloudconfig=False, HOME="/nowhere")
+    assert elsewhere.code == 1
+    assert "pass a kubeconfig with --kubeconfig or KUBECONFIG" in elsewhere.err
 
 
 async def test_a_failure_of_the_plan_is_one_line(cloud: EmulatedCloud) -> None:
@@ -127,21 +139,64 @@ async def test_a_failure_of_the_plan_is_one_line(cloud: EmulatedCloud) -> None:
     assert "check --kubeconfig, or that the API server runs" in gone.err
 
 
-async def test_the_default_kubeconfig_is_used_last(cloud: EmulatedCloud) -> None:
-    (cloud.folder / ".kube").mkdir()
-    (cloud.folder / "kubeconfig").rename(cloud.folder / ".kube" / "config")
-    command = (*PODIDCTL, "--no-azure")
-    answer = await plan(cloud, *command, kubeconfig=False, cloudconfig=False, HOME=str(cloud.folder))
-    assert answer.code == 3
-    elsewhere = await plan(cloud, *command, kubeconfig=False, cloudconfig=False, HOME="/nowhere")
-    assert elsewhere.code == 1
-    assert "pass a kubeconfig with --kubeconfig or KUBECONFIG" in elsewhere.err
-
-
 @pytest.mark.parametrize("command", [MIC, PODIDCTL, (*PODIDCTL, "-o", "json")])
 async def test_a_reader_that_closes_the_pipe_early_causes_no_traceback(
     cloud: EmulatedCloud, command: tuple[str, ...]
 ) -> None:
-    answer = await run_with_closed_stdout(cloud.folder, *command)
+    reading, writing = os.pipe()
+    os.close(reading)
+    answer = await plan(cloud, *command, stdout=writing)
+    os.close(writing)
     assert answer.err == ""
     assert answer.code in {1, 3}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["/usr/local/bin/mic", "--forceNamespaced", "--adopt-existing"],
+        ["mic", "--forceNamespaced", "--adopt-existing"],
+        ["/usr/bin/python3", "-m", "mic", "--forceNamespaced", "--adopt-existing"],
+        ["/usr/bin/python3", "/usr/local/bin/mic", "--forceNamespaced", "--adopt-existing"],
+        ["/sbin/tini", "--", "mic", "--forceNamespaced", "--adopt-existing"],
+    ],
+)
+def test_the_flags_are_found_however_mic_was_started(words: list[str]) -> None:
+    assert cli.flags_of_container(b"".join(word.encode() + b"\0" for word in words)) == words[-2:]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["/sbin/init"], ["/pause"], ["sh", "-c", "mic --adopt-existing"], ["tool", "--name", "mic", "--plan"]]
+)
+def test_another_program_has_no_flags_for_the_plan(words: list[str]) -> None:
+    assert cli.flags_of_container(b"".join(word.encode() + b"\0" for word in words)) == []
+
+
+def test_the_flags_of_the_running_mic_yield_to_explicit_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cmdline").write_bytes(b"mic\0--kubeconfig=/nowhere/one\0--leader-election-duration=1m\0")
+    monkeypatch.setattr(cli, "CONTAINER", tmp_path / "cmdline")
+    assert cli.main(["--plan"]) == 1
+    assert "/nowhere/one" in capsys.readouterr().err
+    assert cli.main(["--plan", "--kubeconfig=/nowhere/two"]) == 1
+    assert "/nowhere/two" in capsys.readouterr().err
+
+
+@pytest.mark.root
+async def test_in_mics_container_the_plan_uses_its_flags(cloud: EmulatedCloud) -> None:
+    """MIC as process 1 of a PID namespace, and the plan entered into it as `kubectl exec` does."""
+    cloud.api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})
+    cloud.pod("far", "n0", namespace="elsewhere")
+    # It is killed with its parent, which this test can end.
+    mic = await cloud.mic("--forceNamespaced", inside=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    children = Path(f"/proc/{mic.process.pid}/task/{mic.process.pid}/children")
+    child = (await asyncio.to_thread(children.read_text)).strip()
+    inside = ["nsenter", f"--target={child}", "--pid", "--mount", f"--wd={ROOT}"]
+    plan = await run(cloud.folder, "mic", "--plan", kubeconfig=False, cloudconfig=False, inside=inside)
+    os.kill(int(child), signal.SIGTERM)  # and its parent ends with it
+    assert await mic.ended() == 0
+    assert (plan.code, plan.err) == (0, "")
+    assert "with --forceNamespaced=true" in plan.out
+    assert "Nothing to do." in plan.out
