@@ -3,8 +3,7 @@
 import asyncio
 import random
 import zlib
-from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from podidentity.http_client.connection import BODILESS, Connection, Response
 from podidentity.http_client.errors import HttpClientError
@@ -12,15 +11,13 @@ from podidentity.http_client.errors import HttpClientError
 PIECES_MAX: Final = 6
 
 
-@dataclass
 class FakeTransport:
     """A transport that sends nothing."""
 
-    closed: bool = False
-    written: list[bytes] = field(default_factory=list)
+    closed = False
 
     def write(self, data: bytes) -> None:
-        self.written.append(data)
+        """Do nothing."""
 
     def is_closing(self) -> bool:
         return self.closed
@@ -31,12 +28,10 @@ class FakeTransport:
     def pause_reading(self) -> None:
         assert not self.closed
 
-    def resume_reading(self) -> None:
-        assert not self.closed
+    resume_reading = pause_reading
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(NamedTuple):
     """The outcome of a request."""
 
     status: int

@@ -5,15 +5,15 @@ committed corpora and the useful inputs of earlier local runs (build/fuzz/corpus
 guarantee ends the run with exit code 1; the run prints the input and keeps it in build/fuzz/found.
 """
 
-import argparse
 import ast
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.nightly.fuzz.targets import TARGETS
 from tests.support.checkout import ROOT
 from tests.support.corpus.corpus import EVERY
 
@@ -24,21 +24,8 @@ CORPUS = Path(__file__).parent / "corpus"
 A line that begins with # names the input on the next line. An input without a name is one that libFuzzer kept because
 it reaches code that the others do not reach.
 """
-SHARES = {
-    "scan": 3,
-    "query": 1,
-    "target": 1,
-    "general": 3,
-    "lanes": 2,
-    "mic-objects": 3,
-    "nmi-objects": 2,
-    "locks": 1,
-    "handover": 1,
-    "kernel-messages": 1,
-    "conntrack": 1,
-    "http-responses": 1,
-}
-"""Share of the time for each target."""
+SHARES = {"scan": 3, "general": 3, "lanes": 2, "mic-objects": 3, "nmi-objects": 2}
+"""Share of the time for each target; 1 for the others."""
 COMPILED = {"scan", "query", "lanes"}
 """Targets of compiled code run under the sanitizers; targets of Python code are several times faster without."""
 LONGEST_INPUT = 2048
@@ -52,16 +39,12 @@ def environment(target: str) -> dict[str, str]:
 
     For compiled code, it preloads the sanitizer with libFuzzer and puts the instrumented extensions first.
     """
-    paths = [OUTPUT, OUTPUT / "site", ROOT] if target in COMPILED else [OUTPUT / "site", ROOT]
-    plain = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(str(each) for each in paths),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    plain = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": f"{OUTPUT / 'site'}:{ROOT}"}
     if target not in COMPILED:
         return plain
     return {
         **plain,
+        "PYTHONPATH": f"{OUTPUT}:{plain['PYTHONPATH']}",
         "LD_PRELOAD": str(OUTPUT / "site" / "asan_with_fuzzer.so"),
         # Python does not free all memory at exit. libFuzzer reports segmentation faults, together with the input.
         "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=64:allocator_may_return_null=1:handle_segv=0",
@@ -77,20 +60,14 @@ def inputs(target: str) -> Iterator[tuple[str, bytes]]:
             yield f"{target}.txt:{number}", ast.literal_eval(line)
 
 
-def write_inputs(target: str, folder: Path) -> None:
-    """Write the committed inputs of *target* and the requests of tests/support/corpus as the only files of *folder*."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, data in [*inputs(target), *((case.name, case.data) for case in EVERY)]:
-        (folder / name).write_bytes(data)
-
-
 def fuzz(target: str, seconds: int) -> int:
     """Run one target and return its exit code."""
     kept, found, committed = OUTPUT / "corpus" / target, OUTPUT / "found", OUTPUT / "committed" / target
-    for folder in (kept, found):
+    shutil.rmtree(committed, ignore_errors=True)
+    for folder in (kept, found, committed):
         folder.mkdir(parents=True, exist_ok=True)
-    write_inputs(target, committed)
+    for name, data in [*inputs(target), *((case.name, case.data) for case in EVERY)]:
+        (committed / name).write_bytes(data)
     before = set(found.glob(f"{target}-*"))
     command = [
         sys.executable,
@@ -110,32 +87,21 @@ def fuzz(target: str, seconds: int) -> int:
     ]
     code = subprocess.run(command, cwd=ROOT, env=environment(target), check=False).returncode
     for file in sorted(set(found.glob(f"{target}-*")) - before):
-        data = file.read_bytes()
-        say(f"\n{target}: this input breaks the guarantee ({file}):\n{data!r}")
-        say(f"fix the defect, then add the input to tests/nightly/fuzz/corpus/{target}.txt, below a line with its name")
+        corpus = f"tests/nightly/fuzz/corpus/{target}.txt"
+        print(f"\n{target}: this input breaks the guarantee ({file}):\n{file.read_bytes()!r}")  # noqa: T201
+        print(f"fix the defect, then add the input to {corpus}, below a line with its name")  # noqa: T201
     return code
 
 
-def say(text: str) -> None:
-    """Print *text* between the lines of libFuzzer's output."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("seconds", type=int)
-    parser.add_argument("targets", nargs="*", metavar="TARGET")
-    arguments = parser.parse_args()
-    targets = arguments.targets or list(SHARES)
-    whole = sum(SHARES[target] for target in targets)
-    for target in targets:
-        share = max(2, arguments.seconds * SHARES[target] // whole)
-        say(f"\n== {target}, {share} s")
-        if fuzz(target, share):
+def main(seconds: int, targets: Sequence[str]) -> int:
+    shares = {target: SHARES.get(target, 1) for target in targets or TARGETS}
+    for target, share in shares.items():
+        share_seconds = max(2, seconds * share // sum(shares.values()))
+        print(f"\n== {target}, {share_seconds} s", flush=True)  # noqa: T201
+        if fuzz(target, share_seconds):
             return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))

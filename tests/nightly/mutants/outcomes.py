@@ -1,19 +1,25 @@
-"""A pytest plugin that writes each test's outcome as a line of JSON into the file named by MUTANT_OUTCOMES.
-
-    {"test": "tests/x.py::test_y", "when": "call", "outcome": "failed", "errors": ["AssertionError"]}
-
-`errors` are the types of the exceptions that were raised, those inside of groups and their bases included. A module
-that cannot be collected is a line with `when` "collect".
-"""
+"""A pytest plugin that writes each test's Outcome as a line of JSON into the file named by MUTANT_OUTCOMES."""
 
 import gc
-import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import Phase, settings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of one phase of one test. A module that cannot be collected has the phase "collect"."""
+
+    test: str
+    when: str
+    outcome: str
+    errors: Sequence[str] = ()
+    """The types of the exceptions that were raised, those inside of groups and their bases included."""
 
 
 def _types(error: BaseException) -> Iterator[str]:
@@ -24,9 +30,9 @@ def _types(error: BaseException) -> Iterator[str]:
         yield from (each.__name__ for each in type(error).__mro__[:-2])
 
 
-def _write(**line: object) -> None:
-    with Path(os.environ["MUTANT_OUTCOMES"]).open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def _write(outcome: Outcome) -> None:
+    with Path(os.environ["MUTANT_OUTCOMES"]).open("ab") as file:
+        file.write(msgspec.json.encode(outcome) + b"\n")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,10 +53,10 @@ def pytest_runtest_makereport(
     finally:
         gc.enable()
     errors = sorted(set(_types(call.excinfo.value))) if call.excinfo else []
-    _write(test=item.nodeid.partition("[")[0], when=report.when, outcome=report.outcome, errors=errors)
+    _write(Outcome(item.nodeid.partition("[")[0], report.when, report.outcome, errors))
     return report
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     if report.failed:
-        _write(test=report.nodeid, when="collect", outcome="failed", errors=[])
+        _write(Outcome(report.nodeid, "collect", "failed"))

@@ -4,7 +4,6 @@ The environment's files are links to the original's (other packages are not chan
 programs are those of the copy: its `.venv/bin/nmi`, and `python -m nmi` from any directory, import the copy's files.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -15,32 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from tests.nightly.mutants.entries import Mutant, MutantError, tracked
+from tests.nightly.mutants.outcomes import Outcome
 from tests.support.checkout import ROOT
 
 PACKAGES: Final = ("_native", "mic", "nmi", "podidctl", "podidentity", "podidentity_demo", "podidentity_sandbox")
 ENDING_SECONDS: Final = 30
 """The time for pytest to end its tests' programs after the time limit."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of one phase of one test."""
-
-    test: str
-    when: str
-    outcome: str
-    errors: tuple[str, ...]
+PLUGINS: Final = ("-p", "tests.nightly.mutants.outcomes", "-p", "no:cacheprovider")
 
 
 @dataclass(frozen=True)
 class Run:
-    """The outcomes of some tests."""
+    """The outcomes of some tests, and the end of pytest's output."""
 
-    outcomes: tuple[Outcome, ...]
-    in_time: bool
-    output: str
-    """The end of pytest's output."""
+    outcomes: Sequence[Outcome]
+    in_time: bool = True
+    output: str = ""
 
 
 class Tree:
@@ -80,12 +72,10 @@ class Tree:
 
     def _check(self) -> None:
         """Raise MutantError unless programs of the copy import the copy, from any directory."""
-        packages = ", ".join(PACKAGES)
-        code = f"import json, {packages}; print(json.dumps([each.__file__ for each in ({packages})]))"
-        output = subprocess.run(
-            [self.python, "-c", code], cwd="/", capture_output=True, text=True, check=True, timeout=60
-        ).stdout
-        if strangers := [file for file in json.loads(output) if not file.startswith(f"{self.root}/")]:
+        names = ", ".join(PACKAGES)
+        code = f"import {names}; print(*(package.__file__ for package in ({names})), sep='\\n')"
+        output = subprocess.check_output([self.python, "-c", code], cwd="/", text=True, timeout=60)
+        if strangers := [file for file in output.splitlines() if not file.startswith(f"{self.root}/")]:
             raise MutantError(f"the copy imports {', '.join(strangers)}; its tests would not run a mutant there")
 
     @contextmanager
@@ -117,49 +107,50 @@ class Tree:
 
     def _import(self, file: Path) -> None:
         """Raise MutantError if a changed module is not valid Python, uses undefined names or fails on import."""
-        checks: list[str | Path] = [
-            self.python.with_name("ruff"),
-            "check",
-            "-q",
-            "--isolated",
-            "--select=E9,F63,F7,F82",
-            file,
-        ]
+        checks = ["check", "-q", "--isolated", "--select=E9,F63,F7,F82", str(file)]
+        self._require("is broken", self.python.with_name("ruff"), *checks)
         module = ".".join(file.relative_to(self.root).with_suffix("").parts).removesuffix(".__init__")
-        load: list[str | Path] = [self.python, "-c", f"import importlib; importlib.import_module({module!r})"]
-        for command in (checks, *([load] if module.partition(".")[0] in PACKAGES and file.stem != "__main__" else [])):
-            done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=120)
-            if done.returncode:
-                raise MutantError(f"the changed module is broken: {(done.stdout + done.stderr)[-600:]}")
+        if module.partition(".")[0] in PACKAGES and file.stem != "__main__":
+            self._require("is broken", self.python, "-c", f"import {module}")
 
     def _compile(self, file: Path) -> None:
         """Compile the changed module, or all of them for a changed .pxd, in place."""
         headers = self.root / ".venv" / "headers" / "usr" / "include"
-        environment = {**os.environ, "CPATH": ":".join(map(str, (headers, *headers.glob("python3.*"))))}
+        variables = {"CPATH": ":".join(map(str, (headers, *headers.glob("python3.*"))))}
         if file.suffix == ".pyx":
-            environment["NATIVE_ONLY"] = file.stem
-        command: list[str | Path] = [self.python, "setup.py", "-q", "build_ext", "--inplace", "--force"]
+            variables["NATIVE_ONLY"] = file.stem
+        build = ["setup.py", "-q", "build_ext", "--inplace", "--force"]
+        self._require("does not compile", self.python, *build, **variables)
+
+    def _require(self, fault: str, *command: str | Path, **variables: str) -> None:
+        """Run *command* in the copy. Raise MutantError if it fails."""
         done = subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, check=False, timeout=600
+            command, cwd=self.root, env=os.environ | variables, capture_output=True, text=True, timeout=600, check=False
         )
         if done.returncode:
-            raise MutantError(f"the changed module does not compile: {(done.stdout + done.stderr)[-1500:]}")
+            raise MutantError(f"the changed module {fault}: {(done.stdout + done.stderr)[-1500:]}")
 
     def run(self, tests: Sequence[str], seconds: float) -> Run:
-        """Run *tests* in the copy, at most *seconds*; then pytest is interrupted, and all of its programs end."""
+        """Run *tests* in the copy, at most *seconds*; then pytest is interrupted, and all of its programs end.
+
+        A test that takes half of this time fails.
+        """
         self._outcomes.unlink(missing_ok=True)
         # With CI, property tests have the same examples each time, and no test is skipped.
         environment = {**os.environ, "CI": "true", "MUTANT_OUTCOMES": str(self._outcomes)}
         environment.pop("PYTHONPATH", None)
-        plugins = ("-p", "tests.nightly.mutants.outcomes", "-p", "no:cacheprovider")
-        command: list[str | Path] = [self.python, "-m", "pytest", "-q", *plugins, *tests]
         log = self._outcomes.with_name("pytest.log")
         in_time = True
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                [self.python, "-m", "pytest", "-q", *PLUGINS, f"-otimeout={seconds / 2}", *tests],
+                cwd=self.root,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
-            )  # fmt: skip
+            )
             try:
                 process.wait(seconds)
             except subprocess.TimeoutExpired:
@@ -171,13 +162,9 @@ class Tree:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        lines = self._outcomes.read_text().splitlines() if self._outcomes.exists() else []
-        outcomes = (json.loads(line) for line in lines)
-        return Run(
-            tuple(Outcome(each["test"], each["when"], each["outcome"], tuple(each["errors"])) for each in outcomes),
-            in_time,
-            log.read_text(errors="replace")[-6000:],
-        )
+        lines = self._outcomes.read_bytes().splitlines() if self._outcomes.exists() else []
+        outcomes = [msgspec.json.decode(line, type=Outcome) for line in lines]
+        return Run(outcomes, in_time, log.read_text(errors="replace")[-6000:])
 
 
 def _link(source: str, target: str) -> None:
