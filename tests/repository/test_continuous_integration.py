@@ -67,6 +67,7 @@ CALLS_OF_MAKE: Final = sorted(
 
 @pytest.mark.parametrize("call", CALLS_OF_MAKE)
 def test_a_call_of_make_installs_before_it_runs_anything_in_a_fresh_clone(fresh_clone: Path, call: str) -> None:
+    assert {"check", "fuzz", "mutants", "JOBS=2 lint test test-all"} <= set(CALLS_OF_MAKE)
     command = ["make", "--dry-run", *call.split()]
     done = subprocess.run(command, cwd=fresh_clone, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -78,20 +79,10 @@ def test_a_call_of_make_installs_before_it_runs_anything_in_a_fresh_clone(fresh_
         assert installed[0] < used[0], lines[used[0]]
 
 
-def test_the_calls_of_make_in_the_workflows_are_found() -> None:
-    assert {"check", "fuzz", "mutants", "JOBS=2 lint test test-all"} <= set(CALLS_OF_MAKE)
-
-
 @pytest.mark.plane
 def test_actionlint_accepts_the_workflows() -> None:
-    done = subprocess.run(
-        [up.tool("actionlint"), "-no-color", *WORKFLOWS],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command: list[str | Path] = [up.tool("actionlint"), "-no-color", *WORKFLOWS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

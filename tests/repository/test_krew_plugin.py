@@ -46,27 +46,15 @@ def faults(plugin: dict[str, Any]) -> list[str]:
     return [name for name, holds in rules.items() if not holds]
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
+def test_krew_accepts_the_manifest_and_not_its_template_and_the_archive_has_its_digest(tmp_path: Path) -> None:
     assert krew.main([URL], tmp_path) == 0
-    return tmp_path
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((folder / "podidentity.yaml").read_text())
-    return found
-
-
-def test_krew_accepts_the_manifest_and_not_its_template(made: Path) -> None:
     assert set(faults(yaml.safe_load(krew.TEMPLATE.read_text()))) == {"version", "uri", "sha256"}
-    assert faults(manifest(made)) == []
-    assert manifest(made)["spec"]["version"] == f"v{VERSION}"
-    assert manifest(made)["spec"]["homepage"] == "https://forge.example/team/aad-pod-identity"
-
-
-def test_the_manifest_names_the_archive_and_its_digest(made: Path) -> None:
-    (platform,) = manifest(made)["spec"]["platforms"]
-    archive = made / platform["uri"].removeprefix(f"{URL}/")
+    manifest = yaml.safe_load((tmp_path / "podidentity.yaml").read_text())
+    assert faults(manifest) == []
+    assert manifest["spec"]["version"] == f"v{VERSION}"
+    assert manifest["spec"]["homepage"] == "https://forge.example/team/aad-pod-identity"
+    (platform,) = manifest["spec"]["platforms"]
+    archive = tmp_path / platform["uri"].removeprefix(f"{URL}/")
     assert hashlib.sha256(archive.read_bytes()).hexdigest() == platform["sha256"]
     with tarfile.open(archive) as tar:
         names = {each.name: each for each in tar.getmembers()}

@@ -1,23 +1,18 @@
 """The permissions in deploy/podidctl: an operator who may use its pod reads no Secret and changes no object."""
 
+import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import yaml
 
 from tools.chart.rendering import ROOT
 
 
-def objects() -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((ROOT / "deploy" / "podidctl" / "podidctl.yaml").read_text()))
-
-
 def rights() -> Iterator[tuple[str, str, str]]:
     """Yield kind of the role, verb and resource of each right."""
-    for each in objects():
+    for each in yaml.safe_load_all((ROOT / "deploy" / "podidctl" / "podidctl.yaml").read_text()):
         for rule in each.get("rules", ()):
-            for resource in rule["resources"]:
-                yield from ((each["kind"], verb, resource) for verb in rule["verbs"])
+            yield from itertools.product([each["kind"]], rule["verbs"], rule["resources"])
 
 
 def test_no_right_reads_secrets_or_tokens_or_leads_to_other_programs() -> None:

@@ -9,8 +9,9 @@ import pytest
 import mic.startup.settings
 import nmi.settings
 from nmi.flag_table import OperationMode, RouteLocalnetMode
+from podidentity.azure.clouds import of_environment
 from podidentity.telemetry.logs import LogFormat
-from tests.repository.deploy.helms import HELMS
+from tests.support.chart_objects import HELMS
 from tools.chart.rendering import GOLDEN, Object, golden_sets, render
 
 PARSE: Mapping[str, Any] = {"nmi": nmi.settings.parse, "mic": mic.startup.settings.parse}
@@ -22,14 +23,13 @@ def programs(objects: list[Object]) -> dict[str, Any]:
     """Return the settings that each program reads from its command line and environment."""
     found: dict[str, Any] = {}
     for each in objects:
-        pod = each.get("spec", {}).get("template", {}).get("spec", {})
-        for container in pod.get("containers", []):
-            if container["name"] in PARSE:
+        for container in each.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
+            if parse := PARSE.get(container["name"]):
                 environ = {
                     one["name"]: one.get("value", GIVEN.get(one["name"], "")) for one in container.get("env", [])
                 }
-                words = [word.replace("$(NODE_NAME)", environ.get("NODE_NAME", "")) for word in container["args"]]
-                found[container["name"]] = PARSE[container["name"]](words, environ)
+                words = [word.replace("$(NODE_NAME)", "node-1") for word in container["args"]]
+                found[container["name"]] = parse(words, environ)
     return found
 
 
@@ -45,18 +45,22 @@ def test_by_default_the_programs_have_their_own_defaults_but_nmi_fails_closed() 
     found = programs(render())
     assert found["mic"].describe() == {"cloud_config": "/etc/kubernetes/azure.json", "namespace": "podid"}
     assert found["nmi"].describe() == {"mic_namespace": "podid", **OWN}
-
-
-def test_pods_with_the_name_of_mic_are_trusted_in_the_namespace_of_the_release_only() -> None:
-    assert programs(render(namespace="default"))["nmi"].describe() == OWN
-    elsewhere = programs(render(namespace="podid", options=["--set=nmi.micNamespace=mics"]))["nmi"]
-    assert elsewhere.mic_namespace == "mics"
+    assert programs(render(namespace="default"))["nmi"].describe() == OWN, "MIC's pods are trusted there"
 
 
 def test_an_admin_secret_replaces_azure_json() -> None:
     found = programs(render(GOLDEN / "admin-secret-msi.values.yaml"))["mic"]
     assert found.cloud_config == ""
     assert set(found.environment) == set(mic.startup.settings.CLOUD_VARIABLES)
+
+
+def test_the_programs_can_read_an_inline_description_of_the_cloud(tmp_path: Path) -> None:
+    objects = render(GOLDEN / "private-cloud.values.yaml")
+    (config,) = (each for each in objects if each["metadata"]["name"] == "aad-pod-identity-cloud")
+    file = tmp_path / "environment.json"
+    file.write_text(config["data"]["environment.json"])
+    assert of_environment(file).authority == "https://login.cloud.example"
+    assert of_environment(file).resource_manager == "https://management.cloud.example"
 
 
 HANDOVER = "/run/aad-pod-identity/nmi.sock"
@@ -136,7 +140,8 @@ MIC: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("helm", HELMS)
 def test_every_value_arrives_at_its_setting(helm: str) -> None:
-    found = programs(render(GOLDEN / "every-flag.values.yaml", helm=helm))
+    objects = render(GOLDEN / "every-flag.values.yaml", helm=helm)
+    found = programs(objects)
     assert {name: getattr(found["nmi"], name) for name in NMI} == NMI
     assert {name: getattr(found["mic"], name) for name in MIC} == MIC
     assert set(found["nmi"].describe()) == {*NMI, "node_name"}
@@ -144,7 +149,7 @@ def test_every_value_arrives_at_its_setting(helm: str) -> None:
     labels = dict(each.split("=") for each in MIC["nmi_selector"].split(","))
     (nmi_pods,) = (
         each["spec"]["template"]["metadata"]["labels"]
-        for each in render(GOLDEN / "every-flag.values.yaml", helm=helm)
+        for each in objects
         if each["kind"] == "DaemonSet" and each["metadata"]["name"].endswith("-nmi")
     )
     assert labels.items() <= nmi_pods.items(), "MIC finds NMI's pods by these labels"

@@ -1,4 +1,4 @@
-"""Objects of the chart for monitoring: alert rules and dashboard from the chart's files, monitors and their intervals.
+"""Objects of the chart for monitoring: alert rules and dashboard from the chart's files, and monitors.
 
 A package of models from the Prometheus operator's definitions checks types and required fields, and drops unknown
 fields: an object that is unchanged afterwards has no unknown field.
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.repository.deploy.helms import HELMS
+from tests.support.chart_objects import HELMS
 from tools.chart.rendering import CHART, Object, render
 
 DASHBOARD = {"title": 'It\'s {{ .Values }} | "quoted"', "panels": [{"id": 1}], "uid": "a" * 200}
@@ -35,9 +35,10 @@ def chart(tmp_path: Path) -> Path:
 
 def monitoring(objects: list[Object]) -> dict[str, Object]:
     """Return the object of the rules and that of the dashboard, by kind."""
-    wanted = ("PrometheusRule", "dashboard")
     return {
-        each["kind"]: each for each in objects if each["kind"] in wanted or each["metadata"]["name"].endswith(wanted)
+        each["kind"]: each
+        for each in objects
+        if each["kind"] == "PrometheusRule" or each["metadata"]["name"].endswith("dashboard")
     }
 
 
@@ -84,28 +85,6 @@ def test_the_runbooks_are_at_the_url_of_the_values_or_in_the_repository(url: str
     found = alerts(*([f"--set=prometheusRule.runbookBaseURL={url}"] if url else []))
     pages = {name: rule["annotations"]["runbook_url"] for name, rule in found.items()}
     assert pages == {name: f"{folder}/{name}.md" for name in found}
-
-
-# The values, and the resulting intervals of the monitors.
-INTERVALS = {
-    "podMonitor.enabled=true": "5m",
-    "podMonitor.enabled=true,podMonitor.interval=1h30m": "1h30m",
-    "podMonitor.enabled=true,prometheusRule.enabled=true": "1m",
-    "podMonitor.enabled=true,prometheusRule.enabled=true,podMonitor.interval=30s": "30s",
-    "podMonitor.enabled=true,prometheusRule.enabled=true,podMonitor.interval=60000ms": "60000ms",
-    "podMonitor.enabled=true,prometheusRule.enabled=true,podMonitor.interval=": None,
-    "serviceMonitor.enabled=true,prometheusRule.enabled=true": "1m",
-    "serviceMonitor.enabled=true,serviceMonitor.interval=15s,serviceMonitor.scrapeTimeout=15s": "15s",
-    "serviceMonitor.enabled=true,serviceMonitor.interval=15s,serviceMonitor.scrapeTimeout=": "15s",
-}
-
-
-@pytest.mark.parametrize("values", INTERVALS)
-def test_the_scrape_interval_is_short_enough_for_the_alerts(values: str) -> None:
-    kinds = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
-    found = [each for each in render(options=[f"--set={values}"]) if each["kind"] in kinds]
-    assert len(found) == 2
-    assert {each["spec"][kinds[each["kind"]]][0].get("interval") for each in found} == {INTERVALS[values]}
 
 
 def known(each: Object) -> Object:

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.repository.deploy.helm_cluster import arguments_of
-from tests.repository.deploy.helms import HELMS
+from tests.repository.deploy.test_rendered_values import field
+from tests.support.chart_objects import HELMS, arguments_of
 from tests.support.go_implementation_chart import VALUES
-from tools.chart.rendering import CHART, GOLDEN, RenderError, in_order, render
+from tools.chart.rendering import CHART, in_order, render
 
-GO_IMAGES = "mcr.microsoft.com/oss/azure/aad-pod-identity"
 OURS: Mapping[str, Any] = {"image.repository": "ours", "mic.tag": "", "nmi.tag": ""}
 """Values that a user of the Go implementation's chart has to change."""
 DIFFERENT: Mapping[str, Any] = {
@@ -133,35 +132,6 @@ def test_the_defaults_for_missing_values_are_those_of_values_yaml() -> None:
         assert value == {} or known[path] == value, path
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("mic.tag", "v1.8.17", "the tag of image mic is v1.8.17"),
-        ("nmi.tag", "v1.7.0", "the tag of image nmi is v1.7.0"),
-        ("image.repository", GO_IMAGES, "image.repository is mcr.microsoft.com"),
-    ],
-)
-def test_the_go_implementations_images_are_rejected(name: str, value: str, message: str) -> None:
-    with pytest.raises(RenderError, match=message) as refused:
-        render(given=reference({**OURS, name: value}))
-    assert "remove image.repository, mic.tag and nmi.tag from your values" in str(refused.value)
-
-
-def test_unused_keys_of_older_charts_and_text_for_numbers_and_switches_are_accepted() -> None:
-    values = "{installCRDs: false, forceNameSpaced: 'false', podMonitor: {enabled: 'true'}}"
-    objects = render(given=values, options=["--set-string=mic.replicas=3,rbac.enabled=true"])
-    (mic,) = (each for each in objects if each["kind"] == "Deployment")
-    assert mic["spec"]["replicas"] == 3
-    assert {"ServiceAccount", "PodMonitor"} <= {each["kind"] for each in objects}
-
-
-@pytest.mark.parametrize("helm", HELMS)
-def test_with_adminsecret_an_empty_path_of_azure_json_changes_nothing(helm: str) -> None:
-    # reference: charts/aad-pod-identity/templates/mic-deployment.yaml reads cloudConfig without adminsecret only.
-    values = GOLDEN / "admin-secret.values.yaml"
-    assert render(values, given="mic: {cloudConfig: ''}", helm=helm) == render(values, helm=helm)
-
-
 @pytest.mark.parametrize("helm", HELMS)
 def test_flags_and_fields_contain_exactly_the_text_of_the_value(helm: str) -> None:
     """The text is no number, comment or YAML."""
@@ -192,19 +162,13 @@ def test_flags_and_fields_contain_exactly_the_text_of_the_value(helm: str) -> No
     assert f"--kubelet-config={PATH}" in nmi
     assert nmi[-1] == f"--log-format={ODD}"
     by_name = {(each["kind"], each["metadata"]["name"]): each for each in objects}
-    identity, binding = by_name["AzureIdentity", "1e3"], by_name["AzureIdentityBinding", "null"]
-    assert identity["metadata"]["namespace"] == "0777"
-    assert identity["spec"] == {"type": 0, "clientID": "0x10", "resourceID": ODD}
-    assert binding["spec"] == {"azureIdentity": "1e3", "selector": ODD}
+    assert by_name["AzureIdentity", "1e3"]["metadata"]["namespace"] == "0777"
+    assert by_name["AzureIdentity", "1e3"]["spec"] == {"type": 0, "clientID": "0x10", "resourceID": ODD}
+    assert by_name["AzureIdentityBinding", "null"]["spec"] == {"azureIdentity": "1e3", "selector": ODD}
     assert by_name["AzurePodIdentityException", "no"]["spec"]["podLabels"] == {"a": "true", "b: c": ODD}
-    assert by_name["Role", "aad-pod-identity-mic-lock"]["rules"][1]["resourceNames"] == ["a, b"]
-    volumes = [
-        volume.get("hostPath", {}).get("path")
-        for each in objects
-        if each["kind"] in ("DaemonSet", "Deployment")
-        for volume in each["spec"]["template"]["spec"]["volumes"]
-    ]
-    assert volumes.count(PATH) == 2
+    assert field(objects, "Role/mic-lock rules.1.resourceNames") == ["a, b"]
+    assert field(objects, "DaemonSet/nmi spec.template.spec.volumes.kubelet-config.hostPath.path") == PATH
+    assert field(objects, "Deployment/mic spec.template.spec.volumes.k8s-azure-file.hostPath.path") == PATH
 
 
 @pytest.mark.parametrize("helm", HELMS)
@@ -215,7 +179,8 @@ def test_names_of_digits_remain_strings(helm: str) -> None:
         "--set=test.subscriptionID=c,test.resourceGroup=d,mic.podDisruptionBudget.minAvailable=1",
         "--set-string=nameOverride=10",
     ]
-    objects = render(helm=helm, release="123", namespace="456", options=everything)
+    federated = {"enabled": True, "namespaces": [{"name": "456", "serviceAccounts": ["1e3", "0777"]}]}
+    objects = render(given={"federated": federated}, helm=helm, release="123", namespace="456", options=everything)
     assert len(in_order(objects)) > 30
     for each in objects:
         meta = each["metadata"]
@@ -223,3 +188,8 @@ def test_names_of_digits_remain_strings(helm: str) -> None:
         texts += meta.get("annotations", {}).values()
         assert all(isinstance(text, str) for text in texts), meta
         assert "456" in json.dumps(each) or meta.get("namespace") in (None, "default", "kube-system"), meta
+    (role,) = (each for each in objects if each["kind"] == "Role" and each["metadata"]["name"].endswith("-federated"))
+    assert (role["metadata"]["namespace"], role["rules"][0]["resourceNames"]) == ("456", ["1e3", "0777"])
+    (policy,) = (each["spec"] for each in objects if each["kind"] == "ValidatingAdmissionPolicy")
+    assert policy["variables"][0]["expression"] == '{"456":["1e3","0777"]}'
+    assert '"system:serviceaccount:456:10-nmi"' in policy["matchConditions"][0]["expression"]

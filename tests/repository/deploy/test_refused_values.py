@@ -1,12 +1,9 @@
 """helm refuses values that are misspelled, unsafe or cannot work, and states what to set. It accepts similar values."""
 
-from typing import Any
-
 import pytest
 
-from tests.repository.deploy.helms import HELMS
-from tests.repository.deploy.test_federated_values import BINDS, CLIENT, ON, OWN_ACCOUNT, PROXY, PUBLIC
-from tools.chart.rendering import NAMESPACE, RenderError, render
+from tests.support.chart_objects import HELMS
+from tools.chart.rendering import RenderError, render
 
 # Refused values, with a part of the message and similar values that are accepted.
 REFUSED: dict[str, tuple[str, str]] = {
@@ -132,6 +129,12 @@ USELESS: dict[str, str] = {
     "vmType: vmss, tenantID: a, clientID: a, clientSecret: a}}": (
         "adminsecret.cloud is AzurePublicCloud, so MIC would not use it: set adminsecret.cloud to AzureStackCloud"
     ),
+    "mic: {tag: v1.8.17}": "the tag of image mic is v1.8.17, which names the Go implementation's images",
+    "nmi: {tag: v1.7.0}": "the tag of image nmi is v1.7.0, which",
+    "image: {repository: mcr.microsoft.com/oss/azure/aad-pod-identity}": (
+        "image.repository is mcr.microsoft.com/oss/azure/aad-pod-identity, which names the Go implementation's images, "
+        "which do not accept this chart's arguments: remove image.repository, mic.tag and nmi.tag from your values"
+    ),
     "customCloud: {environment: {activeDirectoryEndpoint: 'http://a', resourceManagerEndpoint: 'https://b'}}": (
         "customCloud.environment.activeDirectoryEndpoint is not an https URL"
     ),
@@ -141,119 +144,82 @@ USELESS: dict[str, str] = {
 }
 
 
-def one(**entry: Any) -> dict[str, Any]:
-    return {"enabled": True, "namespaces": [entry]}
+ON = "enabled: true, namespaces: [{name: shop}]"
+BINDS = f"{ON}, exchange: identityBindings"
+CLIENT = "d3a0c11e-0000-4000-8000-000000000001"
+PEM = r'"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"'
+TWICE = "namespaces: [{name: shop}, {name: shop, serviceAccounts: [web]}]"
 
 
-def permitted(**changed: Any) -> dict[str, Any]:
-    entry = {"clientID": CLIENT, "subjects": [{"namespace": "shop"}], **changed}
-    return {**BINDS, "identityBindings": {"permissions": [entry]}}
+def one(entry: str) -> str:
+    return f"enabled: true, namespaces: [{{{entry}}}]"
 
 
-def proxied(**changed: Any) -> dict[str, Any]:
-    return {**BINDS, "identityBindings": {**PROXY, **changed}}
+def proxied(proxy: str = "https://proxy.example/prefix", authority: str = f"caData: {PEM}") -> str:
+    return f"{BINDS}, identityBindings: {{tokenProxy: '{proxy}', {authority}}}"
+
+
+def permitted(*, client: str = CLIENT, subjects: str = "{namespace: shop}", times: int = 1) -> str:
+    entry = f"{{clientID: '{client}', subjects: [{subjects}]}}"
+    return f"{BINDS}, identityBindings: {{permissions: [{', '.join([entry] * times)}]}}"
 
 
 # Values of `federated`, a part of the message, and similar values that are accepted.
-FEDERATED: dict[str, tuple[Any, str, Any]] = {
-    "no namespaces": ({"enabled": True}, "federated.namespaces is empty: list the namespaces", {"enabled": False}),
-    "an empty key": (
-        {"enabled": True, "namespaces": None},
-        "federated.namespaces is empty",
-        {"enabled": False, "namespaces": None},
-    ),
-    "a namespace twice": (
-        {"enabled": True, "namespaces": [{"name": "shop"}, {"name": "shop", "serviceAccounts": ["web"]}]},
-        "federated.namespaces lists shop twice: write one entry",
-        {"enabled": False, "namespaces": [{"name": "shop"}, {"name": "shop", "serviceAccounts": ["web"]}]},
-    ),
-    "no service account where some are to be listed": (
-        one(name="shop", serviceAccounts=[]),
+FEDERATED: dict[str, tuple[str, str]] = {
+    "enabled: true": ("federated.namespaces is empty: list the namespaces", "enabled: false"),
+    "enabled: true, namespaces: ": ("federated.namespaces is empty", "enabled: false, namespaces: "),
+    f"enabled: true, {TWICE}": ("federated.namespaces lists shop twice: write one entry", f"enabled: false, {TWICE}"),
+    one("name: shop, serviceAccounts: []"): (
         "the serviceAccounts of shop in federated.namespaces are an empty list: name",
-        {**one(name="shop", serviceAccounts=[]), "enabled": False},
+        "enabled: false, namespaces: [{name: shop, serviceAccounts: []}]",
     ),
-    "a list of service accounts that was commented out": (
-        one(name="shop", serviceAccounts=None),
+    one("name: shop, serviceAccounts: "): (
         "the serviceAccounts of shop in federated.namespaces are an empty list: name",
-        {**one(name="shop", serviceAccounts=None), "enabled": False},
+        "enabled: false, namespaces: [{name: shop, serviceAccounts: }]",
     ),
-    "an unknown value": ({**ON, "audiences": [PUBLIC]}, "audiences", {**ON, "audience": PUBLIC}),
-    "an unknown key of a namespace": (
-        one(name="shop", serviceAccount="web"),
-        "serviceAccount",
-        one(name="shop", serviceAccounts=["web"]),
-    ),
-    "a namespace without a name": (one(serviceAccounts=["web"]), "name", one(name="a", serviceAccounts=["web"])),
-    "a namespace as text": ({"enabled": True, "namespaces": ["shop"]}, "/federated/namespaces/0", one(name="shop")),
-    "a wildcard": (one(name="*"), "/federated/namespaces/0/name", one(name="a")),
-    "a name in capitals": (one(name="Shop"), "/federated/namespaces/0/name", one(name="shop-1")),
-    "a name with a dot": (one(name="shop.eu"), "/federated/namespaces/0/name", one(name="shop-eu")),
-    "a name too long": (one(name="a" * 64), "/federated/namespaces/0/name", one(name="a" * 63)),
-    "a wildcard for service accounts": (
-        one(name="shop", serviceAccounts=["*"]),
+    f"{ON}, audiences: ['api://a']": ("audiences", f"{ON}, audience: 'api://a'"),
+    one("name: shop, serviceAccount: web"): ("serviceAccount", one("name: shop, serviceAccounts: [web]")),
+    one("serviceAccounts: [web]"): ("name", one("name: a, serviceAccounts: [web]")),
+    "enabled: true, namespaces: [shop]": ("/federated/namespaces/0", ON),
+    one("name: '*'"): ("/federated/namespaces/0/name", one("name: a")),
+    one("name: Shop"): ("/federated/namespaces/0/name", one("name: shop-1")),
+    one("name: shop.eu"): ("/federated/namespaces/0/name", one("name: shop-eu")),
+    one(f"name: {'a' * 64}"): ("/federated/namespaces/0/name", one(f"name: {'a' * 63}")),
+    one("name: a, serviceAccounts: ['*']"): ("/serviceAccounts/0", one("name: a, serviceAccounts: [web.eu]")),
+    one(f"name: a, serviceAccounts: [{'a' * 254}]"): (
         "/serviceAccounts/0",
-        one(name="shop", serviceAccounts=["web.eu"]),
+        one(f"name: a, serviceAccounts: [{'a' * 253}]"),
     ),
-    "a service account's name too long": (
-        one(name="shop", serviceAccounts=["a" * 254]),
-        "/serviceAccounts/0",
-        one(name="shop", serviceAccounts=["a" * 253]),
+    one("name: a, serviceAccounts: [web, web]"): ("/serviceAccounts", one("name: a, serviceAccounts: [web, api]")),
+    # An audience that an API server could have, and one that ends the expression.
+    f"{ON}, audience: 'https://kubernetes.default.svc'": ("/federated/audience", f"{ON}, audience: 'api://TokenUSGov'"),
+    f"""{ON}, audience: 'api://a"] || ["b" == "b'""": ("/federated/audience", f"{ON}, audience: 'api://a.b-c/d_e'"),
+    "enabled: 'false', namespaces: [{name: shop}]": ("/federated/enabled", ON),
+    f"{ON}, exchange: IdentityBindings": ("/federated/exchange", BINDS),
+    proxied("http://a"): ("/tokenProxy", proxied("https://a")),
+    proxied("https://u@a"): ("/tokenProxy", proxied("https://a:1/b")),
+    proxied("https://a?b"): ("/tokenProxy", proxied("https://a/b")),
+    proxied("https://[fd00::1%eth0]"): ("/tokenProxy", proxied("https://[fd00::1]:443/prefix")),
+    proxied("https://u@[fd00::1]"): ("/tokenProxy", proxied("https://[FD00::1]")),
+    proxied(authority=f"caData: {PEM}, caFile: /ca.crt"): ("exactly one of caFile and caData", proxied()),
+    proxied(authority="caData: ''"): ("exactly one of caFile and caData", proxied(authority="caFile: /ca.crt")),
+    proxied(""): ("but no tokenProxy: set tokenProxy", proxied()),
+    permitted(client="*"): ("/clientID", permitted()),
+    permitted(subjects=""): ("/subjects", permitted()),
+    permitted(subjects="{namespace: '*'}"): ("/namespace", permitted()),
+    permitted(times=2): ("twice: write one entry", permitted()),
+    permitted(subjects="{namespace: podid, serviceAccount: aad-pod-identity-nmi}"): (
+        f"NMI's own service account podid/aad-pod-identity-nmi use {CLIENT}",
+        permitted(subjects="{namespace: podid, serviceAccount: web}"),
     ),
-    "a service account twice": (
-        one(name="shop", serviceAccounts=["web", "web"]),
-        "/serviceAccounts",
-        one(name="shop", serviceAccounts=["web", "api"]),
-    ),
-    "an audience that an API server could have": (
-        {**ON, "audience": "https://kubernetes.default.svc"},
-        "/federated/audience",
-        {**ON, "audience": "api://AzureADTokenExchangeUSGov"},
-    ),
-    "an audience that ends the expression": (
-        {**ON, "audience": 'api://a"] || ["b" == "b'},
-        "/federated/audience",
-        {**ON, "audience": "api://a.b-c/d_e"},
-    ),
-    "a switch as text": ({**ON, "enabled": "false"}, "/federated/enabled", ON),
-    "another exchange": ({**ON, "exchange": "IdentityBindings"}, "/federated/exchange", BINDS),
-    "an address without TLS": (proxied(tokenProxy="http://a"), "/tokenProxy", proxied(tokenProxy="https://a")),
-    "an address with a user": (proxied(tokenProxy="https://u@a"), "/tokenProxy", proxied(tokenProxy="https://a:1/b")),
-    "an address with a query": (proxied(tokenProxy="https://a?b"), "/tokenProxy", proxied(tokenProxy="https://a/b")),
-    "an IPv6 address with a zone": (
-        proxied(tokenProxy="https://[fd00::1%eth0]"),
-        "/tokenProxy",
-        proxied(tokenProxy="https://[fd00::1]:443/prefix"),
-    ),
-    "a user before an IPv6 address": (
-        proxied(tokenProxy="https://u@[fd00::1]"),
-        "/tokenProxy",
-        proxied(tokenProxy="https://[FD00::1]"),
-    ),
-    "two authorities": (proxied(caFile="/ca.crt"), "exactly one of caFile and caData", proxied()),
-    "no authority": (proxied(caData=""), "exactly one of caFile and caData", proxied(caData="", caFile="/ca.crt")),
-    "an authority without a proxy": (proxied(tokenProxy=""), "but no tokenProxy: set tokenProxy", proxied()),
-    "a wildcard for identities": (permitted(clientID="*"), "/clientID", permitted()),
-    "no subject": (permitted(subjects=[]), "/subjects", permitted()),
-    "a wildcard for namespaces": (permitted(subjects=[{"namespace": "*"}]), "/namespace", permitted()),
-    "nmi's own service account": (
-        permitted(subjects=[{"namespace": NAMESPACE, "serviceAccount": OWN_ACCOUNT}]),
-        f"NMI's own service account {NAMESPACE}/{OWN_ACCOUNT} use {CLIENT}",
-        permitted(subjects=[{"namespace": NAMESPACE, "serviceAccount": "web"}]),
-    ),
-    "all service accounts of nmi's namespace": (
-        permitted(subjects=[{"namespace": "shop"}, {"namespace": NAMESPACE}]),
+    permitted(subjects="{namespace: shop}, {namespace: podid}"): (
         "NMI's own service account",
-        permitted(subjects=[{"namespace": "shop", "serviceAccount": OWN_ACCOUNT}, {"namespace": "reports"}]),
-    ),
-    "an identity twice": (
-        {**BINDS, "identityBindings": {"permissions": permitted()["identityBindings"]["permissions"] * 2}},
-        "twice: write one entry",
-        permitted(),
+        permitted(subjects="{namespace: shop, serviceAccount: aad-pod-identity-nmi}, {namespace: reports}"),
     ),
 }
 
 
-def refusal(values: Any, helm: str) -> str:
+def refusal(values: str, helm: str) -> str:
     """Return helm's message about *values*, in one line."""
     with pytest.raises(RenderError) as refused:
         render(given=values, helm=helm)
@@ -271,14 +237,14 @@ def test_wrong_values_are_refused_and_similar_correct_ones_are_not(wrong: str, h
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize("wrong", USELESS)
 def test_what_cannot_work_is_refused_with_the_next_action(wrong: str, helm: str) -> None:
-    told = refusal(wrong, helm)
-    assert USELESS[wrong] in told
-    assert "hunter2" not in told
+    message = refusal(wrong, helm)
+    assert USELESS[wrong] in message
+    assert "hunter2" not in message
 
 
 @pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize("name", FEDERATED)
-def test_unsafe_federated_values_are_refused_and_similar_safe_ones_are_not(name: str, helm: str) -> None:
-    wrong, message, right = FEDERATED[name]
-    assert message in refusal({"federated": wrong}, helm)
-    assert render(given={"federated": right}, helm=helm)
+@pytest.mark.parametrize("wrong", FEDERATED)
+def test_unsafe_federated_values_are_refused_and_similar_safe_ones_are_not(wrong: str, helm: str) -> None:
+    message, right = FEDERATED[wrong]
+    assert message in refusal(f"federated: {{{wrong}}}", helm)
+    assert render(given=f"federated: {{{right}}}", helm=helm)

@@ -16,10 +16,10 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
-from tests.repository.deploy.helms import HELMS
+from tests.support.chart_objects import HELMS
 from tests.support.testplane import up
 from tools.chart.manifests import MANIFESTS
-from tools.chart.rendering import CHART, RenderError, golden_sets, golden_text, render
+from tools.chart.rendering import CHART, golden_sets, golden_text
 
 VERSIONS = [f"1.{minor}" for minor in range(27, 38)]
 FILES = [*sorted(MANIFESTS.rglob("*.yaml")), *sorted((CHART / "crds").iterdir())]
@@ -46,18 +46,13 @@ def files_are_read_once() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_is_valid(version: str) -> None:
+def test_every_object_is_valid_and_an_invalid_one_is_found(version: str) -> None:
     for each in objects().values():
         if SINCE.get(each["apiVersion"], 0) > int(version.removeprefix("1.")):
             continue
         kubernetes_validate.validate(each, version, strict=True)
     assert len(objects()) > 60
-
-
-@pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
-def test_an_invalid_object_is_found(version: str) -> None:
-    account: dict[str, Any] = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nmi"}}
-    kubernetes_validate.validate(account, version, strict=True)
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nmi"}}
     with pytest.raises(kubernetes_validate.ValidationError, match="automountServiceAccountTokens"):
         kubernetes_validate.validate({**account, "automountServiceAccountTokens": True}, version, strict=True)
 
@@ -68,11 +63,3 @@ def test_lint_reports_nothing(values: Path, helm: str) -> None:
     command = [str(up.tool(helm)), "lint", "--strict", str(CHART), f"--values={values}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("helm", HELMS)
-def test_an_untested_version_of_kubernetes_is_rejected(helm: str) -> None:
-    for tried in ("v1.27.0", "v1.30.9-gke.100", "v1.37.2"):
-        assert render(helm=helm, options=[f"--kube-version={tried}"])
-    with pytest.raises(RenderError, match=r"incompatible with Kubernetes v1\.26\.9"):
-        render(helm=helm, options=["--kube-version=v1.26.9"])

@@ -19,15 +19,11 @@ COLUMNS: Final = ("timestamp", "level", "logger", "message", *FIELDS)
 Line = Mapping[str, Any]
 
 
-def sigma_rules(name: str) -> SigmaCollection:
-    """Return the rules of one file. Raises SigmaError for a malformed one."""
-    return SigmaCollection.from_yaml((DETECTIONS / "sigma" / f"{name}.yml").read_text(encoding="utf-8"))
-
-
 @cache
 def _sigma_query(name: str) -> str:
     """Return the SQL of the last rule in a file: the one that alerts."""
-    *_, query = sqliteBackend().convert(sigma_rules(name))  # type: ignore[no-untyped-call]
+    rules = SigmaCollection.from_yaml((DETECTIONS / "sigma" / f"{name}.yml").read_text(encoding="utf-8"))
+    *_, query = sqliteBackend().convert(rules)  # type: ignore[no-untyped-call]
     return str(query).replace("<TABLE_NAME>", "logs")
 
 

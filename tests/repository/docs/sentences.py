@@ -5,7 +5,6 @@ error, so that no sentence is missed.
 """
 
 import ast
-import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,10 +27,6 @@ class Sentence:
     """Name of the member of `Reason`; POLICY for a PolicyError."""
     where: str
 
-    @property
-    def pattern(self) -> re.Pattern[str]:
-        return pattern(self.parts)
-
 
 def pattern(parts: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern that matches any text between the constant *parts*."""
@@ -41,47 +36,34 @@ def pattern(parts: Iterable[str]) -> re.Pattern[str]:
 def refusals() -> list[Sentence]:
     """Return every sentence that a Refusal of NMI can contain."""
     modules = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "nmi").rglob("*.py"))}
+    called = {path: list(calls(module, None)) for path, module in modules.items()}
     return [
         Sentence(parts, reason, f"{path.relative_to(ROOT)}:{call.lineno}")
-        for path, module in modules.items()
-        for function, call in calls(module, {"Refusal", "PolicyError", "_ErrorTexts"})
-        for reason, parts in _of(call, function, list(modules.values()))
+        for path, found in called.items()
+        for name, function, call in found
+        if name in {"Refusal", "PolicyError", "_ErrorTexts"}
+        for reason, parts in _of(name, call, function, list(modules.values()))
     ]
 
 
-def calls(module: ast.Module, names: set[str]) -> Iterator[tuple[Function | None, ast.Call]]:
-    """Yield each call of one of *names*, with the innermost function that contains it."""
-    for name, function, call in _named_calls(module):
-        if name in names:
-            yield function, call
+def calls(node: ast.AST, function: Function | None) -> Iterator[tuple[str, Function | None, ast.Call]]:
+    """Yield each call of a plain name in *node*, with the name and the innermost function that contains the call."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        function = node
+    # A pattern of a match statement (`case Refusal():`) is not a call in the tree.
+    if isinstance(node, ast.Call):
+        called = node.func.value if isinstance(node.func, ast.Subscript) else node.func  # a generic class
+        if isinstance(called, ast.Name):
+            yield called.id, function, node
+    for child in ast.iter_child_nodes(node):
+        yield from calls(child, function)
 
 
-@functools.cache
-def _named_calls(module: ast.Module) -> list[tuple[str, Function | None, ast.Call]]:
-    """Return each call of a plain name, with the name and the innermost function that contains the call."""
-
-    def within(node: ast.AST, function: Function | None) -> Iterator[tuple[str, Function | None, ast.Call]]:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            function = node
-        # A pattern of a match statement (`case Refusal():`) is not a call in the tree.
-        if isinstance(node, ast.Call) and (name := _name_of(node.func)):
-            yield name, function, node
-        for child in ast.iter_child_nodes(node):
-            yield from within(child, function)
-
-    return list(within(module, None))
-
-
-def _name_of(called: ast.expr) -> str:
-    """Return the plain name that is called, also of a generic class with a type argument."""
-    if isinstance(called, ast.Subscript):
-        called = called.value
-    return called.id if isinstance(called, ast.Name) else ""
-
-
-def _of(call: ast.Call, function: Function | None, modules: list[ast.Module]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _of(
+    name: str, call: ast.Call, function: Function | None, modules: list[ast.Module]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the reason and the parts of each sentence of a call."""
     named = {each.arg: each.value for each in call.keywords}
-    name = _name_of(call.func)
     if name == "_ErrorTexts":
         # A row of nmi/error_refusals.py: `refusal_of` adds known facts, the end of the sentence, and Azure's answer.
         _, kind, sentence, *_ = call.args
@@ -90,14 +72,14 @@ def _of(call: ast.Call, function: Function | None, modules: list[ast.Module]) ->
         for parts in texts(sentence.body, None, modules):
             yield kind.attr, (*parts, ".", *([""] if "with_answer" in named else []))
         return
-    if name == "PolicyError":
-        reason, expression = "POLICY", call.args[0] if call.args else named["sentence"]
-    else:
-        first = call.args[0] if call.args else named["reason"]
+    given = [*call.args, *(named[each] for each in ("reason", "sentence")[len(call.args) :] if each in named)]
+    reason = "POLICY"
+    if name == "Refusal":
+        first = given.pop(0)
         assert isinstance(first, ast.Attribute), ast.dump(first)
-        reason, expression = first.attr, call.args[1] if len(call.args) > 1 else named["sentence"]
-    if ast.unparse(expression) not in PASSED_ON:
-        for parts in texts(expression, function, modules):
+        reason = first.attr
+    if ast.unparse(given[0]) not in PASSED_ON:
+        for parts in texts(given[0], function, modules):
             yield reason, parts
 
 
@@ -107,7 +89,10 @@ def texts(expression: ast.expr, function: Function | None, modules: list[ast.Mod
         case ast.Constant(value=str(text)):
             yield (text,)
         case ast.JoinedStr():
-            yield tuple(str(each.value) if isinstance(each, ast.Constant) else "" for each in _merged(expression))
+            parts = [str(each.value) for each in expression.values if isinstance(each, ast.Constant)]
+            first, last = (isinstance(expression.values[at], ast.Constant) for at in (0, -1))
+            # A variable end has an empty part.
+            yield (*([] if first else [""]), *parts, *([] if last else [""]))
         case ast.Name(id=name) if function is not None:
             assigned = [
                 each.value
@@ -117,7 +102,10 @@ def texts(expression: ast.expr, function: Function | None, modules: list[ast.Mod
             places = [each.arg for each in function.args.args]
             if not assigned and name in places:
                 assigned = [
-                    call.args[places.index(name)] for module in modules for _, call in calls(module, {function.name})
+                    call.args[places.index(name)]
+                    for module in modules
+                    for called, _, call in calls(module, None)
+                    if called == function.name
                 ]
             assert assigned, f"{function.name}: nothing is known of {name}"
             for each in assigned:
@@ -132,15 +120,6 @@ def texts(expression: ast.expr, function: Function | None, modules: list[ast.Mod
                             yield from texts(value, None, modules)
         case _:
             raise AssertionError(f"not a text that can be read here: {ast.unparse(expression)}")
-
-
-def _merged(expression: ast.JoinedStr) -> list[ast.expr]:
-    """Return the constants of *said*, with an empty one at each end that is variable."""
-    empty = ast.Constant(value="")
-    values = [each for each in expression.values if isinstance(each, ast.Constant)]
-    first = [] if isinstance(expression.values[0], ast.Constant) else [empty]
-    last = [] if isinstance(expression.values[-1], ast.Constant) else [empty]
-    return [*first, *values, *last]
 
 
 def returned(path: str, *functions: str) -> list[tuple[str, ...]]:

@@ -9,12 +9,9 @@ import pytest
 from azure.mgmt.containerservice import types
 from azure.mgmt.msi.models import Identity
 
-from tests.repository.docs.az_commands import of_pages, of_shell, record
+from tests.support.az_commands import of_pages, of_shell, record
 
-RECORD = (
-    "run `.venv/bin/python -m tests.repository.docs.az_commands --write`, which downloads the Azure CLI, and check the"
-    " result"
-)
+RECORD = "run `.venv/bin/python -m tests.system.sdks.azure_cli --write`, which downloads the CLI, and check the result"
 
 
 def test_every_command_is_one_that_the_azure_cli_has_parsed() -> None:

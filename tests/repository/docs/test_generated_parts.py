@@ -9,7 +9,6 @@ from typing_extensions import override
 import mic.startup.settings
 import nmi.settings
 from benchmarks.report.marks import standing
-from podidentity.flags import duration_text
 from tools.handbook import known
 from tools.handbook.__main__ import DOCS, MAKER, PARTS
 from tools.handbook.flags import PROGRAMS, Program
@@ -57,13 +56,6 @@ def test_the_page_lists_exactly_the_variables_that_are_read() -> None:
     mic.startup.settings.parse([], mics)
     assert nmis.requested == listed["NMI"]
     assert mics.requested == listed["MIC"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0"), (0.1, "100ms"), (1, "1s"), (90, "90s"), (120, "2m"), (5400, "90m"), (7200, "2h")]
-)
-def test_a_duration_has_the_syntax_of_a_flag(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
 
 
 def test_every_metric_of_the_go_implementation_is_marked() -> None:

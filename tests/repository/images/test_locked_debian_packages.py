@@ -4,14 +4,17 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from deploy.docker.install_packages import GROUPS, LOCK, install, planned_versions, preferences
+from deploy.docker import install_packages
+from deploy.docker.install_packages import GROUPS, LOCK, planned_versions, preferences
 from tests.repository.release.conftest import make
+from tests.support.checkout import ROOT
 from tools import lock_packages
 
 TEXT: Final = LOCK.read_text()
@@ -38,102 +41,91 @@ NEXT: Final = (
 APT_GET: Final = """\
 #!/bin/sh
 echo "$*" >>"$CALLS"
-case "$*" in *--simulate*) cat "$SIMULATION" ;; esac
-case "$*" in $FAILING) echo "E: no such version" >&2; exit 100 ;; esac
+case "$*" in *--simulate*) echo "$SIMULATION" ;; esac
+case "$SIMULATION" in E:*) echo "$SIMULATION" >&2; exit 100 ;; esac
 """
 
 
-class Stage:
-    """A stage of the build, in which apt-get prints *simulation*, and fails where its arguments match *failing*."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, simulation: str, failing: str = "-") -> None:
-        self.folder, self._calls = folder, folder / "calls"
-        (folder / "apt-get").write_text(APT_GET)
-        (folder / "apt-get").chmod(0o755)
-        (folder / "simulation").write_text(simulation)
-        for name, value in {"CALLS": self._calls, "SIMULATION": folder / "simulation", "FAILING": failing}.items():
-            monkeypatch.setenv(name, str(value))
-        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-
-    def install(self, release: str = "bookworm", architecture: str = "amd64", *, newest: bool = False) -> str:
-        return install("nmi", SMALL, release, architecture, self.folder / "preferences", newest=newest)
-
-    @property
-    def installations(self) -> list[str]:
-        """The calls of apt-get that install packages."""
-        lines = self._calls.read_text().splitlines() if self._calls.exists() else []
-        return [each for each in lines if each.startswith("install") and "--simulate" not in each]
+Install = Callable[..., tuple[str, list[str]]]
 
 
-def test_packages_with_the_locked_versions_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(tmp_path, monkeypatch, SAME)
-    assert stage.install() == ""
-    assert stage.installations == ["install -y -q --no-install-recommends --no-remove iptables nftables conntrack"]
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Install nmi's packages where apt-get prints *simulation*. Return the reason against it, and the installations."""
+    calls = tmp_path / "calls"
+    calls.touch()
+    (tmp_path / "apt-get").write_text(APT_GET)
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("CALLS", str(calls))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def run(
+        simulation: str, release: str = "bookworm", architecture: str = "amd64", *, newest: bool = False
+    ) -> tuple[str, list[str]]:
+        monkeypatch.setenv("SIMULATION", simulation)
+        reason = install_packages.install("nmi", SMALL, release, architecture, tmp_path / "preferences", newest=newest)
+        installations = [each for each in calls.read_text().splitlines() if each.startswith("install")]
+        return reason, [each for each in installations if "--simulate" not in each]
+
+    return run
 
 
-def test_nothing_is_installed_where_a_dependency_has_another_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = Stage(tmp_path, monkeypatch, SAME.replace("(1.0.4-3 ", "(1.0.5-1 "))
-    reason = stage.install()
-    assert "\n  libmnl0 1.0.5-1, but 1.0.4-3 is locked\n" in reason
+def test_packages_with_the_locked_versions_are_installed(install: Install) -> None:
+    assert install(SAME) == ("", ["install -y -q --no-install-recommends --no-remove iptables nftables conntrack"])
+
+
+NEWER: Final = SAME.replace("(1.0.4-3 ", "(1.0.5-1 ")
+DIFFERENCE: Final = "libmnl0 1.0.5-1, but 1.0.4-3 is locked"
+
+
+def test_nothing_is_installed_where_a_dependency_has_another_version(install: Install) -> None:
+    reason, installations = install(NEWER)
+    assert f"\n  {DIFFERENCE}\n" in reason
     assert "20261129T000000Z" in reason
     assert reason.endswith(NEXT)
-    assert stage.installations == []
+    assert installations == []
+
+
+def test_nothing_is_installed_with_a_dependency_that_is_not_locked(install: Install) -> None:
+    reason, installations = install(SAME + "Inst libnew1 (1-1 Debian:12.15/oldstable [amd64])\n")
+    assert "\n  libnew1 1-1 is not locked\n" in reason
+    assert reason.endswith(NEXT)
+    assert installations == []
+
+
+def test_the_message_of_a_failed_apt_get_is_reported_with_the_next_action(install: Install) -> None:
+    reason, installations = install("E: no such version")
+    assert "E: no such version" in reason
+    assert reason.endswith(NEXT)
+    assert installations == []
+
+
+@pytest.mark.parametrize("base", [("forky", "amd64"), ("bookworm", "riscv64")])
+def test_a_base_that_the_lock_does_not_have_is_refused(install: Install, base: tuple[str, str]) -> None:
+    reason, installations = install(SAME, *base)
+    assert f"deploy/docker/packages.lock ({', '.join(base)}) has no packages" in reason
+    assert installations == []
 
 
 def test_a_build_for_tests_installs_what_the_mirror_has_and_prints_the_difference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = Stage(tmp_path, monkeypatch, SAME.replace("(1.0.4-3 ", "(1.0.5-1 "))
-    assert stage.install(newest=True) == ""
-    assert "libmnl0 1.0.5-1, but 1.0.4-3 is locked" in capsys.readouterr().err
-    assert len(stage.installations) == 1
+    reason, installations = install(NEWER, newest=True)
+    assert (reason, len(installations)) == ("", 1)
+    assert DIFFERENCE in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["release-images", "release-dry-run"])
 def test_the_images_of_a_release_are_built_from_the_snapshot(target: str) -> None:
-    commands = [each for each in make(LOCK.parents[2], "-n", target).stdout.splitlines() if "local-images" in each]
-    assert commands
-    assert f"DEBIAN_SNAPSHOT={lock_packages.ARCHIVE}" in commands[0]
+    (command, *_) = [each for each in make(ROOT, "-n", target).stdout.splitlines() if "local-images" in each]
+    assert f"DEBIAN_SNAPSHOT={lock_packages.ARCHIVE}" in command
 
 
 def test_a_local_build_takes_the_snapshot_from_the_lock_and_only_one_on_a_mirror_installs_other_packages() -> None:
-    script = (LOCK.parents[2] / "tools" / "local-images").read_text()
+    script = (ROOT / "tools" / "local-images").read_text()
     assert r"""day=$(sed -n 's/^snapshot = "\(.*\)"/\1/p' "$source/deploy/docker/packages.lock")""" in script
     assert '[ -n "${DEBIAN_SNAPSHOT:-}" ] || flags="$flags --build-arg PACKAGES=newest"' in script
     assert script.count("PACKAGES=newest") == 1
-
-
-def test_nothing_is_installed_with_a_dependency_that_is_not_locked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = Stage(tmp_path, monkeypatch, SAME + "Inst libnew1 (1-1 Debian:12.15/oldstable [amd64])\n")
-    reason = stage.install()
-    assert "\n  libnew1 1-1 is not locked\n" in reason
-    assert reason.endswith(NEXT)
-    assert stage.installations == []
-
-
-def test_the_message_of_a_failed_apt_get_is_reported_with_the_next_action(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = Stage(tmp_path, monkeypatch, "", failing="*--simulate*")
-    reason = stage.install()
-    assert "E: no such version" in reason
-    assert reason.endswith(NEXT)
-    assert stage.installations == []
-
-
-@pytest.mark.parametrize(("release", "architecture"), [("forky", "amd64"), ("bookworm", "riscv64")])
-def test_a_base_that_the_lock_does_not_have_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, architecture: str
-) -> None:
-    stage = Stage(tmp_path, monkeypatch, SAME)
-    assert f"deploy/docker/packages.lock ({release}, {architecture}) has no packages" in stage.install(
-        release, architecture
-    )
-    assert stage.installations == []
 
 
 def test_apt_prefers_the_locked_version_and_replaces_no_newer_one() -> None:
@@ -146,12 +138,11 @@ def test_an_upgrade_of_a_package_of_the_base_is_compared_too() -> None:
     assert len(planned_versions(SAME)) == 4
 
 
-@pytest.mark.parametrize("release", lock_packages.RELEASES)
-@pytest.mark.parametrize("architecture", lock_packages.ARCHITECTURES)
-def test_the_lock_has_each_installed_package_with_its_dependencies(release: str, architecture: str) -> None:
-    packages = LOCKED[release][architecture]
-    assert {name for group in GROUPS.values() for name in group} <= set(packages)
-    assert {"libc6", "libmnl0", "linux-libc-dev"} <= set(packages)
+def test_the_lock_has_each_installed_package_with_its_dependencies() -> None:
+    for release in lock_packages.RELEASES:
+        for architecture in lock_packages.ARCHITECTURES:
+            installed = {name for group in GROUPS.values() for name in group}
+            assert installed | {"libc6", "libmnl0", "linux-libc-dev"} <= LOCKED[release][architecture].keys()
 
 
 def test_the_lock_is_what_make_lock_packages_writes() -> None:
@@ -159,19 +150,15 @@ def test_the_lock_is_what_make_lock_packages_writes() -> None:
     assert lock_packages.text_of(LOCKED["snapshot"], versions) == TEXT
 
 
-def test_the_apt_sources_of_a_snapshot_name_its_day() -> None:
-    lines = lock_packages.sources("bookworm", "http://snapshot.debian.org/archive", "20261129T000000Z").splitlines()
-    assert [each.partition("] ")[2] for each in lines] == [
-        "http://snapshot.debian.org/archive/debian/20261129T000000Z bookworm main",
-        "http://snapshot.debian.org/archive/debian/20261129T000000Z bookworm-updates main",
-        "http://snapshot.debian.org/archive/debian-security/20261129T000000Z bookworm-security main",
-    ]
-
-
-def test_the_apt_sources_in_the_documentation_are_those_of_the_lock() -> None:
+def test_the_apt_sources_in_the_documentation_are_those_of_a_snapshot() -> None:
     lines = re.findall(r"deb \[check-valid-until=no\] (.+)", LOCK.with_name("README.md").read_text())
     made = lock_packages.sources("bookworm", lock_packages.ARCHIVE, "SNAPSHOT").splitlines()
     assert lines == [each.partition("] ")[2] for each in made]
+    assert [each.partition("SNAPSHOT ")[2] for each in lines] == [
+        "bookworm main",
+        "bookworm-updates main",
+        "bookworm-security main",
+    ]
 
 
 def test_the_versions_of_a_new_lock_are_read_from_the_snapshot_that_it_names(

@@ -1,11 +1,9 @@
 """Base, users and commands in the Dockerfile, and the files that it copies into an image."""
 
 import fnmatch
-import os
 import re
 import subprocess
 import tomllib
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -15,34 +13,29 @@ from tests.support.checkout import ROOT
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A FROM and the instructions after it, each as its name and its arguments on one line."""
-
-    name: str
-    base: str
-    instructions: list[tuple[str, str]] = field(default_factory=list)
-
-    def of(self, word: str) -> list[str]:
-        return [rest for instruction, rest in self.instructions if instruction == word]
+Stage = list[tuple[str, str]]
+"""The instructions after a FROM, each as its name and its arguments on one line. The first is FROM itself."""
 
 
-def read(text: str) -> tuple[list[tuple[str, str]], dict[str, Stage]]:
+def read(text: str) -> tuple[Stage, dict[str, Stage]]:
     """Return the instructions before the first stage, and the stages by name."""
     lines = "\n".join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
-    before: list[tuple[str, str]] = []
+    before: Stage = []
     stages: dict[str, Stage] = {}
     current = before
     for line in lines.replace("\\\n", " ").splitlines():
-        word, _, rest = line.strip().partition(" ")
+        word, *rest = line.split()
         if word == "FROM":
-            found = re.fullmatch(r"(\S+) AS (\S+)", rest)
-            assert found is not None, f"a stage without a name: {line}"
-            stage = stages[found[2]] = Stage(found[2], found[1])
-            current = stage.instructions
+            base, _as, name = rest
+            current = stages[name] = [("FROM", base)]
         else:
-            current.append((word, " ".join(rest.split())))
+            current.append((word, " ".join(rest)))
     return before, stages
+
+
+def of(stage: str, word: str) -> list[str]:
+    """Return the arguments of all instructions *word* of a stage."""
+    return [rest for instruction, rest in STAGES[stage] if instruction == word]
 
 
 BEFORE, STAGES = read(DOCKERFILE.read_text())
@@ -53,106 +46,83 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_every_stage_starts_from_the_base_which_is_required_or_another_stage() -> None:
     assert BEFORE == [("ARG", "BASE")]
-    outside = {stage.base for stage in STAGES.values()} - set(STAGES)
-    assert outside == {"${BASE}", "scratch"}
-    assert {STAGES[image].base for image in IMAGES} == {"runtime"}
-    assert STAGES["runtime"].base == "scratch"
+    bases = {name: of(name, "FROM")[0] for name in STAGES}
+    assert set(bases.values()) - set(STAGES) == {"${BASE}", "scratch"}
+    assert {bases[image] for image in IMAGES} == {"runtime"}
+    assert (bases["runtime"], bases["system"], bases["nmi-system"]) == ("scratch", "${BASE}", "system")
 
 
 @pytest.mark.parametrize(
-    ("base", "taken"),
+    ("base", "status"),
     [
-        (f"python:3.13-slim-bookworm@{DIGEST}", True),
-        (f"registry.example:5000/python@{DIGEST}", True),
-        ("python:3.13-slim-bookworm", False),
-        ("", False),
+        (f"python:3.13-slim-bookworm@{DIGEST}", 0),
+        (f"registry.example:5000/python@{DIGEST}", 0),
+        ("python:3.13-slim-bookworm", 1),
+        ("", 1),
     ],
 )
-def test_a_base_image_without_a_digest_is_rejected_before_any_download(base: str, taken: bool) -> None:
-    check, *_ = STAGES["build"].of("RUN")
+def test_a_base_image_without_a_digest_is_rejected_before_any_download(base: str, status: int) -> None:
+    check, *_ = of("build", "RUN")
     done = subprocess.run(["sh", "-c", check], env={"BASE": base}, capture_output=True, text=True, check=False)
-    assert (done.returncode == 0) is taken
-    assert taken or "IMAGE@sha256:" in done.stderr
+    assert done.returncode == status
+    assert ("IMAGE@sha256:" in done.stderr) == bool(status)
 
 
 @pytest.mark.parametrize("target", ["image", "sbom"])
 def test_make_rejects_it_too(target: str) -> None:
-    command = ["make", "-s", target, "BASE=python:3.13", "DOCKER=true"]
-    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert f"make {target} BASE=IMAGE@sha256:" in done.stderr
-    command[3] = f"BASE=python@{DIGEST}"
-    assert subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, check=False).returncode == 0
+    for base, status in (("python:3.13", 2), (f"python@{DIGEST}", 0)):
+        command = ["make", "-s", target, f"BASE={base}", "DOCKER=true"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == status
+        assert (f"make {target} BASE=IMAGE@sha256:" in done.stderr) == bool(status)
 
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_starts_its_own_program_by_an_absolute_path_and_only_nmi_as_root(image: str) -> None:
-    stage, command = STAGES[image], COMMANDS[image]
+    command = COMMANDS[image]
     system = ["--from=nmi-system /selected-nmi /"] if image == "nmi" else []
-    assert stage.of("USER") == ["0:0" if image == "nmi" else "65532:65532"]
-    assert stage.of("ENTRYPOINT") == [f'["/opt/podidentity/bin/{command}"]']
+    assert of(image, "USER") == ["0:0" if image == "nmi" else "65532:65532"]
+    assert of(image, "ENTRYPOINT") == [f'["/opt/podidentity/bin/{command}"]']
     assert command in PROJECT["project"]["scripts"]
-    assert stage.of("COPY") == [*system, f"--from={image}-files /opt/podidentity /opt/podidentity"]
-    assert STAGES[f"{image}-files"].instructions == [("RUN", f"/build/bin/python install_program.py {image}")]
-    assert not [each for each in (stage, STAGES["runtime"]) if each.of("RUN")]
+    assert of(image, "COPY") == [*system, f"--from={image}-files /opt/podidentity /opt/podidentity"]
+    assert STAGES[f"{image}-files"][1:] == [("RUN", f"/build/bin/python install_program.py {image}")]
+    assert of(image, "RUN") == of("runtime", "RUN") == []
 
 
 def test_the_common_base_contains_selected_files_and_the_certificates_of_the_base_image() -> None:
     # A builder can mount the host's certificates during a RUN, but not during a COPY.
-    assert STAGES["runtime"].of("COPY") == [
-        "--from=system /selected /",
-        "--from=system /etc/ssl/certs /etc/ssl/certs",
-    ]
-    assert STAGES["system"].base == "${BASE}"
+    assert of("runtime", "COPY") == ["--from=system /selected /", "--from=system /etc/ssl/certs /etc/ssl/certs"]
 
 
-def test_only_nmi_installs_debian_packages() -> None:
-    (base,) = STAGES["system"].of("RUN")
-    assert "apt" not in base
-    assert STAGES["nmi-system"].base == "system"
-    (run,) = STAGES["nmi-system"].of("RUN")
-    assert "/install_packages.py nmi " in run
-
-
-def test_debian_packages_are_installed_by_the_program_that_compares_them_with_the_lock() -> None:
-    commands = [run for stage in STAGES.values() for run in stage.of("RUN") if re.search("apt|dpkg|install_pack", run)]
-    assert len(commands) == 2
-    assert not re.search("apt-get|apt |dpkg", "".join(commands))
-    for stage in ("build", "nmi-system"):
-        copies = [each for each in STAGES[stage].of("COPY") if "install_packages.py" in each]
+def test_only_nmi_installs_debian_packages_and_by_the_program_that_compares_them_with_the_lock() -> None:
+    runs = [(name, run) for name in STAGES for run in of(name, "RUN") if re.search("apt|dpkg|install_pack", run)]
+    assert [name for name, _ in runs] == ["build", "nmi-system"]
+    assert not re.search("apt-get|apt |dpkg", "".join(run for _, run in runs))
+    assert "/install_packages.py nmi " in runs[1][1]
+    for stage, _ in runs:
+        copies = [each for each in of(stage, "COPY") if "install_packages.py" in each]
         assert copies == ["deploy/docker/install_packages.py deploy/docker/packages.lock /"]
 
 
 def test_shared_libraries_of_all_programs_are_found() -> None:
-    copied = [line for line in STAGES["system"].of("COPY") if "/programs/" in line]
+    copied = [line for line in of("system", "COPY") if "/programs/" in line]
     assert copied == [f"--from={image}-files /opt/podidentity /programs/{image}" for image in IMAGES]
 
 
-def pips(stage: Stage) -> list[str]:
-    return [
-        part
-        for run in stage.of("RUN")
-        for part in re.split(r"&&|;", run)
-        if re.search(r"\bpip\b (install|wheel)", part)
-    ]
-
-
 def test_everything_that_pip_fetches_is_verified_by_hash() -> None:
-    commands = [command for stage in STAGES.values() for command in pips(stage)]
+    parts = [part for stage in STAGES for run in of(stage, "RUN") for part in re.split(r"&&|;", run)]
+    commands = [part for part in parts if re.search(r"\bpip\b (install|wheel)", part)]
     assert len(commands) == 4
     assert all(("--require-hashes" in command) != ("--no-index" in command) for command in commands)
 
 
 def test_exactly_the_packages_of_the_project_are_built() -> None:
-    copied = {word for copy in STAGES["build"].of("COPY") for word in copy.split()[:-1]}
+    copied = {word for copy in of("build", "COPY") for word in copy.split()[:-1]}
     packages = {pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
     packages.add("podidentity_demo")  # found by podidentity's pattern
-    locks = {"build.lock", "requirements.lock"}
-    assert copied == packages | locks | {"pyproject.toml", "setup.py", "README.md", "LICENSE"} | {
-        "deploy/docker/install_program.py",
-        "deploy/docker/install_packages.py",
-        "deploy/docker/packages.lock",
-    }
+    at_the_root = {"build.lock", "requirements.lock", "pyproject.toml", "setup.py", "README.md", "LICENSE"}
+    of_the_build = ("install_program.py", "install_packages.py", "packages.lock")
+    assert copied == packages | at_the_root | {f"deploy/docker/{name}" for name in of_the_build}
 
 
 @pytest.mark.parametrize(

@@ -27,20 +27,19 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+INFORMATION: Final = "aad_pod_identity-1.0.0.dist-info"
+
+
 @pytest.fixture
 def wheel(tree: Path) -> dict[str, bytes]:
     """The complete wheel of that tree."""
-    of_packages = {name: text.encode() for name, text in FILES.items() if name not in AT_THE_ROOT}
-    information = {
-        "METADATA": b"Name: aad-pod-identity\n",
-        "WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: false\n",
-        "entry_points.txt": b"[console_scripts]\nnmi = nmi.cli:main\n",
-        "licenses/LICENSE": (tree / "LICENSE").read_bytes(),
-    }
     return {
-        **of_packages,
+        **{name: text.encode() for name, text in FILES.items() if name not in AT_THE_ROOT},
         "_native/lane.cpython-311-x86_64-linux-gnu.so": b"\x7fELF",
-        **{f"aad_pod_identity-1.0.0.dist-info/{name}": data for name, data in information.items()},
+        f"{INFORMATION}/METADATA": b"Name: aad-pod-identity\n",
+        f"{INFORMATION}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: false\n",
+        f"{INFORMATION}/entry_points.txt": b"[console_scripts]\nnmi = nmi.cli:main\n",
+        f"{INFORMATION}/licenses/LICENSE": (tree / "LICENSE").read_bytes(),
     }
 
 
@@ -70,9 +69,9 @@ def test_files_behind_a_link_belong_to_the_package(tree: Path) -> None:
         ("_native/lane.cpython-311-x86_64-linux-gnu.so", "0 compiled modules of _native/lane.pyx"),
         ("_native/lane.pyi", "lacks _native/lane.pyi"),
         ("nmi/py.typed", "lacks nmi/py.typed"),
-        ("aad_pod_identity-1.0.0.dist-info/licenses/LICENSE", "lacks the licence"),
-        ("aad_pod_identity-1.0.0.dist-info/entry_points.txt", "entry points are [], but pyproject.toml has ['nmi']"),
-        ("aad_pod_identity-1.0.0.dist-info/WHEEL", "no compiled module"),
+        (f"{INFORMATION}/licenses/LICENSE", "lacks the licence"),
+        (f"{INFORMATION}/entry_points.txt", "entry points are [], but pyproject.toml has ['nmi']"),
+        (f"{INFORMATION}/WHEEL", "no compiled module"),
     ],
 )
 def test_what_a_wheel_lacks_is_named(tree: Path, wheel: dict[str, bytes], name: str, message: str) -> None:
@@ -86,7 +85,7 @@ def test_a_file_of_no_package_and_a_changed_licence_are_named(tree: Path, wheel:
     for name in ("tests/repository/suite/test_language.py", "_native/lane.c", "setup.py", "nmi/cli.so"):
         (found,) = wheel_problems({**wheel, name: b""}, tree, SCRIPTS)
         assert f"contains {name}" in found
-    wheel["aad_pod_identity-1.0.0.dist-info/licenses/LICENSE"] = b"another"
+    wheel[f"{INFORMATION}/licenses/LICENSE"] = b"another"
     (found,) = wheel_problems(wheel, tree, SCRIPTS)
     assert "lacks the licence" in found
 
@@ -101,19 +100,14 @@ colorama==0.4.6 ; sys_platform == 'win32' \\
 """
 
 
-def report(*digests: str) -> dict[str, Any]:
-    """Return pip's report of an installation of archives with these hashes."""
-    return {
-        "install": [
-            {"download_info": {"url": f"https://x/{each[0]}.whl", "archive_info": {"hashes": {"sha256": each}}}}
-            for each in digests
-        ]
-    }
-
-
 def test_an_installed_archive_that_is_neither_locked_nor_the_own_wheel_is_named() -> None:
-    assert unlocked(report(FIRST, SECOND, OWN), LOCK, {OWN}) == []
-    assert unlocked(report(FIRST, OTHER, OWN), LOCK, {OWN}) == ["https://x/4.whl"]
+    def installed(*digests: str) -> dict[str, Any]:
+        """Return pip's report of an installation of archives with these hashes."""
+        archives = [(f"https://x/{each[0]}.whl", {"hashes": {"sha256": each}}) for each in digests]
+        return {"install": [{"download_info": {"url": url, "archive_info": info}} for url, info in archives]}
+
+    assert unlocked(installed(FIRST, SECOND, OWN), LOCK, {OWN}) == []
+    assert unlocked(installed(FIRST, OTHER, OWN), LOCK, {OWN}) == ["https://x/4.whl"]
 
 
 def test_the_constraints_keep_versions_and_markers() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 
+from podidentity.version import VERSION
 from podidentity_sandbox.serving import free_ports
 from tests.support.checkout import ROOT
 from tests.support.waiting import until_sync
@@ -61,11 +62,12 @@ def fetch(registry: str, path: str, accept: str) -> tuple[dict[str, Any], str]:
 
 def build(folder: Path, architecture: str) -> Path:
     """Build an image with one file for *architecture*, as tools/local-images does, and return its archive."""
-    buildah = ["buildah", f"--root={folder / 'store'}", f"--runroot={folder / 'run'}", "--storage-driver=vfs"]
+    store = folder / architecture
+    buildah = ["buildah", f"--root={store / 'store'}", f"--runroot={store / 'run'}", "--storage-driver=vfs"]
 
     def run(*arguments: str) -> str:
         command = [*buildah, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     (folder / "file").write_text(architecture)
     container = run("from", f"--arch={architecture}", "scratch")
@@ -73,7 +75,7 @@ def build(folder: Path, architecture: str) -> Path:
     run("add", "-q", container, str(folder / "file"), "/")
     run("commit", "-q", f"--timestamp={EPOCH}", container, f"localhost/{architecture}")
     run("rm", container)
-    archive = folder / f"{architecture}.tar"
+    archive = folder / f"nmi-{architecture}.oci.tar"
     run("push", "-q", f"localhost/{architecture}", f"oci-archive:{archive}:localhost/{architecture}")
     return archive
 
@@ -87,51 +89,37 @@ def digest_of(archive: Path) -> str:
         return found
 
 
-@pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """OCI archives of one image for two architectures."""
-    return [build(tmp_path_factory.mktemp(each), each) for each in ("amd64", "arm64")]
-
-
-def push(name: str, *archives: Path) -> subprocess.CompletedProcess[str]:
+def push(registry: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Push the image nmi in *folder* by the target of the Makefile."""
+    names = [f"REGISTRY={registry}/Owner/Project", "PROGRAM=nmi", f"DIST={folder}"]
     environment = {**os.environ, "FLAGS": "--tls-verify=false"}
-    command = [str(ROOT / "tools" / "push-image"), name, *map(str, archives)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    command = ["make", "-s", "release-push-image", *names]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_index_lists_the_images_with_the_digests_of_their_archives(registry: str, archives: list[Path]) -> None:
-    done = push(f"{registry}/owner/nmi:1.0.0-rc.1", *archives)
+def test_the_index_below_a_name_without_capitals_lists_the_images_with_the_digests_of_their_archives(
+    registry: str, tmp_path: Path
+) -> None:
+    archives = [build(tmp_path, each) for each in ("amd64", "arm64")]
+    done = push(registry, tmp_path)
     assert done.returncode == 0, done.stderr
-    printed = dict(line.split("=", 1) for line in done.stdout.splitlines())
-    index, digest = fetch(registry, "owner/nmi/manifests/1.0.0-rc.1", INDEX)
+    name, *digests = done.stdout.splitlines()
+    assert name == f"name={registry}/owner/project/nmi"
+    index, digest = fetch(registry, f"owner/project/nmi/manifests/{VERSION}", INDEX)
     listed = {each["platform"]["architecture"]: each["digest"] for each in index["manifests"]}
     assert listed == {"amd64": digest_of(archives[0]), "arm64": digest_of(archives[1])}
-    assert printed == {"index": digest, **listed}
+    assert dict(line.split("=", 1) for line in digests) == {"index": digest, **listed}
     for each in listed.values():
-        assert fetch(registry, f"owner/nmi/manifests/{each}", MANIFEST)[1] == each
+        assert fetch(registry, f"owner/project/nmi/manifests/{each}", MANIFEST)[1] == each
+    assert push(registry, tmp_path).stdout == done.stdout, "the same index"
 
 
 def test_a_file_that_is_no_image_is_refused(registry: str, tmp_path: Path) -> None:
-    (tmp_path / "nmi.tar").write_text("no archive")
-    done = push(f"{registry}/owner/refused:1", tmp_path / "nmi.tar")
-    assert done.returncode == 1
-    assert f"{tmp_path / 'nmi.tar'} is not an OCI archive with one image; build it by tools/local-images" in done.stderr
-
-
-def test_the_target_of_the_makefile_pushes_below_a_name_without_capitals(registry: str, archives: list[Path]) -> None:
-    folder = archives[0].parent / "dist"
-    folder.mkdir()
-    for each in archives:
-        (folder / f"nmi-{each.stem}.oci.tar").hardlink_to(each)
-    names = [f"REGISTRY={registry}/Owner/Project", "PROGRAM=nmi", f"DIST={folder}"]
-    command = ["make", "-s", "release-push-image", *names]
-    environment = {**os.environ, "FLAGS": "--tls-verify=false"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90, check=False)
-    assert done.returncode == 0, done.stderr
-    first, *digests = done.stdout.splitlines()
-    assert first == f"name={registry}/owner/project/nmi"
-    assert [each.partition("=")[0] for each in digests] == ["index", "amd64", "arm64"]
-    assert push(f"{registry}/owner/again:1", *archives).stdout.splitlines() == digests, "the same index"
+    archive = tmp_path / "nmi-amd64.oci.tar"
+    archive.write_text("no archive")
+    done = push(registry, tmp_path)
+    assert done.returncode == 2
+    assert f"{archive} is not an OCI archive with one image; build it by tools/local-images" in done.stderr
 
 
 def test_the_same_chart_has_the_same_digest_at_any_time(registry: str, tmp_path: Path) -> None:

@@ -1,29 +1,40 @@
-"""The servers of the measurements: equal responses to equal requests, and the commands of a run have an effect.
+"""The servers of the measurements, and a short run on them: equal responses to equal requests, the commands of a run
+have an effect, and each case gets the responses that it describes.
 
 One node and one NMI serve all tests that only send requests. Neither is pinned to a core.
 """
 
 import json
 import os
-import signal
-import sys
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.load import cases, closed_loop, cpu_limit, requests
+from benchmarks.load.benchmark_node import BenchmarkNode, on_loopback
+from benchmarks.load.closed_loop import Pace
+from benchmarks.load.footprint import started
+from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import nginx
 from benchmarks.load.node import Node, node
 from benchmarks.load.node_servers import NodeServers, node_servers
 from benchmarks.load.peers.starting import on_aiohttp, plain
-from benchmarks.load.servers import METADATA, TOKEN_PATH, Listening, ask, check, running, wait_until
+from benchmarks.load.servers import METADATA, TOKEN_PATH, Listening, ask, check
 from benchmarks.load.wire import FIRST_POD, TIME_WAIT, led_to, wire
+from benchmarks.machine import Cores
+from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
 from podidentity_sandbox.processes import ProgramError
 from tests.support.waiting import until_sync
 
+pytestmark = pytest.mark.tools
+
 PODS = 12
 POD = "127.1.0.7"
+SHORT = Pace(rounds=1, seconds=0.4, deadline=time.monotonic(), quick=True)
+"""Its deadline is over: no waiting for a quiet machine."""
 FORCE_REFRESH = TOKEN_PATH + "&bypass_cache=true"
 
 
@@ -51,28 +62,9 @@ def peers(answer: bytes) -> Iterator[list[Listening]]:
         yield [one, other]
 
 
-def test_nmi_answers_with_a_token_of_real_length(nmi: Node, answer: bytes) -> None:
-    check(nmi, answer, source=POD)
+def test_nmi_answers_with_a_token_of_real_length(answer: bytes) -> None:
     assert 1650 < len(answer) < 1850
     assert abs(len(json.loads(answer)["access_token"]) - 1500) < 5
-
-
-def test_nginx_returns_nmis_answer_byte_for_byte_and_never_closes(answer: bytes) -> None:
-    with nginx(answer, core=None) as server:
-        check(server, answer)
-        given = ask(server.address, server.port, source=POD, headers=METADATA | {"Connection": "keep-alive"})
-    assert (given.status, given.body) == (200, answer)
-    assert given.headers["Content-Type"] == "application/json"
-    assert given.headers["Connection"] == "keep-alive"
-
-
-def test_the_peers_return_the_remaining_lifetime_of_the_token(peers: list[Listening], answer: bytes) -> None:
-    for server in peers:
-        check(server, answer, source=POD)
-        before = time.time()
-        given = json.loads(ask(server.address, server.port, source=POD).body)
-        assert before - 1 <= int(given["expires_on"]) - int(given["expires_in"]) <= time.time() + 1
-        assert given["access_token"] == json.loads(answer)["access_token"]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +83,13 @@ def test_the_peers_look_up_the_request_before_they_answer(
     peers: list[Listening], status: int, path: str, source: str, headers: dict[str, str]
 ) -> None:
     for server in peers:
-        assert ask(server.address, server.port, path, source=source, headers=headers).status == status, server.name
+        before = time.time()
+        found = ask(server.address, server.port, path, source=source, headers=headers)
+        assert found.status == status, server.name
+        if status == 200:
+            token = json.loads(found.body)
+            answered = int(token["expires_on"]) - int(token["expires_in"])
+            assert before - 1 <= answered <= time.time() + 1, "the lifetime at the time of the answer"
 
 
 @pytest.mark.parametrize(
@@ -108,9 +106,13 @@ def test_a_server_with_another_response_is_rejected(
         check(server, answer)
 
 
-def test_a_server_without_a_token_is_rejected(peers: list[Listening], answer: bytes) -> None:
+def test_a_server_or_node_without_a_token_for_the_pod_is_rejected(
+    nmi: Node, peers: list[Listening], answer: bytes
+) -> None:
     with pytest.raises(ProgramError, match="answers 404"):
         check(peers[0], answer, source="127.1.1.1")
+    with pytest.raises(ProgramError, match=r"refuses 1 of the pods: 127\.1\.9\.9 404"):
+        nmi.warm(["127.1.9.9"])
 
 
 def test_a_warm_node_answers_every_pod_from_the_fast_lane(around: NodeServers, nmi: Node) -> None:
@@ -125,47 +127,33 @@ def test_a_warm_node_answers_every_pod_from_the_fast_lane(around: NodeServers, n
     assert after["handed_over"] == before["handed_over"]
 
 
-def test_a_refused_pod_cannot_be_warmed_up(nmi: Node) -> None:
-    with pytest.raises(ProgramError, match=r"refuses 1 of the pods: 127\.1\.9\.9 404"):
-        nmi.warm(["127.1.9.9"])
-
-
-def test_a_relist_makes_nmi_list_all_pods_again_while_it_serves(around: NodeServers, nmi: Node) -> None:
+def test_a_relist_and_a_churn_reach_nmi_while_it_serves(around: NodeServers, nmi: Node) -> None:
     until_sync(lambda: around.counts().watches == 3)
-    before = around.counts().lists
+    before = around.counts()
     around.relist()
-    until_sync(lambda: around.counts().lists > before and around.counts().watches == 3)
+    until_sync(lambda: around.counts().lists > before.lists and around.counts().watches == 3)
     assert nmi.answer(around.pods[-1])
-
-
-def test_a_churn_reaches_nmi_as_events(around: NodeServers, nmi: Node) -> None:
-    until_sync(lambda: around.counts().watches == 3)
-    before = around.counts().events
+    before = around.counts()
     around.churn(100, seconds=2.0)
     until_sync(lambda: not around.counts().churning)
-    assert around.counts().events - before == 200
+    assert around.counts().events - before.events == 200
     assert nmi.answer(around.pods[0]), "the change concerns no identity"
 
 
-def test_imds_responds_after_the_configured_delay(around: NodeServers, nmi: Node) -> None:
+def test_imds_responds_after_the_configured_delay_with_tokens_of_the_configured_lifetime(
+    around: NodeServers, nmi: Node
+) -> None:
     pod, calls = around.pods[0], around.counts().imds_calls
-    around.set_imds(delay_ms=300)
+    around.set_imds(delay_ms=300, token_seconds=900)
     began = time.monotonic()
-    nmi.answer(pod, FORCE_REFRESH)
+    answer = nmi.answer(pod, FORCE_REFRESH)
     assert time.monotonic() - began >= 0.3
+    assert int(json.loads(answer)["expires_in"]) <= 900
     assert around.counts().imds_calls == calls + 1
     around.set_imds()
+    assert int(json.loads(nmi.answer(pod, FORCE_REFRESH))["expires_in"]) > 86_000
     nmi.answer(pod)
-    assert around.counts().imds_calls == calls + 1, "a cached token causes no call to IMDS"
-
-
-def test_tokens_have_the_configured_lifetime(around: NodeServers, nmi: Node) -> None:
-    around.set_imds(token_seconds=900)
-    short = int(json.loads(nmi.answer(around.pods[1], FORCE_REFRESH))["expires_in"])
-    around.set_imds()
-    long = int(json.loads(nmi.answer(around.pods[1], FORCE_REFRESH))["expires_in"])
-    assert short <= 900
-    assert long > 86_000
+    assert around.counts().imds_calls == calls + 2, "a cached token causes no call to IMDS"
 
 
 @pytest.mark.root
@@ -189,11 +177,53 @@ def test_pods_reach_nmi_by_its_rule_and_nginx_by_an_equal_one() -> None:
             assert other.node.call(TIME_WAIT.read_text).strip() == "5"
 
 
-def test_a_program_is_pinned_to_its_core_from_the_start(tmp_path: Path) -> None:
-    core = min(os.sched_getaffinity(0))
-    code = "import os, time; print(os.sched_getaffinity(0), flush=True); time.sleep(60)"
-    log = tmp_path / "log"
-    with running("it", [sys.executable, "-c", code], log=log, core=core) as process:
-        wait_until(lambda: "}" in log.read_text(), process, "it", log)
-        assert log.read_text().strip() == f"{{{core}}}"
-    assert process.returncode == -signal.SIGTERM
+@pytest.fixture(scope="module")
+def benchmark_node() -> Iterator[BenchmarkNode]:
+    with on_loopback(cases.BACKGROUND_PODS + 1, cases.ALL) as made:
+        yield made
+
+
+@pytest.mark.parametrize("load", cases.ON_A_FULL_NODE, ids=lambda load: load.key)
+def test_a_closed_loop_measures_each_server(benchmark_node: BenchmarkNode, load: cases.Load) -> None:
+    # On a busy machine a server may answer nothing in so short a time, which is no result.
+    found = until_sync(lambda: closed_loop.measured(load, benchmark_node, Cores(), SHORT), ignoring=RuntimeError)
+    assert set(found.servers) == set(load.servers)
+    for name, served in found.servers.items():
+        assert set(served.errors) <= {"unanswered"}  # at the end, on a busy machine
+        assert set(served.statuses) == {load.status if name == "nmi" else 200}
+        assert (served.against is None) == (name == "nginx")
+        pids = benchmark_node.servers[name].pids
+        assert {core for pid in pids for core in os.sched_getaffinity(pid)} == {0}, "not the generator's core"
+
+
+def test_the_clients_of_held_requests_are_not_answered() -> None:
+    with node_servers() as around, node(around) as ours:
+        (pod,) = around.add_pods(1, assigned=False)
+        with socket.create_connection((ours.address, ours.port), source_address=(pod, 0)) as client:
+            client.sendall(requests.plain().text)
+            until_sync(lambda: ours.held() == 1)
+            with pytest.raises(BlockingIOError):
+                client.recv(1, socket.MSG_DONTWAIT)
+
+
+@pytest.mark.root
+def test_a_limit_of_cpu_time_delays_the_start() -> None:
+    if not cpu_limit.possible():  # in a container whose cgroups are read-only
+        with pytest.raises(OSError, match="cgroup"):
+            started(3, cores=0.1, times=1)
+        return
+    found = started(3, cores=0.1, times=1)
+    assert found.cores == 0.1
+    assert found.seconds > 3 * found.cpu_seconds
+    assert not list(cpu_limit.ROOT.glob(f"**/nmi-benchmark-{os.getpid()}"))
+
+
+@pytest.mark.root
+def test_no_kubeconfig_is_read_as_in_a_pod() -> None:
+    assert possible()
+    with node_servers() as around, node(around, mounted=True) as ours:
+        (pod,) = around.add_pods(1)
+        ours.warm([pod])
+        (process,) = ours.pids
+        assert "kubeconfig" not in Path(f"/proc/{process}/cmdline").read_text()
+        assert not (SERVICE_ACCOUNT_ROOT / "token").exists(), "seen by more than the program"
