@@ -1,5 +1,7 @@
 """Waits return the value of their condition, or fail with what they waited for and the last value."""
 
+import asyncio
+import itertools
 import time
 
 import pytest
@@ -23,8 +25,15 @@ async def test_a_wait_returns_the_first_value_that_holds() -> None:
 
 @in_virtual_time
 async def test_a_wait_that_fails_states_what_it_waited_for_and_the_last_value() -> None:
+    calls = itertools.count()
+
+    async def pods() -> list[str]:
+        """Return no pod once, then wait for longer than the limit."""
+        await asyncio.sleep(100.0 * next(calls))
+        return []
+
     with pytest.raises(AssertionError, match=r"not within 60 s: a pod; last: \[\]"):
-        await until(list, "a pod")
+        await until(pods, "a pod")
 
 
 @in_virtual_time

@@ -53,11 +53,12 @@ async def until(
             for calls in itertools.count():
                 begun = now()
                 try:
-                    last = condition()
-                    if inspect.isawaitable(last):
-                        last = await last
-                    if holds(last):
-                        return last
+                    value = condition()
+                    if inspect.isawaitable(value):
+                        value = await value
+                    if holds(value):
+                        return value
+                    last = value
                 except ignoring as error:
                     last = error
                 took = now() - begun  # zero in virtual time only
