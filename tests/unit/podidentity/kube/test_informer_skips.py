@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
@@ -272,6 +272,7 @@ EVENTS = st.lists(
 
 
 @given(events=EVENTS, faults=st.lists(st.integers(0, 2), max_size=16))
+@example(events=[("MODIFIED", "a", "one"), ("DELETED", "a", "one")], faults=[0, 1])
 @settings(
     max_examples=examples(60),
     deadline=None,
@@ -298,10 +299,12 @@ async def test_no_outdated_object_is_served_unless_the_watch_counts_as_silent(
             if kind == "MODIFIED":
                 state[name] = str(version)
         watch.bookmark("100")
-        await until(lambda: running._resource_version == "100")
-        assert not task.done()
-        if running.staleness_seconds() != float("inf"):
-            assert handler.served.items() <= state.items()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    server.lists.clear()
+        try:
+            await until(lambda: running._resource_version == "100")
+            assert not task.done()
+            if running.staleness_seconds() != float("inf"):
+                assert handler.served.items() <= state.items()
+        finally:
+            server.lists.clear()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
