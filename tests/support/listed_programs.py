@@ -109,7 +109,8 @@ def _files(machine: Path, names: Iterable[str]) -> set[str]:
     while pending:
         name = pending.pop()
         for fields in by_name.get(name, []) if name not in seen else []:
-            pending += _names(f"{fields.get('Pre-Depends', '')},{fields.get('Depends', '')}")
+            for alternatives in f"{fields.get('Pre-Depends', '')},{fields.get('Depends', '')}".split(","):
+                pending += [each for each in _names(alternatives) if each in by_name][:1]
             for suffix in ("", f":{fields['Architecture']}"):
                 listed = machine / f"var/lib/dpkg/info/{fields['Package']}{suffix}.list"
                 files |= set(listed.read_text().splitlines()) if listed.exists() else set()

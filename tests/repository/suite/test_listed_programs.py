@@ -16,7 +16,7 @@ Status: install ok installed
 
 Package: git
 Status: install ok installed
-Depends: perl:any, less | pager
+Depends: perl:any, less | pager, perl | sh
 
 Package: perl
 Status: install ok installed
@@ -24,6 +24,9 @@ Status: install ok installed
 Package: more-pager
 Status: install ok installed
 Provides: pager (= 1)
+
+Package: sh
+Status: install ok installed
 
 Package: curl
 Status: deinstall ok config-files
@@ -36,7 +39,7 @@ def test_the_programs_of_packages_and_of_what_they_need_are_allowed(tmp_path: Pa
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "bin").symlink_to("usr/bin")
     (tmp_path / "var/lib/dpkg/status").write_text(STATUS)
-    for package in ("coreutils", "git", "perl:amd64", "more-pager", "curl"):
+    for package in ("coreutils", "git", "perl:amd64", "more-pager", "sh", "curl"):
         program = f"of-{package.partition(':')[0]}"
         (tmp_path / f"var/lib/dpkg/info/{package}.list").write_text(f"/bin/{program}\n")
         (tmp_path / "usr/bin" / program).touch()
