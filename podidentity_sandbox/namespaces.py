@@ -133,26 +133,8 @@ class Namespaces:
         self.call(name, write)
 
     def call(self, name: str, function: Callable[[], T]) -> T:
-        """Call *function* in a new thread inside the namespace. Return its result or raise its exception.
-
-        The thread ends with the call: no other code ever runs in it, so that nothing enters the namespace by mistake.
-        """
-        results: list[T] = []
-        failures: list[Exception] = []
-
-        def enter_and_call() -> None:
-            try:
-                _enter(NAMESPACES / self.full_name(name))
-                results.append(function())
-            except Exception as failure:  # noqa: BLE001 - raised again in the calling thread
-                failures.append(failure)
-
-        thread = threading.Thread(target=enter_and_call, name=f"inside {name}")
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
-        return results[0]
+        """Call *function* inside the namespace, as `call_inside`."""
+        return call_inside(NAMESPACES / self.full_name(name), function)
 
     def listening(self, name: str, host: str, port: int) -> socket.socket:
         """Return a listening socket inside the namespace, usable from anywhere in this process. Raise OSError."""
@@ -210,6 +192,29 @@ def _start_time(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return ""
+
+
+def call_inside(path: Path, function: Callable[[], T]) -> T:
+    """Call *function* in a new thread inside the namespace at *path*. Return its result or raise its exception.
+
+    The thread ends with the call: no other code ever runs in it, so that nothing enters the namespace by mistake.
+    """
+    results: list[T] = []
+    failures: list[Exception] = []
+
+    def enter_and_call() -> None:
+        try:
+            _enter(path)
+            results.append(function())
+        except Exception as failure:  # noqa: BLE001 - raised again in the calling thread
+            failures.append(failure)
+
+    thread = threading.Thread(target=enter_and_call, name=f"inside {path}")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def _enter(path: Path) -> None:

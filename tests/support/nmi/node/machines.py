@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -63,14 +62,9 @@ class Machine:
 
     def listening(self, port: int) -> socket.socket:
         """Return a listening socket of 127.0.0.1 in this machine, which this process serves."""
-        from podidentity_sandbox.namespaces import _enter  # noqa: PLC0415  most tests need no sandbox
+        from podidentity_sandbox.namespaces import call_inside  # noqa: PLC0415  most tests need no sandbox
 
-        def inside() -> socket.socket:
-            _enter(Path(f"/proc/{self.pid}/ns/net"))
-            return socket.create_server(("127.0.0.1", port))
-
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(inside).result()
+        return call_inside(Path(f"/proc/{self.pid}/ns/net"), lambda: socket.create_server(("127.0.0.1", port)))
 
     def set_sysctl(self, values: dict[str, str]) -> None:
         """Write kernel settings, named as under /proc/sys, e.g. `net/ipv4/ip_forward`."""
