@@ -78,9 +78,9 @@ def _read(path: Path) -> bytes:
 def _plan(settings: Settings) -> int:
     """Print the changes that MIC would make. Raise StartError, after printing, if Azure did not respond for every
     host."""
-    from mic.preview.schema import SOMETHING_TO_DO  # noqa: PLC0415  not for a MIC that runs
     from mic.preview.survey import survey  # noqa: PLC0415  not for a MIC that runs
     from mic.preview.text import lines, unanswered  # noqa: PLC0415  not for a MIC that runs
+    from podidentity.report import SOMETHING_TO_DO  # noqa: PLC0415  not for a MIC that runs
     from podidentity.telemetry.logs import configure  # noqa: PLC0415  not for a MIC that runs
 
     configure(settings.log_format, settings.verbosity)

@@ -15,10 +15,10 @@ from typing import Annotated, Final, Protocol, cast
 
 import typer
 
-from mic.preview.text import printable
 from podidctl.cluster_access import CliContext, home_directory
 from podidctl.printing import print_error
 from podidentity.exits import StartError
+from podidentity.report import printable
 from podidentity.version import VERSION
 
 # Newer releases of Typer vendor click and older ones use the installed one. Only Typer's own names lead to the class

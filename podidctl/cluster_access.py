@@ -8,14 +8,13 @@ from pathlib import Path
 
 import typer
 
-from mic.preview.survey import api_error_advice
 from mic.startup.settings import Settings
 from podidctl.plan import settings
 from podidentity.exits import StartError
 from podidentity.flags import UsageError
 from podidentity.kube import access
 from podidentity.kube.client import Client
-from podidentity.kube.errors import AccessError, ApiError
+from podidentity.kube.errors import AccessError, ApiError, api_error_advice
 from podidentity.version import VERSION
 
 KUBECONFIG_HELP = "Path of a kubeconfig. Default: KUBECONFIG, the pod's service account, or kubectl's default file."

@@ -14,7 +14,8 @@ from rich.table import Table
 from mic.preview.schema import HostPreview, Preview
 from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, summary, title
 from mic.startup.settings import Settings, parse
-from podidctl.printing import Output, plain, print_document
+from podidctl.printing import Output, print_document
+from podidentity.report import plain
 
 COLORS = {"+": "green", "-": "red", "~": "yellow", "=": "cyan", "!": "magenta"}
 

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from mic.preview.schema import SOMETHING_TO_DO
 from mic.preview.survey import survey
 from mic.preview.text import unanswered
 from podidctl.cluster_access import KUBECONFIG_HELP, CliContext
@@ -15,6 +14,7 @@ from podidctl.printing import Output, print_error
 from podidctl.printing import console as new_console
 from podidentity.exits import StartError
 from podidentity.flags import UsageError
+from podidentity.report import SOMETHING_TO_DO
 from podidentity.telemetry.logs import LogFormat, configure
 
 

@@ -15,14 +15,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mic.preview.text import printable
 from podidctl.fair_order import by_turns, namespace_of
-from podidentity.telemetry.logs import redact
+from podidentity.report import printable
 
 PIPE_COLUMNS = 200
 """Width of tables if there is no terminal. Longer cells are folded, never cut."""
-TEXT_MAX = 600
-"""Maximum length of a printed text in characters. Messages of the API server and of Azure are shorter."""
 
 
 _UNUSUAL = re.compile(r"[^ -~\n]")
@@ -44,12 +41,6 @@ def console(*, stderr: bool = False) -> Console:
     if not made.is_terminal:
         made.width = PIPE_COLUMNS
     return made
-
-
-def plain(text: str) -> str:
-    """Return the untrusted *text* as one printable line without credentials, cut to TEXT_MAX."""
-    line = " ".join("".join(each if each.isprintable() else " " for each in text[: 4 * TEXT_MAX]).split())
-    return redact(line if len(line) <= TEXT_MAX else line[: TEXT_MAX - 1] + "…")
 
 
 def escaped(text: str) -> str:

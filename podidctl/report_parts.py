@@ -3,7 +3,7 @@
 Keyword-only fields follow the fields of the subclass in the output; the other fields precede them.
 """
 
-from mic.preview.schema import ReportModel
+from podidentity.report import ReportModel
 
 
 class Statement(ReportModel, frozen=True, kw_only=True):

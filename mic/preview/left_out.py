@@ -8,9 +8,10 @@ from mic.cluster.mirror_pods import WHY
 from mic.decisions.assignments import ExistingAssignment, Key, misconfigured
 from mic.decisions.policy import Policy
 from mic.preview.dry_run import Snapshot
-from mic.preview.schema import MESSAGE_MAX, LeftOut, cut
+from mic.preview.schema import LeftOut
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.object_limits import oversized
+from podidentity.report import MESSAGE_MAX, cut
 from podidentity.resources import Pod
 
 

@@ -13,9 +13,10 @@ from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, Key
 from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, HostActions, Snapshot, key_of
 from mic.preview.left_out import bound, left_out
-from mic.preview.schema import VERBS, HostPreview, Kept, ObjectChange, Preview, Summary, Waiting, cut, verb_of
+from mic.preview.schema import VERBS, HostPreview, Kept, ObjectChange, Preview, Summary, Waiting, verb_of
 from podidentity.azure.errors import AzureError, Refused, Throttled
 from podidentity.azure.resource_ids import id_key
+from podidentity.report import cut
 from podidentity.resources import FINALIZER, MESSAGE_ANNOTATION, POD_UID_ANNOTATION, BareMeta
 
 STEP_NAMES: Final[Mapping[type, str]] = {

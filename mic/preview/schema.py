@@ -5,21 +5,11 @@ from typing import Final
 
 import msgspec
 
+from podidentity.report import ReportModel
 from podidentity.resources import ASSIGNED
-from podidentity.telemetry.logs import redact
-
-MESSAGE_MAX: Final = 300
-"""Characters of an Azure message in the report."""
-
-SOMETHING_TO_DO: Final = 3
-"""Exit code of a program that has reported something to do."""
 
 VERBS: Final = ("create", "update", "remove", "assign", "note")
 """Summary of an object's change: `assign` sets only the status Assigned, `note` changes only an annotation of MIC."""
-
-
-class ReportModel(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Base class of the report's parts: camel-case field names in JSON."""
 
 
 class ObjectChange(ReportModel, frozen=True):
@@ -64,17 +54,17 @@ class HostPreview(ReportModel, frozen=True):
     nodes: list[str]
     problem: str = ""
     """Why the host could not be read; empty if it could."""
-    add: list[str] = []
-    remove: list[str] = []
+    add: list[str] = msgspec.field(default_factory=list)
+    remove: list[str] = msgspec.field(default_factory=list)
     type: str = ""
     new_type: str = ""
     """Equal to `type` if that does not change."""
     updates: int = 0
     """PATCHes to Azure, if the hosts are processed in the order of their ids. In another order, a pending detach of a
     moved object may or may not be merged with other changes of its host."""
-    objects: list[ObjectChange] = []
-    kept: list[Kept] = []
-    waiting: list[Waiting] = []
+    objects: list[ObjectChange] = msgspec.field(default_factory=list)
+    kept: list[Kept] = msgspec.field(default_factory=list)
+    waiting: list[Waiting] = msgspec.field(default_factory=list)
     as_it_should_be: int = 0
     """Objects that are in sync and not written."""
 
@@ -148,8 +138,3 @@ def verb_of(change: ObjectChange) -> str:
         if step in change.steps:
             return verb
     return "assign" if change.was != change.becomes == ASSIGNED else "note"
-
-
-def cut(text: str) -> str:
-    """Return foreign text as one line of at most MESSAGE_MAX characters, without credentials."""
-    return redact(" ".join(text.split())[:MESSAGE_MAX])

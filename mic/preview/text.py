@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from mic.preview.schema import VERBS, HostPreview, ObjectChange, Preview, Summary, verb_of
+from podidentity.report import counted, printable
 
 HOSTS_MOST: Final = 50
 """Hosts with changes that are listed unless all are requested."""
@@ -23,11 +24,6 @@ def lines(preview: Preview, *, everything: bool = False) -> Iterator[str]:
     Text from objects cannot control a terminal: a question mark replaces each unprintable character.
     """
     yield from map(printable, _lines(preview, everything=everything))
-
-
-def printable(line: str) -> str:
-    """Return *line*, which may contain text from objects, without characters that control a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in line)
 
 
 def _lines(preview: Preview, *, everything: bool) -> Iterator[str]:
@@ -137,11 +133,6 @@ def chosen(host: HostPreview, *, everything: bool) -> Iterator[tuple[str, list[O
         if found := by_verb.get(verb):
             most = len(found) if everything else OBJECTS_MOST
             yield verb, found[:most], max(0, len(found) - most)
-
-
-def counted(number: int, one: str, many: str = "") -> str:
-    """Return *number* with the singular or plural noun."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def fine(host: HostPreview) -> str:

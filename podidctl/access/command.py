@@ -10,9 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mic.preview.schema import SOMETHING_TO_DO
-from mic.preview.survey import reached
-from mic.preview.text import counted
+from mic.startup.azure_reader import azure_reader
 from mic.startup.settings import Settings
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
@@ -26,8 +24,9 @@ from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import KINDS, ScopeError
 from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect, parse_pod_name
 from podidctl.completion import ClusterNames
-from podidctl.printing import Output, console, plain, print_document, print_text
+from podidctl.printing import Output, console, print_document, print_text
 from podidentity.exits import StartError
+from podidentity.report import SOMETHING_TO_DO, counted, plain
 from podidentity.telemetry.logs import LogFormat, configure
 
 DOCUMENTS = {AccessOutput.JSON: Output.JSON, AccessOutput.YAML: Output.YAML}
@@ -201,7 +200,7 @@ async def _read(settings: Settings, *, ask_azure: bool) -> tuple[ClusterObjects,
         objects, usual = await gather(client), client.access.namespace or "default"
     if not ask_azure:
         return objects, usual
-    async with reached(settings) as (own, azure):
+    async with azure_reader(settings) as (own, azure):
         return replace(objects, azure=await read_azure(objects, azure, own)), usual
 
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from mic.preview.schema import ReportModel
 from podidctl.access.schema import SCHEMA_VERSION, AccessReview, GrantState
+from podidentity.report import ReportModel
 
 DOCUMENT_MAX: Final = 64 << 20
 """Bytes of a stored review. One of 5,000 pods has some 5 MiB."""

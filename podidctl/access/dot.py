@@ -5,8 +5,8 @@ Names come from objects that tenants write, so each one is a quoted string witho
 
 from collections.abc import Iterator
 
-from mic.preview.text import printable
 from podidctl.access.schema import AccessReview, Explained, GrantState, PodAccess
+from podidentity.report import printable
 
 STYLES = {
     GrantState.USABLE: "solid",

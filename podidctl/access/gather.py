@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from mic.azure.host_client import HostReader
-from mic.preview.survey import ask
+from mic.azure.reading import read_hosts
 from podidctl.access.cluster_objects import AzureState, ClusterObjects, Doubt, Rbac
 from podidctl.access.daemon_rules import different
 from podidctl.access.hosts import HostMap
@@ -67,7 +67,7 @@ async def gather(client: Client) -> ClusterObjects:
 
 async def read_azure(objects: ClusterObjects, azure: HostReader, own_identity: str) -> AzureState:
     """Return Azure's responses about the hosts of all nodes."""
-    return AzureState(await ask(azure, HostMap(objects).azure_hosts()), own_identity)
+    return AzureState(await read_hosts(azure, HostMap(objects).azure_hosts()), own_identity)
 
 
 class _CustomResources:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mic.cluster.mirror_pods import WHY as MIRROR_POD
-from mic.preview.text import counted
 from nmi.identity.candidate_order import candidate_order
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import Grant, GrantState
@@ -12,6 +11,7 @@ from podidctl.diagnosis.node_placement import MissingNmi
 from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, sets_client_id
 from podidctl.fair_order import namespace_of
 from podidctl.printing import listed
+from podidentity.report import counted
 
 SERVED: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER})
 """States in which NMI serves the identity, or will."""

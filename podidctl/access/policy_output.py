@@ -12,9 +12,8 @@ from typing import Any, Final
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from mic.preview.text import counted
 from podidctl.access.violations import PolicyResult, RuleResult, Violation
-from podidctl.printing import plain
+from podidentity.report import counted, plain
 from podidentity.version import VERSION
 
 SARIF_VERSION: Final = "2.1.0"

@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-from mic.preview.schema import ReportModel
 from podidctl.report_parts import NamespacedPart
+from podidentity.report import ReportModel
 
 SCHEMA_VERSION: Final = 1
 

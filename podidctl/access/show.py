@@ -7,7 +7,6 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
-from mic.preview.text import counted
 from podidctl.access.schema import (
     AccessReview,
     BlastRadius,
@@ -20,7 +19,8 @@ from podidctl.access.schema import (
     SubjectAccess,
     SubjectRight,
 )
-from podidctl.printing import escaped, listed, plain, print_table
+from podidctl.printing import escaped, listed, print_table
+from podidentity.report import counted, plain
 
 TYPES: Final = {0: "managed identity", 1: "secret", 2: "certificate", 3: "federated"}
 UNKNOWN: Final = "unknown"

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from mic.preview.text import counted
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules, nmi_daemons
 from podidctl.access.schema import Host, Unknown
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.old_field_names import RIGHT
-from podidctl.printing import listed, plain
+from podidctl.printing import listed
+from podidentity.report import counted, plain
 from podidentity.resources import GROUP
 
 RESOURCES: Final = {

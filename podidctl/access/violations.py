@@ -1,6 +1,6 @@
 """Results of a policy: the violations of each rule, and the rules that cannot be decided. Pure."""
 
-from mic.preview.schema import ReportModel
+from podidentity.report import ReportModel
 
 
 class Violation(ReportModel, frozen=True, kw_only=True):

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from podidctl.diagnosis.daemons import Daemon, genuine_nmi, list_daemons, nmi_settings
-from podidctl.printing import plain
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse
 from podidentity.kube.paths import object_path
+from podidentity.report import plain
 from podidentity.resources import PODS
 
 T = TypeVar("T")

@@ -7,12 +7,12 @@ from typing import Final
 
 from mic.cluster.bindings import indexed
 from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment
-from mic.preview.text import counted
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import ObjectReference, Objects
 from podidctl.printing import listed
 from podidentity.azure.resource_ids import parse_provider_id
+from podidentity.report import counted
 from podidentity.resources import (
     ASSIGNED,
     ASSIGNED_IDENTITIES,

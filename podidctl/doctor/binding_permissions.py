@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from mic.preview.text import counted
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.identity_permissions import APPLY, REVIEW_ACCESS, manifest_of, proxied_identities
 from podidctl.diagnosis.input import ReadFailure
@@ -18,6 +17,7 @@ from podidctl.fair_order import namespace_of
 from podidctl.printing import listed
 from podidentity.azure.federation import BINDING_VERB
 from podidentity.azure.identity_permissions import is_grantable
+from podidentity.report import counted
 from podidentity.resources import AzureIdentity, Pod
 from podidentity.telemetry.logs import redacted
 

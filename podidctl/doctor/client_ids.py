@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from mic.azure.identities import HostIdentities
+from mic.azure.reading import read_hosts
 from mic.decisions.client_ids import mismatch
-from mic.preview.survey import ask, reached
-from mic.preview.text import counted
+from mic.startup.azure_reader import azure_reader
 from mic.startup.settings import Settings
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.schema import Finding, Level, make_finding
@@ -15,6 +15,7 @@ from podidctl.fair_order import by_turns
 from podidctl.printing import listed
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, parse_provider_id, parse_user_assigned
+from podidentity.report import counted
 from podidentity.resources import IdentityType
 
 CHECK: Final = "client ids"
@@ -25,10 +26,10 @@ Answers = Mapping[str, HostIdentities | AzureError]
 """Azure's response for each host, by its key."""
 
 
-async def read_hosts(settings: Settings, objects: Objects) -> Answers:
+async def read_used_hosts(settings: Settings, objects: Objects) -> Answers:
     """Return Azure's response for each host with labelled pods, at most HOSTS_MAX. Raises StartError."""
-    async with reached(settings) as (_, compute):
-        return await ask(compute, used_hosts(objects)[:HOSTS_MAX])
+    async with azure_reader(settings) as (_, compute):
+        return await read_hosts(compute, used_hosts(objects)[:HOSTS_MAX])
 
 
 def used_hosts(objects: Objects) -> Sequence[Host]:

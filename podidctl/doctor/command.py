@@ -10,14 +10,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mic.preview.schema import SOMETHING_TO_DO
-from mic.preview.text import counted
 from mic.startup.settings import Settings as Reaching
 from nmi.settings import Settings
 from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect
 from podidctl.diagnosis.daemons import nmi_settings
 from podidctl.diagnosis.input import readable
-from podidctl.doctor.client_ids import read_hosts
+from podidctl.doctor.client_ids import read_used_hosts
 from podidctl.doctor.gather import gather
 from podidctl.doctor.node_checks import NodeState
 from podidctl.doctor.node_reader import read_node
@@ -25,8 +23,9 @@ from podidctl.doctor.objects import live_pods
 from podidctl.doctor.report import report
 from podidctl.doctor.schema import COLORS, Finding, Level, Report
 from podidctl.doctor.state import ClusterState, Objects
-from podidctl.printing import Output, console, listed, plain, print_document, print_table, print_text
+from podidctl.printing import Output, console, listed, print_document, print_table, print_text
 from podidentity.flags import UsageError
+from podidentity.report import SOMETHING_TO_DO, counted, plain
 from podidentity.telemetry.logs import LogFormat, configure
 
 FINDINGS_MAX: Final = 20
@@ -72,7 +71,7 @@ async def _examine(settings: Reaching, node: str, *, imds: bool, ask_azure: bool
     async with connect(settings) as client:
         state = await gather(client)
     if ask_azure and isinstance(state.objects, Objects):
-        state = replace(state, azure=await read_hosts(settings, state.objects))
+        state = replace(state, azure=await read_used_hosts(settings, state.objects))
     return report(state, await _read_node(state, node, imds=imds) if node else None)
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from mic.preview.text import counted
 from mic.startup.spellings import KINDS
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import ClusterState, Definition
 from podidctl.printing import listed
+from podidentity.report import counted
 
 APPLY = "kubectl apply -f deploy/crds"
 PRUNE = (

@@ -8,7 +8,6 @@ another program or an administrator can still bind it.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from mic.preview.text import counted
 from nmi.settings import Settings
 from podidctl.access.cluster_objects import Rbac
 from podidctl.access.rbac import ALL, BoundRule, Permissions, service_account
@@ -20,6 +19,7 @@ from podidctl.fair_order import by_turns
 from podidctl.printing import listed
 from podidentity.azure.federation import BINDING_GROUP, BINDING_VERB, Exchange
 from podidentity.azure.identity_permissions import ALL_IDENTITIES, is_grantable
+from podidentity.report import counted
 from podidentity.resources import AzureIdentity
 from podidentity.telemetry.logs import redacted
 

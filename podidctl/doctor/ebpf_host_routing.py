@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mic.preview.text import counted
 from nmi.node.host_routing import LABEL
 from nmi.settings import Settings
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.node_placement import PlacedNode
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.printing import listed
+from podidentity.report import counted
 
 CHECK: Final = "eBPF host routing"
 PAGE: Final = "docs/operations.md#aks-nodes-with-ebpf-host-routing"

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from mic.preview.text import counted
 from nmi.settings import Settings
 from nmi.tokens.source import PolicyError
 from podidctl.diagnosis.daemons import Daemon
@@ -19,6 +18,7 @@ from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import FederatedAccess, Objects, ServerState
 from podidctl.printing import listed
 from podidentity.azure.federation import Exchange
+from podidentity.report import counted
 from podidentity.resources import AzureIdentity, IdentityType, Pod
 from podidentity.telemetry.logs import redacted
 

@@ -5,13 +5,13 @@ from typing import Final
 
 from mic.cluster.bindings import embedded_bindings, indexed
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
-from mic.preview.text import counted
 from nmi.identity.candidate_order import candidate_order
 from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, sets_client_id
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Objects
 from podidctl.printing import listed
+from podidentity.report import counted
 from podidentity.resources import Pod
 
 IDENTITIES_MAX: Final = 2

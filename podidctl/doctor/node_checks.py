@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mic.preview.text import counted
 from nmi.node.host_routing import ADVICE, LABEL
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import FailClosedState
 from podidctl.doctor.schema import Finding, Level, make_finding
+from podidentity.report import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

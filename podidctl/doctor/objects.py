@@ -8,7 +8,6 @@ from msgspec.structs import replace
 from mic.decisions.policy import Policy
 from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
-from mic.preview.text import counted
 from nmi.refusal import Refusal
 from nmi.settings import Settings
 from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE
@@ -20,6 +19,7 @@ from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Objects
 from podidctl.fair_order import by_turns, namespace_of
 from podidctl.printing import listed
+from podidentity.report import counted
 from podidentity.resources import Pod
 
 

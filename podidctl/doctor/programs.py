@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from mic.decisions.policy import Policy
-from mic.preview.text import counted
 from mic.startup.policy import policy_of
 from mic.startup.settings import Settings as MicSettings
 from mic.startup.settings import parse as parse_mic
@@ -18,6 +17,7 @@ from podidctl.doctor.exemptions import exemption_reasons
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.printing import listed
 from podidentity.flags import UsageError
+from podidentity.report import counted
 from podidentity.resources import AzurePodIdentityException, Pod, PodSpec
 
 T = TypeVar("T")

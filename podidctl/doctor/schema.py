@@ -3,9 +3,8 @@
 from enum import StrEnum
 from typing import Final
 
-from mic.preview.schema import ReportModel
-from podidctl.printing import plain
 from podidctl.report_parts import Statement
+from podidentity.report import ReportModel, plain
 
 
 class Level(StrEnum):

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from mic.preview.text import counted
 from nmi.tokens.secrets import CredentialError
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
 from podidctl.diagnosis.secrets import NOT_READ, READ_PERMISSION
@@ -14,6 +13,7 @@ from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Objects, SecretAccess
 from podidctl.fair_order import by_turns
 from podidctl.printing import listed
+from podidentity.report import counted
 from podidentity.resources import AzureIdentity
 
 CHECK: Final = "secrets"

@@ -3,11 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from mic.preview.text import counted
 from podidctl.diagnosis.recent_refusals import RECENT_SECONDS
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import RefusedPod
 from podidctl.printing import listed
+from podidentity.report import counted
 
 CHECK = "tokens"
 

@@ -18,7 +18,7 @@ from podidctl.diagnosis.recent_refusals import recent_refusal
 from podidctl.diagnosis.service_accounts import pod_token_source
 from podidctl.explain.hosts import missing_on_azure
 from podidctl.explain.schema import Answer, Link, LinkState
-from podidctl.printing import plain
+from podidentity.report import plain
 
 
 def make_answer(data: DiagnosisInput, decision: PredictedDecision, links: Sequence[Link]) -> Answer:

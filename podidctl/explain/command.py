@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mic.preview.schema import SOMETHING_TO_DO
-from mic.preview.survey import reached
+from mic.startup.azure_reader import azure_reader
 from mic.startup.settings import Settings
 from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect, parse_pod_name
 from podidctl.completion import ClusterNames
@@ -18,6 +17,7 @@ from podidctl.explain.schema import Explanation
 from podidctl.explain.show import show
 from podidctl.printing import Output, console, print_document
 from podidentity.flags import UsageError
+from podidentity.report import SOMETHING_TO_DO
 from podidentity.telemetry.logs import LogFormat, configure
 
 NMI_FLAGS_HELP = "NMI's flags as one argument, if they cannot be read from its pod on the node."
@@ -81,7 +81,7 @@ async def read_input(
         place, bare = parse_pod_name(name, namespace, client.access.namespace or "default")
         if not ask_azure:
             return await gather(client, place, bare, given=given, azure=None)
-        async with reached(settings) as (_, azure):
+        async with azure_reader(settings) as (_, azure):
             return await gather(client, place, bare, given=given, azure=azure)
 
 

@@ -33,7 +33,7 @@ from podidctl.explain.ignored_fields import correct, ignored_in_namespace, why_i
 from podidctl.explain.schema import EventReport, Explanation, Link, LinkState, make_link
 from podidctl.explain.service_account import service_account_links
 from podidctl.explain.token import secret_links, token_links
-from podidctl.printing import plain
+from podidentity.report import plain
 from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
 
 DECISIONS_SHOWN: Final = 3

@@ -4,11 +4,10 @@ from enum import StrEnum
 
 import msgspec
 
-from mic.preview.schema import ReportModel
 from podidctl.diagnosis.decision import Outcome
 from podidctl.diagnosis.nmi_log import LoggedDecision
-from podidctl.printing import plain
 from podidctl.report_parts import Statement
+from podidentity.report import ReportModel, plain
 
 
 class LinkState(StrEnum):

@@ -11,7 +11,6 @@ import typer
 import yaml
 from msgspec.structs import replace
 
-from mic.preview.schema import SOMETHING_TO_DO
 from podidctl.cluster_access import CliContext, home_directory
 from podidctl.migration import cluster_reader, differences, documents, installed_programs, manifests, show
 from podidctl.migration.differences import Difference, DifferenceLevel
@@ -26,6 +25,7 @@ from podidctl.migration.workload_identity import (
 )
 from podidctl.printing import Output, console, print_document, print_error
 from podidentity.exits import StartError
+from podidentity.report import SOMETHING_TO_DO
 
 
 class WorkloadIdentityOutput(StrEnum):

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import yaml
 
-from mic.preview.text import printable
 from podidctl.migration.projections import CRON_JOBS
 from podidctl.migration.workload_identity import (
     CLIENT_ID,
@@ -28,6 +27,7 @@ from podidctl.migration.workload_identity import (
     WorkloadPatch,
 )
 from podidctl.printing import printable_json
+from podidentity.report import printable
 
 
 def manifests(made: WorkloadIdentityPlan) -> str:

@@ -5,10 +5,10 @@ from typing import Final
 
 from rich.console import Console
 
-from mic.preview.text import printable
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.workload_identity import USE_LABEL, WorkloadIdentityPlan
 from podidctl.printing import Output, escaped, print_document, print_table
+from podidentity.report import printable
 
 COLORS: Final = {DifferenceLevel.FIX: "red", DifferenceLevel.REVIEW: "yellow", DifferenceLevel.NO_ACTION: "dim"}
 TITLES: Final = {

@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mic.preview.schema import SOMETHING_TO_DO
 from podidctl.cluster_access import KUBECONFIG_HELP, CliContext
 from podidctl.completion import ClusterNames
 from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, UNTIL_A_CHANGE, Outcome
@@ -16,6 +15,7 @@ from podidctl.explain.command import NMI_FLAGS_HELP, nmi_configuration_from, rea
 from podidctl.explain.show import OUTCOMES
 from podidctl.printing import Output, console, print_document, print_text
 from podidctl.token.prediction import TokenPrediction, predict
+from podidentity.report import SOMETHING_TO_DO
 from podidentity.telemetry.logs import LogFormat, configure
 
 

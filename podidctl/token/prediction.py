@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from mic.preview.schema import ReportModel
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.parameters import token_request
@@ -22,7 +21,7 @@ from podidctl.diagnosis.nmi_availability import unavailable_reason
 from podidctl.diagnosis.recent_refusals import recent_refusal
 from podidctl.diagnosis.service_accounts import pod_token_source, subject
 from podidctl.diagnosis.token_source import TYPE_NAMES, unknown_cloud_note
-from podidctl.printing import plain
+from podidentity.report import ReportModel, plain
 from podidentity.resources import AzureIdentity, IdentityType
 from podidentity.telemetry.logs import redacted
 

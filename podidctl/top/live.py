@@ -13,13 +13,13 @@ from typing import Final
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from podidctl.printing import plain
 from podidctl.top.rates import Reading
 from podidctl.top.reader import NodeReading, by_uid
 from podidctl.top.sampling import make_sample
 from podidctl.top.schema import Sample
 from podidctl.top.view import View, keys, render
 from podidentity.kube.errors import ApiError
+from podidentity.report import plain
 
 TYPED_MAX: Final = 64
 """Bytes of one read from the terminal."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.metrics_pages import MetricsPage, Unread, read_pages
-from podidctl.printing import plain
 from podidctl.top.counters import UnreadableMetricsError, parse
 from podidctl.top.rates import Reading
 from podidentity.kube.client import Client
+from podidentity.report import plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from mic.preview.schema import ReportModel
+from podidentity.report import ReportModel
 
 
 class NodeSample(ReportModel, frozen=True):

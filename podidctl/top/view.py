@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from podidctl.printing import plain
 from podidctl.top.schema import NodeSample, Sample
+from podidentity.report import plain
 
 UNKNOWN: Final = "-"
 NAME_COLUMNS: Final = 2

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mic.preview.schema import SOMETHING_TO_DO
 from mic.startup.settings import Settings
 from podidctl.cluster_access import KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect
 from podidctl.completion import ClusterNames
@@ -17,6 +16,7 @@ from podidctl.doctor.schema import COLORS, Level
 from podidctl.printing import Output, console, print_document, print_error, print_table
 from podidctl.verify.schema import Verification
 from podidctl.verify.verification import Options, verify
+from podidentity.report import SOMETHING_TO_DO
 from podidentity.telemetry.logs import LogFormat, configure
 
 PARALLEL: Final = 10

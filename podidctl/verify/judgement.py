@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mic.preview.text import counted
 from podidctl.doctor.schema import Level
 from podidctl.printing import listed
 from podidctl.verify import canary
 from podidctl.verify.objects import ClusterNode
 from podidctl.verify.outcome import Answers, CanaryAnswer, NotRun
 from podidctl.verify.schema import Answered, NodeVerdict, verdict
+from podidentity.report import counted
 
 PAGE: Final = "docs/data-planes.md"
 

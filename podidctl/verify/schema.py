@@ -4,10 +4,9 @@ from enum import StrEnum
 
 import msgspec
 
-from mic.preview.schema import ReportModel
 from podidctl.doctor.schema import Level
-from podidctl.printing import plain
 from podidctl.report_parts import Statement
+from podidentity.report import ReportModel, plain
 
 
 class Answered(StrEnum):

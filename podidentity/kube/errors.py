@@ -136,6 +136,21 @@ def malformed(plural: str, cause: Exception) -> ServerError:
     return ServerError(502, MALFORMED, f"the response about {plural} cannot be read: {cause}")
 
 
+def api_error_advice(error: ApiError) -> str:
+    """Return in one line why the API server refused, and what to do."""
+    match error:
+        case Unauthorized():
+            return f"the API server rejects the credentials ({error}): check those in --kubeconfig or KUBECONFIG"
+        case Forbidden():
+            return f"not allowed to read the cluster: grant get and list on the named resources ({error.message})"
+        case NotFound():
+            return f"the API server lacks a kind of aad-pod-identity: install deploy/crds ({error.message})"
+        case _ if not error.status:
+            return f"{error.message}: check --kubeconfig, or that the API server runs"
+        case _:
+            return f"the API server failed: {error}; try again, or check it with kubectl get --raw /readyz?verbose"
+
+
 def _seconds(header: str) -> float | None:
     # The API server sends whole seconds; the date format, which proxies send, is ignored.
     return float(header) if header.isascii() and header.isdigit() and len(header) < 6 else None

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from mic.preview.text import printable
 from podidctl.access.html.model import model, to_json
 from podidctl.access.schema import AccessReview
 from podidentity.exits import StartError
+from podidentity.report import printable
 from podidentity.version import VERSION
 
 MISSING: Final = (

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from mic.preview.text import printable
 from podidctl.access.schema import AccessReview, AttachedIdentity, Host, NodeAccess, PodAccess, Reach, SubjectRight
+from podidentity.report import printable
 
 Document = dict[str, Any]
 ABSENT: Final = -1

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mic.preview.text import printable
 from podidctl.migration.federation.azure_resources import (
     API_VERSIONS,
     AzurePlan,
@@ -20,6 +19,7 @@ from podidctl.migration.federation.azure_resources import (
 )
 from podidctl.printing import listed
 from podidentity.azure.resource_ids import ResourceId
+from podidentity.report import printable
 
 _ESCAPED: Final = re.compile(r"[\\']|\$(?=\{)")
 

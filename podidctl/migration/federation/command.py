@@ -9,8 +9,6 @@ from typing import Annotated, Any
 import typer
 from msgspec.structs import replace
 
-from mic.preview.schema import SOMETHING_TO_DO
-from mic.preview.text import printable
 from podidctl.cluster_access import KUBECONFIG_HELP
 from podidctl.migration.federation import documents, show
 from podidctl.migration.federation.azure_resources import (
@@ -35,6 +33,7 @@ from podidctl.migration.federation.token_test import RESOURCE
 from podidctl.printing import Output, console, listed, print_document
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
+from podidentity.report import SOMETHING_TO_DO, printable
 
 FOLLOW_SECONDS = 120.0
 

@@ -13,8 +13,9 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from podidctl.diagnosis.metrics_pages import MetricsPage, Unread, read_pages
-from podidctl.printing import listed, plain
+from podidctl.printing import listed
 from podidentity.kube.client import Client
+from podidentity.report import plain
 from podidentity.resources import AzureIdentity
 
 TOKENS: Final = "aadpodidentity_nmi_application_credential_tokens_total"

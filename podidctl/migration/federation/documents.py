@@ -2,12 +2,12 @@
 
 import yaml
 
-from mic.preview.text import printable
 from podidctl.migration.documents import commands, shell
 from podidctl.migration.federation.azure_resources import AzurePlan, AzureResource, ResourceType
 from podidctl.migration.federation.schema import FederationPlan, IdentityStep
 from podidctl.migration.workload_identity import ManualStep, PlannedCredential
 from podidctl.migration.workload_identity import WorkloadIdentityPlan as Credentials
+from podidentity.report import printable
 
 NOTHING: AzurePlan = AzurePlan([], [])
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from mic.preview.schema import ReportModel
 from podidctl.migration.workload_identity import PlannedCredential
 from podidctl.report_parts import Advice, NamespacedPart
 from podidentity.azure.federation import Exchange
+from podidentity.report import ReportModel
 
 
 class IdentityState(StrEnum):

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import yaml
 
-from mic.preview.text import printable
 from podidctl.migration.federation.azure_resources import AzurePlan, AzureResource, ResourceType
+from podidentity.report import printable
 
 NAME_MAX: Final = 253
 """Kubernetes' limit of an object's name."""

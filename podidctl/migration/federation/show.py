@@ -5,7 +5,6 @@ from typing import Final
 
 from rich.console import Console
 
-from mic.preview.text import counted, printable
 from podidctl.migration.federation.schema import (
     ApplicationState,
     ChangeOutcome,
@@ -17,6 +16,7 @@ from podidctl.migration.federation.schema import (
 )
 from podidctl.printing import escaped, print_table, print_text
 from podidentity.azure.federation import BINDING_VERB, Exchange
+from podidentity.report import counted, printable
 
 COLORS: Final = {
     ChangeResult.CHANGED: "green",

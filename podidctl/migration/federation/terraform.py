@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mic.preview.text import printable
 from podidctl.migration.federation.azure_resources import AzurePlan, ResourceType
+from podidentity.report import printable
 
 _ESCAPED: Final = re.compile(r'[\\"]|[$%](?=\{)')
 _ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "$": "$$", "%": "%%"}

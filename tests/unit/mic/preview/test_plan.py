@@ -12,12 +12,13 @@ import pytest
 from rich.console import Console
 
 from mic.azure.identities import GONE, Attached, HostIdentities
+from mic.azure.reading import read_hosts
 from mic.decisions.assignments import misconfigured
 from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, Snapshot
 from mic.preview.outcome import AzureReads, preview
 from mic.preview.schema import LeftOut, Preview
-from mic.preview.survey import api_error_advice, ask, survey
+from mic.preview.survey import survey
 from mic.preview.text import HOSTS_MOST, OBJECTS_MOST, lines
 from mic.startup.settings import parse
 from podidctl.plan import show
@@ -25,7 +26,7 @@ from podidctl.printing import Output
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.azure.resource_ids import Host, VirtualMachine
 from podidentity.kube.access import ClusterAccess
-from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, Unauthorized
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, Unauthorized, api_error_advice
 from podidentity.resources import AzureAssignedIdentity, Node
 from tests.support.memory_api import MemoryApi
 from tests.support.mic.emulated_cloud import BINDINGS, IDENTITIES, StoredObjects
@@ -65,7 +66,7 @@ class Azure:
 
 async def test_each_host_is_read_once_and_few_concurrently() -> None:
     azure = Azure()
-    assert await ask(azure, MANY, parallel=4) == {host.key: HostIdentities() for host in MANY}
+    assert await read_hosts(azure, MANY, parallel=4) == {host.key: HostIdentities() for host in MANY}
     assert len(azure.asked) == 50
     assert azure.most == 4
 
@@ -73,7 +74,7 @@ async def test_each_host_is_read_once_and_few_concurrently() -> None:
 @pytest.mark.parametrize("bad", [AzureError("broken", status=500), Refused("no role", status=403)])
 async def test_a_failed_read_does_not_suppress_the_results_of_other_hosts(bad: AzureError) -> None:
     azure = Azure({vm(1).key: bad})
-    answers = await ask(azure, MANY[:3], parallel=1)
+    answers = await read_hosts(azure, MANY[:3], parallel=1)
     assert answers == {vm(0).key: HostIdentities(), vm(1).key: bad, vm(2).key: HostIdentities()}
 
 
@@ -88,7 +89,7 @@ async def test_a_failed_read_does_not_suppress_the_results_of_other_hosts(bad: A
 )
 async def test_without_a_token_or_any_response_the_other_hosts_are_not_read(error: AzureError, most: int) -> None:
     azure = Azure(otherwise=error)
-    answers = await ask(azure, MANY, parallel=2)
+    answers = await read_hosts(azure, MANY, parallel=2)
     assert len(azure.asked) <= most
     assert len(answers) == 50
     assert all(isinstance(each, type(error)) for each in answers.values())
@@ -97,14 +98,14 @@ async def test_without_a_token_or_any_response_the_other_hosts_are_not_read(erro
 async def test_a_throttled_subscription_gets_no_more_reads_and_others_do() -> None:
     error = Throttled("slow down", status=429, retry_after=30.0)
     azure = Azure({vm(0).key: error})
-    answers = await ask(azure, [vm(0), vm(1), vm(2, "other")], parallel=1)
+    answers = await read_hosts(azure, [vm(0), vm(1), vm(2, "other")], parallel=1)
     assert answers == {vm(0).key: error, vm(1).key: error, vm(2, "other").key: HostIdentities()}
     assert azure.asked == [vm(0).key, vm(2, "other").key]
 
 
 async def test_if_one_host_responds_the_silent_ones_are_still_read() -> None:
     azure = Azure({host.key: Unreachable("no answer") for host in MANY[1:]})
-    await ask(azure, MANY, parallel=4)
+    await read_hosts(azure, MANY, parallel=4)
     assert len(azure.asked) == 50
 
 

@@ -14,12 +14,12 @@ import pytest
 from rich.console import Console
 from typing_extensions import override
 
-from mic.preview.text import printable
 from podidctl.access.html.document import MISSING, content_security_policy, document
 from podidctl.access.html.model import model, to_json
 from podidctl.access.outputs import AccessOutput, render
 from podidctl.access.schema import AccessReview
 from podidentity.exits import StartError
+from podidentity.report import printable
 from tests.support.podidctl.access.small_cluster import reviewed
 
 HOSTILE = "</script><script>alert(1)</script><!--\u2028'\"&<img src=x onerror=alert(2)>"

@@ -17,8 +17,8 @@ from podidctl.doctor.federated_identities import served_pairs
 from podidctl.doctor.objects import selectors
 from podidctl.doctor.schema import Level, Report, make_finding
 from podidctl.doctor.state import Objects
-from podidctl.printing import TEXT_MAX
 from podidentity.kube.decoding import Malformed, decode_object
+from podidentity.report import TEXT_MAX
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mic.preview.text import printable
 from podidctl.access.html.document import document
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview
+from podidentity.report import printable
 from tests.support.browser import Page, open_page
 from tests.support.podidctl.access.generated_cluster import generated_cluster
 from tests.support.podidctl.access.small_cluster import reviewed

@@ -1,0 +1,42 @@
+"""Parts of every report for an operator: the base class of its JSON, its exit code, and untrusted text made printable.
+Pure."""
+
+from typing import Final
+
+import msgspec
+
+from podidentity.telemetry.logs import redact
+
+SOMETHING_TO_DO: Final = 3
+"""Exit code of a program that has reported something to do."""
+
+MESSAGE_MAX: Final = 300
+"""Characters of an Azure message in the report."""
+
+TEXT_MAX: Final = 600
+"""Maximum length of a printed text in characters. Messages of the API server and of Azure are shorter."""
+
+
+class ReportModel(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base class of the report's parts: camel-case field names in JSON."""
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return *number* with the singular or plural noun."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def printable(line: str) -> str:
+    """Return *line*, which may contain text from objects, without characters that control a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in line)
+
+
+def plain(text: str) -> str:
+    """Return the untrusted *text* as one printable line without credentials, cut to TEXT_MAX."""
+    line = " ".join("".join(each if each.isprintable() else " " for each in text[: 4 * TEXT_MAX]).split())
+    return redact(line if len(line) <= TEXT_MAX else line[: TEXT_MAX - 1] + "…")
+
+
+def cut(text: str) -> str:
+    """Return foreign text as one line of at most MESSAGE_MAX characters, without credentials."""
+    return redact(" ".join(text.split())[:MESSAGE_MAX])
