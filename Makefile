@@ -174,7 +174,7 @@ format: .venv/.built ## Format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: .venv/.built ## Generate the tables of flags, metrics and mutants in docs/
+docs: .venv/.built ## Generate the tables of flags, metrics, threats and mutants in docs/
 	$(BIN)/python -m tools.handbook
 	$(BIN)/python -m tests.nightly.mutants.count
 
@@ -199,7 +199,7 @@ build/fuzz/.built: .venv/.built $(NATIVE) setup.py $(wildcard tests/nightly/fuzz
 	@CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" $(BIN)/python tests/nightly/fuzz/build.py >/dev/null
 	@touch $@
 
-# Each change in tests/nightly/mutants breaks one promise of docs/security.md in a copy of the tree; the tests named there must
+# Each change in tests/nightly/mutants breaks one promise of docs/threats.md in a copy of the tree; the tests named there must
 # fail. MUTANTS="tokens node/3 nmi/cli.py test_governor.py" selects; FAST=1 omits those that take minutes.
 mutants: .venv/.built ## Run the mutants of tests/nightly/mutants (as root)
 	$(PACKAGES) test nginx prometheus

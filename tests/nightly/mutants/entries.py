@@ -1,4 +1,4 @@
-"""The mutants of tests/nightly/mutants/*.toml: changes that break one promise of docs/security.md each.
+"""The mutants of tests/nightly/mutants/*.toml: changes that break one promise of docs/threats.md each.
 
 A mutant is a text that occurs exactly once in a tracked file of the product, the text that replaces it, and the tests
 that must fail when it is replaced. Those tests are named in a row of a threat table.
@@ -95,7 +95,7 @@ def faults(mutant: Mutant, rows: Sequence[Row]) -> Iterator[str]:
     if missing := [test for test in mutant.tests if not exists(test)]:
         yield f"no such test: {', '.join(missing)}"
     if unnamed := set(mutant.tests) - {test for row in rows for test in row.tests}:
-        yield f"no row of docs/security.md names {', '.join(unnamed)}"
+        yield f"no row of docs/threats.md names {', '.join(unnamed)}"
 
 
 def uncovered(rows: Sequence[Row], mutants: Sequence[Mutant]) -> list[Row]:

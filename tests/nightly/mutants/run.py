@@ -1,7 +1,7 @@
 """`python -m tests.nightly.mutants.run [--fast] [WORD …]` applies each mutant in a copy and runs its tests.
 
 A mutant is *killed* if each of its tests fails. It *survives* if one passes: then that test does not prove the
-row of docs/security.md. First the same tests must pass in the same copy without the change. WORD selects
+row of docs/threats.md. First the same tests must pass in the same copy without the change. WORD selects
 mutants by topic, or by a part of their file's or tests' names. Exits with 1 if a mutant survives or cannot be judged.
 """
 

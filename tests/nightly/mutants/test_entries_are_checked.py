@@ -25,7 +25,7 @@ replace = "print("
 
 
 def row(line: int, *tests: str) -> Row:
-    return Row(line, ("a threat", "a promise", "<br>".join(f"`{test}`" for test in tests)))
+    return Row(line, "a section", ("a threat", "a promise", "<br>".join(f"`{test}`" for test in tests)))
 
 
 def test_a_file_holds_entries_with_and_without_slow(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The threat tables of docs/security.md: one row for each threat, with its promise and its tests."""
+"""The threat tables of docs/threats.md: one row for each threat, with its promise and its tests."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.support.checkout import ROOT
 
-PAGE: Final = ROOT / "docs" / "security.md"
+PAGE: Final = ROOT / "docs" / "threats.md"
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,9 @@ class Row:
     """One row of a threat table."""
 
     line: int
-    """Line number in docs/security.md, counted from 1."""
+    """Line number in docs/threats.md, counted from 1."""
+    section: str
+    """The heading above the table."""
     cells: tuple[str, ...]
 
     @property
@@ -34,11 +36,13 @@ class Row:
 def rows() -> list[Row]:
     """Return the rows of all threat tables in the order of the page."""
     found: list[Row] = []
-    inside = False
+    section, inside = "", False
     for number, line in enumerate(PAGE.read_text().splitlines(), 1):
+        if line.startswith("## "):
+            section = line.removeprefix("## ")
         inside = line.startswith("| ") and (inside or line.startswith("| threat "))
         if inside and not line.startswith(("| ---", "| threat ")):
-            found.append(Row(number, tuple(cell.strip() for cell in line.strip("|").split("|"))))
+            found.append(Row(number, section, tuple(cell.strip() for cell in line.strip("|").split("|"))))
     return found
 
 

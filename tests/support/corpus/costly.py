@@ -1,8 +1,8 @@
 """The requests that cost NMI the most: for each input that a pod controls, the text at its limit that takes longest,
 and all of them together.
 
-`docs/security.md` has a table of their costs (`python -m benchmarks.guard costs`), and a test bounds the work for each.
-A request that costs more than the others of its input replaces them here.
+`docs/performance.md` has a table of their costs (`python -m benchmarks.guard costs`), and a test bounds the work for
+each. A request that costs more than the others of its input replaces them here.
 """
 
 from typing import Final

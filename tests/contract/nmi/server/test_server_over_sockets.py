@@ -161,7 +161,7 @@ async def test_at_verbosity_4_each_request_has_a_line(caplog: pytest.LogCaptureF
 async def test_any_number_of_direct_connections_causes_one_line_per_period(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert PERIOD_SECONDS == 60.0, "docs/security.md promises one line a minute"
+    assert PERIOD_SECONDS == 60.0, "docs/threats.md promises one line a minute"
     caplog.set_level(logging.WARNING, server_module.__name__)
     periods: asyncio.Queue[None] = asyncio.Queue()
     ends_period = SimpleNamespace(**{**vars(asyncio), "sleep": lambda _: periods.get()})

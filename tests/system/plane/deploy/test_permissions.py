@@ -219,7 +219,7 @@ def test_role_view_reads_identities_and_role_edit_changes_them(plane: up.Plane, 
 def test_federated_identities_let_nmi_create_tokens_in_the_listed_namespaces_only(
     plane: up.Plane, helm: str, namespace: str
 ) -> None:
-    """The policy exists before the roles: with this order of docs/security.md, NMI never runs without it."""
+    """The policy exists before the roles: in this order (docs/federated-identities.md), NMI never runs without it."""
     cluster = Cluster(plane, helm)
 
     def policies() -> int:
