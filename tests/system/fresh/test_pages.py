@@ -43,7 +43,7 @@ def test_commands_of_blocks_and_sentences_are_read_in_their_order() -> None:
 
 
 def test_each_line_of_each_block_of_the_pages_is_read() -> None:
-    for name, heading in pages.PAGES:
+    for name, heading in [(name, heading) for name, headings in pages.PAGES for heading in headings]:
         text = pages.section((ROOT / name).read_text(), heading)
         blocks = text.split("```")[1::2]
         assert blocks

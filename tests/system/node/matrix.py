@@ -1,8 +1,8 @@
-"""The compatibility tables in README.md and docs/compatibility.md, written from the results of tests that ran.
+"""The tables of data planes in docs/compatibility.md, written from the results of tests that ran.
 
 `scenarios/test_data_planes.py` writes the results of a run to build/node/data_planes.json, and `on_cilium/` to
 build/node/cilium.json. `python -m tests.system.node.matrix` adds them to the files of this folder with the same names,
-which are parts of the repository, and writes the documents.
+which are parts of the repository, and writes the page.
 """
 
 import platform
@@ -27,7 +27,6 @@ from tests.system.node.programs import BUILD, HERE, IMAGES, Routing
 MAKER: Final = "tests.system.node.matrix"
 CELLS: Final = "data_planes.json"
 CILIUM: Final = "cilium.json"
-README: Final = ROOT / "README.md"
 PAGE: Final = ROOT / "docs" / "compatibility.md"
 SOURCES: Final = ("nmi", "mic", "podidentity", "_native", "deploy")
 """The directories whose changes a commit must contain, so that its id states what was tested."""
@@ -49,11 +48,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str
     kubernetes: str
 
-    def status(self, passed: Mapping[str, bool], required: Iterable[str], *, details: bool) -> str:
-        """Return `tested` or `fails`; *details* adds date and commit. A required check that did not run has failed."""
+    def status(self, passed: Mapping[str, bool], required: Iterable[str]) -> str:
+        """Return `tested` or `fails`, with date and commit. A required check that did not run has failed."""
         failed = [name for name in required if not passed.get(name, False)]
         word = f"fails ({', '.join(failed)})" if failed else "tested"
-        return f"{word} {self.date} {self.commit}" if details else word
+        return f"{word} {self.date} {self.commit}"
 
 
 class CellResult(Run, frozen=True, kw_only=True):
@@ -88,12 +87,8 @@ class Results:
         recorded.write(self._folder / CELLS, (self.cells[cell] for cell in sorted(self.cells)))
         recorded.write(self._folder / CILIUM, (self.cilium[each] for each in MODULES if each in self.cilium))
 
-    def summary(self) -> str:
-        """Return the part of README.md."""
-        return f"{self.table(details=False)}\n\n{self.cilium_table(details=False)}"
-
     def page(self) -> str:
-        """Return the part of docs/compatibility.md: the tables, what `auto` selected, and the test beds."""
+        """Return the generated part of the page: the tables, what `auto` selected, and the test beds."""
         selected = sorted(
             f"* {PROXIES[cell.proxy]}, {CNIS[cell.cni]}: `auto` selected `{result.selected}` with target "
             f"`{cell.target}`."
@@ -107,51 +102,51 @@ class Results:
         }
         return "\n\n".join(
             [
-                self.table(details=True),
+                self.table(),
                 "\n".join(selected),
-                self.cilium_table(details=True),
+                self.cilium_table(),
                 f"Not supported: {WITHOUT_EFFECT}",
                 f"The test beds had {'; '.join(sorted(beds))}.",
             ]
         )
 
-    def table(self, *, details: bool) -> str:
+    def table(self) -> str:
         """Return the matrix as a table. Backends with equal cells on a kind of node share a row."""
         columns = [(target, cni) for target in TARGETS for cni in CNIS]
         rows: dict[tuple[str, ...], list[str]] = {}
         for proxy, name in PROXIES.items():
             for backend in BACKENDS:
                 cells = (Cell(proxy=proxy, cni=cni, backend=backend, target=target) for target, cni in columns)
-                texts = [self.cell_status(cell, details=details) for cell in cells]
+                texts = [self.cell_status(cell) for cell in cells]
                 rows.setdefault((name, *texts), []).append(f"`{backend}`")
         heads = ["kube-proxy", "backend", *(f"to {target}, {CNIS[cni]}" for target, cni in columns)]
         return _table(heads, *([name, ", ".join(backends), *texts] for (name, *texts), backends in rows.items()))
 
-    def cilium_table(self, *, details: bool) -> str:
+    def cilium_table(self) -> str:
         """Return the table of the backends for each host routing of Cilium."""
         return _table(
             ["host routing of Cilium", "backend", "status"],
-            ["legacy", "`auto`", self.cilium_status("legacy", details=details)],
+            ["legacy", "`auto`", self.cilium_status("legacy")],
             ["legacy", OTHERS, "expected"],
             ["eBPF", f"`auto`, {OTHERS}", "not supported"],
-            ["eBPF", "`cilium`", self.cilium_status("ebpf", details=details)],
+            ["eBPF", "`cilium`", self.cilium_status("ebpf")],
         )
 
-    def cell_status(self, cell: Cell, *, details: bool) -> str:
+    def cell_status(self, cell: Cell) -> str:
         """Return the text of a cell, which is `expected` without a result.
 
         A cell of `auto` is `not selected` if a run on such nodes selected the other target.
         """
         if (result := self.cells.get(cell)) is not None:
-            return result.status(result.checks, CHECKS, details=details)
+            return result.status(result.checks, CHECKS)
         others = (msgspec.structs.replace(cell, target=target) for target in TARGETS)
         return "not selected" if cell.backend == "auto" and any(each in self.cells for each in others) else "expected"
 
-    def cilium_status(self, routing: Routing, *, details: bool) -> str:
+    def cilium_status(self, routing: Routing) -> str:
         """Return the text of a host routing. A test that is newer than the recorded run counts as failed."""
         if (result := self.cilium.get(routing)) is None:
             return "expected"
-        return result.status(result.tests, names_of_tests(routing), details=details)
+        return result.status(result.tests, names_of_tests(routing))
 
 
 def circumstances() -> dict[str, Any]:
@@ -179,8 +174,8 @@ def uncommitted() -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-def main(folder: Path = BUILD, kept: Path = HERE, readme: Path = README, page: Path = PAGE) -> None:
-    """Add the results of the last runs, if there are any, and write the documents.
+def main(folder: Path = BUILD, kept: Path = HERE, page: Path = PAGE) -> None:
+    """Add the results of the last runs, if there are any, and write the page.
 
     Exit with a message if the sources have changes that no commit contains.
     """
@@ -190,7 +185,6 @@ def main(folder: Path = BUILD, kept: Path = HERE, readme: Path = README, page: P
     results.cells |= new.cells
     results.cilium |= new.cilium
     results.save()
-    put(readme, MAKER, results.summary())
     put(page, MAKER, results.page())
     for name in (CELLS, CILIUM):
         (folder / name).unlink(missing_ok=True)

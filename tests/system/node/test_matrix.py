@@ -1,4 +1,4 @@
-"""The compatibility tables: their documents equal the recorded results, and only a passed result is `tested`."""
+"""The tables of data planes: the page equals the recorded results, and only a passed result is `tested`."""
 
 from pathlib import Path
 
@@ -18,10 +18,8 @@ TESTS = dict.fromkeys(matrix.names_of_tests("ebpf"), True)
 CILIUM = CiliumResult(routing="ebpf", cilium="1.20.2", tests=TESTS, **RUN)
 
 
-def test_the_documents_equal_the_recorded_results() -> None:
-    results = Results(HERE)
-    assert standing(matrix.README, matrix.MAKER) == results.summary(), "run `python -m tests.system.node.matrix`"
-    assert standing(matrix.PAGE, matrix.MAKER) == results.page()
+def test_the_page_equals_the_recorded_results() -> None:
+    assert standing(matrix.PAGE, matrix.MAKER) == Results(HERE).page(), "run `python -m tests.system.node.matrix`"
 
 
 @pytest.mark.parametrize("passed", [{"killed": False}, {}], ids=["failed", "missing"])
@@ -29,11 +27,11 @@ def test_a_result_with_a_failed_or_missing_check_is_not_tested(tmp_path: Path, p
     results = Results(tmp_path)
     checks = {name: True for name in CHECKS if name != "killed"} | passed
     results.cells[CELL] = msgspec.structs.replace(PASSED, checks=checks)
-    assert results.cell_status(CELL, details=True) == "fails (killed) 2026-11-28 abc1234"
+    assert results.cell_status(CELL) == "fails (killed) 2026-11-28 abc1234"
     newest = list(TESTS)[-1]
     tests = {name: True for name in TESTS if name != newest} | ({newest: False} if passed else {})
     results.cilium["ebpf"] = msgspec.structs.replace(CILIUM, tests=tests)
-    assert results.cilium_status("ebpf", details=False) == f"fails ({newest})"
+    assert results.cilium_status("ebpf") == f"fails ({newest}) 2026-11-28 abc1234"
 
 
 def test_a_cell_of_auto_is_not_selected_if_a_run_selected_the_other_target(tmp_path: Path) -> None:
@@ -41,38 +39,37 @@ def test_a_cell_of_auto_is_not_selected_if_a_run_selected_the_other_target(tmp_p
     selected = msgspec.structs.replace(CELL, backend="auto")
     results.cells = {selected: msgspec.structs.replace(PASSED, cell=selected)}
     loopback = msgspec.structs.replace(selected, target="loopback")
-    assert results.cell_status(loopback, details=True) == "not selected"
-    assert results.cell_status(msgspec.structs.replace(loopback, cni="bridge"), details=True) == "expected"
-    assert results.cell_status(CELL, details=True) == "expected"
+    assert results.cell_status(loopback) == "not selected"
+    assert results.cell_status(msgspec.structs.replace(loopback, cni="bridge")) == "expected"
+    assert results.cell_status(CELL) == "expected"
 
 
-def test_new_results_of_a_commit_are_added_and_written_into_the_documents(
+def test_new_results_of_a_commit_are_added_and_written_into_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new, kept, *pages = (tmp_path / name for name in ("new", "kept", "README.md", "page.md"))
+    new, kept, page = (tmp_path / name for name in ("new", "kept", "page.md"))
     for folder, date in ((kept, "2026-11-01"), (new, "2026-11-28")):
         folder.mkdir()
         results = Results(folder)
         results.cells[CELL] = msgspec.structs.replace(PASSED, date=date)
         results.cilium["ebpf"] = msgspec.structs.replace(CILIUM, date=date)
         results.save()
-    for page in pages:
-        page.write_text(f"before\n<!-- made by: python -m {matrix.MAKER} -->\n{END}\nafter\n")
+    page.write_text(f"before\n<!-- made by: python -m {matrix.MAKER} -->\n{END}\nafter\n")
     other = msgspec.structs.replace(PASSED, cell=msgspec.structs.replace(CELL, target="loopback"))
     results = Results(kept)
     results.cells[other.cell] = other
     results.save()
     monkeypatch.setattr(matrix, "uncommitted", lambda: " M nmi/app.py")
     with pytest.raises(SystemExit, match=r"nmi/app\.py"):
-        matrix.main(new, kept, *pages)
+        matrix.main(new, kept, page)
     assert Results(kept).cells[CELL].date == "2026-11-01"
     monkeypatch.setattr(matrix, "uncommitted", lambda: "")
-    matrix.main(new, kept, *pages)
+    matrix.main(new, kept, page)
     assert Results(kept).cells == {CELL: PASSED, other.cell: other}
     assert list(new.iterdir()) == []
-    readme, details = (standing(each, matrix.MAKER) for each in pages)
-    assert "| mode nftables | `nftables` | expected | tested | expected | tested |" in readme
-    assert "| eBPF | `cilium` | tested |" in readme
-    assert "| eBPF | `auto`, `iptables-nft`, `iptables-legacy`, `nftables` | not supported |" in readme
-    assert details.count("tested 2026-11-28 abc1234 |") == 3
-    assert pages[0].read_text().endswith("after\n")
+    written, tested = standing(page, matrix.MAKER), "tested 2026-11-28 abc1234"
+    assert f"| mode nftables | `nftables` | expected | {tested} | expected | {tested} |" in written
+    assert f"| eBPF | `cilium` | {tested} |" in written
+    assert "| eBPF | `auto`, `iptables-nft`, `iptables-legacy`, `nftables` | not supported |" in written
+    assert written.count(f"{tested} |") == 3
+    assert page.read_text().endswith("after\n")

@@ -1,4 +1,4 @@
-"""The commands of README's "Try the installation" on `make cluster` with a real node, word for word."""
+"""The commands of the quick start's "Try the installation" on `make cluster` with a real node, word for word."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from podidentity_sandbox.tokens import read_claims
 from tests.support.checkout import ROOT
 from tests.support.operators_shell import Terminal
 from tests.system.node.processes import wait_for
-from tests.system.plane.e2e.test_readme import a_fault_is_explained_and_everything_removed, blocks
+from tests.system.plane.e2e.test_quick_start import a_fault_is_explained_and_everything_removed, blocks
 
 pytestmark = pytest.mark.long
 
@@ -40,7 +40,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     assert not list(NAMESPACES.glob(f"podid-{process.pid}-*"))
 
 
-def test_the_commands_of_the_readme_work_on_a_real_node(terminal: Terminal) -> None:
+def test_the_commands_of_the_quick_start_work_on_a_real_node(terminal: Terminal) -> None:
     _, use, look, leave = blocks()
     printed = terminal.all(use)
     assert read_claims(json.loads(printed["podidctl sandbox"])["access_token"])["appid"] == DEMO_CLIENT_ID

@@ -1,4 +1,4 @@
-"""The commands of README's "Try the installation", word for word."""
+"""The commands of the quick start's "Try the installation", word for word."""
 
 import json
 import re
@@ -15,12 +15,12 @@ from tests.support.operators_shell import Terminal, blocks_of, commands_of, sand
 
 pytestmark = [pytest.mark.root, pytest.mark.plane, pytest.mark.nightly]
 
-SECTION: Final = re.compile(r"^## Try the installation\n(.*?)^## ", re.MULTILINE | re.DOTALL)
+SECTION: Final = re.compile(r"^## Try the installation\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def blocks() -> list[list[str]]:
     """The commands of each block of the section."""
-    (section,) = SECTION.findall((ROOT / "README.md").read_text())
+    (section,) = SECTION.findall((ROOT / "docs" / "quick-start.md").read_text())
     return [commands_of(block) for block in blocks_of(section)]
 
 
@@ -32,7 +32,7 @@ def cluster(tmp_path: Path) -> Iterator[None]:
 
 
 def a_fault_is_explained_and_everything_removed(terminal: Terminal, look: list[str], leave: list[str]) -> None:
-    """Type README's blocks after the first token."""
+    """Type the page's blocks after the first token."""
     breaking, explain, doctor = look
     terminal.all([breaking])
     explained, examined = terminal.type(explain), terminal.type(doctor)
@@ -45,7 +45,7 @@ def a_fault_is_explained_and_everything_removed(terminal: Terminal, look: list[s
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_commands_of_the_readme() -> None:
+def test_the_commands_of_the_quick_start() -> None:
     start, use, look, leave = blocks()
     assert start == ["make cluster"]  # which the fixture has done
     terminal = Terminal()
