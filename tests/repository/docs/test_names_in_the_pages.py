@@ -1,4 +1,4 @@
-"""Flags, metrics, files and objects of the cluster that the documentation names exist."""
+"""Flags, metrics, files, modules and objects of the cluster that the documentation names exist."""
 
 import re
 from collections.abc import Iterator
@@ -49,6 +49,9 @@ NAMES = {each.name for made in (nmi_registry, mic_registry) for each in shown(ex
 INSTALLED = sorted(
     [*(ROOT / "deploy" / "manifests").rglob("*.yaml"), *(ROOT / "deploy" / "demo").rglob("*.yaml"), DEFAULTS]
 )
+PACKAGES = "_native|nmi|mic|podidentity|podidentity_sandbox|podidentity_demo|podidctl|tests|tools|benchmarks"
+FILE = re.compile(rf"`((?:{PACKAGES})/[\w./-]+\.(?:py|pyx|pml|toml|json))(?:::\w+)?`")
+MODULE = re.compile(rf"`((?:{PACKAGES})(?:\.[a-z_]+)+)`")
 COMMAND = re.compile(r"`(kubectl [^`]+)`|^ *(?:[\w$()=]*\()?(kubectl .+)", re.MULTILINE)
 OBJECT = re.compile(r"(?<!-f )\b(deploy|deployment|ds|daemonset)/([a-z][\w-]*)")
 KINDS = {"deploy": "Deployment", "deployment": "Deployment", "ds": "DaemonSet", "daemonset": "DaemonSet"}
@@ -74,6 +77,20 @@ def test_every_flag_and_metric_that_a_page_names_exists(page: Path, known: set[s
     text = page.read_text()
     assert set(re.findall(r"(?<![\w-])--([A-Za-z][A-Za-z-]*[A-Za-z])", text)) <= known
     assert set(re.findall(r"aadpodidentity_[a-z0-9_]+", text)) <= NAMES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_source_file_that_a_page_names_exists(page: Path) -> None:
+    assert [name for name in FILE.findall(page.read_text()) if not (ROOT / name).is_file()] == []
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    modules = set(MODULE.findall((ROOT / "docs" / "architecture.md").read_text()))
+    assert len(modules) > 40
+    paths = {name: ROOT.joinpath(*name.split(".")) for name in modules}
+    assert [
+        name for name, path in paths.items() if not path.is_dir() and not any(path.parent.glob(f"{path.name}.py*"))
+    ] == []
 
 
 def commands(page: Path) -> Iterator[str]:
