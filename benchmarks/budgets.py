@@ -1,16 +1,14 @@
-"""The budgets of the data plane and of MIC, compared with the results of a run. Pure."""
+"""The budgets of the data plane, compared with the results of a run. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from benchmarks.paired import judged
-from benchmarks.results import OURS, Background, Budget, Case, Controller, Memory, Ratios, Served, Start
+from benchmarks.results import OURS, Background, Budget, Case, Memory, Ratios, Served, Start
 
 FULL_NODE: Final = 250
 MANY: Final = 10_000
-HUGE: Final = 100_000
-"""Pods of MIC's largest measurement, which a quick run omits: its budgets are then omitted too."""
 
 REFUSALS: Final[Mapping[str, str]] = MappingProxyType(
     {"no-header-32": "no header", "no-resource-32": "no resource", "no-path-32": "unknown path"}
@@ -23,7 +21,6 @@ def budgets(
     cases: Sequence[Case],
     background: Sequence[Background],
     memory: Sequence[Memory],
-    controller: Sequence[Controller],
     starts: Sequence[Start],
     *,
     held_bytes: float | None = None,
@@ -43,8 +40,6 @@ def budgets(
     with_kubeconfig = next((each for each in starts if each.kubeconfig), None)
     token, instance = _ours(cases, "keep-alive-32"), _ours(cases, INSTANCE)
     limited = [each for each in starts if each.cores is not None]
-    mic = next((each for each in controller if each.pods == MANY), None)
-    huge = [each for each in controller if each.pods == HUGE]
     return (
         judged("keep-alive c=32: requests a second", full.rps.median if full else None, "at least", 1.2, aim=1.3),
         judged("connection per request: CPU", closing.cpu.median if closing else None, "at most", 1.05, aim=1.0),
@@ -90,11 +85,6 @@ def budgets(
             judged(f"start to Active, limit of {each.cores:g} CPU", each.seconds, "at most", 1.5, unit="s")
             for each in limited
         ),
-        judged("MIC reads 10,000 pods", mic.cold_cpu_s if mic else None, "at most", 3.0, unit="CPU s"),
-        judged("MIC reads an event among 10,000 pods", mic.event_us / 1000 if mic else None, "at most", 1.0, unit="ms"),
-        judged("MIC's memory with 10,000 pods", mic.memory_mib if mic else None, "at most", 300, unit="MiB"),
-        *(judged("MIC reads 100,000 pods", each.cold_cpu_s, "at most", 8.0, unit="CPU s") for each in huge),
-        *(judged("MIC's memory with 100,000 pods", each.memory_mib, "at most", 500, unit="MiB") for each in huge),
     )
 
 

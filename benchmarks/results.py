@@ -1,6 +1,6 @@
 """The types of a results file of `python -m benchmarks.run`: values in memory, JSON on disk.
 
-A file is `benchmarks/results/<date>-<commit>.json`; its plots are in a folder of the same name. Results of
+A file is `benchmarks/results/<date>-<commit>.json`; its table is in a folder of the same name. Results of
 `benchmarks.controller.run` (`controller-….json`) have other types.
 """
 
@@ -99,8 +99,6 @@ class Case:
     mode: Literal["keep-alive", "close"]
     connections: int
     pods: int
-    series: tuple[Literal["connections", "pods"], ...]
-    """The curves that it is a point of."""
     rounds: int
     redone: int
     """Measurements that were discarded because another process used the cores."""
@@ -161,31 +159,6 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Micro:
-    """One compiled function in ns per call; None without a counterpart."""
-
-    function: str
-    corpus: str
-    native: Quartiles
-    oracle: Quartiles | None
-    httptools: Quartiles | None
-
-
-@dataclass(frozen=True, slots=True)
-class Controller:
-    """MIC's reading of this number of assigned pods, without HTTP and TLS."""
-
-    pods: int
-    cold_cpu_s: float
-    """Reading all of it."""
-    event_us: float
-    """One event that changes nothing."""
-    memory_mib: float
-    arm_calls: int | None
-    """Calls in one interval without changes; None in older results."""
-
-
-@dataclass(frozen=True, slots=True)
 class Start:
     """NMI's start until it is Active."""
 
@@ -238,8 +211,6 @@ class Results:
     open_loop: tuple[OpenLoop, ...]
     background: tuple[Background, ...]
     memory: tuple[Memory, ...]
-    micro: tuple[Micro, ...]
-    controller: tuple[Controller, ...]
     budgets: tuple[Budget, ...]
     left_out: tuple[str, ...]
     """Sentences on the limits of the figures."""

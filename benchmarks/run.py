@@ -1,6 +1,6 @@
 """`python -m benchmarks.run [--quick] [--only PART …]`, or `make bench`: the complete suite on this machine.
 
-It writes a file in benchmarks/results with its plots, and a table on stdout. It needs two cores without other load: it
+It writes a file and its table in benchmarks/results, and prints the table. It needs two cores without other load: it
 detects other load, waits for its end and reports it.
 """
 
@@ -16,7 +16,6 @@ from typing import Final
 
 from benchmarks import machine
 from benchmarks.budgets import budgets
-from benchmarks.controller.run import SIZES, costs, fed
 from benchmarks.load import cases, closed_loop, cpu_limit, disturbances, open_loop
 from benchmarks.load.benchmark_node import BenchmarkNode, behind_the_rule, on_loopback
 from benchmarks.load.cases import Load
@@ -28,17 +27,13 @@ from benchmarks.load.nginx import UNPACKED
 from benchmarks.load.reference import binary, footprint
 from benchmarks.load.servers import found
 from benchmarks.machine import Cores
-from benchmarks.micro.measure import rows
-from benchmarks.report.plots import draw
 from benchmarks.report.table import store
 from benchmarks.results import (
     FOLDER,
     Background,
     Case,
     Control,
-    Controller,
     Memory,
-    Micro,
     OpenLoop,
     ReferenceFootprint,
     Results,
@@ -62,7 +57,6 @@ LEFT_OUT: Final = (
     "With a connection per request the generator's core gives out before the server's (column core): compare CPU.",
     "NMI sends by reno, nginx by the machine's default: where that is BBR, 2 to 3 % of a kept connection's CPU.",
     "Only closed loops are done again when something disturbs them; of all else there is one measurement.",
-    "MIC is read to without HTTP, TLS and Azure: docs/performance.md has the whole (benchmarks/controller).",
 )
 
 
@@ -78,8 +72,6 @@ class Found:
     held_bytes: float | None = None
     reference: ReferenceFootprint | None = None
     starts: list[Start] = field(default_factory=list)
-    micro: tuple[Micro, ...] = ()
-    controller: tuple[Controller, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +97,7 @@ class Bench:
         return Pace(7 if self.quick else 21, 0.5 if self.quick else 1.0, self.deadline, self.quick)
 
     def full_node(self) -> None:
-        with on_loopback(cases.PODS, cases.PAIR if self.quick else cases.ALL, go=self.go) as benchmark_node:
+        with on_loopback(cases.PODS, go=self.go) as benchmark_node:
             if not self.keys:
                 log_progress("control")
                 self.found.control = closed_loop.control(benchmark_node, self.cores, self.control_pace)
@@ -137,7 +129,7 @@ class Bench:
         """Measure the effect of the number of pods. Not in a quick run, since the creation of 10,000 takes long."""
         if self.quick:
             return
-        with on_loopback(cases.FEW, cases.PAIR) as few, on_loopback(cases.MANY, cases.PAIR) as many:
+        with on_loopback(cases.FEW) as few, on_loopback(cases.MANY) as many:
             log_progress(f"{cases.ONE_POD.title}, {cases.MANY_PODS.title}")
             both = ((cases.ONE_POD, few), (cases.MANY_PODS, many))
             self.found.cases += closed_loop.side_by_side(both, self.cores, self.pace)
@@ -169,20 +161,12 @@ class Bench:
         if cpu_limit.possible():
             self.found.starts.append(started(cases.PODS, cores=CHART_CORES))
 
-    def functions(self) -> None:
-        self.found.micro = tuple(rows())
-
-    def controller(self) -> None:
-        self.found.controller = costs(fed(SIZES[:2] if self.quick else SIZES))
-
 
 PARTS: Final[dict[str, Callable[[Bench], None]]] = {
     "full-node": Bench.full_node,
     "other-sizes": Bench.other_sizes,
     "rule": Bench.through_the_rule,
     "memory": Bench.weight,
-    "micro": Bench.functions,
-    "controller": Bench.controller,
 }
 
 
@@ -202,7 +186,7 @@ def left_out(bench: Bench, parts: list[str]) -> tuple[str, ...]:
         else []
     )
     if bench.quick:
-        also.append("A quick run: few rounds; no nat rule, no 10,000 pods, no 100,000 for MIC, no other servers.")
+        also.append("A quick run: few rounds; no nat rule, no 10,000 pods.")
     elif os.geteuid() != 0:
         also.append("The rows through the nat rule need root and were left out.")
     if not possible():
@@ -211,7 +195,7 @@ def left_out(bench: Bench, parts: list[str]) -> tuple[str, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measures NMI and MIC.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measures NMI.")
     parser.add_argument("--quick", action="store_true", help="three minutes, for an overview")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument(
@@ -251,13 +235,10 @@ def main() -> None:
         open_loop=result.open_loop,
         background=tuple(result.background),
         memory=tuple(result.memory),
-        micro=result.micro,
-        controller=result.controller,
         budgets=budgets(
             result.cases,
             result.background,
             result.memory,
-            result.controller,
             result.starts,
             held_bytes=result.held_bytes,
         ),
@@ -266,7 +247,6 @@ def main() -> None:
         reference=result.reference,
     )
     file = write(results, asked.results)
-    draw(file, results)
     sys.stdout.write(f"{store(file, results).read_text()}\n{file}\n")
 
 

@@ -21,7 +21,7 @@ TOKENS: Final = "benchmarks.controller.table tokens"
 NOT: Final = "not measured"
 LONG_SECONDS: Final = 40.0
 STREAM_AIMS: Final = {10_000: ("3 CPU s", "300 MiB"), 100_000: ("8 CPU s", "500 MiB")}
-"""By the number of pods. `benchmarks.budgets` has the same limits."""
+"""By the number of pods."""
 
 Found = dict[str, Any]
 RowFound = dict[str, Any]

@@ -34,10 +34,10 @@ class Pace:
 
 
 def measured(load: Load, benchmark_node: BenchmarkNode, cores: Readings, pace: Pace) -> Case:
-    """Measure *load* on its servers that run on the stage."""
-    there = [name for name in (*load.servers, REFERENCE) if name in benchmark_node.servers]
+    """Measure *load* on all servers of the node."""
+    servers = benchmark_node.servers.items()
     found = _alternate(
-        [_measured_server(name, load, benchmark_node, benchmark_node.servers[name], pace) for name in there],
+        [_measured_server(name, load, benchmark_node, server, pace) for name, server in servers],
         cores,
         pace,
         benchmark_node,
@@ -89,7 +89,6 @@ def _case(load: Load, benchmark_node: BenchmarkNode, rounds: Mapping[str, Sequen
         mode="close" if load.close else "keep-alive",
         connections=load.connections,
         pods=benchmark_node.pods,
-        series=load.series,
         rounds=len(rounds[OURS]),
         redone=redone,
         dirty=paired.dirty(rounds),

@@ -5,11 +5,11 @@ from typing import Final
 
 from benchmarks.load import requests
 from benchmarks.load.benchmark_node import BenchmarkNode
-from benchmarks.load.cases import PAIR, RATE_CONNECTIONS
+from benchmarks.load.cases import RATE_CONNECTIONS
 from benchmarks.load.closed_loop import errors, percentiles
 from benchmarks.load.generator import Group
 from benchmarks.load.servers import Server
-from benchmarks.results import OpenLoop, Timely
+from benchmarks.results import BASE, OURS, OpenLoop, Timely
 
 WARM_SECONDS: Final = 0.5
 
@@ -20,7 +20,7 @@ def at_rates(rates: Sequence[int], benchmark_node: BenchmarkNode, seconds: float
         OpenLoop(
             rate,
             RATE_CONNECTIONS,
-            {name: _timely(rate, benchmark_node, benchmark_node.servers[name], seconds) for name in PAIR},
+            {name: _timely(rate, benchmark_node, benchmark_node.servers[name], seconds) for name in (BASE, OURS)},
         )
         for rate in rates
     )

@@ -28,11 +28,6 @@ DESIGN = [
     ("start to Active, 250 pods: CPU", "at most", 0.5, 0.49),
     ("start to Active, kubeconfig", "at most", 0.9, 0.89),
     ("start to Active, limit of 1 CPU", "at most", 1.5, 1.4),
-    ("MIC reads 10,000 pods", "at most", 3.0, 2.9),
-    ("MIC reads an event among 10,000 pods", "at most", 1.0, 0.9),
-    ("MIC's memory with 10,000 pods", "at most", 300.0, 299.0),
-    ("MIC reads 100,000 pods", "at most", 8.0, 7.9),
-    ("MIC's memory with 100,000 pods", "at most", 500.0, 499.0),
 ]
 
 
@@ -40,11 +35,11 @@ STARTS = (Start(None, 0.79, 0.49), Start(1.0, 1.4, 0.48), Start(None, 0.89, 0.6,
 
 
 def test_each_budget_of_the_design_has_its_own_figure() -> None:
-    found = budgets(FULL.cases, FULL.background, FULL.memory, FULL.controller, STARTS, held_bytes=FULL.held_bytes)
+    found = budgets(FULL.cases, FULL.background, FULL.memory, STARTS, held_bytes=FULL.held_bytes)
     assert [(each.what, each.direction, each.limit, each.got) for each in found] == DESIGN
 
 
 def test_an_unmeasured_budget_is_not_met() -> None:
-    nothing = budgets((), (), (), (), ())
-    assert [each.got for each in nothing] == [None] * 15
+    nothing = budgets((), (), (), ())
+    assert [each.got for each in nothing] == [None] * 12
     assert not any(each.met for each in nothing)
