@@ -13,24 +13,19 @@ push-chart  push the chart to an OCI registry, and print its name and digest for
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 from typing import Final
 
 from tools.release import chart, provenance, summary
-from tools.release.chart import ChartError
-from tools.release.distributions import BuildError
-from tools.release.dry_run import NOTES_FILE, SDIST, STATEMENT_FILE, VEX_FILE, Release, ReleaseError, dry_run
-from tools.release.images import ImagesError, collect
-from tools.release.installation import InstallationError
-from tools.release.validation import InvalidError
+from tools.release.commands import ReleaseError
+from tools.release.dry_run import NOTES_FILE, SDIST, STATEMENT_FILE, VEX_FILE, Release, dry_run
+from tools.release.images import collect
 
 ROOT: Final = Path(__file__).parents[2]
 COMMANDS: Final = ("check", "sources", "wheels", "images", "seal", "dry-run", "push-chart")
 OUT: Final = ROOT / "build" / "release"
-FAILURES: Final = (BuildError, ChartError, ImagesError, InstallationError, InvalidError, ReleaseError, ValueError)
 
 
 def main() -> int:
@@ -47,17 +42,14 @@ def main() -> int:
     options = parser.parse_args()
     try:
         run(options)
-    except FAILURES as error:
+    except (ReleaseError, ValueError) as error:
         sys.stderr.write(f"no release: {error}\n")
-        return 1
-    except subprocess.CalledProcessError as error:
-        sys.stderr.write(f"no release: {error}\n{error.stderr or ''}\n")
         return 1
     return 0
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run one command. Raise one of FAILURES, or CalledProcessError."""
+    """Run one command. Raise ReleaseError, or ValueError for a fault in a file of the tree."""
     url = os.environ.get("PROJECT_URL", "").rstrip("/")
     release = Release(ROOT, OUT / "dist", url)
     match options.command:

@@ -6,24 +6,21 @@ from pathlib import Path
 from typing import Final
 
 from tools.release.archives import pack, unpack
+from tools.release.commands import ReleaseError
 
 IMAGES: Final = ("nmi", "mic", "podidctl", "demo")
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-class ImagesError(Exception):
-    """Folder without the images of a release."""
 
 
 def collect(images: Path, out: Path, epoch: int) -> tuple[list[Path], str]:
     """Write the images and their bills into *out* under the names of the release. Return them and the base's name.
 
     The archives of buildah contain the time at which they were written. They are packed again with the time *epoch*;
-    the images in them, and so their digests, stay as they are. Raise ImagesError if *images* has none that were built
+    the images in them, and so their digests, stay as they are. Raise ReleaseError if *images* has none that were built
     twice.
     """
     if not (images / "compared").exists():
-        raise ImagesError(f"{images} has no images that were built twice; run tools/local-images")
+        raise ReleaseError(f"{images} has no images that were built twice; run tools/local-images")
     architecture = ARCHITECTURES[platform.machine()]
     found = []
     for program in IMAGES:

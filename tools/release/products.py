@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from tools.release.images import ImagesError
+from tools.release.commands import ReleaseError
 from tools.release.vulnerabilities import DISTRIBUTIONS, Product
 
 BILL: Final = ".cdx.json"
@@ -43,6 +43,6 @@ def digest_of(archive: Path) -> str:
     with tarfile.open(archive) as opened:
         index = opened.extractfile("index.json")
         if index is None:
-            raise ImagesError(f"{archive} has no file index.json; run tools/local-images")
+            raise ReleaseError(f"{archive} has no file index.json; run tools/local-images")
         (image,) = json.load(index)["manifests"]
     return str(image["digest"])

@@ -19,12 +19,13 @@ BUILD: Final = Build(commit=COMMIT, epoch=1_700_000_000, python="3.11.7", machin
 WHEEL: Final = Artifact("a.whl", 5, hashlib.sha256(b"wheel").hexdigest())
 CHECK: Final = """
 import json, sys
-from tools.release.validation import InvalidError, check_statement
+from tools.release.commands import ReleaseError
+from tools.release.validation import check_statement
 refused = {}
 for name, text in json.load(sys.stdin).items():
     try:
         check_statement(text)
-    except InvalidError as error:
+    except ReleaseError as error:
         refused[name] = str(error)
 json.dump(refused, sys.stdout)
 """
