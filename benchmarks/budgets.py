@@ -22,8 +22,6 @@ def budgets(
     background: Sequence[Background],
     memory: Sequence[Memory],
     starts: Sequence[Start],
-    *,
-    held_bytes: float | None = None,
 ) -> tuple[Budget, ...]:
     """Return the budgets of the project's design.
 
@@ -54,7 +52,6 @@ def budgets(
             if each.pods == FULL_NODE and each.idle_percent is not None
         ),
         judged("memory under load, 10,000 pods", weight.get(MANY), "at most", 120, unit="MiB"),
-        judged("held request", held_bytes / 1000 if held_bytes is not None else None, "at most", 8, unit="kB"),
         *_refusals(cases, token),
         *(
             (

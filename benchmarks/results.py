@@ -216,8 +216,6 @@ class Results:
     """Sentences on the limits of the figures."""
     reference: ReferenceFootprint | None = None
     """None without REFERENCE_NMI."""
-    held_bytes: float | None = None
-    """NMI's anonymous memory for one held request; None in results before 2026-11-28."""
     schema: int = SCHEMA
 
 

@@ -7,8 +7,9 @@ none.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+from benchmarks.machine import Cores
 from benchmarks.paired import LEAST_ROUNDS, Round, Sample
 
 OTHERS: Final = 0.08
@@ -20,19 +21,6 @@ PATIENCE_SECONDS: Final = 10.0
 """The limit for waits and repetitions of one measurement."""
 REDONE_AT_MOST: Final = 5
 """The duration of one measurement."""
-
-
-class Readings(Protocol):
-    """`machine.Cores`, or a test's replacement."""
-
-    def busy(self, core: int) -> float:
-        """Return seconds, including those that a hypervisor took."""
-
-    def used(self, pids: Sequence[int]) -> float:
-        """Return CPU seconds of the processes."""
-
-    def split(self, pids: Sequence[int]) -> tuple[float, float]:
-        """Return the seconds in user and system mode, with a coarser resolution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +42,7 @@ class Outcome:
 class Rounds:
     def __init__(
         self,
-        cores: Readings,
+        cores: Cores,
         *,
         watched: Sequence[int] = (0, 1),
         known: Sequence[int] = (),

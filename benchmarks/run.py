@@ -21,7 +21,6 @@ from benchmarks.load.benchmark_node import BenchmarkNode, behind_the_rule, on_lo
 from benchmarks.load.cases import Load
 from benchmarks.load.closed_loop import Pace
 from benchmarks.load.footprint import started, weighed
-from benchmarks.load.held import held_bytes
 from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import UNPACKED
 from benchmarks.load.reference import binary, footprint
@@ -69,7 +68,6 @@ class Found:
     open_loop: tuple[OpenLoop, ...] = ()
     background: list[Background] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
-    held_bytes: float | None = None
     reference: ReferenceFootprint | None = None
     starts: list[Start] = field(default_factory=list)
 
@@ -153,8 +151,6 @@ class Bench:
         if self.go is not None:
             log_progress("the Go implementation's start and memory")
             self.found.reference = footprint(self.go, cases.PODS)
-        log_progress("held requests")
-        self.found.held_bytes = held_bytes()
         log_progress("start")
         self.found.starts.append(started(cases.PODS))
         self.found.starts.append(started(cases.PODS, kubeconfig=True))
@@ -240,10 +236,8 @@ def main() -> None:
             result.background,
             result.memory,
             result.starts,
-            held_bytes=result.held_bytes,
         ),
         left_out=left_out(bench, asked.only),
-        held_bytes=result.held_bytes,
         reference=result.reference,
     )
     file = write(results, asked.results)

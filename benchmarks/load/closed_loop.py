@@ -11,9 +11,10 @@ from benchmarks.load.benchmark_node import BenchmarkNode
 from benchmarks.load.cases import CONTROL, Load
 from benchmarks.load.generator import Group, Measured
 from benchmarks.load.servers import Server
+from benchmarks.machine import Cores
 from benchmarks.paired import Round, Sample
 from benchmarks.results import BASE, OURS, REFERENCE, Case, Control
-from benchmarks.rounds import MeasuredServer, Outcome, Readings, Rounds
+from benchmarks.rounds import MeasuredServer, Outcome, Rounds
 
 WARM_SECONDS: Final = 0.1
 """Until all connections are open and both cores run at full speed."""
@@ -33,7 +34,7 @@ class Pace:
     quick: bool
 
 
-def measured(load: Load, benchmark_node: BenchmarkNode, cores: Readings, pace: Pace) -> Case:
+def measured(load: Load, benchmark_node: BenchmarkNode, cores: Cores, pace: Pace) -> Case:
     """Measure *load* on all servers of the node."""
     servers = benchmark_node.servers.items()
     found = _alternate(
@@ -45,7 +46,7 @@ def measured(load: Load, benchmark_node: BenchmarkNode, cores: Readings, pace: P
     return _case(load, benchmark_node, found.rounds, found.redone)
 
 
-def side_by_side(loads: Sequence[tuple[Load, BenchmarkNode]], cores: Readings, pace: Pace) -> tuple[Case, ...]:
+def side_by_side(loads: Sequence[tuple[Load, BenchmarkNode]], cores: Cores, pace: Pace) -> tuple[Case, ...]:
     """Measure NMI in each of *loads* and the first stage's nginx in the same rounds.
 
     So a change of the machine's speed affects all of them."""
@@ -61,7 +62,7 @@ def side_by_side(loads: Sequence[tuple[Load, BenchmarkNode]], cores: Readings, p
     )
 
 
-def control(benchmark_node: BenchmarkNode, cores: Readings, pace: Pace) -> Control:
+def control(benchmark_node: BenchmarkNode, cores: Cores, pace: Pace) -> Control:
     """Measure NMI as if it were two servers."""
     twice = [_measured_server(name, CONTROL, benchmark_node, benchmark_node.node, pace) for name in (OURS, AGAIN)]
     found = _alternate(twice, cores, pace, benchmark_node)
@@ -74,9 +75,7 @@ def _measured_server(
     return MeasuredServer(name, server.pids, partial(_sample, load, benchmark_node, server, pace.seconds))
 
 
-def _alternate(
-    measured_servers: Sequence[MeasuredServer], cores: Readings, pace: Pace, *stages: BenchmarkNode
-) -> Outcome:
+def _alternate(measured_servers: Sequence[MeasuredServer], cores: Cores, pace: Pace, *stages: BenchmarkNode) -> Outcome:
     rounds = Rounds(cores, known=(os.getpid(), *(pid for benchmark_node in stages for pid in benchmark_node.known)))
     return rounds.alternate(measured_servers, pace.rounds, pace.deadline, quick=pace.quick)
 

@@ -61,7 +61,7 @@ class Emulators:
         self._size = stream.Size(pods=0, nodes=1, bindings=identities)
         self._first_pod = first_pod
         self._names: list[tuple[str, str, str]] = []
-        """Namespace, name and name of the AzureAssignedIdentity of each pod; the latter is empty without one."""
+        """Namespace, name and name of the AzureAssignedIdentity of each pod."""
         self._turn = 0
         self._events = 0
         self._lists = 0
@@ -88,7 +88,7 @@ class Emulators:
         """Execute *order*; a churn is started."""
         match order:
             case AddPods():
-                await self._add_pods(order.count, assigned=order.assigned)
+                await self._add_pods(order.count)
             case SetImds():
                 self._set_imds(order)
             case Churn():
@@ -108,7 +108,7 @@ class Emulators:
             churning=self._churn is not None and not self._churn.done(),
         )
 
-    async def _add_pods(self, count: int, *, assigned: bool) -> None:
+    async def _add_pods(self, count: int) -> None:
         store, begin = self._api.store, len(self._names)
         for number, address in enumerate(addresses(begin + count, self._first_pod)[begin:], start=begin):
             pod = unborn(stream.pod(number, self._size))
@@ -118,8 +118,7 @@ class Emulators:
             status = pod.pop("status") | {"podIP": address, "podIPs": [{"ip": address}]}
             uid = store.create(PODS.plural, pod)["metadata"]["uid"]
             store.patch(PODS.plural, pod["metadata"]["name"], {"status": status}, namespace, subresource="status")
-            name = self._assign(number, uid) if assigned else ""
-            self._names.append((namespace, pod["metadata"]["name"], name))
+            self._names.append((namespace, pod["metadata"]["name"], self._assign(number, uid)))
             if number % PAGE == 0:
                 await asyncio.sleep(0)
 
@@ -170,8 +169,7 @@ class Emulators:
 
     def _touch_assigned(self) -> None:
         _, _, name = self._next()
-        if name:
-            self._api.store.patch(ASSIGNED, name, {"metadata": {"annotations": {"turn": str(self._turn)}}}, "default")
+        self._api.store.patch(ASSIGNED, name, {"metadata": {"annotations": {"turn": str(self._turn)}}}, "default")
 
     def _next(self) -> tuple[str, str, str]:
         self._turn += 1

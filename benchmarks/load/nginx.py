@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load.servers import HERE, ROOT, Listening, Side, folder, found, is_listening, running, wait_until
+from benchmarks.load.servers import HERE, ROOT, Server, Side, folder, found, is_listening, running, wait_until
 from podidentity_sandbox.processes import ProgramError
 from podidentity_sandbox.serving import free_ports
 
@@ -65,7 +65,7 @@ def nginx(
     core: int | None = 0,
     side: Side = HERE,
     name: str = "nginx",
-) -> Iterator[Listening]:
+) -> Iterator[Server]:
     """Start nginx on the loopback of *side*; its process is the worker. Raises ProgramError, also without nginx."""
     program = found("nginx", UNPACKED)
     if program is None:
@@ -81,7 +81,7 @@ def nginx(
         with running(name, command, log=log, core=core, side=side, orphan_signal="TERM") as master:
             wait_until(lambda: side.call(lambda: is_listening("127.0.0.1", port)), master, name, log)
             wait_until(lambda: len(children(master.pid)) == 1, master, name, log)
-            yield Listening(name, "127.0.0.1", port, children(master.pid), side)
+            yield Server(name, "127.0.0.1", port, children(master.pid), side)
 
 
 def children(pid: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from typing import Final
 from benchmarks.load.cpu_limit import CpuLimit
 from benchmarks.load.mounted import with_service_account
 from benchmarks.load.node_servers import NODE, NodeServers
-from benchmarks.load.servers import HERE, TOKEN_PATH, Side, ask, folder, running, wait_until
+from benchmarks.load.servers import HERE, TOKEN_PATH, Server, Side, ask, folder, running, wait_until
 from benchmarks.load.wire import Wire, forget_closed
 from nmi.flag_table import RedirectTarget
 from podidentity_sandbox.processes import ProgramError, python
@@ -28,20 +28,13 @@ FINAL: Final = frozenset((400, 403, 404, 405))
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Node(Server):
     """A running NMI. `node` creates it."""
 
-    name: str
-    address: str
-    """The address that pods use, as is the port."""
-    port: int
-    pids: tuple[int, ...]
     probe_port: int
     metrics_port: int
     side: Side
     """The address of its probes and metrics."""
-    pods: Side
-    """The side on which its clients run."""
 
     def rss_mib(self) -> float:
         """Return the resident memory."""
@@ -50,16 +43,6 @@ class Node:
     def peak_rss_mib(self) -> float:
         """Return the maximum of the resident memory since the start (VmHWM)."""
         return self._status_mib("VmHWM")
-
-    def anonymous_bytes(self) -> int:
-        """Return the part of the resident memory that no other process shares (RssAnon)."""
-        return round(self._status_mib("RssAnon") * (1 << 20))
-
-    def held(self) -> int:
-        """Return the number of requests that wait for an assignment."""
-        state = self.side.call(lambda: ask("127.0.0.1", self.probe_port, "/debug/state")).body
-        held: int = json.loads(state)["feed"]["held"]
-        return held
 
     def cpu_seconds(self) -> float:
         """Return the CPU time since the start, with that of ended child processes. Its resolution is 10 ms."""
@@ -157,7 +140,7 @@ def node(
         with running(name, command, log=log, core=core, side=node_servers.side) as process:
             address, its_port = behind.imds if behind else ("127.0.0.1", port)
             pods = behind.pods if behind else HERE
-            made = Node(name, address, its_port, (process.pid,), probe_port, metrics_port, node_servers.side, pods)
+            made = Node(name, address, its_port, (process.pid,), pods, probe_port, metrics_port, node_servers.side)
             wait_until(lambda: node_servers.side.call(lambda: is_active(probe_port)), process, name, log)
             if behind:
                 forget_closed(behind)

@@ -46,12 +46,12 @@ class NodeServers:
         """Return the addresses of all pods on the node in the order of their creation."""
         return addresses(self.counts().pods, self._first_pod)
 
-    def add_pods(self, count: int, *, assigned: bool = True) -> list[str]:
-        """Create this number of pods on the node. Return all addresses. 10,000 take about ten seconds.
+    def add_pods(self, count: int) -> list[str]:
+        """Create this number of pods with an Assigned identity each. Return all addresses.
 
-        *assigned*: each has an Assigned identity, else only the label for one.
+        10,000 take about ten seconds.
         """
-        self._order(AddPods(count, assigned))
+        self._order(AddPods(count))
         return self.pods
 
     def set_imds(self, *, delay_ms: float = 0.0, token_seconds: float = TOKEN_SECONDS) -> None:

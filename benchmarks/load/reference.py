@@ -85,7 +85,7 @@ def reference(program: Path, pods: int, *, behind: bool = False, core: int | Non
                 address, its_port = wired.imds if behind else ("127.0.0.1", port)
                 clients = wired.pods if behind else wired.node
                 pids = (process.pid,)
-                made = Node(REFERENCE, address, its_port, pids, probe_port, metrics_port, wired.node, clients)
+                made = Node(REFERENCE, address, its_port, pids, clients, probe_port, metrics_port, wired.node)
                 wait_until(lambda: wired.node.call(lambda: is_active(probe_port)), process, REFERENCE, log)
                 seconds, cpu_seconds = time.monotonic() - began, made.cpu_seconds()
                 if behind:

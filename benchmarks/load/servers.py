@@ -38,24 +38,6 @@ POLL_SECONDS: Final = 0.02
 TAIL_LINES: Final = 3
 
 
-class Server(Protocol):
-    """The properties of a server that the load generator and the CPU measurement use."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def address(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """The processes whose CPU time is the server's."""
-
-    @property
-    def pods(self) -> "Side":
-        """The side on which its clients run."""
-
-
 class Inside(Protocol):
     """Calls a function in a network namespace: its sockets and child processes belong to that namespace."""
 
@@ -79,15 +61,17 @@ HERE: Final = Side(ExecutionContext("127.0.0.1"), _here)
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
-    """A server without further methods."""
+class Server:
+    """A running server, as the load generator and the CPU measurement use it."""
 
     name: str
     address: str
+    """The address that pods use, as is the port."""
     port: int
     pids: tuple[int, ...]
-    pods: Side = HERE
-    """Where its clients run."""
+    """The processes whose CPU time is the server's."""
+    pods: Side
+    """The side on which its clients run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,7 +263,6 @@ def _background(found: Results) -> str:
 def _memory(found: Results) -> str:
     rows = [[f"{row.pods:,}", figure(row.idle_mib), figure(row.load_mib)] for row in found.memory]
     body = grid(["pods", "idle MiB", "at most MiB"], rows, texts=0)
-    held = "" if found.held_bytes is None else f"A held request: {figure(found.held_bytes / 1000)} kB."
     other = found.reference
     reference = (
         f"The Go implementation: {figure(other.rss_mib)} MiB after its start in {figure(other.seconds)} s with "
@@ -271,7 +270,7 @@ def _memory(found: Results) -> str:
         if other
         else ""
     )
-    return "\n\n".join(part for part in (body, held, reference) if part)
+    return "\n\n".join(part for part in (body, reference) if part)
 
 
 def _left_out(found: Results) -> str:

@@ -15,7 +15,6 @@ DESIGN = [
     ("memory under load, 250 pods", "at most", 48.0, 47.0),
     ("CPU without requests, 250 pods", "at most", 0.2, 0.15),
     ("memory under load, 10,000 pods", "at most", 120.0, 119.0),
-    ("held request", "at most", 8.0, 7.9),
     ("no header: CPU", "at most", 8.0, 6.0),
     ("no header: CPU, of a cached token", "at most", 2.0, 1.2),
     ("no resource: CPU", "at most", 8.0, 7.0),
@@ -35,11 +34,11 @@ STARTS = (Start(None, 0.79, 0.49), Start(1.0, 1.4, 0.48), Start(None, 0.89, 0.6,
 
 
 def test_each_budget_of_the_design_has_its_own_figure() -> None:
-    found = budgets(FULL.cases, FULL.background, FULL.memory, STARTS, held_bytes=FULL.held_bytes)
+    found = budgets(FULL.cases, FULL.background, FULL.memory, STARTS)
     assert [(each.what, each.direction, each.limit, each.got) for each in found] == DESIGN
 
 
 def test_an_unmeasured_budget_is_not_met() -> None:
     nothing = budgets((), (), (), ())
-    assert [each.got for each in nothing] == [None] * 12
+    assert [each.got for each in nothing] == [None] * 11
     assert not any(each.met for each in nothing)

@@ -6,14 +6,13 @@ One node and one NMI serve all tests that only send requests. Neither is pinned 
 
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.load import cases, closed_loop, cpu_limit, requests
+from benchmarks.load import cases, closed_loop, cpu_limit
 from benchmarks.load.benchmark_node import BenchmarkNode, on_loopback
 from benchmarks.load.closed_loop import Pace
 from benchmarks.load.footprint import started
@@ -159,16 +158,6 @@ def test_a_closed_loop_measures_each_server(benchmark_node: BenchmarkNode, load:
         assert (served.against is None) == (name == "nginx")
         pids = benchmark_node.servers[name].pids
         assert {core for pid in pids for core in os.sched_getaffinity(pid)} == {0}, "not the generator's core"
-
-
-def test_the_clients_of_held_requests_are_not_answered() -> None:
-    with node_servers() as around, node(around) as ours:
-        (pod,) = around.add_pods(1, assigned=False)
-        with socket.create_connection((ours.address, ours.port), source_address=(pod, 0)) as client:
-            client.sendall(requests.plain().text)
-            until_sync(lambda: ours.held() == 1)
-            with pytest.raises(BlockingIOError):
-                client.recv(1, socket.MSG_DONTWAIT)
 
 
 @pytest.mark.root
