@@ -24,7 +24,6 @@ import uvloop
 from typing_extensions import override
 
 from benchmarks.controller import stream
-from benchmarks.controller.azure_read_cost import calls_of_an_interval
 from benchmarks.controller.stream import Size
 from mic.cluster.kept_parts import KeptParts
 from mic.cluster.view import ClusterView
@@ -60,8 +59,6 @@ class ReadingCost:
     """A new pod with an identity; the median, as for the others."""
     own_write_us: float
     """The watch reports an object that MIC itself has written."""
-    arm_calls: int
-    """Calls to Azure in one interval without changes."""
 
 
 class Recorded(Client):
@@ -186,7 +183,6 @@ async def _measured(mirror: Mirror, size: Size) -> ReadingCost:
     written = await mirror.take(ASSIGNED_IDENTITIES, own)
     node = await mirror.take(NODES, beats)
     assert mirror.dirty == [], "a heartbeat has caused work"
-    calls = await calls_of_an_interval(mirror.view, mirror.client)
     appeared = await mirror.take(PODS, new)
     assert len(mirror.dirty) == EVENTS, "a new pod has caused no work"
     return ReadingCost(
@@ -198,7 +194,6 @@ async def _measured(mirror: Mirror, size: Size) -> ReadingCost:
         node_event_us=round(node, 1),
         new_pod_us=round(appeared, 1),
         own_write_us=round(written, 1),
-        arm_calls=calls,
     )
 
 

@@ -16,6 +16,7 @@ from benchmarks.load.mounted import with_service_account
 from benchmarks.load.node_servers import NODE, NodeServers
 from benchmarks.load.servers import HERE, TOKEN_PATH, Server, Side, ask, folder, running, wait_until
 from benchmarks.load.wire import Wire, forget_closed
+from benchmarks.machine import Cores
 from nmi.flag_table import RedirectTarget
 from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.serving import free_ports
@@ -51,13 +52,10 @@ class Node(Server):
 
     def used_percent(self, seconds: float) -> float:
         """Return the used part of a core during the next *seconds*, in percent."""
-        before = self._running_ns()
+        cores = Cores()
+        before = cores.used(self.pids)
         time.sleep(seconds)
-        return (self._running_ns() - before) / (seconds * 1e7)
-
-    def _running_ns(self) -> int:
-        """Return the time for which the threads have run: in contrast to `cpu_seconds`, exact."""
-        return sum(int(each.read_text().split()[0]) for each in Path(f"/proc/{self.pids[0]}/task").glob("*/schedstat"))
+        return (cores.used(self.pids) - before) / seconds * 100
 
     def answer(self, pod: str, path: str = TOKEN_PATH) -> bytes:
         """Return the body of the response to the pod at this address. Raises ProgramError if it is no token."""

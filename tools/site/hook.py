@@ -6,6 +6,8 @@ repository, as in setup.py; without it no page links to the repository.
 """
 
 import os
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,10 +15,30 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from pymdownx.slugs import slugify
 
 from tools.site import links, lists, search
-from tools.site.anchors import Anchors
 
 ROOT: Final = Path(os.environ.get("SITE_ROOT") or Path(__file__).parents[2])
 """SITE_ROOT names another repository, for tests."""
+
+
+class Anchors:
+    """The anchors of one page, as GitHub makes them: a repeated heading gets the suffix -1; Python-Markdown adds _1."""
+
+    def __init__(self, slugify: Callable[[str, str], str]) -> None:
+        self._slugify = slugify
+        self._seen: Counter[str] = Counter()
+
+    def start_page(self) -> None:
+        """Delete the headings of the previous page."""
+        self._seen.clear()
+
+    def __call__(self, heading: str, separator: str) -> str:
+        """Return the anchor of the next *heading*."""
+        anchor = self._slugify(heading, separator)
+        repeated = self._seen[anchor]
+        self._seen[anchor] += 1
+        return f"{anchor}-{repeated}" if repeated else anchor
+
+
 ANCHORS: Final = Anchors(slugify(case="lower"))
 
 
