@@ -192,8 +192,10 @@ class Budget:
     met: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Results:
+    """The results of a run. The parts that it has not measured are empty."""
+
     date: datetime
     """The start of the run, UTC."""
     commit: str
@@ -202,20 +204,22 @@ class Results:
     """Files differed from the commit."""
     full: bool
     """False for the quick run, with fewer rounds and cases."""
-    seconds: float
-    stolen_seconds: float
-    """Seconds that a hypervisor took from the cores during the run."""
     machine: Machine
-    control: Control | None
-    cases: tuple[Case, ...]
-    open_loop: tuple[OpenLoop, ...]
-    background: tuple[Background, ...]
-    memory: tuple[Memory, ...]
-    budgets: tuple[Budget, ...]
-    left_out: tuple[str, ...]
-    """Sentences on the limits of the figures."""
+    seconds: float = 0.0
+    stolen_seconds: float = 0.0
+    """Seconds that a hypervisor took from the cores during the run."""
+    control: Control | None = None
+    cases: tuple[Case, ...] = ()
+    open_loop: tuple[OpenLoop, ...] = ()
+    background: tuple[Background, ...] = ()
+    memory: tuple[Memory, ...] = ()
+    starts: tuple[Start, ...] = ()
+    """Empty in results before 2026-12-01."""
     reference: ReferenceFootprint | None = None
     """None without REFERENCE_NMI."""
+    budgets: tuple[Budget, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Sentences on the limits of the figures."""
     schema: int = SCHEMA
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -27,18 +27,7 @@ from benchmarks.load.reference import binary, footprint
 from benchmarks.load.servers import found
 from benchmarks.machine import Cores
 from benchmarks.report.table import store
-from benchmarks.results import (
-    FOLDER,
-    Background,
-    Case,
-    Control,
-    Memory,
-    OpenLoop,
-    ReferenceFootprint,
-    Results,
-    Start,
-    write,
-)
+from benchmarks.results import FOLDER, Results, write
 from nmi.flag_table import RedirectTarget
 from podidentity_sandbox.processes import ProgramError
 
@@ -59,19 +48,6 @@ LEFT_OUT: Final = (
 )
 
 
-@dataclass(slots=True)
-class Found:
-    """The results of the completed parts."""
-
-    control: Control | None = None
-    cases: list[Case] = field(default_factory=list)
-    open_loop: tuple[OpenLoop, ...] = ()
-    background: list[Background] = field(default_factory=list)
-    memory: list[Memory] = field(default_factory=list)
-    reference: ReferenceFootprint | None = None
-    starts: list[Start] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class Bench:
     """One run of the suite."""
@@ -79,7 +55,8 @@ class Bench:
     quick: bool
     deadline: float
     cores: Cores
-    found: Found
+    results: Results
+    """The results of the completed parts."""
     go: Path | None = None
     """The Go implementation's binary."""
     keys: frozenset[str] = frozenset()
@@ -98,7 +75,7 @@ class Bench:
         with on_loopback(cases.PODS, go=self.go) as benchmark_node:
             if not self.keys:
                 log_progress("control")
-                self.found.control = closed_loop.control(benchmark_node, self.cores, self.control_pace)
+                self.results.control = closed_loop.control(benchmark_node, self.cores, self.control_pace)
             self._closed(cases.ON_A_FULL_NODE, benchmark_node)
             if not self.keys:
                 self._disturbances(benchmark_node)
@@ -107,7 +84,7 @@ class Bench:
         for load in loads:
             if self._selected(load):
                 log_progress(load.title)
-                self.found.cases.append(closed_loop.measured(load, benchmark_node, self.cores, self.pace))
+                self.results.cases += (closed_loop.measured(load, benchmark_node, self.cores, self.pace),)
 
     def _selected(self, load: Load) -> bool:
         return load.key in self.keys if self.keys else load.quick or not self.quick
@@ -115,13 +92,13 @@ class Bench:
     def _disturbances(self, benchmark_node: BenchmarkNode) -> None:
         log_progress("open loop")
         seconds = 2.0 if self.quick else 5.0
-        self.found.open_loop = open_loop.at_rates(
+        self.results.open_loop = open_loop.at_rates(
             cases.QUICK_RATES if self.quick else cases.RATES, benchmark_node, seconds
         )
         for each in cases.BACKGROUND:
             if each.quick or not self.quick:
                 log_progress(each.title)
-                self.found.background += disturbances.measured(each, benchmark_node, 4.0 if self.quick else 8.0)
+                self.results.background += disturbances.measured(each, benchmark_node, 4.0 if self.quick else 8.0)
 
     def other_sizes(self) -> None:
         """Measure the effect of the number of pods. Not in a quick run, since the creation of 10,000 takes long."""
@@ -130,7 +107,7 @@ class Bench:
         with on_loopback(cases.FEW) as few, on_loopback(cases.MANY) as many:
             log_progress(f"{cases.ONE_POD.title}, {cases.MANY_PODS.title}")
             both = ((cases.ONE_POD, few), (cases.MANY_PODS, many))
-            self.found.cases += closed_loop.side_by_side(both, self.cores, self.pace)
+            self.results.cases += closed_loop.side_by_side(both, self.cores, self.pace)
             self._closed((cases.MANY_PODS_CLOSE,), many)
 
     def through_the_rule(self) -> None:
@@ -147,15 +124,14 @@ class Bench:
     def weight(self) -> None:
         for pods in (cases.PODS,) if self.quick else (cases.FEW, cases.PODS, cases.MANY):
             log_progress(f"memory, {pods} pods")
-            self.found.memory.append(weighed(pods))
+            self.results.memory += (weighed(pods),)
         if self.go is not None:
             log_progress("the Go implementation's start and memory")
-            self.found.reference = footprint(self.go, cases.PODS)
+            self.results.reference = footprint(self.go, cases.PODS)
         log_progress("start")
-        self.found.starts.append(started(cases.PODS))
-        self.found.starts.append(started(cases.PODS, kubeconfig=True))
+        self.results.starts += (started(cases.PODS), started(cases.PODS, kubeconfig=True))
         if cpu_limit.possible():
-            self.found.starts.append(started(cases.PODS, cores=CHART_CORES))
+            self.results.starts += (started(cases.PODS, cores=CHART_CORES),)
 
 
 PARTS: Final[dict[str, Callable[[Bench], None]]] = {
@@ -203,43 +179,24 @@ def main() -> None:
         go = binary(os.environ)
     except ProgramError as error:
         parser.error(str(error))
-    date, began = datetime.now(UTC), time.monotonic()
-    (commit, changed), facts, cores = machine.commit(), machine.facts(found("nginx", UNPACKED)), Cores()
+    began, cores, (commit, changed) = time.monotonic(), Cores(), machine.commit()
     stolen = sum(cores.stolen(core) for core in (0, 1))
-    bench = Bench(
-        asked.quick,
-        began + (QUICK_SECONDS if asked.quick else FULL_SECONDS),
-        cores,
-        Found(),
-        go,
-        frozenset(asked.cases),
-    )
-    for part in asked.only:
-        log_progress(part)
-        PARTS[part](bench)
-    result = bench.found
     results = Results(
-        date=date,
+        date=datetime.now(UTC),
         commit=commit,
         changed=changed,
         full=not asked.quick and not asked.cases and len(asked.only) == len(PARTS),
-        seconds=time.monotonic() - began,
-        stolen_seconds=sum(cores.stolen(core) for core in (0, 1)) - stolen,
-        machine=facts,
-        control=result.control,
-        cases=tuple(result.cases),
-        open_loop=result.open_loop,
-        background=tuple(result.background),
-        memory=tuple(result.memory),
-        budgets=budgets(
-            result.cases,
-            result.background,
-            result.memory,
-            result.starts,
-        ),
-        left_out=left_out(bench, asked.only),
-        reference=result.reference,
+        machine=machine.facts(found("nginx", UNPACKED)),
     )
+    deadline = began + (QUICK_SECONDS if asked.quick else FULL_SECONDS)
+    bench = Bench(asked.quick, deadline, cores, results, go, frozenset(asked.cases))
+    for part in asked.only:
+        log_progress(part)
+        PARTS[part](bench)
+    results.seconds = time.monotonic() - began
+    results.stolen_seconds = sum(cores.stolen(core) for core in (0, 1)) - stolen
+    results.budgets = budgets(results)
+    results.left_out = left_out(bench, asked.only)
     file = write(results, asked.results)
     sys.stdout.write(f"{store(file, results).read_text()}\n{file}\n")
 

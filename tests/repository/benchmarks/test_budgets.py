@@ -1,5 +1,7 @@
 """The budgets are those of the design, and each is compared with its own figure of a run."""
 
+from dataclasses import replace
+
 from benchmarks.budgets import budgets
 from benchmarks.results import Start
 from tests.repository.benchmarks.sample_results import FULL
@@ -34,11 +36,11 @@ STARTS = (Start(None, 0.79, 0.49), Start(1.0, 1.4, 0.48), Start(None, 0.89, 0.6,
 
 
 def test_each_budget_of_the_design_has_its_own_figure() -> None:
-    found = budgets(FULL.cases, FULL.background, FULL.memory, STARTS)
+    found = budgets(replace(FULL, starts=STARTS))
     assert [(each.what, each.direction, each.limit, each.got) for each in found] == DESIGN
 
 
 def test_an_unmeasured_budget_is_not_met() -> None:
-    nothing = budgets((), (), (), ())
+    nothing = budgets(replace(FULL, cases=(), background=(), memory=()))
     assert [each.got for each in nothing] == [None] * 11
     assert not any(each.met for each in nothing)
