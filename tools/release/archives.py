@@ -8,10 +8,14 @@ from tools.release.commands import ReleaseError, run
 
 
 def pack(folder: Path, to: Path, epoch: int) -> None:
-    """Write what is in *folder* to the tar archive *to*, sorted, with the time *epoch*, without owners."""
+    """Write what is in *folder* to the tar archive *to*, sorted, with the time *epoch*, without owners.
+
+    An archive whose name ends with .gz is compressed.
+    """
     names = sorted(each.name for each in folder.iterdir())
     tar = ["tar", "--create", "--format=ustar", "--sort=name", f"--mtime=@{epoch}", "--owner=0", "--group=0"]
-    tar += ["--numeric-owner", "--mode=u=rwX,go=rX", f"--directory={folder}", f"--file={to}", "--", *names]
+    tar += ["--numeric-owner", "--mode=u=rwX,go=rX", f"--directory={folder}", f"--file={to}"]
+    tar += [*(["--use-compress-program=gzip -9 -n"] if to.suffix == ".gz" else []), "--", *names]
     run(*tar)
 
 

@@ -25,11 +25,9 @@ def build_sdist(source: Path, out: Path, epoch: int) -> Path:
     setuptools ignores SOURCE_DATE_EPOCH for it, so the archive is packed again by GNU tar and gzip.
     """
     made = _build("--sdist", source, out, environment_of(source, epoch))
-    unpacked, packed = out / "unpacked", out / "packed.tar"
+    unpacked = out / "unpacked"
     unpack(made, unpacked)
-    pack(unpacked, packed, epoch)
-    run("gzip", "-9", "-n", packed)
-    packed.with_suffix(".tar.gz").replace(made)
+    pack(unpacked, made, epoch)
     shutil.rmtree(unpacked)
     return made
 

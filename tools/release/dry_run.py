@@ -27,8 +27,7 @@ from tools.release import (
     vulnerabilities,
 )
 from tools.release.commands import ReleaseError, run
-from tools.release.images import collect
-from tools.release.products import products_of
+from tools.release.images import collect, products_of
 from tools.release.summary import SUMS, Artifact, artifact, differences, sums
 from tools.release.versions import Versions, notes, problems, read
 
