@@ -20,7 +20,6 @@ QUIET_SECONDS: Final = 0.025
 PATIENCE_SECONDS: Final = 10.0
 """The limit for waits and repetitions of one measurement."""
 REDONE_AT_MOST: Final = 5
-"""The duration of one measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +43,12 @@ class Rounds:
         self,
         cores: Cores,
         *,
-        watched: Sequence[int] = (0, 1),
         known: Sequence[int] = (),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """*known* are other processes of the measurement, apart from server and generator: emulators, this one."""
         self._cores = cores
-        self._watched = watched
         self._known = known
         self._clock = clock
         self._sleep = sleep
@@ -103,7 +100,7 @@ class Rounds:
                 return False
 
     def _others(self, server: MeasuredServer) -> float:
-        busy = sum(self._cores.busy(core) for core in self._watched)
+        busy = sum(self._cores.busy(core) for core in (0, 1))
         return busy - self._cores.used([*server.pids, *self._known])
 
     def _once(self, server: MeasuredServer, *, quiet: bool) -> Round:

@@ -16,11 +16,11 @@ from typing import Final
 
 from benchmarks import machine
 from benchmarks.budgets import budgets
-from benchmarks.load import cases, closed_loop, cpu_limit, disturbances, open_loop
+from benchmarks.load import cases, cpu_limit, disturbances, loops
 from benchmarks.load.benchmark_node import BenchmarkNode, behind_the_rule, on_loopback
 from benchmarks.load.cases import Load
-from benchmarks.load.closed_loop import Pace
 from benchmarks.load.footprint import started, weighed
+from benchmarks.load.loops import Pace
 from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import UNPACKED
 from benchmarks.load.reference import binary, footprint
@@ -75,7 +75,7 @@ class Bench:
         with on_loopback(cases.PODS, go=self.go) as benchmark_node:
             if not self.keys:
                 log_progress("control")
-                self.results.control = closed_loop.control(benchmark_node, self.cores, self.control_pace)
+                self.results.control = loops.control(benchmark_node, self.cores, self.control_pace)
             self._closed(cases.ON_A_FULL_NODE, benchmark_node)
             if not self.keys:
                 self._disturbances(benchmark_node)
@@ -84,7 +84,7 @@ class Bench:
         for load in loads:
             if self._selected(load):
                 log_progress(load.title)
-                self.results.cases += (closed_loop.measured(load, benchmark_node, self.cores, self.pace),)
+                self.results.cases += (loops.measured(load, benchmark_node, self.cores, self.pace),)
 
     def _selected(self, load: Load) -> bool:
         return load.key in self.keys if self.keys else load.quick or not self.quick
@@ -92,7 +92,7 @@ class Bench:
     def _disturbances(self, benchmark_node: BenchmarkNode) -> None:
         log_progress("open loop")
         seconds = 2.0 if self.quick else 5.0
-        self.results.open_loop = open_loop.at_rates(
+        self.results.open_loop = loops.at_rates(
             cases.QUICK_RATES if self.quick else cases.RATES, benchmark_node, seconds
         )
         for each in cases.BACKGROUND:
@@ -107,7 +107,7 @@ class Bench:
         with on_loopback(cases.FEW) as few, on_loopback(cases.MANY) as many:
             log_progress(f"{cases.ONE_POD.title}, {cases.MANY_PODS.title}")
             both = ((cases.ONE_POD, few), (cases.MANY_PODS, many))
-            self.results.cases += closed_loop.side_by_side(both, self.cores, self.pace)
+            self.results.cases += loops.side_by_side(both, self.cores, self.pace)
             self._closed((cases.MANY_PODS_CLOSE,), many)
 
     def through_the_rule(self) -> None:

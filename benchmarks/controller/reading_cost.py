@@ -51,10 +51,8 @@ class ReadingCost:
     """Reading everything once: all lists decoded and in the view."""
     rss_mib: float
     """Memory of the process at the end, with the interpreter and all modules."""
-    peak_rss_mib: float
     unrelated_event_us: float
     """A pod's heartbeat: only its resourceVersion changes."""
-    node_event_us: float
     new_pod_us: float
     """A new pod with an identity; the median, as for the others."""
     own_write_us: float
@@ -181,7 +179,7 @@ async def _measured(mirror: Mirror, size: Size) -> ReadingCost:
     new = [stream.line("ADDED", stream.pod(number, size), PODS) for number in fresh]
     unrelated = await mirror.take(PODS, heartbeats)
     written = await mirror.take(ASSIGNED_IDENTITIES, own)
-    node = await mirror.take(NODES, beats)
+    await mirror.take(NODES, beats)
     assert mirror.dirty == [], "a heartbeat has caused work"
     appeared = await mirror.take(PODS, new)
     assert len(mirror.dirty) == EVENTS, "a new pod has caused no work"
@@ -189,9 +187,7 @@ async def _measured(mirror: Mirror, size: Size) -> ReadingCost:
         **asdict(size),
         sync_cpu_seconds=round(cpu, 3),
         rss_mib=round(after, 1),
-        peak_rss_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         unrelated_event_us=round(unrelated, 1),
-        node_event_us=round(node, 1),
         new_pod_us=round(appeared, 1),
         own_write_us=round(written, 1),
     )

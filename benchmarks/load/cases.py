@@ -1,4 +1,4 @@
-"""The cases of the suite as data. `closed_loop`, `open_loop` and `disturbances` run them."""
+"""The cases of the suite as data. `loops` and `disturbances` run them."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -17,6 +17,7 @@ from benchmarks.load.node_servers import NODE, NodeServers
 from benchmarks.load.servers import HERE, TOKEN_PATH, Server, Side, ask, folder, running, wait_until
 from benchmarks.load.wire import Wire, forget_closed
 from benchmarks.machine import Cores
+from benchmarks.results import OURS
 from nmi.flag_table import RedirectTarget
 from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.serving import free_ports
@@ -96,8 +97,6 @@ def node(
     node_servers: NodeServers,
     *,
     core: int | None = 0,
-    flags: Sequence[str] = (),
-    name: str = "nmi",
     behind: Wire | None = None,
     target: RedirectTarget = RedirectTarget.LOOPBACK,
     mounted: bool = False,
@@ -127,7 +126,6 @@ def node(
             if behind
             else ("--redirect=none",)
         ),
-        *flags,
     )
     with folder() as kept:
         log = kept / "nmi.log"
@@ -135,11 +133,11 @@ def node(
             command = with_service_account(command, node_servers.kubeconfig, kept)
         if limit is not None:
             command = limit.enter(command)
-        with running(name, command, log=log, core=core, side=node_servers.side) as process:
+        with running(OURS, command, log=log, core=core, side=node_servers.side) as process:
             address, its_port = behind.imds if behind else ("127.0.0.1", port)
             pods = behind.pods if behind else HERE
-            made = Node(name, address, its_port, (process.pid,), pods, probe_port, metrics_port, node_servers.side)
-            wait_until(lambda: node_servers.side.call(lambda: is_active(probe_port)), process, name, log)
+            made = Node(OURS, address, its_port, (process.pid,), pods, probe_port, metrics_port, node_servers.side)
+            wait_until(lambda: node_servers.side.call(lambda: is_active(probe_port)), process, OURS, log)
             if behind:
                 forget_closed(behind)
             yield made

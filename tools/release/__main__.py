@@ -73,21 +73,17 @@ def run(options: argparse.Namespace) -> None:
             collect(options.images, release.out, release.epoch)
         case "seal":
             unsealed = {NOTES_FILE, STATEMENT_FILE, VEX_FILE, summary.SUMS}
-            show(release.seal([each for each in release.out.iterdir() if each.name not in unsealed], options.builder))
+            artifacts = [path for path in release.out.iterdir() if path.name not in unsealed]
+            print(summary.sums(release.seal(artifacts, options.builder)))  # noqa: T201
         case "dry-run":
             for each in ("dist", "again"):
                 shutil.rmtree(OUT / each, ignore_errors=True)
-            show(dry_run(ROOT, OUT, url=url, images=options.images))
+            print(summary.sums(dry_run(ROOT, OUT, url=url, images=options.images)))  # noqa: T201
         case "push-chart":
             (archive,) = release.out.glob("*.tgz")
             plain = ["--plain-http"] if options.plain_http else []
             name, digest = chart.push(archive, options.registry, release.epoch, *plain)
             print(f"name={name}\ndigest={digest}")  # noqa: T201
-
-
-def show(artifacts: list[summary.Artifact]) -> None:
-    """Print the artifacts."""
-    print("\n".join(summary.table(artifacts)))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import cases, closed_loop, cpu_limit
+from benchmarks.load import cases, cpu_limit, loops
 from benchmarks.load.benchmark_node import BenchmarkNode, on_loopback
-from benchmarks.load.closed_loop import Pace
 from benchmarks.load.footprint import started
+from benchmarks.load.loops import Pace
 from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import nginx
 from benchmarks.load.node import Node, node
@@ -150,7 +150,7 @@ def benchmark_node() -> Iterator[BenchmarkNode]:
 @pytest.mark.parametrize("load", cases.ON_A_FULL_NODE, ids=lambda load: load.key)
 def test_a_closed_loop_measures_each_server(benchmark_node: BenchmarkNode, load: cases.Load) -> None:
     # On a busy machine a server may answer nothing in so short a time, which is no result.
-    found = until_sync(lambda: closed_loop.measured(load, benchmark_node, Cores(), SHORT), ignoring=RuntimeError)
+    found = until_sync(lambda: loops.measured(load, benchmark_node, Cores(), SHORT), ignoring=RuntimeError)
     assert set(found.servers) == {"nmi", "nginx"}
     for name, served in found.servers.items():
         assert set(served.errors) <= {"unanswered"}  # at the end, on a busy machine

@@ -1,4 +1,8 @@
-"""Closed loops: each connection sends the next request when it has the response; servers in alternating rounds."""
+"""Closed and open loops of requests.
+
+Closed loop: each connection sends the next request when it has the response; servers in alternating rounds. Open loop:
+requests are sent at a fixed rate, independently of earlier responses.
+"""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -7,17 +11,19 @@ from functools import partial
 from typing import Final
 
 from benchmarks import paired
+from benchmarks.load import requests
 from benchmarks.load.benchmark_node import BenchmarkNode
-from benchmarks.load.cases import CONTROL, Load
+from benchmarks.load.cases import CONTROL, RATE_CONNECTIONS, Load
 from benchmarks.load.generator import Group, Measured
 from benchmarks.load.servers import Server
 from benchmarks.machine import Cores
 from benchmarks.paired import Round, Sample
-from benchmarks.results import BASE, OURS, REFERENCE, Case, Control
+from benchmarks.results import BASE, OURS, REFERENCE, Case, Control, OpenLoop, Timely
 from benchmarks.rounds import MeasuredServer, Outcome, Rounds
 
 WARM_SECONDS: Final = 0.1
 """Until all connections are open and both cores run at full speed."""
+OPEN_WARM_SECONDS: Final = 0.5
 OK: Final = 200
 AGAIN: Final = "nmi again"
 
@@ -131,3 +137,32 @@ def errors(found: Measured, expected: int = OK) -> dict[str, int]:
     """Return the errors and how often each occurred."""
     others = {f"status {status}": count for status, count in found.statuses.items() if status != expected}
     return {**found.errors, **others}
+
+
+def at_rates(rates: Sequence[int], benchmark_node: BenchmarkNode, seconds: float) -> tuple[OpenLoop, ...]:
+    """Measure NMI and nginx at each of *rates* (requests per second) for *seconds* each."""
+    return tuple(
+        OpenLoop(
+            rate,
+            RATE_CONNECTIONS,
+            {name: _timely(rate, benchmark_node, benchmark_node.servers[name], seconds) for name in (BASE, OURS)},
+        )
+        for rate in rates
+    )
+
+
+def _timely(rate: int, benchmark_node: BenchmarkNode, server: Server, seconds: float) -> Timely:
+    group = Group(
+        "all", RATE_CONNECTIONS, benchmark_node.first_pod, benchmark_node.askers, (requests.plain(),), rate=rate
+    )
+    with benchmark_node.load(server, [group], seconds, warm_seconds=OPEN_WARM_SECONDS) as running:
+        found = running.wait().groups["all"]
+    p50, p99, p999 = percentiles(found)
+    return Timely(
+        p50_us=p50,
+        p99_us=p99,
+        p999_us=p999,
+        max_us=found.latency.max_us,
+        errors=sum(errors(found).values()),
+        late_us=found.behind.quantile(0.99) if found.behind.count else 0.0,
+    )
