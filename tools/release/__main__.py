@@ -74,11 +74,11 @@ def run(options: argparse.Namespace) -> None:
         case "seal":
             unsealed = {NOTES_FILE, STATEMENT_FILE, VEX_FILE, summary.SUMS}
             artifacts = [path for path in release.out.iterdir() if path.name not in unsealed]
-            print(summary.sums(release.seal(artifacts, options.builder)))  # noqa: T201
+            sys.stdout.write(summary.sums(release.seal(artifacts, options.builder)))
         case "dry-run":
             for each in ("dist", "again"):
                 shutil.rmtree(OUT / each, ignore_errors=True)
-            print(summary.sums(dry_run(ROOT, OUT, url=url, images=options.images)))  # noqa: T201
+            sys.stdout.write(summary.sums(dry_run(ROOT, OUT, url=url, images=options.images)))
         case "push-chart":
             (archive,) = release.out.glob("*.tgz")
             plain = ["--plain-http"] if options.plain_http else []

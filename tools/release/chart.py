@@ -32,7 +32,7 @@ def push(archive: Path, registry: str, epoch: int, *options: str) -> tuple[str, 
     The manifest contains the archive's time, so this is set to *epoch*: the same chart has the same digest.
     """
     os.utime(archive, (epoch, epoch))
-    output = run("sh", "-c", 'exec "$@" 2>&1', "sh", up.tool("helm"), "push", archive, f"oci://{registry}", *options)
+    output = helm("push", str(archive), f"oci://{registry}", *options)
     found = re.search(r"^Digest: (sha256:[0-9a-f]{64})$", output, re.MULTILINE)
     if found is None:
         raise ReleaseError(f"helm push reported no digest: {output}")

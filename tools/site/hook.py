@@ -7,7 +7,6 @@ repository, as in setup.py; without it no page links to the repository.
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,28 +17,17 @@ from tools.site import links, lists, search
 
 ROOT: Final = Path(os.environ.get("SITE_ROOT") or Path(__file__).parents[2])
 """SITE_ROOT names another repository, for tests."""
+SLUG: Final = slugify(case="lower")
+REPEATED: Final[Counter[str]] = Counter()
+"""The number of headings of the present page by their anchor."""
 
 
-class Anchors:
-    """The anchors of one page, as GitHub makes them: a repeated heading gets the suffix -1; Python-Markdown adds _1."""
-
-    def __init__(self, slugify: Callable[[str, str], str]) -> None:
-        self._slugify = slugify
-        self._seen: Counter[str] = Counter()
-
-    def start_page(self) -> None:
-        """Delete the headings of the previous page."""
-        self._seen.clear()
-
-    def __call__(self, heading: str, separator: str) -> str:
-        """Return the anchor of the next *heading*."""
-        anchor = self._slugify(heading, separator)
-        repeated = self._seen[anchor]
-        self._seen[anchor] += 1
-        return f"{anchor}-{repeated}" if repeated else anchor
-
-
-ANCHORS: Final = Anchors(slugify(case="lower"))
+def anchor_of(heading: str, separator: str) -> str:
+    """Return the anchor of the next *heading* as GitHub makes it: a repeated one ends with -1, not with _1."""
+    anchor = SLUG(heading, separator)
+    repeated = REPEATED[anchor]
+    REPEATED[anchor] += 1
+    return f"{anchor}-{repeated}" if repeated else anchor
 
 
 def on_config(config: Any) -> Any:
@@ -47,7 +35,7 @@ def on_config(config: Any) -> Any:
     url = os.environ.get("PROJECT_URL", "").rstrip("/")
     if url:
         config.repo_url, config.repo_name = url, "Repository"
-    config.mdx_configs.setdefault("toc", {})["slugify"] = ANCHORS
+    config.mdx_configs.setdefault("toc", {})["slugify"] = anchor_of
     return config
 
 
@@ -75,7 +63,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001  # called by keyword
     """Return the text of a page for Python-Markdown."""
-    ANCHORS.start_page()
+    REPEATED.clear()
     return lists.widened(links.to_pages_of_directories(ROOT, page.file.src_uri, markdown))
 
 
