@@ -17,19 +17,19 @@ REFUSALS: Final[Mapping[str, str]] = MappingProxyType(
 INSTANCE: Final = "instance-32"
 
 
-def budgets(found: Results) -> tuple[Budget, ...]:
-    """Return the budgets of the project's design, compared with *found*.
+def budgets(results: Results) -> tuple[Budget, ...]:
+    """Return the budgets of the project's design, compared with *results*.
 
     A budget without a measurement is not met. The start with a limit of CPU time is optional, because it needs root. A
     quick run omits the cases of `REFUSALS` and INSTANCE, and their budgets.
     """
-    cases, starts = found.cases, found.starts
+    cases, starts = results.cases, results.starts
     full, one = _ratios(cases, "keep-alive-32"), _ratios(cases, "keep-alive-1")
     closing = _ratios(cases, "close-32")
     few, many = _ratios(cases, "pods-1"), _ratios(cases, "pods-10000")
     flat = many.rps.median / few.rps.median if few and many else None
-    stall = next((each.p999_us / 1000 for each in found.background if each.key == "relist"), None)
-    weight = {each.pods: each.load_mib for each in found.memory}
+    stall = next((each.p999_us / 1000 for each in results.background if each.key == "relist"), None)
+    weight = {each.pods: each.load_mib for each in results.memory}
     start = next((each for each in starts if each.cores is None and not each.kubeconfig), None)
     with_kubeconfig = next((each for each in starts if each.kubeconfig), None)
     token, instance = _ours(cases, "keep-alive-32"), _ours(cases, INSTANCE)
@@ -44,7 +44,7 @@ def budgets(found: Results) -> tuple[Budget, ...]:
         judged("memory under load, 250 pods", weight.get(FULL_NODE), "at most", 48, aim=42, unit="MiB"),
         *(
             judged("CPU without requests, 250 pods", each.idle_percent, "at most", 0.2, unit="%")
-            for each in found.memory
+            for each in results.memory
             if each.pods == FULL_NODE and each.idle_percent is not None
         ),
         judged("memory under load, 10,000 pods", weight.get(MANY), "at most", 120, unit="MiB"),
