@@ -408,7 +408,7 @@ COMPILE = .venv/.lock/bin/uv pip compile -q pyproject.toml --universal --python-
 	--no-emit-index-url --no-header --no-annotate $(UPGRADE)
 lock: ## Renew the locks from the ranges in pyproject.toml
 	@$(PYTHON) -m venv .venv/.lock && .venv/.lock/bin/pip install -q uv
-	@$(COMPILE) --group build --group test --group lint --group bench --extra report --extra sandbox -o requirements.lock
+	@$(COMPILE) --group build --group test --group lint --extra report --extra sandbox -o requirements.lock
 	@$(COMPILE) --extra sandbox --constraint requirements.lock -o sandbox.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group build -o build.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group site -o site.lock

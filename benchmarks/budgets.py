@@ -1,16 +1,14 @@
-"""The budgets of the data plane and of MIC, compared with the results of a run. Pure."""
+"""The budgets of the data plane, compared with the results of a run. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from benchmarks.paired import judged
-from benchmarks.results import OURS, Background, Budget, Case, Controller, Memory, Ratios, Served, Start
+from benchmarks.results import OURS, Budget, Case, Ratios, Results, Served
 
 FULL_NODE: Final = 250
 MANY: Final = 10_000
-HUGE: Final = 100_000
-"""Pods of MIC's largest measurement, which a quick run omits: its budgets are then omitted too."""
 
 REFUSALS: Final[Mapping[str, str]] = MappingProxyType(
     {"no-header-32": "no header", "no-resource-32": "no resource", "no-path-32": "unknown path"}
@@ -19,32 +17,23 @@ REFUSALS: Final[Mapping[str, str]] = MappingProxyType(
 INSTANCE: Final = "instance-32"
 
 
-def budgets(
-    cases: Sequence[Case],
-    background: Sequence[Background],
-    memory: Sequence[Memory],
-    controller: Sequence[Controller],
-    starts: Sequence[Start],
-    *,
-    held_bytes: float | None = None,
-) -> tuple[Budget, ...]:
-    """Return the budgets of the project's design.
+def budgets(results: Results) -> tuple[Budget, ...]:
+    """Return the budgets of the project's design, compared with *results*.
 
-    A budget without a measurement is not met. *starts* are measured with FULL_NODE pods; one with a limit of CPU time
-    is optional, because it needs root. A quick run omits the cases of `REFUSALS` and INSTANCE, and their budgets.
+    A budget without a measurement is not met. The start with a limit of CPU time is optional, because it needs root. A
+    quick run omits the cases of `REFUSALS` and INSTANCE, and their budgets.
     """
+    cases, starts = results.cases, results.starts
     full, one = _ratios(cases, "keep-alive-32"), _ratios(cases, "keep-alive-1")
     closing = _ratios(cases, "close-32")
     few, many = _ratios(cases, "pods-1"), _ratios(cases, "pods-10000")
     flat = many.rps.median / few.rps.median if few and many else None
-    stall = next((each.p999_us / 1000 for each in background if each.key == "relist"), None)
-    weight = {each.pods: each.load_mib for each in memory}
+    stall = next((each.p999_us / 1000 for each in results.background if each.key == "relist"), None)
+    weight = {each.pods: each.load_mib for each in results.memory}
     start = next((each for each in starts if each.cores is None and not each.kubeconfig), None)
     with_kubeconfig = next((each for each in starts if each.kubeconfig), None)
     token, instance = _ours(cases, "keep-alive-32"), _ours(cases, INSTANCE)
     limited = [each for each in starts if each.cores is not None]
-    mic = next((each for each in controller if each.pods == MANY), None)
-    huge = [each for each in controller if each.pods == HUGE]
     return (
         judged("keep-alive c=32: requests a second", full.rps.median if full else None, "at least", 1.2, aim=1.3),
         judged("connection per request: CPU", closing.cpu.median if closing else None, "at most", 1.05, aim=1.0),
@@ -55,11 +44,10 @@ def budgets(
         judged("memory under load, 250 pods", weight.get(FULL_NODE), "at most", 48, aim=42, unit="MiB"),
         *(
             judged("CPU without requests, 250 pods", each.idle_percent, "at most", 0.2, unit="%")
-            for each in memory
+            for each in results.memory
             if each.pods == FULL_NODE and each.idle_percent is not None
         ),
         judged("memory under load, 10,000 pods", weight.get(MANY), "at most", 120, unit="MiB"),
-        judged("held request", held_bytes / 1000 if held_bytes is not None else None, "at most", 8, unit="kB"),
         *_refusals(cases, token),
         *(
             (
@@ -90,11 +78,6 @@ def budgets(
             judged(f"start to Active, limit of {each.cores:g} CPU", each.seconds, "at most", 1.5, unit="s")
             for each in limited
         ),
-        judged("MIC reads 10,000 pods", mic.cold_cpu_s if mic else None, "at most", 3.0, unit="CPU s"),
-        judged("MIC reads an event among 10,000 pods", mic.event_us / 1000 if mic else None, "at most", 1.0, unit="ms"),
-        judged("MIC's memory with 10,000 pods", mic.memory_mib if mic else None, "at most", 300, unit="MiB"),
-        *(judged("MIC reads 100,000 pods", each.cold_cpu_s, "at most", 8.0, unit="CPU s") for each in huge),
-        *(judged("MIC's memory with 100,000 pods", each.memory_mib, "at most", 500, unit="MiB") for each in huge),
     )
 
 

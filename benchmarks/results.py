@@ -1,6 +1,6 @@
 """The types of a results file of `python -m benchmarks.run`: values in memory, JSON on disk.
 
-A file is `benchmarks/results/<date>-<commit>.json`; its plots are in a folder of the same name. Results of
+A file is `benchmarks/results/<date>-<commit>.json`; its table is in a folder of the same name. Results of
 `benchmarks.controller.run` (`controller-….json`) have other types.
 """
 
@@ -99,8 +99,6 @@ class Case:
     mode: Literal["keep-alive", "close"]
     connections: int
     pods: int
-    series: tuple[Literal["connections", "pods"], ...]
-    """The curves that it is a point of."""
     rounds: int
     redone: int
     """Measurements that were discarded because another process used the cores."""
@@ -161,31 +159,6 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Micro:
-    """One compiled function in ns per call; None without a counterpart."""
-
-    function: str
-    corpus: str
-    native: Quartiles
-    oracle: Quartiles | None
-    httptools: Quartiles | None
-
-
-@dataclass(frozen=True, slots=True)
-class Controller:
-    """MIC's reading of this number of assigned pods, without HTTP and TLS."""
-
-    pods: int
-    cold_cpu_s: float
-    """Reading all of it."""
-    event_us: float
-    """One event that changes nothing."""
-    memory_mib: float
-    arm_calls: int | None
-    """Calls in one interval without changes; None in older results."""
-
-
-@dataclass(frozen=True, slots=True)
 class Start:
     """NMI's start until it is Active."""
 
@@ -219,8 +192,10 @@ class Budget:
     met: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Results:
+    """The results of a run. The parts that it has not measured are empty."""
+
     date: datetime
     """The start of the run, UTC."""
     commit: str
@@ -229,24 +204,22 @@ class Results:
     """Files differed from the commit."""
     full: bool
     """False for the quick run, with fewer rounds and cases."""
-    seconds: float
-    stolen_seconds: float
-    """Seconds that a hypervisor took from the cores during the run."""
     machine: Machine
-    control: Control | None
-    cases: tuple[Case, ...]
-    open_loop: tuple[OpenLoop, ...]
-    background: tuple[Background, ...]
-    memory: tuple[Memory, ...]
-    micro: tuple[Micro, ...]
-    controller: tuple[Controller, ...]
-    budgets: tuple[Budget, ...]
-    left_out: tuple[str, ...]
-    """Sentences on the limits of the figures."""
+    seconds: float = 0.0
+    stolen_seconds: float = 0.0
+    """Seconds that a hypervisor took from the cores during the run."""
+    control: Control | None = None
+    cases: tuple[Case, ...] = ()
+    open_loop: tuple[OpenLoop, ...] = ()
+    background: tuple[Background, ...] = ()
+    memory: tuple[Memory, ...] = ()
+    starts: tuple[Start, ...] = ()
+    """Empty in results before 2026-12-01."""
     reference: ReferenceFootprint | None = None
     """None without REFERENCE_NMI."""
-    held_bytes: float | None = None
-    """NMI's anonymous memory for one held request; None in results before 2026-11-28."""
+    budgets: tuple[Budget, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Sentences on the limits of the figures."""
     schema: int = SCHEMA
 
 

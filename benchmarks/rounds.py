@@ -7,8 +7,9 @@ none.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+from benchmarks.machine import Cores
 from benchmarks.paired import LEAST_ROUNDS, Round, Sample
 
 OTHERS: Final = 0.08
@@ -19,20 +20,6 @@ QUIET_SECONDS: Final = 0.025
 PATIENCE_SECONDS: Final = 10.0
 """The limit for waits and repetitions of one measurement."""
 REDONE_AT_MOST: Final = 5
-"""The duration of one measurement."""
-
-
-class Readings(Protocol):
-    """`machine.Cores`, or a test's replacement."""
-
-    def busy(self, core: int) -> float:
-        """Return seconds, including those that a hypervisor took."""
-
-    def used(self, pids: Sequence[int]) -> float:
-        """Return CPU seconds of the processes."""
-
-    def split(self, pids: Sequence[int]) -> tuple[float, float]:
-        """Return the seconds in user and system mode, with a coarser resolution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +41,14 @@ class Outcome:
 class Rounds:
     def __init__(
         self,
-        cores: Readings,
+        cores: Cores,
         *,
-        watched: Sequence[int] = (0, 1),
         known: Sequence[int] = (),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """*known* are other processes of the measurement, apart from server and generator: emulators, this one."""
         self._cores = cores
-        self._watched = watched
         self._known = known
         self._clock = clock
         self._sleep = sleep
@@ -115,7 +100,7 @@ class Rounds:
                 return False
 
     def _others(self, server: MeasuredServer) -> float:
-        busy = sum(self._cores.busy(core) for core in self._watched)
+        busy = sum(self._cores.busy(core) for core in (0, 1))
         return busy - self._cores.used([*server.pids, *self._known])
 
     def _once(self, server: MeasuredServer, *, quiet: bool) -> Round:

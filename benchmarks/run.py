@@ -1,6 +1,6 @@
 """`python -m benchmarks.run [--quick] [--only PART …]`, or `make bench`: the complete suite on this machine.
 
-It writes a file in benchmarks/results with its plots, and a table on stdout. It needs two cores without other load: it
+It writes a file and its table in benchmarks/results, and prints the table. It needs two cores without other load: it
 detects other load, waits for its end and reports it.
 """
 
@@ -9,42 +9,25 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from benchmarks import machine
 from benchmarks.budgets import budgets
-from benchmarks.controller.run import SIZES, costs, fed
-from benchmarks.load import cases, closed_loop, cpu_limit, disturbances, open_loop
+from benchmarks.load import cases, cpu_limit, disturbances, loops
 from benchmarks.load.benchmark_node import BenchmarkNode, behind_the_rule, on_loopback
 from benchmarks.load.cases import Load
-from benchmarks.load.closed_loop import Pace
 from benchmarks.load.footprint import started, weighed
-from benchmarks.load.held import held_bytes
+from benchmarks.load.loops import Pace
 from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import UNPACKED
 from benchmarks.load.reference import binary, footprint
 from benchmarks.load.servers import found
 from benchmarks.machine import Cores
-from benchmarks.micro.measure import rows
-from benchmarks.report.plots import draw
 from benchmarks.report.table import store
-from benchmarks.results import (
-    FOLDER,
-    Background,
-    Case,
-    Control,
-    Controller,
-    Memory,
-    Micro,
-    OpenLoop,
-    ReferenceFootprint,
-    Results,
-    Start,
-    write,
-)
+from benchmarks.results import FOLDER, Results, write
 from nmi.flag_table import RedirectTarget
 from podidentity_sandbox.processes import ProgramError
 
@@ -62,24 +45,7 @@ LEFT_OUT: Final = (
     "With a connection per request the generator's core gives out before the server's (column core): compare CPU.",
     "NMI sends by reno, nginx by the machine's default: where that is BBR, 2 to 3 % of a kept connection's CPU.",
     "Only closed loops are done again when something disturbs them; of all else there is one measurement.",
-    "MIC is read to without HTTP, TLS and Azure: docs/performance.md has the whole (benchmarks/controller).",
 )
-
-
-@dataclass(slots=True)
-class Found:
-    """The results of the completed parts."""
-
-    control: Control | None = None
-    cases: list[Case] = field(default_factory=list)
-    open_loop: tuple[OpenLoop, ...] = ()
-    background: list[Background] = field(default_factory=list)
-    memory: list[Memory] = field(default_factory=list)
-    held_bytes: float | None = None
-    reference: ReferenceFootprint | None = None
-    starts: list[Start] = field(default_factory=list)
-    micro: tuple[Micro, ...] = ()
-    controller: tuple[Controller, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +55,8 @@ class Bench:
     quick: bool
     deadline: float
     cores: Cores
-    found: Found
+    results: Results
+    """The results of the completed parts."""
     go: Path | None = None
     """The Go implementation's binary."""
     keys: frozenset[str] = frozenset()
@@ -105,10 +72,10 @@ class Bench:
         return Pace(7 if self.quick else 21, 0.5 if self.quick else 1.0, self.deadline, self.quick)
 
     def full_node(self) -> None:
-        with on_loopback(cases.PODS, cases.PAIR if self.quick else cases.ALL, go=self.go) as benchmark_node:
+        with on_loopback(cases.PODS, go=self.go) as benchmark_node:
             if not self.keys:
                 log_progress("control")
-                self.found.control = closed_loop.control(benchmark_node, self.cores, self.control_pace)
+                self.results.control = loops.control(benchmark_node, self.cores, self.control_pace)
             self._closed(cases.ON_A_FULL_NODE, benchmark_node)
             if not self.keys:
                 self._disturbances(benchmark_node)
@@ -117,7 +84,7 @@ class Bench:
         for load in loads:
             if self._selected(load):
                 log_progress(load.title)
-                self.found.cases.append(closed_loop.measured(load, benchmark_node, self.cores, self.pace))
+                self.results.cases += (loops.measured(load, benchmark_node, self.cores, self.pace),)
 
     def _selected(self, load: Load) -> bool:
         return load.key in self.keys if self.keys else load.quick or not self.quick
@@ -125,22 +92,22 @@ class Bench:
     def _disturbances(self, benchmark_node: BenchmarkNode) -> None:
         log_progress("open loop")
         seconds = 2.0 if self.quick else 5.0
-        self.found.open_loop = open_loop.at_rates(
+        self.results.open_loop = loops.at_rates(
             cases.QUICK_RATES if self.quick else cases.RATES, benchmark_node, seconds
         )
         for each in cases.BACKGROUND:
             if each.quick or not self.quick:
                 log_progress(each.title)
-                self.found.background += disturbances.measured(each, benchmark_node, 4.0 if self.quick else 8.0)
+                self.results.background += disturbances.measured(each, benchmark_node, 4.0 if self.quick else 8.0)
 
     def other_sizes(self) -> None:
         """Measure the effect of the number of pods. Not in a quick run, since the creation of 10,000 takes long."""
         if self.quick:
             return
-        with on_loopback(cases.FEW, cases.PAIR) as few, on_loopback(cases.MANY, cases.PAIR) as many:
+        with on_loopback(cases.FEW) as few, on_loopback(cases.MANY) as many:
             log_progress(f"{cases.ONE_POD.title}, {cases.MANY_PODS.title}")
             both = ((cases.ONE_POD, few), (cases.MANY_PODS, many))
-            self.found.cases += closed_loop.side_by_side(both, self.cores, self.pace)
+            self.results.cases += loops.side_by_side(both, self.cores, self.pace)
             self._closed((cases.MANY_PODS_CLOSE,), many)
 
     def through_the_rule(self) -> None:
@@ -157,23 +124,14 @@ class Bench:
     def weight(self) -> None:
         for pods in (cases.PODS,) if self.quick else (cases.FEW, cases.PODS, cases.MANY):
             log_progress(f"memory, {pods} pods")
-            self.found.memory.append(weighed(pods))
+            self.results.memory += (weighed(pods),)
         if self.go is not None:
             log_progress("the Go implementation's start and memory")
-            self.found.reference = footprint(self.go, cases.PODS)
-        log_progress("held requests")
-        self.found.held_bytes = held_bytes()
+            self.results.reference = footprint(self.go, cases.PODS)
         log_progress("start")
-        self.found.starts.append(started(cases.PODS))
-        self.found.starts.append(started(cases.PODS, kubeconfig=True))
+        self.results.starts += (started(cases.PODS), started(cases.PODS, kubeconfig=True))
         if cpu_limit.possible():
-            self.found.starts.append(started(cases.PODS, cores=CHART_CORES))
-
-    def functions(self) -> None:
-        self.found.micro = tuple(rows())
-
-    def controller(self) -> None:
-        self.found.controller = costs(fed(SIZES[:2] if self.quick else SIZES))
+            self.results.starts += (started(cases.PODS, cores=CHART_CORES),)
 
 
 PARTS: Final[dict[str, Callable[[Bench], None]]] = {
@@ -181,8 +139,6 @@ PARTS: Final[dict[str, Callable[[Bench], None]]] = {
     "other-sizes": Bench.other_sizes,
     "rule": Bench.through_the_rule,
     "memory": Bench.weight,
-    "micro": Bench.functions,
-    "controller": Bench.controller,
 }
 
 
@@ -202,7 +158,7 @@ def left_out(bench: Bench, parts: list[str]) -> tuple[str, ...]:
         else []
     )
     if bench.quick:
-        also.append("A quick run: few rounds; no nat rule, no 10,000 pods, no 100,000 for MIC, no other servers.")
+        also.append("A quick run: few rounds; no nat rule, no 10,000 pods.")
     elif os.geteuid() != 0:
         also.append("The rows through the nat rule need root and were left out.")
     if not possible():
@@ -211,7 +167,7 @@ def left_out(bench: Bench, parts: list[str]) -> tuple[str, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measures NMI and MIC.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measures NMI.")
     parser.add_argument("--quick", action="store_true", help="three minutes, for an overview")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument(
@@ -223,50 +179,25 @@ def main() -> None:
         go = binary(os.environ)
     except ProgramError as error:
         parser.error(str(error))
-    date, began = datetime.now(UTC), time.monotonic()
-    (commit, changed), facts, cores = machine.commit(), machine.facts(found("nginx", UNPACKED)), Cores()
+    began, cores, (commit, changed) = time.monotonic(), Cores(), machine.commit()
     stolen = sum(cores.stolen(core) for core in (0, 1))
-    bench = Bench(
-        asked.quick,
-        began + (QUICK_SECONDS if asked.quick else FULL_SECONDS),
-        cores,
-        Found(),
-        go,
-        frozenset(asked.cases),
-    )
-    for part in asked.only:
-        log_progress(part)
-        PARTS[part](bench)
-    result = bench.found
     results = Results(
-        date=date,
+        date=datetime.now(UTC),
         commit=commit,
         changed=changed,
         full=not asked.quick and not asked.cases and len(asked.only) == len(PARTS),
-        seconds=time.monotonic() - began,
-        stolen_seconds=sum(cores.stolen(core) for core in (0, 1)) - stolen,
-        machine=facts,
-        control=result.control,
-        cases=tuple(result.cases),
-        open_loop=result.open_loop,
-        background=tuple(result.background),
-        memory=tuple(result.memory),
-        micro=result.micro,
-        controller=result.controller,
-        budgets=budgets(
-            result.cases,
-            result.background,
-            result.memory,
-            result.controller,
-            result.starts,
-            held_bytes=result.held_bytes,
-        ),
-        left_out=left_out(bench, asked.only),
-        held_bytes=result.held_bytes,
-        reference=result.reference,
+        machine=machine.facts(found("nginx", UNPACKED)),
     )
+    deadline = began + (QUICK_SECONDS if asked.quick else FULL_SECONDS)
+    bench = Bench(asked.quick, deadline, cores, results, go, frozenset(asked.cases))
+    for part in asked.only:
+        log_progress(part)
+        PARTS[part](bench)
+    results.seconds = time.monotonic() - began
+    results.stolen_seconds = sum(cores.stolen(core) for core in (0, 1)) - stolen
+    results.budgets = budgets(results)
+    results.left_out = left_out(bench, asked.only)
     file = write(results, asked.results)
-    draw(file, results)
     sys.stdout.write(f"{store(file, results).read_text()}\n{file}\n")
 
 

@@ -106,29 +106,6 @@ def write_real_node_files(bed: Bed) -> None:
         (programs / program.name).chmod(0o755)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the nodes to a command line."""
-    parser.add_argument("--nodes", type=int, default=1, help="number of nodes (default 1)")
-    parser.add_argument("--cni", choices=("bridge", "ptp"), default="bridge", help="network of the pods")
-    parser.add_argument("--proxy", choices=("iptables", "nftables"), default="iptables", help="mode of kube-proxy")
-    parser.add_argument("--legacy-iptables", action="store_true", help="use the legacy iptables on the nodes")
-    parser.add_argument("--scale-set", default="", help="name of the scale set that has the nodes; default: VMs")
-
-
-def options_of(parser: argparse.ArgumentParser, found: argparse.Namespace) -> Options:
-    """Return the options of the flags that `add_options` added. Exit with a message if they exclude each other."""
-    try:
-        return Options(
-            nodes=found.nodes,
-            cni=found.cni,
-            proxy=found.proxy,
-            legacy_iptables=found.legacy_iptables,
-            scale_set=found.scale_set,
-        )
-    except ValueError as failure:
-        parser.error(str(failure))
-
-
 def write_commands(bed: Bed, folder: Path) -> None:
     """Write kubectl, helm and a shell on each node into *folder*, as commands for *bed*."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -157,9 +134,17 @@ def main(arguments: list[str]) -> int:
     """Run a cluster with the kind of node that the arguments select. Return the exit code."""
     parser = argparse.ArgumentParser(prog="make cluster", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--node", choices=("auto", "real", "sandbox"), default="auto", help="kind of the node")
-    add_options(parser)
-    found = parser.parse_args(arguments)
-    kind, options = found.node, options_of(parser, found)
+    parser.add_argument("--nodes", type=int, default=1, help="number of nodes (default 1)")
+    parser.add_argument("--cni", choices=("bridge", "ptp"), default="bridge", help="network of the pods")
+    parser.add_argument("--proxy", choices=("iptables", "nftables"), default="iptables", help="mode of kube-proxy")
+    parser.add_argument("--legacy-iptables", action="store_true", help="use the legacy iptables on the nodes")
+    parser.add_argument("--scale-set", default="", help="name of the scale set that has the nodes; default: VMs")
+    flags = vars(parser.parse_args(arguments))
+    kind = flags.pop("node")
+    try:
+        options = Options(**flags)
+    except ValueError as failure:
+        parser.error(str(failure))
     if options != Options():
         if kind == "sandbox":
             parser.error("the flags of real nodes do not apply to --node=sandbox")

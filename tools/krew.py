@@ -7,15 +7,15 @@ contains no times and owners, so that equal sources give equal archives.
 """
 
 import argparse
-import gzip
 import hashlib
-import io
+import shutil
 import sys
-import tarfile
+import tempfile
 from pathlib import Path
 from typing import Final
 
 from podidentity.version import VERSION
+from tools.release.archives import pack
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / "build" / "krew"
@@ -25,18 +25,13 @@ FILES: Final = (ROOT / "deploy" / "krew" / "kubectl-podidentity", ROOT / "LICENS
 
 def archive() -> bytes:
     """Return a tar.gz of FILES."""
-    content = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=content, mode="wb", mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
+    with tempfile.TemporaryDirectory() as name:
+        folder, packed = Path(name, "files"), Path(name, "packed.tar.gz")
+        folder.mkdir()
         for file in FILES:
-            entry = tarfile.TarInfo(file.name)
-            entry.size = file.stat().st_size
-            entry.mode = 0o755 if file.name.startswith("kubectl-") else 0o644
-            with file.open("rb") as opened:
-                tar.addfile(entry, opened)
-    return content.getvalue()
+            shutil.copy2(file, folder)
+        pack(folder, packed, epoch=0)
+        return packed.read_bytes()
 
 
 def manifest(url: str, name: str, digest: str) -> str:

@@ -43,53 +43,41 @@ HANDS: Final = 16
 
 @dataclass
 class Timeline:
-    """The times at which each pod was bound, its object Assigned and deleted; monotonic seconds, by the pod's name."""
+    """The times at which each pod was bound, and its object Assigned; monotonic seconds, by the pod's name.
+
+    It is the handler of the objects' informer.
+    """
 
     bound: dict[str, float] = field(default_factory=dict)
     assigned: dict[str, float] = field(default_factory=dict)
-    gone: dict[str, float] = field(default_factory=dict)
     living: set[str] = field(default_factory=set)
     """Existing objects by pod."""
 
-    def pod(self, pod: Pod) -> None:
-        if pod.spec.node_name:
-            self.bound.setdefault(pod.metadata.name, time.monotonic())
+    def upserted(self, _old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> None:
+        self.living.add(new.spec.pod)
+        if new.status.status == ASSIGNED:
+            self.assigned.setdefault(new.spec.pod, time.monotonic())
 
-    def object(self, each: AzureAssignedIdentity) -> None:
-        name = each.spec.pod
-        self.living.add(name)
-        if each.status.status == ASSIGNED:
-            self.assigned.setdefault(name, time.monotonic())
-
-    def object_gone(self, each: AzureAssignedIdentity) -> None:
-        self.living.discard(each.spec.pod)
-        self.gone[each.spec.pod] = time.monotonic()
+    def deleted(self, old: AzureAssignedIdentity) -> None:
+        self.living.discard(old.spec.pod)
 
     def waits(self, pods: Iterable[str]) -> list[float]:
         """Return the time from bound to Assigned of each pod, in ascending order."""
         return sorted(self.assigned[name] - self.bound[name] for name in pods)
 
 
-class _PodNotes:
+class _BoundPods:
+    """The handler of the pods' informer."""
+
     def __init__(self, timeline: Timeline) -> None:
-        self._witness = timeline
+        self._timeline = timeline
 
     def upserted(self, _old: Pod | None, new: Pod) -> None:
-        self._witness.pod(new)
+        if new.spec.node_name:
+            self._timeline.bound.setdefault(new.metadata.name, time.monotonic())
 
     def deleted(self, old: Pod) -> None:
         pass
-
-
-class _ObjectNotes:
-    def __init__(self, timeline: Timeline) -> None:
-        self._witness = timeline
-
-    def upserted(self, _old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> None:
-        self._witness.object(new)
-
-    def deleted(self, old: AzureAssignedIdentity) -> None:
-        self._witness.object_gone(old)
 
 
 class CaseServers:
@@ -232,8 +220,8 @@ async def case_servers(folder: Path, *, kwok: bool) -> AsyncIterator[CaseServers
             async with Client(access, user_agent="benchmark", timeout_seconds=60.0) as client:
                 made = CaseServers(plane, cloud, client)
                 watches: list[Informer[Any]] = [
-                    Informer(client, PODS, _PodNotes(made.timeline), label_selector=BINDING_LABEL),
-                    Informer(client, ASSIGNED_IDENTITIES, _ObjectNotes(made.timeline)),
+                    Informer(client, PODS, _BoundPods(made.timeline), label_selector=BINDING_LABEL),
+                    Informer(client, ASSIGNED_IDENTITIES, made.timeline),
                 ]
                 running = [asyncio.ensure_future(each.run()) for each in watches]
                 try:

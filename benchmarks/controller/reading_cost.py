@@ -24,7 +24,6 @@ import uvloop
 from typing_extensions import override
 
 from benchmarks.controller import stream
-from benchmarks.controller.azure_read_cost import calls_of_an_interval
 from benchmarks.controller.stream import Size
 from mic.cluster.kept_parts import KeptParts
 from mic.cluster.view import ClusterView
@@ -52,16 +51,12 @@ class ReadingCost:
     """Reading everything once: all lists decoded and in the view."""
     rss_mib: float
     """Memory of the process at the end, with the interpreter and all modules."""
-    peak_rss_mib: float
     unrelated_event_us: float
     """A pod's heartbeat: only its resourceVersion changes."""
-    node_event_us: float
     new_pod_us: float
     """A new pod with an identity; the median, as for the others."""
     own_write_us: float
     """The watch reports an object that MIC itself has written."""
-    arm_calls: int
-    """Calls to Azure in one interval without changes."""
 
 
 class Recorded(Client):
@@ -184,21 +179,17 @@ async def _measured(mirror: Mirror, size: Size) -> ReadingCost:
     new = [stream.line("ADDED", stream.pod(number, size), PODS) for number in fresh]
     unrelated = await mirror.take(PODS, heartbeats)
     written = await mirror.take(ASSIGNED_IDENTITIES, own)
-    node = await mirror.take(NODES, beats)
+    await mirror.take(NODES, beats)
     assert mirror.dirty == [], "a heartbeat has caused work"
-    calls = await calls_of_an_interval(mirror.view, mirror.client)
     appeared = await mirror.take(PODS, new)
     assert len(mirror.dirty) == EVENTS, "a new pod has caused no work"
     return ReadingCost(
         **asdict(size),
         sync_cpu_seconds=round(cpu, 3),
         rss_mib=round(after, 1),
-        peak_rss_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         unrelated_event_us=round(unrelated, 1),
-        node_event_us=round(node, 1),
         new_pod_us=round(appeared, 1),
         own_write_us=round(written, 1),
-        arm_calls=calls,
     )
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,6 @@ from benchmarks.controller.large import at_the_design_point
 from benchmarks.controller.reading_cost import ReadingCost
 from benchmarks.controller.table import table, tokens_table
 from benchmarks.machine import ROOT, commit, facts
-from benchmarks.results import Controller
 
 SIZES: Final = ((1_000, 100, 50, 3), (10_000, 1_000, 500, 3), (100_000, 10_000, 5_000, 1))
 """Pods, nodes, bindings and repetitions."""
@@ -53,21 +52,6 @@ def fed(sizes: Sequence[tuple[int, int, int, int]] = SIZES) -> list[Row]:
         middle = {name: float(statistics.median(getattr(each, name) for each in found)) for name in names}
         rows.append(Row(f"{STREAM}, {pods:,} pods", 0.0, middle))
     return rows
-
-
-def costs(rows: Iterable[Row]) -> tuple[Controller, ...]:
-    """Return the results of `fed` for each size."""
-    return tuple(
-        Controller(
-            pods=int(row.figures["pods"]),
-            cold_cpu_s=row.figures["sync_cpu_seconds"],
-            event_us=row.figures["unrelated_event_us"],
-            memory_mib=row.figures["rss_mib"],
-            arm_calls=int(row.figures["arm_calls"]),
-        )
-        for row in rows
-        if row.case.startswith(STREAM)
-    )
 
 
 async def quick(made: CaseServers) -> AsyncIterator[Row]:

@@ -21,7 +21,7 @@ TOKENS: Final = "benchmarks.controller.table tokens"
 NOT: Final = "not measured"
 LONG_SECONDS: Final = 40.0
 STREAM_AIMS: Final = {10_000: ("3 CPU s", "300 MiB"), 100_000: ("8 CPU s", "500 MiB")}
-"""By the number of pods. `benchmarks.budgets` has the same limits."""
+"""By the number of pods."""
 
 Found = dict[str, Any]
 RowFound = dict[str, Any]
@@ -164,19 +164,15 @@ def _streams(found: Found) -> list[str]:
         "| watch stream | reading it all | aim | heartbeat | a new pod | own write | memory | aim |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(
-            f"| {row['pods']:,.0f} pods | {row['sync_cpu_seconds']:.2f} CPU s | {_of_streams(row)[0]} | "
+            f"| {row['pods']:,.0f} pods | {row['sync_cpu_seconds']:.2f} CPU s | {cpu_aim} | "
             f"{row['unrelated_event_us']:.0f} µs | "
             f"{row['new_pod_us']:.0f} µs | {row['own_write_us']:.0f} µs | {row['rss_mib']:.0f} MiB | "
-            f"{_of_streams(row)[1]} |"
+            f"{memory_aim} |"
             for row in rows
+            for cpu_aim, memory_aim in [STREAM_AIMS.get(int(row["pods"]), ("", ""))]
         ),
     ]
     return lines if rows else []
-
-
-def _of_streams(row: RowFound) -> tuple[str, str]:
-    """Return the aims of CPU time and memory for this number of pods."""
-    return STREAM_AIMS.get(int(row["pods"]), ("", ""))
 
 
 def _aim(operation: float) -> float:

@@ -8,10 +8,8 @@ import argparse
 import sys
 
 from benchmarks.guard import baseline
-from benchmarks.guard.costs import costs, table
+from benchmarks.guard.costs import costs, function_tables, table
 from benchmarks.guard.counting import counted
-from benchmarks.guard.environment import current_environment
-from benchmarks.guard.functions import tables
 
 
 def main() -> int:
@@ -20,12 +18,12 @@ def main() -> int:
     parser.add_argument("what", choices=["check", "write", "functions", "costs"])
     what = parser.parse_args().what
     if what == "functions":
-        sys.stdout.write("\n\n".join(tables()) + "\n")
+        sys.stdout.write("\n\n".join(function_tables()) + "\n")
         return 0
     if what == "costs":
         sys.stdout.write(table(costs()) + "\n")
         return 0
-    environment, found = current_environment(), counted()
+    environment, found = baseline.current_environment(), counted()
     every = baseline.read() if baseline.BASELINE.exists() else []
     if what == "write":
         others = [each for each in every if each.environment != environment]

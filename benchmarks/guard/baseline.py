@@ -1,10 +1,15 @@
-"""The committed counts, and their comparison with new ones. Pure except for the two functions that use the file.
+"""The committed counts, the environments that they are valid for, and their comparison with new ones.
 
 A baseline is valid for the environment that it was written in. The cost of the data plane's code depends on the
 compilers; the cost of the whole process also depends on Python's build and libraries. In another environment the guard
 uses the most similar baseline with a wider bound.
 """
 
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +58,23 @@ class Environment:
             + 2 * (self.compiler == other.compiler)
             + (self.cython == other.cython)
         )
+
+
+def current_environment() -> Environment:
+    """Return the environment. Raises CalledProcessError if the compiler does not print its version."""
+    compiler = os.environ.get("CC", "cc")
+    said = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout
+    macros = subprocess.run([compiler, "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True).stdout
+    name = "clang" if "__clang__" in macros else "gcc"
+    libc = " ".join(platform.libc_ver())
+    return Environment(
+        machine=platform.machine(),
+        compiler=f"{name} {said.partition('.')[0].strip()}",
+        cython=".".join(importlib.metadata.version("cython").split(".")[:2]),
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        build=f"{platform.python_version()} {platform.python_compiler()}, {libc}, "
+        f"uvloop {importlib.metadata.version('uvloop')}",
+    )
 
 
 @dataclass(frozen=True, slots=True)

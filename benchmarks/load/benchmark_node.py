@@ -12,12 +12,11 @@ from benchmarks.load.generator import Group, Load, start
 from benchmarks.load.nginx import nginx
 from benchmarks.load.node import Node, node
 from benchmarks.load.node_servers import NodeServers, node_servers
-from benchmarks.load.peers.starting import on_aiohttp, plain
 from benchmarks.load.reference import reference
 from benchmarks.load.servers import Server, check
 from benchmarks.load.wire import FIRST_POD as FIRST_BEHIND_A_WIRE
 from benchmarks.load.wire import led_to, wire
-from benchmarks.results import REFERENCE
+from benchmarks.results import BASE, OURS, REFERENCE
 from nmi.flag_table import RedirectTarget
 
 SDK_PATH: Final = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com"
@@ -57,8 +56,8 @@ class BenchmarkNode:
 
 
 @contextmanager
-def on_loopback(pods: int, names: Sequence[str], *, go: Path | None = None) -> Iterator[BenchmarkNode]:
-    """Start the servers *names*, and compare their responses with NMI's. Raises ProgramError.
+def on_loopback(pods: int, *, go: Path | None = None) -> Iterator[BenchmarkNode]:
+    """Start NMI and nginx, and compare nginx's response with NMI's. Raises ProgramError.
 
     *go* is the Go implementation's binary, which is started too.
     """
@@ -67,13 +66,7 @@ def on_loopback(pods: int, names: Sequence[str], *, go: Path | None = None) -> I
         addresses = around.add_pods(pods)
         ours = stack.enter_context(node(around))
         answer = ours.answer(addresses[0])
-        servers: dict[str, Server] = {"nmi": ours}
-        if "nginx" in names:
-            servers["nginx"] = stack.enter_context(nginx(answer))
-        if "plain" in names:
-            servers["plain"] = stack.enter_context(plain(answer, pods=pods))
-        if "aiohttp" in names:
-            servers["aiohttp"] = stack.enter_context(on_aiohttp(answer, pods=pods))
+        servers: dict[str, Server] = {BASE: stack.enter_context(nginx(answer)), OURS: ours}
         for server in servers.values():
             check(server, answer)
         others = _with_reference(stack, servers, go, pods, behind=False)
@@ -98,7 +91,7 @@ def behind_the_rule(
         ours = stack.enter_context(node(around, behind=ours_on, target=target))
         answer = ours.answer(addresses[0])
         theirs = led_to(stack.enter_context(nginx(answer, side=theirs_on.node)), theirs_on)
-        servers: dict[str, Server] = {"nmi": ours, "nginx": theirs}
+        servers: dict[str, Server] = {BASE: theirs, OURS: ours}
         for server in servers.values():
             check(server, answer, source=FIRST_BEHIND_A_WIRE)
         others = _with_reference(stack, servers, go, pods, behind=True)

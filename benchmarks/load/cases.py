@@ -1,7 +1,7 @@
-"""The cases of the suite as data. `closed_loop`, `open_loop` and `disturbances` run them."""
+"""The cases of the suite as data. `loops` and `disturbances` run them."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from benchmarks.load import requests
 from benchmarks.load.generator import Request
@@ -10,8 +10,6 @@ PODS: Final = 250
 """A full node."""
 FEW, MANY = 1, 10_000
 """Sizes of the index that are compared with a full node."""
-ALL: Final = ("nginx", "nmi", "plain", "aiohttp")
-PAIR: Final = ("nginx", "nmi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +22,13 @@ class Load:
     connections: int
     requests: tuple[Request, ...] = (requests.plain(),)
     close: bool = False
-    servers: tuple[str, ...] = PAIR
-    series: tuple[Literal["connections", "pods"], ...] = ()
     quick: bool = False
     """Whether a quick run includes it."""
     status: int = 200
     """Of NMI's answers; the others send the bytes of a token."""
 
 
-CONTROL: Final = Load(
-    "control", "keep-alive c=32", "NMI measured as if it were two servers", 32, servers=("nmi",), quick=True
-)
+CONTROL: Final = Load("control", "keep-alive c=32", "NMI measured as if it were two servers", 32, quick=True)
 
 ON_A_FULL_NODE: Final = (
     Load(
@@ -42,8 +36,6 @@ ON_A_FULL_NODE: Final = (
         "keep-alive c=1",
         "218-byte request, 1.7 kB answer, ready",
         1,
-        servers=ALL,
-        series=("connections",),
         quick=True,
     ),
     Load(
@@ -51,8 +43,6 @@ ON_A_FULL_NODE: Final = (
         "keep-alive c=32",
         "the same on 32 connections of 32 pods",
         32,
-        servers=ALL,
-        series=("connections", "pods"),
         quick=True,
     ),
     Load(
@@ -60,8 +50,6 @@ ON_A_FULL_NODE: Final = (
         "keep-alive c=256",
         "the same on 256 connections of 250 pods",
         256,
-        servers=ALL,
-        series=("connections",),
     ),
     Load(
         "close-32",
@@ -69,7 +57,6 @@ ON_A_FULL_NODE: Final = (
         "32 clients, a new connection for each request, all pods round-robin",
         32,
         close=True,
-        servers=ALL,
         quick=True,
     ),
     Load(
@@ -111,13 +98,12 @@ ON_A_FULL_NODE: Final = (
         requests=(requests.instance_metadata(),),
     ),
 )
-ONE_POD: Final = Load("pods-1", "1 pod c=32", "32 connections of the node's only pod", 32, series=("pods",))
+ONE_POD: Final = Load("pods-1", "1 pod c=32", "32 connections of the node's only pod", 32)
 MANY_PODS: Final = Load(
     "pods-10000",
     "10,000 pods c=32",
     "10,000 pods in the index, 32 send requests; in the same rounds as 1 pod",
     32,
-    series=("pods",),
 )
 MANY_PODS_CLOSE: Final = Load(
     "close-10000",

@@ -26,11 +26,6 @@ class CpuLimit:
         """Return the command that runs *argv* in the group."""
         return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.folder / "cgroup.procs"), *argv]
 
-    def throttled(self) -> int:
-        """Return the number of periods in which the limit stopped the program."""
-        stat = dict(line.split() for line in (self.folder / "cpu.stat").read_text().splitlines())
-        return int(stat["nr_throttled"])
-
 
 def possible() -> bool:
     """Return whether this process can create such a group."""

@@ -14,9 +14,9 @@ from benchmarks.load import cases, requests
 from benchmarks.load.addresses import addresses
 from benchmarks.load.benchmark_node import GENERATOR_CORE, BenchmarkNode
 from benchmarks.load.cases import Disturbance
-from benchmarks.load.closed_loop import errors, percentiles
 from benchmarks.load.emulator_commands import Counts
 from benchmarks.load.generator import Group, Load, Measured, Request
+from benchmarks.load.loops import errors, percentiles
 from benchmarks.load.servers import ask
 from benchmarks.results import Background
 
@@ -31,9 +31,7 @@ SCRAPE_SECONDS: Final = 1.0
 EVENTS_PER_SECOND: Final = 1_000
 SLOW_RATE: Final = 8.0
 FORWARDED_RATE: Final = 4.0
-"""IMDS allows 5 requests per second for instance metadata."""
-"""Forwarded requests per second. NMI reserves about 9.5 of IMDS's 20 for them, and more would wait longer and
-longer."""
+"""Forwarded requests per second. IMDS allows 5 for instance metadata."""
 IMDS_DELAY_MS: Final = 50.0
 ID: Final = "0123456789abcdef"
 

@@ -7,11 +7,9 @@ import msgspec
 
 
 class AddPods(msgspec.Struct, frozen=True, tag="add pods"):
-    """Create pods in phase Running on the node, with consecutive addresses."""
+    """Create pods in phase Running with an Assigned identity each on the node, with consecutive addresses."""
 
     count: int
-    assigned: bool = True
-    """Whether each pod has an Assigned identity. Else it has only the label for one, and NMI holds its requests."""
 
 
 class SetImds(msgspec.Struct, frozen=True, tag="imds"):

@@ -33,6 +33,8 @@ from podidentity_sandbox.tokens import TOKEN_SECONDS, TokenMint
 
 ASSIGNED: Final = f"{ASSIGNED_IDENTITIES.plural}.{ASSIGNED_IDENTITIES.group}"
 TENANT: Final = "7e4a0000-0000-4000-8000-000000000000"
+TOKEN_BYTES: Final = 1500
+"""With it a response has about 1.7 kB, as a real one."""
 TICK_SECONDS: Final = 0.01
 """The interval at which a churn makes the writes that are due."""
 PAGE: Final = 100
@@ -40,33 +42,29 @@ PAGE: Final = 100
 
 
 class LongTokens(TokenMint):
-    """Mint of tokens with a given length. Real tokens have more claims than the sandbox's, about 1.5 kB in total."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        self._length = length
+    """Mint of tokens with the length of real ones, which have more claims than the sandbox's."""
 
     @override
     def mint(self, *, extra: Mapping[str, Any] | None = None, **claims: Any) -> str:
-        """Return a token of the requested length within 3 bytes, or longer if its claims are longer."""
+        """Return a token of TOKEN_BYTES within 3 bytes, or longer if its claims are longer."""
         claims["extra"] = {**(extra or {}), "wids": ""}
-        claims["extra"]["wids"] = "w" * ((self._length - len(super().mint(**claims))) * 3 // 4)
+        claims["extra"]["wids"] = "w" * ((TOKEN_BYTES - len(super().mint(**claims))) * 3 // 4)
         return super().mint(**claims)
 
 
 class Emulators:
     """Both servers, and the orders for them."""
 
-    def __init__(self, *, identities: int, first_pod: str, token_bytes: int) -> None:
+    def __init__(self, *, identities: int, first_pod: str) -> None:
         self._size = stream.Size(pods=0, nodes=1, bindings=identities)
         self._first_pod = first_pod
         self._names: list[tuple[str, str, str]] = []
-        """Namespace, name and name of the AzureAssignedIdentity of each pod; the latter is empty without one."""
+        """Namespace, name and name of the AzureAssignedIdentity of each pod."""
         self._turn = 0
         self._events = 0
         self._lists = 0
         self._churn: asyncio.Task[None] | None = None
-        self._imds = Imds(LongTokens(token_bytes), token_seconds=TOKEN_SECONDS)
+        self._imds = Imds(LongTokens(), token_seconds=TOKEN_SECONDS)
         self._api = KubeApi(CRDS)
         self._api.intercept = self._count_lists
         on_vm = HostIdentities(tuple(managed(number) for number in range(identities)))
@@ -88,7 +86,7 @@ class Emulators:
         """Execute *order*; a churn is started."""
         match order:
             case AddPods():
-                await self._add_pods(order.count, assigned=order.assigned)
+                await self._add_pods(order.count)
             case SetImds():
                 self._set_imds(order)
             case Churn():
@@ -108,7 +106,7 @@ class Emulators:
             churning=self._churn is not None and not self._churn.done(),
         )
 
-    async def _add_pods(self, count: int, *, assigned: bool) -> None:
+    async def _add_pods(self, count: int) -> None:
         store, begin = self._api.store, len(self._names)
         for number, address in enumerate(addresses(begin + count, self._first_pod)[begin:], start=begin):
             pod = unborn(stream.pod(number, self._size))
@@ -118,8 +116,7 @@ class Emulators:
             status = pod.pop("status") | {"podIP": address, "podIPs": [{"ip": address}]}
             uid = store.create(PODS.plural, pod)["metadata"]["uid"]
             store.patch(PODS.plural, pod["metadata"]["name"], {"status": status}, namespace, subresource="status")
-            name = self._assign(number, uid) if assigned else ""
-            self._names.append((namespace, pod["metadata"]["name"], name))
+            self._names.append((namespace, pod["metadata"]["name"], self._assign(number, uid)))
             if number % PAGE == 0:
                 await asyncio.sleep(0)
 
@@ -170,8 +167,7 @@ class Emulators:
 
     def _touch_assigned(self) -> None:
         _, _, name = self._next()
-        if name:
-            self._api.store.patch(ASSIGNED, name, {"metadata": {"annotations": {"turn": str(self._turn)}}}, "default")
+        self._api.store.patch(ASSIGNED, name, {"metadata": {"annotations": {"turn": str(self._turn)}}}, "default")
 
     def _next(self) -> tuple[str, str, str]:
         self._turn += 1
@@ -198,9 +194,7 @@ def unborn(document: dict[str, Any]) -> dict[str, Any]:
 
 async def serve(arguments: argparse.Namespace) -> None:
     """Execute orders from stdin until its end."""
-    emulators = Emulators(
-        identities=arguments.identities, first_pod=arguments.first_pod, token_bytes=arguments.token_bytes
-    )
+    emulators = Emulators(identities=arguments.identities, first_pod=arguments.first_pod)
     decoder = msgspec.json.Decoder(Command)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -218,7 +212,6 @@ def main() -> None:
     parser.add_argument("kubeconfig", type=Path)
     parser.add_argument("--identities", type=int, required=True)
     parser.add_argument("--first-pod", required=True)
-    parser.add_argument("--token-bytes", type=int, required=True)
     parser.add_argument("--imds-address", required=True)
     parser.add_argument("--imds-port", type=int, required=True)
     # Has a lower priority than the generator on the same core: a late generator would look like a slow server.

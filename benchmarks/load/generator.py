@@ -8,18 +8,18 @@ import contextlib
 import json
 import math
 import re
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from benchmarks.compiled import OUTPUT, compiled
+
 HERE: Final = Path(__file__).parent
 SOURCES: Final = tuple(HERE / name for name in ("generator.c", "answer.c", "specification.c", "result.c"))
 HEADERS: Final = (HERE / "generator.h", HERE / "times.h")
-PROGRAM: Final = HERE.parents[1] / "build" / "bench" / "generator"
+PROGRAM: Final = OUTPUT / "generator"
 MANTISSA: Final = 7
 """As in times.h."""
 
@@ -181,26 +181,15 @@ class Load:
 
 
 def built() -> Path:
-    """Return the C program.
-
-    Compile it if it is missing or older than its source. Raises GeneratorError without a compiler.
-    """
-    newest = max(path.stat().st_mtime for path in (*SOURCES, *HEADERS))
-    if PROGRAM.exists() and PROGRAM.stat().st_mtime >= newest:
-        return PROGRAM
-    compiler = shutil.which("cc")
-    if not compiler:
-        raise GeneratorError("no C compiler for the load generator: install gcc or clang, so that there is a cc")
-    PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=PROGRAM.parent) as folder:  # several processes may build it concurrently
-        new = Path(folder) / PROGRAM.name
-        made = subprocess.run(
-            [compiler, "-std=gnu11", "-O2", "-o", new, *SOURCES], capture_output=True, text=True, check=False
-        )
-        if made.returncode:
-            raise GeneratorError(f"the load generator does not compile, {compiler} says: {made.stderr.strip()}")
-        new.replace(PROGRAM)
-    return PROGRAM
+    """Return the C program, which is compiled if it is missing or older than its source. Raises GeneratorError."""
+    try:
+        return compiled(PROGRAM, SOURCES, "-std=gnu11", inputs=HEADERS)
+    except FileNotFoundError:
+        raise GeneratorError(
+            "no C compiler for the load generator: install gcc or clang, so that there is a cc"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise GeneratorError(f"the load generator does not compile: {error.stderr.strip()}") from error
 
 
 def start(

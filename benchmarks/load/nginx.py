@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load.servers import HERE, ROOT, Listening, Side, folder, found, is_listening, running, wait_until
+from benchmarks.load.servers import HERE, ROOT, Server, Side, folder, found, is_listening, running, wait_until
+from benchmarks.results import BASE
 from podidentity_sandbox.processes import ProgramError
 from podidentity_sandbox.serving import free_ports
 
@@ -24,7 +25,7 @@ TEXT_MAX: Final = 4000
 TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-def configuration(answer: bytes, content_type: str, *, address: str, port: int, kept: Path, user: str = "") -> str:
+def configuration(answer: bytes, *, port: int, kept: Path, user: str = "") -> str:
     """Return nginx.conf for a server that sends *answer*; its files are in *kept*.
 
     *user* is the user of the worker if root starts nginx. Raises ValueError for an answer that nginx's configuration
@@ -46,11 +47,11 @@ events {{
 http {{
 {paths}
     access_log off;
-    default_type {content_type};
+    default_type application/json;
     keepalive_requests 1000000000;
     keepalive_timeout 1h;
     server {{
-        listen {address}:{port} backlog={BACKLOG};
+        listen 127.0.0.1:{port} backlog={BACKLOG};
         return 200 '{text}';
     }}
 }}
@@ -58,14 +59,7 @@ http {{
 
 
 @contextmanager
-def nginx(
-    answer: bytes,
-    *,
-    content_type: str = "application/json",
-    core: int | None = 0,
-    side: Side = HERE,
-    name: str = "nginx",
-) -> Iterator[Listening]:
+def nginx(answer: bytes, *, core: int | None = 0, side: Side = HERE) -> Iterator[Server]:
     """Start nginx on the loopback of *side*; its process is the worker. Raises ProgramError, also without nginx."""
     program = found("nginx", UNPACKED)
     if program is None:
@@ -74,14 +68,14 @@ def nginx(
     user = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() == 0 else ""
     with folder() as kept:
         written = kept / "nginx.conf"
-        written.write_text(configuration(answer, content_type, address="127.0.0.1", port=port, kept=kept, user=user))
+        written.write_text(configuration(answer, port=port, kept=kept, user=user))
         log = kept / "nginx.log"
         command = [str(program), "-e", "stderr", "-p", str(kept), "-c", str(written)]
         # SIGKILL of the master would leave the worker running; SIGTERM ends both.
-        with running(name, command, log=log, core=core, side=side, orphan_signal="TERM") as master:
-            wait_until(lambda: side.call(lambda: is_listening("127.0.0.1", port)), master, name, log)
-            wait_until(lambda: len(children(master.pid)) == 1, master, name, log)
-            yield Listening(name, "127.0.0.1", port, children(master.pid), side)
+        with running(BASE, command, log=log, core=core, side=side, orphan_signal="TERM") as master:
+            wait_until(lambda: side.call(lambda: is_listening("127.0.0.1", port)), master, BASE, log)
+            wait_until(lambda: len(children(master.pid)) == 1, master, BASE, log)
+            yield Server(BASE, "127.0.0.1", port, children(master.pid), side)
 
 
 def children(pid: int) -> tuple[int, ...]:

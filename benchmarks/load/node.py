@@ -14,8 +14,10 @@ from typing import Final
 from benchmarks.load.cpu_limit import CpuLimit
 from benchmarks.load.mounted import with_service_account
 from benchmarks.load.node_servers import NODE, NodeServers
-from benchmarks.load.servers import HERE, TOKEN_PATH, Side, ask, folder, running, wait_until
+from benchmarks.load.servers import HERE, TOKEN_PATH, Server, Side, ask, folder, running, wait_until
 from benchmarks.load.wire import Wire, forget_closed
+from benchmarks.machine import Cores
+from benchmarks.results import OURS
 from nmi.flag_table import RedirectTarget
 from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.serving import free_ports
@@ -28,20 +30,13 @@ FINAL: Final = frozenset((400, 403, 404, 405))
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Node(Server):
     """A running NMI. `node` creates it."""
 
-    name: str
-    address: str
-    """The address that pods use, as is the port."""
-    port: int
-    pids: tuple[int, ...]
     probe_port: int
     metrics_port: int
     side: Side
     """The address of its probes and metrics."""
-    pods: Side
-    """The side on which its clients run."""
 
     def rss_mib(self) -> float:
         """Return the resident memory."""
@@ -51,16 +46,6 @@ class Node:
         """Return the maximum of the resident memory since the start (VmHWM)."""
         return self._status_mib("VmHWM")
 
-    def anonymous_bytes(self) -> int:
-        """Return the part of the resident memory that no other process shares (RssAnon)."""
-        return round(self._status_mib("RssAnon") * (1 << 20))
-
-    def held(self) -> int:
-        """Return the number of requests that wait for an assignment."""
-        state = self.side.call(lambda: ask("127.0.0.1", self.probe_port, "/debug/state")).body
-        held: int = json.loads(state)["feed"]["held"]
-        return held
-
     def cpu_seconds(self) -> float:
         """Return the CPU time since the start, with that of ended child processes. Its resolution is 10 ms."""
         fields = Path(f"/proc/{self.pids[0]}/stat").read_text().rpartition(")")[2].split()
@@ -68,13 +53,10 @@ class Node:
 
     def used_percent(self, seconds: float) -> float:
         """Return the used part of a core during the next *seconds*, in percent."""
-        before = self._running_ns()
+        cores = Cores()
+        before = cores.used(self.pids)
         time.sleep(seconds)
-        return (self._running_ns() - before) / (seconds * 1e7)
-
-    def _running_ns(self) -> int:
-        """Return the time for which the threads have run: in contrast to `cpu_seconds`, exact."""
-        return sum(int(each.read_text().split()[0]) for each in Path(f"/proc/{self.pids[0]}/task").glob("*/schedstat"))
+        return (cores.used(self.pids) - before) / seconds * 100
 
     def answer(self, pod: str, path: str = TOKEN_PATH) -> bytes:
         """Return the body of the response to the pod at this address. Raises ProgramError if it is no token."""
@@ -115,8 +97,6 @@ def node(
     node_servers: NodeServers,
     *,
     core: int | None = 0,
-    flags: Sequence[str] = (),
-    name: str = "nmi",
     behind: Wire | None = None,
     target: RedirectTarget = RedirectTarget.LOOPBACK,
     mounted: bool = False,
@@ -146,7 +126,6 @@ def node(
             if behind
             else ("--redirect=none",)
         ),
-        *flags,
     )
     with folder() as kept:
         log = kept / "nmi.log"
@@ -154,11 +133,11 @@ def node(
             command = with_service_account(command, node_servers.kubeconfig, kept)
         if limit is not None:
             command = limit.enter(command)
-        with running(name, command, log=log, core=core, side=node_servers.side) as process:
+        with running(OURS, command, log=log, core=core, side=node_servers.side) as process:
             address, its_port = behind.imds if behind else ("127.0.0.1", port)
             pods = behind.pods if behind else HERE
-            made = Node(name, address, its_port, (process.pid,), probe_port, metrics_port, node_servers.side, pods)
-            wait_until(lambda: node_servers.side.call(lambda: is_active(probe_port)), process, name, log)
+            made = Node(OURS, address, its_port, (process.pid,), pods, probe_port, metrics_port, node_servers.side)
+            wait_until(lambda: node_servers.side.call(lambda: is_active(probe_port)), process, OURS, log)
             if behind:
                 forget_closed(behind)
             yield made

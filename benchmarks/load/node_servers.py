@@ -17,8 +17,6 @@ from podidentity_sandbox.tokens import TOKEN_SECONDS
 NODE: Final = "node-000000"
 """The name that `benchmarks.controller.stream` gives the first node."""
 IDENTITIES: Final = 24
-TOKEN_BYTES: Final = 1500
-"""With it a response has about 1.7 kB, as a real one."""
 LOG: Final = "emulators.log"
 KUBECONFIG: Final = "kubeconfig"
 
@@ -46,12 +44,12 @@ class NodeServers:
         """Return the addresses of all pods on the node in the order of their creation."""
         return addresses(self.counts().pods, self._first_pod)
 
-    def add_pods(self, count: int, *, assigned: bool = True) -> list[str]:
-        """Create this number of pods on the node. Return all addresses. 10,000 take about ten seconds.
+    def add_pods(self, count: int) -> list[str]:
+        """Create this number of pods with an Assigned identity each. Return all addresses.
 
-        *assigned*: each has an Assigned identity, else only the label for one.
+        10,000 take about ten seconds.
         """
-        self._order(AddPods(count, assigned))
+        self._order(AddPods(count))
         return self.pods
 
     def set_imds(self, *, delay_ms: float = 0.0, token_seconds: float = TOKEN_SECONDS) -> None:
@@ -96,7 +94,6 @@ class NodeServers:
 def node_servers(
     *,
     identities: int = IDENTITIES,
-    token_bytes: int = TOKEN_BYTES,
     core: int | None = 1,
     side: Side = HERE,
     first_pod: str = FIRST_POD,
@@ -110,7 +107,6 @@ def node_servers(
         arguments = (
             str(kept / KUBECONFIG),
             f"--identities={identities}",
-            f"--token-bytes={token_bytes}",
             f"--first-pod={first_pod}",
             f"--imds-address={imds[0]}",
             f"--imds-port={imds[1]}",

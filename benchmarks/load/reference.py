@@ -5,21 +5,18 @@ The environment variable REFERENCE_NMI contains the path of its binary. The bina
 separate emulators. Needs root and iptables.
 """
 
-import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 
 from benchmarks.go_implementation import NMI, named_program
 from benchmarks.load.addresses import FIRST_POD
 from benchmarks.load.node import Node, is_active
 from benchmarks.load.node_servers import NODE, node_servers
-from benchmarks.load.servers import ask, folder, running, wait_until
+from benchmarks.load.servers import folder, running, wait_until
 from benchmarks.load.wire import FIRST_POD as FIRST_BEHIND_A_WIRE
 from benchmarks.load.wire import forget_closed, wire
 from benchmarks.results import REFERENCE, ReferenceFootprint
@@ -65,7 +62,7 @@ def arguments(port: int, probe_port: int, metrics_port: int, imds: tuple[str, in
 
 
 @contextmanager
-def reference(program: Path, pods: int, *, behind: bool = False, core: int | None = 0) -> Iterator[Reference]:
+def reference(program: Path, pods: int, *, behind: bool = False) -> Iterator[Reference]:
     """Start *program* on a node with *pods* pods, and check with two requests that the first two pods get tokens.
 
     Its clients send requests over the loopback interface of its network namespace, or, with *behind*, through its nat
@@ -81,16 +78,17 @@ def reference(program: Path, pods: int, *, behind: bool = False, core: int | Non
             command = ["env", f"KUBECONFIG={around.kubeconfig}", str(program)]
             command += arguments(port, probe_port, metrics_port, at_imds)
             log, began = kept / "reference.log", time.monotonic()
-            with running(REFERENCE, command, log=log, core=core, side=wired.node) as process:
+            with running(REFERENCE, command, log=log, core=0, side=wired.node) as process:
                 address, its_port = wired.imds if behind else ("127.0.0.1", port)
                 clients = wired.pods if behind else wired.node
                 pids = (process.pid,)
-                made = Node(REFERENCE, address, its_port, pids, probe_port, metrics_port, wired.node, clients)
+                made = Node(REFERENCE, address, its_port, pids, clients, probe_port, metrics_port, wired.node)
                 wait_until(lambda: wired.node.call(lambda: is_active(probe_port)), process, REFERENCE, log)
                 seconds, cpu_seconds = time.monotonic() - began, made.cpu_seconds()
                 if behind:
                     forget_closed(wired)
-                _check(made, addresses[:2])
+                for pod in addresses[:2]:
+                    made.answer(pod)
                 yield Reference(made, around.pid, seconds, cpu_seconds)
 
 
@@ -98,11 +96,3 @@ def footprint(program: Path, pods: int) -> ReferenceFootprint:
     """Start *program* once on a node with *pods* pods. Return the time of the start and the memory that it uses."""
     with reference(program, pods) as started:
         return ReferenceFootprint(started.start_seconds, started.start_cpu_seconds, started.node.rss_mib())
-
-
-def _check(node: Node, addresses: Sequence[str]) -> None:
-    """Raise ProgramError unless each pod in *addresses* gets a token."""
-    for pod in addresses:
-        answer = node.pods.call(partial(ask, node.address, node.port, source=pod))
-        if answer.status != HTTPStatus.OK or "access_token" not in json.loads(answer.body):
-            raise ProgramError(f"{REFERENCE} answers {pod} with {answer.status}: {answer.body[:300]!r}")

@@ -1,12 +1,10 @@
 """Requests of the load: token requests in the form of each SDK, and one that NMI forwards to IMDS. Pure.
 
-Recorded byte for byte from the applications of tests/system/sdks, with and without the client id of a user-assigned
-identity; the kernel in the user agents is that of an Azure node. MSAL.NET's request follows its source, since .NET was
-not available for the recording. A request id that an SDK changes in each request changes here too.
+Recorded byte for byte from the applications of tests/system/sdks, for the pod's only identity; the kernel in the user
+agents is that of an Azure node. MSAL.NET's request follows its source, since .NET was not available for the recording.
+A request id that an SDK changes in each request changes here too.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Final
 
 from benchmarks.load.generator import Request
@@ -22,21 +20,16 @@ UUID: Final = "019da7c8-fe31-412d-bd47-0546a5ebce2e"
 ID: Final = f"x-ms-client-request-id: {UUID}"
 
 
-def curl(client_id: str = "") -> Request:
-    """The request of Azure's documentation, with a slash after the resource."""
-    return _request(f"{TARGET}{RESOURCE}%2F{_named(client_id)}", HOST, "User-Agent: curl/8.5.0", ANY, METADATA)
-
-
-def plain(client_id: str = "") -> Request:
-    """The shortest complete request: 218 bytes without a client id, the same each time."""
+def plain() -> Request:
+    """The shortest complete request: 218 bytes, the same each time."""
     agent = "User-Agent: curl/8.5.0"
-    return _request(f"{TARGET}{RESOURCE}%2F{_named(client_id)}", HOST, METADATA, agent, ANY, ALIVE)
+    return _request(f"{TARGET}{RESOURCE}%2F", HOST, METADATA, agent, ANY, ALIVE)
 
 
-def azure_identity_python(client_id: str = "") -> Request:
+def azure_identity_python() -> Request:
     """azure-identity 1.27.0, which uses MSAL with another HTTP pipeline. It does not escape the resource."""
     return _request(
-        f"{TARGET}&resource=https://management.azure.com{_named(client_id)}",
+        f"{TARGET}&resource=https://management.azure.com",
         HOST,
         f"User-Agent: azsdk-python-identity/1.27.0 Python/3.11.7 (Linux-{KERNEL}-x86_64-with-glibc2.36)",
         "Accept-Encoding: gzip, deflate",
@@ -49,10 +42,10 @@ def azure_identity_python(client_id: str = "") -> Request:
     )
 
 
-def msal_python(client_id: str = "") -> Request:
+def msal_python() -> Request:
     """msal 1.39.0 over requests."""
     return _request(
-        f"{TARGET}{RESOURCE}{_named(client_id)}",
+        f"{TARGET}{RESOURCE}",
         HOST,
         "User-Agent: python-requests/2.34.2",
         "Accept-Encoding: gzip, deflate",
@@ -65,10 +58,10 @@ def msal_python(client_id: str = "") -> Request:
     )
 
 
-def azidentity_go(client_id: str = "") -> Request:
+def azidentity_go() -> Request:
     """azidentity 1.15.0. Go sorts the parameters of a query and capitalises field names."""
     return _request(
-        f"{TARGET}{_named(client_id)}{RESOURCE}",
+        f"{TARGET}{RESOURCE}",
         HOST,
         "User-Agent: azsdk-go-azidentity/v1.15.0 (go1.26.8; linux)",
         METADATA,
@@ -79,10 +72,10 @@ def azidentity_go(client_id: str = "") -> Request:
     )
 
 
-def azure_identity_javascript(client_id: str = "") -> Request:
+def azure_identity_javascript() -> Request:
     """@azure/identity 4.14.1."""
     return _request(
-        f"{TARGET}{RESOURCE}{_named(client_id)}",
+        f"{TARGET}{RESOURCE}",
         METADATA,
         "x-client-SKU: msal.js.node",
         "x-client-VER: 7.2.3",
@@ -95,10 +88,10 @@ def azure_identity_javascript(client_id: str = "") -> Request:
     )
 
 
-def azure_identity_java(client_id: str = "") -> Request:
+def azure_identity_java() -> Request:
     """azure-identity 1.18.2, which sends no id."""
     return _request(
-        f"{TARGET}{RESOURCE}{_named(client_id)}",
+        f"{TARGET}{RESOURCE}",
         HOST.lower(),
         ANY.lower(),
         METADATA,
@@ -106,10 +99,10 @@ def azure_identity_java(client_id: str = "") -> Request:
     )
 
 
-def azure_identity_rust(client_id: str = "") -> Request:
+def azure_identity_rust() -> Request:
     """azure_identity 1.0.0, with another api-version. The order of its fields differs between runs."""
     return _request(
-        f"{TARGET.replace('2018-02-01', '2019-08-01')}{RESOURCE}{_named(client_id)}",
+        f"{TARGET.replace('2018-02-01', '2019-08-01')}{RESOURCE}",
         "user-agent: azsdk-rust-identity/1.0.0 (1.95.0; linux; x86_64)",
         METADATA.lower(),
         ID,
@@ -119,29 +112,23 @@ def azure_identity_rust(client_id: str = "") -> Request:
     )
 
 
-def msal_dotnet(client_id: str = "") -> Request:
+def msal_dotnet() -> Request:
     """MSAL.NET 4.79.2."""
     product = ("x-client-SKU: MSAL.NetCore", "x-client-Ver: 4.79.2")
-    return _request(f"{TARGET}{RESOURCE}{_named(client_id)}", HOST, METADATA, *product, ID)
+    return _request(f"{TARGET}{RESOURCE}", HOST, METADATA, *product, ID)
 
 
-SDKS: Final[Mapping[str, Callable[[str], Request]]] = MappingProxyType(
-    {
-        "azure-identity, Python": azure_identity_python,
-        "MSAL, Python": msal_python,
-        "azidentity, Go": azidentity_go,
-        "@azure/identity, JavaScript": azure_identity_javascript,
-        "azure-identity, Java": azure_identity_java,
-        "azure_identity, Rust": azure_identity_rust,
-        "MSAL, .NET": msal_dotnet,
-    }
-)
-"""Functions of a client id, or "" for the pod's only identity."""
-
-
-def sdks(client_id: str = "") -> tuple[Request, ...]:
+def sdks() -> tuple[Request, ...]:
     """One of each SDK."""
-    return tuple(of_sdk(client_id) for of_sdk in SDKS.values())
+    return (
+        azure_identity_python(),
+        msal_python(),
+        azidentity_go(),
+        azure_identity_javascript(),
+        azure_identity_java(),
+        azure_identity_rust(),
+        msal_dotnet(),
+    )
 
 
 def instance_metadata() -> Request:
@@ -168,10 +155,6 @@ def without_resource() -> Request:
 def unknown_path() -> Request:
     """The plain request for a path of another cloud."""
     return Request(plain().text.replace(TARGET.encode(), b"/latest/meta-data/iam/?a=b"), ())
-
-
-def _named(client_id: str) -> str:
-    return f"&client_id={client_id}" if client_id else ""
 
 
 def _request(target: str, *fields: str) -> Request:

@@ -38,24 +38,6 @@ POLL_SECONDS: Final = 0.02
 TAIL_LINES: Final = 3
 
 
-class Server(Protocol):
-    """The properties of a server that the load generator and the CPU measurement use."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def address(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """The processes whose CPU time is the server's."""
-
-    @property
-    def pods(self) -> "Side":
-        """The side on which its clients run."""
-
-
 class Inside(Protocol):
     """Calls a function in a network namespace: its sockets and child processes belong to that namespace."""
 
@@ -79,15 +61,17 @@ HERE: Final = Side(ExecutionContext("127.0.0.1"), _here)
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
-    """A server without further methods."""
+class Server:
+    """A running server, as the load generator and the CPU measurement use it."""
 
     name: str
     address: str
+    """The address that pods use, as is the port."""
     port: int
     pids: tuple[int, ...]
-    pods: Side = HERE
-    """Where its clients run."""
+    """The processes whose CPU time is the server's."""
+    pods: Side
+    """The side on which its clients run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +79,6 @@ class Answer:
     """A response that http.client has read."""
 
     status: int
-    headers: Mapping[str, str]
     body: bytes
 
 
@@ -154,16 +137,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def wait_until(
-    ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str, log: Path, seconds: float = START_SECONDS
-) -> None:
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str, log: Path) -> None:
     """Return once *ready*. Raises ProgramError, with the end of *log*, if the process ends first or takes too long."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + START_SECONDS
     while not ready():
         ended, late = process.poll() is not None, time.monotonic() > deadline
         if ended or late:
             said = " | ".join(log.read_text(errors="replace").strip().splitlines()[-TAIL_LINES:]) or "it said nothing"
-            what = f"ended with code {process.returncode}" if ended else f"is not ready after {seconds:g} s"
+            what = f"ended with code {process.returncode}" if ended else f"is not ready after {START_SECONDS:g} s"
             raise ProgramError(f"{name} {what}: {said}")
         time.sleep(POLL_SECONDS)
 
@@ -181,15 +162,14 @@ def ask(
     *,
     source: str = "",
     headers: Mapping[str, str] = METADATA,
-    timeout: float = START_SECONDS,
 ) -> Answer:
     """Send one GET on a new connection from *source*. Raises OSError or HTTPException."""
     bound = (source, 0) if source else None
-    connection = http.client.HTTPConnection(address, port, timeout=timeout, source_address=bound)
+    connection = http.client.HTTPConnection(address, port, timeout=START_SECONDS, source_address=bound)
     with contextlib.closing(connection):
         connection.request("GET", path, headers={"Host": address, "Connection": "close", **headers})
         response = connection.getresponse()
-        return Answer(response.status, dict(response.getheaders()), response.read())
+        return Answer(response.status, response.read())
 
 
 def check(server: Server, expected: bytes, *, source: str = FIRST_POD) -> None:

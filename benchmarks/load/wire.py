@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from benchmarks.load.addresses import addresses
-from benchmarks.load.servers import Listening, Side
+from benchmarks.load.servers import Server, Side
 from nmi.node.rules import RedirectSpec
 from podidentity_sandbox.namespaces import NamespaceError, Namespaces, available, sweep
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
@@ -81,7 +81,7 @@ def wire(pods: int) -> Iterator[Wire]:
         made.delete_all()
 
 
-def led_to(server: Listening, by: Wire) -> Listening:
+def led_to(server: Server, by: Wire) -> Server:
     """Return *server*, which listens on the node's loopback, with the address that pods use: by the same rule as NMI's.
 
     The rule exists as long as the wire. Raises ProgramError if it cannot be written.

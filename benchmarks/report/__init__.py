@@ -1,1 +1,1 @@
-"""Reports of a results file: a table, plots, and a part of the documentation."""
+"""Reports of a results file: a table, and a part of the documentation."""

@@ -2,7 +2,7 @@
 
     python -m benchmarks.report.newest
 
-draws its plots, writes its table, and puts the short form of the table between the two marks of the document.
+writes its table, and puts the short form of the table between the two marks of the document.
 """
 
 import os
@@ -12,7 +12,6 @@ from typing import Final
 from benchmarks.machine import ROOT
 from benchmarks.paired import objections
 from benchmarks.report.marks import put
-from benchmarks.report.plots import draw, plots
 from benchmarks.report.table import FILE, short, store
 from benchmarks.results import FOLDER, Results, read
 
@@ -35,15 +34,13 @@ def made(document: Path, folder: Path = FOLDER) -> str:
         return NONE
     file, found = run
     at = Path(os.path.relpath(file.parent, document.parent))
-    pictures = [f"![{plot.title}]({at / file.stem / plot.file})" for plot in plots(found)]
     whole = f"[All figures]({at / file.stem / FILE})"
-    return "\n\n".join([short(found), *pictures, whole])
+    return "\n\n".join([short(found), whole])
 
 
 def renew(document: Path, folder: Path = FOLDER) -> None:
-    """Generate the plots, the table and the document's part again."""
+    """Generate the table and the document's part again."""
     if run := newest(folder):
-        draw(*run)
         store(*run)
     put(document, MAKER, made(document, folder))
 

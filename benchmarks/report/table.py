@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.paired import AGREEMENT, LEAST_ROUNDS, objections, reached
-from benchmarks.results import OURS, Budget, Case, Control, Micro, Quartiles, Ratios, Results, Served, read
+from benchmarks.results import OURS, Budget, Case, Control, Quartiles, Ratios, Results, Served, read
 
 NOT: Final = "not measured"
-PEERS: Final = ("plain", "aiohttp")
 FILE: Final = "table.md"
 """The name of the table in the folder of a results file."""
 
@@ -29,8 +28,6 @@ def table(found: Results) -> str:
         _part("Open loop: latency from when each request was due, NMI and nginx at the same rate", _open_loop(found)),
         _part("NMI during disturbances", _background(found)),
         _part("NMI's resident memory", _memory(found)),
-        _part("Compiled functions, ns a call", micro(found.micro)),
-        _part("MIC's reading, without HTTP and TLS, everything assigned already", _controller(found)),
         _left_out(found),
     )
     return "\n\n".join(part for part in parts if part)
@@ -214,7 +211,7 @@ def _answers(case: Case) -> str:
 
 
 def _compared(cases: Sequence[Case]) -> str:
-    """Return NMI's and nginx's figures of each case, and the peers' requests per second."""
+    """Return NMI's figures of each case, and their ratios to nginx's."""
     rows = []
     for case in cases:
         ours = case.servers.get(OURS)
@@ -222,26 +219,14 @@ def _compared(cases: Sequence[Case]) -> str:
             continue
         against = ours.against
         ratios = [spread(against.rps), spread(against.cpu), *_medians(against)] if against else [""] * 4
-        rows.append(
-            [
-                case.title,
-                figure(ours.rps.median),
-                *ratios,
-                *(_peer(case, name) for name in PEERS),
-            ]
-        )
+        rows.append([case.title, figure(ours.rps.median), *ratios])
     head = ["case", "NMI requests/s", "x nginx", "CPU x nginx", "p50 x nginx", "p99 x nginx"]
-    body = grid([*head, *(f"{name} x nginx" for name in PEERS)], rows)
+    body = grid(head, rows)
     return f"{body}\n\nMedians [quartiles] of the ratios of paired rounds." if rows else ""
 
 
 def _medians(found: Ratios) -> list[str]:
     return [f"{each.median:.2f}" for each in (found.p50, found.p99)]
-
-
-def _peer(case: Case, name: str) -> str:
-    peer = case.servers.get(name)
-    return f"{peer.against.rps.median:.2f}" if peer and peer.against else ""
 
 
 def _open_loop(found: Results) -> str:
@@ -278,7 +263,6 @@ def _background(found: Results) -> str:
 def _memory(found: Results) -> str:
     rows = [[f"{row.pods:,}", figure(row.idle_mib), figure(row.load_mib)] for row in found.memory]
     body = grid(["pods", "idle MiB", "at most MiB"], rows, texts=0)
-    held = "" if found.held_bytes is None else f"A held request: {figure(found.held_bytes / 1000)} kB."
     other = found.reference
     reference = (
         f"The Go implementation: {figure(other.rss_mib)} MiB after its start in {figure(other.seconds)} s with "
@@ -286,38 +270,7 @@ def _memory(found: Results) -> str:
         if other
         else ""
     )
-    return "\n\n".join(part for part in (body, held, reference) if part)
-
-
-def micro(rows: Sequence[Micro]) -> str:
-    """Return medians of ns per call, and the ratios of the comparisons to NMI."""
-    cells = [
-        [row.function, row.corpus, *(_compare(row, each) for each in (row.native, row.oracle, row.httptools))]
-        for row in rows
-    ]
-    return grid(["function", "corpus", "compiled", "oracle", "httptools"], cells, texts=2)
-
-
-def _compare(row: Micro, each: Quartiles | None) -> str:
-    if each is None:
-        return ""
-    return figure(each.median) + ("" if each is row.native else f" ({each.median / row.native.median:.1f} x)")
-
-
-def _controller(found: Results) -> str:
-    rows = [
-        [
-            f"{row.pods:,}",
-            figure(row.cold_cpu_s),
-            figure(row.event_us),
-            figure(row.memory_mib),
-            NOT if row.arm_calls is None else f"{row.arm_calls:,}",
-        ]
-        for row in found.controller
-    ]
-    return grid(
-        ["pods", "reading all, CPU s", "one event, µs", "memory MiB", "GETs to Azure an interval"], rows, texts=0
-    )
+    return "\n\n".join(part for part in (body, reference) if part)
 
 
 def _left_out(found: Results) -> str:

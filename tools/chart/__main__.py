@@ -1,8 +1,9 @@
 """Write all files that are generated from the chart: python -m tools.chart"""
 
-from tools.chart import canary, manifests, rendering, values_table
+from podidctl.verify.pod import program
+from tools.chart import manifests, rendering, values_table
 
-canary.update()
+rendering.CANARY.write_text(program())
 values_table.update(rendering.CHART)
 rendering.update_golden()
 manifests.update()

@@ -13,6 +13,8 @@ from tools.chart.differences import difference, patched
 
 ROOT: Final = Path(__file__).parents[2]
 CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
+CANARY: Final[Path] = CHART / "files" / "canary.py"
+"""The copy of the canary's program: helm reads only files of the chart."""
 GOLDEN: Final = ROOT / "tests" / "repository" / "deploy" / "golden"
 DEFAULTS: Final = GOLDEN / "defaults.yaml"
 """The golden file of the defaults."""

@@ -1,27 +1,28 @@
 """Archives whose bytes depend only on the names and the contents of their files."""
 
 import shutil
-import subprocess
 import tarfile
 from pathlib import Path, PurePosixPath
 
-
-class ArchiveError(Exception):
-    """Archive that this project does not write."""
+from tools.release.commands import ReleaseError, run
 
 
 def pack(folder: Path, to: Path, epoch: int) -> None:
-    """Write what is in *folder* to the tar archive *to*, sorted, with the time *epoch*, without owners."""
+    """Write what is in *folder* to the tar archive *to*, sorted, with the time *epoch*, without owners.
+
+    An archive whose name ends with .gz is compressed.
+    """
     names = sorted(each.name for each in folder.iterdir())
     tar = ["tar", "--create", "--format=ustar", "--sort=name", f"--mtime=@{epoch}", "--owner=0", "--group=0"]
-    tar += ["--numeric-owner", "--mode=u=rwX,go=rX", f"--directory={folder}", f"--file={to}", "--", *names]
-    subprocess.run(tar, check=True, capture_output=True)
+    tar += ["--numeric-owner", "--mode=u=rwX,go=rX", f"--directory={folder}", f"--file={to}"]
+    tar += [*(["--use-compress-program=gzip -9 -n"] if to.suffix == ".gz" else []), "--", *names]
+    run(*tar)
 
 
 def unpack(archive: Path, to: Path) -> None:
     """Unpack a tar archive, also a compressed one, into the new directory *to*.
 
-    Raise ArchiveError if it contains anything but files and folders, or a name that leads out of *to*.
+    Raise ReleaseError if it contains anything but files and folders, or a name that leads out of *to*.
     """
     to.mkdir(parents=True)
     with tarfile.open(archive) as opened:
@@ -29,10 +30,10 @@ def unpack(archive: Path, to: Path) -> None:
             # TarFile.extractall has a filter for this only from Python 3.11.4 on; Debian 12 has 3.11.2.
             name = PurePosixPath(member.name)
             if name.is_absolute() or ".." in name.parts:
-                raise ArchiveError(f"cannot unpack {archive}: {member.name} is outside its folder")
+                raise ReleaseError(f"cannot unpack {archive}: {member.name} is outside its folder")
             content = opened.extractfile(member) if member.isfile() else None
             if content is None and not member.isdir():
-                raise ArchiveError(f"cannot unpack {archive}: {member.name} is neither a file nor a folder")
+                raise ReleaseError(f"cannot unpack {archive}: {member.name} is neither a file nor a folder")
             path = to / name
             (path.parent if content else path).mkdir(parents=True, exist_ok=True)
             if content:

@@ -1,11 +1,12 @@
 """Bills of materials of the Python distributions and of the chart, as CycloneDX 1.6 in JSON."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
+
+from tools.release.commands import run
 
 NAME: Final = "aad-pod-identity"
 
@@ -18,8 +19,7 @@ def of_distributions(python: Path, version: str) -> dict[str, Any]:
     """
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", "--spec-version=1.6"]
     command += ["--output-format=JSON", "--output-file=-", str(python)]
-    listed = subprocess.run(command, check=True, capture_output=True, text=True)
-    document: dict[str, Any] = json.loads(listed.stdout)
+    document: dict[str, Any] = json.loads(run(*command))
     # The tool describes the project as a package that was installed from a file of this machine.
     (own,) = (each for each in document["components"] if each["name"] == NAME)
     purl = f"pkg:pypi/{NAME}@{version}"

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -10,16 +9,13 @@ from typing import Any, Final
 import yaml
 
 from tests.support.testplane import up
+from tools.release.commands import ReleaseError, run
 
 CHART: Final = Path("deploy") / "charts" / "aad-pod-identity"
 
 
-class ChartError(Exception):
-    """Refusal of the chart by helm, with its message."""
-
-
 def package(tree: Path, out: Path, epoch: int) -> Path:
-    """Write the archive of the chart in *tree* to *out* and return its path. Raise ChartError.
+    """Write the archive of the chart in *tree* to *out* and return its path. Raise ReleaseError.
 
     helm 4 gives its files the time *epoch*; helm 3 ignores SOURCE_DATE_EPOCH.
     """
@@ -31,7 +27,7 @@ def package(tree: Path, out: Path, epoch: int) -> Path:
 
 
 def push(archive: Path, registry: str, epoch: int, *options: str) -> tuple[str, str]:
-    """Push the chart to the OCI *registry* and return its name there and its digest. Raise ChartError.
+    """Push the chart to the OCI *registry* and return its name there and its digest. Raise ReleaseError.
 
     The manifest contains the archive's time, so this is set to *epoch*: the same chart has the same digest.
     """
@@ -39,12 +35,12 @@ def push(archive: Path, registry: str, epoch: int, *options: str) -> tuple[str, 
     output = helm("push", str(archive), f"oci://{registry}", *options)
     found = re.search(r"^Digest: (sha256:[0-9a-f]{64})$", output, re.MULTILINE)
     if found is None:
-        raise ChartError(f"helm push reported no digest: {output}")
+        raise ReleaseError(f"helm push reported no digest: {output}")
     return f"{registry}/{CHART.name}", found[1]
 
 
 def images(archive: Path) -> set[str]:
-    """Return the images of the pods in the packaged chart with its default values. Raise ChartError."""
+    """Return the images of the pods in the packaged chart with its default values. Raise ReleaseError."""
     rendered = helm("template", "release", str(archive))
     return {
         container["image"]
@@ -56,12 +52,8 @@ def images(archive: Path) -> set[str]:
 
 
 def helm(*arguments: str, **environment: str) -> str:
-    """Return the output of helm. Raise ChartError if it fails."""
-    command = [str(up.tool("helm")), *arguments]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ChartError(f"helm {' '.join(arguments)} failed: {done.stdout}{done.stderr}")
-    return done.stdout + done.stderr if arguments[0] == "push" else done.stdout
+    """Return the output of helm. Raise ReleaseError if it fails."""
+    return run(up.tool("helm"), *arguments, environment={**os.environ, **environment})
 
 
 def _pod_specs(document: Any) -> Iterator[Any]:

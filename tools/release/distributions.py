@@ -6,7 +6,6 @@ source distribution, so that a file that this lacks fails the build.
 
 import os
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -14,33 +13,27 @@ from pathlib import Path
 from typing import Final
 
 from tools.release.archives import pack, unpack
+from tools.release.commands import run
 
 PARALLEL: Final = Path(__file__).with_name("parallel.cfg")
 """Additional settings of setuptools: compile two modules at a time."""
 
 
-class BuildError(Exception):
-    """Failed build; the message has the end of its output."""
-
-
 def build_sdist(source: Path, out: Path, epoch: int) -> Path:
-    """Build the source distribution of *source* into the new directory *out* and return its path. Raise BuildError.
+    """Build the source distribution of *source* into the new directory *out* and return its path. Raise ReleaseError.
 
     setuptools ignores SOURCE_DATE_EPOCH for it, so the archive is packed again by GNU tar and gzip.
     """
     made = _build("--sdist", source, out, environment_of(source, epoch))
-    unpacked, packed = out / "unpacked", out / "packed.tar"
+    unpacked = out / "unpacked"
     unpack(made, unpacked)
-    pack(unpacked, packed, epoch)
-    compressed = subprocess.run(["gzip", "-9", "-n", "-c", packed], check=True, capture_output=True)  # noqa: S607
-    made.write_bytes(compressed.stdout)
-    packed.unlink()
+    pack(unpacked, made, epoch)
     shutil.rmtree(unpacked)
     return made
 
 
 def build_wheel(sdist: Path, work: Path, out: Path, epoch: int) -> Path:
-    """Build the wheel of *sdist* in the new directory *work* into *out* and return its path. Raise BuildError."""
+    """Build the wheel of *sdist* in the new directory *work* into *out* and return its path. Raise ReleaseError."""
     unpack(sdist, work)
     (source,) = work.iterdir()
     return _build("--wheel", source, out, environment_of(source, epoch))
@@ -59,10 +52,6 @@ def environment_of(source: Path, epoch: int) -> Mapping[str, str]:
 
 def _build(kind: str, source: Path, out: Path, environment: Mapping[str, str]) -> Path:
     command = [sys.executable, "-m", "build", "--no-isolation", kind, f"--outdir={out}", str(source)]
-    done = subprocess.run(
-        command, env=environment, umask=0o022, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    if done.returncode:
-        raise BuildError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
+    run(*command, environment=environment, umask=0o022)
     (made,) = out.glob("*.tar.gz" if kind == "--sdist" else "*.whl")
     return made

@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tarfile
 import tomllib
@@ -27,21 +26,16 @@ from tools.release import (
     validation,
     vulnerabilities,
 )
-from tools.release.changelog import notes
-from tools.release.images import collect
-from tools.release.products import products_of
+from tools.release.commands import ReleaseError, run
+from tools.release.images import collect, products_of
 from tools.release.summary import SUMS, Artifact, artifact, differences, sums
-from tools.release.versions import Versions, problems, read
+from tools.release.versions import Versions, notes, problems, read
 
 STATEMENT_FILE: Final = "provenance.json"
 NOTES_FILE: Final = "notes.md"
 VEX_FILE: Final = "aad-pod-identity.openvex.json"
 SDIST: Final = "aad_pod_identity-*.tar.gz"
 """Pattern of the source distribution's name in the folder of the artifacts."""
-
-
-class ReleaseError(Exception):
-    """Finding that prevents the release, with the next action."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +83,7 @@ class Release:
             names = [each.name.partition("/")[2] for each in archive.getmembers() if each.isfile()]
         refuse(contents.sdist_problems(names, wanted))
         shutil.rmtree(source)
-        twine("check", "--strict", str(made[0]))
+        tool("twine", "check", "--strict", str(made[0]))
         return [*made, self.out / NOTES_FILE]
 
     def build_wheel(self, sdist: Path) -> Path:
@@ -113,7 +107,7 @@ class Release:
             files = {each: archive.read(each) for each in archive.namelist() if not each.endswith("/")}
         refuse(contents.wheel_problems(files, source, project["scripts"]))
         shutil.rmtree(source)
-        twine("check", "--strict", str(wheel))
+        tool("twine", "check", "--strict", str(wheel))
         tool("check_wheel_contents", str(wheel), cwd=self.tree)
         # Exits with 1 if the wheel is not for manylinux, for example because it needs a library that no manylinux has.
         tool("auditwheel", "show", "--json", str(wheel), cwd=self.tree)
@@ -209,26 +203,9 @@ def refuse(found: Iterable[str]) -> None:
         raise ReleaseError("\n".join(messages))
 
 
-def twine(*arguments: str) -> None:
-    """Run twine. Raise ReleaseError if it fails."""
-    tool("twine", *arguments, cwd=Path.cwd())
-
-
-def tool(module: str, *arguments: str, cwd: Path, **environment: str) -> str:
-    """Return the output of a Python program of release.lock. Raise ReleaseError if it fails."""
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ReleaseError(f"{module} {' '.join(arguments)} failed:\n{done.stdout}")
-    return done.stdout
+def tool(module: str, *arguments: str, cwd: Path | None = None, **environment: str) -> None:
+    """Run a Python program of release.lock. Raise ReleaseError if it fails."""
+    run(sys.executable, "-m", module, *arguments, cwd=cwd, environment={**os.environ, **environment})
 
 
 def step(text: str) -> None:

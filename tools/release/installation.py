@@ -1,21 +1,23 @@
 """The wheel in a new virtual environment, with the locked versions of its dependencies."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
+from tools.release.commands import ReleaseError, run
 from tools.release.summary import artifact
 
 EXTRAS: Final = "demo,mic,nmi,podidctl"
 SOURCES: Final = ("python-iptables",)
 """Dependencies that have no wheel."""
 PIP: Final = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
+ELSEWHERE: Final = Path("/")
+"""A working directory outside this tree."""
+ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
 COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
     ("nmi", "--version"),
     ("nmi", "--help"),
@@ -27,27 +29,23 @@ COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
 )
 
 
-class InstallationError(Exception):
-    """Failed installation, or a program of it that failed; the message has the output."""
-
-
 def install(wheel: Path, locks: Path, home: Path) -> Path:
     """Install *wheel* with its extras into a new environment at *home*, and return that environment's Python.
 
     The versions of its dependencies are those of *locks*, and each archive has one of the hashes there. pip's own check
     needs a list of exactly these packages, so its report is checked. No code of a package runs before. Raise
-    InstallationError.
+    ReleaseError.
     """
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
+    run(sys.executable, "-m", "venv", "--without-pip", home)
     lock, python, report = locks.read_text(), home / "bin" / "python", home / "report.json"
     compiled = _compile(lock, home)
     (home / "versions.txt").write_text(without_hashes(lock))
     pip = [*PIP[:3], f"--python={python}", *PIP[3:], "install", "--no-compile", "--only-binary=:all:"]
     pip += [f"--find-links={compiled}", f"--constraint={home / 'versions.txt'}", f"--report={report}"]
-    run([*pip, f"aad-pod-identity[{EXTRAS}] @ {wheel.resolve().as_uri()}"], os.environ)
+    run(*pip, f"aad-pod-identity[{EXTRAS}] @ {wheel.resolve().as_uri()}", cwd=ELSEWHERE)
     own = {artifact(each).sha256 for each in (wheel, *compiled.iterdir())}
     if foreign := unlocked(json.loads(report.read_text()), lock, own):
-        raise InstallationError(f"these archives have no hash in {locks.name}: {', '.join(foreign)}; run make lock")
+        raise ReleaseError(f"these archives have no hash in {locks.name}: {', '.join(foreign)}; run make lock")
     return python
 
 
@@ -57,7 +55,7 @@ def _compile(lock: str, home: Path) -> Path:
     (home / "sources.txt").write_text("".join(entries))
     wheels = home / "wheels"
     command = ["wheel", "--no-deps", "--no-build-isolation", "--require-hashes", f"--wheel-dir={wheels}"]
-    run([*PIP, *command, f"--requirement={home / 'sources.txt'}"], os.environ)
+    run(*PIP, *command, f"--requirement={home / 'sources.txt'}", cwd=ELSEWHERE)
     return wheels
 
 
@@ -76,19 +74,9 @@ def unlocked(report: Mapping[str, Any], lock: str, own: AbstractSet[str]) -> lis
 def try_programs(python: Path, version: str) -> None:
     """Run the programs of the environment of *python*; those with --version must print *version*.
 
-    Raise InstallationError. The programs do not see this tree.
+    Raise ReleaseError. The programs do not see this tree.
     """
     for program, option in COMMANDS:
-        output = run([str(python.parent / program), option], {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"})
+        output = run(python.parent / program, option, cwd=ELSEWHERE, environment=ENVIRONMENT)
         if option == "--version" and version not in output.split():
-            raise InstallationError(f"{program} --version prints {output.strip()!r} without {version}")
-
-
-def run(command: list[str], environment: Mapping[str, str]) -> str:
-    """Return the output of *command*. Raise InstallationError if it fails."""
-    done = subprocess.run(
-        command, env=environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    if done.returncode:
-        raise InstallationError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
-    return done.stdout
+            raise ReleaseError(f"{program} --version prints {output.strip()!r} without {version}")

@@ -1,13 +1,12 @@
 """The provenance of a build as an in-toto statement with a SLSA v1 predicate."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tools.release.summary import Artifact
+from tools.release.summary import Artifact, artifact
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
 PREDICATE: Final = "https://slsa.dev/provenance/v1"
@@ -39,7 +38,7 @@ class Build:
 def statement(artifacts: Iterable[Artifact], build: Build, tree: Path) -> dict[str, Any]:
     """Return the statement that *build* made *artifacts* from *tree*. It contains no time, so equal builds have one."""
     source = {"uri": f"git+{build.url}"} if build.url else {"name": "source"}
-    locks = [{"name": name, "digest": {"sha256": _digest(tree / name)}} for name in INPUTS]
+    locks = [{"name": name, "digest": {"sha256": artifact(tree / name).sha256}} for name in INPUTS]
     name, _, digest = build.base.partition("@sha256:")
     base = [{"name": name, "digest": {"sha256": digest}}] if build.base else []
     return {
@@ -65,7 +64,3 @@ def statement(artifacts: Iterable[Artifact], build: Build, tree: Path) -> dict[s
 def text_of(document: Mapping[str, Any]) -> str:
     """Return *document* as JSON text, equal for equal documents."""
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

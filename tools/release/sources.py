@@ -1,29 +1,24 @@
 """The files of a checkout that a release is built from."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
-
-def git(tree: Path, *arguments: str) -> str:
-    """Return the output of a git command in *tree*. Raise CalledProcessError."""
-    command = ["git", *arguments]
-    return subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout.strip()
+from tools.release.commands import run
 
 
 def commit(tree: Path) -> str:
     """Return the name of the checked-out commit."""
-    return git(tree, "rev-parse", "HEAD")
+    return run("git", "rev-parse", "HEAD", cwd=tree).strip()
 
 
 def commit_time(tree: Path) -> int:
     """Return the time of the checked-out commit in seconds since 1970: SOURCE_DATE_EPOCH of its artifacts."""
-    return int(git(tree, "log", "-1", "--format=%ct"))
+    return int(run("git", "log", "-1", "--format=%ct", cwd=tree))
 
 
 def copy(tree: Path, to: Path) -> Path:
     """Copy the files of *tree* that git does not ignore to *to*, and return *to*. So no compiled module is copied."""
-    listed = git(tree, "ls-files", "-z", "-co", "--exclude-standard")
+    listed = run("git", "ls-files", "-z", "-co", "--exclude-standard", cwd=tree)
     for name in filter(None, listed.split("\0")):
         if (tree / name).is_symlink() or (tree / name).exists():  # a deleted file is listed until the commit
             (to / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Checksums and sizes of artifacts."""
+"""Checksums of artifacts."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,14 +14,13 @@ class Artifact:
     """A file of the release."""
 
     name: str
-    size: int
     sha256: str
 
 
 def artifact(path: Path) -> Artifact:
-    """Return name, size in bytes and checksum of the file at *path*."""
+    """Return name and checksum of the file at *path*."""
     with path.open("rb") as file:
-        return Artifact(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        return Artifact(path.name, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def sums(artifacts: Iterable[Artifact]) -> str:
@@ -34,12 +33,3 @@ def differences(first: Sequence[Path], second: Sequence[Path]) -> Iterator[str]:
     for one, other in zip(first, second, strict=True):
         if one.name != other.name or one.read_bytes() != other.read_bytes():
             yield f"two builds differ: compare {one} with {other}, for example by diffoscope"
-
-
-def table(artifacts: Sequence[Artifact]) -> Iterator[str]:
-    """Yield the lines of a table with artifact, size in bytes and SHA-256."""
-    name = max(len("artifact"), *(len(each.name) for each in artifacts))
-    size = max(len("bytes"), *(len(f"{each.size:,}") for each in artifacts))
-    yield f"{'artifact':<{name}}  {'bytes':>{size}}  sha256"
-    for each in artifacts:
-        yield f"{each.name:<{name}}  {each.size:>{size},}  {each.sha256}"

@@ -9,22 +9,19 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
+from tools.release.commands import ReleaseError
 from tools.release.provenance import PREDICATE
 
 
-class InvalidError(Exception):
-    """Document that does not conform to its standard."""
-
-
 def check_bill(text: str) -> None:
-    """Raise InvalidError if *text* is not a bill of materials of CycloneDX 1.6."""
+    """Raise ReleaseError if *text* is not a bill of materials of CycloneDX 1.6."""
     problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     if problem is not None:
-        raise InvalidError(f"not a CycloneDX document: {problem}")
+        raise ReleaseError(f"not a CycloneDX document: {problem}")
 
 
 def check_statement(text: str) -> None:
-    """Raise InvalidError if *text* is not an in-toto statement v1 with a SLSA provenance v1.
+    """Raise ReleaseError if *text* is not an in-toto statement v1 with a SLSA provenance v1.
 
     The definitions of both are protocol buffers: an unknown field, a wrong type, or a missing required field is
     refused.
@@ -34,9 +31,9 @@ def check_statement(text: str) -> None:
         Statement.copy_from_pb(parsed).validate()
         predicate = json_format.Parse(json.dumps(json.loads(text)["predicate"]), provenance_pb2.Provenance())
     except (json_format.ParseError, ValueError) as error:
-        raise InvalidError(f"not an in-toto statement with a SLSA provenance: {error}") from error
+        raise ReleaseError(f"not an in-toto statement with a SLSA provenance: {error}") from error
     if parsed.predicate_type != PREDICATE:
-        raise InvalidError(f"the predicate type is {parsed.predicate_type}, not {PREDICATE}")
+        raise ReleaseError(f"the predicate type is {parsed.predicate_type}, not {PREDICATE}")
     definition = predicate.build_definition
     for name, value in {
         "buildDefinition.buildType": definition.build_type,
@@ -44,4 +41,4 @@ def check_statement(text: str) -> None:
         "runDetails.builder.id": predicate.run_details.builder.id,
     }.items():
         if not value:
-            raise InvalidError(f"the provenance lacks {name}")
+            raise ReleaseError(f"the provenance lacks {name}")

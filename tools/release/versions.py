@@ -1,4 +1,4 @@
-"""The version in podidentity/version.py and the places that repeat it (docs/releasing.md)."""
+"""The version in podidentity/version.py, the places that repeat it (docs/releasing.md), and CHANGELOG.md's sections."""
 
 import re
 from collections.abc import Iterator
@@ -8,13 +8,22 @@ from typing import Final
 
 import yaml
 
-from tools.release.changelog import Section, sections
-
 VERSION_FILE: Final = "podidentity/version.py"
 CHART_FILE: Final = "deploy/charts/aad-pod-identity/Chart.yaml"
 DEMO_FILE: Final = "deploy/demo/pod.yaml"
 CHANGELOG: Final = "CHANGELOG.md"
+_TITLE: Final = re.compile(r"^## (?P<version>\S+) \((?P<date>unreleased|\d{4}-\d\d-\d\d)\)$", re.MULTILINE)
+_RELATIVE_LINK: Final = re.compile(r"\]\((?![a-z]+:|#)([^)\s]+)\)")
 _SEMVER: Final = re.compile(r"\d+\.\d+\.\d+(-rc\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The changes of one version. *date* is None while the version is not released."""
+
+    version: str
+    date: str | None
+    body: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +77,27 @@ def problems(versions: Versions, tag: str = "") -> Iterator[str]:
         yield f"the tag is {tag}, but {VERSION_FILE} has {wanted}; the tag of this version is v{wanted}"
     if tag and versions.newest is not None and versions.newest.date is None:
         yield f"{CHANGELOG} has {versions.newest.version} as unreleased; replace the word by the date"
+
+
+def sections(text: str) -> list[Section]:
+    """Return the sections of the changelog *text*, the newest first."""
+    titles = [*_TITLE.finditer(text)]
+    ends = [*(title.start() for title in titles), len(text)][1:]
+    return [
+        Section(
+            version=title["version"],
+            date=None if title["date"] == "unreleased" else title["date"],
+            body=text[title.end() : end].strip() + "\n",
+        )
+        for title, end in zip(titles, ends, strict=True)
+    ]
+
+
+def notes(section: Section, url: str) -> str:
+    """Return the release notes of *section*: its body, with relative links to the tag's files below *url*.
+
+    *url* is the repository's address. If it is empty, the links stay relative.
+    """
+    if not url:
+        return section.body
+    return _RELATIVE_LINK.sub(rf"]({url.rstrip('/')}/blob/v{section.version}/\1)", section.body)

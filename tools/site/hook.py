@@ -6,6 +6,7 @@ repository, as in setup.py; without it no page links to the repository.
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +14,20 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from pymdownx.slugs import slugify
 
 from tools.site import links, lists, search
-from tools.site.anchors import Anchors
 
 ROOT: Final = Path(os.environ.get("SITE_ROOT") or Path(__file__).parents[2])
 """SITE_ROOT names another repository, for tests."""
-ANCHORS: Final = Anchors(slugify(case="lower"))
+SLUG: Final = slugify(case="lower")
+REPEATED: Final[Counter[str]] = Counter()
+"""The number of headings of the present page by their anchor."""
+
+
+def anchor_of(heading: str, separator: str) -> str:
+    """Return the anchor of the next *heading* as GitHub makes it: a repeated one ends with -1, not with _1."""
+    anchor = SLUG(heading, separator)
+    repeated = REPEATED[anchor]
+    REPEATED[anchor] += 1
+    return f"{anchor}-{repeated}" if repeated else anchor
 
 
 def on_config(config: Any) -> Any:
@@ -25,7 +35,7 @@ def on_config(config: Any) -> Any:
     url = os.environ.get("PROJECT_URL", "").rstrip("/")
     if url:
         config.repo_url, config.repo_name = url, "Repository"
-    config.mdx_configs.setdefault("toc", {})["slugify"] = ANCHORS
+    config.mdx_configs.setdefault("toc", {})["slugify"] = anchor_of
     return config
 
 
@@ -53,7 +63,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001  # called by keyword
     """Return the text of a page for Python-Markdown."""
-    ANCHORS.start_page()
+    REPEATED.clear()
     return lists.widened(links.to_pages_of_directories(ROOT, page.file.src_uri, markdown))
 
 

@@ -24,11 +24,6 @@ def targets(text: str) -> Iterator[str]:
         yield found["target"]
 
 
-def external(text: str) -> Iterator[str]:
-    """Yield the addresses with a scheme to which *text* links."""
-    yield from (each for each in targets(text) if SCHEME.match(each))
-
-
 def resolve(page: str, target: str) -> str | None:
     """Return the path in the repository to which a link of *page* leads, or None if it leads elsewhere."""
     if SCHEME.match(target) or target.startswith("/"):

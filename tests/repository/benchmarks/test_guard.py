@@ -11,11 +11,20 @@ import pytest
 import yaml
 
 from benchmarks.guard import callgrind
-from benchmarks.guard.baseline import Baseline, Counts, Environment, deviations, message, nearest, read, write
+from benchmarks.guard.baseline import (
+    Baseline,
+    Counts,
+    Environment,
+    current_environment,
+    deviations,
+    message,
+    nearest,
+    read,
+    write,
+)
 from benchmarks.guard.callgrind import Function
 from benchmarks.guard.costs import INSTRUCTIONS_MAX, costs, table
 from benchmarks.guard.counting import between_marks, counted, environment, per_request, tool
-from benchmarks.guard.environment import current_environment
 from benchmarks.run import CHART_CORES
 from tests.support.corpus.costly import COSTLY
 from tools.chart.rendering import CHART

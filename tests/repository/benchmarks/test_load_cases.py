@@ -36,10 +36,6 @@ def asked(request: Request) -> tuple[bytes, int, bytes, bytes] | None:
     return query.examine(text)
 
 
-def test_nmi_and_nginx_are_in_every_case() -> None:
-    assert all({"nmi", "nginx"} <= set(load.servers) <= set(cases.ALL) for load in LOADS)
-
-
 def test_all_requests_of_closed_loops_can_use_the_fast_lane() -> None:
     for load in LOADS:
         for request in load.requests:

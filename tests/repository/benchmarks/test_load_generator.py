@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from benchmarks.load import generator
 from benchmarks.load.generator import GeneratorError, Group, Latency, Load, Measured, Request
-from benchmarks.load.requests import azidentity_go, curl, plain
+from benchmarks.load.requests import azidentity_go, plain
 
 pytestmark = pytest.mark.tools  # a C compiler
 
@@ -146,8 +146,8 @@ WRONG: dict[str, tuple[str, Answer]] = {
 
 def right() -> dict[str, Clients]:
     """Return groups whose first responses are whole."""
-    name_and_id = curl("0123456789abcdef")
-    both = Request(name_and_id.text, (name_and_id.text.index(b"0123456789abcdef"),))
+    with_id = plain().text.replace(b" HTTP/1.1", b"&client_id=0123456789abcdef HTTP/1.1")
+    both = Request(with_id, (with_id.index(b"0123456789abcdef"),))
     return {
         "kept": Clients(),
         "connection per request": Clients(close=True),

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.paired import judged
 from benchmarks.report.marks import END, put, standing
 from benchmarks.report.newest import DOCUMENT, MAKER, NONE, made, newest
-from benchmarks.report.table import budgets, table, verdict
+from benchmarks.report.table import FILE, budgets, table, verdict
 from benchmarks.results import FOLDER, SCHEMA, Results, file_name, read, write
 from tests.repository.benchmarks.sample_results import BEST, FULL, QUICK
 
@@ -63,13 +63,12 @@ def test_disturbances_and_unexpected_answers_are_below_the_case() -> None:
     assert "Not 200" not in table(FULL)
 
 
-def test_the_page_equals_the_output_for_the_newest_accepted_run_and_has_its_plots() -> None:
-    page = made(DOCUMENT)
-    assert standing(DOCUMENT, MAKER) == page
-    shown = [line.partition("](")[2].removesuffix(")") for line in page.splitlines() if line.startswith("![")]
-    assert shown
-    for picture in shown:
-        assert (DOCUMENT.parent / picture).read_bytes().startswith(b"\x89PNG")
+def test_the_page_and_its_table_equal_the_output_for_the_newest_accepted_run() -> None:
+    assert standing(DOCUMENT, MAKER) == made(DOCUMENT)
+    run = newest()
+    assert run
+    file, found = run
+    assert (file.with_suffix("") / FILE).read_text() == table(found) + "\n"
 
 
 def test_the_latest_accepted_full_run_is_used(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from typing_extensions import override
 
+from benchmarks.machine import Cores
 from benchmarks.paired import LEAST_ROUNDS, Sample
 from benchmarks.rounds import LOOK_SECONDS, PATIENCE_SECONDS, REDONE_AT_MOST, MeasuredServer, Outcome, Rounds
 
@@ -15,7 +17,7 @@ NEVER = 1e9
 
 
 @dataclass
-class Machine:
+class Machine(Cores):
     """Two cores. *others* is the share of a core that other programs use from a given time on."""
 
     others: Callable[[float], float] = lambda _: 0.0
@@ -32,14 +34,17 @@ class Machine:
         self.strangers += self.others(self.now) * seconds
         self.now += seconds
 
+    @override
     def busy(self, core: int) -> float:
         if core == 0:
             return self.spent[SERVER]
         return self.spent[GENERATOR] + self.spent[EMULATORS] + self.strangers
 
+    @override
     def used(self, pids: Sequence[int]) -> float:
         return sum(self.spent[pid] for pid in pids)
 
+    @override
     def split(self, pids: Sequence[int]) -> tuple[float, float]:
         return self.used(pids) * 0.25, self.used(pids) * 0.75
 

@@ -6,23 +6,21 @@ One node and one NMI serve all tests that only send requests. Neither is pinned 
 
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.load import cases, closed_loop, cpu_limit, requests
+from benchmarks.load import cases, cpu_limit, loops
 from benchmarks.load.benchmark_node import BenchmarkNode, on_loopback
-from benchmarks.load.closed_loop import Pace
 from benchmarks.load.footprint import started
+from benchmarks.load.loops import Pace
 from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import nginx
 from benchmarks.load.node import Node, node
 from benchmarks.load.node_servers import NodeServers, node_servers
-from benchmarks.load.peers.starting import on_aiohttp, plain
-from benchmarks.load.servers import METADATA, TOKEN_PATH, Listening, ask, check
+from benchmarks.load.servers import TOKEN_PATH, ask, check
 from benchmarks.load.wire import FIRST_POD, TIME_WAIT, led_to, wire
 from benchmarks.machine import Cores
 from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
@@ -32,7 +30,6 @@ from tests.support.waiting import until_sync
 pytestmark = pytest.mark.tools
 
 PODS = 12
-POD = "127.1.0.7"
 SHORT = Pace(rounds=1, seconds=0.4, deadline=time.monotonic(), quick=True)
 """Its deadline is over: no waiting for a quiet machine."""
 FORCE_REFRESH = TOKEN_PATH + "&bypass_cache=true"
@@ -56,40 +53,9 @@ def answer(around: NodeServers, nmi: Node) -> bytes:
     return nmi.answer(around.pods[0])
 
 
-@pytest.fixture(scope="module")
-def peers(answer: bytes) -> Iterator[list[Listening]]:
-    with plain(answer, pods=PODS, core=None) as one, on_aiohttp(answer, pods=PODS, core=None) as other:
-        yield [one, other]
-
-
 def test_nmi_answers_with_a_token_of_real_length(answer: bytes) -> None:
     assert 1650 < len(answer) < 1850
     assert abs(len(json.loads(answer)["access_token"]) - 1500) < 5
-
-
-@pytest.mark.parametrize(
-    ("status", "path", "source", "headers"),
-    [
-        (400, TOKEN_PATH, POD, {}),
-        (400, TOKEN_PATH.partition("&")[0], POD, METADATA),
-        (404, TOKEN_PATH, "127.1.1.1", METADATA),
-        (404, TOKEN_PATH + "&client_id=foreign", POD, METADATA),
-        (503, TOKEN_PATH + "%2Fnever-fetched", POD, METADATA),
-        (404, "/elsewhere", POD, METADATA),
-        (200, TOKEN_PATH, POD, METADATA),
-    ],
-)
-def test_the_peers_look_up_the_request_before_they_answer(
-    peers: list[Listening], status: int, path: str, source: str, headers: dict[str, str]
-) -> None:
-    for server in peers:
-        before = time.time()
-        found = ask(server.address, server.port, path, source=source, headers=headers)
-        assert found.status == status, server.name
-        if status == 200:
-            token = json.loads(found.body)
-            answered = int(token["expires_on"]) - int(token["expires_in"])
-            assert before - 1 <= answered <= time.time() + 1, "the lifetime at the time of the answer"
 
 
 @pytest.mark.parametrize(
@@ -106,11 +72,9 @@ def test_a_server_with_another_response_is_rejected(
         check(server, answer)
 
 
-def test_a_server_or_node_without_a_token_for_the_pod_is_rejected(
-    nmi: Node, peers: list[Listening], answer: bytes
-) -> None:
+def test_a_server_or_node_without_a_token_for_the_pod_is_rejected(nmi: Node, answer: bytes) -> None:
     with pytest.raises(ProgramError, match="answers 404"):
-        check(peers[0], answer, source="127.1.1.1")
+        check(nmi, answer, source="127.1.1.1")
     with pytest.raises(ProgramError, match=r"refuses 1 of the pods: 127\.1\.9\.9 404"):
         nmi.warm(["127.1.9.9"])
 
@@ -179,31 +143,21 @@ def test_pods_reach_nmi_by_its_rule_and_nginx_by_an_equal_one() -> None:
 
 @pytest.fixture(scope="module")
 def benchmark_node() -> Iterator[BenchmarkNode]:
-    with on_loopback(cases.BACKGROUND_PODS + 1, cases.ALL) as made:
+    with on_loopback(cases.BACKGROUND_PODS + 1) as made:
         yield made
 
 
 @pytest.mark.parametrize("load", cases.ON_A_FULL_NODE, ids=lambda load: load.key)
 def test_a_closed_loop_measures_each_server(benchmark_node: BenchmarkNode, load: cases.Load) -> None:
     # On a busy machine a server may answer nothing in so short a time, which is no result.
-    found = until_sync(lambda: closed_loop.measured(load, benchmark_node, Cores(), SHORT), ignoring=RuntimeError)
-    assert set(found.servers) == set(load.servers)
+    found = until_sync(lambda: loops.measured(load, benchmark_node, Cores(), SHORT), ignoring=RuntimeError)
+    assert set(found.servers) == {"nmi", "nginx"}
     for name, served in found.servers.items():
         assert set(served.errors) <= {"unanswered"}  # at the end, on a busy machine
         assert set(served.statuses) == {load.status if name == "nmi" else 200}
         assert (served.against is None) == (name == "nginx")
         pids = benchmark_node.servers[name].pids
         assert {core for pid in pids for core in os.sched_getaffinity(pid)} == {0}, "not the generator's core"
-
-
-def test_the_clients_of_held_requests_are_not_answered() -> None:
-    with node_servers() as around, node(around) as ours:
-        (pod,) = around.add_pods(1, assigned=False)
-        with socket.create_connection((ours.address, ours.port), source_address=(pod, 0)) as client:
-            client.sendall(requests.plain().text)
-            until_sync(lambda: ours.held() == 1)
-            with pytest.raises(BlockingIOError):
-                client.recv(1, socket.MSG_DONTWAIT)
 
 
 @pytest.mark.root

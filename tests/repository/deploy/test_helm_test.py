@@ -7,8 +7,7 @@ from podidctl.verify.pod import METADATA_HOST, METADATA_PORT, manifest
 from podidentity.resources import BINDING_LABEL
 from podidentity_demo.settings import parse
 from tests.support.chart_objects import HELMS
-from tools.chart.canary import COPY
-from tools.chart.rendering import GOLDEN, ROOT, render
+from tools.chart.rendering import CANARY, GOLDEN, ROOT, render
 
 
 @pytest.mark.parametrize("helm", HELMS)
@@ -29,4 +28,4 @@ def test_the_demo_accepts_its_flags_and_ends_and_the_canary_equals_that_of_verif
 
 
 def test_the_charts_copy_of_the_program_is_up_to_date() -> None:
-    assert COPY.read_text() == (ROOT / "podidctl" / "verify" / "canary.py").read_text(), "run: python -m tools.chart"
+    assert CANARY.read_text() == (ROOT / "podidctl" / "verify" / "canary.py").read_text(), "run: python -m tools.chart"

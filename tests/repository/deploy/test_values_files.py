@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.report.marks import standing
 from tests.support.operators_shell import blocks_of
 from tools.chart.rendering import CHART, ROOT, render
-from tools.chart.values_table import values_of, with_table
+from tools.chart.values_table import MAKER, made, values_of
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 OPEN = {"global"}
@@ -47,8 +48,7 @@ def test_the_schema_knows_the_values_and_no_others() -> None:
 
 
 def test_the_table_is_up_to_date() -> None:
-    readme = (CHART / "README.md").read_text()
-    assert with_table(readme, (CHART / "values.yaml").read_text()) == readme, "run: python -m tools.chart"
+    assert standing(CHART / "README.md", MAKER) == made(CHART), "run: python -m tools.chart"
 
 
 def test_a_value_without_a_comment_is_named() -> None:

@@ -1,5 +1,6 @@
 """The recording and the picture of the demo show the output of the present demo."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,8 +9,7 @@ from typing import Final
 import pytest
 
 from tests.support.checkout import ROOT
-from tools.recording import drawing
-from tools.recording.terminal import text_of
+from tools import recording
 
 CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 TIMES: Final = re.compile(r"\d+\.\d s")
@@ -18,7 +18,8 @@ DEMO_SECONDS: Final = 100
 
 def lines_of(cast: str) -> list[str]:
     """Return the lines that remain on the terminal, without colours and times."""
-    text = CONTROL.sub("", text_of(cast)).replace("\r\n", "\n")
+    events = map(json.loads, cast.splitlines()[1:])
+    text = CONTROL.sub("", "".join(data for _, kind, data in events if kind == "o")).replace("\r\n", "\n")
     remaining = (line.rpartition("\r")[2] for line in text.splitlines())
     return [TIMES.sub("0.0 s", line.rstrip()) for line in remaining if line.strip() and not line.endswith("under way")]
 
@@ -35,18 +36,20 @@ def test_the_recording_shows_what_the_demo_prints_now() -> None:
         check=True,
     )
     printed = [TIMES.sub("0.0 s", line) for line in done.stdout.splitlines()]
-    recorded = lines_of(drawing.CAST.read_text())
+    recorded = lines_of(recording.CAST.read_text())
     assert recorded == ["$ podidctl sandbox demo", *printed], "run as root: .venv/bin/python -m tools.recording"
 
 
 @pytest.mark.tools
 def test_the_picture_is_drawn_from_the_recording() -> None:
-    assert drawing.PICTURE.read_text() == drawing.drawn(drawing.CAST), "run: .venv/bin/python -m tools.recording --draw"
+    assert recording.PICTURE.read_text() == recording.drawn(recording.CAST), (
+        "run: .venv/bin/python -m tools.recording --draw"
+    )
 
 
 def test_the_picture_has_a_description_and_stands_still_on_request() -> None:
-    text = drawing.PICTURE.read_text()
-    assert f'<title id="title">{drawing.TITLE}</title><desc id="description">{drawing.DESCRIPTION}</desc>' in text
+    text = recording.PICTURE.read_text()
+    assert f'<title id="title">{recording.TITLE}</title><desc id="description">{recording.DESCRIPTION}</desc>' in text
     assert "@media (prefers-reduced-motion: reduce) {#screen_view {animation: none; transform:translateY(" in text
     assert "<script" not in text
     assert re.findall(r"(?:href=|url\()[\"']?(?!#)[^\"')]+", text) == []

@@ -65,7 +65,7 @@ def closure(program: str) -> set[tuple[str, str]]:
 
 MANAGEMENT = {"azure-mgmt-compute", "azure-mgmt-core"}
 FOR_PEOPLE = {"typer", "rich", "pyyaml"}
-FOR_DEVELOPERS = {"pytest", "mypy", "ruff", "hypothesis", "matplotlib", "cython", "setuptools"}
+FOR_DEVELOPERS = {"pytest", "mypy", "ruff", "hypothesis", "cython", "setuptools"}
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import Final
 
 import pytest
 
-from tools.release.archives import ArchiveError, pack, unpack
-from tools.release.images import IMAGES, ImagesError, collect
+from tools.release.archives import pack, unpack
+from tools.release.commands import ReleaseError
+from tools.release.images import IMAGES, collect
 
 
 def archive(to: Path, name: str, kind: bytes = tarfile.REGTYPE) -> Path:
@@ -36,14 +37,14 @@ def test_a_packed_folder_is_unpacked_with_its_files_and_executables(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["/tmp/out", "../out", "a/../../out"])
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ArchiveError, match="is outside its folder"):
+    with pytest.raises(ReleaseError, match="is outside its folder"):
         unpack(archive(tmp_path / "x.tar", name), tmp_path / "in" / "new")
     assert not [each for each in tmp_path.rglob("*") if each.name == "out"]
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
-    with pytest.raises(ArchiveError, match="link is neither a file nor a folder"):
+    with pytest.raises(ReleaseError, match="link is neither a file nor a folder"):
         unpack(archive(tmp_path / "x.tar", "link", kind), tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -94,5 +95,5 @@ def test_the_contents_of_an_archive_stay_and_images_that_were_not_compared_are_r
     assert {each.mtime for each in members} == {EPOCH}
 
     (images / "compared").unlink()
-    with pytest.raises(ImagesError, match="run tools/local-images"):
+    with pytest.raises(ReleaseError, match="run tools/local-images"):
         collect(images, tmp_path, EPOCH)

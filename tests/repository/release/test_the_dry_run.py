@@ -116,7 +116,8 @@ def test_a_statement_about_a_vulnerability_without_a_justification_is_refused(dr
 SEAL = """
 import sys
 from pathlib import Path
-from tools.release.dry_run import Release, ReleaseError
+from tools.release.commands import ReleaseError
+from tools.release.dry_run import Release
 out = Path(sys.argv[1])
 try:
     print(*(each.name for each in Release(Path.cwd(), out).seal(sorted(out.iterdir()))))

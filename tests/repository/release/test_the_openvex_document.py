@@ -14,7 +14,7 @@ from tests.repository.release.conftest import write_image
 from tests.support.checkout import ROOT
 from tools.lock_packages import ARCHITECTURES
 from tools.release import vulnerabilities
-from tools.release.products import products_of
+from tools.release.images import products_of
 from tools.release.vulnerabilities import DISTRIBUTIONS, PRODUCTS, Product, differences, document, problems, read
 
 OWN: Final = (ROOT / vulnerabilities.FILE).read_text()

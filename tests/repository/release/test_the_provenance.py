@@ -16,15 +16,16 @@ from tools.release.summary import Artifact, differences
 
 COMMIT: Final = "8f7d07c1a9d64f5c0505b2f1934a0f298093f2ae"
 BUILD: Final = Build(commit=COMMIT, epoch=1_700_000_000, python="3.11.7", machine="x86_64")
-WHEEL: Final = Artifact("a.whl", 5, hashlib.sha256(b"wheel").hexdigest())
+WHEEL: Final = Artifact("a.whl", hashlib.sha256(b"wheel").hexdigest())
 CHECK: Final = """
 import json, sys
-from tools.release.validation import InvalidError, check_statement
+from tools.release.commands import ReleaseError
+from tools.release.validation import check_statement
 refused = {}
 for name, text in json.load(sys.stdin).items():
     try:
         check_statement(text)
-    except InvalidError as error:
+    except ReleaseError as error:
         refused[name] = str(error)
 json.dump(refused, sys.stdout)
 """

@@ -8,8 +8,7 @@ import pytest
 from packaging.version import Version
 
 from tests.support.checkout import ROOT
-from tools.release.changelog import Section, notes, sections
-from tools.release.versions import Versions, problems, read
+from tools.release.versions import Section, Versions, notes, problems, read, sections
 
 RELEASED: Final = Section("1.2.3", "2026-12-01", "* New.\n")
 GOOD: Final = Versions(program="1.2.3", app="1.2.3", chart="5.2.0", demo="1.2.3", newest=RELEASED)

@@ -1,4 +1,8 @@
-"""Closed loops: each connection sends the next request when it has the response; servers in alternating rounds."""
+"""Closed and open loops of requests.
+
+Closed loop: each connection sends the next request when it has the response; servers in alternating rounds. Open loop:
+requests are sent at a fixed rate, independently of earlier responses.
+"""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -7,16 +11,19 @@ from functools import partial
 from typing import Final
 
 from benchmarks import paired
+from benchmarks.load import requests
 from benchmarks.load.benchmark_node import BenchmarkNode
-from benchmarks.load.cases import CONTROL, Load
+from benchmarks.load.cases import CONTROL, RATE_CONNECTIONS, Load
 from benchmarks.load.generator import Group, Measured
 from benchmarks.load.servers import Server
+from benchmarks.machine import Cores
 from benchmarks.paired import Round, Sample
-from benchmarks.results import BASE, OURS, REFERENCE, Case, Control
-from benchmarks.rounds import MeasuredServer, Outcome, Readings, Rounds
+from benchmarks.results import BASE, OURS, REFERENCE, Case, Control, OpenLoop, Timely
+from benchmarks.rounds import MeasuredServer, Outcome, Rounds
 
 WARM_SECONDS: Final = 0.1
 """Until all connections are open and both cores run at full speed."""
+OPEN_WARM_SECONDS: Final = 0.5
 OK: Final = 200
 AGAIN: Final = "nmi again"
 
@@ -33,11 +40,11 @@ class Pace:
     quick: bool
 
 
-def measured(load: Load, benchmark_node: BenchmarkNode, cores: Readings, pace: Pace) -> Case:
-    """Measure *load* on its servers that run on the stage."""
-    there = [name for name in (*load.servers, REFERENCE) if name in benchmark_node.servers]
+def measured(load: Load, benchmark_node: BenchmarkNode, cores: Cores, pace: Pace) -> Case:
+    """Measure *load* on all servers of the node."""
+    servers = benchmark_node.servers.items()
     found = _alternate(
-        [_measured_server(name, load, benchmark_node, benchmark_node.servers[name], pace) for name in there],
+        [_measured_server(name, load, benchmark_node, server, pace) for name, server in servers],
         cores,
         pace,
         benchmark_node,
@@ -45,7 +52,7 @@ def measured(load: Load, benchmark_node: BenchmarkNode, cores: Readings, pace: P
     return _case(load, benchmark_node, found.rounds, found.redone)
 
 
-def side_by_side(loads: Sequence[tuple[Load, BenchmarkNode]], cores: Readings, pace: Pace) -> tuple[Case, ...]:
+def side_by_side(loads: Sequence[tuple[Load, BenchmarkNode]], cores: Cores, pace: Pace) -> tuple[Case, ...]:
     """Measure NMI in each of *loads* and the first stage's nginx in the same rounds.
 
     So a change of the machine's speed affects all of them."""
@@ -61,7 +68,7 @@ def side_by_side(loads: Sequence[tuple[Load, BenchmarkNode]], cores: Readings, p
     )
 
 
-def control(benchmark_node: BenchmarkNode, cores: Readings, pace: Pace) -> Control:
+def control(benchmark_node: BenchmarkNode, cores: Cores, pace: Pace) -> Control:
     """Measure NMI as if it were two servers."""
     twice = [_measured_server(name, CONTROL, benchmark_node, benchmark_node.node, pace) for name in (OURS, AGAIN)]
     found = _alternate(twice, cores, pace, benchmark_node)
@@ -74,9 +81,7 @@ def _measured_server(
     return MeasuredServer(name, server.pids, partial(_sample, load, benchmark_node, server, pace.seconds))
 
 
-def _alternate(
-    measured_servers: Sequence[MeasuredServer], cores: Readings, pace: Pace, *stages: BenchmarkNode
-) -> Outcome:
+def _alternate(measured_servers: Sequence[MeasuredServer], cores: Cores, pace: Pace, *stages: BenchmarkNode) -> Outcome:
     rounds = Rounds(cores, known=(os.getpid(), *(pid for benchmark_node in stages for pid in benchmark_node.known)))
     return rounds.alternate(measured_servers, pace.rounds, pace.deadline, quick=pace.quick)
 
@@ -89,7 +94,6 @@ def _case(load: Load, benchmark_node: BenchmarkNode, rounds: Mapping[str, Sequen
         mode="close" if load.close else "keep-alive",
         connections=load.connections,
         pods=benchmark_node.pods,
-        series=load.series,
         rounds=len(rounds[OURS]),
         redone=redone,
         dirty=paired.dirty(rounds),
@@ -133,3 +137,32 @@ def errors(found: Measured, expected: int = OK) -> dict[str, int]:
     """Return the errors and how often each occurred."""
     others = {f"status {status}": count for status, count in found.statuses.items() if status != expected}
     return {**found.errors, **others}
+
+
+def at_rates(rates: Sequence[int], benchmark_node: BenchmarkNode, seconds: float) -> tuple[OpenLoop, ...]:
+    """Measure NMI and nginx at each of *rates* (requests per second) for *seconds* each."""
+    return tuple(
+        OpenLoop(
+            rate,
+            RATE_CONNECTIONS,
+            {name: _timely(rate, benchmark_node, benchmark_node.servers[name], seconds) for name in (BASE, OURS)},
+        )
+        for rate in rates
+    )
+
+
+def _timely(rate: int, benchmark_node: BenchmarkNode, server: Server, seconds: float) -> Timely:
+    group = Group(
+        "all", RATE_CONNECTIONS, benchmark_node.first_pod, benchmark_node.askers, (requests.plain(),), rate=rate
+    )
+    with benchmark_node.load(server, [group], seconds, warm_seconds=OPEN_WARM_SECONDS) as running:
+        found = running.wait().groups["all"]
+    p50, p99, p999 = percentiles(found)
+    return Timely(
+        p50_us=p50,
+        p99_us=p99,
+        p999_us=p999,
+        max_us=found.latency.max_us,
+        errors=sum(errors(found).values()),
+        late_us=found.behind.quantile(0.99) if found.behind.count else 0.0,
+    )

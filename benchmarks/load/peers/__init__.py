@@ -1,1 +1,0 @@
-"""Python servers for comparison: straightforward implementations of NMI's work per request."""
