@@ -16,9 +16,8 @@ from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
 from podidctl.access.gather import gather, read_azure
 from podidctl.access.outputs import AccessOutput, render
-from podidctl.access.policy import FILE_MAX, PolicyError, RuleLine, parse_policy
+from podidctl.access.policy import FILE_MAX, PolicyError, RuleLine, evaluate, parse_policy
 from podidctl.access.policy_output import PolicyOutput, render_policy
-from podidctl.access.policy_rules import evaluate
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import KINDS, ScopeError

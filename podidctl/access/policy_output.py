@@ -12,7 +12,8 @@ from typing import Any, Final
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from podidctl.access.violations import PolicyResult, RuleResult, Violation
+from podidctl.access.policy import PolicyResult, RuleResult
+from podidctl.access.policy_rules import Violation
 from podidentity.report import counted, plain
 from podidentity.version import VERSION
 
@@ -42,12 +43,13 @@ def render_policy(result: PolicyResult, output: PolicyOutput) -> str:
 
 def text_lines(result: PolicyResult) -> Iterator[str]:
     """Yield one line per violation, and the totals."""
-    for rule in result.rules:
-        for each in rule.violations:
-            yield plain(f"{rule.severity}: {rule.name}: {_message(each)}")
-        for part in rule.undecided:
+    for each in result.rules:
+        rule = each.rule
+        for violation in each.violations:
+            yield plain(f"{rule.severity}: {rule.name}: {_message(violation)}")
+        for part in each.undecided:
             yield plain(f"unknown: {rule.name}: {part}")
-        if (rule.violations or rule.undecided) and rule.why:
+        if (each.violations or each.undecided) and rule.why:
             yield f"  {plain(rule.why)}"
     violations = sum(len(each.violations) for each in result.rules)
     undecided = sum(bool(each.undecided) for each in result.rules)
@@ -67,10 +69,10 @@ def sarif(result: PolicyResult) -> dict[str, Any]:
         "version": VERSION,
         "rules": [
             {
-                "id": plain(each.name),
-                "name": each.kind,
-                "shortDescription": {"text": plain(each.why or f"{each.kind}: {each.name}")},
-                "defaultConfiguration": {"level": each.severity},
+                "id": plain(each.rule.name),
+                "name": each.rule.kind,
+                "shortDescription": {"text": plain(each.rule.why or f"{each.rule.kind}: {each.rule.name}")},
+                "defaultConfiguration": {"level": each.rule.severity},
             }
             for each in result.rules
         ],
@@ -79,7 +81,7 @@ def sarif(result: PolicyResult) -> dict[str, Any]:
         {
             "level": "error",
             "message": {"text": plain(part)},
-            "associatedRule": {"id": plain(each.name), "index": number},
+            "associatedRule": {"id": plain(each.rule.name), "index": number},
         }
         for number, each in enumerate(result.rules)
         for part in each.undecided
@@ -87,35 +89,31 @@ def sarif(result: PolicyResult) -> dict[str, Any]:
     invocation: dict[str, Any] = {"executionSuccessful": not notifications}
     if notifications:
         invocation["toolExecutionNotifications"] = notifications
-    return {
-        "$schema": SARIF_SCHEMA,
-        "version": SARIF_VERSION,
-        "runs": [
-            {
-                "tool": {"driver": driver},
-                "invocations": [invocation],
-                "results": [
-                    _result(number, rule, each, uri)
-                    for number, rule in enumerate(result.rules)
-                    for each in rule.violations
-                ],
-                "columnKind": "unicodeCodePoints",
-            }
-        ],
+    results = [
+        _result(number, each, violation, uri)
+        for number, each in enumerate(result.rules)
+        for violation in each.violations
+    ]
+    run = {
+        "tool": {"driver": driver},
+        "invocations": [invocation],
+        "results": results,
+        "columnKind": "unicodeCodePoints",
     }
+    return {"$schema": SARIF_SCHEMA, "version": SARIF_VERSION, "runs": [run]}
 
 
-def _result(number: int, rule: RuleResult, violation: Violation, uri: str) -> dict[str, Any]:
+def _result(number: int, result: RuleResult, violation: Violation, uri: str) -> dict[str, Any]:
     kind, _, name = violation.object.partition(" ")
-    digest = hashlib.sha256(json.dumps([rule.name, violation.object, violation.says]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([result.rule.name, *violation]).encode()).hexdigest()
     return {
-        "ruleId": plain(rule.name),
+        "ruleId": plain(result.rule.name),
         "ruleIndex": number,
-        "level": rule.severity,
+        "level": result.rule.severity,
         "message": {"text": plain(_message(violation))},
         "locations": [
             {
-                "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": rule.line}},
+                "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": result.line}},
                 "logicalLocations": [{"fullyQualifiedName": plain(name), "kind": plain(kind)}],
             }
         ],
@@ -131,21 +129,19 @@ def _uri(file: str) -> str:
 
 def junit(result: PolicyResult) -> str:
     """Return JUnit XML: one test case per rule. A violation is a failure, an undecided rule is an error."""
-    errors = sum(bool(each.undecided) and not _fails(each) for each in result.rules)
-    numbers = {
-        "tests": str(len(result.rules)),
-        "failures": str(sum(map(_fails, result.rules))),
-        "errors": str(errors),
-    }
+    failures = sum(each.is_violated for each in result.rules)
+    errors = sum(bool(each.undecided) and not each.is_violated for each in result.rules)
+    numbers = {"tests": str(len(result.rules)), "failures": str(failures), "errors": str(errors)}
     suites = ElementTree.Element("testsuites", {"name": "podidctl access", **numbers})
     suite = ElementTree.SubElement(suites, "testsuite", {"name": plain(result.file), "skipped": "0", **numbers})
-    for rule in result.rules:
+    for each in result.rules:
+        rule = each.rule
         case = ElementTree.SubElement(
             suite, "testcase", {"classname": rule.kind, "name": plain(rule.name), "time": "0"}
         )
-        lines = [plain(_message(each)) for each in rule.violations]
-        undecided = [plain(each) for each in rule.undecided]
-        if _fails(rule):
+        lines = [plain(_message(violation)) for violation in each.violations]
+        undecided = [plain(part) for part in each.undecided]
+        if each.is_violated:
             failure = ElementTree.SubElement(
                 case, "failure", {"type": rule.kind, "message": counted(len(lines), "violation")}
             )
@@ -153,12 +149,7 @@ def junit(result: PolicyResult) -> str:
         elif undecided:
             error = ElementTree.SubElement(case, "error", {"type": "unknown", "message": "not decided"})
             error.text = "\n".join(undecided)
-        remaining = [*([] if _fails(rule) else lines), *(undecided if _fails(rule) else ())]
-        if remaining:
+        if remaining := undecided if each.is_violated else lines:
             ElementTree.SubElement(case, "system-out").text = "\n".join(remaining)
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _fails(rule: RuleResult) -> bool:
-    return bool(rule.violations) and rule.severity == "error"
