@@ -29,7 +29,7 @@ class ContainerSecurity(Wire, frozen=True):
 
     @property
     def added(self) -> frozenset[str]:
-        """Added capabilities, in the spelling of `podidctl.access.capabilities`."""
+        """Added capabilities, without the prefix `CAP_`."""
         return _capability_names(self.capabilities.add) if self.capabilities is not None else frozenset()
 
     @property
