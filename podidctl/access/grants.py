@@ -1,16 +1,18 @@
-"""Identities of each pod by MIC's and NMI's own rules. Pure.
+"""Identities of each pod by MIC's and NMI's own rules, and notes on them. Pure.
 
 MIC's index of bindings (`mic.cluster.bindings`) returns the desired assignments, and NMI's `decide` returns whether it
 serves an existing one. In managed mode NMI's rules alone count.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, TypeAlias
 
 from mic.cluster.bindings import BindingIndex, embedded_bindings, indexed
+from mic.cluster.mirror_pods import WHY as MIRROR_POD
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, Key
 from nmi.identity.assigned_identity import AssignedIdentity
+from nmi.identity.candidate_order import candidate_order
 from nmi.identity.decide import Grant as NmiGrant
 from nmi.identity.decide import decide
 from nmi.identity.pods import facts
@@ -21,11 +23,19 @@ from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import Grant, GrantState
 from podidctl.diagnosis.decision import ANY_IDENTITY, assignments_of
 from podidctl.diagnosis.input import DiagnosisInput, ReadFailure, readable
+from podidctl.diagnosis.node_placement import MissingNmi
 from podidctl.diagnosis.service_accounts import account_name
+from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, sets_client_id
+from podidctl.fair_order import namespace_of
+from podidctl.printing import listed
 from podidentity.azure.resource_ids import parse_provider_id
+from podidentity.report import counted
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, IdentityType
 
 PodKey: TypeAlias = Key
+
+SERVED: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER})
+"""States in which NMI serves the identity, or will."""
 
 
 def live_pods(objects: ClusterObjects) -> list[ReviewedPod]:
@@ -201,3 +211,45 @@ def _by_service_account(found: list[Grant], objects: ClusterObjects) -> Iterator
 
 def _active(objects: ClusterObjects) -> list[ExistingAssignment]:
     return [each for each in map(ExistingAssignment, readable(objects.assigned)) if not each.terminating]
+
+
+def pod_note(pod: ReviewedPod, grants: Sequence[Grant], missing: MissingNmi | None, *, explained: bool) -> str:
+    """Return the note on *pod*, or an empty string. *missing*: why its node has no NMI; *explained*: whether bindings
+    and identities could be read."""
+    if not pod.binding_label:
+        return ""
+    if missing is not None and not missing.reaches_imds:
+        return f"{missing.why}, so {missing.effect}"
+    if grants:
+        return "; ".join(_notes(pod, [each for each in grants if each.state in SERVED]))
+    if pod.mirror:
+        return MIRROR_POD
+    if not pod.spec.node_name:
+        return "it is not scheduled to a node yet"
+    return "no binding gives it an identity" if explained else ""
+
+
+def _notes(pod: ReviewedPod, served: Sequence[Grant]) -> Iterator[str]:
+    namespace = pod.metadata.namespace
+    foreign = [each.identity for each in served if namespace_of(each.identity) != namespace]
+    if foreign:
+        yield f"another namespace gives it {listed(foreign)}"
+    if len(served) > 1 and (sets := sets_client_id(pod)) is not True:
+        several = counted(len(served), "identity", "identities")
+        who = "no container sets" if sets is False else "a ConfigMap or a Secret (envFrom) may set"
+        yield f"{several}, and {who} {CLIENT_ID_VARIABLE}{_choice(served, namespace)}"
+
+
+def _choice(served: Sequence[Grant], namespace: str) -> str:
+    """Return which identity a request gets that names none; "" with a leftover, whose binding the review does not
+    name.
+    """
+    if any(each.state is GrantState.LEFTOVER for each in served):
+        return ""
+    first = min(served, key=lambda each: _order(each, namespace)).identity
+    return f": a request that names none gets {first}"
+
+
+def _order(grant: Grant, namespace: str) -> tuple[bool, str, str, str]:
+    home, _, name = grant.identity.partition("/")
+    return candidate_order(namespace, grant.binding.rpartition("/")[2], (home, name))

@@ -1,11 +1,15 @@
 """Identities that are attached to each VM or scale set, and the objects that explain them. Pure.
 
 Only Azure knows all of them. Without its response the list contains the ones that objects in the cluster show.
+
+One of them is the cluster's own identity: the one in the cloud config, with which kubelets and MIC act. A pod that gets
+it has their permissions, and MIC's are those to attach further identities.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from mic.azure.identities import HostIdentities
 from mic.cluster.hosts import NODE_PREFIX
@@ -18,8 +22,12 @@ from podidentity.azure.resource_ids import Host as AzureHost
 from podidentity.azure.resource_ids import ScaleSet, id_key, parse_provider_id, parse_user_assigned
 from podidentity.resources import AzureIdentity, IdentityType
 
-NEED_HOST = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.BYPASSED})
+NEED_HOST: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.BYPASSED})
 """States of grants by which MIC attaches the identity to the pod's host."""
+CRITICAL: Final = (
+    "is for the cluster's own identity, with the permissions of the kubelet and MIC; delete it, and give its pods "
+    "another identity"
+)
 
 
 @dataclass(slots=True)
@@ -148,3 +156,22 @@ def user_assigned_id(identity: AzureIdentity) -> str | None:
         return None
     known = parse_user_assigned(identity.spec.resource_id)
     return known.text if known is not None else None
+
+
+def names_of_cluster_identity(azure: AzureState | None) -> frozenset[str]:
+    """Return its client id and its resource id, in lower case, as far as the cloud config and Azure show them."""
+    if azure is None or not azure.own_identity:
+        return frozenset()
+    own = id_key(azure.own_identity)
+    names = {own}
+    for answer in azure.answers.values():
+        for key, attached in answer.attached.items() if isinstance(answer, HostIdentities) else ():
+            if own in {key, attached.client_id.lower()}:
+                names |= {key, attached.client_id.lower()}
+    return frozenset(names - {""})
+
+
+def is_cluster_identity(identity: AzureIdentity, names: frozenset[str]) -> bool:
+    """Return whether *identity* is the one with these *names*."""
+    resource_id = user_assigned_id(identity) or ""
+    return not names.isdisjoint({identity.spec.client_id.strip().lower(), id_key(resource_id)})

@@ -29,7 +29,7 @@ from podidctl.access.schema import (
     SubjectRight,
     Way,
 )
-from podidctl.access.unknown_parts import RBAC_PART, RESOURCES
+from podidctl.access.summary import RBAC_PART, RESOURCES
 
 GRANTS: Final = (RESOURCES["identities"], RESOURCES["bindings"], RESOURCES["assigned"], RESOURCES["pods"], "nmi")
 HOSTS: Final = (RESOURCES["pods"], RESOURCES["nodes"], RESOURCES["exceptions"], "nmi")

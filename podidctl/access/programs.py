@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from mic.decisions.assignments import misconfigured
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import mic_daemons, nmi_daemons
-from podidctl.access.offered_identities import secret_of
 from podidctl.access.rbac import Permissions, Request, service_account
 from podidctl.access.schema import Grant, ProgramAccess
+from podidctl.access.targets import secret_of
 from podidctl.diagnosis.access_reviews import service_account_of
 from podidctl.diagnosis.input import readable
 from podidentity.resources import AzureIdentity, IdentityType

@@ -11,7 +11,7 @@ from podidctl.access.outputs import AccessOutput
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import ScopeError
-from podidctl.access.unknown_parts import RESOURCES
+from podidctl.access.summary import RESOURCES
 from podidctl.diagnosis.input import ReadFailure
 from tests.support.podidctl.access.small_cluster import nmi, pod, pod_of, printed, reviewed, rule_result, small_cluster
 
