@@ -9,13 +9,12 @@ import msgspec
 
 from mic.cluster.bindings import BindingIndex
 from mic.decisions.assignments import Key, misconfigured
-from podidctl.access.blast_radius import BlastRadiusIndex
+from podidctl.access.blast_radius import BlastRadiusIndex, find_programs
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules, daemon_rules, mic_daemons, nmi_daemons, nodes_without_nmi
 from podidctl.access.grants import binding_index, find_grants, live_pods, pod_note
 from podidctl.access.host_access import host_access, undecided_access
 from podidctl.access.hosts import CRITICAL, HostMap, find_hosts, is_cluster_identity, names_of_cluster_identity
-from podidctl.access.programs import find_programs
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.rbac import Permissions
 from podidctl.access.schema import (

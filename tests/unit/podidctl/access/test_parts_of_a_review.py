@@ -6,7 +6,7 @@ import pytest
 
 from podidctl.access.blast_radius import pod_blast_radius
 from podidctl.access.differences import compare
-from podidctl.access.html.model import model
+from podidctl.access.html.document import model
 from podidctl.access.outputs import AccessOutput
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
