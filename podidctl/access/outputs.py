@@ -1,4 +1,4 @@
-"""Output formats of the review. The tables have one row per workload, or with *wide* one row per pod and every detail."""
+"""Output formats of the review. The tables have a row per workload, or with *wide* one per pod and every detail."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -180,11 +180,8 @@ def model(review: AccessReview) -> Document:
                     "name": node.name,
                     "host": hosts.get(node.host, ABSENT),
                     "nmi": node.nmi,
-                    "pods": node.pods,
-                    "hostPods": len(node.host_pods),
                     "today": within(node.blast_radius.today),
                     "federated": within(node.blast_radius.federated),
-                    "accounts": node.blast_radius.accounts,
                 }
                 for node in review.nodes
             ],
@@ -203,12 +200,10 @@ def model(review: AccessReview) -> Document:
             "subjects": [
                 {
                     "name": subject.full_name,
-                    "builtIn": subject.built_in,
                     "rights": [
                         {
                             "action": right.action.value,
                             "namespaces": right.namespaces,
-                            "names": right.names,
                             "via": right.via,
                             "identities": right.identities,
                         }
