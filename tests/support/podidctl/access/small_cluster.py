@@ -192,7 +192,10 @@ def nmi_pod(node: str) -> ReviewedPod:
 
 def rule(verbs: str, group: str, resources: str, names: str = "") -> PolicyRule:
     return PolicyRule(
-        verbs=verbs.split(), api_groups=[group], resources=resources.split(), resource_names=names.split() or None
+        verbs=tuple(verbs.split()),
+        api_groups=(group,),
+        resources=tuple(resources.split()),
+        resource_names=tuple(names.split()) or None,
     )
 
 
