@@ -34,9 +34,7 @@ CRITICAL: Final = (
 class _Place:
     """Facts about one host."""
 
-    kind: str
-    text: str
-    host: AzureHost | None = None
+    host: AzureHost | None
     nodes: set[str] = field(default_factory=set)
     pods: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """By the identity's key: pods whose grant needs it."""
@@ -78,12 +76,7 @@ def find_hosts(
     identities = {"/".join(each.key): each for each in readable(objects.identities)}
     by_id: dict[str, _Place] = {}
     for node in nodes:
-        place = by_id.get(places.id_of(node))
-        if place is None:
-            host = places.host_of(node)
-            kind = "node" if host is None else "scale set" if isinstance(host, ScaleSet) else "VM"
-            place = by_id[places.id_of(node)] = _Place(kind, places.id_of(node), host)
-        place.nodes.add(node)
+        by_id.setdefault(places.id_of(node), _Place(places.host_of(node))).nodes.add(node)
     for grant in grants:
         identity, place = identities.get(grant.identity), by_id.get(places.id_of(node_of.get(grant.pod, "")))
         known = user_assigned_id(identity) if identity is not None else None
@@ -104,11 +97,11 @@ def find_hosts(
         if (known := user_assigned_id(identity)) is not None:
             names[id_key(known)].append(name)
             client_ids.setdefault(id_key(known), identity.spec.client_id)
-    return [_shown(by_id[key], objects.azure, names, client_ids) for key in sorted(by_id)]
+    return [_shown(key, place, objects.azure, names, client_ids) for key, place in sorted(by_id.items())]
 
 
 def _shown(
-    place: _Place, azure: AzureState | None, names: Mapping[str, list[str]], client_ids: Mapping[str, str]
+    host_id: str, place: _Place, azure: AzureState | None, names: Mapping[str, list[str]], client_ids: Mapping[str, str]
 ) -> Host:
     answer = azure.answers.get(place.host.key) if azure is not None and place.host is not None else None
     known = answer if isinstance(answer, HostIdentities) and not answer.gone else None
@@ -123,8 +116,8 @@ def _shown(
         reads = AzureReads(answers=azure.answers)
         problem = reads.problem(place.host.key) or "Azure does not know it"
     return Host(
-        id=place.text,
-        kind=place.kind,
+        id=host_id,
+        kind="node" if place.host is None else "scale set" if isinstance(place.host, ScaleSet) else "VM",
         nodes=sorted(place.nodes),
         read=known is not None,
         problem=problem,
