@@ -1,7 +1,7 @@
 """A policy: its file, in YAML, decoded strictly, and the results of its rules on a review. Pure."""
 
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import yaml
@@ -28,16 +28,18 @@ class Policy(PolicyPart, frozen=True, kw_only=True):
     rules: list[Rule]
 
 
-class RuleLine(msgspec.Struct, frozen=True):
+class RuleLine(NamedTuple):
     """One rule with its line in the file, from 1."""
 
     rule: Rule
     line: int
 
 
-class RuleResult(RuleLine, frozen=True):
+class RuleResult(msgspec.Struct, frozen=True):
     """Result of one rule."""
 
+    rule: Rule
+    line: int
     violations: list[Violation]
     undecided: list[str]
     """Unread parts and undecided settings because of which further violations are possible."""
@@ -57,20 +59,19 @@ class PolicyResult(msgspec.Struct, frozen=True):
     @property
     def is_violated(self) -> bool:
         """Whether a rule of severity error is violated."""
-        return any(each.is_violated for each in self.rules)
+        return any(result.is_violated for result in self.rules)
 
     @property
     def is_undecided(self) -> bool:
         """Whether a rule cannot be decided."""
-        return any(each.undecided for each in self.rules)
+        return any(result.undecided for result in self.rules)
 
 
 def evaluate(review: AccessReview, rules: Iterable[RuleLine], file: str) -> PolicyResult:
     """Return the results. *review* must be of the whole cluster."""
     index = ReviewIndex(review)
     results = [
-        RuleResult(each.rule, each.line, list(each.rule.violations(index)), list(each.rule.undecided(index)))
-        for each in rules
+        RuleResult(rule, line, list(rule.violations(index)), list(rule.undecided(index))) for rule, line in rules
     ]
     return PolicyResult(file, results)
 

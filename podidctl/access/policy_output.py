@@ -30,69 +30,69 @@ class PolicyOutput(StrEnum):
     JUNIT = "junit"
 
 
-def render_policy(result: PolicyResult, output: PolicyOutput) -> str:
+def render_policy(policy: PolicyResult, output: PolicyOutput) -> str:
     """Return the results as text that ends with a line end."""
     match output:
         case PolicyOutput.SARIF:
-            return json.dumps(sarif(result), indent=2) + "\n"
+            return json.dumps(sarif(policy), indent=2) + "\n"
         case PolicyOutput.JUNIT:
-            return junit(result)
+            return junit(policy)
         case PolicyOutput.TEXT:
-            return "\n".join(text_lines(result)) + "\n"
+            return "\n".join(text_lines(policy)) + "\n"
 
 
-def text_lines(result: PolicyResult) -> Iterator[str]:
+def text_lines(policy: PolicyResult) -> Iterator[str]:
     """Yield one line per violation, and the totals."""
-    for each in result.rules:
-        rule = each.rule
-        for violation in each.violations:
+    for result in policy.rules:
+        rule = result.rule
+        for violation in result.violations:
             yield plain(f"{rule.severity}: {rule.name}: {_message(violation)}")
-        for part in each.undecided:
+        for part in result.undecided:
             yield plain(f"unknown: {rule.name}: {part}")
-        if (each.violations or each.undecided) and rule.why:
+        if (result.violations or result.undecided) and rule.why:
             yield f"  {plain(rule.why)}"
-    violations = sum(len(each.violations) for each in result.rules)
-    undecided = sum(bool(each.undecided) for each in result.rules)
+    violations = sum(len(result.violations) for result in policy.rules)
+    undecided = sum(bool(result.undecided) for result in policy.rules)
     unknown = f", {counted(undecided, 'rule')} not decided" if undecided else ""
-    yield f"{counted(len(result.rules), 'rule')}, {counted(violations, 'violation')}{unknown}"
+    yield f"{counted(len(policy.rules), 'rule')}, {counted(violations, 'violation')}{unknown}"
 
 
 def _message(violation: Violation) -> str:
     return f"{violation.object} {violation.says}"
 
 
-def sarif(result: PolicyResult) -> dict[str, Any]:
+def sarif(policy: PolicyResult) -> dict[str, Any]:
     """Return the SARIF log. Locations are the rules in the policy file, with the objects as logical locations."""
-    uri = _uri(result.file)
+    uri = _uri(policy.file)
     driver = {
         "name": "podidctl",
         "version": VERSION,
         "rules": [
             {
-                "id": plain(each.rule.name),
-                "name": each.rule.kind,
-                "shortDescription": {"text": plain(each.rule.why or f"{each.rule.kind}: {each.rule.name}")},
-                "defaultConfiguration": {"level": each.rule.severity},
+                "id": plain(result.rule.name),
+                "name": result.rule.kind,
+                "shortDescription": {"text": plain(result.rule.why or f"{result.rule.kind}: {result.rule.name}")},
+                "defaultConfiguration": {"level": result.rule.severity},
             }
-            for each in result.rules
+            for result in policy.rules
         ],
     }
     notifications = [
         {
             "level": "error",
             "message": {"text": plain(part)},
-            "associatedRule": {"id": plain(each.rule.name), "index": number},
+            "associatedRule": {"id": plain(result.rule.name), "index": number},
         }
-        for number, each in enumerate(result.rules)
-        for part in each.undecided
+        for number, result in enumerate(policy.rules)
+        for part in result.undecided
     ]
     invocation: dict[str, Any] = {"executionSuccessful": not notifications}
     if notifications:
         invocation["toolExecutionNotifications"] = notifications
     results = [
-        _result(number, each, violation, uri)
-        for number, each in enumerate(result.rules)
-        for violation in each.violations
+        _result(number, result, violation, uri)
+        for number, result in enumerate(policy.rules)
+        for violation in result.violations
     ]
     run = {
         "tool": {"driver": driver},
@@ -127,21 +127,21 @@ def _uri(file: str) -> str:
     return path.as_uri() if path.is_absolute() else quote(path.as_posix())
 
 
-def junit(result: PolicyResult) -> str:
+def junit(policy: PolicyResult) -> str:
     """Return JUnit XML: one test case per rule. A violation is a failure, an undecided rule is an error."""
-    failures = sum(each.is_violated for each in result.rules)
-    errors = sum(bool(each.undecided) and not each.is_violated for each in result.rules)
-    numbers = {"tests": str(len(result.rules)), "failures": str(failures), "errors": str(errors)}
+    failures = sum(result.is_violated for result in policy.rules)
+    errors = sum(bool(result.undecided) and not result.is_violated for result in policy.rules)
+    numbers = {"tests": str(len(policy.rules)), "failures": str(failures), "errors": str(errors)}
     suites = ElementTree.Element("testsuites", {"name": "podidctl access", **numbers})
-    suite = ElementTree.SubElement(suites, "testsuite", {"name": plain(result.file), "skipped": "0", **numbers})
-    for each in result.rules:
-        rule = each.rule
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": plain(policy.file), "skipped": "0", **numbers})
+    for result in policy.rules:
+        rule = result.rule
         case = ElementTree.SubElement(
             suite, "testcase", {"classname": rule.kind, "name": plain(rule.name), "time": "0"}
         )
-        lines = [plain(_message(violation)) for violation in each.violations]
-        undecided = [plain(part) for part in each.undecided]
-        if each.is_violated:
+        lines = [plain(_message(violation)) for violation in result.violations]
+        undecided = [plain(part) for part in result.undecided]
+        if result.is_violated:
             failure = ElementTree.SubElement(
                 case, "failure", {"type": rule.kind, "message": counted(len(lines), "violation")}
             )
@@ -149,7 +149,7 @@ def junit(result: PolicyResult) -> str:
         elif undecided:
             error = ElementTree.SubElement(case, "error", {"type": "unknown", "message": "not decided"})
             error.text = "\n".join(undecided)
-        if remaining := undecided if each.is_violated else lines:
+        if remaining := undecided if result.is_violated else lines:
             ElementTree.SubElement(case, "system-out").text = "\n".join(remaining)
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
