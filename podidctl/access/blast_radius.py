@@ -1,12 +1,17 @@
-"""Reach of an attacker in one pod or one node, today and if every AzureIdentity were federated. Pure.
+"""Reach of an attacker in one pod or one node, or with the credentials of NMI or MIC, today and if every AzureIdentity
+were federated. Pure.
 
-It is computed from the parts of a review, so that it can also be computed from a stored document.
+The reach of a pod or a node is a function of the parts of a review, so that it also exists for a stored document.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from mic.decisions.assignments import misconfigured
+from podidctl.access.cluster_objects import ClusterObjects
+from podidctl.access.daemon_rules import mic_daemons, nmi_daemons
+from podidctl.access.rbac import Permissions, Request, service_account
 from podidctl.access.schema import (
     AccessReview,
     BlastRadius,
@@ -16,13 +21,19 @@ from podidctl.access.schema import (
     Host,
     NodeAccess,
     PodAccess,
+    ProgramAccess,
     Reach,
 )
+from podidctl.access.targets import secret_of
+from podidctl.diagnosis.access_reviews import service_account_of
+from podidctl.diagnosis.input import readable
+from podidentity.resources import AzureIdentity, IdentityType
 
 REACHED_TODAY: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER, GrantState.POSSIBLE})
 REACHED_FEDERATED: Final = REACHED_TODAY | {GrantState.DISABLED}
 STAYS: Final = frozenset({Explained.CLUSTER, Explained.NOTHING})
 """Attached identities that remain on the host if every AzureIdentity were federated: MIC did not attach them."""
+NOT_READ: Final = "its permissions are unknown, because roles and role bindings could not be read"
 
 
 class BlastRadiusIndex:
@@ -76,4 +87,69 @@ def _reach(identities: set[str], host: Host | None, explained: frozenset[Explain
         others=sorted(each.resource_id for each in attached if not each.identities),
         system_assigned=host.system_assigned if host is not None else False,
         complete=host is None or host.read,
+    )
+
+
+def find_programs(
+    objects: ClusterObjects, permissions: Permissions | None, grants: Sequence[Grant]
+) -> list[ProgramAccess]:
+    """Return one value per program and service account, sorted. *permissions*: None if RBAC could not be read."""
+    nmi_accounts = {service_account_of(daemon) for daemon in nmi_daemons(objects)}
+    mic_accounts = {service_account_of(daemon) for daemon in mic_daemons(objects)}
+    identities = readable(objects.identities)
+    return [
+        *(_mic(account, identities) for account in sorted(mic_accounts)),
+        *(_nmi(account, identities, permissions, grants) for account in sorted(nmi_accounts)),
+    ]
+
+
+def _nmi(
+    account: str, identities: Iterable[AzureIdentity], permissions: Permissions | None, grants: Sequence[Grant]
+) -> ProgramAccess:
+    accounts: defaultdict[str, set[str]] = defaultdict(set)
+    for grant in grants:
+        if grant.service_account:
+            accounts[grant.identity].add(grant.service_account)
+    today = [] if permissions is None else sorted(_within_nmis_reach(account, identities, permissions, accounts))
+    why = (
+        "NMI may read the Secrets of identities of type 1 and 2, and request tokens of the service accounts of "
+        "identities of type 3; if all are federated, of every pod with an identity"
+    )
+    return ProgramAccess(
+        program="NMI",
+        account=account,
+        today=today,
+        federated=sorted({each.identity for each in grants}),
+        why=why if permissions is not None else NOT_READ,
+    )
+
+
+def _within_nmis_reach(
+    account: str,
+    identities: Iterable[AzureIdentity],
+    permissions: Permissions,
+    accounts: Mapping[str, set[str]],
+) -> Iterator[str]:
+    subjects = service_account(account)
+    for each in identities:
+        name, secret = "/".join(each.key), secret_of(each)
+        if secret:
+            requests = [Request("get", "", "secrets", *secret.split("/", 1))]
+        elif each.spec.type == IdentityType.FEDERATED:
+            trusted = sorted(accounts.get(name, ()))
+            requests = [Request("create", "", "serviceaccounts/token", *one.split("/", 1)) for one in trusted]
+        else:
+            continue
+        if any(permissions.allows(subjects, one) for one in requests):
+            yield name
+
+
+def _mic(account: str, identities: Iterable[AzureIdentity]) -> ProgramAccess:
+    usable = ("/".join(each.key) for each in identities if not misconfigured(each) and each.spec.type == 0)
+    return ProgramAccess(
+        program="MIC",
+        account=account,
+        today=sorted(usable),
+        federated=[],
+        why="MIC's Azure credentials can attach each identity of type 0 to a host; identities of type 3 need none",
     )

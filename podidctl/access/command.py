@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +16,11 @@ from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
 from podidctl.access.gather import gather, read_azure
 from podidctl.access.outputs import AccessOutput, render
-from podidctl.access.policy import FILE_MAX, PolicyError, RuleLine, parse_policy
+from podidctl.access.policy import FILE_MAX, PolicyError, RuleLine, evaluate, parse_policy
 from podidctl.access.policy_output import PolicyOutput, render_policy
-from podidctl.access.policy_rules import evaluate
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
-from podidctl.access.scope import KINDS, ScopeError
+from podidctl.access.scope import KINDS
 from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect, parse_pod_name
 from podidctl.completion import ClusterNames
 from podidctl.printing import Output, console, print_document, print_text
@@ -33,18 +32,6 @@ DOCUMENTS = {AccessOutput.JSON: Output.JSON, AccessOutput.YAML: Output.YAML}
 WHAT = {"identity": "an identity name", "pod": "a pod name"}
 """Kinds with a namespace."""
 SIGN_COLORS = {"+": "green", "-": "red"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """The command line."""
-
-    settings: Settings
-    scope: Callable[[str], Scope]
-    """Return the scope; the argument is the namespace of the kubeconfig."""
-    ask_azure: bool
-    stored: str
-    """File with a stored review; empty to read the cluster."""
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
@@ -95,19 +82,21 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             kind, stored = "", kind
         _check_options(output, kind, policy, diff, stored)
         parse_scope(kind, name, namespace, "default")  # reports a wrong command line before the cluster is read
-        request = _Request(
-            context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig),
-            lambda usual: parse_scope(kind, name, namespace, usual),
-            bool(cloudconfig),
-            stored,
-        )
+        settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+
+        def find_review() -> AccessReview:
+            if stored:
+                return _read_review(stored)
+            objects, usual = asyncio.run(_read(settings, ask_azure=bool(cloudconfig)))
+            return review(objects, parse_scope(kind, name, namespace, usual))
+
         to = console()
         if policy:
-            code = _test_policy(request, policy, policy_output, to)
+            code = _test_policy(find_review, stored, policy, policy_output, to)
         elif diff:
-            code = _show_differences(request, diff, output, to)
+            code = _show_differences(find_review, diff, output, to)
         else:
-            found = _find_review(request)
+            found = find_review()
             render(found, output, to)
             code = int(bool(found.unknown))
         raise typer.Exit(code)
@@ -142,11 +131,13 @@ def parse_scope(kind: str, name: str, namespace: str, usual: str) -> Scope:
     return Scope(kind=kind, name=name) if kind else Scope()
 
 
-def _test_policy(request: _Request, file: str, output: PolicyOutput, to: Console) -> int:
-    rules, found = _read_policy(file), _find_review(request)
+def _test_policy(
+    find_review: Callable[[], AccessReview], stored: str, file: str, output: PolicyOutput, to: Console
+) -> int:
+    rules, found = _read_policy(file), find_review()
     if found.scope.kind:
         raise StartError(
-            f"{request.stored} is a review of {found.scope.kind} {found.scope.name} only, and a policy tests the whole "
+            f"{stored} is a review of {found.scope.kind} {found.scope.name} only, and a policy tests the whole "
             "cluster: store one without arguments, podidctl access -o json"
         )
     result = evaluate(found, rules, file)
@@ -161,10 +152,10 @@ def _read_policy(file: str) -> list[RuleLine]:
         raise StartError(f"{file} is not a policy: {error}") from error
 
 
-def _show_differences(request: _Request, file: str, output: AccessOutput, to: Console) -> int:
+def _show_differences(find_review: Callable[[], AccessReview], file: str, output: AccessOutput, to: Console) -> int:
     before = _read_review(file)
     try:
-        found = compare(before, _find_review(request))
+        found = compare(before, find_review())
     except DocumentError as error:
         raise StartError(f"{file}: {error}") from error
     if (document := DOCUMENTS.get(output)) is not None:
@@ -181,17 +172,6 @@ def _print_differences(found: Differences, to: Console) -> None:
         to.print(f"[{SIGN_COLORS[each.sign]}]{each.sign}[/] {line}", soft_wrap=True)
     for part in found.unknown:
         to.print(f"[magenta]unknown: {escape(plain(part))}: changes of it may be missing[/]", soft_wrap=True)
-
-
-def _find_review(request: _Request) -> AccessReview:
-    """Return the review. Raises StartError."""
-    if request.stored:
-        return _read_review(request.stored)
-    objects, usual = asyncio.run(_read(request.settings, ask_azure=request.ask_azure))
-    try:
-        return review(objects, request.scope(usual))
-    except ScopeError as error:
-        raise StartError(str(error)) from error
 
 
 async def _read(settings: Settings, *, ask_azure: bool) -> tuple[ClusterObjects, str]:

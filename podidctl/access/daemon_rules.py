@@ -76,7 +76,7 @@ def daemon_rules(objects: ClusterObjects) -> DaemonRules:
                 each.spec.node_name: replace(
                     found,
                     settings=msgspec.structs.replace(found.settings, node_name=each.spec.node_name),
-                    source=_source(each),
+                    source=f"the flags of pod {each.name}",
                 )
                 for each in daemons
             }
@@ -89,10 +89,6 @@ def daemon_rules(objects: ClusterObjects) -> DaemonRules:
         force_namespaced=is_namespaced(first_nmi, mic),
         exempt=exemption_reasons([each.settings for each in by_node.values()], readable(objects.exceptions)),
     )
-
-
-def _source(daemon: Daemon) -> str:
-    return f"the flags of pod {daemon.name}"
 
 
 def different(daemons: Sequence[Daemon]) -> list[Daemon]:

@@ -116,12 +116,10 @@ def _facts(review: AccessReview) -> Iterator[tuple[str, str]]:
 def _facts_about_pods(review: AccessReview) -> Iterator[tuple[str, str]]:
     workloads = {each.full_name: f"{each.namespace}/{each.workload}" for each in review.pods}
     for pod in review.pods:
-        for way in pod.host_access:
-            detail = f" {way.detail}" if way.detail else ""
-            yield f"workload {workloads[pod.full_name]}", f"reaches its node's identities by {way.way}{detail}"
-        for way in pod.undecided_access:
-            detail = f" {way.detail}" if way.detail else ""
-            yield f"workload {workloads[pod.full_name]}", f"may reach its node's identities by {way.way}{detail}"
+        for access in pod.host_access:
+            yield f"workload {workloads[pod.full_name]}", f"reaches its node's identities by {access.setting}"
+        for access in pod.undecided_access:
+            yield f"workload {workloads[pod.full_name]}", f"may reach its node's identities by {access.setting}"
         for action in pod.rights:
             yield f"workload {workloads[pod.full_name]}", f"may {action}, by service account {pod.service_account}"
     for grant in review.grants:

@@ -37,14 +37,16 @@ async def gather(client: Client) -> ClusterObjects:
     read_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     nmi = await or_failure(_daemons(client, "nmi"))
     mic = await or_failure(_daemons(client, "mic"))
-    custom = await _custom_resources(client, nmi, mic)
+    ours = genuine_nmi(readable(nmi))
+    counts = await counts_old_field_names(client, different(ours), genuine_mic(readable(mic), ours))
+    custom = _CustomResources(client, counts)
     # The assigned identities come first. A new assignment then never seems to be without a binding.
     assigned = await custom.all(ASSIGNED_IDENTITIES)
     identities = await custom.all(IDENTITIES)
     bindings = await custom.all(BINDINGS)
     exceptions = await custom.all(EXCEPTIONS)
-    nodes = await _all(client, PLACED_NODES)
-    pods = await _all(client, REVIEWED_PODS)
+    nodes = await or_failure(_list(client, PLACED_NODES))
+    pods = await or_failure(_list(client, REVIEWED_PODS))
     rbac = await or_failure(_rbac(client))
     skipped: Counter[str] = Counter()
     for (plural, _), count in client.skipped.counts.items():
@@ -88,19 +90,6 @@ class _CustomResources:
             names = tuple(f"{namespace}/{name}" for _, namespace, name in ignored)
             self.doubtful[kind.plural] = Doubt(names, counts.why)
         return found
-
-
-async def _custom_resources(
-    client: Client, nmi: tuple[Daemon, ...] | ReadFailure, mic: tuple[Daemon, ...] | ReadFailure
-) -> _CustomResources:
-    ours = genuine_nmi(readable(nmi))
-    return _CustomResources(
-        client, await counts_old_field_names(client, different(ours), genuine_mic(readable(mic), ours))
-    )
-
-
-async def _all(client: Client, kind: Kind[R]) -> tuple[R, ...] | ReadFailure:
-    return await or_failure(_list(client, kind))
 
 
 async def _list(client: Client, kind: Kind[R], note: NoteIgnored | None = None) -> tuple[R, ...]:

@@ -1,16 +1,18 @@
-"""Identities of each pod by MIC's and NMI's own rules. Pure.
+"""Identities of each pod by MIC's and NMI's own rules, and notes on them. Pure.
 
 MIC's index of bindings (`mic.cluster.bindings`) returns the desired assignments, and NMI's `decide` returns whether it
 serves an existing one. In managed mode NMI's rules alone count.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from mic.cluster.bindings import BindingIndex, embedded_bindings, indexed
+from mic.cluster.mirror_pods import WHY as MIRROR_POD
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, Key
 from nmi.identity.assigned_identity import AssignedIdentity
+from nmi.identity.candidate_order import candidate_order
 from nmi.identity.decide import Grant as NmiGrant
 from nmi.identity.decide import decide
 from nmi.identity.pods import facts
@@ -21,11 +23,17 @@ from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import Grant, GrantState
 from podidctl.diagnosis.decision import ANY_IDENTITY, assignments_of
 from podidctl.diagnosis.input import DiagnosisInput, ReadFailure, readable
+from podidctl.diagnosis.node_placement import MissingNmi
 from podidctl.diagnosis.service_accounts import account_name
+from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, sets_client_id
+from podidctl.fair_order import namespace_of
+from podidctl.printing import listed
 from podidentity.azure.resource_ids import parse_provider_id
-from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, IdentityType
+from podidentity.report import counted
+from podidentity.resources import AzureAssignedIdentity, AzureIdentityBinding, IdentityType
 
-PodKey: TypeAlias = Key
+SERVED: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER})
+"""States in which NMI serves the identity, or will."""
 
 
 def live_pods(objects: ClusterObjects) -> list[ReviewedPod]:
@@ -43,7 +51,105 @@ def binding_index(objects: ClusterObjects, rules: DaemonRules) -> BindingIndex:
     )
 
 
-def desired_assignments(
+def find_grants(objects: ClusterObjects, rules: DaemonRules, index: BindingIndex) -> list[Grant]:
+    """Return the grants of all pods that have not ended, sorted by pod and identity."""
+    grants = _Grants(objects, rules, index)
+    found = [grant for pod in live_pods(objects) for grant in grants.of(pod)]
+    found += _by_service_account(found, objects)
+    return sorted(found, key=lambda grant: (grant.pod, grant.identity))
+
+
+class _Grants:
+    """MIC's desired assignments and the objects that NMI decides by, by pod."""
+
+    def __init__(self, objects: ClusterObjects, rules: DaemonRules, index: BindingIndex) -> None:
+        self._rules = rules
+        self._policies = {
+            node: decision_policy(each.settings) for node, each in [*rules.by_node.items(), ("", rules.usual)]
+        }
+        self._without_nmi = nodes_without_nmi(objects)
+        unread = any(isinstance(each, ReadFailure) for each in (objects.identities, objects.bindings))
+        self._served_by_bindings = rules.managed or unread
+        """Whether what NMI serves without a desired assignment has a binding: NMI joins them itself, or MIC's desired
+        assignments are not known."""
+        self._desired: defaultdict[Key, list[DesiredAssignment]] = defaultdict(list)
+        for desired in _desired_assignments(objects, rules, index):
+            self._desired[desired.pod.key].append(desired)
+        self._assigned: defaultdict[Key, list[AzureAssignedIdentity]] = defaultdict(list)
+        for assigned in () if rules.managed else readable(objects.assigned):
+            self._assigned[assigned.spec.pod_namespace, assigned.spec.pod].append(assigned)
+        self._identities = {identity.key: identity for identity in readable(objects.identities)}
+        self._bindings: defaultdict[tuple[str, str], list[AzureIdentityBinding]] = defaultdict(list)
+        for binding in readable(objects.bindings) if rules.managed else ():
+            self._bindings[binding.metadata.namespace, binding.spec.selector].append(binding)
+
+    def of(self, pod: ReviewedPod) -> Iterator[Grant]:
+        """Yield the grants of *pod* by bindings and by AzureAssignedIdentities."""
+        served = self._served(pod)
+        desired = {each.identity.key: each for each in self._desired.get(pod.key, ())}
+        assigned = {
+            each.spec.azure_identity_ref.key: "/".join(each.key)
+            for each in self._assigned.get(pod.key, ())
+            if each.metadata.deletion_timestamp is None
+        }
+        for key in desired.keys() | served.keys():
+            binding = ""
+            if key in desired:
+                identity, binding = desired[key].identity, "/".join(desired[key].binding.key)
+                state = GrantState.USABLE if key in served else GrantState.PENDING
+            elif self._served_by_bindings:
+                identity, state = served[key].identity, GrantState.USABLE
+                binding = f"{identity.metadata.namespace}/{served[key].binding}"
+            else:
+                identity, state = served[key].identity, GrantState.LEFTOVER
+            federated = identity.spec.type == IdentityType.FEDERATED
+            if self._bypasses_nmi(pod):
+                # The pod can request a token of its service account without NMI.
+                state = GrantState.POSSIBLE if federated else GrantState.BYPASSED
+            elif federated and not self._rules.on(pod.spec.node_name).settings.federated_identities:
+                state = GrantState.DISABLED
+            yield Grant(
+                pod="/".join(pod.key),
+                identity="/".join(key),
+                state=state,
+                binding=binding,
+                label=pod.binding_label,
+                assigned_identity=assigned.get(key, ""),
+                service_account=account_name(pod) if federated else "",
+            )
+
+    def _bypasses_nmi(self, pod: ReviewedPod) -> bool:
+        if pod.spec.node_name in self._without_nmi or pod.spec.host_network:
+            return True
+        return bool(self._rules.exempt(pod) and not pod.mirror)
+
+    def _served(self, pod: ReviewedPod) -> dict[Key, AssignedIdentity]:
+        """Return what NMI serves to *pod* if its requests reach NMI, by identity."""
+        namespace, node = pod.metadata.namespace, pod.spec.node_name
+        assigned = self._assigned.get(pod.key, ())
+        bindings = self._bindings.get((namespace, pod.binding_label), ()) if pod.binding_label else ()
+        if not node or not (assigned or bindings):
+            return {}
+        named = (self._identities.get((namespace, binding.spec.azure_identity)) for binding in bindings)
+        data = DiagnosisInput(
+            namespace=namespace,
+            name=pod.metadata.name,
+            configuration=self._rules.on(node),
+            pod=pod,
+            assigned=tuple(assigned),
+            bindings=tuple(bindings),
+            identities=tuple(identity for identity in named if identity is not None),
+        )
+        policy = self._policies.get(node) or self._policies[""]
+        pod_facts = facts(pod)
+        return {
+            each.identity.key: each
+            for each in assignments_of(data, pod)
+            if isinstance(decide(pod_facts, [each], ANY_IDENTITY, policy, {}), NmiGrant)
+        }
+
+
+def _desired_assignments(
     objects: ClusterObjects, rules: DaemonRules, index: BindingIndex
 ) -> Iterator[DesiredAssignment]:
     """Yield MIC's desired assignments: none in managed mode."""
@@ -59,126 +165,6 @@ def desired_assignments(
         for desired in index.all_desired(pod, embedded).values():
             if any_node or desired.identity_id is None or hosts[node] is not None:
                 yield desired
-
-
-def find_grants(objects: ClusterObjects, rules: DaemonRules, index: BindingIndex) -> list[Grant]:
-    """Return the grants of all pods that have not ended, sorted by pod and identity."""
-    desired: defaultdict[PodKey, list[DesiredAssignment]] = defaultdict(list)
-    for each in desired_assignments(objects, rules, index):
-        desired[each.pod.key].append(each)
-    served = _Served(objects, rules)
-    explained = not any(isinstance(each, ReadFailure) for each in (objects.identities, objects.bindings))
-    without = nodes_without_nmi(objects)
-    found = [
-        grant
-        for pod in live_pods(objects)
-        for grant in _of_pod(
-            pod,
-            desired.get(pod.key, ()),
-            served,
-            rules,
-            explained=explained or rules.managed,
-            has_nmi=pod.spec.node_name not in without,
-        )
-    ]
-    found += _by_service_account(found, objects)
-    return sorted(found, key=lambda each: (each.pod, each.identity))
-
-
-def _of_pod(
-    pod: ReviewedPod,
-    desired: Iterable[DesiredAssignment],
-    served: "_Served",
-    rules: DaemonRules,
-    *,
-    explained: bool,
-    has_nmi: bool,
-) -> Iterator[Grant]:
-    now = served.of(pod)
-    existing = served.objects_of(pod)
-    bypasses = not has_nmi or pod.spec.host_network or bool(rules.exempt(pod) and not pod.mirror)
-    wanted = {each.identity.key: each for each in desired}
-    for key in wanted.keys() | now.keys():
-        assignment, present = wanted.get(key), now.get(key)
-        if assignment is not None:
-            identity, binding = assignment.identity, "/".join(assignment.binding.key)
-            state = GrantState.USABLE if present is not None else GrantState.PENDING
-        elif present is not None:
-            identity = present.identity
-            by_binding = explained if rules.managed else not explained
-            state = GrantState.USABLE if by_binding else GrantState.LEFTOVER
-            binding = f"{identity.metadata.namespace}/{present.binding}" if by_binding else ""
-        else:
-            continue
-        federated = identity.spec.type == IdentityType.FEDERATED
-        if bypasses:
-            # The pod can request a token of its service account without NMI.
-            state = GrantState.POSSIBLE if federated else GrantState.BYPASSED
-        elif federated and not rules.on(pod.spec.node_name).settings.federated_identities:
-            state = GrantState.DISABLED
-        yield Grant(
-            pod="/".join(pod.key),
-            identity="/".join(key),
-            state=state,
-            binding=binding,
-            label=pod.binding_label,
-            assigned_identity="/".join(existing[key]) if key in existing else "",
-            service_account=account_name(pod) if federated else "",
-        )
-
-
-class _Served:
-    """Identities that NMI serves, by pod."""
-
-    def __init__(self, objects: ClusterObjects, rules: DaemonRules) -> None:
-        self._rules = rules
-        self._policies = {
-            node: decision_policy(each.settings) for node, each in [*rules.by_node.items(), ("", rules.usual)]
-        }
-        self._assigned: defaultdict[PodKey, list[AzureAssignedIdentity]] = defaultdict(list)
-        for each in () if rules.managed else readable(objects.assigned):
-            self._assigned[each.spec.pod_namespace, each.spec.pod].append(each)
-        self._identities = {each.key: each for each in readable(objects.identities)}
-        self._bindings: defaultdict[tuple[str, str], list[AzureIdentityBinding]] = defaultdict(list)
-        for binding in readable(objects.bindings) if rules.managed else ():
-            self._bindings[binding.metadata.namespace, binding.spec.selector].append(binding)
-
-    def objects_of(self, pod: ReviewedPod) -> dict[Key, Key]:
-        """Return the names of the AzureAssignedIdentities of *pod* that are not being deleted, by identity."""
-        return {
-            each.spec.azure_identity_ref.key: each.key
-            for each in self._assigned.get(pod.key, ())
-            if each.metadata.deletion_timestamp is None
-        }
-
-    def of(self, pod: ReviewedPod) -> dict[Key, AssignedIdentity]:
-        """Return what NMI serves to *pod* if its requests reach NMI, by identity."""
-        assigned = self._assigned.get(pod.key, ())
-        bindings = self._bindings.get((pod.metadata.namespace, pod.binding_label), ()) if pod.binding_label else ()
-        node = pod.spec.node_name
-        if not node or not (assigned or bindings):
-            return {}
-        data = DiagnosisInput(
-            namespace=pod.metadata.namespace,
-            name=pod.metadata.name,
-            configuration=self._rules.on(node),
-            pod=pod,
-            assigned=tuple(assigned),
-            bindings=tuple(bindings),
-            identities=tuple(self._named(bindings)),
-        )
-        policy = self._policies.get(node) or self._policies[""]
-        pod_facts = facts(pod)
-        return {
-            each.identity.key: each
-            for each in assignments_of(data, pod)
-            if isinstance(decide(pod_facts, [each], ANY_IDENTITY, policy, {}), NmiGrant)
-        }
-
-    def _named(self, bindings: Iterable[AzureIdentityBinding]) -> Iterator[AzureIdentity]:
-        for key in {(each.metadata.namespace, each.spec.azure_identity) for each in bindings}:
-            if (identity := self._identities.get(key)) is not None:
-                yield identity
 
 
 def _by_service_account(found: list[Grant], objects: ClusterObjects) -> Iterator[Grant]:
@@ -201,3 +187,45 @@ def _by_service_account(found: list[Grant], objects: ClusterObjects) -> Iterator
 
 def _active(objects: ClusterObjects) -> list[ExistingAssignment]:
     return [each for each in map(ExistingAssignment, readable(objects.assigned)) if not each.terminating]
+
+
+def pod_note(pod: ReviewedPod, grants: Sequence[Grant], missing: MissingNmi | None, *, explained: bool) -> str:
+    """Return the note on *pod*, or an empty string. *missing*: why its node has no NMI; *explained*: whether bindings
+    and identities could be read."""
+    if not pod.binding_label:
+        return ""
+    if missing is not None and not missing.reaches_imds:
+        return f"{missing.why}, so {missing.effect}"
+    if grants:
+        return "; ".join(_notes(pod, [each for each in grants if each.state in SERVED]))
+    if pod.mirror:
+        return MIRROR_POD
+    if not pod.spec.node_name:
+        return "it is not scheduled to a node yet"
+    return "no binding gives it an identity" if explained else ""
+
+
+def _notes(pod: ReviewedPod, served: Sequence[Grant]) -> Iterator[str]:
+    namespace = pod.metadata.namespace
+    foreign = [each.identity for each in served if namespace_of(each.identity) != namespace]
+    if foreign:
+        yield f"another namespace gives it {listed(foreign)}"
+    if len(served) > 1 and (sets := sets_client_id(pod)) is not True:
+        several = counted(len(served), "identity", "identities")
+        who = "no container sets" if sets is False else "a ConfigMap or a Secret (envFrom) may set"
+        yield f"{several}, and {who} {CLIENT_ID_VARIABLE}{_choice(served, namespace)}"
+
+
+def _choice(served: Sequence[Grant], namespace: str) -> str:
+    """Return which identity a request gets that names none; "" with a leftover, whose binding the review does not
+    name.
+    """
+    if any(each.state is GrantState.LEFTOVER for each in served):
+        return ""
+    first = min(served, key=lambda each: _order(each, namespace)).identity
+    return f": a request that names none gets {first}"
+
+
+def _order(grant: Grant, namespace: str) -> tuple[bool, str, str, str]:
+    home, _, name = grant.identity.partition("/")
+    return candidate_order(namespace, grant.binding.rpartition("/")[2], (home, name))

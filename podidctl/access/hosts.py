@@ -1,11 +1,15 @@
 """Identities that are attached to each VM or scale set, and the objects that explain them. Pure.
 
 Only Azure knows all of them. Without its response the list contains the ones that objects in the cluster show.
+
+One of them is the cluster's own identity: the one in the cloud config, with which kubelets and MIC act. A pod that gets
+it has their permissions, and MIC's are those to attach further identities.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from mic.azure.identities import HostIdentities
 from mic.cluster.hosts import NODE_PREFIX
@@ -18,17 +22,19 @@ from podidentity.azure.resource_ids import Host as AzureHost
 from podidentity.azure.resource_ids import ScaleSet, id_key, parse_provider_id, parse_user_assigned
 from podidentity.resources import AzureIdentity, IdentityType
 
-NEED_HOST = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.BYPASSED})
+NEED_HOST: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.BYPASSED})
 """States of grants by which MIC attaches the identity to the pod's host."""
+CRITICAL: Final = (
+    "is for the cluster's own identity, with the permissions of the kubelet and MIC; delete it, and give its pods "
+    "another identity"
+)
 
 
 @dataclass(slots=True)
 class _Place:
     """Facts about one host."""
 
-    kind: str
-    text: str
-    host: AzureHost | None = None
+    host: AzureHost | None
     nodes: set[str] = field(default_factory=set)
     pods: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """By the identity's key: pods whose grant needs it."""
@@ -70,12 +76,7 @@ def find_hosts(
     identities = {"/".join(each.key): each for each in readable(objects.identities)}
     by_id: dict[str, _Place] = {}
     for node in nodes:
-        place = by_id.get(places.id_of(node))
-        if place is None:
-            host = places.host_of(node)
-            kind = "node" if host is None else "scale set" if isinstance(host, ScaleSet) else "VM"
-            place = by_id[places.id_of(node)] = _Place(kind, places.id_of(node), host)
-        place.nodes.add(node)
+        by_id.setdefault(places.id_of(node), _Place(places.host_of(node))).nodes.add(node)
     for grant in grants:
         identity, place = identities.get(grant.identity), by_id.get(places.id_of(node_of.get(grant.pod, "")))
         known = user_assigned_id(identity) if identity is not None else None
@@ -96,11 +97,11 @@ def find_hosts(
         if (known := user_assigned_id(identity)) is not None:
             names[id_key(known)].append(name)
             client_ids.setdefault(id_key(known), identity.spec.client_id)
-    return [_shown(by_id[key], objects.azure, names, client_ids) for key in sorted(by_id)]
+    return [_shown(key, place, objects.azure, names, client_ids) for key, place in sorted(by_id.items())]
 
 
 def _shown(
-    place: _Place, azure: AzureState | None, names: Mapping[str, list[str]], client_ids: Mapping[str, str]
+    host_id: str, place: _Place, azure: AzureState | None, names: Mapping[str, list[str]], client_ids: Mapping[str, str]
 ) -> Host:
     answer = azure.answers.get(place.host.key) if azure is not None and place.host is not None else None
     known = answer if isinstance(answer, HostIdentities) and not answer.gone else None
@@ -115,8 +116,8 @@ def _shown(
         reads = AzureReads(answers=azure.answers)
         problem = reads.problem(place.host.key) or "Azure does not know it"
     return Host(
-        id=place.text,
-        kind=place.kind,
+        id=host_id,
+        kind="node" if place.host is None else "scale set" if isinstance(place.host, ScaleSet) else "VM",
         nodes=sorted(place.nodes),
         read=known is not None,
         problem=problem,
@@ -148,3 +149,22 @@ def user_assigned_id(identity: AzureIdentity) -> str | None:
         return None
     known = parse_user_assigned(identity.spec.resource_id)
     return known.text if known is not None else None
+
+
+def names_of_cluster_identity(azure: AzureState | None) -> frozenset[str]:
+    """Return its client id and its resource id, in lower case, as far as the cloud config and Azure show them."""
+    if azure is None or not azure.own_identity:
+        return frozenset()
+    own = id_key(azure.own_identity)
+    names = {own}
+    for answer in azure.answers.values():
+        for key, attached in answer.attached.items() if isinstance(answer, HostIdentities) else ():
+            if own in {key, attached.client_id.lower()}:
+                names |= {key, attached.client_id.lower()}
+    return frozenset(names - {""})
+
+
+def is_cluster_identity(identity: AzureIdentity, names: frozenset[str]) -> bool:
+    """Return whether *identity* is the one with these *names*."""
+    resource_id = user_assigned_id(identity) or ""
+    return not names.isdisjoint({identity.spec.client_id.strip().lower(), id_key(resource_id)})

@@ -1,17 +1,35 @@
-"""Output formats of the review. `RENDERERS` maps each format to the function that prints it."""
+"""Output formats of the review. The tables have a row per workload, or with *wide* one per pod and every detail."""
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 
 from podidctl.access.dot import dot
 from podidctl.access.html.document import document
-from podidctl.access.schema import AccessReview
-from podidctl.access.show import show
-from podidctl.printing import Output, print_document, print_text
+from podidctl.access.schema import (
+    AccessReview,
+    BlastRadius,
+    Explained,
+    Grant,
+    GrantState,
+    HostAccess,
+    PodAccess,
+    Reach,
+    SubjectAccess,
+    SubjectRight,
+)
+from podidctl.printing import Output, escaped, listed, print_document, print_table, print_text
 from podidentity.exits import StartError
+from podidentity.report import counted, plain
+
+TYPES: Final = {0: "managed identity", 1: "secret", 2: "certificate", 3: "federated"}
+UNKNOWN: Final = "unknown"
+NAMES_MAX: Final = 6
+"""Names in one cell, without *wide*."""
 
 
 class AccessOutput(StrEnum):
@@ -25,26 +43,227 @@ class AccessOutput(StrEnum):
     HTML = "html"
 
 
-Renderer = Callable[[AccessReview, Console], None]
+def render(review: AccessReview, output: AccessOutput, to: Console) -> None:
+    """Print *review*. Raises StartError for HTML on a terminal, or without the extra that it needs."""
+    match output:
+        case AccessOutput.TABLE | AccessOutput.WIDE:
+            _show(review, to, wide=output is AccessOutput.WIDE)
+        case AccessOutput.JSON:
+            print_document(review, Output.JSON, to)
+        case AccessOutput.YAML:
+            print_document(review, Output.YAML, to)
+        case AccessOutput.DOT:
+            print_text(dot(review), to)
+        case AccessOutput.HTML:
+            if to.is_terminal:
+                raise StartError("the HTML is one long file: redirect it, podidctl access -o html > access.html")
+            to.file.write(document(review))
 
 
-def _write_html(review: AccessReview, to: Console) -> None:
-    """Write the file to the output of *to*. Raises StartError for a terminal."""
-    if to.is_terminal:
-        raise StartError("the HTML is one long file: redirect it, podidctl access -o html > access.html")
-    to.file.write(document(review))
+def _show(review: AccessReview, to: Console, *, wide: bool) -> None:
+    most = 1 << 30 if wide else NAMES_MAX
+    for line in _headline(review):
+        to.print(escape(plain(line)), soft_wrap=True)
+    for binding in review.bindings:
+        if binding.critical:
+            line = f"critical: binding {binding.full_name} (selector {binding.selector!r}) {binding.critical}"
+            to.print(f"[red]{escaped(line)}[/]", soft_wrap=True)
+    if review.blast_radius is not None:
+        _show_blast_radius(review, review.blast_radius, to)
+    _table(to, "identities", _identities(review, most, wide=wide), wide=wide)
+    if not review.identities and review.summary.identities is not None:
+        to.print("no AzureIdentity")
+    _table(to, "exceptions", _exceptions(review, most), wide=wide)
+    _table(to, "pods", _pods(review, most, wide=wide), wide=wide)
+    if not review.pods and review.summary.pods is not None:
+        to.print("no pod with an identity or access to its host")
+    _table(to, "hosts", _hosts(review, most), wide=wide)
+    _table(to, "nodes", _nodes(review, most), wide=wide)
+    _table(to, "programs", _programs(review, most), wide=wide)
+    _table(to, "subjects", _subjects(review, most, wide=wide), wide=wide)
+    hidden = sum(each.built_in for each in review.subjects)
+    if hidden and not wide:
+        to.print(f"and {counted(hidden, 'subject')} of Kubernetes itself; -o wide lists them", style="dim")
+    for each in review.unknown:
+        line = f"unknown: {each.part}: {each.why}; needed: {each.right}"
+        to.print(f"[magenta]{escaped(line)}[/]", soft_wrap=True)
+    if review.azure == "not read":
+        to.print(
+            "Azure was not read, so identities that no object in the cluster shows are not listed; pass --cloudconfig"
+        )
+    if not review.cluster_identity:
+        to.print(
+            "no cloud config names the cluster's own identity, so bindings of it are not recognized; pass the "
+            "azure.json of a node as --cloudconfig"
+        )
 
 
-RENDERERS: Final[Mapping[AccessOutput, Renderer]] = {
-    AccessOutput.TABLE: show,
-    AccessOutput.WIDE: lambda review, to: show(review, to, wide=True),
-    AccessOutput.JSON: lambda review, to: print_document(review, Output.JSON, to),
-    AccessOutput.YAML: lambda review, to: print_document(review, Output.YAML, to),
-    AccessOutput.HTML: _write_html,
-    AccessOutput.DOT: lambda review, to: print_text(dot(review), to),
+COLUMNS: Final = {
+    "identities": ("identity", "type", "pods", "pods by host", "bindings", "hosts", "problem"),
+    "exceptions": ("exception", "pods with one of the labels", "pods"),
+    "pods": ("pods", "node", "identities", "through", "reaches its host by", "its service account may"),
+    "hosts": ("host", "nodes", "attached", "not explained", "system-assigned"),
+    "nodes": ("node taken over", "NMI", "identities today", "if all are federated", "through"),
+    "programs": ("program", "service account", "identities today", "if all are federated", "why"),
+    "subjects": ("subject", "may", "on", "where", "identities", "through"),
 }
 
 
-def render(review: AccessReview, output: AccessOutput, to: Console) -> None:
-    """Print *review*."""
-    RENDERERS[output](review, to)
+def _table(to: Console, name: str, rows: Iterable[Sequence[str]], *, wide: bool) -> None:
+    shown = [[escaped(row[0]), *(_cell(each, wide=wide) for each in row[1:])] for row in rows]
+    if shown:
+        print_table(COLUMNS[name], shown, to)
+
+
+def _cell(text: str, *, wide: bool) -> str:
+    return "".join(each if each.isprintable() else "?" for each in text) if wide else plain(text)
+
+
+def _headline(review: AccessReview) -> Iterator[str]:
+    summary, rules = review.summary, review.rules
+    if review.scope.kind:
+        yield f"{review.scope.kind} {review.scope.name}"
+    numbers = (
+        (summary.identities, "identity", "identities"),
+        (summary.bindings, "binding", "bindings"),
+        (summary.pods, "pod", "pods"),
+        (summary.nodes, "node", "nodes"),
+    )
+    cluster = ", ".join(UNKNOWN + " " + many if n is None else counted(n, one, many) for n, one, many in numbers)
+    with_ = UNKNOWN if summary.pods_with_identities is None else str(summary.pods_with_identities)
+    by_host = UNKNOWN if summary.host_pods is None else str(summary.host_pods)
+    undecided = f", undecided: {summary.undecided_pods}" if summary.undecided_pods else ""
+    yield f"the cluster has {cluster}; pods with an identity: {with_}; pods that reach their host: {by_host}{undecided}"
+    limits = ", identities serve their own namespace only" if rules.force_namespaced else ""
+    yield f"{rules.mode} mode{limits}, by {rules.source}; Azure: {review.azure}"
+
+
+def _show_blast_radius(review: AccessReview, radius: BlastRadius, to: Console) -> None:
+    to.print(f"[bold]within reach of an attacker in this {escape(review.scope.kind)}[/]")
+    for name, reach in (("today", radius.today), ("if all identities were federated", radius.federated)):
+        to.print(f"  {name}: {escaped(_reach(reach, 1 << 30))}", soft_wrap=True)
+    for program in review.programs:
+        if program.account in radius.accounts:
+            line = f"and by the credentials of {program.program} ({program.account})"
+            today, federated = listed(program.today, NAMES_MAX), listed(program.federated, NAMES_MAX)
+            to.print(f"  {escaped(f'{line}: {today}; if all were federated: {federated}')}", soft_wrap=True)
+
+
+def _identities(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[str]]:
+    for each in review.identities:
+        kind = TYPES.get(each.type, str(each.type)) + (", namespaced" if each.namespaced and each.type != 3 else "")
+        yield (
+            each.full_name + (f" ({each.client_id})" if wide and each.client_id else ""),
+            kind,
+            str(each.pods),
+            str(each.host_pods),
+            listed(each.bindings, most),
+            listed(each.hosts if wide else map(_short, each.hosts), most),
+            each.problem,
+        )
+
+
+def _exceptions(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
+    for each in review.exceptions:
+        labels = (f"{key}={value}" for key, value in each.labels.items())
+        yield (each.full_name, listed(labels, most), str(each.pods))
+
+
+def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[str]]:
+    grants: defaultdict[str, list[Grant]] = defaultdict(list)
+    for grant in review.grants:
+        grants[grant.pod].append(grant)
+    rows: defaultdict[tuple[str, ...], list[PodAccess]] = defaultdict(list)
+    for pod in review.pods:
+        own = grants[pod.full_name]
+        cells = (
+            "; ".join(filter(None, (listed((_grant(each) for each in own), most), pod.note))),
+            listed({_path(each) for each in own}, most),
+            "; ".join(_ways(pod, wide=wide)),
+            ", ".join(each.value for each in pod.rights),
+        )
+        rows[(pod.full_name if wide else f"{pod.namespace}/{pod.workload}", *cells)].append(pod)
+    for row, pods in rows.items():
+        title = row[0] if wide or len(pods) == 1 else f"{row[0]} ({counted(len(pods), 'pod')})"
+        yield (title, listed({each.node or "(none)" for each in pods}, most if wide else 1), *row[1:])
+
+
+def _hosts(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
+    for host in review.hosts:
+        strange = [each.resource_id for each in host.attached if each.explained is Explained.NOTHING]
+        known = UNKNOWN + (f" ({host.problem})" if host.problem else "")
+        yield (
+            f"{host.kind} {_short(host.id)}",
+            listed(host.nodes, most),
+            listed((", ".join(each.identities) or _short(each.resource_id) for each in host.attached), most),
+            listed(map(_short, strange), most) if host.read else known,
+            UNKNOWN if host.system_assigned is None else "yes" if host.system_assigned else "no",
+        )
+
+
+def _nodes(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
+    for each in review.nodes:
+        radius = each.blast_radius
+        accounts = ", ".join(radius.accounts)
+        yield (each.name, each.nmi, _reach(radius.today, most), _reach(radius.federated, most), accounts)
+
+
+def _programs(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
+    for each in review.programs:
+        yield (each.program, each.account, listed(each.today, most), listed(each.federated, most), each.why)
+
+
+def _subjects(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[str]]:
+    for subject in review.subjects:
+        if subject.built_in and not wide:
+            continue
+        yield from (_right(subject, right, most) for right in subject.rights)
+
+
+def _right(subject: SubjectAccess, right: SubjectRight, most: int) -> Sequence[str]:
+    objects = f" named {listed(right.names, most)}" if right.names else ""
+    return (
+        subject.full_name,
+        right.action.value + (" (wildcard)" if right.wildcard else ""),
+        f"{', '.join(right.verbs)} {', '.join(each.partition('.')[0] for each in right.resources)}{objects}",
+        listed(right.namespaces, most) or "all namespaces",
+        str(right.identities),
+        listed(right.via, most),
+    )
+
+
+def _grant(grant: Grant) -> str:
+    return grant.identity if grant.state is GrantState.USABLE else f"{grant.identity} ({grant.state.value})"
+
+
+def _path(grant: Grant) -> str:
+    account = f"service account {grant.service_account}" if grant.service_account else ""
+    if grant.binding:
+        binding = f"label {grant.label!r} → binding {grant.binding}" if grant.label else f"binding {grant.binding}"
+        return f"{binding}, {account}" if account else binding
+    return account or f"assigned identity {grant.assigned_identity}"
+
+
+def _ways(pod: PodAccess, *, wide: bool) -> Iterator[str]:
+    yield from (_way(access, wide=wide) for access in pod.host_access)
+    yield from (f"undecided: {_way(access, wide=wide)}" for access in pod.undecided_access)
+
+
+def _way(access: HostAccess, *, wide: bool) -> str:
+    return f"{access.setting} ({access.why})" if wide and access.why else access.setting
+
+
+def _reach(reach: Reach, most: int) -> str:
+    parts = [listed(reach.identities, most)] if reach.identities else []
+    if reach.others:
+        parts.append(f"on Azure only: {listed(map(_short, reach.others), most)}")
+    if reach.system_assigned:
+        parts.append("the host's system-assigned identity")
+    if not reach.complete:
+        parts.append("others of the host are unknown")
+    return "; ".join(parts) or "none"
+
+
+def _short(resource_id: str) -> str:
+    """Return the last part of an Azure id, which names the resource."""
+    return resource_id.rpartition("/")[2] if resource_id.startswith("/") else resource_id

@@ -1,157 +1,79 @@
-"""Policy file: rules for a review, in YAML, decoded strictly. Pure.
+"""A policy: its file, in YAML, decoded strictly, and the results of its rules on a review. Pure."""
 
-Patterns are names with `*` and `?`. A pattern with a slash is compared with `namespace/name`, any other with the name.
-"""
-
-from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from collections.abc import Iterable
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import yaml
 from typing_extensions import override
 
-from podidctl.access.schema import Action, Way
+from podidctl.access.policy_rules import PolicyPart, ReviewIndex, Rule, Violation
+from podidctl.access.schema import AccessReview
 
 FILE_MAX: Final = 1 << 20
 """Bytes of a policy file."""
 RULES_MAX: Final = 1000
 NAME_MAX: Final = 200
 """Characters of a rule's name, which is the id of the rule in SARIF."""
-VERSION: Final = 1
 
 
 class PolicyError(Exception):
     """The file is not a policy. The message is one line with the position and the cause."""
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Base class of the parts of a policy: other fields are errors."""
-
-
-class _Rule(_Part, frozen=True, kw_only=True, tag_field="rule"):
-    """Fields of every rule."""
-
-    name: str
-    """Unique in the file."""
-    why: str = ""
-    """Reason, for the reader of a violation."""
-    severity: Literal["error", "warning"] = "error"
-    """Violations of warnings do not change the exit code."""
-
-
-class IdentityOnlyFrom(_Rule, frozen=True, kw_only=True, tag="identity-only-from"):
-    """Only these pods can use the identities."""
-
-    identities: list[str]
-    namespaces: list[str] = msgspec.field(default_factory=lambda: ["*"])
-    service_accounts: list[str] = msgspec.field(default_factory=lambda: ["*"])
-
-
-class SingleNamespace(_Rule, frozen=True, kw_only=True, tag="single-namespace"):
-    """Each of the identities is used by pods of one namespace."""
-
-    identities: list[str] = msgspec.field(default_factory=lambda: ["*"])
-
-
-class IdentityTypes(_Rule, frozen=True, kw_only=True, tag="identity-types"):
-    """The identities have one of these types."""
-
-    types: list[Literal[0, 1, 2, 3]]
-    identities: list[str] = msgspec.field(default_factory=lambda: ["*"])
-
-
-class NoHostAccess(_Rule, frozen=True, kw_only=True, tag="no-host-access"):
-    """No pod reaches its node's identities, or, with `identities`, a node that has one of these."""
-
-    identities: list[str] = msgspec.field(default_factory=list)
-    """Patterns of AzureIdentities, or of names on Azure."""
-    ways: list[Way] = msgspec.field(default_factory=lambda: list(Way))
-    nodes: list[str] = msgspec.field(default_factory=lambda: ["*"])
-    except_namespaces: list[str] = msgspec.field(default_factory=list)
-    except_pods: list[str] = msgspec.field(default_factory=list)
-
-
-class NoClusterIdentity(_Rule, frozen=True, kw_only=True, tag="no-cluster-identity"):
-    """No binding is for the cluster's own identity."""
-
-    except_bindings: list[str] = msgspec.field(default_factory=list)
-
-
-class NoUnexplainedIdentities(_Rule, frozen=True, kw_only=True, tag="no-unexplained-identities"):
-    """No host has an identity on Azure that nothing in the cluster explains."""
-
-    except_identities: list[str] = msgspec.field(default_factory=list)
-    """Patterns of names on Azure."""
-
-
-class OnlySubjects(_Rule, frozen=True, kw_only=True, tag="only-subjects"):
-    """Only these subjects may take the actions."""
-
-    actions: list[Action]
-    subjects: list[str]
-    """Patterns of `User NAME`, `Group NAME` and `ServiceAccount NAMESPACE/NAME`."""
-    namespaces: list[str] = msgspec.field(default_factory=lambda: ["*"])
-    """Namespaces in which the rule applies. A permission in all namespaces is one in each of them."""
-    built_in: bool = False
-    """Whether the subjects of Kubernetes itself (`system:…`) must be listed too."""
-
-
-class NoWildcardSubjects(_Rule, frozen=True, kw_only=True, tag="no-wildcard-subjects"):
-    """No subject has one of the actions by `*` as verb, resource or API group."""
-
-    actions: list[Action] = msgspec.field(default_factory=lambda: list(Action))
-    except_subjects: list[str] = msgspec.field(default_factory=list)
-    built_in: bool = False
-
-
-class BlastRadiusLimit(_Rule, frozen=True, kw_only=True, tag="blast-radius"):
-    """An attacker in one pod or node reaches at most this number of identities."""
-
-    of: Literal["pod", "node"]
-    max_identities: Annotated[int, msgspec.Meta(ge=0)]
-    federated: bool = False
-    """Whether the number counts as if all identities were of type 3."""
-    except_namespaces: list[str] = msgspec.field(default_factory=list)
-    """For pods, like the next one."""
-    except_pods: list[str] = msgspec.field(default_factory=list)
-
-
-Rule: TypeAlias = (
-    IdentityOnlyFrom
-    | SingleNamespace
-    | IdentityTypes
-    | NoHostAccess
-    | NoClusterIdentity
-    | NoUnexplainedIdentities
-    | OnlySubjects
-    | NoWildcardSubjects
-    | BlastRadiusLimit
-)
-
-
-class Policy(_Part, frozen=True, kw_only=True):
+class Policy(PolicyPart, frozen=True, kw_only=True):
     """The file."""
 
     version: Literal[1]
     rules: list[Rule]
 
 
-class RuleLine(msgspec.Struct, frozen=True):
+class RuleLine(NamedTuple):
     """One rule with its line in the file, from 1."""
 
     rule: Rule
     line: int
 
 
-def is_matched(name: str, patterns: list[str]) -> bool:
-    """Return whether *name* (`name` or `namespace/name`) matches one of the patterns."""
-    bare = name.rpartition("/")[2]
-    return any(fnmatchcase(name if "/" in each else bare, each) for each in patterns)
+class RuleResult(msgspec.Struct, frozen=True):
+    """Result of one rule."""
+
+    rule: Rule
+    line: int
+    violations: list[Violation]
+    undecided: list[str]
+    """Unread parts and undecided settings because of which further violations are possible."""
+
+    @property
+    def is_violated(self) -> bool:
+        """Whether the rule has severity error and is violated."""
+        return bool(self.violations) and self.rule.severity == "error"
 
 
-def is_listed(text: str, patterns: list[str]) -> bool:
-    """Return whether the whole *text* matches one of the patterns."""
-    return any(fnmatchcase(text, each) for each in patterns)
+class PolicyResult(msgspec.Struct, frozen=True):
+    """Results of all rules of one file."""
+
+    file: str
+    rules: list[RuleResult]
+
+    @property
+    def is_violated(self) -> bool:
+        """Whether a rule of severity error is violated."""
+        return any(result.is_violated for result in self.rules)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether a rule cannot be decided."""
+        return any(result.undecided for result in self.rules)
+
+
+def evaluate(review: AccessReview, rules: Iterable[RuleLine], file: str) -> PolicyResult:
+    """Return the results. *review* must be of the whole cluster."""
+    index = ReviewIndex(review)
+    results = [
+        RuleResult(rule, line, list(rule.violations(index)), list(rule.undecided(index))) for rule, line in rules
+    ]
+    return PolicyResult(file, results)
 
 
 class _Loader(yaml.SafeLoader):

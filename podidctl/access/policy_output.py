@@ -12,7 +12,8 @@ from typing import Any, Final
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from podidctl.access.violations import PolicyResult, RuleResult, Violation
+from podidctl.access.policy import PolicyResult, RuleResult
+from podidctl.access.policy_rules import Violation
 from podidentity.report import counted, plain
 from podidentity.version import VERSION
 
@@ -29,93 +30,90 @@ class PolicyOutput(StrEnum):
     JUNIT = "junit"
 
 
-def render_policy(result: PolicyResult, output: PolicyOutput) -> str:
+def render_policy(policy: PolicyResult, output: PolicyOutput) -> str:
     """Return the results as text that ends with a line end."""
     match output:
         case PolicyOutput.SARIF:
-            return json.dumps(sarif(result), indent=2) + "\n"
+            return json.dumps(sarif(policy), indent=2) + "\n"
         case PolicyOutput.JUNIT:
-            return junit(result)
+            return junit(policy)
         case PolicyOutput.TEXT:
-            return "\n".join(text_lines(result)) + "\n"
+            return "\n".join(text_lines(policy)) + "\n"
 
 
-def text_lines(result: PolicyResult) -> Iterator[str]:
+def text_lines(policy: PolicyResult) -> Iterator[str]:
     """Yield one line per violation, and the totals."""
-    for rule in result.rules:
-        for each in rule.violations:
-            yield plain(f"{rule.severity}: {rule.name}: {_message(each)}")
-        for part in rule.undecided:
+    for result in policy.rules:
+        rule = result.rule
+        for violation in result.violations:
+            yield plain(f"{rule.severity}: {rule.name}: {_message(violation)}")
+        for part in result.undecided:
             yield plain(f"unknown: {rule.name}: {part}")
-        if (rule.violations or rule.undecided) and rule.why:
+        if (result.violations or result.undecided) and rule.why:
             yield f"  {plain(rule.why)}"
-    violations = sum(len(each.violations) for each in result.rules)
-    undecided = sum(bool(each.undecided) for each in result.rules)
+    violations = sum(len(result.violations) for result in policy.rules)
+    undecided = sum(bool(result.undecided) for result in policy.rules)
     unknown = f", {counted(undecided, 'rule')} not decided" if undecided else ""
-    yield f"{counted(len(result.rules), 'rule')}, {counted(violations, 'violation')}{unknown}"
+    yield f"{counted(len(policy.rules), 'rule')}, {counted(violations, 'violation')}{unknown}"
 
 
 def _message(violation: Violation) -> str:
     return f"{violation.object} {violation.says}"
 
 
-def sarif(result: PolicyResult) -> dict[str, Any]:
+def sarif(policy: PolicyResult) -> dict[str, Any]:
     """Return the SARIF log. Locations are the rules in the policy file, with the objects as logical locations."""
-    uri = _uri(result.file)
+    uri = _uri(policy.file)
     driver = {
         "name": "podidctl",
         "version": VERSION,
         "rules": [
             {
-                "id": plain(each.name),
-                "name": each.kind,
-                "shortDescription": {"text": plain(each.why or f"{each.kind}: {each.name}")},
-                "defaultConfiguration": {"level": each.severity},
+                "id": plain(result.rule.name),
+                "name": result.rule.kind,
+                "shortDescription": {"text": plain(result.rule.why or f"{result.rule.kind}: {result.rule.name}")},
+                "defaultConfiguration": {"level": result.rule.severity},
             }
-            for each in result.rules
+            for result in policy.rules
         ],
     }
     notifications = [
         {
             "level": "error",
             "message": {"text": plain(part)},
-            "associatedRule": {"id": plain(each.name), "index": number},
+            "associatedRule": {"id": plain(result.rule.name), "index": number},
         }
-        for number, each in enumerate(result.rules)
-        for part in each.undecided
+        for number, result in enumerate(policy.rules)
+        for part in result.undecided
     ]
     invocation: dict[str, Any] = {"executionSuccessful": not notifications}
     if notifications:
         invocation["toolExecutionNotifications"] = notifications
-    return {
-        "$schema": SARIF_SCHEMA,
-        "version": SARIF_VERSION,
-        "runs": [
-            {
-                "tool": {"driver": driver},
-                "invocations": [invocation],
-                "results": [
-                    _result(number, rule, each, uri)
-                    for number, rule in enumerate(result.rules)
-                    for each in rule.violations
-                ],
-                "columnKind": "unicodeCodePoints",
-            }
-        ],
+    results = [
+        _result(number, result, violation, uri)
+        for number, result in enumerate(policy.rules)
+        for violation in result.violations
+    ]
+    run = {
+        "tool": {"driver": driver},
+        "invocations": [invocation],
+        "results": results,
+        "columnKind": "unicodeCodePoints",
     }
+    return {"$schema": SARIF_SCHEMA, "version": SARIF_VERSION, "runs": [run]}
 
 
-def _result(number: int, rule: RuleResult, violation: Violation, uri: str) -> dict[str, Any]:
+def _result(number: int, result: RuleResult, violation: Violation, uri: str) -> dict[str, Any]:
     kind, _, name = violation.object.partition(" ")
-    digest = hashlib.sha256(json.dumps([rule.name, violation.object, violation.says]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([result.rule.name, *violation]).encode()).hexdigest()
     return {
-        "ruleId": plain(rule.name),
+        "ruleId": plain(result.rule.name),
         "ruleIndex": number,
-        "level": rule.severity,
+        "level": result.rule.severity,
         "message": {"text": plain(_message(violation))},
         "locations": [
             {
-                "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": rule.line}},
+                "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": result.line}},
                 "logicalLocations": [{"fullyQualifiedName": plain(name), "kind": plain(kind)}],
             }
         ],
@@ -129,23 +127,21 @@ def _uri(file: str) -> str:
     return path.as_uri() if path.is_absolute() else quote(path.as_posix())
 
 
-def junit(result: PolicyResult) -> str:
+def junit(policy: PolicyResult) -> str:
     """Return JUnit XML: one test case per rule. A violation is a failure, an undecided rule is an error."""
-    errors = sum(bool(each.undecided) and not _fails(each) for each in result.rules)
-    numbers = {
-        "tests": str(len(result.rules)),
-        "failures": str(sum(map(_fails, result.rules))),
-        "errors": str(errors),
-    }
+    failures = sum(result.is_violated for result in policy.rules)
+    errors = sum(bool(result.undecided) and not result.is_violated for result in policy.rules)
+    numbers = {"tests": str(len(policy.rules)), "failures": str(failures), "errors": str(errors)}
     suites = ElementTree.Element("testsuites", {"name": "podidctl access", **numbers})
-    suite = ElementTree.SubElement(suites, "testsuite", {"name": plain(result.file), "skipped": "0", **numbers})
-    for rule in result.rules:
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": plain(policy.file), "skipped": "0", **numbers})
+    for result in policy.rules:
+        rule = result.rule
         case = ElementTree.SubElement(
             suite, "testcase", {"classname": rule.kind, "name": plain(rule.name), "time": "0"}
         )
-        lines = [plain(_message(each)) for each in rule.violations]
-        undecided = [plain(each) for each in rule.undecided]
-        if _fails(rule):
+        lines = [plain(_message(violation)) for violation in result.violations]
+        undecided = [plain(part) for part in result.undecided]
+        if result.is_violated:
             failure = ElementTree.SubElement(
                 case, "failure", {"type": rule.kind, "message": counted(len(lines), "violation")}
             )
@@ -153,12 +149,7 @@ def junit(result: PolicyResult) -> str:
         elif undecided:
             error = ElementTree.SubElement(case, "error", {"type": "unknown", "message": "not decided"})
             error.text = "\n".join(undecided)
-        remaining = [*([] if _fails(rule) else lines), *(undecided if _fails(rule) else ())]
-        if remaining:
+        if remaining := undecided if result.is_violated else lines:
             ElementTree.SubElement(case, "system-out").text = "\n".join(remaining)
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _fails(rule: RuleResult) -> bool:
-    return bool(rule.violations) and rule.severity == "error"

@@ -1,32 +1,23 @@
-"""Evaluation of the rules of a policy on a review. Pure.
+"""Rules of a policy, each with its fields in the file and its evaluation on a review. Pure.
 
+Patterns are names with `*` and `?`. A pattern with a slash is compared with `namespace/name`, any other with the name.
 A rule that depends on an unread part, or on an undecided setting of a pod, is *undecided*: its violations are reported,
 and more are possible.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Final
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
+from typing_extensions import override
 
 from podidctl.access.blast_radius import REACHED_TODAY, BlastRadiusIndex
-from podidctl.access.policy import (
-    BlastRadiusLimit,
-    IdentityOnlyFrom,
-    IdentityTypes,
-    NoClusterIdentity,
-    NoHostAccess,
-    NoUnexplainedIdentities,
-    NoWildcardSubjects,
-    OnlySubjects,
-    Rule,
-    RuleLine,
-    SingleNamespace,
-    is_listed,
-    is_matched,
-)
 from podidctl.access.schema import (
     AccessReview,
+    Action,
     BlastRadius,
     Explained,
     Grant,
@@ -34,63 +25,26 @@ from podidctl.access.schema import (
     HostAccess,
     NodeAccess,
     PodAccess,
-    Reach,
     SubjectAccess,
     SubjectRight,
+    Way,
 )
-from podidctl.access.unknown_parts import RBAC_PART, RESOURCES
-from podidctl.access.violations import PolicyResult, RuleResult, Violation
+from podidctl.access.summary import RBAC_PART, RESOURCES
 
 GRANTS: Final = (RESOURCES["identities"], RESOURCES["bindings"], RESOURCES["assigned"], RESOURCES["pods"], "nmi")
 HOSTS: Final = (RESOURCES["pods"], RESOURCES["nodes"], RESOURCES["exceptions"], "nmi")
 AZURE: Final = "azure"
-PARTS: Final[dict[type[Rule], tuple[str, ...]]] = {
-    IdentityOnlyFrom: GRANTS,
-    SingleNamespace: GRANTS,
-    IdentityTypes: (RESOURCES["identities"],),
-    NoHostAccess: HOSTS,
-    NoClusterIdentity: (AZURE, RESOURCES["identities"], RESOURCES["bindings"]),
-    NoUnexplainedIdentities: (AZURE, RESOURCES["nodes"], *GRANTS),
-    OnlySubjects: (RBAC_PART,),
-    NoWildcardSubjects: (RBAC_PART,),
-    BlastRadiusLimit: (AZURE, *GRANTS, *HOSTS),
-}
-"""Parts of the review that each kind of rule depends on."""
 
 
-def evaluate(review: AccessReview, rules: Iterable[RuleLine], file: str) -> PolicyResult:
-    """Return the results. *review* must be of the whole cluster."""
-    data = _Data(review)
-    return PolicyResult(
-        file=file,
-        rules=[
-            RuleResult(
-                name=each.rule.name,
-                kind=str(each.rule.__struct_config__.tag),
-                why=each.rule.why,
-                severity=each.rule.severity,
-                line=each.line,
-                violations=list(_violations(data, each.rule)),
-                undecided=[*_unread(review, each.rule), *_undecided_pods(data, each.rule)],
-            )
-            for each in rules
-        ],
-    )
+class Violation(NamedTuple):
+    """One object that violates a rule."""
+
+    object: str
+    """Kind and name: `Pod shop/web`."""
+    says: str
 
 
-def _unread(review: AccessReview, rule: Rule) -> list[str]:
-    needed = set(PARTS[type(rule)])
-    if isinstance(rule, NoHostAccess) and rule.identities:
-        needed |= {AZURE, *GRANTS}
-    unread = [f"{each.part}: {each.why}" for each in review.unknown if each.part in needed]
-    if AZURE in needed and review.azure == "not read":
-        unread.append("azure: it was not read; pass --cloudconfig")
-    elif isinstance(rule, NoClusterIdentity) and not review.cluster_identity:
-        unread.append("azure: the cloud config names no identity; pass the azure.json of a node as --cloudconfig")
-    return unread
-
-
-class _Data:
+class ReviewIndex:
     """The review by name."""
 
     def __init__(self, review: AccessReview) -> None:
@@ -98,200 +52,339 @@ class _Data:
 
     @cached_property
     def pods(self) -> dict[str, PodAccess]:
-        return {each.full_name: each for each in self.review.pods}
+        return {pod.full_name: pod for pod in self.review.pods}
 
     @cached_property
     def grants_of(self) -> dict[str, list[Grant]]:
         """Grants with which a pod gets tokens, by identity."""
-        found: defaultdict[str, list[Grant]] = defaultdict(list)
-        for each in self.review.grants:
-            if each.state in REACHED_TODAY:
-                found[each.identity].append(each)
-        return found
+        grants: defaultdict[str, list[Grant]] = defaultdict(list)
+        for grant in self.review.grants:
+            if grant.state in REACHED_TODAY:
+                grants[grant.identity].append(grant)
+        return dict(sorted(grants.items()))
 
     @cached_property
     def host_of_node(self) -> dict[str, Host]:
-        hosts = {each.id: each for each in self.review.hosts}
-        return {each.name: hosts[each.host] for each in self.review.nodes if each.host in hosts}
+        hosts = {host.id: host for host in self.review.hosts}
+        return {node.name: hosts[node.host] for node in self.review.nodes if node.host in hosts}
 
     @cached_property
     def nodes(self) -> dict[str, NodeAccess]:
-        return {each.name: each for each in self.review.nodes}
+        return {node.name: node for node in self.review.nodes}
 
     @cached_property
     def radius_index(self) -> BlastRadiusIndex:
         return BlastRadiusIndex(self.review.pods, self.review.grants, self.review.hosts)
 
-
-def _violations(data: _Data, rule: Rule) -> Iterator[Violation]:
-    match rule:
-        case IdentityOnlyFrom():
-            yield from _identity_only_from(data, rule)
-        case SingleNamespace():
-            yield from _single_namespace(data, rule)
-        case IdentityTypes():
-            yield from _identity_types(data, rule)
-        case NoHostAccess():
-            yield from _no_host_access(data, rule)
-        case NoClusterIdentity():
-            yield from _no_cluster_identity(data, rule)
-        case NoUnexplainedIdentities():
-            yield from _no_unexplained(data, rule)
-        case OnlySubjects():
-            yield from _only_subjects(data, rule)
-        case NoWildcardSubjects():
-            yield from _no_wildcard_subjects(data, rule)
-        case BlastRadiusLimit():
-            yield from _blast_radius(data, rule)
+    def rights(self, *, built_in: bool) -> Iterator[tuple[SubjectAccess, SubjectRight]]:
+        """Yield each permission with its subject; *built_in*: also those of the subjects of Kubernetes itself."""
+        for subject in self.review.subjects:
+            if built_in or not subject.built_in:
+                yield from ((subject, right) for right in subject.rights)
 
 
-def _identity_only_from(data: _Data, rule: IdentityOnlyFrom) -> Iterator[Violation]:
-    for identity, grants in sorted(data.grants_of.items()):
-        if not is_matched(identity, rule.identities):
-            continue
-        for grant in grants:
-            namespace = grant.pod.partition("/")[0]
-            pod = data.pods.get(grant.pod)
-            account = pod.service_account if pod is not None else grant.service_account
-            if not is_listed(namespace, rule.namespaces):
-                yield _by_grant(grant, "which only pods of the namespaces " + ", ".join(rule.namespaces) + " may use")
-            elif not is_matched(account, rule.service_accounts):
-                yield _by_grant(grant, f"with service account {account}, which the rule does not list")
+class PolicyPart(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Base class of the parts of a policy: other fields are errors."""
+
+
+class _Rule(PolicyPart, frozen=True, kw_only=True, tag_field="rule"):
+    """Fields of every rule."""
+
+    parts: ClassVar[tuple[str, ...]]
+    """Parts of the review that each rule of the kind depends on."""
+
+    name: str
+    """Unique in the file."""
+    why: str = ""
+    """Reason, for the reader of a violation."""
+    severity: Literal["error", "warning"] = "error"
+    """Violations of warnings do not change the exit code."""
+
+    @property
+    def kind(self) -> str:
+        """The rule's kind, as in the file."""
+        return str(self.__struct_config__.tag)
+
+    def violations(self, index: ReviewIndex) -> Iterator[Violation]:
+        """Yield the objects that violate the rule."""
+        raise NotImplementedError
+
+    def undecided(self, index: ReviewIndex) -> Iterator[str]:
+        """Yield the reasons why further violations are possible."""
+        review, parts = index.review, self._needed_parts()
+        yield from (f"{unknown.part}: {unknown.why}" for unknown in review.unknown if unknown.part in parts)
+        if AZURE in parts and review.azure == "not read":
+            yield "azure: it was not read; pass --cloudconfig"
+
+    def _needed_parts(self) -> tuple[str, ...]:
+        return self.parts
+
+
+class IdentityOnlyFrom(_Rule, frozen=True, kw_only=True, tag="identity-only-from"):
+    """Only these pods can use the identities."""
+
+    parts = GRANTS
+
+    identities: list[str]
+    namespaces: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    service_accounts: list[str] = msgspec.field(default_factory=lambda: ["*"])
+
+    @override
+    def violations(self, index: ReviewIndex) -> Iterator[Violation]:
+        for identity, grants in index.grants_of.items():
+            if not is_matched(identity, self.identities):
+                continue
+            for grant in grants:
+                pod = index.pods.get(grant.pod)
+                account = pod.service_account if pod is not None else grant.service_account
+                if not is_listed(grant.pod.partition("/")[0], self.namespaces):
+                    yield _by_grant(grant, f"which only pods of the namespaces {', '.join(self.namespaces)} may use")
+                elif not is_matched(account, self.service_accounts):
+                    yield _by_grant(grant, f"with service account {account}, which the rule does not list")
 
 
 def _by_grant(grant: Grant, rest: str) -> Violation:
     path = f" through binding {grant.binding}" if grant.binding else ""
-    return Violation(object=f"Pod {grant.pod}", says=f"can use identity {grant.identity}{path} ({grant.state}), {rest}")
+    return Violation(f"Pod {grant.pod}", f"can use identity {grant.identity}{path} ({grant.state}), {rest}")
 
 
-def _single_namespace(data: _Data, rule: SingleNamespace) -> Iterator[Violation]:
-    for identity, grants in sorted(data.grants_of.items()):
-        namespaces = sorted({each.pod.partition("/")[0] for each in grants})
-        if len(namespaces) > 1 and is_matched(identity, rule.identities):
-            yield Violation(
-                object=f"AzureIdentity {identity}", says=f"is used by pods of the namespaces {', '.join(namespaces)}"
-            )
+class SingleNamespace(_Rule, frozen=True, kw_only=True, tag="single-namespace"):
+    """Each of the identities is used by pods of one namespace."""
+
+    parts = GRANTS
+
+    identities: list[str] = msgspec.field(default_factory=lambda: ["*"])
+
+    @override
+    def violations(self, index: ReviewIndex) -> Iterator[Violation]:
+        for identity, grants in index.grants_of.items():
+            namespaces = sorted({grant.pod.partition("/")[0] for grant in grants})
+            if len(namespaces) > 1 and is_matched(identity, self.identities):
+                yield Violation(
+                    f"AzureIdentity {identity}", f"is used by pods of the namespaces {', '.join(namespaces)}"
+                )
 
 
-def _identity_types(data: _Data, rule: IdentityTypes) -> Iterator[Violation]:
-    for each in data.review.identities:
-        if is_matched(each.full_name, rule.identities) and each.type not in rule.types:
-            yield Violation(object=f"AzureIdentity {each.full_name}", says=f"has type {each.type}")
+class IdentityTypes(_Rule, frozen=True, kw_only=True, tag="identity-types"):
+    """The identities have one of these types."""
+
+    parts = (RESOURCES["identities"],)
+
+    types: list[Literal[0, 1, 2, 3]]
+    identities: list[str] = msgspec.field(default_factory=lambda: ["*"])
+
+    @override
+    def violations(self, index: ReviewIndex) -> Iterator[Violation]:
+        for identity in index.review.identities:
+            if is_matched(identity.full_name, self.identities) and identity.type not in self.types:
+                yield Violation(f"AzureIdentity {identity.full_name}", f"has type {identity.type}")
 
 
-def _no_host_access(data: _Data, rule: NoHostAccess) -> Iterator[Violation]:
-    for pod in data.review.pods:
-        if (ways := _ways(pod.host_access, rule)) and (identities := _reached(data, rule, pod)) is not None:
-            yield Violation(
-                object=f"Pod {pod.full_name}", says=f"reaches {identities} of node {pod.node} by {', '.join(ways)}"
-            )
+class NoHostAccess(_Rule, frozen=True, kw_only=True, tag="no-host-access"):
+    """No pod reaches its node's identities, or, with `identities`, a node that has one of these."""
+
+    parts = HOSTS
+
+    identities: list[str] = msgspec.field(default_factory=list)
+    """Patterns of AzureIdentities, or of names on Azure."""
+    ways: list[Way] = msgspec.field(default_factory=lambda: list(Way))
+    nodes: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    except_namespaces: list[str] = msgspec.field(default_factory=list)
+    except_pods: list[str] = msgspec.field(default_factory=list)
+
+    @override
+    def violations(self, index: ReviewIndex) -> Iterator[Violation]:
+        for pod in index.review.pods:
+            if (ways := self._forbidden(pod.host_access)) and (identities := self._reached(index, pod)):
+                names = ", ".join(dict.fromkeys(access.way.value for access in ways))
+                yield Violation(f"Pod {pod.full_name}", f"reaches {identities} of node {pod.node} by {names}")
+
+    @override
+    def undecided(self, index: ReviewIndex) -> Iterator[str]:
+        yield from super().undecided(index)
+        for pod in index.review.pods:
+            undecided = self._forbidden(pod.undecided_access)
+            if undecided and not self._forbidden(pod.host_access) and self._reached(index, pod):
+                yield f"Pod {pod.full_name} on node {pod.node}: {_reasons(undecided)}"
+
+    @override
+    def _needed_parts(self) -> tuple[str, ...]:
+        return (*self.parts, AZURE, *GRANTS) if self.identities else self.parts
+
+    def _forbidden(self, several: Iterable[HostAccess]) -> list[HostAccess]:
+        return [access for access in several if access.way in self.ways]
+
+    def _reached(self, index: ReviewIndex, pod: PodAccess) -> str:
+        """Return the identities of the rule that are on the pod's node, or an empty string: none is, or the rule
+        excepts the pod.
+        """
+        if not is_listed(pod.node, self.nodes) or _is_excepted(self, pod):
+            return ""
+        if not self.identities:
+            return "the identities"
+        host = index.host_of_node.get(pod.node)
+        names = sorted(_matching(host, self.identities)) if host is not None else []
+        return f"identity {', '.join(names)}" if names else ""
 
 
-def _ways(access: Iterable[HostAccess], rule: NoHostAccess) -> list[str]:
-    return list(dict.fromkeys(each.way.value for each in access if each.way in rule.ways))
+def _matching(host: Host, patterns: list[str]) -> Iterator[str]:
+    for attached in host.attached:
+        names = attached.identities or [attached.resource_id.rpartition("/")[2]]
+        yield from (name for name in names if is_matched(name, patterns))
 
 
-def _reached(data: _Data, rule: NoHostAccess, pod: PodAccess) -> str | None:
-    """Return the identities of the rule that are on the pod's node; None if none is, or the rule excepts the pod."""
-    if not is_listed(pod.node, rule.nodes) or _is_excepted(rule, pod):
-        return None
-    if not rule.identities:
-        return "the identities"
-    host = data.host_of_node.get(pod.node)
-    names = sorted(_matching(host, rule.identities)) if host is not None else []
-    return f"identity {', '.join(names)}" if names else None
+def _reasons(undecided: Iterable[HostAccess]) -> str:
+    return "; ".join(f"{access.setting}: {access.why}" for access in undecided)
+
+
+class NoClusterIdentity(_Rule, frozen=True, kw_only=True, tag="no-cluster-identity"):
+    """No binding is for the cluster's own identity."""
+
+    parts = (AZURE, RESOURCES["identities"], RESOURCES["bindings"])
+
+    except_bindings: list[str] = msgspec.field(default_factory=list)
+
+    @override
+    def violations(self, index: ReviewIndex) -> Iterator[Violation]:
+        for binding in index.review.bindings:
+            if binding.critical and not is_matched(binding.full_name, self.except_bindings):
+                yield Violation(f"AzureIdentityBinding {binding.full_name}", binding.critical)
+
+    @override
+    def undecided(self, index: ReviewIndex) -> Iterator[str]:
+        yield from super().undecided(index)
+        if index.review.azure != "not read" and not index.review.cluster_identity:
+            yield "azure: the cloud config names no identity; pass the azure.json of a node as --cloudconfig"
+
+
+class NoUnexplainedIdentities(_Rule, frozen=True, kw_only=True, tag="no-unexplained-identities"):
+    """No host has an identity on Azure that nothing in the cluster explains."""
+
+    parts = (AZURE, RESOURCES["nodes"], *GRANTS)
+
+    except_identities: list[str] = msgspec.field(default_factory=list)
+    """Patterns of names on Azure."""
+
+    @override
+    def violations(self, index: ReviewIndex) -> Iterator[Violation]:
+        for host in index.review.hosts:
+            for attached in host.attached:
+                name = attached.resource_id.rpartition("/")[2]
+                if attached.explained is Explained.NOTHING and not is_listed(name, self.except_identities):
+                    yield Violation(f"{host.kind} {host.id}", f"has {attached.resource_id}, which nothing explains")
+
+
+class OnlySubjects(_Rule, frozen=True, kw_only=True, tag="only-subjects"):
+    """Only these subjects may take the actions."""
+
+    parts = (RBAC_PART,)
+
+    actions: list[Action]
+    subjects: list[str]
+    """Patterns of `User NAME`, `Group NAME` and `ServiceAccount NAMESPACE/NAME`."""
+    namespaces: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    """Namespaces in which the rule applies. A permission in all namespaces is one in each of them."""
+    built_in: bool = False
+    """Whether the subjects of Kubernetes itself (`system:…`) must be listed too."""
+
+    @override
+    def violations(self, index: ReviewIndex) -> Iterator[Violation]:
+        for subject, right in index.rights(built_in=self.built_in):
+            if right.action not in self.actions or is_listed(subject.full_name, self.subjects):
+                continue
+            where = [namespace for namespace in right.namespaces if is_listed(namespace, self.namespaces)]
+            if where or not right.namespaces:
+                yield _by_right(subject, right, f"in {', '.join(where) or 'all namespaces'}")
+
+
+class NoWildcardSubjects(_Rule, frozen=True, kw_only=True, tag="no-wildcard-subjects"):
+    """No subject has one of the actions by `*` as verb, resource or API group."""
+
+    parts = (RBAC_PART,)
+
+    actions: list[Action] = msgspec.field(default_factory=lambda: list(Action))
+    except_subjects: list[str] = msgspec.field(default_factory=list)
+    built_in: bool = False
+
+    @override
+    def violations(self, index: ReviewIndex) -> Iterator[Violation]:
+        for subject, right in index.rights(built_in=self.built_in):
+            excepted = is_listed(subject.full_name, self.except_subjects)
+            if right.wildcard and right.action in self.actions and not excepted:
+                yield _by_right(subject, right, "by a wildcard")
+
+
+def _by_right(subject: SubjectAccess, right: SubjectRight, rest: str) -> Violation:
+    return Violation(subject.full_name, f"may {right.action} {rest}: {'; '.join(right.via)}")
+
+
+class BlastRadiusLimit(_Rule, frozen=True, kw_only=True, tag="blast-radius"):
+    """An attacker in one pod or node reaches at most this number of identities."""
+
+    parts = (AZURE, *GRANTS, *HOSTS)
+
+    of: Literal["pod", "node"]
+    max_identities: Annotated[int, msgspec.Meta(ge=0)]
+    federated: bool = False
+    """Whether the number counts as if all identities were of type 3."""
+    except_namespaces: list[str] = msgspec.field(default_factory=list)
+    """For pods, like the next one."""
+    except_pods: list[str] = msgspec.field(default_factory=list)
+
+    @override
+    def violations(self, index: ReviewIndex) -> Iterator[Violation]:
+        for name, radius in self._limited(index):
+            count = self._count(radius)
+            if count > self.max_identities:
+                yield Violation(name, f"reaches {count} identities, more than {self.max_identities}")
+
+    def _limited(self, index: ReviewIndex) -> Iterator[tuple[str, BlastRadius]]:
+        if self.of == "node":
+            yield from ((f"Node {node.name}", node.blast_radius) for node in index.review.nodes)
+            return
+        for pod in index.review.pods:
+            if not _is_excepted(self, pod):
+                yield f"Pod {pod.full_name}", index.radius_index.of_pod(pod, index.nodes.get(pod.node))
+
+    @override
+    def undecided(self, index: ReviewIndex) -> Iterator[str]:
+        yield from super().undecided(index)
+        for pod in index.review.pods if self.of == "pod" else ():
+            node = index.nodes.get(pod.node)
+            if node is None or not pod.undecided_access or _is_excepted(self, pod):
+                continue
+            most = self._count(node.blast_radius)
+            if self._count(index.radius_index.of_pod(pod, node)) <= self.max_identities < most:
+                yield f"Pod {pod.full_name} may reach {most} identities: {_reasons(pod.undecided_access)}"
+
+    def _count(self, radius: BlastRadius) -> int:
+        reach = radius.federated if self.federated else radius.today
+        return len(reach.identities) + len(reach.others)
 
 
 def _is_excepted(rule: NoHostAccess | BlastRadiusLimit, pod: PodAccess) -> bool:
     return is_listed(pod.namespace, rule.except_namespaces) or is_matched(pod.full_name, rule.except_pods)
 
 
-def _undecided_pods(data: _Data, rule: Rule) -> Iterator[str]:
-    """Yield the pods whose undecided settings could violate the rule."""
-    if isinstance(rule, NoHostAccess):
-        for pod in data.review.pods:
-            undecided = [each for each in pod.undecided_access if each.way in rule.ways]
-            if undecided and not _ways(pod.host_access, rule) and _reached(data, rule, pod) is not None:
-                yield f"Pod {pod.full_name} on node {pod.node}: {_shown(undecided)}"
-    elif isinstance(rule, BlastRadiusLimit) and rule.of == "pod":
-        for pod in data.review.pods:
-            node = data.nodes.get(pod.node)
-            if node is None or not pod.undecided_access or _is_excepted(rule, pod):
-                continue
-            own = _count(_reach(rule, data.radius_index.of_pod(pod, node)))
-            if own <= rule.max_identities < (most := _count(_reach(rule, node.blast_radius))):
-                yield f"Pod {pod.full_name} may reach {most} identities: {_shown(pod.undecided_access)}"
+Rule: TypeAlias = (
+    IdentityOnlyFrom
+    | SingleNamespace
+    | IdentityTypes
+    | NoHostAccess
+    | NoClusterIdentity
+    | NoUnexplainedIdentities
+    | OnlySubjects
+    | NoWildcardSubjects
+    | BlastRadiusLimit
+)
 
 
-def _shown(undecided: Iterable[HostAccess]) -> str:
-    return "; ".join(f"{' '.join(filter(None, (each.way.value, each.detail)))}: {each.why}" for each in undecided)
+def is_matched(name: str, patterns: list[str]) -> bool:
+    """Return whether *name* (`name` or `namespace/name`) matches one of the patterns."""
+    bare = name.rpartition("/")[2]
+    return any(fnmatchcase(name if "/" in pattern else bare, pattern) for pattern in patterns)
 
 
-def _matching(host: Host, patterns: list[str]) -> Iterator[str]:
-    for each in host.attached:
-        names = each.identities or [each.resource_id.rpartition("/")[2]]
-        yield from (name for name in names if is_matched(name, patterns))
-
-
-def _no_cluster_identity(data: _Data, rule: NoClusterIdentity) -> Iterator[Violation]:
-    for binding in data.review.bindings:
-        if binding.critical and not is_matched(binding.full_name, rule.except_bindings):
-            yield Violation(object=f"AzureIdentityBinding {binding.full_name}", says=binding.critical)
-
-
-def _no_unexplained(data: _Data, rule: NoUnexplainedIdentities) -> Iterator[Violation]:
-    for host in data.review.hosts:
-        for each in host.attached:
-            name = each.resource_id.rpartition("/")[2]
-            if each.explained is Explained.NOTHING and not is_listed(name, rule.except_identities):
-                yield Violation(object=f"{host.kind} {host.id}", says=f"has {each.resource_id}, which nothing explains")
-
-
-def _rights(data: _Data, *, built_in: bool) -> Iterator[tuple[SubjectAccess, SubjectRight]]:
-    for subject in data.review.subjects:
-        if built_in or not subject.built_in:
-            yield from ((subject, right) for right in subject.rights)
-
-
-def _only_subjects(data: _Data, rule: OnlySubjects) -> Iterator[Violation]:
-    for subject, right in _rights(data, built_in=rule.built_in):
-        if right.action not in rule.actions or is_listed(subject.full_name, rule.subjects):
-            continue
-        where = [each for each in right.namespaces if is_listed(each, rule.namespaces)]
-        if where or not right.namespaces:
-            yield _by_right(subject, right, f"in {', '.join(where) or 'all namespaces'}")
-
-
-def _no_wildcard_subjects(data: _Data, rule: NoWildcardSubjects) -> Iterator[Violation]:
-    for subject, right in _rights(data, built_in=rule.built_in):
-        excepted = is_listed(subject.full_name, rule.except_subjects)
-        if right.wildcard and right.action in rule.actions and not excepted:
-            yield _by_right(subject, right, "by a wildcard")
-
-
-def _by_right(subject: SubjectAccess, right: SubjectRight, rest: str) -> Violation:
-    return Violation(object=subject.full_name, says=f"may {right.action} {rest}: {'; '.join(right.via)}")
-
-
-def _blast_radius(data: _Data, rule: BlastRadiusLimit) -> Iterator[Violation]:
-    review = data.review
-    if rule.of == "node":
-        reached = ((f"Node {each.name}", each.blast_radius) for each in review.nodes)
-    else:
-        reached = (
-            (f"Pod {each.full_name}", data.radius_index.of_pod(each, data.nodes.get(each.node)))
-            for each in review.pods
-            if not _is_excepted(rule, each)
-        )
-    for name, radius in reached:
-        count = _count(_reach(rule, radius))
-        if count > rule.max_identities:
-            yield Violation(object=name, says=f"reaches {count} identities, more than {rule.max_identities}")
-
-
-def _reach(rule: BlastRadiusLimit, radius: BlastRadius) -> Reach:
-    return radius.federated if rule.federated else radius.today
-
-
-def _count(reach: Reach) -> int:
-    return len(reach.identities) + len(reach.others)
+def is_listed(text: str, patterns: list[str]) -> bool:
+    """Return whether the whole *text* matches one of the patterns."""
+    return any(fnmatchcase(text, pattern) for pattern in patterns)

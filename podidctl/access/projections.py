@@ -29,7 +29,7 @@ class ContainerSecurity(Wire, frozen=True):
 
     @property
     def added(self) -> frozenset[str]:
-        """Added capabilities, in the spelling of `podidctl.access.capabilities`."""
+        """Added capabilities, without the prefix `CAP_`."""
         return _capability_names(self.capabilities.add) if self.capabilities is not None else frozenset()
 
     @property
@@ -87,12 +87,12 @@ class ReviewedPod(VariablePod, frozen=True):
 
 
 class PolicyRule(Wire, frozen=True):
-    """One rule of a role."""
+    """One rule of a role. Hashable, so that repeated rules count once."""
 
-    verbs: list[str] | None = None
-    api_groups: list[str] | None = None
-    resources: list[str] | None = None
-    resource_names: list[str] | None = None
+    verbs: tuple[str, ...] | None = None
+    api_groups: tuple[str, ...] | None = None
+    resources: tuple[str, ...] | None = None
+    resource_names: tuple[str, ...] | None = None
 
 
 class LabelRequirement(Wire, frozen=True):

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
-from typing_extensions import override
 
 from podidctl.access.cluster_objects import Rbac
 from podidctl.access.projections import LabelSelector, PolicyRule, Role, RoleBinding, Subject
@@ -107,12 +106,12 @@ class Permissions:
         if role is None:
             return ()
         self._aggregated[name] = tuple(role.rules or ())  # ends a cycle of roles that select each other
-        rules = dict.fromkeys(map(_Hashable, role.rules or ()))
+        rules = dict.fromkeys(role.rules or ())
         selectors = role.aggregation_rule.cluster_role_selectors or () if role.aggregation_rule is not None else ()
         for other in self._cluster_roles.values() if selectors else ():
             if other.metadata.name != name and any(_selects(each, other) for each in selectors):
-                rules |= dict.fromkeys(map(_Hashable, self._rules_of(other.metadata.name)))
-        self._aggregated[name] = tuple(each.rule for each in rules)
+                rules |= dict.fromkeys(self._rules_of(other.metadata.name))
+        self._aggregated[name] = tuple(rules)
         return self._aggregated[name]
 
 
@@ -125,30 +124,11 @@ def _without_repeats(role: Role) -> Role:
 
 def _distinct(rule: PolicyRule) -> PolicyRule:
     return PolicyRule(
-        verbs=list(dict.fromkeys(rule.verbs or ())),
-        api_groups=list(dict.fromkeys(rule.api_groups or ())),
-        resources=list(dict.fromkeys(rule.resources or ())),
-        resource_names=list(dict.fromkeys(rule.resource_names or ())),
+        verbs=tuple(dict.fromkeys(rule.verbs or ())),
+        api_groups=tuple(dict.fromkeys(rule.api_groups or ())),
+        resources=tuple(dict.fromkeys(rule.resources or ())),
+        resource_names=tuple(dict.fromkeys(rule.resource_names or ())),
     )
-
-
-class _Hashable:
-    """A rule as a key: its lists are not hashable."""
-
-    __slots__ = ("_parts", "rule")
-
-    def __init__(self, rule: PolicyRule) -> None:
-        self.rule = rule
-        lists = (rule.verbs, rule.api_groups, rule.resources, rule.resource_names)
-        self._parts = tuple(tuple(each or ()) for each in lists)
-
-    @override
-    def __hash__(self) -> int:
-        return hash(self._parts)
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable) and self._parts == other._parts
 
 
 def matches(rule: PolicyRule, request: Request) -> bool:

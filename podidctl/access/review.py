@@ -9,17 +9,12 @@ import msgspec
 
 from mic.cluster.bindings import BindingIndex
 from mic.decisions.assignments import Key, misconfigured
-from podidctl.access.blast_radius import BlastRadiusIndex
-from podidctl.access.cluster_identity import CRITICAL, is_cluster_identity, names_of_cluster_identity
+from podidctl.access.blast_radius import BlastRadiusIndex, find_programs
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules, daemon_rules, mic_daemons, nmi_daemons, nodes_without_nmi
-from podidctl.access.grants import binding_index, find_grants, live_pods
+from podidctl.access.grants import binding_index, find_grants, live_pods, pod_note
 from podidctl.access.host_access import host_access, undecided_access
-from podidctl.access.hosts import HostMap, find_hosts
-from podidctl.access.offered_identities import OfferedIdentities, identity_of, secret_of
-from podidctl.access.pod_notes import pod_note
-from podidctl.access.pod_reach import reach_of_pods
-from podidctl.access.programs import find_programs
+from podidctl.access.hosts import CRITICAL, HostMap, find_hosts, is_cluster_identity, names_of_cluster_identity
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.rbac import Permissions
 from podidctl.access.schema import (
@@ -40,9 +35,8 @@ from podidctl.access.schema import (
 )
 from podidctl.access.scope import restrict
 from podidctl.access.subjects import actions_of_accounts, find_subjects, with_accounts
-from podidctl.access.summary import summarize
-from podidctl.access.targets import ByName, Targets
-from podidctl.access.unknown_parts import unknown_parts
+from podidctl.access.summary import summarize, unknown_parts
+from podidctl.access.targets import Targets, find_targets, secret_of
 from podidctl.diagnosis.access_reviews import service_account_of
 from podidctl.diagnosis.input import ReadFailure, readable
 from podidctl.diagnosis.node_placement import MissingNmi
@@ -151,41 +145,23 @@ class _Review:
 
     @cached_property
     def targets(self) -> Targets:
-        of_accounts: defaultdict[str, set[str]] = defaultdict(set)
-        for grant in self.grants:
-            if grant.service_account:
-                of_accounts[grant.service_account].add(grant.identity)
-        for program in self.programs:
-            of_accounts[program.account] |= {*program.today}
-        identities = readable(self.objects.identities)
-        secrets: defaultdict[str, set[str]] = defaultdict(set)
-        for each in identities:
-            if name := secret_of(each):
-                secrets[name].add("/".join(each.key))
-        accounts = {key: frozenset(value) for key, value in of_accounts.items()}
-        account_of = {"/".join(each.key): account_name(each) for each in self.live}
         names = {host.id: frozenset(name for each in host.attached for name in each.identities) for host in self.hosts}
-        of_pods = reach_of_pods(
-            self.grants,
-            accounts=accounts,
-            account_of=account_of,
-            node_of=self.node_of,
+        targets = find_targets(
+            self.objects,
+            self.rules,
+            self.live,
+            grants=self.grants,
+            programs=self.programs,
             ways=self.ways,
             attached={node: names[self.places.id_of(node)] for node in self.node_names},
         )
-        targets = Targets(
-            identities=frozenset("/".join(each.key) for each in identities),
-            offered=OfferedIdentities(self.objects, self.rules),
-            of_pods=ByName(of_pods),
-            of_accounts=ByName(accounts),
-            of_secrets=ByName({key: frozenset(value) for key, value in secrets.items()}),
-        )
         if self.permissions is not None:
+            account_of = {"/".join(pod.key): account_name(pod) for pod in self.live}
             targets = with_accounts(self.permissions, targets, account_of)
         of_nodes: defaultdict[str, set[str]] = defaultdict(set)
-        for name, its in targets.of_pods.of_object.items():
-            of_nodes[self.node_of[name]] |= its
-        return replace(targets, of_nodes={key: frozenset(value) for key, value in of_nodes.items()})
+        for pod, its in targets.of_pods.of_object.items():
+            of_nodes[self.node_of[pod]] |= its
+        return replace(targets, of_nodes={node: frozenset(its) for node, its in of_nodes.items()})
 
     @cached_property
     def subjects(self) -> list[SubjectAccess]:
@@ -263,7 +239,8 @@ class _Review:
             pods[grant.identity].add(grant.pod)
         bindings: defaultdict[str, list[str]] = defaultdict(list)
         for binding in readable(self.objects.bindings):
-            bindings[identity_of(binding)].append("/".join(binding.key))
+            identity = f"{binding.metadata.namespace}/{binding.spec.azure_identity}"
+            bindings[identity].append("/".join(binding.key))
         hosts: defaultdict[str, list[str]] = defaultdict(list)
         for host in self.hosts:
             for attached in host.attached:
@@ -303,20 +280,21 @@ class _Review:
         beyond = {binding.key: why for binding, why in self.index.beyond()}
         found = []
         for each in readable(self.objects.bindings):
+            identity = (each.metadata.namespace, each.spec.azure_identity)
             problem = oversized(each) or beyond.get(each.key, "")
-            if not problem and tuple(identity_of(each).split("/", 1)) not in known:
-                problem = f"there is no AzureIdentity {identity_of(each)}"
+            if not problem and identity not in known:
+                problem = f"there is no AzureIdentity {'/'.join(identity)}"
             if isinstance(self.objects.identities, ReadFailure):
                 problem = ""
             found.append(
                 Binding(
                     namespace=each.metadata.namespace,
                     name=each.metadata.name,
-                    identity=identity_of(each),
+                    identity="/".join(identity),
                     selector=each.spec.selector,
                     pods=pods["/".join(each.key)],
                     problem=problem,
-                    critical=CRITICAL if tuple(identity_of(each).split("/", 1)) in critical else "",
+                    critical=CRITICAL if identity in critical else "",
                 )
             )
         return sorted(found, key=lambda each: each.key)
@@ -344,7 +322,7 @@ class _Review:
             rules=self.rules.shown(),
             cluster_identity=self.objects.azure.own_identity if self.objects.azure is not None else "",
             azure="not read" if not asked else "read" if read == len(azure_hosts) else "partly read",
-            unknown=unknown_parts(self.objects, self.rules, self.hosts),
+            unknown=list(unknown_parts(self.objects, self.rules, self.hosts)),
             summary=summarize(
                 self.objects,
                 live_pods=len(self.live),

@@ -171,6 +171,11 @@ class HostAccess(ReportModel, frozen=True, kw_only=True):
     why: str = ""
     """What the pod gets by it, or why that is undecided."""
 
+    @property
+    def setting(self) -> str:
+        """The way and its detail."""
+        return f"{self.way} {self.detail}" if self.detail else self.way.value
+
 
 class PodAccess(NamespacedPart, frozen=True, kw_only=True):
     """One pod that can use an identity, reaches its host, or has the label of a binding."""

@@ -4,7 +4,7 @@ credentials, and to get more permissions. Pure.
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -101,7 +101,7 @@ class _Merged:
 
 def find_subjects(permissions: Permissions, targets: Targets) -> list[SubjectAccess]:
     """Return the subjects with at least one such permission, sorted."""
-    found = ((key, list(_rights(permissions.by_subject[key], targets))) for key in sorted(permissions.by_subject))
+    found = ((key, _rights(permissions.by_subject[key], targets)) for key in sorted(permissions.by_subject))
     return [
         SubjectAccess(
             kind=key.kind,
@@ -142,45 +142,31 @@ def actions_of_accounts(permissions: Permissions, targets: Targets, accounts: It
     return found
 
 
-def _rights(bound: Sequence[BoundRule], targets: Targets) -> Iterator[SubjectRight]:
-    merged = _merged(bound)
-    shown: defaultdict[tuple[object, ...], list[tuple[_Found, _Merged]]] = defaultdict(list)
-    for found, how in merged.items():
-        shown[
-            found.action,
-            found.names,
-            found.on_nodes,
-            not found.namespace,
-            frozenset(how.verbs),
-            frozenset(how.resources),
-            how.wildcard,
-        ].append((found, how))
-    rights = []
-    for several in shown.values():
-        action, names = several[0][0].action, several[0][0].names
-        reached: set[str] = set()
-        kept: list[tuple[_Found, _Merged]] = []
-        for found, how in several:
-            its = targets.of(action, found.namespace, names, on_nodes=found.on_nodes)
-            if its or (action in ALWAYS_SHOWN and targets.only is None):
-                reached |= its
-                kept.append((found, how))
-        if not kept:
-            continue
-        rights.append(
-            SubjectRight(
-                action=action,
-                verbs=sorted(kept[0][1].verbs),
-                resources=sorted(kept[0][1].resources),
-                namespaces=sorted({found.namespace for found, _ in kept} - {""}),
-                names=_shown_names(names),
-                wildcard=kept[0][1].wildcard,
-                via=sorted(set().union(*(how.via for _, how in kept))),
-                identities=len(reached),
-            )
+def _rights(bound: Sequence[BoundRule], targets: Targets) -> list[SubjectRight]:
+    """Return the permissions that lead to identities. Those that differ only in the namespace become one."""
+    groups: defaultdict[tuple[object, ...], list[tuple[_Found, _Merged, Names]]] = defaultdict(list)
+    for found, how in _merged(bound).items():
+        verbs, resources = frozenset(how.verbs), frozenset(how.resources)
+        group = groups[found.action, found.names, found.on_nodes, not found.namespace, verbs, resources, how.wildcard]
+        reached = targets.of(found.action, found.namespace, found.names, on_nodes=found.on_nodes)
+        if reached or (found.action in ALWAYS_SHOWN and targets.only is None):
+            group.append((found, how, reached))
+    rights = [
+        SubjectRight(
+            action=group[0][0].action,
+            verbs=sorted(group[0][1].verbs),
+            resources=sorted(group[0][1].resources),
+            namespaces=sorted({found.namespace for found, _, _ in group} - {""}),
+            names=_shown_names(group[0][0].names),
+            wildcard=group[0][1].wildcard,
+            via=sorted(set().union(*(how.via for _, how, _ in group))),
+            identities=len(frozenset().union(*(reached for _, _, reached in group))),
         )
+        for group in groups.values()
+        if group
+    ]
     order = {action: number for number, action in enumerate(Action)}
-    yield from sorted(rights, key=lambda each: (order[each.action], each.namespaces, each.names, each.verbs))
+    return sorted(rights, key=lambda right: (order[right.action], right.namespaces, right.names, right.verbs))
 
 
 def _shown_names(names: Names) -> list[str]:

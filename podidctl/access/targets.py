@@ -1,20 +1,30 @@
 """AzureIdentities that an action leads to, directly or through pods, Secrets and service accounts. Pure."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
-from podidctl.access.schema import Action
+from mic.decisions.assignments import misconfigured
+from podidctl.access.cluster_objects import ClusterObjects
+from podidctl.access.daemon_rules import DaemonRules
+from podidctl.access.projections import ReviewedPod
+from podidctl.access.schema import TAKES_OVER, Action, Grant, HostAccess, ProgramAccess
+from podidctl.diagnosis.input import readable
+from podidctl.diagnosis.service_accounts import account_name
+from podidentity.resources import AzureIdentity, IdentityType
 
 Names: TypeAlias = frozenset[str]
+SECRET_TYPES: Final = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})
 
 
 class ByName:
     """Identities by the name of a namespaced object (`namespace/name`), with their unions by namespace."""
 
-    def __init__(self, identities: Mapping[str, Names] | None = None) -> None:
-        self.of_object: Mapping[str, Names] = identities or {}
+    def __init__(self, identities: Mapping[str, AbstractSet[str]] = MappingProxyType({})) -> None:
+        self.of_object: Mapping[str, Names] = {name: frozenset(its) for name, its in identities.items()}
         self._objects: defaultdict[str, dict[str, Names]] = defaultdict(dict)
         for name, its in self.of_object.items():
             namespace, _, bare = name.partition("/")
@@ -31,7 +41,7 @@ class ByName:
         return _union(objects[name] for objects in several for name in objects.keys() & names)
 
 
-def _union(several: Iterable[Names]) -> Names:
+def _union(several: Iterable[AbstractSet[str]]) -> Names:
     return frozenset().union(*several)
 
 
@@ -94,3 +104,77 @@ class Targets:
 
 def _within(names: Names, namespace: str) -> Names:
     return names if not namespace else frozenset(each for each in names if each.startswith(f"{namespace}/"))
+
+
+def find_targets(
+    objects: ClusterObjects,
+    rules: DaemonRules,
+    pods: Iterable[ReviewedPod],
+    *,
+    grants: Sequence[Grant],
+    programs: Iterable[ProgramAccess],
+    ways: Mapping[str, list[HostAccess]],
+    attached: Mapping[str, Names],
+) -> Targets:
+    """Return the identities that actions lead to without the permissions of service accounts. *pods* have not ended;
+    *ways*: by pod; *attached*: identities of its host, by node.
+
+    A client that runs a command in a pod has the identities of its grants and of its service account, with one of the
+    *ways* those of its host, and if the pod can take over its node, those of all pods there.
+    """
+    of_accounts: defaultdict[str, set[str]] = defaultdict(set)
+    of_pods: defaultdict[str, set[str]] = defaultdict(set)
+    for grant in grants:
+        of_pods[grant.pod].add(grant.identity)
+        if grant.service_account:
+            of_accounts[grant.service_account].add(grant.identity)
+    for program in programs:
+        of_accounts[program.account] |= {*program.today}
+    of_secrets: defaultdict[str, set[str]] = defaultdict(set)
+    for identity in readable(objects.identities):
+        if secret := secret_of(identity):
+            of_secrets[secret].add("/".join(identity.key))
+    by_name = {"/".join(pod.key): pod for pod in pods}
+    on_node: defaultdict[str, set[str]] = defaultdict(set)
+    for name, pod in by_name.items():
+        of_pods[name] |= of_accounts.get(account_name(pod), set())
+        on_node[pod.spec.node_name] |= of_pods[name]
+    for name, pod in by_name.items():
+        if ways[name]:
+            of_pods[name] |= attached.get(pod.spec.node_name, frozenset())
+        if any(access.way in TAKES_OVER for access in ways[name]):
+            of_pods[name] |= on_node[pod.spec.node_name]
+    return Targets(
+        identities=frozenset("/".join(identity.key) for identity in readable(objects.identities)),
+        offered=offered_identities(objects, rules),
+        of_pods=ByName({pod: its for pod, its in of_pods.items() if its}),
+        of_accounts=ByName(of_accounts),
+        of_secrets=ByName(of_secrets),
+    )
+
+
+def offered_identities(objects: ClusterObjects, rules: DaemonRules) -> Callable[[str], Names]:
+    """Return a function that returns the identities that bindings give to pods of a namespace with any label; with an
+    empty namespace, of all namespaces.
+    """
+    identities = {identity.key: identity for identity in readable(objects.identities)}
+    everywhere: set[str] = set()
+    of_namespace: defaultdict[str, set[str]] = defaultdict(set)
+    for binding in readable(objects.bindings):
+        namespace = binding.metadata.namespace
+        identity = identities.get((namespace, binding.spec.azure_identity))
+        if identity is None or not binding.spec.selector or misconfigured(identity):
+            continue
+        of_namespace[namespace].add("/".join(identity.key))
+        if not (rules.managed or rules.force_namespaced or identity.namespaced):
+            everywhere.add("/".join(identity.key))
+    of_everywhere, of_all = frozenset(everywhere), _union(of_namespace.values())
+    return lambda namespace: of_all if not namespace else of_everywhere.union(of_namespace.get(namespace, ()))
+
+
+def secret_of(identity: AzureIdentity) -> str:
+    """Return the Secret of a service principal as `namespace/name`, or an empty string."""
+    secret = identity.spec.client_password
+    if identity.spec.type not in SECRET_TYPES or secret is None or not secret.name:
+        return ""
+    return f"{secret.namespace or identity.metadata.namespace}/{secret.name}"

@@ -7,6 +7,12 @@ function element(name, text, attributes) {
   return made;
 }
 
+function objectLink(object, text, onSelect) {
+  const button = element("button", text, { type: "button", class: "link" });
+  button.addEventListener("click", () => onSelect(object));
+  return button;
+}
+
 const LISTED = 100;
 
 function makeDetails(graph, onSelect) {
@@ -25,30 +31,25 @@ function makeDetails(graph, onSelect) {
     if (text) panel.append(element("p", text, { class: "warning" }));
   }
 
+  function list(title, items) {
+    if (!items.length) return;
+    const made = element("ul");
+    for (const each of items) {
+      const item = element("li");
+      item.append(each);
+      made.append(item);
+    }
+    panel.append(element("h3", title), made);
+  }
+
   function objects(title, found) {
     const unique = [...new Set(found)].filter(Boolean);
-    if (!unique.length) return;
-    panel.append(element("h3", title + " (" + unique.length + ")"));
-    const list = element("ul");
-    for (const each of unique.slice(0, LISTED)) {
-      const item = element("li"), button = element("button", each.name, { type: "button", class: "link" });
-      button.addEventListener("click", () => onSelect(each, true));
-      item.append(button);
-      list.append(item);
-    }
-    if (unique.length > LISTED) list.append(element("li", unique.length - LISTED + " more: use the tables"));
-    panel.append(list);
+    const items = unique.slice(0, LISTED).map((each) => objectLink(each, each.name, onSelect));
+    if (unique.length > LISTED) items.push(unique.length - LISTED + " more: use the tables");
+    list(title + " (" + unique.length + ")", items);
   }
 
-  function texts(title, found) {
-    if (!found.length) return;
-    panel.append(element("h3", title));
-    const list = element("ul");
-    found.slice(0, LISTED).forEach((each) => list.append(element("li", each)));
-    panel.append(list);
-  }
-
-  const grantsOf = (part, at) => data.grants.filter((each) => each[part] === at);
+  const texts = (title, found) => list(title, found.slice(0, LISTED));
   const pick = (kind, ats) => ats.map((at) => graph.objects[kind][at]);
 
   function reach(title, found) {
@@ -64,11 +65,10 @@ function makeDetails(graph, onSelect) {
         ["workload", pod.workload], ["program", pod.program]]);
       warn(pod.note);
       if (pod.takesOver) warn("It can take over its node, with the credentials of the kubelet and of NMI.");
-      texts("Uses its node's identities by", pod.host.map(([way, detail]) => (detail ? way + ": " + detail : way)));
-      texts("May use them, undecided", pod.undecided.map(([way, detail, why]) =>
-        (detail ? way + ": " + detail : way) + " (" + why + ")"));
+      texts("Uses its node's identities by", pod.host.map(settingName));
+      texts("May use them, undecided", pod.undecided.map((each) => settingName(each) + " (" + each[2] + ")"));
       texts("Its service account may", pod.rights);
-      const grants = grantsOf(0, at);
+      const grants = graph.objects.pod[at].grants;
       objects("Identities", pick("identity", grants.map((each) => each[1])));
       texts("Paths", grants.map(describeGrant));
       objects("Bindings", pick("binding", grants.map((each) => each[3])));
@@ -84,9 +84,9 @@ function makeDetails(graph, onSelect) {
         ["secret", identity.secret], ["namespaced", identity.namespaced ? "yes" : "no"],
         ["pods through a host", identity.hostPods]]);
       warn(identity.problem);
-      const grants = grantsOf(1, at);
+      const { grants, links } = graph.objects.identity[at];
       objects("Pods", pick("pod", grants.map((each) => each[0])));
-      objects("Bindings", graph.objects.identity[at].links.map((each) => each.from)
+      objects("Bindings", links.map((each) => each.from)
         .filter((each) => each.kind === "binding"));
       objects("Attached to", pick("host", identity.hosts));
     },
@@ -100,18 +100,17 @@ function makeDetails(graph, onSelect) {
       facts([["selector", binding.selector], ["identity", binding.target]]);
       warn(binding.problem);
       objects("Identity", pick("identity", [binding.identity]));
-      objects("Pods", pick("pod", grantsOf(3, at).map((each) => each[0])));
+      objects("Pods", pick("pod", graph.objects.binding[at].grants.map((each) => each[0])));
     },
     host(at) {
       const host = data.hosts[at];
       facts([["kind", host.kind], ["id", host.id], ["read from Azure", host.read ? "yes" : "no"],
         ["system-assigned", host.system === null ? "unknown" : host.system ? "yes" : "no"]]);
       warn(host.problem);
-      texts("Attached", host.attached.map(([identities, other, explained]) =>
-        [...pick("identity", identities), ...pick("other", other >= 0 ? [other] : [])].map((each) => each.name)
-          .join(", ") + " (explained by " + explained + ")"));
-      objects("Identities", host.attached.flatMap(([identities, other]) =>
-        [...pick("identity", identities), ...pick("other", other >= 0 ? [other] : [])]));
+      texts("Attached", host.attached.map((attached) =>
+        attachedObjects(graph.objects, attached).map((each) => each.name).join(", ") +
+        " (explained by " + attached[2] + ")"));
+      objects("Identities", host.attached.flatMap((attached) => attachedObjects(graph.objects, attached)));
       texts("Nodes", data.nodes.filter((each) => each.host === at).map((each) => each.name + ": NMI " + each.nmi +
         ", a taken-over node reaches " + count(each.today) + " identities, " + count(each.federated) +
         " if all were federated"));

@@ -19,7 +19,7 @@ function makeCanvas(graph, onSelect) {
   const canvas = document.getElementById("graph");
   const context = canvas.getContext("2d");
   const zoom = d3.behavior.zoom().scaleExtent([0.005, 8]);
-  const view = { visible: new Set(), size: SPARSE, selected: null, highlighted: null, tree: null, asked: false };
+  const view = { visible: new Set(), size: SPARSE, selected: null, highlighted: null, tree: d3.geom.quadtree([]), asked: false };
 
   function toScreen(object) {
     const [left, top] = zoom.translate();
@@ -144,7 +144,7 @@ function makeCanvas(graph, onSelect) {
   }
 
   function objectAt(x, y) {
-    if (!view.tree || !view.visible.size) return null;
+    if (!view.visible.size) return null;
     const [left, top] = zoom.translate(), scale = zoom.scale();
     const found = view.tree.find([(x - left) / scale, (y - top) / scale]);
     if (!found) return null;
@@ -176,7 +176,6 @@ function makeCanvas(graph, onSelect) {
     event.preventDefault();
   }
 
-  view.tree = d3.geom.quadtree([]);
   zoom.on("zoom", redraw);
   d3.select(canvas).call(zoom).on("dblclick.zoom", null);
   canvas.addEventListener("click", (event) => {

@@ -11,7 +11,7 @@ const SPARSE_MAX = 120;
 function makeObject(kind, at, name, parts) {
   const namespace = kind === "pod" || kind === "binding" || kind === "identity" ? name.split("/")[0] : "";
   const text = [name, ...parts].join(" ").toLowerCase();
-  return { key: kind + ":" + at, kind, at, name, namespace, text, links: [], states: new Set(), x: 0, y: 0 };
+  return { key: kind + ":" + at, kind, at, name, namespace, text, links: [], grants: [], x: 0, y: 0 };
 }
 
 function makeGraph() {
@@ -35,33 +35,35 @@ function makeGraph() {
     to.links.push(made);
   }
   data.bindings.forEach((each, at) => link("grant", objects.binding[at], objects.identity[each.identity]));
-  for (const [pod, identity, state, binding] of data.grants) {
+  for (const grant of data.grants) {
+    const [pod, identity, , binding] = grant;
     for (const each of [objects.pod[pod], objects.identity[identity], objects.binding[binding]]) {
-      if (each) each.states.add(state);
+      if (each) each.grants.push(grant);
     }
     link("grant", objects.pod[pod], binding >= 0 ? objects.binding[binding] : objects.identity[identity]);
     if (objects.pod[pod] && objects.pod[pod].band === undefined) objects.pod[pod].band = identity;
   }
   data.hosts.forEach((host, at) => {
-    for (const [identities, other] of host.attached) {
-      identities.forEach((each) => link("attached", objects.identity[each], objects.host[at]));
-      if (other >= 0) link("attached", objects.other[other], objects.host[at]);
-    }
+    host.attached.flatMap((attached) => attachedObjects(objects, attached))
+      .forEach((each) => link("attached", each, objects.host[at]));
   });
   data.pods.forEach((pod, at) => {
     const node = data.nodes[pod.node];
-    if (pod.host.length && node && node.host >= 0) link("reach", objects.pod[at], objects.host[node.host]);
+    if (pod.host.length && node) link("reach", objects.pod[at], objects.host[node.host]);
   });
-  const grantsOf = (part) => data.grants.reduce((found, grant) => {
-    if (!found.has(grant[part])) found.set(grant[part], []);
-    found.get(grant[part]).push(grant);
-    return found;
-  }, new Map());
-  return { objects, all: Object.values(objects).flat(), links, grantsOfPod: grantsOf(0), grantsOfIdentity: grantsOf(1) };
+  return { objects, all: Object.values(objects).flat(), links };
+}
+
+function attachedObjects(objects, [identities, other]) {
+  return [...identities.map((at) => objects.identity[at]), ...(other >= 0 ? [objects.other[other]] : [])];
 }
 
 function nodeName(at) {
   return at >= 0 ? data.nodes[at].name : "";
+}
+
+function settingName([way, detail]) {
+  return detail ? way + ": " + detail : way;
 }
 
 // Set x and y of the visible objects. Return the size of objects and rows.
@@ -131,21 +133,16 @@ function placeBands(bands, size) {
 // The objects that *object* reaches or that reach it, with itself.
 function related(graph, object) {
   const found = new Set([object]);
-  const add = (kind, at) => { if (at >= 0) found.add(graph.objects[kind][at]); };
-  const addHost = (at) => {
-    add("host", at);
-    data.hosts[at].attached.forEach(([identities, other]) => {
-      identities.forEach((each) => add("identity", each));
-      add("other", other);
-    });
-  };
-  object.links.forEach(({ from, to }) => { found.add(from); found.add(to); });
-  if (object.kind === "pod") {
-    graph.grantsOfPod.get(object.at)?.forEach((grant) => { add("identity", grant[1]); });
-    const pod = data.pods[object.at];
-    if (pod.host.length && pod.node >= 0 && data.nodes[pod.node].host >= 0) addHost(data.nodes[pod.node].host);
-  } else if (object.kind === "identity") {
-    graph.grantsOfIdentity.get(object.at)?.forEach((grant) => { add("pod", grant[0]); });
+  for (const { kind, from, to } of object.links) {
+    found.add(from).add(to);
+    if (kind === "reach" && from === object) {
+      data.hosts[to.at].attached.flatMap((attached) => attachedObjects(graph.objects, attached))
+        .forEach((each) => found.add(each));
+    }
+  }
+  for (const [pod, identity] of object.kind === "binding" ? [] : object.grants) {
+    const other = object.kind === "pod" ? graph.objects.identity[identity] : graph.objects.pod[pod];
+    if (other) found.add(other);
   }
   return found;
 }

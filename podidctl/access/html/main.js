@@ -23,7 +23,7 @@ function currentFilter() {
 function matches(object, filter) {
   return filter.words.every((word) => object.text.includes(word)) &&
     (!filter.namespace || object.namespace === filter.namespace) &&
-    (!filter.state || object.states.has(filter.state)) &&
+    (!filter.state || object.grants.some(([, , state]) => state === filter.state)) &&
     (!onlyHost.checked || (object.kind === "pod" && data.pods[object.at].host.length > 0));
 }
 

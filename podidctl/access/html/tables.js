@@ -7,7 +7,7 @@ function makeTables(onSelect, graph) {
   const hostOf = (node) => (node >= 0 ? name("host", data.nodes[node].host) : "");
   const names = (reach) => [...reach.identities.map((at) => name("identity", at)),
     ...reach.others.map((at) => name("other", at)), ...(reach.system ? ["system-assigned"] : [])].join(", ");
-  const ways = (found) => found.map(([way, detail]) => (detail ? way + ": " + detail : way)).join(", ");
+  const ways = (found) => found.map(settingName).join(", ");
   const TABLES = {
     grants: {
       title: "Pods and their identities",
@@ -48,10 +48,10 @@ function makeTables(onSelect, graph) {
       title: "Identities on hosts",
       columns: ["host", "kind", "identity", "explained by", "problem"],
       rows: () => data.hosts.flatMap((host, at) => (host.attached.length ? host.attached : [[[], -1, ""]])
-        .map(([identities, other, explained]) => ({
+        .map((attached) => ({
           object: graph.objects.host[at],
-          cells: [host.name, host.kind, [...identities.map((each) => name("identity", each)), name("other", other)]
-            .filter(Boolean).join(", "), explained, host.problem],
+          cells: [host.name, host.kind, attachedObjects(graph.objects, attached).map((each) => each.name).join(", "),
+            attached[2], host.problem],
         }))),
     },
     nodes: {
@@ -102,18 +102,9 @@ function makeTables(onSelect, graph) {
   }
 
   function renderRow({ object, cells }) {
-    const row = element("tr");
-    cells.forEach((text, at) => {
-      const cell = at === 0 ? element("th", undefined, { scope: "row" }) : element("td", text);
-      if (at === 0 && object) {
-        const button = element("button", text, { type: "button", class: "link" });
-        button.addEventListener("click", () => onSelect(object, true));
-        cell.append(button);
-      } else if (at === 0) {
-        cell.textContent = text;
-      }
-      row.append(cell);
-    });
+    const row = element("tr"), head = element("th", undefined, { scope: "row" });
+    head.append(object ? objectLink(object, cells[0], onSelect) : cells[0]);
+    row.append(head, ...cells.slice(1).map((text) => element("td", text)));
     return row;
   }
 

@@ -15,8 +15,7 @@ from rich.console import Console
 from mic.azure.identities import BOTH, USER, Attached, HostIdentities
 from podidctl.access.cluster_objects import AzureState, ClusterObjects, Rbac
 from podidctl.access.outputs import AccessOutput, render
-from podidctl.access.policy import parse_policy
-from podidctl.access.policy_rules import evaluate
+from podidctl.access.policy import PolicyResult, RuleResult, evaluate, parse_policy
 from podidctl.access.projections import (
     PolicyRule,
     ReviewedPod,
@@ -27,7 +26,6 @@ from podidctl.access.projections import (
 )
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Grant, PodAccess
-from podidctl.access.violations import PolicyResult, RuleResult
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import readable
 from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
@@ -194,7 +192,10 @@ def nmi_pod(node: str) -> ReviewedPod:
 
 def rule(verbs: str, group: str, resources: str, names: str = "") -> PolicyRule:
     return PolicyRule(
-        verbs=verbs.split(), api_groups=[group], resources=resources.split(), resource_names=names.split() or None
+        verbs=tuple(verbs.split()),
+        api_groups=(group,),
+        resources=tuple(resources.split()),
+        resource_names=tuple(names.split()) or None,
     )
 
 

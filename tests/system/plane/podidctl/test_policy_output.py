@@ -11,10 +11,9 @@ import msgspec
 import pytest
 from jsonschema import Draft4Validator, FormatChecker
 
-from podidctl.access.policy import NAME_MAX, parse_policy
+from podidctl.access.policy import NAME_MAX, PolicyResult, RuleResult, evaluate, parse_policy
 from podidctl.access.policy_output import SARIF_SCHEMA, PolicyOutput, render_policy
-from podidctl.access.policy_rules import evaluate
-from podidctl.access.violations import PolicyResult, RuleResult, Violation
+from podidctl.access.policy_rules import IdentityTypes, Violation
 from podidctl.diagnosis.input import ReadFailure
 from tests.support.podidctl.access.small_cluster import reviewed
 from tests.support.testplane import up
@@ -36,16 +35,9 @@ def results(**changes: Any) -> PolicyResult:
 
 def hostile() -> PolicyResult:
     violation = Violation(object=f"Pod shop/{HOSTILE}", says=HOSTILE)
-    rule = RuleResult(
-        name=HOSTILE,
-        kind="identity-types",
-        why=HOSTILE,
-        severity="error",
-        line=3,
-        violations=[violation],
-        undecided=[HOSTILE],
-    )
-    return PolicyResult(file="a b#c.yaml", rules=[rule])
+    rule = IdentityTypes(name=HOSTILE, why=HOSTILE, types=[])
+    result = RuleResult(rule, line=3, violations=[violation], undecided=[HOSTILE])
+    return PolicyResult(file="a b#c.yaml", rules=[result])
 
 
 UNREAD: dict[str, Any] = {

@@ -4,15 +4,16 @@ from typing import Any
 
 import pytest
 
-from podidctl.access.host_access import host_access, undecided_access
-from podidctl.access.host_paths import (
+from podidctl.access.host_access import (
     HARMLESS_READ_ONLY,
     HARMLESS_WRITABLE,
     PROCESSES,
     SECRETS,
     UNDECIDED_READ_ONLY,
     Effect,
+    host_access,
     path_effect,
+    undecided_access,
 )
 from podidctl.access.projections import (
     ContainerSecurity,

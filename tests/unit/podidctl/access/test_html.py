@@ -14,8 +14,7 @@ import pytest
 from rich.console import Console
 from typing_extensions import override
 
-from podidctl.access.html.document import MISSING, content_security_policy, document
-from podidctl.access.html.model import model, to_json
+from podidctl.access.html.document import MISSING, content_security_policy, document, model, to_json
 from podidctl.access.outputs import AccessOutput, render
 from podidctl.access.schema import AccessReview
 from podidentity.exits import StartError

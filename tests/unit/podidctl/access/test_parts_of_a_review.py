@@ -6,12 +6,12 @@ import pytest
 
 from podidctl.access.blast_radius import pod_blast_radius
 from podidctl.access.differences import compare
-from podidctl.access.html.model import model
+from podidctl.access.html.document import model
 from podidctl.access.outputs import AccessOutput
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import ScopeError
-from podidctl.access.unknown_parts import RESOURCES
+from podidctl.access.summary import RESOURCES
 from podidctl.diagnosis.input import ReadFailure
 from tests.support.podidctl.access.small_cluster import nmi, pod, pod_of, printed, reviewed, rule_result, small_cluster
 

@@ -1,11 +1,11 @@
 """The policy file, with errors and their lines, and each kind of rule on a small cluster."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from podidctl.access.policy import FILE_MAX, RULES_MAX, PolicyError, is_matched, parse_policy
-from podidctl.access.policy_rules import PARTS
+from podidctl.access.policy import FILE_MAX, RULES_MAX, PolicyError, parse_policy
+from podidctl.access.policy_rules import Rule, is_matched
 from podidctl.diagnosis.input import ReadFailure
 from tests.support.checkout import ROOT
 from tests.support.podidctl.access.small_cluster import binding, pod, policy_result, reviewed, rule_result, with_pods
@@ -28,7 +28,7 @@ rules:
 def test_every_kind_of_rule_can_be_read_with_its_line() -> None:
     rules = parse_policy(EVERY_KIND.encode())
     assert [each.line for each in rules] == list(range(4, 13))
-    assert {type(each.rule) for each in rules} == set(PARTS)
+    assert {type(each.rule) for each in rules} == set(get_args(Rule))
     assert rules[2].rule.severity == "warning"
     text = (ROOT / "docs" / "access.md").read_text()
     example = text.partition("```yaml\nversion: 1")[2].partition("```")[0]

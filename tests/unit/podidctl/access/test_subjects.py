@@ -257,7 +257,7 @@ def test_service_accounts_that_lead_to_each_other_end() -> None:
     assert found.subjects == [], "they lead to no identity"
 
 
-class Entries(list[str]):
+class Entries(tuple[str, ...]):  # noqa: SLOT001 - a tuple cannot have slots
     """Entries of a rule, which count how often a program goes through them."""
 
     reads = 0
