@@ -2,20 +2,28 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 import yaml
 from msgspec.structs import replace
 
-from podidctl.cluster_access import CliContext, home_directory
-from podidctl.migration import cluster_reader, differences, documents, installed_programs, manifests, show
-from podidctl.migration.differences import Difference, DifferenceLevel
+from podidctl.cluster_access import CliContext
+from podidctl.migration import cluster_reader
+from podidctl.migration.differences import Difference, DifferenceLevel, find_differences, manifest_differences
 from podidctl.migration.federation import command as federating
-from podidctl.migration.field_spellings import ObjectChanges
+from podidctl.migration.installed_programs import check_programs, check_values
+from podidctl.migration.manifests import STDIN, ObjectChanges, join_manifests, read_manifests
+from podidctl.migration.output import (
+    changes,
+    commands,
+    everything,
+    manifests,
+    print_differences,
+    print_workload_identity,
+)
 from podidctl.migration.workload_identity import (
     AUDIENCE,
     WorkloadIdentityPlan,
@@ -23,7 +31,7 @@ from podidctl.migration.workload_identity import (
     plan_workload_identity,
     unreachable_issuer,
 )
-from podidctl.printing import Output, console, print_document, print_error
+from podidctl.printing import Output, console, print_document
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO
 
@@ -53,19 +61,18 @@ Kubeconfig = Annotated[
 
 def add_to(program: typer.Typer, context: CliContext) -> None:
     """Add the command group to *program*."""
-    environ = context.environ
     app = typer.Typer(
         help="Migrate from Azure's Go implementation, from VMs to federated identities, and on to workload identity.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    _add_from_reference(app, environ)
-    _add_to_workload_identity(app, environ)
-    federating.add_to(app, environ)
+    _add_from_reference(app, context)
+    _add_to_workload_identity(app, context)
+    federating.add_to(app, context)
     program.add_typer(app, name="migrate")
 
 
-def _add_from_reference(app: typer.Typer, environ: Mapping[str, str]) -> None:
+def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
     @app.command("from-reference")
     def from_reference(
         *,
@@ -90,22 +97,19 @@ def _add_from_reference(app: typer.Typer, environ: Mapping[str, str]) -> None:
         -f … -o yaml, or --in-place, rewrites manifests in field spellings from before v1.6.0. The exit code is 0 if no
         action is needed, 3 if one is, and 1 if the state could not be read.
         """
-        if in_place and (not files or manifests.STDIN in files):
+        if in_place and (not files or STDIN in files):
             raise typer.BadParameter("--in-place requires -f with files or directories")
-        try:
-            found = _of_values(values)
-            if files:
-                found += _of_files(files, output, in_place=in_place)
-            elif values is None:
-                found += asyncio.run(_of_cluster(kubeconfig, environ))
-        except StartError as error:
-            _end(error)
+        found = _of_values(values)
+        if files:
+            found += _of_files(files, output, in_place=in_place)
+        elif values is None:
+            found += asyncio.run(_of_cluster(context, kubeconfig))
         rewrote = bool(files) and output is Output.YAML
-        show.report(found, Output.TABLE if rewrote else output, console(stderr=rewrote))
+        print_differences(found, Output.TABLE if rewrote else output, console(stderr=rewrote))
         raise typer.Exit(SOMETHING_TO_DO if any(each.level is not DifferenceLevel.NO_ACTION for each in found) else 0)
 
 
-def _add_to_workload_identity(app: typer.Typer, environ: Mapping[str, str]) -> None:
+def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
     @app.command("to-workload-identity")
     def to_workload_identity(
         *,
@@ -137,12 +141,9 @@ def _add_to_workload_identity(app: typer.Typer, environ: Mapping[str, str]) -> N
         accounts and workloads. -o az has the commands that create the federated credentials. The exit code is 0 if
         these are sufficient, 3 if manual steps remain, and 1 if the state could not be read.
         """
-        try:
-            made, known = asyncio.run(_plan(kubeconfig, environ, issuer, namespace, force_namespaced=force_namespaced))
-        except StartError as error:
-            _end(error)
+        made, known = asyncio.run(_plan(context, kubeconfig, issuer, namespace, force_namespaced=force_namespaced))
         if output in {WorkloadIdentityOutput.AZ, WorkloadIdentityOutput.JSON} and not known:
-            _end(StartError(NO_ISSUER))
+            raise StartError(NO_ISSUER)
         _print_workload_identity(made, known, audience, output)
         raise typer.Exit(SOMETHING_TO_DO if made.by_hand else 0)
 
@@ -152,23 +153,23 @@ def _print_workload_identity(
 ) -> None:
     match output:
         case WorkloadIdentityOutput.TABLE:
-            show.workload_identity(made, issuer, audience, console())
+            print_workload_identity(made, issuer, audience, console())
         case WorkloadIdentityOutput.YAML:
-            sys.stdout.write(documents.manifests(made))
+            sys.stdout.write(manifests(made))
         case WorkloadIdentityOutput.KUBECTL:
-            sys.stdout.write(documents.changes(made))
+            sys.stdout.write(changes(made))
         case WorkloadIdentityOutput.AZ:
-            sys.stdout.write(documents.commands(made, issuer, audience))
+            sys.stdout.write(commands(made.credentials, made.by_hand, issuer, audience))
         case WorkloadIdentityOutput.JSON:
-            print_document(documents.everything(made, issuer, audience), Output.JSON, console())
+            print_document(everything(made, issuer, audience), Output.JSON, console())
     sys.stdout.flush()
 
 
 async def _plan(
-    kubeconfig: str, environ: Mapping[str, str], issuer: str, namespace: str, *, force_namespaced: bool
+    context: CliContext, kubeconfig: str, issuer: str, namespace: str, *, force_namespaced: bool
 ) -> tuple[WorkloadIdentityPlan, str]:
     """Return the plan, and the issuer if it is known."""
-    async with cluster_reader.connect(kubeconfig, environ, home_directory()) as client:
+    async with cluster_reader.connect(context, kubeconfig) as client:
         situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
         known = issuer or await cluster_reader.read_issuer(client)
     if not known.isprintable():
@@ -180,7 +181,7 @@ async def _plan(
 
 
 def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Difference]:
-    read = manifests.read_manifests(files)
+    read = read_manifests(files)
     if not any("kind" in each.before for each in read):  # every Kubernetes object has it
         names, verb = ", ".join(map(str, files)), "holds" if len(files) == 1 else "hold"
         raise StartError(f"{names} {verb} no Kubernetes objects: pass manifests or directories of them")
@@ -190,7 +191,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
             if each.done.text != each.before:
                 each.path.write_bytes(each.done.text.encode())  # not as text, which would change line endings
     if output is Output.YAML:
-        sys.stdout.write(manifests.join_manifests(read))
+        sys.stdout.write(join_manifests(read))
         sys.stdout.flush()
     done = in_place or output is Output.YAML
     rewriting = [
@@ -202,7 +203,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
         )
         for change in changes
     ]
-    return rewriting + differences.manifest_differences(thing for each in read for thing in each.done.objects)
+    return rewriting + manifest_differences(thing for each in read for thing in each.done.objects)
 
 
 def _rewriting(change: ObjectChanges, *, done: bool) -> str:
@@ -229,15 +230,11 @@ def _of_values(values: Path | None) -> list[Difference]:
         return []
     if not isinstance(document, dict):
         raise StartError(f"{values} contains no values: it must be a map, as `helm get values -o yaml` prints it")
-    return installed_programs.check_values(document)
+    return check_values(document)
 
 
-async def _of_cluster(kubeconfig: str, environ: Mapping[str, str]) -> list[Difference]:
-    async with cluster_reader.connect(kubeconfig, environ, home_directory()) as client:
+async def _of_cluster(context: CliContext, kubeconfig: str) -> list[Difference]:
+    async with cluster_reader.connect(context, kubeconfig) as client:
         found, programs = await cluster_reader.read_installation(client)
-    every = [*differences.find_differences(found), *installed_programs.check_programs(programs)]
+    every = [*find_differences(found), *check_programs(programs)]
     return sorted(every, key=lambda each: list(DifferenceLevel).index(each.level))
-
-
-def _end(error: StartError) -> NoReturn:
-    raise typer.Exit(print_error(str(error)))

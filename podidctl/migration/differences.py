@@ -13,7 +13,7 @@ from mic.startup.spellings import respelled
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidctl.diagnosis.token_source import SERVICE_PRINCIPAL_TYPES
-from podidctl.migration.field_spellings import object_name
+from podidctl.migration.manifests import object_name
 from podidctl.printing import listed
 from podidentity.azure.clouds import of_environment
 from podidentity.azure.resource_ids import parse_user_assigned

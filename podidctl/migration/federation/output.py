@@ -1,4 +1,4 @@
-"""Tables of federation plans and outcomes."""
+"""Output of federation plans and outcomes: tables, and manifests for other namespaces."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,9 +11,10 @@ from podidctl.migration.federation.schema import (
     ChangeResult,
     FederationPlan,
     IdentityState,
+    IdentityStep,
     Remark,
-    TokenTest,
 )
+from podidctl.migration.output import commented
 from podidctl.printing import escaped, print_table, print_text
 from podidentity.azure.federation import BINDING_VERB, Exchange
 from podidentity.report import counted, printable
@@ -28,7 +29,7 @@ COLORS: Final = {
 }
 
 
-def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
+def print_plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
     """Print the steps and obstacles of a plan."""
     where.print("Steps that make identities federated. No changes were made.")
     _remarks("cluster:", [("", each) for each in made.remarks], where)
@@ -127,7 +128,7 @@ def _remarks(title: str, remarks: Sequence[tuple[str, Remark]], where: Console) 
     print_table(("", "about", "why", "what to do"), rows, where)
 
 
-def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> None:
+def print_outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> None:
     """Print the outcomes, actual or planned."""
     tried = [(each.about, one) for each in done for one in each.tried]
     if tried:
@@ -162,5 +163,7 @@ def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> Non
         where.print("Make the same changes in your manifests, or the next apply of them reverts these.")
 
 
-def _token(one: TokenTest) -> str:
-    return f"client {one.client_id}, object {one.object_id}, until {one.expires}"
+def manifests(steps: Sequence[IdentityStep]) -> str:
+    """Return the AzureIdentities and bindings for other namespaces, for `kubectl apply -f`."""
+    head = "# kubectl apply -f this file: AzureIdentities for pods of other namespaces."
+    return commented([head], [each for step in steps for each in step.copies])
