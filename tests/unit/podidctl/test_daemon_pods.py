@@ -177,4 +177,4 @@ async def test_doctor_and_top_ignore_it(cluster: MemoryCluster, nothing_blocks_t
         shown = await read_all(cluster.client)
     finally:
         detect_blocking(nothing_blocks_the_loop)
-    assert [each.result.pod for each in shown] == ["default/genuine"]
+    assert [each.pod for each in shown] == ["default/genuine"]
