@@ -1,7 +1,7 @@
 """Reader of the live cluster for both migrations. Only lists and gets, so read permissions are enough."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -9,8 +9,8 @@ import msgspec
 from mic.startup.settings import Settings
 from mic.startup.spellings import KINDS, dropping
 from mic.startup.type_upgrade import UpgradeRecord
+from podidctl import cluster_access
 from podidctl.cluster_access import CliContext
-from podidctl.cluster_access import connect as connected
 from podidctl.diagnosis.daemons import DaemonContainer
 from podidctl.migration.differences import Installation
 from podidctl.migration.installed_programs import InstalledProgram, is_namespaced, mic_settings
@@ -44,13 +44,11 @@ R = TypeVar("R", bound=Resource)
 PROGRAMS: Final = ("nmi", "mic")
 
 
-@asynccontextmanager
-async def connect(context: CliContext, kubeconfig: str) -> AsyncIterator[Client]:
+def connect(context: CliContext, kubeconfig: str) -> AbstractAsyncContextManager[Client]:
     """Connect to kubectl's cluster, or to the own cluster of a pod. Raises StartError, also for errors in the
     context.
     """
-    async with connected(context.settings(kubeconfig=kubeconfig), advice=_api_error_text) as client:
-        yield client
+    return cluster_access.connect(context.settings(kubeconfig=kubeconfig), advice=_api_error_text)
 
 
 async def read_installation(client: Client) -> tuple[Installation, list[InstalledProgram]]:

@@ -113,9 +113,7 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
     @app.command("to-workload-identity")
     def to_workload_identity(
         *,
-        issuer: Annotated[
-            str, typer.Option(help="The cluster's OIDC issuer. Default: the issuer that the API server publishes.")
-        ] = "",
+        issuer: federating.Issuer = "",
         audience: Annotated[
             str,
             typer.Option(
@@ -123,12 +121,7 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
             ),
         ] = AUDIENCE,
         namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only workloads of this namespace.")] = "",
-        force_namespaced: Annotated[
-            bool,
-            typer.Option(
-                "--force-namespaced", help=("Same as MIC's --forceNamespaced. Default: the installed MIC's setting.")
-            ),
-        ] = False,
+        force_namespaced: federating.ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
         output: Annotated[
             WorkloadIdentityOutput,

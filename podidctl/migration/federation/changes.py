@@ -19,6 +19,7 @@ from podidctl.migration import cluster_reader
 from podidctl.migration.federation.applications import CHANGEABLE_KINDS
 from podidctl.migration.federation.identity_users import lagging_pods
 from podidctl.migration.federation.json_patches import (
+    ANNOTATIONS,
     PUT_ANNOTATION,
     Document,
     Operations,
@@ -61,7 +62,6 @@ ATTEMPTS: Final = 3
 POLL_SECONDS: Final = 1.0
 CLUSTER_WIDE_NAMESPACE: Final = "default"
 """Namespace of the AzureAssignedIdentities of identities that serve every namespace."""
-ANNOTATIONS: Final = ("metadata", "annotations")
 LABELS: Final = ("spec", "template", "metadata", "labels")
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -11,7 +10,7 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from podidctl.cluster_access import CliContext
-from podidctl.migration import cluster_reader
+from podidctl.migration.cluster_reader import connect
 from podidctl.migration.federation.applications import cluster_remarks, plan_applications
 from podidctl.migration.federation.changes import ApplicationChanger, IdentityChanger, list_marked
 from podidctl.migration.federation.json_patches import FORMER_ANNOTATION
@@ -99,7 +98,7 @@ class MigrationRun:
 
     async def plan(self, *, workload_identity: bool) -> FederationPlan:
         """Return the plan of the selected identities, with *workload_identity* also of their applications."""
-        async with self._client() as client:
+        async with connect(self.context, self.kubeconfig) as client:
             state, made = await self._read_plan(client, await read_credential_uses(client))
         if not made.issuer.isprintable():
             raise StartError(f"the issuer {made.issuer!a} is not an address: pass --issuer")
@@ -117,7 +116,7 @@ class MigrationRun:
         """Test and switch identities one after the other. Read the state again before each one, because the previous
         one took time.
         """
-        async with self._client() as client, new_token_session() as session:
+        async with connect(self.context, self.kubeconfig) as client, new_token_session() as session:
             uses = await read_credential_uses(client)
             state, made = await self._read_plan(client, uses)
             unchanged = [each.identity for each in made.leftovers]
@@ -179,7 +178,7 @@ class MigrationRun:
 
     async def rollback_identities(self) -> list[ChangeOutcome]:
         """Roll identities back. Reads only what this needs."""
-        async with self._client() as client:
+        async with connect(self.context, self.kubeconfig) as client:
             identities = await client.list(IDENTITIES)
             noted = sorted(each.key for each in identities if each.metadata.annotation(FORMER_ANNOTATION))
             keys = self._select([("/".join(key), key) for key in noted])
@@ -191,7 +190,7 @@ class MigrationRun:
 
     async def applications(self) -> list[ChangeOutcome]:
         """Change applications for workload identity, one after the other."""
-        async with self._client() as client:
+        async with connect(self.context, self.kubeconfig) as client:
             state, _ = await self._read_plan(client)
             everywhere = [each for each in cluster_remarks(state) if each.blocks]
             selected = self._select([(each.identity, each) for each in plan_applications(state)])
@@ -216,15 +215,12 @@ class MigrationRun:
 
     async def rollback_applications(self) -> list[ChangeOutcome]:
         """Undo the changes of applications: labels first, then the service accounts without remaining labels."""
-        async with self._client() as client:
+        async with connect(self.context, self.kubeconfig) as client:
             marks = self._select([(mark.identity, mark) for mark in await list_marked(client)])
             if not self.yes:
                 return [ChangeOutcome(mark.description, ChangeResult.WOULD_CHANGE) for mark in marks]
             changer = ApplicationChanger(client=client, timeout=self.timeout, report=self.report)
             return await changer.remove(marks)
-
-    def _client(self) -> AbstractAsyncContextManager[Client]:
-        return cluster_reader.connect(self.context, self.kubeconfig)
 
     async def _read_plan(
         self, client: Client, uses: CredentialUses = NO_USES

@@ -101,7 +101,6 @@ class TokenTester:
         *,
         audience: str,
         resource: str = RESOURCE,
-        within: float = WITHIN_SECONDS,
     ) -> None:
         proxy = environ.get("HTTPS_PROXY") or environ.get("https_proxy", "")
         direct = environ.get("NO_PROXY") or environ.get("no_proxy", "")
@@ -110,7 +109,6 @@ class TokenTester:
         self._policy = policy
         self._audience = audience
         self._resource = resource
-        self._within = within
 
     async def test(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
         """Return the result for *identity* in its future form. Failures are results, not exceptions."""
@@ -121,7 +119,7 @@ class TokenTester:
                 FetchRequest(
                     identity=identity,
                     resource=self._resource,
-                    timeout_seconds=self._within,
+                    timeout_seconds=WITHIN_SECONDS,
                     workload=Workload(account.namespace, account.pod, account.pod_uid, account.name),
                 )
             )
