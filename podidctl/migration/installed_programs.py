@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import mic.startup.settings
 import nmi.settings
+from podidctl.diagnosis.daemons import reject_help
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidentity.flags import UsageError
 
@@ -100,12 +101,12 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
 
 
 def _nmi(program: InstalledProgram) -> nmi.settings.Settings:
-    return nmi.settings.parse(program.argv, program.environ)
+    return nmi.settings.parse(reject_help(program.argv), program.environ)
 
 
 def _mic(program: InstalledProgram) -> mic.startup.settings.Settings:
     environ = {"MIC_POD_NAMESPACE": program.namespace, **program.environ}
-    return mic.startup.settings.parse(program.argv, environ)
+    return mic.startup.settings.parse(reject_help(program.argv), environ)
 
 
 def _nmi_differences(
