@@ -59,34 +59,17 @@ def print_differences(found: Sequence[Difference], output: Output, where: Consol
 def print_workload_identity(made: WorkloadIdentityPlan, issuer: str, audience: str, where: Console) -> None:
     """Print the planned and existing objects and the manual steps."""
     where.print("Resources that workload identity needs for the current bindings. No changes were made.")
-    for title, columns, rows in (
-        (
-            "service accounts:",
-            ("ServiceAccount", "client id", "tenant id", ""),
-            [
-                (f"{each.namespace}/{each.name}", each.client_id, each.tenant_id, "new" if each.is_new else "is there")
-                for each in made.accounts
-            ],
-        ),
-        (
-            f"workloads to change (the label {USE_LABEL}, and the service account):",
-            ("workload", "ServiceAccount"),
-            [(f"{each.kind} {each.namespace}/{each.name}", each.service_account) for each in made.patches],
-        ),
-        (
-            f"federated credentials (issuer {issuer or 'unknown: pass --issuer'}, audience {audience}):",
-            ("AzureIdentity", "in Azure", "subject"),
-            [
-                (each.identity, each.identity_name or f"application {each.client_id}", each.subject)
-                for each in made.credentials
-            ],
-        ),
-        ("manual steps:", ("about", "why", "what to do"), [(each.about, each.why, each.do) for each in made.by_hand]),
-    ):
-        if not rows:
-            continue
-        where.print(escaped(title), soft_wrap=True)
-        print_table(columns, [(escaped(first), *map(printable, others)) for first, *others in rows], where)
+    accounts = [
+        (f"{each.namespace}/{each.name}", each.client_id, each.tenant_id, "new" if each.is_new else "is there")
+        for each in made.accounts
+    ]
+    print_section("service accounts:", ("ServiceAccount", "client id", "tenant id", ""), accounts, where)
+    patches = [(f"{each.kind} {each.namespace}/{each.name}", each.service_account) for each in made.patches]
+    title = f"workloads to change (the label {USE_LABEL}, and the service account):"
+    print_section(title, ("workload", "ServiceAccount"), patches, where)
+    print_credentials(f"issuer {issuer or 'unknown: pass --issuer'}, audience {audience}", made.credentials, where)
+    steps = [(each.about, each.why, each.do) for each in made.by_hand]
+    print_section("manual steps:", ("about", "why", "what to do"), steps, where)
     if made.done:
         where.print(f"no change needed: {escaped(', '.join(made.done))}", soft_wrap=True)
     where.print(
@@ -94,6 +77,21 @@ def print_workload_identity(made: WorkloadIdentityPlan, issuer: str, audience: s
         "proxy: docs/migration.md.",
         soft_wrap=True,
     )
+
+
+def print_section(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], where: Console) -> None:
+    """Print *title* and a table of *rows*, whose texts may be untrusted; nothing if there are none."""
+    if rows:
+        where.print(escaped(title), soft_wrap=True)
+        print_table(columns, [(escaped(first), *map(printable, others)) for first, *others in rows], where)
+
+
+def print_credentials(condition: str, credentials: Sequence[PlannedCredential], where: Console) -> None:
+    """Print the federated credentials; *condition* states what they have in common."""
+    rows = [
+        (each.identity, each.identity_name or f"application {each.client_id}", each.subject) for each in credentials
+    ]
+    print_section(f"federated credentials ({condition}):", ("AzureIdentity", "in Azure", "subject"), rows, where)
 
 
 def manifests(made: WorkloadIdentityPlan) -> str:
