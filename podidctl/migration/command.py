@@ -31,7 +31,7 @@ from podidctl.migration.workload_identity import (
     plan_workload_identity,
     unreachable_issuer,
 )
-from podidctl.printing import Output, console, print_document
+from podidctl.printing import Output, console, print_document, print_text
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO
 
@@ -50,13 +50,6 @@ NO_ISSUER = (
     "the cluster does not publish the issuer of its service account tokens: pass --issuer, on AKS the output of `az "
     "aks show --query oidcIssuerProfile.issuerUrl`"
 )
-
-Kubeconfig = Annotated[
-    str,
-    typer.Option(
-        help=("Path of a kubeconfig. Default: KUBECONFIG, kubectl's default file, or the pod's service account.")
-    ),
-]
 
 
 def add_to(program: typer.Typer, context: CliContext) -> None:
@@ -86,7 +79,7 @@ def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
             Path | None, typer.Option(help="Values of a release of Azure's chart (helm get values -o yaml).")
         ] = None,
         in_place: Annotated[bool, typer.Option("--in-place", help="Rewrite the files of -f in place.")] = False,
-        kubeconfig: Kubeconfig = "",
+        kubeconfig: federating.Kubeconfig = "",
         output: Annotated[
             Output, typer.Option("-o", "--output", help="With -f, yaml prints the rewritten manifests.")
         ] = Output.TABLE,
@@ -122,7 +115,7 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
         ] = AUDIENCE,
         namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only workloads of this namespace.")] = "",
         force_namespaced: federating.ForceNamespaced = False,
-        kubeconfig: Kubeconfig = "",
+        kubeconfig: federating.Kubeconfig = "",
         output: Annotated[
             WorkloadIdentityOutput,
             typer.Option("-o", "--output", help="yaml has the new objects; kubectl and az are scripts."),
@@ -148,14 +141,13 @@ def _print_workload_identity(
         case WorkloadIdentityOutput.TABLE:
             print_workload_identity(made, issuer, audience, console())
         case WorkloadIdentityOutput.YAML:
-            sys.stdout.write(manifests(made))
+            print_text(manifests(made), console())
         case WorkloadIdentityOutput.KUBECTL:
-            sys.stdout.write(changes(made))
+            print_text(changes(made), console())
         case WorkloadIdentityOutput.AZ:
-            sys.stdout.write(commands(made.credentials, made.by_hand, issuer, audience))
+            print_text(commands(made.credentials, made.by_hand, issuer, audience), console())
         case WorkloadIdentityOutput.JSON:
             print_document(everything(made, issuer, audience), Output.JSON, console())
-    sys.stdout.flush()
 
 
 async def _plan(

@@ -1,7 +1,6 @@
 """Definition of the commands `podidctl migrate plan|apply|rollback`. `podidctl.cli` passes the environment."""
 
 import asyncio
-import sys
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
@@ -27,7 +26,7 @@ from podidctl.migration.federation.resource_formats import (
 from podidctl.migration.federation.runs import MigrationRun, plan_options
 from podidctl.migration.federation.schema import ApplicationState, ChangeOutcome, FederationPlan
 from podidctl.migration.federation.token_tests import RESOURCE
-from podidctl.printing import Output, console, listed, print_document
+from podidctl.printing import Output, console, listed, print_document, print_text
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO, printable
@@ -173,11 +172,11 @@ def _print_plan(made: FederationPlan, output: PlanOutput, options: AzureOptions,
         case PlanOutput.TABLE:
             print_plan(made, console(), applications=applications)
         case PlanOutput.MANIFESTS:
-            _write(manifests(made.steps))
+            print_text(manifests(made.steps), console())
         case PlanOutput.JSON | PlanOutput.YAML:
             print_document(made, Output(output.value), console())
         case _:
-            _write(_azure_document(made, output, options))
+            print_text(_azure_document(made, output, options), console())
 
 
 def _azure_document(made: FederationPlan, output: PlanOutput, options: AzureOptions) -> str:
@@ -297,8 +296,3 @@ def _end(done: list[ChangeOutcome], output: Output, *, dry: bool) -> None:
         document: dict[str, Any] = {"dryRun": dry, "outcomes": done}
         print_document(document, output, console())
     raise typer.Exit(0 if all(each.is_success for each in done) else SOMETHING_TO_DO)
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -86,7 +86,6 @@ class _TokenClaims(msgspec.Struct):
 
     appid: str = ""
     azp: str = ""
-    oid: str = ""
 
 
 class TokenTester:
