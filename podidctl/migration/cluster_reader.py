@@ -10,7 +10,6 @@ from mic.startup.settings import Settings
 from mic.startup.spellings import KINDS, dropping
 from mic.startup.type_upgrade import UpgradeRecord
 from podidctl import cluster_access
-from podidctl.cluster_access import CliContext
 from podidctl.diagnosis.daemons import DaemonContainer
 from podidctl.migration.differences import Installation
 from podidctl.migration.installed_programs import InstalledProgram, is_namespaced, mic_settings
@@ -44,11 +43,9 @@ R = TypeVar("R", bound=Resource)
 PROGRAMS: Final = ("nmi", "mic")
 
 
-def connect(context: CliContext, kubeconfig: str) -> AbstractAsyncContextManager[Client]:
-    """Connect to kubectl's cluster, or to the own cluster of a pod. Raises StartError, also for errors in the
-    context.
-    """
-    return cluster_access.connect(context.settings(kubeconfig=kubeconfig), advice=_api_error_text)
+def connect(settings: Settings) -> AbstractAsyncContextManager[Client]:
+    """Connect to the cluster of *settings*. Raises StartError, also for errors in the context."""
+    return cluster_access.connect(settings, advice=_api_error_text)
 
 
 async def read_installation(client: Client) -> tuple[Installation, list[InstalledProgram]]:

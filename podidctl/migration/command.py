@@ -10,6 +10,7 @@ import typer
 import yaml
 from msgspec.structs import replace
 
+from mic.startup.settings import Settings
 from podidctl.cluster_access import CliContext
 from podidctl.migration import cluster_reader
 from podidctl.migration.differences import Difference, DifferenceLevel, find_differences, manifest_differences
@@ -96,7 +97,7 @@ def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
         if files:
             found += _of_files(files, output, in_place=in_place)
         elif values is None:
-            found += asyncio.run(_of_cluster(context, kubeconfig))
+            found += asyncio.run(_of_cluster(context.settings(kubeconfig=kubeconfig)))
         rewrote = bool(files) and output is Output.YAML
         print_differences(found, Output.TABLE if rewrote else output, console(stderr=rewrote))
         raise typer.Exit(SOMETHING_TO_DO if any(each.level is not DifferenceLevel.NO_ACTION for each in found) else 0)
@@ -127,7 +128,8 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
         accounts and workloads. -o az has the commands that create the federated credentials. The exit code is 0 if
         these are sufficient, 3 if manual steps remain, and 1 if the state could not be read.
         """
-        made, known = asyncio.run(_plan(context, kubeconfig, issuer, namespace, force_namespaced=force_namespaced))
+        settings = context.settings(kubeconfig=kubeconfig)
+        made, known = asyncio.run(_plan(settings, issuer, namespace, force_namespaced=force_namespaced))
         if output in {WorkloadIdentityOutput.AZ, WorkloadIdentityOutput.JSON} and not known:
             raise StartError(NO_ISSUER)
         _print_workload_identity(made, known, audience, output)
@@ -151,10 +153,10 @@ def _print_workload_identity(
 
 
 async def _plan(
-    context: CliContext, kubeconfig: str, issuer: str, namespace: str, *, force_namespaced: bool
+    settings: Settings, issuer: str, namespace: str, *, force_namespaced: bool
 ) -> tuple[WorkloadIdentityPlan, str]:
     """Return the plan, and the issuer if it is known."""
-    async with cluster_reader.connect(context, kubeconfig) as client:
+    async with cluster_reader.connect(settings) as client:
         situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
         known = issuer or await cluster_reader.read_issuer(client)
     if not known.isprintable():
@@ -218,8 +220,8 @@ def _of_values(values: Path | None) -> list[Difference]:
     return check_values(document)
 
 
-async def _of_cluster(context: CliContext, kubeconfig: str) -> list[Difference]:
-    async with cluster_reader.connect(context, kubeconfig) as client:
+async def _of_cluster(settings: Settings) -> list[Difference]:
+    async with cluster_reader.connect(settings) as client:
         found, programs = await cluster_reader.read_installation(client)
     every = [*find_differences(found), *check_programs(programs)]
     return sorted(every, key=lambda each: list(DifferenceLevel).index(each.level))

@@ -142,8 +142,7 @@ def _add_plan(app: typer.Typer, context: CliContext) -> None:
         """
         azure = _azure_options(cluster, grant_to)
         run = MigrationRun(
-            context=context,
-            kubeconfig=kubeconfig,
+            settings=context.settings(kubeconfig=kubeconfig),
             options=plan_options(context.environ, tenant, issuer, audience, exchange, name_suffix=name_suffix),
             force_namespaced=force_namespaced,
             names=names or (),
@@ -238,8 +237,7 @@ def _add_apply(app: typer.Typer, context: CliContext) -> None:
             context.environ, tenant, "", audience, exchange, ignore_uses=ignore_application_credentials
         )
         run = MigrationRun(
-            context=context,
-            kubeconfig=kubeconfig,
+            settings=context.settings(kubeconfig=kubeconfig),
             options=options,
             force_namespaced=force_namespaced,
             names=names or (),
@@ -249,7 +247,7 @@ def _add_apply(app: typer.Typer, context: CliContext) -> None:
             report=_progress_printer(output),
             untested=untested,
         )
-        work = run.applications() if workload_identity else run.identities(resource)
+        work = run.applications() if workload_identity else run.identities(resource, context.environ)
         _end(asyncio.run(work), output, dry=not yes)
 
 
@@ -270,8 +268,7 @@ def _add_rollback(app: typer.Typer, context: CliContext) -> None:
         The exit code is 0 if no step remains, 3 if one does, and 1 if the state could not be read.
         """
         run = MigrationRun(
-            context=context,
-            kubeconfig=kubeconfig,
+            settings=context.settings(kubeconfig=kubeconfig),
             options=plan_options(context.environ),
             names=names or (),
             namespace=namespace,

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from podidctl.cluster_access import CliContext
+from mic.startup.settings import Settings
 from podidctl.migration.cluster_reader import connect
 from podidctl.migration.federation.applications import cluster_remarks, plan_applications
 from podidctl.migration.federation.changes import ApplicationChanger, IdentityChanger, list_marked
@@ -83,8 +83,8 @@ def plan_options(
 class MigrationRun:
     """One run of a command. `apply` and `rollback` make changes only with *yes*."""
 
-    context: CliContext
-    kubeconfig: str
+    settings: Settings
+    """The address of the cluster."""
     options: PlanOptions
     names: Sequence[str]
     namespace: str
@@ -98,7 +98,7 @@ class MigrationRun:
 
     async def plan(self, *, workload_identity: bool) -> FederationPlan:
         """Return the plan of the selected identities, with *workload_identity* also of their applications."""
-        async with connect(self.context, self.kubeconfig) as client:
+        async with connect(self.settings) as client:
             state, made = await self._read_plan(client, await read_credential_uses(client))
         if not made.issuer.isprintable():
             raise StartError(f"the issuer {made.issuer!a} is not an address: pass --issuer")
@@ -112,18 +112,18 @@ class MigrationRun:
             leftovers=[] if self.names or self.namespace else made.leftovers,
         )
 
-    async def identities(self, resource: str) -> list[ChangeOutcome]:
+    async def identities(self, resource: str, environ: Mapping[str, str]) -> list[ChangeOutcome]:
         """Test and switch identities one after the other. Read the state again before each one, because the previous
-        one took time.
+        one took time. *resource* is the audience of the tested tokens; *environ* has the proxy.
         """
-        async with connect(self.context, self.kubeconfig) as client, new_token_session() as session:
+        async with connect(self.settings) as client, new_token_session() as session:
             uses = await read_credential_uses(client)
             state, made = await self._read_plan(client, uses)
             unchanged = [each.identity for each in made.leftovers]
             steps = self._select([(each.full_name, each) for each in made.steps], unchanged=unchanged)
             testers: Mapping[Exchange, Tester] = {
                 Exchange.DIRECT: TokenTester(
-                    client, session, state.policy, self.context.environ, audience=state.audience, resource=resource
+                    client, session, state.policy, environ, audience=state.audience, resource=resource
                 ),
                 Exchange.IDENTITY_BINDINGS: BindingPermissionTester(client, state.policy),
             }
@@ -178,7 +178,7 @@ class MigrationRun:
 
     async def rollback_identities(self) -> list[ChangeOutcome]:
         """Roll identities back. Reads only what this needs."""
-        async with connect(self.context, self.kubeconfig) as client:
+        async with connect(self.settings) as client:
             identities = await client.list(IDENTITIES)
             noted = sorted(each.key for each in identities if each.metadata.annotation(FORMER_ANNOTATION))
             keys = self._select([("/".join(key), key) for key in noted])
@@ -190,7 +190,7 @@ class MigrationRun:
 
     async def applications(self) -> list[ChangeOutcome]:
         """Change applications for workload identity, one after the other."""
-        async with connect(self.context, self.kubeconfig) as client:
+        async with connect(self.settings) as client:
             state, _ = await self._read_plan(client)
             everywhere = [each for each in cluster_remarks(state) if each.blocks]
             selected = self._select([(each.identity, each) for each in plan_applications(state)])
@@ -215,7 +215,7 @@ class MigrationRun:
 
     async def rollback_applications(self) -> list[ChangeOutcome]:
         """Undo the changes of applications: labels first, then the service accounts without remaining labels."""
-        async with connect(self.context, self.kubeconfig) as client:
+        async with connect(self.settings) as client:
             marks = self._select([(mark.identity, mark) for mark in await list_marked(client)])
             if not self.yes:
                 return [ChangeOutcome(mark.description, ChangeResult.WOULD_CHANGE) for mark in marks]
