@@ -40,12 +40,8 @@ class _FederationPlanner:
         self._obstacles = Obstacles(cluster)
 
     def run(self) -> FederationPlan:
-        steps, leftovers = [], []
-        for identity in sorted(self._state.identities, key=lambda each: each.key):
-            if isinstance(found := self._one(identity), IdentityStep):
-                steps.append(found)
-            elif found is not None:
-                leftovers.append(found)
+        results = [self._result(identity) for identity in sorted(self._state.identities, key=lambda each: each.key)]
+        steps = [result for result in results if isinstance(result, IdentityStep)]
         issuer = self._options.issuer or self._cluster.issuer
         return FederationPlan(
             issuer=issuer,
@@ -54,10 +50,10 @@ class _FederationPlanner:
             remarks=list(self._obstacles.of_cluster(issuer, steps)),
             steps=steps,
             applications=[],
-            leftovers=leftovers,
+            leftovers=[result for result in results if isinstance(result, UnchangedIdentity)],
         )
 
-    def _one(self, identity: AzureIdentity) -> IdentityStep | UnchangedIdentity | None:
+    def _result(self, identity: AzureIdentity) -> IdentityStep | UnchangedIdentity:
         kind, name = identity.spec.type, "/".join(identity.key)
         marked = bool(identity.metadata.annotation(FORMER_ANNOTATION))
         if kind == IdentityType.FEDERATED:
