@@ -52,8 +52,11 @@ def home_directory() -> Path:
 
 
 @asynccontextmanager
-async def connect(found: Settings) -> AsyncIterator[Client]:
-    """Connect to the API server of *found*. An AccessError or ApiError raised in the context becomes a StartError."""
+async def connect(found: Settings, *, advice: Callable[[ApiError], str] = api_error_advice) -> AsyncIterator[Client]:
+    """Connect to the API server of *found*. An AccessError or ApiError raised in the context becomes a StartError.
+
+    *advice* returns the message for an ApiError.
+    """
     try:
         cluster = await access.find(found.kubeconfig, found.cluster_environment)
         async with Client(cluster, user_agent=f"podidctl/{VERSION}") as client:
@@ -61,7 +64,7 @@ async def connect(found: Settings) -> AsyncIterator[Client]:
     except AccessError as error:
         raise StartError(str(error)) from error
     except ApiError as error:
-        raise StartError(api_error_advice(error)) from error
+        raise StartError(advice(error)) from error
 
 
 def parse_pod_name(name: str, namespace: str, usual: str, what: str = "a pod name") -> tuple[str, str]:

@@ -1,8 +1,7 @@
 """Reader of the live cluster for both migrations. Only lists and gets, so read permissions are enough."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -10,48 +9,43 @@ import msgspec
 from mic.startup.settings import Settings
 from mic.startup.spellings import KINDS, dropping
 from mic.startup.type_upgrade import UpgradeRecord
+from podidctl import cluster_access
+from podidctl.diagnosis.daemons import DaemonContainer
 from podidctl.migration.differences import Installation
 from podidctl.migration.installed_programs import InstalledProgram, is_namespaced, mic_settings
-from podidctl.migration.projections import (
+from podidctl.migration.workloads import (
     DAEMON_SETS,
     DEPLOYMENTS,
-    RUNNING_PODS,
     SERVICE_ACCOUNTS,
-    WorkloadContainer,
+    TEMPLATED,
     WorkloadObject,
+    WorkloadState,
 )
-from podidctl.migration.workload_identity import WorkloadState
-from podidctl.migration.workloads import TEMPLATED, WorkloadInventory
-from podidentity.exits import StartError
-from podidentity.kube import access
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import decode_meta
-from podidentity.kube.errors import AccessError, ApiError, Forbidden, NotFound, Unauthorized
+from podidentity.kube.errors import ApiError, Forbidden, NotFound, Unauthorized
 from podidentity.kube.lock_records import ENDPOINTS, AnnotationFormat
 from podidentity.kube.paths import object_path
-from podidentity.resources import BINDING_LABEL, BINDINGS, GROUP, IDENTITIES, PODS, BareMeta, Kind, Resource
-from podidentity.version import VERSION
+from podidentity.resources import (
+    BINDING_LABEL,
+    BINDINGS,
+    GROUP,
+    IDENTITIES,
+    PODS,
+    SCHEDULED_PODS,
+    BareMeta,
+    Kind,
+    Resource,
+)
 
 R = TypeVar("R", bound=Resource)
 
 PROGRAMS: Final = ("nmi", "mic")
 
 
-@asynccontextmanager
-async def connect(kubeconfig: str, environ: Mapping[str, str], home: Path) -> AsyncIterator[Client]:
-    """Connect to kubectl's cluster, or to the own cluster of a pod. Raises StartError, also for errors in the
-    context.
-    """
-    usual = home / ".kube" / "config"
-    in_pod = "KUBERNETES_SERVICE_HOST" in environ
-    path = kubeconfig or environ.get("KUBECONFIG", "") or (str(usual) if usual.is_file() and not in_pod else "")
-    try:
-        async with Client(await access.find(path, environ), user_agent=f"podidctl/{VERSION}") as client:
-            yield client
-    except AccessError as error:
-        raise StartError(str(error)) from error
-    except ApiError as error:
-        raise StartError(_api_error_text(error)) from error
+def connect(settings: Settings) -> AbstractAsyncContextManager[Client]:
+    """Connect to the cluster of *settings*. Raises StartError, also for errors in the context."""
+    return cluster_access.connect(settings, advice=_api_error_text)
 
 
 async def read_installation(client: Client) -> tuple[Installation, list[InstalledProgram]]:
@@ -86,9 +80,8 @@ async def read_workload_state(client: Client, *, force_namespaced: bool) -> Work
     return WorkloadState(
         identities=await client.list(IDENTITIES),
         bindings=await client.list(BINDINGS),
-        inventory=WorkloadInventory(
-            {kind.name: await list_if_served(client, kind) for kind in TEMPLATED}, await client.list(RUNNING_PODS)
-        ),
+        objects={kind.name: await list_if_served(client, kind) for kind in TEMPLATED},
+        pods=await client.list(SCHEDULED_PODS),
         accounts=await client.list(SERVICE_ACCOUNTS),
         force_namespaced=force_namespaced or is_namespaced(programs),
     )
@@ -150,7 +143,7 @@ async def _programs(client: Client, unread: dict[str, str]) -> list[InstalledPro
     return found
 
 
-def _program(kind: Kind[Any], workload: WorkloadObject, container: WorkloadContainer) -> InstalledProgram | None:
+def _program(kind: Kind[Any], workload: WorkloadObject, container: DaemonContainer) -> InstalledProgram | None:
     """Return the NMI or MIC that *container* runs, by the name of its image or its own, or None."""
     image = container.image.rpartition("/")[2].partition("@")[0].partition(":")[0]
     name = next((each for each in PROGRAMS if each in {image, container.name}), None)

@@ -2,20 +2,29 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 import yaml
 from msgspec.structs import replace
 
-from podidctl.cluster_access import CliContext, home_directory
-from podidctl.migration import cluster_reader, differences, documents, installed_programs, manifests, show
-from podidctl.migration.differences import Difference, DifferenceLevel
+from mic.startup.settings import Settings
+from podidctl.cluster_access import CliContext
+from podidctl.migration import cluster_reader
+from podidctl.migration.differences import Difference, DifferenceLevel, find_differences, manifest_differences
 from podidctl.migration.federation import command as federating
-from podidctl.migration.field_spellings import ObjectChanges
+from podidctl.migration.installed_programs import check_programs, check_values
+from podidctl.migration.manifests import STDIN, ObjectChanges, join_manifests, read_manifests
+from podidctl.migration.output import (
+    changes,
+    commands,
+    everything,
+    manifests,
+    print_differences,
+    print_workload_identity,
+)
 from podidctl.migration.workload_identity import (
     AUDIENCE,
     WorkloadIdentityPlan,
@@ -23,7 +32,7 @@ from podidctl.migration.workload_identity import (
     plan_workload_identity,
     unreachable_issuer,
 )
-from podidctl.printing import Output, console, print_document, print_error
+from podidctl.printing import Output, console, print_document, print_text
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO
 
@@ -43,29 +52,21 @@ NO_ISSUER = (
     "aks show --query oidcIssuerProfile.issuerUrl`"
 )
 
-Kubeconfig = Annotated[
-    str,
-    typer.Option(
-        help=("Path of a kubeconfig. Default: KUBECONFIG, kubectl's default file, or the pod's service account.")
-    ),
-]
-
 
 def add_to(program: typer.Typer, context: CliContext) -> None:
     """Add the command group to *program*."""
-    environ = context.environ
     app = typer.Typer(
         help="Migrate from Azure's Go implementation, from VMs to federated identities, and on to workload identity.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    _add_from_reference(app, environ)
-    _add_to_workload_identity(app, environ)
-    federating.add_to(app, environ)
+    _add_from_reference(app, context)
+    _add_to_workload_identity(app, context)
+    federating.add_to(app, context)
     program.add_typer(app, name="migrate")
 
 
-def _add_from_reference(app: typer.Typer, environ: Mapping[str, str]) -> None:
+def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
     @app.command("from-reference")
     def from_reference(
         *,
@@ -79,7 +80,7 @@ def _add_from_reference(app: typer.Typer, environ: Mapping[str, str]) -> None:
             Path | None, typer.Option(help="Values of a release of Azure's chart (helm get values -o yaml).")
         ] = None,
         in_place: Annotated[bool, typer.Option("--in-place", help="Rewrite the files of -f in place.")] = False,
-        kubeconfig: Kubeconfig = "",
+        kubeconfig: federating.Kubeconfig = "",
         output: Annotated[
             Output, typer.Option("-o", "--output", help="With -f, yaml prints the rewritten manifests.")
         ] = Output.TABLE,
@@ -90,28 +91,23 @@ def _add_from_reference(app: typer.Typer, environ: Mapping[str, str]) -> None:
         -f … -o yaml, or --in-place, rewrites manifests in field spellings from before v1.6.0. The exit code is 0 if no
         action is needed, 3 if one is, and 1 if the state could not be read.
         """
-        if in_place and (not files or manifests.STDIN in files):
+        if in_place and (not files or STDIN in files):
             raise typer.BadParameter("--in-place requires -f with files or directories")
-        try:
-            found = _of_values(values)
-            if files:
-                found += _of_files(files, output, in_place=in_place)
-            elif values is None:
-                found += asyncio.run(_of_cluster(kubeconfig, environ))
-        except StartError as error:
-            _end(error)
+        found = _of_values(values)
+        if files:
+            found += _of_files(files, output, in_place=in_place)
+        elif values is None:
+            found += asyncio.run(_of_cluster(context.settings(kubeconfig=kubeconfig)))
         rewrote = bool(files) and output is Output.YAML
-        show.report(found, Output.TABLE if rewrote else output, console(stderr=rewrote))
+        print_differences(found, Output.TABLE if rewrote else output, console(stderr=rewrote))
         raise typer.Exit(SOMETHING_TO_DO if any(each.level is not DifferenceLevel.NO_ACTION for each in found) else 0)
 
 
-def _add_to_workload_identity(app: typer.Typer, environ: Mapping[str, str]) -> None:
+def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
     @app.command("to-workload-identity")
     def to_workload_identity(
         *,
-        issuer: Annotated[
-            str, typer.Option(help="The cluster's OIDC issuer. Default: the issuer that the API server publishes.")
-        ] = "",
+        issuer: federating.Issuer = "",
         audience: Annotated[
             str,
             typer.Option(
@@ -119,13 +115,8 @@ def _add_to_workload_identity(app: typer.Typer, environ: Mapping[str, str]) -> N
             ),
         ] = AUDIENCE,
         namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only workloads of this namespace.")] = "",
-        force_namespaced: Annotated[
-            bool,
-            typer.Option(
-                "--force-namespaced", help=("Same as MIC's --forceNamespaced. Default: the installed MIC's setting.")
-            ),
-        ] = False,
-        kubeconfig: Kubeconfig = "",
+        force_namespaced: federating.ForceNamespaced = False,
+        kubeconfig: federating.Kubeconfig = "",
         output: Annotated[
             WorkloadIdentityOutput,
             typer.Option("-o", "--output", help="yaml has the new objects; kubectl and az are scripts."),
@@ -137,12 +128,10 @@ def _add_to_workload_identity(app: typer.Typer, environ: Mapping[str, str]) -> N
         accounts and workloads. -o az has the commands that create the federated credentials. The exit code is 0 if
         these are sufficient, 3 if manual steps remain, and 1 if the state could not be read.
         """
-        try:
-            made, known = asyncio.run(_plan(kubeconfig, environ, issuer, namespace, force_namespaced=force_namespaced))
-        except StartError as error:
-            _end(error)
+        settings = context.settings(kubeconfig=kubeconfig)
+        made, known = asyncio.run(_plan(settings, issuer, namespace, force_namespaced=force_namespaced))
         if output in {WorkloadIdentityOutput.AZ, WorkloadIdentityOutput.JSON} and not known:
-            _end(StartError(NO_ISSUER))
+            raise StartError(NO_ISSUER)
         _print_workload_identity(made, known, audience, output)
         raise typer.Exit(SOMETHING_TO_DO if made.by_hand else 0)
 
@@ -152,23 +141,22 @@ def _print_workload_identity(
 ) -> None:
     match output:
         case WorkloadIdentityOutput.TABLE:
-            show.workload_identity(made, issuer, audience, console())
+            print_workload_identity(made, issuer, audience, console())
         case WorkloadIdentityOutput.YAML:
-            sys.stdout.write(documents.manifests(made))
+            print_text(manifests(made), console())
         case WorkloadIdentityOutput.KUBECTL:
-            sys.stdout.write(documents.changes(made))
+            print_text(changes(made), console())
         case WorkloadIdentityOutput.AZ:
-            sys.stdout.write(documents.commands(made, issuer, audience))
+            print_text(commands(made.credentials, made.by_hand, issuer, audience), console())
         case WorkloadIdentityOutput.JSON:
-            print_document(documents.everything(made, issuer, audience), Output.JSON, console())
-    sys.stdout.flush()
+            print_document(everything(made, issuer, audience), Output.JSON, console())
 
 
 async def _plan(
-    kubeconfig: str, environ: Mapping[str, str], issuer: str, namespace: str, *, force_namespaced: bool
+    settings: Settings, issuer: str, namespace: str, *, force_namespaced: bool
 ) -> tuple[WorkloadIdentityPlan, str]:
     """Return the plan, and the issuer if it is known."""
-    async with cluster_reader.connect(kubeconfig, environ, home_directory()) as client:
+    async with cluster_reader.connect(settings) as client:
         situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
         known = issuer or await cluster_reader.read_issuer(client)
     if not known.isprintable():
@@ -180,7 +168,7 @@ async def _plan(
 
 
 def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Difference]:
-    read = manifests.read_manifests(files)
+    read = read_manifests(files)
     if not any("kind" in each.before for each in read):  # every Kubernetes object has it
         names, verb = ", ".join(map(str, files)), "holds" if len(files) == 1 else "hold"
         raise StartError(f"{names} {verb} no Kubernetes objects: pass manifests or directories of them")
@@ -190,7 +178,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
             if each.done.text != each.before:
                 each.path.write_bytes(each.done.text.encode())  # not as text, which would change line endings
     if output is Output.YAML:
-        sys.stdout.write(manifests.join_manifests(read))
+        sys.stdout.write(join_manifests(read))
         sys.stdout.flush()
     done = in_place or output is Output.YAML
     rewriting = [
@@ -202,7 +190,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
         )
         for change in changes
     ]
-    return rewriting + differences.manifest_differences(thing for each in read for thing in each.done.objects)
+    return rewriting + manifest_differences(thing for each in read for thing in each.done.objects)
 
 
 def _rewriting(change: ObjectChanges, *, done: bool) -> str:
@@ -229,15 +217,11 @@ def _of_values(values: Path | None) -> list[Difference]:
         return []
     if not isinstance(document, dict):
         raise StartError(f"{values} contains no values: it must be a map, as `helm get values -o yaml` prints it")
-    return installed_programs.check_values(document)
+    return check_values(document)
 
 
-async def _of_cluster(kubeconfig: str, environ: Mapping[str, str]) -> list[Difference]:
-    async with cluster_reader.connect(kubeconfig, environ, home_directory()) as client:
+async def _of_cluster(settings: Settings) -> list[Difference]:
+    async with cluster_reader.connect(settings) as client:
         found, programs = await cluster_reader.read_installation(client)
-    every = [*differences.find_differences(found), *installed_programs.check_programs(programs)]
+    every = [*find_differences(found), *check_programs(programs)]
     return sorted(every, key=lambda each: list(DifferenceLevel).index(each.level))
-
-
-def _end(error: StartError) -> NoReturn:
-    raise typer.Exit(print_error(str(error)))

@@ -13,11 +13,12 @@ from mic.startup.spellings import respelled
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidctl.diagnosis.token_source import SERVICE_PRINCIPAL_TYPES
-from podidctl.migration.field_spellings import object_name
+from podidctl.migration.manifests import object_name
 from podidctl.printing import listed
 from podidentity.azure.clouds import of_environment
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.kube.decoding import Malformed, decode_object
+from podidentity.report import counted
 from podidentity.resources import (
     BINDINGS,
     EXCEPTIONS,
@@ -83,23 +84,16 @@ class Installation:
     """Resources that could not be read, with the reason."""
 
 
-@dataclass(frozen=True)
-class _ReadableObjects:
-    """The readable objects."""
-
-    identities: Mapping[tuple[str, str], AzureIdentity]
-    bindings: Sequence[AzureIdentityBinding]
-    exceptions: Sequence[AzurePodIdentityException]
+Identities = Mapping[tuple[str, str], AzureIdentity]
+"""The readable identities by namespace and name."""
 
 
 def find_differences(found: Installation) -> list[Difference]:
     """Return all differences, those that need a correction first."""
     unreadable: list[Difference] = []
-    read = _ReadableObjects(
-        {each.key: each for each in _decoded(IDENTITIES, found, unreadable)},
-        _decoded(BINDINGS, found, unreadable),
-        _decoded(EXCEPTIONS, found, unreadable),
-    )
+    identities = {each.key: each for each in _decoded(IDENTITIES, found.documents, unreadable)}
+    bindings: Sequence[AzureIdentityBinding] = _decoded(BINDINGS, found.documents, unreadable)
+    exceptions = _decoded(EXCEPTIONS, found.documents, unreadable)
     every = [
         *unreadable,
         *(
@@ -107,12 +101,12 @@ def find_differences(found: Installation) -> list[Difference]:
             for what, why in found.unread.items()
         ),
         *_spellings(found),
-        *_identities(read),
-        *_bindings(read),
-        *_ambiguous_identities(read),
-        *_client_ids(read),
-        *_exceptions(read),
-        *_pods(found, read),
+        *_identities(identities),
+        *_bindings(bindings, identities),
+        *_ambiguous_identities(bindings, identities),
+        *_client_ids(identities),
+        *_exceptions(exceptions),
+        *_pods(found.pods, bindings),
         *_lock(found),
     ]
     return sorted(every, key=lambda each: list(DifferenceLevel).index(each.level))
@@ -124,18 +118,14 @@ def manifest_differences(documents: Iterable[Document]) -> list[Difference]:
     for document in documents:
         by_kind[str(document.get("kind"))].append(document)
     unreadable: list[Difference] = []
-    read = {each.key: each for each in _decoded(IDENTITIES, Installation(by_kind), unreadable)}
-    exceptions = _decoded(EXCEPTIONS, Installation(by_kind), unreadable)
-    return [
-        *unreadable,
-        *_identities(_ReadableObjects(read, (), ())),
-        *_exceptions(_ReadableObjects({}, (), exceptions)),
-    ]
+    identities = {each.key: each for each in _decoded(IDENTITIES, by_kind, unreadable)}
+    exceptions = _decoded(EXCEPTIONS, by_kind, unreadable)
+    return [*unreadable, *_identities(identities), *_exceptions(exceptions)]
 
 
-def _decoded(kind: Kind[Any], found: Installation, unreadable: list[Difference]) -> list[Any]:
+def _decoded(kind: Kind[Any], documents: Mapping[str, Sequence[Document]], unreadable: list[Difference]) -> list[Any]:
     objects = []
-    for document in found.documents.get(kind.name, ()):
+    for document in documents.get(kind.name, ()):
         try:
             # `_spellings` reports old field names; the other differences are those after they are rewritten.
             objects.append(decode_object(kind, msgspec.json.encode(document), old_field_names=True))
@@ -158,7 +148,7 @@ def _spellings(found: Installation) -> Iterator[Difference]:
             yield Difference(
                 DifferenceLevel.NO_ACTION,
                 _object_list(kind, old),
-                f"{_count(old, 'object')} in field spellings from before v1.6.0; MIC rewrites them once",
+                f"{counted(len(old), 'object')} in field spellings from before v1.6.0; MIC rewrites them once",
                 "rewrite your manifests, too: podidctl migrate from-reference -f … -o yaml",
             )
         elif old:
@@ -179,9 +169,9 @@ def _spellings(found: Installation) -> Iterator[Difference]:
             )
 
 
-def _identities(read: _ReadableObjects) -> Iterator[Difference]:
+def _identities(identities: Identities) -> Iterator[Difference]:
     policy = SignInPolicy(of_environment(None))
-    if any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in read.identities.values()):
+    if any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in identities.values()):
         yield Difference(
             DifferenceLevel.REVIEW,
             "Secrets of AzureIdentities of type 1 and 2",
@@ -189,7 +179,7 @@ def _identities(read: _ReadableObjects) -> Iterator[Difference]:
             "without helm install or upgrade, set nmi.servicePrincipals=true or rbac.secretNamespaces, or apply "
             "deploy/manifests/service-principals.yaml",
         )
-    for key, identity in sorted(read.identities.items()):
+    for key, identity in sorted(identities.items()):
         about = f"AzureIdentity {'/'.join(filter(None, key))}"
         if why := misconfigured(identity):
             yield Difference(
@@ -209,12 +199,12 @@ def _identities(read: _ReadableObjects) -> Iterator[Difference]:
             )
 
 
-def _bindings(read: _ReadableObjects) -> Iterator[Difference]:
+def _bindings(bindings: Sequence[AzureIdentityBinding], identities: Identities) -> Iterator[Difference]:
     twice: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for binding in sorted(read.bindings, key=lambda each: each.key):
+    for binding in sorted(bindings, key=lambda each: each.key):
         meta, spec = binding.metadata, binding.spec
         twice[meta.namespace, spec.azure_identity, spec.selector].append(meta.name)
-        if (meta.namespace, spec.azure_identity) not in read.identities:
+        if (meta.namespace, spec.azure_identity) not in identities:
             yield Difference(
                 DifferenceLevel.FIX,
                 f"AzureIdentityBinding {meta.namespace}/{meta.name}",
@@ -231,13 +221,13 @@ def _bindings(read: _ReadableObjects) -> Iterator[Difference]:
             )
 
 
-def _ambiguous_identities(read: _ReadableObjects) -> Iterator[Difference]:
+def _ambiguous_identities(bindings: Sequence[AzureIdentityBinding], identities: Identities) -> Iterator[Difference]:
     """Yield identities for which a pod may get a different one than with the Go implementation."""
     by_selector: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     order: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for binding in read.bindings:
+    for binding in bindings:
         key = (binding.metadata.namespace, binding.spec.azure_identity)
-        if key in read.identities:
+        if key in identities:
             by_selector[binding.spec.selector].add(key)
             order[binding.spec.selector].append((binding.metadata.name, key[1], key[0]))
     for selector, keys in sorted(by_selector.items()):
@@ -260,7 +250,7 @@ def _ambiguous_identities(read: _ReadableObjects) -> Iterator[Difference]:
                 "nothing",
             )
     by_id: defaultdict[str, list[str]] = defaultdict(list)
-    for key, identity in sorted(read.identities.items()):
+    for key, identity in sorted(identities.items()):
         if identity.spec.resource_id:
             by_id[identity.spec.resource_id.lower()].append("/".join(key))
     for names in by_id.values():
@@ -273,13 +263,13 @@ def _ambiguous_identities(read: _ReadableObjects) -> Iterator[Difference]:
             )
 
 
-def _client_ids(read: _ReadableObjects) -> Iterator[Difference]:
+def _client_ids(identities: Identities) -> Iterator[Difference]:
     """Yield conflicting client ids: each identity on Azure has exactly one. Only Azure's response shows MIC which one
     is correct.
     """
     by_resource: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
     by_client: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
-    for key, identity in sorted(read.identities.items()):
+    for key, identity in sorted(identities.items()):
         resource, client = parse_user_assigned(identity.spec.resource_id), identity.spec.client_id.strip().lower()
         if identity.spec.type == IdentityType.USER_ASSIGNED and resource is not None and client:
             by_resource[resource.key].setdefault(client, []).append("/".join(key))
@@ -307,8 +297,8 @@ def _same_names(keys: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return {name: namespaces for name, namespaces in by_name.items() if len(namespaces) > 1}
 
 
-def _exceptions(read: _ReadableObjects) -> Iterator[Difference]:
-    for exception in sorted(read.exceptions, key=lambda each: each.key):
+def _exceptions(exceptions: Iterable[AzurePodIdentityException]) -> Iterator[Difference]:
+    for exception in sorted(exceptions, key=lambda each: each.key):
         labels = exception.spec.pod_labels or {}
         usual = bool(labels) and labels.items() <= _CHART_LABELS
         told_labels = " or ".join(f"{name}={value}" for name, value in sorted(labels.items())) or "no label"
@@ -320,9 +310,9 @@ def _exceptions(read: _ReadableObjects) -> Iterator[Difference]:
         )
 
 
-def _pods(found: Installation, read: _ReadableObjects) -> Iterator[Difference]:
-    selectors = {each.spec.selector for each in read.bindings}
-    without = [each for each in found.pods if each.binding_label not in selectors and not each.finished]
+def _pods(pods: Sequence[Pod], bindings: Sequence[AzureIdentityBinding]) -> Iterator[Difference]:
+    selectors = {each.spec.selector for each in bindings}
+    without = [each for each in pods if each.binding_label not in selectors and not each.finished]
     if without:
         names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in without]
         yield Difference(
@@ -332,7 +322,7 @@ def _pods(found: Installation, read: _ReadableObjects) -> Iterator[Difference]:
             "Go implementation after 80 s",
             "correct the label or the selector, or remove the label",
         )
-    mirrors = [each for each in found.pods if each.mirror and each.binding_label and not each.finished]
+    mirrors = [each for each in pods if each.mirror and each.binding_label and not each.finished]
     if mirrors:
         names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in mirrors]
         yield Difference(
@@ -360,7 +350,3 @@ def _lock(found: Installation) -> Iterator[Difference]:
 def _object_list(kind: Kind[Any], documents: Sequence[Document]) -> str:
     names = [object_name(kind, each).removeprefix(f"{kind.name} ") for each in documents]
     return f"{kind.plural}: {listed(names, LISTED_MAX)}"
-
-
-def _count(things: Sequence[object], what: str) -> str:
-    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"

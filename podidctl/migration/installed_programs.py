@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import mic.startup.settings
 import nmi.settings
+from podidctl.diagnosis.daemons import reject_help
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidentity.flags import UsageError
 
@@ -34,9 +35,16 @@ class InstalledProgram:
         """Flags with variables expanded, and a placeholder for each unknown one."""
         return [_VARIABLE.sub(lambda found: self.environ.get(found[1], "unknown"), flag) for flag in self.flags]
 
-    def says(self, flag: str) -> bool:
+    def has(self, flag: str) -> bool:
         """Return whether *flag* is among the flags, with one or two dashes."""
         return any(each.lstrip("-").partition("=")[0] == flag for each in self.flags)
+
+    def settings(self) -> nmi.settings.Settings | mic.startup.settings.Settings:
+        """Return the settings as this version reads them. Raises UsageError for flags that it rejects."""
+        argv = reject_help(self.argv)
+        if self.name == "nmi":
+            return nmi.settings.parse(argv, self.environ)
+        return mic.startup.settings.parse(argv, {"MIC_POD_NAMESPACE": self.namespace, **self.environ})
 
 
 def mic_settings(programs: Sequence[InstalledProgram]) -> mic.startup.settings.Settings | None:
@@ -44,9 +52,10 @@ def mic_settings(programs: Sequence[InstalledProgram]) -> mic.startup.settings.S
     for program in programs:
         if program.name == "mic":
             try:
-                return _mic(program)
+                settings = program.settings()
             except UsageError:
                 return None
+            return settings if isinstance(settings, mic.startup.settings.Settings) else None
     return None
 
 
@@ -54,8 +63,7 @@ def is_namespaced(programs: Sequence[InstalledProgram]) -> bool:
     """Return whether one of them restricts identities to their namespaces. Unreadable flags are ignored."""
     for program in programs:
         try:
-            parse = _mic if program.name == "mic" else _nmi
-            if parse(program).force_namespaced:
+            if program.settings().force_namespaced:
                 return True
         except UsageError:
             continue
@@ -69,14 +77,7 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
     mics = [each.namespace for each in programs if each.name == "mic"]
     for program in programs:
         try:
-            if program.name == "nmi":
-                nmi = _nmi(program)
-                namespaced["NMI"] = nmi.force_namespaced
-                found += _nmi_differences(program, nmi, mics)
-            else:
-                mic = _mic(program)
-                namespaced["MIC"] = mic.force_namespaced
-                found += _mic_differences(program, mic)
+            settings = program.settings()
         except UsageError as error:
             found.append(
                 Difference(
@@ -86,6 +87,12 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
                     "remove it, or correct it",
                 )
             )
+            continue
+        namespaced[program.name.upper()] = settings.force_namespaced
+        if isinstance(settings, nmi.settings.Settings):
+            found += _nmi_differences(program, settings, mics)
+        else:
+            found += _mic_differences(program, settings)
     if len(set(namespaced.values())) > 1:
         only = next(name for name, value in namespaced.items() if value)
         found.append(
@@ -97,15 +104,6 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
             )
         )
     return found
-
-
-def _nmi(program: InstalledProgram) -> nmi.settings.Settings:
-    return nmi.settings.parse(program.argv, program.environ)
-
-
-def _mic(program: InstalledProgram) -> mic.startup.settings.Settings:
-    environ = {"MIC_POD_NAMESPACE": program.namespace, **program.environ}
-    return mic.startup.settings.parse(program.argv, environ)
 
 
 def _nmi_differences(
@@ -139,7 +137,7 @@ def _nmi_differences(
 
 def _mic_differences(program: InstalledProgram, settings: mic.startup.settings.Settings) -> Iterator[Difference]:
     if (
-        program.says("clientQps")
+        program.has("clientQps")
         and settings.writes_per_second < mic.startup.settings.Settings(namespace="n").writes_per_second
     ):
         yield Difference(
@@ -149,7 +147,7 @@ def _mic_differences(program: InstalledProgram, settings: mic.startup.settings.S
             "in the Go implementation",
             "remove it unless the API server needs it (chart value mic.clientQps)",
         )
-    if program.says("leader-election-instance"):
+    if program.has("leader-election-instance"):
         yield Difference(
             DifferenceLevel.NO_ACTION,
             program.workload,

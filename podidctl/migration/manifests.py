@@ -1,16 +1,58 @@
-"""Reader and writer of manifests in files, directories and standard input."""
+"""Manifests with field spellings from before v1.6.0: their reader, and the rewriting of their text.
 
+Only field names in the text are replaced, so that comments, order and layout stay. If this is not possible (a field is
+present in both spellings, or the kind needs more changes) the whole document is written again, and the lost content is
+reported.
+"""
+
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from podidctl.migration.field_spellings import Rewritten, UnreadableError, rewrite
+import yaml
+
+from mic.startup.spellings import KINDS, respelled
 from podidentity.exits import StartError
+from podidentity.old_field_names import fold
+from podidentity.resources import GROUP, Kind
 
 STDIN: Final = Path("-")
 SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+DEPTH_MAX: Final = 12
+"""Depth of fields that can have old field names; the deepest, the secret in the identity that an AzureAssignedIdentity
+embeds, is at five.
+"""
+_COMMENT: Final = re.compile(r"(?:^|\s)#", re.MULTILINE)
+_KINDS: Final = {kind.name: kind for kind in KINDS}
+
+
+class UnreadableError(Exception):
+    """The text is not YAML; the message is one line with the position."""
+
+
+@dataclass(frozen=True)
+class ObjectChanges:
+    """Changes of one object."""
+
+    about: str
+    """Kind, and namespace and name."""
+    fields: tuple[tuple[str, str], ...]
+    """Each renamed field: path before, path after."""
+    lost: tuple[str, ...] = ()
+    """Content that the rewritten text does not preserve."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A rewritten text and its changes."""
+
+    text: str
+    changes: tuple[ObjectChanges, ...]
+    objects: tuple[Mapping[str, Any], ...]
+    """Every custom resource in it, in the new spelling."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +62,26 @@ class Manifest:
     path: Path
     before: str
     done: Rewritten
+
+
+@dataclass
+class _ManifestObject:
+    """One custom resource in the text."""
+
+    kind: Kind[Any]
+    document: dict[str, Any]
+    root: yaml.Node
+    """Root node of its document in the text."""
+    edits: list[tuple[int, int, str]] = field(default_factory=list)
+    fields: list[tuple[str, str]] = field(default_factory=list)
+    clash: bool = False
+    """Renaming would produce a duplicate field."""
+    target: dict[str, Any] | None = None
+    """The object in the new spelling; None if it is unchanged."""
+
+    @property
+    def present(self) -> dict[str, Any]:
+        return self.document if self.target is None else self.target
 
 
 def read_manifests(paths: Sequence[Path]) -> list[Manifest]:
@@ -61,3 +123,190 @@ def _one(path: Path) -> Manifest:
         return Manifest(path, text, rewrite(text))
     except UnreadableError as error:
         raise StartError(f"{path}: {error}; render templates first (helm template), and correct other files") from error
+
+
+def rewrite(text: str) -> Rewritten:
+    """Rewrite the custom resources in *text*, one or more YAML (or JSON) documents; all other text is unchanged.
+
+    Raises UnreadableError.
+    """
+    found = list(_objects(text))
+    roots = {id(each.root): [other for other in found if other.root is each.root] for each in found}
+    edits: list[tuple[int, int, str]] = []
+    changes: list[ObjectChanges] = []
+    for objects in roots.values():
+        changed = [each for each in objects if each.target is not None]
+        is_rewritten = bool(changed) and not _renaming_suffices(text, objects)
+        for each in changed:
+            lost = _lost_content(text, each) if is_rewritten else ()
+            changes.append(ObjectChanges(object_name(each.kind, each.document), tuple(each.fields), lost))
+            edits += [] if is_rewritten else each.edits
+        if is_rewritten:
+            start, end = objects[0].root.start_mark.index, objects[0].root.end_mark.index
+            begins_a_line = text[:start].endswith("\n") or not start
+            edits.append(
+                (start, end, _rewritten_document(objects) if begins_a_line else f"\n{_rewritten_document(objects)}")
+            )
+    return Rewritten(_apply_edits(text, edits), tuple(changes), tuple(each.present for each in found))
+
+
+def object_name(kind: Kind[Any], document: Mapping[str, Any]) -> str:
+    """Return kind, namespace and name as text."""
+    meta = document.get("metadata")
+    meta = meta if isinstance(meta, dict) else {}
+    name = "/".join(str(part) for part in (meta.get("namespace"), meta.get("name")) if part)
+    return f"{kind.name} {name or '(without a name)'}"
+
+
+def kind_of(document: object) -> Kind[Any] | None:
+    """Return the custom resource kind of *document*, or None."""
+    if not isinstance(document, dict) or document.get("apiVersion") != f"{GROUP}/v1":
+        return None
+    return _KINDS.get(str(document.get("kind")))
+
+
+def _objects(text: str) -> Iterator[_ManifestObject]:
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        while loader.check_node():
+            root = loader.get_node()
+            if not isinstance(root, yaml.MappingNode):
+                continue
+            nodes = [root, *_items(root)]
+            edited = [
+                (node, _ManifestObject(kind, {}, root)) for node in nodes if (kind := _kind_of_node(node)) is not None
+            ]
+            for node, found in edited:
+                _collect_renames(node, (), found)
+            for node, found in edited:
+                found.document = loader.construct_document(node)
+                found.target = respelled(found.kind, found.document)
+                yield found
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+        raise UnreadableError(f"{where}{problem}") from error
+    except (RecursionError, ValueError) as error:  # an invalid date, for example
+        raise UnreadableError(f"cannot be read: {error}") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _items(root: yaml.MappingNode) -> list[yaml.MappingNode]:
+    """Return the items of a List."""
+    for name, value in root.value:
+        if isinstance(name, yaml.ScalarNode) and name.value == "items" and isinstance(value, yaml.SequenceNode):
+            return [each for each in value.value if isinstance(each, yaml.MappingNode)]
+    return []
+
+
+def _kind_of_node(node: yaml.MappingNode) -> Kind[Any] | None:
+    plain = {
+        name.value: value.value
+        for name, value in node.value
+        if isinstance(name, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)
+    }
+    return kind_of(plain)
+
+
+def _collect_renames(node: yaml.MappingNode, path: tuple[str, ...], found: _ManifestObject) -> None:
+    """Collect the fields of *node*, at *path*, that have a different name now."""
+    names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
+    present = {name: _current_name(found.kind, (*path, name)) for name in names}
+    taken = list(present.values())
+    for name, value in node.value:
+        if not isinstance(name, yaml.ScalarNode):
+            continue
+        now = present[name.value]
+        if now != name.value:
+            found.clash |= taken.count(now) > 1
+            found.fields.append((".".join((*path, name.value)), ".".join((*path, now))))
+            quote = name.style if name.style in {"'", '"'} else ""
+            found.edits.append((name.start_mark.index, name.end_mark.index, f"{quote}{now}{quote}"))
+        if isinstance(value, yaml.MappingNode) and len(path) < DEPTH_MAX:
+            _collect_renames(value, (*path, now), found)
+
+
+def _current_name(kind: Kind[Any], path: Sequence[str]) -> str:
+    """Return the current spelling of the last name of *path*."""
+    document: Any = 0
+    for name in reversed(path):
+        document = {name: document}
+    folded: Any = fold(document, kind.shape)
+    for _ in path[:-1]:
+        (folded,) = folded.values()
+    (name,) = folded
+    return str(name)
+
+
+def _renaming_suffices(text: str, objects: Sequence[_ManifestObject]) -> bool:
+    """Return whether the document of *objects* is correct after renaming, except for nulls with old field names."""
+    if any(each.clash for each in objects):
+        return False
+    start, end = objects[0].root.start_mark.index, objects[0].root.end_mark.index
+    moved = [(first - start, last - start, name) for each in objects for first, last, name in each.edits]
+    try:
+        after = yaml.safe_load(_apply_edits(text[start:end], moved))
+    except (yaml.YAMLError, ValueError):
+        return False
+    ours = [each for each in [after, *_list_items(after)] if kind_of(each) is not None]
+    return [_without_nulls(each) for each in ours] == [_without_nulls(each.present) for each in objects]
+
+
+def _list_items(document: Any) -> list[Any]:
+    items = document.get("items") if isinstance(document, dict) else None
+    return items if isinstance(items, list) else []
+
+
+def _rewritten_document(objects: Sequence[_ManifestObject]) -> str:
+    """Return the whole document of *objects*, written again."""
+    root = objects[0].root
+    if _is_root(root, objects[0]):
+        return yaml.safe_dump(objects[0].present, sort_keys=False, allow_unicode=True)
+    loader = yaml.SafeLoader("")
+    try:
+        document = loader.construct_document(root)
+    finally:
+        loader.dispose()
+    places = iter(objects)
+    document["items"] = [next(places).present if kind_of(each) else each for each in document["items"]]
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _is_root(root: yaml.Node, found: _ManifestObject) -> bool:
+    return isinstance(root, yaml.MappingNode) and _kind_of_node(root) is found.kind
+
+
+def _lost_content(text: str, found: _ManifestObject) -> tuple[str, ...]:
+    lost = []
+    if _COMMENT.search(text[found.root.start_mark.index : found.root.end_mark.index]):
+        lost.append("comments")
+    kept = dict(_leaves(found.present))
+    for path, value in _leaves(found.document):
+        now = tuple(_current_name(found.kind, path[: place + 1]) for place in range(min(len(path), DEPTH_MAX)))
+        if kept.get(now) != value and value is not None:
+            lost.append(f"{'.'.join(path)}, because {'.'.join(now)} is also present")
+    return tuple(lost)
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, (*path, str(name)))
+    else:
+        yield path, value
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return value
+
+
+def _apply_edits(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
+    for start, end, new in sorted(edits, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text

@@ -7,27 +7,16 @@ identities, the account is for the one that NMI uses for a request that names no
 import ipaddress
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from mic.decisions.assignments import DesiredAssignment
-from podidctl.migration.bindings import BindingIndex
-from podidctl.migration.projections import ServiceAccount
-from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, Workload, WorkloadInventory
+from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, ServiceAccount, Workload, WorkloadState
 from podidctl.printing import listed
 from podidentity.azure.resource_ids import parse_user_assigned
-from podidentity.resources import (
-    BINDING_LABEL,
-    AzureIdentity,
-    AzureIdentityBinding,
-    IdentityType,
-    Wire,
-)
+from podidentity.resources import BINDING_LABEL, AzureIdentity, IdentityType, Wire
 
 USE_LABEL: Final = "azure.workload.identity/use"
 CLIENT_ID: Final = "azure.workload.identity/client-id"
@@ -46,21 +35,6 @@ _FIELD_COMMANDS: Final = {
     "clientID": "az identity show --query clientId",
     "tenantID": "az account show --query tenantId",
 }
-
-
-@dataclass(frozen=True)
-class WorkloadState:
-    """State of the cluster."""
-
-    identities: Sequence[AzureIdentity]
-    bindings: Sequence[AzureIdentityBinding]
-    inventory: WorkloadInventory
-    accounts: Sequence[ServiceAccount]
-    force_namespaced: bool = False
-
-    def bound(self) -> BindingIndex:
-        """Return the desired assignments of all workloads."""
-        return BindingIndex(self.identities, self.bindings, force_namespaced=self.force_namespaced)
 
 
 class PlannedAccount(Wire, frozen=True):
@@ -141,11 +115,9 @@ def plan_workload_identity(state: WorkloadState, *, namespace: str = "") -> Work
 class _Planner:
     def __init__(self, state: WorkloadState) -> None:
         self._state = state
-        self._bound = state.bound()
         self._accounts = {each.key: each for each in state.accounts}
-        self._workloads = list(state.inventory.workloads())
         self._users: defaultdict[Key, list[Workload]] = defaultdict(list)
-        for workload in self._workloads:
+        for workload in state.workloads:
             self._users[workload.account_key].append(workload)
         self._planned: dict[Key, PlannedAccount] = {}
         self._patches: list[WorkloadPatch] = []
@@ -154,10 +126,10 @@ class _Planner:
         self._done: list[str] = []
 
     def run(self, namespace: str) -> WorkloadIdentityPlan:
-        for workload in sorted(self._workloads, key=lambda each: (each.namespace, each.kind, each.name)):
+        for workload in sorted(self._state.workloads, key=lambda each: (each.namespace, each.kind, each.name)):
             if workload.labels.get(BINDING_LABEL) and namespace in {"", workload.namespace}:
                 self._one(workload)
-        for pod in self._state.inventory.manually_labelled_pods():
+        for pod in self._state.manually_labelled_pods():
             if namespace in {"", pod.metadata.namespace}:
                 self._say(
                     f"Pod {'/'.join(pod.key)}",
@@ -174,7 +146,7 @@ class _Planner:
         )
 
     def _one(self, workload: Workload) -> None:
-        desired = self._desired(workload)
+        desired = self._state.desired(workload)
         if not desired:
             label = workload.labels[BINDING_LABEL]
             self._say(
@@ -183,7 +155,7 @@ class _Planner:
                 "bind one, or remove the label",
             )
             return
-        usable = self._usable(workload)
+        usable = usable_identities(self._state, workload)
         for assignment in desired:
             if fault := unusable_field(assignment.identity):
                 self._say(
@@ -198,7 +170,8 @@ class _Planner:
         if account is None:
             return
         for identity in usable:
-            self._credential(identity, account)
+            credential = credential_of(identity, account.namespace, account.name)
+            self._credentials.setdefault((credential.identity, credential.subject), credential)
         if others:
             names = ", ".join(f"{_name(each)} ({each.spec.client_id.strip()})" for each in others)
             self._say(
@@ -214,7 +187,8 @@ class _Planner:
                 f'in its own manifest, set the label {USE_LABEL}: "true" and serviceAccountName: {account.name}',
             )
         elif workload.account == account.name and workload.labels.get(USE_LABEL) == "true":
-            if self._annotated(account):
+            existing = self._accounts.get((account.namespace, account.name))
+            if _client_of_account(existing) == account.client_id.lower():
                 self._done.append(workload.description)
         else:
             self._patches.append(
@@ -226,12 +200,6 @@ class _Planner:
                     service_account=account.name,
                 )
             )
-
-    def _desired(self, workload: Workload) -> list[DesiredAssignment]:
-        return self._bound.desired(workload)
-
-    def _usable(self, workload: Workload) -> list[AzureIdentity]:
-        return [each.identity for each in self._desired(workload) if not unusable_field(each.identity)]
 
     def _account(self, workload: Workload, identity: AzureIdentity) -> PlannedAccount | None:
         """Return the service account for *workload*; None if the operator must decide first."""
@@ -264,7 +232,7 @@ class _Planner:
         return self._use(workload, name, identity)
 
     def _client_of(self, workload: Workload) -> str:
-        return next((each.spec.client_id.strip().lower() for each in self._usable(workload)), "")
+        return next((each.spec.client_id.strip().lower() for each in usable_identities(self._state, workload)), "")
 
     def _free_name(self, workload: Workload, client_id: str) -> str:
         """Return a name that no other workload's service account has. An account from an earlier run is reused."""
@@ -305,15 +273,6 @@ class _Planner:
             )
         return self._planned[key]
 
-    def _annotated(self, account: PlannedAccount) -> bool:
-        """Return whether the account in the cluster has the desired annotations."""
-        existing = self._accounts.get((account.namespace, account.name))
-        return _client_of_account(existing) == account.client_id.lower()
-
-    def _credential(self, identity: AzureIdentity, account: PlannedAccount) -> None:
-        made = credential_of(identity, account.namespace, account.name)
-        self._credentials.setdefault((made.identity, made.subject), made)
-
     def _say(self, about: str, why: str, do: str) -> None:
         step = ManualStep(about=about, why=why, do=do)
         if step not in self._by_hand:
@@ -349,6 +308,11 @@ def credential_name(namespace: str, account: str, suffix: str = "") -> str:
         return plain + end
     end = f"-{sha256(f'{namespace}/{account}'.encode()).hexdigest()[:8]}{end}"
     return f"{_INVALID_CHARACTER.sub('-', plain)[: _NAME_MAX - len(end)]}{end}"
+
+
+def usable_identities(state: WorkloadState, workload: Workload) -> list[AzureIdentity]:
+    """Return the identities of *workload* without an invalid field, the one of unspecific requests first."""
+    return [each.identity for each in state.desired(workload) if not unusable_field(each.identity)]
 
 
 def unusable_field(identity: AzureIdentity) -> str:

@@ -1,39 +1,108 @@
-"""Workloads of a cluster by their templates, and standalone pods. Pure.
+"""Workloads of a cluster by their templates, standalone pods, and their identities by MIC's own rules. Pure.
 
 Templates are read instead of pods, so that workloads that are scaled to zero or run on a schedule are included.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
-from podidctl.migration.projections import (
-    CRON_JOBS,
-    DAEMON_SETS,
-    DEPLOYMENTS,
-    JOBS,
-    REPLICA_SETS,
-    STATEFUL_SETS,
-    CronJob,
-    OwnedObject,
-    PodTemplate,
-    RunningPod,
-    WorkloadObject,
+from mic.cluster.bindings import BindingIndex, indexed
+from mic.decisions.assignments import DesiredAssignment
+from nmi.identity.candidate_order import candidate_order
+from podidctl.diagnosis.daemons import DaemonContainer
+from podidentity.resources import (
+    BINDING_LABEL,
+    AzureIdentity,
+    AzureIdentityBinding,
+    BareMeta,
+    Kind,
+    Meta,
+    OwnerReference,
+    Pod,
+    PodMeta,
+    PodSpec,
+    Resource,
+    ScheduledPod,
+    Wire,
 )
-from podidentity.resources import BINDING_LABEL, Kind
 
 DEFAULT_ACCOUNT: Final = "default"
 """Service account of pods that name none."""
 
 OWNERS_MAX: Final = 3
 """Maximum depth of owners; a CronJob's pod has one owner of an owner. Owner references can be circular."""
-TEMPLATED: Final[tuple[Kind[Any], ...]] = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS, JOBS, REPLICA_SETS)
-"""Kinds with a pod template. Objects of the last two kinds are short-lived and usually have an owner."""
 
 Key = tuple[str, str]
 """Namespace and name."""
 ObjectKey = tuple[str, str, str]
 """Kind, namespace and name, for built-in kinds."""
+
+
+class TemplateSpec(PodSpec, frozen=True):
+    containers: tuple[DaemonContainer, ...] = ()
+
+
+class PodTemplate(Wire, frozen=True):
+    metadata: BareMeta = BareMeta()
+    spec: TemplateSpec = TemplateSpec()
+
+
+class WorkloadSpec(Wire, frozen=True):
+    template: PodTemplate = PodTemplate()
+
+
+class JobCondition(Wire, frozen=True):
+    type: str = ""
+    status: str = ""
+
+
+class JobStatus(Wire, frozen=True):
+    completion_time: str | None = None
+    conditions: list[JobCondition] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether a Job has ended, successfully or not."""
+        failed = any(each.type == "Failed" and each.status == "True" for each in self.conditions or ())
+        return failed or bool(self.completion_time)
+
+
+class WorkloadObject(Resource, frozen=True):
+    """A Deployment, DaemonSet, StatefulSet, ReplicaSet or Job."""
+
+    spec: WorkloadSpec = WorkloadSpec()
+    status: JobStatus = JobStatus()
+
+
+class JobTemplate(Wire, frozen=True):
+    spec: WorkloadSpec = WorkloadSpec()
+
+
+class CronJobSpec(Wire, frozen=True):
+    job_template: JobTemplate = JobTemplate()
+
+
+class CronJob(Resource, frozen=True):
+    spec: CronJobSpec = CronJobSpec()
+
+
+class ServiceAccount(Resource, frozen=True):
+    metadata: Meta = Meta()
+    image_pull_secrets: list[dict[str, Any]] | None = None
+    automount_service_account_token: bool | None = None
+
+
+DEPLOYMENTS: Final = Kind("Deployment", "deployments", WorkloadObject, "apps")
+DAEMON_SETS: Final = Kind("DaemonSet", "daemonsets", WorkloadObject, "apps")
+STATEFUL_SETS: Final = Kind("StatefulSet", "statefulsets", WorkloadObject, "apps")
+REPLICA_SETS: Final = Kind("ReplicaSet", "replicasets", WorkloadObject, "apps")
+JOBS: Final = Kind("Job", "jobs", WorkloadObject, "batch")
+CRON_JOBS: Final = Kind("CronJob", "cronjobs", CronJob, "batch")
+SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", ServiceAccount)
+TEMPLATED: Final[tuple[Kind[Any], ...]] = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS, JOBS, REPLICA_SETS)
+"""Kinds with a pod template. Objects of the last two kinds are short-lived and usually have an owner."""
 
 
 @dataclass(frozen=True)
@@ -61,82 +130,123 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class WorkloadInventory:
-    """Workloads and pods of the cluster."""
+class WorkloadState:
+    """The identities, workloads and pods of a cluster."""
 
+    identities: Sequence[AzureIdentity]
+    bindings: Sequence[AzureIdentityBinding]
     objects: Mapping[str, Sequence[WorkloadObject | CronJob]]
     """By kind, one of TEMPLATED."""
-    pods: Sequence[RunningPod]
+    pods: Sequence[ScheduledPod]
+    accounts: Sequence[ServiceAccount]
+    force_namespaced: bool = False
 
-    def workloads(self) -> Iterator[Workload]:
-        """Yield top-level workloads, and pods without a known owner."""
-        existing = self._existing()
-        for (kind, namespace, _), each in existing.items():
-            if _owner(each, existing) is not None:
+    @cached_property
+    def workloads(self) -> Sequence[Workload]:
+        """Top-level workloads, and pods without a known owner."""
+        return [*self._templated(), *self._standalone_pods()]
+
+    def desired(self, workload: Workload) -> Sequence[DesiredAssignment]:
+        """Return the desired assignments of *workload*; the first one serves requests that name no identity."""
+        return self.desired_for(workload.namespace, workload.labels.get(BINDING_LABEL, ""))
+
+    def desired_for(self, namespace: str, label: str) -> Sequence[DesiredAssignment]:
+        """Return the desired assignments of any pod of *namespace* with this *label*."""
+        known = self._desired.get((namespace, label))
+        if known is not None:
+            return known
+        pod = Pod(
+            metadata=PodMeta(namespace=namespace, name="any", labels={BINDING_LABEL: label}),
+            spec=PodSpec(node_name="any"),
+        )
+        ordered = sorted(
+            self._index.all_desired(pod).values(),
+            key=lambda each: candidate_order(namespace, each.binding.metadata.name, each.identity.key),
+        )
+        return self._desired.setdefault((namespace, label), ordered)
+
+    def manually_labelled_pods(self) -> Iterator[ScheduledPod]:
+        """Yield pods with another label than their template."""
+        for pod in self.pods:
+            top = self._owner(pod)
+            if not pod.binding_label or top is None:
                 continue
-            if kind == JOBS.name and isinstance(each, WorkloadObject) and each.status.ended:
+            for _ in range(OWNERS_MAX):
+                top = self._owner(top) or top
+            if _template(top).metadata.label(BINDING_LABEL) != pod.binding_label:
+                yield pod
+
+    def _templated(self) -> Iterator[Workload]:
+        for (kind, namespace, name), item in self._existing.items():
+            if self._owner(item) is not None:
                 continue
-            why = _unknown_owner_note(each)
+            if kind == JOBS.name and isinstance(item, WorkloadObject) and item.status.ended:
+                continue
+            unpatchable = _unknown_owner_note(item)
             if kind == JOBS.name:
-                why = why or "the template of a Job is immutable"
-            yield _from_template(kind, namespace, each, why)
-        yield from self._pods(existing)
+                unpatchable = unpatchable or "the template of a Job is immutable"
+            template = _template(item)
+            yield Workload(
+                next(each.api_version for each in TEMPLATED if each.name == kind),
+                kind,
+                namespace,
+                name,
+                template.metadata.labels or {},
+                template.spec.service_account_name or DEFAULT_ACCOUNT,
+                unpatchable,
+                template.spec.host_network,
+            )
 
-    def _pods(self, existing: Mapping[ObjectKey, object]) -> Iterator[Workload]:
+    def _standalone_pods(self) -> Iterator[Workload]:
         """Yield pods without a built-in owner; equal pods of one foreign owner are one workload."""
         alike: set[tuple[str, ...]] = set()
         for pod in self.pods:
-            if _owner(pod, existing) is not None or pod.status.phase in {"Succeeded", "Failed"}:
+            if self._owner(pod) is not None or pod.finished:
                 continue
-            meta, owner = pod.metadata, pod.metadata.controller
+            meta, owner = pod.metadata, _controller(pod)
             account, labels = pod.spec.service_account_name or DEFAULT_ACCOUNT, meta.labels or {}
             if owner is None:
-                why = "it is a standalone pod, which is immutable"
-                yield Workload("v1", "Pod", meta.namespace, meta.name, labels, account, why, pod.spec.host_network)
+                unpatchable = "it is a standalone pod, which is immutable"
+                yield Workload(
+                    "v1", "Pod", meta.namespace, meta.name, labels, account, unpatchable, pod.spec.host_network
+                )
                 continue
             maker = (owner.api_version, owner.kind, meta.namespace, owner.name)
-            one = (*maker, account, meta.label(BINDING_LABEL))
+            one = (*maker, account, pod.binding_label)
             if one not in alike:
                 alike.add(one)
                 yield Workload(*maker, labels, account, _unknown_owner_note(pod), pod.spec.host_network)
 
-    def manually_labelled_pods(self) -> Iterator[RunningPod]:
-        """Yield pods with another label than their template."""
-        existing = self._existing()
-        for pod in self.pods:
-            label, top = pod.metadata.label(BINDING_LABEL), _owner(pod, existing)
-            if not label or not isinstance(top, WorkloadObject | CronJob):
-                continue
-            for _ in range(OWNERS_MAX):
-                above = _owner(top, existing)
-                top = above if isinstance(above, WorkloadObject | CronJob) else top
-            if _template(top).metadata.label(BINDING_LABEL) != label:
-                yield pod
+    def _owner(self, item: Resource) -> WorkloadObject | CronJob | None:
+        """Return the built-in owner of *item* if it exists."""
+        owner = _controller(item)
+        if owner is None or owner.api_version not in {kind.api_version for kind in TEMPLATED}:
+            return None
+        return self._existing.get((owner.kind, item.metadata.namespace, owner.name))
 
-    def _existing(self) -> dict[ObjectKey, WorkloadObject | CronJob]:
+    @cached_property
+    def _existing(self) -> Mapping[ObjectKey, WorkloadObject | CronJob]:
         return {(kind.name, *each.key): each for kind in TEMPLATED for each in self.objects.get(kind.name, ())}
 
+    @cached_property
+    def _index(self) -> BindingIndex:
+        return indexed(self.identities, self.bindings, force_namespaced=self.force_namespaced)
 
-def _template(each: WorkloadObject | CronJob) -> PodTemplate:
-    return (each.spec.job_template.spec if isinstance(each, CronJob) else each.spec).template
-
-
-def _from_template(kind: str, namespace: str, each: WorkloadObject | CronJob, why: str) -> Workload:
-    template = _template(each)
-    group = next(one for one in TEMPLATED if one.name == kind)
-    account = template.spec.service_account_name or DEFAULT_ACCOUNT
-    labels, host_network = template.metadata.labels or {}, template.spec.host_network
-    return Workload(group.api_version, kind, namespace, each.metadata.name, labels, account, why, host_network)
+    @cached_property
+    def _desired(self) -> dict[tuple[str, str], Sequence[DesiredAssignment]]:
+        """Desired assignments, computed once per namespace and label."""
+        return {}
 
 
-def _owner(each: OwnedObject, existing: Mapping[ObjectKey, object]) -> object | None:
-    """Return the built-in owner of *each* if it exists."""
-    owner = each.metadata.controller
-    if owner is None or owner.api_version not in {kind.api_version for kind in TEMPLATED}:
-        return None
-    return existing.get((owner.kind, each.metadata.namespace, owner.name))
+def _template(item: WorkloadObject | CronJob) -> PodTemplate:
+    return (item.spec.job_template.spec if isinstance(item, CronJob) else item.spec).template
 
 
-def _unknown_owner_note(each: OwnedObject) -> str:
-    owner = each.metadata.controller
+def _controller(item: Resource) -> OwnerReference | None:
+    """Return the controller that manages this object, or None."""
+    return next((each for each in item.metadata.owner_references or () if each.controller), None)
+
+
+def _unknown_owner_note(item: Resource) -> str:
+    owner = _controller(item)
     return f"it is managed by {owner.kind} {owner.name} ({owner.api_version}), an unknown kind" if owner else ""

@@ -11,7 +11,7 @@ from podidctl.cluster_access import KUBECONFIG_HELP, CliContext, connect
 from podidctl.printing import Output, console, print_document, print_error
 from podidctl.top import live
 from podidctl.top.reader import read_all
-from podidctl.top.schema import Sample
+from podidctl.top.sampling import Sample, Sampler
 from podidctl.top.view import View, render
 from podidentity.telemetry.logs import LogFormat, configure
 
@@ -62,7 +62,7 @@ async def _live(settings: Settings, interval: float) -> None:
 async def _sample(settings: Settings, interval: float) -> Sample:
     """Return one sample, from two reads."""
     async with connect(settings) as client:
-        sampler = live.Sampler(lambda: read_all(client))
+        sampler = Sampler(lambda: read_all(client))
         await sampler.sample()
         await asyncio.sleep(interval)
         return await sampler.sample()

@@ -6,17 +6,13 @@ import os
 import sys
 import termios
 import tty
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from podidctl.top.rates import Reading
-from podidctl.top.reader import NodeReading, by_uid
-from podidctl.top.sampling import make_sample
-from podidctl.top.schema import Sample
+from podidctl.top.sampling import Read, Sample, Sampler
 from podidctl.top.view import View, keys, render
 from podidentity.kube.errors import ApiError
 from podidentity.report import plain
@@ -28,27 +24,7 @@ HANGUP: Final = b"q"
 OTHER_LINES: Final = 7
 """Lines of the screen around the rows of the table."""
 
-Read = Callable[[], Awaitable[list[NodeReading]]]
 Draw = Callable[[RenderableType], None]
-
-
-class Sampler:
-    """Source of samples: keeps the former read of each NMI. Times come from the event loop."""
-
-    def __init__(self, read: Read, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._read = read
-        self._now = now
-        self._before: Mapping[str, Reading] = {}
-        self._at: float | None = None
-
-    async def sample(self) -> Sample:
-        """Read all NMIs and return the sample since the former call. Raises ApiError."""
-        after = await self._read()
-        at = asyncio.get_running_loop().time()
-        interval = 0.0 if self._at is None else at - self._at
-        sample = make_sample(self._before, after, interval_seconds=interval, now=self._now())
-        self._before, self._at = by_uid(after), at
-        return sample
 
 
 class LiveView:

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from podidctl.top.schema import NodeSample, Sample
+from podidctl.top.sampling import NodeSample, Sample
 from podidentity.report import plain
 
 UNKNOWN: Final = "-"

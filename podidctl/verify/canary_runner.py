@@ -1,4 +1,4 @@
-"""Life of one canary pod: create it, wait for its result, delete it.
+"""Life of one canary pod: create it, wait for its result, delete it. The functions for its outcome are pure.
 
 The pod is deleted in any case, also if this task is cancelled (Ctrl-C) or if it is not known whether its creation took
 effect.
@@ -7,13 +7,17 @@ effect.
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
-from podidctl.verify.objects import CANARIES, CONTAINER, Canary
-from podidctl.verify.outcome import Answers, NotRun, late, outcome_of
+import msgspec
+
+from podidctl.verify import canary
+from podidctl.verify.pod import CANARIES, CONTAINER, Canary
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, Invalid, NoResponse, NotFound, ServerError, TooManyRequests
 from podidentity.kube.paths import object_path
+from podidentity.resources import Wire
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +29,49 @@ REFUSALS: Final = (Forbidden, Invalid, NotFound)
 """Responses to a create after which no pod exists."""
 _UNAUTHORIZED: Final = "cannot create resource"
 """Part of the message of the API server's RBAC authorizer; admission plugins write others."""
+LASTING: Final = frozenset(
+    {
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+"""Reasons of a waiting container that time does not resolve. ErrImagePull precedes ImagePullBackOff."""
+_PULL: Final = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
+
+
+class CanaryAnswer(Wire, frozen=True):
+    """One answer that the canary's program describes. Its texts come from an unknown server."""
+
+    who: str = canary.NOTHING
+    source: str = ""
+    """The pod's own address of the connection; empty if there was none."""
+    status: int = 0
+    server: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """A canary without a result."""
+
+    why: str
+    then: str = ""
+    """The next action."""
+
+
+Answers = tuple[CanaryAnswer, ...]
 
 
 class CanaryRunner:
     """Runs canary pods in one namespace."""
 
-    def __init__(self, client: Client, namespace: str, *, poll_seconds: float = POLL_SECONDS) -> None:
+    def __init__(self, client: Client, namespace: str) -> None:
         self._client = client
         self._namespace = namespace
-        self._poll_seconds = poll_seconds
         self.not_deleted: list[str] = []
         """Names of pods that could not be deleted."""
 
@@ -71,7 +109,7 @@ class CanaryRunner:
                     outcome = outcome_of(pod, await self._log(pod)) if pod is not None else None
                     if outcome is not None:
                         return outcome
-                    await asyncio.sleep(self._poll_seconds)
+                    await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             return late(pod, seconds)
 
@@ -81,9 +119,9 @@ class CanaryRunner:
         if ended is None or ended.message:
             return ""
         path = object_path(CANARIES, *pod.key, "log")
-        asked = {"container": CONTAINER, "limitBytes": str(LOG_BYTES)}
+        params = {"container": CONTAINER, "limitBytes": str(LOG_BYTES)}
         try:
-            return (await self._client.request("GET", path, params=asked)).decode(errors="replace")
+            return (await self._client.request("GET", path, params=params)).decode(errors="replace")
         except ApiError:
             return ""
 
@@ -107,3 +145,54 @@ def creation_failure(error: ApiError, namespace: str) -> NotRun:
         return NotRun(says, f"grant create on pods in namespace {namespace}")
     # Pod Security, a quota, an admission policy or a webhook.
     return NotRun(says, "permit this pod there, or select another namespace with -n")
+
+
+def outcome_of(pod: Canary, log: str = "") -> Answers | NotRun | None:
+    """Return the outcome of a canary pod; None while it is not known. *log* counts if its status has no result."""
+    ended = pod.state.terminated
+    if ended is not None:
+        last = log.strip().rpartition("\n")[2]
+        why = f"exit code {ended.exit_code}, {ended.reason or 'no reason'}"
+        failure = NotRun(
+            f"the canary's program ended without a result ({why})", "check that the pod's image is NMI's, with python3"
+        )
+        return _answers(ended.message or "") or _answers(last) or failure
+    waiting = pod.state.waiting
+    if waiting is not None and waiting.reason in LASTING:
+        return waiting_failure(waiting.reason or "", waiting.message or "")
+    if pod.status.phase in {"Failed", "Succeeded"}:
+        reason = ": ".join(filter(None, (pod.status.reason, pod.status.message))) or "no reason"
+        return NotRun(
+            f"the node's kubelet ended the canary pod: {reason}", "free resources on the node, or repeat this"
+        )
+    if pod.metadata.deletion_timestamp is not None:
+        return NotRun("another program deleted the canary pod", "repeat this command")
+    return None
+
+
+def late(pod: Canary | None, seconds: float) -> NotRun:
+    """Return the outcome of a canary that has no result after *seconds*. *pod* is its last known state."""
+    waiting = pod.state.waiting if pod is not None else None
+    if waiting is not None and waiting.reason:
+        return waiting_failure(waiting.reason, waiting.message or "")
+    if pod is not None and pod.status.container_statuses:
+        return NotRun(f"the canary did not end within {seconds:g} s", "repeat this with a longer --timeout")
+    return NotRun(
+        f"the node's kubelet did not start the canary within {seconds:g} s",
+        "check the kubelet of the node, or repeat this with a longer --timeout",
+    )
+
+
+def waiting_failure(reason: str, message: str) -> NotRun:
+    """Return the outcome of a container that does not start for *reason*."""
+    says = f"the canary does not start: {reason}" + (f": {message}" if message else "")
+    if reason in _PULL:
+        return NotRun(says, "make NMI's image available to this node, and check imagePullSecrets")
+    return NotRun(says, "see kubectl describe pod, and the log of the node's kubelet and container runtime")
+
+
+def _answers(message: str) -> Answers:
+    try:
+        return tuple(msgspec.json.decode(message, type=list[CanaryAnswer]))
+    except msgspec.DecodeError:
+        return ()

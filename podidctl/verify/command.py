@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import typer
@@ -14,14 +15,12 @@ from podidctl.cluster_access import KUBECONFIG_HELP, NAME_PATTERN, CliContext, c
 from podidctl.completion import ClusterNames
 from podidctl.doctor.schema import COLORS, Level
 from podidctl.printing import Output, console, print_document, print_error, print_table
-from podidctl.verify.schema import Verification
-from podidctl.verify.verification import Options, verify
+from podidctl.verify.verdicts import Verification
+from podidctl.verify.verification import PARALLEL, TIMEOUT_SECONDS, verify
 from podidentity.report import SOMETHING_TO_DO
 from podidentity.telemetry.logs import LogFormat, configure
 
-PARALLEL: Final = 10
 PARALLEL_MAX: Final = 100
-TIMEOUT_SECONDS: Final = 60
 TIMEOUT_MIN: Final = 30
 """The canary's program ends after 26 seconds at the latest."""
 TIMEOUT_MAX: Final = 600
@@ -69,9 +68,9 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         wrong = next((each for each in node or () if not NAME_PATTERN.fullmatch(each)), None)
         if wrong is not None:
             raise typer.BadParameter(f"--node {wrong!a} is not a node name; see kubectl get nodes")
-        options = Options(tuple(node or ()), namespace, parallel, float(timeout))
+        settings = context.settings(kubeconfig=kubeconfig)
         try:
-            report = asyncio.run(_run(context.settings(kubeconfig=kubeconfig), options))
+            report = asyncio.run(_run(settings, node or (), namespace, parallel, timeout))
         except asyncio.CancelledError:  # SIGTERM
             raise typer.Abort from None
         to = console()
@@ -84,14 +83,14 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         raise typer.Exit(SOMETHING_TO_DO if report.anything else int(report.unknown))
 
 
-async def _run(settings: Settings, options: Options) -> Verification:
+async def _run(settings: Settings, nodes: Sequence[str], namespace: str, parallel: int, timeout: int) -> Verification:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine of asyncio.run
     # Like Ctrl-C: the canary pods are deleted before the command ends.
     with contextlib.suppress(NotImplementedError):  # no signals on this platform
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with connect(settings) as client:
-        return await verify(client, options)
+        return await verify(client, nodes=nodes, namespace=namespace, parallel=parallel, timeout_seconds=timeout)
 
 
 def show(report: Verification, to: Console) -> None:

@@ -2,12 +2,12 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.nmi_log import LINES_READ, logged_peers
-from podidctl.verify.judgement import Evidence, Sighting
+from podidctl.verify.verdicts import Evidence, Sighting
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
 from podidentity.kube.paths import object_path
@@ -24,10 +24,9 @@ MARGIN_SECONDS: Final = 30
 class NmiLogs:
     """Logs of the NMI pods of the cluster."""
 
-    def __init__(self, client: Client, nmis: Iterable[Daemon], *, pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(self, client: Client, nmis: Sequence[Daemon]) -> None:
         self._client = client
-        self._nmis = tuple(nmis)
-        self._pause_seconds = pause_seconds
+        self._nmis = nmis
         self._reads = asyncio.Semaphore(CONCURRENT_MAX)
 
     async def search(self, node: str, request_id: str, seconds: float) -> Evidence:
@@ -36,7 +35,7 @@ class NmiLogs:
         found = Evidence()
         for number in range(READS_MAX if here else 0):
             if number:
-                await asyncio.sleep(self._pause_seconds)
+                await asyncio.sleep(PAUSE_SECONDS)
             found = await self._search(here, request_id, seconds)
             if found.sightings or found.unread:
                 break
@@ -54,7 +53,7 @@ class NmiLogs:
 
     async def _search_one(self, nmi: Daemon, request_id: str, seconds: float) -> Evidence:
         container = nmi.container("nmi")
-        asked = {
+        params = {
             "container": container.name if container is not None else "",
             "sinceSeconds": str(math.ceil(seconds) + MARGIN_SECONDS),
             "tailLines": str(LINES_READ),
@@ -62,7 +61,7 @@ class NmiLogs:
         }
         async with self._reads:
             try:
-                log = await self._client.request("GET", object_path(PODS, *nmi.key, "log"), params=asked)
+                log = await self._client.request("GET", object_path(PODS, *nmi.key, "log"), params=params)
             except ApiError as error:
                 return Evidence(unread=(f"{nmi.name}: {error}",))
         peers = logged_peers(log.decode(errors="replace"), request_id)

@@ -1,4 +1,4 @@
-"""The manifest of a canary pod. Pure.
+"""The canary pod: its manifest, and the objects that `podidctl verify` reads (nodes, NMI's template, canaries). Pure.
 
 The pod has NMI's image and tolerations, runs under the restricted Pod Security level, and has neither a service account
 token nor a label that a binding selects. It names its node itself, so a cordoned node runs it too. Its end is certain:
@@ -9,9 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from podidctl.verify import canary
-from podidctl.verify.objects import CANARY_LABELS, CONTAINER, NmiTemplate
+import msgspec
 
+from podidctl.diagnosis.daemons import LABELS, DaemonCondition, WaitingState
+from podidctl.diagnosis.node_placement import PlacedNode
+from podidctl.verify import canary
+from podidentity.resources import BareMeta, Kind, OwnerReference, Resource, Wire
+
+CONTAINER: Final = "canary"
+COMPONENT: Final = "verify"
+CANARY_LABELS: Final = {"app.kubernetes.io/managed-by": "podidctl", LABELS[0]: COMPONENT}
+CANARY_SELECTOR: Final = ",".join(f"{name}={value}" for name, value in CANARY_LABELS.items())
 METADATA_HOST: Final = "169.254.169.254"
 METADATA_PORT: Final = 80
 USER: Final = 65532
@@ -19,6 +27,122 @@ RESOURCES: Final[Mapping[str, Mapping[str, str]]] = {
     "limits": {"cpu": "200m", "memory": "64Mi"},
     "requests": {"cpu": "10m", "memory": "32Mi"},
 }
+
+
+class NodeCondition(Wire, frozen=True):
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+class NodeStatus(Wire, frozen=True):
+    conditions: list[NodeCondition] = msgspec.field(default_factory=list)
+
+
+class ClusterNode(PlacedNode, frozen=True):
+    """A node as `verify` needs it."""
+
+    status: NodeStatus = NodeStatus()
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def not_ready_reason(self) -> str:
+        """Return why the node is not Ready; empty if it is."""
+        for each in self.status.conditions:
+            if each.type == "Ready":
+                return "" if each.status == "True" else f"{each.reason}: {each.message}".strip(": ") or "no reason"
+        return "its kubelet has not reported its state"
+
+
+class Owner(OwnerReference, frozen=True):
+    """Reference to the owner of an object, with its uid."""
+
+    uid: str = ""
+
+
+class TemplateMeta(Wire, frozen=True):
+    namespace: str = ""
+    owner_references: list[Owner] | None = None
+
+
+class TemplateContainer(Wire, frozen=True):
+    name: str = ""
+    image: str = ""
+    image_pull_policy: str = ""
+
+
+class TemplateSpec(Wire, frozen=True):
+    containers: list[TemplateContainer] = msgspec.field(default_factory=list)
+    tolerations: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    image_pull_secrets: list[dict[str, Any]] = msgspec.field(default_factory=list)
+
+
+class NmiTemplate(Wire, frozen=True):
+    """The parts of an NMI pod that its canary pods have too."""
+
+    metadata: TemplateMeta = TemplateMeta()
+    spec: TemplateSpec = TemplateSpec()
+
+    @property
+    def owner(self) -> Owner | None:
+        """The DaemonSet."""
+        owners = self.metadata.owner_references or ()
+        return next((each for each in owners if each.kind == "DaemonSet" and each.controller), None)
+
+
+class TerminatedState(Wire, frozen=True):
+    exit_code: int = 0
+    reason: str | None = None
+    message: str | None = None
+
+
+class CanaryState(Wire, frozen=True):
+    waiting: WaitingState | None = None
+    terminated: TerminatedState | None = None
+
+
+class CanaryContainer(Wire, frozen=True):
+    name: str = ""
+    state: CanaryState = CanaryState()
+
+
+class CanaryStatus(Wire, frozen=True):
+    phase: str = ""
+    reason: str | None = None
+    message: str | None = None
+    conditions: list[DaemonCondition] = msgspec.field(default_factory=list)
+    container_statuses: list[CanaryContainer] = msgspec.field(default_factory=list)
+
+
+class CanarySpec(Wire, frozen=True):
+    node_name: str = ""
+    active_deadline_seconds: int = 0
+
+
+class CanaryMeta(BareMeta, frozen=True):
+    creation_timestamp: str | None = None
+
+
+class Canary(Resource, frozen=True):
+    """A canary pod."""
+
+    metadata: CanaryMeta = CanaryMeta()
+    spec: CanarySpec = CanarySpec()
+    status: CanaryStatus = CanaryStatus()
+
+    @property
+    def state(self) -> CanaryState:
+        """State of the canary's container; a service mesh may have added others."""
+        found = (each.state for each in self.status.container_statuses if each.name == CONTAINER)
+        return next(found, CanaryState())
+
+
+CLUSTER_NODES: Final = Kind("Node", "nodes", ClusterNode, namespaced=False)
+CANARIES: Final = Kind("Pod", "pods", Canary)
 
 
 def program() -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -12,90 +12,82 @@ import msgspec
 from podidctl.diagnosis.daemons import Daemon, genuine_nmi, list_daemons
 from podidctl.diagnosis.server_time import server_now
 from podidctl.verify import canary
-from podidctl.verify.canary_runner import CanaryRunner
-from podidctl.verify.judgement import Evidence, judge
+from podidctl.verify.canary_runner import CanaryRunner, NotRun
 from podidctl.verify.logs import NmiLogs
-from podidctl.verify.objects import CANARIES, CANARY_SELECTOR, CLUSTER_NODES, Canary, ClusterNode, NmiTemplate
-from podidctl.verify.outcome import NotRun
-from podidctl.verify.pod import manifest
-from podidctl.verify.rights import check_permissions
-from podidctl.verify.schema import NodeVerdict, Verification
+from podidctl.verify.pod import (
+    CANARIES,
+    CANARY_SELECTOR,
+    CLUSTER_NODES,
+    Canary,
+    ClusterNode,
+    NmiTemplate,
+    manifest,
+)
+from podidctl.verify.verdicts import Evidence, NodeVerdict, Verification, judge
 from podidentity.exits import StartError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
 from podidentity.kube.paths import object_path
 from podidentity.resources import PODS
 
+PARALLEL: Final = 10
+TIMEOUT_SECONDS: Final = 60
 NAME_PREFIX: Final = "podidctl-verify-"
 DEADLINE_MARGIN_SECONDS: Final = 30
 """The kubelet ends a canary this long after `verify` has stopped waiting for it."""
 LEFTOVER_SECONDS: Final = 60
 """A canary that exists this long after its deadline is a leftover: its `verify` was killed."""
+REVIEWS: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+NEEDED: Final = ("create", "get", "delete")
+"""The permissions on pods that `verify` needs in the canary's namespace."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Options of the command line."""
+async def verify(
+    client: Client,
+    *,
+    nodes: Sequence[str] = (),
+    namespace: str = "",
+    parallel: int = PARALLEL,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> Verification:
+    """Run a canary pod on each of *nodes* (all if empty) in *namespace* (NMI's if empty), and return the verdicts.
 
-    nodes: tuple[str, ...] = ()
-    """All nodes if empty."""
-    namespace: str = ""
-    """Namespace of the canary pods; NMI's if empty."""
-    parallel: int = 10
-    timeout_seconds: float = 60.0
-
-
-async def verify(client: Client, options: Options) -> Verification:
-    """Run a canary pod on each node and return the verdicts. Raises ApiError, and StartError without NMI or rights."""
+    Raises ApiError, and StartError without NMI or rights.
+    """
     nmis = _nmis(await list_daemons(client, "nmi"))
-    nodes = await _nodes(client, options.nodes)
-    if not nodes:
+    selected = await _nodes(client, nodes)
+    if not selected:
         raise StartError("the cluster has no Linux node")
-    namespace = options.namespace or nmis[0].metadata.namespace
-    await check_permissions(client, namespace)
+    namespace = namespace or nmis[0].metadata.namespace
+    await _check_permissions(client, namespace)
     template = await _template(client, nmis[0])
     runner = CanaryRunner(client, namespace)
     await _delete_leftovers(client, runner, namespace)
-    verifier = _Verifier(
-        NmiLogs(client, nmis),
-        runner,
-        namespace=namespace,
-        nmis=nmis,
-        template=template,
-        timeout_seconds=options.timeout_seconds,
-    )
-    places = asyncio.Semaphore(options.parallel)
+    verifier = _Verifier(NmiLogs(client, nmis), runner, namespace, nmis, template, timeout_seconds)
+    slots = asyncio.Semaphore(parallel)
 
     async def one(node: ClusterNode) -> NodeVerdict:
-        async with places:
+        async with slots:
             return await verifier.verify_node(node)
 
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(one(node), name=f"canary on {node.name}") for node in nodes]
+        running = [tasks.create_task(one(node), name=f"canary on {node.name}") for node in selected]
     return Verification(namespace, [each.result() for each in running], sorted(runner.not_deleted))
 
 
+@dataclass(frozen=True)
 class _Verifier:
-    def __init__(
-        self,
-        logs: NmiLogs,
-        runner: CanaryRunner,
-        *,
-        namespace: str,
-        nmis: Sequence[Daemon],
-        template: NmiTemplate,
-        timeout_seconds: float,
-    ) -> None:
-        self._runner = runner
-        self._namespace = namespace
-        self._nmis = nmis
-        self._template = template
-        self._timeout_seconds = timeout_seconds
-        self._logs = logs
-        self._run = secrets.token_hex(4)
+    logs: NmiLogs
+    runner: CanaryRunner
+    namespace: str
+    nmis: Sequence[Daemon]
+    template: NmiTemplate
+    timeout_seconds: float
+    run: str = field(default_factory=lambda: secrets.token_hex(4))
+    """The part of the pods' names that one run has in common."""
 
     async def verify_node(self, node: ClusterNode) -> NodeVerdict:
-        here = [each for each in self._nmis if each.spec.node_name == node.name]
+        here = [each for each in self.nmis if each.spec.node_name == node.name]
         names = [each.name for each in here]
         if not node.can_run_nmi:
             return judge(node, NotRun("not a Linux machine, so NMI does not serve it"), Evidence(), names)
@@ -108,20 +100,20 @@ class _Verifier:
         began = loop.time()
         # An unguessable id: only a server that received the canary's request can know it.
         request_id = f"verify-{secrets.token_hex(16)}"
-        container = (here[0] if here else self._nmis[0]).container("nmi")
+        container = (here[0] if here else self.nmis[0]).container("nmi")
         document = manifest(
-            name=f"{NAME_PREFIX}{self._run}-{secrets.token_hex(4)}",
-            namespace=self._namespace,
+            name=f"{NAME_PREFIX}{self.run}-{secrets.token_hex(4)}",
+            namespace=self.namespace,
             node=node.name,
             image=container.image if container is not None else "",
             request_id=request_id,
-            template=self._template,
-            deadline_seconds=int(self._timeout_seconds) + DEADLINE_MARGIN_SECONDS,
+            template=self.template,
+            deadline_seconds=int(self.timeout_seconds) + DEADLINE_MARGIN_SECONDS,
         )
-        found = await self._runner.run(document, self._timeout_seconds)
+        found = await self.runner.run(document, self.timeout_seconds)
         evidence = Evidence()
         if not isinstance(found, NotRun) and any(each.who in {canary.NMI, canary.OTHER} for each in found):
-            evidence = await self._logs.search(node.name, request_id, loop.time() - began)
+            evidence = await self.logs.search(node.name, request_id, loop.time() - began)
         return judge(node, found, evidence, names)
 
 
@@ -153,6 +145,39 @@ async def _nodes(client: Client, names: Sequence[str]) -> list[ClusterNode]:
         except NotFound as error:
             raise StartError(f"the cluster has no node {name}; see kubectl get nodes") from error
     return found
+
+
+class _Status(msgspec.Struct):
+    allowed: bool = False
+
+
+class _Review(msgspec.Struct):
+    status: _Status = msgspec.field(default_factory=_Status)
+
+
+async def _check_permissions(client: Client, namespace: str) -> None:
+    """Raise StartError if the caller has not all NEEDED permissions. A server that does not answer this is accepted."""
+    missing = [verb for verb in NEEDED if not await _is_allowed(client, namespace, verb)]
+    if missing:
+        listed = ", ".join(f"{verb} pods" for verb in missing)
+        raise StartError(
+            f"not allowed to run canary pods in namespace {namespace}: grant {listed}; "
+            "podidctl verify --help lists all permissions"
+        )
+
+
+async def _is_allowed(client: Client, namespace: str, verb: str) -> bool:
+    attributes = {"namespace": namespace, "verb": verb, "resource": "pods"}
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": attributes},
+    }
+    try:
+        answer = await client.request("POST", REVIEWS, body=msgspec.json.encode(body))
+        return msgspec.json.decode(answer, type=_Review).status.allowed
+    except (ApiError, msgspec.DecodeError):
+        return True
 
 
 async def _template(client: Client, nmi: Daemon) -> NmiTemplate:

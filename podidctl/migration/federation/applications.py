@@ -5,23 +5,18 @@ applications that need only a label and annotations, because their federated cre
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any, Final
 
-from podidctl.migration.federation.exchange_choice import ExchangeChoice
 from podidctl.migration.federation.planning_input import FederationState
 from podidctl.migration.federation.schema import Application, ApplicationState, Remark
-from podidctl.migration.projections import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS
 from podidctl.migration.workload_identity import (
     CLIENT_ID,
-    TENANT_ID,
     USE_LABEL,
     ManualStep,
-    WorkloadIdentityPlan,
     plan_workload_identity,
-    unusable_field,
+    usable_identities,
 )
-from podidctl.migration.workloads import Workload
+from podidctl.migration.workloads import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS, Workload
 from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity, IdentityType, Kind
 
@@ -35,22 +30,33 @@ CREATE_CREDENTIAL: Final = (
     "change the application's code and its manifest for AKS identity bindings"
 )
 _KINDS: Final = {kind.name for kind in CHANGEABLE_KINDS}
-_TEMPLATE: Final = ("spec", "template", "metadata", "labels")
 
 
-def label_path(kind: str) -> tuple[str, ...]:
-    """Return the path of the pods' labels in an object of *kind*."""
-    return ("spec", "jobTemplate", *_TEMPLATE) if kind == CRON_JOBS.name else _TEMPLATE
-
-
-def account_annotations(application: Application) -> dict[str, str]:
-    """Return the annotations of its service account."""
-    return {CLIENT_ID: application.client_id, TENANT_ID: application.tenant_id}
-
-
-def plan_applications(cluster: FederationState, exchanges: ExchangeChoice) -> list[Application]:
+def plan_applications(cluster: FederationState) -> list[Application]:
     """Return the workloads whose identity is federated or may become so."""
-    return list(_plan(cluster, exchanges, plan_workload_identity(cluster.situation)))
+    made = plan_workload_identity(cluster.situation)
+    steps: defaultdict[str, list[ManualStep]] = defaultdict(list)
+    for each in made.by_hand:
+        steps[each.about].append(each)
+    existing = {(each.namespace, each.name): each for each in made.accounts if not each.is_new}
+    applications = []
+    for workload in sorted(cluster.situation.workloads, key=lambda each: each.description):
+        usable = usable_identities(cluster.situation, workload)
+        if not usable or usable[0].spec.type not in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}:
+            continue
+        identity = usable[0]
+        account = existing.get(workload.account_key)
+        applications.append(
+            _application(
+                workload,
+                identity,
+                cluster.exchange_of(identity).exchange,
+                steps[workload.description],
+                done=workload.description in made.done,
+                mine=account is not None and account.client_id.lower() == identity.spec.client_id.strip().lower(),
+            )
+        )
+    return applications
 
 
 def cluster_remarks(cluster: FederationState) -> list[Remark]:
@@ -71,29 +77,6 @@ def cluster_remarks(cluster: FederationState) -> list[Remark]:
             )
         ]
     return []
-
-
-def _plan(cluster: FederationState, exchanges: ExchangeChoice, made: WorkloadIdentityPlan) -> Iterator[Application]:
-    bound = cluster.situation.bound()
-    steps: defaultdict[str, list[ManualStep]] = defaultdict(list)
-    for each in made.by_hand:
-        steps[each.about].append(each)
-    existing = {(each.namespace, each.name): each for each in made.accounts if not each.is_new}
-    for workload in sorted(cluster.situation.inventory.workloads(), key=lambda each: each.description):
-        usable = [each.identity for each in bound.desired(workload) if not unusable_field(each.identity)]
-        if not usable or usable[0].spec.type not in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}:
-            continue
-        identity = usable[0]
-        account = existing.get(workload.account_key)
-        mine = account is not None and account.client_id.lower() == identity.spec.client_id.strip().lower()
-        yield _application(
-            workload,
-            identity,
-            exchanges.of(identity).exchange,
-            steps[workload.description],
-            done=workload.description in made.done,
-            mine=mine,
-        )
 
 
 def _application(
@@ -139,19 +122,3 @@ def _application(
         state=state,
         remarks=found,
     )
-
-
-def is_rolled_out(kind: str, document: Any) -> bool:
-    """Return whether every desired pod of *document* (of *kind*) has the current template and is available."""
-    meta, spec, status = (document.get(name) or {} for name in ("metadata", "spec", "status"))
-    if kind == CRON_JOBS.name:
-        return True  # its next job uses the new template
-    if status.get("observedGeneration", 0) < meta.get("generation", 0):
-        return False
-    if kind == DAEMON_SETS.name:
-        wanted, updated = status.get("desiredNumberScheduled", 0), status.get("updatedNumberScheduled", 0)
-        return bool(updated >= wanted and status.get("numberAvailable", 0) >= wanted)
-    wanted = spec.get("replicas", 1)
-    ready = status.get("availableReplicas" if kind == DEPLOYMENTS.name else "readyReplicas", 0)
-    old = status.get("replicas", 0) - status.get("updatedReplicas", 0) if kind == DEPLOYMENTS.name else 0
-    return bool(status.get("updatedReplicas", 0) >= wanted and ready >= wanted and old <= 0)

@@ -1,36 +1,32 @@
 """Definition of the commands `podidctl migrate plan|apply|rollback`. `podidctl.cli` passes the environment."""
 
 import asyncio
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from msgspec.structs import replace
 
-from podidctl.cluster_access import KUBECONFIG_HELP
-from podidctl.migration.federation import documents, show
+from podidctl.cluster_access import KUBECONFIG_HELP, CliContext
 from podidctl.migration.federation.azure_resources import (
     AzureOptions,
     azure_plan,
     is_principal,
     parse_cluster,
 )
-from podidctl.migration.federation.bicep import SeveralGroupsError, bicep
-from podidctl.migration.federation.runs import MigrationRun, PlanReader, make_plan, plan_options
-from podidctl.migration.federation.schema import (
-    Application,
-    ApplicationState,
-    ChangeOutcome,
-    FederationPlan,
-    IdentityStep,
+from podidctl.migration.federation.output import manifests, print_outcomes, print_plan
+from podidctl.migration.federation.resource_formats import (
+    SeveralGroupsError,
+    az_script,
+    bicep,
+    remarks_of,
+    service_operator_objects,
+    terraform,
 )
-from podidctl.migration.federation.selection import select
-from podidctl.migration.federation.service_operator import service_operator_objects
-from podidctl.migration.federation.terraform import terraform
-from podidctl.migration.federation.token_test import RESOURCE
-from podidctl.printing import Output, console, listed, print_document
+from podidctl.migration.federation.runs import MigrationRun, plan_options
+from podidctl.migration.federation.schema import ApplicationState, ChangeOutcome, FederationPlan
+from podidctl.migration.federation.token_tests import RESOURCE
+from podidctl.printing import Output, console, listed, print_document, print_text
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO, printable
@@ -108,14 +104,14 @@ IgnoreUses = Annotated[
 Printed = Annotated[Output, typer.Option("-o", "--output", help="Output format.")]
 
 
-def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
+def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the three commands to *app*."""
-    _add_plan(app, environ)
-    _add_apply(app, environ)
-    _add_rollback(app, environ)
+    _add_plan(app, context)
+    _add_apply(app, context)
+    _add_rollback(app, context)
 
 
-def _add_plan(app: typer.Typer, environ: Mapping[str, str]) -> None:
+def _add_plan(app: typer.Typer, context: CliContext) -> None:
     @app.command("plan")
     def plan(
         names: Names = None,
@@ -145,24 +141,17 @@ def _add_plan(app: typer.Typer, environ: Mapping[str, str]) -> None:
         no step remains, 3 if one does, and 1 if the state could not be read.
         """
         azure = _azure_options(cluster, grant_to)
-        reader = PlanReader(
-            environ,
-            kubeconfig,
-            plan_options(environ, tenant, issuer, audience, exchange, name_suffix=name_suffix),
+        run = MigrationRun(
+            settings=context.settings(kubeconfig=kubeconfig),
+            options=plan_options(context.environ, tenant, issuer, audience, exchange, name_suffix=name_suffix),
             force_namespaced=force_namespaced,
+            names=names or (),
+            namespace=namespace,
         )
-        made = asyncio.run(make_plan(reader))
-        every: list[tuple[str, IdentityStep | Application]] = [(each.full_name, each) for each in made.steps]
-        every += [(each.identity, each) for each in made.applications if workload_identity]
-        unchanged = [each.identity for each in made.leftovers]
-        meant = select(names or (), namespace, every, unchanged=unchanged)
-        steps = [each for each in meant if isinstance(each, IdentityStep)]
-        workloads = [each for each in meant if isinstance(each, Application)]
-        whole = not names and not namespace
-        made = replace(made, steps=steps, applications=workloads, leftovers=made.leftovers if whole else [])
+        made = asyncio.run(run.plan(workload_identity=workload_identity))
         _print_plan(made, output, azure, applications=workload_identity)
-        left = any(not each.is_federated for each in steps)
-        left = left or any(each.state is not ApplicationState.DONE for each in workloads)
+        left = any(not each.is_federated for each in made.steps)
+        left = left or any(each.state is not ApplicationState.DONE for each in made.applications)
         raise typer.Exit(SOMETHING_TO_DO if left else 0)
 
 
@@ -180,13 +169,13 @@ def _print_plan(made: FederationPlan, output: PlanOutput, options: AzureOptions,
     """Print the plan. Raises StartError if the resources for Azure need a value that is not known."""
     match output:
         case PlanOutput.TABLE:
-            show.plan(made, console(), applications=applications)
+            print_plan(made, console(), applications=applications)
         case PlanOutput.MANIFESTS:
-            _write(documents.manifests(made.steps))
+            print_text(manifests(made.steps), console())
         case PlanOutput.JSON | PlanOutput.YAML:
             print_document(made, Output(output.value), console())
         case _:
-            _write(_azure_document(made, output, options))
+            print_text(_azure_document(made, output, options), console())
 
 
 def _azure_document(made: FederationPlan, output: PlanOutput, options: AzureOptions) -> str:
@@ -199,7 +188,7 @@ def _azure_document(made: FederationPlan, output: PlanOutput, options: AzureOpti
             "show --query id)"
         )
     azure = azure_plan(made, made.steps, options)
-    remarks = documents.remarks_of(made, made.steps)
+    remarks = remarks_of(made, made.steps)
     match output:
         case PlanOutput.TERRAFORM:
             return terraform(azure, remarks)
@@ -214,10 +203,10 @@ def _azure_document(made: FederationPlan, output: PlanOutput, options: AzureOpti
                     f"identities of one resource group, or use -o terraform"
                 ) from error
         case _:
-            return documents.az_script(made, made.steps, azure)
+            return az_script(made, made.steps, azure)
 
 
-def _add_apply(app: typer.Typer, environ: Mapping[str, str]) -> None:
+def _add_apply(app: typer.Typer, context: CliContext) -> None:
     @app.command("apply")
     def apply(
         names: Names = None,
@@ -244,20 +233,25 @@ def _add_apply(app: typer.Typer, environ: Mapping[str, str]) -> None:
         account and the label of their pods. The exit code is 0 if no step remains, 3 if one does, and 1 if the state
         could not be read.
         """
-        reader = PlanReader(
-            environ,
-            kubeconfig,
-            plan_options(environ, tenant, "", audience, exchange, ignore_uses=ignore_application_credentials),
-            force_namespaced=force_namespaced,
+        options = plan_options(
+            context.environ, tenant, "", audience, exchange, ignore_uses=ignore_application_credentials
         )
         run = MigrationRun(
-            reader, names or (), namespace, timeout, yes=yes, report=_progress_printer(output), untested=untested
+            settings=context.settings(kubeconfig=kubeconfig),
+            options=options,
+            force_namespaced=force_namespaced,
+            names=names or (),
+            namespace=namespace,
+            timeout=timeout,
+            yes=yes,
+            report=_progress_printer(output),
+            untested=untested,
         )
-        work = run.applications() if workload_identity else run.identities(resource)
+        work = run.applications() if workload_identity else run.identities(resource, context.environ)
         _end(asyncio.run(work), output, dry=not yes)
 
 
-def _add_rollback(app: typer.Typer, environ: Mapping[str, str]) -> None:
+def _add_rollback(app: typer.Typer, context: CliContext) -> None:
     @app.command("rollback")
     def rollback(
         names: Names = None,
@@ -273,8 +267,15 @@ def _add_rollback(app: typer.Typer, environ: Mapping[str, str]) -> None:
 
         The exit code is 0 if no step remains, 3 if one does, and 1 if the state could not be read.
         """
-        reader = PlanReader(environ, kubeconfig, plan_options(environ, "", "", ""), force_namespaced=False)
-        run = MigrationRun(reader, names or (), namespace, timeout, yes=yes, report=_progress_printer(output))
+        run = MigrationRun(
+            settings=context.settings(kubeconfig=kubeconfig),
+            options=plan_options(context.environ),
+            names=names or (),
+            namespace=namespace,
+            timeout=timeout,
+            yes=yes,
+            report=_progress_printer(output),
+        )
         work = run.rollback_applications() if workload_identity else run.rollback_identities()
         _end(asyncio.run(work), output, dry=not yes)
 
@@ -287,13 +288,8 @@ def _progress_printer(output: Output) -> Callable[[str], None]:
 
 def _end(done: list[ChangeOutcome], output: Output, *, dry: bool) -> None:
     if output is Output.TABLE:
-        show.outcomes(done, console(), dry=dry)
+        print_outcomes(done, console(), dry=dry)
     else:
         document: dict[str, Any] = {"dryRun": dry, "outcomes": done}
         print_document(document, output, console())
     raise typer.Exit(0 if all(each.is_success for each in done) else SOMETHING_TO_DO)
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

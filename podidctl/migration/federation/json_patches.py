@@ -16,6 +16,8 @@ FORMER_ANNOTATION: Final = "aadpodidentity.k8s.io/migrated-from"
 """Annotation of an AzureIdentity: the former spec, and the tenant that was set."""
 PUT_ANNOTATION: Final = "aadpodidentity.k8s.io/workload-identity"
 """Annotation of service accounts and workloads: the identity, the written values, and the former ones."""
+ANNOTATIONS: Final = ("metadata", "annotations")
+"""The path of an object's annotations."""
 
 Document = dict[str, Any]
 Operations = list[Document]
@@ -95,11 +97,11 @@ def put_patch(document: Document, identity: str, path: tuple[str, ...], values: 
     others = {name: existing[name] for name in values if name in existing and existing[name] != noted.put.get(name)}
     written_in_all, before = {**noted.put, **values}, {**others, **noted.before}
     note = json.dumps({"identity": identity, "before": before, "put": written_in_all}, sort_keys=True)
-    written = [] if path == _ANNOTATIONS else _set_map(document, path, values, ())
+    written = [] if path == ANNOTATIONS else _set_map(document, path, values, ())
     return [
         *_tests(document),
         *written,
-        *_annotate(document, {**(values if path == _ANNOTATIONS else {}), PUT_ANNOTATION: note}, ()),
+        *_annotate(document, {**(values if path == ANNOTATIONS else {}), PUT_ANNOTATION: note}, ()),
     ]
 
 
@@ -116,7 +118,7 @@ def removal_patch(document: Document, path: tuple[str, ...]) -> Operations:
     ours = [name for name, value in noted.put.items() if existing.get(name) == value]
     restored = {name: noted.before[name] for name in ours if name in noted.before}
     gone = [name for name in ours if name not in noted.before]
-    if path == _ANNOTATIONS:
+    if path == ANNOTATIONS:
         return [*_tests(document), *_annotate(document, restored, (*gone, PUT_ANNOTATION))]
     return [*_tests(document), *_set_map(document, path, restored, gone), *_annotate(document, {}, (PUT_ANNOTATION,))]
 
@@ -144,9 +146,6 @@ def _put_record(document: Document) -> _PutRecord | None:
     return found if all(isinstance(each, str) for pair in texts for each in pair) else None
 
 
-_ANNOTATIONS: Final = ("metadata", "annotations")
-
-
 def _spec(document: Document) -> Document:
     spec = document.get("spec")
     if not isinstance(spec, dict):
@@ -159,7 +158,7 @@ def _type(spec: Document) -> Any:
 
 
 def _annotations(document: Document) -> Document:
-    return _map_at(document, _ANNOTATIONS)
+    return _map_at(document, ANNOTATIONS)
 
 
 def _map_at(document: Document, path: Iterable[str]) -> Document:
@@ -179,7 +178,7 @@ def _replace_spec(before: Document, after: Document) -> Operations:
 
 
 def _annotate(document: Document, values: Mapping[str, str], gone: Iterable[str]) -> Operations:
-    return _set_map(document, _ANNOTATIONS, values, gone)
+    return _set_map(document, ANNOTATIONS, values, gone)
 
 
 def _set_map(document: Document, path: tuple[str, ...], values: Mapping[str, str], gone: Iterable[str]) -> Operations:

@@ -10,9 +10,7 @@ from typing import Final
 
 from nmi.tokens.source import PolicyError
 from podidctl.doctor.exemptions import exemption_reasons
-from podidctl.migration.federation.credential_uses import unread_text
-from podidctl.migration.federation.exchange_choice import ChosenExchange, ExchangeChoice
-from podidctl.migration.federation.planning_input import FederationState, PlanOptions, as_federated, policy_of
+from podidctl.migration.federation.planning_input import ChosenExchange, FederationState, as_federated
 from podidctl.migration.federation.schema import AccountUsage, IdentityStep, Remark
 from podidctl.migration.workload_identity import CREDENTIALS_MAX, is_public, unreachable_issuer
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key
@@ -22,7 +20,6 @@ from podidentity.resources import AzureIdentity, Pod, PodMeta, PodSpec
 
 KUBERNETES_MIN: Final = (1, 30)
 """The first version of Kubernetes in which the chart's ValidatingAdmissionPolicy limits NMI's token requests."""
-TENANT: Final = "its tenant is not known: pass --tenant, the output of `az account show --query tenantId -o tsv`"
 USES_UNKNOWN: Final = (
     "search the pods' code and settings for api://AzureADTokenExchange; an application that uses an identity's token "
     "as its credential does not work with type 3"
@@ -31,13 +28,12 @@ _VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 
 
 class Obstacles:
-    """The remarks about one cluster. *exchanges* is the exchange of each identity."""
+    """The remarks about one cluster."""
 
-    def __init__(self, cluster: FederationState, options: PlanOptions, exchanges: ExchangeChoice) -> None:
+    def __init__(self, cluster: FederationState) -> None:
         self._cluster = cluster
-        self._options = options
-        self._exchanges = exchanges
-        self._policy = policy_of(cluster, options)
+        self._options = cluster.options
+        self._policy = cluster.policy
         self._state = cluster.situation
         self._why_exempt = exemption_reasons(cluster.nmis, cluster.exceptions)
         self._not_served_by_nmi = self._find_not_served_by_nmi()
@@ -50,7 +46,7 @@ class Obstacles:
                 why=f"Kubernetes is {self._cluster.version}, without the admission policies that limit NMI",
                 do="upgrade the cluster to 1.30 or later",
             )
-        exchanges = {each.exchange for each in steps} or {self._exchanges.default}
+        exchanges = {each.exchange for each in steps} or {self._cluster.default_exchange}
         if Exchange.DIRECT not in exchanges:
             pass  # only AKS's own credentials of the identities have an issuer
         elif not issuer:
@@ -80,7 +76,10 @@ class Obstacles:
         uses = self._cluster.uses
         if uses.unread:
             yield Remark(
-                why=f"it is unknown whether applications use tokens of identities as credentials: {unread_text(uses)}",
+                why=(
+                    "it is unknown whether applications use tokens of identities as credentials: "
+                    f"{listed(uses.unread, 3)}: {next(iter(uses.unread.values()))}"
+                ),
                 do=USES_UNKNOWN,
                 blocks=False,
             )
@@ -107,7 +106,10 @@ class Obstacles:
         if chosen.remark is not None:
             yield chosen.remark
         if not tenant:
-            yield Remark(why=TENANT.partition(": ")[0], do=TENANT.partition(": ")[2])
+            yield Remark(
+                why="its tenant is not known",
+                do="pass --tenant, the output of `az account show --query tenantId -o tsv`",
+            )
         else:
             try:
                 self._policy.federation(as_federated(identity, tenant))
@@ -181,11 +183,10 @@ class Obstacles:
     def _find_not_served_by_nmi(self) -> Mapping[Key, list[str]]:
         """Return, by AzureIdentity, the workloads that NMI exempts or does not see."""
         found: defaultdict[Key, list[str]] = defaultdict(list)
-        bound = self._state.bound()
-        for workload in self._state.inventory.workloads():
+        for workload in self._state.workloads:
             meta = PodMeta(namespace=workload.namespace, name=workload.name, labels=dict(workload.labels))
             pod = Pod(metadata=meta, spec=PodSpec(host_network=workload.host_network))
             why = "host network" if workload.host_network else self._why_exempt(pod)
-            for desired in bound.desired(workload) if why else ():
+            for desired in self._state.desired(workload) if why else ():
                 found[desired.identity.key].append(f"{workload.description} ({why})")
         return found

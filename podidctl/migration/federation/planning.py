@@ -6,12 +6,10 @@ A federated identity serves only its own namespace, trusts service accounts inst
 from typing import Any
 
 from mic.decisions.assignments import misconfigured
-from podidctl.migration.federation.account_usages import account_usages
+from podidctl.migration.federation.identity_users import OtherNamespaces, account_usages, lagging_pods
 from podidctl.migration.federation.json_patches import FORMER_ANNOTATION
-from podidctl.migration.federation.lagging_pods import lagging_pods
 from podidctl.migration.federation.obstacles import Obstacles
-from podidctl.migration.federation.other_namespaces import OtherNamespaces
-from podidctl.migration.federation.planning_input import FederationState, PlanOptions, audience_of, exchange_choice
+from podidctl.migration.federation.planning_input import FederationState
 from podidctl.migration.federation.schema import (
     FederationPlan,
     IdentityState,
@@ -26,42 +24,36 @@ from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.resources import AzureIdentity, IdentityType
 
 
-def plan_federation(cluster: FederationState, options: PlanOptions) -> FederationPlan:
+def plan_federation(cluster: FederationState) -> FederationPlan:
     """Return the plan without applications, which `applications.plan_applications` adds."""
-    return _FederationPlanner(cluster, options).run()
+    return _FederationPlanner(cluster).run()
 
 
 class _FederationPlanner:
-    def __init__(self, cluster: FederationState, options: PlanOptions) -> None:
+    def __init__(self, cluster: FederationState) -> None:
         self._cluster = cluster
-        self._options = options
-        self._exchanges = exchange_choice(cluster, options)
+        self._options = cluster.options
         self._state = cluster.situation
-        self._bound = self._state.bound()
         self._accounts = account_usages(self._state)
-        self._other_namespaces = OtherNamespaces(self._state, self._bound)
+        self._other_namespaces = OtherNamespaces(self._state)
         self._named = {(each.metadata.namespace, each.spec.azure_identity) for each in self._state.bindings}
-        self._obstacles = Obstacles(cluster, options, self._exchanges)
+        self._obstacles = Obstacles(cluster)
 
     def run(self) -> FederationPlan:
-        steps, leftovers = [], []
-        for identity in sorted(self._state.identities, key=lambda each: each.key):
-            if isinstance(found := self._one(identity), IdentityStep):
-                steps.append(found)
-            elif found is not None:
-                leftovers.append(found)
+        results = [self._result(identity) for identity in sorted(self._state.identities, key=lambda each: each.key)]
+        steps = [result for result in results if isinstance(result, IdentityStep)]
         issuer = self._options.issuer or self._cluster.issuer
         return FederationPlan(
             issuer=issuer,
-            audience=audience_of(self._cluster, self._options),
-            exchange=self._exchanges.default,
+            audience=self._cluster.audience,
+            exchange=self._cluster.default_exchange,
             remarks=list(self._obstacles.of_cluster(issuer, steps)),
             steps=steps,
             applications=[],
-            leftovers=leftovers,
+            leftovers=[result for result in results if isinstance(result, UnchangedIdentity)],
         )
 
-    def _one(self, identity: AzureIdentity) -> IdentityStep | UnchangedIdentity | None:
+    def _result(self, identity: AzureIdentity) -> IdentityStep | UnchangedIdentity:
         kind, name = identity.spec.type, "/".join(identity.key)
         marked = bool(identity.metadata.annotation(FORMER_ANNOTATION))
         if kind == IdentityType.FEDERATED:
@@ -79,7 +71,7 @@ class _FederationPlanner:
             return UnchangedIdentity(identity=name, why="no AzureIdentityBinding names it", do="delete it")
         tenant = self._options.tenant or identity.spec.tenant_id.strip()
         accounts = self._accounts.get(identity.key, [])
-        chosen = self._exchanges.of(identity)
+        chosen = self._cluster.exchange_of(identity)
         remarks = [*self._obstacles.of_identity(identity, tenant, accounts, chosen)]
         copies: list[dict[str, Any]] = []
         if strangers := self._other_namespaces.namespaces(identity, {each.namespace for each in accounts}):
@@ -106,8 +98,8 @@ class _FederationPlanner:
 
     def _federated(self, identity: AzureIdentity) -> IdentityStep | UnchangedIdentity:
         """Return the step for resources on Azure of an identity that was created with type 3."""
-        chosen = self._exchanges.of(identity).exchange
-        if chosen is Exchange.IDENTITY_BINDINGS or self._exchanges.is_given:
+        chosen = self._cluster.exchange_of(identity).exchange
+        if chosen is Exchange.IDENTITY_BINDINGS or self._options.exchange is not None:
             return self._step(identity, IdentityState.FEDERATED, identity.spec.tenant_id, [], [])
         return UnchangedIdentity(
             identity="/".join(identity.key),
@@ -116,7 +108,9 @@ class _FederationPlanner:
         )
 
     def _switched(self, identity: AzureIdentity) -> IdentityStep:
-        behind = [] if self._cluster.managed else lagging_pods(self._state, identity, self._cluster.assigned)
+        behind: list[str] = []
+        if not self._cluster.managed:
+            behind = lagging_pods(self._state.pods, self._state.bindings, identity, self._cluster.assigned)
         remarks = [
             Remark(
                 why=f"MIC has not updated {len(behind)} of its pods ({listed(set(behind), 3)})",
@@ -137,7 +131,7 @@ class _FederationPlanner:
     ) -> IdentityStep:
         own = identity.metadata.namespace
         accounts = [each for each in self._accounts.get(identity.key, []) if each.namespace == own]
-        exchange = self._exchanges.of(identity).exchange
+        exchange = self._cluster.exchange_of(identity).exchange
         azures = parse_user_assigned(identity.spec.resource_id)
         needed = accounts if exchange is Exchange.DIRECT else []
         return IdentityStep(

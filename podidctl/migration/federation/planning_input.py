@@ -1,19 +1,30 @@
 """The input of a federation plan: the state that was read, the options, and the policies that they imply. Pure."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 from msgspec.structs import replace
 
 from nmi.settings import Settings
 from nmi.tokens.endpoints import SignInPolicy
-from podidctl.migration.federation.credential_uses import NO_USES, CredentialUses
-from podidctl.migration.federation.exchange_choice import ExchangeChoice
-from podidctl.migration.workload_identity import AUDIENCE, WorkloadState
-from podidctl.migration.workloads import Key
+from nmi.tokens.exchanges import Exchanges
+from nmi.tokens.source import PolicyError
+from podidctl.diagnosis.exchanges import exchange_of
+from podidctl.migration.federation.schema import Remark
+from podidctl.migration.workload_identity import AUDIENCE
+from podidctl.migration.workloads import Key, WorkloadState
+from podidctl.printing import listed
 from podidentity.azure.clouds import Cloud
 from podidentity.azure.federation import Exchange
-from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzurePodIdentityException, IdentityType
+from podidentity.resources import (
+    EXCHANGE_ANNOTATION,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzurePodIdentityException,
+    IdentityType,
+)
 
 
 @dataclass(frozen=True)
@@ -34,10 +45,50 @@ class PlanOptions:
 
 
 @dataclass(frozen=True)
+class CredentialUses:
+    """Identities of type 0 with tokens that an application uses as its own credential, as all NMIs have counted them.
+
+    Such an application requests a token of its identity for api://AzureADTokenExchange, and presents this token to
+    Entra ID instead of a secret. An identity of type 3 cannot get such a token (AADSTS700231), so its migration would
+    break the application.
+    """
+
+    nodes: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """The nodes on which NMI has fetched such a token, by AzureIdentity (`namespace/name`)."""
+    incomplete: Collection[str] = ()
+    """The nodes on which NMI has counted more identities than it reports by name."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """The reason why the metrics of a node could not be read, by node."""
+
+    def nodes_of(self, identity: AzureIdentity, all_identities: Sequence[AzureIdentity]) -> list[str]:
+        """Return the nodes on which NMI has fetched such a token of *identity*.
+
+        Several AzureIdentities can have the same client id or resource id. They share NMI's cached token, and NMI
+        counts its fetch for one of them. So the result includes the nodes of all of them.
+        """
+        ours = _ids(identity)
+        names = ["/".join(each.key) for each in all_identities if _ids(each) & ours or each.key == identity.key]
+        return sorted({node for name in names for node in self.nodes.get(name, ())})
+
+
+NO_USES: Final = CredentialUses()
+"""The uses in a cluster without NMI."""
+
+
+@dataclass(frozen=True)
+class ChosenExchange:
+    """The exchange of one AzureIdentity, and the remark if NMI would not serve the identity by it."""
+
+    exchange: Exchange
+    remark: Remark | None = None
+
+
+@dataclass(frozen=True)
 class FederationState:
-    """State that was read."""
+    """State that was read, and the options of the command line."""
 
     situation: WorkloadState
+    options: PlanOptions
     issuer: str = ""
     version: str = ""
     exceptions: Sequence[AzurePodIdentityException] = ()
@@ -56,24 +107,57 @@ class FederationState:
     webhook: bool | None = None
     """Whether workload identity's webhook is installed; None if unknown."""
 
+    @property
+    def audience(self) -> str:
+        """The audience of the federated credentials: the option, or else NMI's."""
+        return self.options.audience or next((each.federated_audience for each in self.nmis), AUDIENCE)
 
-def audience_of(cluster: FederationState, options: PlanOptions) -> str:
-    """Return the audience of the federated credentials: the option, or else NMI's."""
-    return options.audience or next((each.federated_audience for each in cluster.nmis), AUDIENCE)
+    @property
+    def policy(self) -> SignInPolicy:
+        """NMI's policy about the endpoints that may receive credentials."""
+        allowed = {each.allowed_ad_endpoints for each in self.nmis}
+        return SignInPolicy(self.options.cloud, allowed_endpoints=allowed.pop() if len(allowed) == 1 else ())
 
+    @property
+    def default_exchange(self) -> Exchange:
+        """The exchange of an identity without an annotation."""
+        return self.options.exchange or next((each.federated_exchange for each in self.nmis), Exchange.DIRECT)
 
-def exchange_choice(cluster: FederationState, options: PlanOptions) -> ExchangeChoice:
-    """Return the rule for the exchange of each identity: the option, or else NMI's."""
-    return ExchangeChoice(cluster.nmis, options.exchange)
-
-
-def policy_of(cluster: FederationState, options: PlanOptions) -> SignInPolicy:
-    """Return NMI's policy about the endpoints that may receive credentials."""
-    allowed = {each.allowed_ad_endpoints for each in cluster.nmis}
-    return SignInPolicy(options.cloud, allowed_endpoints=allowed.pop() if len(allowed) == 1 else ())
+    def exchange_of(self, identity: AzureIdentity) -> ChosenExchange:
+        """Return the exchange of *identity*: the option, or else the one of NMI's rules on all nodes. The remark states
+        that NMI's settings contradict it.
+        """
+        nodes: defaultdict[Exchange, list[str]] = defaultdict(list)
+        try:
+            for each in self.nmis:
+                nodes[exchange_of(each, identity)].append(each.node_name)
+            if not self.nmis:
+                # The settings of no NMI are known, so that whether NMI allows the annotation is unknown, too.
+                nodes[Exchanges(by_annotation=True).choose(identity)] = []
+        except PolicyError as error:
+            refused = Remark(why=error.detail, do="correct it, then run this command again")
+            return ChosenExchange(self.default_exchange, refused)
+        chosen = self.options.exchange or next(iter(nodes))
+        if len(nodes) > 1:
+            by_node = "; ".join(f"{exchange} on {listed(nodes[exchange], 3)}" for exchange in sorted(nodes))
+            why = f"NMI's exchange for it differs between nodes: {by_node}"
+            return ChosenExchange(chosen, Remark(why=why, do="finish the rollout of NMI's DaemonSet"))
+        if self.nmis and chosen not in nodes:
+            why = f"this plan is for the exchange {chosen}, and NMI would use {next(iter(nodes))}"
+            do = (
+                f"before the switch set federated.exchange in the chart's values, or the annotation "
+                f"{EXCHANGE_ANNOTATION} with federated.exchangeAnnotation; or omit --exchange"
+            )
+            return ChosenExchange(chosen, Remark(why=why, do=do))
+        return ChosenExchange(chosen)
 
 
 def as_federated(identity: AzureIdentity, tenant: str) -> AzureIdentity:
     """Return *identity* after the switch."""
     spec = replace(identity.spec, type=int(IdentityType.FEDERATED), tenant_id=tenant)
     return replace(identity, spec=spec)
+
+
+def _ids(identity: AzureIdentity) -> set[str]:
+    spec = identity.spec
+    return {each.strip().lower() for each in (spec.client_id, spec.resource_id)} - {""}

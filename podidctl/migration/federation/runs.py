@@ -2,32 +2,25 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
-import aiohttp
 from msgspec.structs import replace
 
-from podidctl.cluster_access import home_directory
-from podidctl.migration import cluster_reader
-from podidctl.migration.federation import applications as apps
-from podidctl.migration.federation import planning
-from podidctl.migration.federation.application_changes import ApplicationChanger, list_marked
-from podidctl.migration.federation.binding_permissions import BindingPermissionTester
-from podidctl.migration.federation.change_context import ChangeContext
-from podidctl.migration.federation.credential_uses import NO_USES, CredentialUses, read_credential_uses
-from podidctl.migration.federation.identity_changes import IdentityChanger
+from mic.startup.settings import Settings
+from podidctl.migration.cluster_reader import connect
+from podidctl.migration.federation.applications import cluster_remarks, plan_applications
+from podidctl.migration.federation.changes import ApplicationChanger, IdentityChanger, list_marked
 from podidctl.migration.federation.json_patches import FORMER_ANNOTATION
+from podidctl.migration.federation.planning import plan_federation
 from podidctl.migration.federation.planning_input import (
+    NO_USES,
+    CredentialUses,
     FederationState,
     PlanOptions,
     as_federated,
-    audience_of,
-    exchange_choice,
-    policy_of,
 )
 from podidctl.migration.federation.schema import (
     Application,
@@ -39,9 +32,14 @@ from podidctl.migration.federation.schema import (
     IdentityStep,
     Remark,
 )
-from podidctl.migration.federation.selection import select
-from podidctl.migration.federation.state_reader import is_managed, read_federation_state
-from podidctl.migration.federation.token_test import TokenTester, new_token_session
+from podidctl.migration.federation.state_reader import is_managed, read_credential_uses, read_federation_state
+from podidctl.migration.federation.token_tests import (
+    BindingPermissionTester,
+    Tester,
+    TokenTester,
+    new_token_session,
+    test_accounts,
+)
 from podidctl.migration.workload_identity import SUFFIX_MAX
 from podidentity.azure import clouds
 from podidentity.azure.federation import Exchange
@@ -51,7 +49,6 @@ from podidentity.resources import IDENTITIES
 
 T = TypeVar("T")
 _SUFFIX: Final = re.compile(rf"[A-Za-z0-9_-]{{0,{SUFFIX_MAX}}}")
-Tester: TypeAlias = TokenTester | BindingPermissionTester
 UNTESTED: Final = "NMI uses identity bindings for it, and only pods of the cluster can test that exchange"
 TEST_BY_POD: Final = (
     "test the identity binding with a second AzureIdentity of type 3 and one pod, then run this command with --untested"
@@ -82,200 +79,193 @@ def plan_options(
     return PlanOptions(cloud, tenant.strip(), issuer, audience, exchange, name_suffix, ignore_uses)
 
 
-@dataclass(frozen=True)
-class PlanReader:
-    """Connection to the cluster, with the options of the plan."""
-
-    environ: Mapping[str, str]
-    kubeconfig: str
-    options: PlanOptions
-    force_namespaced: bool = False
-
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
-        """Connect to the API server. Raises StartError, also for errors in the context."""
-        async with cluster_reader.connect(self.kubeconfig, self.environ, home_directory()) as client:
-            yield client
-
-    async def read_plan(self, client: Client, uses: CredentialUses = NO_USES) -> tuple[FederationState, FederationPlan]:
-        """Return the current state and the plan. Raises ApiError."""
-        found = await read_federation_state(client, force_namespaced=self.force_namespaced, uses=uses)
-        return found, planning.plan_federation(found, self.options)
-
-
-async def make_plan(reader: PlanReader) -> FederationPlan:
-    """Return the whole plan, including applications."""
-    async with reader.client() as client:
-        found, made = await reader.read_plan(client, await read_credential_uses(client))
-    if not made.issuer.isprintable():
-        raise StartError(f"the issuer {made.issuer!a} is not an address: pass --issuer")
-    return replace(made, applications=apps.plan_applications(found, exchange_choice(found, reader.options)))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MigrationRun:
-    """One run of `apply` or `rollback`; changes are made only with *yes*. *report* receives each progress line."""
+    """One run of a command. `apply` and `rollback` make changes only with *yes*."""
 
-    reader: PlanReader
+    settings: Settings
+    """The address of the cluster."""
+    options: PlanOptions
     names: Sequence[str]
     namespace: str
-    timeout: float
-    yes: bool
-    report: Callable[[str], None]
+    force_namespaced: bool = False
+    timeout: float = 0.0
+    yes: bool = False
+    report: Callable[[str], None] = lambda _line: None
+    """Receives each progress line."""
     untested: bool = False
     """Whether to switch identities whose exchange cannot be tested from here (identity bindings)."""
 
-    async def identities(self, resource: str) -> list[ChangeOutcome]:
+    async def plan(self, *, workload_identity: bool) -> FederationPlan:
+        """Return the plan of the selected identities, with *workload_identity* also of their applications."""
+        async with connect(self.settings) as client:
+            state, made = await self._read_plan(client, await read_credential_uses(client))
+        if not made.issuer.isprintable():
+            raise StartError(f"the issuer {made.issuer!a} is not an address: pass --issuer")
+        every: list[tuple[str, IdentityStep | Application]] = [(each.full_name, each) for each in made.steps]
+        every += [(each.identity, each) for each in plan_applications(state) if workload_identity]
+        selected = self._select(every, unchanged=[each.identity for each in made.leftovers])
+        return replace(
+            made,
+            steps=[each for each in selected if isinstance(each, IdentityStep)],
+            applications=[each for each in selected if isinstance(each, Application)],
+            leftovers=[] if self.names or self.namespace else made.leftovers,
+        )
+
+    async def identities(self, resource: str, environ: Mapping[str, str]) -> list[ChangeOutcome]:
         """Test and switch identities one after the other. Read the state again before each one, because the previous
-        one took time.
+        one took time. *resource* is the audience of the tested tokens; *environ* has the proxy.
         """
-        async with self.reader.client() as client, new_token_session() as session:
+        async with connect(self.settings) as client, new_token_session() as session:
             uses = await read_credential_uses(client)
-            found, made = await self.reader.read_plan(client, uses)
+            state, made = await self._read_plan(client, uses)
             unchanged = [each.identity for each in made.leftovers]
-            steps = select(
-                self.names, self.namespace, [(each.full_name, each) for each in made.steps], unchanged=unchanged
-            )
-            testers = self._testers(client, session, found, resource)
-            changer = IdentityChanger(self._context(client), managed=found.managed)
+            steps = self._select([(each.full_name, each) for each in made.steps], unchanged=unchanged)
+            testers: Mapping[Exchange, Tester] = {
+                Exchange.DIRECT: TokenTester(
+                    client, session, state.policy, environ, audience=state.audience, resource=resource
+                ),
+                Exchange.IDENTITY_BINDINGS: BindingPermissionTester(client, state.policy),
+            }
+            changer = IdentityChanger(client=client, timeout=self.timeout, report=self.report, managed=state.managed)
             if not self.yes:
-                each_tried = (self._one(step, made.remarks, found, testers, changer) for step in steps)
-                return list(await asyncio.gather(*each_tried))
+                outcomes_of_steps = (self._identity(step, made.remarks, state, testers, changer) for step in steps)
+                return list(await asyncio.gather(*outcomes_of_steps))
             outcomes: list[ChangeOutcome] = []
             for name in [each.full_name for each in steps]:
                 if outcomes:
-                    found, made = await self.reader.read_plan(client, uses)
+                    state, made = await self._read_plan(client, uses)
                 step = next((each for each in made.steps if each.full_name == name), None)
                 if step is None:
-                    outcomes.append(
-                        ChangeOutcome(
-                            about=name, ending=ChangeResult.NOT_CHANGED, why="it was deleted or has another type now"
-                        )
-                    )
+                    why = "it was deleted or has another type now"
+                    outcomes.append(ChangeOutcome(name, ChangeResult.NOT_CHANGED, why))
                 else:
-                    outcomes.append(await self._one(step, made.remarks, found, testers, changer))
+                    outcomes.append(await self._identity(step, made.remarks, state, testers, changer))
             return outcomes
 
-    def _testers(
-        self, client: Client, session: aiohttp.ClientSession, found: FederationState, resource: str
-    ) -> Mapping[Exchange, Tester]:
-        options = self.reader.options
-        policy = policy_of(found, options)
-        audience = audience_of(found, options)
-        return {
-            Exchange.DIRECT: TokenTester(
-                client, session, policy, self.reader.environ, audience=audience, resource=resource
-            ),
-            Exchange.IDENTITY_BINDINGS: BindingPermissionTester(client, policy),
-        }
-
-    async def _one(
+    async def _identity(
         self,
         step: IdentityStep,
         everywhere: list[Remark],
-        found: FederationState,
+        state: FederationState,
         testers: Mapping[Exchange, Tester],
         changer: IdentityChanger,
     ) -> ChangeOutcome:
+        """Test the identity of *step*, then switch it. *everywhere*: remarks about the whole cluster."""
+        about = step.full_name
         if step.state is IdentityState.UNFINISHED and self.yes:
             return await changer.switch(step, [])
         if known := _outcome_without_test(step, everywhere):
             return known
-        identity = next(each for each in found.situation.identities if each.key == step.key)
+        identity = next(each for each in state.situation.identities if each.key == step.key)
         tester = testers[step.exchange]
-        tried = await tester.all(as_federated(identity, step.tenant), step.accounts)
+        by_token = isinstance(tester, TokenTester)
+        tried = await test_accounts(tester, as_federated(identity, step.tenant), step.accounts)
         if any(each.problem for each in tried):
-            by_token = isinstance(tester, TokenTester)
             why = "no token of it could be obtained" if by_token else "not all of its service accounts may use it"
             do = "follow the next action of the failed test, then run this command again"
-            return ChangeOutcome(about=step.full_name, ending=ChangeResult.NOT_CHANGED, why=why, do=do, tried=tried)
+            return ChangeOutcome(about, ChangeResult.NOT_CHANGED, why, do, tried)
         names = ", ".join(each.account for each in tried)
-        if isinstance(tester, BindingPermissionTester):
-            self.report(f"{step.full_name}: allowed for {names}, no token was tested")
-            if not self.untested:
-                return ChangeOutcome(
-                    about=step.full_name, ending=ChangeResult.NOT_CHANGED, why=UNTESTED, do=TEST_BY_POD, tried=tried
-                )
-        else:
-            self.report(f"{step.full_name}: token obtained for {names}")
+        self.report(
+            f"{about}: token obtained for {names}" if by_token else f"{about}: allowed for {names}, no token was tested"
+        )
+        if not by_token and not self.untested:
+            return ChangeOutcome(about, ChangeResult.NOT_CHANGED, UNTESTED, TEST_BY_POD, tried)
         if not self.yes:
-            why = "a token of it can be obtained" if isinstance(tester, TokenTester) else "its accounts may use it"
-            return ChangeOutcome(about=step.full_name, ending=ChangeResult.WOULD_CHANGE, why=why, tried=tried)
+            why = "a token of it can be obtained" if by_token else "its accounts may use it"
+            return ChangeOutcome(about, ChangeResult.WOULD_CHANGE, why, tried=tried)
         return await changer.switch(step, tried)
 
     async def rollback_identities(self) -> list[ChangeOutcome]:
         """Roll identities back. Reads only what this needs."""
-        async with self.reader.client() as client:
+        async with connect(self.settings) as client:
             identities = await client.list(IDENTITIES)
             noted = sorted(each.key for each in identities if each.metadata.annotation(FORMER_ANNOTATION))
-            keys = self._select([("/".join(each), each) for each in noted])
+            keys = self._select([("/".join(key), key) for key in noted])
             if not self.yes:
-                return [
-                    ChangeOutcome(about="/".join(each), ending=ChangeResult.WOULD_CHANGE, why="back to type 0")
-                    for each in keys
-                ]
-            changer = IdentityChanger(self._context(client), managed=await is_managed(client))
-            return [await changer.rollback(each) for each in keys]
+                return [ChangeOutcome("/".join(key), ChangeResult.WOULD_CHANGE, "back to type 0") for key in keys]
+            managed = await is_managed(client)
+            changer = IdentityChanger(client=client, timeout=self.timeout, report=self.report, managed=managed)
+            return [await changer.rollback(key) for key in keys]
 
     async def applications(self) -> list[ChangeOutcome]:
         """Change applications for workload identity, one after the other."""
-        async with self.reader.client() as client:
-            found, _ = await self.reader.read_plan(client)
-            everywhere = [each for each in apps.cluster_remarks(found) if each.blocks]
-            exchanges = exchange_choice(found, self.reader.options)
-            every = self._select([(each.identity, each) for each in apps.plan_applications(found, exchanges)])
-            changer = ApplicationChanger(self._context(client))
-            return [await self._application(each, everywhere, changer) for each in every]
+        async with connect(self.settings) as client:
+            state, _ = await self._read_plan(client)
+            everywhere = [each for each in cluster_remarks(state) if each.blocks]
+            selected = self._select([(each.identity, each) for each in plan_applications(state)])
+            changer = ApplicationChanger(client=client, timeout=self.timeout, report=self.report)
+            return [await self._application(application, everywhere, changer) for application in selected]
 
     async def _application(
-        self, each: Application, everywhere: list[Remark], changer: ApplicationChanger
+        self, application: Application, everywhere: list[Remark], changer: ApplicationChanger
     ) -> ChangeOutcome:
-        if each.state is ApplicationState.DONE:
-            return ChangeOutcome(about=each.description, ending=ChangeResult.UNCHANGED, why="no change is needed")
-        if each.state is ApplicationState.WAITS_FOR_IDENTITY:
-            do = f"podidctl migrate apply --yes {each.identity}"
-            return ChangeOutcome(
-                about=each.description,
-                ending=ChangeResult.NOT_CHANGED,
-                why=f"{each.identity} is still of type 0",
-                do=do,
-            )
-        by_hand = each.remarks if each.state is ApplicationState.MANUAL else ()
-        if blocking := [*(one for one in by_hand if one.blocks), *everywhere]:
-            return ChangeOutcome(
-                about=each.description, ending=ChangeResult.NOT_CHANGED, why=blocking[0].why, do=blocking[0].do
-            )
+        about = application.description
+        if application.state is ApplicationState.DONE:
+            return ChangeOutcome(about, ChangeResult.UNCHANGED, "no change is needed")
+        if application.state is ApplicationState.WAITS_FOR_IDENTITY:
+            do = f"podidctl migrate apply --yes {application.identity}"
+            return ChangeOutcome(about, ChangeResult.NOT_CHANGED, f"{application.identity} is still of type 0", do)
+        by_hand = application.remarks if application.state is ApplicationState.MANUAL else ()
+        if blocking := [*(each for each in by_hand if each.blocks), *everywhere]:
+            return ChangeOutcome(about, ChangeResult.NOT_CHANGED, blocking[0].why, blocking[0].do)
         if not self.yes:
-            return ChangeOutcome(about=each.description, ending=ChangeResult.WOULD_CHANGE, why="its pods are replaced")
-        return await changer.apply(each)
+            return ChangeOutcome(about, ChangeResult.WOULD_CHANGE, "its pods are replaced")
+        return await changer.apply(application)
 
     async def rollback_applications(self) -> list[ChangeOutcome]:
         """Undo the changes of applications: labels first, then the service accounts without remaining labels."""
-        async with self.reader.client() as client:
-            marks = self._select([(each.identity, each) for each in await list_marked(client)])
+        async with connect(self.settings) as client:
+            marks = self._select([(mark.identity, mark) for mark in await list_marked(client)])
             if not self.yes:
-                return [ChangeOutcome(about=each.description, ending=ChangeResult.WOULD_CHANGE) for each in marks]
-            changer = ApplicationChanger(self._context(client))
+                return [ChangeOutcome(mark.description, ChangeResult.WOULD_CHANGE) for mark in marks]
+            changer = ApplicationChanger(client=client, timeout=self.timeout, report=self.report)
             return await changer.remove(marks)
 
-    def _select(self, every: list[tuple[str, T]]) -> list[T]:
-        return select(self.names, self.namespace, every)
+    async def _read_plan(
+        self, client: Client, uses: CredentialUses = NO_USES
+    ) -> tuple[FederationState, FederationPlan]:
+        """Return the current state and the plan without applications. Raises ApiError."""
+        state = await read_federation_state(client, self.options, force_namespaced=self.force_namespaced, uses=uses)
+        return state, plan_federation(state)
 
-    def _context(self, client: Client) -> ChangeContext:
-        return ChangeContext(client=client, timeout=self.timeout, report=self.report)
+    def _select(self, every: Sequence[tuple[str, T]], *, unchanged: Collection[str] | None = None) -> list[T]:
+        return select(self.names, self.namespace, every, unchanged=unchanged)
+
+
+def select(
+    names: Sequence[str], namespace: str, every: Sequence[tuple[str, T]], *, unchanged: Collection[str] | None = None
+) -> list[T]:
+    """Return the selected items of *every* (AzureIdentity as `namespace/name`, and its item); all if no name is given.
+    *unchanged*: the existing identities without an item, if they are known. Raises StartError for a name without an
+    item.
+    """
+    wanted = {name if "/" in name else f"{namespace or 'default'}/{name}" for name in names}
+    known = {identity for identity, _ in every}
+    if unchanged is not None and (absent := sorted(wanted - known - set(unchanged))):
+        raise StartError(f"AzureIdentity {', '.join(absent)} does not exist: see kubectl get azureidentities -A")
+    if lost := sorted(wanted - known):
+        raise StartError(
+            f"there is nothing to do for AzureIdentity {', '.join(lost)}: podidctl migrate plan lists the steps"
+        )
+    return [
+        what
+        for identity, what in every
+        if (identity in wanted if wanted else namespace in {"", identity.partition("/")[0]})
+    ]
 
 
 def _outcome_without_test(step: IdentityStep, everywhere: list[Remark]) -> ChangeOutcome | None:
     """Return the outcome of *step* if it is known without a token test."""
     if step.is_federated:
         why = "it is already switched" if step.state is IdentityState.SWITCHED else "it is of type 3 already"
-        return ChangeOutcome(about=step.full_name, ending=ChangeResult.UNCHANGED, why=why)
+        return ChangeOutcome(step.full_name, ChangeResult.UNCHANGED, why)
     if step.state is IdentityState.UNFINISHED:
         why = "; ".join(each.why for each in step.remarks)
-        return ChangeOutcome(about=step.full_name, ending=ChangeResult.WOULD_CHANGE, why=why, do="--yes waits for MIC")
+        return ChangeOutcome(step.full_name, ChangeResult.WOULD_CHANGE, why, "--yes waits for MIC")
     blocking = [each for each in (*everywhere, *step.remarks) if each.blocks]
     if not blocking:
         return None
     first, *others = blocking
     more = f" (and {len(others)} more: podidctl migrate plan)" if others else ""
-    return ChangeOutcome(about=step.full_name, ending=ChangeResult.NOT_CHANGED, why=first.why + more, do=first.do)
+    return ChangeOutcome(step.full_name, ChangeResult.NOT_CHANGED, first.why + more, first.do)

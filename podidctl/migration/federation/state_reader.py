@@ -1,31 +1,40 @@
-"""Reader of the state for a federation plan: lists, and SubjectAccessReviews about NMI. Makes no changes."""
+"""Reader of the state for a federation plan: lists, access reviews about NMI, and NMI's metrics. Makes no changes."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings
 from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
 from podidctl.diagnosis.daemons import Daemon, genuine_nmi, list_daemons, nmi_settings
+from podidctl.diagnosis.metrics_pages import MetricsPage, Unread, read_pages
 from podidctl.migration import cluster_reader
-from podidctl.migration.federation.account_usages import account_usages
-from podidctl.migration.federation.credential_uses import NO_USES, CredentialUses
-from podidctl.migration.federation.planning_input import FederationState
+from podidctl.migration.federation.identity_users import account_usages
+from podidctl.migration.federation.planning_input import NO_USES, CredentialUses, FederationState, PlanOptions
 from podidctl.migration.workloads import Key
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NotFound
+from podidentity.report import plain
 from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS
 
 WEBHOOKS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 WEBHOOK: Final = "azure-workload-identity"
 """Part of the name of the webhook that provides the settings of the SDKs to pods."""
+TOKENS: Final = "aadpodidentity_nmi_application_credential_tokens_total"
+UNRECORDED: Final = "aadpodidentity_nmi_application_credential_tokens_unrecorded_total"
+NAMES_MAX: Final = 1000
+"""The maximum number of identities that are read from one page of metrics. NMI reports fewer."""
+ALL_SECONDS: Final = 30.0
+"""The time limit for the pages of all NMIs."""
 
 
 async def read_federation_state(
-    client: Client, *, force_namespaced: bool, uses: CredentialUses = NO_USES
+    client: Client, options: PlanOptions, *, force_namespaced: bool, uses: CredentialUses = NO_USES
 ) -> FederationState:
     """Return the state. *uses* is read separately, because that takes longer. Raises ApiError if data that every plan
     needs cannot be read.
@@ -38,6 +47,7 @@ async def read_federation_state(
     forbidden, rights_unknown = await _forbidden(client, pods, accounts)
     return FederationState(
         situation=situation,
+        options=options,
         issuer=await cluster_reader.read_issuer(client),
         version=await _version(client),
         exceptions=await cluster_reader.list_if_served(client, EXCEPTIONS),
@@ -55,6 +65,52 @@ async def read_federation_state(
 async def is_managed(client: Client) -> bool:
     """Return whether NMI runs in managed mode, without MIC. Raises ApiError."""
     return _managed(_settings(genuine_nmi(await list_daemons(client, "nmi")))[0])
+
+
+async def read_credential_uses(client: Client) -> CredentialUses:
+    """Return the uses in the metrics of all NMIs that respond within ALL_SECONDS.
+
+    Raise ApiError if NMI's pods cannot be listed.
+    """
+    return combined(await read_pages(client, lambda daemon, page: (daemon.spec.node_name, page), ALL_SECONDS))
+
+
+def combined(pages: Iterable[tuple[str, MetricsPage | Unread]]) -> CredentialUses:
+    """Return the uses in *pages*, which are pairs of a node and the metrics of its NMI."""
+    nodes: defaultdict[str, set[str]] = defaultdict(set)
+    incomplete: set[str] = set()
+    unread: dict[str, str] = {}
+    for node, page in pages:
+        if isinstance(page, Unread):
+            unread[node] = page.problem
+            continue
+        try:
+            names, further = parse(page.text)
+        except ValueError as error:
+            unread[node] = plain(f"{error}; check that port {page.port} is NMI's --prometheus-port, and its version")
+            continue
+        for name in names:
+            nodes[name].add(node)
+        if further:
+            incomplete.add(node)
+    return CredentialUses(nodes, incomplete, unread)
+
+
+def parse(text: str) -> tuple[list[str], bool]:
+    """Return the AzureIdentities with such tokens in *text*, and whether NMI has counted others without their names.
+
+    *text* is the untrusted content of /metrics. Raise ValueError if it does not have these metrics.
+    """
+    known = "".join(f"{line}\n" for line in text.split("\n") if line.startswith((TOKENS, UNRECORDED)))
+    try:
+        samples = [each for family in text_string_to_metric_families(known) for each in family.samples]
+    except (KeyError, IndexError, ArithmeticError) as error:
+        raise ValueError(f"the metrics cannot be parsed: {error}") from error
+    further = [each.value for each in samples if each.name == UNRECORDED]
+    if not further:
+        raise ValueError("the page has no record of credentials of applications")
+    names = [each.labels.get("identity", "") for each in samples if each.name == TOKENS and each.value > 0]
+    return names[:NAMES_MAX], any(each > 0 for each in further) or len(names) > NAMES_MAX
 
 
 def _managed(nmis: Sequence[Settings]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from podidctl.migration.documents import changes, command, commands, manifests, parameters
+from podidctl.migration.output import changes, command, commands, manifests, parameters
 from podidctl.migration.workload_identity import AUDIENCE
 from tests.support.migration.objects import ID, account, binding, cron_job, identity, planned, workload
 
@@ -72,7 +72,7 @@ def test_a_managed_identity_and_a_service_principal_have_their_commands() -> Non
 def test_an_empty_plan_is_still_a_valid_document_and_script() -> None:
     made = planned()
     assert list(yaml.safe_load_all(manifests(made))) == []
-    assert "\naz " not in commands(made, ISSUER, AUDIENCE)
+    assert "\naz " not in commands(made.credentials, made.by_hand, ISSUER, AUDIENCE)
     assert "\nkubectl " not in changes(made)
 
 
@@ -82,7 +82,7 @@ def test_text_in_an_object_cannot_run_a_command(tmp_path: Path) -> None:
     made = planned(workload(evil, account="web"), workload("lost", label=evil), objects=objects)
     assert made.by_hand
     script = tmp_path / "script.sh"
-    script.write_text(commands(made, ISSUER, AUDIENCE))
+    script.write_text(commands(made.credentials, made.by_hand, ISSUER, AUDIENCE))
     (tmp_path / "az").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>called\n')
     (tmp_path / "az").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}

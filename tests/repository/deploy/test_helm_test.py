@@ -2,8 +2,7 @@
 
 import pytest
 
-from podidctl.verify.objects import NmiTemplate
-from podidctl.verify.pod import METADATA_HOST, METADATA_PORT, manifest
+from podidctl.verify.pod import METADATA_HOST, METADATA_PORT, NmiTemplate, manifest
 from podidentity.resources import BINDING_LABEL
 from podidentity_demo.settings import parse
 from tests.support.chart_objects import HELMS

@@ -14,12 +14,12 @@ from nmi.settings import Settings
 from podidctl.migration.federation.planning import plan_federation
 from podidctl.migration.federation.planning_input import FederationState, PlanOptions
 from podidctl.migration.federation.schema import FederationPlan, IdentityStep
-from podidctl.migration.projections import CronJob, RunningPod, ServiceAccount, WorkloadObject
 from podidctl.migration.workload_identity import AUDIENCE
+from podidctl.migration.workloads import CronJob, ServiceAccount, WorkloadObject
 from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.federation import Exchange
 from podidentity.kube.decoding import decode_object
-from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, AzureAssignedIdentity
+from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, AzureAssignedIdentity, ScheduledPod
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.kubeapi.kinds import ResourceType
 from podidentity_sandbox.kubeapi.server import Recorded
@@ -35,15 +35,16 @@ FEDERATING = Settings(node_name="n", federated_identities=True)
 def cluster(
     *workloads: WorkloadObject | CronJob,
     objects: list[dict[str, Any]] | None = None,
-    pods: list[RunningPod] | None = None,
+    pods: list[ScheduledPod] | None = None,
     accounts: list[ServiceAccount] | None = None,
     force_namespaced: bool = False,
+    options: PlanOptions = PlanOptions(PUBLIC),  # noqa: B008 - immutable
     **more: Any,
 ) -> FederationState:
     """A cluster with these objects and without obstacles."""
     made = situation(*workloads, objects=objects, pods=pods, accounts=accounts, force_namespaced=force_namespaced)
     usual: dict[str, Any] = {"issuer": ISSUER, "version": "v1.30.1", "nmis": (FEDERATING,), "webhook": True}
-    return FederationState(made, exceptions=read(EXCEPTIONS, objects), **{**usual, **more})
+    return FederationState(made, options, exceptions=read(EXCEPTIONS, objects), **{**usual, **more})
 
 
 def planned(
@@ -56,7 +57,7 @@ def planned(
     **more: Any,
 ) -> FederationPlan:
     options = PlanOptions(PUBLIC, tenant, "", audience, exchange, name_suffix, ignore_uses)
-    return plan_federation(cluster(*workloads, **more), options)
+    return plan_federation(cluster(*workloads, options=options, **more))
 
 
 def only(made: FederationPlan) -> IdentityStep:

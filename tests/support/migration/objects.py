@@ -4,11 +4,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from podidctl.migration.projections import CRON_JOBS, CronJob, RunningPod, ServiceAccount, WorkloadObject
-from podidctl.migration.workload_identity import WorkloadIdentityPlan, WorkloadState, plan_workload_identity
-from podidctl.migration.workloads import WorkloadInventory
+from podidctl.migration.workload_identity import WorkloadIdentityPlan, plan_workload_identity
+from podidctl.migration.workloads import CRON_JOBS, CronJob, ServiceAccount, WorkloadObject, WorkloadState
 from podidentity.kube.decoding import decode_object
-from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Kind, Resource
+from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Kind, Resource, ScheduledPod
 
 ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
@@ -63,10 +62,10 @@ def cron_job(name: str = "nightly", **spec: Any) -> CronJob:
     return msgspec.convert({"metadata": owned(name), "spec": {"jobTemplate": job}}, CronJob)
 
 
-def pod(name: str = "web-1", owner: str = "", phase: str = "Running", **spec: Any) -> RunningPod:
+def pod(name: str = "web-1", owner: str = "", phase: str = "Running", **spec: Any) -> ScheduledPod:
     made = template(**spec)
     document = {"metadata": owned(name, owner) | made["metadata"], "spec": made["spec"], "status": {"phase": phase}}
-    return msgspec.convert(document, RunningPod)
+    return msgspec.convert(document, ScheduledPod)
 
 
 def account(name: str, client_id: str = "", **more: Any) -> ServiceAccount:
@@ -79,7 +78,7 @@ def account(name: str, client_id: str = "", **more: Any) -> ServiceAccount:
 def situation(
     *workloads: WorkloadObject | CronJob | tuple[str, WorkloadObject],
     objects: list[dict[str, Any]] | None = None,
-    pods: list[RunningPod] | None = None,
+    pods: list[ScheduledPod] | None = None,
     accounts: list[ServiceAccount] | None = None,
     force_namespaced: bool = False,
 ) -> WorkloadState:
@@ -91,7 +90,8 @@ def situation(
     return WorkloadState(
         identities=read(IDENTITIES, objects),
         bindings=read(BINDINGS, objects),
-        inventory=WorkloadInventory(by_kind, pods or []),
+        objects=by_kind,
+        pods=pods or [],
         accounts=accounts or [],
         force_namespaced=force_namespaced,
     )

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from podidctl.verify.schema import Verification
+from podidctl.verify.verdicts import Verification
 from podidentity_sandbox.tokens import read_claims
 from tests.system.node.bed import NAMESPACE, Bed
 from tests.system.node.node import Node

@@ -239,6 +239,7 @@ def test_the_go_implementations_chart_and_its_values_require_no_change() -> None
     ("programs", "level", "about", "what"),
     [
         ([nmi("--host-ip=$(HOST_IP)")], FIX, "DaemonSet kube-system/nmi", "unknown flag --host-ip"),
+        ([mic("--help")], FIX, "Deployment kube-system/mic", "it has the flag --help"),
         ([nmi("--allow-network-plugin-kubenet=true")], REVIEW, "DaemonSet kube-system/nmi", "kubenet"),
         (
             [nmi("--metadata-header-required=false")],
@@ -250,7 +251,7 @@ def test_the_go_implementations_chart_and_its_values_require_no_change() -> None
         ([nmi(), mic(namespace="identity")], REVIEW, "DaemonSet kube-system/nmi", "MIC runs in identity"),
         ([nmi(FORCENAMESPACED="true"), mic()], REVIEW, "--forceNamespaced", "only NMI has it"),
     ],
-    ids=["unsupported", "kubenet", "header", "write rate", "mic elsewhere", "different settings"],
+    ids=["unsupported", "help", "kubenet", "header", "write rate", "mic elsewhere", "different settings"],
 )
 def test_a_flag_that_must_be_changed_or_reviewed_is_reported(
     programs: list[InstalledProgram], level: DifferenceLevel, about: str, what: str

@@ -13,11 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from podidctl.migration import show
 from podidctl.migration.differences import Difference, DifferenceLevel
-from podidctl.migration.documents import changes, commands, everything
-from podidctl.migration.federation import bicep, documents, terraform
-from podidctl.migration.federation import show as federated
 from podidctl.migration.federation.azure_resources import (
     AzureOptions,
     AzurePlan,
@@ -25,8 +21,17 @@ from podidctl.migration.federation.azure_resources import (
     azure_plan,
     binding_name,
 )
-from podidctl.migration.federation.bicep import SeveralGroupsError
-from podidctl.migration.federation.documents import az_script
+from podidctl.migration.federation.output import manifests, print_outcomes, print_plan
+from podidctl.migration.federation.resource_formats import (
+    NO_BINDINGS,
+    SeveralGroupsError,
+    az_script,
+    bicep,
+    bicep_string,
+    hcl_string,
+    service_operator_objects,
+    terraform,
+)
 from podidctl.migration.federation.schema import (
     Application,
     ApplicationState,
@@ -37,7 +42,13 @@ from podidctl.migration.federation.schema import (
     TokenTest,
     UnchangedIdentity,
 )
-from podidctl.migration.federation.service_operator import NO_BINDINGS, service_operator_objects
+from podidctl.migration.output import (
+    changes,
+    commands,
+    everything,
+    print_differences,
+    print_workload_identity,
+)
 from podidctl.migration.workload_identity import AUDIENCE
 from podidctl.printing import Output, print_document
 from podidentity.azure.federation import Exchange
@@ -60,7 +71,7 @@ from tests.unit.migration.plan_formats import (
 Write = Callable[[AzurePlan, list[str]], str]
 Read = Callable[[str], list[Written]]
 FORMATS = pytest.mark.parametrize(
-    ("write", "read"), [(bicep.bicep, read_bicep), (terraform.terraform, read_terraform)], ids=["bicep", "terraform"]
+    ("write", "read"), [(bicep, read_bicep), (terraform, read_terraform)], ids=["bicep", "terraform"]
 )
 
 
@@ -80,7 +91,7 @@ def test_each_resource_has_arms_properties_and_its_parent(write: Write, read: Re
             expected.name,
             expected.properties,
         )
-        assert each.parent == (parent if write is terraform.terraform else parent.partition("/providers/")[2])
+        assert each.parent == (parent if write is terraform else parent.partition("/providers/")[2])
         assert_valid(each.type_with_version, name, {"properties": each.properties})
 
 
@@ -113,18 +124,18 @@ def test_objects_of_service_operator_have_the_properties_of_the_resources() -> N
 @pytest.mark.parametrize(
     ("string", "value", "text", "literal"),
     [
-        (bicep.string, bicep_value, "${a}", "'\\${a}'"),
-        (bicep.string, bicep_value, "$${a}", "'$\\${a}'"),
-        (bicep.string, bicep_value, "it's", "'it\\'s'"),
-        (bicep.string, bicep_value, "a\\", "'a\\\\'"),
-        (bicep.string, bicep_value, "\\${a}", "'\\\\\\${a}'"),
-        (bicep.string, bicep_value, "$a {b}", "'$a {b}'"),
-        (terraform.string, hcl_value, "${a}", '"$${a}"'),
-        (terraform.string, hcl_value, "$${a}", '"$$${a}"'),
-        (terraform.string, hcl_value, "%{if true}", '"%%{if true}"'),
-        (terraform.string, hcl_value, '"\\', '"\\"\\\\"'),
-        (terraform.string, hcl_value, "$a %b {c}", '"$a %b {c}"'),
-        (terraform.string, hcl_value, "\\${a}", '"\\\\$${a}"'),
+        (bicep_string, bicep_value, "${a}", "'\\${a}'"),
+        (bicep_string, bicep_value, "$${a}", "'$\\${a}'"),
+        (bicep_string, bicep_value, "it's", "'it\\'s'"),
+        (bicep_string, bicep_value, "a\\", "'a\\\\'"),
+        (bicep_string, bicep_value, "\\${a}", "'\\\\\\${a}'"),
+        (bicep_string, bicep_value, "$a {b}", "'$a {b}'"),
+        (hcl_string, hcl_value, "${a}", '"$${a}"'),
+        (hcl_string, hcl_value, "$${a}", '"$$${a}"'),
+        (hcl_string, hcl_value, "%{if true}", '"%%{if true}"'),
+        (hcl_string, hcl_value, '"\\', '"\\"\\\\"'),
+        (hcl_string, hcl_value, "$a %b {c}", '"$a %b {c}"'),
+        (hcl_string, hcl_value, "\\${a}", '"\\\\$${a}"'),
     ],
 )
 def test_a_string_is_never_an_expression(
@@ -138,13 +149,13 @@ def test_a_string_is_never_an_expression(
     ("write", "read", "remark", "comment"),
     [
         (
-            bicep.bicep,
+            bicep,
             read_bicep,
             "x\nresource y 'z' = {}\r\u2028",
             "// x?resource y 'z' = {}??\n",
         ),
         (
-            terraform.terraform,
+            terraform,
             read_terraform,
             'x\n}\nresource "local_file" "y" {}\n',
             '\n# x?}?resource "local_file" "y" {}?\n',
@@ -173,14 +184,14 @@ def test_a_plan_without_resources_is_a_valid_file(write: Write, read: Read) -> N
 
 def test_credentials_of_one_identity_are_created_one_after_the_other() -> None:
     by_parent: dict[str, list[tuple[str, list[str]]]] = {}
-    for each in read_bicep(bicep.bicep(azure("a", "b", "c", names=("demo", "other")), [])):
+    for each in read_bicep(bicep(azure("a", "b", "c", names=("demo", "other")), [])):
         if "parent" in each.attributes:
             before = each.attributes.get("dependsOn", [])
             by_parent.setdefault(each.parent, []).append((f"@{each.symbol}", before))
     assert len(by_parent) == 2
     for made in by_parent.values():
         assert [before for _, before in made] == [[], *([each] for each, _ in made[:-1])]
-    locks = [each.attributes.get("locks") for each in read_terraform(terraform.terraform(azure("web", "batch"), []))]
+    locks = [each.attributes.get("locks") for each in read_terraform(terraform(azure("web", "batch"), []))]
     assert locks == [None, [f"{ID}demo"], [f"{ID}demo"]]
 
 
@@ -188,12 +199,12 @@ def test_several_resource_groups_are_rejected_by_name() -> None:
     one, other = azure("web"), azure("web", resourceID=f"{ID.replace('/g/', '/h/')}demo")
     both = type(one)([*one.resources, *other.resources], [])
     with pytest.raises(SeveralGroupsError, match="g: shop/demo; h: shop/demo"):
-        bicep.bicep(both, [])
-    assert "--resource-group h" in bicep.bicep(other, [])
+        bicep(both, [])
+    assert "--resource-group h" in bicep(other, [])
 
 
 def test_omitted_resources_are_comments() -> None:
-    text = terraform.terraform(azure("web\n"), [])
+    text = terraform(azure("web\n"), [])
     assert "# shop/demo: Azure accepts no credential for 'system:serviceaccount:shop:web\\n'" in text
 
 
@@ -269,14 +280,14 @@ def output_of(console: Console) -> str:
 
 
 def test_a_report_of_differences(console: Console) -> None:
-    show.report([Difference(DifferenceLevel.REVIEW, EVIL, EVIL, EVIL)], Output.TABLE, console)
+    print_differences([Difference(DifferenceLevel.REVIEW, EVIL, EVIL, EVIL)], Output.TABLE, console)
     assert output_of(console).count(SHOWN) == 3
     assert "\x1b" not in output_of(console)
 
 
 def test_a_plan_for_workload_identity(console: Console) -> None:
     made = workload_plan(workload(EVIL, account="web"), workload("lost", label=EVIL))
-    show.workload_identity(made, "https://oidc.example.org/", AUDIENCE, console)
+    print_workload_identity(made, "https://oidc.example.org/", AUDIENCE, console)
     assert SHOWN in output_of(console)
     assert not {"\x1b", "\x07", "\x9b"} & set(output_of(console))
 
@@ -289,7 +300,11 @@ def test_scripts_and_documents_contain_only_printable_characters(console: Consol
         print_document(document, Output.JSON, console)
         assert json.loads(output_of(console)) == document
         print_document(document, Output.YAML, console)
-        for text in (changes(made), commands(made, document["issuer"], AUDIENCE), output_of(console)):
+        for text in (
+            changes(made),
+            commands(made.credentials, made.by_hand, document["issuer"], AUDIENCE),
+            output_of(console),
+        ):
             assert all(line.isprintable() for line in text.split("\n"))
         console.file = io.StringIO()
 
@@ -320,12 +335,12 @@ def test_a_plan_for_federated_identities(console: Console) -> None:
         applications=[application],
         leftovers=[UnchangedIdentity(identity=EVIL, why=EVIL, do=EVIL)],
     )
-    federated.plan(made, console, applications=True)
+    print_plan(made, console, applications=True)
     assert output_of(console).count(SHOWN) > 8
     assert not {"\x1b", "\x07", "\x9b"} & set(output_of(console))
-    for text in (documents.az_script(made, made.steps), documents.manifests(made.steps)):
+    for text in (az_script(made, made.steps), manifests(made.steps)):
         assert all(line.isprintable() for line in text.split("\n"))
-    assert list(yaml.safe_load_all(documents.manifests(made.steps)))[-1]["spec"]["selector"] == EVIL
+    assert list(yaml.safe_load_all(manifests(made.steps)))[-1]["spec"]["selector"] == EVIL
     console.file = io.StringIO()
     print_document(made, Output.JSON, console)
     assert msgspec.json.decode(output_of(console), type=FederationPlan) == made
@@ -333,7 +348,7 @@ def test_a_plan_for_federated_identities(console: Console) -> None:
 
 def test_the_result_of_switching_identities(console: Console) -> None:
     tried = TokenTest(account=EVIL, bound_to=EVIL, problem=EVIL, do=EVIL)
-    federated.outcomes(
+    print_outcomes(
         [ChangeOutcome(about=EVIL, ending=ChangeResult.NOT_CHANGED, why=EVIL, do=EVIL, tried=[tried])],
         console,
         dry=False,

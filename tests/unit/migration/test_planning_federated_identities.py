@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nmi.settings import Settings
-from podidctl.migration.federation.documents import az_script, manifests
 from podidctl.migration.federation.json_patches import (
     FORMER_ANNOTATION,
     PUT_ANNOTATION,
@@ -25,6 +24,8 @@ from podidctl.migration.federation.json_patches import (
     rollback_patch,
     switch_patch,
 )
+from podidctl.migration.federation.output import manifests
+from podidctl.migration.federation.resource_formats import az_script
 from podidctl.migration.federation.schema import IdentityState
 from podidentity_sandbox.kubeapi.patching import json_patch
 from podidentity_sandbox.kubeapi.statuses import StatusError

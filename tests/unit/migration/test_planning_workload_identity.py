@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidctl.migration.projections import CronJob, RunningPod, ServiceAccount, WorkloadObject
 from podidctl.migration.workload_identity import WorkloadIdentityPlan, credential_name, is_public
+from podidctl.migration.workloads import CronJob, ServiceAccount, WorkloadObject
+from podidentity.resources import ScheduledPod
 from tests.support.migration.objects import account, binding, cron_job, identity, planned, pod, workload
 
 
@@ -297,7 +298,7 @@ def test_a_planned_service_account_is_used_only_by_pods_bound_to_its_identity(
         else (kind, workload(name, label=label, account=used))
         for kind, name, label, used in made_by
     ]
-    lone: list[RunningPod] = [pod(name, label=label, account=used) for name, label, used in alone]
+    lone: list[ScheduledPod] = [pod(name, label=label, account=used) for name, label, used in alone]
     there: list[ServiceAccount] = [account(name, client) for name, client in standing.items()]
     made = planned(*objects, objects=OBJECTS, pods=lone, accounts=there)
 

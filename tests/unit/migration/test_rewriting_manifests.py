@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mic.startup.spellings import respelled
-from podidctl.migration.field_spellings import UnreadableError, rewrite
+from podidctl.migration.manifests import UnreadableError, rewrite
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Kind
 

@@ -24,8 +24,10 @@ from podidctl.diagnosis.input import NmiPods, ReadFailure
 from podidctl.doctor import gather as cluster_gather
 from podidctl.doctor.programs import mic_settings
 from podidctl.migration.federation import state_reader
+from podidctl.migration.federation.planning_input import PlanOptions
 from podidctl.top.reader import read_all
 from podidctl.verify import verification
+from podidentity.azure.clouds import PUBLIC
 from podidentity.exits import StartError
 from podidentity.flags import UsageError
 from podidentity.resources import OwnerReference, PodMeta
@@ -153,7 +155,8 @@ async def test_migration_ignores_it(cluster: MemoryCluster, nothing_blocks_the_l
     nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
     try:
         assert await state_reader.is_managed(cluster.client)
-        state = await state_reader.read_federation_state(cluster.client, force_namespaced=False)
+        options = PlanOptions(PUBLIC)
+        state = await state_reader.read_federation_state(cluster.client, options, force_namespaced=False)
     finally:
         detect_blocking(nothing_blocks_the_loop)
     assert state.nmi_unknown == ""
@@ -174,4 +177,4 @@ async def test_doctor_and_top_ignore_it(cluster: MemoryCluster, nothing_blocks_t
         shown = await read_all(cluster.client)
     finally:
         detect_blocking(nothing_blocks_the_loop)
-    assert [each.result.pod for each in shown] == ["default/genuine"]
+    assert [each.pod for each in shown] == ["default/genuine"]

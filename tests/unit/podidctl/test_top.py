@@ -15,12 +15,9 @@ from rich.console import Console, RenderableType
 from nmi.refusal import Reason
 from nmi.server.metrics import ServerMetrics
 from nmi.tokens.metrics import TokenMetrics
-from podidctl.diagnosis.metrics_pages import Unread
-from podidctl.top.counters import Counters, UnreadableMetricsError, parse
-from podidctl.top.live import LiveView, Sampler, keyboard
-from podidctl.top.rates import Rates, Reading, rates
-from podidctl.top.reader import NodeReading
-from podidctl.top.schema import NodeSample, Sample
+from podidctl.top.live import LiveView, keyboard
+from podidctl.top.reader import Counters, Reading, UnreadableMetricsError, parse
+from podidctl.top.sampling import NodeSample, Sample, Sampler, rates
 from podidctl.top.view import COLUMNS, Key, View, keys, ordered, render
 from podidentity.kube.errors import NoResponse
 
@@ -42,7 +39,7 @@ def page(*, requests: int = 0, refusals: dict[Reason, int] | None = None, imds: 
 
 
 def reading(at: float, uid: str = "uid", **counters: float) -> Reading:
-    return Reading("kube-system/nmi", uid, at, Counters(**counters))  # type: ignore[arg-type]
+    return Reading("n0", "kube-system/nmi", uid, at, Counters(**counters))  # type: ignore[arg-type]
 
 
 def test_the_counters_of_a_page_of_nmi() -> None:
@@ -92,7 +89,7 @@ def test_reasons_and_metrics_that_nmi_does_not_have_cannot_reach_the_output() ->
 def test_rates_are_differences_over_the_time_between_the_reads() -> None:
     before = reading(10.0, requests=100.0, imds_calls=5.0)
     after = reading(14.0, requests=300.0, imds_calls=5.0)
-    assert rates(before, after) == Rates(requests=50.0, refusals=None, imds_calls=0.0)
+    assert rates(before, after) == (50.0, None, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +103,7 @@ def test_rates_are_differences_over_the_time_between_the_reads() -> None:
     ],
 )
 def test_reads_that_are_not_comparable_have_no_rate(before: Reading | None, why: str) -> None:
-    assert rates(before, reading(14.0, requests=300.0, imds_calls=5.0)) == Rates(), why
+    assert rates(before, reading(14.0, requests=300.0, imds_calls=5.0)) == (None, None, None), why
 
 
 TITLES = [column.title for column in COLUMNS]
@@ -240,15 +237,15 @@ class Nodes:
         self.reads: list[float] = []
         self.failing = False
 
-    async def read(self) -> list[NodeReading]:
+    async def read(self) -> list[Reading]:
         now = asyncio.get_running_loop().time()
         self.reads.append(now)
         if self.failing:
             raise NoResponse("no response within 30 s")
         counted = Counters(requests=20.0 * now, refusals={"policy": now}, imds_calls=0.0)
         return [
-            NodeReading("n0", Reading("kube-system/nmi-0", "uid-0", now, counted)),
-            NodeReading("n1", Unread("kube-system/nmi-1", "not allowed")),
+            Reading("n0", "kube-system/nmi-0", "uid-0", now, counted),
+            Reading("n1", "kube-system/nmi-1", problem="not allowed"),
         ]
 
 

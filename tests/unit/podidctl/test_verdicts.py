@@ -9,10 +9,9 @@ import pytest
 
 from nmi.node.host_routing import LABEL
 from podidctl.doctor.schema import Level
-from podidctl.verify.judgement import Evidence, Sighting, judge
-from podidctl.verify.objects import Canary, ClusterNode, NodeCondition, NodeStatus
-from podidctl.verify.outcome import Answers, CanaryAnswer, NotRun, late, outcome_of
-from podidctl.verify.schema import Answered, NodeVerdict
+from podidctl.verify.canary_runner import Answers, CanaryAnswer, NotRun, late, outcome_of
+from podidctl.verify.pod import Canary, ClusterNode, NodeCondition, NodeStatus
+from podidctl.verify.verdicts import Answered, Evidence, NodeVerdict, Sighting, judge
 from podidctl.verify.verification import LEFTOVER_SECONDS, NAME_PREFIX, _is_leftover
 from podidentity.resources import BareMeta
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from podidctl.top.schema import Sample
+from podidctl.top.sampling import Sample
 from podidentity.kube.errors import ApiError
 from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox

@@ -1,17 +1,19 @@
 """Changes of an application for workload identity, undone if the application does not become available."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from podidctl.migration.federation.applications import cluster_remarks, is_rolled_out, plan_applications
-from podidctl.migration.federation.exchange_choice import ExchangeChoice
-from podidctl.migration.federation.planning_input import FederationState
-from podidctl.migration.federation.schema import Application, ApplicationState
-from podidctl.migration.federation.selection import select
+from podidctl.migration.federation.applications import cluster_remarks, plan_applications
+from podidctl.migration.federation.changes import is_rolled_out
+from podidctl.migration.federation.planning_input import PlanOptions
+from podidctl.migration.federation.runs import select
+from podidctl.migration.federation.schema import ApplicationState
+from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from tests.support.migration.federation_sandbox import FEDERATING, TENANT, Federation, cluster, federation
@@ -21,21 +23,17 @@ FEDERATED = [identity(type=3, tenantID=TENANT), binding()]
 USE = {"azure.workload.identity/use": "true"}
 
 
-def applications(made: FederationState, override: Exchange | None = None) -> list[Application]:
-    return plan_applications(made, ExchangeChoice(made.nmis, override))
-
-
 def states(*workloads: Any, objects: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, ApplicationState]:
     objects = FEDERATED if objects is None else objects
     accounts = [account("web"), account("default"), account("done", "client-demo")]
     return {
         each.description: each.state
-        for each in applications(cluster(*workloads, objects=objects, accounts=accounts, **more))
+        for each in plan_applications(cluster(*workloads, objects=objects, accounts=accounts, **more))
     }
 
 
 def test_an_application_with_its_own_service_account_is_migrated_and_waits_for_its_identity() -> None:
-    (made,) = applications(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
+    (made,) = plan_applications(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
     assert made.state is ApplicationState.TO_DO
     assert (made.account, made.client_id, made.tenant_id) == ("web", "client-demo", TENANT)
     found = states(workload(account="web"), objects=[identity(), binding()])
@@ -63,7 +61,7 @@ def test_manual_work_is_reported_with_the_reason_and_the_next_action() -> None:
     assert states(pods=[pod("web", account="web")]) == {"Pod shop/web": ApplicationState.MANUAL}
     strange = workload(account="web", owner="example.org/v1 Operator web")
     made = cluster(strange, cron_job(account="default"), pods=[pod(account="web")], objects=FEDERATED)
-    for each in applications(made):
+    for each in plan_applications(made):
         assert [one.blocks for one in each.remarks] == [True]
         assert all(one.why and one.do for one in each.remarks)
 
@@ -71,11 +69,11 @@ def test_manual_work_is_reported_with_the_reason_and_the_next_action() -> None:
 def test_an_identity_with_identity_bindings_may_have_no_credential_for_the_sdk() -> None:
     bound = msgspec.structs.replace(FEDERATING, federated_exchange=Exchange.IDENTITY_BINDINGS)
     made = cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")], nmis=(bound,))
-    (found,) = applications(made)
+    (found,) = plan_applications(made)
     assert found.state is ApplicationState.MANUAL
     (remark,) = found.remarks
     assert "podidctl migrate plan -o az --exchange direct shop/demo" in remark.do
-    (found,) = applications(made, Exchange.DIRECT)
+    (found,) = plan_applications(replace(made, options=PlanOptions(PUBLIC, exchange=Exchange.DIRECT)))
     assert (found.state, found.remarks) == (ApplicationState.TO_DO, [])
 
 

@@ -6,7 +6,7 @@
 import msgspec
 
 from podidctl.access.schema import AccessReview
-from podidctl.top.schema import Sample
+from podidctl.top.sampling import Sample
 from tests.system.node.bed import NAMESPACE
 from tests.system.node.client import podidctl
 from tests.system.node.scenarios.applications import Applications

@@ -17,7 +17,7 @@ import yaml
 
 from podidctl.diagnosis.access_reviews import may_use_identity
 from podidctl.diagnosis.identity_permissions import manifest_of
-from podidctl.top.schema import Sample
+from podidctl.top.sampling import Sample
 from podidentity.kube.client import Client
 from podidentity.resources import BINDINGS, GROUP, IDENTITIES, PODS
 from tests.conftest import NewPlane, apply_definitions

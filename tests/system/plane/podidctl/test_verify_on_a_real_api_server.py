@@ -20,8 +20,7 @@ from typing_extensions import override
 
 from nmi.server import decisions
 from podidctl.verify import verification
-from podidctl.verify.objects import CANARY_SELECTOR, CONTAINER
-from podidctl.verify.verification import Options
+from podidctl.verify.pod import CANARY_SELECTOR, CONTAINER
 from podidentity.kube.access import from_kubeconfig
 from podidentity.kube.client import Client
 from podidentity.resources import NODES, PODS
@@ -274,5 +273,5 @@ async def test_a_pod_of_a_killed_command_is_deleted_by_the_next_one(
     assert await nodes.left() == [left]  # another command may still wait for it
     monkeypatch.setattr(verification, "LEFTOVER_SECONDS", -3600)  # as an hour later
     async with Client(await from_kubeconfig(nodes.plane.kubeconfig), user_agent="test") as client:
-        await verification.verify(client, Options(namespace=namespace))
+        await verification.verify(client, namespace=namespace)
     assert await nodes.left() == []

@@ -14,8 +14,7 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.target import ProxiedPaths
 from podidctl.diagnosis.nmi_log import logged_peers
 from podidctl.verify import canary
-from podidctl.verify.objects import CANARY_LABELS, NmiTemplate
-from podidctl.verify.pod import manifest
+from podidctl.verify.pod import CANARY_LABELS, NmiTemplate, manifest
 from podidentity.resources import BINDING_LABEL
 from podidentity_sandbox.imds import Imds
 from podidentity_sandbox.tokens import TokenMint

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from podidctl.verify.objects import CANARIES, CANARY_SELECTOR
+from podidctl.verify.pod import CANARIES, CANARY_SELECTOR
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.support.mic.preview.run_programs import run

@@ -1,4 +1,4 @@
-"""Tables of federation plans and outcomes."""
+"""Output of federation plans and outcomes: tables, and manifests for other namespaces."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,9 +11,10 @@ from podidctl.migration.federation.schema import (
     ChangeResult,
     FederationPlan,
     IdentityState,
+    IdentityStep,
     Remark,
-    TokenTest,
 )
+from podidctl.migration.output import commented, print_credentials, print_section
 from podidctl.printing import escaped, print_table, print_text
 from podidentity.azure.federation import BINDING_VERB, Exchange
 from podidentity.report import counted, printable
@@ -28,52 +29,43 @@ COLORS: Final = {
 }
 
 
-def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
+def print_plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
     """Print the steps and obstacles of a plan."""
     where.print("Steps that make identities federated. No changes were made.")
     _remarks("cluster:", [("", each) for each in made.remarks], where)
     rows = [
         (
-            escaped(step.full_name),
-            printable("blocked" if step.blocked and step.state is IdentityState.TO_DO else step.state),
-            printable(", ".join(each.full_name for each in step.accounts) or "-"),
-            printable(step.tenant or "-"),
+            step.full_name,
+            "blocked" if step.blocked and step.state is IdentityState.TO_DO else step.state,
+            ", ".join(each.full_name for each in step.accounts) or "-",
+            step.tenant or "-",
             step.exchange,
         )
         for step in made.steps
     ]
-    if rows:
-        where.print("identities:")
-        print_table(("AzureIdentity", "stands", "service accounts", "tenant", "exchange"), rows, where)
+    columns = ("AzureIdentity", "stands", "service accounts", "tenant", "exchange")
+    print_section("identities:", columns, rows, where)
     _remarks("remarks:", [(step.full_name, each) for step in made.steps for each in step.remarks], where)
-    credentials = [each for step in made.steps for each in step.credentials]
-    if credentials:
-        where.print(
-            f"federated credentials (issuer {escaped(made.issuer or 'unknown')}, audience {escaped(made.audience)}; -o "
-            "az has the commands):",
-            soft_wrap=True,
-        )
-        cells = [
-            (escaped(each.identity), printable(each.identity_name or f"application {each.client_id}"), each.subject)
-            for each in credentials
-        ]
-        print_table(("AzureIdentity", "in Azure", "subject"), [(a, b, printable(c)) for a, b, c in cells], where)
-    if bindings := [step for step in made.steps if step.exchange is Exchange.IDENTITY_BINDINGS and step.accounts]:
-        where.print(
-            "AKS identity bindings (-o az --cluster RESOURCE-ID has the commands; their service accounts also need the "
-            f"permission {BINDING_VERB}, see federated.identityBindings.permissions in the chart's values):",
-            soft_wrap=True,
-        )
-        named = [(escaped(each.full_name), printable(each.resource_id or "no usable resourceID")) for each in bindings]
-        print_table(("AzureIdentity", "in Azure"), named, where)
+    condition = f"issuer {made.issuer or 'unknown'}, audience {made.audience}; -o az has the commands"
+    print_credentials(condition, [each for step in made.steps for each in step.credentials], where)
+    bindings = [step for step in made.steps if step.exchange is Exchange.IDENTITY_BINDINGS and step.accounts]
+    print_section(
+        "AKS identity bindings (-o az --cluster RESOURCE-ID has the commands; their service accounts also need the "
+        f"permission {BINDING_VERB}, see federated.identityBindings.permissions in the chart's values):",
+        ("AzureIdentity", "in Azure"),
+        [(step.full_name, step.resource_id or "no usable resourceID") for step in bindings],
+        where,
+    )
     if any(step.copies for step in made.steps):
         where.print("Objects that other namespaces need: -o manifests.")
     if applications:
         _applications(made, where)
-    if made.leftovers:
-        where.print("not changed by this command:")
-        left = [(escaped(each.identity), printable(each.why), printable(each.do)) for each in made.leftovers]
-        print_table(("AzureIdentity", "why", "what to do"), left, where)
+    print_section(
+        "not changed by this command:",
+        ("AzureIdentity", "why", "what to do"),
+        [(each.identity, each.why, each.do) for each in made.leftovers],
+        where,
+    )
     where.print(_summary(made))
 
 
@@ -88,27 +80,16 @@ def _summary(made: FederationPlan) -> str:
 
 
 def _applications(made: FederationPlan, where: Console) -> None:
-    if not made.applications:
-        return
-    where.print("applications, on the way to workload identity:")
-    rows = [
-        (
-            escaped(each.description),
-            each.state,
-            printable(each.account),
-            printable(each.identity),
-            printable(each.client_id),
-        )
-        for each in made.applications
-    ]
-    print_table(("application", "stands", "ServiceAccount", "AzureIdentity", "client id"), rows, where)
-    listed = [
-        (each.description, one)
+    rows = [(each.description, each.state, each.account, each.identity, each.client_id) for each in made.applications]
+    columns = ("application", "stands", "ServiceAccount", "AzureIdentity", "client id")
+    print_section("applications, on the way to workload identity:", columns, rows, where)
+    remarks = [
+        (each.description, remark)
         for each in made.applications
         if each.state is not ApplicationState.DONE
-        for one in each.remarks
+        for remark in each.remarks
     ]
-    _remarks("remarks:", listed, where)
+    _remarks("remarks:", remarks, where)
 
 
 def _remarks(title: str, remarks: Sequence[tuple[str, Remark]], where: Console) -> None:
@@ -127,7 +108,7 @@ def _remarks(title: str, remarks: Sequence[tuple[str, Remark]], where: Console) 
     print_table(("", "about", "why", "what to do"), rows, where)
 
 
-def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> None:
+def print_outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> None:
     """Print the outcomes, actual or planned."""
     tried = [(each.about, one) for each in done for one in each.tried]
     if tried:
@@ -162,5 +143,7 @@ def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> Non
         where.print("Make the same changes in your manifests, or the next apply of them reverts these.")
 
 
-def _token(one: TokenTest) -> str:
-    return f"client {one.client_id}, object {one.object_id}, until {one.expires}"
+def manifests(steps: Sequence[IdentityStep]) -> str:
+    """Return the AzureIdentities and bindings for other namespaces, for `kubectl apply -f`."""
+    head = "# kubectl apply -f this file: AzureIdentities for pods of other namespaces."
+    return commented([head], [each for step in steps for each in step.copies])

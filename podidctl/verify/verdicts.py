@@ -1,4 +1,4 @@
-"""The verdict on one node, from the canary's answers and from NMI's logs. Pure.
+"""The verdict on each node, from the canary's answers and from NMI's logs, and the document of all verdicts. Pure.
 
 An answer alone proves nothing: any server can imitate NMI. The proof is a line in the log of NMI's pod on this node,
 with the request id that only the canary knows and with the canary's own address as the peer.
@@ -6,17 +6,69 @@ with the request id that only the canary knows and with the canary's own address
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from podidctl.doctor.schema import Level
 from podidctl.printing import listed
+from podidctl.report_parts import Statement
 from podidctl.verify import canary
-from podidctl.verify.objects import ClusterNode
-from podidctl.verify.outcome import Answers, CanaryAnswer, NotRun
-from podidctl.verify.schema import Answered, NodeVerdict, verdict
-from podidentity.report import counted
+from podidctl.verify.canary_runner import Answers, CanaryAnswer, NotRun
+from podidctl.verify.pod import ClusterNode
+from podidentity.report import ReportModel, counted, plain
 
 PAGE: Final = "docs/data-planes.md"
+
+
+class Answered(StrEnum):
+    """The sender of the answers to a pod on the node."""
+
+    NMI = "nmi"
+    """NMI of this node, by its own log."""
+    NMI_REFUSED = "nmi refused"
+    """NMI of this node, which refuses the connection itself."""
+    OTHER_ADDRESS = "nmi, other address"
+    """NMI of this node, which saw another source address than the pod's."""
+    OTHER_NODE = "nmi of another node"
+    UNPROVEN = "unproven"
+    """A server that answers like NMI, without a proof in NMI's log."""
+    IMDS = "imds"
+    OTHER = "other server"
+    NOTHING = "nothing"
+    UNKNOWN = "unknown"
+    """No canary ran."""
+
+
+class NodeVerdict(Statement, frozen=True):
+    """The result for one node."""
+
+    node: str
+    level: Level
+    answered_by: Answered
+    nmi: str = ""
+    """Namespace and name of the NMI pod that answered."""
+
+
+class Verification(ReportModel, frozen=True):
+    """The document."""
+
+    namespace: str
+    """Namespace of the canary pods."""
+    nodes: list[NodeVerdict]
+    not_deleted: list[str] = msgspec.field(default_factory=list)
+    """Canary pods that could not be deleted. The kubelet stops them; the next `verify` deletes them."""
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is a problem or a warning."""
+        return any(each.level in {Level.PROBLEM, Level.WARNING} for each in self.nodes)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the result for a node is not known."""
+        return any(each.level is Level.UNKNOWN for each in self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +176,10 @@ def _no_answer(nmis: Sequence[str]) -> str:
     if not nmis:
         return "no NMI runs on this node, and a rule or policy blocks the metadata address: see the DaemonSet"
     return f"check that NMI {nmis[0]} is Ready, the network policies of the canary's namespace, and {PAGE}"
+
+
+def verdict(node: str, level: Level, answered_by: Answered, says: str, then: str = "", *, nmi: str = "") -> NodeVerdict:
+    """Return a verdict. The texts are untrusted."""
+    return NodeVerdict(
+        node=node, level=level, answered_by=answered_by, says=plain(says), next=plain(then), nmi=plain(nmi)
+    )

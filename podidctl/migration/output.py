@@ -1,4 +1,5 @@
-"""Documents of a workload identity plan: YAML of new objects, commands for kubectl and for az. Pure.
+"""Output of both migrations: tables of differences, and the plan for workload identity as a table, YAML of new objects,
+commands for kubectl and for az, or JSON.
 
 Existing objects are patched, never applied: an apply of a part of an object removes what an earlier apply of the whole
 object has set, for client-side and server-side apply.
@@ -9,13 +10,14 @@ are one line of printable characters.
 
 import json
 import shlex
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import msgspec
 import yaml
+from rich.console import Console
 
-from podidctl.migration.projections import CRON_JOBS
+from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.workload_identity import (
     CLIENT_ID,
     TENANT_ID,
@@ -26,16 +28,82 @@ from podidctl.migration.workload_identity import (
     WorkloadIdentityPlan,
     WorkloadPatch,
 )
-from podidctl.printing import printable_json
+from podidctl.migration.workloads import CRON_JOBS
+from podidctl.printing import Output, escaped, print_document, print_table, printable_json
 from podidentity.report import printable
+
+COLORS: Final = {DifferenceLevel.FIX: "red", DifferenceLevel.REVIEW: "yellow", DifferenceLevel.NO_ACTION: "dim"}
+TITLES: Final = {
+    DifferenceLevel.FIX: "correction required",
+    DifferenceLevel.REVIEW: "review required",
+    DifferenceLevel.NO_ACTION: "no action required",
+}
+
+
+def print_differences(found: Sequence[Difference], output: Output, where: Console) -> None:
+    """Print the differences, grouped by the required action."""
+    if output is not Output.TABLE:
+        print_document({"findings": found}, output, where)
+        return
+    if not found:
+        where.print("No differences were found.")
+    for level in DifferenceLevel:
+        listed = [each for each in found if each.level is level]
+        if not listed:
+            continue
+        where.print(f"{TITLES[level]}:")
+        rows = [(f"[{COLORS[level]}]{escaped(one.about)}[/]", printable(one.what), printable(one.do)) for one in listed]
+        print_table(("about", "what", "what to do"), rows, where)
+
+
+def print_workload_identity(made: WorkloadIdentityPlan, issuer: str, audience: str, where: Console) -> None:
+    """Print the planned and existing objects and the manual steps."""
+    where.print("Resources that workload identity needs for the current bindings. No changes were made.")
+    accounts = [
+        (f"{each.namespace}/{each.name}", each.client_id, each.tenant_id, "new" if each.is_new else "is there")
+        for each in made.accounts
+    ]
+    print_section("service accounts:", ("ServiceAccount", "client id", "tenant id", ""), accounts, where)
+    patches = [(f"{each.kind} {each.namespace}/{each.name}", each.service_account) for each in made.patches]
+    title = f"workloads to change (the label {USE_LABEL}, and the service account):"
+    print_section(title, ("workload", "ServiceAccount"), patches, where)
+    print_credentials(f"issuer {issuer or 'unknown: pass --issuer'}, audience {audience}", made.credentials, where)
+    steps = [(each.about, each.why, each.do) for each in made.by_hand]
+    print_section("manual steps:", ("about", "why", "what to do"), steps, where)
+    if made.done:
+        where.print(f"no change needed: {escaped(', '.join(made.done))}", soft_wrap=True)
+    where.print(
+        "Applications need an SDK with workload identity support (such as DefaultAzureCredential), or the webhook's "
+        "proxy: docs/migration.md.",
+        soft_wrap=True,
+    )
+
+
+def print_section(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], where: Console) -> None:
+    """Print *title* and a table of *rows*, whose texts may be untrusted; nothing if there are none."""
+    if rows:
+        where.print(escaped(title), soft_wrap=True)
+        print_table(columns, [(escaped(first), *map(printable, others)) for first, *others in rows], where)
+
+
+def print_credentials(condition: str, credentials: Sequence[PlannedCredential], where: Console) -> None:
+    """Print the federated credentials; *condition* states what they have in common."""
+    rows = [
+        (each.identity, each.identity_name or f"application {each.client_id}", each.subject) for each in credentials
+    ]
+    print_section(f"federated credentials ({condition}):", ("AzureIdentity", "in Azure", "subject"), rows, where)
 
 
 def manifests(made: WorkloadIdentityPlan) -> str:
     """Return the new ServiceAccounts, for `kubectl apply -f`."""
-    head = "# kubectl apply -f this file: the new objects. Changes of existing objects: -o kubectl.\n"
-    documents = [_account(each) for each in made.accounts if each.is_new]
+    head = "# kubectl apply -f this file: the new objects. Changes of existing objects: -o kubectl."
+    return commented([head, *_remarks(made.by_hand)], [_account(each) for each in made.accounts if each.is_new])
+
+
+def commented(comments: Iterable[str], documents: Sequence[Any]) -> str:
+    """Return *documents* as YAML after the lines *comments*, for `kubectl apply -f`."""
     body = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=False) if documents else ""
-    return f"{head}{''.join(_remarks(made.by_hand))}{body}"
+    return "".join(f"{line}\n" for line in comments) + body
 
 
 def changes(made: WorkloadIdentityPlan) -> str:
@@ -43,8 +111,7 @@ def changes(made: WorkloadIdentityPlan) -> str:
     permissions.
     """
     lines = ["#!/bin/sh", "# First create the new objects: kubectl apply -f the output of -o yaml.", "set -eu"]
-    lines += [line.rstrip("\n") for line in _remarks(made.by_hand)]
-    lines += map(shell, patching(made))
+    lines += [*_remarks(made.by_hand), *map(shell, patching(made))]
     return "\n".join(lines) + "\n"
 
 
@@ -63,13 +130,19 @@ def patching(made: WorkloadIdentityPlan) -> Iterator[list[str]]:
         yield [*words, "--type=strategic", "--patch", _line(_change(patch))]
 
 
-def commands(made: WorkloadIdentityPlan, issuer: str, audience: str) -> str:
+def commands(
+    credentials: Iterable[PlannedCredential], by_hand: Sequence[ManualStep], issuer: str, audience: str
+) -> str:
     """Return a shell script that creates the federated credentials, one command each, and stops at the first
     failure.
     """
-    lines = ["#!/bin/sh", "# First sign in to the identities' tenant: az login --tenant …", "set -eu"]
-    lines += [line.rstrip("\n") for line in _remarks(made.by_hand)]
-    for credential in made.credentials:
+    lines = [
+        "#!/bin/sh",
+        "# First sign in to the identities' tenant: az login --tenant …",
+        "set -eu",
+        *_remarks(by_hand),
+    ]
+    for credential in credentials:
         lines += ["", f"# {printable(credential.identity)}", command(credential, issuer, audience)]
     return "\n".join(lines) + "\n"
 
@@ -142,8 +215,8 @@ def shell(words: list[str]) -> str:
     return command if command.isprintable() else f"# omitted because of non-printable characters: {printable(command)}"
 
 
-def _remarks(by_hand: list[ManualStep]) -> Iterator[str]:
+def _remarks(by_hand: Sequence[ManualStep]) -> Iterator[str]:
     if by_hand:
-        yield "# Manual steps:\n"
+        yield "# Manual steps:"
     for each in by_hand:
-        yield f"#   {printable(each.about)}: {printable(each.why)}; {printable(each.do)}\n"
+        yield f"#   {printable(each.about)}: {printable(each.why)}; {printable(each.do)}"

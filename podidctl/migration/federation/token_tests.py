@@ -1,8 +1,12 @@
-"""Token test: one token per service account of an identity, requested as NMI would request it, and discarded.
+"""Tests of an identity before its switch, one per service account.
 
-NMI's own code requests the assertion from the API server, with the permissions of the operator, and the token from
-Entra ID, from this machine. The test covers the federated credential, the identity's ids and the tenant. It does not
-cover NMI's network or NMI's permissions, which an access review checks.
+With the exchange `direct` the test requests a token as NMI would request it, and discards it. NMI's own code requests
+the assertion from the API server, with the permissions of the operator, and the token from Entra ID, from this machine.
+The test covers the federated credential, the identity's ids and the tenant. It does not cover NMI's network or NMI's
+permissions, which an access review checks.
+
+With identity bindings only pods of the cluster reach the token proxy, so the exchange cannot be tested from the
+operator's machine. The API server answers whether its RBAC has the permission that the proxy requires.
 """
 
 import asyncio
@@ -10,7 +14,7 @@ import sys
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 import aiohttp
 import msgspec
@@ -23,11 +27,15 @@ from nmi.tokens.sign_in import proxy_by
 from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.source import FetchRequest, PolicyError, Workload
+from podidctl.diagnosis.access_reviews import may_use_identity
+from podidctl.diagnosis.identity_permissions import APPLY, REVIEW_ACCESS, manifest_of
+from podidctl.diagnosis.input import ReadFailure
 from podidctl.migration.federation.schema import AccountUsage, TokenTest
 from podidentity.azure.errors import AzureError
-from podidentity.azure.federation import Exchange
+from podidentity.azure.federation import BINDING_VERB, Exchange
+from podidentity.azure.identity_permissions import is_grantable, permission_resource
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError
+from podidentity.kube.errors import ApiError, Forbidden
 from podidentity.resources import AzureIdentity
 from podidentity.version import VERSION
 
@@ -40,6 +48,9 @@ RESOURCE: Final = "https://management.azure.com/"
 WITHIN_SECONDS: Final = 10.0
 """Time limit per service account; requests with an unknown credential are repeated within it."""
 _NAME_MOST: Final = 128
+ALLOWED: Final = "may use it by identity bindings; the exchange was not tested, because only pods reach the token proxy"
+CREATE_ROLE: Final = f"list it in federated.identityBindings.permissions of the chart's values, or {APPLY}"
+NOT_A_GUID: Final = "set the AzureIdentity's clientID to the client id of the identity, which is a GUID"
 
 
 class _CallerAssertions(Assertions):
@@ -75,7 +86,6 @@ class _TokenClaims(msgspec.Struct):
 
     appid: str = ""
     azp: str = ""
-    oid: str = ""
 
 
 class TokenTester:
@@ -90,7 +100,6 @@ class TokenTester:
         *,
         audience: str,
         resource: str = RESOURCE,
-        within: float = WITHIN_SECONDS,
     ) -> None:
         proxy = environ.get("HTTPS_PROXY") or environ.get("https_proxy", "")
         direct = environ.get("NO_PROXY") or environ.get("no_proxy", "")
@@ -99,13 +108,9 @@ class TokenTester:
         self._policy = policy
         self._audience = audience
         self._resource = resource
-        self._within = within
 
-    async def all(self, identity: AzureIdentity, accounts: Sequence[AccountUsage]) -> list[TokenTest]:
-        """Return one result per account for *identity* in its future form. Failures are results, not exceptions."""
-        return list(await asyncio.gather(*(self._one(identity, each) for each in accounts)))
-
-    async def _one(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
+    async def test(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
+        """Return the result for *identity* in its future form. Failures are results, not exceptions."""
         proofs = _CallerAssertions(self._client, self._audience)
         source = FederatedSource(self._policy, {Exchange.DIRECT: proofs}, self._sign_ins, enabled=True)
         try:
@@ -113,7 +118,7 @@ class TokenTester:
                 FetchRequest(
                     identity=identity,
                     resource=self._resource,
-                    timeout_seconds=self._within,
+                    timeout_seconds=WITHIN_SECONDS,
                     workload=Workload(account.namespace, account.pod, account.pod_uid, account.name),
                 )
             )
@@ -135,6 +140,46 @@ class TokenTester:
             object_id=granted.object_id,
             expires=expires,
         )
+
+
+class BindingPermissionTester:
+    """Access reviews of an identity's service accounts. The caller owns the client."""
+
+    def __init__(self, client: Client, policy: SignInPolicy) -> None:
+        self._client = client
+        self._policy = policy
+
+    async def test(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
+        """Return the result for *identity* in its future form. Failures are results, not exceptions."""
+        problem = do = manifest = ""
+        try:
+            self._policy.federation(identity)
+            client_id = permission_resource(identity.spec.client_id)
+            if not await may_use_identity(self._client, account.full_name, client_id):
+                problem = f"service account {account.full_name} has no permission to use the identity ({BINDING_VERB})"
+                do = CREATE_ROLE if is_grantable(client_id) else NOT_A_GUID
+                manifest = manifest_of({client_id: [account.full_name]})
+        except PolicyError as error:
+            problem, do = error.detail, "correct the AzureIdentity"
+        except ApiError as error:
+            problem = f"its permission could not be read: {error.message}"
+            do = ReadFailure(problem, is_forbidden=isinstance(error, Forbidden)).next_action(REVIEW_ACCESS)
+        return TokenTest(
+            account=account.full_name,
+            bound_to="",
+            problem=problem,
+            do=do,
+            note="" if problem else ALLOWED,
+            manifest=manifest,
+        )
+
+
+Tester: TypeAlias = TokenTester | BindingPermissionTester
+
+
+async def test_accounts(tester: Tester, identity: AzureIdentity, accounts: Sequence[AccountUsage]) -> list[TokenTest]:
+    """Return one result per account for *identity* in its future form. Failures are results, not exceptions."""
+    return list(await asyncio.gather(*(tester.test(identity, each) for each in accounts)))
 
 
 def new_token_session() -> aiohttp.ClientSession:

@@ -1,0 +1,187 @@
+"""Pods and service accounts that have an AzureIdentity: those that use it, those for which MIC has not updated it yet,
+and those in other namespaces, with the objects that they need before it is federated. Pure.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mic.decisions.assignments import DesiredAssignment
+from podidctl.migration.federation.schema import AccountUsage
+from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, WorkloadState
+from podidentity.resources import (
+    ASSIGNED,
+    BEHAVIOR_ANNOTATION,
+    BINDING_LABEL,
+    BINDINGS,
+    IDENTITIES,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    BareMeta,
+    Custom,
+    IdentityType,
+    Kind,
+    ScheduledPod,
+)
+
+
+def account_usages(situation: WorkloadState) -> dict[Key, list[AccountUsage]]:
+    """Return, by AzureIdentity, the service accounts whose pods have it, with their workloads and one pod."""
+    workloads: defaultdict[Key, defaultdict[Key, set[str]]] = defaultdict(lambda: defaultdict(set))
+    pods: dict[tuple[Key, Key], BareMeta] = {}
+    for workload in situation.workloads:
+        for desired in situation.desired(workload):
+            workloads[desired.identity.key][workload.account_key].add(workload.description)
+    for pod in situation.pods:
+        if pod.finished:
+            continue
+        account = (pod.metadata.namespace, pod.spec.service_account_name or DEFAULT_ACCOUNT)
+        for desired in situation.desired_for(pod.metadata.namespace, pod.binding_label):
+            descriptions = workloads[desired.identity.key][account]
+            if not descriptions:
+                descriptions.add(f"Pod {'/'.join(pod.key)}")
+            if pod.metadata.deletion_timestamp is None:
+                pods.setdefault((desired.identity.key, account), pod.metadata)
+    no_pod = BareMeta()
+    return {
+        identity: [
+            AccountUsage(
+                namespace=account[0],
+                name=account[1],
+                workloads=sorted(descriptions),
+                pod=pods.get((identity, account), no_pod).name,
+                pod_uid=pods.get((identity, account), no_pod).uid,
+            )
+            for account, descriptions in sorted(users.items())
+        ]
+        for identity, users in workloads.items()
+    }
+
+
+def lagging_pods(
+    pods: Iterable[ScheduledPod],
+    bindings: Iterable[AzureIdentityBinding],
+    identity: AzureIdentity,
+    assigned: Iterable[AzureAssignedIdentity],
+) -> list[str]:
+    """Return the *pods*, as `namespace/name`, that need *identity* and do not have it in its current form. Unscheduled
+    and terminating pods are not waited for.
+
+    Terminating AzureAssignedIdentities are ignored: MIC keeps them until Azure has detached the identity from its host,
+    which pods do not wait for.
+    """
+    own = identity.metadata.namespace
+    selectors = {
+        each.spec.selector
+        for each in bindings
+        if each.metadata.namespace == own and each.spec.azure_identity == identity.metadata.name
+    }
+    existing: defaultdict[Key, list[AzureAssignedIdentity]] = defaultdict(list)
+    for each in assigned:
+        if each.spec.azure_identity_ref.key == identity.key and each.metadata.deletion_timestamp is None:
+            existing[each.spec.pod_namespace, each.spec.pod].append(each)
+    return sorted(
+        "/".join(pod.key)
+        for pod in pods
+        if _wants(pod, own, selectors) and not _in_sync(existing.get(pod.key, ()), identity)
+    )
+
+
+def _wants(pod: ScheduledPod, namespace: str, selectors: set[str]) -> bool:
+    label, lives = pod.binding_label, not pod.finished and pod.metadata.deletion_timestamp is None
+    return (
+        pod.metadata.namespace == namespace
+        and bool(label)
+        and label in selectors
+        and lives
+        and bool(pod.spec.node_name)
+    )
+
+
+def _in_sync(assigned: Sequence[AzureAssignedIdentity], identity: AzureIdentity) -> bool:
+    return bool(assigned) and all(
+        each.spec.azure_identity_ref.spec.type == identity.spec.type and each.status.status == ASSIGNED
+        for each in assigned
+    )
+
+
+class OtherNamespaces:
+    """Stores the names of the copies, so that they stay unique."""
+
+    def __init__(self, state: WorkloadState) -> None:
+        self._state = state
+        self._taken = {each.key for each in state.identities}
+        self._bindings = {each.key for each in state.bindings}
+        self._labels = _labels(state)
+
+    def namespaces(self, identity: AzureIdentity, used_in: Collection[str]) -> list[str]:
+        """Return the namespaces of *used_in*, other than the identity's, whose pods have no equal AzureIdentity in
+        their namespace.
+        """
+        return [
+            namespace
+            for namespace in sorted({*used_in} - {identity.metadata.namespace})
+            if any(
+                _lacks_own_identity(identity, namespace, self._state.desired_for(namespace, label))
+                for label in self._labels.get(namespace, ())
+            )
+        ]
+
+    def copies(self, identity: AzureIdentity, namespace: str) -> Iterator[dict[str, Any]]:
+        """Yield copies of the identity (of type 0) and its bindings for *namespace*, which can be switched there
+        later.
+        """
+        name = _free_name(self._taken, namespace, identity)
+        spec: dict[str, Any] = {
+            "type": int(IdentityType.USER_ASSIGNED),
+            "resourceID": identity.spec.resource_id,
+            "clientID": identity.spec.client_id,
+        }
+        if identity.spec.ad_endpoint:
+            spec["adEndpoint"] = identity.spec.ad_endpoint
+        yield _manifest(IDENTITIES, namespace, name, spec, {"annotations": {BEHAVIOR_ANNOTATION: "namespaced"}})
+        for binding in self._state.bindings:
+            named = (binding.metadata.namespace, binding.spec.azure_identity)
+            if named == identity.key and binding.spec.selector in self._labels.get(namespace, ()):
+                free = _free_name(self._bindings, namespace, binding)
+                yield _manifest(
+                    BINDINGS, namespace, free, {"azureIdentity": name, "selector": binding.spec.selector}, {}
+                )
+
+
+def _labels(state: WorkloadState) -> Mapping[str, Collection[str]]:
+    """Return the label values of pods by namespace."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for workload in state.workloads:
+        found[workload.namespace].add(workload.labels.get(BINDING_LABEL, ""))
+    for pod in state.pods:
+        found[pod.metadata.namespace].add(pod.binding_label)
+    return found
+
+
+def _lacks_own_identity(identity: AzureIdentity, namespace: str, desired: Sequence[DesiredAssignment]) -> bool:
+    """Return whether *identity* is among *desired*, and no identity in *namespace* has the same client id."""
+    client_id = identity.spec.client_id.strip().lower()
+    same = [each.identity for each in desired if each.identity.spec.client_id.strip().lower() == client_id]
+    keys = {each.key for each in same}
+    return identity.key in keys and namespace not in {each.metadata.namespace for each in same}
+
+
+def _free_name(taken: set[Key], namespace: str, wanted: Custom) -> str:
+    """Return a free name in *namespace*: the wanted one, or with its namespace, or also with a number."""
+    name, number = wanted.metadata.name, 1
+    while (namespace, name) in taken:
+        behind = f"-{wanted.metadata.namespace}{'' if number == 1 else f'-{number}'}"
+        name, number = f"{wanted.metadata.name[: 253 - len(behind)]}{behind}", number + 1
+    taken.add((namespace, name))
+    return name
+
+
+def _manifest(kind: Kind[Any], namespace: str, name: str, spec: Any, meta: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.name,
+        "metadata": {"name": name, "namespace": namespace, **meta},
+        "spec": spec,
+    }
