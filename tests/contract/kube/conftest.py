@@ -8,7 +8,7 @@ import pytest
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
-from podidentity_sandbox.faults.connections import FaultProxy
+from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import apply_definitions
 from tests.contract.kube.servers import EmulatedServer, RealServer, Server, address, fresh_namespace

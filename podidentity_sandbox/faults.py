@@ -1,12 +1,16 @@
-"""A proxy of bytes. It does not read them, so it works in front of TLS too."""
+"""Faults in front of any server, real or emulated: a proxy that hangs, refuses, resets or stalls connections.
+
+It does not read the bytes, so it works in front of TLS too, and the server needs no support for it. Without a fault it
+is a relay.
+"""
 
 import asyncio
 import enum
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from podidentity_sandbox.serving import restartable_listener
@@ -35,35 +39,6 @@ class Mode(enum.Enum):
     """Half-open: established connections stay and deliver nothing in either direction; new ones hang."""
 
 
-@dataclass
-class Counts:
-    """Counters since the creation of the proxy."""
-
-    accepted: int = 0
-    bytes_to_server: int = 0
-    bytes_to_client: int = 0
-
-
-@dataclass
-class Pace:
-    """The bandwidth (bytes per second in each direction, 0: no limit) and the delay of each piece."""
-
-    bytes_per_second: float = 0.0
-    latency_seconds: float = 0.0
-    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep, repr=False)
-
-    @property
-    def piece(self) -> int:
-        """The bytes that are passed in one step: those of a twentieth of a second, for a steady slow stream."""
-        return max(1, int(self.bytes_per_second / 20)) if self.bytes_per_second else CHUNK
-
-    async def wait(self, size: int) -> None:
-        """Wait for as long as *size* bytes take."""
-        seconds = self.latency_seconds + (size / self.bytes_per_second if self.bytes_per_second else 0.0)
-        if seconds > 0:
-            await self.sleep(seconds)
-
-
 @dataclass(eq=False)
 class _Link:
     """One client's connection, and the one to the server behind once it is made."""
@@ -81,17 +56,17 @@ class _Link:
 class FaultProxy:
     """Passes connections on to *upstream_host*:*upstream_port* while `mode` is PASS.
 
-    `pace` may be replaced at any time. Each connection has a task; `stop` ends them all and waits for them.
+    Each connection has a task; `stop` ends them all and waits for them.
     """
 
     def __init__(self, upstream_host: str, upstream_port: int) -> None:
         self.upstream_host = upstream_host
         self.upstream_port = upstream_port
-        self.counts = Counts()
-        self.pace = Pace()
-        self._mode = Mode.PASS
-        self._host = ""
-        self._port = 0
+        self.mode = Mode.PASS
+        """Set with `set_mode`."""
+        self.host = ""
+        self.port = 0
+        """The port listened on; the same after REFUSE and after a restart."""
         self._listener: asyncio.Server | None = None
         self._others: list[asyncio.Server] = []
         self._links: dict[asyncio.Task[None], _Link] = {}
@@ -100,19 +75,6 @@ class FaultProxy:
         self._flowing.set()
         self._serving.set()
         self._running = False
-
-    @property
-    def mode(self) -> Mode:
-        return self._mode
-
-    @property
-    def host(self) -> str:
-        return self._host
-
-    @property
-    def port(self) -> int:
-        """The port listened on; the same after REFUSE and after a restart."""
-        return self._port
 
     @property
     def open_connections(self) -> int:
@@ -130,11 +92,11 @@ class FaultProxy:
         if self._running:
             raise RuntimeError("already started")
         self._running = True
-        self._host = host
-        await self._listen(port or self._port)
+        self.host = host
+        await self._listen(port or self.port)
         for sock in extra_sockets:
             self._others.append(await asyncio.start_server(self._accepted, sock=sock))
-        if self._mode is Mode.REFUSE:
+        if self.mode is Mode.REFUSE:
             self._close_listener()
 
     async def stop(self) -> None:
@@ -148,7 +110,7 @@ class FaultProxy:
 
     async def set_mode(self, mode: Mode) -> None:
         """Switch the mode. After the return it applies to all clients."""
-        self._mode = mode
+        self.mode = mode
         for event, held in (
             (self._flowing, {Mode.SILENT}),
             (self._serving, {Mode.SILENT, Mode.HANG}),
@@ -162,7 +124,7 @@ class FaultProxy:
         if mode is Mode.REFUSE:
             self._close_listener()
         elif self._running and self._listener is None:
-            await self._listen(self._port)
+            await self._listen(self.port)
 
     async def reset_connections(self) -> None:
         """Send RST to every client connected now; the mode stays."""
@@ -172,8 +134,8 @@ class FaultProxy:
         await self._end(links)
 
     async def _listen(self, port: int) -> None:
-        listener = restartable_listener(self._host, port)
-        self._port = listener.getsockname()[1]
+        listener = restartable_listener(self.host, port)
+        self.port = listener.getsockname()[1]
         self._listener = await asyncio.start_server(self._accepted, sock=listener)
 
     def _close_listener(self) -> None:
@@ -193,7 +155,6 @@ class FaultProxy:
         if not self._running:  # accepted before stop(), reported after it
             writer.transport.abort()
             return
-        self.counts.accepted += 1
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="connection through a proxy")
         self._links[task] = _Link(writer, task)
         task.add_done_callback(self._ended)
@@ -210,7 +171,7 @@ class FaultProxy:
             raise RuntimeError("a connection is served in its own task")
         try:
             await self._serving.wait()
-            if self._mode in {Mode.RESET, Mode.REFUSE}:
+            if self.mode in {Mode.RESET, Mode.REFUSE}:
                 await reader.read(CHUNK)
                 _reset(writer)
             else:
@@ -225,33 +186,20 @@ class FaultProxy:
         async with asyncio.timeout(CONNECT_SECONDS):
             back, link.upstream = await asyncio.open_connection(self.upstream_host, self.upstream_port)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._to_server(reader, link.upstream), name="bytes to the server")
-            tasks.create_task(self._to_client(back, link.writer), name="bytes to the client")
+            tasks.create_task(self._copy(reader, link.upstream), name="bytes to the server")
+            tasks.create_task(self._copy(back, link.writer), name="bytes to the client")
 
-    async def _to_server(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await self._take(source):
-            self.counts.bytes_to_server += len(data)
-            await _give(sink, data)
-        sink.write_eof()
-
-    async def _to_client(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while data := await self._take(source):
-            self.counts.bytes_to_client += len(data)
-            await _give(sink, data)
+            sink.write(data)
+            await sink.drain()
         sink.write_eof()
 
     async def _take(self, source: asyncio.StreamReader) -> bytes:
-        data = await source.read(self.pace.piece)
-        if data:
-            await self.pace.wait(len(data))
+        data = await source.read(CHUNK)
         # The end of a stream is held back like its bytes: a half-open connection does not report its end.
         await self._flowing.wait()
         return data
-
-
-async def _give(sink: asyncio.StreamWriter, data: bytes) -> None:
-    sink.write(data)
-    await sink.drain()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
