@@ -22,16 +22,13 @@ from podidctl.printing import print_error
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError, NotFound
 from podidentity.resources import PODS
-from podidentity_sandbox import binding_demo, fault_control
+from podidentity_sandbox import fault_control
 from podidentity_sandbox.activity import NotActiveError
 from podidentity_sandbox.azure import CERTIFICATES, DEMO_CLIENT_ID
-from podidentity_sandbox.binding_demo import BindingDemo
 from podidentity_sandbox.cluster import DEMO, ClusterError
-from podidentity_sandbox.demo import Demo
-from podidentity_sandbox.demo_run import DemoError, DemoRun
+from podidentity_sandbox.demo import Demo, DemoError
 from podidentity_sandbox.directory import DirectoryError
-from podidentity_sandbox.federated_demo import NMI_FLAGS as FEDERATED_NMI_FLAGS
-from podidentity_sandbox.federated_demo import FederatedDemo
+from podidentity_sandbox.federated_demo import BindingDemo, FederatedDemo
 from podidentity_sandbox.folders import folder_of_namespace, running_folders
 from podidentity_sandbox.given_identities import GivenIdentityError, parse
 from podidentity_sandbox.issuing import IssuerError
@@ -110,18 +107,13 @@ def demo(
 ) -> int:
     """Run a demo, print its steps, and return the exit code. *identity_bindings* has an effect with *federated*
     only."""
-    kind: type[DemoRun] = Demo
-    flags: Sequence[str] = ()
-    if federated:
-        kind, flags = (
-            (BindingDemo, binding_demo.NMI_FLAGS) if identity_bindings else (FederatedDemo, FEDERATED_NMI_FLAGS)
-        )
+    kind = (BindingDemo if identity_bindings else FederatedDemo) if federated else Demo
     settings = Settings(
         kubeconfig=kubeconfig,
         namespaces=False if loopback else None,
         environment=environment,
-        rbac=kind is BindingDemo,
-        nmi_flags=flags,
+        rbac=kind.rbac,
+        nmi_flags=kind.nmi_flags,
     )
     run = kind(Sandbox(settings))
     return asyncio.run(_demo(run, as_json=as_json))
@@ -277,7 +269,7 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
         console.print(f"  {escape(line)}", soft_wrap=True)
 
 
-async def _demo(demo: DemoRun, *, as_json: bool) -> int:
+async def _demo(demo: Demo, *, as_json: bool) -> int:
     console = Console(highlight=False)
     this, loop = asyncio.current_task(), asyncio.get_running_loop()
     if this is not None:

@@ -238,7 +238,7 @@ class Sandbox:
 
     def failure(self) -> str:
         """Return a line on the first program or task that has ended unexpectedly; empty if there is none."""
-        ended = next((program for program in self._programs().values() if program.returncode is not None), None)
+        ended = next((program for program in self.programs().values() if program.returncode is not None), None)
         return str(ended.exit_error()) if ended is not None else self.cluster_failure()
 
     def cluster_failure(self) -> str:
@@ -252,7 +252,7 @@ class Sandbox:
         Call it about once a second. Raise ProgramError or OSError if a program cannot be started.
         """
         lines = []
-        for name, program in self._programs().items():
+        for name, program in self.programs().items():
             if program.returncode is None:
                 continue
             restarts = self._restarts.setdefault(name, Restarts(time.monotonic))
@@ -265,7 +265,7 @@ class Sandbox:
                 lines.append(f"{program.name} runs again")
         return lines
 
-    def _programs(self) -> dict[str, Program]:
+    def programs(self) -> dict[str, Program]:
         """Return MIC under its name, and each NMI under the name of its node."""
         mic = {"mic": self.mic} if self.mic is not None else {}
         return {**mic, **{node: nmi.program for node, nmi in self.nmis.items()}}
