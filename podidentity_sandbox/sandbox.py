@@ -27,7 +27,7 @@ from podidentity_sandbox.fault_control import SOCKET_NAME, FaultControl, Service
 from podidentity_sandbox.folders import new_folder
 from podidentity_sandbox.identity_objects import CreatedIdentity, IdentityObjects
 from podidentity_sandbox.kubelet import PodObserver
-from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Loopback, Network
+from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Network
 from podidentity_sandbox.network_choice import NetworkChoice, choose_network
 from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.restarts import Restarts
@@ -123,7 +123,7 @@ class Sandbox:
         mint, authority, self.network_choice = await asyncio.gather(
             asyncio.to_thread(TokenMint), asyncio.to_thread(Authority), self._choose_network()
         )
-        self.network = Fabric(self.instance) if self.network_choice.redirects else Loopback()
+        self.network = Fabric(self.instance) if self.network_choice.redirects else Network()
         await asyncio.to_thread(self.network.start)
         self.azure = AzureEmulator(mint, authority, self.network)
         self.azure.arm.lag_seconds = self.settings.lag_seconds

@@ -23,7 +23,7 @@ from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity
 from podidentity_sandbox.imds import Imds
 from podidentity_sandbox.machines import Machine
 from podidentity_sandbox.namespaces import Namespaces
-from podidentity_sandbox.network import METADATA_ADDRESS, Loopback
+from podidentity_sandbox.network import METADATA_ADDRESS, Network
 from podidentity_sandbox.serving import listening
 from podidentity_sandbox.settings import EXCHANGE_AUDIENCE
 from podidentity_sandbox.tokens import TokenMint
@@ -61,7 +61,7 @@ class _LoggedImds(Imds):
         return await super().respond(request)
 
 
-class _Network(Loopback):
+class _Network(Network):
     """The sources of the nodes' requests. Sockets are created in the namespace, where the event loop's thread runs."""
 
     redirects = True
