@@ -128,7 +128,7 @@ class Cluster:
             self.api.read_pages_with(self._read_page)
             for node in nodes:
                 for listener in self._network.node_sockets(node, self.api.port):
-                    await self.api.add_socket(listener)
+                    await self.api.listen(listener)
         access = await self._access()
         self._client = Client(access, user_agent=f"podidctl-sandbox/{VERSION}")
         if self.api is None:
@@ -218,7 +218,7 @@ class Cluster:
             return bearer
 
         context = await asyncio.to_thread(self.api.authority.client_context)
-        return ClusterAccess(self.api.server, context, authorization)
+        return ClusterAccess(self.api.url, context, authorization)
 
     async def _run(self, nodes: Sequence[str]) -> None:
         async with asyncio.TaskGroup() as tasks:

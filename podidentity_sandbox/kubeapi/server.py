@@ -7,17 +7,18 @@ import hmac
 import json
 import logging
 import secrets
-import socket
+import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from typing_extensions import override
 
-from podidentity_sandbox.certificates import Authority, KeyPair
+from podidentity_sandbox.certificates import LOOPBACK, Authority, KeyPair
 from podidentity_sandbox.kubeapi import authorization, definitions, discovery, openapi, requests, responses
 from podidentity_sandbox.kubeapi.accounts import ServiceAccountTokens
 from podidentity_sandbox.kubeapi.authorization import ADMINISTRATOR, Authorizer, User, service_account_user
@@ -27,7 +28,7 @@ from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry
 from podidentity_sandbox.kubeapi.statuses import StatusError, unauthorized
 from podidentity_sandbox.kubeapi.store import Store
 from podidentity_sandbox.kubeapi.verbs import NAMESPACES, Verbs
-from podidentity_sandbox.serving import ResponseFaults, restartable_listener
+from podidentity_sandbox.serving import HttpService
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,6 @@ FIRST_NAMESPACES: Final = ("default", "kube-node-lease", "kube-public", "kube-sy
 REQUESTS_KEPT: Final = 10_000
 OWN_USER_AGENT: Final = "podidctl-sandbox/"
 """The beginning of the User-Agent of the sandbox's own clients, which `KubeApi.faults` do not concern."""
-STOP_SECONDS: Final = 2.0
-"""The time that a stop waits for responses that are being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Recorded:
     """The address or name, without port, to which the request was sent."""
 
 
-class KubeApi:
+class KubeApi(HttpService):
     """An API server on loopback, with TLS and one administrator's token.
 
     *crd_directory* holds YAML of definitions to serve from the start. *keep* is how many changes of each kind can be
@@ -62,6 +61,9 @@ class KubeApi:
     Data outlive `stop`: `start` again and clients resume where they were. Making one with a directory reads files: from
     inside a loop, do it in a thread. Everything else belongs to the loop's own thread.
     """
+
+    scheme = "https"
+    stop_seconds = 2.0
 
     def __init__(
         self,
@@ -75,12 +77,12 @@ class KubeApi:
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self.authority = authority or Authority("podidctl sandbox kubernetes")
         self.token = secrets.token_urlsafe(24)
         self.requests: deque[Recorded] = deque(maxlen=REQUESTS_KEPT)
         self.intercept: Callable[[Recorded], StatusError | None] | None = None
         """Called before each request: a StatusError is the response, None lets the request pass."""
-        self.faults = ResponseFaults()
         self._history = History(keep=keep)
         self._registry = Registry()
         self._given_issuer = issuer
@@ -99,10 +101,6 @@ class KubeApi:
             flowing=self._flowing,
             clock=clock,
         )
-        self._host = ""
-        self._port = 0
-        self._extra: list[socket.socket] = []
-        self._runner: web.ServerRunner | None = None
         for name in FIRST_NAMESPACES:
             self.store.create(NAMESPACES, {"metadata": {"name": name}})
         for definition in definitions.from_directory(crd_directory) if crd_directory is not None else ():
@@ -112,63 +110,25 @@ class KubeApi:
     @property
     def issuer(self) -> str:
         """The issuer of service account tokens: that of the constructor, or this server's URL."""
-        return self._given_issuer or self.server
+        return self._given_issuer or self.url
 
-    @property
-    def server(self) -> str:
-        """The URL, once started."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"https://{host}:{self._port}"
+    @override
+    async def start(self, host: str = "127.0.0.1", port: int = 0, *, ssl_context: ssl.SSLContext | None = None) -> None:
+        """Listen as `HttpService` does, with a certificate of this server's authority."""
+        hosts = dict.fromkeys((host, *LOOPBACK))
+        context = ssl_context or await asyncio.to_thread(self.authority.server_context, hosts, ask_clients=True)
+        await super().start(host, port, ssl_context=context)
 
-    @property
-    def port(self) -> int:
-        return self._port
-
-    @property
-    def ca_pem(self) -> str:
-        """The certificate to trust, as PEM text."""
-        return self.authority.pem
-
-    async def start(
-        self, host: str = "127.0.0.1", port: int = 0, *, extra_sockets: Iterable[socket.socket] = ()
-    ) -> None:
-        """Listen. Without *port* on the one of last time, or a free one. Raise OSError if it is taken.
-
-        *extra_sockets* are listening sockets, made anywhere (in another network namespace); they belong to the server
-        from now on, and `stop` closes them.
-        """
-        if self._runner is not None:
-            raise RuntimeError("already started")
-        listener = restartable_listener(host, port or self._port)
-        self._host, self._port = host, listener.getsockname()[1]
-        self._extra = list(extra_sockets)
-        context = await asyncio.to_thread(
-            self.authority.server_context, dict.fromkeys((host, "localhost", "127.0.0.1", "::1")), ask_clients=True
-        )
-        self._runner = web.ServerRunner(self.http(), shutdown_timeout=STOP_SECONDS)
-        await self._runner.setup()
-        self._context = context
-        for sock in (listener, *self._extra):
-            await web.SockSite(self._runner, sock, ssl_context=context).start()
-
+    @override
     def http(self) -> web.Server:
-        """Return a factory of protocols that answer the requests of one connection each, as `start` uses it."""
         return web.Server(self.respond, handler_cancellation=True, access_log=None)
 
-    async def add_socket(self, sock: socket.socket) -> None:
-        """Listen on one more listening socket, made anywhere; it belongs to the server from now on."""
-        if self._runner is None:
-            raise RuntimeError("not started")
-        await web.SockSite(self._runner, sock, ssl_context=self._context).start()
-
+    @override
     async def stop(self) -> None:
         """End every connection and close every socket; the data stay. Does nothing if it is not running."""
-        runner, self._runner = self._runner, None
-        if runner is None:
-            return
         self.drop_watches()
         self.resume()
-        await runner.cleanup()
+        await super().stop()
 
     def kubeconfig(self, *, client: KeyPair | None = None) -> str:
         """Return a kubeconfig as text, with the administrator's token, or with *client*'s certificate instead."""
@@ -178,7 +138,7 @@ class KubeApi:
                 "client-certificate-data": _data(client.certificate),
                 "client-key-data": _data(client.key),
             }
-        cluster = {"server": self.server, "certificate-authority-data": _data(self.ca_pem)}
+        cluster = {"server": self.url, "certificate-authority-data": _data(self.authority.pem)}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -237,8 +197,8 @@ class KubeApi:
         """Record a request, before its response is known."""
         self.requests.append(request)
 
+    @override
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Return the response to one request."""
         recorded = Recorded(
             request.method, request.path_qs, request.headers.get("User-Agent", ""), request.url.host or ""
         )
@@ -298,7 +258,7 @@ class KubeApi:
             return response
         if parts in ([".well-known", "openid-configuration"], ["openid", "v1", "jwks"]):
             return await self._for_relying_parties(parts)
-        found = discovery.at(self._registry, parts, f"{self._host}:{self._port}") or openapi.at(self._registry, parts)
+        found = discovery.at(self._registry, parts, f"{self.host}:{self.port}") or openapi.at(self._registry, parts)
         if found is None:
             return responses.text("404 page not found\n", 404)
         return responses.document(found)

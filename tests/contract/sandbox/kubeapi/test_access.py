@@ -22,7 +22,7 @@ TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
 
 @pytest.mark.parametrize("token", ["", "wrong", "a.b.c", "é"])
 async def test_without_valid_credentials_everything_is_401(api: KubeApi, token: str) -> None:
-    caller = Caller(api.server, token, api.authority.client_context())
+    caller = Caller(api.url, token, api.authority.client_context())
     for path in ("/api", "/healthz", "/api/v1/pods", "/nosuch"):
         answer = await caller("GET", path)
         assert (answer.status, answer.body["reason"], answer.body["code"]) == (401, "Unauthorized", 401)
@@ -33,11 +33,11 @@ async def test_a_client_certificate_of_the_servers_authority_is_accepted_and_of_
     api: KubeApi,
 ) -> None:
     certificate = api.authority.client("user", ["system:masters"])
-    caller = Caller(api.server, "", api.authority.client_context(certificate))
+    caller = Caller(api.url, "", api.authority.client_context(certificate))
     assert (await caller("GET", "/healthz")).status == 200
     await caller.close()
     certificate = Authority().client("user", ["system:masters"])
-    caller = Caller(api.server, "", api.authority.client_context(certificate))
+    caller = Caller(api.url, "", api.authority.client_context(certificate))
     with pytest.raises((aiohttp.ClientError, OSError)):
         await caller("GET", "/healthz")
     await caller.close()
@@ -47,7 +47,7 @@ async def test_a_service_account_token_is_valid_until_it_expires() -> None:
     moment = datetime.datetime.now(datetime.UTC)
     async with serving(now=lambda: moment) as (api, administrator):
         token = (await administrator("POST", TOKEN, {"spec": {}})).body["status"]["token"]
-        caller = Caller(api.server, token, api.authority.client_context())
+        caller = Caller(api.url, token, api.authority.client_context())
         assert (await caller("GET", "/healthz")).status == 200
         moment += datetime.timedelta(hours=2)
         assert (await caller("GET", "/healthz")).status == 401
@@ -77,7 +77,7 @@ async def test_the_token_of_an_overdue_pod_is_rejected() -> None:
         api.store.create("pods", pod("p", node="n1"), "default")
         bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
         token = (await administrator("POST", TOKEN, {"spec": {"boundObjectRef": bound}})).body["status"]["token"]
-        caller = Caller(api.server, token, api.authority.client_context())
+        caller = Caller(api.url, token, api.authority.client_context())
         await administrator("DELETE", f"{PODS}/p")
         moment += datetime.timedelta(seconds=80)
         assert (await caller("GET", "/healthz")).status == 200
@@ -116,7 +116,7 @@ async def account(rbac: tuple[KubeApi, Caller]) -> AsyncIterator[Caller]:
     server, administrator = rbac
     await administrator("POST", ACCOUNTS, {"metadata": {"name": "app"}})
     token = (await administrator("POST", f"{ACCOUNTS}/app/token", {"spec": {}})).body["status"]["token"]
-    caller = Caller(server.server, token, server.authority.client_context())
+    caller = Caller(server.url, token, server.authority.client_context())
     yield caller
     await caller.close()
 

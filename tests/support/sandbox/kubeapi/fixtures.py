@@ -27,7 +27,7 @@ async def serving(crds: Path | None = None, **options: Any) -> AsyncIterator[tup
 
 
 def administrator(api: KubeApi) -> Caller:
-    return Caller(api.server, api.token, api.authority.client_context())
+    return Caller(api.url, api.token, api.authority.client_context())
 
 
 @pytest.fixture
