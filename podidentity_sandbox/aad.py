@@ -83,7 +83,7 @@ class Aad(SignInService[AadCall]):
         if openid:
             return self._openid(base, openid["tenant"])
         if _KEYS.fullmatch(request.path):
-            return self._mint.key_set()
+            return self._mint.key.key_set()
         if request.path == _INSTANCE:
             host = request.host
             discovery = f"{base}/{self._directory.tenant_id}/v2.0/.well-known/openid-configuration"

@@ -14,8 +14,8 @@ import msgspec
 
 from podidentity.resources import Wire
 from podidentity_sandbox.kubeapi.statuses import StatusError, bad_request, conflict, invalid
-from podidentity_sandbox.kubeapi.tokens import TokenSigner
 from podidentity_sandbox.kubeapi.verbs import Verbs
+from podidentity_sandbox.tokens import InvalidTokenError, SigningKey
 
 Document = dict[str, Any]
 
@@ -58,14 +58,14 @@ class ServiceAccountTokens:
         self._verbs = verbs
         self._issuer = issuer
         self._now = now
-        self._signer: TokenSigner | None = None
+        self._signer: SigningKey | None = None
         self._making = asyncio.Lock()
 
-    async def signer(self) -> TokenSigner:
+    async def signer(self) -> SigningKey:
         """Return the key, made at its first use: that takes a tenth of a second."""
         async with self._making:
             if self._signer is None:
-                self._signer = await asyncio.to_thread(TokenSigner)
+                self._signer = await asyncio.to_thread(SigningKey)
             return self._signer
 
     async def give(self, namespace: str, name: str, request: Document) -> Document:
@@ -110,7 +110,7 @@ class ServiceAccountTokens:
 
     def subject(self, token: str) -> str:
         """Return the user of a token that is valid for this server; else an empty string."""
-        claims = self._signer.claims(token, self._issuer(), self._now()) if self._signer is not None else None
+        claims = self._valid_claims(token)
         if claims is None:
             return ""
         about = claims["kubernetes.io"]
@@ -119,6 +119,16 @@ class ServiceAccountTokens:
             needed.append(("nodes", "node"))
         alive = all(self._lives(plural, about["namespace"], about[claim]) for plural, claim in needed if claim in about)
         return str(claims["sub"]) if alive else ""
+
+    def _valid_claims(self, token: str) -> Document | None:
+        """Return the claims of a token that this server issued for itself and that is valid now; else None."""
+        try:
+            claims = self._signer.claims(token) if self._signer is not None else None
+        except InvalidTokenError:
+            return None
+        if claims is None or not claims["nbf"] <= self._now().timestamp() < claims["exp"]:
+            return None
+        return claims if self._issuer() in claims["aud"] else None
 
     def _lives(self, plural: str, namespace: str, reference: Document) -> bool:
         namespaced = self._verbs.registry.named(plural).namespaced

@@ -274,7 +274,14 @@ class KubeApi(HttpService):
             response = responses.document(signer.key_set())
             response.headers["Content-Type"] = "application/jwk-set+json"
         else:
-            response = responses.document(signer.configuration(self.issuer))
+            configuration = {
+                "issuer": self.issuer,
+                "jwks_uri": f"{self.issuer}/openid/v1/jwks",
+                "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["RS256"],
+            }
+            response = responses.document(configuration)
         response.headers["Cache-Control"] = "public, max-age=3600"
         return response
 
