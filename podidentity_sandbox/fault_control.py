@@ -19,6 +19,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.serving import ResponseFault, ResponseFaults, json_response
 
 SOCKET_NAME: Final = "control.sock"
@@ -220,12 +221,5 @@ def api_error(status: int) -> dict[str, Any]:
         429: "TooManyRequests",
         503: "ServiceUnavailable",
     }
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": f"podidctl sandbox fault api={status}",
-        "reason": reasons.get(status, "InternalError"),
-        "code": status,
-    }
+    reason = reasons.get(status, "InternalError")
+    return StatusError(status, reason, f"podidctl sandbox fault api={status}").document()

@@ -33,6 +33,7 @@ from podidentity_sandbox.aad import Aad
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory, FederatedCredential
 from podidentity_sandbox.kubeapi.authorization import ACCOUNT_PREFIX, service_account_user
+from podidentity_sandbox.kubeapi.statuses import unauthorized
 from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError
 from podidentity_sandbox.serving import json_response
 from podidentity_sandbox.sign_in_service import SignInCall, SignInService
@@ -161,10 +162,7 @@ class TokenProxy(SignInService[ProxyCall]):
         """Answer one request as the front end of AKS's API server would."""
         path = _TOKEN.fullmatch(request.path)
         if call.server_name != self._now.server_name or path is None or request.method != "POST":
-            status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-            return json_response(
-                {**status, "message": "Unauthorized", "reason": "Unauthorized", "code": 401}, status=401
-            )
+            return json_response(unauthorized().document(), status=401)
         form = {name: str(value) for name, value in (await request.post()).items()}
         try:
             await self._check(path["tenant"], form, call)

@@ -8,16 +8,14 @@ import asyncio
 import datetime
 import uuid
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from podidentity.resources import Wire
-from podidentity_sandbox.kubeapi.statuses import StatusError, bad_request, conflict, invalid
-from podidentity_sandbox.kubeapi.verbs import Verbs
+from podidentity_sandbox.kubeapi.statuses import Document, StatusError, bad_request, conflict, invalid
+from podidentity_sandbox.kubeapi.verbs import Verbs, spell
 from podidentity_sandbox.tokens import InvalidTokenError, SigningKey
-
-Document = dict[str, Any]
 
 SHORTEST_SECONDS: Final = 600
 LONGEST_SECONDS: Final = 1 << 32
@@ -98,14 +96,14 @@ class ServiceAccountTokens:
                 "name": name,
                 "namespace": namespace,
                 "uid": account["metadata"]["uid"],
-                "creationTimestamp": _spell(now),
+                "creationTimestamp": spell(now),
             },
             "spec": {
                 "audiences": audiences,
                 "expirationSeconds": seconds,
                 "boundObjectRef": msgspec.to_builtins(reference),
             },
-            "status": {"token": signer.sign(claims), "expirationTimestamp": _spell(expires)},
+            "status": {"token": signer.sign(claims), "expirationTimestamp": spell(expires)},
         }
 
     def subject(self, token: str) -> str:
@@ -207,7 +205,3 @@ def _other_object(reference: _Reference) -> StatusError:
 
 def _named(document: Document) -> Document:
     return {"name": document["metadata"]["name"], "uid": document["metadata"]["uid"]}
-
-
-def _spell(moment: datetime.datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -6,13 +6,11 @@ aggregated, and a rule for paths outside of kinds is ignored: every authenticate
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from podidentity_sandbox.kubeapi.history import History
 from podidentity_sandbox.kubeapi.requests import Target
-from podidentity_sandbox.kubeapi.statuses import forbidden
-
-Document = dict[str, Any]
+from podidentity_sandbox.kubeapi.statuses import Document, forbidden
 
 GROUP: Final = "authorization.k8s.io"
 REVIEWS: Final = {

@@ -9,9 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from podidentity_sandbox.kubeapi.kinds import ResourceType
-from podidentity_sandbox.kubeapi.statuses import bad_request, unreadable_patch
+from podidentity_sandbox.kubeapi.statuses import Document, bad_request, unreadable_patch
 
-Document = dict[str, Any]
 Text = str | None
 Number = int | None
 Texts = dict[str, str | None] | None

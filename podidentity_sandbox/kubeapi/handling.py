@@ -14,8 +14,9 @@ from podidentity_sandbox.kubeapi import listing, patching, requests, responses
 from podidentity_sandbox.kubeapi.accounts import ServiceAccountTokens
 from podidentity_sandbox.kubeapi.history import Item
 from podidentity_sandbox.kubeapi.patching import json_patch, merge, strategic_merge
-from podidentity_sandbox.kubeapi.requests import Target
+from podidentity_sandbox.kubeapi.requests import Representation, Target
 from podidentity_sandbox.kubeapi.statuses import (
+    Document,
     StatusError,
     bad_request,
     method_not_allowed,
@@ -24,8 +25,6 @@ from podidentity_sandbox.kubeapi.statuses import (
 )
 from podidentity_sandbox.kubeapi.verbs import DeleteOptions, Verbs
 from podidentity_sandbox.kubeapi.watching import Watch, WatchEvent
-
-Document = dict[str, Any]
 
 TIMEOUT_SECONDS: Final = (1800, 3600)
 """How long a watch lasts that names no timeout: chosen between these, as the real server does, so that they spread."""
@@ -105,14 +104,13 @@ class ResourceHandler:
     async def _list(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         options = requests.list_options(request.query)
         form = requests.representation(request)
-        include = request.query.get("includeObject", "Metadata")
         if options.watch:
-            return await self._watch(request, target, options, form, include)
+            return await self._watch(request, target, options, form)
         page = listing.page(self._verbs.history, target, options)
-        return responses.many(target.resource, page, form, include, self._now())
+        return responses.many(target.resource, page, form, self._now())
 
     async def _watch(
-        self, request: web.BaseRequest, target: Target, options: requests.ListOptions, form: str, include: str
+        self, request: web.BaseRequest, target: Target, options: requests.ListOptions, form: Representation
     ) -> web.StreamResponse:
         timeout = options.timeout_seconds or random.randint(*TIMEOUT_SECONDS)  # noqa: S311 - no secret
         watch = Watch(
@@ -131,7 +129,7 @@ class ResourceHandler:
             await response.prepare(request)
             async for event in watch.events():
                 await self._flowing.wait()
-                await response.write(self._line(target, event, form, include))
+                await response.write(self._line(target, event, form))
             await self._flowing.wait()
             await response.write_eof()
         finally:
@@ -149,8 +147,8 @@ class ResourceHandler:
         self._watches_changed.set()
         self._watches_changed = asyncio.Event()
 
-    def _line(self, target: Target, event: WatchEvent, form: str, include: str) -> bytes:
-        sent = responses.one_bytes(target.resource, event.item, form, include, self._now())
+    def _line(self, target: Target, event: WatchEvent, form: Representation) -> bytes:
+        sent = responses.one_bytes(target.resource, event.item, form, self._now())
         return b'{"type":"%s","object":%s}\n' % (event.type.encode(), sent)
 
     async def _create(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
@@ -158,9 +156,7 @@ class ResourceHandler:
         namespace = target.namespace
         if target.resource.namespaced and not namespace:
             raise method_not_allowed()
-        item = self._verbs.create(
-            target.resource, namespace, document, dry_run=_is_dry_run(request), strict=_is_strict(request)
-        )
+        item = self._verbs.create(target.resource, namespace, document, **_write_options(request))
         return self._one(request, target, item, 201)
 
     async def _replace(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
@@ -175,8 +171,7 @@ class ResourceHandler:
             lambda _: document,
             subresource=target.subresource,
             conditional=True,
-            dry_run=_is_dry_run(request),
-            strict=_is_strict(request),
+            **_write_options(request),
         )
         return self._one(request, target, item)
 
@@ -219,8 +214,7 @@ class ResourceHandler:
             (target.namespace, target.name),
             change,
             subresource=target.subresource,
-            dry_run=_is_dry_run(request),
-            strict=_is_strict(request),
+            **_write_options(request),
         )
         return self._one(request, target, item)
 
@@ -242,7 +236,7 @@ class ResourceHandler:
             metadata = item.document["metadata"]
             key = (metadata.get("namespace", ""), metadata["name"])
             self._verbs.delete(target.resource, key, options, dry_run=_is_dry_run(request))
-        return responses.many(target.resource, page, "", "", self._now())
+        return responses.many(target.resource, page, Representation(), self._now())
 
     async def _bind(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         binding = await requests.document(request, "Binding")
@@ -291,9 +285,7 @@ class ResourceHandler:
         return web.Response(status=status, body=body, headers={"Content-Type": content_type})
 
     def _one(self, request: web.BaseRequest, target: Target, item: Item, status: int = 200) -> web.Response:
-        form = requests.representation(request)
-        include = request.query.get("includeObject", "Metadata")
-        return responses.one(target.resource, item, form, include, self._now(), status=status)
+        return responses.one(target.resource, item, requests.representation(request), self._now(), status=status)
 
 
 async def _delete_options(request: web.BaseRequest) -> DeleteOptions:
@@ -315,5 +307,5 @@ def _is_dry_run(request: web.BaseRequest) -> bool:
     return request.query.get("dryRun", "") == "All"
 
 
-def _is_strict(request: web.BaseRequest) -> bool:
-    return request.query.get("fieldValidation", "") == "Strict"
+def _write_options(request: web.BaseRequest) -> dict[str, bool]:
+    return {"dry_run": _is_dry_run(request), "strict": request.query.get("fieldValidation", "") == "Strict"}

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from podidentity_sandbox.kubeapi.kinds import ResourceType
-from podidentity_sandbox.kubeapi.statuses import bad_request, invalid
+from podidentity_sandbox.kubeapi.statuses import Cause, Document, bad_request, invalid
 
-Document = dict[str, Any]
 Schema = Mapping[str, Any]
-Cause = tuple[str, str, str]
 
 PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 EMBEDDED: Final = "x-kubernetes-embedded-resource"

@@ -10,7 +10,7 @@ import secrets
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,13 +19,13 @@ from aiohttp import web
 from typing_extensions import override
 
 from podidentity_sandbox.certificates import LOOPBACK, Authority, KeyPair
-from podidentity_sandbox.kubeapi import authorization, definitions, discovery, openapi, requests, responses
+from podidentity_sandbox.kubeapi import authorization, discovery, requests, responses
 from podidentity_sandbox.kubeapi.accounts import ServiceAccountTokens
 from podidentity_sandbox.kubeapi.authorization import ADMINISTRATOR, Authorizer, User, service_account_user
 from podidentity_sandbox.kubeapi.handling import ReadLog, ReadPage, ResourceHandler
 from podidentity_sandbox.kubeapi.history import History
 from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry
-from podidentity_sandbox.kubeapi.statuses import StatusError, unauthorized
+from podidentity_sandbox.kubeapi.statuses import Document, StatusError, unauthorized
 from podidentity_sandbox.kubeapi.store import Store
 from podidentity_sandbox.kubeapi.verbs import NAMESPACES, Verbs
 from podidentity_sandbox.serving import HttpService
@@ -53,13 +53,12 @@ class Recorded:
 class KubeApi(HttpService):
     """An API server on loopback, with TLS and one administrator's token.
 
-    *crd_directory* holds YAML of definitions to serve from the start. *keep* is how many changes of each kind can be
-    resumed from. *bookmark_seconds* is the time between a quiet watch's bookmarks. With *rbac* a service account may
+    *definitions* are custom resource definitions to serve from the start. *keep* is how many changes of each kind can
+    be resumed from. *bookmark_seconds* is the time between a quiet watch's bookmarks. With *rbac* a service account may
     do what roles allow; otherwise every authenticated client may do everything. *now* is the wall clock of timestamps
     and ages, *clock* measures the time of watches.
 
-    Data outlive `stop`: `start` again and clients resume where they were. Making one with a directory reads files: from
-    inside a loop, do it in a thread. Everything else belongs to the loop's own thread.
+    Data outlive `stop`: `start` again and clients resume where they were. Everything belongs to the loop's own thread.
     """
 
     scheme = "https"
@@ -67,7 +66,7 @@ class KubeApi(HttpService):
 
     def __init__(
         self,
-        crd_directory: Path | None = None,
+        definitions: Iterable[Document] = (),
         *,
         authority: Authority | None = None,
         keep: int = 10_000,
@@ -103,7 +102,7 @@ class KubeApi(HttpService):
         )
         for name in FIRST_NAMESPACES:
             self.store.create(NAMESPACES, {"metadata": {"name": name}})
-        for definition in definitions.from_directory(crd_directory) if crd_directory is not None else ():
+        for definition in definitions:
             self.store.create(DEFINITIONS, definition)
         self._history.compact()
 
@@ -258,7 +257,7 @@ class KubeApi(HttpService):
             return response
         if parts in ([".well-known", "openid-configuration"], ["openid", "v1", "jwks"]):
             return await self._for_relying_parties(parts)
-        found = discovery.at(self._registry, parts, f"{self.host}:{self.port}") or openapi.at(self._registry, parts)
+        found = discovery.at(self._registry, parts, f"{self.host}:{self.port}")
         if found is None:
             return responses.text("404 page not found\n", 404)
         return responses.document(found)

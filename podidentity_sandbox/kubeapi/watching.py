@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from podidentity_sandbox.kubeapi import selectors
 from podidentity_sandbox.kubeapi.history import Change, History, Item, TooOldError
+from podidentity_sandbox.kubeapi.listing import selector
 from podidentity_sandbox.kubeapi.requests import ListOptions, Target, revision
 from podidentity_sandbox.kubeapi.statuses import bad_request, expired
 
@@ -48,10 +48,7 @@ class Watch:
         self.target = target
         self._history = history
         self._options = options
-        self._selects = selectors.both(
-            selectors.by_labels(options.label_selector),
-            selectors.by_fields(options.field_selector, target.resource.fields),
-        )
+        self._selects = selector(options.label_selector, options.field_selector, target.resource)
         self._bookmark_seconds = bookmark_seconds
         self._clock = clock
         self._ends = clock() + timeout_seconds
