@@ -23,18 +23,18 @@ from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError, NotFound
 from podidentity.resources import PODS
 from podidentity_sandbox import fault_control
-from podidentity_sandbox.activity import NotActiveError
 from podidentity_sandbox.azure import CERTIFICATES, DEMO_CLIENT_ID
 from podidentity_sandbox.cluster import DEMO, ClusterError
 from podidentity_sandbox.demo import Demo, DemoError
 from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.federated_demo import BindingDemo, FederatedDemo
+from podidentity_sandbox.federation import IssuerError
 from podidentity_sandbox.folders import folder_of_namespace, running_folders
 from podidentity_sandbox.given_identities import GivenIdentityError, parse
-from podidentity_sandbox.issuing import IssuerError
 from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
+from podidentity_sandbox.probes import NotActiveError
 from podidentity_sandbox.processes import ProgramError
 from podidentity_sandbox.sandbox import Sandbox, SandboxError
 from podidentity_sandbox.settings import CHART_VALUES, TRUST_VARIABLES, Settings

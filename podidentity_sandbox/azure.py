@@ -14,7 +14,6 @@ from podidentity_sandbox.aad import Aad
 from podidentity_sandbox.arm import AUDIENCES, Arm
 from podidentity_sandbox.certificates import LOOPBACK, Authority
 from podidentity_sandbox.directory import Directory, ManagedIdentity, ServicePrincipal
-from podidentity_sandbox.dns import NameServer
 from podidentity_sandbox.imds import Imds, ImdsVm
 from podidentity_sandbox.network import Network
 from podidentity_sandbox.public_names import (
@@ -23,6 +22,7 @@ from podidentity_sandbox.public_names import (
     DNS_PORT,
     HTTPS_PORT,
     STORAGE_NAMES,
+    NameServer,
     PublicNames,
 )
 from podidentity_sandbox.storage import ROLES as STORAGE_ROLES

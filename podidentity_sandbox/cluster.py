@@ -28,9 +28,9 @@ from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.handling import LogOptions
 from podidentity_sandbox.kubelet import Kubelet, PodObserver
-from podidentity_sandbox.kubelet_logs import KubeletLogs
-from podidentity_sandbox.local_pages import read_local_page
+from podidentity_sandbox.kubelet_server import KubeletServer
 from podidentity_sandbox.network import ExecutionContext, Network
+from podidentity_sandbox.probes import read_page
 from podidentity_sandbox.scheduler import Scheduler
 from podidentity_sandbox.volumes import NodeFiles
 
@@ -101,9 +101,10 @@ class Cluster:
         self.api = KubeApi(rbac=rbac) if kubeconfig is None else None
         """The emulator, where there is one."""
         self.kubelets: dict[str, Kubelet] = {}
+        self._nodes = CreatedObjects(self)
         self._client: Client | None = None
         self._proxy: FaultProxy | None = None
-        self._logs: KubeletLogs | None = None
+        self._logs: KubeletServer | None = None
         self._tasks: asyncio.Task[None] | None = None
 
     @property
@@ -150,7 +151,7 @@ class Cluster:
                 relayed=(*self._relayed, where.port or 443),
             )
         if self.api is None:
-            self._logs = KubeletLogs(self.kubelets.values())
+            self._logs = KubeletServer(self.kubelets.values())
             await self._logs.start(ssl_context=await asyncio.to_thread(Authority("podidctl kubelets").server_context))
         for name, (context, provider_id) in nodes.items():
             await self._add_node(name, context, provider_id)
@@ -164,8 +165,8 @@ class Cluster:
                 await self._tasks
             self._tasks = None
         if self._client is not None:
-            if self.api is None:
-                await self._remove_nodes()
+            if self.api is None:  # no kubelet would end the pods on the nodes after the sandbox
+                await self._nodes.remove()
             await self._client.aclose()
             self._client = None
         if self._logs is not None:
@@ -267,17 +268,10 @@ class Cluster:
 
     async def _add_node(self, name: str, context: ExecutionContext, provider_id: str) -> None:
         moment = "2000-01-01T00:00:00Z"  # nothing evaluates the heartbeats of the sandbox's nodes
-        await self.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Node",
-                "metadata": {
-                    "name": name,
-                    "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"},
-                },
-                "spec": {"providerID": provider_id},
-            }
-        )
+        metadata = {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"providerID": provider_id}}
+        await self.apply(node)
+        self._nodes.add(node)
         status = {
             "status": {
                 # A real API server requests logs from the host name, which it prefers to the address.
@@ -301,18 +295,6 @@ class Cluster:
             # It is only for users who list nodes.
             log.warning("a node's status could not be written", extra={"node": name, "error": error})
 
-    async def _remove_nodes(self) -> None:
-        """Delete the nodes: no kubelet would end the pods on them after the sandbox."""
-        for name in self.kubelets:
-            try:
-                await self.client.delete(NODES, "", name)
-            except NotFound:
-                continue
-            except ApiError as error:
-                log.warning(
-                    "a node of the sandbox is left on the API server; delete it", extra={"node": name, "error": error}
-                )
-
     async def _read_log(self, pod: dict[str, Any], options: LogOptions) -> AsyncIterator[bytes]:
         metadata = pod["metadata"]
         kubelet = self.kubelets.get((pod.get("spec") or {}).get("nodeName", ""))
@@ -329,7 +311,39 @@ class Cluster:
         node = spec.get("nodeName", "")
         if node not in self.kubelets or not spec.get("hostNetwork"):
             raise OSError("the sandbox reaches only ports of pods on the network of a node")
-        return await asyncio.to_thread(self._network.call_on_node, node, partial(read_local_page, port, path))
+        return await asyncio.to_thread(self._network.call_on_node, node, partial(read_page, "127.0.0.1", port, path))
+
+
+class CreatedObjects:
+    """Objects in *cluster* that exist until the end of the sandbox: `remove` deletes them in reverse order."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._created: list[tuple[Kind[Resource], str, str]] = []
+
+    async def create(self, document: Mapping[str, Any]) -> None:
+        """Create the object. Raise AlreadyExists or another ApiError."""
+        await self._cluster.client.create(kind_of(document), document["metadata"].get("namespace", ""), document)
+        self.add(document)
+
+    def add(self, document: Mapping[str, Any]) -> None:
+        """Let `remove` delete this object too."""
+        metadata = document["metadata"]
+        self._created.append((kind_of(document), metadata.get("namespace", ""), metadata["name"]))
+
+    async def remove(self) -> None:
+        """Delete the objects that still exist. Log a warning for one that cannot be deleted."""
+        while self._created:
+            kind, namespace, name = self._created.pop()
+            try:
+                await self._cluster.client.delete(kind, namespace, name)
+            except NotFound:
+                continue
+            except ApiError as error:
+                log.warning(
+                    "an object of the sandbox is left on the API server; delete it",
+                    extra={"object": f"{kind.name} {namespace}/{name}", "error": error},
+                )
 
 
 def kind_of(document: Mapping[str, Any]) -> Kind[Resource]:

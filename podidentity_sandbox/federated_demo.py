@@ -18,11 +18,11 @@ from typing_extensions import override
 from podidentity.azure.federation import BINDING_VERB
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import ASSIGNED, PODS, IdentityType
+from podidentity_sandbox.aad import SignInCall
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.demo import POLL_SECONDS, STEP_SECONDS, Action, Demo, DemoError, Document, until
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import BINDING_FLAGS, EXCHANGE_AUDIENCE
-from podidentity_sandbox.sign_in_service import SignInCall
 from podidentity_sandbox.tokens import read_claims
 
 MAX_HOLD: Final = "--max-hold=12s"

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -20,9 +20,9 @@ from podidentity.kube.errors import ApiError, Conflict, NotFound
 from podidentity.kube.informer import Informer
 from podidentity_sandbox.launching import Launcher, LaunchError
 from podidentity_sandbox.network import ExecutionContext, Network
-from podidentity_sandbox.pod_projection import NODE_PODS, Container, NodePod
+from podidentity_sandbox.pod_projection import NODE_PODS, Container, NodePod, pod_status
+from podidentity_sandbox.probes import is_ready, probe_of
 from podidentity_sandbox.processes import Program
-from podidentity_sandbox.readiness import is_ready, probe_of
 from podidentity_sandbox.volumes import NodeFiles
 
 log = logging.getLogger(__name__)
@@ -271,40 +271,14 @@ class Kubelet:
         """Write the pod's status. Retry until it is written or the pod is deleted."""
         if managed.context is None:
             return
-        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock()))
-        running = phase == "Running"
-        state = (
-            {"running": {"startedAt": moment}}
-            if running
-            else {"terminated": {"exitCode": 1 if phase == "Failed" else 0, "finishedAt": moment}}
+        status = pod_status(
+            {container.name: container.image for container in managed.pod.spec.containers},
+            phase,
+            host=self._host.address,
+            address=managed.context.address,
+            ready=managed.ready,
+            now=self._clock(),
         )
-        status: dict[str, Any] = {
-            "phase": phase,
-            "hostIP": self._host.address,
-            "podIP": managed.context.address,
-            "podIPs": [{"ip": managed.context.address}],
-            "startTime": moment,
-            "conditions": [
-                {"type": kind, "status": "True" if running else "False", "lastTransitionTime": moment}
-                for kind in ("Initialized", "PodScheduled")
-            ]
-            + [
-                {"type": kind, "status": str(running and managed.ready), "lastTransitionTime": moment}
-                for kind in ("Ready", "ContainersReady")
-            ],
-            "containerStatuses": [
-                {
-                    "name": container.name,
-                    "image": container.image,
-                    "imageID": "",
-                    "ready": running and managed.ready,
-                    "started": running,
-                    "restartCount": 0,
-                    "state": state,
-                }
-                for container in managed.pod.spec.containers
-            ],
-        }
         path = NODE_PODS.path(*managed.pod.key, "status")
         body = msgspec.json.encode({"metadata": {"uid": managed.pod.metadata.uid}, "status": status})
         await self._until_done(managed.pod, "PATCH", path, body, MERGE_PATCH)

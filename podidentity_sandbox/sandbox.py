@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from podidentity_sandbox import fault_control, issuing
-from podidentity_sandbox.activity import is_active, until_active
+from podidentity_sandbox import fault_control, federation
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, AzureEmulator, AzureFiles
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.cluster import Cluster
 from podidentity_sandbox.command_lines import CommandLines, ProgramPorts
-from podidentity_sandbox.daemon_accounts import ACCOUNTS, DaemonAccounts
-from podidentity_sandbox.daemon_pods import DaemonPod, DaemonPods
+from podidentity_sandbox.daemons import ACCOUNTS, DaemonAccounts, DaemonPod, DaemonPods
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.fault_control import SOCKET_NAME, FaultControl, Service
@@ -29,8 +27,8 @@ from podidentity_sandbox.identity_objects import CreatedIdentity, IdentityObject
 from podidentity_sandbox.kubelet import PodObserver
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Network
 from podidentity_sandbox.network_choice import NetworkChoice, choose_network
-from podidentity_sandbox.processes import Program, python
-from podidentity_sandbox.restarts import Restarts
+from podidentity_sandbox.probes import is_active, until_active
+from podidentity_sandbox.processes import Program, Restarts, python
 from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.settings import (
     AZURE_JSON,
@@ -159,7 +157,7 @@ class Sandbox:
             trusted=self.files.certificates,
             relayed=(self.azure.arm.port, self.azure.aad.port, self.azure.token_proxy.port),
         )
-        self.azure.aad.issuers.fetch = lambda url: issuing.fetch(self.cluster.client.access, url)
+        self.azure.aad.issuers.fetch = lambda url: federation.fetch(self.cluster.client.access, url)
         await self.cluster.start(
             {node: (self.contexts[node], f"azure://{self._vms[node]}") for node in self.node_names},
             pod_environment={node: self.commands.pod_environment(self._ports[node]) for node in self.node_names},
@@ -228,7 +226,7 @@ class Sandbox:
     ) -> FederatedCredential:
         """Let an identity or application trust the pods of a service account; AAD knows it after the delay."""
         credential = FederatedCredential(
-            await issuing.issuer_of(self.cluster.client.access),
+            await federation.issuer_of(self.cluster.client.access),
             f"system:serviceaccount:{namespace}:{service_account}",
             audience,
             time.time() + delay_seconds,

@@ -28,15 +28,14 @@ from podidentity.azure.federation import BINDING_AUDIENCE, BINDING_GROUP, BINDIN
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
 from podidentity.resources import PODS
-from podidentity_sandbox import base64url, federation, issuing
-from podidentity_sandbox.aad import Aad
+from podidentity_sandbox import base64url, federation
+from podidentity_sandbox.aad import Aad, SignInCall, SignInService
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory, FederatedCredential
 from podidentity_sandbox.kubeapi.authorization import ACCOUNT_PREFIX, service_account_user
 from podidentity_sandbox.kubeapi.statuses import unauthorized
 from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError
 from podidentity_sandbox.serving import json_response
-from podidentity_sandbox.sign_in_service import SignInCall, SignInService
 
 SERVER_NAME: Final = "sandbox.ests.aks"
 """The only TLS server name for which the proxy responds. For any other the API server does."""
@@ -97,7 +96,7 @@ class TokenProxy(SignInService[ProxyCall]):
         self._bound: set[str] = set()
         self._usual = _Behaviour()
         self._now = self._usual
-        self._keys = federation.IssuerKeys(lambda url: issuing.fetch(self.client.access, url))
+        self._keys = federation.IssuerKeys(lambda url: federation.fetch(self.client.access, url))
 
     @property
     def proxy_url(self) -> str:
@@ -195,7 +194,7 @@ class TokenProxy(SignInService[ProxyCall]):
             assertion = federation.read_assertion(text)
             if assertion.audiences != (self._now.audience,):
                 raise _Error(401, "invalid_client", f"the token's audience is not {self._now.audience}")
-            if assertion.issuer != await issuing.issuer_of(self.client.access):
+            if assertion.issuer != await federation.issuer_of(self.client.access):
                 raise _Error(401, "invalid_client", "the token is not from this cluster's issuer")
             await self._keys.check_signature(assertion)
             federation.check_times(assertion, self._clock())
