@@ -29,9 +29,11 @@ from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.handling import LogOptions
 from podidentity_sandbox.kubelet import Kubelet, PodObserver
 from podidentity_sandbox.kubelet_server import KubeletServer
+from podidentity_sandbox.launching import Launcher
 from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.probes import read_page
 from podidentity_sandbox.scheduler import Scheduler
+from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.volumes import NodeFiles
 
 log = logging.getLogger(__name__)
@@ -60,45 +62,33 @@ class ClusterError(Exception):
 class Cluster:
     """An API server and nodes that exist on *network*. A task runs the kubelets and the scheduler.
 
-    *kubeconfig* names an existing server; None starts the emulator. *schedule* is False if another scheduler runs.
-    *on_pod_running* is called for each pod that runs.
+    *settings* name an existing server, or the emulator runs. *on_pod_running* is called for each pod that runs.
+    *node_files* are the files of every node, by their paths on the node. *trusted* contains the certificate authorities
+    of the servers on the nodes. *relayed* are ports of this machine's loopback that pods of NMI and MIC reach. These
+    three have an effect only if nodes are network namespaces.
     """
 
     def __init__(
         self,
         network: Network,
         folder: Path,
+        settings: Settings,
         *,
-        kubeconfig: Path | None = None,
-        schedule: bool = True,
-        run_pods: bool = True,
-        on_pod_running: PodObserver | None = None,
-        install_kinds: bool = True,
-        rbac: bool = False,
-        node_files: Mapping[str, Path] | None = None,
-        trusted: Path | None = None,
-        relayed: Sequence[int] = (),
+        on_pod_running: PodObserver | None,
+        node_files: Mapping[str, Path],
+        trusted: Path,
+        relayed: Sequence[int],
     ) -> None:
-        """Without *schedule* another program binds pods to nodes, without *run_pods* another program is the kubelet,
-        and
-        without *install_kinds* another program installs the custom resources. With *rbac* the emulator authorizes
-        service accounts by their roles.
-
-        *node_files* are the files of every node, by their paths on the node. *trusted* contains the certificate
-        authorities of the servers on the nodes. *relayed* are ports of this machine's loopback that pods of NMI and MIC
-        reach. These three have an effect only if nodes are network namespaces.
-        """
         self._trusted = trusted
-        self._node_files = node_files or {}
+        self._node_files = node_files
         self._relayed = relayed
-        self._kinds_wanted = install_kinds
         self._network = network
         self._folder = folder
-        self._schedule = schedule
-        self._run_pods = run_pods
+        self._settings = settings
         self._on_pod_running = on_pod_running
-        self.kubeconfig = kubeconfig or folder / "kubeconfig"
-        self.api = KubeApi(rbac=rbac) if kubeconfig is None else None
+        self.kubeconfig = settings.kubeconfig or folder / "kubeconfig"
+        rbac = settings.daemon_pods or settings.rbac
+        self.api = KubeApi(rbac=rbac) if settings.kubeconfig is None else None
         """The emulator, where there is one."""
         self.kubelets: dict[str, Kubelet] = {}
         self._nodes = CreatedObjects(self)
@@ -134,22 +124,21 @@ class Cluster:
         self._client = Client(access, user_agent=f"podidctl-sandbox/{VERSION}")
         if self.api is None:
             await self._lead_nodes_to(access.server, nodes)
-        if self._kinds_wanted:
+        if self._settings.kinds:
             await self._install_kinds()
         where = urlsplit(access.server)
         server = {"KUBERNETES_SERVICE_HOST": where.hostname or "", "KUBERNETES_SERVICE_PORT": str(where.port or 443)}
         for name, (context, _) in nodes.items():
-            self.kubelets[name] = Kubelet(
+            launcher = Launcher(
                 self.client,
-                name,
                 self._network,
                 host=context,
-                logs=self._folder,
+                node=name,
                 environment={**pod_environment[name], **server},
-                on_pod_running=self._on_pod_running,
                 files=self._files_of(name, access),
                 relayed=(*self._relayed, where.port or 443),
             )
+            self.kubelets[name] = Kubelet(self.client, launcher, logs=self._folder, on_pod_running=self._on_pod_running)
         if self.api is None:
             self._logs = KubeletServer(self.kubelets.values())
             await self._logs.start(ssl_context=await asyncio.to_thread(Authority("podidctl kubelets").server_context))
@@ -204,7 +193,7 @@ class Cluster:
 
     def _files_of(self, node: str, access: ClusterAccess) -> NodeFiles | None:
         """Return the node's files, or None if nodes are not network namespaces."""
-        if not self._network.redirects or self._trusted is None:
+        if not self._network.redirects:
             return None
         trusted = access.ssl.get_ca_certs(binary_form=True) if access.ssl is not None else []
         authority = "".join(map(ssl.DER_cert_to_PEM_cert, trusted))
@@ -223,9 +212,9 @@ class Cluster:
 
     async def _run(self, nodes: Sequence[str]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for name, kubelet in self.kubelets.items() if self._run_pods else ():
+            for name, kubelet in self.kubelets.items() if self._settings.run_pods else ():
                 tasks.create_task(kubelet.run(), name=f"kubelet of {name}")
-            if self._schedule:
+            if self._settings.schedule:
                 tasks.create_task(Scheduler(self.client, nodes).run(), name="scheduler")
 
     async def _lead_nodes_to(self, server: str, nodes: Mapping[str, tuple[ExecutionContext, str]]) -> None:

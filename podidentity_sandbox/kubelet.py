@@ -9,7 +9,7 @@ people and tests to run programs in.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -19,11 +19,10 @@ from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import ApiError, Conflict, NotFound
 from podidentity.kube.informer import Informer
 from podidentity_sandbox.launching import Launcher, LaunchError
-from podidentity_sandbox.network import ExecutionContext, Network
+from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NODE_PODS, Container, NodePod, pod_status
 from podidentity_sandbox.probes import is_ready, probe_of
 from podidentity_sandbox.processes import Program
-from podidentity_sandbox.volumes import NodeFiles
 
 log = logging.getLogger(__name__)
 
@@ -53,43 +52,32 @@ class _ManagedPod:
 
 
 class Kubelet:
-    """Runs the pods of one node; `run` is its task.
+    """Runs the pods of the node of *launcher*; `run` is its task.
 
-    *host* is the context of host-network pods. *environment* is added to the environment that each container declares.
-    *logs* is the folder for the containers' output. *on_pod_running* is called for each pod that starts to run. With
-    *files* (the node's own files) the kubelet also runs NMI and MIC; their pods reach the ports *relayed* of this
-    machine's loopback on their own loopback.
+    *logs* is the folder for the containers' output. *on_pod_running* is called for each pod that starts to run.
     """
 
     def __init__(
         self,
         client: Client,
-        node: str,
-        network: Network,
+        launcher: Launcher,
         *,
-        host: ExecutionContext,
         logs: Path,
-        environment: Mapping[str, str],
-        on_pod_running: PodObserver | None = None,
-        files: NodeFiles | None = None,
-        relayed: Sequence[int] = (),
+        on_pod_running: PodObserver | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.node = node
+        self.node = launcher.node
         self._client = client
-        self._network = network
-        self._host = host
+        self._launcher = launcher
+        self._network = launcher.network
         self._logs = logs
-        self._launcher = Launcher(
-            client, network, host=host, node=node, environment=environment, files=files, relayed=relayed
-        )
         self._on_pod_running = on_pod_running
         self._clock = clock
         self.static_logs: dict[tuple[str, str], Path] = {}
         """The logs of pods, by namespace and name, whose programs something else runs."""
         self._managed: dict[str, _ManagedPod] = {}
         self._new_pods: asyncio.Queue[_ManagedPod] = asyncio.Queue()
-        self._informer = Informer(client, NODE_PODS, self, field_selector=f"spec.nodeName={node}")
+        self._informer = Informer(client, NODE_PODS, self, field_selector=f"spec.nodeName={self.node}")
 
     def upserted(self, old: NodePod | None, new: NodePod) -> None:
         """Handle a new or changed pod of this node."""
@@ -190,7 +178,7 @@ class Kubelet:
         if managed.end.is_set():
             return
         if pod.spec.host_network:
-            managed.context = self._host
+            managed.context = self._launcher.host
         else:
             managed.context = await asyncio.to_thread(self._network.add_pod, self.node, pod.metadata.uid)
         first = [each for each in pod.spec.init_containers if self._launcher.runs(each)]
@@ -274,7 +262,7 @@ class Kubelet:
         status = pod_status(
             {container.name: container.image for container in managed.pod.spec.containers},
             phase,
-            host=self._host.address,
+            host=self._launcher.host.address,
             address=managed.context.address,
             ready=managed.ready,
             now=self._clock(),

@@ -34,8 +34,8 @@ class LaunchError(Exception):
 class Launcher:
     """Starts programs on one node. Without *files*, the node's own files, it runs only the demo.
 
-    *environment* is added to the variables that the pod declares. *relayed* are the ports of this machine's loopback
-    that a pod of NMI or MIC reaches on its own loopback.
+    *host* is the context of host-network pods. *environment* is added to the variables that the pod declares. *relayed*
+    are the ports of this machine's loopback that a pod of NMI or MIC reaches on its own loopback.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Launcher:
         relayed: Sequence[int],
     ) -> None:
         self._client = client
-        self._network = network
-        self._host = host
-        self._node = node
+        self.network = network
+        self.host = host
+        self.node = node
         self._environment = environment
         self._files = files
         self._relayed = relayed
@@ -95,7 +95,7 @@ class Launcher:
             return
         relays = self._relays[pod.metadata.uid] = []
         for port in self._relayed:
-            sockets = await asyncio.to_thread(self._network.sockets_in_pod, pod.metadata.uid, port)
+            sockets = await asyncio.to_thread(self.network.sockets_in_pod, pod.metadata.uid, port)
             relays.append(relay := FaultProxy("127.0.0.1", port))
             await relay.start(extra_sockets=sockets)
 
@@ -105,9 +105,9 @@ class Launcher:
             "metadata.name": pod.metadata.name,
             "metadata.namespace": pod.metadata.namespace,
             "metadata.uid": pod.metadata.uid,
-            "spec.nodeName": self._node,
+            "spec.nodeName": self.node,
             "status.podIP": context.address,
-            "status.hostIP": self._host.address,
+            "status.hostIP": self.host.address,
         }
         return {each.name: await self._value(pod, each, fields) for each in container.env}
 

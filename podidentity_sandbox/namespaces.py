@@ -105,17 +105,10 @@ class Namespaces:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "resolv.conf").write_text(f"nameserver {address}\n")
 
-    def configure(self, commands: Iterable[str]) -> None:
-        """Run `ip` commands, one per line, with `{name}` replaced by the full name of a namespace. Raise
-        NamespaceError.
-        """
-        known = {name: self.full_name(name) for name in self._made}
-        lines = [re.sub(r"\{(.+?)\}", lambda found: known[found[1]], command) for command in commands]
-        _ip("-batch", "-", batch="\n".join(lines))
-
     def link(self, one: str, one_end: str, other: str, other_end: str) -> None:
         """Connect two namespaces by a cable; each end is up. Raise NamespaceError."""
-        self.configure([f"link add {one_end} netns {{{one}}} type veth peer name {other_end} netns {{{other}}}"])
+        ends = ("netns", self.full_name(one), "type", "veth", "peer", "name", other_end, "netns", self.full_name(other))
+        _ip("link", "add", one_end, *ends)
         self.inside(one, [f"link set {one_end} up"])
         self.inside(other, [f"link set {other_end} up"])
 

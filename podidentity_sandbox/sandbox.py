@@ -147,12 +147,8 @@ class Sandbox:
         self.cluster = Cluster(
             self.network,
             self.folder,
-            kubeconfig=self.settings.kubeconfig,
-            schedule=self.settings.schedule,
-            run_pods=self.settings.run_pods,
+            self.settings,
             on_pod_running=self._on_pod_running,
-            install_kinds=self.settings.kinds,
-            rbac=self.settings.daemon_pods or self.settings.rbac,
             node_files={AZURE_JSON: self.files.cloud_config, CLOUD_JSON: self.files.environment},
             trusted=self.files.certificates,
             relayed=(self.azure.arm.port, self.azure.aad.port, self.azure.token_proxy.port),
