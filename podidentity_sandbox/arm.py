@@ -9,7 +9,7 @@ cannot be assigned. It satisfies the real azure-mgmt-compute client. `machines` 
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,6 @@ class Arm(HttpService):
         directory: Directory,
         mint: TokenMint,
         *,
-        audiences: Iterable[str] = AUDIENCES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
@@ -89,7 +88,6 @@ class Arm(HttpService):
         self.etags = True
         """Whether responses have an etag and If-Match is evaluated, which not every cloud supports."""
         self._mint = mint
-        self._audiences = {audience.rstrip("/").lower() for audience in audiences}
         self._clock = clock
         self._machines: dict[str, Machine] = {}
         self._operations: dict[str, Operation] = {}
@@ -178,7 +176,7 @@ class Arm(HttpService):
             claims = self._mint.verify(token)
         except InvalidTokenError as wrong:
             raise ArmRefusalError(401, "InvalidAuthenticationToken", f"Authentication failed: {wrong}.") from wrong
-        if str(claims["aud"]).rstrip("/").lower() not in self._audiences:
+        if str(claims["aud"]).rstrip("/").lower() not in AUDIENCES:
             raise ArmRefusalError(
                 401,
                 "InvalidAuthenticationTokenAudience",

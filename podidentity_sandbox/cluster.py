@@ -26,7 +26,6 @@ from podidentity.version import VERSION
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
-from podidentity_sandbox.kubeapi.handling import LogOptions
 from podidentity_sandbox.kubelet import Kubelet, PodObserver
 from podidentity_sandbox.kubelet_server import KubeletServer
 from podidentity_sandbox.launching import Launcher
@@ -284,13 +283,14 @@ class Cluster:
             # It is only for users who list nodes.
             log.warning("a node's status could not be written", extra={"node": name, "error": error})
 
-    async def _read_log(self, pod: dict[str, Any], options: LogOptions) -> AsyncIterator[bytes]:
+    async def _read_log(
+        self, pod: dict[str, Any], container: str, follow: bool, tail: int | None
+    ) -> AsyncIterator[bytes]:
         metadata = pod["metadata"]
         kubelet = self.kubelets.get((pod.get("spec") or {}).get("nodeName", ""))
         if kubelet is None:
             return
-        follow, tail = options.follow, options.tail_lines
-        pieces = kubelet.read_log(metadata["namespace"], metadata["name"], options.container, follow=follow, tail=tail)
+        pieces = kubelet.read_log(metadata["namespace"], metadata["name"], container, follow=follow, tail=tail)
         async for piece in pieces:
             yield piece
 

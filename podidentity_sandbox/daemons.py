@@ -24,6 +24,7 @@ from podidentity.kube.errors import AlreadyExists, ApiError, NotFound
 from podidentity.resources import PODS
 from podidentity.version import VERSION
 from podidentity_sandbox.cluster import MANIFESTS, Cluster, CreatedObjects, read_documents
+from podidentity_sandbox.kubeapi.server import kubeconfig
 from podidentity_sandbox.pod_projection import pod_status
 from podidentity_sandbox.settings import NAMESPACE
 from podidentity_sandbox.volumes import SERVICE_ACCOUNTS
@@ -102,25 +103,14 @@ def _documents(own: Mapping[str, tuple[str, str]]) -> Iterator[dict[str, Any]]:
 
 
 def _write_kubeconfig(path: Path, administrators: Path, token: str) -> None:
-    """Write a kubeconfig with *token* to *path*, for the same cluster as the kubeconfig *administrators*.
-
-    The file is JSON, which is also YAML.
-    """
+    """Write a kubeconfig with *token* to *path*, for the same cluster as the kubeconfig *administrators*."""
     given = yaml.safe_load(administrators.read_text())
     context = _named(given["contexts"], given["current-context"])["context"]
     cluster = dict(_named(given["clusters"], context["cluster"])["cluster"])
     if authority := cluster.get("certificate-authority"):
         cluster["certificate-authority"] = str(administrators.resolve().parent / authority)
-    document = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "sandbox", "cluster": cluster}],
-        "users": [{"name": "sandbox", "user": {"token": token}}],
-        "contexts": [{"name": "sandbox", "context": {"cluster": "sandbox", "user": "sandbox"}}],
-        "current-context": "sandbox",
-    }
     path.touch(mode=0o600)
-    path.write_text(json.dumps(document) + "\n")
+    path.write_text(kubeconfig(cluster, token))
 
 
 def _named(entries: list[Mapping[str, Any]], name: str) -> Mapping[str, Any]:

@@ -89,8 +89,6 @@ class FaultControl:
 
     def __init__(self, services: Mapping[str, Service]) -> None:
         self._services = services
-        self.used = False
-        """Whether a fault was ever set."""
         self._active: dict[str, tuple[str, Callable[[], None]]] = {}
         self._runner: web.ServerRunner | None = None
 
@@ -102,7 +100,6 @@ class FaultControl:
     def set(self, wanted: Mapping[str, str]) -> None:
         """Set these faults, each in place of the service's former one. Change nothing on a FaultError."""
         starts = {name: self._find(name).start(name, value) for name, value in wanted.items()}
-        self.used = self.used or bool(starts)
         for name, start in starts.items():
             self.clear([name])
             self._active[name] = (wanted[name], start())

@@ -73,13 +73,9 @@ class SigningKey:
 
 
 class TokenMint:
-    """Makes access tokens and checks them.
+    """Makes access tokens and checks them. *clock* gives Unix seconds."""
 
-    *issuer* is the `iss` claim without the tenant. *clock* gives Unix seconds.
-    """
-
-    def __init__(self, *, issuer: str = "https://sts.windows.net", clock: Callable[[], float] = time.time) -> None:
-        self._issuer = issuer
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self.key = SigningKey()
 
@@ -98,7 +94,7 @@ class TokenMint:
         now = int(self._clock())
         claims: dict[str, Any] = {
             "aud": audience,
-            "iss": f"{self._issuer}/{tenant_id}/",
+            "iss": f"https://sts.windows.net/{tenant_id}/",
             "iat": now,
             "nbf": now - CLOCK_SKEW_SECONDS,
             "exp": now + int(seconds),

@@ -22,16 +22,14 @@ TRUSTED: Final = PurePosixPath("/etc/ssl/certs/sandbox.pem")
 SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", Resource)
 
 
-class Secret(Resource, frozen=True):
+class Data(Resource, frozen=True):
+    """A ConfigMap, or a Secret with its values in base64."""
+
     data: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class ConfigMap(Resource, frozen=True):
-    data: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-CONFIG_MAPS: Final = Kind("ConfigMap", "configmaps", ConfigMap)
-SECRETS: Final = Kind("Secret", "secrets", Secret)
+CONFIG_MAPS: Final = Kind("ConfigMap", "configmaps", Data)
+SECRETS: Final = Kind("Secret", "secrets", Data)
 
 
 class VolumeError(Exception):

@@ -1,7 +1,7 @@
 """Authorization by roles and their bindings (RBAC), and the three kinds of access reviews. Pure.
 
-The administrator and clients with a certificate are members of `system:masters`, which may do everything. Roles are not
-aggregated, and a rule for paths outside of kinds is ignored: every authenticated client may read those.
+The administrator is a member of `system:masters`, which may do everything. Roles are not aggregated, and a rule for
+paths outside of kinds is ignored: every authenticated client may read those.
 """
 
 from collections.abc import Iterator, Sequence

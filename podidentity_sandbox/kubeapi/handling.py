@@ -5,7 +5,6 @@ import datetime
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web
@@ -30,17 +29,10 @@ TIMEOUT_SECONDS: Final = (1800, 3600)
 """How long a watch lasts that names no timeout: chosen between these, as the real server does, so that they spread."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogOptions:
-    """The options of a request for a pod's log."""
-
-    container: str
-    follow: bool
-    tail_lines: int | None
-
-
-ReadLog = Callable[[Document, LogOptions], AsyncIterator[bytes]]
-"""Returns a pod's log in pieces. It must end by itself unless it follows."""
+ReadLog = Callable[[Document, str, bool, int | None], AsyncIterator[bytes]]
+"""Returns a pod's log in pieces: of the container, whether it follows, and from the last lines on (None: all). It must
+end by itself unless it follows.
+"""
 
 ReadPage = Callable[[Document, int, str], Awaitable[tuple[int, str, bytes]]]
 """Returns status, content type and body of the page at a path of a pod's port. Raises OSError if it is unreachable."""
@@ -57,14 +49,12 @@ class ResourceHandler:
         *,
         tokens: ServiceAccountTokens,
         now: Callable[[], datetime.datetime],
-        bookmark_seconds: float,
         flowing: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._verbs = verbs
         self._tokens = tokens
         self._now = now
-        self._bookmark_seconds = bookmark_seconds
         self._flowing = flowing
         self._clock = clock
         self.read_log: ReadLog | None = None
@@ -117,7 +107,6 @@ class ResourceHandler:
             self._verbs.history,
             target,
             options,
-            bookmark_seconds=self._bookmark_seconds,
             timeout_seconds=timeout,
             clock=self._clock,
         )
@@ -263,11 +252,11 @@ class ResourceHandler:
         if container not in containers:
             raise bad_request(f"container {container[:64]} is not valid for pod {target.name}")
         tail = query.get("tailLines", "")
-        options = LogOptions(container, requests.flag(query, "follow"), int(tail) if tail.isdigit() else None)
+        last_lines = int(tail) if tail.isdigit() else None
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
         if self.read_log is not None:
-            async for piece in self.read_log(pod, options):
+            async for piece in self.read_log(pod, container, requests.flag(query, "follow"), last_lines):
                 await response.write(piece)
         await response.write_eof()
         return response

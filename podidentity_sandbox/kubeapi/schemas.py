@@ -22,14 +22,6 @@ _OBJECT_FIELDS: Final = frozenset({"apiVersion", "kind", "metadata"})
 _JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
-def prune(resource: ResourceType, document: Document) -> list[str]:
-    """Remove the fields that are not in the schema from *document*, in place. Return their paths."""
-    dropped: list[str] = []
-    if resource.schema:
-        _prune(resource.schema, document, "", dropped, is_object=True)
-    return dropped
-
-
 def check(resource: ResourceType, document: Document, *, strict: bool = False) -> None:
     """Prune, set defaults, and raise StatusError 422 for a violation of the schema.
 
@@ -38,7 +30,9 @@ def check(resource: ResourceType, document: Document, *, strict: bool = False) -
     for name in document.keys() - _OBJECT_FIELDS:
         # Nested values may be shared with the stored object.
         document[name] = copy.deepcopy(document[name])
-    dropped = prune(resource, document)
+    dropped: list[str] = []
+    if resource.schema:
+        _prune(resource.schema, document, "", dropped, is_object=True)
     if dropped and strict:
         listed = ", ".join(f'unknown field "{path}"' for path in dropped)
         raise bad_request(

@@ -10,7 +10,7 @@ import secrets
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from typing import Final
 from aiohttp import web
 from typing_extensions import override
 
-from podidentity_sandbox.certificates import LOOPBACK, Authority, KeyPair
+from podidentity_sandbox.certificates import LOOPBACK, Authority
 from podidentity_sandbox.kubeapi import authorization, discovery, requests, responses
 from podidentity_sandbox.kubeapi.accounts import ServiceAccountTokens
 from podidentity_sandbox.kubeapi.authorization import ADMINISTRATOR, Authorizer, User, service_account_user
@@ -54,7 +54,7 @@ class KubeApi(HttpService):
     """An API server on loopback, with TLS and one administrator's token.
 
     *definitions* are custom resource definitions to serve from the start. *keep* is how many changes of each kind can
-    be resumed from. *bookmark_seconds* is the time between a quiet watch's bookmarks. With *rbac* a service account may
+    be resumed from. With *rbac* a service account may
     do what roles allow; otherwise every authenticated client may do everything. *now* is the wall clock of timestamps
     and ages, *clock* measures the time of watches.
 
@@ -70,7 +70,6 @@ class KubeApi(HttpService):
         *,
         authority: Authority | None = None,
         keep: int = 10_000,
-        bookmark_seconds: float = 60.0,
         rbac: bool = False,
         issuer: str = "",
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
@@ -96,7 +95,6 @@ class KubeApi(HttpService):
             self._verbs,
             tokens=self._tokens,
             now=now,
-            bookmark_seconds=bookmark_seconds,
             flowing=self._flowing,
             clock=clock,
         )
@@ -115,7 +113,7 @@ class KubeApi(HttpService):
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, ssl_context: ssl.SSLContext | None = None) -> None:
         """Listen as `HttpService` does, with a certificate of this server's authority."""
         hosts = dict.fromkeys((host, *LOOPBACK))
-        context = ssl_context or await asyncio.to_thread(self.authority.server_context, hosts, ask_clients=True)
+        context = ssl_context or await asyncio.to_thread(self.authority.server_context, hosts)
         await super().start(host, port, ssl_context=context)
 
     @override
@@ -129,30 +127,16 @@ class KubeApi(HttpService):
         self.resume()
         await super().stop()
 
-    def kubeconfig(self, *, client: KeyPair | None = None) -> str:
-        """Return a kubeconfig as text, with the administrator's token, or with *client*'s certificate instead."""
-        user: dict[str, str] = {"token": self.token}
-        if client is not None:
-            user = {
-                "client-certificate-data": _data(client.certificate),
-                "client-key-data": _data(client.key),
-            }
-        cluster = {"server": self.url, "certificate-authority-data": _data(self.authority.pem)}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "sandbox", "cluster": cluster}],
-            "users": [{"name": "sandbox", "user": user}],
-            "contexts": [{"name": "sandbox", "context": {"cluster": "sandbox", "user": "sandbox"}}],
-            "current-context": "sandbox",
-        }
-        return json.dumps(config, indent=2)
+    def kubeconfig(self) -> str:
+        """Return a kubeconfig as text, with the administrator's token."""
+        authority = base64.b64encode(self.authority.pem.encode()).decode()
+        return kubeconfig({"server": self.url, "certificate-authority-data": authority}, self.token)
 
     def write_kubeconfig(self, path: Path | str) -> Path:
-        """Write the kubeconfig to *path*, readable by this user alone. JSON, which is YAML too."""
+        """Write the kubeconfig to *path*, readable by this user alone."""
         target = Path(path)
         target.touch(mode=0o600)
-        target.write_text(self.kubeconfig() + "\n", encoding="utf-8")
+        target.write_text(self.kubeconfig(), encoding="utf-8")
         return target
 
     def read_logs_with(self, read_log: ReadLog) -> None:
@@ -219,20 +203,14 @@ class KubeApi(HttpService):
             return responses.refusal(StatusError(500, "InternalError", "an error on the server prevented the request"))
 
     def _authenticate(self, request: web.BaseRequest) -> User:
-        """Return the client. Raise StatusError 401 for one with neither a certificate of this authority nor a valid
-        token.
-        """
+        """Return the client. Raise StatusError 401 for one without a valid token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             if hmac.compare_digest(token.strip().encode(), self.token.encode()):
                 return ADMINISTRATOR
             if account := self._tokens.subject(token.strip()):
                 return service_account_user(account)
-            raise unauthorized()
-        transport = request.transport
-        if transport is None or not transport.get_extra_info("peercert"):
-            raise unauthorized()
-        return ADMINISTRATOR
+        raise unauthorized()
 
     async def _route(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
         target = requests.target(self._registry, request.path)
@@ -285,5 +263,14 @@ class KubeApi(HttpService):
         return response
 
 
-def _data(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
+def kubeconfig(cluster: Mapping[str, str], token: str) -> str:
+    """Return a kubeconfig for *cluster* with *token*. It is JSON, which is also YAML."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "sandbox", "cluster": cluster}],
+        "users": [{"name": "sandbox", "user": {"token": token}}],
+        "contexts": [{"name": "sandbox", "context": {"cluster": "sandbox", "user": "sandbox"}}],
+        "current-context": "sandbox",
+    }
+    return json.dumps(config, indent=2) + "\n"
