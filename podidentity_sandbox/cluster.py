@@ -24,13 +24,13 @@ from podidentity.kube.errors import AlreadyExists, ApiError, NotFound, TooManyRe
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, Kind, Resource
 from podidentity.version import VERSION
 from podidentity_sandbox.certificates import Authority
-from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubelet import Kubelet, PodObserver
 from podidentity_sandbox.kubelet_server import KubeletServer
 from podidentity_sandbox.launching import Launcher
 from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.probes import read_page
+from podidentity_sandbox.relay import Relay
 from podidentity_sandbox.scheduler import Scheduler
 from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.volumes import NodeFiles
@@ -92,7 +92,7 @@ class Cluster:
         self.kubelets: dict[str, Kubelet] = {}
         self._nodes = CreatedObjects(self)
         self._client: Client | None = None
-        self._proxy: FaultProxy | None = None
+        self._relay: Relay | None = None
         self._logs: KubeletServer | None = None
         self._tasks: asyncio.Task[None] | None = None
 
@@ -160,9 +160,9 @@ class Cluster:
         if self._logs is not None:
             await self._logs.stop()
             self._logs = None
-        if self._proxy is not None:
-            await self._proxy.stop()
-            self._proxy = None
+        if self._relay is not None:
+            await self._relay.stop()
+            self._relay = None
         if self.api is not None:
             await self.api.stop()
 
@@ -227,8 +227,8 @@ class Cluster:
             for listener in sockets:
                 listener.close()
             raise ClusterError(f"the API server must listen on 127.0.0.1 to be reached from the nodes, not at {server}")
-        self._proxy = FaultProxy("127.0.0.1", port)
-        await self._proxy.start(extra_sockets=sockets)
+        self._relay = Relay("127.0.0.1", port)
+        await self._relay.serve(sockets)
 
     async def _install_kinds(self) -> None:
         definitions = await asyncio.to_thread(read_documents, CRDS)

@@ -12,10 +12,10 @@ from typing import Final
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
 from podidentity_sandbox.containers import command
-from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.pod_projection import Container, EnvVar, NodePod
 from podidentity_sandbox.processes import Program, ProgramError, python
+from podidentity_sandbox.relay import Relay
 from podidentity_sandbox.volumes import TRUSTED, NodeFiles, VolumeError, mounts, secret_value
 
 IMAGE: Final = re.compile(r".*aad-pod-identity/(demo|mic|nmi)([:@].*)?")
@@ -56,7 +56,7 @@ class Launcher:
         self._environment = environment
         self._files = files
         self._relayed = relayed
-        self._relays: dict[str, list[FaultProxy]] = {}
+        self._relays: dict[str, list[Relay]] = {}
 
     def runs(self, container: Container) -> bool:
         """Return whether the launcher runs the container's image."""
@@ -96,8 +96,8 @@ class Launcher:
         relays = self._relays[pod.metadata.uid] = []
         for port in self._relayed:
             sockets = await asyncio.to_thread(self.network.sockets_in_pod, pod.metadata.uid, port)
-            relays.append(relay := FaultProxy("127.0.0.1", port))
-            await relay.start(extra_sockets=sockets)
+            relays.append(relay := Relay("127.0.0.1", port))
+            await relay.serve(sockets)
 
     async def _declared(self, pod: NodePod, container: Container, context: ExecutionContext) -> dict[str, str]:
         """Return the environment that the container declares."""

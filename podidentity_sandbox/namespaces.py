@@ -107,9 +107,8 @@ class Namespaces:
 
     def link(self, one: str, one_end: str, other: str, other_end: str) -> None:
         """Connect two namespaces by a cable; each end is up. Raise NamespaceError."""
-        ends = ("netns", self.full_name(one), "type", "veth", "peer", "name", other_end, "netns", self.full_name(other))
-        _ip("link", "add", one_end, *ends)
-        self.inside(one, [f"link set {one_end} up"])
+        cable = f"link add {one_end} type veth peer name {other_end} netns {self.full_name(other)}"
+        self.inside(one, [cable, f"link set {one_end} up"])
         self.inside(other, [f"link set {other_end} up"])
 
     def inside(self, name: str, commands: Iterable[str]) -> None:

@@ -1,7 +1,6 @@
 """The base of the emulators of Azure's services: an HTTP server on given sockets, and faults of its responses.
 
-It does not depend on the service. `faults` implements faults of the network (resets, hangs, half-open streams), also in
-front of real servers.
+It does not depend on the service.
 """
 
 import abc

@@ -10,10 +10,10 @@ from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
 from podidentity_sandbox.cluster import CRDS, read_documents
-from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import apply_definitions
 from tests.contract.kube.servers import EmulatedServer, RealServer, Server, address, fresh_namespace
+from tests.support.fault_proxy import FaultProxy
 from tests.support.testplane import up
 from tests.support.waiting import until
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from typing_extensions import override
 
-from podidentity_sandbox.faults import FaultProxy, Mode
 from podidentity_sandbox.serving import free_ports
+from tests.support.fault_proxy import FaultProxy, Mode
 
 QUIET = 0.05
 

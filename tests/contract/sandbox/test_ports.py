@@ -17,9 +17,9 @@ from aiohttp import web
 from typing_extensions import override
 
 from podidentity_sandbox import serving
-from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.serving import PORT_BLOCKS, HttpService, free_ports
+from tests.support.fault_proxy import FaultProxy
 
 OTHER = "import json, sys; from podidentity_sandbox.serving import free_ports; print(json.dumps(free_ports(60)))"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from podidentity_sandbox.cluster import CRDS, read_documents
-from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.serving import free_ports
 from tests.support.checkout import ROOT
+from tests.support.fault_proxy import FaultProxy
 from tests.support.identity_requests import end
 from tests.support.waiting import until
 
