@@ -169,13 +169,12 @@ class Arm(HttpService):
 
     def _authenticated(self, request: web.BaseRequest) -> str:
         """Return the caller's object id. Raise ArmRefusalError (401)."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise ArmRefusalError(401, "AuthenticationFailed", "Authentication failed. No bearer token was given.")
         try:
-            claims = self._mint.verify(token)
+            claims = self._mint.bearer_claims(request.headers.get("Authorization", ""))
         except InvalidTokenError as wrong:
             raise ArmRefusalError(401, "InvalidAuthenticationToken", f"Authentication failed: {wrong}.") from wrong
+        if claims is None:
+            raise ArmRefusalError(401, "AuthenticationFailed", "Authentication failed. No bearer token was given.")
         if str(claims["aud"]).rstrip("/").lower() not in AUDIENCES:
             raise ArmRefusalError(
                 401,

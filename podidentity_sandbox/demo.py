@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from typing import Any, Final
 
+from nmi.subprocesses import run
 from podidentity.kube.informer import Informer
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, CREATED, PODS, AzureAssignedIdentity
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.cluster import DEMO, kind_of, read_documents
 from podidentity_sandbox.machines import Machine
-from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 
 Document = Mapping[str, Any]
@@ -226,7 +226,10 @@ class Demo:
         """Return the lines of the node's nat rules that are NMI's."""
         context = self._sandbox.contexts[self._sandbox.node_names[0]]
         choice = self._sandbox.network_choice
-        return choice.rules_in(await _output(context, *choice.listing))
+        listed = await run(context.command(choice.listing))
+        if listed.code != 0:
+            raise DemoError(f"{' '.join(choice.listing)} ended with code {listed.code}: {listed.complaint}")
+        return choice.rules_in(listed.stdout)
 
     def _machine(self) -> Machine:
         return self._sandbox.azure.arm.vm(self._sandbox.vm_id(self._sandbox.node_names[0]))
@@ -244,14 +247,3 @@ async def until(holds: Callable[[], bool]) -> None:
     """Return when *holds* is true."""
     while not holds():  # noqa: ASYNC110 - nothing reports a change
         await asyncio.sleep(POLL_SECONDS)
-
-
-async def _output(context: ExecutionContext, *argv: str) -> str:
-    """Return the output of the command in *context*. Raise DemoError if it fails."""
-    process = await asyncio.create_subprocess_exec(
-        *context.command(argv), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    output, errors = await process.communicate()
-    if process.returncode != 0:
-        raise DemoError(f"{' '.join(argv)} ended with code {process.returncode}: {errors.decode()[:300].strip()}")
-    return output.decode()

@@ -109,24 +109,22 @@ class Kubelet:
 
     def context(self, namespace: str, name: str) -> ExecutionContext | None:
         """Return the execution context of the pod, or None while it does not run."""
-        return next(
-            (managed.context for managed in self._managed.values() if managed.pod.key == (namespace, name)), None
-        )
+        return next((managed.context for managed in self._of(namespace, name)), None)
 
     def log_file(self, namespace: str, name: str, container: str = "") -> Path | None:
         """Return the file with the output of the pod's container (by default the first), or None if there is none."""
         if (namespace, name) in self.static_logs:
             return self.static_logs[namespace, name]
-        for managed in self._managed.values():
+        for managed in self._of(namespace, name):
             names = [known.name for known in managed.pod.spec.containers]
-            if managed.pod.key == (namespace, name) and (container in names or (names and not container)):
+            if container in names or (names and not container):
                 return self._log(managed.pod, container or names[0])
         return None
 
     def program(self, namespace: str, name: str, container: str) -> Program | None:
         """Return the running program of the pod's container, or None."""
-        for managed in self._managed.values():
-            if managed.pod.key == (namespace, name) and (found := managed.programs.get(container)) is not None:
+        for managed in self._of(namespace, name):
+            if (found := managed.programs.get(container)) is not None:
                 return found if found.returncode is None else None
         return None
 
@@ -138,7 +136,7 @@ class Kubelet:
         """
         file, offset = self.log_file(namespace, name, container), 0
         while file is not None:
-            complete = not follow or self._finished(namespace, name)
+            complete = not follow or any(managed.finished for managed in self._of(namespace, name))
             piece = await asyncio.to_thread(_read, file, offset)
             offset += len(piece)
             if tail is not None:
@@ -151,8 +149,9 @@ class Kubelet:
                 await asyncio.sleep(FOLLOW_SECONDS)
                 file = self.log_file(namespace, name, container)
 
-    def _finished(self, namespace: str, name: str) -> bool:
-        return any(managed.finished for managed in self._managed.values() if managed.pod.key == (namespace, name))
+    def _of(self, namespace: str, name: str) -> list[_ManagedPod]:
+        """Return the pods of this name: a new one may exist before the former one is removed."""
+        return [managed for managed in self._managed.values() if managed.pod.key == (namespace, name)]
 
     async def _run_pod(self, managed: _ManagedPod) -> None:
         uid = managed.pod.metadata.uid

@@ -5,6 +5,7 @@ this machine permits both (`network_choice`), otherwise on loopback addresses wi
 """
 
 import asyncio
+import contextlib
 import shutil
 import time
 import uuid
@@ -78,9 +79,10 @@ class Sandbox:
         self.nmis: dict[str, NodeProgram] = {}
         self.contexts: dict[str, ExecutionContext] = {}
         self._on_pod_running = on_pod_running
-        self._daemon_pods: DaemonPods | None = None
-        self._accounts: DaemonAccounts | None = None
-        self._identities: IdentityObjects | None = None
+        self.identities: Sequence[CreatedIdentity] = ()
+        """The identities of the settings, with their ids."""
+        self._started = contextlib.AsyncExitStack()
+        """What `stop` ends, the last one first."""
         self._restarts: dict[str, Restarts] = {}
         self._vms: dict[str, str] = {}
         self._mic_ports = ProgramPorts(0, 0)
@@ -117,14 +119,18 @@ class Sandbox:
         Raise SandboxError, NotActiveError, ClusterError, NamespaceError, ProgramError, ApiError, AccessError or
         GivenIdentityError, each with one line that names the next action.
         """
+        ending = self._started.push_async_callback
         self.folder = await asyncio.to_thread(new_folder)
+        ending(asyncio.to_thread, shutil.rmtree, self.folder, ignore_errors=True)
         mint, authority, self.network_choice = await asyncio.gather(
             asyncio.to_thread(TokenMint), asyncio.to_thread(Authority), self._choose_network()
         )
         self.network = Fabric(self.instance) if self.network_choice.redirects else Network()
+        ending(asyncio.to_thread, self.network.stop)
         await asyncio.to_thread(self.network.start)
         self.azure = AzureEmulator(mint, authority, self.network)
         self.azure.arm.lag_seconds = self.settings.lag_seconds
+        ending(self.azure.stop)
         await self.azure.start()
         self.files = await asyncio.to_thread(self.azure.write_files, self.folder)
         for node in self.node_names:
@@ -153,6 +159,7 @@ class Sandbox:
             trusted=self.files.certificates,
             relayed=(self.azure.arm.port, self.azure.aad.port, self.azure.token_proxy.port),
         )
+        ending(self.cluster.stop)
         self.azure.aad.issuers.fetch = lambda url: federation.fetch(self.cluster.client.access, url)
         await self.cluster.start(
             {node: (self.contexts[node], f"azure://{self._vms[node]}") for node in self.node_names},
@@ -161,50 +168,38 @@ class Sandbox:
         self.azure.token_proxy.client = self.cluster.client
         if self.settings.identity_bindings:
             self.azure.token_proxy.bind(DEMO_CLIENT_ID)
-        self._identities = IdentityObjects(self.azure, self.cluster, self.settings.identities)
-        await self._identities.create()
+        identities = IdentityObjects(self.azure, self.cluster, self.settings.identities)
+        ending(identities.remove)
+        await identities.create()
+        self.identities = identities.created
         self.commands.kubeconfigs = dict.fromkeys(ACCOUNTS, self.cluster.kubeconfig)
         if self.settings.programs:
             if self.settings.daemon_pods:
-                self._accounts = DaemonAccounts(self.cluster, tokens=self.settings.identity_bindings)
-                await self._accounts.create()
-                self.commands.kubeconfigs = await self._accounts.write_kubeconfigs(self.folder)
+                accounts = DaemonAccounts(self.cluster, tokens=self.settings.identity_bindings)
+                ending(accounts.remove)
+                await accounts.create()
+                self.commands.kubeconfigs = await accounts.write_kubeconfigs(self.folder)
+            ending(self._stop_programs)
             await self.start_mic()
             for node in self.node_names:
                 await self.start_nmi(node)
             await asyncio.gather(self.mic_active(), *(self.nmi_active(node) for node in self.node_names))
             if self.settings.daemon_pods:
-                self._daemon_pods = DaemonPods(self.cluster, self._describe_daemons())
-                await self._daemon_pods.start()
+                pods = DaemonPods(self.cluster, self._describe_daemons())
+                ending(pods.stop)
+                await pods.start()
         self.faults = FaultControl(self._services())
+        ending(self.faults.stop)
         await self.faults.start(self.folder / SOCKET_NAME)
 
     async def stop(self) -> None:
         """Stop everything, programs first. It is safe after a failed start and a second time."""
-        if hasattr(self, "faults"):
-            await self.faults.stop()
-        if self._daemon_pods is not None:
-            await self._daemon_pods.stop()
+        await self._started.aclose()
+
+    async def _stop_programs(self) -> None:
         await asyncio.gather(*(nmi.program.stop() for nmi in self.nmis.values()))
         if self.mic is not None:
             await self.mic.stop()
-        if self._accounts is not None:
-            await self._accounts.remove()
-        if self._identities is not None:
-            await self._identities.remove()
-        if hasattr(self, "cluster"):
-            await self.cluster.stop()
-        if hasattr(self, "azure"):
-            await self.azure.stop()
-        if hasattr(self, "network"):
-            await asyncio.to_thread(self.network.stop)
-        if self.folder != Path():
-            await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
-
-    @property
-    def identities(self) -> list[CreatedIdentity]:
-        """The identities of the settings, with their ids."""
-        return self._identities.created if self._identities is not None else []
 
     def vm_id(self, node: str) -> str:
         """Return the resource id of the node's host: its VM, or its scale set."""

@@ -106,13 +106,12 @@ class Storage(FaultyService):
             "WWW-Authenticate": "Bearer authorization_uri=https://login.microsoftonline.com/"
             f"{self._directory.tenant_id}/oauth2/authorize resource_id=https://storage.azure.com"
         }
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise _RefusalError(401, "NoAuthenticationInformation", "The sandbox accepts only tokens.", challenge)
         try:
-            claims = self._mint.verify(token)
+            claims = self._mint.bearer_claims(request.headers.get("Authorization", ""))
         except InvalidTokenError as wrong:
             raise _RefusalError(401, "InvalidAuthenticationInfo", f"{wrong}", challenge) from wrong
+        if claims is None:
+            raise _RefusalError(401, "NoAuthenticationInformation", "The sandbox accepts only tokens.", challenge)
         if not _AUDIENCE.fullmatch(str(claims["aud"])):
             raise _RefusalError(401, "InvalidAuthenticationInfo", "Audience validation failed.", challenge)
         if not self._directory.may(str(claims["oid"]), ROLES):

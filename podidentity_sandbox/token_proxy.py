@@ -12,7 +12,6 @@ ID's codes and the words that each text must contain in any case.
 """
 
 import asyncio
-import json
 import re
 import ssl
 import time
@@ -28,7 +27,7 @@ from podidentity.azure.federation import BINDING_AUDIENCE, BINDING_GROUP, BINDIN
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
 from podidentity.resources import PODS
-from podidentity_sandbox import base64url, federation
+from podidentity_sandbox import federation
 from podidentity_sandbox.aad import Aad, SignInCall, SignInService
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory, FederatedCredential
@@ -36,6 +35,7 @@ from podidentity_sandbox.kubeapi.authorization import ACCOUNT_PREFIX, service_ac
 from podidentity_sandbox.kubeapi.statuses import unauthorized
 from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError
 from podidentity_sandbox.serving import json_response
+from podidentity_sandbox.tokens import read_claims
 
 SERVER_NAME: Final = "sandbox.ests.aks"
 """The only TLS server name for which the proxy responds. For any other the API server does."""
@@ -205,7 +205,7 @@ class TokenProxy(SignInService[ProxyCall]):
     async def _pod(self, text: str) -> str:
         """Return the pod of a verified assertion as `namespace/name`. Raise _Error with 401."""
         try:
-            claims = json.loads(base64url.decode(text.split(".")[1]))["kubernetes.io"]
+            claims = read_claims(text)["kubernetes.io"]
             namespace, name, uid = claims["namespace"], claims["pod"]["name"], claims["pod"]["uid"]
         except (KeyError, TypeError) as wrong:
             raise _Error(401, "invalid_client", "the token is not bound to a pod") from wrong

@@ -111,6 +111,11 @@ class TokenMint:
             claims["xms_mirid"] = resource_id
         return self.key.sign(claims, typ="JWT")
 
+    def bearer_claims(self, authorization: str) -> dict[str, Any] | None:
+        """Return the claims of the token in an Authorization header; None if it has none. Raise InvalidTokenError."""
+        scheme, _, token = authorization.partition(" ")
+        return self.verify(token) if scheme.lower() == "bearer" and token else None
+
     def verify(self, token: str) -> dict[str, Any]:
         """Return the claims of *token*. Raise InvalidTokenError for a foreign, altered, early or expired one."""
         claims = self.key.claims(token)
