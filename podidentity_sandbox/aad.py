@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from aiohttp import web
 from typing_extensions import override
@@ -23,7 +23,7 @@ from typing_extensions import override
 from podidentity_sandbox import federation
 from podidentity_sandbox.directory import AppRegistration, Directory, ManagedIdentity, ServicePrincipal
 from podidentity_sandbox.federation import IssuerKeys
-from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError, is_by_another, prove
+from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError, RefusedError, is_by_another, prove
 from podidentity_sandbox.serving import FaultyService, json_response
 from podidentity_sandbox.tokens import TokenMint
 
@@ -43,57 +43,46 @@ class SignInCall:
     """One request, without its secret or assertion, and its response."""
 
     path: str
+    method: str
     client_id: str = ""
+    scope: str = ""
+    tenant: str = ""
+    proof: str = ""
+    """The proof that the application sent: `secret`, `federated`, or the algorithm of its assertion."""
+    server_name: str = ""
+    """The TLS server name of a request to the token proxy, as are *subject* and *pod* of its assertion."""
+    subject: str = ""
+    pod: str = ""
     status: int = 0
     """0 until the response is determined."""
     error: int = 0
     """The AADSTS number of a refusal; 0 if there is none."""
 
 
-C = TypeVar("C", bound=SignInCall)
-
-
-class RefusedError(Exception):
-    """A request that Entra ID refuses with 400, or with *status*."""
-
-    def __init__(self, error: str, number: int, sentence: str, *, status: int = 400) -> None:
-        self.error = error
-        self.number = number
-        self.status = status
-        super().__init__(sentence)
-
-
-class SignInService(FaultyService, Generic[C]):
+class SignInService(FaultyService):
     """A service that records its calls. *clock* gives Unix seconds, for the bodies of refusals."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__()
-        self.calls: list[C] = []
+        self.calls: list[SignInCall] = []
         self._clock = clock
 
     @override
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Record and answer one request."""
-        call = self.new_call(request)
+        call = SignInCall(request.path, request.method)
         self.calls.append(call)
         try:
             response = await self.answer(request, call)
         except RefusedError as refused:
             call.error = refused.number
             response = self.refusal(refused.status, refused.error, refused.number, str(refused))
-        except NotProvenError as refused:
-            call.error = refused.number
-            response = self.refusal(401, "invalid_client", refused.number, str(refused))
         call.status = response.status
         return response
 
     @abc.abstractmethod
-    def new_call(self, request: web.BaseRequest) -> C:
-        """Return the record of a request."""
-
-    @abc.abstractmethod
-    async def answer(self, request: web.BaseRequest, call: C) -> web.Response:
-        """Return the response to one request, and complete its record. Raise RefusedError and NotProvenError."""
+    async def answer(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
+        """Return the response to one request, and complete its record. Raise RefusedError."""
 
     def refusal(self, status: int, error: str, number: int, sentence: str) -> web.Response:
         """Return Entra ID's form of a refusal."""
@@ -113,18 +102,7 @@ class SignInService(FaultyService, Generic[C]):
         )
 
 
-@dataclass(slots=True)
-class AadCall(SignInCall):
-    """One request and its response."""
-
-    method: str = ""
-    scope: str = ""
-    tenant: str = ""
-    proof: str = ""
-    """The proof that the application sent: `secret`, `federated`, or the algorithm of its assertion."""
-
-
-class Aad(SignInService[AadCall]):
+class Aad(SignInService):
     """The emulator. *clock* gives Unix seconds, for error bodies."""
 
     def __init__(self, directory: Directory, mint: TokenMint, *, clock: Callable[[], float] = time.time) -> None:
@@ -135,11 +113,7 @@ class Aad(SignInService[AadCall]):
         self._mint = mint
 
     @override
-    def new_call(self, request: web.BaseRequest) -> AadCall:
-        return AadCall(request.path, method=request.method)
-
-    @override
-    async def answer(self, request: web.BaseRequest, call: AadCall) -> web.Response:
+    async def answer(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
         """Answer one request as login.microsoftonline.com would."""
         token = _TOKEN.fullmatch(request.path)
         if token:
@@ -174,7 +148,7 @@ class Aad(SignInService[AadCall]):
         return None
 
     async def _token(
-        self, request: web.BaseRequest, tenant: str, form: Mapping[str, str], call: AadCall
+        self, request: web.BaseRequest, tenant: str, form: Mapping[str, str], call: SignInCall
     ) -> web.Response:
         call.client_id = form.get("client_id", "")
         call.scope = form.get("scope", "") or form.get("resource", "")
@@ -205,7 +179,7 @@ class Aad(SignInService[AadCall]):
     async def _proof(
         self, request: web.BaseRequest, principal: ServicePrincipal | ManagedIdentity, form: Mapping[str, str]
     ) -> str:
-        """Return the kind of proof that the client sent. Raise NotProvenError or RefusedError."""
+        """Return the kind of proof that the client sent. Raise RefusedError."""
         client_id, now, assertion = principal.client_id, self._clock(), form.get("client_assertion", "")
         application = self._directory.application(client_id) or AppRegistration(client_id)
         if not is_by_another(assertion, client_id):

@@ -14,14 +14,12 @@ import os
 import random
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiohttp import web
 from typing_extensions import override
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 PORT_BLOCKS: Final = range(12_000, 20_000, 80)
 """The first ports of the blocks of `free_ports`, below the ephemeral range."""

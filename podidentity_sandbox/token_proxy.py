@@ -12,6 +12,7 @@ ID's codes and the words that each text must contain in any case.
 """
 
 import asyncio
+import json
 import re
 import ssl
 import time
@@ -47,15 +48,6 @@ _TOKEN: Final = re.compile(rf"{PREFIX}/(?P<tenant>[^/]+)/oauth2/v2\.0/token/?")
 _REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 
-@dataclass(slots=True)
-class ProxyCall(SignInCall):
-    """One request and its response."""
-
-    server_name: str = ""
-    subject: str = ""
-    pod: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class _Behaviour:
     """The parts of the proxy that a fault of the installation changes."""
@@ -68,14 +60,6 @@ class _Behaviour:
     """The certificate, if it is not the usual one."""
 
 
-class _Status(msgspec.Struct):
-    allowed: bool = False
-
-
-class _Review(msgspec.Struct):
-    status: _Status
-
-
 class _Error(Exception):
     """A request that the proxy refuses itself."""
 
@@ -85,7 +69,7 @@ class _Error(Exception):
         super().__init__(sentence)
 
 
-class TokenProxy(SignInService[ProxyCall]):
+class TokenProxy(SignInService):
     """The emulator. Start it with `serve`, and set *client* to the administrator's client of the API server."""
 
     def __init__(self, directory: Directory, aad: Aad, *, clock: Callable[[], float] = time.time) -> None:
@@ -153,12 +137,9 @@ class TokenProxy(SignInService[ProxyCall]):
         self._directory.unfederate(client_id, ISSUER, client_id.lower())
 
     @override
-    def new_call(self, request: web.BaseRequest) -> ProxyCall:
-        return ProxyCall(request.path, server_name=_server_name(request))
-
-    @override
-    async def answer(self, request: web.BaseRequest, call: ProxyCall) -> web.Response:
+    async def answer(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
         """Answer one request as the front end of AKS's API server would."""
+        call.server_name = _server_name(request)
         path = _TOKEN.fullmatch(request.path)
         if call.server_name != self._now.server_name or path is None or request.method != "POST":
             return json_response(unauthorized().document(), status=401)
@@ -169,7 +150,7 @@ class TokenProxy(SignInService[ProxyCall]):
             return json_response({"error": refused.error, "error_description": str(refused)}, status=refused.status)
         return self._aad.token(self._aad.principal(path["tenant"], form), form)
 
-    async def _check(self, tenant: str, form: Mapping[str, str], call: ProxyCall) -> None:
+    async def _check(self, tenant: str, form: Mapping[str, str], call: SignInCall) -> None:
         """Raise an error unless the assertion's service account may use the identity."""
         call.client_id = form.get("client_id", "")
         if form.get("client_assertion_type") != ASSERTION_TYPE:
@@ -232,7 +213,7 @@ class TokenProxy(SignInService[ProxyCall]):
             answer = await self.client.request("POST", _REVIEWS, body=msgspec.json.encode(body))
         except ApiError as error:
             raise _Error(503, "temporarily_unavailable", "the API server does not decide") from error
-        return msgspec.json.decode(answer, type=_Review).status.allowed
+        return bool(json.loads(answer)["status"].get("allowed"))
 
 
 def _server_name(request: web.BaseRequest) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,14 +35,6 @@ SECRETS: Final = Kind("Secret", "secrets", Data)
 
 class VolumeError(Exception):
     """A volume is not available. The message names it and the next action."""
-
-
-class _Token(msgspec.Struct):
-    token: str
-
-
-class _TokenRequest(msgspec.Struct):
-    status: _Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +109,8 @@ async def _service_account(client: Client, pod: NodePod, authority: str, folder:
     bound = {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
     path = SERVICE_ACCOUNTS.path(pod.metadata.namespace, pod.spec.service_account_name, "token")
     body = msgspec.json.encode({"spec": {"expirationSeconds": TOKEN_SECONDS, "boundObjectRef": bound}})
-    answer = msgspec.json.decode(await client.request("POST", path, body=body), type=_TokenRequest)
-    files = {"token": answer.status.token, "ca.crt": authority, "namespace": pod.metadata.namespace}
+    response = json.loads(await client.request("POST", path, body=body))
+    files = {"token": response["status"]["token"], "ca.crt": authority, "namespace": pod.metadata.namespace}
     return await asyncio.to_thread(_written, folder, {name: text.encode() for name, text in files.items()})
 
 
