@@ -24,34 +24,28 @@ from podidentity.kube.errors import AccessError, ApiError, NotFound
 from podidentity.resources import PODS
 from podidentity_sandbox import fault_control
 from podidentity_sandbox.azure import CERTIFICATES, DEMO_CLIENT_ID
-from podidentity_sandbox.cluster import DEMO, ClusterError
+from podidentity_sandbox.cluster import DEMO
 from podidentity_sandbox.demo import Demo, DemoError
 from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.federated_demo import BindingDemo, FederatedDemo
-from podidentity_sandbox.federation import IssuerError
 from podidentity_sandbox.folders import folder_of_namespace, running_folders
-from podidentity_sandbox.given_identities import GivenIdentityError, parse
+from podidentity_sandbox.given_identities import parse
 from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
-from podidentity_sandbox.probes import NotActiveError
 from podidentity_sandbox.processes import ProgramError
-from podidentity_sandbox.sandbox import Sandbox, SandboxError
+from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import CHART_VALUES, TRUST_VARIABLES, Settings
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
 FAILURES = (
-    SandboxError,
-    NotActiveError,
-    ClusterError,
+    StartError,
     NamespaceError,
     ProgramError,
     AccessError,
     ApiError,
     DemoError,
     DirectoryError,
-    IssuerError,
-    GivenIdentityError,
     OSError,
 )
 
@@ -76,7 +70,7 @@ def up(
     """
     try:
         given = parse(identities, principals)
-    except GivenIdentityError as error:
+    except StartError as error:
         raise typer.BadParameter(str(error)) from error
     settings = Settings(
         nodes=nodes,
@@ -139,14 +133,9 @@ def fault(folder: Path | None, faults: Sequence[str], *, clear: bool) -> int:
 
     Raise StartError.
     """
-    try:
-        found = folder or _running_folder()
-        wanted = {} if clear else dict(map(fault_control.split, faults))
-        active = asyncio.run(
-            fault_control.call(found / fault_control.SOCKET_NAME, wanted=wanted, clear=faults if clear else None)
-        )
-    except fault_control.FaultError as error:
-        raise StartError(str(error)) from error
+    path = (folder or _running_folder()) / fault_control.SOCKET_NAME
+    wanted = {} if clear else dict(map(fault_control.split, faults))
+    active = asyncio.run(fault_control.call(path, wanted=wanted, clear=faults if clear else None))
     for service, value in active.items():
         print(f"{service}={value}")
     if not active:

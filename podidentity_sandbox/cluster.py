@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
+from podidentity.exits import StartError
 from podidentity.kube.access import ClusterAccess, from_kubeconfig
 from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import AlreadyExists, ApiError, NotFound, TooManyRequests
@@ -52,10 +53,6 @@ POLL_SECONDS: Final = 0.05
 CLUSTER_SCOPED: Final = frozenset(
     {"Node", "Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}
 )
-
-
-class ClusterError(Exception):
-    """The cluster cannot start. The message names the next action."""
 
 
 class Cluster:
@@ -109,7 +106,7 @@ class Cluster:
         """Serve or reach the API server, install the four kinds, add *nodes* (name -> execution context and
         providerID).
 
-        *pod_environment* is the environment of the pods of each node. Raise ClusterError.
+        *pod_environment* is the environment of the pods of each node. Raise StartError.
         """
         if self.api is not None:
             await self.api.start()
@@ -226,14 +223,14 @@ class Cluster:
         if where.hostname not in {"127.0.0.1", "localhost"}:
             for listener in sockets:
                 listener.close()
-            raise ClusterError(f"the API server must listen on 127.0.0.1 to be reached from the nodes, not at {server}")
+            raise StartError(f"the API server must listen on 127.0.0.1 to be reached from the nodes, not at {server}")
         self._relay = Relay("127.0.0.1", port)
         await self._relay.serve(sockets)
 
     async def _install_kinds(self) -> None:
         definitions = await asyncio.to_thread(read_documents, CRDS)
         if not definitions:
-            raise ClusterError(f"no custom resource definitions in {CRDS}; install the package again")
+            raise StartError(f"no custom resource definitions in {CRDS}; install the package again")
         for definition in definitions:
             await self.apply(definition)
         try:
@@ -243,7 +240,7 @@ class Cluster:
                         return
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError as late:
-            raise ClusterError("the API server does not serve the custom resources; see its log") from late
+            raise StartError("the API server does not serve the custom resources; see its log") from late
 
     async def _served(self) -> bool:
         """Return whether every kind is served: a real API server returns 404, then 429, until a new kind is ready."""

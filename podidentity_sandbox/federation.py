@@ -35,6 +35,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from podidentity.exits import StartError
 from podidentity.kube.access import ClusterAccess
 from podidentity_sandbox import base64url
 from podidentity_sandbox.directory import FederatedCredential
@@ -202,16 +203,12 @@ def _spelled(moment: float) -> str:
     return f"{found:%Y-%m-%dT%H:%M:%S.%f}0Z"
 
 
-class IssuerError(Exception):
-    """The issuer of the API server's tokens is unknown. The message describes its response."""
-
-
 async def issuer_of(access: ClusterAccess) -> str:
-    """Return the issuer in the cluster's service account tokens. Raise IssuerError."""
+    """Return the issuer in the cluster's service account tokens. Raise StartError."""
     try:
         return str(json.loads(await fetch(access, CONFIGURATION))["issuer"])
     except (aiohttp.ClientError, OSError, ValueError, KeyError) as wrong:
-        raise IssuerError(f"the API server serves no {CONFIGURATION}: {wrong}") from wrong
+        raise StartError(f"the API server serves no {CONFIGURATION}: {wrong}") from wrong
 
 
 async def fetch(access: ClusterAccess, url: str) -> bytes:

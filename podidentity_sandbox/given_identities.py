@@ -5,15 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from podidentity.exits import StartError
 from podidentity_sandbox.azure import DEMO_IDENTITY
 
 IDENTITIES_MAX: Final = 50
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _SELECTOR: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-
-
-class GivenIdentityError(Exception):
-    """An identity that an operator names is unusable. The message is one line with the next action."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +23,21 @@ class GivenIdentity:
 
 
 def parse(identities: Iterable[str], principals: Iterable[str]) -> tuple[GivenIdentity, ...]:
-    """Return the identities that `NAME[=SELECTOR]` texts describe. Raise GivenIdentityError."""
+    """Return the identities that `NAME[=SELECTOR]` texts describe. Raise StartError."""
     found: dict[str, GivenIdentity] = {}
     texts = [*((text, False) for text in identities), *((text, True) for text in principals)]
     for text, principal in texts:
         name, equals, selector = text.partition("=")
         if not _NAME.fullmatch(name) or (equals and not _SELECTOR.fullmatch(selector)):
-            raise GivenIdentityError(
+            raise StartError(
                 f"{text[:80]!a} is not NAME or NAME=SELECTOR; use lower-case letters, digits and hyphens for the name, "
                 "and a value of a Kubernetes label for the selector"
             )
         if name == DEMO_IDENTITY:
-            raise GivenIdentityError(f"the identity {DEMO_IDENTITY!r} belongs to the demo; use another name")
+            raise StartError(f"the identity {DEMO_IDENTITY!r} belongs to the demo; use another name")
         if name in found:
-            raise GivenIdentityError(f"the identity {name!r} is named twice; use a different name for each identity")
+            raise StartError(f"the identity {name!r} is named twice; use a different name for each identity")
         found[name] = GivenIdentity(name, selector or name, principal)
     if len(found) > IDENTITIES_MAX:
-        raise GivenIdentityError(f"{len(found)} identities are named; name at most {IDENTITIES_MAX}")
+        raise StartError(f"{len(found)} identities are named; name at most {IDENTITIES_MAX}")
     return tuple(found.values())

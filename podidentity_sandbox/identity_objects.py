@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from podidentity.exits import StartError
 from podidentity.kube.errors import AlreadyExists
 from podidentity_sandbox.azure import USUAL_ROLES, AzureEmulator, identity_id
 from podidentity_sandbox.cluster import Cluster, CreatedObjects
-from podidentity_sandbox.given_identities import GivenIdentity, GivenIdentityError
+from podidentity_sandbox.given_identities import GivenIdentity
 from podidentity_sandbox.settings import NAMESPACE
 
 
@@ -33,14 +34,14 @@ class IdentityObjects:
         self.created: list[CreatedIdentity] = []
 
     async def create(self) -> None:
-        """Create the identities and their objects. Raise GivenIdentityError for an object that exists, or ApiError."""
+        """Create the identities and their objects. Raise StartError for an object that exists, or ApiError."""
         for given in self._given:
             client_id, spec, secret = self._in_azure(given)
             for document in _documents(given, spec, secret):
                 try:
                     await self._objects.create(document)
                 except AlreadyExists as error:
-                    raise GivenIdentityError(
+                    raise StartError(
                         f"{document['kind']} {NAMESPACE}/{given.name} exists; use another name or delete it"
                     ) from error
             self.created.append(CreatedIdentity(given, client_id))

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Final
 
+from podidentity.exits import StartError
 from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.pod_projection import Container, HttpGet, NodePod
 from podidentity_sandbox.processes import Program
@@ -17,10 +18,6 @@ READINESS_SECONDS: Final = 1.0
 PAGE_SECONDS: Final = 5.0
 PAGE_MAX: Final = 8 << 20
 """Bytes: more than a page of metrics has."""
-
-
-class NotActiveError(Exception):
-    """A program runs and does not become Active. The message contains its last line."""
 
 
 def read_page(host: str, port: int, path: str, seconds: float = PAGE_SECONDS) -> tuple[int, str, bytes]:
@@ -47,7 +44,7 @@ def is_active(port: int) -> bool:
 
 
 async def until_active(program: Program, probe: Callable[[], bool]) -> None:
-    """Wait until *probe*, which blocks, is true. Raise NotActiveError, or ProgramError if the program ends."""
+    """Wait until *probe*, which blocks, is true. Raise StartError, or ProgramError if the program ends."""
     try:
         async with asyncio.timeout(ACTIVE_SECONDS):
             while True:
@@ -58,9 +55,7 @@ async def until_active(program: Program, probe: Callable[[], bool]) -> None:
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError as late:
         last = (program.output().strip().splitlines() or ["no output"])[-1][-300:]
-        raise NotActiveError(
-            f"{program.name} is not Active after {ACTIVE_SECONDS:g} s; its last line: {last}"
-        ) from late
+        raise StartError(f"{program.name} is not Active after {ACTIVE_SECONDS:g} s; its last line: {last}") from late
 
 
 def probe_of(container: Container) -> HttpGet | None:

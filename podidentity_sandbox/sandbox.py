@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from podidentity.exits import StartError
 from podidentity_sandbox import fault_control, federation
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, AzureEmulator, AzureFiles
 from podidentity_sandbox.certificates import Authority
@@ -43,10 +44,6 @@ from podidentity_sandbox.settings import (
     Settings,
 )
 from podidentity_sandbox.tokens import TokenMint
-
-
-class SandboxError(Exception):
-    """The sandbox cannot start. The message is one line with the next action."""
 
 
 @dataclass(slots=True)
@@ -116,8 +113,8 @@ class Sandbox:
     async def start(self) -> None:
         """Start everything, and wait until MIC and every NMI are Active.
 
-        Raise SandboxError, NotActiveError, ClusterError, NamespaceError, ProgramError, ApiError, AccessError or
-        GivenIdentityError, each with one line that names the next action.
+        Raise StartError, NamespaceError, ProgramError, ApiError or AccessError, each with one line that names the next
+        action.
         """
         ending = self._started.push_async_callback
         self.folder = await asyncio.to_thread(new_folder)
@@ -346,12 +343,12 @@ class Sandbox:
         }
 
     async def mic_active(self) -> None:
-        """Wait until MIC leads and its loop runs. Raise NotActiveError or ProgramError."""
+        """Wait until MIC leads and its loop runs. Raise StartError or ProgramError."""
         if self.mic is not None:
             await until_active(self.mic, lambda: is_active(self.mic_probe_port))
 
     async def nmi_active(self, node: str) -> None:
-        """Wait until NMI serves on the node. Raise NotActiveError or ProgramError."""
+        """Wait until NMI serves on the node. Raise StartError or ProgramError."""
         nmi = self.nmis[node]
         await until_active(nmi.program, lambda: self.network.call_on_node(node, lambda: is_active(nmi.probe_port)))
 
@@ -366,12 +363,12 @@ class Sandbox:
         return ProgramPorts(*free_ports(3))
 
     async def _choose_network(self) -> NetworkChoice:
-        """Raise SandboxError if the settings require namespaces that are not possible."""
+        """Raise StartError if the settings require namespaces that are not possible."""
         if self.settings.namespaces is False:
             return NetworkChoice(reason="--loopback")
         choice = await choose_network()
         if self.settings.namespaces and not choice.redirects:
-            raise SandboxError(
+            raise StartError(
                 f"nodes as network namespaces with a nat rule are not possible: {choice.reason}; run as root with the "
                 "packages iproute2 and nftables, or omit the option"
             )

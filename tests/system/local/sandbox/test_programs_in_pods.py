@@ -14,8 +14,9 @@ import pytest
 import pytest_asyncio
 
 from podidctl.cli import main
+from podidentity.exits import StartError
 from podidentity.resources import BINDINGS, IDENTITIES
-from podidentity_sandbox.given_identities import GivenIdentityError, parse
+from podidentity_sandbox.given_identities import parse
 from podidentity_sandbox.namespaces import CONFIGURATIONS
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
@@ -185,7 +186,7 @@ async def test_objects_that_exist_keep_the_sandbox_from_starting_and_stay(served
         schedule=False,
         run_pods=False,
     )
-    with pytest.raises(GivenIdentityError, match="AzureIdentity default/theirs exists; use another name or delete it"):
+    with pytest.raises(StartError, match="AzureIdentity default/theirs exists; use another name or delete it"):
         async with Sandbox(second):
             pass
     names = {each.metadata.name for each in await served.cluster.client.list(IDENTITIES)}
