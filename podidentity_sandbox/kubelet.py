@@ -15,10 +15,11 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from podidentity.exits import StartError
 from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import ApiError, Conflict, NotFound
 from podidentity.kube.informer import Informer
-from podidentity_sandbox.launching import Launcher, LaunchError
+from podidentity_sandbox.launching import Launcher
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NODE_PODS, Container, NodePod, pod_status
 from podidentity_sandbox.probes import is_ready, probe_of
@@ -213,7 +214,7 @@ class Kubelet:
         try:
             log_file = self._log(pod, container.name)
             managed.programs[container.name] = await self._launcher.start(pod, container, context, log_file)
-        except LaunchError as error:
+        except StartError as error:
             log.warning(
                 "cannot start a program of a pod; correct the error, then delete the pod and create it again",
                 extra={"pod": "/".join(pod.key), "error": error},

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from podidentity.exits import StartError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
 from podidentity_sandbox.containers import command
@@ -16,7 +17,7 @@ from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.pod_projection import Container, EnvVar, NodePod
 from podidentity_sandbox.processes import Program, ProgramError, python
 from podidentity_sandbox.relay import Relay
-from podidentity_sandbox.volumes import TRUSTED, NodeFiles, VolumeError, mounts, secret_value
+from podidentity_sandbox.volumes import TRUSTED, NodeFiles, mounts, secret_value
 
 IMAGE: Final = re.compile(r".*aad-pod-identity/(demo|mic|nmi)([:@].*)?")
 PROGRAMS: Final = {"demo": "podidentity_demo", "mic": "mic", "nmi": "nmi"}
@@ -25,10 +26,6 @@ STOP_SECONDS: Final = 2.0
 """The time limit for the demo to end. It has no state to save."""
 DAEMON_STOP_SECONDS: Final = 20.0
 """The time limit for NMI and MIC to end."""
-
-
-class LaunchError(Exception):
-    """The program of a container cannot be started. The message is the cause."""
 
 
 class Launcher:
@@ -64,7 +61,7 @@ class Launcher:
         return program == "demo" or (program != "" and self._files is not None)
 
     async def start(self, pod: NodePod, container: Container, context: ExecutionContext, log: Path) -> Program:
-        """Start the container's program with its output in *log*. Raise LaunchError."""
+        """Start the container's program with its output in *log*. Raise StartError."""
         try:
             environment = {**self._environment, **await self._declared(pod, container, context)}
             files = self._files if program_of(container.image) != "demo" else None
@@ -77,8 +74,8 @@ class Launcher:
                 argv = command(argv, seen, container.security_context, folder / f"scratch-{container.name}")
             name = f"pod {'/'.join(pod.key)}"
             return await Program.start(name, argv, context=context, log=log, environment=environment)
-        except (ProgramError, VolumeError, ApiError, OSError) as error:
-            raise LaunchError(str(error)) from error
+        except (ProgramError, ApiError, OSError) as error:
+            raise StartError(str(error)) from error
 
     async def stop(self, pod: NodePod, programs: Sequence[Program]) -> None:
         """Stop the programs and the relays of the pod."""

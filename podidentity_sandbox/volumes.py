@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from podidentity.exits import StartError
 from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
@@ -33,10 +34,6 @@ CONFIG_MAPS: Final = Kind("ConfigMap", "configmaps", Data)
 SECRETS: Final = Kind("Secret", "secrets", Data)
 
 
-class VolumeError(Exception):
-    """A volume is not available. The message names it and the next action."""
-
-
 @dataclass(frozen=True, slots=True)
 class NodeFiles:
     """A node's own files: *root* contains its paths, *given* are files elsewhere."""
@@ -50,7 +47,7 @@ class NodeFiles:
 
     def at(self, path: str, kind: str) -> Path:
         """Return the node's file at this absolute path, created if *kind* (of a hostPath volume) requires it. Raise
-        VolumeError.
+        StartError.
         """
         if path in self.given:
             return self.given[path]
@@ -61,12 +58,12 @@ class NodeFiles:
             here.parent.mkdir(parents=True, exist_ok=True)
             here.touch() if kind.startswith("File") else here.mkdir(exist_ok=True)
         if not here.exists():
-            raise VolumeError(f"the sandbox's nodes have no {path}; they have {', '.join(sorted(self.given))}")
+            raise StartError(f"the sandbox's nodes have no {path}; they have {', '.join(sorted(self.given))}")
         return here
 
 
 async def mounts(client: Client, pod: NodePod, container: Container, node: NodeFiles, folder: Path) -> list[Mount]:
-    """Return the mounts of the container. *folder* is the pod's own. Raise VolumeError and ApiError."""
+    """Return the mounts of the container. *folder* is the pod's own. Raise StartError and ApiError."""
     volumes = {volume.name: volume for volume in pod.spec.volumes}
     found = [Mount(node.trusted, TRUSTED, read_only=True)]
     for mount in container.volume_mounts:
@@ -82,10 +79,10 @@ async def mounts(client: Client, pod: NodePod, container: Container, node: NodeF
 
 
 async def secret_value(client: Client, namespace: str, name: str, key: str) -> str:
-    """Return one value of a Secret, decoded. Raise ApiError, and VolumeError where there is no such key."""
+    """Return one value of a Secret, decoded. Raise ApiError, and StartError where there is no such key."""
     data = (await client.get(SECRETS, namespace, name)).data
     if key not in data:
-        raise VolumeError(f"the Secret {namespace}/{name} has no key {key}; it has {', '.join(sorted(data))}")
+        raise StartError(f"the Secret {namespace}/{name} has no key {key}; it has {', '.join(sorted(data))}")
     return base64.b64decode(data[key]).decode()
 
 
@@ -100,7 +97,7 @@ async def _source(client: Client, pod: NodePod, volume: Volume, node: NodeFiles,
         data = (await client.get(CONFIG_MAPS, namespace, volume.config_map.name)).data
         files = {key: value.encode() for key, value in data.items()}
     elif volume.empty_dir is None:
-        raise VolumeError(f"the sandbox's kubelet has no volumes of the kind of {volume.name!r}")
+        raise StartError(f"the sandbox's kubelet has no volumes of the kind of {volume.name!r}")
     return await asyncio.to_thread(_written, folder, files)
 
 
