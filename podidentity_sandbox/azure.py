@@ -156,35 +156,27 @@ class AzureEmulator:
         files = AzureFiles(folder / "azure.json", folder / "cloud.json", folder / CERTIFICATES)
         files.certificates.write_text(self._authority.pem)
         files.cloud_config.touch(mode=0o600)
-        files.cloud_config.write_text(
-            json.dumps(
-                {
-                    "cloud": "AzureStackCloud",
-                    "tenantId": self.directory.tenant_id,
-                    "aadClientId": self.controller.client_id,
-                    "aadClientSecret": self.controller.secret,
-                    "subscriptionId": SUBSCRIPTION,
-                    "resourceGroup": RESOURCE_GROUP,
-                    "vmType": "standard",
-                    "useManagedIdentityExtension": False,
-                },
-                indent=2,
-            )
-        )
+        controller = {
+            "cloud": "AzureStackCloud",
+            "tenantId": self.directory.tenant_id,
+            "aadClientId": self.controller.client_id,
+            "aadClientSecret": self.controller.secret,
+            "subscriptionId": SUBSCRIPTION,
+            "resourceGroup": RESOURCE_GROUP,
+            "vmType": "standard",
+            "useManagedIdentityExtension": False,
+        }
         audience = f"{AUDIENCES[0]}/"
-        files.environment.write_text(
-            json.dumps(
-                {
-                    "name": "AzureStackCloud",
-                    "activeDirectoryEndpoint": f"{self.aad.url}/",
-                    "resourceManagerEndpoint": f"{self.arm.url}/",
-                    "serviceManagementEndpoint": audience,
-                    "tokenAudience": audience,
-                    "resourceManagerVMDNSSuffix": "cloudapp.invalid",
-                },
-                indent=2,
-            )
-        )
+        cloud = {
+            "name": "AzureStackCloud",
+            "activeDirectoryEndpoint": f"{self.aad.url}/",
+            "resourceManagerEndpoint": f"{self.arm.url}/",
+            "serviceManagementEndpoint": audience,
+            "tokenAudience": audience,
+            "resourceManagerVMDNSSuffix": "cloudapp.invalid",
+        }
+        for path, document in ((files.cloud_config, controller), (files.environment, cloud)):
+            path.write_text(json.dumps(document, indent=2))
         return files
 
     async def stop(self) -> None:

@@ -111,8 +111,7 @@ class Cluster:
         if self.api is not None:
             await self.api.start()
             await asyncio.to_thread(self.api.write_kubeconfig, self.kubeconfig)
-            self.api.read_logs_with(self._read_log)
-            self.api.read_pages_with(self._read_page)
+            self.api.read_with(self._read_log, self._read_page)
             for node in nodes:
                 for listener in self._network.node_sockets(node, self.api.port):
                     await self.api.listen(listener)

@@ -236,11 +236,8 @@ class Demo:
 
     def _last_words(self) -> str:
         """Return the last line of each program, as a hint for the diagnosis."""
-        words = []
-        for program in self._sandbox.programs().values():
-            last = (program.output().strip().splitlines() or ["nothing"])[-1]
-            words.append(f"{program.name} wrote last: {last[-300:]}")
-        return "; ".join(words)
+        programs = self._sandbox.programs().values()
+        return "; ".join(f"{program.name} wrote last: {program.last_line('nothing')}" for program in programs)
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -54,8 +54,9 @@ async def until_active(program: Program, probe: Callable[[], bool]) -> None:
                     return
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError as late:
-        last = (program.output().strip().splitlines() or ["no output"])[-1][-300:]
-        raise StartError(f"{program.name} is not Active after {ACTIVE_SECONDS:g} s; its last line: {last}") from late
+        raise StartError(
+            f"{program.name} is not Active after {ACTIVE_SECONDS:g} s; its last line: {program.last_line()}"
+        ) from late
 
 
 def probe_of(container: Container) -> HttpGet | None:

@@ -80,10 +80,13 @@ class Program:
             output.seek(max(0, os.fstat(output.fileno()).st_size - TAIL_BYTES))
             return output.read().decode(errors="replace")
 
+    def last_line(self, without: str = "no output") -> str:
+        """Return the end of the last line of its output, or *without* if there is none."""
+        return (self.output().strip().splitlines() or [without])[-1][-LINE_MAX:]
+
     def exit_error(self) -> ProgramError:
         """Return the error with its exit code and last line, in which MIC and NMI state cause and next action."""
-        last = (self.output().strip().splitlines() or ["no output"])[-1]
-        return ProgramError(f"{self.name} ended with code {self.returncode}: {last[-LINE_MAX:]}")
+        return ProgramError(f"{self.name} ended with code {self.returncode}: {self.last_line()}")
 
     async def wait(self) -> int:
         """Wait for its end and return its exit code."""

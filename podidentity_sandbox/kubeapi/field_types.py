@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from podidentity_sandbox.kubeapi.kinds import ResourceType
-from podidentity_sandbox.kubeapi.statuses import Document, bad_request, unreadable_patch
+from podidentity_sandbox.kubeapi.statuses import Document, StatusError, bad_request, unreadable_patch
 
 
 class _Exact(NamedTuple):
@@ -120,6 +120,13 @@ _FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "leases.coordination.k8s.io": {
         "spec": {"holderIdentity": str, "leaseDurationSeconds": int, "leaseTransitions": int}
     },
+    "TokenRequest": {
+        "spec": {
+            "audiences": [str],
+            "expirationSeconds": int,
+            "boundObjectRef": {"kind": str, "apiVersion": str, "name": str, "uid": str},
+        }
+    },
     "customresourcedefinitions.apiextensions.k8s.io": {
         "spec": {"group": str, "scope": str, "names": _NAMES, "versions": [_VERSION]}
     },
@@ -152,6 +159,16 @@ def check(resource: ResourceType, document: Document, *, patched: bool = False) 
     except msgspec.ValidationError as error:
         if patched:
             raise unreadable_patch(str(error)) from error
-        raise bad_request(
-            f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {error}'
-        ) from error
+        raise _unreadable(resource.kind, resource.version, error) from error
+
+
+def check_token_request(request: Document) -> None:
+    """Refuse a TokenRequest whose types do not fit with 400."""
+    try:
+        msgspec.convert(request, _TYPES["TokenRequest"])
+    except msgspec.ValidationError as error:
+        raise _unreadable("TokenRequest", "v1", error) from error
+
+
+def _unreadable(kind: str, version: str, error: Exception) -> StatusError:
+    return bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {error}')

@@ -139,13 +139,9 @@ class KubeApi(HttpService):
         target.write_text(self.kubeconfig(), encoding="utf-8")
         return target
 
-    def read_logs_with(self, read_log: ReadLog) -> None:
-        """Use *read_log* for `kubectl logs`."""
-        self._handler.read_log = read_log
-
-    def read_pages_with(self, read_page: ReadPage) -> None:
-        """Use *read_page* for the subresource `proxy` of pods."""
-        self._handler.read_page = read_page
+    def read_with(self, read_log: ReadLog | None = None, read_page: ReadPage | None = None) -> None:
+        """Use *read_log* for `kubectl logs`, and *read_page* for the subresource `proxy` of pods."""
+        self._handler.read_log, self._handler.read_page = read_log, read_page
 
     def compact(self) -> None:
         """Delete the history: resuming a watch or a paged list from before now is too old."""
