@@ -27,7 +27,6 @@ AUDIENCES = ("https://management.azure.com", "https://management.core.windows.ne
 KINDS = ("virtualMachines", "virtualMachineScaleSets")
 READERS = ("Reader", "Contributor", "Owner")
 WRITERS = ("Contributor", "Owner")
-BODY_MAX = 4 << 20  # ARM's own limit
 PUBLIC_HOSTS = ("management.azure.com", "management.core.windows.net")
 PUBLIC_LOGIN = "https://login.microsoftonline.com"
 
