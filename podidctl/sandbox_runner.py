@@ -29,13 +29,12 @@ from podidentity_sandbox.demo import Demo, DemoError
 from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.federated_demo import BindingDemo, FederatedDemo
 from podidentity_sandbox.folders import folder_of_namespace, running_folders
-from podidentity_sandbox.given_identities import parse
 from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
 from podidentity_sandbox.processes import ProgramError
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import CHART_VALUES, TRUST_VARIABLES, Settings
+from podidentity_sandbox.settings import CHART_VALUES, TRUST_VARIABLES, Settings, given_identities
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
 FAILURES = (
@@ -69,7 +68,7 @@ def up(
     *identities* and *principals* are `NAME` or `NAME=SELECTOR`. Raise typer.BadParameter for an unusable one.
     """
     try:
-        given = parse(identities, principals)
+        given = given_identities(identities, principals)
     except StartError as error:
         raise typer.BadParameter(str(error)) from error
     settings = Settings(

@@ -12,8 +12,7 @@ from podidentity.exits import StartError
 from podidentity.kube.errors import AlreadyExists
 from podidentity_sandbox.azure import USUAL_ROLES, AzureEmulator, identity_id
 from podidentity_sandbox.cluster import Cluster, CreatedObjects
-from podidentity_sandbox.given_identities import GivenIdentity
-from podidentity_sandbox.settings import NAMESPACE
+from podidentity_sandbox.settings import NAMESPACE, GivenIdentity
 
 
 @dataclass(frozen=True, slots=True)

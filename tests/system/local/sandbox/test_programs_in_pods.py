@@ -16,11 +16,10 @@ import pytest_asyncio
 from podidctl.cli import main
 from podidentity.exits import StartError
 from podidentity.resources import BINDINGS, IDENTITIES
-from podidentity_sandbox.given_identities import parse
 from podidentity_sandbox.namespaces import CONFIGURATIONS
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import TRUST_VARIABLES, Settings
+from podidentity_sandbox.settings import TRUST_VARIABLES, Settings, given_identities
 from tests.support.identity_requests import ask, identity, run_pod
 
 pytestmark = [pytest.mark.root, pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
@@ -50,7 +49,7 @@ except OSError as error:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served() -> AsyncIterator[Sandbox]:
     async with Sandbox(
-        Settings(identities=parse(["blue"], ["robot"]), namespaces=True, environment=os.environ)
+        Settings(identities=given_identities(["blue"], ["robot"]), namespaces=True, environment=os.environ)
     ) as sandbox:
         await run_pod(sandbox, "blue", {"aadpodidbinding": "blue"})
         yield sandbox
@@ -179,7 +178,7 @@ async def test_objects_that_exist_keep_the_sandbox_from_starting_and_stay(served
     await served.cluster.apply(identity("theirs", type=0, resourceID="/r", clientID="c"))
     second = Settings(
         kubeconfig=served.cluster.kubeconfig,
-        identities=parse(["mine", "theirs"], ()),
+        identities=given_identities(["mine", "theirs"], ()),
         programs=False,
         namespaces=False,
         kinds=False,
