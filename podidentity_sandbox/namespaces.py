@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from podidentity_sandbox.serving import bound_datagrams, listening
+from podidentity_sandbox.serving import listening
 
 T = TypeVar("T")
 
@@ -131,10 +131,6 @@ class Namespaces:
     def listening(self, name: str, host: str, port: int) -> socket.socket:
         """Return a listening socket inside the namespace, usable from anywhere in this process. Raise OSError."""
         return self.call(name, lambda: listening(host, port))
-
-    def bound_datagrams(self, name: str, host: str, port: int) -> socket.socket:
-        """Return a bound UDP socket inside the namespace, usable from anywhere in this process. Raise OSError."""
-        return self.call(name, lambda: bound_datagrams(host, port))
 
     def command(self, name: str, argv: Sequence[str]) -> list[str]:
         """Return the command line that runs *argv* inside the namespace, without a parent process."""

@@ -1,4 +1,4 @@
-"""Projections of a pod: the fields that the sandbox's kubelet reads, and the status that it writes."""
+"""Projections of a pod: the fields that the sandbox's scheduler and kubelet read, and the status that it writes."""
 
 import time
 from collections.abc import Mapping
@@ -7,6 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from podidentity.resources import Kind, Pod, PodSpec, Wire
+
+DEFAULT_SCHEDULER: Final = "default-scheduler"
 
 
 class FieldRef(Wire, frozen=True):
@@ -99,6 +101,7 @@ class NodePodSpec(PodSpec, frozen=True):
     containers: list[Container] = msgspec.field(default_factory=list)
     volumes: list[Volume] = msgspec.field(default_factory=list)
     restart_policy: str = "Always"
+    scheduler_name: str = DEFAULT_SCHEDULER
     service_account_name: str = "default"
     automount_service_account_token: bool | None = None
 
