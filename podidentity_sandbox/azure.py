@@ -21,12 +21,9 @@ from podidentity_sandbox.public_names import (
     ARM_NAMES,
     DNS_PORT,
     HTTPS_PORT,
-    STORAGE_NAMES,
     NameServer,
     PublicNames,
 )
-from podidentity_sandbox.storage import ROLES as STORAGE_ROLES
-from podidentity_sandbox.storage import Storage
 from podidentity_sandbox.token_proxy import TokenProxy
 from podidentity_sandbox.tokens import TokenMint
 
@@ -37,7 +34,7 @@ DEMO_IDENTITY: Final = "demo"
 DEMO_CLIENT_ID: Final = "d3a0c11e-0000-4000-8000-000000000001"
 CERTIFICATES: Final = "ca.pem"
 """The file with the authority to trust, in the sandbox's folder."""
-USUAL_ROLES: Final = ("Reader", STORAGE_ROLES[0])
+USUAL_ROLES: Final = ("Reader",)
 """The roles of the demo's identity and of identities that an operator adds."""
 COMPUTE: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers/Microsoft.Compute"
 
@@ -72,9 +69,8 @@ class AzureEmulator:
         self.aad = Aad(self.directory, mint)
         self.arm = Arm(self.directory, mint)
         self.imds = Imds(mint)
-        self.storage = Storage(self.directory, mint)
         self.token_proxy = TokenProxy(self.directory, self.aad)
-        self.names = PublicNames({ARM_NAMES: self.arm, AAD_NAMES: self.aad, STORAGE_NAMES: self.storage})
+        self.names = PublicNames({ARM_NAMES: self.arm, AAD_NAMES: self.aad})
         self._name_server = NameServer(network.pod_facing_address, self.names.knows)
         self.controller: ServicePrincipal = self.directory.add_principal()
         self.directory.grant(self.controller.object_id, "Contributor")
@@ -82,7 +78,7 @@ class AzureEmulator:
         self.directory.grant(self.demo.object_id, *USUAL_ROLES)
 
     async def start(self) -> None:
-        """Start AAD, ARM, Storage and the token proxy on this machine, and where pods reach them by name. IMDS starts
+        """Start AAD, ARM and the token proxy on this machine, and where pods reach them by name. IMDS starts
         with the first VM."""
         hosts = (*LOOPBACK, self._network.pod_facing_address)
         context = await asyncio.to_thread(self._authority.server_context, dict.fromkeys(hosts))

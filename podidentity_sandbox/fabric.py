@@ -1,6 +1,6 @@
 """The sandbox's network like that of a real node: network namespaces for nodes and pods, veth pairs, and a fabric.
 
-                 fabric: 169.254.169.254 (IMDS), 198.18.0.1 (ARM, AAD, Storage and DNS as pods reach them)
+                 fabric: 169.254.169.254 (IMDS), 198.18.0.1 (ARM, AAD and DNS as pods reach them)
                  |  10.199.<node>.0/30           |
               node 0 (forwards, nat)          node 1
               |        10.200.<node>.0/24

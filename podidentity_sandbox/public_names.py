@@ -13,7 +13,7 @@ import ipaddress
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, cast
 
 from aiohttp import web
@@ -26,8 +26,6 @@ HTTPS_PORT: Final = 443
 DNS_PORT: Final = 53
 ARM_NAMES: Final = ("management.azure.com", "management.core.windows.net")
 AAD_NAMES: Final = ("login.microsoftonline.com", "login.microsoft.com", "login.windows.net", "sts.windows.net")
-STORAGE_NAMES: Final = ("*.blob.core.windows.net", "*.dfs.core.windows.net")
-"""A star is the name of any storage account."""
 QUERY_MAX: Final = 512
 """The maximum size of a query over UDP in bytes (RFC 1035, 4.2.1)."""
 TTL_SECONDS: Final = 5
@@ -48,7 +46,13 @@ class PublicNames(HttpService):
 
     def __init__(self, services: Mapping[tuple[str, ...], HttpService]) -> None:
         super().__init__()
-        self._services = {name: service for names, service in services.items() for name in names}
+        self._services: dict[str, HttpService] = {}
+        for names, service in services.items():
+            self.add(names, service)
+
+    def add(self, names: Iterable[str], service: HttpService) -> None:
+        """Add a service before the start. A star in a name is any first label."""
+        self._services |= dict.fromkeys(names, service)
 
     def knows(self, host: str) -> bool:
         """Return whether a service has this name, which is in lower case."""

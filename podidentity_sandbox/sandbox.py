@@ -61,6 +61,8 @@ class Sandbox:
     failed start.
     """
 
+    azure_type: type[AzureEmulator] = AzureEmulator
+
     def __init__(self, settings: Settings | None = None, *, on_pod_running: PodObserver | None = None) -> None:
         self.settings = settings or Settings()
         self.instance = uuid.uuid4().hex[:6]
@@ -125,7 +127,7 @@ class Sandbox:
         self.network = Fabric(self.instance) if self.network_choice.redirects else Network()
         ending(asyncio.to_thread, self.network.stop)
         await asyncio.to_thread(self.network.start)
-        self.azure = AzureEmulator(mint, authority, self.network)
+        self.azure = self.azure_type(mint, authority, self.network)
         self.azure.arm.lag_seconds = self.settings.lag_seconds
         ending(self.azure.stop)
         await self.azure.start()
