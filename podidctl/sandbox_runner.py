@@ -22,39 +22,29 @@ from podidctl.printing import print_error
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError, NotFound
 from podidentity.resources import PODS
-from podidentity_sandbox import binding_demo, fault_control
-from podidentity_sandbox.activity import NotActiveError
+from podidentity_sandbox import fault_control
 from podidentity_sandbox.azure import CERTIFICATES, DEMO_CLIENT_ID
-from podidentity_sandbox.binding_demo import BindingDemo
-from podidentity_sandbox.cluster import DEMO, ClusterError
-from podidentity_sandbox.demo import Demo
-from podidentity_sandbox.demo_run import DemoError, DemoRun
+from podidentity_sandbox.cluster import DEMO
+from podidentity_sandbox.demo import Demo, DemoError
 from podidentity_sandbox.directory import DirectoryError
-from podidentity_sandbox.federated_demo import NMI_FLAGS as FEDERATED_NMI_FLAGS
-from podidentity_sandbox.federated_demo import FederatedDemo
+from podidentity_sandbox.federated_demo import BindingDemo, FederatedDemo
 from podidentity_sandbox.folders import folder_of_namespace, running_folders
-from podidentity_sandbox.given_identities import GivenIdentityError, parse
-from podidentity_sandbox.issuing import IssuerError
 from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
 from podidentity_sandbox.processes import ProgramError
-from podidentity_sandbox.sandbox import Sandbox, SandboxError
-from podidentity_sandbox.settings import CHART_VALUES, TRUST_VARIABLES, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import CHART_VALUES, TRUST_VARIABLES, Settings, given_identities
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
 FAILURES = (
-    SandboxError,
-    NotActiveError,
-    ClusterError,
+    StartError,
     NamespaceError,
     ProgramError,
     AccessError,
     ApiError,
     DemoError,
     DirectoryError,
-    IssuerError,
-    GivenIdentityError,
     OSError,
 )
 
@@ -78,8 +68,8 @@ def up(
     *identities* and *principals* are `NAME` or `NAME=SELECTOR`. Raise typer.BadParameter for an unusable one.
     """
     try:
-        given = parse(identities, principals)
-    except GivenIdentityError as error:
+        given = given_identities(identities, principals)
+    except StartError as error:
         raise typer.BadParameter(str(error)) from error
     settings = Settings(
         nodes=nodes,
@@ -110,18 +100,13 @@ def demo(
 ) -> int:
     """Run a demo, print its steps, and return the exit code. *identity_bindings* has an effect with *federated*
     only."""
-    kind: type[DemoRun] = Demo
-    flags: Sequence[str] = ()
-    if federated:
-        kind, flags = (
-            (BindingDemo, binding_demo.NMI_FLAGS) if identity_bindings else (FederatedDemo, FEDERATED_NMI_FLAGS)
-        )
+    kind = (BindingDemo if identity_bindings else FederatedDemo) if federated else Demo
     settings = Settings(
         kubeconfig=kubeconfig,
         namespaces=False if loopback else None,
         environment=environment,
-        rbac=kind is BindingDemo,
-        nmi_flags=flags,
+        rbac=kind.rbac,
+        nmi_flags=kind.nmi_flags,
     )
     run = kind(Sandbox(settings))
     return asyncio.run(_demo(run, as_json=as_json))
@@ -147,14 +132,9 @@ def fault(folder: Path | None, faults: Sequence[str], *, clear: bool) -> int:
 
     Raise StartError.
     """
-    try:
-        found = folder or _running_folder()
-        wanted = {} if clear else dict(map(fault_control.split, faults))
-        active = asyncio.run(
-            fault_control.call(found / fault_control.SOCKET_NAME, wanted=wanted, clear=faults if clear else None)
-        )
-    except fault_control.FaultError as error:
-        raise StartError(str(error)) from error
+    path = (folder or _running_folder()) / fault_control.SOCKET_NAME
+    wanted = {} if clear else dict(map(fault_control.split, faults))
+    active = asyncio.run(fault_control.call(path, wanted=wanted, clear=faults if clear else None))
     for service, value in active.items():
         print(f"{service}={value}")
     if not active:
@@ -277,7 +257,7 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
         console.print(f"  {escape(line)}", soft_wrap=True)
 
 
-async def _demo(demo: DemoRun, *, as_json: bool) -> int:
+async def _demo(demo: Demo, *, as_json: bool) -> int:
     console = Console(highlight=False)
     this, loop = asyncio.current_task(), asyncio.get_running_loop()
     if this is not None:

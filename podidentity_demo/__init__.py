@@ -1,6 +1,5 @@
 """The demo program, `podidentity-demo`: uses a pod's identity in four ways and prints a line for each.
 
 It represents an application: it imports nothing of this project and sends its requests to the address that every
-application uses. `settings` reads the command line, `http_requests` sends requests, `advice` returns the next action
-for an error, `steps` are the four ways, `loop` repeats them, `cli` is the program.
+application uses.
 """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with *argv* (sys.argv[1:] by default) and return its exit code; 2 if a package is missing."""
     try:
-        from podidentity_demo.cli import main as run  # noqa: PLC0415 - needs the packages of the extra
+        from podidentity_demo.demo import main as run  # noqa: PLC0415 - needs the packages of the extra
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in {"", "podidentity_demo"}:

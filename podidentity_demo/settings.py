@@ -6,16 +6,16 @@ and --retry-wait-time; v1.8 renamed them. Manifests with either spelling work. A
 """
 
 import argparse
+import json
 import math
 import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed hides it from some platforms
-
-from podidentity_demo import private_cloud
 
 METADATA_SERVICE: Final = "http://169.254.169.254"
 RESOURCE_MANAGER: Final = "https://management.azure.com/"
@@ -84,8 +84,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     add("--ca-bundle", default="", metavar="FILE", help=BUNDLE)
     given = parser.parse_args(argv)
     try:
-        cloud = _cloud(environ)
-    except private_cloud.CloudFileError as failure:
+        resource_manager, audience = _cloud(environ)
+    except ValueError as failure:
         parser.error(str(failure))
     tls = ssl.create_default_context()
     if given.ca_bundle:
@@ -97,15 +97,15 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         subscription=given.subscriptionid,
         client_id=given.clientid,
         resource_group=given.resourcegroup,
-        resource=given.aad_resourcename or cloud.audience,
+        resource=given.aad_resourcename or audience,
         wait_seconds=given.retry_wait_time,
         once=given.once,
         once_seconds=given.timeout,
         # These two names are those that Azure's own client libraries and tools read.
         metadata_service=environ.get("AZURE_POD_IDENTITY_AUTHORITY_HOST", METADATA_SERVICE).rstrip("/"),
-        resource_manager=cloud.resource_manager,
+        resource_manager=resource_manager,
         tls=tls,
-        proxy=_proxy(cloud.resource_manager, environ),
+        proxy=_proxy(resource_manager, environ),
         pod=_pod(environ),
         source_address=environ.get("SANDBOX_SOURCE_ADDRESS", ""),
     )
@@ -136,12 +136,34 @@ def _given(text: str) -> str:
     return text
 
 
-def _cloud(environ: Mapping[str, str]) -> private_cloud.PrivateCloud:
-    """Return the Resource Manager and the audience of its tokens. Raise CloudFileError."""
-    if file := environ.get("AZURE_ENVIRONMENT_FILEPATH"):
-        return private_cloud.read(file)
-    manager = environ.get("AZURE_RESOURCE_MANAGER_ENDPOINT", RESOURCE_MANAGER).rstrip("/")
-    return private_cloud.PrivateCloud(manager, RESOURCE_MANAGER)
+def _cloud(environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the URL of Resource Manager, without a slash at its end, and the audience of its tokens.
+
+    A private cloud's are in the file in AZURE_ENVIRONMENT_FILEPATH, which NMI and MIC read too: go-autorest's
+    `Environment` as JSON. Go decodes field names in any case, and existing files depend on it. Raise ValueError, with
+    the next action, if the file is unusable.
+    """
+    file = environ.get("AZURE_ENVIRONMENT_FILEPATH")
+    if not file:
+        return environ.get("AZURE_RESOURCE_MANAGER_ENDPOINT", RESOURCE_MANAGER).rstrip("/"), RESOURCE_MANAGER
+    variable = f"AZURE_ENVIRONMENT_FILEPATH {file!r}"
+    try:
+        described: Any = json.loads(Path(file).read_bytes())
+    except OSError as failure:
+        raise ValueError(f"cannot read {variable}: {failure.strerror}") from failure
+    except (ValueError, RecursionError) as failure:
+        raise ValueError(f"{variable} is not JSON: {failure}") from failure
+    if not isinstance(described, dict):
+        raise ValueError(f"{variable} must contain one JSON object")  # noqa: TRY004 - callers handle one kind
+    fields = {name.lower(): value for name, value in described.items() if isinstance(value, str)}
+    manager = fields.get("resourcemanagerendpoint", "").rstrip("/")
+    try:
+        usable = (parts := urlsplit(manager)).scheme == "https" and bool(parts.hostname)
+    except ValueError:  # brackets without an address
+        usable = False
+    if not usable:
+        raise ValueError(f"{variable}: resourceManagerEndpoint must be an https URL, but is {manager[:128]!r}")
+    return manager, fields.get("tokenaudience") or fields.get("servicemanagementendpoint") or f"{manager}/"
 
 
 def _pod(environ: Mapping[str, str]) -> str:

@@ -3,11 +3,16 @@
 It accepts client credentials with a secret, a signed assertion or a federated one, on the v2.0 endpoint, and serves
 instance discovery and the OpenID configuration to azure-identity and MSAL. Errors have AADSTS numbers. A user-assigned
 identity is a client without secret and certificate.
+
+`SignInService` is its base and that of the token proxy: it records each request, and returns the refusals of both in
+Entra ID's form.
 """
 
+import abc
 import json
 import re
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +23,8 @@ from typing_extensions import override
 from podidentity_sandbox import federation
 from podidentity_sandbox.directory import AppRegistration, Directory, ManagedIdentity, ServicePrincipal
 from podidentity_sandbox.federation import IssuerKeys
-from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError, is_by_another, prove
-from podidentity_sandbox.serving import json_response
-from podidentity_sandbox.sign_in_service import RefusedError, SignInCall, SignInService
+from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError, RefusedError, is_by_another, prove
+from podidentity_sandbox.serving import FaultyService, json_response
 from podidentity_sandbox.tokens import TokenMint
 
 PRINCIPAL_TOKEN_SECONDS = 3600  # a service principal's token lives about an hour
@@ -35,17 +39,70 @@ _INSTANCE = "/common/discovery/instance"
 
 
 @dataclass(slots=True)
-class AadCall(SignInCall):
-    """One request and its response."""
+class SignInCall:
+    """One request, without its secret or assertion, and its response."""
 
-    method: str = ""
+    path: str
+    method: str
+    client_id: str = ""
     scope: str = ""
     tenant: str = ""
     proof: str = ""
     """The proof that the application sent: `secret`, `federated`, or the algorithm of its assertion."""
+    server_name: str = ""
+    """The TLS server name of a request to the token proxy, as are *subject* and *pod* of its assertion."""
+    subject: str = ""
+    pod: str = ""
+    status: int = 0
+    """0 until the response is determined."""
+    error: int = 0
+    """The AADSTS number of a refusal; 0 if there is none."""
 
 
-class Aad(SignInService[AadCall]):
+class SignInService(FaultyService):
+    """A service that records its calls. *clock* gives Unix seconds, for the bodies of refusals."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self.calls: list[SignInCall] = []
+        self._clock = clock
+
+    @override
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Record and answer one request."""
+        call = SignInCall(request.path, request.method)
+        self.calls.append(call)
+        try:
+            response = await self.answer(request, call)
+        except RefusedError as refused:
+            call.error = refused.number
+            response = self.refusal(refused.status, refused.error, refused.number, str(refused))
+        call.status = response.status
+        return response
+
+    @abc.abstractmethod
+    async def answer(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
+        """Return the response to one request, and complete its record. Raise RefusedError."""
+
+    def refusal(self, status: int, error: str, number: int, sentence: str) -> web.Response:
+        """Return Entra ID's form of a refusal."""
+        trace, correlation = str(uuid.uuid4()), str(uuid.uuid4())
+        moment = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(self._clock()))
+        return json_response(
+            {
+                "error": error,
+                "error_description": f"AADSTS{number}: {sentence} Trace ID: {trace} Correlation ID: {correlation} "
+                f"Timestamp: {moment}",
+                "error_codes": [number],
+                "timestamp": moment,
+                "trace_id": trace,
+                "correlation_id": correlation,
+            },
+            status=status,
+        )
+
+
+class Aad(SignInService):
     """The emulator. *clock* gives Unix seconds, for error bodies."""
 
     def __init__(self, directory: Directory, mint: TokenMint, *, clock: Callable[[], float] = time.time) -> None:
@@ -56,11 +113,7 @@ class Aad(SignInService[AadCall]):
         self._mint = mint
 
     @override
-    def new_call(self, request: web.BaseRequest) -> AadCall:
-        return AadCall(request.path, method=request.method)
-
-    @override
-    async def answer(self, request: web.BaseRequest, call: AadCall) -> web.Response:
+    async def answer(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
         """Answer one request as login.microsoftonline.com would."""
         token = _TOKEN.fullmatch(request.path)
         if token:
@@ -83,7 +136,7 @@ class Aad(SignInService[AadCall]):
         if openid:
             return self._openid(base, openid["tenant"])
         if _KEYS.fullmatch(request.path):
-            return self._mint.key_set()
+            return self._mint.key.key_set()
         if request.path == _INSTANCE:
             host = request.host
             discovery = f"{base}/{self._directory.tenant_id}/v2.0/.well-known/openid-configuration"
@@ -95,7 +148,7 @@ class Aad(SignInService[AadCall]):
         return None
 
     async def _token(
-        self, request: web.BaseRequest, tenant: str, form: Mapping[str, str], call: AadCall
+        self, request: web.BaseRequest, tenant: str, form: Mapping[str, str], call: SignInCall
     ) -> web.Response:
         call.client_id = form.get("client_id", "")
         call.scope = form.get("scope", "") or form.get("resource", "")
@@ -126,7 +179,7 @@ class Aad(SignInService[AadCall]):
     async def _proof(
         self, request: web.BaseRequest, principal: ServicePrincipal | ManagedIdentity, form: Mapping[str, str]
     ) -> str:
-        """Return the kind of proof that the client sent. Raise NotProvenError or RefusedError."""
+        """Return the kind of proof that the client sent. Raise RefusedError."""
         client_id, now, assertion = principal.client_id, self._clock(), form.get("client_assertion", "")
         application = self._directory.application(client_id) or AppRegistration(client_id)
         if not is_by_another(assertion, client_id):

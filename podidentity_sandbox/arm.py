@@ -9,7 +9,7 @@ cannot be assigned. It satisfies the real azure-mgmt-compute client. `machines` 
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,6 @@ AUDIENCES = ("https://management.azure.com", "https://management.core.windows.ne
 KINDS = ("virtualMachines", "virtualMachineScaleSets")
 READERS = ("Reader", "Contributor", "Owner")
 WRITERS = ("Contributor", "Owner")
-BODY_MAX = 4 << 20  # ARM's own limit
 PUBLIC_HOSTS = ("management.azure.com", "management.core.windows.net")
 PUBLIC_LOGIN = "https://login.microsoftonline.com"
 
@@ -75,7 +74,6 @@ class Arm(HttpService):
         directory: Directory,
         mint: TokenMint,
         *,
-        audiences: Iterable[str] = AUDIENCES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
@@ -89,7 +87,6 @@ class Arm(HttpService):
         self.etags = True
         """Whether responses have an etag and If-Match is evaluated, which not every cloud supports."""
         self._mint = mint
-        self._audiences = {audience.rstrip("/").lower() for audience in audiences}
         self._clock = clock
         self._machines: dict[str, Machine] = {}
         self._operations: dict[str, Operation] = {}
@@ -171,14 +168,13 @@ class Arm(HttpService):
 
     def _authenticated(self, request: web.BaseRequest) -> str:
         """Return the caller's object id. Raise ArmRefusalError (401)."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise ArmRefusalError(401, "AuthenticationFailed", "Authentication failed. No bearer token was given.")
         try:
-            claims = self._mint.verify(token)
+            claims = self._mint.bearer_claims(request.headers.get("Authorization", ""))
         except InvalidTokenError as wrong:
             raise ArmRefusalError(401, "InvalidAuthenticationToken", f"Authentication failed: {wrong}.") from wrong
-        if str(claims["aud"]).rstrip("/").lower() not in self._audiences:
+        if claims is None:
+            raise ArmRefusalError(401, "AuthenticationFailed", "Authentication failed. No bearer token was given.")
+        if str(claims["aud"]).rstrip("/").lower() not in AUDIENCES:
             raise ArmRefusalError(
                 401,
                 "InvalidAuthenticationTokenAudience",

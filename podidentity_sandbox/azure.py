@@ -14,7 +14,6 @@ from podidentity_sandbox.aad import Aad
 from podidentity_sandbox.arm import AUDIENCES, Arm
 from podidentity_sandbox.certificates import LOOPBACK, Authority
 from podidentity_sandbox.directory import Directory, ManagedIdentity, ServicePrincipal
-from podidentity_sandbox.dns import NameServer
 from podidentity_sandbox.imds import Imds, ImdsVm
 from podidentity_sandbox.network import Network
 from podidentity_sandbox.public_names import (
@@ -22,11 +21,9 @@ from podidentity_sandbox.public_names import (
     ARM_NAMES,
     DNS_PORT,
     HTTPS_PORT,
-    STORAGE_NAMES,
+    NameServer,
     PublicNames,
 )
-from podidentity_sandbox.storage import ROLES as STORAGE_ROLES
-from podidentity_sandbox.storage import Storage
 from podidentity_sandbox.token_proxy import TokenProxy
 from podidentity_sandbox.tokens import TokenMint
 
@@ -37,7 +34,7 @@ DEMO_IDENTITY: Final = "demo"
 DEMO_CLIENT_ID: Final = "d3a0c11e-0000-4000-8000-000000000001"
 CERTIFICATES: Final = "ca.pem"
 """The file with the authority to trust, in the sandbox's folder."""
-USUAL_ROLES: Final = ("Reader", STORAGE_ROLES[0])
+USUAL_ROLES: Final = ("Reader",)
 """The roles of the demo's identity and of identities that an operator adds."""
 COMPUTE: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers/Microsoft.Compute"
 
@@ -72,9 +69,8 @@ class AzureEmulator:
         self.aad = Aad(self.directory, mint)
         self.arm = Arm(self.directory, mint)
         self.imds = Imds(mint)
-        self.storage = Storage(self.directory, mint)
         self.token_proxy = TokenProxy(self.directory, self.aad)
-        self.names = PublicNames({ARM_NAMES: self.arm, AAD_NAMES: self.aad, STORAGE_NAMES: self.storage})
+        self.names = PublicNames({ARM_NAMES: self.arm, AAD_NAMES: self.aad})
         self._name_server = NameServer(network.pod_facing_address, self.names.knows)
         self.controller: ServicePrincipal = self.directory.add_principal()
         self.directory.grant(self.controller.object_id, "Contributor")
@@ -82,7 +78,7 @@ class AzureEmulator:
         self.directory.grant(self.demo.object_id, *USUAL_ROLES)
 
     async def start(self) -> None:
-        """Start AAD, ARM, Storage and the token proxy on this machine, and where pods reach them by name. IMDS starts
+        """Start AAD, ARM and the token proxy on this machine, and where pods reach them by name. IMDS starts
         with the first VM."""
         hosts = (*LOOPBACK, self._network.pod_facing_address)
         context = await asyncio.to_thread(self._authority.server_context, dict.fromkeys(hosts))
@@ -156,35 +152,27 @@ class AzureEmulator:
         files = AzureFiles(folder / "azure.json", folder / "cloud.json", folder / CERTIFICATES)
         files.certificates.write_text(self._authority.pem)
         files.cloud_config.touch(mode=0o600)
-        files.cloud_config.write_text(
-            json.dumps(
-                {
-                    "cloud": "AzureStackCloud",
-                    "tenantId": self.directory.tenant_id,
-                    "aadClientId": self.controller.client_id,
-                    "aadClientSecret": self.controller.secret,
-                    "subscriptionId": SUBSCRIPTION,
-                    "resourceGroup": RESOURCE_GROUP,
-                    "vmType": "standard",
-                    "useManagedIdentityExtension": False,
-                },
-                indent=2,
-            )
-        )
+        controller = {
+            "cloud": "AzureStackCloud",
+            "tenantId": self.directory.tenant_id,
+            "aadClientId": self.controller.client_id,
+            "aadClientSecret": self.controller.secret,
+            "subscriptionId": SUBSCRIPTION,
+            "resourceGroup": RESOURCE_GROUP,
+            "vmType": "standard",
+            "useManagedIdentityExtension": False,
+        }
         audience = f"{AUDIENCES[0]}/"
-        files.environment.write_text(
-            json.dumps(
-                {
-                    "name": "AzureStackCloud",
-                    "activeDirectoryEndpoint": f"{self.aad.url}/",
-                    "resourceManagerEndpoint": f"{self.arm.url}/",
-                    "serviceManagementEndpoint": audience,
-                    "tokenAudience": audience,
-                    "resourceManagerVMDNSSuffix": "cloudapp.invalid",
-                },
-                indent=2,
-            )
-        )
+        cloud = {
+            "name": "AzureStackCloud",
+            "activeDirectoryEndpoint": f"{self.aad.url}/",
+            "resourceManagerEndpoint": f"{self.arm.url}/",
+            "serviceManagementEndpoint": audience,
+            "tokenAudience": audience,
+            "resourceManagerVMDNSSuffix": "cloudapp.invalid",
+        }
+        for path, document in ((files.cloud_config, controller), (files.environment, cloud)):
+            path.write_text(json.dumps(document, indent=2))
         return files
 
     async def stop(self) -> None:

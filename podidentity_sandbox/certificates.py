@@ -56,59 +56,18 @@ class Authority:
     def server(self, hosts: Iterable[str] = LOOPBACK) -> KeyPair:
         """Return a serving certificate for *hosts*: names or IP addresses, at least one."""
         names = list(hosts)
-        return self._issue(
-            [x509.NameAttribute(NameOID.COMMON_NAME, names[0])],
-            ExtendedKeyUsageOID.SERVER_AUTH,
-            x509.SubjectAlternativeName([_general_name(name) for name in names]),
-        )
-
-    def client(self, user: str, groups: Iterable[str] = ()) -> KeyPair:
-        """Return a client certificate as the API server reads it: common name is the user, organizations are the
-        groups.
-        """
-        subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
-        subject.append(x509.NameAttribute(NameOID.COMMON_NAME, user))
-        return self._issue(subject, ExtendedKeyUsageOID.CLIENT_AUTH, None)
-
-    def server_context(self, hosts: Iterable[str] = LOOPBACK, *, ask_clients: bool = False) -> ssl.SSLContext:
-        """Return a context that serves a new certificate for *hosts*.
-
-        With *ask_clients* a client may show a certificate of this authority; one of any other ends the handshake.
-        """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        load_key_pair(context, self.server(hosts))
-        if ask_clients:
-            context.load_verify_locations(cadata=self.pem)
-            context.verify_mode = ssl.CERT_OPTIONAL
-        return context
-
-    def client_context(self, key_pair: KeyPair | None = None) -> ssl.SSLContext:
-        """Return a context that trusts this authority alone, showing *key_pair* if given."""
-        context = ssl.create_default_context(cadata=self.pem)
-        if key_pair is not None:
-            load_key_pair(context, key_pair)
-        return context
-
-    def _issue(
-        self,
-        subject: list[x509.NameAttribute[str]],
-        purpose: x509.ObjectIdentifier,
-        names: x509.SubjectAlternativeName | None,
-    ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
-        extensions: list[tuple[x509.ExtensionType, bool]] = [
-            (x509.BasicConstraints(ca=False, path_length=None), True),
-            (_key_usage(signs_certificates=False), True),
-            (x509.ExtendedKeyUsage([purpose]), False),
-        ]
-        if names is not None:
-            extensions.append((names, False))
         certificate = _sign(
-            x509.Name(subject),
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]),
             key.public_key(),
             issuer=self._certificate,
             issuer_key=self._key,
-            extensions=extensions,
+            extensions=[
+                (x509.BasicConstraints(ca=False, path_length=None), True),
+                (_key_usage(signs_certificates=False), True),
+                (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+                (x509.SubjectAlternativeName([_general_name(name) for name in names]), False),
+            ],
         )
         return KeyPair(
             certificate.public_bytes(serialization.Encoding.PEM).decode(),
@@ -116,6 +75,16 @@ class Authority:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ).decode(),
         )
+
+    def server_context(self, hosts: Iterable[str] = LOOPBACK) -> ssl.SSLContext:
+        """Return a context that serves a new certificate for *hosts*."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        load_key_pair(context, self.server(hosts))
+        return context
+
+    def client_context(self) -> ssl.SSLContext:
+        """Return a context that trusts this authority alone."""
+        return ssl.create_default_context(cadata=self.pem)
 
 
 def load_key_pair(context: ssl.SSLContext, key_pair: KeyPair) -> None:

@@ -18,20 +18,22 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
+from podidentity.exits import StartError
 from podidentity.kube.access import ClusterAccess, from_kubeconfig
 from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import AlreadyExists, ApiError, NotFound, TooManyRequests
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, Kind, Resource
 from podidentity.version import VERSION
 from podidentity_sandbox.certificates import Authority
-from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
-from podidentity_sandbox.kubeapi.handling import LogOptions
 from podidentity_sandbox.kubelet import Kubelet, PodObserver
-from podidentity_sandbox.kubelet_logs import KubeletLogs
-from podidentity_sandbox.local_pages import read_local_page
+from podidentity_sandbox.kubelet_server import KubeletServer
+from podidentity_sandbox.launching import Launcher
 from podidentity_sandbox.network import ExecutionContext, Network
+from podidentity_sandbox.probes import read_page
+from podidentity_sandbox.relay import Relay
 from podidentity_sandbox.scheduler import Scheduler
+from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.volumes import NodeFiles
 
 log = logging.getLogger(__name__)
@@ -53,57 +55,42 @@ CLUSTER_SCOPED: Final = frozenset(
 )
 
 
-class ClusterError(Exception):
-    """The cluster cannot start. The message names the next action."""
-
-
 class Cluster:
     """An API server and nodes that exist on *network*. A task runs the kubelets and the scheduler.
 
-    *kubeconfig* names an existing server; None starts the emulator. *schedule* is False if another scheduler runs.
-    *on_pod_running* is called for each pod that runs.
+    *settings* name an existing server, or the emulator runs. *on_pod_running* is called for each pod that runs.
+    *node_files* are the files of every node, by their paths on the node. *trusted* contains the certificate authorities
+    of the servers on the nodes. *relayed* are ports of this machine's loopback that pods of NMI and MIC reach. These
+    three have an effect only if nodes are network namespaces.
     """
 
     def __init__(
         self,
         network: Network,
         folder: Path,
+        settings: Settings,
         *,
-        kubeconfig: Path | None = None,
-        schedule: bool = True,
-        run_pods: bool = True,
-        on_pod_running: PodObserver | None = None,
-        install_kinds: bool = True,
-        rbac: bool = False,
-        node_files: Mapping[str, Path] | None = None,
-        trusted: Path | None = None,
-        relayed: Sequence[int] = (),
+        on_pod_running: PodObserver | None,
+        node_files: Mapping[str, Path],
+        trusted: Path,
+        relayed: Sequence[int],
     ) -> None:
-        """Without *schedule* another program binds pods to nodes, without *run_pods* another program is the kubelet,
-        and
-        without *install_kinds* another program installs the custom resources. With *rbac* the emulator authorizes
-        service accounts by their roles.
-
-        *node_files* are the files of every node, by their paths on the node. *trusted* contains the certificate
-        authorities of the servers on the nodes. *relayed* are ports of this machine's loopback that pods of NMI and MIC
-        reach. These three have an effect only if nodes are network namespaces.
-        """
         self._trusted = trusted
-        self._node_files = node_files or {}
+        self._node_files = node_files
         self._relayed = relayed
-        self._kinds_wanted = install_kinds
         self._network = network
         self._folder = folder
-        self._schedule = schedule
-        self._run_pods = run_pods
+        self._settings = settings
         self._on_pod_running = on_pod_running
-        self.kubeconfig = kubeconfig or folder / "kubeconfig"
-        self.api = KubeApi(rbac=rbac) if kubeconfig is None else None
+        self.kubeconfig = settings.kubeconfig or folder / "kubeconfig"
+        rbac = settings.daemon_pods or settings.rbac
+        self.api = KubeApi(rbac=rbac) if settings.kubeconfig is None else None
         """The emulator, where there is one."""
         self.kubelets: dict[str, Kubelet] = {}
+        self._nodes = CreatedObjects(self)
         self._client: Client | None = None
-        self._proxy: FaultProxy | None = None
-        self._logs: KubeletLogs | None = None
+        self._relay: Relay | None = None
+        self._logs: KubeletServer | None = None
         self._tasks: asyncio.Task[None] | None = None
 
     @property
@@ -119,38 +106,36 @@ class Cluster:
         """Serve or reach the API server, install the four kinds, add *nodes* (name -> execution context and
         providerID).
 
-        *pod_environment* is the environment of the pods of each node. Raise ClusterError.
+        *pod_environment* is the environment of the pods of each node. Raise StartError.
         """
         if self.api is not None:
             await self.api.start()
             await asyncio.to_thread(self.api.write_kubeconfig, self.kubeconfig)
-            self.api.read_logs_with(self._read_log)
-            self.api.read_pages_with(self._read_page)
+            self.api.read_with(self._read_log, self._read_page)
             for node in nodes:
                 for listener in self._network.node_sockets(node, self.api.port):
-                    await self.api.add_socket(listener)
+                    await self.api.listen(listener)
         access = await self._access()
         self._client = Client(access, user_agent=f"podidctl-sandbox/{VERSION}")
         if self.api is None:
             await self._lead_nodes_to(access.server, nodes)
-        if self._kinds_wanted:
+        if self._settings.kinds:
             await self._install_kinds()
         where = urlsplit(access.server)
         server = {"KUBERNETES_SERVICE_HOST": where.hostname or "", "KUBERNETES_SERVICE_PORT": str(where.port or 443)}
         for name, (context, _) in nodes.items():
-            self.kubelets[name] = Kubelet(
+            launcher = Launcher(
                 self.client,
-                name,
                 self._network,
                 host=context,
-                logs=self._folder,
+                node=name,
                 environment={**pod_environment[name], **server},
-                on_pod_running=self._on_pod_running,
                 files=self._files_of(name, access),
                 relayed=(*self._relayed, where.port or 443),
             )
+            self.kubelets[name] = Kubelet(self.client, launcher, logs=self._folder, on_pod_running=self._on_pod_running)
         if self.api is None:
-            self._logs = KubeletLogs(self.kubelets.values())
+            self._logs = KubeletServer(self.kubelets.values())
             await self._logs.start(ssl_context=await asyncio.to_thread(Authority("podidctl kubelets").server_context))
         for name, (context, provider_id) in nodes.items():
             await self._add_node(name, context, provider_id)
@@ -164,16 +149,16 @@ class Cluster:
                 await self._tasks
             self._tasks = None
         if self._client is not None:
-            if self.api is None:
-                await self._remove_nodes()
+            if self.api is None:  # no kubelet would end the pods on the nodes after the sandbox
+                await self._nodes.remove()
             await self._client.aclose()
             self._client = None
         if self._logs is not None:
             await self._logs.stop()
             self._logs = None
-        if self._proxy is not None:
-            await self._proxy.stop()
-            self._proxy = None
+        if self._relay is not None:
+            await self._relay.stop()
+            self._relay = None
         if self.api is not None:
             await self.api.stop()
 
@@ -203,7 +188,7 @@ class Cluster:
 
     def _files_of(self, node: str, access: ClusterAccess) -> NodeFiles | None:
         """Return the node's files, or None if nodes are not network namespaces."""
-        if not self._network.redirects or self._trusted is None:
+        if not self._network.redirects:
             return None
         trusted = access.ssl.get_ca_certs(binary_form=True) if access.ssl is not None else []
         authority = "".join(map(ssl.DER_cert_to_PEM_cert, trusted))
@@ -218,13 +203,13 @@ class Cluster:
             return bearer
 
         context = await asyncio.to_thread(self.api.authority.client_context)
-        return ClusterAccess(self.api.server, context, authorization)
+        return ClusterAccess(self.api.url, context, authorization)
 
     async def _run(self, nodes: Sequence[str]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for name, kubelet in self.kubelets.items() if self._run_pods else ():
+            for name, kubelet in self.kubelets.items() if self._settings.run_pods else ():
                 tasks.create_task(kubelet.run(), name=f"kubelet of {name}")
-            if self._schedule:
+            if self._settings.schedule:
                 tasks.create_task(Scheduler(self.client, nodes).run(), name="scheduler")
 
     async def _lead_nodes_to(self, server: str, nodes: Mapping[str, tuple[ExecutionContext, str]]) -> None:
@@ -237,14 +222,14 @@ class Cluster:
         if where.hostname not in {"127.0.0.1", "localhost"}:
             for listener in sockets:
                 listener.close()
-            raise ClusterError(f"the API server must listen on 127.0.0.1 to be reached from the nodes, not at {server}")
-        self._proxy = FaultProxy("127.0.0.1", port)
-        await self._proxy.start(extra_sockets=sockets)
+            raise StartError(f"the API server must listen on 127.0.0.1 to be reached from the nodes, not at {server}")
+        self._relay = Relay("127.0.0.1", port)
+        await self._relay.serve(sockets)
 
     async def _install_kinds(self) -> None:
         definitions = await asyncio.to_thread(read_documents, CRDS)
         if not definitions:
-            raise ClusterError(f"no custom resource definitions in {CRDS}; install the package again")
+            raise StartError(f"no custom resource definitions in {CRDS}; install the package again")
         for definition in definitions:
             await self.apply(definition)
         try:
@@ -254,7 +239,7 @@ class Cluster:
                         return
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError as late:
-            raise ClusterError("the API server does not serve the custom resources; see its log") from late
+            raise StartError("the API server does not serve the custom resources; see its log") from late
 
     async def _served(self) -> bool:
         """Return whether every kind is served: a real API server returns 404, then 429, until a new kind is ready."""
@@ -267,17 +252,10 @@ class Cluster:
 
     async def _add_node(self, name: str, context: ExecutionContext, provider_id: str) -> None:
         moment = "2000-01-01T00:00:00Z"  # nothing evaluates the heartbeats of the sandbox's nodes
-        await self.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Node",
-                "metadata": {
-                    "name": name,
-                    "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"},
-                },
-                "spec": {"providerID": provider_id},
-            }
-        )
+        metadata = {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"providerID": provider_id}}
+        await self.apply(node)
+        self._nodes.add(node)
         status = {
             "status": {
                 # A real API server requests logs from the host name, which it prefers to the address.
@@ -301,25 +279,14 @@ class Cluster:
             # It is only for users who list nodes.
             log.warning("a node's status could not be written", extra={"node": name, "error": error})
 
-    async def _remove_nodes(self) -> None:
-        """Delete the nodes: no kubelet would end the pods on them after the sandbox."""
-        for name in self.kubelets:
-            try:
-                await self.client.delete(NODES, "", name)
-            except NotFound:
-                continue
-            except ApiError as error:
-                log.warning(
-                    "a node of the sandbox is left on the API server; delete it", extra={"node": name, "error": error}
-                )
-
-    async def _read_log(self, pod: dict[str, Any], options: LogOptions) -> AsyncIterator[bytes]:
+    async def _read_log(
+        self, pod: dict[str, Any], container: str, follow: bool, tail: int | None
+    ) -> AsyncIterator[bytes]:
         metadata = pod["metadata"]
         kubelet = self.kubelets.get((pod.get("spec") or {}).get("nodeName", ""))
         if kubelet is None:
             return
-        follow, tail = options.follow, options.tail_lines
-        pieces = kubelet.read_log(metadata["namespace"], metadata["name"], options.container, follow=follow, tail=tail)
+        pieces = kubelet.read_log(metadata["namespace"], metadata["name"], container, follow=follow, tail=tail)
         async for piece in pieces:
             yield piece
 
@@ -329,7 +296,39 @@ class Cluster:
         node = spec.get("nodeName", "")
         if node not in self.kubelets or not spec.get("hostNetwork"):
             raise OSError("the sandbox reaches only ports of pods on the network of a node")
-        return await asyncio.to_thread(self._network.call_on_node, node, partial(read_local_page, port, path))
+        return await asyncio.to_thread(self._network.call_on_node, node, partial(read_page, "127.0.0.1", port, path))
+
+
+class CreatedObjects:
+    """Objects in *cluster* that exist until the end of the sandbox: `remove` deletes them in reverse order."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._created: list[tuple[Kind[Resource], str, str]] = []
+
+    async def create(self, document: Mapping[str, Any]) -> None:
+        """Create the object. Raise AlreadyExists or another ApiError."""
+        await self._cluster.client.create(kind_of(document), document["metadata"].get("namespace", ""), document)
+        self.add(document)
+
+    def add(self, document: Mapping[str, Any]) -> None:
+        """Let `remove` delete this object too."""
+        metadata = document["metadata"]
+        self._created.append((kind_of(document), metadata.get("namespace", ""), metadata["name"]))
+
+    async def remove(self) -> None:
+        """Delete the objects that still exist. Log a warning for one that cannot be deleted."""
+        while self._created:
+            kind, namespace, name = self._created.pop()
+            try:
+                await self._cluster.client.delete(kind, namespace, name)
+            except NotFound:
+                continue
+            except ApiError as error:
+                log.warning(
+                    "an object of the sandbox is left on the API server; delete it",
+                    extra={"object": f"{kind.name} {namespace}/{name}", "error": error},
+                )
 
 
 def kind_of(document: Mapping[str, Any]) -> Kind[Resource]:

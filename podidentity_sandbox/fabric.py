@@ -1,6 +1,6 @@
 """The sandbox's network like that of a real node: network namespaces for nodes and pods, veth pairs, and a fabric.
 
-                 fabric: 169.254.169.254 (IMDS), 198.18.0.1 (ARM, AAD, Storage and DNS as pods reach them)
+                 fabric: 169.254.169.254 (IMDS), 198.18.0.1 (ARM, AAD and DNS as pods reach them)
                  |  10.199.<node>.0/30           |
               node 0 (forwards, nat)          node 1
               |        10.200.<node>.0/24
@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from podidentity_sandbox.namespaces import NamespaceError, Namespaces, sweep
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Network
+from podidentity_sandbox.serving import bound_datagrams
 
 T = TypeVar("T")
 
@@ -36,22 +37,19 @@ class Fabric(Network):
     pod_facing_address = "198.18.0.1"  # of the range for benchmarks (RFC 2544): no real route ever leads there
 
     def __init__(self, instance: str) -> None:
-        self._namespaces = Namespaces(instance)
+        super().__init__()
+        self.namespaces = Namespaces(instance)
         self._nodes: dict[str, int] = {}
         self._pods: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
-
-    @property
-    def namespaces(self) -> Namespaces:
-        return self._namespaces
 
     @override
     def start(self) -> None:
         """Clean up after killed sandboxes, then make the fabric."""
         sweep()
-        self._namespaces.create(FABRIC)
-        self._namespaces.set_sysctl(FABRIC, {"net/ipv4/ip_forward": "1"})
-        self._namespaces.inside(
+        self.namespaces.create(FABRIC)
+        self.namespaces.set_sysctl(FABRIC, {"net/ipv4/ip_forward": "1"})
+        self.namespaces.inside(
             FABRIC,
             [f"address add {address}/32 dev lo" for address in (METADATA_ADDRESS, self.pod_facing_address)],
         )
@@ -59,17 +57,17 @@ class Fabric(Network):
     @override
     def stop(self) -> None:
         """Remove every namespace, and with them all cables, rules and sockets' addresses."""
-        self._namespaces.delete_all()
+        self.namespaces.delete_all()
         self._nodes.clear()
         self._pods.clear()
 
     def node_namespace(self, node: str) -> str:
         """Return the node's namespace for `ip netns exec`."""
-        return self._namespaces.full_name(node)
+        return self.namespaces.full_name(node)
 
     def pod_namespace(self, uid: str) -> str:
         """Return the pod's namespace for `ip netns exec`."""
-        return self._namespaces.full_name(f"pod-{uid}")
+        return self.namespaces.full_name(f"pod-{uid}")
 
     @override
     def add_node(self, name: str) -> ExecutionContext:
@@ -79,9 +77,9 @@ class Fabric(Network):
             raise ValueError(f"a sandbox has at most {NODES_MAX} nodes")
         self._nodes[name] = number
         inner, outer = f"10.199.{number}.2", f"10.199.{number}.1"
-        self._namespaces.create(name)
-        self._namespaces.link(name, "uplink", FABRIC, f"node{number}")
-        self._namespaces.inside(
+        self.namespaces.create(name)
+        self.namespaces.link(name, "uplink", FABRIC, f"node{number}")
+        self.namespaces.inside(
             name,
             [
                 f"address add {inner}/30 dev uplink",
@@ -89,12 +87,12 @@ class Fabric(Network):
                 f"route add default via {outer}",
             ],
         )
-        self._namespaces.inside(
+        self.namespaces.inside(
             FABRIC, [f"address add {outer}/30 dev node{number}", f"route add 10.200.{number}.0/24 via {inner}"]
         )
         # route_localnet is what kube-proxy sets on real nodes: without it the nat rule's target drops the packets.
-        self._namespaces.set_sysctl(name, {"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/route_localnet": "1"})
-        return ExecutionContext(inner, tuple(self._namespaces.command(name, ())))
+        self.namespaces.set_sysctl(name, {"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/route_localnet": "1"})
+        return ExecutionContext(inner, tuple(self.namespaces.command(name, ())))
 
     @override
     def add_pod(self, node: str, uid: str) -> ExecutionContext:
@@ -109,10 +107,10 @@ class Fabric(Network):
         name, subnet = f"pod-{uid}", f"10.200.{self._nodes[node]}"
         address, gateway = f"{subnet}.{number}", f"{subnet}.1"
         if not known:
-            self._namespaces.create(name)
-            self._namespaces.set_name_server(name, self.pod_facing_address)
-            self._namespaces.link(name, "eth0", node, f"pod{number}")
-            self._namespaces.inside(
+            self.namespaces.create(name)
+            self.namespaces.set_name_server(name, self.pod_facing_address)
+            self.namespaces.link(name, "eth0", node, f"pod{number}")
+            self.namespaces.inside(
                 name,
                 [
                     f"address add {address}/32 dev eth0",
@@ -120,8 +118,8 @@ class Fabric(Network):
                     f"route add default via {gateway}",
                 ],
             )
-            self._namespaces.inside(node, [f"route add {address}/32 dev pod{number}"])
-        return ExecutionContext(address, tuple(self._namespaces.command(name, ())))
+            self.namespaces.inside(node, [f"route add {address}/32 dev pod{number}"])
+        return ExecutionContext(address, tuple(self.namespaces.command(name, ())))
 
     @override
     def remove_pod(self, node: str, uid: str) -> None:
@@ -131,15 +129,15 @@ class Fabric(Network):
         if number is not None:
             # Explicitly: the kernel removes a namespace with a delay, and the next pod needs the name.
             with contextlib.suppress(NamespaceError):
-                self._namespaces.inside(node, [f"link delete pod{number}"])
-        self._namespaces.delete(f"pod-{uid}")
+                self.namespaces.inside(node, [f"link delete pod{number}"])
+        self.namespaces.delete(f"pod-{uid}")
 
     @override
     def metadata_socket(self, node: str) -> socket.socket | None:
         """Return one socket in the fabric for all nodes, which differ by their addresses."""
         if self._nodes[node] > 0:
             return None
-        return self._namespaces.listening(FABRIC, METADATA_ADDRESS, 80)
+        return self.namespaces.listening(FABRIC, METADATA_ADDRESS, 80)
 
     @override
     def metadata_sources(self, node: str) -> tuple[ipaddress.IPv4Network, ...]:
@@ -153,27 +151,27 @@ class Fabric(Network):
     @override
     def node_sockets(self, node: str, port: int) -> list[socket.socket]:
         """Return a socket inside the node, so that one kubeconfig is valid there and on the host."""
-        return [self._namespaces.listening(node, "127.0.0.1", port)]
+        return [self.namespaces.listening(node, "127.0.0.1", port)]
 
     @override
     def pod_sockets(self, port: int) -> list[socket.socket]:
         """Return a socket in the fabric, which every pod reaches by way of its node."""
-        return [self._namespaces.listening(FABRIC, self.pod_facing_address, port)]
+        return [self.namespaces.listening(FABRIC, self.pod_facing_address, port)]
 
     @override
     def name_server_sockets(self, port: int) -> list[socket.socket]:
         """Return a socket in the fabric, which is the name server of every pod."""
-        return [self._namespaces.bound_datagrams(FABRIC, self.pod_facing_address, port)]
+        return [self.namespaces.call(FABRIC, lambda: bound_datagrams(self.pod_facing_address, port))]
 
     @override
     def call_on_node(self, node: str, function: Callable[[], T]) -> T:
-        return self._namespaces.call(node, function)
+        return self.namespaces.call(node, function)
 
     @override
     def sockets_in_pod(self, uid: str, port: int) -> list[socket.socket]:
         """Return a socket on the pod's own loopback."""
-        return [self._namespaces.listening(f"pod-{uid}", "127.0.0.1", port)]
+        return [self.namespaces.listening(f"pod-{uid}", "127.0.0.1", port)]
 
     @override
     def call_in_pod(self, uid: str, function: Callable[[], T]) -> T:
-        return self._namespaces.call(f"pod-{uid}", function)
+        return self.namespaces.call(f"pod-{uid}", function)

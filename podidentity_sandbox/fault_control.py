@@ -19,6 +19,8 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from podidentity.exits import StartError
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.serving import ResponseFault, ResponseFaults, json_response
 
 SOCKET_NAME: Final = "control.sock"
@@ -27,10 +29,6 @@ DELAY_MAX_SECONDS: Final = 3600.0
 RETRY_AFTER: Final = {"Retry-After": "2"}
 _DELAY: Final = re.compile(r"(\d+(?:\.\d+)?)s", re.ASCII)
 _STATUS: Final = re.compile(r"[45]\d\d", re.ASCII)
-
-
-class FaultError(Exception):
-    """An unusable fault, or a sandbox that cannot be reached. The message is one line with the next action."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Service:
     """Further values. Each function makes the service behave so, and returns the function that ends it."""
 
     def start(self, name: str, value: str) -> Callable[[], Callable[[], None]]:
-        """Return the function that sets the fault *value*; the result of that one removes it. Raise FaultError."""
+        """Return the function that sets the fault *value*; the result of that one removes it. Raise StartError."""
         if value in self.conditions:
             return self.conditions[value]
         fault = fault_of(name, value, self.document, self.conditions)
@@ -59,17 +57,17 @@ class Service:
 
 
 def split(text: str) -> tuple[str, str]:
-    """Return the service and the value of `SERVICE=VALUE`. Raise FaultError."""
+    """Return the service and the value of `SERVICE=VALUE`. Raise StartError."""
     service, equals, value = text.partition("=")
     if not equals or not service or not value:
-        raise FaultError(f"{text[:80]!a} is not SERVICE=VALUE; write for example imds=500, arm=429, api=hang or aad=2s")
+        raise StartError(f"{text[:80]!a} is not SERVICE=VALUE; write for example imds=500, arm=429, api=hang or aad=2s")
     return service, value
 
 
 def fault_of(
     service: str, value: str, document: Callable[[int], Mapping[str, Any]], others: Iterable[str] = ()
 ) -> ResponseFault:
-    """Return the fault that *value* describes. Raise FaultError, which also lists the *others*."""
+    """Return the fault that *value* describes. Raise StartError, which also lists the *others*."""
     if _STATUS.fullmatch(value):
         status = int(value)
         headers = RETRY_AFTER if status in {429, 503} else {}
@@ -80,7 +78,7 @@ def fault_of(
     if delay is not None and float(delay[1]) <= DELAY_MAX_SECONDS:
         return ResponseFault(delay_seconds=float(delay[1]), times=math.inf)
     usual = ("a status from 400 to 599", *others, "hang")
-    raise FaultError(f"{service}={value[:40]!a}: use {', '.join(usual)}, or a delay of up to 3600s")
+    raise StartError(f"{service}={value[:40]!a}: use {', '.join(usual)}, or a delay of up to 3600s")
 
 
 class FaultControl:
@@ -88,8 +86,6 @@ class FaultControl:
 
     def __init__(self, services: Mapping[str, Service]) -> None:
         self._services = services
-        self.used = False
-        """Whether a fault was ever set."""
         self._active: dict[str, tuple[str, Callable[[], None]]] = {}
         self._runner: web.ServerRunner | None = None
 
@@ -99,16 +95,15 @@ class FaultControl:
         return {service: value for service, (value, _) in sorted(self._active.items())}
 
     def set(self, wanted: Mapping[str, str]) -> None:
-        """Set these faults, each in place of the service's former one. Change nothing on a FaultError."""
+        """Set these faults, each in place of the service's former one. Change nothing on a StartError."""
         starts = {name: self._find(name).start(name, value) for name, value in wanted.items()}
-        self.used = self.used or bool(starts)
         for name, start in starts.items():
             self.clear([name])
             self._active[name] = (wanted[name], start())
             self._services[name].on_change()
 
     def clear(self, services: Iterable[str] = ()) -> None:
-        """Remove the faults of *services*, or all. Raise FaultError for an unknown service."""
+        """Remove the faults of *services*, or all. Raise StartError for an unknown service."""
         for service in tuple(services) or tuple(self._active):
             on_change = self._find(service).on_change
             if service in self._active:
@@ -138,13 +133,13 @@ class FaultControl:
                 self.clear(request.rel_url.query.getall("service", []))
             elif request.method != "GET":
                 return json_response({"error": "use GET, PUT or DELETE"}, status=405)
-        except (FaultError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (StartError, msgspec.DecodeError, UnicodeDecodeError) as error:
             return json_response({"error": str(error)}, status=400)
         return json_response({"faults": self.active})
 
     def _find(self, service: str) -> Service:
         if service not in self._services:
-            raise FaultError(f"unknown service {service[:40]!a}: use {', '.join(self._services)}")
+            raise StartError(f"unknown service {service[:40]!a}: use {', '.join(self._services)}")
         return self._services[service]
 
 
@@ -164,7 +159,7 @@ def _listen(path: Path) -> socket.socket:
 async def call(
     path: Path, *, wanted: Mapping[str, str] | None = None, clear: Iterable[str] | None = None
 ) -> dict[str, str]:
-    """Clear and set faults of the sandbox with this socket; return the active ones. Raise FaultError.
+    """Clear and set faults of the sandbox with this socket; return the active ones. Raise StartError.
 
     *clear* names the services whose faults are cleared; an empty one clears all.
     """
@@ -178,13 +173,13 @@ async def call(
                 return await _checked(await session.put(url, json=dict(wanted)))
             return await _checked(await session.get(url))
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        raise FaultError(f"cannot reach the sandbox at {path}: {error}; check that podidctl sandbox up runs") from error
+        raise StartError(f"cannot reach the sandbox at {path}: {error}; check that podidctl sandbox up runs") from error
 
 
 async def _checked(response: aiohttp.ClientResponse) -> dict[str, str]:
     document = msgspec.json.decode(await response.read(), type=dict[str, Any])
     if response.status != 200:
-        raise FaultError(str(document.get("error", response.status)))
+        raise StartError(str(document.get("error", response.status)))
     return dict(document["faults"])
 
 
@@ -220,12 +215,5 @@ def api_error(status: int) -> dict[str, Any]:
         429: "TooManyRequests",
         503: "ServiceUnavailable",
     }
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": f"podidctl sandbox fault api={status}",
-        "reason": reasons.get(status, "InternalError"),
-        "code": status,
-    }
+    reason = reasons.get(status, "InternalError")
+    return StatusError(status, reason, f"podidctl sandbox fault api={status}").document()

@@ -1,29 +1,31 @@
-"""The demo of federated identities: a pod gets a token by its own service account, without a change to a VM.
+"""The demos of federated identities: a pod gets a token by its own service account, without a change to a VM.
 
-The pod sends its request before AAD trusts its service account, and NMI holds the request until AAD does. For another
-pod, whose service account AAD does not trust, NMI returns the credential that is missing. ARM gets no call and IMDS no
-token request.
+The pod sends its request before Azure trusts its service account, and NMI holds the request until Azure does. For
+another pod, whose service account Azure does not trust, NMI returns what is missing. ARM gets no call and IMDS no token
+request.
 """
 
 import asyncio
 import http.client
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from typing_extensions import override
 
-from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS, IdentityType
-from podidentity_sandbox.aad import AadCall
+from podidentity.azure.federation import BINDING_VERB
+from podidentity.azure.identity_permissions import permission_binding, permission_role
+from podidentity.resources import ASSIGNED, PODS, IdentityType
+from podidentity_sandbox.aad import SignInCall
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
-from podidentity_sandbox.demo_run import POLL_SECONDS, STEP_SECONDS, DemoError, DemoRun, Document, Step
+from podidentity_sandbox.demo import POLL_SECONDS, STEP_SECONDS, Action, Demo, DemoError, Document, until
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import EXCHANGE_AUDIENCE
+from podidentity_sandbox.settings import BINDING_FLAGS, EXCHANGE_AUDIENCE
 from podidentity_sandbox.tokens import read_claims
 
-NMI_FLAGS: Final = ("--federated-identities", "--max-hold=12s")
+MAX_HOLD: Final = "--max-hold=12s"
 """A short hold, so that the untrusted pod gets its response within one step."""
 DELAY_SECONDS: Final = 2.0
 """The delay until AAD knows a credential; the real AAD takes seconds to minutes."""
@@ -31,74 +33,79 @@ RESOURCE: Final = "https://vault.azure.net"
 TRUSTED: Final = "federated-demo"
 STRANGER: Final = "federated-stranger"
 SELECTOR: Final = "federated-demo"
+APPLY: Final = "apply an identity of type 3, its binding, two service accounts with a pod each"
 
 
-class FederatedDemo(DemoRun):
-    """The identity is of type 3."""
+class FederatedDemo(Demo):
+    """The identity is of type 3. Azure trusts a service account by a federated credential."""
+
+    nmi_flags: Sequence[str] = ("--federated-identities", MAX_HOLD)
+    service = "AAD"
+    """The service that does not yet trust the first pod at its first request."""
+    pods = (TRUSTED, STRANGER)
+    statuses = (ASSIGNED,)
 
     def __init__(self, sandbox: Sandbox, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(sandbox, clock=clock)
         self._answer: Document = {}
-        self._issuer = ""
+        self._missing: Sequence[str] = ()
+        """The parts of the response to the other pod."""
 
     @override
-    async def steps(self) -> AsyncIterator[Step]:
-        try:
-            yield await self._step("start the sandbox, MIC and NMI with --federated-identities", self._start)
-            yield await self._step("look at the node's nat rule", self._rule_present)
-            yield await self._step(
-                "apply an identity of type 3, its binding, two service accounts with a pod each", self._make
-            )
-            yield await self._step("the pods run", self._run)
-            yield await self._step("MIC assigns both: AzureAssignedIdentity", self._assigned)
-            yield await self._step("the pod asks before Azure trusts its service account, and is held", self._held)
-            yield await self._step("the token is the identity's", self._claims)
-            yield await self._step("the response to the other pod names the missing credential", self._refused)
-            yield await self._step("delete pods, binding, identity and service accounts", self._unmake)
-            yield await self._step("MIC revokes both: AzureAssignedIdentity", self._revoked)
-            yield await self._step("no call of ARM, and none of IMDS for a token", self._untouched)
-            yield await self._step("stop NMI: the node's nat table", self._rule_gone)
-        finally:
-            await self._sandbox.stop()
+    def actions(self) -> list[Action]:
+        return [
+            ("start the sandbox, MIC and NMI with --federated-identities", self._start),
+            ("look at the node's nat rule", self._rule_present),
+            (APPLY, self._apply_all),
+            ("the pods run", self._run),
+            ("MIC assigns both: AzureAssignedIdentity", self._assigned),
+            ("the pod asks before Azure trusts its service account, and is held", self._held),
+            ("the token is the identity's", self._claims),
+            ("the response to the other pod names the missing credential", self._refused),
+            ("delete pods, binding, identity and service accounts", self._delete_all),
+            ("MIC revokes both: AzureAssignedIdentity", self._revoked),
+            ("no call of ARM, and none of IMDS for a token", self._untouched),
+            ("stop NMI: the node's nat table", self._rule_gone),
+        ]
 
-    async def _make(self) -> str:
-        return await self._apply(self._documents())
-
+    @override
     async def _run(self) -> str:
-        return "\n".join([f"{name} {await self._pod_runs(name)}" for name in (TRUSTED, STRANGER)])
-
-    async def _assigned(self) -> str:
-        while True:
-            assigned = {
-                each.spec.pod: f"{each.metadata.name}: {each.status.status}"
-                for each in await self._sandbox.cluster.client.list(ASSIGNED_IDENTITIES, "default")
-                if each.status.status == ASSIGNED
-            }
-            if assigned.keys() >= {TRUSTED, STRANGER}:
-                return "\n".join(assigned[name] for name in (TRUSTED, STRANGER))
-            await asyncio.sleep(POLL_SECONDS)
+        return "\n".join([f"{name} {await self._pod_runs(name)}" for name in self.pods])
 
     async def _held(self) -> str:
         began = self._clock()
         asking = asyncio.create_task(self._ask(TRUSTED), name="the pod asks")
         try:
-            while not self._refusals():
-                if asking.done():
-                    raise DemoError(f"the pod was answered before AAD was asked: {asking.result()}")
-                await asyncio.sleep(POLL_SECONDS)
-            credential = await self._sandbox.trust(TRUSTED, delay_seconds=DELAY_SECONDS)
-            self._issuer, trusted = credential.issuer, self._clock() - began
+            await until(lambda: asking.done() or bool(self._exchanges()))
+            if asking.done():
+                raise DemoError(f"the pod was answered before {self.service} was asked: {asking.result()}")
+            trust = await self._trust()
+            trusted = self._clock() - began
             status, self._answer = await asking
         finally:
             asking.cancel()
-        refusals = self._refusals()
         if status != 200:
             raise DemoError(f"the pod was answered {status} instead of being held: {self._answer}")
         return (
-            f"AAD: {_counted(refusals)}; credential added after {trusted:.1f} s, known {DELAY_SECONDS:g} s later\n"
-            f"issuer {credential.issuer}, subject {credential.subject}, audience {credential.audience}\n"
+            f"{self._report(trusted)}, known {DELAY_SECONDS:g} s later\n{trust}"
             f"the pod is answered 200 after {self._clock() - began:.1f} s"
         )
+
+    def _exchanges(self) -> Sequence[SignInCall]:
+        """Return the requests for the identity that NMI exchanges: here those that AAD has refused."""
+        return [call for call in self._sandbox.azure.aad.calls if call.error and call.client_id == DEMO_CLIENT_ID]
+
+    async def _trust(self) -> str:
+        """Trust the service account of the first pod. Return lines of the report."""
+        credential = await self._sandbox.trust(TRUSTED, delay_seconds=DELAY_SECONDS)
+        self._missing = (credential.issuer, f"system:serviceaccount:default:{STRANGER}", EXCHANGE_AUDIENCE)
+        return f"issuer {credential.issuer}, subject {credential.subject}, audience {credential.audience}\n"
+
+    def _report(self, seconds: float) -> str:
+        """Return the report on the exchanges before the trust, which began after *seconds*."""
+        refusals = self._exchanges()
+        numbers = ", ".join(sorted({f"AADSTS{call.error}" for call in refusals}))
+        return f"AAD: {len(refusals)} refusals ({numbers}); credential added after {seconds:.1f} s"
 
     async def _claims(self) -> str:
         claims = read_claims(str(self._answer["access_token"]))
@@ -113,33 +120,19 @@ class FederatedDemo(DemoRun):
     async def _refused(self) -> str:
         status, answer = await self._ask(STRANGER)
         text = str(answer.get("error_description", answer))
-        subject = f"system:serviceaccount:default:{STRANGER}"
-        missing = [part for part in (self._issuer, subject, EXCHANGE_AUDIENCE) if part not in text]
+        missing = [part for part in self._missing if part not in text]
         if status == 200 or missing:
             raise DemoError(
                 f"the other pod was answered {status} without {', '.join(missing) or 'a refusal'}: {answer}"
             )
         return f"{status}: {text}"
 
-    async def _unmake(self) -> str:
-        return await self._delete(self._documents())
-
-    async def _revoked(self) -> str:
-        while True:
-            left = await self._sandbox.cluster.client.list(ASSIGNED_IDENTITIES, "default")
-            if not any(each.spec.pod in {TRUSTED, STRANGER} for each in left):
-                return "gone"
-            await asyncio.sleep(POLL_SECONDS)
-
     async def _untouched(self) -> str:
         azure = self._sandbox.azure
         if azure.arm.calls or azure.imds.token_calls:
             raise DemoError(f"ARM was called: {azure.arm.calls[:3]}; IMDS: {azure.imds.token_calls[:3]}")
-        exchanged = [call for call in azure.aad.calls if call.proof == "federated"]
-        return f"ARM 0, IMDS 0; AAD exchanged {len(exchanged)} of {len(self._refusals()) + len(exchanged)} assertions"
-
-    def _refusals(self) -> list[AadCall]:
-        return [call for call in self._sandbox.azure.aad.calls if call.error and call.client_id == DEMO_CLIENT_ID]
+        exchanged = sum(call.proof == "federated" for call in azure.aad.calls)
+        return f"ARM 0, IMDS 0; AAD exchanged {exchanged} of {len(self._exchanges()) + exchanged} assertions"
 
     async def _ask(self, name: str) -> tuple[int, dict[str, Any]]:
         """Return status and body of a token request from the pod's address and, if it has one, network namespace."""
@@ -149,22 +142,17 @@ class FederatedDemo(DemoRun):
             self._sandbox.network.call_in_pod, pod.metadata.uid, lambda: _asked(url, pod.status.pod_ip)
         )
 
+    @override
     def _documents(self) -> list[dict[str, Any]]:
-        spec = {
-            "type": int(IdentityType.FEDERATED),
-            "clientID": DEMO_CLIENT_ID,
-            "tenantID": self._sandbox.azure.directory.tenant_id,
-        }
+        version = "aadpodidentity.k8s.io/v1"
+        tenant_id = self._sandbox.azure.directory.tenant_id
+        identity = {"type": int(IdentityType.FEDERATED), "clientID": DEMO_CLIENT_ID, "tenantID": tenant_id}
+        binding = {"azureIdentity": TRUSTED, "selector": SELECTOR}
         documents = [
-            _document("aadpodidentity.k8s.io/v1", "AzureIdentity", TRUSTED, spec=spec),
-            _document(
-                "aadpodidentity.k8s.io/v1",
-                "AzureIdentityBinding",
-                TRUSTED,
-                spec={"azureIdentity": TRUSTED, "selector": SELECTOR},
-            ),
+            _document(version, "AzureIdentity", TRUSTED, spec=identity),
+            _document(version, "AzureIdentityBinding", TRUSTED, spec=binding),
         ]
-        for name in (TRUSTED, STRANGER):
+        for name in self.pods:
             container = {"name": "main", "image": "registry.k8s.io/pause:3.10"}
             documents += [
                 _document("v1", "ServiceAccount", name),
@@ -172,6 +160,80 @@ class FederatedDemo(DemoRun):
             ]
             documents[-1]["metadata"]["labels"] = {"aadpodidbinding": SELECTOR}
         return documents
+
+
+class BindingDemo(FederatedDemo):
+    """The demo of AKS identity bindings: unmodified pods use one identity with one federated credential.
+
+    Azure trusts a service account by the identity binding and a permission, which the other pod gets later. NMI uses
+    the token proxy, and Entra ID gets no request from it.
+    """
+
+    nmi_flags = (*BINDING_FLAGS, MAX_HOLD)
+    rbac = True
+    service = "the proxy"
+    _permitted: Sequence[str] = (TRUSTED,)
+
+    @override
+    def actions(self) -> list[Action]:
+        return [
+            ("start the sandbox, MIC and NMI with --federated-exchange=identityBindings", self._start),
+            ("look at the node's nat rule", self._rule_present),
+            (f"{APPLY}, and the permission of one", self._apply_all),
+            ("the pods run", self._run),
+            ("MIC assigns both: AzureAssignedIdentity", self._assigned),
+            ("the pod asks before the identity binding exists, and is held", self._held),
+            ("the token is the identity's", self._claims),
+            ("the response to the other pod names the missing permission", self._refused),
+            ("with the permission the other pod gets a token too", self._permit),
+            ("delete pods, binding, identity, service accounts and permissions", self._delete_all),
+            ("MIC revokes both: AzureAssignedIdentity", self._revoked),
+            ("no call of ARM and Entra ID, and none of IMDS for a token", self._untouched),
+            ("stop NMI: the node's nat table", self._rule_gone),
+        ]
+
+    @override
+    def _exchanges(self) -> Sequence[SignInCall]:
+        return [call for call in self._sandbox.azure.token_proxy.calls if call.status]
+
+    @override
+    async def _trust(self) -> str:
+        self._sandbox.azure.token_proxy.bind(DEMO_CLIENT_ID, delay_seconds=DELAY_SECONDS)
+        self._missing = (BINDING_VERB,)
+        return ""
+
+    @override
+    def _report(self, seconds: float) -> str:
+        statuses = ", ".join(str(call.status) for call in self._exchanges())
+        return f"the token proxy answered {statuses}; binding created after {seconds:.1f} s"
+
+    async def _permit(self) -> str:
+        self._permitted = self.pods
+        await self._apply([permission_binding(DEMO_CLIENT_ID, "default", STRANGER)])
+        while True:
+            status, answer = await self._ask(STRANGER)
+            if status == 200:
+                break
+            await asyncio.sleep(POLL_SECONDS)
+        credentials = self._sandbox.azure.directory.federated(DEMO_CLIENT_ID, float("inf"))
+        if len(credentials) != 1:
+            raise DemoError(f"the identity has {len(credentials)} federated credentials instead of one: {answer}")
+        return "200; the identity has 1 federated credential, for both service accounts"
+
+    @override
+    async def _untouched(self) -> str:
+        await super()._untouched()
+        signed_in = [call for call in self._sandbox.azure.aad.calls if call.client_id == DEMO_CLIENT_ID]
+        if signed_in:
+            raise DemoError(f"AAD was called: {signed_in[:3]}")
+        granted = sum(call.status == 200 for call in self._exchanges())
+        return f"ARM 0, IMDS 0, AAD 0; the token proxy granted {granted} of {len(self._exchanges())} exchanges"
+
+    @override
+    def _documents(self) -> list[dict[str, Any]]:
+        # The objects that `podidctl explain` prints for a pod without the permission.
+        bindings = [permission_binding(DEMO_CLIENT_ID, "default", account) for account in self._permitted]
+        return [*super()._documents(), permission_role(DEMO_CLIENT_ID), *bindings]
 
 
 def _document(version: str, kind: str, name: str, **parts: Any) -> dict[str, Any]:
@@ -196,8 +258,3 @@ def _asked(url: str, source: str) -> tuple[int, dict[str, Any]]:
     except ValueError:
         read = None
     return response.status, read if isinstance(read, dict) else {"body": body.decode(errors="replace")}
-
-
-def _counted(refusals: list[AadCall]) -> str:
-    numbers = sorted({f"AADSTS{call.error}" for call in refusals})
-    return f"{len(refusals)} refusals ({', '.join(numbers)})"

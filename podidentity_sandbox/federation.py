@@ -18,6 +18,10 @@ of this behaviour adds a fault.
 
 AAD accepts one assertion any number of times within its lifetime and about five minutes more: workload identity's SDKs
 present one file with a token for an hour, and Azure/login#180 and #372 report how long a job's token is accepted.
+
+The cluster is such an issuer. An issuer need not be where its server is: AKS serves the two documents that verify a
+token from public storage, and a server may call itself https://kubernetes.default.svc. Here nothing else serves them,
+so they are requested from the server for any issuer name.
 """
 
 import datetime
@@ -26,15 +30,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import aiohttp
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from podidentity.exits import StartError
+from podidentity.kube.access import ClusterAccess
 from podidentity_sandbox import base64url
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.proofs import SKEW_SECONDS, NotProvenError
 
 CONFIGURATION: Final = "/.well-known/openid-configuration"
+KEY_SET: Final = "/openid/v1/jwks"
+FETCH_SECONDS: Final = 10.0
 ADVICE: Final = (
     "Check your federated identity credential Subject, Audience and Issuer against the presented assertion. "
     "https://learn.microsoft.com/entra/workload-id/workload-identity-federation"
@@ -192,3 +201,32 @@ def _spelled(moment: float) -> str:
     except (ValueError, OverflowError, OSError):
         return str(moment)
     return f"{found:%Y-%m-%dT%H:%M:%S.%f}0Z"
+
+
+async def issuer_of(access: ClusterAccess) -> str:
+    """Return the issuer in the cluster's service account tokens. Raise StartError."""
+    try:
+        return str(json.loads(await fetch(access, CONFIGURATION))["issuer"])
+    except (aiohttp.ClientError, OSError, ValueError, KeyError) as wrong:
+        raise StartError(f"the API server serves no {CONFIGURATION}: {wrong}") from wrong
+
+
+async def fetch(access: ClusterAccess, url: str) -> bytes:
+    """Return the issuer's document at *url*. Raise ValueError for another, and what aiohttp raises."""
+    path = next((each for each in (CONFIGURATION, KEY_SET) if url.endswith(each)), "")
+    if not path:
+        raise ValueError(f"{url} is not a document of an issuer")
+    authorization = await access.authorization()
+    # Without Accept: the key set has its own media type, and the server refuses a client that accepts only JSON.
+    headers = {"Authorization": authorization} if authorization else {}
+    async with (
+        aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS)) as session,
+        session.get(
+            access.server + path,
+            ssl=access.ssl or True,
+            server_hostname=access.server_hostname,
+            allow_redirects=False,
+            raise_for_status=True,
+        ) as response,
+    ):
+        return await response.read()

@@ -4,21 +4,15 @@ The objects are in the namespace `default`. Pods with the label `aadpodidbinding
 """
 
 import base64
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from podidentity.kube.errors import AlreadyExists, ApiError, NotFound
-from podidentity.resources import BINDINGS, IDENTITIES, Kind, Resource
+from podidentity.exits import StartError
+from podidentity.kube.errors import AlreadyExists
 from podidentity_sandbox.azure import USUAL_ROLES, AzureEmulator, identity_id
-from podidentity_sandbox.cluster import Cluster
-from podidentity_sandbox.given_identities import GivenIdentity, GivenIdentityError
-from podidentity_sandbox.settings import NAMESPACE
-
-log = logging.getLogger(__name__)
-
-_SECRETS: Final = Kind("Secret", "secrets", Resource)
+from podidentity_sandbox.cluster import Cluster, CreatedObjects
+from podidentity_sandbox.settings import NAMESPACE, GivenIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +28,26 @@ class IdentityObjects:
 
     def __init__(self, azure: AzureEmulator, cluster: Cluster, given: Sequence[GivenIdentity]) -> None:
         self._azure = azure
-        self._cluster = cluster
         self._given = given
-        self._objects: list[tuple[Kind[Any], str]] = []
+        self._objects = CreatedObjects(cluster)
         self.created: list[CreatedIdentity] = []
 
     async def create(self) -> None:
-        """Create the identities and their objects. Raise GivenIdentityError for an object that exists, or ApiError."""
+        """Create the identities and their objects. Raise StartError for an object that exists, or ApiError."""
         for given in self._given:
             client_id, spec, secret = self._in_azure(given)
-            for kind, document in _documents(given, spec, secret):
+            for document in _documents(given, spec, secret):
                 try:
-                    await self._cluster.client.create(kind, NAMESPACE, document)
+                    await self._objects.create(document)
                 except AlreadyExists as error:
-                    raise GivenIdentityError(
-                        f"{kind.name} {NAMESPACE}/{given.name} exists; use another name or delete it"
+                    raise StartError(
+                        f"{document['kind']} {NAMESPACE}/{given.name} exists; use another name or delete it"
                     ) from error
-                self._objects.append((kind, given.name))
             self.created.append(CreatedIdentity(given, client_id))
 
     async def remove(self) -> None:
         """Delete the objects that `create` has created."""
-        while self._objects:
-            kind, name = self._objects.pop()
-            try:
-                await self._cluster.client.delete(kind, NAMESPACE, name)
-            except NotFound:
-                continue
-            except ApiError as error:
-                log.warning(
-                    "an object of the sandbox is left on the API server; delete it",
-                    extra={"object": f"{kind.name} {NAMESPACE}/{name}", "error": error},
-                )
+        await self._objects.remove()
 
     def _in_azure(self, given: GivenIdentity) -> tuple[str, dict[str, Any], str]:
         """Create the identity in Azure. Return its client id, the spec of its AzureIdentity, and a secret or ""."""
@@ -82,15 +64,13 @@ class IdentityObjects:
         return principal.client_id, {"type": 1, **ids, "clientPassword": reference}, principal.secret
 
 
-def _documents(
-    given: GivenIdentity, spec: Mapping[str, Any], secret: str
-) -> Iterator[tuple[Kind[Any], dict[str, Any]]]:
+def _documents(given: GivenIdentity, spec: Mapping[str, Any], secret: str) -> Iterator[dict[str, Any]]:
     """Yield the objects in the order of their creation: the Secret first, so that NMI finds it."""
     metadata = {"name": given.name, "namespace": NAMESPACE}
     if secret:
         data = {"clientSecret": base64.b64encode(secret.encode()).decode()}
-        yield _SECRETS, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
+        yield {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
     version = "aadpodidentity.k8s.io/v1"
-    yield IDENTITIES, {"apiVersion": version, "kind": "AzureIdentity", "metadata": metadata, "spec": spec}
+    yield {"apiVersion": version, "kind": "AzureIdentity", "metadata": metadata, "spec": spec}
     binding = {"azureIdentity": given.name, "selector": given.selector}
-    yield BINDINGS, {"apiVersion": version, "kind": "AzureIdentityBinding", "metadata": metadata, "spec": binding}
+    yield {"apiVersion": version, "kind": "AzureIdentityBinding", "metadata": metadata, "spec": binding}

@@ -231,8 +231,7 @@ def _instance(host: ImdsVm, request: web.BaseRequest) -> web.Response:
     if not f"{request.path}/".startswith(f"{INSTANCE_PATH}/"):
         return json_response({"error": "Not found"}, status=404)
     for name in names.split("/") if names else ():
-        known = found if isinstance(found, dict) else dict(enumerate(found)) if isinstance(found, list) else {}
-        found = known.get(int(name) if name.isdecimal() and isinstance(found, list) else name)
+        found = found.get(name) if isinstance(found, dict) else None
         if found is None:
             return json_response({"error": "Not found"}, status=404)
     as_text = request.rel_url.query.get("format", "json").lower() == "text"

@@ -9,21 +9,21 @@ people and tests to run programs in.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 
+from podidentity.exits import StartError
 from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import ApiError, Conflict, NotFound
 from podidentity.kube.informer import Informer
-from podidentity_sandbox.launching import Launcher, LaunchError
-from podidentity_sandbox.network import ExecutionContext, Network
-from podidentity_sandbox.pod_projection import NODE_PODS, Container, NodePod
+from podidentity_sandbox.launching import Launcher
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.pod_projection import NODE_PODS, Container, NodePod, pod_status
+from podidentity_sandbox.probes import is_ready, probe_of
 from podidentity_sandbox.processes import Program
-from podidentity_sandbox.readiness import is_ready, probe_of
-from podidentity_sandbox.volumes import NodeFiles
 
 log = logging.getLogger(__name__)
 
@@ -53,43 +53,32 @@ class _ManagedPod:
 
 
 class Kubelet:
-    """Runs the pods of one node; `run` is its task.
+    """Runs the pods of the node of *launcher*; `run` is its task.
 
-    *host* is the context of host-network pods. *environment* is added to the environment that each container declares.
-    *logs* is the folder for the containers' output. *on_pod_running* is called for each pod that starts to run. With
-    *files* (the node's own files) the kubelet also runs NMI and MIC; their pods reach the ports *relayed* of this
-    machine's loopback on their own loopback.
+    *logs* is the folder for the containers' output. *on_pod_running* is called for each pod that starts to run.
     """
 
     def __init__(
         self,
         client: Client,
-        node: str,
-        network: Network,
+        launcher: Launcher,
         *,
-        host: ExecutionContext,
         logs: Path,
-        environment: Mapping[str, str],
-        on_pod_running: PodObserver | None = None,
-        files: NodeFiles | None = None,
-        relayed: Sequence[int] = (),
+        on_pod_running: PodObserver | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.node = node
+        self.node = launcher.node
         self._client = client
-        self._network = network
-        self._host = host
+        self._launcher = launcher
+        self._network = launcher.network
         self._logs = logs
-        self._launcher = Launcher(
-            client, network, host=host, node=node, environment=environment, files=files, relayed=relayed
-        )
         self._on_pod_running = on_pod_running
         self._clock = clock
         self.static_logs: dict[tuple[str, str], Path] = {}
         """The logs of pods, by namespace and name, whose programs something else runs."""
         self._managed: dict[str, _ManagedPod] = {}
         self._new_pods: asyncio.Queue[_ManagedPod] = asyncio.Queue()
-        self._informer = Informer(client, NODE_PODS, self, field_selector=f"spec.nodeName={node}")
+        self._informer = Informer(client, NODE_PODS, self, field_selector=f"spec.nodeName={self.node}")
 
     def upserted(self, old: NodePod | None, new: NodePod) -> None:
         """Handle a new or changed pod of this node."""
@@ -121,24 +110,22 @@ class Kubelet:
 
     def context(self, namespace: str, name: str) -> ExecutionContext | None:
         """Return the execution context of the pod, or None while it does not run."""
-        return next(
-            (managed.context for managed in self._managed.values() if managed.pod.key == (namespace, name)), None
-        )
+        return next((managed.context for managed in self._of(namespace, name)), None)
 
     def log_file(self, namespace: str, name: str, container: str = "") -> Path | None:
         """Return the file with the output of the pod's container (by default the first), or None if there is none."""
         if (namespace, name) in self.static_logs:
             return self.static_logs[namespace, name]
-        for managed in self._managed.values():
+        for managed in self._of(namespace, name):
             names = [known.name for known in managed.pod.spec.containers]
-            if managed.pod.key == (namespace, name) and (container in names or (names and not container)):
+            if container in names or (names and not container):
                 return self._log(managed.pod, container or names[0])
         return None
 
     def program(self, namespace: str, name: str, container: str) -> Program | None:
         """Return the running program of the pod's container, or None."""
-        for managed in self._managed.values():
-            if managed.pod.key == (namespace, name) and (found := managed.programs.get(container)) is not None:
+        for managed in self._of(namespace, name):
+            if (found := managed.programs.get(container)) is not None:
                 return found if found.returncode is None else None
         return None
 
@@ -150,7 +137,7 @@ class Kubelet:
         """
         file, offset = self.log_file(namespace, name, container), 0
         while file is not None:
-            complete = not follow or self._finished(namespace, name)
+            complete = not follow or any(managed.finished for managed in self._of(namespace, name))
             piece = await asyncio.to_thread(_read, file, offset)
             offset += len(piece)
             if tail is not None:
@@ -163,8 +150,9 @@ class Kubelet:
                 await asyncio.sleep(FOLLOW_SECONDS)
                 file = self.log_file(namespace, name, container)
 
-    def _finished(self, namespace: str, name: str) -> bool:
-        return any(managed.finished for managed in self._managed.values() if managed.pod.key == (namespace, name))
+    def _of(self, namespace: str, name: str) -> list[_ManagedPod]:
+        """Return the pods of this name: a new one may exist before the former one is removed."""
+        return [managed for managed in self._managed.values() if managed.pod.key == (namespace, name)]
 
     async def _run_pod(self, managed: _ManagedPod) -> None:
         uid = managed.pod.metadata.uid
@@ -190,7 +178,7 @@ class Kubelet:
         if managed.end.is_set():
             return
         if pod.spec.host_network:
-            managed.context = self._host
+            managed.context = self._launcher.host
         else:
             managed.context = await asyncio.to_thread(self._network.add_pod, self.node, pod.metadata.uid)
         first = [each for each in pod.spec.init_containers if self._launcher.runs(each)]
@@ -226,7 +214,7 @@ class Kubelet:
         try:
             log_file = self._log(pod, container.name)
             managed.programs[container.name] = await self._launcher.start(pod, container, context, log_file)
-        except LaunchError as error:
+        except StartError as error:
             log.warning(
                 "cannot start a program of a pod; correct the error, then delete the pod and create it again",
                 extra={"pod": "/".join(pod.key), "error": error},
@@ -271,40 +259,14 @@ class Kubelet:
         """Write the pod's status. Retry until it is written or the pod is deleted."""
         if managed.context is None:
             return
-        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock()))
-        running = phase == "Running"
-        state = (
-            {"running": {"startedAt": moment}}
-            if running
-            else {"terminated": {"exitCode": 1 if phase == "Failed" else 0, "finishedAt": moment}}
+        status = pod_status(
+            {container.name: container.image for container in managed.pod.spec.containers},
+            phase,
+            host=self._launcher.host.address,
+            address=managed.context.address,
+            ready=managed.ready,
+            now=self._clock(),
         )
-        status: dict[str, Any] = {
-            "phase": phase,
-            "hostIP": self._host.address,
-            "podIP": managed.context.address,
-            "podIPs": [{"ip": managed.context.address}],
-            "startTime": moment,
-            "conditions": [
-                {"type": kind, "status": "True" if running else "False", "lastTransitionTime": moment}
-                for kind in ("Initialized", "PodScheduled")
-            ]
-            + [
-                {"type": kind, "status": str(running and managed.ready), "lastTransitionTime": moment}
-                for kind in ("Ready", "ContainersReady")
-            ],
-            "containerStatuses": [
-                {
-                    "name": container.name,
-                    "image": container.image,
-                    "imageID": "",
-                    "ready": running and managed.ready,
-                    "started": running,
-                    "restartCount": 0,
-                    "state": state,
-                }
-                for container in managed.pod.spec.containers
-            ],
-        }
         path = NODE_PODS.path(*managed.pod.key, "status")
         body = msgspec.json.encode({"metadata": {"uid": managed.pod.metadata.uid}, "status": status})
         await self._until_done(managed.pod, "PATCH", path, body, MERGE_PATCH)

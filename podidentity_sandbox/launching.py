@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from podidentity.exits import StartError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
 from podidentity_sandbox.containers import command
-from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.pod_projection import Container, EnvVar, NodePod
 from podidentity_sandbox.processes import Program, ProgramError, python
-from podidentity_sandbox.volumes import TRUSTED, NodeFiles, VolumeError, mounts, secret_value
+from podidentity_sandbox.relay import Relay
+from podidentity_sandbox.volumes import TRUSTED, NodeFiles, mounts, secret_value
 
 IMAGE: Final = re.compile(r".*aad-pod-identity/(demo|mic|nmi)([:@].*)?")
 PROGRAMS: Final = {"demo": "podidentity_demo", "mic": "mic", "nmi": "nmi"}
@@ -27,15 +28,11 @@ DAEMON_STOP_SECONDS: Final = 20.0
 """The time limit for NMI and MIC to end."""
 
 
-class LaunchError(Exception):
-    """The program of a container cannot be started. The message is the cause."""
-
-
 class Launcher:
     """Starts programs on one node. Without *files*, the node's own files, it runs only the demo.
 
-    *environment* is added to the variables that the pod declares. *relayed* are the ports of this machine's loopback
-    that a pod of NMI or MIC reaches on its own loopback.
+    *host* is the context of host-network pods. *environment* is added to the variables that the pod declares. *relayed*
+    are the ports of this machine's loopback that a pod of NMI or MIC reaches on its own loopback.
     """
 
     def __init__(
@@ -50,13 +47,13 @@ class Launcher:
         relayed: Sequence[int],
     ) -> None:
         self._client = client
-        self._network = network
-        self._host = host
-        self._node = node
+        self.network = network
+        self.host = host
+        self.node = node
         self._environment = environment
         self._files = files
         self._relayed = relayed
-        self._relays: dict[str, list[FaultProxy]] = {}
+        self._relays: dict[str, list[Relay]] = {}
 
     def runs(self, container: Container) -> bool:
         """Return whether the launcher runs the container's image."""
@@ -64,7 +61,7 @@ class Launcher:
         return program == "demo" or (program != "" and self._files is not None)
 
     async def start(self, pod: NodePod, container: Container, context: ExecutionContext, log: Path) -> Program:
-        """Start the container's program with its output in *log*. Raise LaunchError."""
+        """Start the container's program with its output in *log*. Raise StartError."""
         try:
             environment = {**self._environment, **await self._declared(pod, container, context)}
             files = self._files if program_of(container.image) != "demo" else None
@@ -77,8 +74,8 @@ class Launcher:
                 argv = command(argv, seen, container.security_context, folder / f"scratch-{container.name}")
             name = f"pod {'/'.join(pod.key)}"
             return await Program.start(name, argv, context=context, log=log, environment=environment)
-        except (ProgramError, VolumeError, ApiError, OSError) as error:
-            raise LaunchError(str(error)) from error
+        except (ProgramError, ApiError, OSError) as error:
+            raise StartError(str(error)) from error
 
     async def stop(self, pod: NodePod, programs: Sequence[Program]) -> None:
         """Stop the programs and the relays of the pod."""
@@ -95,9 +92,9 @@ class Launcher:
             return
         relays = self._relays[pod.metadata.uid] = []
         for port in self._relayed:
-            sockets = await asyncio.to_thread(self._network.sockets_in_pod, pod.metadata.uid, port)
-            relays.append(relay := FaultProxy("127.0.0.1", port))
-            await relay.start(extra_sockets=sockets)
+            sockets = await asyncio.to_thread(self.network.sockets_in_pod, pod.metadata.uid, port)
+            relays.append(relay := Relay("127.0.0.1", port))
+            await relay.serve(sockets)
 
     async def _declared(self, pod: NodePod, container: Container, context: ExecutionContext) -> dict[str, str]:
         """Return the environment that the container declares."""
@@ -105,9 +102,9 @@ class Launcher:
             "metadata.name": pod.metadata.name,
             "metadata.namespace": pod.metadata.namespace,
             "metadata.uid": pod.metadata.uid,
-            "spec.nodeName": self._node,
+            "spec.nodeName": self.node,
             "status.podIP": context.address,
-            "status.hostIP": self._host.address,
+            "status.hostIP": self.host.address,
         }
         return {each.name: await self._value(pod, each, fields) for each in container.env}
 

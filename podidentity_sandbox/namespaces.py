@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from podidentity_sandbox.serving import bound_datagrams, listening
+from podidentity_sandbox.serving import listening
 
 T = TypeVar("T")
 
@@ -105,18 +105,10 @@ class Namespaces:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "resolv.conf").write_text(f"nameserver {address}\n")
 
-    def configure(self, commands: Iterable[str]) -> None:
-        """Run `ip` commands, one per line, with `{name}` replaced by the full name of a namespace. Raise
-        NamespaceError.
-        """
-        known = {name: self.full_name(name) for name in self._made}
-        lines = [re.sub(r"\{(.+?)\}", lambda found: known[found[1]], command) for command in commands]
-        _ip("-batch", "-", batch="\n".join(lines))
-
     def link(self, one: str, one_end: str, other: str, other_end: str) -> None:
         """Connect two namespaces by a cable; each end is up. Raise NamespaceError."""
-        self.configure([f"link add {one_end} netns {{{one}}} type veth peer name {other_end} netns {{{other}}}"])
-        self.inside(one, [f"link set {one_end} up"])
+        cable = f"link add {one_end} type veth peer name {other_end} netns {self.full_name(other)}"
+        self.inside(one, [cable, f"link set {one_end} up"])
         self.inside(other, [f"link set {other_end} up"])
 
     def inside(self, name: str, commands: Iterable[str]) -> None:
@@ -139,10 +131,6 @@ class Namespaces:
     def listening(self, name: str, host: str, port: int) -> socket.socket:
         """Return a listening socket inside the namespace, usable from anywhere in this process. Raise OSError."""
         return self.call(name, lambda: listening(host, port))
-
-    def bound_datagrams(self, name: str, host: str, port: int) -> socket.socket:
-        """Return a bound UDP socket inside the namespace, usable from anywhere in this process. Raise OSError."""
-        return self.call(name, lambda: bound_datagrams(host, port))
 
     def command(self, name: str, argv: Sequence[str]) -> list[str]:
         """Return the command line that runs *argv* inside the namespace, without a parent process."""

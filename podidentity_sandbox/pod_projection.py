@@ -1,10 +1,14 @@
-"""Projections of a pod: the fields that the sandbox's kubelet reads."""
+"""Projections of a pod: the fields that the sandbox's scheduler and kubelet read, and the status that it writes."""
 
+import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from podidentity.resources import Kind, Pod, PodSpec, Wire
+
+DEFAULT_SCHEDULER: Final = "default-scheduler"
 
 
 class FieldRef(Wire, frozen=True):
@@ -97,6 +101,7 @@ class NodePodSpec(PodSpec, frozen=True):
     containers: list[Container] = msgspec.field(default_factory=list)
     volumes: list[Volume] = msgspec.field(default_factory=list)
     restart_policy: str = "Always"
+    scheduler_name: str = DEFAULT_SCHEDULER
     service_account_name: str = "default"
     automount_service_account_token: bool | None = None
 
@@ -106,3 +111,40 @@ class NodePod(Pod, frozen=True):
 
 
 NODE_PODS: Final = Kind("Pod", "pods", NodePod)
+
+
+def pod_status(
+    images: Mapping[str, str], phase: str = "Running", *, host: str, address: str, ready: bool, now: float
+) -> dict[str, Any]:
+    """Return the status of a pod with these containers (name -> image) at *now*, in Unix seconds."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    running = phase == "Running"
+    ready = running and ready
+    state = (
+        {"running": {"startedAt": moment}}
+        if running
+        else {"terminated": {"exitCode": 1 if phase == "Failed" else 0, "finishedAt": moment}}
+    )
+    conditions = {"Initialized": running, "PodScheduled": running, "Ready": ready, "ContainersReady": ready}
+    return {
+        "phase": phase,
+        "hostIP": host,
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "startTime": moment,
+        "conditions": [
+            {"type": kind, "status": str(value), "lastTransitionTime": moment} for kind, value in conditions.items()
+        ],
+        "containerStatuses": [
+            {
+                "name": name,
+                "image": image,
+                "imageID": "",
+                "ready": ready,
+                "started": running,
+                "restartCount": 0,
+                "state": state,
+            }
+            for name, image in images.items()
+        ],
+    }

@@ -1,6 +1,7 @@
 """Programs that the sandbox runs as separate processes, with their output in a file.
 
-A program never outlives its sandbox: the kernel kills it when the sandbox dies.
+A program never outlives its sandbox: the kernel kills it when the sandbox dies. One that has ended starts again with a
+back-off, like a kubelet's.
 """
 
 import asyncio
@@ -9,14 +10,19 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from podidentity_sandbox.network import ExecutionContext
 
 TAIL_BYTES = 64 << 10  # how much of a program's output is read back
 LINE_MAX = 600  # characters of its last line in a message
 STOP_SECONDS = 10.0  # time limit of an orderly end before a kill
+FIRST_SECONDS: Final = 1.0
+LONGEST_SECONDS: Final = 60.0
+HEALTHY_SECONDS: Final = 60.0
+"""The time after which a program that runs counts as healthy, so that its next end has no longer delay."""
 # Found once: setpriv (util-linux) has the kernel kill the program when its parent dies.
 _SETPRIV = shutil.which("setpriv")
 
@@ -74,10 +80,13 @@ class Program:
             output.seek(max(0, os.fstat(output.fileno()).st_size - TAIL_BYTES))
             return output.read().decode(errors="replace")
 
+    def last_line(self, without: str = "no output") -> str:
+        """Return the end of the last line of its output, or *without* if there is none."""
+        return (self.output().strip().splitlines() or [without])[-1][-LINE_MAX:]
+
     def exit_error(self) -> ProgramError:
         """Return the error with its exit code and last line, in which MIC and NMI state cause and next action."""
-        last = (self.output().strip().splitlines() or ["no output"])[-1]
-        return ProgramError(f"{self.name} ended with code {self.returncode}: {last[-LINE_MAX:]}")
+        return ProgramError(f"{self.name} ended with code {self.returncode}: {self.last_line()}")
 
     async def wait(self) -> int:
         """Wait for its end and return its exit code."""
@@ -97,6 +106,34 @@ class Program:
         except TimeoutError:
             self.signal(signal.SIGKILL)
             return await self._process.wait()
+
+
+class Restarts:
+    """The delays of one program. *clock* measures seconds and need not advance while the machine is suspended."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._delay = 0.0
+        self._started = clock()
+        self._due: float | None = None
+
+    def ended(self) -> float | None:
+        """Record that the program has ended. Return the seconds until its start; None if that is recorded already."""
+        if self._due is not None:
+            return None
+        now = self._clock()
+        healthy = now - self._started >= HEALTHY_SECONDS
+        self._delay = FIRST_SECONDS if healthy or not self._delay else min(2 * self._delay, LONGEST_SECONDS)
+        self._due = now + self._delay
+        return self._delay
+
+    def is_due(self) -> bool:
+        """Return whether the program must start now."""
+        return self._due is not None and self._clock() >= self._due
+
+    def started(self) -> None:
+        """Record that the program runs again."""
+        self._due, self._started = None, self._clock()
 
 
 def python(module: str, *arguments: str) -> list[str]:

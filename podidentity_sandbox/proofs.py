@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from podidentity_sandbox import base64url
 from podidentity_sandbox.directory import AppRegistration
+from podidentity_sandbox.tokens import read_claims
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 SKEW_SECONDS = 300  # how far clocks may be apart
@@ -28,20 +29,28 @@ _ALGORITHMS: Mapping[str, padding.AsymmetricPadding] = {
 _THUMBPRINTS: Mapping[str, hashes.HashAlgorithm] = {"x5t": hashes.SHA1(), "x5t#S256": hashes.SHA256()}  # noqa: S303
 
 
-class NotProvenError(Exception):
-    """The application did not prove itself; *number* is AAD's for the reason, the message AAD's kind of sentence."""
+class RefusedError(Exception):
+    """A request that Entra ID refuses with 400, or with *status*. *number* is AAD's for the reason."""
+
+    def __init__(self, error: str, number: int, sentence: str, *, status: int = 400) -> None:
+        self.error = error
+        self.number = number
+        self.status = status
+        super().__init__(sentence)
+
+
+class NotProvenError(RefusedError):
+    """The application did not prove itself."""
 
     def __init__(self, number: int, sentence: str) -> None:
-        self.number = number
-        super().__init__(sentence)
+        super().__init__("invalid_client", number, sentence, status=401)
 
 
 def is_by_another(assertion: str, client_id: str) -> bool:
     """Return whether the issuer of *assertion* is not the client. Nothing is verified."""
     try:
-        issuer = json.loads(base64url.decode(assertion.split(".")[1]))["iss"]
-        return str(issuer).lower() != client_id.lower()
-    except (IndexError, KeyError, ValueError, TypeError, RecursionError):
+        return str(read_claims(assertion)["iss"]).lower() != client_id.lower()
+    except (KeyError, ValueError, RecursionError):
         return False
 
 

@@ -5,6 +5,7 @@ this machine permits both (`network_choice`), otherwise on loopback addresses wi
 """
 
 import asyncio
+import contextlib
 import shutil
 import time
 import uuid
@@ -13,24 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from podidentity_sandbox import fault_control, issuing
-from podidentity_sandbox.activity import is_active, until_active
+from podidentity.exits import StartError
+from podidentity_sandbox import fault_control, federation
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, AzureEmulator, AzureFiles
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.cluster import Cluster
 from podidentity_sandbox.command_lines import CommandLines, ProgramPorts
-from podidentity_sandbox.daemon_accounts import ACCOUNTS, DaemonAccounts
-from podidentity_sandbox.daemon_pods import DaemonPod, DaemonPods
+from podidentity_sandbox.daemons import ACCOUNTS, DaemonAccounts, DaemonPod, DaemonPods
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.fault_control import SOCKET_NAME, FaultControl, Service
 from podidentity_sandbox.folders import new_folder
 from podidentity_sandbox.identity_objects import CreatedIdentity, IdentityObjects
 from podidentity_sandbox.kubelet import PodObserver
-from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Loopback, Network
+from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Network
 from podidentity_sandbox.network_choice import NetworkChoice, choose_network
-from podidentity_sandbox.processes import Program, python
-from podidentity_sandbox.restarts import Restarts
+from podidentity_sandbox.probes import is_active, until_active
+from podidentity_sandbox.processes import Program, Restarts, python
 from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.settings import (
     AZURE_JSON,
@@ -44,10 +44,6 @@ from podidentity_sandbox.settings import (
     Settings,
 )
 from podidentity_sandbox.tokens import TokenMint
-
-
-class SandboxError(Exception):
-    """The sandbox cannot start. The message is one line with the next action."""
 
 
 @dataclass(slots=True)
@@ -65,6 +61,8 @@ class Sandbox:
     failed start.
     """
 
+    azure_type: type[AzureEmulator] = AzureEmulator
+
     def __init__(self, settings: Settings | None = None, *, on_pod_running: PodObserver | None = None) -> None:
         self.settings = settings or Settings()
         self.instance = uuid.uuid4().hex[:6]
@@ -80,9 +78,10 @@ class Sandbox:
         self.nmis: dict[str, NodeProgram] = {}
         self.contexts: dict[str, ExecutionContext] = {}
         self._on_pod_running = on_pod_running
-        self._daemon_pods: DaemonPods | None = None
-        self._accounts: DaemonAccounts | None = None
-        self._identities: IdentityObjects | None = None
+        self.identities: Sequence[CreatedIdentity] = ()
+        """The identities of the settings, with their ids."""
+        self._started = contextlib.AsyncExitStack()
+        """What `stop` ends, the last one first."""
         self._restarts: dict[str, Restarts] = {}
         self._vms: dict[str, str] = {}
         self._mic_ports = ProgramPorts(0, 0)
@@ -116,17 +115,21 @@ class Sandbox:
     async def start(self) -> None:
         """Start everything, and wait until MIC and every NMI are Active.
 
-        Raise SandboxError, NotActiveError, ClusterError, NamespaceError, ProgramError, ApiError, AccessError or
-        GivenIdentityError, each with one line that names the next action.
+        Raise StartError, NamespaceError, ProgramError, ApiError or AccessError, each with one line that names the next
+        action.
         """
+        ending = self._started.push_async_callback
         self.folder = await asyncio.to_thread(new_folder)
+        ending(asyncio.to_thread, shutil.rmtree, self.folder, ignore_errors=True)
         mint, authority, self.network_choice = await asyncio.gather(
             asyncio.to_thread(TokenMint), asyncio.to_thread(Authority), self._choose_network()
         )
-        self.network = Fabric(self.instance) if self.network_choice.redirects else Loopback()
+        self.network = Fabric(self.instance) if self.network_choice.redirects else Network()
+        ending(asyncio.to_thread, self.network.stop)
         await asyncio.to_thread(self.network.start)
-        self.azure = AzureEmulator(mint, authority, self.network)
+        self.azure = self.azure_type(mint, authority, self.network)
         self.azure.arm.lag_seconds = self.settings.lag_seconds
+        ending(self.azure.stop)
         await self.azure.start()
         self.files = await asyncio.to_thread(self.azure.write_files, self.folder)
         for node in self.node_names:
@@ -149,17 +152,14 @@ class Sandbox:
         self.cluster = Cluster(
             self.network,
             self.folder,
-            kubeconfig=self.settings.kubeconfig,
-            schedule=self.settings.schedule,
-            run_pods=self.settings.run_pods,
+            self.settings,
             on_pod_running=self._on_pod_running,
-            install_kinds=self.settings.kinds,
-            rbac=self.settings.daemon_pods or self.settings.rbac,
             node_files={AZURE_JSON: self.files.cloud_config, CLOUD_JSON: self.files.environment},
             trusted=self.files.certificates,
             relayed=(self.azure.arm.port, self.azure.aad.port, self.azure.token_proxy.port),
         )
-        self.azure.aad.issuers.fetch = lambda url: issuing.fetch(self.cluster.client.access, url)
+        ending(self.cluster.stop)
+        self.azure.aad.issuers.fetch = lambda url: federation.fetch(self.cluster.client.access, url)
         await self.cluster.start(
             {node: (self.contexts[node], f"azure://{self._vms[node]}") for node in self.node_names},
             pod_environment={node: self.commands.pod_environment(self._ports[node]) for node in self.node_names},
@@ -167,50 +167,38 @@ class Sandbox:
         self.azure.token_proxy.client = self.cluster.client
         if self.settings.identity_bindings:
             self.azure.token_proxy.bind(DEMO_CLIENT_ID)
-        self._identities = IdentityObjects(self.azure, self.cluster, self.settings.identities)
-        await self._identities.create()
+        identities = IdentityObjects(self.azure, self.cluster, self.settings.identities)
+        ending(identities.remove)
+        await identities.create()
+        self.identities = identities.created
         self.commands.kubeconfigs = dict.fromkeys(ACCOUNTS, self.cluster.kubeconfig)
         if self.settings.programs:
             if self.settings.daemon_pods:
-                self._accounts = DaemonAccounts(self.cluster, tokens=self.settings.identity_bindings)
-                await self._accounts.create()
-                self.commands.kubeconfigs = await self._accounts.write_kubeconfigs(self.folder)
+                accounts = DaemonAccounts(self.cluster, tokens=self.settings.identity_bindings)
+                ending(accounts.remove)
+                await accounts.create()
+                self.commands.kubeconfigs = await accounts.write_kubeconfigs(self.folder)
+            ending(self._stop_programs)
             await self.start_mic()
             for node in self.node_names:
                 await self.start_nmi(node)
             await asyncio.gather(self.mic_active(), *(self.nmi_active(node) for node in self.node_names))
             if self.settings.daemon_pods:
-                self._daemon_pods = DaemonPods(self.cluster, self._describe_daemons())
-                await self._daemon_pods.start()
+                pods = DaemonPods(self.cluster, self._describe_daemons())
+                ending(pods.stop)
+                await pods.start()
         self.faults = FaultControl(self._services())
+        ending(self.faults.stop)
         await self.faults.start(self.folder / SOCKET_NAME)
 
     async def stop(self) -> None:
         """Stop everything, programs first. It is safe after a failed start and a second time."""
-        if hasattr(self, "faults"):
-            await self.faults.stop()
-        if self._daemon_pods is not None:
-            await self._daemon_pods.stop()
+        await self._started.aclose()
+
+    async def _stop_programs(self) -> None:
         await asyncio.gather(*(nmi.program.stop() for nmi in self.nmis.values()))
         if self.mic is not None:
             await self.mic.stop()
-        if self._accounts is not None:
-            await self._accounts.remove()
-        if self._identities is not None:
-            await self._identities.remove()
-        if hasattr(self, "cluster"):
-            await self.cluster.stop()
-        if hasattr(self, "azure"):
-            await self.azure.stop()
-        if hasattr(self, "network"):
-            await asyncio.to_thread(self.network.stop)
-        if self.folder != Path():
-            await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
-
-    @property
-    def identities(self) -> list[CreatedIdentity]:
-        """The identities of the settings, with their ids."""
-        return self._identities.created if self._identities is not None else []
 
     def vm_id(self, node: str) -> str:
         """Return the resource id of the node's host: its VM, or its scale set."""
@@ -228,7 +216,7 @@ class Sandbox:
     ) -> FederatedCredential:
         """Let an identity or application trust the pods of a service account; AAD knows it after the delay."""
         credential = FederatedCredential(
-            await issuing.issuer_of(self.cluster.client.access),
+            await federation.issuer_of(self.cluster.client.access),
             f"system:serviceaccount:{namespace}:{service_account}",
             audience,
             time.time() + delay_seconds,
@@ -238,7 +226,7 @@ class Sandbox:
 
     def failure(self) -> str:
         """Return a line on the first program or task that has ended unexpectedly; empty if there is none."""
-        ended = next((program for program in self._programs().values() if program.returncode is not None), None)
+        ended = next((program for program in self.programs().values() if program.returncode is not None), None)
         return str(ended.exit_error()) if ended is not None else self.cluster_failure()
 
     def cluster_failure(self) -> str:
@@ -252,7 +240,7 @@ class Sandbox:
         Call it about once a second. Raise ProgramError or OSError if a program cannot be started.
         """
         lines = []
-        for name, program in self._programs().items():
+        for name, program in self.programs().items():
             if program.returncode is None:
                 continue
             restarts = self._restarts.setdefault(name, Restarts(time.monotonic))
@@ -265,7 +253,7 @@ class Sandbox:
                 lines.append(f"{program.name} runs again")
         return lines
 
-    def _programs(self) -> dict[str, Program]:
+    def programs(self) -> dict[str, Program]:
         """Return MIC under its name, and each NMI under the name of its node."""
         mic = {"mic": self.mic} if self.mic is not None else {}
         return {**mic, **{node: nmi.program for node, nmi in self.nmis.items()}}
@@ -357,12 +345,12 @@ class Sandbox:
         }
 
     async def mic_active(self) -> None:
-        """Wait until MIC leads and its loop runs. Raise NotActiveError or ProgramError."""
+        """Wait until MIC leads and its loop runs. Raise StartError or ProgramError."""
         if self.mic is not None:
             await until_active(self.mic, lambda: is_active(self.mic_probe_port))
 
     async def nmi_active(self, node: str) -> None:
-        """Wait until NMI serves on the node. Raise NotActiveError or ProgramError."""
+        """Wait until NMI serves on the node. Raise StartError or ProgramError."""
         nmi = self.nmis[node]
         await until_active(nmi.program, lambda: self.network.call_on_node(node, lambda: is_active(nmi.probe_port)))
 
@@ -377,12 +365,12 @@ class Sandbox:
         return ProgramPorts(*free_ports(3))
 
     async def _choose_network(self) -> NetworkChoice:
-        """Raise SandboxError if the settings require namespaces that are not possible."""
+        """Raise StartError if the settings require namespaces that are not possible."""
         if self.settings.namespaces is False:
             return NetworkChoice(reason="--loopback")
         choice = await choose_network()
         if self.settings.namespaces and not choice.redirects:
-            raise SandboxError(
+            raise StartError(
                 f"nodes as network namespaces with a nat rule are not possible: {choice.reason}; run as root with the "
                 "packages iproute2 and nftables, or omit the option"
             )

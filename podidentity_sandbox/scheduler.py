@@ -15,25 +15,11 @@ import msgspec
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Conflict, NotFound
 from podidentity.kube.informer import Informer
-from podidentity.resources import PODS, Kind, Pod, PodSpec
+from podidentity_sandbox.pod_projection import DEFAULT_SCHEDULER, NODE_PODS, NodePod
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SCHEDULER: Final = "default-scheduler"
 RETRY_SECONDS: Final = 0.5
-
-
-class UnboundPodSpec(PodSpec, frozen=True):
-    """The fields of a pod that the scheduler reads."""
-
-    scheduler_name: str = DEFAULT_SCHEDULER
-
-
-class UnboundPod(Pod, frozen=True):
-    spec: UnboundPodSpec = UnboundPodSpec()
-
-
-UNBOUND_PODS: Final = Kind("Pod", "pods", UnboundPod)
 
 
 class Scheduler:
@@ -42,15 +28,15 @@ class Scheduler:
     def __init__(self, client: Client, nodes: Sequence[str]) -> None:
         self._client = client
         self._bound: Counter[str] = Counter(dict.fromkeys(nodes, 0))
-        self._waiting: asyncio.Queue[UnboundPod] = asyncio.Queue()
-        self._informer = Informer(client, UNBOUND_PODS, self, field_selector="spec.nodeName=")
+        self._waiting: asyncio.Queue[NodePod] = asyncio.Queue()
+        self._informer = Informer(client, NODE_PODS, self, field_selector="spec.nodeName=")
 
-    def upserted(self, old: UnboundPod | None, new: UnboundPod) -> None:
+    def upserted(self, old: NodePod | None, new: NodePod) -> None:
         """Queue a pod without a node."""
         if old is None and new.spec.scheduler_name == DEFAULT_SCHEDULER and new.metadata.deletion_timestamp is None:
             self._waiting.put_nowait(new)
 
-    def deleted(self, old: UnboundPod) -> None:
+    def deleted(self, old: NodePod) -> None:
         """Do nothing: the pod has a node now, or is deleted."""
 
     async def run(self) -> NoReturn:
@@ -60,11 +46,11 @@ class Scheduler:
             while True:
                 await self._bind(await self._waiting.get())
 
-    async def _bind(self, pod: UnboundPod) -> None:
+    async def _bind(self, pod: NodePod) -> None:
         node = min(self._bound, key=lambda name: self._bound[name])
         target = {"apiVersion": "v1", "kind": "Node", "name": node}
         body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod.metadata.name}, "target": target}
-        path = PODS.path(pod.metadata.namespace, pod.metadata.name, "binding")
+        path = NODE_PODS.path(pod.metadata.namespace, pod.metadata.name, "binding")
         try:
             await self._client.request("POST", path, body=msgspec.json.encode(body))
             self._bound[node] += 1

@@ -1,7 +1,6 @@
 """The base of the emulators of Azure's services: an HTTP server on given sockets, and faults of its responses.
 
-It does not depend on the service. `faults` implements faults of the network (resets, hangs, half-open streams), also in
-front of real servers.
+It does not depend on the service.
 """
 
 import abc
@@ -15,18 +14,15 @@ import os
 import random
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiohttp import web
 from typing_extensions import override
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
 PORT_BLOCKS: Final = range(12_000, 20_000, 80)
 """The first ports of the blocks of `free_ports`, below the ephemeral range."""
-STOP_SECONDS = 0.5  # how long an open request may hold up the end of a sandbox
 
 
 @dataclass(kw_only=True)
@@ -203,6 +199,8 @@ class HttpService(abc.ABC):
     """An HTTP or HTTPS server that calls `respond` for each request."""
 
     scheme = "http"
+    stop_seconds = 0.5
+    """How long an open request may hold up the end of a sandbox."""
 
     def __init__(self) -> None:
         self.faults = ResponseFaults()
@@ -222,21 +220,21 @@ class HttpService(abc.ABC):
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        sockets: Iterable[socket.socket] = (),
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """Listen on *host*:*port* (0: one of `free_ports`) and on *sockets* besides, which then belong to this service.
+        """Listen on *host*:*port*: without *port* on the one of last time, or on one of `free_ports`.
 
         With *ssl_context* everything is spoken over TLS. Raise OSError when the port is taken.
         """
-        own = restartable_listener(host, port)
-        self.host, self.port = own.getsockname()[:2]
+        if self._runner is not None:
+            raise RuntimeError("already started")
+        listener = restartable_listener(host, port or self.port)
+        self.host, self.port = listener.getsockname()[:2]
         self.scheme = "https" if ssl_context else "http"
         self._ssl_context = ssl_context
-        self._runner = web.ServerRunner(self.http(), shutdown_timeout=STOP_SECONDS)
+        self._runner = web.ServerRunner(self.http(), shutdown_timeout=self.stop_seconds)
         await self._runner.setup()
-        for listener in (own, *sockets):
-            await self.listen(listener)
+        await self.listen(listener)
 
     def http(self) -> web.Server:
         """Return a factory of protocols that answer the requests of one connection each, as `start` uses it."""

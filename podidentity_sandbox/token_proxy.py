@@ -28,14 +28,15 @@ from podidentity.azure.federation import BINDING_AUDIENCE, BINDING_GROUP, BINDIN
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
 from podidentity.resources import PODS
-from podidentity_sandbox import base64url, federation, issuing
-from podidentity_sandbox.aad import Aad
+from podidentity_sandbox import federation
+from podidentity_sandbox.aad import Aad, SignInCall, SignInService
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory, FederatedCredential
 from podidentity_sandbox.kubeapi.authorization import ACCOUNT_PREFIX, service_account_user
+from podidentity_sandbox.kubeapi.statuses import unauthorized
 from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError
 from podidentity_sandbox.serving import json_response
-from podidentity_sandbox.sign_in_service import SignInCall, SignInService
+from podidentity_sandbox.tokens import read_claims
 
 SERVER_NAME: Final = "sandbox.ests.aks"
 """The only TLS server name for which the proxy responds. For any other the API server does."""
@@ -45,15 +46,6 @@ ISSUER: Final = "https://ib.oic.sandbox.invalid"
 """The issuer of the proxy's own assertions. Nothing is at this address."""
 _TOKEN: Final = re.compile(rf"{PREFIX}/(?P<tenant>[^/]+)/oauth2/v2\.0/token/?")
 _REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-
-
-@dataclass(slots=True)
-class ProxyCall(SignInCall):
-    """One request and its response."""
-
-    server_name: str = ""
-    subject: str = ""
-    pod: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +60,6 @@ class _Behaviour:
     """The certificate, if it is not the usual one."""
 
 
-class _Status(msgspec.Struct):
-    allowed: bool = False
-
-
-class _Review(msgspec.Struct):
-    status: _Status
-
-
 class _Error(Exception):
     """A request that the proxy refuses itself."""
 
@@ -85,7 +69,7 @@ class _Error(Exception):
         super().__init__(sentence)
 
 
-class TokenProxy(SignInService[ProxyCall]):
+class TokenProxy(SignInService):
     """The emulator. Start it with `serve`, and set *client* to the administrator's client of the API server."""
 
     def __init__(self, directory: Directory, aad: Aad, *, clock: Callable[[], float] = time.time) -> None:
@@ -96,7 +80,7 @@ class TokenProxy(SignInService[ProxyCall]):
         self._bound: set[str] = set()
         self._usual = _Behaviour()
         self._now = self._usual
-        self._keys = federation.IssuerKeys(lambda url: issuing.fetch(self.client.access, url))
+        self._keys = federation.IssuerKeys(lambda url: federation.fetch(self.client.access, url))
 
     @property
     def proxy_url(self) -> str:
@@ -153,18 +137,12 @@ class TokenProxy(SignInService[ProxyCall]):
         self._directory.unfederate(client_id, ISSUER, client_id.lower())
 
     @override
-    def new_call(self, request: web.BaseRequest) -> ProxyCall:
-        return ProxyCall(request.path, server_name=_server_name(request))
-
-    @override
-    async def answer(self, request: web.BaseRequest, call: ProxyCall) -> web.Response:
+    async def answer(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
         """Answer one request as the front end of AKS's API server would."""
+        call.server_name = _server_name(request)
         path = _TOKEN.fullmatch(request.path)
         if call.server_name != self._now.server_name or path is None or request.method != "POST":
-            status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-            return json_response(
-                {**status, "message": "Unauthorized", "reason": "Unauthorized", "code": 401}, status=401
-            )
+            return json_response(unauthorized().document(), status=401)
         form = {name: str(value) for name, value in (await request.post()).items()}
         try:
             await self._check(path["tenant"], form, call)
@@ -172,7 +150,7 @@ class TokenProxy(SignInService[ProxyCall]):
             return json_response({"error": refused.error, "error_description": str(refused)}, status=refused.status)
         return self._aad.token(self._aad.principal(path["tenant"], form), form)
 
-    async def _check(self, tenant: str, form: Mapping[str, str], call: ProxyCall) -> None:
+    async def _check(self, tenant: str, form: Mapping[str, str], call: SignInCall) -> None:
         """Raise an error unless the assertion's service account may use the identity."""
         call.client_id = form.get("client_id", "")
         if form.get("client_assertion_type") != ASSERTION_TYPE:
@@ -197,7 +175,7 @@ class TokenProxy(SignInService[ProxyCall]):
             assertion = federation.read_assertion(text)
             if assertion.audiences != (self._now.audience,):
                 raise _Error(401, "invalid_client", f"the token's audience is not {self._now.audience}")
-            if assertion.issuer != await issuing.issuer_of(self.client.access):
+            if assertion.issuer != await federation.issuer_of(self.client.access):
                 raise _Error(401, "invalid_client", "the token is not from this cluster's issuer")
             await self._keys.check_signature(assertion)
             federation.check_times(assertion, self._clock())
@@ -208,7 +186,7 @@ class TokenProxy(SignInService[ProxyCall]):
     async def _pod(self, text: str) -> str:
         """Return the pod of a verified assertion as `namespace/name`. Raise _Error with 401."""
         try:
-            claims = json.loads(base64url.decode(text.split(".")[1]))["kubernetes.io"]
+            claims = read_claims(text)["kubernetes.io"]
             namespace, name, uid = claims["namespace"], claims["pod"]["name"], claims["pod"]["uid"]
         except (KeyError, TypeError) as wrong:
             raise _Error(401, "invalid_client", "the token is not bound to a pod") from wrong
@@ -235,7 +213,7 @@ class TokenProxy(SignInService[ProxyCall]):
             answer = await self.client.request("POST", _REVIEWS, body=msgspec.json.encode(body))
         except ApiError as error:
             raise _Error(503, "temporarily_unavailable", "the API server does not decide") from error
-        return msgspec.json.decode(answer, type=_Review).status.allowed
+        return bool(json.loads(answer)["status"].get("allowed"))
 
 
 def _server_name(request: web.BaseRequest) -> str:

@@ -1,9 +1,10 @@
-"""Access tokens of the sandbox: real JSON Web Tokens, signed with RS256 by a key of the sandbox.
+"""JSON Web Tokens of the sandbox, signed with RS256: the key of an issuer, and access tokens in Azure's form.
 
-They have the form of Azure's tokens: a client can read the claims, and the ARM emulator can identify the caller. The
-key exists as long as the sandbox, and nothing outside the sandbox trusts it.
+A client can read the claims of an access token, and the ARM emulator can identify the caller. A key exists as long as
+the sandbox, and nothing outside the sandbox trusts it.
 """
 
+import hashlib
 import json
 import time
 import uuid
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from podidentity_sandbox import base64url
@@ -24,17 +25,59 @@ class InvalidTokenError(Exception):
     """The token is not from this issuer, or has expired. The message states which."""
 
 
-class TokenMint:
-    """Makes tokens and checks them.
+class SigningKey:
+    """A new RSA key that signs tokens and recognises its own. Blocks for a tenth of a second while it is made."""
 
-    *issuer* is the `iss` claim without the tenant. *clock* gives Unix seconds.
-    """
-
-    def __init__(self, *, issuer: str = "https://sts.windows.net", clock: Callable[[], float] = time.time) -> None:
-        self._issuer = issuer
-        self._clock = clock
+    def __init__(self) -> None:
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        self.key_id = uuid.uuid4().hex
+        der = self._key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        self.key_id = base64url.encode(hashlib.sha256(der).digest())
+
+    def sign(self, claims: Mapping[str, Any], **header: str) -> str:
+        """Return a token with these claims, and *header* before the usual fields of its header."""
+        header |= {"alg": "RS256", "kid": self.key_id}
+        signed = ".".join(
+            base64url.encode(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims)
+        )
+        signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+        return f"{signed}.{base64url.encode(signature)}"
+
+    def claims(self, token: str) -> dict[str, Any]:
+        """Return the claims of *token*. Raise InvalidTokenError if it is foreign or altered."""
+        signed, _, signature = token.rpartition(".")
+        try:
+            self._key.public_key().verify(
+                base64url.decode(signature), signed.encode("ascii"), padding.PKCS1v15(), hashes.SHA256()
+            )
+            return read_claims(token)
+        except (InvalidSignature, ValueError, UnicodeError) as wrong:
+            raise InvalidTokenError("the token's signature is not ours") from wrong
+
+    def key_set(self) -> dict[str, Any]:
+        """Return the public key as a JSON Web Key Set."""
+        numbers = self._key.public_key().public_numbers()
+        return {
+            "keys": [
+                {
+                    "kty": "RSA",
+                    "use": "sig",
+                    "alg": "RS256",
+                    "kid": self.key_id,
+                    "n": base64url.encode(numbers.n.to_bytes(256, "big")),
+                    "e": base64url.encode(numbers.e.to_bytes(3, "big")),
+                }
+            ]
+        }
+
+
+class TokenMint:
+    """Makes access tokens and checks them. *clock* gives Unix seconds."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self.key = SigningKey()
 
     def mint(
         self,
@@ -51,7 +94,7 @@ class TokenMint:
         now = int(self._clock())
         claims: dict[str, Any] = {
             "aud": audience,
-            "iss": f"{self._issuer}/{tenant_id}/",
+            "iss": f"https://sts.windows.net/{tenant_id}/",
             "iat": now,
             "nbf": now - CLOCK_SKEW_SECONDS,
             "exp": now + int(seconds),
@@ -66,45 +109,22 @@ class TokenMint:
         }
         if resource_id:
             claims["xms_mirid"] = resource_id
-        header = {"typ": "JWT", "alg": "RS256", "kid": self.key_id}
-        signed = ".".join(
-            base64url.encode(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims)
-        )
-        signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
-        return f"{signed}.{base64url.encode(signature)}"
+        return self.key.sign(claims, typ="JWT")
+
+    def bearer_claims(self, authorization: str) -> dict[str, Any] | None:
+        """Return the claims of the token in an Authorization header; None if it has none. Raise InvalidTokenError."""
+        scheme, _, token = authorization.partition(" ")
+        return self.verify(token) if scheme.lower() == "bearer" and token else None
 
     def verify(self, token: str) -> dict[str, Any]:
         """Return the claims of *token*. Raise InvalidTokenError for a foreign, altered, early or expired one."""
-        signed, _, signature = token.rpartition(".")
-        try:
-            self._key.public_key().verify(
-                base64url.decode(signature), signed.encode("ascii"), padding.PKCS1v15(), hashes.SHA256()
-            )
-            claims: dict[str, Any] = read_claims(token)
-        except (InvalidSignature, ValueError, UnicodeError) as wrong:
-            raise InvalidTokenError("the token's signature is not ours") from wrong
+        claims = self.key.claims(token)
         now = self._clock()
         if now >= claims["exp"]:
             raise InvalidTokenError("the token has expired")
         if now < claims["nbf"]:
             raise InvalidTokenError("the token is not valid yet")
         return claims
-
-    def key_set(self) -> dict[str, Any]:
-        """Return the public key as a JSON Web Key Set."""
-        numbers = self._key.public_key().public_numbers()
-        return {
-            "keys": [
-                {
-                    "kty": "RSA",
-                    "use": "sig",
-                    "alg": "RS256",
-                    "kid": self.key_id,
-                    "n": base64url.encode(numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")),
-                    "e": base64url.encode(numbers.e.to_bytes(3, "big")),
-                }
-            ]
-        }
 
 
 def read_claims(token: str) -> dict[str, Any]:

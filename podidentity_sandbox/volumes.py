@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from podidentity.exits import StartError
 from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
@@ -22,28 +24,14 @@ TRUSTED: Final = PurePosixPath("/etc/ssl/certs/sandbox.pem")
 SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", Resource)
 
 
-class Secret(Resource, frozen=True):
+class Data(Resource, frozen=True):
+    """A ConfigMap, or a Secret with its values in base64."""
+
     data: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class ConfigMap(Resource, frozen=True):
-    data: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-CONFIG_MAPS: Final = Kind("ConfigMap", "configmaps", ConfigMap)
-SECRETS: Final = Kind("Secret", "secrets", Secret)
-
-
-class VolumeError(Exception):
-    """A volume is not available. The message names it and the next action."""
-
-
-class _Token(msgspec.Struct):
-    token: str
-
-
-class _TokenRequest(msgspec.Struct):
-    status: _Token
+CONFIG_MAPS: Final = Kind("ConfigMap", "configmaps", Data)
+SECRETS: Final = Kind("Secret", "secrets", Data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +47,7 @@ class NodeFiles:
 
     def at(self, path: str, kind: str) -> Path:
         """Return the node's file at this absolute path, created if *kind* (of a hostPath volume) requires it. Raise
-        VolumeError.
+        StartError.
         """
         if path in self.given:
             return self.given[path]
@@ -70,12 +58,12 @@ class NodeFiles:
             here.parent.mkdir(parents=True, exist_ok=True)
             here.touch() if kind.startswith("File") else here.mkdir(exist_ok=True)
         if not here.exists():
-            raise VolumeError(f"the sandbox's nodes have no {path}; they have {', '.join(sorted(self.given))}")
+            raise StartError(f"the sandbox's nodes have no {path}; they have {', '.join(sorted(self.given))}")
         return here
 
 
 async def mounts(client: Client, pod: NodePod, container: Container, node: NodeFiles, folder: Path) -> list[Mount]:
-    """Return the mounts of the container. *folder* is the pod's own. Raise VolumeError and ApiError."""
+    """Return the mounts of the container. *folder* is the pod's own. Raise StartError and ApiError."""
     volumes = {volume.name: volume for volume in pod.spec.volumes}
     found = [Mount(node.trusted, TRUSTED, read_only=True)]
     for mount in container.volume_mounts:
@@ -91,10 +79,10 @@ async def mounts(client: Client, pod: NodePod, container: Container, node: NodeF
 
 
 async def secret_value(client: Client, namespace: str, name: str, key: str) -> str:
-    """Return one value of a Secret, decoded. Raise ApiError, and VolumeError where there is no such key."""
+    """Return one value of a Secret, decoded. Raise ApiError, and StartError where there is no such key."""
     data = (await client.get(SECRETS, namespace, name)).data
     if key not in data:
-        raise VolumeError(f"the Secret {namespace}/{name} has no key {key}; it has {', '.join(sorted(data))}")
+        raise StartError(f"the Secret {namespace}/{name} has no key {key}; it has {', '.join(sorted(data))}")
     return base64.b64decode(data[key]).decode()
 
 
@@ -109,7 +97,7 @@ async def _source(client: Client, pod: NodePod, volume: Volume, node: NodeFiles,
         data = (await client.get(CONFIG_MAPS, namespace, volume.config_map.name)).data
         files = {key: value.encode() for key, value in data.items()}
     elif volume.empty_dir is None:
-        raise VolumeError(f"the sandbox's kubelet has no volumes of the kind of {volume.name!r}")
+        raise StartError(f"the sandbox's kubelet has no volumes of the kind of {volume.name!r}")
     return await asyncio.to_thread(_written, folder, files)
 
 
@@ -118,8 +106,8 @@ async def _service_account(client: Client, pod: NodePod, authority: str, folder:
     bound = {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
     path = SERVICE_ACCOUNTS.path(pod.metadata.namespace, pod.spec.service_account_name, "token")
     body = msgspec.json.encode({"spec": {"expirationSeconds": TOKEN_SECONDS, "boundObjectRef": bound}})
-    answer = msgspec.json.decode(await client.request("POST", path, body=body), type=_TokenRequest)
-    files = {"token": answer.status.token, "ca.crt": authority, "namespace": pod.metadata.namespace}
+    response = json.loads(await client.request("POST", path, body=body))
+    files = {"token": response["status"]["token"], "ca.crt": authority, "namespace": pod.metadata.namespace}
     return await asyncio.to_thread(_written, folder, {name: text.encode() for name, text in files.items()})
 
 

@@ -23,7 +23,7 @@ from benchmarks.controller import stream
 from benchmarks.load.addresses import addresses
 from benchmarks.load.emulator_commands import AddPods, Churn, Command, Counts, Relist, SetImds, line
 from podidentity.resources import ASSIGNED_IDENTITIES, POD_UID_ANNOTATION, PODS
-from podidentity_sandbox.cluster import CRDS
+from podidentity_sandbox.cluster import CRDS, read_documents
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.imds import HostIdentities, Imds, ImdsVm
 from podidentity_sandbox.kubeapi import KubeApi
@@ -65,7 +65,7 @@ class Emulators:
         self._lists = 0
         self._churn: asyncio.Task[None] | None = None
         self._imds = Imds(LongTokens(), token_seconds=TOKEN_SECONDS)
-        self._api = KubeApi(CRDS)
+        self._api = KubeApi(read_documents(CRDS))
         self._api.intercept = self._count_lists
         on_vm = HostIdentities(tuple(managed(number) for number in range(identities)))
         anywhere = (ipaddress.IPv4Network("0.0.0.0/0"),)

@@ -1,9 +1,9 @@
 """The emulated API server in one process: the part of Kubernetes that the project's programs and kubectl use.
 
-Its modules, from the bottom layer up: `history` stores objects, revisions and a bounded log of changes. `kinds` and
-`definitions` describe the kinds. `admission`, `schemas`, `patching` and `selectors` are functions on documents. `verbs`
-combines them, and `store` is the interface for other emulators in this process (kubelet, scheduler). `requests`,
-`handling`, `watching`, `tables`, `discovery` and `openapi` implement HTTP, and `server` listens.
+Its modules, from the bottom layer up: `history` stores objects, revisions and a bounded log of changes. `kinds`
+describes the kinds. `admission`, `field_types`, `schemas` and `patching` are functions on documents. `verbs` combines
+them, and `store` is the interface for tests and benchmarks in this process. `requests`, `listing`, `watching`,
+`responses`, `handling` and `discovery` implement HTTP, and `server` listens.
 
 Of the controllers it has only those that clients require: the content of a deleted namespace is deleted, and a new
 namespace gets its default service account. Its behaviour was determined by requests to a real API server. Contract

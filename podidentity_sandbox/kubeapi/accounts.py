@@ -8,16 +8,12 @@ import asyncio
 import datetime
 import uuid
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
-from podidentity.resources import Wire
-from podidentity_sandbox.kubeapi.statuses import StatusError, bad_request, conflict, invalid
-from podidentity_sandbox.kubeapi.tokens import TokenSigner
-from podidentity_sandbox.kubeapi.verbs import Verbs
-
-Document = dict[str, Any]
+from podidentity_sandbox.kubeapi import field_types
+from podidentity_sandbox.kubeapi.statuses import Document, StatusError, bad_request, conflict, invalid
+from podidentity_sandbox.kubeapi.verbs import Verbs, spell
+from podidentity_sandbox.tokens import InvalidTokenError, SigningKey
 
 SHORTEST_SECONDS: Final = 600
 LONGEST_SECONDS: Final = 1 << 32
@@ -28,29 +24,6 @@ GROUP: Final = "authentication.k8s.io"
 _BOUND: Final = {"Pod": "pods", "Node": "nodes", "Secret": "secrets"}
 
 
-class _Metadata(Wire, frozen=True):
-    name: str = ""
-    namespace: str = ""
-
-
-class _Reference(Wire, frozen=True):
-    kind: str = ""
-    api_version: str = ""
-    name: str = ""
-    uid: str = ""
-
-
-class _Spec(Wire, frozen=True):
-    audiences: list[str] | None = None
-    expiration_seconds: int | None = None
-    bound_object_ref: _Reference | None = None
-
-
-class _Request(Wire, frozen=True):
-    metadata: _Metadata = _Metadata()
-    spec: _Spec = _Spec()
-
-
 class ServiceAccountTokens:
     """Gives tokens and recognises them. *issuer* is the server's URL, *now* the wall clock."""
 
@@ -58,28 +31,30 @@ class ServiceAccountTokens:
         self._verbs = verbs
         self._issuer = issuer
         self._now = now
-        self._signer: TokenSigner | None = None
+        self._signer: SigningKey | None = None
         self._making = asyncio.Lock()
 
-    async def signer(self) -> TokenSigner:
+    async def signer(self) -> SigningKey:
         """Return the key, made at its first use: that takes a tenth of a second."""
         async with self._making:
             if self._signer is None:
-                self._signer = await asyncio.to_thread(TokenSigner)
+                self._signer = await asyncio.to_thread(SigningKey)
             return self._signer
 
     async def give(self, namespace: str, name: str, request: Document) -> Document:
         """Return the TokenRequest with its status, for a service account. Raise StatusError."""
         signer = await self.signer()
-        asked = _read(request)
-        _check_names(asked.metadata, namespace, name)
+        field_types.check_token_request(request)
+        _check_names(request.get("metadata") or {}, namespace, name)
+        spec = request.get("spec") or {}
         account = self._verbs.get(self._verbs.registry.named("serviceaccounts"), (namespace, name)).document
-        seconds, reference = _seconds(asked.spec), asked.spec.bound_object_ref
-        audiences = asked.spec.audiences or [self._issuer()]
+        seconds, reference = _seconds(spec), spec.get("boundObjectRef")
+        audiences = spec.get("audiences") or [self._issuer()]
         now = self._now().astimezone(datetime.UTC).replace(microsecond=0)
         expires = now + datetime.timedelta(seconds=seconds)
         about: Document = {"namespace": namespace, "serviceaccount": _named(account)}
         if reference is not None:
+            reference = {field: reference.get(field) or "" for field in ("kind", "apiVersion", "name", "uid")}
             about |= self._binding(namespace, name, reference)
         claims = {
             "aud": audiences,
@@ -98,19 +73,19 @@ class ServiceAccountTokens:
                 "name": name,
                 "namespace": namespace,
                 "uid": account["metadata"]["uid"],
-                "creationTimestamp": _spell(now),
+                "creationTimestamp": spell(now),
             },
             "spec": {
                 "audiences": audiences,
                 "expirationSeconds": seconds,
-                "boundObjectRef": msgspec.to_builtins(reference),
+                "boundObjectRef": reference,
             },
-            "status": {"token": signer.sign(claims), "expirationTimestamp": _spell(expires)},
+            "status": {"token": signer.sign(claims), "expirationTimestamp": spell(expires)},
         }
 
     def subject(self, token: str) -> str:
         """Return the user of a token that is valid for this server; else an empty string."""
-        claims = self._signer.claims(token, self._issuer(), self._now()) if self._signer is not None else None
+        claims = self._valid_claims(token)
         if claims is None:
             return ""
         about = claims["kubernetes.io"]
@@ -119,6 +94,16 @@ class ServiceAccountTokens:
             needed.append(("nodes", "node"))
         alive = all(self._lives(plural, about["namespace"], about[claim]) for plural, claim in needed if claim in about)
         return str(claims["sub"]) if alive else ""
+
+    def _valid_claims(self, token: str) -> Document | None:
+        """Return the claims of a token that this server issued for itself and that is valid now; else None."""
+        try:
+            claims = self._signer.claims(token) if self._signer is not None else None
+        except InvalidTokenError:
+            return None
+        if claims is None or not claims["nbf"] <= self._now().timestamp() < claims["exp"]:
+            return None
+        return claims if self._issuer() in claims["aud"] else None
 
     def _lives(self, plural: str, namespace: str, reference: Document) -> bool:
         namespaced = self._verbs.registry.named(plural).namespaced
@@ -131,10 +116,10 @@ class ServiceAccountTokens:
         moment = datetime.datetime.fromisoformat(ends) + datetime.timedelta(seconds=LEEWAY_SECONDS)
         return self._now() <= moment
 
-    def _binding(self, namespace: str, account: str, reference: _Reference) -> Document:
+    def _binding(self, namespace: str, account: str, reference: Document) -> Document:
         """Return the claims about the object to which the token is bound. Raise StatusError."""
-        kind, name = reference.kind, reference.name
-        group, _, version = reference.api_version.rpartition("/")
+        kind, name = reference["kind"], reference["name"]
+        group, _, version = reference["apiVersion"].rpartition("/")
         if kind not in _BOUND or group:
             raise bad_request(f"cannot bind token to object of type {group}/{version}, Kind={kind}")
         if not name:
@@ -149,7 +134,7 @@ class ServiceAccountTokens:
                     "name."
                 )
             about |= self._node_of(bound)
-        if reference.uid not in {"", bound["metadata"]["uid"]}:
+        if reference["uid"] not in {"", bound["metadata"]["uid"]}:
             raise _other_object(reference)
         return about
 
@@ -161,25 +146,16 @@ class ServiceAccountTokens:
         return {"node": _named(node.document) if node is not None else {"name": name}}
 
 
-def _read(request: Document) -> _Request:
-    try:
-        return msgspec.convert(request, _Request)
-    except msgspec.ValidationError as wrong:
-        raise bad_request(
-            f'TokenRequest in version "v1" cannot be handled as a TokenRequest: json: cannot unmarshal: {wrong}'
-        ) from wrong
-
-
-def _check_names(metadata: _Metadata, namespace: str, name: str) -> None:
-    if metadata.namespace not in {"", namespace}:
+def _check_names(metadata: Document, namespace: str, name: str) -> None:
+    if (metadata.get("namespace") or namespace) != namespace:
         raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
-    if metadata.name not in {"", name}:
-        why = f'Invalid value: "{metadata.name}": must match the service account name if specified'
+    if (metadata.get("name") or name) != name:
+        why = f'Invalid value: "{metadata["name"]}": must match the service account name if specified'
         raise invalid("TokenRequest", GROUP, name, [("FieldValueInvalid", why, "metadata.name")])
 
 
-def _seconds(spec: _Spec) -> int:
-    seconds = DEFAULT_SECONDS if spec.expiration_seconds is None else spec.expiration_seconds
+def _seconds(spec: Document) -> int:
+    seconds: int = DEFAULT_SECONDS if spec.get("expirationSeconds") is None else spec["expirationSeconds"]
     if SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
         return seconds
     why = "a duration less than 10 minutes" if seconds < SHORTEST_SECONDS else "a duration larger than 2^32 seconds"
@@ -187,17 +163,13 @@ def _seconds(spec: _Spec) -> int:
     raise invalid("TokenRequest", GROUP, "", [("FieldValueInvalid", message, "spec.expirationSeconds")])
 
 
-def _other_object(reference: _Reference) -> StatusError:
+def _other_object(reference: Document) -> StatusError:
     why = (
-        f"the UID in the bound object reference ({reference.uid}) does not match the UID in record. The object might "
-        "have been deleted and then recreated"
+        f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record. The object "
+        "might have been deleted and then recreated"
     )
-    return conflict(reference.kind, "", reference.name, why)
+    return conflict(reference["kind"], "", reference["name"], why)
 
 
 def _named(document: Document) -> Document:
     return {"name": document["metadata"]["name"], "uid": document["metadata"]["uid"]}
-
-
-def _spell(moment: datetime.datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

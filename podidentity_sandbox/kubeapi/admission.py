@@ -5,14 +5,16 @@ It has only the checks that can affect clients of this project, with the message
 
 import base64
 import re
-from typing import Any, Final
+from typing import Final
 
-from podidentity_sandbox.kubeapi import definitions
-from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, ResourceType
-from podidentity_sandbox.kubeapi.statuses import bad_request, invalid, unreadable_patch
-
-Document = dict[str, Any]
-Cause = tuple[str, str, str]
+from podidentity_sandbox.kubeapi.kinds import (
+    DEFINITIONS,
+    ResourceType,
+    accept_definition,
+    check_definition,
+    complete_definition,
+)
+from podidentity_sandbox.kubeapi.statuses import Cause, Document, bad_request, invalid, unreadable_patch
 
 NAME_MAX: Final = 253
 LABEL_MAX: Final = 63
@@ -64,7 +66,7 @@ def check(resource: ResourceType, document: Document) -> None:
     if causes:
         raise invalid(resource.kind, resource.group, document["metadata"].get("name", ""), causes)
     if resource.name == DEFINITIONS:
-        definitions.check(document)
+        check_definition(document)
 
 
 def complete_new(resource: ResourceType, document: Document, now: str) -> None:
@@ -78,8 +80,8 @@ def complete_new(resource: ResourceType, document: Document, now: str) -> None:
         document["spec"] = {"finalizers": ["kubernetes"]}
         document["status"] = {"phase": "Active"}
     elif resource.name == DEFINITIONS:
-        definitions.complete(document)
-        definitions.accept(document, now)
+        complete_definition(document)
+        accept_definition(document, now)
     elif resource.name == "secrets":
         document.setdefault("type", "Opaque")
     elif resource.has_status and resource.name != "nodes":
@@ -92,7 +94,7 @@ def complete(resource: ResourceType, document: Document) -> None:
     if resource.name == "pods" and document.get("status"):
         document["status"] = _with_addresses(document["status"])
     if resource.name == DEFINITIONS:
-        definitions.complete(document)
+        complete_definition(document)
     if resource.name == "secrets" and document.get("stringData"):
         plain = document.pop("stringData")
         encoded = {name: base64.b64encode(str(value).encode()).decode() for name, value in plain.items()}

@@ -1,18 +1,16 @@
 """Authorization by roles and their bindings (RBAC), and the three kinds of access reviews. Pure.
 
-The administrator and clients with a certificate are members of `system:masters`, which may do everything. Roles are not
-aggregated, and a rule for paths outside of kinds is ignored: every authenticated client may read those.
+The administrator is a member of `system:masters`, which may do everything. Roles are not aggregated, and a rule for
+paths outside of kinds is ignored: every authenticated client may read those.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from podidentity_sandbox.kubeapi.history import History
 from podidentity_sandbox.kubeapi.requests import Target
-from podidentity_sandbox.kubeapi.statuses import forbidden
-
-Document = dict[str, Any]
+from podidentity_sandbox.kubeapi.statuses import Document, forbidden
 
 GROUP: Final = "authorization.k8s.io"
 REVIEWS: Final = {

@@ -1,11 +1,15 @@
-"""Discovery: the version, the groups, and the kinds of each group, separately or aggregated. Pure."""
+"""Discovery: the version, the groups, and the kinds of each group, separately or aggregated, and OpenAPI v3. Pure.
+
+Of OpenAPI it has the part that kubectl reads: PATCH with fieldValidation, and the schemas of the custom kinds. Before
+an `apply`, kubectl reads there whether the server validates fields. Without these documents kubectl would validate them
+itself, and need a schema of every kind.
+"""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from podidentity_sandbox.kubeapi.kinds import VERBS, Registry, ResourceType
-
-Document = dict[str, Any]
+from podidentity_sandbox.kubeapi.statuses import Document
 
 AGGREGATED: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 """The media type of `aggregated`, with which kubectl requests it."""
@@ -20,6 +24,7 @@ VERSION: Final[Document] = {
     "compiler": "",
     "platform": "linux/amd64",
 }
+_GVK: Final = "x-kubernetes-group-version-kind"
 _SUBRESOURCES: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "log": ("Pod", "", ("get",)),
     "proxy": ("PodProxyOptions", "", ("get",)),
@@ -32,43 +37,33 @@ _SUBRESOURCES: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
 
 def at(registry: Registry, parts: Sequence[str], address: str) -> Document | None:
     """Return the document at the path of *parts*, or None. *address* is the host and port of this server."""
+    found: Document | None = None
     match parts:
         case ["version"]:
-            return VERSION
+            found = VERSION
         case ["api"]:
-            return api_versions(address)
+            addresses = [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]
+            found = {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": addresses}
         case ["apis"]:
-            return group_list(registry)
+            groups = [_group(name, versions) for name, versions in registry.groups().items()]
+            found = {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+        case ["apis", name] if name in registry.groups():
+            found = {"kind": "APIGroup", "apiVersion": "v1"} | _group(name, registry.groups()[name])
         case ["api", version]:
-            return resource_list(registry, "", version)
+            found = _resource_list(registry, "", version)
         case ["apis", name, version]:
-            return resource_list(registry, name, version)
-        case _:
-            return group(registry, parts[1]) if len(parts) == 2 and parts[0] == "apis" else None
+            found = _resource_list(registry, name, version)
+        case ["openapi", "v3"]:
+            paths = ["api/v1"] + [f"apis/{name}/{version}" for name, vs in registry.groups().items() for version in vs]
+            found = {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}"} for path in paths}}
+        case ["openapi", "v3", "api", version]:
+            found = _openapi(registry, "", version)
+        case ["openapi", "v3", "apis", name, version]:
+            found = _openapi(registry, name, version)
+    return found
 
 
-def api_versions(address: str) -> Document:
-    """Return the document at /api."""
-    return {
-        "kind": "APIVersions",
-        "versions": ["v1"],
-        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
-    }
-
-
-def group_list(registry: Registry) -> Document:
-    """Return the document at /apis."""
-    groups = [_group(name, versions) for name, versions in registry.groups().items()]
-    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
-
-
-def group(registry: Registry, name: str) -> Document | None:
-    """Return the document at /apis/GROUP, or None if it is not served."""
-    versions = registry.groups().get(name)
-    return None if versions is None else {"kind": "APIGroup", "apiVersion": "v1"} | _group(name, versions)
-
-
-def resource_list(registry: Registry, group: str, version: str) -> Document | None:
+def _resource_list(registry: Registry, group: str, version: str) -> Document | None:
     """Return the document at /api/v1 and /apis/GROUP/VERSION, or None if it is not served."""
     kinds = _in(registry, group, version)
     if not kinds:
@@ -105,10 +100,6 @@ def aggregated(registry: Registry, *, core: bool) -> Document:
     }
 
 
-def singular(kind: ResourceType) -> str:
-    return kind.singular or kind.kind.lower()
-
-
 def _in(registry: Registry, group: str, version: str) -> list[ResourceType]:
     return [kind for kind in registry.all() if (kind.group, kind.version) == (group, version)]
 
@@ -121,16 +112,12 @@ def _group(name: str, versions: list[str]) -> Document:
 def _entries(kind: ResourceType) -> list[Document]:
     main: Document = {
         "name": kind.plural,
-        "singularName": singular(kind),
+        "singularName": kind.singular or kind.kind.lower(),
         "namespaced": kind.namespaced,
         "kind": kind.kind,
         "verbs": list(VERBS),
     }
-    if kind.short_names:
-        main["shortNames"] = list(kind.short_names)
-    if kind.categories:
-        main["categories"] = list(kind.categories)
-    entries = [main]
+    entries = [main | _other_names(kind)]
     for name in kind.subresources:
         body, version, verbs = _SUBRESOURCES[name]
         entry: Document = {
@@ -146,18 +133,20 @@ def _entries(kind: ResourceType) -> list[Document]:
     return entries
 
 
+def _other_names(kind: ResourceType) -> Document:
+    names = {"shortNames": list(kind.short_names), "categories": list(kind.categories)}
+    return {field: values for field, values in names.items() if values}
+
+
 def _aggregated_entry(kind: ResourceType) -> Document:
     entry: Document = {
         "resource": kind.plural,
         "responseKind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
         "scope": "Namespaced" if kind.namespaced else "Cluster",
-        "singularResource": singular(kind),
+        "singularResource": kind.singular or kind.kind.lower(),
         "verbs": list(VERBS),
     }
-    if kind.short_names:
-        entry["shortNames"] = list(kind.short_names)
-    if kind.categories:
-        entry["categories"] = list(kind.categories)
+    entry |= _other_names(kind)
     if kind.subresources:
         entry["subresources"] = [_aggregated_subresource(kind, name) for name in kind.subresources]
     return entry
@@ -168,3 +157,64 @@ def _aggregated_subresource(kind: ResourceType, name: str) -> Document:
     group, _, of_version = version.rpartition("/")
     response = {"group": group or kind.group, "version": of_version or kind.version, "kind": body or kind.kind}
     return {"subresource": name, "responseKind": response, "verbs": list(verbs)}
+
+
+def _openapi(registry: Registry, group: str, version: str) -> Document | None:
+    """Return the document at /openapi/v3/apis/GROUP/VERSION (or api/v1), or None if it is not served."""
+    kinds = _in(registry, group, version)
+    if not kinds:
+        return None
+    paths: Document = {}
+    schemas: Document = {}
+    for kind in kinds:
+        prefix = f"/apis/{group}/{version}" if group else f"/api/{version}"
+        scope = "/namespaces/{namespace}" if kind.namespaced else ""
+        collection = f"{prefix}{scope}/{kind.plural}"
+        paths[collection] = {"get": _operation(kind, "list"), "post": _operation(kind, "post", "fieldValidation")}
+        paths[f"{collection}/{{name}}"] = {
+            "get": _operation(kind, "get"),
+            "put": _operation(kind, "put", "fieldValidation"),
+            "patch": _operation(kind, "patch", "fieldValidation", "fieldManager", "force"),
+            "delete": _operation(kind, "delete"),
+        }
+        schemas[_schema_name(kind)] = _schema(kind)
+    return {
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": VERSION["gitVersion"]},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _schema_name(kind: ResourceType) -> str:
+    """Return the kind's name among the schemas: reversed group, version, kind."""
+    reverse = ".".join(reversed(kind.group.split("."))) if kind.group else "io.k8s.api.core"
+    return f"{reverse}.{kind.version}.{kind.kind}"
+
+
+def _operation(kind: ResourceType, action: str, *query: str) -> Document:
+    dry_run = ("dryRun",) if action in {"post", "put", "patch", "delete"} else ()
+    return {
+        "operationId": f"{action}{kind.kind}",
+        "parameters": [
+            {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}}
+            for name in (*dry_run, *query)
+        ],
+        "responses": {
+            "200": {
+                "description": "OK",
+                "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{_schema_name(kind)}"}}},
+            }
+        },
+        "x-kubernetes-action": action,
+        _GVK: _gvk(kind),
+    }
+
+
+def _schema(kind: ResourceType) -> Document:
+    described = dict(kind.schema) if kind.schema else {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return described | {_GVK: [_gvk(kind)]}
+
+
+def _gvk(kind: ResourceType) -> Document:
+    return {"group": kind.group, "version": kind.version, "kind": kind.kind}

@@ -4,249 +4,171 @@ The real server decodes built-in kinds into typed values and rejects other value
 received, and only the fields that the emulator reads must have their types. Null means absent.
 """
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from podidentity_sandbox.kubeapi.kinds import ResourceType
-from podidentity_sandbox.kubeapi.statuses import bad_request, unreadable_patch
-
-Document = dict[str, Any]
-Text = str | None
-Number = int | None
-Texts = dict[str, str | None] | None
+from podidentity_sandbox.kubeapi.statuses import Document, StatusError, bad_request, unreadable_patch
 
 
-class _Shape(msgspec.Struct, kw_only=True, rename="camel"):
-    pass
+class _Exact(NamedTuple):
+    """A field that must not be null, and that must exist if it is *required*."""
+
+    type: Any
+    required: bool = False
 
 
-class _Metadata(_Shape):
-    name: Text = None
-    namespace: Text = None
-    generate_name: Text = None
-    uid: Text = None
-    resource_version: Text = None
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-    finalizers: list[str] | None = None
-
-
-class _Any(_Shape):
-    kind: Text = None
-    api_version: Text = None
-    metadata: _Metadata | None = None
-
-
-class _Condition(_Shape):
-    type: Text = None
-    status: Text = None
-
-
-class _Port(_Shape):
-    container_port: Number = None
-
-
-class _Container(_Shape):
-    name: Text = None
-    image: Text = None
-    ports: list[_Port] | None = None
-
-
-class _Toleration(_Shape):
-    key: Text = None
-
-
-class _PodSpec(_Shape):
-    node_name: Text = None
-    service_account_name: Text = None
-    termination_grace_period_seconds: Number = None
-    containers: list[_Container] | None = None
-    init_containers: list[_Container] | None = None
-    tolerations: list[_Toleration] | None = None
-
-
-class _PodIP(_Shape):
-    ip: Text = None
-
-
-class _ContainerState(_Shape):
-    waiting: dict[str, Any] | None = None
-    terminated: dict[str, Any] | None = None
-
-
-class _ContainerStatus(_Shape):
-    ready: bool | None = None
-    restart_count: int = 0
-    state: _ContainerState | None = None
-
-
-class _PodStatus(_Shape):
-    phase: Text = None
-    reason: Text = None
-    pod_ip: Text = msgspec.field(name="podIP", default=None)
-    pod_ips: list[_PodIP] | None = msgspec.field(name="podIPs", default=None)
-    conditions: list[_Condition] | None = None
-    container_statuses: list[_ContainerStatus] | None = None
-
-
-class _Pod(_Any):
-    spec: _PodSpec | None = None
-    status: _PodStatus | None = None
-
-
-class _NodeSpec(_Shape):
-    provider_id: Text = msgspec.field(name="providerID", default=None)
-    unschedulable: bool | None = None
-
-
-class _NodeAddress(_Shape):
-    type: Text = None
-    address: Text = None
-
-
-class _NodeStatus(_Shape):
-    addresses: list[_NodeAddress] | None = None
-    conditions: list[_Condition] | None = None
-    node_info: Texts = None
-
-
-class _Node(_Any):
-    spec: _NodeSpec | None = None
-    status: _NodeStatus | None = None
-
-
-class _NamespaceStatus(_Shape):
-    phase: Text = None
-
-
-class _Namespace(_Any):
-    spec: dict[str, Any] | None = None
-    status: _NamespaceStatus | None = None
-
-
-class _Event(_Any):
-    involved_object: Texts = None
-    source: Texts = None
-    count: Number = None
-    type: Text = None
-    reason: Text = None
-    message: Text = None
-
-
-class _ConfigMap(_Any):
-    data: Texts = None
-    binary_data: Texts = None
-
-
-class _Secret(_Any):
-    data: Texts = None
-    string_data: Texts = None
-    type: Text = None
-
-
-class _EndpointPort(_Shape):
-    port: Number = None
-
-
-class _Subset(_Shape):
-    addresses: list[_PodIP] | None = None
-    ports: list[_EndpointPort] | None = None
-
-
-class _Endpoints(_Any):
-    subsets: list[_Subset] | None = None
-
-
-class _LeaseSpec(_Shape):
-    holder_identity: Text = None
-    lease_duration_seconds: Number = None
-    lease_transitions: Number = None
-
-
-class _Lease(_Any):
-    spec: _LeaseSpec | None = None
-
-
-class _JsonSchema(_Shape):
-    type: Text = None
+class _JsonSchema(msgspec.Struct, kw_only=True, rename="camel"):
+    type: str | None = None
     properties: "dict[str, _JsonSchema] | None" = None
     items: "_JsonSchema | None" = None
     additional_properties: "bool | _JsonSchema | None" = None
     required: list[str] | None = None
     enum: list[Any] | None = None
-    pattern: Text = None
+    pattern: str | None = None
     minimum: float | None = None
     maximum: float | None = None
-    min_length: Number = None
-    max_length: Number = None
+    min_length: int | None = None
+    max_length: int | None = None
 
 
-class _Validation(_Shape):
-    schema: _JsonSchema | None = msgspec.field(name="openAPIV3Schema", default=None)
-
-
-class _PrinterColumn(_Shape):
-    name: str
-    type: str
-    json_path: str
-    priority: int = 0
-
-
-class _SelectableField(_Shape):
-    json_path: str
-
-
-class _Version(_Shape):
-    name: str
-    served: bool = False
-    storage: bool = False
-    schema: _Validation | None = None
-    subresources: dict[str, Any] | None = None
-    additional_printer_columns: list[_PrinterColumn] | None = None
-    selectable_fields: list[_SelectableField] | None = None
-
-
-class _Names(_Shape):
-    plural: Text = None
-    singular: Text = None
-    kind: Text = None
-    list_kind: Text = None
-    short_names: list[str] | None = None
-    categories: list[str] | None = None
-
-
-class _DefinitionSpec(_Shape):
-    group: Text = None
-    scope: Text = None
-    names: _Names | None = None
-    versions: list[_Version] | None = None
-
-
-class _Definition(_Any):
-    spec: _DefinitionSpec | None = None
-
-
-_SHAPES: Final[dict[str, type[_Any]]] = {
-    "pods": _Pod,
-    "nodes": _Node,
-    "namespaces": _Namespace,
-    "events": _Event,
-    "configmaps": _ConfigMap,
-    "secrets": _Secret,
-    "endpoints": _Endpoints,
-    "leases.coordination.k8s.io": _Lease,
-    "customresourcedefinitions.apiextensions.k8s.io": _Definition,
+_TEXTS: Final = dict[str, str | None]
+_REQUIRED_TEXT: Final = _Exact(str, required=True)
+_CONDITIONS: Final = [{"type": str, "status": str}]
+_ADDRESSES: Final = [{"ip": str}]
+_CONTAINERS: Final = [{"name": str, "image": str, "ports": [{"containerPort": int}]}]
+_ANY: Final = {
+    "kind": str,
+    "apiVersion": str,
+    "metadata": {
+        "name": str,
+        "namespace": str,
+        "generateName": str,
+        "uid": str,
+        "resourceVersion": str,
+        "labels": dict[str, str],
+        "annotations": dict[str, str],
+        "finalizers": [str],
+    },
 }
+_VERSION: Final = {
+    "name": _REQUIRED_TEXT,
+    "served": _Exact(bool),
+    "storage": _Exact(bool),
+    "schema": {"openAPIV3Schema": _JsonSchema},
+    "subresources": dict[str, Any],
+    "additionalPrinterColumns": [
+        {"name": _REQUIRED_TEXT, "type": _REQUIRED_TEXT, "jsonPath": _REQUIRED_TEXT, "priority": _Exact(int)}
+    ],
+    "selectableFields": [{"jsonPath": _REQUIRED_TEXT}],
+}
+_NAMES: Final = {
+    "plural": str,
+    "singular": str,
+    "kind": str,
+    "listKind": str,
+    "shortNames": [str],
+    "categories": [str],
+}
+_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "pods": {
+        "spec": {
+            "nodeName": str,
+            "serviceAccountName": str,
+            "terminationGracePeriodSeconds": int,
+            "containers": _CONTAINERS,
+            "initContainers": _CONTAINERS,
+            "tolerations": [{"key": str}],
+        },
+        "status": {
+            "phase": str,
+            "reason": str,
+            "podIP": str,
+            "podIPs": _ADDRESSES,
+            "conditions": _CONDITIONS,
+            "containerStatuses": [
+                {
+                    "ready": bool,
+                    "restartCount": _Exact(int),
+                    "state": {"waiting": dict[str, Any], "terminated": dict[str, Any]},
+                }
+            ],
+        },
+    },
+    "nodes": {
+        "spec": {"providerID": str, "unschedulable": bool},
+        "status": {
+            "addresses": [{"type": str, "address": str}],
+            "conditions": _CONDITIONS,
+            "nodeInfo": _TEXTS,
+        },
+    },
+    "namespaces": {"spec": dict[str, Any], "status": {"phase": str}},
+    "events": {
+        "involvedObject": _TEXTS,
+        "source": _TEXTS,
+        "count": int,
+        "type": str,
+        "reason": str,
+        "message": str,
+    },
+    "configmaps": {"data": _TEXTS, "binaryData": _TEXTS},
+    "secrets": {"data": _TEXTS, "stringData": _TEXTS, "type": str},
+    "endpoints": {"subsets": [{"addresses": _ADDRESSES, "ports": [{"port": int}]}]},
+    "leases.coordination.k8s.io": {
+        "spec": {"holderIdentity": str, "leaseDurationSeconds": int, "leaseTransitions": int}
+    },
+    "TokenRequest": {
+        "spec": {
+            "audiences": [str],
+            "expirationSeconds": int,
+            "boundObjectRef": {"kind": str, "apiVersion": str, "name": str, "uid": str},
+        }
+    },
+    "customresourcedefinitions.apiextensions.k8s.io": {
+        "spec": {"group": str, "scope": str, "names": _NAMES, "versions": [_VERSION]}
+    },
+}
+"""The fields of each kind in addition to those of every kind: a type, a list of the type of its items, or an object."""
+
+
+def _type(fields: Any) -> Any:
+    if isinstance(fields, list):
+        return list[_type(fields[0])]  # type: ignore[misc]
+    if not isinstance(fields, Mapping):
+        return fields
+    entries: list[Any] = []
+    for name, inner in fields.items():
+        if not isinstance(inner, _Exact):
+            entries.append((name, _type(inner) | None, None))
+        else:
+            entries.append((name, inner.type) if inner.required else (name, inner.type, inner.type()))
+    return msgspec.defstruct("Fields", entries, kw_only=True)
+
+
+_ANY_TYPE: Final = _type(_ANY)
+_TYPES: Final = {name: _type({**_ANY, **fields}) for name, fields in _FIELDS.items()}
 
 
 def check(resource: ResourceType, document: Document, *, patched: bool = False) -> None:
     """Refuse a document whose types do not fit: with 400 as it came, with 422 if a patch made it so."""
     try:
-        msgspec.convert(document, _SHAPES.get(resource.name, _Any))
+        msgspec.convert(document, _TYPES.get(resource.name, _ANY_TYPE))
     except msgspec.ValidationError as error:
         if patched:
             raise unreadable_patch(str(error)) from error
-        raise bad_request(
-            f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {error}'
-        ) from error
+        raise _unreadable(resource.kind, resource.version, error) from error
+
+
+def check_token_request(request: Document) -> None:
+    """Refuse a TokenRequest whose types do not fit with 400."""
+    try:
+        msgspec.convert(request, _TYPES["TokenRequest"])
+    except msgspec.ValidationError as error:
+        raise _unreadable("TokenRequest", "v1", error) from error
+
+
+def _unreadable(kind: str, version: str, error: Exception) -> StatusError:
+    return bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {error}')

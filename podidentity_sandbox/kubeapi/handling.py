@@ -5,7 +5,6 @@ import datetime
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web
@@ -14,8 +13,9 @@ from podidentity_sandbox.kubeapi import listing, patching, requests, responses
 from podidentity_sandbox.kubeapi.accounts import ServiceAccountTokens
 from podidentity_sandbox.kubeapi.history import Item
 from podidentity_sandbox.kubeapi.patching import json_patch, merge, strategic_merge
-from podidentity_sandbox.kubeapi.requests import Target
+from podidentity_sandbox.kubeapi.requests import Representation, Target
 from podidentity_sandbox.kubeapi.statuses import (
+    Document,
     StatusError,
     bad_request,
     method_not_allowed,
@@ -25,23 +25,14 @@ from podidentity_sandbox.kubeapi.statuses import (
 from podidentity_sandbox.kubeapi.verbs import DeleteOptions, Verbs
 from podidentity_sandbox.kubeapi.watching import Watch, WatchEvent
 
-Document = dict[str, Any]
-
 TIMEOUT_SECONDS: Final = (1800, 3600)
 """How long a watch lasts that names no timeout: chosen between these, as the real server does, so that they spread."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogOptions:
-    """The options of a request for a pod's log."""
-
-    container: str
-    follow: bool
-    tail_lines: int | None
-
-
-ReadLog = Callable[[Document, LogOptions], AsyncIterator[bytes]]
-"""Returns a pod's log in pieces. It must end by itself unless it follows."""
+ReadLog = Callable[[Document, str, bool, int | None], AsyncIterator[bytes]]
+"""Returns a pod's log in pieces: of the container, whether it follows, and from the last lines on (None: all). It must
+end by itself unless it follows.
+"""
 
 ReadPage = Callable[[Document, int, str], Awaitable[tuple[int, str, bytes]]]
 """Returns status, content type and body of the page at a path of a pod's port. Raises OSError if it is unreachable."""
@@ -58,14 +49,12 @@ class ResourceHandler:
         *,
         tokens: ServiceAccountTokens,
         now: Callable[[], datetime.datetime],
-        bookmark_seconds: float,
         flowing: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._verbs = verbs
         self._tokens = tokens
         self._now = now
-        self._bookmark_seconds = bookmark_seconds
         self._flowing = flowing
         self._clock = clock
         self.read_log: ReadLog | None = None
@@ -105,21 +94,19 @@ class ResourceHandler:
     async def _list(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         options = requests.list_options(request.query)
         form = requests.representation(request)
-        include = request.query.get("includeObject", "Metadata")
         if options.watch:
-            return await self._watch(request, target, options, form, include)
+            return await self._watch(request, target, options, form)
         page = listing.page(self._verbs.history, target, options)
-        return responses.many(target.resource, page, form, include, self._now())
+        return responses.many(target.resource, page, form, self._now())
 
     async def _watch(
-        self, request: web.BaseRequest, target: Target, options: requests.ListOptions, form: str, include: str
+        self, request: web.BaseRequest, target: Target, options: requests.ListOptions, form: Representation
     ) -> web.StreamResponse:
         timeout = options.timeout_seconds or random.randint(*TIMEOUT_SECONDS)  # noqa: S311 - no secret
         watch = Watch(
             self._verbs.history,
             target,
             options,
-            bookmark_seconds=self._bookmark_seconds,
             timeout_seconds=timeout,
             clock=self._clock,
         )
@@ -131,7 +118,7 @@ class ResourceHandler:
             await response.prepare(request)
             async for event in watch.events():
                 await self._flowing.wait()
-                await response.write(self._line(target, event, form, include))
+                await response.write(self._line(target, event, form))
             await self._flowing.wait()
             await response.write_eof()
         finally:
@@ -149,8 +136,8 @@ class ResourceHandler:
         self._watches_changed.set()
         self._watches_changed = asyncio.Event()
 
-    def _line(self, target: Target, event: WatchEvent, form: str, include: str) -> bytes:
-        sent = responses.one_bytes(target.resource, event.item, form, include, self._now())
+    def _line(self, target: Target, event: WatchEvent, form: Representation) -> bytes:
+        sent = responses.one_bytes(target.resource, event.item, form, self._now())
         return b'{"type":"%s","object":%s}\n' % (event.type.encode(), sent)
 
     async def _create(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
@@ -158,9 +145,7 @@ class ResourceHandler:
         namespace = target.namespace
         if target.resource.namespaced and not namespace:
             raise method_not_allowed()
-        item = self._verbs.create(
-            target.resource, namespace, document, dry_run=_is_dry_run(request), strict=_is_strict(request)
-        )
+        item = self._verbs.create(target.resource, namespace, document, **_write_options(request))
         return self._one(request, target, item, 201)
 
     async def _replace(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
@@ -175,8 +160,7 @@ class ResourceHandler:
             lambda _: document,
             subresource=target.subresource,
             conditional=True,
-            dry_run=_is_dry_run(request),
-            strict=_is_strict(request),
+            **_write_options(request),
         )
         return self._one(request, target, item)
 
@@ -219,8 +203,7 @@ class ResourceHandler:
             (target.namespace, target.name),
             change,
             subresource=target.subresource,
-            dry_run=_is_dry_run(request),
-            strict=_is_strict(request),
+            **_write_options(request),
         )
         return self._one(request, target, item)
 
@@ -242,7 +225,7 @@ class ResourceHandler:
             metadata = item.document["metadata"]
             key = (metadata.get("namespace", ""), metadata["name"])
             self._verbs.delete(target.resource, key, options, dry_run=_is_dry_run(request))
-        return responses.many(target.resource, page, "", "", self._now())
+        return responses.many(target.resource, page, Representation(), self._now())
 
     async def _bind(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         binding = await requests.document(request, "Binding")
@@ -269,11 +252,11 @@ class ResourceHandler:
         if container not in containers:
             raise bad_request(f"container {container[:64]} is not valid for pod {target.name}")
         tail = query.get("tailLines", "")
-        options = LogOptions(container, requests.flag(query, "follow"), int(tail) if tail.isdigit() else None)
+        last_lines = int(tail) if tail.isdigit() else None
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
         if self.read_log is not None:
-            async for piece in self.read_log(pod, options):
+            async for piece in self.read_log(pod, container, requests.flag(query, "follow"), last_lines):
                 await response.write(piece)
         await response.write_eof()
         return response
@@ -291,9 +274,7 @@ class ResourceHandler:
         return web.Response(status=status, body=body, headers={"Content-Type": content_type})
 
     def _one(self, request: web.BaseRequest, target: Target, item: Item, status: int = 200) -> web.Response:
-        form = requests.representation(request)
-        include = request.query.get("includeObject", "Metadata")
-        return responses.one(target.resource, item, form, include, self._now(), status=status)
+        return responses.one(target.resource, item, requests.representation(request), self._now(), status=status)
 
 
 async def _delete_options(request: web.BaseRequest) -> DeleteOptions:
@@ -315,5 +296,5 @@ def _is_dry_run(request: web.BaseRequest) -> bool:
     return request.query.get("dryRun", "") == "All"
 
 
-def _is_strict(request: web.BaseRequest) -> bool:
-    return request.query.get("fieldValidation", "") == "Strict"
+def _write_options(request: web.BaseRequest) -> dict[str, bool]:
+    return {"dry_run": _is_dry_run(request), "strict": request.query.get("fieldValidation", "") == "Strict"}

@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from podidentity_sandbox.kubeapi.statuses import bad_request
-
-Document = dict[str, Any]
+from podidentity_sandbox.kubeapi.statuses import Document, bad_request
 
 MEDIA_TYPE: Final = "application/vnd.kubernetes.protobuf"
 _MAGIC: Final = b"k8s\x00"

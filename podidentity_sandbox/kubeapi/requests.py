@@ -12,6 +12,7 @@ from aiohttp import web
 from podidentity_sandbox.kubeapi import protobuf
 from podidentity_sandbox.kubeapi.kinds import Registry, ResourceType
 from podidentity_sandbox.kubeapi.statuses import (
+    Document,
     bad_request,
     no_such_resource,
     not_acceptable,
@@ -19,8 +20,6 @@ from podidentity_sandbox.kubeapi.statuses import (
     too_large,
     unsupported_media_type,
 )
-
-Document = dict[str, Any]
 
 BODY_MAX: Final = 3 * 1024 * 1024
 """Bytes; the real server's own limit."""
@@ -124,8 +123,17 @@ def revision(text: str, *, code_of_watch: bool = False) -> int:
     raise bad_request(f"invalid resource version: {problem}")
 
 
-def representation(request: web.BaseRequest) -> str:
-    """Return the form of the response: "Table", or "" for the object.
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """The form in which a client wants objects: as they are, or as rows of a table."""
+
+    table: bool = False
+    include: str = "Metadata"
+    """The includeObject of the query: None, Metadata or Object."""
+
+
+def representation(request: web.BaseRequest) -> Representation:
+    """Return the form of the response.
 
     The first supported media type in the Accept header is used. Raise StatusError 406 if there is none.
     """
@@ -137,7 +145,7 @@ def representation(request: web.BaseRequest) -> str:
             continue
         form = given.get("as", "")
         if form in {"", "Table"}:
-            return form
+            return Representation(form == "Table", request.query.get("includeObject", "Metadata"))
     raise not_acceptable(_ACCEPTED)
 
 

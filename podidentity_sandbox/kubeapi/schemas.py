@@ -11,25 +11,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from podidentity_sandbox.kubeapi.kinds import ResourceType
-from podidentity_sandbox.kubeapi.statuses import bad_request, invalid
+from podidentity_sandbox.kubeapi.statuses import Cause, Document, bad_request, invalid
 
-Document = dict[str, Any]
 Schema = Mapping[str, Any]
-Cause = tuple[str, str, str]
 
 PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 EMBEDDED: Final = "x-kubernetes-embedded-resource"
 INT_OR_STRING: Final = "x-kubernetes-int-or-string"
 _OBJECT_FIELDS: Final = frozenset({"apiVersion", "kind", "metadata"})
 _JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-
-
-def prune(resource: ResourceType, document: Document) -> list[str]:
-    """Remove the fields that are not in the schema from *document*, in place. Return their paths."""
-    dropped: list[str] = []
-    if resource.schema:
-        _prune(resource.schema, document, "", dropped, is_object=True)
-    return dropped
 
 
 def check(resource: ResourceType, document: Document, *, strict: bool = False) -> None:
@@ -40,7 +30,9 @@ def check(resource: ResourceType, document: Document, *, strict: bool = False) -
     for name in document.keys() - _OBJECT_FIELDS:
         # Nested values may be shared with the stored object.
         document[name] = copy.deepcopy(document[name])
-    dropped = prune(resource, document)
+    dropped: list[str] = []
+    if resource.schema:
+        _prune(resource.schema, document, "", dropped, is_object=True)
     if dropped and strict:
         listed = ", ".join(f'unknown field "{path}"' for path in dropped)
         raise bad_request(

@@ -7,27 +7,28 @@ import hmac
 import json
 import logging
 import secrets
-import socket
+import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from typing_extensions import override
 
-from podidentity_sandbox.certificates import Authority, KeyPair
-from podidentity_sandbox.kubeapi import authorization, definitions, discovery, openapi, requests, responses
+from podidentity_sandbox.certificates import LOOPBACK, Authority
+from podidentity_sandbox.kubeapi import authorization, discovery, requests, responses
 from podidentity_sandbox.kubeapi.accounts import ServiceAccountTokens
 from podidentity_sandbox.kubeapi.authorization import ADMINISTRATOR, Authorizer, User, service_account_user
 from podidentity_sandbox.kubeapi.handling import ReadLog, ReadPage, ResourceHandler
 from podidentity_sandbox.kubeapi.history import History
 from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry
-from podidentity_sandbox.kubeapi.statuses import StatusError, unauthorized
+from podidentity_sandbox.kubeapi.statuses import Document, StatusError, unauthorized
 from podidentity_sandbox.kubeapi.store import Store
 from podidentity_sandbox.kubeapi.verbs import NAMESPACES, Verbs
-from podidentity_sandbox.serving import ResponseFaults, restartable_listener
+from podidentity_sandbox.serving import HttpService
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,6 @@ FIRST_NAMESPACES: Final = ("default", "kube-node-lease", "kube-public", "kube-sy
 REQUESTS_KEPT: Final = 10_000
 OWN_USER_AGENT: Final = "podidctl-sandbox/"
 """The beginning of the User-Agent of the sandbox's own clients, which `KubeApi.faults` do not concern."""
-STOP_SECONDS: Final = 2.0
-"""The time that a stop waits for responses that are being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +50,37 @@ class Recorded:
     """The address or name, without port, to which the request was sent."""
 
 
-class KubeApi:
+class KubeApi(HttpService):
     """An API server on loopback, with TLS and one administrator's token.
 
-    *crd_directory* holds YAML of definitions to serve from the start. *keep* is how many changes of each kind can be
-    resumed from. *bookmark_seconds* is the time between a quiet watch's bookmarks. With *rbac* a service account may
+    *definitions* are custom resource definitions to serve from the start. *keep* is how many changes of each kind can
+    be resumed from. With *rbac* a service account may
     do what roles allow; otherwise every authenticated client may do everything. *now* is the wall clock of timestamps
     and ages, *clock* measures the time of watches.
 
-    Data outlive `stop`: `start` again and clients resume where they were. Making one with a directory reads files: from
-    inside a loop, do it in a thread. Everything else belongs to the loop's own thread.
+    Data outlive `stop`: `start` again and clients resume where they were. Everything belongs to the loop's own thread.
     """
+
+    scheme = "https"
+    stop_seconds = 2.0
 
     def __init__(
         self,
-        crd_directory: Path | None = None,
+        definitions: Iterable[Document] = (),
         *,
         authority: Authority | None = None,
         keep: int = 10_000,
-        bookmark_seconds: float = 60.0,
         rbac: bool = False,
         issuer: str = "",
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self.authority = authority or Authority("podidctl sandbox kubernetes")
         self.token = secrets.token_urlsafe(24)
         self.requests: deque[Recorded] = deque(maxlen=REQUESTS_KEPT)
         self.intercept: Callable[[Recorded], StatusError | None] | None = None
         """Called before each request: a StatusError is the response, None lets the request pass."""
-        self.faults = ResponseFaults()
         self._history = History(keep=keep)
         self._registry = Registry()
         self._given_issuer = issuer
@@ -95,114 +95,53 @@ class KubeApi:
             self._verbs,
             tokens=self._tokens,
             now=now,
-            bookmark_seconds=bookmark_seconds,
             flowing=self._flowing,
             clock=clock,
         )
-        self._host = ""
-        self._port = 0
-        self._extra: list[socket.socket] = []
-        self._runner: web.ServerRunner | None = None
         for name in FIRST_NAMESPACES:
             self.store.create(NAMESPACES, {"metadata": {"name": name}})
-        for definition in definitions.from_directory(crd_directory) if crd_directory is not None else ():
+        for definition in definitions:
             self.store.create(DEFINITIONS, definition)
         self._history.compact()
 
     @property
     def issuer(self) -> str:
         """The issuer of service account tokens: that of the constructor, or this server's URL."""
-        return self._given_issuer or self.server
+        return self._given_issuer or self.url
 
-    @property
-    def server(self) -> str:
-        """The URL, once started."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"https://{host}:{self._port}"
+    @override
+    async def start(self, host: str = "127.0.0.1", port: int = 0, *, ssl_context: ssl.SSLContext | None = None) -> None:
+        """Listen as `HttpService` does, with a certificate of this server's authority."""
+        hosts = dict.fromkeys((host, *LOOPBACK))
+        context = ssl_context or await asyncio.to_thread(self.authority.server_context, hosts)
+        await super().start(host, port, ssl_context=context)
 
-    @property
-    def port(self) -> int:
-        return self._port
-
-    @property
-    def ca_pem(self) -> str:
-        """The certificate to trust, as PEM text."""
-        return self.authority.pem
-
-    async def start(
-        self, host: str = "127.0.0.1", port: int = 0, *, extra_sockets: Iterable[socket.socket] = ()
-    ) -> None:
-        """Listen. Without *port* on the one of last time, or a free one. Raise OSError if it is taken.
-
-        *extra_sockets* are listening sockets, made anywhere (in another network namespace); they belong to the server
-        from now on, and `stop` closes them.
-        """
-        if self._runner is not None:
-            raise RuntimeError("already started")
-        listener = restartable_listener(host, port or self._port)
-        self._host, self._port = host, listener.getsockname()[1]
-        self._extra = list(extra_sockets)
-        context = await asyncio.to_thread(
-            self.authority.server_context, dict.fromkeys((host, "localhost", "127.0.0.1", "::1")), ask_clients=True
-        )
-        self._runner = web.ServerRunner(self.http(), shutdown_timeout=STOP_SECONDS)
-        await self._runner.setup()
-        self._context = context
-        for sock in (listener, *self._extra):
-            await web.SockSite(self._runner, sock, ssl_context=context).start()
-
+    @override
     def http(self) -> web.Server:
-        """Return a factory of protocols that answer the requests of one connection each, as `start` uses it."""
         return web.Server(self.respond, handler_cancellation=True, access_log=None)
 
-    async def add_socket(self, sock: socket.socket) -> None:
-        """Listen on one more listening socket, made anywhere; it belongs to the server from now on."""
-        if self._runner is None:
-            raise RuntimeError("not started")
-        await web.SockSite(self._runner, sock, ssl_context=self._context).start()
-
+    @override
     async def stop(self) -> None:
         """End every connection and close every socket; the data stay. Does nothing if it is not running."""
-        runner, self._runner = self._runner, None
-        if runner is None:
-            return
         self.drop_watches()
         self.resume()
-        await runner.cleanup()
+        await super().stop()
 
-    def kubeconfig(self, *, client: KeyPair | None = None) -> str:
-        """Return a kubeconfig as text, with the administrator's token, or with *client*'s certificate instead."""
-        user: dict[str, str] = {"token": self.token}
-        if client is not None:
-            user = {
-                "client-certificate-data": _data(client.certificate),
-                "client-key-data": _data(client.key),
-            }
-        cluster = {"server": self.server, "certificate-authority-data": _data(self.ca_pem)}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "sandbox", "cluster": cluster}],
-            "users": [{"name": "sandbox", "user": user}],
-            "contexts": [{"name": "sandbox", "context": {"cluster": "sandbox", "user": "sandbox"}}],
-            "current-context": "sandbox",
-        }
-        return json.dumps(config, indent=2)
+    def kubeconfig(self) -> str:
+        """Return a kubeconfig as text, with the administrator's token."""
+        authority = base64.b64encode(self.authority.pem.encode()).decode()
+        return kubeconfig({"server": self.url, "certificate-authority-data": authority}, self.token)
 
     def write_kubeconfig(self, path: Path | str) -> Path:
-        """Write the kubeconfig to *path*, readable by this user alone. JSON, which is YAML too."""
+        """Write the kubeconfig to *path*, readable by this user alone."""
         target = Path(path)
         target.touch(mode=0o600)
-        target.write_text(self.kubeconfig() + "\n", encoding="utf-8")
+        target.write_text(self.kubeconfig(), encoding="utf-8")
         return target
 
-    def read_logs_with(self, read_log: ReadLog) -> None:
-        """Use *read_log* for `kubectl logs`."""
-        self._handler.read_log = read_log
-
-    def read_pages_with(self, read_page: ReadPage) -> None:
-        """Use *read_page* for the subresource `proxy` of pods."""
-        self._handler.read_page = read_page
+    def read_with(self, read_log: ReadLog | None = None, read_page: ReadPage | None = None) -> None:
+        """Use *read_log* for `kubectl logs`, and *read_page* for the subresource `proxy` of pods."""
+        self._handler.read_log, self._handler.read_page = read_log, read_page
 
     def compact(self) -> None:
         """Delete the history: resuming a watch or a paged list from before now is too old."""
@@ -237,8 +176,8 @@ class KubeApi:
         """Record a request, before its response is known."""
         self.requests.append(request)
 
+    @override
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Return the response to one request."""
         recorded = Recorded(
             request.method, request.path_qs, request.headers.get("User-Agent", ""), request.url.host or ""
         )
@@ -260,20 +199,14 @@ class KubeApi:
             return responses.refusal(StatusError(500, "InternalError", "an error on the server prevented the request"))
 
     def _authenticate(self, request: web.BaseRequest) -> User:
-        """Return the client. Raise StatusError 401 for one with neither a certificate of this authority nor a valid
-        token.
-        """
+        """Return the client. Raise StatusError 401 for one without a valid token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             if hmac.compare_digest(token.strip().encode(), self.token.encode()):
                 return ADMINISTRATOR
             if account := self._tokens.subject(token.strip()):
                 return service_account_user(account)
-            raise unauthorized()
-        transport = request.transport
-        if transport is None or not transport.get_extra_info("peercert"):
-            raise unauthorized()
-        return ADMINISTRATOR
+        raise unauthorized()
 
     async def _route(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
         target = requests.target(self._registry, request.path)
@@ -298,7 +231,7 @@ class KubeApi:
             return response
         if parts in ([".well-known", "openid-configuration"], ["openid", "v1", "jwks"]):
             return await self._for_relying_parties(parts)
-        found = discovery.at(self._registry, parts, f"{self._host}:{self._port}") or openapi.at(self._registry, parts)
+        found = discovery.at(self._registry, parts, f"{self.host}:{self.port}")
         if found is None:
             return responses.text("404 page not found\n", 404)
         return responses.document(found)
@@ -314,10 +247,26 @@ class KubeApi:
             response = responses.document(signer.key_set())
             response.headers["Content-Type"] = "application/jwk-set+json"
         else:
-            response = responses.document(signer.configuration(self.issuer))
+            configuration = {
+                "issuer": self.issuer,
+                "jwks_uri": f"{self.issuer}/openid/v1/jwks",
+                "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["RS256"],
+            }
+            response = responses.document(configuration)
         response.headers["Cache-Control"] = "public, max-age=3600"
         return response
 
 
-def _data(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
+def kubeconfig(cluster: Mapping[str, str], token: str) -> str:
+    """Return a kubeconfig for *cluster* with *token*. It is JSON, which is also YAML."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "sandbox", "cluster": cluster}],
+        "users": [{"name": "sandbox", "user": {"token": token}}],
+        "contexts": [{"name": "sandbox", "context": {"cluster": "sandbox", "user": "sandbox"}}],
+        "current-context": "sandbox",
+    }
+    return json.dumps(config, indent=2) + "\n"

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 Document = dict[str, Any]
+"""A JSON object."""
+Cause = tuple[str, str, str]
+"""Reason, message and field of one cause of a 422."""
 
 
 class StatusError(Exception):
@@ -122,7 +125,7 @@ def modified(plural: str, group: str, name: str) -> StatusError:
     return conflict(plural, group, name, why)
 
 
-def invalid(kind: str, group: str, name: str, causes: Sequence[tuple[str, str, str]]) -> StatusError:
+def invalid(kind: str, group: str, name: str, causes: Sequence[Cause]) -> StatusError:
     """Return a 422 with each cause as (reason, message, field)."""
     listed = [f"{field}: {message}" for _, message, field in causes]
     problems = listed[0] if len(listed) == 1 else f"[{', '.join(listed)}]"

@@ -7,14 +7,12 @@ All calls must be made on the event loop's thread, and none of them waits.
 from collections.abc import Callable
 from typing import Any
 
-from podidentity_sandbox.kubeapi import selectors
 from podidentity_sandbox.kubeapi.history import Change
 from podidentity_sandbox.kubeapi.kinds import ResourceType
+from podidentity_sandbox.kubeapi.listing import selector
 from podidentity_sandbox.kubeapi.patching import merge
-from podidentity_sandbox.kubeapi.statuses import StatusError, no_such_resource
+from podidentity_sandbox.kubeapi.statuses import Document, no_such_resource
 from podidentity_sandbox.kubeapi.verbs import DeleteOptions, Verbs
-
-Document = dict[str, Any]
 
 
 class Store:
@@ -42,9 +40,7 @@ class Store:
     ) -> list[Document]:
         """Return copies of the selected objects of one or all namespaces, ordered by namespace and name."""
         resource = self._kind(kind)
-        selects = selectors.both(
-            selectors.by_labels(label_selector), selectors.by_fields(field_selector, resource.fields)
-        )
+        selects = selector(label_selector, field_selector, resource)
         return [
             _copy(item.document)
             for key, item in self._verbs.history.items(resource.name)
@@ -107,6 +103,3 @@ def _copy_value(value: Any) -> Any:
     if isinstance(value, list):
         return [_copy_value(each) for each in value]
     return value
-
-
-__all__ = ["StatusError", "Store"]

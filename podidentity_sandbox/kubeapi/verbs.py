@@ -10,14 +10,15 @@ import random
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from podidentity_sandbox.kubeapi import admission, definitions, field_types, schemas
+from podidentity_sandbox.kubeapi import admission, field_types, schemas
 from podidentity_sandbox.kubeapi.history import History, Item, Key
-from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry, ResourceType
+from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry, ResourceType, defined_kinds
 from podidentity_sandbox.kubeapi.statuses import (
+    Document,
     StatusError,
     already_exists,
     bad_request,
@@ -27,8 +28,6 @@ from podidentity_sandbox.kubeapi.statuses import (
     modified,
     not_found,
 )
-
-Document = dict[str, Any]
 
 GENERATED: Final = "bcdfghjklmnpqrstvwxz2456789"
 """Characters of a generated name's five: no vowels, so that no words come out, and no digits that look like letters."""
@@ -68,7 +67,7 @@ class Verbs:
 
     def timestamp(self) -> str:
         """Return the current time in documents' format: seconds, UTC."""
-        return _spell(self._now())
+        return spell(self._now())
 
     def get(self, resource: ResourceType, key: Key) -> Item:
         """Raise StatusError 404."""
@@ -271,13 +270,13 @@ class Verbs:
 
     def _serve(self, definition: Document) -> None:
         self.registry.remove(definition["metadata"]["name"])
-        for kind in definitions.served(definition):
+        for kind in defined_kinds(definition):
             self.registry.add(kind)
 
     def _marked(self, document: Document, grace: int) -> Document:
         moment = self._now() + datetime.timedelta(seconds=grace)
         metadata = document["metadata"] | {
-            "deletionTimestamp": _spell(moment),
+            "deletionTimestamp": spell(moment),
             "deletionGracePeriodSeconds": grace,
         }
         return document | {"metadata": metadata}
@@ -356,5 +355,6 @@ def _grace_seconds(resource: ResourceType, document: Document, options: DeleteOp
     return max(0, spec.get("terminationGracePeriodSeconds", 30) if grace is None else grace)
 
 
-def _spell(moment: datetime.datetime) -> str:
+def spell(moment: datetime.datetime) -> str:
+    """Return the time in documents' format: seconds, UTC."""
     return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

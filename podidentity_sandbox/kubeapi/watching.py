@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from podidentity_sandbox.kubeapi import selectors
 from podidentity_sandbox.kubeapi.history import Change, History, Item, TooOldError
+from podidentity_sandbox.kubeapi.listing import selector
 from podidentity_sandbox.kubeapi.requests import ListOptions, Target, revision
 from podidentity_sandbox.kubeapi.statuses import bad_request, expired
 
 INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
+BOOKMARK_SECONDS: Final = 60.0
+"""The time between the bookmarks of a quiet watch."""
 LAST_BOOKMARK_SECONDS: Final = 1.0
 """How long before the end of its time a watch sends a last bookmark."""
 BACKLOG_MAX: Final = 20_000
@@ -41,18 +43,13 @@ class Watch:
         target: Target,
         options: ListOptions,
         *,
-        bookmark_seconds: float,
         timeout_seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self.target = target
         self._history = history
         self._options = options
-        self._selects = selectors.both(
-            selectors.by_labels(options.label_selector),
-            selectors.by_fields(options.field_selector, target.resource.fields),
-        )
-        self._bookmark_seconds = bookmark_seconds
+        self._selects = selector(options.label_selector, options.field_selector, target.resource)
         self._clock = clock
         self._ends = clock() + timeout_seconds
         self._queue: deque[WatchEvent] = deque()
@@ -63,7 +60,7 @@ class Watch:
 
     async def events(self) -> AsyncIterator[WatchEvent]:
         """Yield the events in order, until the time is over or the watch is closed."""
-        next_bookmark = self._clock() + self._bookmark_seconds
+        next_bookmark = self._clock() + BOOKMARK_SECONDS
         last_bookmark = self._ends - LAST_BOOKMARK_SECONDS
         while True:
             while self._queue and not self._closed:
@@ -73,7 +70,7 @@ class Watch:
                 return
             if self._options.bookmarks and now >= min(next_bookmark, last_bookmark):
                 yield self._bookmark()
-                next_bookmark = now + self._bookmark_seconds
+                next_bookmark = now + BOOKMARK_SECONDS
                 if now >= last_bookmark:
                     last_bookmark = self._ends
                 continue

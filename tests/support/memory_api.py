@@ -7,7 +7,7 @@ from typing import Any, Final
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity_sandbox.certificates import Authority
-from podidentity_sandbox.kubeapi import definitions
+from podidentity_sandbox.cluster import read_documents
 from podidentity_sandbox.kubeapi.kinds import DEFINITIONS
 from podidentity_sandbox.kubeapi.server import KubeApi, Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
@@ -24,7 +24,7 @@ authority = functools.cache(Authority)
 @functools.cache
 def _definitions(directory: Path) -> tuple[dict[str, Any], ...]:
     """Return the definitions. Their YAML takes 0.1 s to read."""
-    return tuple(definitions.from_directory(directory))
+    return tuple(each for each in read_documents(directory) if each.get("kind") == "CustomResourceDefinition")
 
 
 class MemoryApi(KubeApi):

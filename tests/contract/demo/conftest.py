@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from podidentity_demo.loop import go_round
+from podidentity_demo.demo import Demo, go_round
 from podidentity_demo.settings import Settings, parse
-from podidentity_demo.steps import Demo
 from tests.contract.sandbox.azure.conftest import GROUP, SUBSCRIPTION, Azure
 from tests.contract.sandbox.azure.conftest import azure as azure  # noqa: PLC0414 - a fixture
 

@@ -9,9 +9,8 @@ import sys
 
 import pytest
 
-from podidentity_demo.loop import run
+from podidentity_demo.demo import StepError, run
 from podidentity_demo.settings import Settings
-from podidentity_demo.steps import StepError
 from tests.contract.demo.conftest import names_of
 from tests.contract.sandbox.azure.conftest import Azure
 from tests.support.waiting import LIMIT_SECONDS

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from podidentity_demo.http_requests import presentable
+from podidentity_demo.demo import presentable
 from podidentity_demo.settings import Settings
 from tests.contract.demo.conftest import one_run
 from tests.contract.sandbox.azure.conftest import Azure

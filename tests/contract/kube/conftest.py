@@ -1,5 +1,6 @@
 """Fixtures that run each test twice: with the sandbox's API server, and with the real one."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -8,11 +9,11 @@ import pytest
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
-from podidentity_sandbox.faults.connections import FaultProxy
+from podidentity_sandbox.cluster import CRDS, read_documents
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import apply_definitions
 from tests.contract.kube.servers import EmulatedServer, RealServer, Server, address, fresh_namespace
-from tests.support.checkout import ROOT
+from tests.support.fault_proxy import FaultProxy
 from tests.support.testplane import up
 from tests.support.waiting import until
 
@@ -35,7 +36,7 @@ def short_memory_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
 
 @pytest.fixture
 async def emulator() -> AsyncIterator[EmulatedServer]:
-    api = KubeApi(ROOT / "deploy" / "crds")
+    api = KubeApi(await asyncio.to_thread(read_documents, CRDS))
     await api.start()
     yield EmulatedServer(api)
     await api.stop()

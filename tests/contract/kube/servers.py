@@ -73,11 +73,11 @@ class RealServer:
 class EmulatedServer:
     def __init__(self, api: KubeApi) -> None:
         self.api = api
-        self.token, self.ca = api.token, api.ca_pem
+        self.token, self.ca = api.token, api.authority.pem
 
     @property
     def url(self) -> str:
-        return self.api.server
+        return self.api.url
 
     async def access(self) -> ClusterAccess:
         return direct_access(self.url, self.ca, self.token)

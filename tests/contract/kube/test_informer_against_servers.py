@@ -15,9 +15,9 @@ from podidentity.kube.errors import Gone, ServerError
 from podidentity.kube.informer import Informer
 from podidentity.kube.paths import object_path
 from podidentity.resources import BINDINGS, PODS, AzureIdentityBinding, Kind
-from podidentity_sandbox.faults.connections import FaultProxy, Mode
 from tests.contract.kube.conftest import new_namespace, through
 from tests.contract.kube.servers import Server, address
+from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.podidentity.kube.recording import Recorder
 from tests.support.waiting import LIMIT_SECONDS, until
 

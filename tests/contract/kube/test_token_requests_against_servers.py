@@ -8,8 +8,7 @@ import pytest
 
 from podidentity.kube.client import Client
 from podidentity.resources import NODES, PODS, Kind, Resource
-from podidentity_sandbox.federation import IssuerKeys, read_assertion
-from podidentity_sandbox.issuing import fetch, issuer_of
+from podidentity_sandbox.federation import IssuerKeys, fetch, issuer_of, read_assertion
 from podidentity_sandbox.proofs import NotProvenError
 from podidentity_sandbox.tokens import read_claims
 from tests.contract.kube.servers import Server

@@ -8,12 +8,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from podidentity.exits import StartError
 from podidentity_sandbox.aad import Aad
 from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.fault_control import (
     FaultControl,
-    FaultError,
     Service,
     aad_error,
     azure_error,
@@ -78,27 +78,27 @@ async def test_a_hanging_request_is_answered_when_the_fault_is_cleared(control: 
 @pytest.mark.parametrize("value", ["200", "600", "4290", "-1s", "3601s", "nans", "", "hangs", "\u0665\u0660\u0660"])
 async def test_an_invalid_fault_is_rejected_and_changes_nothing(control: Path, value: str) -> None:
     await call(control, wanted={"arm": "500"})
-    with pytest.raises(FaultError, match="use a status from 400 to 599, hang, or a delay"):
+    with pytest.raises(StartError, match="use a status from 400 to 599, hang, or a delay"):
         await call(control, wanted={"aad": "503", "arm": value})
     assert await call(control) == {"arm": "500"}
 
 
 async def test_an_unknown_service_is_rejected(control: Path) -> None:
-    with pytest.raises(FaultError, match="unknown service 'disk': use arm, aad"):
+    with pytest.raises(StartError, match="unknown service 'disk': use arm, aad"):
         await call(control, wanted={"disk": "500"})
-    with pytest.raises(FaultError, match="unknown service 'disk': use arm, aad"):
+    with pytest.raises(StartError, match="unknown service 'disk': use arm, aad"):
         await call(control, clear=["disk"])
 
 
 async def test_a_sandbox_that_does_not_run_is_reported_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(FaultError, match="check that podidctl sandbox up runs") as caught:
+    with pytest.raises(StartError, match="check that podidctl sandbox up runs") as caught:
         await call(tmp_path / "control.sock")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["imds", "=500", "imds=", ""])
 def test_a_fault_without_service_or_value_is_rejected(text: str) -> None:
-    with pytest.raises(FaultError, match="is not SERVICE=VALUE"):
+    with pytest.raises(StartError, match="is not SERVICE=VALUE"):
         split(text)
 
 

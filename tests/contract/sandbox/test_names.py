@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from podidentity_sandbox.dns import NameServer, answer
-from podidentity_sandbox.public_names import PublicNames
+from podidentity_sandbox.public_names import NameServer, PublicNames, answer
 from podidentity_sandbox.serving import FaultyService, bound_datagrams
 
 ADDRESS = ipaddress.IPv4Address("198.18.0.1")

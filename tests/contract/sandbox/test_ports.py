@@ -17,9 +17,9 @@ from aiohttp import web
 from typing_extensions import override
 
 from podidentity_sandbox import serving
-from podidentity_sandbox.faults import FaultProxy, StatusProxy
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.serving import PORT_BLOCKS, HttpService, free_ports
+from tests.support.fault_proxy import FaultProxy
 
 OTHER = "import json, sys; from podidentity_sandbox.serving import free_ports; print(json.dumps(free_ports(60)))"
 
@@ -90,13 +90,12 @@ class Service(HttpService):
         return web.Response()
 
 
-Server = Service | KubeApi | FaultProxy | StatusProxy
+Server = Service | KubeApi | FaultProxy
 
 SERVERS: dict[str, Callable[[], Server]] = {
     "service": Service,
     "API server": KubeApi,
     "fault proxy": lambda: FaultProxy("127.0.0.1", 1),
-    "status proxy": lambda: StatusProxy("http://127.0.0.1:1"),
 }
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from podidentity_sandbox.launching import expanded, program_of
 from podidentity_sandbox.network import ExecutionContext
-from podidentity_sandbox.processes import Program
-from podidentity_sandbox.restarts import HEALTHY_SECONDS, LONGEST_SECONDS, Restarts
+from podidentity_sandbox.processes import HEALTHY_SECONDS, LONGEST_SECONDS, Program, Restarts
 from tests.support.waiting import until, until_sync
 
 

@@ -16,13 +16,13 @@ from functools import partial
 from typing import Any, Final, Self
 
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.faults import FaultProxy, Mode
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.settings import Settings
 from tests.support import identity_requests
+from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.identity_requests import attach, start_again
 
 NODE: Final = identity_requests.NODE

@@ -174,7 +174,7 @@ def test_other_programs_and_their_modules_are_also_removed_from_the_list_of_file
     monkeypatch.setattr(install_program, "TARGET", tmp_path)
     site = tmp_path / "lib" / "python3.11" / "site-packages"
     commands = [f"../../../bin/{name}" for name in ("nmi", "mic", "podidentity-demo", "podidctl")]
-    files = ["nmi/cli.py", "podidentity/kube/client.py", "podidentity_demo/cli.py", "mic/cli.py", "_native/a.so"]
+    files = ["nmi/cli.py", "podidentity/kube/client.py", "podidentity_demo/demo.py", "mic/cli.py", "_native/a.so"]
     fill(site, dict.fromkeys([*files, *OF_ONE_PROGRAM, *commands], ""), f"{OWN}/RECORD")
 
     remove_other_programs(site, program)

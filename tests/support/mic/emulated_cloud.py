@@ -16,6 +16,7 @@ from typing_extensions import override
 from podidentity_sandbox.aad import Aad
 from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.cluster import CRDS, read_documents
 from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.serving import free_ports
@@ -210,7 +211,7 @@ async def emulated_cloud(folder: Path) -> AsyncIterator[EmulatedCloud]:
     authority = await asyncio.to_thread(Authority)
     mint = await asyncio.to_thread(TokenMint)
     directory = Directory()
-    api = await asyncio.to_thread(KubeApi, ROOT / "deploy" / "crds", authority=authority)
+    api = KubeApi(await asyncio.to_thread(read_documents, CRDS), authority=authority)
     arm, aad = Arm(directory, mint), Aad(directory, mint)
     context = await asyncio.to_thread(authority.server_context)
     await api.start()

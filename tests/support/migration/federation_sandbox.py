@@ -99,7 +99,7 @@ class Federation:
 
     def trust(self, account: str = "web", name: str = "demo", namespace: str = "default") -> None:
         subject = f"system:serviceaccount:{namespace}:{account}"
-        self.cloud.directory.federate(f"client-{name}", FederatedCredential(self.cloud.api.server, subject, AUDIENCE))
+        self.cloud.directory.federate(f"client-{name}", FederatedCredential(self.cloud.api.url, subject, AUDIENCE))
 
     def account(self, name: str, namespace: str = "default") -> None:
         self.store.create("serviceaccounts", {"metadata": {"name": name, "namespace": namespace}})

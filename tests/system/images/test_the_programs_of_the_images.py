@@ -67,9 +67,9 @@ def in_cluster(api: KubeApi | None, folder: Path, command: list[str]) -> list[st
     """Return *command* with the environment of a pod: address of the API server, and service account in *folder*."""
     assert api is not None
     folder.mkdir(exist_ok=True)
-    for name, content in (("token", api.token), ("ca.crt", api.ca_pem), ("namespace", "default")):
+    for name, content in (("token", api.token), ("ca.crt", api.authority.pem), ("namespace", "default")):
         (folder / name).write_text(content)
-    where = urlsplit(api.server)
+    where = urlsplit(api.url)
     environment = {
         "KUBERNETES_SERVICE_HOST": where.hostname,
         "KUBERNETES_SERVICE_PORT": where.port,

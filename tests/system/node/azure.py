@@ -16,14 +16,14 @@ from typing_extensions import override
 from nmi.server.loop_detection import FIELD
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
-from podidentity_sandbox import issuing
+from podidentity_sandbox import federation
 from podidentity_sandbox.azure import AzureEmulator, identity_id
 from podidentity_sandbox.certificates import LOOPBACK, Authority
 from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity
 from podidentity_sandbox.imds import Imds
 from podidentity_sandbox.machines import Machine
 from podidentity_sandbox.namespaces import Namespaces
-from podidentity_sandbox.network import METADATA_ADDRESS, Loopback
+from podidentity_sandbox.network import METADATA_ADDRESS, Network
 from podidentity_sandbox.serving import listening
 from podidentity_sandbox.settings import EXCHANGE_AUDIENCE
 from podidentity_sandbox.tokens import TokenMint
@@ -61,7 +61,7 @@ class _LoggedImds(Imds):
         return await super().respond(request)
 
 
-class _Network(Loopback):
+class _Network(Network):
     """The sources of the nodes' requests. Sockets are created in the namespace, where the event loop's thread runs."""
 
     redirects = True
@@ -159,14 +159,14 @@ class Azure:
         self._access = direct_access(f"https://127.0.0.1:{API_PORT}", ca, token)
 
         def trust(emulator: AzureEmulator) -> None:
-            emulator.aad.issuers.fetch = lambda url: issuing.fetch(self._access, url)
+            emulator.aad.issuers.fetch = lambda url: federation.fetch(self._access, url)
             self._client = emulator.token_proxy.client = Client(self._access, user_agent="tests/system/node")
 
         self.call(trust)
 
     def federate(self, client_id: str, namespace: str) -> None:
         """Let an identity trust the pods of the default service account of a namespace of the cluster."""
-        issuer = self.run(issuing.issuer_of(self._access))
+        issuer = self.run(federation.issuer_of(self._access))
         account = f"system:serviceaccount:{namespace}:default"
         credential = FederatedCredential(issuer, account, EXCHANGE_AUDIENCE)
         self.call(lambda emulator: emulator.directory.federate(client_id, credential))

@@ -19,12 +19,12 @@ from podidentity.azure.federation import DIRECT_AUDIENCE
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.federation import (
     CONFIGURATION,
+    KEY_SET,
     IssuerKeys,
     IssuerUnreachableError,
     match,
     read_assertion,
 )
-from podidentity_sandbox.issuing import KEY_SET
 from podidentity_sandbox.proofs import NotProvenError
 from podidentity_sandbox.serving import free_ports
 from tests.support.kubectl_and_helm import Commands

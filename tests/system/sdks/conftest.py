@@ -13,8 +13,8 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
+from tests.support.sandbox.storage import SandboxWithStorage
 from tests.system.sdks.applications import APPLICATIONS, Application, ToolchainError
 from tests.system.sdks.imds_programs import Program, install
 from tests.system.sdks.sdk_sandbox import SYSTEM_PATH, SdkSandbox
@@ -94,7 +94,7 @@ def nightly(application: Application) -> Sequence[pytest.MarkDecorator]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def sdk_sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SdkSandbox]:
     """Yield a stage with one node, which is a separate network namespace, and the real MIC and NMI."""
-    async with Sandbox(Settings(namespaces=True, environment=os.environ)) as sandbox:
+    async with SandboxWithStorage(Settings(namespaces=True, environment=os.environ)) as sandbox:
         yield SdkSandbox(sandbox, tmp_path_factory.mktemp("home"))
 
 

@@ -13,6 +13,8 @@ from typing import Final
 import pytest
 
 from podidentity_sandbox.azure import USUAL_ROLES
+from tests.support.sandbox.storage import ROLES as STORAGE_ROLES
+from tests.support.sandbox.storage import AzureWithStorage
 from tests.system.sdks import imds_table
 from tests.system.sdks.imds_programs import ACCOUNT, CONTAINER, Program, chosen, install, nightly, version_of
 from tests.system.sdks.imds_table import CHECKS, Result
@@ -42,6 +44,7 @@ async def run(
     Return its exit code, its output, and the object ids of the callers that ARM or Storage has seen. MIC calls ARM too.
     """
     azure = sandbox.sandbox.azure
+    assert isinstance(azure, AzureWithStorage)
     calls = azure.arm.calls if program.service == "ARM" else azure.storage.calls
     before, outputs, code = len(calls), [], 0
     shared = {"PATH": SYSTEM_PATH, "HOME": str(folder), "LANG": "C.UTF-8"}
@@ -82,10 +85,11 @@ async def test_the_program_gets_a_token_of_its_pods_identity_or_fails(
     today = datetime.now(UTC).date().isoformat()
     results[program.name] = Result(name=program.name, version=version_of(program), date=today, checks=checks)
     azure = sdk_sandbox.sandbox.azure
+    assert isinstance(azure, AzureWithStorage)
     azure.storage.add_container(ACCOUNT, CONTAINER)
     identities = [await sdk_sandbox.identity(name) for name in PODS[check]]
     for each in identities:
-        azure.directory.grant(each.object_id, *USUAL_ROLES)
+        azure.directory.grant(each.object_id, *USUAL_ROLES, *STORAGE_ROLES)
     pod = await sdk_sandbox.pod(*PODS[check], labelled=bool(identities))
     client_id = identities[-1].client_id if check == "named" else ""
     code, output, callers = await run(sdk_sandbox, program, pod, tmp_path, client_id)

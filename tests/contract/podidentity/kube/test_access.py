@@ -129,7 +129,7 @@ async def test_a_failing_reader_process_keeps_the_last_credentials(
 async def test_an_inline_certificate_is_used_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair = Authority("test").client("user")
+    pair = Authority("test").server()
     encoded = {
         "client-certificate-data": base64.b64encode(pair.certificate.encode()).decode(),
         "client-key-data": base64.b64encode(pair.key.encode()).decode(),

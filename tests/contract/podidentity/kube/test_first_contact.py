@@ -12,7 +12,7 @@ from podidentity.kube import first_contact
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.sessions import OpenSession
 from podidentity_sandbox.certificates import Authority
-from podidentity_sandbox.faults import FaultProxy, Mode
+from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.podidentity.kube.scripted import ScriptedServer
 from tests.unit.podidentity.kube.test_first_contact import VERSION, awaited, new_contact
 

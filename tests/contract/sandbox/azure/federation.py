@@ -32,7 +32,7 @@ class Federation:
         self.azure = azure
         self.kube = kube
         self.identity = azure.one
-        self.credential = FederatedCredential(kube.server, SUBJECT, AUDIENCE)
+        self.credential = FederatedCredential(kube.url, SUBJECT, AUDIENCE)
         azure.aad.issuers.fetch = self.fetch
         self.fetched: list[str] = []
         trust = aiohttp.TCPConnector(ssl=kube.authority.client_context())
@@ -48,7 +48,7 @@ class Federation:
 
     async def token(self, *audiences: str) -> str:
         asked = {"spec": {"audiences": audiences or [AUDIENCE], "expirationSeconds": 600}}
-        url = f"{self.kube.server}/api/v1/namespaces/default/serviceaccounts/default/token"
+        url = f"{self.kube.url}/api/v1/namespaces/default/serviceaccounts/default/token"
         async with self.session.post(url, json=asked) as response:
             return str((await response.json())["status"]["token"])
 

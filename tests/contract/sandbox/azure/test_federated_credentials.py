@@ -49,7 +49,7 @@ async def test_the_error_names_the_part_that_no_credential_matches(
     federation: Federation, change: dict[str, str], number: int, part: str
 ) -> None:
     token = await federation.token()
-    presented = {"issuer": federation.kube.server, "subject": SUBJECT, "audience": AUDIENCE}[part]
+    presented = {"issuer": federation.kube.url, "subject": SUBJECT, "audience": AUDIENCE}[part]
     federation.trust(**change)
     assert await federation.refusal(token) == (
         401,
@@ -59,7 +59,7 @@ async def test_the_error_names_the_part_that_no_credential_matches(
     )
     assert federation.fetched == []
     federation.azure.directory.unfederate(
-        federation.identity.client_id, change.get("issuer", federation.kube.server), change.get("subject", SUBJECT)
+        federation.identity.client_id, change.get("issuer", federation.kube.url), change.get("subject", SUBJECT)
     )
     federation.trust()
     assert (await federation.ask(token))[0] == 200
@@ -73,7 +73,7 @@ async def test_a_subject_with_other_case_does_not_match_and_the_error_mentions_c
 
 
 async def test_a_trailing_slash_makes_another_issuer(federation: Federation) -> None:
-    federation.trust(issuer=f"{federation.kube.server}/")
+    federation.trust(issuer=f"{federation.kube.url}/")
     assert (await federation.refusal(await federation.token()))[2] == 700211
 
 
@@ -102,7 +102,7 @@ async def test_a_removed_credential_or_one_of_a_removed_identity_is_not_accepted
     federation.trust()
     token = await federation.token()
     assert (await federation.ask(token))[0] == 200
-    federation.azure.directory.unfederate(federation.identity.client_id, federation.kube.server, SUBJECT)
+    federation.azure.directory.unfederate(federation.identity.client_id, federation.kube.url, SUBJECT)
     assert (await federation.refusal(token))[2] == 70025
     federation.trust()
     directory, was = federation.azure.directory, federation.identity
@@ -187,7 +187,7 @@ async def test_a_foreign_or_altered_signature_is_rejected(federation: Federation
     status, error, number, sentence = await federation.refusal(signed_by(rsa_key(), claims, kid="stranger"))
     assert (status, error, number) == (401, "invalid_client", 7000272)
     assert "stranger" in sentence
-    assert federation.kube.server in sentence
+    assert federation.kube.url in sentence
     assert (await federation.ask(good))[0] == 200
 
 
@@ -217,8 +217,8 @@ async def test_keys_are_fetched_once_and_again_for_an_unknown_key(federation: Fe
     for _ in range(2):
         assert (await federation.ask(await federation.token()))[0] == 200
     assert federation.fetched == [
-        f"{federation.kube.server}/.well-known/openid-configuration",
-        f"{federation.kube.server}/openid/v1/jwks",
+        f"{federation.kube.url}/.well-known/openid-configuration",
+        f"{federation.kube.url}/openid/v1/jwks",
     ]
     federation.kube._tokens._signer = None  # as after a change of the cluster's keys
     assert (await federation.ask(await federation.token()))[0] == 200
@@ -240,7 +240,7 @@ async def test_an_unreachable_issuer_is_not_reported_as_a_client_error(federatio
 
 
 async def test_an_issuer_with_another_name_in_its_token_or_its_discovery_is_rejected(federation: Federation) -> None:
-    alias = federation.kube.server.replace("127.0.0.1", "localhost")
+    alias = federation.kube.url.replace("127.0.0.1", "localhost")
     federation.trust(issuer=alias)
     claims = read_claims(await federation.token()) | {"iss": alias}
     token = (await federation.kube._tokens.signer()).sign(claims)

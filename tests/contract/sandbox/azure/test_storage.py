@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from podidentity_sandbox import storage
 from podidentity_sandbox.directory import Directory
-from podidentity_sandbox.storage import Storage
 from tests.contract.sandbox.azure.conftest import MINT
+from tests.support.sandbox import storage
+from tests.support.sandbox.storage import Storage
 
 HOST = "account.blob.core.windows.net"
 AUDIENCE = "https://storage.azure.com"

@@ -20,7 +20,8 @@ from nmi.tokens.proxy_refusals import MissingStep, NotBoundError
 from nmi.tokens.token_proxy import ProxyFailed, ProxyUnreachable
 from podidentity.azure.errors import AzureError
 from podidentity.azure.federation import BINDING_AUDIENCE, DIRECT_AUDIENCE
-from podidentity_sandbox.fault_control import FaultControl, FaultError, Service, proxy_error
+from podidentity.exits import StartError
+from podidentity_sandbox.fault_control import FaultControl, Service, proxy_error
 from podidentity_sandbox.tokens import read_claims
 from tests.support.nmi.tokens.binding_bench import BindingBench, binding_bench
 from tests.support.nmi.tokens.sign_in_bench import RESOURCE
@@ -152,6 +153,6 @@ async def test_another_fault_replaces_a_condition(bound: BindingBench) -> None:
 async def test_an_unknown_value_lists_the_conditions_and_changes_nothing(bound: BindingBench) -> None:
     control = control_of(bound)
     control.set({"proxy": "unbound"})
-    with pytest.raises(FaultError, match="unbound, audience, server-name, certificate, certificate-name, hang"):
+    with pytest.raises(StartError, match="unbound, audience, server-name, certificate, certificate-name, hang"):
         control.set({"proxy": "bound"})
     assert control.active == {"proxy": "unbound"}

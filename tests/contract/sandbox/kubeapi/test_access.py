@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from podidentity_sandbox.certificates import Authority, KeyPair
@@ -22,24 +21,10 @@ TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
 
 @pytest.mark.parametrize("token", ["", "wrong", "a.b.c", "é"])
 async def test_without_valid_credentials_everything_is_401(api: KubeApi, token: str) -> None:
-    caller = Caller(api.server, token, api.authority.client_context())
+    caller = Caller(api.url, token, api.authority.client_context())
     for path in ("/api", "/healthz", "/api/v1/pods", "/nosuch"):
         answer = await caller("GET", path)
         assert (answer.status, answer.body["reason"], answer.body["code"]) == (401, "Unauthorized", 401)
-    await caller.close()
-
-
-async def test_a_client_certificate_of_the_servers_authority_is_accepted_and_of_another_one_is_not(
-    api: KubeApi,
-) -> None:
-    certificate = api.authority.client("user", ["system:masters"])
-    caller = Caller(api.server, "", api.authority.client_context(certificate))
-    assert (await caller("GET", "/healthz")).status == 200
-    await caller.close()
-    certificate = Authority().client("user", ["system:masters"])
-    caller = Caller(api.server, "", api.authority.client_context(certificate))
-    with pytest.raises((aiohttp.ClientError, OSError)):
-        await caller("GET", "/healthz")
     await caller.close()
 
 
@@ -47,7 +32,7 @@ async def test_a_service_account_token_is_valid_until_it_expires() -> None:
     moment = datetime.datetime.now(datetime.UTC)
     async with serving(now=lambda: moment) as (api, administrator):
         token = (await administrator("POST", TOKEN, {"spec": {}})).body["status"]["token"]
-        caller = Caller(api.server, token, api.authority.client_context())
+        caller = Caller(api.url, token, api.authority.client_context())
         assert (await caller("GET", "/healthz")).status == 200
         moment += datetime.timedelta(hours=2)
         assert (await caller("GET", "/healthz")).status == 401
@@ -77,7 +62,7 @@ async def test_the_token_of_an_overdue_pod_is_rejected() -> None:
         api.store.create("pods", pod("p", node="n1"), "default")
         bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
         token = (await administrator("POST", TOKEN, {"spec": {"boundObjectRef": bound}})).body["status"]["token"]
-        caller = Caller(api.server, token, api.authority.client_context())
+        caller = Caller(api.url, token, api.authority.client_context())
         await administrator("DELETE", f"{PODS}/p")
         moment += datetime.timedelta(seconds=80)
         assert (await caller("GET", "/healthz")).status == 200
@@ -116,7 +101,7 @@ async def account(rbac: tuple[KubeApi, Caller]) -> AsyncIterator[Caller]:
     server, administrator = rbac
     await administrator("POST", ACCOUNTS, {"metadata": {"name": "app"}})
     token = (await administrator("POST", f"{ACCOUNTS}/app/token", {"spec": {}})).body["status"]["token"]
-    caller = Caller(server.server, token, server.authority.client_context())
+    caller = Caller(server.url, token, server.authority.client_context())
     yield caller
     await caller.close()
 
@@ -226,8 +211,7 @@ DEADLINE = 60.0
 
 async def response_of_a_server(context: ssl.SSLContext, trust: ssl.SSLContext, host: str = "127.0.0.1") -> bytes:
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        subject = (writer.get_extra_info("peercert") or {}).get("subject", ())
-        writer.write(repr([value for part in subject for _, value in part]).encode())
+        writer.write(b"hello")
         writer.close()
 
     async with await asyncio.start_server(greet, "127.0.0.1", 0, ssl=context) as server, asyncio.timeout(DEADLINE):
@@ -243,20 +227,13 @@ async def test_a_server_certificate_passes_strict_checks() -> None:
     authority = Authority()
     trust = authority.client_context()
     trust.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
-    assert await response_of_a_server(authority.server_context(), trust) == b"[]"
-
-
-async def test_a_client_certificate_names_its_user_and_groups() -> None:
-    authority = Authority()
-    trust = authority.client_context(authority.client("user", ["a", "b"]))
-    response = await response_of_a_server(authority.server_context(ask_clients=True), trust)
-    assert response == b"['a', 'b', 'user']"
+    assert await response_of_a_server(authority.server_context(), trust) == b"hello"
 
 
 async def test_a_certificate_is_valid_only_for_the_hosts_that_it_names() -> None:
     authority = Authority()
     context = authority.server_context(["management.example", "127.0.0.1"])
-    assert await response_of_a_server(context, authority.client_context(), "management.example") == b"[]"
+    assert await response_of_a_server(context, authority.client_context(), "management.example") == b"hello"
     with pytest.raises(ssl.SSLCertVerificationError):
         await response_of_a_server(context, authority.client_context(), "other.example")
 

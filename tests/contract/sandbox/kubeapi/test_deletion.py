@@ -33,7 +33,7 @@ def thing(name: str, **spec: Any) -> dict[str, Any]:
 async def test_a_namespace_has_its_account_and_is_deleted_after_its_objects(api: KubeApi, call: Caller) -> None:
     await call("POST", "/api/v1/namespaces", {"metadata": {"name": "n"}})
     assert api.store.find("serviceaccounts", "default", "n") is not None
-    assert api.store.get("configmaps", "kube-root-ca.crt", "n")["data"]["ca.crt"] == api.ca_pem
+    assert api.store.get("configmaps", "kube-root-ca.crt", "n")["data"]["ca.crt"] == api.authority.pem
     await call("POST", "/api/v1/namespaces/n/pods", pod("running", node="n1"))
     deleted = await call("DELETE", "/api/v1/namespaces/n")
     assert deleted.body["status"]["phase"] == "Terminating"

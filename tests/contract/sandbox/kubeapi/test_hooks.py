@@ -26,7 +26,7 @@ async def test_a_paused_server_accepts_and_answers_nothing_until_it_is_resumed(a
 async def test_a_given_socket_is_served_and_closed_with_the_server(api: KubeApi, call: Caller) -> None:
     elsewhere = restartable_listener("127.0.0.1")
     port = elsewhere.getsockname()[1]
-    await api.add_socket(elsewhere)
+    await api.listen(elsewhere)
     other = Caller(f"https://127.0.0.1:{port}", api.token, api.authority.client_context())
     assert (await other("GET", "/healthz")).body == "ok"
     await other.close()

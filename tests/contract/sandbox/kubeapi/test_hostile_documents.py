@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from podidentity_sandbox.kubeapi import KubeApi, tables
+from podidentity_sandbox.kubeapi import KubeApi, responses
 from podidentity_sandbox.kubeapi.history import Item
 from podidentity_sandbox.kubeapi.patching import merge, strategic_merge
 from podidentity_sandbox.kubeapi.requests import BODY_MAX, DEPTH_MAX
@@ -113,7 +113,7 @@ async def test_wrong_types_are_rejected_or_accepted_but_never_an_internal_error(
 
     def attempt(write: Callable[[], Item]) -> None:
         try:
-            tables.row(resource, write(), NOW, "Object")
+            responses.row(resource, write(), NOW, "Object")
         except StatusError as error:
             codes[error.code] += 1
         else:

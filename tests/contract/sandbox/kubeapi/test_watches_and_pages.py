@@ -7,9 +7,10 @@ import asyncio
 
 import pytest
 
+from podidentity_sandbox.cluster import CRDS
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.support.sandbox.kubeapi.client import CONFIGMAPS, DEADLINE, PODS, Caller, pod
-from tests.support.sandbox.kubeapi.fixtures import CRDS, serving
+from tests.support.sandbox.kubeapi.fixtures import serving
 
 MINE = {"labelSelector": "mine"}
 

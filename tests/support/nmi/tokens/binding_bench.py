@@ -21,7 +21,7 @@ from nmi.tokens.token_proxy import TokenProxy as ProxyAddress
 from podidentity.azure.federation import BINDING_AUDIENCE, BINDING_GROUP, BINDING_VERB, DIRECT_AUDIENCE, Exchange
 from podidentity.kube.client import Client
 from podidentity.resources import AzureIdentity
-from podidentity_sandbox import issuing
+from podidentity_sandbox import federation
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.token_proxy import SERVER_NAME, TokenProxy
@@ -124,9 +124,9 @@ async def binding_bench(
     async with running(Bench(rbac=True, loopback=loopback)) as bench:
         made = BindingBench(bench, directory, client)
         await made.start(host)
-        fetch = issuing.fetch if loopback else lambda _access, url: bench.issuer_document(url)
+        fetch = federation.fetch if loopback else lambda _access, url: bench.issuer_document(url)
         try:
-            with patch.object(issuing, "fetch", fetch):
+            with patch.object(federation, "fetch", fetch):
                 yield made
         finally:
             await bench.session.close()  # first: the proxy would wait for the clients of open connections

@@ -124,7 +124,7 @@ class Bench:
         context = await asyncio.to_thread(AUTHORITY.server_context, (*LOOPBACK, *SIGN_IN_HOSTS))
         await self.aad.start(ssl_context=context)
         await self.kube.start()
-        access = ClusterAccess(self.kube.server, self.kube.authority.client_context(), self._authorization)
+        access = ClusterAccess(self.kube.url, self.kube.authority.client_context(), self._authorization)
         self.client = Client(access, user_agent="test")
         self.session = new_session("test", aiohttp.TCPConnector(ssl=AUTHORITY.client_context()))
 

@@ -11,7 +11,7 @@ from podidentity.azure.federation import Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import EXCHANGE_ANNOTATION
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.daemon_accounts import ACCOUNTS
+from podidentity_sandbox.daemons import ACCOUNTS
 from podidentity_sandbox.directory import ManagedIdentity, ServicePrincipal
 from tests.support.identity_requests import binding, exception, identity, secret
 from tests.support.podidctl.faults.places import POD, Place, PodRequest

@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
+from podidentity_sandbox.cluster import CRDS, read_documents
 from podidentity_sandbox.kubeapi import KubeApi
-from tests.support.checkout import ROOT
 from tests.support.sandbox.kubeapi.client import Caller
-
-CRDS = ROOT / "deploy" / "crds"
 
 
 @asynccontextmanager
 async def serving(crds: Path | None = None, **options: Any) -> AsyncIterator[tuple[KubeApi, Caller]]:
     """Run a server with these options. Yield it, and a client of its administrator."""
-    api = await asyncio.to_thread(KubeApi, crds, **options)
+    definitions = await asyncio.to_thread(read_documents, crds) if crds is not None else ()
+    api = KubeApi(definitions, **options)
     await api.start()
     call = administrator(api)
     yield api, call
@@ -27,7 +26,7 @@ async def serving(crds: Path | None = None, **options: Any) -> AsyncIterator[tup
 
 
 def administrator(api: KubeApi) -> Caller:
-    return Caller(api.server, api.token, api.authority.client_context())
+    return Caller(api.url, api.token, api.authority.client_context())
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ async def second_leader(cloud: EmulatedCloud) -> None:
     own, by which its writes are known."""
     released = {"spec": {"holderIdentity": ""}}
     cloud.api.store.patch("leases.coordination.k8s.io", "aad-pod-identity-mic", released, "default")
-    await cloud.api.add_socket(socket.create_server((SECOND_ADDRESS, cloud.api.port)))
+    await cloud.api.listen(socket.create_server((SECOND_ADDRESS, cloud.api.port)))
     config = json.loads(cloud.api.kubeconfig())
     server = f"https://{SECOND_ADDRESS}:{cloud.api.port}"
     config["clusters"][0]["cluster"] |= {"server": server, "tls-server-name": "localhost"}

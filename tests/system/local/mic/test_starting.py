@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mic import cli
-from podidentity_sandbox.faults import FaultProxy, Mode
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
+from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.mic.emulated_cloud import EmulatedCloud, Mic
 from tests.support.mic.preview.run_programs import run
 from tests.support.waiting import until

@@ -85,7 +85,7 @@ async def test_apply_refuses_the_identity_until_it_is_overridden(cloud: Federati
         return 200, "text/plain", page("default/demo").encode()
 
     cloud.trust()
-    cloud.cloud.api.read_pages_with(read_page)
+    cloud.cloud.api.read_with(read_page=read_page)
     tenant = ("--tenant", cloud.cloud.directory.tenant_id)
     answer = await cloud.migrate("apply", *tenant, "-o", "json")
     (outcome,) = answer.document["outcomes"]

@@ -13,7 +13,7 @@ async def test_each_form_has_the_credential_and_the_role_assignment_or_the_bindi
     for form in ("az", "terraform", "bicep", "aso"):
         answer = await cloud.migrate("plan", "-o", form, "--tenant", "t", *direct)
         assert answer.code == 3
-        for text in ("system:serviceaccount:default:web", cloud.cloud.api.server, PRINCIPAL, "default-web"):
+        for text in ("system:serviceaccount:default:web", cloud.cloud.api.url, PRINCIPAL, "default-web"):
             assert text in answer.out
     for form in ("az", "terraform", "bicep"):
         answer = await cloud.migrate("plan", "-o", form, "--tenant", "t", *bound)

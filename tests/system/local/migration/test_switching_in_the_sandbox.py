@@ -66,7 +66,7 @@ async def test_one_service_account_without_a_credential_blocks_the_switch_and_no
     assert (code, outcome["ending"]) == (3, "left as it was")
     nightly, web = outcome["tried"]
     assert (nightly["account"], web["account"], web["problem"]) == ("default/nightly", "default/web", "")
-    trusted = f"issuer {cloud.cloud.api.server}, subject system:serviceaccount:default:nightly, audience api://AzureAD"
+    trusted = f"issuer {cloud.cloud.api.url}, subject system:serviceaccount:default:nightly, audience api://AzureAD"
     assert trusted in nightly["problem"]
     assert "podidctl migrate plan -o az" in nightly["do"]
     assert cloud.identity() == before

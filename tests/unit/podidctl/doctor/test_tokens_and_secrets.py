@@ -117,7 +117,7 @@ async def test_events_of_existing_pods_count_until_a_grant(cluster: MemoryCluste
         found = await refused_pods(cluster.client, (daemon("nmi", "nmi-1", node="n0"),), NOW)
         return [each.pod for each in found]
 
-    cluster.api.read_logs_with(read_log)
+    cluster.api.read_with(read_log)
     meta = {"name": "nmi-1", "namespace": "kube-system"}
     cluster.api.store.create("pods", {"metadata": meta, "spec": {"containers": [{"name": "nmi", "image": "i"}]}})
     event(cluster, uid, "old", "2026-01-01T11:00:00Z")

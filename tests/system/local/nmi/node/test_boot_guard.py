@@ -14,8 +14,8 @@ from nmi.node.host_routing import LABEL, LABELLED, HostRouting
 from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidentity.exits import StartError
-from podidentity_sandbox.faults import Mode
 from tests.support.checkout import ROOT
+from tests.support.fault_proxy import Mode
 from tests.support.identity_requests import end
 from tests.support.nmi.node.fixtures import kubelet_with
 from tests.support.nmi.node.machines import REJECT, Machine

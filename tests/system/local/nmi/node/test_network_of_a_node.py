@@ -149,11 +149,11 @@ async def network(request: pytest.FixtureRequest, namespaces: Namespaces) -> Asy
     made = NodeNetwork(namespaces, bridged=request.param == "bridge")
     everyone = range(PODS)
     cables = [
-        f"link add v{number} netns {{{NODE}}} address 06:00:00:01:00:{number:02x} type veth "
-        f"peer name e{number} netns {{{POD_ENDS}}} address 06:00:00:00:00:{number:02x}"
+        f"link add v{number} address 06:00:00:01:00:{number:02x} type veth "
+        f"peer name e{number} netns {namespaces.full_name(POD_ENDS)} address 06:00:00:00:00:{number:02x}"
         for number in everyone
     ]
-    await asyncio.to_thread(namespaces.configure, cables)
+    await asyncio.to_thread(namespaces.inside, NODE, cables)
     of_pods = [f"address add {address(number)}/32 dev e{number}" for number in everyone]
     of_pods += [f"link set e{number} up" for number in everyone]
     if made.bridged:

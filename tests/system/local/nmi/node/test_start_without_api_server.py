@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from nmi.node.host_routing import LABEL
-from podidentity_sandbox.faults import Mode
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
+from tests.support.fault_proxy import Mode
 from tests.support.nmi.node.machines import Machine
 from tests.support.waiting import until
 from tests.system.local.nmi.node.unavailable_api_server import Away, Nmi, start_without_api_server

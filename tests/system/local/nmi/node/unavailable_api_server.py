@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from podidentity_sandbox.faults import FaultProxy
+from podidentity_sandbox.cluster import CRDS, read_documents
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.serving import free_ports
 from tests.support.checkout import ROOT
+from tests.support.fault_proxy import FaultProxy
 from tests.support.identity_requests import end
 from tests.support.waiting import until
 
@@ -87,7 +88,7 @@ class Away:
 @asynccontextmanager
 async def start_without_api_server(folder: Path) -> AsyncIterator[Away]:
     """An API server with our kinds behind a proxy; every process is ended at the end."""
-    api = await asyncio.to_thread(KubeApi, ROOT / "deploy" / "crds")
+    api = KubeApi(await asyncio.to_thread(read_documents, CRDS))
     await api.start()
     proxy = FaultProxy("127.0.0.1", api.port)
     await proxy.start()

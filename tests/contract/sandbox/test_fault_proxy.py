@@ -1,4 +1,4 @@
-"""Each fault as a client meets it, on new and on established connections. Excluded: HTTP (test_status_proxy)."""
+"""Each fault as a client meets it, on new and on established connections."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from typing_extensions import override
 
-from podidentity_sandbox.faults import FaultProxy, Mode, Pace
 from podidentity_sandbox.serving import free_ports
+from tests.support.fault_proxy import FaultProxy, Mode
 
 QUIET = 0.05
 
@@ -86,10 +86,9 @@ async def old(proxy: FaultProxy, connect: Connect) -> Client:
     return client
 
 
-async def test_bytes_and_the_end_of_a_stream_are_forwarded_and_counted(proxy: FaultProxy, connect: Connect) -> None:
+async def test_bytes_and_the_end_of_a_stream_are_forwarded(proxy: FaultProxy, connect: Connect) -> None:
     client = await connect(proxy)
     assert await client.says(b"hello") == b"hello"
-    assert (proxy.counts.accepted, proxy.counts.bytes_to_server, proxy.counts.bytes_to_client) == (1, 5, 5)
     assert proxy.open_connections == 1
     client.writer.write(b"last")
     client.writer.write_eof()
@@ -145,18 +144,6 @@ async def test_connections_can_be_reset_once_and_work_again(proxy: FaultProxy, c
     assert await (await connect(proxy)).says(b"again") == b"again"
 
 
-async def test_a_slow_proxy_limits_the_rate(proxy: FaultProxy, connect: Connect) -> None:
-    waited: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waited.append(seconds)
-
-    proxy.pace = Pace(bytes_per_second=100, latency_seconds=1.0, sleep=sleep)
-    assert await (await connect(proxy)).says(b"0123456789") == b"0123456789"
-    # Ten bytes each way, in pieces of five.
-    assert sum(waited) == pytest.approx(4 * 1.0 + 20 / 100)
-
-
 async def test_if_the_server_is_down_the_clients_connection_ends(connect: Connect) -> None:
     proxy = FaultProxy("127.0.0.1", free_ports(1)[0])
     await proxy.start()
@@ -190,7 +177,7 @@ async def test_a_connection_whose_task_ends_before_its_first_step_is_closed(echo
     proxy = Cancelling("127.0.0.1", echo)
     await proxy.start()
     await (await connect(proxy)).is_ended()
-    assert (proxy.counts.accepted, proxy.open_connections) == (1, 0)
+    assert proxy.open_connections == 0
     await proxy.stop()
 
 

@@ -1,4 +1,4 @@
-"""Azure Blob Storage of the sandbox: containers and block blobs of any account, in memory, for callers with a token.
+"""Azure Blob Storage: containers and block blobs of any account, in memory, for callers with a token of the sandbox.
 
 It serves what command-line tools need for a listing, an upload, a download and a lease. Shared keys and SAS tokens are
 refused, so that a call that succeeds shows which identity has made it. A caller reaches every account.
@@ -19,10 +19,15 @@ from xml.sax.saxutils import escape
 from aiohttp import web
 from typing_extensions import override
 
+from podidentity_sandbox.azure import AzureEmulator
+from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
+from podidentity_sandbox.network import Network
+from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import FaultyService
 from podidentity_sandbox.tokens import InvalidTokenError, TokenMint
 
+NAMES: Final = ("*.blob.core.windows.net", "*.dfs.core.windows.net")
 ROLES: Final = ("Storage Blob Data Contributor", "Storage Blob Data Owner")
 BLOBS_MAX: Final = 1000
 BYTES_MAX: Final = 16 << 20
@@ -106,13 +111,12 @@ class Storage(FaultyService):
             "WWW-Authenticate": "Bearer authorization_uri=https://login.microsoftonline.com/"
             f"{self._directory.tenant_id}/oauth2/authorize resource_id=https://storage.azure.com"
         }
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise _RefusalError(401, "NoAuthenticationInformation", "The sandbox accepts only tokens.", challenge)
         try:
-            claims = self._mint.verify(token)
+            claims = self._mint.bearer_claims(request.headers.get("Authorization", ""))
         except InvalidTokenError as wrong:
             raise _RefusalError(401, "InvalidAuthenticationInfo", f"{wrong}", challenge) from wrong
+        if claims is None:
+            raise _RefusalError(401, "NoAuthenticationInformation", "The sandbox accepts only tokens.", challenge)
         if not _AUDIENCE.fullmatch(str(claims["aud"])):
             raise _RefusalError(401, "InvalidAuthenticationInfo", "Audience validation failed.", challenge)
         if not self._directory.may(str(claims["oid"]), ROLES):
@@ -205,6 +209,21 @@ class Storage(FaultyService):
         held = sum(len(blob.content) for blob in blobs) + sum(map(len, blocks))
         if len(blobs) + len(blocks) >= BLOBS_MAX or held + size > BYTES_MAX:
             raise _RefusalError(507, "SandboxFull", f"The sandbox holds {BLOBS_MAX} blobs and {BYTES_MAX} bytes.")
+
+
+class AzureWithStorage(AzureEmulator):
+    """The sandbox's Azure, with Blob Storage at its public names."""
+
+    def __init__(self, mint: TokenMint, authority: Authority, network: Network) -> None:
+        super().__init__(mint, authority, network)
+        self.storage = Storage(self.directory, mint)
+        self.names.add(NAMES, self.storage)
+
+
+class SandboxWithStorage(Sandbox):
+    """A sandbox with Blob Storage."""
+
+    azure_type = AzureWithStorage
 
 
 def _listed_blobs(container: _Container, name: str, query: Mapping[str, str]) -> str:
