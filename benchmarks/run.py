@@ -45,7 +45,7 @@ from benchmarks.results import (
     Start,
     write,
 )
-from nmi.flag_table import RedirectTarget
+from nmi.choices import RedirectTarget
 from podidentity_sandbox.processes import ProgramError
 
 FULL_SECONDS: Final = 800.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from _native.index import Index
-from nmi.flag_table import OperationMode, RedirectTarget, StaleIdentity
+from nmi.choices import OperationMode, RedirectTarget, StaleIdentity
 from nmi.handover.messages import SocketName
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import Predecessor

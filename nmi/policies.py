@@ -1,8 +1,8 @@
 """Conversion of the settings into the policies and limits of each package."""
 
 from _native.lane import Limits
+from nmi.choices import OperationMode
 from nmi.connection_limits import ConnectionLimits
-from nmi.flag_table import OperationMode
 from nmi.identity.decide import DecisionPolicy
 from nmi.server.policy import PIPELINE_SECONDS, ServerPolicy, Sizes
 from nmi.server.target import ProxiedPaths

@@ -11,8 +11,8 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
+from nmi.choices import OperationMode
 from nmi.connection_limits import ConnectionLimits, connection_limits
-from nmi.flag_table import OperationMode
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry

@@ -16,7 +16,7 @@ from benchmarks.load.mounted import with_service_account
 from benchmarks.load.node_servers import NODE, NodeServers
 from benchmarks.load.servers import HERE, TOKEN_PATH, Side, ask, folder, running, wait_until
 from benchmarks.load.wire import Wire, forget_closed
-from nmi.flag_table import RedirectTarget
+from nmi.choices import RedirectTarget
 from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.serving import free_ports
 

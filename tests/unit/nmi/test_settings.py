@@ -10,10 +10,11 @@ from typing import NoReturn
 import pytest
 
 from nmi import cli
-from nmi.flag_table import FLAG_OF, FLAGS, OperationMode
+from nmi.choices import OperationMode
 from nmi.settings import Settings, parse
 from podidentity.exits import StartError, ended
 from podidentity.flags import UsageError
+from podidentity.settings import flags_of, settings_of
 from podidentity.version import VERSION
 
 NODE = "--node=n1"
@@ -200,11 +201,13 @@ def test_settings_created_without_a_command_line_are_validated_too() -> None:
         Settings(node_name="n1", listen_port=0)
 
 
-def test_every_flag_fills_a_field_and_every_field_has_one_source() -> None:
-    proxy = ("token_proxy", "token_proxy_server_name", "token_proxy_ca_file", "token_proxy_ca_data")
-    others = ("azure_environment_file", "https_proxy", "no_proxy", "node_ip", "service_host", "service_port")
-    assert {flag.field for flag in FLAGS} == set(Settings.__struct_fields__) - {*proxy, *others}
-    assert len(FLAG_OF) == len(FLAGS)
+def test_every_field_has_one_source_and_no_flag_has_two_fields() -> None:
+    proxy = {"token_proxy", "token_proxy_server_name", "token_proxy_ca_file", "token_proxy_ca_data"}
+    others = {"azure_environment_file", "https_proxy", "no_proxy", "node_ip", "service_host", "service_port"}
+    assert {setting.name for setting in settings_of(Settings)} == set(Settings.__struct_fields__)
+    assert {setting.name for setting in settings_of(Settings) if not setting.flag} == {*proxy, *others}
+    assert all(setting.env for setting in settings_of(Settings) if not setting.flag)
+    assert len({setting.flag for setting in flags_of(Settings)}) == len(flags_of(Settings))
 
 
 # The command.
