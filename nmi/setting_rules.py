@@ -92,11 +92,6 @@ def _check_together(settings: "Settings") -> None:
             path == "" or (path.startswith("/") and len(path) <= 80),
             f"--{flag} is {quoted(path)}; give the whole path, of at most 80 characters",
         )
-    _demand(
-        settings.max_connections_per_pod <= settings.max_connections or settings.max_connections == 0,
-        f"--max-connections-per-pod ({settings.max_connections_per_pod}) is more than --max-connections "
-        f"({settings.max_connections}): one pod could use all connections",
-    )
 
 
 def _check_texts(settings: "Settings") -> None:

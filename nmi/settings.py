@@ -6,7 +6,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from nmi.choices import (
     BootGuardAction,
@@ -34,6 +34,19 @@ from podidentity.version import VERSION
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  it is compared with, and only listened on when the operator asks for it
 LOOPBACK = "127.0.0.1"
+HEAD_BYTES: Final = 8 * 1024
+FORMER_FLAGS: Final[Mapping[str, str]] = {
+    "max-connections": "NMI has as many connections as the container's memory limit allows, at most 8192",
+    "max-connection-bytes": "connections may use a quarter of the container's memory limit",
+    "max-header-fields": "a request has at most 64 header fields",
+    "max-target-bytes": "path and query of a request have at most 2048 bytes",
+    "max-body-bytes": "the body of a request has at most 16384 bytes",
+    "first-byte-timeout": "a new connection may stay silent for 10 s",
+    "head-timeout": "a request must be complete 10 s after its first byte",
+    "idle-timeout": "a kept-alive connection may stay silent for 120 s between two requests",
+    "write-timeout": "a peer must take a response within 30 s",
+}
+"""Flags without effect that command lines may still have, each with what NMI does instead."""
 
 
 def _numbers(text: str) -> frozenset[int]:
@@ -51,51 +64,16 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     """IPv4 address that the token server listens on; 0.0.0.0 means every address of the node."""
     listen_port: Annotated[int, Setting("nmi-port", "port to listen on", PORT, from_go=True)] = 2579
     """TCP port of the token server, and target of the nat rule."""
-    max_connections: Annotated[int, Setting("max-connections", "open connections in total", Range(0, 1_000_000))] = 0
-    """Open connections in total; above it new ones are closed immediately. 0: as many as the container's memory limit
-    allows, at most 8192."""
     max_connections_per_pod: Annotated[
         int, Setting("max-connections-per-pod", "open connections from one address", Range(0, 1_000_000))
     ] = 0
     """Open connections from one address; above it new ones are closed immediately, regardless of other addresses. 0: a
     sixteenth of the total, and 256 to 512."""
-    max_connection_bytes: Annotated[
-        int, Setting("max-connection-bytes", "memory of all connections together", Range(0, 1 << 40))
-    ] = 0
-    """Memory of all connections together, including the kernel's buffers; above it the peer that uses most loses
-    connections. 0: a quarter of the container's memory limit, and 536870912 without a limit."""
     # The minimum is the fast lane's limit (_native/scan.pxd): it must not accept what the general lane rejects.
     max_head_bytes: Annotated[
         int, Setting("max-head-bytes", "length of a request's line and header fields together", Range(4096, 1 << 20))
-    ] = 8 * 1024
+    ] = HEAD_BYTES
     """Request line and header fields. SDKs send under 1.5 kB; tracing and cookies of a service mesh need under 8."""
-    max_header_fields: Annotated[int, Setting("max-header-fields", "header fields of one request", Range(32, 1024))] = (
-        64
-    )
-    """Header fields of one request; SDKs send about ten."""
-    max_target_bytes: Annotated[
-        int, Setting("max-target-bytes", "length of a request's path and query together", Range(2048, 1 << 16))
-    ] = 2048
-    """Path and query. A token request with every slash of a full ARM id escaped is under 900."""
-    max_body_bytes: Annotated[int, Setting("max-body-bytes", "length of a request's body", Range(0, 1 << 20))] = (
-        16 * 1024
-    )
-    """Only proxied requests use a body, of a few hundred bytes."""
-    first_byte_seconds: Annotated[
-        float, Setting("first-byte-timeout", "how long a new connection may stay silent", Range(0.1, 3600))
-    ] = 10.0
-    head_seconds: Annotated[
-        float, Setting("head-timeout", "from a request's first byte to the end of its head", Range(0.1, 3600))
-    ] = 10.0
-    """From a request's first byte until its head is complete."""
-    idle_seconds: Annotated[
-        float, Setting("idle-timeout", "silence allowed between two requests", Range(0.1, 86_400))
-    ] = 120.0
-    """How long a kept-alive connection may stay silent between two requests."""
-    write_seconds: Annotated[
-        float, Setting("write-timeout", "how long a peer may take to read an answer", Range(0.1, 3600))
-    ] = 30.0
-    """How long a peer may take to read a response."""
     drain_seconds: Annotated[
         float, Setting("drain-timeout", "how long open requests may go on after SIGTERM", Range(0, 600))
     ] = 10.0
@@ -341,6 +319,9 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     """The host's directory of systemd units, for the boot guard and for --cleanup."""
     version: Annotated[bool, Setting("version", "print the version, and exit", from_go=True)] = False
 
+    former_flags: tuple[str, ...] = ()
+    """The given flags of `FORMER_FLAGS`. They are no settings."""
+
     def __post_init__(self) -> None:
         check(self)
 
@@ -373,6 +354,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         argv,
         prog="nmi",
         description="Serves Azure access tokens to the pods of this node that may have them.",
+        former_flags=FORMER_FLAGS,
     )
     proxies = {name: environ.get(name, "") for name in ("https_proxy", "no_proxy")}
     values = {"node_name": "", **proxies, **read_environment(Settings, environ), **given}

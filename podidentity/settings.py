@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import EnumType
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple, get_args, get_origin
 
 import msgspec
@@ -163,10 +164,18 @@ def flags_of(program: type[ProgramSettings]) -> tuple[Setting, ...]:
     return tuple(setting for setting in settings_of(program) if setting.flag)
 
 
-def read_flags(program: type[ProgramSettings], argv: Sequence[str], *, prog: str, description: str) -> dict[str, Any]:
+def read_flags(
+    program: type[ProgramSettings],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    former_flags: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Return the values in *argv* (without the program's name) by field; omitted flags are absent.
 
-    Raises UsageError, and SystemExit(0) after printing --help.
+    *former_flags*: flags whose value is ignored, each with what the program does instead. The result has those that
+    *argv* contains as `former_flags`. Raises UsageError, and SystemExit(0) after printing --help.
     """
     parser = GoParser(prog=prog, description=description)
     for setting in flags_of(program):
@@ -180,7 +189,13 @@ def read_flags(program: type[ProgramSettings], argv: Sequence[str], *, prog: str
             metavar="…",
             help=about.replace("%", "%%"),
         )
-    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    for flag, instead in former_flags.items():
+        parser.add_argument(
+            f"--{flag}", dest=flag, type=str, default=None, metavar="…", help=f"without effect: {instead}"
+        )
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    former = tuple(flag for flag in former_flags if given.pop(flag, None) is not None)
+    return {**given, "former_flags": former} if former else given
 
 
 def read_environment(program: type[ProgramSettings], environ: Mapping[str, str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Final
 
 import mic.startup.settings
 import nmi.settings
+from nmi.settings import FORMER_FLAGS
 from podidentity.flags import duration_text, go_duration
 from podidentity.settings import REQUIRED, VERBOSITY, ProgramSettings, Setting, flags_of
 from tools.handbook.tables import table
@@ -22,7 +23,12 @@ PROGRAMS: Final[Mapping[str, type[ProgramSettings]]] = {
 
 def made() -> str:
     """Return the generated part of docs/flags.md."""
-    return "\n\n".join(f"## {name}\n\n{_table(program)}" for name, program in PROGRAMS.items())
+    tables = (f"## {name}\n\n{_table(program)}" for name, program in PROGRAMS.items())
+    former = table(["flag", "instead"], [[f"`--{flag}`", _sentence(text)] for flag, text in FORMER_FLAGS.items()])
+    advice = (
+        "NMI accepts these flags of earlier command lines with any value, and logs a warning for each. Remove them."
+    )
+    return "\n\n".join((*tables, f"## Flags without effect\n\n{advice}\n\n{former}"))
 
 
 def _docstrings(program: type[ProgramSettings]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from nmi.settings import FORMER_FLAGS
 from podidctl.cli import application
 from podidentity.settings import flags_of
 from podidentity.telemetry.metrics import expose
@@ -66,7 +67,7 @@ def options_of(command: Any) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def known() -> set[str]:
     flags = {name for each in PROGRAMS.values() for flag in flags_of(each) for name in (flag.flag, flag.alias)}
-    return {name.lstrip("-") for name in (*flags, *options_of(get_command(application())))} | OTHERS
+    return {name.lstrip("-") for name in (*flags, *FORMER_FLAGS, *options_of(get_command(application())))} | OTHERS
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "runbooks"], ids=lambda page: page.name)
