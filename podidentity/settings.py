@@ -83,6 +83,11 @@ class Setting(msgspec.Struct, frozen=True):
     """The field's name. `settings_of` adds it, and the default."""
     default: Any = REQUIRED
 
+    @property
+    def source(self) -> str:
+        """Return the name by which an operator sets it."""
+        return f"--{self.flag}" if self.flag else self.env
+
     def spelled(self, value: object) -> str:
         """Return *value* in the syntax of the flag."""
         match value:
@@ -124,10 +129,7 @@ class ProgramSettings(msgspec.Struct, frozen=True):
 
     def text(self) -> str:
         """Return the same as a command line, with the names of flags and environment variables."""
-        return " ".join(
-            f"{f'--{setting.flag}' if setting.flag else setting.env}={setting.shown(value)}"
-            for setting, value in self._changed()
-        )
+        return " ".join(f"{setting.source}={setting.shown(value)}" for setting, value in self._changed())
 
     def out_of_range(self) -> Iterator[tuple[Setting, Range, float]]:
         """Yield each setting whose value is outside of its range, with the range and the value."""

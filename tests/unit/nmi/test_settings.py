@@ -105,6 +105,7 @@ def test_the_proxy_to_azure_comes_from_the_environment_and_its_password_is_not_s
     settings = parse([NODE], dict(zip(names, (url, "a.example,b.example"), strict=True)))
     assert (settings.https_proxy, settings.no_proxy) == (url, "a.example,b.example")
     assert settings.describe()["https_proxy"] == "***"
+    assert "pass%40word" not in f"{settings.text()} {settings}"
     assert parse([NODE], {"HTTP_PROXY": url, "ALL_PROXY": url}).https_proxy == ""
 
 
