@@ -22,6 +22,7 @@ from podidentity.flags import comma_list, go_int
 from podidentity.settings import (
     PORT,
     VERBOSITY,
+    GoSetting,
     ProgramSettings,
     Range,
     Setting,
@@ -56,13 +57,13 @@ def _numbers(text: str) -> frozenset[int]:
 class Settings(ProgramSettings, frozen=True, kw_only=True):
     """The settings. Construction checks them: raises UsageError with one line that states the fix."""
 
-    node_name: Annotated[str, Setting("node", "name of the node NMI runs on (required)", from_go=True)]
+    node_name: Annotated[str, GoSetting("node", "name of the node NMI runs on (required)")]
     """The Kubernetes node whose pods this NMI serves; required except for cleanup."""
 
     # The listener.
-    listen_address: Annotated[str, Setting("nmi-listen-address", "IPv4 address to listen on", from_go=True)] = LOOPBACK
+    listen_address: Annotated[str, GoSetting("nmi-listen-address", "IPv4 address to listen on")] = LOOPBACK
     """IPv4 address that the token server listens on; 0.0.0.0 means every address of the node."""
-    listen_port: Annotated[int, Setting("nmi-port", "port to listen on", PORT, from_go=True)] = 2579
+    listen_port: Annotated[int, GoSetting("nmi-port", "port to listen on", PORT)] = 2579
     """TCP port of the token server, and target of the nat rule."""
     max_connections_per_pod: Annotated[
         int, Setting("max-connections-per-pod", "open connections from one address", Range(0, 1_000_000))
@@ -79,7 +80,7 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     ] = 10.0
     """After SIGTERM, how long open requests may continue; 0 closes them immediately."""
     metadata_header_required: Annotated[
-        bool, Setting("metadata-header-required", "demand the header Metadata: true", from_go=True)
+        bool, GoSetting("metadata-header-required", "demand the header Metadata: true")
     ] = True
     """Refuse token requests without the header `Metadata: true`."""
     allow_x_forwarded_for: Annotated[
@@ -90,7 +91,7 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
         bool, Setting("require-redirected", "serve only connections that the nat rule redirected")
     ] = False
     block_instance_metadata: Annotated[
-        bool, Setting("block-instance-metadata", "refuse /metadata/instance to pods", from_go=True)
+        bool, GoSetting("block-instance-metadata", "refuse /metadata/instance to pods")
     ] = False
     """Refuse `/metadata/instance` to pods instead of forwarding it to IMDS."""
     allowed_metadata_paths: Annotated[
@@ -108,16 +109,16 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     """Identity types (0, 1, 2) that /host/token serves; empty disables it."""
 
     # Which identity.
-    operation_mode: Annotated[OperationMode, Setting("operation-mode", "standard or managed", from_go=True)] = (
+    operation_mode: Annotated[OperationMode, GoSetting("operation-mode", "standard or managed")] = (
         OperationMode.STANDARD
     )
     """Whether MIC assigns identities to pods (standard), or NMI itself uses the bindings in the pod's own namespace
     (managed, which needs force_namespaced)."""
     force_namespaced: Annotated[
-        bool, Setting("forceNamespaced", "identity and pod in one namespace (env FORCENAMESPACED)", from_go=True)
+        bool, GoSetting("forceNamespaced", "identity and pod in one namespace (env FORCENAMESPACED)")
     ] = False
     """Identity and pod must be in one namespace."""
-    mic_namespace: Annotated[str, Setting("MICNamespace", "namespace MIC runs in", from_go=True)] = "default"
+    mic_namespace: Annotated[str, GoSetting("MICNamespace", "namespace MIC runs in")] = "default"
     """The namespace of MIC, whose pods get tokens of the node's own identities."""
     exception_namespaces: Annotated[
         tuple[str, ...],
@@ -129,24 +130,15 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     ] = False
     """Fields of custom resources that are spelled as before 1.6.0 count, too."""
     attempts_for_created: Annotated[
-        int,
-        Setting(
-            "retry-attempts-for-created",
-            "intervals to wait for an identity to be Created",
-            Range(0, 1000),
-            from_go=True,
-        ),
+        int, GoSetting("retry-attempts-for-created", "intervals to wait for an identity to be Created", Range(0, 1000))
     ] = 16
     """With find_interval_seconds: how long a request waits for an identity that is not yet Created."""
     attempts_for_assigned: Annotated[
-        int,
-        Setting(
-            "retry-attempts-for-assigned", "intervals more to wait until it is Assigned", Range(0, 1000), from_go=True
-        ),
+        int, GoSetting("retry-attempts-for-assigned", "intervals more to wait until it is Assigned", Range(0, 1000))
     ] = 4
     """With find_interval_seconds: how much longer it waits for an identity that is Created but not Assigned."""
     find_interval_seconds: Annotated[
-        int, Setting("find-identity-retry-interval", "length of this interval in seconds", Range(1, 600), from_go=True)
+        int, GoSetting("find-identity-retry-interval", "length of this interval in seconds", Range(1, 600))
     ] = 5
     """Seconds: the unit of the two above. NMI polls nothing at this interval."""
     # Fetching is part of it, so that 0 would prevent every token.
@@ -157,12 +149,12 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     ] = 10.0
     """How long a GET below `/metadata/instance` gets IMDS's last answer; IMDS allows 5 calls a second. 0: no cache."""
     set_retry_after_header: Annotated[
-        bool, Setting("set-retry-after-header", "503 with Retry-After while an identity is missing", from_go=True)
+        bool, GoSetting("set-retry-after-header", "503 with Retry-After while an identity is missing")
     ] = False
     """Respond with 503 and Retry-After instead of 404 to a request whose identity is missing yet."""
-    scale_features: Annotated[
-        bool, Setting("enableScaleFeatures", "watch only this node's assigned identities", from_go=True)
-    ] = True
+    scale_features: Annotated[bool, GoSetting("enableScaleFeatures", "watch only this node's assigned identities")] = (
+        True
+    )
     """Watch only this node's AzureAssignedIdentities (label nodename) instead of all of the cluster's."""
     stale_identity: Annotated[
         StaleIdentity, Setting("stale-identity", "serve or refuse pods that neither watch nor API server can confirm")
@@ -218,15 +210,13 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     """URL of the proxy for Azure AD (environment HTTPS_PROXY); not used for IMDS and the API server."""
     no_proxy: Annotated[str, Setting(env="NO_PROXY")] = ""
     """Hosts that bypass the proxy, with their subdomains, separated by commas (environment NO_PROXY)."""
-    custom_user_agent: Annotated[
-        str, Setting("custom-user-agent", "added to the User-Agent sent to Azure", from_go=True)
-    ] = ""
+    custom_user_agent: Annotated[str, GoSetting("custom-user-agent", "added to the User-Agent sent to Azure")] = ""
     """Added to the User-Agent sent to Azure; printable ASCII, at most 200 characters."""
 
     # The node.
-    metadata_ip: Annotated[str, Setting("metadata-ip", "IPv4 address of IMDS", from_go=True)] = "169.254.169.254"
+    metadata_ip: Annotated[str, GoSetting("metadata-ip", "IPv4 address of IMDS")] = "169.254.169.254"
     """IPv4 address of IMDS, for pods and for NMI."""
-    metadata_port: Annotated[int, Setting("metadata-port", "port of IMDS", PORT, from_go=True)] = 80
+    metadata_port: Annotated[int, GoSetting("metadata-port", "port of IMDS", PORT)] = 80
     """TCP port of IMDS."""
     redirect: Annotated[
         RedirectMode, Setting("redirect", "backend of the redirect; cilium and none change no rule")
@@ -239,10 +229,7 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     """The address that the rule redirects to: `loopback` is the listener's and needs route_localnet, `node` is the
     node's own. `auto` chooses `loopback` where route_localnet is on or NMI may set it."""
     redirect_interval_seconds: Annotated[
-        int,
-        Setting(
-            "ipt-update-interval-sec", "seconds between verifications of the nat rule", Range(1, 86_400), from_go=True
-        ),
+        int, GoSetting("ipt-update-interval-sec", "seconds between verifications of the nat rule", Range(1, 86_400))
     ] = 60
     """Seconds between two verifications of the nat rule."""
     fail_closed: Annotated[bool, Setting("fail-closed", "block pods from the real IMDS while NMI is not running")] = (
@@ -251,18 +238,16 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     """Block pods from the real IMDS while NMI is not running: both rules remain at exit. Needs a redirect by
     rules."""
     keep_redirect: Annotated[bool, Setting("keep-iptables-rules", "leave the nat rule in place at exit")] = False
-    delete_conntrack: Annotated[
-        bool, Setting("enable-conntrack-deletion", "end connections that bypass NMI", from_go=True)
-    ] = False
+    delete_conntrack: Annotated[bool, GoSetting("enable-conntrack-deletion", "end connections that bypass NMI")] = False
     """After the rule is in place, end tracked connections to the real IMDS, which would continue to bypass NMI."""
     route_localnet: Annotated[RouteLocalnetMode, Setting("route-localnet", "check, or set")] = RouteLocalnetMode.CHECK
     """The action if route_localnet is 0, so that the kernel drops redirected packets: `check` reports it and is not
     ready, `set` switches it on and needs a writable /proc/sys, or the file of `all` mounted at /run/route_localnet."""
     allow_kubenet: Annotated[
-        bool, Setting("allow-network-plugin-kubenet", "run although pods can spoof addresses", from_go=True)
+        bool, GoSetting("allow-network-plugin-kubenet", "run although pods can spoof addresses")
     ] = False
     """Run on a node with the kubenet network plugin although pods there can take each other's address."""
-    kubelet_config: Annotated[Path, Setting("kubelet-config", "file with the kubelet's flags", from_go=True)] = Path(
+    kubelet_config: Annotated[Path, GoSetting("kubelet-config", "file with the kubelet's flags")] = Path(
         "/etc/default/kubelet"
     )
     """The file with the kubelet's flags, to detect kubenet; a missing file is not an error."""
@@ -272,9 +257,9 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     is empty or not an address of this network."""
 
     # Operation.
-    probe_port: Annotated[int, Setting("http-probe-port", "port of /healthz and /readyz", PORT, from_go=True)] = 8080
+    probe_port: Annotated[int, GoSetting("http-probe-port", "port of /healthz and /readyz", PORT)] = 8080
     """/healthz and /readyz, on every address."""
-    metrics_port: Annotated[int, Setting("prometheus-port", "port of /metrics", PORT, from_go=True)] = 9090
+    metrics_port: Annotated[int, GoSetting("prometheus-port", "port of /metrics", PORT)] = 9090
     """/metrics, on every address."""
     handover_socket: Annotated[
         str, Setting("handover-socket", "path of the Unix socket for an upgrade without interruption")
@@ -284,21 +269,16 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     start_signal: Annotated[str, Setting("start-signal", "path of the Unix socket for the startup probe")] = ""
     """Path of a Unix socket that exists once /readyz answers for this NMI and no longer for its predecessor. The
     startup probe of its pod waits for it. Its directory must belong to this pod only; empty disables it."""
-    profile: Annotated[bool, Setting("enableProfile", "serve /debug/profile on loopback", from_go=True)] = False
+    profile: Annotated[bool, GoSetting("enableProfile", "serve /debug/profile on loopback")] = False
     """Serve /debug/profile on the probe port, to processes on loopback only."""
-    log_format: Annotated[LogFormat, Setting("log-format", "text or json", from_go=True)] = LogFormat.TEXT
+    log_format: Annotated[LogFormat, GoSetting("log-format", "text or json")] = LogFormat.TEXT
     """Text lines, or one JSON object per line."""
-    verbosity: Annotated[
-        int, Setting("v", "how much to log; 4 is a line per request", VERBOSITY, alias="-v", from_go=True)
-    ] = 0
+    verbosity: Annotated[int, GoSetting("v", "how much to log; 4 is a line per request", VERBOSITY, alias="-v")] = 0
     """klog's scale: 0 decisions, 4 a line per request, more for debugging."""
-    log_to_stderr: Annotated[bool, Setting("logtostderr", "klog's; logs go nowhere else", from_go=True)] = True
+    log_to_stderr: Annotated[bool, GoSetting("logtostderr", "klog's; logs go nowhere else")] = True
     """klog's flag, used in many charts. Logs go to stderr only, so False is rejected."""
     kubeconfig: Annotated[
-        str,
-        Setting(
-            "kubeconfig", "path of a kubeconfig (env KUBECONFIG); empty is in-cluster", env="KUBECONFIG", from_go=True
-        ),
+        str, GoSetting("kubeconfig", "path of a kubeconfig (env KUBECONFIG); empty is in-cluster", env="KUBECONFIG")
     ] = ""
     """Path of a kubeconfig; empty means the service account of this pod."""
     service_host: Annotated[str, Setting(env="KUBERNETES_SERVICE_HOST")] = ""
@@ -317,7 +297,7 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
         str, Setting("systemd-directory", "the host's directory of units, for the boot guard")
     ] = "/etc/systemd/system"
     """The host's directory of systemd units, for the boot guard and for --cleanup."""
-    version: Annotated[bool, Setting("version", "print the version, and exit", from_go=True)] = False
+    version: Annotated[bool, GoSetting("version", "print the version, and exit")] = False
 
     former_flags: tuple[str, ...] = ()
     """The given flags of `FORMER_FLAGS`. They are no settings."""

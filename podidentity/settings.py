@@ -75,10 +75,6 @@ class Setting(msgspec.Struct, frozen=True):
     """Whether no log line contains the value."""
     redact: Callable[[str], str] = str
     """Returns the text for log lines of a part of a list."""
-    from_go: bool = False
-    """Whether the Go implementation has the flag."""
-    go_default: str = ""
-    """The default of the Go implementation, if it is another one."""
     name: str = ""
     """The field's name. `settings_of` adds it, and the default."""
     default: Any = REQUIRED
@@ -109,6 +105,13 @@ class Setting(msgspec.Struct, frozen=True):
         if isinstance(value, tuple | frozenset):
             return ",".join(sorted(self.redact(str(part)) for part in value))
         return str(value)
+
+
+class GoSetting(Setting, frozen=True):
+    """The annotation of a setting whose flag the Go implementation has, too."""
+
+    go_default: str = ""
+    """The default of the Go implementation, if it is another one."""
 
 
 class ProgramSettings(msgspec.Struct, frozen=True):

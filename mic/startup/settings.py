@@ -15,6 +15,7 @@ from podidentity.flags import UsageError, comma_list, quoted
 from podidentity.settings import (
     PORT,
     VERBOSITY,
+    GoSetting,
     ProgramSettings,
     Range,
     Setting,
@@ -75,17 +76,12 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     """The namespace MIC runs in (environment MIC_POD_NAMESPACE); required."""
 
     # Sources.
-    cloud_config: Annotated[
-        str, Setting("cloudconfig", "path of azure.json; if empty, the environment is used", from_go=True)
-    ] = ""
+    cloud_config: Annotated[str, GoSetting("cloudconfig", "path of azure.json; if empty, the environment is used")] = ""
     """Path of azure.json, read again when it changes; if empty, the environment contains these values."""
     environment: Annotated[Mapping[str, str], Setting(env="CLOUD, TENANT_ID, …", secret=True)] = {}
     """The environment variables that replace azure.json."""
     kubeconfig: Annotated[
-        str,
-        Setting(
-            "kubeconfig", "path of a kubeconfig; without it the pod's service account", env="KUBECONFIG", from_go=True
-        ),
+        str, GoSetting("kubeconfig", "path of a kubeconfig; without it the pod's service account", env="KUBECONFIG")
     ] = ""
     """Path of a kubeconfig; empty means the service account of this pod."""
     service_host: Annotated[str, Setting(env="KUBERNETES_SERVICE_HOST")] = ""
@@ -95,18 +91,16 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
 
     # Selection and detaching of identities.
     force_namespaced: Annotated[
-        bool,
-        Setting("forceNamespaced", "identity, binding and pod in one namespace (env FORCENAMESPACED)", from_go=True),
+        bool, GoSetting("forceNamespaced", "identity, binding and pod in one namespace (env FORCENAMESPACED)")
     ] = False
     """Identity, binding and pod must be in one namespace."""
     immutable_client_ids: Annotated[
         tuple[str, ...],
-        Setting(
+        GoSetting(
             "immutable-user-msis",
             "client ids that are never detached, comma-separated",
             read=_lower_case_list,
             redact=redacted,
-            from_go=True,
         ),
     ] = ()
     """Client ids, lower-case, of identities that MIC never detaches."""
@@ -138,34 +132,23 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     # Intervals and rates.
     look_seconds: Annotated[
         float,
-        Setting(
-            "identity-assignment-reconcile-interval",
-            "how often hosts are compared with Azure",
-            Range(10, 86_400),
-            from_go=True,
+        GoSetting(
+            "identity-assignment-reconcile-interval", "how often hosts are compared with Azure", Range(10, 86_400)
         ),
     ] = 180.0
     """Interval at which each VM or scale set is compared with Azure."""
     resync_seconds: Annotated[
-        float,
-        Setting(
-            "syncRetryDuration", "how often everything out of sync is tried again", Range(10, 604_800), from_go=True
-        ),
+        float, GoSetting("syncRetryDuration", "how often everything out of sync is tried again", Range(10, 604_800))
     ] = 3600.0
     """Interval at which everything out of sync is tried again, with or without an event."""
     write_batch: Annotated[
-        int, Setting("createDeleteBatch", "concurrent requests to the API server", Range(1, 1000), from_go=True)
+        int, GoSetting("createDeleteBatch", "concurrent requests to the API server", Range(1, 1000))
     ] = 20
     """Requests to the API server that create, change or delete assigned identities, in flight at once."""
     writes_per_second: Annotated[
         float,
-        Setting(
-            "clientQps",
-            "average writes to the API server per second",
-            Range(0.1, 10_000),
-            read=_number,
-            from_go=True,
-            go_default="5",
+        GoSetting(
+            "clientQps", "average writes to the API server per second", Range(0.1, 10_000), read=_number, go_default="5"
         ),
     ] = 50.0
     """Such requests that start per second, on average."""
@@ -179,17 +162,11 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     ] = 0
     """Unused requests that may start immediately; 0: 40 seconds' worth."""
     update_retries: Annotated[
-        int,
-        Setting(
-            "update-user-msi-max-retry",
-            "retries without the identities that Azure refused",
-            Range(0, 100),
-            from_go=True,
-        ),
+        int, GoSetting("update-user-msi-max-retry", "retries without the identities that Azure refused", Range(0, 100))
     ] = 2
     """Retries of an update within one pass, without the identities that Azure refused."""
     update_retry_seconds: Annotated[
-        float, Setting("update-user-msi-retry-interval", "pause before such a retry", Range(0, 3600), from_go=True)
+        float, GoSetting("update-user-msi-retry-interval", "pause before such a retry", Range(0, 3600))
     ] = 1.0
     """Seconds of pause before each of these retries."""
 
@@ -205,47 +182,35 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     reads it again when it changes."""
     azure_environment_file: Annotated[Path | None, Setting(env="AZURE_ENVIRONMENT_FILEPATH")] = None
     """Description of a custom cloud (environment AZURE_ENVIRONMENT_FILEPATH)."""
-    custom_user_agent: Annotated[
-        str, Setting("custom-user-agent", "added to the User-Agent sent to Azure", from_go=True)
-    ] = ""
+    custom_user_agent: Annotated[str, GoSetting("custom-user-agent", "added to the User-Agent sent to Azure")] = ""
     """Added to the User-Agent sent to Azure; printable ASCII, at most 200 characters."""
 
     # Leadership.
     lease_holder: Annotated[
-        str,
-        Setting("leader-election-instance", "name of this process in the lease; the host name if empty", from_go=True),
+        str, GoSetting("leader-election-instance", "name of this process in the lease; the host name if empty")
     ] = ""
     """This process's name in the lease, which MIC makes unique; empty means the host name."""
-    lease_namespace: Annotated[str, Setting("leader-election-namespace", "namespace of the lease", from_go=True)] = (
-        "default"
-    )
-    lease_name: Annotated[str, Setting("leader-election-name", "name of the lease", from_go=True)] = (
-        "aad-pod-identity-mic"
-    )
+    lease_namespace: Annotated[str, GoSetting("leader-election-namespace", "namespace of the lease")] = "default"
+    lease_name: Annotated[str, GoSetting("leader-election-name", "name of the lease")] = "aad-pod-identity-mic"
     lease_seconds: Annotated[
-        float,
-        Setting("leader-election-duration", "how long a lease is held without a renewal", Range(2, 3600), from_go=True),
+        float, GoSetting("leader-election-duration", "how long a lease is held without a renewal", Range(2, 3600))
     ] = 15.0
     """How long other replicas wait for a silent leader, which itself stops after half of that."""
 
     # Type upgrade.
-    type_upgrade: Annotated[
-        bool, Setting("enable-type-upgrade", "rewrite objects in the old field names", from_go=True)
-    ] = True
+    type_upgrade: Annotated[bool, GoSetting("enable-type-upgrade", "rewrite objects in the old field names")] = True
     """Rewrite objects whose fields are spelled as before 1.6.0, once."""
-    upgrade_config_map: Annotated[
-        str, Setting("config-map-name", "ConfigMap that records the type upgrade", from_go=True)
-    ] = "aad-pod-identity-config"
-    """ConfigMap, in MIC's namespace, that records the upgrade."""
-    upgrade_key: Annotated[str, Setting("type-upgrade-status-key", "key in that ConfigMap", from_go=True)] = (
-        "type-upgrade-status"
+    upgrade_config_map: Annotated[str, GoSetting("config-map-name", "ConfigMap that records the type upgrade")] = (
+        "aad-pod-identity-config"
     )
+    """ConfigMap, in MIC's namespace, that records the upgrade."""
+    upgrade_key: Annotated[str, GoSetting("type-upgrade-status-key", "key in that ConfigMap")] = "type-upgrade-status"
     """Key in it."""
     read_old_field_names: Annotated[
         bool, Setting("read-old-field-names", "read old field names after the upgrade, too")
     ] = False
     """Fields spelled as before 1.6.0 count also after the upgrade."""
-    scale_features: Annotated[bool, Setting("enableScaleFeatures", "deprecated, always on", from_go=True)] = True
+    scale_features: Annotated[bool, GoSetting("enableScaleFeatures", "deprecated, always on")] = True
     """Deprecated: always on."""
 
     # Start-up taint.
@@ -260,21 +225,17 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
 
     # Operation.
     probe_port: Annotated[
-        int, Setting("http-probe-port", "port of /healthz, /readyz and, on loopback, /debug/state", PORT, from_go=True)
+        int, GoSetting("http-probe-port", "port of /healthz, /readyz and, on loopback, /debug/state", PORT)
     ] = 8080
     """/healthz and /readyz on every address, /debug/state on loopback."""
-    metrics_port: Annotated[int, Setting("prometheus-port", "port of /metrics", PORT, from_go=True)] = 8888
+    metrics_port: Annotated[int, GoSetting("prometheus-port", "port of /metrics", PORT)] = 8888
     """/metrics, on every address."""
-    profile: Annotated[
-        bool, Setting("enableProfile", "serve profiles of the running program on loopback", from_go=True)
-    ] = False
-    log_format: Annotated[LogFormat, Setting("log-format", "text or json", from_go=True)] = LogFormat.TEXT
+    profile: Annotated[bool, GoSetting("enableProfile", "serve profiles of the running program on loopback")] = False
+    log_format: Annotated[LogFormat, GoSetting("log-format", "text or json")] = LogFormat.TEXT
     """Text lines, or one JSON object per line."""
-    log_to_stderr: Annotated[bool, Setting("logtostderr", "deprecated, always on", from_go=True)] = True
+    log_to_stderr: Annotated[bool, GoSetting("logtostderr", "deprecated, always on")] = True
     """Deprecated: always on."""
-    verbosity: Annotated[
-        int, Setting("v", "log verbosity, on klog's scale", VERBOSITY, alias="--verbosity", from_go=True)
-    ] = 0
+    verbosity: Annotated[int, GoSetting("v", "log verbosity, on klog's scale", VERBOSITY, alias="--verbosity")] = 0
     """klog's scale: 0 logs actions, 4 and more is for debugging."""
 
     # Instead of running.
@@ -289,7 +250,7 @@ class Settings(ProgramSettings, frozen=True, kw_only=True):
     plan_output: Annotated[PlanOutput, Setting("plan-output", "text or json")] = PlanOutput.TEXT
     """Format of the plan: text, or one JSON object."""
     plan_all: Annotated[bool, Setting("plan-all", "also print unchanged hosts, and every object")] = False
-    version: Annotated[bool, Setting("version", "print the version, and exit", from_go=True)] = False
+    version: Annotated[bool, GoSetting("version", "print the version, and exit")] = False
 
     def __post_init__(self) -> None:
         check(self)

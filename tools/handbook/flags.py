@@ -12,7 +12,7 @@ import mic.startup.settings
 import nmi.settings
 from nmi.settings import FORMER_FLAGS
 from podidentity.flags import duration_text, go_duration
-from podidentity.settings import REQUIRED, VERBOSITY, ProgramSettings, Setting, flags_of
+from podidentity.settings import REQUIRED, VERBOSITY, GoSetting, ProgramSettings, Setting, flags_of
 from tools.handbook.tables import table
 
 PROGRAMS: Final[Mapping[str, type[ProgramSettings]]] = {
@@ -85,6 +85,6 @@ def _with_flags(text: str, names: Mapping[str, str]) -> str:
 
 
 def _reference(setting: Setting) -> str:
-    if not setting.from_go:
+    if not isinstance(setting, GoSetting):
         return ""
     return f"yes, default `{setting.go_default}`" if setting.go_default else "yes"
