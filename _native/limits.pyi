@@ -2,7 +2,7 @@ from typing import final
 
 @final
 class Limits:
-    """The listener's limits; the .pyx contains the reasons for the defaults. Times are seconds.
+    """The listener's limits; `nmi.connection_limits` has their values and reasons. Times are seconds.
 
     *head_seconds* runs from the first byte of a request until the general lane calls pause(), so it covers a body too.
     *receive_bytes* and *send_bytes* are a connection's buffers in the kernel, *memory_bytes* the bound of all
@@ -14,15 +14,15 @@ class Limits:
     def __init__(
         self,
         *,
-        connections: int = 8192,
-        connections_per_peer: int = 512,
-        first_byte_seconds: float = 10.0,
-        head_seconds: float = 10.0,
-        idle_seconds: float = 120.0,
-        write_seconds: float = 30.0,
-        receive_bytes: int = 16384,
-        send_bytes: int = 65536,
-        memory_bytes: int = 0,
+        connections: int,
+        connections_per_peer: int,
+        first_byte_seconds: float,
+        head_seconds: float,
+        idle_seconds: float,
+        write_seconds: float,
+        receive_bytes: int,
+        send_bytes: int,
+        memory_bytes: int,
         defer_accept: bool = False,
     ) -> None: ...
     @property

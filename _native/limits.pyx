@@ -1,4 +1,4 @@
-"""The listener's limits with their defaults and reasons."""
+"""The listener's limits."""
 
 cimport cython
 from libc.stdint cimport int64_t
@@ -15,21 +15,13 @@ cdef int64_t nanoseconds(object seconds) except -1:
 
 @cython.final
 cdef class Limits:
-    # connections: a node runs up to 250 pods, an SDK keeps a handful; one costs about 350 bytes and a descriptor.
-    # connections_per_peer: 200 concurrent requests from one pod occur in practice. Sixteen pods together can use all
-    # slots; then those with most connections lose some.
-    # first_byte: SDKs send immediately; a silent connection is a probe or an attack.
-    # head: from the first byte to the end of the request, including the body: a segment or two.
-    # idle: longer than the 60 to 90 s for which HTTP clients keep idle connections, so that clients close first.
     # receive, send: the kernel's buffers of a connection; it doubles the numbers and includes its bookkeeping.
     # Without them it would keep megabytes for a peer that sends without pause or reads no answers.
     # memory: the bytes of all connections, here and in the kernel; `memory` enforces it. 0: no bound.
-    # write: from the first byte that the socket did not accept until everything is sent.
 
     def __init__(
-        self, *, int connections=8192, int connections_per_peer=512, first_byte_seconds=10.0, head_seconds=10.0,
-        idle_seconds=120.0, write_seconds=30.0, int receive_bytes=16 * 1024, int send_bytes=64 * 1024,
-        int64_t memory_bytes=0, bint defer_accept=False
+        self, *, int connections, int connections_per_peer, first_byte_seconds, head_seconds, idle_seconds,
+        write_seconds, int receive_bytes, int send_bytes, int64_t memory_bytes, bint defer_accept=False
     ):
         if connections < 1 or connections_per_peer < 1:
             raise ValueError("at least one connection must be allowed, in all and per peer")

@@ -28,7 +28,7 @@ from benchmarks.load.servers import found
 from benchmarks.machine import Cores
 from benchmarks.report.table import store
 from benchmarks.results import FOLDER, Results, write
-from nmi.flag_table import RedirectTarget
+from nmi.choices import RedirectTarget
 from podidentity_sandbox.processes import ProgramError
 
 FULL_SECONDS: Final = 800.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from _native.index import Index
-from nmi.flag_table import OperationMode, RedirectTarget, StaleIdentity
+from nmi.choices import OperationMode, RedirectTarget, StaleIdentity
 from nmi.handover.messages import SocketName
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import Predecessor
@@ -36,7 +36,7 @@ from nmi.node_labels import NodeLabels
 from nmi.pod_events import PodEvents
 from nmi.server.decisions import Decisions
 from nmi.service import NodeService, Serving, is_in_use
-from nmi.settings import Settings
+from nmi.settings import FORMER_FLAGS, Settings
 from nmi.shutdown import Shutdown, Stopped
 from nmi.status import Status
 from nmi.token_server import TokenServerAssembly
@@ -74,6 +74,8 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     log.info("nmi starting", extra={"version": VERSION, "settings": settings.text()})
+    for flag in settings.former_flags:
+        log.warning("a flag has no effect any more; remove it", extra={"reason": f"--{flag}: {FORMER_FLAGS[flag]}"})
     # Imported modules stay, so later collections need not scan them, for 20 ms each.
     gc.freeze()
     gc.enable()

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Coroutine
 from pathlib import Path
 
-from nmi.flag_table import BootGuardAction
+from nmi.choices import BootGuardAction
 from nmi.node import boot_guard
 from nmi.node.host_routing import LABEL, HostRouting, by_kubelet, by_labels
 from nmi.node.traffic_redirect import redirect_spec

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 
-from nmi.flag_table import BootGuardAction
+from nmi.choices import BootGuardAction
 from nmi.settings import Settings, parse
 from podidentity.exits import StartError, ended
 from podidentity.machine_sleep import MachineSleptError

@@ -1,9 +1,8 @@
-"""The number of connections and the size of their buffers, from the memory limit of the container. Pure."""
+"""The limits of the listener's connections, from the memory limit of the container. Pure."""
 
 from typing import Final
 
-import msgspec
-
+from _native.limits import Limits
 from nmi.settings import Settings
 
 PART: Final = 4
@@ -21,43 +20,42 @@ RECEIVE_BYTES: Final = (4 << 10, 16 << 10)
 """Receive buffer of a connection, which the kernel doubles: several usual heads, or one of the largest size."""
 SEND_BYTES: Final = (8 << 10, 64 << 10)
 """Send buffer of a connection: an ordinary response, or a ready answer of the largest size."""
+FIRST_BYTE_SECONDS: Final = 10.0
+"""SDKs send immediately; a silent connection is a probe or an attack."""
+HEAD_SECONDS: Final = 10.0
+"""From the first byte to the end of a request, including its body: a segment or two."""
+IDLE_SECONDS: Final = 120.0
+"""Longer than the 60 to 90 s for which HTTP clients keep idle connections, so that clients close first."""
+WRITE_SECONDS: Final = 30.0
+"""From the first byte that the socket did not accept until everything is sent."""
 
 
-class ConnectionLimits(msgspec.Struct, frozen=True):
-    """The limits of the listener's connections."""
-
-    places: int
-    places_per_pod: int
-    memory_bytes: int
-    """All connections together, kernel buffers included."""
-    receive_bytes: int
-    """A connection's receive buffer, before the kernel doubles it."""
-    send_bytes: int
-    warnings: tuple[str, ...] = ()
-    """Each flag that allows more than the memory limit, with the next action."""
-
-
-def connection_limits(settings: Settings, memory_limit: int | None) -> ConnectionLimits:
-    """Return the limits for a container of *memory_limit* bytes (None: no limit). Flags take precedence."""
-    fits = UNLIMITED_BYTES if memory_limit is None else max(LEAST_BYTES, memory_limit // PART)
-    memory = settings.max_connection_bytes or fits
-    most = max(1, memory // PLACE_BYTES)
-    places = settings.max_connections or max(min(PLACES_MOST, most), settings.max_connections_per_pod)
+def connection_limits(settings: Settings, memory_limit: int | None) -> Limits:
+    """Return the limits for a container of *memory_limit* bytes (None: no limit)."""
+    memory = UNLIMITED_BYTES if memory_limit is None else max(LEAST_BYTES, memory_limit // PART)
+    places = max(min(PLACES_MOST, memory // PLACE_BYTES), settings.max_connections_per_pod)
     least, usual = PLACES_PER_POD
-    per_pod = settings.max_connections_per_pod or min(usual, max(least, places // 16), places)
-    smallest, largest = RECEIVE_BYTES
-    receive = min(largest, max(smallest, memory >> 15))
-    smallest, largest = SEND_BYTES
-    send = min(largest, max(smallest, memory >> 14 if memory < UNLIMITED_BYTES else largest))
-    warnings = []
-    if memory > fits:
-        warnings.append(
-            f"--max-connection-bytes is {memory}, and {fits} are a quarter of the container's memory limit: raise that "
-            f"limit, or lower the flag"
-        )
-    if places > most:
-        warnings.append(
-            f"connections may be {places}, and {most} fit the {memory} bytes that they may use: raise the container's "
-            f"memory limit, or lower --max-connections and --max-connections-per-pod"
-        )
-    return ConnectionLimits(places, per_pod, memory, receive, send, tuple(warnings))
+    smallest_receive, largest_receive = RECEIVE_BYTES
+    smallest_send, largest_send = SEND_BYTES
+    return Limits(
+        connections=places,
+        connections_per_peer=settings.max_connections_per_pod or min(usual, max(least, places // 16), places),
+        receive_bytes=min(largest_receive, max(smallest_receive, memory >> 15)),
+        send_bytes=max(smallest_send, memory >> 14) if memory < UNLIMITED_BYTES else largest_send,
+        memory_bytes=memory,
+        first_byte_seconds=FIRST_BYTE_SECONDS,
+        head_seconds=HEAD_SECONDS,
+        idle_seconds=IDLE_SECONDS,
+        write_seconds=WRITE_SECONDS,
+    )
+
+
+def excess(limits: Limits) -> str:
+    """Return which flag allows more connections than fit their memory, with the next action; empty if none does."""
+    most = limits.memory_bytes // PLACE_BYTES
+    if limits.connections <= most:
+        return ""
+    return (
+        f"connections may be {limits.connections}, and {most} fit the {limits.memory_bytes} bytes that they may use: "
+        f"raise the container's memory limit, or lower --max-connections-per-pod"
+    )

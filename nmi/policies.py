@@ -1,10 +1,8 @@
 """Conversion of the settings into the policies and limits of each package."""
 
-from _native.lane import Limits
-from nmi.connection_limits import ConnectionLimits
-from nmi.flag_table import OperationMode
+from nmi.choices import OperationMode
 from nmi.identity.decide import DecisionPolicy
-from nmi.server.policy import PIPELINE_SECONDS, ServerPolicy, Sizes
+from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.target import ProxiedPaths
 from nmi.settings import Settings
 from nmi.tokens.endpoints import SignInPolicy
@@ -46,29 +44,7 @@ def server_policy(settings: Settings) -> ServerPolicy:
         redirected_from=(settings.metadata_ip, settings.metadata_port) if settings.require_redirected else None,
         answer_seconds=settings.max_hold_seconds + 10,
         log_each_request=settings.verbosity >= logs.VERBOSE,
-        sizes=Sizes(
-            head_bytes=settings.max_head_bytes,
-            fields=settings.max_header_fields,
-            target_bytes=settings.max_target_bytes,
-            body_bytes=settings.max_body_bytes,
-        ),
-        # The lane closes a connection whose next head is incomplete after head_seconds: stop reading earlier.
-        pipeline_seconds=min(PIPELINE_SECONDS, settings.head_seconds / 2),
-    )
-
-
-def limits(settings: Settings, sizes: ConnectionLimits) -> Limits:
-    """Return the listener's limits, from the settings and the memory of the container."""
-    return Limits(
-        connections=sizes.places,
-        connections_per_peer=sizes.places_per_pod,
-        receive_bytes=sizes.receive_bytes,
-        send_bytes=sizes.send_bytes,
-        memory_bytes=sizes.memory_bytes,
-        first_byte_seconds=settings.first_byte_seconds,
-        head_seconds=settings.head_seconds,
-        idle_seconds=settings.idle_seconds,
-        write_seconds=settings.write_seconds,
+        sizes=Sizes(head_bytes=settings.max_head_bytes),
     )
 
 

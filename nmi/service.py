@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from nmi.flag_table import RedirectTarget
+from nmi.choices import RedirectTarget
 from nmi.handover.messages import VERSIONS, Hello, SocketName, shared_sockets
 from nmi.handover.predecessor import Predecessor
 from nmi.handover.takeover import Takeover

@@ -2,12 +2,13 @@
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
-from nmi.flag_table import FLAG_OF, BootGuardAction, OperationMode, RedirectMode, RedirectTarget
+from nmi.choices import BootGuardAction, OperationMode, RedirectMode, RedirectTarget
 from podidentity.azure.clouds import parse_endpoint
 from podidentity.flags import UsageError, quoted
+from podidentity.settings import PORT
 
 if TYPE_CHECKING:
     from nmi.settings import Settings
@@ -15,56 +16,28 @@ if TYPE_CHECKING:
 _NODE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 """A DNS subdomain, as the API server requires. A "$(NODE_NAME)" without such a variable does not match."""
 _PROXY: Final = re.compile(r"(?:https?://)?(?:[^\s/@]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
-RANGES: Final[Mapping[str, tuple[float, float]]] = {
-    "max_connections": (0, 1_000_000),
-    "max_connections_per_pod": (0, 1_000_000),
-    "max_connection_bytes": (0, 1 << 40),
-    # The minimum is the fast lane's limit (_native/scan.pxd): it must not accept what the general lane rejects.
-    "max_head_bytes": (4096, 1 << 20),
-    "max_header_fields": (32, 1024),
-    "max_target_bytes": (2048, 1 << 16),
-    "max_body_bytes": (0, 1 << 20),
-    "first_byte_seconds": (0.1, 3600),
-    "head_seconds": (0.1, 3600),
-    "idle_seconds": (0.1, 86_400),
-    "write_seconds": (0.1, 3600),
-    "drain_seconds": (0, 600),
-    "attempts_for_created": (0, 1000),
-    "attempts_for_assigned": (0, 1000),
-    "find_interval_seconds": (1, 600),
-    "max_hold_seconds": (1, 600),  # fetching is part of it, so 0 would prevent every token
-    "metadata_cache_seconds": (0, 300),
-    "redirect_interval_seconds": (1, 86_400),
-    "verbosity": (0, 2**31 - 1),  # klog takes any, and charts have been seen with 100
-}
 
 
 def check(settings: "Settings") -> None:
     """Raise UsageError with one line that states the fix, if the settings cannot be used."""
     if settings.version:
         return
-    for name in ("listen_address", "metadata_ip"):
-        _check_address(settings, name)
-    for name in ("listen_port", "metadata_port", "probe_port", "metrics_port"):
-        _demand(
-            1 <= getattr(settings, name) <= 65535,
-            f"--{FLAG_OF[name]} is {getattr(settings, name)}; ports are 1 to 65535",
-        )
-    for name, (least, most) in RANGES.items():
-        value = getattr(settings, name)
-        _demand(least <= value <= most, f"--{FLAG_OF[name]} is {value:g}; it may be {least:g} to {most:g}")
+    _check_address("nmi-listen-address", settings.listen_address)
+    _check_address("metadata-ip", settings.metadata_ip)
+    for setting, (least, greatest), value in settings.out_of_range():
+        if setting.range == PORT:
+            raise UsageError(f"--{setting.flag} is {value}; ports are 1 to 65535")
+        raise UsageError(f"--{setting.flag} is {value:g}; it may be {least:g} to {greatest:g}")
     _check_together(settings)
     _check_texts(settings)
 
 
-def _check_address(settings: "Settings", name: str) -> None:
-    text = getattr(settings, name)
+def _check_address(flag: str, text: str) -> None:
     try:
         ipaddress.IPv4Address(text)
     except ValueError:
         raise UsageError(
-            f"--{FLAG_OF[name]} is {quoted(text)}; it must be an IPv4 address (IMDS, and with it the redirect, "
-            f"is IPv4 only)"
+            f"--{flag} is {quoted(text)}; it must be an IPv4 address (IMDS, and with it the redirect, is IPv4 only)"
         ) from None
 
 
@@ -82,14 +55,13 @@ def _check_together(settings: "Settings") -> None:
         settings.operation_mode is not OperationMode.MANAGED or settings.force_namespaced,
         "--operation-mode=managed needs --forceNamespaced: without MIC nothing else separates namespaces",
     )
-    listening = {
-        "listen_port": settings.listen_port,
-        "probe_port": settings.probe_port,
-        "metrics_port": settings.metrics_port,
+    ports = {
+        "nmi-port": settings.listen_port,
+        "http-probe-port": settings.probe_port,
+        "prometheus-port": settings.metrics_port,
     }
-    for name, port in listening.items():
-        other = next((o for o, p in listening.items() if p == port and o != name), None)
-        _demand(other is None, f"--{FLAG_OF[name]} and --{FLAG_OF[other or name]} are both {port}; give each its own")
+    for (flag, port), (other, its_port) in combinations(ports.items(), 2):
+        _demand(port != its_port, f"--{flag} and --{other} are both {port}; give each its own")
     _demand(
         not settings.redirect.changes_rules or settings.metadata_ip != settings.listen_address,
         f"--metadata-ip and --nmi-listen-address are both {settings.metadata_ip}: the redirect would target "
@@ -115,17 +87,11 @@ def _check_together(settings: "Settings") -> None:
         settings.systemd_directory.startswith("/"),
         f"--systemd-directory is {quoted(settings.systemd_directory)}; give the whole path, as /etc/systemd/system",
     )
-    for name in ("handover_socket", "start_signal"):
-        path = getattr(settings, name)
+    for flag, path in (("handover-socket", settings.handover_socket), ("start-signal", settings.start_signal)):
         _demand(
             path == "" or (path.startswith("/") and len(path) <= 80),
-            f"--{FLAG_OF[name]} is {quoted(path)}; give the whole path, of at most 80 characters",
+            f"--{flag} is {quoted(path)}; give the whole path, of at most 80 characters",
         )
-    _demand(
-        settings.max_connections_per_pod <= settings.max_connections or settings.max_connections == 0,
-        f"--max-connections-per-pod ({settings.max_connections_per_pod}) is more than --max-connections "
-        f"({settings.max_connections}): one pod could use all connections",
-    )
 
 
 def _check_texts(settings: "Settings") -> None:

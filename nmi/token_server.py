@@ -11,14 +11,15 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
-from nmi.connection_limits import ConnectionLimits, connection_limits
-from nmi.flag_table import OperationMode
+from _native.limits import Limits
+from nmi.choices import OperationMode
+from nmi.connection_limits import connection_limits, excess
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
 from nmi.node.memory_limit import memory_limit
-from nmi.policies import decision_policy, exchanges, limits, server_policy, sign_in_policy, sign_in_trust
+from nmi.policies import decision_policy, exchanges, server_policy, sign_in_policy, sign_in_trust
 from nmi.server.decisions import Decisions
 from nmi.server.loop_detection import SENT_FIELDS
 from nmi.server.metadata_cache import MetadataCache
@@ -130,7 +131,7 @@ class TokenServerAssembly:
         self._stack.callback(proxy.close)
         metadata_cache = MetadataCache(proxy, settings.metadata_cache_seconds, now_ns=time.monotonic_ns)
         server = Server(
-            limits=limits(settings, await self._connection_limits()),
+            limits=await self._connection_limits(),
             policy=policy,
             index=index,
             issuer=Issuer(
@@ -185,19 +186,19 @@ class TokenServerAssembly:
             ),
         }
 
-    async def _connection_limits(self) -> ConnectionLimits:
-        """Return the limits for the container's memory; log each setting that exceeds them."""
-        limit = await asyncio.to_thread(memory_limit)
-        sizes = connection_limits(self._settings, limit)
+    async def _connection_limits(self) -> Limits:
+        """Return the limits for the container's memory; log a setting that exceeds them."""
+        memory = await asyncio.to_thread(memory_limit)
+        limits = connection_limits(self._settings, memory)
         log.info(
             "limits of connections",
             extra={
-                "memory_limit": limit or 0,
-                "connections": sizes.places,
-                "connections_per_pod": sizes.places_per_pod,
-                "bytes": sizes.memory_bytes,
+                "memory_limit": memory or 0,
+                "connections": limits.connections,
+                "connections_per_pod": limits.connections_per_peer,
+                "bytes": limits.memory_bytes,
             },
         )
-        for warning in sizes.warnings:
+        if warning := excess(limits):
             log.warning("connections may use more memory than the limit allows", extra={"error": warning})
-        return sizes
+        return limits

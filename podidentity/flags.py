@@ -1,8 +1,7 @@
 """Command lines in Go's syntax, which existing charts and unit files of the Go implementation use.
 
 This module contains the grammar (`--flag=value`, `--flag value`, `-flag`, booleans with or without a value, Go's
-durations) on top of argparse, and the type of a program's flag table. Each program's `settings` defines its flags;
-`exits` prints errors.
+durations) on top of argparse. `podidentity.settings` derives flags from a program's settings; `exits` prints errors.
 """
 
 import argparse
@@ -11,8 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
-
-import msgspec
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -121,69 +118,6 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
         raise argparse.ArgumentTypeError(f"{quoted(text)} is none of {', '.join(choices)}")
 
     return read
-
-
-class Flag(msgspec.Struct, frozen=True):
-    """One flag of a program, and the Settings field that it sets."""
-
-    name: str
-    """Same spelling as in the Go implementation, including inconsistencies: existing charts depend on it."""
-    field: str
-    read: Callable[[str], Any]
-    help: str
-    aliases: tuple[str, ...] = ()
-
-    def spelled(self, value: object) -> str:
-        """Return *value* in the syntax of the flag."""
-        match value:
-            case bool():
-                return str(value).lower()
-            case float() | int() if self.read is go_duration:
-                return duration_text(value)
-            case frozenset() | tuple():
-                return ",".join(sorted(map(str, value)))
-            case float():
-                return f"{value:g}"
-            case _:
-                return str(value)
-
-
-def read_flags(
-    flags: Iterable[Flag], argv: Sequence[str], *, prog: str, description: str, defaults: Mapping[str, object]
-) -> dict[str, Any]:
-    """Return the values in *argv* (without the program's name) by field; omitted flags are absent.
-
-    *defaults*: the default of each field, for --help. Raises UsageError, and SystemExit(0) after printing --help.
-    """
-    parser = GoParser(prog=prog, description=description)
-    for flag in flags:
-        names = (*flag.aliases, f"--{flag.name}")
-        usual = flag.spelled(defaults[flag.field]) if flag.field in defaults else ""
-        about = f"{flag.help} (default {usual})" if usual else flag.help
-        parser.add_argument(
-            *names, dest=flag.field, type=flag.read, default=None, metavar="…", help=about.replace("%", "%%")
-        )
-    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-
-
-def settings_text(flags: Iterable[Flag], described: Mapping[str, str], variables: Mapping[str, str]) -> str:
-    """Return the settings (text by field) as a command line, for the log. *variables*: the environment variable of a
-    field that has no flag.
-    """
-    names = {flag.field: f"--{flag.name}" for flag in flags}
-    return " ".join(f"{names.get(field) or variables.get(field, field)}={text}" for field, text in described.items())
-
-
-def namespaced_by(environ: Mapping[str, str]) -> bool:
-    """Return whether FORCENAMESPACED is set in *environ*. As in the Go implementation, it overrides the flag of both
-    daemons.
-
-    Raises UsageError for a value that is neither true nor false, because ignoring it would permit more.
-    """
-    text = environ.get("FORCENAMESPACED", "")
-    if text.lower() not in {"", "true", "false", "1", "0"}:
-        raise UsageError(f"the environment has FORCENAMESPACED={quoted(text)}; set it to true or false")
-    return text.lower() in {"true", "1"}
 
 
 class GoParser(argparse.ArgumentParser):

@@ -4,7 +4,6 @@ import time
 from typing import Final
 
 from _native.index import Index
-from _native.lane import Limits
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
@@ -14,6 +13,7 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.responses import PlainAnswer
 from nmi.server.server import Server
 from tests.support.nmi.server.fakes import FakeIssuer, FakeProxy, Grant, grant, pod_entry
+from tests.support.nmi.server.limits import limits_with
 
 PODS: Final = 250
 METADATA_BYTES: Final = 3000
@@ -41,7 +41,7 @@ class Served:
             self.index.put(address, entry.record)
         self.issuer = FakeIssuer(self.answer)
         self.server = Server(
-            limits=Limits(),
+            limits=limits_with(memory_bytes=0),
             policy=ServerPolicy(),
             index=self.index,
             issuer=self.issuer,

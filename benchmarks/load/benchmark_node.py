@@ -17,7 +17,7 @@ from benchmarks.load.servers import Server, check
 from benchmarks.load.wire import FIRST_POD as FIRST_BEHIND_A_WIRE
 from benchmarks.load.wire import led_to, wire
 from benchmarks.results import BASE, OURS, REFERENCE
-from nmi.flag_table import RedirectTarget
+from nmi.choices import RedirectTarget
 
 SDK_PATH: Final = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com"
 """SDKs send the resource without the slash at the end. The two forms are different tokens."""

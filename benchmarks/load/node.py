@@ -18,7 +18,7 @@ from benchmarks.load.servers import HERE, TOKEN_PATH, Server, Side, ask, folder,
 from benchmarks.load.wire import Wire, forget_closed
 from benchmarks.machine import Cores
 from benchmarks.results import OURS
-from nmi.flag_table import RedirectTarget
+from nmi.choices import RedirectTarget
 from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.serving import free_ports
 

@@ -11,7 +11,6 @@ from mic.preview.dry_run import DryRun, DryRunError, Snapshot
 from mic.preview.outcome import AzureReads, preview
 from mic.preview.schema import Preview
 from mic.startup.azure_reader import USER_AGENT, azure_reader
-from mic.startup.flag_table import FLAG_OF
 from mic.startup.policy import policy_of
 from mic.startup.settings import Settings
 from mic.startup.type_upgrade import CONFIG_MAPS, UpgradeRecord
@@ -102,11 +101,11 @@ def _shown(settings: Settings) -> dict[str, str]:
     """Return the flags that affect the plan and differ from their defaults; of client ids only the number."""
     immutable = len(settings.immutable_client_ids)
     values = {
-        "force_namespaced": "true" if settings.force_namespaced else "",
-        "adopt_existing": "true" if settings.adopt_existing else "",
-        "immutable_client_ids": f"({counted(immutable, 'client id')})" if immutable else "",
-        "assign_cluster_identity": "true" if settings.assign_cluster_identity else "",
-        "allowed_resource_groups": ",".join(settings.allowed_resource_groups),
-        "detach_grace_seconds": f"{settings.detach_grace_seconds:g}s" if settings.detach_grace_seconds else "",
+        "forceNamespaced": "true" if settings.force_namespaced else "",
+        "adopt-existing": "true" if settings.adopt_existing else "",
+        "immutable-user-msis": f"({counted(immutable, 'client id')})" if immutable else "",
+        "assign-cluster-identity": "true" if settings.assign_cluster_identity else "",
+        "allowed-resource-groups": ",".join(settings.allowed_resource_groups),
+        "detach-grace": f"{settings.detach_grace_seconds:g}s" if settings.detach_grace_seconds else "",
     }
-    return {FLAG_OF[name]: value for name, value in values.items() if value}
+    return {flag: value for flag, value in values.items() if value}

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
-from nmi.flag_table import RedirectMode, RedirectTarget
+from nmi.choices import RedirectMode, RedirectTarget
 from podidentity.exits import StartError
 
 _CILIUM_NEXT = (

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Never
 
-from nmi.flag_table import RedirectTarget, RouteLocalnetMode
+from nmi.choices import RedirectTarget, RouteLocalnetMode
 from nmi.node import conntrack, kubenet, leftovers
 from nmi.node.cilium_redirect import CiliumRedirect
 from nmi.node.effect import RedirectEffect

@@ -83,5 +83,5 @@ class Chunked:
 
 def body_too_large() -> Refusal:
     sentence = "The body of the request is too large."
-    detail = f"{sentence} See which client sends it, and --max-body-bytes if it is one of yours."
+    detail = f"{sentence} See which client sends it."
     return Refusal(Reason.BODY_TOO_LARGE, sentence, detail, limit=Limit.BODY_BYTES)

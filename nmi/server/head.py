@@ -44,12 +44,6 @@ _DIGITS: Final = re.compile(r"[0-9]+")
 _SINGLE: Final = ("host", "content-length", "transfer-encoding", "content-type")
 """If one of these occurs twice, two readers may use different ones."""
 
-_FLAGS: Final = {
-    Limit.HEAD_BYTES: "--max-head-bytes",
-    Limit.HEADER_FIELDS: "--max-header-fields",
-    Limit.TARGET_BYTES: "--max-target-bytes",
-}
-
 
 class Head(msgspec.Struct, frozen=True):
     """A valid head. At most one of *length* and *chunked* announces a body."""
@@ -211,5 +205,6 @@ def bad(what: str) -> Refusal:
 
 
 def too_large(sentence: str, limit: Limit) -> Refusal:
-    detail = f"{sentence} See which client sends it, and {_FLAGS[limit]} if it is one of yours."
+    remedy = ", and --max-head-bytes if it is one of yours" if limit is Limit.HEAD_BYTES else ""
+    detail = f"{sentence} See which client sends it{remedy}."
     return Refusal(Reason.HEAD_TOO_LARGE, sentence, detail, limit=limit)

@@ -1,18 +1,15 @@
 """The operator's settings for the listener, as one frozen value. `nmi.policies` creates it from the settings."""
 
-from typing import Final
-
 import msgspec
 
 from nmi.server.target import ProxiedPaths
-
-PIPELINE_SECONDS: Final = 5.0
+from nmi.settings import HEAD_BYTES
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     """The size limits of one request, in bytes or numbers. Each counts across reads."""
 
-    head_bytes: int = 8 * 1024
+    head_bytes: int = HEAD_BYTES
     """Request line and fields. SDKs send under 1.5 kB; a service mesh's tracing and cookies stay under 8."""
     fields: int = 64
     target_bytes: int = 2048
@@ -48,9 +45,9 @@ class ServerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     log_each_request: bool = False
     """Write a line for each request (`-v 4`). The fast lane writes no lines, so it is disabled then."""
     sizes: Sizes = msgspec.field(default_factory=Sizes)
-    pipeline_seconds: float = PIPELINE_SECONDS
+    pipeline_seconds: float = 5.0
     """The time for an answer while part of the next request has been read; after it, the connection ends with that
-    answer. Less than the lane's head_seconds."""
+    answer. Less than HEAD_SECONDS, after which the lane closes a connection whose next head is incomplete."""
     answer_seconds: float = 55.0
     """The timeout of the answer to one request: SDKs end an attempt after 60 seconds."""
     proxy_seconds: float = 20.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from nmi.flag_table import OperationMode
+from nmi.choices import OperationMode
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.assignments import ASSIGNED_MAX, assigned_order
 from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide

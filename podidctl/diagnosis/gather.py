@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from mic.azure.host_client import HostReader
 from mic.azure.identities import HostIdentities
-from nmi.flag_table import OperationMode
+from nmi.choices import OperationMode
 from nmi.identity.pods import own_addresses
 from nmi.settings import Settings, parse
 from nmi.tokens.assertions import SERVICE_ACCOUNTS

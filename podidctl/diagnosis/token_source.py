@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
+from nmi.choices import OperationMode
 from nmi.error_refusals import refusal_of
-from nmi.flag_table import OperationMode
 from nmi.issuer import UNSUPPORTED_TYPE
 from nmi.policies import sign_in_policy
 from nmi.refusal import Reason, Refusal

@@ -9,7 +9,7 @@ from typing import Final
 
 import aiohttp
 
-from nmi.flag_table import RedirectMode, RedirectTarget, RouteLocalnetMode
+from nmi.choices import RedirectMode, RedirectTarget, RouteLocalnetMode
 from nmi.node import boot_guard, route_localnet
 from nmi.node.host_routing import HostRouting, by_kubelet
 from nmi.node.kubenet import names_kubenet

@@ -8,7 +8,7 @@ from mic.decisions.policy import Policy
 from mic.startup.policy import policy_of
 from mic.startup.settings import Settings as MicSettings
 from mic.startup.settings import parse as parse_mic
-from nmi.flag_table import OperationMode
+from nmi.choices import OperationMode
 from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.daemons import Daemon, environment_of, mic_namespaces, nmi_settings, parseable_flags
 from podidctl.diagnosis.input import NmiConfiguration

@@ -1,97 +1,80 @@
-"""Tables of all flags: names from a program's flag table, defaults and descriptions from its settings."""
+"""Tables of all flags, from the settings of each program."""
 
 import ast
 import inspect
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from enum import StrEnum
-from types import ModuleType
+from itertools import pairwise
 from typing import Final
 
 import mic.startup.settings
 import nmi.settings
-from mic.startup.flag_table import FLAGS as MIC_FLAGS
-from mic.startup.settings import RANGES as MIC_RANGES
-from nmi.flag_table import FLAGS as NMI_FLAGS
-from nmi.setting_rules import RANGES as NMI_RANGES
-from podidentity.flags import Flag, duration_text, go_duration
-from tools.handbook import known
+from nmi.settings import FORMER_FLAGS
+from podidentity.flags import duration_text, go_duration
+from podidentity.settings import REQUIRED, VERBOSITY, GoSetting, ProgramSettings, Setting, flags_of
 from tools.handbook.tables import table
 
-REQUIRED: Final = "required"
-
-
-@dataclass(frozen=True)
-class Program:
-    """Sources of one program's table."""
-
-    name: str
-    flags: Sequence[Flag]
-    settings: ModuleType
-    theirs: Collection[str]
-    """Flags that the Go implementation also has."""
-    ranges: Mapping[str, tuple[float, float]]
-
-
-PROGRAMS: Final = (
-    Program("nmi", NMI_FLAGS, nmi.settings, known.NMI_FLAGS, NMI_RANGES),
-    Program("mic", MIC_FLAGS, mic.startup.settings, known.MIC_FLAGS, MIC_RANGES),
-)
+PROGRAMS: Final[Mapping[str, type[ProgramSettings]]] = {
+    "nmi": nmi.settings.Settings,
+    "mic": mic.startup.settings.Settings,
+}
 
 
 def made() -> str:
     """Return the generated part of docs/flags.md."""
-    return "\n\n".join(f"## {program.name}\n\n{_table(program)}" for program in PROGRAMS)
-
-
-def meanings(settings: ModuleType) -> dict[str, str]:
-    """Return the docstring of each field of *settings*' Settings, in one line."""
-    (shape,) = (
-        each
-        for each in ast.parse(inspect.getsource(settings)).body
-        if isinstance(each, ast.ClassDef) and each.name == "Settings"
+    tables = (f"## {name}\n\n{_table(program)}" for name, program in PROGRAMS.items())
+    former = table(["flag", "instead"], [[f"`--{flag}`", _sentence(text)] for flag, text in FORMER_FLAGS.items()])
+    advice = (
+        "NMI accepts these flags of earlier command lines with any value, and logs a warning for each. Remove them."
     )
-    said = {}
-    for field, text in zip(shape.body, shape.body[1:], strict=False):
+    return "\n\n".join((*tables, f"## Flags without effect\n\n{advice}\n\n{former}"))
+
+
+def _docstrings(program: type[ProgramSettings]) -> dict[str, str]:
+    """Return the docstrings of the fields that have one, each in one line."""
+    (body,) = (node.body for node in ast.parse(inspect.getsource(program)).body if isinstance(node, ast.ClassDef))
+    docstrings = {}
+    for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            said[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
-    return said
+            docstrings[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return docstrings
 
 
-def _table(program: Program) -> str:
-    said = meanings(program.settings)
-    defaults: Mapping[str, object] = program.settings.DEFAULTS
-    names = {flag.field: flag.name for flag in program.flags}
+def _table(program: type[ProgramSettings]) -> str:
+    docstrings, flags = _docstrings(program), flags_of(program)
+    names = {setting.name: setting.flag for setting in flags}
     rows = [
         [
-            f"`--{flag.name}`" + "".join(f", `{alias}`" for alias in flag.aliases),
-            _default(flag, defaults),
-            " ".join(filter(None, (_with_flags(said[flag.field], names), _limits(flag, program, defaults)))),
-            _reference(flag, program),
+            f"`--{setting.flag}`" + (f", `{setting.alias}`" if setting.alias else ""),
+            _default(setting),
+            f"{_with_flags(docstrings.get(setting.name, _sentence(setting.help)), names)} {_limits(setting)}".rstrip(),
+            _reference(setting),
         ]
-        for flag in program.flags
+        for setting in flags
     ]
     return table(["flag", "default", "effect", "Go implementation"], rows)
 
 
-def _default(flag: Flag, defaults: Mapping[str, object]) -> str:
-    if flag.field not in defaults:
-        return REQUIRED
-    text = flag.spelled(defaults[flag.field])
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _default(setting: Setting) -> str:
+    if setting.default is REQUIRED:
+        return "required"
+    text = setting.spelled(setting.default)
     return f"`{text}`" if text else ""
 
 
-def _limits(flag: Flag, program: Program, defaults: Mapping[str, object]) -> str:
-    default = defaults.get(flag.field)
-    if isinstance(default, StrEnum):
-        return f"One of {', '.join(f'`{choice}`' for choice in type(default))}."
-    if flag.field not in program.ranges:
+def _limits(setting: Setting) -> str:
+    if isinstance(setting.default, StrEnum):
+        return f"One of {', '.join(f'`{choice}`' for choice in type(setting.default))}."
+    if setting.range is None or setting.range == VERBOSITY:
         return ""
-    least, most = program.ranges[flag.field]
-    if flag.read is go_duration:
-        return f"From {duration_text(least)} to {duration_text(most)}."
-    return f"From {least:.12g} to {most:.12g}." if most < 2**31 - 1 else ""
+    if setting.read is go_duration:
+        return f"From {duration_text(setting.range.least)} to {duration_text(setting.range.greatest)}."
+    return f"From {setting.range.least:.12g} to {setting.range.greatest:.12g}."
 
 
 def _with_flags(text: str, names: Mapping[str, str]) -> str:
@@ -101,8 +84,7 @@ def _with_flags(text: str, names: Mapping[str, str]) -> str:
     )
 
 
-def _reference(flag: Flag, program: Program) -> str:
-    if flag.name not in program.theirs:
+def _reference(setting: Setting) -> str:
+    if not isinstance(setting, GoSetting):
         return ""
-    other = known.OTHER_DEFAULTS.get(flag.name)
-    return f"yes, default `{other}`" if other else "yes"
+    return f"yes, default `{setting.go_default}`" if setting.go_default else "yes"

@@ -37,12 +37,22 @@ from podidentity.resources import AzureIdentity, Meta
 from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import expose, new_registry
 from podidentity.telemetry.skipped import SkippedMetrics
-from tools.handbook import known
 from tools.handbook.tables import table
 
 NMI_WATCHES: Final = ("pods", "exceptions", "assigned_identities", "identities", "bindings")
 """The last two in managed mode, in which there are no assigned identities."""
 MIC_WATCHES: Final = ("pods", "nodes", "identities", "bindings", "assigned_identities")
+
+_GO_METRICS: Final = (
+    "assigned_identity_addition_duration_seconds assigned_identity_addition_count "
+    "assigned_identity_deletion_duration_seconds assigned_identity_deletion_count "
+    "assigned_identity_update_duration_seconds assigned_identity_update_count nmi_operations_duration_seconds "
+    "mic_cycle_duration_seconds mic_cycle_count mic_new_leader_election_count "
+    "cloud_provider_operations_errors_count cloud_provider_operations_duration_seconds "
+    "kubernetes_api_operations_errors_count imds_operations_errors_count imds_operations_duration_seconds"
+)
+GO_METRICS: Final = frozenset(f"aadpodidentity_{name}" for name in _GO_METRICS.split())
+"""The metrics of the Go implementation (v1.8.17), from its pkg/metrics/metrics.go."""
 
 OPEN: Final[Mapping[str, str]] = {
     "status_code": "the answer's status code",
@@ -129,7 +139,7 @@ def made() -> str:
 
 def _table(exposed: str) -> str:
     rows = [
-        [f"`{each.name}`", each.kind, _labels(each), _sentence(each.help), "yes" if each.name in known.METRICS else ""]
+        [f"`{each.name}`", each.kind, _labels(each), _sentence(each.help), "yes" if each.name in GO_METRICS else ""]
         for each in sorted(shown(exposed), key=lambda each: (not each.name.startswith("aad"), each.name))
     ]
     return table(["metric", "type", "labels", "meaning", "Go implementation"], rows)

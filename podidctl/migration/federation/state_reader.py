@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from nmi.flag_table import OperationMode
+from nmi.choices import OperationMode
 from nmi.settings import Settings
 from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
 from podidctl.diagnosis.daemons import Daemon, genuine_nmi, list_daemons, nmi_settings

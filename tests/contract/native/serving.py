@@ -14,6 +14,7 @@ from _native.connection import Connection
 from _native.histogram import Histogram, Series
 from _native.index import Index, PodRecord
 from _native.lane import Lane, Limits
+from tests.support.nmi.server.limits import limits_with
 from tests.support.waiting import until
 
 PATIENCE_SECONDS = 10.0
@@ -246,7 +247,7 @@ async def serving(
         lane = Lane(
             index=index,
             general=make,
-            limits=limits or Limits(),
+            limits=limits or limits_with(),
             require_metadata=require_metadata,
             redirected_from=redirected_from,
         )

@@ -9,8 +9,8 @@ import socket
 import pytest
 
 from _native.index import PodRecord
-from _native.lane import Limits
 from tests.contract.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Peer, Serving, admit, ready, serving
+from tests.support.nmi.server.limits import limits_with
 
 ASKED = b"?resource=https%3A%2F%2Fvault.azure.net "
 OTHER_SPELLING = REQUEST.replace(ASKED, b"?resource=https://vault%2eazure.net ")
@@ -123,7 +123,7 @@ async def test_each_of_several_known_queries_gets_its_own_answer(lane: Serving, 
 
 
 async def test_accepting_may_be_deferred_until_data_arrives() -> None:
-    async with serving(limits=Limits(defer_accept=True)) as lane:
+    async with serving(limits=limits_with(defer_accept=True)) as lane:
         assert lane.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) > 0
         # The lane's second may end in a pause of the machine.
         lane.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)

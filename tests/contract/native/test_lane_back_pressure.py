@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from _native.lane import Limits
 from tests.contract.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Peer, Recorder, Serving, serving
+from tests.support.nmi.server.limits import limits_with
 
 
 async def test_requests_wait_while_answers_cannot_be_written() -> None:
@@ -58,7 +59,7 @@ TOKEN = b"t" * 2000
 
 
 def bounded(memory_bytes: int) -> Limits:
-    return Limits(memory_bytes=memory_bytes, receive_bytes=4096, send_bytes=8192)
+    return limits_with(memory_bytes=memory_bytes, receive_bytes=4096, send_bytes=8192)
 
 
 async def unread(lane: Serving, address: str, data: bytes = b"") -> Peer:
@@ -109,7 +110,7 @@ async def test_a_throttled_peer_gets_all_answers_once_it_reads() -> None:
 
 @pytest.mark.parametrize("ends", ["by the last request", "by its peer"])
 async def test_a_slot_is_occupied_until_the_peer_has_read_its_answers(ends: str) -> None:
-    async with serving(limits=Limits(send_bytes=65536), token=TOKEN) as lane:
+    async with serving(limits=limits_with(send_bytes=65536), token=TOKEN) as lane:
         last = LAST_REQUEST if ends == "by the last request" else REQUEST
         peer = await unread(lane, MODEST, REQUEST * 20 + last)
         await lane.until(lambda: lane.count("fast_answers") == 21)
@@ -127,7 +128,7 @@ async def test_a_slot_is_occupied_until_the_peer_has_read_its_answers(ends: str)
 
 
 async def test_a_peer_that_never_reads_is_cut_off_at_the_write_deadline() -> None:
-    async with serving(limits=Limits(send_bytes=65536, write_seconds=0.2), token=TOKEN) as lane:
+    async with serving(limits=limits_with(send_bytes=65536, write_seconds=0.2), token=TOKEN) as lane:
         peer = await unread(lane, MODEST, REQUEST * 20 + LAST_REQUEST)
         await lane.until(lambda: lane.count("timed_out_write") == 1)
         assert lane.count("open") == 0

@@ -11,7 +11,6 @@ from typing_extensions import override
 from _native.answers import Usage
 from _native.histogram import Histogram
 from _native.index import Index, PodRecord
-from _native.lane import Limits
 from tests.contract.native.serving import (
     NOT_FOUND,
     OTHER_REQUEST,
@@ -25,6 +24,7 @@ from tests.contract.native.serving import (
     serving,
 )
 from tests.contract.native.test_lane_listener import listening
+from tests.support.nmi.server.limits import limits_with
 from tests.support.waiting import until, until_sync
 
 SHORT = 0.05
@@ -39,7 +39,7 @@ def late(lane: Serving) -> dict[str, int]:
 
 
 async def test_a_connection_that_sends_nothing_is_closed() -> None:
-    async with serving(limits=Limits(first_byte_seconds=SHORT)) as lane:
+    async with serving(limits=limits_with(first_byte_seconds=SHORT)) as lane:
         assert await (await lane.connect()).ending() == b""
         assert lane.generals == []
         assert late(lane) == {"first_byte": 1}
@@ -47,7 +47,7 @@ async def test_a_connection_that_sends_nothing_is_closed() -> None:
 
 def test_an_incomplete_head_is_cut_off_at_the_deadline_even_if_bytes_keep_arriving() -> None:
     with (
-        listening(Limits(head_seconds=SHORT), Recorder) as (loop, listener, lane),
+        listening(limits_with(head_seconds=SHORT), Recorder) as (loop, listener, lane),
         socket.create_connection(listener.getsockname()) as peer,
     ):
         end = time.monotonic() + 2 * SHORT
@@ -62,7 +62,7 @@ def test_an_incomplete_head_is_cut_off_at_the_deadline_even_if_bytes_keep_arrivi
 
 
 def test_many_overdue_connections_are_closed_in_parts() -> None:
-    with listening(Limits(first_byte_seconds=SHORT)) as (loop, listener, lane), ExitStack() as opened:
+    with listening(limits_with(first_byte_seconds=SHORT)) as (loop, listener, lane), ExitStack() as opened:
         for _ in range(300):
             opened.enter_context(socket.create_connection(listener.getsockname()))
             loop.iterate()
@@ -76,7 +76,7 @@ def test_many_overdue_connections_are_closed_in_parts() -> None:
 
 @pytest.mark.parametrize("request_", [REQUEST, OTHER_REQUEST], ids=["fast", "general"])
 async def test_an_idle_connection_is_closed(request_: bytes) -> None:
-    async with serving(limits=Limits(idle_seconds=SHORT)) as lane:
+    async with serving(limits=limits_with(idle_seconds=SHORT)) as lane:
         peer = await lane.connect()
         assert (await peer.ask(request_)).startswith(b"HTTP/1.1 ")
         assert await peer.ending() == b""
@@ -92,7 +92,7 @@ def stays_open_while_in_use(request_: bytes) -> bool:
     index.put("127.0.0.1", record)
     admit(record, ready(b"secret", Histogram([1]).series(()), Usage()))
     with (
-        listening(Limits(idle_seconds=SHORT), Recorder, index) as (loop, listener, lane),
+        listening(limits_with(idle_seconds=SHORT), Recorder, index) as (loop, listener, lane),
         socket.create_connection(listener.getsockname()) as peer,
     ):
         begun = time.monotonic()
@@ -114,7 +114,7 @@ def test_a_connection_in_use_is_not_idle(request_: bytes) -> None:
 
 
 def test_a_request_in_the_general_lane_has_no_deadline_of_the_lane() -> None:
-    limits = Limits(first_byte_seconds=SHORT, head_seconds=SHORT, idle_seconds=SHORT, write_seconds=SHORT)
+    limits = limits_with(first_byte_seconds=SHORT, head_seconds=SHORT, idle_seconds=SHORT, write_seconds=SHORT)
     with (
         listening(limits, Holding) as (loop, listener, lane),
         socket.create_connection(listener.getsockname()) as peer,
@@ -138,7 +138,7 @@ class Flooding(Recorder):
 
 @pytest.mark.parametrize(("general", "data"), [(Recorder, REQUEST * 200), (Flooding, OTHER_REQUEST)])
 async def test_a_peer_that_never_reads_its_answers_is_closed(general: type[Recorder], data: bytes) -> None:
-    async with serving(general, Limits(write_seconds=SHORT), token=b"t" * 60_000) as lane:
+    async with serving(general, limits_with(write_seconds=SHORT), token=b"t" * 60_000) as lane:
         peer = await lane.connect(receive_buffer=4096)
         peer.stop_reading()
         peer.send(data)
@@ -148,7 +148,7 @@ async def test_a_peer_that_never_reads_its_answers_is_closed(general: type[Recor
 
 
 async def test_reading_a_little_does_not_extend_the_write_deadline() -> None:
-    async with serving(limits=Limits(write_seconds=SHORT), token=b"t" * 60_000) as lane:
+    async with serving(limits=limits_with(write_seconds=SHORT), token=b"t" * 60_000) as lane:
         peer = await lane.connect(receive_buffer=4096)
         peer.send(REQUEST * 200)
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 import pytest
 from typing_extensions import override
 
-from _native.lane import Limits
 from tests.contract.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Holding, Peer, Recorder, serving
+from tests.support.nmi.server.limits import limits_with
 
 A, B, C = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 NEWCOMER = "127.0.2.1"
@@ -23,7 +23,7 @@ async def is_open(peer: Peer) -> bool:
 
 
 async def test_a_new_connection_replaces_the_least_recently_used_one_of_the_largest_peer() -> None:
-    async with serving(limits=Limits(connections=5), addresses=(A, B, C)) as lane:
+    async with serving(limits=limits_with(connections=5), addresses=(A, B, C)) as lane:
         first, second, third, fourth = [await lane.connect(A) for _ in range(4)]
         other = await lane.connect(B)
         for peer in (other, third, first, second, fourth):
@@ -37,7 +37,7 @@ async def test_a_new_connection_replaces_the_least_recently_used_one_of_the_larg
 
 
 async def test_connections_that_never_sent_data_are_idle_and_a_peer_may_replace_its_own() -> None:
-    async with serving(limits=Limits(connections=2), addresses=(A, B)) as lane:
+    async with serving(limits=limits_with(connections=2), addresses=(A, B)) as lane:
         silent = [await lane.connect(A) for _ in range(2)]
         await lane.until(lambda: lane.count("open") == 2)
         for address in (B, B, B):
@@ -47,7 +47,7 @@ async def test_connections_that_never_sent_data_are_idle_and_a_peer_may_replace_
 
 
 async def test_a_peer_at_its_own_limit_evicts_no_connection_of_another_peer() -> None:
-    async with serving(limits=Limits(connections=3, connections_per_peer=2), addresses=(A, B)) as lane:
+    async with serving(limits=limits_with(connections=3, connections_per_peer=2), addresses=(A, B)) as lane:
         for address in (A, A, B):
             await (await lane.connect(address)).ask()
         assert await (await lane.connect(A)).ending() == b""
@@ -55,7 +55,7 @@ async def test_a_peer_at_its_own_limit_evicts_no_connection_of_another_peer() ->
 
 
 async def test_a_request_in_progress_is_never_cut_off() -> None:
-    async with serving(Holding, Limits(connections=3), addresses=(A, B, C)) as lane:
+    async with serving(Holding, limits_with(connections=3), addresses=(A, B, C)) as lane:
         _, general = await lane.held(A)
         await lane.held(A)
         idle = await lane.connect(B)
@@ -71,7 +71,7 @@ async def test_a_request_in_progress_is_never_cut_off() -> None:
 
 
 async def test_an_arrived_request_that_was_not_read_yet_is_pending() -> None:
-    async with serving(limits=Limits(connections=2), addresses=(A, B)) as lane:
+    async with serving(limits=limits_with(connections=2), addresses=(A, B)) as lane:
         asking, idle = await lane.connect(A), await lane.connect(A)
         await asking.ask()
         await idle.ask()
@@ -88,7 +88,7 @@ async def test_requests_that_arrive_on_all_idle_connections_exclude_no_peer_with
     slots: tuple[int, ...], evicted: int
 ) -> None:
     addresses = tuple(f"127.0.0.{number}" for number in range(1, len(slots) + 1))
-    async with serving(limits=Limits(connections=10), addresses=(*addresses, NEWCOMER)) as lane:
+    async with serving(limits=limits_with(connections=10), addresses=(*addresses, NEWCOMER)) as lane:
         counts = zip(addresses, slots, strict=True)
         asking = [await lane.connect(address) for address, count in counts for _ in range(count)]
         for each in asking:
@@ -106,7 +106,7 @@ async def test_requests_that_arrive_on_all_idle_connections_exclude_no_peer_with
 
 
 async def test_without_idle_connections_a_slow_peer_loses_a_slot_to_a_peer_with_fewer() -> None:
-    async with serving(limits=Limits(connections=3), addresses=(A, B)) as lane:
+    async with serving(limits=limits_with(connections=3), addresses=(A, B)) as lane:
         slow = [await lane.connect(A) for _ in range(3)]
         for each in slow:
             each.send(b"GET /")
@@ -118,7 +118,7 @@ async def test_without_idle_connections_a_slow_peer_loses_a_slot_to_a_peer_with_
 
 
 async def test_two_equally_busy_peers_do_not_evict_each_other() -> None:
-    async with serving(limits=Limits(connections=4), addresses=(A, B)) as lane:
+    async with serving(limits=limits_with(connections=4), addresses=(A, B)) as lane:
         for address in (A, A, B, B):
             (await lane.connect(address)).send(b"GET /")
         await lane.until(lambda: len(lane.generals) == 4)
@@ -127,7 +127,7 @@ async def test_two_equally_busy_peers_do_not_evict_each_other() -> None:
 
 
 async def test_a_peer_that_does_not_read_loses_a_slot_too() -> None:
-    async with serving(limits=Limits(connections=2), addresses=(A, B), token=b"t" * 60_000) as lane:
+    async with serving(limits=limits_with(connections=2), addresses=(A, B), token=b"t" * 60_000) as lane:
         for _ in range(2):
             peer = await lane.connect(A, receive_buffer=4096)
             peer.stop_reading()
@@ -138,7 +138,7 @@ async def test_a_peer_that_does_not_read_loses_a_slot_too() -> None:
 
 
 async def test_peers_that_hold_all_slots_cannot_exclude_another_and_lose_equally() -> None:
-    async with serving(limits=Limits(connections=160, connections_per_peer=10)) as lane:
+    async with serving(limits=limits_with(connections=160, connections_per_peer=10)) as lane:
         socks = [lane.connected(f"127.0.1.{number // 10 + 1}") for number in range(160)]
         await lane.until(lambda: lane.count("accepted") == 160)
         for _ in range(9):
@@ -153,7 +153,7 @@ async def test_peers_that_hold_all_slots_cannot_exclude_another_and_lose_equally
 
 
 async def test_churn_at_the_limit_leaves_no_disconnected_peer_counted() -> None:
-    async with serving(limits=Limits(connections=8, connections_per_peer=4), addresses=(A, B, C)) as lane:
+    async with serving(limits=limits_with(connections=8, connections_per_peer=4), addresses=(A, B, C)) as lane:
         for iterate in range(200):
             address = (A, B, C)[iterate * 7 % 3]
             peer = await lane.connect(address)
@@ -178,7 +178,7 @@ async def test_a_connection_that_was_resumed_can_be_evicted_again() -> None:
             self.connection.pause()
             asyncio.get_running_loop().call_soon(super().go_on)
 
-    async with serving(Answering, Limits(connections=2), addresses=(A, B)) as lane:
+    async with serving(Answering, limits_with(connections=2), addresses=(A, B)) as lane:
         pending = [await lane.connect(A) for _ in range(2)]
         for each in pending:
             await each.ask(OTHER_REQUEST)

@@ -8,7 +8,6 @@ import socket
 
 import pytest
 
-from _native.lane import Limits
 from tests.contract.native.serving import (
     LAST_REQUEST,
     NOT_FOUND,
@@ -21,6 +20,7 @@ from tests.contract.native.serving import (
     reset,
     serving,
 )
+from tests.support.nmi.server.limits import limits_with
 from tests.support.waiting import until
 
 
@@ -192,7 +192,7 @@ async def test_a_full_read_of_complete_requests_is_followed_by_another_read(lane
 
 
 async def test_a_pending_answer_is_sent_before_its_slot_is_given_to_a_new_connection() -> None:
-    async with serving(limits=Limits(connections=1)) as lane:
+    async with serving(limits=limits_with(connections=1)) as lane:
         with lane.connected() as asking:
             for _ in range(2):  # epoll forgets that the listener was ready, and reports the request first
                 lane.iterate()

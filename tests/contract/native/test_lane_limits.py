@@ -17,14 +17,15 @@ import pytest
 from typing_extensions import override
 
 from _native.connection import Connection
-from _native.lane import Lane, Limits
+from _native.lane import Lane
 from tests.contract.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Holding, Peer, Recorder, Serving, serving
+from tests.support.nmi.server.limits import limits_with
 
 GREEDY, MODEST = "127.0.0.1", "127.0.0.2"
 
 
 async def test_one_peer_gets_at_most_its_slots() -> None:
-    async with serving(limits=Limits(connections_per_peer=2), addresses=(GREEDY, MODEST)) as lane:
+    async with serving(limits=limits_with(connections_per_peer=2), addresses=(GREEDY, MODEST)) as lane:
         kept = [await lane.connect(), await lane.connect()]
         for peer in kept:
             await peer.ask()
@@ -174,7 +175,7 @@ class Leaving(Holding):
 
 
 async def test_slots_are_released_however_a_connection_ends() -> None:
-    async with serving(Leaving, Limits(connections_per_peer=4)) as lane:
+    async with serving(Leaving, limits_with(connections_per_peer=4)) as lane:
         for turns in range(50):
             peer = await lane.connect()
             peer.send((REQUEST, OTHER_REQUEST, b"G", b"")[turns % 4])
@@ -186,20 +187,20 @@ async def test_slots_are_released_however_a_connection_ends() -> None:
 
 def test_a_limit_of_zero_connections_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least one connection"):
-        Limits(connections=0)
+        limits_with(connections=0)
     with pytest.raises(ValueError, match="at least one connection"):
-        Limits(connections_per_peer=0)
-    assert Limits(connections=1, connections_per_peer=1).connections == 1
+        limits_with(connections_per_peer=0)
+    assert limits_with(connections=1, connections_per_peer=1).connections == 1
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 86_401])
 def test_a_time_limit_outside_its_range_is_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="time limit"):
-        Limits(head_seconds=seconds)
+        limits_with(head_seconds=seconds)
 
 
 async def test_a_blocking_or_foreign_listener_is_refused(lane: Serving) -> None:
-    spare = Lane(index=lane.index, general=Holding, limits=Limits())
+    spare = Lane(index=lane.index, general=Holding, limits=limits_with())
     with socket.socket() as blocking, pytest.raises(ValueError, match="setblocking"):
         spare.start(None, blocking)  # type: ignore[arg-type]  # it is not looked at
     with socket.socket(socket.AF_INET6) as six, pytest.raises(ValueError, match="IPv4"):
@@ -229,7 +230,7 @@ def least_ns(lane: Serving, data: bytes = b"") -> int:
 
 
 async def test_the_cost_of_an_iteration_does_not_depend_on_the_number_of_idle_connections() -> None:
-    async with serving(limits=Limits(connections=4096, connections_per_peer=4096)) as lane:
+    async with serving(limits=limits_with(connections=4096, connections_per_peer=4096)) as lane:
         empty, answering = least_ns(lane), least_ns(lane, REQUEST)
         sockets = []
         for _ in range(IDLE):

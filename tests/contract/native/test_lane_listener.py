@@ -14,6 +14,7 @@ import pytest
 from _native.index import Index
 from _native.lane import Lane, Limits
 from tests.contract.native.test_lane_limits import no_more_descriptors
+from tests.support.nmi.server.limits import limits_with
 
 
 class HandLoop:
@@ -54,7 +55,7 @@ def no_lane(connection: Any) -> Any:
 def listening(
     limits: Limits | None = None, general: Callable[[Any], Any] = no_lane, index: Index | None = None
 ) -> Iterator[tuple[HandLoop, socket.socket, Lane]]:
-    loop, lane = HandLoop(), Lane(index=index or Index(), general=general, limits=limits or Limits())
+    loop, lane = HandLoop(), Lane(index=index or Index(), general=general, limits=limits or limits_with())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         lane.start(cast("asyncio.AbstractEventLoop", loop), listener)
@@ -63,7 +64,7 @@ def listening(
 
 
 def test_a_connection_without_memory_is_closed_and_not_counted() -> None:
-    with listening(Limits(connections_per_peer=1)) as (loop, listener, lane):
+    with listening(limits_with(connections_per_peer=1)) as (loop, listener, lane):
         loop.out_of_memory = True
         with socket.create_connection(listener.getsockname()) as unlucky:
             loop.iterate()
@@ -79,7 +80,7 @@ def test_a_connection_without_memory_is_closed_and_not_counted() -> None:
 
 
 def test_a_socket_that_is_not_listening_is_rejected() -> None:
-    lane = Lane(index=Index(), general=no_lane, limits=Limits())
+    lane = Lane(index=Index(), general=no_lane, limits=limits_with())
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.setblocking(False)

@@ -6,8 +6,8 @@ import socket
 import pytest
 from typing_extensions import override
 
-from _native.lane import Limits
 from tests.contract.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Holding, Peer, Recorder, Serving, serving
+from tests.support.nmi.server.limits import limits_with
 
 
 async def test_an_idle_connection_continues_at_another_lane(lane: Serving) -> None:
@@ -64,7 +64,7 @@ async def test_only_connections_without_anything_pending_are_released() -> None:
 
 
 async def test_the_limits_hold_for_adopted_connections(lane: Serving) -> None:
-    async with serving(limits=Limits(connections_per_peer=1)) as new:
+    async with serving(limits=limits_with(connections_per_peer=1)) as new:
         first, second = await lane.connect(), await lane.connect()
         await first.ask()
         await second.ask()

@@ -19,13 +19,13 @@ import uvloop
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from _native.lane import Limits
 from nmi.identity.request import TokenRequest
 from nmi.server.policy import ServerPolicy
 from tests.contract.native.mutations import mutated, plausible, refusable
 from tests.support.corpus.corpus import EVERY, Case
 from tests.support.examples import every, examples
 from tests.support.nmi.server.fakes import Grant, grant
+from tests.support.nmi.server.limits import limits_with
 from tests.support.nmi.server.running import Running
 from tests.support.oracle.refusals import ANSWERS, read_refusal
 from tests.support.oracle.requests import Asked, Verdict, read
@@ -61,7 +61,7 @@ class LoopbackServer:
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        self.running = Running(ServerPolicy(pipeline_seconds=6.0), limits=Limits(head_seconds=8.0))
+        self.running = Running(ServerPolicy(pipeline_seconds=6.0), limits=limits_with(head_seconds=8.0))
         self.running.issuer.answer = self.granted
         self.runner.run(self.running.server.start(self.running.listener))
 

@@ -12,9 +12,10 @@ import pytest
 import pytest_asyncio
 
 from _native.index import Index
-from _native.lane import Lane, Limits
+from _native.lane import Lane
 from tests.contract.native.serving import Serving, serving
 from tests.contract.native.test_lane_listener import listening, no_lane
+from tests.support.nmi.server.limits import limits_with
 
 METADATA = ("169.254.169.254", 80)
 NODE = "127.0.0.9"
@@ -31,7 +32,7 @@ def node_listener() -> Iterator[socket.socket]:
 
 @pytest_asyncio.fixture
 async def lane() -> AsyncIterator[Serving]:
-    async with serving(limits=Limits(connections_per_peer=1)) as running:
+    async with serving(limits=limits_with(connections_per_peer=1)) as running:
         yield running
 
 
@@ -126,7 +127,7 @@ def test_a_lane_that_was_not_started_and_unsuitable_sockets_are_rejected() -> No
     with node_listener() as listener, listening() as (_, _, lane), socket.socket() as unbound:
         unbound.setblocking(False)
         with pytest.raises(RuntimeError, match="started"):
-            Lane(index=Index(), general=no_lane, limits=Limits()).listen_on_node(listener, METADATA)
+            Lane(index=Index(), general=no_lane, limits=limits_with()).listen_on_node(listener, METADATA)
         with pytest.raises(ValueError, match="listen"):
             lane.listen_on_node(unbound, METADATA)
         with pytest.raises(OSError, match="illegal"):

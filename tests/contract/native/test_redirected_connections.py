@@ -7,9 +7,10 @@ import pytest
 from typing_extensions import override
 
 from _native.index import Index
-from _native.lane import Lane, Limits
+from _native.lane import Lane
 from tests.contract.native.behind_nat import METADATA, in_network_namespace, redirect
 from tests.contract.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Recorder, serving
+from tests.support.nmi.server.limits import limits_with
 
 
 class Deciding(Recorder):
@@ -70,5 +71,5 @@ async def test_without_a_redirect_rule_no_connection_gets_answers_for_redirected
 )
 def test_an_invalid_ipv4_address_or_port_is_rejected(given: tuple[str, int], error: type[Exception]) -> None:
     with pytest.raises(error):
-        Lane(index=Index(), general=Recorder, limits=Limits(), redirected_from=given)
-    Lane(index=Index(), general=Recorder, limits=Limits(), redirected_from=(METADATA, 65535)).close()
+        Lane(index=Index(), general=Recorder, limits=limits_with(), redirected_from=given)
+    Lane(index=Index(), general=Recorder, limits=limits_with(), redirected_from=(METADATA, 65535)).close()

@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from _native.lane import Limits
 from nmi.identity.lookup_wait import REQUEST_BYTES
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
 from tests.support.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.nmi.server.fakes import FakeProxy, request_bytes
+from tests.support.nmi.server.limits import limits_with
 from tests.support.nmi_objects import pod
 from tests.support.waiting import until
 
@@ -51,7 +51,7 @@ async def serving(
             bench.cluster.put_pod(pod(f"web-{number}", uid=f"uid-{number}", addresses=(address(number),)))
         await bench.cluster.seen(lambda: all(bench.cluster.at(address(n)) for n in range(PODS if known else 0)))
         server = Server(
-            limits=Limits(),
+            limits=limits_with(),
             policy=policy,
             index=bench.cluster.index,
             issuer=bench.issuer,

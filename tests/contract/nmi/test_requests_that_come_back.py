@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
-from nmi.flag_table import RedirectMode
+from nmi.choices import RedirectMode
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.request import TokenRequest

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from nmi.flag_table import RedirectMode, RedirectTarget
+from nmi.choices import RedirectMode, RedirectTarget
 from nmi.node import cilium_redirect
 from nmi.node.cilium_redirect import connects
 from nmi.node.metrics import NodeMetrics

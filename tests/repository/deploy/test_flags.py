@@ -8,7 +8,7 @@ import pytest
 
 import mic.startup.settings
 import nmi.settings
-from nmi.flag_table import OperationMode, RouteLocalnetMode
+from nmi.choices import OperationMode, RouteLocalnetMode
 from podidentity.azure.clouds import of_environment
 from podidentity.telemetry.logs import LogFormat
 from tests.support.chart_objects import HELMS

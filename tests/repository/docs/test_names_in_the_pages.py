@@ -9,13 +9,14 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from mic.startup.flag_table import FLAGS as MIC_FLAGS
-from nmi.flag_table import FLAGS as NMI_FLAGS
+from nmi.settings import FORMER_FLAGS
 from podidctl.cli import application
+from podidentity.settings import flags_of
 from podidentity.telemetry.metrics import expose
 from tests.support import az_commands
 from tests.support.checkout import ROOT
 from tools.chart.rendering import DEFAULTS
+from tools.handbook.flags import PROGRAMS
 from tools.handbook.metrics import mic_registry, nmi_registry, shown
 
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
@@ -68,8 +69,8 @@ def options_of(command: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def known() -> set[str]:
-    flags = {name for flag in (*NMI_FLAGS, *MIC_FLAGS) for name in (flag.name, *flag.aliases)}
-    return {name.lstrip("-") for name in (*flags, *options_of(get_command(application())))} | OTHERS
+    flags = {name for each in PROGRAMS.values() for flag in flags_of(each) for name in (flag.flag, flag.alias)}
+    return {name.lstrip("-") for name in (*flags, *FORMER_FLAGS, *options_of(get_command(application())))} | OTHERS
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "runbooks"], ids=lambda page: page.name)

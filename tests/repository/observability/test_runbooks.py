@@ -5,14 +5,14 @@ import re
 import pytest
 
 from mic.endpoints import WATCH_GRACE_SECONDS
-from mic.startup import flag_table as mic_flags
-from nmi import flag_table as nmi_flags
 from nmi.identity.assignments import MicAssignments
 from nmi.identity.managed_mode import BoundIdentities
 from nmi.identity.watches import GRACE_SECONDS
 from podidentity.kube.informer import SILENCE_SECONDS
+from podidentity.settings import flags_of
 from tests.repository.observability.pack import RUNBOOKS, Alert, alerts
 from tests.support.checkout import ROOT
+from tools.handbook.flags import PROGRAMS
 
 COMMAND = re.compile(r"kubectl|podidctl|ss |nmi |helm |fuser |curl |iptables|nft |auditctl |conntrack ")
 """Commands in backticks."""
@@ -51,7 +51,7 @@ def test_quoted_messages_are_in_the_source() -> None:
 
 
 def test_named_flags_exist() -> None:
-    flags = {flag.name for flag in (*nmi_flags.FLAGS, *mic_flags.FLAGS)}
+    flags = {flag.flag for program in PROGRAMS.values() for flag in flags_of(program)}
     named: set[str] = set()
     for page in RUNBOOKS.glob("*.md"):
         prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)

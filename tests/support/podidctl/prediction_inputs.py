@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from nmi.flag_table import OperationMode
+from nmi.choices import OperationMode
 from nmi.settings import Settings
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, NmiPods, ServiceAccountAccess

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from mic.startup.flag_table import FLAGS
-from mic.startup.settings import parse
+from mic.startup.settings import Settings, parse
 from podidentity.flags import UsageError
+from podidentity.settings import flags_of
 
 ENVIRON: Mapping[str, str] = {"MIC_POD_NAMESPACE": "kube-system"}
 
@@ -37,7 +37,7 @@ def test_the_go_implementations_flags_keep_their_names() -> None:
         "update-user-msi-max-retry",
         "update-user-msi-retry-interval",
         "version",
-    } <= {flag.name for flag in FLAGS}
+    } <= {setting.flag for setting in flags_of(Settings)}
 
 
 def test_a_command_line_of_the_go_implementation_is_accepted() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nmi.connection_limits import connection_limits
+from nmi.connection_limits import HEAD_SECONDS, connection_limits, excess
 from nmi.identity.decide import DecisionPolicy
 from nmi.policies import decision_policy, server_policy, sign_in_policy, sign_in_trust
 from nmi.settings import Settings, parse
@@ -15,12 +15,8 @@ from podidentity.exits import StartError
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
 
 
-@pytest.mark.parametrize("head_timeout", ["100ms", "1s", "5s", "10s", "1h"])
-def test_reading_stops_before_the_lane_would_cut_off_a_connection_with_pipelined_requests(
-    head_timeout: str,
-) -> None:
-    settings = parse(["--node=n1", f"--head-timeout={head_timeout}"], {})
-    assert server_policy(settings).pipeline_seconds < settings.head_seconds
+def test_reading_stops_before_the_lane_would_cut_off_a_connection_with_pipelined_requests() -> None:
+    assert server_policy(parse(["--node=n1"], {})).pipeline_seconds < HEAD_SECONDS
 
 
 def test_every_setting_about_grants_reaches_the_decision_package() -> None:
@@ -63,28 +59,20 @@ def test_the_limits_follow_the_memory_limit(
     limit: int | None, places: tuple[int, int], memory: int, buffers: tuple[int, int]
 ) -> None:
     found = connection_limits(Settings(node_name="n"), limit)
-    assert (found.places, found.places_per_pod) == places
+    assert (found.connections, found.connections_per_peer) == places
     assert found.memory_bytes == memory
     assert (found.receive_bytes, found.send_bytes) == buffers
-    assert found.warnings == ()
+    assert excess(found) == ""
 
 
-def test_flags_take_precedence_and_a_contradiction_is_named() -> None:
-    settings = Settings(node_name="n", max_connections=20_000, max_connections_per_pod=300)
-    found = connection_limits(settings, 512 * MIB)
-    assert (found.places, found.places_per_pod) == (20_000, 300)
-    (warning,) = found.warnings
-    assert "connections may be 20000, and 8192 fit" in warning
-
-    found = connection_limits(Settings(node_name="n", max_connection_bytes=300 * MIB), 512 * MIB)
-    assert found.memory_bytes == 300 * MIB
-    (warning,) = found.warnings
-    assert warning.startswith(f"--max-connection-bytes is {300 * MIB}")
+def test_the_flag_takes_precedence_and_a_contradiction_is_named() -> None:
+    found = connection_limits(Settings(node_name="n", max_connections_per_pod=300), 512 * MIB)
+    assert (found.connections, found.connections_per_peer, excess(found)) == (8192, 300, "")
 
     found = connection_limits(Settings(node_name="n", max_connections_per_pod=5000), 64 * MIB)
-    assert (found.places, found.places_per_pod, len(found.warnings)) == (5000, 5000, 1)
-
-    assert connection_limits(Settings(node_name="n", max_connections=4000), 512 * MIB).warnings == ()
+    assert (found.connections, found.connections_per_peer) == (5000, 5000)
+    assert excess(found).startswith("connections may be 5000, and 1024 fit the 16777216 bytes")
+    assert excess(found).endswith("or lower --max-connections-per-pod")
 
 
 NODE = "--node=n1"

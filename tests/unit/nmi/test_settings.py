@@ -3,18 +3,24 @@
 Excluded: spellings of flags (tests/unit/podidentity/flags), and the process (tests/system/local/nmi).
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
 
 from nmi import cli
-from nmi.flag_table import FLAG_OF, FLAGS, OperationMode
-from nmi.settings import Settings, parse
+from nmi.choices import OperationMode
+from nmi.connection_limits import FIRST_BYTE_SECONDS, HEAD_SECONDS, IDLE_SECONDS, PLACES_MOST, WRITE_SECONDS
+from nmi.server.policy import Sizes
+from nmi.settings import FORMER_FLAGS, Settings, parse
 from podidentity.exits import StartError, ended
 from podidentity.flags import UsageError
+from podidentity.settings import flags_of, settings_of
 from podidentity.version import VERSION
+from tests.support.checkout import ROOT
 
 NODE = "--node=n1"
 
@@ -99,6 +105,7 @@ def test_the_proxy_to_azure_comes_from_the_environment_and_its_password_is_not_s
     settings = parse([NODE], dict(zip(names, (url, "a.example,b.example"), strict=True)))
     assert (settings.https_proxy, settings.no_proxy) == (url, "a.example,b.example")
     assert settings.describe()["https_proxy"] == "***"
+    assert "pass%40word" not in f"{settings.text()} {settings}"
     assert parse([NODE], {"HTTP_PROXY": url, "ALL_PROXY": url}).https_proxy == ""
 
 
@@ -156,7 +163,6 @@ def test_the_redirect_targets_an_address_of_the_listener(address: str, target: s
         ([NODE, "--redirect-target=node", "--nmi-listen-address=10.0.0.4"], "and a listener on loopback"),
         ([NODE, "--require-redirected", "--redirect=cilium"], "--require-redirected would refuse every request"),
         ([NODE, "--fail-closed", "--redirect=none"], "--fail-closed needs a redirect by rules"),
-        ([NODE, "--max-connections=10", "--max-connections-per-pod=11"], "one pod could use all connections"),
         ([NODE, "--allow-metadata-path=/metadata/identity/info"], "which holds the node's own tokens"),
         ([NODE, "--allow-metadata-path=/Metadata/IDENTITY"], "which holds the node's own tokens"),
         ([NODE, "--allow-metadata-path=/metadata"], "which holds the node's own tokens"),
@@ -200,11 +206,48 @@ def test_settings_created_without_a_command_line_are_validated_too() -> None:
         Settings(node_name="n1", listen_port=0)
 
 
-def test_every_flag_fills_a_field_and_every_field_has_one_source() -> None:
-    proxy = ("token_proxy", "token_proxy_server_name", "token_proxy_ca_file", "token_proxy_ca_data")
-    others = ("azure_environment_file", "https_proxy", "no_proxy", "node_ip", "service_host", "service_port")
-    assert {flag.field for flag in FLAGS} == set(Settings.__struct_fields__) - {*proxy, *others}
-    assert len(FLAG_OF) == len(FLAGS)
+def test_every_field_has_one_source_and_no_flag_has_two_fields() -> None:
+    proxy = {"token_proxy", "token_proxy_server_name", "token_proxy_ca_file", "token_proxy_ca_data"}
+    others = {"azure_environment_file", "https_proxy", "no_proxy", "node_ip", "service_host", "service_port"}
+    assert {setting.name for setting in settings_of(Settings)} == set(Settings.__struct_fields__) - {"former_flags"}
+    assert {setting.name for setting in settings_of(Settings) if not setting.flag} == {*proxy, *others}
+    assert all(setting.env for setting in settings_of(Settings) if not setting.flag)
+    assert len({setting.flag for setting in flags_of(Settings)}) == len(flags_of(Settings))
+
+
+def test_a_former_flag_is_accepted_with_any_value_and_changes_no_setting() -> None:
+    usual = parse([NODE], {})
+    for flag in FORMER_FLAGS:
+        for given in ([f"--{flag}=1"], [f"-{flag}", "5s"], [f"--{flag}="], [f"--{flag}=1", f"--{flag}=2"]):
+            settings = parse([NODE, *given], {})
+            assert settings.former_flags == (flag,)
+            assert msgspec.structs.replace(settings, former_flags=()) == usual
+            assert settings.describe() == usual.describe()
+    assert FORMER_FLAGS.keys().isdisjoint(setting.flag for setting in flags_of(Settings))
+
+
+def test_the_texts_about_former_flags_state_the_constants() -> None:
+    sizes = Sizes()
+    assert {flag: [int(number) for number in re.findall(r"\d+", text)] for flag, text in FORMER_FLAGS.items()} == {
+        "max-connections": [PLACES_MOST],
+        "max-connection-bytes": [],
+        "max-header-fields": [sizes.fields],
+        "max-target-bytes": [sizes.target_bytes],
+        "max-body-bytes": [sizes.body_bytes],
+        "first-byte-timeout": [FIRST_BYTE_SECONDS],
+        "head-timeout": [HEAD_SECONDS],
+        "idle-timeout": [IDLE_SECONDS],
+        "write-timeout": [WRITE_SECONDS],
+    }
+
+
+def test_the_general_lane_accepts_all_that_the_fast_lane_accepts() -> None:
+    maxima = dict(re.findall(r"^    (\w+_MAX) = (\d+)", (ROOT / "_native" / "scan.pxd").read_text(), re.MULTILINE))
+    (head_bytes,) = (setting.range for setting in settings_of(Settings) if setting.name == "max_head_bytes")
+    assert head_bytes is not None
+    assert head_bytes.least >= int(maxima["HEAD_MAX"])
+    assert Sizes().fields >= int(maxima["FIELDS_MAX"])
+    assert Sizes().target_bytes >= int(maxima["QUERY_MAX"]) + len("/metadata/identity/oauth2/token?")
 
 
 # The command.

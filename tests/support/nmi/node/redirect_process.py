@@ -17,7 +17,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from nmi.flag_table import RedirectMode
+from nmi.choices import RedirectMode
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.settings import parse
 from tests.support.nmi.node.machines import Machine, Program

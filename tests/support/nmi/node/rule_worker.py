@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 
-from nmi.flag_table import RedirectMode, RedirectTarget
+from nmi.choices import RedirectMode, RedirectTarget
 from nmi.node.conntrack import bypassing, find_conntrack, forget_bypassing
 from nmi.node.node_facts import driver_for, find_programs, read_facts
 from nmi.node.redirect_choice import Backend, choose

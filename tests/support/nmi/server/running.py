@@ -26,6 +26,7 @@ from tests.support.nmi.server.fakes import (
     pod_entry,
     replies,
 )
+from tests.support.nmi.server.limits import limits_with
 
 LOCAL = "127.0.0.1"
 
@@ -48,7 +49,7 @@ class Running:
         self.registry = CollectorRegistry()
         self.measures = ServerMetrics(self.registry)
         self.server = Server(
-            limits=limits or Limits(),
+            limits=limits or limits_with(),
             policy=policy or ServerPolicy(),
             index=self.index,
             issuer=self.issuer,

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from _native.index import Index
-from _native.lane import Limits
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from nmi.server.metrics import ServerMetrics
@@ -22,6 +21,7 @@ from podidctl.verify.pod import program
 from podidentity.telemetry.logs import BoundedRepeats, TextFormatter
 from podidentity_sandbox.serving import restartable_listener
 from tests.support.nmi.server.fakes import FakeIssuer, FakeProxy
+from tests.support.nmi.server.limits import limits_with
 
 LOCAL = "127.0.0.1"
 NOTHING_ASSIGNED = Refusal(Reason.NOTHING_ASSIGNED, "No identity.", "none")
@@ -40,7 +40,7 @@ class Nmi:
         self.listener = restartable_listener(LOCAL)
         self.port = int(self.listener.getsockname()[1])
         self.server = Server(
-            limits=Limits(),
+            limits=limits_with(),
             policy=policy,
             index=self.index,
             issuer=self.issuer,

@@ -23,10 +23,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from nmi.connection_limits import PART
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.support.identity_requests import metric, run_bound_pod
 from tests.support.waiting import until
+from tests.system.local.integration.limited_nmi import MEMORY, SECONDS, changed_nmi
 
 pytestmark = [pytest.mark.measures, pytest.mark.asyncio(loop_scope="module")]
 
@@ -36,9 +38,9 @@ REQUESTS = 100
 RUNS = 20
 SLOTS = 8192
 DESCRIPTORS = 12_000
-SILENT_FOR_A_MINUTE = "--first-byte-timeout=60s"
-"""With the default, NMI on a slow machine closes the hoarders' first connections before they open the last ones."""
-MEMORY_BOUND = (512 << 20) // 4
+SILENT_SECONDS = 60.0
+"""With its constant, NMI on a slow machine closes the hoarders' first connections before they open the last ones."""
+MEMORY_BOUND = (512 << 20) // PART
 PODS = 16
 LOOKS = 25
 TOKEN_P99_MS = 250.0
@@ -113,8 +115,8 @@ async def started(*argv: str | Path) -> asyncio.subprocess.Process:
 
 
 @asynccontextmanager
-async def sandbox_with(*nmi_flags: str, greedy: int = 1) -> AsyncIterator[GreedySandbox]:
-    async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=nmi_flags)) as sandbox:
+async def sandbox_with(greedy: int = 1) -> AsyncIterator[GreedySandbox]:
+    async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
         _, modest = await run_bound_pod(sandbox, "modest")
         sources = [(await run_bound_pod(sandbox, f"greedy-{number}"))[1].address for number in range(greedy)]
         found = GreedySandbox(sandbox, sources, modest.address)
@@ -125,14 +127,16 @@ async def sandbox_with(*nmi_flags: str, greedy: int = 1) -> AsyncIterator[Greedy
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_sandbox() -> AsyncIterator[GreedySandbox]:
-    async with sandbox_with(SILENT_FOR_A_MINUTE) as found:
-        yield found
+    with changed_nmi(SECONDS.format(SILENT_SECONDS)):
+        async with sandbox_with() as found:
+            yield found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bounded() -> AsyncIterator[GreedySandbox]:
-    async with sandbox_with(f"--max-connection-bytes={MEMORY_BOUND}", greedy=PODS) as found:
-        yield found
+    with changed_nmi(MEMORY.format(PART * MEMORY_BOUND)):
+        async with sandbox_with(greedy=PODS) as found:
+            yield found
 
 
 async def test_the_control_run_without_a_flood_keeps_the_bound(shared_sandbox: GreedySandbox) -> None:
@@ -210,7 +214,7 @@ async def most_memory(sandbox: GreedySandbox) -> int:
 async def test_connections_that_read_nothing_stay_within_the_memory_limit(
     bounded: GreedySandbox, kind: str, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit is `--max-connection-bytes`, by default a quarter of the container's (nmi/connection_limits.py)."""
+    """The limit is a quarter of the container's (nmi/connection_limits.py)."""
     monkeypatch.setenv("GREEDY_SEND_BYTES", "8192")  # larger buffers exhaust this machine's memory for TCP
     before = await asyncio.to_thread(memory, bounded)
     async with bounded.flooded(kind, connections):

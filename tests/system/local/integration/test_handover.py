@@ -23,6 +23,7 @@ from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.settings import Settings
 from tests.support.identity_requests import NODE, TOKEN_TARGET, bind, end, logged, request_held, run_pod, state
 from tests.support.waiting import LIMIT_SECONDS, until
+from tests.system.local.integration.limited_nmi import SECONDS, changed_nmi
 
 CLIENTS: Final = 4
 """Of `sending`."""
@@ -141,21 +142,22 @@ class Opened:
 
 
 async def test_silent_and_kept_connections_survive_a_handover_and_its_return(directory: Path) -> None:
-    # By default NMI closes these connections after ten seconds, and the start of its successor may take as long.
-    async with sandboxed(directory, "--first-byte-timeout=60s", "--head-timeout=60s") as sandbox:
-        nmi = sandbox.nmis[NODE].program
-        former = await asyncio.to_thread(Opened, connector(sandbox))
-        await sandbox.start_nmi(NODE)
-        await logged(sandbox, TAKEN_OVER)
-        await asyncio.to_thread(former.finish_half)
-        await asyncio.to_thread(former.use_others)
-        latter = await asyncio.to_thread(Opened, connector(sandbox))
-        ended = asyncio.create_task(end(sandbox.nmis[NODE].program))
-        await logged(sandbox, "the former NMI serves this node again")
-        await asyncio.to_thread(latter.finish_half)
-        assert await ended == 0, "it ends with its last request"
-        await asyncio.to_thread(latter.use_others)
-        assert await end(nmi) == 0
+    # NMI closes these connections after ten seconds, and the start of its successor may take as long.
+    with changed_nmi(SECONDS.format(60.0)):
+        async with sandboxed(directory) as sandbox:
+            nmi = sandbox.nmis[NODE].program
+            former = await asyncio.to_thread(Opened, connector(sandbox))
+            await sandbox.start_nmi(NODE)
+            await logged(sandbox, TAKEN_OVER)
+            await asyncio.to_thread(former.finish_half)
+            await asyncio.to_thread(former.use_others)
+            latter = await asyncio.to_thread(Opened, connector(sandbox))
+            ended = asyncio.create_task(end(sandbox.nmis[NODE].program))
+            await logged(sandbox, "the former NMI serves this node again")
+            await asyncio.to_thread(latter.finish_half)
+            assert await ended == 0, "it ends with its last request"
+            await asyncio.to_thread(latter.use_others)
+            assert await end(nmi) == 0
 
 
 async def test_a_held_request_is_answered_by_the_former_nmi(directory: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nmi.settings import FORMER_FLAGS
 from podidentity_sandbox.serving import free_ports
 from tests.support.checkout import ROOT
 from tests.support.waiting import LIMIT_SECONDS
@@ -61,6 +62,18 @@ def test_a_port_in_use_is_reported_without_a_traceback() -> None:
         done = nmi("--node=a", "--redirect=none", f"--prometheus-port={port}", f"--http-probe-port={other}")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"nmi: :{port} is in use: choose another with --prometheus-port"
+
+
+@pytest.mark.programs
+def test_a_former_flag_is_logged_with_the_constant_and_what_to_do() -> None:
+    port, other = free_ports(2)
+    with socket.create_server(("", port)):  # NMI ends after the first lines of its log
+        ports = (f"--prometheus-port={port}", f"--http-probe-port={other}")
+        done = nmi("--node=a", "--redirect=none", *ports, "--idle-timeout=5m", "--max-connections", "9")
+    assert [line.partition("] ")[2] for line in done.stderr.splitlines() if line.startswith("W")] == [
+        f'a flag has no effect any more; remove it reason="--{flag}: {FORMER_FLAGS[flag]}"'
+        for flag in ("max-connections", "idle-timeout")
+    ]
 
 
 def test_version_and_usage_do_not_import_the_server() -> None:

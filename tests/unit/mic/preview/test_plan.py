@@ -4,7 +4,6 @@ totals, then only changes, and why an object does not change.
 
 import asyncio
 import io
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -168,7 +167,7 @@ async def test_old_field_names_count_unless_the_upgrade_is_recorded_and_an_unrea
         assert {each.path for each in api.requests if "configmaps" in each.path} == {
             f"/api/v1/namespaces/{namespace}/configmaps/aad-pod-identity-config"
         }
-    kept = await survey(replace(SETTINGS[namespace], read_old_field_names=True), ask_azure=False)
+    kept = await survey(msgspec.structs.replace(SETTINGS[namespace], read_old_field_names=True), ask_azure=False)
     assert kept.summary.objects["create"] == 1
 
 

@@ -5,7 +5,7 @@ Excluded: reading the facts on a real node (test_node_facts), and real packets (
 
 import pytest
 
-from nmi.flag_table import RedirectMode, RedirectTarget
+from nmi.choices import RedirectMode, RedirectTarget
 from nmi.node.effect import LIST_EVERY, RedirectEffect
 from nmi.node.redirect_choice import Backend, NodeFacts, TableFacts, bypass, choose
 from podidentity.exits import StartError

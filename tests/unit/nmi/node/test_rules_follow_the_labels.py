@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nmi.flag_table import RedirectMode, RedirectTarget, RouteLocalnetMode
+from nmi.choices import RedirectMode, RedirectTarget, RouteLocalnetMode
 from nmi.node import kubenet, leftovers, route_localnet, rule_removal, traffic_redirect
 from nmi.node.host_routing import LABEL, HostRouting
 from nmi.node.node_facts import NetfilterPrograms, NodeReading

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from nmi.flag_table import RedirectMode
+from nmi.choices import RedirectMode
 from nmi.node import boot_guard
 from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings

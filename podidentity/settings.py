@@ -1,0 +1,224 @@
+"""The settings of a program as one frozen struct, which is also the table of its flags and environment variables.
+
+A field is `name: Annotated[type, Setting(...)] = default`. Its docstring is in docs/flags.md; without one, the page has
+the help. `podidentity.flags` defines the syntax of values and command lines.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import EnumType
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final, NamedTuple, get_args, get_origin
+
+import msgspec
+
+from podidentity.flags import (
+    GoParser,
+    UsageError,
+    comma_list,
+    duration_text,
+    go_bool,
+    go_duration,
+    go_int,
+    one_of,
+    quoted,
+)
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+_READERS: Final[Mapping[object, Callable[[str], Any]]] = {
+    bool: go_bool,
+    int: go_int,
+    float: go_duration,
+    str: str,
+    Path | None: Path,
+    Path: Path,
+    tuple[str, ...]: comma_list,
+}
+"""The parser of each type. A StrEnum has that of its values."""
+
+
+class Range(NamedTuple):
+    """The least and the greatest value of a number; durations are in seconds."""
+
+    least: float
+    greatest: float
+
+
+REQUIRED: Final = object()
+"""The default of a setting without one."""
+PORT: Final = Range(1, 65_535)
+VERBOSITY: Final = Range(0, 2**31 - 1)
+"""klog accepts any value, and some charts set 100."""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """The annotation of a setting: the sources of its value, and the values that it may have."""
+
+    flag: str = ""
+    """Same spelling as in the Go implementation, including inconsistencies: existing charts depend on it. Empty: the
+    setting has no flag."""
+    help: str = ""
+    range: Range | None = None
+    read: Callable[[str], Any] | None = None
+    """Parser of the value. The default follows from the type; a type without a parser is not read here."""
+    alias: str = ""
+    """Another name of the flag, with its dashes."""
+    env: str = ""
+    """The environment variable that counts without the flag. An empty one counts as missing."""
+    secret: bool = False
+    """Whether no log line contains the value."""
+    redact: Callable[[str], str] = str
+    """Returns the text for log lines of a part of a list."""
+    name: str = ""
+    """The field's name. `settings_of` adds it, and the default."""
+    default: Any = REQUIRED
+
+    @property
+    def source(self) -> str:
+        """Return the name by which an operator sets it."""
+        return f"--{self.flag}" if self.flag else self.env
+
+    def spelled(self, value: object) -> str:
+        """Return *value* in the syntax of the flag."""
+        match value:
+            case bool():
+                return str(value).lower()
+            case float() | int() if self.read is go_duration:
+                return duration_text(value)
+            case frozenset() | tuple():
+                return ",".join(sorted(map(str, value)))
+            case float():
+                return f"{value:g}"
+            case _:
+                return str(value)
+
+    def shown(self, value: object) -> str:
+        """Return *value* for log lines."""
+        if self.secret:
+            return "***"
+        if isinstance(value, tuple | frozenset):
+            return ",".join(sorted(self.redact(str(part)) for part in value))
+        return str(value)
+
+
+class GoSetting(Setting, frozen=True):
+    """The annotation of a setting whose flag the Go implementation has, too."""
+
+    go_default: str = ""
+    """The default of the Go implementation, if it is another one."""
+
+
+class ProgramSettings(msgspec.Struct, frozen=True):
+    """The settings of a program. A subclass has the fields, and checks them when it is constructed."""
+
+    @override
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.text()})"
+
+    @override
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        """Return names and values without secrets. msgspec's default has every field."""
+        return list(self.describe().items())
+
+    def describe(self) -> dict[str, str]:
+        """Return every setting that differs from its default, for the log line at the start; secrets as ***."""
+        return {setting.name: setting.shown(value) for setting, value in self._changed()}
+
+    def text(self) -> str:
+        """Return the same as a command line, with the names of flags and environment variables."""
+        return " ".join(f"{setting.source}={setting.shown(value)}" for setting, value in self._changed())
+
+    def out_of_range(self) -> Iterator[tuple[Setting, Range, float]]:
+        """Yield each setting whose value is outside of its range, with the range and the value."""
+        for setting in settings_of(type(self)):
+            if setting.range is not None:
+                value = getattr(self, setting.name)
+                if not setting.range.least <= value <= setting.range.greatest:
+                    yield setting, setting.range, value
+
+    def _changed(self) -> Iterator[tuple[Setting, object]]:
+        for setting in settings_of(type(self)):
+            value = getattr(self, setting.name)
+            if value != setting.default:
+                yield setting, value
+
+
+@cache
+def settings_of(program: type[ProgramSettings]) -> tuple[Setting, ...]:
+    """Return the settings of a program in the order of its fields."""
+    found = []
+    for field in msgspec.structs.fields(program):
+        if get_origin(field.type) is Annotated:
+            of, setting = get_args(field.type)
+            read = setting.read or _READERS.get(of) or (one_of(of) if isinstance(of, EnumType) else None)
+            default = REQUIRED if field.required else field.default
+            if field.default_factory is not msgspec.NODEFAULT:
+                default = field.default_factory()
+            found.append(msgspec.structs.replace(setting, name=field.name, read=read, default=default))
+    return tuple(found)
+
+
+def flags_of(program: type[ProgramSettings]) -> tuple[Setting, ...]:
+    """Return the settings that have a flag."""
+    return tuple(setting for setting in settings_of(program) if setting.flag)
+
+
+def read_flags(
+    program: type[ProgramSettings],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    former_flags: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return the values in *argv* (without the program's name) by field; omitted flags are absent.
+
+    *former_flags*: flags whose value is ignored, each with what the program does instead. The result has those that
+    *argv* contains as `former_flags`. Raises UsageError, and SystemExit(0) after printing --help.
+    """
+    parser = GoParser(prog=prog, description=description)
+    for setting in flags_of(program):
+        usual = "" if setting.default is REQUIRED else setting.spelled(setting.default)
+        about = f"{setting.help} (default {usual})" if usual else setting.help
+        parser.add_argument(
+            *filter(None, (setting.alias, f"--{setting.flag}")),
+            dest=setting.name,
+            type=setting.read or str,
+            default=None,
+            metavar="…",
+            help=about.replace("%", "%%"),
+        )
+    for flag, instead in former_flags.items():
+        parser.add_argument(
+            f"--{flag}", dest=flag, type=str, default=None, metavar="…", help=f"without effect: {instead}"
+        )
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    former = tuple(flag for flag in former_flags if given.pop(flag, None) is not None)
+    return {**given, "former_flags": former} if former else given
+
+
+def read_environment(program: type[ProgramSettings], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values in *environ* by field; those of missing and empty variables are absent."""
+    return {
+        setting.name: setting.read(text)
+        for setting in settings_of(program)
+        if setting.env and setting.read is not None and (text := environ.get(setting.env, ""))
+    }
+
+
+def namespaced_by(environ: Mapping[str, str]) -> bool:
+    """Return whether FORCENAMESPACED is set in *environ*. As in the Go implementation, it overrides the flag of both
+    daemons.
+
+    Raises UsageError for a value that is neither true nor false, because ignoring it would permit more.
+    """
+    text = environ.get("FORCENAMESPACED", "")
+    if text.lower() not in {"", "true", "false", "1", "0"}:
+        raise UsageError(f"the environment has FORCENAMESPACED={quoted(text)}; set it to true or false")
+    return text.lower() in {"true", "1"}
