@@ -19,9 +19,9 @@ from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules, nodes_without_nmi
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import Grant, GrantState
-from podidctl.diagnosis.decision import ANY_IDENTITY, assignments_of
-from podidctl.diagnosis.input import DiagnosisInput, ReadFailure, readable
-from podidctl.diagnosis.service_accounts import account_name
+from podidctl.evaluation.federated import account_name
+from podidctl.evaluation.pod import ANY_IDENTITY, assignments_of
+from podidctl.facts.model import DiagnosisInput, ReadFailure, readable
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, IdentityType
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from mic.decisions.assignments import misconfigured
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules
-from podidctl.diagnosis.input import readable
+from podidctl.facts.model import readable
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, IdentityType
 
 SECRET_TYPES = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})

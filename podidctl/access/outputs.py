@@ -10,7 +10,7 @@ from podidctl.access.dot import dot
 from podidctl.access.html.document import document
 from podidctl.access.schema import AccessReview
 from podidctl.access.show import show
-from podidctl.printing import Output, print_document, print_text
+from podidctl.report.text import Output, print_document, print_text
 from podidentity.exits import StartError
 
 

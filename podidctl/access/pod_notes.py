@@ -7,10 +7,9 @@ from mic.cluster.mirror_pods import WHY as MIRROR_POD
 from nmi.identity.candidate_order import candidate_order
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import Grant, GrantState
-from podidctl.diagnosis.node_placement import MissingNmi
-from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, sets_client_id
-from podidctl.fair_order import namespace_of
-from podidctl.printing import listed
+from podidctl.evaluation.daemons import MissingNmi
+from podidctl.evaluation.pod import CLIENT_ID_VARIABLE, sets_client_id
+from podidctl.report.text import listed, namespace_of
 from podidentity.report import counted
 
 SERVED: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER})

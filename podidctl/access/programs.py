@@ -9,8 +9,8 @@ from podidctl.access.daemon_rules import mic_daemons, nmi_daemons
 from podidctl.access.offered_identities import secret_of
 from podidctl.access.rbac import Permissions, Request, service_account
 from podidctl.access.schema import Grant, ProgramAccess
-from podidctl.diagnosis.access_reviews import service_account_of
-from podidctl.diagnosis.input import readable
+from podidctl.facts.kinds import service_account_of
+from podidctl.facts.model import readable
 from podidentity.resources import AzureIdentity, IdentityType
 
 NOT_READ = "its permissions are unknown, because roles and role bindings could not be read"

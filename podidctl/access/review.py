@@ -43,10 +43,10 @@ from podidctl.access.subjects import actions_of_accounts, find_subjects, with_ac
 from podidctl.access.summary import summarize
 from podidctl.access.targets import ByName, Targets
 from podidctl.access.unknown_parts import unknown_parts
-from podidctl.diagnosis.access_reviews import service_account_of
-from podidctl.diagnosis.input import ReadFailure, readable
-from podidctl.diagnosis.node_placement import MissingNmi
-from podidctl.diagnosis.service_accounts import account_name
+from podidctl.evaluation.daemons import MissingNmi
+from podidctl.evaluation.federated import account_name
+from podidctl.facts.kinds import service_account_of
+from podidctl.facts.model import ReadFailure, readable
 from podidentity.object_limits import oversized
 
 WHOLE_CLUSTER = Scope()

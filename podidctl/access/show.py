@@ -19,7 +19,7 @@ from podidctl.access.schema import (
     SubjectAccess,
     SubjectRight,
 )
-from podidctl.printing import escaped, listed, print_table
+from podidctl.report.text import escaped, listed, print_table
 from podidentity.report import counted, plain
 
 TYPES: Final = {0: "managed identity", 1: "secret", 2: "certificate", 3: "federated"}

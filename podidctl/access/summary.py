@@ -5,7 +5,7 @@ from typing import Final
 
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.schema import Explained, Grant, GrantState, Host, PodAccess, SubjectAccess, Summary
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.facts.model import ReadFailure
 
 GIVEN: Final = frozenset({GrantState.USABLE, GrantState.PENDING})
 

@@ -11,7 +11,7 @@ import typer
 import yaml
 from msgspec.structs import replace
 
-from podidctl.cluster_access import CliContext, home_directory
+from podidctl.commands.connection import CliContext, home_directory
 from podidctl.migration import cluster_reader, differences, documents, installed_programs, manifests, show
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.federation import command as federating
@@ -23,7 +23,7 @@ from podidctl.migration.workload_identity import (
     plan_workload_identity,
     unreachable_issuer,
 )
-from podidctl.printing import Output, console, print_document, print_error
+from podidctl.report.text import Output, console, print_document, print_error
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO
 

@@ -26,7 +26,7 @@ from podidctl.migration.workload_identity import (
     WorkloadIdentityPlan,
     WorkloadPatch,
 )
-from podidctl.printing import printable_json
+from podidctl.report.text import printable_json
 from podidentity.report import printable
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.workload_identity import USE_LABEL, WorkloadIdentityPlan
-from podidctl.printing import Output, escaped, print_document, print_table
+from podidctl.report.text import Output, escaped, print_document, print_table
 from podidentity.report import printable
 
 COLORS: Final = {DifferenceLevel.FIX: "red", DifferenceLevel.REVIEW: "yellow", DifferenceLevel.NO_ACTION: "dim"}

@@ -19,7 +19,7 @@ from mic.decisions.assignments import DesiredAssignment
 from podidctl.migration.bindings import BindingIndex
 from podidctl.migration.projections import ServiceAccount
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, Workload, WorkloadInventory
-from podidctl.printing import listed
+from podidctl.report.text import listed
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.resources import (
     BINDING_LABEL,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from podidctl.diagnosis.metrics_pages import Unread
+from podidctl.reading.nmi import Unread
 from podidctl.top.counters import Counters
 from podidctl.top.rates import Reading, rates
 from podidctl.top.reader import NodeReading

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from podidctl.doctor.schema import Level
-from podidctl.printing import listed
+from podidctl.report.finding import Level
+from podidctl.report.text import listed
 from podidctl.verify import canary
 from podidctl.verify.objects import ClusterNode
 from podidctl.verify.outcome import Answers, CanaryAnswer, NotRun

@@ -4,8 +4,8 @@ from enum import StrEnum
 
 import msgspec
 
-from podidctl.doctor.schema import Level
-from podidctl.report_parts import Statement
+from podidctl.report.documents import Statement
+from podidctl.report.finding import Level
 from podidentity.report import ReportModel, plain
 
 

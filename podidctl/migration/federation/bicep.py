@@ -17,7 +17,7 @@ from podidctl.migration.federation.azure_resources import (
     ResourceType,
     symbol_of,
 )
-from podidctl.printing import listed
+from podidctl.report.text import listed
 from podidentity.azure.resource_ids import ResourceId
 from podidentity.report import printable
 

@@ -10,10 +10,10 @@ from typing import Final
 
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
-from podidctl.diagnosis.access_reviews import may_use_identity
-from podidctl.diagnosis.identity_permissions import APPLY, REVIEW_ACCESS, manifest_of
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.evaluation.federated import APPLY, REVIEW_ACCESS, manifest_of
+from podidctl.facts.model import ReadFailure
 from podidctl.migration.federation.schema import AccountUsage, TokenTest
+from podidctl.reading.reviews import may_use_identity
 from podidentity.azure.federation import BINDING_VERB
 from podidentity.azure.identity_permissions import is_grantable, permission_resource
 from podidentity.kube.client import Client

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from msgspec.structs import replace
 
-from podidctl.cluster_access import KUBECONFIG_HELP
+from podidctl.commands.connection import KUBECONFIG_HELP
 from podidctl.migration.federation import documents, show
 from podidctl.migration.federation.azure_resources import (
     AzureOptions,
@@ -30,7 +30,7 @@ from podidctl.migration.federation.selection import select
 from podidctl.migration.federation.service_operator import service_operator_objects
 from podidctl.migration.federation.terraform import terraform
 from podidctl.migration.federation.token_test import RESOURCE
-from podidctl.printing import Output, console, listed, print_document
+from podidctl.report.text import Output, console, listed, print_document
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO, printable

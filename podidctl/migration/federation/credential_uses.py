@@ -12,8 +12,8 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from podidctl.diagnosis.metrics_pages import MetricsPage, Unread, read_pages
-from podidctl.printing import listed
+from podidctl.reading.nmi import MetricsPage, Unread, read_pages
+from podidctl.report.text import listed
 from podidentity.kube.client import Client
 from podidentity.report import plain
 from podidentity.resources import AzureIdentity

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from nmi.settings import Settings
 from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.source import PolicyError
-from podidctl.diagnosis.exchanges import exchange_of
+from podidctl.evaluation.tokens import exchange_of
 from podidctl.migration.federation.schema import Remark
-from podidctl.printing import listed
+from podidctl.report.text import listed
 from podidentity.azure.federation import Exchange
 from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity
 

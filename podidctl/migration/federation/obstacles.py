@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from nmi.tokens.source import PolicyError
-from podidctl.doctor.exemptions import exemption_reasons
+from podidctl.evaluation.daemons import exemption_reasons
 from podidctl.migration.federation.credential_uses import unread_text
 from podidctl.migration.federation.exchange_choice import ChosenExchange, ExchangeChoice
 from podidctl.migration.federation.planning_input import FederationState, PlanOptions, as_federated, policy_of
 from podidctl.migration.federation.schema import AccountUsage, IdentityStep, Remark
 from podidctl.migration.workload_identity import CREDENTIALS_MAX, is_public, unreachable_issuer
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key
-from podidctl.printing import listed
+from podidctl.report.text import listed
 from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity, Pod, PodMeta, PodSpec
 

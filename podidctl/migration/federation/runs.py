@@ -11,7 +11,7 @@ from typing import Final, TypeAlias, TypeVar
 import aiohttp
 from msgspec.structs import replace
 
-from podidctl.cluster_access import home_directory
+from podidctl.commands.connection import home_directory
 from podidctl.migration import cluster_reader
 from podidctl.migration.federation import applications as apps
 from podidctl.migration.federation import planning

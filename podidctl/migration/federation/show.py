@@ -14,7 +14,7 @@ from podidctl.migration.federation.schema import (
     Remark,
     TokenTest,
 )
-from podidctl.printing import escaped, print_table, print_text
+from podidctl.report.text import escaped, print_table, print_text
 from podidentity.azure.federation import BINDING_VERB, Exchange
 from podidentity.report import counted, printable
 

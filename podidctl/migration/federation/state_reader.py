@@ -7,13 +7,15 @@ import msgspec
 
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings
-from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
-from podidctl.diagnosis.daemons import Daemon, genuine_nmi, list_daemons, nmi_settings
+from podidctl.facts.kinds import Daemon, service_account_of
+from podidctl.facts.settings import genuine_nmi, nmi_settings
 from podidctl.migration import cluster_reader
 from podidctl.migration.federation.account_usages import account_usages
 from podidctl.migration.federation.credential_uses import NO_USES, CredentialUses
 from podidctl.migration.federation.planning_input import FederationState
 from podidctl.migration.workloads import Key
+from podidctl.reading.nmi import list_daemons
+from podidctl.reading.reviews import may_request_tokens
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NotFound

@@ -6,20 +6,19 @@ from typing import Any
 import msgspec
 
 from mic.startup.spellings import KINDS
-from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
-from podidctl.doctor.report import report
-from podidctl.doctor.schema import Finding, Level, Report
-from podidctl.doctor.state import (
-    ClusterState,
+from podidctl.checks.rules import report
+from podidctl.facts.kinds import (
+    Daemon,
     Definition,
     DefinitionSpec,
     DefinitionStatus,
-    Locks,
-    Objects,
-    ServerState,
+    PlacedNode,
+    PlacedNodeSpec,
     Version,
 )
+from podidctl.facts.model import ClusterState, Locks, Objects, ServerState
+from podidctl.report.documents import Finding, Report
+from podidctl.report.finding import Level
 from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import BareMeta
 from tests.support.nmi_objects import NODE, assigned_identity, binding, identity, pod

@@ -6,11 +6,10 @@ import msgspec
 
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings
-from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, NmiPods, ServiceAccountAccess
-from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
-from podidctl.explain.explanation import explain
-from podidctl.explain.schema import Explanation, Link, LinkState
+from podidctl.checks.explanation import explain
+from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
+from podidctl.facts.model import DiagnosisInput, NmiConfiguration, NmiPods, ServiceAccountAccess
+from podidctl.report.documents import Explanation, Link, LinkState
 from podidentity.resources import (
     NODENAME_LABEL,
     AzureAssignedIdentity,

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from nmi.node.host_routing import LABEL
-from podidctl.doctor.schema import Level
+from podidctl.report.finding import Level
 from podidctl.verify.judgement import Evidence, Sighting, judge
 from podidctl.verify.objects import Canary, ClusterNode, NodeCondition, NodeStatus
 from podidctl.verify.outcome import Answers, CanaryAnswer, NotRun, late, outcome_of

@@ -6,14 +6,23 @@ from typing import Any
 import pytest
 
 from mic.startup.spellings import KINDS
-from podidctl.diagnosis.gather import or_failure
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor import gather
-from podidctl.doctor.binding_permissions import check_binding_permissions
-from podidctl.doctor.daemon_uses import check_daemon_uses
-from podidctl.doctor.gather import _server, server_clock
-from podidctl.doctor.schema import Finding, Level
-from podidctl.doctor.state import DaemonUses, FederatedAccess, Locks, Right, Rights, ServerState, StoredObjects
+from podidctl.checks.federated import check_binding_permissions
+from podidctl.checks.permissions import check_daemon_uses
+from podidctl.facts.model import (
+    DaemonUses,
+    FederatedAccess,
+    Locks,
+    ReadFailure,
+    Right,
+    Rights,
+    ServerState,
+    StoredObjects,
+)
+from podidctl.reading import cluster
+from podidctl.reading.cluster import _server, server_clock
+from podidctl.reading.requests import or_failure
+from podidctl.report.documents import Finding
+from podidctl.report.finding import Level
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse
@@ -191,7 +200,7 @@ async def test_a_read_records_whether_it_was_forbidden(status: int, *, is_forbid
 
 
 async def test_the_error_about_a_silent_server_states_the_server_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "VERSION_SECONDS", 0.05)
+    monkeypatch.setattr(cluster, "VERSION_SECONDS", 0.05)
     async with RawServer() as silent, Client(ClusterAccess(silent.url), user_agent="test") as client:
         with pytest.raises(NoResponse, match=rf"no response from {silent.url} within 0\.05 s"):
-            await gather._server(client)
+            await cluster._server(client)

@@ -15,7 +15,7 @@ from podidctl.access.policy import NAME_MAX, parse_policy
 from podidctl.access.policy_output import SARIF_SCHEMA, PolicyOutput, render_policy
 from podidctl.access.policy_rules import evaluate
 from podidctl.access.violations import PolicyResult, RuleResult, Violation
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.facts.model import ReadFailure
 from tests.support.podidctl.access.small_cluster import reviewed
 from tests.support.testplane import up
 

@@ -15,9 +15,10 @@ from podidctl.access.daemon_rules import daemon_rules
 from podidctl.access.projections import ReviewedContainer, ReviewedPod
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, GrantState
-from podidctl.diagnosis.decision import Outcome, predict_decision
-from podidctl.diagnosis.input import DiagnosisInput, ReadFailure, readable
-from podidctl.diagnosis.several_identities import VariableSource
+from podidctl.evaluation.pod import predict_decision
+from podidctl.facts.kinds import VariableSource
+from podidctl.facts.model import DiagnosisInput, ReadFailure, readable
+from podidctl.report.documents import Outcome
 from podidentity.resources import ASSIGNED, CREATED, AzureAssignedIdentity, PodStatus
 from tests.support.examples import examples
 from tests.support.podidctl import doctor_inputs

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor.command import MANIFEST_LINES_MAX, show
-from podidctl.doctor.schema import Finding, Level, Report, make_finding
-from podidctl.doctor.state import FederatedAccess, ServerState
+from podidctl.commands.doctor import MANIFEST_LINES_MAX, show
+from podidctl.facts.model import FederatedAccess, ReadFailure, ServerState
+from podidctl.report.documents import Finding, Report, make_finding
+from podidctl.report.finding import Level
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import AzureIdentity
 from tests.support.nmi_objects import CLIENT_ID, assigned_identity, binding, exception, pod

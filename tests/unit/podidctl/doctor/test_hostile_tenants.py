@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.diagnosis.node_placement import PLACED_NODES
-from podidctl.doctor.command import FINDINGS_MAX, shortened, show
-from podidctl.doctor.federated_identities import served_pairs
-from podidctl.doctor.objects import selectors
-from podidctl.doctor.schema import Level, Report, make_finding
-from podidctl.doctor.state import Objects
+from podidctl.checks.bindings import selectors
+from podidctl.commands.doctor import FINDINGS_MAX, shortened, show
+from podidctl.evaluation.needs import served_pairs
+from podidctl.facts.kinds import PLACED_NODES
+from podidctl.facts.model import Objects, ReadFailure
+from podidctl.report.documents import Report, make_finding
+from podidctl.report.finding import Level
 from podidentity.kube.decoding import Malformed, decode_object
 from podidentity.report import TEXT_MAX
 from podidentity.resources import (

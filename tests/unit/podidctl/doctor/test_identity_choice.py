@@ -5,14 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from podidctl.diagnosis.several_identities import (
-    Variable,
-    VariableContainer,
-    VariablePod,
-    VariablePodSpec,
-    VariableSource,
-)
-from podidctl.doctor.schema import Finding, Level
+from podidctl.facts.kinds import Variable, VariableContainer, VariablePod, VariablePodSpec, VariableSource
+from podidctl.report.documents import Finding
+from podidctl.report.finding import Level
 from tests.support.nmi_objects import assigned_identity, binding, exception, identity, pod
 from tests.support.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
 

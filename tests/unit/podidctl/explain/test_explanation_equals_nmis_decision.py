@@ -16,11 +16,11 @@ from nmi.identity.decide import Decision, Exempt, Grant, Wait, decide
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.policies import decision_policy
-from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome, PredictedDecision, is_managed, predict_decision
-from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, ServiceAccountAccess
-from podidctl.explain.explanation import explain
-from podidctl.explain.schema import LinkState
-from podidctl.token.prediction import predict
+from podidctl.checks.explanation import explain
+from podidctl.commands.token import predict
+from podidctl.evaluation.pod import MANAGEMENT_RESOURCE, PredictedDecision, is_managed, predict_decision
+from podidctl.facts.model import DiagnosisInput, NmiConfiguration, ServiceAccountAccess
+from podidctl.report.documents import LinkState, Outcome
 from podidentity.kube.client import Client
 from podidentity.resources import NODENAME_LABEL, AzureIdentity, Pod, SecretReference, nodename_label
 from tests.support.examples import examples

@@ -1,0 +1,350 @@
+"""Checks of the bindings and identities: those of one pod, and unusable and duplicate ones. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from mic.decisions.assignments import misconfigured
+from mic.decisions.policy import Policy
+from mic.preview.dry_run import Snapshot
+from mic.preview.left_out import left_out
+from nmi.identity.managed_mode import join
+from nmi.refusal import Refusal
+from nmi.settings import Settings
+from podidctl.checks.assignments import assignment_link, served_link, unbound_assignment_link
+from podidctl.evaluation.needs import live_pods
+from podidctl.evaluation.pod import (
+    MANAGEMENT_RESOURCE,
+    eligible_bindings,
+    is_managed,
+    named_identity,
+    namespace_restriction,
+    predict_decision,
+    selecting_bindings,
+)
+from podidctl.evaluation.similar_texts import similar_texts
+from podidctl.evaluation.tokens import SIGN_IN_TYPES, TYPE_NAMES, describe_token_source, unknown_cloud_note
+from podidctl.facts.model import DiagnosisInput, NmiConfiguration, Objects
+from podidctl.facts.settings import NO_NODE
+from podidctl.report.documents import Finding, Link, LinkState, Outcome, make_finding, make_link
+from podidctl.report.finding import Level
+from podidctl.report.text import by_turns, listed, namespace_of
+from podidentity.kube.ignored_fields import REMEDY
+from podidentity.report import counted
+from podidentity.resources import BINDINGS, IDENTITIES, AzureIdentity, AzureIdentityBinding, Kind, Meta, Pod
+from podidentity.telemetry.logs import redacted
+
+SELECTORS: Final = frozenset({"spec", "spec.selector"})
+"""Ignored fields, in lower case, with which a binding has no selector."""
+BY_MIC: Final = " (by MIC once its type upgrade is recorded, unless it runs with --read-old-field-names)"
+
+
+def ignored_fields(data: DiagnosisInput, kind: Kind[Any], key: tuple[str, str]) -> str:
+    """Return the ignored fields of one object; empty if there are none."""
+    return ", ".join(data.ignored_fields.get((kind.plural, *key), ()))
+
+
+def ignored_in_namespace(data: DiagnosisInput, kind: Kind[Any]) -> str:
+    """Return the objects of *kind* in the pod's namespace with ignored fields; empty if there are none."""
+    return listed(
+        _with_fields(namespace, name, fields)
+        for (plural, namespace, name), fields in data.ignored_fields.items()
+        if (plural, namespace) == (kind.plural, data.namespace)
+    )
+
+
+def ignored_selectors(data: DiagnosisInput, pod: Pod) -> str:
+    """Return the bindings that could select *pod* but have no selector, because it is ignored, those of the pod's
+    namespace first; empty if there are none.
+    """
+    own: list[str] = []
+    others: list[str] = []
+    for each in eligible_bindings(data):
+        fields = data.ignored_fields.get((BINDINGS.plural, *each.key), ())
+        if each.spec.selector or namespace_restriction(data, pod, each):
+            continue
+        if not SELECTORS.isdisjoint(field.lower() for field in fields):
+            (own if each.metadata.namespace == data.namespace else others).append(_with_fields(*each.key, fields))
+    return ", ".join(filter(None, (listed(own), listed(others))))
+
+
+def _with_fields(namespace: str, name: str, fields: Sequence[str]) -> str:
+    return f"{namespace}/{name} ({', '.join(fields)})"
+
+
+def why_ignored(named: str, *, by_mic: bool = False) -> str:
+    """Return the statement about the ignored fields *named*. *by_mic*: whether MIC decides by them, whose flags and
+    record the command does not read.
+    """
+    return f"fields spelled as before v1.6.0 are ignored{BY_MIC if by_mic else ''}: {named}"
+
+
+def correct(about: str) -> str:
+    """Return the next action for an object with ignored fields."""
+    return f"correct the fields of {about}: {REMEDY}"
+
+
+SIMILAR_MAX: Final = 3
+
+
+def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
+    """Yield the links of the bindings, of the identity of each, and of their assignments."""
+    bindings = selecting_bindings(data, pod)
+    if pod.binding_label and not bindings:
+        yield _no_binding(data, pod)
+    # A binding of another team is not a fault unless the pod has no other.
+    others = {each.key: why for each in bindings if (why := namespace_restriction(data, pod, each))}
+    others_are_well = len(others) < len(bindings) or predict_decision(data).outcome is Outcome.GRANTED
+    seen: set[tuple[str, str]] = set()
+    for binding in bindings:
+        key = (binding.metadata.namespace, binding.spec.azure_identity)
+        if binding.key in others and others_are_well:
+            says = f"it does not serve this namespace: {others[binding.key]}"
+            yield make_link("binding", "/".join(binding.key), LinkState.OK, says)
+            continue
+        identity = named_identity(data, binding)
+        yield _binding(data, binding)
+        if key in seen:
+            continue
+        yield _identity(data, pod, binding, identity)
+        if identity is not None and is_managed(data):
+            joined = join(binding, identity)
+            yield served_link(data, pod, "/".join(binding.key), joined, well="bound, in the same namespace")
+        elif identity is not None and binding.key not in others and not misconfigured(identity):
+            seen.add(key)
+            yield assignment_link(data, pod, identity)
+    for each in data.assigned if not is_managed(data) else ():
+        if each.spec.azure_identity_ref.key not in seen:
+            yield unbound_assignment_link(data, pod, each)
+
+
+def _no_binding(data: DiagnosisInput, pod: Pod) -> Link:
+    there, label = eligible_bindings(data), pod.binding_label
+    similar = similar_texts(label, {each.spec.selector for each in there})[:SIMILAR_MAX]
+    selectors = {each.spec.selector: each for each in there}
+    near = [f"{'/'.join(selectors[text].key)} selects {text!r}" for text in similar]
+    where = f"of namespace {data.namespace} (managed mode) " if is_managed(data) else ""
+    says = f"no AzureIdentityBinding {where}has selector {label!r}"
+    then: list[str] = []
+    if near:
+        says += f"; {'; '.join(near)}"
+        then.append(f"set spec.selector of the binding or the pod's label to the same value: {'; '.join(near)}")
+    if ignored := ignored_selectors(data, pod):
+        says += f"; {why_ignored(ignored, by_mic=not is_managed(data))}"
+        then.append(correct("the binding that is to select this pod"))
+    if not then:
+        then.append(
+            f"create an AzureIdentityBinding with spec.selector {label!r} in the namespace of the AzureIdentity"
+        )
+    return make_link("binding", "none", LinkState.BROKEN, says, "; or ".join(then))
+
+
+def _binding(data: DiagnosisInput, binding: AzureIdentityBinding) -> Link:
+    about = "/".join(binding.key)
+    says = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
+    if binding.metadata.namespace != data.namespace:
+        says += "; it is of another namespace, whose authors give the pod this identity"
+    if ignored := ignored_fields(data, BINDINGS, binding.key):
+        says += f"; {why_ignored(ignored, by_mic=not is_managed(data))}"
+    if binding.metadata.deletion_timestamp is None:
+        return make_link("binding", about, LinkState.OK, says)
+    if is_managed(data):
+        then = (
+            "wait until it is deleted and create it again: in managed mode a binding has no effect while it is being "
+            "deleted"
+        )
+        return make_link("binding", about, LinkState.BROKEN, "it is being deleted", then)
+    return make_link("binding", about, LinkState.OK, f"{says}; {_deletion_note(binding.metadata)}")
+
+
+def _deletion_note(meta: Meta) -> str:
+    """Return the note for an operator who revokes access in standard mode, where MIC acts only when an object is
+    deleted.
+    """
+    finalizers = ", ".join(meta.finalizers or ())
+    return (
+        "it is being deleted, and pods keep its access until the deletion is complete, which requires its finalizers "
+        f"{f'({finalizers}) ' if finalizers else ''}to be removed"
+    )
+
+
+def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, identity: AzureIdentity | None) -> Link:
+    namespace, name = binding.metadata.namespace, binding.spec.azure_identity
+    about = f"{namespace}/{name}"
+    if not name:
+        key = "/".join(binding.key)
+        then = f"set spec.azureIdentity of binding {key}"
+        if ignored_fields(data, BINDINGS, binding.key):
+            then = correct(f"AzureIdentityBinding {key}")
+        return make_link("identity", "none", LinkState.BROKEN, f"binding {key} names no AzureIdentity", then)
+    if identity is None:
+        namesakes = sorted(each.metadata.namespace for each in data.identities if each.metadata.name == name)
+        found = f"; one of that name exists in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
+        then = (
+            f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "
+            f"{'/'.join(binding.key)}; a binding finds only identities of its own namespace"
+        )
+        return make_link("identity", about, LinkState.BROKEN, f"this AzureIdentity does not exist{found}", then)
+    deleting = identity.metadata.deletion_timestamp is not None
+    if deleting and is_managed(data):
+        return make_link(
+            "identity", about, LinkState.BROKEN, "it is being deleted", "wait until it is deleted and create it again"
+        )
+    ignored = ignored_fields(data, IDENTITIES, identity.key)
+    note = f"; {why_ignored(ignored, by_mic=not is_managed(data))}" if ignored else ""
+    if not is_managed(data) and (why := misconfigured(identity)):
+        then = correct(f"AzureIdentity {about}") if ignored else f"correct AzureIdentity {about} with kubectl edit"
+        return make_link("identity", about, LinkState.BROKEN, f"{why}{note}", then)
+    if why := namespace_restriction(data, pod, binding):
+        return make_link("identity", about, LinkState.BROKEN, why, "move the AzureIdentity and its binding, or the pod")
+    spec = identity.spec
+    kind = TYPE_NAMES.get(spec.type, "unknown type")
+    client = f", client id {redacted(spec.client_id)}" if spec.client_id else ""
+    still = f"; {_deletion_note(identity.metadata)}" if deleting else ""
+    return make_link("identity", about, LinkState.OK, f"{kind} (type {spec.type}){client}{still}{note}")
+
+
+def unusable_objects(
+    objects: Objects, rules: Iterable[NmiConfiguration] = (), *, policy: Policy, force_namespaced: bool
+) -> Iterator[Finding]:
+    """Report bindings without an identity, invalid identities and nodes without a host that MIC may change, by MIC's
+    own rules and *policy*.
+
+    Also report service principals and federated identities that an NMI with these *rules* refuses to sign in.
+    """
+    snapshot = Snapshot(
+        pods=objects.pods,
+        nodes=objects.nodes,
+        identities=objects.identities,
+        bindings=objects.bindings,
+        assigned=objects.assigned,
+    )
+    faults = left_out(snapshot, policy, force_namespaced=force_namespaced)
+    for each in by_turns(faults, lambda fault: (fault.kind, namespace_of(fault.name))):
+        level = Level.PROBLEM if each.pods else Level.WARNING
+        says = f"{each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
+        yield make_finding("unusable", level, says, _correction(each.kind, each.name))
+    refused = list(_principals(objects, list(rules)))
+    yield from refused
+    if not faults and not refused:
+        yield make_finding("unusable", Level.OK, "every binding names an identity, and every identity can be used")
+
+
+def _principals(objects: Objects, rules: Sequence[NmiConfiguration]) -> Iterator[Finding]:
+    # Few NMIs of a cluster differ in these settings.
+    distinct = {
+        (each.settings.allowed_ad_endpoints, each.settings.allow_cross_namespace_secrets, each.cloud_file): each
+        for each in rules or [NmiConfiguration(Settings(node_name=NO_NODE), "NMI's defaults")]
+    }
+    labels = Counter(each.binding_label for each in live_pods(objects))
+    selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for binding in objects.bindings:
+        selectors[binding.metadata.namespace, binding.spec.azure_identity].add(binding.spec.selector)
+    sign_ins = [each for each in objects.identities if each.spec.type in SIGN_IN_TYPES]
+    for identity in by_turns(sign_ins, lambda each: each.metadata.namespace):
+        for each in distinct.values():
+            # Another check reports once that NMI does not serve type 3.
+            refusal = describe_token_source(
+                replace(each.settings, federated_identities=True), identity, MANAGEMENT_RESOURCE
+            )
+            if isinstance(refusal, Refusal):
+                pods = sum(labels[one] for one in selectors[identity.key])
+                says = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"
+                then = "; ".join(filter(None, (refusal.detail, unknown_cloud_note(each, identity))))
+                yield make_finding("unusable", Level.PROBLEM if pods else Level.WARNING, says, then)
+                break
+
+
+def _correction(kind: str, name: str) -> str:
+    match kind:
+        case "AzureIdentityBinding":
+            return f"create that AzureIdentity in the same namespace, or correct spec.azureIdentity of binding {name}"
+        case "AzureIdentity":
+            namespace, _, bare = name.partition("/")
+            return f"kubectl edit azureidentity -n {namespace} {bare}"
+        case _:
+            return (
+                f"check that node {name} exists, that its cloud provider sets spec.providerID, and that MIC's "
+                "--allowed-resource-groups, if any, names the group of its VM"
+            )
+
+
+def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding]:
+    """Report bindings that select no pod, and pods that no binding selects. *namespaced*: bindings serve their own
+    namespace.
+    """
+    pods = live_pods(objects)
+    labels = {each.binding_label for each in pods}
+    idle = [each for each in objects.bindings if each.spec.selector not in labels]
+    if idle:
+        says = f"{counted(len(idle), 'binding selects', 'bindings select')} no running pod: " + listed(
+            f"{'/'.join(each.key)} ({each.spec.selector!r})" for each in idle
+        )
+        then = "compare spec.selector with the pods' label aadpodidbinding; no action if these pods run only at times"
+        yield make_finding("selectors", Level.WARNING, says, then)
+    lost, others = _unserved(objects, pods, namespaced=namespaced)
+    if lost:
+        says = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)
+        yield make_finding(
+            "selectors", Level.PROBLEM, says, ("podidctl explain pod shows bindings with a similar selector")
+        )
+    if others:
+        says = (
+            f"{counted(len(others), 'pod has', 'pods have')} a label that only bindings of other namespaces select, "
+            f"which serve only their own: {_labels(others)}"
+        )
+        then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace; podidctl explain pod shows more"
+        yield make_finding("selectors", Level.PROBLEM, says, then)
+    if not idle and not lost and not others:
+        yield make_finding(
+            "selectors", Level.OK, f"{counted(len(pods), 'pod')}, {counted(len(objects.bindings), 'binding')}"
+        )
+
+
+def _unserved(objects: Objects, pods: Iterable[Pod], *, namespaced: bool) -> tuple[list[Pod], list[Pod]]:
+    """Return the pods that no binding selects, and the pods that only bindings of other namespaces select."""
+    # By selector: a tenant can create thousands of bindings with the selector of other tenants' pods.
+    served: defaultdict[str, set[str]] = defaultdict(set)
+    everywhere: set[str] = set()
+    keeping = {each.key for each in objects.identities if each.namespaced}
+    for binding in objects.bindings:
+        spec, namespace = binding.spec, binding.metadata.namespace
+        served[spec.selector].add(namespace)
+        if not namespaced and (namespace, spec.azure_identity) not in keeping:
+            everywhere.add(spec.selector)
+    lost, others = [], []
+    for pod in pods:
+        label = pod.binding_label
+        if label not in served:
+            lost.append(pod)
+        elif label not in everywhere and pod.metadata.namespace not in served[label]:
+            others.append(pod)
+    return lost, others
+
+
+def _labels(pods: Iterable[Pod]) -> str:
+    return listed(f"{'/'.join(each.key)} ({each.binding_label!r})" for each in pods)
+
+
+def duplicates(objects: Objects) -> Iterator[Finding]:
+    """Report equal bindings, and identities of one namespace that are the same on Azure."""
+    bindings: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for binding in objects.bindings:
+        bindings[binding.metadata.namespace, binding.spec.selector, binding.spec.azure_identity].append(
+            "/".join(binding.key)
+        )
+    identities: defaultdict[tuple[str, int, str], list[str]] = defaultdict(list)
+    for identity in objects.identities:
+        spec = identity.spec
+        meant = spec.resource_id.lower() if spec.type == 0 else spec.client_id.lower()
+        if meant:
+            identities[identity.metadata.namespace, spec.type, meant].append("/".join(identity.key))
+    twice = [("bindings", names) for names in bindings.values() if len(names) > 1]
+    twice += [("identities", names) for names in identities.values() if len(names) > 1]
+    for what, names in by_turns(twice, lambda each: (each[0], namespace_of(each[1][0]))):
+        then = "delete all but one, so that deleting the last one revokes the access"
+        yield make_finding("duplicates", Level.WARNING, f"duplicate {what}: {listed(names)}", then)
+    if not twice:
+        yield make_finding("duplicates", Level.OK, "there are no duplicate bindings or identities")

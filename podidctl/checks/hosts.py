@@ -1,0 +1,171 @@
+"""Checks of the identities on the VMs and scale sets of the pods' nodes. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from mic.azure.identities import HostIdentities
+from mic.decisions.client_ids import mismatch
+from nmi.identity.assigned_identity import project
+from podidctl.evaluation.needs import HOSTS_MAX, used_hosts
+from podidctl.evaluation.pod import (
+    is_managed,
+    is_served,
+    is_watched,
+    named_identity,
+    namespace_restriction,
+    selecting_bindings,
+)
+from podidctl.facts.kinds import PlacedNode
+from podidctl.facts.model import DiagnosisInput, Objects, ReadFailure
+from podidctl.report.documents import Finding, Link, LinkState, make_finding, make_link
+from podidctl.report.finding import Level
+from podidctl.report.text import by_turns, listed
+from podidentity.azure.errors import AzureError
+from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
+from podidentity.report import counted
+from podidentity.resources import AzureIdentity, IdentityType, Pod
+
+
+def azure_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
+    """Yield the links of the node's host and of the pod's user-assigned identities on it; none if the pod needs none
+    there.
+    """
+    wanted = _required_identity_ids(data, pod)
+    if not wanted:
+        return
+    host, link = _host(data, pod)
+    yield link
+    if host is None:
+        return
+    for identity_id in wanted.values():
+        yield _attached(data, host, identity_id)
+    for identity in _intended_identities(data, pod):
+        if why := _client_id_mismatch(data, identity):
+            then = f"correct AzureIdentity {'/'.join(identity.key)} with kubectl edit"
+            yield make_link("client id", "/".join(identity.key), LinkState.BROKEN, why, then)
+
+
+def _client_id_mismatch(data: DiagnosisInput, identity: AzureIdentity) -> str:
+    """Return why MIC does not assign the user-assigned *identity* although it is attached to the host, by MIC's own
+    check.
+    """
+    attached = parse_user_assigned(identity.spec.resource_id)
+    if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None:
+        return ""
+    there = data.azure.attached.get(attached.key) if isinstance(data.azure, HostIdentities) else None
+    return mismatch(identity, there)
+
+
+def _intended_identities(data: DiagnosisInput, pod: Pod) -> list[AzureIdentity]:
+    """Return the pod's identities, each once: those of its bindings and those that it is served by."""
+    bindings = [each for each in selecting_bindings(data, pod) if not namespace_restriction(data, pod, each)]
+    found = [identity for each in bindings if (identity := named_identity(data, each)) is not None]
+    if not is_managed(data):
+        found += [
+            each.spec.azure_identity_ref
+            for each in data.assigned
+            if is_watched(data, pod, each) and is_served(data, pod, project(each))
+        ]
+    return list({(each.key, each.spec.client_id): each for each in found}.values())
+
+
+def _required_identity_ids(data: DiagnosisInput, pod: Pod) -> dict[str, UserAssignedIdentity]:
+    """Return the identities that must be attached to the node's host, by key."""
+    found = (each for each in _intended_identities(data, pod) if each.spec.type == IdentityType.USER_ASSIGNED)
+    ids = (parse_user_assigned(each.spec.resource_id) for each in found)
+    return {each.key: each for each in ids if each is not None}
+
+
+def missing_on_azure(data: DiagnosisInput, identity: AzureIdentity) -> str:
+    """Return why IMDS has no token of *identity* on the pod's node; empty if it has one or this is unknown."""
+    node, attached = data.node, parse_user_assigned(identity.spec.resource_id)
+    host = parse_provider_id(node.spec.provider_id) if isinstance(node, PlacedNode) else None
+    if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
+        return ""
+    link = _attached(data, host, attached)
+    return link.says if link.state is LinkState.BROKEN else _client_id_mismatch(data, identity)
+
+
+def _host(data: DiagnosisInput, pod: Pod) -> tuple[Host | None, Link]:
+    node, name = data.node, pod.spec.node_name
+    if isinstance(node, ReadFailure):
+        return None, make_link("host", name, LinkState.UNKNOWN, f"the node could not be read: {node.why}")
+    if node is None:
+        then = "MIC assigns no identity on a node that does not exist: delete the pod if the node was deleted"
+        return None, make_link("host", name, LinkState.BROKEN, "the cluster has no such node", then)
+    return _host_of(node)
+
+
+def _host_of(node: PlacedNode) -> tuple[Host | None, Link]:
+    name, spelled = node.metadata.name, node.spec.provider_id
+    host = parse_provider_id(spelled)
+    if host is not None:
+        return host, make_link("host", name, LinkState.OK, host.text)
+    says = f"its providerID {spelled!r} does not name a VM or scale set of Azure" if spelled else "it has no providerID"
+    then = "check that the node is on Azure and that its cloud provider sets spec.providerID, which MIC needs"
+    return None, make_link("host", name, LinkState.BROKEN, says, then)
+
+
+def _attached(data: DiagnosisInput, host: Host, identity: UserAssignedIdentity) -> Link:
+    about, link = identity.name, "on Azure"
+    match data.azure:
+        case None:
+            return make_link(
+                link, about, LinkState.UNKNOWN, "Azure was not asked", "pass --cloudconfig to read the state on Azure"
+            )
+        case HostIdentities(gone=True):
+            then = "check the node's providerID, and that these credentials may read that VM or scale set"
+            return make_link(link, about, LinkState.BROKEN, f"Azure has no {host.text}", then)
+        case HostIdentities() as there if there.certain(identity.key):
+            return make_link(link, about, LinkState.OK, f"it is on {host.name}")
+        case HostIdentities(updating=True) as there if identity.key in there.attached:
+            return make_link(
+                link,
+                about,
+                LinkState.UNKNOWN,
+                f"an update of {host.name} on Azure is in progress",
+                "run this command again in a minute",
+            )
+        case HostIdentities():
+            says = f"{identity.text} is not attached to {host.name}, so IMDS has no token of it"
+            then = "see podidctl plan for the reason why MIC does not attach it"
+            if is_managed(data):
+                then = f"attach it: az vm (vmss) identity assign on {host.name}; in managed mode no controller does"
+            return make_link(link, about, LinkState.BROKEN, says, then)
+        case AzureError() as error:
+            cause = " ".join(filter(None, (str(error.status or ""), error.code, error.message)))
+            return make_link(
+                link, about, LinkState.UNKNOWN, f"Azure did not answer: {cause}", "check --cloudconfig, or try again"
+            )
+
+
+CLIENT_IDS: Final = "client ids"
+Answers = Mapping[str, HostIdentities | AzureError]
+"""Azure's response for each host, by its key."""
+
+
+def check_client_ids(objects: Objects, answers: Answers) -> Iterator[Finding]:
+    """Report identities of type 0 with another client id than Azure's, and hosts that Azure did not report."""
+    known = [each for each in answers.values() if isinstance(each, HostIdentities)]
+    failed = [key.rpartition("/")[2] for key, each in answers.items() if isinstance(each, AzureError)]
+    compared = faults = 0
+    for identity in by_turns(objects.identities, lambda each: each.metadata.namespace):
+        parsed = parse_user_assigned(identity.spec.resource_id)
+        if identity.spec.type != IdentityType.USER_ASSIGNED or parsed is None:
+            continue
+        attached = next((each.attached[parsed.key] for each in known if parsed.key in each.attached), None)
+        compared += attached is not None
+        if why := mismatch(identity, attached):
+            faults += 1
+            yield make_finding(CLIENT_IDS, Level.PROBLEM, why, f"correct AzureIdentity {'/'.join(identity.key)}")
+    unread = [each.key for each in used_hosts(objects) if each.key not in answers]
+    if unread:
+        says = f"{counted(len(unread), 'more VM or scale set was', 'more VMs and scale sets were')} not read"
+        then = f"one run reads at most {HOSTS_MAX}; podidctl explain pod --cloudconfig reads that of one pod"
+        yield make_finding(CLIENT_IDS, Level.UNKNOWN, says, then)
+    if failed:
+        says = f"Azure did not report {counted(len(failed), 'VM or scale set', 'VMs or scale sets')}: {listed(failed)}"
+        yield make_finding(CLIENT_IDS, Level.UNKNOWN, says, "check --cloudconfig and the role Reader, or try again")
+    if not faults:
+        says = f"{counted(compared, 'identity', 'identities')} on the pods' hosts compared with Azure"
+        yield make_finding(CLIENT_IDS, Level.OK, says)
