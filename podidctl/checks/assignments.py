@@ -9,12 +9,12 @@ from mic.cluster.bindings import indexed
 from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.refusal import Refusal
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import ANY_IDENTITY, is_managed, is_served, is_watched
 from podidctl.evaluation.tokens import describe_token_source, unknown_cloud_note
 from podidctl.facts.model import DiagnosisInput, ObjectReference, Objects
-from podidctl.report.documents import Finding, Link, LinkState, make_finding, make_link
-from podidctl.report.finding import Level
+from podidctl.report.finding import Finding, Level
 from podidctl.report.text import listed
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import counted
@@ -34,7 +34,7 @@ from podidentity.resources import (
 )
 
 
-def assignment_link(data: DiagnosisInput, pod: Pod, identity: AzureIdentity) -> Link:
+def assignment_link(data: DiagnosisInput, pod: Pod, identity: AzureIdentity) -> Finding:
     """Return the link for the AzureAssignedIdentity of the pod and *identity*; if there are several, for the served
     one.
     """
@@ -44,52 +44,52 @@ def assignment_link(data: DiagnosisInput, pod: Pod, identity: AzureIdentity) -> 
         if each.spec.azure_identity_ref.key == identity.key
     ]
     if links:
-        return next((each for each in links if each.state is LinkState.OK), links[0])
+        return next((each for each in links if each.level is Level.OK), links[0])
     says = "MIC has not created one for this pod and identity"
     then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
-    return make_link("assigned identity", f"for {'/'.join(identity.key)}", LinkState.BROKEN, says, then)
+    return Finding("assigned identity", Level.PROBLEM, says, then, about=f"for {'/'.join(identity.key)}")
 
 
-def unbound_assignment_link(data: DiagnosisInput, pod: Pod, each: AzureAssignedIdentity) -> Link:
+def unbound_assignment_link(data: DiagnosisInput, pod: Pod, each: AzureAssignedIdentity) -> Finding:
     """Return the link for an AzureAssignedIdentity that no binding requires. It is correct that NMI does not
     serve it.
     """
     link = _existing_assignment_link(data, pod, each)
     says = f"{link.says}; no binding requires it for the pod any more, so MIC has to delete it"
     if not is_watched(data, pod, each) or not is_served(data, pod, project(each)):
-        return make_link(link.link, link.about, LinkState.OK, says)
-    if link.state is LinkState.BROKEN:
-        return make_link(link.link, link.about, LinkState.BROKEN, says, link.next)
-    return make_link(link.link, link.about, LinkState.UNKNOWN, says, "check that MIC runs and leads (podidctl doctor)")
+        return Finding(link.check, Level.OK, says, about=link.about)
+    if link.level is Level.PROBLEM:
+        return Finding(link.check, Level.PROBLEM, says, link.next, about=link.about)
+    return Finding(link.check, Level.UNKNOWN, says, "check that MIC runs and leads (podidctl doctor)", about=link.about)
 
 
-def _existing_assignment_link(data: DiagnosisInput, pod: Pod, each: AzureAssignedIdentity) -> Link:
+def _existing_assignment_link(data: DiagnosisInput, pod: Pod, each: AzureAssignedIdentity) -> Finding:
     about, node = "/".join(each.key), pod.spec.node_name
     if not is_watched(data, pod, each):
         says = f"it is for node {each.spec.nodename or '(none)'}, but its label nodename must be {node}"
         then = "MIC updates it in its next reconcile pass; if it does not, see MIC's log"
-        return make_link("assigned identity", about, LinkState.BROKEN, says, then)
+        return Finding("assigned identity", Level.PROBLEM, says, then, about=about)
     return served_link(data, pod, about, project(each), well=f"Assigned, on node {node}", note=_note(each, pod))
 
 
 def served_link(
     data: DiagnosisInput, pod: Pod, about: str, assigned: AssignedIdentity, *, well: str, note: str = ""
-) -> Link:
+) -> Finding:
     """Return whether NMI serves the pod by *assigned*: first by `decide`, then by NMI's checks before a request to
     Azure.
     """
     link = "assigned identity" if not is_managed(data) else "served"
     if not is_served(data, pod, assigned):
         says, then = _why_not(pod, assigned, note)
-        return make_link(link, about, LinkState.BROKEN, says, then)
+        return Finding(link, Level.PROBLEM, says, then, about=about)
     account = f"{pod.metadata.namespace}/{pod.spec.service_account_name}"
     whom = describe_token_source(data.configuration.settings, assigned.identity, ANY_IDENTITY.resource, account=account)
     if isinstance(whom, Refusal):
         then = "; ".join(filter(None, (whom.detail, unknown_cloud_note(data.configuration, assigned.identity))))
-        return make_link(link, about, LinkState.BROKEN, f"{well}, but NMI requests no token: {whom.sentence}", then)
+        return Finding(link, Level.PROBLEM, f"{well}, but NMI requests no token: {whom.sentence}", then, about=about)
     if assigned.identity.spec.type == IdentityType.FEDERATED:
-        return make_link(link, about, LinkState.OK, f"{well}; NMI asks {whom}")
-    return make_link(link, about, LinkState.OK, well)
+        return Finding(link, Level.OK, f"{well}; NMI asks {whom}", about=about)
+    return Finding(link, Level.OK, well, about=about)
 
 
 def _why_not(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]:
@@ -135,16 +135,17 @@ GRACE_SECONDS: Final = 120.0
 """Azure takes up to a minute for an update of a VM or scale set, and an update in progress must end first."""
 
 
-def check_assignments(
-    objects: Objects, now: datetime, exempt: Callable[[Pod], str] = lambda _: "", *, force_namespaced: bool = False
-) -> Iterator[Finding]:
+def check_assignments(case: ClusterCase) -> Iterator[Finding]:
     """Report identities that pods need and that are not assigned, and assigned ones that are not attached to their
-    hosts.
+    hosts. In managed mode there are none.
     """
+    objects, now = case.objects, case.now
+    if case.managed:
+        return
     check = "assignments"
     missing: defaultdict[str, list[str]] = defaultdict(list)
     fresh: list[str] = []
-    for why, desired in _missing_assignments(objects, exempt, force_namespaced=force_namespaced):
+    for why, desired in _missing_assignments(objects, case.exempt, force_namespaced=case.force_namespaced):
         name = f"{'/'.join(desired.pod.key)} ({'/'.join(desired.identity.key)})"
         (fresh if _is_recent(objects, now, _required_objects(desired)) else missing[why]).append(name)
     created, waiting = _created_not_assigned(objects, now)
@@ -152,23 +153,23 @@ def check_assignments(
     for why, whose in sorted(missing.items()):
         says = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
         then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
-        yield make_finding(check, Level.PROBLEM, f"{says} ({why}): {listed(whose)}", then)
+        yield Finding(check, Level.PROBLEM, f"{says} ({why}): {listed(whose)}", then)
     for note, keys in sorted(created.items(), key=lambda each: -len(each[1])):
         says = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
         if note:
-            yield make_finding(check, Level.PROBLEM, f"{says}: {note}", note)
+            yield Finding(check, Level.PROBLEM, f"{says}: {note}", note)
         else:
-            yield make_finding(check, Level.WARNING, says, "this is overdue: see MIC's log and podidctl plan")
+            yield Finding(check, Level.WARNING, says, "this is overdue: see MIC's log and podidctl plan")
     if fresh:
         says = f"{counted(len(fresh), 'identity is', 'identities are')} still in progress: {listed(fresh)}"
         then = (
             f"run this command again: an identity whose pod, binding and identity exist for {GRACE_SECONDS:g} s should "
             "be Assigned"
         )
-        yield make_finding(check, Level.OK, says, then)
+        yield Finding(check, Level.OK, says, then)
     if not created and not missing:
         active = [each for each in objects.assigned if not each.metadata.deletion_timestamp]
-        yield make_finding(check, Level.OK, f"{sum(each.status.status != CREATED for each in active)} assigned")
+        yield Finding(check, Level.OK, f"{sum(each.status.status != CREATED for each in active)} assigned")
 
 
 def _created_not_assigned(objects: Objects, now: datetime) -> tuple[dict[str, list[str]], list[str]]:
@@ -237,3 +238,6 @@ def _fault(desired: DesiredAssignment, existing: ExistingAssignment) -> str:
     if existing.object.metadata.annotation(POD_UID_ANNOTATION) not in {"", desired.pod.metadata.uid}:
         return "its AzureAssignedIdentity is for an earlier pod of this name"
     return "" if existing.node in {"", desired.node} else "its AzureAssignedIdentity is for another node"
+
+
+CHECKS: Final = (check_assignments,)

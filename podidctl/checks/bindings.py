@@ -7,13 +7,13 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from mic.decisions.assignments import misconfigured
-from mic.decisions.policy import Policy
 from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
 from nmi.identity.managed_mode import join
 from nmi.refusal import Refusal
 from nmi.settings import Settings
 from podidctl.checks.assignments import assignment_link, served_link, unbound_assignment_link
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import (
     MANAGEMENT_RESOURCE,
@@ -27,9 +27,9 @@ from podidctl.evaluation.pod import (
 from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.evaluation.tokens import SIGN_IN_TYPES, TYPE_NAMES, describe_token_source, unknown_cloud_note
 from podidctl.facts.model import DiagnosisInput, NmiConfiguration, Objects
-from podidctl.facts.settings import NO_NODE
-from podidctl.report.documents import Finding, Link, LinkState, Outcome, make_finding, make_link
-from podidctl.report.finding import Level
+from podidctl.facts.settings import NO_NODE, mic_policy
+from podidctl.report.documents import Outcome
+from podidctl.report.finding import Finding, Level
 from podidctl.report.text import by_turns, listed, namespace_of
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.report import counted
@@ -89,7 +89,7 @@ def correct(about: str) -> str:
 SIMILAR_MAX: Final = 3
 
 
-def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
+def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
     """Yield the links of the bindings, of the identity of each, and of their assignments."""
     bindings = selecting_bindings(data, pod)
     if pod.binding_label and not bindings:
@@ -102,7 +102,7 @@ def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
         key = (binding.metadata.namespace, binding.spec.azure_identity)
         if binding.key in others and others_are_well:
             says = f"it does not serve this namespace: {others[binding.key]}"
-            yield make_link("binding", "/".join(binding.key), LinkState.OK, says)
+            yield Finding("binding", Level.OK, says, about="/".join(binding.key))
             continue
         identity = named_identity(data, binding)
         yield _binding(data, binding)
@@ -120,7 +120,7 @@ def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
             yield unbound_assignment_link(data, pod, each)
 
 
-def _no_binding(data: DiagnosisInput, pod: Pod) -> Link:
+def _no_binding(data: DiagnosisInput, pod: Pod) -> Finding:
     there, label = eligible_bindings(data), pod.binding_label
     similar = similar_texts(label, {each.spec.selector for each in there})[:SIMILAR_MAX]
     selectors = {each.spec.selector: each for each in there}
@@ -138,10 +138,10 @@ def _no_binding(data: DiagnosisInput, pod: Pod) -> Link:
         then.append(
             f"create an AzureIdentityBinding with spec.selector {label!r} in the namespace of the AzureIdentity"
         )
-    return make_link("binding", "none", LinkState.BROKEN, says, "; or ".join(then))
+    return Finding("binding", Level.PROBLEM, says, "; or ".join(then), about="none")
 
 
-def _binding(data: DiagnosisInput, binding: AzureIdentityBinding) -> Link:
+def _binding(data: DiagnosisInput, binding: AzureIdentityBinding) -> Finding:
     about = "/".join(binding.key)
     says = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
     if binding.metadata.namespace != data.namespace:
@@ -149,14 +149,14 @@ def _binding(data: DiagnosisInput, binding: AzureIdentityBinding) -> Link:
     if ignored := ignored_fields(data, BINDINGS, binding.key):
         says += f"; {why_ignored(ignored, by_mic=not is_managed(data))}"
     if binding.metadata.deletion_timestamp is None:
-        return make_link("binding", about, LinkState.OK, says)
+        return Finding("binding", Level.OK, says, about=about)
     if is_managed(data):
         then = (
             "wait until it is deleted and create it again: in managed mode a binding has no effect while it is being "
             "deleted"
         )
-        return make_link("binding", about, LinkState.BROKEN, "it is being deleted", then)
-    return make_link("binding", about, LinkState.OK, f"{says}; {_deletion_note(binding.metadata)}")
+        return Finding("binding", Level.PROBLEM, "it is being deleted", then, about=about)
+    return Finding("binding", Level.OK, f"{says}; {_deletion_note(binding.metadata)}", about=about)
 
 
 def _deletion_note(meta: Meta) -> str:
@@ -170,7 +170,7 @@ def _deletion_note(meta: Meta) -> str:
     )
 
 
-def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, identity: AzureIdentity | None) -> Link:
+def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, identity: AzureIdentity | None) -> Finding:
     namespace, name = binding.metadata.namespace, binding.spec.azure_identity
     about = f"{namespace}/{name}"
     if not name:
@@ -178,7 +178,7 @@ def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, ide
         then = f"set spec.azureIdentity of binding {key}"
         if ignored_fields(data, BINDINGS, binding.key):
             then = correct(f"AzureIdentityBinding {key}")
-        return make_link("identity", "none", LinkState.BROKEN, f"binding {key} names no AzureIdentity", then)
+        return Finding("identity", Level.PROBLEM, f"binding {key} names no AzureIdentity", then, about="none")
     if identity is None:
         namesakes = sorted(each.metadata.namespace for each in data.identities if each.metadata.name == name)
         found = f"; one of that name exists in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
@@ -186,34 +186,39 @@ def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, ide
             f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "
             f"{'/'.join(binding.key)}; a binding finds only identities of its own namespace"
         )
-        return make_link("identity", about, LinkState.BROKEN, f"this AzureIdentity does not exist{found}", then)
+        return Finding("identity", Level.PROBLEM, f"this AzureIdentity does not exist{found}", then, about=about)
     deleting = identity.metadata.deletion_timestamp is not None
     if deleting and is_managed(data):
-        return make_link(
-            "identity", about, LinkState.BROKEN, "it is being deleted", "wait until it is deleted and create it again"
+        return Finding(
+            "identity",
+            Level.PROBLEM,
+            "it is being deleted",
+            "wait until it is deleted and create it again",
+            about=about,
         )
     ignored = ignored_fields(data, IDENTITIES, identity.key)
     note = f"; {why_ignored(ignored, by_mic=not is_managed(data))}" if ignored else ""
     if not is_managed(data) and (why := misconfigured(identity)):
         then = correct(f"AzureIdentity {about}") if ignored else f"correct AzureIdentity {about} with kubectl edit"
-        return make_link("identity", about, LinkState.BROKEN, f"{why}{note}", then)
+        return Finding("identity", Level.PROBLEM, f"{why}{note}", then, about=about)
     if why := namespace_restriction(data, pod, binding):
-        return make_link("identity", about, LinkState.BROKEN, why, "move the AzureIdentity and its binding, or the pod")
+        return Finding(
+            "identity", Level.PROBLEM, why, "move the AzureIdentity and its binding, or the pod", about=about
+        )
     spec = identity.spec
     kind = TYPE_NAMES.get(spec.type, "unknown type")
     client = f", client id {redacted(spec.client_id)}" if spec.client_id else ""
     still = f"; {_deletion_note(identity.metadata)}" if deleting else ""
-    return make_link("identity", about, LinkState.OK, f"{kind} (type {spec.type}){client}{still}{note}")
+    return Finding("identity", Level.OK, f"{kind} (type {spec.type}){client}{still}{note}", about=about)
 
 
-def unusable_objects(
-    objects: Objects, rules: Iterable[NmiConfiguration] = (), *, policy: Policy, force_namespaced: bool
-) -> Iterator[Finding]:
+def check_unusable_objects(case: ClusterCase) -> Iterator[Finding]:
     """Report bindings without an identity, invalid identities and nodes without a host that MIC may change, by MIC's
-    own rules and *policy*.
+    own rules.
 
-    Also report service principals and federated identities that an NMI with these *rules* refuses to sign in.
+    Also report service principals and federated identities that an NMI refuses to sign in.
     """
+    objects = case.objects
     snapshot = Snapshot(
         pods=objects.pods,
         nodes=objects.nodes,
@@ -221,15 +226,15 @@ def unusable_objects(
         bindings=objects.bindings,
         assigned=objects.assigned,
     )
-    faults = left_out(snapshot, policy, force_namespaced=force_namespaced)
+    faults = left_out(snapshot, mic_policy(case.mic), force_namespaced=case.force_namespaced)
     for each in by_turns(faults, lambda fault: (fault.kind, namespace_of(fault.name))):
         level = Level.PROBLEM if each.pods else Level.WARNING
         says = f"{each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
-        yield make_finding("unusable", level, says, _correction(each.kind, each.name))
-    refused = list(_principals(objects, list(rules)))
+        yield Finding("unusable", level, says, _correction(each.kind, each.name))
+    refused = list(_principals(objects, case.configurations))
     yield from refused
     if not faults and not refused:
-        yield make_finding("unusable", Level.OK, "every binding names an identity, and every identity can be used")
+        yield Finding("unusable", Level.OK, "every binding names an identity, and every identity can be used")
 
 
 def _principals(objects: Objects, rules: Sequence[NmiConfiguration]) -> Iterator[Finding]:
@@ -253,7 +258,7 @@ def _principals(objects: Objects, rules: Sequence[NmiConfiguration]) -> Iterator
                 pods = sum(labels[one] for one in selectors[identity.key])
                 says = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"
                 then = "; ".join(filter(None, (refusal.detail, unknown_cloud_note(each, identity))))
-                yield make_finding("unusable", Level.PROBLEM if pods else Level.WARNING, says, then)
+                yield Finding("unusable", Level.PROBLEM if pods else Level.WARNING, says, then)
                 break
 
 
@@ -271,10 +276,9 @@ def _correction(kind: str, name: str) -> str:
             )
 
 
-def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding]:
-    """Report bindings that select no pod, and pods that no binding selects. *namespaced*: bindings serve their own
-    namespace.
-    """
+def check_selectors(case: ClusterCase) -> Iterator[Finding]:
+    """Report bindings that select no pod, and pods that no binding selects."""
+    objects = case.objects
     pods = live_pods(objects)
     labels = {each.binding_label for each in pods}
     idle = [each for each in objects.bindings if each.spec.selector not in labels]
@@ -283,22 +287,20 @@ def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding
             f"{'/'.join(each.key)} ({each.spec.selector!r})" for each in idle
         )
         then = "compare spec.selector with the pods' label aadpodidbinding; no action if these pods run only at times"
-        yield make_finding("selectors", Level.WARNING, says, then)
-    lost, others = _unserved(objects, pods, namespaced=namespaced)
+        yield Finding("selectors", Level.WARNING, says, then)
+    lost, others = _unserved(objects, pods, namespaced=case.namespaced)
     if lost:
         says = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)
-        yield make_finding(
-            "selectors", Level.PROBLEM, says, ("podidctl explain pod shows bindings with a similar selector")
-        )
+        yield Finding("selectors", Level.PROBLEM, says, ("podidctl explain pod shows bindings with a similar selector"))
     if others:
         says = (
             f"{counted(len(others), 'pod has', 'pods have')} a label that only bindings of other namespaces select, "
             f"which serve only their own: {_labels(others)}"
         )
         then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace; podidctl explain pod shows more"
-        yield make_finding("selectors", Level.PROBLEM, says, then)
+        yield Finding("selectors", Level.PROBLEM, says, then)
     if not idle and not lost and not others:
-        yield make_finding(
+        yield Finding(
             "selectors", Level.OK, f"{counted(len(pods), 'pod')}, {counted(len(objects.bindings), 'binding')}"
         )
 
@@ -328,8 +330,9 @@ def _labels(pods: Iterable[Pod]) -> str:
     return listed(f"{'/'.join(each.key)} ({each.binding_label!r})" for each in pods)
 
 
-def duplicates(objects: Objects) -> Iterator[Finding]:
+def check_duplicates(case: ClusterCase) -> Iterator[Finding]:
     """Report equal bindings, and identities of one namespace that are the same on Azure."""
+    objects = case.objects
     bindings: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
     for binding in objects.bindings:
         bindings[binding.metadata.namespace, binding.spec.selector, binding.spec.azure_identity].append(
@@ -345,6 +348,9 @@ def duplicates(objects: Objects) -> Iterator[Finding]:
     twice += [("identities", names) for names in identities.values() if len(names) > 1]
     for what, names in by_turns(twice, lambda each: (each[0], namespace_of(each[1][0]))):
         then = "delete all but one, so that deleting the last one revokes the access"
-        yield make_finding("duplicates", Level.WARNING, f"duplicate {what}: {listed(names)}", then)
+        yield Finding("duplicates", Level.WARNING, f"duplicate {what}: {listed(names)}", then)
     if not twice:
-        yield make_finding("duplicates", Level.OK, "there are no duplicate bindings or identities")
+        yield Finding("duplicates", Level.OK, "there are no duplicate bindings or identities")
+
+
+CHECKS: Final = (check_unusable_objects, check_selectors, check_duplicates)

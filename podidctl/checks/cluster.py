@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
 from mic.startup.spellings import KINDS
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.facts.kinds import Definition
-from podidctl.facts.model import ClusterState, ReadFailure, ServerState
-from podidctl.report.documents import Finding, make_finding
-from podidctl.report.finding import Level
+from podidctl.facts.model import ReadFailure
+from podidctl.report.finding import Finding, Level
 from podidctl.report.text import listed
 from podidentity.report import counted
 
@@ -18,17 +19,18 @@ SKEW_PROBLEM_SECONDS = 300.0
 """Microsoft Entra ID accepts assertions whose clock is wrong by at most five minutes."""
 
 
-def check_version(server: ServerState) -> Iterator[Finding]:
+def check_version(case: ClusterCase) -> Iterator[Finding]:
     """Check that the server is new enough."""
+    server = case.read("API server", case.facts.server)
     match = re.match(r"v1\.(\d+)", server.version)
     if match is not None and int(match[1]) < OLDEST_MINOR:
         says = f"Kubernetes {server.version} does not support apiextensions.k8s.io/v1"
-        yield make_finding("API server", Level.PROBLEM, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
+        yield Finding("API server", Level.PROBLEM, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
     elif server.version:
-        yield make_finding("API server", Level.OK, f"Kubernetes {server.version}")
+        yield Finding("API server", Level.OK, f"Kubernetes {server.version}")
     else:
         says = "the API server did not report its version at /version"
-        yield make_finding(
+        yield Finding(
             "API server",
             Level.UNKNOWN,
             says,
@@ -36,21 +38,22 @@ def check_version(server: ServerState) -> Iterator[Finding]:
         )
 
 
-def check_clocks(server: ServerState) -> Iterator[Finding]:
+def check_clocks(case: ClusterCase) -> Iterator[Finding]:
     """Compare this machine's clock with the API server's."""
+    server = case.read("API server", case.facts.server)
     if server.ahead_seconds is None:
-        yield make_finding(
+        yield Finding(
             "clocks", Level.UNKNOWN, "the API server's response has no date; a proxy in front of it may have removed it"
         )
         return
     off = max(0.0, abs(server.ahead_seconds) - server.uncertain_seconds)
     if off < SKEW_WARNING_SECONDS:
-        yield make_finding("clocks", Level.OK, "this machine's clock and the API server's agree")
+        yield Finding("clocks", Level.OK, "this machine's clock and the API server's agree")
         return
     level = Level.PROBLEM if off >= SKEW_PROBLEM_SECONDS else Level.WARNING
     which = "ahead of" if server.ahead_seconds > 0 else "behind"
     then = "check NTP on both machines: tokens and certificates are rejected before and after their validity"
-    yield make_finding("clocks", level, f"the API server's clock is {off:.0f} s {which} this machine's", then)
+    yield Finding("clocks", level, f"the API server's clock is {off:.0f} s {which} this machine's", then)
 
 
 APPLY = "kubectl apply -f deploy/crds"
@@ -59,17 +62,17 @@ PRUNE = (
 )
 
 
-def definitions(state: ClusterState) -> Iterator[Finding]:
+def check_definitions(case: ClusterCase) -> Iterator[Finding]:
     """Check that each kind is installed, in the version that the daemons use, and preserves old field names."""
     check = "definitions"
     bad = False
     for kind in KINDS:
-        there = state.definitions.get(kind.plural)
+        there = case.facts.definitions.get(kind.plural)
         for level, says, then in _faults(kind.plural, kind.version, there):
             bad = True
-            yield make_finding(check, level, says, then)
+            yield Finding(check, level, says, then)
     if not bad:
-        yield make_finding(check, Level.OK, f"all {len(KINDS)} kinds are served and stored as v1")
+        yield Finding(check, Level.OK, f"all {len(KINDS)} kinds are served and stored as v1")
 
 
 def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -> Iterator[tuple[Level, str, str]]:
@@ -106,13 +109,14 @@ def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -
         )
 
 
-def spellings(state: ClusterState) -> Iterator[Finding]:
+def check_stored_fields(case: ClusterCase) -> Iterator[Finding]:
     """Report objects in field spellings from before v1.6.0, and unreadable objects."""
-    old = [f"{plural} {name}" for plural, stored in state.stored.items() for name in stored.old]
-    unreadable = [f"{plural} {name}" for plural, stored in state.stored.items() for name in stored.unreadable]
+    kinds = case.facts.stored
+    old = [f"{plural} {name}" for plural, stored in kinds.items() for name in stored.old]
+    unreadable = [f"{plural} {name}" for plural, stored in kinds.items() for name in stored.unreadable]
     if unreadable:
         says = f"{counted(len(unreadable), 'object')} that NMI and MIC cannot read: {listed(unreadable)}"
-        yield make_finding("objects", Level.PROBLEM, says, "correct the types of their fields, or delete them")
+        yield Finding("objects", Level.PROBLEM, says, "correct the types of their fields, or delete them")
     if old:
         says = f"{counted(len(old), 'object has', 'objects have')} field spellings from before v1.6.0: {listed(old)}"
         then = (
@@ -120,6 +124,9 @@ def spellings(state: ClusterState) -> Iterator[Finding]:
             "unless they run with --read-old-field-names: apply corrected manifests (podidctl migrate from-reference "
             "-f … -o yaml), or repeat the upgrade (docs/migration.md#repeat-the-type-upgrade)"
         )
-        yield make_finding("spellings", Level.WARNING, says, then)
-    elif state.stored:
-        yield make_finding("spellings", Level.OK, "every object has the current field spellings")
+        yield Finding("spellings", Level.WARNING, says, then)
+    elif kinds:
+        yield Finding("spellings", Level.OK, "every object has the current field spellings")
+
+
+CHECKS: Final = (check_version, check_clocks, check_definitions, check_stored_fields)

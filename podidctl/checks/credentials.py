@@ -1,31 +1,27 @@
 """Checks of the Secrets of service principals (types 1 and 2), and of the tokens that NMI refused. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from nmi.tokens.secrets import CredentialError
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import NAMESPACES_MAX, NOT_READ, READ_PERMISSION, needed_identities
 from podidctl.evaluation.pod import bound_identities, predict_decision
 from podidctl.evaluation.refusals import RECENT_SECONDS, recent_refusal
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of
 from podidctl.facts.model import (
     DiagnosisInput,
-    IdentityKey,
-    Objects,
     ReadFailure,
-    RefusedPod,
-    SecretAccess,
-    SecretCheck,
 )
-from podidctl.report.documents import Finding, Link, LinkState, Outcome, make_finding, make_link
-from podidctl.report.finding import Level
+from podidctl.report.documents import Outcome
+from podidctl.report.finding import Finding, Level
 from podidctl.report.text import by_turns, listed
 from podidentity.report import counted
-from podidentity.resources import AzureIdentity, Pod
+from podidentity.resources import Pod
 
 
-def secret_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
+def secret_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
     """Yield the link of each Secret that the pod's service principals need."""
     for identity in bound_identities(data, pod):
         application = application_of(data.configuration.settings, identity)
@@ -35,14 +31,14 @@ def secret_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
         match data.secrets[identity.key]:
             case CredentialError() as error:
                 says, _, then = error.message.partition(": ")
-                yield make_link("secret", about, LinkState.BROKEN, says, then or error.message)
+                yield Finding("secret", Level.PROBLEM, says, then or error.message, about=about)
             case ReadFailure(why):
-                yield make_link("secret", about, LinkState.UNKNOWN, f"it could not be checked: {why}", READ_PERMISSION)
+                yield Finding("secret", Level.UNKNOWN, f"it could not be checked: {why}", READ_PERMISSION, about=about)
             case None:
-                yield make_link("secret", about, LinkState.OK, "it exists and has the keys that NMI reads")
+                yield Finding("secret", Level.OK, "it exists and has the keys that NMI reads", about=about)
 
 
-def token_links(data: DiagnosisInput) -> Iterator[Link]:
+def token_links(data: DiagnosisInput) -> Iterator[Finding]:
     """Yield the link of NMI's last response if it is a refusal that the other links do not explain."""
     decision = predict_decision(data)
     if decision.outcome is not Outcome.GRANTED or decision.assigned is None:
@@ -50,7 +46,7 @@ def token_links(data: DiagnosisInput) -> Iterator[Link]:
     identity = "/".join(decision.assigned.identity.key)
     refused = recent_refusal(data, identity=identity)
     if refused is not None:
-        yield make_link("token", identity, LinkState.BROKEN, f"{refused.description}: {refused.text}", refused.text)
+        yield Finding("token", Level.PROBLEM, f"{refused.description}: {refused.text}", refused.text, about=identity)
 
 
 SECRETS: Final = "secrets"
@@ -61,32 +57,33 @@ GRANT: Final = (
 )
 
 
-def check_secrets(access: Sequence[SecretAccess], identities: Iterable[AzureIdentity]) -> Iterator[Finding]:
+def check_secrets(case: ClusterCase) -> Iterator[Finding]:
     """Check that NMI may read the Secrets that it needs, and that it needs the ones that it may read."""
-    needed = any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in identities)
-    for each in access:
+    needed = any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in case.readable_objects.identities)
+    for each in case.read("secrets", case.facts.secrets):
         who = f"NMI's service account {each.account}"
         if each.unchecked:
             says = f"{who}: its permission was not checked for {counted(each.unchecked, 'more namespace')}"
             then = f"one run checks at most {NAMESPACES_MAX}; podidctl explain pod checks the Secret of one pod"
-            yield make_finding(SECRETS, Level.UNKNOWN, says, then)
+            yield Finding(SECRETS, Level.UNKNOWN, says, then)
         if each.forbidden:
             says = f"{who} may not get Secrets that AzureIdentities of type 1 or 2 name, in {listed(each.forbidden)}"
-            yield make_finding(SECRETS, Level.PROBLEM, says, GRANT)
+            yield Finding(SECRETS, Level.PROBLEM, says, GRANT)
         elif each.everywhere and not needed:
             says = f"{who} may get every Secret of the cluster, but no AzureIdentity is of type 1 or 2"
             then = "remove the permission: helm upgrade with nmi.servicePrincipals=auto or false"
-            yield make_finding(SECRETS, Level.WARNING, says, then)
+            yield Finding(SECRETS, Level.WARNING, says, then)
         elif each.everywhere:
             says = f"{who} may get every Secret of the cluster; rbac.secretNamespaces can limit it to "
-            yield make_finding(SECRETS, Level.OK, says + listed(each.needed))
+            yield Finding(SECRETS, Level.OK, says + listed(each.needed))
         elif needed and not each.unchecked:
-            yield make_finding(SECRETS, Level.OK, f"{who} may get the Secrets that AzureIdentities of type 1 or 2 name")
+            yield Finding(SECRETS, Level.OK, f"{who} may get the Secrets that AzureIdentities of type 1 or 2 name")
 
 
-def check_credentials(checks: Mapping[IdentityKey, SecretCheck], objects: Objects) -> Iterator[Finding]:
+def check_credentials(case: ClusterCase) -> Iterator[Finding]:
     """Check that each Secret exists and has the keys that NMI reads. An identity without pods is a warning."""
-    needed = needed_identities(objects)
+    checks = case.read("credentials", case.facts.credentials)
+    needed = needed_identities(case.readable_objects)
     usable, unread, not_read = 0, defaultdict[str, list[str]](list), list[str]()
     for key, check in by_turns(sorted(checks.items()), lambda each: each[0][0]):
         name = "/".join(key)
@@ -94,7 +91,7 @@ def check_credentials(checks: Mapping[IdentityKey, SecretCheck], objects: Object
             case CredentialError() as error:
                 level = Level.PROBLEM if key in needed else Level.WARNING
                 says, _, then = error.message.partition(": ")
-                yield make_finding(CREDENTIALS, level, f"AzureIdentity {name}: {says}", then or error.message)
+                yield Finding(CREDENTIALS, level, f"AzureIdentity {name}: {says}", then or error.message)
             case ReadFailure() if check == NOT_READ:
                 not_read.append(name)
             case ReadFailure(why):
@@ -104,13 +101,13 @@ def check_credentials(checks: Mapping[IdentityKey, SecretCheck], objects: Object
     if unread:
         several = [name for names in unread.values() for name in names]
         says = f"the Secrets of {listed(several)} could not be checked: {next(iter(unread))}"
-        yield make_finding(CREDENTIALS, Level.UNKNOWN, says, READ_PERMISSION)
+        yield Finding(CREDENTIALS, Level.UNKNOWN, says, READ_PERMISSION)
     if not_read:
         says = f"{counted(len(not_read), 'more Secret was', 'more Secrets were')} not checked: {listed(not_read)}"
         then = f"{NOT_READ.why}; podidctl explain pod checks the Secret of one pod"
-        yield make_finding(CREDENTIALS, Level.UNKNOWN, says, then)
+        yield Finding(CREDENTIALS, Level.UNKNOWN, says, then)
     if usable:
-        yield make_finding(
+        yield Finding(
             CREDENTIALS, Level.OK, f"{counted(usable, 'Secret exists', 'Secrets exist')} with the keys that NMI reads"
         )
 
@@ -118,16 +115,19 @@ def check_credentials(checks: Mapping[IdentityKey, SecretCheck], objects: Object
 TOKENS = "tokens"
 
 
-def check_tokens(refused: Sequence[RefusedPod]) -> Iterator[Finding]:
+def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
     causes: defaultdict[str, list[str]] = defaultdict(list)
-    for each in refused:
+    for each in case.read("tokens", case.facts.refused):
         causes[each.refusal.text].append(each.pod)
     minutes = round(RECENT_SECONDS / 60)
     for text, pods in sorted(causes.items(), key=lambda each: -len(each[1])):
         says = (
             f"NMI refused tokens to {counted(len(pods), 'pod')} in the last {minutes} minutes: {listed(pods)}: {text}"
         )
-        yield make_finding(TOKENS, Level.PROBLEM, says, text)
+        yield Finding(TOKENS, Level.PROBLEM, says, text)
     if not causes:
-        yield make_finding(TOKENS, Level.OK, f"NMI refused no token in the last {minutes} minutes")
+        yield Finding(TOKENS, Level.OK, f"NMI refused no token in the last {minutes} minutes")
+
+
+CHECKS: Final = (check_secrets, check_credentials, check_tokens)

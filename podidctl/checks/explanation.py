@@ -25,16 +25,8 @@ from podidctl.evaluation.federated import federated_identities, manifest_for, po
 from podidctl.evaluation.pod import ANY_IDENTITY, UNTIL_A_CHANGE, PredictedDecision, pod_facts, predict_decision
 from podidctl.evaluation.refusals import recent_refusal
 from podidctl.facts.model import DiagnosisInput, ReadFailure, readable
-from podidctl.report.documents import (
-    Answer,
-    EventReport,
-    Explanation,
-    Link,
-    LinkState,
-    LoggedDecision,
-    Outcome,
-    make_link,
-)
+from podidctl.report.documents import Answer, EventReport, Explanation, LinkState, LoggedDecision, Outcome, link_of
+from podidctl.report.finding import Finding, Level
 from podidentity.report import plain
 
 DECISIONS_SHOWN: Final = 3
@@ -42,12 +34,13 @@ DECISIONS_SHOWN: Final = 3
 
 def explain(data: DiagnosisInput) -> Explanation:
     """Return every link, in order, and NMI's predicted response."""
-    links = list(_links(data))
+    findings = list(_links(data))
+    links = [link_of(each) for each in findings]
     events = data.events
     decisions = readable(data.decisions)
     return Explanation(
         pod=f"{data.namespace}/{data.name}",
-        answer=make_answer(data, predict_decision(data), links),
+        answer=make_answer(data, predict_decision(data), findings),
         next=next((each.next for each in links if each.state is LinkState.BROKEN), ""),
         links=links,
         events=[
@@ -79,7 +72,7 @@ def _plain_decision(each: LoggedDecision) -> LoggedDecision:
     )
 
 
-def _links(data: DiagnosisInput) -> Iterator[Link]:
+def _links(data: DiagnosisInput) -> Iterator[Finding]:
     pod = data.pod
     yield pod_link(data, pod)
     if pod is None or pod.finished or not pod.spec.node_name:
@@ -89,7 +82,7 @@ def _links(data: DiagnosisInput) -> Iterator[Link]:
         return
     yield address_link(data, pod)
     if pod.mirror:
-        yield make_link("mirror pod", "/".join(pod.key), LinkState.BROKEN, "NMI and MIC ignore it", MIRROR_POD.detail)
+        yield Finding("mirror pod", Level.PROBLEM, "NMI and MIC ignore it", MIRROR_POD.detail, about="/".join(pod.key))
         yield from nmi_links(data, pod)
         return
     exempt = pod_facts(data, pod).exempt
@@ -106,8 +99,8 @@ def _links(data: DiagnosisInput) -> Iterator[Link]:
     yield from token_links(data)
 
 
-def make_answer(data: DiagnosisInput, decision: PredictedDecision, links: Sequence[Link]) -> Answer:
-    """Return the summary of *decision*, including faults in *links* that prevent it."""
+def make_answer(data: DiagnosisInput, decision: PredictedDecision, findings: Sequence[Finding]) -> Answer:
+    """Return the summary of *decision*, including the *findings* that prevent it."""
     if (missing := unsupported_node(data)) is not None:
         says = f"NMI serves no pod on this node: {missing.why}, so {missing.effect}"
         return Answer(outcome=Outcome.UNANSWERED, says=plain(says))
@@ -118,10 +111,10 @@ def make_answer(data: DiagnosisInput, decision: PredictedDecision, links: Sequen
     if decision.assigned is not None and (why := missing_on_azure(data, decision.assigned.identity)):
         return _without_azure(decision.assigned, why)
     answer = _answer(data, decision)
-    others = [each for each in links if each.state is LinkState.BROKEN]
+    others = [each for each in findings if each.level is Level.PROBLEM]
     if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not others:
         return answer
-    names = ", ".join(f"{each.link} {each.about}" for each in others)
+    names = ", ".join(f"{each.check} {each.about}" for each in others)
     return replace(answer, says=plain(f"{answer.says}; but something is broken: {names}"))
 
 

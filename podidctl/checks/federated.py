@@ -4,11 +4,12 @@ identities at the cluster's token proxy, and Azure's limits. Pure.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from nmi.settings import Settings
 from nmi.tokens.source import PolicyError
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import (
     APPLY,
     GRANT,
@@ -23,7 +24,6 @@ from podidctl.evaluation.federated import (
 )
 from podidctl.evaluation.needs import ACCOUNTS_MAX, USES_MAX, ServedPairs, live_pods, served_pairs
 from podidctl.evaluation.tokens import audience_of, exchange_of
-from podidctl.facts.kinds import Daemon
 from podidctl.facts.model import (
     DiagnosisInput,
     FederatedAccess,
@@ -32,9 +32,7 @@ from podidctl.facts.model import (
     ServerState,
     ServiceAccountAccess,
 )
-from podidctl.facts.settings import readable_configurations
-from podidctl.report.documents import Finding, Link, LinkState, make_finding, make_link
-from podidctl.report.finding import Level
+from podidctl.report.finding import Finding, Level
 from podidctl.report.text import listed
 from podidentity.azure.federation import BINDING_VERB, Exchange
 from podidentity.azure.identity_permissions import is_grantable
@@ -46,31 +44,31 @@ SERVICE_ACCOUNT: Final = "service account"
 READ_ACCOUNT: Final = "get on serviceaccounts"
 
 
-def service_account_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
+def service_account_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
     """Yield the link of the pod's service account; none if the pod has no federated identity."""
     identities = federated_identities(data, pod)
     if not identities:
         return
     about, account = account_name(pod), data.account
     if (why := assertion_fault(pod, account)) is not None:
-        yield make_link(SERVICE_ACCOUNT, about, LinkState.BROKEN, why.says, why.then)
+        yield Finding(SERVICE_ACCOUNT, Level.PROBLEM, why.says, why.then, about=about)
         return
     says = "; ".join(_trusts(data, pod, identities))
     if account is None:
         then = f"run this command with more permissions ({READ_ACCOUNT}, {REVIEW_ACCESS})"
         says = f"{says}; it could not be read whether the account exists and NMI may request its tokens"
-        yield make_link(SERVICE_ACCOUNT, about, LinkState.UNKNOWN, says, then)
+        yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, says, then, about=about)
     elif unread := list(_unread(account)):
         says = "; ".join([says, *(f"it could not be read whether {each.what}: {each.failure.why}" for each in unread)])
         then = "; ".join(_next_actions(unread))
-        yield make_link(SERVICE_ACCOUNT, about, LinkState.UNKNOWN, says, then)
+        yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, says, then, about=about)
     elif account.nmi_may_request is None:
         then = "see podidctl doctor if NMI runs in pods that have its label"
-        yield make_link(
-            SERVICE_ACCOUNT, about, LinkState.UNKNOWN, f"{says}; NMI's own service account is not known", then
+        yield Finding(
+            SERVICE_ACCOUNT, Level.UNKNOWN, f"{says}; NMI's own service account is not known", then, about=about
         )
     else:
-        yield make_link(SERVICE_ACCOUNT, about, LinkState.OK, f"{says}; NMI may request its tokens")
+        yield Finding(SERVICE_ACCOUNT, Level.OK, f"{says}; NMI may request its tokens", about=about)
 
 
 class _Unread(NamedTuple):
@@ -122,7 +120,7 @@ def _trusts(data: DiagnosisInput, pod: Pod, identities: Sequence[AzureIdentity])
 PERMISSION: Final = "permission"
 
 
-def permission_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
+def permission_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
     """Yield the link of each identity that the pod gets from the token proxy, by client id."""
     if not pod.spec.service_account_name:
         return  # another link reports it
@@ -130,25 +128,25 @@ def permission_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
         yield _permission_link(account_name(pod), each)
 
 
-def _permission_link(account: str, permission: Permission) -> Link:
+def _permission_link(account: str, permission: Permission) -> Finding:
     client = redacted(permission.resource)
     about = f"{account}, client id {client}"
     if permission.allowed:
         says = f"RBAC lets the service account use the identity ({BINDING_VERB})"
-        return make_link(PERMISSION, about, LinkState.OK, says)
+        return Finding(PERMISSION, Level.OK, says, about=about)
     if permission.unread is not None:
         says = f"it could not be checked whether the service account may use the identity: {permission.unread.why}"
         then = f"{permission.unread.next_action(REVIEW_ACCESS)}; if the permission is missing, {APPLY}"
-        return make_link(PERMISSION, about, LinkState.UNKNOWN, says, then)
+        return Finding(PERMISSION, Level.UNKNOWN, says, then, about=about)
     says = (
         f"RBAC does not let the service account use the identity ({BINDING_VERB}), so the cluster's token proxy "
         f"refuses its next exchange"
     )
     if is_grantable(permission.resource):
-        return make_link(PERMISSION, about, LinkState.BROKEN, says, APPLY)
+        return Finding(PERMISSION, Level.PROBLEM, says, APPLY, about=about)
     names = ", ".join("/".join(each.key) for each in permission.identities)
     then = f"set clientID of AzureIdentity {names} to the client id of the identity, which is a GUID"
-    return make_link(PERMISSION, about, LinkState.BROKEN, says, then)
+    return Finding(PERMISSION, Level.PROBLEM, says, then, about=about)
 
 
 FEDERATED: Final = "federated"
@@ -165,44 +163,41 @@ OLDEST_MINOR: Final = 30
 """The first Kubernetes 1.x with ValidatingAdmissionPolicies, one of which limits the tokens that NMI may request."""
 
 
-def check_federated_identities(
-    federation: FederatedAccess,
-    objects: Objects,
-    nmi: Sequence[Daemon],
-    server: ServerState | ReadFailure,
-    exempt: Callable[[Pod], str] = lambda _: "",
-) -> Iterator[Finding]:
+def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
     """Report all faults of federated identities; nothing if there are none."""
+    federation, objects = case.facts.federation, case.readable_objects
+    settings = [each.settings for each in case.configurations]
     identities = [each for each in objects.identities if each.spec.type == IdentityType.FEDERATED]
     if not identities:
         return
-    pairs = [(pod, identity) for pod, identity in served_pairs(objects) if not exempt(pod)]
+    pairs = [(pod, identity) for pod, identity in served_pairs(objects) if not case.exempt(pod)]
     faults = [
-        *_enabled(identities, pairs, nmi),
-        *_kubernetes_version(server),
+        *_enabled(identities, pairs, settings),
+        *_kubernetes_version(case.facts.server),
         *_wrong_namespaces(identities, objects),
         *_accounts(federation, pairs),
         *_forbidden(federation),
         *check_binding_permissions(federation, pairs),
-        *_too_many_credentials(pairs, nmi),
+        *_too_many_credentials(pairs, settings),
     ]
     yield from faults
     if not faults:
         accounts = counted(len({account_name(pod) for pod, _ in pairs}), "service account")
-        yield make_finding(
+        yield Finding(
             FEDERATED, Level.OK, f"{counted(len(identities), 'identity', 'identities')} for pods of {accounts}"
         )
 
 
-def _enabled(identities: Sequence[AzureIdentity], pairs: ServedPairs, nmi: Sequence[Daemon]) -> Iterator[Finding]:
-    settings = [each.settings for each in readable_configurations(nmi)]
+def _enabled(
+    identities: Sequence[AzureIdentity], pairs: ServedPairs, settings: Sequence[Settings]
+) -> Iterator[Finding]:
     without = [each.node_name for each in settings if not each.federated_identities]
     if not without:
         return
     if len(without) < len(settings):
         says = f"NMI has no --federated-identities on {counted(len(without), 'node')}, but has it on others: "
         then = "finish the rollout of the DaemonSet: kubectl rollout status"
-        yield make_finding(FEDERATED, Level.WARNING, says + listed(without), then)
+        yield Finding(FEDERATED, Level.WARNING, says + listed(without), then)
         return
     names = listed("/".join(each.key) for each in identities)
     says = (
@@ -210,7 +205,7 @@ def _enabled(identities: Sequence[AzureIdentity], pairs: ServedPairs, nmi: Seque
         f"--federated-identities: {names}"
     )
     then = "set federated.enabled and federated.namespaces in the chart's values, or give these identities another type"
-    yield make_finding(FEDERATED, Level.PROBLEM if pairs else Level.WARNING, says, then)
+    yield Finding(FEDERATED, Level.PROBLEM if pairs else Level.WARNING, says, then)
 
 
 def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
@@ -220,7 +215,7 @@ def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
             f"Kubernetes {server.version} has no ValidatingAdmissionPolicy, which prevents the use of NMI's own token "
             "for any token of the service accounts that NMI may request"
         )
-        yield make_finding(FEDERATED, Level.WARNING, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
+        yield Finding(FEDERATED, Level.WARNING, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
 
 
 def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Objects) -> Iterator[Finding]:
@@ -242,7 +237,7 @@ def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Objects) -> 
                 "create AzureIdentity and AzureIdentityBinding in the pods' namespace, or a binding for pods of this "
                 "namespace"
             )
-            yield make_finding(FEDERATED, Level.WARNING, says, then)
+            yield Finding(FEDERATED, Level.WARNING, says, then)
 
 
 def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Finding]:
@@ -257,12 +252,10 @@ def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Findi
     for account, pods in sorted(missing.items()):
         says = f"service account {account} does not exist; Azure identifies these pods by it: {listed(pods)}"
         namespace, _, name = account.partition("/")
-        yield make_finding(
-            FEDERATED, Level.PROBLEM, says, f"create it: kubectl create serviceaccount -n {namespace} {name}"
-        )
+        yield Finding(FEDERATED, Level.PROBLEM, says, f"create it: kubectl create serviceaccount -n {namespace} {name}")
     if unread:
         says = f"service accounts of {listed(unread)} could not be read: {next(iter(unread.values())).why}"
-        yield make_finding(
+        yield Finding(
             FEDERATED, Level.UNKNOWN, says, next(iter(unread.values())).next_action("list on serviceaccounts")
         )
 
@@ -270,23 +263,22 @@ def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Findi
 def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
     if isinstance(federation.forbidden, ReadFailure):
         says = f"NMI's permission to request tokens could not be read: {federation.forbidden.why}"
-        yield make_finding(
+        yield Finding(
             FEDERATED, Level.UNKNOWN, says, federation.forbidden.next_action("create on subjectaccessreviews")
         )
         return
     if federation.unchecked:
         says = f"NMI's permission was not checked for {counted(federation.unchecked, 'more service account')}"
         then = f"one run checks at most {ACCOUNTS_MAX}; podidctl explain pod checks that of one pod"
-        yield make_finding(FEDERATED, Level.UNKNOWN, says, then)
+        yield Finding(FEDERATED, Level.UNKNOWN, says, then)
     for account, others in federation.forbidden.items():
         if others:
             says = f"NMI's service account {account} may not request tokens of service accounts {listed(others)}"
-            yield make_finding(FEDERATED, Level.PROBLEM, says, GRANT)
+            yield Finding(FEDERATED, Level.PROBLEM, says, GRANT)
 
 
-def _too_many_credentials(pairs: ServedPairs, nmi: Sequence[Daemon]) -> Iterator[Finding]:
+def _too_many_credentials(pairs: ServedPairs, settings: Sequence[Settings]) -> Iterator[Finding]:
     """Report identities near or above Azure's limit. A cluster has one issuer: each subject needs a credential."""
-    settings = [each.settings for each in readable_configurations(nmi)]
     subjects: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for pod, identity in pairs:
         if _needs_credentials(settings, identity):
@@ -300,7 +292,7 @@ def _too_many_credentials(pairs: ServedPairs, nmi: Sequence[Daemon]) -> Iterator
                 f"most {CREDENTIALS_MAX} federated credentials for one identity, including those of other clusters: "
                 f"{listed(accounts)}"
             )
-            yield make_finding(FEDERATED, Level.PROBLEM if too_many else Level.WARNING, says, FEWER_CREDENTIALS)
+            yield Finding(FEDERATED, Level.PROBLEM if too_many else Level.WARNING, says, FEWER_CREDENTIALS)
 
 
 def _needs_credentials(settings: Sequence[Settings], identity: AzureIdentity) -> bool:
@@ -325,14 +317,14 @@ def check_binding_permissions(
         says = (
             f"the permissions of service accounts to use identities ({BINDING_VERB}) could not be read: {missing.why}"
         )
-        yield make_finding(FEDERATED, Level.UNKNOWN, says, missing.next_action(REVIEW_ACCESS))
+        yield Finding(FEDERATED, Level.UNKNOWN, says, missing.next_action(REVIEW_ACCESS))
         return
     if federation.unchecked_uses:
         says = f"the permission of {counted(federation.unchecked_uses, 'more service account')} was not checked"
         then = (
             f"one run checks at most {USES_MAX} pairs of service account and identity; podidctl explain pod checks one"
         )
-        yield make_finding(FEDERATED, Level.UNKNOWN, says, then)
+        yield Finding(FEDERATED, Level.UNKNOWN, says, then)
     owners = {account_name(pod) for pod, _ in pairs}
     for client_id, accounts in missing.items():
         refused = [each for each in accounts if each in owners]
@@ -343,4 +335,7 @@ def check_binding_permissions(
             f"{redacted(client_id)} ({BINDING_VERB}), so the cluster's token proxy refuses their next exchange"
         )
         then = APPLY if is_grantable(client_id) else NOT_A_GUID
-        yield make_finding(FEDERATED, Level.PROBLEM, says, then, manifest=manifest_of({client_id: refused}))
+        yield Finding(FEDERATED, Level.PROBLEM, says, then, manifest=manifest_of({client_id: refused}))
+
+
+CHECKS: Final = (check_federated_identities,)

@@ -6,6 +6,7 @@ from typing import Final
 from mic.azure.identities import HostIdentities
 from mic.decisions.client_ids import mismatch
 from nmi.identity.assigned_identity import project
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import HOSTS_MAX, used_hosts
 from podidctl.evaluation.pod import (
     is_managed,
@@ -16,9 +17,8 @@ from podidctl.evaluation.pod import (
     selecting_bindings,
 )
 from podidctl.facts.kinds import PlacedNode
-from podidctl.facts.model import DiagnosisInput, Objects, ReadFailure
-from podidctl.report.documents import Finding, Link, LinkState, make_finding, make_link
-from podidctl.report.finding import Level
+from podidctl.facts.model import DiagnosisInput, ReadFailure
+from podidctl.report.finding import Finding, Level
 from podidctl.report.text import by_turns, listed
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
@@ -26,7 +26,7 @@ from podidentity.report import counted
 from podidentity.resources import AzureIdentity, IdentityType, Pod
 
 
-def azure_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
+def azure_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
     """Yield the links of the node's host and of the pod's user-assigned identities on it; none if the pod needs none
     there.
     """
@@ -42,7 +42,7 @@ def azure_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
     for identity in _intended_identities(data, pod):
         if why := _client_id_mismatch(data, identity):
             then = f"correct AzureIdentity {'/'.join(identity.key)} with kubectl edit"
-            yield make_link("client id", "/".join(identity.key), LinkState.BROKEN, why, then)
+            yield Finding("client id", Level.PROBLEM, why, then, about="/".join(identity.key))
 
 
 def _client_id_mismatch(data: DiagnosisInput, identity: AzureIdentity) -> str:
@@ -83,59 +83,59 @@ def missing_on_azure(data: DiagnosisInput, identity: AzureIdentity) -> str:
     if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
         return ""
     link = _attached(data, host, attached)
-    return link.says if link.state is LinkState.BROKEN else _client_id_mismatch(data, identity)
+    return link.says if link.level is Level.PROBLEM else _client_id_mismatch(data, identity)
 
 
-def _host(data: DiagnosisInput, pod: Pod) -> tuple[Host | None, Link]:
+def _host(data: DiagnosisInput, pod: Pod) -> tuple[Host | None, Finding]:
     node, name = data.node, pod.spec.node_name
     if isinstance(node, ReadFailure):
-        return None, make_link("host", name, LinkState.UNKNOWN, f"the node could not be read: {node.why}")
+        return None, Finding("host", Level.UNKNOWN, f"the node could not be read: {node.why}", about=name)
     if node is None:
         then = "MIC assigns no identity on a node that does not exist: delete the pod if the node was deleted"
-        return None, make_link("host", name, LinkState.BROKEN, "the cluster has no such node", then)
+        return None, Finding("host", Level.PROBLEM, "the cluster has no such node", then, about=name)
     return _host_of(node)
 
 
-def _host_of(node: PlacedNode) -> tuple[Host | None, Link]:
+def _host_of(node: PlacedNode) -> tuple[Host | None, Finding]:
     name, spelled = node.metadata.name, node.spec.provider_id
     host = parse_provider_id(spelled)
     if host is not None:
-        return host, make_link("host", name, LinkState.OK, host.text)
+        return host, Finding("host", Level.OK, host.text, about=name)
     says = f"its providerID {spelled!r} does not name a VM or scale set of Azure" if spelled else "it has no providerID"
     then = "check that the node is on Azure and that its cloud provider sets spec.providerID, which MIC needs"
-    return None, make_link("host", name, LinkState.BROKEN, says, then)
+    return None, Finding("host", Level.PROBLEM, says, then, about=name)
 
 
-def _attached(data: DiagnosisInput, host: Host, identity: UserAssignedIdentity) -> Link:
+def _attached(data: DiagnosisInput, host: Host, identity: UserAssignedIdentity) -> Finding:
     about, link = identity.name, "on Azure"
     match data.azure:
         case None:
-            return make_link(
-                link, about, LinkState.UNKNOWN, "Azure was not asked", "pass --cloudconfig to read the state on Azure"
+            return Finding(
+                link, Level.UNKNOWN, "Azure was not asked", "pass --cloudconfig to read the state on Azure", about=about
             )
         case HostIdentities(gone=True):
             then = "check the node's providerID, and that these credentials may read that VM or scale set"
-            return make_link(link, about, LinkState.BROKEN, f"Azure has no {host.text}", then)
+            return Finding(link, Level.PROBLEM, f"Azure has no {host.text}", then, about=about)
         case HostIdentities() as there if there.certain(identity.key):
-            return make_link(link, about, LinkState.OK, f"it is on {host.name}")
+            return Finding(link, Level.OK, f"it is on {host.name}", about=about)
         case HostIdentities(updating=True) as there if identity.key in there.attached:
-            return make_link(
+            return Finding(
                 link,
-                about,
-                LinkState.UNKNOWN,
+                Level.UNKNOWN,
                 f"an update of {host.name} on Azure is in progress",
                 "run this command again in a minute",
+                about=about,
             )
         case HostIdentities():
             says = f"{identity.text} is not attached to {host.name}, so IMDS has no token of it"
             then = "see podidctl plan for the reason why MIC does not attach it"
             if is_managed(data):
                 then = f"attach it: az vm (vmss) identity assign on {host.name}; in managed mode no controller does"
-            return make_link(link, about, LinkState.BROKEN, says, then)
+            return Finding(link, Level.PROBLEM, says, then, about=about)
         case AzureError() as error:
             cause = " ".join(filter(None, (str(error.status or ""), error.code, error.message)))
-            return make_link(
-                link, about, LinkState.UNKNOWN, f"Azure did not answer: {cause}", "check --cloudconfig, or try again"
+            return Finding(
+                link, Level.UNKNOWN, f"Azure did not answer: {cause}", "check --cloudconfig, or try again", about=about
             )
 
 
@@ -144,8 +144,13 @@ Answers = Mapping[str, HostIdentities | AzureError]
 """Azure's response for each host, by its key."""
 
 
-def check_client_ids(objects: Objects, answers: Answers) -> Iterator[Finding]:
-    """Report identities of type 0 with another client id than Azure's, and hosts that Azure did not report."""
+def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
+    """Report identities of type 0 with another client id than Azure's, and hosts that Azure did not report; nothing if
+    Azure was not asked.
+    """
+    objects, answers = case.objects, case.facts.azure
+    if answers is None:
+        return
     known = [each for each in answers.values() if isinstance(each, HostIdentities)]
     failed = [key.rpartition("/")[2] for key, each in answers.items() if isinstance(each, AzureError)]
     compared = faults = 0
@@ -157,15 +162,18 @@ def check_client_ids(objects: Objects, answers: Answers) -> Iterator[Finding]:
         compared += attached is not None
         if why := mismatch(identity, attached):
             faults += 1
-            yield make_finding(CLIENT_IDS, Level.PROBLEM, why, f"correct AzureIdentity {'/'.join(identity.key)}")
+            yield Finding(CLIENT_IDS, Level.PROBLEM, why, f"correct AzureIdentity {'/'.join(identity.key)}")
     unread = [each.key for each in used_hosts(objects) if each.key not in answers]
     if unread:
         says = f"{counted(len(unread), 'more VM or scale set was', 'more VMs and scale sets were')} not read"
         then = f"one run reads at most {HOSTS_MAX}; podidctl explain pod --cloudconfig reads that of one pod"
-        yield make_finding(CLIENT_IDS, Level.UNKNOWN, says, then)
+        yield Finding(CLIENT_IDS, Level.UNKNOWN, says, then)
     if failed:
         says = f"Azure did not report {counted(len(failed), 'VM or scale set', 'VMs or scale sets')}: {listed(failed)}"
-        yield make_finding(CLIENT_IDS, Level.UNKNOWN, says, "check --cloudconfig and the role Reader, or try again")
+        yield Finding(CLIENT_IDS, Level.UNKNOWN, says, "check --cloudconfig and the role Reader, or try again")
     if not faults:
         says = f"{counted(compared, 'identity', 'identities')} on the pods' hosts compared with Azure"
-        yield make_finding(CLIENT_IDS, Level.OK, says)
+        yield Finding(CLIENT_IDS, Level.OK, says)
+
+
+CHECKS: Final = (check_client_ids,)

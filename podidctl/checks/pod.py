@@ -1,7 +1,7 @@
 """Checks of pods: state, address, exceptions, label, and the choice between several identities. Pure."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mic.cluster.bindings import embedded_bindings, indexed
@@ -10,6 +10,7 @@ from nmi.identity.candidate_order import candidate_order
 from nmi.identity.exemptions import MIC
 from nmi.identity.pods import own_addresses
 from podidctl.checks.bindings import correct, ignored_in_namespace, why_ignored
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import MissingNmi, missing_nmi
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import (
@@ -29,46 +30,50 @@ from podidctl.evaluation.pod import (
 )
 from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.facts.model import DiagnosisInput, Objects
-from podidctl.report.documents import Finding, Link, LinkState, Outcome, make_finding, make_link
-from podidctl.report.finding import Level
+from podidctl.report.documents import Outcome
+from podidctl.report.finding import Finding, Level
 from podidctl.report.text import listed
 from podidentity.report import counted
 from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
 
 
-def pod_link(data: DiagnosisInput, pod: Pod | None) -> Link:
+def pod_link(data: DiagnosisInput, pod: Pod | None) -> Finding:
     about = f"{data.namespace}/{data.name}"
     if pod is None:
         then = f"check the name with kubectl get pods -n {data.namespace}, and pass the pod's namespace"
-        return make_link("pod", about, LinkState.BROKEN, "this pod does not exist", then)
+        return Finding("pod", Level.PROBLEM, "this pod does not exist", then, about=about)
     if pod.finished:
         then = "choose a running pod: NMI does not serve ended pods, because another pod may have their address"
-        return make_link("pod", about, LinkState.BROKEN, f"it has ended (phase {pod.status.phase})", then)
+        return Finding("pod", Level.PROBLEM, f"it has ended (phase {pod.status.phase})", then, about=about)
     if not pod.spec.node_name:
         then = f"see kubectl describe pod -n {data.namespace} {data.name} for the reason why it is not scheduled"
-        return make_link(
-            "pod", about, LinkState.BROKEN, f"it is not scheduled to a node yet ({pod.status.phase or 'Pending'})", then
+        return Finding(
+            "pod",
+            Level.PROBLEM,
+            f"it is not scheduled to a node yet ({pod.status.phase or 'Pending'})",
+            then,
+            about=about,
         )
     if pod.terminated:
         then = f"see kubectl describe pod -n {data.namespace} {data.name} for the reason why they ended"
         why = "all its containers have terminated, so NMI gives it no tokens until one runs"
-        return make_link("pod", about, LinkState.BROKEN, why, then)
+        return Finding("pod", Level.PROBLEM, why, then, about=about)
     ending = ", and is terminating" if pod.ending else ""
-    return make_link(
-        "pod", about, LinkState.OK, f"{pod.status.phase or 'Pending'} on node {pod.spec.node_name}{ending}"
+    return Finding(
+        "pod", Level.OK, f"{pod.status.phase or 'Pending'} on node {pod.spec.node_name}{ending}", about=about
     )
 
 
-def address_link(data: DiagnosisInput, pod: Pod) -> Link:
+def address_link(data: DiagnosisInput, pod: Pod) -> Finding:
     addresses, its = own_addresses(pod), recognized_addresses(data, pod)
     if pod.sandbox_down and addresses:
         why = "the kubelet reports that the pod's sandbox is not ready, so NMI gives its address no tokens"
         then = f"see kubectl describe pod -n {data.namespace} {data.name} for the reason why its sandbox is not ready"
-        return make_link("address", ", ".join(addresses), LinkState.BROKEN, why, then)
+        return Finding("address", Level.PROBLEM, why, then, about=", ".join(addresses))
     if its:
         lost = "; ".join(address_conflict(data, pod, each)[0] for each in addresses if each not in its)
-        return make_link(
-            "address", ", ".join(its), LinkState.OK, "; ".join(filter(None, ("NMI recognizes the pod by it", lost)))
+        return Finding(
+            "address", Level.OK, "; ".join(filter(None, ("NMI recognizes the pod by it", lost))), about=", ".join(its)
         )
     why = no_address_reason(data, pod)
     if pod.spec.host_network:
@@ -77,44 +82,44 @@ def address_link(data: DiagnosisInput, pod: Pod) -> Link:
         then = "wait until the kubelet has set up its network; kubectl describe pod shows the progress"
     else:
         _, then = address_conflict(data, pod, addresses[0])
-    return make_link("address", ", ".join(addresses) or "none", LinkState.BROKEN, why, then)
+    return Finding("address", Level.PROBLEM, why, then, about=", ".join(addresses) or "none")
 
 
-def exception_link(data: DiagnosisInput, pod: Pod, exempt: str) -> Link:
+def exception_link(data: DiagnosisInput, pod: Pod, exempt: str) -> Finding:
     if exempt == MIC:
-        return make_link("exception", "MIC", LinkState.OK, "it is one of MIC's own pods, so IMDS must respond to it")
+        return Finding("exception", Level.OK, "it is one of MIC's own pods, so IMDS must respond to it", about="MIC")
     if exempt:
         about = exempt.removeprefix("exception ")
         says = "NMI forwards its requests to IMDS, for the node's own identities"
         if not pod.binding_label:
-            return make_link("exception", about, LinkState.OK, says)
+            return Finding("exception", Level.OK, says, about=about)
         then = (
             f"the pod has the label aadpodidbinding={pod.binding_label}, which has no effect while this exception "
             f"matches: remove the exception's label from the pod, or narrow AzurePodIdentityException {about}"
         )
-        return make_link("exception", about, LinkState.BROKEN, f"{says}; bindings have no effect", then)
+        return Finding("exception", Level.PROBLEM, f"{says}; bindings have no effect", then, about=about)
     count = len(data.exceptions)
     says = f"none of {count} in its namespace matches" if count else "its namespace has none"
     if ignored := ignored_in_namespace(data, EXCEPTIONS):
-        state, then = LinkState.OK, ""
+        state, then = Level.OK, ""
         if not pod.binding_label:  # it may need such an exception
-            state, then = LinkState.UNKNOWN, correct("the exception that is to match this pod")
-        return make_link("exception", "none", state, f"{says}; {why_ignored(ignored)}", then)
-    return make_link("exception", "none", LinkState.OK, says)
+            state, then = Level.UNKNOWN, correct("the exception that is to match this pod")
+        return Finding("exception", state, f"{says}; {why_ignored(ignored)}", then, about="none")
+    return Finding("exception", Level.OK, says, about="none")
 
 
-def label_link(pod: Pod) -> Link:
+def label_link(pod: Pod) -> Finding:
     if pod.binding_label:
-        return make_link("label", f"aadpodidbinding={pod.binding_label}", LinkState.OK, "bindings select the pod by it")
+        return Finding("label", Level.OK, "bindings select the pod by it", about=f"aadpodidbinding={pod.binding_label}")
     says = "the pod does not have this label, or its value is empty"
     if near := similar_texts(BINDING_LABEL, pod.metadata.labels or {}):
         then = f"rename the pod's label {near[0]!r} (in its Deployment's template) to {BINDING_LABEL}"
-        return make_link("label", BINDING_LABEL, LinkState.BROKEN, f"{says}; it has {near[0]!r}", then)
+        return Finding("label", Level.PROBLEM, f"{says}; it has {near[0]!r}", then, about=BINDING_LABEL)
     then = "label the pod (in its Deployment's template) aadpodidbinding=… with the selector of an AzureIdentityBinding"
-    return make_link("label", BINDING_LABEL, LinkState.BROKEN, says, then)
+    return Finding("label", Level.PROBLEM, says, then, about=BINDING_LABEL)
 
 
-def choice_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
+def choice_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
     """Yield the link of the choice between several identities, for a request that names none."""
     bindings = [each for each in selecting_bindings(data, pod) if not namespace_restriction(data, pod, each)]
     found = {identity.key for each in bindings if (identity := named_identity(data, each)) is not None}
@@ -130,30 +135,29 @@ def choice_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
         return
     says = f"a request that names none {gets}"
     if sets_client_id(pod):
-        yield make_link("choice", several, LinkState.OK, f"a container sets {CLIENT_ID_VARIABLE}; {says}")
+        yield Finding("choice", Level.OK, f"a container sets {CLIENT_ID_VARIABLE}; {says}", about=several)
     else:
-        yield make_link("choice", several, LinkState.UNKNOWN, says, NAME_ONE)
+        yield Finding("choice", Level.UNKNOWN, says, NAME_ONE, about=several)
 
 
 IDENTITIES_MAX: Final = 2
 """Identities that are named for each pod."""
 
 
-def check_identity_choice(
-    objects: Objects, exempt: Callable[[Pod], str] = lambda _: "", *, force_namespaced: bool = False
-) -> Iterator[Finding]:
+def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
     """Report pods to which bindings of other namespaces give identities, and pods with several identities whose
-    containers do not set AZURE_CLIENT_ID, or perhaps do not. *force_namespaced*: bindings serve their own namespace.
+    containers do not set AZURE_CLIENT_ID, or perhaps do not.
     """
+    objects = case.objects
     active = [each for each in map(ExistingAssignment, objects.assigned) if not each.terminating]
-    index = indexed(objects.identities, objects.bindings, active, force_namespaced=force_namespaced)
+    index = indexed(objects.identities, objects.bindings, active, force_namespaced=case.namespaced)
     embedded = embedded_bindings(active)
     added: list[str] = []
     only_foreign: list[str] = []
     several: list[str] = []
     unknown: list[str] = []
     for pod in live_pods(objects):
-        if pod.spec.host_network or exempt(pod):
+        if pod.spec.host_network or case.exempt(pod):
             continue
         # NMI orders by the binding that each object embeds, which can differ between the pods of one label.
         identities = sorted(
@@ -170,35 +174,36 @@ def check_identity_choice(
             (unknown if sets is None else several).append(f"{name} ({'/'.join(identities[0].identity.key)})")
     if added:
         says = f"bindings of other namespaces give further identities to {counted(len(added), 'pod')}: {listed(added)}"
-        yield make_finding("other namespaces", Level.WARNING, says, FOREIGN_ADVICE)
+        yield Finding("other namespaces", Level.WARNING, says, FOREIGN_ADVICE)
     if only_foreign:
         says = f"{counted(len(only_foreign), 'pod gets', 'pods get')} identities of other namespaces only: "
-        yield make_finding("other namespaces", Level.OK, says + listed(only_foreign))
+        yield Finding("other namespaces", Level.OK, says + listed(only_foreign))
     if several:
         says = (
             f"{counted(len(several), 'pod has', 'pods have')} several identities, and no container sets "
             f"{CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: {listed(several)}"
         )
-        yield make_finding("several identities", Level.WARNING, says, NAME_ONE)
+        yield Finding("several identities", Level.WARNING, says, NAME_ONE)
     if unknown:
         says = (
             f"{counted(len(unknown), 'pod has', 'pods have')} several identities, and a ConfigMap or a Secret "
             f"(envFrom) may set {CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: "
             f"{listed(unknown)}"
         )
-        yield make_finding("several identities", Level.UNKNOWN, says, NAME_ONE)
+        yield Finding("several identities", Level.UNKNOWN, says, NAME_ONE)
     if not added and not only_foreign and not several and not unknown:
-        yield make_finding("several identities", Level.OK, "every pod has one identity or names one, of its namespace")
+        yield Finding("several identities", Level.OK, "every pod has one identity or names one, of its namespace")
 
 
 def _names(identities: Sequence[DesiredAssignment]) -> str:
     return listed(("/".join(each.identity.key) for each in identities), IDENTITIES_MAX)
 
 
-def not_served_by_nmi(objects: Objects, exempt: Callable[[Pod], str]) -> Iterator[Finding]:
+def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
     """Report labelled pods that NMI does not serve: on a node where it cannot run, on the host's network, or under an
     exception.
     """
+    objects = case.objects
     yield from _on_unsupported_nodes(objects)
     host = [each for each in live_pods(objects) if each.spec.host_network]
     if host:
@@ -206,18 +211,18 @@ def not_served_by_nmi(objects: Objects, exempt: Callable[[Pod], str]) -> Iterato
             "/".join(each.key) for each in host
         )
         then = "remove hostNetwork from their spec: IMDS responds to them with the node's own identities"
-        yield make_finding("host network", Level.PROBLEM, says, then)
-    under = [each for each in live_pods(objects) if not each.spec.host_network and exempt(each)]
+        yield Finding("host network", Level.PROBLEM, says, then)
+    under = [each for each in live_pods(objects) if not each.spec.host_network and case.exempt(each)]
     if under:
         says = f"{counted(len(under), 'pod')} with a label and under an exception, which takes precedence: " + listed(
             "/".join(each.key) for each in under
         )
-        yield make_finding(
+        yield Finding(
             "exceptions", Level.WARNING, says, "remove the exception's label from these pods, or narrow the exception"
         )
     elif objects.exceptions:
         count = counted(len(objects.exceptions), "exception")
-        yield make_finding("exceptions", Level.OK, f"{count}; no labelled pod is under one")
+        yield Finding("exceptions", Level.OK, f"{count}; no labelled pod is under one")
 
 
 def _on_unsupported_nodes(objects: Objects) -> Iterator[Finding]:
@@ -229,4 +234,7 @@ def _on_unsupported_nodes(objects: Objects) -> Iterator[Finding]:
     for missing, pods in by_cause.items():
         labelled = f"{counted(len(pods), 'pod')} with a label, which NMI does not serve"
         says = f"{labelled}: {missing.why}, so {missing.effect}: {listed(pods)}"
-        yield make_finding("NMI", Level.PROBLEM, says, missing.then)
+        yield Finding("NMI", Level.PROBLEM, says, missing.then)
+
+
+CHECKS: Final = (check_identity_choice, check_unserved_pods)

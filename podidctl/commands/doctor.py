@@ -22,7 +22,7 @@ from podidctl.facts.model import ClusterState, NodeState, Objects, readable
 from podidctl.facts.settings import nmi_settings
 from podidctl.reading.cluster import read_cluster
 from podidctl.reading.machine import read_node
-from podidctl.report.documents import Finding, Report
+from podidctl.report.documents import CheckResult, Report
 from podidctl.report.finding import COLORS, Level
 from podidctl.report.text import Output, console, listed, print_document, print_table, print_text
 from podidentity.flags import UsageError
@@ -134,7 +134,7 @@ def _show_manifests(manifests: Sequence[str], to: Console) -> None:
         to.print(escape(more), soft_wrap=True)
 
 
-def shortened(findings: Sequence[Finding]) -> tuple[list[Finding], dict[str, int]]:
+def shortened(findings: Sequence[CheckResult]) -> tuple[list[CheckResult], dict[str, int]]:
     """Return the findings to print in their order, and the number of the others by check."""
     shown: defaultdict[str, list[int]] = defaultdict(list)
     for number in sorted(range(len(findings)), key=lambda each: ORDER.index(findings[each].level)):

@@ -1,10 +1,11 @@
 """Documents of the machine-readable output of `explain`, `token` and `doctor`. Pure."""
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
-from podidctl.report.finding import Level
+from podidctl.report.finding import Finding, Level
 from podidentity.report import ReportModel, plain
 
 
@@ -80,6 +81,15 @@ class LinkState(StrEnum):
     UNKNOWN = "unknown"
 
 
+STATES: Final = {
+    Level.OK: LinkState.OK,
+    Level.WARNING: LinkState.OK,
+    Level.PROBLEM: LinkState.BROKEN,
+    Level.UNKNOWN: LinkState.UNKNOWN,
+}
+"""State of the link for each severity of a finding. A warning does not keep the pod from its token."""
+
+
 class Link(Statement, frozen=True):
     """One link between a pod and its token."""
 
@@ -90,9 +100,15 @@ class Link(Statement, frozen=True):
     state: LinkState
 
 
-def make_link(link: str, about: str, state: LinkState, says: str, then: str = "") -> Link:
-    """Return a link. The texts are untrusted."""
-    return Link(link=link, about=plain(about), state=state, says=plain(says), next=plain(then))
+def link_of(finding: Finding) -> Link:
+    """Return the link of an explanation. The finding's texts are untrusted."""
+    return Link(
+        link=finding.check,
+        about=plain(finding.about),
+        state=STATES[finding.level],
+        says=plain(finding.says),
+        next=plain(finding.next),
+    )
 
 
 class EventReport(ReportModel, frozen=True):
@@ -143,7 +159,7 @@ class Explanation(ReportModel, frozen=True):
         return any(each.state is LinkState.BROKEN for each in self.links)
 
 
-class Finding(Statement, frozen=True):
+class CheckResult(Statement, frozen=True):
     """Result of one check, as one line."""
 
     check: str
@@ -156,7 +172,7 @@ class Finding(Statement, frozen=True):
 class Report(ReportModel, frozen=True):
     """All findings, in the order of the checks."""
 
-    findings: list[Finding]
+    findings: list[CheckResult]
 
     @property
     def anything(self) -> bool:
@@ -169,9 +185,15 @@ class Report(ReportModel, frozen=True):
         return any(each.level is Level.UNKNOWN for each in self.findings)
 
 
-def make_finding(check: str, level: Level, says: str, then: str = "", *, manifest: str = "") -> Finding:
-    """Return a finding. The texts are untrusted, except for *manifest*."""
-    return Finding(check=check, level=level, says=plain(says), next=plain(then), manifest=manifest)
+def check_result(finding: Finding) -> CheckResult:
+    """Return the line of the doctor's report. The finding's texts are untrusted, except for its manifest."""
+    return CheckResult(
+        check=finding.check,
+        level=finding.level,
+        says=plain(finding.says),
+        next=plain(finding.next),
+        manifest=finding.manifest,
+    )
 
 
 class TokenPrediction(ReportModel, frozen=True):

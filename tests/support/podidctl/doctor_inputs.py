@@ -7,6 +7,7 @@ import msgspec
 
 from mic.startup.spellings import KINDS
 from podidctl.checks.rules import report
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.facts.kinds import (
     Daemon,
     Definition,
@@ -17,7 +18,7 @@ from podidctl.facts.kinds import (
     Version,
 )
 from podidctl.facts.model import ClusterState, Locks, Objects, ServerState
-from podidctl.report.documents import Finding, Report
+from podidctl.report.documents import CheckResult, Report
 from podidctl.report.finding import Level
 from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import BareMeta
@@ -100,17 +101,21 @@ def seen(**changes: Any) -> ClusterState:
     return ClusterState(**(usual | changes))
 
 
+def cluster_case(**changes: Any) -> ClusterCase:
+    return ClusterCase(seen(**changes))
+
+
 def examined(**changes: Any) -> Report:
     return report(seen(**changes))
 
 
-def bad(report: Report) -> list[Finding]:
+def bad(report: Report) -> list[CheckResult]:
     """Return the findings that are not ok; each one except unknown states the next action."""
     lines = [each for each in report.findings if each.level is not Level.OK]
     assert all(each.next for each in lines if each.level is not Level.UNKNOWN)
     return lines
 
 
-def one(report: Report) -> Finding:
+def one(report: Report) -> CheckResult:
     (line,) = bad(report)
     return line

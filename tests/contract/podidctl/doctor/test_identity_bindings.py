@@ -14,15 +14,14 @@ from podidctl.facts.model import DaemonUse, DaemonUses, Objects, ReadFailure
 from podidctl.facts.settings import readable_configurations
 from podidctl.reading import reviews
 from podidctl.reading.reviews import read_daemon_uses, read_federated_access
-from podidctl.report.documents import Finding
-from podidctl.report.finding import Level
+from podidctl.report.finding import Finding, Level
 from podidentity.resources import AzureIdentity, Pod
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.nmi.tokens.binding_bench import BindingBench, binding_bench
 from tests.support.nmi.tokens.sign_in_bench import NAMESPACE
 from tests.support.nmi_objects import CLIENT_ID, binding, pod
-from tests.support.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
+from tests.support.podidctl.doctor_inputs import bad, cluster_case, examined, mic, nmi, objects
 from tests.support.podidctl.prediction_inputs import federated
 
 RBAC = "rbac.authorization.k8s.io"
@@ -78,7 +77,7 @@ async def uses(bound: BindingBench, *daemons: Daemon, controllers: Sequence[Daem
 
 
 async def findings(bound: BindingBench, *daemons: Daemon, controllers: Sequence[Daemon] = ()) -> list[Finding]:
-    return list(check_daemon_uses(await uses(bound, *daemons, controllers=controllers)))
+    return list(check_daemon_uses(cluster_case(daemon_uses=await uses(bound, *daemons, controllers=controllers))))
 
 
 async def test_without_the_permission_there_is_no_finding(bound: BindingBench) -> None:
@@ -200,7 +199,7 @@ async def test_one_run_reviews_a_limited_number_of_identities(bound: BindingBenc
     bound.bench.kube.intercept = sent.append
     found = await read_daemon_uses(bound.bench.client, its, (BINDS,), ())
     assert sum("subjectaccessreviews" in each.path for each in sent) == REVIEWS_MAX
-    (line,) = check_daemon_uses(found)
+    (line,) = check_daemon_uses(cluster_case(daemon_uses=found))
     assert (line.level, line.says.partition(" of ")[0]) == (Level.UNKNOWN, "7 more permissions")
 
 

@@ -21,13 +21,13 @@ from podidctl.facts.model import (
 from podidctl.reading import cluster
 from podidctl.reading.cluster import _server, server_clock
 from podidctl.reading.requests import or_failure
-from podidctl.report.documents import Finding
-from podidctl.report.finding import Level
+from podidctl.report.documents import CheckResult
+from podidctl.report.finding import Finding, Level
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse
 from podidentity.kube.lock_records import LockRecord
-from tests.support.podidctl.doctor_inputs import bad, definition, examined, lock_record, one
+from tests.support.podidctl.doctor_inputs import bad, cluster_case, definition, examined, lock_record, one
 from tests.support.raw_server import RawServer, Reply
 
 NAME = ("default", "aad-pod-identity-mic")
@@ -172,12 +172,12 @@ FAILED = ReadFailure("500 InternalError", is_forbidden=False)
     [
         bad(examined(rights=FAILED)),
         bad(examined(mic=FAILED))[:1],
-        list(check_daemon_uses(DaemonUses(FAILED, FAILED))),
+        list(check_daemon_uses(cluster_case(daemon_uses=DaemonUses(FAILED, FAILED)))),
         list(check_binding_permissions(FederatedAccess(unpermitted=FAILED), ())),
     ],
     ids=["rights", "mic", "daemon-uses", "bindings"],
 )
-def test_the_next_action_is_about_the_server(findings: list[Finding]) -> None:
+def test_the_next_action_is_about_the_server(findings: list[Finding] | list[CheckResult]) -> None:
     assert findings
     for each in findings:
         assert each.level is Level.UNKNOWN

@@ -11,7 +11,7 @@ from podidctl.facts.kinds import PlacedNode
 from podidctl.facts.model import BLOCKED, RULES_LABEL, UNEXPECTED, NodeState, ReadFailure, RuleMonitor
 from podidctl.facts.model import RULE_EVENTS_MAX as EVENTS_MAX
 from podidctl.reading.cluster import read_rule_monitor
-from podidctl.report.documents import Finding
+from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
 from podidentity.resources import BareMeta
 from tests.support.podidctl.doctor_inputs import examined, nmi, node, objects
@@ -22,7 +22,7 @@ def routed(name: str = "node-1") -> PlacedNode:
     return PlacedNode(metadata=BareMeta(name=name, labels={LABEL: "true"}))
 
 
-def findings(monitor: RuleMonitor, *nodes: PlacedNode, flags: tuple[str, ...] = ()) -> list[Finding]:
+def findings(monitor: RuleMonitor, *nodes: PlacedNode, flags: tuple[str, ...] = ()) -> list[CheckResult]:
     report = examined(objects=objects(nodes=nodes), nmi=(nmi(*flags),), rule_monitor=monitor)
     return [each for each in report.findings if each.check == CHECK]
 

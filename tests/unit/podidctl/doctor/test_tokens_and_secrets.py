@@ -15,12 +15,12 @@ from podidctl.reading import cluster as cluster_reader
 from podidctl.reading import nmi as nmi_reader
 from podidctl.reading import reviews
 from podidctl.reading.nmi import CHECKED_MAX, refused_pods
-from podidctl.report.documents import Finding
+from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, SecretReference
 from tests.support.nmi_objects import CLIENT_ID, binding, identity, resource_id
-from tests.support.podidctl.doctor_inputs import NOW, daemon, examined, objects, one
+from tests.support.podidctl.doctor_inputs import NOW, cluster_case, daemon, examined, objects, one
 from tests.support.podidctl.memory_cluster import MemoryCluster
 from tests.support.podidctl.prediction_inputs import VM
 
@@ -140,7 +140,7 @@ async def test_events_of_existing_pods_count_until_a_grant(cluster: MemoryCluste
 ACCOUNT = "kube-system/nmi"
 
 
-def diagnose_secrets(*access: SecretAccess, **changes: Any) -> list[Finding]:
+def diagnose_secrets(*access: SecretAccess, **changes: Any) -> list[CheckResult]:
     report = examined(secrets=access, **changes)
     return [each for each in report.findings if each.check == "secrets"]
 
@@ -194,12 +194,12 @@ def test_another_client_id_is_a_problem_and_an_unread_host_is_unknown() -> None:
     line = one(examined(azure=on_azure("00000000-0000-0000-0000-0000000000ff")))
     assert (line.check, line.level, line.next) == ("client ids", Level.PROBLEM, "correct AzureIdentity ns/id")
     assert "Azure reports client id" in line.says
-    found = list(check_client_ids(objects(), on_azure(CLIENT_ID.upper())))
+    found = list(check_client_ids(cluster_case(azure=on_azure(CLIENT_ID.upper()))))
     assert [each.level for each in found] == [Level.OK]
     assert "1 identity" in found[0].says
-    found = list(check_client_ids(objects(), {"/x/vm-1": AzureError("no")}))
+    found = list(check_client_ids(cluster_case(azure={"/x/vm-1": AzureError("no")})))
     assert Level.UNKNOWN in {each.level for each in found}
-    levels = [(each.level, each.says) for each in check_client_ids(objects(), {})]
+    levels = [(each.level, each.says) for each in check_client_ids(cluster_case(azure={}))]
     assert levels[0] == (Level.UNKNOWN, "1 more VM or scale set was not read")
     assert [each.text for each in used_hosts(objects())] == [VM]
     assert used_hosts(replace(objects(), pods=())) == []

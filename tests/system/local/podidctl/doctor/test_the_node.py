@@ -17,7 +17,7 @@ from podidctl.checks.machine import check_fail_closed
 from podidctl.checks.rules import report
 from podidctl.facts.model import FailClosedState, NodeState, ReadFailure
 from podidctl.reading.machine import _imds, has_restriction
-from podidctl.report.documents import Finding
+from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
 from podidctl.verify.canary import NMI_ANSWER
 from tests.support.nmi.node import aks
@@ -25,12 +25,12 @@ from tests.support.nmi.node.machines import Machine, Worker
 from tests.support.podidctl.doctor_inputs import seen
 
 
-def lines_of(node: NodeState) -> list[Finding]:
+def lines_of(node: NodeState) -> list[CheckResult]:
     findings = report(seen(), node).findings
     return [each for each in findings if each.check in {"nat rule", "redirects", "kubenet", "IMDS"}]
 
 
-def bad_of(node: NodeState) -> list[Finding]:
+def bad_of(node: NodeState) -> list[CheckResult]:
     return [each for each in lines_of(node) if each.level is not Level.OK]
 
 
@@ -98,7 +98,10 @@ def test_akss_rule_is_recognised_by_its_effect(rules: list[str], there: bool) ->
 def check_node(**seen: object) -> dict[str, tuple[Level, str]]:
     known = {"wanted": True, "fault": None, "restricted": (), "guard": False, "localnet": None}
     state = FailClosedState(**{**known, **seen})  # type: ignore[arg-type]
-    return {each.check: (each.level, each.says) for each in check_fail_closed("n", state)}
+    return {
+        each.check: (each.level, each.says)
+        for each in check_fail_closed(NodeState(name="n", fault=None, closing=state))
+    }
 
 
 @pytest.mark.parametrize(
