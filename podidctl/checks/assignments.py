@@ -11,9 +11,9 @@ from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.refusal import Refusal
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import live_pods
-from podidctl.evaluation.pod import ANY_IDENTITY, is_managed, is_served, is_watched
+from podidctl.evaluation.pod import ANY_IDENTITY, PodCase
 from podidctl.evaluation.tokens import describe_token_source, unknown_cloud_note
-from podidctl.facts.model import DiagnosisInput, ObjectReference, Objects
+from podidctl.facts.model import ObjectReference, Objects
 from podidctl.report.finding import Finding, Level
 from podidctl.report.text import listed
 from podidentity.azure.resource_ids import parse_provider_id
@@ -34,13 +34,13 @@ from podidentity.resources import (
 )
 
 
-def assignment_link(data: DiagnosisInput, pod: Pod, identity: AzureIdentity) -> Finding:
+def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     """Return the link for the AzureAssignedIdentity of the pod and *identity*; if there are several, for the served
     one.
     """
     links = [
-        _existing_assignment_link(data, pod, each)
-        for each in data.assigned
+        _existing_assignment_link(case, each)
+        for each in case.facts.assigned
         if each.spec.azure_identity_ref.key == identity.key
     ]
     if links:
@@ -50,42 +50,40 @@ def assignment_link(data: DiagnosisInput, pod: Pod, identity: AzureIdentity) -> 
     return Finding("assigned identity", Level.PROBLEM, says, then, about=f"for {'/'.join(identity.key)}")
 
 
-def unbound_assignment_link(data: DiagnosisInput, pod: Pod, each: AzureAssignedIdentity) -> Finding:
+def unbound_assignment_link(case: PodCase, each: AzureAssignedIdentity) -> Finding:
     """Return the link for an AzureAssignedIdentity that no binding requires. It is correct that NMI does not
     serve it.
     """
-    link = _existing_assignment_link(data, pod, each)
+    link = _existing_assignment_link(case, each)
     says = f"{link.says}; no binding requires it for the pod any more, so MIC has to delete it"
-    if not is_watched(data, pod, each) or not is_served(data, pod, project(each)):
+    if not case.watches(each) or not case.serves(project(each)):
         return Finding(link.check, Level.OK, says, about=link.about)
     if link.level is Level.PROBLEM:
         return Finding(link.check, Level.PROBLEM, says, link.next, about=link.about)
     return Finding(link.check, Level.UNKNOWN, says, "check that MIC runs and leads (podidctl doctor)", about=link.about)
 
 
-def _existing_assignment_link(data: DiagnosisInput, pod: Pod, each: AzureAssignedIdentity) -> Finding:
-    about, node = "/".join(each.key), pod.spec.node_name
-    if not is_watched(data, pod, each):
+def _existing_assignment_link(case: PodCase, each: AzureAssignedIdentity) -> Finding:
+    about, node = "/".join(each.key), case.pod.spec.node_name
+    if not case.watches(each):
         says = f"it is for node {each.spec.nodename or '(none)'}, but its label nodename must be {node}"
         then = "MIC updates it in its next reconcile pass; if it does not, see MIC's log"
         return Finding("assigned identity", Level.PROBLEM, says, then, about=about)
-    return served_link(data, pod, about, project(each), well=f"Assigned, on node {node}", note=_note(each, pod))
+    return served_link(case, about, project(each), well=f"Assigned, on node {node}", note=_note(each, case.pod))
 
 
-def served_link(
-    data: DiagnosisInput, pod: Pod, about: str, assigned: AssignedIdentity, *, well: str, note: str = ""
-) -> Finding:
+def served_link(case: PodCase, about: str, assigned: AssignedIdentity, *, well: str, note: str = "") -> Finding:
     """Return whether NMI serves the pod by *assigned*: first by `decide`, then by NMI's checks before a request to
     Azure.
     """
-    link = "assigned identity" if not is_managed(data) else "served"
-    if not is_served(data, pod, assigned):
-        says, then = _why_not(pod, assigned, note)
+    link = "assigned identity" if not case.managed else "served"
+    if not case.serves(assigned):
+        says, then = _why_not(case.pod, assigned, note)
         return Finding(link, Level.PROBLEM, says, then, about=about)
-    account = f"{pod.metadata.namespace}/{pod.spec.service_account_name}"
-    whom = describe_token_source(data.configuration.settings, assigned.identity, ANY_IDENTITY.resource, account=account)
+    account = f"{case.pod.metadata.namespace}/{case.pod.spec.service_account_name}"
+    whom = describe_token_source(case.settings, assigned.identity, ANY_IDENTITY.resource, account=account)
     if isinstance(whom, Refusal):
-        then = "; ".join(filter(None, (whom.detail, unknown_cloud_note(data.configuration, assigned.identity))))
+        then = "; ".join(filter(None, (whom.detail, unknown_cloud_note(case.facts.configuration, assigned.identity))))
         return Finding(link, Level.PROBLEM, f"{well}, but NMI requests no token: {whom.sentence}", then, about=about)
     if assigned.identity.spec.type == IdentityType.FEDERATED:
         return Finding(link, Level.OK, f"{well}; NMI asks {whom}", about=about)

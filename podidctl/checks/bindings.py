@@ -16,24 +16,23 @@ from podidctl.checks.assignments import assignment_link, served_link, unbound_as
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import (
+    CLIENT_ID_VARIABLE,
     MANAGEMENT_RESOURCE,
-    eligible_bindings,
-    is_managed,
-    named_identity,
-    namespace_restriction,
-    predict_decision,
-    selecting_bindings,
+    NAME_ONE,
+    Candidate,
+    PodCase,
+    sets_client_id,
 )
 from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.evaluation.tokens import SIGN_IN_TYPES, TYPE_NAMES, describe_token_source, unknown_cloud_note
-from podidctl.facts.model import DiagnosisInput, NmiConfiguration, Objects
+from podidctl.facts.model import NmiConfiguration, Objects
 from podidctl.facts.settings import NO_NODE, mic_policy
 from podidctl.report.documents import Outcome
 from podidctl.report.finding import Finding, Level
 from podidctl.report.text import by_turns, listed, namespace_of
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.report import counted
-from podidentity.resources import BINDINGS, IDENTITIES, AzureIdentity, AzureIdentityBinding, Kind, Meta, Pod
+from podidentity.resources import BINDINGS, IDENTITIES, AzureIdentityBinding, Kind, Meta, Pod
 from podidentity.telemetry.logs import redacted
 
 SELECTORS: Final = frozenset({"spec", "spec.selector"})
@@ -41,32 +40,35 @@ SELECTORS: Final = frozenset({"spec", "spec.selector"})
 BY_MIC: Final = " (by MIC once its type upgrade is recorded, unless it runs with --read-old-field-names)"
 
 
-def ignored_fields(data: DiagnosisInput, kind: Kind[Any], key: tuple[str, str]) -> str:
+SIMILAR_MAX: Final = 3
+
+
+def ignored_fields(case: PodCase, kind: Kind[Any], key: tuple[str, str]) -> str:
     """Return the ignored fields of one object; empty if there are none."""
-    return ", ".join(data.ignored_fields.get((kind.plural, *key), ()))
+    return ", ".join(case.facts.ignored_fields.get((kind.plural, *key), ()))
 
 
-def ignored_in_namespace(data: DiagnosisInput, kind: Kind[Any]) -> str:
+def ignored_in_namespace(case: PodCase, kind: Kind[Any]) -> str:
     """Return the objects of *kind* in the pod's namespace with ignored fields; empty if there are none."""
     return listed(
         _with_fields(namespace, name, fields)
-        for (plural, namespace, name), fields in data.ignored_fields.items()
-        if (plural, namespace) == (kind.plural, data.namespace)
+        for (plural, namespace, name), fields in case.facts.ignored_fields.items()
+        if (plural, namespace) == (kind.plural, case.facts.namespace)
     )
 
 
-def ignored_selectors(data: DiagnosisInput, pod: Pod) -> str:
-    """Return the bindings that could select *pod* but have no selector, because it is ignored, those of the pod's
+def ignored_selectors(case: PodCase) -> str:
+    """Return the bindings that could select the pod but have no selector, because it is ignored, those of the pod's
     namespace first; empty if there are none.
     """
     own: list[str] = []
     others: list[str] = []
-    for each in eligible_bindings(data):
-        fields = data.ignored_fields.get((BINDINGS.plural, *each.key), ())
-        if each.spec.selector or namespace_restriction(data, pod, each):
+    for each in case.eligible_bindings:
+        fields = case.facts.ignored_fields.get((BINDINGS.plural, *each.key), ())
+        if each.spec.selector or case.restriction(each):
             continue
         if not SELECTORS.isdisjoint(field.lower() for field in fields):
-            (own if each.metadata.namespace == data.namespace else others).append(_with_fields(*each.key, fields))
+            (own if each.metadata.namespace == case.facts.namespace else others).append(_with_fields(*each.key, fields))
     return ", ".join(filter(None, (listed(own), listed(others))))
 
 
@@ -86,53 +88,68 @@ def correct(about: str) -> str:
     return f"correct the fields of {about}: {REMEDY}"
 
 
-SIMILAR_MAX: Final = 3
-
-
-def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
+def binding_links(case: PodCase) -> Iterator[Finding]:
     """Yield the links of the bindings, of the identity of each, and of their assignments."""
-    bindings = selecting_bindings(data, pod)
-    if pod.binding_label and not bindings:
-        yield _no_binding(data, pod)
+    if case.pod.binding_label and not case.candidates:
+        yield _no_binding(case)
     # A binding of another team is not a fault unless the pod has no other.
-    others = {each.key: why for each in bindings if (why := namespace_restriction(data, pod, each))}
-    others_are_well = len(others) < len(bindings) or predict_decision(data).outcome is Outcome.GRANTED
+    others_are_well = not all(each.restriction for each in case.candidates) or case.decision.outcome is Outcome.GRANTED
     seen: set[tuple[str, str]] = set()
-    for binding in bindings:
-        key = (binding.metadata.namespace, binding.spec.azure_identity)
-        if binding.key in others and others_are_well:
-            says = f"it does not serve this namespace: {others[binding.key]}"
+    for candidate in case.candidates:
+        binding, identity, restriction = candidate
+        if restriction and others_are_well:
+            says = f"it does not serve this namespace: {restriction}"
             yield Finding("binding", Level.OK, says, about="/".join(binding.key))
             continue
-        identity = named_identity(data, binding)
-        yield _binding(data, binding)
+        yield _binding(case, binding)
+        key = (binding.metadata.namespace, binding.spec.azure_identity)
         if key in seen:
             continue
-        yield _identity(data, pod, binding, identity)
-        if identity is not None and is_managed(data):
+        yield _identity(case, candidate)
+        if identity is not None and case.managed:
             joined = join(binding, identity)
-            yield served_link(data, pod, "/".join(binding.key), joined, well="bound, in the same namespace")
-        elif identity is not None and binding.key not in others and not misconfigured(identity):
+            yield served_link(case, "/".join(binding.key), joined, well="bound, in the same namespace")
+        elif identity is not None and not restriction and not misconfigured(identity):
             seen.add(key)
-            yield assignment_link(data, pod, identity)
-    for each in data.assigned if not is_managed(data) else ():
+            yield assignment_link(case, identity)
+    for each in case.facts.assigned if not case.managed else ():
         if each.spec.azure_identity_ref.key not in seen:
-            yield unbound_assignment_link(data, pod, each)
+            yield unbound_assignment_link(case, each)
 
 
-def _no_binding(data: DiagnosisInput, pod: Pod) -> Finding:
-    there, label = eligible_bindings(data), pod.binding_label
+def choice_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the link of the choice between several identities, for a request that names none."""
+    keys = {each.key for each in case.bound}
+    keys |= {each.identity.key for each in case.assignments if case.serves(each)}
+    if len(keys) < 2:
+        return
+    several = listed("/".join(each) for each in keys)
+    decision = case.decision
+    gets = "waits until one is assigned"
+    if decision.assigned is not None:
+        gets = f"gets {'/'.join(decision.assigned.identity.key)}"
+    elif decision.outcome is not Outcome.WAITS:
+        return
+    says = f"a request that names none {gets}"
+    if sets_client_id(case.pod):
+        yield Finding("choice", Level.OK, f"a container sets {CLIENT_ID_VARIABLE}; {says}", about=several)
+    else:
+        yield Finding("choice", Level.UNKNOWN, says, NAME_ONE, about=several)
+
+
+def _no_binding(case: PodCase) -> Finding:
+    there, label = case.eligible_bindings, case.pod.binding_label
     similar = similar_texts(label, {each.spec.selector for each in there})[:SIMILAR_MAX]
     selectors = {each.spec.selector: each for each in there}
     near = [f"{'/'.join(selectors[text].key)} selects {text!r}" for text in similar]
-    where = f"of namespace {data.namespace} (managed mode) " if is_managed(data) else ""
+    where = f"of namespace {case.facts.namespace} (managed mode) " if case.managed else ""
     says = f"no AzureIdentityBinding {where}has selector {label!r}"
     then: list[str] = []
     if near:
         says += f"; {'; '.join(near)}"
         then.append(f"set spec.selector of the binding or the pod's label to the same value: {'; '.join(near)}")
-    if ignored := ignored_selectors(data, pod):
-        says += f"; {why_ignored(ignored, by_mic=not is_managed(data))}"
+    if ignored := ignored_selectors(case):
+        says += f"; {why_ignored(ignored, by_mic=not case.managed)}"
         then.append(correct("the binding that is to select this pod"))
     if not then:
         then.append(
@@ -141,16 +158,16 @@ def _no_binding(data: DiagnosisInput, pod: Pod) -> Finding:
     return Finding("binding", Level.PROBLEM, says, "; or ".join(then), about="none")
 
 
-def _binding(data: DiagnosisInput, binding: AzureIdentityBinding) -> Finding:
+def _binding(case: PodCase, binding: AzureIdentityBinding) -> Finding:
     about = "/".join(binding.key)
     says = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
-    if binding.metadata.namespace != data.namespace:
+    if binding.metadata.namespace != case.facts.namespace:
         says += "; it is of another namespace, whose authors give the pod this identity"
-    if ignored := ignored_fields(data, BINDINGS, binding.key):
-        says += f"; {why_ignored(ignored, by_mic=not is_managed(data))}"
+    if ignored := ignored_fields(case, BINDINGS, binding.key):
+        says += f"; {why_ignored(ignored, by_mic=not case.managed)}"
     if binding.metadata.deletion_timestamp is None:
         return Finding("binding", Level.OK, says, about=about)
-    if is_managed(data):
+    if case.managed:
         then = (
             "wait until it is deleted and create it again: in managed mode a binding has no effect while it is being "
             "deleted"
@@ -170,17 +187,18 @@ def _deletion_note(meta: Meta) -> str:
     )
 
 
-def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, identity: AzureIdentity | None) -> Finding:
+def _identity(case: PodCase, candidate: Candidate) -> Finding:
+    binding, identity, restriction = candidate
     namespace, name = binding.metadata.namespace, binding.spec.azure_identity
     about = f"{namespace}/{name}"
     if not name:
         key = "/".join(binding.key)
         then = f"set spec.azureIdentity of binding {key}"
-        if ignored_fields(data, BINDINGS, binding.key):
+        if ignored_fields(case, BINDINGS, binding.key):
             then = correct(f"AzureIdentityBinding {key}")
         return Finding("identity", Level.PROBLEM, f"binding {key} names no AzureIdentity", then, about="none")
     if identity is None:
-        namesakes = sorted(each.metadata.namespace for each in data.identities if each.metadata.name == name)
+        namesakes = sorted(each.metadata.namespace for each in case.facts.identities if each.metadata.name == name)
         found = f"; one of that name exists in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
         then = (
             f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "
@@ -188,7 +206,7 @@ def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, ide
         )
         return Finding("identity", Level.PROBLEM, f"this AzureIdentity does not exist{found}", then, about=about)
     deleting = identity.metadata.deletion_timestamp is not None
-    if deleting and is_managed(data):
+    if deleting and case.managed:
         return Finding(
             "identity",
             Level.PROBLEM,
@@ -196,15 +214,14 @@ def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, ide
             "wait until it is deleted and create it again",
             about=about,
         )
-    ignored = ignored_fields(data, IDENTITIES, identity.key)
-    note = f"; {why_ignored(ignored, by_mic=not is_managed(data))}" if ignored else ""
-    if not is_managed(data) and (why := misconfigured(identity)):
+    ignored = ignored_fields(case, IDENTITIES, identity.key)
+    note = f"; {why_ignored(ignored, by_mic=not case.managed)}" if ignored else ""
+    if not case.managed and (why := misconfigured(identity)):
         then = correct(f"AzureIdentity {about}") if ignored else f"correct AzureIdentity {about} with kubectl edit"
         return Finding("identity", Level.PROBLEM, f"{why}{note}", then, about=about)
-    if why := namespace_restriction(data, pod, binding):
-        return Finding(
-            "identity", Level.PROBLEM, why, "move the AzureIdentity and its binding, or the pod", about=about
-        )
+    if restriction:
+        then = "move the AzureIdentity and its binding, or the pod"
+        return Finding("identity", Level.PROBLEM, restriction, then, about=about)
     spec = identity.spec
     kind = TYPE_NAMES.get(spec.type, "unknown type")
     client = f", client id {redacted(spec.client_id)}" if spec.client_id else ""
@@ -353,4 +370,5 @@ def check_duplicates(case: ClusterCase) -> Iterator[Finding]:
         yield Finding("duplicates", Level.OK, "there are no duplicate bindings or identities")
 
 
+POD_CHECKS: Final = (binding_links, choice_links)
 CHECKS: Final = (check_unusable_objects, check_selectors, check_duplicates)

@@ -7,28 +7,26 @@ from typing import Final
 from nmi.tokens.secrets import CredentialError
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import NAMESPACES_MAX, NOT_READ, READ_PERMISSION, needed_identities
-from podidctl.evaluation.pod import bound_identities, predict_decision
+from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.refusals import RECENT_SECONDS, recent_refusal
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of
 from podidctl.facts.model import (
-    DiagnosisInput,
     ReadFailure,
 )
 from podidctl.report.documents import Outcome
 from podidctl.report.finding import Finding, Level
 from podidctl.report.text import by_turns, listed
 from podidentity.report import counted
-from podidentity.resources import Pod
 
 
-def secret_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
+def secret_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of each Secret that the pod's service principals need."""
-    for identity in bound_identities(data, pod):
-        application = application_of(data.configuration.settings, identity)
-        if application is None or identity.key not in data.secrets:
+    for identity in case.identities:
+        application = application_of(case.settings, identity)
+        if application is None or identity.key not in case.facts.secrets:
             continue
         about = application.secret
-        match data.secrets[identity.key]:
+        match case.facts.secrets[identity.key]:
             case CredentialError() as error:
                 says, _, then = error.message.partition(": ")
                 yield Finding("secret", Level.PROBLEM, says, then or error.message, about=about)
@@ -38,13 +36,13 @@ def secret_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
                 yield Finding("secret", Level.OK, "it exists and has the keys that NMI reads", about=about)
 
 
-def token_links(data: DiagnosisInput) -> Iterator[Finding]:
+def token_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of NMI's last response if it is a refusal that the other links do not explain."""
-    decision = predict_decision(data)
+    decision = case.decision
     if decision.outcome is not Outcome.GRANTED or decision.assigned is None:
         return
     identity = "/".join(decision.assigned.identity.key)
-    refused = recent_refusal(data, identity=identity)
+    refused = recent_refusal(case.facts, identity=identity)
     if refused is not None:
         yield Finding("token", Level.PROBLEM, f"{refused.description}: {refused.text}", refused.text, about=identity)
 
@@ -130,4 +128,5 @@ def check_tokens(case: ClusterCase) -> Iterator[Finding]:
         yield Finding(TOKENS, Level.OK, f"NMI refused no token in the last {minutes} minutes")
 
 
+POD_CHECKS: Final = (secret_links,)
 CHECKS: Final = (check_secrets, check_credentials, check_tokens)

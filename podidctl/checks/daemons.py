@@ -11,6 +11,7 @@ from nmi.settings import Settings
 from nmi.settings import Settings as NmiSettings
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import NO_NMI_FOUND, absent_nmi, missing_nmi
+from podidctl.evaluation.pod import PodCase
 from podidctl.facts.kinds import Daemon, PlacedNode
 from podidctl.facts.model import (
     BLOCKED,
@@ -18,7 +19,6 @@ from podidctl.facts.model import (
     RULE_EVENTS_MAX,
     RULES_LABEL,
     UNEXPECTED,
-    DiagnosisInput,
     Locks,
     Objects,
     ReadFailure,
@@ -32,10 +32,10 @@ from podidentity.report import counted
 from podidentity.resources import Pod, PodSpec
 
 
-def nmi_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
+def nmi_links(case: PodCase) -> Iterator[Finding]:
     """Yield the links of NMI on the pod's node."""
-    node, nmi = pod.spec.node_name, data.nmi
-    if (missing := absent_nmi(data)) is not None:
+    node, nmi = case.pod.spec.node_name, case.facts.nmi
+    if (missing := absent_nmi(case)) is not None:
         says = f"this node has no NMI, so {missing.effect}: {missing.why}"
         yield Finding("NMI", Level.PROBLEM, says, missing.then, about=node)
     elif isinstance(nmi, ReadFailure):
@@ -46,7 +46,7 @@ def nmi_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
             "/readyz on the node, and pass its flags, such as --nmi-flags=--node=NAME"
         )
         yield Finding(
-            "NMI", Level.UNKNOWN if data.configuration.is_given else Level.PROBLEM, NO_NMI_FOUND, then, about=node
+            "NMI", Level.UNKNOWN if case.facts.configuration.is_given else Level.PROBLEM, NO_NMI_FOUND, then, about=node
         )
     else:
         for each in nmi.here:

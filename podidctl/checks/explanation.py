@@ -4,25 +4,21 @@ NMI's own `decide` and NMI's checks before a request to Azure decide whether an 
 add whether an NMI on the node responds and whether Azure has a token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
 from nmi.identity.assigned_identity import AssignedIdentity
-from nmi.identity.decide import MIRROR_POD
 from nmi.refusal import Refusal
 from nmi.server.responses import refused
-from podidctl.checks.bindings import binding_links
-from podidctl.checks.credentials import secret_links, token_links
-from podidctl.checks.daemons import nmi_links
-from podidctl.checks.federated import permission_links, service_account_links
-from podidctl.checks.hosts import azure_links, missing_on_azure
-from podidctl.checks.pod import address_link, choice_links, exception_link, label_link, pod_link
+from podidctl.checks.hosts import missing_on_azure
+from podidctl.checks.pod import no_pod
+from podidctl.checks.rules import pod_findings
 from podidctl.evaluation.daemons import unavailable_reason, unsupported_node
-from podidctl.evaluation.federated import federated_identities, manifest_for, pod_token_source
-from podidctl.evaluation.pod import ANY_IDENTITY, UNTIL_A_CHANGE, PredictedDecision, pod_facts, predict_decision
+from podidctl.evaluation.federated import manifest_for, pod_token_source
+from podidctl.evaluation.pod import ANY_IDENTITY, UNTIL_A_CHANGE, PodCase, PredictedDecision, missing_pod
 from podidctl.evaluation.refusals import recent_refusal
 from podidctl.facts.model import DiagnosisInput, ReadFailure, readable
 from podidctl.report.documents import Answer, EventReport, Explanation, LinkState, LoggedDecision, Outcome, link_of
@@ -32,15 +28,14 @@ from podidentity.report import plain
 DECISIONS_SHOWN: Final = 3
 
 
-def explain(data: DiagnosisInput) -> Explanation:
+def explain(facts: DiagnosisInput) -> Explanation:
     """Return every link, in order, and NMI's predicted response."""
-    findings = list(_links(data))
+    case = PodCase(facts, facts.pod) if facts.pod is not None else None
+    findings = [no_pod(facts)] if case is None else list(pod_findings(case))
     links = [link_of(each) for each in findings]
-    events = data.events
-    decisions = readable(data.decisions)
     return Explanation(
-        pod=f"{data.namespace}/{data.name}",
-        answer=make_answer(data, predict_decision(data), findings),
+        pod=f"{facts.namespace}/{facts.name}",
+        answer=_unseen(missing_pod(facts)) if case is None else _pod_answer(case, findings),
         next=next((each.next for each in links if each.state is LinkState.BROKEN), ""),
         links=links,
         events=[
@@ -52,13 +47,13 @@ def explain(data: DiagnosisInput) -> Explanation:
                 message=plain(each.message),
                 count=each.times,
             )
-            for each in readable(events)
+            for each in readable(facts.events)
         ],
-        events_unread=plain(events.why) if isinstance(events, ReadFailure) else "",
-        decided=[_plain_decision(each) for each in decisions[:DECISIONS_SHOWN]],
-        decided_unread=plain(data.decisions.why) if isinstance(data.decisions, ReadFailure) else "",
-        rules=plain(data.configuration.source),
-        manifest=manifest_for(data, federated_identities(data, data.pod)) if data.pod is not None else "",
+        events_unread=plain(facts.events.why) if isinstance(facts.events, ReadFailure) else "",
+        decided=[_plain_decision(each) for each in readable(facts.decisions)[:DECISIONS_SHOWN]],
+        decided_unread=plain(facts.decisions.why) if isinstance(facts.decisions, ReadFailure) else "",
+        rules=plain(facts.configuration.source),
+        manifest="" if case is None else manifest_for(case, case.federated),
     )
 
 
@@ -72,45 +67,23 @@ def _plain_decision(each: LoggedDecision) -> LoggedDecision:
     )
 
 
-def _links(data: DiagnosisInput) -> Iterator[Finding]:
-    pod = data.pod
-    yield pod_link(data, pod)
-    if pod is None or pod.finished or not pod.spec.node_name:
-        return
-    if unsupported_node(data) is not None:
-        yield from nmi_links(data, pod)  # the other links are NMI's, and change nothing
-        return
-    yield address_link(data, pod)
-    if pod.mirror:
-        yield Finding("mirror pod", Level.PROBLEM, "NMI and MIC ignore it", MIRROR_POD.detail, about="/".join(pod.key))
-        yield from nmi_links(data, pod)
-        return
-    exempt = pod_facts(data, pod).exempt
-    yield exception_link(data, pod, exempt)
-    if not exempt:
-        yield label_link(pod)
-        yield from binding_links(data, pod)
-        yield from choice_links(data, pod)
-        yield from secret_links(data, pod)
-        yield from service_account_links(data, pod)
-        yield from permission_links(data, pod)
-        yield from azure_links(data, pod)
-    yield from nmi_links(data, pod)
-    yield from token_links(data)
+def _unseen(decision: PredictedDecision) -> Answer:
+    return Answer(outcome=decision.outcome, says=plain(f"NMI does not know the pod: {decision.why}"))
 
 
-def make_answer(data: DiagnosisInput, decision: PredictedDecision, findings: Sequence[Finding]) -> Answer:
-    """Return the summary of *decision*, including the *findings* that prevent it."""
-    if (missing := unsupported_node(data)) is not None:
+def _pod_answer(case: PodCase, findings: Sequence[Finding]) -> Answer:
+    """Return the summary of NMI's decision, including the *findings* that prevent it."""
+    decision = case.decision
+    if (missing := unsupported_node(case)) is not None:
         says = f"NMI serves no pod on this node: {missing.why}, so {missing.effect}"
         return Answer(outcome=Outcome.UNANSWERED, says=plain(says))
     if decision.outcome is Outcome.UNSEEN:
-        return Answer(outcome=decision.outcome, says=plain(f"NMI does not know the pod: {decision.why}"))
-    if why := unavailable_reason(data, decision.outcome):
-        return _unanswered(data, decision, why)
-    if decision.assigned is not None and (why := missing_on_azure(data, decision.assigned.identity)):
+        return _unseen(decision)
+    if why := unavailable_reason(case, decision.outcome):
+        return _unanswered(case, why)
+    if decision.assigned is not None and (why := missing_on_azure(case, decision.assigned.identity)):
         return _without_azure(decision.assigned, why)
-    answer = _answer(data, decision)
+    answer = _answer(case)
     others = [each for each in findings if each.level is Level.PROBLEM]
     if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not others:
         return answer
@@ -118,21 +91,22 @@ def make_answer(data: DiagnosisInput, decision: PredictedDecision, findings: Seq
     return replace(answer, says=plain(f"{answer.says}; but something is broken: {names}"))
 
 
-def _answer(data: DiagnosisInput, decision: PredictedDecision) -> Answer:
+def _answer(case: PodCase) -> Answer:
+    decision = case.decision
     if decision.assigned is not None:
         identity = decision.assigned.identity
-        refusal = pod_token_source(data, identity, ANY_IDENTITY.resource)
+        refusal = pod_token_source(case, identity, ANY_IDENTITY.resource)
         name = plain("/".join(identity.key))
         if isinstance(refusal, Refusal):
-            return _refusal(data, refusal, Outcome.REFUSED, name)
-        if (recent := recent_refusal(data, identity="/".join(identity.key))) is not None:
+            return _refusal(case, refusal, Outcome.REFUSED, name)
+        if (recent := recent_refusal(case.facts, identity="/".join(identity.key))) is not None:
             says = plain(f"{recent.description}: {recent.text}")
             return Answer(outcome=Outcome.REFUSED, says=says, identity=name, status=recent.status)
         return Answer(
             outcome=decision.outcome, says=plain(f"NMI asks Azure for a token of AzureIdentity {name}"), identity=name
         )
     if decision.refusal is not None:
-        answer = _refusal(data, decision.refusal, decision.outcome, seconds=decision.seconds)
+        answer = _refusal(case, decision.refusal, decision.outcome, seconds=decision.seconds)
         if not decision.repeats_immediately:
             return answer
         return replace(answer, says=f"{answer.says.rstrip('.')}; later requests get {UNTIL_A_CHANGE}")
@@ -141,23 +115,21 @@ def _answer(data: DiagnosisInput, decision: PredictedDecision) -> Answer:
     )
 
 
-def _refusal(
-    data: DiagnosisInput, refusal: Refusal, outcome: Outcome, identity: str = "", *, seconds: float = 0.0
-) -> Answer:
-    response = refused(refusal, set_retry_after=data.configuration.settings.set_retry_after_header)
+def _refusal(case: PodCase, refusal: Refusal, outcome: Outcome, identity: str = "", *, seconds: float = 0.0) -> Answer:
+    response = refused(refusal, set_retry_after=case.settings.set_retry_after_header)
     held = f"held until {seconds:g} s after the first request, then " if outcome is Outcome.WAITS else ""
     says = plain(f"{held}{response.status}: {refusal.sentence}")
     return Answer(outcome=outcome, says=says, identity=identity, status=response.status)
 
 
-def _unanswered(data: DiagnosisInput, decision: PredictedDecision, why: str) -> Answer:
+def _unanswered(case: PodCase, why: str) -> Answer:
     """Return the response that NMI would send if it were available."""
-    would = _answer(data, decision)
+    would = _answer(case)
     match would.outcome:
         case Outcome.GRANTED:
             says = f"NMI would ask Azure for a token of AzureIdentity {would.identity}"
         case Outcome.EXEMPT:
-            says = f"NMI would forward the request to IMDS, for the node's own identities ({decision.why})"
+            says = f"NMI would forward the request to IMDS, for the node's own identities ({case.decision.why})"
         case _:
             says = f"NMI would respond: {would.says.rstrip('.')}"
     return Answer(

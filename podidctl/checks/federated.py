@@ -17,15 +17,14 @@ from podidctl.evaluation.federated import (
     Permission,
     account_name,
     assertion_fault,
-    federated_identities,
     manifest_of,
     permissions_of,
     subject,
 )
 from podidctl.evaluation.needs import ACCOUNTS_MAX, USES_MAX, ServedPairs, live_pods, served_pairs
+from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.tokens import audience_of, exchange_of
 from podidctl.facts.model import (
-    DiagnosisInput,
     FederatedAccess,
     Objects,
     ReadFailure,
@@ -44,16 +43,16 @@ SERVICE_ACCOUNT: Final = "service account"
 READ_ACCOUNT: Final = "get on serviceaccounts"
 
 
-def service_account_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
+def service_account_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of the pod's service account; none if the pod has no federated identity."""
-    identities = federated_identities(data, pod)
+    identities = case.federated
     if not identities:
         return
-    about, account = account_name(pod), data.account
-    if (why := assertion_fault(pod, account)) is not None:
+    about, account = account_name(case.pod), case.facts.account
+    if (why := assertion_fault(case.pod, account)) is not None:
         yield Finding(SERVICE_ACCOUNT, Level.PROBLEM, why.says, why.then, about=about)
         return
-    says = "; ".join(_trusts(data, pod, identities))
+    says = "; ".join(_trusts(case, identities))
     if account is None:
         then = f"run this command with more permissions ({READ_ACCOUNT}, {REVIEW_ACCESS})"
         says = f"{says}; it could not be read whether the account exists and NMI may request its tokens"
@@ -92,9 +91,9 @@ def _next_actions(unread: Sequence[_Unread]) -> Iterator[str]:
             yield its[0].failure.next_action(", ".join(each.permission for each in its))
 
 
-def _trusts(data: DiagnosisInput, pod: Pod, identities: Sequence[AzureIdentity]) -> Iterator[str]:
+def _trusts(case: PodCase, identities: Sequence[AzureIdentity]) -> Iterator[str]:
     """Yield for each exchange the values of the pod's token, and the object that must trust them."""
-    settings = data.configuration.settings
+    settings = case.settings
     clients: dict[Exchange, dict[str, None]] = {}
     for each in identities:
         try:
@@ -103,7 +102,7 @@ def _trusts(data: DiagnosisInput, pod: Pod, identities: Sequence[AzureIdentity])
             exchange = settings.federated_exchange
         clients.setdefault(exchange, {})[redacted(each.spec.client_id.strip())] = None
     for exchange, its in sorted(clients.items()):
-        trust = f"subject {subject(pod)}, audience {audience_of(settings, exchange)}"
+        trust = f"subject {subject(case.pod)}, audience {audience_of(settings, exchange)}"
         if exchange is Exchange.DIRECT:
             yield (
                 f"its token identifies the pod to Azure as {trust} (exchange {exchange}); a federated credential of "
@@ -120,12 +119,12 @@ def _trusts(data: DiagnosisInput, pod: Pod, identities: Sequence[AzureIdentity])
 PERMISSION: Final = "permission"
 
 
-def permission_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
+def permission_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of each identity that the pod gets from the token proxy, by client id."""
-    if not pod.spec.service_account_name:
+    if not case.pod.spec.service_account_name:
         return  # another link reports it
-    for each in permissions_of(data, federated_identities(data, pod)):
-        yield _permission_link(account_name(pod), each)
+    for each in permissions_of(case, case.federated):
+        yield _permission_link(account_name(case.pod), each)
 
 
 def _permission_link(account: str, permission: Permission) -> Finding:
@@ -338,4 +337,5 @@ def check_binding_permissions(
         yield Finding(FEDERATED, Level.PROBLEM, says, then, manifest=manifest_of({client_id: refused}))
 
 
+POD_CHECKS: Final = (service_account_links, permission_links)
 CHECKS: Final = (check_federated_identities,)

@@ -8,86 +8,73 @@ from mic.decisions.client_ids import mismatch
 from nmi.identity.assigned_identity import project
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import HOSTS_MAX, used_hosts
-from podidctl.evaluation.pod import (
-    is_managed,
-    is_served,
-    is_watched,
-    named_identity,
-    namespace_restriction,
-    selecting_bindings,
-)
+from podidctl.evaluation.pod import PodCase
 from podidctl.facts.kinds import PlacedNode
-from podidctl.facts.model import DiagnosisInput, ReadFailure
+from podidctl.facts.model import ReadFailure
 from podidctl.report.finding import Finding, Level
 from podidctl.report.text import by_turns, listed
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
 from podidentity.report import counted
-from podidentity.resources import AzureIdentity, IdentityType, Pod
+from podidentity.resources import AzureIdentity, IdentityType
 
 
-def azure_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
+def azure_links(case: PodCase) -> Iterator[Finding]:
     """Yield the links of the node's host and of the pod's user-assigned identities on it; none if the pod needs none
     there.
     """
-    wanted = _required_identity_ids(data, pod)
+    wanted = _required_identity_ids(case)
     if not wanted:
         return
-    host, link = _host(data, pod)
+    host, link = _host(case)
     yield link
     if host is None:
         return
     for identity_id in wanted.values():
-        yield _attached(data, host, identity_id)
-    for identity in _intended_identities(data, pod):
-        if why := _client_id_mismatch(data, identity):
+        yield _attached(case, host, identity_id)
+    for identity in _intended_identities(case):
+        if why := _client_id_mismatch(case, identity):
             then = f"correct AzureIdentity {'/'.join(identity.key)} with kubectl edit"
             yield Finding("client id", Level.PROBLEM, why, then, about="/".join(identity.key))
 
 
-def _client_id_mismatch(data: DiagnosisInput, identity: AzureIdentity) -> str:
+def _client_id_mismatch(case: PodCase, identity: AzureIdentity) -> str:
     """Return why MIC does not assign the user-assigned *identity* although it is attached to the host, by MIC's own
     check.
     """
     attached = parse_user_assigned(identity.spec.resource_id)
     if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None:
         return ""
-    there = data.azure.attached.get(attached.key) if isinstance(data.azure, HostIdentities) else None
+    there = case.facts.azure.attached.get(attached.key) if isinstance(case.facts.azure, HostIdentities) else None
     return mismatch(identity, there)
 
 
-def _intended_identities(data: DiagnosisInput, pod: Pod) -> list[AzureIdentity]:
+def _intended_identities(case: PodCase) -> list[AzureIdentity]:
     """Return the pod's identities, each once: those of its bindings and those that it is served by."""
-    bindings = [each for each in selecting_bindings(data, pod) if not namespace_restriction(data, pod, each)]
-    found = [identity for each in bindings if (identity := named_identity(data, each)) is not None]
-    if not is_managed(data):
-        found += [
-            each.spec.azure_identity_ref
-            for each in data.assigned
-            if is_watched(data, pod, each) and is_served(data, pod, project(each))
-        ]
-    return list({(each.key, each.spec.client_id): each for each in found}.values())
+    assigned = () if case.managed else case.facts.assigned
+    served = [each.spec.azure_identity_ref for each in assigned if case.watches(each) and case.serves(project(each))]
+    return list({(each.key, each.spec.client_id): each for each in (*case.bound, *served)}.values())
 
 
-def _required_identity_ids(data: DiagnosisInput, pod: Pod) -> dict[str, UserAssignedIdentity]:
+def _required_identity_ids(case: PodCase) -> dict[str, UserAssignedIdentity]:
     """Return the identities that must be attached to the node's host, by key."""
-    found = (each for each in _intended_identities(data, pod) if each.spec.type == IdentityType.USER_ASSIGNED)
+    found = (each for each in _intended_identities(case) if each.spec.type == IdentityType.USER_ASSIGNED)
     ids = (parse_user_assigned(each.spec.resource_id) for each in found)
     return {each.key: each for each in ids if each is not None}
 
 
-def missing_on_azure(data: DiagnosisInput, identity: AzureIdentity) -> str:
+def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
     """Return why IMDS has no token of *identity* on the pod's node; empty if it has one or this is unknown."""
-    node, attached = data.node, parse_user_assigned(identity.spec.resource_id)
+    node, attached = case.facts.node, parse_user_assigned(identity.spec.resource_id)
     host = parse_provider_id(node.spec.provider_id) if isinstance(node, PlacedNode) else None
     if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
         return ""
-    link = _attached(data, host, attached)
-    return link.says if link.level is Level.PROBLEM else _client_id_mismatch(data, identity)
+    link = _attached(case, host, attached)
+    return link.says if link.level is Level.PROBLEM else _client_id_mismatch(case, identity)
 
 
-def _host(data: DiagnosisInput, pod: Pod) -> tuple[Host | None, Finding]:
-    node, name = data.node, pod.spec.node_name
+def _host(case: PodCase) -> tuple[Host | None, Finding]:
+    node, name = case.facts.node, case.pod.spec.node_name
     if isinstance(node, ReadFailure):
         return None, Finding("host", Level.UNKNOWN, f"the node could not be read: {node.why}", about=name)
     if node is None:
@@ -106,9 +93,9 @@ def _host_of(node: PlacedNode) -> tuple[Host | None, Finding]:
     return None, Finding("host", Level.PROBLEM, says, then, about=name)
 
 
-def _attached(data: DiagnosisInput, host: Host, identity: UserAssignedIdentity) -> Finding:
+def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Finding:
     about, link = identity.name, "on Azure"
-    match data.azure:
+    match case.facts.azure:
         case None:
             return Finding(
                 link, Level.UNKNOWN, "Azure was not asked", "pass --cloudconfig to read the state on Azure", about=about
@@ -129,7 +116,7 @@ def _attached(data: DiagnosisInput, host: Host, identity: UserAssignedIdentity) 
         case HostIdentities():
             says = f"{identity.text} is not attached to {host.name}, so IMDS has no token of it"
             then = "see podidctl plan for the reason why MIC does not attach it"
-            if is_managed(data):
+            if case.managed:
                 then = f"attach it: az vm (vmss) identity assign on {host.name}; in managed mode no controller does"
             return Finding(link, Level.PROBLEM, says, then, about=about)
         case AzureError() as error:
@@ -176,4 +163,5 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
         yield Finding(CLIENT_IDS, Level.OK, says)
 
 
+POD_CHECKS: Final = (azure_links,)
 CHECKS: Final = (check_client_ids,)

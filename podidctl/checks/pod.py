@@ -7,137 +7,125 @@ from typing import Final
 from mic.cluster.bindings import embedded_bindings, indexed
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from nmi.identity.candidate_order import candidate_order
+from nmi.identity.decide import MIRROR_POD
 from nmi.identity.exemptions import MIC
 from nmi.identity.pods import own_addresses
 from podidctl.checks.bindings import correct, ignored_in_namespace, why_ignored
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import MissingNmi, missing_nmi
 from podidctl.evaluation.needs import live_pods
-from podidctl.evaluation.pod import (
-    CLIENT_ID_VARIABLE,
-    FOREIGN_ADVICE,
-    NAME_ONE,
-    address_conflict,
-    assignments_of,
-    is_served,
-    named_identity,
-    namespace_restriction,
-    no_address_reason,
-    predict_decision,
-    recognized_addresses,
-    selecting_bindings,
-    sets_client_id,
-)
+from podidctl.evaluation.pod import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, PodCase, sets_client_id
 from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.facts.model import DiagnosisInput, Objects
-from podidctl.report.documents import Outcome
 from podidctl.report.finding import Finding, Level
 from podidctl.report.text import listed
 from podidentity.report import counted
 from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
 
 
-def pod_link(data: DiagnosisInput, pod: Pod | None) -> Finding:
-    about = f"{data.namespace}/{data.name}"
-    if pod is None:
-        then = f"check the name with kubectl get pods -n {data.namespace}, and pass the pod's namespace"
-        return Finding("pod", Level.PROBLEM, "this pod does not exist", then, about=about)
-    if pod.finished:
+def no_pod(facts: DiagnosisInput) -> Finding:
+    """Return the finding about a pod that does not exist."""
+    then = f"check the name with kubectl get pods -n {facts.namespace}, and pass the pod's namespace"
+    return Finding("pod", Level.PROBLEM, "this pod does not exist", then, about=f"{facts.namespace}/{facts.name}")
+
+
+def pod_state(case: PodCase) -> Finding:
+    """Return the finding about the pod's phase and node."""
+    about = "/".join(case.pod.key)
+    describe = _describe(case.pod)
+    if case.pod.finished:
         then = "choose a running pod: NMI does not serve ended pods, because another pod may have their address"
-        return Finding("pod", Level.PROBLEM, f"it has ended (phase {pod.status.phase})", then, about=about)
-    if not pod.spec.node_name:
-        then = f"see kubectl describe pod -n {data.namespace} {data.name} for the reason why it is not scheduled"
+        return Finding("pod", Level.PROBLEM, f"it has ended (phase {case.pod.status.phase})", then, about=about)
+    if not case.pod.spec.node_name:
+        then = f"{describe} for the reason why it is not scheduled"
         return Finding(
             "pod",
             Level.PROBLEM,
-            f"it is not scheduled to a node yet ({pod.status.phase or 'Pending'})",
+            f"it is not scheduled to a node yet ({case.pod.status.phase or 'Pending'})",
             then,
             about=about,
         )
-    if pod.terminated:
-        then = f"see kubectl describe pod -n {data.namespace} {data.name} for the reason why they ended"
+    if case.pod.terminated:
+        then = f"{describe} for the reason why they ended"
         why = "all its containers have terminated, so NMI gives it no tokens until one runs"
         return Finding("pod", Level.PROBLEM, why, then, about=about)
-    ending = ", and is terminating" if pod.ending else ""
+    ending = ", and is terminating" if case.pod.ending else ""
     return Finding(
-        "pod", Level.OK, f"{pod.status.phase or 'Pending'} on node {pod.spec.node_name}{ending}", about=about
+        "pod", Level.OK, f"{case.pod.status.phase or 'Pending'} on node {case.pod.spec.node_name}{ending}", about=about
     )
 
 
-def address_link(data: DiagnosisInput, pod: Pod) -> Finding:
-    addresses, its = own_addresses(pod), recognized_addresses(data, pod)
-    if pod.sandbox_down and addresses:
+def _describe(pod: Pod) -> str:
+    return f"see kubectl describe pod -n {pod.metadata.namespace} {pod.metadata.name}"
+
+
+def pod_address(case: PodCase) -> Finding:
+    """Return the finding about the addresses by which NMI recognizes the pod."""
+    addresses, its = own_addresses(case.pod), case.addresses
+    if case.pod.sandbox_down and addresses:
         why = "the kubelet reports that the pod's sandbox is not ready, so NMI gives its address no tokens"
-        then = f"see kubectl describe pod -n {data.namespace} {data.name} for the reason why its sandbox is not ready"
+        then = f"{_describe(case.pod)} for the reason why its sandbox is not ready"
         return Finding("address", Level.PROBLEM, why, then, about=", ".join(addresses))
     if its:
-        lost = "; ".join(address_conflict(data, pod, each)[0] for each in addresses if each not in its)
+        lost = "; ".join(case.address_conflict(each)[0] for each in addresses if each not in its)
         return Finding(
             "address", Level.OK, "; ".join(filter(None, ("NMI recognizes the pod by it", lost))), about=", ".join(its)
         )
-    why = no_address_reason(data, pod)
-    if pod.spec.host_network:
+    why = case.no_address
+    if case.pod.spec.host_network:
         then = "remove hostNetwork from the pod's spec; on the host's network it gets the node's own identities"
     elif not addresses:
         then = "wait until the kubelet has set up its network; kubectl describe pod shows the progress"
     else:
-        _, then = address_conflict(data, pod, addresses[0])
+        _, then = case.address_conflict(addresses[0])
     return Finding("address", Level.PROBLEM, why, then, about=", ".join(addresses) or "none")
 
 
-def exception_link(data: DiagnosisInput, pod: Pod, exempt: str) -> Finding:
+def pod_exception(case: PodCase) -> Finding:
+    """Return the finding about the exceptions, of which one may exempt the pod."""
+    exempt = case.exempt
     if exempt == MIC:
         return Finding("exception", Level.OK, "it is one of MIC's own pods, so IMDS must respond to it", about="MIC")
     if exempt:
         about = exempt.removeprefix("exception ")
         says = "NMI forwards its requests to IMDS, for the node's own identities"
-        if not pod.binding_label:
+        if not case.pod.binding_label:
             return Finding("exception", Level.OK, says, about=about)
         then = (
-            f"the pod has the label aadpodidbinding={pod.binding_label}, which has no effect while this exception "
+            f"the pod has the label aadpodidbinding={case.pod.binding_label}, which has no effect while this exception "
             f"matches: remove the exception's label from the pod, or narrow AzurePodIdentityException {about}"
         )
         return Finding("exception", Level.PROBLEM, f"{says}; bindings have no effect", then, about=about)
-    count = len(data.exceptions)
+    count = len(case.facts.exceptions)
     says = f"none of {count} in its namespace matches" if count else "its namespace has none"
-    if ignored := ignored_in_namespace(data, EXCEPTIONS):
+    if ignored := ignored_in_namespace(case, EXCEPTIONS):
         state, then = Level.OK, ""
-        if not pod.binding_label:  # it may need such an exception
+        if not case.pod.binding_label:  # it may need such an exception
             state, then = Level.UNKNOWN, correct("the exception that is to match this pod")
         return Finding("exception", state, f"{says}; {why_ignored(ignored)}", then, about="none")
     return Finding("exception", Level.OK, says, about="none")
 
 
-def label_link(pod: Pod) -> Finding:
+def mirror_pod(case: PodCase) -> Finding:
+    """Return the finding about a mirror pod, which has the state of a static pod."""
+    return Finding(
+        "mirror pod", Level.PROBLEM, "NMI and MIC ignore it", MIRROR_POD.detail, about="/".join(case.pod.key)
+    )
+
+
+def label_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the link of the label by which bindings select the pod."""
+    pod = case.pod
     if pod.binding_label:
-        return Finding("label", Level.OK, "bindings select the pod by it", about=f"aadpodidbinding={pod.binding_label}")
+        yield Finding("label", Level.OK, "bindings select the pod by it", about=f"aadpodidbinding={pod.binding_label}")
+        return
     says = "the pod does not have this label, or its value is empty"
     if near := similar_texts(BINDING_LABEL, pod.metadata.labels or {}):
         then = f"rename the pod's label {near[0]!r} (in its Deployment's template) to {BINDING_LABEL}"
-        return Finding("label", Level.PROBLEM, f"{says}; it has {near[0]!r}", then, about=BINDING_LABEL)
+        yield Finding("label", Level.PROBLEM, f"{says}; it has {near[0]!r}", then, about=BINDING_LABEL)
+        return
     then = "label the pod (in its Deployment's template) aadpodidbinding=… with the selector of an AzureIdentityBinding"
-    return Finding("label", Level.PROBLEM, says, then, about=BINDING_LABEL)
-
-
-def choice_links(data: DiagnosisInput, pod: Pod) -> Iterator[Finding]:
-    """Yield the link of the choice between several identities, for a request that names none."""
-    bindings = [each for each in selecting_bindings(data, pod) if not namespace_restriction(data, pod, each)]
-    found = {identity.key for each in bindings if (identity := named_identity(data, each)) is not None}
-    found |= {each.identity.key for each in assignments_of(data, pod) if is_served(data, pod, each)}
-    if len(found) < 2:
-        return
-    several = listed("/".join(each) for each in found)
-    decision = predict_decision(data)
-    gets = "waits until one is assigned"
-    if decision.assigned is not None:
-        gets = f"gets {'/'.join(decision.assigned.identity.key)}"
-    elif decision.outcome is not Outcome.WAITS:
-        return
-    says = f"a request that names none {gets}"
-    if sets_client_id(pod):
-        yield Finding("choice", Level.OK, f"a container sets {CLIENT_ID_VARIABLE}; {says}", about=several)
-    else:
-        yield Finding("choice", Level.UNKNOWN, says, NAME_ONE, about=several)
+    yield Finding("label", Level.PROBLEM, says, then, about=BINDING_LABEL)
 
 
 IDENTITIES_MAX: Final = 2
@@ -237,4 +225,5 @@ def _on_unsupported_nodes(objects: Objects) -> Iterator[Finding]:
         yield Finding("NMI", Level.PROBLEM, says, missing.then)
 
 
+POD_CHECKS: Final = (label_links,)
 CHECKS: Final = (check_identity_choice, check_unserved_pods)

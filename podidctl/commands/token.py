@@ -24,7 +24,7 @@ from podidctl.commands.connection import KUBECONFIG_HELP, CliContext
 from podidctl.commands.explain import NMI_FLAGS_HELP, OUTCOMES, nmi_configuration_from, read_input
 from podidctl.evaluation.daemons import unavailable_reason
 from podidctl.evaluation.federated import manifest_for, permissions_of, pod_token_source, subject
-from podidctl.evaluation.pod import MANAGEMENT_RESOURCE, UNTIL_A_CHANGE, PredictedDecision, predict_decision
+from podidctl.evaluation.pod import MANAGEMENT_RESOURCE, UNTIL_A_CHANGE, PodCase, PredictedDecision, missing_pod
 from podidctl.evaluation.refusals import recent_refusal
 from podidctl.evaluation.tokens import TYPE_NAMES, exchange_of, unknown_cloud_note
 from podidctl.facts.model import DiagnosisInput
@@ -107,48 +107,52 @@ class _Body(msgspec.Struct):
     error_description: str
 
 
-def predict(data: DiagnosisInput, resource: str, *, client_id: str = "", resource_id: str = "") -> TokenPrediction:
+def predict(facts: DiagnosisInput, resource: str, *, client_id: str = "", resource_id: str = "") -> TokenPrediction:
     """Return the predicted response to a request for *resource* that names this identity, or none."""
-    prediction = _predict(data, resource, client_id=client_id, resource_id=resource_id)
-    if not (why := unavailable_reason(data, prediction.outcome)):
+    case = PodCase(facts, facts.pod) if facts.pod is not None else None
+    named = {"resource": resource, "client_id": client_id, "msi_res_id": resource_id}
+    request = token_request(urlencode({name: value for name, value in named.items() if value}))
+    if isinstance(request, Refusal):
+        prediction = _refused(facts, resource, request)
+    elif case is None:
+        prediction = _prediction(facts, resource, Outcome.UNSEEN, why=missing_pod(facts).why)
+    else:
+        prediction = _predict(case, request)
+    if case is None or not (why := unavailable_reason(case, prediction.outcome)):
         return prediction
     then = f"podidctl explain pod {prediction.pod} states the next action"
     note = "; ".join(filter(None, (f"no working NMI was found on its node: {why}", then, prediction.note)))
     return msgspec.structs.replace(prediction, outcome=Outcome.UNANSWERED, note=plain(note))
 
 
-def _predict(data: DiagnosisInput, resource: str, *, client_id: str, resource_id: str) -> TokenPrediction:
-    named = {"resource": resource, "client_id": client_id, "msi_res_id": resource_id}
-    request = token_request(urlencode({name: value for name, value in named.items() if value}))
-    if isinstance(request, Refusal):
-        return _refused(data, resource, request)
-    decision = predict_decision(data, request)
+def _predict(case: PodCase, request: TokenRequest) -> TokenPrediction:
+    decision = case.decide(request)
     match decision:
         case PredictedDecision(outcome=Outcome.GRANTED, assigned=assigned) if assigned is not None:
-            return _granted(data, request, assigned.identity)
+            return _granted(case, request, assigned.identity)
         case PredictedDecision(refusal=Refusal() as refusal):
-            prediction = _refused(data, resource, refusal, decision.seconds, decision.outcome)
+            prediction = _refused(case.facts, request.resource, refusal, decision.seconds, decision.outcome)
             return msgspec.structs.replace(prediction, immediate_repeats=decision.repeats_immediately)
         case _:
             whom = "IMDS itself, for the node's own identities" if decision.outcome is Outcome.EXEMPT else ""
-            return _prediction(data, resource, decision.outcome, asked=whom, why=decision.why)
+            return _prediction(case.facts, request.resource, decision.outcome, asked=whom, why=decision.why)
 
 
-def _granted(data: DiagnosisInput, request: TokenRequest, identity: AzureIdentity) -> TokenPrediction:
+def _granted(case: PodCase, request: TokenRequest, identity: AzureIdentity) -> TokenPrediction:
     shown = _identity_fields(identity)
-    if data.pod is not None and identity.spec.type == IdentityType.FEDERATED:
-        shown |= {"subject": plain(subject(data.pod))} | _exchange_field(data, identity)
-    whom = pod_token_source(data, identity, request.resource)
-    manifest = manifest_for(data, [identity])
+    if identity.spec.type == IdentityType.FEDERATED:
+        shown |= {"subject": plain(subject(case.pod))} | _exchange_field(case, identity)
+    whom = pod_token_source(case, identity, request.resource)
+    manifest = manifest_for(case, [identity])
     if isinstance(whom, Refusal):
-        prediction = _refused(data, request.resource, whom)
+        prediction = _refused(case.facts, request.resource, whom)
         by_policy = whom.reason is Reason.POLICY
-        note = plain(unknown_cloud_note(data.configuration, identity)) if by_policy else ""
+        note = plain(unknown_cloud_note(case.facts.configuration, identity)) if by_policy else ""
         return msgspec.structs.replace(prediction, note=note, manifest=manifest, **shown)
-    note = _permission_note(data, identity)
-    granted = _prediction(data, request.resource, Outcome.GRANTED, asked=whom, note=note, **shown)
+    note = _permission_note(case, identity)
+    granted = _prediction(case.facts, request.resource, Outcome.GRANTED, asked=whom, note=note, **shown)
     granted = msgspec.structs.replace(granted, manifest=manifest)
-    recent = recent_refusal(data, identity="/".join(identity.key), resource=request.resource)
+    recent = recent_refusal(case.facts, identity="/".join(identity.key), resource=request.resource)
     if recent is None:
         return granted
     return msgspec.structs.replace(
@@ -160,15 +164,15 @@ def _granted(data: DiagnosisInput, request: TokenRequest, identity: AzureIdentit
     )
 
 
-def _permission_note(data: DiagnosisInput, identity: AzureIdentity) -> str:
+def _permission_note(case: PodCase, identity: AzureIdentity) -> str:
     """Return a note if it is unknown whether the pod's service account may use *identity* at the token proxy."""
-    unknown = [each.unread.why for each in permissions_of(data, [identity]) if each.unread is not None]
+    unknown = [each.unread.why for each in permissions_of(case, [identity]) if each.unread is not None]
     return f"it is not known whether its service account may use the identity: {unknown[0]}" if unknown else ""
 
 
-def _exchange_field(data: DiagnosisInput, identity: AzureIdentity) -> dict[str, str]:
+def _exchange_field(case: PodCase, identity: AzureIdentity) -> dict[str, str]:
     try:
-        return {"exchange": exchange_of(data.configuration.settings, identity)}
+        return {"exchange": exchange_of(case.settings, identity)}
     except PolicyError:
         return {}
 
@@ -184,12 +188,12 @@ def _identity_fields(identity: AzureIdentity) -> dict[str, str]:
 
 
 def _refused(
-    data: DiagnosisInput, resource: str, refusal: Refusal, seconds: float = 0.0, outcome: Outcome = Outcome.REFUSED
+    facts: DiagnosisInput, resource: str, refusal: Refusal, seconds: float = 0.0, outcome: Outcome = Outcome.REFUSED
 ) -> TokenPrediction:
-    answer = refused(refusal, set_retry_after=data.configuration.settings.set_retry_after_header)
+    answer = refused(refusal, set_retry_after=facts.configuration.settings.set_retry_after_header)
     body = msgspec.json.decode(answer.body, type=_Body)
     return msgspec.structs.replace(
-        _prediction(data, resource, outcome, why=refusal.detail),
+        _prediction(facts, resource, outcome, why=refusal.detail),
         held_seconds=seconds,
         status=int(answer.status),
         error=body.error,
@@ -197,11 +201,11 @@ def _refused(
     )
 
 
-def _prediction(data: DiagnosisInput, resource: str, outcome: Outcome, **more: str) -> TokenPrediction:
+def _prediction(facts: DiagnosisInput, resource: str, outcome: Outcome, **more: str) -> TokenPrediction:
     prediction = TokenPrediction(
-        pod=f"{data.namespace}/{data.name}",
+        pod=f"{facts.namespace}/{facts.name}",
         outcome=outcome,
         audience=plain(resource),
-        rules=plain(data.configuration.source),
+        rules=plain(facts.configuration.source),
     )
     return msgspec.structs.replace(prediction, **{name: plain(value) for name, value in more.items()})

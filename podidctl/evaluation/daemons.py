@@ -11,9 +11,9 @@ from typing import Final
 
 from nmi.identity.exemptions import Exemptions
 from nmi.settings import Settings
-from podidctl.evaluation.pod import unseen_reason
+from podidctl.evaluation.pod import PodCase
 from podidctl.facts.kinds import Daemon, PlacedNode, Taint, Toleration
-from podidctl.facts.model import DiagnosisInput, ReadFailure
+from podidctl.facts.model import ReadFailure
 from podidctl.facts.settings import likely_nmi
 from podidctl.report.documents import Outcome
 from podidentity.resources import AzurePodIdentityException, Pod
@@ -132,31 +132,31 @@ NMI_ON_OTHER_NODES = "this node has no NMI pod, but other nodes have one"
 NO_NMI_FOUND = "no pod in the cluster has NMI's labels (app.kubernetes.io/component=nmi, component=nmi)"
 
 
-def unavailable_reason(data: DiagnosisInput, would: Outcome) -> str:
+def unavailable_reason(case: PodCase, would: Outcome) -> str:
     """Return why no NMI on the pod's node returns the predicted outcome *would*; empty if one does or this is
     unknown.
     """
-    if unseen_reason(data):
+    if case.unseen:
         return ""
-    missing = absent_nmi(data)
+    missing = absent_nmi(case)
     if missing is not None:
         # IMDS responds to an exempt pod with and without NMI.
         return "" if would is Outcome.EXEMPT and missing.reaches_imds else f"{missing.why}, so {missing.effect}"
-    nmi = data.nmi
+    nmi = case.facts.nmi
     if isinstance(nmi, ReadFailure) or (would is Outcome.EXEMPT and not nmi.here):
         return ""
     if nmi.here:
         daemon = likely_nmi(nmi)
         return "" if daemon.ready else f"NMI's pod {daemon.name} on this node is not ready ({daemon.not_ready_reason})"
-    return "" if data.configuration.is_given else NO_NMI_FOUND
+    return "" if case.facts.configuration.is_given else NO_NMI_FOUND
 
 
-def absent_nmi(data: DiagnosisInput) -> MissingNmi | None:
+def absent_nmi(case: PodCase) -> MissingNmi | None:
     """Return why the pod's node has no NMI although other nodes have one, or why it can have none; None if it has one
     or this is unknown.
     """
-    node, nmi = data.node, data.nmi
-    if (missing := unsupported_node(data)) is not None:
+    node, nmi = case.facts.node, case.facts.nmi
+    if (missing := unsupported_node(case)) is not None:
         return missing
     if isinstance(nmi, ReadFailure) or nmi.here or not nmi.others:
         return None
@@ -165,12 +165,12 @@ def absent_nmi(data: DiagnosisInput) -> MissingNmi | None:
     return MissingNmi(NMI_ON_OTHER_NODES, "see the DaemonSet's nodeSelector, tolerations and events")
 
 
-def unsupported_node(data: DiagnosisInput) -> MissingNmi | None:
+def unsupported_node(case: PodCase) -> MissingNmi | None:
     """Return why no NMI can serve the node that the pod runs on; None if one can or does."""
-    pod, node = data.pod, data.node
-    if pod is None or pod.finished or not isinstance(node, PlacedNode) or node.can_run_nmi:
+    node = case.facts.node
+    if case.pod.finished or not isinstance(node, PlacedNode) or node.can_run_nmi:
         return None
-    here = () if isinstance(data.nmi, ReadFailure) else data.nmi.here
+    here = () if isinstance(case.facts.nmi, ReadFailure) else case.facts.nmi.here
     return None if any(each.ready for each in here) else missing_nmi(node, ())
 
 

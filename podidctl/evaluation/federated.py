@@ -17,9 +17,9 @@ from nmi.tokens.assertions import NoAssertionError
 from nmi.tokens.proxy_refusals import MissingStep, NotBoundError
 from nmi.tokens.secrets import CredentialError
 from nmi.tokens.source import PolicyError
-from podidctl.evaluation.pod import bound_identities
+from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.tokens import describe_token_source, exchange_of
-from podidctl.facts.model import DiagnosisInput, IdentityPermissions, ReadFailure, ServiceAccountAccess
+from podidctl.facts.model import IdentityPermissions, ReadFailure, ServiceAccountAccess
 from podidentity.azure.errors import Refused
 from podidentity.azure.federation import BINDING_VERB, Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_resource, permission_role
@@ -65,10 +65,10 @@ class Permission(NamedTuple):
     """Why it could not be checked."""
 
 
-def permissions_of(data: DiagnosisInput, identities: Iterable[AzureIdentity]) -> list[Permission]:
+def permissions_of(case: PodCase, identities: Iterable[AzureIdentity]) -> list[Permission]:
     """Return the permissions that the pod needs for *identities*; none for the ones without identity bindings."""
-    proxied = proxied_identities(data.configuration.settings, identities)
-    match data.permissions:
+    proxied = proxied_identities(case.settings, identities)
+    match case.facts.permissions:
         case IdentityPermissions(allowed=allowed):
             above = ReadFailure(f"one run checks at most {IDENTITIES_MAX} identities")
             return [
@@ -83,23 +83,22 @@ def permissions_of(data: DiagnosisInput, identities: Iterable[AzureIdentity]) ->
             ]
 
 
-def permission_refusal(data: DiagnosisInput, identity: AzureIdentity, account: str) -> Refusal | None:
+def permission_refusal(case: PodCase, identity: AzureIdentity, account: str) -> Refusal | None:
     """Return NMI's refusal of *identity* if the service account *account* may not use it at the token proxy."""
-    if all(each.allowed is not False for each in permissions_of(data, [identity])):
+    if all(each.allowed is not False for each in permissions_of(case, [identity])):
         return None
     cause = Refused(f"RBAC has no permission {BINDING_VERB} of {account} for the identity's clientID", status=403)
     return refusal_of(NotBoundError(cause, MissingStep.PERMISSION, identity.spec.client_id, account))
 
 
-def manifest_for(data: DiagnosisInput, identities: Iterable[AzureIdentity]) -> str:
+def manifest_for(case: PodCase, identities: Iterable[AzureIdentity]) -> str:
     """Return the objects for `kubectl apply -f -` that grant the pod's permissions that are missing or unknown, for at
     most IDENTITIES_MAX identities.
     """
-    pod = data.pod
-    if pod is None or not pod.spec.service_account_name:
+    if not case.pod.spec.service_account_name:
         return ""
-    account = f"{pod.metadata.namespace}/{pod.spec.service_account_name}"
-    missing = [each.resource for each in permissions_of(data, identities) if not each.allowed]
+    account = account_name(case.pod)
+    missing = [each.resource for each in permissions_of(case, identities) if not each.allowed]
     return manifest_of({each: [account] for each in missing[:IDENTITIES_MAX]})
 
 
@@ -176,12 +175,6 @@ def account_name(pod: Pod) -> str:
     return f"{pod.metadata.namespace}/{pod.spec.service_account_name}"
 
 
-def federated_identities(data: DiagnosisInput, pod: Pod) -> list[AzureIdentity]:
-    """Return the pod's federated identities: those of its bindings and those assigned to it."""
-    ours = [each for each in bound_identities(data, pod) if each.spec.type == IdentityType.FEDERATED]
-    return [each for each in ours if each.metadata.namespace == pod.metadata.namespace]
-
-
 def assertion_fault(pod: Pod, account: ServiceAccountAccess | None) -> AssertionFault | None:
     """Return why the API server refuses NMI a token of the pod's service account, in the API server's order of checks,
     or None.
@@ -199,18 +192,17 @@ def assertion_fault(pod: Pod, account: ServiceAccountAccess | None) -> Assertion
     return None
 
 
-def pod_token_source(data: DiagnosisInput, identity: AzureIdentity, resource: str) -> str | Refusal:
+def pod_token_source(case: PodCase, identity: AzureIdentity, resource: str) -> str | Refusal:
     """Return the endpoint that NMI asks for a token of *identity*, or the refusal that it returns without a request to
     Azure.
     """
-    pod = data.pod
-    if pod is None or identity.spec.type != IdentityType.FEDERATED:
-        source = describe_token_source(data.configuration.settings, identity, resource)
-        secret = data.secrets.get(identity.key)
+    if identity.spec.type != IdentityType.FEDERATED:
+        source = describe_token_source(case.settings, identity, resource)
+        secret = case.facts.secrets.get(identity.key)
         return refusal_of(secret) if isinstance(source, str) and isinstance(secret, CredentialError) else source
-    whom = describe_token_source(data.configuration.settings, identity, resource, account=account_name(pod))
+    whom = describe_token_source(case.settings, identity, resource, account=account_name(case.pod))
     if isinstance(whom, Refusal):
         return whom
-    if (why := assertion_fault(pod, data.account)) is not None:
+    if (why := assertion_fault(case.pod, case.facts.account)) is not None:
         return refusal_of(NoAssertionError(f"{why.says}: {why.then}", code=why.code))
-    return permission_refusal(data, identity, account_name(pod)) or whom
+    return permission_refusal(case, identity, account_name(case.pod)) or whom

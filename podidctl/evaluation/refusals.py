@@ -37,18 +37,18 @@ _LASTING: Final = frozenset(
 """Refusals with causes that the objects in the cluster do not show. The prediction reports the other causes."""
 
 
-def recent_refusal(data: DiagnosisInput, *, identity: str, resource: str = "") -> RecentRefusal | None:
+def recent_refusal(facts: DiagnosisInput, *, identity: str, resource: str = "") -> RecentRefusal | None:
     """Return the latest refusal of a token of *identity* (`namespace/name`), or None. *resource*: only for this
     audience.
     """
-    decisions = readable(data.decisions)
-    events = readable(data.events)
-    logged = next(_unresolved(decisions, data.now, identity, resource), None)
+    decisions = readable(facts.decisions)
+    events = readable(facts.events)
+    logged = next(_unresolved(decisions, facts.now, identity, resource), None)
     if logged is not None:
         return logged
     if resource and decisions:
         return None  # an Event does not name the audience, and the log is the better source
-    return unresolved_event(events, decisions, data.now)
+    return unresolved_event(events, decisions, facts.now)
 
 
 def logged_refusal(decisions: Iterable[LoggedDecision], now: datetime) -> RecentRefusal | None:

@@ -12,8 +12,8 @@ from mic.azure.identities import HostIdentities
 from nmi.flag_table import OperationMode
 from nmi.identity.pods import own_addresses
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
-from podidctl.evaluation.federated import IDENTITIES_MAX, account_name, federated_identities, proxied_identities
-from podidctl.evaluation.pod import bound_identities
+from podidctl.evaluation.federated import IDENTITIES_MAX, account_name, proxied_identities
+from podidctl.evaluation.pod import PodCase
 from podidctl.facts.kinds import (
     COMPONENT_PREFIX,
     EVENTS,
@@ -86,9 +86,9 @@ async def read_pod(
     )
     if pod is None:
         return data
-    secrets = await read_secret_checks(client, data.configuration.settings, bound_identities(data, pod))
+    secrets = await read_secret_checks(client, data.configuration.settings, PodCase(data, pod).identities)
     data = replace(data, secrets=secrets)
-    federated = federated_identities(data, pod)
+    federated = PodCase(data, pod).federated
     if not federated:
         return data
     data = replace(data, account=await _service_account_access(client, pod, nmi))

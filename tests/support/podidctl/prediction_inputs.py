@@ -7,6 +7,7 @@ import msgspec
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings
 from podidctl.checks.explanation import explain
+from podidctl.evaluation.pod import PodCase, PredictedDecision, missing_pod
 from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
 from podidctl.facts.model import DiagnosisInput, NmiConfiguration, NmiPods, ServiceAccountAccess
 from podidctl.report.documents import Explanation, Link, LinkState
@@ -60,6 +61,11 @@ def facts(**changes: Any) -> DiagnosisInput:
         "nmi": NmiPods((nmi_pod(),)),
     }
     return DiagnosisInput(**(usual | changes))
+
+
+def decision_of(made: DiagnosisInput) -> PredictedDecision:
+    """Return NMI's predicted decision about a request that names no identity."""
+    return missing_pod(made) if made.pod is None else PodCase(made, made.pod).decision
 
 
 def explain_pod(**changes: Any) -> Explanation:
