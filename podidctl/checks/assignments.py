@@ -1,11 +1,10 @@
 """Checks of the AzureAssignedIdentities: whether MIC has written them, and NMI serves pods by them. Pure."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from mic.cluster.bindings import indexed
 from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.refusal import Refusal
@@ -32,6 +31,10 @@ from podidentity.resources import (
     IdentityType,
     Pod,
 )
+
+LIVE_STATUSES = frozenset({"", ASSIGNED, CREATED})
+GRACE_SECONDS: Final = 120.0
+"""Azure takes up to a minute for an update of a VM or scale set, and an update in progress must end first."""
 
 
 def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
@@ -128,11 +131,6 @@ def _note(each: AzureAssignedIdentity, pod: Pod) -> str:
     return each.metadata.annotation(MESSAGE_ANNOTATION) if uid in {"", pod.metadata.uid} else ""
 
 
-LIVE_STATUSES = frozenset({"", ASSIGNED, CREATED})
-GRACE_SECONDS: Final = 120.0
-"""Azure takes up to a minute for an update of a VM or scale set, and an update in progress must end first."""
-
-
 def check_assignments(case: ClusterCase) -> Iterator[Finding]:
     """Report identities that pods need and that are not assigned, and assigned ones that are not attached to their
     hosts. In managed mode there are none.
@@ -143,7 +141,7 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
     check = "assignments"
     missing: defaultdict[str, list[str]] = defaultdict(list)
     fresh: list[str] = []
-    for why, desired in _missing_assignments(objects, case.exempt, force_namespaced=case.force_namespaced):
+    for why, desired in _missing_assignments(case):
         name = f"{'/'.join(desired.pod.key)} ({'/'.join(desired.identity.key)})"
         (fresh if _is_recent(objects, now, _required_objects(desired)) else missing[why]).append(name)
     created, waiting = _created_not_assigned(objects, now)
@@ -202,22 +200,17 @@ def _is_recent(objects: Objects, now: datetime, parts: Iterable[ObjectReference]
     return any(abs(age) < GRACE_SECONDS for age in ages)  # clocks may differ, but not by years
 
 
-def _missing_assignments(
-    objects: Objects, exempt: Callable[[Pod], str], *, force_namespaced: bool
-) -> Iterator[tuple[str, DesiredAssignment]]:
+def _missing_assignments(case: ClusterCase) -> Iterator[tuple[str, DesiredAssignment]]:
     """Yield the assignments that pods need and do not have, each with the reason."""
-    hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in objects.nodes}
+    hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in case.objects.nodes}
     active: defaultdict[AssignmentKey, list[ExistingAssignment]] = defaultdict(list)
-    for each in objects.assigned:
-        if not (existing := ExistingAssignment(each)).terminating:
-            active[existing.assignment_key].append(existing)
-    all_active = (each for several in active.values() for each in several)
-    index = indexed(objects.identities, objects.bindings, all_active, force_namespaced=force_namespaced)
-    for pod in live_pods(objects):
+    for each in case.existing_assignments:
+        active[each.assignment_key].append(each)
+    for pod in live_pods(case.objects):
         # Other checks report pods that NMI does not serve and nodes without a known host.
-        if pod.spec.host_network or pod.ending or pod.spec.node_name not in hosts or exempt(pod):
+        if pod.spec.host_network or pod.ending or pod.spec.node_name not in hosts or case.exempt(pod):
             continue
-        for assignment_key, desired in index.all_desired(pod).items():
+        for assignment_key, desired in case.bindings.all_desired(pod).items():
             if desired.identity_id is not None and hosts[pod.spec.node_name] is None:
                 continue
             if why := _missing_reason(desired, active.get(assignment_key, ())):

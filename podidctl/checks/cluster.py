@@ -17,6 +17,10 @@ OLDEST_MINOR = 16
 SKEW_WARNING_SECONDS = 30.0
 SKEW_PROBLEM_SECONDS = 300.0
 """Microsoft Entra ID accepts assertions whose clock is wrong by at most five minutes."""
+APPLY = "kubectl apply -f deploy/crds"
+PRUNE = (
+    'kubectl patch crd {kind}.aadpodidentity.k8s.io --type=merge -p \'{{"spec":{{"preserveUnknownFields":false}}}}\''
+)
 
 
 def check_version(case: ClusterCase) -> Iterator[Finding]:
@@ -54,12 +58,6 @@ def check_clocks(case: ClusterCase) -> Iterator[Finding]:
     which = "ahead of" if server.ahead_seconds > 0 else "behind"
     then = "check NTP on both machines: tokens and certificates are rejected before and after their validity"
     yield Finding("clocks", level, f"the API server's clock is {off:.0f} s {which} this machine's", then)
-
-
-APPLY = "kubectl apply -f deploy/crds"
-PRUNE = (
-    'kubectl patch crd {kind}.aadpodidentity.k8s.io --type=merge -p \'{{"spec":{{"preserveUnknownFields":false}}}}\''
-)
 
 
 def check_definitions(case: ClusterCase) -> Iterator[Finding]:

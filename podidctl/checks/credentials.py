@@ -18,6 +18,14 @@ from podidctl.report.finding import Finding, Level
 from podidctl.report.text import by_turns, listed
 from podidentity.report import counted
 
+SECRETS: Final = "secrets"
+CREDENTIALS: Final = "credentials"
+GRANT: Final = (
+    "add them to the chart's rbac.secretNamespaces, or set nmi.servicePrincipals=true for all namespaces (auto: if "
+    "such an identity exists when helm installs or upgrades); rbac.allowAccessToSecrets must be true"
+)
+TOKENS = "tokens"
+
 
 def secret_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of each Secret that the pod's service principals need."""
@@ -45,14 +53,6 @@ def token_links(case: PodCase) -> Iterator[Finding]:
     refused = recent_refusal(case.facts, identity=identity)
     if refused is not None:
         yield Finding("token", Level.PROBLEM, f"{refused.description}: {refused.text}", refused.text, about=identity)
-
-
-SECRETS: Final = "secrets"
-CREDENTIALS: Final = "credentials"
-GRANT: Final = (
-    "add them to the chart's rbac.secretNamespaces, or set nmi.servicePrincipals=true for all namespaces (auto: if "
-    "such an identity exists when helm installs or upgrades); rbac.allowAccessToSecrets must be true"
-)
 
 
 def check_secrets(case: ClusterCase) -> Iterator[Finding]:
@@ -110,9 +110,6 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
         )
 
 
-TOKENS = "tokens"
-
-
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
     causes: defaultdict[str, list[str]] = defaultdict(list)
@@ -129,4 +126,6 @@ def check_tokens(case: ClusterCase) -> Iterator[Finding]:
 
 
 POD_CHECKS: Final = (secret_links,)
+
+
 CHECKS: Final = (check_secrets, check_credentials, check_tokens)

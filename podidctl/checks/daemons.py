@@ -31,6 +31,22 @@ from podidentity.kube.lock_records import LockRecord
 from podidentity.report import counted
 from podidentity.resources import Pod, PodSpec
 
+EBPF: Final = "eBPF host routing"
+EBPF_PAGE: Final = "docs/operations.md#aks-nodes-with-ebpf-host-routing"
+_REMOVE_RULES: Final = (
+    "compare iptables-save on these nodes with the rules of AKS: `nmi --cleanup` removes NMI's and those of the Go "
+    "implementation, and the program that wrote the others must stop"
+)
+_ACTIONS: Final = {
+    UNEXPECTED: _REMOVE_RULES,
+    BLOCKED: (
+        "AKS's kernel program azure-block-iptables refused a rule: find the program that writes it (NMI's log names "
+        "its own), and do not bypass the kernel program"
+    ),
+}
+LEADER_GRACE_SECONDS = 60.0
+"""Added to a lock's duration, because clocks differ between machines and the leader may be changing."""
+
 
 def nmi_links(case: PodCase) -> Iterator[Finding]:
     """Yield the links of NMI on the pod's node."""
@@ -214,21 +230,6 @@ def _mic_not_exempt(nmis: Sequence[NmiSettings], case: ClusterCase) -> Iterator[
         yield says, then
 
 
-EBPF: Final = "eBPF host routing"
-PAGE: Final = "docs/operations.md#aks-nodes-with-ebpf-host-routing"
-_REMOVE_RULES: Final = (
-    "compare iptables-save on these nodes with the rules of AKS: `nmi --cleanup` removes NMI's and those of the Go "
-    "implementation, and the program that wrote the others must stop"
-)
-_ACTIONS: Final = {
-    UNEXPECTED: _REMOVE_RULES,
-    BLOCKED: (
-        "AKS's kernel program azure-block-iptables refused a rule: find the program that writes it (NMI's log names "
-        "its own), and do not bypass the kernel program"
-    ),
-}
-
-
 def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
     """Report the nodes with the label, and each with unexpected or refused rules."""
     monitor, nodes = case.facts.rule_monitor, case.readable_objects.nodes
@@ -246,7 +247,7 @@ def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
         for reason in REASONS:
             if names := monitor.events.get(reason, frozenset()) & there:
                 says = f"Events {reason} of AKS exist about {counted(len(names), 'node')}: {listed(sorted(names))}"
-                yield Finding(EBPF, Level.WARNING, says, f"{_ACTIONS[reason]}, see {PAGE}")
+                yield Finding(EBPF, Level.WARNING, says, f"{_ACTIONS[reason]}, see {EBPF_PAGE}")
     for reason in sorted(monitor.with_more_events):
         says = f"only the first {RULE_EVENTS_MAX} Events {reason} were read, of which any may be forged"
         then = f"read the others: kubectl get events -n default --field-selector reason={reason}"
@@ -261,7 +262,7 @@ def _redirects(labelled: set[str], nmi: Sequence[Settings]) -> Iterator[Finding]
     if ruled:
         then = (
             f"set nmi.redirect.backend to cilium, or disable eBPF host routing in AKS (acceleration mode None), see "
-            f"{PAGE}"
+            f"{EBPF_PAGE}"
         )
         problem = f"{says}, where NMI writes no rule, so that pods reach IMDS directly: {listed(sorted(ruled))}"
         yield Finding(EBPF, Level.PROBLEM, problem, then)
@@ -278,17 +279,13 @@ def _rules(names: frozenset[str], labelled: set[str]) -> Iterator[Finding]:
             f"{counted(len(harmed), 'CiliumNode has', 'CiliumNodes have')} the label {RULES_LABEL}=true: rules of "
             f"iptables keep Cilium's agent from starting on {listed(sorted(harmed))}"
         )
-        yield Finding(EBPF, Level.PROBLEM, says, f"{_REMOVE_RULES}, see {PAGE}")
+        yield Finding(EBPF, Level.PROBLEM, says, f"{_REMOVE_RULES}, see {EBPF_PAGE}")
     if others := names - labelled:
         says = (
             f"{counted(len(others), 'CiliumNode has', 'CiliumNodes have')} the label {RULES_LABEL}=true, so AKS "
             f"refuses to enable eBPF host routing: {listed(sorted(others))}"
         )
         yield Finding(EBPF, Level.OK, says)
-
-
-GRACE_SECONDS = 60.0
-"""Added to a lock's duration, because clocks differ between machines and the leader may be changing."""
 
 
 def check_leaders(case: ClusterCase) -> Iterator[Finding]:
@@ -344,7 +341,7 @@ def _holder(record: LockRecord | None, now: datetime) -> str:
         return record.holder
     if renewed.tzinfo is None:
         renewed = renewed.replace(tzinfo=UTC)
-    lasting = timedelta(seconds=(record.duration_seconds or REFERENCE_SECONDS) + GRACE_SECONDS)
+    lasting = timedelta(seconds=(record.duration_seconds or REFERENCE_SECONDS) + LEADER_GRACE_SECONDS)
     return record.holder if now - renewed <= lasting else ""
 
 

@@ -41,6 +41,22 @@ from podidentity.telemetry.logs import redacted
 
 SERVICE_ACCOUNT: Final = "service account"
 READ_ACCOUNT: Final = "get on serviceaccounts"
+PERMISSION: Final = "permission"
+FEDERATED: Final = "federated"
+CREDENTIALS_MAX: Final = 20
+"""Azure's limit of federated credentials for one managed identity or application."""
+CREDENTIALS_MANY: Final = 15
+"""The number above which an identity is reported before it reaches the limit."""
+FEWER_CREDENTIALS: Final = (
+    "on AKS use identity bindings, which need no credential for each service account (podidctl migrate plan -o az "
+    "--exchange identityBindings --cluster RESOURCE-ID, and federated.exchange in the chart's values); elsewhere let "
+    "pods of one application share a service account, or distribute them over more identities"
+)
+OLDEST_MINOR: Final = 30
+"""The first Kubernetes 1.x with ValidatingAdmissionPolicies, one of which limits the tokens that NMI may request."""
+NOT_A_GUID: Final = (
+    "set clientID of the AzureIdentities, which podidctl explain pod names, to the client id of the identity: a GUID"
+)
 
 
 def service_account_links(case: PodCase) -> Iterator[Finding]:
@@ -116,9 +132,6 @@ def _trusts(case: PodCase, identities: Sequence[AzureIdentity]) -> Iterator[str]
             )
 
 
-PERMISSION: Final = "permission"
-
-
 def permission_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of each identity that the pod gets from the token proxy, by client id."""
     if not case.pod.spec.service_account_name:
@@ -146,20 +159,6 @@ def _permission_link(account: str, permission: Permission) -> Finding:
     names = ", ".join("/".join(each.key) for each in permission.identities)
     then = f"set clientID of AzureIdentity {names} to the client id of the identity, which is a GUID"
     return Finding(PERMISSION, Level.PROBLEM, says, then, about=about)
-
-
-FEDERATED: Final = "federated"
-CREDENTIALS_MAX: Final = 20
-"""Azure's limit of federated credentials for one managed identity or application."""
-CREDENTIALS_MANY: Final = 15
-"""The number above which an identity is reported before it reaches the limit."""
-FEWER_CREDENTIALS: Final = (
-    "on AKS use identity bindings, which need no credential for each service account (podidctl migrate plan -o az "
-    "--exchange identityBindings --cluster RESOURCE-ID, and federated.exchange in the chart's values); elsewhere let "
-    "pods of one application share a service account, or distribute them over more identities"
-)
-OLDEST_MINOR: Final = 30
-"""The first Kubernetes 1.x with ValidatingAdmissionPolicies, one of which limits the tokens that NMI may request."""
 
 
 def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
@@ -302,11 +301,6 @@ def _needs_credentials(settings: Sequence[Settings], identity: AzureIdentity) ->
         return False
 
 
-NOT_A_GUID: Final = (
-    "set clientID of the AzureIdentities, which podidctl explain pod names, to the client id of the identity: a GUID"
-)
-
-
 def check_binding_permissions(
     federation: FederatedAccess, pairs: Sequence[tuple[Pod, AzureIdentity]]
 ) -> Iterator[Finding]:
@@ -338,4 +332,6 @@ def check_binding_permissions(
 
 
 POD_CHECKS: Final = (service_account_links, permission_links)
+
+
 CHECKS: Final = (check_federated_identities,)

@@ -18,6 +18,10 @@ from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_pro
 from podidentity.report import counted
 from podidentity.resources import AzureIdentity, IdentityType
 
+CLIENT_IDS: Final = "client ids"
+Answers = Mapping[str, HostIdentities | AzureError]
+"""Azure's response for each host, by its key."""
+
 
 def azure_links(case: PodCase) -> Iterator[Finding]:
     """Yield the links of the node's host and of the pod's user-assigned identities on it; none if the pod needs none
@@ -126,11 +130,6 @@ def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Find
             )
 
 
-CLIENT_IDS: Final = "client ids"
-Answers = Mapping[str, HostIdentities | AzureError]
-"""Azure's response for each host, by its key."""
-
-
 def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
     """Report identities of type 0 with another client id than Azure's, and hosts that Azure did not report; nothing if
     Azure was not asked.
@@ -164,4 +163,6 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
 
 
 POD_CHECKS: Final = (azure_links,)
+
+
 CHECKS: Final = (check_client_ids,)

@@ -23,6 +23,8 @@ REMOVE: Final = (
     "helm upgrade removes it; with helm template (as in Argo CD) set mic.extraArgs=[--enable-type-upgrade=false], with "
     "manifests run kubectl delete -f deploy/manifests/type-upgrade.yaml"
 )
+RIGHTS: Final = "rights"
+READ_BINDINGS: Final = "list on clusterroles and clusterrolebindings of rbac.authorization.k8s.io"
 
 
 def check_rights(case: ClusterCase) -> Iterator[Finding]:
@@ -50,10 +52,6 @@ def check_rights(case: ClusterCase) -> Iterator[Finding]:
             yield Finding("rights", Level.UNKNOWN, says, then)
         elif not each.lacking and not each.spare:
             yield Finding("rights", Level.OK, f"{who} has all permissions that it needs")
-
-
-RIGHTS: Final = "rights"
-READ_BINDINGS: Final = "list on clusterroles and clusterrolebindings of rbac.authorization.k8s.io"
 
 
 def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:

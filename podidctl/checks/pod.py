@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from mic.cluster.bindings import embedded_bindings, indexed
-from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
+from mic.cluster.bindings import embedded_bindings
+from mic.decisions.assignments import DesiredAssignment
 from nmi.identity.candidate_order import candidate_order
 from nmi.identity.decide import MIRROR_POD
 from nmi.identity.exemptions import MIC
@@ -21,6 +21,9 @@ from podidctl.report.finding import Finding, Level
 from podidctl.report.text import listed
 from podidentity.report import counted
 from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
+
+IDENTITIES_MAX: Final = 2
+"""Identities that are named for each pod."""
 
 
 def no_pod(facts: DiagnosisInput) -> Finding:
@@ -128,28 +131,21 @@ def label_links(case: PodCase) -> Iterator[Finding]:
     yield Finding("label", Level.PROBLEM, says, then, about=BINDING_LABEL)
 
 
-IDENTITIES_MAX: Final = 2
-"""Identities that are named for each pod."""
-
-
 def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
     """Report pods to which bindings of other namespaces give identities, and pods with several identities whose
     containers do not set AZURE_CLIENT_ID, or perhaps do not.
     """
-    objects = case.objects
-    active = [each for each in map(ExistingAssignment, objects.assigned) if not each.terminating]
-    index = indexed(objects.identities, objects.bindings, active, force_namespaced=case.namespaced)
-    embedded = embedded_bindings(active)
+    embedded = embedded_bindings(case.existing_assignments)
     added: list[str] = []
     only_foreign: list[str] = []
     several: list[str] = []
     unknown: list[str] = []
-    for pod in live_pods(objects):
+    for pod in live_pods(case.objects):
         if pod.spec.host_network or case.exempt(pod):
             continue
         # NMI orders by the binding that each object embeds, which can differ between the pods of one label.
         identities = sorted(
-            index.all_desired(pod, embedded).values(),
+            case.bindings.all_desired(pod, embedded).values(),
             key=lambda each: candidate_order(
                 each.pod.metadata.namespace, each.binding.metadata.name, each.identity.key
             ),
@@ -226,4 +222,6 @@ def _on_unsupported_nodes(objects: Objects) -> Iterator[Finding]:
 
 
 POD_CHECKS: Final = (label_links,)
+
+
 CHECKS: Final = (check_identity_choice, check_unserved_pods)

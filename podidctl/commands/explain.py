@@ -23,6 +23,8 @@ from podidentity.report import SOMETHING_TO_DO
 from podidentity.telemetry.logs import LogFormat, configure
 
 NMI_FLAGS_HELP = "NMI's flags as one argument, if they cannot be read from its pod on the node."
+COLORS = {LinkState.OK: "green", LinkState.BROKEN: "red", LinkState.UNKNOWN: "yellow"}
+OUTCOMES = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
@@ -91,10 +93,6 @@ async def _explain(
     settings: Settings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool
 ) -> Explanation:
     return explain(await read_input(settings, name, namespace, given, ask_azure=ask_azure))
-
-
-COLORS = {LinkState.OK: "green", LinkState.BROKEN: "red", LinkState.UNKNOWN: "yellow"}
-OUTCOMES = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
 
 
 def show(explanation: Explanation, console: Console) -> None:

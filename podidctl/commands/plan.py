@@ -22,6 +22,8 @@ from podidentity.flags import UsageError
 from podidentity.report import SOMETHING_TO_DO, plain
 from podidentity.telemetry.logs import LogFormat, configure
 
+COLORS = {"+": "green", "-": "red", "~": "yellow", "=": "cyan", "!": "magenta"}
+
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
@@ -79,9 +81,6 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         if preview.unanswered:
             raise typer.Exit(print_error(f"the plan is not complete: {'; '.join(unanswered(preview))}"))
         raise typer.Exit(SOMETHING_TO_DO if preview.changes else 0)
-
-
-COLORS = {"+": "green", "-": "red", "~": "yellow", "=": "cyan", "!": "magenta"}
 
 
 def show(preview: Preview, output: Output, console: Console, *, everything: bool) -> None:

@@ -5,6 +5,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import TypeVar
 
+from mic.cluster.bindings import BindingIndex, indexed
+from mic.decisions.assignments import ExistingAssignment
 from podidctl.evaluation.daemons import exemption_reasons
 from podidctl.facts.kinds import Daemon
 from podidctl.facts.model import ClusterState, NmiConfiguration, Objects, ReadFailure, readable
@@ -71,6 +73,21 @@ class ClusterCase:
     def namespaced(self) -> bool:
         """Whether bindings serve their own namespace only."""
         return self.managed or self.force_namespaced
+
+    @cached_property
+    def existing_assignments(self) -> Sequence[ExistingAssignment]:
+        """The AzureAssignedIdentities that are not being deleted. Raises UnreadError."""
+        return [each for each in map(ExistingAssignment, self.objects.assigned) if not each.terminating]
+
+    @cached_property
+    def bindings(self) -> BindingIndex:
+        """MIC's index of the bindings, with the assignments that pods need. Raises UnreadError."""
+        return indexed(
+            self.objects.identities,
+            self.objects.bindings,
+            self.existing_assignments,
+            force_namespaced=self.namespaced,
+        )
 
     @cached_property
     def exempt(self) -> Callable[[Pod], str]:

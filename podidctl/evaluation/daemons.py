@@ -11,7 +11,7 @@ from typing import Final
 
 from nmi.identity.exemptions import Exemptions
 from nmi.settings import Settings
-from podidctl.evaluation.pod import PodCase
+from podidctl.evaluation.pod import PodCase, exemptions_of
 from podidctl.facts.kinds import Daemon, PlacedNode, Taint, Toleration
 from podidctl.facts.model import ReadFailure
 from podidctl.facts.settings import likely_nmi
@@ -22,6 +22,8 @@ OF_KUBERNETES: Final = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io
 """Prefixes of the taints that Kubernetes sets for a condition of the node, and removes."""
 PREVENTING: Final = frozenset({"NoSchedule", "NoExecute"})
 """Effects of taints that keep pods from a node."""
+NMI_ON_OTHER_NODES = "this node has no NMI pod, but other nodes have one"
+NO_NMI_FOUND = "no pod in the cluster has NMI's labels (app.kubernetes.io/component=nmi, component=nmi)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ WINDOWS: Final = MissingNmi(
     "use workload identity for the pod, and remove its label aadpodidbinding, by which MIC attaches identities to the "
     "scale set; if its image is for Linux, set nodeSelector kubernetes.io/os: linux in the pod's template",
 )
+
+
 VIRTUAL: Final = MissingNmi(
     "the node is virtual (virtual-kubelet), where NMI does not run",
     "use workload identity for the pod, or let it run on a VM: remove the toleration of virtual-kubelet.io/provider "
@@ -128,10 +132,6 @@ def _unknown(node: PlacedNode) -> MissingNmi:
     return MissingNmi("no DaemonSet of NMI was found", then)
 
 
-NMI_ON_OTHER_NODES = "this node has no NMI pod, but other nodes have one"
-NO_NMI_FOUND = "no pod in the cluster has NMI's labels (app.kubernetes.io/component=nmi, component=nmi)"
-
-
 def unavailable_reason(case: PodCase, would: Outcome) -> str:
     """Return why no NMI on the pod's node returns the predicted outcome *would*; empty if one does or this is
     unknown.
@@ -181,7 +181,7 @@ def exemption_reasons(
 
     A node whose NMI flags are not known uses the flags of the first known NMI, or else the defaults.
     """
-    known = {each.node_name: _exemptions(each) for each in nmis}
+    known = {each.node_name: exemptions_of(each) for each in nmis}
     usual = next(iter(known.values()), Exemptions(lambda _: None))
     by_namespace: defaultdict[str, list[AzurePodIdentityException]] = defaultdict(list)
     for each in exceptions:
@@ -192,7 +192,3 @@ def exemption_reasons(
         return rules.why_given(pod, by_namespace.get(pod.metadata.namespace, ()))
 
     return why
-
-
-def _exemptions(settings: Settings) -> Exemptions:
-    return Exemptions(lambda _: None, mic_namespace=settings.mic_namespace, namespaces=settings.exception_namespaces)

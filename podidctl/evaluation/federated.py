@@ -32,6 +32,10 @@ NAMESPACES_MAX: Final = 3
 REVIEW_ACCESS: Final = "create on subjectaccessreviews of authorization.k8s.io"
 """The operator's permission that an access review needs."""
 APPLY: Final = "apply the ClusterRole and ClusterRoleBinding that this command prints (kubectl apply -f -)"
+GRANT: Final = (
+    "add the namespace (and the service account, if the list names them) to federated.namespaces in the chart's "
+    "values; this lets NMI create serviceaccounts/token there"
+)
 
 
 def proxied_identities(settings: Settings, identities: Iterable[AzureIdentity]) -> dict[str, list[AzureIdentity]]:
@@ -147,12 +151,6 @@ def _comment(namespaces: Sequence[str]) -> str:
         "# To let all service accounts of a namespace use it, write its group as subject; not in NMI's own namespace:\n"
         f"{groups}"
     )
-
-
-GRANT: Final = (
-    "add the namespace (and the service account, if the list names them) to federated.namespaces in the chart's "
-    "values; this lets NMI create serviceaccounts/token there"
-)
 
 
 class AssertionFault(NamedTuple):

@@ -9,23 +9,38 @@ from podidctl.access.cluster_objects import Rbac
 from podidctl.access.rbac import ALL, BoundRule, Permissions, service_account
 from podidctl.evaluation.federated import account_name, proxied_identities
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES
-from podidctl.facts.kinds import Daemon
-from podidctl.facts.model import DaemonUse, IdentityKey, Objects, ReadFailure
+from podidctl.facts.kinds import Daemon, service_account_of
+from podidctl.facts.model import DaemonUse, IdentityKey, Objects, ReadFailure, Right
 from podidctl.facts.settings import readable_configurations
 from podidctl.report.text import by_turns, namespace_of
 from podidentity.azure.federation import BINDING_GROUP, BINDING_VERB, Exchange
-from podidentity.azure.identity_permissions import ALL_IDENTITIES, is_grantable
+from podidentity.azure.identity_permissions import ALL_IDENTITIES, is_grantable, permission_resource
 from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity.resources import AzureIdentity, IdentityType, Pod
+
+NAMESPACES_MAX: Final = 200
+"""Namespaces of Secrets that one command checks."""
+READ_PERMISSION: Final = (
+    "run this command with permission to get these Secrets: only the presence of their keys is checked"
+)
+SECRETS_MAX: Final = 200
+"""Secrets that one command reads."""
+NOT_READ: Final = ReadFailure(f"one run reads at most {SECRETS_MAX} Secrets")
+"""The check of a Secret beyond that limit."""
+HOSTS_MAX: Final = 200
+"""VMs and scale sets that one command reads."""
+ACCOUNTS_MAX: Final = 200
+"""Service accounts that one command checks."""
+ServedPairs = Sequence[tuple[Pod, AzureIdentity]]
+USES_MAX: Final = 200
+"""Pairs of service account and identity that one command checks."""
+REVIEWS_MAX: Final = 200
+"""Pairs of a daemon's service account and an identity that one command has reviewed."""
 
 
 def live_pods(objects: Objects) -> list[Pod]:
     """Return the labelled pods that have not ended."""
     return [each for each in objects.pods if each.binding_label and not each.finished]
-
-
-NAMESPACES_MAX: Final = 200
-"""Namespaces of Secrets that one command checks."""
 
 
 def namespaces_of(identities: Iterable[AzureIdentity], *, cross_namespace: bool) -> tuple[str, ...]:
@@ -49,17 +64,55 @@ def needed_identities(objects: Objects) -> set[IdentityKey]:
     }
 
 
-READ_PERMISSION: Final = (
-    "run this command with permission to get these Secrets: only the presence of their keys is checked"
-)
-SECRETS_MAX: Final = 200
-"""Secrets that one command reads."""
-NOT_READ: Final = ReadFailure(f"one run reads at most {SECRETS_MAX} Secrets")
-"""The check of a Secret beyond that limit."""
+class Review(NamedTuple):
+    """A permission of a service account that the API server reviews."""
+
+    account: str
+    """`namespace/name`."""
+    verb: str
+    group: str
+    resource: str
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The review's `resourceAttributes`."""
+        return {key: value for key, value in self._asdict().items() if key != "account" and (value or key == "group")}
 
 
-HOSTS_MAX: Final = 200
-"""VMs and scale sets that one command reads."""
+def token_review(account: str, service_account: str) -> Review:
+    """Return the review whether NMI's *account* may request tokens of *service_account* (`namespace/name`)."""
+    namespace, _, name = service_account.partition("/")
+    return Review(account, "create", "", "serviceaccounts", "token", namespace, name)
+
+
+def use_review(account: str, client_id: str) -> Review:
+    """Return the review whether *account* may use the identity at the token proxy; `*` for all identities."""
+    return Review(account, BINDING_VERB, BINDING_GROUP, permission_resource(client_id))
+
+
+def secret_review(account: str, namespace: str) -> Review:
+    """Return the review whether *account* may get Secrets of *namespace*, or of all namespaces."""
+    return Review(account, "get", "", "secrets", namespace=namespace)
+
+
+def right_review(account: str, right: Right) -> Review:
+    """Return the review whether *account* has *right*."""
+    return Review(account, right.verb, right.group, right.resource, "", right.namespace, right.name)
+
+
+def secret_namespaces(objects: Objects, nmi: Sequence[Daemon]) -> dict[str, list[str]]:
+    """Return by NMI's service account the namespaces of the Secrets that it needs, existing ones first."""
+    existing = {each.metadata.namespace for each in objects.identities}
+    needed: dict[str, set[str]] = {}
+    for each in nmi:
+        cross = any(one.settings.allow_cross_namespace_secrets for one in readable_configurations([each]))
+        own = namespaces_of(objects.identities, cross_namespace=cross)
+        needed.setdefault(service_account_of(each), set()).update(own)
+    # With --allow-cross-namespace-secrets an AzureIdentity may name any text as the namespace of its Secret.
+    return {account: sorted(names, key=lambda name: (name not in existing, name)) for account, names in needed.items()}
 
 
 def used_hosts(objects: Objects) -> Sequence[Host]:
@@ -68,11 +121,6 @@ def used_hosts(objects: Objects) -> Sequence[Host]:
     hosts = (parse_provider_id(each.spec.provider_id) for each in objects.nodes if each.metadata.name in nodes)
     by_key = {each.key: each for each in hosts if each is not None}
     return [by_key[key] for key in sorted(by_key)]
-
-
-ACCOUNTS_MAX: Final = 200
-"""Service accounts that one command checks."""
-ServedPairs = Sequence[tuple[Pod, AzureIdentity]]
 
 
 def served_pairs(objects: Objects) -> list[tuple[Pod, AzureIdentity]]:
@@ -90,10 +138,6 @@ def served_pairs(objects: Objects) -> list[tuple[Pod, AzureIdentity]]:
         if not pod.spec.host_network
         for identity in selected.get((pod.metadata.namespace, pod.binding_label), {}).values()
     ]
-
-
-USES_MAX: Final = 200
-"""Pairs of service account and identity that one command checks."""
 
 
 class BindingUse(NamedTuple):
@@ -128,8 +172,36 @@ def binding_uses(pairs: Sequence[tuple[Pod, AzureIdentity]], nmi: Sequence[Daemo
     return sorted(found)
 
 
-REVIEWS_MAX: Final = 200
-"""Pairs of a daemon's service account and an identity that one command has reviewed."""
+class FederatedNeeds(NamedTuple):
+    """What the checks of federated identities depend on. Empty if no pod has one."""
+
+    namespaces: Sequence[str]
+    """Namespaces of the pods' service accounts."""
+    tokens: Sequence[Review]
+    unchecked: int
+    """Number of service accounts beyond the limit of one command."""
+    uses: Sequence[BindingUse]
+    unchecked_uses: int
+
+
+def federated_needs(objects: Objects, nmi: Sequence[Daemon]) -> FederatedNeeds:
+    """Return these needs, of at most ACCOUNTS_MAX service accounts and USES_MAX uses."""
+    pairs = served_pairs(objects)
+    names = sorted({account_name(pod) for pod, _ in pairs if pod.spec.service_account_name})
+    accounts = {
+        service_account_of(each)
+        for each in nmi
+        if any(one.settings.federated_identities for one in readable_configurations([each]))
+    }
+    checked = by_turns(names, namespace_of)[:ACCOUNTS_MAX]
+    uses = by_turns(binding_uses(pairs, nmi), lambda use: use.namespace)
+    return FederatedNeeds(
+        namespaces=sorted({pod.metadata.namespace for pod, _ in pairs}),
+        tokens=[token_review(account, each) for account in sorted(accounts) for each in checked],
+        unchecked=len(names) - len(checked) if accounts else 0,
+        uses=uses[:USES_MAX],
+        unchecked_uses=max(0, len(uses) - USES_MAX),
+    )
 
 
 class DaemonAccount(NamedTuple):

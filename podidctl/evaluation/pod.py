@@ -39,6 +39,14 @@ ANY_IDENTITY: Final = TokenRequest(MANAGEMENT_RESOURCE)
 """A request that names no identity."""
 UNTIL_A_CHANGE: Final = "the same response immediately, until the pod's label, identities or address change"
 """Response to a request for an identity that the pod has not got in the whole time for which NMI holds requests."""
+CLIENT_ID_VARIABLE: Final = "AZURE_CLIENT_ID"
+NAME_ONE: Final = f"let the application name the client id of its identity in each request ({CLIENT_ID_VARIABLE})"
+"""Advice for a pod with several identities."""
+FOREIGN_ADVICE: Final = (
+    "if that is not intended, delete these bindings and see who may create them (podidctl access); --forceNamespaced "
+    "makes each binding serve its own namespace only"
+)
+"""Advice for a pod that bindings of another namespace select."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +160,7 @@ class PodCase:
     @cached_property
     def nmi_facts(self) -> PodFacts:
         """The properties of the pod that NMI's decision depends on, including exceptions."""
-        exemptions = Exemptions(
-            lambda _: None,
-            mic_namespace=self.settings.mic_namespace,
-            namespaces=self.settings.exception_namespaces,
-        )
-        return pod_facts_of(self.pod, exemptions.why_given(self.pod, self.facts.exceptions))
+        return pod_facts_of(self.pod, exemptions_of(self.settings).why_given(self.pod, self.facts.exceptions))
 
     @property
     def exempt(self) -> str:
@@ -251,6 +254,11 @@ class PodCase:
                 return PredictedDecision(Outcome.REFUSED, refusal=refusal)
 
 
+def exemptions_of(settings: Settings) -> Exemptions:
+    """Return the rules by which an NMI with these *settings* leaves pods to IMDS."""
+    return Exemptions(lambda _: None, mic_namespace=settings.mic_namespace, namespaces=settings.exception_namespaces)
+
+
 def missing_pod(facts: DiagnosisInput) -> PredictedDecision:
     """Return the decision about a pod that does not exist."""
     return PredictedDecision(Outcome.UNSEEN, why=f"pod {facts.name} does not exist in namespace {facts.namespace}")
@@ -284,16 +292,6 @@ def _joined(facts: DiagnosisInput, pod: Pod) -> Iterator[AssignedIdentity]:
             continue
         if pod.binding_label and binding.spec.selector == pod.binding_label:
             yield join(binding, identity)
-
-
-CLIENT_ID_VARIABLE: Final = "AZURE_CLIENT_ID"
-NAME_ONE: Final = f"let the application name the client id of its identity in each request ({CLIENT_ID_VARIABLE})"
-"""Advice for a pod with several identities."""
-FOREIGN_ADVICE: Final = (
-    "if that is not intended, delete these bindings and see who may create them (podidctl access); --forceNamespaced "
-    "makes each binding serve its own namespace only"
-)
-"""Advice for a pod that bindings of another namespace select."""
 
 
 def sets_client_id(pod: Pod) -> bool | None:

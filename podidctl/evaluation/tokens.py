@@ -18,6 +18,17 @@ from podidentity.azure.errors import AzureError
 from podidentity.azure.federation import BINDING_AUDIENCE, Exchange
 from podidentity.resources import AzureIdentity, IdentityType
 
+TYPE_NAMES: Final[Mapping[int, str]] = {
+    IdentityType.USER_ASSIGNED: "user-assigned identity",
+    IdentityType.SECRET: "service principal with a secret",
+    IdentityType.CERTIFICATE: "service principal with a certificate",
+    IdentityType.FEDERATED: "federated identity",
+}
+SERVICE_PRINCIPAL_TYPES: Final = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})
+SIGN_IN_TYPES: Final = SERVICE_PRINCIPAL_TYPES | {IdentityType.FEDERATED}
+"""Identity types whose tokens come from a sign-in endpoint."""
+PROXY_NAME: Final = "the cluster's token proxy (AKS identity bindings)"
+
 
 def exchanges_of(settings: Settings) -> Exchanges:
     """Return the exchanges of an NMI with these *settings*. Its token proxy is not known: AKS sets that in its pod."""
@@ -32,18 +43,6 @@ def exchange_of(settings: Settings, identity: AzureIdentity) -> Exchange:
 def audience_of(settings: Settings, exchange: Exchange) -> str:
     """Return the audience of the service account tokens that NMI requests."""
     return BINDING_AUDIENCE if exchange is Exchange.IDENTITY_BINDINGS else settings.federated_audience
-
-
-TYPE_NAMES: Final[Mapping[int, str]] = {
-    IdentityType.USER_ASSIGNED: "user-assigned identity",
-    IdentityType.SECRET: "service principal with a secret",
-    IdentityType.CERTIFICATE: "service principal with a certificate",
-    IdentityType.FEDERATED: "federated identity",
-}
-SERVICE_PRINCIPAL_TYPES: Final = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})
-SIGN_IN_TYPES: Final = SERVICE_PRINCIPAL_TYPES | {IdentityType.FEDERATED}
-"""Identity types whose tokens come from a sign-in endpoint."""
-PROXY_NAME: Final = "the cluster's token proxy (AKS identity bindings)"
 
 
 def describe_token_source(

@@ -13,6 +13,16 @@ from typing_extensions import override
 from nmi.node.host_routing import HostRouting, by_labels
 from podidentity.resources import Kind, Node, NodeSpec, Pod, PodCondition, PodMeta, PodSpec, PodStatus, Resource, Wire
 
+SCHEDULED: Final = "PodScheduled"
+LABELS: Final = ("app.kubernetes.io/component", "component")
+OS_LABEL: Final = "kubernetes.io/os"
+VIRTUAL_LABEL: Final = ("type", "virtual-kubelet")
+"""Label of a node that is not a machine, where DaemonSet pods cannot run."""
+VIRTUAL_TAINT: Final = "virtual-kubelet.io/provider"
+COMPONENT_PREFIX: Final = "aad-pod-identity"
+"""Prefix of the component names in the Events of both this project and the Go implementation."""
+CILIUM_NODES: Final = Kind("CiliumNode", "ciliumnodes", Resource, "cilium.io", "v2", namespaced=False)
+
 
 class Variable(Wire, frozen=True):
     name: str = ""
@@ -40,12 +50,6 @@ class VariablePod(Pod, frozen=True):
     """A pod with the names of its environment variables."""
 
     spec: VariablePodSpec = VariablePodSpec()
-
-
-VARIABLE_PODS: Final = Kind("Pod", "pods", VariablePod)
-
-
-SCHEDULED: Final = "PodScheduled"
 
 
 class DatedMeta(PodMeta, frozen=True):
@@ -84,9 +88,6 @@ def parse_time(spelled: str | None) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-LABELS: Final = ("app.kubernetes.io/component", "component")
 
 
 class FieldRef(Wire, frozen=True):
@@ -260,12 +261,6 @@ def service_account_of(daemon: Daemon) -> str:
     return f"{daemon.metadata.namespace}/{daemon.spec.service_account_name or 'default'}"
 
 
-OS_LABEL: Final = "kubernetes.io/os"
-VIRTUAL_LABEL: Final = ("type", "virtual-kubelet")
-"""Label of a node that is not a machine, where DaemonSet pods cannot run."""
-VIRTUAL_TAINT: Final = "virtual-kubelet.io/provider"
-
-
 class Taint(Wire, frozen=True):
     key: str = ""
     value: str = ""
@@ -357,8 +352,6 @@ class Event(Resource, frozen=True):
 
 
 EVENTS: Final = Kind("Event", "events", Event)
-COMPONENT_PREFIX: Final = "aad-pod-identity"
-"""Prefix of the component names in the Events of both this project and the Go implementation."""
 
 
 class Version(Wire, frozen=True):
@@ -404,6 +397,3 @@ DEFINITIONS: Final = Kind(
     "apiextensions.k8s.io",
     namespaced=False,
 )
-
-
-CILIUM_NODES: Final = Kind("CiliumNode", "ciliumnodes", Resource, "cilium.io", "v2", namespaced=False)

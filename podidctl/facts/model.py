@@ -23,6 +23,16 @@ from podidentity.resources import (
 )
 
 T = TypeVar("T")
+IdentityKey = tuple[str, str]
+"""Namespace and name of an AzureIdentity."""
+RULES_LABEL: Final = "kubernetes.azure.com/user-iptables-rules"
+"""AKS's monitor sets it on the CiliumNode: `true` if a rule of iptables on the node is not one that AKS expects."""
+UNEXPECTED: Final = "UnexpectedIPTablesRules"
+BLOCKED: Final = "BlockedIPTablesRule"
+REASONS: Final = (UNEXPECTED, BLOCKED)
+"""Reasons of the Events of AKS's monitor, about nodes."""
+RULE_EVENTS_MAX: Final = 1000
+"""Events of one reason that are read; others than AKS may create them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,6 @@ def readable(several: tuple[T, ...] | ReadFailure) -> tuple[T, ...]:
 
 SecretCheck = CredentialError | ReadFailure | None
 """NMI's reason why it cannot use a Secret, or a failed read; None for a usable Secret."""
-IdentityKey = tuple[str, str]
-"""Namespace and name of an AzureIdentity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,16 +326,6 @@ class DaemonUses:
     """By the API server's access reviews; without those that *by_bindings* has."""
     unchecked: int = 0
     """Number of access reviews beyond the limit of one command."""
-
-
-RULES_LABEL: Final = "kubernetes.azure.com/user-iptables-rules"
-"""AKS's monitor sets it on the CiliumNode: `true` if a rule of iptables on the node is not one that AKS expects."""
-UNEXPECTED: Final = "UnexpectedIPTablesRules"
-BLOCKED: Final = "BlockedIPTablesRule"
-REASONS: Final = (UNEXPECTED, BLOCKED)
-"""Reasons of the Events of AKS's monitor, about nodes."""
-RULE_EVENTS_MAX: Final = 1000
-"""Events of one reason that are read; others than AKS may create them."""
 
 
 @dataclass(frozen=True, slots=True)

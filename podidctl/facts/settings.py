@@ -18,9 +18,8 @@ from podidentity.resources import Pod
 
 NO_NODE: Final = "nowhere"
 """Placeholder for the node of an unscheduled pod."""
-
-
 _VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
+T = TypeVar("T")
 
 
 def genuine_nmi(found: Sequence[Daemon]) -> Sequence[Daemon]:
@@ -139,15 +138,17 @@ def configuration_of(nmi: NmiPods | ReadFailure, pod: Pod | None) -> NmiConfigur
         )
     daemon = likely_nmi(nmi)
     try:
-        cloud_file = environment_of(daemon, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
-        return NmiConfiguration(nmi_settings(daemon), f"the flags of pod {daemon.name}", cloud_file)
+        return _nmi_configuration(daemon)
     except UsageError as error:
         return NmiConfiguration(
             usual, (f"NMI's defaults, because the flags of pod {daemon.name} cannot be read ({error})")
         )
 
 
-T = TypeVar("T")
+def _nmi_configuration(daemon: Daemon) -> NmiConfiguration:
+    """Return the configuration in the flags of the NMI in that pod. Raises UsageError."""
+    cloud_file = environment_of(daemon, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
+    return NmiConfiguration(nmi_settings(daemon), f"the flags of pod {daemon.name}", cloud_file)
 
 
 def mic_settings(daemon: Daemon) -> MicSettings:
@@ -173,31 +174,29 @@ def read_settings(pods: Iterable[Daemon], read: Callable[[Daemon], T]) -> tuple[
 
 
 def readable_configurations(nmi: Sequence[Daemon]) -> list[NmiConfiguration]:
-    """Return the configurations of the NMIs whose flags can be read."""
-    read = []
-    for each in nmi:
-        try:
-            cloud = environment_of(each, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
-            read.append(NmiConfiguration(nmi_settings(each), f"the flags of pod {each.name}", cloud))
-        except UsageError:
-            continue  # reported by the check of flags
-    return read
+    """Return the configurations of the NMIs whose flags can be read. The check of flags reports the others."""
+    return read_settings(nmi, _nmi_configuration)[0]
+
+
+def readable_mic_settings(mic: Sequence[Daemon]) -> list[MicSettings]:
+    """Return the settings of the MICs whose flags can be read. The check of flags reports the others."""
+    return read_settings(mic, mic_settings)[0]
 
 
 def is_managed(nmi: Sequence[Daemon]) -> bool:
     """Return whether all NMIs whose flags can be read run in managed mode."""
-    settings, _ = read_settings(nmi, nmi_settings)
+    settings = [each.settings for each in readable_configurations(nmi)]
     return bool(settings) and all(each.operation_mode is OperationMode.MANAGED for each in settings)
 
 
 def is_namespaced(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> bool:
     """Return whether a flag of NMI or MIC restricts identities to their own namespace."""
-    nmis, _ = read_settings(nmi, nmi_settings)
-    mics, _ = read_settings(mic, mic_settings)
-    return any(each.force_namespaced for each in nmis) or any(each.force_namespaced for each in mics)
+    return any(each.settings.force_namespaced for each in readable_configurations(nmi)) or any(
+        each.force_namespaced for each in readable_mic_settings(mic)
+    )
 
 
 def mic_policy(mic: Sequence[Daemon]) -> Policy:
     """Return the policy of the first MIC whose flags can be read, without the cluster's own identity."""
-    settings, _ = read_settings(mic, mic_settings)
+    settings = readable_mic_settings(mic)
     return policy_of(settings[0], "") if settings else Policy()

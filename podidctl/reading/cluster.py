@@ -44,16 +44,23 @@ from podidctl.facts.model import (
     StoredObjects,
     readable,
 )
-from podidctl.facts.settings import NO_NODE, genuine_mic, genuine_nmi, is_managed, mic_settings, readable_configurations
+from podidctl.facts.settings import (
+    NO_NODE,
+    genuine_mic,
+    genuine_nmi,
+    is_managed,
+    mic_settings,
+    readable_configurations,
+    readable_mic_settings,
+)
 from podidctl.reading.nmi import list_daemons, refused_pods
 from podidctl.reading.requests import clock_difference, or_failure
 from podidctl.reading.reviews import (
     read_daemon_uses,
     read_federated_access,
     read_rights,
+    read_secret_access,
     read_secret_checks,
-    readable_mic_settings,
-    secret_access,
 )
 from podidctl.report.text import by_turns
 from podidentity.flags import UsageError
@@ -69,6 +76,9 @@ R = TypeVar("R", bound=Resource)
 VERSION_SECONDS: Final = 10.0
 BODY_MAX: Final = 1 << 16
 _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
+UPGRADE_RECORD_RIGHT: Final = "get on MIC's configmap aad-pod-identity-config"
+NODE_EVENTS_NAMESPACE: Final = "default"
+"""The namespace of Events about nodes."""
 
 
 async def read_cluster(client: Client) -> ClusterState:
@@ -91,7 +101,7 @@ async def read_cluster(client: Client) -> ClusterState:
         mic=mic,
         locks=await or_failure(_locks(client, readable(mic))),
         rights=await or_failure(read_rights(client, nmi, mic)),
-        secrets=await or_failure(secret_access(client, objects, nmi)),
+        secrets=await or_failure(read_secret_access(client, objects, nmi)),
         credentials=await or_failure(_credentials(client, objects, nmi)),
         refused=await or_failure(refused_pods(client, nmi, _now_of(server))),
         federation=await read_federated_access(client, objects, nmi),
@@ -304,9 +314,6 @@ def pod_times(pods: Iterable[DatedPod]) -> dict[ObjectReference, datetime]:
     return {ObjectReference("pods", *each.key): since for each in pods if (since := each.since) is not None}
 
 
-UPGRADE_RECORD_RIGHT: Final = "get on MIC's configmap aad-pod-identity-config"
-
-
 async def counts_old_field_names(
     client: Client, nmi: Sequence[Daemon], mic: Sequence[Daemon]
 ) -> Mapping[str, bool | ReadFailure]:
@@ -333,10 +340,6 @@ async def _by_mic(client: Client, mic: Sequence[Daemon]) -> bool | ReadFailure:
         version = await or_failure(record.read())
         return version if isinstance(version, ReadFailure) else version is None
     return ReadFailure("no pod of MIC has readable flags", is_forbidden=False)
-
-
-NODE_EVENTS_NAMESPACE: Final = "default"
-"""The namespace of Events about nodes."""
 
 
 async def read_rule_monitor(client: Client) -> RuleMonitor:

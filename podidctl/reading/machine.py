@@ -30,6 +30,10 @@ from podidentity.exits import StartError
 RESTRICTED_TABLES: Final = ("filter", "mangle")
 """Tables in which AKS inserts its rule, depending on a setting of the node pool."""
 _SOURCE: Final = re.compile(r"! -s \d{1,3}(\.\d{1,3}){3}/32 ")
+IMDS_SECONDS: Final = 5.0
+READ_MAX: Final = 1 << 20
+VERSIONS: Final = "/metadata/versions"
+"""The only path of IMDS that needs no identity."""
 
 
 def is_restriction(rule: str, to: RedirectSpec) -> bool:
@@ -48,12 +52,6 @@ def has_restriction(saved: str, to: RedirectSpec) -> bool:
     """
     before = itertools.takewhile(lambda rule: words(rule) != ["-j", "ACCEPT"], rules_of(saved, "FORWARD"))
     return any(is_restriction(rule, to) for rule in before)
-
-
-IMDS_SECONDS: Final = 5.0
-READ_MAX: Final = 1 << 20
-VERSIONS: Final = "/metadata/versions"
-"""The only path of IMDS that needs no identity."""
 
 
 @dataclass(frozen=True, slots=True)

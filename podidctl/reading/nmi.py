@@ -25,6 +25,22 @@ from podidentity.kube.paths import object_path
 from podidentity.report import plain
 from podidentity.resources import PODS
 
+T = TypeVar("T")
+READ_SECONDS: Final = 5.0
+CONCURRENT_MAX: Final = 16
+REFUSED_PODS_MAX: Final = 50
+"""Refused pods that are reported."""
+CHECKED_MAX: Final = 200
+"""Pods whose existence is checked, with one GET each."""
+REFUSALS_MAX: Final = 500
+"""Recent Events of one namespace that are kept, the latest ones. Anyone with permission to create Events in a namespace
+can write any number of them, with any time.
+"""
+LOGS_MAX: Final = 5
+"""NMI pods whose log is read, first those with a recent Event. On other nodes every recent Event counts."""
+LINES_READ: Final = 5_000
+"""Lines from the end of the log: some hours of one node, up to two megabytes."""
+
 
 async def list_daemons(client: Client, component: str, *, node: str = "") -> list[Daemon]:
     """Return the pods of *component* (`nmi` or `mic`), with *node* only the ones on that node. Raises ApiError."""
@@ -43,11 +59,6 @@ async def read_log(client: Client, daemon: Daemon) -> str:
     asked = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
     log = await client.request("GET", object_path(PODS, *daemon.key, "log"), params=asked)
     return log.decode(errors="replace")
-
-
-T = TypeVar("T")
-READ_SECONDS: Final = 5.0
-CONCURRENT_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +131,6 @@ def _advice(error: ApiError, daemon: Daemon) -> str:
     return f"the API server cannot read the metrics: {error}"
 
 
-REFUSED_PODS_MAX: Final = 50
-"""Refused pods that are reported."""
-CHECKED_MAX: Final = 200
-"""Pods whose existence is checked, with one GET each."""
-REFUSALS_MAX: Final = 500
-"""Recent Events of one namespace that are kept, the latest ones. Anyone with permission to create Events in a namespace
-can write any number of them, with any time.
-"""
-LOGS_MAX: Final = 5
-"""NMI pods whose log is read, first those with a recent Event. On other nodes every recent Event counts."""
-
-
 async def refused_pods(client: Client, nmi: Sequence[Daemon] | ReadFailure, now: datetime) -> tuple[RefusedPod, ...]:
     """Return the existing pods whose last known request NMI refused. Raises ApiError."""
     recent: dict[tuple[str, str], list[Event]] = {}
@@ -195,7 +194,3 @@ async def _runs(client: Client, name: str, uid: str) -> bool:
     except NotFound:
         return False
     return pod.metadata.uid == uid and not pod.finished
-
-
-LINES_READ: Final = 5_000
-"""Lines from the end of the log: some hours of one node, up to two megabytes."""

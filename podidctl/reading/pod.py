@@ -13,12 +13,13 @@ from nmi.flag_table import OperationMode
 from nmi.identity.pods import own_addresses
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
 from podidctl.evaluation.federated import IDENTITIES_MAX, account_name, proxied_identities
+from podidctl.evaluation.needs import use_review
 from podidctl.evaluation.pod import PodCase
 from podidctl.facts.kinds import (
     COMPONENT_PREFIX,
+    DATED_PODS,
     EVENTS,
     PLACED_NODES,
-    VARIABLE_PODS,
     Event,
     PlacedNode,
     service_account_of,
@@ -95,13 +96,14 @@ async def read_pod(
     proxied = proxied_identities(data.configuration.settings, federated)
     if not proxied or not pod.spec.service_account_name:
         return data
-    reads = read_identity_permissions(client, account_name(pod), list(proxied), IDENTITIES_MAX)
+    reviews = {each: use_review(account_name(pod), each) for each in list(proxied)[:IDENTITIES_MAX]}
+    reads = read_identity_permissions(client, reviews)
     return replace(data, permissions=await or_failure(reads))
 
 
 async def _pod(client: Client, namespace: str, name: str) -> Pod | None:
     try:
-        return await client.get(VARIABLE_PODS, namespace, name)
+        return await client.get(DATED_PODS, namespace, name)
     except NotFound:
         return None
 

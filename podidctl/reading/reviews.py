@@ -17,22 +17,23 @@ from nmi.tokens.endpoints import Application
 from nmi.tokens.secrets import CredentialError, Secrets
 from podidctl.access.cluster_objects import Rbac
 from podidctl.access.projections import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES
-from podidctl.evaluation.federated import account_name
 from podidctl.evaluation.needs import (
-    ACCOUNTS_MAX,
     NAMESPACES_MAX,
     NOT_READ,
     REVIEWS_MAX,
     SECRETS_MAX,
-    USES_MAX,
     BindingUse,
     DaemonAccount,
-    binding_uses,
+    Review,
     bound_uses,
+    federated_needs,
     has_use,
-    namespaces_of,
     review_resources,
-    served_pairs,
+    right_review,
+    secret_namespaces,
+    secret_review,
+    token_review,
+    use_review,
 )
 from podidctl.evaluation.rights import mic_rights, nmi_rights, upgrade_rights
 from podidctl.evaluation.tokens import application_of
@@ -51,13 +52,10 @@ from podidctl.facts.model import (
     SecretCheck,
     readable,
 )
-from podidctl.facts.settings import is_managed, mic_settings, readable_configurations
+from podidctl.facts.settings import is_managed, readable_configurations, readable_mic_settings
 from podidctl.reading.requests import in_batches, or_failure
-from podidctl.report.text import by_turns, namespace_of
 from podidentity.azure.errors import AzureError
-from podidentity.azure.federation import BINDING_GROUP, BINDING_VERB
-from podidentity.azure.identity_permissions import ALL_IDENTITIES, permission_resource
-from podidentity.flags import UsageError
+from podidentity.azure.identity_permissions import ALL_IDENTITIES
 from podidentity.kube.client import Client
 from podidentity.resources import AzureIdentity, IdentityType
 
@@ -72,65 +70,50 @@ class Decision(msgspec.Struct, frozen=True):
     """Untrusted; RBAC names the binding and the role."""
 
 
-class _Review(msgspec.Struct):
+class _Response(msgspec.Struct):
     status: Decision = Decision()
 
 
-async def is_allowed(client: Client, account: str, **attributes: str) -> bool:
-    """Return whether *account* has the permission that *attributes* (`spec.resourceAttributes`) describe. Raises
-    ApiError.
-    """
-    return (await _decision(client, account, **attributes)).allowed
-
-
-async def _decision(client: Client, account: str, **attributes: str) -> Decision:
-    namespace, name = account.split("/")
+async def decide(client: Client, review: Review) -> Decision:
+    """Return the API server's decision. Raises ApiError."""
+    namespace, name = review.account.split("/")
     spec = {
         "user": f"system:serviceaccount:{namespace}:{name}",
         "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"],
-        "resourceAttributes": attributes,
+        "resourceAttributes": review.attributes,
     }
     body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
-    answer = await client.request("POST", REVIEWS, body=msgspec.json.encode(body))
-    return msgspec.json.decode(answer, type=_Review).status
+    response = await client.request("POST", REVIEWS, body=msgspec.json.encode(body))
+    return msgspec.json.decode(response, type=_Response).status
+
+
+async def decide_all(client: Client, reviews: Sequence[Review]) -> list[Decision]:
+    """Return the decisions in the order of *reviews*. Raises ApiError."""
+    return await in_batches(partial(decide, client, each) for each in reviews)
+
+
+async def denied(client: Client, reviews: Sequence[Review]) -> list[Review]:
+    """Return those of *reviews* that the API server does not allow. Raises ApiError."""
+    decisions = await decide_all(client, reviews)
+    return [each for each, decision in zip(reviews, decisions, strict=True) if not decision.allowed]
 
 
 async def may_request_tokens(client: Client, account: str, namespace: str, service_account: str) -> bool:
     """Return whether NMI's *account* may request tokens of that service account. Raises ApiError."""
-    return await is_allowed(
-        client,
-        account,
-        verb="create",
-        group="",
-        resource="serviceaccounts",
-        subresource="token",
-        namespace=namespace,
-        name=service_account,
-    )
+    return (await decide(client, token_review(account, f"{namespace}/{service_account}"))).allowed
 
 
 async def may_use_identity(client: Client, account: str, client_id: str) -> bool:
     """Return whether the service account *account* (`namespace/name`) may use the identity at the token proxy. Raises
     ApiError.
     """
-    return (await identity_decision(client, account, client_id)).allowed
+    return (await decide(client, use_review(account, client_id))).allowed
 
 
-async def identity_decision(client: Client, account: str, client_id: str) -> Decision:
-    """Return whether *account* may use the identity at the token proxy, with the reason; `*` for all identities.
-    Raises ApiError.
-    """
-    resource = permission_resource(client_id)
-    return await _decision(client, account, verb=BINDING_VERB, group=BINDING_GROUP, resource=resource)
-
-
-async def read_identity_permissions(
-    client: Client, account: str, resources: Sequence[str], limit: int
-) -> IdentityPermissions:
-    """Return the permissions of one service account, with at most *limit* requests. Raises ApiError."""
-    checked = resources[:limit]
-    allowed = await in_batches(partial(may_use_identity, client, account, each) for each in checked)
-    return IdentityPermissions(dict(zip(checked, allowed, strict=True)))
+async def read_identity_permissions(client: Client, reviews: Mapping[str, Review]) -> IdentityPermissions:
+    """Return the permissions of one service account. *reviews*: by client id. Raises ApiError."""
+    decisions = await decide_all(client, list(reviews.values()))
+    return IdentityPermissions({each: made.allowed for each, made in zip(reviews, decisions, strict=True)})
 
 
 async def read_secret_checks(
@@ -170,28 +153,13 @@ async def read_federated_access(
     client: Client, objects: Objects | ReadFailure, nmi: tuple[Daemon, ...] | ReadFailure
 ) -> FederatedAccess:
     """Return this state. Reads nothing if no pod has a federated identity. Raises NoResponse."""
-    pairs = served_pairs(objects) if isinstance(objects, Objects) else []
-    pods = [pod for pod, _ in pairs]
-    namespaces = sorted({each.metadata.namespace for each in pods})
-    accounts = {each: await or_failure(_service_accounts(client, each)) for each in namespaces}
-    names = sorted({account_name(each) for each in pods if each.spec.service_account_name})
-    ours = readable(nmi)
-    its = sorted(
-        {
-            service_account_of(each)
-            for each in ours
-            if any(one.settings.federated_identities for one in readable_configurations([each]))
-        }
-    )
-    checked = by_turns(names, namespace_of)[:ACCOUNTS_MAX]
-    uses = by_turns(binding_uses(pairs, ours), lambda use: use.namespace)
-    checked_uses = uses[:USES_MAX]
+    needs = federated_needs(objects if isinstance(objects, Objects) else Objects(), readable(nmi))
     return FederatedAccess(
-        accounts,
-        await or_failure(_forbidden(client, its, checked)),
-        unchecked=len(names) - len(checked) if its else 0,
-        unpermitted=await or_failure(_unpermitted(client, checked_uses)),
-        unchecked_uses=len(uses) - len(checked_uses),
+        {each: await or_failure(_service_accounts(client, each)) for each in needs.namespaces},
+        await or_failure(_forbidden(client, needs.tokens)),
+        unchecked=needs.unchecked,
+        unpermitted=await or_failure(_unpermitted(client, needs.uses)),
+        unchecked_uses=needs.unchecked_uses,
     )
 
 
@@ -199,50 +167,36 @@ async def _service_accounts(client: Client, namespace: str) -> frozenset[str]:
     return frozenset({each.metadata.name for each in await client.list(SERVICE_ACCOUNTS, namespace)})
 
 
-async def _unpermitted(client: Client, uses: Sequence[BindingUse]) -> dict[str, tuple[str, ...]]:
-    allowed = await in_batches(partial(may_use_identity, client, each.account, each.client_id) for each in uses)
+async def _forbidden(client: Client, reviews: Sequence[Review]) -> dict[str, tuple[str, ...]]:
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for use, may in zip(uses, allowed, strict=True):
-        if not may:
-            found[use.client_id].append(use.account)
+    for each in await denied(client, reviews):
+        found[each.account].append(f"{each.namespace}/{each.name}")
+    return {account: tuple(names) for account, names in found.items()}
+
+
+async def _unpermitted(client: Client, uses: Sequence[BindingUse]) -> dict[str, tuple[str, ...]]:
+    client_ids = {use_review(*each): each.client_id for each in uses}
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for each in await denied(client, list(client_ids)):
+        found[client_ids[each]].append(each.account)
     return {client_id: tuple(sorted(accounts)) for client_id, accounts in found.items()}
 
 
-async def _forbidden(client: Client, its: Sequence[str], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    found = {}
-    for account in its:
-        allowed = await in_batches(partial(may_request_tokens, client, account, *each.split("/")) for each in names)
-        found[account] = tuple(name for name, may in zip(names, allowed, strict=True) if not may)
-    return found
-
-
-async def secret_access(
+async def read_secret_access(
     client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
 ) -> tuple[SecretAccess, ...]:
     """Return one value per service account of NMI; none if the identities could not be read. Raises ApiError."""
     if isinstance(objects, ReadFailure) or isinstance(nmi, ReadFailure):
         return ()
-    existing = {each.metadata.namespace for each in objects.identities}
-    needed: dict[str, set[str]] = {}
-    for each in nmi:
-        cross = any(one.settings.allow_cross_namespace_secrets for one in readable_configurations([each]))
-        own = namespaces_of(objects.identities, cross_namespace=cross)
-        needed.setdefault(service_account_of(each), set()).update(own)
     found = []
-    for account, namespaces in needed.items():
-        everywhere = await _may_get(client, account, "")
-        # With --allow-cross-namespace-secrets an AzureIdentity may name any text as the namespace of its Secret.
-        names = sorted(namespaces, key=lambda name: (name not in existing, name))
+    for account, names in secret_namespaces(objects, nmi).items():
+        everywhere = (await decide(client, secret_review(account, ""))).allowed
         checked = () if everywhere else names[:NAMESPACES_MAX]
-        allowed = await in_batches(partial(_may_get, client, account, each) for each in checked)
-        forbidden = tuple(name for name, may in zip(checked, allowed, strict=True) if not may)
+        forbidden = await denied(client, [secret_review(account, each) for each in checked])
         unchecked = 0 if everywhere else len(names) - len(checked)
-        found.append(SecretAccess(account, everywhere, tuple(sorted(names)), forbidden, unchecked))
+        needed, lacking = tuple(sorted(names)), tuple(each.namespace for each in forbidden)
+        found.append(SecretAccess(account, everywhere, needed, lacking, unchecked))
     return tuple(found)
-
-
-async def _may_get(client: Client, account: str, namespace: str) -> bool:
-    return await is_allowed(client, account, verb="get", group="", resource="secrets", namespace=namespace)
 
 
 async def read_daemon_uses(
@@ -275,9 +229,7 @@ async def _cluster_rbac(client: Client) -> Rbac:
 
 
 async def _reviewed_uses(client: Client, wanted: Sequence[tuple[DaemonAccount, str]]) -> tuple[DaemonUse, ...]:
-    decisions = await in_batches(
-        partial(identity_decision, client, each.account, resource) for each, resource in wanted
-    )
+    decisions = await decide_all(client, [use_review(each.account, resource) for each, resource in wanted])
     found: dict[tuple[DaemonAccount, str], list[str]] = {}
     for (account, resource), decision in zip(wanted, decisions, strict=True):
         if decision.allowed:
@@ -291,16 +243,6 @@ async def _reviewed_uses(client: Client, wanted: Sequence[tuple[DaemonAccount, s
         )
         for (account, reason), resources in found.items()
     )
-
-
-def readable_mic_settings(mic: Sequence[Daemon]) -> list[MicSettings]:
-    read = []
-    for each in mic:
-        try:
-            read.append(mic_settings(each))
-        except UsageError:
-            continue  # reported by the check of flags
-    return read
 
 
 async def read_rights(
@@ -339,17 +281,5 @@ async def _rights_of_mic(client: Client, account: str, mic: Daemon) -> Rights:
 
 
 async def _missing_rights(client: Client, account: str, wanted: Sequence[Right]) -> tuple[Right, ...]:
-    allowed = await in_batches(
-        partial(
-            is_allowed,
-            client,
-            account,
-            verb=right.verb,
-            group=right.group,
-            resource=right.resource,
-            namespace=right.namespace,
-            name=right.name,
-        )
-        for right in wanted
-    )
-    return tuple(right for right, may in zip(wanted, allowed, strict=True) if not may)
+    rights = {right_review(account, each): each for each in wanted}
+    return tuple(rights[each] for each in await denied(client, list(rights)))

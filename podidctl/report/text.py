@@ -18,6 +18,11 @@ from rich.table import Table
 from podidentity.report import printable
 
 T = TypeVar("T")
+PIPE_COLUMNS = 200
+"""Width of tables if there is no terminal. Longer cells are folded, never cut."""
+_UNUSUAL = re.compile(r"[^ -~\n]")
+LISTED_MAX = 5
+"""Names that one text lists by default; further ones are only counted."""
 
 
 def by_turns(items: Iterable[T], group: Callable[[T], object]) -> list[T]:
@@ -31,13 +36,6 @@ def by_turns(items: Iterable[T], group: Callable[[T], object]) -> list[T]:
 def namespace_of(name: str) -> str:
     """Return the namespace of `NAMESPACE/NAME`. Any other name is its own group."""
     return name.partition("/")[0]
-
-
-PIPE_COLUMNS = 200
-"""Width of tables if there is no terminal. Longer cells are folded, never cut."""
-_UNUSUAL = re.compile(r"[^ -~\n]")
-LISTED_MAX = 5
-"""Names that one text lists by default; further ones are only counted."""
 
 
 class Output(StrEnum):
