@@ -23,8 +23,7 @@ from podidctl.access.projections import (
 from podidctl.facts.kinds import PLACED_NODES, Daemon
 from podidctl.facts.model import ReadFailure, readable
 from podidctl.facts.settings import genuine_mic, genuine_nmi
-from podidctl.reading.cluster import counts_old_field_names
-from podidctl.reading.nmi import list_daemons
+from podidctl.reading.daemons import counts_old_field_names, list_daemons
 from podidctl.reading.requests import noting, or_failure
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import NoteIgnored

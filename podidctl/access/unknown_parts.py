@@ -7,7 +7,7 @@ from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules, nmi_daemons
 from podidctl.access.schema import Host, Unknown
 from podidctl.facts.model import ReadFailure
-from podidctl.reading.cluster import UPGRADE_RECORD_RIGHT
+from podidctl.reading.daemons import UPGRADE_RECORD_RIGHT
 from podidctl.report.text import listed
 from podidentity.report import counted, plain
 from podidentity.resources import GROUP

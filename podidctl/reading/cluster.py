@@ -14,7 +14,6 @@ import msgspec
 
 from mic.startup.settings import Settings as MicSettings
 from mic.startup.spellings import KINDS, respelled
-from mic.startup.type_upgrade import UpgradeRecord
 from nmi.settings import Settings as NmiSettings
 from podidctl.evaluation.needs import needed_identities
 from podidctl.facts.kinds import (
@@ -48,12 +47,10 @@ from podidctl.facts.settings import (
     NO_NODE,
     genuine_mic,
     genuine_nmi,
-    is_managed,
-    mic_settings,
     readable_configurations,
     readable_mic_settings,
 )
-from podidctl.reading.nmi import list_daemons, refused_pods
+from podidctl.reading.daemons import counts_old_field_names, list_daemons, refused_pods
 from podidctl.reading.requests import clock_difference, or_failure
 from podidctl.reading.reviews import (
     read_daemon_uses,
@@ -63,7 +60,6 @@ from podidctl.reading.reviews import (
     read_secret_checks,
 )
 from podidctl.report.text import by_turns
-from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import OLD_FIELDS_MAX, Malformed, decode_meta, decode_object, shallow
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, Unauthorized
@@ -76,7 +72,6 @@ R = TypeVar("R", bound=Resource)
 VERSION_SECONDS: Final = 10.0
 BODY_MAX: Final = 1 << 16
 _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
-UPGRADE_RECORD_RIGHT: Final = "get on MIC's configmap aad-pod-identity-config"
 NODE_EVENTS_NAMESPACE: Final = "default"
 """The namespace of Events about nodes."""
 
@@ -312,34 +307,6 @@ def creation_time(raw: msgspec.Raw) -> datetime | None:
 def pod_times(pods: Iterable[DatedPod]) -> dict[ObjectReference, datetime]:
     """Return since when each pod is on its node."""
     return {ObjectReference("pods", *each.key): since for each in pods if (since := each.since) is not None}
-
-
-async def counts_old_field_names(
-    client: Client, nmi: Sequence[Daemon], mic: Sequence[Daemon]
-) -> Mapping[str, bool | ReadFailure]:
-    """Return by plural whether the program that decides by the kind counts such fields. Raises NoResponse."""
-    by_nmi = any(each.settings.read_old_field_names for each in readable_configurations(nmi))
-    by_mic = by_nmi if is_managed(nmi) else await _by_mic(client, mic)
-    return {
-        ASSIGNED_IDENTITIES.plural: by_nmi,
-        EXCEPTIONS.plural: by_nmi,
-        IDENTITIES.plural: by_mic,
-        BINDINGS.plural: by_mic,
-    }
-
-
-async def _by_mic(client: Client, mic: Sequence[Daemon]) -> bool | ReadFailure:
-    for each in mic:
-        try:
-            settings = mic_settings(each)
-        except UsageError:
-            continue
-        if settings.read_old_field_names:
-            return True
-        record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
-        version = await or_failure(record.read())
-        return version if isinstance(version, ReadFailure) else version is None
-    return ReadFailure("no pod of MIC has readable flags", is_forbidden=False)
 
 
 async def read_rule_monitor(client: Client) -> RuleMonitor:

@@ -27,7 +27,7 @@ from podidctl.facts.kinds import (
 from podidctl.facts.model import DiagnosisInput, NmiConfiguration, NmiPods, ReadFailure, ServiceAccountAccess
 from podidctl.facts.nmi_log import parse_decisions
 from podidctl.facts.settings import configuration_of, genuine_nmi, likely_nmi
-from podidctl.reading.nmi import list_daemons, read_log
+from podidctl.reading.daemons import list_daemons, read_log
 from podidctl.reading.requests import noting, or_failure, server_now
 from podidctl.reading.reviews import may_request_tokens, read_identity_permissions, read_secret_checks
 from podidctl.report.documents import LoggedDecision

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from podidctl.facts.kinds import Daemon
-from podidctl.reading.nmi import MetricsPage, Unread, read_pages
+from podidctl.reading.daemons import MetricsPage, Unread, read_pages
 from podidctl.top.counters import UnreadableMetricsError, parse
 from podidctl.top.rates import Reading
 from podidentity.kube.client import Client

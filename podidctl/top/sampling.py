@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from podidctl.reading.nmi import Unread
+from podidctl.reading.daemons import Unread
 from podidctl.top.counters import Counters
 from podidctl.top.rates import Reading, rates
 from podidctl.top.reader import NodeReading

@@ -7,7 +7,7 @@ from typing import Final
 
 from podidctl.facts.kinds import Daemon
 from podidctl.facts.nmi_log import logged_peers
-from podidctl.reading.nmi import LINES_READ
+from podidctl.reading.daemons import LINES_READ
 from podidctl.verify.judgement import Evidence, Sighting
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError

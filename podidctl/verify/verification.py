@@ -11,7 +11,7 @@ import msgspec
 
 from podidctl.facts.kinds import Daemon
 from podidctl.facts.settings import genuine_nmi
-from podidctl.reading.nmi import list_daemons
+from podidctl.reading.daemons import list_daemons
 from podidctl.reading.requests import server_now
 from podidctl.verify import canary
 from podidctl.verify.canary_runner import CanaryRunner

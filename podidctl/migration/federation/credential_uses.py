@@ -12,7 +12,7 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from podidctl.reading.nmi import MetricsPage, Unread, read_pages
+from podidctl.reading.daemons import MetricsPage, Unread, read_pages
 from podidctl.report.text import listed
 from podidentity.kube.client import Client
 from podidentity.report import plain

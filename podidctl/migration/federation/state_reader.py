@@ -14,7 +14,7 @@ from podidctl.migration.federation.account_usages import account_usages
 from podidctl.migration.federation.credential_uses import NO_USES, CredentialUses
 from podidctl.migration.federation.planning_input import FederationState
 from podidctl.migration.workloads import Key
-from podidctl.reading.nmi import list_daemons
+from podidctl.reading.daemons import list_daemons
 from podidctl.reading.reviews import may_request_tokens
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client

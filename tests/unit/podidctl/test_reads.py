@@ -13,8 +13,8 @@ import pytest
 
 from podidctl.evaluation.similar_texts import COMPARED_MAX, _distance, similar_texts
 from podidctl.facts.kinds import Daemon
-from podidctl.reading import nmi as nmi_reader
-from podidctl.reading.nmi import MetricsPage, Unread, read_pages
+from podidctl.reading import daemons as daemons_reader
+from podidctl.reading.daemons import MetricsPage, Unread, read_pages
 from podidctl.reading.pod import read_pod
 from podidctl.reading.requests import BATCH, clock_difference, in_batches, server_now
 from podidctl.report.text import by_turns, listed, namespace_of
@@ -85,7 +85,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(60 if daemon.metadata.name.startswith("slow") else 1)
         return MetricsPage("page", 9090)
 
-    monkeypatch.setattr(nmi_reader, "read_page", read_page)
+    monkeypatch.setattr(daemons_reader, "read_page", read_page)
 
 
 async def read(within_seconds: float | None, *names: str) -> list[tuple[str, str]]:
@@ -98,7 +98,7 @@ async def read(within_seconds: float | None, *names: str) -> list[tuple[str, str
 async def test_a_page_that_does_not_come_in_time_is_unread_and_the_others_are_not() -> None:
     expected = [("a", "page"), ("slow", "no response within 30 s"), ("z", "page")]
     assert await read(30.0, "a", "slow", "z") == expected
-    names = [f"slow-{number:02}" for number in range(nmi_reader.CONCURRENT_MAX + 1)]
+    names = [f"slow-{number:02}" for number in range(daemons_reader.CONCURRENT_MAX + 1)]
     assert await read(None, *names) == [(name, "page") for name in names]
     assert await read(30.0) == []
 

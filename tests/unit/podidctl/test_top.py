@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from nmi.refusal import Reason
 from nmi.server.metrics import ServerMetrics
 from nmi.tokens.metrics import TokenMetrics
-from podidctl.reading.nmi import Unread
+from podidctl.reading.daemons import Unread
 from podidctl.top.counters import Counters, UnreadableMetricsError, parse
 from podidctl.top.live import LiveView, Sampler, keyboard
 from podidctl.top.rates import Rates, Reading, rates

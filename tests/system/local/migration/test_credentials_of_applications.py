@@ -9,7 +9,7 @@ from nmi.tokens.application_credentials import ApplicationCredentials
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
 from podidctl.migration.federation.credential_uses import NAMES_MAX, TOKENS, UNRECORDED, CredentialUses, combined, parse
-from podidctl.reading.nmi import MetricsPage, Unread
+from podidctl.reading.daemons import MetricsPage, Unread
 from podidentity.resources import AzureIdentity, Meta
 from tests.support.migration.federation_sandbox import Federation, blocking, notes, planned
 from tests.support.migration.objects import ID, binding, identity, workload

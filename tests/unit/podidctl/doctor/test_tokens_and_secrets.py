@@ -12,9 +12,9 @@ from podidctl.checks.hosts import check_client_ids
 from podidctl.evaluation.needs import NOT_READ, namespaces_of, used_hosts
 from podidctl.facts.model import ReadFailure, RecentRefusal, RefusedPod, SecretAccess
 from podidctl.reading import cluster as cluster_reader
-from podidctl.reading import nmi as nmi_reader
+from podidctl.reading import daemons as daemons_reader
 from podidctl.reading import reviews
-from podidctl.reading.nmi import CHECKED_MAX, refused_pods
+from podidctl.reading.daemons import CHECKED_MAX, refused_pods
 from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
 from podidentity.azure.errors import AzureError
@@ -98,10 +98,10 @@ def event(cluster: MemoryCluster, uid: str, name: str, at: str, **changes: Any) 
 async def test_many_events_of_one_namespace_are_not_all_kept(
     cluster: MemoryCluster, uid: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nmi_reader, "REFUSALS_MAX", 3)
+    monkeypatch.setattr(daemons_reader, "REFUSALS_MAX", 3)
     for number in range(20):
         event(cluster, uid, f"e{number}", f"2026-01-01T11:59:{number:02}Z")
-    kept = await nmi_reader._recent_events(cluster.client, NOW)
+    kept = await daemons_reader._recent_events(cluster.client, NOW)
     assert [each.at for each in kept] == [f"2026-01-01T11:59:{number}Z" for number in (19, 18, 17)]
 
 

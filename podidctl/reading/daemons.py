@@ -1,19 +1,22 @@
-"""Reader of NMI's pods: their list, logs and metrics, and the pods whose tokens they refused."""
+"""Reader of the pods of NMI and MIC: their list, logs and metrics, the field names that they count, and the pods whose
+tokens NMI refused.
+"""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
 
+from mic.startup.type_upgrade import UpgradeRecord
 from nmi.pod_events import TOKEN_REFUSED
 from podidctl.evaluation.refusals import logged_refusal, unresolved_event
 from podidctl.facts.kinds import COMPONENT_PREFIX, DAEMONS, EVENTS, LABELS, Daemon, Event
 from podidctl.facts.model import ReadFailure, RecentRefusal, RefusedPod
 from podidctl.facts.nmi_log import decisions_by_pod
-from podidctl.facts.settings import genuine_nmi, nmi_settings
+from podidctl.facts.settings import genuine_nmi, is_managed, mic_settings, nmi_settings, readable_configurations
 from podidctl.reading.requests import in_batches, or_failure
 from podidctl.report.documents import LoggedDecision
 from podidctl.report.text import by_turns, namespace_of
@@ -23,8 +26,9 @@ from podidentity.kube.decoding import Malformed, decode_object
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound
 from podidentity.kube.paths import object_path
 from podidentity.report import plain
-from podidentity.resources import PODS
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS
 
+UPGRADE_RECORD_RIGHT: Final = "get on MIC's configmap aad-pod-identity-config"
 T = TypeVar("T")
 READ_SECONDS: Final = 5.0
 CONCURRENT_MAX: Final = 16
@@ -194,3 +198,31 @@ async def _runs(client: Client, name: str, uid: str) -> bool:
     except NotFound:
         return False
     return pod.metadata.uid == uid and not pod.finished
+
+
+async def counts_old_field_names(
+    client: Client, nmi: Sequence[Daemon], mic: Sequence[Daemon]
+) -> Mapping[str, bool | ReadFailure]:
+    """Return by plural whether the program that decides by the kind counts such fields. Raises NoResponse."""
+    by_nmi = any(each.settings.read_old_field_names for each in readable_configurations(nmi))
+    by_mic = by_nmi if is_managed(nmi) else await _by_mic(client, mic)
+    return {
+        ASSIGNED_IDENTITIES.plural: by_nmi,
+        EXCEPTIONS.plural: by_nmi,
+        IDENTITIES.plural: by_mic,
+        BINDINGS.plural: by_mic,
+    }
+
+
+async def _by_mic(client: Client, mic: Sequence[Daemon]) -> bool | ReadFailure:
+    for each in mic:
+        try:
+            settings = mic_settings(each)
+        except UsageError:
+            continue
+        if settings.read_old_field_names:
+            return True
+        record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
+        version = await or_failure(record.read())
+        return version if isinstance(version, ReadFailure) else version is None
+    return ReadFailure("no pod of MIC has readable flags", is_forbidden=False)
