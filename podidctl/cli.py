@@ -15,8 +15,8 @@ from typing import Annotated, Final, Protocol, cast
 
 import typer
 
-from podidctl.cluster_access import CliContext, home_directory
-from podidctl.printing import print_error
+from podidctl.commands.connection import CliContext, home_directory
+from podidctl.report.text import print_error
 from podidentity.exits import StartError
 from podidentity.report import printable
 from podidentity.version import VERSION
@@ -31,13 +31,13 @@ CONTEXT: Final = CliContext(os.environ, home_directory)
 COMMANDS: Final[Mapping[str, str]] = {
     "sandbox": "podidctl.sandbox_command",
     "migrate": "podidctl.migration.command",
-    "explain": "podidctl.explain.command",
-    "token": "podidctl.token.command",
-    "doctor": "podidctl.doctor.command",
+    "explain": "podidctl.commands.explain",
+    "token": "podidctl.commands.token",
+    "doctor": "podidctl.commands.doctor",
     "verify": "podidctl.verify.command",
     "top": "podidctl.top.command",
     "access": "podidctl.access.command",
-    "plan": "podidctl.plan_command",
+    "plan": "podidctl.commands.plan",
 }
 """The module of each command, in the order of the help text. Each module is a _CommandModule."""
 

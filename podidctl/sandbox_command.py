@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from podidctl.cluster_access import KUBECONFIG_HELP, CliContext, parse_pod_name
-from podidctl.completion import ClusterNames
+from podidctl.commands.completion import ClusterNames
+from podidctl.commands.connection import KUBECONFIG_HELP, CliContext, parse_pod_name
 from podidentity.exits import StartError
 
 EXTRA_MODULES: Final = ("cryptography", "httptools", "iptc", "requests", "podidentity_sandbox")

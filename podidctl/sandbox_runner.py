@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from mic.startup.settings import Settings as ClusterSettings
-from podidctl.cluster_access import connect
-from podidctl.printing import print_error
+from podidctl.commands.connection import connect
+from podidctl.report.text import print_error
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError, NotFound
 from podidentity.resources import PODS

@@ -25,8 +25,8 @@ from podidctl.access.schema import (
     Reach,
 )
 from podidctl.access.targets import secret_of
-from podidctl.diagnosis.access_reviews import service_account_of
-from podidctl.diagnosis.input import readable
+from podidctl.facts.kinds import service_account_of
+from podidctl.facts.model import readable
 from podidentity.resources import AzureIdentity, IdentityType
 
 REACHED_TODAY: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER, GrantState.POSSIBLE})

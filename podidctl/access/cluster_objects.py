@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from mic.azure.identities import HostIdentities
 from podidctl.access.projections import ReviewedPod, Role, RoleBinding
-from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.diagnosis.node_placement import PlacedNode
+from podidctl.facts.kinds import Daemon, PlacedNode
+from podidctl.facts.model import ReadFailure
 from podidentity.azure.errors import AzureError
 from podidentity.resources import (
     AzureAssignedIdentity,

@@ -21,9 +21,16 @@ from podidctl.access.policy_output import PolicyOutput, render_policy
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import KINDS
-from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect, parse_pod_name
-from podidctl.completion import ClusterNames
-from podidctl.printing import Output, console, print_document, print_text
+from podidctl.commands.completion import ClusterNames
+from podidctl.commands.connection import (
+    CLOUDCONFIG_HELP,
+    KUBECONFIG_HELP,
+    NAME_PATTERN,
+    CliContext,
+    connect,
+    parse_pod_name,
+)
+from podidctl.report.text import Output, console, print_document, print_text
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO, counted, plain
 from podidentity.telemetry.logs import LogFormat, configure

@@ -8,12 +8,17 @@ import msgspec
 from nmi.settings import Settings
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.schema import Rules
-from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi
-from podidctl.diagnosis.gather import NO_NODE
-from podidctl.diagnosis.input import NmiConfiguration, readable
-from podidctl.diagnosis.node_placement import MissingNmi, missing_nmi
-from podidctl.doctor.exemptions import exemption_reasons
-from podidctl.doctor.programs import is_managed, is_namespaced, readable_configurations
+from podidctl.evaluation.daemons import MissingNmi, exemption_reasons, missing_nmi
+from podidctl.facts.kinds import Daemon
+from podidctl.facts.model import NmiConfiguration, readable
+from podidctl.facts.settings import (
+    NO_NODE,
+    genuine_mic,
+    genuine_nmi,
+    is_managed,
+    is_namespaced,
+    readable_configurations,
+)
 from podidentity.resources import Pod
 
 

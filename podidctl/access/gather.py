@@ -20,11 +20,11 @@ from podidctl.access.projections import (
     ROLE_BINDINGS,
     ROLES,
 )
-from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_daemons
-from podidctl.diagnosis.gather import noting, or_failure
-from podidctl.diagnosis.input import ReadFailure, readable
-from podidctl.diagnosis.node_placement import PLACED_NODES
-from podidctl.doctor.old_field_names import counts_old_field_names
+from podidctl.facts.kinds import PLACED_NODES, Daemon
+from podidctl.facts.model import ReadFailure, readable
+from podidctl.facts.settings import genuine_mic, genuine_nmi
+from podidctl.reading.daemons import counts_old_field_names, list_daemons
+from podidctl.reading.requests import noting, or_failure
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import NoteIgnored
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, Kind, Resource

@@ -21,13 +21,11 @@ from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules, nodes_without_nmi
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import Grant, GrantState
-from podidctl.diagnosis.decision import ANY_IDENTITY, assignments_of
-from podidctl.diagnosis.input import DiagnosisInput, ReadFailure, readable
-from podidctl.diagnosis.node_placement import MissingNmi
-from podidctl.diagnosis.service_accounts import account_name
-from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, sets_client_id
-from podidctl.fair_order import namespace_of
-from podidctl.printing import listed
+from podidctl.evaluation.daemons import MissingNmi
+from podidctl.evaluation.federated import account_name
+from podidctl.evaluation.pod import ANY_IDENTITY, CLIENT_ID_VARIABLE, assignments_of, sets_client_id
+from podidctl.facts.model import DiagnosisInput, ReadFailure, readable
+from podidctl.report.text import listed, namespace_of
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import counted
 from podidentity.resources import AzureAssignedIdentity, AzureIdentityBinding, IdentityType

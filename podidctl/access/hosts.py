@@ -17,7 +17,7 @@ from mic.decisions.assignments import ExistingAssignment
 from mic.preview.outcome import AzureReads
 from podidctl.access.cluster_objects import AzureState, ClusterObjects
 from podidctl.access.schema import AttachedIdentity, Explained, Grant, GrantState, Host
-from podidctl.diagnosis.input import readable
+from podidctl.facts.model import readable
 from podidentity.azure.resource_ids import Host as AzureHost
 from podidentity.azure.resource_ids import ScaleSet, id_key, parse_provider_id, parse_user_assigned
 from podidentity.resources import AzureIdentity, IdentityType

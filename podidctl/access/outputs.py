@@ -22,7 +22,7 @@ from podidctl.access.schema import (
     SubjectAccess,
     SubjectRight,
 )
-from podidctl.printing import Output, escaped, listed, print_document, print_table, print_text
+from podidctl.report.text import Output, escaped, listed, print_document, print_table, print_text
 from podidentity.exits import StartError
 from podidentity.report import counted, plain
 

@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from podidctl.diagnosis.several_identities import VariableContainer, VariablePod, VariablePodSpec
+from podidctl.facts.kinds import VariableContainer, VariablePod, VariablePodSpec
 from podidentity.resources import BareMeta, Kind, Resource, Wire
 
 RBAC_GROUP: Final = "rbac.authorization.k8s.io"

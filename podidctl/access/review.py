@@ -37,10 +37,10 @@ from podidctl.access.scope import restrict
 from podidctl.access.subjects import actions_of_accounts, find_subjects, with_accounts
 from podidctl.access.summary import summarize, unknown_parts
 from podidctl.access.targets import Targets, find_targets, secret_of
-from podidctl.diagnosis.access_reviews import service_account_of
-from podidctl.diagnosis.input import ReadFailure, readable
-from podidctl.diagnosis.node_placement import MissingNmi
-from podidctl.diagnosis.service_accounts import account_name
+from podidctl.evaluation.daemons import MissingNmi
+from podidctl.evaluation.federated import account_name
+from podidctl.facts.kinds import service_account_of
+from podidctl.facts.model import ReadFailure, readable
 from podidentity.object_limits import oversized
 
 WHOLE_CLUSTER = Scope()

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from podidctl.report_parts import NamespacedPart
+from podidctl.report.documents import NamespacedPart
 from podidentity.report import ReportModel
 
 SCHEMA_VERSION: Final = 1

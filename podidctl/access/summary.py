@@ -6,9 +6,9 @@ from typing import Final
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules, nmi_daemons
 from podidctl.access.schema import Explained, Grant, GrantState, Host, PodAccess, SubjectAccess, Summary, Unknown
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor.old_field_names import RIGHT
-from podidctl.printing import listed
+from podidctl.facts.model import ReadFailure
+from podidctl.reading.daemons import UPGRADE_RECORD_RIGHT
+from podidctl.report.text import listed
 from podidentity.report import counted, plain
 from podidentity.resources import GROUP
 
@@ -89,7 +89,7 @@ def unknown_parts(objects: ClusterObjects, rules: DaemonRules, hosts: Sequence[H
             f"{counted(len(doubt.names), 'object has', 'objects have')} fields in spellings from before v1.6.0, and it "
             f"is not known whether MIC counts them ({doubt.why}): {listed(doubt.names)}"
         )
-        yield _unknown(f"{plural}.{GROUP}", why, RIGHT)
+        yield _unknown(f"{plural}.{GROUP}", why, UPGRADE_RECORD_RIGHT)
     failed = [each for each in hosts if each.problem]
     if failed:
         why = f"{len(failed)} of {len(hosts)} hosts: {listed({each.problem for each in failed})}"

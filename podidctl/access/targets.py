@@ -12,8 +12,8 @@ from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import TAKES_OVER, Action, Grant, HostAccess, ProgramAccess
-from podidctl.diagnosis.input import readable
-from podidctl.diagnosis.service_accounts import account_name
+from podidctl.evaluation.federated import account_name
+from podidctl.facts.model import readable
 from podidentity.resources import AzureIdentity, IdentityType
 
 Names: TypeAlias = frozenset[str]

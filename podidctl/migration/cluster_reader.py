@@ -9,8 +9,8 @@ import msgspec
 from mic.startup.settings import Settings
 from mic.startup.spellings import KINDS, dropping
 from mic.startup.type_upgrade import UpgradeRecord
-from podidctl import cluster_access
-from podidctl.diagnosis.daemons import DaemonContainer
+from podidctl.commands import connection
+from podidctl.facts.kinds import DaemonContainer
 from podidctl.migration.differences import Installation
 from podidctl.migration.installed_programs import InstalledProgram, is_namespaced, mic_settings
 from podidctl.migration.workloads import (
@@ -45,7 +45,7 @@ PROGRAMS: Final = ("nmi", "mic")
 
 def connect(settings: Settings) -> AbstractAsyncContextManager[Client]:
     """Connect to the cluster of *settings*. Raises StartError, also for errors in the context."""
-    return cluster_access.connect(settings, advice=_api_error_text)
+    return connection.connect(settings, advice=_api_error_text)
 
 
 async def read_installation(client: Client) -> tuple[Installation, list[InstalledProgram]]:

@@ -11,7 +11,7 @@ import yaml
 from msgspec.structs import replace
 
 from mic.startup.settings import Settings
-from podidctl.cluster_access import CliContext
+from podidctl.commands.connection import CliContext
 from podidctl.migration import cluster_reader
 from podidctl.migration.differences import Difference, DifferenceLevel, find_differences, manifest_differences
 from podidctl.migration.federation import command as federating
@@ -32,7 +32,7 @@ from podidctl.migration.workload_identity import (
     plan_workload_identity,
     unreachable_issuer,
 )
-from podidctl.printing import Output, console, print_document, print_text
+from podidctl.report.text import Output, console, print_document, print_text
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO
 

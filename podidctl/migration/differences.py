@@ -12,9 +12,9 @@ from mic.decisions.assignments import misconfigured
 from mic.startup.spellings import respelled
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
-from podidctl.diagnosis.token_source import SERVICE_PRINCIPAL_TYPES
+from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES
 from podidctl.migration.manifests import object_name
-from podidctl.printing import listed
+from podidctl.report.text import listed
 from podidentity.azure.clouds import of_environment
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.kube.decoding import Malformed, decode_object

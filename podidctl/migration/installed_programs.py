@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import mic.startup.settings
 import nmi.settings
-from podidctl.diagnosis.daemons import reject_help
+from podidctl.facts.settings import reject_help
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidentity.flags import UsageError
 

@@ -29,7 +29,7 @@ from podidctl.migration.workload_identity import (
     WorkloadPatch,
 )
 from podidctl.migration.workloads import CRON_JOBS
-from podidctl.printing import Output, escaped, print_document, print_table, printable_json
+from podidctl.report.text import Output, escaped, print_document, print_table, printable_json
 from podidentity.report import printable
 
 COLORS: Final = {DifferenceLevel.FIX: "red", DifferenceLevel.REVIEW: "yellow", DifferenceLevel.NO_ACTION: "dim"}

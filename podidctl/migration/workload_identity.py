@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, ServiceAccount, Workload, WorkloadState
-from podidctl.printing import listed
+from podidctl.report.text import listed
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.resources import BINDING_LABEL, AzureIdentity, IdentityType, Wire
 

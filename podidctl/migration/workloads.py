@@ -11,7 +11,7 @@ from typing import Any, Final
 from mic.cluster.bindings import BindingIndex, indexed
 from mic.decisions.assignments import DesiredAssignment
 from nmi.identity.candidate_order import candidate_order
-from podidctl.diagnosis.daemons import DaemonContainer
+from podidctl.facts.kinds import DaemonContainer
 from podidentity.resources import (
     BINDING_LABEL,
     AzureIdentity,

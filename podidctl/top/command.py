@@ -7,8 +7,8 @@ from typing import Annotated, Final
 import typer
 
 from mic.startup.settings import Settings
-from podidctl.cluster_access import KUBECONFIG_HELP, CliContext, connect
-from podidctl.printing import Output, console, print_document, print_error
+from podidctl.commands.connection import KUBECONFIG_HELP, CliContext, connect
+from podidctl.report.text import Output, console, print_document, print_error
 from podidctl.top import live
 from podidctl.top.reader import read_all
 from podidctl.top.sampling import Sample, Sampler

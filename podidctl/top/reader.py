@@ -13,8 +13,8 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from nmi.refusal import Reason
-from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.metrics_pages import MetricsPage, Unread, read_pages
+from podidctl.facts.kinds import Daemon
+from podidctl.reading.daemons import MetricsPage, Unread, read_pages
 from podidentity.kube.client import Client
 from podidentity.report import plain
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from mic.startup.settings import Settings
-from podidctl.cluster_access import KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect
-from podidctl.completion import ClusterNames
-from podidctl.doctor.schema import COLORS, Level
-from podidctl.printing import Output, console, print_document, print_error, print_table
+from podidctl.commands.completion import ClusterNames
+from podidctl.commands.connection import KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect
+from podidctl.report.finding import COLORS, Level
+from podidctl.report.text import Output, console, print_document, print_error, print_table
 from podidctl.verify.verdicts import Verification
 from podidctl.verify.verification import PARALLEL, TIMEOUT_SECONDS, verify
 from podidentity.report import SOMETHING_TO_DO

@@ -5,8 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.nmi_log import LINES_READ, logged_peers
+from podidctl.facts.kinds import Daemon
+from podidctl.facts.nmi_log import logged_peers
+from podidctl.reading.daemons import LINES_READ
 from podidctl.verify.verdicts import Evidence, Sighting
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from podidctl.diagnosis.daemons import LABELS, DaemonCondition, WaitingState
-from podidctl.diagnosis.node_placement import PlacedNode
+from podidctl.facts.kinds import LABELS, DaemonCondition, PlacedNode, WaitingState
 from podidctl.verify import canary
 from podidentity.resources import BareMeta, Kind, OwnerReference, Resource, Wire
 

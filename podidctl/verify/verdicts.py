@@ -11,9 +11,9 @@ from typing import Final
 
 import msgspec
 
-from podidctl.doctor.schema import Level
-from podidctl.printing import listed
-from podidctl.report_parts import Statement
+from podidctl.report.documents import Statement
+from podidctl.report.finding import Level
+from podidctl.report.text import listed
 from podidctl.verify import canary
 from podidctl.verify.canary_runner import Answers, CanaryAnswer, NotRun
 from podidctl.verify.pod import ClusterNode

@@ -9,8 +9,10 @@ from typing import Final
 
 import msgspec
 
-from podidctl.diagnosis.daemons import Daemon, genuine_nmi, list_daemons
-from podidctl.diagnosis.server_time import server_now
+from podidctl.facts.kinds import Daemon
+from podidctl.facts.settings import genuine_nmi
+from podidctl.reading.daemons import list_daemons
+from podidctl.reading.requests import server_now
 from podidctl.verify import canary
 from podidctl.verify.canary_runner import CanaryRunner, NotRun
 from podidctl.verify.logs import NmiLogs

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from podidctl.cluster_access import KUBECONFIG_HELP, CliContext
+from podidctl.commands.connection import KUBECONFIG_HELP, CliContext
 from podidctl.migration.federation.azure_resources import (
     AzureOptions,
     azure_plan,
@@ -26,7 +26,7 @@ from podidctl.migration.federation.resource_formats import (
 from podidctl.migration.federation.runs import MigrationRun, plan_options
 from podidctl.migration.federation.schema import ApplicationState, ChangeOutcome, FederationPlan
 from podidctl.migration.federation.token_tests import RESOURCE
-from podidctl.printing import Output, console, listed, print_document, print_text
+from podidctl.report.text import Output, console, listed, print_document, print_text
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO, printable

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from nmi.tokens.source import PolicyError
-from podidctl.doctor.exemptions import exemption_reasons
+from podidctl.evaluation.daemons import exemption_reasons
 from podidctl.migration.federation.planning_input import ChosenExchange, FederationState, as_federated
 from podidctl.migration.federation.schema import AccountUsage, IdentityStep, Remark
 from podidctl.migration.workload_identity import CREDENTIALS_MAX, is_public, unreachable_issuer
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key
-from podidctl.printing import listed
+from podidctl.report.text import listed
 from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity, Pod, PodMeta, PodSpec
 

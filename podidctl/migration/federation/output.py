@@ -15,7 +15,7 @@ from podidctl.migration.federation.schema import (
     Remark,
 )
 from podidctl.migration.output import commented, print_credentials, print_section
-from podidctl.printing import escaped, print_table, print_text
+from podidctl.report.text import escaped, print_table, print_text
 from podidentity.azure.federation import BINDING_VERB, Exchange
 from podidentity.report import counted, printable
 

@@ -18,7 +18,7 @@ from podidctl.migration.federation.schema import (
     UnchangedIdentity,
 )
 from podidctl.migration.workload_identity import credential_of
-from podidctl.printing import listed
+from podidctl.report.text import listed
 from podidentity.azure.federation import Exchange
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.resources import AzureIdentity, IdentityType

@@ -11,11 +11,11 @@ from nmi.settings import Settings
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.source import PolicyError
-from podidctl.diagnosis.exchanges import exchange_of
+from podidctl.evaluation.tokens import exchange_of
 from podidctl.migration.federation.schema import Remark
 from podidctl.migration.workload_identity import AUDIENCE
 from podidctl.migration.workloads import Key, WorkloadState
-from podidctl.printing import listed
+from podidctl.report.text import listed
 from podidentity.azure.clouds import Cloud
 from podidentity.azure.federation import Exchange
 from podidentity.resources import (

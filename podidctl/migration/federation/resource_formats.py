@@ -28,7 +28,7 @@ from podidctl.migration.federation.azure_resources import (
 from podidctl.migration.federation.schema import FederationPlan, IdentityStep
 from podidctl.migration.output import commands, commented, shell
 from podidctl.migration.workload_identity import ManualStep, PlannedCredential
-from podidctl.printing import listed
+from podidctl.report.text import listed
 from podidentity.azure.resource_ids import ResourceId
 from podidentity.report import printable
 

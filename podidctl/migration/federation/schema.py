@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from podidctl.migration.workload_identity import PlannedCredential
-from podidctl.report_parts import Advice, NamespacedPart
+from podidctl.report.documents import Advice, NamespacedPart
 from podidentity.azure.federation import Exchange
 from podidentity.report import ReportModel
 

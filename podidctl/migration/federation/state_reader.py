@@ -9,13 +9,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nmi.choices import OperationMode
 from nmi.settings import Settings
-from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
-from podidctl.diagnosis.daemons import Daemon, genuine_nmi, list_daemons, nmi_settings
-from podidctl.diagnosis.metrics_pages import MetricsPage, Unread, read_pages
+from podidctl.facts.kinds import Daemon, service_account_of
+from podidctl.facts.settings import genuine_nmi, nmi_settings
 from podidctl.migration import cluster_reader
 from podidctl.migration.federation.identity_users import account_usages
 from podidctl.migration.federation.planning_input import NO_USES, CredentialUses, FederationState, PlanOptions
 from podidctl.migration.workloads import Key
+from podidctl.reading.daemons import MetricsPage, Unread, list_daemons, read_pages
+from podidctl.reading.reviews import may_request_tokens
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NotFound

@@ -27,10 +27,10 @@ from nmi.tokens.sign_in import proxy_by
 from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.source import FetchRequest, PolicyError, Workload
-from podidctl.diagnosis.access_reviews import may_use_identity
-from podidctl.diagnosis.identity_permissions import APPLY, REVIEW_ACCESS, manifest_of
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.evaluation.federated import APPLY, REVIEW_ACCESS, manifest_of
+from podidctl.facts.model import ReadFailure
 from podidctl.migration.federation.schema import AccountUsage, TokenTest
+from podidctl.reading.reviews import may_use_identity
 from podidentity.azure.errors import AzureError
 from podidentity.azure.federation import BINDING_VERB, Exchange
 from podidentity.azure.identity_permissions import is_grantable, permission_resource

@@ -6,20 +6,20 @@ from typing import Any
 import msgspec
 
 from mic.startup.spellings import KINDS
-from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
-from podidctl.doctor.report import report
-from podidctl.doctor.schema import Finding, Level, Report
-from podidctl.doctor.state import (
-    ClusterState,
+from podidctl.checks.rules import report
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.facts.kinds import (
+    Daemon,
     Definition,
     DefinitionSpec,
     DefinitionStatus,
-    Locks,
-    Objects,
-    ServerState,
+    PlacedNode,
+    PlacedNodeSpec,
     Version,
 )
+from podidctl.facts.model import ClusterState, Locks, Objects, ServerState
+from podidctl.report.documents import CheckResult, Report
+from podidctl.report.finding import Level
 from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import BareMeta
 from tests.support.nmi_objects import NODE, assigned_identity, binding, identity, pod
@@ -101,17 +101,21 @@ def seen(**changes: Any) -> ClusterState:
     return ClusterState(**(usual | changes))
 
 
+def cluster_case(**changes: Any) -> ClusterCase:
+    return ClusterCase(seen(**changes))
+
+
 def examined(**changes: Any) -> Report:
     return report(seen(**changes))
 
 
-def bad(report: Report) -> list[Finding]:
+def bad(report: Report) -> list[CheckResult]:
     """Return the findings that are not ok; each one except unknown states the next action."""
     lines = [each for each in report.findings if each.level is not Level.OK]
     assert all(each.next for each in lines if each.level is not Level.UNKNOWN)
     return lines
 
 
-def one(report: Report) -> Finding:
+def one(report: Report) -> CheckResult:
     (line,) = bad(report)
     return line

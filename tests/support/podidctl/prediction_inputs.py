@@ -6,11 +6,11 @@ import msgspec
 
 from nmi.choices import OperationMode
 from nmi.settings import Settings
-from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, NmiPods, ServiceAccountAccess
-from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
-from podidctl.explain.explanation import explain
-from podidctl.explain.schema import Explanation, Link, LinkState
+from podidctl.checks.explanation import explain
+from podidctl.evaluation.pod import PodCase, PredictedDecision, missing_pod
+from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
+from podidctl.facts.model import DiagnosisInput, NmiConfiguration, NmiPods, ServiceAccountAccess
+from podidctl.report.documents import Explanation, Link, LinkState
 from podidentity.resources import (
     NODENAME_LABEL,
     AzureAssignedIdentity,
@@ -61,6 +61,11 @@ def facts(**changes: Any) -> DiagnosisInput:
         "nmi": NmiPods((nmi_pod(),)),
     }
     return DiagnosisInput(**(usual | changes))
+
+
+def decision_of(made: DiagnosisInput) -> PredictedDecision:
+    """Return NMI's predicted decision about a request that names no identity."""
+    return missing_pod(made) if made.pod is None else PodCase(made, made.pod).decision
 
 
 def explain_pod(**changes: Any) -> Explanation:

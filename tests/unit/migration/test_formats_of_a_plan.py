@@ -50,7 +50,7 @@ from podidctl.migration.output import (
     print_workload_identity,
 )
 from podidctl.migration.workload_identity import AUDIENCE
-from podidctl.printing import Output, print_document
+from podidctl.report.text import Output, print_document
 from podidentity.azure.federation import Exchange
 from podidentity.azure.resource_ids import parse_user_assigned
 from tests.support.migration import federation_sandbox

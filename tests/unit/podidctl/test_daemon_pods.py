@@ -9,22 +9,20 @@ from blockbuster import BlockBuster
 
 from mic.startup.settings import Settings as MicSettings
 from nmi.settings import Settings as NmiSettings
-from podidctl.diagnosis import gather as pod_gather
-from podidctl.diagnosis.daemons import (
-    Daemon,
-    DaemonContainer,
-    DaemonSpec,
-    EnvironmentVariable,
+from podidctl.facts.kinds import Daemon, DaemonContainer, DaemonSpec, EnvironmentVariable
+from podidctl.facts.model import NmiPods, ReadFailure
+from podidctl.facts.settings import (
+    configuration_of,
     flags_of,
     genuine_nmi,
+    given_configuration,
+    mic_settings,
     nmi_settings,
 )
-from podidctl.diagnosis.gather import configuration_of, given_configuration
-from podidctl.diagnosis.input import NmiPods, ReadFailure
-from podidctl.doctor import gather as cluster_gather
-from podidctl.doctor.programs import mic_settings
 from podidctl.migration.federation import state_reader
 from podidctl.migration.federation.planning_input import PlanOptions
+from podidctl.reading import cluster as cluster_reader
+from podidctl.reading import pod as pod_reader
 from podidctl.top.reader import read_all
 from podidctl.verify import verification
 from podidentity.azure.clouds import PUBLIC
@@ -139,12 +137,12 @@ async def test_explain_ignores_it_next_to_nmi_and_on_a_node_without_nmi(cluster:
         cluster.node(node)
     cluster.daemon("fake-n0")
     cluster.daemon("fake-n1", nodeName="n1", hostNetwork=False)
-    here = await pod_gather._nmi(cluster.client, "n0")
+    here = await pod_reader._nmi(cluster.client, "n0")
     assert names(here.here) == ["default/fake-n0"], "no other pod can be NMI"
     cluster.daemon("genuine", hostNetwork=True)
-    here = await pod_gather._nmi(cluster.client, "n0")
+    here = await pod_reader._nmi(cluster.client, "n0")
     assert names(here.here) == ["default/genuine"]
-    without = await pod_gather._nmi(cluster.client, "n1")
+    without = await pod_reader._nmi(cluster.client, "n1")
     assert (without.here, names(without.others)) == ((), ["default/genuine"])
 
 
@@ -169,8 +167,8 @@ async def test_doctor_and_top_ignore_it(cluster: MemoryCluster, nothing_blocks_t
     cluster.daemon("fake-mic", component="mic", namespace="tenant")
     cluster.daemon("genuine", hostNetwork=True)
     cluster.daemon("mic", component="mic")
-    nmi = await cluster_gather._nmi(cluster.client)
-    mic = await cluster_gather._mic(cluster.client, nmi)
+    nmi = await cluster_reader._nmi(cluster.client)
+    mic = await cluster_reader._mic(cluster.client, nmi)
     assert (names(nmi), names(mic)) == (["default/genuine"], ["default/mic"])
     nothing_blocks_the_loop.deactivate()
     try:

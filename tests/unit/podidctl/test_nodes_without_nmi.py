@@ -6,13 +6,12 @@ import msgspec
 import pytest
 
 from podidctl.access.schema import GrantState, Way
-from podidctl.diagnosis.daemons import Daemon, Toleration
-from podidctl.diagnosis.decision import Outcome
-from podidctl.diagnosis.input import NmiPods, ReadFailure
-from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec, Taint, missing_nmi
-from podidctl.doctor.schema import Level
-from podidctl.explain.schema import LinkState
-from podidctl.token.prediction import TokenPrediction, predict
+from podidctl.commands.token import predict
+from podidctl.evaluation.daemons import missing_nmi
+from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec, Taint, Toleration
+from podidctl.facts.model import NmiPods, ReadFailure
+from podidctl.report.documents import LinkState, Outcome, TokenPrediction
+from podidctl.report.finding import Level
 from podidentity.resources import BareMeta
 from tests.support.nmi_objects import NODE, exception, pod
 from tests.support.podidctl.access import small_cluster

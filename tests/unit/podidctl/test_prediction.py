@@ -7,9 +7,10 @@ import pytest
 
 from nmi.issuer import UNSUPPORTED_TYPE
 from nmi.server.responses import refused
-from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
-from podidctl.diagnosis.input import NmiConfiguration, NmiPods
-from podidctl.token.prediction import TokenPrediction, predict
+from podidctl.commands.token import predict
+from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
+from podidctl.facts.model import NmiConfiguration, NmiPods
+from podidctl.report.documents import Outcome, TokenPrediction
 from podidentity.resources import AzureIdentitySpec, SecretReference
 from tests.support.nmi_objects import CLIENT_ID, assigned_identity, exception, pod, resource_id
 from tests.support.podidctl.prediction_inputs import facts, labelled, nmi_pod, rules

@@ -11,15 +11,13 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from podidctl.diagnosis import metrics_pages
-from podidctl.diagnosis.batches import BATCH, in_batches
-from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.gather import gather
-from podidctl.diagnosis.metrics_pages import MetricsPage, Unread, read_pages
-from podidctl.diagnosis.server_time import clock_difference, server_now
-from podidctl.diagnosis.similar_texts import COMPARED_MAX, _distance, similar_texts
-from podidctl.fair_order import by_turns, namespace_of
-from podidctl.printing import listed
+from podidctl.evaluation.similar_texts import COMPARED_MAX, _distance, similar_texts
+from podidctl.facts.kinds import Daemon
+from podidctl.reading import daemons as daemons_reader
+from podidctl.reading.daemons import MetricsPage, Unread, read_pages
+from podidctl.reading.pod import read_pod
+from podidctl.reading.requests import BATCH, clock_difference, in_batches, server_now
+from podidctl.report.text import by_turns, listed, namespace_of
 from podidentity.kube.client import Client
 from podidentity.kube.errors import NoResponse
 from tests.support.podidctl.memory_cluster import MemoryCluster
@@ -87,7 +85,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(60 if daemon.metadata.name.startswith("slow") else 1)
         return MetricsPage("page", 9090)
 
-    monkeypatch.setattr(metrics_pages, "read_page", read_page)
+    monkeypatch.setattr(daemons_reader, "read_page", read_page)
 
 
 async def read(within_seconds: float | None, *names: str) -> list[tuple[str, str]]:
@@ -100,7 +98,7 @@ async def read(within_seconds: float | None, *names: str) -> list[tuple[str, str
 async def test_a_page_that_does_not_come_in_time_is_unread_and_the_others_are_not() -> None:
     expected = [("a", "page"), ("slow", "no response within 30 s"), ("z", "page")]
     assert await read(30.0, "a", "slow", "z") == expected
-    names = [f"slow-{number:02}" for number in range(metrics_pages.CONCURRENT_MAX + 1)]
+    names = [f"slow-{number:02}" for number in range(daemons_reader.CONCURRENT_MAX + 1)]
     assert await read(None, *names) == [(name, "page") for name in names]
     assert await read(30.0) == []
 
@@ -134,7 +132,7 @@ def test_few_of_thousands_of_texts_are_compared(monkeypatch: pytest.MonkeyPatch)
         compared.append(other)
         return _distance(one, other)
 
-    monkeypatch.setattr("podidctl.diagnosis.similar_texts._distance", distance)
+    monkeypatch.setattr("podidctl.evaluation.similar_texts._distance", distance)
     wanted = "payments-production-" + "x" * 43
     other = [f"{number:05}-" + "abcdefghij" * 5 for number in range(10_000)]
     anagrams = ["".join(random.Random(number).sample(wanted, len(wanted))) for number in range(2_000)]
@@ -166,9 +164,9 @@ async def test_a_diagnosis_has_the_servers_time(cluster: MemoryCluster, monkeypa
     async def server(_client: Client) -> datetime:
         return NOON
 
-    monkeypatch.setattr("podidctl.diagnosis.gather.server_now", server)
+    monkeypatch.setattr("podidctl.reading.pod.server_now", server)
     cluster.pod("web", "n0")
-    assert (await gather(cluster.client, "default", "web", given=None, azure=None)).now == NOON
+    assert (await read_pod(cluster.client, "default", "web", given=None, azure=None)).now == NOON
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from nmi.node.host_routing import LABEL
-from podidctl.doctor.schema import Level
+from podidctl.report.finding import Level
 from podidctl.verify.canary_runner import Answers, CanaryAnswer, NotRun, late, outcome_of
 from podidctl.verify.pod import Canary, ClusterNode, NodeCondition, NodeStatus
 from podidctl.verify.verdicts import Answered, Evidence, NodeVerdict, Sighting, judge

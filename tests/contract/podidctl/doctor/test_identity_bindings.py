@@ -6,22 +6,22 @@ from typing import Any
 
 import pytest
 
-from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor import binding_permissions, daemon_use_reader, federated_access
-from podidctl.doctor.binding_permissions import USES_MAX, BindingUse, binding_uses
-from podidctl.doctor.daemon_uses import REVIEWS_MAX, check_daemon_uses
-from podidctl.doctor.federated_access import read_federated_access
-from podidctl.doctor.programs import readable_configurations
-from podidctl.doctor.schema import Finding, Level
-from podidctl.doctor.state import DaemonUse, DaemonUses, Objects
+from podidctl.checks.permissions import check_daemon_uses
+from podidctl.evaluation import needs
+from podidctl.evaluation.needs import REVIEWS_MAX, USES_MAX, BindingUse, binding_uses
+from podidctl.facts.kinds import Daemon
+from podidctl.facts.model import DaemonUse, DaemonUses, Objects, ReadFailure
+from podidctl.facts.settings import readable_configurations
+from podidctl.reading import reviews
+from podidctl.reading.reviews import read_daemon_uses, read_federated_access
+from podidctl.report.finding import Finding, Level
 from podidentity.resources import AzureIdentity, Pod
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.nmi.tokens.binding_bench import BindingBench, binding_bench
 from tests.support.nmi.tokens.sign_in_bench import NAMESPACE
 from tests.support.nmi_objects import CLIENT_ID, binding, pod
-from tests.support.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
+from tests.support.podidctl.doctor_inputs import bad, cluster_case, examined, mic, nmi, objects
 from tests.support.podidctl.prediction_inputs import federated
 
 RBAC = "rbac.authorization.k8s.io"
@@ -43,7 +43,7 @@ async def bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     def configurations(daemons: Sequence[Daemon]) -> list[Any]:
         return [each for daemon in daemons for each in CONFIGURATIONS[id(daemon)]]
 
-    for module in (daemon_use_reader, binding_permissions, federated_access):
+    for module in (reviews, needs):
         monkeypatch.setattr(module, "readable_configurations", configurations)
     async with binding_bench(tmp_path, loopback=True) as made:
         yield made
@@ -73,11 +73,11 @@ def group(name: str) -> dict[str, str]:
 
 async def uses(bound: BindingBench, *daemons: Daemon, controllers: Sequence[Daemon] = ()) -> DaemonUses:
     its = objects(identities=(federated(namespace=NAMESPACE, client_id=bound.managed.client_id),))
-    return await daemon_use_reader.read_daemon_uses(bound.bench.client, its, daemons or (BINDS,), controllers)
+    return await read_daemon_uses(bound.bench.client, its, daemons or (BINDS,), controllers)
 
 
 async def findings(bound: BindingBench, *daemons: Daemon, controllers: Sequence[Daemon] = ()) -> list[Finding]:
-    return list(check_daemon_uses(await uses(bound, *daemons, controllers=controllers)))
+    return list(check_daemon_uses(cluster_case(daemon_uses=await uses(bound, *daemons, controllers=controllers))))
 
 
 async def test_without_the_permission_there_is_no_finding(bound: BindingBench) -> None:
@@ -85,7 +85,7 @@ async def test_without_the_permission_there_is_no_finding(bound: BindingBench) -
     sent: list[Recorded] = []
     bound.bench.kube.intercept = sent.append
     why = ReadFailure("no")
-    assert await daemon_use_reader.read_daemon_uses(bound.bench.client, why, why, why) == DaemonUses()
+    assert await read_daemon_uses(bound.bench.client, why, why, why) == DaemonUses()
     assert not sent
 
 
@@ -197,9 +197,9 @@ async def test_one_run_reviews_a_limited_number_of_identities(bound: BindingBenc
     its = objects(identities=tuple(federated(f"i{at}", client_id=each) for at, each in enumerate(client_ids)))
     sent: list[Recorded] = []
     bound.bench.kube.intercept = sent.append
-    found = await daemon_use_reader.read_daemon_uses(bound.bench.client, its, (BINDS,), ())
+    found = await read_daemon_uses(bound.bench.client, its, (BINDS,), ())
     assert sum("subjectaccessreviews" in each.path for each in sent) == REVIEWS_MAX
-    (line,) = check_daemon_uses(found)
+    (line,) = check_daemon_uses(cluster_case(daemon_uses=found))
     assert (line.level, line.says.partition(" of ")[0]) == (Level.UNKNOWN, "7 more permissions")
 
 

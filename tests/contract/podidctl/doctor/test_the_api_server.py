@@ -6,19 +6,28 @@ from typing import Any
 import pytest
 
 from mic.startup.spellings import KINDS
-from podidctl.diagnosis.gather import or_failure
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor import gather
-from podidctl.doctor.binding_permissions import check_binding_permissions
-from podidctl.doctor.daemon_uses import check_daemon_uses
-from podidctl.doctor.gather import _server, server_clock
-from podidctl.doctor.schema import Finding, Level
-from podidctl.doctor.state import DaemonUses, FederatedAccess, Locks, Right, Rights, ServerState, StoredObjects
+from podidctl.checks.federated import check_binding_permissions
+from podidctl.checks.permissions import check_daemon_uses
+from podidctl.facts.model import (
+    DaemonUses,
+    FederatedAccess,
+    Locks,
+    ReadFailure,
+    Right,
+    Rights,
+    ServerState,
+    StoredObjects,
+)
+from podidctl.reading import cluster
+from podidctl.reading.cluster import _server, server_clock
+from podidctl.reading.requests import or_failure
+from podidctl.report.documents import CheckResult
+from podidctl.report.finding import Finding, Level
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse
 from podidentity.kube.lock_records import LockRecord
-from tests.support.podidctl.doctor_inputs import bad, definition, examined, lock_record, one
+from tests.support.podidctl.doctor_inputs import bad, cluster_case, definition, examined, lock_record, one
 from tests.support.raw_server import RawServer, Reply
 
 NAME = ("default", "aad-pod-identity-mic")
@@ -163,12 +172,12 @@ FAILED = ReadFailure("500 InternalError", is_forbidden=False)
     [
         bad(examined(rights=FAILED)),
         bad(examined(mic=FAILED))[:1],
-        list(check_daemon_uses(DaemonUses(FAILED, FAILED))),
+        list(check_daemon_uses(cluster_case(daemon_uses=DaemonUses(FAILED, FAILED)))),
         list(check_binding_permissions(FederatedAccess(unpermitted=FAILED), ())),
     ],
     ids=["rights", "mic", "daemon-uses", "bindings"],
 )
-def test_the_next_action_is_about_the_server(findings: list[Finding]) -> None:
+def test_the_next_action_is_about_the_server(findings: list[Finding] | list[CheckResult]) -> None:
     assert findings
     for each in findings:
         assert each.level is Level.UNKNOWN
@@ -191,7 +200,7 @@ async def test_a_read_records_whether_it_was_forbidden(status: int, *, is_forbid
 
 
 async def test_the_error_about_a_silent_server_states_the_server_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "VERSION_SECONDS", 0.05)
+    monkeypatch.setattr(cluster, "VERSION_SECONDS", 0.05)
     async with RawServer() as silent, Client(ClusterAccess(silent.url), user_agent="test") as client:
         with pytest.raises(NoResponse, match=rf"no response from {silent.url} within 0\.05 s"):
-            await gather._server(client)
+            await cluster._server(client)

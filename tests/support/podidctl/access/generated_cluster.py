@@ -9,7 +9,7 @@ from typing import Final
 from mic.azure.identities import BOTH, USER, Attached, HostIdentities
 from podidctl.access.cluster_objects import AzureState, ClusterObjects, Rbac
 from podidctl.access.projections import ReviewedPod
-from podidctl.diagnosis.node_placement import PlacedNode
+from podidctl.facts.kinds import PlacedNode
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import GROUP, AzureAssignedIdentity, AzureIdentity
 from tests.support.podidctl.access.small_cluster import (

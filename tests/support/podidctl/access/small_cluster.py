@@ -26,9 +26,8 @@ from podidctl.access.projections import (
 )
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Grant, PodAccess
-from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.input import readable
-from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
+from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
+from podidctl.facts.model import readable
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import (
     ASSIGNED,

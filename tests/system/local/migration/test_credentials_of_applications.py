@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from nmi.tokens.application_credentials import ApplicationCredentials
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
-from podidctl.diagnosis.metrics_pages import MetricsPage, Unread
 from podidctl.migration.federation.planning_input import CredentialUses
 from podidctl.migration.federation.state_reader import NAMES_MAX, TOKENS, UNRECORDED, combined, parse
+from podidctl.reading.daemons import MetricsPage, Unread
 from podidentity.resources import AzureIdentity, Meta
 from tests.support.migration.federation_sandbox import Federation, blocking, notes, planned
 from tests.support.migration.objects import ID, binding, identity, workload

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from podidctl import launcher
 from podidctl.cli import COMMANDS, main, needed
-from podidctl.cluster_access import home_directory, parse_pod_name
+from podidctl.commands.connection import home_directory, parse_pod_name
 from tests.support.mic.emulated_cloud import EmulatedCloud
 
 

@@ -11,8 +11,8 @@ import typer
 from typer.main import get_command
 
 from podidctl.cli import application
-from podidctl.cluster_access import CliContext
-from podidctl.completion import ClusterNames
+from podidctl.commands.completion import ClusterNames
+from podidctl.commands.connection import CliContext
 from tests.support.mic.emulated_cloud import EmulatedCloud
 
 
@@ -73,7 +73,8 @@ async def test_objects_with_the_prefix_are_completed_and_it_never_changes_the_re
 
 WITHOUT_HASTE = """
 import sys
-from podidctl import completion, launcher
+from podidctl import launcher
+from podidctl.commands import completion
 completion.ClusterNames.__init__.__kwdefaults__["seconds"] = 30
 sys.exit(launcher.main())
 """

@@ -16,8 +16,8 @@ from podidctl.access.gather import gather
 from podidctl.access.rbac import Permissions, Request, SubjectKey, service_account
 from podidctl.access.review import review
 from podidctl.access.schema import Action
-from podidctl.diagnosis.access_reviews import REVIEWS
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.facts.model import ReadFailure
+from podidctl.reading.reviews import REVIEWS
 from podidentity.kube import access
 from podidentity.kube.client import JSON_PATCH, MERGE_PATCH, Client
 from podidentity.kube.paths import object_path

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 import yaml
 
-from podidctl.diagnosis.access_reviews import may_use_identity
-from podidctl.diagnosis.identity_permissions import manifest_of
+from podidctl.evaluation.federated import manifest_of
+from podidctl.reading.reviews import may_use_identity
 from podidctl.top.sampling import Sample
 from podidentity.kube.client import Client
 from podidentity.resources import BINDINGS, GROUP, IDENTITIES, PODS

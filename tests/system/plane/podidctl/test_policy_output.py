@@ -14,7 +14,7 @@ from jsonschema import Draft4Validator, FormatChecker
 from podidctl.access.policy import NAME_MAX, PolicyResult, RuleResult, evaluate, parse_policy
 from podidctl.access.policy_output import SARIF_SCHEMA, PolicyOutput, render_policy
 from podidctl.access.policy_rules import IdentityTypes, Violation
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.facts.model import ReadFailure
 from tests.support.podidctl.access.small_cluster import reviewed
 from tests.support.testplane import up
 

@@ -20,8 +20,8 @@ from mic.preview.schema import LeftOut, Preview
 from mic.preview.survey import survey
 from mic.preview.text import HOSTS_MOST, OBJECTS_MOST, lines
 from mic.startup.settings import parse
-from podidctl.plan import show
-from podidctl.printing import Output
+from podidctl.commands.plan import show
+from podidctl.report.text import Output
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.azure.resource_ids import Host, VirtualMachine
 from podidentity.kube.access import ClusterAccess

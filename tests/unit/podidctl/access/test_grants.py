@@ -15,9 +15,9 @@ from podidctl.access.daemon_rules import daemon_rules
 from podidctl.access.projections import ReviewedContainer, ReviewedPod
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, GrantState
-from podidctl.diagnosis.decision import Outcome, predict_decision
-from podidctl.diagnosis.input import DiagnosisInput, ReadFailure, readable
-from podidctl.diagnosis.several_identities import VariableSource
+from podidctl.facts.kinds import VariableSource
+from podidctl.facts.model import DiagnosisInput, ReadFailure, readable
+from podidctl.report.documents import Outcome
 from podidentity.resources import ASSIGNED, CREATED, AzureAssignedIdentity, PodStatus
 from tests.support.examples import examples
 from tests.support.podidctl import doctor_inputs
@@ -37,6 +37,7 @@ from tests.support.podidctl.access.small_cluster import (
     pod_of,
     reviewed,
 )
+from tests.support.podidctl.prediction_inputs import decision_of
 
 
 def one_pod(*, flags: tuple[str, ...] = (), assigned: str = ASSIGNED, kind: int = 0, **changes: Any) -> AccessReview:
@@ -340,7 +341,7 @@ def test_a_pod_has_a_usable_grant_if_and_only_if_nmi_grants_its_request(seed: in
 
 
 def is_granted(data: DiagnosisInput) -> bool:
-    return predict_decision(data).outcome is Outcome.GRANTED
+    return decision_of(data).outcome is Outcome.GRANTED
 
 
 SERVED = {GrantState.USABLE, GrantState.LEFTOVER}

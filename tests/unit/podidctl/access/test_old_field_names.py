@@ -9,9 +9,10 @@ from blockbuster import BlockBuster
 from podidctl.access.gather import gather
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Way
-from podidctl.diagnosis import gather as diagnosis
-from podidctl.doctor import gather as doctor
-from podidctl.doctor.state import Objects, ServerState
+from podidctl.facts.model import Objects, ServerState
+from podidctl.reading import cluster as cluster_reader
+from podidctl.reading.cluster import read_cluster
+from podidctl.reading.pod import read_pod
 from podidentity.kube.client import Client
 from tests.conftest import detect_blocking
 from tests.support.mic.emulated_cloud import BINDINGS, EXCEPTIONS
@@ -26,7 +27,7 @@ def _flags_are_parsed(nothing_blocks_the_loop: BlockBuster, monkeypatch: pytest.
     async def server(_: Client) -> ServerState:
         return ServerState("v1.31.0", 0.0)
 
-    monkeypatch.setattr(doctor, "_server", server)  # it has a connection of its own
+    monkeypatch.setattr(cluster_reader, "_server", server)  # it has a connection of its own
     nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
     yield
     detect_blocking(nothing_blocks_the_loop)
@@ -54,14 +55,14 @@ def spelled(
 
 async def checked(cluster: MemoryCluster) -> Objects:
     """The objects that doctor checks."""
-    found = (await doctor.gather(cluster.client)).objects
+    found = (await read_cluster(cluster.client)).objects
     assert isinstance(found, Objects)
     return found
 
 
 async def explained(cluster: MemoryCluster) -> list[Any]:
     """The labels of the exceptions with which the pod is explained."""
-    found = await diagnosis.gather(cluster.client, "default", "web", given=None, azure=None)
+    found = await read_pod(cluster.client, "default", "web", given=None, azure=None)
     return [each.spec.pod_labels for each in found.exceptions]
 
 

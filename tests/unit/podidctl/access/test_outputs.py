@@ -15,7 +15,7 @@ from podidctl.access.outputs import AccessOutput
 from podidctl.access.review import review
 from podidctl.access.schema import SCHEMA_VERSION, AccessReview, Scope
 from podidctl.cli import main
-from podidctl.diagnosis.input import ReadFailure, readable
+from podidctl.facts.model import ReadFailure, readable
 from podidentity.resources import GROUP
 from tests.support.podidctl.access.generated_cluster import generated_cluster
 from tests.support.podidctl.access.small_cluster import (

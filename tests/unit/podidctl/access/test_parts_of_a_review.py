@@ -12,7 +12,7 @@ from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import ScopeError
 from podidctl.access.summary import RESOURCES
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.facts.model import ReadFailure
 from tests.support.podidctl.access.small_cluster import nmi, pod, pod_of, printed, reviewed, rule_result, small_cluster
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from podidctl.access.policy import FILE_MAX, RULES_MAX, PolicyError, parse_policy
 from podidctl.access.policy_rules import Rule, is_matched
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.facts.model import ReadFailure
 from tests.support.checkout import ROOT
 from tests.support.podidctl.access.small_cluster import binding, pod, policy_result, reviewed, rule_result, with_pods
 

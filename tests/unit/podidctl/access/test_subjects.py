@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from podidctl.access.projections import PolicyRule, Role
 from podidctl.access.schema import AccessReview, Action, SubjectRight
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.facts.model import ReadFailure
 from podidentity.resources import GROUP, SecretReference
 from tests.support.podidctl.access.small_cluster import (
     bound,

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 
 from nmi.node.host_routing import LABEL
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.diagnosis.node_placement import PlacedNode
-from podidctl.doctor.ebpf_host_routing import BLOCKED, CHECK, EVENTS_MAX, RULES_LABEL, UNEXPECTED, RuleMonitor
-from podidctl.doctor.ebpf_host_routing_reader import read_rule_monitor
-from podidctl.doctor.node_checks import NodeState, check_redirect
-from podidctl.doctor.schema import Finding, Level
+from podidctl.checks.daemons import EBPF as CHECK
+from podidctl.checks.machine import check_redirect
+from podidctl.facts.kinds import PlacedNode
+from podidctl.facts.model import BLOCKED, RULES_LABEL, UNEXPECTED, NodeState, ReadFailure, RuleMonitor
+from podidctl.facts.model import RULE_EVENTS_MAX as EVENTS_MAX
+from podidctl.reading.cluster import read_rule_monitor
+from podidctl.report.documents import CheckResult
+from podidctl.report.finding import Level
 from podidentity.resources import BareMeta
 from tests.support.podidctl.doctor_inputs import examined, nmi, node, objects
 from tests.support.podidctl.memory_cluster import MemoryCluster
@@ -20,7 +22,7 @@ def routed(name: str = "node-1") -> PlacedNode:
     return PlacedNode(metadata=BareMeta(name=name, labels={LABEL: "true"}))
 
 
-def findings(monitor: RuleMonitor, *nodes: PlacedNode, flags: tuple[str, ...] = ()) -> list[Finding]:
+def findings(monitor: RuleMonitor, *nodes: PlacedNode, flags: tuple[str, ...] = ()) -> list[CheckResult]:
     report = examined(objects=objects(nodes=nodes), nmi=(nmi(*flags),), rule_monitor=monitor)
     return [each for each in report.findings if each.check == CHECK]
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor.command import MANIFEST_LINES_MAX, show
-from podidctl.doctor.schema import Finding, Level, Report, make_finding
-from podidctl.doctor.state import FederatedAccess, ServerState
+from podidctl.commands.doctor import MANIFEST_LINES_MAX, show
+from podidctl.facts.model import FederatedAccess, ReadFailure, ServerState
+from podidctl.report.documents import CheckResult, Report, check_result
+from podidctl.report.finding import Finding, Level
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import AzureIdentity
 from tests.support.nmi_objects import CLIENT_ID, assigned_identity, binding, exception, pod
@@ -37,7 +37,7 @@ def diagnose(*identities: AzureIdentity, **changes: Any) -> Report:
     return examined(**({"nmi": (ON,), "federation": THERE, "objects": objects(**parts)} | changes))
 
 
-def federated_only(report: Report) -> list[Finding]:
+def federated_only(report: Report) -> list[CheckResult]:
     return [each for each in bad(report) if each.check == "federated"]
 
 
@@ -179,7 +179,7 @@ def test_unreadable_permissions_are_unknown_with_the_operators_permission() -> N
 
 def test_the_table_prints_whole_manifests_up_to_a_limit() -> None:
     manifest = "---\n" + "a: b\n" * (MANIFEST_LINES_MAX // 2 - 1)
-    finding = make_finding("federated", Level.PROBLEM, "says", "then", manifest=manifest)
+    finding = check_result(Finding("federated", Level.PROBLEM, "says", "then", manifest=manifest))
     text = StringIO()
     show(Report(findings=[finding] * 3), Console(file=text, width=200, highlight=False))
     assert text.getvalue().count(manifest) == 2

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.diagnosis.node_placement import PLACED_NODES
-from podidctl.doctor.command import FINDINGS_MAX, shortened, show
-from podidctl.doctor.federated_identities import served_pairs
-from podidctl.doctor.objects import selectors
-from podidctl.doctor.schema import Level, Report, make_finding
-from podidctl.doctor.state import Objects
+from podidctl.checks.bindings import check_selectors
+from podidctl.commands.doctor import FINDINGS_MAX, shortened, show
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.needs import served_pairs
+from podidctl.facts.kinds import PLACED_NODES
+from podidctl.facts.model import Objects, ReadFailure
+from podidctl.report.documents import Report, check_result
+from podidctl.report.finding import Finding, Level
 from podidentity.kube.decoding import Malformed, decode_object
 from podidentity.report import TEXT_MAX
 from podidentity.resources import (
@@ -29,7 +30,7 @@ from podidentity.resources import (
     Kind,
 )
 from tests.support.nmi_objects import binding, identity, pod
-from tests.support.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
+from tests.support.podidctl.doctor_inputs import bad, cluster_case, examined, mic, nmi, objects
 from tests.support.work import Work
 
 
@@ -65,12 +66,17 @@ def test_broken_objects_of_one_namespace_do_not_hide_those_of_others() -> None:
 
 
 def test_problems_are_printed_before_other_findings_of_their_check() -> None:
-    warnings = [make_finding("selectors", Level.WARNING, f"w{number}", "do") for number in range(FINDINGS_MAX)]
-    problem = make_finding("selectors", Level.PROBLEM, "p", "do")
-    other = make_finding("MIC", Level.OK, "ready")
+    warnings = [check_result(Finding("selectors", Level.WARNING, f"w{number}", "do")) for number in range(FINDINGS_MAX)]
+    problem = check_result(Finding("selectors", Level.PROBLEM, "p", "do"))
+    other = check_result(Finding("MIC", Level.OK, "ready"))
     shown, omitted = shortened([*warnings, problem, other])
     assert shown == [*warnings[: FINDINGS_MAX - 1], problem, other]
     assert omitted == {"selectors": 1}
+
+
+def namespaced(there: Objects) -> ClusterCase:
+    """The case in which bindings serve their own namespace only."""
+    return cluster_case(objects=there, nmi=(nmi("--forceNamespaced"),))
 
 
 def work_with(check: Callable[[Objects], object], number: int) -> int:
@@ -86,7 +92,7 @@ def work_with(check: Callable[[Objects], object], number: int) -> int:
 
 
 @pytest.mark.parametrize(
-    "check", [lambda there: list(selectors(there, namespaced=True)), served_pairs], ids=["selectors", "served-pairs"]
+    "check", [lambda there: list(check_selectors(namespaced(there))), served_pairs], ids=["selectors", "served-pairs"]
 )
 def test_bindings_of_another_tenant_cost_work_in_proportion_to_their_number(
     check: Callable[[Objects], object],

@@ -5,14 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from podidctl.diagnosis.several_identities import (
-    Variable,
-    VariableContainer,
-    VariablePod,
-    VariablePodSpec,
-    VariableSource,
-)
-from podidctl.doctor.schema import Finding, Level
+from podidctl.facts.kinds import Variable, VariableContainer, VariablePod, VariablePodSpec, VariableSource
+from podidctl.report.documents import CheckResult
+from podidctl.report.finding import Level
 from tests.support.nmi_objects import assigned_identity, binding, exception, identity, pod
 from tests.support.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
 
@@ -35,7 +30,7 @@ CHANGED = {
 """The pod got its identities through a1 and a2 before a0 existed."""
 
 
-def found(*flags: str, **changes: Any) -> list[Finding]:
+def found(*flags: str, **changes: Any) -> list[CheckResult]:
     report = examined(objects=objects(**changes), nmi=(nmi(*flags),), mic=(mic(*flags),))
     return [each for each in report.findings if each.check in CHECKS]
 

@@ -10,16 +10,15 @@ import pytest
 
 from mic.decisions.client_ids import of_cluster
 from mic.decisions.policy import Policy
-from podidctl.diagnosis.daemons import DaemonVolume, HostPath
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.diagnosis.node_placement import PlacedNode
-from podidctl.doctor.assignments import GRACE_SECONDS
-from podidctl.doctor.creation_times import DatedCondition as Told
-from podidctl.doctor.creation_times import DatedMeta, DatedPod, DatedStatus, creation_time
-from podidctl.doctor.rights import mic_rights, nmi_rights, upgrade_rights
-from podidctl.doctor.schema import Level, Report
-from podidctl.doctor.state import ObjectReference, Objects, ServerState
-from podidctl.doctor.state import Right as Checked
+from podidctl.checks.assignments import GRACE_SECONDS
+from podidctl.evaluation.rights import mic_rights, nmi_rights, upgrade_rights
+from podidctl.facts.kinds import DaemonVolume, DatedMeta, DatedPod, DatedStatus, HostPath, PlacedNode
+from podidctl.facts.kinds import DatedCondition as Told
+from podidctl.facts.model import ObjectReference, Objects, ReadFailure, ServerState
+from podidctl.facts.model import Right as Checked
+from podidctl.reading.cluster import creation_time
+from podidctl.report.documents import Report
+from podidctl.report.finding import Level
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, PODS, AzureIdentitySpec, SecretReference
 from tests.support.nmi_objects import assigned_identity, binding, exception, identity, pod
 from tests.support.podidctl.doctor_inputs import NOW, bad, examined, mic, nmi, node, objects, one

@@ -8,20 +8,19 @@ import pytest
 
 from mic.azure.identities import Attached, HostIdentities
 from nmi.tokens.secrets import CredentialError
-from podidctl.diagnosis import secrets
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.diagnosis.recent_refusals import RecentRefusal
-from podidctl.diagnosis.secrets import NOT_READ
-from podidctl.doctor import gather, token_reader
-from podidctl.doctor.client_ids import check_client_ids, used_hosts
-from podidctl.doctor.schema import Finding, Level
-from podidctl.doctor.secrets import namespaces_of
-from podidctl.doctor.state import RefusedPod, SecretAccess
-from podidctl.doctor.token_reader import CHECKED_MAX, refused_pods
+from podidctl.checks.hosts import check_client_ids
+from podidctl.evaluation.needs import NOT_READ, namespaces_of, used_hosts
+from podidctl.facts.model import ReadFailure, RecentRefusal, RefusedPod, SecretAccess
+from podidctl.reading import cluster as cluster_reader
+from podidctl.reading import daemons as daemons_reader
+from podidctl.reading import reviews
+from podidctl.reading.daemons import CHECKED_MAX, refused_pods
+from podidctl.report.documents import CheckResult
+from podidctl.report.finding import Level
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, SecretReference
 from tests.support.nmi_objects import CLIENT_ID, binding, identity, resource_id
-from tests.support.podidctl.doctor_inputs import NOW, daemon, examined, objects, one
+from tests.support.podidctl.doctor_inputs import NOW, cluster_case, daemon, examined, objects, one
 from tests.support.podidctl.memory_cluster import MemoryCluster
 from tests.support.podidctl.prediction_inputs import VM
 
@@ -61,14 +60,14 @@ def principal(namespace: str = "ns", name: str = "sp", secret_namespace: str = "
 async def test_secrets_that_pods_need_are_read_first_and_then_those_of_each_namespace(
     cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(secrets, "SECRETS_MAX", 3)
+    monkeypatch.setattr(reviews, "SECRETS_MAX", 3)
     there = (
         *(principal("aaa", f"a{number}") for number in range(4)),
         principal("bbb", "b"),
         principal("ccc", "needed"),
     )
     bound = objects(identities=there, bindings=(binding(identity_name="needed", namespace="ccc"),))
-    checks = await gather._credentials(cluster.client, bound, ())
+    checks = await cluster_reader._credentials(cluster.client, bound, ())
     assert isinstance(checks, dict)
     read = [key for key, check in checks.items() if check != NOT_READ]
     assert sorted(read) == [("aaa", "a0"), ("bbb", "b"), ("ccc", "needed")]
@@ -99,10 +98,10 @@ def event(cluster: MemoryCluster, uid: str, name: str, at: str, **changes: Any) 
 async def test_many_events_of_one_namespace_are_not_all_kept(
     cluster: MemoryCluster, uid: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_reader, "EVENTS_MAX", 3)
+    monkeypatch.setattr(daemons_reader, "REFUSALS_MAX", 3)
     for number in range(20):
         event(cluster, uid, f"e{number}", f"2026-01-01T11:59:{number:02}Z")
-    kept = await token_reader._recent_events(cluster.client, NOW)
+    kept = await daemons_reader._recent_events(cluster.client, NOW)
     assert [each.at for each in kept] == [f"2026-01-01T11:59:{number}Z" for number in (19, 18, 17)]
 
 
@@ -141,7 +140,7 @@ async def test_events_of_existing_pods_count_until_a_grant(cluster: MemoryCluste
 ACCOUNT = "kube-system/nmi"
 
 
-def diagnose_secrets(*access: SecretAccess, **changes: Any) -> list[Finding]:
+def diagnose_secrets(*access: SecretAccess, **changes: Any) -> list[CheckResult]:
     report = examined(secrets=access, **changes)
     return [each for each in report.findings if each.check == "secrets"]
 
@@ -195,12 +194,12 @@ def test_another_client_id_is_a_problem_and_an_unread_host_is_unknown() -> None:
     line = one(examined(azure=on_azure("00000000-0000-0000-0000-0000000000ff")))
     assert (line.check, line.level, line.next) == ("client ids", Level.PROBLEM, "correct AzureIdentity ns/id")
     assert "Azure reports client id" in line.says
-    found = list(check_client_ids(objects(), on_azure(CLIENT_ID.upper())))
+    found = list(check_client_ids(cluster_case(azure=on_azure(CLIENT_ID.upper()))))
     assert [each.level for each in found] == [Level.OK]
     assert "1 identity" in found[0].says
-    found = list(check_client_ids(objects(), {"/x/vm-1": AzureError("no")}))
+    found = list(check_client_ids(cluster_case(azure={"/x/vm-1": AzureError("no")})))
     assert Level.UNKNOWN in {each.level for each in found}
-    levels = [(each.level, each.says) for each in check_client_ids(objects(), {})]
+    levels = [(each.level, each.says) for each in check_client_ids(cluster_case(azure={}))]
     assert levels[0] == (Level.UNKNOWN, "1 more VM or scale set was not read")
     assert [each.text for each in used_hosts(objects())] == [VM]
     assert used_hosts(replace(objects(), pods=())) == []

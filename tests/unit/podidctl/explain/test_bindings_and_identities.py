@@ -5,11 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from podidctl.diagnosis.decision import Outcome
-from podidctl.diagnosis.several_identities import Variable, VariableContainer, VariablePod, VariablePodSpec
-from podidctl.explain.ignored_fields import BY_MIC, correct
-from podidctl.explain.schema import Link, LinkState
-from podidctl.token.prediction import predict
+from podidctl.checks.bindings import BY_MIC, correct
+from podidctl.commands.token import predict
+from podidctl.facts.kinds import Variable, VariableContainer, VariablePod, VariablePodSpec
+from podidctl.report.documents import Link, LinkState, Outcome
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.resources import CREATED, AzureIdentitySpec, SecretReference
 from tests.support.nmi_objects import NODE, RESOURCE, assigned_identity, binding, exception, identity, pod

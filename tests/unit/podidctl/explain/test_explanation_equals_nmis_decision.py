@@ -16,16 +16,16 @@ from nmi.identity.decide import Decision, Exempt, Grant, Wait, decide
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.policies import decision_policy
-from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome, PredictedDecision, is_managed, predict_decision
-from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, ServiceAccountAccess
-from podidctl.explain.explanation import explain
-from podidctl.explain.schema import LinkState
-from podidctl.token.prediction import predict
+from podidctl.checks.explanation import explain
+from podidctl.commands.token import predict
+from podidctl.evaluation.pod import MANAGEMENT_RESOURCE, PredictedDecision, is_managed
+from podidctl.facts.model import DiagnosisInput, NmiConfiguration, ServiceAccountAccess
+from podidctl.report.documents import LinkState, Outcome
 from podidentity.kube.client import Client
 from podidentity.resources import NODENAME_LABEL, AzureIdentity, Pod, SecretReference, nodename_label
 from tests.support.examples import examples
 from tests.support.nmi_objects import NODE, REQUEST, assigned_identity, binding, exception, identity, pod
-from tests.support.podidctl.prediction_inputs import WELL, facts, labelled, rules
+from tests.support.podidctl.prediction_inputs import WELL, decision_of, facts, labelled, rules
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
@@ -192,7 +192,7 @@ def agrees(decision: PredictedDecision, nmi: Decision | None) -> bool:
 @settings(max_examples=examples(1000), deadline=None)
 def test_the_predicted_answer_equals_nmis(seed: int) -> None:
     cluster = a_cluster(random.Random(seed))
-    decision = predict_decision(cluster)
+    decision = decision_of(cluster)
     if not cluster.same_address_pods:  # otherwise a read settles whose the address is, and not the watches
         assert agrees(decision, as_nmi_has_it(cluster)), (decision, as_nmi_has_it(cluster))
     explanation = explain(cluster)
@@ -212,5 +212,5 @@ def test_the_predicted_answer_equals_nmis(seed: int) -> None:
 
 
 def test_the_random_clusters_reach_every_answer() -> None:
-    found = {predict_decision(a_cluster(random.Random(seed))).outcome for seed in range(300)}
+    found = {decision_of(a_cluster(random.Random(seed))).outcome for seed in range(300)}
     assert found == set(Outcome) - {Outcome.UNANSWERED}, "that one is not NMI's to say"

@@ -9,15 +9,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
-from podidctl.diagnosis.identity_permissions import IDENTITIES_MAX
-from podidctl.diagnosis.input import DiagnosisInput, IdentityPermissions, ReadFailure, ServiceAccountAccess
-from podidctl.diagnosis.node_placement import PlacedNode
-from podidctl.explain.explanation import explain
-from podidctl.explain.schema import Explanation, Link, LinkState
-from podidctl.explain.show import show
-from podidctl.token import command
-from podidctl.token.prediction import TokenPrediction, predict
+from podidctl.checks.explanation import explain
+from podidctl.commands.explain import show
+from podidctl.commands.token import predict
+from podidctl.commands.token import show as show_token
+from podidctl.evaluation.federated import IDENTITIES_MAX
+from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
+from podidctl.facts.kinds import PlacedNode
+from podidctl.facts.model import DiagnosisInput, IdentityPermissions, ReadFailure, ServiceAccountAccess
+from podidctl.report.documents import Explanation, Link, LinkState, Outcome, TokenPrediction
 from podidentity.azure.federation import Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity
@@ -330,4 +330,4 @@ def test_the_objects_warn_that_a_tenant_chooses_the_client_id() -> None:
     assert '{kind: Group, apiGroup: rbac.authorization.k8s.io, name: "system:serviceaccounts:ns"}' in text
     explanation, token = explain(bound(FORBIDDEN)), predict(bound(FORBIDDEN), MANAGEMENT_RESOURCE)
     assert explanation.manifest in printed_by(explanation, show)
-    assert token.manifest in printed_by(token, command.show)
+    assert token.manifest in printed_by(token, show_token)

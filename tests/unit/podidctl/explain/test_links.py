@@ -7,10 +7,9 @@ import msgspec
 import pytest
 
 from mic.azure.identities import GONE, Attached, HostIdentities
-from podidctl.diagnosis.decision import Outcome
-from podidctl.diagnosis.input import NmiPods, ReadFailure
-from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
-from podidctl.explain.schema import Link, LinkState
+from podidctl.facts.kinds import PlacedNode, PlacedNodeSpec
+from podidctl.facts.model import NmiPods, ReadFailure
+from podidctl.report.documents import Link, LinkState, Outcome
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, OwnerReference, Pod, PodSpec
 from tests.support.nmi_objects import CLIENT_ID, NODE, assigned_identity, binding, exception, identity, pod, resource_id

@@ -18,16 +18,17 @@ from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call
 from nmi.server.decisions import Decisions, Subject
 from nmi.tokens.secrets import CredentialError
-from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
-from podidctl.diagnosis.input import Event, ReadFailure, SecretCheck
-from podidctl.diagnosis.nmi_log import DECISIONS_MAX, LoggedDecision, parse_decisions
-from podidctl.diagnosis.recent_refusals import RECENT_SECONDS, log_time
-from podidctl.diagnosis.secrets import read_secret_checks
-from podidctl.explain.explanation import DECISIONS_SHOWN
-from podidctl.explain.schema import LinkState
-from podidctl.explain.show import show
-from podidctl.token.command import show as show_token
-from podidctl.token.prediction import predict
+from podidctl.checks.explanation import DECISIONS_SHOWN
+from podidctl.commands.explain import show
+from podidctl.commands.token import predict
+from podidctl.commands.token import show as show_token
+from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
+from podidctl.evaluation.refusals import RECENT_SECONDS, log_time
+from podidctl.facts.kinds import Event
+from podidctl.facts.model import ReadFailure, SecretCheck
+from podidctl.facts.nmi_log import DECISIONS_MAX, parse_decisions
+from podidctl.reading.reviews import read_secret_checks
+from podidctl.report.documents import LinkState, LoggedDecision, Outcome
 from podidentity.resources import AzureIdentity, SecretReference
 from podidentity.telemetry.logs import JsonFormatter, TextFormatter
 from tests.support.nmi.server.fakes import pod_entry

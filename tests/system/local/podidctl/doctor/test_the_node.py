@@ -13,24 +13,24 @@ from nmi.choices import RedirectMode
 from nmi.node import boot_guard
 from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
-from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor.fail_closed import FailClosedState, check_fail_closed, has_restriction
-from podidctl.doctor.node_checks import NodeState
-from podidctl.doctor.node_reader import _imds
-from podidctl.doctor.report import report
-from podidctl.doctor.schema import Finding, Level
+from podidctl.checks.machine import check_fail_closed
+from podidctl.checks.rules import report
+from podidctl.facts.model import FailClosedState, NodeState, ReadFailure
+from podidctl.reading.machine import _imds, has_restriction
+from podidctl.report.documents import CheckResult
+from podidctl.report.finding import Level
 from podidctl.verify.canary import NMI_ANSWER
 from tests.support.nmi.node import aks
 from tests.support.nmi.node.machines import Machine, Worker
 from tests.support.podidctl.doctor_inputs import seen
 
 
-def lines_of(node: NodeState) -> list[Finding]:
+def lines_of(node: NodeState) -> list[CheckResult]:
     findings = report(seen(), node).findings
     return [each for each in findings if each.check in {"nat rule", "redirects", "kubenet", "IMDS"}]
 
 
-def bad_of(node: NodeState) -> list[Finding]:
+def bad_of(node: NodeState) -> list[CheckResult]:
     return [each for each in lines_of(node) if each.level is not Level.OK]
 
 
@@ -98,7 +98,10 @@ def test_akss_rule_is_recognised_by_its_effect(rules: list[str], there: bool) ->
 def check_node(**seen: object) -> dict[str, tuple[Level, str]]:
     known = {"wanted": True, "fault": None, "restricted": (), "guard": False, "localnet": None}
     state = FailClosedState(**{**known, **seen})  # type: ignore[arg-type]
-    return {each.check: (each.level, each.says) for each in check_fail_closed("n", state)}
+    return {
+        each.check: (each.level, each.says)
+        for each in check_fail_closed(NodeState(name="n", fault=None, closing=state))
+    }
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_each_mechanism_is_named() -> None:
 LOOK = """
 import asyncio, json, sys
 from nmi.settings import parse
-from podidctl.doctor.node_reader import read_node
+from podidctl.reading.machine import read_node
 seen = asyncio.run(read_node(parse(sys.argv[1:], {"NODE_IP": "10.0.0.4"}), pods=0, ask_imds=False))
 closing = [seen.closing.fault, seen.closing.restricted, seen.closing.guard, seen.closing.localnet is None]
 print(json.dumps([closing, [seen.fault, seen.packets, seen.choice.split(":")[0]]]))

@@ -12,7 +12,7 @@ import pytest
 
 from nmi.server.policy import ServerPolicy
 from nmi.server.target import ProxiedPaths
-from podidctl.diagnosis.nmi_log import logged_peers
+from podidctl.facts.nmi_log import logged_peers
 from podidctl.verify import canary
 from podidctl.verify.pod import CANARY_LABELS, NmiTemplate, manifest
 from podidentity.resources import BINDING_LABEL

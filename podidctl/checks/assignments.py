@@ -1,0 +1,234 @@
+"""Checks of the AzureAssignedIdentities: whether MIC has written them, and NMI serves pods by them. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Final
+
+from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment
+from nmi.identity.assigned_identity import AssignedIdentity, project
+from nmi.refusal import Refusal
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.needs import live_pods
+from podidctl.evaluation.pod import ANY_IDENTITY, PodCase
+from podidctl.evaluation.tokens import describe_token_source, unknown_cloud_note
+from podidctl.facts.model import ObjectReference, Objects
+from podidctl.report.finding import Finding, Level
+from podidctl.report.text import listed
+from podidentity.azure.resource_ids import parse_provider_id
+from podidentity.report import counted
+from podidentity.resources import (
+    ASSIGNED,
+    ASSIGNED_IDENTITIES,
+    BINDINGS,
+    CREATED,
+    IDENTITIES,
+    MESSAGE_ANNOTATION,
+    POD_UID_ANNOTATION,
+    PODS,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    IdentityType,
+    Pod,
+)
+
+LIVE_STATUSES = frozenset({"", ASSIGNED, CREATED})
+GRACE_SECONDS: Final = 120.0
+"""Azure takes up to a minute for an update of a VM or scale set, and an update in progress must end first."""
+
+
+def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
+    """Return the link for the AzureAssignedIdentity of the pod and *identity*; if there are several, for the served
+    one.
+    """
+    links = [
+        _existing_assignment_link(case, each)
+        for each in case.facts.assigned
+        if each.spec.azure_identity_ref.key == identity.key
+    ]
+    if links:
+        return next((each for each in links if each.level is Level.OK), links[0])
+    says = "MIC has not created one for this pod and identity"
+    then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
+    return Finding("assigned identity", Level.PROBLEM, says, then, about=f"for {'/'.join(identity.key)}")
+
+
+def unbound_assignment_link(case: PodCase, each: AzureAssignedIdentity) -> Finding:
+    """Return the link for an AzureAssignedIdentity that no binding requires. It is correct that NMI does not
+    serve it.
+    """
+    link = _existing_assignment_link(case, each)
+    says = f"{link.says}; no binding requires it for the pod any more, so MIC has to delete it"
+    if not case.watches(each) or not case.serves(project(each)):
+        return Finding(link.check, Level.OK, says, about=link.about)
+    if link.level is Level.PROBLEM:
+        return Finding(link.check, Level.PROBLEM, says, link.next, about=link.about)
+    return Finding(link.check, Level.UNKNOWN, says, "check that MIC runs and leads (podidctl doctor)", about=link.about)
+
+
+def _existing_assignment_link(case: PodCase, each: AzureAssignedIdentity) -> Finding:
+    about, node = "/".join(each.key), case.pod.spec.node_name
+    if not case.watches(each):
+        says = f"it is for node {each.spec.nodename or '(none)'}, but its label nodename must be {node}"
+        then = "MIC updates it in its next reconcile pass; if it does not, see MIC's log"
+        return Finding("assigned identity", Level.PROBLEM, says, then, about=about)
+    return served_link(case, about, project(each), well=f"Assigned, on node {node}", note=_note(each, case.pod))
+
+
+def served_link(case: PodCase, about: str, assigned: AssignedIdentity, *, well: str, note: str = "") -> Finding:
+    """Return whether NMI serves the pod by *assigned*: first by `decide`, then by NMI's checks before a request to
+    Azure.
+    """
+    link = "assigned identity" if not case.managed else "served"
+    if not case.serves(assigned):
+        says, then = _why_not(case.pod, assigned, note)
+        return Finding(link, Level.PROBLEM, says, then, about=about)
+    account = f"{case.pod.metadata.namespace}/{case.pod.spec.service_account_name}"
+    whom = describe_token_source(case.settings, assigned.identity, ANY_IDENTITY.resource, account=account)
+    if isinstance(whom, Refusal):
+        then = "; ".join(filter(None, (whom.detail, unknown_cloud_note(case.facts.configuration, assigned.identity))))
+        return Finding(link, Level.PROBLEM, f"{well}, but NMI requests no token: {whom.sentence}", then, about=about)
+    if assigned.identity.spec.type == IdentityType.FEDERATED:
+        return Finding(link, Level.OK, f"{well}; NMI asks {whom}", about=about)
+    return Finding(link, Level.OK, well, about=about)
+
+
+def _why_not(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]:
+    log = "see MIC's log and kubectl describe of this object"
+    if assigned.deleting:
+        return "it is being deleted and is not served any more", log
+    if assigned.pod_uid not in {"", pod.metadata.uid}:
+        return "it was created for an earlier pod of this name, and the new pod does not inherit its access", (
+            "MIC renews it in its next reconcile pass; if it does not, see MIC's log"
+        )
+    if assigned.selector != pod.binding_label:
+        return f"its binding selects {assigned.selector!r}, which is not the pod's label", (
+            "MIC renews or deletes it; if it does not, see MIC's log"
+        )
+    if assigned.status == CREATED:
+        waits = "the identity is not attached to the VM or scale set yet"
+        return f"Created: {note or waits}", note or (
+            "Azure takes up to a minute; after that see MIC's log and podidctl plan"
+        )
+    if not assigned.usable:
+        return f"its status is {assigned.status!r}{note and ': ' + note}", note or log
+    return _in_another_namespace(pod, assigned)
+
+
+def _in_another_namespace(pod: Pod, assigned: AssignedIdentity) -> tuple[str, str]:
+    namespace = pod.metadata.namespace
+    if assigned.identity.spec.type == IdentityType.FEDERATED and assigned.identity.metadata.namespace == namespace:
+        says = (
+            f"it or its binding is not in namespace {namespace}, but a federated identity serves only its own namespace"
+        )
+        return says, "MIC creates it there: check that MIC runs, leads and has this version (podidctl doctor)"
+    return "the identity serves only its own namespace", "move the AzureIdentity and its binding, or the pod"
+
+
+def _note(each: AzureAssignedIdentity, pod: Pod) -> str:
+    """Return MIC's message on the object if it is about this pod."""
+    uid = each.metadata.annotation(POD_UID_ANNOTATION)
+    return each.metadata.annotation(MESSAGE_ANNOTATION) if uid in {"", pod.metadata.uid} else ""
+
+
+def check_assignments(case: ClusterCase) -> Iterator[Finding]:
+    """Report identities that pods need and that are not assigned, and assigned ones that are not attached to their
+    hosts. In managed mode there are none.
+    """
+    objects, now = case.objects, case.now
+    if case.managed:
+        return
+    check = "assignments"
+    missing: defaultdict[str, list[str]] = defaultdict(list)
+    fresh: list[str] = []
+    for why, desired in _missing_assignments(case):
+        name = f"{'/'.join(desired.pod.key)} ({'/'.join(desired.identity.key)})"
+        (fresh if _is_recent(objects, now, _required_objects(desired)) else missing[why]).append(name)
+    created, waiting = _created_not_assigned(objects, now)
+    fresh += waiting
+    for why, whose in sorted(missing.items()):
+        says = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
+        then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
+        yield Finding(check, Level.PROBLEM, f"{says} ({why}): {listed(whose)}", then)
+    for note, keys in sorted(created.items(), key=lambda each: -len(each[1])):
+        says = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
+        if note:
+            yield Finding(check, Level.PROBLEM, f"{says}: {note}", note)
+        else:
+            yield Finding(check, Level.WARNING, says, "this is overdue: see MIC's log and podidctl plan")
+    if fresh:
+        says = f"{counted(len(fresh), 'identity is', 'identities are')} still in progress: {listed(fresh)}"
+        then = (
+            f"run this command again: an identity whose pod, binding and identity exist for {GRACE_SECONDS:g} s should "
+            "be Assigned"
+        )
+        yield Finding(check, Level.OK, says, then)
+    if not created and not missing:
+        active = [each for each in objects.assigned if not each.metadata.deletion_timestamp]
+        yield Finding(check, Level.OK, f"{sum(each.status.status != CREATED for each in active)} assigned")
+
+
+def _created_not_assigned(objects: Objects, now: datetime) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the overdue Created objects by MIC's message, and the ones that are recent and have no message."""
+    late: defaultdict[str, list[str]] = defaultdict(list)
+    fresh: list[str] = []
+    for each in objects.assigned:
+        if each.status.status != CREATED or each.metadata.deletion_timestamp:
+            continue
+        note, spec = each.metadata.annotation(MESSAGE_ANNOTATION), each.spec
+        parts = [
+            ObjectReference(ASSIGNED_IDENTITIES.plural, *each.key),
+            ObjectReference(PODS.plural, spec.pod_namespace, spec.pod),
+            ObjectReference(BINDINGS.plural, *spec.azure_binding_ref.key),
+            ObjectReference(IDENTITIES.plural, *spec.azure_identity_ref.key),
+        ]
+        (fresh if not note and _is_recent(objects, now, parts) else late[note]).append("/".join(each.key))
+    return late, fresh
+
+
+def _required_objects(desired: DesiredAssignment) -> list[ObjectReference]:
+    """Return the objects that must exist before MIC can act."""
+    return [
+        ObjectReference(PODS.plural, *desired.pod.key),
+        ObjectReference(BINDINGS.plural, *desired.binding.key),
+        ObjectReference(IDENTITIES.plural, *desired.identity.key),
+    ]
+
+
+def _is_recent(objects: Objects, now: datetime, parts: Iterable[ObjectReference]) -> bool:
+    ages = ((now - objects.created_at[each]).total_seconds() for each in parts if each in objects.created_at)
+    return any(abs(age) < GRACE_SECONDS for age in ages)  # clocks may differ, but not by years
+
+
+def _missing_assignments(case: ClusterCase) -> Iterator[tuple[str, DesiredAssignment]]:
+    """Yield the assignments that pods need and do not have, each with the reason."""
+    hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in case.objects.nodes}
+    active: defaultdict[AssignmentKey, list[ExistingAssignment]] = defaultdict(list)
+    for each in case.existing_assignments:
+        active[each.assignment_key].append(each)
+    for pod in live_pods(case.objects):
+        # Other checks report pods that NMI does not serve and nodes without a known host.
+        if pod.spec.host_network or pod.ending or pod.spec.node_name not in hosts or case.exempt(pod):
+            continue
+        for assignment_key, desired in case.bindings.all_desired(pod).items():
+            if desired.identity_id is not None and hosts[pod.spec.node_name] is None:
+                continue
+            if why := _missing_reason(desired, active.get(assignment_key, ())):
+                yield why, desired
+
+
+def _missing_reason(desired: DesiredAssignment, active: Sequence[ExistingAssignment]) -> str:
+    """Return why none of the existing objects for *desired* is the pod's. Created objects are reported separately."""
+    faults = [_fault(desired, each) for each in active]
+    return "" if "" in faults else next(iter(faults), "there is no AzureAssignedIdentity")
+
+
+def _fault(desired: DesiredAssignment, existing: ExistingAssignment) -> str:
+    if existing.object.status.status not in LIVE_STATUSES:
+        return f"its AzureAssignedIdentity has status {existing.object.status.status}"
+    if existing.object.metadata.annotation(POD_UID_ANNOTATION) not in {"", desired.pod.metadata.uid}:
+        return "its AzureAssignedIdentity is for an earlier pod of this name"
+    return "" if existing.node in {"", desired.node} else "its AzureAssignedIdentity is for another node"
+
+
+CHECKS: Final = (check_assignments,)

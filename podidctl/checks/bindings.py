@@ -1,0 +1,374 @@
+"""Checks of the bindings and identities: those of one pod, and unusable and duplicate ones. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from mic.decisions.assignments import misconfigured
+from mic.preview.dry_run import Snapshot
+from mic.preview.left_out import left_out
+from nmi.identity.managed_mode import join
+from nmi.refusal import Refusal
+from nmi.settings import Settings
+from podidctl.checks.assignments import assignment_link, served_link, unbound_assignment_link
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.needs import live_pods
+from podidctl.evaluation.pod import (
+    CLIENT_ID_VARIABLE,
+    MANAGEMENT_RESOURCE,
+    NAME_ONE,
+    Candidate,
+    PodCase,
+    sets_client_id,
+)
+from podidctl.evaluation.similar_texts import similar_texts
+from podidctl.evaluation.tokens import SIGN_IN_TYPES, TYPE_NAMES, describe_token_source, unknown_cloud_note
+from podidctl.facts.model import NmiConfiguration, Objects
+from podidctl.facts.settings import NO_NODE, mic_policy
+from podidctl.report.documents import Outcome
+from podidctl.report.finding import Finding, Level
+from podidctl.report.text import by_turns, listed, namespace_of
+from podidentity.kube.ignored_fields import REMEDY
+from podidentity.report import counted
+from podidentity.resources import BINDINGS, IDENTITIES, AzureIdentityBinding, Kind, Meta, Pod
+from podidentity.telemetry.logs import redacted
+
+SELECTORS: Final = frozenset({"spec", "spec.selector"})
+"""Ignored fields, in lower case, with which a binding has no selector."""
+BY_MIC: Final = " (by MIC once its type upgrade is recorded, unless it runs with --read-old-field-names)"
+
+
+SIMILAR_MAX: Final = 3
+
+
+def ignored_fields(case: PodCase, kind: Kind[Any], key: tuple[str, str]) -> str:
+    """Return the ignored fields of one object; empty if there are none."""
+    return ", ".join(case.facts.ignored_fields.get((kind.plural, *key), ()))
+
+
+def ignored_in_namespace(case: PodCase, kind: Kind[Any]) -> str:
+    """Return the objects of *kind* in the pod's namespace with ignored fields; empty if there are none."""
+    return listed(
+        _with_fields(namespace, name, fields)
+        for (plural, namespace, name), fields in case.facts.ignored_fields.items()
+        if (plural, namespace) == (kind.plural, case.facts.namespace)
+    )
+
+
+def ignored_selectors(case: PodCase) -> str:
+    """Return the bindings that could select the pod but have no selector, because it is ignored, those of the pod's
+    namespace first; empty if there are none.
+    """
+    own: list[str] = []
+    others: list[str] = []
+    for each in case.eligible_bindings:
+        fields = case.facts.ignored_fields.get((BINDINGS.plural, *each.key), ())
+        if each.spec.selector or case.restriction(each):
+            continue
+        if not SELECTORS.isdisjoint(field.lower() for field in fields):
+            (own if each.metadata.namespace == case.facts.namespace else others).append(_with_fields(*each.key, fields))
+    return ", ".join(filter(None, (listed(own), listed(others))))
+
+
+def _with_fields(namespace: str, name: str, fields: Sequence[str]) -> str:
+    return f"{namespace}/{name} ({', '.join(fields)})"
+
+
+def why_ignored(named: str, *, by_mic: bool = False) -> str:
+    """Return the statement about the ignored fields *named*. *by_mic*: whether MIC decides by them, whose flags and
+    record the command does not read.
+    """
+    return f"fields spelled as before v1.6.0 are ignored{BY_MIC if by_mic else ''}: {named}"
+
+
+def correct(about: str) -> str:
+    """Return the next action for an object with ignored fields."""
+    return f"correct the fields of {about}: {REMEDY}"
+
+
+def binding_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the links of the bindings, of the identity of each, and of their assignments."""
+    if case.pod.binding_label and not case.candidates:
+        yield _no_binding(case)
+    # A binding of another team is not a fault unless the pod has no other.
+    others_are_well = not all(each.restriction for each in case.candidates) or case.decision.outcome is Outcome.GRANTED
+    seen: set[tuple[str, str]] = set()
+    for candidate in case.candidates:
+        binding, identity, restriction = candidate
+        if restriction and others_are_well:
+            says = f"it does not serve this namespace: {restriction}"
+            yield Finding("binding", Level.OK, says, about="/".join(binding.key))
+            continue
+        yield _binding(case, binding)
+        key = (binding.metadata.namespace, binding.spec.azure_identity)
+        if key in seen:
+            continue
+        yield _identity(case, candidate)
+        if identity is not None and case.managed:
+            joined = join(binding, identity)
+            yield served_link(case, "/".join(binding.key), joined, well="bound, in the same namespace")
+        elif identity is not None and not restriction and not misconfigured(identity):
+            seen.add(key)
+            yield assignment_link(case, identity)
+    for each in case.facts.assigned if not case.managed else ():
+        if each.spec.azure_identity_ref.key not in seen:
+            yield unbound_assignment_link(case, each)
+
+
+def choice_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the link of the choice between several identities, for a request that names none."""
+    keys = {each.key for each in case.bound}
+    keys |= {each.identity.key for each in case.assignments if case.serves(each)}
+    if len(keys) < 2:
+        return
+    several = listed("/".join(each) for each in keys)
+    decision = case.decision
+    gets = "waits until one is assigned"
+    if decision.assigned is not None:
+        gets = f"gets {'/'.join(decision.assigned.identity.key)}"
+    elif decision.outcome is not Outcome.WAITS:
+        return
+    says = f"a request that names none {gets}"
+    if sets_client_id(case.pod):
+        yield Finding("choice", Level.OK, f"a container sets {CLIENT_ID_VARIABLE}; {says}", about=several)
+    else:
+        yield Finding("choice", Level.UNKNOWN, says, NAME_ONE, about=several)
+
+
+def _no_binding(case: PodCase) -> Finding:
+    there, label = case.eligible_bindings, case.pod.binding_label
+    similar = similar_texts(label, {each.spec.selector for each in there})[:SIMILAR_MAX]
+    selectors = {each.spec.selector: each for each in there}
+    near = [f"{'/'.join(selectors[text].key)} selects {text!r}" for text in similar]
+    where = f"of namespace {case.facts.namespace} (managed mode) " if case.managed else ""
+    says = f"no AzureIdentityBinding {where}has selector {label!r}"
+    then: list[str] = []
+    if near:
+        says += f"; {'; '.join(near)}"
+        then.append(f"set spec.selector of the binding or the pod's label to the same value: {'; '.join(near)}")
+    if ignored := ignored_selectors(case):
+        says += f"; {why_ignored(ignored, by_mic=not case.managed)}"
+        then.append(correct("the binding that is to select this pod"))
+    if not then:
+        then.append(
+            f"create an AzureIdentityBinding with spec.selector {label!r} in the namespace of the AzureIdentity"
+        )
+    return Finding("binding", Level.PROBLEM, says, "; or ".join(then), about="none")
+
+
+def _binding(case: PodCase, binding: AzureIdentityBinding) -> Finding:
+    about = "/".join(binding.key)
+    says = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
+    if binding.metadata.namespace != case.facts.namespace:
+        says += "; it is of another namespace, whose authors give the pod this identity"
+    if ignored := ignored_fields(case, BINDINGS, binding.key):
+        says += f"; {why_ignored(ignored, by_mic=not case.managed)}"
+    if binding.metadata.deletion_timestamp is None:
+        return Finding("binding", Level.OK, says, about=about)
+    if case.managed:
+        then = (
+            "wait until it is deleted and create it again: in managed mode a binding has no effect while it is being "
+            "deleted"
+        )
+        return Finding("binding", Level.PROBLEM, "it is being deleted", then, about=about)
+    return Finding("binding", Level.OK, f"{says}; {_deletion_note(binding.metadata)}", about=about)
+
+
+def _deletion_note(meta: Meta) -> str:
+    """Return the note for an operator who revokes access in standard mode, where MIC acts only when an object is
+    deleted.
+    """
+    finalizers = ", ".join(meta.finalizers or ())
+    return (
+        "it is being deleted, and pods keep its access until the deletion is complete, which requires its finalizers "
+        f"{f'({finalizers}) ' if finalizers else ''}to be removed"
+    )
+
+
+def _identity(case: PodCase, candidate: Candidate) -> Finding:
+    binding, identity, restriction = candidate
+    namespace, name = binding.metadata.namespace, binding.spec.azure_identity
+    about = f"{namespace}/{name}"
+    if not name:
+        key = "/".join(binding.key)
+        then = f"set spec.azureIdentity of binding {key}"
+        if ignored_fields(case, BINDINGS, binding.key):
+            then = correct(f"AzureIdentityBinding {key}")
+        return Finding("identity", Level.PROBLEM, f"binding {key} names no AzureIdentity", then, about="none")
+    if identity is None:
+        namesakes = sorted(each.metadata.namespace for each in case.facts.identities if each.metadata.name == name)
+        found = f"; one of that name exists in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
+        then = (
+            f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "
+            f"{'/'.join(binding.key)}; a binding finds only identities of its own namespace"
+        )
+        return Finding("identity", Level.PROBLEM, f"this AzureIdentity does not exist{found}", then, about=about)
+    deleting = identity.metadata.deletion_timestamp is not None
+    if deleting and case.managed:
+        return Finding(
+            "identity",
+            Level.PROBLEM,
+            "it is being deleted",
+            "wait until it is deleted and create it again",
+            about=about,
+        )
+    ignored = ignored_fields(case, IDENTITIES, identity.key)
+    note = f"; {why_ignored(ignored, by_mic=not case.managed)}" if ignored else ""
+    if not case.managed and (why := misconfigured(identity)):
+        then = correct(f"AzureIdentity {about}") if ignored else f"correct AzureIdentity {about} with kubectl edit"
+        return Finding("identity", Level.PROBLEM, f"{why}{note}", then, about=about)
+    if restriction:
+        then = "move the AzureIdentity and its binding, or the pod"
+        return Finding("identity", Level.PROBLEM, restriction, then, about=about)
+    spec = identity.spec
+    kind = TYPE_NAMES.get(spec.type, "unknown type")
+    client = f", client id {redacted(spec.client_id)}" if spec.client_id else ""
+    still = f"; {_deletion_note(identity.metadata)}" if deleting else ""
+    return Finding("identity", Level.OK, f"{kind} (type {spec.type}){client}{still}{note}", about=about)
+
+
+def check_unusable_objects(case: ClusterCase) -> Iterator[Finding]:
+    """Report bindings without an identity, invalid identities and nodes without a host that MIC may change, by MIC's
+    own rules.
+
+    Also report service principals and federated identities that an NMI refuses to sign in.
+    """
+    objects = case.objects
+    snapshot = Snapshot(
+        pods=objects.pods,
+        nodes=objects.nodes,
+        identities=objects.identities,
+        bindings=objects.bindings,
+        assigned=objects.assigned,
+    )
+    faults = left_out(snapshot, mic_policy(case.mic), force_namespaced=case.force_namespaced)
+    for each in by_turns(faults, lambda fault: (fault.kind, namespace_of(fault.name))):
+        level = Level.PROBLEM if each.pods else Level.WARNING
+        says = f"{each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
+        yield Finding("unusable", level, says, _correction(each.kind, each.name))
+    refused = list(_principals(objects, case.configurations))
+    yield from refused
+    if not faults and not refused:
+        yield Finding("unusable", Level.OK, "every binding names an identity, and every identity can be used")
+
+
+def _principals(objects: Objects, rules: Sequence[NmiConfiguration]) -> Iterator[Finding]:
+    # Few NMIs of a cluster differ in these settings.
+    distinct = {
+        (each.settings.allowed_ad_endpoints, each.settings.allow_cross_namespace_secrets, each.cloud_file): each
+        for each in rules or [NmiConfiguration(Settings(node_name=NO_NODE), "NMI's defaults")]
+    }
+    labels = Counter(each.binding_label for each in live_pods(objects))
+    selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for binding in objects.bindings:
+        selectors[binding.metadata.namespace, binding.spec.azure_identity].add(binding.spec.selector)
+    sign_ins = [each for each in objects.identities if each.spec.type in SIGN_IN_TYPES]
+    for identity in by_turns(sign_ins, lambda each: each.metadata.namespace):
+        for each in distinct.values():
+            # Another check reports once that NMI does not serve type 3.
+            refusal = describe_token_source(
+                replace(each.settings, federated_identities=True), identity, MANAGEMENT_RESOURCE
+            )
+            if isinstance(refusal, Refusal):
+                pods = sum(labels[one] for one in selectors[identity.key])
+                says = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"
+                then = "; ".join(filter(None, (refusal.detail, unknown_cloud_note(each, identity))))
+                yield Finding("unusable", Level.PROBLEM if pods else Level.WARNING, says, then)
+                break
+
+
+def _correction(kind: str, name: str) -> str:
+    match kind:
+        case "AzureIdentityBinding":
+            return f"create that AzureIdentity in the same namespace, or correct spec.azureIdentity of binding {name}"
+        case "AzureIdentity":
+            namespace, _, bare = name.partition("/")
+            return f"kubectl edit azureidentity -n {namespace} {bare}"
+        case _:
+            return (
+                f"check that node {name} exists, that its cloud provider sets spec.providerID, and that MIC's "
+                "--allowed-resource-groups, if any, names the group of its VM"
+            )
+
+
+def check_selectors(case: ClusterCase) -> Iterator[Finding]:
+    """Report bindings that select no pod, and pods that no binding selects."""
+    objects = case.objects
+    pods = live_pods(objects)
+    labels = {each.binding_label for each in pods}
+    idle = [each for each in objects.bindings if each.spec.selector not in labels]
+    if idle:
+        says = f"{counted(len(idle), 'binding selects', 'bindings select')} no running pod: " + listed(
+            f"{'/'.join(each.key)} ({each.spec.selector!r})" for each in idle
+        )
+        then = "compare spec.selector with the pods' label aadpodidbinding; no action if these pods run only at times"
+        yield Finding("selectors", Level.WARNING, says, then)
+    lost, others = _unserved(objects, pods, namespaced=case.namespaced)
+    if lost:
+        says = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)
+        yield Finding("selectors", Level.PROBLEM, says, ("podidctl explain pod shows bindings with a similar selector"))
+    if others:
+        says = (
+            f"{counted(len(others), 'pod has', 'pods have')} a label that only bindings of other namespaces select, "
+            f"which serve only their own: {_labels(others)}"
+        )
+        then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace; podidctl explain pod shows more"
+        yield Finding("selectors", Level.PROBLEM, says, then)
+    if not idle and not lost and not others:
+        yield Finding(
+            "selectors", Level.OK, f"{counted(len(pods), 'pod')}, {counted(len(objects.bindings), 'binding')}"
+        )
+
+
+def _unserved(objects: Objects, pods: Iterable[Pod], *, namespaced: bool) -> tuple[list[Pod], list[Pod]]:
+    """Return the pods that no binding selects, and the pods that only bindings of other namespaces select."""
+    # By selector: a tenant can create thousands of bindings with the selector of other tenants' pods.
+    served: defaultdict[str, set[str]] = defaultdict(set)
+    everywhere: set[str] = set()
+    keeping = {each.key for each in objects.identities if each.namespaced}
+    for binding in objects.bindings:
+        spec, namespace = binding.spec, binding.metadata.namespace
+        served[spec.selector].add(namespace)
+        if not namespaced and (namespace, spec.azure_identity) not in keeping:
+            everywhere.add(spec.selector)
+    lost, others = [], []
+    for pod in pods:
+        label = pod.binding_label
+        if label not in served:
+            lost.append(pod)
+        elif label not in everywhere and pod.metadata.namespace not in served[label]:
+            others.append(pod)
+    return lost, others
+
+
+def _labels(pods: Iterable[Pod]) -> str:
+    return listed(f"{'/'.join(each.key)} ({each.binding_label!r})" for each in pods)
+
+
+def check_duplicates(case: ClusterCase) -> Iterator[Finding]:
+    """Report equal bindings, and identities of one namespace that are the same on Azure."""
+    objects = case.objects
+    bindings: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for binding in objects.bindings:
+        bindings[binding.metadata.namespace, binding.spec.selector, binding.spec.azure_identity].append(
+            "/".join(binding.key)
+        )
+    identities: defaultdict[tuple[str, int, str], list[str]] = defaultdict(list)
+    for identity in objects.identities:
+        spec = identity.spec
+        meant = spec.resource_id.lower() if spec.type == 0 else spec.client_id.lower()
+        if meant:
+            identities[identity.metadata.namespace, spec.type, meant].append("/".join(identity.key))
+    twice = [("bindings", names) for names in bindings.values() if len(names) > 1]
+    twice += [("identities", names) for names in identities.values() if len(names) > 1]
+    for what, names in by_turns(twice, lambda each: (each[0], namespace_of(each[1][0]))):
+        then = "delete all but one, so that deleting the last one revokes the access"
+        yield Finding("duplicates", Level.WARNING, f"duplicate {what}: {listed(names)}", then)
+    if not twice:
+        yield Finding("duplicates", Level.OK, "there are no duplicate bindings or identities")
+
+
+POD_CHECKS: Final = (binding_links, choice_links)
+CHECKS: Final = (check_unusable_objects, check_selectors, check_duplicates)

@@ -1,0 +1,130 @@
+"""Checks of the API server, of the custom resource definitions and of the stored field names. Pure."""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from mic.startup.spellings import KINDS
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.facts.kinds import Definition
+from podidctl.facts.model import ReadFailure
+from podidctl.report.finding import Finding, Level
+from podidctl.report.text import listed
+from podidentity.report import counted
+
+OLDEST_MINOR = 16
+"""The first Kubernetes 1.x with apiextensions.k8s.io/v1, which the custom resource definitions use."""
+SKEW_WARNING_SECONDS = 30.0
+SKEW_PROBLEM_SECONDS = 300.0
+"""Microsoft Entra ID accepts assertions whose clock is wrong by at most five minutes."""
+APPLY = "kubectl apply -f deploy/crds"
+PRUNE = (
+    'kubectl patch crd {kind}.aadpodidentity.k8s.io --type=merge -p \'{{"spec":{{"preserveUnknownFields":false}}}}\''
+)
+
+
+def check_version(case: ClusterCase) -> Iterator[Finding]:
+    """Check that the server is new enough."""
+    server = case.read("API server", case.facts.server)
+    match = re.match(r"v1\.(\d+)", server.version)
+    if match is not None and int(match[1]) < OLDEST_MINOR:
+        says = f"Kubernetes {server.version} does not support apiextensions.k8s.io/v1"
+        yield Finding("API server", Level.PROBLEM, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
+    elif server.version:
+        yield Finding("API server", Level.OK, f"Kubernetes {server.version}")
+    else:
+        says = "the API server did not report its version at /version"
+        yield Finding(
+            "API server",
+            Level.UNKNOWN,
+            says,
+            "see its response, or run this command with permission to get /version: kubectl get --raw /version",
+        )
+
+
+def check_clocks(case: ClusterCase) -> Iterator[Finding]:
+    """Compare this machine's clock with the API server's."""
+    server = case.read("API server", case.facts.server)
+    if server.ahead_seconds is None:
+        yield Finding(
+            "clocks", Level.UNKNOWN, "the API server's response has no date; a proxy in front of it may have removed it"
+        )
+        return
+    off = max(0.0, abs(server.ahead_seconds) - server.uncertain_seconds)
+    if off < SKEW_WARNING_SECONDS:
+        yield Finding("clocks", Level.OK, "this machine's clock and the API server's agree")
+        return
+    level = Level.PROBLEM if off >= SKEW_PROBLEM_SECONDS else Level.WARNING
+    which = "ahead of" if server.ahead_seconds > 0 else "behind"
+    then = "check NTP on both machines: tokens and certificates are rejected before and after their validity"
+    yield Finding("clocks", level, f"the API server's clock is {off:.0f} s {which} this machine's", then)
+
+
+def check_definitions(case: ClusterCase) -> Iterator[Finding]:
+    """Check that each kind is installed, in the version that the daemons use, and preserves old field names."""
+    check = "definitions"
+    bad = False
+    for kind in KINDS:
+        there = case.facts.definitions.get(kind.plural)
+        for level, says, then in _faults(kind.plural, kind.version, there):
+            bad = True
+            yield Finding(check, level, says, then)
+    if not bad:
+        yield Finding(check, Level.OK, f"all {len(KINDS)} kinds are served and stored as v1")
+
+
+def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -> Iterator[tuple[Level, str, str]]:
+    if isinstance(there, ReadFailure):
+        yield Level.UNKNOWN, f"{plural}: its CustomResourceDefinition could not be read: {there.why}", ""
+        return
+    if there is None:
+        yield Level.PROBLEM, f"{plural}: this CustomResourceDefinition does not exist", f"install it: {APPLY}"
+        return
+    ours = next((each for each in there.spec.versions if each.name == version), None)
+    if ours is None or not ours.served:
+        yield Level.PROBLEM, f"{plural}: {version} is not served, and both daemons use only this version", APPLY
+        return
+    if not ours.storage:
+        yield Level.WARNING, f"{plural}: {version} is served and another version is stored", APPLY
+    others = [each for each in there.status.stored_versions or () if each != version]
+    if others:
+        yield (
+            Level.WARNING,
+            f"{plural}: objects may still be stored as {', '.join(others)}",
+            "write each object once (kubectl get … -o yaml | kubectl replace -f -), then patch status.storedVersions",
+        )
+    if there.spec.preserve_unknown_fields:
+        yield (
+            Level.WARNING,
+            f"{plural}: its CustomResourceDefinition is from version v1beta1 and preserves every unknown field",
+            f"{APPLY}, then {PRUNE.format(kind=plural)}",
+        )
+    elif not ours.keeps_unknown:
+        yield (
+            Level.WARNING,
+            f"{plural}: its schema drops unknown fields, which includes field spellings from before v1.6.0",
+            f"apply this project's definition, which preserves them: {APPLY}",
+        )
+
+
+def check_stored_fields(case: ClusterCase) -> Iterator[Finding]:
+    """Report objects in field spellings from before v1.6.0, and unreadable objects."""
+    kinds = case.facts.stored
+    old = [f"{plural} {name}" for plural, stored in kinds.items() for name in stored.old]
+    unreadable = [f"{plural} {name}" for plural, stored in kinds.items() for name in stored.unreadable]
+    if unreadable:
+        says = f"{counted(len(unreadable), 'object')} that NMI and MIC cannot read: {listed(unreadable)}"
+        yield Finding("objects", Level.PROBLEM, says, "correct the types of their fields, or delete them")
+    if old:
+        says = f"{counted(len(old), 'object has', 'objects have')} field spellings from before v1.6.0: {listed(old)}"
+        then = (
+            "NMI ignores these fields, and MIC too when its ConfigMap aad-pod-identity-config records the upgrade, "
+            "unless they run with --read-old-field-names: apply corrected manifests (podidctl migrate from-reference "
+            "-f … -o yaml), or repeat the upgrade (docs/migration.md#repeat-the-type-upgrade)"
+        )
+        yield Finding("spellings", Level.WARNING, says, then)
+    elif kinds:
+        yield Finding("spellings", Level.OK, "every object has the current field spellings")
+
+
+CHECKS: Final = (check_version, check_clocks, check_definitions, check_stored_fields)

@@ -1,0 +1,131 @@
+"""Checks of the Secrets of service principals (types 1 and 2), and of the tokens that NMI refused. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Final
+
+from nmi.tokens.secrets import CredentialError
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.needs import NAMESPACES_MAX, NOT_READ, READ_PERMISSION, needed_identities
+from podidctl.evaluation.pod import PodCase
+from podidctl.evaluation.refusals import RECENT_SECONDS, recent_refusal
+from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of
+from podidctl.facts.model import (
+    ReadFailure,
+)
+from podidctl.report.documents import Outcome
+from podidctl.report.finding import Finding, Level
+from podidctl.report.text import by_turns, listed
+from podidentity.report import counted
+
+SECRETS: Final = "secrets"
+CREDENTIALS: Final = "credentials"
+GRANT: Final = (
+    "add them to the chart's rbac.secretNamespaces, or set nmi.servicePrincipals=true for all namespaces (auto: if "
+    "such an identity exists when helm installs or upgrades); rbac.allowAccessToSecrets must be true"
+)
+TOKENS = "tokens"
+
+
+def secret_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the link of each Secret that the pod's service principals need."""
+    for identity in case.identities:
+        application = application_of(case.settings, identity)
+        if application is None or identity.key not in case.facts.secrets:
+            continue
+        about = application.secret
+        match case.facts.secrets[identity.key]:
+            case CredentialError() as error:
+                says, _, then = error.message.partition(": ")
+                yield Finding("secret", Level.PROBLEM, says, then or error.message, about=about)
+            case ReadFailure(why):
+                yield Finding("secret", Level.UNKNOWN, f"it could not be checked: {why}", READ_PERMISSION, about=about)
+            case None:
+                yield Finding("secret", Level.OK, "it exists and has the keys that NMI reads", about=about)
+
+
+def token_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the link of NMI's last response if it is a refusal that the other links do not explain."""
+    decision = case.decision
+    if decision.outcome is not Outcome.GRANTED or decision.assigned is None:
+        return
+    identity = "/".join(decision.assigned.identity.key)
+    refused = recent_refusal(case.facts, identity=identity)
+    if refused is not None:
+        yield Finding("token", Level.PROBLEM, f"{refused.description}: {refused.text}", refused.text, about=identity)
+
+
+def check_secrets(case: ClusterCase) -> Iterator[Finding]:
+    """Check that NMI may read the Secrets that it needs, and that it needs the ones that it may read."""
+    needed = any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in case.readable_objects.identities)
+    for each in case.read("secrets", case.facts.secrets):
+        who = f"NMI's service account {each.account}"
+        if each.unchecked:
+            says = f"{who}: its permission was not checked for {counted(each.unchecked, 'more namespace')}"
+            then = f"one run checks at most {NAMESPACES_MAX}; podidctl explain pod checks the Secret of one pod"
+            yield Finding(SECRETS, Level.UNKNOWN, says, then)
+        if each.forbidden:
+            says = f"{who} may not get Secrets that AzureIdentities of type 1 or 2 name, in {listed(each.forbidden)}"
+            yield Finding(SECRETS, Level.PROBLEM, says, GRANT)
+        elif each.everywhere and not needed:
+            says = f"{who} may get every Secret of the cluster, but no AzureIdentity is of type 1 or 2"
+            then = "remove the permission: helm upgrade with nmi.servicePrincipals=auto or false"
+            yield Finding(SECRETS, Level.WARNING, says, then)
+        elif each.everywhere:
+            says = f"{who} may get every Secret of the cluster; rbac.secretNamespaces can limit it to "
+            yield Finding(SECRETS, Level.OK, says + listed(each.needed))
+        elif needed and not each.unchecked:
+            yield Finding(SECRETS, Level.OK, f"{who} may get the Secrets that AzureIdentities of type 1 or 2 name")
+
+
+def check_credentials(case: ClusterCase) -> Iterator[Finding]:
+    """Check that each Secret exists and has the keys that NMI reads. An identity without pods is a warning."""
+    checks = case.read("credentials", case.facts.credentials)
+    needed = needed_identities(case.readable_objects)
+    usable, unread, not_read = 0, defaultdict[str, list[str]](list), list[str]()
+    for key, check in by_turns(sorted(checks.items()), lambda each: each[0][0]):
+        name = "/".join(key)
+        match check:
+            case CredentialError() as error:
+                level = Level.PROBLEM if key in needed else Level.WARNING
+                says, _, then = error.message.partition(": ")
+                yield Finding(CREDENTIALS, level, f"AzureIdentity {name}: {says}", then or error.message)
+            case ReadFailure() if check == NOT_READ:
+                not_read.append(name)
+            case ReadFailure(why):
+                unread[why].append(name)
+            case None:
+                usable += 1
+    if unread:
+        several = [name for names in unread.values() for name in names]
+        says = f"the Secrets of {listed(several)} could not be checked: {next(iter(unread))}"
+        yield Finding(CREDENTIALS, Level.UNKNOWN, says, READ_PERMISSION)
+    if not_read:
+        says = f"{counted(len(not_read), 'more Secret was', 'more Secrets were')} not checked: {listed(not_read)}"
+        then = f"{NOT_READ.why}; podidctl explain pod checks the Secret of one pod"
+        yield Finding(CREDENTIALS, Level.UNKNOWN, says, then)
+    if usable:
+        yield Finding(
+            CREDENTIALS, Level.OK, f"{counted(usable, 'Secret exists', 'Secrets exist')} with the keys that NMI reads"
+        )
+
+
+def check_tokens(case: ClusterCase) -> Iterator[Finding]:
+    """Report the pods whose last request NMI refused, one finding for each cause."""
+    causes: defaultdict[str, list[str]] = defaultdict(list)
+    for each in case.read("tokens", case.facts.refused):
+        causes[each.refusal.text].append(each.pod)
+    minutes = round(RECENT_SECONDS / 60)
+    for text, pods in sorted(causes.items(), key=lambda each: -len(each[1])):
+        says = (
+            f"NMI refused tokens to {counted(len(pods), 'pod')} in the last {minutes} minutes: {listed(pods)}: {text}"
+        )
+        yield Finding(TOKENS, Level.PROBLEM, says, text)
+    if not causes:
+        yield Finding(TOKENS, Level.OK, f"NMI refused no token in the last {minutes} minutes")
+
+
+POD_CHECKS: Final = (secret_links,)
+
+
+CHECKS: Final = (check_secrets, check_credentials, check_tokens)

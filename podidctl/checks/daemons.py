@@ -1,0 +1,355 @@
+"""Checks of NMI and MIC: on every node, ready, of one version, with consistent flags and one leader. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from mic.startup.settings import Settings as MicSettings
+from nmi.node.host_routing import LABEL
+from nmi.settings import Settings
+from nmi.settings import Settings as NmiSettings
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.daemons import NO_NMI_FOUND, absent_nmi, missing_nmi
+from podidctl.evaluation.pod import PodCase
+from podidctl.facts.kinds import Daemon, PlacedNode
+from podidctl.facts.model import (
+    BLOCKED,
+    REASONS,
+    RULE_EVENTS_MAX,
+    RULES_LABEL,
+    UNEXPECTED,
+    Locks,
+    Objects,
+    ReadFailure,
+)
+from podidctl.facts.settings import mic_namespaces, mic_settings, nmi_settings, read_settings
+from podidctl.report.finding import Finding, Level
+from podidctl.report.text import listed
+from podidentity.kube.lease import REFERENCE_SECONDS
+from podidentity.kube.lock_records import LockRecord
+from podidentity.report import counted
+from podidentity.resources import Pod, PodSpec
+
+EBPF: Final = "eBPF host routing"
+EBPF_PAGE: Final = "docs/operations.md#aks-nodes-with-ebpf-host-routing"
+_REMOVE_RULES: Final = (
+    "compare iptables-save on these nodes with the rules of AKS: `nmi --cleanup` removes NMI's and those of the Go "
+    "implementation, and the program that wrote the others must stop"
+)
+_ACTIONS: Final = {
+    UNEXPECTED: _REMOVE_RULES,
+    BLOCKED: (
+        "AKS's kernel program azure-block-iptables refused a rule: find the program that writes it (NMI's log names "
+        "its own), and do not bypass the kernel program"
+    ),
+}
+LEADER_GRACE_SECONDS = 60.0
+"""Added to a lock's duration, because clocks differ between machines and the leader may be changing."""
+
+
+def nmi_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the links of NMI on the pod's node."""
+    node, nmi = case.pod.spec.node_name, case.facts.nmi
+    if (missing := absent_nmi(case)) is not None:
+        says = f"this node has no NMI, so {missing.effect}: {missing.why}"
+        yield Finding("NMI", Level.PROBLEM, says, missing.then, about=node)
+    elif isinstance(nmi, ReadFailure):
+        yield Finding("NMI", Level.UNKNOWN, f"pods could not be listed: {nmi.why}", about=node)
+    elif not nmi.here:
+        then = (
+            "install NMI: without it IMDS responds to this pod; if NMI runs outside of a pod with its label, read its "
+            "/readyz on the node, and pass its flags, such as --nmi-flags=--node=NAME"
+        )
+        yield Finding(
+            "NMI", Level.UNKNOWN if case.facts.configuration.is_given else Level.PROBLEM, NO_NMI_FOUND, then, about=node
+        )
+    else:
+        for each in nmi.here:
+            if each.ready:
+                yield Finding("NMI", Level.OK, f"ready on node {node}", about=each.name)
+            else:
+                then = f"see kubectl logs -n {each.metadata.namespace} {each.metadata.name} and its /readyz"
+                yield Finding(
+                    "NMI", Level.PROBLEM, f"not ready on node {node}: {each.not_ready_reason}", then, about=each.name
+                )
+
+
+def check_coverage(case: ClusterCase) -> Iterator[Finding]:
+    """Check that every suitable node has a ready NMI."""
+    nmi = case.read("NMI", case.facts.nmi)
+    nodes = case.facts.objects.nodes if isinstance(case.facts.objects, Objects) else None
+    if not nmi:
+        then = "install NMI; if it runs outside of a pod with its label, read its /readyz on each node"
+        yield Finding(
+            "NMI", Level.UNKNOWN, "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)", then
+        )
+        return
+    outside = [each.name for each in nmi if not each.is_part_of_node]
+    if outside:
+        says = (
+            f"{counted(len(outside), 'pod')} with NMI's label, none of them in the node's network or with files of the "
+            f"node: {listed(outside)}"
+        )
+        then = "install NMI as a DaemonSet by its chart: anyone with permission to create a pod can set its label"
+        yield Finding("NMI", Level.PROBLEM, says, then)
+        return
+    there = {each.spec.node_name for each in nmi}
+    without = [each for each in nodes or () if each.metadata.name not in there and each.can_run_nmi]
+    yield from _without_nmi(without, nmi)
+    unready = [each for each in nmi if not each.ready]
+    if unready:
+        says = f"{counted(len(unready), 'NMI is', 'NMIs are')} not ready: " + listed(
+            f"{each.name} on {each.spec.node_name} ({each.not_ready_reason})" for each in unready
+        )
+        yield Finding("NMI", Level.PROBLEM, says, "see kubectl logs of these pods, and their /readyz")
+    if nodes is None:
+        says = f"it runs on {counted(len(there), 'node')}, and the nodes without it are not known"
+        yield Finding("NMI", Level.UNKNOWN, says, "run this command with more permissions: list on nodes")
+    elif not without and not unready:
+        yield Finding("NMI", Level.OK, f"ready on {counted(len(there), 'node')}")
+
+
+def _without_nmi(nodes: Sequence[PlacedNode], nmi: Sequence[Daemon]) -> Iterator[Finding]:
+    """Report *nodes*, which have no NMI, one finding for each cause."""
+    by_cause: defaultdict[str, list[str]] = defaultdict(list)
+    actions: dict[str, str] = {}
+    for each in nodes:
+        missing = missing_nmi(each, nmi)
+        by_cause[missing.why].append(each.metadata.name)
+        actions.setdefault(missing.why, missing.then)
+    for why, names in by_cause.items():
+        says = f"{counted(len(names), 'node')} without NMI, where IMDS responds to pods: {listed(names)}: {why}"
+        yield Finding("NMI", Level.PROBLEM, says, actions[why])
+
+
+def check_controllers(case: ClusterCase) -> Iterator[Finding]:
+    """Check that a MIC runs if one is needed, and none otherwise."""
+    mic, nmi = case.read("MIC", case.facts.mic), case.nmi
+    ready = [each for each in mic if each.ready]
+    expected = {each.metadata.namespace for each in nmi} | mic_namespaces(nmi)
+    if nmi and mic and not any(each.metadata.namespace in expected for each in mic):
+        says = (
+            f"no pod with MIC's label is in NMI's namespace or in its --MICNamespace ({listed(expected)}), but "
+            f"elsewhere: {listed(each.name for each in mic)}"
+        )
+        then = (
+            "install MIC there, or set NMI's --MICNamespace to MIC's namespace; anyone with permission to create a pod "
+            "can set the label"
+        )
+        yield Finding("MIC", Level.WARNING, says, then)
+        return
+    if case.managed and mic:
+        says = f"NMI runs in managed mode, which does not use MIC: {listed(each.name for each in mic)}"
+        yield Finding("MIC", Level.WARNING, says, "delete MIC's Deployment, or run NMI in standard mode")
+    elif mic and not ready:
+        says = f"no MIC is ready: {listed(f'{each.name} ({each.not_ready_reason})' for each in mic)}"
+        yield Finding("MIC", Level.PROBLEM, says, ("see kubectl logs of these pods: without MIC nothing is assigned"))
+    elif mic:
+        yield Finding("MIC", Level.OK, f"{len(ready)} of {counted(len(mic), 'replica')} ready")
+    elif not case.managed:
+        then = "install MIC; if it runs outside of a pod with its label, see the leader check"
+        yield Finding(
+            "MIC", Level.UNKNOWN, "no pod has MIC's label (app.kubernetes.io/component=mic, component=mic)", then
+        )
+
+
+def check_versions(case: ClusterCase) -> Iterator[Finding]:
+    """Check the images. Several images of one program mean an incomplete rollout or two installations."""
+    tags: list[str] = []
+    for program, pods in (("nmi", case.nmi), ("mic", case.mic)):
+        images = {container.image for each in pods if (container := each.container(program)) is not None}
+        if len(images) > 1:
+            says = f"{program} runs from {len(images)} images: {listed(images)}"
+            yield Finding("versions", Level.WARNING, says, "finish the rollout: kubectl rollout status")
+        elif images:
+            yield Finding("versions", Level.OK, f"{program} runs from {listed(images)}")
+            tags += filter(None, map(_tag, images))
+    if len(tags) == 2 and len(set(tags)) == 2:
+        says = f"nmi runs from tag {tags[0]}, mic from tag {tags[1]}"
+        yield Finding(
+            "versions", Level.WARNING, says, "bring both to one version: helm upgrade, or the manifests' images"
+        )
+
+
+def _tag(image: str) -> str:
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+
+
+def check_flags(case: ClusterCase) -> Iterator[Finding]:
+    """Check that the daemons' flags can be read and are consistent."""
+    check = "flags"
+    nmis, unread_nmi = read_settings(case.nmi, nmi_settings)
+    mics, unread_mic = read_settings(case.mic, mic_settings)
+    unread = [*unread_nmi, *unread_mic]
+    for why in unread:
+        yield Finding(check, Level.WARNING, why, ("correct it: this version's programs do not start with such a flag"))
+    not_exempt = _mic_not_exempt(nmis, case) if isinstance(case.facts.objects, Objects) else ()
+    faults = [*_disagreements(nmis, mics), *not_exempt]
+    for says, then in faults:
+        yield Finding(check, Level.WARNING, says, then)
+    if (nmis or mics) and not faults and not unread:
+        yield Finding(check, Level.OK, "they can be read and are consistent")
+
+
+def _disagreements(nmis: Sequence[NmiSettings], mics: Sequence[MicSettings]) -> Iterator[tuple[str, str]]:
+    modes = {each.operation_mode for each in nmis}
+    if len(modes) > 1:
+        yield "NMIs run in different operation modes", "finish the rollout of the DaemonSet"
+    forced = {each.force_namespaced for each in nmis}, {each.force_namespaced for each in mics}
+    if all(forced) and len(forced[0] | forced[1]) > 1:
+        yield (
+            "--forceNamespaced differs: NMI may refuse or serve what MIC assigns across namespaces",
+            "give NMI and MIC the same --forceNamespaced",
+        )
+    if any(each.allow_kubenet for each in nmis):
+        yield (
+            "--allow-network-plugin-kubenet is set: with kubenet a pod can use another's address and get its tokens",
+            "use another network plugin, or deny NET_RAW to pods by policy",
+        )
+
+
+def _mic_not_exempt(nmis: Sequence[NmiSettings], case: ClusterCase) -> Iterator[tuple[str, str]]:
+    """Report if NMI would not exempt MIC from redirection, by NMI's own rules."""
+    where = {
+        each.metadata.namespace
+        for each in case.mic
+        if not each.spec.host_network
+        and not case.exempt(Pod(metadata=each.metadata, spec=PodSpec(node_name=each.spec.node_name)))
+    }
+    if nmis and where:
+        served = listed({each.mic_namespace for each in nmis})
+        says = (
+            f"MIC runs in {listed(where)}, NMI's --MICNamespace is {served}, no exception covers MIC, and NMI "
+            "recognizes MIC only as a pod of a ReplicaSet named mic… with MIC's label"
+        )
+        then = (
+            "create an AzurePodIdentityException in MIC's namespace with spec.podLabels of MIC's pods, or set NMI's "
+            "--MICNamespace to it, unless MIC has its own credentials"
+        )
+        yield says, then
+
+
+def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
+    """Report the nodes with the label, and each with unexpected or refused rules."""
+    monitor, nodes = case.facts.rule_monitor, case.readable_objects.nodes
+    labelled = {each.metadata.name for each in nodes if each.has_ebpf_host_routing}
+    if labelled:
+        yield from _redirects(labelled, [each.settings for each in case.configurations])
+    for value in (monitor.with_rules, monitor.events):
+        if isinstance(value, ReadFailure) and labelled:
+            right = "list on ciliumnodes.cilium.io, and on events in namespace default"
+            yield Finding(EBPF, Level.UNKNOWN, value.why, value.next_action(right))
+    if not isinstance(monitor.with_rules, ReadFailure):
+        yield from _rules(monitor.with_rules, labelled)
+    if not isinstance(monitor.events, ReadFailure):
+        there = {each.metadata.name for each in nodes}
+        for reason in REASONS:
+            if names := monitor.events.get(reason, frozenset()) & there:
+                says = f"Events {reason} of AKS exist about {counted(len(names), 'node')}: {listed(sorted(names))}"
+                yield Finding(EBPF, Level.WARNING, says, f"{_ACTIONS[reason]}, see {EBPF_PAGE}")
+    for reason in sorted(monitor.with_more_events):
+        says = f"only the first {RULE_EVENTS_MAX} Events {reason} were read, of which any may be forged"
+        then = f"read the others: kubectl get events -n default --field-selector reason={reason}"
+        yield Finding(EBPF, Level.UNKNOWN, says, then)
+
+
+def _redirects(labelled: set[str], nmi: Sequence[Settings]) -> Iterator[Finding]:
+    with_rules = {each.node_name for each in nmi if each.redirect.changes_rules}
+    ruled = labelled & with_rules
+    unread = labelled - {each.node_name for each in nmi}
+    says = f"{counted(len(labelled), 'node has', 'nodes have')} the label {LABEL}=true"
+    if ruled:
+        then = (
+            f"set nmi.redirect.backend to cilium, or disable eBPF host routing in AKS (acceleration mode None), see "
+            f"{EBPF_PAGE}"
+        )
+        problem = f"{says}, where NMI writes no rule, so that pods reach IMDS directly: {listed(sorted(ruled))}"
+        yield Finding(EBPF, Level.PROBLEM, problem, then)
+    if unread:
+        unknown = f"{says}; on {counted(len(unread), 'node')} NMI's flags are not known: {listed(sorted(unread))}"
+        yield Finding(EBPF, Level.UNKNOWN, unknown, "see the findings of NMI and of its flags")
+    if not ruled and not unread:
+        yield Finding(EBPF, Level.OK, f"{says}, and no NMI there has a redirect by rules")
+
+
+def _rules(names: frozenset[str], labelled: set[str]) -> Iterator[Finding]:
+    if harmed := names & labelled:
+        says = (
+            f"{counted(len(harmed), 'CiliumNode has', 'CiliumNodes have')} the label {RULES_LABEL}=true: rules of "
+            f"iptables keep Cilium's agent from starting on {listed(sorted(harmed))}"
+        )
+        yield Finding(EBPF, Level.PROBLEM, says, f"{_REMOVE_RULES}, see {EBPF_PAGE}")
+    if others := names - labelled:
+        says = (
+            f"{counted(len(others), 'CiliumNode has', 'CiliumNodes have')} the label {RULES_LABEL}=true, so AKS "
+            f"refuses to enable eBPF host routing: {listed(sorted(others))}"
+        )
+        yield Finding(EBPF, Level.OK, says)
+
+
+def check_leaders(case: ClusterCase) -> Iterator[Finding]:
+    """Report the holder of each lock: one MIC must lead, and none of the Go implementation may write too."""
+    locks = case.read("leader", case.facts.locks)
+    if len(locks) > 1:
+        names = listed(f"{each.namespace}/{each.name}" for each in locks)
+        says = f"MICs use locks of different names and therefore write at the same time: {names}"
+        then = (
+            "give all MICs the same --leader-election-namespace and --leader-election-name, or delete one installation"
+        )
+        yield Finding("leader", Level.PROBLEM, says, then)
+    for each in locks:
+        yield _leader(each, case.now, needed=not case.managed)
+
+
+def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:
+    about = f"{locks.namespace}/{locks.name}"
+    lease, endpoints = _holder(locks.lease, now), _holder(locks.endpoints, now)
+    if lease and endpoints and lease != endpoints:
+        says = f"{endpoints} holds the Go implementation's lock (Endpoints {about}) while {lease} holds the Lease"
+        return Finding(
+            "leader", Level.PROBLEM, says, "scale one of the two MICs to 0: they revert each other's changes"
+        )
+    if lease:
+        return Finding(
+            "leader",
+            Level.OK,
+            f"{lease} holds Lease {about}{' and the lock of the Go implementation' if endpoints else ''}",
+        )
+    if endpoints:
+        says = f"{endpoints} holds Endpoints {about} and the Lease has no holder: the Go implementation's MIC leads"
+        return Finding("leader", Level.OK, says)
+    if not needed:
+        return Finding("leader", Level.OK, f"{about} has no holder, which is correct in managed mode")
+    last = locks.lease.holder if locks.lease is not None and locks.lease.holder else ""
+    former = f"; the last holder was {last}" if last else ""
+    return Finding(
+        "leader",
+        Level.PROBLEM,
+        f"no MIC leads: neither Lease nor Endpoints {about} is held{former}",
+        "check that MIC runs, that it uses this lock name, and its log: without a leader nothing is assigned",
+    )
+
+
+def _holder(record: LockRecord | None, now: datetime) -> str:
+    """Return the current holder, or an empty string."""
+    if record is None or not record.holder:
+        return ""
+    try:
+        renewed = datetime.fromisoformat(record.renewed)
+    except ValueError:
+        return record.holder
+    if renewed.tzinfo is None:
+        renewed = renewed.replace(tzinfo=UTC)
+    lasting = timedelta(seconds=(record.duration_seconds or REFERENCE_SECONDS) + LEADER_GRACE_SECONDS)
+    return record.holder if now - renewed <= lasting else ""
+
+
+CHECKS: Final = (
+    check_coverage,
+    check_controllers,
+    check_ebpf_host_routing,
+    check_versions,
+    check_flags,
+    check_leaders,
+)

@@ -1,0 +1,145 @@
+"""From a pod's state to the links between the pod and its token, and NMI's predicted response. Pure.
+
+NMI's own `decide` and NMI's checks before a request to Azure decide whether an assigned identity is served. The links
+add whether an NMI on the node responds and whether Azure has a token.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from nmi.identity.assigned_identity import AssignedIdentity
+from nmi.refusal import Refusal
+from nmi.server.responses import refused
+from podidctl.checks.hosts import missing_on_azure
+from podidctl.checks.pod import no_pod
+from podidctl.checks.rules import pod_findings
+from podidctl.evaluation.daemons import unavailable_reason, unsupported_node
+from podidctl.evaluation.federated import manifest_for, pod_token_source
+from podidctl.evaluation.pod import ANY_IDENTITY, UNTIL_A_CHANGE, PodCase, PredictedDecision, missing_pod
+from podidctl.evaluation.refusals import recent_refusal
+from podidctl.facts.model import DiagnosisInput, ReadFailure, readable
+from podidctl.report.documents import Answer, EventReport, Explanation, LinkState, LoggedDecision, Outcome, link_of
+from podidctl.report.finding import Finding, Level
+from podidentity.report import plain
+
+DECISIONS_SHOWN: Final = 3
+
+
+def explain(facts: DiagnosisInput) -> Explanation:
+    """Return every link, in order, and NMI's predicted response."""
+    case = PodCase(facts, facts.pod) if facts.pod is not None else None
+    findings = [no_pod(facts)] if case is None else list(pod_findings(case))
+    links = [link_of(each) for each in findings]
+    return Explanation(
+        pod=f"{facts.namespace}/{facts.name}",
+        answer=_unseen(missing_pod(facts)) if case is None else _pod_answer(case, findings),
+        next=next((each.next for each in links if each.state is LinkState.BROKEN), ""),
+        links=links,
+        events=[
+            EventReport(
+                at=each.at,
+                by=plain(each.component),
+                type=plain(each.type),
+                reason=plain(each.reason),
+                message=plain(each.message),
+                count=each.times,
+            )
+            for each in readable(facts.events)
+        ],
+        events_unread=plain(facts.events.why) if isinstance(facts.events, ReadFailure) else "",
+        decided=[_plain_decision(each) for each in readable(facts.decisions)[:DECISIONS_SHOWN]],
+        decided_unread=plain(facts.decisions.why) if isinstance(facts.decisions, ReadFailure) else "",
+        rules=plain(facts.configuration.source),
+        manifest="" if case is None else manifest_for(case, case.federated),
+    )
+
+
+def _plain_decision(each: LoggedDecision) -> LoggedDecision:
+    return msgspec.structs.replace(
+        each,
+        outcome=plain(each.outcome),
+        identity=plain(each.identity),
+        resource=plain(each.resource),
+        error=plain(each.error),
+    )
+
+
+def _unseen(decision: PredictedDecision) -> Answer:
+    return Answer(outcome=decision.outcome, says=plain(f"NMI does not know the pod: {decision.why}"))
+
+
+def _pod_answer(case: PodCase, findings: Sequence[Finding]) -> Answer:
+    """Return the summary of NMI's decision, including the *findings* that prevent it."""
+    decision = case.decision
+    if (missing := unsupported_node(case)) is not None:
+        says = f"NMI serves no pod on this node: {missing.why}, so {missing.effect}"
+        return Answer(outcome=Outcome.UNANSWERED, says=plain(says))
+    if decision.outcome is Outcome.UNSEEN:
+        return _unseen(decision)
+    if why := unavailable_reason(case, decision.outcome):
+        return _unanswered(case, why)
+    if decision.assigned is not None and (why := missing_on_azure(case, decision.assigned.identity)):
+        return _without_azure(decision.assigned, why)
+    answer = _answer(case)
+    others = [each for each in findings if each.level is Level.PROBLEM]
+    if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not others:
+        return answer
+    names = ", ".join(f"{each.check} {each.about}" for each in others)
+    return replace(answer, says=plain(f"{answer.says}; but something is broken: {names}"))
+
+
+def _answer(case: PodCase) -> Answer:
+    decision = case.decision
+    if decision.assigned is not None:
+        identity = decision.assigned.identity
+        refusal = pod_token_source(case, identity, ANY_IDENTITY.resource)
+        name = plain("/".join(identity.key))
+        if isinstance(refusal, Refusal):
+            return _refusal(case, refusal, Outcome.REFUSED, name)
+        if (recent := recent_refusal(case.facts, identity="/".join(identity.key))) is not None:
+            says = plain(f"{recent.description}: {recent.text}")
+            return Answer(outcome=Outcome.REFUSED, says=says, identity=name, status=recent.status)
+        return Answer(
+            outcome=decision.outcome, says=plain(f"NMI asks Azure for a token of AzureIdentity {name}"), identity=name
+        )
+    if decision.refusal is not None:
+        answer = _refusal(case, decision.refusal, decision.outcome, seconds=decision.seconds)
+        if not decision.repeats_immediately:
+            return answer
+        return replace(answer, says=f"{answer.says.rstrip('.')}; later requests get {UNTIL_A_CHANGE}")
+    return Answer(
+        outcome=decision.outcome, says=plain(f"IMDS responds with the node's own identities ({decision.why})")
+    )
+
+
+def _refusal(case: PodCase, refusal: Refusal, outcome: Outcome, identity: str = "", *, seconds: float = 0.0) -> Answer:
+    response = refused(refusal, set_retry_after=case.settings.set_retry_after_header)
+    held = f"held until {seconds:g} s after the first request, then " if outcome is Outcome.WAITS else ""
+    says = plain(f"{held}{response.status}: {refusal.sentence}")
+    return Answer(outcome=outcome, says=says, identity=identity, status=response.status)
+
+
+def _unanswered(case: PodCase, why: str) -> Answer:
+    """Return the response that NMI would send if it were available."""
+    would = _answer(case)
+    match would.outcome:
+        case Outcome.GRANTED:
+            says = f"NMI would ask Azure for a token of AzureIdentity {would.identity}"
+        case Outcome.EXEMPT:
+            says = f"NMI would forward the request to IMDS, for the node's own identities ({case.decision.why})"
+        case _:
+            says = f"NMI would respond: {would.says.rstrip('.')}"
+    return Answer(
+        outcome=Outcome.UNANSWERED,
+        says=plain(f"{says}; but no working NMI was found on its node: {why}"),
+        identity=would.identity,
+    )
+
+
+def _without_azure(assigned: AssignedIdentity, why: str) -> Answer:
+    name = plain("/".join(assigned.identity.key))
+    says = f"NMI asks Azure for a token of AzureIdentity {name}, but Azure has none: {why}"
+    return Answer(outcome=Outcome.REFUSED, says=plain(says), identity=name)

@@ -1,0 +1,337 @@
+"""Checks of federated identities (type 3): service accounts, NMI's permission for their tokens, their permission to use
+identities at the cluster's token proxy, and Azure's limits. Pure.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from nmi.settings import Settings
+from nmi.tokens.source import PolicyError
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.federated import (
+    APPLY,
+    GRANT,
+    REVIEW_ACCESS,
+    Permission,
+    account_name,
+    assertion_fault,
+    manifest_of,
+    permissions_of,
+    subject,
+)
+from podidctl.evaluation.needs import ACCOUNTS_MAX, USES_MAX, ServedPairs, live_pods, served_pairs
+from podidctl.evaluation.pod import PodCase
+from podidctl.evaluation.tokens import audience_of, exchange_of
+from podidctl.facts.model import (
+    FederatedAccess,
+    Objects,
+    ReadFailure,
+    ServerState,
+    ServiceAccountAccess,
+)
+from podidctl.report.finding import Finding, Level
+from podidctl.report.text import listed
+from podidentity.azure.federation import BINDING_VERB, Exchange
+from podidentity.azure.identity_permissions import is_grantable
+from podidentity.report import counted
+from podidentity.resources import AzureIdentity, IdentityType, Pod
+from podidentity.telemetry.logs import redacted
+
+SERVICE_ACCOUNT: Final = "service account"
+READ_ACCOUNT: Final = "get on serviceaccounts"
+PERMISSION: Final = "permission"
+FEDERATED: Final = "federated"
+CREDENTIALS_MAX: Final = 20
+"""Azure's limit of federated credentials for one managed identity or application."""
+CREDENTIALS_MANY: Final = 15
+"""The number above which an identity is reported before it reaches the limit."""
+FEWER_CREDENTIALS: Final = (
+    "on AKS use identity bindings, which need no credential for each service account (podidctl migrate plan -o az "
+    "--exchange identityBindings --cluster RESOURCE-ID, and federated.exchange in the chart's values); elsewhere let "
+    "pods of one application share a service account, or distribute them over more identities"
+)
+OLDEST_MINOR: Final = 30
+"""The first Kubernetes 1.x with ValidatingAdmissionPolicies, one of which limits the tokens that NMI may request."""
+NOT_A_GUID: Final = (
+    "set clientID of the AzureIdentities, which podidctl explain pod names, to the client id of the identity: a GUID"
+)
+
+
+def service_account_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the link of the pod's service account; none if the pod has no federated identity."""
+    identities = case.federated
+    if not identities:
+        return
+    about, account = account_name(case.pod), case.facts.account
+    if (why := assertion_fault(case.pod, account)) is not None:
+        yield Finding(SERVICE_ACCOUNT, Level.PROBLEM, why.says, why.then, about=about)
+        return
+    says = "; ".join(_trusts(case, identities))
+    if account is None:
+        then = f"run this command with more permissions ({READ_ACCOUNT}, {REVIEW_ACCESS})"
+        says = f"{says}; it could not be read whether the account exists and NMI may request its tokens"
+        yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, says, then, about=about)
+    elif unread := list(_unread(account)):
+        says = "; ".join([says, *(f"it could not be read whether {each.what}: {each.failure.why}" for each in unread)])
+        then = "; ".join(_next_actions(unread))
+        yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, says, then, about=about)
+    elif account.nmi_may_request is None:
+        then = "see podidctl doctor if NMI runs in pods that have its label"
+        yield Finding(
+            SERVICE_ACCOUNT, Level.UNKNOWN, f"{says}; NMI's own service account is not known", then, about=about
+        )
+    else:
+        yield Finding(SERVICE_ACCOUNT, Level.OK, f"{says}; NMI may request its tokens", about=about)
+
+
+class _Unread(NamedTuple):
+    what: str
+    failure: ReadFailure
+    permission: str
+    """The operator's permission that the read needs."""
+
+
+def _unread(account: ServiceAccountAccess) -> Iterator[_Unread]:
+    if isinstance(account.exists, ReadFailure):
+        yield _Unread("the account exists", account.exists, READ_ACCOUNT)
+    if isinstance(account.nmi_may_request, ReadFailure):
+        yield _Unread("NMI may request its tokens", account.nmi_may_request, REVIEW_ACCESS)
+
+
+def _next_actions(unread: Sequence[_Unread]) -> Iterator[str]:
+    """Yield the next action for the forbidden reads, and for those that failed."""
+    for forbidden in (True, False):
+        if its := [each for each in unread if each.failure.is_forbidden is forbidden]:
+            yield its[0].failure.next_action(", ".join(each.permission for each in its))
+
+
+def _trusts(case: PodCase, identities: Sequence[AzureIdentity]) -> Iterator[str]:
+    """Yield for each exchange the values of the pod's token, and the object that must trust them."""
+    settings = case.settings
+    clients: dict[Exchange, dict[str, None]] = {}
+    for each in identities:
+        try:
+            exchange = exchange_of(settings, each)
+        except PolicyError:  # the link of the identity has the reason
+            exchange = settings.federated_exchange
+        clients.setdefault(exchange, {})[redacted(each.spec.client_id.strip())] = None
+    for exchange, its in sorted(clients.items()):
+        trust = f"subject {subject(case.pod)}, audience {audience_of(settings, exchange)}"
+        if exchange is Exchange.DIRECT:
+            yield (
+                f"its token identifies the pod to Azure as {trust} (exchange {exchange}); a federated credential of "
+                f"{', '.join(its)} must have the same values"
+            )
+        else:
+            yield (
+                f"its token identifies the pod to the cluster's token proxy as {trust} (exchange {exchange}); the "
+                f"cluster needs an identity binding of {', '.join(its)}, and the service account the permission "
+                f"{BINDING_VERB}"
+            )
+
+
+def permission_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the link of each identity that the pod gets from the token proxy, by client id."""
+    if not case.pod.spec.service_account_name:
+        return  # another link reports it
+    for each in permissions_of(case, case.federated):
+        yield _permission_link(account_name(case.pod), each)
+
+
+def _permission_link(account: str, permission: Permission) -> Finding:
+    client = redacted(permission.resource)
+    about = f"{account}, client id {client}"
+    if permission.allowed:
+        says = f"RBAC lets the service account use the identity ({BINDING_VERB})"
+        return Finding(PERMISSION, Level.OK, says, about=about)
+    if permission.unread is not None:
+        says = f"it could not be checked whether the service account may use the identity: {permission.unread.why}"
+        then = f"{permission.unread.next_action(REVIEW_ACCESS)}; if the permission is missing, {APPLY}"
+        return Finding(PERMISSION, Level.UNKNOWN, says, then, about=about)
+    says = (
+        f"RBAC does not let the service account use the identity ({BINDING_VERB}), so the cluster's token proxy "
+        f"refuses its next exchange"
+    )
+    if is_grantable(permission.resource):
+        return Finding(PERMISSION, Level.PROBLEM, says, APPLY, about=about)
+    names = ", ".join("/".join(each.key) for each in permission.identities)
+    then = f"set clientID of AzureIdentity {names} to the client id of the identity, which is a GUID"
+    return Finding(PERMISSION, Level.PROBLEM, says, then, about=about)
+
+
+def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
+    """Report all faults of federated identities; nothing if there are none."""
+    federation, objects = case.facts.federation, case.readable_objects
+    settings = [each.settings for each in case.configurations]
+    identities = [each for each in objects.identities if each.spec.type == IdentityType.FEDERATED]
+    if not identities:
+        return
+    pairs = [(pod, identity) for pod, identity in served_pairs(objects) if not case.exempt(pod)]
+    faults = [
+        *_enabled(identities, pairs, settings),
+        *_kubernetes_version(case.facts.server),
+        *_wrong_namespaces(identities, objects),
+        *_accounts(federation, pairs),
+        *_forbidden(federation),
+        *check_binding_permissions(federation, pairs),
+        *_too_many_credentials(pairs, settings),
+    ]
+    yield from faults
+    if not faults:
+        accounts = counted(len({account_name(pod) for pod, _ in pairs}), "service account")
+        yield Finding(
+            FEDERATED, Level.OK, f"{counted(len(identities), 'identity', 'identities')} for pods of {accounts}"
+        )
+
+
+def _enabled(
+    identities: Sequence[AzureIdentity], pairs: ServedPairs, settings: Sequence[Settings]
+) -> Iterator[Finding]:
+    without = [each.node_name for each in settings if not each.federated_identities]
+    if not without:
+        return
+    if len(without) < len(settings):
+        says = f"NMI has no --federated-identities on {counted(len(without), 'node')}, but has it on others: "
+        then = "finish the rollout of the DaemonSet: kubectl rollout status"
+        yield Finding(FEDERATED, Level.WARNING, says + listed(without), then)
+        return
+    names = listed("/".join(each.key) for each in identities)
+    says = (
+        f"{counted(len(identities), 'identity is', 'identities are')} federated (type 3), and no NMI has "
+        f"--federated-identities: {names}"
+    )
+    then = "set federated.enabled and federated.namespaces in the chart's values, or give these identities another type"
+    yield Finding(FEDERATED, Level.PROBLEM if pairs else Level.WARNING, says, then)
+
+
+def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
+    match = re.match(r"v1\.(\d+)", server.version) if isinstance(server, ServerState) else None
+    if isinstance(server, ServerState) and match is not None and int(match[1]) < OLDEST_MINOR:
+        says = (
+            f"Kubernetes {server.version} has no ValidatingAdmissionPolicy, which prevents the use of NMI's own token "
+            "for any token of the service accounts that NMI may request"
+        )
+        yield Finding(FEDERATED, Level.WARNING, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
+
+
+def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Objects) -> Iterator[Finding]:
+    """Report identities whose pods are all in other namespaces. Another check reports the pods that are not served."""
+    selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for binding in objects.bindings:
+        selectors[binding.metadata.namespace, binding.spec.azure_identity].add(binding.spec.selector)
+    namespaces: defaultdict[str, set[str]] = defaultdict(set)
+    for pod in live_pods(objects):
+        namespaces[pod.binding_label].add(pod.metadata.namespace)
+    for identity in identities:
+        where = set[str]().union(*(namespaces.get(each, set()) for each in selectors[identity.key]))
+        if where and identity.metadata.namespace not in where:
+            says = (
+                f"AzureIdentity {'/'.join(identity.key)} is federated, but the pods that its bindings select are all "
+                f"in other namespaces ({listed(where)}), which it never serves"
+            )
+            then = (
+                "create AzureIdentity and AzureIdentityBinding in the pods' namespace, or a binding for pods of this "
+                "namespace"
+            )
+            yield Finding(FEDERATED, Level.WARNING, says, then)
+
+
+def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Finding]:
+    missing: defaultdict[str, set[str]] = defaultdict(set)
+    unread: dict[str, ReadFailure] = {}
+    for pod, _ in pairs:
+        there = federation.accounts.get(pod.metadata.namespace)
+        if isinstance(there, ReadFailure):
+            unread[pod.metadata.namespace] = there
+        elif there is not None and pod.spec.service_account_name not in there:
+            missing[account_name(pod)].add("/".join(pod.key))
+    for account, pods in sorted(missing.items()):
+        says = f"service account {account} does not exist; Azure identifies these pods by it: {listed(pods)}"
+        namespace, _, name = account.partition("/")
+        yield Finding(FEDERATED, Level.PROBLEM, says, f"create it: kubectl create serviceaccount -n {namespace} {name}")
+    if unread:
+        says = f"service accounts of {listed(unread)} could not be read: {next(iter(unread.values())).why}"
+        yield Finding(
+            FEDERATED, Level.UNKNOWN, says, next(iter(unread.values())).next_action("list on serviceaccounts")
+        )
+
+
+def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
+    if isinstance(federation.forbidden, ReadFailure):
+        says = f"NMI's permission to request tokens could not be read: {federation.forbidden.why}"
+        yield Finding(
+            FEDERATED, Level.UNKNOWN, says, federation.forbidden.next_action("create on subjectaccessreviews")
+        )
+        return
+    if federation.unchecked:
+        says = f"NMI's permission was not checked for {counted(federation.unchecked, 'more service account')}"
+        then = f"one run checks at most {ACCOUNTS_MAX}; podidctl explain pod checks that of one pod"
+        yield Finding(FEDERATED, Level.UNKNOWN, says, then)
+    for account, others in federation.forbidden.items():
+        if others:
+            says = f"NMI's service account {account} may not request tokens of service accounts {listed(others)}"
+            yield Finding(FEDERATED, Level.PROBLEM, says, GRANT)
+
+
+def _too_many_credentials(pairs: ServedPairs, settings: Sequence[Settings]) -> Iterator[Finding]:
+    """Report identities near or above Azure's limit. A cluster has one issuer: each subject needs a credential."""
+    subjects: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for pod, identity in pairs:
+        if _needs_credentials(settings, identity):
+            spec = identity.spec
+            subjects[spec.tenant_id.strip().lower(), spec.client_id.strip().lower()].add(account_name(pod))
+    for (_, client), accounts in subjects.items():
+        if len(accounts) > CREDENTIALS_MANY:
+            too_many = len(accounts) > CREDENTIALS_MAX
+            says = (
+                f"pods of {len(accounts)} service accounts share client id {redacted(client)}, and Azure accepts at "
+                f"most {CREDENTIALS_MAX} federated credentials for one identity, including those of other clusters: "
+                f"{listed(accounts)}"
+            )
+            yield Finding(FEDERATED, Level.PROBLEM if too_many else Level.WARNING, says, FEWER_CREDENTIALS)
+
+
+def _needs_credentials(settings: Sequence[Settings], identity: AzureIdentity) -> bool:
+    """Return whether an NMI exchanges tokens for *identity* at Entra ID, which needs a credential for each subject."""
+    try:
+        return not settings or any(exchange_of(each, identity) is Exchange.DIRECT for each in settings)
+    except PolicyError:  # NMI refuses the identity, which another check reports
+        return False
+
+
+def check_binding_permissions(
+    federation: FederatedAccess, pairs: Sequence[tuple[Pod, AzureIdentity]]
+) -> Iterator[Finding]:
+    """Report each identity that a service account of *pairs* may not use, with the objects that permit it."""
+    missing = federation.unpermitted
+    if isinstance(missing, ReadFailure):
+        says = (
+            f"the permissions of service accounts to use identities ({BINDING_VERB}) could not be read: {missing.why}"
+        )
+        yield Finding(FEDERATED, Level.UNKNOWN, says, missing.next_action(REVIEW_ACCESS))
+        return
+    if federation.unchecked_uses:
+        says = f"the permission of {counted(federation.unchecked_uses, 'more service account')} was not checked"
+        then = (
+            f"one run checks at most {USES_MAX} pairs of service account and identity; podidctl explain pod checks one"
+        )
+        yield Finding(FEDERATED, Level.UNKNOWN, says, then)
+    owners = {account_name(pod) for pod, _ in pairs}
+    for client_id, accounts in missing.items():
+        refused = [each for each in accounts if each in owners]
+        if not refused:
+            continue
+        says = (
+            f"RBAC does not let service accounts {listed(refused)} use the identity with client id "
+            f"{redacted(client_id)} ({BINDING_VERB}), so the cluster's token proxy refuses their next exchange"
+        )
+        then = APPLY if is_grantable(client_id) else NOT_A_GUID
+        yield Finding(FEDERATED, Level.PROBLEM, says, then, manifest=manifest_of({client_id: refused}))
+
+
+POD_CHECKS: Final = (service_account_links, permission_links)
+
+
+CHECKS: Final = (check_federated_identities,)

@@ -1,0 +1,168 @@
+"""Checks of the identities on the VMs and scale sets of the pods' nodes. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from mic.azure.identities import HostIdentities
+from mic.decisions.client_ids import mismatch
+from nmi.identity.assigned_identity import project
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.needs import HOSTS_MAX, used_hosts
+from podidctl.evaluation.pod import PodCase
+from podidctl.facts.kinds import PlacedNode
+from podidctl.facts.model import ReadFailure
+from podidctl.report.finding import Finding, Level
+from podidctl.report.text import by_turns, listed
+from podidentity.azure.errors import AzureError
+from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
+from podidentity.report import counted
+from podidentity.resources import AzureIdentity, IdentityType
+
+CLIENT_IDS: Final = "client ids"
+Answers = Mapping[str, HostIdentities | AzureError]
+"""Azure's response for each host, by its key."""
+
+
+def azure_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the links of the node's host and of the pod's user-assigned identities on it; none if the pod needs none
+    there.
+    """
+    wanted = _required_identity_ids(case)
+    if not wanted:
+        return
+    host, link = _host(case)
+    yield link
+    if host is None:
+        return
+    for identity_id in wanted.values():
+        yield _attached(case, host, identity_id)
+    for identity in _intended_identities(case):
+        if why := _client_id_mismatch(case, identity):
+            then = f"correct AzureIdentity {'/'.join(identity.key)} with kubectl edit"
+            yield Finding("client id", Level.PROBLEM, why, then, about="/".join(identity.key))
+
+
+def _client_id_mismatch(case: PodCase, identity: AzureIdentity) -> str:
+    """Return why MIC does not assign the user-assigned *identity* although it is attached to the host, by MIC's own
+    check.
+    """
+    attached = parse_user_assigned(identity.spec.resource_id)
+    if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None:
+        return ""
+    there = case.facts.azure.attached.get(attached.key) if isinstance(case.facts.azure, HostIdentities) else None
+    return mismatch(identity, there)
+
+
+def _intended_identities(case: PodCase) -> list[AzureIdentity]:
+    """Return the pod's identities, each once: those of its bindings and those that it is served by."""
+    assigned = () if case.managed else case.facts.assigned
+    served = [each.spec.azure_identity_ref for each in assigned if case.watches(each) and case.serves(project(each))]
+    return list({(each.key, each.spec.client_id): each for each in (*case.bound, *served)}.values())
+
+
+def _required_identity_ids(case: PodCase) -> dict[str, UserAssignedIdentity]:
+    """Return the identities that must be attached to the node's host, by key."""
+    found = (each for each in _intended_identities(case) if each.spec.type == IdentityType.USER_ASSIGNED)
+    ids = (parse_user_assigned(each.spec.resource_id) for each in found)
+    return {each.key: each for each in ids if each is not None}
+
+
+def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
+    """Return why IMDS has no token of *identity* on the pod's node; empty if it has one or this is unknown."""
+    node, attached = case.facts.node, parse_user_assigned(identity.spec.resource_id)
+    host = parse_provider_id(node.spec.provider_id) if isinstance(node, PlacedNode) else None
+    if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
+        return ""
+    link = _attached(case, host, attached)
+    return link.says if link.level is Level.PROBLEM else _client_id_mismatch(case, identity)
+
+
+def _host(case: PodCase) -> tuple[Host | None, Finding]:
+    node, name = case.facts.node, case.pod.spec.node_name
+    if isinstance(node, ReadFailure):
+        return None, Finding("host", Level.UNKNOWN, f"the node could not be read: {node.why}", about=name)
+    if node is None:
+        then = "MIC assigns no identity on a node that does not exist: delete the pod if the node was deleted"
+        return None, Finding("host", Level.PROBLEM, "the cluster has no such node", then, about=name)
+    return _host_of(node)
+
+
+def _host_of(node: PlacedNode) -> tuple[Host | None, Finding]:
+    name, spelled = node.metadata.name, node.spec.provider_id
+    host = parse_provider_id(spelled)
+    if host is not None:
+        return host, Finding("host", Level.OK, host.text, about=name)
+    says = f"its providerID {spelled!r} does not name a VM or scale set of Azure" if spelled else "it has no providerID"
+    then = "check that the node is on Azure and that its cloud provider sets spec.providerID, which MIC needs"
+    return None, Finding("host", Level.PROBLEM, says, then, about=name)
+
+
+def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Finding:
+    about, link = identity.name, "on Azure"
+    match case.facts.azure:
+        case None:
+            return Finding(
+                link, Level.UNKNOWN, "Azure was not asked", "pass --cloudconfig to read the state on Azure", about=about
+            )
+        case HostIdentities(gone=True):
+            then = "check the node's providerID, and that these credentials may read that VM or scale set"
+            return Finding(link, Level.PROBLEM, f"Azure has no {host.text}", then, about=about)
+        case HostIdentities() as there if there.certain(identity.key):
+            return Finding(link, Level.OK, f"it is on {host.name}", about=about)
+        case HostIdentities(updating=True) as there if identity.key in there.attached:
+            return Finding(
+                link,
+                Level.UNKNOWN,
+                f"an update of {host.name} on Azure is in progress",
+                "run this command again in a minute",
+                about=about,
+            )
+        case HostIdentities():
+            says = f"{identity.text} is not attached to {host.name}, so IMDS has no token of it"
+            then = "see podidctl plan for the reason why MIC does not attach it"
+            if case.managed:
+                then = f"attach it: az vm (vmss) identity assign on {host.name}; in managed mode no controller does"
+            return Finding(link, Level.PROBLEM, says, then, about=about)
+        case AzureError() as error:
+            cause = " ".join(filter(None, (str(error.status or ""), error.code, error.message)))
+            return Finding(
+                link, Level.UNKNOWN, f"Azure did not answer: {cause}", "check --cloudconfig, or try again", about=about
+            )
+
+
+def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
+    """Report identities of type 0 with another client id than Azure's, and hosts that Azure did not report; nothing if
+    Azure was not asked.
+    """
+    objects, answers = case.objects, case.facts.azure
+    if answers is None:
+        return
+    known = [each for each in answers.values() if isinstance(each, HostIdentities)]
+    failed = [key.rpartition("/")[2] for key, each in answers.items() if isinstance(each, AzureError)]
+    compared = faults = 0
+    for identity in by_turns(objects.identities, lambda each: each.metadata.namespace):
+        parsed = parse_user_assigned(identity.spec.resource_id)
+        if identity.spec.type != IdentityType.USER_ASSIGNED or parsed is None:
+            continue
+        attached = next((each.attached[parsed.key] for each in known if parsed.key in each.attached), None)
+        compared += attached is not None
+        if why := mismatch(identity, attached):
+            faults += 1
+            yield Finding(CLIENT_IDS, Level.PROBLEM, why, f"correct AzureIdentity {'/'.join(identity.key)}")
+    unread = [each.key for each in used_hosts(objects) if each.key not in answers]
+    if unread:
+        says = f"{counted(len(unread), 'more VM or scale set was', 'more VMs and scale sets were')} not read"
+        then = f"one run reads at most {HOSTS_MAX}; podidctl explain pod --cloudconfig reads that of one pod"
+        yield Finding(CLIENT_IDS, Level.UNKNOWN, says, then)
+    if failed:
+        says = f"Azure did not report {counted(len(failed), 'VM or scale set', 'VMs or scale sets')}: {listed(failed)}"
+        yield Finding(CLIENT_IDS, Level.UNKNOWN, says, "check --cloudconfig and the role Reader, or try again")
+    if not faults:
+        says = f"{counted(compared, 'identity', 'identities')} on the pods' hosts compared with Azure"
+        yield Finding(CLIENT_IDS, Level.OK, says)
+
+
+POD_CHECKS: Final = (azure_links,)
+
+
+CHECKS: Final = (check_client_ids,)

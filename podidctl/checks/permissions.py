@@ -1,0 +1,132 @@
+"""Checks of the permissions of NMI's and MIC's service accounts: all that they need, and no identities. Pure.
+
+AKS's webhook mounts a token of NMI's service account into NMI's pods. With the permission to use an identity by AKS
+identity bindings, a process that reads this token, or makes another one of the service account, gets tokens of the
+identity. The chart refuses the permission; another program or an administrator can still bind it.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.federated import REVIEW_ACCESS
+from podidctl.evaluation.needs import REVIEWS_MAX
+from podidctl.evaluation.rights import UPGRADE
+from podidctl.facts.model import DaemonUse, ReadFailure
+from podidctl.report.finding import Finding, Level
+from podidctl.report.text import listed
+from podidentity.azure.federation import BINDING_VERB
+from podidentity.report import counted
+from podidentity.telemetry.logs import redacted
+
+REMOVE: Final = (
+    "helm upgrade removes it; with helm template (as in Argo CD) set mic.extraArgs=[--enable-type-upgrade=false], with "
+    "manifests run kubectl delete -f deploy/manifests/type-upgrade.yaml"
+)
+RIGHTS: Final = "rights"
+READ_BINDINGS: Final = "list on clusterroles and clusterrolebindings of rbac.authorization.k8s.io"
+
+
+def check_rights(case: ClusterCase) -> Iterator[Finding]:
+    """Check that each service account has the permissions that its program needs, and that MIC has no others on the
+    objects of tenants.
+    """
+    for each in case.read("rights", case.facts.rights):
+        needed = [right for right in each.lacking if right.needed]
+        others = [right for right in each.lacking if not right.needed]
+        who = f"{each.program}'s service account {each.account}"
+        if needed:
+            says = f"{who} may not: {listed(right.description for right in needed)}"
+            yield Finding("rights", Level.PROBLEM, says, "grant it by the ClusterRole of the chart or the manifests")
+        if others:
+            what = ", ".join(dict.fromkeys(right.purpose for right in others))
+            says = f"{who} may not: {listed(right.description for right in others)}; without: {what}"
+            yield Finding("rights", Level.WARNING, says, "grant it, or accept the limitation")
+        if each.spare:
+            rights = listed(right.description for right in each.spare)
+            says = f"{who} may still: {rights}, although the type upgrade is done or off; {REMOVE}"
+            yield Finding("rights", Level.OK, says)
+        if each.unread_record:
+            says = f"{who}: whether it still needs permission for {UPGRADE} is unknown: {each.unread_record.why}"
+            then = each.unread_record.next_action("get on the ConfigMap with the record of the type upgrade")
+            yield Finding("rights", Level.UNKNOWN, says, then)
+        elif not each.lacking and not each.spare:
+            yield Finding("rights", Level.OK, f"{who} has all permissions that it needs")
+
+
+def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
+    """Report each permission with the object that gives it, and what could not be read; nothing if there is none."""
+    uses = case.facts.daemon_uses
+    if isinstance(uses.by_bindings, ReadFailure):
+        says = (
+            "the bindings that may let NMI's and MIC's own service accounts use identities "
+            f"({BINDING_VERB}) could not be read: {uses.by_bindings.why}"
+        )
+        yield Finding(RIGHTS, Level.UNKNOWN, says, uses.by_bindings.next_action(READ_BINDINGS))
+    else:
+        for each in uses.by_bindings:
+            subject = f", as a member of group {each.group}," if each.group else ""
+            says = (
+                f"{_who(each)}{subject} may use {_identities(each)} ({BINDING_VERB}), by ClusterRoleBinding "
+                f"{each.binding} of ClusterRole {each.role}: {_effect(each)}"
+            )
+            yield Finding(RIGHTS, Level.PROBLEM, says, _removal(each))
+    if isinstance(uses.by_reviews, ReadFailure):
+        says = (
+            f"whether NMI's and MIC's own service accounts may use identities ({BINDING_VERB}) could not be reviewed: "
+            f"{uses.by_reviews.why}"
+        )
+        yield Finding(RIGHTS, Level.UNKNOWN, says, uses.by_reviews.next_action(REVIEW_ACCESS))
+        return
+    for each in uses.by_reviews:
+        reason = each.reason or "the API server gives no reason"
+        says = f"{_who(each)} may use {_identities(each)} ({BINDING_VERB}): {_effect(each)}. Reason: {reason}"
+        then = (
+            "remove this permission from the service account and from its groups: it is in the binding that the reason "
+            "names, or in another authorizer of the API server"
+        )
+        yield Finding(RIGHTS, Level.PROBLEM, says, then)
+    if uses.unchecked:
+        says = (
+            f"{counted(uses.unchecked, 'more permission')} of NMI's and MIC's own service accounts to use an identity "
+            "not reviewed"
+        )
+        then = f"one run reviews at most {REVIEWS_MAX}: kubectl auth can-i checks one"
+        yield Finding(RIGHTS, Level.UNKNOWN, says, then)
+
+
+def _who(use: DaemonUse) -> str:
+    return f"{use.program}'s own service account {use.account}"
+
+
+def _identities(use: DaemonUse) -> str:
+    if not use.client_ids:
+        return "all identities"
+    names = listed(redacted(each) for each in use.client_ids)
+    return f"the {'identity' if len(use.client_ids) == 1 else 'identities'} with client id {names}"
+
+
+def _effect(use: DaemonUse) -> str:
+    used = "it" if len(use.client_ids) == 1 else "them"
+    return f"a process with a token of this service account can use {used} for itself"
+
+
+def _removal(use: DaemonUse) -> str:
+    """Return the next action for a permission by a binding."""
+    edit = f"kubectl edit clusterrolebinding {use.binding}"
+    delete = f"kubectl delete clusterrolebinding {use.binding}"
+    if use.is_general:
+        needed = f"{use.program} needs only the ClusterRole of the chart or the manifests"
+        who = f"group {use.group}" if use.group else "the service account"
+        return f"{needed}: remove {who} from the binding ({edit}), or delete the binding ({delete})"
+    if use.group:
+        return (
+            f"in the binding's subjects, name the service accounts of the pods one by one in place of group {use.group}"
+            f" ({edit}), or delete the binding ({delete})"
+        )
+    if use.other_subjects:
+        return f"remove this service account from the binding's subjects: {edit}"
+    return f"delete the binding: {delete}"
+
+
+CHECKS: Final = (check_rights, check_daemon_uses)

@@ -1,0 +1,227 @@
+"""Checks of pods: state, address, exceptions, label, and the choice between several identities. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from mic.cluster.bindings import embedded_bindings
+from mic.decisions.assignments import DesiredAssignment
+from nmi.identity.candidate_order import candidate_order
+from nmi.identity.decide import MIRROR_POD
+from nmi.identity.exemptions import MIC
+from nmi.identity.pods import own_addresses
+from podidctl.checks.bindings import correct, ignored_in_namespace, why_ignored
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.daemons import MissingNmi, missing_nmi
+from podidctl.evaluation.needs import live_pods
+from podidctl.evaluation.pod import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, PodCase, sets_client_id
+from podidctl.evaluation.similar_texts import similar_texts
+from podidctl.facts.model import DiagnosisInput, Objects
+from podidctl.report.finding import Finding, Level
+from podidctl.report.text import listed
+from podidentity.report import counted
+from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
+
+IDENTITIES_MAX: Final = 2
+"""Identities that are named for each pod."""
+
+
+def no_pod(facts: DiagnosisInput) -> Finding:
+    """Return the finding about a pod that does not exist."""
+    then = f"check the name with kubectl get pods -n {facts.namespace}, and pass the pod's namespace"
+    return Finding("pod", Level.PROBLEM, "this pod does not exist", then, about=f"{facts.namespace}/{facts.name}")
+
+
+def pod_state(case: PodCase) -> Finding:
+    """Return the finding about the pod's phase and node."""
+    about = "/".join(case.pod.key)
+    describe = _describe(case.pod)
+    if case.pod.finished:
+        then = "choose a running pod: NMI does not serve ended pods, because another pod may have their address"
+        return Finding("pod", Level.PROBLEM, f"it has ended (phase {case.pod.status.phase})", then, about=about)
+    if not case.pod.spec.node_name:
+        then = f"{describe} for the reason why it is not scheduled"
+        return Finding(
+            "pod",
+            Level.PROBLEM,
+            f"it is not scheduled to a node yet ({case.pod.status.phase or 'Pending'})",
+            then,
+            about=about,
+        )
+    if case.pod.terminated:
+        then = f"{describe} for the reason why they ended"
+        why = "all its containers have terminated, so NMI gives it no tokens until one runs"
+        return Finding("pod", Level.PROBLEM, why, then, about=about)
+    ending = ", and is terminating" if case.pod.ending else ""
+    return Finding(
+        "pod", Level.OK, f"{case.pod.status.phase or 'Pending'} on node {case.pod.spec.node_name}{ending}", about=about
+    )
+
+
+def _describe(pod: Pod) -> str:
+    return f"see kubectl describe pod -n {pod.metadata.namespace} {pod.metadata.name}"
+
+
+def pod_address(case: PodCase) -> Finding:
+    """Return the finding about the addresses by which NMI recognizes the pod."""
+    addresses, its = own_addresses(case.pod), case.addresses
+    if case.pod.sandbox_down and addresses:
+        why = "the kubelet reports that the pod's sandbox is not ready, so NMI gives its address no tokens"
+        then = f"{_describe(case.pod)} for the reason why its sandbox is not ready"
+        return Finding("address", Level.PROBLEM, why, then, about=", ".join(addresses))
+    if its:
+        lost = "; ".join(case.address_conflict(each)[0] for each in addresses if each not in its)
+        return Finding(
+            "address", Level.OK, "; ".join(filter(None, ("NMI recognizes the pod by it", lost))), about=", ".join(its)
+        )
+    why = case.no_address
+    if case.pod.spec.host_network:
+        then = "remove hostNetwork from the pod's spec; on the host's network it gets the node's own identities"
+    elif not addresses:
+        then = "wait until the kubelet has set up its network; kubectl describe pod shows the progress"
+    else:
+        _, then = case.address_conflict(addresses[0])
+    return Finding("address", Level.PROBLEM, why, then, about=", ".join(addresses) or "none")
+
+
+def pod_exception(case: PodCase) -> Finding:
+    """Return the finding about the exceptions, of which one may exempt the pod."""
+    exempt = case.exempt
+    if exempt == MIC:
+        return Finding("exception", Level.OK, "it is one of MIC's own pods, so IMDS must respond to it", about="MIC")
+    if exempt:
+        about = exempt.removeprefix("exception ")
+        says = "NMI forwards its requests to IMDS, for the node's own identities"
+        if not case.pod.binding_label:
+            return Finding("exception", Level.OK, says, about=about)
+        then = (
+            f"the pod has the label aadpodidbinding={case.pod.binding_label}, which has no effect while this exception "
+            f"matches: remove the exception's label from the pod, or narrow AzurePodIdentityException {about}"
+        )
+        return Finding("exception", Level.PROBLEM, f"{says}; bindings have no effect", then, about=about)
+    count = len(case.facts.exceptions)
+    says = f"none of {count} in its namespace matches" if count else "its namespace has none"
+    if ignored := ignored_in_namespace(case, EXCEPTIONS):
+        state, then = Level.OK, ""
+        if not case.pod.binding_label:  # it may need such an exception
+            state, then = Level.UNKNOWN, correct("the exception that is to match this pod")
+        return Finding("exception", state, f"{says}; {why_ignored(ignored)}", then, about="none")
+    return Finding("exception", Level.OK, says, about="none")
+
+
+def mirror_pod(case: PodCase) -> Finding:
+    """Return the finding about a mirror pod, which has the state of a static pod."""
+    return Finding(
+        "mirror pod", Level.PROBLEM, "NMI and MIC ignore it", MIRROR_POD.detail, about="/".join(case.pod.key)
+    )
+
+
+def label_links(case: PodCase) -> Iterator[Finding]:
+    """Yield the link of the label by which bindings select the pod."""
+    pod = case.pod
+    if pod.binding_label:
+        yield Finding("label", Level.OK, "bindings select the pod by it", about=f"aadpodidbinding={pod.binding_label}")
+        return
+    says = "the pod does not have this label, or its value is empty"
+    if near := similar_texts(BINDING_LABEL, pod.metadata.labels or {}):
+        then = f"rename the pod's label {near[0]!r} (in its Deployment's template) to {BINDING_LABEL}"
+        yield Finding("label", Level.PROBLEM, f"{says}; it has {near[0]!r}", then, about=BINDING_LABEL)
+        return
+    then = "label the pod (in its Deployment's template) aadpodidbinding=… with the selector of an AzureIdentityBinding"
+    yield Finding("label", Level.PROBLEM, says, then, about=BINDING_LABEL)
+
+
+def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
+    """Report pods to which bindings of other namespaces give identities, and pods with several identities whose
+    containers do not set AZURE_CLIENT_ID, or perhaps do not.
+    """
+    embedded = embedded_bindings(case.existing_assignments)
+    added: list[str] = []
+    only_foreign: list[str] = []
+    several: list[str] = []
+    unknown: list[str] = []
+    for pod in live_pods(case.objects):
+        if pod.spec.host_network or case.exempt(pod):
+            continue
+        # NMI orders by the binding that each object embeds, which can differ between the pods of one label.
+        identities = sorted(
+            case.bindings.all_desired(pod, embedded).values(),
+            key=lambda each: candidate_order(
+                each.pod.metadata.namespace, each.binding.metadata.name, each.identity.key
+            ),
+        )
+        name = "/".join(pod.key)
+        if foreign := [each for each in identities if each.crosses_namespaces]:
+            pods = only_foreign if len(foreign) == len(identities) else added
+            pods.append(f"{name} ({_names(foreign)})")
+        if len(identities) > 1 and (sets := sets_client_id(pod)) is not True:
+            (unknown if sets is None else several).append(f"{name} ({'/'.join(identities[0].identity.key)})")
+    if added:
+        says = f"bindings of other namespaces give further identities to {counted(len(added), 'pod')}: {listed(added)}"
+        yield Finding("other namespaces", Level.WARNING, says, FOREIGN_ADVICE)
+    if only_foreign:
+        says = f"{counted(len(only_foreign), 'pod gets', 'pods get')} identities of other namespaces only: "
+        yield Finding("other namespaces", Level.OK, says + listed(only_foreign))
+    if several:
+        says = (
+            f"{counted(len(several), 'pod has', 'pods have')} several identities, and no container sets "
+            f"{CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: {listed(several)}"
+        )
+        yield Finding("several identities", Level.WARNING, says, NAME_ONE)
+    if unknown:
+        says = (
+            f"{counted(len(unknown), 'pod has', 'pods have')} several identities, and a ConfigMap or a Secret "
+            f"(envFrom) may set {CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: "
+            f"{listed(unknown)}"
+        )
+        yield Finding("several identities", Level.UNKNOWN, says, NAME_ONE)
+    if not added and not only_foreign and not several and not unknown:
+        yield Finding("several identities", Level.OK, "every pod has one identity or names one, of its namespace")
+
+
+def _names(identities: Sequence[DesiredAssignment]) -> str:
+    return listed(("/".join(each.identity.key) for each in identities), IDENTITIES_MAX)
+
+
+def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
+    """Report labelled pods that NMI does not serve: on a node where it cannot run, on the host's network, or under an
+    exception.
+    """
+    objects = case.objects
+    yield from _on_unsupported_nodes(objects)
+    host = [each for each in live_pods(objects) if each.spec.host_network]
+    if host:
+        says = f"{counted(len(host), 'pod')} with a label on the host's network: " + listed(
+            "/".join(each.key) for each in host
+        )
+        then = "remove hostNetwork from their spec: IMDS responds to them with the node's own identities"
+        yield Finding("host network", Level.PROBLEM, says, then)
+    under = [each for each in live_pods(objects) if not each.spec.host_network and case.exempt(each)]
+    if under:
+        says = f"{counted(len(under), 'pod')} with a label and under an exception, which takes precedence: " + listed(
+            "/".join(each.key) for each in under
+        )
+        yield Finding(
+            "exceptions", Level.WARNING, says, "remove the exception's label from these pods, or narrow the exception"
+        )
+    elif objects.exceptions:
+        count = counted(len(objects.exceptions), "exception")
+        yield Finding("exceptions", Level.OK, f"{count}; no labelled pod is under one")
+
+
+def _on_unsupported_nodes(objects: Objects) -> Iterator[Finding]:
+    nodes = {each.metadata.name: each for each in objects.nodes if not each.can_run_nmi}
+    by_cause: defaultdict[MissingNmi, list[str]] = defaultdict(list)
+    for pod in live_pods(objects):
+        if (node := nodes.get(pod.spec.node_name)) is not None:
+            by_cause[missing_nmi(node, ())].append("/".join(pod.key))
+    for missing, pods in by_cause.items():
+        labelled = f"{counted(len(pods), 'pod')} with a label, which NMI does not serve"
+        says = f"{labelled}: {missing.why}, so {missing.effect}: {listed(pods)}"
+        yield Finding("NMI", Level.PROBLEM, says, missing.then)
+
+
+POD_CHECKS: Final = (label_links,)
+
+
+CHECKS: Final = (check_identity_choice, check_unserved_pods)

@@ -1,0 +1,1 @@
+"""Commands of `podidctl`, their options and their connection to the cluster."""

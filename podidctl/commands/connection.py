@@ -1,0 +1,96 @@
+"""Connection to the cluster that a command reads, with MIC's settings and the error advice of `podidctl plan`."""
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from mic.startup.settings import Settings, parse
+from podidentity.exits import StartError
+from podidentity.flags import UsageError
+from podidentity.kube import access
+from podidentity.kube.client import Client
+from podidentity.kube.errors import AccessError, ApiError, api_error_advice
+from podidentity.version import VERSION
+
+KUBECONFIG_HELP = "Path of a kubeconfig. Default: KUBECONFIG, the pod's service account, or kubectl's default file."
+NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
+"""Names that pods and namespaces can have. An empty name would request the list of all objects."""
+CLOUDCONFIG_HELP = "Path of azure.json, to read the state on Azure, too. Default: no requests to Azure."
+
+
+@dataclass(frozen=True, slots=True)
+class CliContext:
+    """Environment of the process, as `cli` passes it. No other module reads the environment."""
+
+    environ: Mapping[str, str]
+    home: Callable[[], Path]
+    """Return the user's home directory."""
+
+    def settings(self, **flags: object) -> Settings:
+        """Return MIC settings with these flags: the cluster's address and the Azure credentials. Raises
+        typer.BadParameter.
+        """
+        try:
+            return settings_of(
+                ((name.replace("_", "-"), value) for name, value in flags.items()), self.environ, self.home()
+            )
+        except UsageError as wrong:
+            raise typer.BadParameter(str(wrong)) from wrong
+
+
+def home_directory() -> Path:
+    """Return the user's home directory. A user without one, as in a container, has the root directory."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
+@asynccontextmanager
+async def connect(found: Settings, *, advice: Callable[[ApiError], str] = api_error_advice) -> AsyncIterator[Client]:
+    """Connect to the API server of *found*. An AccessError or ApiError raised in the context becomes a StartError.
+
+    *advice* returns the message for an ApiError.
+    """
+    try:
+        cluster = await access.find(found.kubeconfig, found.cluster_environment)
+        async with Client(cluster, user_agent=f"podidctl/{VERSION}") as client:
+            yield client
+    except AccessError as error:
+        raise StartError(str(error)) from error
+    except ApiError as error:
+        raise StartError(advice(error)) from error
+
+
+def parse_pod_name(name: str, namespace: str, usual: str, what: str = "a pod name") -> tuple[str, str]:
+    """Return namespace and name from `NS/NAME`, or from `NAME` with *namespace*, else *usual*. *what*: for the error.
+    Raises typer.BadParameter.
+    """
+    before, slash, after = name.rpartition("/")
+    if not all(map(NAME_PATTERN.fullmatch, (before, after) if slash else (after,))):
+        raise typer.BadParameter(f"{name!a} is not {what}; write NAMESPACE/NAME, or NAME with -n NAMESPACE")
+    if namespace and not NAME_PATTERN.fullmatch(namespace):
+        raise typer.BadParameter(f"-n {namespace!a} is not a namespace name; see kubectl get namespaces")
+    if not slash:
+        return namespace or usual, name
+    if namespace not in {"", before}:
+        raise typer.BadParameter(f"{name!r} and -n {namespace} name two namespaces; omit one of them")
+    return before, after
+
+
+def settings_of(flags: Iterable[tuple[str, object]], environ: Mapping[str, str], home: Path) -> Settings:
+    """Return the settings of a MIC with these *flags* and this environment; None or an empty value omits a flag.
+
+    If neither names a kubeconfig and this process is not in a pod, kubectl's default file in *home* is used. Raises
+    UsageError.
+    """
+    argv = [f"--{name}={value}" for name, value in flags if value not in (None, "", False)]
+    given = parse(["--plan", *argv], environ)
+    usual = home / ".kube" / "config"
+    if not given.kubeconfig and not given.service_host and usual.is_file():
+        return parse(["--plan", f"--kubeconfig={usual}", *argv], environ)
+    return given

@@ -1,0 +1,150 @@
+"""The command `podidctl doctor`."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mic.azure.reading import read_hosts
+from mic.startup.azure_reader import azure_reader
+from mic.startup.settings import Settings as Reaching
+from nmi.settings import Settings
+from podidctl.checks.hosts import Answers
+from podidctl.checks.rules import report
+from podidctl.commands.connection import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect
+from podidctl.evaluation.needs import HOSTS_MAX, live_pods, used_hosts
+from podidctl.facts.model import ClusterState, NodeState, Objects, readable
+from podidctl.facts.settings import nmi_settings
+from podidctl.reading.cluster import read_cluster
+from podidctl.reading.machine import read_node
+from podidctl.report.documents import CheckResult, Report
+from podidctl.report.finding import COLORS, Level
+from podidctl.report.text import Output, console, listed, print_document, print_table, print_text
+from podidentity.flags import UsageError
+from podidentity.report import SOMETHING_TO_DO, counted, plain
+from podidentity.telemetry.logs import LogFormat, configure
+
+FINDINGS_MAX: Final = 20
+"""Findings of one check in the table."""
+MANIFEST_LINES_MAX: Final = 300
+"""Lines of all manifests below the table: those of about 20 service accounts."""
+ORDER: Final = (Level.PROBLEM, Level.WARNING, Level.UNKNOWN, Level.OK)
+
+
+def add_to(app: typer.Typer, context: CliContext) -> None:
+    """Add the command to *app*."""
+
+    @app.command("doctor")
+    def _doctor(
+        *,
+        node: Annotated[
+            str, typer.Option(help="Check the rules of this machine, too, as the node of this name (requires root).")
+        ] = "",
+        imds: Annotated[bool, typer.Option("--imds", help="Send a request to IMDS, too; requires --node.")] = False,
+        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
+        cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
+        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
+    ) -> None:
+        """Check the whole installation and show each fault with the next action.
+
+        The exit code is 0 if there is no fault, 3 if there is one, and 1 if there is none but something could not be
+        read.
+        """
+        configure(LogFormat.TEXT, 0)
+        if imds and not node:
+            raise typer.BadParameter("--imds sends a request from this machine: pass its node name with --node")
+        settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+        report = asyncio.run(_examine(settings, node, imds=imds, ask_azure=bool(cloudconfig)))
+        to = console()
+        if output is Output.TABLE:
+            show(report, to)
+        else:
+            print_document(report, output, to)
+        raise typer.Exit(SOMETHING_TO_DO if report.anything else int(report.unknown))
+
+
+async def _examine(settings: Reaching, node: str, *, imds: bool, ask_azure: bool) -> Report:
+    async with connect(settings) as client:
+        state = await read_cluster(client)
+    if ask_azure and isinstance(state.objects, Objects):
+        state = replace(state, azure=await read_used_hosts(settings, state.objects))
+    return report(state, await _read_node(state, node, imds=imds) if node else None)
+
+
+async def _read_node(state: ClusterState, node: str, *, imds: bool) -> NodeState:
+    """Return the state of this machine as *node*. Raises typer.BadParameter for a name that a node cannot have."""
+    try:
+        settings = Settings(node_name=node)
+    except UsageError as wrong:
+        raise typer.BadParameter(str(wrong)) from wrong
+    here = _labelled_pods(state.objects, node) if isinstance(state.objects, Objects) else None
+    for each in readable(state.nmi):
+        if each.spec.node_name == node:
+            try:
+                settings = nmi_settings(each)
+            except UsageError:
+                continue  # reported by the check of flags
+    return await read_node(settings, pods=here, ask_imds=imds)
+
+
+def _labelled_pods(objects: Objects, node: str) -> int:
+    """Return the number of labelled pods on *node*. Raises typer.BadParameter if the cluster has no such node."""
+    names = {each.metadata.name for each in objects.nodes}
+    if node not in names:
+        raise typer.BadParameter(f"the cluster has no node {node}; its nodes are {plain(listed(names)) or '(none)'}")
+    return sum(each.spec.node_name == node and not each.spec.host_network for each in live_pods(objects))
+
+
+def show(report: Report, to: Console) -> None:
+    """Print one line per finding, then the next action of each finding that needs one.
+
+    At most FINDINGS_MAX of one check are printed, problems first: anyone with permission to create AzureIdentities in a
+    namespace can cause any number.
+    """
+    findings, omitted = shortened(report.findings)
+    print_table(
+        ("", "check", ""),
+        ((f"[{COLORS[each.level]}]{each.level}[/]", each.check, each.says) for each in findings),
+        to,
+    )
+    for each in findings:
+        if each.next and each.level is not Level.OK:
+            to.print(f"[bold]{each.check}[/]: {escape(each.next)}", soft_wrap=True)
+    for check, count in omitted.items():
+        to.print(f"[bold]{check}[/]: {count} more; -o json has all of them", soft_wrap=True)
+    _show_manifests([each.manifest for each in findings if each.manifest], to)
+
+
+def _show_manifests(manifests: Sequence[str], to: Console) -> None:
+    """Print whole manifests, up to MANIFEST_LINES_MAX lines, and how to get the others."""
+    lines = omitted = 0
+    for each in manifests:
+        if lines + each.count("\n") > MANIFEST_LINES_MAX:
+            omitted += 1
+            continue
+        lines += each.count("\n")
+        print_text(each, to)
+    if omitted:
+        more = f"{counted(omitted, 'more manifest')}: podidctl doctor -o json | jq -r '.findings[].manifest'"
+        to.print(escape(more), soft_wrap=True)
+
+
+def shortened(findings: Sequence[CheckResult]) -> tuple[list[CheckResult], dict[str, int]]:
+    """Return the findings to print in their order, and the number of the others by check."""
+    shown: defaultdict[str, list[int]] = defaultdict(list)
+    for number in sorted(range(len(findings)), key=lambda each: ORDER.index(findings[each].level)):
+        shown[findings[number].check].append(number)
+    numbers = sorted(each for several in shown.values() for each in several[:FINDINGS_MAX])
+    omitted = {check: len(several) - FINDINGS_MAX for check, several in shown.items() if len(several) > FINDINGS_MAX}
+    return [findings[each] for each in numbers], omitted
+
+
+async def read_used_hosts(settings: Reaching, objects: Objects) -> Answers:
+    """Return Azure's response for each host with labelled pods, at most HOSTS_MAX. Raises StartError."""
+    async with azure_reader(settings) as (_, compute):
+        return await read_hosts(compute, used_hosts(objects)[:HOSTS_MAX])

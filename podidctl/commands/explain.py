@@ -1,0 +1,143 @@
+"""The command `podidctl explain`."""
+
+import asyncio
+import shlex
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mic.startup.azure_reader import azure_reader
+from mic.startup.settings import Settings
+from podidctl.checks.explanation import explain
+from podidctl.commands.completion import ClusterNames
+from podidctl.commands.connection import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect, parse_pod_name
+from podidctl.facts.model import DiagnosisInput, NmiConfiguration
+from podidctl.facts.settings import given_configuration
+from podidctl.reading.pod import read_pod
+from podidctl.report.documents import Explanation, LinkState, Outcome
+from podidctl.report.text import Output, console, print_document, print_table, print_text
+from podidentity.flags import UsageError
+from podidentity.report import SOMETHING_TO_DO
+from podidentity.telemetry.logs import LogFormat, configure
+
+NMI_FLAGS_HELP = "NMI's flags as one argument, if they cannot be read from its pod on the node."
+COLORS = {LinkState.OK: "green", LinkState.BROKEN: "red", LinkState.UNKNOWN: "yellow"}
+OUTCOMES = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
+
+
+def add_to(app: typer.Typer, context: CliContext) -> None:
+    """Add the command group to *app*."""
+    names = ClusterNames(context)
+    group = typer.Typer(help="Explain why an object does not work.", no_args_is_help=True, rich_markup_mode=None)
+
+    @group.callback()
+    def _group() -> None:
+        """Explain why an object does not work."""
+
+    @group.command("pod")
+    def _pod(
+        name: Annotated[str, typer.Argument(help="NAMESPACE/NAME, or NAME.", autocompletion=names.pods)],
+        *,
+        namespace: Annotated[
+            str, typer.Option("-n", "--namespace", help="The pod's namespace.", autocompletion=names.namespaces)
+        ] = "",
+        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
+        cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
+        nmi_flags: Annotated[str, typer.Option(help=NMI_FLAGS_HELP)] = "",
+        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
+    ) -> None:
+        """Show each link between a pod and its token, in order, and the next action for the first broken link.
+
+        The exit code is 0 if no link is broken, 3 if one is, and 1 if the state could not be read.
+        """
+        configure(LogFormat.TEXT, 0)
+        settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+        given = nmi_configuration_from(nmi_flags)
+        report = asyncio.run(_explain(settings, name, namespace, given, ask_azure=bool(cloudconfig)))
+        to = console()
+        if output is Output.TABLE:
+            show(report, to)
+        else:
+            print_document(report, output, to)
+        raise typer.Exit(SOMETHING_TO_DO if report.broken else 0)
+
+    app.add_typer(group, name="explain")
+
+
+def nmi_configuration_from(nmi_flags: str) -> NmiConfiguration | None:
+    """Return the configuration in --nmi-flags, or None. Raises typer.BadParameter."""
+    if not nmi_flags:
+        return None
+    try:
+        return given_configuration(shlex.split(nmi_flags), "--nmi-flags")
+    except (UsageError, ValueError) as wrong:
+        raise typer.BadParameter(f"--nmi-flags: {wrong}") from wrong
+
+
+async def read_input(
+    settings: Settings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool = False
+) -> DiagnosisInput:
+    """Return the diagnosis input for the pod on the command line. Raises StartError and typer.BadParameter."""
+    parse_pod_name(name, namespace, "default")  # a wrong name is reported before a missing kubeconfig
+    async with connect(settings) as client:
+        place, bare = parse_pod_name(name, namespace, client.access.namespace or "default")
+        if not ask_azure:
+            return await read_pod(client, place, bare, given=given, azure=None)
+        async with azure_reader(settings) as (_, azure):
+            return await read_pod(client, place, bare, given=given, azure=azure)
+
+
+async def _explain(
+    settings: Settings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool
+) -> Explanation:
+    return explain(await read_input(settings, name, namespace, given, ask_azure=ask_azure))
+
+
+def show(explanation: Explanation, console: Console) -> None:
+    """Print the answer, the links, recent log lines and Events of NMI and MIC, and the next action."""
+    answer = explanation.answer
+    color = OUTCOMES.get(answer.outcome, "red")
+    console.print(
+        f"[bold]pod {escape(explanation.pod)}[/]: [{color}]{answer.outcome}[/]: {escape(answer.says)}", soft_wrap=True
+    )
+    print_table(
+        ("", "link", "about", ""),
+        ((f"[{COLORS[each.state]}]{each.state}[/]", each.link, each.about, each.says) for each in explanation.links),
+        console,
+    )
+    if explanation.decided:
+        print_table(
+            ("NMI's log, UTC", "", "identity", "for", "why", "repeats"),
+            (
+                (
+                    escape(each.at),
+                    f"{each.status} {each.outcome}" if each.status is not None else each.outcome,
+                    each.identity,
+                    each.resource,
+                    each.error,
+                    str(each.repeats or ""),
+                )
+                for each in explanation.decided
+            ),
+            console,
+        )
+    if explanation.decided_unread:
+        console.print(f"NMI's log could not be read: {escape(explanation.decided_unread)}", soft_wrap=True)
+    if explanation.events:
+        print_table(
+            ("last seen", "by", "reason", "message"),
+            ((escape(each.at), each.by, each.reason, each.message) for each in explanation.events),
+            console,
+        )
+    if explanation.events_unread:
+        console.print(f"Events could not be read: {escape(explanation.events_unread)}", soft_wrap=True)
+    if explanation.next:
+        console.print(f"[bold]next:[/] {escape(explanation.next)}", soft_wrap=True)
+    for each in explanation.links:
+        if each.state is LinkState.UNKNOWN and each.next:
+            console.print(f"[yellow]unknown:[/] {escape(f'{each.link} {each.about}: {each.next}')}", soft_wrap=True)
+    if explanation.manifest:
+        print_text(explanation.manifest, console)
+    console.print(f"[dim]decided by {escape(explanation.rules)}[/]", soft_wrap=True)

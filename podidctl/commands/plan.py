@@ -1,0 +1,133 @@
+"""The command `podidctl plan`: MIC's planned changes in the live cluster and on Azure.
+
+`mic.preview` computes the plan.
+"""
+
+import asyncio
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape as unstyled
+from rich.table import Table
+
+from mic.preview.schema import HostPreview, Preview
+from mic.preview.survey import survey
+from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, summary, title, unanswered
+from podidctl.commands.connection import KUBECONFIG_HELP, CliContext, settings_of
+from podidctl.report.text import Output, console, print_document, print_error
+from podidentity.exits import StartError
+from podidentity.flags import UsageError
+from podidentity.report import SOMETHING_TO_DO, plain
+from podidentity.telemetry.logs import LogFormat, configure
+
+COLORS = {"+": "green", "-": "red", "~": "yellow", "=": "cyan", "!": "magenta"}
+
+
+def add_to(app: typer.Typer, context: CliContext) -> None:
+    """Add the command to *app*."""
+
+    @app.command("plan")
+    def _plan(
+        *,
+        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
+        cloudconfig: Annotated[
+            str, typer.Option(help=("Path of azure.json; without it the credentials come from the environment."))
+        ] = "",
+        no_azure: Annotated[
+            bool, typer.Option("--no-azure", help=("Do not send requests to Azure; leave out what only Azure knows."))
+        ] = False,
+        force_namespaced: Annotated[
+            bool, typer.Option("--force-namespaced", help=("Same as MIC's --forceNamespaced."))
+        ] = False,
+        adopt_existing: Annotated[
+            bool, typer.Option("--adopt-existing", help="Same as MIC's --adopt-existing.")
+        ] = False,
+        immutable_user_msis: Annotated[str, typer.Option(help="Same as MIC's --immutable-user-msis.")] = "",
+        assign_cluster_identity: Annotated[
+            bool, typer.Option("--assign-cluster-identity", help="Same as MIC's --assign-cluster-identity.")
+        ] = False,
+        allowed_resource_groups: Annotated[str, typer.Option(help="Same as MIC's --allowed-resource-groups.")] = "",
+        arm_api_version: Annotated[str, typer.Option(help="Same as MIC's --arm-api-version.")] = "",
+        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
+        everything: Annotated[bool, typer.Option("--all", help="Print unchanged hosts and every object, too.")] = False,
+    ) -> None:
+        """Show the changes that MIC would make to the cluster and to Azure now. Makes no changes.
+
+        Pass the flags of the running MIC. The exit code is 0 if there is nothing to do, 3 if there are changes, and 1
+        if the plan is not complete.
+        """
+        flags = {
+            "kubeconfig": kubeconfig,
+            "cloudconfig": cloudconfig,
+            "forceNamespaced": force_namespaced,
+            "adopt-existing": adopt_existing,
+            "immutable-user-msis": immutable_user_msis,
+            "assign-cluster-identity": assign_cluster_identity,
+            "allowed-resource-groups": allowed_resource_groups,
+            "arm-api-version": arm_api_version,
+        }
+        configure(LogFormat.TEXT, 0)
+        to = console()
+        try:
+            settings = settings_of(flags.items(), context.environ, context.home())
+            preview = asyncio.run(survey(settings, ask_azure=not no_azure))
+        except UsageError as wrong:
+            raise typer.BadParameter(str(wrong)) from wrong
+        except StartError as error:
+            raise typer.Exit(print_error(str(error))) from error
+        show(preview, output, to, everything=everything)
+        if preview.unanswered:
+            raise typer.Exit(print_error(f"the plan is not complete: {'; '.join(unanswered(preview))}"))
+        raise typer.Exit(SOMETHING_TO_DO if preview.changes else 0)
+
+
+def show(preview: Preview, output: Output, console: Console, *, everything: bool) -> None:
+    """Print *preview*; with *everything* also unchanged hosts and every object."""
+    if output is not Output.TABLE:
+        print_document(preview if everything else preview.shortened(), output, console)
+        return
+    first, *rest = summary(preview)
+    console.print(f"[bold]{_escape(first)}[/]", soft_wrap=True)
+    for line in rest:
+        console.print(_escape(line), soft_wrap=True)
+    listed, more = hosts(preview, everything=everything)
+    for host in listed:
+        _show_host(host, console, everything=everything)
+    if more:
+        console.print(f"\n… and {more} more VMs and scale sets (--all lists them)")
+    if preview.left_out:
+        table = Table("ignored until they are corrected", "pods", "why", box=SIMPLE, title_justify="left")
+        for each in preview.left_out:
+            table.add_row(_escape(f"{each.kind} {each.name}"), str(each.pods), _escape(each.why))
+        console.print(table)
+
+
+def _show_host(host: HostPreview, console: Console, *, everything: bool) -> None:
+    console.print()
+    console.print(f"[bold]{_escape(title(host))}[/]", soft_wrap=True)
+    if host.problem:
+        console.print(f"[magenta]![/] Azure did not respond: {_escape(host.problem)}", soft_wrap=True)
+    for sign, fact in facts(host):
+        console.print(f"  [{COLORS[sign]}]{sign}[/] {_escape(fact)}", soft_wrap=True)
+    if host.objects:
+        table = Table("", "AzureAssignedIdentity", "pod", "node", "identity", "becomes", box=SIMPLE)
+        for column in table.columns:
+            column.overflow = "fold"
+        for verb, changes, more in chosen(host, everything=everything):
+            color = COLORS[SIGNS[verb]]
+            for each in changes:
+                cells = (f"{each.namespace}/{each.name}", each.pod, each.node, each.identity, becomes(each))
+                table.add_row(f"[{color}]{verb}[/]", *(_escape(cell) for cell in cells))
+            if more:
+                table.add_row(f"[{color}]{verb}[/]", f"… and {more} more (--all lists them)")
+        console.print(table)
+    if host.as_it_should_be:
+        console.print(f"  {fine(host)}", style="dim")
+
+
+def _escape(text: str) -> str:
+    """Return *text*, which may be untrusted, without terminal control characters and with markup escaped."""
+    indent = text[: len(text) - len(text.lstrip(" "))]
+    return unstyled(f"{indent}{plain(text)}")

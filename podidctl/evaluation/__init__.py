@@ -1,0 +1,1 @@
+"""Evaluation of the facts by the daemons' own rules. Pure."""

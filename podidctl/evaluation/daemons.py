@@ -1,0 +1,194 @@
+"""Nodes without NMI and why its DaemonSet runs no pod there, and pods that NMI leaves to IMDS. Pure.
+
+NMI's pods on other nodes have the nodeSelector and the tolerations of the DaemonSet, so no permission to read
+DaemonSets is necessary. The DaemonSet controller replaces the affinity of its pods by their node.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nmi.identity.exemptions import Exemptions
+from nmi.settings import Settings
+from podidctl.evaluation.pod import PodCase, exemptions_of
+from podidctl.facts.kinds import Daemon, PlacedNode, Taint, Toleration
+from podidctl.facts.model import ReadFailure
+from podidctl.facts.settings import likely_nmi
+from podidctl.report.documents import Outcome
+from podidentity.resources import AzurePodIdentityException, Pod
+
+OF_KUBERNETES: Final = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
+"""Prefixes of the taints that Kubernetes sets for a condition of the node, and removes."""
+PREVENTING: Final = frozenset({"NoSchedule", "NoExecute"})
+"""Effects of taints that keep pods from a node."""
+NMI_ON_OTHER_NODES = "this node has no NMI pod, but other nodes have one"
+NO_NMI_FOUND = "no pod in the cluster has NMI's labels (app.kubernetes.io/component=nmi, component=nmi)"
+
+
+@dataclass(frozen=True, slots=True)
+class MissingNmi:
+    """The cause why a node has no NMI."""
+
+    why: str
+    then: str
+    """The next action."""
+    reaches_imds: bool = True
+    """Whether IMDS responds to the pods of the node."""
+
+    @property
+    def effect(self) -> str:
+        if not self.reaches_imds:
+            return "its pods get no token from NMI and have no identities of a VM"
+        return "IMDS responds to its pods, with every identity that is attached to its VM or scale set"
+
+
+WINDOWS: Final = MissingNmi(
+    "the node runs Windows, where NMI does not run",
+    "use workload identity for the pod, and remove its label aadpodidbinding, by which MIC attaches identities to the "
+    "scale set; if its image is for Linux, set nodeSelector kubernetes.io/os: linux in the pod's template",
+)
+
+
+VIRTUAL: Final = MissingNmi(
+    "the node is virtual (virtual-kubelet), where NMI does not run",
+    "use workload identity for the pod, or let it run on a VM: remove the toleration of virtual-kubelet.io/provider "
+    "and the nodeSelector of the virtual node from the pod's template",
+    reaches_imds=False,
+)
+
+
+def missing_nmi(node: PlacedNode, nmi: Sequence[Daemon]) -> MissingNmi:
+    """Return why *node* has no NMI. *nmi*: NMI's pods of the whole cluster."""
+    if node.is_virtual:
+        return VIRTUAL
+    if not node.can_run_nmi:
+        return WINDOWS
+    name = node.metadata.name
+    waiting = next((each for each in nmi if not each.spec.node_name and each.intended_node == name), None)
+    if waiting is not None:
+        then = f"make room for it: kubectl describe pod -n {waiting.metadata.namespace} {waiting.metadata.name}"
+        return MissingNmi(f"NMI's pod {waiting.name} is not scheduled to it: {waiting.unscheduled_reason}", then)
+    sets = {(each.metadata.namespace, each.daemon_set): each for each in nmi if each.daemon_set}
+    obstacles = [(each, list(_obstacles(node, each))) for each in sets.values()]
+    for each, found in obstacles:
+        if not found:
+            return _admitted(node, each)
+    return obstacles[0][1][0] if obstacles else _unknown(node)
+
+
+def _obstacles(node: PlacedNode, nmi: Daemon) -> Iterator[MissingNmi]:
+    """Yield the reasons why the scheduler does not admit a pod like *nmi* to *node*."""
+    name = node.metadata.name
+    for key, value in sorted((nmi.spec.node_selector or {}).items()):
+        labels = node.metadata.labels or {}
+        if labels.get(key) != value:
+            has = f"its label is {key}={labels[key]}" if key in labels else "it has no such label"
+            why = f"the nodeSelector of NMI's DaemonSet {nmi.daemon_set} requires {key}={value}, and {has}"
+            then = (
+                f"change the DaemonSet's nodeSelector (nmi.nodeSelector in the chart's values), or label the node: "
+                f"kubectl label node {name} {key}={value}"
+            )
+            yield MissingNmi(why, then)
+    for taint in node.spec.taints or ():
+        if taint.effect in PREVENTING and not any(_tolerates(each, taint) for each in nmi.spec.tolerations or ()):
+            why = f"NMI's DaemonSet {nmi.daemon_set} does not tolerate its taint {taint}"
+            yield MissingNmi(why, _toleration(taint, name))
+
+
+def _toleration(taint: Taint, node: str) -> str:
+    """Return the next action for a taint that NMI does not tolerate."""
+    if taint.key.startswith(OF_KUBERNETES):
+        return (
+            f"correct the condition of the node that this taint reports: kubectl describe node {node}; or tolerate it "
+            "in the DaemonSet (nmi.tolerations in the chart's values; its default tolerates all)"
+        )
+    return (
+        f"add a toleration of {taint.key} to the DaemonSet (nmi.tolerations in the chart's values; its default "
+        f"tolerates all), or remove the taint: kubectl taint node {node} {taint.key}:{taint.effect}-"
+    )
+
+
+def _tolerates(toleration: Toleration, taint: Taint) -> bool:
+    if toleration.effect not in {"", taint.effect} or toleration.key not in {"", taint.key}:
+        return False
+    if toleration.operator == "Exists":
+        return True
+    return bool(toleration.key) and toleration.operator in {"", "Equal"} and toleration.value == taint.value
+
+
+def _admitted(node: PlacedNode, nmi: Daemon) -> MissingNmi:
+    cordoned = "; that the node is cordoned does not matter for a DaemonSet" if node.spec.unschedulable else ""
+    why = f"nodeSelector and tolerations of NMI's DaemonSet {nmi.daemon_set} admit it{cordoned}"
+    then = (
+        "see the DaemonSet's affinity and events: kubectl describe daemonset "
+        f"-n {nmi.metadata.namespace} {nmi.daemon_set}"
+    )
+    return MissingNmi(why, then)
+
+
+def _unknown(node: PlacedNode) -> MissingNmi:
+    then = f"see the DaemonSet's nodeSelector, tolerations and events, and kubectl describe node {node.metadata.name}"
+    return MissingNmi("no DaemonSet of NMI was found", then)
+
+
+def unavailable_reason(case: PodCase, would: Outcome) -> str:
+    """Return why no NMI on the pod's node returns the predicted outcome *would*; empty if one does or this is
+    unknown.
+    """
+    if case.unseen:
+        return ""
+    missing = absent_nmi(case)
+    if missing is not None:
+        # IMDS responds to an exempt pod with and without NMI.
+        return "" if would is Outcome.EXEMPT and missing.reaches_imds else f"{missing.why}, so {missing.effect}"
+    nmi = case.facts.nmi
+    if isinstance(nmi, ReadFailure) or (would is Outcome.EXEMPT and not nmi.here):
+        return ""
+    if nmi.here:
+        daemon = likely_nmi(nmi)
+        return "" if daemon.ready else f"NMI's pod {daemon.name} on this node is not ready ({daemon.not_ready_reason})"
+    return "" if case.facts.configuration.is_given else NO_NMI_FOUND
+
+
+def absent_nmi(case: PodCase) -> MissingNmi | None:
+    """Return why the pod's node has no NMI although other nodes have one, or why it can have none; None if it has one
+    or this is unknown.
+    """
+    node, nmi = case.facts.node, case.facts.nmi
+    if (missing := unsupported_node(case)) is not None:
+        return missing
+    if isinstance(nmi, ReadFailure) or nmi.here or not nmi.others:
+        return None
+    if isinstance(node, PlacedNode):
+        return missing_nmi(node, nmi.others)
+    return MissingNmi(NMI_ON_OTHER_NODES, "see the DaemonSet's nodeSelector, tolerations and events")
+
+
+def unsupported_node(case: PodCase) -> MissingNmi | None:
+    """Return why no NMI can serve the node that the pod runs on; None if one can or does."""
+    node = case.facts.node
+    if case.pod.finished or not isinstance(node, PlacedNode) or node.can_run_nmi:
+        return None
+    here = () if isinstance(case.facts.nmi, ReadFailure) else case.facts.nmi.here
+    return None if any(each.ready for each in here) else missing_nmi(node, ())
+
+
+def exemption_reasons(
+    nmis: Sequence[Settings], exceptions: Iterable[AzurePodIdentityException]
+) -> Callable[[Pod], str]:
+    """Return a function that returns why a pod is exempt (`MIC`, `exception namespace/name`), or an empty string.
+
+    A node whose NMI flags are not known uses the flags of the first known NMI, or else the defaults.
+    """
+    known = {each.node_name: exemptions_of(each) for each in nmis}
+    usual = next(iter(known.values()), Exemptions(lambda _: None))
+    by_namespace: defaultdict[str, list[AzurePodIdentityException]] = defaultdict(list)
+    for each in exceptions:
+        by_namespace[each.metadata.namespace].append(each)
+
+    def why(pod: Pod) -> str:
+        rules = known.get(pod.spec.node_name, usual)
+        return rules.why_given(pod, by_namespace.get(pod.metadata.namespace, ()))
+
+    return why

@@ -1,0 +1,273 @@
+"""What a command has to read or have reviewed, by the objects that it has read, and the limits of one run. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from nmi.settings import Settings
+from podidctl.access.cluster_objects import Rbac
+from podidctl.access.rbac import ALL, BoundRule, Permissions, service_account
+from podidctl.evaluation.federated import account_name, proxied_identities
+from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES
+from podidctl.facts.kinds import Daemon, service_account_of
+from podidctl.facts.model import DaemonUse, IdentityKey, Objects, ReadFailure, Right
+from podidctl.facts.settings import readable_configurations
+from podidctl.report.text import by_turns, namespace_of
+from podidentity.azure.federation import BINDING_GROUP, BINDING_VERB, Exchange
+from podidentity.azure.identity_permissions import ALL_IDENTITIES, is_grantable, permission_resource
+from podidentity.azure.resource_ids import Host, parse_provider_id
+from podidentity.resources import AzureIdentity, IdentityType, Pod
+
+NAMESPACES_MAX: Final = 200
+"""Namespaces of Secrets that one command checks."""
+READ_PERMISSION: Final = (
+    "run this command with permission to get these Secrets: only the presence of their keys is checked"
+)
+SECRETS_MAX: Final = 200
+"""Secrets that one command reads."""
+NOT_READ: Final = ReadFailure(f"one run reads at most {SECRETS_MAX} Secrets")
+"""The check of a Secret beyond that limit."""
+HOSTS_MAX: Final = 200
+"""VMs and scale sets that one command reads."""
+ACCOUNTS_MAX: Final = 200
+"""Service accounts that one command checks."""
+ServedPairs = Sequence[tuple[Pod, AzureIdentity]]
+USES_MAX: Final = 200
+"""Pairs of service account and identity that one command checks."""
+REVIEWS_MAX: Final = 200
+"""Pairs of a daemon's service account and an identity that one command has reviewed."""
+
+
+def live_pods(objects: Objects) -> list[Pod]:
+    """Return the labelled pods that have not ended."""
+    return [each for each in objects.pods if each.binding_label and not each.finished]
+
+
+def namespaces_of(identities: Iterable[AzureIdentity], *, cross_namespace: bool) -> tuple[str, ...]:
+    """Return the namespaces, sorted, of the Secrets that service principals among *identities* name.
+
+    A Secret of another namespace counts only with *cross_namespace*: NMI does not read it otherwise.
+    """
+    names = set()
+    for each in identities:
+        own, reference = each.metadata.namespace, each.spec.client_password
+        if each.spec.type in SERVICE_PRINCIPAL_TYPES and reference is not None:
+            names.add(reference.namespace if cross_namespace and reference.namespace else own)
+    return tuple(sorted(names))
+
+
+def needed_identities(objects: Objects) -> set[IdentityKey]:
+    """Return the identities of bindings that select a running pod."""
+    labels = {each.binding_label for each in live_pods(objects)}
+    return {
+        (each.metadata.namespace, each.spec.azure_identity) for each in objects.bindings if each.spec.selector in labels
+    }
+
+
+class Review(NamedTuple):
+    """A permission of a service account that the API server reviews."""
+
+    account: str
+    """`namespace/name`."""
+    verb: str
+    group: str
+    resource: str
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The review's `resourceAttributes`."""
+        return {key: value for key, value in self._asdict().items() if key != "account" and (value or key == "group")}
+
+
+def token_review(account: str, service_account: str) -> Review:
+    """Return the review whether NMI's *account* may request tokens of *service_account* (`namespace/name`)."""
+    namespace, _, name = service_account.partition("/")
+    return Review(account, "create", "", "serviceaccounts", "token", namespace, name)
+
+
+def use_review(account: str, client_id: str) -> Review:
+    """Return the review whether *account* may use the identity at the token proxy; `*` for all identities."""
+    return Review(account, BINDING_VERB, BINDING_GROUP, permission_resource(client_id))
+
+
+def secret_review(account: str, namespace: str) -> Review:
+    """Return the review whether *account* may get Secrets of *namespace*, or of all namespaces."""
+    return Review(account, "get", "", "secrets", namespace=namespace)
+
+
+def right_review(account: str, right: Right) -> Review:
+    """Return the review whether *account* has *right*."""
+    return Review(account, right.verb, right.group, right.resource, "", right.namespace, right.name)
+
+
+def secret_namespaces(objects: Objects, nmi: Sequence[Daemon]) -> dict[str, list[str]]:
+    """Return by NMI's service account the namespaces of the Secrets that it needs, existing ones first."""
+    existing = {each.metadata.namespace for each in objects.identities}
+    needed: dict[str, set[str]] = {}
+    for each in nmi:
+        cross = any(one.settings.allow_cross_namespace_secrets for one in readable_configurations([each]))
+        own = namespaces_of(objects.identities, cross_namespace=cross)
+        needed.setdefault(service_account_of(each), set()).update(own)
+    # With --allow-cross-namespace-secrets an AzureIdentity may name any text as the namespace of its Secret.
+    return {account: sorted(names, key=lambda name: (name not in existing, name)) for account, names in needed.items()}
+
+
+def used_hosts(objects: Objects) -> Sequence[Host]:
+    """Return the hosts of labelled pods, each once, sorted by key."""
+    nodes = {each.spec.node_name for each in live_pods(objects)}
+    hosts = (parse_provider_id(each.spec.provider_id) for each in objects.nodes if each.metadata.name in nodes)
+    by_key = {each.key: each for each in hosts if each is not None}
+    return [by_key[key] for key in sorted(by_key)]
+
+
+def served_pairs(objects: Objects) -> list[tuple[Pod, AzureIdentity]]:
+    """Return the live pods, each with every federated identity that serves it."""
+    federations = {each.key: each for each in objects.identities if each.spec.type == IdentityType.FEDERATED}
+    selected: defaultdict[tuple[str, str], dict[tuple[str, str], AzureIdentity]] = defaultdict(dict)
+    for binding in objects.bindings:
+        namespace = binding.metadata.namespace
+        identity = federations.get((namespace, binding.spec.azure_identity))
+        if identity is not None:
+            selected[namespace, binding.spec.selector][identity.key] = identity
+    return [
+        (pod, identity)
+        for pod in live_pods(objects)
+        if not pod.spec.host_network
+        for identity in selected.get((pod.metadata.namespace, pod.binding_label), {}).values()
+    ]
+
+
+class BindingUse(NamedTuple):
+    """A service account and an identity that it uses by identity bindings."""
+
+    account: str
+    """`namespace/name`."""
+    client_id: str
+    """In lower case."""
+
+    @property
+    def namespace(self) -> str:
+        return namespace_of(self.account)
+
+
+def binding_uses(pairs: Sequence[tuple[Pod, AzureIdentity]], nmi: Sequence[Daemon]) -> list[BindingUse]:
+    """Return the uses of *pairs* for which an NMI sends the exchange to the token proxy, each once, sorted."""
+    settings = [each.settings for each in readable_configurations(nmi) if each.settings.federated_identities]
+    kinds = {(each.federated_exchange, each.federated_exchange_annotation): each for each in settings}
+    identities = list({identity.key: identity for _, identity in pairs}.values())
+    clients: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for each in kinds.values():
+        for client_id, its in proxied_identities(each, identities).items():
+            for identity in its:
+                clients[identity.key].add(client_id)
+    found = {
+        BindingUse(account_name(pod), client_id)
+        for pod, identity in pairs
+        if pod.spec.service_account_name
+        for client_id in clients.get(identity.key, ())
+    }
+    return sorted(found)
+
+
+class FederatedNeeds(NamedTuple):
+    """What the checks of federated identities depend on. Empty if no pod has one."""
+
+    namespaces: Sequence[str]
+    """Namespaces of the pods' service accounts."""
+    tokens: Sequence[Review]
+    unchecked: int
+    """Number of service accounts beyond the limit of one command."""
+    uses: Sequence[BindingUse]
+    unchecked_uses: int
+
+
+def federated_needs(objects: Objects, nmi: Sequence[Daemon]) -> FederatedNeeds:
+    """Return these needs, of at most ACCOUNTS_MAX service accounts and USES_MAX uses."""
+    pairs = served_pairs(objects)
+    names = sorted({account_name(pod) for pod, _ in pairs if pod.spec.service_account_name})
+    accounts = {
+        service_account_of(each)
+        for each in nmi
+        if any(one.settings.federated_identities for one in readable_configurations([each]))
+    }
+    checked = by_turns(names, namespace_of)[:ACCOUNTS_MAX]
+    uses = by_turns(binding_uses(pairs, nmi), lambda use: use.namespace)
+    return FederatedNeeds(
+        namespaces=sorted({pod.metadata.namespace for pod, _ in pairs}),
+        tokens=[token_review(account, each) for account in sorted(accounts) for each in checked],
+        unchecked=len(names) - len(checked) if accounts else 0,
+        uses=uses[:USES_MAX],
+        unchecked_uses=max(0, len(uses) - USES_MAX),
+    )
+
+
+class DaemonAccount(NamedTuple):
+    """A service account of NMI or MIC."""
+
+    program: str
+    account: str
+    """`namespace/name`."""
+
+
+def review_resources(settings: Sequence[Settings], identities: Iterable[AzureIdentity]) -> list[str]:
+    """Return the resources to review: all identities, then each one for which an NMI uses the token proxy, some of each
+    namespace first. Empty if no NMI uses it.
+    """
+    using = [
+        each
+        for each in settings
+        if each.federated_identities
+        and (each.federated_exchange is Exchange.IDENTITY_BINDINGS or each.federated_exchange_annotation)
+    ]
+    if not using:
+        return []
+    in_turn = by_turns(identities, lambda each: each.metadata.namespace)
+    kinds = {(each.federated_exchange, each.federated_exchange_annotation): each for each in using}
+    found = {resource: None for each in kinds.values() for resource in proxied_identities(each, in_turn)}
+    return [ALL_IDENTITIES, *(each for each in found if each != ALL_IDENTITIES)]
+
+
+def bound_uses(rbac: Rbac, accounts: Iterable[DaemonAccount]) -> Iterator[DaemonUse]:
+    """Return the permissions of *accounts* by *rbac*, one for each binding and subject of the service account."""
+    permissions = Permissions(rbac)
+    bindings = {each.metadata.name: each for each in rbac.cluster_role_bindings}
+    for program, account in accounts:
+        for subject in service_account(account):
+            rules: dict[str, list[BoundRule]] = {}
+            for bound in permissions.by_subject.get(subject, ()):
+                if not bound.namespace and _client_ids(bound):
+                    rules.setdefault(bound.binding, []).append(bound)
+            for name, several in rules.items():
+                client_ids = dict.fromkeys(each for bound in several for each in _client_ids(bound))
+                yield DaemonUse(
+                    program=program,
+                    account=account,
+                    client_ids=() if ALL_IDENTITIES in client_ids else tuple(sorted(client_ids)),
+                    binding=name,
+                    role=bindings[name].role_ref.name,
+                    group=subject.name if subject.kind == "Group" else "",
+                    other_subjects=len(bindings[name].subjects or ()) - 1,
+                    is_general=all(ALL in (bound.rule.api_groups or ()) for bound in several),
+                )
+
+
+def _client_ids(bound: BoundRule) -> list[str]:
+    """Return the resources of identities that the rule covers: the proxy's review has no resource name."""
+    rule = bound.rule
+    if (
+        bound.names
+        or {ALL, BINDING_VERB}.isdisjoint(rule.verbs or ())
+        or {ALL, BINDING_GROUP}.isdisjoint(rule.api_groups or ())
+    ):
+        return []
+    return [each for each in rule.resources or () if each == ALL_IDENTITIES or is_grantable(each)]
+
+
+def has_use(uses: Sequence[DaemonUse] | ReadFailure, account: DaemonAccount, resource: str) -> bool:
+    return not isinstance(uses, ReadFailure) and any(
+        (each.program, each.account) == account and (not each.client_ids or resource in each.client_ids)
+        for each in uses
+    )

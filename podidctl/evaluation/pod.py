@@ -1,0 +1,307 @@
+"""A pod with what follows from the facts by NMI's own functions: its identities, and NMI's decision. Pure.
+
+The prediction ends before the token fetch: Azure's response is known only after a real request.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, NamedTuple
+
+from nmi.choices import OperationMode
+from nmi.identity.assigned_identity import AssignedIdentity, project
+from nmi.identity.assignments import ASSIGNED_MAX, assigned_order
+from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide
+from nmi.identity.exemptions import Exemptions
+from nmi.identity.managed_mode import join
+from nmi.identity.pods import facts as pod_facts_of
+from nmi.identity.pods import own_addresses
+from nmi.identity.request import TokenRequest
+from nmi.identity.stopped_pods import wait_if_stopped
+from nmi.policies import decision_policy
+from nmi.refusal import Refusal
+from nmi.settings import Settings
+from podidctl.facts.kinds import VariablePod, VariablePodSpec
+from podidctl.facts.model import DiagnosisInput
+from podidctl.report.documents import Outcome
+from podidentity.resources import (
+    NODENAME_LABEL,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    IdentityType,
+    Pod,
+    nodename_label,
+)
+
+MANAGEMENT_RESOURCE: Final = "https://management.azure.com/"
+ANY_IDENTITY: Final = TokenRequest(MANAGEMENT_RESOURCE)
+"""A request that names no identity."""
+UNTIL_A_CHANGE: Final = "the same response immediately, until the pod's label, identities or address change"
+"""Response to a request for an identity that the pod has not got in the whole time for which NMI holds requests."""
+CLIENT_ID_VARIABLE: Final = "AZURE_CLIENT_ID"
+NAME_ONE: Final = f"let the application name the client id of its identity in each request ({CLIENT_ID_VARIABLE})"
+"""Advice for a pod with several identities."""
+FOREIGN_ADVICE: Final = (
+    "if that is not intended, delete these bindings and see who may create them (podidctl access); --forceNamespaced "
+    "makes each binding serve its own namespace only"
+)
+"""Advice for a pod that bindings of another namespace select."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedDecision:
+    """NMI's predicted decision."""
+
+    outcome: Outcome
+    assigned: AssignedIdentity | None = None
+    """For GRANTED."""
+    refusal: Refusal | None = None
+    """For REFUSED, and for WAITS after the wait."""
+    seconds: float = 0.0
+    """For WAITS: how long after the pod's first request NMI holds requests."""
+    in_progress: bool = False
+    """For WAITS: whether NMI holds requests again after that time, because a change is on its way."""
+    why: str = ""
+    """For EXEMPT and UNSEEN."""
+
+    @property
+    def repeats_immediately(self) -> bool:
+        """Whether NMI returns the same response immediately after that time, until something changes for the pod."""
+        return self.outcome is Outcome.WAITS and not self.in_progress
+
+
+class Candidate(NamedTuple):
+    """A binding that selects the pod, with its identity."""
+
+    binding: AzureIdentityBinding
+    identity: AzureIdentity | None
+    """None if it does not exist."""
+    restriction: str
+    """Why the binding serves only pods of its own namespace and not this one, or an empty string."""
+
+
+class PodCase:
+    """A pod, and the values that the checks derive from the facts about it."""
+
+    def __init__(self, facts: DiagnosisInput, pod: Pod) -> None:
+        self.facts = facts
+        self.pod = pod
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the NMI on the pod's node."""
+        return self.facts.configuration.settings
+
+    @property
+    def managed(self) -> bool:
+        """Whether NMI runs in managed mode, without MIC."""
+        return is_managed(self.facts)
+
+    @cached_property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses by which NMI recognizes the pod."""
+        return tuple(each for each in own_addresses(self.pod) if self._possible_owners(each) == [self.pod])
+
+    @property
+    def unseen(self) -> str:
+        """Why NMI does not recognize requests of this pod, or an empty string."""
+        if not self.pod.spec.node_name:
+            return "it is not scheduled to a node yet"
+        if self.pod.finished:
+            return f"it has ended (phase {self.pod.status.phase})"
+        return self.no_address
+
+    @property
+    def no_address(self) -> str:
+        """Why NMI does not know the running pod by an address, or an empty string."""
+        if self.pod.spec.host_network:
+            return "it uses its node's network, so its requests bypass the nat rule and IMDS responds to them"
+        if not own_addresses(self.pod):
+            return "it has no address yet"
+        return "" if self.addresses else self.address_conflict(own_addresses(self.pod)[0])[0]
+
+    def address_conflict(self, address: str) -> tuple[str, str]:
+        """Return why *address*, which other pods also have, does not identify the pod, and the next action."""
+        names = ["/".join(each.key) for each in self._pods_at(address) if each is not self.pod]
+        match self._possible_owners(address):
+            case []:
+                return (
+                    f"another pod has its address: {', '.join(names)}, and all of them are terminating",
+                    (
+                        "wait until one of them is deleted; if a pod stays Terminating, kubectl describe pod shows the "
+                        "reason"
+                    ),
+                )
+            case [other]:
+                name = "/".join(other.key)
+                return (
+                    f"another pod has its address: {name}; this one is terminating, so the address is the other pod's",
+                    f"run this command for {name}: this pod gets no tokens any more",
+                )
+            case _:
+                return (
+                    f"another pod has its address: {', '.join(names)}, and none of them is known to be terminating",
+                    "delete the pod that is no longer running: NMI serves neither while both have the address",
+                )
+
+    def _pods_at(self, address: str) -> list[Pod]:
+        return [self.pod, *(each for each in self.facts.same_address_pods if address in own_addresses(each))]
+
+    def _possible_owners(self, address: str) -> list[Pod]:
+        """Return the pods that may own *address*, as NMI decides: ownership changes only when the former pod is
+        terminating or has no sandbox.
+        """
+        claimants = self._pods_at(address)
+        if len(claimants) == 1:
+            return claimants
+        return [each for each in claimants if not (each.ending or each.sandbox_down)]
+
+    @cached_property
+    def nmi_facts(self) -> PodFacts:
+        """The properties of the pod that NMI's decision depends on, including exceptions."""
+        return pod_facts_of(self.pod, exemptions_of(self.settings).why_given(self.pod, self.facts.exceptions))
+
+    @property
+    def exempt(self) -> str:
+        """Why NMI leaves the pod to IMDS (`MIC`, `exception namespace/name`), or an empty string."""
+        return self.nmi_facts.exempt
+
+    @cached_property
+    def eligible_bindings(self) -> Sequence[AzureIdentityBinding]:
+        """The bindings that may select the pod: in managed mode the ones in its namespace, else all."""
+        namespace = self.facts.namespace
+        return [each for each in self.facts.bindings if not self.managed or each.metadata.namespace == namespace]
+
+    @cached_property
+    def candidates(self) -> Sequence[Candidate]:
+        """The bindings that select the pod's label, sorted by key."""
+        label = self.pod.binding_label
+        selecting = [each for each in self.eligible_bindings if label and each.spec.selector == label]
+        return [
+            Candidate(each, self._named_identity(each), self.restriction(each))
+            for each in sorted(selecting, key=lambda binding: binding.key)
+        ]
+
+    def _named_identity(self, binding: AzureIdentityBinding) -> AzureIdentity | None:
+        key = (binding.metadata.namespace, binding.spec.azure_identity)
+        return next((each for each in self.facts.identities if each.key == key), None)
+
+    def restriction(self, binding: AzureIdentityBinding) -> str:
+        """Return why *binding* serves only pods of its own namespace and not this one, or an empty string."""
+        if binding.metadata.namespace == self.pod.metadata.namespace:
+            return ""
+        if self.settings.force_namespaced:
+            return "NMI runs with --forceNamespaced, so it serves pods of its own namespace only"
+        identity = self._named_identity(binding)
+        if identity is not None and identity.spec.type == IdentityType.FEDERATED:
+            return "it is federated (type 3), and such an identity serves pods of its own namespace only"
+        if identity is not None and identity.namespaced:
+            return "its annotation Behavior: namespaced lets it serve pods of its own namespace only"
+        return ""
+
+    @cached_property
+    def bound(self) -> Sequence[AzureIdentity]:
+        """The identities of the bindings that serve the pod's namespace."""
+        return [each.identity for each in self.candidates if each.identity is not None and not each.restriction]
+
+    @cached_property
+    def identities(self) -> Sequence[AzureIdentity]:
+        """The identities that may serve the pod, each once: those of its bindings and those assigned to it."""
+        assigned = () if self.managed else self.facts.assigned
+        watched = [each.spec.azure_identity_ref for each in assigned if self.watches(each)]
+        return list({each.key: each for each in (*self.bound, *watched)}.values())
+
+    @property
+    def federated(self) -> Sequence[AzureIdentity]:
+        """Those of the identities that are federated and therefore of the pod's namespace."""
+        ours = [each for each in self.identities if each.spec.type == IdentityType.FEDERATED]
+        return [each for each in ours if each.metadata.namespace == self.pod.metadata.namespace]
+
+    @cached_property
+    def assignments(self) -> tuple[AssignedIdentity, ...]:
+        """The pod's assigned identities, in NMI's order and up to its limit."""
+        return assignments_of(self.facts, self.pod)
+
+    def watches(self, assigned: AzureAssignedIdentity) -> bool:
+        """Return whether the NMI on the pod's node watches *assigned*, which names the pod."""
+        return _is_watched(self.facts, self.pod, assigned)
+
+    def serves(self, assigned: AssignedIdentity) -> bool:
+        """Return whether NMI's own rules allow the pod a token of *assigned*."""
+        return isinstance(decide(self.nmi_facts, [assigned], ANY_IDENTITY, decision_policy(self.settings), {}), Grant)
+
+    @cached_property
+    def decision(self) -> PredictedDecision:
+        """NMI's decision about a request that names no identity."""
+        return self.decide(ANY_IDENTITY)
+
+    def decide(self, request: TokenRequest) -> PredictedDecision:
+        """Return NMI's decision about the pod's *request*."""
+        if why := self.unseen:
+            return PredictedDecision(Outcome.UNSEEN, why=why)
+        policy = decision_policy(self.settings)
+        match wait_if_stopped(self.pod, named=False) or decide(self.nmi_facts, self.assignments, request, policy, {}):
+            case Grant(assigned):
+                return PredictedDecision(Outcome.GRANTED, assigned)
+            case Exempt(why):
+                return PredictedDecision(Outcome.EXEMPT, why=why)
+            case Wait() as wait:
+                return PredictedDecision(
+                    Outcome.WAITS, refusal=wait.refusal, seconds=wait.seconds, in_progress=wait.in_progress
+                )
+            case Refusal() as refusal:
+                return PredictedDecision(Outcome.REFUSED, refusal=refusal)
+
+
+def exemptions_of(settings: Settings) -> Exemptions:
+    """Return the rules by which an NMI with these *settings* leaves pods to IMDS."""
+    return Exemptions(lambda _: None, mic_namespace=settings.mic_namespace, namespaces=settings.exception_namespaces)
+
+
+def missing_pod(facts: DiagnosisInput) -> PredictedDecision:
+    """Return the decision about a pod that does not exist."""
+    return PredictedDecision(Outcome.UNSEEN, why=f"pod {facts.name} does not exist in namespace {facts.namespace}")
+
+
+def assignments_of(facts: DiagnosisInput, pod: Pod) -> tuple[AssignedIdentity, ...]:
+    """Return the pod's assigned identities by NMI's operation mode, in NMI's order and up to its limit."""
+    if is_managed(facts):
+        return tuple(_joined(facts, pod))
+    watched = (each for each in facts.assigned if _is_watched(facts, pod, each))
+    return tuple(project(each) for each in sorted(watched, key=assigned_order)[:ASSIGNED_MAX])
+
+
+def is_managed(facts: DiagnosisInput) -> bool:
+    """Return whether NMI runs in managed mode, without MIC."""
+    return facts.configuration.settings.operation_mode is OperationMode.MANAGED
+
+
+def _is_watched(facts: DiagnosisInput, pod: Pod, assigned: AzureAssignedIdentity) -> bool:
+    node, label = pod.spec.node_name, assigned.metadata.label(NODENAME_LABEL)
+    if assigned.spec.nodename not in {"", node}:
+        return False
+    return not facts.configuration.settings.scale_features or label == nodename_label(node)
+
+
+def _joined(facts: DiagnosisInput, pod: Pod) -> Iterator[AssignedIdentity]:
+    identities = {each.key: each for each in facts.identities}
+    for binding in facts.bindings:
+        identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))
+        if identity is None or binding.metadata.namespace != pod.metadata.namespace:
+            continue
+        if pod.binding_label and binding.spec.selector == pod.binding_label:
+            yield join(binding, identity)
+
+
+def sets_client_id(pod: Pod) -> bool | None:
+    """Return whether a container of *pod* sets AZURE_CLIENT_ID.
+
+    None if a ConfigMap or a Secret may set it; False if the variables were not read.
+    """
+    spec = pod.spec if isinstance(pod, VariablePod) else VariablePodSpec()
+    containers = [*(spec.containers or ()), *(spec.init_containers or ())]
+    if any(variable.name == CLIENT_ID_VARIABLE for each in containers for variable in each.env or ()):
+        return True
+    sources = (source for each in containers for source in each.env_from or ())
+    return None if any(CLIENT_ID_VARIABLE.startswith(source.prefix) for source in sources) else False

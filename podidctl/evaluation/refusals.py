@@ -1,0 +1,140 @@
+"""Refusals of the last minutes that no later grant resolves, from NMI's log and its Events. Pure.
+
+The prediction (`pod`) ends before the request to Azure. Only NMI's own record shows that Azure, a Secret or the
+workload's request is at fault.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from nmi.identity.decide import NONE_MATCHES
+from nmi.pod_events import TOKEN_REFUSED
+from nmi.refusal import Reason
+from nmi.server.decisions import EXEMPT, GRANTED, REPORT_AGAIN_SECONDS
+from podidctl.facts.kinds import Event
+from podidctl.facts.model import DiagnosisInput, RecentRefusal, readable
+from podidctl.report.documents import LoggedDecision
+
+NO_CAUSE: Final = "see the log of NMI on the pod's node for the cause: kubectl logs"
+"""Text of a refusal whose own line is not among the read ones."""
+RECENT_SECONDS: Final = REPORT_AGAIN_SECONDS + 60.0
+"""While a refusal continues, NMI records it again within this time."""
+_LASTING: Final = frozenset(
+    {
+        Reason.UPSTREAM_REFUSED,
+        Reason.UPSTREAM_UNAVAILABLE,
+        Reason.UPSTREAM_THROTTLED,
+        Reason.POLICY,
+        Reason.OVERLOADED,
+        Reason.UNKNOWN_OBJECT_ID,
+        Reason.BAD_PARAMETERS,
+        Reason.FORWARDED,
+        Reason.DISGUISED_PATH,
+        Reason.NOT_REDIRECTED,
+    }
+)
+"""Refusals with causes that the objects in the cluster do not show. The prediction reports the other causes."""
+
+
+def recent_refusal(facts: DiagnosisInput, *, identity: str, resource: str = "") -> RecentRefusal | None:
+    """Return the latest refusal of a token of *identity* (`namespace/name`), or None. *resource*: only for this
+    audience.
+    """
+    decisions = readable(facts.decisions)
+    events = readable(facts.events)
+    logged = next(_unresolved(decisions, facts.now, identity, resource), None)
+    if logged is not None:
+        return logged
+    if resource and decisions:
+        return None  # an Event does not name the audience, and the log is the better source
+    return unresolved_event(events, decisions, facts.now)
+
+
+def logged_refusal(decisions: Iterable[LoggedDecision], now: datetime) -> RecentRefusal | None:
+    """Return the latest refusal in *decisions* about one pod, of any identity, or None."""
+    return next(_unresolved(decisions, now, "", ""), None)
+
+
+def unresolved_event(
+    events: Iterable[Event], decisions: Iterable[LoggedDecision], now: datetime
+) -> RecentRefusal | None:
+    """Return the refusal of the latest recent Event without a later grant in *decisions*, or None."""
+    granted = [at for each in decisions if _is_grant(each) and (at := log_time(each.decided_at, now)) is not None]
+    for event in events:
+        at = event_time(event)
+        if event.reason != TOKEN_REFUSED or at is None or not _is_recent(at, now):
+            continue
+        return None if any(each >= at for each in granted) else RecentRefusal(at, event.message)
+    return None
+
+
+def _unresolved(
+    decisions: Iterable[LoggedDecision], now: datetime, identity: str, resource: str
+) -> Iterator[RecentRefusal]:
+    grants: list[LoggedDecision] = []
+    latest_first = list(decisions)
+    for number, each in enumerate(latest_first):
+        if _is_grant(each):
+            grants.append(each)
+            continue
+        at = log_time(each.at, now)
+        if at is None or not _is_recent(at, now) or not _is_lasting(each):
+            continue
+        if (identity and each.identity not in {"", identity}) or (resource and each.resource not in {"", resource}):
+            continue
+        if any(_resolves(grant, each, now) for grant in grants):
+            continue
+        text = each.error or _earlier_error(each, latest_first[number + 1 :]) or NO_CAUSE
+        yield RecentRefusal(at, text, each.outcome, each.status, each.identity, each.resource)
+
+
+def _earlier_error(summary: LoggedDecision, earlier: Iterable[LoggedDecision]) -> str:
+    """Return the cause of the refusals that *summary* counts: NMI logs it with the first one only."""
+    return next((each.error for each in earlier if each.outcome == summary.outcome and each.error), "")
+
+
+def _is_grant(each: LoggedDecision) -> bool:
+    return each.outcome in {GRANTED, EXEMPT}
+
+
+def _is_lasting(each: LoggedDecision) -> bool:
+    return each.outcome in _LASTING or each.error == NONE_MATCHES.detail
+
+
+def _resolves(grant: LoggedDecision, refusal: LoggedDecision, now: datetime) -> bool:
+    """Return whether the later *grant* shows that the cause of *refusal* is corrected.
+
+    A summary counts repeats from before its time too, so only the grant's own line counts.
+    """
+    granted, refused = log_time(grant.decided_at, now), log_time(refusal.decided_at or refusal.at, now)
+    is_later = granted is not None and (refused is None or granted >= refused)
+    return is_later and refusal.resource in {"", grant.resource}
+
+
+def _is_recent(at: datetime, now: datetime) -> bool:
+    """Return whether *at* is within RECENT_SECONDS of *now*. The clocks of the node and of this machine may differ, so
+    a later time counts too.
+    """
+    return now - at <= timedelta(seconds=RECENT_SECONDS)
+
+
+def log_time(at: str, now: datetime) -> datetime | None:
+    """Return the time of a log line, which has no year: the latest one that is at most a day after *now*."""
+    for year in (now.year + 1, now.year, now.year - 1):
+        try:
+            found = datetime.strptime(f"{year}-{at}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+        except ValueError:
+            continue
+        if found <= now + timedelta(days=1):
+            return found
+    return None
+
+
+def event_time(event: Event) -> datetime | None:
+    """Return the time of the Event's last repeat, or None if it has none."""
+    try:
+        found = datetime.fromisoformat(event.at)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

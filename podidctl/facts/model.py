@@ -1,0 +1,415 @@
+"""State that the commands evaluate. A value that could not be read is a `ReadFailure` with the reason, so that it is
+not mistaken for an absent one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple, TypeVar
+
+from mic.azure.identities import HostIdentities
+from nmi.settings import Settings
+from nmi.tokens.secrets import CredentialError
+from podidctl.facts.kinds import Daemon, Definition, Event, PlacedNode
+from podidctl.report.documents import LoggedDecision
+from podidentity.azure.errors import AzureError
+from podidentity.kube.lock_records import LockRecord
+from podidentity.resources import (
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    AzurePodIdentityException,
+    Pod,
+)
+
+T = TypeVar("T")
+IdentityKey = tuple[str, str]
+"""Namespace and name of an AzureIdentity."""
+RULES_LABEL: Final = "kubernetes.azure.com/user-iptables-rules"
+"""AKS's monitor sets it on the CiliumNode: `true` if a rule of iptables on the node is not one that AKS expects."""
+UNEXPECTED: Final = "UnexpectedIPTablesRules"
+BLOCKED: Final = "BlockedIPTablesRule"
+REASONS: Final = (UNEXPECTED, BLOCKED)
+"""Reasons of the Events of AKS's monitor, about nodes."""
+RULE_EVENTS_MAX: Final = 1000
+"""Events of one reason that are read; others than AKS may create them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailure:
+    """A failed read."""
+
+    why: str
+    """The reason."""
+    is_forbidden: bool = True
+    """Whether more permissions would help; False if the API server failed."""
+
+    def next_action(self, right: str) -> str:
+        """Return the next action; *right* is the permission that the read needs."""
+        if self.is_forbidden:
+            return f"run this command with more permissions ({right})"
+        return "try again; if it fails again, check the API server: kubectl get --raw /readyz?verbose"
+
+
+def readable(several: tuple[T, ...] | ReadFailure) -> tuple[T, ...]:
+    """Return the objects, or none if they could not be read."""
+    return () if isinstance(several, ReadFailure) else several
+
+
+SecretCheck = CredentialError | ReadFailure | None
+"""NMI's reason why it cannot use a Secret, or a failed read; None for a usable Secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class NmiConfiguration:
+    """Settings that NMI decides by."""
+
+    settings: Settings
+    source: str
+    """Origin of the settings, in words for the operator."""
+    cloud_file: str = ""
+    """AZURE_ENVIRONMENT_FILEPATH of NMI's pod: a file in that pod, which can name further sign-in endpoints."""
+    is_given: bool = False
+    """Whether the operator passed the settings. NMI then runs, perhaps in no pod that has NMI's label."""
+
+
+@dataclass(frozen=True, slots=True)
+class NmiPods:
+    """NMI pods, from the point of view of the pod's node."""
+
+    here: tuple[Daemon, ...] = ()
+    others: tuple[Daemon, ...] = ()
+    """NMI pods of other nodes, and those that are not scheduled yet. Read only if this node has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccountAccess:
+    """State of the pod's service account, which a federated identity trusts."""
+
+    exists: bool | ReadFailure
+    nmi_may_request: bool | ReadFailure | None
+    """Whether NMI may request its tokens; None if NMI's own service account is not known."""
+    nmi: str = ""
+    """NMI's service account, as `namespace/name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityPermissions:
+    """Permission of the pod's service account to use identities at the cluster's token proxy."""
+
+    allowed: Mapping[str, bool]
+    """By client id, in lower case. Identities beyond the limit of one command are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecentRefusal:
+    """A refusal that no later grant resolves. The texts are untrusted."""
+
+    at: datetime
+    """Time of the refusal or of its last repeat."""
+    text: str
+    """The cause, with the next action."""
+    reason: str = ""
+    """NMI's reason, as in the metric; empty if only the Event is known."""
+    status: int | None = None
+    identity: str = ""
+    resource: str = ""
+
+    @property
+    def description(self) -> str:
+        """Return what was refused, when and how, without the cause."""
+        answer = " ".join(filter(None, (str(self.status or ""), self.reason)))
+        return "".join(
+            (
+                "NMI refused the pod's last request",
+                f" for {self.resource}" if self.resource else "",
+                f" at {self.at:%H:%M:%S} UTC",
+                f" ({answer})" if answer else "",
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiagnosisInput:
+    """State around one pod. The reads do not form a transaction."""
+
+    namespace: str
+    name: str
+    configuration: NmiConfiguration
+    pod: Pod | None = None
+    same_address_pods: tuple[Pod, ...] = ()
+    """Other running pods on its node with one of its addresses."""
+    exceptions: tuple[AzurePodIdentityException, ...] = ()
+    """Exceptions in its namespace."""
+    bindings: tuple[AzureIdentityBinding, ...] = ()
+    """Bindings of all namespaces, as with the identities."""
+    identities: tuple[AzureIdentity, ...] = ()
+    assigned: tuple[AzureAssignedIdentity, ...] = ()
+    """AzureAssignedIdentities that name the pod."""
+    ignored_fields: Mapping[tuple[str, str, str], tuple[str, ...]] = field(default_factory=dict)
+    """Fields of exceptions, bindings and identities that NMI and MIC ignore because they are spelled as before v1.6.0,
+    by the kind's plural, namespace and name."""
+    node: PlacedNode | ReadFailure | None = None
+    nmi: NmiPods | ReadFailure = field(default_factory=NmiPods)
+    events: tuple[Event, ...] | ReadFailure = ()
+    """Events of NMI and MIC about the pod, latest first."""
+    decisions: tuple[LoggedDecision, ...] | ReadFailure = ()
+    """Decisions about the pod in NMI's log, latest first."""
+    azure: HostIdentities | AzureError | None = None
+    """Identities on the node's VM or scale set; None if Azure was not asked."""
+    account: ServiceAccountAccess | None = None
+    """None if not read: only federated identities depend on it."""
+    permissions: IdentityPermissions | ReadFailure | None = None
+    """None if not read: only identities with identity bindings depend on it."""
+    secrets: Mapping[IdentityKey, SecretCheck] = field(default_factory=dict)
+    """Checks of the Secrets of the pod's service principals (types 1 and 2)."""
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """Time of the reads, by the API server's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """The API server's version and clock."""
+
+    version: str
+    """The server's `gitVersion`."""
+    ahead_seconds: float | None = None
+    """Its clock minus this machine's; None if its response had no date."""
+    uncertain_seconds: float = 0.0
+    """Half of the response time plus half a second, the resolution of the date."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObjects:
+    """Stored form of the objects of one kind."""
+
+    old: tuple[str, ...] = ()
+    """Objects in field spellings from before v1.6.0, as `namespace/name (fields)`."""
+    unreadable: tuple[str, ...] = ()
+
+
+class ObjectReference(NamedTuple):
+    """Reference to one object of any kind."""
+
+    plural: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """The custom resources, and the pods and nodes that they apply to."""
+
+    identities: tuple[AzureIdentity, ...] = ()
+    bindings: tuple[AzureIdentityBinding, ...] = ()
+    exceptions: tuple[AzurePodIdentityException, ...] = ()
+    assigned: tuple[AzureAssignedIdentity, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    """Labelled pods."""
+    nodes: tuple[PlacedNode, ...] = ()
+    created_at: Mapping[ObjectReference, datetime] = field(default_factory=dict)
+    """Creation times; for pods, the time of scheduling. An object that is missing here counts as old."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locks:
+    """The two leader locks of one name; None if the object does not exist."""
+
+    namespace: str
+    name: str
+    lease: LockRecord | None = None
+    endpoints: LockRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """A permission that a program needs."""
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str = ""
+    name: str = ""
+    needed: bool = True
+    """False if the program works without it, with a limitation."""
+    purpose: str = ""
+
+    @property
+    def description(self) -> str:
+        where = f" in namespace {self.namespace}" if self.namespace else ""
+        return f"{self.verb} {self.resource}{'.' + self.group if self.group else ''}{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Missing and superfluous permissions of one service account."""
+
+    program: str
+    account: str
+    """`namespace/name`."""
+    lacking: tuple[Right, ...] = ()
+    spare: tuple[Right, ...] = ()
+    """Permissions for MIC's type upgrade, which is done or disabled."""
+    unread_record: ReadFailure | None = None
+    """Failed read of the record of the type upgrade: *lacking* and *spare* are without its permissions."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretAccess:
+    """Permission of one service account of NMI to get Secrets."""
+
+    account: str
+    """`namespace/name`."""
+    everywhere: bool = False
+    needed: tuple[str, ...] = ()
+    """Namespaces of the Secrets that AzureIdentities name."""
+    forbidden: tuple[str, ...] = ()
+    """The needed namespaces without permission."""
+    unchecked: int = 0
+    """Number of needed namespaces beyond the limit of one command."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPod:
+    """A pod whose last known request NMI refused."""
+
+    pod: str
+    """`namespace/name`."""
+    refusal: RecentRefusal
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedAccess:
+    """State that federated identities depend on."""
+
+    accounts: Mapping[str, frozenset[str] | ReadFailure] = field(default_factory=dict)
+    """Names of the existing service accounts, by namespace."""
+    forbidden: Mapping[str, tuple[str, ...]] | ReadFailure = field(default_factory=dict)
+    """By NMI's service account (`namespace/name`), the service accounts whose tokens it may not request."""
+    unchecked: int = 0
+    """Number of service accounts beyond the limit of one command."""
+    unpermitted: Mapping[str, tuple[str, ...]] | ReadFailure = field(default_factory=dict)
+    """By client id (lower case) of identities with identity bindings, the service accounts that may not use them."""
+    unchecked_uses: int = 0
+    """Number of pairs of service account and such an identity beyond the limit of one command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonUse:
+    """Permission of a daemon's service account to use identities at the token proxy of AKS identity bindings."""
+
+    program: str
+    account: str
+    """`namespace/name`."""
+    client_ids: tuple[str, ...] = ()
+    """In lower case; empty for all identities."""
+    binding: str = ""
+    """The ClusterRoleBinding; empty if another authorizer, or an object that was not read, gives the permission."""
+    role: str = ""
+    group: str = ""
+    """The group of the service account that is the binding's subject; empty if it is the service account itself."""
+    other_subjects: int = 0
+    """Number of the binding's other subjects."""
+    is_general: bool = False
+    """Whether the role's rule covers all API groups."""
+    reason: str = ""
+    """The API server's reason, if there is no *binding*."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonUses:
+    """Permissions of the daemons' service accounts to use identities by AKS identity bindings."""
+
+    by_bindings: tuple[DaemonUse, ...] | ReadFailure = ()
+    """By the cluster's ClusterRoles and ClusterRoleBindings."""
+    by_reviews: tuple[DaemonUse, ...] | ReadFailure = ()
+    """By the API server's access reviews; without those that *by_bindings* has."""
+    unchecked: int = 0
+    """Number of access reviews beyond the limit of one command."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleMonitor:
+    """What AKS's monitor of iptables reports. Anyone with permission to create Events there can forge the Events."""
+
+    with_rules: frozenset[str] | ReadFailure = frozenset()
+    """CiliumNodes whose label reports rules that AKS does not expect."""
+    events: Mapping[str, frozenset[str]] | ReadFailure = field(default_factory=dict)
+    """Names of the nodes in its Events, by the reason."""
+    with_more_events: frozenset[str] = frozenset()
+    """Reasons of which only RULE_EVENTS_MAX Events were read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterState:
+    """State of the cluster."""
+
+    now: datetime
+    server: ServerState | ReadFailure
+    definitions: Mapping[str, Definition | ReadFailure | None] = field(default_factory=dict)
+    """By plural; None if not installed."""
+    stored: Mapping[str, StoredObjects] = field(default_factory=dict)
+    """By plural."""
+    objects: Objects | ReadFailure = field(default_factory=Objects)
+    nmi: tuple[Daemon, ...] | ReadFailure = ()
+    mic: tuple[Daemon, ...] | ReadFailure = ()
+    locks: tuple[Locks, ...] | ReadFailure = ()
+    rights: tuple[Rights, ...] | ReadFailure = ()
+    secrets: tuple[SecretAccess, ...] | ReadFailure = ()
+    credentials: Mapping[IdentityKey, SecretCheck] | ReadFailure = field(default_factory=dict)
+    """Checks of the Secrets of service principals, by identity."""
+    refused: tuple[RefusedPod, ...] | ReadFailure = ()
+    azure: Mapping[str, HostIdentities | AzureError] | None = None
+    """Azure's response for the hosts of labelled pods, by key; None if Azure was not asked."""
+    federation: FederatedAccess = field(default_factory=FederatedAccess)
+    daemon_uses: DaemonUses = field(default_factory=DaemonUses)
+    rule_monitor: RuleMonitor = field(default_factory=RuleMonitor)
+
+    @property
+    def server_time(self) -> datetime:
+        """`now` by the API server's clock, which sets creation times."""
+        ahead = self.server.ahead_seconds if isinstance(self.server, ServerState) else None
+        return self.now + timedelta(seconds=ahead or 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailClosedState:
+    """State of this machine."""
+
+    wanted: bool
+    """Whether this node's NMI has --fail-closed."""
+    fault: str | ReadFailure | None
+    """Fault of the reject rule; None if it is in force."""
+    restricted: tuple[str, ...] | ReadFailure
+    """Tables that contain AKS's rule."""
+    guard: bool | ReadFailure
+    """Whether the boot guard is enabled."""
+    localnet: str | None
+    """Why the kernel drops packets redirected to 127.0.0.1; None if it does not or nothing is redirected there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """State of this machine."""
+
+    name: str
+    fault: str | ReadFailure | None
+    """Fault of the redirect; None if it is correct."""
+    wanted: bool = True
+    """Whether this node's NMI installs a redirect."""
+    choice: str = ""
+    """Backend and target of the redirect, and the reason; "" if nothing is redirected by a rule."""
+    bypass: str | None = None
+    """Why the rule is not effective on this node; None if nothing shows that."""
+    ebpf: bool = False
+    """Whether the kubelet's flags have the label of eBPF host routing, so that NMI writes no rule."""
+    packets: int | None = None
+    """First packets of connections that have matched the rule since it was written; None if not counted."""
+    pods: int | None = 0
+    """Labelled pods on this node that are not on the host's network; None if they could not be read."""
+    kubenet: bool = False
+    """Whether the kubelet's flags name kubenet."""
+    imds: str | ReadFailure | None = None
+    """IMDS's response; None if no request was sent."""
+    closing: FailClosedState | None = None
+    """State of the mechanisms for the time without NMI; None if nothing is redirected."""

@@ -1,0 +1,122 @@
+"""Parser of NMI's log for recent decisions about a pod: the last grants and refusals. Pure.
+
+NMI logs a line when the result changes and counts repeats about once a minute (`nmi.server.decisions`). The parser
+reads only the fields of that logger's lines. Other text is in quotes there, so no text that a pod sent can pass for a
+field.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from nmi.server import decisions
+from nmi.server.decisions import REFUSED
+from podidctl.report.documents import LoggedDecision
+
+DECISIONS_MAX: Final = 16
+"""Decisions about one pod: NMI writes at most 20 lines a minute about it."""
+_HEAD: Final = re.compile(rf"[A-Z](?P<at>\d{{4}} \d\d:\d\d:\d\d)\.\d+ {re.escape(decisions.__name__)}\] ")
+_FIELD: Final = re.compile(r' (?P<name>[a-z_]+)=(?P<value>"(?:\\.|[^"\\])*"|[^\s"]+)')
+
+
+def parse_decisions(log: str, pod: str, uid: str) -> tuple[LoggedDecision, ...]:
+    """Return the latest decisions about this incarnation of *pod* (namespace/name), latest first.
+
+    A summary of repeats has no uid. If its decision is not in the log any more, the summary is matched by the pod's
+    name alone.
+    """
+    found: dict[tuple[str, ...], LoggedDecision] = {}
+    for at, fields in _lines(log):
+        if fields.get("pod") != pod:
+            continue
+        if "uid" not in fields:
+            _repeat(found, at, fields)
+        elif fields["uid"] == uid:
+            _add(found, at, fields)
+    return _latest(found)
+
+
+def decisions_by_pod(log: str) -> dict[tuple[str, str], tuple[LoggedDecision, ...]]:
+    """Return the latest decisions about each pod (namespace/name, uid) in the log, latest first."""
+    found: dict[tuple[str, str], dict[tuple[str, ...], LoggedDecision]] = {}
+    uids: dict[str, str] = {}
+    for at, fields in _lines(log):
+        pod = str(fields.get("pod", ""))
+        if "uid" in fields:
+            uids[pod] = str(fields["uid"])
+            _add(found.setdefault((pod, uids[pod]), {}), at, fields)
+        elif pod in uids:
+            _repeat(found[pod, uids[pod]], at, fields)
+    return {key: _latest(each) for key, each in found.items()}
+
+
+def logged_peers(log: str, client_request: str) -> tuple[str, ...]:
+    """Return the peer addresses of the decisions about requests with the client's request id *client_request*."""
+    return tuple(
+        str(fields.get("peer", "")) for _, fields in _lines(log) if fields.get("client_request") == client_request
+    )
+
+
+def _add(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
+    one = msgspec.structs.replace(_decision(at, fields), decided_at=at)
+    key = (one.outcome, one.identity, one.resource, one.error)
+    found.pop(key, None)
+    found[key] = one
+
+
+def _latest(found: dict[tuple[str, ...], LoggedDecision]) -> tuple[LoggedDecision, ...]:
+    return tuple(reversed(list(found.values())[-DECISIONS_MAX:]))
+
+
+def _decision(at: str, fields: dict[str, Any]) -> LoggedDecision:
+    refused = fields.get("outcome") == REFUSED
+    return LoggedDecision(
+        at=at,
+        outcome=str(fields.get("reason") or REFUSED) if refused else str(fields.get("outcome", "")),
+        identity=str(fields.get("identity", "")),
+        resource=str(fields.get("resource", "")),
+        status=fields.get("status") if isinstance(fields.get("status"), int) else None,
+        error=str(fields.get("error", "")),
+    )
+
+
+def _repeat(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
+    """Add the count of a summary to the latest decision that it can refer to."""
+    summary = _decision(at, fields)
+    count = fields.get("count")
+    for key, one in reversed(found.items()):
+        if (one.outcome, one.identity) == (summary.outcome, summary.identity) and isinstance(count, int):
+            found[key] = msgspec.structs.replace(found.pop(key), at=at, repeats=one.repeats + count)
+            return
+    if isinstance(count, int):
+        found[summary.outcome, summary.identity, "", ""] = msgspec.structs.replace(summary, repeats=count)
+
+
+def _lines(log: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line in log.splitlines():
+        if line.startswith("{"):
+            yield from _json_line(line)
+        elif (head := _HEAD.match(line)) is not None:
+            moment = head["at"]
+            fields = {each["name"]: _value(each["value"]) for each in _FIELD.finditer(line, head.end())}
+            yield f"{moment[:2]}-{moment[2:4]}{moment[4:]}", fields
+
+
+def _json_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):  # cut off, or a line of another program
+        return
+    if isinstance(fields, dict) and fields.get("logger") == decisions.__name__:
+        moment = str(fields.get("time", ""))
+        yield f"{moment[5:10]} {moment[11:19]}", fields
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

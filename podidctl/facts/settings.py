@@ -1,0 +1,202 @@
+"""Pods of NMI and MIC among those with their labels, and the settings in the flags of these pods. Pure."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import dropwhile, pairwise
+from typing import Final, TypeVar
+
+from mic.decisions.policy import Policy
+from mic.startup.policy import policy_of
+from mic.startup.settings import Settings as MicSettings
+from mic.startup.settings import parse as parse_mic
+from nmi.choices import OperationMode
+from nmi.settings import Settings, parse
+from podidctl.facts.kinds import Daemon, DaemonContainer
+from podidctl.facts.model import NmiConfiguration, NmiPods, ReadFailure
+from podidentity.flags import UsageError
+from podidentity.resources import Pod
+
+NO_NODE: Final = "nowhere"
+"""Placeholder for the node of an unscheduled pod."""
+_VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
+T = TypeVar("T")
+
+
+def genuine_nmi(found: Sequence[Daemon]) -> Sequence[Daemon]:
+    """Return the pods of NMI among those with its label: the ones that a DaemonSet runs in the node's network or with
+    files of the node, else all of that kind, else all. A tenant can label a pod like NMI.
+    """
+    of_node = [each for each in found if each.is_part_of_node]
+    return [each for each in of_node if each.looks_like_nmi] or of_node or found
+
+
+def genuine_mic(found: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[Daemon]:
+    """Return the pods of MIC among those with its label: the ones in a namespace of *nmi*, else the ones in the
+    namespace that *nmi* has as --MICNamespace, else all. A tenant can label a pod like MIC.
+    """
+    namespaces = {each.metadata.namespace for each in nmi}
+    if genuine := [each for each in found if each.metadata.namespace in namespaces]:
+        return genuine
+    namespaces = mic_namespaces(nmi) if found else set()
+    return [each for each in found if each.metadata.namespace in namespaces] or found
+
+
+def mic_namespaces(nmi: Iterable[Daemon]) -> set[str]:
+    """Return the values of --MICNamespace of the NMIs whose flags can be read."""
+    found = set()
+    for each in nmi:
+        try:
+            found.add(nmi_settings(each).mic_namespace)
+        except UsageError:
+            continue
+    return found
+
+
+def flags_of(daemon: Daemon, program: str) -> list[str]:
+    """Return the command line of *program* in its pod, with `$(NAME)` expanded as the kubelet does."""
+    container = daemon.container(program)
+    if container is None:
+        return []
+    values = dict(_variables(daemon, container))
+
+    def filled(found: re.Match[str]) -> str:
+        return values.get(found[1], found[0])
+
+    return [_VARIABLE.sub(filled, word) for word in _arguments_after(program, [*container.command, *container.args])]
+
+
+def _arguments_after(program: str, words: list[str]) -> list[str]:
+    """Return the arguments after the program name, which may be Python's `-m nmi`."""
+    for at, (word, following) in enumerate(pairwise(words)):
+        if (word, following) == ("-m", program):
+            return words[at + 2 :]
+    return [*dropwhile(lambda word: not word.startswith("-"), words)]
+
+
+def parseable_flags(daemon: Daemon, program: str) -> list[str]:
+    """Return the flags if they are safe to parse. Raises UsageError for one that requests help."""
+    return reject_help(flags_of(daemon, program))
+
+
+def reject_help(given: list[str]) -> list[str]:
+    """Return *given*. Raises UsageError if it has a help flag, because the parser would print the help text."""
+    if any(each.lstrip("-").partition("=")[0] in {"help", "h"} for each in given if each.startswith("-")):
+        raise UsageError("it has the flag --help, with which it exits immediately")
+    return given
+
+
+def environment_of(daemon: Daemon, program: str) -> dict[str, str]:
+    """Return the environment as far as the pod's manifest states it."""
+    container = daemon.container(program)
+    return dict(_variables(daemon, container)) if container is not None else {}
+
+
+def _variables(daemon: Daemon, container: DaemonContainer) -> Iterator[tuple[str, str]]:
+    fields: dict[str, Callable[[], str]] = {
+        "spec.nodeName": lambda: daemon.spec.node_name,
+        "metadata.name": lambda: daemon.metadata.name,
+        "metadata.namespace": lambda: daemon.metadata.namespace,
+    }
+    for each in container.env:
+        read = fields.get(each.value_from.field_ref.field_path) if each.value_from is not None else None
+        yield each.name, read() if read is not None else each.value
+
+
+def nmi_settings(daemon: Daemon) -> Settings:
+    """Return the settings of the NMI in that pod. Raises UsageError for a command line that this version's NMI
+    rejects.
+    """
+    given = parseable_flags(daemon, "nmi")
+    environ = environment_of(daemon, "nmi")
+    # Other variables name files inside the pod, which must not be opened on this machine.
+    kept: dict[str, str] = {name: environ[name] for name in ("FORCENAMESPACED",) if name in environ}
+    if not daemon.spec.node_name:
+        raise UsageError(f"pod {daemon.name} is not scheduled to a node yet")
+    return parse([*given, f"--node={daemon.spec.node_name}"], kept)
+
+
+def likely_nmi(nmi: NmiPods) -> Daemon:
+    """Return the pod that most likely is NMI among several with its label on a node."""
+    return max(nmi.here, key=lambda each: (each.looks_like_nmi, each.ready))
+
+
+def given_configuration(flags: list[str], environ_less: str = "the command line") -> NmiConfiguration:
+    """Return the configuration of an NMI with these *flags*. Raises UsageError."""
+    return NmiConfiguration(parse([*reject_help(flags), f"--node={NO_NODE}"], {}), environ_less, is_given=True)
+
+
+def configuration_of(nmi: NmiPods | ReadFailure, pod: Pod | None) -> NmiConfiguration:
+    """Return the NMI configuration for *pod*: the flags of the likely NMI pod on its node, or the defaults."""
+    usual = Settings(node_name=(pod.spec.node_name if pod is not None else "") or NO_NODE)
+    if pod is None or not pod.spec.node_name:
+        return NmiConfiguration(
+            usual, "NMI's defaults, because the pod is on no node; pass NMI's flags with --nmi-flags"
+        )
+    if isinstance(nmi, ReadFailure) or not nmi.here:
+        return NmiConfiguration(
+            usual, "NMI's defaults, because no NMI pod was found on the node; pass its flags with --nmi-flags"
+        )
+    daemon = likely_nmi(nmi)
+    try:
+        return _nmi_configuration(daemon)
+    except UsageError as error:
+        return NmiConfiguration(
+            usual, (f"NMI's defaults, because the flags of pod {daemon.name} cannot be read ({error})")
+        )
+
+
+def _nmi_configuration(daemon: Daemon) -> NmiConfiguration:
+    """Return the configuration in the flags of the NMI in that pod. Raises UsageError."""
+    cloud_file = environment_of(daemon, "nmi").get("AZURE_ENVIRONMENT_FILEPATH", "")
+    return NmiConfiguration(nmi_settings(daemon), f"the flags of pod {daemon.name}", cloud_file)
+
+
+def mic_settings(daemon: Daemon) -> MicSettings:
+    """Return the settings of the MIC in that pod. Raises UsageError for a command line that this version's MIC
+    rejects.
+    """
+    environ = environment_of(daemon, "mic")
+    kept: dict[str, str] = {name: environ[name] for name in ("FORCENAMESPACED",) if name in environ}
+    kept["MIC_POD_NAMESPACE"] = daemon.metadata.namespace
+    return parse_mic(parseable_flags(daemon, "mic"), kept)
+
+
+def read_settings(pods: Iterable[Daemon], read: Callable[[Daemon], T]) -> tuple[list[T], list[str]]:
+    """Return the readable settings, and one line per reason for the others."""
+    settings: list[T] = []
+    unread: dict[str, str] = {}
+    for each in pods:
+        try:
+            settings.append(read(each))
+        except UsageError as error:
+            unread.setdefault(str(error), each.name)
+    return settings, [f"pod {name}: {why}" for why, name in unread.items()]
+
+
+def readable_configurations(nmi: Sequence[Daemon]) -> list[NmiConfiguration]:
+    """Return the configurations of the NMIs whose flags can be read. The check of flags reports the others."""
+    return read_settings(nmi, _nmi_configuration)[0]
+
+
+def readable_mic_settings(mic: Sequence[Daemon]) -> list[MicSettings]:
+    """Return the settings of the MICs whose flags can be read. The check of flags reports the others."""
+    return read_settings(mic, mic_settings)[0]
+
+
+def is_managed(nmi: Sequence[Daemon]) -> bool:
+    """Return whether all NMIs whose flags can be read run in managed mode."""
+    settings = [each.settings for each in readable_configurations(nmi)]
+    return bool(settings) and all(each.operation_mode is OperationMode.MANAGED for each in settings)
+
+
+def is_namespaced(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> bool:
+    """Return whether a flag of NMI or MIC restricts identities to their own namespace."""
+    return any(each.settings.force_namespaced for each in readable_configurations(nmi)) or any(
+        each.force_namespaced for each in readable_mic_settings(mic)
+    )
+
+
+def mic_policy(mic: Sequence[Daemon]) -> Policy:
+    """Return the policy of the first MIC whose flags can be read, without the cluster's own identity."""
+    settings = readable_mic_settings(mic)
+    return policy_of(settings[0], "") if settings else Policy()

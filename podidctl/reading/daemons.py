@@ -1,0 +1,228 @@
+"""Reader of the pods of NMI and MIC: their list, logs and metrics, the field names that they count, and the pods whose
+tokens NMI refused.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Final, TypeVar
+
+from mic.startup.type_upgrade import UpgradeRecord
+from nmi.pod_events import TOKEN_REFUSED
+from podidctl.evaluation.refusals import logged_refusal, unresolved_event
+from podidctl.facts.kinds import COMPONENT_PREFIX, DAEMONS, EVENTS, LABELS, Daemon, Event
+from podidctl.facts.model import ReadFailure, RecentRefusal, RefusedPod
+from podidctl.facts.nmi_log import decisions_by_pod
+from podidctl.facts.settings import genuine_nmi, is_managed, mic_settings, nmi_settings, readable_configurations
+from podidctl.reading.requests import in_batches, or_failure
+from podidctl.report.documents import LoggedDecision
+from podidctl.report.text import by_turns, namespace_of
+from podidentity.flags import UsageError
+from podidentity.kube.client import Client
+from podidentity.kube.decoding import Malformed, decode_object
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound
+from podidentity.kube.paths import object_path
+from podidentity.report import plain
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS
+
+UPGRADE_RECORD_RIGHT: Final = "get on MIC's configmap aad-pod-identity-config"
+T = TypeVar("T")
+READ_SECONDS: Final = 5.0
+CONCURRENT_MAX: Final = 16
+REFUSED_PODS_MAX: Final = 50
+"""Refused pods that are reported."""
+CHECKED_MAX: Final = 200
+"""Pods whose existence is checked, with one GET each."""
+REFUSALS_MAX: Final = 500
+"""Recent Events of one namespace that are kept, the latest ones. Anyone with permission to create Events in a namespace
+can write any number of them, with any time.
+"""
+LOGS_MAX: Final = 5
+"""NMI pods whose log is read, first those with a recent Event. On other nodes every recent Event counts."""
+LINES_READ: Final = 5_000
+"""Lines from the end of the log: some hours of one node, up to two megabytes."""
+
+
+async def list_daemons(client: Client, component: str, *, node: str = "") -> list[Daemon]:
+    """Return the pods of *component* (`nmi` or `mic`), with *node* only the ones on that node. Raises ApiError."""
+    found: dict[tuple[str, str], Daemon] = {}
+    field = f"spec.nodeName={node}" if node else ""
+    for label in LABELS:
+        for each in await client.list(DAEMONS, field_selector=field, label_selector=f"{label}={component}"):
+            if each.status.phase not in {"Succeeded", "Failed"}:
+                found[each.key] = each
+    return [found[key] for key in sorted(found)]
+
+
+async def read_log(client: Client, daemon: Daemon) -> str:
+    """Return the last LINES_READ lines of NMI's log. Raises ApiError."""
+    container = daemon.container("nmi")
+    asked = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
+    log = await client.request("GET", object_path(PODS, *daemon.key, "log"), params=asked)
+    return log.decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsPage:
+    """The untrusted text of a page, and the port that it is from."""
+
+    text: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An NMI whose metrics could not be read."""
+
+    pod: str
+    problem: str
+
+
+async def read_pages(
+    client: Client, use: Callable[[Daemon, MetricsPage | Unread], T], within_seconds: float | None = None
+) -> list[T]:
+    """Return the result of *use* for the page of each NMI, called when the page has come. Raises ApiError if the pods
+    cannot be listed.
+
+    A page that has not come *within_seconds* is Unread.
+    """
+    places = asyncio.Semaphore(CONCURRENT_MAX)
+
+    async def read(daemon: Daemon) -> T:
+        async with places:
+            return use(daemon, await read_page(client, daemon))
+
+    daemons = genuine_nmi(await list_daemons(client, "nmi"))
+    tasks = [asyncio.create_task(read(each)) for each in daemons]
+    try:
+        late = (await asyncio.wait(tasks, timeout=within_seconds))[1] if tasks else ()
+    finally:
+        for task in tasks:
+            task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    too_late = Unread("", f"no response within {within_seconds or 0:g} s")
+    return [
+        use(daemon, too_late) if task in late else task.result() for daemon, task in zip(daemons, tasks, strict=True)
+    ]
+
+
+async def read_page(client: Client, daemon: Daemon) -> MetricsPage | Unread:
+    """Return the page of one NMI, or the reason and the next action."""
+    name, namespace = daemon.metadata.name, daemon.metadata.namespace
+    try:
+        port = nmi_settings(daemon).metrics_port
+    except UsageError as error:
+        return Unread(daemon.name, plain(f"its flags cannot be read: {error}"))
+    path = object_path(PODS, namespace, f"{name}:{port}", "proxy") + "/metrics"
+    try:
+        body = await client.request("GET", path, timeout_seconds=READ_SECONDS)
+    except ApiError as error:
+        return Unread(daemon.name, plain(_advice(error, daemon)))
+    return MetricsPage(body.decode("utf-8", "replace"), port)
+
+
+def _advice(error: ApiError, daemon: Daemon) -> str:
+    """Return the cause and the next action."""
+    if isinstance(error, Forbidden):
+        return f"not allowed: grant get on pods/proxy in namespace {daemon.metadata.namespace} ({error.message})"
+    if isinstance(error, NoResponse):
+        return f"{error.message}; the API server may not reach the node's network"
+    if not daemon.ready:
+        return f"NMI is not ready ({daemon.not_ready_reason}): see kubectl logs -n {daemon.metadata.namespace}"
+    return f"the API server cannot read the metrics: {error}"
+
+
+async def refused_pods(client: Client, nmi: Sequence[Daemon] | ReadFailure, now: datetime) -> tuple[RefusedPod, ...]:
+    """Return the existing pods whose last known request NMI refused. Raises ApiError."""
+    recent: dict[tuple[str, str], list[Event]] = {}
+    for each in await _recent_events(client, now):
+        about = each.involved_object
+        recent.setdefault((f"{about.namespace}/{about.name}", about.uid), []).append(each)
+    nodes = {each.source.host for several in recent.values() for each in several}
+    daemons = [] if isinstance(nmi, ReadFailure) else sorted(nmi, key=lambda each: each.spec.node_name not in nodes)
+    decisions: dict[tuple[str, str], tuple[LoggedDecision, ...]] = {}
+    for daemon in daemons[:LOGS_MAX]:
+        log = await or_failure(read_log(client, daemon))
+        decisions |= {} if isinstance(log, ReadFailure) else decisions_by_pod(log)
+    refused = [
+        (*key, refusal)
+        for key in recent.keys() | decisions.keys()
+        if (refusal := _refusal_of(recent.get(key, ()), decisions.get(key, ()), now)) is not None
+    ]
+    latest = sorted(refused, key=lambda each: each[2].at, reverse=True)
+    checked = by_turns(latest, lambda each: namespace_of(each[0]))[:CHECKED_MAX]
+    runs = await in_batches(partial(_runs, client, pod, uid) for pod, uid, _ in checked)
+    found = [RefusedPod(pod, refusal) for (pod, _, refusal), there in zip(checked, runs, strict=True) if there]
+    return tuple(found[:REFUSED_PODS_MAX])
+
+
+async def _recent_events(client: Client, now: datetime) -> list[Event]:
+    """Return the Events of recent refusals, latest first, at most REFUSALS_MAX of each namespace. Raises ApiError."""
+    found: defaultdict[str, list[Event]] = defaultdict(list)
+    async for page in client.pages(EVENTS, field_selector=f"reason={TOKEN_REFUSED}"):
+        if page.first:
+            found.clear()
+        for raw in page.items:
+            try:
+                event = decode_object(EVENTS, raw)
+            except Malformed:
+                continue
+            if event.component.startswith(COMPONENT_PREFIX) and unresolved_event([event], (), now) is not None:
+                several = found[event.involved_object.namespace]
+                several.append(event)
+                if len(several) >= 2 * REFUSALS_MAX:
+                    several[:] = _latest(several)
+    return sorted((each for several in found.values() for each in _latest(several)), key=_event_time, reverse=True)
+
+
+def _latest(events: Sequence[Event]) -> list[Event]:
+    return sorted(events, key=_event_time, reverse=True)[:REFUSALS_MAX]
+
+
+def _event_time(event: Event) -> str:
+    return event.at
+
+
+def _refusal_of(events: Sequence[Event], decisions: Sequence[LoggedDecision], now: datetime) -> RecentRefusal | None:
+    return logged_refusal(decisions, now) or unresolved_event(events, decisions, now)
+
+
+async def _runs(client: Client, name: str, uid: str) -> bool:
+    """Return whether this incarnation of the pod still runs."""
+    namespace, _, bare = name.partition("/")
+    try:
+        pod = await client.get(PODS, namespace, bare)
+    except NotFound:
+        return False
+    return pod.metadata.uid == uid and not pod.finished
+
+
+async def counts_old_field_names(
+    client: Client, nmi: Sequence[Daemon], mic: Sequence[Daemon]
+) -> Mapping[str, bool | ReadFailure]:
+    """Return by plural whether the program that decides by the kind counts such fields. Raises NoResponse."""
+    by_nmi = any(each.settings.read_old_field_names for each in readable_configurations(nmi))
+    by_mic = by_nmi if is_managed(nmi) else await _by_mic(client, mic)
+    return {
+        ASSIGNED_IDENTITIES.plural: by_nmi,
+        EXCEPTIONS.plural: by_nmi,
+        IDENTITIES.plural: by_mic,
+        BINDINGS.plural: by_mic,
+    }
+
+
+async def _by_mic(client: Client, mic: Sequence[Daemon]) -> bool | ReadFailure:
+    for each in mic:
+        try:
+            settings = mic_settings(each)
+        except UsageError:
+            continue
+        if settings.read_old_field_names:
+            return True
+        record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
+        version = await or_failure(record.read())
+        return version if isinstance(version, ReadFailure) else version is None
+    return ReadFailure("no pod of MIC has readable flags", is_forbidden=False)

@@ -1,0 +1,285 @@
+"""Permission checks of service accounts by SubjectAccessReview, which the API server answers without storing it, and
+checks of Secrets by NMI's own reader. No value of a Secret leaves this module.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from mic.startup.settings import Settings as MicSettings
+from mic.startup.type_upgrade import UpgradeRecord
+from nmi.settings import Settings
+from nmi.tokens.assertions import SERVICE_ACCOUNTS
+from nmi.tokens.endpoints import Application
+from nmi.tokens.secrets import CredentialError, Secrets
+from podidctl.access.cluster_objects import Rbac
+from podidctl.access.projections import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES
+from podidctl.evaluation.needs import (
+    NAMESPACES_MAX,
+    NOT_READ,
+    REVIEWS_MAX,
+    SECRETS_MAX,
+    BindingUse,
+    DaemonAccount,
+    Review,
+    bound_uses,
+    federated_needs,
+    has_use,
+    review_resources,
+    right_review,
+    secret_namespaces,
+    secret_review,
+    token_review,
+    use_review,
+)
+from podidctl.evaluation.rights import mic_rights, nmi_rights, upgrade_rights
+from podidctl.evaluation.tokens import application_of
+from podidctl.facts.kinds import Daemon, service_account_of
+from podidctl.facts.model import (
+    DaemonUse,
+    DaemonUses,
+    FederatedAccess,
+    IdentityKey,
+    IdentityPermissions,
+    Objects,
+    ReadFailure,
+    Right,
+    Rights,
+    SecretAccess,
+    SecretCheck,
+    readable,
+)
+from podidctl.facts.settings import is_managed, readable_configurations, readable_mic_settings
+from podidctl.reading.requests import in_batches, or_failure
+from podidentity.azure.errors import AzureError
+from podidentity.azure.identity_permissions import ALL_IDENTITIES
+from podidentity.kube.client import Client
+from podidentity.resources import AzureIdentity, IdentityType
+
+REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The API server's decision."""
+
+    allowed: bool = False
+    reason: str = ""
+    """Untrusted; RBAC names the binding and the role."""
+
+
+class _Response(msgspec.Struct):
+    status: Decision = Decision()
+
+
+async def decide(client: Client, review: Review) -> Decision:
+    """Return the API server's decision. Raises ApiError."""
+    namespace, name = review.account.split("/")
+    spec = {
+        "user": f"system:serviceaccount:{namespace}:{name}",
+        "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"],
+        "resourceAttributes": review.attributes,
+    }
+    body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+    response = await client.request("POST", REVIEWS, body=msgspec.json.encode(body))
+    return msgspec.json.decode(response, type=_Response).status
+
+
+async def decide_all(client: Client, reviews: Sequence[Review]) -> list[Decision]:
+    """Return the decisions in the order of *reviews*. Raises ApiError."""
+    return await in_batches(partial(decide, client, each) for each in reviews)
+
+
+async def denied(client: Client, reviews: Sequence[Review]) -> list[Review]:
+    """Return those of *reviews* that the API server does not allow. Raises ApiError."""
+    decisions = await decide_all(client, reviews)
+    return [each for each, decision in zip(reviews, decisions, strict=True) if not decision.allowed]
+
+
+async def may_request_tokens(client: Client, account: str, namespace: str, service_account: str) -> bool:
+    """Return whether NMI's *account* may request tokens of that service account. Raises ApiError."""
+    return (await decide(client, token_review(account, f"{namespace}/{service_account}"))).allowed
+
+
+async def may_use_identity(client: Client, account: str, client_id: str) -> bool:
+    """Return whether the service account *account* (`namespace/name`) may use the identity at the token proxy. Raises
+    ApiError.
+    """
+    return (await decide(client, use_review(account, client_id))).allowed
+
+
+async def read_identity_permissions(client: Client, reviews: Mapping[str, Review]) -> IdentityPermissions:
+    """Return the permissions of one service account. *reviews*: by client id. Raises ApiError."""
+    decisions = await decide_all(client, list(reviews.values()))
+    return IdentityPermissions({each: made.allowed for each, made in zip(reviews, decisions, strict=True)})
+
+
+async def read_secret_checks(
+    client: Client, settings: Settings, identities: Iterable[AzureIdentity]
+) -> Mapping[IdentityKey, SecretCheck]:
+    """Return the check of each service principal's Secret, by the identity's key. Identities without one are left out.
+
+    The first SECRETS_MAX are read, and the others are NOT_READ. Raises ApiError only if the API server does not
+    respond.
+    """
+    secrets = Secrets(client)
+    applications = [(each.key, found) for each in identities if (found := application_of(settings, each)) is not None]
+    read = applications[:SECRETS_MAX]
+    checks = await in_batches(partial(_secret_check, secrets, application) for _, application in read)
+    result: dict[IdentityKey, SecretCheck] = {key: NOT_READ for key, _ in applications}
+    result.update((key, check) for (key, _), check in zip(read, checks, strict=True))
+    return result
+
+
+async def _secret_check(secrets: Secrets, application: Application) -> SecretCheck:
+    try:
+        if application.type == IdentityType.SECRET:
+            await secrets.client_secret(application)
+        else:
+            await secrets.key_store(application)
+    except CredentialError as error:
+        # The text of `secret_forbidden` is about NMI's permission. Here the caller of the command lacks it.
+        if error.code == "secret_forbidden":
+            return ReadFailure(f"you may not get Secret {application.secret}")
+        return error
+    except AzureError as error:
+        return ReadFailure(error.message)
+    return None
+
+
+async def read_federated_access(
+    client: Client, objects: Objects | ReadFailure, nmi: tuple[Daemon, ...] | ReadFailure
+) -> FederatedAccess:
+    """Return this state. Reads nothing if no pod has a federated identity. Raises NoResponse."""
+    needs = federated_needs(objects if isinstance(objects, Objects) else Objects(), readable(nmi))
+    return FederatedAccess(
+        {each: await or_failure(_service_accounts(client, each)) for each in needs.namespaces},
+        await or_failure(_forbidden(client, needs.tokens)),
+        unchecked=needs.unchecked,
+        unpermitted=await or_failure(_unpermitted(client, needs.uses)),
+        unchecked_uses=needs.unchecked_uses,
+    )
+
+
+async def _service_accounts(client: Client, namespace: str) -> frozenset[str]:
+    return frozenset({each.metadata.name for each in await client.list(SERVICE_ACCOUNTS, namespace)})
+
+
+async def _forbidden(client: Client, reviews: Sequence[Review]) -> dict[str, tuple[str, ...]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for each in await denied(client, reviews):
+        found[each.account].append(f"{each.namespace}/{each.name}")
+    return {account: tuple(names) for account, names in found.items()}
+
+
+async def _unpermitted(client: Client, uses: Sequence[BindingUse]) -> dict[str, tuple[str, ...]]:
+    client_ids = {use_review(*each): each.client_id for each in uses}
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for each in await denied(client, list(client_ids)):
+        found[client_ids[each]].append(each.account)
+    return {client_id: tuple(sorted(accounts)) for client_id, accounts in found.items()}
+
+
+async def read_secret_access(
+    client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
+) -> tuple[SecretAccess, ...]:
+    """Return one value per service account of NMI; none if the identities could not be read. Raises ApiError."""
+    if isinstance(objects, ReadFailure) or isinstance(nmi, ReadFailure):
+        return ()
+    found = []
+    for account, names in secret_namespaces(objects, nmi).items():
+        everywhere = (await decide(client, secret_review(account, ""))).allowed
+        checked = () if everywhere else names[:NAMESPACES_MAX]
+        forbidden = await denied(client, [secret_review(account, each) for each in checked])
+        unchecked = 0 if everywhere else len(names) - len(checked)
+        needed, lacking = tuple(sorted(names)), tuple(each.namespace for each in forbidden)
+        found.append(SecretAccess(account, everywhere, needed, lacking, unchecked))
+    return tuple(found)
+
+
+async def read_daemon_uses(
+    client: Client,
+    objects: Objects | ReadFailure,
+    nmi: Sequence[Daemon] | ReadFailure,
+    mic: Sequence[Daemon] | ReadFailure,
+) -> DaemonUses:
+    """Return these permissions. Reads nothing if no NMI uses identity bindings. Raises NoResponse."""
+    daemons = [] if isinstance(nmi, ReadFailure) else [("NMI", each) for each in nmi]
+    settings = [each.settings for each in readable_configurations([each for _, each in daemons])]
+    resources = review_resources(settings, objects.identities if isinstance(objects, Objects) else ())
+    if not resources:
+        return DaemonUses()
+    daemons += [] if isinstance(mic, ReadFailure) else [("MIC", each) for each in mic]
+    accounts = sorted({DaemonAccount(program, service_account_of(each)) for program, each in daemons})
+    rbac = await or_failure(_cluster_rbac(client))
+    bound = rbac if isinstance(rbac, ReadFailure) else tuple(bound_uses(rbac, accounts))
+    wanted = [(account, each) for each in resources for account in accounts if not has_use(bound, account, each)]
+    reviewed = await or_failure(_reviewed_uses(client, wanted[:REVIEWS_MAX]))
+    return DaemonUses(bound, reviewed, max(0, len(wanted) - REVIEWS_MAX))
+
+
+async def _cluster_rbac(client: Client) -> Rbac:
+    # A RoleBinding gives no permission for the proxy's review, which has no namespace.
+    return Rbac(
+        cluster_roles=tuple(await client.list(CLUSTER_ROLES)),
+        cluster_role_bindings=tuple(await client.list(CLUSTER_ROLE_BINDINGS)),
+    )
+
+
+async def _reviewed_uses(client: Client, wanted: Sequence[tuple[DaemonAccount, str]]) -> tuple[DaemonUse, ...]:
+    decisions = await decide_all(client, [use_review(each.account, resource) for each, resource in wanted])
+    found: dict[tuple[DaemonAccount, str], list[str]] = {}
+    for (account, resource), decision in zip(wanted, decisions, strict=True):
+        if decision.allowed:
+            found.setdefault((account, decision.reason), []).append(resource)
+    return tuple(
+        DaemonUse(
+            program=account.program,
+            account=account.account,
+            client_ids=() if ALL_IDENTITIES in resources else tuple(resources),
+            reason=reason,
+        )
+        for (account, reason), resources in found.items()
+    )
+
+
+async def read_rights(
+    client: Client, nmi: Sequence[Daemon] | ReadFailure, mic: Sequence[Daemon] | ReadFailure
+) -> tuple[Rights, ...]:
+    nmi_of = {} if isinstance(nmi, ReadFailure) else {service_account_of(each): each for each in nmi}
+    mic_of = {} if isinstance(mic, ReadFailure) else {service_account_of(each): each for each in mic}
+    return (
+        *[
+            Rights("NMI", account, await _missing_rights(client, account, nmi_rights(managed=is_managed([each]))))
+            for account, each in nmi_of.items()
+        ],
+        *[await _rights_of_mic(client, account, each) for account, each in mic_of.items()],
+    )
+
+
+async def _rights_of_mic(client: Client, account: str, mic: Daemon) -> Rights:
+    namespace = mic.metadata.namespace
+    settings = next(iter(readable_mic_settings([mic])), MicSettings(namespace=namespace))
+    wanted = mic_rights(
+        namespace=namespace,
+        lease_namespace=settings.lease_namespace,
+        lease=settings.lease_name,
+        config_map=settings.upgrade_config_map,
+        taint=bool(settings.startup_taint),
+    )
+    lacking = await _missing_rights(client, account, wanted)
+    record = UpgradeRecord(client, namespace, settings.upgrade_config_map, settings.upgrade_key)
+    recorded = await or_failure(record.read()) if settings.type_upgrade else ""
+    if isinstance(recorded, ReadFailure):
+        return Rights("MIC", account, lacking, unread_record=recorded)
+    missing = await _missing_rights(client, account, upgrade_rights())
+    if recorded is None:
+        return Rights("MIC", account, (*lacking, *missing))
+    return Rights("MIC", account, lacking, tuple(each for each in upgrade_rights() if each not in missing))
+
+
+async def _missing_rights(client: Client, account: str, wanted: Sequence[Right]) -> tuple[Right, ...]:
+    rights = {right_review(account, each): each for each in wanted}
+    return tuple(rights[each] for each in await denied(client, list(rights)))

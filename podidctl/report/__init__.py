@@ -1,0 +1,1 @@
+"""Text and documents of all commands."""

@@ -1,0 +1,37 @@
+"""Findings of the checks, from which the links of `explain` and the results of `doctor` are made. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Level(StrEnum):
+    """Severity of a finding."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """Something works differently than expected, or will fail."""
+    PROBLEM = "problem"
+    """Pods do not get what they need, or get access that they must not have."""
+    UNKNOWN = "unknown"
+    """The state could not be read."""
+
+
+COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.UNKNOWN: "magenta"}
+"""Colors of the levels in tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Result of one check. The texts are untrusted, except for the manifest."""
+
+    check: str
+    """Name of the check, from a closed set; in an explanation, of the link."""
+    level: Level
+    says: str
+    next: str = ""
+    """The next action; never empty for a problem or a warning."""
+    about: str = ""
+    """The object's namespace and name, or another identification. Only explanations have it."""
+    manifest: str = ""
+    """YAML for `kubectl apply -f -` that corrects it; empty if no object does."""

@@ -1,0 +1,127 @@
+"""Text for people and JSON or YAML for programs. No output contains terminal control characters from an object."""
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from podidentity.report import printable
+
+T = TypeVar("T")
+PIPE_COLUMNS = 200
+"""Width of tables if there is no terminal. Longer cells are folded, never cut."""
+_UNUSUAL = re.compile(r"[^ -~\n]")
+LISTED_MAX = 5
+"""Names that one text lists by default; further ones are only counted."""
+
+
+def by_turns(items: Iterable[T], group: Callable[[T], object]) -> list[T]:
+    """Return the first item of each group, then the second of each, and so on. Otherwise the order stays."""
+    groups: defaultdict[object, list[tuple[T]]] = defaultdict(list)
+    for each in items:
+        groups[group(each)].append((each,))
+    return [each[0] for several in zip_longest(*groups.values()) for each in several if each is not None]
+
+
+def namespace_of(name: str) -> str:
+    """Return the namespace of `NAMESPACE/NAME`. Any other name is its own group."""
+    return name.partition("/")[0]
+
+
+class Output(StrEnum):
+    """Output format."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for standard output or error, with the width of the terminal or PIPE_COLUMNS."""
+    made = Console(highlight=False, emoji=False, stderr=stderr)
+    if not made.is_terminal:
+        made.width = PIPE_COLUMNS
+    return made
+
+
+def escaped(text: str) -> str:
+    """Return the untrusted *text* for a console that interprets markup, without control characters."""
+    return escape(printable(text))
+
+
+def printable_json(text: str) -> str:
+    """Return the JSON *text* with control characters escaped; they only occur inside its strings."""
+    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def listed(names: Iterable[str], most: int = LISTED_MAX) -> str:
+    """Return *most* of the sorted *names*, the first of each namespace before others, and the number of the rest."""
+    several = sorted(names)
+    more = f" and {len(several) - most} more" if len(several) > most else ""
+    return ", ".join(sorted(by_turns(several, namespace_of)[:most])) + more
+
+
+def print_document(value: Any, output: Output, to: Console) -> None:
+    """Print *value*, of msgspec types, as JSON or YAML."""
+    print_text(_json(value) if output is Output.JSON else _yaml(value), to)
+
+
+def print_text(text: str, to: Console) -> None:
+    """Print *text*, which must be printable, as it is. A console needs 2 s for each MiB."""
+    try:
+        to.file.write(text.rstrip("\n") + "\n")
+        to.file.flush()
+    except BrokenPipeError:
+        to.on_broken_pipe()
+
+
+def _json(value: Any) -> str:
+    """Return *value* as indented JSON."""
+    return printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _yaml(value: Any) -> str:
+    """Return *value* as YAML. If it has a control character, all non-ASCII characters are escaped."""
+    document = msgspec.to_builtins(value)
+    text = _dumped(document, allow_unicode=True)
+    if all(line.isprintable() for line in text.split("\n")):
+        return text
+    return _dumped(document, allow_unicode=False)
+
+
+def _dumped(document: Any, *, allow_unicode: bool) -> str:
+    # The dumper in C takes a tenth of the time.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=allow_unicode, width=PIPE_COLUMNS)
+    return text
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], to: Console) -> None:
+    """Print rows of cells. The first cell of each row may have trusted markup. Long cells are folded."""
+    table = Table(*columns, box=SIMPLE)
+    for column in table.columns:
+        column.overflow = "fold"
+    for first, *others in rows:
+        table.add_row(first, *(escape(cell) for cell in others))
+    to.print(table)
+
+
+def print_error(line: str) -> int:
+    """Print one line, which may have untrusted parts, on stderr and return the exit code 1."""
+    print(f"podidctl: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)
+    return 1
