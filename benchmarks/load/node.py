@@ -61,7 +61,7 @@ class Node(Server):
     def answer(self, pod: str, path: str = TOKEN_PATH) -> bytes:
         """Return the body of the response to the pod at this address. Raises ProgramError if it is no token."""
         given = self.pods.call(lambda: ask(self.address, self.port, path, source=pod))
-        if given.status != HTTPStatus.OK:
+        if given.status != HTTPStatus.OK or b'"access_token"' not in given.body:
             raise ProgramError(f"{self.name} answers {pod} with {given.status}: {given.body[:300]!r}")
         return given.body
 

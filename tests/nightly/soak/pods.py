@@ -30,7 +30,7 @@ from podidentity_sandbox.directory import ManagedIdentity
 from tests.nightly.soak.soak_node import NODE, Faults, SoakNode
 
 WINDOW_SECONDS: Final = 1.0
-"""Far longer than the latency of a healthy watch on a busy machine: docs/security.md states milliseconds."""
+"""Far longer than the latency of a healthy watch on a busy machine: docs/address-lifecycle.md has 0.3 s."""
 NAMESPACE: Final = "default"
 TWO_IDENTITIES: Final = 0.2
 """The share of pods that have two."""

@@ -1,5 +1,6 @@
 """Which commands are read from the pages, which results are accepted, and what a run that failed returns."""
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,6 +50,12 @@ def test_each_line_of_each_block_of_the_pages_is_read() -> None:
         assert blocks
         lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
         assert set(lines) <= set(commands_of(text))
+
+
+def test_a_new_section_of_the_quick_start_is_not_forgotten() -> None:
+    page = "docs/quick-start.md"
+    headings = re.findall(r"^## (.*)$", (ROOT / page).read_text(), re.MULTILINE)
+    assert headings == [*dict(pages.PAGES)[page], "Try the installation"], "tests/system/plane/e2e runs the last one"
 
 
 def test_a_changed_command_with_a_stated_result_is_noticed() -> None:
