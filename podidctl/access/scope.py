@@ -18,6 +18,8 @@ class ScopeError(StartError):
 def restrict(review: AccessReview, scope: Scope) -> AccessReview:
     """Return the part of *review*, with its subjects unchanged. Raises ScopeError."""
     match scope.kind:
+        case "":
+            return review
         case "identity":
             return _identity(review, scope)
         case "pod":
@@ -27,7 +29,7 @@ def restrict(review: AccessReview, scope: Scope) -> AccessReview:
         case "namespace":
             return _namespace(review, scope)
         case _:
-            return review
+            raise ValueError(f"{scope.kind!a} is not one of {', '.join(KINDS)}")
 
 
 def _identity(review: AccessReview, scope: Scope) -> AccessReview:

@@ -143,7 +143,9 @@ def actions_of_accounts(permissions: Permissions, targets: Targets, accounts: It
 
 
 def _rights(bound: Sequence[BoundRule], targets: Targets) -> list[SubjectRight]:
-    """Return the permissions that lead to identities. Those that differ only in the namespace become one."""
+    """Return the permissions that lead to identities, and those of ALWAYS_SHOWN. Those that differ only in the
+    namespace become one.
+    """
     groups: defaultdict[tuple[object, ...], list[tuple[_Found, _Merged, Names]]] = defaultdict(list)
     for found, how in _merged(bound).items():
         verbs, resources = frozenset(how.verbs), frozenset(how.resources)

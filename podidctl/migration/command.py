@@ -172,7 +172,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
     if not any("kind" in each.before for each in read):  # every Kubernetes object has it
         names, verb = ", ".join(map(str, files)), "holds" if len(files) == 1 else "hold"
         raise StartError(f"{names} {verb} no Kubernetes objects: pass manifests or directories of them")
-    changes = [change for each in read for change in each.done.changes]
+    rewritten = [change for each in read for change in each.done.changes]
     if in_place:
         for each in read:
             if each.done.text != each.before:
@@ -188,7 +188,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
             "field spellings from before v1.6.0: " + ", ".join(before for before, _ in change.fields),
             _rewriting(change, done=done),
         )
-        for change in changes
+        for change in rewritten
     ]
     return rewriting + manifest_differences(thing for each in read for thing in each.done.objects)
 

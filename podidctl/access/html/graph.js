@@ -19,7 +19,9 @@ function makeCanvas(graph, onSelect) {
   const canvas = document.getElementById("graph");
   const context = canvas.getContext("2d");
   const zoom = d3.behavior.zoom().scaleExtent([0.005, 8]);
-  const view = { visible: new Set(), size: SPARSE, selected: null, highlighted: null, tree: d3.geom.quadtree([]), asked: false };
+  const view = {
+    visible: new Set(), size: SPARSE, selected: null, highlighted: null, tree: d3.geom.quadtree([]), asked: false,
+  };
 
   function toScreen(object) {
     const [left, top] = zoom.translate();

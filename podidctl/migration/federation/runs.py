@@ -103,7 +103,8 @@ class MigrationRun:
         if not made.issuer.isprintable():
             raise StartError(f"the issuer {made.issuer!a} is not an address: pass --issuer")
         every: list[tuple[str, IdentityStep | Application]] = [(each.full_name, each) for each in made.steps]
-        every += [(each.identity, each) for each in plan_applications(state) if workload_identity]
+        if workload_identity:
+            every += [(each.identity, each) for each in plan_applications(state)]
         selected = self._select(every, unchanged=[each.identity for each in made.leftovers])
         return replace(
             made,

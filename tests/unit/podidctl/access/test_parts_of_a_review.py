@@ -82,6 +82,11 @@ def test_an_object_of_an_unread_kind_is_unknown() -> None:
         review(small_cluster(identities=ReadFailure("no")), Scope(kind="identity", name="shop/payments"))
 
 
+def test_an_unknown_kind_is_never_the_whole_review() -> None:
+    with pytest.raises(ValueError, match="is not one of identity, pod, node, namespace"):
+        review(small_cluster(), Scope(kind="nodes", name="node-0"))
+
+
 @pytest.mark.parametrize("field", RESOURCES)
 def test_each_unread_kind_is_named_with_its_right(field: str) -> None:
     unread: dict[str, Any] = {field: ReadFailure("not allowed: pods")}
