@@ -105,7 +105,7 @@ def sarif(policy: PolicyResult) -> dict[str, Any]:
 
 def _result(number: int, result: RuleResult, violation: Violation, uri: str) -> dict[str, Any]:
     kind, _, name = violation.object.partition(" ")
-    digest = hashlib.sha256(json.dumps([result.rule.name, *violation]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([result.rule.name, violation.object, violation.says]).encode()).hexdigest()
     return {
         "ruleId": plain(result.rule.name),
         "ruleIndex": number,

@@ -18,10 +18,10 @@ from podidctl.migration.federation import command as federating
 from podidctl.migration.installed_programs import check_programs, check_values
 from podidctl.migration.manifests import STDIN, ObjectChanges, join_manifests, read_manifests
 from podidctl.migration.output import (
-    changes,
-    commands,
-    everything,
-    manifests,
+    change_script,
+    credential_script,
+    new_accounts,
+    plan_document,
     print_differences,
     print_workload_identity,
 )
@@ -143,13 +143,13 @@ def _print_workload_identity(
         case WorkloadIdentityOutput.TABLE:
             print_workload_identity(made, issuer, audience, console())
         case WorkloadIdentityOutput.YAML:
-            print_text(manifests(made), console())
+            print_text(new_accounts(made), console())
         case WorkloadIdentityOutput.KUBECTL:
-            print_text(changes(made), console())
+            print_text(change_script(made), console())
         case WorkloadIdentityOutput.AZ:
-            print_text(commands(made.credentials, made.by_hand, issuer, audience), console())
+            print_text(credential_script(made.credentials, made.by_hand, issuer, audience), console())
         case WorkloadIdentityOutput.JSON:
-            print_document(everything(made, issuer, audience), Output.JSON, console())
+            print_document(plan_document(made, issuer, audience), Output.JSON, console())
 
 
 async def _plan(

@@ -94,7 +94,7 @@ def print_credentials(condition: str, credentials: Sequence[PlannedCredential], 
     print_section(f"federated credentials ({condition}):", ("AzureIdentity", "in Azure", "subject"), rows, where)
 
 
-def manifests(made: WorkloadIdentityPlan) -> str:
+def new_accounts(made: WorkloadIdentityPlan) -> str:
     """Return the new ServiceAccounts, for `kubectl apply -f`."""
     head = "# kubectl apply -f this file: the new objects. Changes of existing objects: -o kubectl."
     return commented([head, *_remarks(made.by_hand)], [_account(each) for each in made.accounts if each.is_new])
@@ -106,7 +106,7 @@ def commented(comments: Iterable[str], documents: Sequence[Any]) -> str:
     return "".join(f"{line}\n" for line in comments) + body
 
 
-def changes(made: WorkloadIdentityPlan) -> str:
+def change_script(made: WorkloadIdentityPlan) -> str:
     """Return a shell script that changes existing objects and stops at the first failure. kubectl must have the
     permissions.
     """
@@ -130,7 +130,7 @@ def patching(made: WorkloadIdentityPlan) -> Iterator[list[str]]:
         yield [*words, "--type=strategic", "--patch", _line(_change(patch))]
 
 
-def commands(
+def credential_script(
     credentials: Iterable[PlannedCredential], by_hand: Sequence[ManualStep], issuer: str, audience: str
 ) -> str:
     """Return a shell script that creates the federated credentials, one command each, and stops at the first
@@ -165,7 +165,7 @@ def parameters(credential: PlannedCredential, issuer: str, audience: str) -> dic
     return {"name": credential.name, "issuer": issuer, "subject": credential.subject, "audiences": [audience]}
 
 
-def everything(made: WorkloadIdentityPlan, issuer: str, audience: str) -> dict[str, Any]:
+def plan_document(made: WorkloadIdentityPlan, issuer: str, audience: str) -> dict[str, Any]:
     """Return the plan with its documents, for programs."""
     document: dict[str, Any] = msgspec.to_builtins(made)
     document["issuer"] = issuer

@@ -26,7 +26,7 @@ from podidctl.migration.federation.azure_resources import (
     symbol_of,
 )
 from podidctl.migration.federation.schema import FederationPlan, IdentityStep
-from podidctl.migration.output import commands, commented, shell
+from podidctl.migration.output import commented, credential_script, shell
 from podidctl.migration.workload_identity import ManualStep, PlannedCredential
 from podidctl.report.text import listed
 from podidentity.azure.resource_ids import ResourceId
@@ -204,7 +204,7 @@ def az_script(made: FederationPlan, steps: list[IdentityStep], azure: AzurePlan 
     # Two AzureIdentities may name the same identity on Azure.
     once = {_azures(each): each for each in reversed(credentials)}
     credentials = [each for each in credentials if once[_azures(each)] is each]
-    script = commands(credentials, _manual(made, steps), made.issuer, made.audience)
+    script = credential_script(credentials, _manual(made, steps), made.issuer, made.audience)
     others = [each for each in azure.resources if each.type is not ResourceType.CREDENTIAL]
     lines = [f"\n# {printable(each.about)}\n{shell(_az_command(each))}\n" for each in others]
     return script + "".join(lines)

@@ -38,7 +38,7 @@ from podidctl.migration.federation.token_tests import (
     Tester,
     TokenTester,
     new_token_session,
-    test_accounts,
+    try_accounts,
 )
 from podidctl.migration.workload_identity import SUFFIX_MAX
 from podidentity.azure import clouds
@@ -161,7 +161,7 @@ class MigrationRun:
         identity = next(each for each in state.situation.identities if each.key == step.key)
         tester = testers[step.exchange]
         by_token = isinstance(tester, TokenTester)
-        tried = await test_accounts(tester, as_federated(identity, step.tenant), step.accounts)
+        tried = await try_accounts(tester, as_federated(identity, step.tenant), step.accounts)
         if any(each.problem for each in tried):
             why = "no token of it could be obtained" if by_token else "not all of its service accounts may use it"
             do = "follow the next action of the failed test, then run this command again"

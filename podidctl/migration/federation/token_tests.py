@@ -177,7 +177,7 @@ class BindingPermissionTester:
 Tester: TypeAlias = TokenTester | BindingPermissionTester
 
 
-async def test_accounts(tester: Tester, identity: AzureIdentity, accounts: Sequence[AccountUsage]) -> list[TokenTest]:
+async def try_accounts(tester: Tester, identity: AzureIdentity, accounts: Sequence[AccountUsage]) -> list[TokenTest]:
     """Return one result per account for *identity* in its future form. Failures are results, not exceptions."""
     return list(await asyncio.gather(*(tester.test(identity, each) for each in accounts)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from podidctl.migration.output import changes, command, commands, manifests, parameters
+from podidctl.migration.output import change_script, command, credential_script, new_accounts, parameters
 from podidctl.migration.workload_identity import AUDIENCE
 from tests.support.migration.objects import ID, account, binding, cron_job, identity, planned, workload
 
@@ -17,7 +17,7 @@ ISSUER = "https://oidc.example.org/x/"
 
 def test_yaml_has_exactly_the_new_service_accounts_and_commands_change_existing_objects() -> None:
     made = planned(workload(account="web"), cron_job(account="nightly"), accounts=[account("nightly")])
-    assert list(yaml.safe_load_all(manifests(made))) == [
+    assert list(yaml.safe_load_all(new_accounts(made))) == [
         {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
@@ -32,7 +32,7 @@ def test_yaml_has_exactly_the_new_service_accounts_and_commands_change_existing_
     template = {"metadata": {"labels": {"azure.workload.identity/use": "true"}}}
     web = {"spec": {"template": {**template, "spec": {"serviceAccountName": "web"}}}}
     job = {"spec": {"template": {**template, "spec": {"serviceAccountName": "nightly"}}}}
-    lines = [shlex.split(line) for line in changes(made).splitlines() if line.startswith("kubectl ")]
+    lines = [shlex.split(line) for line in change_script(made).splitlines() if line.startswith("kubectl ")]
     assert [(*words[:-1], json.loads(words[-1])) for words in lines[1:]] == [
         ("kubectl", "patch", kind, "--namespace", "shop", name, "--type=strategic", "--patch", patch)
         for kind, name, patch in (
@@ -48,7 +48,7 @@ def test_yaml_has_exactly_the_new_service_accounts_and_commands_change_existing_
 
 def test_a_new_service_account_has_the_image_pull_secrets_of_the_former_one() -> None:
     before = account("default", imagePullSecrets=[{"name": "registry"}], automountServiceAccountToken=False)
-    (made, *_) = yaml.safe_load_all(manifests(planned(workload(), accounts=[before])))
+    (made, *_) = yaml.safe_load_all(new_accounts(planned(workload(), accounts=[before])))
     assert made["imagePullSecrets"] == [{"name": "registry"}]
     assert made["automountServiceAccountToken"] is False
 
@@ -71,9 +71,9 @@ def test_a_managed_identity_and_a_service_principal_have_their_commands() -> Non
 
 def test_an_empty_plan_is_still_a_valid_document_and_script() -> None:
     made = planned()
-    assert list(yaml.safe_load_all(manifests(made))) == []
-    assert "\naz " not in commands(made.credentials, made.by_hand, ISSUER, AUDIENCE)
-    assert "\nkubectl " not in changes(made)
+    assert list(yaml.safe_load_all(new_accounts(made))) == []
+    assert "\naz " not in credential_script(made.credentials, made.by_hand, ISSUER, AUDIENCE)
+    assert "\nkubectl " not in change_script(made)
 
 
 def test_text_in_an_object_cannot_run_a_command(tmp_path: Path) -> None:
@@ -82,14 +82,14 @@ def test_text_in_an_object_cannot_run_a_command(tmp_path: Path) -> None:
     made = planned(workload(evil, account="web"), workload("lost", label=evil), objects=objects)
     assert made.by_hand
     script = tmp_path / "script.sh"
-    script.write_text(commands(made.credentials, made.by_hand, ISSUER, AUDIENCE))
+    script.write_text(credential_script(made.credentials, made.by_hand, ISSUER, AUDIENCE))
     (tmp_path / "az").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>called\n')
     (tmp_path / "az").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)
-    script.write_text(changes(made))
+    script.write_text(change_script(made))
     subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)
     assert "g(touch)" in (tmp_path / "called").read_text()
     assert {each.name for each in tmp_path.iterdir()} == {"script.sh", "az", "called"}
-    kinds = {each["kind"] for each in yaml.safe_load_all(manifests(made)) if each}
+    kinds = {each["kind"] for each in yaml.safe_load_all(new_accounts(made)) if each}
     assert kinds == {"ServiceAccount"}

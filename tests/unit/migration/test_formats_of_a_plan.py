@@ -43,9 +43,9 @@ from podidctl.migration.federation.schema import (
     UnchangedIdentity,
 )
 from podidctl.migration.output import (
-    changes,
-    commands,
-    everything,
+    change_script,
+    credential_script,
+    plan_document,
     print_differences,
     print_workload_identity,
 )
@@ -296,13 +296,13 @@ def test_scripts_and_documents_contain_only_printable_characters(console: Consol
     evil = "\x1b]0;owned\x07\u202e\x7f\U000e0041"
     objects = [identity(resourceID=f"{ID}demo".replace("/g/", "/g(é)/")), binding()]
     for made in (workload_plan(workload(evil, account=evil)), workload_plan(workload(account="web"), objects=objects)):
-        document = everything(made, f"https://oidc.example.org/{evil}", AUDIENCE)
+        document = plan_document(made, f"https://oidc.example.org/{evil}", AUDIENCE)
         print_document(document, Output.JSON, console)
         assert json.loads(output_of(console)) == document
         print_document(document, Output.YAML, console)
         for text in (
-            changes(made),
-            commands(made.credentials, made.by_hand, document["issuer"], AUDIENCE),
+            change_script(made),
+            credential_script(made.credentials, made.by_hand, document["issuer"], AUDIENCE),
             output_of(console),
         ):
             assert all(line.isprintable() for line in text.split("\n"))
