@@ -172,13 +172,13 @@ class Sandbox:
         await identities.create()
         self.identities = identities.created
         self.commands.kubeconfigs = dict.fromkeys(ACCOUNTS, self.cluster.kubeconfig)
+        if self.settings.programs and self.settings.daemon_pods:
+            accounts = DaemonAccounts(self.cluster, tokens=self.settings.identity_bindings)
+            ending(accounts.remove)
+            await accounts.create()
+            self.commands.kubeconfigs = await accounts.write_kubeconfigs(self.folder)
+        ending(self._stop_programs)  # also those that the caller starts
         if self.settings.programs:
-            if self.settings.daemon_pods:
-                accounts = DaemonAccounts(self.cluster, tokens=self.settings.identity_bindings)
-                ending(accounts.remove)
-                await accounts.create()
-                self.commands.kubeconfigs = await accounts.write_kubeconfigs(self.folder)
-            ending(self._stop_programs)
             await self.start_mic()
             for node in self.node_names:
                 await self.start_nmi(node)
