@@ -27,6 +27,8 @@ from tests.unit.nmi.node.test_files_of_the_node import CASES
 TO = redirect_spec(Settings(node_name="n"))
 ACCEPT = "-A FORWARD -j ACCEPT"
 KUBELET = Path("/etc/default/kubelet")
+WAIT_FOR_LABELS = "import nmi.node_labels; nmi.node_labels.FIRST_SECONDS = 600"
+"""A slow machine must not decide whether the node's labels arrive in time."""
 
 
 def lines_of(directory: Path, key: str) -> list[str]:
@@ -145,7 +147,8 @@ async def test_the_label_of_the_node_object_decides_where_the_kubelets_flags_lac
     async with start_without_api_server(tmp_path) as away:
         away.api.store.create("nodes", {"metadata": {"name": "n0", "labels": {LABEL: value}}})
         for local in (kubelet_with("agentpool=a", tmp_path / "kubelet"), "--kubelet-config=/nowhere"):
-            command = await away.nmi("--boot-guard=install", f"--systemd-directory={directory}", local)
+            guard = ("--boot-guard=install", f"--systemd-directory={directory}")
+            command = await away.nmi(*guard, local, change=WAIT_FOR_LABELS)
             assert await command.program.wait() == 0, command.log()
             assert await asyncio.to_thread(boot_guard.installed, directory) is installed
 

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from tests.support.checkout import ROOT
 from tests.support.fault_proxy import FaultProxy
 from tests.support.identity_requests import end
 from tests.support.waiting import until
+from tests.system.local.integration.limited_nmi import RUN
 
 
 @dataclass
@@ -72,14 +74,15 @@ class Away:
     def kubeconfig(self) -> str:
         return f"--kubeconfig={self.folder / 'kubeconfig'}"
 
-    async def nmi(self, *flags: str, inside: Sequence[str] = ()) -> Nmi:
-        """Start one; *inside* is the command that runs a program elsewhere."""
+    async def nmi(self, *flags: str, inside: Sequence[str] = (), change: str = "") -> Nmi:
+        """Start one; *inside* is the command that runs a program elsewhere, *change* a line of Python before NMI."""
         requests, probes, metrics = free_ports(3)
         ports = (f"--nmi-port={requests}", f"--http-probe-port={probes}", f"--prometheus-port={metrics}")
         usual = ("--node=n0", "--redirect=none", self.kubeconfig, *ports, "--log-format=json")
         log = self.folder / f"nmi-{len(self.started)}.log"
         context = ExecutionContext("", tuple(inside))
-        argv, environment = python("nmi", *usual, *flags), {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        program_argv = [sys.executable, "-c", f"{change}\n{RUN}"] if change else python("nmi")
+        argv, environment = [*program_argv, *usual, *flags], {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
         program = await Program.start("nmi", argv, context=context, log=log, environment=environment)
         self.started.append(program)
         return Nmi(program, probes)
