@@ -10,9 +10,7 @@ from podidctl.evaluation.needs import NAMESPACES_MAX, NOT_READ, READ_PERMISSION,
 from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.refusals import RECENT_SECONDS, recent_refusal
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of
-from podidctl.facts.model import (
-    ReadFailure,
-)
+from podidctl.facts.model import ReadFailure
 from podidctl.report.documents import Outcome
 from podidctl.report.finding import Finding, Level
 from podidctl.report.text import by_turns, listed

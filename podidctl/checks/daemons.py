@@ -7,7 +7,6 @@ from typing import Final
 
 from mic.startup.settings import Settings as MicSettings
 from nmi.node.host_routing import LABEL
-from nmi.settings import Settings
 from nmi.settings import Settings as NmiSettings
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import NO_NMI_FOUND, absent_nmi, missing_nmi
@@ -254,7 +253,7 @@ def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
         yield Finding(EBPF, Level.UNKNOWN, says, then)
 
 
-def _redirects(labelled: set[str], nmi: Sequence[Settings]) -> Iterator[Finding]:
+def _redirects(labelled: set[str], nmi: Sequence[NmiSettings]) -> Iterator[Finding]:
     with_rules = {each.node_name for each in nmi if each.redirect.changes_rules}
     ruled = labelled & with_rules
     unread = labelled - {each.node_name for each in nmi}

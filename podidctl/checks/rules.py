@@ -18,7 +18,7 @@ from podidctl.checks import (
 from podidctl.evaluation.cluster import ClusterCase, UnreadError
 from podidctl.evaluation.daemons import unsupported_node
 from podidctl.evaluation.pod import PodCase
-from podidctl.facts.model import ClusterState, NodeState
+from podidctl.facts.model import ClusterState, NodeState, ReadFailure
 from podidctl.report.documents import Report, check_result
 from podidctl.report.finding import Finding, Level
 
@@ -73,12 +73,12 @@ def report(state: ClusterState, node: NodeState | None = None) -> Report:
 
 def _cluster_findings(case: ClusterCase) -> Iterator[Finding]:
     """Yield the findings of all checks. A part that could not be read is reported once, in place of its checks."""
-    unread: set[str] = set()
+    unread: set[tuple[str, ReadFailure]] = set()
     for check in CHECKS:
         try:
             yield from check(case)
         except UnreadError as error:
-            if error.check not in unread:
-                unread.add(error.check)
+            if (key := (error.check, error.failure)) not in unread:
+                unread.add(key)
                 action = error.failure.next_action("get and list on the named resource")
                 yield Finding(error.check, Level.UNKNOWN, error.failure.why, action)

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class UnreadError(Exception):
-    """A check needs a part of the state that could not be read."""
+    """A check needs a part of the state that could not be read. A check raises it before its first finding."""
 
     def __init__(self, check: str, failure: ReadFailure) -> None:
         super().__init__(failure.why)

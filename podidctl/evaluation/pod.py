@@ -297,7 +297,8 @@ def _joined(facts: DiagnosisInput, pod: Pod) -> Iterator[AssignedIdentity]:
 def sets_client_id(pod: Pod) -> bool | None:
     """Return whether a container of *pod* sets AZURE_CLIENT_ID.
 
-    None if a ConfigMap or a Secret may set it; False if the variables were not read.
+    None if a ConfigMap or a Secret may set it; False if the variables were not read. An application can also name one
+    in its code, which no object shows.
     """
     spec = pod.spec if isinstance(pod, VariablePod) else VariablePodSpec()
     containers = [*(spec.containers or ()), *(spec.init_containers or ())]

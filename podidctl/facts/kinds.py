@@ -282,10 +282,6 @@ class PlacedNode(Node, frozen=True):
     spec: PlacedNodeSpec = PlacedNodeSpec()
 
     @property
-    def is_windows(self) -> bool:
-        return self.metadata.label(OS_LABEL) == "windows"
-
-    @property
     def is_virtual(self) -> bool:
         """Whether this is no machine, as with Azure Container Instances."""
         name, value = VIRTUAL_LABEL

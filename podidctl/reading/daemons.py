@@ -149,7 +149,7 @@ async def refused_pods(client: Client, nmi: Sequence[Daemon] | ReadFailure, now:
         decisions |= {} if isinstance(log, ReadFailure) else decisions_by_pod(log)
     refused = [
         (*key, refusal)
-        for key in recent.keys() | decisions.keys()
+        for key in dict.fromkeys((*recent, *decisions))
         if (refusal := _refusal_of(recent.get(key, ()), decisions.get(key, ()), now)) is not None
     ]
     latest = sorted(refused, key=lambda each: each[2].at, reverse=True)

@@ -23,7 +23,10 @@ BATCH: Final = 10
 
 
 async def in_batches(calls: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
-    """Return the results of *calls* in their order. Raise the first exception after the others of its batch ended."""
+    """Return the results of *calls* in their order. Raise the first exception after the others of its batch ended.
+
+    A slow connection delays a command once for each batch, instead of once for each call.
+    """
     remaining, results = iter(calls), list[T]()
     while batch := list(islice(remaining, BATCH)):
         tasks = [asyncio.create_task(each()) for each in batch]

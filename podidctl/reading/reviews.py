@@ -205,7 +205,11 @@ async def read_daemon_uses(
     nmi: Sequence[Daemon] | ReadFailure,
     mic: Sequence[Daemon] | ReadFailure,
 ) -> DaemonUses:
-    """Return these permissions. Reads nothing if no NMI uses identity bindings. Raises NoResponse."""
+    """Return these permissions. Reads nothing if no NMI uses identity bindings. Raises NoResponse.
+
+    Role bindings show the permissions for every client id, also for one that no AzureIdentity names; a review also
+    shows those of other authorizers, and needs no permission to read role bindings.
+    """
     daemons = [] if isinstance(nmi, ReadFailure) else [("NMI", each) for each in nmi]
     settings = [each.settings for each in readable_configurations([each for _, each in daemons])]
     resources = review_resources(settings, objects.identities if isinstance(objects, Objects) else ())

@@ -26,7 +26,10 @@ LISTED_MAX = 5
 
 
 def by_turns(items: Iterable[T], group: Callable[[T], object]) -> list[T]:
-    """Return the first item of each group, then the second of each, and so on. Otherwise the order stays."""
+    """Return the first item of each group, then the second of each, and so on. Otherwise the order stays.
+
+    For lists that are cut, so that no tenant's objects hide those of others.
+    """
     groups: defaultdict[object, list[tuple[T]]] = defaultdict(list)
     for each in items:
         groups[group(each)].append((each,))

@@ -25,9 +25,7 @@ def made() -> str:
     """Return the generated part of docs/flags.md."""
     tables = (f"## {name}\n\n{_table(program)}" for name, program in PROGRAMS.items())
     former = table(["flag", "instead"], [[f"`--{flag}`", _sentence(text)] for flag, text in FORMER_FLAGS.items()])
-    advice = (
-        "NMI accepts these flags of earlier command lines with any value, and logs a warning for each. Remove them."
-    )
+    advice = "NMI accepts these former flags with any value, and warns about each when it serves. Remove them."
     return "\n\n".join((*tables, f"## Flags without effect\n\n{advice}\n\n{former}"))
 
 
@@ -43,7 +41,8 @@ def _docstrings(program: type[ProgramSettings]) -> dict[str, str]:
 
 def _table(program: type[ProgramSettings]) -> str:
     docstrings, flags = _docstrings(program), flags_of(program)
-    names = {setting.name: setting.flag for setting in flags}
+    # A sysctl has the name of this field, and texts name the sysctl.
+    names = {setting.name: setting.flag for setting in flags if setting.name != "route_localnet"}
     rows = [
         [
             f"`--{setting.flag}`" + (f", `{setting.alias}`" if setting.alias else ""),
