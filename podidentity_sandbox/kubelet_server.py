@@ -1,7 +1,7 @@
 """A kubelet's HTTPS server, from which a real API server fetches the logs of pods, and by which it runs commands.
 
-The emulator reads the logs in process instead. There is no authentication: the server listens on loopback, and a
-sandbox's logs contain no secrets.
+The emulator reads the logs in process instead. There is no authentication: the server listens on loopback, where every
+local user can read logs and run commands in the programs' containers. docs/sandbox.md states for which machines it is.
 
 `kubectl exec` runs a command in the namespaces of a container's program. The API server connects to the kubelet with
 SPDY/3.1, also if kubectl uses a WebSocket. This module implements the part that `exec` needs: the client opens the
