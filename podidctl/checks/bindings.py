@@ -7,8 +7,6 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from mic.decisions.assignments import misconfigured
-from mic.preview.dry_run import Snapshot
-from mic.preview.left_out import left_out
 from nmi.identity.managed_mode import join
 from nmi.refusal import Refusal
 from nmi.settings import Settings
@@ -235,6 +233,10 @@ def check_unusable_objects(case: ClusterCase) -> Iterator[Finding]:
 
     Also report service principals and federated identities that an NMI refuses to sign in.
     """
+    # explain imports this module, too, and needs none of MIC's preview.
+    from mic.preview.dry_run import Snapshot  # noqa: PLC0415  see above
+    from mic.preview.left_out import left_out  # noqa: PLC0415  see above
+
     objects = case.objects
     snapshot = Snapshot(
         pods=objects.pods,
