@@ -5,7 +5,6 @@ API server.
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import ssl
@@ -145,8 +144,7 @@ class Cluster:
         """End the pods' programs, then the API server. Does nothing the second time."""
         if self._tasks is not None:
             self._tasks.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._tasks
+            await asyncio.wait({self._tasks})  # `failure` returns the exception that ended it
             self._tasks = None
         if self._client is not None:
             if self.api is None:  # no kubelet would end the pods on the nodes after the sandbox

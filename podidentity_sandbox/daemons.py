@@ -177,12 +177,11 @@ class DaemonPods:
         self._task = asyncio.create_task(self._run(), name="pods of MIC and NMI")
 
     async def stop(self) -> None:
-        """Delete the pods."""
-        if self._task is None:
-            return
-        self._task.cancel()
-        await asyncio.wait({self._task})
-        self._task = None
+        """Delete the pods, also after a failed start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
         for pod in self._pods:
             try:
                 await self._delete(pod)
