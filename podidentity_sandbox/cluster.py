@@ -5,10 +5,11 @@ API server.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,10 +24,9 @@ from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import AlreadyExists, ApiError, NotFound, TooManyRequests
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, Kind, Resource
 from podidentity.version import VERSION
-from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubelet import Kubelet, PodObserver
-from podidentity_sandbox.kubelet_server import KubeletServer
+from podidentity_sandbox.kubelet_server import KubeletServer, server_context
 from podidentity_sandbox.launching import Launcher
 from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.probes import read_page
@@ -47,6 +47,7 @@ DEMO: Final = MANIFESTS / "demo"
 ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # a real scheduler needs it
 SERVED_SECONDS: Final = 10.0  # a real API server serves a new kind within a quarter of a second
 POLL_SECONDS: Final = 0.05
+AUTHENTICATION_CONFIGURATION: Final = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
 
 
 CLUSTER_SCOPED: Final = frozenset(
@@ -134,8 +135,10 @@ class Cluster:
             )
             self.kubelets[name] = Kubelet(self.client, launcher, logs=self._folder, on_pod_running=self._on_pod_running)
         if self.api is None:
-            self._logs = KubeletServer(self.kubelets.values())
-            await self._logs.start(ssl_context=await asyncio.to_thread(Authority("podidctl kubelets").server_context))
+            self._logs = KubeletServer(self.kubelets.values(), self.client)
+            await self._logs.start(
+                ssl_context=await asyncio.to_thread(server_context, await self._client_authorities())
+            )
         for name, (context, provider_id) in nodes.items():
             await self._add_node(name, context, provider_id)
         self._tasks = asyncio.create_task(self._run(tuple(nodes)), name="kubelets and scheduler")
@@ -230,14 +233,8 @@ class Cluster:
             raise StartError(f"no custom resource definitions in {CRDS}; install the package again")
         for definition in definitions:
             await self.apply(definition)
-        try:
-            async with asyncio.timeout(SERVED_SECONDS):
-                while True:
-                    if await self._served():
-                        return
-                    await asyncio.sleep(POLL_SECONDS)
-        except TimeoutError as late:
-            raise StartError("the API server does not serve the custom resources; see its log") from late
+        if not await _becomes_true(self._served):
+            raise StartError("the API server does not serve the custom resources; see its log")
 
     async def _served(self) -> bool:
         """Return whether every kind is served: a real API server returns 404, then 429, until a new kind is ready."""
@@ -247,6 +244,23 @@ class Cluster:
         except (NotFound, TooManyRequests):
             return False
         return True
+
+    async def _client_authorities(self) -> str:
+        """Return the certificate authorities of the API server's clients (PEM). If it has none, return an empty text.
+
+        The API server publishes them for servers that authenticate as it does, shortly after it is ready.
+        """
+        published: dict[str, str] = {}
+
+        async def is_published() -> bool:
+            with contextlib.suppress(NotFound):
+                body = await self.client.request("GET", AUTHENTICATION_CONFIGURATION)
+                published.update(json.loads(body).get("data") or {})
+            return "client-ca-file" in published
+
+        if not await _becomes_true(is_published):
+            log.warning("the API server has no --client-ca-file; kubectl logs and kubectl exec are refused")
+        return published.get("client-ca-file", "")
 
     async def _add_node(self, name: str, context: ExecutionContext, provider_id: str) -> None:
         moment = "2000-01-01T00:00:00Z"  # nothing evaluates the heartbeats of the sandbox's nodes
@@ -327,6 +341,17 @@ class CreatedObjects:
                     "an object of the sandbox is left on the API server; delete it",
                     extra={"object": f"{kind.name} {namespace}/{name}", "error": error},
                 )
+
+
+async def _becomes_true(condition: Callable[[], Awaitable[bool]]) -> bool:
+    """Return whether *condition* is true now or within SERVED_SECONDS."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SERVED_SECONDS):
+            while True:
+                if await condition():
+                    return True
+                await asyncio.sleep(POLL_SECONDS)
+    return False
 
 
 def kind_of(document: Mapping[str, Any]) -> Kind[Resource]:

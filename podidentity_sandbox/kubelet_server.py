@@ -1,7 +1,9 @@
 """A kubelet's HTTPS server, from which a real API server fetches the logs of pods, and by which it runs commands.
 
-The emulator reads the logs in process instead. There is no authentication: the server listens on loopback, where every
-local user can read logs and run commands in the programs' containers. docs/sandbox.md states for which machines it is.
+The emulator reads the logs in process instead. The server listens on loopback, where every local user can connect, and
+runs commands as the user of a container's program, mostly root. Therefore it authenticates and authorizes clients as a
+kubelet does: by a client certificate of the cluster, as the API server presents one, and a SubjectAccessReview for
+`nodes/proxy` (reference: kubernetes.io, "Kubelet authentication/authorization").
 
 `kubectl exec` runs a command in the namespaces of a container's program. The API server connects to the kubelet with
 SPDY/3.1, also if kubectl uses a WebSocket. This module implements the part that `exec` needs: the client opens the
@@ -12,6 +14,7 @@ not supported.
 import asyncio
 import json
 import re
+import ssl
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
@@ -21,6 +24,11 @@ from typing import Final
 from aiohttp import web
 from typing_extensions import override
 
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError
+from podidentity_sandbox.access_review import is_allowed
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.kubeapi.authorization import User
 from podidentity_sandbox.kubelet import Kubelet
 from podidentity_sandbox.launching import PROGRAMS
 from podidentity_sandbox.processes import Program, python
@@ -32,6 +40,10 @@ CLOSE_SECONDS: Final = 2.0
 """Time for the client to close the connection after the last frame."""
 FRAME_MAX: Final = 1 << 20
 CHUNK_BYTES: Final = 32 << 10
+NO_CERTIFICATE: Final = (
+    "the sandbox's kubelets serve only clients with a certificate of this cluster; "
+    "start the API server with --client-ca-file and --kubelet-client-certificate\n"
+)
 _SYN_STREAM, _SYN_REPLY, _PING = 1, 2, 6
 _FIN: Final = 1
 _EXEC: Final = re.compile(r"/exec/(?P<namespace>[^/]+)/(?P<pod>[^/]+)/(?P<container>[^/]+)")
@@ -39,15 +51,25 @@ _LOGS: Final = re.compile(r"/containerLogs/(?P<namespace>[^/]+)/(?P<pod>[^/]+)/(
 
 
 class KubeletServer(HttpService):
-    """Server of the logs of several kubelets' pods, and of commands in their containers."""
+    """Server of the logs of several kubelets' pods, and of commands in their containers.
 
-    def __init__(self, kubelets: Iterable[Kubelet]) -> None:
+    *client* may create SubjectAccessReviews. Start the server with the context of `server_context`.
+    """
+
+    def __init__(self, kubelets: Iterable[Kubelet], client: Client) -> None:
         super().__init__()
         self._kubelets = tuple(kubelets)
+        self._client = client
 
     @override
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Return the log as text; with `follow` also later output, with `tailLines` from the end."""
+        """Return the log as text; with `follow` also later output, with `tailLines` from the end.
+
+        Return 401 without a client certificate of the cluster, and 403 if its user may not use `nodes/proxy`.
+        """
+        refusal = await self._refusal(request)
+        if refusal is not None:
+            return refusal
         if (command := _EXEC.fullmatch(request.path)) is not None:
             return await self._execute(request, command["namespace"], command["pod"], command["container"])
         asked = _LOGS.fullmatch(request.path)
@@ -67,6 +89,21 @@ class KubeletServer(HttpService):
         await response.write_eof()
         return response
 
+    async def _refusal(self, request: web.BaseRequest) -> web.Response | None:
+        user = _user_of(request)
+        if user is None:
+            return web.Response(status=401, text=NO_CERTIFICATE)
+        # A command needs `create` with every method, as `get` is also given to programs that only read metrics.
+        verb = "get" if _EXEC.fullmatch(request.path) is None else "create"
+        try:
+            attributes = {"verb": verb, "resource": "nodes", "subresource": "proxy"}
+            allowed = await is_allowed(self._client, user, attributes)
+        except ApiError as error:
+            return web.Response(status=503, text=f"the API server does not authorize the request: {error}\n")
+        if not allowed:
+            return web.Response(status=403, text=f'user "{user.name[:253]}" may not {verb} nodes/proxy\n')
+        return None
+
     async def _execute(self, request: web.BaseRequest, namespace: str, pod: str, container: str) -> web.Response:
         """Run the command of `kubectl exec`. The response is sent only if it cannot run."""
         programs = (each.program(namespace, pod, container) for each in self._kubelets)
@@ -80,6 +117,27 @@ class KubeletServer(HttpService):
             return web.Response(status=400, text="exec needs an upgrade to SPDY/3.1\n")
         await _execute_in(request, program)
         return web.Response()
+
+
+def server_context(client_authorities: str) -> ssl.SSLContext:
+    """Return the context of a server that asks clients for a certificate of *client_authorities* (PEM).
+
+    A certificate of another authority fails the handshake. If *client_authorities* is empty, no client has one.
+    """
+    context = Authority("podidctl kubelets").server_context()
+    if client_authorities:
+        context.load_verify_locations(cadata=client_authorities)
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def _user_of(request: web.BaseRequest) -> User | None:
+    """Return the user of the verified client certificate: its common name, and its organizations as groups."""
+    certificate = request.transport.get_extra_info("peercert") if request.transport is not None else None
+    fields = [field for part in (certificate or {}).get("subject", ()) for field in part]
+    name = next((value for key, value in fields if key == "commonName"), "")
+    groups = (value for key, value in fields if key == "organizationName")
+    return User(name, (*groups, "system:authenticated")) if name else None
 
 
 async def _execute_in(request: web.BaseRequest, program: Program) -> None:

@@ -12,15 +12,13 @@ ID's codes and the words that each text must contain in any case.
 """
 
 import asyncio
-import json
 import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from aiohttp import web
 from typing_extensions import override
 
@@ -30,6 +28,7 @@ from podidentity.kube.errors import ApiError, NotFound
 from podidentity.resources import PODS
 from podidentity_sandbox import federation
 from podidentity_sandbox.aad import Aad, SignInCall, SignInService
+from podidentity_sandbox.access_review import is_allowed
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory, FederatedCredential
 from podidentity_sandbox.kubeapi.authorization import ACCOUNT_PREFIX, service_account_user
@@ -45,7 +44,6 @@ PREFIX: Final = "/identity-bindings"
 ISSUER: Final = "https://ib.oic.sandbox.invalid"
 """The issuer of the proxy's own assertions. Nothing is at this address."""
 _TOKEN: Final = re.compile(rf"{PREFIX}/(?P<tenant>[^/]+)/oauth2/v2\.0/token/?")
-_REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,17 +201,10 @@ class TokenProxy(SignInService):
         if not subject.startswith(ACCOUNT_PREFIX):
             return False
         attributes = {"verb": BINDING_VERB, "group": BINDING_GROUP, "resource": client_id}
-        user = service_account_user(subject)
-        body: dict[str, Any] = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SubjectAccessReview",
-            "spec": {"user": user.name, "groups": list(user.groups), "resourceAttributes": attributes},
-        }
         try:
-            answer = await self.client.request("POST", _REVIEWS, body=msgspec.json.encode(body))
+            return await is_allowed(self.client, service_account_user(subject), attributes)
         except ApiError as error:
             raise _Error(503, "temporarily_unavailable", "the API server does not decide") from error
-        return bool(json.loads(answer)["status"].get("allowed"))
 
 
 def _server_name(request: web.BaseRequest) -> str:

@@ -147,7 +147,8 @@ func up() int {
 		"--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none",
 		"--external-hostname=127.0.0.1", "--service-account-issuer=" + server,
 		"--service-account-jwks-uri=" + server + "/openid/v1/jwks", "--service-account-signing-key-file=" + in("sa.key"),
-		"--service-account-key-file=" + in("sa.key"), "--allow-privileged=true", "--shutdown-watch-termination-grace-period=1s",
+		"--service-account-key-file=" + in("sa.key"), "--kubelet-client-certificate=" + in("admin.crt"),
+		"--kubelet-client-key=" + in("admin.key"), "--allow-privileged=true", "--shutdown-watch-termination-grace-period=1s",
 	}
 	if *controllers == "none" { // no controller creates the "default" service account that each pod requires
 		apiArgs = append(apiArgs, "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition")
