@@ -14,7 +14,8 @@ from typing import Final
 
 import msgspec
 
-from mic.startup.settings import PlanOutput, Settings, parse
+from mic.startup.setting_table import PlanOutput
+from mic.startup.settings import Settings, parse
 from podidentity.exits import StartError, ended
 from podidentity.kube.errors import LeadershipLost
 from podidentity.late_authorities import import_aiohttp

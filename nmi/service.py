@@ -17,7 +17,8 @@ from nmi.handover.takeover import Takeover
 from nmi.node.redirect_choice import Backend, RedirectChoice
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.server.server import Server
-from nmi.settings import ANY_ADDRESS, Settings
+from nmi.setting_table import ANY_ADDRESS
+from nmi.settings import Settings
 from podidentity.exits import StartError
 from podidentity.telemetry.probes import HttpEndpoints
 from podidentity.version import VERSION

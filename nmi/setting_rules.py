@@ -3,22 +3,20 @@
 import ipaddress
 import re
 from itertools import combinations
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from nmi.choices import BootGuardAction, OperationMode, RedirectMode, RedirectTarget
+from nmi.setting_table import SettingTable
 from podidentity.azure.clouds import parse_endpoint
 from podidentity.flags import UsageError, quoted
 from podidentity.settings import PORT
-
-if TYPE_CHECKING:
-    from nmi.settings import Settings
 
 _NODE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 """A DNS subdomain, as the API server requires. A "$(NODE_NAME)" without such a variable does not match."""
 _PROXY: Final = re.compile(r"(?:https?://)?(?:[^\s/@]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
 
 
-def check(settings: "Settings") -> None:
+def check(settings: SettingTable) -> None:
     """Raise UsageError with one line that states the fix, if the settings cannot be used."""
     if settings.version:
         return
@@ -41,11 +39,11 @@ def _check_address(flag: str, text: str) -> None:
         ) from None
 
 
-def _serves_no_node(settings: "Settings") -> bool:
+def _serves_no_node(settings: SettingTable) -> bool:
     return settings.cleanup or settings.boot_guard is not BootGuardAction.NONE
 
 
-def _check_together(settings: "Settings") -> None:
+def _check_together(settings: SettingTable) -> None:
     _demand(
         _serves_no_node(settings) or settings.node_name != "",
         "--node is missing: give the name of the node NMI runs on, in a pod --node=$(NODE_NAME) with NODE_NAME "
@@ -94,7 +92,7 @@ def _check_together(settings: "Settings") -> None:
         )
 
 
-def _check_texts(settings: "Settings") -> None:
+def _check_texts(settings: SettingTable) -> None:
     _demand(
         _serves_no_node(settings)
         or settings.node_name == ""

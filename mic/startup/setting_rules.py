@@ -2,13 +2,11 @@
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from mic.startup.setting_table import SettingTable
 from podidentity.azure.resource_ids import is_group_reference
 from podidentity.flags import UsageError, go_duration, quoted
-
-if TYPE_CHECKING:
-    from mic.startup.settings import Settings
 
 _DNS: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
@@ -17,7 +15,7 @@ _QUALIFIED: Final = re.compile(rf"([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_NA
 _SELECTOR: Final = re.compile(rf"({_QUALIFIED.pattern})=({_NAME})?(,({_QUALIFIED.pattern})=({_NAME})?)*")
 
 
-def check(settings: "Settings") -> None:
+def check(settings: SettingTable) -> None:
     """Raise UsageError with one line that states all problems, if the settings cannot be used."""
     if settings.version:
         return
@@ -26,7 +24,7 @@ def check(settings: "Settings") -> None:
         raise UsageError("; ".join(problems))
 
 
-def _demands(settings: "Settings") -> Iterator[tuple[bool, str]]:
+def _demands(settings: SettingTable) -> Iterator[tuple[bool, str]]:
     """Yield each condition, and the sentence for the case that it does not hold."""
     yield (
         settings.namespace != "" or settings.plan,

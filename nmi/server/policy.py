@@ -3,7 +3,7 @@
 import msgspec
 
 from nmi.server.target import ProxiedPaths
-from nmi.settings import HEAD_BYTES
+from nmi.setting_table import HEAD_BYTES
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,11 +31,14 @@ def made() -> str:
 
 def _docstrings(program: type[ProgramSettings]) -> dict[str, str]:
     """Return the docstrings of the fields that have one, each in one line."""
-    (body,) = (node.body for node in ast.parse(inspect.getsource(program)).body if isinstance(node, ast.ClassDef))
     docstrings = {}
-    for field, text in pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            docstrings[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    for part in program.__mro__:
+        if not issubclass(part, ProgramSettings):
+            continue
+        (body,) = (node.body for node in ast.parse(inspect.getsource(part)).body if isinstance(node, ast.ClassDef))
+        for field, text in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                docstrings[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
     return docstrings
 
 
