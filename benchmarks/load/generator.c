@@ -36,7 +36,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,15 +83,6 @@ static uint64_t ids_given; /* the next id, before its conversion */
 static char buffer[HEAD_MAX + READ_MAX];
 
 static void take_request(struct client *c, int64_t started, int64_t now);
-
-void leave(int status, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
-    va_end(arguments);
-    fputc('\n', stderr);
-    exit(status);
-}
 
 static int64_t clock_ns(void) {
     struct timespec now;

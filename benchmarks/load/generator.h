@@ -1,5 +1,6 @@
 /* Declarations for the load generator's files: limits, the plan of groups, and the counts of a run.
- * `specification` reads a plan, `generator` executes it, `answer` reads heads of responses, `result` prints the counts.
+ * `specification` reads a plan, `generator` executes it, `answer` reads heads of responses, `result` prints the counts or an
+ * error.
  */
 #ifndef GENERATOR_H
 #define GENERATOR_H

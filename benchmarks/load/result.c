@@ -1,5 +1,7 @@
-/* The counts of a run as one line of JSON. */
+/* The end of a run: its counts as one line of JSON, or the reason why there is none. */
+#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "generator.h"
 
@@ -58,4 +60,13 @@ void print_result(const struct plan *plan, int64_t begin_ns, int64_t end_ns, int
         print_group(&plan->groups[i], begin_ns, end_ns);
     }
     printf("]}\n");
+}
+
+void leave(int status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
+    exit(status);
 }
