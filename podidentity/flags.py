@@ -130,6 +130,13 @@ class GoParser(argparse.ArgumentParser):
 
     def __init__(self, *, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self._former: set[str] = set()
+
+    def add_former_flag(self, flag: str, instead: str) -> None:
+        """Accept the former *flag* with any value. *instead*: what the program does now, for --help."""
+        self._former.add(flag)
+        help_text = f"without effect: {instead}"
+        self.add_argument(f"--{flag}", dest=flag, type=str, default=None, metavar="…", help=help_text)
 
     @override
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
@@ -204,7 +211,7 @@ class GoParser(argparse.ArgumentParser):
         if name not in known:
             import difflib  # noqa: PLC0415  150 kB, for a message only
 
-            folded = {text.lower(): text for text in known}
+            folded = {text.lower(): text for text in known if text not in self._former}
             close = difflib.get_close_matches(name.lower(), folded, n=1)
             advice = f"; did you mean --{folded[close[0]]}?" if close else ""
             self.error(f"unknown flag --{quoted(name)[1:-1]}{advice}")

@@ -195,9 +195,7 @@ def read_flags(
             help=about.replace("%", "%%"),
         )
     for flag, instead in former_flags.items():
-        parser.add_argument(
-            f"--{flag}", dest=flag, type=str, default=None, metavar="…", help=f"without effect: {instead}"
-        )
+        parser.add_former_flag(flag, instead)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     former = tuple(flag for flag in former_flags if given.pop(flag, None) is not None)
     return {**given, "former_flags": former} if former else given

@@ -269,6 +269,10 @@ def test_help_names_every_flag_and_exits_with_0(capsys: pytest.CaptureFixture[st
     ("args", "sentence"),
     [
         (["--nod=a"], "nmi: unknown flag --nod; did you mean --node? (see nmi --help)\n"),
+        (
+            ["--max-connection-byte=1"],
+            "nmi: unknown flag --max-connection-byte; did you mean --max-connections-per-pod? (see nmi --help)\n",
+        ),
         ([], "nmi: --node is missing: give the name of the node"),
         (["--node=a", "--nmi-port=70000"], "nmi: --nmi-port is 70000; ports are 1 to 65535\n"),
     ],
