@@ -90,7 +90,7 @@ async def page(sandbox: Sandbox, port: int, path: str, node: str = NODE) -> str:
     """Return a page that a program of the node serves on loopback."""
 
     def fetch() -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_SECONDS)
         try:
             connection.request("GET", path)
             return connection.getresponse().read().decode()

@@ -32,7 +32,7 @@ from podidentity_sandbox.machines import Machine, no_such_identity
 from podidentity_sandbox.serving import ResponseFault
 from tests.support.mic.arm_client import AUDIENCE, ArmUnderTest, host
 from tests.support.objects import identity_id, set_id, vm_id
-from tests.support.waiting import until
+from tests.support.waiting import LIMIT_SECONDS, until
 
 
 @pytest.mark.parametrize("text", [vm_id(), set_id()], ids=["vm", "scale-set"])
@@ -114,7 +114,7 @@ async def test_every_running_operation_counts_for_the_pause_between_polls(
     monkeypatch.setattr(compute, "poll_pause", pause)
     for each in machines:
         each.operation_seconds = 600.0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT_SECONDS):
         await asyncio.gather(azure.put(host(vm_id()), "one"), azure.put(host(set_id()), "one"))
     assert max(seen) == 2
     for each in machines:

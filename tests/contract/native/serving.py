@@ -15,9 +15,8 @@ from _native.histogram import Histogram, Series
 from _native.index import Index, PodRecord
 from _native.lane import Lane, Limits
 from tests.support.nmi.server.limits import limits_with
-from tests.support.waiting import until
+from tests.support.waiting import LIMIT_SECONDS, until
 
-PATIENCE_SECONDS = 10.0
 KERNEL_MILLISECONDS = 60_000
 RESOURCE = b"https://vault.azure.net"
 REQUEST = (
@@ -114,7 +113,7 @@ class Peer:
 
     async def answer(self) -> bytes:
         """One whole answer."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(LIMIT_SECONDS):
             head = await self.reader.readuntil(b"\r\n\r\n")
             length = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
             return head + await self.reader.readexactly(length)
@@ -122,7 +121,7 @@ class Peer:
     async def ending(self) -> bytes:
         """Return the bytes until the lane closes or resets the connection."""
         received = bytearray()
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(LIMIT_SECONDS):
             try:
                 while data := await self.reader.read(65536):
                     received += data

@@ -29,6 +29,7 @@ from tests.support.nmi.server.limits import limits_with
 from tests.support.nmi.server.running import Running
 from tests.support.oracle.refusals import ANSWERS, read_refusal
 from tests.support.oracle.requests import Asked, Verdict, read
+from tests.support.waiting import LIMIT_SECONDS
 
 LAST = b"GET /metadata/identity/oauth2/token HTTP/1.0\r\n\r\n"
 """Always answered by the general lane, and differently if a byte of it was read as a part of another request."""
@@ -116,7 +117,7 @@ class LoopbackServer:
 
     async def _rest(self, sock: socket.socket) -> bytes:
         received = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_SECONDS):
             with suppress(ConnectionResetError):
                 while data := await asyncio.get_running_loop().sock_recv(sock, 2**20):
                     received += data

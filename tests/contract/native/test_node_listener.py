@@ -16,6 +16,7 @@ from _native.lane import Lane
 from tests.contract.native.serving import Serving, serving
 from tests.contract.native.test_lane_listener import listening, no_lane
 from tests.support.nmi.server.limits import limits_with
+from tests.support.waiting import LIMIT_SECONDS
 
 METADATA = ("169.254.169.254", 80)
 NODE = "127.0.0.9"
@@ -43,7 +44,7 @@ def direct(listener: socket.socket, source: str = "127.0.0.1") -> socket.socket:
 async def reset_by_lane(sock: socket.socket) -> bool:
     sock.setblocking(False)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_SECONDS):
             return await asyncio.get_running_loop().sock_recv(sock, 1) is None
     except ConnectionResetError:
         return True

@@ -19,7 +19,7 @@ from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.settings import Settings, parse
 from podidentity.exits import StartError
 from podidentity_sandbox.serving import restartable_listener
-from tests.support.waiting import until
+from tests.support.waiting import LIMIT_SECONDS, until
 
 
 async def test_it_is_in_force_after_the_first_check_and_a_loss_is_the_reason_why_nmi_is_not_ready(
@@ -58,7 +58,7 @@ async def test_the_check_is_one_connection_without_a_byte() -> None:
         assert await connects(server.getsockname()[:2])
         accepted, _ = server.accept()
         with accepted:
-            accepted.settimeout(5)
+            accepted.settimeout(LIMIT_SECONDS)
             assert accepted.recv(1) == b""
     assert not await connects(("127.0.0.1", 1)), "nothing listens there"
 
@@ -67,7 +67,7 @@ async def test_without_a_redirect_nothing_is_checked(tmp_path: Path) -> None:
     redirect = TrafficRedirect(Settings(node_name="n", redirect=RedirectMode.NONE, kubelet_config=tmp_path / "none"))
     await redirect.prepare()
     await redirect.install()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_SECONDS):
         await redirect.maintain()
     assert (redirect.redirects, redirect.problem()) == (True, None)
 

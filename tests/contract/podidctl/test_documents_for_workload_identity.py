@@ -11,6 +11,7 @@ import yaml
 from podidctl.migration.output import change_script, command, credential_script, new_accounts, parameters
 from podidctl.migration.workload_identity import AUDIENCE
 from tests.support.migration.objects import ID, account, binding, cron_job, identity, planned, workload
+from tests.support.waiting import LIMIT_SECONDS
 
 ISSUER = "https://oidc.example.org/x/"
 
@@ -86,9 +87,9 @@ def test_text_in_an_object_cannot_run_a_command(tmp_path: Path) -> None:
     (tmp_path / "az").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>called\n')
     (tmp_path / "az").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)
+    subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=LIMIT_SECONDS)
     script.write_text(change_script(made))
-    subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)
+    subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=LIMIT_SECONDS)
     assert "g(touch)" in (tmp_path / "called").read_text()
     assert {each.name for each in tmp_path.iterdir()} == {"script.sh", "az", "called"}
     kinds = {each["kind"] for each in yaml.safe_load_all(new_accounts(made)) if each}

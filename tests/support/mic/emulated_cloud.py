@@ -23,14 +23,13 @@ from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.tokens import TokenMint
 from tests.support.checkout import ROOT
 from tests.support.objects import identity_id, set_id, vm_id
-from tests.support.waiting import until
+from tests.support.waiting import LIMIT_SECONDS, until
 
 GROUP = "aadpodidentity.k8s.io"
 IDENTITIES = f"azureidentities.{GROUP}"
 BINDINGS = f"azureidentitybindings.{GROUP}"
 EXCEPTIONS = f"azurepodidentityexceptions.{GROUP}"
 ASSIGNED = f"azureassignedidentities.{GROUP}"
-WAIT_SECONDS = 60.0
 """The time limit of a wait on a busy machine; nearly all waits take less than a second."""
 
 
@@ -47,7 +46,7 @@ class Mic:
         port = self.metrics_port if path == "/metrics" else self.probe_port
 
         def fetch() -> str:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=LIMIT_SECONDS) as answer:
                 return str(answer.read().decode())
 
         return await asyncio.to_thread(fetch)
@@ -58,7 +57,7 @@ class Mic:
         return await self.ended()
 
     async def ended(self) -> int:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(LIMIT_SECONDS):
             return await self.process.wait()
 
     async def suspended(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.checkout import ROOT
-from tests.support.mic.emulated_cloud import WAIT_SECONDS
+from tests.support.waiting import LIMIT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ async def run(
     )
     if started is not None:
         started(process)
-    async with asyncio.timeout(2 * WAIT_SECONDS):
+    async with asyncio.timeout(2 * LIMIT_SECONDS):
         out, err = await process.communicate()
     assert process.returncode is not None
     assert "Traceback" not in err.decode(), err.decode()

@@ -28,6 +28,7 @@ from nmi.tokens.token import Token
 from nmi.tokens.waiters import Charged
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import Pod, PodMeta
+from tests.support.waiting import LIMIT_SECONDS
 
 PEER = "10.0.0.7"
 SECRET = "secret-token"
@@ -267,7 +268,7 @@ class ServerUnderTest:
 
     async def settle(self) -> None:
         """Wait until no request is being answered."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while self.tasks:
                 await asyncio.wait(set(self.tasks))
 

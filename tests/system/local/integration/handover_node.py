@@ -25,6 +25,7 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.support.identity_requests import METADATA, NODE, TOKEN_TARGET, attach, bind, start_again
+from tests.support.waiting import LIMIT_SECONDS
 
 T = TypeVar("T")
 
@@ -105,7 +106,7 @@ class Net:
 
 def connection() -> http.client.HTTPConnection:
     """Return an open connection to the metadata endpoint. Call it inside a pod."""
-    made = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=20)
+    made = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=LIMIT_SECONDS)
     made.connect()
     return made
 

@@ -19,7 +19,7 @@ from podidentity_sandbox.serving import free_ports
 from tests.support.checkout import ROOT
 from tests.support.fault_proxy import FaultProxy
 from tests.support.identity_requests import end
-from tests.support.waiting import until
+from tests.support.waiting import LIMIT_SECONDS, until
 from tests.system.local.integration.limited_nmi import RUN
 
 
@@ -32,7 +32,7 @@ class Nmi:
 
     def page(self, path: str) -> tuple[int, str]:
         """Return status and text. Blocks."""
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_SECONDS)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
