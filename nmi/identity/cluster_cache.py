@@ -31,7 +31,7 @@ from nmi.identity.ownership_reads import OwnershipReads
 from nmi.identity.pending_reads import PendingReads
 from nmi.identity.pod_registry import PodRegistry
 from nmi.identity.pods import PodEntry, facts
-from nmi.identity.stopped_pods import wait_if_suspended
+from nmi.identity.stopped_pods import wait_if_stopped
 from nmi.identity.suspensions import Suspensions
 from nmi.identity.verification_reads import UnansweredError, VerificationReads
 from nmi.identity.watches import Watches
@@ -306,7 +306,8 @@ class ClusterCache:
         silent = self.silent()
         if not (entry.doubtful or silent):
             return DecisionInput(entry.facts, entry.assigned, certain=True)
-        if (stopped := wait_if_suspended(entry, named=not address)) is not None:
+        stopped = wait_if_stopped(entry.pod, named=not address, suspended=entry.suspended)
+        if stopped is not None:
             return stopped
         try:
             pod = await self.ownership_reads.verify(entry, address) if entry.doubtful or "pods" in silent else entry.pod

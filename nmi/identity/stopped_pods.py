@@ -5,10 +5,11 @@ a request from the same address. Until then presence, uid, phase and address of 
 can confirm a pod whose containers have all terminated, or whose sandbox is not ready: it gets no token.
 """
 
-from typing import Final, Protocol
+from typing import Final
 
 from nmi.identity.decide import Wait
 from nmi.refusal import Reason, Refusal
+from podidentity.resources import Pod
 
 HOLD_SECONDS: Final = 5.0
 """A restarting container is terminated for a second or two. The new one may send a request before the kubelet reports
@@ -38,41 +39,21 @@ _ADDRESS: Final = ("address", "")
 """What such a request waits for: a report about the owner of the address."""
 
 
-class PodState(Protocol):
-    """The state of a pod according to the watch (`PodEntry`) or to a read (`Pod`)."""
-
-    @property
-    def terminated(self) -> bool: ...
-
-    @property
-    def sandbox_down(self) -> bool: ...
-
-
-class EntryState(PodState, Protocol):
-    """The state of a pod according to the watch and to local evidence: `PodEntry`."""
-
-    @property
-    def suspended(self) -> bool: ...
-
-
-def wait_if_stopped(pod: PodState, *, named: bool) -> Wait | None:
-    """Return the Wait for requests of *pod* if its state requires one, else None.
+def wait_if_stopped(pod: Pod, *, named: bool, suspended: bool = False) -> Wait | None:
+    """Return the Wait for requests of *pod*, as the watch or a read reported it, if its state requires one, else None.
 
     *named*: a process of the node named the pod, so its address does not matter. The kubelet mounts volumes before the
     sandbox exists, so the state of the sandbox does not matter then either.
+
+    *suspended*: local evidence shows that the pod's address changed its owner.
     """
+    if suspended and not named:
+        return _wait(SUSPENDED)
     if pod.terminated:
         return _wait(TERMINATED)
     if pod.sandbox_down and not named:
         return _wait(SANDBOX_DOWN)
     return None
-
-
-def wait_if_suspended(entry: EntryState, *, named: bool) -> Wait | None:
-    """Return the same for a pod according to the watch and to local evidence."""
-    if entry.suspended and not named:
-        return _wait(SUSPENDED)
-    return wait_if_stopped(entry, named=named)
 
 
 def _wait(refusal: Refusal) -> Wait:

@@ -9,8 +9,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
+from podidentity.kube.client import Client
 from podidentity.kube.errors import MALFORMED, ApiError, NotFound, ServerError
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
@@ -22,9 +23,7 @@ from podidentity.resources import (
     AzureIdentity,
     AzureIdentityBinding,
     AzurePodIdentityException,
-    Kind,
     Pod,
-    Resource,
 )
 
 log = logging.getLogger(__name__)
@@ -34,18 +33,7 @@ READ_SECONDS: Final = 2.0
 """A read of one object takes milliseconds. The request that waits for it also waits for a token."""
 UNANSWERED_SECONDS: Final = 5.0
 
-R = TypeVar("R", bound=Resource)
 V = TypeVar("V")
-
-
-class Reader(Protocol):
-    """The used part of `podidentity.kube.client.Client`."""
-
-    async def get(self, kind: Kind[R], namespace: str, name: str) -> R: ...
-
-    async def list(
-        self, kind: Kind[R], namespace: str = "", *, field_selector: str = "", label_selector: str = ""
-    ) -> list[R]: ...
 
 
 class UnansweredError(Exception):
@@ -88,8 +76,8 @@ class _SharedReads(Generic[V]):
 class VerificationReads:
     """The current state on the API server: of a pod, of its identities, of the exceptions of its namespace."""
 
-    def __init__(self, reader: Reader, clock: Callable[[], float] = time.monotonic) -> None:
-        self._reader = reader
+    def __init__(self, client: Client, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
         self._clock = clock
         self._pods: _SharedReads[Pod | None] = _SharedReads(clock)
         self._assigned: _SharedReads[Sequence[AzureAssignedIdentity]] = _SharedReads(clock)
@@ -118,31 +106,31 @@ class VerificationReads:
         """Return the assigned identities that a watch with this selector delivers. Raises UnansweredError."""
         return await self._assigned.get(
             label_selector,
-            lambda: self._limited(self._reader.list(ASSIGNED_IDENTITIES, label_selector=label_selector)),
+            lambda: self._limited(self._client.list(ASSIGNED_IDENTITIES, label_selector=label_selector)),
         )
 
     async def bindings(self, namespace: str) -> Sequence[AzureIdentityBinding]:
         """Return the current bindings of *namespace*. Raises UnansweredError."""
         return await self._bindings.get(
-            namespace, lambda: self._limited(self._reader.list(BINDINGS, namespace), namespace)
+            namespace, lambda: self._limited(self._client.list(BINDINGS, namespace), namespace)
         )
 
     async def identities(self, namespace: str) -> Sequence[AzureIdentity]:
         """Return the current identities of *namespace*. Raises UnansweredError."""
         return await self._identities.get(
-            namespace, lambda: self._limited(self._reader.list(IDENTITIES, namespace), namespace)
+            namespace, lambda: self._limited(self._client.list(IDENTITIES, namespace), namespace)
         )
 
     async def exceptions(self, namespace: str) -> Sequence[AzurePodIdentityException]:
         """Return the current exceptions of *namespace*. Raises UnansweredError."""
         return await self._exceptions.get(
-            namespace, lambda: self._limited(self._reader.list(EXCEPTIONS, namespace), namespace)
+            namespace, lambda: self._limited(self._client.list(EXCEPTIONS, namespace), namespace)
         )
 
     async def at_address(self, address: str, node: str) -> Sequence[Pod]:
         """Return the pods of *node* that the API server lists at *address*. Not shared. Raises UnansweredError."""
         selector = f"status.podIP={address},spec.nodeName={node}"
-        return await self._limited(self._reader.list(PODS, field_selector=selector))
+        return await self._limited(self._client.list(PODS, field_selector=selector))
 
     async def aclose(self) -> None:
         for each in (self._pods, self._assigned, self._bindings, self._identities, self._exceptions):
@@ -150,7 +138,7 @@ class VerificationReads:
 
     async def _get_pod(self, namespace: str, name: str) -> Pod | None:
         try:
-            return await self._reader.get(PODS, namespace, name)
+            return await self._client.get(PODS, namespace, name)
         except NotFound:
             return None
 

@@ -1,7 +1,7 @@
 """NMI reads from the API server before a grant if the index may be outdated: by a doubtful pod, or a silent watch."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,6 +11,7 @@ from nmi.identity.ownership_reads import GONE
 from nmi.identity.pods import PodEntry
 from nmi.identity.verification_reads import UnansweredError, VerificationReads
 from nmi.refusal import Reason, Refusal
+from podidentity.kube.client import Client
 from podidentity.kube.errors import MALFORMED, NoResponse, ServerError
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
@@ -318,7 +319,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
 )
 async def test_reads_of_other_namespaces_continue(reader: Reader, first: str, second: str) -> None:
     now = [0.0]
-    reads = VerificationReads(reader, lambda: now[0])
+    reads = VerificationReads(cast("Client", reader), lambda: now[0])
     with pytest.raises(UnansweredError):
         await getattr(reads, first)("full")
     assert await reads.exceptions("other") == []
@@ -334,7 +335,7 @@ async def test_reads_of_other_namespaces_continue(reader: Reader, first: str, se
 
 
 async def test_an_unreachable_server_gets_no_more_reads(reader: Reader) -> None:
-    reads = VerificationReads(reader, lambda: 0.0)
+    reads = VerificationReads(cast("Client", reader), lambda: 0.0)
     reader.away = True
     with pytest.raises(UnansweredError):
         await reads.exceptions("other")
@@ -344,7 +345,7 @@ async def test_an_unreachable_server_gets_no_more_reads(reader: Reader) -> None:
 
 
 async def test_an_unreadable_pod_does_not_count_as_an_unreachable_server(reader: Reader) -> None:
-    reads = VerificationReads(reader, lambda: 0.0)
+    reads = VerificationReads(cast("Client", reader), lambda: 0.0)
     with pytest.raises(UnansweredError):
         await reads.pod("ns", "deep")
     assert await reads.exceptions("other") == []
