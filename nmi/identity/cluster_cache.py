@@ -1,6 +1,6 @@
 """The cluster cache: the pods of this node with their addresses and identities, kept equal to the API server.
 
-Its parts are `watches` (changes), `pod_registry` and `address_owners` (pods), `assignments` or `managed_mode`
+Its parts are `watches` (changes), `pod_registry` (pods and their addresses), `assignments` or `managed_mode`
 (identities) and `exemptions` (exceptions). Where the watches may be behind (an unknown or contested address, an ending
 pod, a silent watch) it also sends a bounded number of reads (`ownership_reads`, `verification_reads`).
 """
@@ -10,35 +10,31 @@ import logging
 import random as random_module
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from _native.index import Index, PodRecord
 from nmi.identity.address_evidence import AddressEvidence, Evidence
-from nmi.identity.address_owners import AddressOwners
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.assignments import IdentityAssignments, MicAssignments
-from nmi.identity.debug_state import pod_state, watch_state
-from nmi.identity.decide import PodFacts, Wait
+from nmi.identity.decide import PodFacts, Wait, wait_if_stopped
 from nmi.identity.exemptions import Exemptions
 from nmi.identity.kept_parts import KeptParts
 from nmi.identity.lookup_wait import LookupWait
 from nmi.identity.managed_mode import BoundIdentities
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.ownership_reads import OwnershipReads
-from nmi.identity.pending_reads import PendingReads
-from nmi.identity.pod_registry import PodRegistry
+from nmi.identity.pod_registry import AddressOwners, PodRegistry
 from nmi.identity.pods import PodEntry, facts
-from nmi.identity.stopped_pods import wait_if_stopped
 from nmi.identity.suspensions import Suspensions
-from nmi.identity.verification_reads import UnansweredError, VerificationReads
+from nmi.identity.verification_reads import PendingReads, UnansweredError, VerificationReads
 from nmi.identity.watches import Watches
 from nmi.node.rtnetlink import Message, Unresolved
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client
-from podidentity.kube.informer import SILENCE_SECONDS
+from podidentity.kube.informer import SILENCE_SECONDS, Informer
 from podidentity.resources import EXCEPTIONS, PODS, Pod
 from podidentity.telemetry.log_limit import LogLimit
 
@@ -48,6 +44,8 @@ CHECK_SECONDS: Final = 0.5
 """How soon NMI notices that a silent watch delivers again."""
 SHOWN_MAX: Final = 300
 """Pods in `state`; a node runs 110, or 250 at most."""
+IDENTITIES_MAX: Final = 300
+"""Identities of one pod in `state`."""
 
 _UNVERIFIED: Final = Refusal(
     Reason.UPSTREAM_UNAVAILABLE,
@@ -227,14 +225,15 @@ class ClusterCache:
     def state(self) -> dict[str, object]:
         """Return the current state for the debug page: bounded, without secrets and without client ids."""
         entries = [
-            pod_state(entry, self._suspensions.of(entry)) for _, entry in zip(range(SHOWN_MAX), self.pods, strict=False)
+            _pod_state(entry, self._suspensions.of(entry))
+            for _, entry in zip(range(SHOWN_MAX), self.pods, strict=False)
         ]
         return {
             "pods": entries,
             "pods_left_out": len(self.pods) - len(entries),
             "addresses": len(self._index),
             "suspended": self._index.suspended,
-            "watches": {name: watch_state(each) for name, each in self.watches.by_name.items()},
+            "watches": {name: _watch_state(each) for name, each in self.watches.by_name.items()},
             "silent": self.silent(),
             "exceptions": len(self._exemptions),
             "suspended_pods": self._suspensions.pods,
@@ -358,3 +357,38 @@ def _owner(found: PodRecord | Refusal | None) -> PodEntry | Refusal | None:
     if not isinstance(found, PodRecord):
         return found
     return found.owner if isinstance(found.owner, PodEntry) else None
+
+
+def _pod_state(entry: PodEntry, suspended: Mapping[str, str]) -> dict[str, object]:
+    """Return the state of *entry* for the debug page; *suspended* maps its suspended addresses to the evidence."""
+    return {
+        "pod": entry.key,
+        "uid": entry.uid,
+        "addresses": list(entry.addresses),
+        "label": entry.facts.label,
+        "exempt": entry.facts.exempt,
+        "doubtful": entry.doubtful,
+        "terminated": entry.terminated,
+        "sandbox_down": entry.sandbox_down,
+        "suspended": dict(suspended),
+        "host_network": entry.pod.spec.host_network,
+        "identities": [
+            {
+                "identity": "/".join(each.identity.key),
+                "binding": each.binding,
+                "status": each.status,
+                "usable": each.usable,
+            }
+            for each in entry.assigned[:IDENTITIES_MAX]
+        ],
+    }
+
+
+def _watch_state(watch: Informer[Any]) -> dict[str, object]:
+    """Return the state of *watch* for the debug page."""
+    age = watch.staleness_seconds()
+    return {
+        "silent_seconds": round(age, 1) if age < float("inf") else None,
+        "restarts": watch.restarts,
+        "objects": len(watch.store),
+    }

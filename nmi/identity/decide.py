@@ -1,7 +1,8 @@
-"""The decision whether a pod may have a token, and of which identity. A function from values to a value.
+"""The decisions whether a pod may have lost its address, whether it may have a token, and of which identity. Pure.
 
-No clock, no I/O, no waiting: the caller waits, asks Azure and decides again. The `AssignedIdentity` values come from
-`assignments` (`managed_mode` in that mode), the reason for an exemption from `exemptions`.
+No clock, no I/O, no waiting: the caller waits, asks Azure and decides again. `wait_if_stopped` decides first. The
+`AssignedIdentity` values that `decide` gets come from `assignments` (`managed_mode` in that mode), the reason for an
+exemption from `exemptions`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,10 +14,13 @@ from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.candidate_order import candidate_order
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
-from podidentity.resources import CREATED, OBJECT_ID_ANNOTATION, IdentityType
+from podidentity.resources import CREATED, OBJECT_ID_ANNOTATION, IdentityType, Pod
 
 MANAGED_HOLD_SECONDS: Final = 1.5
 """A watch delivers a change within milliseconds; the response is due within 2 s of the request."""
+STOPPED_HOLD_SECONDS: Final = 5.0
+"""A restarting container is terminated for a second or two. The new one may send a request before the kubelet reports
+it."""
 
 
 class PodFacts(msgspec.Struct, frozen=True):
@@ -122,6 +126,54 @@ _OTHER_NAMESPACE = Refusal(
     "No identity is assigned to this pod in its own namespace.",
     "the bound identity serves its own namespace only (forceNamespaced, annotation, type 3): move identity or pod",
 )
+
+TERMINATED: Final = Refusal(
+    Reason.SUSPENDED,
+    "No container of this pod is reported to run; try again.",
+    "all containers of the pod have terminated, so another pod may have its address: if the pod runs, find out why its "
+    "kubelet does not report it",
+)
+SANDBOX_DOWN: Final = Refusal(
+    Reason.SUSPENDED,
+    "The sandbox of this pod is reported not to be ready; try again.",
+    "the pod's condition PodReadyToStartContainers is False, so another pod may have its address: if the pod runs, "
+    "find out why its kubelet does not report it",
+)
+SUSPENDED: Final = Refusal(
+    Reason.SUSPENDED,
+    "The address of this pod has just changed on its node; try again.",
+    "an interface, route or link-layer address behind the pod's address has changed, and the API server has not "
+    "reported the new owner of the address yet: see NMI's log and /debug/state for the evidence",
+)
+
+_OWNER_OF_ADDRESS: Final = ("address", "")
+"""What a request of a stopped pod waits for: a report about the owner of the address."""
+
+
+def wait_if_stopped(pod: Pod, *, named: bool, suspended: bool = False) -> Wait | None:
+    """Return the Wait for requests of *pod*, as the watch or a read reported it, if its state requires one, else None.
+
+    The kubelet releases a sandbox's address as soon as nothing runs in it. It reports that later than the next pod may
+    send a request from the same address. Until then presence, uid, phase and address of the former pod do not change.
+    So no read can confirm a pod whose containers have all terminated, or whose sandbox is not ready: its requests are
+    held briefly, then refused.
+
+    *named*: a process of the node named the pod, so its address does not matter. The kubelet mounts volumes before the
+    sandbox exists, so the state of the sandbox does not matter then either.
+
+    *suspended*: local evidence shows that the pod's address changed its owner.
+    """
+    if suspended and not named:
+        return _wait_for_address(SUSPENDED)
+    if pod.terminated:
+        return _wait_for_address(TERMINATED)
+    if pod.sandbox_down and not named:
+        return _wait_for_address(SANDBOX_DOWN)
+    return None
+
+
+def _wait_for_address(refusal: Refusal) -> Wait:
+    return Wait(STOPPED_HOLD_SECONDS, refusal, _OWNER_OF_ADDRESS, in_progress=True)
 
 
 def decide(

@@ -6,15 +6,11 @@ settles the owner of an address, or finds a pod gone.
 
 from typing import Final
 
-from nmi.identity.address_owners import AddressOwners
-from nmi.identity.container_starts import owner_of
-from nmi.identity.decide import Wait
+from nmi.identity.decide import Wait, wait_if_stopped
 from nmi.identity.metrics import IdentityMetrics
-from nmi.identity.pending_reads import PendingReads
-from nmi.identity.pod_registry import PodRegistry
-from nmi.identity.pods import PodEntry, own_addresses
-from nmi.identity.stopped_pods import wait_if_stopped
-from nmi.identity.verification_reads import UnansweredError, VerificationReads
+from nmi.identity.pod_registry import AddressOwners, PodRegistry
+from nmi.identity.pods import PodEntry, own_addresses, owner_of
+from nmi.identity.verification_reads import PendingReads, UnansweredError, VerificationReads
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import Pod
 

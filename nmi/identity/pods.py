@@ -2,11 +2,18 @@
 
 A `PodEntry` owns its native `PodRecord`. Only `cluster_cache` and its parts change an entry. Each change begins a new
 generation of the record (its ready answers are discarded) and wakes every request that waits for the pod.
+
+The functions are pure: the properties of a pod that decisions depend on, and what follows from the start times of its
+containers about its address. The kubelet takes these times from the node's clock, which NMI also uses, and rounds them
+down to whole seconds. A pod's sandbox is created at an address only after the former owner's sandbox is gone, and
+containers start in a sandbox. So of two pods at one address the one with the later start owns it, and a container that
+started after a change of the node's network runs in a sandbox that is younger than the change.
 """
 
 import asyncio
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 from _native.index import PodRecord
@@ -18,6 +25,8 @@ SERVED_MAX: Final = 64
 """Tokens noted per pod. The notes are cleared when a pod requests more different tokens than this."""
 MISSING_MAX: Final = 16
 """Different missing identities of a pod whose first request is noted. One more replaces the oldest note."""
+NEVER: Final = float("-inf")
+"""The start of a container that has not started."""
 
 
 class PodEntry:
@@ -266,3 +275,57 @@ def facts(pod: Pod, exempt: str = "") -> PodFacts:
 def own_addresses(pod: Pod) -> tuple[str, ...]:
     """Return the addresses that are the pod's alone: none if it uses the host's network."""
     return () if pod.spec.host_network else pod.addresses
+
+
+def started_after(pod: Pod, moment: float) -> bool:
+    """Return whether a container of *pod* runs that certainly started after *moment* (seconds since the epoch)."""
+    return newest_running(pod) > moment
+
+
+def owner_of(pods: Sequence[Pod]) -> Pod | None:
+    """Return the owner of an address among *pods*, all pods that are listed there; None if that is not certain.
+
+    A pod that is listed alone owns the address. Of several pods it is the one in which a container runs that started
+    later than every container of the others, ended or not. A pod that is being deleted, or has ended, does not lose the
+    address to another pod for that reason: it may have got the address last.
+    """
+    if len(pods) == 1:
+        return None if pods[0].finished else pods[0]
+    for pod in pods:
+        newest = NEVER if pod.finished or pod.terminated or pod.sandbox_down else newest_running(pod)
+        if newest > max((_latest(other) for other in pods if other is not pod), default=NEVER):
+            return pod
+    return None
+
+
+def newest_running(pod: Pod) -> float:
+    """Return the start of the running container that started last: seconds since the epoch, or NEVER."""
+    running = (each.state.running for each in pod.status.all_containers)
+    return _newest(each.started_at for each in running if each is not None)
+
+
+def _latest(pod: Pod) -> float:
+    """Return the start of the container that started last, running or not.
+
+    If it is unknown: infinity, or minus infinity for a finished pod.
+    """
+    times = []
+    for each in pod.status.all_containers:
+        for state in (each.state, each.last_state):
+            times += [found.started_at for found in (state.running, state.terminated) if found is not None]
+    newest = _newest(times)
+    return newest if newest > NEVER or pod.finished else float("inf")
+
+
+def _newest(times: Iterable[str | None]) -> float:
+    return max((_seconds(each) for each in times), default=NEVER)
+
+
+def _seconds(text: str | None) -> float:
+    """Return seconds since the epoch; minus infinity if *text* is not a time."""
+    if text is None:
+        return NEVER
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return NEVER

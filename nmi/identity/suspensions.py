@@ -24,8 +24,7 @@ from typing import Final
 import msgspec
 
 from nmi.identity.address_evidence import Evidence, EvidenceKind
-from nmi.identity.container_starts import started_after
-from nmi.identity.pods import PodEntry
+from nmi.identity.pods import PodEntry, started_after
 from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)

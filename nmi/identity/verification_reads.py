@@ -3,12 +3,15 @@
 While a pod is ending, or a watch is silent, the index may be behind. Then each grant needs a read. All requests of one
 pod share one read, which is valid for a second from its sending. After a failure no read is sent for a few seconds, so
 that requests do not queue behind its time limit.
+
+`PendingReads` finds the reads whose response may be older than what NMI has learned in the meantime.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
 from podidentity.kube.client import Client
@@ -170,3 +173,44 @@ def _seen(task: "asyncio.Task[V]") -> None:
     """Mark the error as retrieved, since no request may wait for it any more."""
     if not task.cancelled():
         task.exception()
+
+
+class PendingRead:
+    """One read in flight."""
+
+    def __init__(self) -> None:
+        self._changed: set[Hashable] = set()
+
+    def note(self, subject: Hashable) -> None:
+        self._changed.add(subject)
+
+    def is_outdated(self, *subjects: Hashable) -> bool:
+        """Return whether one of *subjects* has changed since the read was sent."""
+        return not self._changed.isdisjoint(subjects)
+
+
+class PendingReads:
+    """All reads in flight, and the changes that NMI has learned of since each of them was sent.
+
+    The response to a read may be older than a watch event or a netlink report that arrived after the read was sent.
+    Nothing about an address or a pod follows from a read during which either has changed. Subjects are addresses
+    (strings) and keys of pods (pairs).
+    """
+
+    def __init__(self) -> None:
+        self._reads: set[PendingRead] = set()
+
+    @contextmanager
+    def read(self) -> Iterator[PendingRead]:
+        """Track a read from its sending to the use of its response."""
+        read = PendingRead()
+        self._reads.add(read)
+        try:
+            yield read
+        finally:
+            self._reads.discard(read)
+
+    def changed(self, subject: Hashable) -> None:
+        """Record a change of *subject* for every read in flight."""
+        for read in self._reads:
+            read.note(subject)

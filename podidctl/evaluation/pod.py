@@ -11,13 +11,12 @@ from typing import Final, NamedTuple
 from nmi.choices import OperationMode
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.assignments import ASSIGNED_MAX, assigned_order
-from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide
+from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide, wait_if_stopped
 from nmi.identity.exemptions import Exemptions
 from nmi.identity.managed_mode import join
 from nmi.identity.pods import facts as pod_facts_of
 from nmi.identity.pods import own_addresses
 from nmi.identity.request import TokenRequest
-from nmi.identity.stopped_pods import wait_if_stopped
 from nmi.policies import decision_policy
 from nmi.refusal import Refusal
 from nmi.settings import Settings

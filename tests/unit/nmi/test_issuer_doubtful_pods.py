@@ -12,9 +12,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from nmi.identity.decide import DecisionPolicy
+from nmi.identity.decide import SANDBOX_DOWN, SUSPENDED, TERMINATED, DecisionPolicy
 from nmi.identity.pods import PodEntry
-from nmi.identity.stopped_pods import SANDBOX_DOWN, SUSPENDED, TERMINATED
 from nmi.identity.suspensions import VERIFY_SECONDS
 from nmi.issuer import Issued
 from nmi.node.rtnetlink import Link, Route

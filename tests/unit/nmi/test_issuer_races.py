@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from nmi.identity.decide import DecisionPolicy
+from nmi.identity.decide import SUSPENDED, DecisionPolicy
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
-from nmi.identity.stopped_pods import SUSPENDED
 from nmi.issuer import Issued
 from nmi.node.rtnetlink import Link, Route
 from nmi.refusal import Reason, Refusal

@@ -12,9 +12,8 @@ from msgspec.structs import replace
 
 from nmi.identity.assigned_identity import project
 from nmi.identity.assignments import assigned_order
-from nmi.identity.container_starts import newest_running, owner_of
 from nmi.identity.kept_parts import LABELS_CHARS, SHARED_MAX, KeptParts
-from nmi.identity.pods import facts, own_addresses
+from nmi.identity.pods import facts, newest_running, own_addresses, owner_of
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import (

@@ -7,8 +7,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from nmi.identity.container_starts import owner_of, started_after
-from nmi.identity.pods import PodEntry
+from nmi.identity.pods import PodEntry, owner_of, started_after
 from nmi.node.rtnetlink import Link, Route
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Running, Terminated
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
