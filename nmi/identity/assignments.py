@@ -13,12 +13,8 @@ from nmi.identity.decide import PodFacts
 from nmi.identity.kept_parts import KeptParts
 from nmi.identity.limited_map import LimitedMap, OverLimitCount
 from nmi.identity.verification_reads import VerificationReads
-from nmi.identity.watches import Watches
+from nmi.identity.watches import AffectedPods, PodUpdates, Watches
 from podidentity.resources import ASSIGNED_IDENTITIES, NODENAME_LABEL, AzureAssignedIdentity, nodename_label
-
-Changed = Callable[[str, str], None]
-"""Called with a namespace and the name of a pod whose identities may have changed. An empty name means every pod of the
-namespace."""
 
 
 class IdentityAssignments(Protocol):
@@ -27,6 +23,9 @@ class IdentityAssignments(Protocol):
     @property
     def watched(self) -> Sequence[str]:
         """Names of the watches that this mode depends on."""
+
+    def add_watches(self, watches: Watches, update: Callable[[AffectedPods], None]) -> None:
+        """Add these watches. *update* is called with the pods whose identities may have changed."""
 
     def of(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
         """Return the identities that may be *pod*'s according to the watches; `decide` checks whether they are."""
@@ -48,26 +47,23 @@ MIC_NAMESPACE: Final = "default"
 
 
 class MicAssignments:
-    """Standard mode: the assigned identities that name a pod by namespace and name. Also the handler of their watch."""
+    """Standard mode: the assigned identities that name a pod by namespace and name."""
 
     watched = ("assigned_identities",)
 
     def __init__(
         self,
-        watches: Watches,
         reads: VerificationReads,
-        changed: Changed,
         *,
         node: str,
         scale_features: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Add the watch.
+        """Store the settings.
 
         *scale_features*: MIC labels assigned identities with their node, so only those of this node are watched.
         """
         self._reads = reads
-        self._changed = changed
         self._node = node
         self._clock = clock
         self._selector = f"{NODENAME_LABEL}={nodename_label(node)}" if scale_features else ""
@@ -76,8 +72,14 @@ class MicAssignments:
             "a pod has more AzureAssignedIdentities than the limit; check which clients besides MIC may write them",
             clock,
         )
+
+    def add_watches(self, watches: Watches, update: Callable[[AffectedPods], None]) -> None:
         watches.add(
-            "assigned_identities", ASSIGNED_IDENTITIES, self, label_selector=self._selector, keep=KeptParts().assigned
+            "assigned_identities",
+            ASSIGNED_IDENTITIES,
+            PodUpdates(self.upserted, self.deleted, update),
+            label_selector=self._selector,
+            keep=KeptParts().assigned,
         )
 
     def of(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
@@ -97,15 +99,16 @@ class MicAssignments:
                 found.put(each.key, project(each, since), assigned_order(each))
         return found.counted
 
-    # The watch's handler.
+    # Watch events. Each method returns the pods whose identities may have changed.
 
-    def upserted(self, old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> None:
+    def upserted(self, old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> list[AffectedPods]:
         """Add or replace an assigned identity."""
         names = self._names(new)
+        affected = []
         if old is not None and (former := self._names(old)) is not None and former != names:
-            self._unassign(former, old.key)
+            affected += self._unassign(former, old.key)
         if names is None:
-            return
+            return affected
         bucket = self._by_pod.get(names)
         if bucket is None:
             bucket = self._by_pod[names] = LimitedMap(ASSIGNED_MAX)
@@ -113,27 +116,26 @@ class MicAssignments:
         since = before.usable_since if before is not None and before.usable else self._clock()
         bucket.put(new.key, project(new, since), assigned_order(new))
         self._beyond.note(names, bucket.beyond)
-        self._changed(*names)
+        return [*affected, names]
 
-    def deleted(self, old: AzureAssignedIdentity) -> None:
+    def deleted(self, old: AzureAssignedIdentity) -> list[AffectedPods]:
         """Remove an assigned identity."""
         names = self._names(old)
-        if names is not None:
-            self._unassign(names, old.key)
+        return self._unassign(names, old.key) if names is not None else []
 
     def _names(self, assigned: AzureAssignedIdentity) -> tuple[str, str] | None:
         """Return the pod that *assigned* names, or None if that pod is on another node."""
         spec = assigned.spec
         return (spec.pod_namespace, spec.pod) if spec.nodename in {"", self._node} else None
 
-    def _unassign(self, names: tuple[str, str], key: tuple[str, str]) -> None:
+    def _unassign(self, names: tuple[str, str], key: tuple[str, str]) -> list[AffectedPods]:
         bucket = self._by_pod.get(names)
         if bucket is None or not bucket.remove(key):
-            return
+            return []
         self._beyond.note(names, bucket.beyond)
         if not bucket:
             del self._by_pod[names]
-        self._changed(*names)
+        return [names]
 
 
 def assigned_order(assigned: AzureAssignedIdentity) -> tuple[bool, bool, str, str]:

@@ -30,7 +30,7 @@ from nmi.identity.pod_registry import AddressOwners, PodRegistry
 from nmi.identity.pods import PodEntry, facts
 from nmi.identity.suspensions import Suspensions
 from nmi.identity.verification_reads import PendingReads, UnansweredError, VerificationReads
-from nmi.identity.watches import Watches
+from nmi.identity.watches import PodUpdates, Watches
 from nmi.node.rtnetlink import Message, Unresolved
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client
@@ -131,20 +131,16 @@ class ClusterCache:
             clock=clock,
             random=random,
         )
-        self._exemptions = Exemptions(
-            self._reexempt, mic_namespace=mic_namespace, namespaces=exception_namespaces, clock=clock
-        )
+        self._exemptions = Exemptions(mic_namespace=mic_namespace, namespaces=exception_namespaces, clock=clock)
         self._assignments: IdentityAssignments = (
-            BoundIdentities(self.watches, self._reads, self._reassign, clock=clock)
+            BoundIdentities(self._reads, clock=clock)
             if managed
-            else MicAssignments(
-                self.watches, self._reads, self._reassign, node=node, scale_features=scale_features, clock=clock
-            )
+            else MicAssignments(self._reads, node=node, scale_features=scale_features, clock=clock)
         )
         self.pods = PodRegistry(
             self._addresses,
-            self._assignments.of,
-            self._exemptions.why,
+            self._assignments,
+            self._exemptions,
             lambda entry: self._by_name.arrived(entry.key),
             self._has_gone,
             reported=self._suspensions.changed,
@@ -153,7 +149,9 @@ class ClusterCache:
         self.ownership_reads = OwnershipReads(
             self._reads, self.pods, self._addresses, self._pending_reads, measures, node=node
         )
-        self.watches.add("exceptions", EXCEPTIONS, self._exemptions)
+        self._assignments.add_watches(self.watches, self.pods.reassign)
+        exceptions = PodUpdates(self._exemptions.upserted, self._exemptions.deleted, self.pods.reexempt)
+        self.watches.add("exceptions", EXCEPTIONS, exceptions)
         self.watches.add("pods", PODS, self.pods, field_selector=f"spec.nodeName={node}", keep=KeptParts().pod)
         index.suspended = True
         measures.watch(
@@ -341,12 +339,6 @@ class ClusterCache:
     def _has_gone(self, entry: PodEntry) -> None:
         self._suspensions.left(entry)
         self._on_gone(entry)
-
-    def _reassign(self, namespace: str, name: str) -> None:
-        self.pods.reassign(namespace, name)
-
-    def _reexempt(self, namespace: str) -> None:
-        self.pods.reexempt(namespace)
 
     def _record_named(self, key: str) -> PodRecord | None:
         entry = self.pods.get(*key.split("/", 1))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
+from nmi.identity.watches import AffectedPods
 from podidentity.resources import AzurePodIdentityException, Pod
 from podidentity.telemetry.log_limit import LogLimit
 
@@ -33,11 +34,10 @@ Pair = tuple[str, str, str]
 
 
 class Exemptions:
-    """The effective exceptions, and the exemption of each pod. The handler of their watch; pure bookkeeping."""
+    """The effective exceptions, and the exemption of each pod."""
 
     def __init__(
         self,
-        changed: Callable[[str], None],
         *,
         mic_namespace: str = "default",
         namespaces: Collection[str] = (),
@@ -45,10 +45,8 @@ class Exemptions:
     ) -> None:
         """Store the settings.
 
-        *changed* is called with a namespace whose pods may have become exempt, or are no longer exempt. *namespaces*:
-        the namespaces in which exceptions are effective; all if empty.
+        *namespaces*: the namespaces in which exceptions are effective; all if empty.
         """
-        self._changed = changed
         self._mic_namespace = mic_namespace.lower()
         self._namespaces = frozenset(namespaces)
         self._counting: dict[tuple[str, str], frozenset[Pair]] = {}
@@ -83,24 +81,29 @@ class Exemptions:
                 return f"exception {'/'.join(each.key)}"
         return ""
 
-    # The watch's handler.
+    # Watch events. Each method returns the pods that may have become exempt, or are no longer exempt.
 
-    def upserted(self, old: AzurePodIdentityException | None, new: AzurePodIdentityException) -> None:  # noqa: ARG002
+    def upserted(
+        self,
+        old: AzurePodIdentityException | None,  # noqa: ARG002 - compared with its own
+        new: AzurePodIdentityException,
+    ) -> list[AffectedPods]:
         """Add or replace an exception."""
         pairs = self._pairs(new)
         if self._counting.get(new.key, frozenset()) == pairs:
-            return
+            return []
         self._replace(new.key, pairs)
         if pairs:
             self.seen += 1
             self._tell(new)
-        self._changed(new.metadata.namespace)
+        return [(new.metadata.namespace, "")]
 
-    def deleted(self, old: AzurePodIdentityException) -> None:
+    def deleted(self, old: AzurePodIdentityException) -> list[AffectedPods]:
         """Remove an exception."""
-        if old.key in self._counting:
-            self._replace(old.key, frozenset())
-            self._changed(old.metadata.namespace)
+        if old.key not in self._counting:
+            return []
+        self._replace(old.key, frozenset())
+        return [(old.metadata.namespace, "")]
 
     def _pairs(self, exception: AzurePodIdentityException) -> frozenset[Pair]:
         """Return the labels that the exception matches; nothing if it is not effective or is being deleted."""

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from nmi.identity.assigned_identity import AssignedIdentity, trimmed
-from nmi.identity.assignments import Changed
 from nmi.identity.decide import PodFacts
 from nmi.identity.limited_map import LimitedMap, OverLimitCount
 from nmi.identity.verification_reads import VerificationReads
-from nmi.identity.watches import Watches
+from nmi.identity.watches import AffectedPods, PodUpdates, Watches
 from podidentity.object_limits import oversized
 from podidentity.resources import ASSIGNED, BINDINGS, IDENTITIES, AzureIdentity, AzureIdentityBinding
 
@@ -27,7 +26,7 @@ V = TypeVar("V")
 
 
 class BoundIdentities:
-    """Bindings and identities of the two watches, which it adds.
+    """Bindings and identities of the two watches.
 
     The cost of an event depends on the changed objects, not on the number of all: a binding is joined when it or its
     identity changes, and all pods with one label share one value.
@@ -35,16 +34,8 @@ class BoundIdentities:
 
     watched = ("bindings", "identities")
 
-    def __init__(
-        self,
-        watches: Watches,
-        reads: VerificationReads,
-        changed: Changed,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, reads: VerificationReads, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._reads = reads
-        self._changed = changed
         self._clock = clock
         self._identities: dict[Key, tuple[AzureIdentity, float]] = {}
         """By namespace and name, with the time of its last change: IMDS may lag behind a new identity."""
@@ -55,8 +46,10 @@ class BoundIdentities:
         self._beyond = OverLimitCount(
             "a selector has more bindings in its namespace than the limit; delete some", clock
         )
-        watches.add("bindings", BINDINGS, _BindingHandler(self))
-        watches.add("identities", IDENTITIES, _IdentityHandler(self))
+
+    def add_watches(self, watches: Watches, update: Callable[[AffectedPods], None]) -> None:
+        watches.add("bindings", BINDINGS, PodUpdates(self.binding_upserted, self.binding_deleted, update))
+        watches.add("identities", IDENTITIES, PodUpdates(self.identity_upserted, self.identity_deleted, update))
 
     def of(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
         found = self._given.get((pod.namespace, pod.label)) if pod.label else None
@@ -82,40 +75,43 @@ class BoundIdentities:
                 found.put(key, joined, key)
         return found.counted
 
-    # Watch events.
+    # Watch events. Each method returns the pods whose identities may have changed.
 
-    def binding_upserted(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding) -> None:
+    def binding_upserted(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding) -> list[AffectedPods]:
         """Add or replace a binding."""
         if old is not None and old.spec != new.spec:
             self._unbind(old)
         self._naming.setdefault(_named_by(new), {})[new.metadata.name] = new
         self._give(new)
-        self._changed(new.metadata.namespace, "")
+        return [(new.metadata.namespace, "")]
 
-    def binding_deleted(self, old: AzureIdentityBinding) -> None:
+    def binding_deleted(self, old: AzureIdentityBinding) -> list[AffectedPods]:
         """Remove a binding."""
         self._unbind(old)
-        self._changed(old.metadata.namespace, "")
+        return [(old.metadata.namespace, "")]
 
-    def identity_upserted(self, new: AzureIdentity) -> None:
+    def identity_upserted(
+        self,
+        old: AzureIdentity | None,  # noqa: ARG002 - compared with its own
+        new: AzureIdentity,
+    ) -> list[AffectedPods]:
         """Add or replace an identity."""
         known, since = self._identities.get(new.key, (None, ALWAYS))
         if known is None or known.spec != new.spec:
             since = self._clock()
         self._identities[new.key] = (new, since)
-        self._identity_changed(new.key)
+        return self._identity_changed(new.key)
 
-    def identity_deleted(self, old: AzureIdentity) -> None:
+    def identity_deleted(self, old: AzureIdentity) -> list[AffectedPods]:
         """Remove an identity."""
         self._identities.pop(old.key, None)
-        self._identity_changed(old.key)
+        return self._identity_changed(old.key)
 
-    def _identity_changed(self, key: Key) -> None:
+    def _identity_changed(self, key: Key) -> list[AffectedPods]:
         bindings = list(self._naming.get(key, {}).values())
         for binding in bindings:
             self._give(binding)
-        if bindings:
-            self._changed(key[0], "")
+        return [(key[0], "")] if bindings else []
 
     def _give(self, binding: AzureIdentityBinding) -> None:
         """Join *binding* with the identity that it names."""
@@ -175,29 +171,3 @@ def join(binding: AzureIdentityBinding, identity: AzureIdentity, usable_since: f
         identity=trimmed(identity),
         usable_since=usable_since,
     )
-
-
-class _BindingHandler:
-    """The handler of the binding watch."""
-
-    def __init__(self, bound: BoundIdentities) -> None:
-        self._bound = bound
-
-    def upserted(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding) -> None:
-        self._bound.binding_upserted(old, new)
-
-    def deleted(self, old: AzureIdentityBinding) -> None:
-        self._bound.binding_deleted(old)
-
-
-class _IdentityHandler:
-    """The handler of the identity watch."""
-
-    def __init__(self, bound: BoundIdentities) -> None:
-        self._bound = bound
-
-    def upserted(self, old: AzureIdentity | None, new: AzureIdentity) -> None:  # noqa: ARG002 - compared with its own
-        self._bound.identity_upserted(new)
-
-    def deleted(self, old: AzureIdentity) -> None:
-        self._bound.identity_deleted(old)

@@ -12,9 +12,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 
 from _native.index import Index
-from nmi.identity.assigned_identity import AssignedIdentity
-from nmi.identity.decide import PodFacts
+from nmi.identity.assignments import IdentityAssignments
+from nmi.identity.exemptions import Exemptions
 from nmi.identity.pods import PodEntry, newest_running
+from nmi.identity.watches import AffectedPods
 from podidentity.resources import Pod
 
 log = logging.getLogger(__name__)
@@ -126,24 +127,22 @@ class PodRegistry:
     def __init__(
         self,
         addresses: AddressOwners,
-        assigned: Callable[[PodFacts], tuple[AssignedIdentity, ...]],
-        exempt: Callable[[Pod], str],
+        assignments: IdentityAssignments,
+        exemptions: Exemptions,
         entered: Callable[[PodEntry], None],
         left: Callable[[PodEntry], None],
         *,
         reported: Callable[[PodEntry], None] = lambda _entry: None,
         on_event: Callable[[PodKey], None] = lambda _key: None,
     ) -> None:
-        """Store the callbacks.
-
-        *assigned* and *exempt* return the identities and the exemption of a pod according to the watches.
+        """Store the parts and the callbacks.
 
         *entered* is called with each new entry, *left* with each entry that is removed. *reported* is called after the
         watch delivered a new state of a known pod, *on_event* before any watch event about a pod is applied.
         """
         self._addresses = addresses
-        self._assigned = assigned
-        self._exempt = exempt
+        self._assignments = assignments
+        self._exemptions = exemptions
         self._entered = entered
         self._left = left
         self._reported = reported
@@ -176,8 +175,8 @@ class PodRegistry:
             self.enter(new, confirmed=True)
         else:
             before, started = entry.addresses, newest_running(entry.pod)
-            entry.update(new, self._exempt(new))
-            entry.assign(self._assigned(entry.facts))
+            entry.update(new, self._exemptions.why(new))
+            entry.assign(self._assignments.of(entry.facts))
             self._addresses.remove((each for each in before if each not in entry.addresses), entry)
             self._addresses.add(entry.addresses, entry)
             if newest_running(new) > started:
@@ -193,22 +192,27 @@ class PodRegistry:
 
     # Other changes of entries.
 
-    def reassign(self, namespace: str, name: str) -> None:
-        """Update the identities of that pod; without a *name*, of every pod of the namespace."""
-        there = self._by_namespace.get(namespace, {})
-        for entry in list(there.values()) if not name else [each for each in (there.get(name),) if each is not None]:
-            entry.assign(self._assigned(entry.facts))
+    def reassign(self, affected: AffectedPods) -> None:
+        """Update the identities of these pods."""
+        for entry in self._entries_of(affected):
+            entry.assign(self._assignments.of(entry.facts))
 
-    def reexempt(self, namespace: str) -> None:
-        """Update the exemptions of every pod of the namespace."""
-        for entry in list(self._by_namespace.get(namespace, {}).values()):
-            entry.exempt(self._exempt(entry.pod))
+    def reexempt(self, affected: AffectedPods) -> None:
+        """Update the exemptions of these pods."""
+        for entry in self._entries_of(affected):
+            entry.exempt(self._exemptions.why(entry.pod))
+
+    def _entries_of(self, affected: AffectedPods) -> list[PodEntry]:
+        namespace, name = affected
+        entries = self._by_namespace.get(namespace, {})
+        if not name:
+            return list(entries.values())
+        return [entries[name]] if name in entries else []
 
     def enter(self, pod: Pod, *, confirmed: bool) -> PodEntry:
         """Add an entry. *confirmed*: the watch, not only a read, reported the pod. No entry of that name may exist."""
-        exempt = self._exempt(pod)
-        entry = PodEntry(pod, exempt=exempt, confirmed=confirmed)
-        entry.assign(self._assigned(entry.facts))
+        entry = PodEntry(pod, exempt=self._exemptions.why(pod), confirmed=confirmed)
+        entry.assign(self._assignments.of(entry.facts))
         self._entries[pod.key] = entry
         self._by_namespace.setdefault(entry.namespace, {})[entry.name] = entry
         self._addresses.add(entry.addresses, entry)

@@ -1,11 +1,11 @@
-"""The watches, each with the name that metrics and probes use, and the detection of silent ones."""
+"""The watches, each with the name that metrics and probes use, the detection of silent ones, and a handler."""
 
 import asyncio
 import random as random_module
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from podidentity.kube.client import Client
 from podidentity.kube.informer import SILENCE_SECONDS, Informer
@@ -18,6 +18,37 @@ T = TypeVar("T", bound=Resource)
 
 GRACE_SECONDS: Final = 5.0
 """Added to a watch's own deadline on silence, so that a watch which reconnects in time suspends nothing."""
+
+AffectedPods = tuple[str, str]
+"""The pods whose identities or exemptions a change may affect: namespace and name. An empty name means every pod of the
+namespace."""
+
+
+class PodUpdates(Generic[T]):
+    """The handler of a watch whose objects give pods identities or exemptions.
+
+    It applies each change to these objects, and then updates the affected pods before it returns, so that no decision
+    uses the former state.
+    """
+
+    def __init__(
+        self,
+        upserted: Callable[[T | None, T], Iterable[AffectedPods]],
+        deleted: Callable[[T], Iterable[AffectedPods]],
+        update: Callable[[AffectedPods], None],
+    ) -> None:
+        """*upserted* and *deleted* apply a change and return the affected pods. *update* updates these."""
+        self._upserted = upserted
+        self._deleted = deleted
+        self._update = update
+
+    def upserted(self, old: T | None, new: T) -> None:
+        for pods in self._upserted(old, new):
+            self._update(pods)
+
+    def deleted(self, old: T) -> None:
+        for pods in self._deleted(old):
+            self._update(pods)
 
 
 class Watches:

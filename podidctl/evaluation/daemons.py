@@ -182,7 +182,7 @@ def exemption_reasons(
     A node whose NMI flags are not known uses the flags of the first known NMI, or else the defaults.
     """
     known = {each.node_name: exemptions_of(each) for each in nmis}
-    usual = next(iter(known.values()), Exemptions(lambda _: None))
+    usual = next(iter(known.values()), Exemptions())
     by_namespace: defaultdict[str, list[AzurePodIdentityException]] = defaultdict(list)
     for each in exceptions:
         by_namespace[each.metadata.namespace].append(each)

@@ -255,7 +255,7 @@ class PodCase:
 
 def exemptions_of(settings: Settings) -> Exemptions:
     """Return the rules by which an NMI with these *settings* leaves pods to IMDS."""
-    return Exemptions(lambda _: None, mic_namespace=settings.mic_namespace, namespaces=settings.exception_namespaces)
+    return Exemptions(mic_namespace=settings.mic_namespace, namespaces=settings.exception_namespaces)
 
 
 def missing_pod(facts: DiagnosisInput) -> PredictedDecision:

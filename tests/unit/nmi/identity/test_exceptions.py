@@ -14,7 +14,7 @@ APP = {"app": "web"}
 
 
 def exemptions(**settings: Any) -> Exemptions:
-    return Exemptions(lambda _: None, **settings)
+    return Exemptions(**settings)
 
 
 def why(labels: dict[str, str] | None, *, of: dict[str, str], namespace: str = "ns", **settings: Any) -> str:
@@ -147,7 +147,7 @@ CHART = {
 
 def exemption(mic_namespace: str = "system", **changes: Any) -> str:
     settings: dict[str, Any] = {"namespace": "system", "labels": PLAIN, "owner": REPLICA_SET} | changes
-    return Exemptions(lambda _: None, mic_namespace=mic_namespace).why(pod("mic-5d4f8c-x", label=None, **settings))
+    return Exemptions(mic_namespace=mic_namespace).why(pod("mic-5d4f8c-x", label=None, **settings))
 
 
 @pytest.mark.parametrize("labels", [PLAIN, CHART, {"component": "mic"}], ids=["plain-manifests", "chart", "oldest"])
@@ -194,7 +194,7 @@ async def test_the_owner_is_read_from_the_api_servers_response() -> None:
 
 def test_the_charts_deployment_has_another_name_and_uses_the_charts_exception() -> None:
     # reference: charts/aad-pod-identity/templates/mic-exception.yaml, installed by default
-    known = Exemptions(lambda _: None, mic_namespace="system")
+    known = Exemptions(mic_namespace="system")
     owner = OwnerReference(kind="ReplicaSet", name="aad-pod-identity-mic-5d4f8c", controller=True)
     its_pod = pod(namespace="system", label=None, labels=CHART, owner=owner)
     assert known.why(its_pod) == ""
