@@ -10,7 +10,7 @@ import logging
 import random as random_module
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -109,20 +109,11 @@ class ClusterCache:
         self._refuse_stale = refuse_stale
         self._on_gone: Callable[[PodEntry], None] = lambda _entry: None
         self._reads = VerificationReads(client, clock)
-        self._address_waits = LookupWait(index.get, self._find_owner, park_seconds=park_seconds, clock=clock)
-        self._by_name = LookupWait(self._record_named, self._find_pod, park_seconds=park_seconds, clock=clock)
         self._pending_reads = PendingReads()
+        self._address_waits = LookupWait(park_seconds=park_seconds, clock=clock)
+        self._name_waits = LookupWait(park_seconds=park_seconds, clock=clock)
         self._evidence = AddressEvidence()
-        self._addresses = AddressOwners(
-            index,
-            self._address_waits.arrived,
-            added=self._address_added,
-            unused=self._evidence.untrack,
-            changed=self._pending_reads.changed,
-        )
-        self._suspensions = Suspensions(
-            self._addresses.candidates, self._still_owns, clock=clock, wall_clock=wall_clock
-        )
+        self._suspensions = Suspensions(clock=clock, wall_clock=wall_clock)
         self.watches = Watches(
             client,
             on_doubt=self.check,
@@ -137,14 +128,17 @@ class ClusterCache:
             if managed
             else MicAssignments(self._reads, node=node, scale_features=scale_features, clock=clock)
         )
+        self._addresses = AddressOwners(
+            index, self._address_waits, self._evidence, self._suspensions, self._pending_reads
+        )
         self.pods = PodRegistry(
             self._addresses,
             self._assignments,
             self._exemptions,
-            lambda entry: self._by_name.arrived(entry.key),
-            self._has_gone,
-            reported=self._suspensions.changed,
-            on_event=self._pending_reads.changed,
+            waits=self._name_waits,
+            suspensions=self._suspensions,
+            pending_reads=self._pending_reads,
+            on_gone=self._has_gone,
         )
         self.ownership_reads = OwnershipReads(
             self._reads, self.pods, self._addresses, self._pending_reads, measures, node=node
@@ -158,7 +152,7 @@ class ClusterCache:
             self.watches.by_name,
             {
                 "index_size": lambda: len(index),
-                "parked": lambda: self._address_waits.waiting + self._by_name.waiting,
+                "parked": lambda: self._address_waits.waiting + self._name_waits.waiting,
                 "stale": lambda: float(self.stale()),
                 "failed_reads": lambda: self._reads.failed,
                 "assignments_beyond_limit": lambda: self._assignments.beyond_limit,
@@ -173,6 +167,9 @@ class ClusterCache:
         """Set the callback for each removed pod. It is called when no request can find the pod any more."""
         self._on_gone = notify
 
+    def _has_gone(self, entry: PodEntry) -> None:
+        self._on_gone(entry)
+
     # Start and end.
 
     async def run(self) -> None:
@@ -180,7 +177,7 @@ class ClusterCache:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.watches.run(), name="watch the API server")
             tasks.create_task(self._watch_the_watches(), name="watch for silence")
-            tasks.create_task(self._suspensions.run(), name="verify suspended pods")
+            tasks.create_task(self._suspensions.run(self.ownership_reads.still_owns), name="verify suspended pods")
 
     async def synced(self) -> None:
         """Wait until every first list is in the index."""
@@ -190,7 +187,7 @@ class ClusterCache:
     async def aclose(self) -> None:
         """Cancel the reads that requests have begun."""
         await self._address_waits.aclose()
-        await self._by_name.aclose()
+        await self._name_waits.aclose()
         await self._reads.aclose()
 
     def silent(self) -> list[str]:
@@ -237,31 +234,27 @@ class ClusterCache:
             "suspended_pods": self._suspensions.pods,
             "network": self._evidence.sizes() | {"remembered": self._suspensions.remembered},
             "held": self._measures.held,
-            "parked": self._address_waits.waiting + self._by_name.waiting,
+            "parked": self._address_waits.waiting + self._name_waits.waiting,
         }
 
     # Reports about the node's network.
 
     def network_changed(self, messages: Iterable[Message]) -> None:
         """Apply changes that the kernel reports. Pods whose address changed its owner by them are suspended now."""
-        self._take_evidence(self._evidence.apply(messages))
+        self._suspend(self._evidence.apply(messages))
 
     def network_listed(self, messages: Iterable[Message]) -> None:
         """Apply a complete list, at the start and after lost reports."""
-        self._take_evidence(self._evidence.replace(messages))
+        self._suspend(self._evidence.replace(messages))
 
     def unresolved_addresses(self) -> list[Unresolved]:
         """Return the pod addresses whose end local evidence would not show (`nmi.node.neighbour_discovery`)."""
         return self._evidence.unresolved()
 
-    def _address_added(self, address: str, entry: PodEntry) -> None:
-        self._evidence.track(address)
-        self._suspensions.address_added(address, entry)
-
-    def _take_evidence(self, found: Sequence[Evidence]) -> None:
-        for evidence in found:
+    def _suspend(self, changes: Iterable[Evidence]) -> None:
+        for evidence in changes:
             self._pending_reads.changed(evidence.address)
-        self._suspensions.begin(found)
+            self._suspensions.begin(evidence, self._addresses.candidates(evidence.address))
 
     # Lookups by requests.
 
@@ -278,7 +271,7 @@ class ClusterCache:
 
         A Refusal: too many requests wait.
         """
-        return _owner(await self._address_waits.find(address))
+        return _owner(await self._address_waits.find(address, self._index.get, self.ownership_reads.find_owner))
 
     def unknown_for(self, address: str) -> float:
         """Return for how many seconds `entry_at` returns None for *address* without a lookup."""
@@ -291,7 +284,8 @@ class ClusterCache:
         """
         if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(name)):
             return None
-        return _owner(await self._by_name.find(f"{namespace}/{name}"))
+        key = f"{namespace}/{name}"
+        return _owner(await self._name_waits.find(key, self.pods.record_of, self.ownership_reads.find_pod))
 
     async def decision_input(self, entry: PodEntry, address: str = "") -> DecisionInput | Wait | Refusal:
         """Return the input of a decision about *entry*, the owner of *address*; empty if a request named the pod.
@@ -324,25 +318,6 @@ class ClusterCache:
             self._measures.unverified += 1
             return DecisionInput(entry.facts, entry.assigned, certain=False)
         return DecisionInput(now, assigned, certain=False, verified=True)
-
-    # Callbacks of the parts.
-
-    async def _find_owner(self, address: str) -> bool:
-        return await self.ownership_reads.find_owner(address)
-
-    async def _find_pod(self, key: str) -> bool:
-        return await self.ownership_reads.find_pod(key)
-
-    async def _still_owns(self, entry: PodEntry, address: str) -> bool:
-        return await self.ownership_reads.still_owns(entry, address)
-
-    def _has_gone(self, entry: PodEntry) -> None:
-        self._suspensions.left(entry)
-        self._on_gone(entry)
-
-    def _record_named(self, key: str) -> PodRecord | None:
-        entry = self.pods.get(*key.split("/", 1))
-        return entry.record if entry is not None else None
 
 
 def _owner(found: PodRecord | Refusal | None) -> PodEntry | Refusal | None:

@@ -32,6 +32,11 @@ If another pod has the address by then, and is unknown too, one request of that 
 REMEMBERED_MAX: Final = 256
 
 
+Read = Callable[[str], Awaitable[bool]]
+"""Read one address from the API server and store the result in the index. Return whether the response was outdated, so
+that the read must be repeated. Raise nothing: without a response the index stays as it is."""
+
+
 class _End(Enum):
     """Why a wait ended."""
 
@@ -43,9 +48,10 @@ class _End(Enum):
 class _Lookup:
     """One address (or name) without a pod record, from its first request until `end`."""
 
-    __slots__ = ("answered", "is_read", "reader", "since", "timer", "until", "waiters")
+    __slots__ = ("answered", "is_read", "read", "reader", "since", "timer", "until", "waiters")
 
-    def __init__(self, since: float, until: float) -> None:
+    def __init__(self, read: Read, since: float, until: float) -> None:
+        self.read = read
         self.since = since
         self.until = until
         self.waiters: dict[asyncio.Future[_End], None] = {}
@@ -64,24 +70,13 @@ class _Lookup:
 
 
 class LookupWait:
-    """Lookups by address. Each read is a task, which ends with the last waiter of its lookup."""
+    """Lookups by address. Each read is a task, which ends with the last waiter of its lookup.
 
-    def __init__(
-        self,
-        lookup: Callable[[str], PodRecord | None],
-        read: Callable[[str], Awaitable[bool]],
-        *,
-        park_seconds: float = PARK_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Store the callbacks.
+    A read adds pods, and the registry of pods, which needs this object, reports them (`arrived`). So lookup and read
+    are arguments of `find`, not of the constructor.
+    """
 
-        *lookup* queries the index. *read* reads one address from the API server and stores the result in the index. It
-        returns whether its response was outdated, so that it must be repeated. It raises nothing: without a response
-        the index stays as it is.
-        """
-        self._lookup = lookup
-        self._read = read
+    def __init__(self, *, park_seconds: float = PARK_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._park_seconds = park_seconds
         self._clock = clock
         self._waited: dict[str, _Lookup] = {}
@@ -100,13 +95,16 @@ class LookupWait:
     def waiting(self) -> int:
         return self._waiting
 
-    async def find(self, address: str) -> PodRecord | Refusal | None:
-        """Return the pod record of *address* as soon as there is one; None at the end of the time.
+    async def find(
+        self, address: str, lookup: Callable[[str], PodRecord | None], read: Read
+    ) -> PodRecord | Refusal | None:
+        """Return the pod record of *address* as soon as *lookup* returns one; None at the end of the time.
 
-        A Refusal means that the request must not wait, or no longer, because too many do.
+        A Refusal means that the request must not wait, or no longer, because too many do. The *read* of the first
+        request of an address serves all of them.
         """
-        while (record := self._lookup(address)) is None:
-            match await self._wait(address):
+        while (record := lookup(address)) is None:
+            match await self._wait(address, read):
                 case _End.LATE:
                     return None
                 case _End.DISPLACED:
@@ -134,8 +132,8 @@ class LookupWait:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _wait(self, address: str) -> _End:
-        lookup = self._current(address)
+    async def _wait(self, address: str, read: Read) -> _End:
+        lookup = self._current(address, read)
         if lookup.until <= self._clock():
             lookup.answered = True
             return _End.LATE
@@ -151,12 +149,12 @@ class LookupWait:
                 if not lookup.waiters:
                     self._rest(address, lookup)
 
-    def _current(self, address: str) -> _Lookup:
+    def _current(self, address: str, read: Read) -> _Lookup:
         """Return the lookup of *address*: a new one if there is none, or if it has ended."""
         now = self._clock()
         lookup = self._waited.get(address) or self._remembered.get(address)
         if lookup is None or lookup.end <= now:
-            return _Lookup(now, now + self._park_seconds)
+            return _Lookup(read, now, now + self._park_seconds)
         return lookup
 
     def _begin(self, address: str, lookup: _Lookup, waiter: "asyncio.Future[_End]") -> None:
@@ -250,7 +248,7 @@ class LookupWait:
         self._sending = False
 
     async def _read_once(self, address: str, lookup: _Lookup) -> None:
-        outdated = await self._read(address)
+        outdated = await lookup.read(address)
         lookup.reader = None
         if not lookup.waiters:
             return  # the read has delivered the pod

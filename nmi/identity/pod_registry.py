@@ -11,10 +11,14 @@ until one of them is removed, or a read from the API server settles the owner.
 import logging
 from collections.abc import Callable, Iterable, Iterator
 
-from _native.index import Index
+from _native.index import Index, PodRecord
+from nmi.identity.address_evidence import AddressEvidence
 from nmi.identity.assignments import IdentityAssignments
 from nmi.identity.exemptions import Exemptions
+from nmi.identity.lookup_wait import LookupWait
 from nmi.identity.pods import PodEntry, newest_running
+from nmi.identity.suspensions import Suspensions
+from nmi.identity.verification_reads import PendingReads
 from nmi.identity.watches import AffectedPods
 from podidentity.resources import Pod
 
@@ -30,23 +34,17 @@ class AddressOwners:
     def __init__(
         self,
         index: Index,
-        answering: Callable[[str], None],
-        *,
-        added: Callable[[str, PodEntry], None] = lambda _address, _entry: None,
-        unused: Callable[[str], None] = lambda _address: None,
-        changed: Callable[[str], None] = lambda _address: None,
+        waits: LookupWait,
+        evidence: AddressEvidence,
+        suspensions: Suspensions,
+        pending_reads: PendingReads,
     ) -> None:
-        """Store the callbacks.
-
-        *answering* is called with each address that the index begins to map to a pod. *added* is called with an address
-        and a pod that has it from now on. *unused* is called with an address that no pod has any more. *changed* is
-        called with an address whose candidates change, or one of whose candidates may run in a new sandbox.
-        """
+        """Store the parts that follow the addresses of pods. *waits* are those for an address."""
         self._index = index
-        self._answering = answering
-        self._added = added
-        self._unused = unused
-        self._changed = changed
+        self._waits = waits
+        self._evidence = evidence
+        self._suspensions = suspensions
+        self._pending_reads = pending_reads
         self._candidates: dict[str, list[PodEntry]] = {}
         self._settled: dict[str, PodEntry] = {}
 
@@ -59,7 +57,8 @@ class AddressOwners:
             candidates = self._candidates.setdefault(address, [])
             if entry not in candidates:
                 candidates.append(entry)
-                self._added(address, entry)
+                self._evidence.track(address)
+                self._suspensions.address_added(address, entry)
                 self._reopen(address)
 
     def remove(self, addresses: Iterable[str], entry: PodEntry) -> None:
@@ -70,8 +69,8 @@ class AddressOwners:
             candidates.remove(entry)
             if not candidates:
                 del self._candidates[address]
-                self._unused(address)
-            self._changed(address)
+                self._evidence.untrack(address)
+            self._pending_reads.changed(address)
             if self._settled.get(address) is entry or len(candidates) < 2:
                 self._settled.pop(address, None)
             self._point(address)
@@ -93,7 +92,7 @@ class AddressOwners:
 
     def _reopen(self, address: str) -> None:
         """Discard the owner that a read settled."""
-        self._changed(address)
+        self._pending_reads.changed(address)
         self._settled.pop(address, None)
         self._point(address)
 
@@ -118,7 +117,7 @@ class AddressOwners:
             # Requests that wait for, or were decided on, one of the candidates must be decided again.
             other.bump()
         if owner is not None:
-            self._answering(address)
+            self._waits.arrived(address)
 
 
 class PodRegistry:
@@ -129,24 +128,23 @@ class PodRegistry:
         addresses: AddressOwners,
         assignments: IdentityAssignments,
         exemptions: Exemptions,
-        entered: Callable[[PodEntry], None],
-        left: Callable[[PodEntry], None],
         *,
-        reported: Callable[[PodEntry], None] = lambda _entry: None,
-        on_event: Callable[[PodKey], None] = lambda _key: None,
+        waits: LookupWait,
+        suspensions: Suspensions,
+        pending_reads: PendingReads,
+        on_gone: Callable[[PodEntry], None],
     ) -> None:
-        """Store the parts and the callbacks.
+        """Store the parts. *waits* are those for a name.
 
-        *entered* is called with each new entry, *left* with each entry that is removed. *reported* is called after the
-        watch delivered a new state of a known pod, *on_event* before any watch event about a pod is applied.
+        *on_gone* is called with each removed pod, when no request can find it any more.
         """
         self._addresses = addresses
         self._assignments = assignments
         self._exemptions = exemptions
-        self._entered = entered
-        self._left = left
-        self._reported = reported
-        self._on_event = on_event
+        self._waits = waits
+        self._suspensions = suspensions
+        self._pending_reads = pending_reads
+        self._on_gone = on_gone
         self._entries: dict[PodKey, PodEntry] = {}
         self._by_namespace: dict[str, dict[str, PodEntry]] = {}
 
@@ -159,11 +157,16 @@ class PodRegistry:
     def get(self, namespace: str, name: str) -> PodEntry | None:
         return self._entries.get((namespace, name))
 
+    def record_of(self, key: str) -> PodRecord | None:
+        """Return the record of the pod that `PodEntry.key` names."""
+        entry = self.get(*key.split("/", 1))
+        return entry.record if entry is not None else None
+
     # The watch's handler.
 
     def upserted(self, old: Pod | None, new: Pod) -> None:  # noqa: ARG002 - compared with the entry
         """Add or update a pod of this node."""
-        self._on_event(new.key)
+        self._pending_reads.changed(new.key)
         entry = self._entries.get(new.key)
         if entry is not None and entry.uid != new.metadata.uid:
             self.retire(entry)
@@ -181,11 +184,11 @@ class PodRegistry:
             self._addresses.add(entry.addresses, entry)
             if newest_running(new) > started:
                 self._addresses.started_again(entry)
-            self._reported(entry)
+            self._suspensions.changed(entry)
 
     def deleted(self, old: Pod) -> None:
         """Remove a pod of this node."""
-        self._on_event(old.key)
+        self._pending_reads.changed(old.key)
         entry = self._entries.get(old.key)
         if entry is not None and entry.uid == old.metadata.uid:
             self.retire(entry)
@@ -216,7 +219,7 @@ class PodRegistry:
         self._entries[pod.key] = entry
         self._by_namespace.setdefault(entry.namespace, {})[entry.name] = entry
         self._addresses.add(entry.addresses, entry)
-        self._entered(entry)
+        self._waits.arrived(entry.key)
         return entry
 
     def retire(self, entry: PodEntry) -> None:
@@ -229,4 +232,5 @@ class PodRegistry:
                 del self._by_namespace[entry.namespace]
         entry.retire()
         self._addresses.remove(entry.addresses, entry)
-        self._left(entry)
+        self._suspensions.left(entry)
+        self._on_gone(entry)

@@ -18,7 +18,7 @@ regardless of the watch's state and of the API server's responses. It ends in on
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -41,6 +41,10 @@ REMEMBERED_MAX: Final = 4096
 LOGGED_AT_ONCE: Final = 20
 LOG_GAP_SECONDS: Final = 5.0
 """A pod can cause any amount of evidence. Lines beyond this rate are counted instead."""
+
+
+Verify = Callable[[PodEntry, str], Awaitable[bool]]
+"""Return whether a new read shows that the address is that pod's alone. Raise nothing."""
 
 
 class _DatedEvidence(msgspec.Struct, frozen=True):
@@ -72,20 +76,8 @@ class Suspensions:
     """All suspensions of the node; `run` is the task that verifies them."""
 
     def __init__(
-        self,
-        candidates: Callable[[str], Sequence[PodEntry]],
-        verify: Callable[[PodEntry, str], Awaitable[bool]],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
+        self, *, clock: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
     ) -> None:
-        """Store the callbacks.
-
-        *candidates* returns the pods that have an address. *verify* returns whether a new read shows that the address
-        is that pod's alone; it raises nothing.
-        """
-        self._claimants = candidates
-        self._verify = verify
         self._clock = clock
         self._wall_clock = wall_clock
         self._suspensions: dict[PodEntry, dict[str, Suspension]] = {}
@@ -110,14 +102,13 @@ class Suspensions:
         """Return the addresses at which the pod is suspended, with the evidence."""
         return {address: str(each.kind) for address, each in self._suspensions.get(entry, {}).items()}
 
-    def begin(self, found: Iterable[Evidence]) -> None:
-        """Suspend every pod that has one of these addresses now, or gets it later."""
-        for evidence in found:
-            there = _DatedEvidence(evidence, self._wall_clock(), self._clock())
-            if evidence.kind.ends:
-                self._remember(there)
-            for entry in self._claimants(evidence.address):
-                self._begin(entry, there)
+    def begin(self, evidence: Evidence, entries: Iterable[PodEntry]) -> None:
+        """Suspend *entries*, the pods that have the address now, and those that get it later (`address_added`)."""
+        there = _DatedEvidence(evidence, self._wall_clock(), self._clock())
+        if evidence.kind.ends:
+            self._remember(there)
+        for entry in entries:
+            self._begin(entry, there)
 
     def address_added(self, address: str, entry: PodEntry) -> None:
         """Suspend a pod that gets *address* if there is recent evidence about it."""
@@ -138,7 +129,7 @@ class Suspensions:
         for suspension in list(self._suspensions.get(entry, {}).values()):
             self._end(suspension)
 
-    async def run(self) -> None:
+    async def run(self, verify: Verify) -> None:
         """Verify suspensions when they are due, until cancelled."""
         while True:
             due = min((each.due for each in self._all()), default=None)
@@ -148,7 +139,7 @@ class Suspensions:
             elif (wait := due - self._clock()) > 0:
                 await asyncio.sleep(min(wait, POLL_SECONDS))
             else:
-                await self._decide(next(each for each in self._all() if each.due == due))
+                await self._decide(next(each for each in self._all() if each.due == due), verify)
                 await asyncio.sleep(GAP_SECONDS)
 
     def _all(self) -> Iterable[Suspension]:
@@ -192,9 +183,9 @@ class Suspensions:
         del self._suspensions[suspension.entry]
         suspension.entry.lift()
 
-    async def _decide(self, suspension: Suspension) -> None:
+    async def _decide(self, suspension: Suspension, verify: Verify) -> None:
         counted = suspension.counted
-        confirmed = await self._verify(suspension.entry, suspension.address)
+        confirmed = await verify(suspension.entry, suspension.address)
         if suspension.counted != counted:
             return  # there is newer evidence than the read
         if confirmed:

@@ -177,7 +177,7 @@ class Cluster:
         Its time limit must be long: a limit that is short for the test can end the lookup before the read.
         """
         task = asyncio.create_task(lookup)
-        waits = (self.cluster_cache._address_waits, self.cluster_cache._by_name)
+        waits = (self.cluster_cache._address_waits, self.cluster_cache._name_waits)
         await self.seen(lambda: any(each.waiting for each in waits))
         await self.seen(lambda: not any(each._tasks for each in waits))
         assert not task.done()

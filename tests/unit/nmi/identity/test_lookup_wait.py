@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from _native.index import PodRecord
 from nmi.connection_limits import PLACES_PER_POD
 from nmi.identity.lookup_wait import REMEMBERED_MAX, WAITERS_MAX, WAITING_BYTES, LookupWait
 from nmi.identity.pods import PodEntry
@@ -21,9 +22,10 @@ class Bench:
         self.reads: list[tuple[float, str]] = []
         self.crossed = 0
         """The number of next reads whose responses arrive too late."""
-        self.waits = LookupWait(
-            lambda address: self.entries[address].record if address in self.entries else None, self.read, clock=now
-        )
+        self.waits = LookupWait(clock=now)
+
+    def record_at(self, address: str) -> PodRecord | None:
+        return self.entries[address].record if address in self.entries else None
 
     async def read(self, address: str) -> bool:
         self.reads.append((now(), address))
@@ -37,7 +39,7 @@ class Bench:
         self.waits.arrived(address)
 
     async def find(self, address: str = ADDRESS) -> PodEntry | Refusal | None:
-        found = await self.waits.find(address)
+        found = await self.waits.find(address, self.record_at, self.read)
         if found is None or isinstance(found, Refusal):
             return found
         assert isinstance(found.owner, PodEntry)

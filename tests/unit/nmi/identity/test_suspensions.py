@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -31,11 +31,11 @@ class SuspensionBench:
         self.confirms = True
         self.during_read: list[Evidence] = []
         self.wall = 2e9
-        self.suspensions = Suspensions(self.candidates, self.verify, wall_clock=lambda: self.wall)
-        self.begin = self.suspensions.begin
+        self.suspensions = Suspensions(wall_clock=lambda: self.wall)
 
-    def candidates(self, address: str) -> tuple[PodEntry, ...]:
-        return (self.entries[address],) if address in self.entries else ()
+    def begin(self, changes: Iterable[Evidence]) -> None:
+        for each in changes:
+            self.suspensions.begin(each, [self.entries[each.address]] if each.address in self.entries else [])
 
     async def verify(self, entry: PodEntry, address: str) -> bool:
         assert self.entries[address] is entry
@@ -55,7 +55,7 @@ class SuspensionBench:
 @asynccontextmanager
 async def running(pods: int = 1) -> AsyncIterator[SuspensionBench]:
     bench = SuspensionBench(pods)
-    task = asyncio.create_task(bench.suspensions.run())
+    task = asyncio.create_task(bench.suspensions.run(bench.verify))
     await settle()
     try:
         yield bench
