@@ -149,6 +149,13 @@ class App:
         await self._first_contact(contact, node_labels, service, tasks)
         index = Index()
         identities = IdentityMetrics(self._registry)
+        events = EventRecorder(client, COMPONENT, settings.node_name)
+        client.skipped.record_with(events.record)
+        client.ignored_fields.record_with(events.record)
+        self._skipped.watch(client.skipped.counts)
+        tasks.create_task(events.run(), name="write events")
+        assembly = TokenServerAssembly(settings, self._stack, self._registry, tasks)
+        tokens = await assembly.build_tokens(client, identities, note_imds=self._redirect.note_imds)
         cluster_cache = ClusterCache(
             client,
             index,
@@ -160,18 +167,11 @@ class App:
             exception_namespaces=settings.exception_namespaces,
             refuse_stale=settings.stale_identity is StaleIdentity.REFUSE,
             log_limit=self._log_limit,
+            on_gone=tokens.forget,
         )
         self._stack.push_async_callback(cluster_cache.aclose)
-        events = EventRecorder(client, COMPONENT, settings.node_name)
-        client.skipped.record_with(events.record)
-        client.ignored_fields.record_with(events.record)
-        self._skipped.watch(client.skipped.counts)
-        tasks.create_task(events.run(), name="write events")
-        assembly = TokenServerAssembly(settings, self._stack, self._registry, tasks)
         decisions = Decisions(report=PodEvents(events).record)
-        built = await assembly.build(
-            client, index, cluster_cache, identities, decisions, note_imds=self._redirect.note_imds
-        )
+        built = await assembly.build_server(tokens, index, cluster_cache, identities, decisions)
         self._broker, self._status.token_server = built.broker, built
         if settings.address_evidence:
             tasks.create_task(self._network_monitor.run(cluster_cache), name="listen to the node's network")

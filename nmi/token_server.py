@@ -63,8 +63,27 @@ class TokenServer(msgspec.Struct, frozen=True):
     metadata_cache: MetadataCache
 
 
+class TokenParts(msgspec.Struct, frozen=True):
+    """The parts of the token server that fetch and keep tokens."""
+
+    session: HttpSession
+    imds: ImdsSource
+    governor: Governor
+    broker: TokenBroker
+    assertions: tuple[Assertions, ...]
+
+    def forget(self, entry: PodEntry) -> None:
+        """Forget the tokens of a pod that is gone."""
+        self.broker.forget_pod(entry.uid)
+        for assertions in self.assertions:
+            assertions.forget(entry.uid)
+
+
 class TokenServerAssembly:
-    """Builder of the token server. The *stack* closes the built objects; *tasks* runs their background tasks."""
+    """Builder of the token server, in two steps: the server needs the cluster cache, and the cache the token parts.
+
+    The *stack* closes the built objects; *tasks* runs their background tasks.
+    """
 
     def __init__(
         self, settings: Settings, stack: AsyncExitStack, registry: CollectorRegistry, tasks: asyncio.TaskGroup
@@ -74,22 +93,19 @@ class TokenServerAssembly:
         self._registry = registry
         self._tasks = tasks
 
-    async def build(
+    async def build_tokens(
         self,
         client: Client,
-        index: Index,
-        cluster_cache: ClusterCache,
         identities: IdentityMetrics,
-        decisions: Decisions,
         *,
         note_imds: Callable[[AzureError | None], None] = lambda _error: None,
-    ) -> TokenServer:
-        """Build the server for the pods in *cluster_cache*. Raises StartError for unusable settings.
+    ) -> TokenParts:
+        """Build the token parts. Raises StartError for unusable settings.
 
         *note_imds* is called at the end of each token request to IMDS.
         """
         settings = self._settings
-        imds_url = f"http://{settings.metadata_ip}:{settings.metadata_port}"
+        imds_url = self._imds_url
         session = await self._stack.enter_async_context(
             HttpSession(connections=IMDS_CONNECTIONS, headers={"User-Agent": settings.user_agent, **SENT_FIELDS})
         )
@@ -117,17 +133,22 @@ class TokenServerAssembly:
             fetch_seconds=settings.max_hold_seconds,
         )
         self._stack.push_async_callback(broker.aclose)
-
-        def forget(entry: PodEntry) -> None:
-            broker.forget_pod(entry.uid)
-            for each in assertions.values():
-                each.forget(entry.uid)
-
-        cluster_cache.when_gone(forget)
         if settings.federated_identities:
             await sign_ins.load()  # so that no pod's first token waits for it
+        return TokenParts(session, imds, governor, broker, tuple(assertions.values()))
+
+    async def build_server(
+        self,
+        tokens: TokenParts,
+        index: Index,
+        cluster_cache: ClusterCache,
+        identities: IdentityMetrics,
+        decisions: Decisions,
+    ) -> TokenServer:
+        """Build the server for the pods in *cluster_cache*. Raises StartError for unusable settings."""
+        settings = self._settings
         policy = server_policy(settings)
-        proxy = MetadataProxy(session, imds_url, policy)
+        proxy = MetadataProxy(tokens.session, self._imds_url, policy)
         self._stack.callback(proxy.close)
         metadata_cache = MetadataCache(proxy, settings.metadata_cache_seconds, now_ns=time.monotonic_ns)
         server = Server(
@@ -136,17 +157,21 @@ class TokenServerAssembly:
             index=index,
             issuer=Issuer(
                 cluster_cache,
-                broker,
+                tokens.broker,
                 decision_policy(settings),
                 identities,
-                node_identities=NodeIdentitySource(imds, governor),
+                node_identities=NodeIdentitySource(tokens.imds, tokens.governor),
             ),
             proxy=metadata_cache,
             measures=ServerMetrics(self._registry),
             decisions=decisions,
         )
         self._stack.push_async_callback(server.aclose)
-        return TokenServer(server, broker, governor, metadata_cache)
+        return TokenServer(server, tokens.broker, tokens.governor, metadata_cache)
+
+    @property
+    def _imds_url(self) -> str:
+        return f"http://{self._settings.metadata_ip}:{self._settings.metadata_port}"
 
     async def _sign_ins(self, measures: TokenMetrics, failures: EndpointFailures) -> SignIns:
         settings = self._settings

@@ -90,6 +90,7 @@ class ClusterCache:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random_module.random,
+        on_gone: Callable[[PodEntry], None] = lambda _entry: None,
     ) -> None:
         """Build the parts.
 
@@ -102,12 +103,13 @@ class ClusterCache:
         *refuse_stale*: refuse if a watch is silent and the API server does not respond either, instead of serving.
 
         *log_limit* bounds the lines about failures before the first lists are complete.
+
+        *on_gone* is called with each removed pod, when no request can find it any more.
         """
         self._index = index
         self._measures = measures
         self._node = node
         self._refuse_stale = refuse_stale
-        self._on_gone: Callable[[PodEntry], None] = lambda _entry: None
         self._reads = VerificationReads(client, clock)
         self._pending_reads = PendingReads()
         self._address_waits = LookupWait(park_seconds=park_seconds, clock=clock)
@@ -138,7 +140,7 @@ class ClusterCache:
             waits=self._name_waits,
             suspensions=self._suspensions,
             pending_reads=self._pending_reads,
-            on_gone=self._has_gone,
+            on_gone=on_gone,
         )
         self.ownership_reads = OwnershipReads(
             self._reads, self.pods, self._addresses, self._pending_reads, measures, node=node
@@ -162,13 +164,6 @@ class ClusterCache:
             },
             self._suspensions.counts,
         )
-
-    def when_gone(self, notify: Callable[[PodEntry], None]) -> None:
-        """Set the callback for each removed pod. It is called when no request can find the pod any more."""
-        self._on_gone = notify
-
-    def _has_gone(self, entry: PodEntry) -> None:
-        self._on_gone(entry)
 
     # Start and end.
 

@@ -13,15 +13,12 @@ from urllib.parse import urlsplit
 import pytest
 from prometheus_client import CollectorRegistry
 
-from _native.index import Index
 from nmi.choices import RedirectMode
-from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.request import TokenRequest
 from nmi.node import cilium_redirect
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.refusal import Reason
-from nmi.server.decisions import Decisions
 from nmi.settings import Settings
 from nmi.token_server import TokenServerAssembly
 from podidentity.azure.errors import CameBack
@@ -47,19 +44,14 @@ async def test_a_token_request_that_comes_back_starts_the_repair_of_ciliums_redi
         )
         redirect = TrafficRedirect(settings, "10.244.0.9")
         await redirect.prepare()
-        built = await TokenServerAssembly(settings, stack, CollectorRegistry(), tasks).build(
-            Mock(spec=Client),
-            Index(),
-            Mock(spec=ClusterCache),
-            IdentityMetrics(CollectorRegistry()),
-            Decisions(),
-            note_imds=redirect.note_imds,
+        tokens = await TokenServerAssembly(settings, stack, CollectorRegistry(), tasks).build_tokens(
+            Mock(spec=Client), IdentityMetrics(CollectorRegistry()), note_imds=redirect.note_imds
         )
-        await built.broker.token(identity(), REQUEST, "ns/web")
+        await tokens.broker.token(identity(), REQUEST, "ns/web")
         assert redirect.problem() is None
         imds.script = [Reply(508)]
         with pytest.raises(CameBack):
-            await built.broker.token(identity(), REQUEST, "ns/web")
+            await tokens.broker.token(identity(), REQUEST, "ns/web")
         assert "lost NMI's exemption" in str(redirect.problem())
 
 

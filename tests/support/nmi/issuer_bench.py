@@ -23,7 +23,7 @@ from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.source import TokenSource
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource, RawAnswer
-from tests.support.nmi.identity.cluster import Cluster, running_cluster
+from tests.support.nmi.identity.cluster import Clock, Cluster, running_cluster
 from tests.support.nmi.imds import Imds, running_imds
 from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, resource_id
 from tests.support.virtual_time import now
@@ -106,11 +106,8 @@ async def running_issuer(
 
     *sources*: in addition to that of type 0. *for_exempt*: there is a source of the node's own identities.
     """
-    async with (
-        running_cluster(**cluster_cache) as cluster,
-        running_imds() as imds,
-        imds.session() as session,
-    ):
+    clock = Clock()
+    async with running_imds() as imds, imds.session() as session:
         imds.client_ids[resource_id("id").lower()] = CLIENT_ID
         registry = CollectorRegistry()
         source = ImdsSource(session, imds.url, retry_delays=retry_delays)
@@ -120,21 +117,22 @@ async def running_issuer(
             governor,
             TokenMetrics(registry),
             caching=caching,
-            clock=cluster.clock,
+            clock=clock,
             wall_clock=imds.wall,
         )
-        cluster.cluster_cache.when_gone(lambda entry: broker.forget_pod(entry.uid))
         measures = IdentityMetrics(CollectorRegistry())
-        issuer = Issuer(
-            cluster.cluster_cache,
-            broker,
-            policy or DecisionPolicy(),
-            measures,
-            node_identities=NodeIdentitySource(source, governor) if for_exempt else None,
-            clock=cluster.clock,
-        )
+        forgetting = running_cluster(clock=clock, on_gone=lambda entry: broker.forget_pod(entry.uid), **cluster_cache)
         try:
-            yield IssuerBench(cluster, imds, broker, issuer, measures)
+            async with forgetting as cluster:
+                issuer = Issuer(
+                    cluster.cluster_cache,
+                    broker,
+                    policy or DecisionPolicy(),
+                    measures,
+                    node_identities=NodeIdentitySource(source, governor) if for_exempt else None,
+                    clock=clock,
+                )
+                yield IssuerBench(cluster, imds, broker, issuer, measures)
         finally:
             await broker.aclose()
 

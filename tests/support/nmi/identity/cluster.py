@@ -226,13 +226,14 @@ async def running_cluster(
     *,
     watching: bool = True,
     old_field_names: bool = False,
+    clock: Clock | None = None,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """Run a cluster with a synced cache. *prepare* changes the cluster before the first list.
 
     Without *watching* the cache receives no events, like from a very slow watch.
     """
-    clock, index, registry = Clock(), Index(), CollectorRegistry()
+    clock, index, registry = clock or Clock(), Index(), CollectorRegistry()
     api = MemoryApi(keep=1000)
     client = api.client(
         f"{COMPONENT}/test", old_field_names=old_field_names, open_session=api.network.open_session, clock=clock
