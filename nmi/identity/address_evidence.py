@@ -128,38 +128,38 @@ class AddressEvidence:
 
         Addresses that only the default route leads to are left out: they are not on this node's network.
         """
-        found = []
+        unresolved = []
         for packed, attachment in self._attachments.items():
             if not attachment.host and not attachment.settled:
                 interface = self._output(packed, default=False)
                 if interface:
-                    found.append(Unresolved(packed, interface))
-        return found
+                    unresolved.append(Unresolved(packed, interface))
+        return unresolved
 
     # Reports.
 
     def apply(self, messages: Iterable[Message]) -> list[Evidence]:
         """Apply reports in their order. Return the evidence."""
-        found: list[Evidence] = []
+        evidence: list[Evidence] = []
         for message in messages:
             match message:
                 case Neighbour():
-                    found += self._neighbour(message, reported=True)
+                    evidence += self._neighbour(message, reported=True)
                 case ForwardingEntry():
-                    found += self._forwarding(message)
+                    evidence += self._forwarding(message)
                 case Link():
-                    found += self._link(message)
+                    evidence += self._link(message)
                 case Route():
-                    found += self._route(message)
-        return found
+                    evidence += self._route(message)
+        return evidence
 
     def replace(self, messages: Iterable[Message]) -> list[Evidence]:
         """Apply a complete list, after reports may have been lost. Return the evidence."""
         listed: Sequence[Message] = list(messages)
-        links = {each.index: each.name for each in listed if isinstance(each, Link)}
-        found: list[Evidence] = []
+        links = {link.index: link.name for link in listed if isinstance(link, Link)}
+        evidence: list[Evidence] = []
         for index in self._links.keys() - links.keys():
-            found += self._link(Link(index, self._links[index], gone=True))
+            evidence += self._link(Link(index, self._links[index], gone=True))
         routed = {number.to_bytes(4, "big"): by[min(by)] for number, by in self._routes.get(_BITS, {}).items()}
         self._routes.clear()
         self._routes_over.clear()
@@ -168,19 +168,19 @@ class AddressEvidence:
         self._forwardings.clear()
         self._forgotten.clear()
         self._links = {index: links[index] for index, _ in zip(links, range(LINKS_MAX), strict=False)}
-        for each in listed:
-            if isinstance(each, Route):
-                self._set_route(each)
+        for message in listed:
+            if isinstance(message, Route):
+                self._set_route(message)
         for packed, attachment in self._attachments.items():
-            found += self._rerouted(packed, attachment)
+            evidence += self._rerouted(packed, attachment)
         for packed in routed.keys() - self._attachments.keys():
-            found += self._unrouted(packed, routed[packed])
-        for each in listed:
-            if isinstance(each, Neighbour):
-                found += self._neighbour(each, reported=False)
-            elif isinstance(each, ForwardingEntry):
-                found += self._forwarding(each)
-        return found
+            evidence += self._unrouted(packed, routed[packed])
+        for message in listed:
+            if isinstance(message, Neighbour):
+                evidence += self._neighbour(message, reported=False)
+            elif isinstance(message, ForwardingEntry):
+                evidence += self._forwarding(message)
+        return evidence
 
     def sizes(self) -> dict[str, int]:
         """Return the number of entries of each table."""
@@ -190,7 +190,7 @@ class AddressEvidence:
             "neighbours": len(self._neighbours),
             "forwardings": len(self._forwardings) + len(self._forgotten),
             "claimed": len(self._attachments),
-            "attached": sum(1 for each in self._attachments.values() if each.host or each.interface),
+            "attached": sum(1 for attachment in self._attachments.values() if attachment.host or attachment.interface),
         }
 
     # Links.
@@ -201,13 +201,13 @@ class AddressEvidence:
                 self._links[link.index] = link.name
             return []
         name = self._links.pop(link.index, link.name)
-        found = [
+        evidence = [
             Evidence(str(IPv4Address(packed)), EvidenceKind.INTERFACE_REMOVED, name)
             for packed in self._without_pod(link.index)
         ]
         for packed, attachment in self._attachments.items():
             if attachment.is_behind(link.index):
-                found.append(Evidence(attachment.address, EvidenceKind.INTERFACE_REMOVED, name))
+                evidence.append(Evidence(attachment.address, EvidenceKind.INTERFACE_REMOVED, name))
                 attachment.host = 0
                 self._unlearn(packed, attachment)
         for key in [key for key, port in self._forgotten.items() if port == link.index]:
@@ -215,11 +215,11 @@ class AddressEvidence:
         # The kernel removes IPv4 routes with their interface without a report.
         for length, prefix, priority in self._routes_over.pop(link.index, ()):
             self._drop_route(length, prefix, priority)
-        return found
+        return evidence
 
     def _without_pod(self, interface: int) -> set[bytes]:
         """Return the addresses behind *interface* that no pod has, according to the kernel's tables."""
-        found = {
+        packed_addresses = {
             prefix.to_bytes(4, "big")
             for length, prefix, priority in self._routes_over.get(interface, ())
             if length == _BITS and self._routes[length][prefix][min(self._routes[length][prefix])] == interface
@@ -228,8 +228,8 @@ class AddressEvidence:
         behind = {key for key, port in (*ports, *self._forgotten.items()) if port == interface}
         for (packed, on), link_layer in self._neighbours.items():
             if on == interface or (link_layer, on) in behind:
-                found.add(packed)
-        return found - self._attachments.keys()
+                packed_addresses.add(packed)
+        return packed_addresses - self._attachments.keys()
 
     # Routes.
 
@@ -307,7 +307,7 @@ class AddressEvidence:
     def _neighbour(self, neighbour: Neighbour, *, reported: bool) -> list[Evidence]:
         """Apply a neighbour entry. *reported*: a change, and so current; otherwise listed, and possibly old."""
         key = (neighbour.address, neighbour.interface)
-        known = key in self._neighbours
+        is_known = key in self._neighbours
         if neighbour.gone:
             self._neighbours.pop(key, None)
             return []
@@ -317,7 +317,7 @@ class AddressEvidence:
         attachment = self._attachments.get(neighbour.address)
         if attachment is None or not self._leads_to(neighbour, attachment):
             return []
-        return self._answered(neighbour, attachment, current=reported and (neighbour.confirmed or not known))
+        return self._answered(neighbour, attachment, current=reported and (neighbour.confirmed or not is_known))
 
     def _leads_to(self, neighbour: Neighbour, attachment: _Attachment) -> bool:
         """Return whether the address is routed to that interface. A pod may send ARP for any address itself."""
@@ -329,11 +329,11 @@ class AddressEvidence:
         if attachment.link_layer == neighbour.link_layer and attachment.interface == neighbour.interface:
             attachment.settled = attachment.settled or current
             return []
-        known, settled, before = bool(attachment.link_layer), attachment.settled, attachment.interface
+        had_link_layer, settled, before = bool(attachment.link_layer), attachment.settled, attachment.interface
         self._unlearn(neighbour.address, attachment)
         self._learn(neighbour.address, attachment, neighbour.interface, neighbour.link_layer)
         # A replacement was seen just now.
-        attachment.settled = settled or current or known
+        attachment.settled = settled or current or had_link_layer
         return (
             [Evidence(attachment.address, EvidenceKind.LINK_LAYER_CHANGED, self._links.get(before, ""))]
             if settled
@@ -351,7 +351,7 @@ class AddressEvidence:
             return []
         _put(self._forwardings, key, (forwarding.vlan, forwarding.port), FORWARDINGS_MAX)
         self._forgotten.pop(key, None)
-        found = []
+        evidence = []
         for packed in self._behind.get(forwarding.link_layer, ()):
             attachment = self._attachments[packed]
             if attachment.interface != forwarding.bridge:
@@ -361,8 +361,8 @@ class AddressEvidence:
                 continue
             attachment.port, attachment.vlan = forwarding.port, forwarding.vlan
             if before not in (0, forwarding.port) and attachment.settled:
-                found.append(Evidence(attachment.address, EvidenceKind.PORT_MOVED, self._links.get(before, "")))
-        return found
+                evidence.append(Evidence(attachment.address, EvidenceKind.PORT_MOVED, self._links.get(before, "")))
+        return evidence
 
     def _learn(self, packed: bytes, attachment: _Attachment, interface: int, link_layer: bytes) -> None:
         attachment.interface = interface
@@ -373,10 +373,10 @@ class AddressEvidence:
             attachment.vlan, attachment.port = vlan, port
 
     def _unlearn(self, packed: bytes, attachment: _Attachment) -> None:
-        there = self._behind.get(attachment.link_layer)
-        if there is not None:
-            there.discard(packed)
-            if not there:
+        addresses = self._behind.get(attachment.link_layer)
+        if addresses is not None:
+            addresses.discard(packed)
+            if not addresses:
                 del self._behind[attachment.link_layer]
         attachment.forget_neighbour()
 

@@ -64,7 +64,7 @@ class AssignedIdentity(ComparedStruct, frozen=True, eq=False):
 def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")) -> AssignedIdentity:
     """Return the part of *assigned* that a decision depends on."""
     spec = assigned.spec
-    namespaces = {each.metadata.namespace for each in (assigned, spec.azure_identity_ref, spec.azure_binding_ref)}
+    namespaces = {item.metadata.namespace for item in (assigned, spec.azure_identity_ref, spec.azure_binding_ref)}
     return AssignedIdentity(
         binding=spec.azure_binding_ref.metadata.name,
         selector=spec.azure_binding_ref.spec.selector,

@@ -91,13 +91,13 @@ class MicAssignments:
         return self._beyond.count
 
     async def read(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
-        known = {each.identity.metadata.name: each.usable_since for each in self.of(pod)}
-        found: LimitedMap[tuple[str, str], AssignedIdentity] = LimitedMap(ASSIGNED_MAX)
-        for each in await self._reads.assigned(self._selector):
-            if self._names(each) == (pod.namespace, pod.name):
-                since = known.get(each.spec.azure_identity_ref.metadata.name, self._clock())
-                found.put(each.key, project(each, since), assigned_order(each))
-        return found.counted
+        usable_since = {assignment.identity.metadata.name: assignment.usable_since for assignment in self.of(pod)}
+        current: LimitedMap[tuple[str, str], AssignedIdentity] = LimitedMap(ASSIGNED_MAX)
+        for assigned in await self._reads.assigned(self._selector):
+            if self._names(assigned) == (pod.namespace, pod.name):
+                since = usable_since.get(assigned.spec.azure_identity_ref.metadata.name, self._clock())
+                current.put(assigned.key, project(assigned, since), assigned_order(assigned))
+        return current.counted
 
     # Watch events. Each method returns the pods whose identities may have changed.
 

@@ -223,7 +223,7 @@ class ClusterCache:
             "pods_left_out": len(self.pods) - len(entries),
             "addresses": len(self._index),
             "suspended": self._index.suspended,
-            "watches": {name: _watch_state(each) for name, each in self.watches.by_name.items()},
+            "watches": {name: _watch_state(watch) for name, watch in self.watches.by_name.items()},
             "silent": self.silent(),
             "exceptions": len(self._exemptions),
             "suspended_pods": self._suspensions.pods,
@@ -299,9 +299,9 @@ class ClusterCache:
             pod = await self.ownership_reads.verify(entry, address) if entry.doubtful or "pods" in silent else entry.pod
             if not isinstance(pod, Pod):
                 return pod
-            exempt = self._exemptions.why(pod)
+            exempt = self._exemptions.reason(pod)
             if "exceptions" in silent:
-                exempt = self._exemptions.why_given(pod, await self._reads.exceptions(entry.namespace))
+                exempt = self._exemptions.reason_given(pod, await self._reads.exceptions(entry.namespace))
             now = facts(pod, exempt)
             if any(name in silent for name in self._assignments.watched):
                 assigned = await self._assignments.read(now)
@@ -315,10 +315,10 @@ class ClusterCache:
         return DecisionInput(now, assigned, certain=False, verified=True)
 
 
-def _owner(found: PodRecord | Refusal | None) -> PodEntry | Refusal | None:
-    if not isinstance(found, PodRecord):
-        return found
-    return found.owner if isinstance(found.owner, PodEntry) else None
+def _owner(result: PodRecord | Refusal | None) -> PodEntry | Refusal | None:
+    if not isinstance(result, PodRecord):
+        return result
+    return result.owner if isinstance(result.owner, PodEntry) else None
 
 
 def _pod_state(entry: PodEntry, suspended: Mapping[str, str]) -> dict[str, object]:
@@ -336,12 +336,12 @@ def _pod_state(entry: PodEntry, suspended: Mapping[str, str]) -> dict[str, objec
         "host_network": entry.pod.spec.host_network,
         "identities": [
             {
-                "identity": "/".join(each.identity.key),
-                "binding": each.binding,
-                "status": each.status,
-                "usable": each.usable,
+                "identity": "/".join(assignment.identity.key),
+                "binding": assignment.binding,
+                "status": assignment.status,
+                "usable": assignment.usable,
             }
-            for each in entry.assigned[:IDENTITIES_MAX]
+            for assignment in entry.assigned[:IDENTITIES_MAX]
         ],
     }
 

@@ -83,7 +83,7 @@ class Wait(msgspec.Struct, frozen=True):
 class Exempt(msgspec.Struct, frozen=True):
     """The pod's requests are forwarded to IMDS unchanged, for the node's own identities."""
 
-    why: str
+    reason: str
     """`MIC`, or `exception namespace/name`; for the log."""
 
 
@@ -201,22 +201,22 @@ def decide(
         return MIRROR_POD
     if pod.exempt:
         return Exempt(pod.exempt)
-    own = [each for each in assigned if not each.deleting and each.pod_uid in {"", pod.uid}]
+    own = [assignment for assignment in assigned if not assignment.deleting and assignment.pod_uid in {"", pod.uid}]
     if not pod.label and not own:
         return NOTHING_ASSIGNED
-    bound = [each for each in own if pod.label and each.selector == pod.label]
-    allowed = [each for each in bound if _may_serve(each, pod, policy)]
+    bound = [assignment for assignment in own if pod.label and assignment.selector == pod.label]
+    allowed = [assignment for assignment in bound if _may_serve(assignment, pod, policy)]
     if bound and not allowed:
         return _OTHER_NAMESPACE
     wanted = request.selector_value.lower()  # once: a pod may have 256 identities, and send 2 kB
     matching = sorted(
         _named_by(request.selector, wanted, allowed, object_ids),
-        key=lambda each: candidate_order(pod.namespace, each.binding, each.identity.key),
+        key=lambda assignment: candidate_order(pod.namespace, assignment.binding, assignment.identity.key),
     )
-    own_is_coming = any(each.status == CREATED and _is_of_namespace(each, pod) for each in matching)
-    for each in matching:
-        if each.usable and (not own_is_coming or _is_of_namespace(each, pod)):
-            return Grant(each)
+    own_is_coming = any(assignment.status == CREATED and _is_of_namespace(assignment, pod) for assignment in matching)
+    for assignment in matching:
+        if assignment.usable and (not own_is_coming or _is_of_namespace(assignment, pod)):
+            return Grant(assignment)
     return _hold(request.selector, wanted, policy, allowed, matching)
 
 
@@ -228,10 +228,10 @@ def _hold(
     matching: list[AssignedIdentity],
 ) -> Wait | Refusal:
     """Return how long to wait for a usable identity, with the refusal after that time."""
-    created = any(each.status == CREATED for each in matching)
+    created = any(assignment.status == CREATED for assignment in matching)
     if selector is SelectorKind.OBJECT_ID and not matching:
         # An identity in state Created may turn out to have this object id. The object id of a usable one is fixed.
-        created = any(each.status == CREATED for each in allowed)
+        created = any(assignment.status == CREATED for assignment in allowed)
         if allowed and not created:
             return UNKNOWN_OBJECT_ID
         refusal = UNKNOWN_OBJECT_ID
@@ -245,17 +245,17 @@ def _hold(
     return Wait(policy.hold_seconds(created=created), refusal, missing, in_progress=created)
 
 
-def _may_serve(each: AssignedIdentity, pod: PodFacts, policy: DecisionPolicy) -> bool:
-    if each.identity.spec.type == IdentityType.FEDERATED:
+def _may_serve(assignment: AssignedIdentity, pod: PodFacts, policy: DecisionPolicy) -> bool:
+    if assignment.identity.spec.type == IdentityType.FEDERATED:
         # Every object that names the pod must be in its namespace: no other tenant may choose where its assertion goes.
-        return each.home == pod.namespace
-    everywhere = not policy.force_namespaced and not each.identity.namespaced
-    return everywhere or _is_of_namespace(each, pod)
+        return assignment.home == pod.namespace
+    everywhere = not policy.force_namespaced and not assignment.identity.namespaced
+    return everywhere or _is_of_namespace(assignment, pod)
 
 
-def _is_of_namespace(each: AssignedIdentity, pod: PodFacts) -> bool:
+def _is_of_namespace(assignment: AssignedIdentity, pod: PodFacts) -> bool:
     """Return whether the identity is in the pod's namespace."""
-    return each.identity.metadata.namespace == pod.namespace
+    return assignment.identity.metadata.namespace == pod.namespace
 
 
 def _named_by(
@@ -267,12 +267,12 @@ def _named_by(
     if not wanted:
         return []
     if selector is SelectorKind.CLIENT_ID:
-        return [each for each in allowed if each.identity.spec.client_id.lower() == wanted]
+        return [assignment for assignment in allowed if assignment.identity.spec.client_id.lower() == wanted]
     if selector is SelectorKind.RESOURCE_ID:
-        return [each for each in allowed if each.identity.spec.resource_id.lower() == wanted]
+        return [assignment for assignment in allowed if assignment.identity.spec.resource_id.lower() == wanted]
     return [
-        each
-        for each in allowed
-        if object_ids.get(each.identity.spec.client_id.lower(), "").lower() == wanted
-        or each.identity.metadata.annotation(OBJECT_ID_ANNOTATION).lower() == wanted
+        assignment
+        for assignment in allowed
+        if object_ids.get(assignment.identity.spec.client_id.lower(), "").lower() == wanted
+        or assignment.identity.metadata.annotation(OBJECT_ID_ANNOTATION).lower() == wanted
     ]

@@ -59,7 +59,7 @@ class Exemptions:
         """Return the number of effective exceptions."""
         return len(self._counting)
 
-    def why(self, pod: Pod) -> str:
+    def reason(self, pod: Pod) -> str:
         """Return why *pod* is exempt (`MIC`, `exception namespace/name`), or an empty string if it is not.
 
         The result for a mirror pod is not used: `decide` refuses mirror pods first.
@@ -71,14 +71,14 @@ class Exemptions:
                 return f"exception {pod.metadata.namespace}/{name}"
         return ""
 
-    def why_given(self, pod: Pod, exceptions: Iterable[AzurePodIdentityException]) -> str:
+    def reason_given(self, pod: Pod, exceptions: Iterable[AzurePodIdentityException]) -> str:
         """Return the same according to *exceptions*, which a read returned, instead of the watch."""
         if is_mic(pod, self._mic_namespace):
             return MIC
         carried = _labels(pod)
-        for each in exceptions:
-            if not carried.isdisjoint(self._pairs(each)):
-                return f"exception {'/'.join(each.key)}"
+        for exception in exceptions:
+            if not carried.isdisjoint(self._pairs(exception)):
+                return f"exception {'/'.join(exception.key)}"
         return ""
 
     # Watch events. Each method returns the pods that may have become exempt, or are no longer exempt.
@@ -95,7 +95,7 @@ class Exemptions:
         self._replace(new.key, pairs)
         if pairs:
             self.seen += 1
-            self._tell(new)
+            self._report(new)
         return [(new.metadata.namespace, "")]
 
     def deleted(self, old: AzurePodIdentityException) -> list[AffectedPods]:
@@ -126,7 +126,7 @@ class Exemptions:
             for pair in pairs:
                 self._by_pair.setdefault(pair, {})[key[1]] = None
 
-    def _tell(self, exception: AzurePodIdentityException) -> None:
+    def _report(self, exception: AzurePodIdentityException) -> None:
         if self._lines.allows():
             labels = exception.spec.pod_labels or {}
             log.warning(

@@ -55,7 +55,7 @@ class KeptParts:
         """Return *pod* with equal parts shared, and of its conditions only those that report its sandbox."""
         pod = reduced(pod)
         meta, spec, status = pod.metadata, pod.spec, pod.status
-        alone = [each.ip for each in status.pod_ips] == [status.pod_ip]
+        alone = [address.ip for address in status.pod_ips] == [status.pod_ip]
         return Pod(
             metadata=PodMeta(
                 name=meta.name,
@@ -108,17 +108,17 @@ class KeptParts:
         """Return the kept copy of *identity* that another object has too, if there is one."""
         meta = identity.metadata
         key = (meta.namespace, meta.name, meta.resource_version)
-        found, kept = self._identities.get(key), trimmed(identity)
-        if found is not None and found == kept:
-            return found
+        shared, kept = self._identities.get(key), trimmed(identity)
+        if shared is not None and shared == kept:
+            return shared
         self._identities[key] = kept
         return kept
 
     def _sandbox_conditions(self, conditions: Iterable[PodCondition]) -> tuple[PodCondition, ...]:
         return tuple(
-            PodCondition(type=self._texts.of(each.type), status=self._texts.of(each.status))
-            for each in conditions
-            if each.type in SANDBOX_CONDITIONS
+            PodCondition(type=self._texts.of(condition.type), status=self._texts.of(condition.status))
+            for condition in conditions
+            if condition.type in SANDBOX_CONDITIONS
         )
 
 

@@ -48,8 +48,8 @@ class LimitedMap(Generic[Key, V]):
         return self._counted
 
     def get(self, key: Key) -> V | None:
-        found = self._values.get(key)
-        return found[1] if found is not None else None
+        present = self._values.get(key)
+        return present[1] if present is not None else None
 
     def put(self, key: Key, value: V, order: tuple[object, ...]) -> None:
         """Add or replace."""
@@ -80,14 +80,14 @@ class OverLimitCount:
     def __init__(self, message: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._message = message
         self._lines = LogLimit(burst=LINES_PER_MINUTE, per_second=LINES_PER_MINUTE / 60, clock=clock)
-        self._places: dict[tuple[str, str], int] = {}
+        self._beyond: dict[tuple[str, str], int] = {}
         self.count = 0
 
-    def note(self, place: tuple[str, str], beyond: int) -> None:
-        """Record that *beyond* values of *place* are beyond the limit."""
-        before = self._places.pop(place, 0)
+    def note(self, group: tuple[str, str], beyond: int) -> None:
+        """Record that *beyond* values of *group* are beyond the limit."""
+        before = self._beyond.pop(group, 0)
         self.count += beyond - before
         if beyond:
-            self._places[place] = beyond
+            self._beyond[group] = beyond
             if not before and self._lines.allows():
-                log.warning(self._message, extra={"resource": "/".join(place)})
+                log.warning(self._message, extra={"resource": "/".join(group)})

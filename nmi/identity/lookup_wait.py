@@ -172,12 +172,12 @@ class LookupWait:
     def _makes_room(self, lookup: _Lookup) -> bool:
         """Displace a request of another address if *lookup* has less than its share. Return whether one was displaced.
 
-        The address with most requests has more than one, and loses the newest: the others are closer to their answer.
+        The address with most requests has more than one, and loses the newest: the others are closer to their response.
         """
         addresses = len(self._waited) + (not lookup.waiters)
         if len(lookup.waiters) >= WAITERS_MAX // addresses:
             return False
-        most = max(self._waited.values(), key=lambda each: len(each.waiters))
+        most = max(self._waited.values(), key=lambda waited: len(waited.waiters))
         waiter = next(reversed(most.waiters))
         self._resolve(most, waiter, _End.DISPLACED)
         return True

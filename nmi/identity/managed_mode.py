@@ -52,8 +52,8 @@ class BoundIdentities:
         watches.add("identities", IDENTITIES, PodUpdates(self.identity_upserted, self.identity_deleted, update))
 
     def of(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
-        found = self._given.get((pod.namespace, pod.label)) if pod.label else None
-        return found.counted if found is not None else ()
+        given = self._given.get((pod.namespace, pod.label)) if pod.label else None
+        return given.counted if given is not None else ()
 
     @property
     def beyond_limit(self) -> int:
@@ -63,17 +63,17 @@ class BoundIdentities:
         if not pod.label:
             return ()
         bindings = await self._reads.bindings(pod.namespace)
-        identities = {each.metadata.name: each for each in await self._reads.identities(pod.namespace)}
-        found: LimitedMap[tuple[str], AssignedIdentity] = LimitedMap(BINDINGS_MAX)
+        identities = {identity.metadata.name: identity for identity in await self._reads.identities(pod.namespace)}
+        current: LimitedMap[tuple[str], AssignedIdentity] = LimitedMap(BINDINGS_MAX)
         for binding in bindings:
             identity = identities.get(binding.spec.azure_identity)
             if identity is not None and binding.spec.selector == pod.label and _fits(binding, identity):
-                known, since = self._identities.get(identity.key, (None, ALWAYS))
-                same = known is not None and known.spec == identity.spec
+                watched, since = self._identities.get(identity.key, (None, ALWAYS))
+                same = watched is not None and watched.spec == identity.spec
                 joined = join(binding, identity, since if same else self._clock())
                 key = (binding.metadata.name,)
-                found.put(key, joined, key)
-        return found.counted
+                current.put(key, joined, key)
+        return current.counted
 
     # Watch events. Each method returns the pods whose identities may have changed.
 
@@ -96,8 +96,8 @@ class BoundIdentities:
         new: AzureIdentity,
     ) -> list[AffectedPods]:
         """Add or replace an identity."""
-        known, since = self._identities.get(new.key, (None, ALWAYS))
-        if known is None or known.spec != new.spec:
+        former, since = self._identities.get(new.key, (None, ALWAYS))
+        if former is None or former.spec != new.spec:
             since = self._clock()
         self._identities[new.key] = (new, since)
         return self._identity_changed(new.key)
@@ -119,23 +119,23 @@ class BoundIdentities:
         if identity is None or not _fits(binding, identity):
             self._take(binding)
             return
-        place, key = (binding.metadata.namespace, binding.spec.selector), (binding.metadata.name,)
-        there = self._given.get(place)
-        if there is None:
-            there = self._given[place] = LimitedMap(BINDINGS_MAX)
+        label, key = (binding.metadata.namespace, binding.spec.selector), (binding.metadata.name,)
+        given = self._given.get(label)
+        if given is None:
+            given = self._given[label] = LimitedMap(BINDINGS_MAX)
         made = join(binding, identity, since)
-        if there.get(key) != made:
+        if given.get(key) != made:
             # Otherwise keep the same object, which is fast to compare.
-            there.put(key, made, key)
-            self._beyond.note(place, there.beyond)
+            given.put(key, made, key)
+            self._beyond.note(label, given.beyond)
 
     def _take(self, binding: AzureIdentityBinding) -> None:
-        place = (binding.metadata.namespace, binding.spec.selector)
-        there = self._given.get(place)
-        if there is not None and there.remove((binding.metadata.name,)):
-            self._beyond.note(place, there.beyond)
-            if not there:
-                del self._given[place]
+        label = (binding.metadata.namespace, binding.spec.selector)
+        given = self._given.get(label)
+        if given is not None and given.remove((binding.metadata.name,)):
+            self._beyond.note(label, given.beyond)
+            if not given:
+                del self._given[label]
 
     def _unbind(self, binding: AzureIdentityBinding) -> None:
         self._take(binding)
@@ -150,17 +150,17 @@ def _fits(binding: AzureIdentityBinding, identity: AzureIdentity) -> bool:
     return not oversized(binding) and not oversized(identity)
 
 
-def _drop(nested: dict[Key, dict[str, V]], place: Key, name: str) -> None:
-    """Remove *name* from the group *place*, and remove the group if it is empty."""
-    there = nested.get(place, {})
-    there.pop(name, None)
-    if not there:
-        nested.pop(place, None)
+def _drop(nested: dict[Key, dict[str, V]], key: Key, name: str) -> None:
+    """Remove *name* from the group *key*, and remove the group if it is empty."""
+    group = nested.get(key, {})
+    group.pop(name, None)
+    if not group:
+        nested.pop(key, None)
 
 
 def join(binding: AzureIdentityBinding, identity: AzureIdentity, usable_since: float = ALWAYS) -> AssignedIdentity:
     """Return the identity as *binding* gives it to every pod that it selects; unusable if either is being deleted."""
-    deleting = [each.metadata.deletion_timestamp is not None for each in (binding, identity)]
+    deleting = [resource.metadata.deletion_timestamp is not None for resource in (binding, identity)]
     return AssignedIdentity(
         binding=binding.metadata.name,
         selector=binding.spec.selector,

@@ -58,7 +58,7 @@ class OwnershipReads:
         """Return whether new reads show that *address* is the pod's, and that no other pod there started as late."""
         try:
             read = await self._reads.pod_now(entry.namespace, entry.name)
-            there = await self._reads.at_address(address, self._node)
+            listed = await self._reads.at_address(address, self._node)
         except UnansweredError:
             return False
         if read is None or read.metadata.uid != entry.uid or read.finished:
@@ -66,9 +66,9 @@ class OwnershipReads:
                 self._measures.retired_by_read += 1
                 self._pods.retire(entry)
             return False
-        listed = [each for each in there if address in own_addresses(each)]
-        rivals = any(each.metadata.uid != entry.uid and not each.finished for each in listed)
-        owner = owner_of(listed) if rivals else read
+        pods = [pod for pod in listed if address in own_addresses(pod)]
+        rivals = any(pod.metadata.uid != entry.uid and not pod.finished for pod in pods)
+        owner = owner_of(pods) if rivals else read
         return (
             address in own_addresses(read)
             and wait_if_stopped(read, named=False) is None
@@ -86,8 +86,8 @@ class OwnershipReads:
                 return False
             if read.is_outdated((namespace, name)):
                 return True
-        there = self._pods.get(namespace, name)
-        if pod is not None and not pod.finished and pod.spec.node_name == self._node and there is None:
+        entry = self._pods.get(namespace, name)
+        if pod is not None and not pod.finished and pod.spec.node_name == self._node and entry is None:
             self._pods.enter(pod, confirmed=False)
         return False
 
@@ -100,11 +100,11 @@ class OwnershipReads:
                 return False
             if read.is_outdated(address, *(pod.key for pod in pods)):
                 return True
-        there = {pod.metadata.uid for pod in pods}
-        for claimant in self._addresses.candidates(address):
-            if not claimant.confirmed and claimant.uid not in there:
+        uids = {pod.metadata.uid for pod in pods}
+        for candidate in self._addresses.candidates(address):
+            if not candidate.confirmed and candidate.uid not in uids:
                 # Only a read has reported this pod, never the watch, so no event will remove it.
-                self._pods.retire(claimant)
+                self._pods.retire(candidate)
         owner = owner_of([pod for pod in pods if address in own_addresses(pod)])
         if owner is not None and not self._is_suspended(owner):
             self._settle(address, owner)

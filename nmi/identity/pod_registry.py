@@ -178,9 +178,9 @@ class PodRegistry:
             self.enter(new, confirmed=True)
         else:
             before, started = entry.addresses, newest_running(entry.pod)
-            entry.update(new, self._exemptions.why(new))
+            entry.update(new, self._exemptions.reason(new))
             entry.assign(self._assignments.of(entry.facts))
-            self._addresses.remove((each for each in before if each not in entry.addresses), entry)
+            self._addresses.remove((address for address in before if address not in entry.addresses), entry)
             self._addresses.add(entry.addresses, entry)
             if newest_running(new) > started:
                 self._addresses.started_again(entry)
@@ -203,7 +203,7 @@ class PodRegistry:
     def reexempt(self, affected: AffectedPods) -> None:
         """Update the exemptions of these pods."""
         for entry in self._entries_of(affected):
-            entry.exempt(self._exemptions.why(entry.pod))
+            entry.exempt(self._exemptions.reason(entry.pod))
 
     def _entries_of(self, affected: AffectedPods) -> list[PodEntry]:
         namespace, name = affected
@@ -214,7 +214,7 @@ class PodRegistry:
 
     def enter(self, pod: Pod, *, confirmed: bool) -> PodEntry:
         """Add an entry. *confirmed*: the watch, not only a read, reported the pod. No entry of that name may exist."""
-        entry = PodEntry(pod, exempt=self._exemptions.why(pod), confirmed=confirmed)
+        entry = PodEntry(pod, exempt=self._exemptions.reason(pod), confirmed=confirmed)
         entry.assign(self._assignments.of(entry.facts))
         self._entries[pod.key] = entry
         self._by_namespace.setdefault(entry.namespace, {})[entry.name] = entry
@@ -226,9 +226,9 @@ class PodRegistry:
         """Remove the entry permanently. Idempotent."""
         if self._entries.get((entry.namespace, entry.name)) is entry:
             del self._entries[entry.namespace, entry.name]
-            there = self._by_namespace[entry.namespace]
-            del there[entry.name]
-            if not there:
+            entries = self._by_namespace[entry.namespace]
+            del entries[entry.name]
+            if not entries:
                 del self._by_namespace[entry.namespace]
         entry.retire()
         self._addresses.remove(entry.addresses, entry)

@@ -156,11 +156,11 @@ class PodEntry:
             self.bump()
         return changed
 
-    def exempt(self, why: str) -> bool:
-        """Set the exemption to *why*, after a change of the exceptions. Return whether it differs."""
-        changed = self.facts.exempt != why
+    def exempt(self, reason: str) -> bool:
+        """Set the exemption to *reason*, after a change of the exceptions. Return whether it differs."""
+        changed = self.facts.exempt != reason
         if changed:
-            self.facts = facts(self.pod, why)
+            self.facts = facts(self.pod, reason)
             self.bump()
         return changed
 
@@ -221,7 +221,7 @@ class PodEntry:
         return self._served is not None and key in self._served
 
     def first_request(self, missing: Hashable, now: float) -> float:
-        """Return when the pod first asked for what is *missing*, since the last change: *now* if it does so now.
+        """Return when the pod first requested what is *missing*, since the last change: *now* if it does so now.
 
         Only hashes are kept, so that the texts of a pod use no memory. A collision ends a hold of this pod early.
         """
@@ -300,8 +300,8 @@ def owner_of(pods: Sequence[Pod]) -> Pod | None:
 
 def newest_running(pod: Pod) -> float:
     """Return the start of the running container that started last: seconds since the epoch, or NEVER."""
-    running = (each.state.running for each in pod.status.all_containers)
-    return _newest(each.started_at for each in running if each is not None)
+    running = (container.state.running for container in pod.status.all_containers)
+    return _newest(state.started_at for state in running if state is not None)
 
 
 def _latest(pod: Pod) -> float:
@@ -310,15 +310,15 @@ def _latest(pod: Pod) -> float:
     If it is unknown: infinity, or minus infinity for a finished pod.
     """
     times = []
-    for each in pod.status.all_containers:
-        for state in (each.state, each.last_state):
-            times += [found.started_at for found in (state.running, state.terminated) if found is not None]
+    for container in pod.status.all_containers:
+        for state in (container.state, container.last_state):
+            times += [phase.started_at for phase in (state.running, state.terminated) if phase is not None]
     newest = _newest(times)
     return newest if newest > NEVER or pod.finished else float("inf")
 
 
 def _newest(times: Iterable[str | None]) -> float:
-    return max((_seconds(each) for each in times), default=NEVER)
+    return max((_seconds(text) for text in times), default=NEVER)
 
 
 def _seconds(text: str | None) -> float:

@@ -25,7 +25,7 @@ class TokenRequest(msgspec.Struct, frozen=True):
     xms_cc: str = ""
     """Client capabilities, passed on and part of every cache key."""
     force_refresh: bool = False
-    """bypass_cache=true: skip every cache; the answer replaces the cached one."""
+    """bypass_cache=true: skip every cache; the response replaces the cached one."""
     rejected_sha256: str = ""
     """token_sha256_to_refresh, in lower case: the SHA-256 in hex of a token that a service has rejected. If NMI would
     return this token, the request is a forced refresh, else an ordinary one."""

@@ -48,7 +48,7 @@ Verify = Callable[[PodEntry, str], Awaitable[bool]]
 
 
 class _DatedEvidence(msgspec.Struct, frozen=True):
-    """Evidence about an address."""
+    """Evidence about an address, and when it arrived."""
 
     evidence: Evidence
     since: float
@@ -100,23 +100,23 @@ class Suspensions:
 
     def of(self, entry: PodEntry) -> dict[str, str]:
         """Return the addresses at which the pod is suspended, with the evidence."""
-        return {address: str(each.kind) for address, each in self._suspensions.get(entry, {}).items()}
+        return {address: str(suspension.kind) for address, suspension in self._suspensions.get(entry, {}).items()}
 
     def begin(self, evidence: Evidence, entries: Iterable[PodEntry]) -> None:
         """Suspend *entries*, the pods that have the address now, and those that get it later (`address_added`)."""
-        there = _DatedEvidence(evidence, self._wall_clock(), self._clock())
+        dated = _DatedEvidence(evidence, self._wall_clock(), self._clock())
         if evidence.kind.ends:
-            self._remember(there)
+            self._remember(dated)
         for entry in entries:
-            self._begin(entry, there)
+            self._begin(entry, dated)
 
     def address_added(self, address: str, entry: PodEntry) -> None:
         """Suspend a pod that gets *address* if there is recent evidence about it."""
-        there = self._remembered.get(address)
-        if there is None or self._clock() - there.seen >= REMEMBERED_SECONDS:
+        dated = self._remembered.get(address)
+        if dated is None or self._clock() - dated.seen >= REMEMBERED_SECONDS:
             return
-        if not started_after(entry.pod, there.since):
-            self._begin(entry, there)
+        if not started_after(entry.pod, dated.since):
+            self._begin(entry, dated)
 
     def changed(self, entry: PodEntry) -> None:
         """End the suspensions of the pod that its new state from the watch ends."""
@@ -132,35 +132,35 @@ class Suspensions:
     async def run(self, verify: Verify) -> None:
         """Verify suspensions when they are due, until cancelled."""
         while True:
-            due = min((each.due for each in self._all()), default=None)
+            due = min((suspension.due for suspension in self._all()), default=None)
             if due is None:
                 self._begun.clear()
                 await self._begun.wait()
             elif (wait := due - self._clock()) > 0:
                 await asyncio.sleep(min(wait, POLL_SECONDS))
             else:
-                await self._decide(next(each for each in self._all() if each.due == due), verify)
+                await self._verify(next(suspension for suspension in self._all() if suspension.due == due), verify)
                 await asyncio.sleep(GAP_SECONDS)
 
     def _all(self) -> Iterable[Suspension]:
-        return (each for there in self._suspensions.values() for each in there.values())
+        return (suspension for by_address in self._suspensions.values() for suspension in by_address.values())
 
-    def _remember(self, there: _DatedEvidence) -> None:
-        self._remembered.pop(there.evidence.address, None)
-        self._remembered[there.evidence.address] = there
+    def _remember(self, dated: _DatedEvidence) -> None:
+        self._remembered.pop(dated.evidence.address, None)
+        self._remembered[dated.evidence.address] = dated
         oldest = next(iter(self._remembered))
-        if len(self._remembered) > REMEMBERED_MAX or there.seen - self._remembered[oldest].seen >= REMEMBERED_SECONDS:
+        if len(self._remembered) > REMEMBERED_MAX or dated.seen - self._remembered[oldest].seen >= REMEMBERED_SECONDS:
             del self._remembered[oldest]
 
-    def _begin(self, entry: PodEntry, there: _DatedEvidence) -> None:
-        evidence, due = there.evidence, there.seen + VERIFY_SECONDS
+    def _begin(self, entry: PodEntry, dated: _DatedEvidence) -> None:
+        evidence, due = dated.evidence, dated.seen + VERIFY_SECONDS
         suspended = self._suspensions.setdefault(entry, {})
         suspension = suspended.get(evidence.address)
         if suspension is not None:
-            suspension.since, suspension.due, suspension.tries = there.since, due, 0
+            suspension.since, suspension.due, suspension.tries = dated.since, due, 0
             suspension.counted += 1
             return
-        suspended[evidence.address] = Suspension(entry, evidence.address, evidence.kind, there.since, due)
+        suspended[evidence.address] = Suspension(entry, evidence.address, evidence.kind, dated.since, due)
         entry.suspend()
         self._begun.set()
         self.counts[evidence.kind] += 1
@@ -177,13 +177,13 @@ class Suspensions:
             )
 
     def _end(self, suspension: Suspension) -> None:
-        there = self._suspensions.get(suspension.entry, {})
-        if there.pop(suspension.address, None) is None or there:
+        by_address = self._suspensions.get(suspension.entry, {})
+        if by_address.pop(suspension.address, None) is None or by_address:
             return
         del self._suspensions[suspension.entry]
         suspension.entry.lift()
 
-    async def _decide(self, suspension: Suspension, verify: Verify) -> None:
+    async def _verify(self, suspension: Suspension, verify: Verify) -> None:
         counted = suspension.counted
         confirmed = await verify(suspension.entry, suspension.address)
         if suspension.counted != counted:

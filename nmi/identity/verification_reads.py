@@ -136,8 +136,8 @@ class VerificationReads:
         return await self._limited(self._client.list(PODS, field_selector=selector))
 
     async def aclose(self) -> None:
-        for each in (self._pods, self._assigned, self._bindings, self._identities, self._exceptions):
-            await each.aclose()
+        for reads in (self._pods, self._assigned, self._bindings, self._identities, self._exceptions):
+            await reads.aclose()
 
     async def _get_pod(self, namespace: str, name: str) -> Pod | None:
         try:

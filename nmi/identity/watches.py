@@ -117,14 +117,14 @@ class Watches:
 
     def incomplete(self) -> dict[str, str]:
         """Return the watches whose first list is not complete, by name, each with the reason."""
-        return {name: each.problem for name, each in self._informers.items() if each.problem is not None}
+        return {name: informer.problem for name, informer in self._informers.items() if informer.problem is not None}
 
     def silent(self) -> list[str]:
         """Return the names of the watches that are silent past their deadline, or have not delivered anything yet."""
         limit = self._silence_seconds + GRACE_SECONDS
-        return [name for name, each in self._informers.items() if each.staleness_seconds() > limit]
+        return [name for name, informer in self._informers.items() if informer.staleness_seconds() > limit]
 
     def patience(self) -> float:
         """Return the seconds until the next watch may become silent; negative if one is."""
-        oldest = max((each.staleness_seconds() for each in self._informers.values()), default=0.0)
+        oldest = max((informer.staleness_seconds() for informer in self._informers.values()), default=0.0)
         return self._silence_seconds + GRACE_SECONDS - oldest

@@ -189,6 +189,6 @@ def exemption_reasons(
 
     def why(pod: Pod) -> str:
         rules = known.get(pod.spec.node_name, usual)
-        return rules.why_given(pod, by_namespace.get(pod.metadata.namespace, ()))
+        return rules.reason_given(pod, by_namespace.get(pod.metadata.namespace, ()))
 
     return why

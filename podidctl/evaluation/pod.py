@@ -159,7 +159,7 @@ class PodCase:
     @cached_property
     def nmi_facts(self) -> PodFacts:
         """The properties of the pod that NMI's decision depends on, including exceptions."""
-        return pod_facts_of(self.pod, exemptions_of(self.settings).why_given(self.pod, self.facts.exceptions))
+        return pod_facts_of(self.pod, exemptions_of(self.settings).reason_given(self.pod, self.facts.exceptions))
 
     @property
     def exempt(self) -> str:

@@ -21,8 +21,8 @@ def why(labels: dict[str, str] | None, *, of: dict[str, str], namespace: str = "
     """Why a pod in `ns` labelled *of* is exempt by one exception with *labels* in *namespace*."""
     known = exemptions(**settings)
     known.upserted(None, exception(labels=labels, namespace=namespace))
-    reason = known.why(pod(labels=of))
-    assert known.why_given(pod(labels=of), [exception(labels=labels, namespace=namespace)]) == reason
+    reason = known.reason(pod(labels=of))
+    assert known.reason_given(pod(labels=of), [exception(labels=labels, namespace=namespace)]) == reason
     return reason
 
 
@@ -65,8 +65,8 @@ def test_an_exception_being_deleted_does_not_count() -> None:
     known = exemptions()
     known.upserted(None, exception(labels=APP))
     known.upserted(exception(labels=APP), exception(labels=APP, deleting=True))
-    assert known.why(pod(labels=APP)) == ""
-    assert known.why_given(pod(labels=APP), [exception(labels=APP, deleting=True)]) == ""
+    assert known.reason(pod(labels=APP)) == ""
+    assert known.reason_given(pod(labels=APP), [exception(labels=APP, deleting=True)]) == ""
     assert len(known) == 0
 
 
@@ -147,7 +147,7 @@ CHART = {
 
 def exemption(mic_namespace: str = "system", **changes: Any) -> str:
     settings: dict[str, Any] = {"namespace": "system", "labels": PLAIN, "owner": REPLICA_SET} | changes
-    return Exemptions(mic_namespace=mic_namespace).why(pod("mic-5d4f8c-x", label=None, **settings))
+    return Exemptions(mic_namespace=mic_namespace).reason(pod("mic-5d4f8c-x", label=None, **settings))
 
 
 @pytest.mark.parametrize("labels", [PLAIN, CHART, {"component": "mic"}], ids=["plain-manifests", "chart", "oldest"])
@@ -197,7 +197,7 @@ def test_the_charts_deployment_has_another_name_and_uses_the_charts_exception() 
     known = Exemptions(mic_namespace="system")
     owner = OwnerReference(kind="ReplicaSet", name="aad-pod-identity-mic-5d4f8c", controller=True)
     its_pod = pod(namespace="system", label=None, labels=CHART, owner=owner)
-    assert known.why(its_pod) == ""
+    assert known.reason(its_pod) == ""
     labels = {"app": "mic", "component": "mic", "app.kubernetes.io/component": "mic"}
     known.upserted(None, exception("mic", labels, namespace="system"))
-    assert known.why(its_pod) == "exception system/mic"
+    assert known.reason(its_pod) == "exception system/mic"
