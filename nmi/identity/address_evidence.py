@@ -108,6 +108,7 @@ class AddressEvidence:
         packed = _packed(address)
         if packed is None:
             return
+        # How a former pod was attached is no evidence about this one.
         self.untrack(address)
         attachment = self._attachments[packed] = _Attachment(address)
         attachment.host = self._output(packed, only_length=_BITS)
@@ -285,6 +286,7 @@ class AddressEvidence:
         attachment.host = now
         if attachment.interface not in (0, now):
             self._unlearn(packed, attachment)
+        # There was no route to the address alone whose change would be evidence.
         if not before:
             return []
         kind = EvidenceKind.ROUTE_MOVED if now else EvidenceKind.ROUTE_REMOVED
@@ -311,6 +313,7 @@ class AddressEvidence:
         if neighbour.gone:
             self._neighbours.pop(key, None)
             return []
+        # Links are reported on another socket, so a report may arrive after the removal of its interface.
         if not neighbour.link_layer or neighbour.interface not in self._links:
             return []
         _put(self._neighbours, key, neighbour.link_layer, NEIGHBOURS_MAX)
@@ -357,6 +360,7 @@ class AddressEvidence:
             if attachment.interface != forwarding.bridge:
                 continue
             before = attachment.port
+            # The same link-layer address in another VLAN is another station.
             if before and attachment.vlan != forwarding.vlan:
                 continue
             attachment.port, attachment.vlan = forwarding.port, forwarding.vlan

@@ -95,6 +95,7 @@ class MicAssignments:
         current: LimitedMap[tuple[str, str], AssignedIdentity] = LimitedMap(ASSIGNED_MAX)
         for assigned in await self._reads.assigned(self._selector):
             if self._names(assigned) == (pod.namespace, pod.name):
+                # A read does not show since when. Those that the watch has delivered keep their time.
                 since = usable_since.get(assigned.spec.azure_identity_ref.metadata.name, self._clock())
                 current.put(assigned.key, project(assigned, since), assigned_order(assigned))
         return current.counted
@@ -113,6 +114,7 @@ class MicAssignments:
         if bucket is None:
             bucket = self._by_pod[names] = LimitedMap(ASSIGNED_MAX)
         before = bucket.get(new.key)
+        # IMDS may not know an identity that has just become usable: the broker retries for a while after this time.
         since = before.usable_since if before is not None and before.usable else self._clock()
         bucket.put(new.key, project(new, since), assigned_order(new))
         self._beyond.note(names, bucket.beyond)

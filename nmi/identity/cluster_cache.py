@@ -149,6 +149,7 @@ class ClusterCache:
         exceptions = PodUpdates(self._exemptions.upserted, self._exemptions.deleted, self.pods.reexempt)
         self.watches.add("exceptions", EXCEPTIONS, exceptions)
         self.watches.add("pods", PODS, self.pods, field_selector=f"spec.nodeName={node}", keep=KeptParts().pod)
+        # No ready answer is served before the first lists are complete: `check` ends this.
         index.suspended = True
         measures.watch(
             self.watches.by_name,
@@ -210,6 +211,7 @@ class ClusterCache:
     async def _watch_the_watches(self) -> None:
         while True:
             self.check()
+            # No watch becomes silent before its patience ends. The end of a silence is noticed by polling.
             await asyncio.sleep(max(CHECK_SECONDS, self.watches.patience()))
 
     def state(self) -> dict[str, object]:
@@ -248,6 +250,7 @@ class ClusterCache:
 
     def _suspend(self, changes: Iterable[Evidence]) -> None:
         for evidence in changes:
+            # A read that is on its way may show the former owner.
             self._pending_reads.changed(evidence.address)
             self._suspensions.begin(evidence, self._addresses.candidates(evidence.address))
 
@@ -292,6 +295,7 @@ class ClusterCache:
         silent = self.silent()
         if not (entry.doubtful or silent):
             return DecisionInput(entry.facts, entry.assigned, certain=True)
+        # Before any read: a read shows the former pod until its kubelet has reported the end.
         stopped = wait_if_stopped(entry.pod, named=not address, suspended=entry.suspended)
         if stopped is not None:
             return stopped
@@ -302,6 +306,7 @@ class ClusterCache:
             exempt = self._exemptions.reason(pod)
             if "exceptions" in silent:
                 exempt = self._exemptions.reason_given(pod, await self._reads.exceptions(entry.namespace))
+            # The label and the exemption of now select the identities, not those that the watch has delivered.
             now = facts(pod, exempt)
             if any(name in silent for name in self._assignments.watched):
                 assigned = await self._assignments.read(now)
@@ -310,6 +315,7 @@ class ClusterCache:
         except UnansweredError:
             if self._refuse_stale:
                 return _UNVERIFIED
+            # An outage of the API server must not take the tokens of all pods: the last known state counts.
             self._measures.unverified += 1
             return DecisionInput(entry.facts, entry.assigned, certain=False)
         return DecisionInput(now, assigned, certain=False, verified=True)

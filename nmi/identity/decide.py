@@ -202,6 +202,7 @@ def decide(
     if pod.exempt:
         return Exempt(pod.exempt)
     own = [assignment for assignment in assigned if not assignment.deleting and assignment.pod_uid in {"", pod.uid}]
+    # Not held: without a label nothing is assigned to the pod, so nothing is on its way.
     if not pod.label and not own:
         return NOTHING_ASSIGNED
     bound = [assignment for assignment in own if pod.label and assignment.selector == pod.label]

@@ -51,6 +51,7 @@ class Exemptions:
         self._namespaces = frozenset(namespaces)
         self._counting: dict[tuple[str, str], frozenset[Pair]] = {}
         self._by_pair: dict[Pair, dict[str, None]] = {}
+        """Names of the exceptions that match a label, in the order of their arrival."""
         self._lines = LogLimit(burst=LINES_PER_MINUTE, per_second=LINES_PER_MINUTE / 60, omission=OMISSION, clock=clock)
         self.seen = 0
         """Exceptions that became effective, or changed their labels, since the start."""
@@ -108,6 +109,7 @@ class Exemptions:
     def _pairs(self, exception: AzurePodIdentityException) -> frozenset[Pair]:
         """Return the labels that the exception matches; nothing if it is not effective or is being deleted."""
         namespace = exception.metadata.namespace
+        # A finalizer may delay the removal for any time, but the operator has ended the exception.
         if exception.metadata.deletion_timestamp is not None:
             return frozenset()
         if self._namespaces and namespace not in self._namespaces:

@@ -103,6 +103,7 @@ class LookupWait:
         A Refusal means that the request must not wait, or no longer, because too many do. The *read* of the first
         request of an address serves all of them.
         """
+        # A loop: the pod that has arrived may be removed again before this request continues.
         while (record := lookup(address)) is None:
             match await self._wait(address, read):
                 case _End.LATE:
@@ -144,7 +145,8 @@ class LookupWait:
         try:
             return await waiter
         finally:
-            if waiter in lookup.waiters:  # the client has disconnected
+            if waiter in lookup.waiters:
+                # The client has disconnected. A read that no request waits for must not delay those of other addresses.
                 self._resolve(lookup, waiter, _End.DISPLACED)
                 if not lookup.waiters:
                     self._rest(address, lookup)
@@ -238,6 +240,7 @@ class LookupWait:
         while self._unread:
             address, lookup = next(iter(self._unread.items()))
             now = self._clock()
+            # A lookup may end during the pause, so the next one is chosen again after it.
             at = max(self._next_read, lookup.since + READ_AFTER_SECONDS)
             if at > now:
                 await asyncio.sleep(at - now)

@@ -69,6 +69,7 @@ class BoundIdentities:
             identity = identities.get(binding.spec.azure_identity)
             if identity is not None and binding.spec.selector == pod.label and _fits(binding, identity):
                 watched, since = self._identities.get(identity.key, (None, ALWAYS))
+                # Another spec may be another identity, which IMDS may not know yet.
                 same = watched is not None and watched.spec == identity.spec
                 joined = join(binding, identity, since if same else self._clock())
                 key = (binding.metadata.name,)
@@ -79,6 +80,7 @@ class BoundIdentities:
 
     def binding_upserted(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding) -> list[AffectedPods]:
         """Add or replace a binding."""
+        # It may have selected other pods, or named another identity.
         if old is not None and old.spec != new.spec:
             self._unbind(old)
         self._naming.setdefault(_named_by(new), {})[new.metadata.name] = new

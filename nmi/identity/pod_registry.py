@@ -47,6 +47,7 @@ class AddressOwners:
         self._pending_reads = pending_reads
         self._candidates: dict[str, list[PodEntry]] = {}
         self._settled: dict[str, PodEntry] = {}
+        """The owners of contested addresses, as reads have shown them."""
 
     def candidates(self, address: str) -> tuple[PodEntry, ...]:
         """Return every pod that has *address*."""
@@ -71,6 +72,7 @@ class AddressOwners:
                 del self._candidates[address]
                 self._evidence.untrack(address)
             self._pending_reads.changed(address)
+            # A settled owner remains while others contest the address: the end of one of them contradicts no read.
             if self._settled.get(address) is entry or len(candidates) < 2:
                 self._settled.pop(address, None)
             self._point(address)
@@ -102,7 +104,7 @@ class AddressOwners:
         try:
             present = self._index.get(address)
             if owner is not None and owner.record is present:
-                return
+                return  # a decision about the owner remains valid
             if present is not None:
                 self._index.remove(address, present)
             if owner is not None:
@@ -169,6 +171,7 @@ class PodRegistry:
         self._pending_reads.changed(new.key)
         entry = self._entries.get(new.key)
         if entry is not None and entry.uid != new.metadata.uid:
+            # A later pod of the same name inherits neither ready answers nor a suspension.
             self.retire(entry)
             entry = None
         if new.finished:
@@ -182,6 +185,7 @@ class PodRegistry:
             entry.assign(self._assignments.of(entry.facts))
             self._addresses.remove((address for address in before if address not in entry.addresses), entry)
             self._addresses.add(entry.addresses, entry)
+            # The container may run in a new sandbox. A read from before does not show who has its address.
             if newest_running(new) > started:
                 self._addresses.started_again(entry)
             self._suspensions.changed(entry)
@@ -230,7 +234,9 @@ class PodRegistry:
             del entries[entry.name]
             if not entries:
                 del self._by_namespace[entry.namespace]
+        # First, so that nothing is served for the pod even if a later step fails.
         entry.retire()
         self._addresses.remove(entry.addresses, entry)
         self._suspensions.left(entry)
+        # Last: a request that could still find the pod would have its tokens fetched again.
         self._on_gone(entry)

@@ -195,6 +195,7 @@ class PodEntry:
 
     def bump(self) -> None:
         """Begin a new generation, forget the first requests, and wake the waiters."""
+        # The lane reads the flag for each request, so no ready answer of the new generation is served in doubt either.
         self.record.suspended = self.doubtful or self._gone
         self.discard_answers()
         waiters, self._waiters, self._first_requests = self._waiters, None, None
@@ -314,6 +315,7 @@ def _latest(pod: Pod) -> float:
         for state in (container.state, container.last_state):
             times += [phase.started_at for phase in (state.running, state.terminated) if phase is not None]
     newest = _newest(times)
+    # A pod whose start is unknown may have got the address last, so no other pod may win it.
     return newest if newest > NEVER or pod.finished else float("inf")
 
 

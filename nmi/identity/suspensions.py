@@ -105,6 +105,7 @@ class Suspensions:
     def begin(self, evidence: Evidence, entries: Iterable[PodEntry]) -> None:
         """Suspend *entries*, the pods that have the address now, and those that get it later (`address_added`)."""
         dated = _DatedEvidence(evidence, self._wall_clock(), self._clock())
+        # The other kinds may be the first packet of the next owner, which must not be suspended for it.
         if evidence.kind.ends:
             self._remember(dated)
         for entry in entries:
@@ -115,6 +116,7 @@ class Suspensions:
         dated = self._remembered.get(address)
         if dated is None or self._clock() - dated.seen >= REMEMBERED_SECONDS:
             return
+        # The watch may report the pod of the ended sandbox only now. A pod that started later has another sandbox.
         if not started_after(entry.pod, dated.since):
             self._begin(entry, dated)
 
@@ -137,6 +139,7 @@ class Suspensions:
                 self._begun.clear()
                 await self._begun.wait()
             elif (wait := due - self._clock()) > 0:
+                # A later suspension may be due before the repeated verification of this one.
                 await asyncio.sleep(min(wait, POLL_SECONDS))
             else:
                 await self._verify(next(suspension for suspension in self._all() if suspension.due == due), verify)
@@ -157,6 +160,7 @@ class Suspensions:
         suspended = self._suspensions.setdefault(entry, {})
         suspension = suspended.get(evidence.address)
         if suspension is not None:
+            # The kubelet must have time to report the last sandbox that ended, not only the first.
             suspension.since, suspension.due, suspension.tries = dated.since, due, 0
             suspension.counted += 1
             return
@@ -179,7 +183,7 @@ class Suspensions:
     def _end(self, suspension: Suspension) -> None:
         by_address = self._suspensions.get(suspension.entry, {})
         if by_address.pop(suspension.address, None) is None or by_address:
-            return
+            return  # ended before, or suspended at another address: ready answers are the pod's, not an address's
         del self._suspensions[suspension.entry]
         suspension.entry.lift()
 

@@ -53,11 +53,13 @@ class _SharedReads(Generic[V]):
     async def get(self, key: Hashable, read: Callable[[], Awaitable[V]]) -> V:
         now = self._clock()
         sent, task = self._reads.get(key, (0.0, None))
+        # Its age counts from the sending: the API server may have read the object immediately after that.
         if task is None or task.cancelled() or now - sent >= VALID_SECONDS:
             self._forget_old(now)
             task = asyncio.create_task(self._run(read), name="verify a doubtful pod")
             task.add_done_callback(_seen)
             self._reads[key] = (now, task)
+        # A client that disconnects must not cancel the read of the other requests.
         return await asyncio.shield(task)
 
     async def aclose(self) -> None:
@@ -149,13 +151,15 @@ class VerificationReads:
         """Return the result of *read*. If a list of one *namespace* takes too long, other reads continue."""
         if self._clock() < max(self._unanswered_until, self._slow_until.get(namespace, 0.0)):
             if asyncio.iscoroutine(read):
-                read.close()
+                read.close()  # a coroutine that nothing awaits causes a warning
             raise UnansweredError("it did not respond to the previous read")
         try:
             async with asyncio.timeout(READ_SECONDS):
                 return await read
         except (ApiError, TimeoutError) as error:
             now = self._clock()
+            # A tenant who fills a namespace must not stop the verification of pods in others, nor must an object that
+            # cannot be decoded: the API server does respond.
             if namespace and isinstance(error, TimeoutError):
                 self._slow_until = {name: until for name, until in self._slow_until.items() if until > now}
                 self._slow_until[namespace] = now + UNANSWERED_SECONDS
