@@ -81,7 +81,8 @@ class OwnershipReads:
         namespace, name = key.split("/", 1)
         with self._pending_reads.read() as read:
             try:
-                pod = await self._reads.pod(namespace, name)
+                # A new read: a shared one may have been sent before the changes that `read` records.
+                pod = await self._reads.pod_now(namespace, name)
             except UnansweredError:
                 return False
             if read.is_outdated((namespace, name)):

@@ -95,7 +95,7 @@ class VerificationReads:
         self.failed = 0
         """Reads without a response, or with an unusable one."""
 
-    async def pod(self, namespace: str, name: str, as_known: str = "") -> Pod | None:
+    async def pod(self, namespace: str, name: str, as_known: str) -> Pod | None:
         """Return the current pod of that name, or None if there is none. Raises UnansweredError.
 
         Shared by requests with the same *as_known*: an earlier read proves nothing about a later pod of the same name,

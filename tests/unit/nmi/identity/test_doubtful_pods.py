@@ -347,6 +347,6 @@ async def test_an_unreachable_server_gets_no_more_reads(reader: Reader) -> None:
 async def test_an_unreadable_pod_does_not_count_as_an_unreachable_server(reader: Reader) -> None:
     reads = VerificationReads(cast("Client", reader), lambda: 0.0)
     with pytest.raises(UnansweredError):
-        await reads.pod("ns", "deep")
+        await reads.pod_now("ns", "deep")
     assert await reads.exceptions("other") == []
     await reads.aclose()

@@ -251,6 +251,23 @@ async def test_a_read_that_is_older_than_an_event_adds_and_removes_no_pod(unwatc
     assert not entry.gone
 
 
+async def test_a_read_of_a_name_that_is_older_than_an_event_is_repeated_by_a_new_one(unwatched: Cluster) -> None:
+    gone = pod(uid=unwatched.put_pod(pod()))
+    get_pod = unwatched.cluster_cache._reads._get_pod
+
+    async def slow(namespace: str, name: str) -> Pod | None:
+        response = await get_pod(namespace, name)
+        unwatched.delete_pod()
+        unwatched.deliver(gone)
+        unwatched.deliver_deletion(gone)
+        return response
+
+    with patch.object(unwatched.cluster_cache._reads, "_get_pod", slow):
+        assert await unwatched.cluster_cache.ownership_reads.find_pod("ns/web")
+    assert not await unwatched.cluster_cache.ownership_reads.find_pod("ns/web")
+    assert len(unwatched.cluster_cache.pods) == 0
+
+
 async def test_a_pod_whose_containers_restarted_contests_its_address_again(unwatched: Cluster) -> None:
     former, _ = await contested(unwatched)
     await unwatched.cluster_cache.ownership_reads.find_owner(ADDRESS)
