@@ -37,7 +37,7 @@ OTHERS = {
     "vex",  # trivy, grype
     *("check", "strict", "ignore-missing"),  # sha256sum, helm lint, twine
     *("network-plugin", "node-labels"),  # the kubelet
-    "api-audiences",  # kube-apiserver
+    *("api-audiences", "client-ca-file", "kubelet-client-certificate"),  # kube-apiserver
     "only",  # benchmarks.run and benchmarks.controller.run
     "flag",  # a placeholder
 }
