@@ -14,8 +14,6 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from _native.answers import Usage
-from _native.index import PodRecord
 from nmi.error_refusals import Service, own_ids, refusal_of, refusal_of_congestion, service_of
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.cluster_cache import ClusterCache, DecisionInput
@@ -28,8 +26,7 @@ from nmi.refusal import UNKNOWN_ADDRESS, Reason, Refusal
 from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, TokenBroker
 from nmi.tokens.cache import CachedToken
 from nmi.tokens.governor import CongestedError
-from nmi.tokens.source import PolicyError, Workload
-from nmi.tokens.token import Token
+from nmi.tokens.source import Issued, PolicyError, Workload
 from podidentity.azure.errors import AzureError
 from podidentity.azure.imds import RawAnswer, is_identity_not_found
 
@@ -69,29 +66,6 @@ _LAGGING: Final = Refusal(
     "The identity of this pod has just been assigned and Azure does not know of it yet; try again.",
     "IMDS lags behind Resource Manager; if this continues, check that the identity is attached to this VM in Azure",
 )
-
-
-class Issued(msgspec.Struct, frozen=True):
-    """A token that the pod may have, as of the record's *generation*. Times are from time.monotonic_ns()."""
-
-    token: Token
-    record: PodRecord
-    generation: int
-    expires_ns: int
-    fresh_until_ns: int
-    usage: Usage
-    cacheable: bool
-    """Whether it may become a ready answer."""
-    pod: str = ""
-    """`namespace/name`, for the log."""
-    identity: str = ""
-    """The AzureIdentity's `namespace/name`, for the log."""
-    uid: str = ""
-    """The pod's, for the log."""
-    correlation: str = ""
-    """The id of the call in Azure's own logs, if Azure returned one."""
-    auxiliary: tuple[Token, ...] = ()
-    """Tokens of the identity's further tenants, in their order. With any of them there is no ready answer."""
 
 
 class NodeIdentities(Protocol):

@@ -12,7 +12,8 @@ from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.responses import PlainAnswer
 from nmi.server.server import Server
-from tests.support.nmi.server.fakes import FakeIssuer, FakeProxy, Grant, grant, pod_entry
+from nmi.tokens.source import Issued
+from tests.support.nmi.server.fakes import FakeIssuer, FakeProxy, grant, pod_entry
 from tests.support.nmi.server.limits import limits_with
 
 PODS: Final = 250
@@ -51,7 +52,7 @@ class Served:
             measures=ServerMetrics(),
         )
 
-    def answer(self, request: TokenRequest) -> Grant | Refusal:
+    def answer(self, request: TokenRequest) -> Issued | Refusal:
         if request.resource == TOKENLESS:
             return Refusal(Reason.NOTHING_ASSIGNED, "no identity for this")
         peer, _ = self.issuer.asked.pop()

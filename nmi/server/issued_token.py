@@ -3,62 +3,27 @@
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from _native.answers import ReadyAnswer, TokenAnswer, Usage
+from _native.answers import ReadyAnswer, TokenAnswer
 from _native.histogram import Series
-from _native.index import PodRecord
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Refusal
 from nmi.server.responses import token_parts
-from nmi.tokens.token import Token
+from nmi.tokens.source import Issued, Token
 from podidentity.azure.imds import RawAnswer
 from podidentity.telemetry.logs import redacted
-
-
-class IssuedToken(Protocol):
-    """The interface of `nmi.issuer.Issued` that the handlers use."""
-
-    @property
-    def token(self) -> Token: ...
-    @property
-    def auxiliary(self) -> tuple[Token, ...]:
-        """Tokens of the identity's auxiliary tenants; none of them is valid after *expires_ns*."""
-
-    @property
-    def record(self) -> PodRecord: ...
-    @property
-    def generation(self) -> int: ...
-    @property
-    def expires_ns(self) -> int: ...
-    @property
-    def fresh_until_ns(self) -> int: ...
-    @property
-    def usage(self) -> Usage: ...
-    @property
-    def cacheable(self) -> bool: ...
-    @property
-    def identity(self) -> str:
-        """The AzureIdentity's `namespace/name`."""
-
-    @property
-    def uid(self) -> str:
-        """The pod's uid."""
-
-    @property
-    def correlation(self) -> str:
-        """Azure's id of the call that fetched the token, or empty."""
 
 
 class TokenIssuer(Protocol):
     """The interface of `nmi.issuer.Issuer` that the handlers use."""
 
-    async def issue(self, peer: str, request: TokenRequest) -> IssuedToken | RawAnswer | Refusal:
+    async def issue(self, peer: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
         """Return a token for the pod at *peer*."""
 
-    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> IssuedToken | RawAnswer | Refusal:
+    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
         """Return a token for the named pod of this node, with any network; never one of the node's own identity."""
 
 
-def name_of(issued: IssuedToken) -> str:
+def name_of(issued: Issued) -> str:
     """Return the name of the identity for the log."""
     return issued.identity or redacted(issued.token.client_id)
 
@@ -73,7 +38,7 @@ class ReadyAnswers:
     def __init__(self) -> None:
         self._made: WeakKeyDictionary[Token, dict[Series, ReadyAnswer]] = WeakKeyDictionary()
 
-    def admit(self, issued: IssuedToken, asked: TokenRequest, series: Series, now_ns: int) -> ReadyAnswer | None:
+    def admit(self, issued: Issued, asked: TokenRequest, series: Series, now_ns: int) -> ReadyAnswer | None:
         """Return the ready answer and admit it to the pod record if it is cacheable; None if it is too large."""
         made = self._made.setdefault(issued.token, {})
         ready = made.get(series)
@@ -102,7 +67,7 @@ class ReadyAnswers:
         return ready
 
 
-def _is_of(ready: ReadyAnswer, issued: IssuedToken) -> bool:
+def _is_of(ready: ReadyAnswer, issued: Issued) -> bool:
     """Return whether *ready*, which has the same token, equals the ready answer of *issued* in times and usage."""
     return (
         ready.expires_ns == issued.expires_ns

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from _native.answers import SharedText, Usage
 from nmi.refusal import Reason, Refusal
-from nmi.tokens.token import Token
+from nmi.tokens.source import Token
 from podidentity.azure.imds import RawAnswer
 
 JSON: Final = "application/json"

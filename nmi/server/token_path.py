@@ -15,7 +15,7 @@ from _native.histogram import Series
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call
-from nmi.server.issued_token import IssuedToken, ReadyAnswers, TokenIssuer, name_of
+from nmi.server.issued_token import ReadyAnswers, TokenIssuer, name_of
 from nmi.server.outcomes import Outcome, Outcomes, Pending, header_refusal, subject_of
 from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
@@ -23,6 +23,7 @@ from nmi.server.request import Request
 from nmi.server.responses import Answer, forwarded, rendered, token_parts
 from nmi.server.target import CanonicalPath, Destination
 from nmi.server.token_endpoint import GET_ONLY, NOT_GET, TokenEndpoint
+from nmi.tokens.source import Issued
 from podidentity.azure.imds import RawAnswer
 
 
@@ -67,7 +68,7 @@ class TokenPath(TokenEndpoint):
         series = outcomes.series(200, self.canonical_path, subject, asked)
         return Outcome(self._render(issued, asked, series), series, call)
 
-    def _render(self, issued: IssuedToken, asked: TokenRequest, series: Series) -> Answer:
+    def _render(self, issued: Issued, asked: TokenRequest, series: Series) -> Answer:
         now_ns = self._now_ns()
         # A response with several tokens contains several expires_in, and the fast lane updates only one.
         ready = None if issued.auxiliary else self._ready.admit(issued, asked, series, now_ns)

@@ -10,8 +10,7 @@ from typing import Final
 
 from _native.answers import Usage
 from nmi.tokens.namespace_table import NamespaceTable
-from nmi.tokens.source import FetchedToken, TokenKey
-from nmi.tokens.token import Token
+from nmi.tokens.source import FetchedToken, Token, TokenKey
 from podidentity.azure.errors import AzureError
 from podidentity.telemetry.logs import redacted
 

@@ -15,8 +15,7 @@ from nmi.tokens.entra_loader import Loader
 from nmi.tokens.group_limiter import GroupLimiter
 from nmi.tokens.jwt import decode_claims
 from nmi.tokens.sign_in import ATTEMPT_SECONDS, CONNECTIONS, ProxyFor, SignIn, SignInResult, no_proxy
-from nmi.tokens.source import NULL_OBSERVER, FetchObserver
-from nmi.tokens.token import Token
+from nmi.tokens.source import NULL_OBSERVER, FetchObserver, Token
 from nmi.tokens.waiters import Charged
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 

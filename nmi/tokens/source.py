@@ -1,4 +1,7 @@
-"""The interface of a token source: one per type of AzureIdentity, with its input (FetchRequest) and result."""
+"""The interface of a token source (one per type of AzureIdentity), its input, and the forms of a token.
+
+A source returns a FetchedToken; `nmi.tokens.cache` keeps it as a CachedToken; a pod's request gets it as Issued.
+"""
 
 import sys
 from collections.abc import Callable
@@ -7,9 +10,11 @@ from typing import Final, NamedTuple, Protocol, Self
 
 import msgspec
 
-from nmi.tokens.token import Token
+from _native.answers import Usage
+from _native.index import PodRecord
 from nmi.tokens.waiters import Charged
 from podidentity.azure.errors import AzureError
+from podidentity.hidden_fields import HidingStruct
 from podidentity.resources import AzureIdentity
 
 if sys.version_info >= (3, 12):
@@ -147,6 +152,21 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     observer: FetchObserver = NULL_OBSERVER
 
 
+class Token(HidingStruct, frozen=True, weakref=True):
+    """A token that IMDS or Entra ID returned. Times are Unix seconds."""
+
+    hidden = frozenset({"access_token", "client_id", "refresh_token"})
+
+    access_token: str
+    expires_on: int
+    not_before: int
+    resource: str
+    client_id: str
+    token_type: str = "Bearer"  # noqa: S105
+    refresh_token: str = ""
+    ext_expires_in: str = ""
+
+
 class FetchedToken(msgspec.Struct, frozen=True):
     """The token that a source returned."""
 
@@ -161,6 +181,29 @@ class FetchedToken(msgspec.Struct, frozen=True):
     """The credential that brought it, in the form of IdentityKey.credential: part of the token's key."""
     correlation: str = ""
     """The id under which the endpoint's logs list this call, if it returned one; short, plain ASCII."""
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """A cached token that the pod may have, as of the record's *generation*. Times are from time.monotonic_ns()."""
+
+    token: Token
+    record: PodRecord
+    generation: int
+    expires_ns: int
+    fresh_until_ns: int
+    usage: Usage
+    cacheable: bool
+    """Whether it may become a ready answer."""
+    pod: str = ""
+    """`namespace/name`, for the log."""
+    identity: str = ""
+    """The AzureIdentity's `namespace/name`, for the log."""
+    uid: str = ""
+    """The pod's, for the log."""
+    correlation: str = ""
+    """The id of the call in Azure's own logs, if Azure returned one."""
+    auxiliary: tuple[Token, ...] = ()
+    """Tokens of the identity's further tenants, in their order. With any of them there is no ready answer."""
 
 
 class TokenSource(Protocol):

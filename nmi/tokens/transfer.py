@@ -13,8 +13,7 @@ import msgspec
 
 from nmi.tokens.cache import SOON_SECONDS, TOKENS_MAX, ObjectIds, TokenCache
 from nmi.tokens.jwt import decode_claims
-from nmi.tokens.source import FetchedToken, TokenKey
-from nmi.tokens.token import Token
+from nmi.tokens.source import FetchedToken, Token, TokenKey
 from podidentity.resources import IdentityType
 
 PACKET_MAX: Final = 90 * 1024

@@ -8,8 +8,7 @@ and the source compares the response with the client id.
 from typing import Final, NamedTuple
 
 from nmi.tokens.jwt import decode_claims
-from nmi.tokens.source import FetchedToken, FetchRequest, IdentityKey, PolicyError
-from nmi.tokens.token import Token
+from nmi.tokens.source import FetchedToken, FetchRequest, IdentityKey, PolicyError, Token
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
 from podidentity.resources import AzureIdentity

@@ -12,19 +12,20 @@ import re
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from nmi.identity.request import TokenRequest
 from nmi.server.policy import ServerPolicy
+from nmi.tokens.source import Issued
 from tests.contract.native.mutations import mutated, plausible, refusable
 from tests.support.corpus.corpus import EVERY, Case
 from tests.support.examples import every, examples
-from tests.support.nmi.server.fakes import Grant, grant
+from tests.support.nmi.server.fakes import grant
 from tests.support.nmi.server.limits import limits_with
 from tests.support.nmi.server.running import Running
 from tests.support.oracle.refusals import ANSWERS, read_refusal
@@ -71,7 +72,7 @@ class LoopbackServer:
         self.runner.close()
         self.running.listener.close()
 
-    def granted(self, request: TokenRequest) -> Grant:
+    def granted(self, request: TokenRequest) -> Issued:
         text = f"{request.resource}|{request.selector.value}|{request.selector_value.lower()}|{request.xms_cc}"
         cacheable = not (request.force_refresh or request.rejected_sha256)
         usual = grant(self.running.entry.record, access_token=text, cacheable=cacheable, life=FOR_EVER_SECONDS)

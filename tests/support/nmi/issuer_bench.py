@@ -14,13 +14,13 @@ from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.identity.watches import Watches
-from nmi.issuer import Issued, Issuer
+from nmi.issuer import Issuer
 from nmi.refusal import Refusal
 from nmi.tokens.broker import TokenBroker
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.node_identity import NodeIdentitySource
-from nmi.tokens.source import TokenSource
+from nmi.tokens.source import Issued, TokenSource
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource, RawAnswer
 from tests.support.nmi.identity.cluster import Clock, Cluster, running_cluster

@@ -9,10 +9,8 @@ import pytest
 
 from nmi.identity.decide import DecisionPolicy
 from nmi.identity.request import SelectorKind, TokenRequest
-from nmi.issuer import Issued
 from nmi.refusal import Reason
-from nmi.tokens.source import PolicyError
-from nmi.tokens.token import Token
+from nmi.tokens.source import Issued, PolicyError, Token
 from podidentity.resources import CREATED
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster
 from tests.support.nmi.imds import HANG, Reply, error_body

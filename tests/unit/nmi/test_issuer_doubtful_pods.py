@@ -15,9 +15,9 @@ import pytest
 from nmi.identity.decide import SANDBOX_DOWN, SUSPENDED, TERMINATED, DecisionPolicy
 from nmi.identity.pods import PodEntry
 from nmi.identity.suspensions import VERIFY_SECONDS
-from nmi.issuer import Issued
 from nmi.node.rtnetlink import Link, Route
 from nmi.refusal import Refusal
+from nmi.tokens.source import Issued
 from podidentity.resources import ContainerStatus
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.nmi.identity.cluster import DEADLINE

@@ -15,9 +15,9 @@ from nmi.identity.decide import MANAGED_HOLD_SECONDS, NONE_ASSIGNED, NONE_MATCHE
 from nmi.identity.lookup_wait import WAITERS_MAX
 from nmi.identity.pods import MISSING_MAX, SERVED_MAX, PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
-from nmi.issuer import Issued
 from nmi.refusal import Limit, Reason
 from nmi.server.responses import refused
+from nmi.tokens.source import Issued
 from podidentity.resources import CREATED, AzureAssignedIdentity, Pod
 from tests.support.nmi.issuer_bench import IssuerBench, issuer_without_reads, refused_after
 from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod

@@ -13,9 +13,9 @@ import pytest
 from nmi.identity.decide import DecisionPolicy
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
-from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.governor import CongestedError
+from nmi.tokens.source import Issued
 from podidentity.azure.errors import Throttled, Unreachable
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import CREATED, OwnerReference

@@ -12,10 +12,9 @@ import pytest
 from nmi.identity.decide import SUSPENDED, DecisionPolicy
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
-from nmi.issuer import Issued
 from nmi.node.rtnetlink import Link, Route
 from nmi.refusal import Reason, Refusal
-from nmi.tokens.source import Workload
+from nmi.tokens.source import Issued, Workload
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import Pod, Resource
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster

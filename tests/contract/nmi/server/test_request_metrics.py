@@ -9,9 +9,9 @@ import logging
 import random
 import string
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, generate_latest
 
 from nmi.refusal import Reason, Refusal
@@ -28,8 +28,8 @@ from tests.support.nmi.server.fakes import (
     TARGET,
     TOKEN_PATH,
     FakeConnection,
-    Issued,
     ServerUnderTest,
+    TokenResponse,
     grant,
     request_bytes,
 )
@@ -105,7 +105,7 @@ async def test_five_hundred_paths_and_audiences_make_no_series() -> None:
     """Through a whole server, over sockets."""
     chosen = random.Random(20)
 
-    def issued(request: object) -> Issued:
+    def issued(request: object) -> TokenResponse:
         refuse = "refuse" in str(request)
         return Refusal(Reason.STILL_ASSIGNING, "No.") if refuse else grant(running.entry.record)
 

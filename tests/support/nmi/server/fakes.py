@@ -24,7 +24,7 @@ from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
 from nmi.server.waiting_requests import WaitingRequests
-from nmi.tokens.token import Token
+from nmi.tokens.source import Issued, Token
 from nmi.tokens.waiters import Charged
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import Pod, PodMeta
@@ -64,53 +64,38 @@ def token(life_seconds: int = 3600, access_token: str = SECRET) -> Token:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A fake of Issued."""
-
-    token: Token
-    record: PodRecord
-    generation: int
-    expires_ns: int
-    fresh_until_ns: int
-    usage: Usage
-    cacheable: bool = True
-    identity: str = "shop/cart-identity"
-    auxiliary: tuple[Token, ...] = ()
-    uid: str = "uid-cart"
-    correlation: str = ""
-
-
-def grant(record: PodRecord, *, access_token: str = SECRET, cacheable: bool = True, life: int = 3600) -> Grant:
+def grant(record: PodRecord, *, access_token: str = SECRET, cacheable: bool = True, life: int = 3600) -> Issued:
     now = time.monotonic_ns()
-    return Grant(
-        token(life, access_token),
-        record,
-        record.generation,
-        now + life * 10**9,
-        now + 60 * 10**9,
-        Usage(),
-        cacheable,
+    return Issued(
+        token=token(life, access_token),
+        record=record,
+        generation=record.generation,
+        expires_ns=now + life * 10**9,
+        fresh_until_ns=now + 60 * 10**9,
+        usage=Usage(),
+        cacheable=cacheable,
+        identity="shop/cart-identity",
+        uid="uid-cart",
     )
 
 
-Issued = Grant | RawAnswer | Refusal
+TokenResponse = Issued | RawAnswer | Refusal
 
 
 class FakeIssuer:
     """An issuer that returns the configured answers and records the requests."""
 
-    def __init__(self, answer: Callable[[TokenRequest], Awaitable[Issued] | Issued]) -> None:
+    def __init__(self, answer: Callable[[TokenRequest], Awaitable[TokenResponse] | TokenResponse]) -> None:
         self.answer = answer
         self.asked: list[tuple[str, TokenRequest]] = []
         """By a pod's address, or for a pod's `namespace/name`."""
 
-    async def issue(self, peer: str, request: TokenRequest) -> Issued:
+    async def issue(self, peer: str, request: TokenRequest) -> TokenResponse:
         self.asked.append((peer, request))
         answer = self.answer(request)
-        return answer if isinstance(answer, Grant | RawAnswer | Refusal) else await answer
+        return answer if isinstance(answer, Issued | RawAnswer | Refusal) else await answer
 
-    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued:
+    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> TokenResponse:
         return await self.issue(f"{namespace}/{name}", request)
 
 

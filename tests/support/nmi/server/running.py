@@ -16,10 +16,10 @@ from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import Forwarder
 from nmi.server.server import Server
+from nmi.tokens.source import Issued
 from tests.support.nmi.server.fakes import (
     FakeIssuer,
     FakeProxy,
-    Grant,
     Reply,
     ServerUnderTest,
     grant,
@@ -81,7 +81,7 @@ class Running:
         """Let the issuer answer only after the returned event."""
         released = asyncio.Event()
 
-        async def answer(_: TokenRequest) -> Grant | Refusal:
+        async def answer(_: TokenRequest) -> Issued | Refusal:
             await released.wait()
             return grant(self.entry.record)
 

@@ -23,10 +23,10 @@ from nmi.tokens.source import (
     FetchRequest,
     IdentityKey,
     PolicyError,
+    Token,
     TokenKey,
     Workload,
 )
-from nmi.tokens.token import Token
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.errors import AzureError
 from podidentity.azure.imds import ImdsSource

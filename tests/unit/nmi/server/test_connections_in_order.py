@@ -17,12 +17,12 @@ from nmi.server.request import Request
 from nmi.server.responses import StreamedAnswer
 from nmi.server.target import Destination
 from nmi.server.waiting_requests import WaitingRequests
+from nmi.tokens.source import Issued
 from nmi.tokens.waiters import Charged
 from tests.support.nmi.server.fakes import (
     TOKEN_PATH,
     FakeConnection,
     FakeProxy,
-    Grant,
     ServerUnderTest,
     grant,
     never,
@@ -41,7 +41,7 @@ class Held:
         self.cancelled: list[str] = []
         server.issuer.answer = self.answer
 
-    async def answer(self, request: TokenRequest) -> Grant | Refusal:
+    async def answer(self, request: TokenRequest) -> Issued | Refusal:
         self.waiting[request.resource] = asyncio.get_running_loop().create_future()
         try:
             await self.waiting[request.resource]

@@ -5,24 +5,22 @@ Excluded: the lane's use of ready answers; which pods are exempt, and the reques
 
 import gc
 import json
-from dataclasses import replace
 from weakref import ref
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from _native.answers import ReadyAnswer, Usage
 from _native.histogram import Histogram, Series
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.server.issued_token import ReadyAnswers
 from nmi.server.responses import PlainAnswer, token_parts
-from nmi.tokens.token import Token
+from nmi.tokens.source import Issued, Token
 from podidentity.azure.imds import RawAnswer
 from tests.support.nmi.server.fakes import (
     PEER,
     RESOURCE,
     TOKEN_PATH,
-    Grant,
     ServerUnderTest,
     grant,
     pod_entry,
@@ -155,7 +153,7 @@ ASKED = TokenRequest(RESOURCE, SelectorKind.NONE, "")
 SERIES = Histogram((1000,)).series(("token", "200", "shop", RESOURCE))
 
 
-def made(answers: ReadyAnswers, granted: Grant, series: Series = SERIES) -> ReadyAnswer:
+def made(answers: ReadyAnswers, granted: Issued, series: Series = SERIES) -> ReadyAnswer:
     ready = answers.admit(granted, ASKED, series, 0)
     assert ready is not None
     kept = granted.record.find(RESOURCE.encode(), SelectorKind.NONE.value, b"", b"", 0)
@@ -163,18 +161,18 @@ def made(answers: ReadyAnswers, granted: Grant, series: Series = SERIES) -> Read
     return ready
 
 
-def for_another_pod(granted: Grant) -> Grant:
+def for_another_pod(granted: Issued) -> Issued:
     """The same token, for one more pod: as equal, not as the same objects."""
-    return replace(granted, token=msgspec.structs.replace(granted.token), record=pod_entry(name="till").record)
+    return replace(granted, token=replace(granted.token), record=pod_entry(name="till").record)
 
 
 @pytest.fixture
-def first() -> Grant:
+def first() -> Issued:
     """The grant of the first pod."""
     return grant(pod_entry().record)
 
 
-def test_pods_with_the_same_token_share_one_ready_answer_which_outlives_the_first_of_them(first: Grant) -> None:
+def test_pods_with_the_same_token_share_one_ready_answer_which_outlives_the_first_of_them(first: Issued) -> None:
     answers = ReadyAnswers()
     ready = made(answers, first)
     assert made(answers, for_another_pod(first)) is ready
@@ -182,7 +180,7 @@ def test_pods_with_the_same_token_share_one_ready_answer_which_outlives_the_firs
     assert made(answers, for_another_pod(first)) is ready
 
 
-def test_a_different_token_series_freshness_or_usage_has_its_own_answer(first: Grant) -> None:
+def test_a_different_token_series_freshness_or_usage_has_its_own_answer(first: Issued) -> None:
     answers, usage = ReadyAnswers(), Usage()
     usual = made(answers, first)
     renewed = made(answers, replace(first, token=token(access_token="renewed")))
@@ -196,7 +194,7 @@ def test_a_different_token_series_freshness_or_usage_has_its_own_answer(first: G
     assert made(answers, first).series is SERIES
 
 
-def test_an_answer_that_one_pod_may_not_keep_is_kept_only_for_the_other(first: Grant) -> None:
+def test_an_answer_that_one_pod_may_not_keep_is_kept_only_for_the_other(first: Issued) -> None:
     answers = ReadyAnswers()
     made(answers, first)
     made(answers, replace(for_another_pod(first), cacheable=False))

@@ -8,8 +8,7 @@ import pytest
 from _native.answers import Usage
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.tokens.cache import CachedToken, ObjectIds, Refusals, TokenCache
-from nmi.tokens.source import FetchedToken
-from nmi.tokens.token import Token
+from nmi.tokens.source import FetchedToken, Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from tests.support.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, key_of
 from tests.support.nmi_objects import RESOURCE, identity

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from nmi.identity.request import TokenRequest
 from nmi.tokens.cache import SOON_SECONDS
-from nmi.tokens.source import TokenKey, Workload
-from nmi.tokens.token import Token
+from nmi.tokens.source import Token, TokenKey, Workload
 from nmi.tokens.transfer import (
     LIFETIME_MAX_SECONDS,
     PACKET_MAX,
