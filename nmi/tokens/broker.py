@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from _native.answers import Usage
 from nmi.identity.request import TokenRequest
@@ -21,8 +21,8 @@ from nmi.tokens.flight import Flight
 from nmi.tokens.flights import Flights
 from nmi.tokens.governor import CongestedError, Governor
 from nmi.tokens.metrics import TokenMetrics
-from nmi.tokens.refresh import KeyedRequest, RefreshTimers, log_failed_refresh
-from nmi.tokens.source import FetchedToken, FetchRequest, TokenKey, TokenSource, Workload
+from nmi.tokens.refresh import RefreshTimers, log_failed_refresh
+from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, TokenKey, TokenSource, Workload
 from nmi.tokens.transfer import ReceivedTokens, packets_of, passed_tokens
 from podidentity.azure.errors import AzureError, NotSent, Paused, Refused
 from podidentity.azure.imds import PATIENCE_SECONDS
@@ -136,23 +136,23 @@ class TokenBroker:
         source = self._source(identity)
         source.check(identity)
         key = self.key_of(identity, request.resource, request.xms_cc, workload)
-        keyed = KeyedRequest(key, self._fetch_request(identity, request, workload if key.pod else None))
+        wanted = FetchRequest(key, identity, request.force_refresh, workload if key.pod else None)
         cached: CachedToken | None = None
         if self._caching and not request.force_refresh:
             now = self._clock()
             cached = self._tokens.find(key, now)
             if cached is None:
-                keyed, cached = self._use_received(source, keyed, now)
+                wanted, cached = self._use_received(source, wanted, now)
             if cached is not None and (cached.left(now) > SOON_SECONDS or now < cached.refresh_at):
-                return self._hit(cached, keyed, now)
+                return self._hit(cached, wanted, now)
             refusal = self._refusals.find(key.lasting, now, usable_since)
             if refusal is not None and cached is None:
                 raise refusal
         elif request.force_refresh:
             self._received.take(key, self._clock())
         self._metrics.misses += 1
-        flight = self._flights.find(keyed) or self._launch(
-            keyed, usable_since, background=cached is not None, patience=within
+        flight = self._flights.find(wanted) or self._launch(
+            wanted, usable_since, background=cached is not None, patience=within
         )
         if cached is not None:
             return await self._fresher(flight, starter, cached, within)
@@ -174,17 +174,7 @@ class TokenBroker:
             raise UnsupportedTypeError
         return source
 
-    def _fetch_request(self, identity: AzureIdentity, request: TokenRequest, workload: Workload | None) -> FetchRequest:
-        return FetchRequest(
-            identity=identity,
-            resource=request.resource,
-            xms_cc=request.xms_cc,
-            force_refresh=request.force_refresh,
-            workload=workload,
-            timeout_seconds=self._fetch_seconds,
-        )
-
-    def _hit(self, cached: CachedToken, request: KeyedRequest, now: float) -> CachedToken:
+    def _hit(self, cached: CachedToken, request: FetchRequest, now: float) -> CachedToken:
         self._metrics.hits += 1
         if cached.left(now) <= SOON_SECONDS:
             self._metrics.stale_served += 1
@@ -244,8 +234,8 @@ class TokenBroker:
         return sum(stored for stored, _ in counts), sum(refused for _, refused in counts)
 
     def _use_received(
-        self, source: TokenSource, request: KeyedRequest, now: float
-    ) -> tuple[KeyedRequest, CachedToken | None]:
+        self, source: TokenSource, request: FetchRequest, now: float
+    ) -> tuple[FetchRequest, CachedToken | None]:
         """Move the received token of *request* into the cache. Return it and the request with its key."""
         found = self._received.take(request.key, now)
         if found is None:
@@ -257,10 +247,10 @@ class TokenBroker:
             return request, None
         token.refresh_in(refresh_in, now)
         if key.credential:
-            source.accept(request.fetch.identity, key.credential)
+            source.accept(request.identity, key.credential)
         self._object_ids.learn(key.client_id, fetched.object_id, request.namespace)
-        self._application_credentials.record(request.fetch.identity, request.fetch.resource)
-        request = request._replace(key=key)
+        self._application_credentials.record(request.identity, request.resource)
+        request = replace(request, key=key)
         self._keep(request, token)
         return request, token
 
@@ -287,9 +277,9 @@ class TokenBroker:
     # Fetching.
 
     def _launch(
-        self, request: KeyedRequest, usable_since: float, *, background: bool, patience: float = PATIENCE_SECONDS
+        self, request: FetchRequest, usable_since: float, *, background: bool, patience: float = PATIENCE_SECONDS
     ) -> Flight:
-        source = self._source(request.fetch.identity)
+        source = self._source(request.identity)
         lag = LAG_RETRY_SECONDS if self._clock() - usable_since < LAG_WINDOW_SECONDS else 0.0
 
         async def fetch(flight: Flight) -> CachedToken:
@@ -298,7 +288,7 @@ class TokenBroker:
         flight = Flight(
             self._governor,
             fetch,
-            name=f"token of {request.fetch.identity.metadata.name}",
+            name=f"token of {request.identity.metadata.name}",
             namespace=request.namespace,
             background=background,
             begun=self._clock(),
@@ -309,27 +299,35 @@ class TokenBroker:
         self._metrics.fetches += 1
         return flight
 
-    async def _fetch(self, source: TokenSource, request: KeyedRequest, lag: float, flight: Flight) -> CachedToken:
+    async def _fetch(self, source: TokenSource, request: FetchRequest, lag: float, flight: Flight) -> CachedToken:
         begun = self._clock()
         try:
-            of_flight = {"call_permit": flight.call_permit, "charged": flight.charged, "observer": flight}
-            fetched = await source.fetch(msgspec.structs.replace(request.fetch, lag_seconds=lag, **of_flight))
+            fetched = await source.fetch(request, self._context_of(flight, lag))
             # A changed Secret gives its tokens another key; keeping the new token drops those of the old version.
-            request = request._replace(key=request.key._replace(credential=fetched.credential))
+            request = replace(request, key=request.key._replace(credential=fetched.credential))
             token = self._timed(fetched, request.key)
         except (AzureError, CongestedError) as error:
             self._fetch_failed(request, error)
             raise
-        self._object_ids.learn(request.fetch.identity.spec.client_id, fetched.object_id, request.namespace)
-        self._application_credentials.record(request.fetch.identity, request.fetch.resource)
+        self._object_ids.learn(request.identity.spec.client_id, fetched.object_id, request.namespace)
+        self._application_credentials.record(request.identity, request.resource)
         if not self._caching:
             return token
         present = self._tokens.find(request.key, self._clock())
-        if present is not None and not request.fetch.force_refresh and present.fetched_at > begun:
+        if present is not None and not request.force_refresh and present.fetched_at > begun:
             # A forced refresh ended during this fetch. It skipped IMDS's own cache, and this one may not have.
             return present
         self._keep(request, token)
         return token
+
+    def _context_of(self, flight: Flight, lag: float) -> FetchContext:
+        return FetchContext(
+            timeout_seconds=self._fetch_seconds,
+            lag_seconds=lag,
+            call_permit=flight.call_permit,
+            charged=flight.charged,
+            observer=flight,
+        )
 
     def _timed(self, fetched: FetchedToken, key: TokenKey) -> CachedToken:
         """Return the token with its times. Raise AzureError for an expired one."""
@@ -350,7 +348,7 @@ class TokenBroker:
             self._metrics.unchanged += 1
         return token
 
-    def _fetch_failed(self, request: KeyedRequest, error: AzureError | CongestedError) -> None:
+    def _fetch_failed(self, request: FetchRequest, error: AzureError | CongestedError) -> None:
         """Cache a refusal for a short time. Keep a valid token and postpone its refresh."""
         self._metrics.failures += 1
         if not self._caching:
@@ -359,7 +357,7 @@ class TokenBroker:
         if isinstance(error, Refused):
             self._refusals.keep(request.key.lasting, now, error, request.namespace)
         cached = self._tokens.find(request.key, now)
-        if cached is not None and not request.fetch.force_refresh:
+        if cached is not None and not request.force_refresh:
             cached.postpone(now, self._jitter())
             self._schedule(request, cached)
             if isinstance(error, NotSent | Paused):
@@ -368,16 +366,16 @@ class TokenBroker:
 
     # The cache and its refreshes.
 
-    def _keep(self, request: KeyedRequest, token: CachedToken) -> None:
+    def _keep(self, request: FetchRequest, token: CachedToken) -> None:
         self._refusals.forget(request.key.lasting)
         for key in self._tokens.keep(request.key, token, request.namespace):
             self._timers.cancel(key)
-        self._schedule(request._replace(fetch=msgspec.structs.replace(request.fetch, force_refresh=False)), token)
+        self._schedule(replace(request, force_refresh=False), token)
 
-    def _schedule(self, request: KeyedRequest, cached: CachedToken) -> None:
+    def _schedule(self, request: FetchRequest, cached: CachedToken) -> None:
         self._timers.schedule(request, cached.refresh_at - self._clock())
 
-    def _refresh(self, request: KeyedRequest) -> None:
+    def _refresh(self, request: FetchRequest) -> None:
         """Refresh the token if it was used since the last fetch; else let it expire."""
         now = self._clock()
         cached = self._tokens.peek(request.key)

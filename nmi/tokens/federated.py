@@ -18,7 +18,7 @@ from nmi.tokens.jwt import decode_claims
 from nmi.tokens.proxy_refusals import NOT_BOUND, NotBoundError, missing_step
 from nmi.tokens.sign_in import SignIn, SignInResult
 from nmi.tokens.sign_ins import Attempts, SignIns, token_of, within_time
-from nmi.tokens.source import FetchedToken, FetchRequest, IdentityKey, PolicyError, Workload
+from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, PolicyError, Workload
 from nmi.tokens.token_proxy import ProxyUnreachable, TokenProxy
 from podidentity.azure.errors import AzureError, Refused
 from podidentity.azure.federation import Exchange
@@ -107,15 +107,15 @@ class FederatedSource:
     def accept(self, _identity: AzureIdentity, _credential: str, /) -> None:
         """Implement TokenSource.accept: there is no Secret."""
 
-    async def fetch(self, request: FetchRequest, /) -> FetchedToken:
+    async def fetch(self, request: FetchRequest, context: FetchContext, /) -> FetchedToken:
         """Implement TokenSource.fetch. Raise PolicyError as `check` does, UntrustedError and NotBoundError."""
         federation = check(self._policy, request.identity, enabled=self._enabled, exchanges=self._exchanges)
         chosen = self._exchanges.of(request.identity)
         if request.workload is None:
             raise ValueError("a federated identity needs the pod's workload")
-        attempts = Attempts(self._sign_ins.clock() + request.timeout_seconds, request.observer, request.charged)
+        attempts = Attempts(self._sign_ins.clock() + context.timeout_seconds, context.observer, context.charged)
         exchange = self._exchange(chosen, federation, request.workload, request, attempts)
-        answer = await within_time(exchange, request.timeout_seconds)
+        answer = await within_time(exchange, context.timeout_seconds)
         token = token_of(answer, federation.client_id, request.resource)
         return FetchedToken(token, answer.expires_in, decode_claims(token.access_token).oid)
 

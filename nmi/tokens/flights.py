@@ -7,8 +7,7 @@ from typing import Final
 
 from nmi.tokens.cache import RESOURCE_SHOWN, STATE_MAX, CachedToken, shown_identity
 from nmi.tokens.flight import Flight
-from nmi.tokens.refresh import KeyedRequest
-from nmi.tokens.source import TokenKey
+from nmi.tokens.source import FetchRequest, TokenKey
 
 DRIFTING_MAX: Final = 32
 """Flights that may continue without waiters while IMDS returns 410. Cancelling more of them costs their pods a new
@@ -26,12 +25,12 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def find(self, request: KeyedRequest) -> Flight | None:
+    def find(self, request: FetchRequest) -> Flight | None:
         """Return the flight that *request* may join, or None. A flight that has just ended cannot be joined."""
         flight = self._flights.get(_place(request))
         return flight if flight is not None and not flight.task.done() else None
 
-    def add(self, request: KeyedRequest, flight: Flight) -> None:
+    def add(self, request: FetchRequest, flight: Flight) -> None:
         """Let requests join *flight* until it ends."""
         place = _place(request)
         self._flights[place] = flight
@@ -95,5 +94,5 @@ class Flights:
         ]
 
 
-def _place(request: KeyedRequest) -> tuple[TokenKey, bool]:
-    return request.key.lasting, request.fetch.force_refresh
+def _place(request: FetchRequest) -> tuple[TokenKey, bool]:
+    return request.key.lasting, request.force_refresh

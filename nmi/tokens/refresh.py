@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from nmi.tokens.source import FetchRequest, TokenKey
 from podidentity.resources import IdentityType
@@ -17,22 +17,10 @@ NOT_REFRESHED_BY_SIGN_IN: Final = (
 )
 
 
-class KeyedRequest(NamedTuple):
-    """A fetch request with the cache key of its token."""
-
-    key: TokenKey
-    fetch: FetchRequest
-
-    @property
-    def namespace(self) -> str:
-        """The namespace of the AzureIdentity, which the entries of bounded tables belong to."""
-        return self.fetch.identity.metadata.namespace
-
-
 class RefreshTimers:
     """Timers by token key. Ends with close()."""
 
-    def __init__(self, on_due: Callable[[KeyedRequest], None]) -> None:
+    def __init__(self, on_due: Callable[[FetchRequest], None]) -> None:
         """*on_due* is called when the time of a token has come; its timer is removed before."""
         self._on_due = on_due
         self._timers: dict[TokenKey, asyncio.TimerHandle] = {}
@@ -44,7 +32,7 @@ class RefreshTimers:
     def __iter__(self) -> Iterator[TokenKey]:
         return iter(self._timers)
 
-    def schedule(self, request: KeyedRequest, delay: float) -> None:
+    def schedule(self, request: FetchRequest, delay: float) -> None:
         """Start the timer of *request*, *delay* seconds long, in place of an earlier one; none after close()."""
         self.cancel(request.key)
         if not self.closed:
@@ -64,15 +52,15 @@ class RefreshTimers:
             timer.cancel()
         self._timers.clear()
 
-    def _expire(self, request: KeyedRequest) -> None:
+    def _expire(self, request: FetchRequest) -> None:
         self._timers.pop(request.key, None)
         if not self.closed:
             self._on_due(request)
 
 
-def log_failed_refresh(request: KeyedRequest, error: Exception, seconds: float) -> None:
+def log_failed_refresh(request: FetchRequest, error: Exception, seconds: float) -> None:
     """Log that the refresh of *request* failed; the cached token is valid for *seconds*."""
-    metadata = request.fetch.identity.metadata
+    metadata = request.identity.metadata
     log.warning(
         NOT_REFRESHED if request.key.type == IdentityType.USER_ASSIGNED else NOT_REFRESHED_BY_SIGN_IN,
         extra={

@@ -16,7 +16,7 @@ from nmi.tokens.jwt import decode_claims
 from nmi.tokens.secrets import ClientSecret, KeyStore, Secrets
 from nmi.tokens.sign_in import InvalidClient, SignIn, SignInResult
 from nmi.tokens.sign_ins import Attempts, SignIns, token_of, within_time
-from nmi.tokens.source import FetchedToken, FetchRequest, IdentityKey
+from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, IdentityType
 
@@ -45,16 +45,16 @@ class ServicePrincipalSource:
         """Implement TokenSource.accept. Raise PolicyError as `check` does."""
         self._secrets.accept(self._policy.application(identity), credential)
 
-    async def fetch(self, request: FetchRequest, /) -> FetchedToken:
+    async def fetch(self, request: FetchRequest, context: FetchContext, /) -> FetchedToken:
         """Implement TokenSource.fetch. Raise PolicyError as `check` does.
 
         *lag_seconds* has no effect: an endpoint that does not know a new secret yet returns the same invalid_client as
         for a wrong one.
         """
         application = self._policy.application(request.identity)
-        attempts = Attempts(self._sign_ins.clock() + request.timeout_seconds, request.observer, request.charged)
+        attempts = Attempts(self._sign_ins.clock() + context.timeout_seconds, context.observer, context.charged)
         answers, version = await within_time(
-            self._fetch(application, request.resource, request.xms_cc, attempts), request.timeout_seconds
+            self._fetch(application, request.resource, request.xms_cc, attempts), context.timeout_seconds
         )
         tokens = [token_of(answer, application.client_id, request.resource) for answer in answers]
         self._secrets.accept(application, version)

@@ -132,16 +132,33 @@ class TokenKey(NamedTuple):
         return self._replace(credential="") if self.credential else self
 
 
-class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The input of one fetch: the token, and the limits within which it is fetched."""
+class FetchRequest(msgspec.Struct, frozen=True):
+    """The token to fetch. It retains no flight, because a refresh timer stores it for as long as the token lives."""
 
+    key: TokenKey
     identity: AzureIdentity
-    resource: str
-    xms_cc: str = ""
     force_refresh: bool = False
     """Skip IMDS's own cache too."""
     workload: Workload | None = None
     """The pod that the token is for, if the source is `per_pod`; sources of shared tokens ignore it."""
+
+    @property
+    def resource(self) -> str:
+        return self.key.resource
+
+    @property
+    def xms_cc(self) -> str:
+        return self.key.xms_cc
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the AzureIdentity, which owns the entries of bounded tables."""
+        return self.identity.metadata.namespace
+
+
+class FetchContext(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of one fetch, and its connections to the requests that wait for it."""
+
     timeout_seconds: float
     """The limit of the whole fetch, retries included."""
     lag_seconds: float = 0.0
@@ -224,8 +241,8 @@ class TokenSource(Protocol):
     def accept(self, identity: AzureIdentity, credential: str, /) -> None:
         """Note that *credential* has brought the token of *identity* that is used now: `key` contains it."""
 
-    async def fetch(self, request: FetchRequest, /) -> FetchedToken:
+    async def fetch(self, request: FetchRequest, context: FetchContext, /) -> FetchedToken:
         """Return a token, retried as the endpoint's guidance requires.
 
-        Raise AzureError, and whatever entering *request.call_permit* raises (CongestedError).
+        Raise AzureError, and whatever entering *context.call_permit* raises (CongestedError).
         """

@@ -8,7 +8,7 @@ and the source compares the response with the client id.
 from typing import Final, NamedTuple
 
 from nmi.tokens.jwt import decode_claims
-from nmi.tokens.source import FetchedToken, FetchRequest, IdentityKey, PolicyError, Token
+from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, PolicyError, Token
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
 from podidentity.resources import AzureIdentity
@@ -85,7 +85,7 @@ class UserAssignedSource:
     def accept(self, _identity: AzureIdentity, _credential: str, /) -> None:
         """Implement TokenSource.accept: there is no Secret."""
 
-    async def fetch(self, request: FetchRequest, /) -> FetchedToken:
+    async def fetch(self, request: FetchRequest, context: FetchContext, /) -> FetchedToken:
         """Implement TokenSource.fetch. Raise OtherIdentityError if the token's client id is not the identity's.
 
         The client id comes from IMDS's response, else from the token. Without both (Azure's IMDS always returns one)
@@ -99,9 +99,9 @@ class UserAssignedSource:
             resource_id=selector.resource_id,
             xms_cc=request.xms_cc,
             bypass_cache=request.force_refresh,
-            within=request.timeout_seconds,
-            lag_seconds=request.lag_seconds,
-            permit=request.call_permit,
+            within=context.timeout_seconds,
+            lag_seconds=context.lag_seconds,
+            permit=context.call_permit,
         )
         claims = decode_claims(answer.access_token)
         actual = answer.client_id or claims.client_id

@@ -26,7 +26,7 @@ from nmi.tokens.jwt import decode_claims
 from nmi.tokens.sign_in import proxy_by
 from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import SignIns
-from nmi.tokens.source import FetchRequest, PolicyError, Workload
+from nmi.tokens.source import FetchContext, FetchRequest, PolicyError, TokenKey, Workload
 from podidctl.evaluation.federated import APPLY, REVIEW_ACCESS, manifest_of
 from podidctl.facts.model import ReadFailure
 from podidctl.migration.federation.schema import AccountUsage, TokenTest
@@ -114,14 +114,10 @@ class TokenTester:
         proofs = _CallerAssertions(self._client, self._audience)
         source = FederatedSource(self._policy, {Exchange.DIRECT: proofs}, self._sign_ins, enabled=True)
         try:
-            granted = await source.fetch(
-                FetchRequest(
-                    identity=identity,
-                    resource=self._resource,
-                    timeout_seconds=WITHIN_SECONDS,
-                    workload=Workload(account.namespace, account.pod, account.pod_uid, account.name),
-                )
-            )
+            workload = Workload(account.namespace, account.pod, account.pod_uid, account.name)
+            key = TokenKey.of(source.key(identity), self._resource, xms_cc="", pod=workload.uid)
+            request = FetchRequest(key, identity, workload=workload)
+            granted = await source.fetch(request, FetchContext(timeout_seconds=WITHIN_SECONDS))
         except PolicyError as error:
             return _failed_test(account, error.detail, "correct the AzureIdentity")
         except AzureError as error:

@@ -18,6 +18,7 @@ from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.source import (
     CallPermits,
+    FetchContext,
     FetchedToken,
     FetchObserver,
     FetchRequest,
@@ -58,6 +59,7 @@ class FakeSource:
     sent: int = 0
     """The number of calls that have received a permit."""
     requests: list[FetchRequest] = field(default_factory=list)
+    contexts: list[FetchContext] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     same: bool = False
@@ -97,11 +99,12 @@ class FakeSource:
     def accept(self, identity: AzureIdentity, credential: str) -> None:
         self.version = credential
 
-    async def fetch(self, request: FetchRequest) -> FetchedToken:
+    async def fetch(self, request: FetchRequest, context: FetchContext) -> FetchedToken:
         self.requests.append(request)
+        self.contexts.append(context)
         for error in self.planned_failures:
-            request.observer.retrying(error)
-        permit = _permits_of(request.observer) if self.signs_in else request.call_permit
+            context.observer.retrying(error)
+        permit = _permits_of(context.observer) if self.signs_in else context.call_permit
         self.version = version = self.stored_version
         while True:
             async with permit():

@@ -34,7 +34,7 @@ from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_in import ProxyFor, no_proxy
 from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import RETRY_DELAYS, SignIns
-from nmi.tokens.source import FetchedToken, FetchRequest, TokenSource, Workload
+from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, TokenKey, TokenSource, Workload
 from podidentity.azure.clouds import PUBLIC, Cloud
 from podidentity.azure.errors import AzureError
 from podidentity.kube.access import ClusterAccess
@@ -227,10 +227,19 @@ class Bench:
         return AzureIdentity(metadata=Meta(name="id", namespace=NAMESPACE), spec=AzureIdentitySpec(**given))
 
     async def fetch(
-        self, identity: AzureIdentity, resource: str = RESOURCE, source: TokenSource | None = None, **changed: Any
+        self,
+        identity: AzureIdentity,
+        resource: str = RESOURCE,
+        source: TokenSource | None = None,
+        *,
+        xms_cc: str = "",
+        workload: Workload | None = None,
+        **changed: Any,
     ) -> FetchedToken:
-        given: dict[str, Any] = {"timeout_seconds": WITHIN, "call_permit": _no_permit, **changed}
-        return await (source or self.source).fetch(FetchRequest(identity=identity, resource=resource, **given))
+        """*changed*: values of the FetchContext."""
+        key = TokenKey.of(IdentityKey(identity.spec.type), resource, xms_cc)
+        context = FetchContext(**{"timeout_seconds": WITHIN, "call_permit": _no_permit, **changed})
+        return await (source or self.source).fetch(FetchRequest(key, identity, workload=workload), context)
 
     @property
     def secret_reads(self) -> int:

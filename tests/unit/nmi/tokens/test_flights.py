@@ -5,7 +5,9 @@ breaker and the governor by themselves.
 """
 
 import asyncio
+import gc
 from collections import Counter
+from weakref import ref
 
 import pytest
 
@@ -111,6 +113,19 @@ async def test_closing_cancels_the_flights_and_notifies_the_waiters(fake: Bench,
         await waiter
     assert fake.governor.in_flight == 0
     await fake.broker.aclose()
+
+
+async def test_the_timer_of_a_refresh_retains_no_flight(fake: Bench) -> None:
+    waiter = await fake.hold()
+    (running,) = fake.broker._flights._flights.values()
+    flight = ref(running)
+    del running
+    fake.source.gate.set()
+    await waiter
+    fake.source.contexts.clear()
+    gc.collect()
+    assert flight() is None
+    assert len(fake.broker._timers) == 1
 
 
 HOUR = 3600.0
