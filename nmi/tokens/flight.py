@@ -1,6 +1,6 @@
-"""Single flight: one fetch that several requests share.
+"""Flights, which several requests may share, and the timers of the next ones (*single flight*, early refresh).
 
-The broker owns the flight, not the request that started it: a waiter that gives up does not affect the others. Each
+The broker owns a flight, not the request that started it: a waiter that gives up does not affect the others. Each
 call is charged to the waiting pod whose turn comes first. Without waiters, the flight is cancelled while it
 is queued or pauses between attempts, but a call that was sent is completed because its token will be used. Only a
 flight that received 410 from IMDS (which updates itself for up to 70 seconds) continues without waiters: the next
@@ -8,18 +8,35 @@ request joins it.
 """
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import islice
+from typing import Final
 
 from nmi.tokens.breaker import is_failure
-from nmi.tokens.cache import CachedToken
+from nmi.tokens.cache import RESOURCE_SHOWN, STATE_MAX, CachedToken, shown_identity
 from nmi.tokens.governor import CallPermit, CongestedError, Governor
+from nmi.tokens.source import FetchRequest, TokenKey
 from nmi.tokens.waiters import Charged, Waiters
 from podidentity.azure.errors import AzureError, Paused, Unreachable
 from podidentity.azure.imds import PATIENCE_SECONDS
+from podidentity.resources import IdentityType
 
-GONE_RETRY_SECONDS = 10.0
+log = logging.getLogger(__name__)
+
+GONE_RETRY_SECONDS: Final = 10.0
 """The Retry-After of a 410: by then the flight has made at least one more attempt."""
+DRIFTING_MAX: Final = 32
+"""Flights that may continue without waiters while IMDS returns 410. Cancelling more of them costs their pods a new
+flight each."""
+
+NOT_REFRESHED: Final = "token refresh failed, the cached token is still served; check that IMDS responds on this node"
+NOT_REFRESHED_BY_SIGN_IN: Final = (
+    "token refresh failed, the cached token is still served; check what the error names, and that the sign-in endpoint "
+    "and the API server respond to this node"
+)
 
 
 class AbandonedError(Exception):
@@ -183,3 +200,142 @@ def _retrieve_exception(task: asyncio.Task[CachedToken]) -> None:
     """Mark the error as retrieved: all waiters may have left before it was raised."""
     if not task.cancelled():
         task.exception()
+
+
+class Flights:
+    """The running flights. Ends with aclose()."""
+
+    def __init__(self) -> None:
+        self._flights: dict[tuple[TokenKey, bool], Flight] = {}
+        self.tasks: set[asyncio.Task[CachedToken]] = set()
+        """The tasks that have not ended, including those of dropped flights."""
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def find(self, request: FetchRequest) -> Flight | None:
+        """Return the flight that *request* may join, or None. A flight that has just ended cannot be joined."""
+        flight = self._flights.get(_join_key(request))
+        return flight if flight is not None and not flight.task.done() else None
+
+    def add(self, request: FetchRequest, flight: Flight) -> None:
+        """Let requests join *flight* until it ends."""
+        key = _join_key(request)
+        self._flights[key] = flight
+        self.tasks.add(flight.task)
+
+        def ended(task: asyncio.Task[CachedToken]) -> None:
+            self.tasks.discard(task)
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+        flight.task.add_done_callback(ended)
+
+    def drop(self, flight: Flight) -> None:
+        """Let no further request join *flight*, which is being cancelled."""
+        for key, other in list(self._flights.items()):
+            if other is flight:
+                del self._flights[key]
+
+    def cancel_pod(self, uid: str) -> None:
+        """Cancel the flights whose token is for this pod only."""
+        for key, flight in list(self._flights.items()):
+            if key[0].pod == uid:
+                flight.task.cancel()
+                del self._flights[key]
+
+    def let_drift(self, namespace: str) -> bool:
+        """Return whether one more flight of *namespace* may continue without waiters.
+
+        At the limit, end a flight of the namespace with the most of them in favour of one that has fewer.
+        """
+        drifting = Counter(flight.namespace for flight in self._flights.values() if flight.drifting)
+        if drifting.total() < DRIFTING_MAX:
+            return True
+        ((largest, most),) = drifting.most_common(1)
+        of_largest = (flight for flight in self._flights.values() if flight.drifting and flight.namespace == largest)
+        unwanted = next((flight for flight in of_largest if not flight.waiters), None)
+        if unwanted is None or drifting[namespace] + 1 >= most:
+            return False
+        unwanted.task.cancel()
+        self.drop(unwanted)
+        return True
+
+    async def aclose(self) -> None:
+        """Cancel every flight and wait until all have ended."""
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def state(self, now: float) -> list[dict[str, object]]:
+        """Return the state for /debug/state: JSON-able, at most STATE_MAX flights, client ids redacted."""
+        return [
+            {
+                "identity": shown_identity(key),
+                "resource": key.resource[:RESOURCE_SHOWN],
+                "anew": force_refresh,
+                "waiters": flight.waiters,
+                "age_seconds": round(now - flight.begun),
+            }
+            for (key, force_refresh), flight in islice(self._flights.items(), STATE_MAX)
+        ]
+
+
+def _join_key(request: FetchRequest) -> tuple[TokenKey, bool]:
+    """Return the key of the flight that *request* may join: a forced refresh must skip IMDS's own cache too."""
+    return request.key.lasting, request.force_refresh
+
+
+class RefreshTimers:
+    """Timers by token key. Ends with close()."""
+
+    def __init__(self, on_due: Callable[[FetchRequest], None]) -> None:
+        """*on_due* is called when the time of a token has come; its timer is removed before."""
+        self._on_due = on_due
+        self._timers: dict[TokenKey, asyncio.TimerHandle] = {}
+        self.closed = False
+
+    def __len__(self) -> int:
+        return len(self._timers)
+
+    def __iter__(self) -> Iterator[TokenKey]:
+        return iter(self._timers)
+
+    def schedule(self, request: FetchRequest, delay: float) -> None:
+        """Start the timer of *request*, *delay* seconds long, in place of an earlier one; none after close()."""
+        self.cancel(request.key)
+        if not self.closed:
+            loop = asyncio.get_running_loop()
+            self._timers[request.key] = loop.call_later(max(0.0, delay), self._expire, request)
+
+    def cancel(self, key: TokenKey) -> None:
+        """Cancel the timer of *key*, if any."""
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Cancel every timer and start no more. Idempotent."""
+        self.closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def _expire(self, request: FetchRequest) -> None:
+        self._timers.pop(request.key, None)
+        if not self.closed:
+            self._on_due(request)
+
+
+def log_failed_refresh(request: FetchRequest, error: Exception, seconds: float) -> None:
+    """Log that the refresh of *request* failed; the cached token is valid for *seconds*."""
+    metadata = request.identity.metadata
+    log.warning(
+        NOT_REFRESHED if request.key.type == IdentityType.USER_ASSIGNED else NOT_REFRESHED_BY_SIGN_IN,
+        extra={
+            "identity": f"{metadata.namespace}/{metadata.name}",
+            "error": str(error),
+            "seconds": round(seconds),
+        },
+    )

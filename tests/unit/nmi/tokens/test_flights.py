@@ -13,7 +13,7 @@ import pytest
 
 from nmi.identity.request import TokenRequest
 from nmi.tokens.broker import UnsupportedTypeError
-from nmi.tokens.flights import DRIFTING_MAX
+from nmi.tokens.flight import DRIFTING_MAX
 from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import AzureError, NotSent, NotYet, Throttled, Unreachable
 from tests.support.nmi.imds import HANG, Reply

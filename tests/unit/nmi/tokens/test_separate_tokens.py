@@ -98,7 +98,7 @@ async def test_the_log_line_of_a_failed_renewal_names_the_endpoint(
     for _ in range(2):
         await per_pod.broker.token(identity(type_=type_), REQUEST, "ns/a", workload=A)
     per_pod.source.failures = [Refused("no such credential", status=401, code="AADSTS700213")]
-    with caplog.at_level(logging.WARNING, "nmi.tokens.refresh"):
+    with caplog.at_level(logging.WARNING, "nmi.tokens.flight"):
         await asyncio.sleep(13 * 3600)
         await settle()
     await per_pod.broker.aclose()
