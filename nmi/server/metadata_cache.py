@@ -26,8 +26,8 @@ from nmi.server.passthrough import Stream, forwarded_target
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer, head_of
 from nmi.server.target import CanonicalPath, Destination
+from nmi.tokens.fair_queue import Charged, Waiters
 from nmi.tokens.namespace_table import NamespaceTable
-from nmi.tokens.waiters import Charged, Waiters
 
 ENTRIES_MAX: Final = 64
 BYTES_MAX: Final = 1024 * 1024

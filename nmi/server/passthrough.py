@@ -27,8 +27,8 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
+from nmi.tokens.fair_queue import Charged
 from nmi.tokens.governor import CongestedError, Governor
-from nmi.tokens.waiters import Charged
 from podidentity.http_client.connection import Response
 from podidentity.http_client.errors import HttpClientError
 from podidentity.http_client.session import HttpSession

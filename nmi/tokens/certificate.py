@@ -11,9 +11,8 @@ import msgspec
 
 from nmi.subprocesses import ProgramTimeoutError, run
 from nmi.tokens.endpoints import ADFS, Application
-from nmi.tokens.group_limiter import GroupLimiter
+from nmi.tokens.fair_queue import Charged, GroupLimiter
 from nmi.tokens.secrets import CredentialError, KeyStore
-from nmi.tokens.waiters import Charged
 from podidentity.azure.errors import AzureError
 
 PROGRAM: Final = Path(__file__).with_name("assertion.py")

@@ -1,4 +1,4 @@
-"""A concurrency limit with a fair order between pods.
+"""Concurrency limits with a fair order between pods: of all calls (FairQueue), and of each group too (GroupLimiter).
 
 Permits go to the pod that was served least recently, while it has fewer calls in flight than permits are free: a pod
 with a hundred requests delays itself and not its neighbours, and two pods whose calls hang leave a permit to a third. A
@@ -7,18 +7,60 @@ pod started it.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
-
-from nmi.tokens.waiters import Charged, Waiters
 
 SERVED_MAX: Final = 1024
 """Pods whose last call is remembered for the order. A node runs 250 at most."""
 
 
 P = TypeVar("P", bound="Permit")
+
+
+class Waiters:
+    """The pods that wait for one fetch: a multiset of pod keys. Each call of the fetch is charged to one of them.
+
+    A pod that joins or leaves changes the queues of the calls that are queued.
+    """
+
+    def __init__(self, *pod_keys: str, otherwise: str = "") -> None:
+        """*otherwise* is charged without waiters."""
+        self._counts = Counter(pod_keys)
+        self._otherwise = otherwise
+        self.queued: dict[Permit, None] = {}
+        """The permits of the fetch that are queued: several if it signs in to several tenants. Set by the permits."""
+
+    def __len__(self) -> int:
+        """Return the number of waiting requests."""
+        return self._counts.total()
+
+    @property
+    def pod_keys(self) -> tuple[str, ...]:
+        """The pods that may be charged, at least one, in the order in which they joined."""
+        return tuple(self._counts) or (self._otherwise,)
+
+    def join(self, pod_key: str) -> None:
+        """Add one request of *pod_key*."""
+        self._counts[pod_key] += 1
+        if self._counts[pod_key] == 1:
+            for permit in self.queued:
+                permit.join(pod_key)
+
+    def leave(self, pod_key: str) -> None:
+        """Remove one request of *pod_key*."""
+        self._counts[pod_key] -= 1
+        if self._counts[pod_key]:
+            return
+        del self._counts[pod_key]
+        for permit in self.queued:
+            permit.leave(pod_key)
+
+
+Charged = str | Waiters
+"""The pod that is charged for a call, or the waiters of a shared call."""
 
 
 class FairQueue(Generic[P]):
@@ -88,8 +130,8 @@ class FairQueue(Generic[P]):
         A pod's calls are never more than the free permits: two pods whose calls hang must not hold every permit.
         """
         free = self._at_once - self.in_flight
-        pods = (each for each in self._queues if self._in_flight.get(each, 0) < free)
-        return min(pods, key=lambda each: self._served.get(each, 0), default=None)
+        pods = (pod_key for pod_key in self._queues if self._in_flight.get(pod_key, 0) < free)
+        return min(pods, key=lambda pod_key: self._served.get(pod_key, 0), default=None)
 
     def _may_start(self) -> bool:
         """Return whether the next call may start now."""
@@ -105,10 +147,7 @@ class FairQueue(Generic[P]):
 
 
 class Permit:
-    """The permission for one call: first queued, then granted. Entered once.
-
-    Implements `nmi.tokens.waiters.QueuedCall` while it is queued.
-    """
+    """The permission for one call: first queued, then granted. Entered once."""
 
     def __init__(self, queue: FairQueue[Any], charged: Charged) -> None:
         self._queue = queue
@@ -134,13 +173,13 @@ class Permit:
             self._granted.set_exception(error)
 
     def join(self, pod_key: str) -> None:
-        """Implement QueuedCall.join."""
+        """Wait in the queue of *pod_key* too. Without effect once granted."""
         if self.queues and pod_key not in self.queues:
             self._queue.join(self, pod_key)
             self._queue.advance()
 
     def leave(self, pod_key: str) -> None:
-        """Implement QueuedCall.leave."""
+        """Wait no longer in the queue of *pod_key*, unless it is the only one."""
         if pod_key in self.queues and len(self.queues) > 1:
             self._queue.leave(self, pod_key)
 
@@ -169,3 +208,37 @@ class Permit:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._queue.finish(self.pod_key)
+
+
+class GroupLimiter:
+    """A concurrency limit with a second limit per group. In both, pods are served in the order of FairQueue.
+
+    A group exists only while it has members: memory does not grow with the number of groups ever seen.
+    """
+
+    def __init__(self, in_total: int, per_group: int) -> None:
+        self._total: FairQueue[Permit] = FairQueue(in_total)
+        self._per_group = per_group
+        self._groups: dict[str, FairQueue[Permit]] = {}
+
+    @asynccontextmanager
+    async def acquire(self, group: str, charged: Charged) -> AsyncIterator[None]:
+        """Hold one unit of the limit for *group* on behalf of *charged*.
+
+        The group's limit comes first: a waiter for it does not use the total limit.
+        """
+        queue = self._groups.setdefault(group, FairQueue(self._per_group))
+        try:
+            async with Permit(queue, charged), Permit(self._total, charged):
+                yield
+        finally:
+            if not _members(queue) and self._groups.get(group) is queue:
+                del self._groups[group]
+
+    def __len__(self) -> int:
+        """Return the number of holders and waiters."""
+        return sum(_members(queue) for queue in self._groups.values())
+
+
+def _members(queue: FairQueue[Permit]) -> int:
+    return queue.waiting + queue.in_flight

@@ -17,9 +17,9 @@ from typing import Final
 
 from nmi.tokens.breaker import is_failure
 from nmi.tokens.cache import RESOURCE_SHOWN, STATE_MAX, CachedToken, shown_identity
+from nmi.tokens.fair_queue import Charged, Waiters
 from nmi.tokens.governor import CallPermit, CongestedError, Governor
 from nmi.tokens.source import FetchRequest, TokenKey
-from nmi.tokens.waiters import Charged, Waiters
 from podidentity.azure.errors import AzureError, Paused, Unreachable
 from podidentity.azure.imds import PATIENCE_SECONDS
 from podidentity.resources import IdentityType

@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from nmi.tokens.breaker import Breaker, Pass
-from nmi.tokens.fair_queue import FairQueue, Permit
-from nmi.tokens.waiters import Charged
+from nmi.tokens.fair_queue import Charged, FairQueue, Permit
 from podidentity.azure.errors import NotSent, Paused, Throttled
 from podidentity.azure.imds import PATIENCE_SECONDS
 
@@ -184,11 +183,11 @@ class Governor(FairQueue["CallPermit"]):
         Return whether there was one.
         """
 
-        def shortest(each: "CallPermit") -> int:
-            return min(len(self._queues[pod_key]) for pod_key in each.queues)
+        def shortest(queued: "CallPermit") -> int:
+            return min(len(self._queues[pod_key]) for pod_key in queued.queues)
 
         longest, own = max(self._queues.values(), key=len), shortest(permit)
-        last = next((each for each in reversed(longest) if shortest(each) > own), None)
+        last = next((queued for queued in reversed(longest) if shortest(queued) > own), None)
         if last is None:
             return False
         self.dequeue(last)
@@ -250,7 +249,7 @@ class CallPermit(Permit):
 
     @override
     def join(self, pod_key: str) -> None:
-        """Implement QueuedCall.join, without effect if *pod_key* has no room, or if the breaker refuses its calls."""
+        """Wait in the queue of *pod_key* too, unless it is full or the breaker refuses the pod's calls."""
         if self._refusal([pod_key]) is None:
             super().join(pod_key)
 
@@ -271,7 +270,7 @@ class CallPermit(Permit):
     async def __aenter__(self) -> Self:
         pod_keys: Sequence[str] = self._waiters.pod_keys
         if self.breaker is not None:
-            pod_keys = [each for each in pod_keys if self.breaker.refusal(each) is None] or pod_keys[:1]
+            pod_keys = [pod_key for pod_key in pod_keys if self.breaker.refusal(pod_key) is None] or pod_keys[:1]
             self._pass = self.breaker.admit(pod_keys[0])
         try:
             await self._wait(pod_keys)

@@ -12,7 +12,7 @@ import msgspec
 
 from _native.answers import Usage
 from _native.index import PodRecord
-from nmi.tokens.waiters import Charged
+from nmi.tokens.fair_queue import Charged
 from podidentity.azure.errors import AzureError
 from podidentity.hidden_fields import HidingStruct
 from podidentity.resources import AzureIdentity

@@ -24,7 +24,7 @@ from nmi.server.passthrough import Stream
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination, ProxiedPaths, resolve
-from nmi.tokens.waiters import Charged
+from nmi.tokens.fair_queue import Charged
 from tests.support.nmi.server.fakes import FakeProxy, Pieces, pod_entry, request_bytes
 from tests.support.nmi.server.running import Client, Running, serving
 from tests.support.virtual_time import settle

@@ -17,8 +17,8 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer
 from nmi.server.target import Action, ProxiedPaths, resolve
+from nmi.tokens.fair_queue import Charged
 from nmi.tokens.governor import CongestedError
-from nmi.tokens.waiters import Charged
 from podidentity.http_client.session import HttpSession
 from tests.support.nmi.server.fakes import Pieces
 

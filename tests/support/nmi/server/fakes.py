@@ -24,8 +24,8 @@ from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
 from nmi.server.waiting_requests import WaitingRequests
+from nmi.tokens.fair_queue import Charged
 from nmi.tokens.source import Issued, Token
-from nmi.tokens.waiters import Charged
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import Pod, PodMeta
 from tests.support.waiting import LIMIT_SECONDS

@@ -17,8 +17,8 @@ from nmi.server.request import Request
 from nmi.server.responses import StreamedAnswer
 from nmi.server.target import Destination
 from nmi.server.waiting_requests import WaitingRequests
+from nmi.tokens.fair_queue import Charged
 from nmi.tokens.source import Issued
-from nmi.tokens.waiters import Charged
 from tests.support.nmi.server.fakes import (
     TOKEN_PATH,
     FakeConnection,

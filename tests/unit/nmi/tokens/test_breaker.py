@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from nmi.tokens.breaker import Breaker
+from nmi.tokens.fair_queue import Waiters
 from nmi.tokens.governor import Governor
-from nmi.tokens.waiters import Waiters
 from podidentity.azure.errors import AzureError, NotSent, NotYet, Refused, Throttled, Unreachable
 from tests.support.virtual_time import now, settle
 

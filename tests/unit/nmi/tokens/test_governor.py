@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from nmi.tokens.fair_queue import Permit
+from nmi.tokens.fair_queue import Permit, Waiters
 from nmi.tokens.governor import CongestedError, Governor
-from nmi.tokens.waiters import Waiters
 from podidentity.azure.errors import Paused, Throttled
 from tests.support.virtual_time import now, settle
 

@@ -10,9 +10,8 @@ from typing import Final
 
 import pytest
 
-from nmi.tokens.group_limiter import GroupLimiter
+from nmi.tokens.fair_queue import Charged, GroupLimiter, Waiters
 from nmi.tokens.namespace_table import NamespaceTable
-from nmi.tokens.waiters import Charged, Waiters
 from tests.support.virtual_time import settle
 
 
