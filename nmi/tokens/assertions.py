@@ -15,8 +15,7 @@ from typing import Final
 
 import msgspec
 
-from nmi.tokens.jwt import decode_claims
-from nmi.tokens.source import Workload
+from nmi.tokens.source import Workload, decode_claims
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.hidden_fields import HidingStruct
 from podidentity.kube import errors as kube

@@ -14,11 +14,18 @@ from msgspec.structs import replace
 from nmi.tokens.assertions import Assertion, Assertions
 from nmi.tokens.endpoints import Federation, SignInPolicy
 from nmi.tokens.exchanges import DIRECT_ONLY, Exchanges
-from nmi.tokens.jwt import decode_claims
 from nmi.tokens.proxy_refusals import NOT_BOUND, NotBoundError, missing_step
 from nmi.tokens.sign_in import SignIn, SignInResult
 from nmi.tokens.sign_ins import Attempts, SignIns, token_of, within_time
-from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, PolicyError, Workload
+from nmi.tokens.source import (
+    FetchContext,
+    FetchedToken,
+    FetchRequest,
+    IdentityKey,
+    PolicyError,
+    Workload,
+    decode_claims,
+)
 from nmi.tokens.token_proxy import ProxyUnreachable, TokenProxy
 from podidentity.azure.errors import AzureError, Refused
 from podidentity.azure.federation import Exchange

@@ -6,19 +6,81 @@ Secret again and makes one more attempt if its version has changed.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import base64
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
-from nmi.tokens.certificate import Signer
-from nmi.tokens.endpoints import Application, SignInPolicy
-from nmi.tokens.jwt import decode_claims
-from nmi.tokens.secrets import ClientSecret, KeyStore, Secrets
+from nmi.subprocesses import ProgramTimeoutError, run
+from nmi.tokens.endpoints import ADFS, Application, SignInPolicy
+from nmi.tokens.fair_queue import Charged, GroupLimiter
+from nmi.tokens.secrets import ClientSecret, CredentialError, KeyStore, Secrets
 from nmi.tokens.sign_in import InvalidClient, SignIn, SignInResult
 from nmi.tokens.sign_ins import Attempts, SignIns, token_of, within_time
-from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey
+from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, decode_claims
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, IdentityType
+
+PROGRAM: Final = Path(__file__).with_name("signing_program.py")
+
+SIGNERS: Final = 2
+"""Each process uses a core and 40 MiB for a moment."""
+SIGNERS_PER_NAMESPACE: Final = 1
+SIGNER_SECONDS: Final = 10.0
+"""The timeout of the process. It limits its CPU time to three seconds; the rest is for a busy node."""
+
+
+class _SignerOutput(msgspec.Struct):
+    assertions: list[str] = []
+    problem: str = ""
+
+
+class Signer:
+    """Creator of client assertions, signed by `nmi.tokens.signing_program` in a separate process. It stores nothing."""
+
+    def __init__(self) -> None:
+        self._limiter = GroupLimiter(SIGNERS, SIGNERS_PER_NAMESPACE)
+
+    async def assertions(
+        self, application: Application, store: KeyStore, audiences: Sequence[str], charged: Charged
+    ) -> list[str]:
+        """Return an assertion for each of *audiences*, which are token endpoints, on behalf of *charged*.
+
+        Raise CredentialError if the file is not usable, AzureError if the program fails. Cancellation kills the
+        program.
+        """
+        request = {
+            "pfx": base64.b64encode(store.pfx).decode(),
+            "password": base64.b64encode(store.password).decode(),
+            "client_id": application.client_id,
+            "audiences": list(audiences),
+            "adfs": application.tenants[0].lower() == ADFS,
+        }
+        async with self._limiter.acquire(application.namespace, charged):
+            try:
+                finished = await run(
+                    [sys.executable, "-I", str(PROGRAM)], given=json.dumps(request), seconds=SIGNER_SECONDS
+                )
+            except ProgramTimeoutError:
+                raise _unreadable(application, "took too long to read") from None
+        if finished.code < 0:
+            # A signal: the limit of CPU time. The file requires more work than any legitimate one.
+            raise _unreadable(application, "requires more CPU time than NMI allows")
+        try:
+            output = msgspec.json.decode(finished.stdout, type=_SignerOutput)
+        except msgspec.DecodeError:
+            raise AzureError(
+                f"the signing program failed (exit code {finished.code}); check the free memory of this node",
+                code="signer_failed",
+            ) from None
+        if output.problem:
+            raise _unreadable(application, output.problem)
+        return output.assertions
 
 
 class ServicePrincipalSource:
@@ -165,3 +227,7 @@ def _rejected(application: Application, credential: ClientSecret | KeyStore, ref
         correlation_id=refused.correlation_id,
         said=refused.said,
     )
+
+
+def _unreadable(application: Application, what: str) -> CredentialError:
+    return CredentialError(f"`certificate` in Secret {application.secret} {what}", code="certificate_unfit")

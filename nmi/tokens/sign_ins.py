@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from nmi.tokens.endpoint_failures import EndpointFailures
 from nmi.tokens.entra_loader import Loader
 from nmi.tokens.fair_queue import Charged, GroupLimiter
-from nmi.tokens.jwt import decode_claims
 from nmi.tokens.sign_in import ATTEMPT_SECONDS, CONNECTIONS, ProxyFor, SignIn, SignInResult, no_proxy
-from nmi.tokens.source import NULL_OBSERVER, FetchObserver, Token
+from nmi.tokens.source import NULL_OBSERVER, FetchObserver, Token, decode_claims
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 
 if TYPE_CHECKING:

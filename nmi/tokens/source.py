@@ -3,6 +3,8 @@
 A source returns a FetchedToken; `nmi.tokens.cache` keeps it as a CachedToken; a pod's request gets it as Issued.
 """
 
+import base64
+import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
@@ -21,6 +23,8 @@ if sys.version_info >= (3, 12):
     from typing import override
 else:
     from typing_extensions import override
+
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 CallPermits = Callable[[], AbstractAsyncContextManager[object]]
 """Return a permit for one call to IMDS: the source enters it for the call. Sources that do not call IMDS ignore it."""
@@ -182,6 +186,42 @@ class Token(HidingStruct, frozen=True, weakref=True):
     token_type: str = "Bearer"  # noqa: S105
     refresh_token: str = ""
     ext_expires_in: str = ""
+
+
+class JwtClaims(msgspec.Struct, frozen=True):
+    """The claims of a JWT that NMI reads; empty or 0 if absent.
+
+    A token is opaque by contract: a claim that cannot be read counts as absent. Only for tokens that Azure or the API
+    server has just returned: their signature needs no check.
+    """
+
+    oid: str = ""
+    appid: str = ""
+    azp: str = ""
+    nbf: int = 0
+    iss: str = ""
+    sub: str = ""
+
+    @property
+    def client_id(self) -> str:
+        """The application that the token is for: `appid` in tokens of version 1.0, `azp` in version 2.0."""
+        return self.appid or self.azp
+
+
+_claims: Final = msgspec.json.Decoder(JwtClaims)
+_NO_CLAIMS: Final = JwtClaims()
+
+
+def decode_claims(token: str) -> JwtClaims:
+    """Return the claims of a JWT, and empty claims for any other text. Omit an `oid` that is not a UUID."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return _NO_CLAIMS
+    try:
+        claims = _claims.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, RecursionError):
+        return _NO_CLAIMS
+    return claims if _UUID.fullmatch(claims.oid) else msgspec.structs.replace(claims, oid="")
 
 
 class FetchedToken(msgspec.Struct, frozen=True):

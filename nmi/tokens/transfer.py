@@ -12,8 +12,7 @@ from typing import Final
 import msgspec
 
 from nmi.tokens.cache import SOON_SECONDS, TOKENS_MAX, ObjectIds, TokenCache
-from nmi.tokens.jwt import decode_claims
-from nmi.tokens.source import FetchedToken, Token, TokenKey
+from nmi.tokens.source import FetchedToken, Token, TokenKey, decode_claims
 from podidentity.resources import IdentityType
 
 PACKET_MAX: Final = 90 * 1024

@@ -7,8 +7,7 @@ and the source compares the response with the client id.
 
 from typing import Final, NamedTuple
 
-from nmi.tokens.jwt import decode_claims
-from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, PolicyError, Token
+from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, PolicyError, Token, decode_claims
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
 from podidentity.resources import AzureIdentity

@@ -22,11 +22,10 @@ import msgspec
 from nmi.tokens.assertions import Assertion, Assertions, NoAssertionError, requested
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.federated import UNKNOWN_CREDENTIAL, FederatedSource
-from nmi.tokens.jwt import decode_claims
 from nmi.tokens.sign_in import proxy_by
 from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import SignIns
-from nmi.tokens.source import FetchContext, FetchRequest, PolicyError, TokenKey, Workload
+from nmi.tokens.source import FetchContext, FetchRequest, PolicyError, TokenKey, Workload, decode_claims
 from podidctl.evaluation.federated import APPLY, REVIEW_ACCESS, manifest_of
 from podidctl.facts.model import ReadFailure
 from podidctl.migration.federation.schema import AccountUsage, TokenTest

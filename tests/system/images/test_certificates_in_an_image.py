@@ -69,7 +69,7 @@ def test_the_images_certificates_are_the_public_ones_and_no_others(image: Image,
 )
 def test_nmis_image_signs_with_the_certificate_of_a_service_principal(scheme: pkcs12.PBES) -> None:
     image = Image("nmi")
-    (program,) = image.site.glob("nmi/tokens/assertion.py")
+    (program,) = image.site.glob("nmi/tokens/signing_program.py")
     builder = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(2_000).hmac_hash(hashes.SHA256())
     pfx = pkcs12.serialize_key_and_certificates(
         b"app", rsa_key(), certificate_of(rsa_key()), None, builder.key_cert_algorithm(scheme).build(b"secret")

@@ -154,7 +154,7 @@ def _signing(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(SIGNING_SECONDS)
         return Finished(0, json.dumps({"assertions": ["x" for _ in json.loads(given)["audiences"]]}), "")
 
-    monkeypatch.setattr("nmi.tokens.certificate.run", sign)
+    monkeypatch.setattr("nmi.tokens.service_principal.run", sign)
 
 
 def identity_of_type(
@@ -349,7 +349,7 @@ async def test_a_slow_refresh_of_one_namespace_delays_no_other_one(monkeypatch: 
         await asyncio.sleep(seconds)
         return Finished(1, "", "")
 
-    monkeypatch.setattr("nmi.tokens.certificate.run", hang)
+    monkeypatch.setattr("nmi.tokens.service_principal.run", hang)
     await asyncio.sleep(43_202.0)  # half of the lifetime, and two seconds
     assert len(began) == 2
     assert began[1] - began[0] < 1.0

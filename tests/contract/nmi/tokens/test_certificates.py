@@ -11,7 +11,7 @@ import time
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from nmi.tokens import assertion, certificate
+from nmi.tokens import service_principal, signing_program
 from nmi.tokens.secrets import CredentialError
 from podidentity.azure.errors import AzureError
 from tests.support.nmi.tokens.sign_in_bench import Bench, certificate_of, pfx_of, rsa_key
@@ -63,7 +63,7 @@ async def test_a_file_that_takes_minutes_to_read_does_not_block_the_loop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The work factor is a number in the file. Here it is increased until a read takes minutes."""
-    monkeypatch.setattr(certificate, "SECONDS", 1.0)
+    monkeypatch.setattr(service_principal, "SIGNER_SECONDS", 1.0)
     good = pfx_of(rsa_key(), certificate_of(rsa_key()), b"pw")
     principal = bench.directory.add_principal(certificate=certificate_of(rsa_key()))
     bench.put_secret(certificate=made_expensive(good), password=b"pw")
@@ -74,7 +74,7 @@ async def test_a_file_that_takes_minutes_to_read_does_not_block_the_loop(
 async def test_the_reader_process_limits_itself() -> None:
     """The program's CPU time and memory are limited independently of its caller, before it reads anything."""
     reading = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", certificate.PROGRAM, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-I", service_principal.PROGRAM, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     limits = {resource.RLIMIT_CPU: 3, resource.RLIMIT_AS: 768 * 1024 * 1024, resource.RLIMIT_CORE: 0}
     try:
@@ -100,6 +100,8 @@ async def test_a_certificate_unknown_to_azure_is_refused_by_azure(bench: Bench) 
 def test_the_largest_key_that_azure_creates_signs_within_the_time_limit() -> None:
     registered = certificate_of(rsa_key(4096))
     began = time.process_time()
-    (made,) = assertion.signed(pfx_of(rsa_key(4096), registered, b"pw"), b"pw", "c", ["https://a"], adfs=False, now=0.0)
+    (made,) = signing_program.signed(
+        pfx_of(rsa_key(4096), registered, b"pw"), b"pw", "c", ["https://a"], adfs=False, now=0.0
+    )
     assert made.count(".") == 2
-    assert time.process_time() - began < assertion.CPU_SECONDS
+    assert time.process_time() - began < signing_program.CPU_SECONDS

@@ -40,5 +40,5 @@ def test_signing_in_requires_no_package_for_resource_manager(needed: str) -> Non
 
 
 def test_the_signing_process_imports_no_module_of_this_project() -> None:
-    loaded = modules_after("import runpy; runpy.run_path('nmi/tokens/assertion.py', run_name='read')")
+    loaded = modules_after("import runpy; runpy.run_path('nmi/tokens/signing_program.py', run_name='read')")
     assert {name.partition(".")[0] for name in loaded} & {"nmi", "azure", "msal", "requests"} == set()

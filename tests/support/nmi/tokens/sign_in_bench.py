@@ -27,7 +27,7 @@ from cryptography.x509.oid import NameOID
 
 import nmi.tokens.entra  # noqa: F401  urllib3, which it imports, binds a socket: not in a test in virtual time
 from nmi.subprocesses import Finished
-from nmi.tokens import assertion
+from nmi.tokens import signing_program
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
@@ -105,7 +105,7 @@ class Bench:
         """The hosts of new connections to AAD in memory."""
         self.network = MemoryNetwork()
         self._servers: list[web.Server] = []
-        self._signer = patch("nmi.tokens.certificate.run", sign_in_this_process)
+        self._signer = patch("nmi.tokens.service_principal.run", sign_in_this_process)
         self.observed: list[AzureError | None] = []
         self.failed_reads = 0
         self.pauses: list[float] = []
@@ -274,11 +274,11 @@ async def sign_in_this_process(_words: object, *, given: str, seconds: float) ->
     """Run the signing program on *given* without a process, and so without its limits."""
     del seconds
     with (
-        patch.multiple(assertion, os=DEFAULT, resource=DEFAULT, warnings=DEFAULT),
+        patch.multiple(signing_program, os=DEFAULT, resource=DEFAULT, warnings=DEFAULT),
         patch("sys.stdin", io.StringIO(given)),
         redirect_stdout(io.StringIO()) as output,
     ):
-        assertion.main()
+        signing_program.main()
     return Finished(0, output.getvalue(), "")
 
 

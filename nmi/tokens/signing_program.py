@@ -1,7 +1,7 @@
 """The signing program: it reads a PKCS #12 file and signs client assertions with the key in it.
 
-`nmi.tokens.certificate` runs it as a process, one per fetch. Reading a PKCS #12 file holds Python's GIL for a time
-that the file's author chooses (the work factor of its password is a number in the file), and checking a large key
+`nmi.tokens.service_principal` runs it as a process, one per fetch. Reading a PKCS #12 file holds Python's GIL for a
+time that the file's author chooses (the work factor of its password is a number in the file), and checking a large key
 takes seconds: inside NMI, that would delay every pod of the node. The process has low priority and limits for memory
 and CPU time, and the private key never enters NMI's own process.
 
@@ -97,21 +97,21 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")  # cryptography warns about odd serial numbers, and stderr goes to NMI
-    asked = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     try:
-        answer: dict[str, Any] = {
+        response: dict[str, Any] = {
             "assertions": signed(
-                base64.b64decode(asked["pfx"]),
-                base64.b64decode(asked["password"]),
-                asked["client_id"],
-                asked["audiences"],
-                adfs=asked["adfs"],
+                base64.b64decode(request["pfx"]),
+                base64.b64decode(request["password"]),
+                request["client_id"],
+                request["audiences"],
+                adfs=request["adfs"],
                 now=time.time(),
             )
         }
     except UnfitError as error:
-        answer = {"problem": str(error)}
-    json.dump(answer, sys.stdout)
+        response = {"problem": str(error)}
+    json.dump(response, sys.stdout)
 
 
 if __name__ == "__main__":
