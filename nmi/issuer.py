@@ -69,7 +69,7 @@ _LAGGING: Final = Refusal(
 
 
 class NodeIdentities(Protocol):
-    """The node's own identities: `nmi.tokens.node_identity`."""
+    """The node's own identities: `nmi.tokens.user_assigned`."""
 
     async def token(self, request: TokenRequest, starter: str, within: float) -> RawAnswer:
         """Return IMDS's response to *request*, of any kind, *within* the given seconds; *starter* is the pod that is

@@ -6,8 +6,7 @@ from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.target import ProxiedPaths
 from nmi.settings import Settings
 from nmi.tokens.endpoints import SignInPolicy
-from nmi.tokens.exchanges import DIRECT_ONLY, Exchanges
-from nmi.tokens.token_proxy import ProxySettings, TokenProxy, TokenProxyError
+from nmi.tokens.token_proxy import DIRECT_ONLY, Exchanges, ProxySettings, TokenProxy, TokenProxyError
 from podidentity.azure import clouds
 from podidentity.azure.ca_bundle import CaBundle, CaBundleError
 from podidentity.azure.federation import Exchange

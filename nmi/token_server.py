@@ -34,13 +34,12 @@ from nmi.tokens.entra_loader import SignInSession
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
-from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_in import proxy_by
 from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.source import TokenSource
-from nmi.tokens.user_assigned import UserAssignedSource
+from nmi.tokens.user_assigned import NodeIdentitySource, UserAssignedSource
 from podidentity.azure.errors import AzureError
 from podidentity.azure.federation import BINDING_AUDIENCE, Exchange
 from podidentity.azure.imds import ImdsSource

@@ -15,11 +15,10 @@ from msgspec.structs import replace
 
 from _native.answers import Usage
 from nmi.identity.request import TokenRequest
-from nmi.tokens.application_credentials import ApplicationCredentials
 from nmi.tokens.cache import SOON_SECONDS, CachedToken, ObjectIds, Refusals, TokenCache
 from nmi.tokens.flight import Flight, Flights, RefreshTimers, log_failed_refresh
 from nmi.tokens.governor import CongestedError, Governor
-from nmi.tokens.metrics import TokenMetrics
+from nmi.tokens.metrics import ApplicationCredentials, TokenMetrics
 from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, TokenKey, TokenSource, Workload
 from nmi.tokens.transfer import ReceivedTokens, packets_of, passed_tokens
 from podidentity.azure.errors import AzureError, NotSent, Paused, Refused

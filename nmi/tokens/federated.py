@@ -1,7 +1,7 @@
 """Type 3: tokens of an identity that trusts the pod's own service account. The identity is on no VM.
 
 A fetch requests an assertion bound to the pod from the API server and exchanges it at Entra ID, or at the cluster's
-token proxy (`nmi.tokens.exchanges`). A new federated credential takes minutes to become effective, and an identity
+token proxy (`nmi.tokens.token_proxy`). A new federated credential takes minutes to become effective, and an identity
 binding creates one: the source therefore retries "no such credential" until the fetch's timeout.
 """
 
@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from nmi.tokens.assertions import Assertion, Assertions
 from nmi.tokens.endpoints import Federation, SignInPolicy
-from nmi.tokens.exchanges import DIRECT_ONLY, Exchanges
 from nmi.tokens.proxy_refusals import NOT_BOUND, NotBoundError, missing_step
 from nmi.tokens.sign_in import SignIn, SignInResult
 from nmi.tokens.sign_ins import Attempts, SignIns, token_of, within_time
@@ -26,7 +25,7 @@ from nmi.tokens.source import (
     Workload,
     decode_claims,
 )
-from nmi.tokens.token_proxy import ProxyUnreachable, TokenProxy
+from nmi.tokens.token_proxy import DIRECT_ONLY, Exchanges, ProxyUnreachable, TokenProxy
 from podidentity.azure.errors import AzureError, Refused
 from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity

@@ -1,20 +1,23 @@
-"""Metrics of nmi.tokens: plain integers that the code increments, read by a collector at each scrape.
+"""Metrics of nmi.tokens: plain integers that the code increments, read by a collector at each scrape, and the record
+of applications' credentials.
 
 No label has a value that a pod can choose, and the number of AzureIdentities is bounded. The names
 `imds_operations_…` come from the Go implementation and are an interface.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from nmi.tokens.application_credentials import ApplicationCredentials
 from nmi.tokens.breaker import Breaker, State
 from nmi.tokens.governor import Governor
 from podidentity.azure.errors import AzureError, Throttled
+from podidentity.resources import AzureIdentity, IdentityType
 
 PREFIX: Final = "aadpodidentity_"
 
@@ -26,10 +29,55 @@ OPERATIONS: Final = (SYSTEM_ASSIGNED, USER_ASSIGNED, SERVICE_PRINCIPAL)
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds: IMDS responds in milliseconds from its cache, else in about a second; an attempt ends after ten."""
-
-
 WAIT_BUCKETS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds: most calls do not wait, concurrent calls wait in the queue, and a pause of IMDS takes up to 30."""
+
+AUDIENCE_START: Final = "api://azureadtokenexchange"
+"""The start of the audience in all clouds, in lower case: the other clouds append their name."""
+IDENTITIES_MAX: Final = 64
+"""Identities that are recorded by name; metrics have one series for each."""
+PER_NAMESPACE_MAX: Final = 8
+"""Identities of one namespace, so that its users cannot prevent the record of others with few objects."""
+NAME_MAX: Final = 63 + 1 + 253
+"""Kubernetes' limit of namespace and name with the slash; longer texts are not names."""
+
+
+class ApplicationCredentials:
+    """The identities whose tokens applications use as the credential of an Entra application. Bounded in memory.
+
+    Such an application requests a token for the audience of Entra ID's token exchange, and presents it as its client
+    assertion. Entra ID accepts this from a managed identity on a VM (type 0), and refuses it from one that was itself
+    obtained by an exchange (type 3, AADSTS700231). Before an identity is made federated, its owner must know whether an
+    application does this. A fetch is recorded, never a request that the cache answers.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: Counter[str] = Counter()
+        self.unrecorded = 0
+        """Fetched tokens of identities that the limits exclude."""
+
+    @property
+    def tokens(self) -> Mapping[str, int]:
+        """Numbers of fetched tokens by AzureIdentity (`namespace/name`). A live, read-only view."""
+        return MappingProxyType(self._tokens)
+
+    def record(self, identity: AzureIdentity, resource: str) -> None:
+        """Record a fetched token of *identity* for *resource*, if it can be an application's credential."""
+        if identity.spec.type != IdentityType.USER_ASSIGNED or not resource.lower().startswith(AUDIENCE_START):
+            return
+        name = "/".join(identity.key)
+        if name in self._tokens or (len(name) <= NAME_MAX and self._has_room(identity.metadata.namespace)):
+            self._tokens[name] += 1
+        else:
+            self.unrecorded += 1
+
+    def state(self) -> dict[str, object]:
+        """Return the state for /debug/state: JSON-able, at most IDENTITIES_MAX names."""
+        return {"tokens": dict(self._tokens), "unrecorded": self.unrecorded}
+
+    def _has_room(self, namespace: str) -> bool:
+        ours = sum(name.startswith(f"{namespace}/") for name in self._tokens)
+        return len(self._tokens) < IDENTITIES_MAX and ours < PER_NAMESPACE_MAX
 
 
 class TokenMetrics:

@@ -1,8 +1,9 @@
-"""The cluster's token proxy for AKS identity bindings: its address, its TLS server name and its trusted authority.
+"""The cluster's token proxy for AKS identity bindings, and the choice between it and Entra ID (Exchanges).
 
-AKS's webhook sets four variables in NMI's environment, or the chart's values do. NMI trusts the given authority only,
-not those of the machine: the proxy receives assertions. No request for the proxy passes HTTPS_PROXY, because the proxy
-belongs to the cluster. Only `TokenProxy.target` reads a file, in a thread.
+AKS's webhook sets four variables in NMI's environment, or the chart's values do: the proxy's address, its TLS server
+name, and its CA certificate as a file or as text. NMI trusts this CA certificate only, not those of the machine: the
+proxy receives assertions. No request for the proxy passes HTTPS_PROXY, because the proxy belongs to the cluster. Only
+`TokenProxy.target` reads a file, in a thread.
 """
 
 import asyncio
@@ -15,9 +16,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from nmi.tokens.source import PolicyError
 from podidentity.azure.clouds import Endpoint, parse_endpoint
 from podidentity.azure.errors import AzureError, Throttled, Unreachable
+from podidentity.azure.federation import Exchange
 from podidentity.flags import quoted
+from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +142,57 @@ class TokenProxy:
             raise ValueError(f"more than {CA_BYTES_MAX} bytes")
         self._trust = _context(content.decode("ascii", errors="replace").replace("\ufffd", "?"))
         self._version = version
+
+
+class Exchanges(msgspec.Struct, frozen=True):
+    """The choice of a node between the two exchanges of a federated identity; it never falls back to the other one.
+
+    Permission to create an AzureIdentity must not choose the exchange unless the operator allows it: the admission
+    policy of the chart then allows both audiences.
+    """
+
+    default: Exchange = Exchange.DIRECT
+    by_annotation: bool = False
+    """Whether an annotation of the AzureIdentity may choose the other exchange."""
+    proxy: TokenProxy | None = None
+    """None without a usable configuration; *proxy_problem* is the reason."""
+    proxy_problem: str = ""
+
+    def of(self, identity: AzureIdentity) -> Exchange:
+        """Return the exchange of *identity*. Raise PolicyError if it may not have it on this node."""
+        chosen = self.choose(identity)
+        if chosen is Exchange.IDENTITY_BINDINGS and self.proxy is None:
+            raise PolicyError(
+                "This identity uses AKS identity bindings, and this node has no usable token proxy.",
+                f"no token of AzureIdentity {'/'.join(identity.key)} was requested: {self.proxy_problem}",
+            )
+        return chosen
+
+    def choose(self, identity: AzureIdentity) -> Exchange:
+        """Return the exchange of *identity*, also if the node has no usable token proxy. Raise PolicyError for an
+        annotation that is invalid or not allowed.
+        """
+        name, text = "/".join(identity.key), identity.metadata.annotation(EXCHANGE_ANNOTATION)
+        if text and text not in set(Exchange):
+            raise PolicyError(
+                "The annotation of this identity's AzureIdentity for the exchange is invalid; its owner must correct "
+                "it.",
+                f"AzureIdentity {name} has the annotation {EXCHANGE_ANNOTATION} with {quoted(text)}: write direct or "
+                f"identityBindings, or remove it",
+            )
+        chosen = Exchange(text) if text else self.default
+        if chosen is not self.default and not self.by_annotation:
+            raise PolicyError(
+                "This identity's AzureIdentity chooses an exchange that this node does not allow "
+                "(--federated-exchange-annotation).",
+                f"AzureIdentity {name} chooses {chosen} by the annotation {EXCHANGE_ANNOTATION}, and this node uses "
+                f"{self.default}: remove the annotation, or set federated.exchangeAnnotation in the chart's values",
+            )
+        return chosen
+
+
+DIRECT_ONLY: Final = Exchanges()
+"""The exchange without any setting."""
 
 
 def _version_of(descriptor: int) -> tuple[int, ...]:

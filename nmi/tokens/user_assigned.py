@@ -1,21 +1,29 @@
-"""Type 0: tokens of a user-assigned identity on this VM, from IMDS.
+"""Tokens from IMDS: of a user-assigned identity on this VM (type 0), and of the node's own identities.
 
-In standard mode the request to IMDS contains the client id: MIC has compared it with the client id that Azure reports
-for the resource id. In managed mode no component compares them: the request contains the resource id if there is one,
-and the source compares the response with the client id.
+For type 0, the request to IMDS contains the client id in standard mode: MIC has compared it with the client id that
+Azure reports for the resource id. In managed mode no component compares them: the request contains the resource id if
+there is one, and the source compares the response with the client id.
 """
 
 from typing import Final, NamedTuple
 
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.tokens.governor import Governor
 from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, PolicyError, Token, decode_claims
 from podidentity.azure.errors import Refused
-from podidentity.azure.imds import ImdsSource
+from podidentity.azure.imds import ImdsSource, RawAnswer
 from podidentity.resources import AzureIdentity
 from podidentity.telemetry.logs import redacted
 
 CLIENT_ID_MAX: Final = 256
 RESOURCE_ID_MAX: Final = 2048
 """Characters. A client id has 36 and an ARM id a few hundred; an AzureIdentity may contain a megabyte."""
+
+_PARAMETERS: Final = {
+    SelectorKind.CLIENT_ID: "client_id",
+    SelectorKind.OBJECT_ID: "object_id",
+    SelectorKind.RESOURCE_ID: "resource_id",
+}
 
 
 def check(identity: AzureIdentity) -> None:
@@ -26,7 +34,7 @@ def check(identity: AzureIdentity) -> None:
         ("resourceID", identity.spec.resource_id, RESOURCE_ID_MAX),
     ):
         stripped = text.strip()
-        letters = field == "resourceID" and all(each.isascii() or each.isalnum() for each in stripped[:most])
+        letters = field == "resourceID" and all(letter.isascii() or letter.isalnum() for letter in stripped[:most])
         if len(stripped) > most or not (stripped.isprintable() and (stripped.isascii() or letters)):
             raise PolicyError(
                 "No token can be fetched for this identity's AzureIdentity; its owner must correct it.",
@@ -126,4 +134,35 @@ class UserAssignedSource:
             answer.expires_in,
             answer.object_id or claims.oid,
             correlation=answer.correlation_id,
+        )
+
+
+class NodeIdentitySource:
+    """Source of the node's own identities, for pods under an exception and for MIC: IMDS's response, unchanged.
+
+    The caller decides whether a pod may have it (`nmi.identity`): any process on the VM could get the same token. The
+    source builds its own request instead of forwarding the pod's, every call needs a permit of the governor, and it
+    stores nothing.
+    """
+
+    def __init__(self, imds: ImdsSource, governor: Governor) -> None:
+        self._imds = imds
+        self._governor = governor
+
+    async def token(self, request: TokenRequest, starter: str, within: float) -> RawAnswer:
+        """Return IMDS's response to *request*, with any status, within *within* seconds. *starter* is charged for it.
+
+        The token is of the VM's own identity unless *request* names one. A forced refresh, and a report of a rejected
+        token, skip IMDS's cache too. Raise AzureError and CongestedError.
+        """
+        named = {_PARAMETERS[request.selector]: request.selector_value} if request.selector in _PARAMETERS else {}
+        return await self._imds.raw(
+            request.resource,
+            client_id=named.get("client_id", ""),
+            object_id=named.get("object_id", ""),
+            resource_id=named.get("resource_id", ""),
+            xms_cc=request.xms_cc,
+            bypass_cache=request.force_refresh or bool(request.rejected_sha256),
+            within=within,
+            permit=lambda: self._governor.token_permit(starter, within),
         )

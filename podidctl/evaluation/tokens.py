@@ -11,8 +11,8 @@ from nmi.refusal import Reason, Refusal
 from nmi.settings import Settings
 from nmi.tokens import federated, user_assigned
 from nmi.tokens.endpoints import Application
-from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.source import PolicyError
+from nmi.tokens.token_proxy import Exchanges
 from podidctl.facts.model import NmiConfiguration
 from podidentity.azure.errors import AzureError
 from podidentity.azure.federation import BINDING_AUDIENCE, Exchange

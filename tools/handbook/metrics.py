@@ -25,14 +25,8 @@ from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.server.metrics import _HOSTS, _LANE_COUNTERS, OTHER, ServerMetrics
 from nmi.server.target import CanonicalPath
 from nmi.settings import Settings as NmiSettings
-from nmi.tokens.application_credentials import (
-    AUDIENCE_START,
-    IDENTITIES_MAX,
-    PER_NAMESPACE_MAX,
-    ApplicationCredentials,
-)
 from nmi.tokens.governor import Governor
-from nmi.tokens.metrics import TokenMetrics
+from nmi.tokens.metrics import AUDIENCE_START, IDENTITIES_MAX, PER_NAMESPACE_MAX, ApplicationCredentials, TokenMetrics
 from podidentity.resources import AzureIdentity, Meta
 from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import expose, new_registry

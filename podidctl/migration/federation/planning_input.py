@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from nmi.settings import Settings
 from nmi.tokens.endpoints import SignInPolicy
-from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.source import PolicyError
+from nmi.tokens.token_proxy import Exchanges
 from podidctl.evaluation.tokens import exchange_of
 from podidctl.migration.federation.schema import Remark
 from podidctl.migration.workload_identity import AUDIENCE

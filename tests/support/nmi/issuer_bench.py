@@ -19,9 +19,8 @@ from nmi.refusal import Refusal
 from nmi.tokens.broker import TokenBroker
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
-from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.source import Issued, TokenSource
-from nmi.tokens.user_assigned import UserAssignedSource
+from nmi.tokens.user_assigned import NodeIdentitySource, UserAssignedSource
 from podidentity.azure.imds import ImdsSource, RawAnswer
 from tests.support.nmi.identity.cluster import Clock, Cluster, running_cluster
 from tests.support.nmi.imds import Imds, running_imds

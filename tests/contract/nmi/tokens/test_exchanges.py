@@ -6,9 +6,8 @@ import pytest
 
 from nmi.policies import exchanges
 from nmi.settings import parse
-from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.source import PolicyError
-from nmi.tokens.token_proxy import CA_BYTES_MAX, ProxySettings, ProxyUnreachable, TokenProxy, TokenProxyError
+from nmi.tokens.token_proxy import CA_BYTES_MAX, Exchanges, ProxySettings, ProxyUnreachable, TokenProxy, TokenProxyError
 from podidentity.azure.federation import Exchange
 from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity
 from podidentity_sandbox.certificates import Authority

@@ -12,11 +12,10 @@ from unittest.mock import patch
 import pytest
 
 from nmi.tokens.assertions import Assertions
-from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.proxy_refusals import NotBoundError
 from nmi.tokens.source import NULL_OBSERVER, FetchedToken, FetchObserver, Workload
-from nmi.tokens.token_proxy import ProxySettings
+from nmi.tokens.token_proxy import Exchanges, ProxySettings
 from nmi.tokens.token_proxy import TokenProxy as ProxyAddress
 from podidentity.azure.federation import BINDING_AUDIENCE, BINDING_GROUP, BINDING_VERB, DIRECT_AUDIENCE, Exchange
 from podidentity.kube.client import Client

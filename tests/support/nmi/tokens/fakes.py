@@ -15,7 +15,6 @@ from nmi.tokens.broker import TokenBroker
 from nmi.tokens.cache import CachedToken
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
-from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.source import (
     CallPermits,
     FetchContext,
@@ -28,7 +27,7 @@ from nmi.tokens.source import (
     TokenKey,
     Workload,
 )
-from nmi.tokens.user_assigned import UserAssignedSource
+from nmi.tokens.user_assigned import NodeIdentitySource, UserAssignedSource
 from podidentity.azure.errors import AzureError
 from podidentity.azure.imds import ImdsSource
 from podidentity.http_client.session import HttpSession

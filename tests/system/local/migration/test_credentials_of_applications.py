@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from nmi.tokens.application_credentials import ApplicationCredentials
 from nmi.tokens.governor import Governor
-from nmi.tokens.metrics import TokenMetrics
+from nmi.tokens.metrics import ApplicationCredentials, TokenMetrics
 from podidctl.migration.federation.planning_input import CredentialUses
 from podidctl.migration.federation.state_reader import NAMES_MAX, TOKENS, UNRECORDED, combined, parse
 from podidctl.reading.daemons import MetricsPage, Unread

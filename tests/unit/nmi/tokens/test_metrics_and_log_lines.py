@@ -11,9 +11,14 @@ from math import inf
 import msgspec
 import pytest
 
-from nmi.tokens.application_credentials import IDENTITIES_MAX, PER_NAMESPACE_MAX, ApplicationCredentials
 from nmi.tokens.endpoint_failures import ENDPOINTS_MAX, EndpointFailures
-from nmi.tokens.metrics import SERVICE_PRINCIPAL, TokenMetrics
+from nmi.tokens.metrics import (
+    IDENTITIES_MAX,
+    PER_NAMESPACE_MAX,
+    SERVICE_PRINCIPAL,
+    ApplicationCredentials,
+    TokenMetrics,
+)
 from nmi.tokens.sign_in import ATTEMPT_SECONDS
 from podidentity.azure.clouds import Endpoint
 from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled, Unreachable

@@ -19,12 +19,12 @@ from nmi.refusal import Reason
 from nmi.tokens.broker import TokenBroker
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
-from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.source import PolicyError
 from nmi.tokens.user_assigned import (
     CLIENT_ID_MAX,
     RESOURCE_ID_MAX,
     ImdsSelector,
+    NodeIdentitySource,
     OtherIdentityError,
     UserAssignedSource,
     imds_selector,

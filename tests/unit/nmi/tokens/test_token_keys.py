@@ -12,12 +12,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nmi.tokens.endpoints import SignInPolicy
-from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.source import IdentityKey, TokenKey
+from nmi.tokens.token_proxy import Exchanges
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.federation import Exchange
