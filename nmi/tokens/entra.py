@@ -9,9 +9,10 @@ import asyncio
 import json
 import logging
 import re
+import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
@@ -24,11 +25,11 @@ from azure.core.pipeline.policies import SansIOHTTPPolicy
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.identity.aio import ClientAssertionCredential, ClientSecretCredential
 
-from nmi.tokens.connection_errors import cause_of
 from nmi.tokens.proxy_refusals import API_SERVER_CODE
 from nmi.tokens.sign_in import (
     ATTEMPT_SECONDS,
     CONNECT_SECONDS,
+    CONNECTIONS,
     InvalidClient,
     ProxyFor,
     SignIn,
@@ -57,11 +58,48 @@ else:
 for _library in ("azure", "msal"):
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
+ANSWER_MAX: Final = 64 * 1024
+"""Bytes. A token with every optional claim and group stays under 16 KiB."""
+
+WRAPPED_MAX: Final = 8
+"""Exceptions that wrap each other, as far as `cause_of` reads them."""
+
 _AADSTS: Final = re.compile(r"AADSTS[0-9]{4,9}")
 _ID_MIN: Final = 16
 """Characters. A shorter text is not a client id, and its removal would damage words of a sentence."""
 _MISREADINGS: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """The library's exceptions for a response that is not an object, has fields of other types, or is nested too deep."""
+
+
+class BoundedResponse(aiohttp.ClientResponse):
+    """A response whose body is read up to ANSWER_MAX only."""
+
+    @override
+    async def read(self) -> bytes:
+        """Return the whole body. Raise ClientPayloadError if it is too long."""
+        body = bytearray()
+        async for chunk in self.content.iter_any():
+            body += chunk
+            if len(body) > ANSWER_MAX:
+                self.close()
+                raise aiohttp.ClientPayloadError(f"a response of more than {ANSWER_MAX} bytes")
+        return bytes(body)
+
+
+def new_session(
+    user_agent: str, connector: aiohttp.TCPConnector | None = None, *, trust: ssl.SSLContext | None = None
+) -> aiohttp.ClientSession:
+    """Return a session for sign-ins only. The caller closes it. It ignores the environment.
+
+    *trust* replaces the authorities that the machine trusts. *connector* is for tests; the session owns it.
+    """
+    return aiohttp.ClientSession(
+        connector=connector or aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust or True),
+        response_class=BoundedResponse,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"},
+        trust_env=False,
+    )
 
 
 class _TokenResponse(msgspec.Struct):
@@ -251,3 +289,51 @@ def _safe(asked: SignIn, sentence: str) -> str:
     if len(asked.client_id) >= _ID_MIN:
         sentence = re.sub(re.escape(asked.client_id), redacted(asked.client_id), sentence, flags=re.IGNORECASE)
     return sentence_in(sentence)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the cause in words for an operator: of the first known exception among *error* and those that it wraps.
+
+    The texts of the libraries may contain parts of a request, and of a proxy's URL. These words contain neither.
+    """
+    for exception in _wrapped(error):
+        for kind, words in _WORDS:
+            if isinstance(exception, kind):
+                return words if isinstance(words, str) else words(exception)
+    return type(error).__name__
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error* and what it wraps; azure-core names it `inner_exception`."""
+    seen: BaseException | None = error
+    for _ in range(WRAPPED_MAX):
+        if seen is None:
+            return
+        yield seen
+        inner = getattr(seen, "inner_exception", None)
+        seen = inner if isinstance(inner, BaseException) and inner is not seen else seen.__cause__ or seen.__context__
+
+
+def _certificate(error: aiohttp.ClientConnectorCertificateError) -> str:
+    cause = error.certificate_error
+    reason = f" ({cause.verify_message})" if isinstance(cause, ssl.SSLCertVerificationError) else ""
+    return f"its certificate is not trusted{reason}"
+
+
+def _connection(error: aiohttp.ClientConnectorError) -> str:
+    return f"cannot connect ({error.os_error.strerror or type(error.os_error).__name__})"
+
+
+_WORDS: Final[tuple[tuple[type[BaseException], str | Callable[[Any], str]], ...]] = (
+    (aiohttp.ClientConnectorCertificateError, _certificate),
+    (aiohttp.ClientConnectorSSLError, "the TLS handshake failed"),
+    (aiohttp.ClientHttpProxyError, lambda error: f"the proxy answered {error.status}"),
+    (aiohttp.ClientProxyConnectionError, "cannot connect to the proxy"),
+    (aiohttp.ClientConnectorDNSError, "its name cannot be resolved"),
+    (aiohttp.ClientConnectorError, _connection),
+    (aiohttp.ConnectionTimeoutError, "no connection in time"),
+    (TimeoutError, "no response in time"),
+    (aiohttp.ServerDisconnectedError, "the connection was closed before the response"),
+    (aiohttp.ClientPayloadError, "the response is incomplete or too long"),
+)
+"""The first row whose class an exception has applies; subclasses come before their base class."""

@@ -46,7 +46,7 @@ class SignInSession:
     def open(self) -> "aiohttp.ClientSession":
         """Return the session. Call this after `Loader.load`, which has imported aiohttp in a thread."""
         if self._session is None:
-            from nmi.tokens.sign_in_session import new_session  # noqa: PLC0415  see above
+            from nmi.tokens.entra import new_session  # noqa: PLC0415  imported by then, in a thread
 
             self._session = new_session(self._user_agent, trust=self._trust)
         return self._session

@@ -1,7 +1,7 @@
 """The input, result and proxy of a sign-in at Entra ID (or AD FS).
 
-This module imports neither azure-identity nor aiohttp. `nmi.tokens.entra` sends the request, in a session of
-`nmi.tokens.sign_in_session`; `nmi.tokens.entra_loader` imports both when they are needed.
+This module imports neither azure-identity nor aiohttp. `nmi.tokens.entra` sends the request; `nmi.tokens.entra_loader`
+imports it when it is needed.
 """
 
 from collections.abc import Callable

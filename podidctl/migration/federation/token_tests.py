@@ -23,7 +23,6 @@ from nmi.tokens.assertions import Assertion, Assertions, NoAssertionError, reque
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.federated import UNKNOWN_CREDENTIAL, FederatedSource
 from nmi.tokens.sign_in import proxy_by
-from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.source import FetchContext, FetchRequest, PolicyError, TokenKey, Workload, decode_claims
 from podidctl.evaluation.federated import APPLY, REVIEW_ACCESS, manifest_of
@@ -179,6 +178,8 @@ async def try_accounts(tester: Tester, identity: AzureIdentity, accounts: Sequen
 
 def new_token_session() -> aiohttp.ClientSession:
     """Return a session for `TokenTester`."""
+    from nmi.tokens.entra import new_session  # noqa: PLC0415  azure-identity is slow to import
+
     return new_session(f"podidctl/{VERSION}")
 
 

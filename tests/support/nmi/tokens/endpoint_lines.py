@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
+from nmi.tokens.entra import new_session
 from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.sign_in import ATTEMPT_SECONDS, SignIn, no_proxy, proxy_by
-from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import Attempts, SignIns
 from podidentity.azure.clouds import Endpoint
 from podidentity.azure.errors import Unreachable

@@ -29,10 +29,10 @@ import nmi.tokens.entra  # noqa: F401  urllib3, which it imports, binds a socket
 from nmi.subprocesses import Finished
 from nmi.tokens import signing_program
 from nmi.tokens.endpoints import SignInPolicy
+from nmi.tokens.entra import new_session
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_in import ProxyFor, no_proxy
-from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import RETRY_DELAYS, SignIns
 from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, TokenKey, TokenSource, Workload
 from podidentity.azure.clouds import PUBLIC, Cloud

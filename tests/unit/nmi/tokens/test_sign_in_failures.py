@@ -9,9 +9,9 @@ from aiohttp import web
 
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
+from nmi.tokens.entra import ANSWER_MAX
 from nmi.tokens.secrets import CredentialError
 from nmi.tokens.sign_in import ATTEMPT_SECONDS, InvalidClient
-from nmi.tokens.sign_in_session import ANSWER_MAX
 from nmi.tokens.sign_ins import RETRY_DELAYS
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.resources import AzureIdentity
