@@ -17,7 +17,6 @@ from nmi.connection_limits import connection_limits, excess
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
-from nmi.issuer import Issuer
 from nmi.node.memory_limit import memory_limit
 from nmi.policies import decision_policy, exchanges, server_policy, sign_in_policy, sign_in_trust
 from nmi.server.decisions import Decisions
@@ -27,6 +26,7 @@ from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.server import Server
 from nmi.settings import Settings
+from nmi.token_service import TokenService
 from nmi.tokens.assertions import Assertions
 from nmi.tokens.broker import TokenBroker
 from nmi.tokens.endpoint_failures import EndpointFailures
@@ -154,12 +154,12 @@ class TokenServerAssembly:
             limits=await self._connection_limits(),
             policy=policy,
             index=index,
-            issuer=Issuer(
+            issuer=TokenService(
                 cluster_cache,
                 tokens.broker,
                 decision_policy(settings),
                 identities,
-                node_identities=NodeIdentitySource(tokens.imds, tokens.governor),
+                NodeIdentitySource(tokens.imds, tokens.governor),
             ),
             proxy=metadata_cache,
             measures=ServerMetrics(self._registry),

@@ -17,6 +17,6 @@ It receives, byte for byte, every request that the fast lane (`_native.lane`) di
     decisions       one log line per decision, with summaries of repeats; `nmi.pod_events` reports refusals as Events
     server          the lane, the tasks of waiting requests, and the shutdown
 
-This package does not decide whether a pod may have a token (`nmi.identity`, `nmi.issuer`), fetches none (`nmi.tokens`),
-and writes through the lane's connection, never to a socket.
+This package does not decide whether a pod may have a token (`nmi.identity`, `nmi.token_service`), fetches none
+(`nmi.tokens`), and writes through the lane's connection, never to a socket.
 """

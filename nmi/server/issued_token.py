@@ -14,7 +14,7 @@ from podidentity.telemetry.logs import redacted
 
 
 class TokenIssuer(Protocol):
-    """The interface of `nmi.issuer.Issuer` that the handlers use."""
+    """The interface of `nmi.token_service.TokenService` that the handlers use."""
 
     async def issue(self, peer: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
         """Return a token for the pod at *peer*."""

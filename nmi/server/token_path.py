@@ -1,7 +1,7 @@
 """The token path: a pod's request for a token of its identity.
 
 SDKs rely on the order of the checks. A refusal that needs no lookup is returned immediately, so that the 400 for an
-SDK's probe never waits. `nmi.issuer` decides whether the pod may have the token.
+SDK's probe never waits. `nmi.token_service` decides whether the pod may have the token.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,8 @@
 
 A request gets a cached token, joins a running fetch, or starts one. The broker refreshes tokens that pods still use
 before they expire, so that no request waits for a refresh. Of a pod, the broker uses only the key that it charges for
-calls. The caller decides before a request, and again after it, whether the pod may have the token (`nmi.issuer`).
+calls. The caller (`nmi.token_service`) decides before a request, and again after it, whether the pod may have the
+token.
 """
 
 import asyncio

@@ -14,8 +14,8 @@ from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.identity.watches import Watches
-from nmi.issuer import Issuer
 from nmi.refusal import Refusal
+from nmi.token_service import TokenService
 from nmi.tokens.broker import TokenBroker
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
@@ -36,7 +36,7 @@ class IssuerBench:
         cluster: Cluster,
         imds: Imds,
         broker: TokenBroker,
-        issuer: Issuer,
+        issuer: TokenService,
         measures: IdentityMetrics,
     ) -> None:
         self.cluster = cluster
@@ -98,12 +98,11 @@ async def running_issuer(
     retry_delays: tuple[float, ...] = (),
     policy: DecisionPolicy | None = None,
     sources: Mapping[int, TokenSource] | None = None,
-    for_exempt: bool = True,
     **cluster_cache: Any,
 ) -> AsyncIterator[IssuerBench]:
     """*retry_delays*: how often, and after how long, IMDS is tried again; here, once unless said otherwise.
 
-    *sources*: in addition to that of type 0. *for_exempt*: there is a source of the node's own identities.
+    *sources*: in addition to that of type 0.
     """
     clock = Clock()
     async with running_imds() as imds, imds.session() as session:
@@ -123,12 +122,12 @@ async def running_issuer(
         forgetting = running_cluster(clock=clock, on_gone=lambda entry: broker.forget_pod(entry.uid), **cluster_cache)
         try:
             async with forgetting as cluster:
-                issuer = Issuer(
+                issuer = TokenService(
                     cluster.cluster_cache,
                     broker,
                     policy or DecisionPolicy(),
                     measures,
-                    node_identities=NodeIdentitySource(source, governor) if for_exempt else None,
+                    NodeIdentitySource(source, governor),
                     clock=clock,
                 )
                 yield IssuerBench(cluster, imds, broker, issuer, measures)

@@ -116,12 +116,6 @@ async def test_a_failed_call_is_a_refusal_charged_to_the_pod(
     assert DecisionPolicy().max_hold_seconds - 5.0 < within <= DecisionPolicy().max_hold_seconds
 
 
-async def test_without_a_source_for_node_identities_the_request_is_refused() -> None:
-    async with running_issuer(for_exempt=False) as bench:
-        await exempt(bench)
-        assert (await bench.refused()).reason is Reason.POLICY
-
-
 async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt(bench: IssuerBench) -> None:
     await bench.with_pod(assigned=False, labels=APP)
     pending = asyncio.create_task(bench.issue())

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from nmi.issuer import UNSUPPORTED_TYPE
 from nmi.server.responses import refused
+from nmi.token_service import UNSUPPORTED_TYPE
 from podidctl.commands.token import predict
 from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
 from podidctl.facts.model import NmiConfiguration, NmiPods

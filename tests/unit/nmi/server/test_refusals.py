@@ -310,4 +310,4 @@ def test_a_refusal_names_what_to_check(name: str, refusal: object) -> None:
 def test_each_package_has_refusals() -> None:
     rooms = {name.split(".")[1] for name, _ in constants()}
 
-    assert {"identity", "issuer", "server"} <= rooms
+    assert {"identity", "token_service", "server"} <= rooms

@@ -1,15 +1,15 @@
-"""The issuer: from a peer's address (or a named pod) and a request to a token or a refusal.
+"""The token service: from a peer's address (or a named pod) and a request to a token or a refusal.
 
 One time limit covers finding the pod, holding the request for an assignment, and calling Azure. A decision from before
 an await is not trusted after it: the record's generation is stored with the decision and compared before the token is
-returned. If it differs, the issuer decides again. This module does not depend on HTTP or status codes.
+returned. If it differs, the service decides again. This module does not depend on HTTP or status codes.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -27,6 +27,7 @@ from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, TokenBroker
 from nmi.tokens.cache import CachedToken
 from nmi.tokens.governor import CongestedError
 from nmi.tokens.source import Issued, PolicyError, Workload
+from nmi.tokens.user_assigned import NodeIdentitySource
 from podidentity.azure.errors import AzureError
 from podidentity.azure.imds import RawAnswer, is_identity_not_found
 
@@ -56,11 +57,6 @@ _EXEMPT_HAS_NONE: Final = Refusal(
     "This pod is under an exception and has no identity of its own.",
     "/host/token never serves the node's own identities: send the request from the pod, or delete its exception",
 )
-_NO_NODE_IDENTITIES: Final = Refusal(
-    Reason.POLICY,
-    "This issuer does not serve the node's own identities.",
-    "this issuer was built without a source of them: report a bug, since NMI always builds one",
-)
 _LAGGING: Final = Refusal(
     Reason.STILL_ASSIGNING,
     "The identity of this pod has just been assigned and Azure does not know of it yet; try again.",
@@ -68,18 +64,7 @@ _LAGGING: Final = Refusal(
 )
 
 
-class NodeIdentities(Protocol):
-    """The node's own identities: `nmi.tokens.user_assigned`."""
-
-    async def token(self, request: TokenRequest, starter: str, within: float) -> RawAnswer:
-        """Return IMDS's response to *request*, of any kind, *within* the given seconds; *starter* is the pod that is
-        charged.
-
-        Raises AzureError and CongestedError.
-        """
-
-
-class _PendingRequest(msgspec.Struct):
+class _Attempt(msgspec.Struct):
     """One request in progress."""
 
     peer: str
@@ -93,7 +78,7 @@ class _PendingRequest(msgspec.Struct):
     """The decision by which it was held last."""
 
 
-class Issuer:
+class TokenService:
     """Stateless except for its dependencies; serves any number of concurrent requests."""
 
     def __init__(
@@ -102,12 +87,12 @@ class Issuer:
         broker: TokenBroker,
         policy: DecisionPolicy,
         measures: IdentityMetrics,
+        node_identities: NodeIdentitySource,
         *,
-        node_identities: NodeIdentities | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Store the dependencies. *clock* must be that of *cluster_cache* and *broker*. Without *node_identities*
-        exempt pods are refused.
+        """Store the dependencies. *node_identities* is for exempt pods. *clock* must be that of *cluster_cache* and
+        *broker*.
         """
         self._cluster_cache = cluster_cache
         self._broker = broker
@@ -144,7 +129,7 @@ class Issuer:
     ) -> Issued | RawAnswer | Refusal:
         """Run *finding* and all further steps within the time limit. An empty *peer*: the pod was named."""
         arrived = asyncio.get_running_loop().time()
-        pending = _PendingRequest(peer, request, arrived, unknown)
+        attempt = _Attempt(peer, request, arrived, unknown)
         limit = asyncio.timeout_at(arrived + self._policy.max_hold_seconds)
         entry: PodEntry | Refusal | None = None
         outcome: Issued | RawAnswer | Refusal
@@ -156,65 +141,65 @@ class Issuer:
                 if entry is None:
                     seconds = self._cluster_cache.unknown_for(peer) if peer else 0.0
                     return replace(unknown, unknown_seconds=seconds)
-                pending.refusal = _LATE
-                outcome = await self._issue(entry, pending)
+                attempt.refusal = _LATE
+                outcome = await self._issue(entry, attempt)
         except TimeoutError:
             if not limit.expired():
                 raise
-            outcome = pending.refusal
-        held = pending.held
+            outcome = attempt.refusal
+        held = attempt.held
         if held is not None and held.in_progress and outcome is held.refusal and isinstance(entry, PodEntry):
             entry.forget_first_request(held.missing)
         return outcome
 
-    async def _issue(self, entry: PodEntry, pending: _PendingRequest) -> Issued | RawAnswer | Refusal:
+    async def _issue(self, entry: PodEntry, attempt: _Attempt) -> Issued | RawAnswer | Refusal:
         """Decide and act on the decision, until nothing has changed during the action.
 
         The loop ends: each iteration but the last has seen a change, and the caller sets the time limit.
         """
         loop = asyncio.get_running_loop()
-        while self._is_there(entry, pending):
+        while self._is_there(entry, attempt):
             generation = entry.record.generation
-            decision_input = await self._cluster_cache.decision_input(entry, pending.peer)
+            decision_input = await self._cluster_cache.decision_input(entry, attempt.peer)
             if isinstance(decision_input, Refusal):
                 return decision_input
-            if not self._is_there(entry, pending):
+            if not self._is_there(entry, attempt):
                 break  # a token fetched for a removed pod would never be removed from the cache
             decision: Decision = (
                 decision_input
                 if isinstance(decision_input, Wait)
                 else decide(
-                    decision_input.pod, decision_input.assigned, pending.request, self._policy, self._broker.object_ids
+                    decision_input.pod, decision_input.assigned, attempt.request, self._policy, self._broker.object_ids
                 )
             )
             outcome: Issued | RawAnswer | Refusal | None
             match decision:
                 case Refusal():
-                    outcome = replace(decision, generation=self._lasting(decision, pending, generation, decision_input))
+                    outcome = replace(decision, generation=self._lasting(decision, attempt, generation, decision_input))
                 case Wait():
-                    pending.refusal, pending.held = decision.refusal, decision
+                    attempt.refusal, attempt.held = decision.refusal, decision
                     began = entry.first_request(decision.missing, loop.time())
                     if loop.time() < began + decision.seconds:
-                        until = min(began, pending.arrived) + decision.seconds
+                        until = min(began, attempt.arrived) + decision.seconds
                         changed = await self._hold(entry, generation, until)
                         outcome = None if changed else decision.refusal
                     elif decision.in_progress:
                         outcome = decision.refusal
                     else:
-                        lasting = self._lasting(decision.refusal, pending, generation, decision_input)
+                        lasting = self._lasting(decision.refusal, attempt, generation, decision_input)
                         outcome = replace(decision.refusal, generation=lasting)
                 case Exempt():
-                    pending.refusal = _LATE
-                    outcome = await self._ask_as_node(entry, pending, generation, decision_input)
+                    attempt.refusal = _LATE
+                    outcome = await self._fetch_as_node(entry, attempt, generation, decision_input)
                 case Grant(assigned):
-                    pending.refusal = _LATE
-                    outcome = await self._grant(entry, assigned, pending, generation, decision_input)
+                    attempt.refusal = _LATE
+                    outcome = await self._grant(entry, assigned, attempt, generation, decision_input)
             if outcome is not None:
                 return outcome
         return GONE
 
     def _lasting(
-        self, decision: Refusal, pending: _PendingRequest, generation: int, decision_input: DecisionInput | Wait
+        self, decision: Refusal, attempt: _Attempt, generation: int, decision_input: DecisionInput | Wait
     ) -> int | None:
         """Return *generation* if the pod record determines *decision* alone, else None.
 
@@ -222,62 +207,60 @@ class Issuer:
         """
         certain = isinstance(decision_input, DecisionInput) and decision_input.certain
         known = decision.reason is not Reason.UNKNOWN_OBJECT_ID
-        return generation if certain and known and pending.peer else None
+        return generation if certain and known and attempt.peer else None
 
     async def _grant(
         self,
         entry: PodEntry,
         assigned: AssignedIdentity,
-        pending: _PendingRequest,
+        attempt: _Attempt,
         generation: int,
         decision_input: DecisionInput | Wait,
     ) -> Issued | Refusal | None:
         """Return the token; None if the decision of *generation* is outdated."""
-        request = pending.request
-        if not pending.peer and assigned.identity.spec.type not in self._policy.host_token_types:
+        request = attempt.request
+        if not attempt.peer and assigned.identity.spec.type not in self._policy.host_token_types:
             return replace(_NO_HOST_TOKENS, identity=_name_of(assigned))
-        fetched = await self._fetch(assigned, request, entry, self._left(pending))
+        fetched = await self._fetch(assigned, request, entry, self._left(attempt))
         if _is_rejected(fetched, request):
             request = replace(request, force_refresh=True)
-            fetched = await self._fetch(assigned, request, entry, self._left(pending))
+            fetched = await self._fetch(assigned, request, entry, self._left(attempt))
         if isinstance(fetched, Refusal):
-            return replace(fetched, identity=_name_of(assigned)) if self._is_there(entry, pending) else None
-        if await self._still_stands(entry, pending, generation, decision_input):
+            return replace(fetched, identity=_name_of(assigned)) if self._is_there(entry, attempt) else None
+        if await self._still_stands(entry, attempt, generation, decision_input):
             certain = isinstance(decision_input, DecisionInput) and decision_input.certain
-            return self._issued(fetched, assigned, request, entry, certain=certain and bool(pending.peer))
+            return self._issued(fetched, assigned, request, entry, certain=certain and bool(attempt.peer))
         # The refreshed token is in the cache, so the next attempt need not force a refresh.
-        pending.request = replace(request, force_refresh=request.force_refresh and not self._broker.caching)
+        attempt.request = replace(request, force_refresh=request.force_refresh and not self._broker.caching)
         return None
 
-    async def _ask_as_node(
-        self, entry: PodEntry, pending: _PendingRequest, generation: int, decision_input: DecisionInput | Wait
+    async def _fetch_as_node(
+        self, entry: PodEntry, attempt: _Attempt, generation: int, decision_input: DecisionInput | Wait
     ) -> RawAnswer | Refusal | None:
         """Return IMDS's response to an exempt pod; None if it is no longer known to be exempt."""
-        if not pending.peer:
+        if not attempt.peer:
             return _EXEMPT_HAS_NONE
-        if self._node_identities is None:
-            return _NO_NODE_IDENTITIES
         try:
-            answer = await self._node_identities.token(pending.request, entry.key, self._left(pending))
+            response = await self._node_identities.token(attempt.request, entry.key, self._left(attempt))
         except CongestedError as error:
             return refusal_of_congestion(error)
         except AzureError as error:
             return refusal_of(error, service=Service.IMDS)
-        return answer if await self._still_stands(entry, pending, generation, decision_input) else None
+        return response if await self._still_stands(entry, attempt, generation, decision_input) else None
 
-    def _left(self, pending: _PendingRequest) -> float:
+    def _left(self, attempt: _Attempt) -> float:
         """Return the remaining seconds of the time limit."""
-        return pending.arrived + self._policy.max_hold_seconds - asyncio.get_running_loop().time()
+        return attempt.arrived + self._policy.max_hold_seconds - asyncio.get_running_loop().time()
 
-    def _is_there(self, entry: PodEntry, pending: _PendingRequest) -> bool:
-        return self._cluster_cache.is_at(pending.peer, entry) if pending.peer else not entry.gone
+    def _is_there(self, entry: PodEntry, attempt: _Attempt) -> bool:
+        return self._cluster_cache.is_at(attempt.peer, entry) if attempt.peer else not entry.gone
 
-    def _is_unchanged(self, entry: PodEntry, pending: _PendingRequest, generation: int) -> bool:
+    def _is_unchanged(self, entry: PodEntry, attempt: _Attempt, generation: int) -> bool:
         """Return whether the decision of *generation* still holds after an await."""
-        return self._is_there(entry, pending) and entry.record.generation == generation
+        return self._is_there(entry, attempt) and entry.record.generation == generation
 
     async def _still_stands(
-        self, entry: PodEntry, pending: _PendingRequest, generation: int, decision_input: DecisionInput | Wait
+        self, entry: PodEntry, attempt: _Attempt, generation: int, decision_input: DecisionInput | Wait
     ) -> bool:
         """Return whether the decision on *decision_input* may be applied, after the fetch for it.
 
@@ -285,17 +268,17 @@ class Issuer:
         Reads are shared for a second, so a fast fetch costs no further one.
         """
         if (
-            self._is_unchanged(entry, pending, generation)
+            self._is_unchanged(entry, attempt, generation)
             and isinstance(decision_input, DecisionInput)
             and decision_input.verified
         ):
-            again = await self._cluster_cache.decision_input(entry, pending.peer)
+            again = await self._cluster_cache.decision_input(entry, attempt.peer)
             if not isinstance(again, DecisionInput) or (again.pod, again.assigned) != (
                 decision_input.pod,
                 decision_input.assigned,
             ):
                 return False
-        return self._is_unchanged(entry, pending, generation)
+        return self._is_unchanged(entry, attempt, generation)
 
     async def _hold(self, entry: PodEntry, generation: int, until: float) -> bool:
         """Wait until something has changed for the pod since *generation* of its record. Return False if nothing has by
@@ -361,7 +344,7 @@ def _is_rejected(fetched: CachedToken | Refusal, request: TokenRequest) -> bool:
     if not request.rejected_sha256 or request.force_refresh or isinstance(fetched, Refusal):
         return False
     tokens = (fetched.token, *fetched.auxiliary)
-    return request.rejected_sha256 in {sha256(each.access_token.encode()).hexdigest() for each in tokens}
+    return request.rejected_sha256 in {sha256(token.access_token.encode()).hexdigest() for token in tokens}
 
 
 def _name_of(assigned: AssignedIdentity) -> str:
