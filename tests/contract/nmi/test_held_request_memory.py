@@ -1,5 +1,5 @@
 """The memory of requests that are held because their pods have no assignment yet, or are not known yet, in the real
-server and issuer.
+server and token service.
 
 Excluded: the kernel's memory of their connections, and the number of connections
 (tests/contract/native/test_lane_limits.py).
@@ -17,9 +17,9 @@ from nmi.identity.lookup_wait import REQUEST_BYTES
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
-from tests.support.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.nmi.server.fakes import FakeProxy, request_bytes
 from tests.support.nmi.server.limits import limits_with
+from tests.support.nmi.token_service_bench import ServiceBench, running_token_service
 from tests.support.nmi_objects import pod
 from tests.support.waiting import until
 
@@ -38,13 +38,13 @@ def address(number: int) -> str:
 @asynccontextmanager
 async def serving(
     monkeypatch: pytest.MonkeyPatch, policy: ServerPolicy, *, known: bool
-) -> AsyncIterator[tuple[IssuerBench, Server, tuple[str, int]]]:
+) -> AsyncIterator[tuple[ServiceBench, Server, tuple[str, int]]]:
     """Run a server for PODS pods that have a label and no identity, or that are not *known*."""
 
     async def find_nothing(_address: str) -> bool:
         return False
 
-    async with running_issuer(park_seconds=60.0) as bench:
+    async with running_token_service(park_seconds=60.0) as bench:
         # The API server of the test runs in this process: a read would use memory there.
         monkeypatch.setattr(bench.cluster.cluster_cache.ownership_reads, "find_owner", find_nothing)
         for number in range(PODS if known else 0):
@@ -54,7 +54,7 @@ async def serving(
             limits=limits_with(),
             policy=policy,
             index=bench.cluster.index,
-            issuer=bench.issuer,
+            issuer=bench.service,
             proxy=FakeProxy(),
             measures=ServerMetrics(),
         )
@@ -67,7 +67,7 @@ async def serving(
                 await server.aclose()
 
 
-def held(bench: IssuerBench) -> int:
+def held(bench: ServiceBench) -> int:
     """Return the number of requests that wait, for a change of their pods or for their pods."""
     return bench.held_requests + bench.cluster.cluster_cache._address_waits.waiting
 

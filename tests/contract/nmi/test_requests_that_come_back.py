@@ -24,7 +24,7 @@ from nmi.token_server import TokenServerAssembly
 from podidentity.azure.errors import CameBack
 from podidentity.kube.client import Client
 from tests.support.nmi.imds import Reply, running_imds
-from tests.support.nmi.issuer_bench import running_issuer
+from tests.support.nmi.token_service_bench import running_token_service
 from tests.support.nmi_objects import REQUEST, RESOURCE, identity
 
 
@@ -57,7 +57,7 @@ async def test_a_token_request_that_comes_back_starts_the_repair_of_ciliums_redi
 
 @pytest.mark.parametrize(("status", "came_back"), [(508, True), (507, False)])
 async def test_a_request_to_imds_that_came_back_to_nmi_is_named_in_the_log(status: int, came_back: bool) -> None:
-    async with running_issuer(retry_delays=(0.1,)) as bench:
+    async with running_token_service(retry_delays=(0.1,)) as bench:
         await bench.with_pod()
         bench.imds.script = [Reply(status, b"{}")] * 6
         refusal = await bench.refused()
@@ -68,7 +68,7 @@ async def test_a_request_to_imds_that_came_back_to_nmi_is_named_in_the_log(statu
 
 
 async def test_requests_that_came_back_do_not_stop_the_calls_to_imds() -> None:
-    async with running_issuer(retry_delays=()) as bench:
+    async with running_token_service(retry_delays=()) as bench:
         await bench.with_pod()
         bench.imds.script = [Reply(508, b"{}")] * 8
         refusals = [await bench.refused(TokenRequest(f"{RESOURCE}/{number}")) for number in range(8)]

@@ -11,8 +11,8 @@ from tests.nightly.mutants.run import Verdict, judged, sound
 from tests.nightly.mutants.trees import Run
 from tests.repository.docs.threat_tables import Row
 
-FIRST = "tests/unit/nmi/test_issuer.py::test_only_the_peers_address_identifies_the_pod"
-SECOND = "tests/unit/nmi/test_issuer.py::test_a_refusal_contains_azures_message_code_and_correlation_id"
+FIRST = "tests/unit/nmi/test_token_service.py::test_only_the_peers_address_identifies_the_pod"
+SECOND = "tests/unit/nmi/test_token_service.py::test_a_refusal_contains_azures_message_code_and_correlation_id"
 GOOD = Mutant("It starts.", (FIRST,), "nmi/__main__.py", "sys.exit(", "print(", name="topic/1")
 ENTRY = f"""
 [[mutant]]
@@ -63,7 +63,7 @@ def test_an_entry_of_the_wrong_shape_is_rejected(tmp_path: Path, text: str, comp
         (replace(GOOD, breaks=" "), "one sentence"),
         (replace(GOOD, tests=()), "at least one"),
         (replace(GOOD, tests=(FIRST, FIRST)), "each once"),
-        (replace(GOOD, tests=("tests/unit/nmi/test_issuer.py::test_none",)), "no such test"),
+        (replace(GOOD, tests=("tests/unit/nmi/test_token_service.py::test_none",)), "no such test"),
         (replace(GOOD, tests=("tests/nmi/none.py::test_none",)), "no such test"),
         (replace(GOOD, tests=(SECOND,)), "no row"),
     ],

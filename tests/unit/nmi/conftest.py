@@ -1,5 +1,5 @@
-"""Fixtures of `tests.support.nmi.issuer_bench` for the tests of this folder."""
+"""Fixtures of `tests.support.nmi.token_service_bench` for the tests of this folder."""
 
-from tests.support.nmi.issuer_bench import bench, issuer
+from tests.support.nmi.token_service_bench import bench, service
 
-__all__ = ["bench", "issuer"]
+__all__ = ["bench", "service"]

@@ -1,4 +1,4 @@
-"""An issuer for tests in virtual time: the cluster cache, the broker, and IMDS, in memory."""
+"""A token service for tests in virtual time: the cluster cache, the broker, and IMDS, in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -28,7 +28,7 @@ from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, resource_id
 from tests.support.virtual_time import now
 
 
-class IssuerBench:
+class ServiceBench:
     """Everything between a request and its token."""
 
     def __init__(
@@ -36,13 +36,13 @@ class IssuerBench:
         cluster: Cluster,
         imds: Imds,
         broker: TokenBroker,
-        issuer: TokenService,
+        service: TokenService,
         measures: IdentityMetrics,
     ) -> None:
         self.cluster = cluster
         self.imds = imds
         self.broker = broker
-        self.issuer = issuer
+        self.service = service
         self._measures = measures
 
     @property
@@ -51,10 +51,10 @@ class IssuerBench:
         return self._measures.held
 
     async def issue(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | RawAnswer | Refusal:
-        return await self.issuer.issue(peer, request)
+        return await self.service.issue(peer, request)
 
     async def issue_for(self, name: str = "web", request: TokenRequest = REQUEST) -> Issued | RawAnswer | Refusal:
-        return await self.issuer.issue_for("ns", name, request)
+        return await self.service.issue_for("ns", name, request)
 
     async def issued(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued:
         answer = await self.issue(request, peer)
@@ -92,14 +92,14 @@ async def refused_after(asking: Awaitable[Issued | RawAnswer | Refusal]) -> tupl
 
 
 @asynccontextmanager
-async def running_issuer(
+async def running_token_service(
     *,
     caching: bool = True,
     retry_delays: tuple[float, ...] = (),
     policy: DecisionPolicy | None = None,
     sources: Mapping[int, TokenSource] | None = None,
     **cluster_cache: Any,
-) -> AsyncIterator[IssuerBench]:
+) -> AsyncIterator[ServiceBench]:
     """*retry_delays*: how often, and after how long, IMDS is tried again; here, once unless said otherwise.
 
     *sources*: in addition to that of type 0.
@@ -122,7 +122,7 @@ async def running_issuer(
         forgetting = running_cluster(clock=clock, on_gone=lambda entry: broker.forget_pod(entry.uid), **cluster_cache)
         try:
             async with forgetting as cluster:
-                issuer = TokenService(
+                service = TokenService(
                     cluster.cluster_cache,
                     broker,
                     policy or DecisionPolicy(),
@@ -130,23 +130,23 @@ async def running_issuer(
                     NodeIdentitySource(source, governor),
                     clock=clock,
                 )
-                yield IssuerBench(cluster, imds, broker, issuer, measures)
+                yield ServiceBench(cluster, imds, broker, service, measures)
         finally:
             await broker.aclose()
 
 
 @asynccontextmanager
-async def issuer_without_reads(
+async def token_service_without_reads(
     policy: DecisionPolicy | None = None, *, managed: bool = False
-) -> AsyncIterator[IssuerBench]:
-    """Run the issuer of a node whose watches are current and report what the test delivers. Reads find no pod."""
+) -> AsyncIterator[ServiceBench]:
+    """Run that of a node whose watches are current and report what the test delivers. Reads find no pod."""
 
     async def finds_nothing(_address: str) -> bool:
         return False
 
     policy = policy or DecisionPolicy(managed=managed)
     with patch.object(Watches, "silent", lambda _watches: []):
-        async with running_issuer(policy=policy, managed=managed, watching=False) as bench:
+        async with running_token_service(policy=policy, managed=managed, watching=False) as bench:
             cache = bench.cluster.cluster_cache
             with patch.object(cache.ownership_reads, "find_owner", finds_nothing):
                 cache.check()
@@ -155,14 +155,14 @@ async def issuer_without_reads(
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[IssuerBench]:
-    """Yield the issuer of a node that follows its cluster."""
-    async with running_issuer() as running:
+async def bench() -> AsyncIterator[ServiceBench]:
+    """Yield the token service of a node that follows its cluster."""
+    async with running_token_service() as running:
         yield running
 
 
 @pytest.fixture
-async def issuer() -> AsyncIterator[IssuerBench]:
-    """Yield an issuer that knows what the test delivers."""
-    async with issuer_without_reads() as running:
+async def service() -> AsyncIterator[ServiceBench]:
+    """Yield a token service that knows what the test delivers."""
+    async with token_service_without_reads() as running:
         yield running

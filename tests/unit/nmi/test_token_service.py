@@ -1,4 +1,4 @@
-"""From a peer's address to a token: lookup, decision, wait, fetch. Excluded: races (`test_issuer_races.py`)."""
+"""From a peer's address to a token: lookup, decision, wait, fetch. Excluded: races (`test_token_service_races.py`)."""
 
 import asyncio
 import uuid
@@ -14,14 +14,14 @@ from nmi.tokens.source import Issued, PolicyError, Token
 from podidentity.resources import CREATED
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster
 from tests.support.nmi.imds import HANG, Reply, error_body
-from tests.support.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi.token_service_bench import ServiceBench, running_token_service
 from tests.support.nmi.tokens.fakes import FakeSource
 from tests.support.nmi_objects import ADDRESS, CLIENT_ID, OTHER_ID, REQUEST, RESOURCE, assigned_identity, by, pod
 from tests.support.virtual_time import now
 from tests.support.waiting import until
 
 
-async def test_a_pod_gets_the_token_of_its_identity(bench: IssuerBench) -> None:
+async def test_a_pod_gets_the_token_of_its_identity(bench: ServiceBench) -> None:
     entry = await bench.with_pod()
     issued = await bench.issued()
     assert [call.query["client_id"] for call in bench.imds.calls] == [CLIENT_ID]
@@ -36,7 +36,7 @@ async def test_a_pod_gets_the_token_of_its_identity(bench: IssuerBench) -> None:
 
 
 async def test_an_unknown_address_is_refused() -> None:
-    async with running_issuer(park_seconds=0.1) as bench:
+    async with running_token_service(park_seconds=0.1) as bench:
         await bench.with_pod()
         refusal = await bench.refused(peer="10.9.9.9")
         assert refusal.reason is Reason.UNKNOWN_ADDRESS
@@ -44,7 +44,7 @@ async def test_an_unknown_address_is_refused() -> None:
         assert bench.imds.calls == []
 
 
-async def test_only_a_refusal_that_the_pod_record_determines_names_its_generation(bench: IssuerBench) -> None:
+async def test_only_a_refusal_that_the_pod_record_determines_names_its_generation(bench: ServiceBench) -> None:
     entry = await bench.with_pod(assigned=False, label=None)
     refusal = await bench.refused()
     assert (refusal.reason, refusal.generation) == (Reason.NOTHING_ASSIGNED, entry.record.generation)
@@ -53,17 +53,17 @@ async def test_only_a_refusal_that_the_pod_record_determines_names_its_generatio
 
 
 @pytest.mark.parametrize("first", [None, CREATED], ids=["nothing-yet", "created"])
-async def test_a_held_request_is_answered_at_the_assignments_event(bench: IssuerBench, first: str | None) -> None:
+async def test_a_held_request_is_answered_at_the_assignments_event(bench: ServiceBench, first: str | None) -> None:
     entry = await bench.with_pod(assigned=False)
     if first is not None:
         bench.cluster.put(assigned_identity(status=first))
         await until(lambda: bool(entry.assigned))
     pending = asyncio.create_task(bench.issued())
-    await until(lambda: bench.issuer._measures.held == 1)
+    await until(lambda: bench.service._measures.held == 1)
     bench.cluster.put(assigned_identity())
     issued = await asyncio.wait_for(pending, DEADLINE)
     assert issued.identity == "ns/id"
-    assert bench.issuer._measures.held == 0
+    assert bench.service._measures.held == 0
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ async def test_a_held_request_is_answered_at_the_assignments_event(bench: Issuer
     ],
 )
 async def test_a_held_pod_that_changes_is_refused(
-    bench: IssuerBench, change: Callable[[Cluster], object], reason: Reason
+    bench: ServiceBench, change: Callable[[Cluster], object], reason: Reason
 ) -> None:
     await bench.with_pod(assigned=False)
     pending = asyncio.create_task(bench.refused())
@@ -83,18 +83,18 @@ async def test_a_held_pod_that_changes_is_refused(
     assert (await asyncio.wait_for(pending, DEADLINE)).reason is reason
 
 
-async def test_a_client_that_disconnects_ends_its_wait_and_no_other(bench: IssuerBench) -> None:
+async def test_a_client_that_disconnects_ends_its_wait_and_no_other(bench: ServiceBench) -> None:
     await bench.with_pod(assigned=False)
     gone, stays = asyncio.create_task(bench.issue()), asyncio.create_task(bench.issued())
-    await until(lambda: bench.issuer._measures.held == 2)
+    await until(lambda: bench.service._measures.held == 2)
     gone.cancel()
-    await until(lambda: bench.issuer._measures.held == 1)
+    await until(lambda: bench.service._measures.held == 1)
     bench.cluster.put(assigned_identity())
     assert (await asyncio.wait_for(stays, DEADLINE)).identity == "ns/id"
 
 
 async def test_one_time_budget_covers_holding_and_fetching() -> None:
-    async with running_issuer(policy=DecisionPolicy(max_hold_seconds=0.2)) as bench:
+    async with running_token_service(policy=DecisionPolicy(max_hold_seconds=0.2)) as bench:
         await bench.with_pod()
         bench.imds.script = [HANG]
         began = now()
@@ -116,7 +116,7 @@ async def test_one_time_budget_covers_holding_and_fetching() -> None:
     ids=["invalid-resource", "denied", "throttled", "down", "gone-for-now", "garbage"],
 )
 async def test_upstream_failures_have_their_reasons(
-    bench: IssuerBench, answer: Reply, reason: Reason, retry_after: float | None
+    bench: ServiceBench, answer: Reply, reason: Reason, retry_after: float | None
 ) -> None:
     await bench.with_pod()
     bench.imds.script = [answer]
@@ -124,7 +124,7 @@ async def test_upstream_failures_have_their_reasons(
     assert (refusal.reason, refusal.retry_after) == (reason, retry_after)
 
 
-async def test_a_refusal_contains_azures_message_code_and_correlation_id(bench: IssuerBench) -> None:
+async def test_a_refusal_contains_azures_message_code_and_correlation_id(bench: ServiceBench) -> None:
     await bench.with_pod()
     tenant, trace, correlation = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
     description = (
@@ -146,7 +146,7 @@ async def test_a_refusal_contains_azures_message_code_and_correlation_id(bench: 
     assert "unreachable" not in refusal.sentence.lower()
 
 
-async def test_the_correlation_id_header_is_used_if_the_message_has_none(bench: IssuerBench) -> None:
+async def test_the_correlation_id_header_is_used_if_the_message_has_none(bench: ServiceBench) -> None:
     await bench.with_pod()
     bench.imds.script = [Reply(400, error_body("invalid_resource", "no"), {"x-ms-request-id": "11f5-ab"})]
     refusal = await bench.refused()
@@ -159,14 +159,14 @@ async def test_the_correlation_id_header_is_used_if_the_message_has_none(bench: 
     assert "unreachable" not in (await bench.refused(TokenRequest("https://third"))).sentence.lower()
 
 
-async def test_imds_lag_after_the_assignment_is_waited_out(bench: IssuerBench) -> None:
+async def test_imds_lag_after_the_assignment_is_waited_out(bench: ServiceBench) -> None:
     await bench.with_pod()
     bench.imds.script = [Reply(400, error_body("invalid_request", "Identity not found"))]
     assert (await bench.issued()).identity == "ns/id"
     assert len(bench.imds.calls) == 2
 
 
-async def test_imds_lag_beyond_the_budget_is_a_retryable_refusal(bench: IssuerBench) -> None:
+async def test_imds_lag_beyond_the_budget_is_a_retryable_refusal(bench: ServiceBench) -> None:
     await bench.with_pod()
     bench.cluster.clock.ahead += 61.0
     bench.imds.script = [Reply(400, error_body("invalid_request", "Identity not found"))] * 50
@@ -177,7 +177,7 @@ async def test_imds_lag_beyond_the_budget_is_a_retryable_refusal(bench: IssuerBe
 
 
 @pytest.mark.parametrize("type_", [4, -1])
-async def test_an_unknown_type_is_refused_and_the_log_names_the_known_ones(bench: IssuerBench, type_: int) -> None:
+async def test_an_unknown_type_is_refused_and_the_log_names_the_known_ones(bench: ServiceBench, type_: int) -> None:
     entry = await bench.with_pod(assigned=False)
     bench.cluster.deliver(assigned_identity(type_=type_))
     assert entry.assigned
@@ -187,7 +187,7 @@ async def test_an_unknown_type_is_refused_and_the_log_names_the_known_ones(bench
     assert bench.imds.calls == []
 
 
-async def test_an_object_id_is_known_after_azure_has_returned_it(bench: IssuerBench) -> None:
+async def test_an_object_id_is_known_after_azure_has_returned_it(bench: ServiceBench) -> None:
     await bench.with_pod()
     request = by(SelectorKind.OBJECT_ID, "0B000000-0000-0000-0000-000000000001")
     refusal = await bench.refused(request)
@@ -196,7 +196,7 @@ async def test_an_object_id_is_known_after_azure_has_returned_it(bench: IssuerBe
     assert (await bench.issued(request)).identity == "ns/id"
 
 
-async def test_a_terminating_pod_gets_tokens_but_no_ready_answers(bench: IssuerBench) -> None:
+async def test_a_terminating_pod_gets_tokens_but_no_ready_answers(bench: ServiceBench) -> None:
     entry = await bench.with_pod()
     assert (await bench.issued()).cacheable
     bench.cluster.api.store.delete("pods", "web", "ns")
@@ -206,14 +206,14 @@ async def test_a_terminating_pod_gets_tokens_but_no_ready_answers(bench: IssuerB
 
 
 async def test_without_the_cache_no_answer_becomes_ready() -> None:
-    async with running_issuer(caching=False) as bench:
+    async with running_token_service(caching=False) as bench:
         await bench.with_pod()
         assert not (await bench.issued()).cacheable
         await bench.issued()
         assert len(bench.imds.calls) == 2
 
 
-async def test_only_the_peers_address_identifies_the_pod(bench: IssuerBench) -> None:
+async def test_only_the_peers_address_identifies_the_pod(bench: ServiceBench) -> None:
     await bench.with_pod()
     bench.cluster.put_pod(pod("other", addresses=("10.0.0.2",)))
     bench.cluster.put(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
@@ -225,7 +225,7 @@ async def test_only_the_peers_address_identifies_the_pod(bench: IssuerBench) -> 
 
 async def test_a_request_that_a_token_source_forbids_is_refused_with_its_message() -> None:
     forbidding = FakeSource(forbidden=PolicyError("Not from there.", "--allow-it would allow it"))
-    async with running_issuer(sources={1: forbidding}) as bench:
+    async with running_token_service(sources={1: forbidding}) as bench:
         await bench.with_pod(assigned=False)
         bench.cluster.put(assigned_identity(type_=1))
         refusal = await bench.refused()
@@ -239,7 +239,7 @@ async def test_a_request_that_a_token_source_forbids_is_refused_with_its_message
 
 async def test_tokens_of_auxiliary_tenants_are_included_and_never_in_a_ready_answer() -> None:
     further = Token("further", 2_000_000_000, 0, RESOURCE, CLIENT_ID)
-    async with running_issuer(sources={1: FakeSource(auxiliary=(further,))}) as bench:
+    async with running_token_service(sources={1: FakeSource(auxiliary=(further,))}) as bench:
         entry = await bench.with_pod(assigned=False)
         bench.cluster.put(assigned_identity(type_=1))
         issued = await bench.issued()
@@ -248,7 +248,7 @@ async def test_tokens_of_auxiliary_tenants_are_included_and_never_in_a_ready_ans
 
 
 async def test_the_log_can_name_the_pods_uid_and_azures_own_id_of_the_call() -> None:
-    async with running_issuer(sources={1: FakeSource()}) as bench:
+    async with running_token_service(sources={1: FakeSource()}) as bench:
         entry = await bench.with_pod(assigned=False)
         bench.cluster.put(assigned_identity(type_=1))
         issued = await bench.issued()
@@ -256,7 +256,7 @@ async def test_the_log_can_name_the_pods_uid_and_azures_own_id_of_the_call() -> 
 
 
 async def test_a_reassigned_address_serves_its_new_pod_immediately_also_on_known_connections(
-    bench: IssuerBench,
+    bench: ServiceBench,
 ) -> None:
     # Each request of a kept-alive connection is decided by the peer's address, so the former pod has no effect on it.
     await bench.with_pod()
@@ -275,7 +275,7 @@ def rejecting(token: str) -> TokenRequest:
     return TokenRequest(RESOURCE, rejected_sha256=sha256(token.encode()).hexdigest())
 
 
-async def test_the_held_token_is_replaced_and_the_report_is_then_out_of_date(bench: IssuerBench) -> None:
+async def test_the_held_token_is_replaced_and_the_report_is_then_out_of_date(bench: ServiceBench) -> None:
     await bench.with_pod()
     held = (await bench.issued(REQUEST)).token.access_token
     renewed = (await bench.issued(rejecting(held))).token.access_token
@@ -285,7 +285,7 @@ async def test_the_held_token_is_replaced_and_the_report_is_then_out_of_date(ben
     assert len(bench.imds.calls) == 2
 
 
-async def test_another_hash_causes_no_fetch(bench: IssuerBench) -> None:
+async def test_another_hash_causes_no_fetch(bench: ServiceBench) -> None:
     await bench.with_pod()
     held = await bench.issued(REQUEST)
     for rejected in ("ab", "0" * 64, sha256(b"older").hexdigest()):
@@ -294,7 +294,7 @@ async def test_another_hash_causes_no_fetch(bench: IssuerBench) -> None:
     assert len(bench.imds.calls) == 1
 
 
-async def test_concurrent_reports_share_one_fetch(bench: IssuerBench) -> None:
+async def test_concurrent_reports_share_one_fetch(bench: ServiceBench) -> None:
     await bench.with_pod()
     held = (await bench.issued(REQUEST)).token.access_token
     answers = await asyncio.gather(*(bench.issue(rejecting(held)) for _ in range(20)))
@@ -302,7 +302,7 @@ async def test_concurrent_reports_share_one_fetch(bench: IssuerBench) -> None:
     assert len(bench.imds.calls) == 2
 
 
-async def test_without_a_held_token_the_first_fetch_is_an_ordinary_one(bench: IssuerBench) -> None:
+async def test_without_a_held_token_the_first_fetch_is_an_ordinary_one(bench: ServiceBench) -> None:
     await bench.with_pod()
     assert isinstance(await bench.issue(rejecting("of another node")), Issued)
     assert len(bench.imds.calls) == 1

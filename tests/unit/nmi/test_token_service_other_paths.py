@@ -21,7 +21,7 @@ from podidentity.azure.imds import RawAnswer
 from podidentity.resources import CREATED, OwnerReference
 from tests.support.nmi.identity.cluster import DEADLINE
 from tests.support.nmi.imds import HANG
-from tests.support.nmi.issuer_bench import IssuerBench, refused_after, running_issuer
+from tests.support.nmi.token_service_bench import ServiceBench, refused_after, running_token_service
 from tests.support.nmi.tokens.fakes import FakeSource
 from tests.support.nmi_objects import (
     ADDRESS,
@@ -43,7 +43,7 @@ from tests.support.waiting import until
 APP = {"app": "web"}
 
 
-async def exempt(bench: IssuerBench, **changes: Any) -> PodEntry:
+async def exempt(bench: ServiceBench, **changes: Any) -> PodEntry:
     """Put a pod with an assigned identity under an exception."""
     bench.cluster.put(exception(labels=APP))
     entry = await bench.with_pod(**({"labels": APP} | changes))
@@ -51,7 +51,7 @@ async def exempt(bench: IssuerBench, **changes: Any) -> PodEntry:
     return entry
 
 
-async def raw(bench: IssuerBench, request: TokenRequest = REQUEST) -> RawAnswer:
+async def raw(bench: ServiceBench, request: TokenRequest = REQUEST) -> RawAnswer:
     answer = await bench.issue(request)
     assert isinstance(answer, RawAnswer), answer
     return answer
@@ -63,7 +63,7 @@ async def raw(bench: IssuerBench, request: TokenRequest = REQUEST) -> RawAnswer:
     ids=["the node's own identity", "an identity that is not assigned"],
 )
 async def test_each_request_of_an_exempt_pod_is_sent_to_imds_as_it_is(
-    bench: IssuerBench, request_: TokenRequest, named: dict[str, str]
+    bench: ServiceBench, request_: TokenRequest, named: dict[str, str]
 ) -> None:
     entry = await exempt(bench)
     for number in (1, 2):
@@ -76,7 +76,7 @@ async def test_each_request_of_an_exempt_pod_is_sent_to_imds_as_it_is(
 
 
 async def test_an_imds_that_does_not_respond_is_a_refusal_within_the_budget() -> None:
-    async with running_issuer(policy=DecisionPolicy(max_hold_seconds=5.0)) as bench:
+    async with running_token_service(policy=DecisionPolicy(max_hold_seconds=5.0)) as bench:
         await exempt(bench)
         bench.imds.script = [HANG]
         began = now()
@@ -105,21 +105,21 @@ class Failing:
     ],
 )
 async def test_a_failed_call_is_a_refusal_charged_to_the_pod(
-    bench: IssuerBench, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: Reason
+    bench: ServiceBench, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: Reason
 ) -> None:
     await exempt(bench)
     source = Failing(error)
-    monkeypatch.setattr(bench.issuer, "_node_identities", source)
+    monkeypatch.setattr(bench.service, "_node_identities", source)
     assert (await bench.refused()).reason is reason
     [(starter, within)] = source.asked
     assert starter == "ns/web"
     assert DecisionPolicy().max_hold_seconds - 5.0 < within <= DecisionPolicy().max_hold_seconds
 
 
-async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt(bench: IssuerBench) -> None:
+async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt(bench: ServiceBench) -> None:
     await bench.with_pod(assigned=False, labels=APP)
     pending = asyncio.create_task(bench.issue())
-    await until(lambda: bench.issuer._measures.held == 1)
+    await until(lambda: bench.service._measures.held == 1)
     bench.cluster.put(exception(labels=APP))
     assert isinstance(await asyncio.wait_for(pending, DEADLINE), RawAnswer)
 
@@ -133,7 +133,7 @@ async def test_a_mirror_pod_gets_nothing_in_spite_of_an_exception_and_of_identit
     managed: bool, mark: dict[str, Any]
 ) -> None:
     """On both paths, as a pod without identities, and with the cause for the operator."""
-    async with running_issuer(managed=managed) as bench:
+    async with running_token_service(managed=managed) as bench:
         bench.cluster.put(exception(labels=APP), assigned_identity(), binding(), identity())
         bench.cluster.put_pod(pod(labels=APP, **mark))
         await until(lambda: bool((entry := bench.cluster.at(ADDRESS)) and entry.assigned and entry.facts.exempt))
@@ -144,20 +144,20 @@ async def test_a_mirror_pod_gets_nothing_in_spite_of_an_exception_and_of_identit
         assert bench.imds.calls == []
 
 
-async def issued(bench: IssuerBench, name: str = "web", request: TokenRequest = REQUEST) -> Issued:
+async def issued(bench: ServiceBench, name: str = "web", request: TokenRequest = REQUEST) -> Issued:
     answer = await bench.issue_for(name, request)
     assert isinstance(answer, Issued), answer
     return answer
 
 
-async def refused(bench: IssuerBench, name: str = "web", request: TokenRequest = REQUEST) -> Refusal:
+async def refused(bench: ServiceBench, name: str = "web", request: TokenRequest = REQUEST) -> Refusal:
     answer = await bench.issue_for(name, request)
     assert isinstance(answer, Refusal), answer
     return answer
 
 
 @pytest.mark.parametrize("host_network", [True, False], ids=["host-network", "own-network"])
-async def test_the_identity_of_the_named_pod_is_used(bench: IssuerBench, host_network: bool) -> None:
+async def test_the_identity_of_the_named_pod_is_used(bench: ServiceBench, host_network: bool) -> None:
     uid = bench.cluster.put_pod(pod(host_network=host_network))
     bench.cluster.put(assigned_identity())
     answer = await issued(bench)
@@ -169,7 +169,7 @@ async def test_the_identity_of_the_named_pod_is_used(bench: IssuerBench, host_ne
     assert answer.identity == "ns/another"
 
 
-async def test_a_request_is_held_like_any_other(bench: IssuerBench) -> None:
+async def test_a_request_is_held_like_any_other(bench: ServiceBench) -> None:
     bench.cluster.put_pod(pod(host_network=True))
     bench.cluster.put_pod(pod("ends", host_network=True))
     bench.cluster.put(assigned_identity(status=CREATED))
@@ -182,7 +182,7 @@ async def test_a_request_is_held_like_any_other(bench: IssuerBench) -> None:
 
 
 async def test_the_operator_learns_where_to_look_for_a_pod_that_is_not_known_here() -> None:
-    async with running_issuer(park_seconds=0.1) as bench:
+    async with running_token_service(park_seconds=0.1) as bench:
         refusal = await refused(bench, "absent")
         assert refusal.reason is Reason.UNKNOWN_ADDRESS
         assert "its pod does not run here, has finished, or is not known yet" in refusal.detail
@@ -191,7 +191,7 @@ async def test_the_operator_learns_where_to_look_for_a_pod_that_is_not_known_her
 
 async def test_only_types_that_the_policy_lists_are_served() -> None:
     policy = DecisionPolicy(host_token_types=frozenset((1,)))
-    async with running_issuer(policy=policy, sources={1: FakeSource()}) as bench:
+    async with running_token_service(policy=policy, sources={1: FakeSource()}) as bench:
         bench.cluster.put_pod(pod(host_network=True))
         bench.cluster.put_pod(pod("other", host_network=True))
         bench.cluster.put(assigned_identity(type_=1))
@@ -209,7 +209,7 @@ async def test_only_types_that_the_policy_lists_are_served() -> None:
 
 
 async def test_an_empty_list_of_types_disables_the_path_before_any_lookup() -> None:
-    async with running_issuer(policy=DecisionPolicy(host_token_types=frozenset())) as bench:
+    async with running_token_service(policy=DecisionPolicy(host_token_types=frozenset())) as bench:
         bench.cluster.put_pod(pod(host_network=True))
         assert (await refused(bench)).reason is Reason.POLICY
         assert (await refused(bench, "absent")).reason is Reason.POLICY
@@ -219,7 +219,7 @@ async def test_an_empty_list_of_types_disables_the_path_before_any_lookup() -> N
 @pytest.mark.parametrize("selector", SelectorKind)
 async def test_the_nodes_own_identities_are_never_returned_here(selector: SelectorKind) -> None:
     request = REQUEST if selector is SelectorKind.NONE else by(selector, CLIENT_ID)
-    async with running_issuer() as bench:
+    async with running_token_service() as bench:
         bench.cluster.put(exception(labels={"app": "web"}))
         bench.cluster.put_pod(pod(host_network=True, labels={"app": "web"}))
         bench.cluster.put(assigned_identity())
@@ -229,7 +229,7 @@ async def test_the_nodes_own_identities_are_never_returned_here(selector: Select
         assert bench.imds.calls == []
 
 
-async def test_an_answer_of_this_path_never_becomes_a_ready_answer_of_the_pod(bench: IssuerBench) -> None:
+async def test_an_answer_of_this_path_never_becomes_a_ready_answer_of_the_pod(bench: ServiceBench) -> None:
     entry = await bench.with_pod()
     await issued(bench)
     assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, "").lasting)
@@ -239,7 +239,7 @@ async def test_an_answer_of_this_path_never_becomes_a_ready_answer_of_the_pod(be
 POLICY = DecisionPolicy(force_namespaced=True)
 
 
-async def bound(bench: IssuerBench, type_: int = 0) -> None:
+async def bound(bench: ServiceBench, type_: int = 0) -> None:
     """A pod with an identity, as the cluster cache has seen it."""
     bench.cluster.put(binding())
     bench.cluster.put(identity(type_=type_))
@@ -248,10 +248,10 @@ async def bound(bench: IssuerBench, type_: int = 0) -> None:
 
 
 async def test_a_request_is_held_until_binding_and_identity_exist() -> None:
-    async with running_issuer(managed=True, policy=POLICY) as bench:
+    async with running_token_service(managed=True, policy=POLICY) as bench:
         bench.cluster.put_pod(pod())
         pending = asyncio.create_task(bench.issue())
-        await until(lambda: bench.issuer._measures.held == 1)
+        await until(lambda: bench.service._measures.held == 1)
         bench.cluster.put(binding())
         bench.cluster.put(identity())
         issued = await asyncio.wait_for(pending, DEADLINE)
@@ -262,7 +262,7 @@ async def test_a_request_is_held_until_binding_and_identity_exist() -> None:
 @pytest.mark.parametrize("type_", [1, 3])
 async def test_other_types_are_served_too(type_: int) -> None:
     source = FakeSource(per_pod=type_ == 3)
-    async with running_issuer(managed=True, policy=POLICY, sources={type_: source}) as bench:
+    async with running_token_service(managed=True, policy=POLICY, sources={type_: source}) as bench:
         await bound(bench, type_)
         assert (await bench.issued()).token.resource == RESOURCE
         assert len(source.requests) == 1

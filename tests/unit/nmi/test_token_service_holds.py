@@ -19,7 +19,7 @@ from nmi.refusal import Limit, Reason
 from nmi.server.responses import refused
 from nmi.tokens.source import Issued
 from podidentity.resources import CREATED, AzureAssignedIdentity, Pod
-from tests.support.nmi.issuer_bench import IssuerBench, issuer_without_reads, refused_after
+from tests.support.nmi.token_service_bench import ServiceBench, refused_after, token_service_without_reads
 from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
 from tests.support.virtual_time import now, settle
 
@@ -31,11 +31,11 @@ MISSING: Final = {"any identity": (False, REQUEST), "a named identity": (True, U
 """Whether the pod has an identity, and a request that it does not serve."""
 
 
-def deliver(issuer: IssuerBench, *, assigned: bool = False) -> PodEntry:
-    issuer.cluster.deliver(pod())
+def deliver(service: ServiceBench, *, assigned: bool = False) -> PodEntry:
+    service.cluster.deliver(pod())
     if assigned:
-        issuer.cluster.deliver(assigned_identity())
-    return issuer.cluster.owner(ADDRESS)
+        service.cluster.deliver(assigned_identity())
+    return service.cluster.owner(ADDRESS)
 
 
 @pytest.mark.parametrize("missing", MISSING)
@@ -46,109 +46,111 @@ def deliver(issuer: IssuerBench, *, assigned: bool = False) -> PodEntry:
 )
 async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy, hold: float, missing: str) -> None:
     assigned, request = MISSING[missing]
-    async with issuer_without_reads(policy, managed=policy.managed) as issuer:
+    async with token_service_without_reads(policy, managed=policy.managed) as service:
         if assigned and policy.managed:
-            issuer.cluster.deliver(identity())
-            issuer.cluster.deliver(binding())
-        deliver(issuer, assigned=assigned and not policy.managed)
-        first, seconds = await issuer.refused_after(request)
+            service.cluster.deliver(identity())
+            service.cluster.deliver(binding())
+        deliver(service, assigned=assigned and not policy.managed)
+        first, seconds = await service.refused_after(request)
         assert (first.reason, seconds) == (Reason.NO_MATCHING_IDENTITY, hold)
         await asyncio.sleep(600.0)
         for _ in range(3):
-            assert await issuer.refused_after(request) == (first, 0.0)
-        assert issuer.held_requests == 0
+            assert await service.refused_after(request) == (first, 0.0)
+        assert service.held_requests == 0
 
 
 @pytest.mark.parametrize(("managed", "hold"), [(False, HOLD), (True, MANAGED_HOLD_SECONDS)])
 async def test_a_request_for_a_named_pod_is_held_as_long(managed: bool, hold: float) -> None:
-    async with issuer_without_reads(managed=managed) as issuer:
-        issuer.cluster.deliver(pod(host_network=True))
-        assert await refused_after(issuer.issue_for()) == (NONE_ASSIGNED, hold)
+    async with token_service_without_reads(managed=managed) as service:
+        service.cluster.deliver(pod(host_network=True))
+        assert await refused_after(service.issue_for()) == (NONE_ASSIGNED, hold)
 
 
 @pytest.mark.parametrize("missing", MISSING)
 async def test_a_repeat_may_be_refused_by_the_fast_lane_in_this_generation(missing: str) -> None:
     assigned, request = MISSING[missing]
-    async with issuer_without_reads() as issuer:
-        entry = deliver(issuer, assigned=assigned)
-        assert (await issuer.refused_after(request))[0].generation is None, "it was held"
-        assert (await issuer.refused_after(request))[0].generation == entry.record.generation
+    async with token_service_without_reads() as service:
+        entry = deliver(service, assigned=assigned)
+        assert (await service.refused_after(request))[0].generation is None, "it was held"
+        assert (await service.refused_after(request))[0].generation == entry.record.generation
 
 
-async def test_an_assignment_ends_the_immediate_responses(issuer: IssuerBench) -> None:
-    deliver(issuer, assigned=True)
-    await issuer.refused_after(UNASSIGNED)
-    assert await issuer.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
-    issuer.cluster.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value))
-    answer = await issuer.issue(UNASSIGNED)
+async def test_an_assignment_ends_the_immediate_responses(service: ServiceBench) -> None:
+    deliver(service, assigned=True)
+    await service.refused_after(UNASSIGNED)
+    assert await service.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
+    service.cluster.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value))
+    answer = await service.issue(UNASSIGNED)
     assert isinstance(answer, Issued)
     assert answer.identity == "ns/other"
 
 
-async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold(issuer: IssuerBench) -> None:
-    deliver(issuer)
-    await issuer.refused_after()
-    issuer.cluster.deliver(pod(label="other"))
-    assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
-    issuer.cluster.deliver(assigned_identity(status=CREATED, selector="unrelated"))
-    assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
-    issuer.cluster.deliver(pod(label="other"))
-    assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0), "nothing has changed"
+async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold(service: ServiceBench) -> None:
+    deliver(service)
+    await service.refused_after()
+    service.cluster.deliver(pod(label="other"))
+    assert await service.refused_after() == (NONE_ASSIGNED, HOLD)
+    service.cluster.deliver(assigned_identity(status=CREATED, selector="unrelated"))
+    assert await service.refused_after() == (NONE_ASSIGNED, HOLD)
+    service.cluster.deliver(pod(label="other"))
+    assert await service.refused_after() == (NONE_ASSIGNED, 0.0), "nothing has changed"
 
 
-async def test_an_identity_that_is_being_assigned_is_waited_for_again_after_each_response(issuer: IssuerBench) -> None:
-    deliver(issuer)
-    issuer.cluster.deliver(assigned_identity(status=CREATED))
+async def test_an_identity_that_is_being_assigned_is_waited_for_again_after_each_response(
+    service: ServiceBench,
+) -> None:
+    deliver(service)
+    service.cluster.deliver(assigned_identity(status=CREATED))
     for _ in range(3):
-        refusal, seconds = await issuer.refused_after()
+        refusal, seconds = await service.refused_after()
         assert (refusal.reason, refusal.generation, seconds) == (Reason.STILL_ASSIGNING, None, HOLD)
 
 
-async def test_a_hold_in_which_something_changed_begins_again(issuer: IssuerBench) -> None:
-    deliver(issuer)
-    pending = asyncio.create_task(issuer.refused_after())
+async def test_a_hold_in_which_something_changed_begins_again(service: ServiceBench) -> None:
+    deliver(service)
+    pending = asyncio.create_task(service.refused_after())
     await asyncio.sleep(30.0)
-    issuer.cluster.deliver(pod(label="other"))
+    service.cluster.deliver(pod(label="other"))
     assert await pending == (NONE_ASSIGNED, HOLD), "a request waits no longer than that"
-    assert await issuer.refused_after() == (NONE_ASSIGNED, 30.0), "and the hold ends 45 s after the change"
-    assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0)
+    assert await service.refused_after() == (NONE_ASSIGNED, 30.0), "and the hold ends 45 s after the change"
+    assert await service.refused_after() == (NONE_ASSIGNED, 0.0)
 
 
-async def test_each_missing_identity_has_its_own_hold(issuer: IssuerBench) -> None:
-    deliver(issuer, assigned=True)
-    assert await issuer.refused_within(1.0, UNASSIGNED) is None
+async def test_each_missing_identity_has_its_own_hold(service: ServiceBench) -> None:
+    deliver(service, assigned=True)
+    assert await service.refused_within(1.0, UNASSIGNED) is None
     await asyncio.sleep(29.0)
     other = by(SelectorKind.RESOURCE_ID, "/of/another")
-    pending = asyncio.create_task(issuer.refused_after(other))
-    assert await issuer.refused_after(replace(UNASSIGNED, resource="https://another.audience")) == (
+    pending = asyncio.create_task(service.refused_after(other))
+    assert await service.refused_after(replace(UNASSIGNED, resource="https://another.audience")) == (
         NONE_MATCHES,
         15.0,
     )
     same = replace(UNASSIGNED, selector_value=UNASSIGNED.selector_value.upper())
-    assert await issuer.refused_after(same) == (NONE_MATCHES, 0.0)
+    assert await service.refused_after(same) == (NONE_MATCHES, 0.0)
     assert await pending == (NONE_MATCHES, HOLD)
 
 
-async def test_a_pod_that_has_its_identity_is_served_in_spite_of_a_missing_one(issuer: IssuerBench) -> None:
-    deliver(issuer, assigned=True)
-    await issuer.refused_after(UNASSIGNED)
-    assert isinstance(await issuer.issue(by(SelectorKind.CLIENT_ID, CLIENT_ID)), Issued)
+async def test_a_pod_that_has_its_identity_is_served_in_spite_of_a_missing_one(service: ServiceBench) -> None:
+    deliver(service, assigned=True)
+    await service.refused_after(UNASSIGNED)
+    assert isinstance(await service.issue(by(SelectorKind.CLIENT_ID, CLIENT_ID)), Issued)
 
 
-async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold(issuer: IssuerBench) -> None:
-    deliver(issuer, assigned=True)
-    issuer.cluster.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
-    issuer.cluster.deliver(assigned_identity(pod_name="second"))
-    await issuer.issue()  # from now on the pod has a ready answer with the shared token
-    pending = asyncio.create_task(issuer.refused_after(UNASSIGNED))
-    before = issuer.cluster.owner(ADDRESS).record.generation
+async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold(service: ServiceBench) -> None:
+    deliver(service, assigned=True)
+    service.cluster.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
+    service.cluster.deliver(assigned_identity(pod_name="second"))
+    await service.issue()  # from now on the pod has a ready answer with the shared token
+    pending = asyncio.create_task(service.refused_after(UNASSIGNED))
+    before = service.cluster.owner(ADDRESS).record.generation
     for _ in range(4):
         await asyncio.sleep(10.0)
-        await issuer.issue()
-        await issuer.issue(TokenRequest(REQUEST.resource, force_refresh=True), peer="10.0.0.2")
-    assert issuer.cluster.owner(ADDRESS).record.generation > before, "the replaced token is no longer sent"
+        await service.issue()
+        await service.issue(TokenRequest(REQUEST.resource, force_refresh=True), peer="10.0.0.2")
+    assert service.cluster.owner(ADDRESS).record.generation > before, "the replaced token is no longer sent"
     assert await pending == (NONE_MATCHES, HOLD)
-    assert await issuer.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
+    assert await service.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
 
 
 def test_tokens_beyond_the_number_that_is_noted_begin_no_new_hold() -> None:
@@ -161,21 +163,21 @@ def test_tokens_beyond_the_number_that_is_noted_begin_no_new_hold() -> None:
     assert entry.first_request("missing", 9.0) == 1.0
 
 
-async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory(issuer: IssuerBench) -> None:
-    entry = deliver(issuer, assigned=True)
+async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory(service: ServiceBench) -> None:
+    entry = deliver(service, assigned=True)
     for number in range(200):
         long = by(SelectorKind.CLIENT_ID, f"{number}-{'x' * 2000}")
-        assert await issuer.refused_within(0.01, long) is None
+        assert await service.refused_within(0.01, long) is None
     noted = entry._first_requests
     assert noted is not None
     assert len(noted) == MISSING_MAX
     used = sys.getsizeof(noted) + sum(sys.getsizeof(each) for pair in noted.items() for each in pair)
     assert used < 2_500
     await settle()
-    refusal, seconds = await issuer.refused_after(long)
+    refusal, seconds = await service.refused_after(long)
     assert refusal == NONE_MATCHES
     assert seconds == pytest.approx(HOLD, abs=0.1)
-    issuer.cluster.deliver(pod(label=None))
+    service.cluster.deliver(pod(label=None))
     assert entry._first_requests is None, "a change ends the notes"
 
 
@@ -210,15 +212,15 @@ CASES: Final = {
 async def answered(case: Case, *, interval: float, time_limit: float, attempts: int) -> list[float]:
     """Return when the client receives a refusal, in seconds after its first attempt."""
     times = []
-    async with issuer_without_reads(managed=case.managed) as issuer:
+    async with token_service_without_reads(managed=case.managed) as service:
         if case.shown is not None:
-            issuer.cluster.deliver(case.shown)
+            service.cluster.deliver(case.shown)
         if case.assigned is not None:
-            issuer.cluster.deliver(case.assigned)
+            service.cluster.deliver(case.assigned)
         began = now()
         for number in range(attempts):
             await asyncio.sleep(began + number * interval - now())
-            refusal = await issuer.refused_within(time_limit, case.request)
+            refusal = await service.refused_within(time_limit, case.request)
             if refusal is not None:
                 assert refusal.reason is case.reason
                 times.append(round(now() - began, 3))
@@ -247,14 +249,14 @@ async def test_a_client_that_waits_between_its_attempts_gets_the_answer_with_the
 CROWD = "10.0.9.9"
 
 
-async def test_a_request_that_must_not_wait_learns_when_to_try_again(issuer: IssuerBench) -> None:
-    crowd = [asyncio.create_task(issuer.issue(peer=CROWD)) for _ in range(WAITERS_MAX)]
+async def test_a_request_that_must_not_wait_learns_when_to_try_again(service: ServiceBench) -> None:
+    crowd = [asyncio.create_task(service.issue(peer=CROWD)) for _ in range(WAITERS_MAX)]
     await settle()
-    refusal, seconds = await issuer.refused_after(peer=CROWD)
+    refusal, seconds = await service.refused_after(peer=CROWD)
     assert seconds == 0.0
     assert refusal.limit is Limit.PARKED
     answer = refused(refusal)
     assert (answer.status, dict(answer.headers)["Retry-After"]) == (503, "1")
     await asyncio.gather(*crowd)
-    late, _ = await issuer.refused_after(peer="10.0.9.8")
+    late, _ = await service.refused_after(peer="10.0.9.8")
     assert refused(late).status == 404, "no pod has arrived"

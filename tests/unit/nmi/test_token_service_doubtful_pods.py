@@ -21,7 +21,7 @@ from nmi.tokens.source import Issued
 from podidentity.resources import ContainerStatus
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.nmi.identity.cluster import DEADLINE
-from tests.support.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi.token_service_bench import ServiceBench, running_token_service
 from tests.support.nmi_objects import ADDRESS, OTHER_ID, assigned_identity, exception, pod
 from tests.support.objects import started_at
 from tests.support.waiting import until
@@ -39,18 +39,18 @@ VETH = Link(7, "veth7")
 ROUTE = Route(bytes((10, 0, 0, 1)), 32, 7, 0)
 
 
-def running(policy: DecisionPolicy = BRIEF, **options: Any) -> AbstractAsyncContextManager[IssuerBench]:
+def running(policy: DecisionPolicy = BRIEF, **options: Any) -> AbstractAsyncContextManager[ServiceBench]:
     wall = datetime.fromisoformat(started_at(SECOND)).timestamp() + 0.5
-    return running_issuer(policy=policy, wall_clock=lambda: wall, **options)
+    return running_token_service(policy=policy, wall_clock=lambda: wall, **options)
 
 
 @pytest.fixture
-async def brief() -> AsyncIterator[IssuerBench]:
+async def brief() -> AsyncIterator[ServiceBench]:
     async with running() as bench:
         yield bench
 
 
-async def stopped(bench: IssuerBench, **state: Any) -> PodEntry:
+async def stopped(bench: ServiceBench, **state: Any) -> PodEntry:
     entry = await bench.with_pod()
     bench.cluster.put_pod(pod(**state))
     await bench.cluster.seen(lambda: entry.doubtful)
@@ -59,7 +59,7 @@ async def stopped(bench: IssuerBench, **state: Any) -> PodEntry:
 
 @STOPPED
 async def test_a_stopped_pod_being_deleted_gets_nothing_although_a_read_still_shows_it(
-    brief: IssuerBench, changes: dict[str, Any], refusal: Refusal
+    brief: ServiceBench, changes: dict[str, Any], refusal: Refusal
 ) -> None:
     entry = await stopped(brief, **changes)
     brief.cluster.api.store.delete("pods", "web", "ns")  # 30 seconds of grace: the object stays, with its address
@@ -71,7 +71,7 @@ async def test_a_stopped_pod_being_deleted_gets_nothing_although_a_read_still_sh
 
 @STOPPED
 async def test_a_stopped_pod_that_is_not_deleted_gets_nothing_either_and_loses_its_ready_answers(
-    brief: IssuerBench, changes: dict[str, Any], refusal: Refusal
+    brief: ServiceBench, changes: dict[str, Any], refusal: Refusal
 ) -> None:
     await brief.with_pod()
     await brief.issued()
@@ -104,7 +104,7 @@ async def test_a_request_is_held_until_the_watch_reports_that_the_pod_runs(
         assert isinstance(await asyncio.wait_for(request, DEADLINE), Issued)
 
 
-async def test_an_exempt_stopped_pod_gets_none_of_the_nodes_own_identities_either(brief: IssuerBench) -> None:
+async def test_an_exempt_stopped_pod_gets_none_of_the_nodes_own_identities_either(brief: ServiceBench) -> None:
     brief.cluster.put(exception(labels={"aadpodidbinding": "web"}))
     entry = await brief.with_pod(assigned=False)
     await until(lambda: bool(entry.facts.exempt))
@@ -121,7 +121,7 @@ async def test_without_a_response_to_reads_a_stopped_pod_is_not_served() -> None
         assert await bench.refused() == TERMINATED
 
 
-async def test_a_pod_named_by_a_node_process_before_its_sandbox_is_ready_is_served(brief: IssuerBench) -> None:
+async def test_a_pod_named_by_a_node_process_before_its_sandbox_is_ready_is_served(brief: ServiceBench) -> None:
     """The kubelet has a driver mount the pod's volumes first; the pod's address proves nothing here."""
     entry = await stopped(brief, sandbox=False)
     assert isinstance(await brief.issue_for(), Issued)
@@ -142,11 +142,11 @@ async def test_a_pod_that_started_later_wins_the_address_over_a_pod_whose_sandbo
 # Evidence.
 
 
-def evidence(bench: IssuerBench) -> None:
+def evidence(bench: ServiceBench) -> None:
     bench.cluster.cluster_cache.network_changed([Link(7, "veth7", gone=True)])
 
 
-async def attached(bench: IssuerBench) -> PodEntry:
+async def attached(bench: ServiceBench) -> PodEntry:
     """Return a served pod, at an address behind a separate interface."""
     bench.cluster.cluster_cache.network_listed([VETH, ROUTE])
     entry = await bench.with_pod()
@@ -154,7 +154,7 @@ async def attached(bench: IssuerBench) -> PodEntry:
     return entry
 
 
-async def suspended(bench: IssuerBench) -> PodEntry:
+async def suspended(bench: ServiceBench) -> PodEntry:
     entry = await attached(bench)
     evidence(bench)
     assert entry.suspended
@@ -162,7 +162,7 @@ async def suspended(bench: IssuerBench) -> PodEntry:
 
 
 async def test_evidence_ends_ready_answers_immediately_and_requests_are_held_and_then_refused(
-    brief: IssuerBench,
+    brief: ServiceBench,
 ) -> None:
     entry = await attached(brief)
     generation, calls = entry.record.generation, len(brief.imds.calls)
@@ -187,7 +187,7 @@ async def test_without_the_api_server_a_suspended_pod_is_not_served_and_a_pod_wi
         await bench.issued(peer="10.0.0.2")
 
 
-async def test_a_node_process_that_names_a_suspended_pod_is_served(brief: IssuerBench) -> None:
+async def test_a_node_process_that_names_a_suspended_pod_is_served(brief: ServiceBench) -> None:
     await suspended(brief)
     assert isinstance(await brief.issue_for(), Issued)
 
@@ -205,7 +205,7 @@ NOT_PROVING: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", NOT_PROVING)
 async def test_an_event_that_may_predate_the_evidence_does_not_lift_the_suspension(
-    brief: IssuerBench, case: str
+    brief: ServiceBench, case: str
 ) -> None:
     entry = await suspended(brief)
     brief.cluster.put_pod(pod(**NOT_PROVING[case]))
@@ -235,7 +235,7 @@ async def test_a_container_started_since_lifts_it_and_answers_held_requests(init
 
 
 async def test_a_pod_that_moved_to_another_address_is_served_there_and_not_at_the_former_one(
-    brief: IssuerBench,
+    brief: ServiceBench,
 ) -> None:
     entry = await suspended(brief)
     brief.cluster.put_pod(pod(addresses=("10.0.0.9",)))
@@ -259,7 +259,7 @@ async def test_another_pod_that_claims_the_address_gets_it_although_the_former_o
         assert bench.imds.calls[-1].client_id == OTHER_ID
 
 
-async def test_a_suspended_pod_does_not_win_the_address_although_it_started_later(brief: IssuerBench) -> None:
+async def test_a_suspended_pod_does_not_win_the_address_although_it_started_later(brief: ServiceBench) -> None:
     brief.cluster.cluster_cache.network_listed([VETH, ROUTE])
     entry = await brief.with_pod(started=60)
     evidence(brief)
@@ -293,7 +293,7 @@ async def test_a_pod_whose_end_was_noticed_before_the_report_gets_nothing_and_it
 # The verification by reads.
 
 
-async def verified(bench: IssuerBench) -> None:
+async def verified(bench: ServiceBench) -> None:
     """Advance the clock to the time of the reads, with or without their responses."""
     before = len(bench.cluster.reads())
     bench.cluster.clock.ahead += VERIFY_SECONDS
@@ -363,7 +363,7 @@ async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> N
         assert await still_owns(entry, ADDRESS)
 
 
-async def test_a_read_without_a_response_lifts_nothing_and_is_repeated(brief: IssuerBench) -> None:
+async def test_a_read_without_a_response_lifts_nothing_and_is_repeated(brief: ServiceBench) -> None:
     entry = await suspended(brief)
     brief.cluster.api.intercept = lambda _: StatusError(503, "ServiceUnavailable", "down")
     await verified(brief)

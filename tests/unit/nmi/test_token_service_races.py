@@ -18,7 +18,7 @@ from nmi.tokens.source import Issued, Workload
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import Pod, Resource
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster
-from tests.support.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi.token_service_bench import ServiceBench, running_token_service
 from tests.support.nmi.tokens.fakes import FakeSource
 from tests.support.nmi_objects import ADDRESS, REQUEST, RESOURCE, assigned_identity, binding, exception, identity, pod
 from tests.support.waiting import until
@@ -30,7 +30,7 @@ AT_ONCE = DecisionPolicy(created_attempts=0)
 
 
 async def while_fetching(
-    bench: IssuerBench, change: Callable[[], object], request: TokenRequest = REQUEST, *, reported: bool = True
+    bench: ServiceBench, change: Callable[[], object], request: TokenRequest = REQUEST, *, reported: bool = True
 ) -> Issued | RawAnswer | Refusal:
     """Return the response to *request* if *change* occurs during its fetch, and is *reported* to the cluster cache."""
     entry = bench.cluster.owner(ADDRESS)
@@ -45,7 +45,7 @@ async def while_fetching(
     return await asyncio.wait_for(asking, DEADLINE)
 
 
-async def exempt(bench: IssuerBench) -> PodEntry:
+async def exempt(bench: ServiceBench) -> PodEntry:
     """Put a pod with an assigned identity under an exception."""
     bench.cluster.put(exception(labels=APP))
     entry = await bench.with_pod(labels=APP)
@@ -68,7 +68,7 @@ LOST_ADDRESS: dict[str, Callable[[Cluster], object]] = {
 
 
 async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
-    async with running_issuer(policy=AT_ONCE) as bench:
+    async with running_token_service(policy=AT_ONCE) as bench:
         await bench.with_pod()
         answer = await while_fetching(bench, lambda: bench.cluster.delete(assigned_identity()))
         assert isinstance(answer, Refusal)
@@ -79,7 +79,7 @@ async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
 async def test_in_managed_mode_an_object_deleted_during_the_fetch_is_not_granted_and_ready_answers_are_dropped(
     deleted: Resource,
 ) -> None:
-    async with running_issuer(managed=True, policy=AT_ONCE) as bench:
+    async with running_token_service(managed=True, policy=AT_ONCE) as bench:
         bench.cluster.put(binding(), identity())
         bench.cluster.put_pod(pod())
         await until(lambda: bool((entry := bench.cluster.at(ADDRESS)) and entry.assigned))
@@ -91,7 +91,9 @@ async def test_in_managed_mode_an_object_deleted_during_the_fetch_is_not_granted
         assert before.record.generation != before.generation
 
 
-async def test_a_token_being_fetched_when_the_address_changes_its_owner_is_not_granted(bench: IssuerBench) -> None:
+async def test_a_token_being_fetched_when_the_address_changes_its_owner_is_not_granted(
+    bench: ServiceBench,
+) -> None:
     bench.cluster.cluster_cache.network_listed([Link(7, "veth7"), Route(bytes((10, 0, 0, 1)), 32, 7, 0)])
     await bench.with_pod()
     gone = [Link(7, "veth7", gone=True)]
@@ -101,7 +103,7 @@ async def test_a_token_being_fetched_when_the_address_changes_its_owner_is_not_g
 @pytest.mark.parametrize("change", LOST_ADDRESS)
 @pytest.mark.parametrize("is_exempt", [False, True], ids=["assigned", "exempt"])
 async def test_a_pod_that_loses_its_address_during_the_fetch_gets_nothing(
-    bench: IssuerBench, change: str, is_exempt: bool
+    bench: ServiceBench, change: str, is_exempt: bool
 ) -> None:
     await (exempt(bench) if is_exempt else bench.with_pod())
     answer = await while_fetching(bench, lambda: LOST_ADDRESS[change](bench.cluster))
@@ -111,7 +113,7 @@ async def test_a_pod_that_loses_its_address_during_the_fetch_gets_nothing(
 
 @pytest.mark.parametrize("end", ["exception", "label"])
 async def test_a_pod_whose_exemption_ends_during_the_request_keeps_its_own_identity(
-    bench: IssuerBench, end: str
+    bench: ServiceBench, end: str
 ) -> None:
     await exempt(bench)
     ends: dict[str, Callable[[], object]] = {
@@ -123,14 +125,14 @@ async def test_a_pod_whose_exemption_ends_during_the_request_keeps_its_own_ident
     assert answer.identity == "ns/id"
 
 
-async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt(bench: IssuerBench) -> None:
+async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt(bench: ServiceBench) -> None:
     entry = await bench.with_pod(labels=APP)
     answer = await while_fetching(bench, lambda: bench.cluster.put(exception(labels=APP)))
     assert isinstance(answer, RawAnswer)
     assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
 
 
-async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision(bench: IssuerBench) -> None:
+async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision(bench: ServiceBench) -> None:
     await bench.with_pod()
 
     def exchange() -> None:
@@ -143,7 +145,7 @@ async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision(bench
     assert answer.token.client_id == OTHER_ID
 
 
-async def test_a_change_that_keeps_the_grant_costs_no_second_fetch(bench: IssuerBench) -> None:
+async def test_a_change_that_keeps_the_grant_costs_no_second_fetch(bench: ServiceBench) -> None:
     entry = await bench.with_pod()
     answer = await while_fetching(bench, lambda: bench.cluster.put(assigned_identity("zz")))
     assert isinstance(answer, Issued)
@@ -152,7 +154,7 @@ async def test_a_change_that_keeps_the_grant_costs_no_second_fetch(bench: Issuer
     assert len(bench.imds.calls) == 1
 
 
-async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_one(bench: IssuerBench) -> None:
+async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_one(bench: ServiceBench) -> None:
     entry = await bench.with_pod()
     bench.cluster.put_pod(pod("sharer", addresses=("10.0.0.2",)))
     bench.cluster.put(assigned_identity(pod_name="sharer"))
@@ -180,7 +182,7 @@ ENDS_DURING_FETCH: dict[str, dict[str, Any]] = {
 }
 
 
-async def doubtful_while_fetching(bench: IssuerBench, ahead: float, **changes: Any) -> Issued | RawAnswer | Refusal:
+async def doubtful_while_fetching(bench: ServiceBench, ahead: float, **changes: Any) -> Issued | RawAnswer | Refusal:
     """Return the response to a pod in deletion that becomes like *changes* during its fetch."""
     uid = bench.cluster.put_pod(pod())
     bench.cluster.deliver(pod(uid=uid, deleting=True))
@@ -195,7 +197,7 @@ async def doubtful_while_fetching(bench: IssuerBench, ahead: float, **changes: A
 @pytest.mark.parametrize("case", ENDS_DURING_FETCH)
 @pytest.mark.parametrize("exempt", [False, True])
 async def test_a_pod_verified_by_a_read_is_read_again_after_a_long_fetch(case: str, exempt: bool) -> None:
-    async with running_issuer(watching=False) as bench:
+    async with running_token_service(watching=False) as bench:
         if exempt:
             bench.cluster.put(exception(labels={"aadpodidbinding": "web"}))
         bench.cluster.put(assigned_identity())
@@ -205,13 +207,13 @@ async def test_a_pod_verified_by_a_read_is_read_again_after_a_long_fetch(case: s
 
 
 async def test_a_short_fetch_costs_no_second_read() -> None:
-    async with running_issuer(watching=False) as bench:
+    async with running_token_service(watching=False) as bench:
         bench.cluster.put(assigned_identity())
         assert isinstance(await doubtful_while_fetching(bench, 0.0), Issued)
         assert len([path for path in bench.cluster.reads() if path.endswith("/pods/web")]) == 1
 
 
-async def bound(bench: IssuerBench) -> None:
+async def bound(bench: ServiceBench) -> None:
     """A pod with an identity of type 3, and all its objects in the pod's namespace."""
     bench.cluster.api.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": "ns"}})
     bench.cluster.put_pod(pod(service_account="builder"))
@@ -221,7 +223,7 @@ async def bound(bench: IssuerBench) -> None:
 
 async def test_the_pods_own_service_account_is_used() -> None:
     source = FakeSource(per_pod=True)
-    async with running_issuer(sources={3: source}) as bench:
+    async with running_token_service(sources={3: source}) as bench:
         await bound(bench)
         issued = await bench.issued()
         assert issued.cacheable
@@ -232,7 +234,7 @@ async def test_the_pods_own_service_account_is_used() -> None:
 async def test_a_pod_deleted_during_the_exchange_gets_nothing_and_leaves_no_cache_entry() -> None:
     source = FakeSource(per_pod=True)
     source.gate.clear()
-    async with running_issuer(sources={3: source}) as bench:
+    async with running_token_service(sources={3: source}) as bench:
         await bound(bench)
         asking = asyncio.create_task(bench.issue())
         await until(lambda: source.sent == 1)
@@ -250,7 +252,7 @@ async def test_nothing_is_fetched_for_a_pod_that_disappears_while_a_read_verifie
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = FakeSource(per_pod=True)
-    async with running_issuer(sources={3: source}) as bench:
+    async with running_token_service(sources={3: source}) as bench:
         await bound(bench)
         bench.cluster.api.store.delete("pods", "web", "ns", grace_seconds=30)
         entry = bench.cluster.owner(ADDRESS)
@@ -277,7 +279,7 @@ async def test_nothing_is_fetched_for_a_pod_that_disappears_while_a_read_verifie
 
 async def test_no_node_process_gets_a_federated_token_for_a_pod() -> None:
     source = FakeSource(per_pod=True)
-    async with running_issuer(sources={3: source}) as bench:
+    async with running_token_service(sources={3: source}) as bench:
         await bound(bench)
         answer = await bench.issue_for()
         assert isinstance(answer, Refusal)
