@@ -1,4 +1,4 @@
-"""NMI's assembly and start: this module builds every object, with `token_server` those of the token server.
+"""NMI's assembly and start: this module builds every object, with `assembly` those of the token server.
 
 The start goes from probes to watches until their first lists are complete, to the listener, to the rule that redirects
 pods, and only then to "Active". NMI waits for an unavailable API server without a time limit
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from _native.index import Index
+from nmi.assembly import TokenServerAssembly
 from nmi.choices import OperationMode, RedirectTarget, StaleIdentity
 from nmi.handover.messages import SocketName
 from nmi.handover.metrics import HandoverMetrics
@@ -39,7 +40,6 @@ from nmi.service import NodeService, Serving, is_in_use
 from nmi.settings import FORMER_FLAGS, Settings
 from nmi.shutdown import Shutdown, Stopped
 from nmi.status import Status
-from nmi.token_server import TokenServerAssembly
 from nmi.tokens.broker import TokenBroker
 from podidentity.exits import StartError
 from podidentity.kube.access import ClusterAccess, find

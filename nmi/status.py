@@ -1,10 +1,10 @@
 """NMI's health, readiness and state, for its probes and its debug page."""
 
+from nmi.assembly import TokenServer
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.node.node_address import NodeAddressMonitor
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.service import Serving
-from nmi.token_server import TokenServer
 from podidentity.kube.first_contact import FirstContact
 from podidentity.version import VERSION
 

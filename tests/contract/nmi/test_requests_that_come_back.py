@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from prometheus_client import CollectorRegistry
 
+from nmi.assembly import TokenServerAssembly
 from nmi.choices import RedirectMode
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.request import TokenRequest
@@ -20,7 +21,6 @@ from nmi.node import cilium_redirect
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.refusal import Reason
 from nmi.settings import Settings
-from nmi.token_server import TokenServerAssembly
 from podidentity.azure.errors import CameBack
 from podidentity.kube.client import Client
 from tests.support.nmi.imds import Reply, running_imds
