@@ -72,12 +72,12 @@ async def requested(client: Client, namespace: str, account: str, audience: str,
 
     Raise ApiError, and ValueError for an invalid response. Its text omits the response, which is a secret.
     """
-    asked = {"audiences": [audience], "expirationSeconds": LIFE_SECONDS, **spec}
-    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": asked}
+    token_spec = {"audiences": [audience], "expirationSeconds": LIFE_SECONDS, **spec}
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": token_spec}
     path = object_path(SERVICE_ACCOUNTS, namespace, account, "token")
-    answer = await client.request("POST", path, body=msgspec.json.encode(body))
+    response = await client.request("POST", path, body=msgspec.json.encode(body))
     try:
-        return msgspec.json.decode(answer, type=_TokenRequestResult).status.token
+        return msgspec.json.decode(response, type=_TokenRequestResult).status.token
     except RecursionError:
         raise ValueError("nested too deep") from None
 

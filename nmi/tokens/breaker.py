@@ -132,7 +132,7 @@ class Breaker:
 
     # Called by passes.
 
-    def answered(self, account: str) -> None:
+    def responded(self, account: str) -> None:
         """Record a response to any pod and close: the endpoint works."""
         self._blamed.clear()
         self._probe = self._last_to_fail = self._only = None
@@ -193,8 +193,8 @@ class Pass:
 
     def ended(self, error: BaseException | None) -> None:
         """Report the end of the call. *error* is the exception of the call; not every one is about the endpoint."""
-        if error is None or (isinstance(error, AzureError) and is_answer(error)):
-            self._breaker.answered(self.account)
+        if error is None or (isinstance(error, AzureError) and is_response(error)):
+            self._breaker.responded(self.account)
         elif isinstance(error, AzureError) and is_failure(error):
             self._breaker.failed(self, error)
         else:
@@ -205,7 +205,7 @@ class Pass:
         self._breaker.given_up(self)
 
 
-def is_answer(error: AzureError) -> bool:
+def is_response(error: AzureError) -> bool:
     """Return whether *error* is a response of a working endpoint."""
     return error.status is not None and error.status < 500
 

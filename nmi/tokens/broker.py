@@ -109,7 +109,7 @@ class TokenBroker:
         """
         source = self._source(identity)
         pod = workload.uid if source.per_pod and workload is not None else ""
-        return self._tokens.known(TokenKey.of(source.key(identity), resource, xms_cc, pod))
+        return self._tokens.shared_key(TokenKey.of(source.key(identity), resource, xms_cc, pod))
 
     async def token(
         self,
@@ -228,17 +228,17 @@ class TokenBroker:
         if not self._caching:
             return 0, 0
         self._received = ReceivedTokens()
-        counts = [self._received.add(each, self._clock()) for each in packets]
+        counts = [self._received.add(packet, self._clock()) for packet in packets]
         return sum(stored for stored, _ in counts), sum(refused for _, refused in counts)
 
     def _use_received(
         self, source: TokenSource, request: FetchRequest, now: float
     ) -> tuple[FetchRequest, CachedToken | None]:
         """Move the received token of *request* into the cache. Return it and the request with its key."""
-        found = self._received.take(request.key, now)
-        if found is None:
+        received = self._received.take(request.key, now)
+        if received is None:
             return request, None
-        key, fetched, refresh_in = found
+        key, fetched, refresh_in = received
         try:
             token = self._timed(fetched, key)
         except AzureError:  # by this node's clock it has expired

@@ -167,20 +167,20 @@ class TokenCache:
         """Return the keys of the tokens of this pod only; for an empty *uid*, those of shared tokens."""
         return [key for keys in self._keys.values() for key in keys if key.pod == uid]
 
-    def soonest_expiry(self, now: float, asked_since_ns: int) -> float:
+    def soonest_expiry(self, now: float, used_since_ns: int) -> float:
         """Return the seconds to the first expiry of a token in use, at least 0; infinity if none is in use.
 
         A token without a second request is not refreshed, and one whose pods are gone cannot be: so a token is in use
-        if it was requested again, and at *asked_since_ns* of the ready answers' clock or later.
+        if it was requested again, and at *used_since_ns* of the ready answers' clock or later.
         """
-        return min((max(each.left(now), 0.0) for each in self._in_use(asked_since_ns)), default=inf)
+        return min((max(cached.left(now), 0.0) for cached in self._in_use(used_since_ns)), default=inf)
 
-    def oldest_age(self, now: float, asked_since_ns: int) -> float:
+    def oldest_age(self, now: float, used_since_ns: int) -> float:
         """Return the seconds since the fetch of the oldest token in use, as in `soonest_expiry`; 0 if none is."""
-        return max((now - each.fetched_at for each in self._in_use(asked_since_ns)), default=0.0)
+        return max((now - cached.fetched_at for cached in self._in_use(used_since_ns)), default=0.0)
 
-    def _in_use(self, asked_since_ns: int) -> Iterator[CachedToken]:
-        return (each for each in self._tokens.values() if each.used and each.usage.last_ns >= asked_since_ns)
+    def _in_use(self, used_since_ns: int) -> Iterator[CachedToken]:
+        return (cached for cached in self._tokens.values() if cached.used and cached.usage.last_ns >= used_since_ns)
 
     def state(self, now: float) -> list[dict[str, object]]:
         """Return the state for /debug/state: JSON-able, at most STATE_MAX tokens, the most recently used first."""
@@ -204,7 +204,7 @@ class TokenCache:
         """Return all tokens, the most recently used first."""
         return sorted(self._tokens.items(), key=lambda item: item[1].last_used_ns, reverse=True)
 
-    def known(self, key: TokenKey) -> TokenKey:
+    def shared_key(self, key: TokenKey) -> TokenKey:
         """Return the cache's own object equal to *key* if a token has this key, so that callers share its memory."""
         cached = self._tokens.get(key)
         return key if cached is None or cached.key is None else cached.key
@@ -213,17 +213,17 @@ class TokenCache:
         """Store *cached*, fetched for an AzureIdentity of *namespace*; it replaces tokens of older versions of its
         Secret. Return the dropped keys.
         """
-        key = self.known(key)
+        key = self.shared_key(key)
         self._table.put(key, cached, namespace)
         cached.key = key
         siblings = self._keys.setdefault(key.identity, {})
         siblings[key] = None
-        gone = [each for each in siblings if each != key and each.lasting == key.lasting] if key.credential else []
-        for each in gone:
-            self.forget(each)
+        gone = [other for other in siblings if other != key and other.lasting == key.lasting] if key.credential else []
+        for other in gone:
+            self.forget(other)
         crowded = self._table.surplus()
         if len(siblings) > (TOKENS_PER_POD if key.pod else self._most_per_identity):
-            crowded = min(siblings, key=lambda each: self._tokens[each].last_used_ns)
+            crowded = min(siblings, key=lambda other: self._tokens[other].last_used_ns)
         if crowded is not None:
             self.forget(crowded)
             gone.append(crowded)

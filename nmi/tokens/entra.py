@@ -58,7 +58,7 @@ else:
 for _library in ("azure", "msal"):
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
-ANSWER_MAX: Final = 64 * 1024
+RESPONSE_BYTES_MAX: Final = 64 * 1024
 """Bytes. A token with every optional claim and group stays under 16 KiB."""
 
 WRAPPED_MAX: Final = 8
@@ -72,7 +72,7 @@ _MISREADINGS: Final = (ValueError, TypeError, LookupError, AttributeError, Arith
 
 
 class BoundedResponse(aiohttp.ClientResponse):
-    """A response whose body is read up to ANSWER_MAX only."""
+    """A response whose body is read up to RESPONSE_BYTES_MAX only."""
 
     @override
     async def read(self) -> bytes:
@@ -80,9 +80,9 @@ class BoundedResponse(aiohttp.ClientResponse):
         body = bytearray()
         async for chunk in self.content.iter_any():
             body += chunk
-            if len(body) > ANSWER_MAX:
+            if len(body) > RESPONSE_BYTES_MAX:
                 self.close()
-                raise aiohttp.ClientPayloadError(f"a response of more than {ANSWER_MAX} bytes")
+                raise aiohttp.ClientPayloadError(f"a response of more than {RESPONSE_BYTES_MAX} bytes")
         return bytes(body)
 
 
@@ -91,7 +91,7 @@ def new_session(
 ) -> aiohttp.ClientSession:
     """Return a session for sign-ins only. The caller closes it. It ignores the environment.
 
-    *trust* replaces the authorities that the machine trusts. *connector* is for tests; the session owns it.
+    *trust* replaces the CA certificates that the machine trusts. *connector* is for tests; the session owns it.
     """
     return aiohttp.ClientSession(
         connector=connector or aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust or True),
@@ -116,7 +116,7 @@ class _TokenResponse(msgspec.Struct):
     """With the kind Status: the API server's own response, if it receives what is meant for a token proxy."""
 
 
-_answers: Final = msgspec.json.Decoder(_TokenResponse)
+_decoder: Final = msgspec.json.Decoder(_TokenResponse)
 
 
 class _Policy(SansIOHTTPPolicy[Any, Any]):
@@ -144,9 +144,9 @@ class _Policy(SansIOHTTPPolicy[Any, Any]):
 
     @override
     def on_response(self, request: PipelineRequest[Any], response: PipelineResponse[Any, Any]) -> None:
-        answer = response.http_response
-        self.status, self.body = answer.status_code, answer.content
-        self.headers = {str(name).lower(): str(value) for name, value in answer.headers.items()}
+        received = response.http_response
+        self.status, self.body = received.status_code, received.content
+        self.headers = {str(name).lower(): str(value) for name, value in received.headers.items()}
 
 
 class Entra:
@@ -165,51 +165,53 @@ class Entra:
         self._attempt_seconds = attempt_seconds
         self._wall_clock = wall_clock
 
-    async def token(self, asked: SignIn) -> SignInResult:
+    async def token(self, sign_in: SignIn) -> SignInResult:
         """Return a token. Raise AzureError; InvalidClient if the credential is not valid."""
-        policy = _Policy(asked.token_url, self._proxy_for(asked.authority), asked.via)
+        policy = _Policy(sign_in.token_url, self._proxy_for(sign_in.authority), sign_in.via)
         failure: AzureError
         try:
             async with asyncio.timeout(self._attempt_seconds):
-                info = await self._ask(asked, policy)
+                info = await self._request(sign_in, policy)
             return self._result(info, policy)
         except TimeoutError:
             seconds = f"{self._attempt_seconds:g} s"
-            failure = _silence(asked)(f"no response from {asked.recipient.host} within {seconds}", code="timeout")
+            failure = _silence(sign_in)(f"no response from {sign_in.recipient.host} within {seconds}", code="timeout")
         except (CoreError, OSError) as error:
-            failure = _failure(asked, policy, error)
+            failure = _failure(sign_in, policy, error)
         except _MISREADINGS as error:
             if policy.status == 0:
                 raise
-            failure = _failure(asked, policy, error)
+            failure = _failure(sign_in, policy, error)
         # Outside the handlers: the library's errors refer to the request, and the request to the secret.
         raise failure
 
-    async def _ask(self, asked: SignIn, policy: _Policy) -> AccessTokenInfo:
+    async def _request(self, sign_in: SignIn, policy: _Policy) -> AccessTokenInfo:
         options: dict[str, Any] = {
-            "authority": asked.authority.url,
+            "authority": sign_in.authority.url,
             "transport": self._transport,
             "policies": [policy],
         }
         credential: ClientSecretCredential | ClientAssertionCredential
-        if asked.secret:
-            credential = ClientSecretCredential(asked.tenant, asked.client_id, asked.secret, **options)
+        if sign_in.secret:
+            credential = ClientSecretCredential(sign_in.tenant, sign_in.client_id, sign_in.secret, **options)
         else:
-            credential = ClientAssertionCredential(asked.tenant, asked.client_id, lambda: asked.assertion, **options)
+            credential = ClientAssertionCredential(
+                sign_in.tenant, sign_in.client_id, lambda: sign_in.assertion, **options
+            )
         request: TokenRequestOptions = {"enable_cae": False}
-        if capabilities := [each for part in asked.xms_cc.split(",") if (each := part.strip())]:
+        if capabilities := [name for part in sign_in.xms_cc.split(",") if (name := part.strip())]:
             # enable_cae would send CP1 only. This is the client's own list, in the form that MSAL uses.
             request["claims"] = json.dumps({"access_token": {"xms_cc": {"values": capabilities}}})
         async with credential:
-            return await credential.get_token_info(f"{asked.resource}/.default", options=request)
+            return await credential.get_token_info(f"{sign_in.resource}/.default", options=request)
 
     def _result(self, info: AccessTokenInfo, policy: _Policy) -> SignInResult:
         """Return the result of a sign-in. Raise ValueError for an invalid token response."""
         token: Any = info.token
         if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
             raise ValueError("access_token")
-        answer = _read(policy.body)
-        expires_in, extended = _number(answer.expires_in), _number(answer.ext_expires_in)
+        response = _read(policy.body)
+        expires_in, extended = _number(response.expires_in), _number(response.ext_expires_in)
         return SignInResult(
             access_token=token,
             expires_on=info.expires_on,
@@ -221,17 +223,17 @@ class Entra:
 
 def _read(body: bytes) -> _TokenResponse:
     try:
-        return _answers.decode(body)
+        return _decoder.decode(body)
     except (ValueError, RecursionError):
         return _TokenResponse()
 
 
-def _of_proxy(answer: _TokenResponse, body: bytes) -> _TokenResponse:
+def _of_proxy(response: _TokenResponse, body: bytes) -> _TokenResponse:
     """Return the response of a token proxy, whose errors may be a text or the API server's Status."""
-    if answer.kind == "Status":
-        return _TokenResponse(error=API_SERVER_CODE, error_description=answer.message)
-    if answer.error or answer.error_description or body.lstrip()[:1] in {b"{", b"["}:
-        return answer
+    if response.kind == "Status":
+        return _TokenResponse(error=API_SERVER_CODE, error_description=response.message)
+    if response.error or response.error_description or body.lstrip()[:1] in {b"{", b"["}:
+        return response
     text = body[:MESSAGE_MAX].decode("ascii", errors="replace").replace("\ufffd", "?")
     return _TokenResponse(error_description=" ".join(text.split()))
 
@@ -241,29 +243,29 @@ def _number(value: str | int | None) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
 
 
-def _silence(asked: SignIn) -> type[Unreachable]:
-    return Unreachable if asked.via is None else ProxyUnreachable
+def _silence(sign_in: SignIn) -> type[Unreachable]:
+    return Unreachable if sign_in.via is None else ProxyUnreachable
 
 
-def _failure(asked: SignIn, policy: _Policy, error: Exception) -> AzureError:
+def _failure(sign_in: SignIn, policy: _Policy, error: Exception) -> AzureError:
     """Return the failure as an AzureError. Its text omits *error*, which may contain parts of the request."""
-    host = asked.recipient.host
+    host = sign_in.recipient.host
     if policy.status == 0:
-        return _silence(asked)(f"no complete response from {host}: {cause_of(error)}", code="no_answer")
-    answer = _read(policy.body)
-    if asked.via is not None:
-        answer = _of_proxy(answer, policy.body)
-    throttled, failed = (Throttled, AzureError) if asked.via is None else (ProxyThrottled, ProxyFailed)
-    if policy.status == 200 and not answer.error:
+        return _silence(sign_in)(f"no complete response from {host}: {cause_of(error)}", code="no_answer")
+    response = _read(policy.body)
+    if sign_in.via is not None:
+        response = _of_proxy(response, policy.body)
+    throttled, failed = (Throttled, AzureError) if sign_in.via is None else (ProxyThrottled, ProxyFailed)
+    if policy.status == 200 and not response.error:
         return failed(f"{host} returned no token ({type(error).__name__})", status=200, code="bad_answer")
-    sentence, name = _safe(asked, answer.error_description), _safe(asked, answer.error)
+    sentence, name = _safe(sign_in, response.error_description), _safe(sign_in, response.error)
     number = _AADSTS.search(sentence)
     kind: type[AzureError] = Refused
     if policy.status == 429:
         kind = throttled
-    elif policy.status >= 500 or policy.status == 408 or answer.error == "temporarily_unavailable":
+    elif policy.status >= 500 or policy.status == 408 or response.error == "temporarily_unavailable":
         kind = failed
-    elif answer.error == "invalid_client":
+    elif response.error == "invalid_client":
         kind = InvalidClient
     return kind(
         sentence or name or f"{host} returned status {policy.status}",
@@ -271,9 +273,9 @@ def _failure(asked: SignIn, policy: _Policy, error: Exception) -> AzureError:
         code=number[0] if number else name,
         retry_after=retry_after_seconds(policy.headers.get("retry-after", "")),
         correlation_id=_safe(
-            asked,
-            answer.correlation_id
-            or correlation_in(answer.error_description)
+            sign_in,
+            response.correlation_id
+            or correlation_in(response.error_description)
             or policy.headers.get("x-ms-request-id", "")
             or policy.headers.get("x-ms-correlation-request-id", ""),
         ),
@@ -281,13 +283,13 @@ def _failure(asked: SignIn, policy: _Policy, error: Exception) -> AzureError:
     )
 
 
-def _safe(asked: SignIn, sentence: str) -> str:
+def _safe(sign_in: SignIn, sentence: str) -> str:
     """Return *sentence* without its trailing ids, with the client id redacted and all sent secrets removed."""
-    for sent in (asked.secret, asked.assertion):
-        for spelling in {sent, quote(sent), quote_plus(sent)} - {""}:
-            sentence = sentence.replace(spelling, "<removed>")
-    if len(asked.client_id) >= _ID_MIN:
-        sentence = re.sub(re.escape(asked.client_id), redacted(asked.client_id), sentence, flags=re.IGNORECASE)
+    for sent in (sign_in.secret, sign_in.assertion):
+        for form in {sent, quote(sent), quote_plus(sent)} - {""}:
+            sentence = sentence.replace(form, "<removed>")
+    if len(sign_in.client_id) >= _ID_MIN:
+        sentence = re.sub(re.escape(sign_in.client_id), redacted(sign_in.client_id), sentence, flags=re.IGNORECASE)
     return sentence_in(sentence)
 
 

@@ -1,7 +1,7 @@
 """The late import of azure-identity and aiohttp: they need 28 MiB, which a node without sign-ins should not use.
 
 The loader imports `nmi.tokens.entra`, the only module that imports azure-identity, with the first sign-in and in a
-thread. There it also loads the machine's certificate authorities.
+thread. There it also loads the machine's CA certificates.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class SignInSession:
     """The session of all sign-ins, which is opened with the first one. Close it with `aclose()`."""
 
     def __init__(self, user_agent: str, *, trust: SSLContext | None = None) -> None:
-        """*trust* replaces the authorities that the machine trusts."""
+        """*trust* replaces the CA certificates that the machine trusts."""
         self._user_agent = user_agent
         self._trust = trust
         self._session: aiohttp.ClientSession | None = None

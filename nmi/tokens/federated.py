@@ -121,9 +121,9 @@ class FederatedSource:
             raise ValueError("a federated identity needs the pod's workload")
         attempts = Attempts(self._sign_ins.clock() + context.timeout_seconds, context.observer, context.charged)
         exchange = self._exchange(chosen, federation, request.workload, request, attempts)
-        answer = await within_time(exchange, context.timeout_seconds)
-        token = token_of(answer, federation.client_id, request.resource)
-        return FetchedToken(token, answer.expires_in, decode_claims(token.access_token).oid)
+        result = await within_time(exchange, context.timeout_seconds)
+        token = token_of(result, federation.client_id, request.resource)
+        return FetchedToken(token, result.expires_in, decode_claims(token.access_token).oid)
 
     async def _exchange(
         self,
@@ -153,7 +153,7 @@ class FederatedSource:
             attempts.observer.awaiting(_silent_proxy(proxy))
 
         async def exchange() -> SignInResult:
-            # The proxy's authority may have changed since the last attempt.
+            # The proxy's CA certificate may have changed since the last attempt.
             sent = sign_in if proxy is None else replace(sign_in, via=await proxy.target())
             try:
                 return await self._sign_ins.token(sent, workload.namespace, attempts)

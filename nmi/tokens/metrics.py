@@ -226,8 +226,8 @@ def _of_breaker(breaker: Breaker) -> Iterator[Metric]:
         "1 for the present state of the circuit breaker for IMDS.",
         labels=["state"],
     )
-    for each in State:
-        state.add_metric([each.value], float(each is present))
+    for possible in State:
+        state.add_metric([possible.value], float(possible is present))
     yield state
     for name, text, value in (
         ("opened", "How often the circuit breaker for IMDS has opened.", breaker.opened),

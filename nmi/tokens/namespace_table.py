@@ -9,7 +9,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _SAME: Final = 0.0
-_LOOKS_MAX: Final = 64
+_SPARED_MAX: Final = 64
 """Values that `surplus` spares at most because of uses that the table does not know. It bounds the time of a call."""
 
 
@@ -82,14 +82,14 @@ class NamespaceTable(Generic[K, V]):
 
         A value that was used without the table's knowledge moves to the end, so that each use costs one step at most.
         """
-        looks = _LOOKS_MAX
+        spared_left = _SPARED_MAX
         while self._weights.total() > self._most:
             owner = max(self._weights, key=lambda namespace: self._weights[namespace])
-            key, known = next(iter(self._keys[owner].items()))
+            key, recorded = next(iter(self._keys[owner].items()))
             entry = self._entries[key]
             fewest = min(entry.others, key=lambda namespace: self._weights[namespace], default=owner)
-            if looks and self._last_used(self._values[key]) > known:
-                looks -= 1
+            if spared_left and self._last_used(self._values[key]) > recorded:
+                spared_left -= 1
                 self._append(key, entry)
             elif self._weights[fewest] + entry.weight < self._weights[owner]:
                 self._leave(key, entry)

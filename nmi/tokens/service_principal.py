@@ -115,14 +115,14 @@ class ServicePrincipalSource:
         """
         application = self._policy.application(request.identity)
         attempts = Attempts(self._sign_ins.clock() + context.timeout_seconds, context.observer, context.charged)
-        answers, version = await within_time(
+        results, version = await within_time(
             self._fetch(application, request.resource, request.xms_cc, attempts), context.timeout_seconds
         )
-        tokens = [token_of(answer, application.client_id, request.resource) for answer in answers]
+        tokens = [token_of(result, application.client_id, request.resource) for result in results]
         self._secrets.accept(application, version)
         return FetchedToken(
             token=tokens[0],
-            expires_in=min(answer.expires_in for answer in answers),
+            expires_in=min(result.expires_in for result in results),
             object_id=decode_claims(tokens[0].access_token).oid,
             auxiliary=tuple(tokens[1:]),
             credential=version,
@@ -167,14 +167,14 @@ class ServicePrincipalSource:
             for tenant in application.tenants
         ]
         if isinstance(credential, ClientSecret):
-            sign_ins = [replace(each, secret=credential.value) for each in sign_ins]
+            sign_ins = [replace(sign_in, secret=credential.value) for sign_in in sign_ins]
         else:
-            urls = [each.token_url for each in sign_ins]
+            urls = [sign_in.token_url for sign_in in sign_ins]
             assertions = await self._signer.assertions(application, credential, urls, attempts.charged)
-            sign_ins = [replace(each, assertion=one) for each, one in zip(sign_ins, assertions, strict=True)]
+            sign_ins = [replace(sign_in, assertion=one) for sign_in, one in zip(sign_ins, assertions, strict=True)]
 
-        async def send(each: SignIn) -> SignInResult:
-            return await self._sign_ins.token(each, application.namespace, attempts)
+        async def send(sign_in: SignIn) -> SignInResult:
+            return await self._sign_ins.token(sign_in, application.namespace, attempts)
 
         if len(sign_ins) == 1:
             return [await send(sign_ins[0])]
@@ -187,23 +187,24 @@ async def _send_all(sign_ins: list[SignIn], send: Callable[[SignIn], Awaitable[S
     """
     failures: list[AzureError] = []
 
-    async def send_named(each: SignIn) -> SignInResult | None:
+    async def send_named(sign_in: SignIn) -> SignInResult | None:
         try:
-            return await send(each)
+            return await send(sign_in)
         except AzureError as error:
-            failures.append(_of_tenant(each.tenant, error))
+            failures.append(_of_tenant(sign_in.tenant, error))
             raise
 
     try:
         async with asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(send_named(each), name=f"sign in to tenant {each.tenant}") for each in sign_ins
+                tasks.create_task(send_named(sign_in), name=f"sign in to tenant {sign_in.tenant}")
+                for sign_in in sign_ins
             ]
     except* AzureError:
         pass
     if failures:
         raise failures[0]
-    return [answer for task in running if (answer := task.result()) is not None]
+    return [result for task in running if (result := task.result()) is not None]
 
 
 def _of_tenant(tenant: str, error: AzureError) -> AzureError:

@@ -32,7 +32,7 @@ class SignIn(HidingStruct, frozen=True):
     tenant: str
     client_id: str
     resource: str
-    """In the pod's spelling: a trailing slash is part of it, and `/.default` follows."""
+    """As the pod's request contains it: a trailing slash is part of it, and `/.default` follows."""
     xms_cc: str = ""
     """Client capabilities, separated by commas."""
     secret: str = ""

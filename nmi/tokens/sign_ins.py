@@ -103,7 +103,7 @@ class SignIns:
             sent = self.clock()
             try:
                 with attempts.observer.sending():
-                    answer = await entra.token(sign_in)
+                    result = await entra.token(sign_in)
             except AzureError as error:
                 self._observed(sign_in, sent, error)
                 raise
@@ -113,7 +113,7 @@ class SignIns:
                     self._observed(sign_in, sent, late)
                 raise
             self._observed(sign_in, sent, None)
-            return answer
+            return result
 
     def _observed(self, sign_in: SignIn, sent: float, error: AzureError | None) -> None:
         seconds = self.clock() - sent
@@ -160,14 +160,14 @@ async def within_time(fetch: Coroutine[Any, Any, T], within: float) -> T:
     raise Unreachable("no token within the time of the request", code="timeout")
 
 
-def token_of(answer: SignInResult, client_id: str, resource: str) -> Token:
-    """Return the token in Entra ID's *answer* to *client_id*'s request for *resource*."""
+def token_of(result: SignInResult, client_id: str, resource: str) -> Token:
+    """Return the token of *result*, Entra ID's response to *client_id*'s request for *resource*."""
     return Token(
-        access_token=answer.access_token,
-        expires_on=answer.expires_on,
-        not_before=decode_claims(answer.access_token).nbf,
+        access_token=result.access_token,
+        expires_on=result.expires_on,
+        not_before=decode_claims(result.access_token).nbf,
         resource=resource,
         client_id=client_id,
-        token_type=answer.token_type,
-        ext_expires_in=answer.ext_expires_in,
+        token_type=result.token_type,
+        ext_expires_in=result.ext_expires_in,
     )

@@ -264,7 +264,7 @@ class Issued(msgspec.Struct, frozen=True):
 
 
 class TokenSource(Protocol):
-    """A source of tokens for one type of identity. It always asks the endpoint and caches nothing."""
+    """A source of tokens for one type of identity. It always calls the endpoint and caches nothing."""
 
     per_pod: bool
     """Whether tokens belong to one pod: the pod's own credential brings them, and they are dropped with the pod."""

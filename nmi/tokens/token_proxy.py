@@ -31,7 +31,7 @@ CA_FILE_VARIABLE: Final = "AZURE_KUBERNETES_CA_FILE"
 CA_DATA_VARIABLE: Final = "AZURE_KUBERNETES_CA_DATA"
 
 CA_BYTES_MAX: Final = 1 << 20
-"""A cluster has one or two authorities of a few KiB."""
+"""A cluster has one or two CA certificates of a few KiB."""
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _SERVER_NAME: Final = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*",
@@ -74,7 +74,7 @@ class ProxySettings(NamedTuple):
 
 
 class TokenProxy:
-    """The proxy of one cluster. Its authority is read with the first exchange, and again when the file changes."""
+    """The proxy of one cluster. Its CA certificate is read with the first exchange, and again when the file changes."""
 
     def __init__(self, settings: ProxySettings) -> None:
         """Raise TokenProxyError."""
@@ -104,8 +104,8 @@ class TokenProxy:
     async def target(self) -> ProxyTarget:
         """Return the destination, with the present content of the CA file. Raise ProxyUnreachable if there is none yet.
 
-        A changed file gives a new context: connections that the former authority verified are not used again. While a
-        changed file cannot be used, as in the middle of its rotation, the former authority remains trusted.
+        A changed file gives a new context: connections that the former certificate verified are not used again. While a
+        changed file cannot be used, as in the middle of its rotation, the former certificate remains trusted.
         """
         async with self._lock:
             try:
@@ -128,7 +128,10 @@ class TokenProxy:
         return ProxyTarget(self.endpoint, self._server_name, self._trust)
 
     def _refresh(self) -> None:
-        """Read the authority if it has changed. Blocking. Raise OSError and ValueError (ssl.SSLError is an OSError)."""
+        """Read the CA certificate if it has changed. Blocking.
+
+        Raise OSError and ValueError (ssl.SSLError is an OSError).
+        """
         if self._file is None:
             if self._trust is None:
                 self._trust = _context(self._data)
@@ -197,8 +200,8 @@ DIRECT_ONLY: Final = Exchanges()
 
 def _version_of(descriptor: int) -> tuple[int, ...]:
     """Return values that change when the content does. A mounted volume replaces the file, so its inode changes."""
-    found = os.fstat(descriptor)
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    status = os.fstat(descriptor)
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _context(pem: str) -> ssl.SSLContext:
@@ -206,7 +209,7 @@ def _context(pem: str) -> ssl.SSLContext:
         raise ValueError("no PEM certificate")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # As for other private authorities (podidentity.azure.ca_bundle): many lack key identifiers.
+    # As for other private CA certificates (podidentity.azure.ca_bundle): many lack key identifiers.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.load_verify_locations(cadata=pem)
     return context

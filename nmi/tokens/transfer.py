@@ -71,8 +71,8 @@ def packets_of(tokens: Iterable[PassedToken]) -> Iterator[bytes]:
     """Return *tokens* as packets. One that is too large for a packet is omitted."""
     batch: list[bytes] = []
     size = 0
-    for each in tokens:
-        encoded = _encoder.encode(each)
+    for token in tokens:
+        encoded = _encoder.encode(token)
         if len(encoded) + _HEADER_BYTES > PACKET_MAX:
             continue
         if size + len(encoded) + _HEADER_BYTES > PACKET_MAX:
@@ -93,11 +93,11 @@ def tokens_in(packet: bytes) -> tuple[list[PassedToken], int]:
     if len(packet) > PACKET_MAX:
         return [], 1
     try:
-        found = _decoder.decode(packet)
+        tokens = _decoder.decode(packet)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return [], 1
-    valid = [each for each in found if is_valid(each)]
-    return valid, len(found) - len(valid)
+    valid = [token for token in tokens if is_valid(token)]
+    return valid, len(tokens) - len(valid)
 
 
 def is_valid(passed: PassedToken) -> bool:
@@ -109,7 +109,7 @@ def is_valid(passed: PassedToken) -> bool:
         and 1 <= len(passed.tokens) <= TENANTS_MAX
         and SOON_SECONDS < passed.expires_in <= LIFETIME_MAX_SECONDS
         and math.isfinite(passed.refresh_in)
-        and all(_belongs_to(each, key.client_id.strip()) for each in passed.tokens)
+        and all(_belongs_to(token, key.client_id.strip()) for token in passed.tokens)
     )
 
 
@@ -123,11 +123,11 @@ def _belongs_to(token: Token, client_id: str) -> bool:
     if token.refresh_token and not _ACCESS_TOKEN.fullmatch(token.refresh_token):
         return False
     named = (token.client_id, decode_claims(token.access_token).client_id)
-    return not client_id or all(each.strip().lower() in {"", client_id} for each in named)
+    return not client_id or all(name.strip().lower() in {"", client_id} for name in named)
 
 
 def _are_short(*texts: str | int) -> bool:
-    return all(isinstance(each, str) and len(each) <= TEXT_MAX and each.isprintable() for each in texts)
+    return all(isinstance(text, str) and len(text) <= TEXT_MAX and text.isprintable() for text in texts)
 
 
 class _Received(msgspec.Struct, frozen=True):
@@ -154,10 +154,10 @@ class ReceivedTokens:
         tokens, refused = tokens_in(packet)
         self._bytes_left -= len(packet)
         stored = 0
-        for each in tokens:
-            key = each.key.lasting
+        for token in tokens:
+            key = token.key.lasting
             if len(self._tokens) < self._most and key not in self._tokens:
-                self._tokens[key] = _Received(each, now)
+                self._tokens[key] = _Received(token, now)
                 stored += 1
         return stored, refused + len(tokens) - stored
 
@@ -186,10 +186,10 @@ class ReceivedTokens:
 
     def forget_pod(self, uid: str) -> None:
         """Drop the tokens of this pod only."""
-        for key in [each for each in self._tokens if each.pod == uid]:
+        for key in [key for key in self._tokens if key.pod == uid]:
             del self._tokens[key]
 
     def _drop_expired(self, now: float) -> None:
         self._next_step = now + EXPIRED_STEP_SECONDS
-        for key in [key for key, each in self._tokens.items() if each.passed.expires_in <= now - each.at]:
+        for key in [key for key, token in self._tokens.items() if token.passed.expires_in <= now - token.at]:
             del self._tokens[key]

@@ -100,7 +100,7 @@ class UserAssignedSource:
         """
         client_id = request.identity.spec.client_id.strip()
         selector = imds_selector(request.identity, by_resource_id=self._by_resource_id)
-        answer = await self._imds.token(
+        response = await self._imds.token(
             request.resource,
             client_id=selector.client_id,
             resource_id=selector.resource_id,
@@ -110,30 +110,30 @@ class UserAssignedSource:
             lag_seconds=context.lag_seconds,
             permit=context.call_permit,
         )
-        claims = decode_claims(answer.access_token)
-        actual = answer.client_id or claims.client_id
+        claims = decode_claims(response.access_token)
+        actual = response.client_id or claims.client_id
         if client_id and actual and actual.lower() != client_id.lower():
             raise OtherIdentityError(
                 f"the AzureIdentity names client id {redacted(client_id)}, but IMDS returned a token of client id "
                 f"{redacted(actual)}",
                 code="other_identity",
-                correlation_id=answer.correlation_id,
+                correlation_id=response.correlation_id,
             )
         token = Token(
-            access_token=answer.access_token,
-            expires_on=answer.expires_on,
-            not_before=answer.not_before,
-            resource=answer.resource or request.resource,
+            access_token=response.access_token,
+            expires_on=response.expires_on,
+            not_before=response.not_before,
+            resource=response.resource or request.resource,
             client_id=actual or client_id,
-            token_type=answer.token_type,
-            refresh_token=answer.refresh_token,
-            ext_expires_in=answer.ext_expires_in,
+            token_type=response.token_type,
+            refresh_token=response.refresh_token,
+            ext_expires_in=response.ext_expires_in,
         )
         return FetchedToken(
             token,
-            answer.expires_in,
-            answer.object_id or claims.oid,
-            correlation=answer.correlation_id,
+            response.expires_in,
+            response.object_id or claims.oid,
+            correlation=response.correlation_id,
         )
 
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
-from nmi.tokens.entra import ANSWER_MAX
+from nmi.tokens.entra import RESPONSE_BYTES_MAX
 from nmi.tokens.secrets import CredentialError
 from nmi.tokens.sign_in import ATTEMPT_SECONDS, InvalidClient
 from nmi.tokens.sign_ins import RETRY_DELAYS
@@ -220,14 +220,14 @@ async def test_an_endless_response_is_not_read_to_its_end(bench: Bench, identity
         nonlocal sent
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        while sent < 1000 * ANSWER_MAX:
-            await response.write(b" " * ANSWER_MAX)
-            sent += ANSWER_MAX
+        while sent < 1000 * RESPONSE_BYTES_MAX:
+            await response.write(b" " * RESPONSE_BYTES_MAX)
+            sent += RESPONSE_BYTES_MAX
         return response
 
     bench.aad.handle = endless  # type: ignore[method-assign]
     assert isinstance(await failure(bench, identity), Unreachable)
-    assert sent < 5 * 4 * ANSWER_MAX, "a few buffers in each attempt"
+    assert sent < 5 * 4 * RESPONSE_BYTES_MAX, "a few buffers in each attempt"
 
 
 @pytest.mark.parametrize(

@@ -240,11 +240,11 @@ def test_every_cache_is_bounded() -> None:
 def test_noting_the_key_of_a_cached_token_shares_one_object() -> None:
     cache = TokenCache()
     first, again = (key_of() for _ in range(2))
-    assert cache.known(again) is again
+    assert cache.shared_key(again) is again
     cache.keep(first, kept(), "ns")
-    assert cache.known(again) is first
+    assert cache.shared_key(again) is first
     cache.forget(first)
-    assert cache.known(again) is again
+    assert cache.shared_key(again) is again
 
 
 def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_identitys_tokens() -> None:
