@@ -9,6 +9,7 @@ request joins it.
 
 import asyncio
 import logging
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -19,10 +20,15 @@ from nmi.tokens.breaker import is_failure
 from nmi.tokens.cache import RESOURCE_SHOWN, STATE_MAX, CachedToken, shown_identity
 from nmi.tokens.fair_queue import Charged, Waiters
 from nmi.tokens.governor import CallPermit, CongestedError, Governor
-from nmi.tokens.source import FetchRequest, TokenKey
+from nmi.tokens.source import FetchObserver, FetchRequest, TokenKey
 from podidentity.azure.errors import AzureError, Paused, Unreachable
 from podidentity.azure.imds import PATIENCE_SECONDS
 from podidentity.resources import IdentityType
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +49,7 @@ class AbandonedError(Exception):
     """The flight has no waiters. Never raised to a caller."""
 
 
-class Flight:
+class Flight(FetchObserver):
     """A fetch that starts with its constructor; `task` ends with the token or the error. Owned by its creator."""
 
     def __init__(
@@ -107,15 +113,18 @@ class Flight:
             return Unreachable("no response within the time of the request", code="timeout")
         return self._last_error.again()
 
+    @override
     def retrying(self, error: AzureError) -> None:
         """Implement FetchObserver.retrying."""
         self._last_error = error.again()
 
+    @override
     def awaiting(self, silence: AzureError) -> None:
         """Implement FetchObserver.awaiting."""
         if self._last_error is None:
             self._last_error = silence.again()
 
+    @override
     @contextmanager
     def sending(self) -> Iterator[None]:
         """Implement FetchObserver.sending. A failed call without waiters is not retried."""

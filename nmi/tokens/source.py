@@ -5,7 +5,6 @@ A source returns a FetchedToken; `nmi.tokens.cache` keeps it as a CachedToken; a
 
 import base64
 import re
-import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Final, NamedTuple, Protocol, Self
@@ -19,19 +18,14 @@ from podidentity.azure.errors import AzureError
 from podidentity.hidden_fields import HidingStruct
 from podidentity.resources import AzureIdentity
 
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
-
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 CallPermits = Callable[[], AbstractAsyncContextManager[object]]
 """Return a permit for one call to IMDS: the source enters it for the call. Sources that do not call IMDS ignore it."""
 
 
-class FetchObserver(Protocol):
-    """Progress callbacks of a fetch, for the requests that wait for it."""
+class FetchObserver:
+    """Progress callbacks of a fetch, for the requests that wait for it. This base class ignores them."""
 
     def retrying(self, error: AzureError) -> None:
         """Record that the fetch failed with *error* and will try again: a waiter that times out reports this error."""
@@ -41,26 +35,10 @@ class FetchObserver(Protocol):
 
     def sending(self) -> AbstractContextManager[None]:
         """Return a context manager for a call that must complete even if no request waits any more."""
-
-
-class NullObserver(FetchObserver):
-    """A FetchObserver that ignores every callback."""
-
-    @override
-    def retrying(self, error: AzureError) -> None:
-        """Ignore *error*."""
-
-    @override
-    def awaiting(self, silence: AzureError) -> None:
-        """Ignore *silence*."""
-
-    @override
-    def sending(self) -> AbstractContextManager[None]:
-        """Return a context manager without effect."""
         return nullcontext()
 
 
-NULL_OBSERVER: Final = NullObserver()
+NULL_OBSERVER: Final = FetchObserver()
 
 
 class Workload(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from nmi.tokens.assertions import KEPT_MAX, Assertions, NoAssertionError
 from nmi.tokens.federated import FederatedSource, UntrustedError
-from nmi.tokens.source import FetchedToken, NullObserver, PolicyError, Workload
+from nmi.tokens.source import FetchedToken, FetchObserver, PolicyError, Workload
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.azure.federation import Exchange
 from podidentity.kube.client import Client
@@ -195,7 +195,7 @@ async def test_a_response_without_a_token_is_a_failure_that_quotes_nothing(answe
     assert not answer or answer.decode() not in str(failed.value)
 
 
-class Trust(NullObserver):
+class Trust(FetchObserver):
     """A pod with a service account on the bench's API server, and an identity that can be configured to trust it."""
 
     def __init__(self, bench: Bench) -> None:
