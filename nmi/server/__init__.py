@@ -3,7 +3,7 @@
 It receives, byte for byte, every request that the fast lane (`_native.lane`) did not answer. From the bytes inwards:
 
     general         one connection: reads bytes, writes answers in order, owns the request that it is answering
-    reading         bytes -> whole requests, with limits that count across reads; `head` and `body` contain the rules
+    reading         bytes -> whole requests, with limits that count across reads; `head` contains the rules of the head
     target          request target -> normal form -> destination; pure, written to be read as a security argument
     parameters      query -> token request; pure
     call            the caller, and the ids under which logs contain a request

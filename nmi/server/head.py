@@ -1,4 +1,4 @@
-"""The strict rules for a request's head, on its raw bytes. Pure: it turns bytes into a `Head` or a `Refusal`.
+"""The strict rules for a request's head, on its raw bytes. Pure: it turns bytes into a `Request` or a `Refusal`.
 
 llhttp, which `reading` uses for a second check, tolerates more than a server under attack should and has no limits.
 This module therefore decides on the framing of a request: each rule cites its paragraph, and anything that is not
@@ -9,10 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.policy import Sizes
+from nmi.server.request import Request
 
 CRLF: Final = b"\r\n"
 HEAD_END: Final = b"\r\n\r\n"
@@ -45,18 +44,6 @@ _SINGLE: Final = ("host", "content-length", "transfer-encoding", "content-type")
 """If one of these occurs twice, two readers may use different ones."""
 
 
-class Head(msgspec.Struct, frozen=True):
-    """A valid head. At most one of *length* and *chunked* announces a body."""
-
-    method: str
-    target: str
-    fields: tuple[tuple[str, str], ...]
-    http_1_0: bool
-    keep_alive: bool
-    length: int
-    chunked: bool
-
-
 def refuse_early(received: bytearray, sizes: Sizes, searched: int) -> Refusal | None:
     """Return a refusal if no continuation of *received*, an incomplete head, could be accepted.
 
@@ -74,8 +61,8 @@ def refuse_early(received: bytearray, sizes: Sizes, searched: int) -> Refusal | 
     return None
 
 
-def parse_head(raw: bytes, sizes: Sizes) -> Head | Refusal:
-    """Parse *raw*, which ends with its first empty line."""
+def parse_head(raw: bytes, sizes: Sizes) -> Request | Refusal:
+    """Return the request that begins with *raw*, which ends with its first empty line. Its body is not read yet."""
     if len(raw) > sizes.head_bytes:
         return too_large("The head of the request is too large.", Limit.HEAD_BYTES)
     line_ends = raw.count(CRLF)
@@ -133,8 +120,8 @@ def _wrong_field(lines: Sequence[bytes]) -> Refusal:
     return bad("a control character in a header field")
 
 
-def _framed(method: str, target: str, fields: tuple[tuple[str, str], ...], *, http_1_0: bool) -> Head | Refusal:
-    """Return the head with the end of the request and the persistence of the connection, from the fields."""
+def _framed(method: str, target: str, fields: tuple[tuple[str, str], ...], *, http_1_0: bool) -> Request | Refusal:
+    """Return the request with its end and the persistence of the connection, from the fields."""
     last = dict(fields)
     if len(last) < len(fields):
         names = [name for name, _ in fields]
@@ -153,7 +140,7 @@ def _framed(method: str, target: str, fields: tuple[tuple[str, str], ...], *, ht
     if connection.count(",") >= CONNECTION_OPTIONS_MAX:
         return bad("too many options in Connection")
     # Upgrade is ignored, as RFC 9110 §7.8 allows: the HTTP client of Java's library asks for "h2c" at first.
-    return Head(
+    return Request(
         method=method,
         target=target,
         fields=fields,

@@ -14,8 +14,13 @@ class Request(msgspec.Struct, frozen=True):
     """Lower-case names and values without surrounding white space, Latin-1, in the order sent."""
     http_1_0: bool
     keep_alive: bool
-    """Whether the client expects another answer on this connection."""
+    """Whether the client expects another response on this connection."""
+    length: int = 0
+    """The length of the body that Content-Length announces."""
+    chunked: bool = False
+    """Whether the body is chunked; *length* is 0 then."""
     body: bytes = b""
+    """The decoded body. `nmi.server.reading` adds it to the request of `nmi.server.head`."""
 
     @override
     def __repr__(self) -> str:

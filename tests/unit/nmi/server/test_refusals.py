@@ -16,10 +16,10 @@ import pytest
 
 import nmi
 from nmi.refusal import Limit, Reason, Refusal
-from nmi.server.body import body_too_large
 from nmi.server.head import bad, too_large
 from nmi.server.parameters import parse_query, token_request
 from nmi.server.policy import ServerPolicy
+from nmi.server.reading import body_too_large
 from nmi.server.responses import SENTENCE_CHARS, refused
 from tests.support.nmi.server.fakes import QUERY, TARGET, TOKEN_PATH, ServerUnderTest, refusing, request_bytes
 
