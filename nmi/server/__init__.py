@@ -6,7 +6,7 @@ It receives, byte for byte, every request that the fast lane (`_native.lane`) di
     reading         bytes -> whole requests, with limits that count across reads; `head` contains the rules of the head
     target          request target -> normal form -> destination; pure, written to be read as a security argument
     parameters      query -> token request; pure
-    call            the caller, and the ids under which logs contain a request
+    request         one request, and the `Call` that waits for its response, with the ids under which logs contain it
     handlers        request -> outcome, by `token_path` (in the order of checks that SDKs rely on), `host_path` or
                     `proxied_path`; `token_endpoint` is the base of the first two, `issued_token` the issuer's interface
     loop_detection  the mark of NMI's own requests to IMDS, and their refusal if a redirect returns them to NMI

@@ -19,7 +19,7 @@ from _native.answers import Usage
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
-from nmi.server.call import Call
+from nmi.server.request import Call
 from podidentity.telemetry.logs import has_own_limit
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,8 @@ class Subject(msgspec.Struct, frozen=True):
             "namespace": pod.partition("/")[0] or None,
             "uid": uid or None,
             "peer": call.peer,
-            "request": call.request,
-            "client_request": call.client_request or None,
+            "request": call.request_id,
+            "client_request": call.client_request_id or None,
         }
 
 

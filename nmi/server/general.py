@@ -10,16 +10,14 @@ lane.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol, Self
-
-import msgspec
+from typing import Any, Final, Protocol
 
 from nmi.refusal import Limit, Refusal
 from nmi.server.handlers import Handlers
-from nmi.server.outcomes import Outcome, Pending
+from nmi.server.outcomes import Outcome, Work
 from nmi.server.policy import ServerPolicy
 from nmi.server.reading import RequestReader
-from nmi.server.request import Request
+from nmi.server.request import Call, Origin
 from nmi.server.responses import Answer, StreamedAnswer
 from nmi.server.waiting_requests import WaitingRequests
 
@@ -31,29 +29,11 @@ _STATUS_LINE_END: Final = b"\r\n"
 _HEAD_END: Final = b"\r\n\r\n"
 
 
-class ResponseForm(msgspec.Struct, frozen=True):
-    """The properties of a request that determine the form of its answer. Nothing else is kept while it waits."""
-
-    keep_alive: bool
-    http_1_0: bool
-    head_only: bool
-
-    @classmethod
-    def of(cls, request: Request) -> Self:
-        return cls(request.keep_alive, request.http_1_0, request.method == "HEAD")
-
-
-_UNKNOWN_FORM: Final = ResponseForm(keep_alive=False, http_1_0=False, head_only=False)
-"""The form of an answer to an unreadable request."""
-
-
-class LaneConnection(Protocol):
+class LaneConnection(Origin, Protocol):
     """The interface of `_native.connection.Connection` that the general lane uses."""
 
     @property
     def peer(self) -> str: ...
-    def was_redirected(self) -> bool: ...
-    def original_destination(self) -> tuple[str, int] | None: ...
     def write(self, data: bytes) -> None: ...
     def finish(self) -> None: ...
     def pause(self) -> None: ...
@@ -132,30 +112,31 @@ class GeneralLane:
         """Answer the received requests in order until none is left or an answer needs asynchronous work."""
         while not self._ended:
             empty = self._reader.empty
-            found = None if empty else self._reader.next()
-            if found is None:
+            request = None if empty else self._reader.next()
+            if request is None:
                 if empty or self._reader.empty:  # the bytes may have been an empty line
                     self._written = 0
                     self._connection.resume()
                 return
-            begun = self._server.now_ns()
-            if isinstance(found, Refusal):
-                self._write(_UNKNOWN_FORM, self._server.handlers.malformed(self._connection, found), begun)
+            peer, begun_ns = self._connection.peer, self._server.now_ns()
+            if isinstance(request, Refusal):
+                self._write(self._server.handlers.malformed(Call.of(peer, begun_ns), request))
                 return
-            outcome = self._server.handlers.answer(self._connection, found)
+            call = Call.of(peer, begun_ns, request)
+            outcome = self._server.handlers.answer(self._connection, call, request)
             if not isinstance(outcome, Outcome):
-                self._wait(ResponseForm.of(found), outcome, begun)
+                self._wait(call, outcome)
                 return
-            self._write(ResponseForm.of(found), outcome, begun)
+            self._write(outcome)
 
-    def _wait(self, form: ResponseForm, pending: Pending, begun: int) -> None:
+    def _wait(self, call: Call, work: Work) -> None:
         if self._reader.empty:
             self._connection.pause()
         else:
             seconds = self._server.policy.pipeline_seconds
             self._pipeline_timer = asyncio.get_running_loop().call_later(seconds, self._stop_reading)
         self._expired = False
-        self._task = self._server.spawn(self._answer_later(form, pending, begun))
+        self._task = self._server.spawn(self._answer_later(call, work))
         self._server.waiting.add(self)
 
     def expire(self) -> None:
@@ -164,21 +145,21 @@ class GeneralLane:
             self._expired = True
             self._task.cancel()
 
-    async def _answer_later(self, form: ResponseForm, pending: Pending, begun: int) -> None:
+    async def _answer_later(self, call: Call, work: Work) -> None:
         """Wait for one answer, write it, and continue with later requests. Raises nothing but CancelledError."""
-        handlers, stream = self._server.handlers, _Stream(self, form)
+        handlers, stream = self._server.handlers, _Stream(self, call)
         try:
-            outcome = await pending.work(stream)
+            outcome = await work(stream)
         except asyncio.CancelledError:
             # As asyncio.timeout() does: another cancellation at the same time, of a lost connection, prevails.
             if not self._expired or self._task is None or self._task.uncancel() > 0:
                 raise
-            outcome = handlers.timed_out(pending, stopping=self._server.draining)
+            outcome = handlers.timed_out(call, stopping=self._server.draining)
         except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
             outcome = (
-                handlers.timed_out(pending, stopping=self._server.draining)
+                handlers.timed_out(call, stopping=self._server.draining)
                 if self._expired
-                else handlers.failed(pending, error)
+                else handlers.failed(call, error)
             )
         finally:
             self._server.waiting.discard(self)
@@ -188,41 +169,41 @@ class GeneralLane:
             return
         try:
             if stream.closes is None:
-                self._write(form, outcome, begun)
+                self._write(outcome)
             else:
-                self._end_stream(outcome, begun, close=stream.closes)
+                self._end_stream(outcome, close=stream.closes)
             self._advance()
         except Exception as error:  # noqa: BLE001 - a paused connection has no deadline and must not remain paused
             self._end()
-            handlers.failed(pending, error)
+            handlers.failed(call, error)
 
-    def _write(self, form: ResponseForm, outcome: Outcome, begun: int) -> None:
+    def _write(self, outcome: Outcome) -> None:
         """Send an answer in the form that its request requires."""
-        close = self.begin(form, outcome.answer)
-        self._count(outcome, begun)
+        close = self.begin(outcome.call, outcome.answer)
+        self._count(outcome)
         if close:
             self._end()
 
-    def _end_stream(self, outcome: Outcome, begun: int, *, close: bool) -> None:
+    def _end_stream(self, outcome: Outcome, *, close: bool) -> None:
         """Complete a streamed answer. If it is cut, only the end of the connection shows this to the client.
 
         The connection also ends if reading has stopped since the answer's head was sent.
         """
-        self._count(outcome, begun)
+        self._count(outcome)
         if close or self._last or not isinstance(outcome.answer, StreamedAnswer):
             self._end()
 
-    def begin(self, form: ResponseForm, answer: Answer) -> bool:
+    def begin(self, call: Call, answer: Answer) -> bool:
         """Send *answer*, or its head if it is streamed. Return whether the connection ends after it."""
         if self._written > self._server.policy.sizes.answered_bytes and not self._last:
             self._last = True
             self._server.handlers.limit_hit(Limit.PIPELINE)
-        close = answer.ends_connection or not form.keep_alive or self._last or self._server.draining
+        close = answer.ends_connection or not call.keep_alive or self._last or self._server.draining
         data = answer.render(self._server.now_ns(), close)
-        if form.http_1_0 and not close:
+        if call.http_1_0 and not close:
             # RFC 9112 §9.3: without this field, an HTTP/1.0 client expects the connection to close.
             data = data.replace(_STATUS_LINE_END, b"\r\nConnection: keep-alive\r\n", 1)
-        if form.head_only:
+        if call.head_only:
             data = data[: data.index(_HEAD_END) + len(_HEAD_END)]
         self.send(data)
         return close
@@ -233,19 +214,20 @@ class GeneralLane:
             self._written += len(data)
             self._connection.write(data)
 
-    def _count(self, outcome: Outcome, begun: int) -> None:
-        taken = self._server.now_ns() - begun
+    def _count(self, outcome: Outcome) -> None:
+        call = outcome.call
+        taken = self._server.now_ns() - call.begun_ns
         outcome.series.observe(taken)
         if requests_log.isEnabledFor(logging.DEBUG):
             requests_log.debug(
                 "request answered",
                 extra={
-                    "peer": outcome.call.peer,
+                    "peer": call.peer,
                     "path": outcome.series.labels[0],
                     "status": outcome.answer.status,
                     "seconds": taken / 1e9,
-                    "request": outcome.call.request,
-                    "client_request": outcome.call.client_request or None,
+                    "request": call.request_id,
+                    "client_request": call.client_request_id or None,
                 },
             )
 
@@ -275,18 +257,18 @@ class GeneralLane:
 
 
 class _Stream:
-    """Implements `nmi.server.passthrough.Stream` for one request."""
+    """Implements `nmi.server.request.Stream` for one request."""
 
-    __slots__ = ("_form", "_lane", "closes")
+    __slots__ = ("_call", "_lane", "closes")
 
-    def __init__(self, lane: GeneralLane, form: ResponseForm) -> None:
+    def __init__(self, lane: GeneralLane, call: Call) -> None:
         self._lane = lane
-        self._form = form
+        self._call = call
         self.closes: bool | None = None
         """Whether the connection ends after the answer; None until the answer has begun."""
 
     def begin(self, answer: StreamedAnswer) -> None:
-        self.closes = self._lane.begin(self._form, answer)
+        self.closes = self._lane.begin(self._call, answer)
 
     def send(self, piece: bytes) -> None:
         self._lane.send(piece)

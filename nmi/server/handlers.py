@@ -9,16 +9,15 @@ from typing import Final
 
 from _native.index import Index
 from nmi.refusal import Limit, Reason, Refusal
-from nmi.server.call import Call, Origin
 from nmi.server.decisions import Decisions
 from nmi.server.host_path import HostPath
 from nmi.server.issued_token import TokenIssuer
 from nmi.server.loop_detection import LOOPED, is_from_nmi
 from nmi.server.metrics import ServerMetrics
-from nmi.server.outcomes import Outcome, Outcomes, Pending
+from nmi.server.outcomes import Outcome, Outcomes, Work
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import NEVER, OTHER_METHOD, READING, Forwarder, ProxiedPath
-from nmi.server.request import Request
+from nmi.server.request import Call, Origin, Request
 from nmi.server.target import Action, CanonicalPath, resolve
 from nmi.server.token_path import TokenPath
 
@@ -43,37 +42,35 @@ class Handlers:
         self._host = HostPath(policy=policy, issuer=issuer, outcomes=self._outcomes, now_ns=now_ns)
         self._proxied = ProxiedPath(policy=policy, proxy=proxy, outcomes=self._outcomes)
 
-    def answer(self, origin: Origin, request: Request) -> Outcome | Pending:
-        """Return the outcome of *request* from *origin*, or the work that leads to it."""
-        call, canonical_path = Call.of(origin, request), CanonicalPath.OTHER
+    def answer(self, origin: Origin, call: Call, request: Request) -> Outcome | Work:
+        """Return the outcome of *request* from *origin*, or the work that leads to it. Complete *call*."""
         try:
             destination = resolve(request.target, self._policy.proxied_paths)
-            canonical_path = destination.canonical_path
+            call.path = destination.canonical_path
             if destination.action is Action.HOST_TOKEN and not is_from_nmi(request):
                 return self._host.answer(origin, call, request, destination)
             refusal = _refusal(origin, request, destination.action)
             if refusal is OTHER_METHOD:
+                call.path = CanonicalPath.OTHER  # such a method is refused for every path
                 return self._outcomes.refused(call, refusal, allow=READING)
             if refusal is not None:
-                return self._outcomes.refused(call, refusal, canonical_path)
+                return self._outcomes.refused(call, refusal)
             handler = self._token if destination.action is Action.TOKEN else self._proxied
             return handler.answer(call, request, destination)
         except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
-            return self._outcomes.failed(call, error, canonical_path)
+            return self._outcomes.failed(call, error)
 
-    def malformed(self, origin: Origin, refusal: Refusal) -> Outcome:
+    def malformed(self, call: Call, refusal: Refusal) -> Outcome:
         """Return the outcome of bytes that are not a request."""
-        return self._outcomes.refused(Call.of(origin), refusal)
+        return self._outcomes.refused(call, refusal)
 
-    def failed(self, pending: Pending, error: BaseException) -> Outcome:
+    def failed(self, call: Call, error: BaseException) -> Outcome:
         """Return the outcome of a request that failed because of a defect in NMI."""
-        return self._outcomes.failed(pending.call, error, pending.canonical_path, pending.asked)
+        return self._outcomes.failed(call, error)
 
-    def timed_out(self, pending: Pending, *, stopping: bool = False) -> Outcome:
+    def timed_out(self, call: Call, *, stopping: bool = False) -> Outcome:
         """Return the outcome of a request without an answer at its timeout, or when the server stops."""
-        return self._outcomes.refused(
-            pending.call, _STOPPING if stopping else _LATE, pending.canonical_path, asked=pending.asked
-        )
+        return self._outcomes.refused(call, _STOPPING if stopping else _LATE)
 
     def limit_hit(self, limit: Limit) -> None:
         """Count a limit that took effect without a refusal."""

@@ -14,14 +14,12 @@ from typing import Final
 
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
-from nmi.server.call import Call, Origin
 from nmi.server.decisions import Subject
 from nmi.server.issued_token import name_of
-from nmi.server.outcomes import Outcome, Pending, header_refusal, subject_of
-from nmi.server.passthrough import Stream
-from nmi.server.request import Request
+from nmi.server.outcomes import Outcome, Work, header_refusal, subject_of
+from nmi.server.request import Call, Origin, Request, Stream
 from nmi.server.responses import host_token_parts, rendered
-from nmi.server.target import CanonicalPath, Destination
+from nmi.server.target import Destination
 from nmi.server.token_endpoint import GET_ONLY, NOT_GET, TokenEndpoint
 from podidentity.azure.imds import RawAnswer
 
@@ -36,19 +34,17 @@ _NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 class HostPath(TokenEndpoint):
     """The handler of requests for host tokens."""
 
-    canonical_path = CanonicalPath.HOST_TOKEN
-
-    def answer(self, origin: Origin, call: Call, request: Request, destination: Destination) -> Outcome | Pending:
+    def answer(self, origin: Origin, call: Call, request: Request, destination: Destination) -> Outcome | Work:
         if not self._policy.host_tokens:
-            return self._outcomes.refused(call, _DISABLED, self.canonical_path)
+            return self._outcomes.refused(call, _DISABLED)
         refusal = _caller_refusal(origin, call, request)
         if refusal is not None:
-            return self._outcomes.refused(call, refusal, self.canonical_path)
+            return self._outcomes.refused(call, refusal)
         if request.method != "GET":
-            return self._outcomes.refused(call, NOT_GET, self.canonical_path, allow=GET_ONLY)
+            return self._outcomes.refused(call, NOT_GET, allow=GET_ONLY)
         pod = header_refusal(request, self._policy) or _pod_in(request)
         if isinstance(pod, Refusal):
-            return self._outcomes.refused(call, pod, self.canonical_path)
+            return self._outcomes.refused(call, pod)
         return self._issue_later(call, destination.query, partial(self._issue, call, pod))
 
     async def _issue(self, call: Call, pod: tuple[str, str], asked: TokenRequest, _: Stream) -> Outcome:
@@ -58,13 +54,13 @@ class HostPath(TokenEndpoint):
         if isinstance(issued, RawAnswer):
             issued = _NO_NODE_TOKENS
         if isinstance(issued, Refusal):
-            return outcomes.refused(call, issued, self.canonical_path, asked=asked, subject=subject)
+            return outcomes.refused(call, issued, subject=subject)
         known = subject_of(call, issued.record)
         subject = Subject(call, pod=subject.pod, uid=issued.uid) if known.entry is None else known
         outcomes.decisions.granted(subject, asked, name_of(issued), issued.usage, issued.correlation)
         now_ns = self._now_ns()
         parts = host_token_parts(issued.token, issued.expires_ns, now_ns)
-        return outcomes.answered(subject, rendered(parts, issued.expires_ns, now_ns), self.canonical_path, asked)
+        return outcomes.answered(subject, rendered(parts, issued.expires_ns, now_ns))
 
 
 def _caller_refusal(origin: Origin, call: Call, request: Request) -> Refusal | None:

@@ -22,8 +22,8 @@ from msgspec.structs import replace
 
 from _native.answers import SharedText, Usage
 from nmi.refusal import Refusal
-from nmi.server.passthrough import Stream, forwarded_target
-from nmi.server.request import Request
+from nmi.server.passthrough import forwarded_target
+from nmi.server.request import Request, Stream
 from nmi.server.responses import PlainAnswer, StreamedAnswer, head_of
 from nmi.server.target import CanonicalPath, Destination
 from nmi.tokens.fair_queue import Charged, Waiters
@@ -78,7 +78,7 @@ class _Flight:
 
 
 class _Collected:
-    """Implements `nmi.server.passthrough.Stream`: collects a long answer, whose size the proxy limits."""
+    """Implements `nmi.server.request.Stream`: collects a long answer, whose size the proxy limits."""
 
     def __init__(self) -> None:
         self.body = bytearray()

@@ -10,16 +10,13 @@ from _native.answers import SharedAnswer, SharedText, Usage
 from _native.histogram import Series
 from _native.index import Index, PodRecord
 from nmi.identity.pods import PodEntry
-from nmi.identity.request import TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
-from nmi.server.call import Call
 from nmi.server.decisions import Decisions, Subject
 from nmi.server.head import bad
 from nmi.server.metrics import ServerMetrics, audience
-from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.ready_refusals import ReadyRefusals, RefusedRequest, kinds_of
-from nmi.server.request import Request
+from nmi.server.request import Call, Request, Stream
 from nmi.server.responses import Answer
 from nmi.server.responses import refused as refusal_answer
 from nmi.server.target import CanonicalPath
@@ -36,14 +33,8 @@ class Outcome(msgspec.Struct, frozen=True):
     call: Call
 
 
-class Pending(msgspec.Struct, frozen=True):
-    """An answer that needs asynchronous work."""
-
-    call: Call
-    canonical_path: CanonicalPath
-    asked: TokenRequest | None
-    work: Callable[[Stream], Coroutine[Any, Any, Outcome]]
-    """Called once, in a task. The task sends the resulting answer unless it has been streamed."""
+Work = Callable[[Stream], Coroutine[Any, Any, Outcome]]
+"""The asynchronous work that an answer needs. Called once, in a task, which sends the answer unless it is streamed."""
 
 
 class Outcomes:
@@ -64,71 +55,58 @@ class Outcomes:
         self.decisions = decisions
         self._ready = ReadyRefusals(now_ns)
 
-    def answered(
-        self, subject: Subject, answer: Answer, canonical_path: CanonicalPath, asked: TokenRequest | None = None
-    ) -> Outcome:
+    def answered(self, subject: Subject, answer: Answer) -> Outcome:
         """Return the outcome of a served request; *answer* may be IMDS's own error."""
-        return Outcome(answer, self.series(answer.status, canonical_path, subject, asked), subject.call)
+        return Outcome(answer, self.series(answer.status, subject), subject.call)
 
     def refused(
         self,
         call: Call,
         refusal: Refusal,
-        canonical_path: CanonicalPath = CanonicalPath.OTHER,
         *,
         allow: tuple[str, ...] = (),
-        asked: TokenRequest | None = None,
         subject: Subject | None = None,
     ) -> Outcome:
         """Return the outcome of a refused request. *subject*: the caller, if it is not the pod at the peer address."""
         answer = refusal_answer(
-            refusal, request_id=call.request, set_retry_after=self._policy.set_retry_after, allow=allow
+            refusal, request_id=call.request_id, set_retry_after=self._policy.set_retry_after, allow=allow
         )
         who = subject_of(call, self._index.get(call.peer)) if subject is None else subject
         self._measures.refused(refusal.reason)
         if refusal.limit is not None:
             self._measures.limit_hit(refusal.limit)
-        usage = self.decisions.refused(who, str(canonical_path), answer.status, refusal, asked)
-        outcome = self.answered(who, answer, canonical_path, asked)
-        if canonical_path is not CanonicalPath.HOST_TOKEN:
+        usage = self.decisions.refused(who, str(call.path), answer.status, refusal, call.token_request)
+        outcome = self.answered(who, answer)
+        if call.path is not CanonicalPath.HOST_TOKEN:
             counter = self._measures.refusal_counter(refusal.reason)
-            repeated = RefusedRequest(answer, call.request, outcome.series, usage, counter)
-            self._make_ready(call, refusal, canonical_path, asked, repeated)
+            repeated = RefusedRequest(answer, call.request_id, outcome.series, usage, counter)
+            self._make_ready(call, refusal, repeated)
         return outcome
 
-    def _make_ready(
-        self,
-        call: Call,
-        refusal: Refusal,
-        canonical_path: CanonicalPath,
-        asked: TokenRequest | None,
-        refused: RefusedRequest,
-    ) -> None:
+    def _make_ready(self, call: Call, refusal: Refusal, refused: RefusedRequest) -> None:
         """Let the fast lane send the answer to further requests that would get the same refusal."""
-        record = self._index.get(call.peer)
-        if asked is None:
-            kinds = kinds_of(refusal, canonical_path, self._policy.proxied_paths)
+        record, request = self._index.get(call.peer), call.token_request
+        if request is None:
+            kinds = kinds_of(refusal, call.path, self._policy.proxied_paths)
             if kinds:
                 self._ready.admit_kinds(self._index.unknown(call.peer) if record is None else record, kinds, refused)
         elif record is None and refusal.unknown_seconds:
             record = self._index.unknown(call.peer)
-            self._ready.admit_request(record, record.generation, asked, refused, refusal.unknown_seconds)
+            self._ready.admit_request(record, record.generation, request, refused, refusal.unknown_seconds)
         elif record is not None and refusal.generation is not None:
-            self._ready.admit_request(record, refusal.generation, asked, refused)
+            self._ready.admit_request(record, refusal.generation, request, refused)
 
     def make_metadata_ready(self, call: Call, request: Request, text: SharedText, usage: Usage) -> None:
         """Let the fast lane send *text* to further GETs of the same target, counted for the pod at the peer address."""
         record, target = self._index.get(call.peer), request.target.encode()
         if record is not None and len(target) <= TARGET_BYTES_MAX:
-            series = self.series(HTTPStatus.OK, CanonicalPath.INSTANCE, subject_of(call, record), None)
+            series = self.series(HTTPStatus.OK, subject_of(call, record))
             record.admit_metadata(record.generation, target, SharedAnswer(text=text, series=series, usage=usage))
 
-    def failed(
-        self, call: Call, error: BaseException, canonical_path: CanonicalPath, asked: TokenRequest | None = None
-    ) -> Outcome:
+    def failed(self, call: Call, error: BaseException) -> Outcome:
         """Return the outcome of a request that failed because of a defect in NMI."""
         self.decisions.failed(self.subject(call), error)
-        return self.refused(call, _INTERNAL, canonical_path, asked=asked)
+        return self.refused(call, _INTERNAL)
 
     def limit_hit(self, limit: Limit) -> None:
         """Count a limit that took effect without a refusal."""
@@ -138,13 +116,13 @@ class Outcomes:
         """Return the caller of *call*."""
         return subject_of(call, self._index.get(call.peer))
 
-    def series(
-        self, status: int, canonical_path: CanonicalPath, subject: Subject, asked: TokenRequest | None
-    ) -> Series:
+    def series(self, status: int, subject: Subject) -> Series:
         """Return the metric series of an answer. Only known pods have a namespace, only token requests an audience."""
+        call = subject.call
         namespace = "" if subject.entry is None else subject.entry.namespace
+        request = call.token_request
         return self._measures.series(
-            str(canonical_path), status, namespace, "" if asked is None else audience(asked.resource)
+            str(call.path), status, namespace, "" if request is None else audience(request.resource)
         )
 
 

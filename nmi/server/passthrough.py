@@ -24,7 +24,7 @@ from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.loop_detection import CAME_BACK, LOOP_STATUS
 from nmi.server.parameters import parse_query
 from nmi.server.policy import ServerPolicy
-from nmi.server.request import Request
+from nmi.server.request import Request, Stream
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
 from nmi.tokens.fair_queue import Charged
@@ -72,13 +72,6 @@ def forwarded_target(destination: Destination) -> str | Refusal:
         return parameters
     query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
     return f"{destination.path}{query}"
-
-
-class Stream(Protocol):
-    """The destination of a streamed answer. Neither method waits for the peer to read."""
-
-    def begin(self, answer: StreamedAnswer) -> None: ...
-    def send(self, piece: bytes) -> None: ...
 
 
 class MetadataProxy:

@@ -6,11 +6,9 @@ from typing import Final, Protocol
 from msgspec.structs import replace
 
 from nmi.refusal import Reason, Refusal
-from nmi.server.call import Call
-from nmi.server.outcomes import Outcome, Outcomes, Pending, header_refusal
-from nmi.server.passthrough import Stream
+from nmi.server.outcomes import Outcome, Outcomes, Work, header_refusal
 from nmi.server.policy import ServerPolicy
-from nmi.server.request import Request
+from nmi.server.request import Call, Request, Stream
 from nmi.server.responses import PlainAnswer, StreamedAnswer, with_request_id
 from nmi.server.target import CanonicalPath, Destination
 
@@ -38,27 +36,26 @@ class ProxiedPath:
         self._proxy = proxy
         self._outcomes = outcomes
 
-    def answer(self, call: Call, request: Request, destination: Destination) -> Outcome | Pending:
-        canonical_path = destination.canonical_path
-        if canonical_path is CanonicalPath.INSTANCE and self._policy.block_instance_metadata:
-            return self._outcomes.refused(call, _BLOCKED, canonical_path)
-        methods = READING if canonical_path is CanonicalPath.INSTANCE else PROXIED
+    def answer(self, call: Call, request: Request, destination: Destination) -> Outcome | Work:
+        if call.path is CanonicalPath.INSTANCE and self._policy.block_instance_metadata:
+            return self._outcomes.refused(call, _BLOCKED)
+        methods = READING if call.path is CanonicalPath.INSTANCE else PROXIED
         if request.method not in methods and not self._policy.proxied_paths.everything:
-            return self._outcomes.refused(call, OTHER_METHOD, canonical_path, allow=methods)
+            return self._outcomes.refused(call, OTHER_METHOD, allow=methods)
         refusal = header_refusal(request, self._policy)
         if refusal is not None:
-            return self._outcomes.refused(call, refusal, canonical_path)
-        return Pending(call, canonical_path, None, partial(self._proxied, call, request, destination))
+            return self._outcomes.refused(call, refusal)
+        return partial(self._proxied, call, request, destination)
 
     async def _proxied(self, call: Call, request: Request, destination: Destination, stream: Stream) -> Outcome:
         subject = self._outcomes.subject(call)
         charged = WITHOUT_POD if subject.entry is None else subject.entry.key
         answer = await self._proxy.forward(charged, request, destination, stream)
         if isinstance(answer, Refusal):
-            return self._outcomes.refused(call, answer, destination.canonical_path)
+            return self._outcomes.refused(call, answer)
         if isinstance(answer, PlainAnswer):
-            answer = replace(answer, headers=with_request_id(answer.status, answer.headers, call.request))
-        outcome = self._outcomes.answered(subject, answer, destination.canonical_path)
+            answer = replace(answer, headers=with_request_id(answer.status, answer.headers, call.request_id))
+        outcome = self._outcomes.answered(subject, answer)
         if isinstance(answer, PlainAnswer) and answer.text is not None and answer.usage is not None:
             self._outcomes.make_metadata_ready(call, request, answer.text, answer.usage)
         return outcome

@@ -1,11 +1,21 @@
-"""One whole request whose syntax has passed every check."""
+"""One request, the record that waits for its response, and the interfaces of its connection."""
+
+from typing import Final, Protocol, Self
 
 import msgspec
 from typing_extensions import override
 
+from _native.request_ids import next_request_id
+from nmi.identity.request import TokenRequest
+from nmi.server.responses import StreamedAnswer
+from nmi.server.target import CanonicalPath
+
+CLIENT_REQUEST_CHARS: Final = 64
+"""The maximum length of a client's id; SDKs send a UUID."""
+
 
 class Request(msgspec.Struct, frozen=True):
-    """A request. Immutable; only its framing has been interpreted."""
+    """A request whose syntax has passed every check. Immutable; only its framing has been interpreted."""
 
     method: str
     target: str
@@ -29,8 +39,67 @@ class Request(msgspec.Struct, frozen=True):
 
     def values(self, name: str) -> tuple[str, ...]:
         """Return every value of the field *name* (lower case) separately."""
-        found: tuple[str, ...] = ()
-        for each, value in self.fields:
-            if each == name:
-                found += (value,)
-        return found
+        values: tuple[str, ...] = ()
+        for field, value in self.fields:
+            if field == name:
+                values += (value,)
+        return values
+
+
+class Call(msgspec.Struct):
+    """The record of one request of *peer* until its response is sent.
+
+    It refers to neither the request nor its connection: a request has up to 32 kB and may contain secrets, and a call
+    may wait for a minute. The handlers set *path* and *token_request* once, before any work waits. The defaults are
+    those of a request that could not be read.
+    """
+
+    peer: str
+    """The peer's IPv4 address, dotted."""
+    request_id: str
+    """NMI's id: in each log line, and in the field x-ms-request-id of an error."""
+    client_request_id: str = ""
+    """The client's id, x-ms-client-request-id; empty if it is not printable."""
+    path: CanonicalPath = CanonicalPath.OTHER
+    token_request: TokenRequest | None = None
+    """The parameters, if the call requests a token."""
+    keep_alive: bool = False
+    http_1_0: bool = False
+    head_only: bool = False
+    """Whether the response must have no body, because the method is HEAD."""
+    begun_ns: int = 0
+    """The time at which the request was complete, of time.monotonic_ns()."""
+
+    @classmethod
+    def of(cls, peer: str, begun_ns: int, request: Request | None = None) -> Self:
+        """Return a new call. *request* is None if it could not be read."""
+        if request is None:
+            return cls(peer, next_request_id(), begun_ns=begun_ns)
+        ids = request.values("x-ms-client-request-id")
+        client_id = ids[0][:CLIENT_REQUEST_CHARS] if ids else ""
+        return cls(
+            peer,
+            next_request_id(),
+            client_id if client_id.isascii() and client_id.isprintable() else "",
+            keep_alive=request.keep_alive,
+            http_1_0=request.http_1_0,
+            head_only=request.method == "HEAD",
+            begun_ns=begun_ns,
+        )
+
+
+class Origin(Protocol):
+    """The part of a connection's interface that shows how the caller reached NMI."""
+
+    def was_redirected(self) -> bool:
+        """Return whether a rule redirected the connection as the policy requires; True if it requires nothing."""
+
+    def original_destination(self) -> tuple[str, int] | None:
+        """Return the destination before a rule redirected the connection; None if not redirected. One system call."""
+
+
+class Stream(Protocol):
+    """The destination of a streamed response. Neither method waits for the peer to read."""
+
+    def begin(self, answer: StreamedAnswer) -> None: ...
+    def send(self, piece: bytes) -> None: ...

@@ -14,14 +14,12 @@ from _native.answers import ReadyAnswer
 from _native.histogram import Series
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
-from nmi.server.call import Call
 from nmi.server.issued_token import ReadyAnswers, TokenIssuer, name_of
-from nmi.server.outcomes import Outcome, Outcomes, Pending, header_refusal, subject_of
-from nmi.server.passthrough import Stream
+from nmi.server.outcomes import Outcome, Outcomes, Work, header_refusal, subject_of
 from nmi.server.policy import ServerPolicy
-from nmi.server.request import Request
+from nmi.server.request import Call, Request, Stream
 from nmi.server.responses import Answer, forwarded, rendered, token_parts
-from nmi.server.target import CanonicalPath, Destination
+from nmi.server.target import Destination
 from nmi.server.token_endpoint import GET_ONLY, NOT_GET, TokenEndpoint
 from nmi.tokens.source import Issued
 from podidentity.azure.imds import RawAnswer
@@ -30,22 +28,20 @@ from podidentity.azure.imds import RawAnswer
 class TokenPath(TokenEndpoint):
     """The handler of requests on the token path."""
 
-    canonical_path = CanonicalPath.TOKEN
-
     def __init__(
         self, *, policy: ServerPolicy, issuer: TokenIssuer, outcomes: Outcomes, now_ns: Callable[[], int]
     ) -> None:
         super().__init__(policy=policy, issuer=issuer, outcomes=outcomes, now_ns=now_ns)
         self._ready = ReadyAnswers()
 
-    def answer(self, call: Call, request: Request, destination: Destination) -> Outcome | Pending:
+    def answer(self, call: Call, request: Request, destination: Destination) -> Outcome | Work:
         if request.method != "GET":
-            return self._outcomes.refused(call, NOT_GET, self.canonical_path, allow=GET_ONLY)
+            return self._outcomes.refused(call, NOT_GET, allow=GET_ONLY)
         refusal = header_refusal(request, self._policy)
         if refusal is None and self._lacks_metadata_header(request):
             refusal = _NO_METADATA
         if refusal is not None:
-            return self._outcomes.refused(call, refusal, self.canonical_path)
+            return self._outcomes.refused(call, refusal)
         return self._issue_later(call, destination.query, partial(self._issue, call))
 
     def _lacks_metadata_header(self, request: Request) -> bool:
@@ -58,14 +54,14 @@ class TokenPath(TokenEndpoint):
         outcomes = self._outcomes
         issued = await self._issuer.issue(call.peer, asked)
         if isinstance(issued, Refusal):
-            return outcomes.refused(call, issued, self.canonical_path, asked=asked)
+            return outcomes.refused(call, issued)
         if isinstance(issued, RawAnswer):
             subject = outcomes.subject(call)
             outcomes.decisions.passed(subject, asked, issued.status)
-            return outcomes.answered(subject, forwarded(issued, call.request), self.canonical_path, asked)
+            return outcomes.answered(subject, forwarded(issued, call.request_id))
         subject = subject_of(call, issued.record)
         outcomes.decisions.granted(subject, asked, name_of(issued), issued.usage, issued.correlation)
-        series = outcomes.series(200, self.canonical_path, subject, asked)
+        series = outcomes.series(200, subject)
         return Outcome(self._render(issued, asked, series), series, call)
 
     def _render(self, issued: Issued, asked: TokenRequest, series: Series) -> Answer:

@@ -20,8 +20,7 @@ from nmi.server.metadata_cache import (
     STALE_SECONDS,
     MetadataCache,
 )
-from nmi.server.passthrough import Stream
-from nmi.server.request import Request
+from nmi.server.request import Request, Stream
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination, ProxiedPaths, resolve
 from nmi.tokens.fair_queue import Charged

@@ -15,10 +15,9 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, generate_latest
 
 from nmi.refusal import Reason, Refusal
-from nmi.server.call import CLIENT_REQUEST_CHARS, Call
 from nmi.server.metrics import OTHER, SERIES_MAX, ServerMetrics, audience
 from nmi.server.policy import ServerPolicy
-from nmi.server.request import Request
+from nmi.server.request import CLIENT_REQUEST_CHARS, Call, Request
 from nmi.server.target import ProxiedPaths
 from podidentity.azure.imds import RawAnswer
 from podidentity.telemetry.logs import JsonFormatter
@@ -27,7 +26,6 @@ from tests.support.nmi.server.fakes import (
     RESOURCE,
     TARGET,
     TOKEN_PATH,
-    FakeConnection,
     ServerUnderTest,
     TokenResponse,
     grant,
@@ -239,7 +237,7 @@ def test_a_clients_request_id_is_truncated_and_sanitised(sent: tuple[str, ...], 
     fields = tuple(("x-ms-client-request-id", each) for each in sent)
     request = Request("GET", TARGET, fields, http_1_0=False, keep_alive=True)
 
-    assert Call.of(FakeConnection(), request).client_request == kept
+    assert Call.of(PEER, 0, request).client_request_id == kept
 
 
 async def test_malformed_bytes_have_a_request_id_too(written: io.StringIO) -> None:

@@ -18,9 +18,8 @@ from nmi.server.decisions import Decisions
 from nmi.server.general import GeneralLane
 from nmi.server.handlers import Handlers
 from nmi.server.metrics import ServerMetrics
-from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
-from nmi.server.request import Request
+from nmi.server.request import Request, Stream
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
 from nmi.server.waiting_requests import WaitingRequests

@@ -10,8 +10,8 @@ from _native.answers import Usage
 from nmi.error_refusals import refusal_of
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
-from nmi.server.call import Call
 from nmi.server.decisions import LINES_PER_PERIOD, LINES_PER_SUBJECT, REMEMBERED_MAX, SHOWN_CHARS, Decisions, Subject
+from nmi.server.request import Call
 from nmi.tokens.proxy_refusals import MissingStep, NotBoundError
 from nmi.tokens.secrets import CredentialError
 from podidentity.azure.errors import AzureError, Refused, Unreachable

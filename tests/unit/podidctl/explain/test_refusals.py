@@ -15,8 +15,8 @@ from _native.answers import Usage
 from nmi.identity.decide import NONE_MATCHES
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
-from nmi.server.call import Call
 from nmi.server.decisions import Decisions, Subject
+from nmi.server.request import Call
 from nmi.tokens.secrets import CredentialError
 from podidctl.checks.explanation import DECISIONS_SHOWN
 from podidctl.commands.explain import show
