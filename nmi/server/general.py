@@ -19,7 +19,6 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.reading import RequestReader
 from nmi.server.request import Call, Origin
 from nmi.server.responses import Answer, StreamedAnswer
-from nmi.server.waiting_requests import WaitingRequests
 
 log = logging.getLogger(__name__)
 requests_log = logging.getLogger(f"{__name__}.requests")
@@ -52,7 +51,7 @@ class ServerContext(Protocol):
         """Whether each connection ends with its next answer."""
 
     @property
-    def waiting(self) -> WaitingRequests:
+    def waiting(self) -> "WaitingRequests":
         """The time limit of the waiting requests."""
 
     @property
@@ -272,3 +271,63 @@ class _Stream:
 
     def send(self, piece: bytes) -> None:
         self._lane.send(piece)
+
+
+class WaitingRequest(Protocol):
+    """The interface of `GeneralLane` that the time limit uses."""
+
+    def expire(self) -> None:
+        """Answer the request now, because its time has ended. It must not raise."""
+
+
+class WaitingRequests:
+    """The requests that wait for their response, each of which expires *seconds* after `add`.
+
+    The time limit is the same for all of them, so that they expire in the order in which they began to wait, and one
+    timer is enough for all of them.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._expire_at: dict[WaitingRequest, float] = {}
+        """The loop's times."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Set for the oldest request, which may have been answered since."""
+
+    def __len__(self) -> int:
+        return len(self._expire_at)
+
+    def add(self, request: WaitingRequest) -> None:
+        """Expire *request* unless it is discarded in time."""
+        loop = asyncio.get_running_loop()
+        at = self._expire_at[request] = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_at(at, self._expire_late)
+
+    def discard(self, request: WaitingRequest) -> None:
+        """Remove *request*, which has its answer. Idempotent."""
+        self._expire_at.pop(request, None)
+
+    def expire_all(self) -> None:
+        """Expire every waiting request now."""
+        late, self._expire_at = self._expire_at, {}
+        for request in late:
+            request.expire()
+
+    def close(self) -> None:
+        """Stop the timer. The owner cancels the waiting requests."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire_late(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._expire_at:
+            request, at = next(iter(self._expire_at.items()))
+            if at > now:
+                self._timer = loop.call_at(at, self._expire_late)
+                return
+            del self._expire_at[request]
+            request.expire()

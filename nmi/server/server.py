@@ -10,13 +10,12 @@ from typing import Any, Final
 from _native.index import Index
 from _native.lane import Lane, Limits
 from nmi.server.decisions import PERIOD_SECONDS, Decisions
-from nmi.server.general import GeneralLane
+from nmi.server.general import GeneralLane, WaitingRequests
 from nmi.server.handlers import Handlers
 from nmi.server.issued_token import TokenIssuer
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import Forwarder
-from nmi.server.waiting_requests import WaitingRequests
 
 log = logging.getLogger(__name__)
 

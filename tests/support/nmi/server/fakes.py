@@ -15,14 +15,13 @@ from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.decisions import Decisions
-from nmi.server.general import GeneralLane
+from nmi.server.general import GeneralLane, WaitingRequests
 from nmi.server.handlers import Handlers
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request, Stream
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
-from nmi.server.waiting_requests import WaitingRequests
 from nmi.tokens.fair_queue import Charged
 from nmi.tokens.source import Issued, Token
 from podidentity.azure.imds import RawAnswer

@@ -10,12 +10,11 @@ from typing_extensions import override
 
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Limit, Refusal
-from nmi.server.general import GeneralLane
+from nmi.server.general import GeneralLane, WaitingRequests
 from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.request import Request, Stream
 from nmi.server.responses import StreamedAnswer
 from nmi.server.target import Destination
-from nmi.server.waiting_requests import WaitingRequests
 from nmi.tokens.fair_queue import Charged
 from nmi.tokens.source import Issued
 from tests.support.nmi.server.fakes import (
