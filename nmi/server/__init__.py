@@ -8,10 +8,10 @@ It receives, byte for byte, every request that the fast lane (`_native.lane`) di
     parameters      query -> token request; pure
     request         one request, and the `Call` that waits for its response, with the ids under which logs contain it
     handlers        request -> outcome, by `token_path` (in the order of checks that SDKs rely on), `host_path` or
-                    `proxied_path`; `token_endpoint` is the base of the first two, `issued_token` the issuer's interface
+                    `passthrough`; `token_endpoint` is the base of the first two, `issued_token` the issuer's interface
     loop_detection  the mark of NMI's own requests to IMDS, and their refusal if a redirect returns them to NMI
     outcomes        counts and logs each answer or refusal exactly once
-    passthrough     the proxy for IMDS, which builds requests from parsed parts
+    passthrough     the handler of paths that IMDS answers, and the proxy, which builds requests from parsed parts
     responses       reasons -> status codes, and the wire format of answers; no other file defines a status code
     metrics         the request histogram, refusals and limits, with label values from closed sets
     decisions       one log line per decision, with summaries of repeats; `nmi.pod_events` reports refusals as Events

@@ -1,7 +1,7 @@
 """The dispatcher of requests: it selects the handler and returns the outcome of a request.
 
-Handlers return an outcome immediately if they can, else the work that leads to it. They are `token_path`, `host_path`
-and `proxied_path`. `responses` defines the status codes.
+Handlers return an outcome immediately if they can, else the work that leads to it. They are `TokenPath`, `HostPath`
+and `ProxiedPath`. `responses` defines the status codes.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.decisions import Decisions
 from nmi.server.host_path import HostPath
 from nmi.server.issued_token import TokenIssuer
-from nmi.server.loop_detection import LOOPED, is_from_nmi
+from nmi.server.loop_detection import FIELD, LOOPED
 from nmi.server.metrics import ServerMetrics
 from nmi.server.outcomes import Outcome, Outcomes, Work
+from nmi.server.passthrough import NEVER, OTHER_METHOD, READING, Forwarder, ProxiedPath
 from nmi.server.policy import ServerPolicy
-from nmi.server.proxied_path import NEVER, OTHER_METHOD, READING, Forwarder, ProxiedPath
 from nmi.server.request import Call, Origin, Request
 from nmi.server.target import Action, CanonicalPath, resolve
 from nmi.server.token_path import TokenPath
@@ -31,7 +31,7 @@ class Handlers:
         policy: ServerPolicy,
         index: Index,
         issuer: TokenIssuer,
-        proxy: Forwarder,
+        proxy: Forwarder[str],
         measures: ServerMetrics,
         decisions: Decisions,
         now_ns: Callable[[], int],
@@ -47,7 +47,7 @@ class Handlers:
         try:
             destination = resolve(request.target, self._policy.proxied_paths)
             call.path = destination.canonical_path
-            if destination.action is Action.HOST_TOKEN and not is_from_nmi(request):
+            if destination.action is Action.HOST_TOKEN and not _is_from_nmi(request):
                 return self._host.answer(origin, call, request, destination)
             refusal = _refusal(origin, request, destination.action)
             if refusal is OTHER_METHOD:
@@ -79,13 +79,18 @@ class Handlers:
 
 def _refusal(origin: Origin, request: Request, action: Action) -> Refusal | None:
     """Return the refusal of a request that no handler may get; None if one may."""
-    if is_from_nmi(request):
+    if _is_from_nmi(request):
         return LOOPED
     if not origin.was_redirected():
         return _NOT_REDIRECTED
     if request.method in NEVER and action is not Action.TOKEN:
         return OTHER_METHOD
     return _REFUSED.get(action)
+
+
+def _is_from_nmi(request: Request) -> bool:
+    """Return whether *request* has the mark of NMI's own requests, with any value."""
+    return bool(request.values(FIELD))
 
 
 _DISGUISED: Final = Refusal(

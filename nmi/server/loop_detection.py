@@ -1,4 +1,4 @@
-"""Detection of NMI's own requests to IMDS that a redirect returns to NMI.
+"""Detection of NMI's own requests to IMDS that a redirect returns to NMI. `nmi.server.handlers` refuses them.
 
 Each request of NMI to IMDS has one more header field, which IMDS ignores. An NMI that receives it refuses the request
 with status 508, which IMDS never sends, so the NMI that sent the request knows the cause from the first answer: the
@@ -16,7 +16,6 @@ from http import HTTPStatus
 from typing import Final
 
 from nmi.refusal import Reason, Refusal
-from nmi.server.request import Request
 
 FIELD: Final = "x-aad-pod-identity-hop"
 SENT_FIELDS: Final = {FIELD: "nmi"}
@@ -34,8 +33,3 @@ LOOPED: Final = Refusal(
     "A request with the mark of NMI's own requests is not served.",
     f"NMI's own request came back, unless the peer sent {FIELD}: {_NEXT}",
 )
-
-
-def is_from_nmi(request: Request) -> bool:
-    """Return whether *request* has the mark of NMI's own requests, with any value."""
-    return bool(request.values(FIELD))

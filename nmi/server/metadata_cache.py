@@ -16,13 +16,13 @@ entry that it used least recently.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec.structs import replace
 
 from _native.answers import SharedText, Usage
 from nmi.refusal import Refusal
-from nmi.server.passthrough import forwarded_target
+from nmi.server.passthrough import Forwarder, forwarded_target
 from nmi.server.request import Request, Stream
 from nmi.server.responses import PlainAnswer, StreamedAnswer, head_of
 from nmi.server.target import CanonicalPath, Destination
@@ -40,14 +40,6 @@ STALE_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 1.0
 _KEPT_FIELDS: Final = ("Server", "Etag", "Last-Modified")
 """The others belong to one request."""
-
-
-class Upstream(Protocol):
-    """The interface of `nmi.server.passthrough.MetadataProxy` that the cache uses."""
-
-    async def forward(
-        self, charged: Charged, request: Request, destination: Destination, stream: Stream
-    ) -> PlainAnswer | StreamedAnswer | Refusal: ...
 
 
 class _Entry:
@@ -91,9 +83,9 @@ class _Collected:
 
 
 class MetadataCache:
-    """Implements `nmi.server.proxied_path.Forwarder` in front of *proxy*. The caller owns *proxy*."""
+    """Implements `Forwarder` in front of *proxy*, which the caller owns."""
 
-    def __init__(self, proxy: Upstream, seconds: float, *, now_ns: Callable[[], int]) -> None:
+    def __init__(self, proxy: Forwarder[Charged], seconds: float, *, now_ns: Callable[[], int]) -> None:
         """Keep answers for *seconds*; 0 switches the cache off."""
         self._proxy = proxy
         self._ns = int(seconds * 1e9)
@@ -106,7 +98,7 @@ class MetadataCache:
     async def forward(
         self, charged: str, request: Request, destination: Destination, stream: Stream
     ) -> PlainAnswer | StreamedAnswer | Refusal:
-        """Return the cached answer, or IMDS's response; see `MetadataProxy.forward`."""
+        """Return the cached answer, or IMDS's response; see `Forwarder`."""
         key = forwarded_target(destination) if self._ns and is_cacheable(request, destination) else None
         if key is None or isinstance(key, Refusal):
             return await self._proxy.forward(charged, request, destination, stream)

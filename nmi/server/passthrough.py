@@ -1,9 +1,10 @@
-"""The proxy for requests that IMDS answers itself: instance metadata, and further paths that the operator allows.
+"""The requests that IMDS answers itself: instance metadata, and further paths that the operator allows.
 
-The proxy forwards no part of the pod's request unchanged. It builds path and query from their parsed form and sends
-only header fields that IMDS reads, so that no hop-by-hop field, X-Forwarded-For or framing of the pod reaches IMDS. It
-does not follow redirects, which could lead to any address that the node can reach. As in the Go implementation, an
-address without a known pod may send such requests: the responses describe the machine and contain no identities.
+`ProxiedPath` is their handler, which checks methods and header fields; `MetadataProxy` forwards them. The proxy
+forwards no part of the pod's request unchanged. It builds path and query from their parsed form and sends only header
+fields that IMDS reads, so that no hop-by-hop field, X-Forwarded-For or framing of the pod reaches IMDS. It does not
+follow redirects, which could lead to any address that the node can reach. As in the Go implementation, an address
+without a known pod may send such requests: the responses describe the machine and contain no identities.
 
 Each call holds a permit of the governor until IMDS has sent its response, however slowly the pod reads, because
 writing to a connection does not wait. The connection buffers the unread part: one response at most, because no further
@@ -16,17 +17,20 @@ forwarded and pauses no other call. `metadata_cache` avoids most of these calls.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar
 from urllib.parse import quote, urlencode
+
+from msgspec.structs import replace
 
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.loop_detection import CAME_BACK, LOOP_STATUS
+from nmi.server.outcomes import Outcome, Outcomes, Work, header_refusal
 from nmi.server.parameters import parse_query
 from nmi.server.policy import ServerPolicy
-from nmi.server.request import Request, Stream
-from nmi.server.responses import PlainAnswer, StreamedAnswer
-from nmi.server.target import Destination
+from nmi.server.request import Call, Request, Stream
+from nmi.server.responses import PlainAnswer, StreamedAnswer, with_request_id
+from nmi.server.target import CanonicalPath, Destination
 from nmi.tokens.fair_queue import Charged
 from nmi.tokens.governor import CongestedError, Governor
 from podidentity.http_client.connection import Response
@@ -52,30 +56,66 @@ BURST: Final = 2
 """Calls that may start together after an idle time. With more of them, the next pod's call could wait for the end of
 the window, which is almost a second.
 """
+READING: Final = ("GET", "HEAD")
+PROXIED: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+WITHOUT_POD: Final = "addresses without a pod"
+"""The account of all such addresses, which are charged together: a client may have any number of them."""
+NEVER: Final = frozenset({"CONNECT", "TRACE"})
+"""CONNECT opens a tunnel, TRACE returns header fields (RFC 9110 §9.3.6 and §9.3.8): refused for every target."""
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 """RFC 9110 §9.3.1: a body means nothing with these."""
+C_contra = TypeVar("C_contra", contravariant=True)
+"""What a call is charged to: one pod, or in front of the proxy itself also all pods that wait for it."""
 
 
-class CallLimiter(Protocol):
-    """The limiter of calls to IMDS: `nmi.tokens.governor.Governor`."""
+class Forwarder(Protocol[C_contra]):
+    """The interface of `MetadataProxy`, and of `nmi.server.metadata_cache` in front of it."""
 
-    def permit(self, charged: Charged, /) -> AbstractAsyncContextManager[object]:
-        """Return a permit for one call. Entering it raises CongestedError if the queue is full."""
+    async def forward(
+        self, charged: C_contra, request: Request, destination: Destination, stream: Stream
+    ) -> PlainAnswer | StreamedAnswer | Refusal:
+        """Return IMDS's response to *request*; its call is charged to *charged*.
+
+        A StreamedAnswer has been sent to *stream* with its body. A Refusal after begin() means that IMDS broke off the
+        response: the connection must end, so that the client does not take the sent part for the whole.
+        """
 
 
-def forwarded_target(destination: Destination) -> str | Refusal:
-    """Return the normal form of path and query, which is forwarded; a Refusal of an ambiguous or too long query."""
-    if len(destination.query) > QUERY_BYTES_MAX:
-        return _LONG_QUERY
-    parameters = parse_query(destination.query)
-    if isinstance(parameters, Refusal):
-        return parameters
-    query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
-    return f"{destination.path}{query}"
+class ProxiedPath:
+    """The handler of forwarded requests."""
+
+    def __init__(self, *, policy: ServerPolicy, proxy: Forwarder[str], outcomes: Outcomes) -> None:
+        self._policy = policy
+        self._proxy = proxy
+        self._outcomes = outcomes
+
+    def answer(self, call: Call, request: Request, destination: Destination) -> Outcome | Work:
+        if call.path is CanonicalPath.INSTANCE and self._policy.block_instance_metadata:
+            return self._outcomes.refused(call, _BLOCKED)
+        methods = READING if call.path is CanonicalPath.INSTANCE else PROXIED
+        if request.method not in methods and not self._policy.proxied_paths.everything:
+            return self._outcomes.refused(call, OTHER_METHOD, allow=methods)
+        refusal = header_refusal(request, self._policy)
+        if refusal is not None:
+            return self._outcomes.refused(call, refusal)
+        return partial(self._proxied, call, request, destination)
+
+    async def _proxied(self, call: Call, request: Request, destination: Destination, stream: Stream) -> Outcome:
+        subject = self._outcomes.subject(call)
+        charged = WITHOUT_POD if subject.entry is None else subject.entry.key
+        answer = await self._proxy.forward(charged, request, destination, stream)
+        if isinstance(answer, Refusal):
+            return self._outcomes.refused(call, answer)
+        if isinstance(answer, PlainAnswer):
+            answer = replace(answer, headers=with_request_id(answer.status, answer.headers, call.request_id))
+        outcome = self._outcomes.answered(subject, answer)
+        if isinstance(answer, PlainAnswer) and answer.text is not None and answer.usage is not None:
+            self._outcomes.make_metadata_ready(call, request, answer.text, answer.usage)
+        return outcome
 
 
 class MetadataProxy:
-    """Proxy for one IMDS. The caller owns the session and closes it after the proxy."""
+    """Implements `Forwarder` for one IMDS. The caller owns the session and closes it after the proxy."""
 
     def __init__(
         self,
@@ -83,16 +123,19 @@ class MetadataProxy:
         base_url: str,
         policy: ServerPolicy,
         *,
-        limiter: CallLimiter | None = None,
+        governor: Governor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*base_url*: scheme, host and port of IMDS, without a path. Without *limiter* it has a governor of its own,
-        with *clock*.
+        """*base_url*: scheme, host and port of IMDS, without a path. Without *governor* it has one of its own, with
+        *clock*.
         """
         self._session = session
         self._base_url = base_url.rstrip("/")
-        self._governor = Governor(at_once=CALLS_AT_ONCE, per_window=CALLS_PER_WINDOW, burst=BURST, clock=clock)
-        self._limiter = self._governor if limiter is None else limiter
+        self._governor = (
+            Governor(at_once=CALLS_AT_ONCE, per_window=CALLS_PER_WINDOW, burst=BURST, clock=clock)
+            if governor is None
+            else governor
+        )
         self._policy = policy
 
     def close(self) -> None:
@@ -102,11 +145,7 @@ class MetadataProxy:
     async def forward(
         self, charged: Charged, request: Request, destination: Destination, stream: Stream
     ) -> PlainAnswer | StreamedAnswer | Refusal:
-        """Return IMDS's response to *request*; the governor charges *charged*.
-
-        A StreamedAnswer has been sent to *stream* with its body. A Refusal after begin() means that IMDS broke off the
-        response: the connection must end, so that the client does not take the sent part for the whole.
-        """
+        """Return IMDS's response; see `Forwarder`."""
         target = forwarded_target(destination)
         if isinstance(target, Refusal):
             return target
@@ -115,7 +154,7 @@ class MetadataProxy:
         try:
             async with (
                 asyncio.timeout(self._policy.proxy_seconds),
-                self._limiter.permit(charged),
+                self._governor.permit(charged),
             ):
                 turn = True
                 return await self._ask(url, request, stream)
@@ -180,6 +219,17 @@ class MetadataProxy:
         return bytes(body)
 
 
+def forwarded_target(destination: Destination) -> str | Refusal:
+    """Return the normal form of path and query, which is forwarded; a Refusal of an ambiguous or too long query."""
+    if len(destination.query) > QUERY_BYTES_MAX:
+        return _LONG_QUERY
+    parameters = parse_query(destination.query)
+    if isinstance(parameters, Refusal):
+        return parameters
+    query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
+    return f"{destination.path}{query}"
+
+
 async def _streamed(answer: Response, length: int, stream: Stream) -> StreamedAnswer:
     """Forward *answer* as it arrives. Reading it raises if it ends before *length* bytes, and yields no more."""
     content_type = _plain(answer.headers.get("content-type", ""))
@@ -208,6 +258,14 @@ def _plain(value: str) -> str:
     return value if value.isascii() and value.isprintable() else ""
 
 
+OTHER_METHOD: Final = Refusal(
+    Reason.METHOD_NOT_ALLOWED,
+    "This method is not allowed here.",
+    "the method is not proxied; see which client sends it",
+)
+_BLOCKED: Final = Refusal(
+    Reason.BLOCKED_PATH, "Instance metadata is blocked on this node.", "blocked by --block-instance-metadata"
+)
 _LONG_QUERY: Final = Refusal(
     Reason.BAD_PARAMETERS,
     "The query is too long.",

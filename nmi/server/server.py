@@ -14,8 +14,8 @@ from nmi.server.general import GeneralLane, WaitingRequests
 from nmi.server.handlers import Handlers
 from nmi.server.issued_token import TokenIssuer
 from nmi.server.metrics import ServerMetrics
+from nmi.server.passthrough import Forwarder
 from nmi.server.policy import ServerPolicy
-from nmi.server.proxied_path import Forwarder
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Server:
         policy: ServerPolicy,
         index: Index,
         issuer: TokenIssuer,
-        proxy: Forwarder,
+        proxy: Forwarder[str],
         measures: ServerMetrics,
         decisions: Decisions | None = None,
         now_ns: Callable[[], int] = time.monotonic_ns,

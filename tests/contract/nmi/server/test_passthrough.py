@@ -5,11 +5,12 @@ Excluded: which targets may be proxied at all (test_targets), long and broken an
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Self
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from typing_extensions import override
 
 from nmi.refusal import Reason, Refusal
 from nmi.server.passthrough import QUERY_BYTES_MAX, MetadataProxy
@@ -18,7 +19,7 @@ from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer
 from nmi.server.target import Action, ProxiedPaths, resolve
 from nmi.tokens.fair_queue import Charged
-from nmi.tokens.governor import CongestedError
+from nmi.tokens.governor import CallPermit, CongestedError, Governor
 from podidentity.http_client.session import HttpSession
 from tests.support.nmi.server.fakes import Pieces
 
@@ -221,18 +222,18 @@ async def test_a_field_that_the_platforms_proxy_trusts_is_neither_forwarded_nor_
 async def test_each_call_takes_a_permit_charged_to_its_pod(imds: Imds) -> None:
     pods: list[str] = []
 
-    class Full:
-        def permit(self, charged: Charged) -> AbstractAsyncContextManager[None]:
+    class Refused(CallPermit):
+        @override
+        async def __aenter__(self) -> Self:
+            raise CongestedError(3.0)
+
+    class Full(Governor):
+        @override
+        def permit(self, charged: Charged) -> CallPermit:
             pods.append(str(charged))
-            return self.full()
+            return Refused(self, charged)
 
-        @asynccontextmanager
-        async def full(self) -> AsyncIterator[None]:
-            if pods:
-                raise CongestedError(3.0)
-            yield
-
-    answer = await forwarded(MetadataProxy(imds.session, imds.url, ServerPolicy(), limiter=Full()))
+    answer = await forwarded(MetadataProxy(imds.session, imds.url, ServerPolicy(), governor=Full()))
     assert isinstance(answer, Refusal)
     assert (answer.reason, answer.retry_after) == (Reason.OVERLOADED, 3.0)
     assert (pods, imds.asked) == (["shop/cart"], [])

@@ -13,8 +13,8 @@ from _native.lane import Limits
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Refusal
 from nmi.server.metrics import ServerMetrics
+from nmi.server.passthrough import Forwarder
 from nmi.server.policy import ServerPolicy
-from nmi.server.proxied_path import Forwarder
 from nmi.server.server import Server
 from nmi.tokens.source import Issued
 from tests.support.nmi.server.fakes import (
@@ -37,7 +37,7 @@ class Running:
     def __init__(
         self,
         policy: ServerPolicy | None = None,
-        proxy: Forwarder | None = None,
+        proxy: Forwarder[str] | None = None,
         *,
         limits: Limits | None = None,
     ) -> None:
@@ -142,7 +142,7 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(policy: ServerPolicy | None = None, proxy: Forwarder | None = None) -> AsyncIterator[Running]:
+async def serving(policy: ServerPolicy | None = None, proxy: Forwarder[str] | None = None) -> AsyncIterator[Running]:
     """Run a server."""
     running = Running(policy, proxy)
     await running.server.start(running.listener)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from nmi.server.passthrough import PROXIED, READING
 from nmi.server.policy import ServerPolicy
-from nmi.server.proxied_path import PROXIED, READING
 from nmi.server.target import Action, CanonicalPath, ProxiedPaths, normal, resolve
 from tests.support.examples import examples
 from tests.support.nmi.server.fakes import TARGET, TOKEN_PATH, ServerUnderTest, request_bytes
