@@ -7,8 +7,8 @@ It receives, byte for byte, every request that the fast lane (`_native.lane`) di
     target          request target -> normal form -> destination; pure, written to be read as a security argument
     parameters      query -> token request; pure
     request         one request, and the `Call` that waits for its response, with the ids under which logs contain it
-    handlers        request -> outcome, by `token_path` (in the order of checks that SDKs rely on), `host_path` or
-                    `passthrough`; `token_endpoint` is the base of the first two, `issued_token` the issuer's interface
+    handlers        request -> outcome, by a handler of `token_path` or `passthrough`
+    token_path      the handlers of the token path (in the order of checks that SDKs rely on) and of /host/token
     loop_detection  the mark of NMI's own requests to IMDS, and their refusal if a redirect returns them to NMI
     outcomes        counts and logs each answer or refusal exactly once
     passthrough     the handler of paths that IMDS answers, and the proxy, which builds requests from parsed parts

@@ -10,8 +10,6 @@ from typing import Final
 from _native.index import Index
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.decisions import Decisions
-from nmi.server.host_path import HostPath
-from nmi.server.issued_token import TokenIssuer
 from nmi.server.loop_detection import FIELD, LOOPED
 from nmi.server.metrics import ServerMetrics
 from nmi.server.outcomes import Outcome, Outcomes, Work
@@ -19,7 +17,7 @@ from nmi.server.passthrough import NEVER, OTHER_METHOD, READING, Forwarder, Prox
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Call, Origin, Request
 from nmi.server.target import Action, CanonicalPath, resolve
-from nmi.server.token_path import TokenPath
+from nmi.server.token_path import HostPath, TokenIssuer, TokenPath
 
 
 class Handlers:

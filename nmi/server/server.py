@@ -12,10 +12,10 @@ from _native.lane import Lane, Limits
 from nmi.server.decisions import PERIOD_SECONDS, Decisions
 from nmi.server.general import GeneralLane, WaitingRequests
 from nmi.server.handlers import Handlers
-from nmi.server.issued_token import TokenIssuer
 from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import Forwarder
 from nmi.server.policy import ServerPolicy
+from nmi.server.token_path import TokenIssuer
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from _native.answers import ReadyAnswer, Usage
 from _native.histogram import Histogram, Series
 from nmi.identity.request import SelectorKind, TokenRequest
-from nmi.server.issued_token import ReadyAnswers
 from nmi.server.responses import PlainAnswer, token_parts
+from nmi.server.token_path import ReadyAnswers
 from nmi.tokens.source import Issued, Token
 from podidentity.azure.imds import RawAnswer
 from tests.support.nmi.server.fakes import (
