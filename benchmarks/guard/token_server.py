@@ -10,7 +10,7 @@ from nmi.refusal import Reason, Refusal
 from nmi.server.metadata_cache import MetadataCache
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
-from nmi.server.responses import PlainAnswer
+from nmi.server.responses import PlainResponse
 from nmi.server.server import Server
 from nmi.tokens.source import Issued
 from tests.support.nmi.server.fakes import FakeIssuer, FakeProxy, grant, pod_entry
@@ -47,7 +47,7 @@ class Served:
             index=self.index,
             issuer=self.issuer,
             proxy=MetadataCache(
-                FakeProxy(answer=PlainAnswer(200, b"m" * METADATA_BYTES)), 300, now_ns=time.monotonic_ns
+                FakeProxy(answer=PlainResponse(200, b"m" * METADATA_BYTES)), 300, now_ns=time.monotonic_ns
             ),
             measures=ServerMetrics(),
         )

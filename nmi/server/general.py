@@ -2,7 +2,7 @@
 
 While a request is being answered, the connection is paused and further bytes stay in the kernel. The exception: if
 part of the next request has been read already, reading continues for a short time, because the lane cannot resume in
-the middle of a request. After that time the connection ends with the answer. No SDK pipelines requests, and a client
+the middle of a request. After that time the connection ends with the response. No SDK pipelines requests, and a client
 that does must handle this (RFC 9112 §9.3.2). When every received byte is answered, the connection returns to the fast
 lane.
 """
@@ -18,7 +18,7 @@ from nmi.server.outcomes import Outcome, Work
 from nmi.server.policy import ServerPolicy
 from nmi.server.reading import RequestReader
 from nmi.server.request import Call, Origin
-from nmi.server.responses import Answer, StreamedAnswer
+from nmi.server.responses import Response, StreamedResponse
 
 log = logging.getLogger(__name__)
 requests_log = logging.getLogger(f"{__name__}.requests")
@@ -48,7 +48,7 @@ class ServerContext(Protocol):
     def handlers(self) -> Handlers: ...
     @property
     def draining(self) -> bool:
-        """Whether each connection ends with its next answer."""
+        """Whether each connection ends with its next response."""
 
     @property
     def waiting(self) -> "WaitingRequests":
@@ -98,7 +98,7 @@ class GeneralLane:
             self._stop_reading()
 
     def peer_gone(self) -> None:
-        """Cancel the request's task and close the connection: the peer does not read the answer."""
+        """Cancel the request's task and close the connection: the peer does not read the response."""
         self._end()
         self._cancel()
 
@@ -108,7 +108,7 @@ class GeneralLane:
         self._cancel()
 
     def _advance(self) -> None:
-        """Answer the received requests in order until none is left or an answer needs asynchronous work."""
+        """Answer the received requests in order until none is left or a response needs asynchronous work."""
         while not self._ended:
             empty = self._reader.empty
             request = None if empty else self._reader.next()
@@ -122,7 +122,7 @@ class GeneralLane:
                 self._write(self._server.handlers.malformed(Call.of(peer, begun_ns), request))
                 return
             call = Call.of(peer, begun_ns, request)
-            outcome = self._server.handlers.answer(self._connection, call, request)
+            outcome = self._server.handlers.handle(self._connection, call, request)
             if not isinstance(outcome, Outcome):
                 self._wait(call, outcome)
                 return
@@ -135,7 +135,7 @@ class GeneralLane:
             seconds = self._server.policy.pipeline_seconds
             self._pipeline_timer = asyncio.get_running_loop().call_later(seconds, self._stop_reading)
         self._expired = False
-        self._task = self._server.spawn(self._answer_later(call, work))
+        self._task = self._server.spawn(self._respond_later(call, work))
         self._server.waiting.add(self)
 
     def expire(self) -> None:
@@ -144,8 +144,8 @@ class GeneralLane:
             self._expired = True
             self._task.cancel()
 
-    async def _answer_later(self, call: Call, work: Work) -> None:
-        """Wait for one answer, write it, and continue with later requests. Raises nothing but CancelledError."""
+    async def _respond_later(self, call: Call, work: Work) -> None:
+        """Wait for one response, write it, and continue with later requests. Raises nothing but CancelledError."""
         handlers, stream = self._server.handlers, _Stream(self, call)
         try:
             outcome = await work(stream)
@@ -177,28 +177,28 @@ class GeneralLane:
             handlers.failed(call, error)
 
     def _write(self, outcome: Outcome) -> None:
-        """Send an answer in the form that its request requires."""
-        close = self.begin(outcome.call, outcome.answer)
+        """Send a response in the form that its request requires."""
+        close = self.begin(outcome.call, outcome.response)
         self._count(outcome)
         if close:
             self._end()
 
     def _end_stream(self, outcome: Outcome, *, close: bool) -> None:
-        """Complete a streamed answer. If it is cut, only the end of the connection shows this to the client.
+        """Complete a streamed response. If it is cut, only the end of the connection shows this to the client.
 
-        The connection also ends if reading has stopped since the answer's head was sent.
+        The connection also ends if reading has stopped since the response's head was sent.
         """
         self._count(outcome)
-        if close or self._last or not isinstance(outcome.answer, StreamedAnswer):
+        if close or self._last or not isinstance(outcome.response, StreamedResponse):
             self._end()
 
-    def begin(self, call: Call, answer: Answer) -> bool:
-        """Send *answer*, or its head if it is streamed. Return whether the connection ends after it."""
-        if self._written > self._server.policy.sizes.answered_bytes and not self._last:
+    def begin(self, call: Call, response: Response) -> bool:
+        """Send *response*, or its head if it is streamed. Return whether the connection ends after it."""
+        if self._written > self._server.policy.sizes.response_bytes and not self._last:
             self._last = True
             self._server.handlers.limit_hit(Limit.PIPELINE)
-        close = answer.ends_connection or not call.keep_alive or self._last or self._server.draining
-        data = answer.render(self._server.now_ns(), close)
+        close = response.ends_connection or not call.keep_alive or self._last or self._server.draining
+        data = response.render(self._server.now_ns(), close)
         if call.http_1_0 and not close:
             # RFC 9112 §9.3: without this field, an HTTP/1.0 client expects the connection to close.
             data = data.replace(_STATUS_LINE_END, b"\r\nConnection: keep-alive\r\n", 1)
@@ -208,7 +208,7 @@ class GeneralLane:
         return close
 
     def send(self, data: bytes) -> None:
-        """Send more of an answer unless the connection has ended."""
+        """Send more of a response unless the connection has ended."""
         if not self._ended:
             self._written += len(data)
             self._connection.write(data)
@@ -223,7 +223,7 @@ class GeneralLane:
                 extra={
                     "peer": call.peer,
                     "path": outcome.series.labels[0],
-                    "status": outcome.answer.status,
+                    "status": outcome.response.status,
                     "seconds": taken / 1e9,
                     "request": call.request_id,
                     "client_request": call.client_request_id or None,
@@ -231,7 +231,7 @@ class GeneralLane:
             )
 
     def _stop_reading(self) -> None:
-        """Read no more bytes while an answer is pending. Reading cannot resume: that answer is the last."""
+        """Read no more bytes while a response is pending. Reading cannot resume: that response is the last."""
         self._reader.discard()  # a held request would keep the bytes of a request that is never answered
         if not self._last:
             self._last = True
@@ -264,10 +264,10 @@ class _Stream:
         self._lane = lane
         self._call = call
         self.closes: bool | None = None
-        """Whether the connection ends after the answer; None until the answer has begun."""
+        """Whether the connection ends after the response; None until the response has begun."""
 
-    def begin(self, answer: StreamedAnswer) -> None:
-        self.closes = self._lane.begin(self._call, answer)
+    def begin(self, response: StreamedResponse) -> None:
+        self.closes = self._lane.begin(self._call, response)
 
     def send(self, piece: bytes) -> None:
         self._lane.send(piece)
@@ -305,7 +305,7 @@ class WaitingRequests:
             self._timer = loop.call_at(at, self._expire_late)
 
     def discard(self, request: WaitingRequest) -> None:
-        """Remove *request*, which has its answer. Idempotent."""
+        """Remove *request*, which has its response. Idempotent."""
         self._expire_at.pop(request, None)
 
     def expire_all(self) -> None:

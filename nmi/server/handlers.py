@@ -40,13 +40,13 @@ class Handlers:
         self._host = HostPath(policy=policy, issuer=issuer, outcomes=self._outcomes, now_ns=now_ns)
         self._proxied = ProxiedPath(policy=policy, proxy=proxy, outcomes=self._outcomes)
 
-    def answer(self, origin: Origin, call: Call, request: Request) -> Outcome | Work:
+    def handle(self, origin: Origin, call: Call, request: Request) -> Outcome | Work:
         """Return the outcome of *request* from *origin*, or the work that leads to it. Complete *call*."""
         try:
             destination = resolve(request.target, self._policy.proxied_paths)
             call.path = destination.canonical_path
             if destination.action is Action.HOST_TOKEN and not _is_from_nmi(request):
-                return self._host.answer(origin, call, request, destination)
+                return self._host.handle(origin, call, request, destination)
             refusal = _refusal(origin, request, destination.action)
             if refusal is OTHER_METHOD:
                 call.path = CanonicalPath.OTHER  # such a method is refused for every path
@@ -54,7 +54,7 @@ class Handlers:
             if refusal is not None:
                 return self._outcomes.refused(call, refusal)
             handler = self._token if destination.action is Action.TOKEN else self._proxied
-            return handler.answer(call, request, destination)
+            return handler.handle(call, request, destination)
         except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
             return self._outcomes.failed(call, error)
 
@@ -67,7 +67,7 @@ class Handlers:
         return self._outcomes.failed(call, error)
 
     def timed_out(self, call: Call, *, stopping: bool = False) -> Outcome:
-        """Return the outcome of a request without an answer at its timeout, or when the server stops."""
+        """Return the outcome of a request without a response at its timeout, or when the server stops."""
         return self._outcomes.refused(call, _STOPPING if stopping else _LATE)
 
     def limit_hit(self, limit: Limit) -> None:

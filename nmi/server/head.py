@@ -104,8 +104,8 @@ def _fields(lines: bytes, *, plain: bool) -> tuple[tuple[str, str], ...] | Refus
     """RFC 9112 §5: field-name ":" OWS field-value OWS. *plain*: no value contains a control byte."""
     if not plain or _ALL_NAMED.fullmatch(lines) is None:
         return _wrong_field(lines.split(CRLF))
-    each = lines.decode("latin-1").split("\r\n")
-    return tuple([(name.lower(), value.strip(" \t")) for line in each for name, _, value in [line.partition(":")]])
+    texts = lines.decode("latin-1").split("\r\n")
+    return tuple([(name.lower(), value.strip(" \t")) for text in texts for name, _, value in [text.partition(":")]])
 
 
 def _wrong_field(lines: Sequence[bytes]) -> Refusal:
@@ -160,7 +160,7 @@ def _keeps_alive(connection: str, *, http_1_0: bool) -> bool:
     """Return whether the connection persists by the options in *connection* (RFC 9112 §9.3)."""
     if not http_1_0 and "close" not in connection:
         return True
-    options = [each.strip(" \t") for each in connection.split(",")]
+    options = [option.strip(" \t") for option in connection.split(",")]
     return "close" not in options and (not http_1_0 or "keep-alive" in options)
 
 
@@ -176,8 +176,8 @@ def _wrong_framing(length: str | None, coding: str | None, *, http_1_0: bool) ->
     if coding is not None:
         # RFC 9112 §6.1: both fields, or Transfer-Encoding in HTTP/1.0, indicate smuggling or a faulty client; §6.3:
         # so does another coding.
-        known = length is None and not http_1_0 and coding.lower() == "chunked"
-        return "" if known else "a body framed in more than one way, or in an unknown one"
+        supported = length is None and not http_1_0 and coding.lower() == "chunked"
+        return "" if supported else "a body framed in more than one way, or in an unknown one"
     return "" if length is None or _DIGITS.fullmatch(length) else "a malformed Content-Length"
 
 

@@ -1,15 +1,15 @@
 """Detection of NMI's own requests to IMDS that a redirect returns to NMI. `nmi.server.handlers` refuses them.
 
 Each request of NMI to IMDS has one more header field, which IMDS ignores. An NMI that receives it refuses the request
-with status 508, which IMDS never sends, so the NMI that sent the request knows the cause from the first answer: the
+with status 508, which IMDS never sends, so the first response shows the cause to the NMI that sent the request: the
 request neither waits nor reaches IMDS repeatedly. The field has no secret, because only the sender acts on it, on the
-answer to its own request. A pod that sends the field gets its own request refused. NMI never forwards a pod's field.
+response to its own request. A pod that sends the field gets its own request refused. NMI never forwards a pod's field.
 
-A connection gets its destination when it is opened, so the answer closes it: Cilium creates the redirect for a new NMI
-a moment before NMI's exemption from it, and a kept connection from that moment would return all later requests.
+A connection gets its destination when it is opened, so the response closes it: Cilium creates the redirect for a new
+NMI a moment before NMI's exemption from it, and a kept connection from that moment would return all later requests.
 
-The fast lane does not search for the field. It answers only requests for which an answer is ready, and so sends none to
-IMDS.
+The fast lane does not search for the field. It answers only requests for which it has a ready answer, and so sends none
+to IMDS.
 """
 
 from http import HTTPStatus

@@ -1,15 +1,15 @@
-"""The cache of instance metadata: IMDS's 200 answers to GETs below /metadata/instance, for a few seconds.
+"""The cache of instance metadata: IMDS's 200 responses to GETs below /metadata/instance, for a few seconds.
 
 IMDS allows five requests a second for a whole VM, and pods poll it. The documents describe the machine, so every pod
-gets the same answer. The key is the normal form of path and query, which is also all that the request to IMDS consists
-of, apart from `Metadata: true`. Concurrent requests for one key share one call (*flight*), which is charged to the
-waiting pod whose turn comes first, and which ends with its last waiter.
+gets the same response. The key is the normal form of path and query, of which the request to IMDS consists, apart from
+`Metadata: true`. Concurrent requests for one key share one call (*flight*), which is charged to the waiting pod that is
+first in the governor's order, and which ends with its last waiter.
 
-If IMDS fails, an answer is served for STALE_SECONDS more, and IMDS is asked again after RETRY_SECONDS. Requests that
-IMDS could answer in another way (another method, a body, no `Metadata: true`) are forwarded, and so is every other
-path: scheduled events and attested data are never cached.
+If IMDS fails, a response is served for STALE_SECONDS more, and the next request to IMDS is sent after RETRY_SECONDS.
+Requests that IMDS could answer in another way (another method, a body, no `Metadata: true`) are forwarded, and so is
+every other path: scheduled events and attested data are never cached.
 
-`SharedText` contains a cached answer for the fast lane. All pods share it, so a new version takes effect for all of
+`SharedText` contains a cached response for the fast lane. All pods share it, so a new version takes effect for all of
 them, and memory is bounded by ENTRIES_MAX and BYTES_MAX. Beyond them, the namespace whose pods use most of it loses the
 entry that it used least recently.
 """
@@ -24,7 +24,7 @@ from _native.answers import SharedText, Usage
 from nmi.refusal import Refusal
 from nmi.server.passthrough import Forwarder, forwarded_target
 from nmi.server.request import Request, Stream
-from nmi.server.responses import PlainAnswer, StreamedAnswer, head_of
+from nmi.server.responses import PlainResponse, StreamedResponse, head_of
 from nmi.server.target import CanonicalPath, Destination
 from nmi.tokens.fair_queue import Charged, Waiters
 from nmi.tokens.namespace_table import NamespaceTable
@@ -43,15 +43,15 @@ _KEPT_FIELDS: Final = ("Server", "Etag", "Last-Modified")
 
 
 class _Entry:
-    """One cached answer. Times are nanoseconds of time.monotonic_ns()."""
+    """One cached response. Times are nanoseconds of time.monotonic_ns()."""
 
-    __slots__ = ("answer", "fetched_ns", "text", "usage", "used_ns")
+    __slots__ = ("fetched_ns", "response", "text", "usage", "used_ns")
 
-    def __init__(self, answer: PlainAnswer, text: SharedText, usage: Usage, fetched_ns: int) -> None:
-        self.answer = answer
+    def __init__(self, response: PlainResponse, text: SharedText, usage: Usage, fetched_ns: int) -> None:
+        self.response = response
         self.text = text
         self.usage = usage
-        """Counts the fast lane's answers, for all pods."""
+        """Counts the fast lane's responses, for all pods."""
         self.fetched_ns = self.used_ns = fetched_ns
 
     @property
@@ -64,18 +64,18 @@ class _Flight:
 
     __slots__ = ("task", "waiters")
 
-    def __init__(self, waiters: Waiters, task: "asyncio.Task[PlainAnswer | Refusal]") -> None:
+    def __init__(self, waiters: Waiters, task: "asyncio.Task[PlainResponse | Refusal]") -> None:
         self.waiters = waiters
         self.task = task
 
 
 class _Collected:
-    """Implements `nmi.server.request.Stream`: collects a long answer, whose size the proxy limits."""
+    """Implements `nmi.server.request.Stream`: collects a long response, whose size the proxy limits."""
 
     def __init__(self) -> None:
         self.body = bytearray()
 
-    def begin(self, answer: StreamedAnswer) -> None:
+    def begin(self, response: StreamedResponse) -> None:
         """Ignore the head: the proxy returns it."""
 
     def send(self, piece: bytes) -> None:
@@ -86,7 +86,7 @@ class MetadataCache:
     """Implements `Forwarder` in front of *proxy*, which the caller owns."""
 
     def __init__(self, proxy: Forwarder[Charged], seconds: float, *, now_ns: Callable[[], int]) -> None:
-        """Keep answers for *seconds*; 0 switches the cache off."""
+        """Keep responses for *seconds*; 0 switches the cache off."""
         self._proxy = proxy
         self._ns = int(seconds * 1e9)
         self._now_ns = now_ns
@@ -97,8 +97,8 @@ class MetadataCache:
 
     async def forward(
         self, charged: str, request: Request, destination: Destination, stream: Stream
-    ) -> PlainAnswer | StreamedAnswer | Refusal:
-        """Return the cached answer, or IMDS's response; see `Forwarder`."""
+    ) -> PlainResponse | StreamedResponse | Refusal:
+        """Return the cached response, or IMDS's response; see `Forwarder`."""
         key = forwarded_target(destination) if self._ns and is_cacheable(request, destination) else None
         if key is None or isinstance(key, Refusal):
             return await self._proxy.forward(charged, request, destination, stream)
@@ -106,10 +106,10 @@ class MetadataCache:
         if entry is not None and now_ns < entry.text.fresh_until_ns:
             entry.used_ns = now_ns
             self._entries.use(key, _namespace(charged))
-            return entry.answer
+            return entry.response
         return await self._shared(key, charged, destination)
 
-    async def _shared(self, key: str, charged: str, destination: Destination) -> PlainAnswer | Refusal:
+    async def _shared(self, key: str, charged: str, destination: Destination) -> PlainResponse | Refusal:
         """Wait for the flight of *key*; start it if there is none, and cancel it if this was its last waiter."""
         flight = self._flights.get(key)
         if flight is None:
@@ -126,42 +126,42 @@ class MetadataCache:
                     del self._flights[key]
                 flight.task.cancel()
 
-    async def _fetch(self, key: str, waiters: Waiters, destination: Destination) -> PlainAnswer | Refusal:
+    async def _fetch(self, key: str, waiters: Waiters, destination: Destination) -> PlainResponse | Refusal:
         stream = _Collected()
-        answer = await self._proxy.forward(waiters, _REQUEST, destination, stream)
-        if isinstance(answer, StreamedAnswer):
-            answer = PlainAnswer(answer.status, bytes(stream.body), answer.content_type, answer.headers)
+        response = await self._proxy.forward(waiters, _REQUEST, destination, stream)
+        if isinstance(response, StreamedResponse):
+            response = PlainResponse(response.status, bytes(stream.body), response.content_type, response.headers)
         now_ns = self._now_ns()
-        if isinstance(answer, Refusal) or answer.status == 429 or answer.status >= 500:
-            return self._stale(key, now_ns) or answer
-        if answer.status != 200 or len(answer.body) > ENTRY_BYTES_MAX:
+        if isinstance(response, Refusal) or response.status == 429 or response.status >= 500:
+            return self._stale(key, now_ns) or response
+        if response.status != 200 or len(response.body) > ENTRY_BYTES_MAX:
             self._drop(key)
-            return answer
-        return self._keep(key, answer, now_ns, [_namespace(each) for each in waiters.pod_keys])
+            return response
+        return self._keep(key, response, now_ns, [_namespace(pod_key) for pod_key in waiters.pod_keys])
 
-    def _keep(self, key: str, answer: PlainAnswer, now_ns: int, namespaces: Sequence[str]) -> PlainAnswer:
-        """Store *answer* for *namespaces*, at least one, which wait for it."""
+    def _keep(self, key: str, response: PlainResponse, now_ns: int, namespaces: Sequence[str]) -> PlainResponse:
+        """Store *response* for *namespaces*, at least one, which wait for it."""
         former = self._entries.view.get(key)
         # The pod records that have the text get the new version.
         text, usage = (SharedText(), Usage()) if former is None else (former.text, former.usage)
-        headers = tuple((name, value) for name, value in answer.headers if name in _KEPT_FIELDS)
-        entry = _Entry(replace(answer, headers=headers, text=text, usage=usage), text, usage, now_ns)
-        self._entries.put(key, entry, namespaces[0], max(len(answer.body), ENTRY_BYTES_MIN))
+        headers = tuple((name, value) for name, value in response.headers if name in _KEPT_FIELDS)
+        entry = _Entry(replace(response, headers=headers, text=text, usage=usage), text, usage, now_ns)
+        self._entries.put(key, entry, namespaces[0], max(len(response.body), ENTRY_BYTES_MIN))
         for namespace in namespaces[1:]:
             self._entries.use(key, namespace)
-        text.set(head_of(entry.answer), answer.body, now_ns + self._ns)
+        text.set(head_of(entry.response), response.body, now_ns + self._ns)
         while (surplus := self._entries.surplus()) is not None:
             self._drop(surplus)
-        return entry.answer
+        return entry.response
 
-    def _stale(self, key: str, now_ns: int) -> PlainAnswer | None:
-        """Return the last answer after a failure of IMDS, and serve it for RETRY_SECONDS without another call."""
+    def _stale(self, key: str, now_ns: int) -> PlainResponse | None:
+        """Return the last response after a failure of IMDS, and serve it for RETRY_SECONDS without another call."""
         entry = self._entries.view.get(key)
         if entry is None or now_ns >= entry.fetched_ns + self._ns + int(STALE_SECONDS * 1e9):
             self._drop(key)
             return None
-        entry.text.set(head_of(entry.answer), entry.answer.body, now_ns + int(RETRY_SECONDS * 1e9))
-        return entry.answer
+        entry.text.set(head_of(entry.response), entry.response.body, now_ns + int(RETRY_SECONDS * 1e9))
+        return entry.response
 
     def _drop(self, key: str) -> None:
         entry = self._entries.pop(key)
@@ -170,7 +170,7 @@ class MetadataCache:
 
     def state(self) -> dict[str, int]:
         """Return the sizes for /debug/state."""
-        size = sum(len(entry.answer.body) for entry in self._entries.view.values())
+        size = sum(len(entry.response.body) for entry in self._entries.view.values())
         return {"entries": len(self._entries), "bytes": size, "flights": len(self._flights)}
 
 
@@ -180,12 +180,12 @@ def _namespace(pod_key: str) -> str:
 
 
 def is_cacheable(request: Request, destination: Destination) -> bool:
-    """Return whether IMDS's answer to *request* depends on its path and query only."""
+    """Return whether IMDS's response to *request* depends on its path and query only."""
     return (
         destination.canonical_path is CanonicalPath.INSTANCE
         and request.method == "GET"
         and not request.body
-        and [each.lower() for each in request.values("metadata")] == ["true"]
+        and [value.lower() for value in request.values("metadata")] == ["true"]
     )
 
 

@@ -88,7 +88,7 @@ class ServerMetrics:
         self._lane, self._pending = lane, pending
 
     def series(self, operation: str, status: int, namespace: str, resource: str) -> Series:
-        """Return the series of an answer. *namespace* is a known pod's or empty, *resource* an `audience` or empty."""
+        """Return the series of a response. *namespace* is a known pod's or empty, *resource* an `audience` or empty."""
         labels = (operation, str(status), namespace, resource)
         made = self._made.get(labels)
         if made is None:

@@ -1,4 +1,4 @@
-"""Outcomes of requests: the answer, its metrics and its log line. Each refusal is handled here exactly once."""
+"""Outcomes of requests: the response, its metrics and its log line. Each refusal is handled here exactly once."""
 
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
@@ -17,8 +17,8 @@ from nmi.server.metrics import ServerMetrics, audience
 from nmi.server.policy import ServerPolicy
 from nmi.server.ready_refusals import ReadyRefusals, RefusedRequest, kinds_of
 from nmi.server.request import Call, Request, Stream
-from nmi.server.responses import Answer
-from nmi.server.responses import refused as refusal_answer
+from nmi.server.responses import Response
+from nmi.server.responses import refused as refusal_response
 from nmi.server.target import CanonicalPath
 
 TARGET_BYTES_MAX: Final = 2048
@@ -26,19 +26,19 @@ TARGET_BYTES_MAX: Final = 2048
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """An answer, its call, and the metric series of its duration."""
+    """A response, its call, and the metric series of its duration."""
 
-    answer: Answer
+    response: Response
     series: Series
     call: Call
 
 
 Work = Callable[[Stream], Coroutine[Any, Any, Outcome]]
-"""The asynchronous work that an answer needs. Called once, in a task, which sends the answer unless it is streamed."""
+"""The asynchronous work that leads to an outcome. Called once, in a task, which sends the response if not streamed."""
 
 
 class Outcomes:
-    """Factory of outcomes from answers and refusals, shared by the three handlers."""
+    """Factory of outcomes from responses and refusals, shared by the three handlers."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class Outcomes:
         self.decisions = decisions
         self._ready = ReadyRefusals(now_ns)
 
-    def answered(self, subject: Subject, answer: Answer) -> Outcome:
-        """Return the outcome of a served request; *answer* may be IMDS's own error."""
-        return Outcome(answer, self.series(answer.status, subject), subject.call)
+    def served(self, subject: Subject, response: Response) -> Outcome:
+        """Return the outcome of a served request; *response* may be IMDS's own error."""
+        return Outcome(response, self.series(response.status, subject), subject.call)
 
     def refused(
         self,
@@ -68,23 +68,23 @@ class Outcomes:
         subject: Subject | None = None,
     ) -> Outcome:
         """Return the outcome of a refused request. *subject*: the caller, if it is not the pod at the peer address."""
-        answer = refusal_answer(
+        response = refusal_response(
             refusal, request_id=call.request_id, set_retry_after=self._policy.set_retry_after, allow=allow
         )
         who = subject_of(call, self._index.get(call.peer)) if subject is None else subject
         self._measures.refused(refusal.reason)
         if refusal.limit is not None:
             self._measures.limit_hit(refusal.limit)
-        usage = self.decisions.refused(who, str(call.path), answer.status, refusal, call.token_request)
-        outcome = self.answered(who, answer)
+        usage = self.decisions.refused(who, str(call.path), response.status, refusal, call.token_request)
+        outcome = self.served(who, response)
         if call.path is not CanonicalPath.HOST_TOKEN:
             counter = self._measures.refusal_counter(refusal.reason)
-            repeated = RefusedRequest(answer, call.request_id, outcome.series, usage, counter)
+            repeated = RefusedRequest(response, call.request_id, outcome.series, usage, counter)
             self._make_ready(call, refusal, repeated)
         return outcome
 
     def _make_ready(self, call: Call, refusal: Refusal, refused: RefusedRequest) -> None:
-        """Let the fast lane send the answer to further requests that would get the same refusal."""
+        """Let the fast lane send the response to further requests that would get the same refusal."""
         record, request = self._index.get(call.peer), call.token_request
         if request is None:
             kinds = kinds_of(refusal, call.path, self._policy.proxied_paths)
@@ -117,7 +117,7 @@ class Outcomes:
         return subject_of(call, self._index.get(call.peer))
 
     def series(self, status: int, subject: Subject) -> Series:
-        """Return the metric series of an answer. Only known pods have a namespace, only token requests an audience."""
+        """Return the metric series of a response. Only known pods have a namespace, only token requests an audience."""
         call = subject.call
         namespace = "" if subject.entry is None else subject.entry.namespace
         request = call.token_request

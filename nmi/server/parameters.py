@@ -34,7 +34,7 @@ def parse_query(query: str) -> dict[str, str] | Refusal:
     if isinstance(pairs, Refusal):
         return pairs
     try:
-        decoded = [_decoded_pair(each) for each in pairs]
+        decoded = [_decoded_pair(pair) for pair in pairs]
     except UnicodeDecodeError:
         return _refuse("The query is not UTF-8.")
     parameters = dict(decoded)

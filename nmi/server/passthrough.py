@@ -29,7 +29,7 @@ from nmi.server.outcomes import Outcome, Outcomes, Work, header_refusal
 from nmi.server.parameters import parse_query
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Call, Request, Stream
-from nmi.server.responses import PlainAnswer, StreamedAnswer, with_request_id
+from nmi.server.responses import PlainResponse, StreamedResponse, with_request_id
 from nmi.server.target import CanonicalPath, Destination
 from nmi.tokens.fair_queue import Charged
 from nmi.tokens.governor import CongestedError, Governor
@@ -38,7 +38,7 @@ from podidentity.http_client.errors import HttpClientError
 from podidentity.http_client.session import HttpSession
 
 REQUEST_FIELDS: Final = ("metadata", "accept", "user-agent", "content-type", "x-ms-client-request-id")
-ANSWER_FIELDS: Final = (
+RESPONSE_FIELDS: Final = (
     "server",
     "date",
     "etag",
@@ -49,7 +49,7 @@ ANSWER_FIELDS: Final = (
 )
 """In addition to Content-Type and Content-Length. Location is omitted: a pod must not follow it."""
 QUERY_BYTES_MAX: Final = 256
-"""IMDS's own queries have under 100 bytes. A longer one costs time, and memory as the key of a cached answer."""
+"""IMDS's own queries have under 100 bytes. A longer one costs time, and memory as the key of a cached response."""
 CALLS_AT_ONCE: Final = 5
 CALLS_PER_WINDOW: Final = 5
 BURST: Final = 2
@@ -73,11 +73,11 @@ class Forwarder(Protocol[C_contra]):
 
     async def forward(
         self, charged: C_contra, request: Request, destination: Destination, stream: Stream
-    ) -> PlainAnswer | StreamedAnswer | Refusal:
+    ) -> PlainResponse | StreamedResponse | Refusal:
         """Return IMDS's response to *request*; its call is charged to *charged*.
 
-        A StreamedAnswer has been sent to *stream* with its body. A Refusal after begin() means that IMDS broke off the
-        response: the connection must end, so that the client does not take the sent part for the whole.
+        A StreamedResponse has been sent to *stream* with its body. A Refusal after begin() means that IMDS broke off
+        the response: the connection must end, so that the client does not take the sent part for the whole.
         """
 
 
@@ -89,7 +89,7 @@ class ProxiedPath:
         self._proxy = proxy
         self._outcomes = outcomes
 
-    def answer(self, call: Call, request: Request, destination: Destination) -> Outcome | Work:
+    def handle(self, call: Call, request: Request, destination: Destination) -> Outcome | Work:
         if call.path is CanonicalPath.INSTANCE and self._policy.block_instance_metadata:
             return self._outcomes.refused(call, _BLOCKED)
         methods = READING if call.path is CanonicalPath.INSTANCE else PROXIED
@@ -103,14 +103,14 @@ class ProxiedPath:
     async def _proxied(self, call: Call, request: Request, destination: Destination, stream: Stream) -> Outcome:
         subject = self._outcomes.subject(call)
         charged = WITHOUT_POD if subject.entry is None else subject.entry.key
-        answer = await self._proxy.forward(charged, request, destination, stream)
-        if isinstance(answer, Refusal):
-            return self._outcomes.refused(call, answer)
-        if isinstance(answer, PlainAnswer):
-            answer = replace(answer, headers=with_request_id(answer.status, answer.headers, call.request_id))
-        outcome = self._outcomes.answered(subject, answer)
-        if isinstance(answer, PlainAnswer) and answer.text is not None and answer.usage is not None:
-            self._outcomes.make_metadata_ready(call, request, answer.text, answer.usage)
+        response = await self._proxy.forward(charged, request, destination, stream)
+        if isinstance(response, Refusal):
+            return self._outcomes.refused(call, response)
+        if isinstance(response, PlainResponse):
+            response = replace(response, headers=with_request_id(response.status, response.headers, call.request_id))
+        outcome = self._outcomes.served(subject, response)
+        if isinstance(response, PlainResponse) and response.text is not None and response.usage is not None:
+            self._outcomes.make_metadata_ready(call, request, response.text, response.usage)
         return outcome
 
 
@@ -144,31 +144,31 @@ class MetadataProxy:
 
     async def forward(
         self, charged: Charged, request: Request, destination: Destination, stream: Stream
-    ) -> PlainAnswer | StreamedAnswer | Refusal:
+    ) -> PlainResponse | StreamedResponse | Refusal:
         """Return IMDS's response; see `Forwarder`."""
         target = forwarded_target(destination)
         if isinstance(target, Refusal):
             return target
         url = f"{self._base_url}{target}"
-        turn = False
+        permitted = False
         try:
             async with (
                 asyncio.timeout(self._policy.proxy_seconds),
                 self._governor.permit(charged),
             ):
-                turn = True
-                return await self._ask(url, request, stream)
+                permitted = True
+                return await self._response(url, request, stream)
         except CongestedError as error:
             return _congested(error.retry_after)
         except (HttpClientError, TimeoutError, OSError) as error:
-            if not turn:
+            if not permitted:
                 return _congested(None)
             return _unavailable(
                 f"no complete response from IMDS: {type(error).__name__}; check {self._base_url} from the node"
             )
 
-    async def _ask(self, url: str, request: Request, stream: Stream) -> PlainAnswer | StreamedAnswer | Refusal:
-        answer = await self._session.request(
+    async def _response(self, url: str, request: Request, stream: Stream) -> PlainResponse | StreamedResponse | Refusal:
+        response = await self._session.request(
             request.method,
             url,
             headers=_sent(request),
@@ -177,42 +177,42 @@ class MetadataProxy:
             silence_seconds=self._policy.proxy_silence_seconds,
         )
         try:
-            refusal = self._unusable(answer)
+            refusal = self._unusable(response)
             if refusal is not None:
                 return refusal
-            length, bodiless = answer.content_length, request.method == "HEAD" or answer.status == 304
+            length, bodiless = response.content_length, request.method == "HEAD" or response.status == 304
             if not bodiless and length is not None and length > self._policy.proxy_whole_bytes:
-                return await _streamed(answer, length, stream)
-            body = await self._whole(answer)
+                return await _streamed(response, length, stream)
+            body = await self._whole(response)
             if isinstance(body, Refusal):
                 return body
-            return PlainAnswer(
-                answer.status,
+            return PlainResponse(
+                response.status,
                 body,
-                content_type=_plain(answer.headers.get("content-type", "")),
-                headers=_returned(answer.headers),
+                content_type=_plain(response.headers.get("content-type", "")),
+                headers=_returned(response.headers),
                 length=length if bodiless else None,
             )
         finally:
-            answer.close()  # reading the rest of an unused response costs more than a new connection
+            response.close()  # reading the rest of an unused response costs more than a new connection
 
-    def _unusable(self, answer: Response) -> Refusal | None:
-        """Return the refusal if the head of *answer* shows that it cannot be forwarded."""
-        if not 200 <= answer.status <= 599:
-            return _unavailable(f"IMDS returned status {answer.status}; check what listens at {self._base_url}")
-        if answer.status == LOOP_STATUS:
+    def _unusable(self, response: Response) -> Refusal | None:
+        """Return the refusal if the head of *response* shows that it cannot be forwarded."""
+        if not 200 <= response.status <= 599:
+            return _unavailable(f"IMDS returned status {response.status}; check what listens at {self._base_url}")
+        if response.status == LOOP_STATUS:
             return Refusal(
                 Reason.UPSTREAM_UNAVAILABLE, "NMI's request to the metadata service came back to NMI.", CAME_BACK
             )
-        if answer.headers.get("content-encoding", "identity").lower() != "identity":
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
             return _unavailable(f"IMDS used an unrequested content coding; check what listens at {self._base_url}")
-        length = answer.content_length
+        length = response.content_length
         return _too_large() if length is not None and length > self._policy.proxy_body_bytes else None
 
-    async def _whole(self, answer: Response) -> bytes | Refusal:
+    async def _whole(self, response: Response) -> bytes | Refusal:
         """Return the whole body. A body of unknown length is buffered too: HTTP/1.0 clients cannot receive a stream."""
         body = bytearray()
-        while piece := await answer.readany():
+        while piece := await response.readany():
             body += piece
             if len(body) > self._policy.proxy_body_bytes:
                 return _too_large()
@@ -230,27 +230,28 @@ def forwarded_target(destination: Destination) -> str | Refusal:
     return f"{destination.path}{query}"
 
 
-async def _streamed(answer: Response, length: int, stream: Stream) -> StreamedAnswer:
-    """Forward *answer* as it arrives. Reading it raises if it ends before *length* bytes, and yields no more."""
-    content_type = _plain(answer.headers.get("content-type", ""))
-    head = StreamedAnswer(answer.status, length, content_type, _returned(answer.headers))
+async def _streamed(response: Response, length: int, stream: Stream) -> StreamedResponse:
+    """Forward *response* as it arrives. Reading it raises if it ends before *length* bytes, and yields no more."""
+    content_type = _plain(response.headers.get("content-type", ""))
+    head = StreamedResponse(response.status, length, content_type, _returned(response.headers))
     stream.begin(head)
-    while piece := await answer.readany():
+    while piece := await response.readany():
         stream.send(piece)
     return head
 
 
 def _sent(request: Request) -> dict[str, str]:
     """Return the forwarded fields without those that Connection names: they are for NMI (RFC 9110 §7.6.1)."""
-    own = {each.strip(" \t").lower() for value in request.values("connection") for each in value.split(",")}
+    own = {option.strip(" \t").lower() for value in request.values("connection") for option in value.split(",")}
     headers = {name: _plain(value) for name in REQUEST_FIELDS if name not in own for value in request.values(name)[:1]}
     headers["accept-encoding"] = "identity"
     return headers
 
 
 def _returned(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    own = {each.strip(" \t").lower() for each in headers.get("connection", "").split(",")}
-    return tuple((name.title(), _plain(headers[name])) for name in ANSWER_FIELDS if name in headers and name not in own)
+    own = {option.strip(" \t").lower() for option in headers.get("connection", "").split(",")}
+    names = [name for name in RESPONSE_FIELDS if name in headers and name not in own]
+    return tuple((name.title(), _plain(headers[name])) for name in names)
 
 
 def _plain(value: str) -> str:

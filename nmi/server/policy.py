@@ -17,11 +17,11 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes: int = 16 * 1024
     """No token request has a body. Proxied scheduledevents approvals have a few hundred bytes. The body is therefore
     read completely before its request is handled."""
-    answered_bytes: int = 64 * 1024
-    """Answers to pipelined requests that are written without a check that the peer reads them. Beyond it, the
-    connection ends with the next answer."""
+    response_bytes: int = 64 * 1024
+    """Responses to pipelined requests that are written without a check that the peer reads them. Beyond it, the
+    connection ends with the next response."""
     pipelined_bytes: int = 64 * 1024
-    """Bytes that may arrive after a request that is being answered. Beyond it, that answer ends the connection."""
+    """Bytes that may arrive after a request that is being answered. Beyond it, that response ends the connection."""
 
 
 class ServerPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,18 +46,18 @@ class ServerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Write a line for each request (`-v 4`). The fast lane writes no lines, so it is disabled then."""
     sizes: Sizes = msgspec.field(default_factory=Sizes)
     pipeline_seconds: float = 5.0
-    """The time for an answer while part of the next request has been read; after it, the connection ends with that
-    answer. Less than HEAD_SECONDS, after which the lane closes a connection whose next head is incomplete."""
-    answer_seconds: float = 55.0
-    """The timeout of the answer to one request: SDKs end an attempt after 60 seconds."""
+    """The time for a response while part of the next request has been read; after it, the connection ends with that
+    response. Less than HEAD_SECONDS, after which the lane closes a connection whose next head is incomplete."""
+    response_seconds: float = 55.0
+    """The timeout of the response to one request: SDKs end an attempt after 60 seconds."""
     proxy_seconds: float = 20.0
     """One proxied request, including the wait for a permit."""
     proxy_connect_seconds: float = 3.0
     """Until IMDS accepts the connection: it is on the same machine."""
     proxy_silence_seconds: float = 10.0
-    """Until the first byte of IMDS's answer, and between any two."""
+    """Until the first byte of IMDS's response, and between any two."""
     proxy_whole_bytes: int = 64 * 1024
-    """An answer up to this size is read completely before its first byte is sent: if IMDS breaks off, the pod gets a
-    503. The instance document has about 20 kB. Longer answers are streamed."""
+    """A response up to this size is read completely before its first byte is sent: if IMDS breaks off, the pod gets a
+    503. The instance document has about 20 kB. Longer responses are streamed."""
     proxy_body_bytes: int = 256 * 1024
-    """The largest proxied answer: an instance document with the largest userData has less than half of it."""
+    """The largest proxied response: an instance document with the largest userData has less than half of it."""

@@ -1,10 +1,9 @@
 """Ready refusals: refusals that the fast lane sends without Python code.
 
 They depend only on the kind of a request, or on its parameters and the state of its pod record. The general lane
-refuses the first request and writes its log line. It then admits the answer to the pod record, so that repeats cost as
-little as a cached token. A ready refusal is valid until the record's next generation, for
-FRESH_SECONDS at most. After that the general lane refuses again, which keeps the decision log and the Events about
-lasting refusals.
+refuses the first request and writes its log line. It then admits the response to the pod record, so that repeats cost
+as little as a cached token. A ready refusal is valid until the record's next generation, for FRESH_SECONDS at most.
+After that the general lane refuses again, which keeps the decision log and the Events about lasting refusals.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from _native.index import PodRecord
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.parameters import NO_RESOURCE
-from nmi.server.responses import PlainAnswer, head_of
+from nmi.server.responses import PlainResponse, head_of
 from nmi.server.target import CanonicalPath, ProxiedPaths
 
 FRESH_SECONDS: Final = 60
@@ -65,9 +64,9 @@ def kinds_of(refusal: Refusal, path: CanonicalPath, proxied_paths: ProxiedPaths)
 
 
 class RefusedRequest(msgspec.Struct, frozen=True):
-    """An answer to a refused request, and the counters of its repeats."""
+    """A response to a refused request, and the counters of its repeats."""
 
-    answer: PlainAnswer
+    response: PlainResponse
     request_id: str
     series: Series
     usage: Usage
@@ -84,7 +83,7 @@ class ReadyRefusals:
         self._texts: dict[bytes, tuple[bytes, bytes]] = {}
 
     def admit_kinds(self, record: PodRecord, kinds: tuple[Kind, ...], refused: RefusedRequest) -> None:
-        """Store the answer on *record* for every request of *kinds*."""
+        """Store the response on *record* for every request of *kinds*."""
         now_ns = self._now_ns()
         if any(record.refusal(kind, now_ns) is None for kind in kinds):
             ready = self._ready(refused, now_ns)
@@ -95,26 +94,26 @@ class ReadyRefusals:
         self,
         record: PodRecord,
         generation: int,
-        asked: TokenRequest,
+        request: TokenRequest,
         refused: RefusedRequest,
         seconds: float = FRESH_SECONDS,
     ) -> None:
-        """Store the answer on *record* for requests that equal *asked*, if *generation* is still the record's."""
+        """Store the response on *record* for requests that equal *request*, if *generation* is still the record's."""
         record.admit(
             generation,
-            resource=asked.resource.encode(),
-            selector_kind=asked.selector.value,
-            selector_value=asked.selector_value.encode(),
-            xms_cc=asked.xms_cc.encode(),
+            resource=request.resource.encode(),
+            selector_kind=request.selector.value,
+            selector_value=request.selector_value.encode(),
+            xms_cc=request.xms_cc.encode(),
             answer=self._ready(refused, self._now_ns(), seconds),
         )
 
     def _ready(self, refused: RefusedRequest, now_ns: int, seconds: float = FRESH_SECONDS) -> FixedAnswer:
-        text = self._texts.get(refused.answer.body)
+        text = self._texts.get(refused.response.body)
         if text is None:
-            text = split(refused.answer, refused.request_id)
+            text = split(refused.response, refused.request_id)
             if len(self._texts) < TEXTS_MAX:
-                self._texts[refused.answer.body] = text
+                self._texts[refused.response.body] = text
         head, body = text
         return FixedAnswer(
             head=head,
@@ -127,6 +126,6 @@ class ReadyRefusals:
         )
 
 
-def split(answer: PlainAnswer, request_id: str) -> tuple[bytes, bytes]:
-    """Return the head of *answer* before *request_id*, the value of its last field, and the body."""
-    return head_of(answer).removesuffix(request_id.encode()), answer.body
+def split(response: PlainResponse, request_id: str) -> tuple[bytes, bytes]:
+    """Return the head of *response* before *request_id*, the value of its last field, and the body."""
+    return head_of(response).removesuffix(request_id.encode()), response.body

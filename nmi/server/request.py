@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from _native.request_ids import next_request_id
 from nmi.identity.request import TokenRequest
-from nmi.server.responses import StreamedAnswer
+from nmi.server.responses import StreamedResponse
 from nmi.server.target import CanonicalPath
 
 CLIENT_REQUEST_CHARS: Final = 64
@@ -47,11 +47,11 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct):
-    """The record of one request of *peer* until its response is sent.
+    """The record of one request until its response is sent.
 
-    It refers to neither the request nor its connection: a request has up to 32 kB and may contain secrets, and a call
-    may wait for a minute. The handlers set *path* and *token_request* once, before any work waits. The defaults are
-    those of a request that could not be read.
+    It refers to neither the request nor its connection: a request may have 32 kB and contain secrets, and its call
+    may wait for a minute. The handlers set *path* and *token_request* before any work waits. The defaults are those of
+    a request that could not be read.
     """
 
     peer: str
@@ -101,5 +101,5 @@ class Origin(Protocol):
 class Stream(Protocol):
     """The destination of a streamed response. Neither method waits for the peer to read."""
 
-    def begin(self, answer: StreamedAnswer) -> None: ...
+    def begin(self, response: StreamedResponse) -> None: ...
     def send(self, piece: bytes) -> None: ...

@@ -1,4 +1,4 @@
-"""The wire format of answers. The only file that defines status codes (IMDS's own status is forwarded unchanged).
+"""The wire format of responses. The only file that defines status codes (IMDS's own status is forwarded unchanged).
 
 By the status, SDKs decide whether to retry. A 400 with "Identity not found" makes them continue with the next
 credential of a chain. The text that `_FATAL_WORD` removes makes them ignore this endpoint for the lifetime of the
@@ -35,8 +35,8 @@ _NANOSECONDS: Final = 10**9
 _PHRASES: Final = MappingProxyType({int(status): status.phrase for status in HTTPStatus})
 
 
-class Answer(Protocol):
-    """An answer to one request that can be written to a connection."""
+class Response(Protocol):
+    """A response to one request that can be written to a connection."""
 
     @property
     def status(self) -> int: ...
@@ -46,11 +46,11 @@ class Answer(Protocol):
         """Whether the connection must end with it: the start of the next request is unknown, or NMI is the peer."""
 
     def render(self, now_ns: int, close: bool = False) -> bytes:
-        """Return the whole answer at *now_ns* (time.monotonic_ns()); *close* adds `Connection: close`."""
+        """Return the whole response at *now_ns* (time.monotonic_ns()); *close* adds `Connection: close`."""
 
 
-class PlainAnswer(msgspec.Struct, frozen=True):
-    """An answer whose bytes do not depend on the time."""
+class PlainResponse(msgspec.Struct, frozen=True):
+    """A response whose bytes do not depend on the time."""
 
     status: int
     body: bytes
@@ -59,24 +59,24 @@ class PlainAnswer(msgspec.Struct, frozen=True):
     """In addition to Content-Type, Content-Length and Connection. Names and values are validated."""
     ends_connection: bool = False
     length: int | None = None
-    """The value of Content-Length for an answer without its body: the answer to HEAD."""
+    """The value of Content-Length for a response without its body: the response to HEAD."""
     text: SharedText | None = None
-    """The same answer for the fast lane, if it is cached for all pods."""
+    """The same response for the fast lane, if it is cached for all pods."""
     usage: Usage | None = None
     """Counts the uses of *text*, which has one."""
 
     @override
     def __repr__(self) -> str:
         """Return no body: it may contain a token."""
-        return f"PlainAnswer({self.status}, {self.content_type!r}, {len(self.body)} bytes)"
+        return f"PlainResponse({self.status}, {self.content_type!r}, {len(self.body)} bytes)"
 
     def render(self, now_ns: int, close: bool = False) -> bytes:  # noqa: ARG002 - others are rendered by the time
         length = len(self.body) if self.length is None else self.length
         return _head(self.status, self.content_type, length, self.headers, close=close) + self.body
 
 
-class StreamedAnswer(msgspec.Struct, frozen=True):
-    """The head of an answer whose body follows in pieces, *length* bytes in total unless the connection ends."""
+class StreamedResponse(msgspec.Struct, frozen=True):
+    """The head of a response whose body follows in pieces, *length* bytes in total unless the connection ends."""
 
     status: int
     length: int
@@ -88,9 +88,9 @@ class StreamedAnswer(msgspec.Struct, frozen=True):
         return _head(self.status, self.content_type, self.length, self.headers, close=close)
 
 
-def head_of(answer: PlainAnswer) -> bytes:
-    """Return the head of *answer* without its last line end, as ready answers need it."""
-    return _head(answer.status, answer.content_type, len(answer.body), answer.headers).removesuffix(b"\r\n\r\n")
+def head_of(response: PlainResponse) -> bytes:
+    """Return the head of *response* without its last line end, as ready answers need it."""
+    return _head(response.status, response.content_type, len(response.body), response.headers).removesuffix(b"\r\n\r\n")
 
 
 def _head(
@@ -111,11 +111,11 @@ def _head(
 
 
 class _Form(msgspec.Struct, frozen=True):
-    """The form of the answer for one reason."""
+    """The form of the response for one reason."""
 
     status: HTTPStatus
     error: str
-    says_retry_after: bool = False
+    has_retry_after: bool = False
     ends_connection: bool = False
     headers: tuple[tuple[str, str], ...] = ()
 
@@ -142,25 +142,25 @@ _FORMS: Final = MappingProxyType(
         Reason.NO_MATCHING_IDENTITY: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.UNKNOWN_OBJECT_ID: _Form(HTTPStatus.BAD_REQUEST, _INVALID),
         Reason.UPSTREAM_REFUSED: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
-        Reason.UPSTREAM_UNAVAILABLE: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, says_retry_after=True),
-        Reason.UPSTREAM_THROTTLED: _Form(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", says_retry_after=True),
+        Reason.UPSTREAM_UNAVAILABLE: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, has_retry_after=True),
+        Reason.UPSTREAM_THROTTLED: _Form(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", has_retry_after=True),
         Reason.POLICY: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
         Reason.BAD_SYNTAX: _Form(HTTPStatus.BAD_REQUEST, _INVALID, ends_connection=True),
         Reason.HEAD_TOO_LARGE: _Form(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _INVALID, ends_connection=True),
         Reason.BODY_TOO_LARGE: _Form(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _INVALID, ends_connection=True),
-        Reason.TIMED_OUT: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, says_retry_after=True),
-        Reason.OVERLOADED: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, says_retry_after=True),
+        Reason.TIMED_OUT: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, has_retry_after=True),
+        Reason.OVERLOADED: _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, has_retry_after=True),
         Reason.INTERNAL: _Form(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error", ends_connection=True),
     }
 )
 _ASSIGNING: Final = frozenset({Reason.STILL_ASSIGNING, Reason.NO_MATCHING_IDENTITY})
-_RETRIABLE: Final = _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, says_retry_after=True)
+_RETRIABLE: Final = _Form(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE, has_retry_after=True)
 
 
 def refused(
     refusal: Refusal, *, request_id: str = "", set_retry_after: bool = False, allow: Iterable[str] = ()
-) -> PlainAnswer:
-    """Return the answer to a refused request, with *request_id*, which appears in the log too.
+) -> PlainResponse:
+    """Return the response to a refused request, with *request_id*, which appears in the log too.
 
     With *set_retry_after*, an identity that is still being assigned is a 503 with Retry-After, not a 404. *allow*: the
     methods that a 405 names.
@@ -170,7 +170,7 @@ def refused(
         default = ASSIGNING_RETRY_AFTER_SECONDS
         form = _RETRIABLE if set_retry_after else form
     headers = form.headers
-    if form.says_retry_after:
+    if form.has_retry_after:
         headers += (("Retry-After", str(_seconds(refusal.retry_after, default))),)
     if allow:
         headers += (("Allow", ", ".join(allow)),)
@@ -181,11 +181,11 @@ def refused(
         sentence = re.sub(_FATAL_WORD, "not answering", sentence, flags=re.IGNORECASE)
     sentence = sentence[:SENTENCE_CHARS]
     body = msgspec.json.encode({"error": form.error, "error_description": sentence})
-    return PlainAnswer(form.status, body, headers=headers, ends_connection=form.ends_connection)
+    return PlainResponse(form.status, body, headers=headers, ends_connection=form.ends_connection)
 
 
 Parts = tuple[bytes, bytes]
-"""The JSON text of an answer before and after the digits of its first expires_in."""
+"""The JSON text of a response before and after the digits of its first expires_in."""
 
 
 def token_parts(token: Token, auxiliary: Sequence[Token], expires_ns: int, now_ns: int) -> Parts:
@@ -198,7 +198,7 @@ def token_parts(token: Token, auxiliary: Sequence[Token], expires_ns: int, now_n
     before, after = _split(token, life)
     if not auxiliary:
         return before, after
-    others = b"".join(b"," + life.encode().join(_split(each, life)) for each in auxiliary)
+    others = b"".join(b"," + life.encode().join(_split(other, life)) for other in auxiliary)
     return b"[" + before, after + others + b"]"
 
 
@@ -208,9 +208,9 @@ def host_token_parts(token: Token, expires_ns: int, now_ns: int) -> Parts:
     return b'{"token":' + before, after + b',"clientid":' + msgspec.json.encode(token.client_id) + b"}"
 
 
-def rendered(parts: Parts, expires_ns: int, now_ns: int) -> PlainAnswer:
-    """Return the answer of *parts* as of now, for one that is not a ready answer. The bytes are the same."""
-    return PlainAnswer(HTTPStatus.OK, str(_life(expires_ns, now_ns)).encode().join(parts))
+def rendered(parts: Parts, expires_ns: int, now_ns: int) -> PlainResponse:
+    """Return the response of *parts* as of now, for one that is not a ready answer. The bytes are the same."""
+    return PlainResponse(HTTPStatus.OK, str(_life(expires_ns, now_ns)).encode().join(parts))
 
 
 def _split(token: Token, life: str) -> Parts:
@@ -237,10 +237,10 @@ def _life(expires_ns: int, now_ns: int) -> int:
     return max(0, expires_ns - now_ns) // _NANOSECONDS
 
 
-def forwarded(answer: RawAnswer, request_id: str) -> PlainAnswer:
+def forwarded(response: RawAnswer, request_id: str) -> PlainResponse:
     """Return IMDS's response unchanged, for an exempt pod. An error always has a request id."""
-    headers = with_request_id(answer.status, answer.headers, request_id)
-    return PlainAnswer(answer.status, answer.body, content_type=answer.content_type, headers=headers)
+    headers = with_request_id(response.status, response.headers, request_id)
+    return PlainResponse(response.status, response.body, content_type=response.content_type, headers=headers)
 
 
 def with_request_id(status: int, headers: tuple[tuple[str, str], ...], request_id: str) -> tuple[tuple[str, str], ...]:

@@ -27,7 +27,7 @@ FIRST_BYTE_SECONDS: Final = 0.5
 that are on their way.
 """
 
-LAST_ANSWER_SECONDS: Final = 0.5
+LAST_RESPONSE_SECONDS: Final = 0.5
 """The time for a 503 of some hundred bytes to a peer on the same node."""
 
 
@@ -60,7 +60,7 @@ class Server:
             decisions=self._decisions,
             now_ns=now_ns,
         )
-        self.waiting = WaitingRequests(policy.answer_seconds)
+        self.waiting = WaitingRequests(policy.response_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
         self._summaries: asyncio.Task[None] | None = None
         self._lane = Lane(
@@ -141,14 +141,14 @@ class Server:
     async def drain(self, seconds: float) -> int:
         """Accept no connections, answer open requests, close idle connections. Return the number of open connections.
 
-        Requests without an answer after *seconds* get a 503, for which there are LAST_ANSWER_SECONDS more.
+        Requests without a response after *seconds* get a 503, for which there are LAST_RESPONSE_SECONDS more.
         """
         self.draining = True
         self.stop_accepting()
         left = await self._emptied(seconds, silent_after=FIRST_BYTE_SECONDS)
         if left:
             self.waiting.expire_all()
-            left = await self._emptied(LAST_ANSWER_SECONDS)
+            left = await self._emptied(LAST_RESPONSE_SECONDS)
         if left:
             log.warning(
                 "closing connections still open at the end of the drain; check --max-hold and the grace period",

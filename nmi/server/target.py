@@ -79,7 +79,7 @@ class ProxiedPaths:
     def __init__(self, prefixes: tuple[str, ...] = (), *, everything: bool = False) -> None:
         """Raise ValueError for a prefix that is not below /metadata/, not in normal form, or about identities."""
         self.everything = everything
-        self.prefixes = tuple(_prefix(each) for each in prefixes)
+        self.prefixes = tuple(_prefix(prefix) for prefix in prefixes)
 
     def allows(self, segments: tuple[str, ...]) -> bool:
         """Return whether a path of these lower-case segments may be forwarded."""

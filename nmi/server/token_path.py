@@ -20,7 +20,7 @@ from nmi.server.outcomes import Outcome, Outcomes, Work, header_refusal, subject
 from nmi.server.parameters import token_request
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Call, Origin, Request, Stream
-from nmi.server.responses import Answer, forwarded, host_token_parts, rendered, token_parts
+from nmi.server.responses import Response, forwarded, host_token_parts, rendered, token_parts
 from nmi.server.target import Destination
 from nmi.tokens.source import Issued, Token
 from podidentity.azure.imds import RawAnswer
@@ -80,7 +80,7 @@ class TokenPath(TokenEndpoint):
         super().__init__(policy=policy, issuer=issuer, outcomes=outcomes, now_ns=now_ns)
         self._ready = ReadyAnswers()
 
-    def answer(self, call: Call, request: Request, destination: Destination) -> Outcome | Work:
+    def handle(self, call: Call, request: Request, destination: Destination) -> Outcome | Work:
         if request.method != "GET":
             return self._outcomes.refused(call, _NOT_GET, allow=_GET_ONLY)
         refusal = header_refusal(request, self._policy)
@@ -96,24 +96,24 @@ class TokenPath(TokenEndpoint):
         values = request.values("metadata")
         return len(values) != 1 or values[0].lower() != "true"
 
-    async def _issue(self, call: Call, asked: TokenRequest, _: Stream) -> Outcome:
+    async def _issue(self, call: Call, request: TokenRequest, _: Stream) -> Outcome:
         outcomes = self._outcomes
-        issued = await self._issuer.issue(call.peer, asked)
+        issued = await self._issuer.issue(call.peer, request)
         if isinstance(issued, Refusal):
             return outcomes.refused(call, issued)
         if isinstance(issued, RawAnswer):
             subject = outcomes.subject(call)
-            outcomes.decisions.passed(subject, asked, issued.status)
-            return outcomes.answered(subject, forwarded(issued, call.request_id))
+            outcomes.decisions.passed(subject, request, issued.status)
+            return outcomes.served(subject, forwarded(issued, call.request_id))
         subject = subject_of(call, issued.record)
-        outcomes.decisions.granted(subject, asked, _name_of(issued), issued.usage, issued.correlation)
+        outcomes.decisions.granted(subject, request, _name_of(issued), issued.usage, issued.correlation)
         series = outcomes.series(200, subject)
-        return Outcome(self._render(issued, asked, series), series, call)
+        return Outcome(self._render(issued, request, series), series, call)
 
-    def _render(self, issued: Issued, asked: TokenRequest, series: Series) -> Answer:
+    def _render(self, issued: Issued, request: TokenRequest, series: Series) -> Response:
         now_ns = self._now_ns()
         # A response with several tokens contains several expires_in, and the fast lane updates only one.
-        ready = None if issued.auxiliary else self._ready.admit(issued, asked, series, now_ns)
+        ready = None if issued.auxiliary else self._ready.admit(issued, request, series, now_ns)
         if ready is not None:
             return _Ready(ready)
         parts = token_parts(issued.token, issued.auxiliary, issued.expires_ns, now_ns)
@@ -131,7 +131,7 @@ class HostPath(TokenEndpoint):
     nothing and reveals nothing about a pod before all of these checks have passed.
     """
 
-    def answer(self, origin: Origin, call: Call, request: Request, destination: Destination) -> Outcome | Work:
+    def handle(self, origin: Origin, call: Call, request: Request, destination: Destination) -> Outcome | Work:
         if not self._policy.host_tokens:
             return self._outcomes.refused(call, _DISABLED)
         refusal = _caller_refusal(origin, call, request)
@@ -144,20 +144,20 @@ class HostPath(TokenEndpoint):
             return self._outcomes.refused(call, pod)
         return self._issue_later(call, destination.query, partial(self._issue, call, pod))
 
-    async def _issue(self, call: Call, pod: tuple[str, str], asked: TokenRequest, _: Stream) -> Outcome:
+    async def _issue(self, call: Call, pod: tuple[str, str], request: TokenRequest, _: Stream) -> Outcome:
         outcomes = self._outcomes
         subject = Subject(call, pod="/".join(pod))
-        issued = await self._issuer.issue_for(*pod, asked)
+        issued = await self._issuer.issue_for(*pod, request)
         if isinstance(issued, RawAnswer):
             issued = _NO_NODE_TOKENS
         if isinstance(issued, Refusal):
             return outcomes.refused(call, issued, subject=subject)
-        known = subject_of(call, issued.record)
-        subject = Subject(call, pod=subject.pod, uid=issued.uid) if known.entry is None else known
-        outcomes.decisions.granted(subject, asked, _name_of(issued), issued.usage, issued.correlation)
+        owner = subject_of(call, issued.record)
+        subject = Subject(call, pod=subject.pod, uid=issued.uid) if owner.entry is None else owner
+        outcomes.decisions.granted(subject, request, _name_of(issued), issued.usage, issued.correlation)
         now_ns = self._now_ns()
         parts = host_token_parts(issued.token, issued.expires_ns, now_ns)
-        return outcomes.answered(subject, rendered(parts, issued.expires_ns, now_ns))
+        return outcomes.served(subject, rendered(parts, issued.expires_ns, now_ns))
 
 
 def _caller_refusal(origin: Origin, call: Call, request: Request) -> Refusal | None:
@@ -199,14 +199,14 @@ def _name_of(issued: Issued) -> str:
 class ReadyAnswers:
     """Ready answers, each created once for all pods with the same token and the same metric series.
 
-    Thousands of pods may share one identity, and an answer takes 2 kB. It is freed with its token and the last pod
+    Thousands of pods may share one identity, and a response takes 2 kB. It is freed with its token and the last pod
     record that contains it.
     """
 
     def __init__(self) -> None:
         self._made: WeakKeyDictionary[Token, dict[Series, ReadyAnswer]] = WeakKeyDictionary()
 
-    def admit(self, issued: Issued, asked: TokenRequest, series: Series, now_ns: int) -> ReadyAnswer | None:
+    def admit(self, issued: Issued, request: TokenRequest, series: Series, now_ns: int) -> ReadyAnswer | None:
         """Return the ready answer and admit it to the pod record if it is cacheable; None if it is too large."""
         made = self._made.setdefault(issued.token, {})
         ready = made.get(series)
@@ -226,10 +226,10 @@ class ReadyAnswers:
         if issued.cacheable:
             issued.record.admit(
                 issued.generation,
-                resource=asked.resource.encode(),
-                selector_kind=asked.selector.value,
-                selector_value=asked.selector_value.encode(),
-                xms_cc=asked.xms_cc.encode(),
+                resource=request.resource.encode(),
+                selector_kind=request.selector.value,
+                selector_value=request.selector_value.encode(),
+                xms_cc=request.xms_cc.encode(),
                 answer=ready,
             )
         return ready
@@ -245,7 +245,7 @@ def _is_of(ready: ReadyAnswer, issued: Issued) -> bool:
 
 
 class _Ready(msgspec.Struct, frozen=True):
-    """A ready answer as an `Answer`: exactly the bytes that the fast lane would write."""
+    """A ready answer as a `Response`: exactly the bytes that the fast lane would write."""
 
     ready: ReadyAnswer
     status: int = 200

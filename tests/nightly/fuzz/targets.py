@@ -170,7 +170,7 @@ class Normaliser:
                 assert not _HIDDEN.search(url.path)
 
 
-SMALL = Sizes(head_bytes=512, fields=8, target_bytes=256, body_bytes=128, answered_bytes=4096, pipelined_bytes=512)
+SMALL = Sizes(head_bytes=512, fields=8, target_bytes=256, body_bytes=128, response_bytes=4096, pipelined_bytes=512)
 BODY_OVERHEAD = 5
 """Factor on the body limit: before it refuses a chunked body, the lane may keep four times the limit and one read."""
 STATUSES = {200, 400, 403, 404, 405, 413, 431, 501, 503}

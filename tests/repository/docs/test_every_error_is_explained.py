@@ -35,7 +35,7 @@ def test_each_message_has_a_heading_followed_by_its_status(sentence: Sentence) -
     reason = Reason[sentence.reason]
     form = _FORMS[reason]
     summary = f"{form.status.value} `{form.error}`, reason `{reason.value}`"
-    summary += ", with `Retry-After`" if form.says_retry_after else ""
+    summary += ", with `Retry-After`" if form.has_retry_after else ""
     summary += ", and the connection ends" if form.ends_connection else ""
     assert ANSWERS[headings[0]].splitlines()[0] == summary
 

@@ -23,7 +23,7 @@ from nmi.server.metadata_cache import MetadataCache
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
-from nmi.server.responses import PlainAnswer
+from nmi.server.responses import PlainResponse
 from nmi.server.target import ProxiedPaths, resolve
 from nmi.subprocesses import Finished
 from nmi.tokens.assertions import Assertion, Assertions
@@ -126,7 +126,7 @@ class MetadataNode:
     async def shared(self, pod: str, target: str = POPULAR) -> None:
         request = Request("GET", target, (("metadata", "true"),), http_1_0=False, keep_alive=True)
         answer = await self.cache.forward(pod, request, resolve(target, ProxiedPaths()), Pieces())
-        assert isinstance(answer, PlainAnswer)
+        assert isinstance(answer, PlainResponse)
 
     async def fill(self, pod: str) -> None:
         await self.shared(pod, f"{POPULAR}&a={next(self._numbers)}")

@@ -21,7 +21,7 @@ from nmi.server.metadata_cache import (
     MetadataCache,
 )
 from nmi.server.request import Request, Stream
-from nmi.server.responses import PlainAnswer, StreamedAnswer
+from nmi.server.responses import PlainResponse, StreamedResponse
 from nmi.server.target import Destination, ProxiedPaths, resolve
 from nmi.tokens.fair_queue import Charged
 from tests.support.nmi.server.fakes import FakeProxy, Pieces, pod_entry, request_bytes
@@ -35,9 +35,9 @@ UNAVAILABLE = Refusal(Reason.UPSTREAM_UNAVAILABLE, "No.")
 METADATA_HEADER = (("metadata", "true"),)
 
 
-def answer(body: bytes = b'{"compute":{}}', status: int = 200) -> PlainAnswer:
+def answer(body: bytes = b'{"compute":{}}', status: int = 200) -> PlainResponse:
     headers = (("Server", "IMDS"), ("Date", "now"), ("X-Ms-Request-Id", "r"), ("Etag", "e"))
-    return PlainAnswer(status, body, headers=headers)
+    return PlainResponse(status, body, headers=headers)
 
 
 class Imds(FakeProxy):
@@ -54,7 +54,7 @@ class Imds(FakeProxy):
     @override
     async def forward(
         self, charged: Charged, request: Request, destination: Destination, stream: Stream
-    ) -> PlainAnswer | StreamedAnswer | Refusal:
+    ) -> PlainResponse | StreamedResponse | Refusal:
         self.pods.append((charged,) if isinstance(charged, str) else tuple(charged.pod_keys))
         plain = await super().forward(charged, request, destination, stream)
         try:
@@ -64,7 +64,7 @@ class Imds(FakeProxy):
             raise
         if not self.stream_length:
             return plain
-        head = StreamedAnswer(200, self.stream_length, "application/json", ())
+        head = StreamedResponse(200, self.stream_length, "application/json", ())
         stream.begin(head)
         stream.send(b"a" * self.stream_length)
         return head
@@ -86,14 +86,14 @@ class Cache:
         method: str = "GET",
         fields: tuple[tuple[str, str], ...] = METADATA_HEADER,
         body: bytes = b"",
-    ) -> PlainAnswer | StreamedAnswer | Refusal:
+    ) -> PlainResponse | StreamedResponse | Refusal:
         request = Request(method, target, fields, http_1_0=False, keep_alive=True, body=body)
         destination = resolve(target, ProxiedPaths(everything=True))
         return await self.cache.forward(pod, request, destination, Pieces())
 
-    async def plain(self, target: str = INSTANCE) -> PlainAnswer:
+    async def plain(self, target: str = INSTANCE) -> PlainResponse:
         found = await self.get(target)
-        assert isinstance(found, PlainAnswer)
+        assert isinstance(found, PlainResponse)
         return found
 
     async def calls_for(self, target: str = INSTANCE, pod: str = "shop/cart") -> int:
@@ -165,7 +165,7 @@ async def test_requests_that_imds_may_answer_differently_are_forwarded(cache: Ca
 
 
 @pytest.mark.parametrize("found", [answer(status=400), answer(status=404), answer(status=429), UNAVAILABLE])
-async def test_only_a_200_is_cached(cache: Cache, found: PlainAnswer | Refusal) -> None:
+async def test_only_a_200_is_cached(cache: Cache, found: PlainResponse | Refusal) -> None:
     cache.imds.answer = found
     assert [await cache.get() for _ in range(2)] == [found, found]
     assert cache.calls == 2
@@ -199,7 +199,7 @@ async def test_a_call_ends_with_its_last_waiter(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("failure", [UNAVAILABLE, answer(status=503), answer(status=429)])
-async def test_a_failure_of_imds_is_bridged_for_a_minute(cache: Cache, failure: PlainAnswer | Refusal) -> None:
+async def test_a_failure_of_imds_is_bridged_for_a_minute(cache: Cache, failure: PlainResponse | Refusal) -> None:
     first = await cache.get()
     cache.imds.answer = failure
     cache.now += SECONDS

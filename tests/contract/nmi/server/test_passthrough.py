@@ -16,7 +16,7 @@ from nmi.refusal import Reason, Refusal
 from nmi.server.passthrough import QUERY_BYTES_MAX, MetadataProxy
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
-from nmi.server.responses import PlainAnswer
+from nmi.server.responses import PlainResponse
 from nmi.server.target import Action, ProxiedPaths, resolve
 from nmi.tokens.fair_queue import Charged
 from nmi.tokens.governor import CallPermit, CongestedError, Governor
@@ -31,12 +31,14 @@ def request(fields: Fields = (("metadata", "true"),), *, method: str = "GET", bo
     return Request(method, "", fields, http_1_0=False, keep_alive=True, body=body)
 
 
-async def forwarded(proxy: MetadataProxy, target: str = INSTANCE, sent: Request | None = None) -> PlainAnswer | Refusal:
+async def forwarded(
+    proxy: MetadataProxy, target: str = INSTANCE, sent: Request | None = None
+) -> PlainResponse | Refusal:
     """Return the answer to a request of the pod shop/cart."""
     destination = resolve(target, ProxiedPaths(everything=True))
     assert destination.action is Action.PROXY
     answer = await proxy.forward("shop/cart", sent or request(), destination, Pieces())
-    assert isinstance(answer, PlainAnswer | Refusal)
+    assert isinstance(answer, PlainResponse | Refusal)
     return answer
 
 
@@ -57,10 +59,10 @@ class Imds:
         answer = self.answer()
         return answer if isinstance(answer, web.StreamResponse) else await answer
 
-    async def get(self, target: str = INSTANCE, sent: Request | None = None) -> PlainAnswer:
+    async def get(self, target: str = INSTANCE, sent: Request | None = None) -> PlainResponse:
         """Return the answer to a request that must be forwarded."""
         answer = await forwarded(self.proxy(), target, sent)
-        assert isinstance(answer, PlainAnswer)
+        assert isinstance(answer, PlainResponse)
         return answer
 
     def proxy(self, policy: ServerPolicy | None = None) -> MetadataProxy:

@@ -20,7 +20,7 @@ from nmi.server.handlers import Handlers
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request, Stream
-from nmi.server.responses import PlainAnswer, StreamedAnswer
+from nmi.server.responses import PlainResponse, StreamedResponse
 from nmi.server.target import Destination
 from nmi.tokens.fair_queue import Charged
 from nmi.tokens.source import Issued, Token
@@ -100,11 +100,11 @@ class FakeIssuer:
 @dataclass
 class FakeProxy:
     forwarded: list[tuple[Charged, Request, Destination]] = field(default_factory=list)
-    answer: PlainAnswer | Refusal = field(default_factory=lambda: PlainAnswer(200, b'{"compute":{}}'))
+    answer: PlainResponse | Refusal = field(default_factory=lambda: PlainResponse(200, b'{"compute":{}}'))
 
     async def forward(
         self, charged: Charged, request: Request, destination: Destination, stream: Stream
-    ) -> PlainAnswer | StreamedAnswer | Refusal:
+    ) -> PlainResponse | StreamedResponse | Refusal:
         self.forwarded.append((charged, request, destination))
         return self.answer
 
@@ -113,11 +113,11 @@ class FakeProxy:
 class Pieces:
     """A stream that stores its input."""
 
-    begun: list[StreamedAnswer] = field(default_factory=list)
+    begun: list[StreamedResponse] = field(default_factory=list)
     body: bytes = b""
 
-    def begin(self, answer: StreamedAnswer) -> None:
-        self.begun.append(answer)
+    def begin(self, response: StreamedResponse) -> None:
+        self.begun.append(response)
 
     def send(self, piece: bytes) -> None:
         self.body += piece
@@ -234,7 +234,7 @@ class ServerUnderTest:
             now_ns=self.now_ns,
         )
         self.tasks: set[asyncio.Task[None]] = set()
-        self.waiting = WaitingRequests(self.policy.answer_seconds)
+        self.waiting = WaitingRequests(self.policy.response_seconds)
         self.connection = self._accepted()
         self.lane = GeneralLane(self.connection, self)
 

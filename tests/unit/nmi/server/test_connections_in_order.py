@@ -13,7 +13,7 @@ from nmi.refusal import Limit, Refusal
 from nmi.server.general import GeneralLane, WaitingRequests
 from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.request import Request, Stream
-from nmi.server.responses import StreamedAnswer
+from nmi.server.responses import StreamedResponse
 from nmi.server.target import Destination
 from nmi.tokens.fair_queue import Charged
 from nmi.tokens.source import Issued
@@ -121,7 +121,7 @@ async def test_a_pending_answer_followed_by_part_of_a_request_ends_the_connectio
 
 
 async def test_unread_answers_are_bounded() -> None:
-    server = ServerUnderTest(ServerPolicy(sizes=Sizes(answered_bytes=2000)))
+    server = ServerUnderTest(ServerPolicy(sizes=Sizes(response_bytes=2000)))
     server.lane.data_received(ask("a") * 50)
     await server.settle()
     found = server.replies()
@@ -225,8 +225,8 @@ async def test_a_connection_ends_after_a_stream_if_reading_has_stopped_in_the_me
         @override
         async def forward(
             self, charged: Charged, request: Request, destination: Destination, stream: Stream
-        ) -> StreamedAnswer:
-            answer = StreamedAnswer(200, 4, "text/plain", ())
+        ) -> StreamedResponse:
+            answer = StreamedResponse(200, 4, "text/plain", ())
             stream.begin(answer)
             begun.set()
             await release.wait()
@@ -298,7 +298,7 @@ async def test_a_peer_that_goes_as_its_request_expires_gets_nothing(server: Serv
 
 
 async def test_a_request_on_a_connection_whose_last_one_expired_has_its_own_time() -> None:
-    server = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
+    server = ServerUnderTest(ServerPolicy(response_seconds=0.01))
     good, server.issuer.answer = server.issuer.answer, never
     server.lane.data_received(request_bytes())
     await server.settle()

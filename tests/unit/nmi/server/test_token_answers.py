@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from _native.answers import ReadyAnswer, Usage
 from _native.histogram import Histogram, Series
 from nmi.identity.request import SelectorKind, TokenRequest
-from nmi.server.responses import PlainAnswer, token_parts
+from nmi.server.responses import PlainResponse, token_parts
 from nmi.server.token_path import ReadyAnswers
 from nmi.tokens.source import Issued, Token
 from podidentity.azure.imds import RawAnswer
@@ -113,7 +113,7 @@ async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_a
 
 def test_no_repr_contains_a_token() -> None:
     assert "secret" not in repr(token())
-    assert "secret" not in repr(PlainAnswer(200, b"secret"))
+    assert "secret" not in repr(PlainResponse(200, b"secret"))
 
 
 BODY = b'{ "access_token" : "x", "odd": [1] }\n'
