@@ -83,7 +83,10 @@ class GeneralLane:
         self._task: asyncio.Task[None] | None = None
         self._pipeline_timer: asyncio.TimerHandle | None = None
         self._written = 0
+        """Bytes of responses since the lane had the connection: the lane, unlike this class, reads nothing while a part
+        of a response is unsent."""
         self._last = False
+        """Whether the connection ends with the next response."""
         self._ended = False
         self._expired = False
         """Whether the time limit cancelled the task of the waiting request."""
@@ -118,7 +121,7 @@ class GeneralLane:
                     self._connection.resume()
                 return
             peer, begun_ns = self._connection.peer, self._server.now_ns()
-            if isinstance(request, Refusal):
+            if isinstance(request, Refusal):  # the last one: the start of the next request is unknown
                 self._write(self._server.handlers.malformed(Call.of(peer, begun_ns), request))
                 return
             call = Call.of(peer, begun_ns, request)
@@ -239,7 +242,7 @@ class GeneralLane:
             self._connection.pause()
 
     def _cancel(self) -> None:
-        """Cancel the waiting request. Its task may not have begun, and then runs no part of `_answer_later`."""
+        """Cancel the waiting request. Its task may not have begun, and then runs no part of `_respond_later`."""
         if self._task is not None:
             self._task.cancel()
             self._server.waiting.discard(self)
