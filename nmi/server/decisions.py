@@ -111,7 +111,7 @@ class Decisions:
         self, subject: Subject, request: TokenRequest, identity: str, usage: Usage, correlation: str = ""
     ) -> None:
         """Record a granted token. *usage* counts the repeats, also those of the fast lane."""
-        if self._is_news(subject, _topic(request), GRANTED, identity, usage):
+        if self._is_new(subject, _topic(request), GRANTED, identity, usage):
             log.info(
                 "token granted; repeats are summarized once a minute",
                 extra={
@@ -125,7 +125,7 @@ class Decisions:
 
     def passed(self, subject: Subject, request: TokenRequest, status: int) -> None:
         """Record IMDS's own response to a token request of an exempt pod."""
-        if self._is_news(subject, (*_topic(request), str(status)), EXEMPT):
+        if self._is_new(subject, (*_topic(request), str(status)), EXEMPT):
             log.info(
                 "token request forwarded to IMDS because an exception applies to the pod",
                 extra={
@@ -144,10 +144,10 @@ class Decisions:
         Return the counter of the repeats that the fast lane answers.
         """
         reason = str(refusal.reason)
-        # Without a request, the pod chooses the cause: two alternating defects would each be news.
+        # Without a request, the pod chooses the cause: each of two alternating defects would be new.
         topic, cause = ((path, reason), "") if request is None else (_topic(request), refusal.cause or refusal.sentence)
-        remembered, is_news = self._record(subject, topic, reason, cause=cause)
-        if is_news:
+        remembered, is_new = self._record(subject, topic, reason, cause=cause)
+        if is_new:
             log.log(
                 logging.INFO if refusal.reason in _ORDINARY else logging.WARNING,
                 "request refused; follow the field error",
@@ -225,7 +225,7 @@ class Decisions:
         self._lines_in_all = 0
         self._lines.clear()
 
-    def _is_news(
+    def _is_new(
         self, subject: Subject, topic: tuple[str, ...], outcome: str, identity: str = "", usage: Usage | None = None
     ) -> bool:
         """Count the decision and return whether to write a line now."""

@@ -41,7 +41,9 @@ class Handlers:
         self._proxied = ProxiedPath(policy=policy, proxy=proxy, outcomes=self._outcomes)
 
     def handle(self, origin: Origin, call: Call, request: Request) -> Outcome | Work:
-        """Return the outcome of *request* from *origin*, or the work that leads to it. Complete *call*."""
+        """Return the outcome of *request* from *origin*, or the work that leads to it. Set the path of *call*, and the
+        token request if there is one.
+        """
         try:
             destination = resolve(request.target, self._policy.proxied_paths)
             call.path = destination.canonical_path
