@@ -12,7 +12,7 @@ from nmi.tokens.assertions import NoAssertionError, NoAssertionYet
 from nmi.tokens.federated import UntrustedError
 from nmi.tokens.governor import CongestedError
 from nmi.tokens.proxy_refusals import SENTENCES, NotBoundError, next_action
-from nmi.tokens.secrets import CredentialError
+from nmi.tokens.secrets import CredentialError, SignerError
 from nmi.tokens.token_proxy import ProxyFailed, ProxyThrottled, ProxyUnreachable
 from nmi.tokens.user_assigned import OtherIdentityError
 from podidentity.azure.errors import AzureError, CameBack, Refused, Throttled
@@ -114,6 +114,12 @@ _TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
         CredentialError,
         Reason.UPSTREAM_REFUSED,
         lambda _: "The Secret of this identity cannot be used, so no request was sent to Azure",
+        lambda error: error.message,
+    ),
+    _ErrorTexts[SignerError](
+        SignerError,
+        Reason.UPSTREAM_UNAVAILABLE,
+        lambda _: "This node could not sign a request to Azure now; try again",
         lambda error: error.message,
     ),
     _ErrorTexts[Refused](

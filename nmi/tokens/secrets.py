@@ -32,6 +32,10 @@ class CredentialError(Refused):
     """
 
 
+class SignerError(AzureError):
+    """This node did not sign a request, so none was sent. The next attempt may succeed."""
+
+
 class Secret(Resource, frozen=True):
     """A Secret with its decoded values."""
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from nmi.subprocesses import ProgramTimeoutError, run
 from nmi.tokens.endpoints import ADFS, Application, SignInPolicy
 from nmi.tokens.fair_queue import Charged, GroupLimiter
-from nmi.tokens.secrets import ClientSecret, CredentialError, KeyStore, Secrets
+from nmi.tokens.secrets import ClientSecret, CredentialError, KeyStore, Secrets, SignerError
 from nmi.tokens.sign_in import InvalidClient, SignIn, SignInResult
 from nmi.tokens.sign_ins import Attempts, SignIns, token_of, within_time
 from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, decode_claims
@@ -32,7 +32,8 @@ SIGNERS: Final = 2
 """Each process uses a core and 40 MiB for a moment."""
 SIGNERS_PER_NAMESPACE: Final = 1
 SIGNER_SECONDS: Final = 10.0
-"""The timeout of the process. It limits its CPU time to three seconds; the rest is for a busy node."""
+"""The timeout of the process. It limits its CPU time to three seconds; the rest is for a busy node. So a timeout is a
+failure of this node, and no property of the certificate."""
 
 
 class _SignerOutput(msgspec.Struct):
@@ -51,7 +52,7 @@ class Signer:
     ) -> list[str]:
         """Return an assertion for each of *audiences*, which are token endpoints, on behalf of *charged*.
 
-        Raise CredentialError if the file is not usable, AzureError if the program fails. Cancellation kills the
+        Raise CredentialError if the file is not usable, SignerError if the program fails. Cancellation kills the
         program.
         """
         request = {
@@ -67,14 +68,19 @@ class Signer:
                     [sys.executable, "-I", str(PROGRAM)], given=json.dumps(request), seconds=SIGNER_SECONDS
                 )
             except ProgramTimeoutError:
-                raise _unreadable(application, "took too long to read") from None
+                # The limit of CPU time ends a program that computes: this one did not get that time.
+                raise SignerError(
+                    f"the signing program did not end within {SIGNER_SECONDS:g} s for `certificate` in Secret "
+                    f"{application.secret}: the node is busy, or NMI's CPU limit is too low; raise that limit",
+                    code="signer_timeout",
+                ) from None
         if finished.code < 0:
             # A signal: the limit of CPU time. The file requires more work than any legitimate one.
             raise _unreadable(application, "requires more CPU time than NMI allows")
         try:
             output = msgspec.json.decode(finished.stdout, type=_SignerOutput)
         except msgspec.DecodeError:
-            raise AzureError(
+            raise SignerError(
                 f"the signing program failed (exit code {finished.code}); check the free memory of this node",
                 code="signer_failed",
             ) from None

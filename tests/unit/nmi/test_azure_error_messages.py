@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from nmi.azure_error_text import REMOVED, for_pod
 from nmi.error_refusals import Service, refusal_of, service_of
+from nmi.refusal import Reason
+from nmi.tokens.secrets import SignerError
 from podidentity.azure.errors import (
     MESSAGE_MAX,
     AzureError,
@@ -100,3 +102,12 @@ def test_the_text_names_only_this_service_and_ends_with_the_cause(
     assert other not in detail
     assert detail.endswith(f": {error.message}")
     assert detail.startswith(("check that", "find what")), "the next action"
+
+
+def test_a_failure_of_the_signer_blames_neither_azure_nor_the_certificate() -> None:
+    error = SignerError("the signing program did not end within 10 s: raise NMI's CPU limit", code="signer_timeout")
+    refusal = refusal_of(error, service=Service.ENTRA_ID)
+    assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
+    assert refusal.detail == error.message
+    assert "This node could not sign" in refusal.sentence
+    assert "signer_timeout" in refusal.sentence

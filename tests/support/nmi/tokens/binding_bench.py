@@ -24,7 +24,7 @@ from podidentity_sandbox import federation
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.token_proxy import SERVER_NAME, TokenProxy
-from tests.support.nmi.tokens.sign_in_bench import NAMESPACE, WITHIN, Bench, running
+from tests.support.nmi.tokens.sign_in_bench import NAMESPACE, Bench, running
 
 RBAC = "rbac.authorization.k8s.io"
 PROXY_HOST, PROXY_PORT = "token-proxy.example", 8443
@@ -97,11 +97,15 @@ class BindingBench:
         self,
         workload: Workload | None = None,
         identity: AzureIdentity | None = None,
-        within: float = WITHIN,
+        within: float | None = None,
         observer: FetchObserver = NULL_OBSERVER,
     ) -> FetchedToken:
         identity, workload = identity or self.identity(), workload or self.workload
-        how: dict[str, Any] = {"timeout_seconds": within, "observer": observer, "workload": workload}
+        how: dict[str, Any] = {
+            "timeout_seconds": within or self.bench.within,
+            "observer": observer,
+            "workload": workload,
+        }
         return await self.bench.fetch(identity, source=self.source, **how)
 
 

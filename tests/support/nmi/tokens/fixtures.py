@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from nmi.tokens import service_principal
 from tests.selection import is_virtual
 from tests.support.nmi.tokens import fakes
 from tests.support.nmi.tokens.binding_bench import BindingBench, binding_bench
 from tests.support.nmi.tokens.sign_in_bench import Bench, running
+from tests.support.waiting import LIMIT_SECONDS
 
 
 @pytest.fixture
-async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     """Yield a running bench, which is in memory for tests in virtual time."""
+    monkeypatch.setattr(service_principal, "SIGNER_SECONDS", LIMIT_SECONDS)  # the signer is a real process
     async with running(Bench(loopback=not is_virtual(request.node))) as started:
         yield started
 

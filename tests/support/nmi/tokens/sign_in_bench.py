@@ -46,10 +46,12 @@ from podidentity_sandbox.directory import Directory, ManagedIdentity, ServicePri
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.tokens import TokenMint, read_claims
 from tests.support.memory_network import MemoryNetwork
+from tests.support.waiting import LIMIT_SECONDS
 
 NAMESPACE = "team-a"
 RESOURCE = "https://vault.azure.net"
 WITHIN = 20.0
+"""The time limit of a fetch in virtual time. Over loopback it is that of all waits."""
 SIGN_IN_HOSTS = ("login.microsoftonline.com", "login.microsoftonline.us", "login.chinacloudapi.cn")
 AAD_HOST, AAD_PORT = "aad.example", 8443
 API_SERVER = "http://kubernetes.default"
@@ -238,8 +240,13 @@ class Bench:
     ) -> FetchedToken:
         """*changed*: values of the FetchContext."""
         key = TokenKey.of(IdentityKey(identity.spec.type), resource, xms_cc)
-        context = FetchContext(**{"timeout_seconds": WITHIN, "call_permit": _no_permit, **changed})
+        context = FetchContext(**{"timeout_seconds": self.within, "call_permit": _no_permit, **changed})
         return await (source or self.source).fetch(FetchRequest(key, identity, workload=workload), context)
+
+    @property
+    def within(self) -> float:
+        """The time limit of a fetch in seconds."""
+        return LIMIT_SECONDS if self.loopback else WITHIN
 
     @property
     def secret_reads(self) -> int:
