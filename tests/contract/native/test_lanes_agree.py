@@ -34,6 +34,8 @@ from tests.support.waiting import LIMIT_SECONDS
 
 LAST = b"GET /metadata/identity/oauth2/token HTTP/1.0\r\n\r\n"
 """Always answered by the general lane, and differently if a byte of it was read as a part of another request."""
+ENDING = LAST + LAST
+"""For bytes that may end inside a field, which the first request then completes without closing the connection."""
 USUAL = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n"
 FORWARDED = USUAL + b"X-Forwarded-For: 1\r\n\r\n"
 FOR_EVER_SECONDS = 10**6
@@ -199,10 +201,10 @@ def test_answers_do_not_depend_on_how_the_bytes_are_split(loopback_server: Loopb
 
 def hold_both_lanes_to_the_oracle(loopback_server: LoopbackServer, data: bytes) -> bytes:
     """Return the answers to *data*, which must equal those without a ready answer, and the oracle's."""
-    slowly = loopback_server.ask([data + LAST], ready=False)
+    slowly = loopback_server.ask([data + ENDING], ready=False)
     loopback_server.make_ready(data)
-    assert loopback_server.ask([data + LAST], ready=True) == slowly
-    hold_to_the_oracle(data + LAST, slowly)
+    assert loopback_server.ask([data + ENDING], ready=True) == slowly
+    hold_to_the_oracle(data + ENDING, slowly)
     return slowly
 
 
@@ -233,11 +235,12 @@ def test_a_field_that_changes_the_meaning_is_recognised_by_both_lanes(
 )
 @given(data=mutated() | plausible() | refusable(), cuts=st.lists(st.integers(0, 700), max_size=3))
 @example(data=FORWARDED, cuts=[])
+@example(data=USUAL[:-5], cuts=[])
 def test_mutated_requests_are_answered_equally_by_both_lanes_and_the_oracle(
     loopback_server: LoopbackServer, data: bytes, cuts: list[int]
 ) -> None:
     slowly = hold_both_lanes_to_the_oracle(loopback_server, data)
     ends = sorted({min(cut, len(data)) for cut in cuts})
-    stream = data + LAST
+    stream = data + ENDING
     pieces = [stream[start:end] for start, end in zip([0, *ends], [*ends, len(stream)], strict=True) if start != end]
     assert loopback_server.ask(pieces, ready=True) == slowly
