@@ -92,9 +92,9 @@ class Cache:
         return await self.cache.forward(pod, request, destination, Pieces())
 
     async def plain(self, target: str = INSTANCE) -> PlainResponse:
-        found = await self.get(target)
-        assert isinstance(found, PlainResponse)
-        return found
+        response = await self.get(target)
+        assert isinstance(response, PlainResponse)
+        return response
 
     async def calls_for(self, target: str = INSTANCE, pod: str = "shop/cart") -> int:
         """Request a document. Return the number of calls to IMDS for it."""
@@ -125,11 +125,11 @@ async def test_one_call_serves_all_pods_for_ten_seconds(cache: Cache) -> None:
 
 async def test_imds_receives_only_the_normal_form_and_the_metadata_header(cache: Cache) -> None:
     await cache.get("//METADATA/./instance;x?b=1&a=%41", fields=(*METADATA_HEADER, ("x-ms-client-request-id", "i")))
-    found = await cache.plain("/metadata/instance?b=1&a=A")
+    response = await cache.plain("/metadata/instance?b=1&a=A")
     ((_, request, destination),) = cache.imds.forwarded
     assert (request.fields, destination.path) == (METADATA_HEADER, "/metadata/instance")
     assert cache.imds.pods == [("shop/cart",)]
-    assert found.headers == (("Server", "IMDS"), ("Etag", "e")), "no field of the request that fetched it"
+    assert response.headers == (("Server", "IMDS"), ("Etag", "e")), "no field of the request that fetched it"
 
 
 @pytest.mark.parametrize(
@@ -164,10 +164,10 @@ async def test_requests_that_imds_may_answer_differently_are_forwarded(cache: Ca
     assert [len(request.fields) for _, request, _ in cache.imds.forwarded] == [1, 0, 1, 1, 1]
 
 
-@pytest.mark.parametrize("found", [answer(status=400), answer(status=404), answer(status=429), UNAVAILABLE])
-async def test_only_a_200_is_cached(cache: Cache, found: PlainResponse | Refusal) -> None:
-    cache.imds.answer = found
-    assert [await cache.get() for _ in range(2)] == [found, found]
+@pytest.mark.parametrize("response", [answer(status=400), answer(status=404), answer(status=429), UNAVAILABLE])
+async def test_only_a_200_is_cached(cache: Cache, response: PlainResponse | Refusal) -> None:
+    cache.imds.answer = response
+    assert [await cache.get() for _ in range(2)] == [response, response]
     assert cache.calls == 2
 
 

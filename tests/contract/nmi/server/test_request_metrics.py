@@ -137,10 +137,10 @@ def written() -> Iterator[io.StringIO]:
 
 
 def lines(written: io.StringIO, message: str) -> list[dict[str, object]]:
-    found = [json.loads(line) for line in written.getvalue().splitlines()]
+    records = [json.loads(line) for line in written.getvalue().splitlines()]
     return [
         {name: line[name] for name in line if name not in {"time", "logger"}}
-        for line in found
+        for line in records
         if message in line["message"]
     ]
 

@@ -168,8 +168,8 @@ async def test_any_number_of_direct_connections_causes_one_line_per_period(
     monkeypatch.setattr(server_module, "asyncio", ends_period)
 
     def lines() -> list[tuple[object, object]]:
-        found = [vars(each) for each in caplog.records if "were closed unread" in each.getMessage()]
-        return [(each["peer"], each["count"]) for each in found]
+        records = [vars(record) for record in caplog.records if "were closed unread" in record.getMessage()]
+        return [(record["peer"], record["count"]) for record in records]
 
     async with serving() as running:
         with socket.create_server(("127.0.0.9", 0), backlog=128) as listener:

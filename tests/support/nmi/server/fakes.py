@@ -185,7 +185,7 @@ class Reply:
 
 def replies(written: bytes | bytearray, *, heads_only: bool = False) -> list[Reply]:
     """Return the answers in *written*, which must contain complete answers only."""
-    found = []
+    parsed = []
     while written:
         head, end, rest = bytes(written).partition(b"\r\n\r\n")
         assert end, f"no end of a head in {head!r}"
@@ -195,9 +195,9 @@ def replies(written: bytes | bytearray, *, heads_only: bool = False) -> list[Rep
         assert len(headers) == len(lines), f"a field twice in {lines}"
         length = 0 if heads_only else int(headers["content-length"])
         assert len(rest) >= length
-        found.append(Reply(int(status_line.split(" ")[1]), headers, rest[:length]))
+        parsed.append(Reply(int(status_line.split(" ")[1]), headers, rest[:length]))
         written = rest[length:]
-    return found
+    return parsed
 
 
 class ServerUnderTest:

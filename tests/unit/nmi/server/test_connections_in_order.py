@@ -70,9 +70,9 @@ async def test_pipelined_requests_are_answered_one_by_one_in_their_order(server:
     assert server.connection.state == "held"
     requests.release("b")
     await server.settle()
-    found = server.replies()
-    assert [each.status for each in found] == [200, 404, 200]
-    assert [each.json.get("access_token") for each in found] == ["token-for-a", None, "token-for-b"]
+    received = server.replies()
+    assert [reply.status for reply in received] == [200, 404, 200]
+    assert [reply.json.get("access_token") for reply in received] == ["token-for-a", None, "token-for-b"]
     assert server.connection.state == "idle"
 
 
@@ -200,9 +200,9 @@ async def test_nothing_is_answered_after_the_last_answer(server: ServerUnderTest
 async def test_a_malformed_request_is_answered_in_order_and_ends_the_connection(server: ServerUnderTest) -> None:
     server.lane.data_received(ask("a") + b"GET /a HTTP/1.1\r\nHost : h\r\n\r\n" + ask("b"))
     await server.settle()
-    found = server.replies()
-    assert [each.status for each in found] == [200, 400]
-    assert found[1].headers["connection"] == "close"
+    received = server.replies()
+    assert [reply.status for reply in received] == [200, 400]
+    assert received[1].headers["connection"] == "close"
     assert server.connection.state == "finished"
     assert len(server.issuer.asked) == 1
 

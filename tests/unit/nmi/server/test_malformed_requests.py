@@ -31,15 +31,15 @@ SIZES = Sizes(head_bytes=512, fields=8, target_bytes=100, body_bytes=64)
 def read(data: bytes, *, step: int = 0, sizes: Sizes = SIZES) -> list[Request | Refusal]:
     """Return the requests in *data*, fed in one call or in steps of *step* bytes."""
     reader = RequestReader(sizes)
-    found: list[Request | Refusal] = []
+    results: list[Request | Refusal] = []
     pieces = [data[at : at + step] for at in range(0, len(data), step)] if step else [data]
     for piece in pieces:
         reader.feed(piece)
-        while (each := reader.next()) is not None:
-            found.append(each)
-            if isinstance(each, Refusal):
-                return found
-    return found
+        while (request := reader.next()) is not None:
+            results.append(request)
+            if isinstance(request, Refusal):
+                return results
+    return results
 
 
 def head(*lines: str, first: str = "GET /a HTTP/1.1") -> bytes:
@@ -140,9 +140,9 @@ def test_pipelined_requests_are_equal_for_every_split(cut: int) -> None:
 
 def test_a_body_that_looks_like_a_request_is_not_parsed_as_one() -> None:
     inner = head("Host: h", "Metadata: true", first="GET /b HTTP/1.1")
-    found = read(post(f"Content-Length: {len(inner)}", body=inner))
+    results = read(post(f"Content-Length: {len(inner)}", body=inner))
 
-    assert [each.target for each in found if isinstance(each, Request)] == ["/a"]
+    assert [request.target for request in results if isinstance(request, Request)] == ["/a"]
 
 
 def faults_of(raw: bytes) -> str:
@@ -171,17 +171,17 @@ LINES = st.builds(lambda *parts: b"".join(parts), NAMES, st.sampled_from([b":", 
 def test_a_head_is_refused_for_the_first_rule_that_it_breaks(lines: list[bytes]) -> None:
     raw = b"".join([b"GET /a HTTP/1.0\r\n", *lines, b"\r\n\r\n"])
     raw = raw[: raw.index(b"\r\n\r\n") + 4]
-    found, fault = parse_head(raw, Sizes()), faults_of(raw)
+    parsed, fault = parse_head(raw, Sizes()), faults_of(raw)
 
     if fault:
-        assert isinstance(found, Refusal)
-        assert found.sentence == f"The request is malformed: it has {fault}."
-    elif isinstance(found, Refusal):
-        assert "host" in found.sentence.lower()
+        assert isinstance(parsed, Refusal)
+        assert parsed.sentence == f"The request is malformed: it has {fault}."
+    elif isinstance(parsed, Refusal):
+        assert "host" in parsed.sentence.lower()
     else:
         expected = [line.split(b":", 1) for line in raw[:-4].split(b"\r\n")[1:]]
         fields = [(name.decode().lower(), value.strip(b" \t").decode("latin-1")) for name, value in expected]
-        assert found.fields == tuple(fields)
+        assert parsed.fields == tuple(fields)
 
 
 def test_long_lines_of_invalid_fields_are_refused_in_linear_time() -> None:
@@ -189,15 +189,15 @@ def test_long_lines_of_invalid_fields_are_refused_in_linear_time() -> None:
     lines = b"a: b\r\n" * 50_000 + b"c" * 100_000
     raw = b"GET /a HTTP/1.1\r\n" + lines + b"\r\n\r\n"
     begun = time.process_time()
-    found = parse_head(raw, Sizes(head_bytes=len(raw), fields=100_000))
-    assert isinstance(found, Refusal)
+    parsed = parse_head(raw, Sizes(head_bytes=len(raw), fields=100_000))
+    assert isinstance(parsed, Refusal)
     assert time.process_time() - begun < 2
 
 
 def test_the_repr_of_a_request_contains_neither_fields_nor_body() -> None:
-    [found] = read(post("Authorization: secret", "Content-Length: 6", body=b"secret"))
-    assert "secret" not in repr(found)
-    assert "POST" in repr(found)
+    [request] = read(post("Authorization: secret", "Content-Length: 6", body=b"secret"))
+    assert "secret" not in repr(request)
+    assert "POST" in repr(request)
 
 
 START = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -308,11 +308,11 @@ def test_a_valid_query_is_parsed(query: str, wanted: TokenRequest) -> None:
     ],
 )
 def test_an_ambiguous_query_is_refused(query: str) -> None:
-    found = token_request(query)
+    parsed = token_request(query)
 
-    assert isinstance(found, Refusal)
-    assert found.reason is Reason.BAD_PARAMETERS
-    assert found.sentence in found.detail, "the log tells an operator what is wrong, too"
+    assert isinstance(parsed, Refusal)
+    assert parsed.reason is Reason.BAD_PARAMETERS
+    assert parsed.sentence in parsed.detail, "the log tells an operator what is wrong, too"
 
 
 def test_the_maximum_number_of_parameters_is_accepted() -> None:
@@ -340,23 +340,23 @@ ENCODED = st.lists(
 @given(ENCODED)
 def test_a_value_is_decoded_as_by_the_standard_library(text: str) -> None:
     expected = unquote_to_bytes(text.replace("+", " "))
-    found = parse_query(f"a={text}")
+    parsed = parse_query(f"a={text}")
     try:
         wanted = expected.decode()
     except UnicodeDecodeError:
-        assert isinstance(found, Refusal)
+        assert isinstance(parsed, Refusal)
     else:
         valid = not re.search("[\x00-\x1f\x7f]", wanted)
-        assert found == {"a": wanted} if valid else isinstance(found, Refusal)
+        assert parsed == {"a": wanted} if valid else isinstance(parsed, Refusal)
 
 
 @pytest.mark.parametrize("byte", range(256))
 def test_the_escape_of_a_control_character_is_refused_and_any_other_is_not(byte: int) -> None:
     for escape in (f"%{byte:02x}", f"%{byte:02X}"):
         for query in (f"a=b{escape}", f"{escape}=b"):
-            found = parse_query(query.replace("%", "%C2%") if byte >= 0x80 else query)
+            parsed = parse_query(query.replace("%", "%C2%") if byte >= 0x80 else query)
             accepted = 0x20 <= byte < 0x7F or 0x80 <= byte < 0xC0
-            assert isinstance(found, dict) == accepted
+            assert isinstance(parsed, dict) == accepted
 
 
 def test_parameters_keep_their_order() -> None:

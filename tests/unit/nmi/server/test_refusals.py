@@ -274,13 +274,13 @@ POINTERS = re.compile(
 
 def constants() -> list[tuple[str, Refusal]]:
     """Return every Refusal in a module of NMI."""
-    found = []
+    refusals = []
     for module in pkgutil.walk_packages(nmi.__path__, "nmi."):
         if module.name.endswith("__main__"):
             continue
         values = vars(importlib.import_module(module.name))
-        found += [(f"{module.name}.{name}", each) for name, each in values.items() if isinstance(each, Refusal)]
-    return sorted(found, key=lambda pair: pair[0])
+        refusals += [(f"{module.name}.{name}", value) for name, value in values.items() if isinstance(value, Refusal)]
+    return sorted(refusals, key=lambda pair: pair[0])
 
 
 MADE: list[tuple[str, Refusal | object]] = [

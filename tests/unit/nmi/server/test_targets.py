@@ -89,11 +89,11 @@ def test_a_path_that_is_escaped_twice_is_refused_and_one_that_is_escaped_once_is
     ],
 )
 def test_no_identity_path_is_ever_forwarded(path: str) -> None:
-    found = resolve(path, EVERYTHING)
+    destination = resolve(path, EVERYTHING)
 
-    assert found.action in {Action.REFUSE_UNKNOWN, Action.REFUSE_DISGUISE}
+    assert destination.action in {Action.REFUSE_UNKNOWN, Action.REFUSE_DISGUISE}
     if "tokens" not in path:
-        assert found.canonical_path is CanonicalPath.IDENTITY
+        assert destination.canonical_path is CanonicalPath.IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,13 @@ def test_no_identity_path_is_ever_forwarded(path: str) -> None:
     ],
 )
 def test_instance_metadata_is_forwarded_in_its_normal_form(target: str, path: str) -> None:
-    found = resolve(target, NOTHING)
+    destination = resolve(target, NOTHING)
 
-    assert (found.action, found.canonical_path, found.path) == (Action.PROXY, CanonicalPath.INSTANCE, path)
+    assert (destination.action, destination.canonical_path, destination.path) == (
+        Action.PROXY,
+        CanonicalPath.INSTANCE,
+        path,
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,15 +173,15 @@ async def test_the_form_in_host_has_no_effect(host: str) -> None:
     expected = await ServerUnderTest().ask(request_bytes())
     for spelled in (host, f"{host}:80"):
         data = request_bytes().replace(b"Host: 169.254.169.254", f"Host: {spelled}".encode())
-        found = await ServerUnderTest().ask(data)
-        assert (found.status, found.json["access_token"]) == (200, expected.json["access_token"])
+        reply = await ServerUnderTest().ask(data)
+        assert (reply.status, reply.json["access_token"]) == (200, expected.json["access_token"])
 
 
 @pytest.mark.parametrize("host", FORMS)
 def test_an_absolute_target_is_never_the_token_path_and_is_forwarded_by_its_path_alone(host: str) -> None:
     assert resolve(f"http://{host}{TARGET}", EVERYTHING).action is Action.REFUSE_DISGUISE
-    found = resolve(f"http://{host}/metadata/instance", EVERYTHING)
-    assert (found.action, found.path) == (Action.PROXY, "/metadata/instance")
+    destination = resolve(f"http://{host}/metadata/instance", EVERYTHING)
+    assert (destination.action, destination.path) == (Action.PROXY, "/metadata/instance")
 
 
 PLAIN = re.compile(r"/|(?:/[A-Za-z0-9_.-]+)+/?")
@@ -228,10 +232,10 @@ TARGETS = st.tuples(STARTS, st.lists(PIECES, max_size=16).map("".join)).map("".j
 @example("/metadata/identi~1/info")
 @example("/latest/identity/info")
 def test_no_forwarded_path_can_be_read_as_an_identity_path(target: str) -> None:
-    found = resolve(target, EVERYTHING)
-    if found.action is not Action.PROXY:
+    destination = resolve(target, EVERYTHING)
+    if destination.action is not Action.PROXY:
         return
-    path = found.path
+    path = destination.path
     for _ in range(8):  # any number of further decodings, since there is nothing left to decode
         assert "identity" not in path.lower().casefold()
         assert not path.lower().startswith("/host/")
@@ -250,12 +254,16 @@ def test_normalisation_is_idempotent_and_its_result_is_forwarded(target: str) ->
     form = normal(target.partition("?")[0])
     if form is not None:
         assert normal(form) == form
-    found = resolve(target, EVERYTHING)
-    if found.action is Action.PROXY:
-        assert normal(found.path) == found.path
-        again = resolve(found.path, EVERYTHING)
-        assert (again.action, again.path, again.canonical_path) == (Action.PROXY, found.path, found.canonical_path)
-        assert found.query == target.partition("?")[2]
+    destination = resolve(target, EVERYTHING)
+    if destination.action is Action.PROXY:
+        assert normal(destination.path) == destination.path
+        again = resolve(destination.path, EVERYTHING)
+        assert (again.action, again.path, again.canonical_path) == (
+            Action.PROXY,
+            destination.path,
+            destination.canonical_path,
+        )
+        assert destination.query == target.partition("?")[2]
 
 
 @settings(max_examples=examples(200), deadline=None)
@@ -268,18 +276,18 @@ def test_normalisation_is_idempotent_and_its_result_is_forwarded(target: str) ->
 def test_a_token_is_served_only_under_the_few_accepted_spellings(target: str) -> None:
     """SDKs use them all."""
     accepted = re.fullmatch("//?(?i:metadata)/identity/oauth2/token/?", target.partition("?")[0])
-    found = resolve(target, EVERYTHING)
-    assert (found.action is Action.TOKEN) == (accepted is not None)
-    assert (found.canonical_path is CanonicalPath.TOKEN) == (accepted is not None)
+    destination = resolve(target, EVERYTHING)
+    assert (destination.action is Action.TOKEN) == (accepted is not None)
+    assert (destination.canonical_path is CanonicalPath.TOKEN) == (accepted is not None)
 
 
 @settings(max_examples=examples(150), deadline=None)
 @given(TARGETS, st.sampled_from(["/metadata/versions", "/metadata/a/b"]))
 def test_with_an_allow_list_nothing_else_is_forwarded(target: str, allowed: str) -> None:
-    found = resolve(target, ProxiedPaths((allowed,)))
+    destination = resolve(target, ProxiedPaths((allowed,)))
 
-    if found.action is Action.PROXY:
-        path = f"{found.path.lower()}/"
+    if destination.action is Action.PROXY:
+        path = f"{destination.path.lower()}/"
         assert path.startswith((f"{allowed}/", "/metadata/instance/"))
 
 
@@ -327,9 +335,9 @@ async def test_an_unknown_method_is_refused_and_the_connection_continues(
     for request in (request_bytes(path, method=method), body, request_bytes()):
         server.lane.data_received(request)
         await server.settle()
-    found = server.replies()
-    assert [each.status for each in found] == [405, 405, 200]
-    assert "GET" in found[0].headers["allow"]
+    received = server.replies()
+    assert [reply.status for reply in received] == [405, 405, 200]
+    assert "GET" in received[0].headers["allow"]
     assert server.proxy.forwarded == []
 
 

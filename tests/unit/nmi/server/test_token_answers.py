@@ -104,10 +104,10 @@ async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_a
     server.issuer.answer = lambda _: replace(grant(server.entry.record), auxiliary=auxiliary)
     alone = (await ServerUnderTest().ask(request_bytes())).json
     reply = await server.ask(request_bytes())
-    found = json.loads(reply.body)
-    assert [each["access_token"] for each in found] == ["secret-token", *(each.access_token for each in auxiliary)]
-    assert all(each.keys() == alone.keys() for each in found)
-    assert {each["expires_in"] for each in found} == {found[0]["expires_in"]}
+    tokens = json.loads(reply.body)
+    assert [token["access_token"] for token in tokens] == ["secret-token", *(token.access_token for token in auxiliary)]
+    assert all(token.keys() == alone.keys() for token in tokens)
+    assert {token["expires_in"] for token in tokens} == {tokens[0]["expires_in"]}
     assert server.ready() is None
 
 
