@@ -154,7 +154,7 @@ class TokenServerAssembly:
             limits=await self._connection_limits(),
             policy=policy,
             index=index,
-            issuer=TokenService(
+            token_service=TokenService(
                 cluster_cache,
                 tokens.broker,
                 decision_policy(settings),

@@ -13,7 +13,7 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.responses import PlainResponse
 from nmi.server.server import Server
 from nmi.tokens.source import Issued
-from tests.support.nmi.server.fakes import FakeIssuer, FakeProxy, grant, pod_entry
+from tests.support.nmi.server.fakes import FakeProxy, FakeTokenService, grant, pod_entry
 from tests.support.nmi.server.limits import limits_with
 
 PODS: Final = 250
@@ -40,12 +40,12 @@ class Served:
             address = pod_address(number)
             self.pods[address] = entry
             self.index.put(address, entry.record)
-        self.issuer = FakeIssuer(self.answer)
+        self.issuer = FakeTokenService(self.answer)
         self.server = Server(
             limits=limits_with(memory_bytes=0),
             policy=ServerPolicy(),
             index=self.index,
-            issuer=self.issuer,
+            token_service=self.issuer,
             proxy=MetadataCache(
                 FakeProxy(answer=PlainResponse(200, b"m" * METADATA_BYTES)), 300, now_ns=time.monotonic_ns
             ),

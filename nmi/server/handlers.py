@@ -17,7 +17,7 @@ from nmi.server.passthrough import NEVER, OTHER_METHOD, READING, Forwarder, Prox
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Call, Origin, Request
 from nmi.server.target import Action, CanonicalPath, resolve
-from nmi.server.token_path import HostPath, TokenIssuer, TokenPath
+from nmi.server.token_path import HostPath, TokenPath, TokenProvider
 
 
 class Handlers:
@@ -28,7 +28,7 @@ class Handlers:
         *,
         policy: ServerPolicy,
         index: Index,
-        issuer: TokenIssuer,
+        token_service: TokenProvider,
         proxy: Forwarder[str],
         measures: ServerMetrics,
         decisions: Decisions,
@@ -36,8 +36,8 @@ class Handlers:
     ) -> None:
         self._policy = policy
         self._outcomes = Outcomes(policy=policy, index=index, measures=measures, decisions=decisions, now_ns=now_ns)
-        self._token = TokenPath(policy=policy, issuer=issuer, outcomes=self._outcomes, now_ns=now_ns)
-        self._host = HostPath(policy=policy, issuer=issuer, outcomes=self._outcomes, now_ns=now_ns)
+        self._token = TokenPath(policy=policy, token_service=token_service, outcomes=self._outcomes, now_ns=now_ns)
+        self._host = HostPath(policy=policy, token_service=token_service, outcomes=self._outcomes, now_ns=now_ns)
         self._proxied = ProxiedPath(policy=policy, proxy=proxy, outcomes=self._outcomes)
 
     def handle(self, origin: Origin, call: Call, request: Request) -> Outcome | Work:

@@ -38,7 +38,7 @@ class ServerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     proxied_paths: ProxiedPaths = msgspec.field(default_factory=ProxiedPaths)
     """The paths in addition to /metadata/instance that may be proxied to IMDS."""
     host_tokens: bool = True
-    """Serve /host/token to processes on the node. The issuer's policy decides which identities it returns."""
+    """Serve /host/token to processes on the node. The token service's policy decides which identities it returns."""
     redirected_from: tuple[str, int] | None = None
     """Serve only connections to this address and port that were redirected here; None: any connection. /host/token is
     excluded, because the node's own processes are not redirected."""

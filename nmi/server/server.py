@@ -15,7 +15,7 @@ from nmi.server.handlers import Handlers
 from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import Forwarder
 from nmi.server.policy import ServerPolicy
-from nmi.server.token_path import TokenIssuer
+from nmi.server.token_path import TokenProvider
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Server:
         limits: Limits,
         policy: ServerPolicy,
         index: Index,
-        issuer: TokenIssuer,
+        token_service: TokenProvider,
         proxy: Forwarder[str],
         measures: ServerMetrics,
         decisions: Decisions | None = None,
@@ -54,7 +54,7 @@ class Server:
         self.handlers = Handlers(
             policy=policy,
             index=index,
-            issuer=issuer,
+            token_service=token_service,
             proxy=proxy,
             measures=measures,
             decisions=self._decisions,

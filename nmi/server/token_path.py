@@ -35,7 +35,7 @@ _NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 """An RFC 1123 subdomain: the API server's rule for pods."""
 
 
-class TokenIssuer(Protocol):
+class TokenProvider(Protocol):
     """The interface of `nmi.token_service.TokenService` that the handlers use."""
 
     async def issue(self, peer: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
@@ -49,10 +49,10 @@ class TokenEndpoint:
     """Base class of the handlers that return tokens."""
 
     def __init__(
-        self, *, policy: ServerPolicy, issuer: TokenIssuer, outcomes: Outcomes, now_ns: Callable[[], int]
+        self, *, policy: ServerPolicy, token_service: TokenProvider, outcomes: Outcomes, now_ns: Callable[[], int]
     ) -> None:
         self._policy = policy
-        self._issuer = issuer
+        self._token_service = token_service
         self._outcomes = outcomes
         self._now_ns = now_ns
 
@@ -75,9 +75,9 @@ class TokenPath(TokenEndpoint):
     """
 
     def __init__(
-        self, *, policy: ServerPolicy, issuer: TokenIssuer, outcomes: Outcomes, now_ns: Callable[[], int]
+        self, *, policy: ServerPolicy, token_service: TokenProvider, outcomes: Outcomes, now_ns: Callable[[], int]
     ) -> None:
-        super().__init__(policy=policy, issuer=issuer, outcomes=outcomes, now_ns=now_ns)
+        super().__init__(policy=policy, token_service=token_service, outcomes=outcomes, now_ns=now_ns)
         self._ready = ReadyAnswers()
 
     def handle(self, call: Call, request: Request, destination: Destination) -> Outcome | Work:
@@ -98,7 +98,7 @@ class TokenPath(TokenEndpoint):
 
     async def _issue(self, call: Call, request: TokenRequest, _: Stream) -> Outcome:
         outcomes = self._outcomes
-        issued = await self._issuer.issue(call.peer, request)
+        issued = await self._token_service.issue(call.peer, request)
         if isinstance(issued, Refusal):
             return outcomes.refused(call, issued)
         if isinstance(issued, RawAnswer):
@@ -147,7 +147,7 @@ class HostPath(TokenEndpoint):
     async def _issue(self, call: Call, pod: tuple[str, str], request: TokenRequest, _: Stream) -> Outcome:
         outcomes = self._outcomes
         subject = Subject(call, pod="/".join(pod))
-        issued = await self._issuer.issue_for(*pod, request)
+        issued = await self._token_service.issue_for(*pod, request)
         if isinstance(issued, RawAnswer):
             issued = _NO_NODE_TOKENS
         if isinstance(issued, Refusal):

@@ -54,7 +54,7 @@ async def serving(
             limits=limits_with(),
             policy=policy,
             index=bench.cluster.index,
-            issuer=bench.service,
+            token_service=bench.service,
             proxy=FakeProxy(),
             measures=ServerMetrics(),
         )

@@ -80,7 +80,7 @@ def grant(record: PodRecord, *, access_token: str = SECRET, cacheable: bool = Tr
 TokenResponse = Issued | RawAnswer | Refusal
 
 
-class FakeIssuer:
+class FakeTokenService:
     """An issuer that returns the configured answers and records the requests."""
 
     def __init__(self, answer: Callable[[TokenRequest], Awaitable[TokenResponse] | TokenResponse]) -> None:
@@ -220,14 +220,14 @@ class ServerUnderTest:
         self.index = Index()
         self.entry = pod_entry()
         self.index.put(peer, self.entry.record)
-        self.issuer = FakeIssuer(lambda _: grant(self.entry.record))
+        self.issuer = FakeTokenService(lambda _: grant(self.entry.record))
         self.proxy = FakeProxy()
         self.measures = ServerMetrics(registry)
         self.decisions = decisions or Decisions()
         self.handlers = Handlers(
             policy=self.policy,
             index=self.index,
-            issuer=self.issuer,
+            token_service=self.issuer,
             proxy=self.proxy,
             measures=self.measures,
             decisions=self.decisions,

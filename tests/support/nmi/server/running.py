@@ -18,8 +18,8 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
 from nmi.tokens.source import Issued
 from tests.support.nmi.server.fakes import (
-    FakeIssuer,
     FakeProxy,
+    FakeTokenService,
     Reply,
     ServerUnderTest,
     grant,
@@ -44,7 +44,7 @@ class Running:
         self.index = Index()
         self.entry = pod_entry()
         self.index.put(LOCAL, self.entry.record)
-        self.issuer = FakeIssuer(lambda _: grant(self.entry.record))
+        self.issuer = FakeTokenService(lambda _: grant(self.entry.record))
         self.proxy = FakeProxy()
         self.registry = CollectorRegistry()
         self.measures = ServerMetrics(self.registry)
@@ -52,7 +52,7 @@ class Running:
             limits=limits or limits_with(),
             policy=policy or ServerPolicy(),
             index=self.index,
-            issuer=self.issuer,
+            token_service=self.issuer,
             proxy=proxy or self.proxy,
             measures=self.measures,
         )

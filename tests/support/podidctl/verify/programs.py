@@ -20,7 +20,7 @@ from podidctl.verify import canary
 from podidctl.verify.pod import program
 from podidentity.telemetry.logs import BoundedRepeats, TextFormatter
 from podidentity_sandbox.serving import restartable_listener
-from tests.support.nmi.server.fakes import FakeIssuer, FakeProxy
+from tests.support.nmi.server.fakes import FakeProxy, FakeTokenService
 from tests.support.nmi.server.limits import limits_with
 
 LOCAL = "127.0.0.1"
@@ -35,7 +35,7 @@ class Nmi:
         if entry is not None:
             self.index.put(LOCAL, entry.record)
         self.proxy = FakeProxy()
-        self.issuer = FakeIssuer(lambda _: NOTHING_ASSIGNED)
+        self.issuer = FakeTokenService(lambda _: NOTHING_ASSIGNED)
         self.output = io.StringIO()
         self.listener = restartable_listener(LOCAL)
         self.port = int(self.listener.getsockname()[1])
@@ -43,7 +43,7 @@ class Nmi:
             limits=limits_with(),
             policy=policy,
             index=self.index,
-            issuer=self.issuer,
+            token_service=self.issuer,
             proxy=self.proxy,
             measures=ServerMetrics(),
         )
