@@ -1,4 +1,4 @@
-"""A complete token server whose issuer responds immediately. All code between socket and issuer is NMI's."""
+"""A token server whose token service responds immediately. All code between socket and token service is NMI's."""
 
 import time
 from typing import Final
@@ -40,12 +40,12 @@ class Served:
             address = pod_address(number)
             self.pods[address] = entry
             self.index.put(address, entry.record)
-        self.issuer = FakeTokenService(self.answer)
+        self.token_service = FakeTokenService(self.answer)
         self.server = Server(
             limits=limits_with(memory_bytes=0),
             policy=ServerPolicy(),
             index=self.index,
-            token_service=self.issuer,
+            token_service=self.token_service,
             proxy=MetadataCache(
                 FakeProxy(answer=PlainResponse(200, b"m" * METADATA_BYTES)), 300, now_ns=time.monotonic_ns
             ),
@@ -55,7 +55,7 @@ class Served:
     def answer(self, request: TokenRequest) -> Issued | Refusal:
         if request.resource == TOKENLESS:
             return Refusal(Reason.NOTHING_ASSIGNED, "no identity for this")
-        peer, _ = self.issuer.asked.pop()
+        peer, _ = self.token_service.asked.pop()
         if request.resource == IDENTITYLESS:
             generation = self.pods[peer].record.generation
             return Refusal(Reason.NOTHING_ASSIGNED, "Identity not found", generation=generation)

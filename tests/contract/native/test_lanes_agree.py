@@ -1,8 +1,8 @@
 """Both lanes give the same answers, byte for byte, for any division of the bytes into packets.
 
-Each stream of requests is sent twice to a real server whose issuer grants everything: first without ready answers, so
-that only the general lane answers, and then again, when the fast lane may answer. Both answers must be equal, and must
-be what the oracle predicts. Every stream ends with a request to close the connection, so that the test can wait for its
+Each stream of requests is sent twice to a real server whose token service grants everything: first without ready
+answers, so that only the general lane answers, and then again, when the fast lane may answer. Both must be equal, and
+must be what the oracle predicts. Every stream ends with a request to close the connection, so that the test can wait for its
 end.
 """
 
@@ -66,7 +66,7 @@ class LoopbackServer:
     def __init__(self) -> None:
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.running = Running(ServerPolicy(pipeline_seconds=6.0), limits=limits_with(head_seconds=8.0))
-        self.running.issuer.answer = self.granted
+        self.running.token_service.answer = self.granted
         self.runner.run(self.running.server.start(self.running.listener))
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class LoopbackServer:
 
     def ask(self, pieces: Iterable[bytes], *, ready: bool) -> bytes:
         """The answers to *pieces*, sent one after the other. Without *ready*, drop every ready answer before."""
-        self.running.issuer.asked.clear()
+        self.running.token_service.asked.clear()
         self.running.proxy.forwarded.clear()
         if not ready:
             self.running.entry.record.invalidate()
@@ -168,7 +168,7 @@ def test_both_lanes_answer_a_corpus_file_as_its_name_states(loopback_server: Loo
     slowly = loopback_server.ask([case.data, LAST], ready=False)
     before = loopback_server.running.fast
     assert before == begun, "the general lane alone"
-    assert bool(loopback_server.running.issuer.asked) is (case.status == 200)
+    assert bool(loopback_server.running.token_service.asked) is (case.status == 200)
     again = loopback_server.ask([case.data, LAST], ready=True)
     assert slowly.startswith(b"HTTP/1.1 %d " % case.status)
     assert again == slowly

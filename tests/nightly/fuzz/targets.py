@@ -202,7 +202,7 @@ class General:
 
     async def _answers(self, server_under_test: ServerUnderTest, pieces: list[bytes]) -> bytes:
         """Return the answers to *pieces* on a new connection."""
-        server_under_test.issuer.asked.clear()
+        server_under_test.token_service.asked.clear()
         server_under_test.proxy.forwarded.clear()
         connection = server_under_test.connection = FakeConnection()
         lane = server_under_test.lane = GeneralLane(connection, server_under_test)
@@ -234,7 +234,7 @@ class General:
         granted = bool(parsed) and parsed[0].status == 200 and b"access_token" in parsed[0].body
         if isinstance(meaning, Asked):
             assert granted or b"HEAD" in data
-            assert said_by(server_under_test.issuer.asked[0][1]) == said_by_oracle(meaning)
+            assert said_by(server_under_test.token_service.asked[0][1]) == said_by_oracle(meaning)
         elif meaning is not Verdict.UNSURE:
             assert not granted
 

@@ -174,7 +174,7 @@ def identity_of_type(
 
 
 class SignInNode:
-    """Tokens by sign-ins: everything between the issuer and Entra ID, which responds after *seconds*."""
+    """Tokens by sign-ins: everything between the token service and Entra ID, which responds after *seconds*."""
 
     def __init__(self, type_: int, seconds: float) -> None:
         """*type_*: of the identity that all pods use."""

@@ -1,4 +1,4 @@
-"""The whole token server over loopback: fast lane, general lane, and stop. Fakes replace the issuer and IMDS."""
+"""The whole token server over loopback: fast lane, general lane, and stop. Fakes replace the token service and IMDS."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ async def test_the_first_answer_is_general_the_next_is_ready_and_both_are_equal(
     running: Running, client: Client
 ) -> None:
     first, second = await client.ask(request_bytes()), await client.ask(request_bytes())
-    assert (len(running.issuer.asked), running.fast) == (1, 1)
+    assert (len(running.token_service.asked), running.fast) == (1, 1)
     one, two = first.json, second.json
     for body in (one, two):
         assert 3590 <= int(body.pop("expires_in")) <= 3600
@@ -34,7 +34,7 @@ async def test_the_first_answer_is_general_the_next_is_ready_and_both_are_equal(
 async def test_a_revoked_grant_is_requested_again_on_the_same_connection(running: Running, client: Client) -> None:
     await client.ask(request_bytes())
     running.entry.bump()
-    running.issuer.answer = lambda _: Refusal(Reason.NOTHING_ASSIGNED, "Identity not found")
+    running.token_service.answer = lambda _: Refusal(Reason.NOTHING_ASSIGNED, "Identity not found")
     reply = await client.ask(request_bytes())
     assert (reply.status, reply.json["error_description"]) == (400, "Identity not found")
 
@@ -53,7 +53,7 @@ async def test_draining_answers_pending_requests_closes_idle_connections_and_acc
         release = running.hold()
         assert (await idle.ask(request_bytes("/nothing"))).status == 404
         client.send(request_bytes())
-        await until(lambda: len(running.issuer.asked) == 1)
+        await until(lambda: len(running.token_service.asked) == 1)
         draining = asyncio.create_task(running.server.drain(5))
         assert await idle.rest() == b""
         release.set()
@@ -83,12 +83,12 @@ async def test_open_requests_are_completed_while_new_ones_are_served(running: Ru
         assert await running.server.complete_open_requests(60) > 50, "nothing to wait for"
         assert await running.server.complete_open_requests(0) == 0
         client.send(request_bytes())
-        await until(lambda: len(running.issuer.asked) == 1)
+        await until(lambda: len(running.token_service.asked) == 1)
         assert await running.server.complete_open_requests(0.01) == 0, "the request takes longer"
         completing = asyncio.create_task(running.server.complete_open_requests(60))
         await asyncio.sleep(0)
         later.send(request_bytes())
-        await until(lambda: len(running.issuer.asked) == 2)
+        await until(lambda: len(running.token_service.asked) == 2)
         assert not completing.done()
         async with running.client() as new:
             assert (await new.ask(request_bytes("/nothing"))).status == 404
@@ -103,7 +103,7 @@ async def test_a_request_that_a_drain_cannot_wait_for_gets_503_and_leaves_no_tas
     async with running.client() as half:
         running.hold()
         client.send(request_bytes())
-        await until(lambda: len(running.issuer.asked) == 1)
+        await until(lambda: len(running.token_service.asked) == 1)
         half.send(b"GET ")
         await until(lambda: running.count("handed_over") == 2)
         assert await running.server.drain(0.01) == 1, "who has sent half a request"
@@ -140,7 +140,7 @@ async def test_the_lane_is_configured_to_accept_only_redirected_connections() ->
         for _ in range(3):
             reply = await client.ask(request_bytes())
             assert (reply.status, reply.json["error"]) == (403, "access_denied")
-        assert (running.fast, running.issuer.asked) == (0, [])
+        assert (running.fast, running.token_service.asked) == (0, [])
 
 
 async def test_the_fast_lane_respects_the_optional_metadata_header() -> None:

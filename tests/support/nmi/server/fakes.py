@@ -1,4 +1,4 @@
-"""A connection, an issuer, a proxy and the parts of a server around them, for tests of the general lane."""
+"""A connection, a token service, a proxy and the parts of a server around them, for tests of the general lane."""
 
 import asyncio
 import json
@@ -81,7 +81,7 @@ TokenResponse = Issued | RawAnswer | Refusal
 
 
 class FakeTokenService:
-    """An issuer that returns the configured answers and records the requests."""
+    """A token service that returns the configured answers and records the requests."""
 
     def __init__(self, answer: Callable[[TokenRequest], Awaitable[TokenResponse] | TokenResponse]) -> None:
         self.answer = answer
@@ -220,14 +220,14 @@ class ServerUnderTest:
         self.index = Index()
         self.entry = pod_entry()
         self.index.put(peer, self.entry.record)
-        self.issuer = FakeTokenService(lambda _: grant(self.entry.record))
+        self.token_service = FakeTokenService(lambda _: grant(self.entry.record))
         self.proxy = FakeProxy()
         self.measures = ServerMetrics(registry)
         self.decisions = decisions or Decisions()
         self.handlers = Handlers(
             policy=self.policy,
             index=self.index,
-            token_service=self.issuer,
+            token_service=self.token_service,
             proxy=self.proxy,
             measures=self.measures,
             decisions=self.decisions,
@@ -282,7 +282,7 @@ class ServerUnderTest:
 
 
 async def never(_: object) -> Refusal:
-    """Answer no request, as an issuer."""
+    """Answer no request, as a token service."""
     await asyncio.Event().wait()
     raise AssertionError
 

@@ -1,4 +1,4 @@
-"""A token server on loopback, and clients of it. Fakes replace the issuer and IMDS, if a test gives no proxy."""
+"""A token server on loopback, and clients of it. Fakes replace the token service and IMDS, if a test gives no proxy."""
 
 import asyncio
 import socket
@@ -44,7 +44,7 @@ class Running:
         self.index = Index()
         self.entry = pod_entry()
         self.index.put(LOCAL, self.entry.record)
-        self.issuer = FakeTokenService(lambda _: grant(self.entry.record))
+        self.token_service = FakeTokenService(lambda _: grant(self.entry.record))
         self.proxy = FakeProxy()
         self.registry = CollectorRegistry()
         self.measures = ServerMetrics(self.registry)
@@ -52,7 +52,7 @@ class Running:
             limits=limits or limits_with(),
             policy=policy or ServerPolicy(),
             index=self.index,
-            token_service=self.issuer,
+            token_service=self.token_service,
             proxy=proxy or self.proxy,
             measures=self.measures,
         )
@@ -78,14 +78,14 @@ class Running:
         return [series.labels for series in self.measures.histogram.all_series()]
 
     def hold(self) -> asyncio.Event:
-        """Let the issuer answer only after the returned event."""
+        """Let the token service answer only after the returned event."""
         released = asyncio.Event()
 
         async def answer(_: TokenRequest) -> Issued | Refusal:
             await released.wait()
             return grant(self.entry.record)
 
-        self.issuer.answer = answer
+        self.token_service.answer = answer
         return released
 
     @asynccontextmanager

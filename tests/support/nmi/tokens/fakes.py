@@ -176,7 +176,7 @@ class Bench:
 
 
 class Node:
-    """Everything between the issuer and IMDS, without jitter and HTTP. A call takes 0.02 s."""
+    """Everything between the token service and IMDS, without jitter and HTTP. A call takes 0.02 s."""
 
     def __init__(self, *, caching: bool = True) -> None:
         self.imds = Imds()

@@ -35,7 +35,7 @@ class Nmi:
         if entry is not None:
             self.index.put(LOCAL, entry.record)
         self.proxy = FakeProxy()
-        self.issuer = FakeTokenService(lambda _: NOTHING_ASSIGNED)
+        self.token_service = FakeTokenService(lambda _: NOTHING_ASSIGNED)
         self.output = io.StringIO()
         self.listener = restartable_listener(LOCAL)
         self.port = int(self.listener.getsockname()[1])
@@ -43,7 +43,7 @@ class Nmi:
             limits=limits_with(),
             policy=policy,
             index=self.index,
-            token_service=self.issuer,
+            token_service=self.token_service,
             proxy=self.proxy,
             measures=ServerMetrics(),
         )

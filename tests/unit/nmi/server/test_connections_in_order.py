@@ -31,13 +31,13 @@ from tests.support.waiting import until
 
 
 class Held:
-    """An issuer's answer that the test releases for one request after the other."""
+    """A token service's answer that the test releases for one request after the other."""
 
     def __init__(self, server: ServerUnderTest) -> None:
         self.server = server
         self.waiting: dict[str, asyncio.Future[None]] = {}
         self.cancelled: list[str] = []
-        server.issuer.answer = self.answer
+        server.token_service.answer = self.answer
 
     async def answer(self, request: TokenRequest) -> Issued | Refusal:
         self.waiting[request.resource] = asyncio.get_running_loop().create_future()
@@ -132,7 +132,7 @@ async def test_unread_answers_are_bounded() -> None:
     for _ in range(9):
         server.lane.data_received(ask("a"))
         await server.settle()
-    assert len(server.issuer.asked) == len(found) + 9, "bytes one by one do not end like this"
+    assert len(server.token_service.asked) == len(found) + 9, "bytes one by one do not end like this"
 
 
 @pytest.mark.parametrize("more", [b"", b"GET "], ids=["reported", "lost"])
@@ -148,7 +148,7 @@ async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest, mo
     await server.settle()
     assert requests.cancelled == ["a"]
     assert not server.connection.written
-    server.issuer.answer = lambda _: grant(server.entry.record)
+    server.token_service.answer = lambda _: grant(server.entry.record)
     assert (await server.ask(request_bytes())).status == 200, "the next request works"
 
 
@@ -164,7 +164,7 @@ async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_r
     server.lane.connection_lost()
     assert len(server.waiting) == 0
     await server.settle()
-    assert server.issuer.asked == []
+    assert server.token_service.asked == []
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ async def test_nothing_is_answered_after_the_last_answer(server: ServerUnderTest
     server.lane.data_received(request_bytes())
     await server.settle()
     assert len(server.replies()) == 1
-    assert server.issuer.asked == []
+    assert server.token_service.asked == []
 
 
 async def test_a_malformed_request_is_answered_in_order_and_ends_the_connection(server: ServerUnderTest) -> None:
@@ -204,7 +204,7 @@ async def test_a_malformed_request_is_answered_in_order_and_ends_the_connection(
     assert [reply.status for reply in received] == [200, 400]
     assert received[1].headers["connection"] == "close"
     assert server.connection.state == "finished"
-    assert len(server.issuer.asked) == 1
+    assert len(server.token_service.asked) == 1
 
 
 async def test_an_answer_to_head_has_no_body_so_that_the_next_answer_is_parsed(server: ServerUnderTest) -> None:
@@ -287,7 +287,7 @@ async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once_and_none_a
 
 
 async def test_a_peer_that_goes_as_its_request_expires_gets_nothing(server: ServerUnderTest) -> None:
-    server.issuer.answer = never
+    server.token_service.answer = never
     server.lane.data_received(request_bytes())
     await asyncio.sleep(0)
     server.lane.expire()
@@ -299,10 +299,10 @@ async def test_a_peer_that_goes_as_its_request_expires_gets_nothing(server: Serv
 
 async def test_a_request_on_a_connection_whose_last_one_expired_has_its_own_time() -> None:
     server = ServerUnderTest(ServerPolicy(response_seconds=0.01))
-    good, server.issuer.answer = server.issuer.answer, never
+    good, server.token_service.answer = server.token_service.answer, never
     server.lane.data_received(request_bytes())
     await server.settle()
-    server.issuer.answer = good
+    server.token_service.answer = good
     server.lane.data_received(request_bytes())
     await server.settle()
     assert [each.status for each in server.replies()] == [503, 200]

@@ -46,7 +46,7 @@ class Row:
     """A text that error_description contains."""
     data: bytes = VALID
     decided: Reason | None = None
-    """The issuer's answer."""
+    """The token service's answer."""
     policy: ServerPolicy = field(default_factory=ServerPolicy)
     headers: tuple[tuple[str, str], ...] = ()
     """The required header fields in addition to Content-Type, Content-Length and the id."""
@@ -140,12 +140,12 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_not(row: Row) -> None:
     server = ServerUnderTest(row.policy)
-    good = server.issuer.answer
+    good = server.token_service.answer
     if row.decided is not None:
-        server.issuer.answer = refusing(row.decided)
+        server.token_service.answer = refusing(row.decided)
     server.lane.data_received(row.data)
     assert bool(server.connection.written) is not row.waits, "answered before anything is looked up or waited for"
-    assert row.waits or not server.issuer.asked
+    assert row.waits or not server.token_service.asked
     reply = await ServerUnderTest(row.policy).ask(row.data) if not row.waits else await server.ask(row.data)
 
     assert (reply.status, reply.json["error"]) == (row.status, row.error)
@@ -166,7 +166,7 @@ async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_n
 
     if row.passes is not None:
         server = ServerUnderTest(row.passing_policy or row.policy)
-        server.issuer.answer = good
+        server.token_service.answer = good
         assert (await server.ask(row.passes)).status == 200
 
 
@@ -182,7 +182,7 @@ async def test_without_the_metadata_header_the_body_is_exactly_what_probes_expec
         b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
     )
     assert server.connection.written.startswith(b"HTTP/1.1 400 ")
-    assert server.issuer.asked == []
+    assert server.token_service.asked == []
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
@@ -209,18 +209,18 @@ def test_every_reason_has_an_answer(reason: Reason) -> None:
 async def test_retry_after_is_forwarded_or_set_by_nmi(
     server: ServerUnderTest, retry_after: float | None, header: str
 ) -> None:
-    server.issuer.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=retry_after)
+    server.token_service.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=retry_after)
     assert (await server.ask(request_bytes())).headers["retry-after"] == header
 
 
 async def test_the_word_that_makes_sdks_stop_retrying_is_never_returned(server: ServerUnderTest) -> None:
-    server.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
+    server.token_service.answer = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
     reply = await server.ask(request_bytes())
     assert reply.json["error_description"] == "AADSTS1: not answering, not answering."
 
 
 async def test_a_message_is_truncated_and_stays_valid_json_whatever_it_contains(server: ServerUnderTest) -> None:
-    server.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
+    server.token_service.answer = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
     reply = await server.ask(request_bytes())
     assert len(reply.json["error_description"]) == SENTENCE_CHARS
     assert b"\n" not in reply.body
@@ -232,17 +232,17 @@ async def test_a_message_is_truncated_and_stays_valid_json_whatever_it_contains(
 async def test_an_internal_error_is_a_500_and_the_next_request_succeeds(
     server: ServerUnderTest, error: Exception
 ) -> None:
-    """A timeout inside the issuer is not the server's own one."""
-    good = server.issuer.answer
+    """A timeout inside the token service is not the server's own one."""
+    good = server.token_service.answer
 
     def broken(_: object) -> Refusal:
         raise error
 
-    server.issuer.answer = broken
+    server.token_service.answer = broken
     reply = await server.ask(request_bytes())
     assert (reply.status, reply.json["error"]) == (500, "server_error")
     assert b"secret" not in reply.body
-    server.issuer.answer = good
+    server.token_service.answer = good
     assert (await server.ask(request_bytes())).status == 200
 
 
