@@ -90,7 +90,7 @@ def _plan(settings: Settings) -> int:
     else:
         _print(lines(preview, everything=settings.plan_all))
     if preview.unanswered:
-        raise StartError(f"the plan is not complete: {'; '.join(each.strip() for each in unanswered(preview))}")
+        raise StartError(f"the plan is not complete: {'; '.join(line.strip() for line in unanswered(preview))}")
     return SOMETHING_TO_DO if preview.changes else 0
 
 

@@ -148,8 +148,8 @@ class Endpoints:
         if self._lease.remaining_seconds() <= 0:
             return None
         age = {name: watch.staleness_seconds() for name, watch in self._watches.items()}
-        if all(each == math.inf for each in age.values()):
+        if all(seconds == math.inf for seconds in age.values()):
             return "nothing is watched yet: the type upgrade comes before that; see the log if it lasts"
         limit = SILENCE_SECONDS + WATCH_GRACE_SECONDS
-        silent = [name for name, each in age.items() if each > limit]
+        silent = [name for name, seconds in age.items() if seconds > limit]
         return f"silent: {', '.join(silent)}; see the log for why they cannot be watched" if silent else None

@@ -37,21 +37,23 @@ class MicMetrics:
         errors = self._counter(
             "kubernetes_api_operations_errors_count", "Failed requests to the API server", "operation_type"
         )
-        self._object_errors = {each: errors.labels(each) for each in (*OBJECT_OPERATIONS, STATUS_OPERATION)}
+        self._object_errors = {
+            operation: errors.labels(operation) for operation in (*OBJECT_OPERATIONS, STATUS_OPERATION)
+        }
         cloud_seconds = self._histogram(
             "cloud_provider_operations_duration_seconds", "Seconds of calls to Resource Manager", "operation_type"
         )
         cloud_errors = self._counter(
             "cloud_provider_operations_errors_count", "Failed calls to Resource Manager", "operation_type"
         )
-        self._cloud_seconds = {each: cloud_seconds.labels(each) for each in KINDS if each != POLL}
-        self._cloud_errors = {each: cloud_errors.labels(each) for each in KINDS if each != POLL}
+        self._cloud_seconds = {kind: cloud_seconds.labels(kind) for kind in KINDS if kind != POLL}
+        self._cloud_errors = {kind: cloud_errors.labels(kind) for kind in KINDS if kind != POLL}
         calls = self._counter("mic_arm_calls_count", "Calls to Resource Manager", "operation_type", "outcome")
         self._arm_calls = {(kind, outcome): calls.labels(kind, outcome) for kind in KINDS for outcome in OUTCOMES}
         self._cycle_seconds = self._histogram("mic_cycle_duration_seconds", "Seconds of one reconcile pass of a host")
         self._cycles = self._counter("mic_cycle_count", "Reconcile passes, each of one VM or scale set")
         faults = self._counter("mic_faults_total", "Unexpected exceptions; the affected object is left out", "where")
-        self._faults = {each: faults.labels(each) for each in FAULTS}
+        self._faults = {where: faults.labels(where) for where in FAULTS}
         self._ignored = self._counter(
             "mic_ignored_objects_total", "Identities and bindings that were ignored, each change of one counted again"
         )

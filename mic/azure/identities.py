@@ -116,7 +116,7 @@ def change(
 def applied(now: HostIdentities, change: Change) -> HostIdentities:
     """Return the identities of the host after *change*, as far as *now* shows; new ones have no client id."""
     going = {id_key(text) for text in change.removes}
-    stay = {key: each for key, each in now.attached.items() if key not in going} if USER in change.type else {}
+    stay = {key: identity for key, identity in now.attached.items() if key not in going} if USER in change.type else {}
     return replace(now, type=change.type, attached=stay | {id_key(text): Attached(text) for text in change.adds})
 
 

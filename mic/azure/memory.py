@@ -113,7 +113,11 @@ class HostMemory:
             self.known = replace(found, steady=self._steady) if found.updating else found
             if not found.updating:  # during an operation Azure shows its intended result, and it may fail
                 self.end_quarantine(
-                    [key for key, each in self._quarantined.items() if (key in found.attached) is each.adding]
+                    [
+                        key
+                        for key, quarantined in self._quarantined.items()
+                        if (key in found.attached) is quarantined.adding
+                    ]
                 )
             return
         now = self.clock()
@@ -189,10 +193,12 @@ class HostMemory:
         """Quarantine this identity, longer each time. Entries that have not been retried long after their end are
         dropped."""
         now = self.clock()
-        for each in [
-            each for each, quarantined in self._quarantined.items() if quarantined.until < now - QUARANTINE_MOST_SECONDS
+        for expired in [
+            expired
+            for expired, quarantined in self._quarantined.items()
+            if quarantined.until < now - QUARANTINE_MOST_SECONDS
         ]:
-            del self._quarantined[each]
+            del self._quarantined[expired]
         before = self._quarantined.get(key)
         seconds = min(before.seconds * 2, QUARANTINE_MOST_SECONDS) if before else QUARANTINE_FIRST_SECONDS
         text = f"{reason}; quarantined: {self.retry_text(seconds)}"
@@ -220,12 +226,12 @@ class HostMemory:
     def quarantined(self) -> dict[str, str]:
         """Return the quarantined identities and the reasons. The pauses keep growing until a retry succeeds."""
         now = self.clock()
-        return {key: each.reason for key, each in self._quarantined.items() if each.until > now}
+        return {key: quarantined.reason for key, quarantined in self._quarantined.items() if quarantined.until > now}
 
     def retry_due(self) -> set[str]:
         """Return the refused identities whose quarantine has ended."""
         now = self.clock()
-        return {key for key, each in self._quarantined.items() if each.until <= now}
+        return {key for key, quarantined in self._quarantined.items() if quarantined.until <= now}
 
     def was_refused(self, key: str) -> bool:
         """Return whether Azure refused this identity at the last attempt, even if its quarantine has ended."""
@@ -250,7 +256,7 @@ class HostMemory:
         """Return the notable state of this host for /debug/state; empty if there is none. Seconds count from now."""
         now = self.clock()
         noted: dict[str, object] = {
-            "quarantined": {key: round(each.until - now, 1) for key, each in self._quarantined.items()},
+            "quarantined": {key: round(quarantined.until - now, 1) for key, quarantined in self._quarantined.items()},
             "kept warm": len(self._idle_since),
             "no read for": round(max(0.0, self.reads.until - now), 1),
             "no write for": round(max(0.0, self.writes.until - now), 1),

@@ -36,7 +36,9 @@ async def read_hosts(
                 answers[host.key] = await compute.get(host)
             except AzureError as error:
                 answers[host.key] = error
-                silent = len(answers) >= parallel and all(isinstance(each, Unreachable) for each in answers.values())
+                silent = len(answers) >= parallel and all(
+                    isinstance(result, Unreachable) for result in answers.values()
+                )
                 if silent or (isinstance(error, Refused) and error.status in NO_USE):
                     given_up[""] = error
                 elif isinstance(error, Throttled):

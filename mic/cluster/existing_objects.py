@@ -97,4 +97,6 @@ def _is_older(present: AzureAssignedIdentity, new: AzureAssignedIdentity) -> boo
     before, now = present.metadata.resource_version, new.metadata.resource_version
     if before == now and present.metadata.deletion_timestamp == REVOKED_JUST_NOW:
         return True
-    return all(each.isdecimal() and len(each) <= VERSION_DIGITS for each in (before, now)) and int(now) < int(before)
+    return all(version.isdecimal() and len(version) <= VERSION_DIGITS for version in (before, now)) and int(now) < int(
+        before
+    )

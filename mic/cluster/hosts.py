@@ -80,7 +80,7 @@ class HostIndex:
             return []
         host_state.host = None
         self._touched.add(host.key)
-        return [earlier for earlier, each in self._departed.items() if each.key == host.key]
+        return [earlier for earlier, departed_host in self._departed.items() if departed_host.key == host.key]
 
     def forget_departed(self, node: str) -> None:
         """Remove the host of a deleted node if it has no objects."""

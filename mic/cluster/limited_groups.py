@@ -66,8 +66,8 @@ class LimitedGroups:
         counted = (before if before is not None else self._members).keys() - {key}
         self._members[key] = group
         if before is None:
-            for each in self._members.values():
-                self._rank(each, embedded=is_embedded(each))
+            for member in self._members.values():
+                self._rank(member, embedded=is_embedded(member))
         else:
             self._rank(group, embedded=is_embedded(group))
         self._counted = self._choose()
@@ -114,11 +114,11 @@ class LimitedGroups:
         chosen: dict[Key, BindingGroup] = {}
         namespaces, position = list(self._ranked.values()), 0
         while namespaces and len(chosen) < COUNTED_MAX:
-            row, left = [each[position] for each in namespaces], COUNTED_MAX - len(chosen)
+            row, left = [ranked[position] for ranked in namespaces], COUNTED_MAX - len(chosen)
             for _, key in row if len(row) <= left else nsmallest(left, row):
                 chosen[key] = self._members[key]
             position += 1
-            namespaces = [each for each in namespaces if len(each) > position]
+            namespaces = [ranked for ranked in namespaces if len(ranked) > position]
         return chosen
 
 

@@ -158,8 +158,8 @@ class ClusterView:
     def _renew(self, key: Key, pod: ScheduledPod) -> None:
         """Replace the pod in its desired assignments, which do not depend on the difference, and release the older
         object."""
-        for each in self._desired.get(key, ()):
-            assignment = self._assignments[each]
+        for desired_key in self._desired.get(key, ()):
+            assignment = self._assignments[desired_key]
             if assignment.desired is not None:
                 assignment.desired = msgspec.structs.replace(assignment.desired, pod=pod)
 
@@ -242,7 +242,7 @@ class ClusterView:
             keys = self._desired.get(pod_key)
             self._desired[pod_key] = (*keys, key) if keys is not None else (key,)
         elif now is None:
-            others = tuple(each for each in self._desired[pod_key] if each != key)
+            others = tuple(desired_key for desired_key in self._desired[pod_key] if desired_key != key)
             if others:
                 self._desired[pod_key] = others
             else:
@@ -309,7 +309,7 @@ class ClusterView:
         if existing.terminating:
             return
         if assignment.active:
-            others = tuple(each for each in assignment.active if each.key != existing.key)
+            others = tuple(active for active in assignment.active if active.key != existing.key)
             assignment.active = (*others, existing) if by > 0 else others
         elif by > 0:
             assignment.active = (existing,)

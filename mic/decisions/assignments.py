@@ -222,8 +222,8 @@ def unchanged(desired: DesiredAssignment, existing: ExistingAssignment) -> bool:
         and (
             identity.metadata.annotations == new_identity.metadata.annotations
             or all(
-                identity.metadata.annotation(each) == new_identity.metadata.annotation(each)
-                for each in (BEHAVIOR_ANNOTATION, EXCHANGE_ANNOTATION)
+                identity.metadata.annotation(annotation) == new_identity.metadata.annotation(annotation)
+                for annotation in (BEHAVIOR_ANNOTATION, EXCHANGE_ANNOTATION)
             )
         )
         and binding.metadata.name == new_binding.metadata.name

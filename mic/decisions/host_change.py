@@ -65,7 +65,7 @@ def azure_change(
                 adds.append(usage.identity_id.text)
         elif key in azure.attached and key not in restraint.warm and ownership.is_removable(key, usage, azure, policy):
             removes.append(key)
-    untried = [[text for text in each if id_key(text) not in restraint.retry_due] for each in (adds, removes)]
+    untried = [[text for text in texts if id_key(text) not in restraint.retry_due] for texts in (adds, removes)]
     adds, removes = untried if any(untried) else (adds, removes)
     return change(azure, adds, removes, most=restraint.most)
 

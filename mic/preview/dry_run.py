@@ -112,8 +112,8 @@ class DryRun:
         raise DryRunError(f"the reconcile passes for {', '.join(sorted(waiting)[:3])} do not end; report this as a bug")
 
     def _take_in(self, changes: Any, objects: Iterable[Any]) -> None:
-        for each in objects:
-            changes.upserted(None, each)
+        for resource in objects:
+            changes.upserted(None, resource)
 
     def _reconcile(self, key: str) -> bool:
         """Run one pass as `HostReconciler` does. Return whether it did anything."""

@@ -22,7 +22,7 @@ def left_out(snapshot: Snapshot, policy: Policy, *, force_namespaced: bool) -> l
         *_nodes(snapshot, policy, force_namespaced=force_namespaced),
         *(_left("Pod", pod.key, WHY, 1) for pod in bound(snapshot) if pod.mirror),
     ]
-    return sorted(found, key=lambda each: (each.kind, each.name))
+    return sorted(found, key=lambda omitted: (omitted.kind, omitted.name))
 
 
 def bound(snapshot: Snapshot) -> Iterator[Pod]:
@@ -32,7 +32,7 @@ def bound(snapshot: Snapshot) -> Iterator[Pod]:
 
 def _bindings_and_identities(snapshot: Snapshot, *, force_namespaced: bool) -> Iterator[LeftOut]:
     labels = Counter(pod.binding_label for pod in bound(snapshot))
-    identities = {each.key: each for each in snapshot.identities}
+    identities = {identity.key: identity for identity in snapshot.identities}
     selectors: defaultdict[Key, set[str]] = defaultdict(set)
     for binding in snapshot.bindings:
         key = (binding.metadata.namespace, binding.spec.azure_identity)
@@ -51,7 +51,7 @@ def _bindings_and_identities(snapshot: Snapshot, *, force_namespaced: bool) -> I
 
 def _nodes(snapshot: Snapshot, policy: Policy, *, force_namespaced: bool) -> Iterator[LeftOut]:
     """Yield nodes without a host, or with one that MIC may not change, whose pods need one."""
-    nodes = {each.metadata.name: each.spec.provider_id for each in snapshot.nodes}
+    nodes = {node.metadata.name: node.spec.provider_id for node in snapshot.nodes}
     index = _index(snapshot, force_namespaced=force_namespaced)
     pods: Counter[str] = Counter()
     for pod in bound(snapshot):

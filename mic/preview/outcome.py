@@ -64,7 +64,7 @@ class AzureReads:
 def preview(snapshot: Snapshot, dry_run: DryRun, reads: AzureReads, settings: Mapping[str, str]) -> Preview:
     """Run *dry_run*, a new one of *snapshot*, and return the report. Raise DryRunError."""
     view = dry_run.view
-    stored = {each.key: ExistingAssignment(each) for each in snapshot.assigned}
+    stored = {stored_object.key: ExistingAssignment(stored_object) for stored_object in snapshot.assigned}
     standing = {key: view.host_key_of(existing) for key, existing in stored.items()}
     host_states = {host_state.key: _HostBefore(host_state) for host_state in view.host_states()}
     dry_run.run({key: known for key in host_states if (known := reads.identities(key)) is not None})
@@ -81,17 +81,20 @@ def preview(snapshot: Snapshot, dry_run: DryRun, reads: AzureReads, settings: Ma
                 host=before.name,
                 nodes=before.nodes,
                 problem=reads.problem(key),
-                add=sorted(each.text for lower, each in (after or now).attached.items() if lower not in now.attached),
+                add=sorted(
+                    identity.text for lower, identity in (after or now).attached.items() if lower not in now.attached
+                ),
                 remove=sorted(
-                    each.text for lower, each in now.attached.items() if after and lower not in after.attached
+                    identity.text for lower, identity in now.attached.items() if after and lower not in after.attached
                 ),
                 type=now.type,
                 new_type=(after or now).type,
                 updates=len(host_actions.changes),
                 objects=_objects(host_actions.steps, dry_run, stored),
-                kept=sorted(_kept(host_actions, before, now, reads), key=lambda each: each.identity),
+                kept=sorted(_kept(host_actions, before, now, reads), key=lambda kept: kept.identity),
                 waiting=sorted(
-                    _waiting(view.host_state(key), after, dry_run.policy), key=lambda each: (each.pod, each.identity)
+                    _waiting(view.host_state(key), after, dry_run.policy),
+                    key=lambda waiting: (waiting.pod, waiting.identity),
                 ),
                 as_it_should_be=fine_at[key],
             )
@@ -224,11 +227,11 @@ def _wait(pod: BareMeta, identity: BareMeta, why: str) -> Waiting:
 
 def _summary(hosts: Iterable[HostPreview], snapshot: Snapshot, fine: set[Key]) -> Summary:
     hosts = list(hosts)
-    unfinished = {each.pod for host in hosts for each in host.objects}
-    unfinished |= {each.pod for host in hosts for each in host.waiting}
-    kinds = {(each.namespace, each.name, verb_of(each)) for host in hosts for each in host.objects}
+    unfinished = {change.pod for host in hosts for change in host.objects}
+    unfinished |= {waiting.pod for host in hosts for waiting in host.waiting}
+    kinds = {(change.namespace, change.name, verb_of(change)) for host in hosts for change in host.objects}
     return Summary(
-        objects={verb: sum(each[2] == verb for each in kinds) for verb in VERBS},
+        objects={verb: sum(kind[2] == verb for kind in kinds) for verb in VERBS},
         identities_added=sum(len(host.add) for host in hosts),
         identities_removed=sum(len(host.remove) for host in hosts),
         hosts_changed=sum(host.updates > 0 for host in hosts),

@@ -54,15 +54,15 @@ async def is_upgraded(client: Client, settings: Settings) -> bool | None:
     name = settings.upgrade_config_map
     try:
         namespaces = [settings.namespace] if settings.namespace else await _namespaces_of(client, name)
-        records = [UpgradeRecord(client, each, name, settings.upgrade_key) for each in namespaces]
-        return any([await each.read() is not None for each in records])
+        records = [UpgradeRecord(client, namespace, name, settings.upgrade_key) for namespace in namespaces]
+        return any([await record.read() is not None for record in records])
     except Forbidden:
         return None
 
 
 async def _namespaces_of(client: Client, config_map: str) -> list[str]:
     found = await client.list(CONFIG_MAPS, field_selector=f"metadata.name={config_map}")
-    return [each.metadata.namespace for each in found]
+    return [stored.metadata.namespace for stored in found]
 
 
 async def read_cluster(client: Client) -> Snapshot:

@@ -38,8 +38,8 @@ def _lines(preview: Preview, *, everything: bool) -> Iterator[str]:
     if preview.left_out:
         yield ""
         yield "ignored until they are corrected:"
-        for each in preview.left_out:
-            yield f"  {each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
+        for omitted in preview.left_out:
+            yield f"  {omitted.kind} {omitted.name} ({counted(omitted.pods, 'pod')}): {omitted.why}"
 
 
 def summary(preview: Preview) -> Iterator[str]:
@@ -97,12 +97,12 @@ def facts(host: HostPreview) -> Iterator[tuple[str, str]]:
     """Yield changes of the host itself and identities that stay, each with its sign."""
     if host.new_type != host.type:
         yield "~", f"type {host.type} → {host.new_type}"
-    yield from (("+", f"identity {each}") for each in host.add)
-    yield from (("-", f"identity {each}") for each in host.remove)
-    yield from (("=", f"identity {each.identity} stays: {each.why}") for each in host.kept)
+    yield from (("+", f"identity {identity}") for identity in host.add)
+    yield from (("-", f"identity {identity}") for identity in host.remove)
+    yield from (("=", f"identity {kept.identity} stays: {kept.why}") for kept in host.kept)
     by_why: defaultdict[str, list[str]] = defaultdict(list)
-    for each in host.waiting:
-        by_why[each.why].append(f"pod {each.pod}, identity {each.identity}")
+    for waiting in host.waiting:
+        by_why[waiting.why].append(f"pod {waiting.pod}, identity {waiting.identity}")
     for why, who in sorted(by_why.items()):
         more = f" and {len(who) - 3} more" if len(who) > 3 else ""
         yield "!", f"waits: {'; '.join(who[:3])}{more}: {why}"

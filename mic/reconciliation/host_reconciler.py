@@ -103,7 +103,7 @@ class HostReconciler:
             ]
             hosts = (self._view.host_state(host_key).host for host_key in assignment.out_of_sync_at)
             allowed = all(host is None or self._updater.policy.allows(host) for host in hosts)
-            if allowed and not any(_is_blocked(desired, each, self._updater.policy) for each in memories):
+            if allowed and not any(_is_blocked(desired, memory, self._updater.policy) for memory in memories):
                 return max(0.0, now - since)
         return 0.0
 

@@ -40,7 +40,7 @@ class WriteLimiter:
     ) -> None:
         self._free = in_flight
         self._bucket = TokenBucket(per_second, max(1.0, burst), clock)
-        self._lines: dict[Urgency, dict[str, deque[asyncio.Future[None]]]] = {each: {} for each in Urgency}
+        self._lines: dict[Urgency, dict[str, deque[asyncio.Future[None]]]] = {urgency: {} for urgency in Urgency}
         self._turns = 0
         self._alarm: asyncio.TimerHandle | None = None
 

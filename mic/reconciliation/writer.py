@@ -123,7 +123,7 @@ class Writer:
         """Run *step* if all *others* succeed. Their failures are results of their own."""
         if others:
             await asyncio.wait(others)
-            if any(each.cancelled() or each.result() != Written() for each in others):
+            if any(task.cancelled() or task.result() != Written() for task in others):
                 return Written()
         return await self._one(step)
 

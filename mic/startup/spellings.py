@@ -70,9 +70,9 @@ def dropping(described: bytes) -> list[Kind[Any]]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []
     specs = {
-        (each.get("group"), each.get("version"), each.get("kind")): schema.properties.get("spec")
+        (gvk.get("group"), gvk.get("version"), gvk.get("kind")): schema.properties.get("spec")
         for schema in schemas
-        for each in schema.kinds
+        for gvk in schema.kinds
     }
     return [
         kind

@@ -52,7 +52,7 @@ class NmiPod(Resource, frozen=True):
         """Return whether it is Ready and not terminating."""
         if self.metadata.deletion_timestamp is not None:
             return False
-        return any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
+        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
 
 
 TAINTED_NODES: Final = Kind("Node", "nodes", TaintedNode, namespaced=False)
@@ -61,7 +61,7 @@ NMI_PODS: Final = Kind("Pod", "pods", NmiPod)
 
 def without(taints: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
     """Return the taints except those with this key, regardless of value and effect."""
-    return [each for each in taints if each.get("key") != key]
+    return [taint for taint in taints if taint.get("key") != key]
 
 
 class StartupTaint:

@@ -295,8 +295,8 @@ class _Work:
                 self.failed.clear()
                 passing.clear()
             self.seen += len(page.items) + len(page.skipped)
-            for each in page.skipped:
-                self._fail(each.meta, str(each.error))
+            for skipped in page.skipped:
+                self._fail(skipped.meta, str(skipped.error))
             async with asyncio.TaskGroup() as tasks:
                 for raw in page.items:
                     await asyncio.sleep(0)  # decoding a large object blocks the loop for long enough
