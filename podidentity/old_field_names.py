@@ -40,7 +40,7 @@ def _folded(shape: type[Wire]) -> Mapping[str, CustomResourceField]:
 
 def _field(name: str, annotation: Any) -> CustomResourceField:
     parts = (annotation, *get_args(annotation))
-    read = next((each for each in parts if isinstance(each, type) and issubclass(each, Wire)), None)
+    read = next((part for part in parts if isinstance(part, type) and issubclass(part, Wire)), None)
     return CustomResourceField(name, read, None if read is None or issubclass(read, BareMeta) else read)
 
 

@@ -28,12 +28,14 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 def printable(line: str) -> str:
     """Return *line*, which may contain text from objects, without characters that control a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in line)
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def plain(text: str) -> str:
     """Return the untrusted *text* as one printable line without credentials, cut to TEXT_MAX."""
-    line = " ".join("".join(each if each.isprintable() else " " for each in text[: 4 * TEXT_MAX]).split())
+    line = " ".join(
+        "".join(character if character.isprintable() else " " for character in text[: 4 * TEXT_MAX]).split()
+    )
     return redact(line if len(line) <= TEXT_MAX else line[: TEXT_MAX - 1] + "…")
 
 

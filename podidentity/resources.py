@@ -232,7 +232,7 @@ class Pod(ScheduledPod, frozen=True):
         count like regular ones. A pod without the status of a regular container is about to start and not terminated.
         """
         status = self.status
-        ended = all(each.state.terminated is not None for each in status.all_containers)
+        ended = all(container.state.terminated is not None for container in status.all_containers)
         return ended and bool(status.container_statuses)
 
     @property
@@ -242,8 +242,12 @@ class Pod(ScheduledPod, frozen=True):
         Also False if the kubelet reports neither condition: PodReadyToStartContainers exists by default since
         Kubernetes 1.29, and PodHasNetwork is its name before 1.28.
         """
-        reported = {each.type: each.status for each in self.status.conditions if each.type in SANDBOX_CONDITIONS}
-        return next((reported[each] for each in SANDBOX_CONDITIONS if each in reported), "") == "False"
+        reported = {
+            condition.type: condition.status
+            for condition in self.status.conditions
+            if condition.type in SANDBOX_CONDITIONS
+        }
+        return next((reported[type_] for type_ in SANDBOX_CONDITIONS if type_ in reported), "") == "False"
 
     @property
     def ending(self) -> bool:

@@ -130,4 +130,4 @@ def sentence_in(description: str) -> str:
 def correlation_in(description: str) -> str:
     """Return the correlation id in an error_description, else its trace id, else an empty string."""
     found = (pattern.search(description) for pattern in _IDS)
-    return next((each[1] for each in found if each is not None), "")
+    return next((match[1] for match in found if match is not None), "")

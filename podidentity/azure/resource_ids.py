@@ -127,5 +127,5 @@ def is_group_reference(text: str) -> bool:
 def _is_of_letters(text: str) -> bool:
     """Return whether each non-ASCII character is a letter or a digit of a name on Azure, and no other letter's twin."""
     return text.isascii() or all(
-        each.isascii() or (category(each) in _LETTERS and each not in _CONFUSED) for each in text
+        character.isascii() or (category(character) in _LETTERS and character not in _CONFUSED) for character in text
     )

@@ -86,8 +86,8 @@ class Client(Transport):
         async for page in self.pages(kind, namespace, field_selector=field_selector, label_selector=label_selector):
             if page.first:
                 items = []
-            for each in page.skipped:
-                self.skipped.report(kind, each.meta, each.error)
+            for skipped in page.skipped:
+                self.skipped.report(kind, skipped.meta, skipped.error)
             for raw in page.items:
                 try:
                     item = decode_object(kind, raw, old_field_names=self.old_field_names, note=note)

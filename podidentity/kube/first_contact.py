@@ -93,8 +93,8 @@ class FirstContact:
             while True:
                 await asyncio.sleep(self._intervals.next())
                 if await self._answer(asking):
-                    for each in informers:
-                        each.list_again()
+                    for informer in informers:
+                        informer.list_again()
                     await client.aclose()
 
     async def _answer(self, client: Client) -> bool:
@@ -111,10 +111,10 @@ class FirstContact:
                 newest = asyncio.create_task(self._ask(client), name="ask the API server once")
                 self._longer = 0.0
                 end = loop.time() + self._intervals.next()
-                pending = {each for each in (oldest, newest) if each is not None}
+                pending = {request for request in (oldest, newest) if request is not None}
                 while pending and (left := end - loop.time()) > 0:
                     done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                    if any(each.result() for each in done):
+                    if any(request.result() for request in done):
                         self.problem = None
                         self._intervals.reset()
                         return lost or (oldest is not None and not oldest.done())
@@ -129,10 +129,10 @@ class FirstContact:
                     newest.cancel()
                 await asyncio.sleep(max(0.0, end - loop.time()))
         finally:
-            for each in (oldest, newest):
-                if each is not None:
-                    each.cancel()
-                    await asyncio.gather(each, return_exceptions=True)
+            for request in (oldest, newest):
+                if request is not None:
+                    request.cancel()
+                    await asyncio.gather(request, return_exceptions=True)
 
     def _unpooled_client(self) -> Client:
         return Client(
@@ -173,8 +173,8 @@ class FirstContact:
 
 
 async def _all_synced(informers: Collection[Informer[Any]]) -> None:
-    for each in informers:
-        await each.synced()
+    for informer in informers:
+        await informer.synced()
 
 
 _UNREACHABLE: Final = (

@@ -253,8 +253,8 @@ class Informer(Generic[T]):
             self._synced.set()
 
     async def _read_page(self, page: RawPage, found: dict[tuple[str, str], T]) -> None:
-        for each in page.skipped:
-            self._skip(each.meta, each.error)
+        for skipped in page.skipped:
+            self._skip(skipped.meta, skipped.error)
 
         def keep(item: T) -> None:
             try:

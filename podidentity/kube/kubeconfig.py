@@ -86,7 +86,7 @@ def _import_config() -> Any:
         raise ImportError("No module named 'kubernetes'")
     for name in ("kubernetes", "kubernetes.aio"):
         package = types.ModuleType(name)
-        package.__path__ = [str(Path(each, *name.split(".")[1:])) for each in found.submodule_search_locations]
+        package.__path__ = [str(Path(location, *name.split(".")[1:])) for location in found.submodule_search_locations]
         sys.modules[name] = package
     client = types.ModuleType("kubernetes.aio.client")
     vars(client).update(ApiClient=None, Configuration=None)

@@ -80,15 +80,15 @@ def decode_plain(data: bytes | msgspec.Raw, decode: Callable[[type[Any], bytes],
 
 
 def assembled_list(
-    plain: Iterable[PlainAssigned], decode: Callable[[type[Any], bytes], Any]
+    plain_objects: Iterable[PlainAssigned], decode: Callable[[type[Any], bytes], Any]
 ) -> list[AzureAssignedIdentity] | None:
     """Return the objects, or None if one of them must be decoded in the general way, perhaps because of its size."""
     objects = []
-    for each in plain:
-        spec = each.spec
+    for plain in plain_objects:
+        spec = plain.spec
         if len(spec.pod) > PART_MAX or len(spec.pod_namespace) > PART_MAX or len(spec.nodename) > PART_MAX:
             return None
-        made = _assembled(each, decode, PART_MAX)
+        made = _assembled(plain, decode, PART_MAX)
         if made is None:
             return None
         objects.append(made)

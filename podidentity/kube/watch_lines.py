@@ -24,8 +24,8 @@ class _LineScanner:
             if self._scanner is None:
                 return
             try:
-                for each in self._scanner.feed(piece):
-                    self._object = each
+                for scanned in self._scanner.feed(piece):
+                    self._object = scanned
                 self._type = self._scanner.fields.get("type", "")
             except ScanError:
                 self._scanner, self._type = None, ""

@@ -122,7 +122,8 @@ class HttpEndpoints:
         """Start to listen: at *sockets*, which it then owns, or at the port. Raises PortInUse."""
         if sockets:
             self._servers = [
-                await asyncio.start_server(self._accept, sock=each, limit=HEAD_MAX, backlog=BACKLOG) for each in sockets
+                await asyncio.start_server(self._accept, sock=listener, limit=HEAD_MAX, backlog=BACKLOG)
+                for listener in sockets
             ]
             return
         try:
@@ -142,7 +143,7 @@ class HttpEndpoints:
         Open connections are served. start() with the sockets undoes it.
         """
         servers, self._servers = self._servers, []
-        sockets = [socket.socket(fileno=os.dup(each.fileno())) for server in servers for each in server.sockets]
+        sockets = [socket.socket(fileno=os.dup(listener.fileno())) for server in servers for listener in server.sockets]
         for server in servers:
             server.close()
         return sockets
@@ -165,7 +166,7 @@ class HttpEndpoints:
         if len(self._connections.get(peer, ())) >= CONNECTIONS_OF_ONE_PEER:
             self._make_room(peer)
         elif sum(map(len, self._connections.values())) >= CONNECTIONS_MAX:
-            self._make_room(max(self._connections, key=lambda each: len(self._connections[each])))
+            self._make_room(max(self._connections, key=lambda address: len(self._connections[address])))
         connection = asyncio.create_task(self._serve(reader, writer), name="probe")
         self._connections.setdefault(peer, {})[connection] = writer
         connection.add_done_callback(lambda ended: self._forget(peer, ended))
