@@ -111,7 +111,7 @@ _CLASSES: Final[Mapping[int, type[AzureError]]] = {
 def translated(error: BaseException) -> AzureError:
     """Return the AzureError for an exception of azure-core or azure-identity, or a TimeoutError."""
     if isinstance(error, ClientAuthenticationError):
-        detail = _QUOTED_CLIENT_ID.sub(lambda found: f"'{redacted(found[1])}'", error.message)
+        detail = _QUOTED_CLIENT_ID.sub(lambda match: f"'{redacted(match[1])}'", error.message)
         why = f"no token for Resource Manager; check the credentials in the cloud config: {detail}"
         return SignInFailed(why, status=error.status_code)
     if not isinstance(error, HttpResponseError) or error.response is None:
@@ -126,7 +126,7 @@ def translated(error: BaseException) -> AzureError:
         "retry_after": seconds(headers.get("Retry-After", "")),
         "correlation_id": headers.get("x-ms-correlation-request-id", ""),
     }
-    ids = frozenset(id_key(found) for found in _ID.findall(message[:READ_MAX]))
+    ids = frozenset(id_key(text) for text in _ID.findall(message[:READ_MAX]))
     about_identities = ids or _MENTION in message.lower()
     if code.lower() == IDENTITY_CODE or (code.lower() == ROLE_CODE and about_identities):
         bad = BadIdentities(message, **about)

@@ -103,20 +103,20 @@ class HostMemory:
     _quarantined: dict[str, _Quarantine] = field(default_factory=dict)
     _idle_since: dict[str, float] = field(default_factory=dict)
 
-    def learn(self, found: HostIdentities, look_seconds: float) -> None:
+    def learn(self, response: HostIdentities, look_seconds: float) -> None:
         """Record a response. A 404 counts after GONE_SURE_SECONDS; the host is then read every *look_seconds*."""
         self.reads.succeeded()
         self.learned_at = self.clock()
-        if not found.gone:
+        if not response.gone:
             self.missing_since = None
-            self._rest(found)
-            self.known = replace(found, steady=self._steady) if found.updating else found
-            if not found.updating:  # during an operation Azure shows its intended result, and it may fail
+            self._rest(response)
+            self.known = replace(response, steady=self._steady) if response.updating else response
+            if not response.updating:  # during an operation Azure shows its intended result, and it may fail
                 self.end_quarantine(
                     [
                         key
                         for key, quarantined in self._quarantined.items()
-                        if (key in found.attached) is quarantined.adding
+                        if (key in response.attached) is quarantined.adding
                     ]
                 )
             return
@@ -130,14 +130,14 @@ class HostMemory:
             self.known, pause = None, min(max(GONE_FIRST_SECONDS, said), GONE_SURE_SECONDS - said)
         self.reads.until = now + pause
 
-    def _rest(self, found: HostIdentities) -> None:
+    def _rest(self, response: HostIdentities) -> None:
         now = self.clock()
-        if not found.updating:
+        if not response.updating:
             self._busy_since, self._polls = None, 0
         elif self._busy_since is None:
             self._busy_since = now
         if self._busy_since is None or now - self._busy_since >= DOUBT_SECONDS:
-            self.over, self._steady = True, frozenset(found.attached)
+            self.over, self._steady = True, frozenset(response.attached)
 
     @property
     def doubtful(self) -> bool:

@@ -277,10 +277,10 @@ def indexed(
 
 def embedded_bindings(assigned: Iterable[ExistingAssignment]) -> Mapping[AssignmentKey, list[Key]]:
     """Return the bindings that the objects of each assignment embed; *assigned*: the active assigned identities."""
-    found: defaultdict[AssignmentKey, list[Key]] = defaultdict(list)
+    embedded: defaultdict[AssignmentKey, list[Key]] = defaultdict(list)
     for existing in assigned:
-        found[existing.assignment_key].append(existing.object.spec.azure_binding_ref.key)
-    return found
+        embedded[existing.assignment_key].append(existing.object.spec.azure_binding_ref.key)
+    return embedded
 
 
 def _needs_host(identity: AzureIdentity) -> bool:

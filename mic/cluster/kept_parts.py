@@ -116,15 +116,15 @@ class KeptParts:
         )
 
 
-def _embedded(known: WeakValueDictionary[tuple[str, ...], C], resource: C) -> C:
+def _embedded(copies: WeakValueDictionary[tuple[str, ...], C], resource: C) -> C:
     """Return an equal copy that another object embeds, if there is one; else *resource* without unread metadata."""
     meta = resource.metadata
     key = (meta.namespace, meta.name, meta.resource_version)
-    found = known.get(key)
-    if found is resource:
+    copy = copies.get(key)
+    if copy is resource:
         return resource
     resource = reduced(resource)
-    if found is not None and found == resource:
-        return found
-    known[key] = resource
+    if copy is not None and copy == resource:
+        return copy
+    copies[key] = resource
     return resource

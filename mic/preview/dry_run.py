@@ -84,12 +84,12 @@ class DryRun:
 
     def hosts(self) -> list[Host]:
         """Return the VMs and scale sets that MIC reads from Azure."""
-        found = [
+        hosts = [
             host_state.host
             for host_state in self.view.host_states()
             if host_state.host is not None and host_state.usages and self.policy.allows(host_state.host)
         ]
-        return sorted(found, key=lambda host: host.key)
+        return sorted(hosts, key=lambda host: host.key)
 
     def run(self, azure: Mapping[str, HostIdentities]) -> None:
         """Run passes until nothing is left to do. A host that is not in *azure* has not responded. Raise DryRunError.

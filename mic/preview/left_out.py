@@ -17,12 +17,12 @@ from podidentity.resources import Pod
 
 def left_out(snapshot: Snapshot, policy: Policy, *, force_namespaced: bool) -> list[LeftOut]:
     """Return all of them, ordered by kind and name."""
-    found = [
+    entries = [
         *_bindings_and_identities(snapshot, force_namespaced=force_namespaced),
         *_nodes(snapshot, policy, force_namespaced=force_namespaced),
         *(_left("Pod", pod.key, WHY, 1) for pod in bound(snapshot) if pod.mirror),
     ]
-    return sorted(found, key=lambda omitted: (omitted.kind, omitted.name))
+    return sorted(entries, key=lambda entry: (entry.kind, entry.name))
 
 
 def bound(snapshot: Snapshot) -> Iterator[Pod]:

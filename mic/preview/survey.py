@@ -61,8 +61,8 @@ async def is_upgraded(client: Client, settings: Settings) -> bool | None:
 
 
 async def _namespaces_of(client: Client, config_map: str) -> list[str]:
-    found = await client.list(CONFIG_MAPS, field_selector=f"metadata.name={config_map}")
-    return [stored.metadata.namespace for stored in found]
+    config_maps = await client.list(CONFIG_MAPS, field_selector=f"metadata.name={config_map}")
+    return [stored.metadata.namespace for stored in config_maps]
 
 
 async def read_cluster(client: Client) -> Snapshot:

@@ -130,9 +130,9 @@ def chosen(host: HostPreview, *, everything: bool) -> Iterator[tuple[str, list[O
     for change in host.objects:
         by_verb[verb_of(change)].append(change)
     for verb in VERBS:
-        if found := by_verb.get(verb):
-            most = len(found) if everything else OBJECTS_MOST
-            yield verb, found[:most], max(0, len(found) - most)
+        if changes := by_verb.get(verb):
+            most = len(changes) if everything else OBJECTS_MOST
+            yield verb, changes[:most], max(0, len(changes) - most)
 
 
 def fine(host: HostPreview) -> str:

@@ -83,14 +83,14 @@ class HostUpdater:
     async def read(self, host: Host, memory: HostMemory) -> bool:
         """Read the host. Return whether the response is reliable."""
         try:
-            found = await self._client.get(host)
+            response = await self._client.get(host)
         except AzureError as error:
             memory.unanswered(error, refusal(host, error), _throttling(host, error, memory))
             self._warn("cannot read the host's identities from Azure; trying again", host, error)
             return False
-        self.policy = self.policy.informed(found)
-        memory.learn(found, self._gone_seconds)
-        if found.gone:
+        self.policy = self.policy.informed(response)
+        memory.learn(response, self._gone_seconds)
+        if response.gone:
             log.warning(
                 "Azure does not know the host of a node; reading it again before its objects are removed",
                 extra={"vm": host.text, "seconds": round(memory.reads.until - self._clock())},

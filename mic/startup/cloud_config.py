@@ -68,15 +68,15 @@ _ENVIRONMENT: Final = {
 def read(path: str, environ: Mapping[str, str]) -> CloudConfig:
     """Return the configuration in the file *path*, or in *environ* if *path* is empty. Raise ConfigError."""
     if path:
-        source, found = f"--cloudconfig {path!r}", _in_file(Path(path))
+        source, fields = f"--cloudconfig {path!r}", _in_file(Path(path))
     else:
-        source, found = "the environment", {name: environ.get(key, "") for name, key in _ENVIRONMENT.items()}
+        source, fields = "the environment", {name: environ.get(key, "") for name, key in _ENVIRONMENT.items()}
 
     def text(name: str) -> str:
-        value = found.get(name.lower(), "")
+        value = fields.get(name.lower(), "")
         return value.strip() if isinstance(value, str) else ""
 
-    use_msi = found.get("usemanagedidentityextension", "")
+    use_msi = fields.get("usemanagedidentityextension", "")
     config = CloudConfig(
         cloud=text("cloud"),
         tenant_id=text("tenantId"),
@@ -102,16 +102,16 @@ def read(path: str, environ: Mapping[str, str]) -> CloudConfig:
 
 def _in_file(path: Path) -> dict[str, Any]:
     try:
-        found = unambiguous(path.read_bytes())
+        document = unambiguous(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read --cloudconfig {str(path)!r}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"--cloudconfig {str(path)!r} is not JSON: {error}; write the node's azure.json there"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ConfigError(f"--cloudconfig {str(path)!r} must hold one JSON object")
-    return {name.lower(): value for name, value in found.items()}
+    return {name.lower(): value for name, value in document.items()}
 
 
 def cloud_of(config: CloudConfig, environment_file: Path | None) -> Cloud:
@@ -248,7 +248,7 @@ class RotatingCredential(AsyncTokenCredential):
         if not self._path:
             return None
         try:
-            found = Path(self._path).stat()
+            status = Path(self._path).stat()
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return status.st_ino, status.st_mtime_ns, status.st_size

@@ -41,8 +41,8 @@ class Settings(SettingTable, frozen=True, kw_only=True):
     @property
     def cluster_environment(self) -> Mapping[str, str]:
         """Return the environment variables by which a pod finds its API server."""
-        found = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
-        return {name: value for name, value in found.items() if value}
+        variables = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
+        return {name: value for name, value in variables.items() if value}
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:

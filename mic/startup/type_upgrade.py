@@ -373,12 +373,12 @@ class _Work:
     async def _stored(self, meta: BareMeta) -> Document | None:
         """Return the current object, None if it is deleted. MIC lists it, because the Go implementation's role has no
         get for every kind. Raise RecursionError rather than return a part of it."""
-        found: Document | None = None
+        document: Document | None = None
         async for page in self._client.pages(self._kind, meta.namespace, field_selector=f"metadata.name={meta.name}"):
             if page.cut or page.skipped:
                 raise RecursionError
-            found = next((_DOCUMENT.decode(raw) for raw in page.items), None)
-        return found
+            document = next((_DOCUMENT.decode(raw) for raw in page.items), None)
+        return document
 
     def _fail(self, meta: BareMeta, reason: str) -> None:
         self.failed[meta.namespace, meta.name] = (meta, reason)
