@@ -152,7 +152,7 @@ class ProgramSettings(msgspec.Struct, frozen=True):
 @cache
 def settings_of(program: type[ProgramSettings]) -> tuple[Setting, ...]:
     """Return the settings of a program in the order of its fields."""
-    found = []
+    settings = []
     for field in msgspec.structs.fields(program):
         if get_origin(field.type) is Annotated:
             of, setting = get_args(field.type)
@@ -160,8 +160,8 @@ def settings_of(program: type[ProgramSettings]) -> tuple[Setting, ...]:
             default = REQUIRED if field.required else field.default
             if field.default_factory is not msgspec.NODEFAULT:
                 default = field.default_factory()
-            found.append(msgspec.structs.replace(setting, name=field.name, read=read, default=default))
-    return tuple(found)
+            settings.append(msgspec.structs.replace(setting, name=field.name, read=read, default=default))
+    return tuple(settings)
 
 
 def flags_of(program: type[ProgramSettings]) -> tuple[Setting, ...]:

@@ -48,6 +48,6 @@ class _Generations(dict[K, V]):
         if len(self) >= self._most:
             self.older = dict(self)
             self.clear()
-        found = self.older.get(key)
-        made = self[key] = found if found is not None else self._make(key)
+        older = self.older.get(key)
+        made = self[key] = older if older is not None else self._make(key)
         return made

@@ -129,5 +129,5 @@ def sentence_in(description: str) -> str:
 
 def correlation_in(description: str) -> str:
     """Return the correlation id in an error_description, else its trace id, else an empty string."""
-    found = (pattern.search(description) for pattern in _IDS)
-    return next((match[1] for match in found if match is not None), "")
+    matches = (pattern.search(description) for pattern in _IDS)
+    return next((match[1] for match in matches if match is not None), "")

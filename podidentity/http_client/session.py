@@ -198,8 +198,8 @@ class HttpSession:
         lookup = self._lookups.get(origin)
         if lookup is None:
             loop = asyncio.get_running_loop()
-            found = loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-            lookup = self._lookups[origin] = asyncio.ensure_future(cast("Awaitable[list[AddrInfoType]]", found))
+            addresses = loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+            lookup = self._lookups[origin] = asyncio.ensure_future(cast("Awaitable[list[AddrInfoType]]", addresses))
             lookup.add_done_callback(partial(self._looked_up, origin))
         return await asyncio.shield(lookup)
 

@@ -176,15 +176,15 @@ def shallow(data: bytes) -> bytes:
     """
     kept: list[bytes] = []
     depth, begun = 0, 0
-    for found in _TOKEN.finditer(data):
-        token = data[found.start()]
+    for match in _TOKEN.finditer(data):
+        token = data[match.start()]
         if token in b"[{":
             depth += 1
             if depth == DEPTH_MAX + 1:
-                kept += data[begun : found.start()], b"null"
+                kept += data[begun : match.start()], b"null"
         elif token in b"]}":
             if depth == DEPTH_MAX + 1:
-                begun = found.end()
+                begun = match.end()
             depth -= 1
     if depth <= DEPTH_MAX:
         kept.append(data[begun:])
@@ -304,22 +304,22 @@ def _fields_of(data: bytes | msgspec.Raw, shape: type[Wire], path: str) -> dict[
     stored = _read(_FIELDS, data)
     if len(stored) > FIELDS_MAX:
         raise TooLong(f"{path or 'it'} has {len(stored)} fields, and the limit is {FIELDS_MAX}")
-    known, exact = spellings(shape), issubclass(shape, BareMeta)
+    fields, exact = spellings(shape), issubclass(shape, BareMeta)
     most = METADATA_VALUE_MAX if exact else VALUE_MAX
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, raw in stored.items():
-        field = known.get(name) or (known.get(name.lower()) if not exact else None)
+        field = fields.get(name) or (fields.get(name.lower()) if not exact else None)
         if field is None:
             continue
         where = f"{path}.{field.present}" if path else field.present
         size = len(memoryview(raw))
         if field.read is not None and bytes(memoryview(raw)[:1]) == b"{":
-            found[name] = _fields_of(raw, field.read, where)
+            values[name] = _fields_of(raw, field.read, where)
         elif size > most:
             raise TooLong(f"{where} has {size} bytes, and the limit is {most}")
         else:
-            found[name] = _read(_ANY, raw)
-    return found
+            values[name] = _read(_ANY, raw)
+    return values
 
 
 def outline(kind: Kind[R], data: bytes | msgspec.Raw) -> dict[str, Any]:
@@ -337,14 +337,14 @@ def _outline(data: bytes | msgspec.Raw, shape: type[Wire]) -> dict[str, Any]:
     stored = _read(_FIELDS, data)
     if len(stored) > FIELDS_MAX:
         raise TooLong(f"it has {len(stored)} fields, and the limit is {FIELDS_MAX}")
-    known = spellings(shape)
-    found: dict[str, Any] = {}
+    fields = spellings(shape)
+    names: dict[str, Any] = {}
     for name, raw in stored.items():
-        field = known.get(name) or known.get(name.lower())
+        field = fields.get(name) or fields.get(name.lower())
         if field is not None:
             inner = field.shape if bytes(memoryview(raw)[:1]) == b"{" else None
-            found[name] = _outline(raw, inner) if inner is not None else None if bytes(raw) == b"null" else True
-    return found
+            names[name] = _outline(raw, inner) if inner is not None else None if bytes(raw) == b"null" else True
+    return names
 
 
 def decode_event(

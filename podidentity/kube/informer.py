@@ -219,7 +219,7 @@ class Informer(Generic[T]):
 
         In this order an address that moved from one pod to another never belongs to both.
         """
-        found: dict[tuple[str, str], T] = {}
+        objects: dict[tuple[str, str], T] = {}
         version, old = "", self._client.old_field_names
         pages = self._client.pages(
             self._kind,
@@ -233,17 +233,17 @@ class Informer(Generic[T]):
         async with aclosing(pages):
             async for page in pages:
                 if page.first:
-                    found.clear()
+                    objects.clear()
                 version = page.resource_version
                 self._last_sign = self._clock()
-                await self._read_page(page, found)
+                await self._read_page(page, objects)
                 del page  # frees its memory before the next page is read
         if not version:
             raise ServerError(502, MALFORMED, f"the list of {self._kind.plural} has no resourceVersion")
         self.objects.begin_list()
-        absent = [key for key in self.store if key not in found]
+        absent = [key for key in self.store if key not in objects]
         await paced(map(self.objects.remove, absent), self._clock)
-        await paced(self.objects.put_all(found), self._clock)
+        await paced(self.objects.put_all(objects), self._clock)
         self._resource_version = version
         self.objects.end_list()
         self.lists += 1
@@ -252,7 +252,7 @@ class Informer(Generic[T]):
             self._backoff = Backoff(self._random)
             self._synced.set()
 
-    async def _read_page(self, page: RawPage, found: dict[tuple[str, str], T]) -> None:
+    async def _read_page(self, page: RawPage, objects: dict[tuple[str, str], T]) -> None:
         for skipped in page.skipped:
             self._skip(skipped.meta, skipped.error)
 
@@ -262,7 +262,7 @@ class Informer(Generic[T]):
             except Exception as error:  # noqa: BLE001 - any exception concerns only this object
                 self._skip(item.metadata, error)
             else:
-                found[kept.key] = kept
+                objects[kept.key] = kept
 
         def read(raw: msgspec.Raw) -> None:
             try:
@@ -270,7 +270,7 @@ class Informer(Generic[T]):
             except Exception as error:  # noqa: BLE001 - as above
                 self._skip(decode_meta(raw), error)
             else:
-                found[item.key] = item
+                objects[item.key] = item
 
         await paced(map(keep, page.objects), self._clock)
         await paced(map(read, page.items), self._clock)

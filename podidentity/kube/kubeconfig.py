@@ -48,24 +48,24 @@ def read_kubeconfig(path: str) -> dict[str, Any]:
         }
 
     load: Callable[..., Awaitable[Any]] = config.load_kube_config  # the package has no annotations
-    found = ClientConfiguration()
+    configuration = ClientConfiguration()
 
     async def loaded() -> Any:
-        return await load(config_file=path, client_configuration=found, persist_config=False)
+        return await load(config_file=path, client_configuration=configuration, persist_config=False)
 
     try:
         loader = asyncio.run(loaded())
         context = loader.current_context.get("context") or {}
         return {
-            "server": found.host,
+            "server": configuration.host,
             "namespace": str(context.get("namespace") or "default"),
-            "authorization": found.api_key.get("BearerToken"),
-            "ca": _content(found.ssl_ca_cert),
-            "certificate": _content(found.cert_file),
-            "key": _content(found.key_file),
-            "verify": bool(found.verify_ssl),
-            "server_hostname": found.tls_server_name,
-            "proxy": found.proxy,
+            "authorization": configuration.api_key.get("BearerToken"),
+            "ca": _content(configuration.ssl_ca_cert),
+            "certificate": _content(configuration.cert_file),
+            "key": _content(configuration.key_file),
+            "verify": bool(configuration.verify_ssl),
+            "server_hostname": configuration.tls_server_name,
+            "proxy": configuration.proxy,
         }
     except (OSError, config.ConfigException) as error:
         return {"problem": f"cannot use the kubeconfig {path} ({error}): correct it, or pass another one"}
@@ -81,12 +81,12 @@ def _import_config() -> Any:
     configuration. So empty packages replace them in this process. The package needs aiohttp only to renew an expired
     token of OpenID Connect; its import, half of the remaining time, waits for that.
     """
-    found = importlib.util.find_spec("kubernetes")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("kubernetes")
+    if spec is None or not spec.submodule_search_locations:
         raise ImportError("No module named 'kubernetes'")
     for name in ("kubernetes", "kubernetes.aio"):
         package = types.ModuleType(name)
-        package.__path__ = [str(Path(location, *name.split(".")[1:])) for location in found.submodule_search_locations]
+        package.__path__ = [str(Path(location, *name.split(".")[1:])) for location in spec.submodule_search_locations]
         sys.modules[name] = package
     client = types.ModuleType("kubernetes.aio.client")
     vars(client).update(ApiClient=None, Configuration=None)

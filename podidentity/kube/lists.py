@@ -103,12 +103,12 @@ async def _parts(
         held = 0
         while data:
             for piece in response_limits.split_pieces(data):
-                for found in _scan(scanner, piece):
-                    if (problem := _problem(found)) is not None:
-                        skipped.append(Skipped(found.meta, problem))
+                for scanned in _scan(scanner, piece):
+                    if (problem := _problem(scanned)) is not None:
+                        skipped.append(Skipped(scanned.meta, problem))
                     else:
-                        items.append(msgspec.Raw(found.data))
-                        held += len(found.data)
+                        items.append(msgspec.Raw(scanned.data))
+                        held += len(scanned.data)
                 if held > response_limits.PART_BYTES:
                     yield RawPage(items, "", "", skipped=skipped)
                     items, skipped, held = [], [], 0
@@ -129,10 +129,12 @@ def _scan(scanner: Scanner, piece: bytes) -> list[Found]:
         raise Malformed(f"not a list: {error}") from error
 
 
-def _problem(found: Found) -> Malformed | None:
+def _problem(scanned: Found) -> Malformed | None:
     """Return why a scanned object is skipped, or None."""
-    if found.size > response_limits.OBJECT_MAX:
-        return TooLarge(f"it has {found.size} bytes of JSON, and the limit is {response_limits.OBJECT_MAX}")
-    if found.depth > DEPTH_READABLE and found.size > SHALLOW_MAX:
-        return TooDeep(f"it is nested {found.depth} levels deep and has {found.size} bytes; remove the nested fields")
+    if scanned.size > response_limits.OBJECT_MAX:
+        return TooLarge(f"it has {scanned.size} bytes of JSON, and the limit is {response_limits.OBJECT_MAX}")
+    if scanned.depth > DEPTH_READABLE and scanned.size > SHALLOW_MAX:
+        return TooDeep(
+            f"it is nested {scanned.depth} levels deep and has {scanned.size} bytes; remove the nested fields"
+        )
     return None

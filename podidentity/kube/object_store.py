@@ -98,12 +98,12 @@ class ObjectStore(Generic[T]):
             raise TooLong(why)
         return self._keep(item)
 
-    def put_all(self, found: Mapping[tuple[str, str], T]) -> Iterator[None]:
+    def put_all(self, objects: Mapping[tuple[str, str], T]) -> Iterator[None]:
         """Put the objects of a list, by key, one before each yield; all together if the handler gets none of them."""
         if self._holding and not self._items:
-            self._items.update(found)
+            self._items.update(objects)
             return
-        for key, new in found.items():
+        for key, new in objects.items():
             self._put(key, new)
             yield
 

@@ -118,20 +118,20 @@ def _assembled(
 
 
 def _embedded(
-    known: WeakValueDictionary[bytes, C],
+    copies: WeakValueDictionary[bytes, C],
     data: bytes,
     absent: C,
     decode: Callable[[type[Any], bytes], Any],
     most: float,
 ) -> C | None:
     """Return the embedded copy; None if *data* is not an object or has more than *most* bytes."""
-    found = known.get(data)
-    if found is not None:
-        return found
+    copy = copies.get(data)
+    if copy is not None:
+        return copy
     if not data:
         return absent
     if len(data) > most or not data.startswith(b"{"):
         return None
     decoded: C = decode(type(absent), data)
-    known[data] = decoded
+    copies[data] = decoded
     return decoded

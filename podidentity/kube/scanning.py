@@ -71,14 +71,14 @@ class Scanner:
 
     def feed(self, data: bytes) -> list[Found]:
         """Scan the next piece and return the objects that end in it. Raises ScanError."""
-        found: list[Found] = []
+        objects: list[Found] = []
         at, end = self._finish_string(data), len(data)
         self._start = 0
         while at < end:
-            at = self._skip(data, at) if self._depth > self._attentive else self._look(data, at, found)
+            at = self._skip(data, at) if self._depth > self._attentive else self._look(data, at, objects)
         if self._begun:
             self._keep(data[self._start :])
-        return found
+        return objects
 
     @property
     def _attentive(self) -> int:
@@ -108,7 +108,7 @@ class Scanner:
             if self._depth <= floor:
                 return at
 
-    def _look(self, data: bytes, at: int, found: list[Found]) -> int:
+    def _look(self, data: bytes, at: int, objects: list[Found]) -> int:
         before = _BEFORE_TOKEN.match(data, at)
         at = before.end() if before is not None else at
         if at == len(data):
@@ -125,7 +125,7 @@ class Scanner:
         elif token in _OPEN:
             self._open(token, at - 1)
         else:
-            self._close(data, at, found)
+            self._close(data, at, objects)
         return at
 
     def _open(self, token: int, at: int) -> None:
@@ -139,7 +139,7 @@ class Scanner:
         if inside and not self._begun and self._depth == self._object_depth:
             self._begun, self._start, self._size, self._deepest, self._meta = True, at, 0, self._depth, {}
 
-    def _close(self, data: bytes, at: int, found: list[Found]) -> None:
+    def _close(self, data: bytes, at: int, objects: list[Found]) -> None:
         self._depth -= 1
         if self._depth < 0:
             raise ScanError("unbalanced brackets")
@@ -148,7 +148,7 @@ class Scanner:
             self._keep(data[self._start : at])
             complete = bytes(self._kept) if self._size <= self._object_max else b""
             depth = self._deepest - self._object_depth + 1
-            found.append(Found(msgspec.convert(self._meta, BareMeta), complete, self._size, depth))
+            objects.append(Found(msgspec.convert(self._meta, BareMeta), complete, self._size, depth))
             self._begun = False
             self._kept.clear()
 

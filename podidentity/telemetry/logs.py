@@ -73,7 +73,7 @@ _CREDENTIALS: Final = re.compile(
 
 def redact(text: str) -> str:
     """Return *text* with JWTs, Authorization values and the values of parameters with secret names replaced."""
-    return _CREDENTIALS.sub(lambda found: (found["scheme"] or found["name"] or "") + "<redacted>", text)
+    return _CREDENTIALS.sub(lambda match: (match["scheme"] or match["name"] or "") + "<redacted>", text)
 
 
 def redacted(client_id: str) -> str:
