@@ -354,9 +354,9 @@ class App:
         self._controller.dirty(host_key)
 
     def _identity_changed(self, identity: AzureIdentity) -> None:
-        why = misconfigured(identity)
-        if why:
-            self._ignored.identity(identity, why)
+        reason = misconfigured(identity)
+        if reason:
+            self._ignored.identity(identity, reason)
         self._controller.identity_changed(identity)
 
 

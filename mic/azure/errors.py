@@ -112,8 +112,8 @@ def translated(error: BaseException) -> AzureError:
     """Return the AzureError for an exception of azure-core or azure-identity, or a TimeoutError."""
     if isinstance(error, ClientAuthenticationError):
         detail = _QUOTED_CLIENT_ID.sub(lambda match: f"'{redacted(match[1])}'", error.message)
-        why = f"no token for Resource Manager; check the credentials in the cloud config: {detail}"
-        return SignInFailed(why, status=error.status_code)
+        problem = f"no token for Resource Manager; check the credentials in the cloud config: {detail}"
+        return SignInFailed(problem, status=error.status_code)
     if not isinstance(error, HttpResponseError) or error.response is None:
         reason = error.message if isinstance(error, SdkError) else ""
         return Unreachable(f"no answer from Resource Manager: {reason or type(error).__name__}")

@@ -53,7 +53,7 @@ class BindingIndex:
     `desired` for each of those again. The cost of a change does not depend on the number of other namespaces'
     bindings."""
 
-    def __init__(self, *, force_namespaced: bool = False, on_ignored: Ignored = lambda _binding, _why: None) -> None:
+    def __init__(self, *, force_namespaced: bool = False, on_ignored: Ignored = lambda _binding, _reason: None) -> None:
         self._force_namespaced = force_namespaced
         self._on_ignored = on_ignored
         self._named: dict[Key, _NamedIdentity] = {}
@@ -129,8 +129,8 @@ class BindingIndex:
 
     def put_binding(self, new: AzureIdentityBinding) -> list[Concern]:
         """Add the binding, or replace its earlier version."""
-        if why := oversized(new):
-            self._on_ignored(new, why)
+        if reason := oversized(new):
+            self._on_ignored(new, reason)
             return self.remove_binding(new)
         old = self._bindings.get(new.key)
         if old is not None and group_key(old) != group_key(new):

@@ -35,18 +35,18 @@ class IgnoredObjects:
             lines=REPORTS, events=REPORTS, omission=OMISSION, record=recorder.record, clock=clock
         )
 
-    def identity(self, identity: AzureIdentity, why: str) -> None:
+    def identity(self, identity: AzureIdentity, reason: str) -> None:
         """Report that no pod can have *identity*."""
         self._count()
         if self._reports.may_log(identity.metadata.namespace):
-            about = {"identity": "/".join(identity.key), "reason": why}
+            about = {"identity": "/".join(identity.key), "reason": reason}
             log.warning("an AzureIdentity cannot be used; correct it", extra=about)
-        self._reports.warn(identity.metadata.namespace, identity, IDENTITIES, INVALID, why)
+        self._reports.warn(identity.metadata.namespace, identity, IDENTITIES, INVALID, reason)
 
-    def binding(self, binding: AzureIdentityBinding, why: str) -> None:
+    def binding(self, binding: AzureIdentityBinding, reason: str) -> None:
         """Report that pods do not get what *binding* names."""
         self._count()
         if self._reports.may_log(binding.metadata.namespace):
-            about = {"binding": "/".join(binding.key), "reason": why}
+            about = {"binding": "/".join(binding.key), "reason": reason}
             log.warning("an AzureIdentityBinding is ignored; correct or delete it", extra=about)
-        self._reports.warn(binding.metadata.namespace, binding, BINDINGS, IGNORED, why)
+        self._reports.warn(binding.metadata.namespace, binding, BINDINGS, IGNORED, reason)

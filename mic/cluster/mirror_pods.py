@@ -23,7 +23,7 @@ IGNORED: Final = "MirrorPodIgnored"
 REPORTS: Final = Rate(burst=50.0, per_second=1.0)
 """Pods reported, of all nodes together."""
 OMISSION: Final = "more mirror pods with a binding label than are logged individually; `podidctl plan` lists all"
-WHY: Final = (
+MESSAGE: Final = (
     "it is a mirror pod (owned by a Node, or annotated kubernetes.io/config.mirror), to which its node's kubelet could "
     "have given any namespace and labels, so it gets no identity: use a DaemonSet or Deployment instead"
 )
@@ -51,7 +51,7 @@ class MirrorPods:
                     "mirror pod with a binding label gets no identity; find its creator on that node",
                     extra={"pod": "/".join(new.key), "node": new.spec.node_name, "binding": new.binding_label},
                 )
-            self._reports.warn(new.spec.node_name, new, PODS, IGNORED, f"pod {'/'.join(new.key)}: {WHY}")
+            self._reports.warn(new.spec.node_name, new, PODS, IGNORED, f"pod {'/'.join(new.key)}: {MESSAGE}")
         self._inner.upserted(old, new)
 
     def deleted(self, old: ScheduledPod) -> None:

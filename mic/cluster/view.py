@@ -45,7 +45,7 @@ class ClusterView:
         force_namespaced: bool = False,
         on_dirty: Callable[[str], None] = lambda _key: None,
         on_identity: Callable[[AzureIdentity], None] = lambda _identity: None,
-        on_ignored: Ignored = lambda _binding, _why: None,
+        on_ignored: Ignored = lambda _binding, _reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """*loading*: the first lists are read, if possible the pods last. Until `loaded`, `on_dirty` is not called, and

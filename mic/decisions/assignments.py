@@ -180,8 +180,8 @@ def encode_pending_detaches(pending_detaches: Iterable[PendingDetach]) -> str:
 def misconfigured(identity: AzureIdentity) -> str:
     """Return why no pod can have this identity, as a sentence for its author, or an empty string."""
     spec = identity.spec
-    if why := oversized(identity):
-        return why
+    if reason := oversized(identity):
+        return reason
     if spec.type not in set(IdentityType):
         return f"spec.type {spec.type} is not 0, 1, 2 or 3, so this identity is ignored"
     if spec.type == IdentityType.USER_ASSIGNED and parse_user_assigned(spec.resource_id) is None:

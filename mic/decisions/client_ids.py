@@ -71,9 +71,9 @@ def faulty(
             continue
         for existing in usage.active.values():
             identity = existing.object.spec.azure_identity_ref
-            why = of_cluster(identity, key, policy) or mismatch(identity, attached)
-            if why and existing.object.status.status == ASSIGNED:
-                yield existing, why
+            reason = of_cluster(identity, key, policy) or mismatch(identity, attached)
+            if reason and existing.object.status.status == ASSIGNED:
+                yield existing, reason
 
 
 def is_news(host_view: HostView, azure: HostIdentities, policy: Policy) -> bool:
@@ -83,15 +83,17 @@ def is_news(host_view: HostView, azure: HostIdentities, policy: Policy) -> bool:
     return any(
         desired is not None
         and not fault(desired, None, policy)
-        and (why := fault(desired, azure, policy))
-        and not any(states(existing, why) for existing in active)
+        and (reason := fault(desired, azure, policy))
+        and not any(states(existing, reason) for existing in active)
         for desired, active in host_view.out_of_sync_assignments()
     )
 
 
-def states(existing: ExistingAssignment, why: str) -> bool:
-    """Return whether the object is Created and its message is *why*."""
-    return existing.object.status.status == CREATED and existing.object.metadata.annotation(MESSAGE_ANNOTATION) == why
+def states(existing: ExistingAssignment, reason: str) -> bool:
+    """Return whether the object is Created and its message is *reason*."""
+    return (
+        existing.object.status.status == CREATED and existing.object.metadata.annotation(MESSAGE_ANNOTATION) == reason
+    )
 
 
 def same(first: AzureIdentity, second: AzureIdentity) -> bool:

@@ -45,7 +45,8 @@ def finish(
             steps.append(step)
     steps.extend(_withdrawals(host_view, azure, failures))
     steps.extend(
-        Explain(existing, why, identity_at_fault=True) for existing, why in client_ids.faulty(host_view, azure, policy)
+        Explain(existing, reason, identity_at_fault=True)
+        for existing, reason in client_ids.faulty(host_view, azure, policy)
     )
     for existing in host_view.terminating.values():
         try:
@@ -69,10 +70,10 @@ def _outcome(
     if desired.identity_id is None or existing.object.status.status == ASSIGNED:
         return None
     fault = client_ids.fault(desired, azure, policy)
-    why = fault or failures.get(desired.identity_id.key, "")[:MESSAGE_MAX]
-    if not why or client_ids.states(existing, why):
+    reason = fault or failures.get(desired.identity_id.key, "")[:MESSAGE_MAX]
+    if not reason or client_ids.states(existing, reason):
         return None
-    return Explain(existing, why, identity_at_fault=bool(fault))
+    return Explain(existing, reason, identity_at_fault=bool(fault))
 
 
 def _withdrawals(host_view: HostView, azure: HostIdentities | None, failures: Mapping[str, str]) -> Iterator[Explain]:
@@ -80,11 +81,11 @@ def _withdrawals(host_view: HostView, azure: HostIdentities | None, failures: Ma
     again."""
     if azure is None or azure.gone or azure.updating:
         return
-    for key, why in failures.items():
+    for key, reason in failures.items():
         usage = host_view.usages.get(key)
         if usage is not None and usage.needed > 0 and key not in azure.attached:
             assigned = (existing for existing in usage.active.values() if existing.object.status.status == ASSIGNED)
-            yield from (Explain(existing, why[:MESSAGE_MAX]) for existing in assigned)
+            yield from (Explain(existing, reason[:MESSAGE_MAX]) for existing in assigned)
 
 
 def _releasable(

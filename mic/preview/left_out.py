@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from mic.cluster.bindings import BindingIndex, indexed
-from mic.cluster.mirror_pods import WHY
+from mic.cluster.mirror_pods import MESSAGE
 from mic.decisions.assignments import ExistingAssignment, Key, misconfigured
 from mic.decisions.policy import Policy
 from mic.preview.dry_run import Snapshot
@@ -20,7 +20,7 @@ def left_out(snapshot: Snapshot, policy: Policy, *, force_namespaced: bool) -> l
     entries = [
         *_bindings_and_identities(snapshot, force_namespaced=force_namespaced),
         *_nodes(snapshot, policy, force_namespaced=force_namespaced),
-        *(_left("Pod", pod.key, WHY, 1) for pod in bound(snapshot) if pod.mirror),
+        *(_left("Pod", pod.key, MESSAGE, 1) for pod in bound(snapshot) if pod.mirror),
     ]
     return sorted(entries, key=lambda entry: (entry.kind, entry.name))
 
@@ -37,16 +37,16 @@ def _bindings_and_identities(snapshot: Snapshot, *, force_namespaced: bool) -> I
     for binding in snapshot.bindings:
         key = (binding.metadata.namespace, binding.spec.azure_identity)
         selectors[key].add(binding.spec.selector)
-        if why := oversized(binding):
-            yield _left("AzureIdentityBinding", binding.key, why, labels[binding.spec.selector])
+        if reason := oversized(binding):
+            yield _left("AzureIdentityBinding", binding.key, reason, labels[binding.spec.selector])
         elif key not in identities:
-            why = f"there is no AzureIdentity {'/'.join(key)}"
-            yield _left("AzureIdentityBinding", binding.key, why, labels[binding.spec.selector])
-    for binding, why in _index(snapshot, force_namespaced=force_namespaced).beyond():
-        yield _left("AzureIdentityBinding", binding.key, cut(why), labels[binding.spec.selector])
+            reason = f"there is no AzureIdentity {'/'.join(key)}"
+            yield _left("AzureIdentityBinding", binding.key, reason, labels[binding.spec.selector])
+    for binding, reason in _index(snapshot, force_namespaced=force_namespaced).beyond():
+        yield _left("AzureIdentityBinding", binding.key, cut(reason), labels[binding.spec.selector])
     for key, identity in identities.items():
-        if why := misconfigured(identity):
-            yield _left("AzureIdentity", key, cut(why), sum(labels[selector] for selector in selectors[key]))
+        if reason := misconfigured(identity):
+            yield _left("AzureIdentity", key, cut(reason), sum(labels[selector] for selector in selectors[key]))
 
 
 def _nodes(snapshot: Snapshot, policy: Policy, *, force_namespaced: bool) -> Iterator[LeftOut]:
@@ -65,15 +65,15 @@ def _nodes(snapshot: Snapshot, policy: Policy, *, force_namespaced: bool) -> Ite
         )
     for name, count in pods.items():
         if name not in nodes:
-            why = "the cluster has no such node, so nothing is assigned to its pods"
+            reason = "the cluster has no such node, so nothing is assigned to its pods"
         elif refusal := policy.refusal(parse_provider_id(nodes[name])):
-            why = cut(refusal)
+            reason = cut(refusal)
         elif spelled := nodes[name]:
-            why = f"its providerID {spelled[:MESSAGE_MAX]!r} names no VM or scale set of Azure"
+            reason = f"its providerID {spelled[:MESSAGE_MAX]!r} names no VM or scale set of Azure"
         else:
-            why = "it has no providerID, so its VM or scale set is not known"
+            reason = "it has no providerID, so its VM or scale set is not known"
         if count:
-            yield _left("Node", ("", name), why, count)
+            yield _left("Node", ("", name), reason, count)
 
 
 def _index(snapshot: Snapshot, *, force_namespaced: bool) -> BindingIndex:
@@ -81,5 +81,5 @@ def _index(snapshot: Snapshot, *, force_namespaced: bool) -> BindingIndex:
     return indexed(snapshot.identities, snapshot.bindings, standing, force_namespaced=force_namespaced)
 
 
-def _left(kind: str, key: Key, why: str, pods: int) -> LeftOut:
-    return LeftOut(kind=kind, name="/".join(filter(None, key)), why=why, pods=pods)
+def _left(kind: str, key: Key, reason: str, pods: int) -> LeftOut:
+    return LeftOut(kind=kind, name="/".join(filter(None, key)), why=reason, pods=pods)

@@ -187,12 +187,12 @@ def _kept(host_actions: HostActions, before: _HostBefore, now: HostIdentities, r
         attached = now.attached.get(key)
         text = attached.text if attached else key
         if not ours:
-            why = "it was on the host before MIC; with --adopt-existing MIC would detach it"
+            reason = "it was on the host before MIC; with --adopt-existing MIC would detach it"
         else:
             names = before.client_ids.get(key, set()) | ({attached.client_id.lower()} if attached else set())
             own = id_key(reads.own_identity)
-            why = "it is the cluster's own identity" if own in names | {key} else "--immutable-user-msis names it"
-        yield Kept(identity=text, why=why)
+            reason = "it is the cluster's own identity" if own in names | {key} else "--immutable-user-msis names it"
+        yield Kept(identity=text, why=reason)
 
 
 def _waiting(host_state: HostState, known: HostIdentities | None, policy: Policy) -> Iterator[Waiting]:
@@ -203,26 +203,26 @@ def _waiting(host_state: HostState, known: HostIdentities | None, policy: Policy
         if desired is None:
             continue
         if refusal and desired.identity_id is not None:
-            why = cut(refusal)
+            reason = cut(refusal)
         elif known is None and desired.identity_id is not None:
-            why = unknown
+            reason = unknown
         elif fault := client_ids.fault(desired, known, policy):
-            why = cut(fault)
+            reason = cut(fault)
         elif known is not None and known.gone and host_state.host is not None:
-            why = f"Azure has no {host_state.host.text}: check the node's providerID and MIC's rights there"
+            reason = f"Azure has no {host_state.host.text}: check the node's providerID and MIC's rights there"
         else:
-            why = "an object of its name is still there, held by a finalizer that is not MIC's"
-        yield _wait(desired.pod.metadata, desired.identity.metadata, why)
+            reason = "an object of its name is still there, held by a finalizer that is not MIC's"
+        yield _wait(desired.pod.metadata, desired.identity.metadata, reason)
     for existing in host_state.terminating.values():
         if FINALIZER in (existing.object.metadata.finalizers or ()):
             spec = existing.object.spec
             pod = BareMeta(namespace=spec.pod_namespace, name=spec.pod)
-            why = f"revoked, and goes when its identity is off its host, of which {unknown}"
-            yield _wait(pod, spec.azure_identity_ref.metadata, why)
+            reason = f"revoked, and goes when its identity is off its host, of which {unknown}"
+            yield _wait(pod, spec.azure_identity_ref.metadata, reason)
 
 
-def _wait(pod: BareMeta, identity: BareMeta, why: str) -> Waiting:
-    return Waiting(pod=f"{pod.namespace}/{pod.name}", identity=f"{identity.namespace}/{identity.name}", why=why)
+def _wait(pod: BareMeta, identity: BareMeta, reason: str) -> Waiting:
+    return Waiting(pod=f"{pod.namespace}/{pod.name}", identity=f"{identity.namespace}/{identity.name}", why=reason)
 
 
 def _summary(hosts: Iterable[HostPreview], snapshot: Snapshot, fine: set[Key]) -> Summary:

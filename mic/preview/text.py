@@ -100,12 +100,12 @@ def facts(host: HostPreview) -> Iterator[tuple[str, str]]:
     yield from (("+", f"identity {identity}") for identity in host.add)
     yield from (("-", f"identity {identity}") for identity in host.remove)
     yield from (("=", f"identity {kept.identity} stays: {kept.why}") for kept in host.kept)
-    by_why: defaultdict[str, list[str]] = defaultdict(list)
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
     for waiting in host.waiting:
-        by_why[waiting.why].append(f"pod {waiting.pod}, identity {waiting.identity}")
-    for why, who in sorted(by_why.items()):
-        more = f" and {len(who) - 3} more" if len(who) > 3 else ""
-        yield "!", f"waits: {'; '.join(who[:3])}{more}: {why}"
+        by_reason[waiting.why].append(f"pod {waiting.pod}, identity {waiting.identity}")
+    for reason, assignments in sorted(by_reason.items()):
+        more = f" and {len(assignments) - 3} more" if len(assignments) > 3 else ""
+        yield "!", f"waits: {'; '.join(assignments[:3])}{more}: {reason}"
 
 
 def becomes(change: ObjectChange) -> str:

@@ -52,9 +52,9 @@ class AssignmentEvents:
     def failed(self, host_view: HostView, failed: Mapping[str, str], outcomes: Iterable[FinishStep]) -> None:
         """Record why identities are not attached: for the pods of each newly *failed* identity (key), and for objects
         that have no message yet."""
-        for key, why in failed.items():
+        for key, reason in failed.items():
             usage = host_view.usages.get(key)
-            self._not_applied(usage.active.values() if usage else (), why)
+            self._not_applied(usage.active.values() if usage else (), reason)
         for step in outcomes:
             if not isinstance(step, Explain) or step.existing.identity_id is None:
                 continue
@@ -69,35 +69,37 @@ class AssignmentEvents:
         """Record for the pods that wait on a host that Azure no longer knows."""
         if host_view.host is None:
             return
-        why = lost(host_view.host)
-        self._not_applied((existing for usage in host_view.usages.values() for existing in usage.active.values()), why)
+        reason = lost(host_view.host)
+        self._not_applied(
+            (existing for usage in host_view.usages.values() for existing in usage.active.values()), reason
+        )
         out_of_sync = host_view.out_of_sync_assignments()
         self._not_created(
-            (desired for desired, active in out_of_sync if desired and desired.identity_id and not active), why
+            (desired for desired, active in out_of_sync if desired and desired.identity_id and not active), reason
         )
 
-    def _not_applied(self, waiting: Iterable[ExistingAssignment], why: str) -> None:
+    def _not_applied(self, waiting: Iterable[ExistingAssignment], reason: str) -> None:
         """Record for the first few of *waiting*, objects of one identity, why it is not attached."""
         for existing in islice(waiting, min(EVENTS_PER_IDENTITY_MAX, self._left)):
             spec = existing.object.spec
-            message = self._record(spec.azure_binding_ref, _pod_of(existing), existing.node, why)
+            message = self._record(spec.azure_binding_ref, _pod_of(existing), existing.node, reason)
             self._recorder.record(existing.object, ASSIGNED_IDENTITIES, "Warning", APPLY_ERROR, message)
 
-    def _invalid_identity(self, existing: ExistingAssignment, why: str) -> None:
+    def _invalid_identity(self, existing: ExistingAssignment, reason: str) -> None:
         """Record the reason on the AzureIdentity too, whose author must correct it. Repeats for other pods and hosts
         are counted on one Event."""
         identity = existing.object.spec.azure_identity_ref
-        self._recorder.record(identity, IDENTITIES, "Warning", INVALID_IDENTITY, why)
+        self._recorder.record(identity, IDENTITIES, "Warning", INVALID_IDENTITY, reason)
 
-    def _not_created(self, waiting: Iterable[DesiredAssignment], why: str) -> None:
+    def _not_created(self, waiting: Iterable[DesiredAssignment], reason: str) -> None:
         """Record for the first few of *waiting* why they have no object."""
         for desired in islice(waiting, min(EVENTS_PER_IDENTITY_MAX, self._left)):
-            self._record(desired.binding, desired.pod, desired.node, why)
+            self._record(desired.binding, desired.pod, desired.node, reason)
 
-    def _record(self, binding: AzureIdentityBinding, pod: ScheduledPod, node: str, why: str) -> str:
+    def _record(self, binding: AzureIdentityBinding, pod: ScheduledPod, node: str, reason: str) -> str:
         self._left -= 1
         about = f"on node {node} for pod {pod.metadata.namespace}/{pod.metadata.name}"
-        message = f"Binding {binding.metadata.name} not applied {about}: {why}"
+        message = f"Binding {binding.metadata.name} not applied {about}: {reason}"
         self._recorder.record(binding, BINDINGS, "Warning", APPLY_ERROR, message)
         self._recorder.record(pod, PODS, "Warning", APPLY_ERROR, message)
         return message

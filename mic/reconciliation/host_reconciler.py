@@ -198,8 +198,8 @@ class HostReconciler:
         """Return why identities are not attached, for the messages of their objects."""
         if memory.missing_since is not None and host_view.host is not None:
             return dict.fromkeys(host_view.usages, lost(host_view.host))
-        if why := memory.reads.refusal or memory.writes.refusal:
-            return dict.fromkeys(host_view.usages, why) | memory.quarantined()
+        if reason := memory.reads.refusal or memory.writes.refusal:
+            return dict.fromkeys(host_view.usages, reason) | memory.quarantined()
         if memory.delayed() and host_view.host is not None:
             return dict.fromkeys(host_view.usages, delay(host_view.host)) | memory.quarantined()
         return memory.quarantined()

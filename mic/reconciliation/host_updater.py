@@ -193,7 +193,7 @@ class HostUpdater:
         texts = {id_key(text): text for text in (*change.adds, *change.removes)}
         adds = {id_key(text) for text in change.adds}
         on_host = memory.known.attached.keys() if memory.known is not None else set()
-        again, about, why = True, [*texts], ""
+        again, about, reason = True, [*texts], ""
         memory.over = False
         match error:
             case BadIdentities() if bad := [key for key in texts if key in error.ids]:
@@ -216,11 +216,11 @@ class HostUpdater:
                 self._warn("Azure does not say for now how an update went; looking again later", host, error)
                 return False
             case _:
-                again, why = False, refusal(host, error)
-                memory.writes.failed(error, self._clock(), why, _throttling(host, error, memory))
+                again, reason = False, refusal(host, error)
+                memory.writes.failed(error, self._clock(), reason, _throttling(host, error, memory))
                 self._warn("Azure did not change the host; trying again", host, error)
         if not isinstance(error, UpdateConflict):
-            failed |= {key: why or advice(texts[key], error) for key in about if key in adds}
+            failed |= {key: reason or advice(texts[key], error) for key in about if key in adds}
         return await self.read(host, memory) and again
 
     def _warn(self, message: str, host: Host, error: AzureError, identity: str | None = None) -> None:

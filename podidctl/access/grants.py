@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mic.cluster.bindings import BindingIndex, embedded_bindings, indexed
-from mic.cluster.mirror_pods import WHY as MIRROR_POD
+from mic.cluster.mirror_pods import MESSAGE as MIRROR_POD
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, Key
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.candidate_order import candidate_order
