@@ -91,8 +91,8 @@ class Client(Transport):
             for raw in page.items:
                 try:
                     item = decode_object(kind, raw, old_field_names=self.old_field_names, note=note)
-                    if why := oversized(item):
-                        raise TooLong(why)  # noqa: TRY301 - the same error as of the decoding
+                    if reason := oversized(item):
+                        raise TooLong(reason)  # noqa: TRY301 - the same error as of the decoding
                     items.append(item)
                 except Exception as error:  # noqa: BLE001 - one object must not hide the others
                     self.skipped.report(kind, decode_meta(raw), error)

@@ -162,8 +162,8 @@ class FirstContact:
             return True
         return False
 
-    def _failed(self, why: str, then: str) -> None:
-        self.problem = f"no contact with the API server: {why}" + (f"; {then}" if then else "")
+    def _failed(self, reason: str, action: str) -> None:
+        self.problem = f"no contact with the API server: {reason}" + (f"; {action}" if action else "")
         if self._log_limit.allows():
             self._logged = True
             log.warning(

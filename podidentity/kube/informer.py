@@ -197,21 +197,21 @@ class Informer(Generic[T]):
         match error:
             case Gone():
                 self._resource_version = ""
-                level, what = logging.INFO, "the API server has dropped the watch's history; listing again"
+                level, message = logging.INFO, "the API server has dropped the watch's history; listing again"
             case Unauthorized():
-                what = "the API server rejects the credentials; check the service account's token"
+                message = "the API server rejects the credentials; check the service account's token"
             case Forbidden():
-                what = "not allowed to list or watch; grant this permission in the ClusterRole"
+                message = "not allowed to list or watch; grant this permission in the ClusterRole"
             case NotFound():
-                what = "the API server does not serve this kind; install its CustomResourceDefinition"
+                message = "the API server does not serve this kind; install its CustomResourceDefinition"
             case _:
                 level = logging.WARNING
-                what = "the watch was interrupted; it resumes when the API server responds"
+                message = "the watch was interrupted; it resumes when the API server responds"
         if not self._synced.is_set():
-            self.problem = f"{what} ({error})"
+            self.problem = f"{message} ({error})"
         if self._synced.is_set() or self._log_limit.allows():
             fields = {"resource": self._kind.plural, "status": error.status, "error": error, "seconds": round(pause, 3)}
-            log.log(level, what, extra=fields)
+            log.log(level, message, extra=fields)
         return pause
 
     async def _relist(self) -> None:

@@ -94,8 +94,8 @@ class ObjectStore(Generic[T]):
 
     def within_limits(self, item: T) -> T:
         """Return the stored part of *item*. Raises TooLong if a field is over its limit."""
-        if why := oversized(item):
-            raise TooLong(why)
+        if reason := oversized(item):
+            raise TooLong(reason)
         return self._keep(item)
 
     def put_all(self, objects: Mapping[tuple[str, str], T]) -> Iterator[None]:

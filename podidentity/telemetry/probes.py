@@ -64,7 +64,7 @@ _PHRASES: Final = {
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
-_WHY_NOT: Final = {
+_BIND_FAILURES: Final = {
     errno.EADDRINUSE: "in use",
     errno.EACCES: "not allowed to us",
     errno.EADDRNOTAVAIL: "not an address of this machine",
@@ -132,8 +132,8 @@ class HttpEndpoints:
             )
         except OSError as error:
             advice = f"choose another with {self._flag}" if self._flag else "choose another port"
-            why = _WHY_NOT.get(error.errno or 0, "unusable")
-            raise PortInUse(error.errno, f"{self._host}:{self.port} is {why}: {advice}") from error
+            reason = _BIND_FAILURES.get(error.errno or 0, "unusable")
+            raise PortInUse(error.errno, f"{self._host}:{self.port} is {reason}: {advice}") from error
         self._servers = [server]
         self.port = server.sockets[0].getsockname()[1]
 
@@ -238,10 +238,10 @@ class HttpEndpoints:
             checks = self._readyz()
             notes = {name: f" ({note})" for name, note in (self._notes() if self._notes is not None else {}).items()}
             lines = [
-                f"{f'[+]{name} ok' if why is None else f'[-]{name}: {why}'}{notes.get(name, '')}\n"
-                for name, why in checks.items()
+                f"{f'[+]{name} ok' if failure is None else f'[-]{name}: {failure}'}{notes.get(name, '')}\n"
+                for name, failure in checks.items()
             ]
-            ready = all(why is None for why in checks.values())
+            ready = all(failure is None for failure in checks.values())
             return 200 if ready else 503, "".join([*lines, "ready\n" if ready else "not ready\n"]).encode(), _PLAIN
         if path == b"/metrics" and self._registry is not None:
             if self._clock() >= self._exposed_at + EXPOSED_SECONDS:
