@@ -103,13 +103,13 @@ class HostMemory:
     _quarantined: dict[str, _Quarantine] = field(default_factory=dict)
     _idle_since: dict[str, float] = field(default_factory=dict)
 
-    def learn(self, response: HostIdentities, look_seconds: float) -> None:
+    def learn(self, response: HostIdentities, gone_seconds: float) -> None:
         """Record a response. A 404 counts after GONE_SURE_SECONDS; the host is then read every *look_seconds*."""
         self.reads.succeeded()
         self.learned_at = self.clock()
         if not response.gone:
             self.missing_since = None
-            self._rest(response)
+            self._record_operation(response)
             self.known = replace(response, steady=self._steady) if response.updating else response
             if not response.updating:  # during an operation Azure shows its intended result, and it may fail
                 self.end_quarantine(
@@ -123,14 +123,14 @@ class HostMemory:
         now = self.clock()
         if self.missing_since is None:
             self.missing_since = now
-        said = now - self.missing_since
-        if said >= GONE_SURE_SECONDS:
-            self.known, pause = GONE, look_seconds
+        missing_seconds = now - self.missing_since
+        if missing_seconds >= GONE_SURE_SECONDS:
+            self.known, pause = GONE, gone_seconds
         else:
-            self.known, pause = None, min(max(GONE_FIRST_SECONDS, said), GONE_SURE_SECONDS - said)
+            self.known, pause = None, min(max(GONE_FIRST_SECONDS, missing_seconds), GONE_SURE_SECONDS - missing_seconds)
         self.reads.until = now + pause
 
-    def _rest(self, response: HostIdentities) -> None:
+    def _record_operation(self, response: HostIdentities) -> None:
         now = self.clock()
         if not response.updating:
             self._busy_since, self._polls = None, 0

@@ -118,7 +118,7 @@ class ClusterView:
         self._loading = False
         for key in [key for key, assignment in self._assignments.items() if assignment.desired is None]:
             if (assignment := self._assignments.get(key)) is not None:
-                self._judge(key, assignment)
+                self._update_sync_state(key, assignment)
             yield
         self._report()
 
@@ -165,22 +165,22 @@ class ClusterView:
 
     def _binding(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding | None) -> None:
         if new is not None:
-            self._look_into(self._bindings.put_binding(new))
+            self._recompute(self._bindings.put_binding(new))
         elif old is not None:
-            self._look_into(self._bindings.remove_binding(old))
+            self._recompute(self._bindings.remove_binding(old))
         self._report()
 
     def _identity(self, old: AzureIdentity | None, new: AzureIdentity | None) -> None:
         if new is not None:
             before = self._bindings.identity(new.key)
-            self._look_into(self._bindings.put_identity(new))
+            self._recompute(self._bindings.put_identity(new))
             if before is None or _reported_parts(before) != _reported_parts(new):
                 self._on_identity(new)
         elif old is not None:
-            self._look_into(self._bindings.remove_identity(old.key))
+            self._recompute(self._bindings.remove_identity(old.key))
         self._report()
 
-    def _look_into(self, concerns: Iterable[Concern]) -> None:
+    def _recompute(self, concerns: Iterable[Concern]) -> None:
         """Recompute the desired assignments that may have changed."""
         for selector, namespace, identity in concerns:
             for key in self._pods.selected(selector, namespace):
@@ -267,7 +267,7 @@ class ClusterView:
         if now is not None and now.identity_id is not None:
             self._hosts.count_needed(now.node, now.identity_id, 1)
         assignment.desired = now
-        self._judge(key, assignment)
+        self._update_sync_state(key, assignment)
 
     def _replace_existing(self, before: ExistingAssignment | None, now: ExistingAssignment | None) -> None:
         concerns: list[Concern] = []
@@ -286,7 +286,7 @@ class ClusterView:
         if before is not None and (now is None or before.assignment_key != now.assignment_key):
             self._compare(before.assignment_key, now)
         if concerns:
-            self._look_into(concerns)
+            self._recompute(concerns)
 
     def _compare(self, key: AssignmentKey, now: ExistingAssignment | None) -> None:
         """Compare the assignment again, of which one object has become *now*."""
@@ -296,7 +296,7 @@ class ClusterView:
             # Two bindings may name this identity; the existing object decides which one counts.
             self._update_desired(desired.pod.key, key)
         else:
-            self._judge(key, assignment)
+            self._update_sync_state(key, assignment)
 
     def _index_existing(self, existing: ExistingAssignment, by: int) -> None:
         """Add (*by* 1) or remove (-1) the object."""
@@ -314,7 +314,7 @@ class ClusterView:
         elif by > 0:
             assignment.active = (existing,)
 
-    def _judge(self, key: AssignmentKey, assignment: Assignment) -> None:
+    def _update_sync_state(self, key: AssignmentKey, assignment: Assignment) -> None:
         desired, active = assignment.desired, assignment.active
         if self._loading and desired is None:
             return
@@ -357,7 +357,7 @@ class ClusterView:
         for existing in objects:
             self._index_existing(existing, 1)
         for existing in objects:
-            self._judge(existing.assignment_key, self._assignments[existing.assignment_key])
+            self._update_sync_state(existing.assignment_key, self._assignments[existing.assignment_key])
         for pod_key in pods:
             self._update_all_desired(pod_key, self._pods.get(pod_key))
 

@@ -7,7 +7,7 @@ from mic.decisions.policy import UNRESTRAINED, Policy, Restraint
 from podidentity.azure.resource_ids import id_key
 
 
-def asks_azure(
+def needs_read(
     host_view: HostView, known: HostIdentities | None, policy: Policy, restraint: Restraint = UNRESTRAINED
 ) -> bool:
     """Return whether this pass must read the host from Azure. *known* is the last response in this process, if any.
@@ -21,7 +21,7 @@ def asks_azure(
         return bool(host_view.usages)
     if known.updating and _waits(host_view, known, policy):
         return True
-    return any(_needs_read(key, usage, known, policy, restraint) for key, usage in host_view.usages.items())
+    return any(_identity_needs_read(key, usage, known, policy, restraint) for key, usage in host_view.usages.items())
 
 
 def _waits(host_view: HostView, known: HostIdentities, policy: Policy) -> bool:
@@ -34,7 +34,9 @@ def _waits(host_view: HostView, known: HostIdentities, policy: Policy) -> bool:
     return owed or bool(host_view.terminating) or any(waiting)
 
 
-def _needs_read(key: str, usage: IdentityUsage, known: HostIdentities, policy: Policy, restraint: Restraint) -> bool:
+def _identity_needs_read(
+    key: str, usage: IdentityUsage, known: HostIdentities, policy: Policy, restraint: Restraint
+) -> bool:
     if key in restraint.quarantined:
         return False
     there = key in known.attached

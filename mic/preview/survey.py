@@ -40,7 +40,7 @@ async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
     except ApiError as error:
         raise StartError(api_error_advice(error)) from error
     try:
-        plan = await _with_azure(settings, snapshot) if ask_azure else _told(settings, snapshot)
+        plan = await _with_azure(settings, snapshot) if ask_azure else _without_azure(settings, snapshot)
     except DryRunError as error:
         raise StartError(str(error)) from error
     return replace(plan, upgrade_unknown=upgraded is None)
@@ -92,7 +92,7 @@ async def _with_azure(settings: Settings, snapshot: Snapshot) -> Preview:
     return preview(snapshot, dry_run, AzureReads(answers=answers, own_identity=own), _shown(settings))
 
 
-def _told(settings: Settings, snapshot: Snapshot) -> Preview:
+def _without_azure(settings: Settings, snapshot: Snapshot) -> Preview:
     dry_run = DryRun(snapshot, policy_of(settings, ""), force_namespaced=settings.force_namespaced)
     return preview(snapshot, dry_run, AzureReads(answers=None), _shown(settings))
 

@@ -29,7 +29,7 @@ class HostPasses(Protocol):
     async def assign(self, key: str) -> PassResult:
         """Write assignments of the host's pods that need no host."""
 
-    def look_again(self, key: str) -> None:
+    def request_read(self, key: str) -> None:
         """Make the next pass read the host from Azure."""
 
     def retry_identity(self, identity_key: str) -> list[str]:
@@ -96,7 +96,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._revocations.run(self._host_reconciler.revoke), name="revoke")
             tasks.create_task(self._assignments.run(self._host_reconciler.assign), name="assignments without a host")
-            tasks.create_task(self._look_at_all(), name="compare hosts with Azure")
+            tasks.create_task(self._read_all_hosts(), name="compare hosts with Azure")
             tasks.create_task(self._resync(), name="full resync")
             self.running = True
             try:
@@ -104,14 +104,14 @@ class Controller:
             finally:
                 self.running = False
 
-    async def _look_at_all(self) -> NoReturn:
+    async def _read_all_hosts(self) -> NoReturn:
         """Read each host once per interval, spread evenly, without a peak at Azure or in the event loop."""
         while True:
             keys = [host.key for host in self._view.host_states() if host.host is not None and host.usages]
             pause = self._look_seconds / (len(keys) + 1)
             for key in keys:
                 await asyncio.sleep(pause)
-                self._host_reconciler.look_again(key)
+                self._host_reconciler.request_read(key)
                 self._passes.later(key, 0.0)
             await asyncio.sleep(pause)
 

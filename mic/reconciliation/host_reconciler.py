@@ -65,12 +65,12 @@ class HostReconciler:
         self._updater = updater
         self._clock = clock
         self._memories: dict[str, HostMemory] = {}
-        self._looks: set[str] = set()
+        self._requested_reads: set[str] = set()
         self._lines = LogLimit(burst=LINES.burst, per_second=LINES.per_second, omission=OMISSION, clock=clock)
 
-    def look_again(self, key: str) -> None:
+    def request_read(self, key: str) -> None:
         """Make the next pass read the host from Azure even without a reason in the cluster."""
-        self._looks.add(key)
+        self._requested_reads.add(key)
 
     def protect(self, identity: str) -> None:
         """Neither detach nor assign the cluster's own identity with this client id or resource id from now on."""
@@ -118,7 +118,7 @@ class HostReconciler:
         host_view = self._view.host_state(key)
         if host_view.empty:
             self._memories.pop(key, None)
-            self._looks.discard(key)
+            self._requested_reads.discard(key)
             return PassResult()
         try:
             return await self._reconcile(key, host_view)
@@ -147,15 +147,15 @@ class HostReconciler:
         if refusal and self._lines.allows():
             log.warning("MIC does not change the host of a node", extra={"vm": key, "reason": refusal})
         memory = self._memories.setdefault(key, HostMemory(self._clock))
-        asked = await self._look(key, host_view, memory)
-        if asked and memory.known is not None and memory.known.gone:
+        fresh = await self._read_if_due(key, host_view, memory)
+        if fresh and memory.known is not None and memory.known.gone:
             AssignmentEvents(self._recorder).lost(self._view.host_state(key))
         left_out = LeftOutObjects(key, self._metrics)
         before = await self._writer.carry_out(
             preparation.prepare(host_view, memory.known, self._updater.policy, left_out.note)
         )
         failed: dict[str, str] = {}
-        if asked:
+        if fresh:
             # Also after a failed write: an identity without a record is not attached, one in use is not detached.
             failed = await self._updater.update(key, memory)
         host_view = self._view.host_state(key)
@@ -176,22 +176,24 @@ class HostReconciler:
             return PassResult(failed=True)
         if before.stale or after.stale:
             return PassResult(again_after=STALE_SECONDS)
-        again = self._next_try(key, memory, asked=asked)
+        again = self._next_try(key, memory, fresh=fresh)
         if before.refused or after.refused:
             again = REFUSED_SECONDS if again is None else min(again, REFUSED_SECONDS)
         if left_out:
             again = FAULT_SECONDS if again is None else max(again, FAULT_SECONDS)
         return PassResult(again_after=again)
 
-    async def _look(self, key: str, host_view: HostView, memory: HostMemory) -> bool:
+    async def _read_if_due(self, key: str, host_view: HostView, memory: HostMemory) -> bool:
         """Read the host if there is a reason and the time has come. Return whether `memory.known` is fresh."""
         host = host_view.host
-        due = key in self._looks or self._asks(host_view, memory) or self._doubts(host_view, memory)
+        due = (
+            key in self._requested_reads or self._needs_read(host_view, memory) or self._is_uncertain(host_view, memory)
+        )
         if host is None or not due or memory.reads.until > self._clock() or not self._updater.policy.allows(host):
             return False
-        if memory.known is not None and memory.writes.until > self._clock() and key not in self._looks:
+        if memory.known is not None and memory.writes.until > self._clock() and key not in self._requested_reads:
             return False  # MIC could not act on the response yet
-        self._looks.discard(key)
+        self._requested_reads.discard(key)
         return await self._updater.read(host, memory)
 
     def _reasons(self, host_view: HostView, memory: HostMemory) -> dict[str, str]:
@@ -204,17 +206,17 @@ class HostReconciler:
             return dict.fromkeys(host_view.usages, delay(host_view.host)) | memory.quarantined()
         return memory.quarantined()
 
-    def _next_try(self, key: str, memory: HostMemory, *, asked: bool) -> float | None:
+    def _next_try(self, key: str, memory: HostMemory, *, fresh: bool) -> float | None:
         """Return the seconds until the next pass of this host, or None if only an event can require one."""
         host_view = self._view.host_state(key)
         if host_view.host is None:
             return None
-        if not self._asks(host_view, memory):
+        if not self._needs_read(host_view, memory):
             return self._next_retry(host_view, memory)
         wait = max(memory.reads.until, memory.writes.until) - self._clock()
         if wait > 0:
             return wait
-        if not asked or self._updater.planned(key, memory) is not None:
+        if not fresh or self._updater.planned(key, memory) is not None:
             return STALE_SECONDS
         return memory.next_poll() if memory.known is not None and memory.known.updating else IDLE_SECONDS
 
@@ -229,14 +231,14 @@ class HostReconciler:
         warm = self._updater.warm(host_view, memory)
         return min([*retries, *(seconds for key, seconds in warm.items() if key in attached)], default=None)
 
-    def _doubts(self, host_view: HostView, memory: HostMemory) -> bool:
+    def _is_uncertain(self, host_view: HostView, memory: HostMemory) -> bool:
         """Return whether to read the host again before MIC reports a faulty AzureIdentity. Not soon after the last
         response: a client that changes AzureIdentities without end must not cause calls without end."""
         old = memory.known is not None and self._clock() - memory.learned_at >= DOUBT_SECONDS
         return old and memory.known is not None and client_ids.is_news(host_view, memory.known, self._updater.policy)
 
-    def _asks(self, host_view: HostView, memory: HostMemory) -> bool:
-        return host_change.asks_azure(
+    def _needs_read(self, host_view: HostView, memory: HostMemory) -> bool:
+        return host_change.needs_read(
             host_view, memory.known, self._updater.policy, self._updater.restraint(host_view, memory)
         )
 

@@ -252,14 +252,14 @@ class MicWorld(FilledView):
             **more,
         )
         if hasattr(self, "host_reconciler"):
-            self.host_reconciler.look_again(host_id.lower())
+            self.host_reconciler.request_read(host_id.lower())
 
     async def lose(self, host_id: str) -> None:
         """Let Azure have this host no longer, for so long that MIC accepts it in its next pass."""
         self.host(host_id, gone=True)
         await self.reconcile(host_id)
         await asyncio.sleep(GONE_SURE_SECONDS)
-        self.host_reconciler.look_again(host_id.lower())
+        self.host_reconciler.request_read(host_id.lower())
 
     def accept_loss(self, host_key: str) -> None:
         """Let MIC know, before its first pass of the host, that Azure has not had it for long enough."""
@@ -329,7 +329,7 @@ class MicWorld(FilledView):
 
     async def look(self) -> PassResult:
         """Run one pass that reads the host."""
-        self.host_reconciler.look_again(VM)
+        self.host_reconciler.request_read(VM)
         return await self.reconcile()
 
     async def settle_with(self, *objects: ClusterObject) -> None:

@@ -70,7 +70,7 @@ async def test_azure_is_not_called_and_objects_events_and_the_log_state_why(
 ) -> None:
     outside.bind()
     assert await outside.reconcile() == PassResult()
-    outside.host_reconciler.look_again(VM)
+    outside.host_reconciler.request_read(VM)
     assert await outside.reconcile() == PassResult()
     assert outside.hosts.calls == []
     assert outside.statuses() == {"demo-default-demo": "Created"}

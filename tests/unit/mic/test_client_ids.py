@@ -170,7 +170,7 @@ async def test_a_client_id_changed_while_azure_is_unreachable_does_not_stay_assi
     await world.settle_with(pod(), HONEST, binding(identity="own"))
     assert world.statuses() == {"web-default-own": "Assigned"}
     world.add(DISHONEST)
-    world.host_reconciler.look_again(VM)
+    world.host_reconciler.request_read(VM)
     world.fail("get", Unreachable("no answer"))
     await world.reconcile()
     assert world.statuses() == {"web-default-own": "Created"}
@@ -330,7 +330,7 @@ async def test_it_is_not_attached_to_a_vm_that_lacks_it(client_id: str) -> None:
         bind(protected, identity("demo", client_id=DEMOS))
         await protected.reconcile()
         protected.hosts.state = on_the_vm("demo")
-        protected.host_reconciler.look_again(VM)
+        protected.host_reconciler.request_read(VM)
         protected.add(identity("kubelet", client_id=client_id))
         protected.add(binding("kubelet", identity="kubelet"))
         assert await protected.reconcile() == PassResult(), "no further read has a reason"

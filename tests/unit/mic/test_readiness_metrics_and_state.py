@@ -209,7 +209,7 @@ async def test_a_host_without_findings_is_only_counted(shown: ReportModel) -> No
     assert shown.endpoints.state()["hosts"] == {"known": 1, "noted": 0, "first": {}}
     shown.world.hosts.state = HostIdentities(gone=True)
     await asyncio.sleep(1.0)
-    shown.world.host_reconciler.look_again(next(iter(shown.world.host_reconciler._memories)))
+    shown.world.host_reconciler.request_read(next(iter(shown.world.host_reconciler._memories)))
     await shown.world.reconcile()
     await asyncio.sleep(5.0)
     (host,) = shown.world.host_reconciler.state()["first"].values()  # type: ignore[attr-defined]  # a page's document

@@ -74,7 +74,7 @@ async def test_retry_after_of_a_write_is_obeyed_while_objects_are_written(world:
 
 async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_it(world: MicWorld) -> None:
     await world.assign()
-    world.host_reconciler.look_again(VM)
+    world.host_reconciler.request_read(VM)
     world.fail("get", Throttled("slow down", status=429, retry_after=50.0))
     done = await world.reconcile()
     assert done.again_after == pytest.approx(50.0)
@@ -179,7 +179,7 @@ async def test_throttling_does_not_withdraw_an_assigned_identity(world: MicWorld
     await world.pauses(2)
     world.hosts.state = HostIdentities(etag='"1"', attached={"other": Attached("other")})
     world.fail("update", *(throttled() for _ in range(5)))
-    world.host_reconciler.look_again(VM)
+    world.host_reconciler.request_read(VM)
     await world.pauses(2)
     assert world.statuses() == {"demo-default-demo": "Assigned"}
 
@@ -247,7 +247,7 @@ async def test_an_identity_attached_before_a_foreign_operation_is_assigned_durin
     await world.assign()
     world.hosts.state = replace(world.hosts.state, provisioning_state="Updating")
     world.add(pod("another"))
-    world.host_reconciler.look_again(VM)
+    world.host_reconciler.request_read(VM)
     began = now()
     await world.reconcile()
     assert world.statuses() == {"demo-default-demo": "Assigned", "another-default-demo": "Assigned"}

@@ -162,7 +162,7 @@ class HostPasses:
         self.looks: list[str] = []
         self.refused: dict[str, list[str]] = {}
 
-    def look_again(self, key: str) -> None:
+    def request_read(self, key: str) -> None:
         self.looks.append(key)
 
     def retry_identity(self, identity_key: str) -> list[str]:
