@@ -79,7 +79,7 @@ def _plan(settings: Settings) -> int:
     """Print the changes that MIC would make. Raise StartError, after printing, if Azure did not respond for every
     host."""
     from mic.preview.survey import survey  # noqa: PLC0415  not for a MIC that runs
-    from mic.preview.text import lines, unanswered  # noqa: PLC0415  not for a MIC that runs
+    from mic.preview.text import lines, read_failures  # noqa: PLC0415  not for a MIC that runs
     from podidentity.report import SOMETHING_TO_DO  # noqa: PLC0415  not for a MIC that runs
     from podidentity.telemetry.logs import configure  # noqa: PLC0415  not for a MIC that runs
 
@@ -89,8 +89,8 @@ def _plan(settings: Settings) -> int:
         _print([msgspec.json.encode(preview if settings.plan_all else preview.shortened()).decode()])
     else:
         _print(lines(preview, everything=settings.plan_all))
-    if preview.unanswered:
-        raise StartError(f"the plan is not complete: {'; '.join(line.strip() for line in unanswered(preview))}")
+    if preview.unread_hosts:
+        raise StartError(f"the plan is not complete: {'; '.join(line.strip() for line in read_failures(preview))}")
     return SOMETHING_TO_DO if preview.changes else 0
 
 

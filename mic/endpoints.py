@@ -121,7 +121,11 @@ class Endpoints:
 
     def checks(self) -> dict[str, str | None]:
         """Return the checks of /readyz: name -> why it fails."""
-        return {"api server": self._unanswered(), "watches": self._silent(), "azure": self._compute.sign_in_problem}
+        return {
+            "api server": self._api_server_problem(),
+            "watches": self._watch_problem(),
+            "azure": self._compute.sign_in_problem,
+        }
 
     def state(self) -> dict[str, object]:
         """Return the state of all parts for /debug/state, without secrets and of limited size."""
@@ -135,7 +139,7 @@ class Endpoints:
             "hosts": self._host_reconciler.state(),
         }
 
-    def _unanswered(self) -> str | None:
+    def _api_server_problem(self) -> str | None:
         if self._contact.problem is not None:
             return self._contact.problem
         silent = self._client.silent_seconds()
@@ -143,7 +147,7 @@ class Endpoints:
             return None
         return f"no answer for {silent:.0f} s from {self._client.access.server}; see whether it runs and is reachable"
 
-    def _silent(self) -> str | None:
+    def _watch_problem(self) -> str | None:
         """Return which watches are silent. Only the leader watches."""
         if self._lease.remaining_seconds() <= 0:
             return None

@@ -150,7 +150,7 @@ class HostMemory:
         self._polls = min(self._polls + 1, 16)
         return pause
 
-    def unanswered(self, error: AzureError, refusal: str, throttling: str = "") -> None:
+    def read_failed(self, error: AzureError, refusal: str, throttling: str = "") -> None:
         """Record a failed read. A host that Azure does not know stays so until it is visible."""
         self.reads.failed(error, self.clock(), refusal, throttling)
         if self.known is None or not self.known.gone:

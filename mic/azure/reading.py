@@ -23,21 +23,21 @@ async def read_hosts(
     Requests that would certainly fail in the same way (`NO_USE`, a throttled subscription, an unreachable Azure) are
     not made; the remaining hosts get the same failure.
     """
-    answers: dict[str, HostIdentities | AzureError] = {}
+    responses: dict[str, HostIdentities | AzureError] = {}
     given_up: dict[str, AzureError] = {}
     slots = asyncio.Semaphore(parallel)
 
-    async def one(host: Host) -> None:
+    async def read(host: Host) -> None:
         async with slots:
             if error := given_up.get("") or given_up.get(host.subscription):
-                answers[host.key] = error
+                responses[host.key] = error
                 return
             try:
-                answers[host.key] = await compute.get(host)
+                responses[host.key] = await compute.get(host)
             except AzureError as error:
-                answers[host.key] = error
-                silent = len(answers) >= parallel and all(
-                    isinstance(result, Unreachable) for result in answers.values()
+                responses[host.key] = error
+                silent = len(responses) >= parallel and all(
+                    isinstance(result, Unreachable) for result in responses.values()
                 )
                 if silent or (isinstance(error, Refused) and error.status in NO_USE):
                     given_up[""] = error
@@ -46,5 +46,5 @@ async def read_hosts(
 
     async with asyncio.TaskGroup() as tasks:
         for host in hosts:
-            tasks.create_task(one(host), name=f"read {host.text}")
-    return answers
+            tasks.create_task(read(host), name=f"read {host.text}")
+    return responses

@@ -35,30 +35,30 @@ STEP_NAMES: Final[Mapping[type, str]] = {
 class AzureReads:
     """Reads of the hosts from Azure, and their results."""
 
-    answers: Mapping[str, HostIdentities | AzureError] | None
+    responses: Mapping[str, HostIdentities | AzureError] | None
     """Azure's response for each host, by its key; None if Azure was not read."""
     own_identity: str = ""
     """The cluster's own identity, by client id or resource id, which MIC never detaches."""
 
     def identities(self, key: str) -> HostIdentities | None:
         """Return the identities of the host, if Azure responded."""
-        answer = (self.answers or {}).get(key)
-        return answer if isinstance(answer, HostIdentities) else None
+        response = (self.responses or {}).get(key)
+        return response if isinstance(response, HostIdentities) else None
 
     def problem(self, key: str) -> str:
         """Return why the read failed; empty if it succeeded or was not made."""
-        answer = (self.answers or {}).get(key)
-        if not isinstance(answer, AzureError):
+        response = (self.responses or {}).get(key)
+        if not isinstance(response, AzureError):
             return ""
-        status = " ".join(filter(None, (str(answer.status or ""), answer.code)))
-        match answer:
+        status = " ".join(filter(None, (str(response.status or ""), response.code)))
+        match response:
             case Refused():
                 advice = "check MIC's credentials in the cloud config, and its role there"
             case Throttled():
                 advice = "try again later"
             case _:
                 advice = ""
-        return cut(": ".join(filter(None, (advice, status, answer.message))))
+        return cut(": ".join(filter(None, (advice, status, response.message))))
 
 
 def preview(snapshot: Snapshot, dry_run: DryRun, reads: AzureReads, settings: Mapping[str, str]) -> Preview:
@@ -101,7 +101,7 @@ def preview(snapshot: Snapshot, dry_run: DryRun, reads: AzureReads, settings: Ma
         )
     return Preview(
         settings=dict(settings),
-        asked_azure=reads.answers is not None,
+        asked_azure=reads.responses is not None,
         summary=_summary(
             hosts,
             snapshot,

@@ -127,7 +127,7 @@ class Preview(ReportModel, frozen=True):
         return msgspec.structs.replace(self, hosts=[host for host in self.hosts if host.notable])
 
     @property
-    def unanswered(self) -> list[HostPreview]:
+    def unread_hosts(self) -> list[HostPreview]:
         """Return the hosts that could not be read."""
         return [host for host in self.hosts if host.problem]
 

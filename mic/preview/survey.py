@@ -26,7 +26,7 @@ from podidentity.version import VERSION
 async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
     """Return the plan of a MIC with these settings. Raise StartError if it is unknown.
 
-    The report's `unanswered` lists hosts that Azure did not return. Without *ask_azure* no host is known, and no
+    The report's `unread_hosts` are those that Azure did not return. Without *ask_azure* no host is known, and no
     credentials are needed.
     """
     try:
@@ -88,13 +88,13 @@ async def read_cluster(client: Client) -> Snapshot:
 async def _with_azure(settings: Settings, snapshot: Snapshot) -> Preview:
     async with azure_reader(settings) as (own, compute):
         dry_run = DryRun(snapshot, policy_of(settings, own), force_namespaced=settings.force_namespaced)
-        answers = await read_hosts(compute, dry_run.hosts())
-    return preview(snapshot, dry_run, AzureReads(answers=answers, own_identity=own), _shown(settings))
+        responses = await read_hosts(compute, dry_run.hosts())
+    return preview(snapshot, dry_run, AzureReads(responses=responses, own_identity=own), _shown(settings))
 
 
 def _without_azure(settings: Settings, snapshot: Snapshot) -> Preview:
     dry_run = DryRun(snapshot, policy_of(settings, ""), force_namespaced=settings.force_namespaced)
-    return preview(snapshot, dry_run, AzureReads(answers=None), _shown(settings))
+    return preview(snapshot, dry_run, AzureReads(responses=None), _shown(settings))
 
 
 def _shown(settings: Settings) -> dict[str, str]:

@@ -58,7 +58,7 @@ def summary(preview: Preview) -> Iterator[str]:
                 f"{numbers.identities_removed} to detach"
             )
     else:
-        yield f"  {NOTHING if preview.asked_azure and not preview.unanswered else NOTHING_KNOWN}"
+        yield f"  {NOTHING if preview.asked_azure and not preview.unread_hosts else NOTHING_KNOWN}"
     yield (f"  pods that a binding selects: {numbers.pods_as_they_should_be} of {numbers.pods} need no change")
     if not preview.asked_azure:
         yield "  Azure was not read, so attached and detached identities of VMs and scale sets are unknown."
@@ -67,7 +67,7 @@ def summary(preview: Preview) -> Iterator[str]:
             "  the record of the type upgrade cannot be read, so fields with old names count, which MIC may ignore: "
             "grant list on ConfigMaps, or set MIC_POD_NAMESPACE and grant get there"
         )
-    yield from unanswered(preview)
+    yield from read_failures(preview)
 
 
 def hosts(preview: Preview, *, everything: bool) -> tuple[list[HostPreview], int]:
@@ -78,10 +78,10 @@ def hosts(preview: Preview, *, everything: bool) -> tuple[list[HostPreview], int
     return notable[:HOSTS_MOST], max(0, len(notable) - HOSTS_MOST)
 
 
-def unanswered(preview: Preview) -> Iterator[str]:
+def read_failures(preview: Preview) -> Iterator[str]:
     """Yield a line for each reason why hosts could not be read."""
     by_problem: defaultdict[str, list[str]] = defaultdict(list)
-    for host in preview.unanswered:
+    for host in preview.unread_hosts:
         by_problem[host.problem].append(host.host)
     for problem, hosts in sorted(by_problem.items()):
         more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""

@@ -85,7 +85,7 @@ class HostUpdater:
         try:
             response = await self._client.get(host)
         except AzureError as error:
-            memory.unanswered(error, refusal(host, error), _throttling(host, error, memory))
+            memory.read_failed(error, refusal(host, error), _throttling(host, error, memory))
             self._warn("cannot read the host's identities from Azure; trying again", host, error)
             return False
         self.policy = self.policy.informed(response)
@@ -212,7 +212,7 @@ class HostUpdater:
             case UpdateConflict() if error.status == 412:
                 about = []
             case LooksThrottled():
-                memory.unanswered(error, "", _throttling(host, error, memory))
+                memory.read_failed(error, "", _throttling(host, error, memory))
                 self._warn("Azure does not say for now how an update went; looking again later", host, error)
                 return False
             case _:

@@ -103,11 +103,11 @@ class UpgradeRecord:
 
     async def _stored(self) -> Document | None:
         try:
-            answer = await self._client.request("GET", object_path(CONFIG_MAPS, self._namespace, self._name))
+            response = await self._client.request("GET", object_path(CONFIG_MAPS, self._namespace, self._name))
         except NotFound:
             return None
         try:
-            return _DOCUMENT.decode(answer)
+            return _DOCUMENT.decode(response)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ServerError(502, "Malformed", f"the response for {self.location} cannot be read: {error}") from error
 

@@ -113,7 +113,7 @@ def _shown(
     )
     problem = ""
     if azure is not None and place.host is not None and known is None:
-        reads = AzureReads(answers=azure.answers)
+        reads = AzureReads(responses=azure.answers)
         problem = reads.problem(place.host.key) or "Azure does not know it"
     return Host(
         id=host_id,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mic.preview.schema import HostPreview, Preview
 from mic.preview.survey import survey
-from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, summary, title, unanswered
+from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, read_failures, summary, title
 from podidctl.commands.connection import KUBECONFIG_HELP, CliContext, settings_of
 from podidctl.report.text import Output, console, print_document, print_error
 from podidentity.exits import StartError
@@ -78,8 +78,8 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         except StartError as error:
             raise typer.Exit(print_error(str(error))) from error
         show(preview, output, to, everything=everything)
-        if preview.unanswered:
-            raise typer.Exit(print_error(f"the plan is not complete: {'; '.join(unanswered(preview))}"))
+        if preview.unread_hosts:
+            raise typer.Exit(print_error(f"the plan is not complete: {'; '.join(read_failures(preview))}"))
         raise typer.Exit(SOMETHING_TO_DO if preview.changes else 0)
 
 

@@ -157,7 +157,7 @@ def test_the_plan_names_the_node_and_does_not_read_its_host() -> None:
     )
     dry_run = DryRun(snapshot, OTHER)
     assert dry_run.hosts() == []
-    report = preview(snapshot, dry_run, AzureReads(answers={}), {})
+    report = preview(snapshot, dry_run, AzureReads(responses={}), {})
     (left_out,) = report.left_out
     assert (left_out.kind, left_out.name, left_out.pods) == ("Node", "n0", 1)
     assert REASON in left_out.why
@@ -166,4 +166,4 @@ def test_the_plan_names_the_node_and_does_not_read_its_host() -> None:
     assert [REASON in each.why for each in host.waiting] == [True]
     allowed = DryRun(snapshot, policy("rg"))
     assert [each.key for each in allowed.hosts()] == [VM]
-    assert preview(snapshot, allowed, AzureReads(answers={}), {}).left_out == []
+    assert preview(snapshot, allowed, AzureReads(responses={}), {}).left_out == []

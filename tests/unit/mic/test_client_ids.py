@@ -199,7 +199,7 @@ async def test_the_plan_lists_it_among_the_assigned_and_among_the_waiting(world:
         bindings=(binding(identity="own"),),
         assigned=(msgspec.convert(document, AzureAssignedIdentity),),
     )
-    plan = preview(snapshot, DryRun(snapshot, world.policy), AzureReads(answers=dict(world.hosts.table)), {})
+    plan = preview(snapshot, DryRun(snapshot, world.policy), AzureReads(responses=dict(world.hosts.table)), {})
     (host,) = plan.hosts
     changes = {each.pod: (each.was, each.becomes, each.detail) for each in host.objects}
     assert changes["default/web"][:2] == ("Assigned", "Created")
@@ -363,7 +363,7 @@ def test_the_plan_states_it(client_id: str) -> None:
         identities=(identity("kubelet", client_id=client_id),),
         bindings=(binding(identity="kubelet"),),
     )
-    reads = AzureReads(answers={VM: on_the_vm("kubelet")}, own_identity=KUBELETS)
+    reads = AzureReads(responses={VM: on_the_vm("kubelet")}, own_identity=KUBELETS)
     (host,) = preview(snapshot, DryRun(snapshot, NAMED), reads, {}).hosts
     (change,) = host.objects
     assert change.becomes == "Created"

@@ -187,7 +187,7 @@ def preview_of(
     own: str = "",
 ) -> Preview:
     dry_run = DryRun(snapshot, policy or Policy())
-    return preview(snapshot, dry_run, AzureReads(answers=answers, own_identity=own), {})
+    return preview(snapshot, dry_run, AzureReads(responses=answers, own_identity=own), {})
 
 
 def text(preview: Preview, *, everything: bool = False) -> list[str]:
@@ -312,7 +312,7 @@ def test_hosts_without_a_response_are_grouped_by_reason() -> None:
         f"{vm_id('n2')} and 2 more: check MIC's credentials in the cloud config, and its role there: 403" in output[0]
     )
     assert output[1] == f"  Azure did not answer for {vm_id('n5')}: no answer"
-    assert [host.host for host in plan.unanswered] == [vm_id(f"n{number}") for number in range(6)]
+    assert [host.host for host in plan.unread_hosts] == [vm_id(f"n{number}") for number in range(6)]
 
 
 def test_pods_on_a_host_that_azure_lacks_wait_and_nothing_is_to_do() -> None:

@@ -90,7 +90,7 @@ def preview_of(recording: Recording, silent: Collection[str] = ()) -> Preview:
     snapshot, world = recording.snapshot(), recording.world
     answers: dict[str, HostIdentities | AzureError] = dict(world.hosts.table)
     answers |= dict.fromkeys(silent, AzureError("no"))
-    return preview(snapshot, DryRun(snapshot, world.policy), AzureReads(answers=answers), {})
+    return preview(snapshot, DryRun(snapshot, world.policy), AzureReads(responses=answers), {})
 
 
 class Previewed(RuleBasedStateMachine):
