@@ -77,7 +77,7 @@ class HostMemory:
     clock: Callable[[], float]
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     """The time of day, for texts only."""
-    known: HostIdentities | None = None
+    identities: HostIdentities | None = None
     """Azure's last response; None before the first and after a failure that leaves the host's state unknown."""
     learned_at: float = float("-inf")
     """Time of Azure's last response."""
@@ -110,7 +110,7 @@ class HostMemory:
         if not response.gone:
             self.missing_since = None
             self._record_operation(response)
-            self.known = replace(response, steady=self._steady) if response.updating else response
+            self.identities = replace(response, steady=self._steady) if response.updating else response
             if not response.updating:  # during an operation Azure shows its intended result, and it may fail
                 self.end_quarantine(
                     [
@@ -125,9 +125,12 @@ class HostMemory:
             self.missing_since = now
         missing_seconds = now - self.missing_since
         if missing_seconds >= GONE_SURE_SECONDS:
-            self.known, pause = GONE, gone_seconds
+            self.identities, pause = GONE, gone_seconds
         else:
-            self.known, pause = None, min(max(GONE_FIRST_SECONDS, missing_seconds), GONE_SURE_SECONDS - missing_seconds)
+            self.identities, pause = (
+                None,
+                min(max(GONE_FIRST_SECONDS, missing_seconds), GONE_SURE_SECONDS - missing_seconds),
+            )
         self.reads.until = now + pause
 
     def _record_operation(self, response: HostIdentities) -> None:
@@ -142,7 +145,7 @@ class HostMemory:
     @property
     def doubtful(self) -> bool:
         """Return whether an operation of this process or an earlier leader may be running."""
-        return self.known is not None and self.known.updating and not self.over
+        return self.identities is not None and self.identities.updating and not self.over
 
     def next_poll(self) -> float:
         """Return the seconds until the next poll of a running operation; they grow each time."""
@@ -153,8 +156,8 @@ class HostMemory:
     def read_failed(self, error: AzureError, refusal: str, throttling: str = "") -> None:
         """Record a failed read. A host that Azure does not know stays so until it is visible."""
         self.reads.failed(error, self.clock(), refusal, throttling)
-        if self.known is None or not self.known.gone:
-            self.known = None
+        if self.identities is None or not self.identities.gone:
+            self.identities = None
 
     def delayed(self) -> bool:
         """Return whether reads or writes have failed for long enough to report it."""
@@ -262,6 +265,6 @@ class HostMemory:
             "no write for": round(max(0.0, self.writes.until - now), 1),
             "refused": self.reads.refusal or self.writes.refusal,
             "unknown to Azure for": round(now - self.missing_since, 1) if self.missing_since is not None else 0,
-            "updating": self.known is not None and self.known.updating,
+            "updating": self.identities is not None and self.identities.updating,
         }
         return {name: value for name, value in noted.items() if value}

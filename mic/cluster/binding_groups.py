@@ -40,8 +40,10 @@ class BindingGroup:
         """Return the binding that gives the identity to a pod: one of *embedded*, else the first by name."""
         if len(self.names) == 1:
             return self.first
-        known = [name for namespace, name in embedded if namespace == self.identity[0] and name in self.members]
-        return self.members[min(known)] if known else self.first
+        embedded_names = [
+            name for namespace, name in embedded if namespace == self.identity[0] and name in self.members
+        ]
+        return self.members[min(embedded_names)] if embedded_names else self.first
 
 
 def group_key(binding: AzureIdentityBinding) -> tuple[Key, str]:

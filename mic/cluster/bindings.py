@@ -155,10 +155,10 @@ class BindingIndex:
 
     def remove_binding(self, old: AzureIdentityBinding) -> list[Concern]:
         """Remove the binding, if it is in the index."""
-        known = self._bindings.pop(old.key, None)
-        if known is None:
+        stored = self._bindings.pop(old.key, None)
+        if stored is None:
             return []
-        identity, selector = group_key(known)
+        identity, selector = group_key(stored)
         named = self._named[identity]
         group = named.groups[selector]
         if len(group.members) == 1:
@@ -166,8 +166,8 @@ class BindingIndex:
             del named.groups[selector]
             self._tidy(identity, named)
             return concerns
-        concerns = self._concerned(named, group, known.metadata.name)
-        group.remove(known.metadata.name)
+        concerns = self._concerned(named, group, stored.metadata.name)
+        group.remove(stored.metadata.name)
         return concerns
 
     def put_identity(self, new: AzureIdentity) -> list[Concern]:

@@ -8,38 +8,38 @@ from podidentity.azure.resource_ids import id_key
 
 
 def needs_read(
-    host_view: HostView, known: HostIdentities | None, policy: Policy, restraint: Restraint = UNRESTRAINED
+    host_view: HostView, azure: HostIdentities | None, policy: Policy, restraint: Restraint = UNRESTRAINED
 ) -> bool:
-    """Return whether this pass must read the host from Azure. *known* is the last response in this process, if any.
+    """Return whether this pass must read the host from Azure. *azure* is the last response in this process, if any.
 
     The owner of an identity that no object records is always read again: while no object of the cluster was on the
     host, the last response may have become outdated.
     """
     if host_view.host is None or not policy.allows(host_view.host):
         return False
-    if known is None:
+    if azure is None:
         return bool(host_view.usages)
-    if known.updating and _waits(host_view, known, policy):
+    if azure.updating and _waits(host_view, azure, policy):
         return True
-    return any(_identity_needs_read(key, usage, known, policy, restraint) for key, usage in host_view.usages.items())
+    return any(_identity_needs_read(key, usage, azure, policy, restraint) for key, usage in host_view.usages.items())
 
 
-def _waits(host_view: HostView, known: HostIdentities, policy: Policy) -> bool:
+def _waits(host_view: HostView, azure: HostIdentities, policy: Policy) -> bool:
     """Return whether any step has to wait for the end of an operation."""
     owed = any(usage.pending_detaches for usage in host_view.usages.values())
     waiting = (
-        desired is None or (desired.identity_id is not None and not client_ids.fault(desired, known, policy))
+        desired is None or (desired.identity_id is not None and not client_ids.fault(desired, azure, policy))
         for desired, _ in host_view.out_of_sync_assignments()
     )
     return owed or bool(host_view.terminating) or any(waiting)
 
 
 def _identity_needs_read(
-    key: str, usage: IdentityUsage, known: HostIdentities, policy: Policy, restraint: Restraint
+    key: str, usage: IdentityUsage, azure: HostIdentities, policy: Policy, restraint: Restraint
 ) -> bool:
     if key in restraint.quarantined:
         return False
-    there = key in known.attached
+    there = key in azure.attached
     if usage.needed > 0:
         decided = usage.attached_by_mic or usage.foreign > 0
         return not (there and decided) and not ownership.is_refused(key, usage, policy)

@@ -98,9 +98,9 @@ class DryRun:
         does not know come last, because MIC waits before it accepts that.
         """
         self.azure = dict(azure)
-        for known in azure.values():
-            self.policy = self.policy.informed(known)
-        lost = {key for key, known in azure.items() if known.gone}
+        for identities in azure.values():
+            self.policy = self.policy.informed(identities)
+        lost = {key for key, identities in azure.items() if identities.gone}
         waiting = {host_state.key for host_state in self.view.host_states()}
         for _ in range(PASSES_MOST):
             self._touched.clear()
@@ -117,19 +117,23 @@ class DryRun:
 
     def _reconcile(self, key: str) -> bool:
         """Run one pass as `HostReconciler` does. Return whether it did anything."""
-        host_state, known = self.view.host_state(key), self.azure.get(key)
+        host_state, identities = self.view.host_state(key), self.azure.get(key)
         host_actions = self.actions.get(key) or HostActions()
-        before = preparation.prepare(host_state, known, self.policy)
+        before = preparation.prepare(host_state, identities, self.policy)
         for step in before:
             self._do(step)
-        change = host_change.azure_change(self.view.host_state(key), known, self.policy) if known is not None else None
-        if change is not None and known is not None:
-            self.azure[key] = known = applied(known, change)
+        change = (
+            host_change.azure_change(self.view.host_state(key), identities, self.policy)
+            if identities is not None
+            else None
+        )
+        if change is not None and identities is not None:
+            self.azure[key] = identities = applied(identities, change)
             host_actions.changes.append(change)
         host_state = self.view.host_state(key)
-        if known is not None and not known.gone and host_state.host is not None:
-            host_actions.left_on |= host_change.left_on(host_state, known, self.policy)
-        after = completion.finish(host_state, known, self.policy, _reasons(host_state, known))
+        if identities is not None and not identities.gone and host_state.host is not None:
+            host_actions.left_on |= host_change.left_on(host_state, identities, self.policy)
+        after = completion.finish(host_state, identities, self.policy, _reasons(host_state, identities))
         for late in after:
             self._do(late)
         host_actions.steps += [*before, *after]
@@ -184,8 +188,8 @@ def key_of(step: Step) -> Key:
     return (step.desired.namespace, step.name) if isinstance(step, steps.Create) else step.existing.key
 
 
-def _reasons(host_state: HostState, known: HostIdentities | None) -> dict[str, str]:
-    if known is None or not known.gone or host_state.host is None:
+def _reasons(host_state: HostState, identities: HostIdentities | None) -> dict[str, str]:
+    if identities is None or not identities.gone or host_state.host is None:
         return {}
     return dict.fromkeys(host_state.usages, f"Azure has no {host_state.host.text}")
 

@@ -67,7 +67,7 @@ def preview(snapshot: Snapshot, dry_run: DryRun, reads: AzureReads, settings: Ma
     stored = {stored_object.key: ExistingAssignment(stored_object) for stored_object in snapshot.assigned}
     standing = {key: view.host_key_of(existing) for key, existing in stored.items()}
     host_states = {host_state.key: _HostBefore(host_state) for host_state in view.host_states()}
-    dry_run.run({key: known for key in host_states if (known := reads.identities(key)) is not None})
+    dry_run.run({key: identities for key in host_states if (identities := reads.identities(key)) is not None})
     touched = {key_of(step) for host_actions in dry_run.actions.values() for step in host_actions.steps}
     fine = {key for key, existing in stored.items() if key not in touched and _is_in_sync(dry_run, existing)}
     fine_at = Counter(standing[key] for key in fine)
@@ -195,7 +195,7 @@ def _kept(host_actions: HostActions, before: _HostBefore, now: HostIdentities, r
         yield Kept(identity=text, why=reason)
 
 
-def _waiting(host_state: HostState, known: HostIdentities | None, policy: Policy) -> Iterator[Waiting]:
+def _waiting(host_state: HostState, identities: HostIdentities | None, policy: Policy) -> Iterator[Waiting]:
     """Yield the assignments that are out of sync after the last pass, and why."""
     unknown = "the identities of the host are unknown"
     refusal = policy.refusal(host_state.host)
@@ -204,11 +204,11 @@ def _waiting(host_state: HostState, known: HostIdentities | None, policy: Policy
             continue
         if refusal and desired.identity_id is not None:
             reason = cut(refusal)
-        elif known is None and desired.identity_id is not None:
+        elif identities is None and desired.identity_id is not None:
             reason = unknown
-        elif fault := client_ids.fault(desired, known, policy):
+        elif fault := client_ids.fault(desired, identities, policy):
             reason = cut(fault)
-        elif known is not None and known.gone and host_state.host is not None:
+        elif identities is not None and identities.gone and host_state.host is not None:
             reason = f"Azure has no {host_state.host.text}: check the node's providerID and MIC's rights there"
         else:
             reason = "an object of its name is still there, held by a finalizer that is not MIC's"

@@ -148,11 +148,11 @@ class HostReconciler:
             log.warning("MIC does not change the host of a node", extra={"vm": key, "reason": refusal})
         memory = self._memories.setdefault(key, HostMemory(self._clock))
         fresh = await self._read_if_due(key, host_view, memory)
-        if fresh and memory.known is not None and memory.known.gone:
+        if fresh and memory.identities is not None and memory.identities.gone:
             AssignmentEvents(self._recorder).lost(self._view.host_state(key))
         left_out = LeftOutObjects(key, self._metrics)
         before = await self._writer.carry_out(
-            preparation.prepare(host_view, memory.known, self._updater.policy, left_out.note)
+            preparation.prepare(host_view, memory.identities, self._updater.policy, left_out.note)
         )
         failed: dict[str, str] = {}
         if fresh:
@@ -163,7 +163,7 @@ class HostReconciler:
         throttled = memory.reads.throttling or memory.writes.throttling
         outcomes = completion.finish(
             host_view,
-            memory.known,
+            memory.identities,
             self._updater.policy,
             reasons,
             left_out.note,
@@ -184,14 +184,14 @@ class HostReconciler:
         return PassResult(again_after=again)
 
     async def _read_if_due(self, key: str, host_view: HostView, memory: HostMemory) -> bool:
-        """Read the host if there is a reason and the time has come. Return whether `memory.known` is fresh."""
+        """Read the host if there is a reason and the time has come. Return whether `memory.identities` is fresh."""
         host = host_view.host
         due = (
             key in self._requested_reads or self._needs_read(host_view, memory) or self._is_uncertain(host_view, memory)
         )
         if host is None or not due or memory.reads.until > self._clock() or not self._updater.policy.allows(host):
             return False
-        if memory.known is not None and memory.writes.until > self._clock() and key not in self._requested_reads:
+        if memory.identities is not None and memory.writes.until > self._clock() and key not in self._requested_reads:
             return False  # MIC could not act on the response yet
         self._requested_reads.discard(key)
         return await self._updater.read(host, memory)
@@ -218,13 +218,13 @@ class HostReconciler:
             return wait
         if not fresh or self._updater.planned(key, memory) is not None:
             return STALE_SECONDS
-        return memory.next_poll() if memory.known is not None and memory.known.updating else IDLE_SECONDS
+        return memory.next_poll() if memory.identities is not None and memory.identities.updating else IDLE_SECONDS
 
     def _next_retry(self, host_view: HostView, memory: HostMemory) -> float | None:
         """Return the seconds until the next retry of a refused identity or the end of a grace period."""
-        if memory.known is None:
+        if memory.identities is None:
             return None
-        attached, retries = memory.known.attached, []
+        attached, retries = memory.identities.attached, []
         for key, usage in host_view.usages.items():
             if (usage.needed > 0) != (key in attached) and (retry := memory.next_retry(key)) is not None:
                 retries.append(retry)
@@ -234,16 +234,20 @@ class HostReconciler:
     def _is_uncertain(self, host_view: HostView, memory: HostMemory) -> bool:
         """Return whether to read the host again before MIC reports a faulty AzureIdentity. Not soon after the last
         response: a client that changes AzureIdentities without end must not cause calls without end."""
-        old = memory.known is not None and self._clock() - memory.learned_at >= DOUBT_SECONDS
-        return old and memory.known is not None and client_ids.is_news(host_view, memory.known, self._updater.policy)
+        old = memory.identities is not None and self._clock() - memory.learned_at >= DOUBT_SECONDS
+        return (
+            old
+            and memory.identities is not None
+            and client_ids.is_news(host_view, memory.identities, self._updater.policy)
+        )
 
     def _needs_read(self, host_view: HostView, memory: HostMemory) -> bool:
         return host_change.needs_read(
-            host_view, memory.known, self._updater.policy, self._updater.restraint(host_view, memory)
+            host_view, memory.identities, self._updater.policy, self._updater.restraint(host_view, memory)
         )
 
 
 def _is_blocked(desired: DesiredAssignment, memory: HostMemory, policy: Policy) -> bool:
     """Return whether *desired* is blocked on this host until its identity is corrected."""
     key = desired.identity_id.key if desired.identity_id is not None else ""
-    return memory.was_refused(key) or bool(client_ids.fault(desired, memory.known, policy))
+    return memory.was_refused(key) or bool(client_ids.fault(desired, memory.identities, policy))

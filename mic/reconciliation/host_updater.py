@@ -95,7 +95,7 @@ class HostUpdater:
                 "Azure does not know the host of a node; reading it again before its objects are removed",
                 extra={"vm": host.text, "seconds": round(memory.reads.until - self._clock())},
             )
-        return memory.known is not None
+        return memory.identities is not None
 
     async def update(self, key: str, memory: HostMemory) -> dict[str, str]:
         """Update the host, and again without the identities that Azure refuses. Return the identities (keys) that an
@@ -138,10 +138,10 @@ class HostUpdater:
 
     def planned(self, key: str, memory: HostMemory) -> Change | None:
         """Return the change that the host needs now; None if there is none, or the host's state is unknown."""
-        if memory.known is None or memory.known.gone:
+        if memory.identities is None or memory.identities.gone:
             return None
         host_view = self._view.host_state(key)
-        return host_change.azure_change(host_view, memory.known, self.policy, self.restraint(host_view, memory))
+        return host_change.azure_change(host_view, memory.identities, self.policy, self.restraint(host_view, memory))
 
     def restraint(self, host_view: HostView, memory: HostMemory) -> Restraint:
         """Return the changes of the host that must wait."""
@@ -176,7 +176,7 @@ class HostUpdater:
             log.warning("leader lease not renewed in time; Azure is not changed", extra={"vm": host.text})
             return False
         await self._operation_ends(host, memory)
-        return memory.known is not None and not memory.known.gone
+        return memory.identities is not None and not memory.identities.gone
 
     async def _operation_ends(self, host: Host, memory: HostMemory) -> None:
         """Wait for an operation that an earlier leader, or this process before its connection broke, may have started.
@@ -192,7 +192,7 @@ class HostUpdater:
         to retry now."""
         texts = {id_key(text): text for text in (*change.adds, *change.removes)}
         adds = {id_key(text) for text in change.adds}
-        on_host = memory.known.attached.keys() if memory.known is not None else set()
+        on_host = memory.identities.attached.keys() if memory.identities is not None else set()
         again, about, reason = True, [*texts], ""
         memory.over = False
         match error:

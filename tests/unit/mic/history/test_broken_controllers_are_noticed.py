@@ -71,9 +71,9 @@ def does_not_read_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
         self: host_updater.HostUpdater, host: Any, known: memory.HostMemory, change: Any, *rest: Any
     ) -> bool:
         again = await before(self, host, known, change, *rest)
-        if known.known is not None:
+        if known.identities is not None:
             attached = {text.lower(): identities.Attached(text) for text in change.adds}
-            known.known = HostIdentities(type=change.type, attached={**known.known.attached, **attached})
+            known.identities = HostIdentities(type=change.type, attached={**known.identities.attached, **attached})
         return again
 
     monkeypatch.setattr(host_updater.HostUpdater, "_failed", blind)
