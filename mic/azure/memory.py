@@ -245,7 +245,7 @@ class HostMemory:
         quarantined = self._quarantined.get(key)
         return None if quarantined is None else max(0.0, quarantined.until - self.clock())
 
-    def warm(self, idle: Iterable[str], grace_seconds: float) -> dict[str, float]:
+    def in_grace_period(self, idle: Iterable[str], grace_seconds: float) -> dict[str, float]:
         """Return the *idle* identities within their grace period and their remaining seconds. An identity that is in
         use gets the whole period again."""
         if grace_seconds <= 0:

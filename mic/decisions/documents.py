@@ -182,11 +182,11 @@ def explain_operations(existing: ExistingAssignment, message: str) -> Operations
 def pending_detach_operations(existing: ExistingAssignment, pending_detaches: Collection[PendingDetach]) -> Operations:
     """Return the JSON patch that leaves exactly *pending_detaches*. It fails if others have been recorded since."""
     path = f"/metadata/annotations/{_pointer(DETACH_PENDING_ANNOTATION)}"
-    owed = {DETACH_PENDING_ANNOTATION: encode_pending_detaches(pending_detaches) if pending_detaches else None}
+    annotations = {DETACH_PENDING_ANNOTATION: encode_pending_detaches(pending_detaches) if pending_detaches else None}
     return [
         *_same(existing),
         {"op": "test", "path": path, "value": existing.object.metadata.annotation(DETACH_PENDING_ANNOTATION)},
-        *_annotation_operations(existing, owed),
+        *_annotation_operations(existing, annotations),
     ]
 
 

@@ -26,12 +26,12 @@ def needs_read(
 
 def _waits(host_view: HostView, azure: HostIdentities, policy: Policy) -> bool:
     """Return whether any step has to wait for the end of an operation."""
-    owed = any(usage.pending_detaches for usage in host_view.usages.values())
+    pending = any(usage.pending_detaches for usage in host_view.usages.values())
     waiting = (
         desired is None or (desired.identity_id is not None and not client_ids.fault(desired, azure, policy))
         for desired, _ in host_view.out_of_sync_assignments()
     )
-    return owed or bool(host_view.terminating) or any(waiting)
+    return pending or bool(host_view.terminating) or any(waiting)
 
 
 def _identity_needs_read(
@@ -43,7 +43,7 @@ def _identity_needs_read(
     if usage.needed > 0:
         decided = usage.attached_by_mic or usage.foreign > 0
         return not (there and decided) and not ownership.is_refused(key, usage, policy)
-    return there and key not in restraint.warm and (ownership.is_owned(usage, policy) or usage.undecided > 0)
+    return there and key not in restraint.in_grace_period and (ownership.is_owned(usage, policy) or usage.undecided > 0)
 
 
 def idle(host_view: HostView) -> list[str]:
@@ -65,7 +65,11 @@ def azure_change(
         if usage.needed > 0:
             if key not in azure.attached and usage.owned > 0 and not ownership.is_refused(key, usage, policy):
                 adds.append(usage.identity_id.text)
-        elif key in azure.attached and key not in restraint.warm and ownership.is_removable(key, usage, azure, policy):
+        elif (
+            key in azure.attached
+            and key not in restraint.in_grace_period
+            and ownership.is_removable(key, usage, azure, policy)
+        ):
             removes.append(key)
     untried = [[text for text in texts if id_key(text) not in restraint.retry_due] for texts in (adds, removes)]
     adds, removes = untried if any(untried) else (adds, removes)

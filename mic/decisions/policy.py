@@ -64,7 +64,7 @@ class Restraint:
     retry_due: Collection[str] = ()
     """Attempted only if no other change is due: Azure has refused them before, and other changes must not fail with
     them."""
-    warm: Collection[str] = ()
+    in_grace_period: Collection[str] = ()
     """Not detached yet: the grace period since their last use has not passed."""
     most: int = MOST_IN_ONE_UPDATE
     """Maximum of identities in one update: fewer while it is unknown which one Azure refuses."""

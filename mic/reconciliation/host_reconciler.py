@@ -228,8 +228,8 @@ class HostReconciler:
         for key, usage in host_view.usages.items():
             if (usage.needed > 0) != (key in attached) and (retry := memory.next_retry(key)) is not None:
                 retries.append(retry)
-        warm = self._updater.warm(host_view, memory)
-        return min([*retries, *(seconds for key, seconds in warm.items() if key in attached)], default=None)
+        in_grace_period = self._updater.in_grace_period(host_view, memory)
+        return min([*retries, *(seconds for key, seconds in in_grace_period.items() if key in attached)], default=None)
 
     def _is_uncertain(self, host_view: HostView, memory: HostMemory) -> bool:
         """Return whether to read the host again before MIC reports a faulty AzureIdentity. Not soon after the last

@@ -145,12 +145,12 @@ class HostUpdater:
 
     def restraint(self, host_view: HostView, memory: HostMemory) -> Restraint:
         """Return the changes of the host that must wait."""
-        return Restraint(memory.quarantined(), memory.retry_due(), self.warm(host_view, memory), memory.most)
+        return Restraint(memory.quarantined(), memory.retry_due(), self.in_grace_period(host_view, memory), memory.most)
 
-    def warm(self, host_view: HostView, memory: HostMemory) -> dict[str, float]:
+    def in_grace_period(self, host_view: HostView, memory: HostMemory) -> dict[str, float]:
         """Return the identities (keys) of the host within their grace period, with the remaining seconds. An identity
         that is in use gets the whole period again."""
-        return memory.warm(host_change.idle(host_view), self._grace_seconds)
+        return memory.in_grace_period(host_change.idle(host_view), self._grace_seconds)
 
     async def _next_change(self, key: str, memory: HostMemory) -> tuple[Host, Change] | None:
         """Return the update to send now, if any, from the current state. If it could overwrite another client's change,

@@ -274,7 +274,7 @@ async def look(world: MicWorld) -> None:
     world.view.wrote(await world.client.get(ASSIGNED_IDENTITIES, "default", OBJECT))
 
 
-def owed(world: MicWorld) -> str:
+def pending(world: MicWorld) -> str:
     annotations = world.api.store.get(ASSIGNED, OBJECT, "default")["metadata"]["annotations"]
     return str(annotations.get(DETACH_PENDING_ANNOTATION, ""))
 
@@ -285,7 +285,7 @@ async def test_all_finished_detaches_are_removed_in_one_write(world: MicWorld) -
     await look(world)
     before = world.api.store.revision
     await world.reconcile()
-    assert owed(world) == ""
+    assert pending(world) == ""
     assert world.api.store.revision == before + 1
 
 
@@ -300,4 +300,4 @@ async def test_a_detach_recorded_in_the_meantime_is_kept(world: MicWorld) -> Non
     metrics = MicMetrics(CollectorRegistry())
     writer = Writer(world.client, world.view, world.recorder, metrics, batch=1, per_second=100.0, burst=100.0)
     assert await writer.carry_out([CompleteDetaches(planned, frozenset(PAID))]) == Written(stale=True)
-    assert json.loads(owed(world))[-1] == [*PENDING]
+    assert json.loads(pending(world))[-1] == [*PENDING]
