@@ -1,4 +1,4 @@
-"""Type upgrade: rewrites objects with the field spellings from before v1.6.0 in the current ones, once.
+"""Type upgrade: rewrites objects that have field names from before v1.6.0 with the current ones, once.
 
 NMI, admission policies and the Go implementation know only the current names. MIC also reads the old field names
 until the upgrade is recorded, so that it revokes nothing because of an object that could not be rewritten yet.
@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from mic.decisions.documents import Document
-from mic.startup.spellings import KINDS, dropping, respelled
+from mic.startup.object_upgrade import KINDS, kinds_that_drop_old_names, with_current_names
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import WHOLE_MAX, decode_meta, outline
@@ -212,7 +212,7 @@ class TypeUpgrade:
     async def _dropped(self) -> list[Kind[Any]]:
         """Return the kinds whose old field names the API server drops. Every client may read a group's description."""
         try:
-            return dropping(await self._client.request("GET", f"/openapi/v3/apis/{GROUP}/v1"))
+            return kinds_that_drop_old_names(await self._client.request("GET", f"/openapi/v3/apis/{GROUP}/v1"))
         except ApiError as error:
             log.debug("cannot determine which fields the API server keeps", extra={"error": error})
             return []
@@ -324,7 +324,7 @@ class _Work:
                 self._fail(decode_meta(raw), f"it has {size} bytes, and the limit is {REWRITTEN_MAX}")
                 return None
             document = _DOCUMENT.decode(raw)
-            return document if respelled(self._kind, document) is not None else None
+            return document if with_current_names(self._kind, document) is not None else None
         except Exception as error:  # noqa: BLE001 - any failure concerns only this object
             self._fail(decode_meta(raw), f"it cannot be read ({type(error).__name__}: {error})")
             return None
@@ -352,9 +352,9 @@ class _Work:
                 self._fail(meta, f"unexpected {type(error).__name__}")
 
     async def _rewrite(self, meta: BareMeta, document: Document | None) -> None:
-        """Write *document* in the current spelling; after a conflict, the newer version."""
+        """Write *document* with the current field names; after a conflict, the newer version."""
         for left in reversed(range(TRIES)):
-            present = respelled(self._kind, document) if document is not None else None
+            present = with_current_names(self._kind, document) if document is not None else None
             if present is None:
                 return
             try:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from mic.startup.spellings import KINDS
+from mic.startup.object_upgrade import KINDS
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.facts.kinds import Definition
 from podidctl.facts.model import ReadFailure

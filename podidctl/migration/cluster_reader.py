@@ -6,8 +6,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from mic.startup.object_upgrade import KINDS, kinds_that_drop_old_names
 from mic.startup.settings import Settings
-from mic.startup.spellings import KINDS, dropping
 from mic.startup.type_upgrade import UpgradeRecord
 from podidctl.commands import connection
 from podidctl.facts.kinds import DaemonContainer
@@ -62,7 +62,7 @@ async def read_installation(client: Client) -> tuple[Installation, list[Installe
     found = Installation(
         documents=documents,
         pods=pods,
-        dropped=[kind.name for kind in dropping(await _openapi(client))],
+        dropped=[kind.name for kind in kinds_that_drop_old_names(await _openapi(client))],
         record=record,
         record_at=record_at,
         lock=await _lock_holder(client, settings, lock_at, unread),

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from mic.decisions.assignments import misconfigured
-from mic.startup.spellings import respelled
+from mic.startup.object_upgrade import with_current_names
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES
@@ -143,7 +143,7 @@ def _decoded(kind: Kind[Any], documents: Mapping[str, Sequence[Document]], unrea
 
 def _spellings(found: Installation) -> Iterator[Difference]:
     for kind in (IDENTITIES, BINDINGS, EXCEPTIONS):
-        old = [each for each in found.documents.get(kind.name, ()) if respelled(kind, each) is not None]
+        old = [each for each in found.documents.get(kind.name, ()) if with_current_names(kind, each) is not None]
         if old and found.record is None:
             yield Difference(
                 DifferenceLevel.NO_ACTION,

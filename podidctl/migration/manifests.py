@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from mic.startup.spellings import KINDS, respelled
+from mic.startup.object_upgrade import KINDS, with_current_names
 from podidentity.exits import StartError
 from podidentity.old_field_names import fold
 from podidentity.resources import GROUP, Kind
@@ -181,7 +181,7 @@ def _objects(text: str) -> Iterator[_ManifestObject]:
                 _collect_renames(node, (), found)
             for node, found in edited:
                 found.document = loader.construct_document(node)
-                found.target = respelled(found.kind, found.document)
+                found.target = with_current_names(found.kind, found.document)
                 yield found
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

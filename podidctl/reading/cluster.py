@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import msgspec
 
+from mic.startup.object_upgrade import KINDS, with_current_names
 from mic.startup.settings import Settings as MicSettings
-from mic.startup.spellings import KINDS, respelled
 from nmi.settings import Settings as NmiSettings
 from podidctl.evaluation.needs import needed_identities
 from podidctl.facts.kinds import (
@@ -241,7 +241,7 @@ async def _read_kind(
                     continue
                 if (since := creation_time(raw)) is not None:
                     made[ObjectReference(kind.plural, *items[-1].key)] = since
-                if respelled(kind, document := _document(raw)) is not None:
+                if with_current_names(kind, document := _document(raw)) is not None:
                     fields = ", ".join(islice(old_fields(document, kind.shape), OLD_FIELDS_MAX))
                     old.append("/".join(items[-1].key) + (f" ({fields})" if fields else ""))
     except NotFound:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mic.startup.spellings import respelled
+from mic.startup.object_upgrade import with_current_names
 from podidentity.resources import IDENTITIES, IdentityType
 
 FORMER_ANNOTATION: Final = "aadpodidentity.k8s.io/migrated-from"
@@ -39,7 +39,7 @@ class RollbackPatch:
 def switch_patch(document: Document, tenant: str) -> Operations:
     """Return the patch that sets the AzureIdentity to type 3. Raises UnpatchableError."""
     spec = _spec(document)
-    if respelled(IDENTITIES, document) is not None:
+    if with_current_names(IDENTITIES, document) is not None:
         raise UnpatchableError(
             "it has field spellings from before v1.6.0: run MIC, which rewrites them, then run this command again"
         )

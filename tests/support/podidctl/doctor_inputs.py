@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from mic.startup.spellings import KINDS
+from mic.startup.object_upgrade import KINDS
 from podidctl.checks.rules import report
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.facts.kinds import (

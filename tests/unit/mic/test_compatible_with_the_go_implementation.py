@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mic.startup.spellings import KINDS, dropping, respelled
+from mic.startup.object_upgrade import KINDS, kinds_that_drop_old_names, with_current_names
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, Kind
 from tests.support.mic.go_objects import CASES, cleared, load, read, written
@@ -49,7 +49,7 @@ async def test_assignments_of_the_go_implementation_are_in_sync(world: MicWorld,
 async def test_they_stay_in_sync_in_any_order_of_upgrades(path: Path) -> None:
     case = load(path)
     for name in case:
-        upgraded = respelled(BY_NAME[name], case[name])
+        upgraded = with_current_names(BY_NAME[name], case[name])
         assert (upgraded is not None) == path.stem.startswith("v1.5")
         if upgraded is not None:
             case[name] = upgraded
@@ -178,18 +178,20 @@ def test_every_field_gets_its_present_spelling_and_other_content_is_unchanged(
     kind: Kind[Any], old: dict[str, Any], present: dict[str, Any]
 ) -> None:
     status = {"status": "Assigned", "availableReplicas": 1, "Other": 1}
-    assert respelled(kind, document(old, status=status, Extra=[1])) == document(present, status=status, Extra=[1])
-    assert respelled(kind, document(present, status=status, Extra=[1])) is None
+    assert with_current_names(kind, document(old, status=status, Extra=[1])) == document(
+        present, status=status, Extra=[1]
+    )
+    assert with_current_names(kind, document(present, status=status, Extra=[1])) is None
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("spec", [{}, None, "no map", {"unknown": 1}])
 def test_an_object_without_old_field_names_is_unchanged(kind: Kind[Any], spec: Any) -> None:
-    assert respelled(kind, document(spec)) is None
+    assert with_current_names(kind, document(spec)) is None
 
 
 def test_if_both_spellings_exist_the_present_one_is_kept() -> None:
-    made = respelled(BINDINGS, document({"Selector": "old", "selector": "present"}))
+    made = with_current_names(BINDINGS, document({"Selector": "old", "selector": "present"}))
     assert made is not None
     assert made["spec"] == {"selector": "present"}
 
@@ -212,15 +214,15 @@ def test_a_rewritten_object_means_what_it_meant(
     names = FIELDS[kind.name]
     spec = {spelling(names[number % len(names)]): value for number, spelling, value in spelled}
     stored = document(spec)
-    made = respelled(kind, stored)
+    made = with_current_names(kind, stored)
     assert (made is None) == (set(spec) <= set(names))
     if made is not None:
         meant = decode_object(kind, json.dumps(stored).encode(), old_field_names=True)
         assert decode_object(kind, json.dumps(made).encode()) == meant
-        assert respelled(kind, made) is None
+        assert with_current_names(kind, made) is None
         copy = {"azureIdentityRef" if kind is IDENTITIES else "azureBindingRef": {"spec": spec, "metadata": {}}}
         before = decode_object(ASSIGNED_IDENTITIES, json.dumps(document(copy)).encode(), old_field_names=True)
-        embedding = respelled(ASSIGNED_IDENTITIES, document(copy))
+        embedding = with_current_names(ASSIGNED_IDENTITIES, document(copy))
         assert decode_object(ASSIGNED_IDENTITIES, json.dumps(embedding).encode()) == before
 
 
@@ -231,13 +233,15 @@ def described(spec: dict[str, Any], kind: Kind[Any] = IDENTITIES) -> bytes:
 
 
 def test_a_schema_that_drops_unknown_fields_drops_old_field_names() -> None:
-    assert dropping(described({"type": "object", "properties": {"clientID": {"type": "string"}}})) == [IDENTITIES]
-    assert dropping(described({"type": "object"}, BINDINGS)) == [BINDINGS]
-    assert dropping(described({"type": "object", "x-kubernetes-preserve-unknown-fields": True})) == []
+    assert kinds_that_drop_old_names(described({"type": "object", "properties": {"clientID": {"type": "string"}}})) == [
+        IDENTITIES
+    ]
+    assert kinds_that_drop_old_names(described({"type": "object"}, BINDINGS)) == [BINDINGS]
+    assert kinds_that_drop_old_names(described({"type": "object", "x-kubernetes-preserve-unknown-fields": True})) == []
 
 
 @pytest.mark.parametrize(
     "schema", [b"", b"[]", b"{}", b'{"components":{"schemas":{"a":{"properties":null}}}}', b"\xff"]
 )
 def test_an_unreadable_schema_counts_as_keeping_them(schema: bytes) -> None:
-    assert dropping(schema) == []
+    assert kinds_that_drop_old_names(schema) == []

@@ -357,7 +357,7 @@ async def test_an_unreadable_object_is_logged_and_the_others_continue(
     assert any("is incomplete" in each.message for each in caplog.records)
 
 
-@pytest.mark.parametrize("what", ["respelled", "decode_meta"])
+@pytest.mark.parametrize("what", ["with_current_names", "decode_meta"])
 async def test_an_unexpected_exception_ends_nothing(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
@@ -374,7 +374,7 @@ async def test_an_unexpected_exception_ends_nothing(
     monkeypatch.setattr(mic.startup.type_upgrade, what, fails)
     await cluster.start()
     assert cluster.recorded() is None
-    if what == "respelled":
+    if what == "with_current_names":
         assert cluster.spec(IDENTITIES, "good") == {"clientID": "good"}
         assert refused(caplog) == ["AzureIdentity default/bad"]
     else:

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mic.startup.spellings import respelled
+from mic.startup.object_upgrade import with_current_names
 from podidctl.migration.manifests import UnreadableError, rewrite
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Kind
@@ -183,7 +183,7 @@ def test_a_rewritten_manifest_is_read_equally_and_has_no_old_field_name(
     for (kind, before), now in zip(objects, after, strict=True):
         meant = decode_object(kind, msgspec.json.encode(before), old_field_names=True)
         assert decode_object(kind, msgspec.json.encode(now)) == meant
-        assert without_nulls(respelled(kind, now) or now) == without_nulls(now)
+        assert without_nulls(with_current_names(kind, now) or now) == without_nulls(now)
         assert (now["metadata"], now["spec"]["unknown"]) == (before["metadata"], before["spec"]["unknown"])
     assert rewrite(done.text).text == done.text
 

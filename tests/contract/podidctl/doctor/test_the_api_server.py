@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mic.startup.spellings import KINDS
+from mic.startup.object_upgrade import KINDS
 from podidctl.checks.federated import check_binding_permissions
 from podidctl.checks.permissions import check_daemon_uses
 from podidctl.facts.model import (

@@ -6,7 +6,7 @@ import pytest
 
 from mic.decisions import documents
 from mic.decisions.assignments import ExistingAssignment
-from mic.startup.spellings import respelled
+from mic.startup.object_upgrade import with_current_names
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, MESSAGE_ANNOTATION
 from tests.conftest import NewPlane, apply_definitions
 from tests.support.mic.go_objects import CASES, FOLDER, cleared, load, read, written
@@ -38,7 +38,7 @@ def test_our_status_patch_works_on_the_go_implementations_objects(plane: Plane, 
     operations = documents.status_operations(existing, "Created", {MESSAGE_ANNOTATION: "why"})
     after = plane.api("PATCH", f"{path}/web-default-demo", operations, content_type=PATCH)
     assert after["status"]["status"] == "Created"
-    upgraded = respelled(ASSIGNED_IDENTITIES, after)
+    upgraded = with_current_names(ASSIGNED_IDENTITIES, after)
     if upgraded is not None:
         upgraded = plane.api("PUT", f"{path}/web-default-demo", upgraded)
         after = plane.api("PATCH", f"{path}/web-default-demo", REPLACE, content_type=PATCH)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mic.startup.spellings import respelled
+from mic.startup.object_upgrade import with_current_names
 from podidentity.old_field_names import spellings
 from podidentity.resources import BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, Kind
 from tests.support.checkout import ROOT
@@ -131,7 +131,7 @@ def test_an_older_object_can_be_labelled_rewritten_and_deleted(
     assert refusal(lambda: guarded.api("PATCH", path, {"metadata": {"labels": {"a": "b"}}}, MERGE)) == ""
     assert "not read" in refusal(lambda: guarded.api("PATCH", path, {"spec": {"unknown": "x"}}, MERGE))
     # As MIC's type upgrade does it.
-    rewritten = respelled(kind, guarded.api("GET", path))
+    rewritten = with_current_names(kind, guarded.api("GET", path))
     assert rewritten is not None
     assert refusal(lambda: guarded.api("PUT", path, rewritten)) == ""
     # The end of an object that is not rewritten.

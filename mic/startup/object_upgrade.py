@@ -21,10 +21,10 @@ _EMBEDDED: Final[Mapping[str, Kind[Any]]] = {"azureIdentityRef": IDENTITIES, "az
 _PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 
 
-def respelled(kind: Kind[Any], document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return *document*, an object of *kind*, with its fields in the current spelling; None if nothing changes.
+def with_current_names(kind: Kind[Any], document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return *document*, an object of *kind*, with the current field names; None if nothing changes.
 
-    `kube.decoding` with old field names reads the same values before and after. Only the spelling changes, with one
+    `kube.decoding` with old field names reads the same values before and after. Only the names change, with one
     exception: an embedded copy under its old name needed no apiVersion and kind, but under its current name
     the API server requires them.
     """
@@ -59,7 +59,7 @@ class _Description(msgspec.Struct, frozen=True):
 _DESCRIPTION: Final = msgspec.json.Decoder(_Description)
 
 
-def dropping(described: bytes) -> list[Kind[Any]]:
+def kinds_that_drop_old_names(described: bytes) -> list[Kind[Any]]:
     """Return the kinds whose old field names the API server drops, given its OpenAPI v3 description of the group.
 
     It drops fields that a schema does not name, on reads and on writes, unless the schema says otherwise. Fields
