@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from mic.azure.compute import REQUEST_SECONDS, Compute
 from mic.cluster.ignored_objects import IgnoredObjects
-from mic.cluster.kept_parts import KeptParts
+from mic.cluster.kept_parts import ObjectReducer
 from mic.cluster.mirror_pods import MirrorPods
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import misconfigured
@@ -83,7 +83,7 @@ RELEASE_SECONDS = 3.0
 """Limit for the release of the lease at the end; after that the lease expires."""
 
 
-class Stopped(Exception):  # noqa: N818  unwinds the task group after an ordered stop; never an error
+class StopRequested(Exception):  # noqa: N818  unwinds the task group after an ordered stop; never an error
     """SIGTERM or SIGINT was received."""
 
 
@@ -109,7 +109,7 @@ async def run(settings: Settings) -> None:
     try:
         async with Client(cluster, user_agent=f"{COMPONENT}/{VERSION}") as client:
             registry = await asyncio.to_thread(new_registry)
-            app = App(
+            app = MicApp(
                 settings=settings,
                 config=config,
                 cloud=cloud,
@@ -131,7 +131,7 @@ def _azure(settings: Settings) -> tuple[CloudConfig, Cloud, RotatingCredential, 
     return config, cloud, RotatingCredential(settings.cloud_config, settings.environment, cloud, make), bundle
 
 
-class App:
+class MicApp:
     """All of MIC for one API server and one cloud."""
 
     def __init__(
@@ -222,21 +222,23 @@ class App:
         record = UpgradeRecord(self._client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
         self._upgrade = TypeUpgrade(self._client, self._recorder, record, in_flight=settings.write_batch)
         # A pod without a node needs nothing. The watch reports it once it is scheduled.
-        kept = KeptParts()
+        reducer = ObjectReducer()
         self._pods = Informer(
             self._client,
             SCHEDULED_PODS,
             MirrorPods(view.pods, self._recorder),
             field_selector=SCHEDULED,
             label_selector=BINDING_LABEL,
-            keep=kept.pod,
+            keep=reducer.pod,
             hold=True,
             log_limit=limit,
         )
-        self._nodes = Informer(self._client, NODES, view.nodes, keep=kept.node, log_limit=limit)
+        self._nodes = Informer(self._client, NODES, view.nodes, keep=reducer.node, log_limit=limit)
         self._identities = Informer(self._client, IDENTITIES, view.identities, log_limit=limit)
         self._bindings = Informer(self._client, BINDINGS, view.bindings, log_limit=limit)
-        self._assigned = Informer(self._client, ASSIGNED_IDENTITIES, view.assigned, keep=kept.assigned, log_limit=limit)
+        self._assigned = Informer(
+            self._client, ASSIGNED_IDENTITIES, view.assigned, keep=reducer.assigned, log_limit=limit
+        )
         self._taint = (
             StartupTaint(
                 self._client,
@@ -279,7 +281,7 @@ class App:
                     tasks.create_task(_until(stop), name="stop signal")
                     tasks.create_task(self._lag.run(), name="event loop lag")
                     tasks.create_task(self._serve(), name="serving")
-            except* Stopped:
+            except* StopRequested:
                 log.info("stopping; leader locks are released")
         except PortInUse as error:
             raise StartError(str(error)) from error
@@ -371,4 +373,4 @@ def candidate(name: str) -> str:
 
 async def _until(stop: asyncio.Event) -> None:
     await stop.wait()
-    raise Stopped
+    raise StopRequested

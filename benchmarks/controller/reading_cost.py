@@ -25,7 +25,7 @@ from typing_extensions import override
 
 from benchmarks.controller import stream
 from benchmarks.controller.stream import Size
-from mic.cluster.kept_parts import KeptParts
+from mic.cluster.kept_parts import ObjectReducer
 from mic.cluster.view import ClusterView
 from mic.startup.first_read import few_full_collections
 from podidentity.kube.access import ClusterAccess
@@ -114,7 +114,7 @@ class Mirror:
         self.client = Recorded(size)
         self.dirty: list[str] = []
         self.view = ClusterView(loading=True, on_dirty=self.dirty.append)
-        kept = KeptParts()
+        kept = ObjectReducer()
         self.pods = Informer(self.client, SCHEDULED_PODS, self.view.pods, keep=kept.pod, hold=True)
         self.informers: list[Informer[Any]] = [
             self.pods,

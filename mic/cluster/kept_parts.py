@@ -45,8 +45,8 @@ def shared(make: Callable[[str], V]) -> SharedValues[str, V]:
     return SharedValues(make, SHARED_MAX, length=len)
 
 
-class KeptParts:
-    """The kept part of each object, as the informers' `keep`."""
+class ObjectReducer:
+    """Reducer of watched objects to the parts that MIC keeps, for the informers' `keep`."""
 
     def __init__(self) -> None:
         self._texts = shared(lambda text: text)

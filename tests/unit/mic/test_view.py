@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mic.cluster.kept_parts import KeptParts
+from mic.cluster.kept_parts import ObjectReducer
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import ExistingAssignment
 from podidentity.kube.decoding import decode_object
@@ -295,7 +295,7 @@ def test_a_pod_keeps_what_decides_about_its_assignments_and_nothing_else() -> No
         meta = msgspec.structs.replace(meta, deletion_timestamp=deletion, owner_references=owners)
         spec, status = PodSpec(node_name="n0", service_account_name="sa"), PodStatus(phase=phase, pod_ip="10.0.0.1")
         pod = Pod(metadata=meta, spec=spec, status=status)
-        kept = KeptParts().pod(decode_object(SCHEDULED_PODS, msgspec.json.encode(pod)))
+        kept = ObjectReducer().pod(decode_object(SCHEDULED_PODS, msgspec.json.encode(pod)))
         for attribute in ("key", "finished", "mirror", "binding_label"):
             assert getattr(kept, attribute) == getattr(pod, attribute), (attribute, pod)
         for field in ("uid", "resource_version", "deletion_timestamp"):
@@ -310,14 +310,14 @@ def test_a_node_keeps_its_names_its_version_and_its_provider_id() -> None:
         "metadata": {"name": "n0", "uid": "u", "resourceVersion": "1", "labels": {"zone": "1"}},
         "spec": {"providerID": "azure:///vm"},
     }
-    kept = KeptParts().node(decode_object(NODES, msgspec.json.encode(document)))
+    kept = ObjectReducer().node(decode_object(NODES, msgspec.json.encode(document)))
     assert kept.metadata.labels is None
     assert (kept.key, kept.metadata.uid, kept.metadata.resource_version) == (("", "n0"), "u", "1")
     assert kept.spec == NodeSpec(provider_id="azure:///vm")
 
 
 def test_an_assigned_identity_is_kept_with_all_that_is_written_back() -> None:
-    kept_parts = KeptParts()
+    kept_parts = ObjectReducer()
     for number in range(3):
         resource = an_assigned_identity(number)
         assert kept_parts.assigned(resource) == reduced(resource)
@@ -339,11 +339,11 @@ def test_what_other_clients_wrote_is_kept(part: str, other: dict[str, object]) -
     resource = an_assigned_identity()
     written = msgspec.structs.replace(getattr(resource, part), **other)
     changed = msgspec.structs.replace(resource, **{part: written})
-    assert KeptParts().assigned(changed) == reduced(changed) != resource
+    assert ObjectReducer().assigned(changed) == reduced(changed) != resource
 
 
 def test_equal_parts_of_different_objects_are_one_object() -> None:
-    kept_parts = KeptParts()
+    kept_parts = ObjectReducer()
     first, second = (kept_parts.assigned(an_assigned_identity(number)) for number in range(2))
     assert first.spec.azure_identity_ref is second.spec.azure_identity_ref
     assert first.spec.azure_binding_ref is second.spec.azure_binding_ref
@@ -361,7 +361,7 @@ def test_equal_parts_of_different_objects_are_one_object() -> None:
 
 @pytest.mark.parametrize("other", [{"version": "8"}, {"resource_id": "/other"}])
 def test_an_embedded_copy_that_differs_is_not_shared(other: dict[str, str]) -> None:
-    kept_parts = KeptParts()
+    kept_parts = ObjectReducer()
     first = kept_parts.assigned(an_assigned_identity(0))
     second = kept_parts.assigned(an_assigned_identity(1, **other))
     assert first.spec.azure_identity_ref != second.spec.azure_identity_ref
@@ -369,7 +369,7 @@ def test_an_embedded_copy_that_differs_is_not_shared(other: dict[str, str]) -> N
 
 
 def test_embedded_copies_are_forgotten_with_the_last_object() -> None:
-    kept_parts = KeptParts()
+    kept_parts = ObjectReducer()
     kept = kept_parts.assigned(an_assigned_identity())
     assert len(kept_parts._identities) == 1
     del kept
