@@ -60,9 +60,9 @@ def _run(argv: Sequence[str]) -> int:
 def flags_of_container(command_line: bytes) -> list[str]:
     """Return the flags in *command_line*, which has a zero byte after each argument, if that process is a MIC."""
     words = [word.decode(errors="replace") for word in command_line.split(b"\0")][:-1]
-    for place, word in enumerate(words):
+    for position, word in enumerate(words):
         if word.rpartition("/")[2] == "mic":
-            return words[place + 1 :]
+            return words[position + 1 :]
         if word.startswith("-") and word not in {"-m", "--"}:
             break  # another program's flags, where this argument has another meaning
     return []

@@ -209,7 +209,7 @@ class Compute:
                         match_condition=MatchConditions.IfNotModified if change.etag else None,
                         cls=keep,
                         polling=GrowingPolling(self._observe, self._clock, lambda: self._running, retry_total=3),
-                        **self._each(),
+                        **self._options(),
                     )
                 begun = True
                 self._running += 1
@@ -292,7 +292,7 @@ class Compute:
     def _scope(self) -> str:
         return self._cloud.resource_manager_audience.rstrip("/") + "/.default"
 
-    def _each(self) -> Mapping[str, Any]:
+    def _options(self) -> Mapping[str, Any]:
         return {"api_version": self._api_version}
 
     @asynccontextmanager

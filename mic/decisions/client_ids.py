@@ -66,8 +66,10 @@ def faulty(
     """
     for key, usage in host_view.usages.items():
         attached = azure.attached.get(key) if azure is not None else None
-        one = attached is None or not attached.client_id or usage.client_ids.keys() <= {_plain(attached.client_id)}
-        if one and not policy.refuses(key, *usage.client_ids):
+        consistent = (
+            attached is None or not attached.client_id or usage.client_ids.keys() <= {_plain(attached.client_id)}
+        )
+        if consistent and not policy.refuses(key, *usage.client_ids):
             continue
         for existing in usage.active.values():
             identity = existing.object.spec.azure_identity_ref

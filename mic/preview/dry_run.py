@@ -121,7 +121,7 @@ class DryRun:
         host_actions = self.actions.get(key) or HostActions()
         before = preparation.prepare(host_state, identities, self.policy)
         for step in before:
-            self._do(step)
+            self._apply(step)
         change = (
             host_change.azure_change(self.view.host_state(key), identities, self.policy)
             if identities is not None
@@ -134,14 +134,14 @@ class DryRun:
         if identities is not None and not identities.gone and host_state.host is not None:
             host_actions.left_on |= host_change.left_on(host_state, identities, self.policy)
         after = completion.finish(host_state, identities, self.policy, _reasons(host_state, identities))
-        for late in after:
-            self._do(late)
+        for finish_step in after:
+            self._apply(finish_step)
         host_actions.steps += [*before, *after]
         if host_actions.steps or host_actions.changes or host_actions.left_on:
             self.actions[key] = host_actions
         return bool(before or change or after)
 
-    def _do(self, step: Step) -> None:
+    def _apply(self, step: Step) -> None:
         match step:
             case steps.Create(desired, name, status, attached_by):
                 self._wrote(

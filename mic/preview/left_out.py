@@ -55,21 +55,21 @@ def _nodes(snapshot: Snapshot, policy: Policy, *, force_namespaced: bool) -> Ite
     index = _index(snapshot, force_namespaced=force_namespaced)
     pods: Counter[str] = Counter()
     for pod in bound(snapshot):
-        spelled = nodes.get(pod.spec.node_name)
-        host = parse_provider_id(spelled) if spelled is not None else None
+        provider_id = nodes.get(pod.spec.node_name)
+        host = parse_provider_id(provider_id) if provider_id is not None else None
         if host is not None and policy.allows(host):
             continue
         all_desired = index.all_desired(pod)
         pods[pod.spec.node_name] += any(
-            spelled is None or desired.identity_id is not None for desired in all_desired.values()
+            provider_id is None or desired.identity_id is not None for desired in all_desired.values()
         )
     for name, count in pods.items():
         if name not in nodes:
             reason = "the cluster has no such node, so nothing is assigned to its pods"
         elif refusal := policy.refusal(parse_provider_id(nodes[name])):
             reason = cut(refusal)
-        elif spelled := nodes[name]:
-            reason = f"its providerID {spelled[:MESSAGE_MAX]!r} names no VM or scale set of Azure"
+        elif provider_id := nodes[name]:
+            reason = f"its providerID {provider_id[:MESSAGE_MAX]!r} names no VM or scale set of Azure"
         else:
             reason = "it has no providerID, so its VM or scale set is not known"
         if count:

@@ -13,7 +13,7 @@ from podidentity.resources import AzureIdentity
 
 log = logging.getLogger(__name__)
 
-BESIDE_SECONDS: Final = 0.01
+COLLECT_SECONDS: Final = 0.01
 """Time for which events of a host are collected: one drained node then causes one pass over its host."""
 
 
@@ -60,7 +60,9 @@ class Controller:
         self._view = view
         self._passes = WorkQueue(clock=clock, on_fault=on_fault)
         self._revocations, self._assignments = (
-            WorkQueue(gather_seconds=BESIDE_SECONDS, gather_most_seconds=BESIDE_SECONDS, clock=clock, on_fault=on_fault)
+            WorkQueue(
+                gather_seconds=COLLECT_SECONDS, gather_most_seconds=COLLECT_SECONDS, clock=clock, on_fault=on_fault
+            )
             for _ in range(2)
         )
         self._host_reconciler = host_reconciler

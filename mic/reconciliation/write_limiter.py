@@ -41,19 +41,19 @@ class WriteLimiter:
         self._free = in_flight
         self._bucket = TokenBucket(per_second, max(1.0, burst), clock)
         self._lines: dict[Urgency, dict[str, deque[asyncio.Future[None]]]] = {urgency: {} for urgency in Urgency}
-        self._turns = 0
+        self._granted = 0
         self._alarm: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def permit(self, urgency: Urgency, host: str) -> AsyncIterator[None]:
         """Wait for a permit and hold it."""
-        mine = asyncio.get_running_loop().create_future()
-        self._lines[urgency].setdefault(host, deque()).append(mine)
+        waiting = asyncio.get_running_loop().create_future()
+        self._lines[urgency].setdefault(host, deque()).append(waiting)
         self._grant()
         try:
-            await mine
+            await waiting
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():
+            if waiting.done() and not waiting.cancelled():
                 self._give_back()
             raise
         try:
@@ -80,7 +80,7 @@ class WriteLimiter:
                 lines[host] = line  # at the end: other hosts are served first
             first.set_result(None)
             self._free -= 1
-            self._turns += 1
+            self._granted += 1
 
     def _again(self) -> None:
         self._alarm = None
@@ -88,7 +88,7 @@ class WriteLimiter:
 
     def _next_lines(self) -> dict[str, deque[asyncio.Future[None]]] | None:
         """Return the queues of the next urgency; None if no write waits."""
-        order = sorted(Urgency, reverse=self._turns % LEAST_SHARE == LEAST_SHARE - 1)
+        order = sorted(Urgency, reverse=self._granted % LEAST_SHARE == LEAST_SHARE - 1)
         for urgency in order:
             lines = self._lines[urgency]
             while lines:

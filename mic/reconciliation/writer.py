@@ -125,9 +125,9 @@ class Writer:
             await asyncio.wait(others)
             if any(task.cancelled() or task.result() != Written() for task in others):
                 return Written()
-        return await self._one(step)
+        return await self._write(step)
 
-    async def _one(self, step: steps.Step) -> Written:
+    async def _write(self, step: steps.Step) -> Written:
         async with self._limiter.permit(_URGENCIES.get(type(step), Urgency.ASSIGN), self._host_key_of(step)):
             operation, began = _OPERATIONS[type(step)], self._clock()
             try:
@@ -218,9 +218,9 @@ class Writer:
                 log.warning("cannot write an assigned identity; trying again", extra=_about(step) | {"error": error})
                 return Written(error=error)
 
-    async def _read_again(self, key: tuple[str, str], thought: ExistingAssignment | None) -> bool:
-        """Read the object again. Return whether it differs from its earlier state, or from *thought*."""
-        before = thought or self._view.existing(key)
+    async def _read_again(self, key: tuple[str, str], expected: ExistingAssignment | None) -> bool:
+        """Read the object again. Return whether it differs from its earlier state, or from *expected*."""
+        before = expected or self._view.existing(key)
         try:
             stored: AzureAssignedIdentity = await self._client.get(ASSIGNED_IDENTITIES, *key)
         except NotFound:

@@ -226,7 +226,7 @@ class RotatingCredential(AsyncTokenCredential):
             return False
         self._seen = stamp
         try:
-            config = await asyncio.to_thread(self._read_anew)
+            config = await asyncio.to_thread(self._reread_config)
             fresh = self._make(config, self._cloud)
         except ConfigError as error:
             log.warning("the changed cloud config is invalid; still using the previous one", extra={"error": error})
@@ -237,7 +237,7 @@ class RotatingCredential(AsyncTokenCredential):
         log.info("the cloud config has changed; using the new credentials", extra={"path": self._path})
         return True
 
-    def _read_anew(self) -> CloudConfig:
+    def _reread_config(self) -> CloudConfig:
         config = read(self._path, self._environ)
         if config.cloud.lower() != self.config.cloud.lower():
             raise ConfigError(f"the cloud has become {config.cloud!r}: restart MIC to move to another one")

@@ -92,16 +92,16 @@ class StartupTaint:
         """Remove taints until cancelled. The caller also runs both informers."""
         await self.nodes.synced()
         await self.pods.synced()
-        await self._queue.run(self._turn)
+        await self._queue.run(self._reconcile)
 
-    async def _turn(self, name: str) -> PassResult:
+    async def _reconcile(self, name: str) -> PassResult:
         node = self.nodes.store.get(("", name))
         if node is None or not self._ready.on(name):
             return PassResult()
-        left = without(node.spec.taints, self._key)
-        return PassResult(failed=len(left) < len(node.spec.taints) and not await self._leave(node, left))
+        remaining = without(node.spec.taints, self._key)
+        return PassResult(failed=len(remaining) < len(node.spec.taints) and not await self._set_taints(node, remaining))
 
-    async def _leave(self, node: TaintedNode, taints: list[dict[str, Any]]) -> bool:
+    async def _set_taints(self, node: TaintedNode, taints: list[dict[str, Any]]) -> bool:
         """Replace the node's taints by *taints* unless the node has changed. Return whether nothing is left to do."""
         name = node.metadata.name
         operations: list[Mapping[str, Any]] = [
@@ -119,7 +119,7 @@ class StartupTaint:
             )
             return False
         except Forbidden as error:
-            self._say_forbidden(error)
+            self._log_forbidden(error)
             return False
         except ApiError as error:
             log.warning("cannot remove the start-up taint; trying again", extra={"node": name, "error": error})
@@ -128,7 +128,7 @@ class StartupTaint:
         log.info("NMI is ready on the node; start-up taint removed", extra={"node": name})
         return True
 
-    def _say_forbidden(self, error: ApiError) -> None:
+    def _log_forbidden(self, error: ApiError) -> None:
         """Log once for all nodes, because one permission is missing."""
         if not self._forbidden:
             log.error(

@@ -160,7 +160,7 @@ class TypeUpgrade:
     async def is_recorded(self) -> bool | None:
         """Return whether the upgrade is recorded as done; None, with a log line, if this cannot be read."""
         try:
-            recorded = await self._again_and_again(self._record.read)
+            recorded = await self._retried(self._record.read)
         except ApiError as error:
             log.warning(
                 "whether the type upgrade is done cannot be read, so MIC upgrades nothing and reads old field names; "
@@ -196,7 +196,7 @@ class TypeUpgrade:
             )
             return False
         try:
-            await self._again_and_again(lambda: self._record.write(VERSION))
+            await self._retried(lambda: self._record.write(VERSION))
         except ApiError as error:
             log.warning(
                 "the type upgrade is done but cannot be recorded, so each start looks at every object, and reads old "
@@ -221,7 +221,7 @@ class TypeUpgrade:
         """Rewrite the objects of *kind*. Return whether none has an old field name any more."""
         work = _Work(self._client, kind, self._slots)
         try:
-            await self._again_and_again(work.once)
+            await self._retried(work.once)
         except NotFound:
             return True  # the kind is not served, so there are no objects of it
         except Forbidden as error:
@@ -254,7 +254,7 @@ class TypeUpgrade:
             )
         return work.complete
 
-    async def _again_and_again(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return *call*'s result. Raise ApiError if it fails permanently, or temporarily TRIES times."""
         pauses = self._pauses()
         for left in reversed(range(TRIES)):
@@ -302,14 +302,14 @@ class _Work:
                     await asyncio.sleep(0)  # decoding a large object blocks the loop for long enough
                     if (document := self._to_do(raw)) is None:
                         continue
-                    work = self._one(decode_meta(raw), document, passing, cut=page.cut)
+                    work = self._upgrade(decode_meta(raw), document, passing, cut=page.cut)
                     if len(memoryview(raw)) > WHOLE_MAX:
                         await work  # one by one: a decoded object is many times as large
                     else:
                         tasks.create_task(work, name=f"upgrade {self._kind.name}")
             del page
-            if away := [error for error in passing if isinstance(error, NoResponse)]:
-                raise away[0]
+            if unreachable := [error for error in passing if isinstance(error, NoResponse)]:
+                raise unreachable[0]
         if passing:
             raise passing[0]
         self.complete = not self.failed
@@ -333,7 +333,7 @@ class _Work:
         named = outline(self._kind, raw)
         return fold(named, self._kind.shape) != named
 
-    async def _one(self, meta: BareMeta, document: Document, passing: list[ApiError], *, cut: bool) -> None:
+    async def _upgrade(self, meta: BareMeta, document: Document, passing: list[ApiError], *, cut: bool) -> None:
         if not meta.name:
             self._fail(meta, "its metadata cannot be read")
             return
