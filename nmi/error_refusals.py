@@ -200,7 +200,7 @@ def _cause(error: AzureError, texts: _ErrorTexts[Any]) -> str:
 
 
 def _answer_of(error: AzureError, own: Collection[str]) -> str:
-    said = azure_error_text.for_pod(error.said, own)
+    said = azure_error_text.for_pod(error.sentence, own)
     return f" Azure's answer: {said}" if said else ""
 
 

@@ -207,12 +207,12 @@ class GoParser(argparse.ArgumentParser):
 
     def _flag(self, name: str) -> argparse.Action:
         """Return the flag *name*, without dashes. Raises UsageError with the most similar flag."""
-        known = {text.lstrip("-"): action for action in self._actions for text in action.option_strings}
-        if name not in known:
+        actions = {text.lstrip("-"): action for action in self._actions for text in action.option_strings}
+        if name not in actions:
             import difflib  # noqa: PLC0415  150 kB, for a message only
 
-            folded = {text.lower(): text for text in known if text not in self._former}
+            folded = {text.lower(): text for text in actions if text not in self._former}
             close = difflib.get_close_matches(name.lower(), folded, n=1)
             advice = f"; did you mean --{folded[close[0]]}?" if close else ""
             self.error(f"unknown flag --{quoted(name)[1:-1]}{advice}")
-        return known[name]
+        return actions[name]

@@ -279,7 +279,7 @@ def _failure(sign_in: SignIn, policy: _Policy, error: Exception) -> AzureError:
             or policy.headers.get("x-ms-request-id", "")
             or policy.headers.get("x-ms-correlation-request-id", ""),
         ),
-        said=sentence,
+        sentence=sentence,
     )
 
 

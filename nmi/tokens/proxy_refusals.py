@@ -52,7 +52,7 @@ class NotBoundError(Refused):
             status=cause.status,
             code=cause.code,
             correlation_id=cause.correlation_id,
-            said=cause.said,
+            sentence=cause.sentence,
         )
         self.step = step
         self.client_id = client_id

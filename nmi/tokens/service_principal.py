@@ -220,7 +220,7 @@ def _of_tenant(tenant: str, error: AzureError) -> AzureError:
         code=error.code,
         retry_after=error.retry_after,
         correlation_id=error.correlation_id,
-        said=error.said,
+        sentence=error.sentence,
     )
 
 
@@ -232,7 +232,7 @@ def _rejected(application: Application, credential: ClientSecret | KeyStore, ref
         status=refused.status,
         code=refused.code,
         correlation_id=refused.correlation_id,
-        said=refused.said,
+        sentence=refused.sentence,
     )
 
 

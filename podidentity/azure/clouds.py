@@ -131,11 +131,11 @@ def by_name(name: str, environment_file: Path | None = None) -> Cloud:
     `AzureStackCloud` is read from *environment_file*. Raises CloudError for an unknown name, for a stack without a
     file, and for a file that cannot be used.
     """
-    wanted = (name or PUBLIC.name).strip().lower()
-    known = _KNOWN.get(wanted)
-    if known is not None:
-        return known
-    if wanted != STACK_NAME.lower():
+    key = (name or PUBLIC.name).strip().lower()
+    cloud = _KNOWN.get(key)
+    if cloud is not None:
+        return cloud
+    if key != STACK_NAME.lower():
         names = ", ".join(sorted([cloud.name for cloud in _KNOWN.values()] + [STACK_NAME]))
         raise CloudError(f"unknown cloud {name[:64]!r}: set it to one of {names}")
     if environment_file is None:
@@ -162,9 +162,9 @@ def unambiguous(content: bytes) -> Any:
 
 
 def _without_contradiction(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    known: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in pairs:
-        if known.setdefault(name.lower(), value) != value:
+        if values.setdefault(name.lower(), value) != value:
             raise ValueError(f"the field {name[:64]!a} is there twice, with different values")
     return dict(pairs)
 

@@ -38,18 +38,18 @@ class AzureError(Exception):
         code: str = "",
         retry_after: float | None = None,
         correlation_id: str = "",
-        said: str = "",
+        sentence: str = "",
     ) -> None:
-        """*message*, *code* and *said* may be another service's text; they are cut and scrubbed here.
+        """*message*, *code* and *sentence* may be another service's text; they are cut and scrubbed here.
 
-        *said* is only the service's own sentence; empty if it sent none.
+        *sentence* is only the service's own sentence; empty if it sent none.
 
         *retry_after* is in seconds from now, if the service sent it.
         """
         self.status = status
         self.code = plain(code)
         self.message = scrubbed(message)
-        self.said = scrubbed(said)
+        self.sentence = scrubbed(sentence)
         self.retry_after = retry_after
         self.correlation_id = plain(correlation_id)
         super().__init__(self.message)
@@ -66,7 +66,7 @@ class AzureError(Exception):
             code=self.code,
             retry_after=self.retry_after,
             correlation_id=self.correlation_id,
-            said=self.said,
+            sentence=self.sentence,
         )
 
 

@@ -141,9 +141,9 @@ def _number(value: str | int | None) -> int | None:
 def _without_ids(sentence: str, query: Mapping[str, str]) -> str:
     """Return *sentence* with the requested ids redacted: Azure repeats them, and its sentences are logged."""
     for name in ("client_id", "object_id"):
-        asked = query.get(name, "")
-        if len(asked) >= ID_MIN:
-            sentence = re.sub(re.escape(asked), redacted(asked), sentence, flags=re.IGNORECASE)
+        requested_id = query.get(name, "")
+        if len(requested_id) >= ID_MIN:
+            sentence = re.sub(re.escape(requested_id), redacted(requested_id), sentence, flags=re.IGNORECASE)
     return sentence
 
 
@@ -162,14 +162,14 @@ def failure_in(query: Mapping[str, str], reply: Reply) -> AzureError:
         kind = CameBack
     elif 400 <= reply.status < 500 and reply.status != 408:
         kind = Refused
-    said = _without_ids(sentence_in(document.error_description), query)
+    sentence = _without_ids(sentence_in(document.error_description), query)
     return kind(
-        said or document.error or f"status {reply.status}",
+        sentence or document.error or f"status {reply.status}",
         status=reply.status,
         code=document.error,
         retry_after=retry_after_seconds(reply.header("Retry-After")),
         correlation_id=correlation_in(document.error_description)
         or reply.header("x-ms-request-id")
         or reply.header("x-ms-correlation-request-id"),
-        said=said,
+        sentence=sentence,
     )

@@ -1,6 +1,6 @@
 """One connection, and the responses that arrive on it.
 
-The server is not trusted: it can send at most HEAD_MAX bytes without a byte of a body, bytes that no request asked for
+The server is not trusted: it can send at most HEAD_MAX bytes without a byte of a body, bytes that belong to no request
 close the connection, and a response that ends early is an error.
 """
 

@@ -241,7 +241,7 @@ async def _read_kubeconfig(path: str) -> _KubeconfigContent:
         ) from error
     try:
         async with asyncio.timeout(PROGRAM_SECONDS):
-            said, _ = await process.communicate()
+            output, _ = await process.communicate()
     except TimeoutError:
         raise AccessError(
             f"reading the kubeconfig {path} took longer than {PROGRAM_SECONDS:g} s: check the program that it runs"
@@ -251,7 +251,7 @@ async def _read_kubeconfig(path: str) -> _KubeconfigContent:
             process.kill()
             await process.wait()
     try:
-        content = msgspec.json.decode(said, type=_KubeconfigContent)
+        content = msgspec.json.decode(output, type=_KubeconfigContent)
     except msgspec.DecodeError:
         raise AccessError(
             f"the process that reads the kubeconfig {path} failed (exit code {process.returncode}): see its output "

@@ -281,14 +281,14 @@ class Informer(Generic[T]):
         """
         if self.store:
             meta = decode_meta(raw)
-            known = self.store.get((meta.namespace, meta.name))
+            stored = self.store.get((meta.namespace, meta.name))
             same = (meta.uid, meta.resource_version)
             if (
-                known is not None
+                stored is not None
                 and meta.resource_version
-                and (known.metadata.uid, known.metadata.resource_version) == same
+                and (stored.metadata.uid, stored.metadata.resource_version) == same
             ):
-                return known
+                return stored
         return self.objects.within_limits(
             decode_object(self._kind, raw, old_field_names=self._client.old_field_names, note=self._note_ignored)
         )

@@ -51,12 +51,12 @@ async def list_pages(
     chosen, path = selectors(field_selector, label_selector), object_path(kind, namespace)
     limit, token, first, failed = page_size, "", True, False
     while True:
-        asked = {**chosen, "limit": str(limit)} if limit else dict(chosen)
+        params = {**chosen, "limit": str(limit)} if limit else dict(chosen)
         if token:
-            asked["continue"] = token
+            params["continue"] = token
         following = ""
         try:
-            async with aclosing(_parts(transport, path, asked, read, divisible=limit > 1)) as parts:
+            async with aclosing(_parts(transport, path, params, read, divisible=limit > 1)) as parts:
                 async for part in parts:
                     size, following = part.size, part.continue_token
                     yield msgspec.structs.replace(part, first=first)
@@ -80,14 +80,14 @@ async def list_pages(
 
 
 async def _parts(
-    transport: Transport, path: str, asked: Mapping[str, str], read: Callable[[bytes], RawPage], *, divisible: bool
+    transport: Transport, path: str, params: Mapping[str, str], read: Callable[[bytes], RawPage], *, divisible: bool
 ) -> AsyncGenerator[RawPage, None]:
     """Yield one response of a list: as one page, or as several if it is long or deeply nested.
 
     Only the last of several has the list's version and token. Raises _PageTooLarge for a long one if it is *divisible*,
     and Malformed for anything but a list.
     """
-    response = await transport.open_response(path, asked)
+    response = await transport.open_response(path, params)
     try:
         whole, data = await transport.in_time(read_body(response, response_limits.BODY_MAX))
         if whole:

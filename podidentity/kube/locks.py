@@ -94,19 +94,19 @@ class Lock:
 
     async def try_take(self) -> bool:
         """Take the lock if it is free, expired or already held. Return whether it is held now."""
-        asked = self._clock()
+        sent = self._clock()
         try:
             stored = await self._read()
         except NotFound:
             if not self._optional:
                 await self._create()
             else:
-                self._mark_absent(asked)
+                self._mark_absent(sent)
             return True
         except Forbidden as error:
             if not self._optional:
                 raise
-            self._mark_unreadable(asked, error)
+            self._mark_unreadable(sent, error)
             return True
         self._absent = False
         record = self._form.read(stored)
@@ -129,7 +129,7 @@ class Lock:
             await asyncio.sleep(min(pause, max(0.0, self._deadline() - self._clock())))
             try:
                 async with asyncio.timeout(max(0.0, self._deadline() - self._clock())):
-                    await self._renew_or_look()
+                    await self._renew_or_read()
                 pause = self._pause()
             except TimeoutError as error:
                 raise self._lost("no renewal succeeded in time") from error
@@ -175,7 +175,7 @@ class Lock:
         self._stored = await self._write("POST", document, self._identity, self._whole_seconds(), acquire=True)
         self._known_since = sent
 
-    async def _renew_or_look(self) -> None:
+    async def _renew_or_read(self) -> None:
         """Renew. After a write of another client read the holder: another holder ends the lock, other changes are
         overwritten.
         """
@@ -185,18 +185,18 @@ class Lock:
                 return
         except (Conflict, NotFound):
             self._stored = None
-        asked = self._clock()
+        sent = self._clock()
         try:
             stored = await self._read()
         except NotFound as error:
             if not self._optional:
                 raise self._lost("the object was deleted") from error
-            self._mark_absent(asked)
+            self._mark_absent(sent)
             return
         except Forbidden as error:
             if not self._absent:
                 raise
-            self._mark_unreadable(asked, error)
+            self._mark_unreadable(sent, error)
             return
         holder = self._form.read(stored).holder
         if holder != self._identity and not (self._absent and not holder):
@@ -232,14 +232,14 @@ class Lock:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ServerError(502, "Malformed", f"{self.title} cannot be read: {error}") from error
 
-    def _mark_absent(self, asked: float) -> None:
-        self._absent, self._stored, self._known_since = True, None, asked
+    def _mark_absent(self, sent: float) -> None:
+        self._absent, self._stored, self._known_since = True, None, sent
 
-    def _mark_unreadable(self, asked: float, error: Forbidden) -> None:
+    def _mark_unreadable(self, sent: float, error: Forbidden) -> None:
         """Without permission to read, the lock cannot be respected. Clusters that never ran the Go implementation need
         no permission.
         """
-        self._mark_absent(asked)
+        self._mark_absent(sent)
         if not self._logged_unreadable:
             self._logged_unreadable = True
             log.error(

@@ -209,8 +209,8 @@ class HttpEndpoints:
         path, _, query = target.partition(b" ")[0].partition(b"?")
         if self._profile is None or path != b"/debug/profile":
             return 0
-        asked = _SECONDS.fullmatch(query)
-        return max(1, min(int(asked[1]), PROFILE_SECONDS_MAX)) if asked else 10
+        match = _SECONDS.fullmatch(query)
+        return max(1, min(int(match[1]), PROFILE_SECONDS_MAX)) if match else 10
 
     def _answer(self, head: bytes, *, local: bool) -> bytes:
         """Return the whole response to a request's head."""

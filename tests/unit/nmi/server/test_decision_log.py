@@ -87,7 +87,13 @@ def test_another_cause_with_the_same_reason_has_a_line_and_a_report_of_its_own(l
             ],
             2,
         ),
-        ([Refused(f"trace {n}", code="AADSTS7000215", correlation_id=f"id-{n}", said=f"no {n}") for n in range(3)], 1),
+        (
+            [
+                Refused(f"trace {n}", code="AADSTS7000215", correlation_id=f"id-{n}", sentence=f"no {n}")
+                for n in range(3)
+            ],
+            1,
+        ),
         ([Unreachable(f"timeout {n}", code=f"code{n}") for n in range(3)], 1),
     ],
     ids=["steps that the token proxy misses", "other ids", "other timeouts"],

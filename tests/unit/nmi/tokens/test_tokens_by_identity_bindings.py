@@ -64,7 +64,7 @@ async def test_a_service_account_without_the_permission_is_refused_with_the_comm
 
 
 def test_the_log_names_the_command_for_the_longest_service_account() -> None:
-    cause = Refused("no permission", status=403, said="x" * 999)
+    cause = Refused("no permission", status=403, sentence="x" * 999)
     error = NotBoundError(cause, MissingStep.PERMISSION, "client", f"{'n' * 63}/{'a' * 253}")
     refusal = refusal_of(error)
     assert "podidctl explain pod prints" in refusal.detail[:VALUE_MAX]
