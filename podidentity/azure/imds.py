@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 from podidentity.azure.errors import AzureError, CameBack, NotSent, Paused, Refused, Unreachable
-from podidentity.azure.imds_answers import ImdsToken, Reply, failure_in, token_in
+from podidentity.azure.imds_responses import ImdsToken, Reply, failure_in, token_in
 from podidentity.hidden_fields import HidingStruct
 from podidentity.http_client.errors import HttpClientError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # podidctl imports this module without NMI's extra
 TOKEN_PATH: Final = "/metadata/identity/oauth2/token"  # noqa: S105
 API_VERSION: Final = "2018-02-01"
 
-ANSWER_MAX: Final = 64 * 1024
+RESPONSE_MAX: Final = 64 * 1024
 """Bytes. A token with every optional claim and group stays under 16 KiB."""
 
 PASSED_ON_HEADERS: Final = ("Retry-After", "x-ms-request-id")
@@ -151,7 +151,7 @@ class ImdsSource:
         for the permit.
 
         The permit receives a response without a token as an error. Raises Unreachable without a response, AzureError
-        for one over ANSWER_MAX, CameBack, and errors of the permit.
+        for one over RESPONSE_MAX, CameBack, and errors of the permit.
         """
         query = _query(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
         reply: Reply | None = None
@@ -313,6 +313,6 @@ async def _read_limited(response: "Response") -> bytes:
     body = bytearray()
     while chunk := await response.readany():
         body += chunk
-        if len(body) > ANSWER_MAX:
-            raise AzureError(f"a response of more than {ANSWER_MAX} bytes", code="answer_too_large")
+        if len(body) > RESPONSE_MAX:
+            raise AzureError(f"a response of more than {RESPONSE_MAX} bytes", code="answer_too_large")
     return bytes(body)

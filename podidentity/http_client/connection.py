@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, request: bytes, response: Response, *, bodiless: bool) -> None:
-        """Send *request*, whose answer is *response*; *bodiless*: of a HEAD request."""
+        """Send *request*, to which *response* belongs; *bodiless*: of a HEAD request."""
         self._parser = HttpResponseParser(self)
         self._response, self._bodiless, self._until_close, self._overhead = response, bodiless, False, 0
         if self._transport is None or not self.usable:

@@ -104,7 +104,7 @@ _CLASSES: Final[Mapping[int, type[ApiError]]] = {
 _STATUS_DECODER: Final = msgspec.json.Decoder(Status)
 
 
-def from_answer(status: int, body: bytes, retry_after: str = "") -> ApiError:
+def from_response(status: int, body: bytes, retry_after: str = "") -> ApiError:
     """Return the exception for an HTTP response of *status*; *retry_after* is the header's value.
 
     A body other than a Status object (such as a proxy's page) becomes the message, cut to `MESSAGE_MAX`.

@@ -30,8 +30,8 @@ INTERVAL_FIRST_SECONDS: Final = 1.0
 INTERVAL_MOST_SECONDS: Final = 3.0
 """From the start of one request to the start of the next. The upper bound is 5 s minus two seconds for the first lists.
 """
-ANSWER_SECONDS: Final = 15.0
-"""Time limit of one request. A slow API server answers the oldest request; a recovered API server answers the newest.
+REQUEST_SECONDS: Final = 15.0
+"""Time limit of one request. A slow API server responds to the oldest request, a recovered one to the newest.
 """
 
 
@@ -66,7 +66,7 @@ class FirstContact:
     async def made(self) -> None:
         """Return after the API server's first response. Raises no error of the API server or the network."""
         async with self._unpooled_client() as client:
-            await self._answer(client)
+            await self._wait_for_response(client)
         if self._logged:
             log.info("the API server responds", extra={"seconds": round(self._clock() - self._began, 1)})
 
@@ -76,28 +76,28 @@ class FirstContact:
         During the wait, requests continue. When the API server has recovered from an outage, all connections of
         *client* are closed and the incomplete lists start again, so that no list waits for a lost response.
         """
-        asking = asyncio.create_task(self._keep_asking(client, informers), name="ask the API server")
+        requests = asyncio.create_task(self._send_requests(client, informers), name="ask the API server")
         lists = asyncio.create_task(_all_synced(informers), name="wait for the first lists")
         try:
-            await asyncio.wait({asking, lists}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({requests, lists}, return_when=asyncio.FIRST_COMPLETED)
             if not lists.done():
-                await asking  # it ends only with a defect
+                await requests  # it ends only with a defect
         finally:
-            asking.cancel()
+            requests.cancel()
             lists.cancel()
-            await asyncio.gather(asking, lists, return_exceptions=True)
+            await asyncio.gather(requests, lists, return_exceptions=True)
         self.problem = None
 
-    async def _keep_asking(self, client: Client, informers: Collection[Informer[Any]]) -> None:
-        async with self._unpooled_client() as asking:
+    async def _send_requests(self, client: Client, informers: Collection[Informer[Any]]) -> None:
+        async with self._unpooled_client() as unpooled:
             while True:
                 await asyncio.sleep(self._intervals.next())
-                if await self._answer(asking):
+                if await self._wait_for_response(unpooled):
                     for informer in informers:
                         informer.list_again()
                     await client.aclose()
 
-    async def _answer(self, client: Client) -> bool:
+    async def _wait_for_response(self, client: Client) -> bool:
         """Send requests until the API server responds. Return whether earlier requests may be lost.
 
         At most two requests are in progress: the oldest and the newest.
@@ -108,7 +108,7 @@ class FirstContact:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                newest = asyncio.create_task(self._ask(client), name="ask the API server once")
+                newest = asyncio.create_task(self._request_once(client), name="ask the API server once")
                 self._longer = 0.0
                 end = loop.time() + self._intervals.next()
                 pending = {request for request in (oldest, newest) if request is not None}
@@ -139,10 +139,10 @@ class FirstContact:
             self._access, user_agent=self._user_agent, reuse_connections=False, open_session=self._open_session
         )
 
-    async def _ask(self, client: Client) -> bool:
+    async def _request_once(self, client: Client) -> bool:
         """Send one request and return whether the API server responds and accepts the credentials."""
         try:
-            await client.request("GET", "/version", timeout_seconds=ANSWER_SECONDS)
+            await client.request("GET", "/version", timeout_seconds=REQUEST_SECONDS)
         except Forbidden:
             return (
                 True  # without permission to read the version; the lists report whether other permissions are missing

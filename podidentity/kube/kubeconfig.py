@@ -128,11 +128,11 @@ def main(path: str) -> None:
     try:
         there = any(_exists(Path(part).expanduser()) for part in path.split(":") if part)
     except OSError as error:  # a directory without permission
-        answer = {"problem": f"cannot use the kubeconfig {path} ({error.strerror}): correct it, or pass another one"}
+        result = {"problem": f"cannot use the kubeconfig {path} ({error.strerror}): correct it, or pass another one"}
     else:
         missing = {"problem": f"the kubeconfig {path} does not exist: correct --kubeconfig or KUBECONFIG"}
-        answer = read_kubeconfig(path) if there else missing
-    json.dump(answer, sys.stdout)
+        result = read_kubeconfig(path) if there else missing
+    json.dump(result, sys.stdout)
 
 
 if __name__ == "__main__":

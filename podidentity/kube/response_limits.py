@@ -20,7 +20,7 @@ ERROR_BODY_MAX: Final = 64 * 1024
 PIECE: Final = 16 * 1024
 """Bytes that are scanned between two pauses for the loop: 5 ms at most."""
 PART_BYTES: Final = 2 * 1024 * 1024
-"""Bytes of objects of a long answer that are handed on together."""
+"""Bytes of objects of a long response that are passed on together."""
 
 
 def split_pieces(data: bytes) -> Iterator[bytes]:

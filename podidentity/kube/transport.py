@@ -18,7 +18,7 @@ from podidentity.http_client.errors import ClientConnectorError, HttpClientError
 from podidentity.kube import response_limits
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.decoding import LongLine
-from podidentity.kube.errors import MALFORMED, NoResponse, ServerError, Unauthorized, from_answer
+from podidentity.kube.errors import MALFORMED, NoResponse, ServerError, Unauthorized, from_response
 from podidentity.kube.sessions import HttpResponse, OpenSession, Session, aiohttp_session
 from podidentity.kube.watch_lines import read_lines
 
@@ -56,7 +56,7 @@ class Transport:
         self._open_session = open_session
         self._session: Session | None = None
         self._clock = clock
-        self._answered_at = -math.inf
+        self._responded_at = -math.inf
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,7 +74,7 @@ class Transport:
 
     def silent_seconds(self) -> float:
         """Return seconds since the API server last began a response with any status; infinite before the first."""
-        return self._clock() - self._answered_at
+        return self._clock() - self._responded_at
 
     async def request(
         self,
@@ -91,7 +91,7 @@ class Transport:
         """
         headers = {"Content-Type": content_type} if body is not None else {}
 
-        async def answer() -> bytes:
+        async def exchange() -> bytes:
             response = await self._send(method, path, params, headers, body)
             try:
                 whole, content = await read_body(response, response_limits.BODY_MAX)
@@ -101,7 +101,7 @@ class Transport:
                 raise ServerError(502, MALFORMED, f"a response of more than {response_limits.BODY_MAX} bytes")
             return content
 
-        return await self.in_time(answer(), timeout_seconds)
+        return await self.in_time(exchange(), timeout_seconds)
 
     async def in_time(self, work: Awaitable[V], seconds: float | None = None) -> V:
         """Return the result of *work*. Raises NoResponse after *seconds* (default: the client's) or if the connection
@@ -179,14 +179,14 @@ class Transport:
             body=body,
             connect_seconds=CONNECT_SECONDS,
         )
-        self._answered_at = self._clock()
+        self._responded_at = self._clock()
         if 200 <= response.status < 300:
             return response
         try:
             _, content = await read_body(response, response_limits.ERROR_BODY_MAX)
         finally:
             response.close()
-        raise from_answer(response.status, content, response.headers.get("retry-after", ""))
+        raise from_response(response.status, content, response.headers.get("retry-after", ""))
 
     def _opened_session(self) -> Session:
         if self._session is None:

@@ -194,7 +194,7 @@ class HttpEndpoints:
                     limit.reschedule(asyncio.get_running_loop().time() + seconds + self._request_seconds)
                     writer.write(_rendered(200, (await self._profile(seconds)).encode(), _PLAIN, with_body=True))
                 else:
-                    writer.write(self._answer(head, local=local))
+                    writer.write(self._response(head, local=local))
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
@@ -212,7 +212,7 @@ class HttpEndpoints:
         match = _SECONDS.fullmatch(query)
         return max(1, min(int(match[1]), PROFILE_SECONDS_MAX)) if match else 10
 
-    def _answer(self, head: bytes, *, local: bool) -> bytes:
+    def _response(self, head: bytes, *, local: bool) -> bytes:
         """Return the whole response to a request's head."""
         method, _, rest = head.partition(b" ")
         target, _, version = rest.partition(b"\r\n")[0].partition(b" ")

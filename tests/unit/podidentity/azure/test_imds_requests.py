@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from podidentity.azure.errors import AzureError, CameBack, NotSent, NotYet, Paused, Refused, Throttled, Unreachable
-from podidentity.azure.imds import ANSWER_MAX, ImdsSource
+from podidentity.azure.imds import RESPONSE_MAX, ImdsSource
 from tests.support.nmi.imds import HANG, SECRET, Imds, Reply, error_body, running_imds
 from tests.support.virtual_time import now
 
@@ -107,11 +107,11 @@ async def test_an_invalid_token_response_is_rejected(imds: Imds, body: bytes) ->
 
 
 async def test_an_endless_response_is_cut_off(imds: Imds) -> None:
-    imds.script = [Reply(body=b" " * (ANSWER_MAX + 1))]
+    imds.script = [Reply(body=b" " * (RESPONSE_MAX + 1))]
     with pytest.raises(AzureError) as raised:
         await ask(imds)
     assert raised.value.code == "answer_too_large"
-    imds.script = [Reply(body=json.dumps(GOOD).encode().ljust(ANSWER_MAX))]
+    imds.script = [Reply(body=json.dumps(GOOD).encode().ljust(RESPONSE_MAX))]
     assert (await ask(imds)).expires_in == 3600
 
 

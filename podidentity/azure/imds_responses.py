@@ -88,25 +88,25 @@ class _Error(msgspec.Struct):
     error_description: str = ""
 
 
-_answers: Final = msgspec.json.Decoder(_TokenBody)
+_token_bodies: Final = msgspec.json.Decoder(_TokenBody)
 _errors: Final = msgspec.json.Decoder(_Error)
 
 
 def token_in(reply: Reply, now: float) -> ImdsToken:
     """Return the token of a 200; *now* is the wall clock's time. Raises AzureError for another body."""
     try:
-        answer = _answers.decode(reply.body)
-        return _validated(answer, now, plain(reply.header("x-ms-request-id")))
+        body = _token_bodies.decode(reply.body)
+        return _validated(body, now, plain(reply.header("x-ms-request-id")))
     except (ValueError, RecursionError) as error:
         # Cause and text are omitted: a decoder may quote its input, which contains a token.
         raise AzureError(f"not a token response ({type(error).__name__})", status=200, code="bad_answer") from None
 
 
-def _validated(answer: _TokenBody, now: float, correlation_id: str) -> ImdsToken:
-    """Return *answer* with numeric times. Raises ValueError for an invalid token response."""
-    if not answer.access_token or not answer.access_token.isascii() or not answer.access_token.isprintable():
+def _validated(body: _TokenBody, now: float, correlation_id: str) -> ImdsToken:
+    """Return the token in *body*, with numeric times. Raises ValueError for an invalid token response."""
+    if not body.access_token or not body.access_token.isascii() or not body.access_token.isprintable():
         raise ValueError("access_token")
-    expires_on, expires_in = _number(answer.expires_on), _number(answer.expires_in)
+    expires_on, expires_in = _number(body.expires_on), _number(body.expires_in)
     if expires_on is None and expires_in is None:
         raise ValueError("no expiry")
     if expires_on is None:
@@ -114,16 +114,16 @@ def _validated(answer: _TokenBody, now: float, correlation_id: str) -> ImdsToken
     if expires_in is None:
         expires_in = max(0, expires_on - int(now))
     return ImdsToken(
-        access_token=answer.access_token,
+        access_token=body.access_token,
         expires_on=expires_on,
         expires_in=expires_in,
-        not_before=_number(answer.not_before) or 0,
-        resource=answer.resource,
-        client_id=answer.client_id,
-        object_id=answer.object_id,
-        token_type=answer.token_type or "Bearer",
-        refresh_token=answer.refresh_token or "",
-        ext_expires_in="" if answer.ext_expires_in is None else str(_number(answer.ext_expires_in) or 0),
+        not_before=_number(body.not_before) or 0,
+        resource=body.resource,
+        client_id=body.client_id,
+        object_id=body.object_id,
+        token_type=body.token_type or "Bearer",
+        refresh_token=body.refresh_token or "",
+        ext_expires_in="" if body.ext_expires_in is None else str(_number(body.ext_expires_in) or 0),
         correlation_id=correlation_id,
     )
 
