@@ -1,6 +1,6 @@
-"""Fields of custom resources in the spellings from before v1.6.0: `ClientID`, `clientid`, … for clientID. Pure.
+"""Fields of custom resources under their names from before v1.6.0: `ClientID`, `clientid`, … for clientID. Pure.
 
-The programs read the current spellings only, as do admission policies and the Go implementation. MIC also reads the old
+The programs read the current names only, as do admission policies and the Go implementation. MIC also reads the old
 ones until its type upgrade is recorded, and both programs do with --read-old-field-names.
 """
 
@@ -17,7 +17,7 @@ class CustomResourceField(NamedTuple):
     """A field of a custom resource."""
 
     present: str
-    """Current spelling."""
+    """Current name."""
     read: type[Wire] | None
     """Struct of its value, if that has fields."""
     shape: type[Wire] | None
@@ -25,7 +25,7 @@ class CustomResourceField(NamedTuple):
 
 
 @cache
-def spellings(shape: type[Wire]) -> Mapping[str, CustomResourceField]:
+def fields_by_name(shape: type[Wire]) -> Mapping[str, CustomResourceField]:
     """Return the fields of *shape* by their current names and by those in lower case."""
     fields = [_field(field.encode_name, field.type) for field in msgspec.structs.fields(shape)]
     return {name: field for field in fields for name in (field.present, field.present.lower())}
@@ -35,7 +35,7 @@ def spellings(shape: type[Wire]) -> Mapping[str, CustomResourceField]:
 def _folded(shape: type[Wire]) -> Mapping[str, CustomResourceField]:
     """Return the fields of *shape*, and those that every spec may have and that are ignored."""
     unread = ("metadata", "replicas") if issubclass(shape, Spec) else ()
-    return {**spellings(shape), **{name: CustomResourceField(name, None, None) for name in unread}}
+    return {**fields_by_name(shape), **{name: CustomResourceField(name, None, None) for name in unread}}
 
 
 def _field(name: str, annotation: Any) -> CustomResourceField:
@@ -45,10 +45,11 @@ def _field(name: str, annotation: Any) -> CustomResourceField:
 
 
 def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:
-    """Return *document*, of type *shape*, with every known field in its current spelling; the rest is unchanged.
+    """Return *document*, of type *shape*, with every known field under its current name; the rest is unchanged.
 
-    A field in the current spelling takes precedence over an older spelling unless it is null; an older spelling with
-    null is dropped. Metadata, the label map of an exception and unknown fields are user content and stay as they are.
+    A field under its current name takes precedence over one under an old name unless it is null; a field under an old
+    name with null is dropped. Metadata, the label map of an exception and unknown fields are user content and stay as
+    they are.
     """
     fields = _folded(shape)
     folded: dict[str, Any] = {}

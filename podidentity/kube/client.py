@@ -60,9 +60,9 @@ class Client(Transport):
         self.skipped = SkippedObjects(clock)
         """Objects that lists and informers of this client skip."""
         self.ignored_fields = IgnoredFields(clock)
-        """Fields that informers of this client ignore because of their spelling."""
+        """Fields that informers of this client ignore because of their old names."""
         self.old_field_names = old_field_names
-        """Whether fields in the spellings from before v1.6.0 count in the objects that this client reads."""
+        """Whether fields under their names from before v1.6.0 count in the objects that this client reads."""
 
     async def get(self, kind: Kind[R], namespace: str, name: str) -> R:
         """Return the object as stored now."""

@@ -15,7 +15,7 @@ import msgspec
 from podidentity.kube.compact_values import without_nulls
 from podidentity.kube.errors import ApiError, Status, from_status
 from podidentity.kube.plain_objects import PlainAssigned, assembled_list, decode_plain
-from podidentity.old_field_names import fold, old_fields, spellings
+from podidentity.old_field_names import fields_by_name, fold, old_fields
 from podidentity.resources import (
     AzureAssignedIdentity,
     BareMeta,
@@ -297,14 +297,14 @@ def _decode_part(shape: type[R], data: bytes) -> R:
 
 
 def _fields_of(data: bytes | msgspec.Raw, shape: type[Wire], path: str) -> dict[str, Any]:
-    """Return the fields of *data* that *shape* knows, in any spelling. Other values are not decoded.
+    """Return the fields of *data* that *shape* knows, under current and old names. Other values are not decoded.
 
     The cost therefore does not depend on fields that an author adds.
     """
     stored = _read(_FIELDS, data)
     if len(stored) > FIELDS_MAX:
         raise TooLong(f"{path or 'it'} has {len(stored)} fields, and the limit is {FIELDS_MAX}")
-    fields, exact = spellings(shape), issubclass(shape, BareMeta)
+    fields, exact = fields_by_name(shape), issubclass(shape, BareMeta)
     most = METADATA_VALUE_MAX if exact else VALUE_MAX
     values: dict[str, Any] = {}
     for name, raw in stored.items():
@@ -337,7 +337,7 @@ def _outline(data: bytes | msgspec.Raw, shape: type[Wire]) -> dict[str, Any]:
     stored = _read(_FIELDS, data)
     if len(stored) > FIELDS_MAX:
         raise TooLong(f"it has {len(stored)} fields, and the limit is {FIELDS_MAX}")
-    fields = spellings(shape)
+    fields = fields_by_name(shape)
     names: dict[str, Any] = {}
     for name, raw in stored.items():
         field = fields.get(name) or fields.get(name.lower())

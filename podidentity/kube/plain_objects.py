@@ -1,4 +1,4 @@
-"""Fast decoding of AzureAssignedIdentities in the current spelling, which are most custom resources of a cluster. Pure.
+"""Fast decoding of AzureAssignedIdentities with current field names, most custom resources of a cluster. Pure.
 
 An object that the fast way does not read is decoded in the general way, with the same result as before. The copies of
 identities and bindings that an object embeds are decoded once for all objects that contain the same bytes.
@@ -26,7 +26,7 @@ _ABSENT: Final = msgspec.Raw(b"")
 
 
 class _Plain(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, gc=False):
-    """Base class of types that accept no other spelling, no unknown field and no null: these need the general way."""
+    """Base class of types that accept no old field name, no unknown field and no null: these need the general way."""
 
 
 class _PlainSpec(_Plain, frozen=True):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mic.startup.object_upgrade import with_current_names
-from podidentity.old_field_names import spellings
+from podidentity.old_field_names import fields_by_name
 from podidentity.resources import BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, Kind
 from tests.support.checkout import ROOT
 from tests.support.kubectl_and_helm import Commands
@@ -145,7 +145,7 @@ def test_the_policy_knows_the_fields_that_the_programs_read() -> None:
     variables = {each["name"]: each["expression"] for each in policy["spec"]["variables"]}
     written = json.loads(variables["fields"].partition("}[")[0].replace("'", '"') + "}")
     for kind in (IDENTITIES, BINDINGS, EXCEPTIONS):
-        (spec,) = [each for name, each in spellings(kind.shape).items() if name == "spec"]
+        (spec,) = [each for name, each in fields_by_name(kind.shape).items() if name == "spec"]
         assert spec.shape is not None
-        known = {field.present for field in spellings(spec.shape).values()}
+        known = {field.present for field in fields_by_name(spec.shape).values()}
         assert set(written[kind.plural]) == known | {"metadata", "replicas"}

@@ -32,7 +32,7 @@ from podidentity.kube.ignored_fields import IgnoredFields
 from podidentity.kube.informer import Informer
 from podidentity.kube.object_reports import EVENTS, GROUP_SHARE, LINES, REMEMBERED_MAX
 from podidentity.kube.skipped import SkippedObjects, reason_of
-from podidentity.old_field_names import fold, old_fields, spellings
+from podidentity.old_field_names import fields_by_name, fold, old_fields
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
@@ -349,7 +349,7 @@ SPECS: dict[str, type[Spec]] = {
 @given(KINDS.flatmap(lambda kind: st.tuples(st.just(kind), specs(kind))))
 def test_a_spec_means_what_its_fields_in_the_current_spelling_mean(drawn: tuple[Kind[Any], dict[str, Any]]) -> None:
     kind, spec = drawn
-    known = {field.present for field in spellings(SPECS[kind.name]).values()}
+    known = {field.present for field in fields_by_name(SPECS[kind.name]).values()}
     seen_by_a_policy = {name: value for name, value in spec.items() if name in known}
     assert read(kind, stored(spec))[0] == read(kind, stored(seen_by_a_policy))[0]
     noted = list(old_fields({"spec": spec}, kind.shape))
@@ -359,7 +359,7 @@ def test_a_spec_means_what_its_fields_in_the_current_spelling_mean(drawn: tuple[
 def specs(kind: Kind[Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Return specs with fields of *kind* in any mixture of spellings."""
     text = {"type": 1, "weight": 2, "podLabels": {"app": "x"}, "auxiliaryTenantIDs": ["t"]}
-    names = [field.present for field in spellings(SPECS[kind.name]).values() if field.read is None]
+    names = [field.present for field in fields_by_name(SPECS[kind.name]).values() if field.read is None]
     every = {
         spelling: text.get(name, f"value of {spelling}")
         for name in names
