@@ -146,7 +146,7 @@ class MicApp:
         bundle: CaBundle | None = None,
     ) -> None:
         """*client* is used by the elector only, so that no renewal waits behind other requests. *bundle* replaces the
-        authorities that the machine trusts for Azure."""
+        CA certificates that the machine trusts for Azure."""
         self._settings = settings
         self._credential = credential
         self._bundle = bundle

@@ -18,7 +18,7 @@ from mic.startup.setting_table import PlanOutput
 from mic.startup.settings import Settings, parse
 from podidentity.exits import StartError, ended
 from podidentity.kube.errors import LeadershipLost
-from podidentity.late_authorities import import_aiohttp
+from podidentity.late_ca_certificates import import_aiohttp
 from podidentity.version import VERSION
 
 CONTAINER: Final = Path("/proc/1/cmdline")

@@ -153,7 +153,7 @@ class _Transport(AioHttpTransport):  # type: ignore[misc]  # azure-core declares
 def credential_for(config: CloudConfig, cloud: Cloud, *, trust: SSLContext | None = None) -> AsyncTokenCredential:
     """Return a new credential of azure-identity, which the caller closes. Raise ConfigError.
 
-    *trust* replaces the authorities that the machine trusts.
+    *trust* replaces the CA certificates that the machine trusts.
     """
     if config.managed:
         identity = config.user_assigned_identity

@@ -9,7 +9,7 @@ import importlib
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Final, cast
 
-from podidentity.late_authorities import import_aiohttp, load_authorities
+from podidentity.late_ca_certificates import import_aiohttp, load_ca_certificates
 
 if TYPE_CHECKING:
     import aiohttp
@@ -59,5 +59,5 @@ class SignInSession:
 
 def _load() -> "type[entra.Entra]":
     import_aiohttp()
-    load_authorities()  # else the first connection would load them in the event loop
+    load_ca_certificates()  # else the first connection would load them in the event loop
     return cast("type[entra.Entra]", importlib.import_module(ENTRA).Entra)

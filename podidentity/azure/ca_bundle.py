@@ -1,7 +1,7 @@
-"""Certificates of private authorities that a program trusts for Azure's endpoints, in addition to the machine's.
+"""Private CA certificates that a program trusts for Azure's endpoints, in addition to the machine's.
 
 The trust applies to the connections that use `CaBundle.context`: Entra ID, AD FS and Resource Manager. The API server
-has its own certificate authority, and IMDS has no TLS.
+has its own CA, and IMDS has no TLS.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 REREAD_SECONDS: Final = 10.0
 """Interval of reads of the file. Kubernetes itself takes a minute to update a mounted ConfigMap."""
 SIZE_MAX: Final = 4 << 20
-"""Bytes. The authorities of all browsers have a fifth of a mebibyte, and a ConfigMap holds at most one."""
+"""Bytes. The CA certificates of all browsers have a fifth of a mebibyte, and a ConfigMap holds at most one."""
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _ADVICE: Final = f"write PEM certificates ({_BEGIN}) of the authorities to it"
 
@@ -25,7 +25,7 @@ class CaBundleError(Exception):
 
 
 class CaBundle:
-    """The TLS context that trusts the machine's authorities and those in a file. The task `follow` reads it again.
+    """The TLS context that trusts the machine's CA certificates and those in a file. The task `follow` reads it again.
 
     Certificates that are added to the file are trusted from the next read on, for new connections. A certificate that
     is removed from the file stays trusted until the program ends, because OpenSSL cannot remove it from a context.
@@ -37,8 +37,8 @@ class CaBundle:
         self._problem = ""
         self._loaded = _read(path)
         self.context = ssl.create_default_context()
-        # From Python 3.13 on, certificates must conform to RFC 5280. Certificates of private authorities often lack
-        # key identifiers but work with every other client. The chain is still verified.
+        # From Python 3.13 on, certificates must conform to RFC 5280. Private CA certificates often lack key identifiers
+        # but work with every other client. The chain is still verified.
         self.context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         self.context.load_verify_locations(cadata=self._loaded)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from podidentity.kube.access import ClusterAccess
-from podidentity.late_authorities import import_aiohttp
+from podidentity.late_ca_certificates import import_aiohttp
 
 
 class HttpResponse(Protocol):

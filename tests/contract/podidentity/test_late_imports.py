@@ -16,7 +16,7 @@ from podidentity_sandbox.certificates import Authority
 
 BEGIN = """
 import asyncio, ssl, sys
-from podidentity.late_authorities import LateAuthorities, import_aiohttp, load_authorities
+from podidentity.late_ca_certificates import LateCaCertificates, import_aiohttp, load_ca_certificates
 import_aiohttp()
 import aiohttp
 from aiohttp import connector
@@ -98,7 +98,7 @@ def test_a_connection_is_verified_with_the_machines_authorities(
 
 def test_they_can_be_loaded_before_the_first_connection_and_stay_loaded(authority: Path) -> None:
     code = """
-load_authorities(); load_authorities(); import_aiohttp()
+load_ca_certificates(); load_ca_certificates(); import_aiohttp()
 print(len(connector._SSL_CONTEXT_VERIFIED.get_ca_certs()))
 """
     assert run(code, authority) == "1"
@@ -107,8 +107,8 @@ print(len(connector._SSL_CONTEXT_VERIFIED.get_ca_certs()))
 def test_contexts_that_other_threads_create_during_the_import_have_authorities(authority: Path) -> None:
     code = """
 import ssl, threading
-from podidentity import late_authorities
-with late_authorities._no_authorities():
+from podidentity import late_ca_certificates
+with late_ca_certificates._no_ca_certificates():
     contexts = [ssl.create_default_context()]
     other = threading.Thread(target=lambda: contexts.append(ssl.create_default_context()))
     other.start()
@@ -131,7 +131,7 @@ from mic.cli import main
 main([])
 """
     environment = {"SSL_CERT_FILE": str(authority / "ca.pem"), "MIC_POD_NAMESPACE": "default"}
-    assert printed(f"import sys\n{code}", **environment) == "LateAuthorities"
+    assert printed(f"import sys\n{code}", **environment) == "LateCaCertificates"
 
 
 BEGIN_PROMETHEUS = """

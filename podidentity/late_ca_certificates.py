@@ -1,8 +1,8 @@
-"""Late loading of the machine's certificate authorities.
+"""Late loading of the machine's CA certificates.
 
-When aiohttp is imported it creates two TLS contexts, and each reads the machine's authorities, about 140 certificates:
-40 % of the CPU time of MIC's imports. A connection to the API server trusts the cluster's own authority only. A program
-calls `import_aiohttp` before any other module imports aiohttp.
+When aiohttp is imported it creates two TLS contexts, and each reads the machine's CA certificates, about 140: 40 % of
+the CPU time of MIC's imports. A connection to the API server trusts the cluster's own CA only. A program calls
+`import_aiohttp` before any other module imports aiohttp.
 """
 
 import ssl
@@ -18,13 +18,13 @@ else:
     from typing_extensions import override
 
 
-class LateAuthorities(ssl.SSLContext):
-    """A client's TLS context that loads the machine's authorities with its first connection."""
+class LateCaCertificates(ssl.SSLContext):
+    """A client's TLS context that loads the machine's CA certificates with its first connection."""
 
     _loaded = False
 
     def load(self) -> None:
-        """Load the authorities unless they are loaded. Blocking: reads files, for 30 ms. Safe in every thread."""
+        """Load the CA certificates unless they are loaded. Blocking: reads files, for 30 ms. Safe in every thread."""
         if not self._loaded:
             self.load_default_certs()
             self._loaded = True
@@ -41,21 +41,21 @@ class LateAuthorities(ssl.SSLContext):
 
 
 def import_aiohttp() -> None:
-    """Import aiohttp without loading authorities. No effect after another import of aiohttp.
+    """Import aiohttp without loading CA certificates. No effect after another import of aiohttp.
 
     aiohttp's own context for verified connections then loads them with its first connection. Contexts that other
-    threads create during the import have their authorities.
+    threads create during the import have their CA certificates.
     """
     if "aiohttp.connector" in sys.modules:
         return
-    with _no_authorities():
+    with _no_ca_certificates():
         from aiohttp import connector  # noqa: PLC0415  the function exists for this import
     context = connector._SSL_CONTEXT_VERIFIED  # noqa: SLF001  aiohttp has no other way to replace it
-    context.__class__ = LateAuthorities
+    context.__class__ = LateCaCertificates
 
 
 @contextmanager
-def _no_authorities() -> Iterator[None]:
+def _no_ca_certificates() -> Iterator[None]:
     importing = threading.get_ident()
 
     def keep_empty(self: ssl.SSLContext) -> None:
@@ -69,10 +69,10 @@ def _no_authorities() -> Iterator[None]:
         del ssl.SSLContext.set_default_verify_paths  # the base class has the real one
 
 
-def load_authorities() -> None:
-    """Load the authorities of aiohttp's context now. Blocking: reads files, for 30 ms."""
+def load_ca_certificates() -> None:
+    """Load the CA certificates of aiohttp's context now. Blocking: reads files, for 30 ms."""
     from aiohttp import connector  # noqa: PLC0415  this module is imported before aiohttp
 
     context = connector._SSL_CONTEXT_VERIFIED  # noqa: SLF001  see import_aiohttp
-    if isinstance(context, LateAuthorities):
+    if isinstance(context, LateCaCertificates):
         context.load()
