@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from mic.azure.compute import KINDS, POLL
 from mic.azure.errors import OUTCOMES
-from podidentity.telemetry.metrics import PREFIX, Counter
+from podidentity.telemetry.metrics import PREFIX, MetricCounter
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 """From one write to the API server (milliseconds) to one update of a large scale set (minutes)."""
@@ -29,7 +29,7 @@ class MicMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._object_seconds: dict[str, Histogram] = {}
-        self._object_counts: dict[str, Counter] = {}
+        self._object_counts: dict[str, MetricCounter] = {}
         for operation, (seconds, count) in OBJECT_OPERATIONS.items():
             what = operation.replace("_", " ")
             self._object_seconds[operation] = self._histogram(seconds, f"Seconds of one {what}")
@@ -103,5 +103,5 @@ class MicMetrics:
     def _histogram(self, name: str, documentation: str, *labels: str) -> Histogram:
         return Histogram(PREFIX + name, documentation, labels, registry=self._registry, buckets=SECONDS)
 
-    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
-        return Counter(PREFIX + name, documentation, labels, registry=self._registry)
+    def _counter(self, name: str, documentation: str, *labels: str) -> MetricCounter:
+        return MetricCounter(PREFIX + name, documentation, labels, registry=self._registry)

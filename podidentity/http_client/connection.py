@@ -42,7 +42,7 @@ class Response:
     """
 
     def __init__(
-        self, connection: "Connection", finished: Callable[[bool], None], silence_seconds: float | None
+        self, connection: "HttpConnection", finished: Callable[[bool], None], silence_seconds: float | None
     ) -> None:
         """*finished* is called once, with whether the connection can serve another request."""
         self.status = 0
@@ -123,10 +123,10 @@ class Response:
             self.complete(reusable=False)
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """A connection to one server, with one request at a time."""
 
-    def __init__(self, lost: Callable[["Connection"], None]) -> None:
+    def __init__(self, lost: Callable[["HttpConnection"], None]) -> None:
         """*lost* is called when the connection is closed."""
         self._lost = lost
         self._transport: asyncio.Transport | None = None

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-from podidentity.http_client.connection import Connection, Response
+from podidentity.http_client.connection import HttpConnection, Response
 from podidentity.http_client.errors import (
     ClientConnectorError,
     ClientOSError,
@@ -67,8 +67,8 @@ class HttpSession:
         self._tls = tls
         self._server_hostname = server_hostname
         self._idle_seconds = idle_seconds if reuse else 0.0
-        self._idle: dict[Connection, tuple[_Origin, asyncio.TimerHandle]] = {}
-        self._connections: set[Connection] = set()
+        self._idle: dict[HttpConnection, tuple[_Origin, asyncio.TimerHandle]] = {}
+        self._connections: set[HttpConnection] = set()
         self._lookups: dict[_Origin, asyncio.Future[list[AddrInfoType]]] = {}
         self._closed = False
 
@@ -134,7 +134,7 @@ class HttpSession:
             else:
                 return response
 
-    def _kept(self, origin: _Origin) -> Connection | None:
+    def _kept(self, origin: _Origin) -> HttpConnection | None:
         for connection, (its_origin, timer) in reversed(self._idle.items()):
             if its_origin == origin and connection.usable:
                 timer.cancel()
@@ -142,7 +142,7 @@ class HttpSession:
                 return connection
         return None
 
-    def _finished(self, connection: Connection, origin: _Origin, reusable: bool) -> None:
+    def _finished(self, connection: HttpConnection, origin: _Origin, reusable: bool) -> None:
         self._slots.release()
         if reusable and connection.usable and self._idle_seconds > 0.0:
             timer = asyncio.get_running_loop().call_later(self._idle_seconds, connection.abort)
@@ -150,12 +150,12 @@ class HttpSession:
         else:
             connection.abort()
 
-    def _lost(self, connection: Connection) -> None:
+    def _lost(self, connection: HttpConnection) -> None:
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.pop(connection)[1].cancel()
 
-    async def _connect(self, origin: _Origin, seconds: float | None) -> Connection:
+    async def _connect(self, origin: _Origin, seconds: float | None) -> HttpConnection:
         limit = asyncio.timeout(None)
         try:
             addresses = await self._resolved(origin)
@@ -172,7 +172,7 @@ class HttpSession:
         self._connections.add(connection)
         return connection
 
-    async def _open(self, origin: _Origin, addresses: list[AddrInfoType]) -> Connection:
+    async def _open(self, origin: _Origin, addresses: list[AddrInfoType]) -> HttpConnection:
         """Open a connection. Raise OSError, also for TLS."""
         tls = self._tls if origin.scheme == "https" else None
         name = (self._server_hostname or origin.host.rstrip(".")) if tls is not None else None
@@ -180,7 +180,7 @@ class HttpSession:
         opened = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=loop)
         try:
             _, connection = await loop.create_connection(
-                partial(Connection, self._lost), sock=opened, ssl=tls, server_hostname=name
+                partial(HttpConnection, self._lost), sock=opened, ssl=tls, server_hostname=name
             )
         except BaseException:
             opened.close()

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 import msgspec
 
 from podidentity.kube.compact_values import without_nulls
-from podidentity.kube.errors import ApiError, Status, from_status
+from podidentity.kube.errors import ApiError, ApiStatus, from_status
 from podidentity.kube.plain_objects import PlainAssigned, assembled_list, decode_plain
 from podidentity.old_field_names import fields_by_name, fold, old_fields
 from podidentity.resources import (
@@ -162,7 +162,7 @@ class _Named(msgspec.Struct):
 _LIST: Final = msgspec.json.Decoder(_List)
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _NAMED: Final = msgspec.json.Decoder(_Named)
-_STATUS: Final = msgspec.json.Decoder(Status)
+_STATUS: Final = msgspec.json.Decoder(ApiStatus)
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MAPPING: Final = msgspec.json.Decoder(dict[str, Any])
 _ANY: Final = msgspec.json.Decoder(Any)

@@ -82,7 +82,7 @@ class StatusDetails(msgspec.Struct, rename="camel"):
     retry_after_seconds: float | None = None
 
 
-class Status(msgspec.Struct, rename="camel"):
+class ApiStatus(msgspec.Struct, rename="camel"):
     """The API server's Status object, in error responses and in a watch's ERROR events."""
 
     kind: str = ""
@@ -101,7 +101,7 @@ _CLASSES: Final[Mapping[int, type[ApiError]]] = {
     422: Invalid,
     429: TooManyRequests,
 }
-_STATUS_DECODER: Final = msgspec.json.Decoder(Status)
+_STATUS_DECODER: Final = msgspec.json.Decoder(ApiStatus)
 
 
 def from_response(status: int, body: bytes, retry_after: str = "") -> ApiError:
@@ -112,13 +112,13 @@ def from_response(status: int, body: bytes, retry_after: str = "") -> ApiError:
     try:
         status_object = _STATUS_DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        status_object = Status()
+        status_object = ApiStatus()
     if status_object.kind != "Status":
-        status_object = Status(message=body[: 4 * MESSAGE_MAX].decode(errors="replace"))
+        status_object = ApiStatus(message=body[: 4 * MESSAGE_MAX].decode(errors="replace"))
     return from_status(status_object, status, _seconds(retry_after))
 
 
-def from_status(status_object: Status, status: int = 0, retry_after: float | None = None) -> ApiError:
+def from_status(status_object: ApiStatus, status: int = 0, retry_after: float | None = None) -> ApiError:
     """Return the exception for a Status object; *status* and *retry_after* of the HTTP response take precedence."""
     code = status or status_object.code
     if retry_after is None and status_object.details is not None:

@@ -11,7 +11,7 @@ from podidentity.kube import response_limits
 from podidentity.kube.decoding import SHALLOW_MAX, Malformed, RawPage, Skipped, TooDeep, TooLarge
 from podidentity.kube.errors import Gone, NoResponse, malformed
 from podidentity.kube.paths import object_path, selectors
-from podidentity.kube.scanning import DEPTH_READABLE, Found, ScanError, Scanner
+from podidentity.kube.scanning import DEPTH_READABLE, ScanError, ScannedObject, Scanner
 from podidentity.kube.transport import Transport, read_body
 from podidentity.resources import Kind, Resource
 
@@ -122,14 +122,14 @@ async def _parts(
         response.close()
 
 
-def _scan(scanner: Scanner, piece: bytes) -> list[Found]:
+def _scan(scanner: Scanner, piece: bytes) -> list[ScannedObject]:
     try:
         return scanner.feed(piece)
     except ScanError as error:
         raise Malformed(f"not a list: {error}") from error
 
 
-def _problem(scanned: Found) -> Malformed | None:
+def _problem(scanned: ScannedObject) -> Malformed | None:
     """Return why a scanned object is skipped, or None."""
     if scanned.size > response_limits.OBJECT_MAX:
         return TooLarge(f"it has {scanned.size} bytes of JSON, and the limit is {response_limits.OBJECT_MAX}")

@@ -30,7 +30,7 @@ class ScanError(Exception):
     """The bytes are not a list or event: unbalanced brackets, or a premature end."""
 
 
-class Found(msgspec.Struct, frozen=True):
+class ScannedObject(msgspec.Struct, frozen=True):
     """One object; `data` is empty if it exceeds the scanner's limit."""
 
     meta: BareMeta
@@ -69,13 +69,13 @@ class Scanner:
         self._deepest = 0
         self._meta: dict[str, str] = {}
 
-    def feed(self, data: bytes) -> list[Found]:
+    def feed(self, data: bytes) -> list[ScannedObject]:
         """Scan the next piece and return the objects that end in it. Raises ScanError."""
-        objects: list[Found] = []
+        objects: list[ScannedObject] = []
         at, end = self._finish_string(data), len(data)
         self._start = 0
         while at < end:
-            at = self._skip(data, at) if self._depth > self._attentive else self._look(data, at, objects)
+            at = self._skip(data, at) if self._depth > self._attentive else self._scan_token(data, at, objects)
         if self._begun:
             self._keep(data[self._start :])
         return objects
@@ -108,7 +108,7 @@ class Scanner:
             if self._depth <= floor:
                 return at
 
-    def _look(self, data: bytes, at: int, objects: list[Found]) -> int:
+    def _scan_token(self, data: bytes, at: int, objects: list[ScannedObject]) -> int:
         before = _BEFORE_TOKEN.match(data, at)
         at = before.end() if before is not None else at
         if at == len(data):
@@ -139,7 +139,7 @@ class Scanner:
         if inside and not self._begun and self._depth == self._object_depth:
             self._begun, self._start, self._size, self._deepest, self._meta = True, at, 0, self._depth, {}
 
-    def _close(self, data: bytes, at: int, objects: list[Found]) -> None:
+    def _close(self, data: bytes, at: int, objects: list[ScannedObject]) -> None:
         self._depth -= 1
         if self._depth < 0:
             raise ScanError("unbalanced brackets")
@@ -148,7 +148,7 @@ class Scanner:
             self._keep(data[self._start : at])
             complete = bytes(self._kept) if self._size <= self._object_max else b""
             depth = self._deepest - self._object_depth + 1
-            objects.append(Found(msgspec.convert(self._meta, BareMeta), complete, self._size, depth))
+            objects.append(ScannedObject(msgspec.convert(self._meta, BareMeta), complete, self._size, depth))
             self._begun = False
             self._kept.clear()
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from podidentity.kube import response_limits
 from podidentity.kube.decoding import LongLine
 from podidentity.kube.errors import NoResponse
-from podidentity.kube.scanning import Found, ScanError, Scanner
+from podidentity.kube.scanning import ScanError, ScannedObject, Scanner
 from podidentity.resources import BareMeta
 
 
@@ -15,7 +15,7 @@ class _LineScanner:
 
     def __init__(self) -> None:
         self._scanner: Scanner | None = Scanner(event=True, object_max=0)
-        self._object = Found(BareMeta(), b"", 0, 0)
+        self._object = ScannedObject(BareMeta(), b"", 0, 0)
         self._type = ""
 
     async def feed(self, data: bytes) -> None:

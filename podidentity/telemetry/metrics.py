@@ -1,9 +1,9 @@
 """Registry of `/metrics`, counters under the Go implementation's exact names, and the text format.
 
 `prometheus_client` appends `_total` to every counter, in the samples and in the format's TYPE lines. Dashboards of the
-Go implementation use names like `aadpodidentity_imds_operations_errors_count`. Therefore `Counter` and `expose` are
-here; gauges and histograms are the package's. Each metric is declared in the module that updates it, in a registry that
-is passed to it.
+Go implementation use names like `aadpodidentity_imds_operations_errors_count`. Therefore `MetricCounter` and `expose`
+are here; gauges and histograms are the package's. Each metric is declared in the module that updates it, in a registry
+that is passed to it.
 """
 
 import platform
@@ -55,7 +55,7 @@ class Child:
         self.value += amount
 
 
-class Counter(Collector):
+class MetricCounter(Collector):
     """A counter exposed under exactly *name*. For use in the event loop's thread only; without labels it starts
     at 0.
     """

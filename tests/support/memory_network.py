@@ -16,7 +16,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.tracing import Trace
 from typing_extensions import override
 
-from podidentity.http_client.connection import Connection
+from podidentity.http_client.connection import HttpConnection
 from podidentity.http_client.session import HttpSession
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.aiohttp_session import AiohttpSession
@@ -97,8 +97,8 @@ class _MemorySession(HttpSession):
         return []
 
     @override
-    async def _open(self, origin: Any, addresses: list[AddrInfoType]) -> Connection:
-        connection = Connection(self._lost)
+    async def _open(self, origin: Any, addresses: list[AddrInfoType]) -> HttpConnection:
+        connection = HttpConnection(self._lost)
         self._network.connect(f"{origin.scheme}://{origin.authority}", connection)
         return connection
 

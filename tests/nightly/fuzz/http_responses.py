@@ -5,7 +5,7 @@ import random
 import zlib
 from typing import Any, Final, NamedTuple, cast
 
-from podidentity.http_client.connection import BODILESS, Connection, Response
+from podidentity.http_client.connection import BODILESS, HttpConnection, Response
 from podidentity.http_client.errors import HttpClientError
 
 PIECES_MAX: Final = 6
@@ -63,7 +63,7 @@ class HttpResponses:
 
     async def _received(self, pieces: list[bytes], data: bytes, *, bodiless: bool) -> Received:
         ended: list[bool] = []
-        connection = Connection(lambda _: None)
+        connection = HttpConnection(lambda _: None)
         transport = FakeTransport()
         connection.connection_made(cast("asyncio.BaseTransport", transport))
         response = Response(connection, ended.append, None)

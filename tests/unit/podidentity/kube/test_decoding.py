@@ -19,7 +19,7 @@ from podidentity.kube.decoding import (
     shallow,
     split_list,
 )
-from podidentity.kube.scanning import FIELD_MAX, Found, ScanError, Scanner
+from podidentity.kube.scanning import FIELD_MAX, ScanError, ScannedObject, Scanner
 from podidentity.resources import ASSIGNED_IDENTITIES, IDENTITIES, PODS
 
 JSON = st.recursive(
@@ -132,7 +132,7 @@ OBJECTS = st.fixed_dictionaries({}, optional={"kind": TEXT, "metadata": METADATA
 LIST_METADATA = st.fixed_dictionaries({"resourceVersion": TEXT}, optional={"continue": TEXT, "other": VALUE})
 
 
-def scan(data: bytes, cuts: list[int], **options: Any) -> tuple[Scanner, list[Found]]:
+def scan(data: bytes, cuts: list[int], **options: Any) -> tuple[Scanner, list[ScannedObject]]:
     options.setdefault("object_max", 1 << 20)
     scanner, found = Scanner(**options), []
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]

@@ -12,7 +12,7 @@ from podidentity.kube.decoding import TooLarge
 from podidentity.kube.skipped import SkippedObjects
 from podidentity.resources import EXCEPTIONS, PODS, BareMeta
 from podidentity.telemetry.loop_lag import LoopLag
-from podidentity.telemetry.metrics import SERIES_MAX, Counter, expose, new_registry
+from podidentity.telemetry.metrics import SERIES_MAX, MetricCounter, expose, new_registry
 from podidentity.telemetry.skipped import SkippedMetrics
 from podidentity.telemetry.watches import WatchMetrics
 
@@ -25,7 +25,7 @@ def registry() -> CollectorRegistry:
 
 
 def test_a_counter_keeps_its_name(registry: CollectorRegistry) -> None:
-    counter = Counter(NAME, "Failed calls", ["operation_type"], registry=registry)
+    counter = MetricCounter(NAME, "Failed calls", ["operation_type"], registry=registry)
     counter.labels("adal_token_msi").inc()
     counter.labels("adal_token_msi").inc(2)
     assert expose(registry).decode() == (
@@ -34,7 +34,7 @@ def test_a_counter_keeps_its_name(registry: CollectorRegistry) -> None:
 
 
 def test_a_counter_without_labels_starts_at_zero_and_never_goes_down(registry: CollectorRegistry) -> None:
-    counter = Counter("aadpodidentity_mic_cycle_count", "Cycles", registry=registry)
+    counter = MetricCounter("aadpodidentity_mic_cycle_count", "Cycles", registry=registry)
     assert b"aadpodidentity_mic_cycle_count 0.0\n" in expose(registry)
     with pytest.raises(ValueError, match="never decreases"):
         counter.inc(-1)
@@ -43,15 +43,15 @@ def test_a_counter_without_labels_starts_at_zero_and_never_goes_down(registry: C
 
 
 def test_a_metric_name_is_unique_and_a_label_set_of_the_wrong_size_is_rejected(registry: CollectorRegistry) -> None:
-    counter = Counter("c", "", ["a"], registry=registry)
+    counter = MetricCounter("c", "", ["a"], registry=registry)
     with pytest.raises(ValueError, match="Duplicated"):
-        Counter("c", "", registry=registry)
+        MetricCounter("c", "", registry=registry)
     with pytest.raises(ValueError, match="has the labels"):
         counter.labels()
 
 
 def test_label_values_outside_a_closed_set_are_detected(registry: CollectorRegistry) -> None:
-    counter = Counter("c", "", ["a"], registry=registry)
+    counter = MetricCounter("c", "", ["a"], registry=registry)
     for number in range(SERIES_MAX):
         counter.labels(str(number))
     with pytest.raises(ValueError, match="not a closed set"):
@@ -73,7 +73,7 @@ def test_metrics_of_prometheus_client_are_exposed_as_it_would(registry: Collecto
 
 def test_the_exposed_text_can_be_parsed() -> None:
     registry = new_registry()
-    Counter(NAME, "Failed calls", ["operation_type"], registry=registry).labels('a"\\\n').inc()
+    MetricCounter(NAME, "Failed calls", ["operation_type"], registry=registry).labels('a"\\\n').inc()
     families = {family.name: family for family in text_string_to_metric_families(expose(registry).decode())}
     assert families[NAME].samples[0].labels == {"operation_type": 'a"\\\n'}
     assert families["aadpodidentity_build_info"].samples[0].value == 1
