@@ -31,14 +31,14 @@ def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Except
     except ModuleNotFoundError as error:
         return missing_package(program, error)
     except UsageError as error:
-        return _say(program, error, 2)
+        return _print_error(program, error, 2)
     except expected as error:
-        return _say(program, error, 1)
+        return _print_error(program, error, 1)
     except ExceptionGroup as group:  # from a TaskGroup
         matched, rest = group.split(expected)
         if matched is None or rest is not None:
             raise
-        return _say(program, _first(matched), 1)
+        return _print_error(program, _first(matched), 1)
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells expect, for Ctrl-C before the program handles signals
     return 0
@@ -53,7 +53,7 @@ def missing_package(program: str, error: ModuleNotFoundError) -> int:
     if not package or package in _OWN_PACKAGES:
         raise error
     line = f"the package {package} is missing; install it with pip install 'aad-pod-identity[{program}]'"
-    return _say(program, StartError(line), 2)
+    return _print_error(program, StartError(line), 2)
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:
@@ -62,7 +62,7 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
     return _first(inner) if isinstance(inner, ExceptionGroup) else inner
 
 
-def _say(program: str, error: Exception, code: int) -> int:
+def _print_error(program: str, error: Exception, code: int) -> int:
     line = " ".join(str(error).split())
     sys.stderr.write(f"{program}: {line}\n")
     return code

@@ -164,9 +164,9 @@ def _owned_meta(meta: BareMeta) -> BareMeta:
     owners = meta.owner_references or ()
     if len(owners) <= KEPT_OWNERS_MAX:
         return meta
-    kept = sorted(owners, key=_matters_less)[:KEPT_OWNERS_MAX]
+    kept = sorted(owners, key=_is_ordinary)[:KEPT_OWNERS_MAX]
     return msgspec.structs.replace(meta, owner_references=kept)
 
 
-def _matters_less(owner: OwnerReference) -> bool:
+def _is_ordinary(owner: OwnerReference) -> bool:
     return not (owner.controller or owner.kind == "Node")

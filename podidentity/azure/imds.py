@@ -281,14 +281,14 @@ class RetryPolicy:
         if isinstance(error, Refused | NotSent | Paused | CameBack) or not self._delays:
             return None
         if error.status == 410:
-            return self._outlast(error, now)
+            return self._pause_while_gone(error, now)
         if self._failures == len(self._delays) or (error.retry_after or 0.0) > PATIENCE_SECONDS:
             return None
         pause = max(self._delays[self._failures] * self._jitter(), error.retry_after or 0.0)
         self._failures += 1
         return pause if now + pause < self._within else None
 
-    def _outlast(self, error: AzureError, now: float) -> float | None:
+    def _pause_while_gone(self, error: AzureError, now: float) -> float | None:
         """Return the pause during an update of the endpoint; one attempt always follows after GONE_SECONDS."""
         if self._gone_until is None:
             self._gone_until = now + GONE_SECONDS

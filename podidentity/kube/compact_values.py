@@ -14,20 +14,20 @@ _SEEN: Final[dict[str, str]] = {}
 
 def without_nulls(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return *document* without its null fields, at any depth of maps, and with shared texts."""
-    return {name: _tidied(value) for name, value in document.items() if value is not None}
+    return {name: _compacted(value) for name, value in document.items() if value is not None}
 
 
-def _tidied(value: Any) -> Any:
+def _compacted(value: Any) -> Any:
     match value:
         case dict():
             return without_nulls(value)
         case str():
-            return _as_one(value)
+            return _shared_text(value)
         case _:
             return value
 
 
-def _as_one(text: str) -> str:
+def _shared_text(text: str) -> str:
     """Return *text* as a shared object if it was seen recently: thousands of objects name few identities.
 
     `sys.intern` is not used, because some versions of Python never free its strings.

@@ -124,7 +124,7 @@ class Informer(Generic[T]):
         """All objects by (namespace, name); a live view."""
         self._resource_version = ""
         self._synced = asyncio.Event()
-        self._last_sign = -math.inf
+        self._last_message_at = -math.inf
         self._stuck_at = ""
         self.restarts = 0
         """Number of failed or interrupted lists and watches, without regular ends by the server."""
@@ -150,7 +150,7 @@ class Informer(Generic[T]):
         """Return the age of the last message (list, event or bookmark); infinite before the first, and while the
         handler has an object that it failed to remove.
         """
-        return math.inf if self.objects.doubtful else self._clock() - self._last_sign
+        return math.inf if self.objects.doubtful else self._clock() - self._last_message_at
 
     async def run(self) -> NoReturn:
         """Keep the store equal to the server until cancelled. Retries after every failure."""
@@ -235,7 +235,7 @@ class Informer(Generic[T]):
                 if page.first:
                     objects.clear()
                 version = page.resource_version
-                self._last_sign = self._clock()
+                self._last_message_at = self._clock()
                 await self._read_page(page, objects)
                 del page  # frees its memory before the next page is read
         if not version:
@@ -305,20 +305,20 @@ class Informer(Generic[T]):
         loop = asyncio.get_running_loop()
         path = object_path(self._kind, self._namespace)
         async with self._client.stream(path, params) as lines:
-            self._last_sign = self._clock()
-            breather = self._clock() + SLICE_SECONDS
+            self._last_message_at = self._clock()
+            pause_at = self._clock() + SLICE_SECONDS
             try:
-                async with asyncio.timeout(self._patience()) as silence:
+                async with asyncio.timeout(self._silence_limit()) as silence:
                     async for line in lines:
-                        self._last_sign = self._clock()
+                        self._last_message_at = self._clock()
                         await self._take(line)
                         if self._clock() >= self.objects.list_due_at:
                             break
-                        silence.reschedule(loop.time() + self._patience())
+                        silence.reschedule(loop.time() + self._silence_limit())
                         # Lines that arrived together are read without a pause: yield to the event loop.
-                        if self._clock() >= breather:
+                        if self._clock() >= pause_at:
                             await asyncio.sleep(0)
-                            breather = self._clock() + SLICE_SECONDS
+                            pause_at = self._clock() + SLICE_SECONDS
             except TimeoutError as error:
                 if self._clock() < self.objects.list_due_at:
                     raise NoResponse(f"the watch has been silent for {self._silence_seconds:g} s") from error
@@ -326,7 +326,7 @@ class Informer(Generic[T]):
             self._resource_version = ""
             self.objects.postpone_list()
 
-    def _patience(self) -> float:
+    def _silence_limit(self) -> float:
         """Return how long the watch may be silent before it counts as half-open or a list is due."""
         return max(0.0, min(self._silence_seconds, self.objects.list_due_at - self._clock()))
 

@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Conflict, Forbidden
 from podidentity.kube.lock_records import AnnotationFormat, LeaseFormat
-from podidentity.kube.locks import LOOK_SECONDS, Lock
+from podidentity.kube.locks import READ_SECONDS, Lock
 from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Elector:
             # Read again just after the lock expires, and regularly before, because a released lock becomes visible only
             # then.
             left = lock.expires_in()
-            pause = min(self._retry, LOOK_SECONDS) * (1 + self._random() / 5)
+            pause = min(self._retry, READ_SECONDS) * (1 + self._random() / 5)
             await asyncio.sleep(min(pause, left + self._random() * EXPIRY_JITTER_SECONDS) if left > 0 else pause)
 
     def _log_failure(self, lock: Lock, error: ApiError) -> None:

@@ -21,7 +21,7 @@ from podidentity.kube.paths import object_path
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS: Final = 1.0
+READ_SECONDS: Final = 1.0
 """Interval of reads of a lock that another candidate holds or that does not exist: a leader that stopped in order is
 followed within two seconds, and one that creates the lock is noticed within one.
 """
@@ -249,7 +249,7 @@ class Lock:
             )
 
     def _pause(self) -> float:
-        return min(self._retry, LOOK_SECONDS) if self._absent else self._retry
+        return min(self._retry, READ_SECONDS) if self._absent else self._retry
 
     def _whole_seconds(self) -> int:
         # Other candidates wait for the written duration, so it is never less than the one used here.

@@ -75,13 +75,13 @@ class Scanner:
         at, end = self._finish_string(data), len(data)
         self._start = 0
         while at < end:
-            at = self._skip(data, at) if self._depth > self._attentive else self._scan_token(data, at, objects)
+            at = self._skip(data, at) if self._depth > self._key_depth else self._scan_token(data, at, objects)
         if self._begun:
             self._keep(data[self._start :])
         return objects
 
     @property
-    def _attentive(self) -> int:
+    def _key_depth(self) -> int:
         """Return the depth of relevant keys: the object's metadata, or fields outside of objects."""
         if not self._begun:
             return 2
@@ -89,7 +89,7 @@ class Scanner:
 
     def _skip(self, data: bytes, at: int) -> int:
         """Skip content that is deeper than relevant: only brackets count."""
-        floor = self._attentive
+        floor = self._key_depth
         while True:
             between = _BETWEEN.match(data, at)
             at = between.end() if between is not None else at
@@ -173,7 +173,7 @@ class Scanner:
             at += 1
         inside = _IN_STRING.match(data, at)
         at = inside.end() if inside is not None else at
-        matters = self._depth <= self._attentive
+        matters = self._depth <= self._key_depth
         if matters and len(self._string) <= FIELD_MAX:
             self._string += data[begin : min(at, begin + FIELD_MAX + 1)]
         if at == len(data):

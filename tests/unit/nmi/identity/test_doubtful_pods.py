@@ -175,7 +175,7 @@ def unavailable(_request: object) -> StatusError:
 def all_but(cluster: Cluster, *silent: str) -> None:
     """Deliver an event of every watch except the *silent* ones."""
     for name, informer in cluster.cluster_cache.watches.by_name.items():
-        informer._last_sign = cluster.clock() - (1000.0 if name in silent else 0.0)
+        informer._last_message_at = cluster.clock() - (1000.0 if name in silent else 0.0)
 
 
 def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:

@@ -15,7 +15,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import LeadershipLost
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEADER_ANNOTATION, UNREADABLE, AnnotationFormat, LeaseFormat, LockRecord
-from podidentity.kube.locks import LOOK_SECONDS
+from podidentity.kube.locks import READ_SECONDS
 from tests.support.podidentity.kube.scripted import Reply, ScriptedServer, status
 from tests.support.virtual_time import now
 from tests.support.waiting import until
@@ -87,7 +87,7 @@ async def test_a_cleanly_stopped_leader_is_replaced_within_two_seconds(server: S
     server.others += [lease("other", "t", seconds=60), lease("", "u", "2"), lease("me", "v", "3")]
     running, _ = start(60)
     await asyncio.wait_for(running.acquired(), 20)
-    assert LOOK_SECONDS * 1.2 < 2.0, "the longest pause"
+    assert READ_SECONDS * 1.2 < 2.0, "the longest pause"
 
 
 async def test_a_deleted_lease_ends_the_leadership(server: ScriptedServer, start: Start) -> None:
