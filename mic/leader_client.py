@@ -1,7 +1,8 @@
 """Writes only by the leader: the last checks of the lease, immediately before a request is sent.
 
 Between the decision to write and the first byte the process may wait for a connection or a token, or be suspended. Only
-a check in the step of the event loop that sends the bytes is safe. The loop's transport sends at once what it is given.
+a check in the step of the event loop that sends the bytes is safe. The loop's transport sends what it receives in that
+step.
 """
 
 import time

@@ -1,8 +1,8 @@
 """AzureIdentities of type 0 that MIC assigns to no pod: with a wrong client id, or of the cluster's own identity. Pure.
 
-In standard mode NMI asks IMDS by client id. An AzureIdentity with its author's own resource id and the client id of
-another identity on the VM (the kubelet's, say) would get that identity's tokens. One that honestly names the kubelet's
-would, too: it is attached to every VM, and no right on Azure is needed to name it.
+In standard mode NMI requests tokens from IMDS by client id. An AzureIdentity with its author's own resource id and the
+client id of another identity on the VM (the kubelet's, say) would get that identity's tokens. One that honestly names
+the kubelet's would, too: it is attached to every VM, and no right on Azure is needed to name it.
 """
 
 from collections.abc import Iterator

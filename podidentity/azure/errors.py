@@ -83,7 +83,7 @@ class Throttled(AzureError):  # noqa: N818 - named for the event, because the ba
 
 
 class Paused(Throttled):
-    """No request was sent: the endpoint asked for a pause, which ends in *retry_after* seconds."""
+    """No request was sent: the endpoint requested a pause, which ends in *retry_after* seconds."""
 
 
 class Refused(AzureError):  # noqa: N818 - named for the event, because the base class states that it is an error

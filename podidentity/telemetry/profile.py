@@ -22,13 +22,13 @@ class Profiler:
     """Sampling profiler, one profile at a time; further requests wait. Must be used in the main thread."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def sample(self, seconds: float) -> str:
         """Return the main thread's stacks during *seconds*, most frequent first. Cancellation ends it early and
         cleanly.
         """
-        async with self._turn:
+        async with self._lock:
             counts: Counter[str] = Counter()
 
             def take(_number: int, frame: FrameType | None) -> None:

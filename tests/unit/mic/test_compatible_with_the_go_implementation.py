@@ -174,7 +174,7 @@ def document(spec: dict[str, Any], **more: Any) -> dict[str, Any]:
     ],
     ids=lambda value: value.name if isinstance(value, Kind) else "",
 )
-def test_every_field_gets_its_present_spelling_and_other_content_is_unchanged(
+def test_every_field_gets_its_present_name_and_other_content_is_unchanged(
     kind: Kind[Any], old: dict[str, Any], present: dict[str, Any]
 ) -> None:
     status = {"status": "Assigned", "availableReplicas": 1, "Other": 1}
@@ -190,7 +190,7 @@ def test_an_object_without_old_field_names_is_unchanged(kind: Kind[Any], spec: A
     assert with_current_names(kind, document(spec)) is None
 
 
-def test_if_both_spellings_exist_the_present_one_is_kept() -> None:
+def test_if_both_names_exist_the_present_one_is_kept() -> None:
     made = with_current_names(BINDINGS, document({"Selector": "old", "selector": "present"}))
     assert made is not None
     assert made["spec"] == {"selector": "present"}

@@ -56,7 +56,7 @@ async def test_a_kind_that_is_not_installed_has_nothing_to_upgrade(cluster: Clus
     assert cluster.recorded() == {KEY: VERSION}
 
 
-async def test_large_objects_in_the_present_spelling_are_not_decoded_and_old_ones_are_rewritten(
+async def test_large_objects_with_present_field_names_are_not_decoded_and_old_ones_are_rewritten(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     padding = {"unknown": ["x" * 95] * 500}

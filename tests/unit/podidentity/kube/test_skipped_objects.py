@@ -248,7 +248,7 @@ def test_an_old_field_name_alone_is_ignored_and_noted(name: str, padding: int) -
 
 @pytest.mark.parametrize("padding", [0, WHOLE_MAX], ids=["small", "large"])
 @pytest.mark.parametrize("names", [("resourceID", "ResourceID"), ("ResourceID", "resourceID")])
-def test_an_object_with_both_spellings_means_its_current_one(names: tuple[str, str], padding: int) -> None:
+def test_an_object_with_both_names_means_its_current_one(names: tuple[str, str], padding: int) -> None:
     values = {"resourceID": "current", "ResourceID": "old"}
     data = stored({each: values[each] for each in names}, padding=padding)
     assert read(IDENTITIES, data) == (AzureIdentitySpec(resource_id="current"), [("ns/a", ("spec.ResourceID",))])
@@ -292,7 +292,7 @@ def test_current_and_unknown_fields_and_nulls_are_not_noted(kind: Kind[Any], spe
     assert read(kind, stored(spec))[1] == []
 
 
-def test_embedded_copies_count_in_their_current_spelling_only() -> None:
+def test_embedded_copies_count_with_their_current_names_only() -> None:
     """Also where another object contains the same bytes."""
     identity = {"metadata": {"name": "i"}, "spec": {"ResourceID": "r", "clientID": "c"}}
     data = stored({"azureIdentityRef": identity, "pod": "p"})
@@ -347,7 +347,7 @@ SPECS: dict[str, type[Spec]] = {
 
 
 @given(KINDS.flatmap(lambda kind: st.tuples(st.just(kind), specs(kind))))
-def test_a_spec_means_what_its_fields_in_the_current_spelling_mean(drawn: tuple[Kind[Any], dict[str, Any]]) -> None:
+def test_a_spec_means_what_its_fields_under_current_names_mean(drawn: tuple[Kind[Any], dict[str, Any]]) -> None:
     kind, spec = drawn
     known = {field.present for field in fields_by_name(SPECS[kind.name]).values()}
     seen_by_a_policy = {name: value for name, value in spec.items() if name in known}
