@@ -123,14 +123,11 @@ class HostMemory:
         now = self.clock()
         if self.missing_since is None:
             self.missing_since = now
-        missing_seconds = now - self.missing_since
-        if missing_seconds >= GONE_SURE_SECONDS:
+        elapsed = now - self.missing_since
+        if elapsed >= GONE_SURE_SECONDS:
             self.identities, pause = GONE, gone_seconds
         else:
-            self.identities, pause = (
-                None,
-                min(max(GONE_FIRST_SECONDS, missing_seconds), GONE_SURE_SECONDS - missing_seconds),
-            )
+            self.identities, pause = None, min(max(GONE_FIRST_SECONDS, elapsed), GONE_SURE_SECONDS - elapsed)
         self.reads.until = now + pause
 
     def _record_operation(self, response: HostIdentities) -> None:
