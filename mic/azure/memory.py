@@ -58,7 +58,7 @@ class Waits:
     def failed(self, error: AzureError, now: float, refusal: str, throttling: str = "") -> None:
         self._failing_since = now if self._failing_since is None else self._failing_since
         pause = min(WAIT_FIRST_SECONDS * 2**self._failures, WAIT_MOST_SECONDS)
-        self._failures = min(self._failures + 1, 16)
+        self._failures = min(self._failures + 1, 16)  # a float cannot hold 2**1024
         self.until = now + max(pause, error.retry_after or 0.0)
         self.refusal, self.throttling = refusal, throttling
 
@@ -127,6 +127,7 @@ class HostMemory:
         if elapsed >= GONE_SURE_SECONDS:
             self.identities, pause = GONE, gone_seconds
         else:
+            # As long as the host has been missing, so that the pause doubles; the last read is at GONE_SURE_SECONDS.
             self.identities, pause = None, min(max(GONE_FIRST_SECONDS, elapsed), GONE_SURE_SECONDS - elapsed)
         self.reads.until = now + pause
 

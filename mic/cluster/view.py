@@ -116,6 +116,7 @@ class ClusterView:
     def loaded(self) -> Iterator[None]:
         """End the loading. Each step is short; the caller runs all of them, with pauses for other work."""
         self._loading = False
+        # A copy, because events change the assignments between two steps.
         for key in [key for key, assignment in self._assignments.items() if assignment.desired is None]:
             if (assignment := self._assignments.get(key)) is not None:
                 self._update_sync_state(key, assignment)
@@ -345,6 +346,7 @@ class ClusterView:
         """
         pods = tuple(self._pods.on_node(name))
         objects = self._objects.on_node(name)
+        # First all counts of the former host are removed: they are found by the node's host, which changes below.
         for pod_key in pods:
             for key in self._desired.pop(pod_key, ()):
                 self._set_desired(key, self._assignments[key], None)

@@ -79,6 +79,7 @@ def _outcome(
 def _withdrawals(host_view: HostView, azure: HostIdentities | None, failures: Mapping[str, str]) -> Iterator[Explain]:
     """Yield explanations for Assigned objects whose identity another client detached and Azure refuses to attach
     again."""
+    # During an operation Azure shows its intended result, which is no proof of a detach.
     if azure is None or azure.gone or azure.updating:
         return
     for key, reason in failures.items():
@@ -93,6 +94,7 @@ def _releasable(
 ) -> bool:
     if existing.pending_detaches or FINALIZER not in (existing.object.metadata.finalizers or ()):
         return False
+    # MIC detaches nothing for the following two, so they do not wait for Azure.
     if existing.identity_id is None or host_view.host is None:
         return True
     if existing.attached_by != "mic" and not policy.adopt_existing:

@@ -63,6 +63,7 @@ def azure_change(
         if key in restraint.quarantined:
             continue
         if usage.needed > 0:
+            # Not before an object records MIC as the owner: after an interruption no other record would exist.
             if key not in azure.attached and usage.owned > 0 and not ownership.is_refused(key, usage, policy):
                 adds.append(usage.identity_id.text)
         elif (
@@ -71,6 +72,7 @@ def azure_change(
             and ownership.is_removable(key, usage, azure, policy)
         ):
             removes.append(key)
+    # One refused identity fails the whole update, so those that Azure has refused before are sent apart.
     untried = [[text for text in texts if id_key(text) not in restraint.retry_due] for texts in (adds, removes)]
     adds, removes = untried if any(untried) else (adds, removes)
     return change(azure, adds, removes, most=restraint.most)

@@ -91,6 +91,7 @@ class HostReconciler:
         If more than BLOCKED_SCAN_MAX are blocked, the next one counts as not blocked.
         """
         now = self._clock()
+        # Oldest first, so the first one that is not blocked is the result.
         for number, (key, since) in enumerate(self._view.waiting.items()):
             if number >= BLOCKED_SCAN_MAX:
                 return max(0.0, now - since)

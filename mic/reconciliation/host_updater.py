@@ -194,6 +194,7 @@ class HostUpdater:
         adds = {id_key(text) for text in change.adds}
         on_host = memory.identities.attached.keys() if memory.identities is not None else set()
         again, about, reason = True, [*texts], ""
+        # Azure may still carry out the update that failed here, and shows its intended result meanwhile.
         memory.over = False
         match error:
             case BadIdentities() if bad := [key for key in texts if key in error.ids]:
@@ -210,8 +211,10 @@ class HostUpdater:
                 memory.refused_alone(key, advice(texts[key], error), adding=key in adds)
                 self._warn(REFUSED, host, error, texts[key])
             case UpdateConflict() if error.status == 412:
+                # Another client has changed the host since the read. With 409 its operation still runs: MIC pauses.
                 about = []
             case LooksThrottled():
+                # A read now would be throttled, too.
                 memory.read_failed(error, "", _throttling(host, error, memory))
                 self._warn("Azure does not say for now how an update went; looking again later", host, error)
                 return False

@@ -89,6 +89,7 @@ class WorkQueue:
         gathering = key in self._first
         first = self._first.setdefault(key, now)
         when = max(min(now + self._gather_seconds, first + self._gather_most_seconds), self._not_before.get(key, now))
+        # While events are gathered, each one postpones the pass, up to the maximum. Else an earlier pass stays due.
         if gathering or self._due.get(key, when) >= when:
             self._set(key, when)
 
@@ -148,13 +149,13 @@ class WorkQueue:
             done = PassResult(failed=True)
         finally:
             self._running.discard(key)
-            self._news.set()
+            self._news.set()  # a due pass may have waited for a free slot
         now = self._clock()
         again = self._again.pop(key, None)
         if done.failed:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             pause = min(RETRY_FIRST_SECONDS * 2.0 ** min(failures - 1, 16), RETRY_MOST_SECONDS)
-            self._not_before[key] = now + pause
+            self._not_before[key] = now + pause  # also for events, which must not shorten the pause
             self.later(key, pause)
             return
         self._failures.pop(key, None)

@@ -54,7 +54,7 @@ class WriteLimiter:
             await waiting
         except asyncio.CancelledError:
             if waiting.done() and not waiting.cancelled():
-                self._give_back()
+                self._give_back()  # granted and cancelled in one iteration of the loop: no write uses the permit
             raise
         try:
             yield
@@ -67,7 +67,7 @@ class WriteLimiter:
 
     def _grant(self) -> None:
         """Grant permits as far as the rate allows, and set a timer for the next."""
-        if self._alarm is not None:
+        if self._alarm is not None:  # the rate is used up until then
             return
         while self._free > 0 and (lines := self._next_lines()) is not None:
             if not self._bucket.take():
