@@ -127,7 +127,7 @@ class HttpSession:
             except (ServerDisconnectedError, ClientOSError):
                 if kept is None or method not in REPEATABLE:
                     raise
-                fresh = True
+                fresh = True  # the server may have closed the other kept connections, too
             except BaseException:
                 response.close()
                 raise

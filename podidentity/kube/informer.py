@@ -353,7 +353,7 @@ class Informer(Generic[T]):
             self._list_again(error)
         self._skip(meta, error)
         self.objects.remove((meta.namespace, meta.name))
-        self._resource_version = meta.resource_version
+        self._resource_version = meta.resource_version  # a new watch does not deliver this event again
 
     def _list_again(self, error: Malformed) -> NoReturn:
         """Schedule a new list, because the content of an event is unknown. Raises ServerError."""

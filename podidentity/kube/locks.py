@@ -111,6 +111,7 @@ class Lock:
         self._absent = False
         record = self._form.read(stored)
         self.holder = record.holder
+        # With the version: client-go writes whole seconds into annotations, so two renewals may have the same text.
         renewal = (record.holder, record.renewed + str(stored["metadata"].get("resourceVersion")))
         if renewal != self._observed:
             self._observed, self._observed_at = renewal, self._clock()
@@ -194,7 +195,7 @@ class Lock:
             self._mark_absent(sent)
             return
         except Forbidden as error:
-            if not self._absent:
+            if not self._absent:  # a lock that this process holds would no longer be renewed as an absent one
                 raise
             self._mark_unreadable(sent, error)
             return

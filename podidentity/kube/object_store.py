@@ -115,6 +115,7 @@ class ObjectStore(Generic[T]):
         old = self._items.get(key)
         if old is not None:
             if old.metadata.uid != new.metadata.uid:
+                # Another object of this name. The handler must not take it for a new version of the former one.
                 self.remove(key)
                 old = None
             elif old.metadata.resource_version == new.metadata.resource_version:
@@ -122,7 +123,7 @@ class ObjectStore(Generic[T]):
         if self._undeleted and (former := self._undeleted.get(key)) is not None:
             self._forget(former)
             if key in self._undeleted:
-                return
+                return  # else the handler would have two objects of one name
         self._items[key] = new
         if self._held and key in self._held:
             self._held[key] = new
