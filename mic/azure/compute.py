@@ -220,6 +220,7 @@ class Compute:
         except HostNotFound as error:
             if (await self.get(host)).gone:
                 return GONE
+            # The host exists. If the update had begun, Azure had accepted it, and the 404 concerns its operation.
             raise error.taken_for(AzureError if begun else Missing) from error
         except Throttled as error:
             if not begun:

@@ -115,6 +115,7 @@ class LimitedGroups:
         namespaces, position = list(self._ranked.values()), 0
         while namespaces and len(chosen) < COUNTED_MAX:
             row, left = [ranked[position] for ranked in namespaces], COUNTED_MAX - len(chosen)
+            # The smallest are embedded identities, if there are any: their tuples begin with False.
             for _, key in row if len(row) <= left else nsmallest(left, row):
                 chosen[key] = self._members[key]
             position += 1

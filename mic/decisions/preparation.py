@@ -21,6 +21,7 @@ def prepare(
     recorded: set[str] = set()
     names: set[Key] = set()
     if host_view.host is None:
+        # As on a lost host, no identity can be attached there, and no owner is decided.
         azure = GONE
     steps.extend(revocations(host_view))
     lost = host_view.host is not None and azure is not None and azure.gone

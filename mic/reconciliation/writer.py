@@ -204,6 +204,7 @@ class Writer:
             case NotFound() if existing is not None:
                 self._view.gone(existing)
                 return Written(stale=True)
+            # Invalid may be a failed `test` operation of the JSON patch: then the object has changed.
             case Conflict() | Invalid() if await self._read_again(key, existing):
                 return Written(stale=True)
             # AlreadyExists: the existing object could not be read.

@@ -274,6 +274,7 @@ class RetryPolicy:
 
     def pause_after(self, error: AzureError, now: float) -> float | None:
         """Return seconds until the next attempt, or None if *error* is final."""
+        # Before the test for `Refused`, of which this is one: it ends when IMDS has received the update.
         if is_identity_not_found(error):
             pause = LAG_DELAYS[min(self._lags, len(LAG_DELAYS) - 1)]
             self._lags += 1

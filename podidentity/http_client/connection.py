@@ -220,6 +220,7 @@ class HttpConnection(asyncio.Protocol):
         if status < 200 and status != SWITCHING_PROTOCOLS:
             headers.clear()
             return
+        # A body without a length ends with the connection (RFC 9112 §6.3).
         self._until_close = (
             status not in BODILESS and "content-length" not in headers and "transfer-encoding" not in headers
         )

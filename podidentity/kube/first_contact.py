@@ -119,10 +119,11 @@ class FirstContact:
                         self._intervals.reset()
                         return lost or (oldest is not None and not oldest.done())
                     lost = lost or bool(done)
-                    end += self._longer
+                    end += self._longer  # Retry-After of a 429
                     self._longer = 0.0
                 if not newest.done():
                     self._failed(f"no response from {self._access.server} yet", _UNREACHABLE)
+                # A slow API server may still respond to the oldest request, so the newer one gives way to the next.
                 if oldest is None or oldest.done():
                     oldest = None if newest.done() else newest
                 else:

@@ -92,7 +92,7 @@ async def _parts(
         whole, data = await transport.in_time(read_body(response, response_limits.BODY_MAX))
         if whole:
             response.close()
-            with suppress(TooDeep):
+            with suppress(TooDeep):  # then the scanner reads it
                 yield read(data)
                 return
         elif divisible:

@@ -61,4 +61,5 @@ class SharedTokenBucket:
         self._groups[group] = bucket
         if len(self._groups) > GROUPS_MAX:
             self._groups.popitem(last=False)
+        # The group's bucket is read first: an event beyond its share must take nothing from other groups.
         return not bucket.seconds() and self._total.take() and bucket.take()
