@@ -29,7 +29,7 @@ from nmi.tokens.governor import CongestedError
 from nmi.tokens.source import Issued, PolicyError, Workload
 from nmi.tokens.user_assigned import NodeIdentitySource
 from podidentity.azure.errors import AzureError
-from podidentity.azure.imds import RawAnswer, is_identity_not_found
+from podidentity.azure.imds import RawResponse, is_identity_not_found
 
 _UNKNOWN_NAME: Final = Refusal(
     Reason.UNKNOWN_ADDRESS,
@@ -101,15 +101,15 @@ class TokenService:
         self._node_identities = node_identities
         self._clock = clock
 
-    async def issue(self, peer: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
+    async def issue(self, peer: str, request: TokenRequest) -> Issued | RawResponse | Refusal:
         """Return the response to *request* of the pod at *peer*, within the policy's max_hold_seconds.
 
-        A RawAnswer is IMDS's own, for an exempt pod; forward it unchanged and do not cache it. A cancellation (the
+        A RawResponse is IMDS's own, for an exempt pod; forward it unchanged and do not cache it. A cancellation (the
         client disconnected) affects no other request. Raises only for bugs of NMI.
         """
         return await self._within_budget(self._cluster_cache.entry_at(peer), peer, request, UNKNOWN_ADDRESS)
 
-    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
+    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawResponse | Refusal:
         """Return the response to a process of the node for a pod of this node that it names, also on the host's
         network.
 
@@ -126,13 +126,13 @@ class TokenService:
         peer: str,
         request: TokenRequest,
         unknown: Refusal,
-    ) -> Issued | RawAnswer | Refusal:
+    ) -> Issued | RawResponse | Refusal:
         """Run *finding* and all further steps within the time limit. An empty *peer*: the pod was named."""
         arrived = asyncio.get_running_loop().time()
         attempt = _Attempt(peer, request, arrived, unknown)
         limit = asyncio.timeout_at(arrived + self._policy.max_hold_seconds)
         entry: PodEntry | Refusal | None = None
-        outcome: Issued | RawAnswer | Refusal
+        outcome: Issued | RawResponse | Refusal
         try:
             async with limit:
                 entry = await finding
@@ -152,7 +152,7 @@ class TokenService:
             entry.forget_first_request(held.missing)
         return outcome
 
-    async def _issue(self, entry: PodEntry, attempt: _Attempt) -> Issued | RawAnswer | Refusal:
+    async def _issue(self, entry: PodEntry, attempt: _Attempt) -> Issued | RawResponse | Refusal:
         """Decide and act on the decision, until nothing has changed during the action.
 
         The loop ends: each iteration but the last has seen a change, and the caller sets the time limit.
@@ -172,7 +172,7 @@ class TokenService:
                     decision_input.pod, decision_input.assigned, attempt.request, self._policy, self._broker.object_ids
                 )
             )
-            outcome: Issued | RawAnswer | Refusal | None
+            outcome: Issued | RawResponse | Refusal | None
             match decision:
                 case Refusal():
                     outcome = replace(decision, generation=self._lasting(decision, attempt, generation, decision_input))
@@ -236,7 +236,7 @@ class TokenService:
 
     async def _fetch_as_node(
         self, entry: PodEntry, attempt: _Attempt, generation: int, decision_input: DecisionInput | Wait
-    ) -> RawAnswer | Refusal | None:
+    ) -> RawResponse | Refusal | None:
         """Return IMDS's response to an exempt pod; None if it is no longer known to be exempt."""
         if not attempt.peer:
             return _EXEMPT_HAS_NONE

@@ -18,7 +18,7 @@ from typing_extensions import override
 from _native.answers import SharedText, Usage
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Token
-from podidentity.azure.imds import RawAnswer
+from podidentity.azure.imds import RawResponse
 
 JSON: Final = "application/json"
 REQUEST_ID: Final = "x-ms-request-id"
@@ -237,7 +237,7 @@ def _life(expires_ns: int, now_ns: int) -> int:
     return max(0, expires_ns - now_ns) // _NANOSECONDS
 
 
-def forwarded(response: RawAnswer, request_id: str) -> PlainResponse:
+def forwarded(response: RawResponse, request_id: str) -> PlainResponse:
     """Return IMDS's response unchanged, for an exempt pod. An error always has a request id."""
     headers = with_request_id(response.status, response.headers, request_id)
     return PlainResponse(response.status, response.body, content_type=response.content_type, headers=headers)

@@ -23,7 +23,7 @@ from nmi.server.request import Call, Origin, Request, Stream
 from nmi.server.responses import Response, forwarded, host_token_parts, rendered, token_parts
 from nmi.server.target import Destination
 from nmi.tokens.source import Issued, Token
-from podidentity.azure.imds import RawAnswer
+from podidentity.azure.imds import RawResponse
 from podidentity.telemetry.logs import redacted
 
 LOOPBACK: Final = "127.0.0.1"
@@ -38,10 +38,10 @@ _NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 class TokenProvider(Protocol):
     """The interface of `nmi.token_service.TokenService` that the handlers use."""
 
-    async def issue(self, peer: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
+    async def issue(self, peer: str, request: TokenRequest) -> Issued | RawResponse | Refusal:
         """Return a token for the pod at *peer*."""
 
-    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
+    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawResponse | Refusal:
         """Return a token for the named pod of this node, with any network; never one of the node's own identity."""
 
 
@@ -101,7 +101,7 @@ class TokenPath(TokenEndpoint):
         issued = await self._token_service.issue(call.peer, request)
         if isinstance(issued, Refusal):
             return outcomes.refused(call, issued)
-        if isinstance(issued, RawAnswer):
+        if isinstance(issued, RawResponse):
             subject = outcomes.subject(call)
             outcomes.decisions.passed(subject, request, issued.status)
             return outcomes.served(subject, forwarded(issued, call.request_id))
@@ -148,7 +148,7 @@ class HostPath(TokenEndpoint):
         outcomes = self._outcomes
         subject = Subject(call, pod="/".join(pod))
         issued = await self._token_service.issue_for(*pod, request)
-        if isinstance(issued, RawAnswer):
+        if isinstance(issued, RawResponse):
             issued = _NO_NODE_TOKENS
         if isinstance(issued, Refusal):
             return outcomes.refused(call, issued, subject=subject)

@@ -11,7 +11,7 @@ from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.tokens.governor import Governor
 from nmi.tokens.source import FetchContext, FetchedToken, FetchRequest, IdentityKey, PolicyError, Token, decode_claims
 from podidentity.azure.errors import Refused
-from podidentity.azure.imds import ImdsSource, RawAnswer
+from podidentity.azure.imds import ImdsSource, RawResponse
 from podidentity.resources import AzureIdentity
 from podidentity.telemetry.logs import redacted
 
@@ -149,7 +149,7 @@ class NodeIdentitySource:
         self._imds = imds
         self._governor = governor
 
-    async def token(self, request: TokenRequest, starter: str, within: float) -> RawAnswer:
+    async def token(self, request: TokenRequest, starter: str, within: float) -> RawResponse:
         """Return IMDS's response to *request*, with any status, within *within* seconds. *starter* is charged for it.
 
         The token is of the VM's own identity unless *request* names one. A forced refresh, and a report of a rejected

@@ -67,7 +67,7 @@ ImdsObserver = Callable[[bool, float, AzureError | None], None]
 """Callback for each attempt: whether it named an identity, its duration in seconds, and its error."""
 
 
-class RawAnswer(HidingStruct, frozen=True):
+class RawResponse(HidingStruct, frozen=True):
     """IMDS's response for a pod that receives it unchanged: pods under an exception, and MIC's own pods."""
 
     hidden = frozenset({"body"})
@@ -146,7 +146,7 @@ class ImdsSource:
         bypass_cache: bool = False,
         within: float,
         permit: Permit = nullcontext,
-    ) -> RawAnswer:
+    ) -> RawResponse:
         """Return IMDS's response to one attempt, with any status, *within* this time in seconds including the wait
         for the permit.
 
@@ -168,7 +168,7 @@ class ImdsSource:
         if reply is None:
             raise AssertionError("neither a response nor an error")
         headers = tuple((name, value) for name in PASSED_ON_HEADERS if (value := reply.header(name)))
-        return RawAnswer(reply.status, reply.body, reply.header("Content-Type"), headers)
+        return RawResponse(reply.status, reply.body, reply.header("Content-Type"), headers)
 
     async def _attempt(self, query: Mapping[str, str], permit: Permit, seconds: float) -> ImdsToken:
         async with self._attempt_context(query, permit, seconds):

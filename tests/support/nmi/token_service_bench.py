@@ -21,7 +21,7 @@ from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.source import Issued, TokenSource
 from nmi.tokens.user_assigned import NodeIdentitySource, UserAssignedSource
-from podidentity.azure.imds import ImdsSource, RawAnswer
+from podidentity.azure.imds import ImdsSource, RawResponse
 from tests.support.nmi.identity.cluster import Clock, Cluster, running_cluster
 from tests.support.nmi.imds import Imds, running_imds
 from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, resource_id
@@ -50,10 +50,10 @@ class ServiceBench:
         """Requests that wait for a change of their pod."""
         return self._measures.held
 
-    async def issue(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | RawAnswer | Refusal:
+    async def issue(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | RawResponse | Refusal:
         return await self.service.issue(peer, request)
 
-    async def issue_for(self, name: str = "web", request: TokenRequest = REQUEST) -> Issued | RawAnswer | Refusal:
+    async def issue_for(self, name: str = "web", request: TokenRequest = REQUEST) -> Issued | RawResponse | Refusal:
         return await self.service.issue_for("ns", name, request)
 
     async def issued(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued:
@@ -83,7 +83,7 @@ class ServiceBench:
         return await self.cluster.with_pod(assigned=assigned, **changes)
 
 
-async def refused_after(asking: Awaitable[Issued | RawAnswer | Refusal]) -> tuple[Refusal, float]:
+async def refused_after(asking: Awaitable[Issued | RawResponse | Refusal]) -> tuple[Refusal, float]:
     """Return the refusal, and the seconds until it."""
     began = now()
     answer = await asking

@@ -17,7 +17,7 @@ from nmi.refusal import Reason, Refusal
 from nmi.tokens.governor import CongestedError
 from nmi.tokens.source import Issued
 from podidentity.azure.errors import Throttled, Unreachable
-from podidentity.azure.imds import RawAnswer
+from podidentity.azure.imds import RawResponse
 from podidentity.resources import CREATED, OwnerReference
 from tests.support.nmi.identity.cluster import DEADLINE
 from tests.support.nmi.imds import HANG
@@ -51,9 +51,9 @@ async def exempt(bench: ServiceBench, **changes: Any) -> PodEntry:
     return entry
 
 
-async def raw(bench: ServiceBench, request: TokenRequest = REQUEST) -> RawAnswer:
+async def raw(bench: ServiceBench, request: TokenRequest = REQUEST) -> RawResponse:
     answer = await bench.issue(request)
-    assert isinstance(answer, RawAnswer), answer
+    assert isinstance(answer, RawResponse), answer
     return answer
 
 
@@ -91,7 +91,7 @@ class Failing:
         self.error = error
         self.asked: list[tuple[str, float]] = []
 
-    async def token(self, request: TokenRequest, starter: str, within: float) -> RawAnswer:
+    async def token(self, request: TokenRequest, starter: str, within: float) -> RawResponse:
         self.asked.append((starter, within))
         raise self.error
 
@@ -121,7 +121,7 @@ async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt(bench:
     pending = asyncio.create_task(bench.issue())
     await until(lambda: bench.service._measures.held == 1)
     bench.cluster.put(exception(labels=APP))
-    assert isinstance(await asyncio.wait_for(pending, DEADLINE), RawAnswer)
+    assert isinstance(await asyncio.wait_for(pending, DEADLINE), RawResponse)
 
 
 OWNED: dict[str, Any] = {"owner": OwnerReference(api_version="v1", kind="Node", name="node-1", controller=True)}

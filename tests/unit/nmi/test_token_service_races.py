@@ -15,7 +15,7 @@ from nmi.identity.request import TokenRequest
 from nmi.node.rtnetlink import Link, Route
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Issued, Workload
-from podidentity.azure.imds import RawAnswer
+from podidentity.azure.imds import RawResponse
 from podidentity.resources import Pod, Resource
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster
 from tests.support.nmi.token_service_bench import ServiceBench, running_token_service
@@ -31,7 +31,7 @@ AT_ONCE = DecisionPolicy(created_attempts=0)
 
 async def while_fetching(
     bench: ServiceBench, change: Callable[[], object], request: TokenRequest = REQUEST, *, reported: bool = True
-) -> Issued | RawAnswer | Refusal:
+) -> Issued | RawResponse | Refusal:
     """Return the response to *request* if *change* occurs during its fetch, and is *reported* to the cluster cache."""
     entry = bench.cluster.owner(ADDRESS)
     bench.imds.gate.clear()
@@ -128,7 +128,7 @@ async def test_a_pod_whose_exemption_ends_during_the_request_keeps_its_own_ident
 async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt(bench: ServiceBench) -> None:
     entry = await bench.with_pod(labels=APP)
     answer = await while_fetching(bench, lambda: bench.cluster.put(exception(labels=APP)))
-    assert isinstance(answer, RawAnswer)
+    assert isinstance(answer, RawResponse)
     assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
 
 
@@ -182,7 +182,7 @@ ENDS_DURING_FETCH: dict[str, dict[str, Any]] = {
 }
 
 
-async def doubtful_while_fetching(bench: ServiceBench, ahead: float, **changes: Any) -> Issued | RawAnswer | Refusal:
+async def doubtful_while_fetching(bench: ServiceBench, ahead: float, **changes: Any) -> Issued | RawResponse | Refusal:
     """Return the response to a pod in deletion that becomes like *changes* during its fetch."""
     uid = bench.cluster.put_pod(pod())
     bench.cluster.deliver(pod(uid=uid, deleting=True))

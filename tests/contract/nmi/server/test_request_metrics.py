@@ -19,7 +19,7 @@ from nmi.server.metrics import OTHER, SERIES_MAX, ServerMetrics, audience
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import CLIENT_REQUEST_CHARS, Call, Request
 from nmi.server.target import ProxiedPaths
-from podidentity.azure.imds import RawAnswer
+from podidentity.azure.imds import RawResponse
 from podidentity.telemetry.logs import JsonFormatter
 from tests.support.nmi.server.fakes import (
     PEER,
@@ -200,7 +200,7 @@ async def test_a_grant_has_one_line_without_the_token(server: ServerUnderTest, w
 
 
 async def test_an_exempt_pods_answer_has_a_line_too(server: ServerUnderTest, written: io.StringIO) -> None:
-    server.token_service.answer = lambda _: RawAnswer(400, b"{}", "application/json")
+    server.token_service.answer = lambda _: RawResponse(400, b"{}", "application/json")
     reply = await server.ask(request_bytes())
     (line,) = lines(written, "token request forwarded to IMDS")
 

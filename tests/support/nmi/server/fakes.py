@@ -24,7 +24,7 @@ from nmi.server.responses import PlainResponse, StreamedResponse
 from nmi.server.target import Destination
 from nmi.tokens.fair_queue import Charged
 from nmi.tokens.source import Issued, Token
-from podidentity.azure.imds import RawAnswer
+from podidentity.azure.imds import RawResponse
 from podidentity.resources import Pod, PodMeta
 from tests.support.waiting import LIMIT_SECONDS
 
@@ -77,7 +77,7 @@ def grant(record: PodRecord, *, access_token: str = SECRET, cacheable: bool = Tr
     )
 
 
-TokenResponse = Issued | RawAnswer | Refusal
+TokenResponse = Issued | RawResponse | Refusal
 
 
 class FakeTokenService:
@@ -91,7 +91,7 @@ class FakeTokenService:
     async def issue(self, peer: str, request: TokenRequest) -> TokenResponse:
         self.asked.append((peer, request))
         answer = self.answer(request)
-        return answer if isinstance(answer, Issued | RawAnswer | Refusal) else await answer
+        return answer if isinstance(answer, Issued | RawResponse | Refusal) else await answer
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> TokenResponse:
         return await self.issue(f"{namespace}/{name}", request)

@@ -16,7 +16,7 @@ from nmi.identity.request import SelectorKind
 from nmi.refusal import Reason
 from nmi.server.policy import ServerPolicy
 from nmi.settings import Settings
-from podidentity.azure.imds import RawAnswer
+from podidentity.azure.imds import RawResponse
 from tests.support.nmi.server.fakes import (
     PEER,
     RESOURCE,
@@ -221,7 +221,7 @@ async def test_an_issuers_refusal_is_answered_as_on_the_token_path(server: Serve
 
 
 async def test_imds_responses_about_the_nodes_own_identities_are_never_returned(server: ServerUnderTest) -> None:
-    server.token_service.answer = lambda _: RawAnswer(200, b'{"access_token":"secret-token"}', "application/json")
+    server.token_service.answer = lambda _: RawResponse(200, b'{"access_token":"secret-token"}', "application/json")
     reply = await server.ask(ask())
     assert reply.status == 404
     assert b"secret" not in reply.body

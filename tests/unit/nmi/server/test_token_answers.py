@@ -16,7 +16,7 @@ from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.server.responses import PlainResponse, token_parts
 from nmi.server.token_path import ReadyAnswers
 from nmi.tokens.source import Issued, Token
-from podidentity.azure.imds import RawAnswer
+from podidentity.azure.imds import RawResponse
 from tests.support.nmi.server.fakes import (
     PEER,
     RESOURCE,
@@ -120,7 +120,7 @@ BODY = b'{ "access_token" : "x", "odd": [1] }\n'
 
 
 async def test_an_exempt_pod_gets_status_body_type_and_header_fields_of_imds(server: ServerUnderTest) -> None:
-    server.token_service.answer = lambda _: RawAnswer(
+    server.token_service.answer = lambda _: RawResponse(
         429, BODY, "application/json; charset=utf-8", (("Retry-After", "7"), ("x-ms-request-id", "theirs"))
     )
     reply = await server.ask(request_bytes())
@@ -137,12 +137,12 @@ async def test_an_exempt_pod_gets_status_body_type_and_header_fields_of_imds(ser
 async def test_only_an_error_of_imds_without_an_id_gets_one(
     server: ServerUnderTest, status: int, *, ours: bool
 ) -> None:
-    server.token_service.answer = lambda _: RawAnswer(status, BODY, "application/json")
+    server.token_service.answer = lambda _: RawResponse(status, BODY, "application/json")
     assert ("x-ms-request-id" in (await server.ask(request_bytes())).headers) is ours
 
 
 async def test_an_exempt_pods_answer_never_becomes_a_ready_answer(server: ServerUnderTest) -> None:
-    server.token_service.answer = lambda _: RawAnswer(200, BODY, "application/json")
+    server.token_service.answer = lambda _: RawResponse(200, BODY, "application/json")
     for _ in range(2):
         await server.ask(request_bytes())
     assert (len(server.token_service.asked), server.ready()) == (2, None)

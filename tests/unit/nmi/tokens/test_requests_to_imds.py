@@ -30,7 +30,7 @@ from nmi.tokens.user_assigned import (
     imds_selector,
 )
 from podidentity.azure.errors import NotSent, Paused, Refused
-from podidentity.azure.imds import ImdsSource, RawAnswer
+from podidentity.azure.imds import ImdsSource, RawResponse
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 from tests.support.nmi.imds import SECRET, Imds, Reply, error_body, running_imds
 from tests.support.nmi.tokens.fakes import Node
@@ -171,7 +171,7 @@ async def imds() -> AsyncIterator[Imds]:
         yield running
 
 
-async def ask(imds: Imds, request: TokenRequest = REQUEST, within: float = 5.0) -> RawAnswer:
+async def ask(imds: Imds, request: TokenRequest = REQUEST, within: float = 5.0) -> RawResponse:
     async with imds.session() as session:
         return await NodeIdentitySource(ImdsSource(session, imds.url), Governor()).token(request, "ns/mic", within)
 
