@@ -2,8 +2,8 @@
 
 Each stream of requests is sent twice to a real server whose token service grants everything: first without ready
 answers, so that only the general lane answers, and then again, when the fast lane may answer. Both must be equal, and
-must be what the oracle predicts. Every stream ends with a request to close the connection, so that the test can wait for its
-end.
+must be what the oracle predicts. Every stream ends with a request to close the connection, so that the test can wait
+for its end.
 """
 
 import asyncio
