@@ -81,7 +81,7 @@ Step = tuple[str, Callable[[], str]]
 def presentable(text: str) -> str:
     """Return *text* as one printable line of at most TEXT_MAX characters, without anything that looks like a token."""
     line = " ".join(_TOKEN_LIKE.sub("(left out)", text).split())
-    return "".join(each if each.isprintable() else "?" for each in line)[:TEXT_MAX]
+    return "".join(character if character.isprintable() else "?" for character in line)[:TEXT_MAX]
 
 
 def advice(service: str, status: int) -> str:

@@ -204,16 +204,16 @@ class Arm(HttpService):
             return json_response({"value": [arm_catalogue.tenant(tenant_id)]})
         if found := arm_catalogue.SUBSCRIPTION_PATH.fullmatch(request.path):
             return _one_or_all(
-                {each: arm_catalogue.subscription(each, tenant_id) for each in known},
+                {subscription: arm_catalogue.subscription(subscription, tenant_id) for subscription in known},
                 found["subscription"],
                 "SubscriptionNotFound",
             )
         if found := arm_catalogue.GROUPS_PATH.fullmatch(request.path):
-            machines = {key: each for key, each in self._machines.items() if known}
+            machines = {key: machine for key, machine in self._machines.items() if known}
             prefix = f"/subscriptions/{found['subscription'].lower()}/"
             groups = {
-                each.resource_id.split("/")[4]: each.location
-                for key, each in sorted(machines.items())
+                machine.resource_id.split("/")[4]: machine.location
+                for key, machine in sorted(machines.items())
                 if key.startswith(prefix)
             }
             return _one_or_all(

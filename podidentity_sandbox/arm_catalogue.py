@@ -31,7 +31,7 @@ def cloud_metadata(
     version: str, *, login: str, resource_manager: str, audiences: Sequence[str], tenant_id: str
 ) -> dict[str, Any] | list[dict[str, Any]]:
     """Return the metadata of the cloud in the form of the api-version; *login* and *resource_manager* are URLs."""
-    shown = [f"{each.rstrip('/')}/" for each in audiences]
+    shown = [f"{audience.rstrip('/')}/" for audience in audiences]
     if version == OLD_METADATA:
         return {
             "galleryEndpoint": resource_manager,

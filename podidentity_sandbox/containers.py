@@ -39,9 +39,9 @@ def command(argv: Sequence[str], mounts: Sequence[Mount], context: SecurityConte
     lines = [
         f"mkdir -p {quote(str(scratch))}",
         f"mount -t tmpfs tmpfs {quote(str(scratch))}",
-        f"mkdir {' '.join(quote(str(scratch / each)) for each in ('root', 'upper', 'work'))}",
+        f"mkdir {' '.join(quote(str(scratch / layer)) for layer in ('root', 'upper', 'work'))}",
         f"mount -t overlay overlay -o {layers} {quote(str(root))}",
-        *(f"mount --rbind {quote(each)} {quote(f'{root}{each}')}" for each in _mounted()),
+        *(f"mount --rbind {quote(point)} {quote(f'{root}{point}')}" for point in _mounted()),
     ]
     for mount in mounts:
         lines += _bind(mount, root, _real(mount.target))
@@ -80,11 +80,14 @@ def _bind(mount: Mount, root: Path, where: PurePosixPath) -> list[str]:
     source, target = quote(str(mount.source)), quote(f"{root}{where}")
     file = f"mkdir -p $(dirname {target}); [ -e {target} ] || : > {target}"
     made = f"mkdir -p {target}" if mount.source.is_dir() else file
-    hidden = [each for each in _interpreter() if each.is_relative_to(where)]
+    hidden = [folder for folder in _interpreter() if folder.is_relative_to(where)]
     kept = [
         line
-        for each in hidden
-        for line in (f"mkdir -p {quote(f'{root}{each}')}", f"mount --bind {quote(str(each))} {quote(f'{root}{each}')}")
+        for folder in hidden
+        for line in (
+            f"mkdir -p {quote(f'{root}{folder}')}",
+            f"mount --bind {quote(str(folder))} {quote(f'{root}{folder}')}",
+        )
     ]
     read_only = [f"mount -o remount,bind,ro {target}"] if mount.read_only else []
     return [made, f"mount --bind {source} {target}", *kept, *read_only]
@@ -95,10 +98,10 @@ def _rights(context: SecurityContext) -> list[str]:
     user = [] if context.run_as_user in {None, 0} else [f"--reuid={context.run_as_user}", "--clear-groups"]
     if context.privileged:
         return ["setpriv", "--pdeathsig=KILL", "--no-new-privs", *user]
-    added = {each.removeprefix("CAP_").lower() for each in context.capabilities.add}
-    dropped = {each.removeprefix("CAP_").lower() for each in context.capabilities.drop}
+    added = {capability.removeprefix("CAP_").lower() for capability in context.capabilities.add}
+    dropped = {capability.removeprefix("CAP_").lower() for capability in context.capabilities.drop}
     kept = added if "all" in dropped else (set(DEFAULT_CAPABILITIES) - dropped) | added
-    bounds = ",".join(["-all", *(f"+{each}" for each in sorted(kept))])
+    bounds = ",".join(["-all", *(f"+{capability}" for capability in sorted(kept))])
     return ["setpriv", "--pdeathsig=KILL", "--no-new-privs", *user, f"--bounding-set={bounds}", f"--inh-caps={bounds}"]
 
 

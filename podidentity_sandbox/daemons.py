@@ -227,7 +227,7 @@ class DaemonPods:
             found = msgspec.json.decode(await self._cluster.client.request("GET", PODS.path(NAMESPACE, pod.name)))
             if not found["metadata"].get("deletionTimestamp"):
                 conditions = found.get("status", {}).get("conditions") or ()
-                return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+                return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
             await self._delete(pod)
         except NotFound:
             pass

@@ -143,7 +143,9 @@ class Directory:
         """
         if tenant and self.tenant(tenant) != self.tenant_id:
             return None
-        return next((each for each in self._managed.values() if each.client_id.lower() == client_id.lower()), None)
+        return next(
+            (identity for identity in self._managed.values() if identity.client_id.lower() == client_id.lower()), None
+        )
 
     def principal(self, client_id: str, tenant: str = "") -> ServicePrincipal | None:
         """Return the application's service principal in *tenant*, or in the directory's own."""
@@ -155,7 +157,7 @@ class Directory:
         if self.managed(client_id) is None and self.application(client_id) is None:
             raise DirectoryError(f"There is no identity and no application with client id '{client_id}'.")
         known = self._federated.setdefault(client_id.lower(), [])
-        if any((each.issuer, each.subject) == (credential.issuer, credential.subject) for each in known):
+        if any((former.issuer, former.subject) == (credential.issuer, credential.subject) for former in known):
             raise DirectoryError("Issuer and subject combination already exists for this identity.")
         if len(known) >= FEDERATED_MAX:
             raise DirectoryError(f"Too many federated identity credentials: an identity may have {FEDERATED_MAX}.")
@@ -164,11 +166,11 @@ class Directory:
     def unfederate(self, client_id: str, issuer: str, subject: str) -> None:
         """Remove the credential. Do nothing if it does not exist."""
         known = self._federated.get(client_id.lower(), [])
-        known[:] = [each for each in known if (each.issuer, each.subject) != (issuer, subject)]
+        known[:] = [credential for credential in known if (credential.issuer, credential.subject) != (issuer, subject)]
 
     def federated(self, client_id: str, now: float) -> list[FederatedCredential]:
         """Return the credentials of the identity or application that are effective at *now*."""
-        return [each for each in self._federated.get(client_id.lower(), []) if each.known_from <= now]
+        return [credential for credential in self._federated.get(client_id.lower(), []) if credential.known_from <= now]
 
     def grant(self, object_id: str, *roles: str) -> None:
         """Grant roles (`Reader`, `Contributor`, `Storage Blob Data Contributor`) on everything to this object id."""

@@ -101,7 +101,7 @@ class Fabric(Network):
             number = self._pods.get((node, uid))
             known = number is not None
             if number is None:
-                taken = {other for (its_node, _), other in self._pods.items() if its_node == node}
+                taken = {used for (its_node, _), used in self._pods.items() if its_node == node}
                 number = next(free for free in range(2, PODS_MAX) if free not in taken)
                 self._pods[node, uid] = number
         name, subnet = f"pod-{uid}", f"10.200.{self._nodes[node]}"

@@ -168,7 +168,7 @@ async def call(
     try:
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=timeout) as session:
             if clear is not None:
-                await _checked(await session.delete(url, params=[("service", each) for each in clear]))
+                await _checked(await session.delete(url, params=[("service", service) for service in clear]))
             if wanted:
                 return await _checked(await session.put(url, json=dict(wanted)))
             return await _checked(await session.get(url))

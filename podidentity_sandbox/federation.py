@@ -105,15 +105,15 @@ def match(assertion: Assertion, client: str, known: Sequence[FederatedCredential
     """
     if not known:
         raise NotProvenError(70025, f"The client {client} has no configured federated identity credentials.")
-    same_issuer = [each for each in known if each.issuer == assertion.issuer]
+    same_issuer = [credential for credential in known if credential.issuer == assertion.issuer]
     if not same_issuer:
         raise _unmatched(700211, "issuer", assertion.issuer)
-    same_subject = [each for each in same_issuer if each.subject == assertion.subject]
-    if not same_subject and any(each.subject.lower() == assertion.subject.lower() for each in same_issuer):
+    same_subject = [credential for credential in same_issuer if credential.subject == assertion.subject]
+    if not same_subject and any(credential.subject.lower() == assertion.subject.lower() for credential in same_issuer):
         raise _unmatched(7002138, "subject", assertion.subject, ADVICE_ON_CASE)
     if not same_subject:
         raise _unmatched(700213, "subject", assertion.subject)
-    if not any(each.audience in assertion.audiences for each in same_subject):
+    if not any(credential.audience in assertion.audiences for credential in same_subject):
         raise _unmatched(700212, "audience", ", ".join(assertion.audiences))
 
 
@@ -213,7 +213,7 @@ async def issuer_of(access: ClusterAccess) -> str:
 
 async def fetch(access: ClusterAccess, url: str) -> bytes:
     """Return the issuer's document at *url*. Raise ValueError for another, and what aiohttp raises."""
-    path = next((each for each in (CONFIGURATION, KEY_SET) if url.endswith(each)), "")
+    path = next((document for document in (CONFIGURATION, KEY_SET) if url.endswith(document)), "")
     if not path:
         raise ValueError(f"{url} is not a document of an issuer")
     authorization = await access.authorization()

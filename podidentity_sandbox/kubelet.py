@@ -181,9 +181,9 @@ class Kubelet:
             managed.context = self._launcher.host
         else:
             managed.context = await asyncio.to_thread(self._network.add_pod, self.node, pod.metadata.uid)
-        first = [each for each in pod.spec.init_containers if self._launcher.runs(each)]
-        programs = [each for each in pod.spec.containers if self._launcher.runs(each)]
-        managed.ready = not first and not any(probe_of(each) for each in programs)
+        first = [container for container in pod.spec.init_containers if self._launcher.runs(container)]
+        programs = [container for container in pod.spec.containers if self._launcher.runs(container)]
+        managed.ready = not first and not any(probe_of(container) for container in programs)
         # Publish the address before the program starts, so that NMI can know the pod at its first request.
         await self._publish(managed, "Running")
         if self._on_pod_running is not None:
@@ -222,7 +222,7 @@ class Kubelet:
 
     async def _follow_readiness(self, managed: _ManagedPod) -> None:
         """Publish the readiness of the pod while it runs."""
-        probed = any(probe_of(each) for each in managed.pod.spec.containers)
+        probed = any(probe_of(container) for container in managed.pod.spec.containers)
         while managed.programs and managed.context is not None and (probed or not managed.ready):
             ready = await asyncio.to_thread(is_ready, self._network, self.node, managed.pod, managed.context)
             if ready != managed.ready:

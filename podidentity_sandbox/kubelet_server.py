@@ -76,7 +76,7 @@ class KubeletServer(HttpService):
         if asked is None or request.method != "GET":
             return web.Response(status=404, text="404 page not found\n")
         namespace, pod, container = asked["namespace"], asked["pod"], asked["container"]
-        kubelet = next((one for one in self._kubelets if one.log_file(namespace, pod, container)), None)
+        kubelet = next((kubelet for kubelet in self._kubelets if kubelet.log_file(namespace, pod, container)), None)
         if kubelet is None:
             return web.Response(status=404, text=f'pod "{pod[:253]}" is not running here\n')
         query = request.rel_url.query
@@ -106,8 +106,8 @@ class KubeletServer(HttpService):
 
     async def _execute(self, request: web.BaseRequest, namespace: str, pod: str, container: str) -> web.Response:
         """Run the command of `kubectl exec`. The response is sent only if it cannot run."""
-        programs = (each.program(namespace, pod, container) for each in self._kubelets)
-        program = next((each for each in programs if each is not None), None)
+        programs = (kubelet.program(namespace, pod, container) for kubelet in self._kubelets)
+        program = next((program for program in programs if program is not None), None)
         if program is None:
             text = (
                 f'pod "{pod[:253]}" has no program that the sandbox runs; podidctl sandbox exec runs one in its network'
@@ -220,7 +220,7 @@ def _command(pid: int, words: Sequence[str]) -> list[str]:
 
 def _environment(pid: int) -> dict[str, str]:
     variables = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
-    return {name: value for name, _, value in (each.partition("=") for each in variables) if name}
+    return {name: value for name, _, value in (variable.partition("=") for variable in variables) if name}
 
 
 def _user(pid: int) -> list[str]:

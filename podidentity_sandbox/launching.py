@@ -106,7 +106,7 @@ class Launcher:
             "status.podIP": context.address,
             "status.hostIP": self.host.address,
         }
-        return {each.name: await self._value(pod, each, fields) for each in container.env}
+        return {variable.name: await self._value(pod, variable, fields) for variable in container.env}
 
     async def _value(self, pod: NodePod, variable: EnvVar, fields: Mapping[str, str]) -> str:
         source = variable.value_from
@@ -135,8 +135,8 @@ def _argv(container: Container, environment: Mapping[str, str]) -> list[str]:
     Python is this process's interpreter.
     """
     own = program_of(container.image)
-    arguments = [expanded(each, environment) for each in container.args]
-    program, *rest = [expanded(each, environment) for each in container.command or [own]]
+    arguments = [expanded(argument, environment) for argument in container.args]
+    program, *rest = [expanded(word, environment) for word in container.command or [own]]
     if program == own:
         return python(PROGRAMS[own], *rest, *arguments)
     return [sys.executable if program == "python3" else program, *rest, *arguments]

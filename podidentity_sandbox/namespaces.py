@@ -105,11 +105,11 @@ class Namespaces:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "resolv.conf").write_text(f"nameserver {address}\n")
 
-    def link(self, one: str, one_end: str, other: str, other_end: str) -> None:
+    def link(self, first: str, first_end: str, second: str, second_end: str) -> None:
         """Connect two namespaces by a cable; each end is up. Raise NamespaceError."""
-        cable = f"link add {one_end} type veth peer name {other_end} netns {self.full_name(other)}"
-        self.inside(one, [cable, f"link set {one_end} up"])
-        self.inside(other, [f"link set {other_end} up"])
+        cable = f"link add {first_end} type veth peer name {second_end} netns {self.full_name(second)}"
+        self.inside(first, [cable, f"link set {first_end} up"])
+        self.inside(second, [f"link set {second_end} up"])
 
     def inside(self, name: str, commands: Iterable[str]) -> None:
         """Run `ip` commands inside the namespace. Raise NamespaceError."""

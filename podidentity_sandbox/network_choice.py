@@ -70,7 +70,11 @@ def _tried(programs: NetfilterPrograms) -> NetworkChoice:
         return NetworkChoice(reason="no program that writes nat rules is installed (package nftables)")
     try:
         with trial() as prefix:
-            usable = (each for each in ORDER if each in programs.backends and _accepts_rule(prefix, each, programs))
+            usable = (
+                backend
+                for backend in ORDER
+                if backend in programs.backends and _accepts_rule(prefix, backend, programs)
+            )
             backend = next(usable, Backend.NONE)
     except NamespaceError:
         return NetworkChoice(reason="this system does not permit network namespaces")

@@ -65,7 +65,7 @@ class ResponseFaults:
 
     def remove(self, fault: ResponseFault) -> None:
         """Remove one fault. A fault that is not in the list is no error."""
-        self._faults = [other for other in self._faults if other is not fault]
+        self._faults = [pending for pending in self._faults if pending is not fault]
         fault.removed.set()
 
     def clear(self) -> None:
@@ -249,9 +249,9 @@ class HttpService(abc.ABC):
     def drop_connections(self) -> None:
         """Close the connections that are open, so that clients connect again."""
         server = self._runner.server if self._runner is not None else None
-        for each in server.connections if server is not None else ():
-            if each.transport is not None:
-                each.transport.abort()
+        for connection in server.connections if server is not None else ():
+            if connection.transport is not None:
+                connection.transport.abort()
 
     async def stop(self) -> None:
         """Close all listeners and connections. Does nothing the second time."""

@@ -126,7 +126,7 @@ class TokenProxy(SignInService):
         """Create the identity binding. Entra ID knows its federated credential after the delay."""
         self._bound.add(client_id.lower())
         credential = FederatedCredential(ISSUER, client_id.lower(), DIRECT_AUDIENCE, self._clock() + delay_seconds)
-        if not any(each.issuer == ISSUER for each in self._directory.federated(client_id, float("inf"))):
+        if not any(credential.issuer == ISSUER for credential in self._directory.federated(client_id, float("inf"))):
             self._directory.federate(client_id, credential)
 
     def unbind(self, client_id: str) -> None:
@@ -162,7 +162,9 @@ class TokenProxy(SignInService):
             sentence = f"{assertion.subject} may not {BINDING_VERB} {call.client_id[:64]} of API group {BINDING_GROUP}"
             raise _Error(403, "access_denied", sentence)
         self._aad.principal(tenant, form)
-        if not any(each.issuer == ISSUER for each in self._directory.federated(call.client_id, self._clock())):
+        if not any(
+            credential.issuer == ISSUER for credential in self._directory.federated(call.client_id, self._clock())
+        ):
             raise NotProvenError(
                 700211, f"No matching federated identity record found for presented assertion issuer '{ISSUER}'."
             )

@@ -125,7 +125,7 @@ def _follow_directive(merged: dict[str, Any], directive: str, value: Any) -> Non
         key = _merge_key(name, [*current, *value])
 
         def place(item: Any) -> int:
-            wanted = [_value(other, key) for other in value]
+            wanted = [_value(entry, key) for entry in value]
             mine = _value(item, key)
             return wanted.index(mine) if mine in wanted else len(wanted)
 

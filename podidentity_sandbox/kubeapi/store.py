@@ -99,7 +99,7 @@ def _copy(document: Document) -> Document:
 def _copy_value(value: Any) -> Any:
     """Return a copy of a JSON value, several times faster than copy.deepcopy."""
     if isinstance(value, dict):
-        return {name: _copy_value(each) for name, each in value.items()}
+        return {name: _copy_value(member) for name, member in value.items()}
     if isinstance(value, list):
-        return [_copy_value(each) for each in value]
+        return [_copy_value(item) for item in value]
     return value
