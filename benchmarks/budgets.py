@@ -28,12 +28,14 @@ def budgets(results: Results) -> tuple[Budget, ...]:
     closing = _ratios(cases, "close-32")
     few, many = _ratios(cases, "pods-1"), _ratios(cases, "pods-10000")
     flat = many.rps.median / few.rps.median if few and many else None
-    stall = next((each.p999_us / 1000 for each in results.background if each.key == "relist"), None)
-    weight = {each.pods: each.load_mib for each in results.memory}
-    start = next((each for each in starts if each.cores is None and not each.kubeconfig), None)
-    with_kubeconfig = next((each for each in starts if each.kubeconfig), None)
+    stall = next(
+        (disturbance.p999_us / 1000 for disturbance in results.background if disturbance.key == "relist"), None
+    )
+    weight = {memory.pods: memory.load_mib for memory in results.memory}
+    start = next((start for start in starts if start.cores is None and not start.kubeconfig), None)
+    with_kubeconfig = next((start for start in starts if start.kubeconfig), None)
     token, instance = _ours(cases, "keep-alive-32"), _ours(cases, INSTANCE)
-    limited = [each for each in starts if each.cores is not None]
+    limited = [start for start in starts if start.cores is not None]
     return (
         judged("keep-alive c=32: requests a second", full.rps.median if full else None, "at least", 1.2, aim=1.3),
         judged("connection per request: CPU", closing.cpu.median if closing else None, "at most", 1.05, aim=1.0),
@@ -43,9 +45,9 @@ def budgets(results: Results) -> tuple[Budget, ...]:
         judged("re-list of 250 pods: p99.9", stall, "at most", 5.0, unit="ms"),
         judged("memory under load, 250 pods", weight.get(FULL_NODE), "at most", 48, aim=42, unit="MiB"),
         *(
-            judged("CPU without requests, 250 pods", each.idle_percent, "at most", 0.2, unit="%")
-            for each in results.memory
-            if each.pods == FULL_NODE and each.idle_percent is not None
+            judged("CPU without requests, 250 pods", memory.idle_percent, "at most", 0.2, unit="%")
+            for memory in results.memory
+            if memory.pods == FULL_NODE and memory.idle_percent is not None
         ),
         judged("memory under load, 10,000 pods", weight.get(MANY), "at most", 120, unit="MiB"),
         *_refusals(cases, token),
@@ -75,8 +77,8 @@ def budgets(results: Results) -> tuple[Budget, ...]:
             unit="s",
         ),
         *(
-            judged(f"start to Active, limit of {each.cores:g} CPU", each.seconds, "at most", 1.5, unit="s")
-            for each in limited
+            judged(f"start to Active, limit of {start.cores:g} CPU", start.seconds, "at most", 1.5, unit="s")
+            for start in limited
         ),
     )
 
@@ -93,9 +95,9 @@ def _refusals(cases: Sequence[Case], token: Served | None) -> Iterator[Budget]:
 
 def _ours(cases: Sequence[Case], key: str) -> Served | None:
     """Return NMI's figures in that case."""
-    return next((each.servers[OURS] for each in cases if each.key == key), None)
+    return next((case.servers[OURS] for case in cases if case.key == key), None)
 
 
 def _ratios(cases: Sequence[Case], key: str) -> Ratios | None:
     """Return NMI's figures and nginx's in that case."""
-    return next((each.servers[OURS].against for each in cases if each.key == key), None)
+    return next((case.servers[OURS].against for case in cases if case.key == key), None)

@@ -38,7 +38,7 @@ class Cores:
         Raises ValueError if the core does not exist.
         """
         columns = self._core(core)
-        return sum(columns[each] for each in self._busy) / TICKS
+        return sum(columns[column] for column in self._busy) / TICKS
 
     def stolen(self, core: int) -> float:
         """Return the seconds that a hypervisor took from the core."""

@@ -60,10 +60,10 @@ def ratios(ours: Sequence[Round], theirs: Sequence[Round]) -> Ratios:
     Raises ValueError for different numbers of rounds, or a figure that is not above zero.
     """
     return Ratios(
-        rps=_ratio(ours, theirs, lambda each: each.sample.rps),
-        cpu=_ratio(ours, theirs, lambda each: each.cpu_us),
-        p50=_ratio(ours, theirs, lambda each: each.sample.p50_us),
-        p99=_ratio(ours, theirs, lambda each: each.sample.p99_us),
+        rps=_ratio(ours, theirs, lambda result: result.sample.rps),
+        cpu=_ratio(ours, theirs, lambda result: result.cpu_us),
+        p50=_ratio(ours, theirs, lambda result: result.sample.p50_us),
+        p99=_ratio(ours, theirs, lambda result: result.sample.p99_us),
     )
 
 
@@ -78,10 +78,10 @@ def _against(name: str, found: Sequence[Round], base: Sequence[Round]) -> Ratios
 
 
 def _ratio(ours: Sequence[Round], theirs: Sequence[Round], figure: Callable[[Round], float]) -> Quartiles:
-    pairs = [(figure(mine), figure(other)) for mine, other in zip(ours, theirs, strict=True)]
+    pairs = [(figure(mine), figure(their)) for mine, their in zip(ours, theirs, strict=True)]
     if any(min(pair) <= 0 for pair in pairs):
         raise ValueError("a round without a figure above zero cannot be compared: look for the server's errors")
-    return quartiles(mine / other for mine, other in pairs)
+    return quartiles(mine / their for mine, their in pairs)
 
 
 def served(rounds: Mapping[str, Sequence[Round]]) -> dict[str, Served]:
@@ -96,17 +96,17 @@ def served(rounds: Mapping[str, Sequence[Round]]) -> dict[str, Served]:
 def _served(rounds: Sequence[Round], against: Ratios | None) -> Served:
     statuses: Counter[int] = Counter()
     errors: Counter[str] = Counter()
-    for each in rounds:
-        statuses.update(each.sample.statuses)
-        errors.update(each.sample.errors)
+    for result in rounds:
+        statuses.update(result.sample.statuses)
+        errors.update(result.sample.errors)
     return Served(
-        rps=quartiles(each.sample.rps for each in rounds),
-        cpu_us=quartiles(each.cpu_us for each in rounds),
-        user_us=quartiles(each.user_us for each in rounds),
-        system_us=quartiles(each.system_us for each in rounds),
-        p50_us=quartiles(each.sample.p50_us for each in rounds),
-        p99_us=quartiles(each.sample.p99_us for each in rounds),
-        p999_us=quartiles(each.sample.p999_us for each in rounds),
+        rps=quartiles(result.sample.rps for result in rounds),
+        cpu_us=quartiles(result.cpu_us for result in rounds),
+        user_us=quartiles(result.user_us for result in rounds),
+        system_us=quartiles(result.system_us for result in rounds),
+        p50_us=quartiles(result.sample.p50_us for result in rounds),
+        p99_us=quartiles(result.sample.p99_us for result in rounds),
+        p999_us=quartiles(result.sample.p999_us for result in rounds),
         statuses=dict(sorted(statuses.items())),
         errors={what: times for what, times in sorted(errors.items()) if times},
         against=against,
@@ -115,14 +115,14 @@ def _served(rounds: Sequence[Round], against: Ratios | None) -> Served:
 
 def dirty(rounds: Mapping[str, Sequence[Round]]) -> int:
     """Return the number of disturbed measurements."""
-    return sum(each.dirty for found in rounds.values() for each in found)
+    return sum(result.dirty for found in rounds.values() for result in found)
 
 
-def control(case: str, one: Sequence[Round], other: Sequence[Round], redone: int) -> Control:
+def control(case: str, first: Sequence[Round], second: Sequence[Round], redone: int) -> Control:
     """Return the result of one server that was measured as if it were two."""
-    found = ratios(one, other)
-    disturbed = dirty({"one": one, "other": other})
-    return Control(case, len(one), redone, disturbed, found, agrees=agree(found))
+    found = ratios(first, second)
+    disturbed = dirty({"one": first, "other": second})
+    return Control(case, len(first), redone, disturbed, found, agrees=agree(found))
 
 
 def agree(found: Ratios) -> bool:
@@ -167,10 +167,10 @@ def objections(found: Results) -> tuple[str, ...]:
             why.append(f"{case.title}: {case.dirty} of {case.rounds * len(case.servers)} measurements disturbed")
         why += [
             f"{case.title}: errors of {name}"
-            for name, each in case.servers.items()
-            if each.errors and name != REFERENCE
+            for name, figures in case.servers.items()
+            if figures.errors and name != REFERENCE
         ]
     for row in found.open_loop:
-        why += [f"{row.rate:,} requests/s: errors of {name}" for name, each in row.servers.items() if each.errors]
+        why += [f"{row.rate:,} requests/s: errors of {name}" for name, figures in row.servers.items() if figures.errors]
     why += [f"{row.title}: {row.errors} errors" for row in found.background if row.errors]
     return tuple(why)

@@ -64,19 +64,19 @@ class Rounds:
         least = 1 if quick else LEAST_ROUNDS
         if rounds < least:
             raise ValueError(f"a full run takes at least {LEAST_ROUNDS} rounds, not {rounds}: fewer are for --quick")
-        found: dict[str, list[Round]] = {each.name: [] for each in measured_servers}
+        found: dict[str, list[Round]] = {server.name: [] for server in measured_servers}
         redone = 0
         longest = 0.0
         for number in range(rounds):
             began = self._clock()
             if number >= least and began + longest > deadline:
                 break
-            for each in measured_servers if number % 2 == 0 else reversed(measured_servers):
-                measured, times = self._measured(each, deadline)
-                found[each.name].append(measured)
+            for server in measured_servers if number % 2 == 0 else reversed(measured_servers):
+                measured, times = self._measured(server, deadline)
+                found[server.name].append(measured)
                 redone += times
             longest = max(longest, self._clock() - began)
-        return Outcome({name: tuple(each) for name, each in found.items()}, redone)
+        return Outcome({name: tuple(server_rounds) for name, server_rounds in found.items()}, redone)
 
     def _measured(self, server: MeasuredServer, deadline: float) -> tuple[Round, int]:
         """Return the first undisturbed measurement, or the last one, and the number of discarded ones."""

@@ -95,10 +95,12 @@ class Bench:
         self.results.open_loop = loops.at_rates(
             cases.QUICK_RATES if self.quick else cases.RATES, benchmark_node, seconds
         )
-        for each in cases.BACKGROUND:
-            if each.quick or not self.quick:
-                log_progress(each.title)
-                self.results.background += disturbances.measured(each, benchmark_node, 4.0 if self.quick else 8.0)
+        for disturbance in cases.BACKGROUND:
+            if disturbance.quick or not self.quick:
+                log_progress(disturbance.title)
+                self.results.background += disturbances.measured(
+                    disturbance, benchmark_node, 4.0 if self.quick else 8.0
+                )
 
     def other_sizes(self) -> None:
         """Measure the effect of the number of pods. Not in a quick run, since the creation of 10,000 takes long."""

@@ -75,7 +75,7 @@ async def forty_pods(case_servers: CaseServers, operation: float, times: int) ->
         await case_servers.all_assigned(names)
         totals.append(_total(case_servers, names))
         ids = [vm_id(name) for name in vms]
-        assert all(case_servers.cloud.on(each) == {"id-0", "id-1", "id-2", "id-3"} for each in ids)
+        assert all(case_servers.cloud.on(host_id) == {"id-0", "id-1", "id-2", "id-3"} for host_id in ids)
         patches += len(case_servers.calls("PATCH", *ids))
         gets += len(case_servers.calls("GET", *ids))
         await cleared(case_servers, names)

@@ -101,7 +101,7 @@ class CaseServers:
     async def nodes(self, provider_ids: Iterable[str], prefix: str, *, managed: bool = True) -> list[str]:
         """Create a node for each host. Return their names."""
         capacity = {"cpu": "64", "memory": "256Gi", "pods": "250"}
-        names = {f"{prefix}-{number}": each for number, each in enumerate(provider_ids)}
+        names = {f"{prefix}-{number}": provider_id for number, provider_id in enumerate(provider_ids)}
         await self.together(
             self._make(
                 NODES,
@@ -146,7 +146,7 @@ class CaseServers:
         await self.client.request("DELETE", path, params={"labelSelector": f"bench={case}"}, body=body)
 
     async def make_objects(self, kind: Kind[Any], documents: Iterable[dict[str, Any]]) -> None:
-        await self.together(self._make(kind, each) for each in documents)
+        await self.together(self._make(kind, document) for document in documents)
 
     async def _make(self, kind: Kind[Any], document: dict[str, Any]) -> None:
         await self.client.create(kind, NAMESPACE if kind.namespaced else "", document)
@@ -156,8 +156,8 @@ class CaseServers:
         left = iter(work)
 
         async def one() -> None:
-            for each in left:
-                await each
+            for call in left:
+                await call
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(HANDS):
@@ -184,7 +184,7 @@ class CaseServers:
 
     def calls(self, method: str, *host_ids: str) -> list[ArmCall]:
         """Return the calls received for exactly these VMs or sets."""
-        wanted = {each.lower() for each in host_ids}
+        wanted = {host_id.lower() for host_id in host_ids}
         return [call for call in self.cloud.arm.calls if call.method == method and call.path.lower() in wanted]
 
     @asynccontextmanager
@@ -223,10 +223,10 @@ async def case_servers(folder: Path, *, kwok: bool) -> AsyncIterator[CaseServers
                     Informer(client, PODS, _BoundPods(made.timeline), label_selector=BINDING_LABEL),
                     Informer(client, ASSIGNED_IDENTITIES, made.timeline),
                 ]
-                running = [asyncio.ensure_future(each.run()) for each in watches]
+                running = [asyncio.ensure_future(informer.run()) for informer in watches]
                 try:
-                    for each in watches:
-                        await each.synced()
+                    for informer in watches:
+                        await informer.synced()
                     await _service_account(made)
                     yield made
                 finally:
@@ -262,8 +262,8 @@ class Usage:
 
 def usage(mic: Mic) -> Usage:
     folder = Path(f"/proc/{mic.process.pid}")
-    on_cpu = sum(int(each.read_text().split()[0]) for each in folder.glob("task/*/schedstat"))
-    threads = [each.read_text() for each in folder.glob("task/*/status")]
+    on_cpu = sum(int(file.read_text().split()[0]) for file in folder.glob("task/*/schedstat"))
+    threads = [file.read_text() for file in folder.glob("task/*/status")]
     wake_ups = sum(int(_fields(thread)["voluntary_ctxt_switches"]) for thread in threads)
     status = _fields(folder.joinpath("status").read_text())
     return Usage(

@@ -90,7 +90,10 @@ async def first_tokens() -> list[Row]:
         )
         for number, (kind, operation, times) in enumerate(CASES):
             sandbox.azure.arm.vm(sandbox.vm_id(NODE)).operation_seconds = operation
-            waits = [await _first_token(sandbox, running, kind, f"case-{number}-{each}") for each in range(times + 1)]
+            waits = [
+                await _first_token(sandbox, running, kind, f"case-{number}-{repetition}")
+                for repetition in range(times + 1)
+            ]
             waits = sorted(waits[1:])  # the first one prepares the node
             figures = {"median_s": statistics.median(waits), "longest_s": waits[-1]}
             rows.append(Row(f"first token, type {kind}", operation, figures))

@@ -127,14 +127,14 @@ class Mirror:
     async def follow(self) -> None:
         """Run the informers until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for each in self.informers:
-                tasks.create_task(each.run())
+            for informer in self.informers:
+                tasks.create_task(informer.run())
 
     async def synced(self) -> float:
         """Wait until all objects have been read once. Return the CPU seconds."""
         began = time.process_time()
-        for each in self.informers:
-            await each.synced()
+        for informer in self.informers:
+            await informer.synced()
         await self.pods.release()
         await paced(self.view.loaded())
         while len(self.client.watches) < len(self.informers):
@@ -144,9 +144,9 @@ class Mirror:
     async def take(self, kind: Kind[Any], lines: list[bytes]) -> float:
         """Return the median microseconds per line, from its bytes to the marks in the view."""
         queue, seconds = self.client.watches[kind.plural], []
-        for each in lines:
+        for line in lines:
             began = time.perf_counter()
-            queue.put_nowait(each)
+            queue.put_nowait(line)
             await queue.join()
             seconds.append(time.perf_counter() - began)
         return statistics.median(seconds) * 1e6
@@ -168,7 +168,7 @@ async def _measured(mirror: Mirror, size: Size) -> ReadingCost:
     after = _rss_mib()
     assert not any(place.has_work for place in mirror.view.host_states()), "work although all is assigned"
     mirror.dirty.clear()
-    assert sum(len(each.store) for each in mirror.informers) == sum(size.counts().values())
+    assert sum(len(informer.store) for informer in mirror.informers) == sum(size.counts().values())
     step = max(1, size.pods // EVENTS)
     some = [number * step for number in range(min(EVENTS, size.pods))]
     later = 20_000_000
@@ -200,7 +200,7 @@ def _rss_mib() -> float:
 
 
 def main() -> None:
-    size = Size(*(int(each) for each in sys.argv[1:4]))
+    size = Size(*(int(argument) for argument in sys.argv[1:4]))
     sys.stdout.write(json.dumps(asdict(uvloop.run(feed(size)))) + "\n")
 
 

@@ -49,7 +49,7 @@ def fed(sizes: Sequence[tuple[int, int, int, int]] = SIZES) -> list[Row]:
             for _ in range(times)
         ]
         names = [name for name in ReadingCost.__annotations__ if name not in {"nodes", "bindings"}]
-        middle = {name: float(statistics.median(getattr(each, name) for each in found)) for name in names}
+        middle = {name: float(statistics.median(getattr(cost, name) for cost in found)) for name in names}
         rows.append(Row(f"{STREAM}, {pods:,} pods", 0.0, middle))
     return rows
 
@@ -67,22 +67,22 @@ async def quick(made: CaseServers) -> AsyncIterator[Row]:
 async def slow(made: CaseServers) -> AsyncIterator[Row]:
     """Run the cases with operations of forty seconds concurrently, since they mostly wait."""
     async with made.mic(cases.RAISED):
-        for each in await asyncio.gather(
+        for row in await asyncio.gather(
             cases.one_pod(made, 40.0, 1),
             cases.forty_pods(made, 40.0, 1),
             cases.slow_next_to_fast(made),
             cases.one_bad(made),
         ):
-            yield each
+            yield row
 
 
 async def many(made: CaseServers) -> AsyncIterator[Row]:
     """Run the cases with 2,000 pods. The last ones are not deleted: the deletion is measured at the raised rate."""
     for operation in (0.0, 5.0, 40.0):
-        for each in await cases.two_thousand(made, operation, "raised"):
-            yield each
-    for each in await cases.two_thousand(made, 5.0, "default", deleted=False):
-        yield each
+        for row in await cases.two_thousand(made, operation, "raised"):
+            yield row
+    for row in await cases.two_thousand(made, 5.0, "default", deleted=False):
+        yield row
 
 
 PARTS: Final[Mapping[str, tuple[Callable[[CaseServers], AsyncIterator[Row]], bool]]] = {

@@ -126,7 +126,7 @@ def node(number: int, *, version: int = 0) -> dict[str, Any]:
         "status": {
             "capacity": {"cpu": "8", "memory": "32863960Ki", "pods": "110"},
             "conditions": conditions,
-            "images": [{"names": [f"registry.invalid/image-{each}:1"], "sizeBytes": 123456789} for each in range(40)],
+            "images": [{"names": [f"registry.invalid/image-{image}:1"], "sizeBytes": 123456789} for image in range(40)],
         },
     }
 
@@ -152,8 +152,8 @@ def pod(number: int, size: Size, *, version: int = 0, phase: str = "Running") ->
                 {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-x", "uid": "u", "controller": True}
             ],
             managedFields=[
-                _fields("kube-controller-manager", *(f"part-{each}" for each in range(24))),
-                _fields("kubelet", *(f"part-{each}" for each in range(18))),
+                _fields("kube-controller-manager", *(f"part-{part}" for part in range(24))),
+                _fields("kubelet", *(f"part-{part}" for part in range(18))),
             ],
         ),
         "spec": {
@@ -162,14 +162,14 @@ def pod(number: int, size: Size, *, version: int = 0, phase: str = "Running") ->
             ],
             "containers": [
                 {
-                    "name": f"container-{each}",
+                    "name": f"container-{container}",
                     "image": "registry.invalid/team/image:1.2.3",
-                    "env": [{"name": f"VARIABLE_{one}", "value": "some value"} for one in range(10)],
+                    "env": [{"name": f"VARIABLE_{variable}", "value": "some value"} for variable in range(10)],
                     "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}},
                     "volumeMounts": [mount],
                     "terminationMessagePath": "/dev/termination-log",
                 }
-                for each in range(2)
+                for container in range(2)
             ],
             "restartPolicy": "Always",
             "serviceAccountName": "default",
@@ -189,7 +189,7 @@ def pod(number: int, size: Size, *, version: int = 0, phase: str = "Running") ->
             "startTime": "2026-01-01T00:00:00Z",
             "containerStatuses": [
                 {
-                    "name": f"container-{each}",
+                    "name": f"container-{container}",
                     "state": state,
                     "lastState": {},
                     "ready": True,
@@ -198,7 +198,7 @@ def pod(number: int, size: Size, *, version: int = 0, phase: str = "Running") ->
                     "imageID": "registry.invalid/team/image@sha256:" + "0" * 64,
                     "containerID": "containerd://" + "0" * 64,
                 }
-                for each in range(2)
+                for container in range(2)
             ],
         },
     }
@@ -221,7 +221,7 @@ def assigned(number: int, size: Size, *, version: int = 0, status: str = "Assign
             },
             finalizers=["azureassignedidentity.finalizers.aadpodidentity.k8s.io"],
             labels={"nodename": at},
-            managedFields=[_fields("aad-pod-identity-mic", *(f"part-{each}" for each in range(8)))],
+            managedFields=[_fields("aad-pod-identity-mic", *(f"part-{part}" for part in range(8)))],
         ),
         "spec": {
             "azureBindingRef": binding(chosen, embedded=True),

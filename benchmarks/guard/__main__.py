@@ -26,7 +26,7 @@ def main() -> int:
     environment, found = baseline.current_environment(), counted()
     every = baseline.read() if baseline.BASELINE.exists() else []
     if what == "write":
-        others = [each for each in every if each.environment != environment]
+        others = [entry for entry in every if entry.environment != environment]
         baseline.write([*others, baseline.Baseline(environment, found)])
         return 0
     base = baseline.nearest(every, environment)

@@ -107,8 +107,8 @@ def read(path: Path = BASELINE) -> list[Baseline]:
 def write(baselines: list[Baseline], path: Path = BASELINE) -> None:
     """Write all baselines, with rounded numbers, so that a new baseline differs only where the cost has changed."""
     rounded = msgspec.to_builtins(baselines)
-    for each in rounded:
-        for counts in each["batches"].values():
+    for entry in rounded:
+        for counts in entry["batches"].values():
             for name in ("instructions", "native", "allocations"):
                 counts[name] = round(counts[name], 3)
             for table in ("system_calls", "functions"):
@@ -118,7 +118,10 @@ def write(baselines: list[Baseline], path: Path = BASELINE) -> None:
 
 def nearest(baselines: list[Baseline], environment: Environment) -> Baseline:
     """Return the baseline of the same environment, or of the most similar one."""
-    return max(baselines, key=lambda each: (each.environment == environment, each.environment.likeness(environment)))
+    return max(
+        baselines,
+        key=lambda baseline: (baseline.environment == environment, baseline.environment.likeness(environment)),
+    )
 
 
 def deviations(base: Baseline, environment: Environment, found: Mapping[str, Counts]) -> list[str]:

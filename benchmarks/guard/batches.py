@@ -219,8 +219,8 @@ async def count_all(chosen: Sequence[Batch], times: int) -> dict[str, list[dict[
             for _ in range(times):
                 turns = await asking.ask(batch.rounds)
                 allocations = marks.done(batch.name.encode())
-                each = {"requests": batch.requests, "turns": turns, "allocations": allocations}
-                counted.setdefault(batch.name, []).append(each)
+                figures = {"requests": batch.requests, "turns": turns, "allocations": allocations}
+                counted.setdefault(batch.name, []).append(figures)
             asking.close()
             await asyncio.sleep(0)
             marks.done(b"between")

@@ -97,9 +97,9 @@ def function_name(symbol: str) -> str:
 
 def dumps(prefix: Path) -> list[Dump]:
     """Return all named dumps of a run with --callgrind-out-file=*prefix*, in the order of their creation."""
-    numbered = sorted((int(each.suffix[1:]), each) for each in prefix.parent.glob(f"{prefix.name}.[0-9]*"))
+    numbered = sorted((int(file.suffix[1:]), file) for file in prefix.parent.glob(f"{prefix.name}.[0-9]*"))
     found = []
-    for _, each in numbered:
-        with each.open() as lines:
+    for _, file in numbered:
+        with file.open() as lines:
             found.append(read(lines))
-    return [each for each in found if each.name]
+    return [dump for dump in found if dump.name]

@@ -39,12 +39,12 @@ def costs() -> list[Cost]:
         Cost(name, len(COSTLY[name][1]), sum(per_request(dump, requests).values()))
         for name, (dump, requests) in found.items()
     ]
-    return sorted(every, key=lambda each: -each.instructions)
+    return sorted(every, key=lambda cost: -cost.instructions)
 
 
 def table(every: list[Cost]) -> str:
     """Return a Markdown table of *every*."""
-    rows = [[each.name, f"{each.sent:,}", f"{each.instructions:,.0f}", f"{each.per_byte:,.0f}"] for each in every]
+    rows = [[cost.name, f"{cost.sent:,}", f"{cost.instructions:,.0f}", f"{cost.per_byte:,.0f}"] for cost in every]
     return grid(["request", "bytes", "instructions", "instructions a byte"], rows)
 
 

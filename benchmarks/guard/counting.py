@@ -99,7 +99,7 @@ def dumped(valgrind: str, room: Path, only: Sequence[str]) -> dict[str, tuple[Du
     callgrind = [valgrind, "--tool=callgrind", f"--callgrind-out-file={prefix}", "--compress-pos=no", *options]
     run([*callgrind, *command(REPEATED, "untraced", output, only)], environment())
     found = least(dumps(prefix))
-    return {batch: (found[batch], each[0]["requests"]) for batch, each in json.loads(output.read_text()).items()}
+    return {batch: (found[batch], runs[0]["requests"]) for batch, runs in json.loads(output.read_text()).items()}
 
 
 def least(every: Sequence[Dump]) -> dict[str, Dump]:
@@ -126,7 +126,7 @@ def allocations(room: Path, only: Sequence[str]) -> dict[str, float]:
     output = room / "allocations.json"
     run(command(REPEATED, "untraced", output, only), environment(PYTHONMALLOC="malloc"))
     return {
-        batch: min(each["allocations"] / each["requests"] for each in every)
+        batch: min(repetition["allocations"] / repetition["requests"] for repetition in every)
         for batch, every in json.loads(output.read_text()).items()
     }
 

@@ -106,6 +106,6 @@ def _with_reference(
     """Start the Go implementation, if there is one, and add it to *servers*. Return its emulators' process."""
     if go is None:
         return ()
-    other = stack.enter_context(reference(go, pods, behind=behind))
-    servers[REFERENCE] = other.node
-    return (other.emulators,)
+    go_node = stack.enter_context(reference(go, pods, behind=behind))
+    servers[REFERENCE] = go_node.node
+    return (go_node.emulators,)

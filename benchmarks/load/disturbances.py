@@ -76,7 +76,7 @@ def measured(what: Disturbance, benchmark_node: BenchmarkNode, seconds: float) -
     finally:
         if concurrent.last:
             concurrent.last()
-    requests_sent = sum(each.requests for each in others.values())
+    requests_sent = sum(group.requests for group in others.values())
     text = f"{what.text}{_description(what, before, benchmark_node.node_servers.counts(), requests_sent)}"
     row = _row(what.key, what.title, text, run.groups[HITS], errors_of(others.values()))
     if not what.own:
@@ -111,11 +111,11 @@ def _row(key: str, title: str, text: str, found: Measured, more_errors: int = 0)
 
 
 def errors_of(groups: Iterable[Measured]) -> int:
-    return sum(sum(errors(each).values()) for each in groups)
+    return sum(sum(errors(group).values()) for group in groups)
 
 
 def _concurrent(what: Disturbance, benchmark_node: BenchmarkNode, seconds: float) -> Concurrent:
-    (other,) = addresses(cases.BACKGROUND_PODS + 1, benchmark_node.first_pod)[-1:]
+    (noisy_pod,) = addresses(cases.BACKGROUND_PODS + 1, benchmark_node.first_pod)[-1:]
     slowly = partial(Group, CONCURRENT, 16, benchmark_node.first_pod, cases.BACKGROUND_PODS, rate=SLOW_RATE)
     concurrent: Mapping[str, Callable[[], Concurrent]] = {
         cases.NOTHING.key: Concurrent,
@@ -127,8 +127,8 @@ def _concurrent(what: Disturbance, benchmark_node: BenchmarkNode, seconds: float
         cases.SCRAPES.key: lambda: Concurrent(again=partial(_scrape, benchmark_node), seconds=SCRAPE_SECONDS),
         cases.NOISY.key: lambda: Concurrent(
             noise=(
-                Group("loud", 200, other, 1, (requests.plain(),)),
-                Group("closing", 50, other, 1, (requests.plain(),), close=True),
+                Group("loud", 200, noisy_pod, 1, (requests.plain(),)),
+                Group("closing", 50, noisy_pod, 1, (requests.plain(),), close=True),
             )
         ),
         cases.MISSES.key: lambda: Concurrent(

@@ -50,11 +50,11 @@ def started(pods: int, *, cores: float | None = None, kubeconfig: bool = False, 
     mounted = possible() and not kubeconfig
     with node_servers() as around, limited(cores) if cores is not None else nullcontext() as limit:
         around.add_pods(pods)
-        each = [_started(around, mounted, limit) for _ in range(times)]
+        starts = [_started(around, mounted, limit) for _ in range(times)]
     return Start(
         cores=cores,
-        seconds=statistics.median(one.seconds for one in each),
-        cpu_seconds=statistics.median(one.cpu_seconds for one in each),
+        seconds=statistics.median(start.seconds for start in starts),
+        cpu_seconds=statistics.median(start.cpu_seconds for start in starts),
         kubeconfig=kubeconfig,
     )
 

@@ -32,9 +32,9 @@ def configuration(answer: bytes, *, port: int, kept: Path, user: str = "") -> st
     cannot contain.
     """
     text = answer.decode("ascii")
-    if len(text) > TEXT_MAX or any(each in text for each in "'\\$\r\n"):
+    if len(text) > TEXT_MAX or any(character in text for character in "'\\$\r\n"):
         raise ValueError(f"nginx takes up to {TEXT_MAX} bytes without quote, backslash, dollar sign or line end")
-    paths = "\n".join(f"    {each}_temp_path {kept}/{each};" for each in TEMPORARY)
+    paths = "\n".join(f"    {kind}_temp_path {kept}/{kind};" for kind in TEMPORARY)
     return f"""\
 {f"user {user};" if user else ""}
 daemon off;

@@ -49,7 +49,7 @@ class Node(Server):
     def cpu_seconds(self) -> float:
         """Return the CPU time since the start, with that of ended child processes. Its resolution is 10 ms."""
         fields = Path(f"/proc/{self.pids[0]}/stat").read_text().rpartition(")")[2].split()
-        return sum(int(each) for each in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+        return sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
     def used_percent(self, seconds: float) -> float:
         """Return the used part of a core during the next *seconds*, in percent."""

@@ -107,7 +107,7 @@ def running(
     """
     pinned = ["taskset", "-c", str(core)] if core is not None else []
     command = side.context.command([*pinned, *argv])
-    environment = {each: os.environ[each] for each in INHERITED if each in os.environ}
+    environment = {variable: os.environ[variable] for variable in INHERITED if variable in os.environ}
     pipe = subprocess.PIPE if commands else None
     with log.open("ab") as output:
         try:
@@ -191,4 +191,4 @@ def check(server: Server, expected: bytes, *, source: str = FIRST_POD) -> None:
 def found(program: str, *contexts: Path) -> Path | None:
     """Return the path of *program*: on the PATH, in the folders for administrators' programs, or one of *places*."""
     on_path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{USUAL_PATH}")
-    return Path(on_path) if on_path else next((each for each in contexts if os.access(each, os.X_OK)), None)
+    return Path(on_path) if on_path else next((path for path in contexts if os.access(path, os.X_OK)), None)

@@ -24,7 +24,7 @@ def newest(folder: Path = FOLDER) -> tuple[Path, Results] | None:
     """Return the latest accepted full run."""
     runs = [(file, read(file)) for file in folder.glob("2*.json")]
     accepted = [(file, found) for file, found in runs if found.full and not objections(found)]
-    return max(accepted, key=lambda each: each[1].date, default=None)
+    return max(accepted, key=lambda run: run[1].date, default=None)
 
 
 def made(document: Path, folder: Path = FOLDER) -> str:

@@ -61,7 +61,7 @@ def verdict(found: Results) -> str:
 
 
 def budgets(found: Results) -> str:
-    rows = [[each.what, _bound(each), _aim(each), _got(each), _met(each)] for each in found.budgets]
+    rows = [[budget.what, _bound(budget), _aim(budget), _got(budget), _met(budget)] for budget in found.budgets]
     return grid(["budget", "limit", "aim", "found", ""], rows, numbers=False)
 
 
@@ -102,24 +102,24 @@ def _run(found: Results) -> str:
     )
 
 
-def _bound(each: Budget) -> str:
-    return f"{'≤' if each.direction == 'at most' else '≥'} {_measure(each.limit, each.unit)}"
+def _bound(budget: Budget) -> str:
+    return f"{'≤' if budget.direction == 'at most' else '≥'} {_measure(budget.limit, budget.unit)}"
 
 
-def _aim(each: Budget) -> str:
-    return "" if each.aim is None else _measure(each.aim, each.unit)
+def _aim(budget: Budget) -> str:
+    return "" if budget.aim is None else _measure(budget.aim, budget.unit)
 
 
-def _got(each: Budget) -> str:
-    return NOT if each.got is None else _measure(each.got, each.unit)
+def _got(budget: Budget) -> str:
+    return NOT if budget.got is None else _measure(budget.got, budget.unit)
 
 
-def _met(each: Budget) -> str:
-    if each.got is None:
+def _met(budget: Budget) -> str:
+    if budget.got is None:
         return "?"
-    if not each.met:
+    if not budget.met:
         return "MISSED"
-    return "aim met" if each.aim is not None and reached(each.got, each.aim, each.direction) else "met"
+    return "aim met" if budget.aim is not None and reached(budget.got, budget.aim, budget.direction) else "met"
 
 
 def _measure(value: float, unit: str) -> str:
@@ -146,8 +146,8 @@ def _control(found: Results) -> str:
 
 
 def _agreement(found: Control) -> list[str]:
-    each = found.ratios
-    medians = [_fine(each.rps), _fine(each.cpu), _fine(each.p50), _fine(each.p99)]
+    ratios = found.ratios
+    medians = [_fine(ratios.rps), _fine(ratios.cpu), _fine(ratios.p50), _fine(ratios.p99)]
     return [found.case, str(found.rounds), str(found.redone), *medians, "yes" if found.agrees else "NO"]
 
 
@@ -180,31 +180,33 @@ def _cases(cases: Sequence[Case]) -> str:
 
 def _servers(case: Case) -> list[list[str]]:
     titles = chain([case.title], [""] * len(case.servers))
-    return [[title, *_figures(name, each)] for title, (name, each) in zip(titles, case.servers.items(), strict=False)]
+    return [
+        [title, *_figures(name, served)] for title, (name, served) in zip(titles, case.servers.items(), strict=False)
+    ]
 
 
-def _figures(name: str, each: Served) -> list[str]:
-    against = each.against
+def _figures(name: str, served: Served) -> list[str]:
+    against = served.against
     return [
         name,
-        figure(each.rps.median),
+        figure(served.rps.median),
         spread(against.rps) if against else "",
-        figure(each.cpu_us.median),
+        figure(served.cpu_us.median),
         spread(against.cpu) if against else "",
-        f"{each.rps.median * each.cpu_us.median / 1e6:.0%}",
-        figure(each.user_us.median),
-        figure(each.system_us.median),
-        figure(each.p50_us.median),
-        figure(each.p99_us.median),
-        figure(each.p999_us.median),
+        f"{served.rps.median * served.cpu_us.median / 1e6:.0%}",
+        figure(served.user_us.median),
+        figure(served.system_us.median),
+        figure(served.p50_us.median),
+        figure(served.p99_us.median),
+        figure(served.p999_us.median),
     ]
 
 
 def _answers(case: Case) -> str:
     """Return the statuses, unless all are 200."""
     failures = []
-    for name, each in case.servers.items():
-        odd = {**{str(status): times for status, times in each.statuses.items() if status != 200}, **each.errors}
+    for name, served in case.servers.items():
+        odd = {**{str(status): times for status, times in served.statuses.items() if status != 200}, **served.errors}
         if odd:
             failures.append(f"{name} {', '.join(f'{times:,} x {what}' for what, times in odd.items())}")
     return f" Not 200: {'; '.join(failures)}." if failures else ""
@@ -226,16 +228,16 @@ def _compared(cases: Sequence[Case]) -> str:
 
 
 def _medians(found: Ratios) -> list[str]:
-    return [f"{each.median:.2f}" for each in (found.p50, found.p99)]
+    return [f"{ratio.median:.2f}" for ratio in (found.p50, found.p99)]
 
 
 def _open_loop(found: Results) -> str:
     rows = []
     for row in found.open_loop:
         rates = chain([f"{row.rate:,}"], [""] * len(row.servers))
-        for rate, (name, each) in zip(rates, row.servers.items(), strict=False):
-            latency = [each.p50_us, each.p99_us, each.p999_us, each.max_us, each.late_us]
-            rows.append([rate, name, *(figure(value) for value in latency), str(each.errors)])
+        for rate, (name, timely) in zip(rates, row.servers.items(), strict=False):
+            latency = [timely.p50_us, timely.p99_us, timely.p999_us, timely.max_us, timely.late_us]
+            rows.append([rate, name, *(figure(value) for value in latency), str(timely.errors)])
     return grid(
         ["requests/s", "server", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "generator late µs", "errors"], rows, texts=2
     )
@@ -263,18 +265,22 @@ def _background(found: Results) -> str:
 def _memory(found: Results) -> str:
     rows = [[f"{row.pods:,}", figure(row.idle_mib), figure(row.load_mib)] for row in found.memory]
     body = grid(["pods", "idle MiB", "at most MiB"], rows, texts=0)
-    other = found.reference
+    footprint = found.reference
     reference = (
-        f"The Go implementation: {figure(other.rss_mib)} MiB after its start in {figure(other.seconds)} s with "
-        f"{figure(other.cpu_seconds)} CPU s."
-        if other
+        f"The Go implementation: {figure(footprint.rss_mib)} MiB after its start in {figure(footprint.seconds)} s with "
+        f"{figure(footprint.cpu_seconds)} CPU s."
+        if footprint
         else ""
     )
     return "\n\n".join(part for part in (body, reference) if part)
 
 
 def _left_out(found: Results) -> str:
-    return "\n".join(["What this leaves out:", "", *(f"* {each}" for each in found.left_out)]) if found.left_out else ""
+    return (
+        "\n".join(["What this leaves out:", "", *(f"* {sentence}" for sentence in found.left_out)])
+        if found.left_out
+        else ""
+    )
 
 
 def main() -> None:
