@@ -91,9 +91,9 @@ def write_real_node_files(bed: Bed) -> None:
     kubeconfig = FOLDER / "kubeconfig"
     shutil.copy2(bed.plane.kubeconfig, kubeconfig)
     (FOLDER / "values.yaml").write_text(yaml.safe_dump({**bed.values(), "test": CHART_VALUES["test"]}))
-    for each in bed.nodes:
-        tag = (each.programs.ctr, "--namespace=k8s.io", "images", "tag")
-        each.run(*tag, f"{REPOSITORY}/demo:{VERSION}", DEMO_IMAGE)
+    for bed_node in bed.nodes:
+        tag = (bed_node.programs.ctr, "--namespace=k8s.io", "images", "tag")
+        bed_node.run(*tag, f"{REPOSITORY}/demo:{VERSION}", DEMO_IMAGE)
     node = bed.nodes[0]
     for program in OURS:
         outside = bed.namespaces.command(OUTSIDE, ["env", f"KUBECONFIG={kubeconfig}", str(program)])
@@ -122,7 +122,7 @@ def write_commands(bed: Bed, folder: Path) -> None:
 
 def guide(bed: Bed) -> str:
     """Return the next steps."""
-    nodes = ", ".join(each.name for each in bed.nodes)
+    nodes = ", ".join(node.name for node in bed.nodes)
     return f"""\
 The cluster is up, with the real node {nodes}. Ctrl-C removes it. In another terminal:
   export PATH={FOLDER / "bin"}:$PATH KUBECONFIG={FOLDER / "kubeconfig"}

@@ -55,8 +55,8 @@ class Apt:
     """apt-get in *folder*, for one release and architecture, on which no package is installed."""
 
     def __init__(self, folder: Path, architecture: str, apt_sources: str) -> None:
-        for each in ("lists/partial", "cache/archives/partial", "parts"):
-            (folder / each).mkdir(parents=True)
+        for subfolder in ("lists/partial", "cache/archives/partial", "parts"):
+            (folder / subfolder).mkdir(parents=True)
         (folder / "status").touch()
         (folder / "sources.list").write_text(apt_sources)
         settings = {

@@ -37,11 +37,11 @@ def patched(base: str, difference: str) -> str:
 def _objects(text: str) -> dict[str, list[str]]:
     """Return the lines of each object by its title: kind, namespace and name."""
     found = {}
-    for each in re.split(r"^---\n", text, flags=re.MULTILINE)[1:]:
-        read = yaml.load(each, yaml.CSafeLoader)
+    for part in re.split(r"^---\n", text, flags=re.MULTILINE)[1:]:
+        read = yaml.load(part, yaml.CSafeLoader)
         meta = read["metadata"]
         namespace = f"{meta['namespace']}/" if "namespace" in meta else ""
-        found[f"{read['kind']} {namespace}{meta['name']}"] = each.splitlines(keepends=True)
+        found[f"{read['kind']} {namespace}{meta['name']}"] = part.splitlines(keepends=True)
     return found
 
 

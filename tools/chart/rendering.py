@@ -48,12 +48,12 @@ def render(
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         raise RenderError(done.stderr)
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    return [item for item in yaml.safe_load_all(done.stdout) if item]
 
 
-def identity(each: Object) -> tuple[str, str, str]:
+def identity(item: Object) -> tuple[str, str, str]:
     """Return kind, namespace and name of an object."""
-    return each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]
+    return item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]
 
 
 def in_order(objects: Iterable[Object]) -> list[Object]:
@@ -66,17 +66,19 @@ def text_of(objects: Iterable[Object]) -> str:
     return yaml.safe_dump_all(map(_shortened, in_order(objects)), width=120, explicit_start=True)
 
 
-def _shortened(each: Object) -> Object:
-    if each["kind"] not in {"ConfigMap", "Pod"}:
-        return each
+def _shortened(item: Object) -> Object:
+    if item["kind"] not in {"ConfigMap", "Pod"}:
+        return item
     known = {file.read_text().strip(): f"<{file.name}>" for folder in ("crds", "files") for file in _files(folder)}
-    if each["kind"] == "ConfigMap":
-        return {**each, "data": {key: known.get(text.strip(), text) for key, text in each["data"].items()}}
+    if item["kind"] == "ConfigMap":
+        return {**item, "data": {key: known.get(text.strip(), text) for key, text in item["data"].items()}}
     containers = [
-        {**one, "command": [known.get(text.strip(), text) for text in one["command"]]} if "command" in one else one
-        for one in each["spec"]["containers"]
+        {**container, "command": [known.get(text.strip(), text) for text in container["command"]]}
+        if "command" in container
+        else container
+        for container in item["spec"]["containers"]
     ]
-    return {**each, "spec": {**each["spec"], "containers": containers}}
+    return {**item, "spec": {**item["spec"], "containers": containers}}
 
 
 def _files(folder: str) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from tests.support.testplane import up
 DOCS: Final = Path(__file__).parents[2] / "docs"
 SOURCES: Final = DOCS / "diagrams"
 STYLE: Final = "style"
-NAMES: Final = tuple(sorted(each.stem for each in SOURCES.glob("*.d2") if each.stem != STYLE))
+NAMES: Final = tuple(sorted(source.stem for source in SOURCES.glob("*.d2") if source.stem != STYLE))
 HEAD: Final = re.compile(r"# title: (?P<title>.+)\n# description: (?P<description>.+)\n")
 RENDER_SECONDS: Final = 100
 
@@ -75,8 +75,11 @@ def dark_rules(svg: str) -> Iterator[str]:
     """Yield the CSS rules with which the colours of *svg* are those of the dark scheme."""
     for sheet in re.findall(r"<style[^>]*>(?:<!\[CDATA\[)?(.*?)(?:\]\]>)?</style>", svg, re.DOTALL):
         for rule in RULE.finditer(sheet):
-            declarations = [each for each in rule["body"].split(";") if COLOUR.search(each)]
-            changed = [COLOUR.sub(lambda found: DARK.get(found[0].lower(), found[0]), each) for each in declarations]
+            declarations = [declaration for declaration in rule["body"].split(";") if COLOUR.search(declaration)]
+            changed = [
+                COLOUR.sub(lambda found: DARK.get(found[0].lower(), found[0]), declaration)
+                for declaration in declarations
+            ]
             if changed != declarations:
                 yield f"{rule['selector'].strip()}{{{';'.join(changed)}}}"
     for attribute in ("fill", "stroke"):

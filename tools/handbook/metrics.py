@@ -133,8 +133,14 @@ def made() -> str:
 
 def _table(exposed: str) -> str:
     rows = [
-        [f"`{each.name}`", each.kind, _labels(each), _sentence(each.help), "yes" if each.name in GO_METRICS else ""]
-        for each in sorted(shown(exposed), key=lambda each: (not each.name.startswith("aad"), each.name))
+        [
+            f"`{metric.name}`",
+            metric.kind,
+            _labels(metric),
+            _sentence(metric.help),
+            "yes" if metric.name in GO_METRICS else "",
+        ]
+        for metric in sorted(shown(exposed), key=lambda metric: (not metric.name.startswith("aad"), metric.name))
     ]
     return table(["metric", "type", "labels", "meaning", "Go implementation"], rows)
 

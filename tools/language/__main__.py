@@ -97,13 +97,15 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="print all uses, also those within the budget")
     options = parser.parse_args()
     phrases = read_phrases(PHRASES.read_text())
-    found = [each for path in tracked() for each in findings(path, (ROOT / path).read_text(errors="replace"), phrases)]
-    counts = Counter(each.directory for each in found)
+    found = [
+        finding for path in tracked() for finding in findings(path, (ROOT / path).read_text(errors="replace"), phrases)
+    ]
+    counts = Counter(finding.directory for finding in found)
     budget: dict[str, int] = json.loads(BUDGET.read_text())
     failed = over_budget(counts, budget)
-    for each in found:
-        if options.all or each.directory in failed:
-            print(f"{each.path}:{each.line}: {each.text!r}: write {each.advice}")  # noqa: T201
+    for finding in found:
+        if options.all or finding.directory in failed:
+            print(f"{finding.path}:{finding.line}: {finding.text!r}: write {finding.advice}")  # noqa: T201
     if failed:
         shown = ", ".join(f"{name} has {counts[name]}, allowed are {budget.get(name, 0)}" for name in failed)
         print(f"too many banned phrases: {shown}", file=sys.stderr)  # noqa: T201

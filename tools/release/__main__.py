@@ -76,8 +76,8 @@ def run(options: argparse.Namespace) -> None:
             artifacts = [path for path in release.out.iterdir() if path.name not in unsealed]
             sys.stdout.write(summary.sums(release.seal(artifacts, options.builder)))
         case "dry-run":
-            for each in ("dist", "again"):
-                shutil.rmtree(OUT / each, ignore_errors=True)
+            for folder in ("dist", "again"):
+                shutil.rmtree(OUT / folder, ignore_errors=True)
             sys.stdout.write(summary.sums(dry_run(ROOT, OUT, url=url, images=options.images)))
         case "push-chart":
             (archive,) = release.out.glob("*.tgz")

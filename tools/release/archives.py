@@ -12,7 +12,7 @@ def pack(folder: Path, to: Path, epoch: int) -> None:
 
     An archive whose name ends with .gz is compressed.
     """
-    names = sorted(each.name for each in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir())
     tar = ["tar", "--create", "--format=ustar", "--sort=name", f"--mtime=@{epoch}", "--owner=0", "--group=0"]
     tar += ["--numeric-owner", "--mode=u=rwX,go=rX", f"--directory={folder}", f"--file={to}"]
     tar += [*(["--use-compress-program=gzip -9 -n"] if to.suffix == ".gz" else []), "--", *names]

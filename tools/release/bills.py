@@ -21,11 +21,11 @@ def of_distributions(python: Path, version: str) -> dict[str, Any]:
     command += ["--output-format=JSON", "--output-file=-", str(python)]
     document: dict[str, Any] = json.loads(run(*command))
     # The tool describes the project as a package that was installed from a file of this machine.
-    (own,) = (each for each in document["components"] if each["name"] == NAME)
+    (own,) = (component for component in document["components"] if component["name"] == NAME)
     purl = f"pkg:pypi/{NAME}@{version}"
-    document["components"] = [each for each in document["components"] if each is not own]
-    for each in document["dependencies"]:
-        each["ref"] = purl if each["ref"] == own["bom-ref"] else each["ref"]
+    document["components"] = [component for component in document["components"] if component is not own]
+    for dependency in document["dependencies"]:
+        dependency["ref"] = purl if dependency["ref"] == own["bom-ref"] else dependency["ref"]
     document["metadata"]["component"] = {
         "type": "application",
         "bom-ref": purl,
@@ -41,8 +41,8 @@ def of_chart(images: Iterable[str], version: str) -> dict[str, Any]:
     """Return the bill of the chart of *version*: the images that it starts with its default values."""
     root = {"type": "application", "bom-ref": "chart", "name": f"{NAME} (chart)", "version": version}
     components = [
-        {"type": "container", "bom-ref": each, "name": each.rpartition(":")[0], "version": each.rpartition(":")[2]}
-        for each in sorted(set(images))
+        {"type": "container", "bom-ref": image, "name": image.rpartition(":")[0], "version": image.rpartition(":")[2]}
+        for image in sorted(set(images))
     ]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -52,7 +52,7 @@ def of_chart(images: Iterable[str], version: str) -> dict[str, Any]:
         "metadata": {"component": root},
         "components": components,
         "dependencies": [
-            {"ref": "chart", "dependsOn": [each["bom-ref"] for each in components]},
-            *({"ref": each["bom-ref"]} for each in components),
+            {"ref": "chart", "dependsOn": [component["bom-ref"] for component in components]},
+            *({"ref": component["bom-ref"]} for component in components),
         ],
     }

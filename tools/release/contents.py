@@ -20,8 +20,8 @@ def files_below(tree: Path, *names: str) -> Iterator[str]:
     """Yield the paths of the files in the directories *names* of *tree*. A link to a directory is followed."""
     for name in names:
         for folder, folders, files in os.walk(tree / name, followlinks=True):
-            folders[:] = [each for each in folders if each != "__pycache__"]
-            yield from (str((Path(folder) / each).relative_to(tree)) for each in files)
+            folders[:] = [subfolder for subfolder in folders if subfolder != "__pycache__"]
+            yield from (str((Path(folder) / file).relative_to(tree)) for file in files)
 
 
 def sdist_sources(tree: Path) -> set[str]:
@@ -34,10 +34,10 @@ def sdist_problems(names: Collection[str], wanted: AbstractSet[str]) -> Iterator
 
     *names* are the files in the archive, relative to its top directory; *wanted* are those of `sdist_sources`.
     """
-    generated = {each for each in names if each in GENERATED or each.split("/")[0].endswith(".egg-info")}
-    yield from (f"the source distribution lacks {each}: see MANIFEST.in" for each in sorted(wanted - set(names)))
-    for each in sorted(set(names) - wanted - generated):
-        yield f"the source distribution contains {each}, which is not a source: see MANIFEST.in"
+    generated = {name for name in names if name in GENERATED or name.split("/")[0].endswith(".egg-info")}
+    yield from (f"the source distribution lacks {name}: see MANIFEST.in" for name in sorted(wanted - set(names)))
+    for name in sorted(set(names) - wanted - generated):
+        yield f"the source distribution contains {name}, which is not a source: see MANIFEST.in"
 
 
 def wheel_problems(files: Mapping[str, bytes], tree: Path, scripts: Mapping[str, str]) -> Iterator[str]:
@@ -46,18 +46,18 @@ def wheel_problems(files: Mapping[str, bytes], tree: Path, scripts: Mapping[str,
     *files* are the contents by path; *scripts* are the entry points in pyproject.toml.
     """
     sources = set(files_below(tree, *PACKAGES))
-    wanted = {each for each in sources if each.endswith(SOURCES) or Path(each).name == "py.typed"}
-    yield from (f"the wheel lacks {each}" for each in sorted(wanted - set(files)))
-    for source in sorted(each for each in sources if each.endswith(".pyx")):
+    wanted = {file for file in sources if file.endswith(SOURCES) or Path(file).name == "py.typed"}
+    yield from (f"the wheel lacks {file}" for file in sorted(wanted - set(files)))
+    for source in sorted(file for file in sources if file.endswith(".pyx")):
         compiled = [
-            each for each in files if each.startswith(f"{source.removesuffix('.pyx')}.") and each.endswith(".so")
+            file for file in files if file.startswith(f"{source.removesuffix('.pyx')}.") and file.endswith(".so")
         ]
         if len(compiled) != 1:
             yield f"the wheel has {len(compiled)} compiled modules of {source}, not 1"
-    metadata = {each.partition("/")[2]: each for each in files if each.split("/")[0].endswith(".dist-info")}
-    for each in sorted(set(files) - sources - set(metadata.values())):
-        if not (each.startswith("_native/") and each.endswith(".so")):
-            yield f"the wheel contains {each}, which is not a file of a package"
+    metadata = {file.partition("/")[2]: file for file in files if file.split("/")[0].endswith(".dist-info")}
+    for file in sorted(set(files) - sources - set(metadata.values())):
+        if not (file.startswith("_native/") and file.endswith(".so")):
+            yield f"the wheel contains {file}, which is not a file of a package"
     yield from _metadata_problems({name: files[path] for name, path in metadata.items()}, tree, scripts)
 
 

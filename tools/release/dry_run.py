@@ -80,7 +80,7 @@ class Release:
         if versions.newest is not None:
             (self.out / NOTES_FILE).write_text(notes(versions.newest, self.url))
         with tarfile.open(made[0]) as archive:
-            names = [each.name.partition("/")[2] for each in archive.getmembers() if each.isfile()]
+            names = [member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()]
         refuse(contents.sdist_problems(names, wanted))
         shutil.rmtree(source)
         tool("twine", "check", "--strict", str(made[0]))
@@ -104,7 +104,7 @@ class Release:
         source = self._copy("checked")
         project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
         with zipfile.ZipFile(wheel) as archive:
-            files = {each: archive.read(each) for each in archive.namelist() if not each.endswith("/")}
+            files = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
         refuse(contents.wheel_problems(files, source, project["scripts"]))
         shutil.rmtree(source)
         tool("twine", "check", "--strict", str(wheel))
@@ -137,7 +137,7 @@ class Release:
             builder=builder,
             base=base,
         )
-        made = [artifact(each) for each in sorted(artifacts, key=lambda each: each.name)]
+        made = [artifact(path) for path in sorted(artifacts, key=lambda path: path.name)]
         statement = provenance.statement(made, build, self.tree)
         made.append(artifact(self._write(STATEMENT_FILE, statement, validation.check_statement)))
         (self.out / SUMS).write_text(sums(made))
@@ -187,7 +187,7 @@ def dry_run(tree: Path, out: Path, *, url: str = "", images: Path | None = None)
     wheel = made[0][-1]
     first.check_wheel(wheel)
     step("installing the wheel and running its programs")
-    artifacts = [each for each in made[0] if each.name != NOTES_FILE]
+    artifacts = [path for path in made[0] if path.name != NOTES_FILE]
     artifacts.append(first.install(wheel, first.check()))
     base = ""
     if images is not None:

@@ -53,7 +53,7 @@ def products_of(artifacts: Iterable[Path]) -> list[Product]:
             continue
         bill = json.loads(path.read_text())
         name = bill["metadata"]["component"]["name"].rpartition("/")[2]
-        components = frozenset(each["purl"] for each in bill["components"] if "purl" in each)
+        components = frozenset(component["purl"] for component in bill["components"] if "purl" in component)
         archive = path.with_name(path.name.removesuffix(BILL) + ARCHIVE)
         if archive.exists():
             url = f"pkg:oci/{name}@{quote(digest_of(archive), '')}"

@@ -43,7 +43,7 @@ def install(wheel: Path, locks: Path, home: Path) -> Path:
     pip = [*PIP[:3], f"--python={python}", *PIP[3:], "install", "--no-compile", "--only-binary=:all:"]
     pip += [f"--find-links={compiled}", f"--constraint={home / 'versions.txt'}", f"--report={report}"]
     run(*pip, f"aad-pod-identity[{EXTRAS}] @ {wheel.resolve().as_uri()}", cwd=ELSEWHERE)
-    own = {artifact(each).sha256 for each in (wheel, *compiled.iterdir())}
+    own = {artifact(path).sha256 for path in (wheel, *compiled.iterdir())}
     if foreign := unlocked(json.loads(report.read_text()), lock, own):
         raise ReleaseError(f"these archives have no hash in {locks.name}: {', '.join(foreign)}; run make lock")
     return python
@@ -67,8 +67,8 @@ def without_hashes(lock: str) -> str:
 def unlocked(report: Mapping[str, Any], lock: str, own: AbstractSet[str]) -> list[str]:
     """Return the archives in pip's installation *report* whose SHA-256 is neither in *lock* nor in *own*."""
     known = {*own, *re.findall(r"--hash=sha256:([0-9a-f]{64})", lock)}
-    archives = [each["download_info"] for each in report["install"]]
-    return [each["url"] for each in archives if each["archive_info"]["hashes"]["sha256"] not in known]
+    archives = [package["download_info"] for package in report["install"]]
+    return [archive["url"] for archive in archives if archive["archive_info"]["hashes"]["sha256"] not in known]
 
 
 def try_programs(python: Path, version: str) -> None:

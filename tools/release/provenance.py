@@ -43,7 +43,7 @@ def statement(artifacts: Iterable[Artifact], build: Build, tree: Path) -> dict[s
     base = [{"name": name, "digest": {"sha256": digest}}] if build.base else []
     return {
         "_type": STATEMENT,
-        "subject": [{"name": each.name, "digest": {"sha256": each.sha256}} for each in artifacts],
+        "subject": [{"name": file.name, "digest": {"sha256": file.sha256}} for file in artifacts],
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {

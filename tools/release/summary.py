@@ -25,11 +25,11 @@ def artifact(path: Path) -> Artifact:
 
 def sums(artifacts: Iterable[Artifact]) -> str:
     """Return the checksums in the form that `sha256sum --check` reads, sorted by name."""
-    return "".join(f"{each.sha256}  {each.name}\n" for each in sorted(artifacts, key=lambda each: each.name))
+    return "".join(f"{file.sha256}  {file.name}\n" for file in sorted(artifacts, key=lambda file: file.name))
 
 
 def differences(first: Sequence[Path], second: Sequence[Path]) -> Iterator[str]:
     """Yield a message for each file of the *first* build that differs from the one of the *second*, in their order."""
-    for one, other in zip(first, second, strict=True):
-        if one.name != other.name or one.read_bytes() != other.read_bytes():
-            yield f"two builds differ: compare {one} with {other}, for example by diffoscope"
+    for built, rebuilt in zip(first, second, strict=True):
+        if built.name != rebuilt.name or built.read_bytes() != rebuilt.read_bytes():
+            yield f"two builds differ: compare {built} with {rebuilt}, for example by diffoscope"

@@ -45,7 +45,7 @@ def read(tree: Path) -> Versions:
         raise ValueError(f'{VERSION_FILE} has no line VERSION = "…"')
     chart = yaml.safe_load((tree / CHART_FILE).read_text())
     demo = yaml.safe_load((tree / DEMO_FILE).read_text())
-    (image,) = {each["image"] for each in demo["spec"]["containers"]}
+    (image,) = {container["image"] for container in demo["spec"]["containers"]}
     listed = sections((tree / CHANGELOG).read_text())
     return Versions(
         program=found[1],

@@ -45,7 +45,7 @@ def read(text: str) -> list[dict[str, Any]]:
     except yaml.YAMLError as error:
         raise ValueError(f"{FILE} is not YAML: {error}") from error
     statements = document.get("statements") if isinstance(document, dict) else None
-    if not isinstance(statements, list) or not all(isinstance(each, dict) for each in statements):
+    if not isinstance(statements, list) or not all(isinstance(statement, dict) for statement in statements):
         raise ValueError(f"{FILE} has no list of statements")
     if found := [*problems(statements)]:
         raise ValueError("\n".join(found))
@@ -68,7 +68,7 @@ def problems(statements: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{place} has the justification {justification}; {permitted}"
         for name in ("products", "sources", "aliases"):
             value = statement.get(name) or []
-            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
                 yield f"{place} has no list of texts in {name}"
         for name in _listed(statement, "products"):
             if name not in PRODUCTS:
@@ -76,9 +76,9 @@ def problems(statements: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if type(statement.get("date")) is not datetime.date:
             yield f"{place} has no date of the form 2026-11-30"
     stated = Counter(
-        (each.get("vulnerability"), each.get("package"), name)
-        for each in statements
-        for name in _listed(each, "products")
+        (entry.get("vulnerability"), entry.get("package"), name)
+        for entry in statements
+        for name in _listed(entry, "products")
     )
     for (vulnerability, package, name), count in stated.items():
         if count > 1:
@@ -92,11 +92,11 @@ def differences(statements: Iterable[Mapping[str, Any]], products: Sequence[Prod
     """
     for statement in statements:
         for name in statement["products"]:
-            bills = [each for each in products if each.name == name]
-            if bills and not any(_contains(each, statement["package"]) for each in bills):
+            bills = [product for product in products if product.name == name]
+            if bills and not any(_contains(product, statement["package"]) for product in bills):
                 package = statement["package"].rpartition("@")[0] + "@"
-                contained = {_bare(each) for bill in bills for each in bill.components}
-                others = " and ".join(sorted(each for each in contained if each.startswith(package)))
+                contained = {_bare(component) for bill in bills for component in bill.components}
+                others = " and ".join(sorted(component for component in contained if component.startswith(package)))
                 yield (
                     f"{FILE}: {statement['vulnerability']} is about {statement['package']}, but {name} contains "
                     f"{others or 'no version of it'}; verify the statement, then change or remove it"
@@ -113,7 +113,7 @@ def document(
     written = []
     for statement in statements:
         about = [
-            {"@id": product.url, "subcomponents": [{"@id": each} for each in _subcomponents(statement["package"])]}
+            {"@id": product.url, "subcomponents": [{"@id": url} for url in _subcomponents(statement["package"])]}
             for product in products
             if product.name in statement["products"] and _contains(product, statement["package"])
         ]
@@ -148,12 +148,12 @@ def _statement(statement: Mapping[str, Any], about: list[dict[str, Any]]) -> dic
 def _listed(statement: Mapping[str, Any], name: str) -> list[str]:
     """Return the texts of a list in *statement*, none if it is not a list."""
     value = statement.get(name)
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def _contains(product: Product, package: str) -> bool:
     """Return whether the bill of *product* has *package*."""
-    return any(_bare(each) == package for each in product.components)
+    return any(_bare(component) == package for component in product.components)
 
 
 def _subcomponents(package: str) -> list[str]:

@@ -41,11 +41,11 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Return the files with their paths in the repository, and those to which they link."""
-    inside = [each for each in files if _is_in_docs(each, config)]
-    for each in inside:
-        files.remove(each)
-    excluded = {f"docs/{each.src_uri}" for each in inside if each.inclusion is InclusionLevel.EXCLUDED}
-    paths = {f"docs/{each.src_uri}" for each in inside} - excluded
+    inside = [document for document in files if _is_in_docs(document, config)]
+    for document in inside:
+        files.remove(document)
+    excluded = {f"docs/{document.src_uri}" for document in inside if document.inclusion is InclusionLevel.EXCLUDED}
+    paths = {f"docs/{document.src_uri}" for document in inside} - excluded
     for path in sorted(links.reachable(ROOT, paths)):
         if not (ROOT / path).is_dir():
             target = links.destination(path)

@@ -48,19 +48,19 @@ def reachable(root: Path, pages: Iterable[str]) -> set[str]:
             waiting += [f"{page}/{name}" for name in listed(root, page)]
         elif page.endswith(".md"):
             links = (resolve(page, target) for target in targets((root / page).read_text()))
-            waiting += [each for each in links if each is not None]
+            waiting += [link for link in links if link is not None]
     return found
 
 
 def listed(root: Path, directory: str) -> list[str]:
     """Return the names that the site shows for *directory*: its README if it has one, else its files."""
-    names = sorted(each.name for each in (root / directory).iterdir() if each.is_file())
+    names = sorted(file.name for file in (root / directory).iterdir() if file.is_file())
     return ["README.md"] if "README.md" in names else names
 
 
 def listing(root: Path, directory: str) -> str:
     """Return the page of a *directory* without a README: a list of its files."""
-    return f"# {directory}\n\n" + "".join(f"* [{each}]({each})\n" for each in listed(root, directory))
+    return f"# {directory}\n\n" + "".join(f"* [{name}]({name})\n" for name in listed(root, directory))
 
 
 def to_pages_of_directories(root: Path, page: str, text: str) -> str:
