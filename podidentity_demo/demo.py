@@ -154,8 +154,8 @@ class Demo:
     def instance_metadata(self) -> str:
         """Read the instance metadata of the VM."""
         server = self._settings.metadata_service
-        found = get("metadata", server, METADATA_PATH, _METADATA, source=self._settings.source_address)
-        if "compute" not in found:
+        document = get("metadata", server, METADATA_PATH, _METADATA, source=self._settings.source_address)
+        if "compute" not in document:
             raise StepError(f"{server} says nothing about the VM; see what answers there instead of Azure's IMDS")
         return "successfully made GET on instance metadata"
 
@@ -284,8 +284,8 @@ def client_id_in(token: str) -> str:
         claims: Any = json.loads(base64.urlsafe_b64decode(part[0] + "=" * (-len(part[0]) % 4))) if part else None
     except ValueError:
         return ""
-    found = claims.get("appid") if isinstance(claims, dict) else None
-    return found if isinstance(found, str) else ""
+    client_id = claims.get("appid") if isinstance(claims, dict) else None
+    return client_id if isinstance(client_id, str) else ""
 
 
 def go_round(steps: Sequence[Step], say: Callable[[str], None]) -> list[str]:

@@ -114,17 +114,17 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
 def seconds(text: str) -> float:
     """Return the seconds of a number, or of a duration as Go's flags write it (`1m30s`). Raise ArgumentTypeError."""
     try:
-        found = float(text)
+        value = float(text)
     except ValueError:
         parts = _DURATION.findall(text)
         if not parts or "".join(parts) != text:
             raise argparse.ArgumentTypeError(
                 f"{text!r} is neither a number of seconds nor a duration like 1m30s"
             ) from None
-        found = sum(float(part.rstrip("msh")) * _UNITS[part.lstrip("0123456789.")] for part in parts)
-    if not math.isfinite(found) or not 0 < found <= LONGEST_SECONDS:
+        value = sum(float(part.rstrip("msh")) * _UNITS[part.lstrip("0123456789.")] for part in parts)
+    if not math.isfinite(value) or not 0 < value <= LONGEST_SECONDS:
         raise argparse.ArgumentTypeError(f"{text!r} is not more than 0 and at most {LONGEST_SECONDS:.0f} seconds")
-    return found
+    return value
 
 
 def _given(text: str) -> str:

@@ -198,19 +198,19 @@ class Arm(HttpService):
         """Return the response to a GET of subscriptions, tenants or resource groups; None for another request."""
         if request.method != "GET":
             return None
-        known = sorted({key.split("/")[2] for key in self._machines}) if self.directory.has_role(call.caller) else []
+        ids = sorted({key.split("/")[2] for key in self._machines}) if self.directory.has_role(call.caller) else []
         tenant_id = self.directory.tenant_id
         if arm_catalogue.TENANTS_PATH.fullmatch(request.path):
             return json_response({"value": [arm_catalogue.tenant(tenant_id)]})
-        if found := arm_catalogue.SUBSCRIPTION_PATH.fullmatch(request.path):
+        if match := arm_catalogue.SUBSCRIPTION_PATH.fullmatch(request.path):
             return _one_or_all(
-                {subscription: arm_catalogue.subscription(subscription, tenant_id) for subscription in known},
-                found["subscription"],
+                {subscription: arm_catalogue.subscription(subscription, tenant_id) for subscription in ids},
+                match["subscription"],
                 "SubscriptionNotFound",
             )
-        if found := arm_catalogue.GROUPS_PATH.fullmatch(request.path):
-            machines = {key: machine for key, machine in self._machines.items() if known}
-            prefix = f"/subscriptions/{found['subscription'].lower()}/"
+        if match := arm_catalogue.GROUPS_PATH.fullmatch(request.path):
+            machines = {key: machine for key, machine in self._machines.items() if ids}
+            prefix = f"/subscriptions/{match['subscription'].lower()}/"
             groups = {
                 machine.resource_id.split("/")[4]: machine.location
                 for key, machine in sorted(machines.items())
@@ -218,10 +218,10 @@ class Arm(HttpService):
             }
             return _one_or_all(
                 {
-                    name.lower(): arm_catalogue.resource_group(found["subscription"], name, location)
+                    name.lower(): arm_catalogue.resource_group(match["subscription"], name, location)
                     for name, location in groups.items()
                 },
-                found["group"],
+                match["group"],
                 "ResourceGroupNotFound",
             )
         return None
@@ -269,12 +269,12 @@ class Arm(HttpService):
         group = f"/resourcegroups/{target['group'].lower()}/" if target["group"] else ""
         prefix = f"/subscriptions/{target['subscription'].lower()}{group or '/'}"
         kind = target["kind"].lower()
-        found = [
+        documents = [
             self._document(machine)
             for key, machine in sorted(self._machines.items())
             if key.startswith(prefix) and machine.kind.lower() == kind
         ]
-        return json_response({"value": found})
+        return json_response({"value": documents})
 
     def _shown(self, machine: Machine) -> web.Response:
         return json_response(self._document(machine), headers={"ETag": machine.etag} if self.etags else None)
@@ -295,11 +295,11 @@ class Arm(HttpService):
             raise ArmRefusalError(
                 409, "Conflict", "The request failed due to conflict with a concurrent request on the resource."
             )
-        asked = call.body.get("identity") if isinstance(call.body, dict) else None
-        if not isinstance(asked, dict):
+        section = call.body.get("identity") if isinstance(call.body, dict) else None
+        if not isinstance(section, dict):
             return self._shown(machine)  # a PATCH of a resource that does not exist
-        self._refuse_marked(machine, call, asked)
-        operation = machine.update(merge(machine, asked, self.directory))
+        self._refuse_marked(machine, call, section)
+        operation = machine.update(merge(machine, section, self.directory))
         self._operations[operation.name] = operation
         status_url = (
             f"{self.scheme}://{request.host}/subscriptions/{machine.resource_id.split('/')[2]}/providers/"
@@ -310,8 +310,8 @@ class Arm(HttpService):
             headers["ETag"] = machine.etag
         return json_response(self._document(machine), status=200, headers=headers)
 
-    def _refuse_marked(self, machine: Machine, call: ArmCall, asked: dict[str, Any]) -> None:
-        entries = asked.get("userAssignedIdentities") or {}
+    def _refuse_marked(self, machine: Machine, call: ArmCall, section: dict[str, Any]) -> None:
+        entries = section.get("userAssignedIdentities") or {}
         wanted = [resource_id for resource_id, value in entries.items() if value is not None]
         refused = [resource_id for resource_id in wanted if resource_id.lower() in self.marked.unauthorized]
         if refused:
@@ -355,11 +355,11 @@ def _api_version(request: web.BaseRequest) -> str:
     return version
 
 
-def _one_or_all(known: Mapping[str, Mapping[str, Any]], name: str | None, error: str) -> web.Response:
+def _one_or_all(resources: Mapping[str, Mapping[str, Any]], name: str | None, error: str) -> web.Response:
     """Return the resource of this name, in any letter case, or the list of all if there is no name."""
     if name is None:
-        return json_response({"value": list(known.values())})
-    found = known.get(name.lower())
-    if found is None:
+        return json_response({"value": list(resources.values())})
+    resource = resources.get(name.lower())
+    if resource is None:
         raise ArmRefusalError(404, error, f"'{name[:90]}' could not be found.")
-    return json_response(found)
+    return json_response(resource)

@@ -224,9 +224,9 @@ class DaemonPods:
         does, if a client has requested one.
         """
         try:
-            found = msgspec.json.decode(await self._cluster.client.request("GET", PODS.path(NAMESPACE, pod.name)))
-            if not found["metadata"].get("deletionTimestamp"):
-                conditions = found.get("status", {}).get("conditions") or ()
+            document = msgspec.json.decode(await self._cluster.client.request("GET", PODS.path(NAMESPACE, pod.name)))
+            if not document["metadata"].get("deletionTimestamp"):
+                conditions = document.get("status", {}).get("conditions") or ()
                 return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
             await self._delete(pod)
         except NotFound:

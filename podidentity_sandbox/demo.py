@@ -163,11 +163,11 @@ class Demo:
 
     async def _assigned(self) -> str:
         await until(lambda: self._assignments.all_are(ASSIGNED, self.pods))
-        found = [self._assignments.seen[pod] for pod in self.pods]
-        for name, statuses in found:
+        observed = [self._assignments.seen[pod] for pod in self.pods]
+        for name, statuses in observed:
             if statuses != list(self.statuses):
                 raise DemoError(f"{name} went through {statuses} instead of {', '.join(self.statuses)}")
-        return "\n".join(f"{name}: {' → '.join(self.statuses)}" for name, _ in found)
+        return "\n".join(f"{name}: {' → '.join(self.statuses)}" for name, _ in observed)
 
     async def _on_vm(self) -> str:
         machine = self._machine()

@@ -156,17 +156,19 @@ class Directory:
         """Let a user-assigned identity or an application trust assertions. Raise DirectoryError as Azure refuses."""
         if self.managed(client_id) is None and self.application(client_id) is None:
             raise DirectoryError(f"There is no identity and no application with client id '{client_id}'.")
-        known = self._federated.setdefault(client_id.lower(), [])
-        if any((former.issuer, former.subject) == (credential.issuer, credential.subject) for former in known):
+        credentials = self._federated.setdefault(client_id.lower(), [])
+        if any((former.issuer, former.subject) == (credential.issuer, credential.subject) for former in credentials):
             raise DirectoryError("Issuer and subject combination already exists for this identity.")
-        if len(known) >= FEDERATED_MAX:
+        if len(credentials) >= FEDERATED_MAX:
             raise DirectoryError(f"Too many federated identity credentials: an identity may have {FEDERATED_MAX}.")
-        known.append(credential)
+        credentials.append(credential)
 
     def unfederate(self, client_id: str, issuer: str, subject: str) -> None:
         """Remove the credential. Do nothing if it does not exist."""
-        known = self._federated.get(client_id.lower(), [])
-        known[:] = [credential for credential in known if (credential.issuer, credential.subject) != (issuer, subject)]
+        credentials = self._federated.get(client_id.lower(), [])
+        credentials[:] = [
+            credential for credential in credentials if (credential.issuer, credential.subject) != (issuer, subject)
+        ]
 
     def federated(self, client_id: str, now: float) -> list[FederatedCredential]:
         """Return the credentials of the identity or application that are effective at *now*."""

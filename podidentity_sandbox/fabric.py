@@ -99,14 +99,14 @@ class Fabric(Network):
         """Make the pod's namespace, cabled to its node, everything routed by way of it."""
         with self._lock:
             number = self._pods.get((node, uid))
-            known = number is not None
+            exists = number is not None
             if number is None:
                 taken = {used for (its_node, _), used in self._pods.items() if its_node == node}
                 number = next(free for free in range(2, PODS_MAX) if free not in taken)
                 self._pods[node, uid] = number
         name, subnet = f"pod-{uid}", f"10.200.{self._nodes[node]}"
         address, gateway = f"{subnet}.{number}", f"{subnet}.1"
-        if not known:
+        if not exists:
             self.namespaces.create(name)
             self.namespaces.set_name_server(name, self.pod_facing_address)
             self.namespaces.link(name, "eth0", node, f"pod{number}")

@@ -109,12 +109,12 @@ class FederatedDemo(Demo):
 
     async def _claims(self) -> str:
         claims = read_claims(str(self._answer["access_token"]))
-        found = {name: claims.get(name) for name in ("appid", "oid", "aud", "xms_mirid")}
+        shown = {name: claims.get(name) for name in ("appid", "oid", "aud", "xms_mirid")}
         demo = self._sandbox.azure.demo
         wanted = {"appid": DEMO_CLIENT_ID, "oid": demo.object_id, "aud": RESOURCE, "xms_mirid": demo.resource_id}
-        if found != wanted:
-            raise DemoError(f"the token has the claims {found} instead of {wanted}")
-        self.lines = [f"{name} {value}" for name, value in found.items()]
+        if shown != wanted:
+            raise DemoError(f"the token has the claims {shown} instead of {wanted}")
+        self.lines = [f"{name} {value}" for name, value in shown.items()]
         return "\n".join(self.lines)
 
     async def _refused(self) -> str:

@@ -97,15 +97,15 @@ def read_assertion(text: str) -> Assertion:
         raise NotProvenError(50027, _UNREADABLE) from wrong
 
 
-def match(assertion: Assertion, client: str, known: Sequence[FederatedCredential]) -> None:
+def match(assertion: Assertion, client: str, credentials: Sequence[FederatedCredential]) -> None:
     """Return if one of the client's credentials matches. Raise NotProvenError, which names the part that does not
     match.
 
     *client* is how a message calls it: id and name.
     """
-    if not known:
+    if not credentials:
         raise NotProvenError(70025, f"The client {client} has no configured federated identity credentials.")
-    same_issuer = [credential for credential in known if credential.issuer == assertion.issuer]
+    same_issuer = [credential for credential in credentials if credential.issuer == assertion.issuer]
     if not same_issuer:
         raise _unmatched(700211, "issuer", assertion.issuer)
     same_subject = [credential for credential in same_issuer if credential.subject == assertion.subject]
@@ -197,10 +197,10 @@ def _public(key: Mapping[str, Any]) -> rsa.RSAPublicKey:
 
 def _spelled(moment: float) -> str:
     try:
-        found = datetime.datetime.fromtimestamp(moment, datetime.UTC)
+        date = datetime.datetime.fromtimestamp(moment, datetime.UTC)
     except (ValueError, OverflowError, OSError):
         return str(moment)
-    return f"{found:%Y-%m-%dT%H:%M:%S.%f}0Z"
+    return f"{date:%Y-%m-%dT%H:%M:%S.%f}0Z"
 
 
 async def issuer_of(access: ClusterAccess) -> str:

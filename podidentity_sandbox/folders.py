@@ -26,8 +26,8 @@ def _owner_of(folder: Path) -> str:
 
 
 def _own_folders() -> list[Path]:
-    found = sorted(Path(tempfile.gettempdir()).glob(f"{namespaces.PREFIX}-*"))
-    return [folder for folder in found if folder.is_dir() and folder.stat().st_uid == os.geteuid()]
+    folders = sorted(Path(tempfile.gettempdir()).glob(f"{namespaces.PREFIX}-*"))
+    return [folder for folder in folders if folder.is_dir() and folder.stat().st_uid == os.geteuid()]
 
 
 def new_folder() -> Path:

@@ -148,15 +148,15 @@ class Imds(FaultyService):
         resource = query.get("resource", "")
         if not resource:
             return _refusal(400, "invalid_request", "Required query variable 'resource' is missing")
-        asked = [(name, query[name]) for name in SELECTORS if name in query]
-        if len(asked) > 1:
+        selectors = [(name, query[name]) for name in SELECTORS if name in query]
+        if len(selectors) > 1:
             return _refusal(400, "invalid_request", "client_id, object_id and msi_res_id are mutually exclusive")
-        identity = _choose(host.identities(), *asked[0]) if asked else _default(host.identities())
+        identity = _choose(host.identities(), *selectors[0]) if selectors else _default(host.identities())
         if isinstance(identity, str):
             return _refusal(400, "invalid_request", identity)
         document = self._document(identity, resource, query.get("xms_cc", ""), query.get("bypass_cache") == "true")
-        if asked:
-            document[asked[0][0]] = asked[0][1]
+        if selectors:
+            document[selectors[0][0]] = selectors[0][1]
         return json_response(document)
 
     def _document(
@@ -227,19 +227,19 @@ def _instance(host: ImdsVm, request: web.BaseRequest) -> web.Response:
     as text only.
     """
     names = request.path.removeprefix(INSTANCE_PATH).strip("/")
-    found: Any = {"compute": dict(host.compute), "network": {"interface": []}}
+    value: Any = {"compute": dict(host.compute), "network": {"interface": []}}
     if not f"{request.path}/".startswith(f"{INSTANCE_PATH}/"):
         return json_response({"error": "Not found"}, status=404)
     for name in names.split("/") if names else ():
-        found = found.get(name) if isinstance(found, dict) else None
-        if found is None:
+        value = value.get(name) if isinstance(value, dict) else None
+        if value is None:
             return json_response({"error": "Not found"}, status=404)
     as_text = request.rel_url.query.get("format", "json").lower() == "text"
-    if isinstance(found, dict | list):
-        return web.Response(text=_listed(found)) if as_text else json_response(found)
+    if isinstance(value, dict | list):
+        return web.Response(text=_listed(value)) if as_text else json_response(value)
     if not as_text:
         return json_response({"error": "Bad request. A leaf node is available only with format=text"}, status=400)
-    return web.Response(text=str(found))
+    return web.Response(text=str(value))
 
 
 def _listed(node: Mapping[str, Any] | list[Any]) -> str:

@@ -117,7 +117,7 @@ class Kubelet:
         if (namespace, name) in self.static_logs:
             return self.static_logs[namespace, name]
         for managed in self._of(namespace, name):
-            names = [known.name for known in managed.pod.spec.containers]
+            names = [container_spec.name for container_spec in managed.pod.spec.containers]
             if container in names or (names and not container):
                 return self._log(managed.pod, container or names[0])
         return None
@@ -125,8 +125,8 @@ class Kubelet:
     def program(self, namespace: str, name: str, container: str) -> Program | None:
         """Return the running program of the pod's container, or None."""
         for managed in self._of(namespace, name):
-            if (found := managed.programs.get(container)) is not None:
-                return found if found.returncode is None else None
+            if (program := managed.programs.get(container)) is not None:
+                return program if program.returncode is None else None
         return None
 
     async def read_log(
@@ -243,7 +243,9 @@ class Kubelet:
                     policy = managed.pod.spec.restart_policy
                     if policy == "Always" or (policy == "OnFailure" and code != 0):
                         await asyncio.sleep(RESTART_SECONDS)
-                        container = next(known for known in managed.pod.spec.containers if known.name == name)
+                        container = next(
+                            container for container in managed.pod.spec.containers if container.name == name
+                        )
                         await self._start(managed, container)
                         waits[asyncio.ensure_future(managed.programs[name].wait())] = name
                     else:

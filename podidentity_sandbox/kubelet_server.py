@@ -72,10 +72,10 @@ class KubeletServer(HttpService):
             return refusal
         if (command := _EXEC.fullmatch(request.path)) is not None:
             return await self._execute(request, command["namespace"], command["pod"], command["container"])
-        asked = _LOGS.fullmatch(request.path)
-        if asked is None or request.method != "GET":
+        match = _LOGS.fullmatch(request.path)
+        if match is None or request.method != "GET":
             return web.Response(status=404, text="404 page not found\n")
-        namespace, pod, container = asked["namespace"], asked["pod"], asked["container"]
+        namespace, pod, container = match["namespace"], match["pod"], match["container"]
         kubelet = next((kubelet for kubelet in self._kubelets if kubelet.log_file(namespace, pod, container)), None)
         if kubelet is None:
             return web.Response(status=404, text=f'pod "{pod[:253]}" is not running here\n')

@@ -120,13 +120,13 @@ class Launcher:
 
 def program_of(image: str) -> str:
     """Return the project's program in the image; empty for any other image."""
-    known = IMAGE.fullmatch(image)
-    return known[1] if known else ""
+    match = IMAGE.fullmatch(image)
+    return match[1] if match else ""
 
 
 def expanded(argument: str, environment: Mapping[str, str]) -> str:
     """Return an argument as Kubernetes expands it: $(NAME) becomes the variable's value if it exists, $$ becomes $."""
-    return VARIABLE.sub(lambda found: "$" if found[0] == "$$" else environment.get(found[1], found[0]), argument)
+    return VARIABLE.sub(lambda match: "$" if match[0] == "$$" else environment.get(match[1], match[0]), argument)
 
 
 def _argv(container: Container, environment: Mapping[str, str]) -> list[str]:

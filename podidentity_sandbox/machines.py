@@ -179,14 +179,14 @@ class Machine:
         return section
 
 
-def merge(machine: Machine, asked: Mapping[str, Any], directory: Directory) -> IdentityChange:
+def merge(machine: Machine, section: Mapping[str, Any], directory: Directory) -> IdentityChange:
     """Return the identity section of *machine* after a PATCH with *asked*.
 
     Raise ArmRefusalError for what Azure refuses: an unknown type or identity, a value that is neither null nor an empty
     object, identities under a type without them, or no identity under a type with user-assigned ones.
     """
-    types = _types(asked.get("type"), machine)
-    entries = asked.get("userAssignedIdentities") or {}
+    types = _types(section.get("type"), machine)
+    entries = section.get("userAssignedIdentities") or {}
     if not isinstance(entries, Mapping):
         raise ArmRefusalError(400, "InvalidRequestContent", "The request content was invalid: userAssignedIdentities")
     if len(entries) > MOST_ENTRIES:
@@ -224,8 +224,8 @@ def merge(machine: Machine, asked: Mapping[str, Any], directory: Directory) -> I
 def _types(text: object, machine: Machine) -> frozenset[str]:
     if text is None:
         return machine.types
-    known = {SYSTEM.lower(): SYSTEM, USER.lower(): USER, NONE.lower(): NONE}
-    parts = [known.get(part.strip().lower(), "") for part in str(text).split(",")]
+    names = {SYSTEM.lower(): SYSTEM, USER.lower(): USER, NONE.lower(): NONE}
+    parts = [names.get(part.strip().lower(), "") for part in str(text).split(",")]
     if "" in parts or (NONE in parts and len(parts) > 1):
         raise ArmRefusalError(400, "InvalidIdentityType", f"The identity type {str(text)[:100]!r} is not known.")
     return frozenset(parts) - {NONE}

@@ -61,8 +61,8 @@ def trial() -> Iterator[list[str]]:
 
 def of_any_sandbox(name: str) -> str:
     """Return the full name of the namespace that some sandbox of this machine calls *name*; empty where none does."""
-    found = (path.name for path in NAMESPACES.glob(f"{PREFIX}-*-{name}"))
-    return next((full for full in found if not orphaned(full)), "")
+    names = (path.name for path in NAMESPACES.glob(f"{PREFIX}-*-{name}"))
+    return next((full for full in names if not orphaned(full)), "")
 
 
 class Namespaces:
@@ -164,8 +164,8 @@ def owner() -> str:
 
 def orphaned(name: str) -> bool:
     """Return whether the process that owns the namespace *name* has ended."""
-    found = _NAME.fullmatch(name)
-    return found is not None and _start_time(int(found["pid"])) != found["started"]
+    match = _NAME.fullmatch(name)
+    return match is not None and _start_time(int(match["pid"])) != match["started"]
 
 
 def _entering(full: str) -> list[str]:

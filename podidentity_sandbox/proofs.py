@@ -63,8 +63,8 @@ def prove(application: AppRegistration, form: Mapping[str, str], audience: str, 
         return _assertion(application, assertion, audience, now)
     if not secret:
         raise NotProvenError(7000218, "The request body must contain 'client_assertion' or 'client_secret'.")
-    for known, since in application.secrets.items():
-        if compare_digest(secret.encode(), known.encode()) and since <= now:
+    for registered, since in application.secrets.items():
+        if compare_digest(secret.encode(), registered.encode()) and since <= now:
             return "secret"
     raise NotProvenError(7000215, f"Invalid client secret provided for app '{application.client_id}'.")
 

@@ -70,11 +70,11 @@ class PublicNames(HttpService):
         return await service.respond(request)
 
     def _service(self, host: str) -> HttpService | None:
-        found = self._services.get(host)
-        if found is None:
+        service = self._services.get(host)
+        if service is None:
             account, dot, rest = host.partition(".")
-            found = self._services.get(f"*.{rest}") if account and dot else None
-        return found
+            service = self._services.get(f"*.{rest}") if account and dot else None
+        return service
 
 
 def answer(query: bytes, address: ipaddress.IPv4Address, exists: Callable[[str], bool]) -> bytes:
@@ -95,13 +95,13 @@ def answer(query: bytes, address: ipaddress.IPv4Address, exists: Callable[[str],
     if questions != 1 or not end or len(query) < end + _QUESTION.size:
         return _HEADER.pack(number, copied | _FORMAT_ERROR, 0, 0, 0, 0)
     kind, group = _QUESTION.unpack_from(query, end)
-    asked = query[_HEADER.size : end + _QUESTION.size]
+    question = query[_HEADER.size : end + _QUESTION.size]
     if not exists(name):
-        return _HEADER.pack(number, copied | _NO_SUCH_NAME, 1, 0, 0, 0) + asked
-    found = b""
+        return _HEADER.pack(number, copied | _NO_SUCH_NAME, 1, 0, 0, 0) + question
+    record = b""
     if (kind, group) == (_ADDRESS, _INTERNET):
-        found = _RECORD.pack(0xC000 | _HEADER.size, _ADDRESS, _INTERNET, TTL_SECONDS, 4, address.packed)
-    return _HEADER.pack(number, copied, 1, int(bool(found)), 0, 0) + asked + found
+        record = _RECORD.pack(0xC000 | _HEADER.size, _ADDRESS, _INTERNET, TTL_SECONDS, 4, address.packed)
+    return _HEADER.pack(number, copied, 1, int(bool(record)), 0, 0) + question + record
 
 
 def _read_name(query: bytes) -> tuple[str, int]:

@@ -109,10 +109,10 @@ def free_ports(count: int) -> list[int]:
     gets them before they are free again: each process takes the ports of its own block one after the other. Raise
     OSError if the machine has no free block or the block has fewer free ports.
     """
-    found = _port_block(os.getpid()).take(count)
-    if len(found) < count:
+    ports = _port_block(os.getpid()).take(count)
+    if len(ports) < count:
         raise OSError(errno.EADDRINUSE, f"fewer than {count} free ports in the block of this process")
-    return found
+    return ports
 
 
 class _PortBlock:
@@ -127,15 +127,15 @@ class _PortBlock:
 
     def take(self, count: int) -> list[int]:
         """Return the next *count* ports of the block on which no program listens."""
-        found: list[int] = []
+        ports: list[int] = []
         for port in itertools.islice(self._next, PORT_BLOCKS.step - 1):
             with contextlib.suppress(OSError), socket.create_server(("", port)) as probe:
                 # A child that another thread forks has a copy until it executes a program: it must not listen.
                 probe.shutdown(socket.SHUT_RDWR)
-                found.append(port)
-            if len(found) == count:
+                ports.append(port)
+            if len(ports) == count:
                 break
-        return found
+        return ports
 
 
 def _listen_until_the_end(port: int) -> bool:

@@ -99,7 +99,7 @@ class Settings:
 
 def given_identities(identities: Iterable[str], principals: Iterable[str]) -> tuple[GivenIdentity, ...]:
     """Return the identities that `NAME[=SELECTOR]` texts describe. Raise StartError."""
-    found: dict[str, GivenIdentity] = {}
+    given: dict[str, GivenIdentity] = {}
     texts = [*((text, False) for text in identities), *((text, True) for text in principals)]
     for text, principal in texts:
         name, equals, selector = text.partition("=")
@@ -110,9 +110,9 @@ def given_identities(identities: Iterable[str], principals: Iterable[str]) -> tu
             )
         if name == DEMO_IDENTITY:
             raise StartError(f"the identity {DEMO_IDENTITY!r} belongs to the demo; use another name")
-        if name in found:
+        if name in given:
             raise StartError(f"the identity {name!r} is named twice; use a different name for each identity")
-        found[name] = GivenIdentity(name, selector or name, principal)
-    if len(found) > IDENTITIES_MAX:
-        raise StartError(f"{len(found)} identities are named; name at most {IDENTITIES_MAX}")
-    return tuple(found.values())
+        given[name] = GivenIdentity(name, selector or name, principal)
+    if len(given) > IDENTITIES_MAX:
+        raise StartError(f"{len(given)} identities are named; name at most {IDENTITIES_MAX}")
+    return tuple(given.values())

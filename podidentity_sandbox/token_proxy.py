@@ -191,10 +191,10 @@ class TokenProxy(SignInService):
         except (KeyError, TypeError) as wrong:
             raise _Error(401, "invalid_client", "the token is not bound to a pod") from wrong
         try:
-            found = await self.client.get(PODS, namespace, name)
+            pod = await self.client.get(PODS, namespace, name)
         except NotFound:
-            found = None
-        if found is None or found.metadata.uid != uid:
+            pod = None
+        if pod is None or pod.metadata.uid != uid:
             raise _Error(401, "invalid_client", "the pod of the token does not exist")
         return f"{namespace}/{name}"
 

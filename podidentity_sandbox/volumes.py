@@ -65,17 +65,17 @@ class NodeFiles:
 async def mounts(client: Client, pod: NodePod, container: Container, node: NodeFiles, folder: Path) -> list[Mount]:
     """Return the mounts of the container. *folder* is the pod's own. Raise StartError and ApiError."""
     volumes = {volume.name: volume for volume in pod.spec.volumes}
-    found = [Mount(node.trusted, TRUSTED, read_only=True)]
+    mounted = [Mount(node.trusted, TRUSTED, read_only=True)]
     for mount in container.volume_mounts:
         target = PurePosixPath(mount.mount_path)
         if target == PurePosixPath(SERVICE_ACCOUNT_ROOT):
             continue  # below
         source = await _source(client, pod, volumes[mount.name], node, folder / f"volume-{mount.name}")
-        found.append(Mount(source, target, mount.read_only))
+        mounted.append(Mount(source, target, mount.read_only))
     if pod.spec.automount_service_account_token is not False:
         account = await _service_account(client, pod, node.authority, folder / "serviceaccount")
-        found.append(Mount(account, PurePosixPath(SERVICE_ACCOUNT_ROOT), read_only=True))
-    return found
+        mounted.append(Mount(account, PurePosixPath(SERVICE_ACCOUNT_ROOT), read_only=True))
+    return mounted
 
 
 async def secret_value(client: Client, namespace: str, name: str, key: str) -> str:

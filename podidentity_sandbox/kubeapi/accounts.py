@@ -150,25 +150,25 @@ def _check_names(metadata: Document, namespace: str, name: str) -> None:
     if (metadata.get("namespace") or namespace) != namespace:
         raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
     if (metadata.get("name") or name) != name:
-        why = f'Invalid value: "{metadata["name"]}": must match the service account name if specified'
-        raise invalid("TokenRequest", GROUP, name, [("FieldValueInvalid", why, "metadata.name")])
+        reason = f'Invalid value: "{metadata["name"]}": must match the service account name if specified'
+        raise invalid("TokenRequest", GROUP, name, [("FieldValueInvalid", reason, "metadata.name")])
 
 
 def _seconds(spec: Document) -> int:
     seconds: int = DEFAULT_SECONDS if spec.get("expirationSeconds") is None else spec["expirationSeconds"]
     if SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
         return seconds
-    why = "a duration less than 10 minutes" if seconds < SHORTEST_SECONDS else "a duration larger than 2^32 seconds"
-    message = f"Invalid value: {seconds}: may not specify {why}"
+    reason = "a duration less than 10 minutes" if seconds < SHORTEST_SECONDS else "a duration larger than 2^32 seconds"
+    message = f"Invalid value: {seconds}: may not specify {reason}"
     raise invalid("TokenRequest", GROUP, "", [("FieldValueInvalid", message, "spec.expirationSeconds")])
 
 
 def _other_object(reference: Document) -> StatusError:
-    why = (
+    reason = (
         f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record. The object "
         "might have been deleted and then recreated"
     )
-    return conflict(reference["kind"], "", reference["name"], why)
+    return conflict(reference["kind"], "", reference["name"], reason)
 
 
 def _named(document: Document) -> Document:

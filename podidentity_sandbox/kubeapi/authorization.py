@@ -73,11 +73,11 @@ class Authorizer:
         """Raise StatusError 403 if *user* may not do this."""
         if not self.allows(user, access):
             where = f'in the namespace "{access.namespace}"' if access.namespace else "at the cluster scope"
-            why = (
+            reason = (
                 f'User "{user.name}" cannot {access.verb} resource "{access.resource}" in API group '
                 f'"{access.group}" {where}'
             )
-            raise forbidden(access.resource.partition("/")[0], access.group, access.name, why)
+            raise forbidden(access.resource.partition("/")[0], access.group, access.name, reason)
 
     def allows(self, user: User, access: Access) -> bool:
         return any(_matches(rule, access) for rule in self._rules(user, access.namespace))
@@ -92,8 +92,8 @@ class Authorizer:
         if kind == "SubjectAccessReview":
             self.check(user, Access("create", GROUP, "subjectaccessreviews"))
             user = User(str(spec.get("user") or ""), tuple(spec.get("groups") or ()))
-        asked = spec.get("resourceAttributes")
-        allowed = asked is None or self.allows(user, _asked_access(asked))
+        attributes = spec.get("resourceAttributes")
+        allowed = attributes is None or self.allows(user, _asked_access(attributes))
         return document | {"status": {"allowed": allowed, "reason": "" if self._rbac else "no authorizer is active"}}
 
     def _rules(self, user: User, namespace: str) -> Iterator[Document]:

@@ -37,30 +37,30 @@ _SUBRESOURCES: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
 
 def at(registry: Registry, parts: Sequence[str], address: str) -> Document | None:
     """Return the document at the path of *parts*, or None. *address* is the host and port of this server."""
-    found: Document | None = None
+    document: Document | None = None
     match parts:
         case ["version"]:
-            found = VERSION
+            document = VERSION
         case ["api"]:
             addresses = [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]
-            found = {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": addresses}
+            document = {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": addresses}
         case ["apis"]:
             groups = [_group(name, versions) for name, versions in registry.groups().items()]
-            found = {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+            document = {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
         case ["apis", name] if name in registry.groups():
-            found = {"kind": "APIGroup", "apiVersion": "v1"} | _group(name, registry.groups()[name])
+            document = {"kind": "APIGroup", "apiVersion": "v1"} | _group(name, registry.groups()[name])
         case ["api", version]:
-            found = _resource_list(registry, "", version)
+            document = _resource_list(registry, "", version)
         case ["apis", name, version]:
-            found = _resource_list(registry, name, version)
+            document = _resource_list(registry, name, version)
         case ["openapi", "v3"]:
             paths = ["api/v1"] + [f"apis/{name}/{version}" for name, vs in registry.groups().items() for version in vs]
-            found = {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}"} for path in paths}}
+            document = {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}"} for path in paths}}
         case ["openapi", "v3", "api", version]:
-            found = _openapi(registry, "", version)
+            document = _openapi(registry, "", version)
         case ["openapi", "v3", "apis", name, version]:
-            found = _openapi(registry, name, version)
-    return found
+            document = _openapi(registry, name, version)
+    return document
 
 
 def _resource_list(registry: Registry, group: str, version: str) -> Document | None:

@@ -241,8 +241,8 @@ class ResourceHandler:
         )
 
     async def _token(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
-        asked = await requests.document(request, "TokenRequest")
-        return responses.document(await self._tokens.give(target.namespace, target.name, asked), 201)
+        token_request = await requests.document(request, "TokenRequest")
+        return responses.document(await self._tokens.give(target.namespace, target.name, token_request), 201)
 
     async def _log(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         pod = self._verbs.get(target.resource, (target.namespace, target.name)).document
@@ -279,9 +279,9 @@ class ResourceHandler:
 
 async def _delete_options(request: web.BaseRequest) -> DeleteOptions:
     data = await requests.body(request)
-    asked = requests.as_document(data, request.content_type, "DeleteOptions") if data else {}
-    conditions = asked.get("preconditions") or {}
-    grace = asked.get("gracePeriodSeconds")
+    options = requests.as_document(data, request.content_type, "DeleteOptions") if data else {}
+    conditions = options.get("preconditions") or {}
+    grace = options.get("gracePeriodSeconds")
     query = request.query.get("gracePeriodSeconds", "")
     if grace is None and query:
         grace = requests.number(request.query, "gracePeriodSeconds")

@@ -96,13 +96,13 @@ class History:
 
     def items_at(self, kind: str, revision: int) -> list[tuple[Key, Item]]:
         """Return the objects of *kind* at *revision*. Raise TooOldError."""
-        found = dict(self._shelf(kind).items)
+        items = dict(self._shelf(kind).items)
         for change in reversed(self.since(kind, revision)):
             if change.before is None:
-                del found[change.key]
+                del items[change.key]
             else:
-                found[change.key] = change.before
-        return sorted(found.items())
+                items[change.key] = change.before
+        return sorted(items.items())
 
     def since(self, kind: str, revision: int) -> list[Change]:
         """Return the changes of *kind* after *revision*, oldest first. Raise TooOldError."""

@@ -77,13 +77,13 @@ def _position(history: History, options: ListOptions) -> tuple[int, Key | None]:
     if options.continue_token:
         token = _read(options.continue_token)
         return token.rv, (token.namespace, token.name)
-    asked = revision(options.resource_version)
-    if asked > history.revision:
-        raise revision_too_large(asked, history.revision)
+    requested = revision(options.resource_version)
+    if requested > history.revision:
+        raise revision_too_large(requested, history.revision)
     if options.match == "Exact":
-        if not asked:
+        if not requested:
             raise bad_request("resourceVersionMatch Exact is forbidden for resourceVersion 0")
-        return asked, None
+        return requested, None
     return 0, None
 
 
@@ -139,15 +139,15 @@ def _by_labels(text: str) -> Predicate | None:
 
 def _by_fields(text: str, paths: Mapping[str, str]) -> Predicate | None:
     """Return the predicate for a field selector over *paths* (selector name to dotted path). Raise StatusError 400."""
-    known = {"metadata.name": "metadata.name", "metadata.namespace": "metadata.namespace", **paths}
+    selectable = {"metadata.name": "metadata.name", "metadata.namespace": "metadata.namespace", **paths}
     requirements: list[tuple[tuple[str, ...], str, bool]] = []
     for part in text.split(","):
         if not part.strip():
             continue
         name, operator, value = _field_requirement(part)
-        if name not in known:
+        if name not in selectable:
             raise bad_request(f"field label not supported: {name}")
-        requirements.append((tuple(known[name].split(".")), value, operator != "!="))
+        requirements.append((tuple(selectable[name].split(".")), value, operator != "!="))
     if not requirements:
         return None
 
@@ -193,8 +193,8 @@ def _label_requirement(text: str) -> Callable[[Mapping[str, str]], bool]:
 
 def _field_requirement(text: str) -> tuple[str, str, str]:
     for operator in ("!=", "==", "="):
-        name, found, value = text.partition(operator)
-        if found:
+        name, separator, value = text.partition(operator)
+        if separator:
             return name.strip(), operator, re.sub(r"\\(.)", r"\1", value.strip())
     raise bad_request(f"invalid selector: {text[:100]!r}; can't understand {text[:100]!r}")
 

@@ -244,9 +244,9 @@ def _remove(document: Any, path: list[str]) -> Any:
 
 def _tested(document: Any, path: list[str], value: Any) -> Any:
     try:
-        found = _find(document, path)
+        current = _find(document, path)
     except KeyError:
-        found = None  # the real server's library takes a missing member for null, and so `test … null` passes
-    if found != value or isinstance(found, bool) is not isinstance(value, bool):
+        current = None  # the real server's library takes a missing member for null, and so `test … null` passes
+    if current != value or isinstance(current, bool) is not isinstance(value, bool):
         raise ValueError("test failed")
     return document

@@ -101,10 +101,10 @@ def decode(data: bytes) -> Document:
         raise bad_request("the body is not a protobuf message of a known kind") from error
 
 
-def _message(data: Any, known: Mapping[int, _Field]) -> Document:
+def _message(data: Any, fields: Mapping[int, _Field]) -> Document:
     document: Document = {}
     for number, value in _fields(data):
-        field = known.get(number)
+        field = fields.get(number)
         if field is None:
             if value:
                 raise bad_request(f"protobuf field {number} is not known here: send JSON")

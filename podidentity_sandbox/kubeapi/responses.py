@@ -258,13 +258,13 @@ def _event_cells(event: Document, now: datetime.datetime) -> list[Any]:
 
 
 def _endpoints_cells(endpoints: Document, now: datetime.datetime) -> list[Any]:
-    found = [
+    addresses = [
         f"{address.get('ip', '')}:{port.get('port', '')}"
         for subset in endpoints.get("subsets") or ()
         for address in subset.get("addresses") or ()
         for port in subset.get("ports") or ()
     ]
-    return [",".join(found[:3]) or "<none>", _created(endpoints, now)]
+    return [",".join(addresses[:3]) or "<none>", _created(endpoints, now)]
 
 
 def _columns(text: str) -> tuple[Column, ...]:

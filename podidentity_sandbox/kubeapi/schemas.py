@@ -91,13 +91,13 @@ def _default(schema: Schema, value: Any) -> None:
 def _check(schema: Schema, value: Any, path: str, causes: list[Cause]) -> None:
     if value is None and schema.get("nullable"):
         return
-    found = _JSON_TYPES.get(type(value), "null")
+    actual = _JSON_TYPES.get(type(value), "null")
     wanted = schema.get("type", "")
-    fits = wanted in {"", found} or (wanted == "number" and found == "integer")
+    fits = wanted in {"", actual} or (wanted == "number" and actual == "integer")
     if schema.get(INT_OR_STRING):
-        fits = found in {"integer", "string"}
+        fits = actual in {"integer", "string"}
     if not fits:
-        message = f'Invalid value: "{found}": {path} in body must be of type {wanted}: "{found}"'
+        message = f'Invalid value: "{actual}": {path} in body must be of type {wanted}: "{actual}"'
         causes.append(("FieldValueTypeInvalid", message, path))
         return
     _check_value(schema, value, path, causes)

@@ -231,10 +231,10 @@ class KubeApi(HttpService):
             return response
         if parts in ([".well-known", "openid-configuration"], ["openid", "v1", "jwks"]):
             return await self._for_relying_parties(parts)
-        found = discovery.at(self._registry, parts, f"{self.host}:{self.port}")
-        if found is None:
+        document = discovery.at(self._registry, parts, f"{self.host}:{self.port}")
+        if document is None:
             return responses.text("404 page not found\n", 404)
-        return responses.document(found)
+        return responses.document(document)
 
     async def _for_relying_parties(self, parts: list[str]) -> web.StreamResponse:
         """Return the documents that verify a service account's token.

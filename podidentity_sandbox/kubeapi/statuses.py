@@ -75,9 +75,9 @@ def unauthorized() -> StatusError:
     return StatusError(401, "Unauthorized", "Unauthorized")
 
 
-def forbidden(plural: str, group: str, name: str, why: str) -> StatusError:
+def forbidden(plural: str, group: str, name: str, reason: str) -> StatusError:
     about = f"{_resource(plural, group)} {_quoted(name)}" if name else _resource(plural, group)
-    message = f"{about} is forbidden: {why}"
+    message = f"{about} is forbidden: {reason}"
     return StatusError(403, "Forbidden", message, details=_details(plural, group, name))
 
 
@@ -110,19 +110,19 @@ def too_large(limit: int) -> StatusError:
 
 
 def already_exists(plural: str, group: str, name: str, *, ending: bool = False) -> StatusError:
-    said = "object is being deleted: " if ending else ""
-    message = f"{said}{_resource(plural, group)} {_quoted(name)} already exists"
+    prefix = "object is being deleted: " if ending else ""
+    message = f"{prefix}{_resource(plural, group)} {_quoted(name)} already exists"
     return StatusError(409, "AlreadyExists", message, details=_details(plural, group, name))
 
 
-def conflict(plural: str, group: str, name: str, why: str) -> StatusError:
-    message = f"Operation cannot be fulfilled on {_resource(plural, group)} {_quoted(name)}: {why}"
+def conflict(plural: str, group: str, name: str, reason: str) -> StatusError:
+    message = f"Operation cannot be fulfilled on {_resource(plural, group)} {_quoted(name)}: {reason}"
     return StatusError(409, "Conflict", message, details=_details(plural, group, name))
 
 
 def modified(plural: str, group: str, name: str) -> StatusError:
-    why = "the object has been modified; please apply your changes to the latest version and try again"
-    return conflict(plural, group, name, why)
+    reason = "the object has been modified; please apply your changes to the latest version and try again"
+    return conflict(plural, group, name, reason)
 
 
 def invalid(kind: str, group: str, name: str, causes: Sequence[Cause]) -> StatusError:
@@ -151,8 +151,8 @@ def expired(message: str, *, continue_token: str = "") -> StatusError:
     return StatusError(410, "Expired", message, continue_token=continue_token)
 
 
-def revision_too_large(asked: int, current: int) -> StatusError:
-    message = f"Timeout: Too large resource version: {asked}, current: {current}"
+def revision_too_large(requested: int, current: int) -> StatusError:
+    message = f"Timeout: Too large resource version: {requested}, current: {current}"
     causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
     return StatusError(504, "Timeout", message, details={"causes": causes}, retry_after=1)
 

@@ -215,8 +215,8 @@ class Verbs:
             raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
         uid = metadata.get("uid", "")
         if uid and uid != old["metadata"]["uid"]:
-            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old['metadata']['uid']}"
-            raise conflict(resource.plural, resource.group, key[1], why)
+            reason = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old['metadata']['uid']}"
+            raise conflict(resource.plural, resource.group, key[1], reason)
         version = metadata.get("resourceVersion", "")
         if version and version != old["metadata"]["resourceVersion"]:
             raise modified(resource.plural, resource.group, key[1])
@@ -231,33 +231,33 @@ class Verbs:
     def _check_preconditions(self, resource: ResourceType, item: Item, options: DeleteOptions) -> None:
         metadata = item.document["metadata"]
         if options.uid and options.uid != metadata["uid"]:
-            why = (
+            reason = (
                 f"the UID in the precondition ({options.uid}) does not match the UID in record ({metadata['uid']}). "
                 "The object might have been deleted and then recreated"
             )
-            raise conflict(resource.kind, resource.group, metadata["name"], why)
+            raise conflict(resource.kind, resource.group, metadata["name"], reason)
         if options.resource_version and options.resource_version != metadata["resourceVersion"]:
-            why = (
+            reason = (
                 f"the ResourceVersion in the precondition ({options.resource_version}) does not match the "
                 f"ResourceVersion in record ({metadata['resourceVersion']}). The object might have been modified"
             )
-            raise conflict(resource.kind, resource.group, metadata["name"], why)
+            raise conflict(resource.kind, resource.group, metadata["name"], reason)
 
     def _admit_into(self, resource: ResourceType, namespace: str, name: str) -> None:
-        found = self.history.get(NAMESPACES, ("", namespace))
-        if found is None:
+        item = self.history.get(NAMESPACES, ("", namespace))
+        if item is None:
             raise not_found(NAMESPACES, "", namespace)
-        if found.document["metadata"].get("deletionTimestamp"):
-            why = f"unable to create new content in namespace {namespace} because it is being terminated"
-            raise forbidden(resource.plural, resource.group, name, why)
+        if item.document["metadata"].get("deletionTimestamp"):
+            reason = f"unable to create new content in namespace {namespace} because it is being terminated"
+            raise forbidden(resource.plural, resource.group, name, reason)
 
     def _admit_pod(self, resource: ResourceType, pod: Document) -> None:
         if resource.name != "pods":
             return
         namespace, account = pod["metadata"]["namespace"], pod["spec"]["serviceAccountName"]
         if self.history.get("serviceaccounts", (namespace, account)) is None:
-            why = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
-            raise forbidden("pods", "", pod["metadata"]["name"], why)
+            reason = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
+            raise forbidden("pods", "", pod["metadata"]["name"], reason)
 
     def _created(self, resource: ResourceType, item: Item) -> None:
         if resource.name == NAMESPACES:

@@ -100,11 +100,11 @@ class Watch:
             return
 
     def _begin(self) -> None:
-        asked = revision(self._options.resource_version, code_of_watch=True)
+        start = revision(self._options.resource_version, code_of_watch=True)
         kind = self.target.resource.name
         if self._options.initial_events and self._options.match != "NotOlderThan":
             raise bad_request("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
-        if asked == 0 or self._options.initial_events:
+        if start == 0 or self._options.initial_events:
             for key, item in self._history.items(kind):
                 if self._is_in_scope(key[0]) and self._matches(item):
                     self._put(WatchEvent("ADDED", item))
@@ -112,9 +112,9 @@ class Watch:
                 self._put(self._bookmark({INITIAL_EVENTS_END: "true"}))
             return
         try:
-            changes = self._history.since(kind, asked)
+            changes = self._history.since(kind, start)
         except TooOldError as error:
-            refusal = expired(f"too old resource version: {asked} ({error.oldest})")
+            refusal = expired(f"too old resource version: {start} ({error.oldest})")
             self._put(WatchEvent("ERROR", Item(refusal.document(), 0)))
             self._ends = self._clock()
             return
@@ -122,8 +122,8 @@ class Watch:
             self._note(change)
 
     def _note(self, change: Change) -> None:
-        asked = self._options.resource_version
-        if not self._is_in_scope(change.key[0]) or (asked and change.revision <= int(asked)):
+        start = self._options.resource_version
+        if not self._is_in_scope(change.key[0]) or (start and change.revision <= int(start)):
             return
         was = change.before is not None and self._matches(change.before)
         now = change.type != "DELETED" and self._matches(change.item)
