@@ -127,12 +127,15 @@ def versions(nginx: Path | None = None) -> dict[str, str]:
     """Return the versions of installed programs that the figures depend on."""
     packages = {name: version(name) for name in ("uvloop", "httptools", "Cython", "aiohttp")}
     compiler = shutil.which("gcc")
-    programs = {"nginx": nginx and _says(nginx, "-v"), "gcc": compiler and _says(compiler, "-dumpfullversion")}
+    programs = {
+        "nginx": nginx and _output_of(nginx, "-v"),
+        "gcc": compiler and _output_of(compiler, "-dumpfullversion"),
+    }
     installed = {name: version.rpartition("/")[2] for name, version in programs.items() if version}
     return {"Python": platform.python_version()} | packages | installed
 
 
-def _says(program: Path | str, flag: str) -> str:
+def _output_of(program: Path | str, flag: str) -> str:
     output = subprocess.run([program, flag], check=True, capture_output=True, text=True, timeout=10)
     return (output.stdout or output.stderr).strip()
 

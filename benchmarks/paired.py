@@ -47,10 +47,10 @@ class Round:
 
 def quartiles(values: Iterable[float]) -> Quartiles:
     """Return median and quartiles of at least one value, in any order."""
-    found = sorted(values)
-    if len(found) == 1:
-        return Quartiles(found[0], found[0], found[0])
-    low, median, high = statistics.quantiles(found, n=4, method="inclusive")
+    ordered = sorted(values)
+    if len(ordered) == 1:
+        return Quartiles(ordered[0], ordered[0], ordered[0])
+    low, median, high = statistics.quantiles(ordered, n=4, method="inclusive")
     return Quartiles(low, median, high)
 
 
@@ -67,10 +67,10 @@ def ratios(ours: Sequence[Round], theirs: Sequence[Round]) -> Ratios:
     )
 
 
-def _against(name: str, found: Sequence[Round], base: Sequence[Round]) -> Ratios | None:
+def _against(name: str, rounds: Sequence[Round], base: Sequence[Round]) -> Ratios | None:
     """Return the comparison with *base*; None if it is impossible for REFERENCE, which does not end the run."""
     try:
-        return ratios(found, base)
+        return ratios(rounds, base)
     except ValueError:
         if name == REFERENCE:
             return None
@@ -88,8 +88,8 @@ def served(rounds: Mapping[str, Sequence[Round]]) -> dict[str, Served]:
     """Return each server's figures, and its ratios to nginx if nginx was measured."""
     base = rounds.get(BASE)
     return {
-        name: _served(found, None if base is None or name == BASE else _against(name, found, base))
-        for name, found in rounds.items()
+        name: _served(server_rounds, None if base is None or name == BASE else _against(name, server_rounds, base))
+        for name, server_rounds in rounds.items()
     }
 
 
@@ -115,19 +115,19 @@ def _served(rounds: Sequence[Round], against: Ratios | None) -> Served:
 
 def dirty(rounds: Mapping[str, Sequence[Round]]) -> int:
     """Return the number of disturbed measurements."""
-    return sum(result.dirty for found in rounds.values() for result in found)
+    return sum(result.dirty for server_rounds in rounds.values() for result in server_rounds)
 
 
 def control(case: str, first: Sequence[Round], second: Sequence[Round], redone: int) -> Control:
     """Return the result of one server that was measured as if it were two."""
-    found = ratios(first, second)
+    compared = ratios(first, second)
     disturbed = dirty({"one": first, "other": second})
-    return Control(case, len(first), redone, disturbed, found, agrees=agree(found))
+    return Control(case, len(first), redone, disturbed, compared, agrees=agree(compared))
 
 
-def agree(found: Ratios) -> bool:
+def agree(compared: Ratios) -> bool:
     """Return whether the median of each ratio is within AGREEMENT of one."""
-    medians = (found.rps.median, found.cpu.median, found.p50.median, found.p99.median)
+    medians = (compared.rps.median, compared.cpu.median, compared.p50.median, compared.p99.median)
     return all(abs(median - 1) <= AGREEMENT for median in medians)
 
 
@@ -148,29 +148,31 @@ def judged(
     return Budget(what, unit, direction, limit, aim, got, met=got is not None and reached(got, limit, direction))
 
 
-def objections(found: Results) -> tuple[str, ...]:
+def objections(results: Results) -> tuple[str, ...]:
     """Return the reasons against the use of the figures, if there are any. A missed budget is no reason."""
-    why = []
-    if found.changed:
-        why.append("files differed from the commit")
-    if found.control is None:
-        why.append("there was no control")
+    reasons = []
+    if results.changed:
+        reasons.append("files differed from the commit")
+    if results.control is None:
+        reasons.append("there was no control")
     else:
-        if not found.control.agrees:
-            why.append(f"the control is out of {AGREEMENT:.0%}")
-        if found.control.dirty:
-            why.append(f"something disturbed {found.control.dirty} of the control's measurements")
-    for case in found.cases:
-        if found.full and case.rounds < LEAST_ROUNDS:
-            why.append(f"{case.title}: {case.rounds} rounds instead of {LEAST_ROUNDS}")
+        if not results.control.agrees:
+            reasons.append(f"the control is out of {AGREEMENT:.0%}")
+        if results.control.dirty:
+            reasons.append(f"something disturbed {results.control.dirty} of the control's measurements")
+    for case in results.cases:
+        if results.full and case.rounds < LEAST_ROUNDS:
+            reasons.append(f"{case.title}: {case.rounds} rounds instead of {LEAST_ROUNDS}")
         if case.dirty:
-            why.append(f"{case.title}: {case.dirty} of {case.rounds * len(case.servers)} measurements disturbed")
-        why += [
+            reasons.append(f"{case.title}: {case.dirty} of {case.rounds * len(case.servers)} measurements disturbed")
+        reasons += [
             f"{case.title}: errors of {name}"
             for name, figures in case.servers.items()
             if figures.errors and name != REFERENCE
         ]
-    for row in found.open_loop:
-        why += [f"{row.rate:,} requests/s: errors of {name}" for name, figures in row.servers.items() if figures.errors]
-    why += [f"{row.title}: {row.errors} errors" for row in found.background if row.errors]
-    return tuple(why)
+    for row in results.open_loop:
+        reasons += [
+            f"{row.rate:,} requests/s: errors of {name}" for name, figures in row.servers.items() if figures.errors
+        ]
+    reasons += [f"{row.title}: {row.errors} errors" for row in results.background if row.errors]
+    return tuple(reasons)

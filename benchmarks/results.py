@@ -223,16 +223,16 @@ class Results:
     schema: int = SCHEMA
 
 
-def file_name(found: Results) -> str:
+def file_name(results: Results) -> str:
     """Return the name. A plus means files that differed from the commit."""
-    return f"{found.date:%Y-%m-%d}-{found.commit}{'+' if found.changed else ''}.json"
+    return f"{results.date:%Y-%m-%d}-{results.commit}{'+' if results.changed else ''}.json"
 
 
-def write(found: Results, folder: Path = FOLDER) -> Path:
+def write(results: Results, folder: Path = FOLDER) -> Path:
     """Write the file and return its path. It replaces an earlier run of the same day and commit."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / file_name(found)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    file = folder / file_name(results)
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     return file
 
 

@@ -43,13 +43,13 @@ class Rounds:
         self,
         cores: Cores,
         *,
-        known: Sequence[int] = (),
+        helper_pids: Sequence[int] = (),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """*known* are other processes of the measurement, apart from server and generator: emulators, this one."""
+        """*helper_pids* are the other processes of the measurement: emulators, and this one."""
         self._cores = cores
-        self._known = known
+        self._helper_pids = helper_pids
         self._clock = clock
         self._sleep = sleep
 
@@ -64,7 +64,7 @@ class Rounds:
         least = 1 if quick else LEAST_ROUNDS
         if rounds < least:
             raise ValueError(f"a full run takes at least {LEAST_ROUNDS} rounds, not {rounds}: fewer are for --quick")
-        found: dict[str, list[Round]] = {server.name: [] for server in measured_servers}
+        measured_rounds: dict[str, list[Round]] = {server.name: [] for server in measured_servers}
         redone = 0
         longest = 0.0
         for number in range(rounds):
@@ -73,10 +73,10 @@ class Rounds:
                 break
             for server in measured_servers if number % 2 == 0 else reversed(measured_servers):
                 measured, times = self._measured(server, deadline)
-                found[server.name].append(measured)
+                measured_rounds[server.name].append(measured)
                 redone += times
             longest = max(longest, self._clock() - began)
-        return Outcome({name: tuple(server_rounds) for name, server_rounds in found.items()}, redone)
+        return Outcome({name: tuple(server_rounds) for name, server_rounds in measured_rounds.items()}, redone)
 
     def _measured(self, server: MeasuredServer, deadline: float) -> tuple[Round, int]:
         """Return the first undisturbed measurement, or the last one, and the number of discarded ones."""
@@ -84,9 +84,9 @@ class Rounds:
         redone = 0
         while True:
             quiet = self._quiet(server, until)
-            found = self._once(server, quiet=quiet)
-            if not found.dirty or not quiet or redone == REDONE_AT_MOST or self._clock() >= until:
-                return found, redone
+            result = self._once(server, quiet=quiet)
+            if not result.dirty or not quiet or redone == REDONE_AT_MOST or self._clock() >= until:
+                return result, redone
             redone += 1
 
     def _quiet(self, server: MeasuredServer, until: float) -> bool:
@@ -101,7 +101,7 @@ class Rounds:
 
     def _others(self, server: MeasuredServer) -> float:
         busy = sum(self._cores.busy(core) for core in (0, 1))
-        return busy - self._cores.used([*server.pids, *self._known])
+        return busy - self._cores.used([*server.pids, *self._helper_pids])
 
     def _once(self, server: MeasuredServer, *, quiet: bool) -> Round:
         taken: list[tuple[float, float, float, tuple[float, float]]] = []

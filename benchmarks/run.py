@@ -24,7 +24,7 @@ from benchmarks.load.loops import Pace
 from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import UNPACKED
 from benchmarks.load.reference import binary, footprint
-from benchmarks.load.servers import found
+from benchmarks.load.servers import program_path
 from benchmarks.machine import Cores
 from benchmarks.report.table import store
 from benchmarks.results import FOLDER, Results, write
@@ -176,7 +176,7 @@ def main() -> None:
         "--cases", nargs="+", choices=KEYS, default=[], metavar="KEY", help="only these closed loops of the parts"
     )
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder for the results")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     try:
         go = binary(os.environ)
     except ProgramError as error:
@@ -187,19 +187,19 @@ def main() -> None:
         date=datetime.now(UTC),
         commit=commit,
         changed=changed,
-        full=not asked.quick and not asked.cases and len(asked.only) == len(PARTS),
-        machine=machine.facts(found("nginx", UNPACKED)),
+        full=not options.quick and not options.cases and len(options.only) == len(PARTS),
+        machine=machine.facts(program_path("nginx", UNPACKED)),
     )
-    deadline = began + (QUICK_SECONDS if asked.quick else FULL_SECONDS)
-    bench = Bench(asked.quick, deadline, cores, results, go, frozenset(asked.cases))
-    for part in asked.only:
+    deadline = began + (QUICK_SECONDS if options.quick else FULL_SECONDS)
+    bench = Bench(options.quick, deadline, cores, results, go, frozenset(options.cases))
+    for part in options.only:
         log_progress(part)
         PARTS[part](bench)
     results.seconds = time.monotonic() - began
     results.stolen_seconds = sum(cores.stolen(core) for core in (0, 1)) - stolen
     results.budgets = budgets(results)
-    results.left_out = left_out(bench, asked.only)
-    file = write(results, asked.results)
+    results.left_out = left_out(bench, options.only)
+    file = write(results, options.results)
     sys.stdout.write(f"{store(file, results).read_text()}\n{file}\n")
 
 

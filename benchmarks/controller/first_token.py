@@ -105,8 +105,8 @@ async def _first_token(sandbox: Sandbox, running: Running, kind: IdentityType, n
     client_id = DEMO_CLIENT_ID
     spec: dict[str, Any] = {"type": int(kind), "tenantID": sandbox.azure.directory.tenant_id}
     if kind is IdentityType.USER_ASSIGNED:
-        known = sandbox.azure.directory.add_identity(identity_id(name))
-        client_id, spec["resourceID"] = known.client_id, known.resource_id
+        identity = sandbox.azure.directory.add_identity(identity_id(name))
+        client_id, spec["resourceID"] = identity.client_id, identity.resource_id
     else:
         await sandbox.cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})
         await sandbox.trust(name)

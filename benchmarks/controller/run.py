@@ -42,14 +42,14 @@ def fed(sizes: Sequence[tuple[int, int, int, int]] = SIZES) -> list[Row]:
     rows = []
     for pods, nodes, bindings, times in sizes:
         command = [sys.executable, "-m", "benchmarks.controller.reading_cost", str(pods), str(nodes), str(bindings)]
-        found = [
+        costs = [
             ReadingCost(
                 **json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=300).stdout)
             )
             for _ in range(times)
         ]
         names = [name for name in ReadingCost.__annotations__ if name not in {"nodes", "bindings"}]
-        middle = {name: float(statistics.median(getattr(cost, name) for cost in found)) for name in names}
+        middle = {name: float(statistics.median(getattr(cost, name) for cost in costs)) for name in names}
         rows.append(Row(f"{STREAM}, {pods:,} pods", 0.0, middle))
     return rows
 
@@ -113,14 +113,14 @@ async def measured(part: str) -> list[Row]:
 
 def machine() -> dict[str, Any]:
     """Return the properties of the machine that the figures depend on, without its name."""
-    found = facts()
+    properties = facts()
     return {
-        "cpu": found.cpu,
-        "cores": found.cores,
-        "kernel": found.kernel,
-        "python": found.versions["Python"],
-        "uvloop": found.versions["uvloop"],
-        "memory_gib": found.memory_gib,
+        "cpu": properties.cpu,
+        "cores": properties.cores,
+        "kernel": properties.kernel,
+        "python": properties.versions["Python"],
+        "uvloop": properties.versions["uvloop"],
+        "memory_gib": properties.memory_gib,
     }
 
 
@@ -128,10 +128,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.controller.run", description="Measures MIC.")
     parser.add_argument("--only", nargs="+", choices=EVERY, default=EVERY, metavar="NAME")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     began, load, (head, changed) = time.monotonic(), {}, commit()
     rows: list[Row] = []
-    for part in asked.only:
+    for part in options.only:
         load[f"before {part}"] = round(os.getloadavg()[0], 2)
         sys.stderr.write(f"{part}, after {time.monotonic() - began:.0f} s\n")
         match part:
@@ -141,7 +141,7 @@ def main() -> None:
                 rows += uvloop.run(first_tokens())
             case _:
                 rows += uvloop.run(measured(part))
-    found = {
+    results = {
         "commit": head + ("+" if changed else ""),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
@@ -149,10 +149,10 @@ def main() -> None:
         "took_seconds": round(time.monotonic() - began),
         "rows": [rounded(row) for row in rows],
     }
-    file = asked.results / f"controller-{found['date']}-{found['commit']}.json"
-    asked.results.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n")
-    sys.stdout.write("\n\n".join(filter(None, (table(found), tokens_table(found), file.name))) + "\n")
+    file = options.results / f"controller-{results['date']}-{results['commit']}.json"
+    options.results.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    sys.stdout.write("\n\n".join(filter(None, (table(results), tokens_table(results), file.name))) + "\n")
 
 
 if __name__ == "__main__":

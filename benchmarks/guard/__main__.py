@@ -23,14 +23,14 @@ def main() -> int:
     if what == "costs":
         sys.stdout.write(table(costs()) + "\n")
         return 0
-    environment, found = baseline.current_environment(), counted()
+    environment, counts = baseline.current_environment(), counted()
     every = baseline.read() if baseline.BASELINE.exists() else []
     if what == "write":
         others = [entry for entry in every if entry.environment != environment]
-        baseline.write([*others, baseline.Baseline(environment, found)])
+        baseline.write([*others, baseline.Baseline(environment, counts)])
         return 0
     base = baseline.nearest(every, environment)
-    deviations = baseline.deviations(base, environment, found)
+    deviations = baseline.deviations(base, environment, counts)
     if deviations:
         sys.stderr.write(baseline.message(deviations, base, environment) + "\n")
     return 1 if deviations else 0

@@ -63,13 +63,13 @@ class Environment:
 def current_environment() -> Environment:
     """Return the environment. Raises CalledProcessError if the compiler does not print its version."""
     compiler = os.environ.get("CC", "cc")
-    said = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout
+    version = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout
     macros = subprocess.run([compiler, "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True).stdout
     name = "clang" if "__clang__" in macros else "gcc"
     libc = " ".join(platform.libc_ver())
     return Environment(
         machine=platform.machine(),
-        compiler=f"{name} {said.partition('.')[0].strip()}",
+        compiler=f"{name} {version.partition('.')[0].strip()}",
         cython=".".join(importlib.metadata.version("cython").split(".")[:2]),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         build=f"{platform.python_version()} {platform.python_compiler()}, {libc}, "
@@ -124,17 +124,17 @@ def nearest(baselines: list[Baseline], environment: Environment) -> Baseline:
     )
 
 
-def deviations(base: Baseline, environment: Environment, found: Mapping[str, Counts]) -> list[str]:
+def deviations(base: Baseline, environment: Environment, counts: Mapping[str, Counts]) -> list[str]:
     """Return the counts that are out of bounds, each as lines with the amount and the functions."""
     same = base.environment == environment
     same_native = base.environment.same_native(environment)
     whole, native = WITHIN if same else ELSEWHERE, WITHIN if same_native else ELSEWHERE
     lines: list[str] = []
-    for batch in sorted(base.batches.keys() | found.keys()):
-        if batch not in base.batches or batch not in found:
-            lines.append(f"{batch}: only {'counted' if batch in found else 'in the baseline'}.")
+    for batch in sorted(base.batches.keys() | counts.keys()):
+        if batch not in base.batches or batch not in counts:
+            lines.append(f"{batch}: only {'counted' if batch in counts else 'in the baseline'}.")
             continue
-        was, now = base.batches[batch], found[batch]
+        was, now = base.batches[batch], counts[batch]
         for what, before, after, bound in (
             ("instructions a request", was.instructions, now.instructions, whole),
             ("instructions a request in _native", was.native, now.native, native),

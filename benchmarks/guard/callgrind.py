@@ -98,8 +98,8 @@ def function_name(symbol: str) -> str:
 def dumps(prefix: Path) -> list[Dump]:
     """Return all named dumps of a run with --callgrind-out-file=*prefix*, in the order of their creation."""
     numbered = sorted((int(file.suffix[1:]), file) for file in prefix.parent.glob(f"{prefix.name}.[0-9]*"))
-    found = []
+    parsed = []
     for _, file in numbered:
         with file.open() as lines:
-            found.append(read(lines))
-    return [dump for dump in found if dump.name]
+            parsed.append(read(lines))
+    return [dump for dump in parsed if dump.name]

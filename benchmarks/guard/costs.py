@@ -34,10 +34,10 @@ class Cost:
 def costs() -> list[Cost]:
     """Return the costs, the highest first. Raises ToolMissingError and RuntimeError."""
     with tempfile.TemporaryDirectory(prefix="guard-") as room:
-        found = dumped(tool("valgrind"), Path(room), list(COSTLY))
+        counted = dumped(tool("valgrind"), Path(room), list(COSTLY))
     every = [
         Cost(name, len(COSTLY[name][1]), sum(per_request(dump, requests).values()))
-        for name, (dump, requests) in found.items()
+        for name, (dump, requests) in counted.items()
     ]
     return sorted(every, key=lambda cost: -cost.instructions)
 

@@ -35,10 +35,10 @@ class ToolMissingError(RuntimeError):
 
 def tool(name: str) -> str:
     """Return the path of a program whose package has the same name. Raises ToolMissingError."""
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         raise ToolMissingError(f"{name} is not installed; run `sudo apt-get install {name}`")
-    return found
+    return path
 
 
 def command(times: int, traced: str, output: Path, only: Sequence[str]) -> list[str]:
@@ -98,17 +98,17 @@ def dumped(valgrind: str, room: Path, only: Sequence[str]) -> dict[str, tuple[Du
     options = ["--instr-atstart=no", "--collect-atstart=no", "--dump-line=no", "--compress-strings=no"]
     callgrind = [valgrind, "--tool=callgrind", f"--callgrind-out-file={prefix}", "--compress-pos=no", *options]
     run([*callgrind, *command(REPEATED, "untraced", output, only)], environment())
-    found = least(dumps(prefix))
-    return {batch: (found[batch], runs[0]["requests"]) for batch, runs in json.loads(output.read_text()).items()}
+    fewest = least(dumps(prefix))
+    return {batch: (fewest[batch], runs[0]["requests"]) for batch, runs in json.loads(output.read_text()).items()}
 
 
 def least(every: Sequence[Dump]) -> dict[str, Dump]:
     """Return the dump with the fewest instructions for each name."""
-    found: dict[str, Dump] = {}
+    fewest: dict[str, Dump] = {}
     for dump in every:
-        if dump.name not in found or dump.total() < found[dump.name].total():
-            found[dump.name] = dump
-    return found
+        if dump.name not in fewest or dump.total() < fewest[dump.name].total():
+            fewest[dump.name] = dump
+    return fewest
 
 
 def per_request(dump: Dump, requests: int) -> dict[str, float]:
@@ -139,20 +139,20 @@ def system_calls(strace: str, room: Path, only: Sequence[str]) -> dict[str, dict
     inside = [f"--env={name}={value}" for name, value in preload.items()]
     run([strace, "-f", "-o", trace, *inside, *command(REPEATED, "traced", output, only)], {"PATH": preload["PATH"]})
     every = json.loads(output.read_text())
-    found: dict[str, dict[str, float]] = {}
+    fewest: dict[str, dict[str, float]] = {}
     with trace.open() as lines:
         for batch, called in between_marks(lines):
             if batch in every:
                 requests = every[batch][0]["requests"]
                 this = {name: count / requests for name, count in sorted(called.items())}
-                if batch not in found or sum(this.values()) < sum(found[batch].values()):
-                    found[batch] = this
-    return found
+                if batch not in fewest or sum(this.values()) < sum(fewest[batch].values()):
+                    fewest[batch] = this
+    return fewest
 
 
 def between_marks(lines: Iterable[str]) -> list[tuple[str, Counter[str]]]:
     """Return the calls between `begin` and `end`, up to the end of each batch."""
-    found: list[tuple[str, Counter[str]]] = []
+    batches: list[tuple[str, Counter[str]]] = []
     called: Counter[str] = Counter()
     counting = False
     for line in lines:
@@ -165,8 +165,8 @@ def between_marks(lines: Iterable[str]) -> list[tuple[str, Counter[str]]]:
             if text in {"begin", "end"}:
                 counting = text == "begin"
             else:
-                found.append((text, called))
+                batches.append((text, called))
                 called = Counter()
         elif counting:
             called[name] += 1
-    return found
+    return batches

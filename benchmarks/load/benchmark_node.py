@@ -50,7 +50,7 @@ class BenchmarkNode:
         return server.pods.call(lambda: begin(core=GENERATOR_CORE, warm_seconds=warm_seconds))
 
     @property
-    def known(self) -> tuple[int, ...]:
+    def helper_pids(self) -> tuple[int, ...]:
         """Other processes of the measurement, apart from server and generator."""
         return (self.node_servers.pid, *self.emulators)
 

@@ -94,19 +94,19 @@ def _description(what: Disturbance, before: Counts, after: Counts, noise: int) -
     return f" ({happened[what.key]} in all)" if what.key in happened else ""
 
 
-def _row(key: str, title: str, text: str, found: Measured, more_errors: int = 0) -> Background:
-    p50, p99, p999 = percentiles(found)
+def _row(key: str, title: str, text: str, result: Measured, more_errors: int = 0) -> Background:
+    p50, p99, p999 = percentiles(result)
     return Background(
         key=key,
         title=title,
         meanwhile=text,
-        requests=found.requests,
+        requests=result.requests,
         p50_us=p50,
         p99_us=p99,
         p999_us=p999,
-        max_us=found.latency.max_us,
-        stalls=found.latency.above(STALL_US),
-        errors=errors_of([found]) + more_errors,
+        max_us=result.latency.max_us,
+        stalls=result.latency.above(STALL_US),
+        errors=errors_of([result]) + more_errors,
     )
 
 
@@ -163,8 +163,8 @@ def uncached() -> Request:
 
 def force_refresh() -> Request:
     """Return a request that has NMI fetch a cached token again, as SDKs send it after a revocation."""
-    asked = requests.plain()
-    return replace(asked, text=asked.text.replace(b"&resource=", b"&bypass_cache=true&resource="))
+    request = requests.plain()
+    return replace(request, text=request.text.replace(b"&resource=", b"&bypass_cache=true&resource="))
 
 
 def _give_way() -> None:

@@ -174,9 +174,9 @@ class Emulators:
         self._events += 1
         return self._names[self._turn % len(self._names)]
 
-    def _count_lists(self, asked: Recorded) -> None:
-        begins = asked.path.startswith(f"{PODS.path()}?") and "watch=" not in asked.path
-        self._lists += begins and "continue=" not in asked.path
+    def _count_lists(self, request: Recorded) -> None:
+        begins = request.path.startswith(f"{PODS.path()}?") and "watch=" not in request.path
+        self._lists += begins and "continue=" not in request.path
 
 
 def managed(number: int) -> ManagedIdentity:

@@ -41,11 +41,11 @@ class Request:
     def closing(self) -> "Request":
         """Return the request with `Connection: close` in place of any other Connection field."""
         close = b"Connection: close\r\n"
-        if not (said := re.search(rb"(?i)(?<=\r\n)connection:[^\r\n]*\r\n", self.text)):
+        if not (field := re.search(rb"(?i)(?<=\r\n)connection:[^\r\n]*\r\n", self.text)):
             return replace(self, text=self.text[:-2] + close + b"\r\n")
-        longer = len(close) - len(said[0])
-        text = self.text[: said.start()] + close + self.text[said.end() :]
-        return Request(text, tuple(at if at < said.start() else at + longer for at in self.ids))
+        longer = len(close) - len(field[0])
+        text = self.text[: field.start()] + close + self.text[field.end() :]
+        return Request(text, tuple(at if at < field.start() else at + longer for at in self.ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +172,12 @@ class Load:
 
     def _explain(self) -> None:
         assert self._process.stderr
-        said = self._process.stderr.read().decode().strip()
+        message = self._process.stderr.read().decode().strip()
         status = self._process.wait()
         self.stop()
         if status == 2:
-            raise ValueError(said)
-        raise GeneratorError(said or f"the load generator has ended with status {status}: start it again")
+            raise ValueError(message)
+        raise GeneratorError(message or f"the load generator has ended with status {status}: start it again")
 
 
 def built() -> Path:
@@ -252,24 +252,24 @@ def _specification(
     return b"\n".join([*lines, b"end\n"])
 
 
-def _run(found: dict[str, Any], names: Sequence[str]) -> Run:
-    groups = {name: _measured(group) for name, group in zip(names, found["groups"], strict=True)}
-    return Run(groups, found["nanoseconds"] / 1e9, found["cpu_seconds"])
+def _run(result: dict[str, Any], names: Sequence[str]) -> Run:
+    groups = {name: _measured(group) for name, group in zip(names, result["groups"], strict=True)}
+    return Run(groups, result["nanoseconds"] / 1e9, result["cpu_seconds"])
 
 
-def _measured(found: dict[str, Any]) -> Measured:
+def _measured(result: dict[str, Any]) -> Measured:
     return Measured(
-        requests=found["requests"],
-        seconds=found["nanoseconds"] / 1e9,
-        statuses={int(status): count for status, count in found["statuses"].items()},
-        errors=found["errors"],
-        latency=_latency(found["latency"]),
-        behind=_latency(found["behind"]),
+        requests=result["requests"],
+        seconds=result["nanoseconds"] / 1e9,
+        statuses={int(status): count for status, count in result["statuses"].items()},
+        errors=result["errors"],
+        latency=_latency(result["latency"]),
+        behind=_latency(result["behind"]),
     )
 
 
-def _latency(found: dict[str, Any]) -> Latency:
-    return Latency(found["max"] / 1e3, tuple((bucket, count) for bucket, count in found["buckets"]))
+def _latency(result: dict[str, Any]) -> Latency:
+    return Latency(result["max"] / 1e3, tuple((bucket, count) for bucket, count in result["buckets"]))
 
 
 def _middle_us(bucket: int) -> float:

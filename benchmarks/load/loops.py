@@ -43,13 +43,13 @@ class Pace:
 def measured(load: Load, benchmark_node: BenchmarkNode, cores: Cores, pace: Pace) -> Case:
     """Measure *load* on all servers of the node."""
     servers = benchmark_node.servers.items()
-    found = _alternate(
+    outcome = _alternate(
         [_measured_server(name, load, benchmark_node, server, pace) for name, server in servers],
         cores,
         pace,
         benchmark_node,
     )
-    return _case(load, benchmark_node, found.rounds, found.redone)
+    return _case(load, benchmark_node, outcome.rounds, outcome.redone)
 
 
 def side_by_side(loads: Sequence[tuple[Load, BenchmarkNode]], cores: Cores, pace: Pace) -> tuple[Case, ...]:
@@ -61,9 +61,9 @@ def side_by_side(loads: Sequence[tuple[Load, BenchmarkNode]], cores: Cores, pace
     measured_servers += [
         _measured_server(load.key, load, benchmark_node, benchmark_node.node, pace) for load, benchmark_node in loads
     ]
-    found = _alternate(measured_servers, cores, pace, *(benchmark_node for _, benchmark_node in loads))
+    outcome = _alternate(measured_servers, cores, pace, *(benchmark_node for _, benchmark_node in loads))
     return tuple(
-        _case(load, benchmark_node, {BASE: found.rounds[BASE], OURS: found.rounds[load.key]}, found.redone)
+        _case(load, benchmark_node, {BASE: outcome.rounds[BASE], OURS: outcome.rounds[load.key]}, outcome.redone)
         for load, benchmark_node in loads
     )
 
@@ -71,8 +71,8 @@ def side_by_side(loads: Sequence[tuple[Load, BenchmarkNode]], cores: Cores, pace
 def control(benchmark_node: BenchmarkNode, cores: Cores, pace: Pace) -> Control:
     """Measure NMI as if it were two servers."""
     twice = [_measured_server(name, CONTROL, benchmark_node, benchmark_node.node, pace) for name in (OURS, AGAIN)]
-    found = _alternate(twice, cores, pace, benchmark_node)
-    return paired.control(CONTROL.title, found.rounds[OURS], found.rounds[AGAIN], found.redone)
+    outcome = _alternate(twice, cores, pace, benchmark_node)
+    return paired.control(CONTROL.title, outcome.rounds[OURS], outcome.rounds[AGAIN], outcome.redone)
 
 
 def _measured_server(
@@ -82,7 +82,9 @@ def _measured_server(
 
 
 def _alternate(measured_servers: Sequence[MeasuredServer], cores: Cores, pace: Pace, *stages: BenchmarkNode) -> Outcome:
-    rounds = Rounds(cores, known=(os.getpid(), *(pid for benchmark_node in stages for pid in benchmark_node.known)))
+    rounds = Rounds(
+        cores, helper_pids=(os.getpid(), *(pid for benchmark_node in stages for pid in benchmark_node.helper_pids))
+    )
     return rounds.alternate(measured_servers, pace.rounds, pace.deadline, quick=pace.quick)
 
 
@@ -111,32 +113,32 @@ def _sample(
         running.counting()
         begin()
         run = running.wait()
-    found = run.groups[load.key]
-    p50, p99, p999 = percentiles(found)
+    result = run.groups[load.key]
+    p50, p99, p999 = percentiles(result)
     expected = load.status if server is benchmark_node.node else OK
     return Sample(
-        requests=found.requests,
-        rps=found.rps(),
+        requests=result.requests,
+        rps=result.rps(),
         p50_us=p50,
         p99_us=p99,
         p999_us=p999,
-        statuses=found.statuses,
-        errors=found.errors if server.name == REFERENCE else errors(found, expected),
+        statuses=result.statuses,
+        errors=result.errors if server.name == REFERENCE else errors(result, expected),
         generator_seconds=run.cpu_seconds,
     )
 
 
-def percentiles(found: Measured) -> tuple[float, float, float]:
+def percentiles(result: Measured) -> tuple[float, float, float]:
     """Return p50, p99 and p99.9 in µs. They are 0 without responses; `errors` has the reasons."""
-    if not found.requests:
+    if not result.requests:
         return 0.0, 0.0, 0.0
-    return found.latency.quantile(0.5), found.latency.quantile(0.99), found.latency.quantile(0.999)
+    return result.latency.quantile(0.5), result.latency.quantile(0.99), result.latency.quantile(0.999)
 
 
-def errors(found: Measured, expected: int = OK) -> dict[str, int]:
+def errors(result: Measured, expected: int = OK) -> dict[str, int]:
     """Return the errors and how often each occurred."""
-    others = {f"status {status}": count for status, count in found.statuses.items() if status != expected}
-    return {**found.errors, **others}
+    others = {f"status {status}": count for status, count in result.statuses.items() if status != expected}
+    return {**result.errors, **others}
 
 
 def at_rates(rates: Sequence[int], benchmark_node: BenchmarkNode, seconds: float) -> tuple[OpenLoop, ...]:
@@ -156,13 +158,13 @@ def _timely(rate: int, benchmark_node: BenchmarkNode, server: Server, seconds: f
         "all", RATE_CONNECTIONS, benchmark_node.first_pod, benchmark_node.askers, (requests.plain(),), rate=rate
     )
     with benchmark_node.load(server, [group], seconds, warm_seconds=OPEN_WARM_SECONDS) as running:
-        found = running.wait().groups["all"]
-    p50, p99, p999 = percentiles(found)
+        result = running.wait().groups["all"]
+    p50, p99, p999 = percentiles(result)
     return Timely(
         p50_us=p50,
         p99_us=p99,
         p999_us=p999,
-        max_us=found.latency.max_us,
-        errors=sum(errors(found).values()),
-        late_us=found.behind.quantile(0.99) if found.behind.count else 0.0,
+        max_us=result.latency.max_us,
+        errors=sum(errors(result).values()),
+        late_us=result.behind.quantile(0.99) if result.behind.count else 0.0,
     )

@@ -31,8 +31,8 @@ def with_service_account(argv: Sequence[str], kubeconfig: Path, kept: Path) -> l
 
     The files are written to the folder *kept*.
     """
-    said = json.loads(kubeconfig.read_text())
-    cluster, user = said["clusters"][0]["cluster"], said["users"][0]["user"]
+    document = json.loads(kubeconfig.read_text())
+    cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
     account = kept / "serviceaccount"
     account.mkdir(mode=0o700)
     (account / "ca.crt").write_bytes(base64.b64decode(cluster["certificate-authority-data"]))

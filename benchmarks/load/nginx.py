@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load.servers import HERE, ROOT, Server, Side, folder, found, is_listening, running, wait_until
+from benchmarks.load.servers import HERE, ROOT, Server, Side, folder, is_listening, program_path, running, wait_until
 from benchmarks.results import BASE
 from podidentity_sandbox.processes import ProgramError
 from podidentity_sandbox.serving import free_ports
@@ -61,7 +61,7 @@ http {{
 @contextmanager
 def nginx(answer: bytes, *, core: int | None = 0, side: Side = HERE) -> Iterator[Server]:
     """Start nginx on the loopback of *side*; its process is the worker. Raises ProgramError, also without nginx."""
-    program = found("nginx", UNPACKED)
+    program = program_path("nginx", UNPACKED)
     if program is None:
         raise ProgramError("nginx is missing; run make setup, or sudo apt-get install nginx")
     (port,) = free_ports(1)

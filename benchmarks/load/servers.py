@@ -143,9 +143,9 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], name
     while not ready():
         ended, late = process.poll() is not None, time.monotonic() > deadline
         if ended or late:
-            said = " | ".join(log.read_text(errors="replace").strip().splitlines()[-TAIL_LINES:]) or "it said nothing"
+            output = " | ".join(log.read_text(errors="replace").strip().splitlines()[-TAIL_LINES:]) or "it said nothing"
             what = f"ended with code {process.returncode}" if ended else f"is not ready after {START_SECONDS:g} s"
-            raise ProgramError(f"{name} {what}: {said}")
+            raise ProgramError(f"{name} {what}: {output}")
         time.sleep(POLL_SECONDS)
 
 
@@ -188,7 +188,7 @@ def check(server: Server, expected: bytes, *, source: str = FIRST_POD) -> None:
         raise ProgramError(f"{server.name} answers with {len(answer.body)} bytes, NMI with {len(expected)}")
 
 
-def found(program: str, *contexts: Path) -> Path | None:
-    """Return the path of *program*: on the PATH, in the folders for administrators' programs, or one of *places*."""
+def program_path(program: str, *paths: Path) -> Path | None:
+    """Return the path of *program*: on the PATH, in the folders for administrators' programs, or one of *paths*."""
     on_path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{USUAL_PATH}")
-    return Path(on_path) if on_path else next((path for path in contexts if os.access(path, os.X_OK)), None)
+    return Path(on_path) if on_path else next((path for path in paths if os.access(path, os.X_OK)), None)

@@ -13,8 +13,8 @@ enum { SPEC_MAX = 4 << 20 };
 static char *spec, *spec_end; /* the part that was not read yet */
 static int spec_line = 1;
 
-__attribute__((noreturn)) static void refuse(const char *what, const char *why) {
-    leave(2, "specification, line %d: %s %s", spec_line, what, why);
+__attribute__((noreturn)) static void refuse(const char *what, const char *reason) {
+    leave(2, "specification, line %d: %s %s", spec_line, what, reason);
 }
 
 static bool spec_has(const char *text) {

@@ -20,9 +20,9 @@ def put(document: Path, maker: str, made: str) -> None:
 def _parts(document: Path, maker: str) -> tuple[str, str, str]:
     """Split into the parts before, between and after the marks. Raises ValueError without such a pair."""
     begin = f"<!-- made by: python -m {maker} -->"
-    before, found, rest = document.read_text().partition(begin)
+    before, opening, rest = document.read_text().partition(begin)
     between, ended, after = rest.partition(END)
-    if not found or not ended:
+    if not opening or not ended:
         raise ValueError(
             f"{document.name} has no lines {begin} and {END}: insert them where the generated part belongs"
         )

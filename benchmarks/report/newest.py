@@ -23,7 +23,7 @@ NONE: Final = "No full run has been accepted yet."
 def newest(folder: Path = FOLDER) -> tuple[Path, Results] | None:
     """Return the latest accepted full run."""
     runs = [(file, read(file)) for file in folder.glob("2*.json")]
-    accepted = [(file, found) for file, found in runs if found.full and not objections(found)]
+    accepted = [(file, results) for file, results in runs if results.full and not objections(results)]
     return max(accepted, key=lambda run: run[1].date, default=None)
 
 
@@ -32,10 +32,10 @@ def made(document: Path, folder: Path = FOLDER) -> str:
     run = newest(folder)
     if run is None:
         return NONE
-    file, found = run
+    file, results = run
     at = Path(os.path.relpath(file.parent, document.parent))
     whole = f"[All figures]({at / file.stem / FILE})"
-    return "\n\n".join([short(found), whole])
+    return "\n\n".join([short(results), whole])
 
 
 def renew(document: Path, folder: Path = FOLDER) -> None:

@@ -17,42 +17,42 @@ FILE: Final = "table.md"
 """The name of the table in the folder of a results file."""
 
 
-def table(found: Results) -> str:
-    """Return all parts of *found* that have figures."""
+def table(results: Results) -> str:
+    """Return all parts of *results* that have figures."""
     parts = (
-        _run(found),
-        verdict(found),
-        budgets(found),
-        _part("Control: the same server twice", _control(found)),
-        _part("Closed loop: each connection asks again as soon as it is answered", _cases(found.cases)),
-        _part("Open loop: latency from when each request was due, NMI and nginx at the same rate", _open_loop(found)),
-        _part("NMI during disturbances", _background(found)),
-        _part("NMI's resident memory", _memory(found)),
-        _left_out(found),
+        _run(results),
+        verdict(results),
+        budgets(results),
+        _part("Control: the same server twice", _control(results)),
+        _part("Closed loop: each connection asks again as soon as it is answered", _cases(results.cases)),
+        _part("Open loop: latency from when each request was due, NMI and nginx at the same rate", _open_loop(results)),
+        _part("NMI during disturbances", _background(results)),
+        _part("NMI's resident memory", _memory(results)),
+        _left_out(results),
     )
     return "\n\n".join(part for part in parts if part)
 
 
-def store(file: Path, found: Results) -> Path:
+def store(file: Path, results: Results) -> Path:
     """Write the table to the folder of *file*. Return its path."""
     folder = file.with_suffix("")
     folder.mkdir(exist_ok=True)
-    (folder / FILE).write_text(table(found) + "\n")
+    (folder / FILE).write_text(table(results) + "\n")
     return folder / FILE
 
 
-def short(found: Results) -> str:
+def short(results: Results) -> str:
     """Return the summary: whether the run is accepted, the budgets, and the comparison of the servers."""
-    parts = (_run(found), verdict(found), budgets(found), _compared(found.cases), _left_out(found))
+    parts = (_run(results), verdict(results), budgets(results), _compared(results.cases), _left_out(results))
     return "\n\n".join(part for part in parts if part)
 
 
-def verdict(found: Results) -> str:
+def verdict(results: Results) -> str:
     """Return one line: whether the run is accepted, or the reasons against it."""
-    against = objections(found)
+    against = objections(results)
     if against:
         return f"Not accepted: {'; '.join(against)}."
-    if not found.full:
+    if not results.full:
         return f"A quick run for an overview: only a full one, with at least {LEAST_ROUNDS} rounds, can be accepted."
     return (
         f"Accepted: the same server measured twice agrees within {AGREEMENT:.0%}, nothing disturbed a closed loop, no "
@@ -60,8 +60,8 @@ def verdict(found: Results) -> str:
     )
 
 
-def budgets(found: Results) -> str:
-    rows = [[budget.what, _bound(budget), _aim(budget), _got(budget), _met(budget)] for budget in found.budgets]
+def budgets(results: Results) -> str:
+    rows = [[budget.what, _bound(budget), _aim(budget), _got(budget), _met(budget)] for budget in results.budgets]
     return grid(["budget", "limit", "aim", "found", ""], rows, numbers=False)
 
 
@@ -86,19 +86,19 @@ def _part(title: str, body: str) -> str:
     return f"**{title}**\n\n{body}" if body else ""
 
 
-def _run(found: Results) -> str:
-    machine = found.machine
+def _run(results: Results) -> str:
+    machine = results.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     kind = "virtual" if machine.virtual else "bare"
     speed = f", governor {machine.governor}" if machine.governor else ""
     if machine.turbo is not None:
         speed += f", turbo {'on' if machine.turbo else 'off'}"
     return (
-        f"{found.date:%Y-%m-%d %H:%M} UTC, commit {found.commit}{' with changes' if found.changed else ''}, "
-        f"{'full' if found.full else 'quick'} run of {found.seconds / 60:.1f} min.\n"
+        f"{results.date:%Y-%m-%d %H:%M} UTC, commit {results.commit}{' with changes' if results.changed else ''}, "
+        f"{'full' if results.full else 'quick'} run of {results.seconds / 60:.1f} min.\n"
         f"{machine.cpu}, {machine.cores} cores ({kind}{speed}), {machine.memory_gib} GiB, Linux {machine.kernel}; "
         f"{versions}.\n"
-        f"Load before: {machine.load:g}; a hypervisor took {found.stolen_seconds:.1f} s of the cores' time."
+        f"Load before: {machine.load:g}; a hypervisor took {results.stolen_seconds:.1f} s of the cores' time."
     )
 
 
@@ -133,26 +133,26 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def spread(found: Quartiles) -> str:
+def spread(ratio: Quartiles) -> str:
     """Return the median of a ratio and, in brackets, its quartiles."""
-    return f"{found.median:.2f} [{found.low:.2f}-{found.high:.2f}]"
+    return f"{ratio.median:.2f} [{ratio.low:.2f}-{ratio.high:.2f}]"
 
 
-def _control(found: Results) -> str:
+def _control(results: Results) -> str:
     return grid(
         ["case", "rounds", "redone", "requests/s", "CPU", "p50", "p99", "agrees"],
-        [_agreement(found.control)] if found.control else [],
+        [_agreement(results.control)] if results.control else [],
     )
 
 
-def _agreement(found: Control) -> list[str]:
-    ratios = found.ratios
+def _agreement(control: Control) -> list[str]:
+    ratios = control.ratios
     medians = [_fine(ratios.rps), _fine(ratios.cpu), _fine(ratios.p50), _fine(ratios.p99)]
-    return [found.case, str(found.rounds), str(found.redone), *medians, "yes" if found.agrees else "NO"]
+    return [control.case, str(control.rounds), str(control.redone), *medians, "yes" if control.agrees else "NO"]
 
 
-def _fine(found: Quartiles) -> str:
-    return f"{found.median:.3f} [{found.low:.3f}-{found.high:.3f}]"
+def _fine(ratio: Quartiles) -> str:
+    return f"{ratio.median:.3f} [{ratio.low:.3f}-{ratio.high:.3f}]"
 
 
 def _cases(cases: Sequence[Case]) -> str:
@@ -227,13 +227,13 @@ def _compared(cases: Sequence[Case]) -> str:
     return f"{body}\n\nMedians [quartiles] of the ratios of paired rounds." if rows else ""
 
 
-def _medians(found: Ratios) -> list[str]:
-    return [f"{ratio.median:.2f}" for ratio in (found.p50, found.p99)]
+def _medians(ratios: Ratios) -> list[str]:
+    return [f"{ratio.median:.2f}" for ratio in (ratios.p50, ratios.p99)]
 
 
-def _open_loop(found: Results) -> str:
+def _open_loop(results: Results) -> str:
     rows = []
-    for row in found.open_loop:
+    for row in results.open_loop:
         rates = chain([f"{row.rate:,}"], [""] * len(row.servers))
         for rate, (name, timely) in zip(rates, row.servers.items(), strict=False):
             latency = [timely.p50_us, timely.p99_us, timely.p999_us, timely.max_us, timely.late_us]
@@ -243,7 +243,7 @@ def _open_loop(found: Results) -> str:
     )
 
 
-def _background(found: Results) -> str:
+def _background(results: Results) -> str:
     head = ["disturbance", "requests", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "over 5 ms", "errors"]
     body = grid(
         head,
@@ -255,17 +255,17 @@ def _background(found: Results) -> str:
                 f"{row.stalls:,}",
                 f"{row.errors:,}",
             ]
-            for row in found.background
+            for row in results.background
         ],
     )
-    notes = [f"* {row.title}: {row.meanwhile}" for row in found.background]
+    notes = [f"* {row.title}: {row.meanwhile}" for row in results.background]
     return "\n".join([body, "", *notes]) if notes else ""
 
 
-def _memory(found: Results) -> str:
-    rows = [[f"{row.pods:,}", figure(row.idle_mib), figure(row.load_mib)] for row in found.memory]
+def _memory(results: Results) -> str:
+    rows = [[f"{row.pods:,}", figure(row.idle_mib), figure(row.load_mib)] for row in results.memory]
     body = grid(["pods", "idle MiB", "at most MiB"], rows, texts=0)
-    footprint = found.reference
+    footprint = results.reference
     reference = (
         f"The Go implementation: {figure(footprint.rss_mib)} MiB after its start in {figure(footprint.seconds)} s with "
         f"{figure(footprint.cpu_seconds)} CPU s."
@@ -275,10 +275,10 @@ def _memory(found: Results) -> str:
     return "\n\n".join(part for part in (body, reference) if part)
 
 
-def _left_out(found: Results) -> str:
+def _left_out(results: Results) -> str:
     return (
-        "\n".join(["What this leaves out:", "", *(f"* {sentence}" for sentence in found.left_out)])
-        if found.left_out
+        "\n".join(["What this leaves out:", "", *(f"* {sentence}" for sentence in results.left_out)])
+        if results.left_out
         else ""
     )
 

@@ -63,7 +63,7 @@ class Machine(Cores):
         return MeasuredServer(name, (SERVER,), measure)
 
     def run(self, *names: str, rounds: int = LEAST_ROUNDS, deadline: float = NEVER, quick: bool = False) -> Outcome:
-        able = Rounds(self, known=(EMULATORS,), clock=self.clock, sleep=self.sleep)
+        able = Rounds(self, helper_pids=(EMULATORS,), clock=self.clock, sleep=self.sleep)
         return able.alternate([self.measured_server(name) for name in names], rounds, deadline, quick=quick)
 
 
