@@ -20,8 +20,8 @@ async def write(picture: Path = PICTURE) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         path = folder / "access.html"
-        found = await asyncio.to_thread(lambda: review(generated_cluster(PODS, IDENTITIES, NODES)))
-        await asyncio.to_thread(path.write_text, document(found), encoding="utf-8")
+        report = await asyncio.to_thread(lambda: review(generated_cluster(PODS, IDENTITIES, NODES)))
+        await asyncio.to_thread(path.write_text, document(report), encoding="utf-8")
         async with open_page(folder / "profile", width=1280, height=900) as page:
             await page.open(path)
             await page.until("document.documentElement?.dataset.ready === 'yes'")

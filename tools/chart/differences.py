@@ -36,13 +36,13 @@ def patched(base: str, difference: str) -> str:
 
 def _objects(text: str) -> dict[str, list[str]]:
     """Return the lines of each object by its title: kind, namespace and name."""
-    found = {}
+    objects = {}
     for part in re.split(r"^---\n", text, flags=re.MULTILINE)[1:]:
         read = yaml.load(part, yaml.CSafeLoader)
         meta = read["metadata"]
         namespace = f"{meta['namespace']}/" if "namespace" in meta else ""
-        found[f"{read['kind']} {namespace}{meta['name']}"] = part.splitlines(keepends=True)
-    return found
+        objects[f"{read['kind']} {namespace}{meta['name']}"] = part.splitlines(keepends=True)
+    return objects
 
 
 def _order(title: str) -> tuple[str, str, str]:

@@ -69,11 +69,11 @@ def text_of(objects: Iterable[Object]) -> str:
 def _shortened(item: Object) -> Object:
     if item["kind"] not in {"ConfigMap", "Pod"}:
         return item
-    known = {file.read_text().strip(): f"<{file.name}>" for folder in ("crds", "files") for file in _files(folder)}
+    names = {file.read_text().strip(): f"<{file.name}>" for folder in ("crds", "files") for file in _files(folder)}
     if item["kind"] == "ConfigMap":
-        return {**item, "data": {key: known.get(text.strip(), text) for key, text in item["data"].items()}}
+        return {**item, "data": {key: names.get(text.strip(), text) for key, text in item["data"].items()}}
     containers = [
-        {**container, "command": [known.get(text.strip(), text) for text in container["command"]]}
+        {**container, "command": [names.get(text.strip(), text) for text in container["command"]]}
         if "command" in container
         else container
         for container in item["spec"]["containers"]

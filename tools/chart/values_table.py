@@ -33,11 +33,11 @@ def values_of(text: str) -> list[Value]:
     """Return the values of a values.yaml, in its order. Raise ValueError with the names of those without a comment."""
     root = yaml.compose(text, yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode), "values.yaml contains no mapping"  # noqa: S101  a chart that helm refuses
-    found = list(_values(root, text.splitlines(), ""))
-    silent = [value.name for value in found if not value.description]
+    values = list(_values(root, text.splitlines(), ""))
+    silent = [value.name for value in values if not value.description]
     if silent:
         raise ValueError(f"no comment above {', '.join(silent)} in values.yaml; describe the effect there")
-    return found
+    return values
 
 
 def _values(mapping: yaml.MappingNode, lines: Sequence[str], above: str) -> Iterator[Value]:
@@ -51,13 +51,13 @@ def _values(mapping: yaml.MappingNode, lines: Sequence[str], above: str) -> Iter
 
 
 def _comment(lines: Sequence[str], mark: yaml.Mark) -> str:
-    found: list[str] = []
+    comment: list[str] = []
     opening = " " * mark.column + "#"
     for line in reversed(lines[: mark.line]):
         if not line.startswith(opening):
             break
-        found.insert(0, line.removeprefix(opening).strip())
-    return " ".join(found)
+        comment.insert(0, line.removeprefix(opening).strip())
+    return " ".join(comment)
 
 
 def made(chart: Path) -> str:

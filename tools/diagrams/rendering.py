@@ -77,7 +77,7 @@ def dark_rules(svg: str) -> Iterator[str]:
         for rule in RULE.finditer(sheet):
             declarations = [declaration for declaration in rule["body"].split(";") if COLOUR.search(declaration)]
             changed = [
-                COLOUR.sub(lambda found: DARK.get(found[0].lower(), found[0]), declaration)
+                COLOUR.sub(lambda match: DARK.get(match[0].lower(), match[0]), declaration)
                 for declaration in declarations
             ]
             if changed != declarations:

@@ -82,7 +82,7 @@ def _limits(setting: Setting) -> str:
 def _with_flags(text: str, names: Mapping[str, str]) -> str:
     """Return *text* with flags instead of the fields that it names. A field of one word may be an ordinary word."""
     return re.sub(
-        r"\b[a-z]+(?:_[a-z]+)+\b", lambda found: f"`--{names[found[0]]}`" if found[0] in names else found[0], text
+        r"\b[a-z]+(?:_[a-z]+)+\b", lambda match: f"`--{names[match[0]]}`" if match[0] in names else match[0], text
     )
 
 

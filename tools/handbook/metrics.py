@@ -115,12 +115,12 @@ def shown(exposed: str) -> Iterator[Shown]:
     for family in text_string_to_metric_families(exposed):
         # The parser removes the suffix that the format adds.
         name = family.name if family.name in kinds else f"{family.name}_total"
-        found = Shown(name, kinds[name], family.documentation)
+        metric = Shown(name, kinds[name], family.documentation)
         for sample in family.samples:
             for label, value in sample.labels.items():
                 if label != "le":
-                    found.labels.setdefault(label, set()).add(value)
-        yield found
+                    metric.labels.setdefault(label, set()).add(value)
+        yield metric
 
 
 def made() -> str:

@@ -58,14 +58,14 @@ class Finding:
 
 def read_phrases(text: str) -> list[Phrase]:
     """Return the phrases of phrases.txt."""
-    found = []
+    phrases = []
     for line in text.splitlines():
         if line and not line.startswith("#"):
             expression, _, advice = line.partition("\t")
             # A comment continues after a line break, spaces and a comment sign.
             spaced = expression.replace(" ", r"(?:[_ ]|\s*\n[ \t]*(?:# ?)?)")
-            found.append(Phrase(re.compile(rf"(?<![A-Za-z])(?:{spaced})(?![A-Za-z])", re.IGNORECASE), advice))
-    return found
+            phrases.append(Phrase(re.compile(rf"(?<![A-Za-z])(?:{spaced})(?![A-Za-z])", re.IGNORECASE), advice))
+    return phrases
 
 
 def findings(path: str, text: str, phrases: Sequence[Phrase]) -> Iterator[Finding]:
@@ -97,13 +97,13 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="print all uses, also those within the budget")
     options = parser.parse_args()
     phrases = read_phrases(PHRASES.read_text())
-    found = [
+    all_findings = [
         finding for path in tracked() for finding in findings(path, (ROOT / path).read_text(errors="replace"), phrases)
     ]
-    counts = Counter(finding.directory for finding in found)
+    counts = Counter(finding.directory for finding in all_findings)
     budget: dict[str, int] = json.loads(BUDGET.read_text())
     failed = over_budget(counts, budget)
-    for finding in found:
+    for finding in all_findings:
         if options.all or finding.directory in failed:
             print(f"{finding.path}:{finding.line}: {finding.text!r}: write {finding.advice}")  # noqa: T201
     if failed:

@@ -33,10 +33,10 @@ def push(archive: Path, registry: str, epoch: int, *options: str) -> tuple[str, 
     """
     os.utime(archive, (epoch, epoch))
     output = helm("push", str(archive), f"oci://{registry}", *options)
-    found = re.search(r"^Digest: (sha256:[0-9a-f]{64})$", output, re.MULTILINE)
-    if found is None:
+    digest = re.search(r"^Digest: (sha256:[0-9a-f]{64})$", output, re.MULTILINE)
+    if digest is None:
         raise ReleaseError(f"helm push reported no digest: {output}")
-    return f"{registry}/{CHART.name}", found[1]
+    return f"{registry}/{CHART.name}", digest[1]
 
 
 def images(archive: Path) -> set[str]:

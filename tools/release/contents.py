@@ -66,8 +66,8 @@ def _metadata_problems(files: Mapping[str, bytes], tree: Path, scripts: Mapping[
         yield "the wheel lacks the licence: license-files in pyproject.toml"
     entries = configparser.ConfigParser(delimiters=["="])
     entries.read_string(files.get("entry_points.txt", b"").decode())
-    found = dict(entries["console_scripts"]) if "console_scripts" in entries else {}
-    if found != dict(scripts):
-        yield f"the wheel's entry points are {sorted(found)}, but pyproject.toml has {sorted(scripts)}"
+    entry_points = dict(entries["console_scripts"]) if "console_scripts" in entries else {}
+    if entry_points != dict(scripts):
+        yield f"the wheel's entry points are {sorted(entry_points)}, but pyproject.toml has {sorted(scripts)}"
     if Parser().parsestr(files.get("WHEEL", b"").decode()).get("Root-Is-Purelib") != "false":
         yield "the wheel states that it has no compiled module"

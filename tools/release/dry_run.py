@@ -191,15 +191,15 @@ def dry_run(tree: Path, out: Path, *, url: str = "", images: Path | None = None)
     artifacts.append(first.install(wheel, first.check()))
     base = ""
     if images is not None:
-        found, base = collect(images, first.out, first.epoch)
-        artifacts += found
+        image_files, base = collect(images, first.out, first.epoch)
+        artifacts += image_files
     shutil.rmtree(out / "again")
     return first.seal(artifacts, base=base)
 
 
-def refuse(found: Iterable[str]) -> None:
+def refuse(faults: Iterable[str]) -> None:
     """Raise ReleaseError with all messages, if there are any."""
-    if messages := [*found]:
+    if messages := [*faults]:
         raise ReleaseError("\n".join(messages))
 
 

@@ -29,7 +29,7 @@ def collect(images: Path, out: Path, epoch: int) -> tuple[list[Path], str]:
     if not (images / "compared").exists():
         raise ReleaseError(f"{images} has no images that were built twice; run tools/local-images")
     architecture = ARCHITECTURES[platform.machine()]
-    found = []
+    files = []
     for program in IMAGES:
         archive = out / f"{program}-{architecture}{ARCHIVE}"
         unpack(images / f"{program}.tar", out / program)
@@ -37,8 +37,8 @@ def collect(images: Path, out: Path, epoch: int) -> tuple[list[Path], str]:
         shutil.rmtree(out / program)
         bill = out / f"{program}-{architecture}{BILL}"
         shutil.copyfile(images / "sbom" / f"{program}.cdx.json", bill)
-        found += [archive, bill]
-    return found, (images / "base").read_text().strip()
+        files += [archive, bill]
+    return files, (images / "base").read_text().strip()
 
 
 def products_of(artifacts: Iterable[Path]) -> list[Product]:
@@ -47,7 +47,7 @@ def products_of(artifacts: Iterable[Path]) -> list[Product]:
     The URL of an image has the digest in its archive, which is next to its bill. The distributions are one product,
     with a bill for each architecture.
     """
-    found: dict[str, Product] = {}
+    products: dict[str, Product] = {}
     for path in artifacts:
         if not path.name.endswith(BILL):
             continue
@@ -57,12 +57,12 @@ def products_of(artifacts: Iterable[Path]) -> list[Product]:
         archive = path.with_name(path.name.removesuffix(BILL) + ARCHIVE)
         if archive.exists():
             url = f"pkg:oci/{name}@{quote(digest_of(archive), '')}"
-            found[url] = Product(name, url, components)
+            products[url] = Product(name, url, components)
         elif name == DISTRIBUTIONS:
             url = bill["metadata"]["component"]["purl"]
-            former = found[url].components if url in found else ()
-            found[url] = Product(name, url, components.union(former))
-    return [found[url] for url in sorted(found)]
+            former = products[url].components if url in products else ()
+            products[url] = Product(name, url, components.union(former))
+    return [products[url] for url in sorted(products)]
 
 
 def digest_of(archive: Path) -> str:

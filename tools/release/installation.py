@@ -66,9 +66,9 @@ def without_hashes(lock: str) -> str:
 
 def unlocked(report: Mapping[str, Any], lock: str, own: AbstractSet[str]) -> list[str]:
     """Return the archives in pip's installation *report* whose SHA-256 is neither in *lock* nor in *own*."""
-    known = {*own, *re.findall(r"--hash=sha256:([0-9a-f]{64})", lock)}
+    hashes = {*own, *re.findall(r"--hash=sha256:([0-9a-f]{64})", lock)}
     archives = [package["download_info"] for package in report["install"]]
-    return [archive["url"] for archive in archives if archive["archive_info"]["hashes"]["sha256"] not in known]
+    return [archive["url"] for archive in archives if archive["archive_info"]["hashes"]["sha256"] not in hashes]
 
 
 def try_programs(python: Path, version: str) -> None:

@@ -40,15 +40,15 @@ class Versions:
 
 def read(tree: Path) -> Versions:
     """Return the versions in the files of *tree*. Raise ValueError if podidentity/version.py contains none."""
-    found = re.search(r'^VERSION = "(.+)"$', (tree / VERSION_FILE).read_text(), re.MULTILINE)
-    if found is None:
+    line = re.search(r'^VERSION = "(.+)"$', (tree / VERSION_FILE).read_text(), re.MULTILINE)
+    if line is None:
         raise ValueError(f'{VERSION_FILE} has no line VERSION = "…"')
     chart = yaml.safe_load((tree / CHART_FILE).read_text())
     demo = yaml.safe_load((tree / DEMO_FILE).read_text())
     (image,) = {container["image"] for container in demo["spec"]["containers"]}
     listed = sections((tree / CHANGELOG).read_text())
     return Versions(
-        program=found[1],
+        program=line[1],
         app=str(chart["appVersion"]),
         chart=str(chart["version"]),
         demo=image.rpartition(":")[2],

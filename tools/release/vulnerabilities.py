@@ -47,8 +47,8 @@ def read(text: str) -> list[dict[str, Any]]:
     statements = document.get("statements") if isinstance(document, dict) else None
     if not isinstance(statements, list) or not all(isinstance(statement, dict) for statement in statements):
         raise ValueError(f"{FILE} has no list of statements")
-    if found := [*problems(statements)]:
-        raise ValueError("\n".join(found))
+    if faults := [*problems(statements)]:
+        raise ValueError("\n".join(faults))
     return statements
 
 

@@ -20,8 +20,8 @@ def without_code(text: str) -> str:
 
 def targets(text: str) -> Iterator[str]:
     """Yield the targets of the links in *text*, without their anchors; those in code are none."""
-    for found in LINK.finditer(without_code(text)):
-        yield found["target"]
+    for match in LINK.finditer(without_code(text)):
+        yield match["target"]
 
 
 def resolve(page: str, target: str) -> str | None:
@@ -37,19 +37,19 @@ def reachable(root: Path, pages: Iterable[str]) -> set[str]:
 
     A directory is in the result as itself. Links to nothing are omitted: mkdocs reports them.
     """
-    found: set[str] = set()
+    paths: set[str] = set()
     waiting = list(pages)
     while waiting:
         page = waiting.pop()
-        if page in found or not (root / page).exists():
+        if page in paths or not (root / page).exists():
             continue
-        found.add(page)
+        paths.add(page)
         if (root / page).is_dir():
             waiting += [f"{page}/{name}" for name in listed(root, page)]
         elif page.endswith(".md"):
             links = (resolve(page, target) for target in targets((root / page).read_text()))
             waiting += [link for link in links if link is not None]
-    return found
+    return paths
 
 
 def listed(root: Path, directory: str) -> list[str]:
@@ -66,11 +66,11 @@ def listing(root: Path, directory: str) -> str:
 def to_pages_of_directories(root: Path, page: str, text: str) -> str:
     """Return *text*, the content of *page*, with links to directories replaced by links to their pages."""
 
-    def replaced(found: re.Match[str]) -> str:
-        path = resolve(page, found["target"])
+    def replaced(match: re.Match[str]) -> str:
+        path = resolve(page, match["target"])
         if path is None or not (root / path).is_dir():
-            return found[0]
-        return f"{found['target'].rstrip('/')}/README.md{found['anchor'] or ''}"
+            return match[0]
+        return f"{match['target'].rstrip('/')}/README.md{match['anchor'] or ''}"
 
     return LINK.sub(replaced, text)
 

@@ -27,8 +27,8 @@ if (location.protocol === "file:") {{
 
 def write_worker(site: Path) -> None:
     """Write the script to *site*. Raises ValueError if the theme does not have one worker."""
-    found = sorted(site.glob(WORKERS))
-    if len(found) != 1:
-        raise ValueError(f"the theme has {len(found)} search workers; change WORKERS in tools/site/search.py")
-    source = found[0].read_text().partition("//# sourceMappingURL")[0]
+    workers = sorted(site.glob(WORKERS))
+    if len(workers) != 1:
+        raise ValueError(f"the theme has {len(workers)} search workers; change WORKERS in tools/site/search.py")
+    source = workers[0].read_text().partition("//# sourceMappingURL")[0]
     (site / SCRIPT).write_text(TEXT.format(source=json.dumps(source)))
