@@ -59,7 +59,7 @@ class Cluster:
     """An API server and nodes that exist on *network*. A task runs the kubelets and the scheduler.
 
     *settings* name an existing server, or the emulator runs. *on_pod_running* is called for each pod that runs.
-    *node_files* are the files of every node, by their paths on the node. *trusted* contains the certificate authorities
+    *node_files* are the files of every node, by their paths on the node. *trusted* contains the CA certificates
     of the servers on the nodes. *relayed* are ports of this machine's loopback that pods of NMI and MIC reach. These
     three have an effect only if nodes are network namespaces.
     """
@@ -137,7 +137,7 @@ class Cluster:
         if self.api is None:
             self._logs = KubeletServer(self.kubelets.values(), self.client)
             await self._logs.start(
-                ssl_context=await asyncio.to_thread(server_context, await self._client_authorities())
+                ssl_context=await asyncio.to_thread(server_context, await self._client_ca_certificates())
             )
         for name, (context, provider_id) in nodes.items():
             await self._add_node(name, context, provider_id)
@@ -245,8 +245,8 @@ class Cluster:
             return False
         return True
 
-    async def _client_authorities(self) -> str:
-        """Return the certificate authorities of the API server's clients (PEM). If it has none, return an empty text.
+    async def _client_ca_certificates(self) -> str:
+        """Return the CA certificates of the API server's clients (PEM), or an empty text if it has none.
 
         The API server publishes them for servers that authenticate as it does, shortly after it is ready.
         """

@@ -119,14 +119,14 @@ class KubeletServer(HttpService):
         return web.Response()
 
 
-def server_context(client_authorities: str) -> ssl.SSLContext:
-    """Return the context of a server that asks clients for a certificate of *client_authorities* (PEM).
+def server_context(client_ca_certificates: str) -> ssl.SSLContext:
+    """Return the context of a server that requests a certificate of *client_ca_certificates* (PEM) from clients.
 
-    A certificate of another authority fails the handshake. If *client_authorities* is empty, no client has one.
+    A certificate of another CA fails the handshake. If *client_ca_certificates* is empty, no client has one.
     """
     context = Authority("podidctl kubelets").server_context()
-    if client_authorities:
-        context.load_verify_locations(cadata=client_authorities)
+    if client_ca_certificates:
+        context.load_verify_locations(cadata=client_ca_certificates)
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
@@ -147,7 +147,7 @@ async def _execute_in(request: web.BaseRequest, program: Program) -> None:
         return
     query = request.rel_url.query
     names = ["error", *(name for name in ("input", "output", "error") if query.get(name) in {"1", "true"})]
-    connection = _Connection(transport, len(names))
+    connection = _SpdyConnection(transport, len(names))
     transport.set_protocol(connection)
     transport.write(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
@@ -167,7 +167,7 @@ async def _execute_in(request: web.BaseRequest, program: Program) -> None:
         transport.close()
 
 
-async def _run(connection: "_Connection", streams: dict[str, int], command: Sequence[str], pid: int) -> int:
+async def _run(connection: "_SpdyConnection", streams: dict[str, int], command: Sequence[str], pid: int) -> int:
     """Run *command* with its output in the streams and return its exit code. The end of the connection kills it."""
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -193,7 +193,7 @@ async def _run(connection: "_Connection", streams: dict[str, int], command: Sequ
     return await ending
 
 
-async def _copy(connection: "_Connection", stream: int, source: asyncio.StreamReader) -> None:
+async def _copy(connection: "_SpdyConnection", stream: int, source: asyncio.StreamReader) -> None:
     while piece := await source.read(CHUNK_BYTES):
         if stream:
             connection.send(stream, piece)
@@ -245,7 +245,7 @@ def _status(code: int) -> bytes:
     ).encode()
 
 
-class _Connection(asyncio.Protocol):
+class _SpdyConnection(asyncio.Protocol):
     """A connection with SPDY frames, on the kubelet's side."""
 
     def __init__(self, transport: asyncio.Transport, expected: int) -> None:
@@ -308,8 +308,8 @@ class _Connection(asyncio.Protocol):
             self._transport.write(head + body)
         elif kind == _SYN_STREAM and len(body) >= 4:
             block = self._headers.compress(bytes(4)) + self._headers.flush(zlib.Z_SYNC_FLUSH)
-            answer = body[:4] + block
-            self._transport.write(b"\x80\x03" + _SYN_REPLY.to_bytes(2, "big") + len(answer).to_bytes(4, "big") + answer)
+            reply = body[:4] + block
+            self._transport.write(b"\x80\x03" + _SYN_REPLY.to_bytes(2, "big") + len(reply).to_bytes(4, "big") + reply)
             self.streams.append(int.from_bytes(body[:4], "big") & 0x7FFFFFFF)
             if len(self.streams) == self._expected:
                 self.opened.set()

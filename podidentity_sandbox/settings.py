@@ -35,7 +35,7 @@ CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
 
 TRUST_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
-"""The variables that name the file of trusted authorities to OpenSSL and Go, requests, curl and Node.js."""
+"""The variables that name the file of trusted CA certificates to OpenSSL and Go, requests, curl and Node.js."""
 USUAL_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

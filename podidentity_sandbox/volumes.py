@@ -40,10 +40,10 @@ class NodeFiles:
 
     root: Path
     given: Mapping[str, Path]
-    authority: str
-    """PEM of the API server's certificate authority."""
+    ca_certificate: str
+    """PEM of the API server's CA certificate."""
     trusted: Path
-    """PEM of the certificate authorities that the programs trust, instead of an image's own."""
+    """PEM of the CA certificates that the programs trust, instead of an image's own."""
 
     def at(self, path: str, kind: str) -> Path:
         """Return the node's file at this absolute path, created if *kind* (of a hostPath volume) requires it. Raise
@@ -73,7 +73,7 @@ async def mounts(client: Client, pod: NodePod, container: Container, node: NodeF
         source = await _source(client, pod, volumes[mount.name], node, folder / f"volume-{mount.name}")
         mounted.append(Mount(source, target, mount.read_only))
     if pod.spec.automount_service_account_token is not False:
-        account = await _service_account(client, pod, node.authority, folder / "serviceaccount")
+        account = await _service_account(client, pod, node.ca_certificate, folder / "serviceaccount")
         mounted.append(Mount(account, PurePosixPath(SERVICE_ACCOUNT_ROOT), read_only=True))
     return mounted
 
@@ -101,13 +101,13 @@ async def _source(client: Client, pod: NodePod, volume: Volume, node: NodeFiles,
     return await asyncio.to_thread(_written, folder, files)
 
 
-async def _service_account(client: Client, pod: NodePod, authority: str, folder: Path) -> Path:
+async def _service_account(client: Client, pod: NodePod, ca_certificate: str, folder: Path) -> Path:
     """Return a token bound to the pod, as the kubelet requests it."""
     bound = {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
     path = SERVICE_ACCOUNTS.path(pod.metadata.namespace, pod.spec.service_account_name, "token")
     body = msgspec.json.encode({"spec": {"expirationSeconds": TOKEN_SECONDS, "boundObjectRef": bound}})
     response = json.loads(await client.request("POST", path, body=body))
-    files = {"token": response["status"]["token"], "ca.crt": authority, "namespace": pod.metadata.namespace}
+    files = {"token": response["status"]["token"], "ca.crt": ca_certificate, "namespace": pod.metadata.namespace}
     return await asyncio.to_thread(_written, folder, {name: text.encode() for name, text in files.items()})
 
 
