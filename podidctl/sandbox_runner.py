@@ -269,10 +269,10 @@ async def _demo(demo: Demo, *, as_json: bool) -> int:
         with console.status("under way") if not as_json else contextlib.nullcontext():
             async for step in demo.steps():
                 if as_json:
-                    _emit({"step": step.name, "answer": step.answer, "seconds": round(step.seconds, 3), "ok": True})
+                    _emit({"step": step.name, "answer": step.report, "seconds": round(step.seconds, 3), "ok": True})
                     continue
                 console.print(f"[green]✓[/] {escape(step.name)} [dim]{step.seconds:.1f} s[/]", soft_wrap=True)
-                for line in step.answer.splitlines():
+                for line in step.report.splitlines():
                     console.print(f"    {escape(line)}", soft_wrap=True)
     except asyncio.CancelledError:
         return 130

@@ -160,7 +160,7 @@ class Demo:
         return "successfully made GET on instance metadata"
 
     def compare(self) -> str:
-        """Return whether the token without a client id is the same identity's. Nothing is said where it is."""
+        """Return whether the token without a client id is the same identity's. If it is, the text is empty."""
         if self._unnamed and self._unnamed.lower() != self._settings.client_id.lower():
             raise StepError(
                 f"the token without a client id is of {presentable(self._unnamed)}; bind only one AzureIdentity to "
@@ -193,7 +193,7 @@ def get(
     """Return the JSON object at *path* of *server* (a URL without path). Follow no redirect and reuse no connection.
 
     *source* is the source address of the connection. For https, *proxy* is the host and port of a proxy, and *tls*
-    verifies the server (by default with the system's authorities). *service* selects the advice. Raise StepError.
+    verifies the server (by default with the system's CA certificates). *service* selects the advice. Raise StepError.
     """
     connection = _connection(server, source, proxy, tls)
     try:
@@ -205,7 +205,7 @@ def get(
     finally:
         connection.close()
     if response.status != http.client.OK:
-        raise _error(service, f"{server} answers {response.status}: {_said(body)}", response.status)
+        raise _error(service, f"{server} answers {response.status}: {_message_of(body)}", response.status)
     try:
         document = json.loads(body)
     except ValueError as failure:
@@ -230,7 +230,7 @@ def _connection(server: str, source: str, proxy: str, tls: ssl.SSLContext | None
     return connection
 
 
-def _said(body: bytes) -> str:
+def _message_of(body: bytes) -> str:
     """Return the message in an error body of IMDS, AAD or Azure Resource Manager, or the beginning of another body."""
     text = body[: 4 * TEXT_MAX].decode(errors="replace")
     try:
@@ -253,7 +253,7 @@ def token_by_sdk(resource: str, *, source: str = "") -> str:
     """
     statuses = [0]  # the library's errors do not always contain it
     with requests.Session() as session:
-        session.hooks["response"].append(lambda answer, **_: statuses.append(answer.status_code))
+        session.hooks["response"].append(lambda response, **_: statuses.append(response.status_code))
         if source:
             session.mount("http://", _FromAddress(source))
         transport = RequestsTransport(session=session, session_owner=False, read_timeout=TRY_SECONDS)

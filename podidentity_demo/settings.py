@@ -1,7 +1,7 @@
-"""Settings of the demo: the flags of the Go implementation's demo image, in both spellings.
+"""Settings of the demo: the flags of the Go implementation's demo image, with both names of each.
 
 Reference: cmd/demo/main.go. Up to v1.7 the flags were --subscriptionid, --clientid, --resourcegroup, --aad-resourcename
-and --retry-wait-time; v1.8 renamed them. Manifests with either spelling work. Additions: `--once`, `--timeout`,
+and --retry-wait-time; v1.8 renamed them. Manifests with either name work. Additions: `--once`, `--timeout`,
 `--ca-bundle`.
 """
 

@@ -69,11 +69,11 @@ class SignInService(FaultyService):
 
     @override
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Record and answer one request."""
+        """Record one request, and return its response."""
         call = SignInCall(request.path, request.method)
         self.calls.append(call)
         try:
-            response = await self.answer(request, call)
+            response = await self.response_to(request, call)
         except RefusedError as refused:
             call.error = refused.number
             response = self.refusal(refused.status, refused.error, refused.number, str(refused))
@@ -81,7 +81,7 @@ class SignInService(FaultyService):
         return response
 
     @abc.abstractmethod
-    async def answer(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
+    async def response_to(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
         """Return the response to one request, and complete its record. Raise RefusedError."""
 
     def refusal(self, status: int, error: str, number: int, sentence: str) -> web.Response:
@@ -113,8 +113,8 @@ class Aad(SignInService):
         self._mint = mint
 
     @override
-    async def answer(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
-        """Answer one request as login.microsoftonline.com would."""
+    async def response_to(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
+        """Return the response of login.microsoftonline.com."""
         token = _TOKEN.fullmatch(request.path)
         if token:
             if request.method != "POST":

@@ -151,11 +151,11 @@ class Arm(HttpService):
             call.body = json.loads(raw) if raw else None
         except ValueError:
             call.body = raw  # kept as received; its reader requires an object
-        response = await self.faults.apply(request) or self._answered(request, call)
+        response = await self.faults.apply(request) or self._response_to(request, call)
         call.status = response.status
         return response
 
-    def _answered(self, request: web.BaseRequest, call: ArmCall) -> web.Response:
+    def _response_to(self, request: web.BaseRequest, call: ArmCall) -> web.Response:
         try:
             if request.path.rstrip("/").lower() == arm_catalogue.METADATA_PATH and request.method == "GET":
                 return self._metadata(request)

@@ -70,8 +70,8 @@ class DaemonAccounts:
             path = SERVICE_ACCOUNTS.path(NAMESPACE, account, "token")
             spec = {"expirationSeconds": TOKEN_SECONDS}
             body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
-            answer = await self._cluster.client.request("POST", path, body=msgspec.json.encode(body))
-            token = json.loads(answer)["status"]["token"]
+            response = await self._cluster.client.request("POST", path, body=msgspec.json.encode(body))
+            token = json.loads(response)["status"]["token"]
             paths[program] = folder / f"{program}.kubeconfig"
             await asyncio.to_thread(_write_kubeconfig, paths[program], self._cluster.kubeconfig, token)
         return paths

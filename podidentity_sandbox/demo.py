@@ -32,10 +32,10 @@ class DemoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A completed step, its observation and its duration."""
+    """A completed step, the report of its observation, and its duration."""
 
     name: str
-    answer: str
+    report: str
     seconds: float
 
 
@@ -118,11 +118,11 @@ class Demo:
         began = self._clock()
         try:
             async with asyncio.timeout(STEP_SECONDS):
-                answer = await act()
+                report = await act()
         except TimeoutError as late:
             reason = self._sandbox.failure() or self._last_words()
             raise DemoError(f"{name}: not within {STEP_SECONDS:g} s. {reason}") from late
-        return Step(name, answer, self._clock() - began)
+        return Step(name, report, self._clock() - began)
 
     async def _start(self) -> str:
         await self._sandbox.start()

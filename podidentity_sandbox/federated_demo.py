@@ -47,7 +47,7 @@ class FederatedDemo(Demo):
 
     def __init__(self, sandbox: Sandbox, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(sandbox, clock=clock)
-        self._answer: Document = {}
+        self._response: Document = {}
         self._missing: Sequence[str] = ()
         """The parts of the response to the other pod."""
 
@@ -74,18 +74,18 @@ class FederatedDemo(Demo):
 
     async def _held(self) -> str:
         began = self._clock()
-        asking = asyncio.create_task(self._ask(TRUSTED), name="the pod asks")
+        request = asyncio.create_task(self._request_token(TRUSTED), name="the pod asks")
         try:
-            await until(lambda: asking.done() or bool(self._exchanges()))
-            if asking.done():
-                raise DemoError(f"the pod was answered before {self.service} was asked: {asking.result()}")
+            await until(lambda: request.done() or bool(self._exchanges()))
+            if request.done():
+                raise DemoError(f"the pod was answered before {self.service} was asked: {request.result()}")
             trust = await self._trust()
             trusted = self._clock() - began
-            status, self._answer = await asking
+            status, self._response = await request
         finally:
-            asking.cancel()
+            request.cancel()
         if status != 200:
-            raise DemoError(f"the pod was answered {status} instead of being held: {self._answer}")
+            raise DemoError(f"the pod was answered {status} instead of being held: {self._response}")
         return (
             f"{self._report(trusted)}, known {DELAY_SECONDS:g} s later\n{trust}"
             f"the pod is answered 200 after {self._clock() - began:.1f} s"
@@ -108,7 +108,7 @@ class FederatedDemo(Demo):
         return f"AAD: {len(refusals)} refusals ({numbers}); credential added after {seconds:.1f} s"
 
     async def _claims(self) -> str:
-        claims = read_claims(str(self._answer["access_token"]))
+        claims = read_claims(str(self._response["access_token"]))
         shown = {name: claims.get(name) for name in ("appid", "oid", "aud", "xms_mirid")}
         demo = self._sandbox.azure.demo
         wanted = {"appid": DEMO_CLIENT_ID, "oid": demo.object_id, "aud": RESOURCE, "xms_mirid": demo.resource_id}
@@ -118,12 +118,12 @@ class FederatedDemo(Demo):
         return "\n".join(self.lines)
 
     async def _refused(self) -> str:
-        status, answer = await self._ask(STRANGER)
-        text = str(answer.get("error_description", answer))
+        status, response = await self._request_token(STRANGER)
+        text = str(response.get("error_description", response))
         missing = [part for part in self._missing if part not in text]
         if status == 200 or missing:
             raise DemoError(
-                f"the other pod was answered {status} without {', '.join(missing) or 'a refusal'}: {answer}"
+                f"the other pod was answered {status} without {', '.join(missing) or 'a refusal'}: {response}"
             )
         return f"{status}: {text}"
 
@@ -134,12 +134,12 @@ class FederatedDemo(Demo):
         exchanged = sum(call.proof == "federated" for call in azure.aad.calls)
         return f"ARM 0, IMDS 0; AAD exchanged {exchanged} of {len(self._exchanges()) + exchanged} assertions"
 
-    async def _ask(self, name: str) -> tuple[int, dict[str, Any]]:
+    async def _request_token(self, name: str) -> tuple[int, dict[str, Any]]:
         """Return status and body of a token request from the pod's address and, if it has one, network namespace."""
         pod = await self._sandbox.cluster.client.get(PODS, "default", name)
         url = self._sandbox.metadata_url(pod.spec.node_name)
         return await asyncio.to_thread(
-            self._sandbox.network.call_in_pod, pod.metadata.uid, lambda: _asked(url, pod.status.pod_ip)
+            self._sandbox.network.call_in_pod, pod.metadata.uid, lambda: _token_response(url, pod.status.pod_ip)
         )
 
     @override
@@ -211,13 +211,13 @@ class BindingDemo(FederatedDemo):
         self._permitted = self.pods
         await self._apply([permission_binding(DEMO_CLIENT_ID, "default", STRANGER)])
         while True:
-            status, answer = await self._ask(STRANGER)
+            status, response = await self._request_token(STRANGER)
             if status == 200:
                 break
             await asyncio.sleep(POLL_SECONDS)
         credentials = self._sandbox.azure.directory.federated(DEMO_CLIENT_ID, float("inf"))
         if len(credentials) != 1:
-            raise DemoError(f"the identity has {len(credentials)} federated credentials instead of one: {answer}")
+            raise DemoError(f"the identity has {len(credentials)} federated credentials instead of one: {response}")
         return "200; the identity has 1 federated credential, for both service accounts"
 
     @override
@@ -240,7 +240,7 @@ def _document(version: str, kind: str, name: str, **parts: Any) -> dict[str, Any
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": "default"}, **parts}
 
 
-def _asked(url: str, source: str) -> tuple[int, dict[str, Any]]:
+def _token_response(url: str, source: str) -> tuple[int, dict[str, Any]]:
     """Return status and body of a token request with the source address *source*. Block."""
     query = urlencode({"api-version": "2018-02-01", "resource": RESOURCE})
     where = urlsplit(url)

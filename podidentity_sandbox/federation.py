@@ -121,7 +121,7 @@ def check_times(assertion: Assertion, now: float) -> None:
     """Raise NotProvenError for an assertion that has expired, or is not valid yet."""
     if assertion.begins - SKEW_SECONDS <= now < assertion.ends + SKEW_SECONDS:
         return
-    moments = [_spelled(moment) for moment in (now, assertion.begins, assertion.ends)]
+    moments = [_timestamp(moment) for moment in (now, assertion.begins, assertion.ends)]
     raise NotProvenError(
         700024,
         "Client assertion is not within its valid time range. Current time: {}, assertion valid from {}, expiry time "
@@ -147,7 +147,7 @@ class IssuerKeys:
         named = (assertion.issuer, assertion.key_id)
         if named not in self._keys:
             self._keys = {name: key for name, key in self._keys.items() if name[0] != assertion.issuer}
-            self._keys |= await self._ask(assertion.issuer)
+            self._keys |= await self._fetch_keys(assertion.issuer)
         key = self._keys.get(named)
         if key is None:
             raise NotProvenError(
@@ -165,7 +165,7 @@ class IssuerKeys:
                 f"expected signature value., Thumbprint of key used by client: '{assertion.key_id[:64]}']",
             ) from wrong
 
-    async def _ask(self, issuer: str) -> dict[tuple[str, str], rsa.RSAPublicKey]:
+    async def _fetch_keys(self, issuer: str) -> dict[tuple[str, str], rsa.RSAPublicKey]:
         if self.fetch is None:
             raise IssuerUnreachableError
         try:
@@ -195,7 +195,7 @@ def _public(key: Mapping[str, Any]) -> rsa.RSAPublicKey:
     return rsa.RSAPublicNumbers(exponent, modulus).public_key()
 
 
-def _spelled(moment: float) -> str:
+def _timestamp(moment: float) -> str:
     try:
         date = datetime.datetime.fromtimestamp(moment, datetime.UTC)
     except (ValueError, OverflowError, OSError):

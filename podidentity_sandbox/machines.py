@@ -170,7 +170,7 @@ class Machine:
             section["tenantId"] = self.system_assigned.tenant_id
         if self.user_assigned:
             section["userAssignedIdentities"] = {
-                _spelled_by_arm(identity.resource_id): {
+                _arm_form(identity.resource_id): {
                     "principalId": identity.object_id,
                     "clientId": identity.client_id,
                 }
@@ -180,7 +180,7 @@ class Machine:
 
 
 def merge(machine: Machine, section: Mapping[str, Any], directory: Directory) -> IdentityChange:
-    """Return the identity section of *machine* after a PATCH with *asked*.
+    """Return the identity section of *machine* after a PATCH with *section*.
 
     Raise ArmRefusalError for what Azure refuses: an unknown type or identity, a value that is neither null nor an empty
     object, identities under a type without them, or no identity under a type with user-assigned ones.
@@ -238,7 +238,7 @@ def _existing(resource_id: str, machine: Machine, directory: Directory) -> Manag
     return identity
 
 
-def _spelled_by_arm(resource_id: str) -> str:
-    """Return the id with `resourceGroups` as Compute spells it: clients must not compare ids byte by byte."""
+def _arm_form(resource_id: str) -> str:
+    """Return the id with `resourceGroups` as Compute returns it: clients must not compare ids byte by byte."""
     parts = resource_id.split("/")
     return "/".join("resourcegroups" if part.lower() == "resourcegroups" else part for part in parts)

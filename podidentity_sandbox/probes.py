@@ -67,7 +67,7 @@ def probe_of(container: Container) -> HttpGet | None:
 def is_ready(network: Network, node: str, pod: NodePod, context: ExecutionContext) -> bool:
     """Return whether every probe of the pod's containers succeeds. Block for more than a second."""
 
-    def answers(container: Container, probe: HttpGet) -> bool:
+    def succeeds(container: Container, probe: HttpGet) -> bool:
         named = {port.name: port.container_port for port in container.ports}
         port = probe.port if isinstance(probe.port, int) else named.get(probe.port, 0)
         try:
@@ -76,10 +76,10 @@ def is_ready(network: Network, node: str, pod: NodePod, context: ExecutionContex
             return False
         return HTTPStatus.OK <= status < HTTPStatus.BAD_REQUEST
 
-    def all_answer() -> bool:
+    def all_succeed() -> bool:
         probed = [(container, probe) for container in pod.spec.containers if (probe := probe_of(container)) is not None]
-        return all(answers(container, probe) for container, probe in probed)
+        return all(succeeds(container, probe) for container, probe in probed)
 
     if pod.spec.host_network:
-        return network.call_on_node(node, all_answer)
-    return network.call_in_pod(pod.metadata.uid, all_answer)
+        return network.call_on_node(node, all_succeed)
+    return network.call_in_pod(pod.metadata.uid, all_succeed)

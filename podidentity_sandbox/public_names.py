@@ -77,7 +77,7 @@ class PublicNames(HttpService):
         return service
 
 
-def answer(query: bytes, address: ipaddress.IPv4Address, exists: Callable[[str], bool]) -> bytes:
+def response_to(query: bytes, address: ipaddress.IPv4Address, exists: Callable[[str], bool]) -> bytes:
     """Return the response to *query*; empty if *query* is not a DNS query.
 
     *exists* receives a name in lower case and returns whether the server has it. Such a name has one record of type A,
@@ -121,7 +121,7 @@ def _read_name(query: bytes) -> tuple[str, int]:
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """The server of the names for which *exists* returns True. It answers on the socket that `start` receives."""
+    """The server of the names for which *exists* returns True. It responds on the socket that `start` receives."""
 
     def __init__(self, address: str, exists: Callable[[str], bool]) -> None:
         self._address = ipaddress.IPv4Address(address)
@@ -138,7 +138,7 @@ class NameServer(asyncio.DatagramProtocol):
 
     @override
     def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
-        reply = answer(data, self._address, self._exists)
+        reply = response_to(data, self._address, self._exists)
         if reply and self._transport is not None:
             self._transport.sendto(reply, addr)
 

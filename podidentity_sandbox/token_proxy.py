@@ -135,8 +135,8 @@ class TokenProxy(SignInService):
         self._directory.unfederate(client_id, ISSUER, client_id.lower())
 
     @override
-    async def answer(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
-        """Answer one request as the front end of AKS's API server would."""
+    async def response_to(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
+        """Return the response of the front end of AKS's API server."""
         call.server_name = _server_name(request)
         path = _TOKEN.fullmatch(request.path)
         if call.server_name != self._now.server_name or path is None or request.method != "POST":

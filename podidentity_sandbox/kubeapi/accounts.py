@@ -12,7 +12,7 @@ from typing import Final
 
 from podidentity_sandbox.kubeapi import field_types
 from podidentity_sandbox.kubeapi.statuses import Document, StatusError, bad_request, conflict, invalid
-from podidentity_sandbox.kubeapi.verbs import Verbs, spell
+from podidentity_sandbox.kubeapi.verbs import Verbs, format_time
 from podidentity_sandbox.tokens import InvalidTokenError, SigningKey
 
 SHORTEST_SECONDS: Final = 600
@@ -73,14 +73,14 @@ class ServiceAccountTokens:
                 "name": name,
                 "namespace": namespace,
                 "uid": account["metadata"]["uid"],
-                "creationTimestamp": spell(now),
+                "creationTimestamp": format_time(now),
             },
             "spec": {
                 "audiences": audiences,
                 "expirationSeconds": seconds,
                 "boundObjectRef": reference,
             },
-            "status": {"token": signer.sign(claims), "expirationTimestamp": spell(expires)},
+            "status": {"token": signer.sign(claims), "expirationTimestamp": format_time(expires)},
         }
 
     def subject(self, token: str) -> str:

@@ -78,8 +78,8 @@ class ResourceHandler:
             ("DELETE", False, ""): self._delete_all,
         }
 
-    async def answer(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
-        """Raise StatusError."""
+    async def response_to(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
+        """Return the response to a request on *target*. Raise StatusError."""
         method = self._methods.get((request.method, bool(target.name), target.subresource))
         if method is None:
             raise method_not_allowed()

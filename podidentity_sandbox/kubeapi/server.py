@@ -213,7 +213,7 @@ class KubeApi(HttpService):
         if target is not None:
             watch = requests.flag(request.query, "watch")
             self._authorizer.check(user, authorization.access_of(request.method, target, watch=watch))
-            return await self._handler.answer(request, target)
+            return await self._handler.response_to(request, target)
         if request.method == "POST" and (kind := authorization.REVIEWS.get(request.path)) is not None:
             review = await requests.document(request, kind)
             return responses.document(self._authorizer.review(kind, review, user), 201)

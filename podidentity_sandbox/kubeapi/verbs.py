@@ -67,7 +67,7 @@ class Verbs:
 
     def timestamp(self) -> str:
         """Return the current time in documents' format: seconds, UTC."""
-        return spell(self._now())
+        return format_time(self._now())
 
     def get(self, resource: ResourceType, key: Key) -> Item:
         """Raise StatusError 404."""
@@ -276,7 +276,7 @@ class Verbs:
     def _marked(self, document: Document, grace: int) -> Document:
         moment = self._now() + datetime.timedelta(seconds=grace)
         metadata = document["metadata"] | {
-            "deletionTimestamp": spell(moment),
+            "deletionTimestamp": format_time(moment),
             "deletionGracePeriodSeconds": grace,
         }
         return document | {"metadata": metadata}
@@ -355,6 +355,6 @@ def _grace_seconds(resource: ResourceType, document: Document, options: DeleteOp
     return max(0, spec.get("terminationGracePeriodSeconds", 30) if grace is None else grace)
 
 
-def spell(moment: datetime.datetime) -> str:
+def format_time(moment: datetime.datetime) -> str:
     """Return the time in documents' format: seconds, UTC."""
     return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

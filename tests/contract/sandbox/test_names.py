@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from podidentity_sandbox.public_names import NameServer, PublicNames, answer
+from podidentity_sandbox.public_names import NameServer, PublicNames, response_to
 from podidentity_sandbox.serving import FaultyService, bound_datagrams
 
 ADDRESS = ipaddress.IPv4Address("198.18.0.1")
@@ -42,21 +42,21 @@ def addresses_in(reply: bytes) -> list[str]:
 
 @pytest.mark.parametrize("name", [NAME, "Management.AZURE.com"])
 def test_a_known_name_has_the_address(name: str) -> None:
-    reply = answer(query(name), ADDRESS, knows)
+    reply = response_to(query(name), ADDRESS, knows)
     assert (reply[:2], code_of(reply), addresses_in(reply)) == (b"\x12\x34", NO_ERROR, ["198.18.0.1"])
     assert reply[12 : 12 + len(name) + 2] == query(name)[12 : 12 + len(name) + 2]
 
 
 @pytest.mark.parametrize("kind", [AAAA, TXT])
 def test_a_known_name_has_no_other_records(kind: int) -> None:
-    reply = answer(query(kind=kind), ADDRESS, knows)
+    reply = response_to(query(kind=kind), ADDRESS, knows)
     assert (code_of(reply), addresses_in(reply)) == (NO_ERROR, [])
 
 
 def test_another_name_does_not_exist_and_a_query_with_edns_is_answered() -> None:
-    assert code_of(answer(query("example.com"), ADDRESS, knows)) == NO_SUCH_NAME
+    assert code_of(response_to(query("example.com"), ADDRESS, knows)) == NO_SUCH_NAME
     option = b"\0" + struct.pack("!2HIH", 41, 1232, 0, 0)
-    assert addresses_in(answer(query(extra=option), ADDRESS, knows)) == ["198.18.0.1"]
+    assert addresses_in(response_to(query(extra=option), ADDRESS, knows)) == ["198.18.0.1"]
 
 
 @pytest.mark.parametrize(
@@ -68,17 +68,17 @@ def test_another_name_does_not_exist_and_a_query_with_edns_is_answered() -> None
     ],
 )
 def test_an_invalid_query_is_a_format_error_and_an_update_is_not_implemented(invalid: bytes, code: int) -> None:
-    assert code_of(answer(invalid, ADDRESS, knows)) == code
+    assert code_of(response_to(invalid, ADDRESS, knows)) == code
 
 
 @pytest.mark.parametrize("invalid", [b"", b"\0" * 11, query() + b"\0" * 512, query(flags=0x8000)])
 def test_what_is_no_query_gets_no_answer(invalid: bytes) -> None:
-    assert answer(invalid, ADDRESS, knows) == b""
+    assert response_to(invalid, ADDRESS, knows) == b""
 
 
 @given(st.binary(max_size=600))
 def test_no_answer_is_longer_than_its_query_and_one_record(data: bytes) -> None:
-    assert len(answer(data, ADDRESS, lambda _: True)) <= len(data) + 16
+    assert len(response_to(data, ADDRESS, lambda _: True)) <= len(data) + 16
 
 
 async def test_the_server_answers_on_its_socket_until_it_is_stopped() -> None:

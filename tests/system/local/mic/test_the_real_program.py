@@ -188,7 +188,7 @@ async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
     cloud: EmulatedCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     occupied, released = 0, asyncio.Event()
-    answer = cloud.api._handler.answer
+    answer = cloud.api._handler.response_to
 
     async def hang(request: Any, target: Any) -> Any:
         nonlocal occupied
@@ -202,7 +202,7 @@ async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
         finally:
             occupied -= occupies
 
-    monkeypatch.setattr(cloud.api._handler, "answer", hang)
+    monkeypatch.setattr(cloud.api._handler, "response_to", hang)
     cloud.node("n0")
     cloud.identity()
     flags = (f"--leader-election-duration={LEASE_SECONDS}s", "--createDeleteBatch=1000", "--clientQps=1000")
