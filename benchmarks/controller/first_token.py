@@ -137,9 +137,9 @@ async def _first_token(sandbox: Sandbox, running: Running, kind: IdentityType, n
     url = f"{sandbox.metadata_url(NODE)}/metadata/identity/oauth2/token"
     async with (
         aiohttp.ClientSession(connector=connector) as session,
-        session.get(url, params={"resource": "https://vault.azure.net"}, headers={"Metadata": "true"}) as answer,
+        session.get(url, params={"resource": "https://vault.azure.net"}, headers={"Metadata": "true"}) as response,
     ):
-        document = await answer.json()
+        document = await response.json()
         took = time.monotonic() - begun
-    assert (answer.status, document["client_id"]) == (200, client_id), document
+    assert (response.status, document["client_id"]) == (200, client_id), document
     return took

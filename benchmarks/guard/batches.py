@@ -40,10 +40,10 @@ SDKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rounds of requests. In each round every connection sends the next text of *asking*."""
+    """Rounds of requests. In each round every connection sends the next text of *texts*."""
 
     name: str
-    asking: Sequence[bytes]
+    texts: Sequence[bytes]
     rounds: int
     connections: int = 1
     close: bool = False
@@ -109,7 +109,7 @@ def costly_batches() -> tuple[Batch, ...]:
     )
 
 
-class Asking:
+class BatchClient:
     """Client that sends a batch's rounds, one per pass of the loop, and asserts that each response is as expected."""
 
     def __init__(self, address: tuple[str, int], batch: Batch) -> None:
@@ -119,12 +119,12 @@ class Asking:
         self._left = 0
         self._next = 0
         self._sockets: list[socket.socket] = []
-        self._owed: list[int] = []
+        self._pending: list[int] = []
         self._sizes: dict[bytes, int] = {}
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
 
-    async def ask(self, rounds: int) -> int:
+    async def send(self, rounds: int) -> int:
         """Send this number of rounds. Return the number of passes of the loop."""
         self._left = rounds
         self.turns = 0
@@ -152,31 +152,31 @@ class Asking:
         if not self._sockets:
             self.connect()
         for sock in self._sockets:
-            text = self.batch.asking[self._next % len(self.batch.asking)]
+            text = self.batch.texts[self._next % len(self.batch.texts)]
             self._next += 1
             sock.send(text * self.batch.pipelined)
-        self._owed = [self.batch.pipelined] * len(self._sockets)
+        self._pending = [self.batch.pipelined] * len(self._sockets)
         self._loop.call_soon(self._turn)
         marks.begin()
 
     def _turn(self) -> None:
         marks.end()
         try:
-            self._look()
+            self._read_responses()
         except BaseException as error:  # noqa: BLE001  a callback's would only be logged
             self._ended.set_exception(error)
 
-    def _look(self) -> None:
+    def _read_responses(self) -> None:
         self.turns += 1
         assert self.turns < TURNS_MAX, "no responses arrive"
         for number, sock in enumerate(self._sockets):
-            if self._owed[number]:
+            if self._pending[number]:
                 try:
-                    answers = sock.recv(1 << 20)
+                    responses = sock.recv(1 << 20)
                 except BlockingIOError:
                     continue
-                self._owed[number] -= self._counted(answers)
-        if any(self._owed):
+                self._pending[number] -= self._count(responses)
+        if any(self._pending):
             self._loop.call_soon(self._turn)
             marks.begin()
             return
@@ -188,15 +188,15 @@ class Asking:
         else:
             self._ended.set_result(None)
 
-    def _counted(self, answers: bytes) -> int:
+    def _count(self, responses: bytes) -> int:
         """Return the number of complete responses. Raises AssertionError for any other data."""
         count = 0
-        while answers:
-            head, _, rest = answers.partition(b"\r\n\r\n")
+        while responses:
+            head, _, rest = responses.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 " + self.batch.status), head + rest
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             assert len(rest) >= length
-            answers = rest[length:]
+            responses = rest[length:]
             count += 1
         return count
 
@@ -213,15 +213,15 @@ async def count_all(chosen: Sequence[Batch], times: int) -> dict[str, list[dict[
         gc.disable()
         marks.instrument()
         for batch in chosen:
-            asking = Asking(listener.getsockname(), batch)
-            await asking.ask(batch.warm_up)
+            client = BatchClient(listener.getsockname(), batch)
+            await client.send(batch.warm_up)
             marks.done(b"warm-up")
             for _ in range(times):
-                turns = await asking.ask(batch.rounds)
+                turns = await client.send(batch.rounds)
                 allocations = marks.done(batch.name.encode())
                 figures = {"requests": batch.requests, "turns": turns, "allocations": allocations}
                 counted.setdefault(batch.name, []).append(figures)
-            asking.close()
+            client.close()
             await asyncio.sleep(0)
             marks.done(b"between")
         await served.server.aclose()

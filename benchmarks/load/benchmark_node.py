@@ -40,8 +40,8 @@ class BenchmarkNode:
     """The processes of other servers' emulators."""
 
     @property
-    def askers(self) -> int:
-        """The number of pods that send requests, from the first on. Each has a ready answer."""
+    def sending_pods(self) -> int:
+        """The number of pods that send requests, from the first on. Each has a ready response."""
         return min(self.pods, WARM_PODS)
 
     def load(self, server: Server, groups: Sequence[Group], seconds: float, *, warm_seconds: float) -> Load:
@@ -65,14 +65,14 @@ def on_loopback(pods: int, *, go: Path | None = None) -> Iterator[BenchmarkNode]
         around = stack.enter_context(node_servers())
         addresses = around.add_pods(pods)
         ours = stack.enter_context(node(around))
-        answer = ours.answer(addresses[0])
-        servers: dict[str, Server] = {BASE: stack.enter_context(nginx(answer)), OURS: ours}
+        response = ours.token_response(addresses[0])
+        servers: dict[str, Server] = {BASE: stack.enter_context(nginx(response)), OURS: ours}
         for server in servers.values():
-            check(server, answer)
+            check(server, response)
         others = _with_reference(stack, servers, go, pods, behind=False)
         made = BenchmarkNode(around, ours, servers, pods, FIRST_POD, others)
-        ours.warm(addresses[: made.askers])
-        ours.warm(addresses[: made.askers], SDK_PATH)
+        ours.warm(addresses[: made.sending_pods])
+        ours.warm(addresses[: made.sending_pods], SDK_PATH)
         yield made
 
 
@@ -89,14 +89,14 @@ def behind_the_rule(
         around = stack.enter_context(node_servers(side=ours_on.node, first_pod=FIRST_BEHIND_A_WIRE, imds=ours_on.imds))
         addresses = around.add_pods(pods)
         ours = stack.enter_context(node(around, behind=ours_on, target=target))
-        answer = ours.answer(addresses[0])
-        theirs = led_to(stack.enter_context(nginx(answer, side=theirs_on.node)), theirs_on)
+        response = ours.token_response(addresses[0])
+        theirs = led_to(stack.enter_context(nginx(response, side=theirs_on.node)), theirs_on)
         servers: dict[str, Server] = {BASE: theirs, OURS: ours}
         for server in servers.values():
-            check(server, answer, source=FIRST_BEHIND_A_WIRE)
+            check(server, response, source=FIRST_BEHIND_A_WIRE)
         others = _with_reference(stack, servers, go, pods, behind=True)
         made = BenchmarkNode(around, ours, servers, pods, FIRST_BEHIND_A_WIRE, others)
-        ours.warm(addresses[: made.askers])
+        ours.warm(addresses[: made.sending_pods])
         yield made
 
 

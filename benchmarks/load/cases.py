@@ -25,7 +25,7 @@ class Load:
     quick: bool = False
     """Whether a quick run includes it."""
     status: int = 200
-    """Of NMI's answers; the others send the bytes of a token."""
+    """Of NMI's responses; the others send the bytes of a token."""
 
 
 CONTROL: Final = Load("control", "keep-alive c=32", "NMI measured as if it were two servers", 32, quick=True)
@@ -139,7 +139,7 @@ QUICK_RATES: Final = (10_000,)
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """A disturbance during an open loop of ready answers."""
+    """A disturbance during an open loop of ready responses."""
 
     key: str
     title: str

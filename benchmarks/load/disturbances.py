@@ -1,4 +1,4 @@
-"""Latency of NMI in an open loop of ready answers during disturbances in NMI or next to it."""
+"""Latency of NMI in an open loop of ready responses during disturbances in NMI or next to it."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from benchmarks.load.cases import Disturbance
 from benchmarks.load.emulator_commands import Counts
 from benchmarks.load.generator import Group, Load, Measured, Request
 from benchmarks.load.loops import errors, percentiles
-from benchmarks.load.servers import ask
+from benchmarks.load.servers import get
 from benchmarks.results import Background
 
 WARM_SECONDS: Final = 0.5
@@ -149,10 +149,10 @@ def _concurrent(what: Disturbance, benchmark_node: BenchmarkNode, seconds: float
 
 
 def _scrape(benchmark_node: BenchmarkNode) -> None:
-    answer = benchmark_node.node.side.call(
-        lambda: ask("127.0.0.1", benchmark_node.node.metrics_port, "/metrics", headers={})
+    response = benchmark_node.node.side.call(
+        lambda: get("127.0.0.1", benchmark_node.node.metrics_port, "/metrics", headers={})
     )
-    assert answer.status == 200, f"/metrics answered {answer.status}"
+    assert response.status == 200, f"/metrics answered {response.status}"
 
 
 def uncached() -> Request:

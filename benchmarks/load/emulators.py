@@ -1,7 +1,8 @@
 """The API server and IMDS around one NMI, as a separate process: `python -m benchmarks.load.emulators`.
 
-It reads orders as lines (`orders`), responds with one line each, and exits at the end of its input. There is no kubelet
-and no MIC: the process writes pods and AzureAssignedIdentities in their final states, about as large as real ones.
+It reads commands as lines (`emulator_commands`), responds with one line each, and exits at the end of its input. There
+is no kubelet and no MIC: the process writes pods and AzureAssignedIdentities in their final states, about as large as
+real ones.
 """
 
 import argparse
@@ -53,7 +54,7 @@ class LongTokens(TokenMint):
 
 
 class Emulators:
-    """Both servers, and the orders for them."""
+    """Both servers, and the commands for them."""
 
     def __init__(self, *, identities: int, first_pod: str) -> None:
         self._size = stream.Size(pods=0, nodes=1, bindings=identities)
@@ -82,16 +83,16 @@ class Emulators:
         await self._api.stop()
         await self._imds.stop()
 
-    async def take(self, order: Command) -> Counts:
-        """Execute *order*; a churn is started."""
-        match order:
+    async def take(self, command: Command) -> Counts:
+        """Execute *command*; a churn is started."""
+        match command:
             case AddPods():
-                await self._add_pods(order.count)
+                await self._add_pods(command.count)
             case SetImds():
-                self._set_imds(order)
+                self._set_imds(command)
             case Churn():
                 await self._end_churn()
-                self._churn = asyncio.create_task(self._run_churn(order), name="churn")
+                self._churn = asyncio.create_task(self._run_churn(command), name="churn")
             case Relist():
                 self._relist()
             case _:
@@ -120,11 +121,11 @@ class Emulators:
             if number % PAGE == 0:
                 await asyncio.sleep(0)
 
-    def _set_imds(self, order: SetImds) -> None:
-        self._imds.token_seconds = order.token_seconds
+    def _set_imds(self, command: SetImds) -> None:
+        self._imds.token_seconds = command.token_seconds
         self._imds.faults.clear()
-        if order.delay_ms > 0:
-            self._imds.faults.add(ResponseFault(delay_seconds=order.delay_ms / 1000, times=math.inf))
+        if command.delay_ms > 0:
+            self._imds.faults.add(ResponseFault(delay_seconds=command.delay_ms / 1000, times=math.inf))
 
     def _relist(self) -> None:
         # A client that has received the latest write could resume the watch from it, so another write follows.
@@ -193,15 +194,15 @@ def unborn(document: dict[str, Any]) -> dict[str, Any]:
 
 
 async def serve(arguments: argparse.Namespace) -> None:
-    """Execute orders from stdin until its end."""
+    """Execute commands from stdin until its end."""
     emulators = Emulators(identities=arguments.identities, first_pod=arguments.first_pod)
     decoder = msgspec.json.Decoder(Command)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await emulators.start(arguments.kubeconfig, arguments.imds_address, arguments.imds_port)
     try:
-        while order := await reader.readline():
-            sys.stdout.buffer.write(line(await emulators.take(decoder.decode(order))))
+        while text := await reader.readline():
+            sys.stdout.buffer.write(line(await emulators.take(decoder.decode(text))))
             sys.stdout.buffer.flush()
     finally:
         await emulators.stop()

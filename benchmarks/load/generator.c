@@ -247,12 +247,12 @@ static void finish_close(struct client *c) {
 }
 
 /* Counts a complete response. gone: the server has also closed the connection. */
-static void take_answer(struct client *c, bool gone) {
+static void take_response(struct client *c, bool gone) {
     struct group *g = c->group;
     int64_t now = clock_ns();
     if (c->started_ns >= begin_ns) {
         count_time(&g->latency, now - c->started_ns);
-        g->answered++;
+        g->responses++;
         g->statuses[c->status]++;
         g->last_ns = now;
     }
@@ -273,7 +273,7 @@ static void take_answer(struct client *c, bool gone) {
 
 /* Reads all available bytes. epoll reports each change once, so another read must follow if the buffer was full or the
  * server's FIN was not read. */
-static void read_answer(struct client *c, bool ending) {
+static void read_response(struct client *c, bool ending) {
     ssize_t got;
     do {
         size_t fresh = c->kept;
@@ -307,7 +307,7 @@ static void read_answer(struct client *c, bool ending) {
             return fail(c, EXCESS);
         c->remaining -= fresh;
         if (c->remaining == 0)
-            return take_answer(c, ending);
+            return take_response(c, ending);
     } while (ending || got == READ_MAX);
 }
 
@@ -321,7 +321,7 @@ static void handle(struct client *c, uint32_t events) {
         else
             become_free(c, woken_ns, clock_ns());
     } else if (ending || events & EPOLLIN) {
-        read_answer(c, ending);
+        read_response(c, ending);
     }
 }
 

@@ -1,5 +1,5 @@
 /* Declarations for the load generator's files: limits, the plan of groups, and the counts of a run.
- * `specification` reads a plan, `generator` executes it, `answer` reads heads of responses, `result` prints the counts or an
+ * `specification` reads a plan, `generator` executes it, `response` reads heads of responses, `result` prints the counts or an
  * error.
  */
 #ifndef GENERATOR_H
@@ -56,7 +56,7 @@ struct group {
     struct client *idle; /* open loop: free clients; FIFO, so that all connections are used equally */
     struct client *idle_last;
 
-    uint64_t answered, statuses[STATUS_MAX + 1], failures[FAILURES]; /* without the warm-up */
+    uint64_t responses, statuses[STATUS_MAX + 1], failures[FAILURES]; /* without the warm-up */
     int64_t last_ns;              /* when the last counted response arrived */
     struct times latency;
     struct times behind; /* open loop: delays of requests although a client was free, or after such a request */

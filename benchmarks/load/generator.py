@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 from benchmarks.compiled import OUTPUT, compiled
 
 HERE: Final = Path(__file__).parent
-SOURCES: Final = tuple(HERE / name for name in ("generator.c", "answer.c", "specification.c", "result.c"))
+SOURCES: Final = tuple(HERE / name for name in ("generator.c", "response.c", "specification.c", "result.c"))
 HEADERS: Final = (HERE / "generator.h", HERE / "times.h")
 PROGRAM: Final = OUTPUT / "generator"
 MANTISSA: Final = 7

@@ -107,7 +107,12 @@ def _sample(
     load: Load, benchmark_node: BenchmarkNode, server: Server, seconds: float, begin: Callable[[], None]
 ) -> Sample:
     group = Group(
-        load.key, load.connections, benchmark_node.first_pod, benchmark_node.askers, load.requests, close=load.close
+        load.key,
+        load.connections,
+        benchmark_node.first_pod,
+        benchmark_node.sending_pods,
+        load.requests,
+        close=load.close,
     )
     with benchmark_node.load(server, [group], seconds, warm_seconds=WARM_SECONDS) as running:
         running.counting()
@@ -155,7 +160,7 @@ def at_rates(rates: Sequence[int], benchmark_node: BenchmarkNode, seconds: float
 
 def _timely(rate: int, benchmark_node: BenchmarkNode, server: Server, seconds: float) -> Timely:
     group = Group(
-        "all", RATE_CONNECTIONS, benchmark_node.first_pod, benchmark_node.askers, (requests.plain(),), rate=rate
+        "all", RATE_CONNECTIONS, benchmark_node.first_pod, benchmark_node.sending_pods, (requests.plain(),), rate=rate
     )
     with benchmark_node.load(server, [group], seconds, warm_seconds=OPEN_WARM_SECONDS) as running:
         result = running.wait().groups["all"]

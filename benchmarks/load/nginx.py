@@ -25,13 +25,13 @@ TEXT_MAX: Final = 4000
 TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-def configuration(answer: bytes, *, port: int, kept: Path, user: str = "") -> str:
+def configuration(response: bytes, *, port: int, kept: Path, user: str = "") -> str:
     """Return nginx.conf for a server that sends *answer*; its files are in *kept*.
 
-    *user* is the user of the worker if root starts nginx. Raises ValueError for an answer that nginx's configuration
+    *user* is the user of the worker if root starts nginx. Raises ValueError for a response that nginx's configuration
     cannot contain.
     """
-    text = answer.decode("ascii")
+    text = response.decode("ascii")
     if len(text) > TEXT_MAX or any(character in text for character in "'\\$\r\n"):
         raise ValueError(f"nginx takes up to {TEXT_MAX} bytes without quote, backslash, dollar sign or line end")
     paths = "\n".join(f"    {kind}_temp_path {kept}/{kind};" for kind in TEMPORARY)
@@ -59,7 +59,7 @@ http {{
 
 
 @contextmanager
-def nginx(answer: bytes, *, core: int | None = 0, side: Side = HERE) -> Iterator[Server]:
+def nginx(response: bytes, *, core: int | None = 0, side: Side = HERE) -> Iterator[Server]:
     """Start nginx on the loopback of *side*; its process is the worker. Raises ProgramError, also without nginx."""
     program = program_path("nginx", UNPACKED)
     if program is None:
@@ -68,7 +68,7 @@ def nginx(answer: bytes, *, core: int | None = 0, side: Side = HERE) -> Iterator
     user = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() == 0 else ""
     with folder() as kept:
         written = kept / "nginx.conf"
-        written.write_text(configuration(answer, port=port, kept=kept, user=user))
+        written.write_text(configuration(response, port=port, kept=kept, user=user))
         log = kept / "nginx.log"
         command = [str(program), "-e", "stderr", "-p", str(kept), "-c", str(written)]
         # SIGKILL of the master would leave the worker running; SIGTERM ends both.

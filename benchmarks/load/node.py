@@ -14,7 +14,7 @@ from typing import Final
 from benchmarks.load.cpu_limit import CpuLimit
 from benchmarks.load.mounted import with_service_account
 from benchmarks.load.node_servers import NODE, NodeServers
-from benchmarks.load.servers import HERE, TOKEN_PATH, Server, Side, ask, folder, running, wait_until
+from benchmarks.load.servers import HERE, TOKEN_PATH, Server, Side, folder, get, running, wait_until
 from benchmarks.load.wire import Wire, forget_closed
 from benchmarks.machine import Cores
 from benchmarks.results import OURS
@@ -23,7 +23,7 @@ from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.serving import free_ports
 
 WARM_TRIES: Final = 5
-"""Passes over the pods: while IMDS throttles and while a token is fetched, NMI does not keep each answer."""
+"""Passes over the pods: while IMDS throttles and while a token is fetched, NMI does not keep each response."""
 
 FINAL: Final = frozenset((400, 403, 404, 405))
 """Statuses that a repeated request does not change."""
@@ -58,21 +58,21 @@ class Node(Server):
         time.sleep(seconds)
         return (cores.used(self.pids) - before) / seconds * 100
 
-    def answer(self, pod: str, path: str = TOKEN_PATH) -> bytes:
+    def token_response(self, pod: str, path: str = TOKEN_PATH) -> bytes:
         """Return the body of the response to the pod at this address. Raises ProgramError if it is no token."""
-        given = self.pods.call(lambda: ask(self.address, self.port, path, source=pod))
+        given = self.pods.call(lambda: get(self.address, self.port, path, source=pod))
         if given.status != HTTPStatus.OK or b'"access_token"' not in given.body:
             raise ProgramError(f"{self.name} answers {pod} with {given.status}: {given.body[:300]!r}")
         return given.body
 
     def warm(self, pods: Sequence[str], path: str = TOKEN_PATH) -> None:
-        """Send requests until the fast lane has an answer for each of *pods*; 10,000 take ten seconds.
+        """Send requests until the fast lane has a response for each of *pods*; 10,000 take ten seconds.
 
         Raises ProgramError if a pod never has one.
         """
         for _ in range(WARM_TRIES):
             before = self.lane()["fast_answers"]
-            statuses = self.pods.call(lambda: [ask(self.address, self.port, path, source=pod).status for pod in pods])
+            statuses = self.pods.call(lambda: [get(self.address, self.port, path, source=pod).status for pod in pods])
             if self.lane()["fast_answers"] - before == len(pods):
                 return
             if final := [f"{pod} {status}" for pod, status in zip(pods, statuses, strict=True) if status in FINAL]:
@@ -83,7 +83,7 @@ class Node(Server):
 
     def lane(self) -> dict[str, int]:
         """Return the counters of its lane: accepted, fast_answers, handed_over, …"""
-        state = self.side.call(lambda: ask("127.0.0.1", self.probe_port, "/debug/state")).body
+        state = self.side.call(lambda: get("127.0.0.1", self.probe_port, "/debug/state")).body
         counters: dict[str, int] = json.loads(state)["server"]["lane"]
         return counters
 
@@ -102,13 +102,13 @@ def node(
     mounted: bool = False,
     limit: CpuLimit | None = None,
 ) -> Iterator[Node]:
-    """Start NMI in *world* and wait until it is Active. Raises ProgramError if it does not become Active.
+    """Start NMI on *node_servers* and wait until it is Active. Raises ProgramError if it does not become Active.
 
     *mounted*: it finds the API server as in a pod, by its service account, not by a kubeconfig. *limit* limits its CPU
     time.
 
-    It runs on loopback without a rule, or *behind* a wire whose node side has *world*: then NMI's nat rule redirects to
-    *target*, and it serves redirected connections only.
+    It runs on loopback without a rule, or *behind* a wire whose node side has *node_servers*: then NMI's nat rule
+    redirects to *target*, and it serves redirected connections only.
     """
     port, probe_port, metrics_port = free_ports(3)
     command = python(
@@ -146,6 +146,6 @@ def node(
 def is_active(probe_port: int) -> bool:
     """Return whether the probe on this port of loopback has the text of an NMI that serves."""
     try:
-        return ask("127.0.0.1", probe_port, "/healthz", headers={}).body.strip() == b"Active"
+        return get("127.0.0.1", probe_port, "/healthz", headers={}).body.strip() == b"Active"
     except OSError:
         return False

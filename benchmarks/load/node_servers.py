@@ -24,7 +24,7 @@ _counts = msgspec.json.Decoder(Counts)
 
 
 class NodeServers:
-    """API server and IMDS of one node. `world` creates it. Each call blocks until the order is complete."""
+    """API server and IMDS of one node. `node_servers` creates it. Each call blocks until the command is complete."""
 
     def __init__(self, process: subprocess.Popen[bytes], *, side: Side, first_pod: str, kept: Path) -> None:
         self._process = process
@@ -49,12 +49,12 @@ class NodeServers:
 
         10,000 take about ten seconds.
         """
-        self._order(AddPods(count))
+        self._send(AddPods(count))
         return self.pods
 
     def set_imds(self, *, delay_ms: float = 0.0, token_seconds: float = TOKEN_SECONDS) -> None:
         """Set the delay of IMDS's responses and the lifetime of new tokens."""
-        self._order(SetImds(delay_ms, token_seconds))
+        self._send(SetImds(delay_ms, token_seconds))
 
     def churn(self, events_per_second: float, seconds: float) -> None:
         """Start writes that NMI receives and that change nothing for it, and return.
@@ -62,32 +62,32 @@ class NodeServers:
         Three of four events are heartbeats in pods' statuses, the others annotations of AzureAssignedIdentities. A
         churn in progress ends first; 0 seconds start none.
         """
-        self._order(Churn(events_per_second * 0.75, events_per_second * 0.25, seconds))
+        self._send(Churn(events_per_second * 0.75, events_per_second * 0.25, seconds))
 
     def relist(self) -> None:
         """Have all watching clients list again. `counts` has the number of started lists.
 
         NMI starts within a second if its watches have existed for one; more frequent calls increase its backoff.
         """
-        self._order(Relist())
+        self._send(Relist())
 
     def counts(self) -> Counts:
         """Return the current counts."""
-        return self._order(GetCounts())
+        return self._send(GetCounts())
 
-    def _order(self, order: Command) -> Counts:
+    def _send(self, command: Command) -> Counts:
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("it was started with pipes")
         try:
-            self._process.stdin.write(line(order))
+            self._process.stdin.write(line(command))
             self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            response = self._process.stdout.readline()
         except BrokenPipeError:
-            answer = b""
-        if not answer:
+            response = b""
+        if not response:
             last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
             raise ProgramError(f"the emulators have ended: {' '.join(last) or 'they said nothing'}")
-        return _counts.decode(answer)
+        return _counts.decode(response)
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def reference(program: Path, pods: int, *, behind: bool = False) -> Iterator[Ref
                 if behind:
                     forget_closed(wired)
                 for pod in addresses[:2]:
-                    made.answer(pod)
+                    made.token_response(pod)
                 yield Reference(made, around.pid, seconds, cpu_seconds)
 
 

@@ -21,7 +21,7 @@ static const char *const FAILURE_NAMES[FAILURES] = {
 
 static void print_group(const struct group *g, int64_t begin_ns, int64_t end_ns) {
     int64_t last_ns = g->last_ns > end_ns ? g->last_ns : end_ns;
-    printf("{\"requests\": %llu, \"nanoseconds\": %lld, \"statuses\": {", (unsigned long long)g->answered,
+    printf("{\"requests\": %llu, \"nanoseconds\": %lld, \"statuses\": {", (unsigned long long)g->responses,
            (long long)(last_ns - begin_ns));
     const char *comma = "";
     for (int status = 0; status <= STATUS_MAX; status++)

@@ -75,7 +75,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A response that http.client has read."""
 
     status: int
@@ -102,7 +102,7 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run *argv* pinned to *core* from its first instruction on; its output goes to *log*.
 
-    With *orders*, stdin and stdout are pipes instead. It receives *orphan_signal* if this process dies.
+    With *commands*, stdin and stdout are pipes instead. It receives *orphan_signal* if this process dies.
     Raises ProgramError if the program, `setpriv` or `taskset` (util-linux) does not exist.
     """
     pinned = ["taskset", "-c", str(core)] if core is not None else []
@@ -155,21 +155,21 @@ def is_listening(address: str, port: int) -> bool:
     return False
 
 
-def ask(
+def get(
     address: str,
     port: int,
     path: str = TOKEN_PATH,
     *,
     source: str = "",
     headers: Mapping[str, str] = METADATA,
-) -> Answer:
+) -> Response:
     """Send one GET on a new connection from *source*. Raises OSError or HTTPException."""
     bound = (source, 0) if source else None
     connection = http.client.HTTPConnection(address, port, timeout=START_SECONDS, source_address=bound)
     with contextlib.closing(connection):
         connection.request("GET", path, headers={"Host": address, "Connection": "close", **headers})
         response = connection.getresponse()
-        return Answer(response.status, response.read())
+        return Response(response.status, response.read())
 
 
 def check(server: Server, expected: bytes, *, source: str = FIRST_POD) -> None:
@@ -178,14 +178,14 @@ def check(server: Server, expected: bytes, *, source: str = FIRST_POD) -> None:
 
     Raises ProgramError if they differ: servers that do less work must not be in the same table.
     """
-    answer = server.pods.call(lambda: ask(server.address, server.port, source=source))
-    if answer.status != HTTPStatus.OK:
-        raise ProgramError(f"{server.name} answers {answer.status}: {answer.body[:200]!r}")
-    fields, wanted = sorted(json.loads(answer.body)), sorted(json.loads(expected))
+    response = server.pods.call(lambda: get(server.address, server.port, source=source))
+    if response.status != HTTPStatus.OK:
+        raise ProgramError(f"{server.name} answers {response.status}: {response.body[:200]!r}")
+    fields, wanted = sorted(json.loads(response.body)), sorted(json.loads(expected))
     if fields != wanted:
         raise ProgramError(f"{server.name} answers with the fields {fields}, NMI with {wanted}")
-    if abs(len(answer.body) - len(expected)) > 16:
-        raise ProgramError(f"{server.name} answers with {len(answer.body)} bytes, NMI with {len(expected)}")
+    if abs(len(response.body) - len(expected)) > 16:
+        raise ProgramError(f"{server.name} answers with {len(response.body)} bytes, NMI with {len(expected)}")
 
 
 def program_path(program: str, *paths: Path) -> Path | None:

@@ -20,7 +20,7 @@ from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import nginx
 from benchmarks.load.node import Node, node
 from benchmarks.load.node_servers import NodeServers, node_servers
-from benchmarks.load.servers import TOKEN_PATH, ask, check
+from benchmarks.load.servers import TOKEN_PATH, check, get
 from benchmarks.load.wire import FIRST_POD, TIME_WAIT, led_to, wire
 from benchmarks.machine import Cores
 from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
@@ -50,7 +50,7 @@ def nmi(around: NodeServers) -> Iterator[Node]:
 
 @pytest.fixture(scope="module")
 def answer(around: NodeServers, nmi: Node) -> bytes:
-    return nmi.answer(around.pods[0])
+    return nmi.token_response(around.pods[0])
 
 
 def test_nmi_answers_with_a_token_of_real_length(answer: bytes) -> None:
@@ -85,7 +85,7 @@ def test_a_warm_node_answers_every_pod_from_the_fast_lane(around: NodeServers, n
     assert around.counts().imds_calls - calls <= 3, "pods of one identity share its token"
     before = nmi.lane()
     for pod in around.pods:
-        assert ask(nmi.address, nmi.port, source=pod).status == 200
+        assert get(nmi.address, nmi.port, source=pod).status == 200
     after = nmi.lane()
     assert after["fast_answers"] - before["fast_answers"] == len(around.pods)
     assert after["handed_over"] == before["handed_over"]
@@ -96,12 +96,12 @@ def test_a_relist_and_a_churn_reach_nmi_while_it_serves(around: NodeServers, nmi
     before = around.counts()
     around.relist()
     until_sync(lambda: around.counts().lists > before.lists and around.counts().watches == 3)
-    assert nmi.answer(around.pods[-1])
+    assert nmi.token_response(around.pods[-1])
     before = around.counts()
     around.churn(100, seconds=2.0)
     until_sync(lambda: not around.counts().churning)
     assert around.counts().events - before.events == 200
-    assert nmi.answer(around.pods[0]), "the change concerns no identity"
+    assert nmi.token_response(around.pods[0]), "the change concerns no identity"
 
 
 def test_imds_responds_after_the_configured_delay_with_tokens_of_the_configured_lifetime(
@@ -110,13 +110,13 @@ def test_imds_responds_after_the_configured_delay_with_tokens_of_the_configured_
     pod, calls = around.pods[0], around.counts().imds_calls
     around.set_imds(delay_ms=300, token_seconds=900)
     began = time.monotonic()
-    answer = nmi.answer(pod, FORCE_REFRESH)
+    answer = nmi.token_response(pod, FORCE_REFRESH)
     assert time.monotonic() - began >= 0.3
     assert int(json.loads(answer)["expires_in"]) <= 900
     assert around.counts().imds_calls == calls + 1
     around.set_imds()
-    assert int(json.loads(nmi.answer(pod, FORCE_REFRESH))["expires_in"]) > 86_000
-    nmi.answer(pod)
+    assert int(json.loads(nmi.token_response(pod, FORCE_REFRESH))["expires_in"]) > 86_000
+    nmi.token_response(pod)
     assert around.counts().imds_calls == calls + 2, "a cached token causes no call to IMDS"
 
 
@@ -130,8 +130,8 @@ def test_pods_reach_nmi_by_its_rule_and_nginx_by_an_equal_one() -> None:
         with node(w, core=None, behind=wired) as nmi:
             assert (nmi.address, nmi.port) == ("169.254.169.254", 80)
             nmi.warm(pods)
-            answer = nmi.answer(pods[-1])
-            state = nmi.side.call(lambda: ask("127.0.0.1", nmi.probe_port, "/debug/state"))
+            answer = nmi.token_response(pods[-1])
+            state = nmi.side.call(lambda: get("127.0.0.1", nmi.probe_port, "/debug/state"))
             assert json.loads(state.body)["plumbing"]["in_force"]
             assert wired.node.call(TIME_WAIT.read_text).strip() == "5"
         with wire(4) as other, nginx(answer, core=None, side=other.node) as server:
