@@ -1,9 +1,10 @@
 """HTTP requests to programs of the sandbox: pages, readiness probes, and whether MIC and NMI are Active."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Final
 
 from podidentity.exits import StartError
@@ -20,19 +21,26 @@ PAGE_MAX: Final = 8 << 20
 """Bytes: more than a page of metrics has."""
 
 
-def read_page(host: str, port: int, path: str, seconds: float = PAGE_SECONDS) -> tuple[int, str, bytes]:
-    """Return status, content type and body of a page, cut to PAGE_MAX bytes. Block at most *seconds* for each read.
-    Raise OSError.
-    """
+@contextlib.contextmanager
+def _response(host: str, port: int, path: str, seconds: float) -> Iterator[HTTPResponse]:
+    """Yield the response to a GET, without its body. Block at most *seconds* for each read. Raise OSError."""
     connection = HTTPConnection(host, port, timeout=seconds)
     try:
         connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.headers.get("Content-Type", "text/plain"), response.read(PAGE_MAX)
+        with connection.getresponse() as response:
+            yield response
     except (HTTPException, ValueError) as error:
         raise OSError(f"no HTTP response: {error}") from error
     finally:
         connection.close()
+
+
+def read_page(host: str, port: int, path: str, seconds: float = PAGE_SECONDS) -> tuple[int, str, bytes]:
+    """Return status, content type and body of a page, cut to PAGE_MAX bytes. Block at most *seconds* for each read.
+    Raise OSError.
+    """
+    with _response(host, port, path, seconds) as response:
+        return response.status, response.headers.get("Content-Type", "text/plain"), response.read(PAGE_MAX)
 
 
 def is_active(port: int) -> bool:
@@ -71,10 +79,10 @@ def is_ready(network: Network, node: str, pod: NodePod, context: ExecutionContex
         named = {port.name: port.container_port for port in container.ports}
         port = probe.port if isinstance(probe.port, int) else named.get(probe.port, 0)
         try:
-            status, _, _ = read_page(context.address, port, probe.path, READINESS_SECONDS)
+            with _response(context.address, port, probe.path, READINESS_SECONDS) as response:
+                return HTTPStatus.OK <= response.status < HTTPStatus.BAD_REQUEST
         except OSError:
             return False
-        return HTTPStatus.OK <= status < HTTPStatus.BAD_REQUEST
 
     def all_succeed() -> bool:
         probed = [(container, probe) for container in pod.spec.containers if (probe := probe_of(container)) is not None]
