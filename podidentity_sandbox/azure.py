@@ -4,6 +4,7 @@ The ids are constant, so that the demo's manifests can contain them. They do not
 """
 
 import asyncio
+import contextlib
 import json
 import uuid
 from dataclasses import dataclass
@@ -176,7 +177,8 @@ class AzureEmulator:
         return files
 
     async def stop(self) -> None:
-        """Close every listener. Does nothing the second time."""
-        self._name_server.stop()
-        for service in (self.names, self.imds, self.arm, self.token_proxy, self.aad):
-            await service.stop()
+        """Close every listener, also if another one cannot be closed. Does nothing the second time."""
+        async with contextlib.AsyncExitStack() as listeners:
+            for service in (self.aad, self.token_proxy, self.arm, self.imds, self.names):
+                listeners.push_async_callback(service.stop)
+            listeners.callback(self._name_server.stop)

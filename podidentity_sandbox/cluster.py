@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -213,19 +213,16 @@ class Cluster:
             if self._settings.schedule:
                 tasks.create_task(Scheduler(self.client, nodes).run(), name="scheduler")
 
-    async def _lead_nodes_to(self, server: str, nodes: Mapping[str, tuple[ExecutionContext, str]]) -> None:
+    async def _lead_nodes_to(self, server: str, nodes: Iterable[str]) -> None:
         """Make the server that exists on this machine's loopback reachable at the same address inside the nodes."""
-        where = urlsplit(server)
-        port = where.port or 443
-        sockets = [listener for node in nodes for listener in self._network.node_sockets(node, port)]
-        if not sockets:
+        if not self._network.redirects:
             return
+        where = urlsplit(server)
         if where.hostname not in {"127.0.0.1", "localhost"}:
-            for listener in sockets:
-                listener.close()
             raise StartError(f"the API server must listen on 127.0.0.1 to be reached from the nodes, not at {server}")
-        self._relay = Relay("127.0.0.1", port)
-        await self._relay.serve(sockets)
+        self._relay = Relay("127.0.0.1", where.port or 443)
+        for node in nodes:
+            await self._relay.serve(self._network.node_sockets(node, where.port or 443))
 
     async def _install_kinds(self) -> None:
         definitions = await asyncio.to_thread(read_documents, CRDS)

@@ -7,6 +7,7 @@ concern the sandbox's own requests (kubelets, scheduler), and end the watches th
 """
 
 import asyncio
+import contextlib
 import math
 import re
 import socket
@@ -119,11 +120,13 @@ class FaultControl:
         await web.SockSite(self._runner, listener).start()
 
     async def stop(self) -> None:
-        """Clear all faults and stop listening. Do nothing if it is not running."""
-        self.clear()
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        """Clear all faults and stop listening, also if a fault cannot be cleared. Do nothing if it is not running."""
+        async with contextlib.AsyncExitStack() as parts:
+            if self._runner is not None:
+                parts.push_async_callback(self._runner.cleanup)
+                self._runner = None
+            for service in self._active:
+                parts.callback(self.clear, [service])
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:

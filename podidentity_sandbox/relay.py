@@ -45,10 +45,19 @@ class Relay:
         self._running = False
 
     async def serve(self, sockets: Iterable[socket.socket]) -> None:
-        """Serve on listening sockets made anywhere (in another network namespace), which the relay owns from now on."""
+        """Serve on listening sockets made anywhere (in another network namespace), which the relay owns from now on.
+
+        If it cannot serve on a socket, it closes this one and the later ones, and `stop` the others.
+        """
         self._running = True
-        for sock in sockets:
-            self._servers.append(await asyncio.start_server(self._accepted, sock=sock))
+        unserved = list(sockets)
+        try:
+            while unserved:
+                self._servers.append(await asyncio.start_server(self._accepted, sock=unserved[0]))
+                del unserved[0]
+        finally:
+            for sock in unserved:
+                sock.close()
 
     async def stop(self) -> None:
         """Close the listeners and every connection, and wait until they are closed."""

@@ -196,9 +196,15 @@ class Sandbox:
         await self._started.aclose()
 
     async def _stop_programs(self) -> None:
-        await asyncio.gather(*(nmi.program.stop() for nmi in self.nmis.values()))
-        if self.mic is not None:
-            await self.mic.stop()
+        """Stop each NMI, then MIC. If an NMI cannot be stopped, raise its error after the end of the others."""
+        try:
+            results = await asyncio.gather(*(nmi.program.stop() for nmi in self.nmis.values()), return_exceptions=True)
+        finally:
+            if self.mic is not None:
+                await self.mic.stop()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     def vm_id(self, node: str) -> str:
         """Return the resource id of the node's host: its VM, or its scale set."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import socket
+import sys
 from http import HTTPStatus
 from pathlib import Path
 
@@ -9,11 +11,17 @@ import pytest
 
 from podidentity.kube.errors import Forbidden
 from podidentity.resources import PODS
+from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.cluster import Cluster
 from podidentity_sandbox.daemons import DaemonAccounts, DaemonPod, DaemonPods
+from podidentity_sandbox.fault_control import FaultControl, Service, azure_error, imds_error
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.processes import Program
+from podidentity_sandbox.relay import Relay
+from podidentity_sandbox.sandbox import NodeProgram, Sandbox
+from podidentity_sandbox.serving import HttpService, ResponseFaults, listening
 from podidentity_sandbox.settings import Settings
 
 
@@ -60,3 +68,74 @@ async def test_a_failed_start_leaves_no_pod_of_a_daemon(tmp_path: Path) -> None:
         assert [pod.metadata.name for pod in await sandbox.cluster.client.list(PODS)] == ["mic"]
         await pods.stop()
         assert await sandbox.cluster.client.list(PODS) == []
+
+
+async def test_an_emulator_that_fails_to_stop_leaves_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(arm: Arm) -> None:
+        await HttpService.stop(arm)
+        raise OSError("ARM has a fault")
+
+    monkeypatch.setattr(Arm, "stop", fail)
+    sandbox = without_programs()
+    await sandbox.start()
+    with pytest.raises(OSError, match="ARM has a fault"):
+        await sandbox.stop()
+    for service in (sandbox.azure.token_proxy, sandbox.azure.aad):
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", service.port)
+
+
+async def test_a_program_that_cannot_be_stopped_leaves_no_other_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def fail() -> int:
+        raise PermissionError("this process may not send signals")
+
+    async def sleeping(name: str) -> Program:
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        context = ExecutionContext("127.0.0.1")
+        return await Program.start(name, command, context=context, log=tmp_path / name, environment={})
+
+    sandbox = without_programs()
+    await sandbox.start()
+    programs = [await sleeping(name) for name in ("stuck", "nmi", "mic")]
+    try:
+        stuck, nmi, sandbox.mic = programs
+        sandbox.nmis = {program.name: NodeProgram(program, "", 0, 0) for program in (stuck, nmi)}
+        with monkeypatch.context() as patch:
+            patch.setattr(stuck, "stop", fail)
+            with pytest.raises(PermissionError):
+                await sandbox.stop()
+        assert [program.name for program in programs if program.returncode is None] == ["stuck"]
+    finally:
+        for program in programs:
+            await program.stop()
+
+
+async def test_a_relay_that_cannot_serve_leaves_no_socket() -> None:
+    sockets = [listening(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM), listening()]
+    relay = Relay("127.0.0.1", 1)
+    with pytest.raises(ValueError, match="Socket"):
+        await relay.serve(sockets)
+    await relay.stop()
+    try:
+        assert [sock.fileno() for sock in sockets] == [-1, -1, -1]
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+async def test_a_fault_that_cannot_be_cleared_leaves_no_other_fault_and_no_listener(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("the connections have a fault")
+
+    path = tmp_path / "control.sock"
+    imds = Service(ResponseFaults(), imds_error, conditions={"broken": lambda: fail})
+    control = FaultControl({"imds": imds, "arm": Service(ResponseFaults(), azure_error)})
+    await control.start(path)
+    control.set({"imds": "broken", "arm": "500"})
+    with pytest.raises(RuntimeError, match="the connections have a fault"):
+        await control.stop()
+    assert control.active == {}
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_unix_connection(path)
