@@ -184,7 +184,8 @@ class Sandbox:
                 await self.start_nmi(node)
             await asyncio.gather(self.mic_active(), *(self.nmi_active(node) for node in self.node_names))
             if self.settings.daemon_pods:
-                pods = DaemonPods(self.cluster, self._describe_daemons())
+                daemons = [self._describe_mic(), *(self._describe_nmi(node) for node in self.node_names)]
+                pods = DaemonPods(self.cluster, daemons)
                 ending(pods.stop)
                 await pods.start()
         self.faults = FaultControl(self._services())
@@ -266,54 +267,41 @@ class Sandbox:
 
     async def start_mic(self) -> None:
         """Start the real MIC on this machine, also after it ended; the ports stay the same."""
-        self.mic = await Program.start(
-            "mic",
-            python("mic", *self.commands.mic_flags(self._mic_ports, self.settings.mic_flags)),
-            context=ExecutionContext("127.0.0.1"),
-            log=self.folder / "mic.log",
-            environment={**self.commands.inherited(), **self.commands.mic_environment()},
-        )
+        self.mic = await self._start_program("mic", self._describe_mic(), ExecutionContext("127.0.0.1"))
 
     async def start_nmi(self, node: str) -> None:
         """Start the real NMI on the node, also after it was stopped or killed; the ports stay the same."""
         ports = self._ports[node]
-        program = await Program.start(
-            f"nmi on {node}",
-            python("nmi", *self.commands.nmi_flags(node, self._ports[node], self._nmi_flags)),
-            context=self.contexts[node],
-            log=self.folder / f"nmi-{node}.log",
-            environment={**self.commands.inherited(), **self.commands.nmi_environment()},
-        )
+        program = await self._start_program(f"nmi on {node}", self._describe_nmi(node), self.contexts[node])
         self.nmis[node] = NodeProgram(program, f"http://127.0.0.1:{ports.requests}", ports.probes, ports.metrics)
 
-    @property
-    def _nmi_flags(self) -> Sequence[str]:
-        bindings = BINDING_FLAGS if self.settings.identity_bindings else ()
-        return [*bindings, *self.settings.nmi_flags]
+    async def _start_program(self, name: str, pod: DaemonPod, context: ExecutionContext) -> Program:
+        environment = {**self.commands.inherited(), **pod.environment}
+        argv = python(pod.program, *pod.flags)
+        return await Program.start(name, argv, context=context, log=pod.log, environment=environment)
 
-    def _describe_daemons(self) -> list[DaemonPod]:
-        """Return the pods of MIC, which is on no node and is shown on the first one, and of each NMI."""
+    def _describe_mic(self) -> DaemonPod:
+        """Return the pod of MIC, which is on no node and is shown on the first one."""
         first = self.node_names[0]
-        mic_log = self.folder / "mic.log"
-        mic = DaemonPod(
+        return DaemonPod(
             name="mic",
             program="mic",
             node=first,
             address=self.contexts[first].address,
             flags=self.commands.mic_flags(self._mic_ports, self.settings.mic_flags),
             environment=self.commands.mic_environment(),
-            log=mic_log,
+            log=self.folder / "mic.log",
             is_ready=lambda: is_active(self.mic_probe_port),
         )
-        return [mic, *(self._describe_nmi(node) for node in self.node_names)]
 
     def _describe_nmi(self, node: str) -> DaemonPod:
+        bindings = BINDING_FLAGS if self.settings.identity_bindings else ()
         return DaemonPod(
             name=f"nmi-{node}",
             program="nmi",
             node=node,
             address=self.contexts[node].address,
-            flags=self.commands.nmi_flags(node, self._ports[node], self._nmi_flags),
+            flags=self.commands.nmi_flags(node, self._ports[node], [*bindings, *self.settings.nmi_flags]),
             environment=self.commands.nmi_environment(),
             log=self.folder / f"nmi-{node}.log",
             is_ready=lambda: self.network.call_on_node(node, lambda: is_active(self._ports[node].probes)),
