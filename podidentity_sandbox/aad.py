@@ -76,7 +76,7 @@ class SignInService(FaultyService):
             response = await self.response_to(request, call)
         except RefusedError as refused:
             call.error = refused.number
-            response = self.refusal(refused.status, refused.error, refused.number, str(refused))
+            response = self._refusal(refused)
         call.status = response.status
         return response
 
@@ -84,21 +84,21 @@ class SignInService(FaultyService):
     async def response_to(self, request: web.BaseRequest, call: SignInCall) -> web.Response:
         """Return the response to one request, and complete its record. Raise RefusedError."""
 
-    def refusal(self, status: int, error: str, number: int, sentence: str) -> web.Response:
+    def _refusal(self, refused: RefusedError) -> web.Response:
         """Return Entra ID's form of a refusal."""
         trace, correlation = str(uuid.uuid4()), str(uuid.uuid4())
         moment = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(self._clock()))
         return json_response(
             {
-                "error": error,
-                "error_description": f"AADSTS{number}: {sentence} Trace ID: {trace} Correlation ID: {correlation} "
-                f"Timestamp: {moment}",
-                "error_codes": [number],
+                "error": refused.error,
+                "error_description": f"AADSTS{refused.number}: {refused} Trace ID: {trace} "
+                f"Correlation ID: {correlation} Timestamp: {moment}",
+                "error_codes": [refused.number],
                 "timestamp": moment,
                 "trace_id": trace,
                 "correlation_id": correlation,
             },
-            status=status,
+            status=refused.status,
         )
 
 

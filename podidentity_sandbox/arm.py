@@ -20,6 +20,7 @@ from podidentity_sandbox import arm_catalogue
 from podidentity_sandbox.directory import Directory, ManagedIdentity
 from podidentity_sandbox.imds import HostIdentities
 from podidentity_sandbox.machines import SYSTEM, ArmRefusalError, Machine, Operation, merge, no_such_identity
+from podidentity_sandbox.public_names import ARM_NAMES
 from podidentity_sandbox.serving import HttpService, json_response
 from podidentity_sandbox.tokens import InvalidTokenError, TokenMint
 
@@ -27,7 +28,6 @@ AUDIENCES = ("https://management.azure.com", "https://management.core.windows.ne
 KINDS = ("virtualMachines", "virtualMachineScaleSets")
 READERS = ("Reader", "Contributor", "Owner")
 WRITERS = ("Contributor", "Owner")
-PUBLIC_HOSTS = ("management.azure.com", "management.core.windows.net")
 PUBLIC_LOGIN = "https://login.microsoftonline.com"
 
 _COLLECTION = re.compile(
@@ -184,7 +184,7 @@ class Arm(HttpService):
 
     def _metadata(self, request: web.BaseRequest) -> web.Response:
         """Return the description of this cloud, with the names by which the client reached it."""
-        by_public_name = request.host in PUBLIC_HOSTS
+        by_public_name = request.host in ARM_NAMES
         document = arm_catalogue.cloud_metadata(
             _api_version(request),
             login=PUBLIC_LOGIN if by_public_name else self.login_url,

@@ -35,13 +35,14 @@ def command(argv: Sequence[str], mounts: Sequence[Mount], context: SecurityConte
     overlay: mount points and files that the program writes elsewhere disappear with the program.
     """
     root = scratch / "root"
+    mounted = mount_points(Path("/proc/self/mounts").read_text(), _interpreter())
     layers = quote(f"lowerdir=/,upperdir={scratch}/upper,workdir={scratch}/work")
     lines = [
         f"mkdir -p {quote(str(scratch))}",
         f"mount -t tmpfs tmpfs {quote(str(scratch))}",
         f"mkdir {' '.join(quote(str(scratch / layer)) for layer in ('root', 'upper', 'work'))}",
         f"mount -t overlay overlay -o {layers} {quote(str(root))}",
-        *(f"mount --rbind {quote(point)} {quote(f'{root}{point}')}" for point in _mounted()),
+        *(f"mount --rbind {quote(point)} {quote(f'{root}{point}')}" for point in mounted),
     ]
     for mount in mounts:
         lines += _bind(mount, root, _real(mount.target))
@@ -51,10 +52,6 @@ def command(argv: Sequence[str], mounts: Sequence[Mount], context: SecurityConte
     inside = ["chroot", str(root), "env", f"--chdir={Path.cwd()}", *_rights(context), *argv]
     lines.append(f"exec {join(inside)}")
     return ["unshare", "--mount", "--propagation=private", "sh", "-ec", "\n".join(lines)]
-
-
-def _mounted() -> list[str]:
-    return mount_points(Path("/proc/self/mounts").read_text(), _interpreter())
 
 
 def mount_points(mounts: str, needed: Sequence[Path]) -> list[str]:

@@ -61,14 +61,6 @@ class Fabric(Network):
         self._nodes.clear()
         self._pods.clear()
 
-    def node_namespace(self, node: str) -> str:
-        """Return the node's namespace for `ip netns exec`."""
-        return self.namespaces.full_name(node)
-
-    def pod_namespace(self, uid: str) -> str:
-        """Return the pod's namespace for `ip netns exec`."""
-        return self.namespaces.full_name(f"pod-{uid}")
-
     @override
     def add_node(self, name: str) -> ExecutionContext:
         """Make a node, cabled to the fabric. It forwards, and lets nat send its pods' packets to its own 127.0.0.1."""

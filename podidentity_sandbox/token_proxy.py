@@ -76,8 +76,7 @@ class TokenProxy(SignInService):
         self._directory = directory
         self._aad = aad
         self._bound: set[str] = set()
-        self._usual = _Behaviour()
-        self._now = self._usual
+        self._now = _Behaviour()
         self._keys = federation.IssuerKeys(lambda url: federation.fetch(self.client.access, url))
 
     @property
@@ -112,7 +111,7 @@ class TokenProxy(SignInService):
         self.drop_connections()  # a connection keeps the certificate of its start
 
         def end() -> None:
-            self._now = self._usual
+            self._now = _Behaviour()
             self.drop_connections()
 
         return end

@@ -29,7 +29,6 @@ _MICRO_TIMES: Final = {
     "leases.coordination.k8s.io": ("spec", ("acquireTime", "renewTime")),
     "events": ("", ("eventTime",)),
 }
-_NAMED_AS_LABEL: Final = frozenset({"namespaces"})
 
 TOLERATED_SECONDS: Final = 300
 """How long every pod is left on a node that is not ready, by the real server's defaults."""
@@ -126,7 +125,7 @@ def check_change(resource: ResourceType, old: Document, new: Document) -> None:
 
 def is_name(resource: ResourceType, name: str) -> bool:
     """Return whether an object of this kind may have this name."""
-    if resource.name in _NAMED_AS_LABEL:
+    if resource.name == "namespaces":
         return len(name) <= LABEL_MAX and _DNS_LABEL.fullmatch(name) is not None
     return len(name) <= NAME_MAX and _SUBDOMAIN.fullmatch(name) is not None
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from podidentity_sandbox.kubeapi.kinds import ResourceType
-from podidentity_sandbox.kubeapi.statuses import Document, StatusError, bad_request, unreadable_patch
+from podidentity_sandbox.kubeapi.statuses import Document, bad_request, unreadable_patch
 
 
 class _Exact(NamedTuple):
@@ -154,21 +154,18 @@ _TYPES: Final = {name: _type({**_ANY, **fields}) for name, fields in _FIELDS.ite
 
 def check(resource: ResourceType, document: Document, *, patched: bool = False) -> None:
     """Refuse a document whose types do not fit: with 400 as it came, with 422 if a patch made it so."""
-    try:
-        msgspec.convert(document, _TYPES.get(resource.name, _ANY_TYPE))
-    except msgspec.ValidationError as error:
-        if patched:
-            raise unreadable_patch(str(error)) from error
-        raise _unreadable(resource.kind, resource.version, error) from error
+    _convert(resource.kind, resource.version, document, _TYPES.get(resource.name, _ANY_TYPE), patched=patched)
 
 
 def check_token_request(request: Document) -> None:
     """Refuse a TokenRequest whose types do not fit with 400."""
+    _convert("TokenRequest", "v1", request, _TYPES["TokenRequest"])
+
+
+def _convert(kind: str, version: str, document: Document, fields: Any, *, patched: bool = False) -> None:
     try:
-        msgspec.convert(request, _TYPES["TokenRequest"])
+        msgspec.convert(document, fields)
     except msgspec.ValidationError as error:
-        raise _unreadable("TokenRequest", "v1", error) from error
-
-
-def _unreadable(kind: str, version: str, error: Exception) -> StatusError:
-    return bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {error}')
+        if patched:
+            raise unreadable_patch(str(error)) from error
+        raise bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {error}') from error

@@ -6,13 +6,14 @@ document. Only the thread of the event loop may use it.
 
 import bisect
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
-Document = dict[str, Any]
+from podidentity_sandbox.kubeapi.statuses import Document
+
 Key = tuple[str, str]
 """Namespace (empty for cluster-scoped kinds) and name."""
 ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
@@ -142,10 +143,9 @@ class History:
         self._publish(shelf, Change("DELETED", key, self.revision, item, before))
         return item
 
-    def compact(self, kinds: Iterable[str] = ()) -> None:
-        """Delete the log of *kinds*, or of all: a watch can no longer resume from an earlier revision."""
-        for kind in list(kinds) or list(self._shelves):
-            shelf = self._shelf(kind)
+    def compact(self) -> None:
+        """Delete the log of all kinds: a watch can no longer resume from an earlier revision."""
+        for shelf in self._shelves.values():
             shelf.log.clear()
             shelf.oldest = self.revision
 

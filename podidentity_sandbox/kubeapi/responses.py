@@ -117,13 +117,9 @@ def row(resource: ResourceType, item: Item, now: datetime.datetime, include: str
     if include == "Object":
         made["object"] = document
     elif include != "None":
-        made["object"] = _partial(document)
+        kind = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
+        made["object"] = {**kind, "metadata": document["metadata"]}
     return made
-
-
-def _partial(document: Document) -> Document:
-    """Return the metadata alone."""
-    return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": document["metadata"]}
 
 
 def _find(document: Any, path: str) -> list[Any]:

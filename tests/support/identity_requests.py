@@ -195,7 +195,7 @@ def attach(sandbox: Sandbox, own: ManagedIdentity) -> None:
 def on_node(sandbox: Sandbox, *command: str) -> str:
     """Run *command* on the node and return its output."""
     assert isinstance(sandbox.network, Fabric)
-    entered = ["ip", "netns", "exec", sandbox.network.node_namespace(NODE), *command]
+    entered = ["ip", "netns", "exec", sandbox.network.namespaces.full_name(NODE), *command]
     return subprocess.run(entered, check=True, capture_output=True, text=True, timeout=60).stdout
 
 

@@ -76,7 +76,7 @@ class Cluster:
     async def on_node(self, *command: str) -> str:
         """The standard output of what must succeed, run as a host-network program of the node's."""
         assert isinstance(self.sandbox.network, Fabric)
-        namespace = self.sandbox.network.node_namespace("node-0")
+        namespace = self.sandbox.network.namespaces.full_name("node-0")
         return await self._succeeds(self.commands.run, "ip", "netns", "exec", namespace, *command)
 
     def read_logs(self) -> str:
