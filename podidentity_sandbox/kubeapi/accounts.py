@@ -25,12 +25,11 @@ _BOUND: Final = {"Pod": "pods", "Node": "nodes", "Secret": "secrets"}
 
 
 class ServiceAccountTokens:
-    """Gives tokens and recognises them. *issuer* is the server's URL, *now* the wall clock."""
+    """Gives tokens and recognises them. *issuer* is the server's URL."""
 
-    def __init__(self, verbs: Verbs, *, issuer: Callable[[], str], now: Callable[[], datetime.datetime]) -> None:
+    def __init__(self, verbs: Verbs, *, issuer: Callable[[], str]) -> None:
         self._verbs = verbs
         self._issuer = issuer
-        self._now = now
         self._signer: SigningKey | None = None
         self._making = asyncio.Lock()
 
@@ -50,7 +49,7 @@ class ServiceAccountTokens:
         account = self._verbs.get(self._verbs.registry.named("serviceaccounts"), (namespace, name)).document
         seconds, reference = _seconds(spec), spec.get("boundObjectRef")
         audiences = spec.get("audiences") or [self._issuer()]
-        now = self._now().astimezone(datetime.UTC).replace(microsecond=0)
+        now = self._verbs.now().astimezone(datetime.UTC).replace(microsecond=0)
         expires = now + datetime.timedelta(seconds=seconds)
         about: Document = {"namespace": namespace, "serviceaccount": _named(account)}
         if reference is not None:
@@ -101,7 +100,7 @@ class ServiceAccountTokens:
             claims = self._signer.claims(token) if self._signer is not None else None
         except InvalidTokenError:
             return None
-        if claims is None or not claims["nbf"] <= self._now().timestamp() < claims["exp"]:
+        if claims is None or not claims["nbf"] <= self._verbs.now().timestamp() < claims["exp"]:
             return None
         return claims if self._issuer() in claims["aud"] else None
 
@@ -114,7 +113,7 @@ class ServiceAccountTokens:
         if not ends:
             return True
         moment = datetime.datetime.fromisoformat(ends) + datetime.timedelta(seconds=LEEWAY_SECONDS)
-        return self._now() <= moment
+        return self._verbs.now() <= moment
 
     def _binding(self, namespace: str, account: str, reference: Document) -> Document:
         """Return the claims about the object to which the token is bound. Raise StatusError."""

@@ -1,7 +1,6 @@
 """Handling of requests at /api/v1 and /apis that name a kind: from a request to its verb and its response."""
 
 import asyncio
-import datetime
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -48,13 +47,11 @@ class ResourceHandler:
         verbs: Verbs,
         *,
         tokens: ServiceAccountTokens,
-        now: Callable[[], datetime.datetime],
         flowing: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._verbs = verbs
         self._tokens = tokens
-        self._now = now
         self._flowing = flowing
         self._clock = clock
         self.read_log: ReadLog | None = None
@@ -97,7 +94,7 @@ class ResourceHandler:
         if options.watch:
             return await self._watch(request, target, options, form)
         page = listing.page(self._verbs.history, target, options)
-        return responses.many(target.resource, page, form, self._now())
+        return responses.many(target.resource, page, form, self._verbs.now())
 
     async def _watch(
         self, request: web.BaseRequest, target: Target, options: requests.ListOptions, form: Representation
@@ -137,7 +134,7 @@ class ResourceHandler:
         self._watches_changed = asyncio.Event()
 
     def _line(self, target: Target, event: WatchEvent, form: Representation) -> bytes:
-        sent = responses.one_bytes(target.resource, event.item, form, self._now())
+        sent = responses.one_bytes(target.resource, event.item, form, self._verbs.now())
         return b'{"type":"%s","object":%s}\n' % (event.type.encode(), sent)
 
     async def _create(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
@@ -225,7 +222,7 @@ class ResourceHandler:
             metadata = item.document["metadata"]
             key = (metadata.get("namespace", ""), metadata["name"])
             self._verbs.delete(target.resource, key, options, dry_run=_is_dry_run(request))
-        return responses.many(target.resource, page, Representation(), self._now())
+        return responses.many(target.resource, page, Representation(), self._verbs.now())
 
     async def _bind(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         binding = await requests.document(request, "Binding")
@@ -274,7 +271,7 @@ class ResourceHandler:
         return web.Response(status=status, body=body, headers={"Content-Type": content_type})
 
     def _one(self, request: web.BaseRequest, target: Target, item: Item, status: int = 200) -> web.Response:
-        return responses.one(target.resource, item, requests.representation(request), self._now(), status=status)
+        return responses.one(target.resource, item, requests.representation(request), self._verbs.now(), status=status)
 
 
 async def _delete_options(request: web.BaseRequest) -> DeleteOptions:

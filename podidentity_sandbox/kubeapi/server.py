@@ -84,20 +84,13 @@ class KubeApi(HttpService):
         self._history = History(keep=keep)
         self._registry = Registry()
         self._given_issuer = issuer
-        self._now = now
         self._verbs = Verbs(self._history, self._registry, root_certificate=self.authority.pem, now=now)
         self.store = Store(self._verbs)
         self._authorizer = Authorizer(self._history, rbac=rbac)
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._tokens = ServiceAccountTokens(self._verbs, issuer=lambda: self.issuer, now=now)
-        self._handler = ResourceHandler(
-            self._verbs,
-            tokens=self._tokens,
-            now=now,
-            flowing=self._flowing,
-            clock=clock,
-        )
+        self._tokens = ServiceAccountTokens(self._verbs, issuer=lambda: self.issuer)
+        self._handler = ResourceHandler(self._verbs, tokens=self._tokens, flowing=self._flowing, clock=clock)
         for name in FIRST_NAMESPACES:
             self.store.create(NAMESPACES, {"metadata": {"name": name}})
         for definition in definitions:
@@ -132,12 +125,10 @@ class KubeApi(HttpService):
         authority = base64.b64encode(self.authority.pem.encode()).decode()
         return kubeconfig({"server": self.url, "certificate-authority-data": authority}, self.token)
 
-    def write_kubeconfig(self, path: Path | str) -> Path:
+    def write_kubeconfig(self, path: Path) -> None:
         """Write the kubeconfig to *path*, readable by this user alone."""
-        target = Path(path)
-        target.touch(mode=0o600)
-        target.write_text(self.kubeconfig(), encoding="utf-8")
-        return target
+        path.touch(mode=0o600)
+        path.write_text(self.kubeconfig())
 
     def read_with(self, read_log: ReadLog | None = None, read_page: ReadPage | None = None) -> None:
         """Use *read_log* for `kubectl logs`, and *read_page* for the subresource `proxy` of pods."""
@@ -173,7 +164,7 @@ class KubeApi(HttpService):
         self._flowing.set()
 
     def record(self, request: Recorded) -> None:
-        """Record a request, before its response is known."""
+        """Record a request, before its response is known. Tests replace it."""
         self.requests.append(request)
 
     @override

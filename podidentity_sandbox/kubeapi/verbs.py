@@ -54,7 +54,7 @@ class DeleteOptions:
 
 
 class Verbs:
-    """The writing verbs over one history. *now* is the wall clock of every timestamp."""
+    """The writing verbs over one history. *now* is the wall clock of every timestamp, also in responses."""
 
     def __init__(
         self, history: History, registry: Registry, *, root_certificate: str, now: Callable[[], datetime.datetime]
@@ -62,12 +62,12 @@ class Verbs:
         self.history = history
         self.registry = registry
         self._root_certificate = root_certificate
-        self._now = now
+        self.now = now
         self._random = random.Random()  # noqa: S311 - names, not secrets
 
     def timestamp(self) -> str:
         """Return the current time in documents' format: seconds, UTC."""
-        return format_time(self._now())
+        return format_time(self.now())
 
     def get(self, resource: ResourceType, key: Key) -> Item:
         """Raise StatusError 404."""
@@ -274,7 +274,7 @@ class Verbs:
             self.registry.add(kind)
 
     def _marked(self, document: Document, grace: int) -> Document:
-        moment = self._now() + datetime.timedelta(seconds=grace)
+        moment = self.now() + datetime.timedelta(seconds=grace)
         metadata = document["metadata"] | {
             "deletionTimestamp": format_time(moment),
             "deletionGracePeriodSeconds": grace,

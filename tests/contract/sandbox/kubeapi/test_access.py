@@ -72,7 +72,8 @@ async def test_the_token_of_an_overdue_pod_is_rejected() -> None:
 
 
 async def test_only_the_owner_can_read_the_kubeconfig(api: KubeApi, tmp_path: Path) -> None:
-    path = await asyncio.to_thread(api.write_kubeconfig, tmp_path / "kubeconfig")
+    path = tmp_path / "kubeconfig"
+    await asyncio.to_thread(api.write_kubeconfig, path)
     assert path.stat().st_mode & 0o777 == 0o600
 
 

@@ -41,7 +41,8 @@ spec:
 @pytest.fixture
 async def kubectl(api: KubeApi, tmp_path: Path) -> Kubectl:
     """Runs kubectl; its standard output, or its standard error where it failed."""
-    kubeconfig = await asyncio.to_thread(api.write_kubeconfig, tmp_path / "kubeconfig")
+    kubeconfig = tmp_path / "kubeconfig"
+    await asyncio.to_thread(api.write_kubeconfig, kubeconfig)
     commands = await asyncio.to_thread(Commands, str(kubeconfig))
 
     async def run(*arguments: str, stdin: str = "") -> str:
