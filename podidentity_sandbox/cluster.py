@@ -24,6 +24,7 @@ from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.kube.errors import AlreadyExists, ApiError, NotFound, TooManyRequests
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, Kind, Resource
 from podidentity.version import VERSION
+from podidentity_sandbox.azure import AzureFiles
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubelet import Kubelet, PodObserver
 from podidentity_sandbox.kubelet_server import KubeletServer, server_context
@@ -32,7 +33,7 @@ from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.probes import read_page
 from podidentity_sandbox.relay import Relay
 from podidentity_sandbox.scheduler import Scheduler
-from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.settings import AZURE_JSON, CLOUD_JSON, Settings
 from podidentity_sandbox.volumes import NodeFiles
 
 log = logging.getLogger(__name__)
@@ -59,9 +60,8 @@ class Cluster:
     """An API server and nodes that exist on *network*. A task runs the kubelets and the scheduler.
 
     *settings* name an existing server, or the emulator runs. *on_pod_running* is called for each pod that runs.
-    *node_files* are the files of every node, by their paths on the node. *trusted* contains the CA certificates
-    of the servers on the nodes. *relayed* are ports of this machine's loopback that pods of NMI and MIC reach. These
-    three have an effect only if nodes are network namespaces.
+    *files* describe Azure to the programs of every node. *relayed* are ports of this machine's loopback that pods of
+    NMI and MIC reach. Both have an effect only if nodes are network namespaces.
     """
 
     def __init__(
@@ -71,12 +71,10 @@ class Cluster:
         settings: Settings,
         *,
         on_pod_running: PodObserver | None,
-        node_files: Mapping[str, Path],
-        trusted: Path,
+        files: AzureFiles,
         relayed: Sequence[int],
     ) -> None:
-        self._trusted = trusted
-        self._node_files = node_files
+        self._files = files
         self._relayed = relayed
         self._network = network
         self._folder = folder
@@ -193,7 +191,8 @@ class Cluster:
             return None
         trusted = access.ssl.get_ca_certs(binary_form=True) if access.ssl is not None else []
         authority = "".join(map(ssl.DER_cert_to_PEM_cert, trusted))
-        return NodeFiles(self._folder / node, self._node_files, authority, self._trusted)
+        given = {AZURE_JSON: self._files.cloud_config, CLOUD_JSON: self._files.environment}
+        return NodeFiles(self._folder / node, given, authority, self._files.certificates)
 
     async def _access(self) -> ClusterAccess:
         if self.api is None:

@@ -42,7 +42,7 @@ _TOKENS: Final = "aad-pod-identity-tokens"
 
 
 class DaemonAccounts:
-    """The service accounts, roles and role bindings in one cluster. `create` adds them, `remove` deletes them."""
+    """The service accounts, roles and role bindings in one cluster. `objects` removes those that `create` has added."""
 
     def __init__(self, cluster: Cluster, *, tokens: bool = False) -> None:
         """If *tokens*, NMI may request tokens of the service accounts in its namespace, for federated identities."""
@@ -50,13 +50,13 @@ class DaemonAccounts:
         self._resources = {_SECRETS: ("secrets", "get")} | (
             {_TOKENS: ("serviceaccounts/token", "create")} if tokens else {}
         )
-        self._objects = CreatedObjects(cluster)
+        self.objects = CreatedObjects(cluster)
 
     async def create(self) -> None:
         """Create the objects that do not exist. Raise ApiError."""
         for document in await asyncio.to_thread(lambda: list(_documents(self._resources))):
             try:
-                await self._objects.create(document)
+                await self.objects.create(document)
             except AlreadyExists:
                 continue  # it belongs to an installation in this cluster, so `remove` must not delete it
 
@@ -75,10 +75,6 @@ class DaemonAccounts:
             paths[program] = folder / f"{program}.kubeconfig"
             await asyncio.to_thread(_write_kubeconfig, paths[program], self._cluster.kubeconfig, token)
         return paths
-
-    async def remove(self) -> None:
-        """Delete the objects that `create` has created."""
-        await self._objects.remove()
 
 
 def _documents(own: Mapping[str, tuple[str, str]]) -> Iterator[dict[str, Any]]:

@@ -24,12 +24,12 @@ class CreatedIdentity:
 
 
 class IdentityObjects:
-    """The identities of one sandbox, from `create` to `remove`."""
+    """The identities of one sandbox. `objects` removes what `create` has created in the cluster."""
 
     def __init__(self, azure: AzureEmulator, cluster: Cluster, given: Sequence[GivenIdentity]) -> None:
         self._azure = azure
         self._given = given
-        self._objects = CreatedObjects(cluster)
+        self.objects = CreatedObjects(cluster)
         self.created: list[CreatedIdentity] = []
 
     async def create(self) -> None:
@@ -38,16 +38,12 @@ class IdentityObjects:
             client_id, spec, secret = self._in_azure(given)
             for document in _documents(given, spec, secret):
                 try:
-                    await self._objects.create(document)
+                    await self.objects.create(document)
                 except AlreadyExists as error:
                     raise StartError(
                         f"{document['kind']} {NAMESPACE}/{given.name} exists; use another name or delete it"
                     ) from error
             self.created.append(CreatedIdentity(given, client_id))
-
-    async def remove(self) -> None:
-        """Delete the objects that `create` has created."""
-        await self._objects.remove()
 
     def _in_azure(self, given: GivenIdentity) -> tuple[str, dict[str, Any], str]:
         """Create the identity in Azure. Return its client id, the spec of its AzureIdentity, and a secret or ""."""

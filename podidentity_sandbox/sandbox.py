@@ -33,9 +33,7 @@ from podidentity_sandbox.probes import is_active, until_active
 from podidentity_sandbox.processes import Program, Restarts, python
 from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.settings import (
-    AZURE_JSON,
     BINDING_FLAGS,
-    CLOUD_JSON,
     EXCHANGE_AUDIENCE,
     NMI_METRICS_PORT,
     NMI_PORT,
@@ -154,8 +152,7 @@ class Sandbox:
             self.folder,
             self.settings,
             on_pod_running=self._on_pod_running,
-            node_files={AZURE_JSON: self.files.cloud_config, CLOUD_JSON: self.files.environment},
-            trusted=self.files.certificates,
+            files=self.files,
             relayed=(self.azure.arm.port, self.azure.aad.port, self.azure.token_proxy.port),
         )
         ending(self.cluster.stop)
@@ -168,13 +165,13 @@ class Sandbox:
         if self.settings.identity_bindings:
             self.azure.token_proxy.bind(DEMO_CLIENT_ID)
         identities = IdentityObjects(self.azure, self.cluster, self.settings.identities)
-        ending(identities.remove)
+        ending(identities.objects.remove)
         await identities.create()
         self.identities = identities.created
         self.commands.kubeconfigs = dict.fromkeys(ACCOUNTS, self.cluster.kubeconfig)
         if self.settings.programs and self.settings.daemon_pods:
             accounts = DaemonAccounts(self.cluster, tokens=self.settings.identity_bindings)
-            ending(accounts.remove)
+            ending(accounts.objects.remove)
             await accounts.create()
             self.commands.kubeconfigs = await accounts.write_kubeconfigs(self.folder)
         ending(self._stop_programs)  # also those that the caller starts
