@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import signal
-import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -124,15 +123,7 @@ class Demo:
             f"/subscriptions/{quote(settings.subscription, '')}/resourceGroups/{quote(settings.resource_group, '')}"
             f"/providers/Microsoft.Compute/virtualMachines?api-version={COMPUTE}"
         )
-        listed = get(
-            "Resource Manager",
-            settings.resource_manager,
-            path,
-            headers,
-            source=settings.source_address,
-            proxy=settings.proxy,
-            tls=settings.tls,
-        ).get("value")
+        listed = get("Resource Manager", settings.resource_manager, path, headers, settings).get("value")
         if not isinstance(listed, list):
             raise StepError(f"{settings.resource_manager} answers without a list of VMs; see what answers there")
         return f"successfully doARMOperations vm count {len(listed)}"
@@ -154,7 +145,7 @@ class Demo:
     def instance_metadata(self) -> str:
         """Read the instance metadata of the VM."""
         server = self._settings.metadata_service
-        document = get("metadata", server, METADATA_PATH, _METADATA, source=self._settings.source_address)
+        document = get("metadata", server, METADATA_PATH, _METADATA, self._settings)
         if "compute" not in document:
             raise StepError(f"{server} says nothing about the VM; see what answers there instead of Azure's IMDS")
         return "successfully made GET on instance metadata"
@@ -173,29 +164,19 @@ class Demo:
         settings = self._settings
         wanted = {"api-version": "2018-02-01", "resource": settings.resource, "client_id": settings.client_id}
         path = f"{TOKEN_PATH}?{urlencode(wanted)}"
-        response = get("token", settings.metadata_service, path, _METADATA, source=settings.source_address)
+        response = get("token", settings.metadata_service, path, _METADATA, settings)
         token = response.get("access_token")
         if not isinstance(token, str) or not (token.isascii() and token.isprintable() and token.strip()):
             raise StepError(f"{settings.metadata_service} answers without an access_token; see what answers there")
         return token
 
 
-def get(
-    service: str,
-    server: str,
-    path: str,
-    headers: Mapping[str, str],
-    *,
-    source: str = "",
-    proxy: str = "",
-    tls: ssl.SSLContext | None = None,
-) -> dict[str, Any]:
+def get(service: str, server: str, path: str, headers: Mapping[str, str], settings: Settings) -> dict[str, Any]:
     """Return the JSON object at *path* of *server* (a URL without path). Follow no redirect and reuse no connection.
 
-    *source* is the source address of the connection. For https, *proxy* is the host and port of a proxy, and *tls*
-    verifies the server (by default with the system's CA certificates). *service* selects the advice. Raise StepError.
+    *service* selects the advice. Raise StepError.
     """
-    connection = _connection(server, source, proxy, tls)
+    connection = _connection(server, settings)
     try:
         connection.request("GET", path, headers=dict(headers))
         response = connection.getresponse()
@@ -215,18 +196,17 @@ def get(
     return document
 
 
-def _connection(server: str, source: str, proxy: str, tls: ssl.SSLContext | None) -> http.client.HTTPConnection:
+def _connection(server: str, settings: Settings) -> http.client.HTTPConnection:
     where = urlsplit(server)
-    from_address = (source, 0) if source else None
+    source = (settings.source_address, 0) if settings.source_address else None
     if where.scheme != "https":
-        return http.client.HTTPConnection(where.netloc, timeout=TRY_SECONDS, source_address=from_address)
-    context = tls or ssl.create_default_context()
-    if not proxy:
-        return http.client.HTTPSConnection(
-            where.netloc, timeout=TRY_SECONDS, source_address=from_address, context=context
-        )
-    connection = http.client.HTTPSConnection(proxy, timeout=TRY_SECONDS, source_address=from_address, context=context)
-    connection.set_tunnel(where.hostname or "", where.port or 443)
+        return http.client.HTTPConnection(where.netloc, timeout=TRY_SECONDS, source_address=source)
+    proxy = settings.proxy if server == settings.resource_manager else ""  # IMDS is never behind a proxy
+    connection = http.client.HTTPSConnection(
+        proxy or where.netloc, timeout=TRY_SECONDS, source_address=source, context=settings.tls
+    )
+    if proxy:
+        connection.set_tunnel(where.hostname or "", where.port or 443)
     return connection
 
 

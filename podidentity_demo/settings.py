@@ -57,7 +57,7 @@ class Settings:
     """URL without a slash at its end, as is *resource_manager*."""
     resource_manager: str
     tls: ssl.SSLContext = field(compare=False)
-    """For connections to *resource_manager*."""
+    """For connections by https."""
     proxy: str
     """The host and port of the HTTP proxy for Azure Resource Manager; empty if none is needed."""
     pod: str
