@@ -119,9 +119,13 @@ class Aad(SignInService):
         if token:
             if request.method != "POST":
                 raise RefusedError("invalid_request", 900561, "The endpoint only accepts POST requests.", status=405)
-            form = await request.post()
-            fields = {name: str(value) for name, value in form.items()}
-            return await self._token(request, token["adfs"] or token["tenant"], fields, call)
+            form = {name: str(value) for name, value in (await request.post()).items()}
+            call.client_id = form.get("client_id", "")
+            call.scope = form.get("scope", "") or form.get("resource", "")
+            call.tenant = token["adfs"] or token["tenant"]
+            principal = self.principal(call.tenant, form)
+            call.proof = await self._proof(request, principal, form)
+            return self.token(principal, form)
         if request.method != "GET":
             raise RefusedError("invalid_request", 900561, "The endpoint only accepts GET requests.", status=405)
         document = self._document(request)
@@ -134,7 +138,17 @@ class Aad(SignInService):
         base = f"{self.scheme}://{request.host}"
         openid = _OPENID.fullmatch(request.path)
         if openid:
-            return self._openid(base, openid["tenant"])
+            tenant = openid["tenant"]
+            return {
+                "issuer": f"{base}/{tenant}/v2.0",
+                "authorization_endpoint": f"{base}/{tenant}/oauth2/v2.0/authorize",
+                "token_endpoint": f"{base}/{tenant}/oauth2/v2.0/token",
+                "jwks_uri": f"{base}/{tenant}/discovery/v2.0/keys",
+                "token_endpoint_auth_methods_supported": ["client_secret_post"],
+                "response_types_supported": ["code"],
+                "subject_types_supported": ["pairwise"],
+                "id_token_signing_alg_values_supported": ["RS256"],
+            }
         if _KEYS.fullmatch(request.path):
             return self._mint.key.key_set()
         if request.path == _INSTANCE:
@@ -146,16 +160,6 @@ class Aad(SignInService):
                 "metadata": [{"preferred_network": host, "preferred_cache": host, "aliases": [host]}],
             }
         return None
-
-    async def _token(
-        self, request: web.BaseRequest, tenant: str, form: Mapping[str, str], call: SignInCall
-    ) -> web.Response:
-        call.client_id = form.get("client_id", "")
-        call.scope = form.get("scope", "") or form.get("resource", "")
-        call.tenant = tenant
-        principal = self.principal(tenant, form)
-        call.proof = await self._proof(request, principal, form)
-        return self.token(principal, form)
 
     def token(self, principal: ServicePrincipal | ManagedIdentity, form: Mapping[str, str]) -> web.Response:
         """Return a token of a principal that has proved itself. Raise RefusedError."""
@@ -208,18 +212,6 @@ class Aad(SignInService):
             sentence = f"Application with identifier {client_id[:64]!r} was not found in the directory {tenant[:64]!r}."
             raise RefusedError("unauthorized_client", 700016, sentence)
         return principal
-
-    def _openid(self, base: str, tenant: str) -> dict[str, Any]:
-        return {
-            "issuer": f"{base}/{tenant}/v2.0",
-            "authorization_endpoint": f"{base}/{tenant}/oauth2/v2.0/authorize",
-            "token_endpoint": f"{base}/{tenant}/oauth2/v2.0/token",
-            "jwks_uri": f"{base}/{tenant}/discovery/v2.0/keys",
-            "token_endpoint_auth_methods_supported": ["client_secret_post"],
-            "response_types_supported": ["code"],
-            "subject_types_supported": ["pairwise"],
-            "id_token_signing_alg_values_supported": ["RS256"],
-        }
 
 
 def _resource(form: Mapping[str, str]) -> str:

@@ -48,13 +48,26 @@ class Service:
         """Return the function that sets the fault *value*; the result of that one removes it. Raise StartError."""
         if value in self.conditions:
             return self.conditions[value]
-        fault = fault_of(name, value, self.document, self.conditions)
+        fault = self._fault(name, value)
 
         def set_fault() -> Callable[[], None]:
             self.faults.add(fault)
             return lambda: self.faults.remove(fault)
 
         return set_fault
+
+    def _fault(self, name: str, value: str) -> ResponseFault:
+        if _STATUS.fullmatch(value):
+            status = int(value)
+            headers = RETRY_AFTER if status in {429, 503} else {}
+            return ResponseFault(status=status, document=self.document(status), headers=headers, times=math.inf)
+        if value == "hang":
+            return ResponseFault(hold=True, times=math.inf)
+        delay = _DELAY.fullmatch(value)
+        if delay is not None and float(delay[1]) <= DELAY_MAX_SECONDS:
+            return ResponseFault(delay_seconds=float(delay[1]), times=math.inf)
+        usual = ("a status from 400 to 599", *self.conditions, "hang")
+        raise StartError(f"{name}={value[:40]!a}: use {', '.join(usual)}, or a delay of up to 3600s")
 
 
 def split(text: str) -> tuple[str, str]:
@@ -63,23 +76,6 @@ def split(text: str) -> tuple[str, str]:
     if not equals or not service or not value:
         raise StartError(f"{text[:80]!a} is not SERVICE=VALUE; write for example imds=500, arm=429, api=hang or aad=2s")
     return service, value
-
-
-def fault_of(
-    service: str, value: str, document: Callable[[int], Mapping[str, Any]], others: Iterable[str] = ()
-) -> ResponseFault:
-    """Return the fault that *value* describes. Raise StartError, which also lists the *others*."""
-    if _STATUS.fullmatch(value):
-        status = int(value)
-        headers = RETRY_AFTER if status in {429, 503} else {}
-        return ResponseFault(status=status, document=document(status), headers=headers, times=math.inf)
-    if value == "hang":
-        return ResponseFault(hold=True, times=math.inf)
-    delay = _DELAY.fullmatch(value)
-    if delay is not None and float(delay[1]) <= DELAY_MAX_SECONDS:
-        return ResponseFault(delay_seconds=float(delay[1]), times=math.inf)
-    usual = ("a status from 400 to 599", *others, "hang")
-    raise StartError(f"{service}={value[:40]!a}: use {', '.join(usual)}, or a delay of up to 3600s")
 
 
 class FaultControl:

@@ -18,11 +18,8 @@ def running_folders() -> list[Path]:
 
 def folder_of_namespace(namespace: str) -> Path | None:
     """Return the folder of this user's sandbox to which the network namespace of this full name belongs."""
-    return next((folder for folder in _own_folders() if namespace.startswith(_owner_of(folder))), None)
-
-
-def _owner_of(folder: Path) -> str:
-    return folder.name.rpartition("-")[0] + "-"
+    folders = _own_folders()
+    return next((folder for folder in folders if namespace.startswith(f"{folder.name.rpartition('-')[0]}-")), None)
 
 
 def _own_folders() -> list[Path]:

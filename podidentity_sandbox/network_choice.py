@@ -54,10 +54,7 @@ class NetworkChoice:
 
 
 async def choose_network(path: str = SYSTEM_PATH) -> NetworkChoice:
-    """Return the network that is possible here, with programs of netfilter in *path*.
-
-    Try it, which takes a tenth of a second.
-    """
+    """Return the network that is possible here, by a trial of the programs of netfilter in *path*."""
     if os.geteuid() != 0:
         return NetworkChoice(reason="not root")
     if shutil.which("ip") is None:
@@ -70,17 +67,14 @@ def _tried(programs: NetfilterPrograms) -> NetworkChoice:
         return NetworkChoice(reason="no program that writes nat rules is installed (package nftables)")
     try:
         with trial() as prefix:
-            usable = (
-                backend
-                for backend in ORDER
-                if backend in programs.backends and _accepts_rule(prefix, backend, programs)
-            )
+            installed = [backend for backend in ORDER if backend in programs.backends]
+            usable = (backend for backend in installed if _accepts_rule(prefix, backend, programs))
             backend = next(usable, Backend.NONE)
     except NamespaceError:
         return NetworkChoice(reason="this system does not permit network namespaces")
     if backend is Backend.NONE:
-        installed = ", ".join(sorted(programs.backends))
-        return NetworkChoice(reason=f"the kernel accepts no nat rule from the installed programs ({installed})")
+        names = ", ".join(sorted(programs.backends))
+        return NetworkChoice(reason=f"the kernel accepts no nat rule from the installed programs ({names})")
     return NetworkChoice(backend, _listing(backend, programs))
 
 

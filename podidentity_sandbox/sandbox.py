@@ -55,9 +55,7 @@ class NodeProgram:
 
 
 class Sandbox:
-    """Emulators and programs of one sandbox. Use `async with`, or `start` and `stop`; `stop` also cleans up after a
-    failed start.
-    """
+    """Emulators and programs of one sandbox. Use `async with`, or `start` and, also after its failure, `stop`."""
 
     azure_type: type[AzureEmulator] = AzureEmulator
 
@@ -82,7 +80,7 @@ class Sandbox:
         """What `stop` ends, the last one first."""
         self._restarts: dict[str, Restarts] = {}
         self._vms: dict[str, str] = {}
-        self._mic_ports = ProgramPorts(0, 0)
+        self.mic_ports = ProgramPorts(0, 0)
         self._ports: dict[str, ProgramPorts] = {}
         self.commands: CommandLines
 
@@ -90,14 +88,6 @@ class Sandbox:
     def redirects(self) -> bool:
         """Whether pods use 169.254.169.254 and a nat rule redirects them to NMI."""
         return self.network.redirects
-
-    @property
-    def mic_probe_port(self) -> int:
-        return self._mic_ports.probes
-
-    @property
-    def mic_metrics_port(self) -> int:
-        return self._mic_ports.metrics
 
     async def __aenter__(self) -> Self:
         try:
@@ -138,7 +128,7 @@ class Sandbox:
                 operation_seconds=self.settings.operation_seconds,
                 system_assigned=self.settings.system_assigned,
             )
-        self._mic_ports = ProgramPorts(*free_ports(2))
+        self.mic_ports = ProgramPorts(*free_ports(2))
         self._ports = {node: self._nmi_ports() for node in self.node_names}
         self.commands = CommandLines(
             environment=self.settings.environment,
@@ -285,10 +275,10 @@ class Sandbox:
             program="mic",
             node=first,
             address=self.contexts[first].address,
-            flags=self.commands.mic_flags(self._mic_ports, self.settings.mic_flags),
+            flags=self.commands.mic_flags(self.mic_ports, self.settings.mic_flags),
             environment=self.commands.mic_environment(),
             log=self.folder / "mic.log",
-            is_ready=lambda: is_active(self.mic_probe_port),
+            is_ready=lambda: is_active(self.mic_ports.probes),
         )
 
     def _describe_nmi(self, node: str) -> DaemonPod:
@@ -338,7 +328,7 @@ class Sandbox:
     async def mic_active(self) -> None:
         """Wait until MIC leads and its loop runs. Raise StartError or ProgramError."""
         if self.mic is not None:
-            await until_active(self.mic, lambda: is_active(self.mic_probe_port))
+            await until_active(self.mic, lambda: is_active(self.mic_ports.probes))
 
     async def nmi_active(self, node: str) -> None:
         """Wait until NMI serves on the node. Raise StartError or ProgramError."""

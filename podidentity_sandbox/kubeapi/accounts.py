@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from podidentity_sandbox.kubeapi import field_types
-from podidentity_sandbox.kubeapi.statuses import Document, StatusError, bad_request, conflict, invalid
+from podidentity_sandbox.kubeapi.statuses import Document, bad_request, conflict, invalid
 from podidentity_sandbox.kubeapi.verbs import Verbs, format_time
 from podidentity_sandbox.tokens import InvalidTokenError, SigningKey
 
@@ -134,7 +134,11 @@ class ServiceAccountTokens:
                 )
             about |= self._node_of(bound)
         if reference["uid"] not in {"", bound["metadata"]["uid"]}:
-            raise _other_object(reference)
+            reason = (
+                f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record. The "
+                "object might have been deleted and then recreated"
+            )
+            raise conflict(kind, "", name, reason)
         return about
 
     def _node_of(self, pod: Document) -> Document:
@@ -160,14 +164,6 @@ def _seconds(spec: Document) -> int:
     reason = "a duration less than 10 minutes" if seconds < SHORTEST_SECONDS else "a duration larger than 2^32 seconds"
     message = f"Invalid value: {seconds}: may not specify {reason}"
     raise invalid("TokenRequest", GROUP, "", [("FieldValueInvalid", message, "spec.expirationSeconds")])
-
-
-def _other_object(reference: Document) -> StatusError:
-    reason = (
-        f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record. The object "
-        "might have been deleted and then recreated"
-    )
-    return conflict(reference["kind"], "", reference["name"], reason)
 
 
 def _named(document: Document) -> Document:

@@ -218,7 +218,8 @@ def check_definition(definition: Document) -> None:
         for at, version in enumerate(versions)
         if not (version.get("schema") or {}).get("openAPIV3Schema")
     ]
-    if _is_protected(group) and not (definition["metadata"].get("annotations") or {}).get(APPROVED):
+    protected = any(group == suffix or group.endswith(f".{suffix}") for suffix in _PROTECTED)
+    if protected and not (definition["metadata"].get("annotations") or {}).get(APPROVED):
         message = (
             f'Required value: protected groups must have approval annotation "{APPROVED}", '
             "see https://github.com/kubernetes/enhancements/pull/1111"
@@ -305,7 +306,3 @@ def _columns(version: Document) -> tuple[Column, ...]:
 
 def _condition(kind: str, reason: str, message: str, now: str) -> Document:
     return {"type": kind, "status": "True", "lastTransitionTime": now, "reason": reason, "message": message}
-
-
-def _is_protected(group: str) -> bool:
-    return any(group == suffix or group.endswith(f".{suffix}") for suffix in _PROTECTED)

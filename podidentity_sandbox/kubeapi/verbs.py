@@ -230,18 +230,16 @@ class Verbs:
 
     def _check_preconditions(self, resource: ResourceType, item: Item, options: DeleteOptions) -> None:
         metadata = item.document["metadata"]
-        if options.uid and options.uid != metadata["uid"]:
-            reason = (
-                f"the UID in the precondition ({options.uid}) does not match the UID in record ({metadata['uid']}). "
-                "The object might have been deleted and then recreated"
-            )
-            raise conflict(resource.kind, resource.group, metadata["name"], reason)
-        if options.resource_version and options.resource_version != metadata["resourceVersion"]:
-            reason = (
-                f"the ResourceVersion in the precondition ({options.resource_version}) does not match the "
-                f"ResourceVersion in record ({metadata['resourceVersion']}). The object might have been modified"
-            )
-            raise conflict(resource.kind, resource.group, metadata["name"], reason)
+        for field, given, recorded, change in (
+            ("UID", options.uid, metadata["uid"], "deleted and then recreated"),
+            ("ResourceVersion", options.resource_version, metadata["resourceVersion"], "modified"),
+        ):
+            if given and given != recorded:
+                reason = (
+                    f"the {field} in the precondition ({given}) does not match the {field} in record ({recorded}). "
+                    f"The object might have been {change}"
+                )
+                raise conflict(resource.kind, resource.group, metadata["name"], reason)
 
     def _admit_into(self, resource: ResourceType, namespace: str, name: str) -> None:
         item = self.history.get(NAMESPACES, ("", namespace))

@@ -41,6 +41,6 @@ async def test_names_types_and_labels_are_those_of_the_running_programs() -> Non
     async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
         (node,) = sandbox.nmis.values()
         nmis = await asyncio.to_thread(scraped, node.metrics_port)
-        mics = await asyncio.to_thread(scraped, sandbox.mic_metrics_port)
+        mics = await asyncio.to_thread(scraped, sandbox.mic_ports.metrics)
     await asyncio.to_thread(running_programs, nmis, nmi_registry)
     await asyncio.to_thread(running_programs, mics, mic_registry)

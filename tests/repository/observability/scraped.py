@@ -72,7 +72,7 @@ async def prometheus(folder: Path, sandbox: Sandbox) -> AsyncIterator[Prometheus
     """Run a Prometheus that has scraped the sandbox's programs and evaluates the rules, with its data in *folder*."""
     targets = [
         ("nmi", sandbox.nmis[NODE].metrics_port, {"pod": "nmi-x7k2p", "node": NODE}),
-        ("mic", sandbox.mic_metrics_port, {"pod": "mic-6d5f-abcde", "node": NODE}),
+        ("mic", sandbox.mic_ports.metrics, {"pod": "mic-6d5f-abcde", "node": NODE}),
     ]
     configuration = {
         "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "500ms"},

@@ -200,7 +200,7 @@ async def look(folder: Path) -> Seen:
         metrics = set(await server.get("label/__name__/values", **{"match[]": '{job=~"nmi|mic"}'}))
         pages = {
             "nmi": await by_the_runbooks("$NMI", sandbox.nmis[NODE].probe_port),
-            "mic": await by_the_runbooks("$MIC", sandbox.mic_probe_port),
+            "mic": await by_the_runbooks("$MIC", sandbox.mic_ports.probes),
         }
 
         expressions = {alert.name: alert.expr for alert in alerts()}

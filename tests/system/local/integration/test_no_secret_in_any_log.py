@@ -86,7 +86,7 @@ class Walk:
             "NMI's readiness": await page(self.sandbox, nmi.probe_port, "/readyz?verbose"),
             "NMI's state": await page(self.sandbox, nmi.probe_port, "/debug/state"),
             "NMI's metrics": await page(self.sandbox, nmi.metrics_port, "/metrics"),
-            "MIC's metrics": await page(self.sandbox, self.sandbox.mic_metrics_port, "/metrics"),
+            "MIC's metrics": await page(self.sandbox, self.sandbox.mic_ports.metrics, "/metrics"),
             "the Events": await self.events(),
             "the refusals": "\n".join(self.refusals),
         }
