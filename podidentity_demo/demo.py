@@ -100,9 +100,7 @@ class Demo:
         self._settings = settings
         self._endpoint = f"{settings.metadata_service}{TOKEN_PATH}"
         self._unnamed = ""
-        """The client id in the last token that was requested without naming one; empty if there is none or it is
-        unknown.
-        """
+        """The client id in the last token requested without naming one; empty if there is none or it is unknown."""
 
     @property
     def steps(self) -> list[Step]:
@@ -269,10 +267,7 @@ def client_id_in(token: str) -> str:
 
 
 def go_round(steps: Sequence[Step], say: Callable[[str], None]) -> list[str]:
-    """Run each step and print its line. A step that fails does not prevent the next ones.
-
-    Return the names of the failed steps.
-    """
+    """Run each step and print its line, also after a step that failed. Return the names of the failed steps."""
     failed = []
     for name, step in steps:
         try:

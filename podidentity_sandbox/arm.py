@@ -112,9 +112,7 @@ class Arm(HttpService):
         return self._machines.get(resource_id.lower())
 
     def identities_seen_by_imds(self, resource_id: str) -> HostIdentities:
-        """Return the identities of this machine for IMDS: the result of operations that ended at least `lag_seconds`
-        ago.
-        """
+        """Return the machine's identities for IMDS: those of operations that ended at least `lag_seconds` ago."""
         machine = self._machines.get(resource_id.lower())
         if machine is None:
             return HostIdentities()

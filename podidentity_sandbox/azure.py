@@ -79,8 +79,7 @@ class AzureEmulator:
         self.directory.grant(self.demo.object_id, *USUAL_ROLES)
 
     async def start(self) -> None:
-        """Start AAD, ARM and the token proxy on this machine, and where pods reach them by name. IMDS starts
-        with the first VM."""
+        """Start the services on this machine, and where pods reach them by name. IMDS has no VM yet."""
         hosts = (*LOOPBACK, self._network.pod_facing_address)
         context = await asyncio.to_thread(self._authority.server_context, dict.fromkeys(hosts))
         await self.aad.start(ssl_context=context)

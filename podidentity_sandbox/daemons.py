@@ -61,10 +61,7 @@ class DaemonAccounts:
                 continue  # it belongs to an installation in this cluster, so `remove` must not delete it
 
     async def write_kubeconfigs(self, folder: Path) -> dict[str, Path]:
-        """Write a kubeconfig for each program into *folder*, and return their paths. Raise ApiError.
-
-        Only this user can read the files.
-        """
+        """Write a kubeconfig for each program into *folder*, for this user alone. Return the paths. Raise ApiError."""
         paths = {}
         for program, account in ACCOUNTS.items():
             path = SERVICE_ACCOUNTS.path(NAMESPACE, account, "token")
@@ -216,9 +213,7 @@ class DaemonPods:
                 log.warning("cannot write the pods of NMI and MIC; they are written again", extra={"error": error})
 
     async def _readiness(self, pod: DaemonPod) -> bool | None:
-        """Return whether the existing pod is ready; None if it does not exist. Complete its deletion, as a kubelet
-        does, if a client has requested one.
-        """
+        """Return whether the pod is ready; None if there is none. Complete a deletion that a client has requested."""
         try:
             document = msgspec.json.decode(await self._cluster.client.request("GET", PODS.path(NAMESPACE, pod.name)))
             if not document["metadata"].get("deletionTimestamp"):

@@ -103,10 +103,7 @@ class Directory:
     def add_principal(
         self, *, client_id: str = "", secret: str = "", certificate: x509.Certificate | None = None
     ) -> ServicePrincipal:
-        """Create an application and its principal in the directory's own tenant. Missing ids are random.
-
-        With a *certificate* and no *secret* it has no secret.
-        """
+        """Create an application and its principal in the own tenant, with a new secret if no credential is given."""
         chosen = secret or ("" if certificate is not None else uuid.uuid4().hex)
         application = AppRegistration(client_id or str(uuid.uuid4()))
         if chosen:
@@ -138,9 +135,7 @@ class Directory:
         return list(self._managed.values())
 
     def managed(self, client_id: str, tenant: str = "") -> ManagedIdentity | None:
-        """Return the user-assigned identity with this client id, if *tenant*, or the directory's own, is the one it is
-        in.
-        """
+        """Return the user-assigned identity with this client id. None if *tenant* is given and is another one."""
         if tenant and self.tenant(tenant) != self.tenant_id:
             return None
         return next(

@@ -98,11 +98,7 @@ def read_assertion(text: str) -> Assertion:
 
 
 def match(assertion: Assertion, client: str, credentials: Sequence[FederatedCredential]) -> None:
-    """Return if one of the client's credentials matches. Raise NotProvenError, which names the part that does not
-    match.
-
-    *client* is how a message calls it: id and name.
-    """
+    """Return if a credential of *client* (for messages) matches. Raise NotProvenError with the part that does not."""
     if not credentials:
         raise NotProvenError(70025, f"The client {client} has no configured federated identity credentials.")
     same_issuer = [credential for credential in credentials if credential.issuer == assertion.issuer]
@@ -131,10 +127,7 @@ def check_times(assertion: Assertion, now: float) -> None:
 
 
 class IssuerKeys:
-    """The keys of issuers, fetched by OpenID discovery, and again when an assertion names an unknown key.
-
-    Without *fetch* no issuer can be reached.
-    """
+    """The keys of issuers, read by *fetch* at first and for an unknown key. Without it no issuer can be reached."""
 
     def __init__(self, fetch: Fetch | None = None) -> None:
         self.fetch = fetch

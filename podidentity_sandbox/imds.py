@@ -223,9 +223,7 @@ def _documents(host: ImdsVm) -> dict[str, dict[str, Any]]:
 
 
 def _instance(host: ImdsVm, request: web.BaseRequest) -> web.Response:
-    """Return a part of the instance data: an object as JSON or, with format=text, as the list of its members; a value
-    as text only.
-    """
+    """Return a part of the instance data: JSON, or with format=text the list of its members or its value."""
     names = request.path.removeprefix(INSTANCE_PATH).strip("/")
     value: Any = {"compute": dict(host.compute), "network": {"interface": []}}
     if not f"{request.path}/".startswith(f"{INSTANCE_PATH}/"):

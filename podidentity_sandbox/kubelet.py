@@ -132,9 +132,7 @@ class Kubelet:
     async def read_log(
         self, namespace: str, name: str, container: str = "", *, follow: bool, tail: int | None = None
     ) -> AsyncIterator[bytes]:
-        """Yield the output in pieces, from the last *tail* lines on; with *follow* also later output, until the pod
-        ends.
-        """
+        """Yield the output in pieces, from the last *tail* lines on; with *follow* until the pod ends."""
         file, offset = self.log_file(namespace, name, container), 0
         while file is not None:
             complete = not follow or any(managed.finished for managed in self._of(namespace, name))

@@ -1,6 +1,4 @@
-"""Start of the programs of a pod's containers: the demo in the pod's context, NMI and MIC with their container
-settings.
-"""
+"""Start of the programs of a pod's containers: the demo, and NMI and MIC with their container settings."""
 
 import asyncio
 import re
@@ -130,10 +128,7 @@ def expanded(argument: str, environment: Mapping[str, str]) -> str:
 
 
 def _argv(container: Container, environment: Mapping[str, str]) -> list[str]:
-    """Return the command line: the image's program, or the container's command, which may name that program.
-
-    Python is this process's interpreter.
-    """
+    """Return the command line: the container's command, or the image's program, by this process's interpreter."""
     own = program_of(container.image)
     arguments = [expanded(argument, environment) for argument in container.args]
     program, *rest = [expanded(word, environment) for word in container.command or [own]]

@@ -47,10 +47,7 @@ def available() -> bool:
 
 @contextlib.contextmanager
 def trial() -> Iterator[list[str]]:
-    """Make a namespace for a trial and remove it at the end. Yield the command prefix that enters it.
-
-    Raise NamespaceError.
-    """
+    """Make a namespace for a trial, and remove it. Yield the command prefix that enters it. Raise NamespaceError."""
     name = f"{owner()}-trial{threading.get_ident()}"
     _ip("netns", "add", name)
     try:

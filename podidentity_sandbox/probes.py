@@ -36,9 +36,7 @@ def _response(host: str, port: int, path: str, seconds: float) -> Iterator[HTTPR
 
 
 def read_page(host: str, port: int, path: str, seconds: float = PAGE_SECONDS) -> tuple[int, str, bytes]:
-    """Return status, content type and body of a page, cut to PAGE_MAX bytes. Block at most *seconds* for each read.
-    Raise OSError.
-    """
+    """Return status, content type and body of a page, cut to PAGE_MAX bytes, as `_response`. Raise OSError."""
     with _response(host, port, path, seconds) as response:
         return response.status, response.headers.get("Content-Type", "text/plain"), response.read(PAGE_MAX)
 

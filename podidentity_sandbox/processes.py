@@ -43,10 +43,7 @@ class Program:
     async def start(
         cls, name: str, argv: Sequence[str], *, context: ExecutionContext, log: Path, environment: Mapping[str, str]
     ) -> "Program":
-        """Run *argv* in *context* with its output in *log*. Its environment is *environment* and the context's.
-
-        Raise ProgramError if there is no such program.
-        """
+        """Run *argv* in *context* with *environment* and its output in *log*. Raise ProgramError if it is missing."""
         command = context.command(argv)
         if _SETPRIV:
             command = [_SETPRIV, "--pdeathsig", "KILL", "--", *command]

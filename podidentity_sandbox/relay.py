@@ -1,7 +1,4 @@
-"""A relay of connections, for servers of this machine's loopback that network namespaces reach.
-
-It does not read the bytes, so TLS passes.
-"""
+"""A relay of connections, also with TLS, for servers of this machine's loopback that network namespaces reach."""
 
 import asyncio
 import logging
@@ -32,10 +29,7 @@ class Link:
 
 
 class Relay:
-    """Passes connections on to *upstream_host*:*upstream_port*.
-
-    Each connection has a task; `stop` ends them all and waits for them.
-    """
+    """Passes connections on to *upstream_host*:*upstream_port*. Each has a task, which `stop` ends."""
 
     def __init__(self, upstream_host: str, upstream_port: int) -> None:
         self.upstream_host = upstream_host

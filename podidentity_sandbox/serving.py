@@ -1,7 +1,4 @@
-"""The base of the emulators of Azure's services: an HTTP server on given sockets, and faults of its responses.
-
-It does not depend on the service.
-"""
+"""The base of the emulators, whatever they serve: an HTTP server on given sockets, and faults of its responses."""
 
 import abc
 import asyncio

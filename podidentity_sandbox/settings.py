@@ -85,8 +85,7 @@ class Settings:
     lag_seconds: float = 0.0
     """The delay until IMDS knows an identity that ARM has attached."""
     identity_bindings: bool = False
-    """Whether NMI uses AKS identity bindings: its flags and permissions, and the identity binding of the demo's
-    identity."""
+    """Whether NMI uses AKS identity bindings, with flags, permissions and a binding of the demo's identity."""
     identities: Sequence[GivenIdentity] = ()
     """Identities that the sandbox creates in Azure and in the cluster."""
     system_assigned: bool = False

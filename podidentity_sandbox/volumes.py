@@ -46,9 +46,7 @@ class NodeFiles:
     """PEM of the CA certificates that the programs trust, instead of an image's own."""
 
     def at(self, path: str, kind: str) -> Path:
-        """Return the node's file at this absolute path, created if *kind* (of a hostPath volume) requires it. Raise
-        StartError.
-        """
+        """Return the node's file at this path, created if a hostPath volume of this *kind* is. Raise StartError."""
         if path in self.given:
             return self.given[path]
         here = self.root / PurePosixPath(path).relative_to("/")

@@ -29,9 +29,7 @@ TIMEOUT_SECONDS: Final = (1800, 3600)
 
 
 ReadLog = Callable[[Document, str, bool, int | None], AsyncIterator[bytes]]
-"""Returns a pod's log in pieces: of the container, whether it follows, and from the last lines on (None: all). It must
-end by itself unless it follows.
-"""
+"""Returns a pod's log in pieces: of the container, whether it follows or ends, and the last lines (None: all)."""
 
 ReadPage = Callable[[Document, int, str], Awaitable[tuple[int, str, bytes]]]
 """Returns status, content type and body of the page at a path of a pod's port. Raises OSError if it is unreachable."""

@@ -77,10 +77,7 @@ class _Shelf:
 
 
 class History:
-    """All objects by kind name and key.
-
-    *keep* is how many changes of each kind the log keeps; an older revision raises TooOldError.
-    """
+    """All objects by kind name and key. Of the changes of each kind the log has the last *keep* ones."""
 
     def __init__(self, *, keep: int = 10_000) -> None:
         self.revision = FIRST_REVISION

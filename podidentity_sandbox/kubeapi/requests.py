@@ -24,9 +24,7 @@ from podidentity_sandbox.kubeapi.statuses import (
 BODY_MAX: Final = 3 * 1024 * 1024
 """Bytes; the real server's own limit."""
 DEPTH_MAX: Final = 200
-"""Levels of nesting in a body: the project's objects have fewer than twenty, and the limit must be below Python's
-recursion limit.
-"""
+"""Levels of nesting in a body: the project's objects have fewer than twenty, Python's recursion limit is higher."""
 _ACCEPTED: Final = ("application/json", "application/yaml", protobuf.MEDIA_TYPE)
 
 
@@ -43,10 +41,7 @@ class Target:
 
 
 def target(registry: Registry, path: str) -> Target | None:
-    """Return the target of *path*, or None if it is outside of every served group and version.
-
-    Raise StatusError 404 inside a served one.
-    """
+    """Return the target of *path*; None outside of every served group and version. Raise StatusError 404 inside one."""
     parts = path.strip("/").split("/")
     if parts[0] == "api" and len(parts) > 2:
         group, version, rest = "", parts[1], parts[2:]
@@ -133,10 +128,7 @@ class Representation:
 
 
 def representation(request: web.BaseRequest) -> Representation:
-    """Return the form of the response.
-
-    The first supported media type in the Accept header is used. Raise StatusError 406 if there is none.
-    """
+    """Return the form for the first supported media type in the Accept header. Raise StatusError 406 without one."""
     header = request.headers.get("Accept", "") or "*/*"
     for part in header.split(","):
         kind, *parameters = (piece.strip() for piece in part.split(";"))

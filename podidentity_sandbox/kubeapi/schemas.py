@@ -23,10 +23,7 @@ _JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "st
 
 
 def check(resource: ResourceType, document: Document, *, strict: bool = False) -> None:
-    """Prune, set defaults, and raise StatusError 422 for a violation of the schema.
-
-    With *strict* an unknown field is refused with 400.
-    """
+    """Prune, set defaults, and raise StatusError 422 for a violation, or with *strict* 400 for an unknown field."""
     for name in document.keys() - _OBJECT_FIELDS:
         # Nested values may be shared with the stored object.
         document[name] = copy.deepcopy(document[name])
