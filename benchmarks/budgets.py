@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from benchmarks.paired import judged
+from benchmarks.paired import budget
 from benchmarks.results import OURS, Budget, Case, Ratios, Results, Served
 
 FULL_NODE: Final = 250
@@ -37,30 +37,30 @@ def budgets(results: Results) -> tuple[Budget, ...]:
     token, instance = _ours(cases, "keep-alive-32"), _ours(cases, INSTANCE)
     limited = [start for start in starts if start.cores is not None]
     return (
-        judged("keep-alive c=32: requests a second", full.rps.median if full else None, "at least", 1.2, aim=1.3),
-        judged("connection per request: CPU", closing.cpu.median if closing else None, "at most", 1.05, aim=1.0),
-        judged("keep-alive c=1: p50", one.p50.median if one else None, "at most", 1.05),
-        judged("keep-alive c=32: p99", full.p99.median if full else None, "at most", 1.2),
-        judged("10,000 pods instead of 1: requests a second", flat, "at least", 0.95),
-        judged("re-list of 250 pods: p99.9", stall, "at most", 5.0, unit="ms"),
-        judged("memory under load, 250 pods", weight.get(FULL_NODE), "at most", 48, aim=42, unit="MiB"),
+        budget("keep-alive c=32: requests a second", full.rps.median if full else None, "at least", 1.2, aim=1.3),
+        budget("connection per request: CPU", closing.cpu.median if closing else None, "at most", 1.05, aim=1.0),
+        budget("keep-alive c=1: p50", one.p50.median if one else None, "at most", 1.05),
+        budget("keep-alive c=32: p99", full.p99.median if full else None, "at most", 1.2),
+        budget("10,000 pods instead of 1: requests a second", flat, "at least", 0.95),
+        budget("re-list of 250 pods: p99.9", stall, "at most", 5.0, unit="ms"),
+        budget("memory under load, 250 pods", weight.get(FULL_NODE), "at most", 48, aim=42, unit="MiB"),
         *(
-            judged("CPU without requests, 250 pods", memory.idle_percent, "at most", 0.2, unit="%")
+            budget("CPU without requests, 250 pods", memory.idle_percent, "at most", 0.2, unit="%")
             for memory in results.memory
             if memory.pods == FULL_NODE and memory.idle_percent is not None
         ),
-        judged("memory under load, 10,000 pods", weight.get(MANY), "at most", 120, unit="MiB"),
+        budget("memory under load, 10,000 pods", weight.get(MANY), "at most", 120, unit="MiB"),
         *_refusals(cases, token),
         *(
             (
-                judged("instance metadata c=32: CPU", instance.cpu_us.median, "at most", 8, unit="µs"),
-                judged("instance metadata c=32", instance.rps.median, "at least", 50_000, unit="requests/s"),
+                budget("instance metadata c=32: CPU", instance.cpu_us.median, "at most", 8, unit="µs"),
+                budget("instance metadata c=32", instance.rps.median, "at least", 50_000, unit="requests/s"),
             )
             if instance
             else ()
         ),
-        judged("start to Active, 250 pods", start.seconds if start else None, "at most", 0.8, aim=0.25, unit="s"),
-        judged(
+        budget("start to Active, 250 pods", start.seconds if start else None, "at most", 0.8, aim=0.25, unit="s"),
+        budget(
             "start to Active, 250 pods: CPU",
             start.cpu_seconds if start else None,
             "at most",
@@ -68,7 +68,7 @@ def budgets(results: Results) -> tuple[Budget, ...]:
             aim=0.15,
             unit="CPU s",
         ),
-        judged(
+        budget(
             "start to Active, kubeconfig",
             with_kubeconfig.seconds if with_kubeconfig else None,
             "at most",
@@ -77,7 +77,7 @@ def budgets(results: Results) -> tuple[Budget, ...]:
             unit="s",
         ),
         *(
-            judged(f"start to Active, limit of {start.cores:g} CPU", start.seconds, "at most", 1.5, unit="s")
+            budget(f"start to Active, limit of {start.cores:g} CPU", start.seconds, "at most", 1.5, unit="s")
             for start in limited
         ),
     )
@@ -87,10 +87,10 @@ def _refusals(cases: Sequence[Case], token: Served | None) -> Iterator[Budget]:
     """Yield the budgets of each measured case of `REFUSALS`, also in relation to a cached *token*."""
     for key, name in REFUSALS.items():
         if refusal := _ours(cases, key):
-            yield judged(f"{name}: CPU", refusal.cpu_us.median, "at most", 8, unit="µs")
+            yield budget(f"{name}: CPU", refusal.cpu_us.median, "at most", 8, unit="µs")
             if token:
                 ratio = refusal.cpu_us.median / token.cpu_us.median
-                yield judged(f"{name}: CPU, of a cached token", ratio, "at most", 2)
+                yield budget(f"{name}: CPU, of a cached token", ratio, "at most", 2)
 
 
 def _ours(cases: Sequence[Case], key: str) -> Served | None:

@@ -135,7 +135,7 @@ def reached(got: float, bound: float, direction: Literal["at most", "at least"])
     return got <= bound if direction == "at most" else got >= bound
 
 
-def judged(
+def budget(
     what: str,
     got: float | None,
     direction: Literal["at most", "at least"],

@@ -33,8 +33,8 @@ class Cost:
 
 def costs() -> list[Cost]:
     """Return the costs, the highest first. Raises ToolMissingError and RuntimeError."""
-    with tempfile.TemporaryDirectory(prefix="guard-") as room:
-        counted = dumped(tool("valgrind"), Path(room), list(COSTLY))
+    with tempfile.TemporaryDirectory(prefix="guard-") as folder:
+        counted = dumped(tool("valgrind"), Path(folder), list(COSTLY))
     every = [
         Cost(name, len(COSTLY[name][1]), sum(per_request(dump, requests).values()))
         for name, (dump, requests) in counted.items()
@@ -50,8 +50,8 @@ def table(every: list[Cost]) -> str:
 
 def function_tables() -> Iterator[str]:
     """Return a heading and a Markdown table for each batch. Raises ToolMissingError and RuntimeError."""
-    with tempfile.TemporaryDirectory(prefix="guard-") as room:
-        for batch, (dump, requests) in dumped(tool("valgrind"), Path(room), ()).items():
+    with tempfile.TemporaryDirectory(prefix="guard-") as folder:
+        for batch, (dump, requests) in dumped(tool("valgrind"), Path(folder), ()).items():
             yield f"### {batch}\n\n{function_table(dump, requests)}"
 
 

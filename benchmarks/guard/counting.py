@@ -69,10 +69,10 @@ def counted(only: Sequence[str] = ()) -> dict[str, Counts]:
         Path(__file__).with_name("marks.pyx")
     )  # both are compiled once, before three processes need them concurrently
     with tempfile.TemporaryDirectory(prefix="guard-") as name, ThreadPoolExecutor(3) as threads:
-        room = Path(name)
-        under_callgrind = threads.submit(instructions, valgrind, room, only)
-        under_strace = threads.submit(system_calls, strace, room, only)
-        unwatched = threads.submit(allocations, room, only)
+        folder = Path(name)
+        under_callgrind = threads.submit(instructions, valgrind, folder, only)
+        under_strace = threads.submit(system_calls, strace, folder, only)
+        unwatched = threads.submit(allocations, folder, only)
         dumped, called, allocated = under_callgrind.result(), under_strace.result(), unwatched.result()
     return {
         batch: Counts(
@@ -86,15 +86,15 @@ def counted(only: Sequence[str] = ()) -> dict[str, Counts]:
     }
 
 
-def instructions(valgrind: str, room: Path, only: Sequence[str]) -> dict[str, dict[str, float]]:
+def instructions(valgrind: str, folder: Path, only: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return the instructions per request of each function (`object:name`) without callees, per batch."""
-    return {batch: per_request(dump, requests) for batch, (dump, requests) in dumped(valgrind, room, only).items()}
+    return {batch: per_request(dump, requests) for batch, (dump, requests) in dumped(valgrind, folder, only).items()}
 
 
-def dumped(valgrind: str, room: Path, only: Sequence[str]) -> dict[str, tuple[Dump, int]]:
+def dumped(valgrind: str, folder: Path, only: Sequence[str]) -> dict[str, tuple[Dump, int]]:
     """Return callgrind's dump and the number of requests of each batch."""
-    output = room / "callgrind.json"
-    prefix = room / "callgrind.out"
+    output = folder / "callgrind.json"
+    prefix = folder / "callgrind.out"
     options = ["--instr-atstart=no", "--collect-atstart=no", "--dump-line=no", "--compress-strings=no"]
     callgrind = [valgrind, "--tool=callgrind", f"--callgrind-out-file={prefix}", "--compress-pos=no", *options]
     run([*callgrind, *command(REPEATED, "untraced", output, only)], environment())
@@ -121,9 +121,9 @@ def per_request(dump: Dump, requests: int) -> dict[str, float]:
     return spent
 
 
-def allocations(room: Path, only: Sequence[str]) -> dict[str, float]:
+def allocations(folder: Path, only: Sequence[str]) -> dict[str, float]:
     """Return the allocations per request, including Python's small objects."""
-    output = room / "allocations.json"
+    output = folder / "allocations.json"
     run(command(REPEATED, "untraced", output, only), environment(PYTHONMALLOC="malloc"))
     return {
         batch: min(repetition["allocations"] / repetition["requests"] for repetition in every)
@@ -131,10 +131,10 @@ def allocations(room: Path, only: Sequence[str]) -> dict[str, float]:
     }
 
 
-def system_calls(strace: str, room: Path, only: Sequence[str]) -> dict[str, dict[str, float]]:
+def system_calls(strace: str, folder: Path, only: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return the system calls per request, by name."""
-    output = room / "strace.json"
-    trace = room / "trace"
+    output = folder / "strace.json"
+    trace = folder / "trace"
     preload = environment()
     inside = [f"--env={name}={value}" for name, value in preload.items()]
     run([strace, "-f", "-o", trace, *inside, *command(REPEATED, "traced", output, only)], {"PATH": preload["PATH"]})

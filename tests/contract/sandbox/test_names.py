@@ -77,7 +77,7 @@ def test_what_is_no_query_gets_no_answer(invalid: bytes) -> None:
 
 
 @given(st.binary(max_size=600))
-def test_no_answer_is_longer_than_its_query_and_one_record(data: bytes) -> None:
+def test_no_response_is_longer_than_its_query_and_one_record(data: bytes) -> None:
     assert len(response_to(data, ADDRESS, lambda _: True)) <= len(data) + 16
 
 

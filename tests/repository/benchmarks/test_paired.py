@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.paired import Round, Sample, control, dirty, judged, objections, quartiles, ratios, served
+from benchmarks.paired import Round, Sample, budget, control, dirty, objections, quartiles, ratios, served
 from benchmarks.results import Quartiles, Results, Served
 from tests.repository.benchmarks.sample_results import BEST, FULL, QUICK
 
@@ -99,7 +99,7 @@ def test_a_round_without_a_value_ends_the_run_unless_it_is_the_references() -> N
         served({**rounds, "nmi": [round_of(130, cpu=-0.5)]})
 
 
-def test_answers_and_errors_of_all_rounds_are_summed() -> None:
+def test_responses_and_errors_of_all_rounds_are_summed() -> None:
     odd = round_of(100)
     odd = replace(odd, sample=replace(odd.sample, statuses={200: 990, 503: 10}, errors={"reset": 2, "short": 0}))
     found = served({"nmi": [round_of(100), odd]})["nmi"]
@@ -122,7 +122,7 @@ def test_disturbed_measurements_of_all_servers_are_counted() -> None:
     ],
 )
 def test_a_budget_is_met_at_its_limit_and_never_without_a_value(got: float | None, direction: Any, met: bool) -> None:
-    assert judged("it", got, direction, 1.2).met is met
+    assert budget("it", got, direction, 1.2).met is met
 
 
 def first_case(**changes: Any) -> Change:
@@ -170,7 +170,7 @@ def test_the_reasons_against_a_run_are_reported(spoil: Change, why: str) -> None
     [
         (first_case(servers=failing("go")), FULL),
         (first_case(rounds=14), QUICK),
-        (lambda found: replace(found, budgets=(judged("it", 2.0, "at most", 1.0),)), FULL),
+        (lambda found: replace(found, budgets=(budget("it", 2.0, "at most", 1.0),)), FULL),
     ],
     ids=["errors of the Go implementation", "fewer rounds in a quick run", "a missed budget"],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.paired import judged
+from benchmarks.paired import budget
 from benchmarks.report.marks import END, put, standing
 from benchmarks.report.newest import DOCUMENT, MAKER, NONE, made, newest
 from benchmarks.report.table import FILE, budgets, table, verdict
@@ -50,12 +50,12 @@ def test_the_verdict_is_one_line_with_the_reasons() -> None:
 
 @pytest.mark.parametrize(("got", "word"), [(1.31, "aim met"), (1.25, "met"), (1.1, "MISSED"), (None, "?")])
 def test_a_budget_states_whether_it_is_met(got: float | None, word: str) -> None:
-    row = budgets(replace(FULL, budgets=(judged("speed", got, "at least", 1.2, aim=1.3),))).splitlines()[2]
+    row = budgets(replace(FULL, budgets=(budget("speed", got, "at least", 1.2, aim=1.3),))).splitlines()[2]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["speed", "≥ 1.20 x", "1.30 x", "not measured" if got is None else f"{got:.2f} x", word]
 
 
-def test_disturbances_and_unexpected_answers_are_below_the_case() -> None:
+def test_disturbances_and_unexpected_responses_are_below_the_case() -> None:
     servers = {"nmi": replace(BEST.servers["nmi"], statuses={200: 9, 503: 1_000}, errors={"reset": 2})}
     text = table(replace(FULL, cases=(replace(BEST, redone=2, dirty=4, servers=servers),)))
     assert "15 rounds, 2 measurements redone, 4 DISTURBED. Not 200: nmi 1,000 x 503, 2 x reset." in text

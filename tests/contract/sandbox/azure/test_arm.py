@@ -132,7 +132,7 @@ async def test_a_patch_may_name_at_most_150_identities(azure: Azure) -> None:
     assert len(azure.vm.identities) == 150
 
 
-async def test_keys_are_compared_case_insensitively_and_returned_in_arms_spelling(azure: Azure) -> None:
+async def test_keys_are_compared_case_insensitively_and_returned_in_arms_form(azure: Azure) -> None:
     body = {"identity": {"type": USER, "userAssignedIdentities": {identity_id("1").upper(): {}}}}
     _, document = await patch(azure, body)
     (key,) = document["identity"]["userAssignedIdentities"]
