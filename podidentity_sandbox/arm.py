@@ -295,7 +295,7 @@ class Arm(HttpService):
             )
         section = call.body.get("identity") if isinstance(call.body, dict) else None
         if not isinstance(section, dict):
-            return self._shown(machine)  # a PATCH of a resource that does not exist
+            return self._shown(machine)  # a PATCH of fields that the emulator does not have
         self._refuse_marked(machine, call, section)
         operation = machine.update(merge(machine, section, self.directory))
         self._operations[operation.name] = operation

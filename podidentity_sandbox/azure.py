@@ -134,6 +134,7 @@ class AzureEmulator:
                     "osType": "Linux",
                     "vmId": node,
                 },
+                # On loopback all VMs have equal source addresses, so the port identifies the VM.
                 port=0 if self._network.redirects else port,
             )
         )

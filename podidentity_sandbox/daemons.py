@@ -191,6 +191,7 @@ class DaemonPods:
             ready = await asyncio.to_thread(pod.is_ready)
             published = await self._readiness(pod)
             if published is None:
+                # Before the pod exists: its kubelet does not run the pods of which it has static logs.
                 self._cluster.kubelets[pod.node].static_logs[NAMESPACE, pod.name] = pod.log
                 await self._cluster.apply(pod.document())
             elif published == ready:

@@ -139,6 +139,7 @@ class IssuerKeys:
             raise NotProvenError(50027, _UNREADABLE)
         named = (assertion.issuer, assertion.key_id)
         if named not in self._keys:
+            # All keys of the issuer are read again, because it may have withdrawn one of them.
             self._keys = {name: key for name, key in self._keys.items() if name[0] != assertion.issuer}
             self._keys |= await self._fetch_keys(assertion.issuer)
         key = self._keys.get(named)

@@ -162,6 +162,7 @@ class Kubelet:
             finally:
                 readiness.cancel()
         finally:
+            # Also for a pod that could not begin, because a part of it may exist.
             await self._launcher.stop(managed.pod, tuple(managed.programs.values()))
             if not managed.pod.spec.host_network:
                 await asyncio.to_thread(self._network.remove_pod, self.node, uid)
@@ -181,6 +182,7 @@ class Kubelet:
             managed.context = await asyncio.to_thread(self._network.add_pod, self.node, pod.metadata.uid)
         first = [container for container in pod.spec.init_containers if self._launcher.runs(container)]
         programs = [container for container in pod.spec.containers if self._launcher.runs(container)]
+        # As on a real node, a pod without init containers and probes is ready when it starts.
         managed.ready = not first and not any(probe_of(container) for container in programs)
         # Publish the address before the program starts, so that NMI can know the pod at its first request.
         await self._publish(managed, "Running")

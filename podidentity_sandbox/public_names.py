@@ -86,7 +86,7 @@ def response_to(query: bytes, address: ipaddress.IPv4Address, exists: Callable[[
     if not _HEADER.size <= len(query) <= QUERY_MAX:
         return b""
     number, flags, questions, *_ = _HEADER.unpack_from(query)
-    if flags & _RESPONSE:
+    if flags & _RESPONSE:  # two servers could respond to each other without end
         return b""
     copied = flags & (_OPCODE | _RECURSION_DESIRED) | _RESPONSE | _AUTHORITATIVE
     if flags & _OPCODE:

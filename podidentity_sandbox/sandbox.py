@@ -106,6 +106,7 @@ class Sandbox:
         Raise StartError, NamespaceError, ProgramError, ApiError or AccessError, each with one line that names the next
         action.
         """
+        # Each end is registered before its part starts: a start that fails may have begun something.
         ending = self._started.push_async_callback
         self.folder = await asyncio.to_thread(new_folder)
         ending(asyncio.to_thread, shutil.rmtree, self.folder, ignore_errors=True)

@@ -117,6 +117,7 @@ class TokenProxy(SignInService):
         return end
 
     def _greet(self, connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        # `_server_name` reads it: an SSLObject of a server does not keep the name that the client sent.
         connection.server_name = name or ""  # type: ignore[attr-defined]
         if self._now.presents is not None:
             connection.context = self._now.presents

@@ -83,7 +83,7 @@ def complete_new(resource: ResourceType, document: Document, now: str) -> None:
         accept_definition(document, now)
     elif resource.name == "secrets":
         document.setdefault("type", "Opaque")
-    elif resource.has_status and resource.name != "nodes":
+    elif resource.has_status and resource.name != "nodes":  # a kubelet registers its node with the status
         document.pop("status", None)
     complete(resource, document)
 

@@ -206,6 +206,7 @@ class ResourceHandler:
         options = await _delete_options(request)
         resource, key = target.resource, (target.namespace, target.name)
         item, gone = self._verbs.delete(resource, key, options, dry_run=_is_dry_run(request))
+        # Of these two kinds the real server returns the deleted object.
         if gone and resource.name not in {"pods", "serviceaccounts"}:
             uid = item.document["metadata"]["uid"]
             return responses.document(success(target.name, resource.plural, resource.group, uid))

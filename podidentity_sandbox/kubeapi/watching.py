@@ -56,6 +56,7 @@ class Watch:
         self._wake = asyncio.Event()
         self._closed = False
         self._begin()
+        # No write comes between the two: both run in one step of the loop.
         self._unsubscribe = history.subscribe(target.resource.name, self._note)
 
     async def events(self) -> AsyncIterator[WatchEvent]:
@@ -72,7 +73,7 @@ class Watch:
                 yield self._bookmark()
                 next_bookmark = now + BOOKMARK_SECONDS
                 if now >= last_bookmark:
-                    last_bookmark = self._ends
+                    last_bookmark = self._ends  # the end comes first, so that it is sent only once
                 continue
             due = min(next_bookmark, last_bookmark, self._ends) if self._options.bookmarks else self._ends
             await self._sleep(due - now)
