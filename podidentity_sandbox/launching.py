@@ -1,6 +1,7 @@
 """Start of the programs of a pod's containers: the demo, and NMI and MIC with their container settings."""
 
 import asyncio
+import contextlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -76,13 +77,14 @@ class Launcher:
             raise StartError(str(error)) from error
 
     async def stop(self, pod: NodePod, programs: Sequence[Program]) -> None:
-        """Stop the programs and the relays of the pod."""
+        """Stop the programs, then the relays of the pod, also if one of them cannot be stopped."""
         daemons = any(program_of(container.image) in {"mic", "nmi"} for container in pod.spec.containers)
         seconds = DAEMON_STOP_SECONDS if daemons else STOP_SECONDS
-        for program in programs:
-            await program.stop(seconds)
-        for relay in self._relays.pop(pod.metadata.uid, []):
-            await relay.stop()
+        async with contextlib.AsyncExitStack() as parts:  # which ends the last one first
+            for relay in self._relays.pop(pod.metadata.uid, []):
+                parts.push_async_callback(relay.stop)
+            for program in reversed(programs):
+                parts.push_async_callback(program.stop, seconds)
 
     async def _relay(self, pod: NodePod) -> None:
         """Relay ports of this machine's loopback to the pod's loopback."""

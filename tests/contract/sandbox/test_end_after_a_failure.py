@@ -17,7 +17,9 @@ from podidentity_sandbox.daemons import DaemonAccounts, DaemonPod, DaemonPods
 from podidentity_sandbox.fault_control import FaultControl, Service, azure_error, imds_error
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.launching import Launcher
 from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.pod_projection import NodePod
 from podidentity_sandbox.processes import Program
 from podidentity_sandbox.relay import Relay
 from podidentity_sandbox.sandbox import NodeProgram, Sandbox
@@ -85,27 +87,48 @@ async def test_an_emulator_that_fails_to_stop_leaves_no_other_one(monkeypatch: p
             await asyncio.open_connection("127.0.0.1", service.port)
 
 
+async def fail_to_stop(*_: float) -> int:
+    raise PermissionError("this process may not send signals")
+
+
+async def sleeping(name: str, folder: Path) -> Program:
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    context = ExecutionContext("127.0.0.1")
+    return await Program.start(name, command, context=context, log=folder / name, environment={})
+
+
 async def test_a_program_that_cannot_be_stopped_leaves_no_other_program(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async def fail() -> int:
-        raise PermissionError("this process may not send signals")
-
-    async def sleeping(name: str) -> Program:
-        command = [sys.executable, "-c", "import time; time.sleep(60)"]
-        context = ExecutionContext("127.0.0.1")
-        return await Program.start(name, command, context=context, log=tmp_path / name, environment={})
-
     sandbox = without_programs()
     await sandbox.start()
-    programs = [await sleeping(name) for name in ("stuck", "nmi", "mic")]
+    programs = [await sleeping(name, tmp_path) for name in ("stuck", "nmi", "mic")]
     try:
         stuck, nmi, sandbox.mic = programs
         sandbox.nmis = {program.name: NodeProgram(program, "", 0, 0) for program in (stuck, nmi)}
         with monkeypatch.context() as patch:
-            patch.setattr(stuck, "stop", fail)
+            patch.setattr(stuck, "stop", fail_to_stop)
             with pytest.raises(PermissionError):
                 await sandbox.stop()
+        assert [program.name for program in programs if program.returncode is None] == ["stuck"]
+    finally:
+        for program in programs:
+            await program.stop()
+
+
+async def test_a_container_that_cannot_be_stopped_leaves_no_other_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    programs = [await sleeping(name, tmp_path) for name in ("stuck", "other")]
+    try:
+        async with without_programs() as sandbox:
+            context = ExecutionContext("127.0.0.1")
+            client, network = sandbox.cluster.client, sandbox.network
+            launcher = Launcher(client, network, host=context, node="n", environment={}, files=None, relayed=())
+            with monkeypatch.context() as patch:
+                patch.setattr(programs[0], "stop", fail_to_stop)
+                with pytest.raises(PermissionError):
+                    await launcher.stop(NodePod(), programs)
         assert [program.name for program in programs if program.returncode is None] == ["stuck"]
     finally:
         for program in programs:
