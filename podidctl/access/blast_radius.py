@@ -9,9 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from mic.decisions.assignments import misconfigured
-from podidctl.access.cluster_objects import ClusterObjects
-from podidctl.access.daemon_rules import mic_daemons, nmi_daemons
-from podidctl.access.rbac import Permissions, Request, service_account
 from podidctl.access.schema import (
     AccessReview,
     BlastRadius,
@@ -25,8 +22,9 @@ from podidctl.access.schema import (
     Reach,
 )
 from podidctl.access.targets import secret_of
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.rbac import Permissions, Request, service_account
 from podidctl.facts.kinds import service_account_of
-from podidctl.facts.model import readable
 from podidentity.resources import AzureIdentity, IdentityType
 
 REACHED_TODAY: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER, GrantState.POSSIBLE})
@@ -90,13 +88,11 @@ def _reach(identities: set[str], host: Host | None, explained: frozenset[Explain
     )
 
 
-def find_programs(
-    objects: ClusterObjects, permissions: Permissions | None, grants: Sequence[Grant]
-) -> list[ProgramAccess]:
+def find_programs(case: ClusterCase, permissions: Permissions | None, grants: Sequence[Grant]) -> list[ProgramAccess]:
     """Return one value per program and service account, sorted. *permissions*: None if RBAC could not be read."""
-    nmi_accounts = {service_account_of(daemon) for daemon in nmi_daemons(objects)}
-    mic_accounts = {service_account_of(daemon) for daemon in mic_daemons(objects)}
-    identities = readable(objects.identities)
+    nmi_accounts = {service_account_of(daemon) for daemon in case.nmi}
+    mic_accounts = {service_account_of(daemon) for daemon in case.mic}
+    identities = case.facts.identities
     return [
         *(_mic(account, identities) for account in sorted(mic_accounts)),
         *(_nmi(account, identities, permissions, grants) for account in sorted(nmi_accounts)),

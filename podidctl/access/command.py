@@ -12,7 +12,6 @@ from rich.markup import escape
 
 from mic.startup.azure_reader import azure_reader
 from mic.startup.settings import Settings
-from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
 from podidctl.access.gather import gather, read_azure
 from podidctl.access.outputs import AccessOutput, render
@@ -30,6 +29,7 @@ from podidctl.commands.connection import (
     connect,
     parse_pod_name,
 )
+from podidctl.facts.model import Facts
 from podidctl.report.text import Output, console, print_document, print_text
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO, counted, plain
@@ -181,7 +181,7 @@ def _print_differences(found: Differences, to: Console) -> None:
         to.print(f"[magenta]unknown: {escape(plain(part))}: changes of it may be missing[/]", soft_wrap=True)
 
 
-async def _read(settings: Settings, *, ask_azure: bool) -> tuple[ClusterObjects, str]:
+async def _read(settings: Settings, *, ask_azure: bool) -> tuple[Facts, str]:
     """Return the objects, and the namespace of the kubeconfig. Raises StartError."""
     async with connect(settings) as client:
         objects, usual = await gather(client), client.access.namespace or "default"

@@ -8,23 +8,22 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from mic.cluster.bindings import BindingIndex, embedded_bindings, indexed
+from mic.cluster.bindings import embedded_bindings
 from mic.cluster.mirror_pods import MESSAGE as MIRROR_POD
-from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, Key
+from mic.decisions.assignments import DesiredAssignment, Key
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.candidate_order import candidate_order
 from nmi.identity.decide import Grant as NmiGrant
 from nmi.identity.decide import decide
 from nmi.identity.pods import facts
 from nmi.policies import decision_policy
-from podidctl.access.cluster_objects import ClusterObjects
-from podidctl.access.daemon_rules import DaemonRules, nodes_without_nmi
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import Grant, GrantState
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import MissingNmi
 from podidctl.evaluation.federated import account_name
 from podidctl.evaluation.pod import ANY_IDENTITY, CLIENT_ID_VARIABLE, assignments_of, sets_client_id
-from podidctl.facts.model import DiagnosisInput, ReadFailure, readable
+from podidctl.facts.model import Facts
 from podidctl.report.text import listed, namespace_of
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import counted
@@ -34,51 +33,40 @@ SERVED: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEF
 """States in which NMI serves the identity, or will."""
 
 
-def live_pods(objects: ClusterObjects) -> list[ReviewedPod]:
+def live_pods(facts: Facts) -> list[ReviewedPod]:
     """Return the pods that have not ended."""
-    return [each for each in readable(objects.pods) if not each.finished]
+    return [each for each in facts.pods if isinstance(each, ReviewedPod) and not each.finished]
 
 
-def binding_index(objects: ClusterObjects, rules: DaemonRules) -> BindingIndex:
-    """Return MIC's index of the bindings."""
-    return indexed(
-        readable(objects.identities),
-        readable(objects.bindings),
-        _active(objects),
-        force_namespaced=rules.force_namespaced,
-    )
-
-
-def find_grants(objects: ClusterObjects, rules: DaemonRules, index: BindingIndex) -> list[Grant]:
+def find_grants(case: ClusterCase) -> list[Grant]:
     """Return the grants of all pods that have not ended, sorted by pod and identity."""
-    grants = _Grants(objects, rules, index)
-    found = [grant for pod in live_pods(objects) for grant in grants.of(pod)]
-    found += _by_service_account(found, objects)
+    grants = _Grants(case)
+    found = [grant for pod in live_pods(case.facts) for grant in grants.of(pod)]
+    found += _by_service_account(found, case.facts)
     return sorted(found, key=lambda grant: (grant.pod, grant.identity))
 
 
 class _Grants:
     """MIC's desired assignments and the objects that NMI decides by, by pod."""
 
-    def __init__(self, objects: ClusterObjects, rules: DaemonRules, index: BindingIndex) -> None:
-        self._rules = rules
+    def __init__(self, case: ClusterCase) -> None:
+        self._case = case
         self._policies = {
-            node: decision_policy(each.settings) for node, each in [*rules.by_node.items(), ("", rules.usual)]
+            node: decision_policy(each.settings) for node, each in [*case.by_node.items(), ("", case.usual)]
         }
-        self._without_nmi = nodes_without_nmi(objects)
-        unread = any(isinstance(each, ReadFailure) for each in (objects.identities, objects.bindings))
-        self._served_by_bindings = rules.managed or unread
+        facts = case.facts
+        self._served_by_bindings = case.managed or not facts.unread.keys().isdisjoint({"identities", "bindings"})
         """Whether what NMI serves without a desired assignment has a binding: NMI joins them itself, or MIC's desired
         assignments are not known."""
         self._desired: defaultdict[Key, list[DesiredAssignment]] = defaultdict(list)
-        for desired in _desired_assignments(objects, rules, index):
+        for desired in _desired_assignments(case):
             self._desired[desired.pod.key].append(desired)
         self._assigned: defaultdict[Key, list[AzureAssignedIdentity]] = defaultdict(list)
-        for assigned in () if rules.managed else readable(objects.assigned):
+        for assigned in () if case.managed else facts.assigned:
             self._assigned[assigned.spec.pod_namespace, assigned.spec.pod].append(assigned)
-        self._identities = {identity.key: identity for identity in readable(objects.identities)}
+        self._identities = {identity.key: identity for identity in facts.identities}
         self._bindings: defaultdict[tuple[str, str], list[AzureIdentityBinding]] = defaultdict(list)
-        for binding in readable(objects.bindings) if rules.managed else ():
+        for binding in facts.bindings if case.managed else ():
             self._bindings[binding.metadata.namespace, binding.spec.selector].append(binding)
 
     def of(self, pod: ReviewedPod) -> Iterator[Grant]:
@@ -104,7 +92,7 @@ class _Grants:
             if self._bypasses_nmi(pod):
                 # The pod can request a token of its service account without NMI.
                 state = GrantState.POSSIBLE if federated else GrantState.BYPASSED
-            elif federated and not self._rules.on(pod.spec.node_name).settings.federated_identities:
+            elif federated and not self._case.on(pod.spec.node_name).settings.federated_identities:
                 state = GrantState.DISABLED
             yield Grant(
                 pod="/".join(pod.key),
@@ -117,9 +105,9 @@ class _Grants:
             )
 
     def _bypasses_nmi(self, pod: ReviewedPod) -> bool:
-        if pod.spec.node_name in self._without_nmi or pod.spec.host_network:
+        if pod.spec.node_name in self._case.nodes_without_nmi or pod.spec.host_network:
             return True
-        return bool(self._rules.exempt(pod) and not pod.mirror)
+        return bool(self._case.exempt(pod) and not pod.mirror)
 
     def _served(self, pod: ReviewedPod) -> dict[Key, AssignedIdentity]:
         """Return what NMI serves to *pod* if its requests reach NMI, by identity."""
@@ -129,43 +117,33 @@ class _Grants:
         if not node or not (assigned or bindings):
             return {}
         named = (self._identities.get((namespace, binding.spec.azure_identity)) for binding in bindings)
-        data = DiagnosisInput(
-            namespace=namespace,
-            name=pod.metadata.name,
-            configuration=self._rules.on(node),
-            pod=pod,
-            assigned=tuple(assigned),
-            bindings=tuple(bindings),
-            identities=tuple(identity for identity in named if identity is not None),
-        )
+        identities = [identity for identity in named if identity is not None]
         policy = self._policies.get(node) or self._policies[""]
         pod_facts = facts(pod)
         return {
             each.identity.key: each
-            for each in assignments_of(data, pod)
+            for each in assignments_of(self._case.on(node).settings, pod, assigned, bindings, identities)
             if isinstance(decide(pod_facts, [each], ANY_IDENTITY, policy, {}), NmiGrant)
         }
 
 
-def _desired_assignments(
-    objects: ClusterObjects, rules: DaemonRules, index: BindingIndex
-) -> Iterator[DesiredAssignment]:
+def _desired_assignments(case: ClusterCase) -> Iterator[DesiredAssignment]:
     """Yield MIC's desired assignments: none in managed mode."""
-    if rules.managed:
+    if case.managed:
         return
-    embedded = embedded_bindings(_active(objects))
-    hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in readable(objects.nodes)}
-    any_node = isinstance(objects.nodes, ReadFailure)
-    for pod in readable(objects.pods):
+    embedded, facts = embedded_bindings(case.existing_assignments), case.facts
+    hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in facts.nodes}
+    any_node = "nodes" in facts.unread
+    for pod in facts.pods:
         node = pod.spec.node_name
         if not any_node and node not in hosts:
             continue
-        for desired in index.all_desired(pod, embedded).values():
+        for desired in case.binding_index.all_desired(pod, embedded).values():
             if any_node or desired.identity_id is None or hosts[node] is not None:
                 yield desired
 
 
-def _by_service_account(found: list[Grant], objects: ClusterObjects) -> Iterator[Grant]:
+def _by_service_account(found: list[Grant], facts: Facts) -> Iterator[Grant]:
     """Yield the grants of pods without a binding whose service account has a grant of a federated identity: the
     federated credential on Azure names the service account, not the pod.
     """
@@ -176,15 +154,11 @@ def _by_service_account(found: list[Grant], objects: ClusterObjects) -> Iterator
     if not trusted:
         return
     had = {(each.pod, each.identity) for each in found}
-    for pod in live_pods(objects):
+    for pod in live_pods(facts):
         name = "/".join(pod.key)
         for identity in sorted(trusted.get(account_name(pod), ())):
             if (name, identity) not in had:
                 yield Grant(pod=name, identity=identity, state=GrantState.POSSIBLE, service_account=account_name(pod))
-
-
-def _active(objects: ClusterObjects) -> list[ExistingAssignment]:
-    return [each for each in map(ExistingAssignment, readable(objects.assigned)) if not each.terminating]
 
 
 def pod_note(pod: ReviewedPod, grants: Sequence[Grant], missing: MissingNmi | None, *, explained: bool) -> str:

@@ -15,9 +15,8 @@ from mic.azure.identities import HostIdentities
 from mic.cluster.hosts import NODE_PREFIX
 from mic.decisions.assignments import ExistingAssignment
 from mic.preview.outcome import AzureReads
-from podidctl.access.cluster_objects import AzureState, ClusterObjects
 from podidctl.access.schema import AttachedIdentity, Explained, Grant, GrantState, Host
-from podidctl.facts.model import readable
+from podidctl.facts.model import AzureState, Facts
 from podidentity.azure.resource_ids import Host as AzureHost
 from podidentity.azure.resource_ids import ScaleSet, id_key, parse_provider_id, parse_user_assigned
 from podidentity.resources import AzureIdentity, IdentityType
@@ -47,8 +46,8 @@ class _Place:
 class HostMap:
     """Hosts by node. A node without a known VM or scale set is a separate host."""
 
-    def __init__(self, objects: ClusterObjects) -> None:
-        self._hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in readable(objects.nodes)}
+    def __init__(self, facts: Facts) -> None:
+        self._hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in facts.nodes}
         self._texts: dict[str, str] = {}
         for each in self._hosts.values():
             if each is not None:
@@ -70,10 +69,10 @@ class HostMap:
 
 
 def find_hosts(
-    objects: ClusterObjects, places: HostMap, nodes: Iterable[str], node_of: Mapping[str, str], grants: Iterable[Grant]
+    facts: Facts, places: HostMap, nodes: Iterable[str], node_of: Mapping[str, str], grants: Iterable[Grant]
 ) -> list[Host]:
     """Return the hosts of *nodes*, sorted by id. *node_of*: each pod's node."""
-    identities = {"/".join(each.key): each for each in readable(objects.identities)}
+    identities = {"/".join(each.key): each for each in facts.identities}
     by_id: dict[str, _Place] = {}
     for node in nodes:
         by_id.setdefault(places.id_of(node), _Place(places.host_of(node))).nodes.add(node)
@@ -85,7 +84,7 @@ def find_hosts(
         place.pods[id_key(known)].add(grant.pod)
         if grant.state is GrantState.USABLE:
             place.expected.setdefault(id_key(known), known)
-    for existing in map(ExistingAssignment, readable(objects.assigned)):
+    for existing in map(ExistingAssignment, facts.assigned):
         place = by_id.get(places.id_of(existing.node))
         if place is not None and existing.identity_id is not None:
             place.assigned.setdefault(existing.identity_id.key, existing.identity_id.text)
@@ -97,7 +96,7 @@ def find_hosts(
         if (known := user_assigned_id(identity)) is not None:
             names[id_key(known)].append(name)
             client_ids.setdefault(id_key(known), identity.spec.client_id)
-    return [_shown(key, place, objects.azure, names, client_ids) for key, place in sorted(by_id.items())]
+    return [_shown(key, place, facts.azure, names, client_ids) for key, place in sorted(by_id.items())]
 
 
 def _shown(

@@ -1,13 +1,11 @@
-"""Projections of pods and RBAC objects with the fields that only the access review reads."""
+"""Projection of pods with the fields that only the access review reads."""
 
 from typing import Final
 
 import msgspec
 
-from podidctl.facts.kinds import VariableContainer, VariablePod, VariablePodSpec
-from podidentity.resources import BareMeta, Kind, Resource, Wire
-
-RBAC_GROUP: Final = "rbac.authorization.k8s.io"
+from podidctl.facts.kinds import HostPath, VariableContainer, VariablePod, VariablePodSpec
+from podidentity.resources import Kind, Wire
 
 
 class Capabilities(Wire, frozen=True):
@@ -55,10 +53,6 @@ class ReviewedContainer(VariableContainer, frozen=True):
     volume_mounts: list[VolumeMount] | None = None
 
 
-class HostPath(Wire, frozen=True):
-    path: str = ""
-
-
 class Volume(Wire, frozen=True):
     name: str = ""
     host_path: HostPath | None = None
@@ -86,61 +80,4 @@ class ReviewedPod(VariablePod, frozen=True):
     spec: ReviewedPodSpec = ReviewedPodSpec()
 
 
-class PolicyRule(Wire, frozen=True):
-    """One rule of a role. Hashable, so that repeated rules count once."""
-
-    verbs: tuple[str, ...] | None = None
-    api_groups: tuple[str, ...] | None = None
-    resources: tuple[str, ...] | None = None
-    resource_names: tuple[str, ...] | None = None
-
-
-class LabelRequirement(Wire, frozen=True):
-    key: str = ""
-    operator: str = ""
-    values: list[str] | None = None
-
-
-class LabelSelector(Wire, frozen=True):
-    match_labels: dict[str, str] | None = None
-    match_expressions: list[LabelRequirement] | None = None
-
-
-class AggregationRule(Wire, frozen=True):
-    cluster_role_selectors: list[LabelSelector] | None = None
-
-
-class Role(Resource, frozen=True):
-    """A Role or a ClusterRole."""
-
-    metadata: BareMeta = BareMeta()
-    rules: list[PolicyRule] | None = None
-    aggregation_rule: AggregationRule | None = None
-
-
-class Subject(Wire, frozen=True):
-    kind: str = ""
-    name: str = ""
-    namespace: str = ""
-
-
-class RoleReference(Wire, frozen=True):
-    kind: str = ""
-    name: str = ""
-
-
-class RoleBinding(Resource, frozen=True):
-    """A RoleBinding or a ClusterRoleBinding."""
-
-    metadata: BareMeta = BareMeta()
-    subjects: list[Subject] | None = None
-    role_ref: RoleReference = RoleReference()
-
-
 REVIEWED_PODS: Final = Kind("Pod", "pods", ReviewedPod)
-ROLES: Final = Kind("Role", "roles", Role, RBAC_GROUP)
-CLUSTER_ROLES: Final = Kind("ClusterRole", "clusterroles", Role, RBAC_GROUP, namespaced=False)
-ROLE_BINDINGS: Final = Kind("RoleBinding", "rolebindings", RoleBinding, RBAC_GROUP)
-CLUSTER_ROLE_BINDINGS: Final = Kind(
-    "ClusterRoleBinding", "clusterrolebindings", RoleBinding, RBAC_GROUP, namespaced=False
-)

@@ -2,21 +2,17 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import msgspec
 
-from mic.cluster.bindings import BindingIndex
 from mic.decisions.assignments import Key, misconfigured
 from podidctl.access.blast_radius import BlastRadiusIndex, find_programs
-from podidctl.access.cluster_objects import ClusterObjects
-from podidctl.access.daemon_rules import DaemonRules, daemon_rules, mic_daemons, nmi_daemons, nodes_without_nmi
-from podidctl.access.grants import binding_index, find_grants, live_pods, pod_note
+from podidctl.access.grants import find_grants, live_pods, pod_note
 from podidctl.access.host_access import host_access, undecided_access
 from podidctl.access.hosts import CRITICAL, HostMap, find_hosts, is_cluster_identity, names_of_cluster_identity
 from podidctl.access.projections import ReviewedPod
-from podidctl.access.rbac import Permissions
 from podidctl.access.schema import (
     AccessReview,
     Action,
@@ -29,6 +25,7 @@ from podidctl.access.schema import (
     PodAccess,
     PodException,
     ProgramAccess,
+    Rules,
     Scope,
     SubjectAccess,
     Way,
@@ -37,18 +34,19 @@ from podidctl.access.scope import restrict
 from podidctl.access.subjects import actions_of_accounts, find_subjects, with_accounts
 from podidctl.access.summary import summarize, unknown_parts
 from podidctl.access.targets import Targets, find_targets, secret_of
-from podidctl.evaluation.daemons import MissingNmi
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import account_name
+from podidctl.evaluation.rbac import Permissions
 from podidctl.facts.kinds import service_account_of
-from podidctl.facts.model import ReadFailure, readable
+from podidctl.facts.model import Facts, ReadFailure
 from podidentity.object_limits import oversized
 
 WHOLE_CLUSTER = Scope()
 
 
-def review(objects: ClusterObjects, scope: Scope = WHOLE_CLUSTER) -> AccessReview:
+def review(facts: Facts, scope: Scope = WHOLE_CLUSTER) -> AccessReview:
     """Return the review of the whole cluster, or of the part in *scope*. Raises ScopeError."""
-    parts = _Review(objects)
+    parts = _Review(facts)
     document = parts.document()
     if not scope.kind:
         return document
@@ -57,32 +55,21 @@ def review(objects: ClusterObjects, scope: Scope = WHOLE_CLUSTER) -> AccessRevie
     return msgspec.structs.replace(restricted, subjects=parts.subjects_of(names))
 
 
-@dataclass
-class _Review:
+class _Review(ClusterCase):
     """Parts of the review. Each is computed once, from the parts that it needs."""
-
-    objects: ClusterObjects
-
-    @cached_property
-    def rules(self) -> DaemonRules:
-        return daemon_rules(self.objects)
-
-    @cached_property
-    def index(self) -> BindingIndex:
-        return binding_index(self.objects, self.rules)
 
     @cached_property
     def live(self) -> list[ReviewedPod]:
-        return live_pods(self.objects)
+        return live_pods(self.facts)
 
     @cached_property
     def grants(self) -> list[Grant]:
-        return find_grants(self.objects, self.rules, self.index)
+        return find_grants(self)
 
     @cached_property
     def node_names(self) -> list[str]:
-        known = {each.metadata.name for each in readable(self.objects.nodes)}
-        if isinstance(self.objects.nodes, ReadFailure):
+        known = {each.metadata.name for each in self.facts.nodes}
+        if "nodes" in self.facts.unread:
             known |= {each.spec.node_name for each in self.live} - {""}
         return sorted(known)
 
@@ -92,54 +79,48 @@ class _Review:
 
     @cached_property
     def places(self) -> HostMap:
-        return HostMap(self.objects)
+        return HostMap(self.facts)
 
     @cached_property
     def hosts(self) -> list[Host]:
-        return find_hosts(self.objects, self.places, self.node_names, self.node_of, self.grants)
+        return find_hosts(self.facts, self.places, self.node_names, self.node_of, self.grants)
 
     @cached_property
     def nmi_states(self) -> dict[str, str]:
         """State of NMI by node."""
-        nmi = nmi_daemons(self.objects)
-        if not nmi:
+        if not self.nmi:
             return dict.fromkeys(self.node_names, "unknown")
         states = dict.fromkeys(self.node_names, "none")
-        for daemon in nmi:
+        for daemon in self.nmi:
             if daemon.spec.node_name in states:
                 ready = daemon.ready or states[daemon.spec.node_name] == "ready"
                 states[daemon.spec.node_name] = "ready" if ready else "not ready"
         return states
 
     @cached_property
-    def missing_nmi(self) -> dict[str, MissingNmi]:
-        """Cause for each node without NMI."""
-        return nodes_without_nmi(self.objects)
-
-    @cached_property
     def daemon_of(self) -> dict[Key, str]:
         """Program by pod."""
-        programs = (("nmi", nmi_daemons(self.objects)), ("mic", mic_daemons(self.objects)))
+        programs = (("nmi", self.nmi), ("mic", self.mic))
         return {each.key: program for program, daemons in programs for each in daemons}
 
     @cached_property
     def permissions(self) -> Permissions | None:
         """Permissions of all subjects; None if RBAC could not be read."""
-        rbac = self.objects.rbac
+        rbac = self.facts.rbac
         return None if isinstance(rbac, ReadFailure) else Permissions(rbac)
 
     @cached_property
     def programs(self) -> list[ProgramAccess]:
-        return find_programs(self.objects, self.permissions, self.grants)
+        return find_programs(self, self.permissions, self.grants)
 
     @cached_property
     def ways(self) -> dict[str, list[HostAccess]]:
         """Ways of each pod to the identities of its node, by pod."""
         found = {}
         for pod in self.live:
-            missing = self.missing_nmi.get(pod.spec.node_name)
+            missing = self.nodes_without_nmi.get(pod.spec.node_name)
             why = missing.why if missing is not None and missing.reaches_imds else ""
-            ways = host_access(pod, self.rules.exempt(pod), nmi_missing=why) if pod.spec.node_name else []
+            ways = host_access(pod, self.exempt(pod), nmi_missing=why) if pod.spec.node_name else []
             found["/".join(pod.key)] = ways
         return found
 
@@ -147,8 +128,7 @@ class _Review:
     def targets(self) -> Targets:
         names = {host.id: frozenset(name for each in host.attached for name in each.identities) for host in self.hosts}
         targets = find_targets(
-            self.objects,
-            self.rules,
+            self,
             self.live,
             grants=self.grants,
             programs=self.programs,
@@ -182,7 +162,7 @@ class _Review:
         if self.permissions is not None:
             accounts = {account_name(each) for each in self.live}
             actions = actions_of_accounts(self.permissions, self.targets, sorted(accounts))
-        explained = not any(isinstance(each, ReadFailure) for each in (self.objects.bindings, self.objects.identities))
+        explained = self.facts.unread.keys().isdisjoint({"bindings", "identities"})
         found = []
         for pod in self.live:
             name = "/".join(pod.key)
@@ -203,7 +183,7 @@ class _Review:
                     undecided_access=undecided,
                     rights=actions.get(account_name(pod), []),
                     note=pod_note(
-                        pod, granted.get(name, ()), self.missing_nmi.get(pod.spec.node_name), explained=explained
+                        pod, granted.get(name, ()), self.nodes_without_nmi.get(pod.spec.node_name), explained=explained
                     ),
                 )
             )
@@ -217,7 +197,7 @@ class _Review:
             if pod.host_access:
                 host_pods[pod.node].append(pod.full_name)
         accounts: defaultdict[str, set[str]] = defaultdict(set)
-        for daemon in (*nmi_daemons(self.objects), *mic_daemons(self.objects)):
+        for daemon in (*self.nmi, *self.mic):
             accounts[daemon.spec.node_name].add(service_account_of(daemon))
         index = BlastRadiusIndex(self.pods, self.grants, self.hosts)
         return [
@@ -238,7 +218,7 @@ class _Review:
         for grant in self.grants:
             pods[grant.identity].add(grant.pod)
         bindings: defaultdict[str, list[str]] = defaultdict(list)
-        for binding in readable(self.objects.bindings):
+        for binding in self.facts.bindings:
             identity = f"{binding.metadata.namespace}/{binding.spec.azure_identity}"
             bindings[identity].append("/".join(binding.key))
         hosts: defaultdict[str, list[str]] = defaultdict(list)
@@ -250,7 +230,7 @@ class _Review:
         for node in self.nodes:
             reaching[node.host] += len(node.host_pods)
         found = []
-        for each in readable(self.objects.identities):
+        for each in self.facts.identities:
             name, spec = "/".join(each.key), each.spec
             found.append(
                 Identity(
@@ -260,7 +240,7 @@ class _Review:
                     client_id=spec.client_id,
                     resource_id=spec.resource_id,
                     tenant_id=spec.tenant_id,
-                    namespaced=self.rules.force_namespaced or self.rules.managed or each.namespaced,
+                    namespaced=self.namespaced or each.namespaced,
                     secret=secret_of(each),
                     problem=misconfigured(each),
                     bindings=sorted(bindings[name]),
@@ -274,17 +254,17 @@ class _Review:
     @cached_property
     def bindings(self) -> list[Binding]:
         pods = Counter(each.binding for each in self.grants)
-        known = {each.key for each in readable(self.objects.identities)}
-        own = names_of_cluster_identity(self.objects.azure)
-        critical = {each.key for each in readable(self.objects.identities) if is_cluster_identity(each, own)}
-        beyond = {binding.key: why for binding, why in self.index.beyond()}
+        known = {each.key for each in self.facts.identities}
+        own = names_of_cluster_identity(self.facts.azure)
+        critical = {each.key for each in self.facts.identities if is_cluster_identity(each, own)}
+        beyond = {binding.key: why for binding, why in self.binding_index.beyond()}
         found = []
-        for each in readable(self.objects.bindings):
+        for each in self.facts.bindings:
             identity = (each.metadata.namespace, each.spec.azure_identity)
             problem = oversized(each) or beyond.get(each.key, "")
             if not problem and identity not in known:
                 problem = f"there is no AzureIdentity {'/'.join(identity)}"
-            if isinstance(self.objects.identities, ReadFailure):
+            if "identities" in self.facts.unread:
                 problem = ""
             found.append(
                 Binding(
@@ -309,22 +289,33 @@ class _Review:
                 labels=dict(sorted((each.spec.pod_labels or {}).items())),
                 pods=pods["/".join(each.key)],
             )
-            for each in sorted(readable(self.objects.exceptions), key=lambda each: each.key)
+            for each in sorted(self.facts.exceptions, key=lambda each: each.key)
         ]
+
+    def rules(self) -> Rules:
+        """Return how NMI and MIC decide."""
+        settings = [each.settings for each in self.by_node.values()] or [self.usual.settings]
+        return Rules(
+            mode="managed" if self.managed else "standard",
+            force_namespaced=self.namespaced,
+            federated_identities=any(each.federated_identities for each in settings),
+            source=self.usual.source,
+        )
 
     def document(self) -> AccessReview:
         """Return the whole review."""
         azure_hosts = [each for each in self.hosts if each.kind != "node"]
         read = sum(each.read for each in azure_hosts)
-        asked = self.objects.azure is not None
+        azure = self.facts.azure
+        asked = azure is not None
         return AccessReview(
-            read_at=self.objects.read_at,
-            rules=self.rules.shown(),
-            cluster_identity=self.objects.azure.own_identity if self.objects.azure is not None else "",
+            read_at=f"{self.facts.now:%Y-%m-%dT%H:%M:%SZ}",
+            rules=self.rules(),
+            cluster_identity=azure.own_identity if azure is not None else "",
             azure="not read" if not asked else "read" if read == len(azure_hosts) else "partly read",
-            unknown=list(unknown_parts(self.objects, self.rules, self.hosts)),
+            unknown=list(unknown_parts(self, self.hosts)),
             summary=summarize(
-                self.objects,
+                self.facts,
                 live_pods=len(self.live),
                 pods=self.pods,
                 grants=self.grants,

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from podidctl.access.projections import RBAC_GROUP, PolicyRule
-from podidctl.access.rbac import ALL, BoundRule, Permissions, Request, SubjectKey, matches, service_account
 from podidctl.access.schema import Action, SubjectAccess, SubjectRight
 from podidctl.access.targets import ByName, Names, Targets
+from podidctl.evaluation.rbac import ALL, BoundRule, Permissions, Request, SubjectKey, matches, service_account
+from podidctl.facts.rbac import RBAC_GROUP, PolicyRule
 from podidentity.resources import GROUP
 
 WRITE: Final = ("create", "update", "patch")

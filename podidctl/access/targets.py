@@ -8,12 +8,10 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from mic.decisions.assignments import misconfigured
-from podidctl.access.cluster_objects import ClusterObjects
-from podidctl.access.daemon_rules import DaemonRules
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import TAKES_OVER, Action, Grant, HostAccess, ProgramAccess
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import account_name
-from podidctl.facts.model import readable
 from podidentity.resources import AzureIdentity, IdentityType
 
 Names: TypeAlias = frozenset[str]
@@ -107,8 +105,7 @@ def _within(names: Names, namespace: str) -> Names:
 
 
 def find_targets(
-    objects: ClusterObjects,
-    rules: DaemonRules,
+    case: ClusterCase,
     pods: Iterable[ReviewedPod],
     *,
     grants: Sequence[Grant],
@@ -131,7 +128,7 @@ def find_targets(
     for program in programs:
         of_accounts[program.account] |= {*program.today}
     of_secrets: defaultdict[str, set[str]] = defaultdict(set)
-    for identity in readable(objects.identities):
+    for identity in case.facts.identities:
         if secret := secret_of(identity):
             of_secrets[secret].add("/".join(identity.key))
     by_name = {"/".join(pod.key): pod for pod in pods}
@@ -145,28 +142,28 @@ def find_targets(
         if any(access.way in TAKES_OVER for access in ways[name]):
             of_pods[name] |= on_node[pod.spec.node_name]
     return Targets(
-        identities=frozenset("/".join(identity.key) for identity in readable(objects.identities)),
-        offered=offered_identities(objects, rules),
+        identities=frozenset("/".join(identity.key) for identity in case.facts.identities),
+        offered=offered_identities(case),
         of_pods=ByName({pod: its for pod, its in of_pods.items() if its}),
         of_accounts=ByName(of_accounts),
         of_secrets=ByName(of_secrets),
     )
 
 
-def offered_identities(objects: ClusterObjects, rules: DaemonRules) -> Callable[[str], Names]:
+def offered_identities(case: ClusterCase) -> Callable[[str], Names]:
     """Return a function that returns the identities that bindings give to pods of a namespace with any label; with an
     empty namespace, of all namespaces.
     """
-    identities = {identity.key: identity for identity in readable(objects.identities)}
+    identities = {identity.key: identity for identity in case.facts.identities}
     everywhere: set[str] = set()
     of_namespace: defaultdict[str, set[str]] = defaultdict(set)
-    for binding in readable(objects.bindings):
+    for binding in case.facts.bindings:
         namespace = binding.metadata.namespace
         identity = identities.get((namespace, binding.spec.azure_identity))
         if identity is None or not binding.spec.selector or misconfigured(identity):
             continue
         of_namespace[namespace].add("/".join(identity.key))
-        if not (rules.managed or rules.force_namespaced or identity.namespaced):
+        if not (case.namespaced or identity.namespaced):
             everywhere.add("/".join(identity.key))
     of_everywhere, of_all = frozenset(everywhere), _union(of_namespace.values())
     return lambda namespace: of_all if not namespace else of_everywhere.union(of_namespace.get(namespace, ()))

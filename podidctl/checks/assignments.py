@@ -12,7 +12,7 @@ from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import ANY_IDENTITY, PodCase
 from podidctl.evaluation.tokens import describe_token_source, unknown_cloud_note
-from podidctl.facts.model import ObjectReference, Objects
+from podidctl.facts.model import Facts, ObjectReference
 from podidctl.report.finding import Finding, Level
 from podidctl.report.text import listed
 from podidentity.azure.resource_ids import parse_provider_id
@@ -86,7 +86,7 @@ def served_link(case: PodCase, about: str, assigned: AssignedIdentity, *, well: 
     account = f"{case.pod.metadata.namespace}/{case.pod.spec.service_account_name}"
     whom = describe_token_source(case.settings, assigned.identity, ANY_IDENTITY.resource, account=account)
     if isinstance(whom, Refusal):
-        then = "; ".join(filter(None, (whom.detail, unknown_cloud_note(case.facts.configuration, assigned.identity))))
+        then = "; ".join(filter(None, (whom.detail, unknown_cloud_note(case.configuration, assigned.identity))))
         return Finding(link, Level.PROBLEM, f"{well}, but NMI requests no token: {whom.sentence}", then, about=about)
     if assigned.identity.spec.type == IdentityType.FEDERATED:
         return Finding(link, Level.OK, f"{well}; NMI asks {whom}", about=about)
@@ -168,7 +168,7 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
         yield Finding(check, Level.OK, f"{sum(each.status.status != CREATED for each in active)} assigned")
 
 
-def _created_not_assigned(objects: Objects, now: datetime) -> tuple[dict[str, list[str]], list[str]]:
+def _created_not_assigned(objects: Facts, now: datetime) -> tuple[dict[str, list[str]], list[str]]:
     """Return the overdue Created objects by MIC's message, and the ones that are recent and have no message."""
     late: defaultdict[str, list[str]] = defaultdict(list)
     fresh: list[str] = []
@@ -195,7 +195,7 @@ def _required_objects(desired: DesiredAssignment) -> list[ObjectReference]:
     ]
 
 
-def _is_recent(objects: Objects, now: datetime, parts: Iterable[ObjectReference]) -> bool:
+def _is_recent(objects: Facts, now: datetime, parts: Iterable[ObjectReference]) -> bool:
     ages = ((now - objects.created_at[each]).total_seconds() for each in parts if each in objects.created_at)
     return any(abs(age) < GRACE_SECONDS for age in ages)  # clocks may differ, but not by years
 
@@ -210,7 +210,7 @@ def _missing_assignments(case: ClusterCase) -> Iterator[tuple[str, DesiredAssign
         # Other checks report pods that NMI does not serve and nodes without a known host.
         if pod.spec.host_network or pod.ending or pod.spec.node_name not in hosts or case.exempt(pod):
             continue
-        for assignment_key, desired in case.bindings.all_desired(pod).items():
+        for assignment_key, desired in case.binding_index.all_desired(pod).items():
             if desired.identity_id is not None and hosts[pod.spec.node_name] is None:
                 continue
             if why := _missing_reason(desired, active.get(assignment_key, ())):

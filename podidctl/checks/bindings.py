@@ -23,7 +23,7 @@ from podidctl.evaluation.pod import (
 )
 from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.evaluation.tokens import SIGN_IN_TYPES, TYPE_NAMES, describe_token_source, unknown_cloud_note
-from podidctl.facts.model import NmiConfiguration, Objects
+from podidctl.facts.model import Facts, NmiConfiguration, ObjectReference
 from podidctl.facts.settings import NO_NODE, mic_policy
 from podidctl.report.documents import Outcome
 from podidctl.report.finding import Finding, Level
@@ -43,7 +43,7 @@ SIMILAR_MAX: Final = 3
 
 def ignored_fields(case: PodCase, kind: Kind[Any], key: tuple[str, str]) -> str:
     """Return the ignored fields of one object; empty if there are none."""
-    return ", ".join(case.facts.ignored_fields.get((kind.plural, *key), ()))
+    return ", ".join(case.facts.ignored_fields.get(ObjectReference(kind.plural, *key), ()))
 
 
 def ignored_in_namespace(case: PodCase, kind: Kind[Any]) -> str:
@@ -51,7 +51,7 @@ def ignored_in_namespace(case: PodCase, kind: Kind[Any]) -> str:
     return listed(
         _with_fields(namespace, name, fields)
         for (plural, namespace, name), fields in case.facts.ignored_fields.items()
-        if (plural, namespace) == (kind.plural, case.facts.namespace)
+        if (plural, namespace) == (kind.plural, case.namespace)
     )
 
 
@@ -62,11 +62,11 @@ def ignored_selectors(case: PodCase) -> str:
     own: list[str] = []
     others: list[str] = []
     for each in case.eligible_bindings:
-        fields = case.facts.ignored_fields.get((BINDINGS.plural, *each.key), ())
+        fields = case.facts.ignored_fields.get(ObjectReference(BINDINGS.plural, *each.key), ())
         if each.spec.selector or case.restriction(each):
             continue
         if not SELECTORS.isdisjoint(field.lower() for field in fields):
-            (own if each.metadata.namespace == case.facts.namespace else others).append(_with_fields(*each.key, fields))
+            (own if each.metadata.namespace == case.namespace else others).append(_with_fields(*each.key, fields))
     return ", ".join(filter(None, (listed(own), listed(others))))
 
 
@@ -140,7 +140,7 @@ def _no_binding(case: PodCase) -> Finding:
     similar = similar_texts(label, {each.spec.selector for each in there})[:SIMILAR_MAX]
     selectors = {each.spec.selector: each for each in there}
     near = [f"{'/'.join(selectors[text].key)} selects {text!r}" for text in similar]
-    where = f"of namespace {case.facts.namespace} (managed mode) " if case.managed else ""
+    where = f"of namespace {case.namespace} (managed mode) " if case.managed else ""
     says = f"no AzureIdentityBinding {where}has selector {label!r}"
     then: list[str] = []
     if near:
@@ -159,7 +159,7 @@ def _no_binding(case: PodCase) -> Finding:
 def _binding(case: PodCase, binding: AzureIdentityBinding) -> Finding:
     about = "/".join(binding.key)
     says = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
-    if binding.metadata.namespace != case.facts.namespace:
+    if binding.metadata.namespace != case.namespace:
         says += "; it is of another namespace, whose authors give the pod this identity"
     if ignored := ignored_fields(case, BINDINGS, binding.key):
         says += f"; {why_ignored(ignored, by_mic=not case.managed)}"
@@ -245,7 +245,7 @@ def check_unusable_objects(case: ClusterCase) -> Iterator[Finding]:
         bindings=objects.bindings,
         assigned=objects.assigned,
     )
-    faults = left_out(snapshot, mic_policy(case.mic), force_namespaced=case.force_namespaced)
+    faults = left_out(snapshot, mic_policy(case.mic), force_namespaced=case.namespaced)
     for each in by_turns(faults, lambda fault: (fault.kind, namespace_of(fault.name))):
         level = Level.PROBLEM if each.pods else Level.WARNING
         says = f"{each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
@@ -256,7 +256,7 @@ def check_unusable_objects(case: ClusterCase) -> Iterator[Finding]:
         yield Finding("unusable", Level.OK, "every binding names an identity, and every identity can be used")
 
 
-def _principals(objects: Objects, rules: Sequence[NmiConfiguration]) -> Iterator[Finding]:
+def _principals(objects: Facts, rules: Sequence[NmiConfiguration]) -> Iterator[Finding]:
     # Few NMIs of a cluster differ in these settings.
     distinct = {
         (each.settings.allowed_ad_endpoints, each.settings.allow_cross_namespace_secrets, each.cloud_file): each
@@ -324,7 +324,7 @@ def check_selectors(case: ClusterCase) -> Iterator[Finding]:
         )
 
 
-def _unserved(objects: Objects, pods: Iterable[Pod], *, namespaced: bool) -> tuple[list[Pod], list[Pod]]:
+def _unserved(objects: Facts, pods: Iterable[Pod], *, namespaced: bool) -> tuple[list[Pod], list[Pod]]:
     """Return the pods that no binding selects, and the pods that only bindings of other namespaces select."""
     # By selector: a tenant can create thousands of bindings with the selector of other tenants' pods.
     served: defaultdict[str, set[str]] = defaultdict(set)

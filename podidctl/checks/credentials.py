@@ -29,10 +29,10 @@ def secret_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of each Secret that the pod's service principals need."""
     for identity in case.identities:
         application = application_of(case.settings, identity)
-        if application is None or identity.key not in case.facts.secrets:
+        if application is None or identity.key not in case.credentials:
             continue
         about = application.secret
-        match case.facts.secrets[identity.key]:
+        match case.credentials[identity.key]:
             case CredentialError() as error:
                 says, _, then = error.message.partition(": ")
                 yield Finding("secret", Level.PROBLEM, says, then or error.message, about=about)
@@ -55,7 +55,7 @@ def token_links(case: PodCase) -> Iterator[Finding]:
 
 def check_secrets(case: ClusterCase) -> Iterator[Finding]:
     """Check that NMI may read the Secrets that it needs, and that it needs the ones that it may read."""
-    needed = any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in case.readable_objects.identities)
+    needed = any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in case.facts.identities)
     for each in case.read("secrets", case.facts.secrets):
         who = f"NMI's service account {each.account}"
         if each.unchecked:
@@ -79,7 +79,7 @@ def check_secrets(case: ClusterCase) -> Iterator[Finding]:
 def check_credentials(case: ClusterCase) -> Iterator[Finding]:
     """Check that each Secret exists and has the keys that NMI reads. An identity without pods is a warning."""
     checks = case.read("credentials", case.facts.credentials)
-    needed = needed_identities(case.readable_objects)
+    needed = needed_identities(case.facts)
     usable, unread, not_read = 0, defaultdict[str, list[str]](list), list[str]()
     for key, check in by_turns(sorted(checks.items()), lambda each: each[0][0]):
         name = "/".join(key)

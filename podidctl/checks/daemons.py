@@ -19,7 +19,6 @@ from podidctl.facts.model import (
     RULES_LABEL,
     UNEXPECTED,
     Locks,
-    Objects,
     ReadFailure,
 )
 from podidctl.facts.settings import mic_namespaces, mic_settings, nmi_settings, read_settings
@@ -55,16 +54,16 @@ def nmi_links(case: PodCase) -> Iterator[Finding]:
         yield Finding("NMI", Level.PROBLEM, says, missing.then, about=node)
     elif isinstance(nmi, ReadFailure):
         yield Finding("NMI", Level.UNKNOWN, f"pods could not be listed: {nmi.why}", about=node)
-    elif not nmi.here:
+    elif not case.nmi:
         then = (
             "install NMI: without it IMDS responds to this pod; if NMI runs outside of a pod with its label, read its "
             "/readyz on the node, and pass its flags, such as --nmi-flags=--node=NAME"
         )
         yield Finding(
-            "NMI", Level.UNKNOWN if case.facts.configuration.is_given else Level.PROBLEM, NO_NMI_FOUND, then, about=node
+            "NMI", Level.UNKNOWN if case.configuration.is_given else Level.PROBLEM, NO_NMI_FOUND, then, about=node
         )
     else:
-        for each in nmi.here:
+        for each in case.nmi:
             if each.ready:
                 yield Finding("NMI", Level.OK, f"ready on node {node}", about=each.name)
             else:
@@ -77,7 +76,7 @@ def nmi_links(case: PodCase) -> Iterator[Finding]:
 def check_coverage(case: ClusterCase) -> Iterator[Finding]:
     """Check that every suitable node has a ready NMI."""
     nmi = case.read("NMI", case.facts.nmi)
-    nodes = case.facts.objects.nodes if isinstance(case.facts.objects, Objects) else None
+    nodes = None if case.facts.unread else case.facts.nodes
     if not nmi:
         then = "install NMI; if it runs outside of a pod with its label, read its /readyz on each node"
         yield Finding(
@@ -183,7 +182,7 @@ def check_flags(case: ClusterCase) -> Iterator[Finding]:
     unread = [*unread_nmi, *unread_mic]
     for why in unread:
         yield Finding(check, Level.WARNING, why, ("correct it: this version's programs do not start with such a flag"))
-    not_exempt = _mic_not_exempt(nmis, case) if isinstance(case.facts.objects, Objects) else ()
+    not_exempt = () if case.facts.unread else _mic_not_exempt(nmis, case)
     faults = [*_disagreements(nmis, mics), *not_exempt]
     for says, then in faults:
         yield Finding(check, Level.WARNING, says, then)
@@ -231,7 +230,7 @@ def _mic_not_exempt(nmis: Sequence[NmiSettings], case: ClusterCase) -> Iterator[
 
 def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
     """Report the nodes with the label, and each with unexpected or refused rules."""
-    monitor, nodes = case.facts.rule_monitor, case.readable_objects.nodes
+    monitor, nodes = case.facts.rule_monitor, case.facts.nodes
     labelled = {each.metadata.name for each in nodes if each.has_ebpf_host_routing}
     if labelled:
         yield from _redirects(labelled, [each.settings for each in case.configurations])

@@ -18,9 +18,16 @@ from podidctl.checks.pod import no_pod
 from podidctl.checks.rules import pod_findings
 from podidctl.evaluation.daemons import unavailable_reason, unsupported_node
 from podidctl.evaluation.federated import manifest_for, pod_token_source
-from podidctl.evaluation.pod import ANY_IDENTITY, UNTIL_A_CHANGE, PodCase, PredictedDecision, missing_pod
+from podidctl.evaluation.pod import (
+    ANY_IDENTITY,
+    UNTIL_A_CHANGE,
+    PodCase,
+    PredictedDecision,
+    configuration_for,
+    missing_pod,
+)
 from podidctl.evaluation.refusals import recent_refusal
-from podidctl.facts.model import DiagnosisInput, ReadFailure, readable
+from podidctl.facts.model import Facts, ReadFailure, readable
 from podidctl.report.documents import Answer, EventReport, Explanation, LinkState, LoggedDecision, Outcome, link_of
 from podidctl.report.finding import Finding, Level
 from podidentity.report import plain
@@ -28,13 +35,14 @@ from podidentity.report import plain
 DECISIONS_SHOWN: Final = 3
 
 
-def explain(facts: DiagnosisInput) -> Explanation:
+def explain(facts: Facts) -> Explanation:
     """Return every link, in order, and NMI's predicted response."""
+    namespace, name = facts.scope or ("", "")
     case = PodCase(facts, facts.pod) if facts.pod is not None else None
-    findings = [no_pod(facts)] if case is None else list(pod_findings(case))
+    findings = [no_pod(namespace, name)] if case is None else list(pod_findings(case))
     links = [link_of(each) for each in findings]
     return Explanation(
-        pod=f"{facts.namespace}/{facts.name}",
+        pod=f"{namespace}/{name}",
         answer=_unseen(missing_pod(facts)) if case is None else _pod_answer(case, findings),
         next=next((each.next for each in links if each.state is LinkState.BROKEN), ""),
         links=links,
@@ -52,7 +60,7 @@ def explain(facts: DiagnosisInput) -> Explanation:
         events_unread=plain(facts.events.why) if isinstance(facts.events, ReadFailure) else "",
         decided=[_plain_decision(each) for each in readable(facts.decisions)[:DECISIONS_SHOWN]],
         decided_unread=plain(facts.decisions.why) if isinstance(facts.decisions, ReadFailure) else "",
-        rules=plain(facts.configuration.source),
+        rules=plain(configuration_for(facts).source),
         manifest="" if case is None else manifest_for(case, case.federated),
     )
 

@@ -25,8 +25,8 @@ from podidctl.evaluation.needs import ACCOUNTS_MAX, USES_MAX, ServedPairs, live_
 from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.tokens import audience_of, exchange_of
 from podidctl.facts.model import (
+    Facts,
     FederatedAccess,
-    Objects,
     ReadFailure,
     ServerState,
     ServiceAccountAccess,
@@ -163,7 +163,7 @@ def _permission_link(account: str, permission: Permission) -> Finding:
 
 def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
     """Report all faults of federated identities; nothing if there are none."""
-    federation, objects = case.facts.federation, case.readable_objects
+    federation, objects = case.facts.federation, case.facts
     settings = [each.settings for each in case.configurations]
     identities = [each for each in objects.identities if each.spec.type == IdentityType.FEDERATED]
     if not identities:
@@ -206,7 +206,7 @@ def _enabled(
     yield Finding(FEDERATED, Level.PROBLEM if pairs else Level.WARNING, says, then)
 
 
-def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
+def _kubernetes_version(server: ServerState | ReadFailure | None) -> Iterator[Finding]:
     match = re.match(r"v1\.(\d+)", server.version) if isinstance(server, ServerState) else None
     if isinstance(server, ServerState) and match is not None and int(match[1]) < OLDEST_MINOR:
         says = (
@@ -216,7 +216,7 @@ def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
         yield Finding(FEDERATED, Level.WARNING, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
 
 
-def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Objects) -> Iterator[Finding]:
+def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Facts) -> Iterator[Finding]:
     """Report identities whose pods are all in other namespaces. Another check reports the pods that are not served."""
     selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for binding in objects.bindings:

@@ -1,6 +1,6 @@
 """Checks of the identities on the VMs and scale sets of the pods' nodes. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from mic.azure.identities import HostIdentities
@@ -19,8 +19,6 @@ from podidentity.report import counted
 from podidentity.resources import AzureIdentity, IdentityType
 
 CLIENT_IDS: Final = "client ids"
-Answers = Mapping[str, HostIdentities | AzureError]
-"""Azure's response for each host, by its key."""
 
 
 def azure_links(case: PodCase) -> Iterator[Finding]:
@@ -49,7 +47,7 @@ def _client_id_mismatch(case: PodCase, identity: AzureIdentity) -> str:
     attached = parse_user_assigned(identity.spec.resource_id)
     if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None:
         return ""
-    there = case.facts.azure.attached.get(attached.key) if isinstance(case.facts.azure, HostIdentities) else None
+    there = case.azure.attached.get(attached.key) if isinstance(case.azure, HostIdentities) else None
     return mismatch(identity, there)
 
 
@@ -69,8 +67,7 @@ def _required_identity_ids(case: PodCase) -> dict[str, UserAssignedIdentity]:
 
 def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
     """Return why IMDS has no token of *identity* on the pod's node; empty if it has one or this is unknown."""
-    node, attached = case.facts.node, parse_user_assigned(identity.spec.resource_id)
-    host = parse_provider_id(node.spec.provider_id) if isinstance(node, PlacedNode) else None
+    attached, host = parse_user_assigned(identity.spec.resource_id), case.host
     if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
         return ""
     link = _attached(case, host, attached)
@@ -78,7 +75,7 @@ def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
 
 
 def _host(case: PodCase) -> tuple[Host | None, Finding]:
-    node, name = case.facts.node, case.pod.spec.node_name
+    node, name = case.node, case.pod.spec.node_name
     if isinstance(node, ReadFailure):
         return None, Finding("host", Level.UNKNOWN, f"the node could not be read: {node.why}", about=name)
     if node is None:
@@ -99,7 +96,7 @@ def _host_of(node: PlacedNode) -> tuple[Host | None, Finding]:
 
 def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Finding:
     about, link = identity.name, "on Azure"
-    match case.facts.azure:
+    match case.azure:
         case None:
             return Finding(
                 link, Level.UNKNOWN, "Azure was not asked", "pass --cloudconfig to read the state on Azure", about=about
@@ -134,9 +131,10 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
     """Report identities of type 0 with another client id than Azure's, and hosts that Azure did not report; nothing if
     Azure was not asked.
     """
-    objects, answers = case.objects, case.facts.azure
-    if answers is None:
+    objects = case.objects
+    if objects.azure is None:
         return
+    answers = objects.azure.answers
     known = [each for each in answers.values() if isinstance(each, HostIdentities)]
     failed = [key.rpartition("/")[2] for key, each in answers.items() if isinstance(each, AzureError)]
     compared = faults = 0

@@ -16,7 +16,7 @@ from podidctl.evaluation.daemons import MissingNmi, missing_nmi
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, PodCase, sets_client_id
 from podidctl.evaluation.similar_texts import similar_texts
-from podidctl.facts.model import DiagnosisInput, Objects
+from podidctl.facts.model import Facts
 from podidctl.report.finding import Finding, Level
 from podidctl.report.text import listed
 from podidentity.report import counted
@@ -26,10 +26,10 @@ IDENTITIES_MAX: Final = 2
 """Identities that are named for each pod."""
 
 
-def no_pod(facts: DiagnosisInput) -> Finding:
+def no_pod(namespace: str, name: str) -> Finding:
     """Return the finding about a pod that does not exist."""
-    then = f"check the name with kubectl get pods -n {facts.namespace}, and pass the pod's namespace"
-    return Finding("pod", Level.PROBLEM, "this pod does not exist", then, about=f"{facts.namespace}/{facts.name}")
+    then = f"check the name with kubectl get pods -n {namespace}, and pass the pod's namespace"
+    return Finding("pod", Level.PROBLEM, "this pod does not exist", then, about=f"{namespace}/{name}")
 
 
 def pod_state(case: PodCase) -> Finding:
@@ -135,17 +135,17 @@ def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
     """Report pods to which bindings of other namespaces give identities, and pods with several identities whose
     containers do not set AZURE_CLIENT_ID, or perhaps do not.
     """
-    embedded = embedded_bindings(case.existing_assignments)
+    objects, embedded = case.objects, embedded_bindings(case.existing_assignments)
     added: list[str] = []
     only_foreign: list[str] = []
     several: list[str] = []
     unknown: list[str] = []
-    for pod in live_pods(case.objects):
+    for pod in live_pods(objects):
         if pod.spec.host_network or case.exempt(pod):
             continue
         # NMI orders by the binding that each object embeds, which can differ between the pods of one label.
         identities = sorted(
-            case.bindings.all_desired(pod, embedded).values(),
+            case.binding_index.all_desired(pod, embedded).values(),
             key=lambda each: candidate_order(
                 each.pod.metadata.namespace, each.binding.metadata.name, each.identity.key
             ),
@@ -209,7 +209,7 @@ def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
         yield Finding("exceptions", Level.OK, f"{count}; no labelled pod is under one")
 
 
-def _on_unsupported_nodes(objects: Objects) -> Iterator[Finding]:
+def _on_unsupported_nodes(objects: Facts) -> Iterator[Finding]:
     nodes = {each.metadata.name: each for each in objects.nodes if not each.can_run_nmi}
     by_cause: defaultdict[MissingNmi, list[str]] = defaultdict(list)
     for pod in live_pods(objects):

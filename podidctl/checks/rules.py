@@ -18,7 +18,7 @@ from podidctl.checks import (
 from podidctl.evaluation.cluster import ClusterCase, UnreadError
 from podidctl.evaluation.daemons import unsupported_node
 from podidctl.evaluation.pod import PodCase
-from podidctl.facts.model import ClusterState, NodeState, ReadFailure
+from podidctl.facts.model import Facts, NodeState, ReadFailure
 from podidctl.report.documents import Report, check_result
 from podidctl.report.finding import Finding, Level
 
@@ -63,7 +63,7 @@ def pod_findings(case: PodCase) -> Iterator[Finding]:
     yield from credentials.token_links(case)
 
 
-def report(state: ClusterState, node: NodeState | None = None) -> Report:
+def report(state: Facts, node: NodeState | None = None) -> Report:
     """Return the findings about the cluster, and about this machine if its state was read."""
     findings = list(_cluster_findings(ClusterCase(state)))
     if node is not None:

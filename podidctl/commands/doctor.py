@@ -14,14 +14,13 @@ from mic.azure.reading import read_hosts
 from mic.startup.azure_reader import azure_reader
 from mic.startup.settings import Settings as Reaching
 from nmi.settings import Settings
-from podidctl.checks.hosts import Answers
 from podidctl.checks.rules import report
 from podidctl.commands.connection import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect
 from podidctl.evaluation.needs import HOSTS_MAX, live_pods, used_hosts
-from podidctl.facts.model import ClusterState, NodeState, Objects, readable
+from podidctl.facts.model import AzureState, Facts, NodeState, readable
 from podidctl.facts.settings import nmi_settings
-from podidctl.reading.cluster import read_cluster
 from podidctl.reading.machine import read_node
+from podidctl.reading.reader import CLUSTER, read
 from podidctl.report.documents import CheckResult, Report
 from podidctl.report.finding import COLORS, Level
 from podidctl.report.text import Output, console, listed, print_document, print_table, print_text
@@ -70,19 +69,20 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
 
 async def _examine(settings: Reaching, node: str, *, imds: bool, ask_azure: bool) -> Report:
     async with connect(settings) as client:
-        state = await read_cluster(client)
-    if ask_azure and isinstance(state.objects, Objects):
-        state = replace(state, azure=await read_used_hosts(settings, state.objects))
+        state = await read(client, Facts(), CLUSTER)
+    if ask_azure and not state.unread:
+        async with azure_reader(settings) as (_, compute):
+            state = replace(state, azure=AzureState(await read_hosts(compute, used_hosts(state)[:HOSTS_MAX])))
     return report(state, await _read_node(state, node, imds=imds) if node else None)
 
 
-async def _read_node(state: ClusterState, node: str, *, imds: bool) -> NodeState:
+async def _read_node(state: Facts, node: str, *, imds: bool) -> NodeState:
     """Return the state of this machine as *node*. Raises typer.BadParameter for a name that a node cannot have."""
     try:
         settings = Settings(node_name=node)
     except UsageError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
-    here = _labelled_pods(state.objects, node) if isinstance(state.objects, Objects) else None
+    here = None if state.unread else _labelled_pods(state, node)
     for each in readable(state.nmi):
         if each.spec.node_name == node:
             try:
@@ -92,7 +92,7 @@ async def _read_node(state: ClusterState, node: str, *, imds: bool) -> NodeState
     return await read_node(settings, pods=here, ask_imds=imds)
 
 
-def _labelled_pods(objects: Objects, node: str) -> int:
+def _labelled_pods(objects: Facts, node: str) -> int:
     """Return the number of labelled pods on *node*. Raises typer.BadParameter if the cluster has no such node."""
     names = {each.metadata.name for each in objects.nodes}
     if node not in names:
@@ -142,9 +142,3 @@ def shortened(findings: Sequence[CheckResult]) -> tuple[list[CheckResult], dict[
     numbers = sorted(each for several in shown.values() for each in several[:FINDINGS_MAX])
     omitted = {check: len(several) - FINDINGS_MAX for check, several in shown.items() if len(several) > FINDINGS_MAX}
     return [findings[each] for each in numbers], omitted
-
-
-async def read_used_hosts(settings: Reaching, objects: Objects) -> Answers:
-    """Return Azure's response for each host with labelled pods, at most HOSTS_MAX. Raises StartError."""
-    async with azure_reader(settings) as (_, compute):
-        return await read_hosts(compute, used_hosts(objects)[:HOSTS_MAX])

@@ -13,9 +13,9 @@ from mic.startup.settings import Settings
 from podidctl.checks.explanation import explain
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect, parse_pod_name
-from podidctl.facts.model import DiagnosisInput, NmiConfiguration
+from podidctl.facts.model import Facts, NmiConfiguration
 from podidctl.facts.settings import given_configuration
-from podidctl.reading.pod import read_pod
+from podidctl.reading.reader import pod_parts, read
 from podidctl.report.documents import Explanation, LinkState, Outcome
 from podidctl.report.text import Output, console, print_document, print_table, print_text
 from podidentity.flags import UsageError
@@ -78,15 +78,15 @@ def nmi_configuration_from(nmi_flags: str) -> NmiConfiguration | None:
 
 async def read_input(
     settings: Settings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool = False
-) -> DiagnosisInput:
-    """Return the diagnosis input for the pod on the command line. Raises StartError and typer.BadParameter."""
+) -> Facts:
+    """Return the facts about the pod on the command line. Raises StartError and typer.BadParameter."""
     parse_pod_name(name, namespace, "default")  # a wrong name is reported before a missing kubeconfig
     async with connect(settings) as client:
-        place, bare = parse_pod_name(name, namespace, client.access.namespace or "default")
+        scope = Facts(scope=parse_pod_name(name, namespace, client.access.namespace or "default"), configuration=given)
         if not ask_azure:
-            return await read_pod(client, place, bare, given=given, azure=None)
+            return await read(client, scope, pod_parts(None))
         async with azure_reader(settings) as (_, azure):
-            return await read_pod(client, place, bare, given=given, azure=azure)
+            return await read(client, scope, pod_parts(azure))
 
 
 async def _explain(

@@ -24,10 +24,17 @@ from podidctl.commands.connection import KUBECONFIG_HELP, CliContext
 from podidctl.commands.explain import NMI_FLAGS_HELP, OUTCOMES, nmi_configuration_from, read_input
 from podidctl.evaluation.daemons import unavailable_reason
 from podidctl.evaluation.federated import manifest_for, permissions_of, pod_token_source, subject
-from podidctl.evaluation.pod import MANAGEMENT_RESOURCE, UNTIL_A_CHANGE, PodCase, PredictedDecision, missing_pod
+from podidctl.evaluation.pod import (
+    MANAGEMENT_RESOURCE,
+    UNTIL_A_CHANGE,
+    PodCase,
+    PredictedDecision,
+    configuration_for,
+    missing_pod,
+)
 from podidctl.evaluation.refusals import recent_refusal
 from podidctl.evaluation.tokens import TYPE_NAMES, exchange_of, unknown_cloud_note
-from podidctl.facts.model import DiagnosisInput
+from podidctl.facts.model import Facts
 from podidctl.report.documents import Outcome, TokenPrediction
 from podidctl.report.text import Output, console, print_document, print_text
 from podidentity.report import SOMETHING_TO_DO, plain
@@ -107,7 +114,7 @@ class _Body(msgspec.Struct):
     error_description: str
 
 
-def predict(facts: DiagnosisInput, resource: str, *, client_id: str = "", resource_id: str = "") -> TokenPrediction:
+def predict(facts: Facts, resource: str, *, client_id: str = "", resource_id: str = "") -> TokenPrediction:
     """Return the predicted response to a request for *resource* that names this identity, or none."""
     case = PodCase(facts, facts.pod) if facts.pod is not None else None
     named = {"resource": resource, "client_id": client_id, "msi_res_id": resource_id}
@@ -147,7 +154,7 @@ def _granted(case: PodCase, request: TokenRequest, identity: AzureIdentity) -> T
     if isinstance(whom, Refusal):
         prediction = _refused(case.facts, request.resource, whom)
         by_policy = whom.reason is Reason.POLICY
-        note = plain(unknown_cloud_note(case.facts.configuration, identity)) if by_policy else ""
+        note = plain(unknown_cloud_note(case.configuration, identity)) if by_policy else ""
         return msgspec.structs.replace(prediction, note=note, manifest=manifest, **shown)
     note = _permission_note(case, identity)
     granted = _prediction(case.facts, request.resource, Outcome.GRANTED, asked=whom, note=note, **shown)
@@ -188,9 +195,9 @@ def _identity_fields(identity: AzureIdentity) -> dict[str, str]:
 
 
 def _refused(
-    facts: DiagnosisInput, resource: str, refusal: Refusal, seconds: float = 0.0, outcome: Outcome = Outcome.REFUSED
+    facts: Facts, resource: str, refusal: Refusal, seconds: float = 0.0, outcome: Outcome = Outcome.REFUSED
 ) -> TokenPrediction:
-    answer = refused(refusal, set_retry_after=facts.configuration.settings.set_retry_after_header)
+    answer = refused(refusal, set_retry_after=configuration_for(facts).settings.set_retry_after_header)
     body = msgspec.json.decode(answer.body, type=_Body)
     return msgspec.structs.replace(
         _prediction(facts, resource, outcome, why=refusal.detail),
@@ -201,11 +208,11 @@ def _refused(
     )
 
 
-def _prediction(facts: DiagnosisInput, resource: str, outcome: Outcome, **more: str) -> TokenPrediction:
+def _prediction(facts: Facts, resource: str, outcome: Outcome, **more: str) -> TokenPrediction:
     prediction = TokenPrediction(
-        pod=f"{facts.namespace}/{facts.name}",
+        pod="/".join(facts.scope or ()),
         outcome=outcome,
         audience=plain(resource),
-        rules=plain(facts.configuration.source),
+        rules=plain(configuration_for(facts).source),
     )
     return msgspec.structs.replace(prediction, **{name: plain(value) for name, value in more.items()})

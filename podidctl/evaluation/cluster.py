@@ -1,16 +1,17 @@
 """The cluster's state with what follows from it by the daemons' own rules. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TypeVar
 
 from mic.cluster.bindings import BindingIndex, indexed
 from mic.decisions.assignments import ExistingAssignment
-from podidctl.evaluation.daemons import exemption_reasons
+from nmi.settings import Settings
+from podidctl.evaluation.daemons import MissingNmi, exemption_reasons, missing_nmi
 from podidctl.facts.kinds import Daemon
-from podidctl.facts.model import ClusterState, NmiConfiguration, Objects, ReadFailure, readable
-from podidctl.facts.settings import is_managed, is_namespaced, readable_configurations
+from podidctl.facts.model import Facts, NmiConfiguration, ReadFailure, readable
+from podidctl.facts.settings import NO_NODE, is_managed, is_namespaced, readable_configurations
 from podidentity.resources import Pod
 
 T = TypeVar("T")
@@ -26,28 +27,25 @@ class UnreadError(Exception):
 
 
 class ClusterCase:
-    """The state, and the values that several checks derive from it."""
+    """The state, and the values that several checks derive from it. Objects that could not be read count as absent."""
 
-    def __init__(self, facts: ClusterState) -> None:
+    def __init__(self, facts: Facts) -> None:
         self.facts = facts
         self.nmi: Sequence[Daemon] = readable(facts.nmi)
         self.mic: Sequence[Daemon] = readable(facts.mic)
 
-    def read(self, check: str, value: T | ReadFailure) -> T:
+    def read(self, check: str, value: T | ReadFailure | None) -> T:
         """Return *value*, a part of the state. Raise UnreadError with the name of the *check* if it was not read."""
-        if isinstance(value, ReadFailure):
-            raise UnreadError(check, value)
+        if value is None or isinstance(value, ReadFailure):
+            raise UnreadError(check, value or ReadFailure("it was not read"))
         return value
 
     @property
-    def objects(self) -> Objects:
-        """The objects. Raises UnreadError."""
-        return self.read("objects", self.facts.objects)
-
-    @property
-    def readable_objects(self) -> Objects:
-        """The objects, or none if they could not be read."""
-        return self.facts.objects if isinstance(self.facts.objects, Objects) else Objects()
+    def objects(self) -> Facts:
+        """The facts with all objects. Raises UnreadError if some could not be read."""
+        for failure in self.facts.unread.values():
+            raise UnreadError("objects", failure)
+        return self.facts
 
     @property
     def now(self) -> datetime:
@@ -60,36 +58,53 @@ class ClusterCase:
         return readable_configurations(self.nmi)
 
     @cached_property
-    def managed(self) -> bool:
-        """Whether all these NMIs run in managed mode."""
-        return is_managed(self.nmi)
+    def by_node(self) -> Mapping[str, NmiConfiguration]:
+        """These configurations, by node."""
+        return {each.settings.node_name: each for each in self.configurations}
 
     @cached_property
-    def force_namespaced(self) -> bool:
-        """Whether a flag of NMI or MIC restricts identities to their own namespace."""
-        return is_namespaced(self.nmi, self.mic)
+    def usual(self) -> NmiConfiguration:
+        """The configuration for nodes whose NMI's flags are not known: the first known one, or else the defaults."""
+        defaults = NmiConfiguration(Settings(node_name=NO_NODE), "the defaults: no NMI pod has readable flags")
+        return next(iter(self.by_node.values()), defaults)
 
-    @property
+    def on(self, node: str) -> NmiConfiguration:
+        """Return the configuration of the NMI on *node*."""
+        return self.by_node.get(node, self.usual)
+
+    @cached_property
+    def managed(self) -> bool:
+        """Whether all these NMIs run in managed mode."""
+        return is_managed(self.configurations)
+
+    @cached_property
     def namespaced(self) -> bool:
-        """Whether bindings serve their own namespace only."""
-        return self.managed or self.force_namespaced
+        """Whether a flag of NMI or MIC restricts identities to their own namespace, which managed mode requires."""
+        return is_namespaced(self.configurations, self.mic)
 
     @cached_property
     def existing_assignments(self) -> Sequence[ExistingAssignment]:
-        """The AzureAssignedIdentities that are not being deleted. Raises UnreadError."""
-        return [each for each in map(ExistingAssignment, self.objects.assigned) if not each.terminating]
+        """The AzureAssignedIdentities that are not being deleted."""
+        return [each for each in map(ExistingAssignment, self.facts.assigned) if not each.terminating]
 
     @cached_property
-    def bindings(self) -> BindingIndex:
-        """MIC's index of the bindings, with the assignments that pods need. Raises UnreadError."""
-        return indexed(
-            self.objects.identities,
-            self.objects.bindings,
-            self.existing_assignments,
-            force_namespaced=self.namespaced,
-        )
+    def binding_index(self) -> BindingIndex:
+        """MIC's index of the bindings, with the assignments that pods need."""
+        facts = self.facts
+        return indexed(facts.identities, facts.bindings, self.existing_assignments, force_namespaced=self.namespaced)
 
     @cached_property
     def exempt(self) -> Callable[[Pod], str]:
         """Return why a pod is exempt (`MIC`, `exception namespace/name`), or an empty string."""
-        return exemption_reasons([each.settings for each in self.configurations], self.readable_objects.exceptions)
+        return exemption_reasons([each.settings for each in self.configurations], self.facts.exceptions)
+
+    @cached_property
+    def nodes_without_nmi(self) -> Mapping[str, MissingNmi]:
+        """The cause for each node without NMI: where it cannot run, and where it runs on other nodes only."""
+        there = {each.spec.node_name for each in self.nmi}
+        ready = {each.spec.node_name for each in self.nmi if each.ready}
+        return {
+            node.metadata.name: missing_nmi(node, self.nmi)
+            for node in self.facts.nodes
+            if (node.metadata.name not in (there if node.can_run_nmi else ready)) and (self.nmi or not node.can_run_nmi)
+        }

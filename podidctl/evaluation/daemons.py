@@ -142,36 +142,32 @@ def unavailable_reason(case: PodCase, would: Outcome) -> str:
     if missing is not None:
         # IMDS responds to an exempt pod with and without NMI.
         return "" if would is Outcome.EXEMPT and missing.reaches_imds else f"{missing.why}, so {missing.effect}"
-    nmi = case.facts.nmi
-    if isinstance(nmi, ReadFailure) or (would is Outcome.EXEMPT and not nmi.here):
-        return ""
-    if nmi.here:
-        daemon = likely_nmi(nmi)
+    if (daemon := likely_nmi(case.nmi)) is not None:
         return "" if daemon.ready else f"NMI's pod {daemon.name} on this node is not ready ({daemon.not_ready_reason})"
-    return "" if case.facts.configuration.is_given else NO_NMI_FOUND
+    if isinstance(case.facts.nmi, ReadFailure) or would is Outcome.EXEMPT:
+        return ""
+    return "" if case.configuration.is_given else NO_NMI_FOUND
 
 
 def absent_nmi(case: PodCase) -> MissingNmi | None:
     """Return why the pod's node has no NMI although other nodes have one, or why it can have none; None if it has one
     or this is unknown.
     """
-    node, nmi = case.facts.node, case.facts.nmi
     if (missing := unsupported_node(case)) is not None:
         return missing
-    if isinstance(nmi, ReadFailure) or nmi.here or not nmi.others:
+    if case.nmi or not case.nmi_elsewhere:
         return None
-    if isinstance(node, PlacedNode):
-        return missing_nmi(node, nmi.others)
+    if isinstance(case.node, PlacedNode):
+        return missing_nmi(case.node, case.nmi_elsewhere)
     return MissingNmi(NMI_ON_OTHER_NODES, "see the DaemonSet's nodeSelector, tolerations and events")
 
 
 def unsupported_node(case: PodCase) -> MissingNmi | None:
     """Return why no NMI can serve the node that the pod runs on; None if one can or does."""
-    node = case.facts.node
+    node = case.node
     if case.pod.finished or not isinstance(node, PlacedNode) or node.can_run_nmi:
         return None
-    here = () if isinstance(case.facts.nmi, ReadFailure) else case.facts.nmi.here
-    return None if any(each.ready for each in here) else missing_nmi(node, ())
+    return None if any(each.ready for each in case.nmi) else missing_nmi(node, ())
 
 
 def exemption_reasons(

@@ -196,7 +196,7 @@ def pod_token_source(case: PodCase, identity: AzureIdentity, resource: str) -> s
     """
     if identity.spec.type != IdentityType.FEDERATED:
         source = describe_token_source(case.settings, identity, resource)
-        secret = case.facts.secrets.get(identity.key)
+        secret = case.credentials.get(identity.key)
         return refusal_of(secret) if isinstance(source, str) and isinstance(secret, CredentialError) else source
     whom = describe_token_source(case.settings, identity, resource, account=account_name(case.pod))
     if isinstance(whom, Refusal):

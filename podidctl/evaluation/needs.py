@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from nmi.settings import Settings
-from podidctl.access.cluster_objects import Rbac
-from podidctl.access.rbac import ALL, BoundRule, Permissions, service_account
 from podidctl.evaluation.federated import account_name, proxied_identities
+from podidctl.evaluation.rbac import ALL, BoundRule, Permissions, service_account
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES
 from podidctl.facts.kinds import Daemon, service_account_of
-from podidctl.facts.model import DaemonUse, IdentityKey, Objects, ReadFailure, Right
+from podidctl.facts.model import DaemonUse, Facts, IdentityKey, ReadFailure, Right, readable
+from podidctl.facts.rbac import Rbac
 from podidctl.facts.settings import readable_configurations
 from podidctl.report.text import by_turns, namespace_of
 from podidentity.azure.federation import BINDING_GROUP, BINDING_VERB, Exchange
@@ -38,9 +38,9 @@ REVIEWS_MAX: Final = 200
 """Pairs of a daemon's service account and an identity that one command has reviewed."""
 
 
-def live_pods(objects: Objects) -> list[Pod]:
+def live_pods(facts: Facts) -> list[Pod]:
     """Return the labelled pods that have not ended."""
-    return [each for each in objects.pods if each.binding_label and not each.finished]
+    return [each for each in facts.pods if each.binding_label and not each.finished]
 
 
 def namespaces_of(identities: Iterable[AzureIdentity], *, cross_namespace: bool) -> tuple[str, ...]:
@@ -56,11 +56,11 @@ def namespaces_of(identities: Iterable[AzureIdentity], *, cross_namespace: bool)
     return tuple(sorted(names))
 
 
-def needed_identities(objects: Objects) -> set[IdentityKey]:
+def needed_identities(facts: Facts) -> set[IdentityKey]:
     """Return the identities of bindings that select a running pod."""
-    labels = {each.binding_label for each in live_pods(objects)}
+    labels = {each.binding_label for each in live_pods(facts)}
     return {
-        (each.metadata.namespace, each.spec.azure_identity) for each in objects.bindings if each.spec.selector in labels
+        (each.metadata.namespace, each.spec.azure_identity) for each in facts.bindings if each.spec.selector in labels
     }
 
 
@@ -103,38 +103,38 @@ def right_review(account: str, right: Right) -> Review:
     return Review(account, right.verb, right.group, right.resource, "", right.namespace, right.name)
 
 
-def secret_namespaces(objects: Objects, nmi: Sequence[Daemon]) -> dict[str, list[str]]:
+def secret_namespaces(facts: Facts) -> dict[str, list[str]]:
     """Return by NMI's service account the namespaces of the Secrets that it needs, existing ones first."""
-    existing = {each.metadata.namespace for each in objects.identities}
+    existing = {each.metadata.namespace for each in facts.identities}
     needed: dict[str, set[str]] = {}
-    for each in nmi:
+    for each in readable(facts.nmi):
         cross = any(one.settings.allow_cross_namespace_secrets for one in readable_configurations([each]))
-        own = namespaces_of(objects.identities, cross_namespace=cross)
+        own = namespaces_of(facts.identities, cross_namespace=cross)
         needed.setdefault(service_account_of(each), set()).update(own)
     # With --allow-cross-namespace-secrets an AzureIdentity may name any text as the namespace of its Secret.
     return {account: sorted(names, key=lambda name: (name not in existing, name)) for account, names in needed.items()}
 
 
-def used_hosts(objects: Objects) -> Sequence[Host]:
+def used_hosts(facts: Facts) -> Sequence[Host]:
     """Return the hosts of labelled pods, each once, sorted by key."""
-    nodes = {each.spec.node_name for each in live_pods(objects)}
-    hosts = (parse_provider_id(each.spec.provider_id) for each in objects.nodes if each.metadata.name in nodes)
+    nodes = {each.spec.node_name for each in live_pods(facts)}
+    hosts = (parse_provider_id(each.spec.provider_id) for each in facts.nodes if each.metadata.name in nodes)
     by_key = {each.key: each for each in hosts if each is not None}
     return [by_key[key] for key in sorted(by_key)]
 
 
-def served_pairs(objects: Objects) -> list[tuple[Pod, AzureIdentity]]:
+def served_pairs(facts: Facts) -> list[tuple[Pod, AzureIdentity]]:
     """Return the live pods, each with every federated identity that serves it."""
-    federations = {each.key: each for each in objects.identities if each.spec.type == IdentityType.FEDERATED}
+    federations = {each.key: each for each in facts.identities if each.spec.type == IdentityType.FEDERATED}
     selected: defaultdict[tuple[str, str], dict[tuple[str, str], AzureIdentity]] = defaultdict(dict)
-    for binding in objects.bindings:
+    for binding in facts.bindings:
         namespace = binding.metadata.namespace
         identity = federations.get((namespace, binding.spec.azure_identity))
         if identity is not None:
             selected[namespace, binding.spec.selector][identity.key] = identity
     return [
         (pod, identity)
-        for pod in live_pods(objects)
+        for pod in live_pods(facts)
         if not pod.spec.host_network
         for identity in selected.get((pod.metadata.namespace, pod.binding_label), {}).values()
     ]
@@ -184,9 +184,9 @@ class FederatedNeeds(NamedTuple):
     unchecked_uses: int
 
 
-def federated_needs(objects: Objects, nmi: Sequence[Daemon]) -> FederatedNeeds:
+def federated_needs(facts: Facts) -> FederatedNeeds:
     """Return these needs, of at most ACCOUNTS_MAX service accounts and USES_MAX uses."""
-    pairs = served_pairs(objects)
+    pairs, nmi = served_pairs(facts), readable(facts.nmi)
     names = sorted({account_name(pod) for pod, _ in pairs if pod.spec.service_account_name})
     accounts = {
         service_account_of(each)

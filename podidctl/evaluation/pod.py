@@ -3,11 +3,12 @@
 The prediction ends before the token fetch: Azure's response is known only after a real request.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
 
+from mic.azure.identities import HostIdentities
 from nmi.choices import OperationMode
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.assignments import ASSIGNED_MAX, assigned_order
@@ -20,9 +21,12 @@ from nmi.identity.request import TokenRequest
 from nmi.policies import decision_policy
 from nmi.refusal import Refusal
 from nmi.settings import Settings
-from podidctl.facts.kinds import VariablePod, VariablePodSpec
-from podidctl.facts.model import DiagnosisInput
+from podidctl.facts.kinds import Daemon, PlacedNode, VariablePod, VariablePodSpec
+from podidctl.facts.model import Facts, IdentityKey, NmiConfiguration, ReadFailure, SecretCheck, readable
+from podidctl.facts.settings import configuration_of, on_node
 from podidctl.report.documents import Outcome
+from podidentity.azure.errors import AzureError
+from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity.resources import (
     NODENAME_LABEL,
     AzureAssignedIdentity,
@@ -83,19 +87,56 @@ class Candidate(NamedTuple):
 class PodCase:
     """A pod, and the values that the checks derive from the facts about it."""
 
-    def __init__(self, facts: DiagnosisInput, pod: Pod) -> None:
+    def __init__(self, facts: Facts, pod: Pod) -> None:
         self.facts = facts
         self.pod = pod
+        self.namespace = pod.metadata.namespace
+
+    @cached_property
+    def configuration(self) -> NmiConfiguration:
+        """The configuration of the NMI on the pod's node."""
+        return configuration_for(self.facts)
 
     @property
     def settings(self) -> Settings:
-        """The settings of the NMI on the pod's node."""
-        return self.facts.configuration.settings
+        """The settings in it."""
+        return self.configuration.settings
 
     @property
     def managed(self) -> bool:
         """Whether NMI runs in managed mode, without MIC."""
-        return is_managed(self.facts)
+        return self.settings.operation_mode is OperationMode.MANAGED
+
+    @property
+    def node(self) -> PlacedNode | ReadFailure | None:
+        """The pod's node; None if it does not exist or the pod has none."""
+        return self.facts.unread.get("nodes") or next(iter(self.facts.nodes), None)
+
+    @property
+    def host(self) -> Host | None:
+        """The VM or scale set of the node, if it is known."""
+        return host_of(self.node)
+
+    @property
+    def azure(self) -> HostIdentities | AzureError | None:
+        """Azure's response about the host; None if Azure was not asked."""
+        answers = self.facts.azure.answers if self.facts.azure is not None else {}
+        return answers.get(self.host.key) if self.host is not None else None
+
+    @property
+    def credentials(self) -> Mapping[IdentityKey, SecretCheck]:
+        """Checks of the Secrets of the pod's service principals (types 1 and 2)."""
+        return self.facts.credentials if not isinstance(self.facts.credentials, ReadFailure) else {}
+
+    @property
+    def nmi(self) -> Sequence[Daemon]:
+        """NMI's pods on the pod's node; none if they could not be read."""
+        return on_node(self.facts.nmi, self.pod.spec.node_name)
+
+    @property
+    def nmi_elsewhere(self) -> Sequence[Daemon]:
+        """NMI's pods of other nodes, and those that are not scheduled yet. Read only if this node has none."""
+        return [each for each in readable(self.facts.nmi) if each.spec.node_name != self.pod.spec.node_name]
 
     @cached_property
     def addresses(self) -> tuple[str, ...]:
@@ -145,7 +186,8 @@ class PodCase:
                 )
 
     def _pods_at(self, address: str) -> list[Pod]:
-        return [self.pod, *(each for each in self.facts.same_address_pods if address in own_addresses(each))]
+        others = (each for each in self.facts.pods if each.key != self.pod.key)
+        return [self.pod, *(each for each in others if address in own_addresses(each))]
 
     def _possible_owners(self, address: str) -> list[Pod]:
         """Return the pods that may own *address*, as NMI decides: ownership changes only when the former pod is
@@ -169,8 +211,7 @@ class PodCase:
     @cached_property
     def eligible_bindings(self) -> Sequence[AzureIdentityBinding]:
         """The bindings that may select the pod: in managed mode the ones in its namespace, else all."""
-        namespace = self.facts.namespace
-        return [each for each in self.facts.bindings if not self.managed or each.metadata.namespace == namespace]
+        return [each for each in self.facts.bindings if not self.managed or each.metadata.namespace == self.namespace]
 
     @cached_property
     def candidates(self) -> Sequence[Candidate]:
@@ -220,11 +261,12 @@ class PodCase:
     @cached_property
     def assignments(self) -> tuple[AssignedIdentity, ...]:
         """The pod's assigned identities, in NMI's order and up to its limit."""
-        return assignments_of(self.facts, self.pod)
+        facts = self.facts
+        return assignments_of(self.settings, self.pod, facts.assigned, facts.bindings, facts.identities)
 
     def watches(self, assigned: AzureAssignedIdentity) -> bool:
         """Return whether the NMI on the pod's node watches *assigned*, which names the pod."""
-        return _is_watched(self.facts, self.pod, assigned)
+        return _is_watched(self.settings, self.pod, assigned)
 
     def serves(self, assigned: AssignedIdentity) -> bool:
         """Return whether NMI's own rules allow the pod a token of *assigned*."""
@@ -258,34 +300,50 @@ def exemptions_of(settings: Settings) -> Exemptions:
     return Exemptions(mic_namespace=settings.mic_namespace, namespaces=settings.exception_namespaces)
 
 
-def missing_pod(facts: DiagnosisInput) -> PredictedDecision:
-    """Return the decision about a pod that does not exist."""
-    return PredictedDecision(Outcome.UNSEEN, why=f"pod {facts.name} does not exist in namespace {facts.namespace}")
+def configuration_for(facts: Facts) -> NmiConfiguration:
+    """Return the configuration of the NMI on the node of the one pod."""
+    return facts.configuration or configuration_of(facts.nmi, facts.pod)
 
 
-def assignments_of(facts: DiagnosisInput, pod: Pod) -> tuple[AssignedIdentity, ...]:
-    """Return the pod's assigned identities by NMI's operation mode, in NMI's order and up to its limit."""
-    if is_managed(facts):
-        return tuple(_joined(facts, pod))
-    watched = (each for each in facts.assigned if _is_watched(facts, pod, each))
+def host_of(node: PlacedNode | ReadFailure | None) -> Host | None:
+    """Return the VM or scale set of *node*, if it is known."""
+    return parse_provider_id(node.spec.provider_id) if isinstance(node, PlacedNode) else None
+
+
+def missing_pod(facts: Facts) -> PredictedDecision:
+    """Return the decision about the one pod, which does not exist."""
+    namespace, name = facts.scope or ("", "")
+    return PredictedDecision(Outcome.UNSEEN, why=f"pod {name} does not exist in namespace {namespace}")
+
+
+def assignments_of(
+    settings: Settings,
+    pod: Pod,
+    assigned: Iterable[AzureAssignedIdentity],
+    bindings: Iterable[AzureIdentityBinding],
+    identities: Iterable[AzureIdentity],
+) -> tuple[AssignedIdentity, ...]:
+    """Return the pod's assigned identities by NMI's operation mode, in NMI's order and up to its limit. *assigned*: the
+    objects that name the pod.
+    """
+    if settings.operation_mode is OperationMode.MANAGED:
+        return tuple(_joined(pod, bindings, identities))
+    watched = (each for each in assigned if _is_watched(settings, pod, each))
     return tuple(project(each) for each in sorted(watched, key=assigned_order)[:ASSIGNED_MAX])
 
 
-def is_managed(facts: DiagnosisInput) -> bool:
-    """Return whether NMI runs in managed mode, without MIC."""
-    return facts.configuration.settings.operation_mode is OperationMode.MANAGED
-
-
-def _is_watched(facts: DiagnosisInput, pod: Pod, assigned: AzureAssignedIdentity) -> bool:
+def _is_watched(settings: Settings, pod: Pod, assigned: AzureAssignedIdentity) -> bool:
     node, label = pod.spec.node_name, assigned.metadata.label(NODENAME_LABEL)
     if assigned.spec.nodename not in {"", node}:
         return False
-    return not facts.configuration.settings.scale_features or label == nodename_label(node)
+    return not settings.scale_features or label == nodename_label(node)
 
 
-def _joined(facts: DiagnosisInput, pod: Pod) -> Iterator[AssignedIdentity]:
-    identities = {each.key: each for each in facts.identities}
-    for binding in facts.bindings:
+def _joined(
+    pod: Pod, bindings: Iterable[AzureIdentityBinding], several: Iterable[AzureIdentity]
+) -> Iterator[AssignedIdentity]:
+    identities = {each.key: each for each in several}
+    for binding in bindings:
         identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))
         if identity is None or binding.metadata.namespace != pod.metadata.namespace:
             continue

@@ -13,7 +13,7 @@ from nmi.pod_events import TOKEN_REFUSED
 from nmi.refusal import Reason
 from nmi.server.decisions import EXEMPT, GRANTED, REPORT_AGAIN_SECONDS
 from podidctl.facts.kinds import Event
-from podidctl.facts.model import DiagnosisInput, RecentRefusal, readable
+from podidctl.facts.model import Facts, RecentRefusal, readable
 from podidctl.report.documents import LoggedDecision
 
 NO_CAUSE: Final = "see the log of NMI on the pod's node for the cause: kubectl logs"
@@ -37,7 +37,7 @@ _LASTING: Final = frozenset(
 """Refusals with causes that the objects in the cluster do not show. The prediction reports the other causes."""
 
 
-def recent_refusal(facts: DiagnosisInput, *, identity: str, resource: str = "") -> RecentRefusal | None:
+def recent_refusal(facts: Facts, *, identity: str, resource: str = "") -> RecentRefusal | None:
     """Return the latest refusal of a token of *identity* (`namespace/name`), or None. *resource*: only for this
     audience.
     """

@@ -2,7 +2,7 @@
 not mistaken for an absent one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, TypeVar
@@ -11,6 +11,7 @@ from mic.azure.identities import HostIdentities
 from nmi.settings import Settings
 from nmi.tokens.secrets import CredentialError
 from podidctl.facts.kinds import Daemon, Definition, Event, PlacedNode
+from podidctl.facts.rbac import Rbac
 from podidctl.report.documents import LoggedDecision
 from podidentity.azure.errors import AzureError
 from podidentity.kube.lock_records import LockRecord
@@ -51,7 +52,7 @@ class ReadFailure:
         return "try again; if it fails again, check the API server: kubectl get --raw /readyz?verbose"
 
 
-def readable(several: tuple[T, ...] | ReadFailure) -> tuple[T, ...]:
+def readable(several: Sequence[T] | ReadFailure) -> Sequence[T]:
     """Return the objects, or none if they could not be read."""
     return () if isinstance(several, ReadFailure) else several
 
@@ -71,15 +72,6 @@ class NmiConfiguration:
     """AZURE_ENVIRONMENT_FILEPATH of NMI's pod: a file in that pod, which can name further sign-in endpoints."""
     is_given: bool = False
     """Whether the operator passed the settings. NMI then runs, perhaps in no pod that has NMI's label."""
-
-
-@dataclass(frozen=True, slots=True)
-class NmiPods:
-    """NMI pods, from the point of view of the pod's node."""
-
-    here: tuple[Daemon, ...] = ()
-    others: tuple[Daemon, ...] = ()
-    """NMI pods of other nodes, and those that are not scheduled yet. Read only if this node has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,44 +121,6 @@ class RecentRefusal:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiagnosisInput:
-    """State around one pod. The reads do not form a transaction."""
-
-    namespace: str
-    name: str
-    configuration: NmiConfiguration
-    pod: Pod | None = None
-    same_address_pods: tuple[Pod, ...] = ()
-    """Other running pods on its node with one of its addresses."""
-    exceptions: tuple[AzurePodIdentityException, ...] = ()
-    """Exceptions in its namespace."""
-    bindings: tuple[AzureIdentityBinding, ...] = ()
-    """Bindings of all namespaces, as with the identities."""
-    identities: tuple[AzureIdentity, ...] = ()
-    assigned: tuple[AzureAssignedIdentity, ...] = ()
-    """AzureAssignedIdentities that name the pod."""
-    ignored_fields: Mapping[tuple[str, str, str], tuple[str, ...]] = field(default_factory=dict)
-    """Fields of exceptions, bindings and identities that NMI and MIC ignore because they are spelled as before v1.6.0,
-    by the kind's plural, namespace and name."""
-    node: PlacedNode | ReadFailure | None = None
-    nmi: NmiPods | ReadFailure = field(default_factory=NmiPods)
-    events: tuple[Event, ...] | ReadFailure = ()
-    """Events of NMI and MIC about the pod, latest first."""
-    decisions: tuple[LoggedDecision, ...] | ReadFailure = ()
-    """Decisions about the pod in NMI's log, latest first."""
-    azure: HostIdentities | AzureError | None = None
-    """Identities on the node's VM or scale set; None if Azure was not asked."""
-    account: ServiceAccountAccess | None = None
-    """None if not read: only federated identities depend on it."""
-    permissions: IdentityPermissions | ReadFailure | None = None
-    """None if not read: only identities with identity bindings depend on it."""
-    secrets: Mapping[IdentityKey, SecretCheck] = field(default_factory=dict)
-    """Checks of the Secrets of the pod's service principals (types 1 and 2)."""
-    now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """Time of the reads, by the API server's clock."""
-
-
 @dataclass(frozen=True, slots=True)
 class ServerState:
     """The API server's version and clock."""
@@ -197,18 +151,21 @@ class ObjectReference(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Objects:
-    """The custom resources, and the pods and nodes that they apply to."""
+class AzureState:
+    """Azure's responses about the hosts."""
 
-    identities: tuple[AzureIdentity, ...] = ()
-    bindings: tuple[AzureIdentityBinding, ...] = ()
-    exceptions: tuple[AzurePodIdentityException, ...] = ()
-    assigned: tuple[AzureAssignedIdentity, ...] = ()
-    pods: tuple[Pod, ...] = ()
-    """Labelled pods."""
-    nodes: tuple[PlacedNode, ...] = ()
-    created_at: Mapping[ObjectReference, datetime] = field(default_factory=dict)
-    """Creation times; for pods, the time of scheduling. An object that is missing here counts as old."""
+    answers: Mapping[str, HostIdentities | AzureError] = field(default_factory=dict)
+    """By the host's key."""
+    own_identity: str = ""
+    """The cluster's own identity, by client id or resource id."""
+
+
+class Doubt(NamedTuple):
+    """Objects with fields in the spellings from before v1.6.0, of which it is not known whether MIC counts them."""
+
+    names: tuple[str, ...]
+    """`namespace/name`."""
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,35 +298,79 @@ class RuleMonitor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterState:
-    """State of the cluster."""
+class Facts:
+    """State of the cluster, or of its part around one pod, as far as the command has read it. The reads do not form a
+    transaction.
+    """
 
-    now: datetime
-    server: ServerState | ReadFailure
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """Time of the reads; around one pod, by the API server's clock."""
+    server: ServerState | ReadFailure | None = None
     definitions: Mapping[str, Definition | ReadFailure | None] = field(default_factory=dict)
     """By plural; None if not installed."""
     stored: Mapping[str, StoredObjects] = field(default_factory=dict)
     """By plural."""
-    objects: Objects | ReadFailure = field(default_factory=Objects)
+
+    # Around one pod, identities and bindings are those of all namespaces, and the others those that are about the pod.
+    identities: tuple[AzureIdentity, ...] = ()
+    bindings: tuple[AzureIdentityBinding, ...] = ()
+    exceptions: tuple[AzurePodIdentityException, ...] = ()
+    assigned: tuple[AzureAssignedIdentity, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    """Labelled pods; for the access review, of the type `ReviewedPod`, all pods; around one pod, this one and others
+    that run on its node with one of its addresses."""
+    nodes: tuple[PlacedNode, ...] = ()
+    unread: Mapping[str, ReadFailure] = field(default_factory=dict)
+    """Failed reads of these six fields, which are then empty, by the field's name."""
+    created_at: Mapping[ObjectReference, datetime] = field(default_factory=dict)
+    """Creation times; for pods, the time of scheduling. An object that is missing here counts as old."""
+    ignored_fields: Mapping[ObjectReference, tuple[str, ...]] = field(default_factory=dict)
+    """Fields of exceptions, bindings and identities that NMI and MIC ignore because they are spelled as before
+    v1.6.0."""
+    doubtful: Mapping[str, Doubt] = field(default_factory=dict)
+    """By plural. These fields were not read."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """By plural: objects that cannot be read, and that NMI and MIC ignore too."""
+
     nmi: tuple[Daemon, ...] | ReadFailure = ()
+    """Around one pod, NMI's pods of other nodes are read only if its node has none."""
     mic: tuple[Daemon, ...] | ReadFailure = ()
     locks: tuple[Locks, ...] | ReadFailure = ()
+    rbac: Rbac | ReadFailure = field(default_factory=Rbac)
     rights: tuple[Rights, ...] | ReadFailure = ()
     secrets: tuple[SecretAccess, ...] | ReadFailure = ()
     credentials: Mapping[IdentityKey, SecretCheck] | ReadFailure = field(default_factory=dict)
     """Checks of the Secrets of service principals, by identity."""
     refused: tuple[RefusedPod, ...] | ReadFailure = ()
-    azure: Mapping[str, HostIdentities | AzureError] | None = None
-    """Azure's response for the hosts of labelled pods, by key; None if Azure was not asked."""
+    azure: AzureState | None = None
+    """None if Azure was not asked."""
     federation: FederatedAccess = field(default_factory=FederatedAccess)
     daemon_uses: DaemonUses = field(default_factory=DaemonUses)
     rule_monitor: RuleMonitor = field(default_factory=RuleMonitor)
+
+    scope: IdentityKey | None = None
+    """Namespace and name of the one pod; None for the cluster. The following facts are about it."""
+    configuration: NmiConfiguration | None = None
+    """NMI's configuration; None for the one in the flags of NMI's pod."""
+    events: tuple[Event, ...] | ReadFailure = ()
+    """Events of NMI and MIC, latest first."""
+    decisions: tuple[LoggedDecision, ...] | ReadFailure = ()
+    """Decisions in NMI's log, latest first."""
+    account: ServiceAccountAccess | None = None
+    """None if not read: only federated identities depend on it."""
+    permissions: IdentityPermissions | ReadFailure | None = None
+    """None if not read: only identities with identity bindings depend on it."""
 
     @property
     def server_time(self) -> datetime:
         """`now` by the API server's clock, which sets creation times."""
         ahead = self.server.ahead_seconds if isinstance(self.server, ServerState) else None
         return self.now + timedelta(seconds=ahead or 0.0)
+
+    @property
+    def pod(self) -> Pod | None:
+        """The one pod; None if it does not exist."""
+        return next((each for each in self.pods if each.key == self.scope), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

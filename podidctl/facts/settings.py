@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import dropwhile, pairwise
 from typing import Final, TypeVar
+
+import msgspec
 
 from mic.decisions.policy import Policy
 from mic.startup.policy import policy_of
@@ -12,7 +15,7 @@ from mic.startup.settings import parse as parse_mic
 from nmi.choices import OperationMode
 from nmi.settings import Settings, parse
 from podidctl.facts.kinds import Daemon, DaemonContainer
-from podidctl.facts.model import NmiConfiguration, NmiPods, ReadFailure
+from podidctl.facts.model import NmiConfiguration, ReadFailure, readable
 from podidentity.flags import UsageError
 from podidentity.resources import Pod
 
@@ -115,9 +118,14 @@ def nmi_settings(daemon: Daemon) -> Settings:
     return parse([*given, f"--node={daemon.spec.node_name}"], kept)
 
 
-def likely_nmi(nmi: NmiPods) -> Daemon:
-    """Return the pod that most likely is NMI among several with its label on a node."""
-    return max(nmi.here, key=lambda each: (each.looks_like_nmi, each.ready))
+def likely_nmi(here: Sequence[Daemon]) -> Daemon | None:
+    """Return the pod that most likely is NMI among those with its label on a node, or None if there are none."""
+    return max(here, key=lambda each: (each.looks_like_nmi, each.ready), default=None)
+
+
+def on_node(nmi: Sequence[Daemon] | ReadFailure, node: str) -> Sequence[Daemon]:
+    """Return NMI's pods on *node*; none if they could not be read."""
+    return [each for each in readable(nmi) if each.spec.node_name == node]
 
 
 def given_configuration(flags: list[str], environ_less: str = "the command line") -> NmiConfiguration:
@@ -125,18 +133,18 @@ def given_configuration(flags: list[str], environ_less: str = "the command line"
     return NmiConfiguration(parse([*reject_help(flags), f"--node={NO_NODE}"], {}), environ_less, is_given=True)
 
 
-def configuration_of(nmi: NmiPods | ReadFailure, pod: Pod | None) -> NmiConfiguration:
+def configuration_of(nmi: Sequence[Daemon] | ReadFailure, pod: Pod | None) -> NmiConfiguration:
     """Return the NMI configuration for *pod*: the flags of the likely NMI pod on its node, or the defaults."""
     usual = Settings(node_name=(pod.spec.node_name if pod is not None else "") or NO_NODE)
     if pod is None or not pod.spec.node_name:
         return NmiConfiguration(
             usual, "NMI's defaults, because the pod is on no node; pass NMI's flags with --nmi-flags"
         )
-    if isinstance(nmi, ReadFailure) or not nmi.here:
+    daemon = likely_nmi(on_node(nmi, pod.spec.node_name))
+    if daemon is None:
         return NmiConfiguration(
             usual, "NMI's defaults, because no NMI pod was found on the node; pass its flags with --nmi-flags"
         )
-    daemon = likely_nmi(nmi)
     try:
         return _nmi_configuration(daemon)
     except UsageError as error:
@@ -175,7 +183,19 @@ def read_settings(pods: Iterable[Daemon], read: Callable[[Daemon], T]) -> tuple[
 
 def readable_configurations(nmi: Sequence[Daemon]) -> list[NmiConfiguration]:
     """Return the configurations of the NMIs whose flags can be read. The check of flags reports the others."""
-    return read_settings(nmi, _nmi_configuration)[0]
+    # Parsing takes milliseconds, and a cluster has hundreds of NMIs with the same command line.
+    parsed: dict[bytes, list[NmiConfiguration]] = {}
+    found = []
+    for each in nmi:
+        if not (node := each.spec.node_name):
+            continue
+        command_line = msgspec.json.encode((each.metadata.namespace, each.spec.containers))
+        if command_line not in parsed:
+            parsed[command_line] = read_settings([each], _nmi_configuration)[0]
+        for one in parsed[command_line]:
+            settings = msgspec.structs.replace(one.settings, node_name=node)
+            found.append(replace(one, settings=settings, source=f"the flags of pod {each.name}"))
+    return found
 
 
 def readable_mic_settings(mic: Sequence[Daemon]) -> list[MicSettings]:
@@ -183,15 +203,14 @@ def readable_mic_settings(mic: Sequence[Daemon]) -> list[MicSettings]:
     return read_settings(mic, mic_settings)[0]
 
 
-def is_managed(nmi: Sequence[Daemon]) -> bool:
-    """Return whether all NMIs whose flags can be read run in managed mode."""
-    settings = [each.settings for each in readable_configurations(nmi)]
-    return bool(settings) and all(each.operation_mode is OperationMode.MANAGED for each in settings)
+def is_managed(nmi: Sequence[NmiConfiguration]) -> bool:
+    """Return whether all NMIs run in managed mode; False without any."""
+    return bool(nmi) and all(each.settings.operation_mode is OperationMode.MANAGED for each in nmi)
 
 
-def is_namespaced(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> bool:
+def is_namespaced(nmi: Sequence[NmiConfiguration], mic: Sequence[Daemon]) -> bool:
     """Return whether a flag of NMI or MIC restricts identities to their own namespace."""
-    return any(each.settings.force_namespaced for each in readable_configurations(nmi)) or any(
+    return any(each.settings.force_namespaced for each in nmi) or any(
         each.force_namespaced for each in readable_mic_settings(mic)
     )
 

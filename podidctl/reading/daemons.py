@@ -14,7 +14,7 @@ from mic.startup.type_upgrade import UpgradeRecord
 from nmi.pod_events import TOKEN_REFUSED
 from podidctl.evaluation.refusals import logged_refusal, unresolved_event
 from podidctl.facts.kinds import COMPONENT_PREFIX, DAEMONS, EVENTS, LABELS, Daemon, Event
-from podidctl.facts.model import ReadFailure, RecentRefusal, RefusedPod
+from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, RefusedPod, readable
 from podidctl.facts.nmi_log import decisions_by_pod
 from podidctl.facts.settings import genuine_nmi, is_managed, mic_settings, nmi_settings, readable_configurations
 from podidctl.reading.requests import in_batches, or_failure
@@ -135,14 +135,15 @@ def _advice(error: ApiError, daemon: Daemon) -> str:
     return f"the API server cannot read the metrics: {error}"
 
 
-async def refused_pods(client: Client, nmi: Sequence[Daemon] | ReadFailure, now: datetime) -> tuple[RefusedPod, ...]:
+async def refused_pods(client: Client, facts: Facts) -> tuple[RefusedPod, ...]:
     """Return the existing pods whose last known request NMI refused. Raises ApiError."""
+    now = facts.server_time
     recent: dict[tuple[str, str], list[Event]] = {}
     for each in await _recent_events(client, now):
         about = each.involved_object
         recent.setdefault((f"{about.namespace}/{about.name}", about.uid), []).append(each)
     nodes = {each.source.host for several in recent.values() for each in several}
-    daemons = [] if isinstance(nmi, ReadFailure) else sorted(nmi, key=lambda each: each.spec.node_name not in nodes)
+    daemons = sorted(readable(facts.nmi), key=lambda each: each.spec.node_name not in nodes)
     decisions: dict[tuple[str, str], tuple[LoggedDecision, ...]] = {}
     for daemon in daemons[:LOGS_MAX]:
         log = await or_failure(read_log(client, daemon))
@@ -200,12 +201,11 @@ async def _runs(client: Client, name: str, uid: str) -> bool:
     return pod.metadata.uid == uid and not pod.finished
 
 
-async def counts_old_field_names(
-    client: Client, nmi: Sequence[Daemon], mic: Sequence[Daemon]
-) -> Mapping[str, bool | ReadFailure]:
+async def counts_old_field_names(client: Client, facts: Facts) -> Mapping[str, bool | ReadFailure]:
     """Return by plural whether the program that decides by the kind counts such fields. Raises NoResponse."""
-    by_nmi = any(each.settings.read_old_field_names for each in readable_configurations(nmi))
-    by_mic = by_nmi if is_managed(nmi) else await _by_mic(client, mic)
+    nmi = readable_configurations(readable(facts.nmi))
+    by_nmi = any(each.settings.read_old_field_names for each in nmi)
+    by_mic = by_nmi if is_managed(nmi) else await _by_mic(client, readable(facts.mic))
     return {
         ASSIGNED_IDENTITIES.plural: by_nmi,
         EXCEPTIONS.plural: by_nmi,

@@ -9,17 +9,22 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from podidctl.facts.model import ReadFailure
+import msgspec
+
+from podidctl.facts.model import ReadFailure, ServerState
 from podidentity.kube.client import Client
-from podidentity.kube.decoding import NoteIgnored
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse
-from podidentity.resources import BareMeta, Kind
+
+if TYPE_CHECKING:
+    import aiohttp
 
 T = TypeVar("T")
 BATCH: Final = 10
 """Concurrent requests."""
+VERSION_SECONDS: Final = 10.0
+BODY_MAX: Final = 1 << 16
 
 
 async def in_batches(calls: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
@@ -37,15 +42,6 @@ async def in_batches(calls: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> l
                 task.cancel()
         results += [task.result() for task in tasks]
     return results
-
-
-def noting(kind: Kind[Any], ignored: dict[tuple[str, str, str], tuple[str, ...]]) -> NoteIgnored:
-    """Return a function that adds an object of *kind* and its ignored fields to *ignored*."""
-
-    def note(meta: BareMeta, fields: tuple[str, ...]) -> None:
-        ignored[kind.plural, meta.namespace, meta.name] = fields
-
-    return note
 
 
 async def or_failure(read: Awaitable[T]) -> T | ReadFailure:
@@ -91,3 +87,57 @@ async def server_now(client: Client, *, now: Callable[[], datetime] = lambda: da
     date = response.headers.get("date", "")
     response.close()
     return now() + (clock_difference(date, sent, loop.time() - began) or timedelta(0))
+
+
+class _Version(msgspec.Struct):
+    git_version: str = msgspec.field(name="gitVersion", default="")
+
+
+async def read_server(client: Client) -> ServerState:
+    """Return the version, and the clock by the response's Date. Raises NoResponse."""
+    import aiohttp  # noqa: PLC0415  explain imports this module and needs no session of its own
+
+    access = client.access
+    authorization = await access.authorization()
+    headers = {"Authorization": authorization} if authorization else {}
+    limit = aiohttp.ClientTimeout(total=VERSION_SECONDS)
+    loop = asyncio.get_running_loop()
+    try:
+        async with aiohttp.ClientSession(timeout=limit, trust_env=False, headers=headers) as session:
+            sent, began = datetime.now(UTC), loop.time()
+            async with session.get(
+                f"{access.server}/version",
+                ssl=access.ssl or True,
+                server_hostname=access.server_hostname,
+                proxy=access.proxy,
+                allow_redirects=False,
+            ) as answer:
+                seconds = loop.time() - began
+                date = answer.headers.get("Date", "")
+                body = await _read_body(answer.content)
+    except TimeoutError as error:
+        raise NoResponse(f"no response from {access.server} within {VERSION_SECONDS:g} s") from error
+    except (aiohttp.ClientError, OSError) as error:
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        raise NoResponse(f"cannot reach {access.server}: {str(cause) or type(cause).__name__}") from error
+    try:
+        version = msgspec.json.decode(body, type=_Version).git_version
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        version = ""
+    return server_clock(version, date, sent, seconds)
+
+
+async def _read_body(content: "aiohttp.StreamReader") -> bytes:
+    """Return the body, which may arrive in parts, up to BODY_MAX and a part."""
+    body = b""
+    async for part in content.iter_any():
+        body += part
+        if len(body) > BODY_MAX:
+            break
+    return body
+
+
+def server_clock(version: str, date: str, sent: datetime, seconds: float) -> ServerState:
+    """Return the server's state from the Date of a response to a request that was *sent* then and took *seconds*."""
+    ahead = clock_difference(date, sent, seconds)
+    return ServerState(version) if ahead is None else ServerState(version, ahead.total_seconds(), seconds / 2 + 0.5)

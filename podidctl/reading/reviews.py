@@ -15,8 +15,7 @@ from nmi.settings import Settings
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
 from nmi.tokens.endpoints import Application
 from nmi.tokens.secrets import CredentialError, Secrets
-from podidctl.access.cluster_objects import Rbac
-from podidctl.access.projections import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import (
     NAMESPACES_MAX,
     NOT_READ,
@@ -28,6 +27,7 @@ from podidctl.evaluation.needs import (
     bound_uses,
     federated_needs,
     has_use,
+    needed_identities,
     review_resources,
     right_review,
     secret_namespaces,
@@ -41,10 +41,10 @@ from podidctl.facts.kinds import Daemon, service_account_of
 from podidctl.facts.model import (
     DaemonUse,
     DaemonUses,
+    Facts,
     FederatedAccess,
     IdentityKey,
     IdentityPermissions,
-    Objects,
     ReadFailure,
     Right,
     Rights,
@@ -52,8 +52,10 @@ from podidctl.facts.model import (
     SecretCheck,
     readable,
 )
+from podidctl.facts.rbac import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Rbac
 from podidctl.facts.settings import is_managed, readable_configurations, readable_mic_settings
 from podidctl.reading.requests import in_batches, or_failure
+from podidctl.report.text import by_turns
 from podidentity.azure.errors import AzureError
 from podidentity.azure.identity_permissions import ALL_IDENTITIES
 from podidentity.kube.client import Client
@@ -133,6 +135,16 @@ async def read_secret_checks(
     return result
 
 
+async def read_credentials(client: Client, facts: Facts) -> Mapping[IdentityKey, SecretCheck]:
+    """Return the checks of the cluster's Secrets, by the settings of the first NMI whose flags can be read: first the
+    ones that pods need.
+    """
+    needed = needed_identities(facts)
+    in_turn = by_turns(facts.identities, lambda each: (each.key not in needed, each.metadata.namespace))
+    first = sorted(in_turn, key=lambda each: each.key not in needed)
+    return await read_secret_checks(client, ClusterCase(facts).usual.settings, first)
+
+
 async def _secret_check(secrets: Secrets, application: Application) -> SecretCheck:
     try:
         if application.type == IdentityType.SECRET:
@@ -149,11 +161,9 @@ async def _secret_check(secrets: Secrets, application: Application) -> SecretChe
     return None
 
 
-async def read_federated_access(
-    client: Client, objects: Objects | ReadFailure, nmi: tuple[Daemon, ...] | ReadFailure
-) -> FederatedAccess:
+async def read_federated_access(client: Client, facts: Facts) -> FederatedAccess:
     """Return this state. Reads nothing if no pod has a federated identity. Raises NoResponse."""
-    needs = federated_needs(objects if isinstance(objects, Objects) else Objects(), readable(nmi))
+    needs = federated_needs(facts)
     return FederatedAccess(
         {each: await or_failure(_service_accounts(client, each)) for each in needs.namespaces},
         await or_failure(_forbidden(client, needs.tokens)),
@@ -182,14 +192,10 @@ async def _unpermitted(client: Client, uses: Sequence[BindingUse]) -> dict[str, 
     return {client_id: tuple(sorted(accounts)) for client_id, accounts in found.items()}
 
 
-async def read_secret_access(
-    client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
-) -> tuple[SecretAccess, ...]:
+async def read_secret_access(client: Client, facts: Facts) -> tuple[SecretAccess, ...]:
     """Return one value per service account of NMI; none if the identities could not be read. Raises ApiError."""
-    if isinstance(objects, ReadFailure) or isinstance(nmi, ReadFailure):
-        return ()
     found = []
-    for account, names in secret_namespaces(objects, nmi).items():
+    for account, names in {} if facts.unread else secret_namespaces(facts).items():
         everywhere = (await decide(client, secret_review(account, ""))).allowed
         checked = () if everywhere else names[:NAMESPACES_MAX]
         forbidden = await denied(client, [secret_review(account, each) for each in checked])
@@ -199,23 +205,17 @@ async def read_secret_access(
     return tuple(found)
 
 
-async def read_daemon_uses(
-    client: Client,
-    objects: Objects | ReadFailure,
-    nmi: Sequence[Daemon] | ReadFailure,
-    mic: Sequence[Daemon] | ReadFailure,
-) -> DaemonUses:
+async def read_daemon_uses(client: Client, facts: Facts) -> DaemonUses:
     """Return these permissions. Reads nothing if no NMI uses identity bindings. Raises NoResponse.
 
     Role bindings show the permissions for every client id, also for one that no AzureIdentity names; a review also
     shows those of other authorizers, and needs no permission to read role bindings.
     """
-    daemons = [] if isinstance(nmi, ReadFailure) else [("NMI", each) for each in nmi]
-    settings = [each.settings for each in readable_configurations([each for _, each in daemons])]
-    resources = review_resources(settings, objects.identities if isinstance(objects, Objects) else ())
+    settings = [each.settings for each in readable_configurations(readable(facts.nmi))]
+    resources = review_resources(settings, facts.identities)
     if not resources:
         return DaemonUses()
-    daemons += [] if isinstance(mic, ReadFailure) else [("MIC", each) for each in mic]
+    daemons = [("NMI", each) for each in readable(facts.nmi)] + [("MIC", each) for each in readable(facts.mic)]
     accounts = sorted({DaemonAccount(program, service_account_of(each)) for program, each in daemons})
     rbac = await or_failure(_cluster_rbac(client))
     bound = rbac if isinstance(rbac, ReadFailure) else tuple(bound_uses(rbac, accounts))
@@ -249,18 +249,15 @@ async def _reviewed_uses(client: Client, wanted: Sequence[tuple[DaemonAccount, s
     )
 
 
-async def read_rights(
-    client: Client, nmi: Sequence[Daemon] | ReadFailure, mic: Sequence[Daemon] | ReadFailure
-) -> tuple[Rights, ...]:
-    nmi_of = {} if isinstance(nmi, ReadFailure) else {service_account_of(each): each for each in nmi}
-    mic_of = {} if isinstance(mic, ReadFailure) else {service_account_of(each): each for each in mic}
-    return (
-        *[
-            Rights("NMI", account, await _missing_rights(client, account, nmi_rights(managed=is_managed([each]))))
-            for account, each in nmi_of.items()
-        ],
-        *[await _rights_of_mic(client, account, each) for account, each in mic_of.items()],
-    )
+async def read_rights(client: Client, facts: Facts) -> tuple[Rights, ...]:
+    """Return the missing permissions of each service account of NMI and MIC. Raises ApiError."""
+    found = []
+    for account, each in {service_account_of(each): each for each in readable(facts.nmi)}.items():
+        wanted = nmi_rights(managed=is_managed(readable_configurations([each])))
+        found.append(Rights("NMI", account, await _missing_rights(client, account, wanted)))
+    for account, each in {service_account_of(each): each for each in readable(facts.mic)}.items():
+        found.append(await _rights_of_mic(client, account, each))
+    return tuple(found)
 
 
 async def _rights_of_mic(client: Client, account: str, mic: Daemon) -> Rights:

@@ -1,5 +1,6 @@
 """State of a healthy installation for the doctor, and the changes of a test."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from podidctl.facts.kinds import (
     PlacedNodeSpec,
     Version,
 )
-from podidctl.facts.model import ClusterState, Locks, Objects, ServerState
+from podidctl.facts.model import AzureState, Facts, Locks, ReadFailure, ServerState
 from podidctl.report.documents import CheckResult, Report
 from podidctl.report.finding import Level
 from podidentity.kube.lock_records import LockRecord
@@ -77,7 +78,7 @@ def lock_record(holder: str = "mic-1", renewed: str = "2026-01-01T11:59:55.00000
     return LockRecord(holder, 15.0, renewed)
 
 
-def objects(**changes: Any) -> Objects:
+def objects(**changes: Any) -> Facts:
     usual: dict[str, Any] = {
         "identities": (identity(),),
         "bindings": (binding(),),
@@ -85,20 +86,27 @@ def objects(**changes: Any) -> Objects:
         "pods": (pod(),),
         "nodes": (node(),),
     }
-    return Objects(**(usual | changes))
+    return Facts(**(usual | changes))
 
 
-def seen(**changes: Any) -> ClusterState:
+def seen(**changes: Any) -> Facts:
+    """The facts; *changes* are fields of them, `objects` (facts, or why they could not be read), and `azure`, the
+    responses by host.
+    """
+    there: Facts | ReadFailure = changes.pop("objects", objects())
+    if isinstance(there, ReadFailure):
+        there = Facts(unread={"nodes": there})
+    if changes.get("azure") is not None:
+        changes["azure"] = AzureState(changes["azure"])
     usual: dict[str, Any] = {
         "now": NOW,
         "server": ServerState("v1.31.0", 0.2, 0.6),
         "definitions": {each.plural: definition() for each in KINDS},
-        "objects": objects(),
         "nmi": (nmi(),),
         "mic": (mic(),),
         "locks": (Locks("default", "aad-pod-identity-mic", lock_record()),),
     }
-    return ClusterState(**(usual | changes))
+    return replace(there, **(usual | changes))
 
 
 def cluster_case(**changes: Any) -> ClusterCase:

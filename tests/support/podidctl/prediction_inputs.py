@@ -7,9 +7,9 @@ import msgspec
 from nmi.choices import OperationMode
 from nmi.settings import Settings
 from podidctl.checks.explanation import explain
-from podidctl.evaluation.pod import PodCase, PredictedDecision, missing_pod
+from podidctl.evaluation.pod import PodCase, PredictedDecision, host_of, missing_pod
 from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
-from podidctl.facts.model import DiagnosisInput, NmiConfiguration, NmiPods, ServiceAccountAccess
+from podidctl.facts.model import AzureState, Facts, NmiConfiguration, ReadFailure, ServiceAccountAccess
 from podidctl.report.documents import Explanation, Link, LinkState
 from podidentity.resources import (
     NODENAME_LABEL,
@@ -47,23 +47,36 @@ def nmi_pod(node: str = NODE, *, ready: bool = True) -> Daemon:
     return msgspec.convert(document, Daemon)
 
 
-def facts(**changes: Any) -> DiagnosisInput:
-    """Pod ns/web of node-1 with all that it needs; *changes* are fields of Facts."""
+ON_AZURE = PlacedNode(metadata=BareMeta(name=NODE), spec=PlacedNodeSpec(provider_id=f"azure://{VM}"))
+
+
+def facts(**changes: Any) -> Facts:
+    """Pod ns/web of node-1 with all that it needs. *changes* are fields of the facts; `pod`, `same_address_pods` and
+    `node`; `secrets`, which are the credentials; and `azure`, the response about the node's host.
+    """
+    own, others = changes.pop("pod", pod()), changes.pop("same_address_pods", ())
+    node = changes.pop("node", ON_AZURE)
+    if isinstance(node, ReadFailure):
+        changes["unread"] = {"nodes": node}
+    elif node is not None:
+        changes["nodes"] = (node,)
+    if (host := host_of(node)) is not None and "azure" in changes:
+        changes["azure"] = AzureState({host.key: changes["azure"]}) if changes["azure"] is not None else None
+    if "secrets" in changes:
+        changes["credentials"] = changes.pop("secrets")
     usual: dict[str, Any] = {
-        "namespace": "ns",
-        "name": "web",
+        "scope": ("ns", "web") if own is None else own.key,
         "configuration": rules(),
-        "pod": pod(),
+        "pods": others if own is None else (own, *others),
         "bindings": (binding(),),
         "identities": (identity(),),
         "assigned": (labelled(assigned_identity()),),
-        "node": PlacedNode(metadata=BareMeta(name=NODE), spec=PlacedNodeSpec(provider_id=f"azure://{VM}")),
-        "nmi": NmiPods((nmi_pod(),)),
+        "nmi": (nmi_pod(),),
     }
-    return DiagnosisInput(**(usual | changes))
+    return Facts(**(usual | changes))
 
 
-def decision_of(made: DiagnosisInput) -> PredictedDecision:
+def decision_of(made: Facts) -> PredictedDecision:
     """Return NMI's predicted decision about a request that names no identity."""
     return missing_pod(made) if made.pod is None else PodCase(made, made.pod).decision
 
@@ -99,7 +112,7 @@ def federated(name: str = "id", *, namespace: str = "ns", **spec: Any) -> AzureI
     return msgspec.structs.replace(identity(name, namespace=namespace), spec=msgspec.structs.replace(SPEC, **spec))
 
 
-def trusted(**changes: Any) -> DiagnosisInput:
+def trusted(**changes: Any) -> Facts:
     """The facts; *changes* are fields of Facts, or `identity` for that alone."""
     own = changes.pop("identity", federated())
     made = labelled(assigned_identity(own_namespace=own.metadata.namespace))

@@ -10,7 +10,7 @@ from blockbuster import BlockBuster
 from mic.startup.settings import Settings as MicSettings
 from nmi.settings import Settings as NmiSettings
 from podidctl.facts.kinds import Daemon, DaemonContainer, DaemonSpec, EnvironmentVariable
-from podidctl.facts.model import NmiPods, ReadFailure
+from podidctl.facts.model import Facts, ReadFailure, readable
 from podidctl.facts.settings import (
     configuration_of,
     flags_of,
@@ -18,11 +18,11 @@ from podidctl.facts.settings import (
     given_configuration,
     mic_settings,
     nmi_settings,
+    on_node,
 )
 from podidctl.migration.federation import state_reader
 from podidctl.migration.federation.planning_input import PlanOptions
-from podidctl.reading import cluster as cluster_reader
-from podidctl.reading import pod as pod_reader
+from podidctl.reading import reader
 from podidctl.top.reader import read_all
 from podidctl.verify import verification
 from podidentity.azure.clouds import PUBLIC
@@ -66,7 +66,7 @@ def test_the_environment_counts_and_no_file_of_the_pod_is_opened() -> None:
     cloud = EnvironmentVariable(name="AZURE_ENVIRONMENT_FILEPATH", value="/etc/azure/cloud.json")
     made = containers(DaemonContainer(name="nmi", env=[cloud]))
     assert nmi_settings(made).azure_environment_file is None
-    assert configuration_of(NmiPods((made,)), pod()).cloud_file == "/etc/azure/cloud.json"
+    assert configuration_of((made,), pod()).cloud_file == "/etc/azure/cloud.json"
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "-help", "--help=true"])
@@ -86,13 +86,13 @@ def test_the_flags_of_a_daemonsets_pod_count_and_the_defaults_otherwise() -> Non
         metadata=meta, spec=DaemonSpec(node_name=NODE, host_network=True, containers=[DaemonContainer(name="nmi")])
     )
     impostor = nmi("--operation-mode=managed", "--forceNamespaced", name="a", namespace="a", host_network=False)
-    rules = configuration_of(NmiPods((impostor, own)), pod())
+    rules = configuration_of((impostor, own), pod())
     assert rules.source == "the flags of pod kube-system/nmi-2"
     assert not rules.settings.force_namespaced
-    rules = configuration_of(NmiPods((nmi("--flag-of-tomorrow"),)), pod())
+    rules = configuration_of((nmi("--flag-of-tomorrow"),), pod())
     assert rules.source.startswith("NMI's defaults, because the flags of pod kube-system/nmi-1 cannot be read (")
     assert rules.settings == NmiSettings(node_name=NODE)
-    for there in (NmiPods(), ReadFailure("not allowed")):
+    for there in ((), ReadFailure("not allowed")):
         assert "NMI's defaults" in configuration_of(there, pod()).source
 
 
@@ -137,13 +137,11 @@ async def test_explain_ignores_it_next_to_nmi_and_on_a_node_without_nmi(cluster:
         cluster.node(node)
     cluster.daemon("fake-n0")
     cluster.daemon("fake-n1", nodeName="n1", hostNetwork=False)
-    here = await pod_reader._nmi(cluster.client, "n0")
-    assert names(here.here) == ["default/fake-n0"], "no other pod can be NMI"
+    assert names(await reader.nmi_on(cluster.client, "n0")) == ["default/fake-n0"], "no other pod can be NMI"
     cluster.daemon("genuine", hostNetwork=True)
-    here = await pod_reader._nmi(cluster.client, "n0")
-    assert names(here.here) == ["default/genuine"]
-    without = await pod_reader._nmi(cluster.client, "n1")
-    assert (without.here, names(without.others)) == ((), ["default/genuine"])
+    assert names(await reader.nmi_on(cluster.client, "n0")) == ["default/genuine"]
+    without = await reader.nmi_on(cluster.client, "n1")
+    assert (names(without), on_node(without, "n1")) == (["default/genuine"], [])
 
 
 async def test_migration_ignores_it(cluster: MemoryCluster, nothing_blocks_the_loop: BlockBuster) -> None:
@@ -167,9 +165,8 @@ async def test_doctor_and_top_ignore_it(cluster: MemoryCluster, nothing_blocks_t
     cluster.daemon("fake-mic", component="mic", namespace="tenant")
     cluster.daemon("genuine", hostNetwork=True)
     cluster.daemon("mic", component="mic")
-    nmi = await cluster_reader._nmi(cluster.client)
-    mic = await cluster_reader._mic(cluster.client, nmi)
-    assert (names(nmi), names(mic)) == (["default/genuine"], ["default/mic"])
+    found = await reader.read(cluster.client, Facts(), reader.DAEMONS)
+    assert (names(readable(found.nmi)), names(readable(found.mic))) == (["default/genuine"], ["default/mic"])
     nothing_blocks_the_loop.deactivate()
     try:
         shown = await read_all(cluster.client)

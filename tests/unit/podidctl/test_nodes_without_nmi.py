@@ -9,7 +9,7 @@ from podidctl.access.schema import GrantState, Way
 from podidctl.commands.token import predict
 from podidctl.evaluation.daemons import missing_nmi
 from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec, Taint, Toleration
-from podidctl.facts.model import NmiPods, ReadFailure
+from podidctl.facts.model import ReadFailure
 from podidctl.report.documents import LinkState, Outcome, TokenPrediction
 from podidctl.report.finding import Level
 from podidentity.resources import BareMeta
@@ -89,7 +89,7 @@ KINDS = pytest.mark.parametrize(
 def test_explain_and_token_state_that_nmi_serves_no_pod_there(
     kind: PlacedNode, cause: str, effect: str, others: tuple[Daemon, ...]
 ) -> None:
-    explanation = explain_pod(node=kind, nmi=NmiPods(others=others))
+    explanation = explain_pod(node=kind, nmi=others)
     assert explanation.answer.outcome is Outcome.UNANSWERED
     assert explanation.answer.says.startswith(f"NMI serves no pod on this node: {cause}")
     assert effect in explanation.answer.says
@@ -98,20 +98,20 @@ def test_explain_and_token_state_that_nmi_serves_no_pod_there(
     assert cause in link.says
     assert "workload identity" in explanation.next
     assert [each.link for each in explanation.links] == ["pod", "NMI"], "no other link leads to a token there"
-    prediction = ask(node=kind, nmi=NmiPods(others=others))
+    prediction = ask(node=kind, nmi=others)
     assert prediction.outcome is Outcome.UNANSWERED
     assert prediction.note.startswith(f"no working NMI was found on its node: {cause}")
     assert effect in prediction.note
 
 
 def test_explain_advises_a_node_selector_and_the_removal_of_the_label_on_windows() -> None:
-    then = explain_pod(node=WINDOWS, nmi=NmiPods(), bindings=(), assigned=()).next
+    then = explain_pod(node=WINDOWS, nmi=(), bindings=(), assigned=()).next
     assert "remove its label aadpodidbinding, by which MIC attaches identities to the scale set" in then
     assert "nodeSelector kubernetes.io/os: linux" in then
     explanation = explain_pod(node=WINDOWS, nmi=ReadFailure("not allowed"))
     assert explanation.answer.outcome is Outcome.UNANSWERED
     assert only(explanation).link == "NMI"
-    explanation = explain_pod(node=ReadFailure("not allowed: nodes"), nmi=NmiPods(others=(daemon(),)))
+    explanation = explain_pod(node=ReadFailure("not allowed: nodes"), nmi=(daemon(),))
     (link,) = [each for each in explanation.links if each.link == "NMI"]
     assert link.state is LinkState.BROKEN
     assert "this node has no NMI pod, but other nodes have one" in link.says
@@ -124,12 +124,12 @@ def test_a_linux_node_with_nmi_is_served(label: str) -> None:
 
 
 def test_a_ready_nmi_on_the_node_serves_it_whatever_its_labels_are() -> None:
-    assert explain_pod(node=VIRTUAL, nmi=NmiPods((nmi_pod(),))).answer.outcome is Outcome.GRANTED
-    not_ready = NmiPods((nmi_pod(ready=False),))
+    assert explain_pod(node=VIRTUAL, nmi=(nmi_pod(),)).answer.outcome is Outcome.GRANTED
+    not_ready = (nmi_pod(ready=False),)
     assert explain_pod(node=WINDOWS, nmi=not_ready).answer.outcome is Outcome.UNANSWERED
     exempt: dict[str, Any] = {"pod": pod(labels={"app": "x"}), "exceptions": (exception(labels={"app": "x"}),)}
-    assert ask(node=WINDOWS, nmi=NmiPods(), **exempt).outcome is Outcome.EXEMPT
-    assert ask(node=VIRTUAL, nmi=NmiPods(), **exempt).outcome is Outcome.UNANSWERED
+    assert ask(node=WINDOWS, nmi=(), **exempt).outcome is Outcome.EXEMPT
+    assert ask(node=VIRTUAL, nmi=(), **exempt).outcome is Outcome.UNANSWERED
 
 
 def ask(**changes: Any) -> TokenPrediction:
@@ -181,11 +181,11 @@ def ask(**changes: Any) -> TokenPrediction:
     ids=["taint", "condition", "label", "no-label", "pending", "cordoned", "affinity", "no-daemonset"],
 )
 def test_the_cause_is_named(on: PlacedNode, others: tuple[Daemon, ...], cause: str, then: str) -> None:
-    explanation = explain_pod(node=on, nmi=NmiPods(others=others))
+    explanation = explain_pod(node=on, nmi=others)
     assert cause in only(explanation).says
     assert then in explanation.next
     assert cause in explanation.answer.says
-    assert cause in ask(node=on, nmi=NmiPods(others=others)).note
+    assert cause in ask(node=on, nmi=others).note
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from nmi.server.responses import refused
 from nmi.token_service import UNSUPPORTED_TYPE
 from podidctl.commands.token import predict
 from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
-from podidctl.facts.model import NmiConfiguration, NmiPods
+from podidctl.facts.model import NmiConfiguration
 from podidctl.report.documents import Outcome, TokenPrediction
 from podidentity.resources import AzureIdentitySpec, SecretReference
 from tests.support.nmi_objects import CLIENT_ID, assigned_identity, exception, pod, resource_id
@@ -88,14 +88,14 @@ def test_parameters_that_nmi_rejects_are_refused_in_nmis_words() -> None:
 
 
 def test_without_nmi_on_the_node_the_expected_answer_is_printed_as_unanswered() -> None:
-    prediction = ask(nmi=NmiPods(others=(nmi_pod("node-2"),)))
+    prediction = ask(nmi=(nmi_pod("node-2"),))
     assert (prediction.outcome, prediction.identity) == (Outcome.UNANSWERED, "ns/id")
     assert prediction.note == (
         "no working NMI was found on its node: no DaemonSet of NMI was found, so IMDS responds to its pods, with every "
         "identity that is attached to its VM or scale set; podidctl explain pod ns/web states the next action"
     )
-    assert ask(pod=None, nmi=NmiPods()).outcome is Outcome.UNSEEN
-    assert ask("", pod=None, nmi=NmiPods()).outcome is Outcome.REFUSED
+    assert ask(pod=None, nmi=()).outcome is Outcome.UNSEEN
+    assert ask("", pod=None, nmi=()).outcome is Outcome.REFUSED
 
 
 def test_exempt_and_mirror_pods_get_no_identity_of_their_own() -> None:

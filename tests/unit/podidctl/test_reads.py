@@ -13,9 +13,11 @@ import pytest
 
 from podidctl.evaluation.similar_texts import COMPARED_MAX, _distance, similar_texts
 from podidctl.facts.kinds import Daemon
+from podidctl.facts.model import Facts
 from podidctl.reading import daemons as daemons_reader
 from podidctl.reading.daemons import MetricsPage, Unread, read_pages
-from podidctl.reading.pod import read_pod
+from podidctl.reading.reader import pod_parts
+from podidctl.reading.reader import read as read_facts
 from podidctl.reading.requests import BATCH, clock_difference, in_batches, server_now
 from podidctl.report.text import by_turns, listed, namespace_of
 from podidentity.kube.client import Client
@@ -164,9 +166,9 @@ async def test_a_diagnosis_has_the_servers_time(cluster: MemoryCluster, monkeypa
     async def server(_client: Client) -> datetime:
         return NOON
 
-    monkeypatch.setattr("podidctl.reading.pod.server_now", server)
+    monkeypatch.setattr("podidctl.reading.reader.server_now", server)
     cluster.pod("web", "n0")
-    assert (await read_pod(cluster.client, "default", "web", given=None, azure=None)).now == NOON
+    assert (await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))).now == NOON
 
 
 @pytest.mark.parametrize(

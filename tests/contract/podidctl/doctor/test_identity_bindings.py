@@ -1,6 +1,7 @@
 """Permissions of AKS identity bindings: those that pods need, and those that NMI and MIC must not have."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from podidctl.checks.permissions import check_daemon_uses
 from podidctl.evaluation import needs
 from podidctl.evaluation.needs import REVIEWS_MAX, USES_MAX, BindingUse, binding_uses
 from podidctl.facts.kinds import Daemon
-from podidctl.facts.model import DaemonUse, DaemonUses, Objects, ReadFailure
+from podidctl.facts.model import DaemonUse, DaemonUses, Facts, ReadFailure
 from podidctl.facts.settings import readable_configurations
 from podidctl.reading import reviews
 from podidctl.reading.reviews import read_daemon_uses, read_federated_access
@@ -73,7 +74,8 @@ def group(name: str) -> dict[str, str]:
 
 async def uses(bound: BindingBench, *daemons: Daemon, controllers: Sequence[Daemon] = ()) -> DaemonUses:
     its = objects(identities=(federated(namespace=NAMESPACE, client_id=bound.managed.client_id),))
-    return await read_daemon_uses(bound.bench.client, its, daemons or (BINDS,), controllers)
+    facts = replace(its, nmi=daemons or (BINDS,), mic=tuple(controllers))
+    return await read_daemon_uses(bound.bench.client, facts)
 
 
 async def findings(bound: BindingBench, *daemons: Daemon, controllers: Sequence[Daemon] = ()) -> list[Finding]:
@@ -85,7 +87,7 @@ async def test_without_the_permission_there_is_no_finding(bound: BindingBench) -
     sent: list[Recorded] = []
     bound.bench.kube.intercept = sent.append
     why = ReadFailure("no")
-    assert await read_daemon_uses(bound.bench.client, why, why, why) == DaemonUses()
+    assert await read_daemon_uses(bound.bench.client, Facts(nmi=why, mic=why)) == DaemonUses()
     assert not sent
 
 
@@ -197,7 +199,7 @@ async def test_one_run_reviews_a_limited_number_of_identities(bound: BindingBenc
     its = objects(identities=tuple(federated(f"i{at}", client_id=each) for at, each in enumerate(client_ids)))
     sent: list[Recorded] = []
     bound.bench.kube.intercept = sent.append
-    found = await read_daemon_uses(bound.bench.client, its, (BINDS,), ())
+    found = await read_daemon_uses(bound.bench.client, replace(its, nmi=(BINDS,)))
     assert sum("subjectaccessreviews" in each.path for each in sent) == REVIEWS_MAX
     (line,) = check_daemon_uses(cluster_case(daemon_uses=found))
     assert (line.level, line.says.partition(" of ")[0]) == (Level.UNKNOWN, "7 more permissions")
@@ -231,10 +233,11 @@ def test_two_identities_with_one_client_id_are_one_use() -> None:
     assert binding_uses(pairs(account=""), (BINDS,)) == []
 
 
-def used_by(bound: BindingBench, number: int) -> Objects:
+def used_by(bound: BindingBench, number: int) -> Facts:
     """The pods of `builder` and of other service accounts, with one identity."""
     names = ["builder", *(f"account-{each}" for each in range(number - 1))]
     return objects(
+        nmi=(BINDS,),
         identities=(federated(namespace=NAMESPACE, client_id=bound.managed.client_id),),
         bindings=(binding(namespace=NAMESPACE),),
         assigned=(),
@@ -243,10 +246,10 @@ def used_by(bound: BindingBench, number: int) -> Objects:
 
 
 async def test_the_api_server_decides_a_limited_number_of_uses(bound: BindingBench) -> None:
-    access = await read_federated_access(bound.bench.client, used_by(bound, 2), (BINDS,))
+    access = await read_federated_access(bound.bench.client, used_by(bound, 2))
     assert access.unpermitted == {bound.managed.client_id: (f"{NAMESPACE}/account-0",)}
     assert access.unchecked_uses == 0
-    access = await read_federated_access(bound.bench.client, used_by(bound, USES_MAX + 7), (BINDS,))
+    access = await read_federated_access(bound.bench.client, used_by(bound, USES_MAX + 7))
     assert access.unchecked_uses == 7
     assert isinstance(access.unpermitted, dict)
     assert sum(map(len, access.unpermitted.values())) in {USES_MAX - 1, USES_MAX}

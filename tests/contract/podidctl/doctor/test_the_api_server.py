@@ -18,9 +18,8 @@ from podidctl.facts.model import (
     ServerState,
     StoredObjects,
 )
-from podidctl.reading import cluster
-from podidctl.reading.cluster import _server, server_clock
-from podidctl.reading.requests import or_failure
+from podidctl.reading import requests
+from podidctl.reading.requests import or_failure, read_server, server_clock
 from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Finding, Level
 from podidentity.kube.access import ClusterAccess
@@ -107,7 +106,7 @@ def test_old_servers_and_uncertain_clocks_are_reported() -> None:
 async def test_the_version_may_arrive_in_parts(parts: tuple[bytes, ...], version: str) -> None:
     async with RawServer() as server, Client(ClusterAccess(server.url), user_agent="t") as client:
         server.replies.append(Reply(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % sum(map(len, parts)), *parts))
-        assert (await _server(client)).version == version
+        assert (await read_server(client)).version == version
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ async def test_a_read_records_whether_it_was_forbidden(status: int, *, is_forbid
 
 
 async def test_the_error_about_a_silent_server_states_the_server_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "VERSION_SECONDS", 0.05)
+    monkeypatch.setattr(requests, "VERSION_SECONDS", 0.05)
     async with RawServer() as silent, Client(ClusterAccess(silent.url), user_agent="test") as client:
         with pytest.raises(NoResponse, match=rf"no response from {silent.url} within 0\.05 s"):
-            await cluster._server(client)
+            await read_server(client)

@@ -7,9 +7,10 @@ fifty has no binding. Each namespace has a Role for its developers; some binding
 from typing import Final
 
 from mic.azure.identities import BOTH, USER, Attached, HostIdentities
-from podidctl.access.cluster_objects import AzureState, ClusterObjects, Rbac
 from podidctl.access.projections import ReviewedPod
 from podidctl.facts.kinds import PlacedNode
+from podidctl.facts.model import AzureState, Facts
+from podidctl.facts.rbac import Rbac
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import GROUP, AzureAssignedIdentity, AzureIdentity
 from tests.support.podidctl.access.small_cluster import (
@@ -35,7 +36,7 @@ SCALE_SET_NODES: Final = 50
 NAMESPACES: Final = 40
 
 
-def generated_cluster(pods: int = 5000, identities: int = 300, nodes: int = 500) -> ClusterObjects:
+def generated_cluster(pods: int = 5000, identities: int = 300, nodes: int = 500) -> Facts:
     """Return a cluster of this size, with Azure's responses."""
     the_nodes = [_node(number) for number in range(nodes)]
     the_identities = [_identity(number) for number in range(identities)]
@@ -47,8 +48,8 @@ def generated_cluster(pods: int = 5000, identities: int = 300, nodes: int = 500)
         if number % 50
     ]
     names = [each.metadata.name for each in the_nodes]
-    return ClusterObjects(
-        read_at=READ_AT,
+    return Facts(
+        now=READ_AT,
         identities=tuple(the_identities),
         bindings=tuple(bindings),
         exceptions=(exception("team-0", app="app-000"),),

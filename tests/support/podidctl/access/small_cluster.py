@@ -7,27 +7,24 @@ that nothing explains.
 
 import io
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 from rich.console import Console
 
 from mic.azure.identities import BOTH, USER, Attached, HostIdentities
-from podidctl.access.cluster_objects import AzureState, ClusterObjects, Rbac
+from podidctl.access.grants import live_pods
 from podidctl.access.outputs import AccessOutput, render
 from podidctl.access.policy import PolicyResult, RuleResult, evaluate, parse_policy
-from podidctl.access.projections import (
-    PolicyRule,
-    ReviewedPod,
-    Role,
-    RoleBinding,
-    RoleReference,
-    Subject,
-)
+from podidctl.access.projections import ReviewedPod
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Grant, PodAccess
 from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
-from podidctl.facts.model import readable
+from podidctl.facts.model import AzureState, Facts, ReadFailure, readable
+from podidctl.facts.rbac import PolicyRule, Rbac, Role, RoleBinding, RoleReference, Subject
+from podidctl.facts.settings import genuine_mic, genuine_nmi
+from podidctl.reading.objects import with_lists
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import (
     ASSIGNED,
@@ -52,7 +49,7 @@ from podidentity.resources import (
 )
 from tests.support.podidctl import doctor_inputs
 
-READ_AT: Final = "2026-11-27T12:00:00Z"
+READ_AT: Final = datetime(2026, 11, 27, 12, tzinfo=UTC)
 SUBSCRIPTION: Final = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups"
 
 
@@ -234,7 +231,8 @@ def on_azure(**hosts: HostIdentities) -> AzureState:
     return AzureState({keys[name]: each for name, each in hosts.items()}, KUBELET)
 
 
-def small_cluster(**changes: Any) -> ClusterObjects:
+def small_cluster(**changes: Any) -> Facts:
+    """The facts; *changes* are fields of them. NMI's and MIC's pods may be all pods with their label."""
     payments, reports = identity("payments"), identity("reports", kind=3)
     legacy = identity("legacy", "ops", kind=1)
     bindings = [binding("payments"), binding("reports"), binding("legacy", "ops")]
@@ -249,8 +247,8 @@ def small_cluster(**changes: Any) -> ClusterObjects:
         rule("create", "", "pods/exec"),
         namespace="shop",
     )
-    usual = ClusterObjects(
-        read_at=READ_AT,
+    usual = Facts(
+        now=READ_AT,
         identities=(payments, reports, legacy),
         bindings=tuple(bindings),
         assigned=tuple(
@@ -276,7 +274,18 @@ def small_cluster(**changes: Any) -> ClusterObjects:
         ),
         azure=on_azure(vm=attached(identity_id("payments"), KUBELET, STRANGE, kind=BOTH), pool=attached(KUBELET)),
     )
-    return replace(usual, **changes)
+    lists: dict[str, Any] = {name: changes.pop(name) for name in LISTS if name in changes}
+    return genuine(with_lists(replace(usual, **changes), lists))
+
+
+LISTS: Final = ("identities", "bindings", "exceptions", "assigned", "pods", "nodes")
+
+
+def genuine(facts: Facts) -> Facts:
+    """Return the facts with NMI's and MIC's pods as they are read."""
+    nmi, mic = facts.nmi, facts.mic
+    nmi = nmi if isinstance(nmi, ReadFailure) else tuple(genuine_nmi(nmi))
+    return replace(facts, nmi=nmi, mic=mic if isinstance(mic, ReadFailure) else tuple(genuine_mic(mic, readable(nmi))))
 
 
 def reviewed(**changes: Any) -> AccessReview:
@@ -285,7 +294,7 @@ def reviewed(**changes: Any) -> AccessReview:
 
 def with_pods(*more: ReviewedPod) -> tuple[ReviewedPod, ...]:
     """Return the pods of the small cluster, and *more*."""
-    return (*readable(small_cluster().pods), *more)
+    return (*live_pods(small_cluster()), *more)
 
 
 def printed(found: AccessReview, output: AccessOutput = AccessOutput.TABLE) -> str:

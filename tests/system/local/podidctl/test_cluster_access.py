@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from podidctl.commands.connection import CliContext, connect
-from podidctl.facts.model import Objects
-from podidctl.reading.cluster import read_cluster
+from podidctl.facts.model import Facts
+from podidctl.reading.reader import CLUSTER, read
 from podidctl.report.text import print_error
 from podidentity.kube import access
 from tests.support.mic.emulated_cloud import EmulatedCloud
@@ -94,7 +94,7 @@ async def test_a_pods_service_account_is_used_in_a_pod_and_no_file_of_the_home_d
     settings = await asyncio.to_thread(CliContext(environ, lambda: tmp_path).settings, kubeconfig="")
     async with connect(settings) as client:
         assert isinstance(client.access.ssl, ssl.SSLContext)
-        assert isinstance((await read_cluster(client)).objects, Objects)
+        assert (await read(client, Facts(), CLUSTER)).unread == {}
 
 
 def test_an_error_cannot_control_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.gather import gather
-from podidctl.access.rbac import Permissions, Request, SubjectKey, service_account
 from podidctl.access.review import review
 from podidctl.access.schema import Action
-from podidctl.facts.model import ReadFailure
+from podidctl.evaluation.rbac import Permissions, Request, SubjectKey, service_account
+from podidctl.facts.model import Facts, ReadFailure
 from podidctl.reading.reviews import REVIEWS
 from podidentity.kube import access
 from podidentity.kube.client import JSON_PATCH, MERGE_PATCH, Client
@@ -176,7 +175,7 @@ def answers(plane: Plane, user: str, groups: Sequence[str]) -> list[bool]:
     return found
 
 
-async def read(plane: Plane) -> ClusterObjects:
+async def read(plane: Plane) -> Facts:
     async with Client(direct_access(plane.server, plane.ca, plane.token), user_agent="test") as client:
         return await gather(client)
 

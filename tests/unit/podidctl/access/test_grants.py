@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import AssignmentKey
-from podidctl.access.cluster_objects import ClusterObjects
-from podidctl.access.daemon_rules import daemon_rules
 from podidctl.access.projections import ReviewedContainer, ReviewedPod
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, GrantState
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.facts.kinds import VariableSource
-from podidctl.facts.model import DiagnosisInput, ReadFailure, readable
+from podidctl.facts.model import Facts, ReadFailure
 from podidctl.report.documents import Outcome
 from podidentity.resources import ASSIGNED, CREATED, AzureAssignedIdentity, PodStatus
 from tests.support.examples import examples
@@ -263,7 +262,7 @@ def an_assignment(draw: random.Random, cluster: dict[str, Any]) -> AzureAssigned
     return assigned_identity(whose, which, through, draw.choice((ASSIGNED, ASSIGNED, CREATED, "Unassigned")))
 
 
-def a_cluster(seed: int) -> ClusterObjects:
+def a_cluster(seed: int) -> Facts:
     draw = random.Random(seed)
     parts: dict[str, Any] = {
         "pods": some(draw, a_pod, 10),
@@ -273,8 +272,8 @@ def a_cluster(seed: int) -> ClusterObjects:
     written = (an_assignment(draw, parts) for _ in range(draw.randint(0, 8)))
     parts["assigned"] = tuple({each.key: each for each in written if each is not None}.values())
     flags = draw.choice(((), (), ("--forceNamespaced",), ("--operation-mode=managed", "--forceNamespaced")))
-    return ClusterObjects(
-        read_at=READ_AT,
+    return Facts(
+        now=READ_AT,
         nodes=tuple(node(each, draw.choice((VM, ""))) for each in NODES[: draw.choice((2, 3, 3))]),
         exceptions=some(draw, lambda one: exception(one.choice(NAMESPACES), app=one.choice(NAMES)), 1),
         nmi=tuple(nmi(each, *flags) for each in NODES),
@@ -282,7 +281,7 @@ def a_cluster(seed: int) -> ClusterObjects:
     )
 
 
-def mics_assignments(objects: ClusterObjects, *, force_namespaced: bool) -> set[tuple[str, str]]:
+def mics_assignments(objects: Facts, *, force_namespaced: bool) -> set[tuple[str, str]]:
     """Return the pairs of pod and identity that MIC's own state has as desired."""
     view = ClusterView(force_namespaced=force_namespaced)
     kinds: Any = ((view.nodes, objects.nodes), (view.identities, objects.identities), (view.bindings, objects.bindings))
@@ -290,8 +289,8 @@ def mics_assignments(objects: ClusterObjects, *, force_namespaced: bool) -> set[
         for each in several:
             changes.upserted(None, each)
     found = set()
-    for one in readable(objects.pods):
-        for other in readable(objects.identities):
+    for one in objects.pods:
+        for other in objects.identities:
             assignment = view.assignment(AssignmentKey(*one.key, *other.key))
             if assignment is not None and assignment.desired is not None:
                 found.add(("/".join(one.key), "/".join(other.key)))
@@ -303,11 +302,11 @@ def mics_assignments(objects: ClusterObjects, *, force_namespaced: bool) -> set[
 @example(7)
 def test_grants_by_a_binding_are_mics_desired_assignments(seed: int) -> None:
     objects = a_cluster(seed)
-    rules = daemon_rules(objects)
+    rules = ClusterCase(objects)
     if rules.managed:
         return
-    live = {"/".join(each.key) for each in readable(objects.pods) if not each.finished}
-    wanted = mics_assignments(objects, force_namespaced=rules.force_namespaced)
+    live = {"/".join(each.key) for each in objects.pods if not each.finished}
+    wanted = mics_assignments(objects, force_namespaced=rules.namespaced)
     by_binding = {(each.pod, each.identity) for each in review(objects).grants if each.binding}
     assert by_binding == {each for each in wanted if each[0] in live}
 
@@ -318,19 +317,16 @@ def test_grants_by_a_binding_are_mics_desired_assignments(seed: int) -> None:
 @example(866)
 def test_a_pod_has_a_usable_grant_if_and_only_if_nmi_grants_its_request(seed: int) -> None:
     objects = a_cluster(seed)
-    rules, found = daemon_rules(objects), review(objects)
-    for each in readable(objects.pods):
-        data = DiagnosisInput(
-            namespace=each.metadata.namespace,
-            name=each.metadata.name,
+    rules, found = ClusterCase(objects), review(objects)
+    for each in objects.pods:
+        data = Facts(
+            scope=each.key,
             configuration=rules.on(each.spec.node_name),
-            pod=each,
-            exceptions=tuple(one for one in readable(objects.exceptions) if one.key[0] == each.key[0]),
-            bindings=readable(objects.bindings),
-            identities=readable(objects.identities),
-            assigned=tuple(
-                one for one in readable(objects.assigned) if (one.spec.pod_namespace, one.spec.pod) == each.key
-            ),
+            pods=(each,),
+            exceptions=tuple(one for one in objects.exceptions if one.key[0] == each.key[0]),
+            bindings=objects.bindings,
+            identities=objects.identities,
+            assigned=tuple(one for one in objects.assigned if (one.spec.pod_namespace, one.spec.pod) == each.key),
         )
         name = "/".join(each.key)
         usable = [one for one in found.grants if one.pod == name and one.state in SERVED]
@@ -340,7 +336,7 @@ def test_a_pod_has_a_usable_grant_if_and_only_if_nmi_grants_its_request(seed: in
         assert is_granted(settled) == bool(usable), (name, usable)
 
 
-def is_granted(data: DiagnosisInput) -> bool:
+def is_granted(data: Facts) -> bool:
     return decision_of(data).outcome is Outcome.GRANTED
 
 

@@ -17,13 +17,13 @@ from podidctl.access.host_access import (
 )
 from podidctl.access.projections import (
     ContainerSecurity,
-    HostPath,
     ReviewedContainer,
     Volume,
     VolumeMount,
     WindowsOptions,
 )
 from podidctl.access.schema import TAKES_OVER, Way
+from podidctl.facts.kinds import HostPath
 from tests.support.checkout import ROOT
 from tests.support.podidctl.access.small_cluster import SCALE_SET, exception, nmi, node, pod, pod_of, reviewed
 

@@ -6,11 +6,12 @@ import pytest
 
 from mic.azure.identities import USER, Attached, HostIdentities
 from podidctl.access.blast_radius import pod_blast_radius
-from podidctl.access.cluster_objects import AzureState, Rbac
 from podidctl.access.differences import compare
 from podidctl.access.html.document import model
 from podidctl.access.policy import RuleResult
 from podidctl.access.schema import AccessReview, BlastRadius, Explained, Host
+from podidctl.facts.model import AzureState
+from podidctl.facts.rbac import Rbac
 from podidentity.azure.errors import Refused
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import AzureIdentity

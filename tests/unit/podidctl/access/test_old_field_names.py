@@ -9,10 +9,10 @@ from blockbuster import BlockBuster
 from podidctl.access.gather import gather
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Way
-from podidctl.facts.model import Objects, ServerState
-from podidctl.reading import cluster as cluster_reader
-from podidctl.reading.cluster import read_cluster
-from podidctl.reading.pod import read_pod
+from podidctl.facts.model import Facts, ServerState
+from podidctl.reading import reader
+from podidctl.reading.reader import CLUSTER, pod_parts
+from podidctl.reading.reader import read as read_facts
 from podidentity.kube.client import Client
 from tests.conftest import detect_blocking
 from tests.support.mic.emulated_cloud import BINDINGS, EXCEPTIONS
@@ -27,7 +27,7 @@ def _flags_are_parsed(nothing_blocks_the_loop: BlockBuster, monkeypatch: pytest.
     async def server(_: Client) -> ServerState:
         return ServerState("v1.31.0", 0.0)
 
-    monkeypatch.setattr(cluster_reader, "_server", server)  # it has a connection of its own
+    monkeypatch.setattr(reader, "read_server", server)  # it has a connection of its own
     nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
     yield
     detect_blocking(nothing_blocks_the_loop)
@@ -53,16 +53,16 @@ def spelled(
     cluster.daemon("mic", component="mic", namespace="kube-system", args=mic)
 
 
-async def checked(cluster: MemoryCluster) -> Objects:
+async def checked(cluster: MemoryCluster) -> Facts:
     """The objects that doctor checks."""
-    found = (await read_cluster(cluster.client)).objects
-    assert isinstance(found, Objects)
+    found = await read_facts(cluster.client, Facts(), CLUSTER)
+    assert found.unread == {}
     return found
 
 
 async def explained(cluster: MemoryCluster) -> list[Any]:
     """The labels of the exceptions with which the pod is explained."""
-    found = await read_pod(cluster.client, "default", "web", given=None, azure=None)
+    found = await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))
     return [each.spec.pod_labels for each in found.exceptions]
 
 

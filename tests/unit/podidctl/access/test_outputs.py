@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ def test_equal_reviews_have_no_differences() -> None:
         web, metadata=msgspec.structs.replace(web.metadata, name="web-7d4b-zz", uid="another")
     )
     assert changes(pods=(renamed, *others)) == []
-    later = review(replace(small_cluster(), read_at="2026-11-28T12:00:00Z"))
+    later = review(replace(small_cluster(), now=small_cluster().now + timedelta(days=1)))
     found = compare(reviewed(), later)
     assert (found.differences, found.before, found.after) == ([], "2026-11-27T12:00:00Z", "2026-11-28T12:00:00Z")
 

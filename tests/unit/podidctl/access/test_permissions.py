@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podidctl.access.cluster_objects import Rbac
-from podidctl.access.projections import RBAC_GROUP, AggregationRule, LabelRequirement, LabelSelector, Role
-from podidctl.access.rbac import Permissions, Request, SubjectKey, service_account
 from podidctl.access.schema import Action
 from podidctl.access.subjects import CHECKS, find_subjects
 from podidctl.access.targets import ByName, Targets
+from podidctl.evaluation.rbac import Permissions, Request, SubjectKey, service_account
+from podidctl.facts.rbac import RBAC_GROUP, AggregationRule, LabelRequirement, LabelSelector, Rbac, Role
 from podidentity_sandbox.kubeapi.authorization import Access, Authorizer, User, service_account_user
 from podidentity_sandbox.kubeapi.history import History
 from podidentity_sandbox.kubeapi.server import KubeApi

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from podidctl.access.projections import PolicyRule, Role
 from podidctl.access.schema import AccessReview, Action, SubjectRight
 from podidctl.facts.model import ReadFailure
+from podidctl.facts.rbac import PolicyRule, Role
 from podidentity.resources import GROUP, SecretReference
 from tests.support.podidctl.access.small_cluster import (
     bound,

@@ -10,7 +10,7 @@ from podidctl.checks.machine import check_redirect
 from podidctl.facts.kinds import PlacedNode
 from podidctl.facts.model import BLOCKED, RULES_LABEL, UNEXPECTED, NodeState, ReadFailure, RuleMonitor
 from podidctl.facts.model import RULE_EVENTS_MAX as EVENTS_MAX
-from podidctl.reading.cluster import read_rule_monitor
+from podidctl.reading.rule_monitor import read_rule_monitor
 from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
 from podidentity.resources import BareMeta

@@ -15,7 +15,7 @@ from podidctl.commands.doctor import FINDINGS_MAX, shortened, show
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import served_pairs
 from podidctl.facts.kinds import PLACED_NODES
-from podidctl.facts.model import Objects, ReadFailure
+from podidctl.facts.model import Facts, ReadFailure
 from podidctl.report.documents import Report, check_result
 from podidctl.report.finding import Finding, Level
 from podidentity.kube.decoding import Malformed, decode_object
@@ -74,12 +74,12 @@ def test_problems_are_printed_before_other_findings_of_their_check() -> None:
     assert omitted == {"selectors": 1}
 
 
-def namespaced(there: Objects) -> ClusterCase:
+def namespaced(there: Facts) -> ClusterCase:
     """The case in which bindings serve their own namespace only."""
     return cluster_case(objects=there, nmi=(nmi("--forceNamespaced"),))
 
 
-def work_with(check: Callable[[Objects], object], number: int) -> int:
+def work_with(check: Callable[[Facts], object], number: int) -> int:
     """Return the bytecodes of *check* with so many pods, and as many bindings and identities of another tenant."""
     there = objects(
         pods=tuple(pod(f"web-{each}", uid=f"u{each}") for each in range(number)),
@@ -95,7 +95,7 @@ def work_with(check: Callable[[Objects], object], number: int) -> int:
     "check", [lambda there: list(check_selectors(namespaced(there))), served_pairs], ids=["selectors", "served-pairs"]
 )
 def test_bindings_of_another_tenant_cost_work_in_proportion_to_their_number(
-    check: Callable[[Objects], object],
+    check: Callable[[Facts], object],
 ) -> None:
     assert work_with(check, 400) < 3 * work_with(check, 200), "a loop over all pairs takes four times as much"
 
@@ -131,11 +131,11 @@ def anything(draw: st.DrawFn, kind: Kind[Any]) -> Any:
 
 
 @st.composite
-def any_objects(draw: st.DrawFn) -> Objects:
+def any_objects(draw: st.DrawFn) -> Facts:
     def several(kind: Kind[Any]) -> tuple[Any, ...]:
         return tuple(each for each in draw(st.lists(anything(kind), max_size=3)) if each is not None)
 
-    return Objects(
+    return Facts(
         identities=several(IDENTITIES),
         bindings=several(BINDINGS),
         exceptions=several(EXCEPTIONS),
@@ -146,7 +146,7 @@ def any_objects(draw: st.DrawFn) -> Objects:
 
 
 @given(any_objects())
-def test_any_readable_objects_give_printable_findings(there: Objects) -> None:
+def test_any_readable_objects_give_printable_findings(there: Facts) -> None:
     report = examined(objects=there)
     for each in report.findings:
         assert f"{each.says}{each.next}".isprintable()

@@ -14,9 +14,9 @@ from podidctl.checks.assignments import GRACE_SECONDS
 from podidctl.evaluation.rights import mic_rights, nmi_rights, upgrade_rights
 from podidctl.facts.kinds import DaemonVolume, DatedMeta, DatedPod, DatedStatus, HostPath, PlacedNode
 from podidctl.facts.kinds import DatedCondition as Told
-from podidctl.facts.model import ObjectReference, Objects, ReadFailure, ServerState
+from podidctl.facts.model import Facts, ObjectReference, ReadFailure, ServerState
 from podidctl.facts.model import Right as Checked
-from podidctl.reading.cluster import creation_time
+from podidctl.reading.objects import creation_time
 from podidctl.report.documents import Report
 from podidctl.report.finding import Level
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, PODS, AzureIdentitySpec, SecretReference
@@ -253,7 +253,7 @@ CREATED = assigned_identity(status="Created")
 OLD = GRACE_SECONDS + 1
 
 
-def aged(seconds: float, which: ObjectReference = POD, **changes: Any) -> Objects:
+def aged(seconds: float, which: ObjectReference = POD, **changes: Any) -> Facts:
     """All objects are an hour old, except one, which is *seconds* old."""
     everything = (POD, BINDING, IDENTITY, ObjectReference(ASSIGNED_IDENTITIES.plural, *CREATED.key))
     ages = dict.fromkeys(everything, 3600.0) | {which: seconds}

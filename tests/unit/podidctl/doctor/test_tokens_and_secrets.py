@@ -10,11 +10,11 @@ from mic.azure.identities import Attached, HostIdentities
 from nmi.tokens.secrets import CredentialError
 from podidctl.checks.hosts import check_client_ids
 from podidctl.evaluation.needs import NOT_READ, namespaces_of, used_hosts
-from podidctl.facts.model import ReadFailure, RecentRefusal, RefusedPod, SecretAccess
-from podidctl.reading import cluster as cluster_reader
+from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, RefusedPod, SecretAccess
 from podidctl.reading import daemons as daemons_reader
 from podidctl.reading import reviews
 from podidctl.reading.daemons import CHECKED_MAX, refused_pods
+from podidctl.reading.reviews import read_credentials
 from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
 from podidentity.azure.errors import AzureError
@@ -67,7 +67,7 @@ async def test_secrets_that_pods_need_are_read_first_and_then_those_of_each_name
         principal("ccc", "needed"),
     )
     bound = objects(identities=there, bindings=(binding(identity_name="needed", namespace="ccc"),))
-    checks = await cluster_reader._credentials(cluster.client, bound, ())
+    checks = await read_credentials(cluster.client, bound)
     assert isinstance(checks, dict)
     read = [key for key, check in checks.items() if check != NOT_READ]
     assert sorted(read) == [("aaa", "a0"), ("bbb", "b"), ("ccc", "needed")]
@@ -113,7 +113,7 @@ async def test_events_of_existing_pods_count_until_a_grant(cluster: MemoryCluste
         yield log[0]
 
     async def read() -> list[str]:
-        found = await refused_pods(cluster.client, (daemon("nmi", "nmi-1", node="n0"),), NOW)
+        found = await refused_pods(cluster.client, Facts(now=NOW, nmi=(daemon("nmi", "nmi-1", node="n0"),)))
         return [each.pod for each in found]
 
     cluster.api.read_with(read_log)

@@ -18,8 +18,8 @@ from nmi.identity.pods import PodEntry
 from nmi.policies import decision_policy
 from podidctl.checks.explanation import explain
 from podidctl.commands.token import predict
-from podidctl.evaluation.pod import MANAGEMENT_RESOURCE, PredictedDecision, is_managed
-from podidctl.facts.model import DiagnosisInput, NmiConfiguration, ServiceAccountAccess
+from podidctl.evaluation.pod import MANAGEMENT_RESOURCE, PodCase, PredictedDecision
+from podidctl.facts.model import Facts, NmiConfiguration, ServiceAccountAccess
 from podidctl.report.documents import LinkState, Outcome
 from podidentity.kube.client import Client
 from podidentity.resources import NODENAME_LABEL, AzureIdentity, Pod, SecretReference, nodename_label
@@ -110,7 +110,7 @@ def some_rules(draw: random.Random) -> NmiConfiguration:
     )
 
 
-def a_cluster(draw: random.Random) -> DiagnosisInput:
+def a_cluster(draw: random.Random) -> Facts:
     asked = a_pod(draw)
     others = [a_pod(draw, f"other-{number}") for number in range(draw.choice((0, 0, 0, 1, 2)))]
     same_address = tuple(
@@ -132,25 +132,26 @@ def a_cluster(draw: random.Random) -> DiagnosisInput:
     )
 
 
-def as_nmi_has_it(cluster: DiagnosisInput) -> Decision | None:
+def as_nmi_has_it(cluster: Facts) -> Decision | None:
     """Return the decision of a cluster cache with this state; None if no address belongs to the pod.
 
     This function applies the selectors of the watches, which is the API server's task.
     """
-    its = cluster.configuration.settings
+    assert cluster.pod is not None
+    case = PodCase(cluster, cluster.pod)
+    its = case.settings
     cluster_cache = ClusterCache(
         cast("Client", None),
         (index := Index()),
         IdentityMetrics(CollectorRegistry()),
         node=NODE,
-        managed=is_managed(cluster),
+        managed=case.managed,
         scale_features=its.scale_features,
         mic_namespace=its.mic_namespace,
         exception_namespaces=its.exception_namespaces,
     )
-    assert cluster.pod is not None
     objects: dict[str, list[Any]] = {
-        "pods": [cluster.pod, *cluster.same_address_pods],
+        "pods": list(cluster.pods),
         "exceptions": list(cluster.exceptions),
         "bindings": list(cluster.bindings),
         "identities": list(cluster.identities),
@@ -193,7 +194,7 @@ def agrees(decision: PredictedDecision, nmi: Decision | None) -> bool:
 def test_the_predicted_answer_equals_nmis(seed: int) -> None:
     cluster = a_cluster(random.Random(seed))
     decision = decision_of(cluster)
-    if not cluster.same_address_pods:  # otherwise a read settles whose the address is, and not the watches
+    if len(cluster.pods) == 1:  # otherwise a read settles whose the address is, and not the watches
         assert agrees(decision, as_nmi_has_it(cluster)), (decision, as_nmi_has_it(cluster))
     explanation = explain(cluster)
     prediction = predict(cluster, MANAGEMENT_RESOURCE)

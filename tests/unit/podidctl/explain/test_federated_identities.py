@@ -16,7 +16,7 @@ from podidctl.commands.token import show as show_token
 from podidctl.evaluation.federated import IDENTITIES_MAX
 from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
 from podidctl.facts.kinds import PlacedNode
-from podidctl.facts.model import DiagnosisInput, IdentityPermissions, ReadFailure, ServiceAccountAccess
+from podidctl.facts.model import Facts, IdentityPermissions, ReadFailure, ServiceAccountAccess
 from podidctl.report.documents import Explanation, Link, LinkState, Outcome, TokenPrediction
 from podidentity.azure.federation import Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_role
@@ -231,7 +231,7 @@ UNREAD = ReadFailure("not allowed: subjectaccessreviews.authorization.k8s.io is 
 OBJECTS = [permission_role(CLIENT_ID), permission_binding(CLIENT_ID, "ns", "shop")]
 
 
-def bound(permissions: Any, **changes: Any) -> DiagnosisInput:
+def bound(permissions: Any, **changes: Any) -> Facts:
     return trusted(**({"configuration": BINDINGS, "permissions": permissions} | changes))
 
 

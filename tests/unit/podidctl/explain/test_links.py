@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from mic.azure.identities import GONE, Attached, HostIdentities
-from podidctl.facts.kinds import PlacedNode, PlacedNodeSpec
-from podidctl.facts.model import NmiPods, ReadFailure
+from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
+from podidctl.facts.model import ReadFailure
 from podidctl.report.documents import Link, LinkState, Outcome
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, OwnerReference, Pod, PodSpec
@@ -122,9 +122,9 @@ def test_mics_own_pod_is_exempt_and_a_mirror_pod_gets_nothing() -> None:
 
 
 NO_WORKING_NMI = {
-    "nowhere": NmiPods(),
-    "elsewhere": NmiPods(others=(nmi_pod("node-2"),)),
-    "not-ready": NmiPods((nmi_pod(ready=False),)),
+    "nowhere": (),
+    "elsewhere": (nmi_pod("node-2"),),
+    "not-ready": (nmi_pod(ready=False),),
 }
 ATTACHED = HostIdentities(attached={resource_id("id").lower(): Attached(resource_id("id"))})
 CHANGING = HostIdentities(attached=ATTACHED.attached, provisioning_state="Updating")
@@ -133,7 +133,9 @@ UNDER = {"pod": pod(label=None, labels={"app": "x"}), "exceptions": (exception(l
 
 
 @pytest.mark.parametrize("nmi", NO_WORKING_NMI.values(), ids=NO_WORKING_NMI)
-def test_without_a_working_nmi_on_the_node_nothing_is_granted_and_the_expected_result_is_printed(nmi: NmiPods) -> None:
+def test_without_a_working_nmi_on_the_node_nothing_is_granted_and_the_expected_result_is_printed(
+    nmi: tuple[Daemon, ...],
+) -> None:
     explanation = explain_pod(nmi=nmi)
     assert explanation.answer.outcome is Outcome.UNANSWERED
     assert explanation.answer.identity == "ns/id"
@@ -143,15 +145,15 @@ def test_without_a_working_nmi_on_the_node_nothing_is_granted_and_the_expected_r
 
 
 def test_a_refusal_that_a_missing_nmi_would_return_has_no_status() -> None:
-    explanation = explain_pod(nmi=NmiPods(), assigned=(), bindings=())
+    explanation = explain_pod(nmi=(), assigned=(), bindings=())
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.UNANSWERED, None)
     assert "NMI would respond: held until 45 s after the first request, then 404" in explanation.answer.says
-    explanation = explain_pod(nmi=NmiPods(), configuration=replace(rules(), is_given=True))
+    explanation = explain_pod(nmi=(), configuration=replace(rules(), is_given=True))
     assert (explanation.answer.outcome, broken(explanation)) == (Outcome.GRANTED, [])
 
 
 def test_an_exempt_pod_uses_imds_also_without_nmi_but_not_with_a_hanging_one() -> None:
-    assert explain_pod(**UNDER, nmi=NmiPods(others=(nmi_pod("node-2"),))).answer.outcome is Outcome.EXEMPT
+    assert explain_pod(**UNDER, nmi=(nmi_pod("node-2"),)).answer.outcome is Outcome.EXEMPT
     hanging = explain_pod(**UNDER, nmi=NO_WORKING_NMI["not-ready"]).answer
     assert hanging.outcome is Outcome.UNANSWERED
     assert "would forward the request to IMDS" in hanging.says
@@ -218,7 +220,7 @@ def test_the_state_of_host_and_identity_on_azure(name: str, about: dict[str, Any
 
 
 def test_an_nmi_that_is_not_ready_is_reported_with_its_pod() -> None:
-    link = only(explain_pod(nmi=NmiPods((nmi_pod(ready=False),))))
+    link = only(explain_pod(nmi=(nmi_pod(ready=False),)))
     assert (link.link, link.about) == ("NMI", "kube-system/nmi-x")
     assert "kubectl logs -n kube-system nmi-x" in link.next
     assert link_of("NMI", nmi=ReadFailure("not allowed")).state is LinkState.UNKNOWN

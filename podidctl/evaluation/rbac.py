@@ -10,8 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from podidctl.access.cluster_objects import Rbac
-from podidctl.access.projections import LabelSelector, PolicyRule, Role, RoleBinding, Subject
+from podidctl.facts.rbac import LabelSelector, PolicyRule, Rbac, Role, RoleBinding, Subject
 
 ALL: Final = "*"
 ACCOUNT_PREFIX: Final = "system:serviceaccount:"

@@ -1,0 +1,157 @@
+"""Reader of the custom resources, and of the pods and nodes that they apply to: one list of each kind."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from mic.startup.object_upgrade import respelled
+from podidctl.facts.kinds import DATED_PODS, PLACED_NODES, parse_time
+from podidctl.facts.model import Doubt, Facts, ObjectReference, ReadFailure, StoredObjects, readable
+from podidctl.reading.daemons import counts_old_field_names
+from podidctl.reading.requests import or_failure
+from podidentity.kube.client import Client
+from podidentity.kube.decoding import OLD_FIELDS_MAX, Malformed, decode_meta, decode_object, shallow
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, Unauthorized
+from podidentity.old_field_names import old_fields
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDING_LABEL,
+    BINDINGS,
+    EXCEPTIONS,
+    IDENTITIES,
+    PODS,
+    BareMeta,
+    Kind,
+    Resource,
+)
+
+R = TypeVar("R", bound=Resource)
+CUSTOM: Final[Mapping[str, Kind[Any]]] = {
+    "assigned": ASSIGNED_IDENTITIES,
+    "identities": IDENTITIES,
+    "bindings": BINDINGS,
+    "exceptions": EXCEPTIONS,
+}
+"""The custom resources by the field of the facts. The assigned identities come first: a new assignment then never seems
+to be without a binding."""
+Ignored = dict[ObjectReference, tuple[str, ...]]
+"""Ignored fields by object."""
+_DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+async def list_noting(client: Client, kind: Kind[R], ignored: Ignored, namespace: str = "") -> list[R]:
+    """Return the objects, and add their ignored fields to *ignored*. Raises ApiError."""
+
+    def note(meta: BareMeta, fields: tuple[str, ...]) -> None:
+        ignored[ObjectReference(kind.plural, meta.namespace, meta.name)] = fields
+
+    return await client.list(kind, namespace, note=note)
+
+
+async def read_custom_resources(client: Client, facts: Facts) -> Facts:
+    """Return the facts with these objects, with the fields that the program counts which decides by them. A kind that
+    could not be read is in `unread`. Raises NoResponse.
+    """
+    counts = await counts_old_field_names(client, facts)
+    found: dict[str, Any] = {}
+    doubtful: dict[str, Doubt] = {}
+    for field, kind in CUSTOM.items():
+        its, ignored = counts[kind.plural], Ignored()
+        client.old_field_names = its is True
+        found[field] = await or_failure(list_noting(client, kind, ignored))
+        if ignored and isinstance(its, ReadFailure):
+            doubtful[kind.plural] = Doubt(tuple(f"{namespace}/{name}" for _, namespace, name in ignored), its.why)
+    return replace(with_lists(facts, found), doubtful=doubtful)
+
+
+def with_lists(facts: Facts, found: Mapping[str, Sequence[Any] | ReadFailure]) -> Facts:
+    """Return the facts with the lists *found*, by field. A failed one is in `unread`."""
+    failures = {field: each for field, each in found.items() if isinstance(each, ReadFailure)}
+    lists: dict[str, Any] = {field: tuple(readable(each)) for field, each in found.items()}
+    return replace(facts, unread={**facts.unread, **failures}, **lists)
+
+
+async def read_all_objects(client: Client, facts: Facts) -> Facts:
+    """Return the facts with these objects and their stored form; after a failed read, without any of them. A kind that
+    is not installed has no objects; another check reports it. Raises NoResponse.
+    """
+    counts = await counts_old_field_names(client, facts)
+    stored: dict[str, StoredObjects] = {}
+    created_at: dict[ObjectReference, datetime] = {}
+    found: dict[str, Sequence[Any] | ReadFailure] = {}
+    for field, kind in CUSTOM.items():
+        client.old_field_names = counts[kind.plural] is True
+        found[field] = await _read_kind(client, kind, stored, created_at)
+    pods = await or_failure(client.list(DATED_PODS, label_selector=BINDING_LABEL))
+    nodes = await or_failure(client.list(PLACED_NODES))
+    for field, several in (found := found | {"pods": pods, "nodes": nodes}).items():
+        if isinstance(several, ReadFailure):  # checks of the others would take these objects for absent
+            return replace(facts, stored=stored, unread={field: several})
+    for pod in readable(pods):
+        if (since := pod.since) is not None:
+            created_at[ObjectReference(PODS.plural, *pod.key)] = since
+    return replace(with_lists(facts, found), stored=stored, created_at=created_at)
+
+
+async def _read_kind(
+    client: Client, kind: Kind[R], stored: dict[str, StoredObjects], created_at: dict[ObjectReference, datetime]
+) -> list[R] | ReadFailure:
+    items: list[R] = []
+    old: list[str] = []
+    unreadable: list[str] = []
+    try:
+        async for page in client.pages(kind):
+            if page.first:
+                items, old, unreadable = [], [], []
+            unreadable += [f"{each.meta.namespace}/{each.meta.name}" for each in page.skipped]
+            for raw in page.items:
+                try:
+                    items.append(decode_object(kind, raw, old_field_names=client.old_field_names))
+                except Malformed:
+                    meta = decode_meta(raw)
+                    unreadable.append(f"{meta.namespace}/{meta.name}")
+                    continue
+                if (since := creation_time(raw)) is not None:
+                    created_at[ObjectReference(kind.plural, *items[-1].key)] = since
+                if with_current_names(kind, document := document_of(raw)) is not None:
+                    fields = ", ".join(islice(old_fields(document, kind.shape), OLD_FIELDS_MAX))
+                    old.append("/".join(items[-1].key) + (f" ({fields})" if fields else ""))
+    except NotFound:
+        return []
+    except (NoResponse, Unauthorized):
+        raise
+    except ApiError as error:
+        return ReadFailure(f"{kind.plural}: {error.message}", is_forbidden=isinstance(error, Forbidden))
+    stored[kind.plural] = StoredObjects(tuple(old), tuple(unreadable))
+    return items
+
+
+def document_of(raw: msgspec.Raw | bytes) -> dict[str, Any]:
+    """Return the object as stored. Content that is nested too deep is omitted."""
+    try:
+        return _DOCUMENT.decode(raw)
+    except RecursionError:
+        return _DOCUMENT.decode(shallow(bytes(raw)))
+
+
+class _Meta(msgspec.Struct):
+    creation: str = msgspec.field(name="creationTimestamp", default="")
+
+
+class _DatedObject(msgspec.Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+
+
+_DECODER: Final = msgspec.json.Decoder(_DatedObject)
+
+
+def creation_time(raw: msgspec.Raw) -> datetime | None:
+    """Return the creation time of a readable object, or None."""
+    try:
+        return parse_time(_DECODER.decode(raw).metadata.creation)
+    except (msgspec.DecodeError, RecursionError):
+        return None

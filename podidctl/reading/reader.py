@@ -1,0 +1,300 @@
+"""Reader of the facts. A command names the parts that it reads: they decide about its requests, their order, and the
+permissions that it needs.
+
+Around one pod, a failed read of the pod or of the custom resources raises ApiError. A failed read of anything else is a
+`ReadFailure` in the facts.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from mic.azure.host_client import HostReader
+from mic.startup.settings import Settings as MicSettings
+from mic.startup.object_upgrade import KINDS
+from nmi.choices import OperationMode
+from nmi.identity.pods import own_addresses
+from nmi.tokens.assertions import SERVICE_ACCOUNTS
+from podidctl.evaluation.federated import IDENTITIES_MAX, account_name, proxied_identities
+from podidctl.evaluation.needs import use_review
+from podidctl.evaluation.pod import PodCase, configuration_for, host_of
+from podidctl.facts.kinds import (
+    COMPONENT_PREFIX,
+    DATED_PODS,
+    DEFINITIONS,
+    EVENTS,
+    PLACED_NODES,
+    Daemon,
+    Definition,
+    Event,
+    PlacedNode,
+    service_account_of,
+)
+from podidctl.facts.model import AzureState, Facts, Locks, ReadFailure, ServiceAccountAccess, readable
+from podidctl.facts.nmi_log import parse_decisions
+from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
+from podidctl.reading.daemons import list_daemons, read_log, refused_pods
+from podidctl.reading.objects import Ignored, document_of, list_noting, read_all_objects, with_lists
+from podidctl.reading.requests import or_failure, read_server, server_now
+from podidctl.reading.reviews import (
+    may_request_tokens,
+    read_credentials,
+    read_daemon_uses,
+    read_federated_access,
+    read_identity_permissions,
+    read_rights,
+    read_secret_access,
+    read_secret_checks,
+)
+from podidctl.reading.rule_monitor import read_rule_monitor
+from podidctl.report.documents import LoggedDecision
+from podidentity.azure.errors import AzureError
+from podidentity.kube.client import Client
+from podidentity.kube.errors import NotFound
+from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
+from podidentity.kube.paths import object_path
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind, Pod
+
+EVENTS_MAX: Final = 5
+Part = Callable[[Client, Facts], Awaitable[Facts]]
+"""Returns the facts with further ones. Raises ApiError."""
+
+
+async def read(client: Client, facts: Facts, parts: Sequence[Part]) -> Facts:
+    """Return *facts*, which have the scope, with those that *parts* read. Raises ApiError if the API server does not
+    respond or rejects the credentials.
+    """
+    for part in parts:
+        facts = await part(client, facts)
+    return facts
+
+
+def reads(field: str, reading: Callable[[Client, Facts], Awaitable[Any]]) -> Part:
+    """Return the part that sets *field* to the result of *reading*, or to the reason of its failure."""
+
+    async def run(client: Client, facts: Facts) -> Facts:
+        found: Any = await or_failure(reading(client, facts))
+        return replace(facts, **{field: found})
+
+    return run
+
+
+async def _nmi(client: Client, _: Facts) -> tuple[Daemon, ...]:
+    return tuple(genuine_nmi(await list_daemons(client, "nmi")))
+
+
+async def _mic(client: Client, facts: Facts) -> tuple[Daemon, ...]:
+    return tuple(genuine_mic(await list_daemons(client, "mic"), readable(facts.nmi)))
+
+
+async def _dated(_: Client, facts: Facts) -> Facts:
+    return replace(facts, now=datetime.now(UTC))
+
+
+async def _definitions(client: Client, _: Facts) -> dict[str, Definition | ReadFailure | None]:
+    return {each.plural: await or_failure(_definition(client, each)) for each in KINDS}
+
+
+async def _definition(client: Client, kind: Kind[Any]) -> Definition | None:
+    try:
+        return await client.get(DEFINITIONS, "", f"{kind.plural}.{kind.group}")
+    except NotFound:
+        return None
+
+
+async def _locks(client: Client, facts: Facts) -> tuple[Locks, ...]:
+    """Return the locks of every name that a MIC uses, or of the default name if no MIC was found."""
+    usual = MicSettings(namespace="default")
+    names = {(each.lease_namespace, each.lease_name): None for each in readable_mic_settings(readable(facts.mic))}
+    found = []
+    for namespace, name in names or {(usual.lease_namespace, usual.lease_name): None}:
+        lease = await _lock_record(client, LeaseFormat(), LEASES, namespace, name)
+        endpoints = await _lock_record(client, AnnotationFormat(), ENDPOINTS, namespace, name)
+        found.append(Locks(namespace, name, lease, endpoints))
+    return tuple(found)
+
+
+async def _lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> LockRecord | None:
+    try:
+        return by.read(document_of(await client.request("GET", object_path(kind, namespace, name))))
+    except NotFound:
+        return None
+
+
+DAEMONS: Final = (reads("nmi", _nmi), reads("mic", _mic))
+CLUSTER: Final[Sequence[Part]] = (
+    reads("server", lambda client, _: read_server(client)),
+    *DAEMONS,
+    read_all_objects,
+    _dated,
+    reads("definitions", _definitions),
+    reads("locks", _locks),
+    reads("rights", read_rights),
+    reads("secrets", read_secret_access),
+    reads("credentials", read_credentials),
+    reads("refused", refused_pods),
+    reads("federation", read_federated_access),
+    reads("daemon_uses", read_daemon_uses),
+    reads("rule_monitor", lambda client, _: read_rule_monitor(client)),
+)
+"""Parts of the whole cluster."""
+
+
+async def _pod(client: Client, facts: Facts) -> Facts:
+    try:
+        return replace(facts, pods=(await client.get(DATED_PODS, *(facts.scope or ("", ""))),))
+    except NotFound:
+        return facts
+
+
+def of_pod(reading: Callable[[Client, Facts, Pod], Awaitable[Facts]]) -> Part:
+    """Return the part that reads only if the pod exists."""
+
+    async def run(client: Client, facts: Facts) -> Facts:
+        return facts if facts.pod is None else await reading(client, facts, facts.pod)
+
+    return run
+
+
+async def _nmi_of(client: Client, facts: Facts, pod: Pod) -> Facts:
+    node = pod.spec.node_name
+    return replace(facts, nmi=await or_failure(nmi_on(client, node))) if node else facts
+
+
+async def nmi_on(client: Client, node: str) -> tuple[Daemon, ...]:
+    """Return NMI's pods on *node*; if it has none, those of all nodes."""
+    here = tuple(genuine_nmi(await list_daemons(client, "nmi", node=node)))
+    if any(each.looks_like_nmi for each in here):
+        return here
+    everywhere = tuple(genuine_nmi(await list_daemons(client, "nmi")))
+    # If another node has NMI, the pods here are only labelled like it.
+    return everywhere if not here or any(each.looks_like_nmi for each in everywhere) else here
+
+
+async def _resources(client: Client, facts: Facts) -> Facts:
+    settings, scope = configuration_for(facts).settings, facts.scope or ("", "")
+    # The assigned identities come before the bindings. An object written during the reads may then seem to be missing,
+    # but a new assignment never seems to be without a binding.
+    client.old_field_names = settings.read_old_field_names
+    assigned = [
+        each for each in await client.list(ASSIGNED_IDENTITIES) if (each.spec.pod_namespace, each.spec.pod) == scope
+    ]
+    ignored = Ignored()
+    exceptions = await list_noting(client, EXCEPTIONS, ignored, scope[0])
+    client.old_field_names &= settings.operation_mode is OperationMode.MANAGED  # else MIC reads the others
+    found: dict[str, Sequence[Any]] = {
+        "assigned": assigned,
+        "exceptions": exceptions,
+        "identities": await list_noting(client, IDENTITIES, ignored),
+        "bindings": await list_noting(client, BINDINGS, ignored),
+    }
+    return replace(with_lists(facts, found), ignored_fields=ignored)
+
+
+async def _node(client: Client, facts: Facts, pod: Pod) -> Facts:
+    return with_lists(facts, {"nodes": await or_failure(_named_node(client, pod.spec.node_name))})
+
+
+async def _named_node(client: Client, name: str) -> list[PlacedNode]:
+    try:
+        return [await client.get(PLACED_NODES, "", name)] if name else []
+    except NotFound:
+        return []
+
+
+async def _pods_with_same_address(client: Client, facts: Facts, pod: Pod) -> Facts:
+    found = {pod.key: pod}
+    for address in own_addresses(pod):
+        selector = f"status.podIP={address},spec.nodeName={pod.spec.node_name}"
+        for each in await client.list(PODS, field_selector=selector):
+            if each.key != pod.key and not each.finished and address in own_addresses(each):
+                found[each.key] = each
+    return replace(facts, pods=tuple(found.values()))
+
+
+async def _events(client: Client, facts: Facts) -> tuple[Event, ...]:
+    if facts.pod is None:
+        return ()
+    meta = facts.pod.metadata
+    selector = f"involvedObject.kind=Pod,involvedObject.name={meta.name},involvedObject.uid={meta.uid}"
+    found = await client.list(EVENTS, meta.namespace, field_selector=selector)
+    ours = [each for each in found if each.component.startswith(COMPONENT_PREFIX)]
+    return tuple(sorted(ours, key=lambda each: each.at, reverse=True)[:EVENTS_MAX])
+
+
+async def _decisions(client: Client, facts: Facts) -> tuple[LoggedDecision, ...]:
+    pod = facts.pod
+    daemon = likely_nmi(on_node(facts.nmi, pod.spec.node_name)) if pod is not None else None
+    if pod is None or daemon is None:
+        return ()
+    return parse_decisions(await read_log(client, daemon), "/".join(pod.key), pod.metadata.uid)
+
+
+def _on_azure(azure: HostReader) -> Part:
+    async def run(_: Client, facts: Facts) -> Facts:
+        host = host_of(next(iter(facts.nodes), None))
+        if host is None:
+            return replace(facts, azure=AzureState())
+        try:
+            return replace(facts, azure=AzureState({host.key: await azure.get(host)}))
+        except AzureError as error:
+            return replace(facts, azure=AzureState({host.key: error}))
+
+    return run
+
+
+async def _now(client: Client, facts: Facts) -> Facts:
+    return replace(facts, now=await server_now(client))
+
+
+async def _secrets(client: Client, facts: Facts, pod: Pod) -> Facts:
+    case = PodCase(facts, pod)
+    return replace(facts, credentials=await read_secret_checks(client, case.settings, case.identities))
+
+
+async def _federation(client: Client, facts: Facts, pod: Pod) -> Facts:
+    case = PodCase(facts, pod)
+    if not case.federated:
+        return facts
+    facts = replace(facts, account=await _service_account_access(client, case))
+    proxied = proxied_identities(case.settings, case.federated)
+    if not proxied or not pod.spec.service_account_name:
+        return facts
+    reviews = {each: use_review(account_name(pod), each) for each in list(proxied)[:IDENTITIES_MAX]}
+    return replace(facts, permissions=await or_failure(read_identity_permissions(client, reviews)))
+
+
+async def _service_account_access(client: Client, case: PodCase) -> ServiceAccountAccess:
+    namespace, name, nmi = case.namespace, case.pod.spec.service_account_name, case.facts.nmi
+    there = await or_failure(_exists(client, namespace, name))
+    daemon = likely_nmi(case.nmi)
+    if daemon is None:
+        return ServiceAccountAccess(there, nmi if isinstance(nmi, ReadFailure) else None)
+    its = service_account_of(daemon)
+    return ServiceAccountAccess(there, await or_failure(may_request_tokens(client, its, namespace, name)), its)
+
+
+async def _exists(client: Client, namespace: str, name: str) -> bool:
+    try:
+        await client.get(SERVICE_ACCOUNTS, namespace, name)
+    except NotFound:
+        return False
+    return True
+
+
+def pod_parts(azure: HostReader | None) -> Sequence[Part]:
+    """Return the parts around one pod: one get or list of each kind and, with *azure*, one GET of the node's host."""
+    return (
+        _pod,
+        of_pod(_nmi_of),
+        _resources,
+        of_pod(_node),
+        of_pod(_pods_with_same_address),
+        reads("events", _events),
+        reads("decisions", _decisions),
+        *([_on_azure(azure)] if azure is not None else []),
+        _now,
+        of_pod(_secrets),
+        of_pod(_federation),
+    )

@@ -1,0 +1,55 @@
+"""Reader of what AKS's monitor of iptables reports."""
+
+from typing import Final
+
+from podidctl.facts.kinds import CILIUM_NODES, EVENTS
+from podidctl.facts.model import REASONS, RULE_EVENTS_MAX, RULES_LABEL, ReadFailure, RuleMonitor
+from podidctl.reading.requests import or_failure
+from podidentity.kube.client import Client
+from podidentity.kube.decoding import Malformed, decode_object
+from podidentity.kube.errors import NotFound
+
+NODE_EVENTS_NAMESPACE: Final = "default"
+"""The namespace of Events about nodes."""
+
+
+async def read_rule_monitor(client: Client) -> RuleMonitor:
+    """Return the reports. Raises NoResponse."""
+    with_rules = await or_failure(_with_rules(client))
+    found = await or_failure(_rule_events(client))
+    if isinstance(found, ReadFailure):
+        return RuleMonitor(with_rules, found)
+    more = frozenset(reason for reason, (_, complete) in found.items() if not complete)
+    return RuleMonitor(with_rules, {reason: names for reason, (names, _) in found.items()}, more)
+
+
+async def _with_rules(client: Client) -> frozenset[str]:
+    try:
+        found = await client.list(CILIUM_NODES, label_selector=f"{RULES_LABEL}=true")
+    except NotFound:
+        return frozenset()  # without Cilium
+    return frozenset(each.metadata.name for each in found)
+
+
+async def _rule_events(client: Client) -> dict[str, tuple[frozenset[str], bool]]:
+    return {reason: await _nodes_of(client, reason) for reason in REASONS}
+
+
+async def _nodes_of(client: Client, reason: str) -> tuple[frozenset[str], bool]:
+    """Return the nodes in the Events of *reason*, and whether all of these were read."""
+    names: set[str] = set()
+    read = 0
+    async for page in client.pages(
+        EVENTS, NODE_EVENTS_NAMESPACE, field_selector=f"reason={reason},involvedObject.kind=Node"
+    ):
+        if page.first:
+            names, read = set(), 0
+        for raw in page.items:
+            read += 1
+            try:
+                names.add(decode_object(EVENTS, raw).involved_object.name)
+            except Malformed:
+                continue
+        if read >= RULE_EVENTS_MAX:
+            return frozenset(names), False
+    return frozenset(names), True
