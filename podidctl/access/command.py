@@ -22,13 +22,12 @@ from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import KINDS
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import (
-    CLOUDCONFIG_HELP,
-    KUBECONFIG_HELP,
     NAME_PATTERN,
     CliContext,
     connect,
     parse_pod_name,
 )
+from podidctl.commands.options import Cloudconfig, Kubeconfig
 from podidctl.facts.model import Facts
 from podidctl.report.text import Output, console, print_document, print_text
 from podidentity.exits import StartError
@@ -69,8 +68,8 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
                 autocompletion=names.namespaces,
             ),
         ] = "",
-        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
-        cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
+        kubeconfig: Kubeconfig = "",
+        cloudconfig: Cloudconfig = "",
         output: Annotated[AccessOutput, typer.Option("-o", "--output", help="Output format.")] = AccessOutput.TABLE,
         policy: Annotated[str, typer.Option(help="Test the cluster against the rules in this file.")] = "",
         policy_output: Annotated[PolicyOutput, typer.Option(help="Output format with --policy.")] = PolicyOutput.TEXT,

@@ -19,7 +19,6 @@ from podidentity.version import VERSION
 KUBECONFIG_HELP = "Path of a kubeconfig. Default: KUBECONFIG, the pod's service account, or kubectl's default file."
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
 """Names that pods and namespaces can have. An empty name would request the list of all objects."""
-CLOUDCONFIG_HELP = "Path of azure.json, to read the state on Azure, too. Default: no requests to Azure."
 
 
 @dataclass(frozen=True, slots=True)

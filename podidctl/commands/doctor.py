@@ -15,7 +15,8 @@ from mic.startup.azure_reader import azure_reader
 from mic.startup.settings import Settings as Reaching
 from nmi.settings import Settings
 from podidctl.checks.rules import report
-from podidctl.commands.connection import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect
+from podidctl.commands.connection import CliContext, connect
+from podidctl.commands.options import Cloudconfig, Kubeconfig, OutputFormat, print_report
 from podidctl.evaluation.needs import HOSTS_MAX, live_pods, used_hosts
 from podidctl.facts.model import AzureState, Facts, NodeState, readable
 from podidctl.facts.settings import nmi_settings
@@ -23,7 +24,7 @@ from podidctl.reading.machine import read_node
 from podidctl.reading.reader import CLUSTER, read
 from podidctl.report.documents import CheckResult, Report
 from podidctl.report.finding import COLORS, Level
-from podidctl.report.text import Output, console, listed, print_document, print_table, print_text
+from podidctl.report.text import Output, listed, print_table, print_text
 from podidentity.flags import UsageError
 from podidentity.report import SOMETHING_TO_DO, counted, plain
 from podidentity.telemetry.logs import LogFormat, configure
@@ -45,9 +46,9 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             str, typer.Option(help="Check the rules of this machine, too, as the node of this name (requires root).")
         ] = "",
         imds: Annotated[bool, typer.Option("--imds", help="Send a request to IMDS, too; requires --node.")] = False,
-        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
-        cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
-        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
+        kubeconfig: Kubeconfig = "",
+        cloudconfig: Cloudconfig = "",
+        output: OutputFormat = Output.TABLE,
     ) -> None:
         """Check the whole installation and show each fault with the next action.
 
@@ -59,11 +60,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             raise typer.BadParameter("--imds sends a request from this machine: pass its node name with --node")
         settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         report = asyncio.run(_examine(settings, node, imds=imds, ask_azure=bool(cloudconfig)))
-        to = console()
-        if output is Output.TABLE:
-            show(report, to)
-        else:
-            print_document(report, output, to)
+        print_report(report, output, show)
         raise typer.Exit(SOMETHING_TO_DO if report.anything else int(report.unknown))
 
 

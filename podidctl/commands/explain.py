@@ -12,17 +12,23 @@ from mic.startup.azure_reader import azure_reader
 from mic.startup.settings import Settings
 from podidctl.checks.explanation import explain
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect, parse_pod_name
+from podidctl.commands.connection import CliContext, connect, parse_pod_name
+from podidctl.commands.options import (
+    Cloudconfig,
+    Kubeconfig,
+    NmiFlags,
+    OutputFormat,
+    print_report,
+)
 from podidctl.facts.model import Facts, NmiConfiguration
 from podidctl.facts.settings import given_configuration
 from podidctl.reading.reader import pod_parts, read
 from podidctl.report.documents import Explanation, LinkState, Outcome
-from podidctl.report.text import Output, console, print_document, print_table, print_text
+from podidctl.report.text import Output, print_table, print_text
 from podidentity.flags import UsageError
 from podidentity.report import SOMETHING_TO_DO
 from podidentity.telemetry.logs import LogFormat, configure
 
-NMI_FLAGS_HELP = "NMI's flags as one argument, if they cannot be read from its pod on the node."
 COLORS = {LinkState.OK: "green", LinkState.BROKEN: "red", LinkState.UNKNOWN: "yellow"}
 OUTCOMES = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
 
@@ -43,10 +49,10 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         namespace: Annotated[
             str, typer.Option("-n", "--namespace", help="The pod's namespace.", autocompletion=names.namespaces)
         ] = "",
-        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
-        cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
-        nmi_flags: Annotated[str, typer.Option(help=NMI_FLAGS_HELP)] = "",
-        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
+        kubeconfig: Kubeconfig = "",
+        cloudconfig: Cloudconfig = "",
+        nmi_flags: NmiFlags = "",
+        output: OutputFormat = Output.TABLE,
     ) -> None:
         """Show each link between a pod and its token, in order, and the next action for the first broken link.
 
@@ -56,11 +62,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         given = nmi_configuration_from(nmi_flags)
         report = asyncio.run(_explain(settings, name, namespace, given, ask_azure=bool(cloudconfig)))
-        to = console()
-        if output is Output.TABLE:
-            show(report, to)
-        else:
-            print_document(report, output, to)
+        print_report(report, output, show)
         raise typer.Exit(SOMETHING_TO_DO if report.broken else 0)
 
     app.add_typer(group, name="explain")

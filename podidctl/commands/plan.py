@@ -15,7 +15,8 @@ from rich.table import Table
 from mic.preview.schema import HostPreview, Preview
 from mic.preview.survey import survey
 from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, read_failures, summary, title
-from podidctl.commands.connection import KUBECONFIG_HELP, CliContext, settings_of
+from podidctl.commands.connection import CliContext, settings_of
+from podidctl.commands.options import Kubeconfig, OutputFormat
 from podidctl.report.text import Output, console, print_document, print_error
 from podidentity.exits import StartError
 from podidentity.flags import UsageError
@@ -31,7 +32,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
     @app.command("plan")
     def _plan(
         *,
-        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
+        kubeconfig: Kubeconfig = "",
         cloudconfig: Annotated[
             str, typer.Option(help=("Path of azure.json; without it the credentials come from the environment."))
         ] = "",
@@ -50,7 +51,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         ] = False,
         allowed_resource_groups: Annotated[str, typer.Option(help="Same as MIC's --allowed-resource-groups.")] = "",
         arm_api_version: Annotated[str, typer.Option(help="Same as MIC's --arm-api-version.")] = "",
-        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
+        output: OutputFormat = Output.TABLE,
         everything: Annotated[bool, typer.Option("--all", help="Print unchanged hosts and every object, too.")] = False,
     ) -> None:
         """Show the changes that MIC would make to the cluster and to Azure now. Makes no changes.

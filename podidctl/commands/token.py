@@ -20,8 +20,9 @@ from nmi.server.parameters import token_request
 from nmi.server.responses import refused
 from nmi.tokens.source import PolicyError
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import KUBECONFIG_HELP, CliContext
-from podidctl.commands.explain import NMI_FLAGS_HELP, OUTCOMES, nmi_configuration_from, read_input
+from podidctl.commands.connection import CliContext
+from podidctl.commands.explain import OUTCOMES, nmi_configuration_from, read_input
+from podidctl.commands.options import Kubeconfig, NmiFlags, OutputFormat, print_report
 from podidctl.evaluation.daemons import unavailable_reason
 from podidctl.evaluation.federated import manifest_for, permissions_of, pod_token_source, subject
 from podidctl.evaluation.pod import (
@@ -36,7 +37,7 @@ from podidctl.evaluation.refusals import recent_refusal
 from podidctl.evaluation.tokens import TYPE_NAMES, exchange_of, unknown_cloud_note
 from podidctl.facts.model import Facts
 from podidctl.report.documents import Outcome, TokenPrediction
-from podidctl.report.text import Output, console, print_document, print_text
+from podidctl.report.text import Output, print_text
 from podidentity.report import SOMETHING_TO_DO, plain
 from podidentity.resources import AzureIdentity, IdentityType
 from podidentity.telemetry.logs import LogFormat, configure, redacted
@@ -56,9 +57,9 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         resource: Annotated[str, typer.Option(help="Audience of the token.")] = MANAGEMENT_RESOURCE,
         client_id: Annotated[str, typer.Option(help="Client id of the identity that the request names.")] = "",
         resource_id: Annotated[str, typer.Option(help="Resource id of the identity that the request names.")] = "",
-        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
-        nmi_flags: Annotated[str, typer.Option(help=NMI_FLAGS_HELP)] = "",
-        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
+        kubeconfig: Kubeconfig = "",
+        nmi_flags: NmiFlags = "",
+        output: OutputFormat = Output.TABLE,
     ) -> None:
         """Show the identity whose token a pod would get, or NMI's refusal. No token is fetched.
 
@@ -68,11 +69,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         settings = context.settings(kubeconfig=kubeconfig)
         data = asyncio.run(read_input(settings, name, namespace, nmi_configuration_from(nmi_flags)))
         report = predict(data, resource, client_id=client_id, resource_id=resource_id)
-        to = console()
-        if output is Output.TABLE:
-            show(report, to)
-        else:
-            print_document(report, output, to)
+        print_report(report, output, show)
         raise typer.Exit(0 if report.outcome in {Outcome.GRANTED, Outcome.EXEMPT} else SOMETHING_TO_DO)
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from mic.startup.settings import Settings
 from podidctl.commands.connection import CliContext
+from podidctl.commands.options import Kubeconfig
 from podidctl.migration import cluster_reader
 from podidctl.migration.differences import Difference, DifferenceLevel, find_differences, manifest_differences
 from podidctl.migration.federation import command as federating
@@ -80,7 +81,7 @@ def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
             Path | None, typer.Option(help="Values of a release of Azure's chart (helm get values -o yaml).")
         ] = None,
         in_place: Annotated[bool, typer.Option("--in-place", help="Rewrite the files of -f in place.")] = False,
-        kubeconfig: federating.Kubeconfig = "",
+        kubeconfig: Kubeconfig = "",
         output: Annotated[
             Output, typer.Option("-o", "--output", help="With -f, yaml prints the rewritten manifests.")
         ] = Output.TABLE,
@@ -116,7 +117,7 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
         ] = AUDIENCE,
         namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only workloads of this namespace.")] = "",
         force_namespaced: federating.ForceNamespaced = False,
-        kubeconfig: federating.Kubeconfig = "",
+        kubeconfig: Kubeconfig = "",
         output: Annotated[
             WorkloadIdentityOutput,
             typer.Option("-o", "--output", help="yaml has the new objects; kubectl and az are scripts."),

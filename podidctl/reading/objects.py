@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from mic.startup.object_upgrade import respelled
+from mic.startup.object_upgrade import with_current_names
 from podidctl.facts.kinds import DATED_PODS, PLACED_NODES, parse_time
 from podidctl.facts.model import Doubt, Facts, ObjectReference, ReadFailure, StoredObjects, readable
 from podidctl.reading.daemons import counts_old_field_names

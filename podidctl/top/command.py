@@ -7,7 +7,8 @@ from typing import Annotated, Final
 import typer
 
 from mic.startup.settings import Settings
-from podidctl.commands.connection import KUBECONFIG_HELP, CliContext, connect
+from podidctl.commands.connection import CliContext, connect
+from podidctl.commands.options import Kubeconfig, OutputFormat
 from podidctl.report.text import Output, console, print_document, print_error
 from podidctl.top import live
 from podidctl.top.reader import read_all
@@ -32,8 +33,8 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             typer.Option(help="Seconds between two reads of each NMI.", min=INTERVAL_MIN, max=INTERVAL_MAX),
         ] = INTERVAL_SECONDS,
         once: Annotated[bool, typer.Option("--once", help="Print one sample, also on a terminal.")] = False,
-        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
-        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
+        kubeconfig: Kubeconfig = "",
+        output: OutputFormat = Output.TABLE,
     ) -> None:
         """Show what NMI does on each node: pods, requests, refusals, tokens and calls to IMDS.
 

@@ -12,9 +12,10 @@ from rich.markup import escape
 
 from mic.startup.settings import Settings
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect
+from podidctl.commands.connection import NAME_PATTERN, CliContext, connect
+from podidctl.commands.options import Kubeconfig, OutputFormat, print_report
 from podidctl.report.finding import COLORS, Level
-from podidctl.report.text import Output, console, print_document, print_error, print_table
+from podidctl.report.text import Output, print_error, print_table
 from podidctl.verify.verdicts import Verification
 from podidctl.verify.verification import PARALLEL, TIMEOUT_SECONDS, verify
 from podidentity.report import SOMETHING_TO_DO
@@ -52,8 +53,8 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         timeout: Annotated[
             int, typer.Option(help="Seconds for one canary, with its image.", min=TIMEOUT_MIN, max=TIMEOUT_MAX)
         ] = TIMEOUT_SECONDS,
-        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
-        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
+        kubeconfig: Kubeconfig = "",
+        output: OutputFormat = Output.TABLE,
     ) -> None:
         """Prove who answers pods at the metadata address, by a canary pod on each node.
 
@@ -73,11 +74,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             report = asyncio.run(_run(settings, node or (), namespace, parallel, timeout))
         except asyncio.CancelledError:  # SIGTERM
             raise typer.Abort from None
-        to = console()
-        if output is Output.TABLE:
-            show(report, to)
-        else:
-            print_document(report, output, to)
+        print_report(report, output, show)
         for name in report.not_deleted:
             print_error(f"could not delete the canary pod: kubectl delete pod -n {report.namespace} {name}")
         raise typer.Exit(SOMETHING_TO_DO if report.anything else int(report.unknown))

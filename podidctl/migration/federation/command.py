@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from podidctl.commands.connection import KUBECONFIG_HELP, CliContext
+from podidctl.commands.connection import CliContext
+from podidctl.commands.options import Kubeconfig, OutputFormat
 from podidctl.migration.federation.azure_resources import (
     AzureOptions,
     azure_plan,
@@ -47,7 +48,6 @@ class PlanOutput(StrEnum):
     YAML = "yaml"
 
 
-Kubeconfig = Annotated[str, typer.Option(help=KUBECONFIG_HELP)]
 Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAMESPACE/IDENTITY]...", help="AzureIdentities; default: all."),
@@ -101,7 +101,6 @@ IgnoreUses = Annotated[
         help="Also switch identities whose tokens an application has used as its credential (api://AzureADTokenExchange).",
     ),
 ]
-Printed = Annotated[Output, typer.Option("-o", "--output", help="Output format.")]
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
@@ -225,7 +224,7 @@ def _add_apply(app: typer.Typer, context: CliContext) -> None:
         ] = False,
         force_namespaced: ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
-        output: Printed = Output.TABLE,
+        output: OutputFormat = Output.TABLE,
     ) -> None:
         """Make identities federated, one at a time, each after a successful token test. Makes no changes without --yes.
 
@@ -261,7 +260,7 @@ def _add_rollback(app: typer.Typer, context: CliContext) -> None:
         namespace: Namespace = "",
         timeout: Timeout = FOLLOW_SECONDS,
         kubeconfig: Kubeconfig = "",
-        output: Printed = Output.TABLE,
+        output: OutputFormat = Output.TABLE,
     ) -> None:
         """Undo the changes of apply, except for fields that were changed since. Makes no changes without --yes.
 

@@ -1,0 +1,28 @@
+"""Options that several commands have, and the output of a command's document."""
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+
+from podidctl.commands.connection import KUBECONFIG_HELP
+from podidctl.report.text import Output, console, print_document
+
+T = TypeVar("T")
+Kubeconfig = Annotated[str, typer.Option(help=KUBECONFIG_HELP)]
+Cloudconfig = Annotated[
+    str, typer.Option(help="Path of azure.json, to read the state on Azure, too. Default: no requests to Azure.")
+]
+NmiFlags = Annotated[
+    str, typer.Option(help="NMI's flags as one argument, if they cannot be read from its pod on the node.")
+]
+OutputFormat = Annotated[Output, typer.Option("-o", "--output", help="Output format.")]
+
+
+def print_report(report: T, output: Output, show: Callable[[T, Console], None]) -> None:
+    """Print *report* by *show*, or as JSON or YAML."""
+    if output is Output.TABLE:
+        show(report, console())
+    else:
+        print_document(report, output, console())
