@@ -29,7 +29,6 @@ from podidctl.facts.model import (
     FederatedAccess,
     ReadFailure,
     ServerState,
-    ServiceAccountAccess,
 )
 from podidctl.report.finding import Finding, Level
 from podidctl.report.text import listed
@@ -64,20 +63,20 @@ def service_account_links(case: PodCase) -> Iterator[Finding]:
     identities = case.federated
     if not identities:
         return
-    about, account = account_name(case.pod), case.facts.account
-    if (why := assertion_fault(case.pod, account)) is not None:
+    about, access = account_name(case.pod), case.facts.federation
+    if (why := assertion_fault(case.pod, access)) is not None:
         yield Finding(SERVICE_ACCOUNT, Level.PROBLEM, why.says, why.then, about=about)
         return
     says = "; ".join(_trusts(case, identities))
-    if account is None:
+    if not access.accounts:
         then = f"run this command with more permissions ({READ_ACCOUNT}, {REVIEW_ACCESS})"
         says = f"{says}; it could not be read whether the account exists and NMI may request its tokens"
         yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, says, then, about=about)
-    elif unread := list(_unread(account)):
+    elif unread := list(_unread(access)):
         says = "; ".join([says, *(f"it could not be read whether {each.what}: {each.failure.why}" for each in unread)])
         then = "; ".join(_next_actions(unread))
         yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, says, then, about=about)
-    elif account.nmi_may_request is None:
+    elif not access.forbidden:
         then = "see podidctl doctor if NMI runs in pods that have its label"
         yield Finding(
             SERVICE_ACCOUNT, Level.UNKNOWN, f"{says}; NMI's own service account is not known", then, about=about
@@ -93,11 +92,12 @@ class _Unread(NamedTuple):
     """The operator's permission that the read needs."""
 
 
-def _unread(account: ServiceAccountAccess) -> Iterator[_Unread]:
-    if isinstance(account.exists, ReadFailure):
-        yield _Unread("the account exists", account.exists, READ_ACCOUNT)
-    if isinstance(account.nmi_may_request, ReadFailure):
-        yield _Unread("NMI may request its tokens", account.nmi_may_request, REVIEW_ACCESS)
+def _unread(access: FederatedAccess) -> Iterator[_Unread]:
+    for there in access.accounts.values():
+        if isinstance(there, ReadFailure):
+            yield _Unread("the account exists", there, READ_ACCOUNT)
+    if isinstance(access.forbidden, ReadFailure):
+        yield _Unread("NMI may request its tokens", access.forbidden, REVIEW_ACCESS)
 
 
 def _next_actions(unread: Sequence[_Unread]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from nmi.tokens.secrets import CredentialError
 from nmi.tokens.source import PolicyError
 from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.tokens import describe_token_source, exchange_of
-from podidctl.facts.model import IdentityPermissions, ReadFailure, ServiceAccountAccess
+from podidctl.facts.model import FederatedAccess, ReadFailure
 from podidentity.azure.errors import Refused
 from podidentity.azure.federation import BINDING_VERB, Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_resource, permission_role
@@ -71,20 +71,17 @@ class Permission(NamedTuple):
 
 def permissions_of(case: PodCase, identities: Iterable[AzureIdentity]) -> list[Permission]:
     """Return the permissions that the pod needs for *identities*; none for the ones without identity bindings."""
-    proxied = proxied_identities(case.settings, identities)
-    match case.facts.permissions:
-        case IdentityPermissions(allowed=allowed):
-            above = ReadFailure(f"one run checks at most {IDENTITIES_MAX} identities")
-            return [
-                Permission(resource, its, allowed.get(resource), None if resource in allowed else above)
-                for resource, its in proxied.items()
-            ]
-        case ReadFailure() as failure:
-            return [Permission(resource, its, None, failure) for resource, its in proxied.items()]
-        case None:
-            return [
-                Permission(resource, its, None, ReadFailure("it was not read")) for resource, its in proxied.items()
-            ]
+    proxied = proxied_identities(case.settings, identities).items()
+    unpermitted = case.facts.federation.unpermitted
+    if isinstance(unpermitted, ReadFailure):
+        return [Permission(resource, its, None, unpermitted) for resource, its in proxied]
+    above = ReadFailure(f"one run checks at most {IDENTITIES_MAX} identities")
+    return [
+        Permission(resource, its, not unpermitted[resource])
+        if resource in unpermitted
+        else Permission(resource, its, None, above)
+        for resource, its in proxied
+    ]
 
 
 def permission_refusal(case: PodCase, identity: AzureIdentity, account: str) -> Refusal | None:
@@ -173,18 +170,19 @@ def account_name(pod: Pod) -> str:
     return f"{pod.metadata.namespace}/{pod.spec.service_account_name}"
 
 
-def assertion_fault(pod: Pod, account: ServiceAccountAccess | None) -> AssertionFault | None:
+def assertion_fault(pod: Pod, access: FederatedAccess) -> AssertionFault | None:
     """Return why the API server refuses NMI a token of the pod's service account, in the API server's order of checks,
     or None.
     """
-    name = account_name(pod)
+    name, there = account_name(pod), access.accounts.get(pod.metadata.namespace)
     if not pod.spec.service_account_name:
         then = "delete and create the pod again: a new pod always gets a service account"
         return AssertionFault("service_account_missing", "the pod has no service account", then)
-    if account is not None and account.nmi_may_request is False:
-        says = f"NMI's service account {account.nmi} may not request tokens of service account {name}"
-        return AssertionFault("assertion_forbidden", says, GRANT)
-    if account is not None and account.exists is False:
+    for nmi, names in {} if isinstance(access.forbidden, ReadFailure) else access.forbidden.items():
+        if name in names:
+            says = f"NMI's service account {nmi} may not request tokens of service account {name}"
+            return AssertionFault("assertion_forbidden", says, GRANT)
+    if isinstance(there, frozenset) and pod.spec.service_account_name not in there:
         then = f"create it: kubectl create serviceaccount -n {pod.metadata.namespace} {pod.spec.service_account_name}"
         return AssertionFault("service_account_missing", f"service account {name} does not exist", then)
     return None
@@ -201,6 +199,6 @@ def pod_token_source(case: PodCase, identity: AzureIdentity, resource: str) -> s
     whom = describe_token_source(case.settings, identity, resource, account=account_name(case.pod))
     if isinstance(whom, Refusal):
         return whom
-    if (why := assertion_fault(case.pod, case.facts.account)) is not None:
+    if (why := assertion_fault(case.pod, case.facts.federation)) is not None:
         return refusal_of(NoAssertionError(f"{why.says}: {why.then}", code=why.code))
     return permission_refusal(case, identity, account_name(case.pod)) or whom

@@ -75,25 +75,6 @@ class NmiConfiguration:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceAccountAccess:
-    """State of the pod's service account, which a federated identity trusts."""
-
-    exists: bool | ReadFailure
-    nmi_may_request: bool | ReadFailure | None
-    """Whether NMI may request its tokens; None if NMI's own service account is not known."""
-    nmi: str = ""
-    """NMI's service account, as `namespace/name`."""
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityPermissions:
-    """Permission of the pod's service account to use identities at the cluster's token proxy."""
-
-    allowed: Mapping[str, bool]
-    """By client id, in lower case. Identities beyond the limit of one command are missing."""
-
-
-@dataclass(frozen=True, slots=True)
 class RecentRefusal:
     """A refusal that no later grant resolves. The texts are untrusted."""
 
@@ -237,7 +218,7 @@ class RefusedPod:
 
 @dataclass(frozen=True, slots=True)
 class FederatedAccess:
-    """State that federated identities depend on."""
+    """State that federated identities depend on; of one pod, about its service account. Empty if not read."""
 
     accounts: Mapping[str, frozenset[str] | ReadFailure] = field(default_factory=dict)
     """Names of the existing service accounts, by namespace."""
@@ -356,10 +337,6 @@ class Facts:
     """Events of NMI and MIC, latest first."""
     decisions: tuple[LoggedDecision, ...] | ReadFailure = ()
     """Decisions in NMI's log, latest first."""
-    account: ServiceAccountAccess | None = None
-    """None if not read: only federated identities depend on it."""
-    permissions: IdentityPermissions | ReadFailure | None = None
-    """None if not read: only identities with identity bindings depend on it."""
 
     @property
     def server_time(self) -> datetime:

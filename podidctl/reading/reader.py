@@ -15,9 +15,6 @@ from mic.startup.settings import Settings as MicSettings
 from mic.startup.object_upgrade import KINDS
 from nmi.choices import OperationMode
 from nmi.identity.pods import own_addresses
-from nmi.tokens.assertions import SERVICE_ACCOUNTS
-from podidctl.evaluation.federated import IDENTITIES_MAX, account_name, proxied_identities
-from podidctl.evaluation.needs import use_review
 from podidctl.evaluation.pod import PodCase, configuration_for, host_of
 from podidctl.facts.kinds import (
     COMPONENT_PREFIX,
@@ -29,20 +26,18 @@ from podidctl.facts.kinds import (
     Definition,
     Event,
     PlacedNode,
-    service_account_of,
 )
-from podidctl.facts.model import AzureState, Facts, Locks, ReadFailure, ServiceAccountAccess, readable
+from podidctl.facts.model import AzureState, Facts, Locks, ReadFailure, readable
 from podidctl.facts.nmi_log import parse_decisions
 from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
 from podidctl.reading.daemons import list_daemons, read_log, refused_pods
 from podidctl.reading.objects import Ignored, document_of, list_noting, read_all_objects, with_lists
 from podidctl.reading.requests import or_failure, read_server, server_now
 from podidctl.reading.reviews import (
-    may_request_tokens,
+    read_account_access,
     read_credentials,
     read_daemon_uses,
     read_federated_access,
-    read_identity_permissions,
     read_rights,
     read_secret_access,
     read_secret_checks,
@@ -253,36 +248,6 @@ async def _secrets(client: Client, facts: Facts, pod: Pod) -> Facts:
     return replace(facts, credentials=await read_secret_checks(client, case.settings, case.identities))
 
 
-async def _federation(client: Client, facts: Facts, pod: Pod) -> Facts:
-    case = PodCase(facts, pod)
-    if not case.federated:
-        return facts
-    facts = replace(facts, account=await _service_account_access(client, case))
-    proxied = proxied_identities(case.settings, case.federated)
-    if not proxied or not pod.spec.service_account_name:
-        return facts
-    reviews = {each: use_review(account_name(pod), each) for each in list(proxied)[:IDENTITIES_MAX]}
-    return replace(facts, permissions=await or_failure(read_identity_permissions(client, reviews)))
-
-
-async def _service_account_access(client: Client, case: PodCase) -> ServiceAccountAccess:
-    namespace, name, nmi = case.namespace, case.pod.spec.service_account_name, case.facts.nmi
-    there = await or_failure(_exists(client, namespace, name))
-    daemon = likely_nmi(case.nmi)
-    if daemon is None:
-        return ServiceAccountAccess(there, nmi if isinstance(nmi, ReadFailure) else None)
-    its = service_account_of(daemon)
-    return ServiceAccountAccess(there, await or_failure(may_request_tokens(client, its, namespace, name)), its)
-
-
-async def _exists(client: Client, namespace: str, name: str) -> bool:
-    try:
-        await client.get(SERVICE_ACCOUNTS, namespace, name)
-    except NotFound:
-        return False
-    return True
-
-
 def pod_parts(azure: HostReader | None) -> Sequence[Part]:
     """Return the parts around one pod: one get or list of each kind and, with *azure*, one GET of the node's host."""
     return (
@@ -296,5 +261,5 @@ def pod_parts(azure: HostReader | None) -> Sequence[Part]:
         *([_on_azure(azure)] if azure is not None else []),
         _now,
         of_pod(_secrets),
-        of_pod(_federation),
+        of_pod(read_account_access),
     )

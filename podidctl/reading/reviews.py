@@ -2,8 +2,8 @@
 checks of Secrets by NMI's own reader. No value of a Secret leaves this module.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -16,6 +16,7 @@ from nmi.tokens.assertions import SERVICE_ACCOUNTS
 from nmi.tokens.endpoints import Application
 from nmi.tokens.secrets import CredentialError, Secrets
 from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.federated import IDENTITIES_MAX, account_name, proxied_identities
 from podidctl.evaluation.needs import (
     NAMESPACES_MAX,
     NOT_READ,
@@ -35,6 +36,7 @@ from podidctl.evaluation.needs import (
     token_review,
     use_review,
 )
+from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.rights import mic_rights, nmi_rights, upgrade_rights
 from podidctl.evaluation.tokens import application_of
 from podidctl.facts.kinds import Daemon, service_account_of
@@ -44,7 +46,6 @@ from podidctl.facts.model import (
     Facts,
     FederatedAccess,
     IdentityKey,
-    IdentityPermissions,
     ReadFailure,
     Right,
     Rights,
@@ -53,13 +54,14 @@ from podidctl.facts.model import (
     readable,
 )
 from podidctl.facts.rbac import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Rbac
-from podidctl.facts.settings import is_managed, readable_configurations, readable_mic_settings
+from podidctl.facts.settings import is_managed, likely_nmi, readable_configurations, readable_mic_settings
 from podidctl.reading.requests import in_batches, or_failure
 from podidctl.report.text import by_turns
 from podidentity.azure.errors import AzureError
 from podidentity.azure.identity_permissions import ALL_IDENTITIES
 from podidentity.kube.client import Client
-from podidentity.resources import AzureIdentity, IdentityType
+from podidentity.kube.errors import NotFound
+from podidentity.resources import AzureIdentity, IdentityType, Pod
 
 REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
@@ -110,12 +112,6 @@ async def may_use_identity(client: Client, account: str, client_id: str) -> bool
     ApiError.
     """
     return (await decide(client, use_review(account, client_id))).allowed
-
-
-async def read_identity_permissions(client: Client, reviews: Mapping[str, Review]) -> IdentityPermissions:
-    """Return the permissions of one service account. *reviews*: by client id. Raises ApiError."""
-    decisions = await decide_all(client, list(reviews.values()))
-    return IdentityPermissions({each: made.allowed for each, made in zip(reviews, decisions, strict=True)})
 
 
 async def read_secret_checks(
@@ -173,12 +169,38 @@ async def read_federated_access(client: Client, facts: Facts) -> FederatedAccess
     )
 
 
+async def read_account_access(client: Client, facts: Facts, pod: Pod) -> Facts:
+    """Return the facts with this state of the pod's service account, if the pod has a federated identity. Raises
+    NoResponse.
+    """
+    case, name = PodCase(facts, pod), pod.spec.service_account_name
+    if not case.federated:
+        return facts
+    there = await or_failure(_existing(client, case.namespace, name))
+    forbidden: Mapping[str, tuple[str, ...]] | ReadFailure = facts.nmi if isinstance(facts.nmi, ReadFailure) else {}
+    if (nmi := likely_nmi(case.nmi)) is not None:
+        review = token_review(service_account_of(nmi), account_name(pod))
+        forbidden = await or_failure(_forbidden(client, [review]))
+    proxied = list(proxied_identities(case.settings, case.federated)) if name else []
+    uses = [BindingUse(account_name(pod), each) for each in proxied[:IDENTITIES_MAX]]
+    access = FederatedAccess({case.namespace: there}, forbidden, 0, await or_failure(_unpermitted(client, uses)))
+    return replace(facts, federation=access)
+
+
+async def _existing(client: Client, namespace: str, name: str) -> frozenset[str]:
+    try:
+        await client.get(SERVICE_ACCOUNTS, namespace, name)
+    except NotFound:
+        return frozenset()
+    return frozenset({name})
+
+
 async def _service_accounts(client: Client, namespace: str) -> frozenset[str]:
     return frozenset({each.metadata.name for each in await client.list(SERVICE_ACCOUNTS, namespace)})
 
 
 async def _forbidden(client: Client, reviews: Sequence[Review]) -> dict[str, tuple[str, ...]]:
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[str]] = {each.account: [] for each in reviews}
     for each in await denied(client, reviews):
         found[each.account].append(f"{each.namespace}/{each.name}")
     return {account: tuple(names) for account, names in found.items()}
@@ -186,7 +208,7 @@ async def _forbidden(client: Client, reviews: Sequence[Review]) -> dict[str, tup
 
 async def _unpermitted(client: Client, uses: Sequence[BindingUse]) -> dict[str, tuple[str, ...]]:
     client_ids = {use_review(*each): each.client_id for each in uses}
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[str]] = {each.client_id: [] for each in uses}
     for each in await denied(client, list(client_ids)):
         found[client_ids[each]].append(each.account)
     return {client_id: tuple(sorted(accounts)) for client_id, accounts in found.items()}

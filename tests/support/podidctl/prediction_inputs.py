@@ -9,7 +9,7 @@ from nmi.settings import Settings
 from podidctl.checks.explanation import explain
 from podidctl.evaluation.pod import PodCase, PredictedDecision, host_of, missing_pod
 from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
-from podidctl.facts.model import AzureState, Facts, NmiConfiguration, ReadFailure, ServiceAccountAccess
+from podidctl.facts.model import AzureState, Facts, FederatedAccess, NmiConfiguration, ReadFailure
 from podidctl.report.documents import Explanation, Link, LinkState
 from podidentity.resources import (
     NODENAME_LABEL,
@@ -104,7 +104,7 @@ def states(explanation: Explanation) -> list[tuple[str, str]]:
 
 
 NMI_ACCOUNT = "kube-system/nmi"
-WELL = ServiceAccountAccess(exists=True, nmi_may_request=True, nmi=NMI_ACCOUNT)
+WELL = FederatedAccess({"ns": frozenset({"shop"})}, {NMI_ACCOUNT: ()})
 SPEC = AzureIdentitySpec(type=3, client_id=CLIENT_ID, tenant_id="contoso.com")
 
 
@@ -122,6 +122,6 @@ def trusted(**changes: Any) -> Facts:
         "pod": pod(service_account="shop"),
         "identities": (own,),
         "assigned": (msgspec.structs.replace(made, spec=embedded),),
-        "account": WELL,
+        "federation": WELL,
     }
     return facts(**(usual | changes))

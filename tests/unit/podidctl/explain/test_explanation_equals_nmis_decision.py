@@ -19,13 +19,13 @@ from nmi.policies import decision_policy
 from podidctl.checks.explanation import explain
 from podidctl.commands.token import predict
 from podidctl.evaluation.pod import MANAGEMENT_RESOURCE, PodCase, PredictedDecision
-from podidctl.facts.model import Facts, NmiConfiguration, ServiceAccountAccess
+from podidctl.facts.model import Facts, FederatedAccess, NmiConfiguration
 from podidctl.report.documents import LinkState, Outcome
 from podidentity.kube.client import Client
 from podidentity.resources import NODENAME_LABEL, AzureIdentity, Pod, SecretReference, nodename_label
 from tests.support.examples import examples
 from tests.support.nmi_objects import NODE, REQUEST, assigned_identity, binding, exception, identity, pod
-from tests.support.podidctl.prediction_inputs import WELL, decision_of, facts, labelled, rules
+from tests.support.podidctl.prediction_inputs import NMI_ACCOUNT, WELL, decision_of, facts, labelled, rules
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
@@ -110,6 +110,12 @@ def some_rules(draw: random.Random) -> NmiConfiguration:
     )
 
 
+def some_access(draw: random.Random, pod: Pod) -> FederatedAccess:
+    account = pod.spec.service_account_name
+    there = {pod.metadata.namespace: frozenset({account} if draw.random() < 0.5 else ())}
+    return FederatedAccess(there, {NMI_ACCOUNT: (f"{pod.metadata.namespace}/{account}",) * (draw.random() < 0.5)})
+
+
 def a_cluster(draw: random.Random) -> Facts:
     asked = a_pod(draw)
     others = [a_pod(draw, f"other-{number}") for number in range(draw.choice((0, 0, 0, 1, 2)))]
@@ -126,9 +132,7 @@ def a_cluster(draw: random.Random) -> Facts:
         identities=some(draw, an_identity, 6),
         assigned=some(draw, an_assigned, 4),
         exceptions=some(draw, lambda draw: exception(labels={"app": draw.choice("xyz")}), 1),
-        account=draw.choice(
-            (None, WELL, WELL, ServiceAccountAccess(exists=draw.random() < 0.5, nmi_may_request=draw.random() < 0.5))
-        ),
+        federation=draw.choice((FederatedAccess(), WELL, WELL, some_access(draw, asked))),
     )
 
 

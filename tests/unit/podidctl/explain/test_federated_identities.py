@@ -16,7 +16,7 @@ from podidctl.commands.token import show as show_token
 from podidctl.evaluation.federated import IDENTITIES_MAX
 from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
 from podidctl.facts.kinds import PlacedNode
-from podidctl.facts.model import Facts, IdentityPermissions, ReadFailure, ServiceAccountAccess
+from podidctl.facts.model import Facts, FederatedAccess, ReadFailure
 from podidctl.report.documents import Explanation, Link, LinkState, Outcome, TokenPrediction
 from podidentity.azure.federation import Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_role
@@ -24,6 +24,7 @@ from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity
 from tests.support.nmi_objects import CLIENT_ID, assigned_identity, binding, identity, pod
 from tests.support.podidctl.prediction_inputs import (
     NMI_ACCOUNT,
+    WELL,
     broken,
     facts,
     federated,
@@ -134,13 +135,13 @@ def test_without_nmis_flag_the_request_is_refused_and_flag_and_value_are_named(*
     ("changes", "code", "says", "then"),
     [
         (
-            {"account": ServiceAccountAccess(exists=True, nmi_may_request=False, nmi=NMI_ACCOUNT)},
+            {"federation": FederatedAccess({"ns": frozenset({"shop"})}, {NMI_ACCOUNT: ("ns/shop",)})},
             "assertion_forbidden",
             "NMI's service account kube-system/nmi may not request tokens of service account ns/shop",
             "federated.namespaces",
         ),
         (
-            {"account": ServiceAccountAccess(exists=False, nmi_may_request=True, nmi=NMI_ACCOUNT)},
+            {"federation": FederatedAccess({"ns": frozenset()}, {NMI_ACCOUNT: ()})},
             "service_account_missing",
             "service account ns/shop does not exist",
             "kubectl create serviceaccount -n ns shop",
@@ -169,23 +170,19 @@ def test_a_fault_that_prevents_the_service_account_token_is_printed_and_predicte
 
 
 @pytest.mark.parametrize(
-    ("account", "named", "unnamed"),
+    ("access", "named", "unnamed"),
     [
-        (None, "", "?"),
-        (ServiceAccountAccess(ReadFailure("no"), nmi_may_request=True, nmi=NMI_ACCOUNT), "get on ", "create on "),
-        (
-            ServiceAccountAccess(exists=True, nmi_may_request=ReadFailure("no"), nmi=NMI_ACCOUNT),
-            "create on ",
-            "get on ",
-        ),
-        (ServiceAccountAccess(exists=True, nmi_may_request=None), "", "?"),
+        (FederatedAccess(), "", "?"),
+        (FederatedAccess({"ns": ReadFailure("no")}, {NMI_ACCOUNT: ()}), "get on ", "create on "),
+        (FederatedAccess({"ns": frozenset({"shop"})}, ReadFailure("no")), "create on ", "get on "),
+        (FederatedAccess({"ns": frozenset({"shop"})}), "", "?"),
     ],
     ids=["not-checked", "account", "review", "no-nmi"],
 )
 def test_an_unreadable_state_is_unknown_with_the_operators_missing_permission_and_refuses_nothing(
-    account: ServiceAccountAccess | None, named: str, unnamed: str
+    access: FederatedAccess, named: str, unnamed: str
 ) -> None:
-    explanation = explain_federated(account=account)
+    explanation = explain_federated(federation=access)
     link = account_link(explanation)
     assert (link.state, broken(explanation)) == (LinkState.UNKNOWN, [])
     assert link.next
@@ -197,7 +194,7 @@ def test_an_unreadable_state_is_unknown_with_the_operators_missing_permission_an
 
 def test_a_failed_check_states_its_reason_and_needs_no_permission() -> None:
     failed = ReadFailure("500 InternalError", is_forbidden=False)
-    link = account_link(explain_federated(account=ServiceAccountAccess(failed, ReadFailure("no"), nmi=NMI_ACCOUNT)))
+    link = account_link(explain_federated(federation=FederatedAccess({"ns": failed}, ReadFailure("no"))))
     permissions, server = link.next.split("; ", 1)
     assert permissions.endswith("(create on subjectaccessreviews of authorization.k8s.io)")
     assert server.startswith("try again; if it fails again, check the API server")
@@ -225,14 +222,16 @@ def test_an_identity_without_a_token_source_is_refused_with_that_reason() -> Non
         assert (token.outcome, token.status) == (Outcome.REFUSED, 403)
 
 
-FORBIDDEN = IdentityPermissions({CLIENT_ID: False})
-ALLOWED = IdentityPermissions({CLIENT_ID: True})
+FORBIDDEN = {CLIENT_ID: ("ns/shop",)}
+ALLOWED: dict[str, tuple[str, ...]] = {CLIENT_ID: ()}
 UNREAD = ReadFailure("not allowed: subjectaccessreviews.authorization.k8s.io is forbidden")
 OBJECTS = [permission_role(CLIENT_ID), permission_binding(CLIENT_ID, "ns", "shop")]
 
 
 def bound(permissions: Any, **changes: Any) -> Facts:
-    return trusted(**({"configuration": BINDINGS, "permissions": permissions} | changes))
+    """*permissions*: the service accounts without one, by client id, or why they could not be read; None if unread."""
+    access = dataclasses.replace(WELL, unpermitted={} if permissions is None else permissions)
+    return trusted(**({"configuration": BINDINGS, "federation": access} | changes))
 
 
 def permission_links(explanation: Explanation) -> list[Link]:
@@ -267,7 +266,7 @@ def test_an_unchecked_permission_is_unknown_and_refuses_nothing(permissions: Rea
 
 
 def test_the_direct_exchange_needs_no_permission() -> None:
-    data = trusted(permissions=None)
+    data = trusted()
     assert permission_links(explain(data)) == []
     assert (explain(data).manifest, predict(data, MANAGEMENT_RESOURCE).manifest) == ("", "")
     explanation = explain(bound(None, pod=pod(service_account="")))
@@ -301,7 +300,7 @@ def test_an_existing_permission_is_a_link_and_case_does_not_matter() -> None:
 
 @pytest.mark.parametrize("client_id", ["*", "c", f"{CLIENT_ID}\nkind"])
 def test_a_client_id_that_is_no_guid_gets_no_role(client_id: str) -> None:
-    explanation = explain(bound(IdentityPermissions({client_id: False}), identity=federated(client_id=client_id)))
+    explanation = explain(bound({client_id: ("ns/shop",)}, identity=federated(client_id=client_id)))
     assert explanation.manifest == ""
     assert only(explanation).next.startswith("set clientID of AzureIdentity ns/id to ")
 
@@ -310,7 +309,7 @@ def test_identities_beyond_the_limit_are_unknown_and_the_objects_are_bounded() -
     clients = [f"c11e0000-0000-0000-0000-{number:012}" for number in range(3 * IDENTITIES_MAX)]
     identities = tuple(federated(f"id-{each}", client_id=each) for each in clients)
     bindings = tuple(binding(f"b-{each}", f"id-{each}") for each in clients)
-    checked = IdentityPermissions(dict.fromkeys(clients[:IDENTITIES_MAX], True))
+    checked = dict.fromkeys(clients[:IDENTITIES_MAX], ())
     explanation = explain(bound(checked, identities=identities, bindings=bindings))
     states = [each.state for each in permission_links(explanation)]
     assert states.count(LinkState.OK) == IDENTITIES_MAX
