@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from mic.startup.settings import Settings as MicSettings
@@ -11,7 +11,7 @@ from nmi.settings import Settings as NmiSettings
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import NO_NMI_FOUND, absent_nmi, missing_nmi
 from podidctl.evaluation.pod import PodCase
-from podidctl.facts.kinds import Daemon, PlacedNode
+from podidctl.facts.kinds import Daemon, PlacedNode, parse_time
 from podidctl.facts.model import (
     BLOCKED,
     REASONS,
@@ -333,12 +333,9 @@ def _holder(record: LockRecord | None, now: datetime) -> str:
     """Return the current holder, or an empty string."""
     if record is None or not record.holder:
         return ""
-    try:
-        renewed = datetime.fromisoformat(record.renewed)
-    except ValueError:
+    renewed = parse_time(record.renewed)
+    if renewed is None:
         return record.holder
-    if renewed.tzinfo is None:
-        renewed = renewed.replace(tzinfo=UTC)
     lasting = timedelta(seconds=(record.duration_seconds or REFERENCE_SECONDS) + LEADER_GRACE_SECONDS)
     return record.holder if now - renewed <= lasting else ""
 

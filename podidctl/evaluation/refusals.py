@@ -12,7 +12,7 @@ from nmi.identity.decide import NONE_MATCHES
 from nmi.pod_events import TOKEN_REFUSED
 from nmi.refusal import Reason
 from nmi.server.decisions import EXEMPT, GRANTED, REPORT_AGAIN_SECONDS
-from podidctl.facts.kinds import Event
+from podidctl.facts.kinds import Event, parse_time
 from podidctl.facts.model import Facts, RecentRefusal, readable
 from podidctl.report.documents import LoggedDecision
 
@@ -62,7 +62,7 @@ def unresolved_event(
     """Return the refusal of the latest recent Event without a later grant in *decisions*, or None."""
     granted = [at for each in decisions if _is_grant(each) and (at := log_time(each.decided_at, now)) is not None]
     for event in events:
-        at = event_time(event)
+        at = parse_time(event.at)
         if event.reason != TOKEN_REFUSED or at is None or not _is_recent(at, now):
             continue
         return None if any(each >= at for each in granted) else RecentRefusal(at, event.message)
@@ -129,12 +129,3 @@ def log_time(at: str, now: datetime) -> datetime | None:
         if found <= now + timedelta(days=1):
             return found
     return None
-
-
-def event_time(event: Event) -> datetime | None:
-    """Return the time of the Event's last repeat, or None if it has none."""
-    try:
-        found = datetime.fromisoformat(event.at)
-    except ValueError:
-        return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -157,6 +157,7 @@ class DaemonSpec(Wire, frozen=True):
     volumes: list[DaemonVolume] = msgspec.field(default_factory=list)
     service_account_name: str = ""
     containers: list[DaemonContainer] = msgspec.field(default_factory=list)
+    active_deadline_seconds: int = 0
 
 
 class DaemonCondition(Wire, frozen=True):
@@ -170,8 +171,15 @@ class WaitingState(Wire, frozen=True):
     message: str | None = None
 
 
+class TerminatedState(Wire, frozen=True):
+    exit_code: int = 0
+    reason: str | None = None
+    message: str | None = None
+
+
 class ContainerState(Wire, frozen=True):
     waiting: WaitingState | None = None
+    terminated: TerminatedState | None = None
 
 
 class ContainerStatus(Wire, frozen=True):
@@ -182,6 +190,8 @@ class ContainerStatus(Wire, frozen=True):
 
 class DaemonStatus(Wire, frozen=True):
     phase: str = ""
+    reason: str | None = None
+    message: str | None = None
     conditions: list[DaemonCondition] = msgspec.field(default_factory=list)
     container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
-from podidctl.facts.kinds import LABELS, DaemonCondition, PlacedNode, WaitingState
+from podidctl.facts.kinds import LABELS, ContainerState, Daemon, DatedMeta, PlacedNode
 from podidctl.verify import canary
-from podidentity.resources import BareMeta, Kind, OwnerReference, Resource, Wire
+from podidentity.resources import Kind, OwnerReference, Wire
 
 CONTAINER: Final = "canary"
 COMPONENT: Final = "verify"
@@ -93,51 +93,16 @@ class NmiTemplate(Wire, frozen=True):
         return next((each for each in owners if each.kind == "DaemonSet" and each.controller), None)
 
 
-class TerminatedState(Wire, frozen=True):
-    exit_code: int = 0
-    reason: str | None = None
-    message: str | None = None
-
-
-class CanaryState(Wire, frozen=True):
-    waiting: WaitingState | None = None
-    terminated: TerminatedState | None = None
-
-
-class CanaryContainer(Wire, frozen=True):
-    name: str = ""
-    state: CanaryState = CanaryState()
-
-
-class CanaryStatus(Wire, frozen=True):
-    phase: str = ""
-    reason: str | None = None
-    message: str | None = None
-    conditions: list[DaemonCondition] = msgspec.field(default_factory=list)
-    container_statuses: list[CanaryContainer] = msgspec.field(default_factory=list)
-
-
-class CanarySpec(Wire, frozen=True):
-    node_name: str = ""
-    active_deadline_seconds: int = 0
-
-
-class CanaryMeta(BareMeta, frozen=True):
-    creation_timestamp: str | None = None
-
-
-class Canary(Resource, frozen=True):
+class Canary(Daemon, frozen=True):
     """A canary pod."""
 
-    metadata: CanaryMeta = CanaryMeta()
-    spec: CanarySpec = CanarySpec()
-    status: CanaryStatus = CanaryStatus()
+    metadata: DatedMeta = DatedMeta()
 
     @property
-    def state(self) -> CanaryState:
+    def state(self) -> ContainerState:
         """State of the canary's container; a service mesh may have added others."""
         found = (each.state for each in self.status.container_statuses if each.name == CONTAINER)
-        return next(found, CanaryState())
+        return next(found, ContainerState())
 
 
 CLUSTER_NODES: Final = Kind("Node", "nodes", ClusterNode, namespaced=False)

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from podidctl.facts.kinds import Daemon
+from podidctl.facts.kinds import Daemon, parse_time
 from podidctl.facts.settings import genuine_nmi
 from podidctl.reading.daemons import list_daemons
 from podidctl.reading.requests import server_now
@@ -200,9 +200,6 @@ async def _delete_leftovers(client: Client, runner: CanaryRunner, namespace: str
 
 
 def _is_leftover(pod: Canary, now: datetime) -> bool:
-    try:
-        created = datetime.fromisoformat(pod.metadata.creation_timestamp or "")
-    except ValueError:
-        return False
+    created = parse_time(pod.metadata.creation_timestamp)
     lifetime = timedelta(seconds=pod.spec.active_deadline_seconds + LEFTOVER_SECONDS)
-    return pod.metadata.name.startswith(NAME_PREFIX) and created + lifetime < now
+    return pod.metadata.name.startswith(NAME_PREFIX) and created is not None and created + lifetime < now
