@@ -37,7 +37,7 @@ DECISIONS_SHOWN: Final = 3
 
 def explain(facts: Facts) -> Explanation:
     """Return every link, in order, and NMI's predicted response."""
-    namespace, name = facts.scope or ("", "")
+    namespace, name = facts.scope
     case = PodCase(facts, facts.pod) if facts.pod is not None else None
     findings = [no_pod(namespace, name)] if case is None else list(pod_findings(case))
     links = [link_of(each) for each in findings]

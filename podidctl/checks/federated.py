@@ -206,7 +206,7 @@ def _enabled(
     yield Finding(FEDERATED, Level.PROBLEM if pairs else Level.WARNING, says, then)
 
 
-def _kubernetes_version(server: ServerState | ReadFailure | None) -> Iterator[Finding]:
+def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
     match = re.match(r"v1\.(\d+)", server.version) if isinstance(server, ServerState) else None
     if isinstance(server, ServerState) and match is not None and int(match[1]) < OLDEST_MINOR:
         says = (

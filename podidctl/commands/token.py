@@ -207,7 +207,7 @@ def _refused(
 
 def _prediction(facts: Facts, resource: str, outcome: Outcome, **more: str) -> TokenPrediction:
     prediction = TokenPrediction(
-        pod="/".join(facts.scope or ()),
+        pod="/".join(facts.scope),
         outcome=outcome,
         audience=plain(resource),
         rules=plain(configuration_for(facts).source),

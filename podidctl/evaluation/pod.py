@@ -312,7 +312,7 @@ def host_of(node: PlacedNode | ReadFailure | None) -> Host | None:
 
 def missing_pod(facts: Facts) -> PredictedDecision:
     """Return the decision about the one pod, which does not exist."""
-    namespace, name = facts.scope or ("", "")
+    namespace, name = facts.scope
     return PredictedDecision(Outcome.UNSEEN, why=f"pod {name} does not exist in namespace {namespace}")
 
 

@@ -286,7 +286,7 @@ class Facts:
 
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     """Time of the reads; around one pod, by the API server's clock."""
-    server: ServerState | ReadFailure | None = None
+    server: ServerState | ReadFailure = ReadFailure("it was not read")
     definitions: Mapping[str, Definition | ReadFailure | None] = field(default_factory=dict)
     """By plural; None if not installed."""
     stored: Mapping[str, StoredObjects] = field(default_factory=dict)
@@ -329,8 +329,8 @@ class Facts:
     daemon_uses: DaemonUses = field(default_factory=DaemonUses)
     rule_monitor: RuleMonitor = field(default_factory=RuleMonitor)
 
-    scope: IdentityKey | None = None
-    """Namespace and name of the one pod; None for the cluster. The following facts are about it."""
+    scope: IdentityKey = ("", "")
+    """Namespace and name of the one pod; empty for the cluster. The following facts are about it."""
     configuration: NmiConfiguration | None = None
     """NMI's configuration; None for the one in the flags of NMI's pod."""
     events: tuple[Event, ...] | ReadFailure = ()

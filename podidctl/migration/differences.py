@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -64,6 +65,11 @@ class Difference(msgspec.Struct, frozen=True):
     do: str
 
 
+fix: Final = partial(Difference, DifferenceLevel.FIX)
+review: Final = partial(Difference, DifferenceLevel.REVIEW)
+no_action: Final = partial(Difference, DifferenceLevel.NO_ACTION)
+
+
 @dataclass(frozen=True)
 class Installation:
     """State of the cluster."""
@@ -97,7 +103,7 @@ def find_differences(found: Installation) -> list[Difference]:
     every = [
         *unreadable,
         *(
-            Difference(DifferenceLevel.REVIEW, what, f"could not be read: {why}", "check its content manually")
+            review(what, f"could not be read: {why}", "check its content manually")
             for what, why in found.unread.items()
         ),
         *_spellings(found),
@@ -130,14 +136,7 @@ def _decoded(kind: Kind[Any], documents: Mapping[str, Sequence[Document]], unrea
             # `_spellings` reports old field names; the other differences are those after they are rewritten.
             objects.append(decode_object(kind, msgspec.json.encode(document), old_field_names=True))
         except (Malformed, TypeError, ValueError, RecursionError) as error:
-            unreadable.append(
-                Difference(
-                    DifferenceLevel.FIX,
-                    object_name(kind, document),
-                    f"cannot be read: {error}",
-                    "correct it or delete it",
-                )
-            )
+            unreadable.append(fix(object_name(kind, document), f"cannot be read: {error}", "correct it or delete it"))
     return objects
 
 
@@ -145,23 +144,20 @@ def _spellings(found: Installation) -> Iterator[Difference]:
     for kind in (IDENTITIES, BINDINGS, EXCEPTIONS):
         old = [each for each in found.documents.get(kind.name, ()) if with_current_names(kind, each) is not None]
         if old and found.record is None:
-            yield Difference(
-                DifferenceLevel.NO_ACTION,
+            yield no_action(
                 _object_list(kind, old),
                 f"{counted(len(old), 'object')} in field spellings from before v1.6.0; MIC rewrites them once",
                 "rewrite your manifests, too: podidctl migrate from-reference -f … -o yaml",
             )
         elif old:
-            yield Difference(
-                DifferenceLevel.REVIEW,
+            yield review(
                 _object_list(kind, old),
                 f"in field spellings from before v1.6.0, although {found.record_at} records that version "
                 f"{found.record} has rewritten all; NMI and MIC ignore these fields",
                 "apply rewritten manifests, or repeat the upgrade (docs/migration.md#repeat-the-type-upgrade)",
             )
         if kind.name in found.dropped:
-            yield Difference(
-                DifferenceLevel.REVIEW,
+            yield review(
                 kind.plural,
                 "the installed CustomResourceDefinition drops old field names, so it is unknown whether storage "
                 "contains any",
@@ -172,8 +168,7 @@ def _spellings(found: Installation) -> Iterator[Difference]:
 def _identities(identities: Identities) -> Iterator[Difference]:
     policy = SignInPolicy(of_environment(None))
     if any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in identities.values()):
-        yield Difference(
-            DifferenceLevel.REVIEW,
+        yield review(
             "Secrets of AzureIdentities of type 1 and 2",
             "NMI may read them if helm finds such an identity when it installs or upgrades; helm template finds none",
             "without helm install or upgrade, set nmi.servicePrincipals=true or rbac.secretNamespaces, or apply "
@@ -182,17 +177,14 @@ def _identities(identities: Identities) -> Iterator[Difference]:
     for key, identity in sorted(identities.items()):
         about = f"AzureIdentity {'/'.join(filter(None, key))}"
         if why := misconfigured(identity):
-            yield Difference(
-                DifferenceLevel.FIX, about, why, ("correct it; the Go implementation does not assign it either")
-            )
+            yield fix(about, why, ("correct it; the Go implementation does not assign it either"))
         elif identity.spec.type in SERVICE_PRINCIPAL_TYPES:
             try:
                 policy.application(identity)
             except PolicyError as error:
-                yield Difference(DifferenceLevel.REVIEW, about, error.sentence, error.detail)
+                yield review(about, error.sentence, error.detail)
         elif not identity.spec.client_id.strip():
-            yield Difference(
-                DifferenceLevel.REVIEW,
+            yield review(
                 about,
                 "has no clientID, so requests by client id do not find it",
                 "set it: az identity show --query clientId",
@@ -205,16 +197,14 @@ def _bindings(bindings: Sequence[AzureIdentityBinding], identities: Identities) 
         meta, spec = binding.metadata, binding.spec
         twice[meta.namespace, spec.azure_identity, spec.selector].append(meta.name)
         if (meta.namespace, spec.azure_identity) not in identities:
-            yield Difference(
-                DifferenceLevel.FIX,
+            yield fix(
                 f"AzureIdentityBinding {meta.namespace}/{meta.name}",
                 f"AzureIdentity {meta.namespace}/{spec.azure_identity} does not exist",
                 "correct spec.azureIdentity, or delete the binding",
             )
     for (namespace, identity, selector), names in twice.items():
         if len(names) > 1:
-            yield Difference(
-                DifferenceLevel.REVIEW,
+            yield review(
                 f"AzureIdentityBindings {namespace}/{', '.join(names)}",
                 f"bind {identity} to {selector!r} more than once; they share one AzureAssignedIdentity",
                 "delete all but one",
@@ -234,16 +224,14 @@ def _ambiguous_identities(bindings: Sequence[AzureIdentityBinding], identities: 
         if len(keys) > 1:
             _, name, namespace = min(order[selector])
             own = "one of the pod's namespace, else " if len({each for each, _ in keys}) > 1 else ""
-            yield Difference(
-                DifferenceLevel.REVIEW,
+            yield review(
                 f"label aadpodidbinding={selector}",
                 f"{len(keys)} identities; a request that names none gets {own}{namespace}/{name} (the first by binding "
                 "name), with the Go implementation an arbitrary one",
                 "let applications name a client id (AZURE_CLIENT_ID)",
             )
         for name, namespaces in sorted(_same_names(keys).items()):
-            yield Difference(
-                DifferenceLevel.NO_ACTION,
+            yield no_action(
                 f"AzureIdentities {', '.join(f'{each}/{name}' for each in namespaces)}",
                 f"have the same name and selector ({selector!r}): the Go implementation used one AzureAssignedIdentity "
                 "for all; here each has one, the later ones with a suffix in their names",
@@ -255,8 +243,7 @@ def _ambiguous_identities(bindings: Sequence[AzureIdentityBinding], identities: 
             by_id[identity.spec.resource_id.lower()].append("/".join(key))
     for names in by_id.values():
         if len(names) > 1:
-            yield Difference(
-                DifferenceLevel.NO_ACTION,
+            yield no_action(
                 f"AzureIdentities {', '.join(names)}",
                 "name the same identity on Azure; it is detached from a VM only when no pod needs any of them",
                 "nothing",
@@ -281,8 +268,7 @@ def _client_ids(identities: Identities) -> Iterator[Difference]:
         for group in groups.values():
             if len(group) > 1:
                 names = sorted(name for several in group.values() for name in several)
-                yield Difference(
-                    DifferenceLevel.FIX,
+                yield fix(
                     f"AzureIdentities {listed(names, LISTED_MAX)}",
                     f"{says}; MIC assigns only those whose clientID Azure reports for their resourceID, the Go "
                     "implementation assigned all",
@@ -315,8 +301,7 @@ def _pods(pods: Sequence[Pod], bindings: Sequence[AzureIdentityBinding]) -> Iter
     without = [each for each in pods if each.binding_label not in selectors and not each.finished]
     if without:
         names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in without]
-        yield Difference(
-            DifferenceLevel.REVIEW,
+        yield review(
             f"pods {listed(names, LISTED_MAX)}",
             "have the label aadpodidbinding with a value that no binding selects; they get a 404 after 45 s, with the "
             "Go implementation after 80 s",
@@ -325,8 +310,7 @@ def _pods(pods: Sequence[Pod], bindings: Sequence[AzureIdentityBinding]) -> Iter
     mirrors = [each for each in pods if each.mirror and each.binding_label and not each.finished]
     if mirrors:
         names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in mirrors]
-        yield Difference(
-            DifferenceLevel.REVIEW,
+        yield review(
             f"mirror pods {listed(names, LISTED_MAX)}",
             "are static pods with the label aadpodidbinding; they get no identity, because their node's kubelet could "
             "have set any namespace and labels",
@@ -338,8 +322,7 @@ def _lock(found: Installation) -> Iterator[Difference]:
     if found.lock is None:
         return
     state = f"is held by {found.lock}" if found.lock else "has no holder"
-    yield Difference(
-        DifferenceLevel.NO_ACTION,
+    yield no_action(
         f"Endpoints {found.lock_at}",
         f"the Go implementation's leader lock exists and {state}; this version's MIC also takes it before it writes",
         "grant MIC get and update on this object (the chart does); delete it when the Go implementation is not needed "

@@ -11,7 +11,7 @@ from typing import Any, Final
 import mic.startup.settings
 import nmi.settings
 from podidctl.facts.settings import reject_help
-from podidctl.migration.differences import Difference, DifferenceLevel
+from podidctl.migration.differences import Difference, fix, no_action, review
 from podidentity.flags import UsageError
 
 _VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
@@ -80,8 +80,7 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
             settings = program.settings()
         except UsageError as error:
             found.append(
-                Difference(
-                    DifferenceLevel.FIX,
+                fix(
                     program.workload,
                     f"this version's {program.name} does not start with its flags: {error}",
                     "remove it, or correct it",
@@ -96,8 +95,7 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
     if len(set(namespaced.values())) > 1:
         only = next(name for name, value in namespaced.items() if value)
         found.append(
-            Difference(
-                DifferenceLevel.REVIEW,
+            review(
                 "--forceNamespaced",
                 f"only {only} has it, so the two disagree about the pods that an identity serves",
                 "set it for both (chart value forceNamespaced)",
@@ -111,23 +109,20 @@ def _nmi_differences(
 ) -> Iterator[Difference]:
     about = program.workload
     if settings.allow_kubenet:
-        yield Difference(
-            DifferenceLevel.REVIEW,
+        yield review(
             about,
             "--allow-network-plugin-kubenet is set: on a node with kubenet a pod can use another pod's address and "
             "get its tokens",
             "remove the flag if the cluster has another network plugin; otherwise deny NET_RAW to pods",
         )
     if not settings.metadata_header_required:
-        yield Difference(
-            DifferenceLevel.REVIEW,
+        yield review(
             about,
             "--metadata-header-required=false: anyone who can make a server in a pod fetch a URL gets its token",
             "remove the flag; every SDK sends the header",
         )
     if mics and settings.mic_namespace not in mics:
-        yield Difference(
-            DifferenceLevel.REVIEW,
+        yield review(
             about,
             f"--MICNamespace is {settings.mic_namespace}, but MIC runs in {', '.join(mics)}: its own token requests "
             "are handled like those of any pod unless an exception covers it",
@@ -140,16 +135,14 @@ def _mic_differences(program: InstalledProgram, settings: mic.startup.settings.S
         program.has("clientQps")
         and settings.writes_per_second < mic.startup.settings.Settings(namespace="n").writes_per_second
     ):
-        yield Difference(
-            DifferenceLevel.REVIEW,
+        yield review(
             program.workload,
             f"--clientQps={settings.writes_per_second:g} limits MIC's writes per second; the default is 50 here and 5 "
             "in the Go implementation",
             "remove it unless the API server needs it (chart value mic.clientQps)",
         )
     if program.has("leader-election-instance"):
-        yield Difference(
-            DifferenceLevel.NO_ACTION,
+        yield no_action(
             program.workload,
             "--leader-election-instance gives both replicas the same name; this version adds a suffix that makes each "
             "unique",
@@ -167,8 +160,7 @@ _REMOVED_VALUES: Final = {
 def check_values(values: Mapping[str, Any]) -> list[Difference]:
     """Return the differences for the values of a release of the Go implementation's chart."""
     found = [
-        Difference(
-            DifferenceLevel.FIX,
+        fix(
             f"value {path}",
             f"is {_value(values, path)!r}, which names an image of the Go implementation",
             "remove it, or set it to this version's image",
@@ -177,14 +169,11 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
         if _value(values, path) is not None
     ]
     found += [
-        Difference(DifferenceLevel.REVIEW, f"value {path}", why, "remove it")
-        for path, why in _REMOVED_VALUES.items()
-        if _value(values, path)
+        review(f"value {path}", why, "remove it") for path, why in _REMOVED_VALUES.items() if _value(values, path)
     ]
     if isinstance(_value(values, "azureIdentities"), list):
         found.append(
-            Difference(
-                DifferenceLevel.FIX,
+            fix(
                 "value azureIdentities",
                 "is a list, as in old charts; it must be a map by the identities' names",
                 "write each entry under its name",
@@ -192,8 +181,7 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
         )
     if _value(values, "nmi.allowNetworkPluginKubenet"):
         found.append(
-            Difference(
-                DifferenceLevel.REVIEW,
+            review(
                 "value nmi.allowNetworkPluginKubenet",
                 "on a node with kubenet a pod can use another pod's address and get its tokens",
                 "remove it if the cluster has another network plugin; otherwise deny NET_RAW to pods",
@@ -201,8 +189,7 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
         )
     if _value(values, "mic.clientQps") is not None:
         found.append(
-            Difference(
-                DifferenceLevel.REVIEW,
+            review(
                 "value mic.clientQps",
                 f"is {_value(values, 'mic.clientQps')}; the default is 50 writes per second here and 5 in the Go "
                 "implementation",

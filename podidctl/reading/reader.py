@@ -138,7 +138,7 @@ CLUSTER: Final[Sequence[Part]] = (
 
 async def _pod(client: Client, facts: Facts) -> Facts:
     try:
-        return replace(facts, pods=(await client.get(DATED_PODS, *(facts.scope or ("", ""))),))
+        return replace(facts, pods=(await client.get(DATED_PODS, *facts.scope),))
     except NotFound:
         return facts
 
@@ -152,9 +152,8 @@ def of_pod(reading: Callable[[Client, Facts, Pod], Awaitable[Facts]]) -> Part:
     return run
 
 
-async def _nmi_of(client: Client, facts: Facts, pod: Pod) -> Facts:
-    node = pod.spec.node_name
-    return replace(facts, nmi=await or_failure(nmi_on(client, node))) if node else facts
+async def _nmi_of(client: Client, facts: Facts) -> tuple[Daemon, ...]:
+    return await nmi_on(client, facts.pod.spec.node_name) if facts.pod is not None and facts.pod.spec.node_name else ()
 
 
 async def nmi_on(client: Client, node: str) -> tuple[Daemon, ...]:
@@ -168,7 +167,7 @@ async def nmi_on(client: Client, node: str) -> tuple[Daemon, ...]:
 
 
 async def _resources(client: Client, facts: Facts) -> Facts:
-    settings, scope = configuration_for(facts).settings, facts.scope or ("", "")
+    settings, scope = configuration_for(facts).settings, facts.scope
     # The assigned identities come before the bindings. An object written during the reads may then seem to be missing,
     # but a new assignment never seems to be without a binding.
     client.old_field_names = settings.read_old_field_names
@@ -252,7 +251,7 @@ def pod_parts(azure: HostReader | None) -> Sequence[Part]:
     """Return the parts around one pod: one get or list of each kind and, with *azure*, one GET of the node's host."""
     return (
         _pod,
-        of_pod(_nmi_of),
+        reads("nmi", _nmi_of),
         _resources,
         of_pod(_node),
         of_pod(_pods_with_same_address),
