@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from mic.decisions.assignments import misconfigured
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import TAKES_OVER, Action, Grant, HostAccess, ProgramAccess
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import account_name
-from podidentity.resources import AzureIdentity, IdentityType
+from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES
+from podidentity.resources import AzureIdentity
 
 Names: TypeAlias = frozenset[str]
-SECRET_TYPES: Final = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})
 
 
 class ByName:
@@ -172,6 +172,6 @@ def offered_identities(case: ClusterCase) -> Callable[[str], Names]:
 def secret_of(identity: AzureIdentity) -> str:
     """Return the Secret of a service principal as `namespace/name`, or an empty string."""
     secret = identity.spec.client_password
-    if identity.spec.type not in SECRET_TYPES or secret is None or not secret.name:
+    if identity.spec.type not in SERVICE_PRINCIPAL_TYPES or secret is None or not secret.name:
         return ""
     return f"{secret.namespace or identity.metadata.namespace}/{secret.name}"

@@ -12,6 +12,7 @@ from nmi.tokens.source import PolicyError
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import (
     APPLY,
+    CREDENTIALS_MAX,
     GRANT,
     REVIEW_ACCESS,
     Permission,
@@ -42,8 +43,6 @@ SERVICE_ACCOUNT: Final = "service account"
 READ_ACCOUNT: Final = "get on serviceaccounts"
 PERMISSION: Final = "permission"
 FEDERATED: Final = "federated"
-CREDENTIALS_MAX: Final = 20
-"""Azure's limit of federated credentials for one managed identity or application."""
 CREDENTIALS_MANY: Final = 15
 """The number above which an identity is reported before it reaches the limit."""
 FEWER_CREDENTIALS: Final = (

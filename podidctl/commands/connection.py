@@ -1,7 +1,7 @@
 """Connection to the cluster that a command reads, with MIC's settings and the error advice of `podidctl plan`."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +30,22 @@ class CliContext:
     """Return the user's home directory."""
 
     def settings(self, **flags: object) -> Settings:
-        """Return MIC settings with these flags: the cluster's address and the Azure credentials. Raises
-        typer.BadParameter.
+        """Return the settings of a MIC with these flags: the cluster's address and the Azure credentials. None or an
+        empty value omits a flag. Raises typer.BadParameter.
+
+        If neither they nor the environment name a kubeconfig and this process is not in a pod, kubectl's default file
+        in the home directory is used.
         """
+        set_flags = {name.replace("_", "-"): value for name, value in flags.items() if value not in (None, "", False)}
+        argv = [f"--{name}={value}" for name, value in set_flags.items()]
         try:
-            return settings_of(
-                ((name.replace("_", "-"), value) for name, value in flags.items()), self.environ, self.home()
-            )
+            given = parse(["--plan", *argv], self.environ)
+            usual = self.home() / ".kube" / "config"
+            if not given.kubeconfig and not given.service_host and usual.is_file():
+                return parse(["--plan", f"--kubeconfig={usual}", *argv], self.environ)
         except UsageError as wrong:
             raise typer.BadParameter(str(wrong)) from wrong
+        return given
 
 
 def home_directory() -> Path:
@@ -79,17 +86,3 @@ def parse_pod_name(name: str, namespace: str, usual: str, what: str = "a pod nam
     if namespace not in {"", before}:
         raise typer.BadParameter(f"{name!r} and -n {namespace} name two namespaces; omit one of them")
     return before, after
-
-
-def settings_of(flags: Iterable[tuple[str, object]], environ: Mapping[str, str], home: Path) -> Settings:
-    """Return the settings of a MIC with these *flags* and this environment; None or an empty value omits a flag.
-
-    If neither names a kubeconfig and this process is not in a pod, kubectl's default file in *home* is used. Raises
-    UsageError.
-    """
-    argv = [f"--{name}={value}" for name, value in flags if value not in (None, "", False)]
-    given = parse(["--plan", *argv], environ)
-    usual = home / ".kube" / "config"
-    if not given.kubeconfig and not given.service_host and usual.is_file():
-        return parse(["--plan", f"--kubeconfig={usual}", *argv], environ)
-    return given

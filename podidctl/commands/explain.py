@@ -61,7 +61,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         configure(LogFormat.TEXT, 0)
         settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         given = nmi_configuration_from(nmi_flags)
-        report = asyncio.run(_explain(settings, name, namespace, given, ask_azure=bool(cloudconfig)))
+        report = explain(asyncio.run(read_input(settings, name, namespace, given, ask_azure=bool(cloudconfig))))
         print_report(report, output, show)
         raise typer.Exit(SOMETHING_TO_DO if report.broken else 0)
 
@@ -89,12 +89,6 @@ async def read_input(
             return await read(client, scope, pod_parts(None))
         async with azure_reader(settings) as (_, azure):
             return await read(client, scope, pod_parts(azure))
-
-
-async def _explain(
-    settings: Settings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool
-) -> Explanation:
-    return explain(await read_input(settings, name, namespace, given, ask_azure=ask_azure))
 
 
 def show(explanation: Explanation, console: Console) -> None:

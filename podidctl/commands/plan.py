@@ -15,11 +15,9 @@ from rich.table import Table
 from mic.preview.schema import HostPreview, Preview
 from mic.preview.survey import survey
 from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, read_failures, summary, title
-from podidctl.commands.connection import CliContext, settings_of
+from podidctl.commands.connection import CliContext
 from podidctl.commands.options import Kubeconfig, OutputFormat
 from podidctl.report.text import Output, console, print_document, print_error
-from podidentity.exits import StartError
-from podidentity.flags import UsageError
 from podidentity.report import SOMETHING_TO_DO, plain
 from podidentity.telemetry.logs import LogFormat, configure
 
@@ -59,26 +57,19 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         Pass the flags of the running MIC. The exit code is 0 if there is nothing to do, 3 if there are changes, and 1
         if the plan is not complete.
         """
-        flags = {
-            "kubeconfig": kubeconfig,
-            "cloudconfig": cloudconfig,
-            "forceNamespaced": force_namespaced,
-            "adopt-existing": adopt_existing,
-            "immutable-user-msis": immutable_user_msis,
-            "assign-cluster-identity": assign_cluster_identity,
-            "allowed-resource-groups": allowed_resource_groups,
-            "arm-api-version": arm_api_version,
-        }
         configure(LogFormat.TEXT, 0)
-        to = console()
-        try:
-            settings = settings_of(flags.items(), context.environ, context.home())
-            preview = asyncio.run(survey(settings, ask_azure=not no_azure))
-        except UsageError as wrong:
-            raise typer.BadParameter(str(wrong)) from wrong
-        except StartError as error:
-            raise typer.Exit(print_error(str(error))) from error
-        show(preview, output, to, everything=everything)
+        settings = context.settings(
+            kubeconfig=kubeconfig,
+            cloudconfig=cloudconfig,
+            forceNamespaced=force_namespaced,
+            adopt_existing=adopt_existing,
+            immutable_user_msis=immutable_user_msis,
+            assign_cluster_identity=assign_cluster_identity,
+            allowed_resource_groups=allowed_resource_groups,
+            arm_api_version=arm_api_version,
+        )
+        preview = asyncio.run(survey(settings, ask_azure=not no_azure))
+        show(preview, output, console(), everything=everything)
         if preview.unread_hosts:
             raise typer.Exit(print_error(f"the plan is not complete: {'; '.join(read_failures(preview))}"))
         raise typer.Exit(SOMETHING_TO_DO if preview.changes else 0)

@@ -27,6 +27,8 @@ from podidentity.resources import AzureIdentity, IdentityType, Pod
 
 IDENTITIES_MAX: Final = 10
 """Identities of one pod that one command checks: any number of bindings can select a pod."""
+CREDENTIALS_MAX: Final = 20
+"""Azure's limit of federated credentials for one managed identity or application."""
 NAMESPACES_MAX: Final = 3
 """Namespaces that the comment of a manifest names."""
 REVIEW_ACCESS: Final = "create on subjectaccessreviews of authorization.k8s.io"

@@ -27,13 +27,13 @@ from podidctl.migration.output import (
     print_workload_identity,
 )
 from podidctl.migration.workload_identity import (
-    AUDIENCE,
     WorkloadIdentityPlan,
     is_public,
     plan_workload_identity,
     unreachable_issuer,
 )
 from podidctl.report.text import Output, console, print_document, print_text
+from podidentity.azure.federation import DIRECT_AUDIENCE
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO
 
@@ -114,7 +114,7 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
             typer.Option(
                 help=("Audience of the federated credentials; clouds other than the public one have different ones.")
             ),
-        ] = AUDIENCE,
+        ] = DIRECT_AUDIENCE,
         namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only workloads of this namespace.")] = "",
         force_namespaced: federating.ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",

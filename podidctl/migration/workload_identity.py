@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
+from podidctl.evaluation.federated import CREDENTIALS_MAX
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, ServiceAccount, Workload, WorkloadState
 from podidctl.report.text import listed
 from podidentity.azure.resource_ids import parse_user_assigned
@@ -21,10 +22,6 @@ from podidentity.resources import BINDING_LABEL, AzureIdentity, IdentityType, Wi
 USE_LABEL: Final = "azure.workload.identity/use"
 CLIENT_ID: Final = "azure.workload.identity/client-id"
 TENANT_ID: Final = "azure.workload.identity/tenant-id"
-AUDIENCE: Final = "api://AzureADTokenExchange"
-"""Audience of the public cloud; the other clouds have different ones."""
-CREDENTIALS_MAX: Final = 20
-"""Azure's limit of federated credentials per identity."""
 SUFFIX_MAX: Final = 40
 """Maximum length of a suffix of such a name."""
 _NAME_MAX: Final = 120

@@ -10,9 +10,10 @@ from typing import Final
 
 from nmi.tokens.source import PolicyError
 from podidctl.evaluation.daemons import exemption_reasons
+from podidctl.evaluation.federated import CREDENTIALS_MAX
 from podidctl.migration.federation.planning_input import ChosenExchange, FederationState, as_federated
 from podidctl.migration.federation.schema import AccountUsage, IdentityStep, Remark
-from podidctl.migration.workload_identity import CREDENTIALS_MAX, is_public, unreachable_issuer
+from podidctl.migration.workload_identity import is_public, unreachable_issuer
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key
 from podidctl.report.text import listed
 from podidentity.azure.federation import Exchange

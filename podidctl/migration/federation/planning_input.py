@@ -13,11 +13,10 @@ from nmi.tokens.source import PolicyError
 from nmi.tokens.token_proxy import Exchanges
 from podidctl.evaluation.tokens import exchange_of
 from podidctl.migration.federation.schema import Remark
-from podidctl.migration.workload_identity import AUDIENCE
 from podidctl.migration.workloads import Key, WorkloadState
 from podidctl.report.text import listed
 from podidentity.azure.clouds import Cloud
-from podidentity.azure.federation import Exchange
+from podidentity.azure.federation import DIRECT_AUDIENCE, Exchange
 from podidentity.resources import (
     EXCHANGE_ANNOTATION,
     AzureAssignedIdentity,
@@ -110,7 +109,7 @@ class FederationState:
     @property
     def audience(self) -> str:
         """The audience of the federated credentials: the option, or else NMI's."""
-        return self.options.audience or next((each.federated_audience for each in self.nmis), AUDIENCE)
+        return self.options.audience or next((each.federated_audience for each in self.nmis), DIRECT_AUDIENCE)
 
     @property
     def policy(self) -> SignInPolicy:

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from podidctl.migration.output import change_script, command, credential_script, new_accounts, parameters
-from podidctl.migration.workload_identity import AUDIENCE
+from podidentity.azure.federation import DIRECT_AUDIENCE as AUDIENCE
 from tests.support.migration.objects import ID, account, binding, cron_job, identity, planned, workload
 from tests.support.waiting import LIMIT_SECONDS
 

@@ -14,9 +14,9 @@ from nmi.settings import Settings
 from podidctl.migration.federation.planning import plan_federation
 from podidctl.migration.federation.planning_input import FederationState, PlanOptions
 from podidctl.migration.federation.schema import FederationPlan, IdentityStep
-from podidctl.migration.workload_identity import AUDIENCE
 from podidctl.migration.workloads import CronJob, ServiceAccount, WorkloadObject
 from podidentity.azure.clouds import PUBLIC
+from podidentity.azure.federation import DIRECT_AUDIENCE as AUDIENCE
 from podidentity.azure.federation import Exchange
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, AzureAssignedIdentity, ScheduledPod

@@ -49,8 +49,8 @@ from podidctl.migration.output import (
     print_differences,
     print_workload_identity,
 )
-from podidctl.migration.workload_identity import AUDIENCE
 from podidctl.report.text import Output, print_document
+from podidentity.azure.federation import DIRECT_AUDIENCE as AUDIENCE
 from podidentity.azure.federation import Exchange
 from podidentity.azure.resource_ids import parse_user_assigned
 from tests.support.migration import federation_sandbox
