@@ -9,12 +9,11 @@ from nmi.identity.assigned_identity import project
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import HOSTS_MAX, used_hosts
 from podidctl.evaluation.pod import PodCase
-from podidctl.facts.kinds import PlacedNode
 from podidctl.facts.model import ReadFailure
 from podidctl.report.finding import Finding, Level
 from podidctl.report.text import by_turns, listed
 from podidentity.azure.errors import AzureError
-from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
+from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_user_assigned
 from podidentity.report import counted
 from podidentity.resources import AzureIdentity, IdentityType
 
@@ -28,12 +27,11 @@ def azure_links(case: PodCase) -> Iterator[Finding]:
     wanted = _required_identity_ids(case)
     if not wanted:
         return
-    host, link = _host(case)
-    yield link
-    if host is None:
+    yield _host(case)
+    if case.host is None:
         return
     for identity_id in wanted.values():
-        yield _attached(case, host, identity_id)
+        yield _attached(case, case.host, identity_id)
     for identity in _intended_identities(case):
         if why := _client_id_mismatch(case, identity):
             then = f"correct AzureIdentity {'/'.join(identity.key)} with kubectl edit"
@@ -74,24 +72,19 @@ def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
     return link.says if link.level is Level.PROBLEM else _client_id_mismatch(case, identity)
 
 
-def _host(case: PodCase) -> tuple[Host | None, Finding]:
+def _host(case: PodCase) -> Finding:
     node, name = case.node, case.pod.spec.node_name
+    if case.host is not None:
+        return Finding("host", Level.OK, case.host.text, about=name)
     if isinstance(node, ReadFailure):
-        return None, Finding("host", Level.UNKNOWN, f"the node could not be read: {node.why}", about=name)
+        return Finding("host", Level.UNKNOWN, f"the node could not be read: {node.why}", about=name)
     if node is None:
         then = "MIC assigns no identity on a node that does not exist: delete the pod if the node was deleted"
-        return None, Finding("host", Level.PROBLEM, "the cluster has no such node", then, about=name)
-    return _host_of(node)
-
-
-def _host_of(node: PlacedNode) -> tuple[Host | None, Finding]:
-    name, spelled = node.metadata.name, node.spec.provider_id
-    host = parse_provider_id(spelled)
-    if host is not None:
-        return host, Finding("host", Level.OK, host.text, about=name)
-    says = f"its providerID {spelled!r} does not name a VM or scale set of Azure" if spelled else "it has no providerID"
+        return Finding("host", Level.PROBLEM, "the cluster has no such node", then, about=name)
+    text = node.spec.provider_id
+    says = f"its providerID {text!r} does not name a VM or scale set of Azure" if text else "it has no providerID"
     then = "check that the node is on Azure and that its cloud provider sets spec.providerID, which MIC needs"
-    return None, Finding("host", Level.PROBLEM, says, then, about=name)
+    return Finding("host", Level.PROBLEM, says, then, about=node.metadata.name)
 
 
 def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Finding:

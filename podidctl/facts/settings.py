@@ -1,7 +1,7 @@
 """Pods of NMI and MIC among those with their labels, and the settings in the flags of these pods. Pure."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import dropwhile, pairwise
 from typing import Final, TypeVar
@@ -14,7 +14,7 @@ from mic.startup.settings import Settings as MicSettings
 from mic.startup.settings import parse as parse_mic
 from nmi.choices import OperationMode
 from nmi.settings import Settings, parse
-from podidctl.facts.kinds import Daemon, DaemonContainer
+from podidctl.facts.kinds import Daemon
 from podidctl.facts.model import NmiConfiguration, ReadFailure, readable
 from podidentity.flags import UsageError
 from podidentity.resources import Pod
@@ -57,15 +57,9 @@ def mic_namespaces(nmi: Iterable[Daemon]) -> set[str]:
 
 def flags_of(daemon: Daemon, program: str) -> list[str]:
     """Return the command line of *program* in its pod, with `$(NAME)` expanded as the kubelet does."""
-    container = daemon.container(program)
-    if container is None:
-        return []
-    values = dict(_variables(daemon, container))
-
-    def filled(found: re.Match[str]) -> str:
-        return values.get(found[1], found[0])
-
-    return [_VARIABLE.sub(filled, word) for word in _arguments_after(program, [*container.command, *container.args])]
+    container, values = daemon.container(program), environment_of(daemon, program)
+    words = _arguments_after(program, [*container.command, *container.args]) if container is not None else []
+    return [_VARIABLE.sub(lambda found: values.get(found[1], found[0]), word) for word in words]
 
 
 def _arguments_after(program: str, words: list[str]) -> list[str]:
@@ -74,11 +68,6 @@ def _arguments_after(program: str, words: list[str]) -> list[str]:
         if (word, following) == ("-m", program):
             return words[at + 2 :]
     return [*dropwhile(lambda word: not word.startswith("-"), words)]
-
-
-def parseable_flags(daemon: Daemon, program: str) -> list[str]:
-    """Return the flags if they are safe to parse. Raises UsageError for one that requests help."""
-    return reject_help(flags_of(daemon, program))
 
 
 def reject_help(given: list[str]) -> list[str]:
@@ -90,29 +79,30 @@ def reject_help(given: list[str]) -> list[str]:
 
 def environment_of(daemon: Daemon, program: str) -> dict[str, str]:
     """Return the environment as far as the pod's manifest states it."""
-    container = daemon.container(program)
-    return dict(_variables(daemon, container)) if container is not None else {}
-
-
-def _variables(daemon: Daemon, container: DaemonContainer) -> Iterator[tuple[str, str]]:
-    fields: dict[str, Callable[[], str]] = {
-        "spec.nodeName": lambda: daemon.spec.node_name,
-        "metadata.name": lambda: daemon.metadata.name,
-        "metadata.namespace": lambda: daemon.metadata.namespace,
+    container, found = daemon.container(program), dict[str, str]()
+    fields = {
+        "spec.nodeName": daemon.spec.node_name,
+        "metadata.name": daemon.metadata.name,
+        "metadata.namespace": daemon.metadata.namespace,
     }
-    for each in container.env:
-        read = fields.get(each.value_from.field_ref.field_path) if each.value_from is not None else None
-        yield each.name, read() if read is not None else each.value
+    for each in container.env if container is not None else ():
+        field = each.value_from.field_ref.field_path if each.value_from is not None else ""
+        found[each.name] = fields.get(field, each.value)
+    return found
+
+
+def _command_line(daemon: Daemon, program: str) -> tuple[list[str], dict[str, str]]:
+    """Return the flags, and the variables that change settings. Raises UsageError for a flag that requests help."""
+    # Other variables name files inside the pod, which must not be opened on this machine.
+    kept = {name: value for name, value in environment_of(daemon, program).items() if name == "FORCENAMESPACED"}
+    return reject_help(flags_of(daemon, program)), kept
 
 
 def nmi_settings(daemon: Daemon) -> Settings:
     """Return the settings of the NMI in that pod. Raises UsageError for a command line that this version's NMI
     rejects.
     """
-    given = parseable_flags(daemon, "nmi")
-    environ = environment_of(daemon, "nmi")
-    # Other variables name files inside the pod, which must not be opened on this machine.
-    kept: dict[str, str] = {name: environ[name] for name in ("FORCENAMESPACED",) if name in environ}
+    given, kept = _command_line(daemon, "nmi")
     if not daemon.spec.node_name:
         raise UsageError(f"pod {daemon.name} is not scheduled to a node yet")
     return parse([*given, f"--node={daemon.spec.node_name}"], kept)
@@ -163,10 +153,8 @@ def mic_settings(daemon: Daemon) -> MicSettings:
     """Return the settings of the MIC in that pod. Raises UsageError for a command line that this version's MIC
     rejects.
     """
-    environ = environment_of(daemon, "mic")
-    kept: dict[str, str] = {name: environ[name] for name in ("FORCENAMESPACED",) if name in environ}
-    kept["MIC_POD_NAMESPACE"] = daemon.metadata.namespace
-    return parse_mic(parseable_flags(daemon, "mic"), kept)
+    given, kept = _command_line(daemon, "mic")
+    return parse_mic(given, {**kept, "MIC_POD_NAMESPACE": daemon.metadata.namespace})
 
 
 def read_settings(pods: Iterable[Daemon], read: Callable[[Daemon], T]) -> tuple[list[T], list[str]]:
