@@ -5,7 +5,7 @@ cluster's, a recent refusal would look old, or an old one recent.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -56,6 +56,25 @@ async def or_failure(read: Awaitable[T]) -> T | ReadFailure:
         return ReadFailure(f"not allowed: {error.message}")
     except ApiError as error:
         return ReadFailure(str(error), is_forbidden=False)
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The API server's decision about an access review."""
+
+    allowed: bool = False
+    reason: str = ""
+    """Untrusted; RBAC names the binding and the role."""
+
+
+class _Review(msgspec.Struct):
+    status: Decision = Decision()
+
+
+async def review_access(client: Client, kind: str, spec: Mapping[str, Any]) -> Decision:
+    """Return the decision about a review of *kind*, which is not stored. Raises ApiError and msgspec.DecodeError."""
+    body = msgspec.json.encode({"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec})
+    response = await client.request("POST", f"/apis/authorization.k8s.io/v1/{kind.lower()}s", body=body)
+    return msgspec.json.decode(response, type=_Review).status
 
 
 def clock_difference(date: str, sent: datetime, seconds: float) -> timedelta | None:

@@ -5,9 +5,6 @@ checks of Secrets by NMI's own reader. No value of a Secret leaves this module.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
-
-import msgspec
 
 from mic.startup.settings import Settings as MicSettings
 from mic.startup.type_upgrade import UpgradeRecord
@@ -55,27 +52,13 @@ from podidctl.facts.model import (
 )
 from podidctl.facts.rbac import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Rbac
 from podidctl.facts.settings import is_managed, likely_nmi, readable_configurations, readable_mic_settings
-from podidctl.reading.requests import in_batches, or_failure
+from podidctl.reading.requests import Decision, in_batches, or_failure, review_access
 from podidctl.report.text import by_turns
 from podidentity.azure.errors import AzureError
 from podidentity.azure.identity_permissions import ALL_IDENTITIES
 from podidentity.kube.client import Client
 from podidentity.kube.errors import NotFound
 from podidentity.resources import AzureIdentity, IdentityType, Pod
-
-REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """The API server's decision."""
-
-    allowed: bool = False
-    reason: str = ""
-    """Untrusted; RBAC names the binding and the role."""
-
-
-class _Response(msgspec.Struct):
-    status: Decision = Decision()
 
 
 async def decide(client: Client, review: Review) -> Decision:
@@ -86,9 +69,7 @@ async def decide(client: Client, review: Review) -> Decision:
         "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"],
         "resourceAttributes": review.attributes,
     }
-    body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
-    response = await client.request("POST", REVIEWS, body=msgspec.json.encode(body))
-    return msgspec.json.decode(response, type=_Response).status
+    return await review_access(client, "SubjectAccessReview", spec)
 
 
 async def decide_all(client: Client, reviews: Sequence[Review]) -> list[Decision]:

@@ -12,7 +12,7 @@ import msgspec
 from podidctl.facts.kinds import Daemon, parse_time
 from podidctl.facts.settings import genuine_nmi
 from podidctl.reading.daemons import list_daemons
-from podidctl.reading.requests import server_now
+from podidctl.reading.requests import review_access, server_now
 from podidctl.verify import canary
 from podidctl.verify.canary_runner import CanaryRunner, NotRun
 from podidctl.verify.logs import NmiLogs
@@ -39,7 +39,6 @@ DEADLINE_MARGIN_SECONDS: Final = 30
 """The kubelet ends a canary this long after `verify` has stopped waiting for it."""
 LEFTOVER_SECONDS: Final = 60
 """A canary that exists this long after its deadline is a leftover: its `verify` was killed."""
-REVIEWS: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 NEEDED: Final = ("create", "get", "delete")
 """The permissions on pods that `verify` needs in the canary's namespace."""
 
@@ -149,14 +148,6 @@ async def _nodes(client: Client, names: Sequence[str]) -> list[ClusterNode]:
     return found
 
 
-class _Status(msgspec.Struct):
-    allowed: bool = False
-
-
-class _Review(msgspec.Struct):
-    status: _Status = msgspec.field(default_factory=_Status)
-
-
 async def _check_permissions(client: Client, namespace: str) -> None:
     """Raise StartError if the caller has not all NEEDED permissions. A server that does not answer this is accepted."""
     missing = [verb for verb in NEEDED if not await _is_allowed(client, namespace, verb)]
@@ -170,14 +161,8 @@ async def _check_permissions(client: Client, namespace: str) -> None:
 
 async def _is_allowed(client: Client, namespace: str, verb: str) -> bool:
     attributes = {"namespace": namespace, "verb": verb, "resource": "pods"}
-    body = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": attributes},
-    }
     try:
-        answer = await client.request("POST", REVIEWS, body=msgspec.json.encode(body))
-        return msgspec.json.decode(answer, type=_Review).status.allowed
+        return (await review_access(client, "SelfSubjectAccessReview", {"resourceAttributes": attributes})).allowed
     except (ApiError, msgspec.DecodeError):
         return True
 

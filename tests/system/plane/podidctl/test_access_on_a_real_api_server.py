@@ -16,7 +16,6 @@ from podidctl.access.review import review
 from podidctl.access.schema import Action
 from podidctl.evaluation.rbac import Permissions, Request, SubjectKey, service_account
 from podidctl.facts.model import Facts, ReadFailure
-from podidctl.reading.reviews import REVIEWS
 from podidentity.kube import access
 from podidentity.kube.client import JSON_PATCH, MERGE_PATCH, Client
 from podidentity.kube.paths import object_path
@@ -28,7 +27,7 @@ from tests.support.go_implementation_objects import assignment
 from tests.support.mic.preview.run_programs import Answer, run
 from tests.support.mic.real_server import add_node, bind, run_pod
 from tests.support.objects import vm_id
-from tests.support.testplane.accounts import RBAC, create_account
+from tests.support.testplane.accounts import RBAC, REVIEWS, create_account
 from tests.support.testplane.up import Plane
 from tests.support.waiting import until
 
