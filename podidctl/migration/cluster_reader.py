@@ -21,6 +21,7 @@ from podidctl.migration.workloads import (
     WorkloadObject,
     WorkloadState,
 )
+from podidctl.reading.requests import or_none
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import decode_meta
 from podidentity.kube.errors import ApiError, Forbidden, NotFound, Unauthorized
@@ -100,10 +101,7 @@ async def read_issuer(client: Client) -> str:
 
 async def list_if_served(client: Client, kind: Kind[R]) -> list[R]:
     """Return all objects of *kind*; none if the server does not serve it, as the sandbox with some built-in kinds."""
-    try:
-        return await client.list(kind)
-    except NotFound:
-        return []
+    return await or_none(client.list(kind)) or []
 
 
 async def _stored_objects(client: Client, kind: Kind[Any]) -> list[dict[str, Any]]:

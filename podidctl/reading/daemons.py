@@ -17,13 +17,13 @@ from podidctl.facts.kinds import COMPONENT_PREFIX, DAEMONS, EVENTS, LABELS, Daem
 from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, RefusedPod, readable
 from podidctl.facts.nmi_log import decisions_by_pod
 from podidctl.facts.settings import genuine_nmi, is_managed, mic_settings, nmi_settings, readable_configurations
-from podidctl.reading.requests import in_batches, or_failure
+from podidctl.reading.requests import in_batches, or_failure, or_none
 from podidctl.report.documents import LoggedDecision
 from podidctl.report.text import by_turns, namespace_of
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import Malformed, decode_object
-from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse
 from podidentity.kube.paths import object_path
 from podidentity.report import plain
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS
@@ -194,11 +194,8 @@ def _refusal_of(events: Sequence[Event], decisions: Sequence[LoggedDecision], no
 async def _runs(client: Client, name: str, uid: str) -> bool:
     """Return whether this incarnation of the pod still runs."""
     namespace, _, bare = name.partition("/")
-    try:
-        pod = await client.get(PODS, namespace, bare)
-    except NotFound:
-        return False
-    return pod.metadata.uid == uid and not pod.finished
+    pod = await or_none(client.get(PODS, namespace, bare))
+    return pod is not None and pod.metadata.uid == uid and not pod.finished
 
 
 async def counts_old_field_names(client: Client, facts: Facts) -> Mapping[str, bool | ReadFailure]:

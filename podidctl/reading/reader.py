@@ -25,14 +25,13 @@ from podidctl.facts.kinds import (
     Daemon,
     Definition,
     Event,
-    PlacedNode,
 )
 from podidctl.facts.model import AzureState, Facts, Locks, ReadFailure, readable
 from podidctl.facts.nmi_log import parse_decisions
 from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
 from podidctl.reading.daemons import list_daemons, read_log, refused_pods
 from podidctl.reading.objects import Ignored, document_of, list_noting, read_all_objects, with_lists
-from podidctl.reading.requests import or_failure, read_server, server_now
+from podidctl.reading.requests import or_failure, or_none, read_server, server_now
 from podidctl.reading.reviews import (
     read_account_access,
     read_credentials,
@@ -46,7 +45,6 @@ from podidctl.reading.rule_monitor import read_rule_monitor
 from podidctl.report.documents import LoggedDecision
 from podidentity.azure.errors import AzureError
 from podidentity.kube.client import Client
-from podidentity.kube.errors import NotFound
 from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
 from podidentity.kube.paths import object_path
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind, Pod
@@ -88,14 +86,8 @@ async def _dated(_: Client, facts: Facts) -> Facts:
 
 
 async def _definitions(client: Client, _: Facts) -> dict[str, Definition | ReadFailure | None]:
-    return {each.plural: await or_failure(_definition(client, each)) for each in KINDS}
-
-
-async def _definition(client: Client, kind: Kind[Any]) -> Definition | None:
-    try:
-        return await client.get(DEFINITIONS, "", f"{kind.plural}.{kind.group}")
-    except NotFound:
-        return None
+    names = {each.plural: f"{each.plural}.{each.group}" for each in KINDS}
+    return {key: await or_failure(or_none(client.get(DEFINITIONS, "", name))) for key, name in names.items()}
 
 
 async def _locks(client: Client, facts: Facts) -> tuple[Locks, ...]:
@@ -111,10 +103,8 @@ async def _locks(client: Client, facts: Facts) -> tuple[Locks, ...]:
 
 
 async def _lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> LockRecord | None:
-    try:
-        return by.read(document_of(await client.request("GET", object_path(kind, namespace, name))))
-    except NotFound:
-        return None
+    found = await or_none(client.request("GET", object_path(kind, namespace, name)))
+    return by.read(document_of(found)) if found is not None else None
 
 
 DAEMONS: Final = (reads("nmi", _nmi), reads("mic", _mic))
@@ -137,10 +127,8 @@ CLUSTER: Final[Sequence[Part]] = (
 
 
 async def _pod(client: Client, facts: Facts) -> Facts:
-    try:
-        return replace(facts, pods=(await client.get(DATED_PODS, *facts.scope),))
-    except NotFound:
-        return facts
+    pod = await or_none(client.get(DATED_PODS, *facts.scope))
+    return replace(facts, pods=(pod,)) if pod is not None else facts
 
 
 def of_pod(reading: Callable[[Client, Facts, Pod], Awaitable[Facts]]) -> Part:
@@ -187,14 +175,10 @@ async def _resources(client: Client, facts: Facts) -> Facts:
 
 
 async def _node(client: Client, facts: Facts, pod: Pod) -> Facts:
-    return with_lists(facts, {"nodes": await or_failure(_named_node(client, pod.spec.node_name))})
-
-
-async def _named_node(client: Client, name: str) -> list[PlacedNode]:
-    try:
-        return [await client.get(PLACED_NODES, "", name)] if name else []
-    except NotFound:
-        return []
+    if not (name := pod.spec.node_name):
+        return facts
+    node = await or_failure(or_none(client.get(PLACED_NODES, "", name)))
+    return with_lists(facts, {"nodes": node if isinstance(node, ReadFailure) else list(filter(None, [node]))})
 
 
 async def _pods_with_same_address(client: Client, facts: Facts, pod: Pod) -> Facts:

@@ -15,7 +15,7 @@ import msgspec
 
 from podidctl.facts.model import ReadFailure, ServerState
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, Forbidden, NoResponse
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound
 
 if TYPE_CHECKING:
     import aiohttp
@@ -56,6 +56,14 @@ async def or_failure(read: Awaitable[T]) -> T | ReadFailure:
         return ReadFailure(f"not allowed: {error.message}")
     except ApiError as error:
         return ReadFailure(str(error), is_forbidden=False)
+
+
+async def or_none(read: Awaitable[T]) -> T | None:
+    """Return the result of *read*, or None if the API server has no such object. Raises the other ApiErrors."""
+    try:
+        return await read
+    except NotFound:
+        return None
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -52,12 +52,11 @@ from podidctl.facts.model import (
 )
 from podidctl.facts.rbac import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Rbac
 from podidctl.facts.settings import is_managed, likely_nmi, readable_configurations, readable_mic_settings
-from podidctl.reading.requests import Decision, in_batches, or_failure, review_access
+from podidctl.reading.requests import Decision, in_batches, or_failure, or_none, review_access
 from podidctl.report.text import by_turns
 from podidentity.azure.errors import AzureError
 from podidentity.azure.identity_permissions import ALL_IDENTITIES
 from podidentity.kube.client import Client
-from podidentity.kube.errors import NotFound
 from podidentity.resources import AzureIdentity, IdentityType, Pod
 
 
@@ -157,23 +156,16 @@ async def read_account_access(client: Client, facts: Facts, pod: Pod) -> Facts:
     case, name = PodCase(facts, pod), pod.spec.service_account_name
     if not case.federated:
         return facts
-    there = await or_failure(_existing(client, case.namespace, name))
+    there = await or_failure(or_none(client.get(SERVICE_ACCOUNTS, case.namespace, name)))
+    existing = there if isinstance(there, ReadFailure) else frozenset({name} if there is not None else ())
     forbidden: Mapping[str, tuple[str, ...]] | ReadFailure = facts.nmi if isinstance(facts.nmi, ReadFailure) else {}
     if (nmi := likely_nmi(case.nmi)) is not None:
         review = token_review(service_account_of(nmi), account_name(pod))
         forbidden = await or_failure(_forbidden(client, [review]))
     proxied = list(proxied_identities(case.settings, case.federated)) if name else []
     uses = [BindingUse(account_name(pod), each) for each in proxied[:IDENTITIES_MAX]]
-    access = FederatedAccess({case.namespace: there}, forbidden, 0, await or_failure(_unpermitted(client, uses)))
+    access = FederatedAccess({case.namespace: existing}, forbidden, 0, await or_failure(_unpermitted(client, uses)))
     return replace(facts, federation=access)
-
-
-async def _existing(client: Client, namespace: str, name: str) -> frozenset[str]:
-    try:
-        await client.get(SERVICE_ACCOUNTS, namespace, name)
-    except NotFound:
-        return frozenset()
-    return frozenset({name})
 
 
 async def _service_accounts(client: Client, namespace: str) -> frozenset[str]:

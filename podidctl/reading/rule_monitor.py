@@ -4,10 +4,9 @@ from typing import Final
 
 from podidctl.facts.kinds import CILIUM_NODES, EVENTS
 from podidctl.facts.model import REASONS, RULE_EVENTS_MAX, RULES_LABEL, ReadFailure, RuleMonitor
-from podidctl.reading.requests import or_failure
+from podidctl.reading.requests import or_failure, or_none
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import Malformed, decode_object
-from podidentity.kube.errors import NotFound
 
 NODE_EVENTS_NAMESPACE: Final = "default"
 """The namespace of Events about nodes."""
@@ -24,11 +23,8 @@ async def read_rule_monitor(client: Client) -> RuleMonitor:
 
 
 async def _with_rules(client: Client) -> frozenset[str]:
-    try:
-        found = await client.list(CILIUM_NODES, label_selector=f"{RULES_LABEL}=true")
-    except NotFound:
-        return frozenset()  # without Cilium
-    return frozenset(each.metadata.name for each in found)
+    found = await or_none(client.list(CILIUM_NODES, label_selector=f"{RULES_LABEL}=true"))
+    return frozenset(each.metadata.name for each in found or ())  # none without Cilium
 
 
 async def _rule_events(client: Client) -> dict[str, tuple[frozenset[str], bool]]:
