@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from mic.azure.host_client import HostReader
-from mic.startup.settings import Settings as MicSettings
 from mic.startup.object_upgrade import KINDS
+from mic.startup.settings import Settings as MicSettings
 from nmi.choices import OperationMode
 from nmi.identity.pods import own_addresses
 from podidctl.evaluation.pod import PodCase, configuration_for, host_of
