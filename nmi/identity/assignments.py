@@ -5,7 +5,7 @@ managed mode.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from nmi.identity.assigned_identity import AssignedIdentity, project
@@ -102,14 +102,17 @@ class MicAssignments:
 
     # Watch events. Each method returns the pods whose identities may have changed.
 
-    def upserted(self, old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> list[AffectedPods]:
-        """Add or replace an assigned identity."""
+    def upserted(self, old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> Iterator[AffectedPods]:
+        """Add or replace an assigned identity.
+
+        The caller updates the pod that *old* names before the identity is given to another one: if that fails, or the
+        new state cannot be applied, no pod keeps the identity or gets it.
+        """
         names = self._names(new)
-        affected = []
         if old is not None and (former := self._names(old)) is not None and former != names:
-            affected += self._unassign(former, old.key)
+            yield from self._unassign(former, old.key)
         if names is None:
-            return affected
+            return
         bucket = self._by_pod.get(names)
         if bucket is None:
             bucket = self._by_pod[names] = LimitedMap(ASSIGNED_MAX)
@@ -118,7 +121,7 @@ class MicAssignments:
         since = before.usable_since if before is not None and before.usable else self._clock()
         bucket.put(new.key, project(new, since), assigned_order(new))
         self._beyond.note(names, bucket.beyond)
-        return [*affected, names]
+        yield names
 
     def deleted(self, old: AzureAssignedIdentity) -> list[AffectedPods]:
         """Remove an assigned identity."""

@@ -249,9 +249,11 @@ class ClusterCache:
         return self._evidence.unresolved()
 
     def _suspend(self, changes: Iterable[Evidence]) -> None:
+        changes = list(changes)
         for evidence in changes:
-            # A read that is on its way may show the former owner.
+            # A read that is on its way may show the former owner. All are marked first, in case a suspension fails.
             self._pending_reads.changed(evidence.address)
+        for evidence in changes:
             self._suspensions.begin(evidence, self._addresses.candidates(evidence.address))
 
     # Lookups by requests.

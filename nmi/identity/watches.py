@@ -27,8 +27,8 @@ namespace."""
 class PodUpdates(Generic[T]):
     """The handler of a watch whose objects give pods identities or exemptions.
 
-    It applies each change to these objects, and then updates the affected pods before it returns, so that no decision
-    uses the former state.
+    It applies each change to these objects, and updates the affected pods before it returns, so that no decision uses
+    the former state. An iterator may apply a part of a change after the update of the pods that it has yielded.
     """
 
     def __init__(

@@ -4,22 +4,26 @@ The numbers of bindings and assigned identities occur only if a tenant floods th
 """
 
 import logging
+from typing import cast
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmi.identity.assignments import ASSIGNED_MAX
+from nmi.identity.assignments import ASSIGNED_MAX, MicAssignments
 from nmi.identity.decide import DecisionPolicy, Grant, Wait, decide
 from nmi.identity.limited_map import LINES_PER_MINUTE, LimitedMap, OverLimitCount
 from nmi.identity.managed_mode import BINDINGS_MAX
 from nmi.identity.pods import PodEntry
+from nmi.identity.pods import facts as pod_facts_of
 from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.identity.verification_reads import VerificationReads
+from nmi.identity.watches import AffectedPods, PodUpdates
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import OBJECT_ID_ANNOTATION, AzureAssignedIdentity
 from tests.support.nmi.identity.cluster import Cluster, running_cluster
-from tests.support.nmi_objects import ADDRESS, OBJECT_ID, REQUEST, assigned_identity, binding, by, identity, pod
+from tests.support.nmi_objects import ADDRESS, NODE, OBJECT_ID, REQUEST, assigned_identity, binding, by, identity, pod
 from tests.support.work import Work
 
 POLICY = DecisionPolicy(force_namespaced=True)
@@ -214,3 +218,27 @@ def test_the_first_identities_in_order_count(changes: list[tuple[int, int, bool]
         assert list(limited.counted) == expected[:most]
         assert (len(limited), limited.beyond) == (len(model), max(0, len(model) - most))
         assert limited.counted is limited.counted
+
+
+@pytest.mark.parametrize("failing", ["the new state", "the update of the former pod"])
+def test_an_identity_that_moves_leaves_its_pod_first_and_reaches_no_other_if_that_fails(
+    monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """`podidentity.kube.object_store` reports the failed object as removed then."""
+    updated: list[tuple[str, int]] = []
+
+    def update(pods: AffectedPods) -> None:
+        updated.append((pods[1], len(assignments.of(pod_facts_of(pod(pods[1]))))))
+        if failing != "the new state" and len(updated) > 1:
+            raise ValueError
+
+    assignments = MicAssignments(cast("VerificationReads", None), node=NODE)
+    handler = PodUpdates(assignments.upserted, assignments.deleted, update)
+    old, new = assigned_identity(pod_name="web"), assigned_identity(pod_name="api")
+    handler.upserted(None, old)
+    if failing == "the new state":
+        monkeypatch.setattr("nmi.identity.assignments.project", lambda *_: 1 / 0)
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        handler.upserted(old, new)
+    assert updated == [("web", 1), ("web", 0)]
+    assert assignments.of(pod_facts_of(pod("api"))) == ()
