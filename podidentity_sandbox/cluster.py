@@ -249,12 +249,15 @@ class Cluster:
         published: dict[str, str] = {}
 
         async def is_published() -> bool:
-            with contextlib.suppress(NotFound):
+            try:
                 body = await self.client.request("GET", AUTHENTICATION_CONFIGURATION)
-                published.update(json.loads(body).get("data") or {})
-            return "client-ca-file" in published
+            except NotFound:
+                return False
+            published.update(json.loads(body).get("data") or {})
+            return True
 
-        if not await _becomes_true(is_published):
+        await _becomes_true(is_published)
+        if "client-ca-file" not in published:
             log.warning("the API server has no --client-ca-file; kubectl logs and kubectl exec are refused")
         return published.get("client-ca-file", "")
 

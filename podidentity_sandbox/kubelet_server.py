@@ -126,16 +126,20 @@ def server_context(client_ca_certificates: str) -> ssl.SSLContext:
     """
     context = Authority("podidctl kubelets").server_context()
     if client_ca_certificates:
-        context.load_verify_locations(cadata=client_ca_certificates)
+        # A bundle may have comments in any language, and ssl takes ASCII only.
+        context.load_verify_locations(cadata=client_ca_certificates.encode("ascii", "ignore").decode())
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 
 def _user_of(request: web.BaseRequest) -> User | None:
-    """Return the user of the verified client certificate: its common name, and its organizations as groups."""
+    """Return the user of the verified client certificate: its last common name, and its organizations as groups.
+
+    With several names the API server also uses the last one.
+    """
     certificate = request.transport.get_extra_info("peercert") if request.transport is not None else None
     fields = [field for part in (certificate or {}).get("subject", ()) for field in part]
-    name = next((value for key, value in fields if key == "commonName"), "")
+    name = next((value for key, value in reversed(fields) if key == "commonName"), "")
     groups = (value for key, value in fields if key == "organizationName")
     return User(name, (*groups, "system:authenticated")) if name else None
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -10,6 +11,7 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from mic.startup.settings import Settings
+from nmi.tokens.entra_loader import SignInSession
 from podidctl.migration.cluster_reader import connect
 from podidctl.migration.federation.applications import cluster_remarks, plan_applications
 from podidctl.migration.federation.changes import ApplicationChanger, IdentityChanger, list_marked
@@ -37,7 +39,6 @@ from podidctl.migration.federation.token_tests import (
     BindingPermissionTester,
     Tester,
     TokenTester,
-    new_token_session,
     try_accounts,
 )
 from podidctl.migration.workload_identity import SUFFIX_MAX
@@ -46,6 +47,7 @@ from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from podidentity.kube.client import Client
 from podidentity.resources import IDENTITIES
+from podidentity.version import VERSION
 
 T = TypeVar("T")
 _SUFFIX: Final = re.compile(rf"[A-Za-z0-9_-]{{0,{SUFFIX_MAX}}}")
@@ -117,7 +119,8 @@ class MigrationRun:
         """Test and switch identities one after the other. Read the state again before each one, because the previous
         one took time. *resource* is the audience of the tested tokens; *environ* has the proxy.
         """
-        async with connect(self.settings) as client, new_token_session() as session:
+        sign_ins = SignInSession(f"podidctl/{VERSION}")
+        async with connect(self.settings) as client, aclosing(sign_ins) as session:
             uses = await read_credential_uses(client)
             state, made = await self._read_plan(client, uses)
             unchanged = [each.identity for each in made.leftovers]

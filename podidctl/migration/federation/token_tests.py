@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
-import aiohttp
 import msgspec
 
 from nmi.tokens.assertions import Assertion, Assertions, NoAssertionError, requested
 from nmi.tokens.endpoints import SignInPolicy
+from nmi.tokens.entra_loader import SignInSession
 from nmi.tokens.federated import UNKNOWN_CREDENTIAL, FederatedSource
 from nmi.tokens.sign_in import proxy_by
 from nmi.tokens.sign_ins import SignIns
@@ -35,7 +35,6 @@ from podidentity.azure.identity_permissions import is_grantable, permission_reso
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden
 from podidentity.resources import AzureIdentity
-from podidentity.version import VERSION
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -92,7 +91,7 @@ class TokenTester:
     def __init__(
         self,
         client: Client,
-        session: aiohttp.ClientSession,
+        session: SignInSession,
         policy: SignInPolicy,
         environ: Mapping[str, str],
         *,
@@ -102,7 +101,7 @@ class TokenTester:
         proxy = environ.get("HTTPS_PROXY") or environ.get("https_proxy", "")
         direct = environ.get("NO_PROXY") or environ.get("no_proxy", "")
         self._client = client
-        self._sign_ins = SignIns(lambda: session, proxy_for=proxy_by(proxy, direct))
+        self._sign_ins = SignIns(session.open, proxy_for=proxy_by(proxy, direct))
         self._policy = policy
         self._audience = audience
         self._resource = resource
@@ -174,13 +173,6 @@ Tester: TypeAlias = TokenTester | BindingPermissionTester
 async def try_accounts(tester: Tester, identity: AzureIdentity, accounts: Sequence[AccountUsage]) -> list[TokenTest]:
     """Return one result per account for *identity* in its future form. Failures are results, not exceptions."""
     return list(await asyncio.gather(*(tester.test(identity, each) for each in accounts)))
-
-
-def new_token_session() -> aiohttp.ClientSession:
-    """Return a session for `TokenTester`."""
-    from nmi.tokens.entra import new_session  # noqa: PLC0415  azure-identity is slow to import
-
-    return new_session(f"podidctl/{VERSION}")
 
 
 def _failed_test(account: AccountUsage, problem: str, do: str) -> TokenTest:

@@ -140,6 +140,13 @@ async def test_a_user_without_permission_for_nodes_is_refused(
     assert response == (HTTPStatus.FORBIDDEN, f'user "tenant" may not {verb} nodes/proxy\n')
 
 
+async def test_a_bundle_may_have_comments_in_any_language(client: Client, authority: ClientAuthority) -> None:
+    presented = presenting(authority, "admin", "system:masters")
+    trusted = f"# Zertifikate für Clients\n{authority.pem}"
+    status, _ = await status_of("GET", LOGS, client=client, trusted=trusted, presented=presented)
+    assert status == HTTPStatus.NOT_FOUND, "there is no such pod"
+
+
 @pytest.mark.parametrize("path", [EXEC, LOGS])
 async def test_an_administrator_is_served(client: Client, authority: ClientAuthority, path: str) -> None:
     presented = presenting(authority, "admin", "system:masters")

@@ -30,7 +30,6 @@ IDENTITIES = f"azureidentities.{GROUP}"
 BINDINGS = f"azureidentitybindings.{GROUP}"
 EXCEPTIONS = f"azurepodidentityexceptions.{GROUP}"
 ASSIGNED = f"azureassignedidentities.{GROUP}"
-"""The time limit of a wait on a busy machine; nearly all waits take less than a second."""
 
 
 @dataclass
