@@ -75,19 +75,26 @@ def install(
     group: str, lock: str, release: str, architecture: str, preferences_file: Path, *, newest: bool = False
 ) -> str:
     """Install the packages of *group*, and return an empty string, or the reason why not all are installed. *newest*:
-    print differences from the *lock* and install the packages.
+    print differences from the *lock* and install the packages; if apt-get cannot have the locked versions, those that
+    it prefers itself.
     """
     locked = locked_versions(lock, release, architecture)
     place = f"deploy/docker/packages.lock ({release}, {architecture})"
     if not locked:
         return f"{place} has no packages; use a base that it has, or add it to tools/lock_packages.py"
     preferences_file.write_text(preferences(locked))
-    for arguments in (("update", "-q"), (*INSTALL, "--simulate", *GROUPS[group]), (*INSTALL, *GROUPS[group])):
+    simulate = (*INSTALL, "--simulate", *GROUPS[group])
+    for arguments in (("update", "-q"), simulate, (*INSTALL, *GROUPS[group])):
         done = apt_get(*arguments)
+        if done.returncode and newest and arguments == simulate:
+            # A locked version of one package can require that of another, of which the base has a newer one.
+            sys.stderr.write(f"apt-get cannot install the versions of {place}:\n{done.stdout}{done.stderr}")
+            preferences_file.unlink()
+            done = apt_get(*simulate)
         if done.returncode:
             failure = f"apt-get {' '.join(arguments)} failed with the versions of {place}:"
             return f"{failure}\n{done.stdout}{done.stderr}{advice(lock)}"
-        if "--simulate" in arguments and (different := [*differences(planned_versions(done.stdout), locked)]):
+        if arguments == simulate and (different := [*differences(planned_versions(done.stdout), locked)]):
             found = "\n  ".join([f"apt-get finds other packages than {place}:", *different])
             if not newest:
                 return f"{found}\n{advice(lock)}"

@@ -41,6 +41,9 @@ NEXT: Final = (
 APT_GET: Final = """\
 #!/bin/sh
 echo "$*" >>"$CALLS"
+if [ -n "$CONFLICT" ] && [ -e "$PREFERENCES" ]; then
+    case "$*" in *--simulate*) echo "$CONFLICT" >&2; exit 100 ;; esac
+fi
 case "$*" in *--simulate*) echo "$SIMULATION" ;; esac
 case "$SIMULATION" in E:*) echo "$SIMULATION" >&2; exit 100 ;; esac
 """
@@ -51,7 +54,10 @@ Install = Callable[..., tuple[str, list[str]]]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install nmi's packages where apt-get prints *simulation*. Return the reason against it, and the installations."""
+    """Install nmi's packages where apt-get prints *simulation*. Return the reason against it, and the installations.
+
+    With *conflict* apt-get prints that instead and fails, as long as locked versions are preferred.
+    """
     calls = tmp_path / "calls"
     calls.touch()
     (tmp_path / "apt-get").write_text(APT_GET)
@@ -60,9 +66,16 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
     def run(
-        simulation: str, release: str = "bookworm", architecture: str = "amd64", *, newest: bool = False
+        simulation: str,
+        release: str = "bookworm",
+        architecture: str = "amd64",
+        *,
+        newest: bool = False,
+        conflict: str = "",
     ) -> tuple[str, list[str]]:
         monkeypatch.setenv("SIMULATION", simulation)
+        monkeypatch.setenv("CONFLICT", conflict)
+        monkeypatch.setenv("PREFERENCES", str(tmp_path / "preferences"))
         reason = install_packages.install("nmi", SMALL, release, architecture, tmp_path / "preferences", newest=newest)
         installations = [each for each in calls.read_text().splitlines() if each.startswith("install")]
         return reason, [each for each in installations if "--simulate" not in each]
@@ -113,6 +126,26 @@ def test_a_build_for_tests_installs_what_the_mirror_has_and_prints_the_differenc
     reason, installations = install(NEWER, newest=True)
     assert (reason, len(installations)) == ("", 1)
     assert DIFFERENCE in capsys.readouterr().err
+
+
+CONFLICT: Final = "E: zlib1g-dev : Depends: zlib1g (= 1.2) but 1.3 is to be installed"
+
+
+def test_a_build_for_tests_prefers_no_locked_version_that_the_base_excludes(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason, installations = install(NEWER, newest=True, conflict=CONFLICT)
+    assert (reason, len(installations)) == ("", 1)
+    printed = capsys.readouterr().err
+    assert CONFLICT in printed
+    assert DIFFERENCE in printed
+
+
+def test_another_build_fails_with_the_conflict(install: Install) -> None:
+    reason, installations = install(NEWER, conflict=CONFLICT)
+    assert CONFLICT in reason
+    assert reason.endswith(NEXT)
+    assert installations == []
 
 
 @pytest.mark.parametrize("target", ["release-images", "release-dry-run"])
