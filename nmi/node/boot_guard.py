@@ -89,9 +89,9 @@ def remove(directory: Path) -> bool:
     """Delete the unit and its link from *directory*; return whether there was any. Blocks. Raises StartError."""
     link, file = directory / WANTED_BY / NAME, directory / NAME
     try:
-        there = [each for each in (link, file) if each.is_symlink() or each.exists()]
-        for each in there:
-            each.unlink()
+        there = [path for path in (link, file) if path.is_symlink() or path.exists()]
+        for path in there:
+            path.unlink()
         if link in there:
             with suppress(OSError):  # other units are in it
                 link.parent.rmdir()

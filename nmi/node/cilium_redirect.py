@@ -72,7 +72,7 @@ class CiliumRedirect:
         self._clock = clock
         self._sleep = sleep
         self._failed = 0
-        self._imds_answers = False
+        self._imds_responds = False
         self._came_back_since = float("inf")
         self._cause = ""
         self._warn_at: float | None = None
@@ -80,7 +80,7 @@ class CiliumRedirect:
         self._not_ready_until = float("-inf")
         self._repair_at = float("-inf")
         """No repair begins earlier."""
-        self._answered_since = float("inf")
+        self._redirected_since = float("inf")
         self._wait_seconds = WAIT_SECONDS
         self.seen = False
         """Whether a check has succeeded since the start."""
@@ -99,14 +99,14 @@ class CiliumRedirect:
             self.note(await self._connect(self._address))
             await self._sleep(CHECK_SECONDS)
 
-    def note(self, answered: bool) -> None:
+    def note(self, redirected: bool) -> None:
         """Note the result of one check."""
         now = self._clock()
-        if answered:
+        if redirected:
             if self._failed >= FAILURES:
                 log.info("Cilium redirects to NMI again")
-            if self._failed or self._answered_since == float("inf"):
-                self._answered_since = now
+            if self._failed or self._redirected_since == float("inf"):
+                self._redirected_since = now
             self.seen, self._failed = True, 0
             if self._cause.startswith(LOST):
                 self._not_ready_until = float("-inf")
@@ -126,10 +126,10 @@ class CiliumRedirect:
         if isinstance(error, CameBack):
             now = self._clock()
             self._came_back_since = min(self._came_back_since, now)
-            if self._imds_answers and now - self._came_back_since >= CAME_BACK_SECONDS:
+            if self._imds_responds and now - self._came_back_since >= CAME_BACK_SECONDS:
                 self._repair(now, f"{LOST_EXEMPTION}: NMI's own requests to IMDS are redirected to NMI")
         elif error is None or error.status is not None:
-            self._imds_answers, self._came_back_since = True, float("inf")
+            self._imds_responds, self._came_back_since = True, float("inf")
 
     def problem(self) -> str | None:
         """Return why NMI is not Ready, with the next action; None while it is Ready."""
@@ -147,11 +147,11 @@ class CiliumRedirect:
     def _repair(self, now: float, cause: str) -> None:
         if now < self._repair_at:
             return
-        if now - self._answered_since >= STABLE_SECONDS:
+        if now - self._redirected_since >= STABLE_SECONDS:
             self._wait_seconds = WAIT_SECONDS
         self.repairs += 1
         self._cause = cause
-        self._answered_since = self._came_back_since = float("inf")
+        self._redirected_since = self._came_back_since = float("inf")
         self._not_ready_until = now + NOT_READY_SECONDS
         self._repair_at = self._not_ready_until + self._wait_seconds
         self._wait_seconds = min(2 * self._wait_seconds, WAIT_SECONDS_MAX)

@@ -23,13 +23,13 @@ _DELETED = re.compile(r"(\d+) flow entries have been deleted")
 
 async def find_conntrack(path: str = SYSTEM_PATH) -> str:
     """Return the path of the program. Raises StartError if it is not installed."""
-    found = await find_program("conntrack", path=path)
-    if found is None:
+    program = await find_program("conntrack", path=path)
+    if program is None:
         raise StartError(
             "no conntrack program was found, which --enable-conntrack-deletion needs: install the package conntrack in "
             "NMI's image, or remove that flag"
         )
-    return found
+    return program
 
 
 async def forget_bypassing(to: RedirectSpec, conntrack: str) -> int:
@@ -63,21 +63,21 @@ async def bypassing(to: RedirectSpec, conntrack: str) -> frozenset[tuple[str, in
         return None
     if len(listed) >= LISTED_MAX:
         return None
-    found = bypassing_in(listed)
-    addresses = {source for source, _ in found}
-    own = await asyncio.to_thread(lambda: {each for each in addresses if _is_own(each)})
-    return frozenset(each for each in found if each[0] not in own)
+    connections = bypassing_in(listed)
+    addresses = {source for source, _ in connections}
+    own = await asyncio.to_thread(lambda: {address for address in addresses if _is_own(address)})
+    return frozenset(connection for connection in connections if connection[0] not in own)
 
 
 def bypassing_in(listed: bytes) -> frozenset[tuple[str, int]]:
     """Return source address and port of each connection in conntrack's list. Skip lines in another form."""
-    found: set[tuple[str, int]] = set()
+    connections: set[tuple[str, int]] = set()
     for source, number in _BYPASSING.findall(listed):
         with suppress(AddressValueError):  # a socket would take it for a name, and ask a resolver
             address = str(IPv4Address(source.decode()))
             if int(number) <= _PORT_MAX:
-                found.add((address, int(number)))
-    return frozenset(found)
+                connections.add((address, int(number)))
+    return frozenset(connections)
 
 
 def _is_own(address: str) -> bool:

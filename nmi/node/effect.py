@@ -40,7 +40,7 @@ class RedirectEffect:
         self._bypassing = bypassing
         self._repairs = repairs
         self._repaired = 0
-        self._known: Connections | None = None
+        self._listed: Connections | None = None
         """The bypassing connections at the last listing."""
         self._checks = 0
         self._observed: str | None = None
@@ -62,18 +62,18 @@ class RedirectEffect:
         self.packets = packets
         if self._repairs() != self._repaired:
             self._repaired = self._repairs()
-            self._known = None  # connections from the time without the rule prove nothing about the rule
+            self._listed = None  # connections from the time without the rule prove nothing about the rule
         if matched:
             self.redirected = True
-            self._observed = self._known = None  # a later listing is compared with one after this match
+            self._observed = self._listed = None  # a later listing is compared with one after this match
             self._checks = 0
             return
         self._checks += 1
-        if self._known is not None and self._checks % LIST_EVERY:
+        if self._listed is not None and self._checks % LIST_EVERY:
             return
         connections = await self._bypassing()
-        new = len(connections - self._known) if connections is not None and self._known is not None else 0
-        self._known = connections
+        new = len(connections - self._listed) if connections is not None and self._listed is not None else 0
+        self._listed = connections
         if new:
             self._report(new)
 

@@ -59,9 +59,9 @@ class FlushGuard:
         self._socket.close()
 
     def _confirm(self) -> None:
-        """Read the kernel's answer: one acknowledgement, or the error of the message that failed."""
-        answer = self._socket.recv(_DATAGRAM_MAX)
-        _, kind, _, _, _, error = struct.unpack_from("=IHHIIi", answer)
+        """Read the kernel's response: one acknowledgement, or the error of the message that failed."""
+        response = self._socket.recv(_DATAGRAM_MAX)
+        _, kind, _, _, _, error = struct.unpack_from("=IHHIIi", response)
         if kind != _ERROR:
             raise OSError(errno.EPROTO, "the kernel's answer is not an acknowledgement")
         if error:

@@ -46,7 +46,7 @@ async def _in_legacy(programs: NetfilterPrograms, rule: TopRule) -> bool:
     saved = await save_legacy(programs.legacy_save, (rule.table,))
     if rule.chain:
         return rule.chain in chains_in(saved)
-    return any(chain == rule.hook and rule.is_ours(one) for chain, one in all_rules(saved))
+    return any(chain == rule.hook and rule.is_ours(text) for chain, text in all_rules(saved))
 
 
 async def remove(programs: NetfilterPrograms, to: RedirectSpec, *, keep: Backend) -> list[str]:
@@ -61,7 +61,7 @@ async def remove(programs: NetfilterPrograms, to: RedirectSpec, *, keep: Backend
         maintenance = RuleMaintenance(driver)
         for rule in rules:
             try:
-                found = await maintenance.find(rule)
+                rule_exists = await maintenance.find(rule)
             except RedirectError as error:
                 # For example a table of the same name with rules of nftables, which iptables cannot read.
                 log.warning(
@@ -69,7 +69,7 @@ async def remove(programs: NetfilterPrograms, to: RedirectSpec, *, keep: Backend
                     extra={"error": f"{backend}: {error}"},
                 )
                 continue
-            if found:
+            if rule_exists:
                 await maintenance.remove(rule)
                 removed.append(f"{rule.name} ({backend})")
     return removed

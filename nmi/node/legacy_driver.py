@@ -35,7 +35,7 @@ class LegacyDriver:
         self._lock = lock
         self._iptc = _load()
         # python-iptables keeps one object for each table in the process: two threads would share its handle.
-        self._one = threading.Lock()
+        self._handle_lock = threading.Lock()
 
     async def find(self, rule: TopRule) -> FoundRules:
         return await asyncio.to_thread(self._find, rule)
@@ -53,7 +53,7 @@ class LegacyDriver:
         return await asyncio.to_thread(self._packets, rule)
 
     def _packets(self, rule: TopRule) -> int | None:
-        with self._one, self._open(rule.table) as table:
+        with self._handle_lock, self._open(rule.table) as table:
             if rule.chain and not table.is_chain(rule.chain):
                 return None
             counted = rule.rules[0] if rule.chain else rule.text
@@ -65,14 +65,14 @@ class LegacyDriver:
             return None
 
     def _find(self, rule: TopRule) -> FoundRules:
-        with self._one, self._open(rule.table) as table:
+        with self._handle_lock, self._open(rule.table) as table:
             return FoundRules(
                 tops=tuple((at + 1, text) for at, text in self._ours(table, rule)),
                 rules=self._chain(table, rule) if rule.chain and table.is_chain(rule.chain) else None,
             )
 
     def _put(self, rule: TopRule) -> None:
-        with self._one, self._locked(), self._open(rule.table) as table:
+        with self._handle_lock, self._locked(), self._open(rule.table) as table:
             self._delete(table, rule.hook, [at for at, _ in self._ours(table, rule)])
             if rule.chain:
                 if table.is_chain(rule.chain):
@@ -80,8 +80,8 @@ class LegacyDriver:
                 else:
                     table.create_chain(rule.chain)
                 chain = self._iptc.Chain(table, rule.chain)
-                for one in rule.rules:
-                    chain.append_rule(self._made(one))
+                for text in rule.rules:
+                    chain.append_rule(self._made(text))
             self._iptc.Chain(table, rule.hook).insert_rule(self._made(rule.text))
             # python-iptables accepts a DNAT without a destination and matches without a value, so the rule is read
             # back and compared before the commit.
@@ -91,7 +91,7 @@ class LegacyDriver:
             self._commit(table)
 
     def _detach(self, rule: TopRule) -> None:
-        with self._one, self._locked(), self._open(rule.table) as table:
+        with self._handle_lock, self._locked(), self._open(rule.table) as table:
             if table.is_chain(rule.chain):
                 self._delete_jumps(table, rule)
                 self._commit(table)
@@ -101,7 +101,7 @@ class LegacyDriver:
             self._delete(table, chain.name, _leading(table, chain.name, rule.chain))
 
     def _clear(self, rule: TopRule) -> None:
-        with self._one, self._locked(), self._open(rule.table) as table:
+        with self._handle_lock, self._locked(), self._open(rule.table) as table:
             if not rule.chain:
                 ours = [at for at, _ in self._ours(table, rule)]
                 if not ours:
@@ -182,7 +182,9 @@ class LegacyDriver:
     def _open(self, name: str) -> Iterator[Any]:
         """Open a table in its current state. Uncommitted changes are discarded at the end."""
         # With this list python-iptables opens no other tables: opening a legacy table creates it.
-        self._iptc.Table.existing_table_names.update({one: one == name for one in self._iptc.Table.ALL})
+        self._iptc.Table.existing_table_names.update(
+            {table_name: table_name == name for table_name in self._iptc.Table.ALL}
+        )
         try:
             table = self._iptc.Table(name, autocommit=False)
             table.refresh()
@@ -234,9 +236,9 @@ def text_of(read: dict[str, Any]) -> str:
     ):
         if value := read.get(name):
             parts += ["!", flag, value[1:]] if value.startswith("!") else [flag, value]
-    known = {"src", "dst", "in-interface", "out-interface", "protocol", "target", "counters", "comment"}
+    skipped = {"src", "dst", "in-interface", "out-interface", "protocol", "target", "counters", "comment"}
     for name, options in read.items():
-        if name not in known:
+        if name not in skipped:
             parts += ["-m", name, *_options(options)]
     match read.get("target"):
         case str(name):
@@ -280,7 +282,7 @@ def _load() -> ModuleType:
     # Its search for libraries imports distutils for a single path: 15 MiB on each node where setuptools provides it,
     # and a deprecation warning otherwise. Without distutils it uses another method.
     missing = object()
-    kept = sys.modules.get("distutils", missing)
+    former = sys.modules.get("distutils", missing)
     sys.modules["distutils"] = None  # type: ignore[assignment]  # makes its import fail
     try:
         import iptc  # noqa: PLC0415  never on a node with the nft backend
@@ -290,9 +292,9 @@ def _load() -> ModuleType:
             f"libxtables) in NMI's image"
         ) from error
     finally:
-        if kept is missing:
+        if former is missing:
             del sys.modules["distutils"]
         else:
-            sys.modules["distutils"] = kept  # type: ignore[assignment]
+            sys.modules["distutils"] = former  # type: ignore[assignment]
     module: ModuleType = iptc
     return module

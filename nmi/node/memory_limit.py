@@ -15,10 +15,10 @@ def memory_limit(proc: Path = PROC) -> int | None:
     Kernel: Documentation/admin-guide/cgroup-v2.rst (memory.max), cgroup-v1/memory.rst (memory.limit_in_bytes).
     """
     try:
-        found = [limit for file in _files(proc) if (limit := _limit(file)) is not None]
+        limits = [limit for file in _files(proc) if (limit := _limit(file)) is not None]
     except (OSError, ValueError, UnicodeDecodeError):
         return None
-    return min(found, default=None)
+    return min(limits, default=None)
 
 
 def _files(proc: Path) -> Iterator[Path]:
@@ -40,10 +40,10 @@ def _files(proc: Path) -> Iterator[Path]:
         top = Path(point)
         # In a container the path may be the node's, with only the container's own part mounted.
         inside = paths[kind].removeprefix(root if root != "/" else "").strip("/")
-        folder = top / inside if paths[kind].startswith(root) else top
-        for each in (folder, *folder.parents):
-            yield each / name
-            if each == top:
+        innermost = top / inside if paths[kind].startswith(root) else top
+        for directory in (innermost, *innermost.parents):
+            yield directory / name
+            if directory == top:
                 break
 
 

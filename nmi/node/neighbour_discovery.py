@@ -64,13 +64,13 @@ class NeighbourDiscovery:
         """Send the requests that are due. Raises PermissionError. Never blocks."""
         now = self._clock()
         waiting = set(self._unresolved())
-        self._attempts = {key: each for key, each in self._attempts.items() if key in waiting}
+        self._attempts = {key: attempts for key, attempts in self._attempts.items() if key in waiting}
         never = _Attempts(0, now)
-        due = [each for each in waiting if self._attempts.get(each, never).due <= now]
-        for each in due[:REQUESTS_MAX]:
-            count = self._attempts.get(each, never).count
-            self._attempts[each] = _Attempts(count + 1, now + RETRY_SECONDS[min(count, len(RETRY_SECONDS) - 1)])
-            self._resolve(each)
+        due = [unresolved for unresolved in waiting if self._attempts.get(unresolved, never).due <= now]
+        for unresolved in due[:REQUESTS_MAX]:
+            count = self._attempts.get(unresolved, never).count
+            self._attempts[unresolved] = _Attempts(count + 1, now + RETRY_SECONDS[min(count, len(RETRY_SECONDS) - 1)])
+            self._resolve(unresolved)
 
 
 def resolve_neighbour(unresolved: Unresolved) -> None:

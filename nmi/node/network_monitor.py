@@ -90,13 +90,13 @@ class RouteNetlinkSocket:
             raise
 
     def filenos(self) -> Sequence[int]:
-        return [each.fileno() for each in self._sockets]
+        return [sock.fileno() for sock in self._sockets]
 
     def read(self) -> NetworkUpdate:
         update = NetworkUpdate([])
-        for each in self._sockets:
+        for sock in self._sockets:
             if not update.more:
-                self._read(each, update)
+                self._read(sock, update)
         return update
 
     def dump(self) -> list[Message]:
@@ -109,8 +109,8 @@ class RouteNetlinkSocket:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        for each in self._sockets:
-            each.close()
+        for sock in self._sockets:
+            sock.close()
 
     def _read(self, source: socket.socket, update: NetworkUpdate) -> None:
         for _ in range(READS):
@@ -248,7 +248,7 @@ def _socket(groups: int) -> socket.socket:
 
 
 def _dump() -> list[Message]:
-    found: list[Message] = []
+    messages: list[Message] = []
     read = 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
         asking.settimeout(_DUMP_SECONDS)
@@ -262,9 +262,9 @@ def _dump() -> list[Message]:
                 if read > DUMP_BYTES_MAX:
                     raise OSError(errno.EFBIG, "the node has more interfaces, neighbours and routes than are listed")
                 reply = decode_reply(datagram, sequence)
-                found += reply.messages
+                messages += reply.messages
                 done = reply.done
-    return found
+    return messages
 
 
 def _warn(error: OSError) -> None:

@@ -49,9 +49,9 @@ class NftDriver:
             rules = tuple(map(normalized, rules_of(ours.stdout, rule.chain))) if ours.code == 0 else None
         return FoundRules(
             tops=tuple(
-                (position, normalized(one))
-                for position, one in enumerate(rules_of(hook, rule.hook), start=1)
-                if rule.is_ours(one)
+                (position, normalized(text))
+                for position, text in enumerate(rules_of(hook, rule.hook), start=1)
+                if rule.is_ours(text)
             ),
             rules=rules,
         )
@@ -69,19 +69,19 @@ class NftDriver:
 
     async def detach(self, rule: TopRule) -> None:
         async def script() -> str:
-            jumps = _jumps(await self._ask(self._programs.save, "-t", rule.table), rule)
+            jumps = _jumps(await self._output(self._programs.save, "-t", rule.table), rule)
             return _script(rule.table, *jumps) if jumps else ""
 
         await self._change(script, rule.table)
 
     async def clear(self, rule: TopRule) -> None:
         async def script() -> str:
-            return clear_script(await self._ask(self._programs.save, "-t", rule.table), rule)
+            return clear_script(await self._output(self._programs.save, "-t", rule.table), rule)
 
         await self._change(script, rule.table)
 
     async def _listed(self, rule: TopRule) -> str:
-        return await self._ask(self._programs.iptables, "-t", rule.table, "-S", rule.hook)
+        return await self._output(self._programs.iptables, "-t", rule.table, "-S", rule.hook)
 
     async def _change(self, make: Callable[[], Awaitable[str]], table: str) -> None:
         """Pass the script that *make* builds from a new read to the restore program, until it succeeds."""
@@ -97,7 +97,7 @@ class NftDriver:
             failed = done.complaint
         raise RedirectError(f"{table} was not changed: {failed}; look at the output of iptables-nft -t {table} -S")
 
-    async def _ask(self, *words: str) -> str:
+    async def _output(self, *words: str) -> str:
         done = await self._run(*words)
         if done.code != 0:
             raise RedirectError(f"a table could not be read: {done.complaint}; try {' '.join(words)} on this node")
@@ -115,9 +115,9 @@ class NftDriver:
 
 def packets_in(listed: str, chain: str, rule: str) -> int | None:
     """Return the packets of *rule* in the output of `iptables -v -S`; None without the rule."""
-    for one in rules_of(listed, chain):
-        counter = _COUNTER.search(one)
-        if counter is not None and normalized(one.replace(counter[0], "", 1)) == rule:
+    for text in rules_of(listed, chain):
+        counter = _COUNTER.search(text)
+        if counter is not None and normalized(text.replace(counter[0], "", 1)) == rule:
             return int(counter[1])
     return None
 
@@ -128,8 +128,8 @@ def put_script(before: str, rule: TopRule) -> str:
     Declaring a chain creates it or empties it.
     """
     chain = [f":{rule.chain} - [0:0]"] if rule.chain else []
-    old = [f"-D {rule.hook} {one}" for one in rules_of(before, rule.hook) if rule.is_ours(one)]
-    new = [f"-A {rule.chain} {one}" for one in rule.rules]
+    old = [f"-D {rule.hook} {text}" for text in rules_of(before, rule.hook) if rule.is_ours(text)]
+    new = [f"-A {rule.chain} {text}" for text in rule.rules]
     return _script(rule.table, *chain, *old, *new, f"-I {rule.hook} 1 {rule.text}")
 
 
@@ -141,13 +141,13 @@ def clear_script(saved: str, rule: TopRule) -> str:
         if rule.chain not in chains_in(saved):
             return ""
         return _script(rule.table, f":{rule.chain} - [0:0]", *_jumps(saved, rule), f"-X {rule.chain}")
-    ours = [f"-D {rule.hook} {one}" for one in rules_of(saved, rule.hook) if rule.is_ours(one)]
+    ours = [f"-D {rule.hook} {text}" for text in rules_of(saved, rule.hook) if rule.is_ours(text)]
     return _script(rule.table, *ours) if ours else ""
 
 
 def _jumps(saved: str, rule: TopRule) -> list[str]:
     """Return the commands that delete each jump to NMI's chain."""
-    return [f"-D {chain} {one}" for chain, one in all_rules(saved) if chain != rule.chain and rule.is_ours(one)]
+    return [f"-D {chain} {text}" for chain, text in all_rules(saved) if chain != rule.chain and rule.is_ours(text)]
 
 
 def _script(table: str, *lines: str) -> str:

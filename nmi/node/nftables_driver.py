@@ -47,21 +47,21 @@ class ListedTable(msgspec.Struct, frozen=True):
         return bool(self.entries) or self.unreadable is not None
 
     def chain(self, name: str) -> Mapping[str, Any] | None:
-        return next((each for kind, each in self.entries if kind == "chain" and each.get("name") == name), None)
+        return next((entry for kind, entry in self.entries if kind == "chain" and entry.get("name") == name), None)
 
     def rules(self, name: str) -> list[Sequence[Any]]:
         """Return the expressions of each rule of the chain *name*."""
-        return [each.get("expr", ()) for kind, each in self.entries if kind == "rule" and each.get("chain") == name]
+        return [entry.get("expr", ()) for kind, entry in self.entries if kind == "rule" and entry.get("chain") == name]
 
     @property
     def foreign(self) -> str | None:
         """Return what NMI did not write into the table; None without such an object."""
         if self.unreadable is not None:
             return self.unreadable
-        for kind, each in self.entries:
-            name = each.get("name")
-            if kind == "table" and each.get("flags"):
-                return f"the table has the flags {each['flags']}"
+        for kind, entry in self.entries:
+            name = entry.get("name")
+            if kind == "table" and entry.get("flags"):
+                return f"the table has the flags {entry['flags']}"
             if kind == "chain" and name == WITHDRAWN:
                 return "it has been withdrawn"
             if kind not in ("table", "chain", "rule") or (kind == "chain" and name not in _CHAINS):
@@ -78,7 +78,7 @@ class FoundChain(msgspec.Struct, frozen=True):
     @property
     def nothing(self) -> bool:
         """Return whether the rule has no part here. A table without any chain of NMI is a part of each rule."""
-        others = (self.table.chain(each) for each in _CHAINS - {self.name})
+        others = (self.table.chain(name) for name in _CHAINS - {self.name})
         return self.table.chain(self.name) is None and (not self.table.exists or any(others))
 
     def fault(self, rule: TopRule) -> str | None:
@@ -113,9 +113,11 @@ class NftablesDriver:
         table = await self._listed()
         if FoundChain(table, rule.base.name).fault(rule) is not None:
             return None
-        counters = (each.get("counter") for each in table.rules(rule.base.name)[0] if isinstance(each, dict))
-        found = next((each for each in counters if isinstance(each, dict)), None)
-        return int(found["packets"]) if found is not None else None
+        counters = (
+            expression.get("counter") for expression in table.rules(rule.base.name)[0] if isinstance(expression, dict)
+        )
+        counter = next((counter for counter in counters if isinstance(counter, dict)), None)
+        return int(counter["packets"]) if counter is not None else None
 
     async def put(self, rule: TopRule) -> None:
         await self._change(lambda table: put_commands(table, rule.base))
@@ -175,10 +177,10 @@ def parsed(text: str) -> ListedTable:
     """Return the table in the output of `nft -j list table`."""
     try:
         objects = json.loads(text)["nftables"]
-        entries = tuple((kind, each) for item in objects for kind, each in item.items() if kind != "metainfo")
+        entries = tuple((kind, entry) for item in objects for kind, entry in item.items() if kind != "metainfo")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return ListedTable(unreadable=f"the table cannot be read as JSON ({error})")
-    if not all(isinstance(each, dict) for _, each in entries):
+    if not all(isinstance(entry, dict) for _, entry in entries):
         return ListedTable(unreadable="the table cannot be read as JSON (objects without attributes)")
     return ListedTable(entries)
 
@@ -186,13 +188,16 @@ def parsed(text: str) -> ListedTable:
 def expressions(rule: Sequence[Any]) -> tuple[str, ...]:
     """Return the expressions of *rule*, without counters, in a form that can be compared with `BaseChain`."""
     made = []
-    for each in rule:
-        if isinstance(each, dict) and "counter" in each:
+    for expression in rule:
+        if isinstance(expression, dict) and "counter" in expression:
             continue
-        if isinstance(each, dict) and isinstance(each.get("dnat"), dict):
+        if isinstance(expression, dict) and isinstance(expression.get("dnat"), dict):
             # Versions differ in whether they name the table's own family.
-            each = {**each, "dnat": {key: value for key, value in each["dnat"].items() if (key, value) != _OWN_FAMILY}}  # noqa: PLW2901
-        made.append(json.dumps(each, sort_keys=True))
+            expression = {  # noqa: PLW2901
+                **expression,
+                "dnat": {key: value for key, value in expression["dnat"].items() if (key, value) != _OWN_FAMILY},
+            }
+        made.append(json.dumps(expression, sort_keys=True))
     return tuple(made)
 
 
@@ -224,7 +229,7 @@ def put_commands(table: ListedTable, base: BaseChain) -> list[object]:
 
 def _rule(chain: str, base: BaseChain) -> object:
     """Return the command that adds the rule of *base*, with a counter, to *chain*."""
-    rule = [json.loads(each) for each in base.expressions]
+    rule = [json.loads(expression) for expression in base.expressions]
     rule.insert(-1, {"counter": None})
     return {"add": {"rule": {"family": FAMILY, "table": TABLE, "chain": chain, "expr": rule}}}
 
@@ -248,17 +253,17 @@ def clear_commands(table: ListedTable, name: str) -> list[object]:
     """Return the commands that delete the chain *name*, and the table with its last chain."""
     if not table.exists:
         return []
-    if not any(table.chain(each) is not None for each in _CHAINS - {name}):
+    if not any(table.chain(other) is not None for other in _CHAINS - {name}):
         return [_command("delete", "table")]
-    chains = [each for each in (name, WITHDRAWN) if table.chain(each) is not None]
-    return [_command(verb, "chain", each) for each in chains for verb in ("flush", "delete")]
+    chains = [chain for chain in (name, WITHDRAWN) if table.chain(chain) is not None]
+    return [_command(verb, "chain", chain) for chain in chains for verb in ("flush", "delete")]
 
 
 def _is_base(chain: Mapping[str, Any], base: BaseChain) -> bool:
-    found = [chain.get(each) for each in ("type", "hook", "prio", "policy")]
-    return found == [base.type, base.hook, base.priority, "accept"]
+    attributes = [chain.get(key) for key in ("type", "hook", "prio", "policy")]
+    return attributes == [base.type, base.hook, base.priority, "accept"]
 
 
 def _command(verb: str, kind: str, name: str = "", **attributes: object) -> object:
-    what = {"family": FAMILY, "name": TABLE} if kind == "table" else {"family": FAMILY, "table": TABLE, "name": name}
-    return {verb: {kind: {**what, **attributes}}}
+    names = {"family": FAMILY, "name": TABLE} if kind == "table" else {"family": FAMILY, "table": TABLE, "name": name}
+    return {verb: {kind: {**names, **attributes}}}

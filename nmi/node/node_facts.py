@@ -42,12 +42,12 @@ class NetfilterPrograms(msgspec.Struct, frozen=True):
     @property
     def backends(self) -> frozenset[Backend]:
         """Return the backends that have their programs."""
-        found = {
+        programs = {
             Backend.IPTABLES_NFT: self.iptables_nft,
             Backend.IPTABLES_LEGACY: self.legacy,
             Backend.NFTABLES: self.nft,
         }
-        return frozenset(backend for backend, program in found.items() if program is not None)
+        return frozenset(backend for backend, program in programs.items() if program is not None)
 
     def iptables(self, backend: Backend) -> str | None:
         """Return the path of iptables for *backend*; for nftables, of the iptables whose rules are in nf_tables."""
@@ -157,8 +157,8 @@ def existing_legacy_tables(names: Path = LEGACY_TABLES) -> frozenset[str]:
 
 
 async def _nft_programs(suffix: str, path: str) -> NftPrograms | None:
-    found = [await find_program(f"iptables{suffix}{kind}", path=path) for kind in ("", "-save", "-restore")]
-    iptables, save, restore = found
+    paths = [await find_program(f"iptables{suffix}{kind}", path=path) for kind in ("", "-save", "-restore")]
+    iptables, save, restore = paths
     return NftPrograms(iptables, save, restore) if iptables and save and restore else None
 
 
@@ -176,4 +176,4 @@ def _names(listed: str) -> frozenset[tuple[str, str]]:
 
 
 def _has_cilium(conf: Path) -> bool:
-    return any(each.name.startswith("cilium_") for each in conf.iterdir())
+    return any(interface.name.startswith("cilium_") for interface in conf.iterdir())

@@ -81,13 +81,13 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kube_proxy_uses_iptables(self) -> bool:
-        return any(each is not None and each.of_kube_proxy for each in (self.iptables_nft, self.iptables_legacy))
+        return any(table is not None and table.of_kube_proxy for table in (self.iptables_nft, self.iptables_legacy))
 
     @property
     def cilium(self) -> bool:
         """Return whether Cilium runs on this node."""
         tables = (self.iptables_nft, self.iptables_legacy)
-        return self.cilium_interface or any(each is not None and each.of_cilium for each in tables)
+        return self.cilium_interface or any(table is not None and table.of_cilium for table in tables)
 
 
 class RedirectChoice(msgspec.Struct, frozen=True):
@@ -112,14 +112,14 @@ def choose(
     *listen_address* is where a rule with the target `loopback` leads; *sets_localnet* states whether NMI may switch
     route_localnet on. Raises StartError if the node cannot satisfy the settings.
     """
-    backend, why_backend = _backend(facts, mode)
-    chosen, why_target = _target(facts, backend, target, listen_address, sets_localnet=sets_localnet)
+    backend, backend_reason = _backend(facts, mode)
+    chosen, target_reason = _target(facts, backend, target, listen_address, sets_localnet=sets_localnet)
     if chosen is RedirectTarget.NODE and facts.node_address is None:
         raise StartError(
             "the redirect to the node's address needs that address, which NMI does not know: set NODE_IP in NMI's env "
             "from status.hostIP, or use --redirect-target=loopback"
         )
-    return RedirectChoice(backend, chosen, f"{why_backend}; {why_target}")
+    return RedirectChoice(backend, chosen, f"{backend_reason}; {target_reason}")
 
 
 def _backend(facts: NodeFacts, mode: RedirectMode) -> tuple[Backend, str]:
@@ -150,16 +150,16 @@ def _iptables(facts: NodeFacts) -> tuple[Backend, str, bool] | None:
     if nft is None and legacy is None:
         return None
     if nft is None or legacy is None:
-        found, content = (Backend.IPTABLES_LEGACY, legacy) if nft is None else (Backend.IPTABLES_NFT, nft)
+        usable, content = (Backend.IPTABLES_LEGACY, legacy) if nft is None else (Backend.IPTABLES_NFT, nft)
         assert content is not None  # noqa: S101  checked above
-        return found, "the other backend of iptables is not in use", not content.empty
+        return usable, "the other backend of iptables is not in use", not content.empty
     for backend, content in ((Backend.IPTABLES_NFT, nft), (Backend.IPTABLES_LEGACY, legacy)):
         if content.of_kubelet:
             return backend, "the kubelet keeps its chains in this backend", True
     if legacy.rules > nft.rules:
         return Backend.IPTABLES_LEGACY, "this backend of iptables holds more rules than the other", True
-    why = "this backend of iptables holds no fewer rules than the other"
-    return Backend.IPTABLES_NFT, why, not (nft.empty and legacy.empty)
+    reason = "this backend of iptables holds no fewer rules than the other"
+    return Backend.IPTABLES_NFT, reason, not (nft.empty and legacy.empty)
 
 
 def _require(facts: NodeFacts, backend: Backend) -> None:
@@ -182,12 +182,12 @@ def _target(
         return target, f"--redirect-target={target} requires this target"
     if backend is Backend.CILIUM:
         return RedirectTarget.NODE, "Cilium redirects to the address of NMI's pod"
-    if (why := _why_loopback(facts, backend, listen_address, sets_localnet=sets_localnet)) is not None:
-        return RedirectTarget.LOOPBACK, why
+    if (reason := _loopback_reason(facts, backend, listen_address, sets_localnet=sets_localnet)) is not None:
+        return RedirectTarget.LOOPBACK, reason
     return RedirectTarget.NODE, "route_localnet is off"
 
 
-def _why_loopback(facts: NodeFacts, backend: Backend, listen_address: str, *, sets_localnet: bool) -> str | None:
+def _loopback_reason(facts: NodeFacts, backend: Backend, listen_address: str, *, sets_localnet: bool) -> str | None:
     """Return why the target is the listener's address; None if it is not."""
     reasons = (
         (backend is Backend.NONE, "without a redirect NMI listens on --nmi-listen-address only"),
@@ -199,7 +199,7 @@ def _why_loopback(facts: NodeFacts, backend: Backend, listen_address: str, *, se
         (sets_localnet, "--route-localnet=set switches route_localnet on"),
         (facts.node_address is None, "NMI does not know the node's address"),
     )
-    return next((why for holds, why in reasons if holds), None)
+    return next((reason for holds, reason in reasons if holds), None)
 
 
 def bypass(facts: NodeFacts, backend: Backend, *, redirected: bool) -> str | None:

@@ -49,7 +49,9 @@ def fault(conf: Path = CONF) -> str | None:
     """
     if _is_on(conf / "all"):
         return None
-    off = sorted(one.name for one in conf.iterdir() if one.name not in ("all", "lo") and not _is_on(one))
+    off = sorted(
+        interface.name for interface in conf.iterdir() if interface.name not in ("all", "lo") and not _is_on(interface)
+    )
     if not off:
         return None
     return (
@@ -73,7 +75,7 @@ def switch_on(conf: Path = CONF, mounted: Path = MOUNTED) -> None:
 
 def is_on_anywhere(conf: Path = CONF) -> bool:
     """Return whether an interface accepts packets of its network to 127.0.0.1."""
-    return any(_is_on(one) for one in conf.iterdir() if one.name != "lo")
+    return any(_is_on(interface) for interface in conf.iterdir() if interface.name != "lo")
 
 
 def _is_on(interface: Path) -> bool:

@@ -137,14 +137,14 @@ class DumpDatagram(msgspec.Struct, frozen=True):
 
 def decode(datagram: bytes) -> list[Message]:
     """Return the messages of a datagram of the multicast groups. Raises MalformedError."""
-    found: list[Message] = []
+    messages: list[Message] = []
     for kind, _, _, start, end in _messages(datagram):
         if kind == _NLMSG_OVERRUN:
             raise MalformedError("the kernel lost data")
         message = _message(datagram, kind, start, end)
         if message is not None:
-            found.append(message)
-    return found
+            messages.append(message)
+    return messages
 
 
 def decode_reply(datagram: bytes, sequence: int) -> DumpDatagram:
@@ -152,7 +152,7 @@ def decode_reply(datagram: bytes, sequence: int) -> DumpDatagram:
 
     Raises MalformedError, DumpInterruptedError, and OSError with the kernel's number if it rejected the request.
     """
-    found: list[Message] = []
+    messages: list[Message] = []
     for kind, flags, its_sequence, start, end in _messages(datagram):
         if its_sequence != sequence:
             continue
@@ -162,11 +162,11 @@ def decode_reply(datagram: bytes, sequence: int) -> DumpDatagram:
             number = -_signed(datagram, start, end)
             if number:
                 raise OSError(number, "the kernel refused to dump a table")
-            return DumpDatagram(found, done=True)
+            return DumpDatagram(messages, done=True)
         message = _message(datagram, kind, start, end)
         if message is not None:
-            found.append(message)
-    return DumpDatagram(found, done=False)
+            messages.append(message)
+    return DumpDatagram(messages, done=False)
 
 
 def dump_requests(first_sequence: int) -> list[tuple[int, bytes]]:
@@ -223,7 +223,7 @@ def request_result(datagram: bytes) -> int:
 
 def _messages(datagram: bytes) -> list[tuple[int, int, int, int, int]]:
     """Return type, flags and sequence of each message, and the begin and end of its content."""
-    found = []
+    messages = []
     at, size = 0, len(datagram)
     while at < size:
         if size - at < _HEADER.size:
@@ -231,9 +231,9 @@ def _messages(datagram: bytes) -> list[tuple[int, int, int, int, int]]:
         length, kind, flags, sequence, _ = _HEADER.unpack_from(datagram, at)
         if not _HEADER.size <= length <= size - at:
             raise MalformedError("a message has an impossible length")
-        found.append((kind, flags, sequence, at + _HEADER.size, at + length))
+        messages.append((kind, flags, sequence, at + _HEADER.size, at + length))
         at += (length + 3) & ~3
-    return found
+    return messages
 
 
 def _message(datagram: bytes, kind: int, start: int, end: int) -> Message | None:
@@ -301,14 +301,14 @@ def _fixed(layout: struct.Struct, datagram: bytes, start: int, end: int) -> tupl
 
 def _attributes(datagram: bytes, at: int, end: int) -> dict[int, bytes]:
     """Return the attributes by type; of several attributes of one type the last."""
-    found = {}
+    attributes = {}
     while end - at >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(datagram, at)
         if not _ATTRIBUTE.size <= length <= end - at:
             raise MalformedError("an attribute has an impossible length")
-        found[kind & _TYPE_MASK] = datagram[at + _ATTRIBUTE.size : at + length]
+        attributes[kind & _TYPE_MASK] = datagram[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
-    return found
+    return attributes
 
 
 def _unpacked(layout: struct.Struct, value: bytes) -> int:

@@ -48,8 +48,8 @@ class RuleRemoval:
         except (StartError, RedirectError, ProgramTimeoutError) as error:
             removed = []
             self._remaining = f"a rule of NMI could not be removed: {error}"
-        for each in removed:
-            log.warning("rule removed from a node with eBPF host routing", extra={"reason": each})
+        for line in removed:
+            log.warning("rule removed from a node with eBPF host routing", extra={"reason": line})
         if self._remaining is not None and self._remaining != former:
             log.error(
                 "a rule remains on a node with eBPF host routing, where it may keep Cilium from starting; see the "

@@ -382,8 +382,8 @@ class TrafficRedirect:
             )
             return
         self._leftover = None
-        for each in removed:
-            log.info("rule of another backend removed", extra={"reason": each})
+        for line in removed:
+            log.info("rule of another backend removed", extra={"reason": line})
 
 
 def redirect_spec(settings: Settings, node_address: str | None = None) -> RedirectSpec:
