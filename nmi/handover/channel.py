@@ -139,13 +139,13 @@ def peer_uid(sock: socket.socket) -> int:
 
 def close_all(descriptors: Iterable[int]) -> None:
     """Close each of *descriptors*."""
-    for each in descriptors:
-        os.close(each)
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
-    found = array.array("i")
+    descriptors = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % _INT_SIZE])
-    return list(found)
+            descriptors.frombytes(data[: len(data) - len(data) % _INT_SIZE])
+    return list(descriptors)

@@ -103,5 +103,5 @@ class ConnectionSender:
 
     def _take_back(self) -> None:
         batch, self._batch = self._batch, []
-        for each in batch:
-            self._owner.adopt(each)
+        for descriptor in batch:
+            self._owner.adopt(descriptor)

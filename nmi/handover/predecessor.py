@@ -295,11 +295,11 @@ class Predecessor:
         passed = await self._service.pause(shared)
         try:
             async with asyncio.timeout(TAKE_SECONDS):
-                await channel.send(Sockets(tuple(name for name, _ in passed)), [each.fileno() for _, each in passed])
+                await channel.send(Sockets(tuple(name for name, _ in passed)), [sock.fileno() for _, sock in passed])
                 taken, _ = await channel.receive()
         finally:
-            for _, each in passed:
-                each.close()
+            for _, sock in passed:
+                sock.close()
         assert isinstance(taken, Taken)  # noqa: S101
 
     async def _stay_retired(self, channel: Channel, *, acknowledged: bool) -> None:
@@ -355,6 +355,6 @@ class Predecessor:
         """Adopt the successor's connections until it ends."""
         while True:
             _, descriptors = await channel.receive()
-            for each in descriptors:
-                self._service.adopt(each)
+            for descriptor in descriptors:
+                self._service.adopt(descriptor)
             await channel.send(Adopted())

@@ -70,8 +70,8 @@ def connect_to(path: Path) -> socket.socket | None:
 
 def check_directory(directory: Path) -> None:
     """Raise UnsafePathError unless only this process's user can create files in *directory*. Raise OSError."""
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise UnsafePathError(
             f"{directory} must be a directory that belongs to NMI's user and that no other user can write to; correct "
             f"its owner and mode, or name another with --handover-socket"

@@ -59,19 +59,19 @@ async def meet(path: Path, hello: Hello, metrics: HandoverMetrics) -> "Successor
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             await channel.send(hello)
-            answer, _ = await channel.receive()
+            response, _ = await channel.receive()
     except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
         channel.close()
         raise HandoverError(f"no answer at {path}: {str(error) or type(error).__name__}") from error
     except BaseException:
         channel.close()
         raise
-    if isinstance(answer, Rejection):
+    if isinstance(response, Rejection):
         channel.close()
-        raise HandoverError(f"the NMI that serves this node refuses a successor: {answer.reason}")
-    assert isinstance(answer, Welcome)  # noqa: S101  the conversation has checked it
-    log.info("another NMI serves this node; NMI synchronises and then takes over", extra={"version": answer.release})
-    return Successor(channel, answer, metrics)
+        raise HandoverError(f"the NMI that serves this node refuses a successor: {response.reason}")
+    assert isinstance(response, Welcome)  # noqa: S101  the conversation has checked it
+    log.info("another NMI serves this node; NMI synchronises and then takes over", extra={"version": response.release})
+    return Successor(channel, response, metrics)
 
 
 class Successor:
@@ -105,7 +105,10 @@ class Successor:
         if isinstance(message, Rejection):
             raise self._failed(message.reason)
         assert isinstance(message, Sockets)  # noqa: S101
-        return [(name, socket.socket(fileno=each)) for name, each in zip(message.names, descriptors, strict=True)]
+        return [
+            (name, socket.socket(fileno=descriptor))
+            for name, descriptor in zip(message.names, descriptors, strict=True)
+        ]
 
     async def _after_tokens(
         self, receive_tokens: Callable[[Sequence[bytes]], tuple[int, int]]
@@ -165,9 +168,9 @@ class Successor:
         try:
             while True:
                 message, descriptors = await self._channel.receive()
-                for each in descriptors:
-                    owner.adopt(each)
-                await self._answer(message, owner)
+                for descriptor in descriptors:
+                    owner.adopt(descriptor)
+                await self._respond(message, owner)
         except ChannelClosedError:
             log.info("the former NMI has ended")
         except ProtocolError as error:
@@ -181,7 +184,7 @@ class Successor:
                 await asyncio.wait([self._sending])
             self._channel.close()
 
-    async def _answer(self, message: Message, owner: ConnectionOwner) -> None:
+    async def _respond(self, message: Message, owner: ConnectionOwner) -> None:
         if isinstance(message, Connections):
             if self._acknowledges:
                 await self._channel.send(Adopted())

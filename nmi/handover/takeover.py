@@ -111,7 +111,7 @@ class Takeover:
             self.predecessor = None
             return
         for name in (*NAMES, NODE_LISTENER):
-            if sockets := [each for named, each in received if named == name]:
+            if sockets := [sock for named, sock in received if named == name]:
                 await self._bind(name, sockets)
                 self._missing.discard(name)
 
