@@ -320,14 +320,14 @@ class AddressEvidence:
         attachment = self._attachments.get(neighbour.address)
         if attachment is None or not self._leads_to(neighbour, attachment):
             return []
-        return self._answered(neighbour, attachment, current=reported and (neighbour.confirmed or not is_known))
+        return self._apply_link_layer(neighbour, attachment, current=reported and (neighbour.confirmed or not is_known))
 
     def _leads_to(self, neighbour: Neighbour, attachment: _Attachment) -> bool:
         """Return whether the address is routed to that interface. A pod may send ARP for any address itself."""
         expected = attachment.host or self._output(neighbour.address)
         return expected in (0, neighbour.interface)
 
-    def _answered(self, neighbour: Neighbour, attachment: _Attachment, *, current: bool) -> list[Evidence]:
+    def _apply_link_layer(self, neighbour: Neighbour, attachment: _Attachment, *, current: bool) -> list[Evidence]:
         """Apply the link-layer address of a pod's address. *current*: it is no older than the report."""
         if attachment.link_layer == neighbour.link_layer and attachment.interface == neighbour.interface:
             attachment.settled = attachment.settled or current

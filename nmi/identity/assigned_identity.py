@@ -52,8 +52,8 @@ class AssignedIdentity(ComparedStruct, frozen=True, eq=False):
     @property
     @override
     def compared(self) -> tuple[object, ...]:
-        whose = (self.selector, self.status, self.deleting, self.pod_uid)
-        return (self.binding, *whose, self.home, self.identity)
+        state = (self.selector, self.status, self.deleting, self.pod_uid)
+        return (self.binding, *state, self.home, self.identity)
 
     @property
     def usable(self) -> bool:

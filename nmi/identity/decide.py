@@ -1,6 +1,6 @@
 """The decisions whether a pod may have lost its address, whether it may have a token, and of which identity. Pure.
 
-No clock, no I/O, no waiting: the caller waits, asks Azure and decides again. `wait_if_stopped` decides first. The
+No clock, no I/O, no waiting: the caller waits, calls Azure and decides again. `wait_if_stopped` decides first. The
 `AssignedIdentity` values that `decide` gets come from `assignments` (`managed_mode` in that mode), the reason for an
 exemption from `exemptions`.
 """

@@ -48,7 +48,7 @@ class _End(Enum):
 class _Lookup:
     """One address (or name) without a pod record, from its first request until `end`."""
 
-    __slots__ = ("answered", "is_read", "read", "reader", "since", "timer", "until", "waiters")
+    __slots__ = ("is_read", "read", "reader", "refused", "since", "timer", "until", "waiters")
 
     def __init__(self, read: Read, since: float, until: float) -> None:
         self.read = read
@@ -60,13 +60,13 @@ class _Lookup:
         self.reader: asyncio.Task[None] | None = None
         """Its read, if that is on its way."""
         self.is_read = False
-        self.answered = False
+        self.refused = False
         """Whether a request got the refusal at the end of the time."""
 
     @property
     def end(self) -> float:
         """The time from which a request begins a new lookup."""
-        return self.until + (NEGATIVE_SECONDS if self.answered else UNANSWERED_SECONDS)
+        return self.until + (NEGATIVE_SECONDS if self.refused else UNANSWERED_SECONDS)
 
 
 class LookupWait:
@@ -136,7 +136,7 @@ class LookupWait:
     async def _wait(self, address: str, read: Read) -> _End:
         lookup = self._current(address, read)
         if lookup.until <= self._clock():
-            lookup.answered = True
+            lookup.refused = True
             return _End.LATE
         if self._waiting >= WAITERS_MAX and not self._makes_room(lookup):
             return _End.DISPLACED
@@ -186,7 +186,7 @@ class LookupWait:
 
     def _late(self, address: str, lookup: _Lookup) -> None:
         lookup.until = min(lookup.until, self._clock())
-        lookup.answered = True
+        lookup.refused = True
         self._end(address, lookup, _End.LATE)
         self._rest(address, lookup)
 

@@ -44,8 +44,8 @@ class OwnershipReads:
     async def verify(self, entry: PodEntry, address: str) -> Pod | Wait | Refusal:
         """Return the pod of *entry* from a read, if it may be served. Raises UnansweredError."""
         # A read from before a watch event proves less than the watch, so no read is shared across generations.
-        as_known = f"{entry.uid}/{entry.record.generation}"
-        read = await self._reads.pod(entry.namespace, entry.name, as_known)
+        generation_key = f"{entry.uid}/{entry.record.generation}"
+        read = await self._reads.pod(entry.namespace, entry.name, generation_key)
         if read is None or read.metadata.uid != entry.uid or read.finished:
             self._measures.retired_by_read += 1
             self._pods.retire(entry)
@@ -125,6 +125,6 @@ class OwnershipReads:
             # Only the watch knows which of the two pods is the later one.
             return
         elif address not in entry.addresses:
-            entry.doubt(address)
+            entry.add_unconfirmed(address)
             self._addresses.add([address], entry)
         self._addresses.settle(address, entry)

@@ -115,9 +115,9 @@ class AddressOwners:
                 extra={"pod": candidates[0].key if candidates else ""},
             )
             return
-        for other in candidates:
+        for candidate in candidates:
             # Requests that wait for, or were decided on, one of the candidates must be decided again.
-            other.bump()
+            candidate.bump()
         if owner is not None:
             self._waits.arrived(address)
 

@@ -164,7 +164,7 @@ class PodEntry:
             self.bump()
         return changed
 
-    def doubt(self, address: str) -> None:
+    def add_unconfirmed(self, address: str) -> None:
         """Add *address*, which only a read has reported: the entry is doubtful until the watch confirms it."""
         self.addresses = (*self.addresses, address)
         self._confirmed = False
@@ -189,7 +189,7 @@ class PodEntry:
         return changed
 
     def retire(self) -> None:
-        """Mark the pod as removed: no answer of its record is served again, and all waiting requests continue."""
+        """Mark the pod as removed: no ready answer of its record is served again, and all waiting requests continue."""
         self._gone = True
         self.bump()
 
@@ -294,7 +294,7 @@ def owner_of(pods: Sequence[Pod]) -> Pod | None:
         return None if pods[0].finished else pods[0]
     for pod in pods:
         newest = NEVER if pod.finished or pod.terminated or pod.sandbox_down else newest_running(pod)
-        if newest > max((_latest(other) for other in pods if other is not pod), default=NEVER):
+        if newest > max((_latest(rival) for rival in pods if rival is not pod), default=NEVER):
             return pod
     return None
 

@@ -95,13 +95,15 @@ class VerificationReads:
         self.failed = 0
         """Reads without a response, or with an unusable one."""
 
-    async def pod(self, namespace: str, name: str, as_known: str) -> Pod | None:
+    async def pod(self, namespace: str, name: str, generation_key: str) -> Pod | None:
         """Return the current pod of that name, or None if there is none. Raises UnansweredError.
 
-        Shared by requests with the same *as_known*: an earlier read proves nothing about a later pod of the same name,
-        nor about later changes.
+        Shared by requests with the same *generation_key*: an earlier read proves nothing about a later pod of the same
+        name, nor about later changes.
         """
-        return await self._pods.get((namespace, name, as_known), lambda: self._limited(self._get_pod(namespace, name)))
+        return await self._pods.get(
+            (namespace, name, generation_key), lambda: self._limited(self._get_pod(namespace, name))
+        )
 
     async def pod_now(self, namespace: str, name: str) -> Pod | None:
         """Return the same by a new read that is not shared. Raises UnansweredError."""

@@ -139,7 +139,7 @@ def _framed(method: str, target: str, fields: tuple[tuple[str, str], ...], *, ht
     connection = _connection(fields) if "connection" in last else ""
     if connection.count(",") >= CONNECTION_OPTIONS_MAX:
         return bad("too many options in Connection")
-    # Upgrade is ignored, as RFC 9110 §7.8 allows: the HTTP client of Java's library asks for "h2c" at first.
+    # Upgrade is ignored, as RFC 9110 §7.8 allows: the HTTP client of Java's library requests "h2c" at first.
     return Request(
         method=method,
         target=target,
@@ -185,9 +185,9 @@ def _bounded(digits: str) -> int:
     return int(digits) if len(digits) <= LENGTH_DIGITS else 10**LENGTH_DIGITS
 
 
-def bad(what: str) -> Refusal:
-    """Return the refusal of a malformed request; *what* is the fault, in NMI's words."""
-    sentence = f"The request is malformed: it has {what}."
+def bad(fault: str) -> Refusal:
+    """Return the refusal of a malformed request; *fault* is the fault, in NMI's words."""
+    sentence = f"The request is malformed: it has {fault}."
     return Refusal(Reason.BAD_SYNTAX, sentence, f"{sentence} See which client sends it.")
 
 

@@ -198,7 +198,7 @@ def token_parts(token: Token, auxiliary: Sequence[Token], expires_ns: int, now_n
     before, after = _split(token, life)
     if not auxiliary:
         return before, after
-    others = b"".join(b"," + life.encode().join(_split(other, life)) for other in auxiliary)
+    others = b"".join(b"," + life.encode().join(_split(further, life)) for further in auxiliary)
     return b"[" + before, after + others + b"]"
 
 

@@ -146,21 +146,21 @@ def _normalized(decoded: str) -> str | None:
     pieces = decoded.replace("\\", "/").split("/")
     if pieces[0] or len(pieces) < 2:
         return None
-    kept: list[str] = []
+    segments: list[str] = []
     for piece in pieces:
         segment = piece.partition(";")[0]  # path parameters: "..;x" is a dot segment too
         if segment == "..":
-            del kept[-1:]
+            del segments[-1:]
         elif segment in {"", "."}:
             continue
         elif _SEGMENT.fullmatch(segment) is None:
             return None
         else:
-            kept.append(segment)
-    if kept and kept[0].lower() == "metadata":
-        kept[0] = "metadata"
-    trailing = "/" if kept and pieces[-1] == "" else ""
-    return "/" + "/".join(kept) + trailing
+            segments.append(segment)
+    if segments and segments[0].lower() == "metadata":
+        segments[0] = "metadata"
+    trailing = "/" if segments and pieces[-1] == "" else ""
+    return "/" + "/".join(segments) + trailing
 
 
 def _decoded(text: str) -> str | None:

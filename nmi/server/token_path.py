@@ -172,7 +172,7 @@ def _is_probe(request: Request) -> bool:
 
     Its User-Agent shows this unless the pod's author has overridden it. The author cannot remove a second sign: the
     kubelet disables keep-alive for probes, and Go's HTTP client then sends `Connection: close`, unless the request
-    asks for an upgrade (Kubernetes: pkg/probe/http/http.go; Go: net/http/transport.go, persistConn.roundTrip). Only
+    requests an upgrade (Kubernetes: pkg/probe/http/http.go; Go: net/http/transport.go, persistConn.roundTrip). Only
     the User-Agent identifies a lifecycle hook.
     """
     if any(agent.lower().startswith(_KUBELET) for agent in request.values("user-agent")):

@@ -157,9 +157,9 @@ class TokenCache:
         """Return a valid token of another version of the same Secret; None for identities without one."""
         if not key.credential:
             return None
-        for other in self._keys.get(key.identity, ()):
-            cached = self._tokens[other]
-            if other != key and other.lasting == key.lasting and cached.left(now) > 0.0:
+        for sibling in self._keys.get(key.identity, ()):
+            cached = self._tokens[sibling]
+            if sibling != key and sibling.lasting == key.lasting and cached.left(now) > 0.0:
                 return cached
         return None
 
@@ -218,12 +218,16 @@ class TokenCache:
         cached.key = key
         siblings = self._keys.setdefault(key.identity, {})
         siblings[key] = None
-        gone = [other for other in siblings if other != key and other.lasting == key.lasting] if key.credential else []
-        for other in gone:
-            self.forget(other)
+        gone = (
+            [sibling for sibling in siblings if sibling != key and sibling.lasting == key.lasting]
+            if key.credential
+            else []
+        )
+        for sibling in gone:
+            self.forget(sibling)
         crowded = self._table.surplus()
         if len(siblings) > (TOKENS_PER_POD if key.pod else self._most_per_identity):
-            crowded = min(siblings, key=lambda other: self._tokens[other].last_used_ns)
+            crowded = min(siblings, key=lambda sibling: self._tokens[sibling].last_used_ns)
         if crowded is not None:
             self.forget(crowded)
             gone.append(crowded)

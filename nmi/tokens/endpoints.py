@@ -177,9 +177,9 @@ def _tenants(own: str, further: Iterable[str], name: str) -> tuple[str, ...]:
     return tenants
 
 
-def _incomplete(name: str, what: str) -> PolicyError:
+def _incomplete(name: str, fault: str) -> PolicyError:
     """Return the error for a fault that no flag allows: the AzureIdentity itself must be corrected."""
     return PolicyError(
         "No token can be fetched for this identity's AzureIdentity; its owner must correct it.",
-        f"AzureIdentity {name} {what}",
+        f"AzureIdentity {name} {fault}",
     )

@@ -242,8 +242,8 @@ class Flights:
 
     def drop(self, flight: Flight) -> None:
         """Let no further request join *flight*, which is being cancelled."""
-        for key, other in list(self._flights.items()):
-            if other is flight:
+        for key, current in list(self._flights.items()):
+            if current is flight:
                 del self._flights[key]
 
     def cancel_pod(self, uid: str) -> None:

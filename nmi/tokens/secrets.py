@@ -145,8 +145,8 @@ def _version(secret: Secret) -> str:
     return f"{secret.metadata.uid}/{secret.metadata.resource_version}"
 
 
-def _unfit(application: Application, what: str) -> CredentialError:
-    return CredentialError(f"Secret {application.secret} {what}", code="secret_unfit")
+def _unfit(application: Application, fault: str) -> CredentialError:
+    return CredentialError(f"Secret {application.secret} {fault}", code="secret_unfit")
 
 
 def _failure(application: Application, error: kube.ApiError) -> AzureError:

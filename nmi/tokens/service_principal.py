@@ -177,7 +177,9 @@ class ServicePrincipalSource:
         else:
             urls = [sign_in.token_url for sign_in in sign_ins]
             assertions = await self._signer.assertions(application, credential, urls, attempts.charged)
-            sign_ins = [replace(sign_in, assertion=one) for sign_in, one in zip(sign_ins, assertions, strict=True)]
+            sign_ins = [
+                replace(sign_in, assertion=assertion) for sign_in, assertion in zip(sign_ins, assertions, strict=True)
+            ]
 
         async def send(sign_in: SignIn) -> SignInResult:
             return await self._sign_ins.token(sign_in, application.namespace, attempts)
@@ -236,5 +238,5 @@ def _rejected(application: Application, credential: ClientSecret | KeyStore, ref
     )
 
 
-def _unreadable(application: Application, what: str) -> CredentialError:
-    return CredentialError(f"`certificate` in Secret {application.secret} {what}", code="certificate_unfit")
+def _unreadable(application: Application, fault: str) -> CredentialError:
+    return CredentialError(f"`certificate` in Secret {application.secret} {fault}", code="certificate_unfit")

@@ -66,7 +66,7 @@ def signed(
         header["x5t"] = _encoded(certificate.fingerprint(hashes.SHA1()))  # noqa: S303  a name, not a proof
     else:
         header["x5t#S256"] = _encoded(certificate.fingerprint(hashes.SHA256()))
-    header["x5c"] = [base64.b64encode(one.public_bytes(Encoding.DER)).decode() for one in chain]
+    header["x5c"] = [base64.b64encode(cert.public_bytes(Encoding.DER)).decode() for cert in chain]
     scheme: padding.AsymmetricPadding = padding.PKCS1v15()
     if not adfs:
         scheme = padding.PSS(padding.MGF1(hashes.SHA256()), hashes.SHA256.digest_size)

@@ -48,7 +48,7 @@ async def test_only_a_refusal_that_the_pod_record_determines_names_its_generatio
     entry = await bench.with_pod(assigned=False, label=None)
     refusal = await bench.refused()
     assert (refusal.reason, refusal.generation) == (Reason.NOTHING_ASSIGNED, entry.record.generation)
-    entry.doubt("10.0.0.99")  # each decision needs a read now
+    entry.add_unconfirmed("10.0.0.99")  # each decision needs a read now
     assert (await bench.refused()).generation is None
 
 
