@@ -59,7 +59,7 @@ class NodeService:
         self._on_retired = on_retired
         self._node_address = node_address
         self._maintaining: asyncio.Task[None] | None = None
-        self._kept: dict[SocketName, list[socket.socket]] = {}
+        self._duplicates: dict[SocketName, list[socket.socket]] = {}
         """Duplicates of the sockets that a successor uses."""
         self.listener: socket.socket | None = None
         self.node_listener: socket.socket | None = None
@@ -109,8 +109,8 @@ class NodeService:
         address = self._served_node_address
         if address is not None and self.node_listener is None:
             self.node_listener = bound(address, self._settings.listen_port)
-        for each in self._listeners:
-            each.listen(BACKLOG)
+        for listener in self._listeners:
+            listener.listen(BACKLOG)
         await self._redirect.install()
 
     async def serve(self, server: Server) -> None:
@@ -128,18 +128,18 @@ class NodeService:
         if self.server is not None:
             self.server.stop_accepting()
             # Immediately, instead of at the exit; that of the settings last: an NMI without a handover waits for it.
-            for each in reversed(self._listeners):
-                each.close()
+            for listener in reversed(self._listeners):
+                listener.close()
 
     def close(self) -> None:
         """Close every socket that is not closed yet."""
-        kept = [each for sockets in self._kept.values() for each in sockets]
-        for each in (*kept, *self._listeners):
-            each.close()
+        duplicates = [sock for sockets in self._duplicates.values() for sock in sockets]
+        for sock in (*duplicates, *self._listeners):
+            sock.close()
 
     @property
     def _listeners(self) -> tuple[socket.socket, ...]:
-        return tuple(each for each in (self.listener, self.node_listener) if each is not None)
+        return tuple(listener for listener in (self.listener, self.node_listener) if listener is not None)
 
     @property
     def _choice(self) -> RedirectChoice | None:
@@ -188,22 +188,22 @@ class NodeService:
                 # A listener that is not shared continues: only this NMI can serve the connections that wait there.
                 if self.server is not None and listener is not None:
                     self.server.stop_accepting(listener)
-                    self._kept[name] = []
+                    self._duplicates[name] = []
                     passed.append((name, listener.dup()))
             else:
-                self._kept[name] = self._pages[name].pause()
-                passed += [(name, each.dup()) for each in self._kept[name]]
+                self._duplicates[name] = self._pages[name].pause()
+                passed += [(name, sock.dup()) for sock in self._duplicates[name]]
         return passed
 
     async def resume(self) -> None:
-        for name, sockets in self._kept.items():
+        for name, sockets in self._duplicates.items():
             if name not in {"listener", "node_listener"}:
                 await self._pages[name].start(sockets)
-        if self.server is not None and "listener" in self._kept and self.listener is not None:
+        if self.server is not None and "listener" in self._duplicates and self.listener is not None:
             self.server.accept_again(self.listener)
-        if self.server is not None and "node_listener" in self._kept and self.node_listener is not None:
+        if self.server is not None and "node_listener" in self._duplicates and self.node_listener is not None:
             self.server.listen_on_node(self.node_listener, self._redirected_from)
-        self._kept = {}
+        self._duplicates = {}
         self.maintain()
         await self._redirect.install()
         self.active = True

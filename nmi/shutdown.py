@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 REMOVE_SECONDS: Final = 5.0
 """How long the stop waits for the xtables lock. The rest of a pod's grace period (30 s) is for the drain."""
 SUCCESSOR_SECONDS: Final = 15.0
-"""How long the stop waits for a successor that synchronises. With the drain (10 s, and 0.5 s for last answers) this is
-less than a pod's grace period (30 s); NMI then removes no rule, which could take 2 * REMOVE_SECONDS more.
+"""How long the stop waits for a successor that synchronises. With the drain (10 s, and 0.5 s for last responses) this
+is less than a pod's grace period (30 s); NMI then removes no rule, which could take 2 * REMOVE_SECONDS more.
 """
 REGISTRATION_SECONDS: Final = 3.0
 """How long a stop without a successor waits for one that has started and is not registered yet. Requests are served in

@@ -67,7 +67,7 @@ class Rejection(msgspec.Struct, frozen=True, tag="rejection"):
 
 
 class Take(msgspec.Struct, frozen=True, tag="take"):
-    """The successor is synchronised and asks for the sockets."""
+    """The successor is synchronised and requests the sockets."""
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
@@ -105,7 +105,7 @@ class Adopted(msgspec.Struct, frozen=True, tag="adopted"):
 
 
 class GiveBack(msgspec.Struct, frozen=True, tag="give_back"):
-    """The successor stops, and asks the predecessor to serve again."""
+    """The successor stops, and requests that the predecessor serves again."""
 
 
 class Resumed(msgspec.Struct, frozen=True, tag="resumed"):

@@ -36,8 +36,8 @@ from podidentity.exits import StartError
 
 log = logging.getLogger(__name__)
 
-ANSWER_SECONDS: Final = 10.0
-"""The limit for each answer of the predecessor, which takes milliseconds."""
+RESPONSE_SECONDS: Final = 10.0
+"""The limit for each response of the predecessor, which takes milliseconds."""
 
 
 class HandoverError(Exception):
@@ -57,7 +57,7 @@ async def meet(path: Path, hello: Hello, metrics: HandoverMetrics) -> "Successor
         return None
     channel = Channel(sock, Role.SUCCESSOR)
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(RESPONSE_SECONDS):
             await channel.send(hello)
             response, _ = await channel.receive()
     except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
@@ -97,7 +97,7 @@ class Successor:
         *receive_tokens* gets the packets with tokens, and returns the number of stored tokens and of refused ones.
         """
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(RESPONSE_SECONDS):
                 await self._channel.send(Take())
                 message, descriptors = await self._after_tokens(receive_tokens)
         except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
@@ -139,7 +139,7 @@ class Successor:
         NMI continues.
         """
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(RESPONSE_SECONDS):
                 rejection = await self._confirmed()
         except (ProtocolError, TimeoutError) as error:
             self.close()
@@ -207,7 +207,7 @@ class Successor:
             return False
         self._given_back = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(RESPONSE_SECONDS):
                 await self._channel.send(GiveBack())
                 given_back = await self._given_back
         except (ChannelClosedError, ProtocolError, TimeoutError, OSError):

@@ -33,7 +33,7 @@ WAIT_SECONDS_MAX: Final = 960.0
 STABLE_SECONDS: Final = 300.0
 """A redirect that stays for this long counts as repaired: the next loss begins with WAIT_SECONDS."""
 CAME_BACK_SECONDS: Final = 5.0
-"""How long NMI's requests to IMDS come back, without another answer, before that is a loss of the exemption. Cilium
+"""How long NMI's requests to IMDS come back, without another response, before that is a loss of the exemption. Cilium
 creates the exemption a moment after the redirect."""
 UNSEEN_SECONDS: Final = 60.0
 """How long after the start NMI waits for the first successful check before it logs a warning."""

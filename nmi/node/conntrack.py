@@ -73,7 +73,7 @@ def bypassing_in(listed: bytes) -> frozenset[tuple[str, int]]:
     """Return source address and port of each connection in conntrack's list. Skip lines in another form."""
     connections: set[tuple[str, int]] = set()
     for source, number in _BYPASSING.findall(listed):
-        with suppress(AddressValueError):  # a socket would take it for a name, and ask a resolver
+        with suppress(AddressValueError):  # a socket would take it for a name, and query a resolver
             address = str(IPv4Address(source.decode()))
             if int(number) <= _PORT_MAX:
                 connections.add((address, int(number)))

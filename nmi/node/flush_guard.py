@@ -36,7 +36,7 @@ _TCP_RESET: Final = 1
 _ERROR: Final = 2
 _NESTED: Final = 0x8000
 _DATAGRAM_MAX: Final = 1 << 16
-_ANSWER_SECONDS: Final = 5.0
+_RESPONSE_SECONDS: Final = 5.0
 
 
 class FlushGuard:
@@ -45,7 +45,7 @@ class FlushGuard:
     def __init__(self, to: RedirectSpec) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
         try:
-            self._socket.settimeout(_ANSWER_SECONDS)
+            self._socket.settimeout(_RESPONSE_SECONDS)
             self._socket.bind((0, 0))
             self.table = f"{TABLE_PREFIX}{self._socket.getsockname()[0]}"
             self._socket.send(creation(self.table, to))

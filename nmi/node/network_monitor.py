@@ -250,14 +250,14 @@ def _socket(groups: int) -> socket.socket:
 def _dump() -> list[Message]:
     messages: list[Message] = []
     read = 0
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
-        asking.settimeout(_DUMP_SECONDS)
-        asking.bind((0, 0))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as dumping:
+        dumping.settimeout(_DUMP_SECONDS)
+        dumping.bind((0, 0))
         for sequence, request in dump_requests(1):
-            asking.send(request)
+            dumping.send(request)
             done = False
             while not done:
-                datagram = asking.recv(_DATAGRAM_MAX)
+                datagram = dumping.recv(_DATAGRAM_MAX)
                 read += len(datagram)
                 if read > DUMP_BYTES_MAX:
                     raise OSError(errno.EFBIG, "the node has more interfaces, neighbours and routes than are listed")

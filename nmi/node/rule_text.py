@@ -28,7 +28,7 @@ def chains_in(text: str) -> set[str]:
 
 
 def words(rule: str) -> list[str]:
-    """Return the words of *rule*, without quotes and comments, with spellings that differ between versions unified.
+    """Return the words of *rule*, without quotes and comments, with forms that differ between versions unified.
 
     A rule that cannot be split (because of another program's comment) is returned as a single word.
     """
