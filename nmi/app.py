@@ -296,6 +296,6 @@ def _node_address(settings: Settings) -> str | None:
     """Return the node's own address; None if it is unknown, or the target `loopback` is required."""
     if settings.redirect_target is RedirectTarget.LOOPBACK:
         return None
-    found: NodeAddress = find_node_address(settings.node_ip, settings.metadata_ip)
-    log.info("the node's address", extra={"address": found.address or "unknown", "reason": found.reason})
-    return found.address
+    node_address: NodeAddress = find_node_address(settings.node_ip, settings.metadata_ip)
+    log.info("the node's address", extra={"address": node_address.address or "unknown", "reason": node_address.reason})
+    return node_address.address

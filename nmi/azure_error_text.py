@@ -38,20 +38,20 @@ _SPOILED: Final = re.compile("unreachable", re.IGNORECASE)
 _EDGES: Final = "'\"`.,;:()/\u2018\u2019\u201c\u201d"
 
 
-def for_pod(said: str, own: Iterable[str]) -> str:
-    """Return the part of *said* that a pod may read: printable ASCII on one line, at most a few characters longer than
-    *said*.
+def for_pod(sentence: str, own: Iterable[str]) -> str:
+    """Return the part of *sentence* that a pod may read: printable ASCII on one line, at most a few characters
+    longer than *sentence*.
 
-    *own* are the ids and names that are the pod's own. Empty for an empty *said*.
+    *own* are the ids and names that are the pod's own. Empty for an empty *sentence*.
     """
-    kept = {form.strip(_EDGES).casefold() for each in own if each.strip() for form in (each, redacted(each))}
+    kept = {form.strip(_EDGES).casefold() for name in own if name.strip() for form in (name, redacted(name))}
 
-    def judged(found: re.Match[str]) -> str:
-        return found[0] if found[0].strip(_EDGES).casefold() in kept else REMOVED
+    def replacement(match: re.Match[str]) -> str:
+        return match[0] if match[0].strip(_EDGES).casefold() in kept else REMOVED
 
-    text = " ".join(said.split())
+    text = " ".join(sentence.split())
     if text.endswith("\u2026"):
         text = text[:-1].rpartition(" ")[0] + " ..."  # half an id is not recognised as an id
-    text = _FOREIGN.sub(judged, redact(text))
-    text = "".join(each if each.isascii() and each.isprintable() else "?" for each in text.replace("\u2026", "..."))
+    text = _FOREIGN.sub(replacement, redact(text))
+    text = "".join(char if char.isascii() and char.isprintable() else "?" for char in text.replace("\u2026", "..."))
     return _SPOILED.sub("not answering", text)

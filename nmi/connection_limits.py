@@ -10,11 +10,11 @@ PART: Final = 4
 UNLIMITED_BYTES: Final = 512 << 20
 """Memory of all connections if there is no memory limit."""
 LEAST_BYTES: Final = 8 << 20
-PLACE_BYTES: Final = 16 << 10
+SLOT_BYTES: Final = 16 << 10
 """Memory per connection: a full receive buffer, the objects, and a complete response that waits."""
-PLACES_MOST: Final = 8192
+SLOTS_MOST: Final = 8192
 """A node runs up to 250 pods, whose SDKs keep a few connections each."""
-PLACES_PER_POD: Final = (256, 512)
+SLOTS_PER_POD: Final = (256, 512)
 """200 concurrent requests from one pod occur in practice. Sixteen pods together may use all connections."""
 RECEIVE_BYTES: Final = (4 << 10, 16 << 10)
 """Receive buffer of a connection, which the kernel doubles: several usual heads, or one of the largest size."""
@@ -33,13 +33,13 @@ WRITE_SECONDS: Final = 30.0
 def connection_limits(settings: Settings, memory_limit: int | None) -> Limits:
     """Return the limits for a container of *memory_limit* bytes (None: no limit)."""
     memory = UNLIMITED_BYTES if memory_limit is None else max(LEAST_BYTES, memory_limit // PART)
-    places = max(min(PLACES_MOST, memory // PLACE_BYTES), settings.max_connections_per_pod)
-    least, usual = PLACES_PER_POD
+    slots = max(min(SLOTS_MOST, memory // SLOT_BYTES), settings.max_connections_per_pod)
+    least, usual = SLOTS_PER_POD
     smallest_receive, largest_receive = RECEIVE_BYTES
     smallest_send, largest_send = SEND_BYTES
     return Limits(
-        connections=places,
-        connections_per_peer=settings.max_connections_per_pod or min(usual, max(least, places // 16), places),
+        connections=slots,
+        connections_per_peer=settings.max_connections_per_pod or min(usual, max(least, slots // 16), slots),
         receive_bytes=min(largest_receive, max(smallest_receive, memory >> 15)),
         send_bytes=max(smallest_send, memory >> 14) if memory < UNLIMITED_BYTES else largest_send,
         memory_bytes=memory,
@@ -52,7 +52,7 @@ def connection_limits(settings: Settings, memory_limit: int | None) -> Limits:
 
 def excess(limits: Limits) -> str:
     """Return which flag allows more connections than fit their memory, with the next action; empty if none does."""
-    most = limits.memory_bytes // PLACE_BYTES
+    most = limits.memory_bytes // SLOT_BYTES
     if limits.connections <= most:
         return ""
     return (

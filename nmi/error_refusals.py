@@ -23,7 +23,7 @@ E = TypeVar("E", bound=AzureError)
 
 
 class Service(StrEnum):
-    """The service that NMI asks for a token, in words for the operator."""
+    """The service from which NMI requests a token, in words for the operator."""
 
     IMDS = "IMDS"
     ENTRA_ID = "Entra ID"
@@ -46,7 +46,7 @@ class _ErrorTexts(NamedTuple, Generic[E]):
     """The next action, for the operator."""
     check: Callable[[Service], str] | None = None
     """What precedes *hint* and depends on the service."""
-    with_answer: bool = False
+    with_azure_sentence: bool = False
     """Whether the pod also receives Azure's own sentence."""
 
 
@@ -65,7 +65,7 @@ _TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
         Reason.UPSTREAM_REFUSED,
         lambda error: SENTENCES[error.step],
         next_action,
-        with_answer=True,
+        with_azure_sentence=True,
     ),
     _ErrorTexts[ProxyUnreachable](
         ProxyUnreachable,
@@ -127,7 +127,7 @@ _TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
         Reason.UPSTREAM_REFUSED,
         lambda _: "Azure refused a token for this identity",
         lambda error: f"check the AzureIdentity's clientID and the requested resource: {error.message}",
-        with_answer=True,
+        with_azure_sentence=True,
     ),
     _ErrorTexts[Throttled](
         Throttled,
@@ -172,15 +172,15 @@ def refusal_of(error: AzureError, own: Collection[str] = (), service: Service = 
     For a refused token the pod also receives Azure's own sentence, without the ids and names that are not among *own*
     (`azure_error_text`). The text never contains the word "unreachable", by which SDKs detect a missing endpoint.
     """
-    texts = next(each for each in _TEXTS if isinstance(error, each.error))
+    texts = next(row for row in _TEXTS if isinstance(error, row.error))
     code = "" if "unreachable" in error.code.lower() else error.code
     facts = [code, f"correlation id {error.correlation_id}" if error.correlation_id else ""]
-    known = ", ".join(fact for fact in facts if fact)
-    suffix = f" ({known})" if known else ""
-    answer = _answer_of(error, own) if texts.with_answer else ""
+    details = ", ".join(fact for fact in facts if fact)
+    suffix = f" ({details})" if details else ""
+    azure_sentence = _azure_sentence(error, own) if texts.with_azure_sentence else ""
     return Refusal(
         texts.reason,
-        f"{texts.sentence(error)}{suffix}.{answer}",
+        f"{texts.sentence(error)}{suffix}.{azure_sentence}",
         f"{texts.check(service)}: {texts.hint(error)}" if texts.check is not None else texts.hint(error),
         # A repeated request is refused again, so the pod receives no time for it.
         retry_after=None if texts.reason is Reason.UPSTREAM_REFUSED else error.retry_after,
@@ -196,12 +196,12 @@ def _cause(error: AzureError, texts: _ErrorTexts[Any]) -> str:
     """
     if texts.reason is not Reason.UPSTREAM_REFUSED:
         return str(texts.reason)
-    return f"{texts.sentence(error)} {error.code}" if texts.with_answer else texts.hint(error)
+    return f"{texts.sentence(error)} {error.code}" if texts.with_azure_sentence else texts.hint(error)
 
 
-def _answer_of(error: AzureError, own: Collection[str]) -> str:
-    said = azure_error_text.for_pod(error.sentence, own)
-    return f" Azure's answer: {said}" if said else ""
+def _azure_sentence(error: AzureError, own: Collection[str]) -> str:
+    sentence = azure_error_text.for_pod(error.sentence, own)
+    return f" Azure's answer: {sentence}" if sentence else ""
 
 
 def _trust(error: UntrustedError) -> str:

@@ -82,7 +82,7 @@ def exchanges(settings: Settings) -> Exchanges:
 
 
 def sign_in_trust(settings: Settings) -> CaBundle | None:
-    """Return the authorities that NMI trusts for sign-ins, None for the machine's only.
+    """Return the CA certificates that NMI trusts for sign-ins, None for the machine's only.
 
     Blocking: reads files. Raises StartError for a bundle that cannot be used.
     """

@@ -58,8 +58,8 @@ def _check_together(settings: SettingTable) -> None:
         "http-probe-port": settings.probe_port,
         "prometheus-port": settings.metrics_port,
     }
-    for (flag, port), (other, its_port) in combinations(ports.items(), 2):
-        _demand(port != its_port, f"--{flag} and --{other} are both {port}; give each its own")
+    for (flag, port), (other_flag, its_port) in combinations(ports.items(), 2):
+        _demand(port != its_port, f"--{flag} and --{other_flag} are both {port}; give each its own")
     _demand(
         not settings.redirect.changes_rules or settings.metadata_ip != settings.listen_address,
         f"--metadata-ip and --nmi-listen-address are both {settings.metadata_ip}: the redirect would target "
@@ -146,6 +146,6 @@ def _demand(holds: bool, sentence: str) -> None:
         raise UsageError(sentence)
 
 
-def _overlaps(prefix: str, kept: str) -> bool:
+def _overlaps(prefix: str, reserved: str) -> bool:
     """Return whether one of the two prefixes contains the other."""
-    return kept.startswith(prefix) or prefix.startswith(kept)
+    return reserved.startswith(prefix) or prefix.startswith(reserved)

@@ -37,8 +37,8 @@ class Settings(SettingTable, frozen=True, kw_only=True):
     @property
     def environ(self) -> Mapping[str, str]:
         """The environment variables by which a pod finds its API server."""
-        found = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
-        return {name: value for name, value in found.items() if value}
+        variables = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
+        return {name: value for name, value in variables.items() if value}
 
     @property
     def user_agent(self) -> str:

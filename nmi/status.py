@@ -53,7 +53,7 @@ class Status:
             "server": serving.service.server if serving is not None else None,
             "plumbing": self._redirect,
         }
-        states = {name: each.state() for name, each in components.items() if each is not None}
+        states = {name: component.state() for name, component in components.items() if component is not None}
         predecessor = serving.predecessor if serving is not None else None
         return {
             "node": self._node,
@@ -70,6 +70,6 @@ def _watch_problem(cluster_cache: ClusterCache | None) -> str | None:
     if cluster_cache is None:
         return "the watches have not started yet"
     if incomplete := cluster_cache.watches.incomplete():
-        return f"first lists not complete: {', '.join(f'{name}: {why}' for name, why in incomplete.items())}"
+        return f"first lists not complete: {', '.join(f'{name}: {reason}' for name, reason in incomplete.items())}"
     silent = cluster_cache.silent()
     return f"silent: {', '.join(silent)}; check that the API server responds to this node" if silent else None

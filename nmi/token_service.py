@@ -206,8 +206,8 @@ class TokenService:
         Object ids are learned from IMDS's responses, without a new generation.
         """
         certain = isinstance(decision_input, DecisionInput) and decision_input.certain
-        known = decision.reason is not Reason.UNKNOWN_OBJECT_ID
-        return generation if certain and known and attempt.peer else None
+        object_id_known = decision.reason is not Reason.UNKNOWN_OBJECT_ID
+        return generation if certain and object_id_known and attempt.peer else None
 
     async def _grant(
         self,
@@ -316,9 +316,9 @@ class TokenService:
         key = self._broker.key_of(assigned.identity, request.resource, request.xms_cc, _workload(entry)).lasting
         if request.force_refresh and self._broker.caching:
             # The ready answers of every pod that shares the identity contain the replaced token.
-            for other in self._cluster_cache.entries():
-                if other.serves(key):
-                    other.discard_answers()
+            for other_entry in self._cluster_cache.entries():
+                if other_entry.serves(key):
+                    other_entry.discard_answers()
         cacheable = certain and self._broker.caching and not fetched.auxiliary
         if cacheable:
             entry.serve(key)

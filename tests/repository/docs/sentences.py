@@ -14,7 +14,7 @@ from tests.support.checkout import ROOT
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-PASSED_ON: Final = {"error.sentence", "f'{texts.sentence(error)}{suffix}.{answer}'"}
+PASSED_ON: Final = {"error.sentence", "f'{texts.sentence(error)}{suffix}.{azure_sentence}'"}
 """The texts of a PolicyError and of a row of nmi/error_refusals.py, which are read at their own calls."""
 
 
@@ -70,7 +70,7 @@ def _of(
         assert isinstance(kind, ast.Attribute), ast.dump(kind)
         assert isinstance(sentence, ast.Lambda), ast.dump(sentence)
         for parts in texts(sentence.body, None, modules):
-            yield kind.attr, (*parts, ".", *([""] if "with_answer" in named else []))
+            yield kind.attr, (*parts, ".", *([""] if "with_azure_sentence" in named else []))
         return
     given = [*call.args, *(named[each] for each in ("reason", "sentence")[len(call.args) :] if each in named)]
     reason = "POLICY"

@@ -13,7 +13,7 @@ import pytest
 
 from nmi import cli
 from nmi.choices import OperationMode
-from nmi.connection_limits import FIRST_BYTE_SECONDS, HEAD_SECONDS, IDLE_SECONDS, PLACES_MOST, WRITE_SECONDS
+from nmi.connection_limits import FIRST_BYTE_SECONDS, HEAD_SECONDS, IDLE_SECONDS, SLOTS_MOST, WRITE_SECONDS
 from nmi.server.policy import Sizes
 from nmi.settings import FORMER_FLAGS, Settings, parse
 from podidentity.exits import StartError, ended
@@ -229,7 +229,7 @@ def test_a_former_flag_is_accepted_with_any_value_and_changes_no_setting() -> No
 def test_the_texts_about_former_flags_state_the_constants() -> None:
     sizes = Sizes()
     assert {flag: [int(number) for number in re.findall(r"\d+", text)] for flag, text in FORMER_FLAGS.items()} == {
-        "max-connections": [PLACES_MOST],
+        "max-connections": [SLOTS_MOST],
         "max-connection-bytes": [],
         "max-header-fields": [sizes.fields],
         "max-target-bytes": [sizes.target_bytes],

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from _native.index import PodRecord
-from nmi.connection_limits import PLACES_PER_POD
+from nmi.connection_limits import SLOTS_PER_POD
 from nmi.identity.lookup_wait import REMEMBERED_MAX, WAITERS_MAX, WAITING_BYTES, LookupWait
 from nmi.identity.pods import PodEntry
 from nmi.refusal import NO_ROOM_TO_WAIT, Refusal
@@ -269,4 +269,4 @@ async def test_a_limited_number_of_addresses_without_a_waiting_request_is_rememb
 
 def test_the_limit_of_8_mib_is_more_than_the_connections_of_one_address() -> None:
     assert WAITING_BYTES == 8 << 20
-    assert max(PLACES_PER_POD) < WAITERS_MAX
+    assert max(SLOTS_PER_POD) < WAITERS_MAX
