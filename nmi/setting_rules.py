@@ -58,8 +58,8 @@ def _check_together(settings: SettingTable) -> None:
         "http-probe-port": settings.probe_port,
         "prometheus-port": settings.metrics_port,
     }
-    for (flag, port), (other_flag, its_port) in combinations(ports.items(), 2):
-        _demand(port != its_port, f"--{flag} and --{other_flag} are both {port}; give each its own")
+    for (flag, port), (other_flag, other_port) in combinations(ports.items(), 2):
+        _demand(port != other_port, f"--{flag} and --{other_flag} are both {port}; give each its own")
     _demand(
         not settings.redirect.changes_rules or settings.metadata_ip != settings.listen_address,
         f"--metadata-ip and --nmi-listen-address are both {settings.metadata_ip}: the redirect would target "

@@ -89,10 +89,10 @@ def remove(directory: Path) -> bool:
     """Delete the unit and its link from *directory*; return whether there was any. Blocks. Raises StartError."""
     link, file = directory / WANTED_BY / NAME, directory / NAME
     try:
-        there = [path for path in (link, file) if path.is_symlink() or path.exists()]
-        for path in there:
+        existing = [path for path in (link, file) if path.is_symlink() or path.exists()]
+        for path in existing:
             path.unlink()
-        if link in there:
+        if link in existing:
             with suppress(OSError):  # other units are in it
                 link.parent.rmdir()
     except OSError as error:
@@ -100,7 +100,7 @@ def remove(directory: Path) -> bool:
             f"cannot remove the boot guard from {directory} ({error.strerror}): delete {NAME} and {WANTED_BY}/{NAME} "
             f"there"
         ) from error
-    return bool(there)
+    return bool(existing)
 
 
 def installed(directory: Path) -> bool:

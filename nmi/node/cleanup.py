@@ -37,8 +37,8 @@ async def cleanup(settings: Settings) -> list[str]:
                 for rule in rules:
                     if await maintenance.find(rule):
                         await maintenance.remove(rule)
-                        where = "nftables" if backend is Backend.NFTABLES else f"{rule.table} of {backend}"
-                        removed.append(f"removed {rule.name} ({where})")
+                        location = "nftables" if backend is Backend.NFTABLES else f"{rule.table} of {backend}"
+                        removed.append(f"removed {rule.name} ({location})")
     except RedirectError as error:
         raise StartError(f"not everything was removed: {error}; then run this again") from error
     except TimeoutError as error:
@@ -57,5 +57,5 @@ async def _drivers(to: RedirectSpec) -> AsyncIterator[tuple[Backend, RuleDriver,
             "no program of netfilter was found: install the packages iptables (1.8 or newer) and nftables in NMI's "
             "image"
         )
-    async for each in leftovers.drivers(programs, to):
-        yield each
+    async for backend_rules in leftovers.drivers(programs, to):
+        yield backend_rules

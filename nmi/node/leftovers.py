@@ -31,9 +31,9 @@ async def drivers(
         yield Backend.NFTABLES, await driver_for(Backend.NFTABLES, programs), both
     if programs.iptables_nft is not None and (programs.nft is None or names is not None):
         # Without nft any table may exist.
-        there = tuple(rule for rule in both if names is None or (FAMILY, rule.table) in names)
-        if there:
-            yield Backend.IPTABLES_NFT, await driver_for(Backend.IPTABLES_NFT, programs), there
+        existing = tuple(rule for rule in both if names is None or (FAMILY, rule.table) in names)
+        if existing:
+            yield Backend.IPTABLES_NFT, await driver_for(Backend.IPTABLES_NFT, programs), existing
     tables = await asyncio.to_thread(existing_legacy_tables)
     ours = [rule for rule in both if rule.table in tables and await _in_legacy(programs, rule)]
     if ours:

@@ -253,7 +253,7 @@ def clear_commands(table: ListedTable, name: str) -> list[object]:
     """Return the commands that delete the chain *name*, and the table with its last chain."""
     if not table.exists:
         return []
-    if not any(table.chain(other) is not None for other in _CHAINS - {name}):
+    if not any(table.chain(chain) is not None for chain in _CHAINS - {name}):
         return [_command("delete", "table")]
     chains = [chain for chain in (name, WITHDRAWN) if table.chain(chain) is not None]
     return [_command(verb, "chain", chain) for chain in chains for verb in ("flush", "delete")]

@@ -79,7 +79,7 @@ class NftChanges:
         concerns = False
         for _ in range(_READS):
             try:
-                news = self._socket.recv(_DATAGRAM_MAX)
+                message = self._socket.recv(_DATAGRAM_MAX)
             except BlockingIOError:
                 return concerns
             except OSError as error:
@@ -89,7 +89,7 @@ class NftChanges:
             else:
                 # A name is an attribute that begins with its length and type, so no other name matches. The table is
                 # not compared, because the chain of the same name in another table rarely changes.
-                concerns = concerns or any(mark in news for mark in self._marks)
+                concerns = concerns or any(mark in message for mark in self._marks)
         return True
 
     def close(self) -> None:

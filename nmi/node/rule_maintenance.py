@@ -199,20 +199,20 @@ class RuleMaintenance:
         self.forgotten += count
         log.info("connections that bypassed NMI ended", extra={"count": count})
 
-    async def _retry_while_locked(self, act: Callable[[], Awaitable[T]]) -> T:
-        return await retry_while_locked(act, self._sleep)
+    async def _retry_while_locked(self, action: Callable[[], Awaitable[T]]) -> T:
+        return await retry_while_locked(action, self._sleep)
 
 
 async def retry_while_locked(
-    act: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    action: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> T:
-    """Return the result of *act*, retried with growing intervals while another program holds the lock (#249: never
+    """Return the result of *action*, retried with growing intervals while another program holds the lock (#249: never
     exit).
     """
     wait, waited = 0.05, 0.0
     while True:
         try:
-            return await act()
+            return await action()
         except LockHeldError as error:
             if waited == 0 or wait == _LONGEST_WAIT_SECONDS:
                 log.warning(

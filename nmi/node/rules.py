@@ -93,7 +93,7 @@ class RedirectSpec(msgspec.Struct, frozen=True):
     @property
     def redirect(self) -> TopRule:
         """The redirect. It excludes the node's own processes on loopback, such as NMI, which uses the real IMDS."""
-        led = f"! -s 127.0.0.1/32 {self._requests} -j DNAT --to-destination {self.target_ip}:{self.target_port}"
+        dnat = f"! -s 127.0.0.1/32 {self._requests} -j DNAT --to-destination {self.target_ip}:{self.target_port}"
         return TopRule(
             name=f"the redirect of {self.metadata_ip}",
             table="nat",
@@ -111,7 +111,7 @@ class RedirectSpec(msgspec.Struct, frozen=True):
                 ),
             ),
             chain=CHAIN,
-            rules=(led, "-j RETURN"),
+            rules=(dnat, "-j RETURN"),
         )
 
     @property

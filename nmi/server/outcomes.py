@@ -71,12 +71,12 @@ class Outcomes:
         response = refusal_response(
             refusal, request_id=call.request_id, set_retry_after=self._policy.set_retry_after, allow=allow
         )
-        who = subject_of(call, self._index.get(call.peer)) if subject is None else subject
+        caller = subject_of(call, self._index.get(call.peer)) if subject is None else subject
         self._measures.refused(refusal.reason)
         if refusal.limit is not None:
             self._measures.limit_hit(refusal.limit)
-        usage = self.decisions.refused(who, str(call.path), response.status, refusal, call.token_request)
-        outcome = self.served(who, response)
+        usage = self.decisions.refused(caller, str(call.path), response.status, refusal, call.token_request)
+        outcome = self.served(caller, response)
         if call.path is not CanonicalPath.HOST_TOKEN:
             counter = self._measures.refusal_counter(refusal.reason)
             repeated = RefusedRequest(response, call.request_id, outcome.series, usage, counter)

@@ -258,8 +258,8 @@ class Refusals:
 
     def find(self, key: TokenKey, now: float, not_before: float) -> AzureError | None:
         """Return the refusal unless it is too old, or older than *not_before* (when the identity became usable)."""
-        when, error = self._refusals.view.get(key, (0.0, None))
-        if error is None or now - when >= self._seconds or when < not_before:
+        refused_at, error = self._refusals.view.get(key, (0.0, None))
+        if error is None or now - refused_at >= self._seconds or refused_at < not_before:
             return None
         return error.again()
 
