@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from nmi.node.refused_rules import NOT_PERMITTED, REFUSED
-from nmi.node.rules import FoundRules, LockHeldError, RedirectError, TopRule
+from nmi.node.rules import IptablesRuleState, LockHeldError, RedirectError, TopRule
 from podidentity.exits import StartError
 
 LOCK = Path("/run/xtables.lock")
@@ -37,7 +37,7 @@ class LegacyDriver:
         # python-iptables keeps one object for each table in the process: two threads would share its handle.
         self._handle_lock = threading.Lock()
 
-    async def find(self, rule: TopRule) -> FoundRules:
+    async def find(self, rule: TopRule) -> IptablesRuleState:
         return await asyncio.to_thread(self._find, rule)
 
     async def put(self, rule: TopRule) -> None:
@@ -64,9 +64,9 @@ class LegacyDriver:
                     return int(packets)
             return None
 
-    def _find(self, rule: TopRule) -> FoundRules:
+    def _find(self, rule: TopRule) -> IptablesRuleState:
         with self._handle_lock, self._open(rule.table) as table:
-            return FoundRules(
+            return IptablesRuleState(
                 tops=tuple((at + 1, text) for at, text in self._ours(table, rule)),
                 rules=self._chain(table, rule) if rule.chain and table.is_chain(rule.chain) else None,
             )

@@ -12,7 +12,7 @@ import msgspec
 
 from nmi.node.refused_rules import NOT_PERMITTED, REFUSED
 from nmi.node.rule_text import all_rules, chains_in, normalized, rules_of
-from nmi.node.rules import FoundRules, RedirectError, TopRule
+from nmi.node.rules import IptablesRuleState, RedirectError, TopRule
 from nmi.subprocesses import Finished, ProgramTimeoutError, run
 from podidentity.exits import StartError
 
@@ -38,7 +38,7 @@ class NftDriver:
         self._programs = programs
         self._seconds = seconds
 
-    async def find(self, rule: TopRule) -> FoundRules:
+    async def find(self, rule: TopRule) -> IptablesRuleState:
         # Chains are listed by name, since a whole nat table may hold ten thousand rules of kube-proxy. For a missing
         # chain iptables-nft 1.8.9 reports "incompatible", so a failure counts as a missing chain. Other errors show in
         # the first command or in the change that follows.
@@ -47,7 +47,7 @@ class NftDriver:
         if rule.chain:
             ours = await self._run(self._programs.iptables, "-t", rule.table, "-S", rule.chain)
             rules = tuple(map(normalized, rules_of(ours.stdout, rule.chain))) if ours.code == 0 else None
-        return FoundRules(
+        return IptablesRuleState(
             tops=tuple(
                 (position, normalized(text))
                 for position, text in enumerate(rules_of(hook, rule.hook), start=1)

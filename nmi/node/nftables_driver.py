@@ -69,8 +69,8 @@ class ListedTable(msgspec.Struct, frozen=True):
         return None
 
 
-class FoundChain(msgspec.Struct, frozen=True):
-    """`rules.Found` for one rule in NMI's table."""
+class NftablesRuleState(msgspec.Struct, frozen=True):
+    """`rules.RuleState` for one rule in NMI's table."""
 
     table: ListedTable
     name: str
@@ -106,12 +106,12 @@ class NftablesDriver:
         self._nft = nft
         self._seconds = seconds
 
-    async def find(self, rule: TopRule) -> FoundChain:
-        return FoundChain(await self._listed(), rule.base.name)
+    async def find(self, rule: TopRule) -> NftablesRuleState:
+        return NftablesRuleState(await self._listed(), rule.base.name)
 
     async def packets(self, rule: TopRule) -> int | None:
         table = await self._listed()
-        if FoundChain(table, rule.base.name).fault(rule) is not None:
+        if NftablesRuleState(table, rule.base.name).fault(rule) is not None:
             return None
         counters = (
             expression.get("counter") for expression in table.rules(rule.base.name)[0] if isinstance(expression, dict)

@@ -149,7 +149,7 @@ def _json(expression: object) -> str:
     return json.dumps(expression, sort_keys=True)
 
 
-class Found(Protocol):
+class RuleState(Protocol):
     """The state of one rule in a backend."""
 
     @property
@@ -160,7 +160,7 @@ class Found(Protocol):
         """Return why *rule* is not in force exactly once and before other rules; None if it is."""
 
 
-class FoundRules(msgspec.Struct, frozen=True):
+class IptablesRuleState(msgspec.Struct, frozen=True):
     """The rules of NMI that a table of iptables holds."""
 
     tops: tuple[tuple[int, str], ...]
@@ -196,7 +196,7 @@ class RuleDriver(Protocol):
     podidentity.exits.StartError if only a change outside of NMI helps.
     """
 
-    async def find(self, rule: TopRule) -> Found:
+    async def find(self, rule: TopRule) -> RuleState:
         """Return what exists of *rule*. Changes nothing, except that opening a missing legacy table creates it."""
 
     async def packets(self, rule: TopRule) -> int | None:

@@ -15,7 +15,7 @@ from nmi.node import cleanup as room
 from nmi.node.redirect_choice import Backend
 from nmi.node.rule_changes import BURST, GAP_SECONDS, RuleChangeNotifier
 from nmi.node.rule_maintenance import RuleMaintenance
-from nmi.node.rules import FoundRules, LockHeldError, RedirectError, RedirectSpec, RuleDriver, TopRule
+from nmi.node.rules import IptablesRuleState, LockHeldError, RedirectError, RedirectSpec, RuleDriver, TopRule
 from nmi.settings import parse
 from podidentity.exits import StartError
 from tests.support.virtual_time import now
@@ -24,15 +24,15 @@ TO = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2579)
 RULE = TO.redirect
 
 
-def whole(rule: TopRule) -> FoundRules:
-    return FoundRules(((1, rule.text),), rule.rules or None)
+def whole(rule: TopRule) -> IptablesRuleState:
+    return IptablesRuleState(((1, rule.text),), rule.rules or None)
 
 
 class Tables:
     """The node's tables, which a test may change, lock, or make unreadable; and tracked connections past the rule."""
 
     def __init__(self) -> None:
-        self.found: dict[TopRule, FoundRules] = {}
+        self.found: dict[TopRule, IptablesRuleState] = {}
         self.errors: list[Exception] = []
         self.broken: dict[TopRule, Exception] = {}
         self.puts = 0
@@ -41,9 +41,9 @@ class Tables:
         self.forget_errors: list[Exception] = []
         self.forgets = 0
 
-    async def find(self, rule: TopRule) -> FoundRules:
+    async def find(self, rule: TopRule) -> IptablesRuleState:
         self._fail(rule)
-        return self.found.get(rule, FoundRules(()))
+        return self.found.get(rule, IptablesRuleState(()))
 
     async def packets(self, rule: TopRule) -> int | None:
         raise AssertionError(rule)
@@ -344,7 +344,7 @@ def on_this_node(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     tables = Tables()
     tables.broken[RULE] = error
 
-    async def find(rule: TopRule) -> FoundRules:
+    async def find(rule: TopRule) -> IptablesRuleState:
         return whole(rule)
 
     async def drivers(to: RedirectSpec) -> AsyncIterator[tuple[Backend, RuleDriver, tuple[TopRule, ...]]]:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from nmi.node.nft_driver import clear_script, put_script
-from nmi.node.nftables_driver import FoundChain, clear_commands, parsed, put_commands
+from nmi.node.nftables_driver import NftablesRuleState, clear_commands, parsed, put_commands
 from nmi.node.rule_text import leads_to, normalized
-from nmi.node.rules import TABLE, FoundRules, RedirectSpec, TopRule
+from nmi.node.rules import TABLE, IptablesRuleState, RedirectSpec, TopRule
 
 TO = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2579)
 RULE = TO.redirect
@@ -74,10 +74,10 @@ def test_only_a_rule_equal_to_the_reject_rule_is_ours(rule: str, ours: bool) -> 
 
 
 def test_a_reject_rule_is_faulty_unless_it_is_first_and_unique() -> None:
-    assert FoundRules(((1, REJECT),)).fault(TO.reject) is None
-    assert FoundRules(()).fault(TO.reject) == "the rule is missing"
-    assert FoundRules(((2, REJECT),)).fault(TO.reject) == "other rules come before the rule"
-    assert FoundRules(((1, REJECT), (5, REJECT))).fault(TO.reject) == "the rule is there more than once"
+    assert IptablesRuleState(((1, REJECT),)).fault(TO.reject) is None
+    assert IptablesRuleState(()).fault(TO.reject) == "the rule is missing"
+    assert IptablesRuleState(((2, REJECT),)).fault(TO.reject) == "other rules come before the rule"
+    assert IptablesRuleState(((1, REJECT), (5, REJECT))).fault(TO.reject) == "the rule is there more than once"
 
 
 @pytest.mark.parametrize("rule", [TO.redirect, TO.reject], ids=["redirect", "reject"])
@@ -123,13 +123,13 @@ def test_spellings_of_other_iptables_versions_are_recognised(spelling: str) -> N
 
 def test_a_rule_is_faulty_unless_it_is_exactly_ours() -> None:
     jump = ((1, "-j aad-metadata"),)
-    assert FoundRules(jump, RULE.rules).fault(RULE) is None
-    assert FoundRules(((2, "-j aad-metadata"),), RULE.rules).fault(RULE) == "other rules come before the jump"
-    assert FoundRules(jump, RULE.rules[::-1]).fault(RULE) == "the chain holds other rules"
-    assert FoundRules(jump, ()).fault(RULE) == "the chain holds other rules"
-    assert FoundRules(()).fault(RULE) == "the chain is missing"
+    assert IptablesRuleState(jump, RULE.rules).fault(RULE) is None
+    assert IptablesRuleState(((2, "-j aad-metadata"),), RULE.rules).fault(RULE) == "other rules come before the jump"
+    assert IptablesRuleState(jump, RULE.rules[::-1]).fault(RULE) == "the chain holds other rules"
+    assert IptablesRuleState(jump, ()).fault(RULE) == "the chain holds other rules"
+    assert IptablesRuleState(()).fault(RULE) == "the chain is missing"
     elsewhere = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2580).redirect
-    assert FoundRules(jump, RULE.rules).fault(elsewhere) == "the chain holds other rules"
+    assert IptablesRuleState(jump, RULE.rules).fault(elsewhere) == "the chain holds other rules"
 
 
 # The list of nft.
@@ -173,7 +173,7 @@ def test_a_counter_and_a_named_family_make_no_difference_and_another_family_does
     made = [json.loads(each) for each in TO.redirect.base.expressions]
     made[-1]["dnat"]["family"] = family
     rule = {"rule": {"chain": "prerouting", "expr": [*made[:-1], {"counter": {"packets": 7, "bytes": 420}}, made[-1]]}}
-    found = FoundChain(parsed(listed({"table": {"name": "aad-pod-identity"}}, CHAIN, rule)), "prerouting")
+    found = NftablesRuleState(parsed(listed({"table": {"name": "aad-pod-identity"}}, CHAIN, rule)), "prerouting")
     assert found.fault(TO.redirect) == fault
 
 
@@ -182,7 +182,7 @@ def test_a_counter_and_a_named_family_make_no_difference_and_another_family_does
 )
 def test_a_table_that_cannot_be_read_is_damaged_and_written_again(text: str) -> None:
     table = parsed(text)
-    assert "cannot be read as JSON" in (FoundChain(table, "prerouting").fault(TO.redirect) or "")
-    assert not FoundChain(table, "prerouting").nothing
+    assert "cannot be read as JSON" in (NftablesRuleState(table, "prerouting").fault(TO.redirect) or "")
+    assert not NftablesRuleState(table, "prerouting").nothing
     assert put_commands(table, TO.redirect.base)[1] == {"delete": {"table": {"family": "ip", "name": TABLE}}}
     assert clear_commands(table, "prerouting") == [{"delete": {"table": {"family": "ip", "name": TABLE}}}]

@@ -16,7 +16,7 @@ from nmi.node import kubenet, leftovers, route_localnet, rule_removal, traffic_r
 from nmi.node.host_routing import LABEL, HostRouting
 from nmi.node.node_facts import NetfilterPrograms, NodeReading
 from nmi.node.redirect_choice import Backend, NodeFacts, TableFacts
-from nmi.node.rules import FoundRules, TopRule
+from nmi.node.rules import IptablesRuleState, TopRule
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.settings import Settings
 from podidentity.exits import StartError
@@ -38,8 +38,12 @@ class Node:
         self.slow_seconds = 0.0
         """How long a write takes."""
 
-    async def find(self, rule: TopRule) -> FoundRules:
-        return FoundRules(((1, rule.text),), rule.rules or None) if rule.table in self.written else FoundRules(())
+    async def find(self, rule: TopRule) -> IptablesRuleState:
+        return (
+            IptablesRuleState(((1, rule.text),), rule.rules or None)
+            if rule.table in self.written
+            else IptablesRuleState(())
+        )
 
     async def packets(self, rule: TopRule) -> int | None:
         return None
