@@ -103,4 +103,4 @@ async def test_a_server_that_rejects_an_event_causes_a_warning_and_the_next_even
     async with recording(client, "nmi") as recorder:
         recorder.record(entry.pod, PODS, "Warning", "No Word" * 100, "refused by the server")
         PodEvents(recorder).record(entry, REFUSAL)
-    assert REFUSAL.detail in [each["message"] for each in await events(client, namespace)]
+    assert REFUSAL.detail in [event["message"] for event in await events(client, namespace)]

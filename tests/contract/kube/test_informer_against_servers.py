@@ -274,11 +274,11 @@ async def test_lists_leave_out_only_oversized_objects(client: Client, namespace:
     large = {"b", "e"}
     for name in "abcdef":
         await write(client.create(kind, namespace, document(kind, name, LARGE if name in large else 6000)))
-    assert [each.metadata.name for each in await client.list(kind, namespace)] == ["a", "c", "d", "f"]
+    assert [item.metadata.name for item in await client.list(kind, namespace)] == ["a", "c", "d", "f"]
     assert client.skipped.counts == {(kind.plural, "size"): 2}
-    skipped = [each async for page in client.pages(kind, namespace) for each in page.skipped]
-    assert [(each.meta.namespace, each.meta.name) for each in skipped] == [(namespace, "b"), (namespace, "e")]
-    assert all(each.meta.uid and each.meta.resource_version.isdigit() for each in skipped)
+    skipped = [item async for page in client.pages(kind, namespace) for item in page.skipped]
+    assert [(item.meta.namespace, item.meta.name) for item in skipped] == [(namespace, "b"), (namespace, "e")]
+    assert all(item.meta.uid and item.meta.resource_version.isdigit() for item in skipped)
 
 
 @pytest.mark.parametrize("kind", KINDS)

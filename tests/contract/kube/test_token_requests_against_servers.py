@@ -131,7 +131,7 @@ async def test_a_pod_without_a_service_account_has_the_default_one(
     await until(
         lambda: client.list(ACCOUNTS, namespace),
         "the service account, which the real server's controllers create",
-        holds=lambda accounts: "default" in [each.metadata.name for each in accounts],
+        holds=lambda accounts: "default" in [account.metadata.name for account in accounts],
     )
     for name, spec in (("none", {"serviceAccountName": None}), ("empty", {"serviceAccountName": ""})):
         await made_pod(client, namespace, name, **spec)

@@ -191,7 +191,7 @@ async def test_a_rotated_secret_is_logged_and_then_used_without_a_restart(tmp_pa
     assert changes == [("newer", "hush")]
     assert rotating.config.client_secret == "newer"
     assert (await rotating.get_token("scope")).token == "newer"
-    assert [each.closed for each in made] == [True, False]
+    assert [session.closed for session in made] == [True, False]
 
 
 async def test_a_file_that_becomes_unusable_changes_nothing_and_is_logged_once_until_it_recovers(

@@ -102,23 +102,23 @@ async def test_every_running_operation_counts_for_the_pause_between_polls(
     azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    machines = [azure.arm.vm(each) for each in (vm_id(), set_id())]
+    machines = [azure.arm.vm(host_id) for host_id in (vm_id(), set_id())]
 
     def pause(_waited: float, running: int) -> float:
         seen.append(running)
         if running == len(machines):
-            for each in machines:
-                end_operation(each)
+            for machine in machines:
+                end_operation(machine)
         return 0.05
 
     monkeypatch.setattr(compute, "poll_pause", pause)
-    for each in machines:
-        each.operation_seconds = 600.0
+    for machine in machines:
+        machine.operation_seconds = 600.0
     async with asyncio.timeout(LIMIT_SECONDS):
         await asyncio.gather(azure.put(host(vm_id()), "one"), azure.put(host(set_id()), "one"))
     assert max(seen) == 2
-    for each in machines:
-        each.operation_seconds = 0.5
+    for machine in machines:
+        machine.operation_seconds = 0.5
     azure.arm.faults.add(ResponseFault(status=404, path="operations"))
     with pytest.raises(AzureError):
         await azure.put(host(vm_id()), "two")
@@ -211,7 +211,9 @@ async def test_an_unreachable_resource_manager_is_unreachable(azure: ArmUnderTes
 
 def having(*names: str, type_: str = "UserAssigned", etag: str = '"7"') -> HostIdentities:
     ids = [identity_id(name) for name in names]
-    return HostIdentities(type=type_, attached={each.lower(): Attached(each) for each in ids}, etag=etag)
+    return HostIdentities(
+        type=type_, attached={resource_id.lower(): Attached(resource_id) for resource_id in ids}, etag=etag
+    )
 
 
 def attaching(type_: str, **ids: object) -> dict[str, object]:

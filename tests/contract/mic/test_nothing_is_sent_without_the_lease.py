@@ -74,7 +74,7 @@ async def test_a_write_is_rejected_after_the_lease_has_expired_and_a_read_is_not
     with pytest.raises(NoResponse, match="the leader lease has run out"):
         await client.request(method, "/b", body=b"{}")
     await client.request("GET", "/c")
-    assert [each.path for each in server.requests] == ["/a", "/c"]
+    assert [request.path for request in server.requests] == ["/a", "/c"]
 
 
 @pytest.mark.parametrize(("left", "sent"), [(0.0, 0), (60.0, 1)])
@@ -93,7 +93,7 @@ async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_is
     await asyncio.gather(*hanging, return_exceptions=True)
     outcome = (await asyncio.gather(write, return_exceptions=True))[0]
     assert isinstance(outcome, bytes if sent else NoResponse)
-    assert sum(each.method == "PUT" for each in server.requests) == sent
+    assert sum(request.method == "PUT" for request in server.requests) == sent
 
 
 @pytest.mark.parametrize(("body", "sent"), [(b"{}", SENT_IN_ONE_STEP), (None, True)])
@@ -108,7 +108,7 @@ async def test_a_write_is_sent_in_the_step_that_checks_the_lease(
     if not sent:
         assert "the leader lease has run out" in str(outcome)
     await client.request("GET", "/c")
-    assert [each.path for each in server.requests] == ["/a", *["/b"] * sent, "/c"]
+    assert [request.path for request in server.requests] == ["/a", *["/b"] * sent, "/c"]
 
 
 async def test_a_write_waits_only_while_the_lease_is_valid(

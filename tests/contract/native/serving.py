@@ -262,4 +262,4 @@ async def serving(
             for peer in started.peers:
                 await peer.close()
             assert lane.counters()["open"] == 0
-            assert all(each.calls.count("lost") == 1 and each.calls[-1] == "lost" for each in generals)
+            assert all(recorder.calls.count("lost") == 1 and recorder.calls[-1] == "lost" for recorder in generals)

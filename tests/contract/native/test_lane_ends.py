@@ -105,7 +105,7 @@ async def test_an_event_of_a_connection_closed_in_the_same_iteration_is_ignored(
             lingering.send(b"more")
             lane.iterate()
             assert lane.count("open") == 1
-            assert [each.calls for each in lane.generals] == [["data", "lost"], ["data"]]
+            assert [general.calls for general in lane.generals] == [["data", "lost"], ["data"]]
 
 
 async def test_a_pending_answer_is_sent_before_its_connection_is_closed_as_idle() -> None:

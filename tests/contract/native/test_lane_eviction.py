@@ -32,7 +32,7 @@ async def test_a_new_connection_replaces_the_least_recently_used_one_of_the_larg
         assert await third.ending() == b"", "of the four, that which was idle longest"
         await first.ask()  # the next candidate for eviction: the order is computed for each one
         assert b" 200 " in await (await lane.connect(C)).ask()
-        assert [await is_open(each) for each in (first, second, fourth, other)] == [True, False, True, True]
+        assert [await is_open(peer) for peer in (first, second, fourth, other)] == [True, False, True, True]
         assert (lane.count("evicted_idle"), lane.count("refused_total"), lane.count("open")) == (2, 0, 5)
 
 
@@ -67,7 +67,7 @@ async def test_a_request_in_progress_is_never_cut_off() -> None:
         assert lane.count("refused_total") == 1
         general.answer()
         assert b" 200 " in await (await lane.connect(B)).ask()
-        assert [each.calls for each in lane.generals] == [["data", "lost"], ["data"], ["data"]]
+        assert [general.calls for general in lane.generals] == [["data", "lost"], ["data"], ["data"]]
 
 
 async def test_an_arrived_request_that_was_not_read_yet_is_pending() -> None:
@@ -91,16 +91,16 @@ async def test_requests_that_arrive_on_all_idle_connections_exclude_no_peer_with
     async with serving(limits=limits_with(connections=10), addresses=(*addresses, NEWCOMER)) as lane:
         counts = zip(addresses, slots, strict=True)
         asking = [await lane.connect(address) for address, count in counts for _ in range(count)]
-        for each in asking:
-            await each.ask()
+        for peer in asking:
+            await peer.ask()
         with lane.connected(NEWCOMER) as newcomer:
             newcomer.send(REQUEST)
-            for each in asking:  # after the newcomer, so that one iteration of the loop sees it first
-                os.write(each.writer.get_extra_info("socket").fileno(), REQUEST)
+            for peer in asking:  # after the newcomer, so that one iteration of the loop sees it first
+                os.write(peer.writer.get_extra_info("socket").fileno(), REQUEST)
             lane.iterate()
             assert (lane.count("evicted_slow"), lane.count("refused_total")) == (evicted, 1 - evicted)
-            served = await asyncio.gather(*(each.answer() for each in asking), return_exceptions=True)
-            closed = [number for number, each in enumerate(served) if not isinstance(each, bytes)]
+            served = await asyncio.gather(*(peer.answer() for peer in asking), return_exceptions=True)
+            closed = [number for number, response in enumerate(served) if not isinstance(response, bytes)]
             assert len(closed) == evicted
             assert {0, slots[0]}.issuperset(closed), "of its peer's, the one that was idle longest"
 
@@ -108,9 +108,9 @@ async def test_requests_that_arrive_on_all_idle_connections_exclude_no_peer_with
 async def test_without_idle_connections_a_slow_peer_loses_a_slot_to_a_peer_with_fewer() -> None:
     async with serving(limits=limits_with(connections=3), addresses=(A, B)) as lane:
         slow = [await lane.connect(A) for _ in range(3)]
-        for each in slow:
-            each.send(b"GET /")
-            await lane.until(lambda each=each: len(lane.generals) == slow.index(each) + 1)  # type: ignore[misc]
+        for peer in slow:
+            peer.send(b"GET /")
+            await lane.until(lambda peer=peer: len(lane.generals) == slow.index(peer) + 1)  # type: ignore[misc]
         assert b" 200 " in await (await lane.connect(B)).ask(), "at once, and not after head_seconds"
         assert await slow[0].ending() == b""
         assert (lane.count("evicted_slow"), lane.count("evicted_idle")) == (1, 0)
@@ -180,7 +180,7 @@ async def test_a_connection_that_was_resumed_can_be_evicted_again() -> None:
 
     async with serving(Answering, limits_with(connections=2), addresses=(A, B)) as lane:
         pending = [await lane.connect(A) for _ in range(2)]
-        for each in pending:
-            await each.ask(OTHER_REQUEST)
+        for peer in pending:
+            await peer.ask(OTHER_REQUEST)
         assert b" 200 " in await (await lane.connect(B)).ask()
         assert await pending[0].ending() == b""

@@ -36,7 +36,7 @@ async def test_the_fast_lane_handles_the_connection_again_after_the_general_lane
         assert await peer.ask(OTHER_REQUEST) == NOT_FOUND
         assert b" 200 " in await peer.ask(REQUEST)
         assert lane.count("handed_over") == number + 1
-    assert [each.received for each in lane.generals] == [OTHER_REQUEST * 3]
+    assert [general.received for general in lane.generals] == [OTHER_REQUEST * 3]
 
 
 async def test_answers_given_before_a_slow_request_are_sent_before_it() -> None:

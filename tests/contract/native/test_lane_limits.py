@@ -77,7 +77,7 @@ async def test_continuous_requests_of_one_peer_delay_another_peers_request_by_on
             lane.iterate()
             assert len(order) == 2, "one request of each in a turn, however many connections"
             await lane.until(lambda: len(order) == 20 * 50 + 3)
-        peers = [each.peer for each in order]
+        peers = [connection.peer for connection in order]
         assert peers[:6] == [GREEDY, MODEST] * 3
         assert peers.count(MODEST) == 3
         for sock in greedy:
@@ -241,5 +241,5 @@ async def test_the_cost_of_an_iteration_does_not_depend_on_the_number_of_idle_co
         assert least_ns(lane) < 4 * empty + 5_000
         assert least_ns(lane, REQUEST) < 4 * answering + 5_000
         assert lane.count("fast_answers") == 2 * ITERATIONS
-        for each in sockets:
-            each.close()
+        for sock in sockets:
+            sock.close()

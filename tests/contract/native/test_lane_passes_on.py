@@ -18,9 +18,9 @@ async def test_an_idle_connection_continues_at_another_lane(lane: Serving) -> No
         assert await peers[1].ask(OTHER_REQUEST) == NOT_FOUND
         await lane.until(lambda: lane.count("accepted") == 3)
         released = [lane.lane.release_idle(2) for _ in range(3)]
-        assert [len(each) for each in released] == [2, 1, 0], "no more than asked for"
+        assert [len(batch) for batch in released] == [2, 1, 0], "no more than asked for"
         assert lane.count("open") == 0
-        assert all(new.lane.adopt(each) for some in released for each in some)
+        assert all(new.lane.adopt(descriptor) for some in released for descriptor in some)
         assert new.count("open") == 3
         for peer in peers:
             for _ in range(2):
@@ -68,7 +68,7 @@ async def test_the_limits_hold_for_adopted_connections(lane: Serving) -> None:
         first, second = await lane.connect(), await lane.connect()
         await first.ask()
         await second.ask()
-        assert [new.lane.adopt(each) for each in lane.lane.release_idle(64)] == [True, False]
+        assert [new.lane.adopt(descriptor) for descriptor in lane.lane.release_idle(64)] == [True, False]
         assert new.count("refused_peer") == 1
         assert await second.ending() == b""
         assert b" 200 " in await first.ask()
@@ -86,10 +86,10 @@ async def test_an_adopted_connection_gets_fast_answers_only_if_it_was_redirected
 async def test_what_is_no_connection_is_closed(lane: Serving, peer: Peer) -> None:
     ended, other = socket.socketpair()
     with other, socket.socket() as unconnected:
-        for each in (ended.detach(), os.dup(unconnected.fileno())):
-            assert lane.lane.adopt(each) is False
+        for descriptor in (ended.detach(), os.dup(unconnected.fileno())):
+            assert lane.lane.adopt(descriptor) is False
             with pytest.raises(OSError, match="Bad file descriptor"):
-                os.fstat(each)
+                os.fstat(descriptor)
     await peer.ask()
     (released,) = lane.lane.release_idle(1)
     lane.lane.close()

@@ -40,7 +40,7 @@ async def test_a_failing_handler_ends_its_connection_only(
         await lane.generals[0].until("lost")
         assert b" 200 " in await other.ask()
         assert lane.count("failed") == 1
-    (record,) = [each for each in caplog.records if each.name == "_native.disconnects"]
+    (record,) = [line for line in caplog.records if line.name == "_native.disconnects"]
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert record.exc_info[1] is not None
@@ -114,8 +114,8 @@ async def test_an_interrupt_in_one_end_notification_does_not_prevent_the_others(
             await lane.held()
         with pytest.raises(KeyboardInterrupt):
             lane.lane.close()
-        for each in lane.generals:
-            await each.until("lost")
+        for general in lane.generals:
+            await general.until("lost")
 
 
 async def test_end_notifications_run_one_after_the_other_and_never_nested() -> None:
@@ -164,4 +164,4 @@ async def test_repeated_failures_are_logged_once(caplog: pytest.LogCaptureFixtur
             peer.send(OTHER_REQUEST)
             await peer.ending()
         assert lane.count("failed") == 20
-    assert len([each for each in caplog.records if each.name == "_native.disconnects"]) == 1
+    assert len([record for record in caplog.records if record.name == "_native.disconnects"]) == 1

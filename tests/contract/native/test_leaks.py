@@ -44,7 +44,7 @@ class General(Recorder):
 def remaining() -> tuple[int, int]:
     """Return the numbers of objects of connections and of descriptors."""
     gc.collect()
-    objects = sum(isinstance(each, Connection | General | Lane) for each in gc.get_objects())
+    objects = sum(isinstance(item, Connection | General | Lane) for item in gc.get_objects())
     return objects, len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - one number is all that is wanted
 
 

@@ -56,7 +56,7 @@ NAMED = [line.strip() for line in TABLE.splitlines() if line.startswith("    ")]
 def written_in(file: Path) -> set[str]:
     tree = ast.parse(file.read_text())
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {each.name for each in tree.body if isinstance(each, kinds) and each.name.startswith("test_")}
+    return {node.name for node in tree.body if isinstance(node, kinds) and node.name.startswith("test_")}
 
 
 @pytest.mark.parametrize("named", NAMED)

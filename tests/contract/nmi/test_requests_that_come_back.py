@@ -72,5 +72,5 @@ async def test_requests_that_came_back_do_not_stop_the_calls_to_imds() -> None:
         await bench.with_pod()
         bench.imds.script = [Reply(508, b"{}")] * 8
         refusals = [await bench.refused(TokenRequest(f"{RESOURCE}/{number}")) for number in range(8)]
-        assert all("was redirected to NMI" in each.detail for each in refusals)
+        assert all("was redirected to NMI" in refusal.detail for refusal in refusals)
         assert (await bench.issued()).token.access_token

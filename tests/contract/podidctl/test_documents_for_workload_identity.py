@@ -91,6 +91,6 @@ def test_text_in_an_object_cannot_run_a_command(tmp_path: Path) -> None:
     script.write_text(change_script(made))
     subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=LIMIT_SECONDS)
     assert "g(touch)" in (tmp_path / "called").read_text()
-    assert {each.name for each in tmp_path.iterdir()} == {"script.sh", "az", "called"}
-    kinds = {each["kind"] for each in yaml.safe_load_all(new_accounts(made)) if each}
+    assert {file.name for file in tmp_path.iterdir()} == {"script.sh", "az", "called"}
+    kinds = {account["kind"] for account in yaml.safe_load_all(new_accounts(made)) if account}
     assert kinds == {"ServiceAccount"}

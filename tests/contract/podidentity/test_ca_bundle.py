@@ -30,8 +30,8 @@ def issuers(context: ssl.SSLContext) -> set[str]:
 
 
 def test_the_authorities_of_the_machine_remain_trusted(file: Path) -> None:
-    machine = {each["serialNumber"] for each in ssl.create_default_context().get_ca_certs()}
-    found = {each["serialNumber"] for each in CaBundle(file).context.get_ca_certs()}
+    machine = {certificate["serialNumber"] for certificate in ssl.create_default_context().get_ca_certs()}
+    found = {certificate["serialNumber"] for certificate in CaBundle(file).context.get_ca_certs()}
     assert machine < found
     assert len(found) == len(machine) + 1
 

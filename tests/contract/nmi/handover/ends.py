@@ -56,8 +56,8 @@ class FakeConnections:
         self.adopted.append(descriptor)
 
     def close(self) -> None:
-        for each in (*self.idle, *self.adopted):
-            os.close(each)
+        for descriptor in (*self.idle, *self.adopted):
+            os.close(descriptor)
 
 
 class FakeService(FakeConnections):
@@ -112,8 +112,8 @@ class Ends:
     async def retired(self, *versions: int) -> Successor:
         """Return a successor that serves."""
         successor = await self.meet(*versions)
-        for _, each in await successor.take():
-            each.close()
+        for _, sock in await successor.take():
+            sock.close()
         await successor.confirm()
         return successor
 

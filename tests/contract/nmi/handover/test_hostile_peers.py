@@ -110,7 +110,7 @@ def test_a_socket_gets_mode_0600_and_is_removed_by_its_owner_only(path: Path) ->
     assert connect_to(path.parent / "missing" / "nmi.sock") is None
     listener, inode = listen_at(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert [each.name for each in path.parent.iterdir()] == [path.name], "no temporary file is left"
+    assert [file.name for file in path.parent.iterdir()] == [path.name], "no temporary file is left"
     listener.close()
     remove_own(path, inode + 1)
     assert path.exists(), "another NMI's"

@@ -36,8 +36,8 @@ async def retired_for_a_channel(ends: Ends) -> Channel:
     for message in (hello(), Take(), Taken()):
         await channel.send(message)
         _, descriptors = await channel.receive()
-        for each in descriptors:
-            os.close(each)
+        for descriptor in descriptors:
+            os.close(descriptor)
     return channel
 
 
@@ -147,8 +147,8 @@ async def take_tokens(successor: Successor, stored: int, refused: int) -> list[b
         received.extend(packets)
         return stored, refused
 
-    for _, each in await successor.take(receive):
-        each.close()
+    for _, sock in await successor.take(receive):
+        sock.close()
     return received
 
 

@@ -113,8 +113,8 @@ async def phases_with_signals(
     async def bind(name: SocketName, sockets: Sequence[socket.socket] = ()) -> None:
         nonlocal refusals
         del name
-        for each in sockets:
-            each.close()
+        for sock in sockets:
+            sock.close()
         if not sockets and refusals:
             refusals -= 1
             raise PortInUse(errno.EADDRINUSE, "in use")

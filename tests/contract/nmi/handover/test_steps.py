@@ -32,8 +32,8 @@ async def test_a_successor_that_ends_before_it_takes_changes_nothing(path: Path)
 async def test_a_successor_that_does_not_confirm_is_refused(path: Path) -> None:
     async with listening(path) as ends:
         successor = await ends.meet()
-        for _, each in await successor.take():
-            each.close()
+        for _, sock in await successor.take():
+            sock.close()
         await ends.until("pause", "resume")
         with pytest.raises(StartError, match="tries again"):
             await successor.confirm()
@@ -161,8 +161,8 @@ async def test_with_a_successor_there_is_no_wait(path: Path) -> None:
     async with listening(path) as ends:
         successor = await ends.meet()
         assert not await waits(ends.predecessor)
-        for _, each in await successor.take():
-            each.close()
+        for _, sock in await successor.take():
+            sock.close()
         await successor.confirm()
         assert not await waits(ends.predecessor)
         assert ends.predecessor.state() == "retired"

@@ -181,7 +181,7 @@ async def test_concurrent_requests_share_one_call(cache: Cache) -> None:
     waiting = [asyncio.create_task(cache.get(pod=f"shop/{number}")) for number in range(50)]
     await settle(2)
     cache.imds.released.set()
-    assert len({id(each) for each in await asyncio.gather(*waiting)}) == 1
+    assert len({id(text) for text in await asyncio.gather(*waiting)}) == 1
     assert cache.imds.pods == [tuple(f"shop/{number}" for number in range(50))]
     assert cache.cache.state()["flights"] == 0
 
@@ -231,7 +231,9 @@ async def test_the_number_of_entries_and_their_bytes_are_bounded(cache: Cache) -
     cache.imds.answer = answer(b"x" * ENTRY_BYTES_MAX)
     kept = [await cache.plain(f"/metadata/instance?b={number}") for number in range(ENTRIES_MAX)]
     assert BYTES_MAX - ENTRY_BYTES_MAX < cache.cache.state()["bytes"] <= BYTES_MAX
-    assert sum(each.text is not None and each.text.fresh_until_ns > 0 for each in kept) == BYTES_MAX // ENTRY_BYTES_MAX
+    assert (
+        sum(entry.text is not None and entry.text.fresh_until_ns > 0 for entry in kept) == BYTES_MAX // ENTRY_BYTES_MAX
+    )
 
 
 async def fill(cache: Cache, count: int = 2 * ENTRIES_MAX) -> None:

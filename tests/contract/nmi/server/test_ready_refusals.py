@@ -45,7 +45,7 @@ async def test_both_lanes_count_a_refusal_in_the_same_metrics(running: Running, 
     assert len({reply.body for reply in replies}) == len({tuple(reply.headers) for reply in replies}) == 1
     ids = {reply.headers["x-ms-request-id"] for reply in replies}
     assert len(ids) == 5
-    assert all(UUID.fullmatch(each) for each in ids)
+    assert all(UUID.fullmatch(request_id) for request_id in ids)
     (series,) = running.measures.histogram.all_series()
     assert series.labels[1:] == (str(status), "shop", "")
     assert sum(series.counts()) == 5

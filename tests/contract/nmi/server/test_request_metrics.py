@@ -115,7 +115,7 @@ async def test_five_hundred_paths_and_audiences_make_no_series() -> None:
     async with serving(ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/x",)))) as running:
         running.token_service.answer = issued
         before = await asked_as_each(running, USUAL)
-        after = await asked_as_each(running, [*paths, *(f"{TOKEN_PATH}?resource={each}" for each in audiences)])
+        after = await asked_as_each(running, [*paths, *(f"{TOKEN_PATH}?resource={audience}" for audience in audiences)])
     assert after == before
     assert len(before) > 100
 
@@ -234,7 +234,7 @@ async def test_each_request_has_a_line_with_its_id_at_verbosity_4(
     ],
 )
 def test_a_clients_request_id_is_truncated_and_sanitised(sent: tuple[str, ...], kept: str) -> None:
-    fields = tuple(("x-ms-client-request-id", each) for each in sent)
+    fields = tuple(("x-ms-client-request-id", request_id) for request_id in sent)
     request = Request("GET", TARGET, fields, http_1_0=False, keep_alive=True)
 
     assert Call.of(PEER, 0, request).client_request_id == kept

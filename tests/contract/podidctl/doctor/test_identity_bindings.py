@@ -33,7 +33,7 @@ NMI_ACCOUNT = {"kind": "ServiceAccount", "name": "default", "namespace": "kube-s
 """The service account of the pods in `doctor_inputs`."""
 OTHER = {"kind": "ServiceAccount", "name": "builder", "namespace": NAMESPACE}
 UNKNOWN_ID = "d3a0c11e-0000-4000-8000-000000000001"
-CONFIGURATIONS = {id(each): readable_configurations([each]) for each in (BINDS, ANNOTATED, DIRECT)}
+CONFIGURATIONS = {id(daemon): readable_configurations([daemon]) for daemon in (BINDS, ANNOTATED, DIRECT)}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
     # The parser of flags reads files, which a command may do in its loop and a test may not.
     def configurations(daemons: Sequence[Daemon]) -> list[Any]:
-        return [each for daemon in daemons for each in CONFIGURATIONS[id(daemon)]]
+        return [configuration for daemon in daemons for configuration in CONFIGURATIONS[id(daemon)]]
 
     for module in (reviews, needs):
         monkeypatch.setattr(module, "readable_configurations", configurations)
@@ -170,7 +170,7 @@ async def test_only_an_installation_with_identity_bindings_is_checked(
 
 def forbid(bound: BindingBench, *parts: str) -> None:
     def refuse(request: Recorded) -> StatusError | None:
-        return StatusError(403, "Forbidden", "no") if any(each in request.path for each in parts) else None
+        return StatusError(403, "Forbidden", "no") if any(part in request.path for part in parts) else None
 
     bound.bench.kube.intercept = refuse
 
@@ -195,12 +195,12 @@ async def test_without_the_bindings_the_api_servers_decision_is_reported(bound: 
 
 
 async def test_one_run_reviews_a_limited_number_of_identities(bound: BindingBench) -> None:
-    client_ids = [f"d3a0c11e-0000-4000-8000-{each:012}" for each in range(REVIEWS_MAX + 6)]
-    its = objects(identities=tuple(federated(f"i{at}", client_id=each) for at, each in enumerate(client_ids)))
+    client_ids = [f"d3a0c11e-0000-4000-8000-{number:012}" for number in range(REVIEWS_MAX + 6)]
+    its = objects(identities=tuple(federated(f"i{at}", client_id=client_id) for at, client_id in enumerate(client_ids)))
     sent: list[Recorded] = []
     bound.bench.kube.intercept = sent.append
     found = await read_daemon_uses(bound.bench.client, replace(its, nmi=(BINDS,)))
-    assert sum("subjectaccessreviews" in each.path for each in sent) == REVIEWS_MAX
+    assert sum("subjectaccessreviews" in request.path for request in sent) == REVIEWS_MAX
     (line,) = check_daemon_uses(cluster_case(daemon_uses=found))
     assert (line.level, line.says.partition(" of ")[0]) == (Level.UNKNOWN, "7 more permissions")
 
@@ -216,7 +216,7 @@ SHOP = BindingUse("ns/shop", CLIENT_ID)
 
 
 def pairs(*identities: AzureIdentity, account: str = "shop") -> list[tuple[Pod, AzureIdentity]]:
-    return [(pod(service_account=account), each) for each in identities or (federated(),)]
+    return [(pod(service_account=account), identity) for identity in identities or (federated(),)]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_two_identities_with_one_client_id_are_one_use() -> None:
 
 def used_by(bound: BindingBench, number: int) -> Facts:
     """The pods of `builder` and of other service accounts, with one identity."""
-    names = ["builder", *(f"account-{each}" for each in range(number - 1))]
+    names = ["builder", *(f"account-{index}" for index in range(number - 1))]
     return objects(
         nmi=(BINDS,),
         identities=(federated(namespace=NAMESPACE, client_id=bound.managed.client_id),),

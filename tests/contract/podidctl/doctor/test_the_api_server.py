@@ -70,11 +70,11 @@ def test_one_leader_is_ok(locks: Locks) -> None:
 
 def test_the_leader_is_named_with_its_locks() -> None:
     report = examined(locks=(Locks(*NAME, lock_record(), lock_record()),))
-    (line,) = [each for each in report.findings if each.check == "leader"]
+    (line,) = [finding for finding in report.findings if finding.check == "leader"]
     assert line.says == "mic-1 holds Lease default/aad-pod-identity-mic and the lock of the Go implementation"
     behind = lock_record(renewed="2026-01-01T11:53:15.000000Z")  # five seconds before the server's time
     lines = bad(examined(server=ServerState("v1.31.0", -400.0, 0.5), locks=(Locks(*NAME, behind),)))
-    assert [each.check for each in lines] == ["clocks"]
+    assert [finding.check for finding in lines] == ["clocks"]
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,10 @@ def test_the_leader_is_named_with_its_locks() -> None:
     [(0.4, None), (-29.0, None), (31.0, Level.WARNING), (-31.0, Level.WARNING), (400.0, Level.PROBLEM)],
 )
 def test_a_wrong_clock_is_reported(ahead: float, level: Level | None) -> None:
-    lines = [each for each in bad(examined(server=ServerState("v1.31.0", ahead, 0.5))) if each.check == "clocks"]
-    assert [each.level for each in lines] == ([] if level is None else [level])
+    lines = [
+        finding for finding in bad(examined(server=ServerState("v1.31.0", ahead, 0.5))) if finding.check == "clocks"
+    ]
+    assert [finding.level for finding in lines] == ([] if level is None else [level])
 
 
 def test_old_servers_and_uncertain_clocks_are_reported() -> None:
@@ -123,7 +125,7 @@ async def test_the_version_may_arrive_in_parts(parts: tuple[bytes, ...], version
     ],
 )
 def test_an_unsuitable_definition_is_reported(there: Any, level: Level, says: str) -> None:
-    kinds = {each.plural: definition() for each in KINDS} | {"azureidentities": there}
+    kinds = {kind.plural: definition() for kind in KINDS} | {"azureidentities": there}
     line = one(examined(definitions=kinds))
     assert (line.check, line.level) == ("definitions", level)
     assert "azureidentities" in line.says
@@ -132,7 +134,7 @@ def test_an_unsuitable_definition_is_reported(there: Any, level: Level, says: st
 
 def test_old_field_names_and_unreadable_objects_are_named() -> None:
     report = examined(stored={"azureidentities": StoredObjects(("ns/old",), ("ns/broken",))})
-    assert [(each.check, each.level) for each in bad(report)] == [
+    assert [(finding.check, finding.level) for finding in bad(report)] == [
         ("objects", Level.PROBLEM),
         ("spellings", Level.WARNING),
     ]
@@ -143,7 +145,7 @@ def test_old_field_names_and_unreadable_objects_are_named() -> None:
 def test_a_missing_required_permission_is_named_and_a_missing_optional_one_is_a_warning() -> None:
     needed, other = Right("list", "", "pods"), Right("create", "", "events", needed=False, purpose="Events")
     report = examined(rights=(Rights("NMI", "kube-system/nmi", (needed, other)),))
-    assert [each.level for each in bad(report)] == [Level.PROBLEM, Level.WARNING]
+    assert [finding.level for finding in bad(report)] == [Level.PROBLEM, Level.WARNING]
     assert "NMI's service account kube-system/nmi may not: list pods" in bad(report)[0].says
     assert "without: Events" in bad(report)[1].says
     assert bad(examined(rights=(Rights("NMI", "kube-system/nmi"),))) == []
@@ -178,9 +180,9 @@ FAILED = ReadFailure("500 InternalError", is_forbidden=False)
 )
 def test_the_next_action_is_about_the_server(findings: list[Finding] | list[CheckResult]) -> None:
     assert findings
-    for each in findings:
-        assert each.level is Level.UNKNOWN
-        assert each.next.startswith("try again; if it fails again, check the API server")
+    for finding in findings:
+        assert finding.level is Level.UNKNOWN
+        assert finding.next.startswith("try again; if it fails again, check the API server")
 
 
 def test_a_forbidden_read_needs_more_permissions() -> None:

@@ -190,7 +190,7 @@ async def test_concurrent_requests_share_a_lookup(
     await settle()
     cancelled.cancel()
     found.set()
-    assert [(await each).status for each in others] == [200, 200]
+    assert [(await request).status for request in others] == [200, 200]
     assert lookups == 1
 
 
@@ -200,7 +200,7 @@ async def test_another_address_is_tried(session: HttpSession, monkeypatch: pytes
         addresses = [("127.0.0.1", 9), ("127.0.0.1", server.port)]  # none listens at the discard port
 
         async def resolved(_self: HttpSession, _origin: object) -> list[object]:
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", each) for each in addresses]
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
 
         monkeypatch.setattr(HttpSession, "_resolved", resolved)
         assert (await session.request("GET", "http://api.test", headers={})).status == 200

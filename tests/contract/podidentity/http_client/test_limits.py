@@ -27,8 +27,8 @@ LONG = 2000
 
 async def repeated(begin: bytes, piece: bytes, times: int) -> AsyncIterator[bytes]:
     yield begin
-    for each in repeat(piece, times):
-        yield each
+    for part in repeat(piece, times):
+        yield part
         await asyncio.sleep(0)
 
 
@@ -113,15 +113,15 @@ async def test_a_connection_is_limited_in_time(session: HttpSession) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
         waiting = [socket.socket() for _ in range(4)]
-        for each in waiting:
-            each.setblocking(False)
-            each.connect_ex(address)
+        for sock in waiting:
+            sock.setblocking(False)
+            sock.connect_ex(address)
         try:
             with pytest.raises(ConnectionTimeoutError, match=r"^Connection timeout to host 127\.0\.0\.1:"):
                 await session.request("GET", f"http://127.0.0.1:{address[1]}", headers={}, connect_seconds=0.1)
         finally:
-            for each in waiting:
-                each.close()
+            for sock in waiting:
+                sock.close()
 
 
 async def test_a_tls_handshake_is_limited_in_time(server: RawServer) -> None:

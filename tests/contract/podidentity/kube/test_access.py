@@ -80,7 +80,7 @@ async def test_a_deleted_kubeconfig_keeps_the_last_credentials(tmp_path: Path) -
 
 def unsigned_token(expires: int) -> str:
     parts = ({"alg": "none"}, {"exp": expires})
-    return ".".join([*(base64.urlsafe_b64encode(json.dumps(each).encode()).decode().rstrip("=") for each in parts), ""])
+    return ".".join([*(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts), ""])
 
 
 def plugin(tmp_path: Path, script: str) -> str:
@@ -142,7 +142,7 @@ async def test_an_inline_certificate_is_used_and_leaves_no_file(
     load = ssl.SSLContext.load_cert_chain
 
     def noted(context: ssl.SSLContext, certificate: str, key: str) -> None:
-        loaded.extend(Path(each).read_text() for each in (certificate, key))
+        loaded.extend(Path(file).read_text() for file in (certificate, key))
         load(context, certificate, key)
 
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", noted)

@@ -140,7 +140,7 @@ async def test_more_than_five_concurrent_requests_are_throttled(azure: Azure) ->
     azure.vm.attach(azure.one)
     azure.imds.faults.add(ResponseFault(hold=True, times=math.inf))
     asked = [asyncio.create_task(azure.ask_imds()) for _ in range(7)]
-    first = [(await each)[0] for each in itertools.islice(asyncio.as_completed(asked), 2)]
+    first = [(await response)[0] for response in itertools.islice(asyncio.as_completed(asked), 2)]
     azure.imds.faults.clear()  # the other five wait until now
     answers = await asyncio.gather(*asked)
     assert first == [429] * 2

@@ -118,7 +118,7 @@ async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_dele
 
     async def usage_is_logged(*, follow: bool) -> bool:
         async with asyncio.timeout(60):
-            return b"usage:" in b"".join([each async for each in kubelet.read_log("default", "ended", follow=follow)])
+            return b"usage:" in b"".join([piece async for piece in kubelet.read_log("default", "ended", follow=follow)])
 
     async def over() -> bool:
         phase = (await stage.cluster.client.get(PODS, "default", "ended")).status.phase
