@@ -37,12 +37,12 @@ def test_artifact_hub_knows_the_annotations_and_they_state_the_facts_of_the_char
 
 def test_the_listed_definitions_are_those_of_the_chart() -> None:
     listed = yaml.safe_load(ANNOTATIONS[f"{PREFIX}crds"])
-    assert all({"kind", "version", "name", "displayName", "description"} == set(each) for each in listed)
+    assert all({"kind", "version", "name", "displayName", "description"} == set(entry) for entry in listed)
     defined = [yaml.safe_load(file.read_text()) for file in sorted((CHART / "crds").iterdir())]
-    assert sorted((each["name"], each["kind"], each["version"]) for each in listed) == sorted(
-        (each["metadata"]["name"], each["spec"]["names"]["kind"], version["name"])
-        for each in defined
-        for version in each["spec"]["versions"]
+    assert sorted((entry["name"], entry["kind"], entry["version"]) for entry in listed) == sorted(
+        (definition["metadata"]["name"], definition["spec"]["names"]["kind"], version["name"])
+        for definition in defined
+        for version in definition["spec"]["versions"]
     )
 
 
@@ -59,4 +59,4 @@ def test_the_repositorys_metadata_has_the_known_fields() -> None:
     found = yaml.safe_load((ROOT / "artifacthub-repo.yml").read_text())
     assert set(found) <= {"repositoryID", "owners", "ignore"}
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", found["repositoryID"])
-    assert all(set(each) == {"name", "email"} for each in found["owners"])
+    assert all(set(owner) == {"name", "email"} for owner in found["owners"])

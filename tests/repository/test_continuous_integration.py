@@ -22,7 +22,7 @@ TARGETS: Final = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text
 def targets_of(command: str) -> Iterator[str]:
     """Yield the targets of each call of make in *command*."""
     for arguments in re.findall(r"\bmake ((?:[\w./=-]+ ?)+)", command):
-        yield from (each for each in arguments.split() if "=" not in each)
+        yield from (argument for argument in arguments.split() if "=" not in argument)
 
 
 def commands_of(workflow: Path) -> Iterator[str]:
@@ -35,12 +35,12 @@ def commands_of(workflow: Path) -> Iterator[str]:
             yield step.get("run", "")
 
 
-@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda each: each.stem)
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_runs_targets_of_the_makefile_in_a_stated_time(workflow: Path) -> None:
     jobs = yaml.safe_load(workflow.read_text())["jobs"]
-    assert all("timeout-minutes" in each for each in jobs.values())
-    commands = [each for each in commands_of(workflow) if "apt-get" not in each]
-    targets = {target for each in commands for target in targets_of(each)}
+    assert all("timeout-minutes" in job for job in jobs.values())
+    commands = [command for command in commands_of(workflow) if "apt-get" not in command]
+    targets = {target for command in commands for target in targets_of(command)}
     assert targets <= TARGETS
     assert targets or ".ci/run" in commands
 
@@ -59,7 +59,10 @@ def fresh_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CALLS_OF_MAKE: Final = sorted(
     {
         call
-        for text in (*(each for path in WORKFLOWS for each in commands_of(path)), (ROOT / ".ci" / "run").read_text())
+        for text in (
+            *(command for path in WORKFLOWS for command in commands_of(path)),
+            (ROOT / ".ci" / "run").read_text(),
+        )
         for call in re.findall(r"^ *make ((?:[\w./=-]+ ?)+)$", text, re.MULTILINE)
     }
 )

@@ -35,12 +35,12 @@ def faults(plugin: dict[str, Any]) -> list[str]:
         "shortDescription": spec["shortDescription"] and "\n" not in spec["shortDescription"],
         "platforms": spec["platforms"],
     }
-    for each in spec["platforms"]:
-        expressions = each.get("selector", {}).get("matchExpressions", [])
+    for platform in spec["platforms"]:
+        expressions = platform.get("selector", {}).get("matchExpressions", [])
         rules |= {
-            "uri": each.get("uri", "").startswith("https://"),
-            "sha256": re.fullmatch(r"[a-f0-9]{64}", each.get("sha256", "")),
-            "bin": each.get("bin"),
+            "uri": platform.get("uri", "").startswith("https://"),
+            "sha256": re.fullmatch(r"[a-f0-9]{64}", platform.get("sha256", "")),
+            "bin": platform.get("bin"),
             "selector": expressions and {one["key"] for one in expressions} <= {"os", "arch"},
         }
     return [name for name, holds in rules.items() if not holds]
@@ -57,7 +57,7 @@ def test_krew_accepts_the_manifest_and_not_its_template_and_the_archive_has_its_
     archive = tmp_path / platform["uri"].removeprefix(f"{URL}/")
     assert hashlib.sha256(archive.read_bytes()).hexdigest() == platform["sha256"]
     with tarfile.open(archive) as tar:
-        names = {each.name: each for each in tar.getmembers()}
+        names = {member.name: member for member in tar.getmembers()}
     assert set(names) == {platform["bin"], "LICENSE"}
     assert names[platform["bin"]].mode == 0o755
 
@@ -68,7 +68,7 @@ def test_two_archives_are_equal() -> None:
         os.utime(file)
     assert krew.archive() == first
     with tarfile.open(fileobj=io.BytesIO(first)) as tar:
-        assert {(each.mtime, each.uid, each.uname) for each in tar.getmembers()} == {(0, 0, "")}
+        assert {(member.mtime, member.uid, member.uname) for member in tar.getmembers()} == {(0, 0, "")}
 
 
 @pytest.mark.parametrize("url", ["http://forge.example/v1", "https://forge.example/v1/", "v1"])

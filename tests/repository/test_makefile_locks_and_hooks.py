@@ -35,7 +35,7 @@ def test_packages_of_tests_are_installed_before_the_machine_is_checked_for_real_
 
 
 def test_each_hook_is_a_step_of_make_lint_with_the_locked_version() -> None:
-    assert [each["repo"] for each in HOOKS] == ["local"], "so the lock determines the versions"
+    assert [hook["repo"] for hook in HOOKS] == ["local"], "so the lock determines the versions"
     commands, end, _ = MAKEFILE.partition("define LINT\n")[2].partition("\nendef\n")
     assert end
     steps = commands.replace("$(BIN)", ".venv/bin")
@@ -43,7 +43,7 @@ def test_each_hook_is_a_step_of_make_lint_with_the_locked_version() -> None:
         assert hook["language"] == "system"
         tools = re.findall(r"tools\.language|ruff check|ruff format|cython-lint|lint-imports|codespell", hook["entry"])
         assert tools, hook["id"]
-        assert all(each in steps for each in tools), hook["id"]
+        assert all(tool in steps for tool in tools), hook["id"]
         assert hook.get("pass_filenames", True) or hook["entry"] in steps.splitlines(), hook["id"]
 
 

@@ -97,17 +97,17 @@ def attested(action: str) -> list[dict[str, Any]]:
 
 def test_images_chart_and_files_have_a_signature_a_provenance_and_a_bill() -> None:
     signed = [step["env"]["SUBJECT"] for _, step in STEPS if step.get("run") == "make release-sign"]
-    digests = [f"${{{{ steps.push.outputs.{each} }}}}" for each in ("index", "amd64", "arm64", "digest")]
+    digests = [f"${{{{ steps.push.outputs.{output} }}}}" for output in ("index", "amd64", "arm64", "digest")]
     assert signed == [f"${{{{ steps.push.outputs.name }}}}@{digest}" for digest in (digests[0], digests[3])]
     assert [
-        each["subject-digest"] for each in attested("attest-build-provenance") if "subject-digest" in each
+        step["subject-digest"] for step in attested("attest-build-provenance") if "subject-digest" in step
     ] == digests
-    assert [each["subject-digest"] for each in attested("attest-sbom") if "subject-digest" in each] == digests[1:]
+    assert [step["subject-digest"] for step in attested("attest-sbom") if "subject-digest" in step] == digests[1:]
     assert attested("attest-build-provenance")[-1] == {"subject-checksums": "build/release/dist/SHA256SUMS"}
-    assert all(each["push-to-registry"] is True for each in attested("attest-sbom") if "subject-digest" in each)
+    assert all(step["push-to-registry"] is True for step in attested("attest-sbom") if "subject-digest" in step)
 
 
 def test_each_bill_is_a_file_that_a_job_before_has_made() -> None:
     made = {"chart.cdx.json", "python-linux_x86_64.cdx.json", "python-linux_aarch64.cdx.json"}
-    made |= {f"${{{{ matrix.program }}}}-{each}.cdx.json" for each in ("amd64", "arm64")}
-    assert {each["sbom-path"].removeprefix("build/release/dist/") for each in attested("attest-sbom")} == made
+    made |= {f"${{{{ matrix.program }}}}-{architecture}.cdx.json" for architecture in ("amd64", "arm64")}
+    assert {step["sbom-path"].removeprefix("build/release/dist/") for step in attested("attest-sbom")} == made

@@ -10,9 +10,9 @@ from tools.chart.rendering import ROOT
 
 def rights() -> Iterator[tuple[str, str, str]]:
     """Yield kind of the role, verb and resource of each right."""
-    for each in yaml.safe_load_all((ROOT / "deploy" / "podidctl" / "podidctl.yaml").read_text()):
-        for rule in each.get("rules", ()):
-            yield from itertools.product([each["kind"]], rule["verbs"], rule["resources"])
+    for item in yaml.safe_load_all((ROOT / "deploy" / "podidctl" / "podidctl.yaml").read_text()):
+        for rule in item.get("rules", ()):
+            yield from itertools.product([item["kind"]], rule["verbs"], rule["resources"])
 
 
 def test_no_right_reads_secrets_or_tokens_or_leads_to_other_programs() -> None:

@@ -37,10 +37,10 @@ STARTS = (Start(None, 0.79, 0.49), Start(1.0, 1.4, 0.48), Start(None, 0.89, 0.6,
 
 def test_each_budget_of_the_design_has_its_own_figure() -> None:
     found = budgets(replace(FULL, starts=STARTS))
-    assert [(each.what, each.direction, each.limit, each.got) for each in found] == DESIGN
+    assert [(budget.what, budget.direction, budget.limit, budget.got) for budget in found] == DESIGN
 
 
 def test_an_unmeasured_budget_is_not_met() -> None:
     nothing = budgets(replace(FULL, cases=(), background=(), memory=()))
-    assert [each.got for each in nothing] == [None] * 11
-    assert not any(each.met for each in nothing)
+    assert [budget.got for budget in nothing] == [None] * 11
+    assert not any(budget.met for budget in nothing)

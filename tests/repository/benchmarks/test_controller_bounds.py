@@ -22,7 +22,7 @@ async def read_everything() -> Mirror:
     running = asyncio.ensure_future(mirror.follow())
     await mirror.synced()
     running.cancel()
-    assert sum(len(each.store) for each in mirror.informers) == sum(SIZE.counts().values())
+    assert sum(len(informer.store) for informer in mirror.informers) == sum(SIZE.counts().values())
     return mirror
 
 

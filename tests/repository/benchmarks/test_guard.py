@@ -95,7 +95,7 @@ def test_a_batch_that_only_one_side_has_is_reported() -> None:
 
 
 def test_the_baseline_of_the_same_environment_or_else_of_the_same_machine_and_python_is_used() -> None:
-    every = [Baseline(each, {}) for each in (ELSEWHERE, OTHER_PYTHON, OTHER_BUILD, HERE)]
+    every = [Baseline(environment, {}) for environment in (ELSEWHERE, OTHER_PYTHON, OTHER_BUILD, HERE)]
     assert nearest(every, HERE).environment == HERE
     assert nearest(every[:3], HERE).environment == OTHER_BUILD
     assert nearest(every[:2], HERE).environment == OTHER_PYTHON
@@ -205,7 +205,7 @@ def test_a_request_costs_what_the_baseline_states() -> None:
 @pytest.mark.timeout(900)
 def test_no_request_costs_more_instructions_than_the_bound() -> None:
     found = costs()
-    assert {each.name for each in found} == COSTLY.keys()
+    assert {figure.name for figure in found} == COSTLY.keys()
     assert found[0].instructions <= INSTRUCTIONS_MAX, table(found[:8])
 
 

@@ -119,7 +119,7 @@ def group_of(number: int, name: str, clients: Clients) -> Group:
 async def results_of(groups: Mapping[str, Clients], *, warm: bool = False) -> dict[str, Measured]:
     """Run all *groups* until their clients have given up, in the warm-up or after it."""
     seconds, warm_seconds = (1.0, SECONDS) if warm else (SECONDS, 0.0)
-    wanted = [group_of(number, *each) for number, each in enumerate(groups.items())]
+    wanted = [group_of(number, *group) for number, group in enumerate(groups.items())]
     async with serving(groups) as port:
         run = await asyncio.to_thread(generator.run, "127.0.0.1", port, wanted, seconds, warm_seconds=warm_seconds)
         return run.groups
@@ -223,7 +223,7 @@ def test_all_source_addresses_and_requests_are_used_in_turn() -> None:
     found = Counter(SERVED["from five addresses"].peers)
     assert found == {f"127.1.6.{number}": 2 * TRIES // 5 for number in range(1, 6)}
     rotating = SERVED["in rotation"]
-    lengths = [len(each.text) for each in rotating.requests]
+    lengths = [len(request.text) for request in rotating.requests]
     assert [len(head) for head in rotating.heads] == [lengths[number % 3] for number in range(GOOD + TRIES)]
 
 
@@ -232,7 +232,7 @@ def test_ids_are_unique_over_positions_groups_and_runs() -> None:
     heads = [head for clients in SERVED.values() for head in clients.heads if b"client-request-id" in head.lower()]
     heads += [head for head in SERVED["in rotation"].heads if b"client_id" in head]
     found = [re.search(rb"[0-9a-f]{4}-[0-9a-f]{12}\r|client_id=[0-9a-f]{16} ", head) for head in heads]
-    seen = {re.sub(rb"client_id=|[^0-9a-f]", b"", each[0]) for each in found if each}
+    seen = {re.sub(rb"client_id=|[^0-9a-f]", b"", match[0]) for match in found if match}
     assert len(seen) == len(heads) > 1000
     assert {len(text) for text in seen} == {16}
 

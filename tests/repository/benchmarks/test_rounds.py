@@ -68,7 +68,7 @@ class Machine(Cores):
 
 
 def dirty(found: Outcome) -> list[bool]:
-    return [each.dirty for rounds in found.rounds.values() for each in rounds]
+    return [measured.dirty for rounds in found.rounds.values() for measured in rounds]
 
 
 def test_rounds_run_forwards_and_backwards_alternately() -> None:
@@ -79,11 +79,11 @@ def test_rounds_run_forwards_and_backwards_alternately() -> None:
 
 
 def test_the_servers_cpu_time_is_computed_per_request() -> None:
-    (each,) = Machine().run("a", rounds=1, quick=True).rounds["a"]
-    assert not each.dirty
-    assert each.cpu_us == pytest.approx(9.0), "the generator's and the emulators' time is not the server's"
-    assert (each.user_us, each.system_us) == pytest.approx((2.25, 6.75))
-    assert each.sample.rps == 100_000
+    (measured,) = Machine().run("a", rounds=1, quick=True).rounds["a"]
+    assert not measured.dirty
+    assert measured.cpu_us == pytest.approx(9.0), "the generator's and the emulators' time is not the server's"
+    assert (measured.user_us, measured.system_us) == pytest.approx((2.25, 6.75))
+    assert measured.sample.rps == 100_000
 
 
 @pytest.mark.parametrize(("share", "redone"), [(0.0, 0), (0.07, 0), (0.09, REDONE_AT_MOST)])

@@ -22,11 +22,11 @@ def container(name: str) -> dict[str, Any]:
     """Return the container or init container of this name in the chart's DaemonSets, with all options enabled."""
     (found,) = (
         one
-        for each in render(GOLDEN / "every-flag.values.yaml")
-        if each["kind"] == "DaemonSet"
+        for workload in render(GOLDEN / "every-flag.values.yaml")
+        if workload["kind"] == "DaemonSet"
         for one in [
-            *each["spec"]["template"]["spec"]["containers"],
-            *each["spec"]["template"]["spec"].get("initContainers", []),
+            *workload["spec"]["template"]["spec"]["containers"],
+            *workload["spec"]["template"]["spec"].get("initContainers", []),
         ]
         if one["name"] == name
     )
@@ -40,7 +40,7 @@ def as_in(name: str) -> list[str]:
     assert context["capabilities"]["drop"] == ["ALL"]
     assert context["allowPrivilegeEscalation"] is False
     assert context["readOnlyRootFilesystem"] is True
-    added = [f"+{each.lower()}" for each in context["capabilities"]["add"]]
+    added = [f"+{capability.lower()}" for capability in context["capabilities"]["add"]]
     return ["setpriv", f"--bounding-set=-all,{','.join(added)}", "--inh-caps=-all", "--no-new-privs", "--"]
 
 

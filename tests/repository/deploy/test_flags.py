@@ -22,8 +22,8 @@ GIVEN = {"NODE_NAME": "node-1", "MIC_POD_NAMESPACE": "podid"}
 def programs(objects: list[Object]) -> dict[str, Any]:
     """Return the settings that each program reads from its command line and environment."""
     found: dict[str, Any] = {}
-    for each in objects:
-        for container in each.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
+    for item in objects:
+        for container in item.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
             if parse := PARSE.get(container["name"]):
                 environ = {
                     one["name"]: one.get("value", GIVEN.get(one["name"], "")) for one in container.get("env", [])
@@ -56,7 +56,7 @@ def test_an_admin_secret_replaces_azure_json() -> None:
 
 def test_the_programs_can_read_an_inline_description_of_the_cloud(tmp_path: Path) -> None:
     objects = render(GOLDEN / "private-cloud.values.yaml")
-    (config,) = (each for each in objects if each["metadata"]["name"] == "aad-pod-identity-cloud")
+    (config,) = (item for item in objects if item["metadata"]["name"] == "aad-pod-identity-cloud")
     file = tmp_path / "environment.json"
     file.write_text(config["data"]["environment.json"])
     assert of_environment(file).authority == "https://login.cloud.example"
@@ -146,10 +146,10 @@ def test_every_value_arrives_at_its_setting(helm: str) -> None:
     assert {name: getattr(found["mic"], name) for name in MIC} == MIC
     assert set(found["nmi"].describe()) == {*NMI, "node_name"}
     assert set(found["mic"].describe()) == set(MIC)
-    labels = dict(each.split("=") for each in MIC["nmi_selector"].split(","))
+    labels = dict(label.split("=") for label in MIC["nmi_selector"].split(","))
     (nmi_pods,) = (
-        each["spec"]["template"]["metadata"]["labels"]
-        for each in objects
-        if each["kind"] == "DaemonSet" and each["metadata"]["name"].endswith("-nmi")
+        item["spec"]["template"]["metadata"]["labels"]
+        for item in objects
+        if item["kind"] == "DaemonSet" and item["metadata"]["name"].endswith("-nmi")
     )
     assert labels.items() <= nmi_pods.items(), "MIC finds NMI's pods by these labels"

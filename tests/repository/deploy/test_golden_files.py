@@ -47,12 +47,12 @@ def test_the_golden_files_are_those_that_the_tool_writes() -> None:
 def test_own_names_replace_the_charts_in_every_object(values: Path) -> None:
     options = ["--set=nameOverride=ids,fullnameOverride=platform-ids"]
     own, usual = (
-        [re.sub(r'"checksum/config": "\w+"', "", json.dumps(each, sort_keys=True)) for each in objects]
+        [re.sub(r'"checksum/config": "\w+"', "", json.dumps(item, sort_keys=True)) for item in objects]
         for objects in (render(values, options=options), render(values))
     )
     assert re.findall(r'name(?:": "|=)[^"]*aad-pod-identity', "".join(own), re.IGNORECASE) == []
     renamed = [
-        each.replace("platform-ids", f"{RELEASE}-aad-pod-identity").replace("ids", "aad-pod-identity") for each in own
+        text.replace("platform-ids", f"{RELEASE}-aad-pod-identity").replace("ids", "aad-pod-identity") for text in own
     ]
     assert sorted(renamed) == sorted(usual)
 

@@ -12,7 +12,7 @@ from tools.chart.rendering import CANARY, GOLDEN, ROOT, render
 @pytest.mark.parametrize("helm", HELMS)
 def test_the_demo_accepts_its_flags_and_ends_and_the_canary_equals_that_of_verify(helm: str) -> None:
     objects = render(GOLDEN / "helm-test.values.yaml", helm=helm)
-    pods = {each["metadata"]["name"]: each for each in objects if each["kind"] == "Pod"}
+    pods = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Pod"}
     settings = parse(pods["aad-pod-identity-test"]["spec"]["containers"][0]["args"], {})
     assert settings.once
     assert settings.client_id == "d3a0c11e-0000-4000-8000-000000000001"

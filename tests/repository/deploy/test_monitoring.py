@@ -36,9 +36,9 @@ def chart(tmp_path: Path) -> Path:
 def monitoring(objects: list[Object]) -> dict[str, Object]:
     """Return the object of the rules and that of the dashboard, by kind."""
     return {
-        each["kind"]: each
-        for each in objects
-        if each["kind"] == "PrometheusRule" or each["metadata"]["name"].endswith("dashboard")
+        item["kind"]: item
+        for item in objects
+        if item["kind"] == "PrometheusRule" or item["metadata"]["name"].endswith("dashboard")
     }
 
 
@@ -65,7 +65,7 @@ def test_the_files_arrive_as_they_are(chart: Path, helm: str) -> None:
 
 def test_managed_mode_has_no_alerts_of_mic() -> None:
     standard, managed = (alerts(f"--set=operationMode={mode}") for mode in ("standard", "managed"))
-    (rules,) = (each for each in render(options=OPTIONS) if each["kind"] == "PrometheusRule")
+    (rules,) = (item for item in render(options=OPTIONS) if item["kind"] == "PrometheusRule")
     assert rules["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
     assert {"PodIdentityNMIDown", "PodIdentityMICLeaderMissing"} <= set(standard)
     assert "PodIdentityNMIDown" in managed
@@ -87,19 +87,19 @@ def test_the_runbooks_are_at_the_url_of_the_values_or_in_the_repository(url: str
     assert pages == {name: f"{folder}/{name}.md" for name in found}
 
 
-def known(each: Object) -> Object:
+def known(item: Object) -> Object:
     """Return the part of *each* that the operator keeps. Raise ValueError if it refuses the object."""
     # The import takes seconds, so only the process that runs this test does it.
-    model: Any = getattr(importlib.import_module("cloudcoil.models.prometheus_operator.v1"), each["kind"])
-    return dict(model.model_validate(each).model_dump(mode="json", by_alias=True, exclude_unset=True))
+    model: Any = getattr(importlib.import_module("cloudcoil.models.prometheus_operator.v1"), item["kind"])
+    return dict(model.model_validate(item).model_dump(mode="json", by_alias=True, exclude_unset=True))
 
 
 def test_the_operator_knows_every_field() -> None:
     on = "--set=podMonitor.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true"
-    objects = [each for each in render(options=[on]) if each["apiVersion"] == "monitoring.coreos.com/v1"]
-    assert [each["kind"] for each in objects] == ["PodMonitor"] * 2 + ["PrometheusRule"] + ["ServiceMonitor"] * 2
-    for each in objects:
-        assert known(each)["spec"] == each["spec"], each["metadata"]["name"]
+    objects = [item for item in render(options=[on]) if item["apiVersion"] == "monitoring.coreos.com/v1"]
+    assert [item["kind"] for item in objects] == ["PodMonitor"] * 2 + ["PrometheusRule"] + ["ServiceMonitor"] * 2
+    for item in objects:
+        assert known(item)["spec"] == item["spec"], item["metadata"]["name"]
     wrong, unknown = copy.deepcopy(objects[0]), copy.deepcopy(objects[0])
     wrong["spec"]["podMetricsEndpoints"] = "metrics"
     unknown["spec"]["podMetricEndpoints"] = []

@@ -13,19 +13,21 @@ def objects() -> list[Object]:
     return render(options=["--set=nmi.redirect.backend=cilium,nmi.handover.enabled=false"])
 
 
-def template_labels(each: Object) -> dict[str, str]:
+def template_labels(item: Object) -> dict[str, str]:
     """Return the labels of the pod, or of the pods that a workload creates."""
-    template = each if each["kind"] == "Pod" else (each.get("spec") or {}).get("template") or {}
+    template = item if item["kind"] == "Pod" else (item.get("spec") or {}).get("template") or {}
     return dict(template.get("metadata", {}).get("labels", {}))
 
 
 def test_cilium_redirects_to_the_pods_of_nmi_only(objects: list[Object]) -> None:
-    redirects = [each for each in objects if each["kind"] == "CiliumLocalRedirectPolicy"]
-    assert [each["spec"].get("skipRedirectFromBackend") for each in redirects] == [True, None], "NMI's own requests"
+    redirects = [item for item in objects if item["kind"] == "CiliumLocalRedirectPolicy"]
+    assert [redirect["spec"].get("skipRedirectFromBackend") for redirect in redirects] == [True, None], (
+        "NMI's own requests"
+    )
     for redirect in redirects:
         assert BINDING_LABEL not in str(redirect), "nothing of Cilium selects by a binding"
         labels = redirect["spec"]["redirectBackend"]["localEndpointSelector"]["matchLabels"]
-        selected = [each["metadata"]["name"] for each in objects if labels.items() <= template_labels(each).items()]
+        selected = [item["metadata"]["name"] for item in objects if labels.items() <= template_labels(item).items()]
         assert selected == ["aad-pod-identity-nmi"]
 
 
@@ -47,9 +49,9 @@ def test_the_policy_exempts_nmi_and_no_pod_that_a_tenant_labels_like_it(
     def selects(selector: dict[str, Any]) -> bool:
         assert selector.keys() == {"matchExpressions"}
         return all(
-            (own.get(each["key"]) in each["values"]) is (each["operator"] == "In")
-            for each in selector["matchExpressions"]
+            (own.get(expression["key"]) in expression["values"]) is (expression["operator"] == "In")
+            for expression in selector["matchExpressions"]
         )
 
-    (policy,) = (each for each in objects if each["kind"] == "CiliumClusterwideNetworkPolicy")
-    assert any(selects(each["endpointSelector"]) for each in policy["specs"]) is denied
+    (policy,) = (item for item in objects if item["kind"] == "CiliumClusterwideNetworkPolicy")
+    assert any(selects(rule["endpointSelector"]) for rule in policy["specs"]) is denied

@@ -374,7 +374,7 @@ def test_a_field_that_is_absent_with_some_values_exists_with_others() -> None:
     """A misspelled path would be absent, too."""
     rows = [(where, expected) for fields in RENDERED.values() for where, expected in fields.items()]
     present = [where for where, expected in rows if expected is not None]
-    assert all(any(each.startswith(where) for each in present) for where, expected in rows if expected is None)
+    assert all(any(path.startswith(where) for path in present) for where, expected in rows if expected is None)
 
 
 @pytest.mark.parametrize("helm", HELMS)
@@ -390,7 +390,9 @@ def test_the_startup_probe_waits_for_the_signal_that_nmi_gives() -> None:
     *_, path, seconds = nmi["startupProbe"]["exec"]["command"]
     assert field(objects, SIGNAL) == path
     assert int(seconds) < nmi["startupProbe"]["timeoutSeconds"]
-    (mount,) = (each for each in nmi["volumeMounts"] if each["mountPath"] == path.rpartition("/")[0])
+    (mount,) = (
+        volume_mount for volume_mount in nmi["volumeMounts"] if volume_mount["mountPath"] == path.rpartition("/")[0]
+    )
     volume = field(objects, f"{NMI}.volumes.{mount['name']}")
     assert "emptyDir" in volume, "the NMIs of a node must not share the signal"
 

@@ -44,7 +44,7 @@ def test_a_cluster_without_what_the_values_need_is_refused_and_one_with_it_is_no
     with pytest.raises(RenderError, match=message):
         render(helm=helm, options=refused)
     for options in accepted:
-        kinds = {each["kind"] for each in render(helm=helm, options=options)}
+        kinds = {item["kind"] for item in render(helm=helm, options=options)}
         assert ("ValidatingAdmissionPolicy" in kinds) is (FEDERATED in options)
 
 
@@ -58,8 +58,8 @@ def test_the_names_of_the_federated_objects_are_valid_also_for_a_long_release(
     kinds = ("Role", "RoleBinding", "ValidatingAdmissionPolicy")
     (name,) = {
         found
-        for each in objects
-        if each["kind"] in kinds and (found := each["metadata"]["name"]).endswith("-federated")
+        for item in objects
+        if item["kind"] in kinds and (found := item["metadata"]["name"]).endswith("-federated")
     }
     assert len(name) <= 63
     assert "--" not in name
@@ -75,18 +75,20 @@ def test_without_a_cluster_mic_has_the_role_also_with_installed_definitions() ->
 def test_each_program_has_an_unprivileged_policy_that_only_its_own_account_uses(helm: str) -> None:
     """test_refused_values.py has a cluster without such policies."""
     objects = render(helm=helm, options=SECURITY)
-    policies = {each["metadata"]["name"]: each for each in objects if each["kind"] == "PodSecurityPolicy"}
+    policies = {item["metadata"]["name"]: item for item in objects if item["kind"] == "PodSecurityPolicy"}
     names = ["aad-pod-identity-psp-nmi", "aad-pod-identity-psp-mic"]
     assert list(policies) == names
     used = [
-        each["rules"][0]["resourceNames"]
-        for each in objects
-        if each["kind"] == "Role" and each["rules"][0]["verbs"] == ["use"]
+        item["rules"][0]["resourceNames"]
+        for item in objects
+        if item["kind"] == "Role" and item["rules"][0]["verbs"] == ["use"]
     ]
     assert used == [[name] for name in names]
-    for each in policies.values():
-        assert each["spec"]["privileged"] is False
+    for policy in policies.values():
+        assert policy["spec"]["privileged"] is False
         for name in ("allowedProfileNames", "defaultProfileName"):
-            assert each["metadata"]["annotations"][f"seccomp.security.alpha.kubernetes.io/{name}"] == "runtime/default"
+            assert (
+                policy["metadata"]["annotations"][f"seccomp.security.alpha.kubernetes.io/{name}"] == "runtime/default"
+            )
     assert policies[names[0]]["spec"]["allowedCapabilities"] == ["NET_ADMIN", "NET_RAW"]
     assert "allowedCapabilities" not in policies[names[1]]["spec"]

@@ -23,17 +23,17 @@ DEAD = {"installCRDs", "forceNameSpaced"}
 def schemas(part: Any) -> Iterator[dict[str, Any]]:
     if isinstance(part, dict):
         yield part
-        for each in part.values():
-            yield from schemas(each)
+        for value in part.values():
+            yield from schemas(value)
     elif isinstance(part, list):
-        for each in part:
-            yield from schemas(each)
+        for value in part:
+            yield from schemas(value)
 
 
 def names(schema: dict[str, Any], above: str = "") -> Iterator[str]:
-    for name, each in schema["properties"].items():
-        if "properties" in each:
-            yield from names(each, f"{above}{name}.")
+    for name, value in schema["properties"].items():
+        if "properties" in value:
+            yield from names(value, f"{above}{name}.")
         yield f"{above}{name}"
 
 
@@ -44,7 +44,7 @@ def test_the_schema_knows_the_values_and_no_others() -> None:
     assert set(SCHEMA["properties"]) - OPEN - DEAD == set(values)
     for group in ("mic", "nmi", "rbac", "podMonitor", "serviceMonitor", "networkPolicy", "test", "federated"):
         assert set(SCHEMA["properties"][group]["properties"]) == set(values[group]), group
-    assert all(each["additionalProperties"] is False for each in schemas(SCHEMA) if "properties" in each)
+    assert all(schema["additionalProperties"] is False for schema in schemas(SCHEMA) if "properties" in schema)
 
 
 def test_the_table_is_up_to_date() -> None:
@@ -64,9 +64,9 @@ BLOCKS = blocks_of((ROOT / "docs" / "install-on-aks.md").read_text(), "yaml")
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_the_chart_renders_with_the_values(block: str) -> None:
     objects = render(given=block)
-    assert [set(yaml.safe_load(each)) for each in BLOCKS].count({"adminsecret"}) == 2
+    assert [set(yaml.safe_load(block)) for block in BLOCKS].count({"adminsecret"}) == 2
     if "adminsecret" in block:
-        (secret,) = (each for each in objects if each["kind"] == "Secret")
+        (secret,) = (item for item in objects if item["kind"] == "Secret")
         assert {"ClientID", "ClientSecret", "TenantID", "ResourceGroup"} <= set(secret["data"])
         assert ("UseMSI" in secret["data"]) is ("useMSI" in block)
 

@@ -31,9 +31,9 @@ def sigma_alerts(name: str, lines: Iterable[Line]) -> list[Line]:
     """Return the rows that the alerting rule of the file *name* finds in *lines*."""
     with sqlite3.connect(":memory:") as database:
         database.row_factory = sqlite3.Row
-        database.execute(f"CREATE TABLE logs ({', '.join(f'`{each}`' for each in COLUMNS)})")
+        database.execute(f"CREATE TABLE logs ({', '.join(f'`{column}`' for column in COLUMNS)})")
         for line in lines:
-            values = [line.get("time" if each == "timestamp" else each) for each in COLUMNS]
+            values = [line.get("time" if column == "timestamp" else column) for column in COLUMNS]
             database.execute(f"INSERT INTO logs VALUES ({', '.join('?' * len(COLUMNS))})", values)  # noqa: S608
         found = [dict(row) for row in database.execute(_sigma_query(name))]
     database.close()

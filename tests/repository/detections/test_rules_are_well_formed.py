@@ -49,7 +49,7 @@ def test_the_sigma_rules_have_the_recommended_fields_and_pass_the_validators_of_
             assert "correlation" in rule or rule["logsource"] == {"product": "aad-pod-identity", "service": "nmi"}
     collection = SigmaCollection.merge([SigmaCollection.from_yaml(path.read_text()) for path in SIGMA])
     downloading = {"attacktag", "d3_fendtag"}
-    chosen = [each for name, each in validators.items() if name not in downloading]
+    chosen = [validator for name, validator in validators.items() if name not in downloading]
     issues = SigmaValidator(chosen).validate_rules(cast("Iterator[SigmaRule]", iter(collection.rules)))
     assert [str(issue) for issue in issues] == []
 
@@ -84,14 +84,14 @@ def test_the_usual_audiences_are_those_that_the_metrics_name() -> None:
     in_kql = set(re.findall(r'"(https://[^"]+)"', kql("unusual-audience")))
     assert in_kql == {known.rstrip("/") for known in _AUDIENCES.values()}
     assert in_sigma == in_kql | set(_AUDIENCES.values())
-    assert OTHER not in {audience(each) for each in in_sigma}
+    assert OTHER not in {audience(resource) for resource in in_sigma}
 
 
 @pytest.fixture
 def written(caplog: pytest.LogCaptureFixture) -> Callable[[], list[Line]]:
     """Return the lines of the decision log, in the form of NMI's log."""
     caplog.set_level(logging.INFO, "nmi.server.decisions")
-    return lambda: [json.loads(JsonFormatter().format(each)) for each in caplog.records]
+    return lambda: [json.loads(JsonFormatter().format(record)) for record in caplog.records]
 
 
 def test_summaries_omissions_and_defects_conform_to_the_schema(written: Callable[[], list[Line]]) -> None:
@@ -125,6 +125,6 @@ def test_the_repeats_of_one_refused_request_are_reported(written: Callable[[], l
     lines = written()
 
     assert len(lines) == 6
-    assert {each["pod"] for each in sigma_alerts("refused-repeatedly", lines)} == {"shop/cart"}
+    assert {alert["pod"] for alert in sigma_alerts("refused-repeatedly", lines)} == {"shop/cart"}
     (found,) = kql_alerts("refused-repeatedly", lines)
     assert found["Refusals"] == 20

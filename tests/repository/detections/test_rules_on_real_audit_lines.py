@@ -33,8 +33,8 @@ async def audit_lines_of_a_node() -> list[Line]:
         _, cart = await run_bound_pod(sandbox, "cart")
         visitor = await run_pod(sandbox, "visitor", {"aadpodidbinding": "cart"}, namespace="kube-public")
         for context, resources in ((cart, (VAULT, f"{VAULT}/", OWN_API, LOOKALIKE)), (visitor, (VAULT,))):
-            for each in resources:
-                granted = await ask(sandbox, context, resource=each)
+            for resource in resources:
+                granted = await ask(sandbox, context, resource=resource)
                 assert granted.status == 200, granted.text
 
         own = sandbox.azure.directory.add_identity(identity_id("of-the-node"))
@@ -75,7 +75,7 @@ def test_every_line_conforms_to_the_schema(lines: list[Line]) -> None:
 
 def test_a_pod_refused_repeatedly_is_reported_and_one_refused_less_often_is_not(lines: list[Line]) -> None:
     name, scanner = "refused-repeatedly", by(lines, "default/scanner")
-    assert [each["pod"] for each in sigma_alerts(name, lines)][:1] == ["default/scanner"]
+    assert [alert["pod"] for alert in sigma_alerts(name, lines)][:1] == ["default/scanner"]
     (found,) = kql_alerts(name, [*lines, *scanner])
     assert (found["Pod"], found["Refusals"]) == ("default/scanner", 12)
 
@@ -90,7 +90,7 @@ def test_a_pod_refused_repeatedly_is_reported_and_one_refused_less_often_is_not(
 def test_an_identity_used_from_a_new_namespace_is_reported_and_in_its_usual_ones_it_is_not(lines: list[Line]) -> None:
     name, cart, visitor = "identity-from-new-namespace", by(lines, "default/cart"), by(lines, "kube-public/visitor")
     before = earlier(cart, timedelta(days=3))
-    assert {each["identity"] for each in sigma_alerts(name, [*before, *visitor])} == {"default/cart"}
+    assert {alert["identity"] for alert in sigma_alerts(name, [*before, *visitor])} == {"default/cart"}
     (found,) = kql_alerts(name, [*before, *visitor])
     assert (found["Identity"], found["Namespace"]) == ("default/cart", "kube-public")
     assert json.loads(found["Pods"]) == ["kube-public/visitor"]
@@ -106,7 +106,7 @@ def test_an_exception_in_use_is_reported_and_granted_tokens_and_exceptions_of_th
     lines: list[Line],
 ) -> None:
     name = "exception-in-use"
-    assert [each["pod"] for each in sigma_alerts(name, lines)] == ["default/exempt"]
+    assert [alert["pod"] for alert in sigma_alerts(name, lines)] == ["default/exempt"]
     (found,) = kql_alerts(name, lines)
     assert (found["Pod"], found["Node"], found["Requests"]) == ("default/exempt", "node-0", 1)
     for engine in ENGINES:
@@ -117,8 +117,8 @@ def test_tokens_for_unusual_audiences_are_reported_and_usual_ones_and_refused_re
     lines: list[Line],
 ) -> None:
     name, others = "unusual-audience", [line for line in lines if line.get("resource") not in {OWN_API, LOOKALIKE}]
-    assert sorted(each["resource"] for each in sigma_alerts(name, lines)) == [OWN_API, LOOKALIKE]
-    assert sorted(each["Audience"] for each in kql_alerts(name, lines)) == [OWN_API, LOOKALIKE]
+    assert sorted(alert["resource"] for alert in sigma_alerts(name, lines)) == [OWN_API, LOOKALIKE]
+    assert sorted(alert["Audience"] for alert in kql_alerts(name, lines)) == [OWN_API, LOOKALIKE]
     assert by(others, "default/cart")
     assert any(line["outcome"] == "refused" for line in others)
     for engine in ENGINES:

@@ -63,7 +63,7 @@ def _of(
     name: str, call: ast.Call, function: Function | None, modules: list[ast.Module]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the reason and the parts of each sentence of a call."""
-    named = {each.arg: each.value for each in call.keywords}
+    named = {keyword.arg: keyword.value for keyword in call.keywords}
     if name == "_ErrorTexts":
         # A row of nmi/error_refusals.py: `refusal_of` adds known facts, the end of the sentence, and Azure's answer.
         _, kind, sentence, *_ = call.args
@@ -72,7 +72,10 @@ def _of(
         for parts in texts(sentence.body, None, modules):
             yield kind.attr, (*parts, ".", *([""] if "with_azure_sentence" in named else []))
         return
-    given = [*call.args, *(named[each] for each in ("reason", "sentence")[len(call.args) :] if each in named)]
+    given = [
+        *call.args,
+        *(named[argument] for argument in ("reason", "sentence")[len(call.args) :] if argument in named),
+    ]
     reason = "POLICY"
     if name == "Refusal":
         first = given.pop(0)
@@ -89,17 +92,17 @@ def texts(expression: ast.expr, function: Function | None, modules: list[ast.Mod
         case ast.Constant(value=str(text)):
             yield (text,)
         case ast.JoinedStr():
-            parts = [str(each.value) for each in expression.values if isinstance(each, ast.Constant)]
+            parts = [str(part.value) for part in expression.values if isinstance(part, ast.Constant)]
             first, last = (isinstance(expression.values[at], ast.Constant) for at in (0, -1))
             # A variable end has an empty part.
             yield (*([] if first else [""]), *parts, *([] if last else [""]))
         case ast.Name(id=name) if function is not None:
             assigned = [
-                each.value
-                for each in ast.walk(function)
-                if isinstance(each, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in each.targets)
+                node.value
+                for node in ast.walk(function)
+                if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
             ]
-            places = [each.arg for each in function.args.args]
+            places = [argument.arg for argument in function.args.args]
             if not assigned and name in places:
                 assigned = [
                     call.args[places.index(name)]
@@ -108,8 +111,8 @@ def texts(expression: ast.expr, function: Function | None, modules: list[ast.Mod
                     if called == function.name
                 ]
             assert assigned, f"{function.name}: nothing is known of {name}"
-            for each in assigned:
-                yield from texts(each, None, modules)
+            for assigned_value in assigned:
+                yield from texts(assigned_value, None, modules)
         case ast.Subscript(value=ast.Name(id=name)):
             # A row of a table of texts in a module.
             for module in modules:
@@ -129,8 +132,8 @@ def returned(path: str, *functions: str) -> list[tuple[str, ...]]:
         parts
         for function in ast.walk(module)
         if isinstance(function, ast.FunctionDef) and function.name in functions
-        for each in ast.walk(function)
-        if isinstance(each, ast.Return) and isinstance(each.value, ast.JoinedStr | ast.Constant)
-        for parts in texts(each.value, function, [module])
+        for node in ast.walk(function)
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.JoinedStr | ast.Constant)
+        for parts in texts(node.value, function, [module])
         if any(parts)
     ]

@@ -36,28 +36,28 @@ def test_commands_are_found_in_shell_lines(line: str, words: list[list[str]]) ->
 
 def queries(command: str) -> set[str]:
     """Return the queries of the commands that begin with *command*."""
-    words = [shlex.split(each) for each in record()["accepted"] if each.startswith(f"{command} ")]
-    return {each[each.index("--query") + 1] for each in words if "--query" in each}
+    words = [shlex.split(line) for line in record()["accepted"] if line.startswith(f"{command} ")]
+    return {command_words[command_words.index("--query") + 1] for command_words in words if "--query" in command_words}
 
 
 def test_queries_of_a_cluster_name_its_fields() -> None:
     found = queries("aks show")
     assert {"nodeResourceGroup", "identityProfile.kubeletidentity.objectId"} <= found
-    for each in found:
-        field, *rest = each.split(".")
-        assert field in types.ManagedClusterProperties.__annotations__, each
+    for query in found:
+        field, *rest = query.split(".")
+        assert field in types.ManagedClusterProperties.__annotations__, query
         if field == "identityProfile":
             _, field = rest
-            assert field in types.UserAssignedIdentity.__annotations__, each
+            assert field in types.UserAssignedIdentity.__annotations__, query
         elif rest:
             kind = re.search(r"\"(\w+)\"|'(\w+)'", repr(types.ManagedClusterProperties.__annotations__[field]))
-            assert kind, each
+            assert kind, query
             (name,) = filter(None, kind.groups())
-            assert rest[0] in getattr(types, name).__annotations__, each
+            assert rest[0] in getattr(types, name).__annotations__, query
 
 
 def test_queries_of_an_identity_name_its_fields() -> None:
-    fields = {each["key"].removeprefix("properties.") for each in Identity._attribute_map.values()}
+    fields = {attribute["key"].removeprefix("properties.") for attribute in Identity._attribute_map.values()}
     found = queries("identity show")
     assert {"id", "clientId", "principalId"} <= found
     assert found <= fields

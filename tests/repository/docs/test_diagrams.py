@@ -32,7 +32,7 @@ def test_a_diagram_has_its_sources_title_and_description_loads_nothing_and_is_sh
     assert root.get("aria-labelledby") == "title description"
     assert [root.findtext(f"{SVG}title"), root.findtext(f"{SVG}desc")] == [head["title"], head["description"]]
     addresses = re.findall(r"(?:href=|url\()[\"']?([^\"')]+)", text)
-    assert [each for each in addresses if not each.startswith(("data:", "#"))] == []
+    assert [address for address in addresses if not address.startswith(("data:", "#"))] == []
     assert "<script" not in text
     texts = [
         found["text"]
@@ -41,7 +41,7 @@ def test_a_diagram_has_its_sources_title_and_description_loads_nothing_and_is_sh
         if (page.parent / found["target"]).resolve() == picture(name)
     ]
     assert texts
-    assert all(len(each.split()) > 5 for each in texts)
+    assert all(len(text.split()) > 5 for text in texts)
 
 
 @pytest.mark.parametrize("source", ["a -> b\n", "# title: A\na -> b\n", "# description: a\n# title: A\na -> b\n"])
@@ -52,8 +52,8 @@ def test_a_source_without_title_and_description_is_refused(source: str) -> None:
 
 def luminance(colour: list[int]) -> float:
     """Return the relative luminance of WCAG."""
-    parts = [each / 255 for each in colour]
-    red, green, blue = (each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts)
+    parts = [channel / 255 for channel in colour]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
@@ -75,7 +75,7 @@ async def test_texts_have_enough_contrast_in_both_schemes(tmp_path: Path) -> Non
                 texts, areas = await page.evaluate(COLOURS)
                 assert texts
                 assert len(areas) >= 2
-                assert any((luminance(each) > 0.5) is (scheme == "light") for each in areas)
+                assert any((luminance(area) > 0.5) is (scheme == "light") for area in areas)
                 low = [(text, area) for text in texts for area in areas if contrast(text, area) < LEAST]
                 assert low == [], (name, scheme)
 

@@ -24,11 +24,11 @@ LAZY = {
 
 def scraped(port: int) -> dict[str, Shown]:
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        return {each.name: each for each in shown(answer.read().decode())}
+        return {metric.name: metric for metric in shown(answer.read().decode())}
 
 
 def running_programs(programs: dict[str, Shown], registry: Callable[[], CollectorRegistry]) -> None:
-    documented = {each.name: each for each in shown(expose(registry()).decode())}
+    documented = {metric.name: metric for metric in shown(expose(registry()).decode())}
     assert documented.keys() - LAZY <= programs.keys() <= documented.keys()
     for name, found in programs.items():
         expected = documented[name]

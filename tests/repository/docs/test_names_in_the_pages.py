@@ -46,7 +46,7 @@ OTHERS |= {
     for command in [*az_commands.record()["accepted"], *az_commands.record()["extension aks-preview"]]
     for flag in re.findall(r"--([a-z][a-z-]+)", command)
 }
-NAMES = {each.name for made in (nmi_registry, mic_registry) for each in shown(expose(made()).decode())}
+NAMES = {metric.name for made in (nmi_registry, mic_registry) for metric in shown(expose(made()).decode())}
 INSTALLED = sorted(
     [*(ROOT / "deploy" / "manifests").rglob("*.yaml"), *(ROOT / "deploy" / "demo").rglob("*.yaml"), DEFAULTS]
 )
@@ -63,13 +63,13 @@ def options_of(command: Any) -> Iterator[str]:
     yield "--help"
     for parameter in command.params:
         yield from (*parameter.opts, *parameter.secondary_opts)
-    for each in getattr(command, "commands", {}).values():
-        yield from options_of(each)
+    for subcommand in getattr(command, "commands", {}).values():
+        yield from options_of(subcommand)
 
 
 @pytest.fixture(scope="module")
 def known() -> set[str]:
-    flags = {name for each in PROGRAMS.values() for flag in flags_of(each) for name in (flag.flag, flag.alias)}
+    flags = {name for program in PROGRAMS.values() for flag in flags_of(program) for name in (flag.flag, flag.alias)}
     return {name.lstrip("-") for name in (*flags, *FORMER_FLAGS, *options_of(get_command(application())))} | OTHERS
 
 
@@ -118,7 +118,7 @@ def test_links_lead_to_files_and_commands_to_installed_objects_with_their_namesp
 ) -> None:
     for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
-    assert sum(bool(OBJECT.search(command)) for each in PAGES for command in commands(each)) >= 3
+    assert sum(bool(OBJECT.search(command)) for page in PAGES for command in commands(page)) >= 3
     for command in commands(page):
         named = {(KINDS[kind], name) for kind, name in OBJECT.findall(command)}
         assert named <= installed

@@ -24,7 +24,7 @@ SECURITY: Final = " ".join((ROOT / "SECURITY.md").read_text().split())
 RELEASING: Final = " ".join((ROOT / "docs" / "releasing.md").read_text().split())
 
 
-@pytest.mark.parametrize(("measure", "result", "page"), ROWS, ids=[each[0] for each in ROWS])
+@pytest.mark.parametrize(("measure", "result", "page"), ROWS, ids=[row[0] for row in ROWS])
 def test_each_figure_of_the_landing_page_is_in_its_source(measure: str, result: str, page: str) -> None:
     assert len(ROWS) > 5
     numbers = set(NUMBER.findall((ROOT / "docs" / page).read_text()))
@@ -70,7 +70,7 @@ def test_the_table_of_rights_has_exactly_those_of_the_chart_each_with_its_reason
         for resource in resources.split(", ")
         for verb in verbs.split(", ")
     }
-    assert stated == {(each.program, each.verb, each.resource.partition(".")[0]) for each in granted()}
+    assert stated == {(right.program, right.verb, right.resource.partition(".")[0]) for right in granted()}
 
 
 @pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/[^`]+::[^`]+)`", PAGE.read_text()))))

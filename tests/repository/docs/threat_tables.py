@@ -50,7 +50,7 @@ def rows() -> list[Row]:
 def functions(file: Path) -> frozenset[str]:
     """Return the names of the functions that *file* defines at its top level."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return frozenset(each.name for each in ast.parse(file.read_text()).body if isinstance(each, kinds))
+    return frozenset(node.name for node in ast.parse(file.read_text()).body if isinstance(node, kinds))
 
 
 def exists(test: str) -> bool:

@@ -30,7 +30,7 @@ def test_installed_packages_are_named_by_their_package_urls(tmp_path: Path) -> N
     (tmp_path / "usr/lib/os-release").write_text('ID=debian\nVERSION_ID="12"\nNAME="Debian GNU/Linux"\n')
     (tmp_path / "var/lib/dpkg").mkdir(parents=True)
     (tmp_path / "var/lib/dpkg/status").write_text(STATUS)
-    assert [each["purl"] for each in debian_packages(tmp_path)] == [
+    assert [component["purl"] for component in debian_packages(tmp_path)] == [
         "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=amd64&distro=debian-12",
         "pkg:deb/debian/tzdata@1%3A2025b-0?arch=all&distro=debian-12",
     ]
@@ -48,5 +48,5 @@ def test_a_python_outside_debian_is_named_with_its_packages(tmp_path: Path, home
     pip.mkdir(parents=True)
     (pip / "METADATA").write_text("Metadata-Version: 2.1\nName: pip\nVersion: 25.3\n")
     components = list(python_of_the_base(tmp_path))
-    assert [each["purl"] for each in components] == purls
-    assert len({each["bom-ref"] for each in components}) == len(components)
+    assert [component["purl"] for component in components] == purls
+    assert len({component["bom-ref"] for component in components}) == len(components)

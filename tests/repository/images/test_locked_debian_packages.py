@@ -77,8 +77,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         monkeypatch.setenv("CONFLICT", conflict)
         monkeypatch.setenv("PREFERENCES", str(tmp_path / "preferences"))
         reason = install_packages.install("nmi", SMALL, release, architecture, tmp_path / "preferences", newest=newest)
-        installations = [each for each in calls.read_text().splitlines() if each.startswith("install")]
-        return reason, [each for each in installations if "--simulate" not in each]
+        installations = [line for line in calls.read_text().splitlines() if line.startswith("install")]
+        return reason, [line for line in installations if "--simulate" not in line]
 
     return run
 
@@ -150,7 +150,7 @@ def test_another_build_fails_with_the_conflict(install: Install) -> None:
 
 @pytest.mark.parametrize("target", ["release-images", "release-dry-run"])
 def test_the_images_of_a_release_are_built_from_the_snapshot(target: str) -> None:
-    (command, *_) = [each for each in make(ROOT, "-n", target).stdout.splitlines() if "local-images" in each]
+    (command, *_) = [line for line in make(ROOT, "-n", target).stdout.splitlines() if "local-images" in line]
     assert f"DEBIAN_SNAPSHOT={lock_packages.ARCHIVE}" in command
 
 
@@ -186,8 +186,8 @@ def test_the_lock_is_what_make_lock_packages_writes() -> None:
 def test_the_apt_sources_in_the_documentation_are_those_of_a_snapshot() -> None:
     lines = re.findall(r"deb \[check-valid-until=no\] (.+)", LOCK.with_name("README.md").read_text())
     made = lock_packages.sources("bookworm", lock_packages.ARCHIVE, "SNAPSHOT").splitlines()
-    assert lines == [each.partition("] ")[2] for each in made]
-    assert [each.partition("SNAPSHOT ")[2] for each in lines] == [
+    assert lines == [line.partition("] ")[2] for line in made]
+    assert [line.partition("SNAPSHOT ")[2] for line in lines] == [
         "bookworm main",
         "bookworm-updates main",
         "bookworm-security main",
@@ -213,7 +213,7 @@ def test_the_versions_of_a_new_lock_are_read_from_the_snapshot_that_it_names(
     made = tomllib.loads((tmp_path / "packages.lock").read_text())
     lines = "".join(read_from).splitlines()
     assert len(lines) == 3 * len(lock_packages.RELEASES) * len(lock_packages.ARCHITECTURES)
-    assert [each for each in lines if f"/{made['snapshot']} " not in each] == []
+    assert [line for line in lines if f"/{made['snapshot']} " not in line] == []
     assert made["bookworm"]["amd64"] == planned_versions(SAME)
 
 

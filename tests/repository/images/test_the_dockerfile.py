@@ -100,7 +100,7 @@ def test_only_nmi_installs_debian_packages_and_by_the_program_that_compares_them
     assert not re.search("apt-get|apt |dpkg", "".join(run for _, run in runs))
     assert "/install_packages.py nmi " in runs[1][1]
     for stage, _ in runs:
-        copies = [each for each in of(stage, "COPY") if "install_packages.py" in each]
+        copies = [arguments for arguments in of(stage, "COPY") if "install_packages.py" in arguments]
         assert copies == ["deploy/docker/install_packages.py deploy/docker/packages.lock /"]
 
 

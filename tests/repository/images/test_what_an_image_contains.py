@@ -34,18 +34,18 @@ OURS = {"_native", "podidentity", "podidentity_demo", "nmi", "mic", "podidctl"}
 
 def wheel_metadata() -> bytes:
     """Return the dependencies in pyproject.toml as setuptools writes them into a wheel."""
-    lines = [f"Requires-Dist: {each}" for each in PROJECT["dependencies"]]
+    lines = [f"Requires-Dist: {dependency}" for dependency in PROJECT["dependencies"]]
     for extra, needed in PROJECT["optional-dependencies"].items():
-        lines += [f"Requires-Dist: {each}; extra == '{extra}'" for each in needed]
+        lines += [f"Requires-Dist: {requirement}; extra == '{extra}'" for requirement in needed]
     return "\n".join(["Metadata-Version: 2.4", "Name: aad-pod-identity", *lines, "", ""]).encode()
 
 
 def applying(lines: list[str], extras: set[str]) -> list[Requirement]:
     """Return the requirements that apply on this machine with *extras*."""
     return [
-        each
-        for each in map(Requirement, lines)
-        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras | {""})
+        requirement
+        for requirement in map(Requirement, lines)
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras | {""})
     ]
 
 
@@ -95,8 +95,11 @@ def test_an_image_gets_the_locked_packages_of_its_program_only(
 
 def test_the_kubeconfig_reader_is_an_extra_that_no_image_installs() -> None:
     extras = PROJECT["optional-dependencies"]
-    assert [Requirement(each).name for each in extras["kubeconfig"]] == ["kubernetes"]
-    assert {extra for each in extras["podidctl"] for extra in Requirement(each).extras} >= {"kubeconfig", "mic"}
+    assert [Requirement(requirement).name for requirement in extras["kubeconfig"]] == ["kubernetes"]
+    assert {extra for requirement in extras["podidctl"] for extra in Requirement(requirement).extras} >= {
+        "kubeconfig",
+        "mic",
+    }
 
 
 def imported(package: str) -> set[str]:
@@ -111,7 +114,7 @@ def imported(package: str) -> set[str]:
 @pytest.mark.parametrize("program", PACKAGES)
 def test_a_programs_packages_are_those_that_it_imports(program: str) -> None:
     reached = {PROJECT["scripts"][COMMANDS[program]].partition(".")[0]}
-    while more := {each for package in reached for each in imported(package)} - reached:
+    while more := {module for package in reached for module in imported(package)} - reached:
         reached |= more
     assert reached == PACKAGES[program]
 

@@ -46,8 +46,8 @@ def selectors(alert: Alert) -> list[str]:
     for written in re.findall(r"\b(?:aadpodidentity|process)_\w+(?:\{[^}]*\})?", alert.expr):
         selector = re.sub(r"\s+", "", written)
         several = re.search(r'=~"(\w+(?:\|\w+)+)"', selector)
-        each = several[1].split("|") if several else []
-        found += [selector.replace(several[0], f'="{value}"') for value in each] if several else [selector]
+        values = several[1].split("|") if several else []
+        found += [selector.replace(several[0], f'="{value}"') for value in values] if several else [selector]
     return found
 
 

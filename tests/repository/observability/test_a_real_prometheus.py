@@ -187,16 +187,16 @@ async def look(folder: Path) -> Seen:
 
         async def true() -> list[str]:
             rules.update(await server.alerts())
-            return [each.name for each in alerts() if rules[each.name]["state"] != "inactive"] + [
-                each.name for each in alerts() if await server.values(each.expr)
+            return [alert.name for alert in alerts() if rules[alert.name]["state"] != "inactive"] + [
+                alert.name for alert in alerts() if await server.values(alert.expr)
             ]
 
         rules: dict[str, dict[str, Any]] = {}
         # A scrape can be late, and then an alert is true for a while.
         await until(true, "no alert is true without a fault", holds=lambda names: not names)
-        selected = {each: await server.values(each) for alert in alerts() for each in selectors(alert)}
+        selected = {selector: await server.values(selector) for alert in alerts() for selector in selectors(alert)}
         firing = (await server.get("alerts"))["alerts"]
-        texts = {each["labels"]["alertname"].removeprefix(TEXT): each["annotations"] for each in firing}
+        texts = {alert["labels"]["alertname"].removeprefix(TEXT): alert["annotations"] for alert in firing}
         metrics = set(await server.get("label/__name__/values", **{"match[]": '{job=~"nmi|mic"}'}))
         pages = {
             "nmi": await by_the_runbooks("$NMI", sandbox.nmis[NODE].probe_port),
@@ -257,7 +257,9 @@ def test_every_metric_that_a_panel_or_an_alert_names_exists(seen: Seen) -> None:
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
 def test_the_series_of_an_alert_exist_without_a_fault_and_it_neither_fires_nor_fails(seen: Seen, alert: Alert) -> None:
-    assert [each for each in selectors(alert) if not seen.selected[each] and each not in MAY_BE_MISSING] == []
+    assert [
+        selector for selector in selectors(alert) if not seen.selected[selector] and selector not in MAY_BE_MISSING
+    ] == []
     rule = seen.rules[alert.name]
     assert (rule["health"], rule["state"], rule.get("lastError", "")) == ("ok", "inactive", "")
 

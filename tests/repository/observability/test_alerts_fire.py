@@ -59,7 +59,7 @@ def scraped_each(seconds: int) -> dict[str, Any]:
         every = max(1, seconds // {"30s": 30, "1m": MINUTE}[case["interval"]])
         for series in case["input_series"]:
             kept = enumerate(samples(series["values"]))
-            series["values"] = " ".join("_" if at % every and each != "stale" else each for at, each in kept)
+            series["values"] = " ".join("_" if at % every and value != "stale" else value for at, value in kept)
     return found
 
 

@@ -40,8 +40,8 @@ class Machine:
         self.lists = folder / "lists"
         self.programs.mkdir()
         self.work.mkdir()
-        for each in PROGRAMS:
-            (self.programs / each).symlink_to(shutil.which(each) or each)
+        for name in PROGRAMS:
+            (self.programs / name).symlink_to(shutil.which(name) or name)
         self.program("apt-get", APT_GET)
         self.program("dpkg", DPKG)
         self.program("id", "echo 1000")
@@ -113,7 +113,7 @@ def test_another_user_gets_one_command_that_installs_everything(machine: Machine
         f"\nrun: sudo apt-get update && sudo apt-get install --no-install-recommends {PACKAGES}\n"
     )
     assert "apt-get cannot download prometheus\n" in done.stderr
-    assert not any("install" in each or "update" in each for each in machine.apt_calls)
+    assert not any("install" in call or "update" in call for call in machine.apt_calls)
 
 
 def test_another_user_gets_the_headers_without_installation(machine: Machine) -> None:
@@ -157,8 +157,8 @@ def test_a_machine_without_apt_get_gets_the_reason(machine: Machine) -> None:
 
 
 def test_nothing_is_called_where_nothing_is_missing_and_an_unknown_group_is_refused(machine: Machine) -> None:
-    for each in ("cc", "nginx", "prometheus", "promtool", "spin"):
-        machine.program(each)
+    for name in ("cc", "nginx", "prometheus", "promtool", "spin"):
+        machine.program(name)
     done = machine.run("build", "test", "nginx", "prometheus", "spin")
     assert (done.returncode, done.stderr) == (0, "")
     done = machine.run("nginxx")

@@ -68,9 +68,9 @@ def install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(home)], check=True)
         (site,) = home.glob("lib/python3*/site-packages")
         zipfile.ZipFile(wheel).extractall(site)
-        for each in Path(sysconfig.get_path("purelib")).iterdir():
-            if each.suffix != ".pth" and not each.name.startswith(("aad_pod_identity", "__editable__", *without)):
-                (site / each.name).symlink_to(each)
+        for path in Path(sysconfig.get_path("purelib")).iterdir():
+            if path.suffix != ".pth" and not path.name.startswith(("aad_pod_identity", "__editable__", *without)):
+                (site / path.name).symlink_to(path)
         return home / "bin" / "python3"
 
     return installed
@@ -118,8 +118,8 @@ def beyond_the_base() -> set[str]:
     base = closure(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
     assert {"aiohttp", "msgspec", "uvloop"} <= base
     assert not base & {"azure-identity", "httptools", "requests", "typer"}
-    others = [each for each in distributions() if canonicalize_name(each.name) not in base]
-    return {file.parts[0] for each in others for file in each.files or () if file.parts[0] != ".."}
+    others = [distribution for distribution in distributions() if canonicalize_name(distribution.name) not in base]
+    return {file.parts[0] for distribution in others for file in distribution.files or () if file.parts[0] != ".."}
 
 
 @pytest.mark.nightly
@@ -176,7 +176,7 @@ def test_the_manifests_in_the_wheel_are_those_of_deploy(install: Install) -> Non
     (site,) = install().parents[1].glob("lib/python3*/site-packages")
     packaged = site / "podidentity_sandbox" / "manifests"
     for pattern, deployed in (("crds/*.yaml", "crds"), ("demo/*.yaml", "demo"), ("deployment-rbac.yaml", "manifests")):
-        files = {each.name: each.read_bytes() for each in packaged.glob(pattern)}
+        files = {file.name: file.read_bytes() for file in packaged.glob(pattern)}
         expected = (ROOT / "deploy" / deployed).glob(Path(pattern).name)
-        assert files == {each.name: each.read_bytes() for each in expected}
+        assert files == {file.name: file.read_bytes() for file in expected}
         assert files

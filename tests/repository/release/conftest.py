@@ -63,7 +63,7 @@ def write_image(folder: Path, program: str, purls: Sequence[str]) -> None:
     """Write the archive of an image and its bill of materials."""
     bill = {
         "metadata": {"component": {"name": f"aad-pod-identity/{program}"}},
-        "components": [{"purl": each} for each in purls],
+        "components": [{"purl": purl} for purl in purls],
     }
     (folder / f"{program}-amd64.cdx.json").write_text(json.dumps(bill))
     index = json.dumps({"manifests": [{"digest": f"sha256:{'a' * 64}"}]}).encode()

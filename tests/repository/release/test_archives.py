@@ -30,8 +30,8 @@ def test_a_packed_folder_is_unpacked_with_its_files_and_executables(tmp_path: Pa
     (folder / "program").chmod(0o700)
     pack(folder, tmp_path / "packed.tar", epoch=0)
     unpack(tmp_path / "packed.tar", to := tmp_path / "new" / "folder")
-    assert sorted(str(each.relative_to(to)) for each in to.rglob("*")) == ["a", "a/empty", "a/file", "program"]
-    assert [(to / each).stat().st_mode & 0o777 for each in ("program", "a/file")] == [0o755, 0o644]
+    assert sorted(str(path.relative_to(to)) for path in to.rglob("*")) == ["a", "a/empty", "a/file", "program"]
+    assert [(to / name).stat().st_mode & 0o777 for name in ("program", "a/file")] == [0o755, 0o644]
     assert (to / "a" / "file").read_text() == "text"
 
 
@@ -39,7 +39,7 @@ def test_a_packed_folder_is_unpacked_with_its_files_and_executables(tmp_path: Pa
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ReleaseError, match="is outside its folder"):
         unpack(archive(tmp_path / "x.tar", name), tmp_path / "in" / "new")
-    assert not [each for each in tmp_path.rglob("*") if each.name == "out"]
+    assert not [path for path in tmp_path.rglob("*") if path.name == "out"]
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
@@ -78,8 +78,8 @@ def test_two_builds_of_equal_images_give_equal_files(tmp_path: Path) -> None:
         os.umask(before)
     first, second = collected
     assert len(first) == 2 * len(IMAGES)
-    assert [each.name for each in first] == [each.name for each in second]
-    assert [each.read_bytes() for each in first] == [each.read_bytes() for each in second]
+    assert [image.name for image in first] == [image.name for image in second]
+    assert [image.read_bytes() for image in first] == [image.read_bytes() for image in second]
 
 
 def test_the_contents_of_an_archive_stay_and_images_that_were_not_compared_are_refused(tmp_path: Path) -> None:
@@ -89,10 +89,10 @@ def test_the_contents_of_an_archive_stay_and_images_that_were_not_compared_are_r
     assert sorted(out.iterdir()) == sorted(files)
     assert base == "localhost/base@sha256:abc"
     with tarfile.open(files[0]) as archive:
-        members = [each for each in archive.getmembers() if each.isfile()]
-        contents = {each.name: archive.extractfile(each).read() for each in members}  # type: ignore[union-attr]
+        members = [member for member in archive.getmembers() if member.isfile()]
+        contents = {member.name: archive.extractfile(member).read() for member in members}  # type: ignore[union-attr]
     assert contents == FILES
-    assert {each.mtime for each in members} == {EPOCH}
+    assert {member.mtime for member in members} == {EPOCH}
 
     (images / "compared").unlink()
     with pytest.raises(ReleaseError, match="run tools/local-images"):

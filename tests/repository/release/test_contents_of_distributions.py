@@ -49,7 +49,7 @@ GENERATED: Final = ("PKG-INFO", "setup.cfg", "MANIFEST.in", "aad_pod_identity.eg
 def test_missing_sources_and_other_files_of_a_source_distribution_are_named(tree: Path) -> None:
     assert list(sdist_problems([*FILES, *GENERATED], sdist_sources(tree))) == []
     for name in ("_native/lane.pyx", "nmi/py.typed", "LICENSE", "build.lock"):
-        (found,) = sdist_problems([each for each in FILES if each != name], sdist_sources(tree))
+        (found,) = sdist_problems([file for file in FILES if file != name], sdist_sources(tree))
         assert f"lacks {name}" in found
     for name in ("tests/unit/test_a.py", "_native/lane.c", "_native/lane.so", ".git/config"):
         (found,) = sdist_problems([*FILES, name], sdist_sources(tree))
@@ -90,7 +90,7 @@ def test_a_file_of_no_package_and_a_changed_licence_are_named(tree: Path, wheel:
     assert "lacks the licence" in found
 
 
-FIRST, SECOND, OWN, OTHER = (each * 64 for each in "1234")
+FIRST, SECOND, OWN, OTHER = (digit * 64 for digit in "1234")
 LOCK: Final = f"""\
 aiohttp==3.14.5 \\
     --hash=sha256:{FIRST} \\
@@ -103,7 +103,7 @@ colorama==0.4.6 ; sys_platform == 'win32' \\
 def test_an_installed_archive_that_is_neither_locked_nor_the_own_wheel_is_named() -> None:
     def installed(*digests: str) -> dict[str, Any]:
         """Return pip's report of an installation of archives with these hashes."""
-        archives = [(f"https://x/{each[0]}.whl", {"hashes": {"sha256": each}}) for each in digests]
+        archives = [(f"https://x/{digest[0]}.whl", {"hashes": {"sha256": digest}}) for digest in digests]
         return {"install": [{"download_info": {"url": url, "archive_info": info}} for url, info in archives]}
 
     assert unlocked(installed(FIRST, SECOND, OWN), LOCK, {OWN}) == []

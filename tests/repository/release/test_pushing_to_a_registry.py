@@ -100,17 +100,17 @@ def push(registry: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_the_index_below_a_name_without_capitals_lists_the_images_with_the_digests_of_their_archives(
     registry: str, tmp_path: Path
 ) -> None:
-    archives = [build(tmp_path, each) for each in ("amd64", "arm64")]
+    archives = [build(tmp_path, architecture) for architecture in ("amd64", "arm64")]
     done = push(registry, tmp_path)
     assert done.returncode == 0, done.stderr
     name, *digests = done.stdout.splitlines()
     assert name == f"name={registry}/owner/project/nmi"
     index, digest = fetch(registry, f"owner/project/nmi/manifests/{VERSION}", INDEX)
-    listed = {each["platform"]["architecture"]: each["digest"] for each in index["manifests"]}
+    listed = {manifest["platform"]["architecture"]: manifest["digest"] for manifest in index["manifests"]}
     assert listed == {"amd64": digest_of(archives[0]), "arm64": digest_of(archives[1])}
     assert dict(line.split("=", 1) for line in digests) == {"index": digest, **listed}
-    for each in listed.values():
-        assert fetch(registry, f"owner/project/nmi/manifests/{each}", MANIFEST)[1] == each
+    for image_digest in listed.values():
+        assert fetch(registry, f"owner/project/nmi/manifests/{image_digest}", MANIFEST)[1] == image_digest
     assert push(registry, tmp_path).stdout == done.stdout, "the same index"
 
 

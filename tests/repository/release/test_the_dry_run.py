@@ -30,7 +30,7 @@ def document(path: Path) -> dict[str, Any]:
 
 
 def test_all_artifacts_are_made_with_their_checksums_and_provenance(dry_run: Path, dist: Path) -> None:
-    names = {re.sub(r"-(cp3\d+-cp3\d+-)?linux_\w+\.", "-MACHINE.", each.name) for each in dist.iterdir()}
+    names = {re.sub(r"-(cp3\d+-cp3\d+-)?linux_\w+\.", "-MACHINE.", file.name) for file in dist.iterdir()}
     chart = yaml.safe_load((dry_run / "deploy/charts/aad-pod-identity/Chart.yaml").read_text())["version"]
     wheel = f"aad_pod_identity-{VERSION.replace('-rc.', 'rc')}"
     assert names == {
@@ -46,7 +46,9 @@ def test_all_artifacts_are_made_with_their_checksums_and_provenance(dry_run: Pat
         "SHA256SUMS",
     }
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=dist, check=True, capture_output=True)
-    subjects = {each["name"]: each["digest"]["sha256"] for each in document(dist / "provenance.json")["subject"]}
+    subjects = {
+        subject["name"]: subject["digest"]["sha256"] for subject in document(dist / "provenance.json")["subject"]
+    }
     sums = {line.split()[1]: line.split()[0] for line in (dist / "SHA256SUMS").read_text().splitlines()}
     assert subjects.items() <= sums.items()
     assert set(sums) - set(subjects) == {"provenance.json"}
@@ -55,14 +57,14 @@ def test_all_artifacts_are_made_with_their_checksums_and_provenance(dry_run: Pat
 def test_no_artifact_names_a_user_or_a_directory_of_this_machine(dry_run: Path, dist: Path) -> None:
     with tarfile.open(next(dist.glob("aad_pod_identity-*.tar.gz"))) as archive:
         members = archive.getmembers()
-    assert {(each.uid, each.gid, each.uname) for each in members} == {(0, 0, "")}
-    assert len({each.mtime for each in members}) == 1
+    assert {(member.uid, member.gid, member.uname) for member in members} == {(0, 0, "")}
+    assert len({member.mtime for member in members}) == 1
     for path in dist.iterdir():
         contents = [path.read_bytes()]
         if path.suffix == ".whl":
             with zipfile.ZipFile(path) as wheel:
-                contents = [wheel.read(each) for each in wheel.namelist()]
-        assert not [each for each in contents if str(dry_run).encode() in each], path.name
+                contents = [wheel.read(name) for name in wheel.namelist()]
+        assert not [content for content in contents if str(dry_run).encode() in content], path.name
 
 
 def test_the_bills_have_the_locked_packages_without_a_place_and_the_charts_images(dry_run: Path, dist: Path) -> None:
@@ -72,12 +74,12 @@ def test_the_bills_have_the_locked_packages_without_a_place_and_the_charts_image
     locked = {
         (str(canonicalize_name(name)), version) for name, version in re.findall(r"(?m)^([\w.-]+)==([\w.]+)", lock)
     }
-    found = {(str(canonicalize_name(each["name"])), each["version"]) for each in bill["components"]}
+    found = {(str(canonicalize_name(component["name"])), component["version"]) for component in bill["components"]}
     assert {"aiohttp", "azure-identity", "kubernetes", "typer", "uvloop"} <= {name for name, _ in found}
     assert found <= locked
     assert bill["metadata"]["component"]["name"] == "aad-pod-identity"
     assert "file:" not in path.read_text()
-    images = {each["name"]: each["version"] for each in document(dist / "chart.cdx.json")["components"]}
+    images = {component["name"]: component["version"] for component in document(dist / "chart.cdx.json")["components"]}
     assert images == {"aad-pod-identity/mic": VERSION, "aad-pod-identity/nmi": VERSION}
 
 
@@ -87,7 +89,7 @@ def test_notes_and_metadata_link_to_the_repository_and_the_clone_has_no_change(d
     assert "](docs/" not in notes
     assert not notes.startswith("## ")
     with zipfile.ZipFile(next(dist.glob("*.whl"))) as archive:
-        (name,) = (each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
+        (name,) = (member for member in archive.namelist() if member.endswith(".dist-info/METADATA"))
         assert f"Project-URL: Repository, {URL}\n" in archive.read(name).decode()
     assert run(dry_run, "git", "status", "--porcelain").stdout == ""
 
@@ -139,7 +141,7 @@ def test_a_release_with_images_has_openvex_about_exactly_the_packages_of_their_b
     dry_run: Path, tmp_path: Path, change: str, result: str
 ) -> None:
     statements = yaml.safe_load((dry_run / "vulnerabilities.yaml").read_text())["statements"]
-    purls = sorted({f"{each['package']}{change}?arch=amd64" for each in statements})
+    purls = sorted({f"{statement['package']}{change}?arch=amd64" for statement in statements})
     write_image(tmp_path, "nmi", purls)
     done = run(dry_run, PYTHON, "-c", SEAL, str(tmp_path))
     assert done.stdout.startswith(result)
@@ -173,5 +175,5 @@ def test_the_commands_of_the_page_about_rebuilding_find_equal_files(dry_run: Pat
     done = run(dry_run, "bash", "-e", "-c", block, PUBLISHED=str(published))
     assert done.returncode == 0, done.stdout
     compared = [line.removesuffix(": OK") for line in done.stdout.splitlines() if line.endswith(": OK")]
-    assert {Path(each).suffix for each in compared} == {".gz", ".tgz", ".json", ".yaml"}
+    assert {Path(file).suffix for file in compared} == {".gz", ".tgz", ".json", ".yaml"}
     assert "chart.cdx.json" in compared

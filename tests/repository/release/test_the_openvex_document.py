@@ -37,8 +37,8 @@ def test_the_statements_of_the_repository_are_about_the_locked_versions(architec
     # The images of a release are Debian 12's. The lock does not have all packages of the base.
     locked = locked_versions(LOCK.read_text(), "bookworm", architecture)
     components = {f"pkg:deb/debian/{name}@{version}" for name, version in locked.items()}
-    names = {each.rpartition("@")[0] for each in components}
-    statements = [each for each in read(OWN) if each["package"].rpartition("@")[0] in names]
+    names = {component.rpartition("@")[0] for component in components}
+    statements = [statement for statement in read(OWN) if statement["package"].rpartition("@")[0] in names]
     assert statements
     assert [*differences(statements, [Product(name, "", components) for name in PRODUCTS])] == []
 
@@ -97,10 +97,10 @@ def test_the_package_that_a_scanner_finds_is_one_of_the_document(package: str, s
     component = package.replace(":1.2", "%3A1.2").replace("+", "%2B") + "?arch=amd64&distro=debian-12"
     made = document([{**STATEMENT, "package": package}], [Product("nmi", NMI.url, {component})], "1.0.0", 0)
     assert made is not None
-    ((product,),) = (each["products"] for each in made["statements"])
-    named = [each["@id"] for each in product["subcomponents"]]
-    assert any(matches(each, scanned) for each in named)
-    assert not any(matches(each, scanned.replace("?", ".1?")) for each in named)
+    ((product,),) = (statement["products"] for statement in made["statements"])
+    named = [component["@id"] for component in product["subcomponents"]]
+    assert any(matches(purl, scanned) for purl in named)
+    assert not any(matches(purl, scanned.replace("?", ".1?")) for purl in named)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_the_products_are_the_images_by_digest_and_the_distributions(tmp_path: P
     ):
         bill = {"metadata": {"component": component}, "components": [content]}
         (tmp_path / f"{name}.cdx.json").write_text(json.dumps(bill))
-    image, distributions = sorted(products_of(sorted(tmp_path.iterdir())), key=lambda each: each.url)
+    image, distributions = sorted(products_of(sorted(tmp_path.iterdir())), key=lambda product: product.url)
     digest = "a" * 64
     assert image == Product("nmi", f"pkg:oci/nmi@sha256%3A{digest}", {ZLIB})
     assert distributions == Product(

@@ -46,7 +46,7 @@ def test_a_call_that_no_role_allows_is_reported_once_and_another_is_accepted() -
     calls = Calls()
     before = missed(calls.seen())
     calls.note(Recorded("GET", "/api/v1/secrets/", MIC))
-    assert [each.partition(" (")[0] for each in calls.refused()] == ["mic: list secrets"]
+    assert [call.partition(" (")[0] for call in calls.refused()] == ["mic: list secrets"]
     calls.note(Recorded("GET", "/api/v1/pods", MIC))
     assert list(calls.refused()) == []
     assert set(before) - set(missed(calls.seen())) == {str(Right("mic", "list", "pods", named=False))}

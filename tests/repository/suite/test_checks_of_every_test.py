@@ -142,4 +142,4 @@ def test_the_time_in_which_the_program_did_not_run_is_recorded() -> None:
         os.kill(recorder.pid, signal.SIGCONT)
         until_sync(recorder.pauses, "a pause is recorded")
         assert paused_seconds(recorder.pauses(), begin, end) == pytest.approx(end - begin)
-        assert all(each.seconds >= STOPPED_SECONDS / 2 for each in recorder.pauses())
+        assert all(pause.seconds >= STOPPED_SECONDS / 2 for pause in recorder.pauses())

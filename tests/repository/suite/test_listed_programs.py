@@ -53,7 +53,9 @@ def test_the_programs_of_packages_and_of_what_they_need_are_allowed(tmp_path: Pa
     assert set(programs) == essential | {"of-git", "of-perl", "of-more-pager"}
     for chosen in (programs, programs, {"list": programs["list"]}):
         listed_programs.link(chosen, tmp_path / "programs")
-    assert [each.name for each in (tmp_path / "programs").iterdir()] == ["list"], "nothing of an earlier run is left"
+    assert [program.name for program in (tmp_path / "programs").iterdir()] == ["list"], (
+        "nothing of an earlier run is left"
+    )
 
 
 def test_the_packages_are_those_of_the_script() -> None:

@@ -19,10 +19,10 @@ def closed_with_its_port(source: str) -> Iterator[int]:
     """Yield the lines of each with statement that does nothing but read the port of the socket that it closes."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.With) and any(
-            ast.unparse(each.context_expr).partition("(")[0] in OPENED for each in node.items
+            ast.unparse(item.context_expr).partition("(")[0] in OPENED for item in node.items
         ):
-            port_is_read = any("getsockname()" in ast.unparse(each) for each in node.body)
-            if port_is_read and all(_only_binds_or_reads(each) for each in node.body):
+            port_is_read = any("getsockname()" in ast.unparse(statement) for statement in node.body)
+            if port_is_read and all(_only_binds_or_reads(statement) for statement in node.body):
                 yield node.lineno
 
 

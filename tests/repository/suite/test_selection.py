@@ -44,12 +44,12 @@ REPEATED = ("examples and ", "run_node and not long")
 
 def once() -> list[tuple[str, list[str], str]]:
     """Return the commands that run a test for the first time."""
-    return [each for each in commands() if not each[0].startswith(REPEATED)]
+    return [command for command in commands() if not command[0].startswith(REPEATED)]
 
 
 def runs(expression: str, paths: list[str], _profile: str, path: str, markers: frozenset[str]) -> bool:
     """Return whether a pytest command runs the test in *path* with these *markers*."""
-    if paths and not any(PurePath(path).is_relative_to(each) for each in paths):
+    if paths and not any(PurePath(path).is_relative_to(folder) for folder in paths):
         return False
     if not paths and markers & UNNAMED:
         return False
@@ -67,23 +67,25 @@ def test_each_collected_test_is_run_by_one_command(request: pytest.FixtureReques
     wrong = {
         path: found
         for path, markers in kinds
-        if len(found := [each for each in made if runs(*each, path, markers)]) != 1
+        if len(found := [command for command in made if runs(*command, path, markers)]) != 1
     }
     assert not wrong
 
 
 def test_each_property_test_runs_with_all_its_examples_once(request: pytest.FixtureRequest) -> None:
-    complete = [each for each in commands() if "quick" not in each[2]]
+    complete = [command for command in commands() if "quick" not in command[2]]
     for name, markers in request.config.stash[selection.COLLECTED]:
         if "examples" in markers:
-            assert len([each for each in complete if runs(*each, name.partition("::")[0], markers)]) == 1, name
+            assert len([command for command in complete if runs(*command, name.partition("::")[0], markers)]) == 1, name
 
 
 def test_each_directory_with_its_own_command_is_run() -> None:
     made = once()
     for directory, marker in selection.DIRECTORIES.items():
         markers = frozenset({marker, selection.run_of(frozenset({marker}))})
-        assert len([each for each in made if runs(*each, f"tests/{directory}/test_a.py", markers)]) == 1, directory
+        assert len([command for command in made if runs(*command, f"tests/{directory}/test_a.py", markers)]) == 1, (
+            directory
+        )
 
 
 def test_each_combination_of_needs_has_one_target() -> None:
@@ -92,7 +94,7 @@ def test_each_combination_of_needs_has_one_target() -> None:
     for count in range(len(needs) + 1):
         for chosen in map(frozenset, combinations(needs, count)):
             markers = chosen | {selection.run_of(chosen)}
-            assert len([each for each in made if runs(*each, "tests/test_a.py", markers)]) == 1, chosen
+            assert len([command for command in made if runs(*command, "tests/test_a.py", markers)]) == 1, chosen
 
 
 def test_each_long_file_exists() -> None:

@@ -18,24 +18,24 @@ def paths(entry: Any) -> Iterator[str]:
     if isinstance(entry, str):
         yield entry
     else:
-        for each in entry.values() if isinstance(entry, dict) else entry:
-            yield from paths(each)
+        for child in entry.values() if isinstance(entry, dict) else entry:
+            yield from paths(child)
 
 
 LISTED: Final = list(paths(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
 PAGES: Final = sorted(
     path
-    for path in links.reachable(ROOT, [str(each.relative_to(ROOT)) for each in (ROOT / "docs").rglob("*.md")])
+    for path in links.reachable(ROOT, [str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")])
     if path.endswith(".md")
 )
 
 
 def test_each_page_of_docs_is_listed_once_and_each_listed_page_exists() -> None:
-    pages = {str(each.relative_to(ROOT)) for each in (ROOT / "docs").rglob("*.md")}
+    pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")}
     assert len(pages) > 40
     assert pages - set(LISTED) == set(), "add the pages to nav in mkdocs.yml"
     assert sorted(LISTED) == sorted(set(LISTED))
-    assert [each for each in LISTED if not (ROOT / each).is_file()] == []
+    assert [page for page in LISTED if not (ROOT / page).is_file()] == []
 
 
 def is_complete(address: str) -> bool:

@@ -137,11 +137,16 @@ def documents(site: Path) -> dict[Path, Document]:
 
 def test_everything_that_a_page_loads_is_a_file_of_the_site(documents: dict[Path, Document]) -> None:
     assert len(documents) > 40
-    loaded = [(path, each) for path, page in documents.items() for each in page.loaded if not each.startswith("data:")]
+    loaded = [
+        (path, address)
+        for path, page in documents.items()
+        for address in page.loaded
+        if not address.startswith("data:")
+    ]
     assert loaded
-    for path, each in loaded:
-        assert not urlsplit(each).scheme, each
-        assert (path.parent / unquote(urlsplit(each).path)).is_file(), each
+    for path, address in loaded:
+        assert not urlsplit(address).scheme, address
+        assert (path.parent / unquote(urlsplit(address).path)).is_file(), address
 
 
 def test_style_sheets_load_nothing_from_elsewhere(site: Path) -> None:
@@ -175,8 +180,8 @@ async def test_pages_request_only_files_of_the_site(page: Page, site: Path) -> N
         await show(page, site / name)
     assert page.problems == []
     local = (f"{site.as_uri()}/", "data:", "blob:")
-    assert [each for each in page.requests if not each.startswith(local)] == []
-    assert any(each.endswith("/index.html") for each in page.requests)
+    assert [address for address in page.requests if not address.startswith(local)] == []
+    assert any(address.endswith("/index.html") for address in page.requests)
 
 
 async def test_the_search_finds_a_word_without_a_server(page: Page, site: Path) -> None:
@@ -185,7 +190,7 @@ async def test_the_search_finds_a_word_without_a_server(page: Page, site: Path) 
     await page.type("quarantined")
     # Results of the first letters are shown before those of the word.
     await page.until(f"{RESULTS}.some((each) => each.includes('/architecture.html'))")
-    assert all(each.startswith(f"{site.as_uri()}/") for each in await page.evaluate(RESULTS))
+    assert all(address.startswith(f"{site.as_uri()}/") for address in await page.evaluate(RESULTS))
     assert page.problems == []
 
 
