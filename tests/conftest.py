@@ -161,7 +161,7 @@ def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
 def detect_blocking(blockbuster: BlockBuster) -> None:
     """Activate *blockbuster*, also after a test has deactivated it."""
     # shutil looks a function up in these sets by identity, and the active functions are not the original ones.
-    names = {name: each for name in dir(os) if callable(each := getattr(os, name))}
+    names = {name: attribute for name in dir(os) if callable(attribute := getattr(os, name))}
     blockbuster.activate()
     for supported in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
         supported.update(getattr(os, name) for name, original in names.items() if original in supported)
@@ -296,8 +296,8 @@ OUR_KINDS = ("azureidentities", "azureidentitybindings", "azureassignedidentitie
 def clear(running: up.Plane) -> None:
     """Delete all objects of our kinds, including those with finalizers."""
     for plural in OUR_KINDS:
-        for each in running.api("GET", f"/apis/aadpodidentity.k8s.io/v1/{plural}")["items"]:
-            meta = each["metadata"]
+        for item in running.api("GET", f"/apis/aadpodidentity.k8s.io/v1/{plural}")["items"]:
+            meta = item["metadata"]
             path = f"/apis/aadpodidentity.k8s.io/v1/namespaces/{meta['namespace']}/{plural}/{meta['name']}"
             try:
                 if meta.get("finalizers"):

@@ -42,7 +42,7 @@ PLATFORMS: Final = ("linux", "manylinux2014", "manylinux_2_17", "manylinux_2_26"
 
 def closure(names: Iterable[str]) -> set[str]:
     """Return the names of the packages that *names* need, as they are installed here."""
-    todo, seen = [Requirement(each) for each in names], set[tuple[str, str]]()
+    todo, seen = [Requirement(name) for name in names], set[tuple[str, str]]()
     while todo:
         requirement = todo.pop()
         for extra in ("", *requirement.extras):
@@ -59,10 +59,10 @@ def closure(names: Iterable[str]) -> set[str]:
 def locked(lock: str, names: set[str]) -> str:
     """Return the lines of *lock* for *names*, with their hashes. Raise ValueError if one is not in it."""
     entries = re.split(r"\n(?=\S)", lock.rstrip())
-    found: dict[str, str] = {canonicalize_name(re.split(r"[=\s;]", each, maxsplit=1)[0]): each for each in entries}
+    found: dict[str, str] = {canonicalize_name(re.split(r"[=\s;]", entry, maxsplit=1)[0]): entry for entry in entries}
     if missing := names - set(found):
         raise ValueError(f"requirements.lock has no {', '.join(sorted(missing))}; run make lock")
-    return "".join(f"{found[each]}\n" for each in sorted(names))
+    return "".join(f"{found[name]}\n" for name in sorted(names))
 
 
 def unpack_system(folder: Path, names: str, site: str) -> None:
@@ -96,7 +96,7 @@ def cross_compiler(*flags: str) -> dict[str, str]:
     headers = [SYSTEM / "usr/include" / f"python{version}", SYSTEM / "usr/include"]
     return {
         **os.environ,
-        "CC": " ".join((COMPILER, *flags, *(f"-I{each}" for each in headers))),
+        "CC": " ".join((COMPILER, *flags, *(f"-I{folder}" for folder in headers))),
         "LDSHARED": f"{COMPILER} -shared",
         "SETUPTOOLS_EXT_SUFFIX": f".cpython-{version.replace('.', '')}-aarch64-linux-gnu.so",
         "_PYTHON_HOST_PLATFORM": "linux-aarch64",
@@ -118,7 +118,7 @@ def install_packages() -> None:
     for name, text in (("wheels.lock", wheels), ("sources.lock", sources)):
         (OUTPUT / name).write_text(text)
     target = [f"--python-version={python_version()}", "--implementation=cp", "--only-binary=:all:", f"--target={SITE}"]
-    target += [f"--platform={each}_aarch64" for each in PLATFORMS]
+    target += [f"--platform={platform}_aarch64" for platform in PLATFORMS]
     subprocess.run(
         [*pip, "install", "--no-deps", "--require-hashes", *target, "-r", str(OUTPUT / "wheels.lock")], check=True
     )

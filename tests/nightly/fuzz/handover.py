@@ -31,7 +31,7 @@ class HandoverMessages:
         messages = [message for packet in data.split(b"\n") if (message := self._message(packet)) is not None]
         for receiver in Role:
             self._converse(receiver, messages)
-        for packet in (data, *(each.packet for each in messages if isinstance(each, Tokens))):
+        for packet in (data, *(message.packet for message in messages if isinstance(message, Tokens))):
             self._tokens(packet)
 
     def _message(self, packet: bytes) -> Message | None:
@@ -63,9 +63,9 @@ class HandoverMessages:
         assert stored == len(received)
         tokens, invalid = tokens_in(packet)
         assert stored + refused == len(tokens) + invalid
-        assert [each for again in packets_of(tokens) for each in tokens_in(again)[0]] == tokens
-        for each in tokens:
-            self._use(received, each)
+        assert [token for again in packets_of(tokens) for token in tokens_in(again)[0]] == tokens
+        for token in tokens:
+            self._use(received, token)
         assert len(received) == 0
 
     def _use(self, received: ReceivedTokens, passed: PassedToken) -> None:

@@ -43,8 +43,8 @@ class KernelMessages:
         except MalformedError:
             return None
         assert len(messages) <= len(data) // HEADER_BYTES
-        for each in messages:
-            self._check(each, data)
+        for message in messages:
+            self._check(message, data)
         return messages
 
     def _check(self, message: Message, data: bytes) -> None:
@@ -81,13 +81,13 @@ class KernelMessages:
         evidence.track(POD)
         found = [
             *evidence.apply([Link(2, "cni0"), Link(3, "veth1")]),
-            *itertools.chain.from_iterable(evidence.apply([each]) for each in messages),
+            *itertools.chain.from_iterable(evidence.apply([message]) for message in messages),
             *evidence.replace(messages),
         ]
         evidence.unresolved()
         evidence.untrack(POD)
-        for each in found:
-            IPv4Address(each.address)
+        for change in found:
+            IPv4Address(change.address)
         assert all(size <= 2 * len(messages) + 2 for size in evidence.sizes().values())
 
 
@@ -101,4 +101,4 @@ class ConntrackList:
             assert str(IPv4Address(address)) == address
             assert 0 <= port <= 65535
         lines = data.split(b"\n")
-        assert found == {each for line in lines for each in bypassing_in(line)}
+        assert found == {address for line in lines for address in bypassing_in(line)}

@@ -200,7 +200,7 @@ class NmiObjects:
         cluster_cache = ClusterCache(
             cast("Any", None), Index(), IdentityMetrics(CollectorRegistry()), node="n", managed=managed
         )
-        handlers = {name: each.objects.handler for name, each in cluster_cache.watches.by_name.items()}
+        handlers = {name: watch.objects.handler for name, watch in cluster_cache.watches.by_name.items()}
         handlers["pods"].upserted(None, nmi_objects.pod("web", namespace=BYSTANDER, addresses=(ADDRESS,)))
         if managed:
             handlers["identities"].upserted(None, nmi_objects.identity(namespace=BYSTANDER))

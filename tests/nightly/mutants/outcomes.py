@@ -24,10 +24,10 @@ class Outcome:
 
 def _types(error: BaseException) -> Iterator[str]:
     if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _types(each)
+        for part in error.exceptions:
+            yield from _types(part)
     else:
-        yield from (each.__name__ for each in type(error).__mro__[:-2])
+        yield from (type_.__name__ for type_ in type(error).__mro__[:-2])
 
 
 def _write(outcome: Outcome) -> None:

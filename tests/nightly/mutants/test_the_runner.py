@@ -50,8 +50,8 @@ def test_programs_started_by_a_test_run_the_mutant(tree: Tree) -> None:
     before = [output_of(tree, *command) for command in commands]
     with tree.mutated(mutant("nmi/cli.py", 'f"nmi {VERSION}', 'f"mutant {VERSION}')):
         during = [output_of(tree, *command) for command in commands]
-    assert all(each.startswith("nmi ") for each in before)
-    assert all(each.startswith("mutant ") for each in during)
+    assert all(line.startswith("nmi ") for line in before)
+    assert all(line.startswith("mutant ") for line in during)
     assert [output_of(tree, *command) for command in commands] == before
 
 

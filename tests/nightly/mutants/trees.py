@@ -47,7 +47,7 @@ class Tree:
     def make(self) -> None:
         """Copy the current tree, and replace an older copy. Raise MutantError if it is not complete."""
         shutil.rmtree(self.root, ignore_errors=True)
-        names = [*tracked(), *(str(each.relative_to(ROOT)) for each in (ROOT / "_native").glob("*.so"))]
+        names = [*tracked(), *(str(library.relative_to(ROOT)) for library in (ROOT / "_native").glob("*.so"))]
         for name in names:
             if (ROOT / name).exists():  # a link stays a link: a change of its target affects both names
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class Tree:
         original, times = target.read_bytes(), target.stat()
         changed = mutant.applied(original.decode()).encode()
         native = target.suffix in {".pyx", ".pxd"}
-        kept = {each: each.read_bytes() for each in target.parent.glob("*.so")} if native else {}
+        kept = {library: library.read_bytes() for library in target.parent.glob("*.so")} if native else {}
         try:
             target.write_bytes(changed)
             # Compiled files are recognised by size and whole seconds: no two mutants may share both.

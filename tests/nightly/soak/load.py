@@ -75,7 +75,7 @@ class Address:
     def permits(self, client: str, since: int, named: str) -> bool:
         """Whether a token of *client* is right for a request that was sent when the tenure *since* was possible still
         and that named the identity *named*, or none."""
-        possible = {each for tenure in self.tenures[since:] for each in tenure}
+        possible = {identity for tenure in self.tenures[since:] for identity in tenure}
         return client in possible and named in ("", client)
 
 
