@@ -54,7 +54,7 @@ async def test_standard_mode_assigns_nothing_until_the_object_is_corrected() -> 
 
         async def message_exists() -> bool:
             found = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
-            messages = [each.metadata.annotation(MESSAGE_ANNOTATION) for each in found if each.spec.pod == "web"]
+            messages = [item.metadata.annotation(MESSAGE_ANNOTATION) for item in found if item.spec.pod == "web"]
             return any(attack.own.client_id in message and attack.kubelet.client_id in message for message in messages)
 
         await attack.fails(context, 404)

@@ -196,7 +196,7 @@ def memory(sandbox: GreedySandbox) -> int:
     listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     # r: receive buffer, f: reserved, w: send buffer, bl: backlog; SKMEM of linux/sock_diag.h.
     found = re.findall(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+),o\d+,bl(\d+)", listed)
-    return int(resident) * 1024 + sum(int(part) for each in found for part in each) + len(found) * STRUCTURES
+    return int(resident) * 1024 + sum(int(part) for row in found for part in row) + len(found) * STRUCTURES
 
 
 async def most_memory(sandbox: GreedySandbox) -> int:

@@ -78,7 +78,7 @@ class Clients:
 async def sending(sandbox: Sandbox) -> AsyncIterator[Clients]:
     """Send requests from CLIENTS threads: half of them on kept connections, half on new ones. None may fail."""
     clients = Clients(connector(sandbox))
-    threads = [asyncio.create_task(asyncio.to_thread(clients.run, keep=each % 2 == 0)) for each in range(CLIENTS)]
+    threads = [asyncio.create_task(asyncio.to_thread(clients.run, keep=number % 2 == 0)) for number in range(CLIENTS)]
     try:
         yield clients
     finally:
@@ -136,9 +136,9 @@ class Opened:
         self.half.close()
 
     def use_others(self) -> None:
-        for each in (self.silent, self.kept):
-            probe(each)
-            each.close()
+        for client in (self.silent, self.kept):
+            probe(client)
+            client.close()
 
 
 async def test_silent_and_kept_connections_survive_a_handover_and_its_return(directory: Path) -> None:
@@ -218,7 +218,7 @@ async def converse(channel: Channel, steps: Sequence[Message | None], sockets: S
         if message is RECEIVE:
             received += (await channel.receive())[1]
         else:
-            passed = [each.fileno() for each in sockets] if isinstance(message, Sockets) else []
+            passed = [sock.fileno() for sock in sockets] if isinstance(message, Sockets) else []
             await channel.send(message, passed)
     channel.close()
     for descriptor in received:
@@ -263,8 +263,8 @@ async def test_a_predecessor_that_dies_at_any_step_does_not_prevent_its_successo
             await sandbox.start_nmi(NODE)
             accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
             await converse(Channel(accepted, Role.PREDECESSOR), steps[:count], sockets)
-            for each in (listener, *sockets):
-                each.close()
+            for sock in (listener, *sockets):
+                sock.close()
             await sandbox.nmi_active(NODE)
             async with sending(sandbox) as clients:
                 await clients.served(100)

@@ -92,7 +92,7 @@ def flags_of(redirect: Redirect) -> list[str]:
 def redirects(sandbox: Sandbox) -> list[Redirect]:
     """Return each redirect of the node, in every backend."""
     rules = {backend: saved(sandbox, backend.removeprefix("iptables-")) for backend in (LEGACY, NFT)}
-    assert all(lines.count(JUMP) == sum("--to-destination" in each for each in lines) for lines in rules.values())
+    assert all(lines.count(JUMP) == sum("--to-destination" in line for line in lines) for lines in rules.values())
     if "table ip aad-pod-identity\n" in on_node(sandbox, "nft", "list", "tables"):
         rules[NATIVE] = on_node(sandbox, "nft", "list", "table", "ip", "aad-pod-identity").splitlines()
     return [

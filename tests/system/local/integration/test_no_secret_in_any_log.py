@@ -62,7 +62,7 @@ class Walk:
         await until(
             lambda: cluster.client.list(ASSIGNED_IDENTITIES),
             "all identities are assigned",
-            holds=lambda assigned: [each.status.status for each in assigned] == [ASSIGNED] * len(specs),
+            holds=lambda assigned: [item.status.status for item in assigned] == [ASSIGNED] * len(specs),
         )
 
     async def ask(self, pod: str, path: str = TOKEN_TARGET, **headers: str) -> int:

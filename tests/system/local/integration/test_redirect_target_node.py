@@ -146,7 +146,7 @@ async def test_a_direct_connection_to_the_nodes_address_is_closed_and_the_redire
 async def test_the_documented_firewall_rule_closes_the_port_for_others_only(site: Site) -> None:
     pages = (ROOT / "docs" / "operations.md").read_text()
     commands = [shlex.split(line) for line in pages.splitlines() if "close-nmi-port" in line]
-    assert [command[:3] for command in commands] == [["nft", "add", each] for each in ("table", "chain", "rule")]
+    assert [command[:3] for command in commands] == [["nft", "add", kind] for kind in ("table", "chain", "rule")]
     for command in commands:
         await site.run(*command)
     try:

@@ -46,7 +46,7 @@ async def hand_over(node: Node) -> None:
 
 async def suspended(node: Node, name: str) -> dict[str, str]:
     """Return the suspended addresses of a pod, with the evidence. NMI may read the kernel's report after a request."""
-    (shown,) = [each for each in (await state(node.sandbox))["feed"]["pods"] if each["pod"] == f"default/{name}"]
+    (shown,) = [pod for pod in (await state(node.sandbox))["feed"]["pods"] if pod["pod"] == f"default/{name}"]
     return dict(shown["suspended"])
 
 

@@ -18,9 +18,9 @@ SECOND_ADDRESS = "127.0.0.2"
 def api_writes(cloud: EmulatedCloud) -> list[str]:
     """Return the first leader's writes to the API server so far, without those of the leader election."""
     return [
-        f"{each.method} {each.path}"
-        for each in cloud.api.requests
-        if each.method != "GET" and "/leases" not in each.path and each.host != SECOND_ADDRESS
+        f"{request.method} {request.path}"
+        for request in cloud.api.requests
+        if request.method != "GET" and "/leases" not in request.path and request.host != SECOND_ADDRESS
     ]
 
 
@@ -36,7 +36,7 @@ async def second_leader(cloud: EmulatedCloud) -> None:
     path = cloud.folder / "kubeconfig-second"
     await asyncio.to_thread(path.write_text, json.dumps(config))
     await cloud.mic(LEASE, f"--kubeconfig={path}")
-    assert any(each.host == SECOND_ADDRESS for each in cloud.api.requests)
+    assert any(request.host == SECOND_ADDRESS for request in cloud.api.requests)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ async def test_a_suspended_leader_writes_nothing_after_another_one_has_led(
     slow = ("--clientQps=2", "--client-burst=1")
     environ = {"SUSPEND": suspended_after}
     first = await cloud.mic(LEASE, *slow, environ=environ, module="tests.support.mic.suspending")
-    pods = [f"web{each}" for each in range(number)]
+    pods = [f"web{index}" for index in range(number)]
     for name in pods:
         cloud.pod(name, "n0")
     await first.suspended()

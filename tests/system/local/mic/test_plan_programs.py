@@ -44,9 +44,9 @@ async def test_both_programs_print_the_effects_of_a_new_pod_and_change_nothing(c
     assert "+ create default/web-default-demo: pod default/web on n0, identity default/demo: Assigned" in mics.out
     (row,) = [line for line in podidctls.out.splitlines() if "default/web-default-demo" in line]
     assert row.split() == ["create", "default/web-default-demo", "default/web", "n0", "default/demo", "Assigned"]
-    assert {each.method for each in requests} == {"GET"}
-    assert not [each for each in requests if "watch=" in each.path or "/leases" in each.path]
-    assert [each.method for each in cloud.arm.calls] == ["GET", "GET"], "one of each program"
+    assert {request.method for request in requests} == {"GET"}
+    assert not [request for request in requests if "watch=" in request.path or "/leases" in request.path]
+    assert [call.method for call in cloud.arm.calls] == ["GET", "GET"], "one of each program"
     assert cloud.assigned() == {}
     as_json = await plan(cloud, *PODIDCTL, "-o", "json")
     as_yaml = await plan(cloud, *PODIDCTL, "-o", "yaml")

@@ -72,7 +72,7 @@ async def test_identities_are_assigned_and_revoked_with_exactly_the_actions_of_t
     assert cloud.on(vm_id("n0")) == cloud.on(set_id()) == set()
     assert len(cloud.arm.writes()) == 4
     await cloud.until(lambda: ("demo", "binding removed") in cloud.events())
-    assert {action_of(each.method, each.path) for each in cloud.arm.calls} == set(role["Actions"])
+    assert {action_of(call.method, call.path) for call in cloud.arm.calls} == set(role["Actions"])
     page = await mic.page("/metrics")
     assert "aadpodidentity_assigned_identity_addition_count 2.0\n" in page
     assert 'aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vm_update"} 2.0' in page
@@ -100,7 +100,7 @@ async def test_flags_decide_about_namespaces_and_detaches_and_without_one_taints
     mic = await cloud.mic("--forceNamespaced", "--detach-grace=1h")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     cloud.remove_pod("web")
-    await cloud.until(lambda: all("deletionTimestamp" in each["metadata"] for each in cloud.api.store.list(ASSIGNED)))
+    await cloud.until(lambda: all("deletionTimestamp" in item["metadata"] for item in cloud.api.store.list(ASSIGNED)))
     cloud.pod("later", "n0", label="later")
     await cloud.until(lambda: cloud.assigned().get("later-default-later") == "Assigned")
     assert cloud.on(vm_id("n0")) == {"demo", "later"}, "the grace period has not ended"
@@ -124,10 +124,12 @@ async def test_of_two_processes_of_one_name_only_the_leader_acts_and_both_are_re
     assert f'reason="held by {holder}' in second.read_log()
     # A wrong takeover would follow the first read. This replica has read the lease, and waits.
     before = len(looks)
-    await cloud.until(lambda: [each.method for each in looks[before:] if "/leases/" in each.path].count("GET") >= 3)
+    await cloud.until(
+        lambda: [request.method for request in looks[before:] if "/leases/" in request.path].count("GET") >= 3
+    )
     await until(lambda: ready(second), "the candidate is ready", holds=READY.__eq__, ignoring=OSError)
     assert await ready(first) == READY
-    assert [await each.page("/healthz") for each in (first, second)] == ["Active", "Not Active"]
+    assert [await process.page("/healthz") for process in (first, second)] == ["Active", "Not Active"]
     assert "aadpodidentity_mic_lease_held 1.0\n" in await first.page("/metrics")
     assert "aadpodidentity_mic_lease_held 0.0\n" in await second.page("/metrics")
     third = await cloud.mic(active=False)
@@ -214,8 +216,8 @@ async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
     renewals: list[dict[str, Any]] = []
     cloud.api.store.subscribe(LEASES, lambda change: renewals.append(change.item.document["spec"]))
     await cloud.until(lambda: len(renewals) == 2, "two renewals")
-    assert {each["holderIdentity"] for each in renewals} == {before["holderIdentity"]}
-    times = [each["renewTime"] for each in (before, *renewals)]
+    assert {renewal["holderIdentity"] for renewal in renewals} == {before["holderIdentity"]}
+    times = [lease["renewTime"] for lease in (before, *renewals)]
     assert times == sorted(set(times))
     released.set()
     await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * PODS)

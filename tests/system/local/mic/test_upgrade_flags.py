@@ -66,9 +66,9 @@ async def test_pods_are_served_with_old_field_names_until_the_upgrade_is_recorde
     spec = cloud.api.store.get(IDENTITIES, "demo", "default")["spec"]
     rewrites = flags == ELSEWHERE
     assert ("resourceID" in spec, "ResourceID" in spec) == (rewrites, not rewrites)
-    new = [each for each in cloud.api.store.list("configmaps") if each not in before]
+    new = [item for item in cloud.api.store.list("configmaps") if item not in before]
     records = [("another", {"key": VERSION})] if rewrites else []
-    assert [(each["metadata"]["name"], each.get("data")) for each in new] == records
+    assert [(item["metadata"]["name"], item.get("data")) for item in new] == records
     assert await mic.stop() == 0
 
 
@@ -85,7 +85,7 @@ async def test_after_the_record_old_field_names_assign_nothing(cloud: EmulatedCl
     await cloud.until(lambda: "later-default-current" in cloud.assigned())
     assert set(cloud.assigned()) == {"web-default-current", "later-default-current"}
     assert "ResourceID" in cloud.api.store.get(IDENTITIES, "demo", "default")["spec"]
-    (line,) = [each for each in mic.read_log().splitlines() if "azureidentities default/demo" in each]
+    (line,) = [line for line in mic.read_log().splitlines() if "azureidentities default/demo" in line]
     assert "spelling from before v1.6.0" in line
     assert "spec.ResourceID, spec.ClientID" in line
     assert NEITHER not in mic.read_log()

@@ -27,8 +27,8 @@ def states(*workloads: Any, objects: list[dict[str, Any]] | None = None, **more:
     objects = FEDERATED if objects is None else objects
     accounts = [account("web"), account("default"), account("done", "client-demo")]
     return {
-        each.description: each.state
-        for each in plan_applications(cluster(*workloads, objects=objects, accounts=accounts, **more))
+        step.description: step.state
+        for step in plan_applications(cluster(*workloads, objects=objects, accounts=accounts, **more))
     }
 
 
@@ -54,16 +54,16 @@ def test_an_application_with_a_shared_service_account_requires_manual_work(
     workloads: list[Any], state: ApplicationState
 ) -> None:
     found = states(*workloads)
-    assert [each for name, each in found.items() if name.endswith("shop/web")] == [state]
+    assert [value for name, value in found.items() if name.endswith("shop/web")] == [state]
 
 
 def test_manual_work_is_reported_with_the_reason_and_the_next_action() -> None:
     assert states(pods=[pod("web", account="web")]) == {"Pod shop/web": ApplicationState.MANUAL}
     strange = workload(account="web", owner="example.org/v1 Operator web")
     made = cluster(strange, cron_job(account="default"), pods=[pod(account="web")], objects=FEDERATED)
-    for each in plan_applications(made):
-        assert [one.blocks for one in each.remarks] == [True]
-        assert all(one.why and one.do for one in each.remarks)
+    for step in plan_applications(made):
+        assert [one.blocks for one in step.remarks] == [True]
+        assert all(one.why and one.do for one in step.remarks)
 
 
 def test_an_identity_with_identity_bindings_may_have_no_credential_for_the_sdk() -> None:
@@ -78,8 +78,8 @@ def test_an_identity_with_identity_bindings_may_have_no_credential_for_the_sdk()
 
 
 def test_without_the_webhook_nothing_is_changed() -> None:
-    assert [each.blocks for each in cluster_remarks(cluster(webhook=False))] == [True]
-    assert [each.blocks for each in cluster_remarks(cluster(webhook=None))] == [False]
+    assert [remark.blocks for remark in cluster_remarks(cluster(webhook=False))] == [True]
+    assert [remark.blocks for remark in cluster_remarks(cluster(webhook=None))] == [False]
     assert cluster_remarks(cluster(webhook=True)) == []
 
 
@@ -141,7 +141,7 @@ async def test_an_application_that_does_not_become_available_gets_its_template_b
     assert marked["azure.workload.identity/client-id"] == "client-demo"
 
     back = await cloud.migrate("rollback", "--yes", "--workload-identity", "default/demo", "-o", "json")
-    assert [each["about"] for each in back.document["outcomes"]] == ["ServiceAccount default/web"]
+    assert [outcome["about"] for outcome in back.document["outcomes"]] == ["ServiceAccount default/web"]
     assert not cloud.store.get("serviceaccounts", "web", "default")["metadata"].get("annotations")
 
 
@@ -151,7 +151,7 @@ async def test_a_label_that_has_to_stay_keeps_its_service_account(cloud: Federat
     cloud.store.patch("deployments.apps", "web", deployment, "default")
     back = await cloud.migrate("rollback", "--yes", "--workload-identity", "-o", "json")
     assert back.code == 3
-    assert [(each["about"], each["ending"]) for each in back.document["outcomes"]] == [
+    assert [(outcome["about"], outcome["ending"]) for outcome in back.document["outcomes"]] == [
         ("Deployment default/web", "left as it was"),
         ("ServiceAccount default/web", "left as it was"),
     ]
@@ -167,7 +167,7 @@ async def test_an_interrupt_at_any_step_can_be_undone_completely(cloud: Federati
     before = [written(cloud.store.get(kind, name, "default")) for kind, name in places]
     assert await cloud.interrupted(method, path, "apply", "--yes", "--workload-identity") == 130
     plan = await cloud.migrate("plan", "--workload-identity", "-o", "json", "default/demo")
-    assert [each["name"] for each in plan.document["applications"]] == ["web"]
+    assert [application["name"] for application in plan.document["applications"]] == ["web"]
     assert (await cloud.migrate("rollback", "--yes", "--workload-identity")).code == 0
     assert [written(cloud.store.get(kind, name, "default")) for kind, name in places] == before
 

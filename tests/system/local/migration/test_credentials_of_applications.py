@@ -35,13 +35,13 @@ def used(*names: str) -> CredentialUses:
 @pytest.mark.parametrize(("name", "blocks"), [("shop/demo", True), ("shop/other", False), ("other/demo", False)])
 def test_a_recorded_identity_is_blocked_and_another_is_not(name: str, *, blocks: bool) -> None:
     obstacles = blocking(planned(workload(account="web"), uses=used(name)))
-    assert [each.startswith(WHY) for each in obstacles] == ([True] if blocks else [])
+    assert [obstacle.startswith(WHY) for obstacle in obstacles] == ([True] if blocks else [])
 
 
 def test_with_the_override_it_is_only_a_note_and_another_name_of_the_identity_is_blocked_too() -> None:
     made = planned(workload(account="web"), uses=used("shop/demo"), ignore_uses=True)
     assert blocking(made) == []
-    assert [each for each in notes(made) if each.startswith(WHY)]
+    assert [note for note in notes(made) if note.startswith(WHY)]
     twice = [identity(), binding(), identity("other", resourceID=f"{ID}DEMO"), binding("other", selector="demo")]
     made = planned(workload(account="web"), objects=twice, uses=used("shop/other"))
     assert [step.blocked for step in made.steps] == [True, True]
@@ -51,7 +51,7 @@ def test_a_record_that_could_not_be_read_is_a_note_with_the_reason() -> None:
     uses = combined([("n1", Unread("nmi-1", "not allowed: grant get on pods/proxy in namespace x"))])
     made = planned(workload(account="web"), uses=uses)
     assert blocking(made) == []
-    assert any("n1: not allowed: grant get on pods/proxy in namespace x" in each for each in notes(made))
+    assert any("n1: not allowed: grant get on pods/proxy in namespace x" in note for note in notes(made))
 
     uses = combined([("n1", MetricsPage("aadpodidentity_nmi_index_size 1.0\n", 9090))])
     assert uses.unread["n1"].startswith("the page has no record of credentials of applications; check that port 9090")
@@ -61,7 +61,7 @@ def test_more_identities_than_nmi_names_are_a_note() -> None:
     uses = used(*(f"shop/i{number}" for number in range(20)))
     made = planned(workload(account="web"), uses=uses)
     assert list(uses.incomplete) == ["n1"]
-    assert any("more identities as credentials than NMI records by name on n1" in each for each in notes(made))
+    assert any("more identities as credentials than NMI records by name on n1" in note for note in notes(made))
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ async def test_a_cluster_without_the_go_implementations_programs_is_recognised_b
 ) -> None:
     answer = await run(cloud.cloud.folder, "podidctl", *COMMAND, "-o", "json", cloudconfig=False)
     assert answer.err == ""
-    about = {each["about"]: each["level"] for each in answer.document["findings"]}
+    about = {finding["about"]: finding["level"] for finding in answer.document["findings"]}
     # The sandbox's API server has no DaemonSets.
     assert about == {"daemonsets": "look"}
     assert answer.code == 3

@@ -19,9 +19,9 @@ FOLLOWED = {"web-1": (3, "Assigned")}
 def assignments(cloud: Federation) -> dict[str, tuple[int, str]]:
     """Pod -> type and status of what NMI serves for it."""
     return {
-        each["spec"]["pod"]: (each["spec"]["azureIdentityRef"]["spec"]["type"], each["status"]["status"])
-        for each in cloud.store.list(ASSIGNED)
-        if "deletionTimestamp" not in each["metadata"]
+        item["spec"]["pod"]: (item["spec"]["azureIdentityRef"]["spec"]["type"], item["status"]["status"])
+        for item in cloud.store.list(ASSIGNED)
+        if "deletionTimestamp" not in item["metadata"]
     }
 
 
@@ -85,7 +85,7 @@ async def test_mic_follows_a_switch_and_its_reversal(cloud: Federation) -> None:
     plan = await cloud.migrate("plan", *tenant(cloud), "-o", "json")
     assert (plan.code, plan.err) == (3, "")
     (step,) = plan.document["steps"]
-    assert (step["state"], [each["pod"] for each in step["accounts"]]) == ("to do", ["web-1"])
+    assert (step["state"], [account["pod"] for account in step["accounts"]]) == ("to do", ["web-1"])
     assert cloud.identity() == before, "a plan changes nothing"
     assert "federated" not in [call.proof for call in cloud.cloud.aad.calls], "and requests no token"
     without = pods_without_identity(cloud, "web-1")
@@ -134,10 +134,10 @@ async def test_pods_of_two_namespaces_keep_one_identity_through_the_switch(tmp_p
         printed = await cloud.migrate("plan", "-o", "manifests", *tenant(cloud))
         plurals = {"AzureIdentity": "azureidentities", "AzureIdentityBinding": "azureidentitybindings"}
         without = pods_without_identity(cloud, "of-team", "of-shop")
-        for each in yaml.safe_load_all(printed.out):
-            cloud.store.create(f"{plurals[each['kind']]}.aadpodidentity.k8s.io", each)
+        for item in yaml.safe_load_all(printed.out):
+            cloud.store.create(f"{plurals[item['kind']]}.aadpodidentity.k8s.io", item)
         code, results = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
-        assert (code, [(each["about"], each["ending"]) for each in results]) == (
+        assert (code, [(result["about"], result["ending"]) for result in results]) == (
             0,
             [("shop/demo", "changed"), ("team/demo", "changed")],
         )
@@ -176,7 +176,9 @@ async def test_a_switched_identity_that_was_not_waited_for_is_waited_for(cloud: 
     cloud.cloud.api.requests.clear()
     applying = asyncio.create_task(outcomes(cloud, "apply", "--yes"))
     place = "/namespaces/default/azureassignedidentities"
-    await cloud.cloud.until(lambda: any(place in each.path for each in cloud.cloud.api.requests), "it waits for MIC")
+    await cloud.cloud.until(
+        lambda: any(place in request.path for request in cloud.cloud.api.requests), "it waits for MIC"
+    )
     await cloud.cloud.mic()
     code, (outcome,) = await applying
     assert (code, outcome["ending"]) == (0, "changed")

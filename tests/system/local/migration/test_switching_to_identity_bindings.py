@@ -75,7 +75,7 @@ async def test_with_the_permission_it_is_changed_only_if_the_operator_accepts_an
     async def obstacles() -> list[str]:
         plan = await cloud.migrate("plan", "--tenant", cloud.cloud.directory.tenant_id, "-o", "json")
         (step,) = plan.document["steps"]
-        return [each["why"] for each in (*plan.document["remarks"], *step["remarks"]) if each["blocks"]]
+        return [remark["why"] for remark in (*plan.document["remarks"], *step["remarks"]) if remark["blocks"]]
 
     cloud.cloud.api._authorizer._rbac = True
     assert await obstacles() == ["NMI may not request tokens of service account default/web"]

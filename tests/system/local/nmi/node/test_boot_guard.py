@@ -57,7 +57,7 @@ def test_the_unit_is_written_enabled_found_again_and_removed(tmp_path: Path) -> 
     assert (tmp_path / boot_guard.NAME).stat().st_mode & 0o777 == 0o644
     assert "is installed already" in nmi(*install).stdout
     assert "removed the boot guard" in nmi("--boot-guard=remove", place).stdout
-    assert [each.name for each in tmp_path.rglob("*")] == [others.parent.name, "other.service"]
+    assert [path.name for path in tmp_path.rglob("*")] == [others.parent.name, "other.service"]
     assert "there was no boot guard" in nmi("--boot-guard=remove", place).stdout
 
 
@@ -156,7 +156,7 @@ async def test_the_label_of_the_node_object_decides_where_the_kubelets_flags_lac
 @pytest.mark.programs
 async def test_without_an_api_server_the_labels_in_the_kubelets_flags_decide(directory: Path, tmp_path: Path) -> None:
     def files() -> list[str]:
-        return [each.name for each in directory.iterdir()]
+        return [path.name for path in directory.iterdir()]
 
     flags = ("--boot-guard=install", f"--systemd-directory={directory}")
     async with start_without_api_server(tmp_path) as away:

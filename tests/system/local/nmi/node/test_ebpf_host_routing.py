@@ -44,7 +44,7 @@ def machine(machine: Machine) -> Machine:
 def seen(machine: Machine) -> list[str]:
     """Return the lines of iptables-save for which the agent would not start, and NMI's tables of nftables."""
     saved = [*machine.saved("nft"), *machine.saved("legacy")]
-    tables = [each for each in machine.run("nft", "list", "tables").splitlines() if "aad-pod-identity" in each]
+    tables = [line for line in machine.run("nft", "list", "tables").splitlines() if "aad-pod-identity" in line]
     return [*(line for line in saved if not ALLOWED.fullmatch(line)), *tables]
 
 

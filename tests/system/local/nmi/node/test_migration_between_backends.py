@@ -50,7 +50,7 @@ def traces(machine: Machine) -> list[str]:
         if any("aad-metadata" in line or "tcp-reset" in line for line in machine.saved(backend))
     ]
     tables = machine.run("nft", "list", "tables").splitlines()
-    return [f"iptables-{each}" for each in found] + ["nftables"] * ("table ip aad-pod-identity" in tables)
+    return [f"iptables-{backend}" for backend in found] + ["nftables"] * ("table ip aad-pod-identity" in tables)
 
 
 @pytest.mark.parametrize(("former", "later"), list(itertools.permutations(BACKENDS, 2)))

@@ -164,7 +164,7 @@ async def network(request: pytest.FixtureRequest, namespaces: Namespaces) -> Asy
         ends = [f"link set v{number} up" for number in everyone]
         routes = [f"route add {address(number)}/32 dev v{number}" for number in everyone]
         await made.on_node("address add 10.77.0.1/32 dev lo", *ends)
-        await made.of_pods(*of_pods, *(f"route add 10.77.0.1/32 dev e{each} metric {each}" for each in everyone))
+        await made.of_pods(*of_pods, *(f"route add 10.77.0.1/32 dev e{number} metric {number}" for number in everyone))
         await made.on_node(*routes)
     running = asyncio.create_task(made.monitor.run(made))
     try:
@@ -209,7 +209,7 @@ async def test_250_pods_are_not_disturbed_and_a_removed_pod_is_noticed(network: 
     await network.on_node("neigh flush all")
     await network.send_to([23])
     await until(lambda: len(network.found) == 3)
-    assert [(each.address, each.kind) for each in network.found] == [
+    assert [(evidence.address, evidence.kind) for evidence in network.found] == [
         (address(42), EvidenceKind.INTERFACE_REMOVED),
         (address(17), EvidenceKind.INTERFACE_REMOVED),
         (address(23), EvidenceKind.LINK_LAYER_CHANGED),
@@ -227,7 +227,7 @@ async def test_a_pod_that_floods_the_node_with_arp_delays_no_evidence(network: N
         await until(lambda: network.reports - before > 100)
         await network.on_node("link delete v42")
         await until(lambda: network.found)
-        assert {each.address for each in network.found} == {address(42)}, "the flood names no pod's address"
+        assert {evidence.address for evidence in network.found} == {address(42)}, "the flood names no pod's address"
     finally:
         flood.kill()
         await flood.wait()
@@ -253,7 +253,9 @@ async def test_arp_for_another_pods_address_suspends_that_pod_behind_a_bridge(ne
     await network.send_to([42])
     await until(lambda: network.attachment(42).settled)
     await until(forged)
-    assert {(each.address, each.kind) for each in network.found} == {(address(42), EvidenceKind.LINK_LAYER_CHANGED)}
+    assert {(evidence.address, evidence.kind) for evidence in network.found} == {
+        (address(42), EvidenceKind.LINK_LAYER_CHANGED)
+    }
 
 
 def test_a_request_for_an_interface_that_does_not_exist_is_ignored(namespaces: Namespaces) -> None:

@@ -93,7 +93,7 @@ def test_a_damaged_rule_is_found_and_repaired(
     assert worker.do("verify") is True
     first, *others = node.rules(backend, "FORWARD" if rule == "reject" else "PREROUTING")
     assert first == (REJECT if rule == "reject" else JUMP)
-    assert not [each for each in others if each == first or "aad-metadata" in each.split()]
+    assert not [line for line in others if line == first or "aad-metadata" in line.split()]
     assert node.rules(backend, "aad-metadata") == chain
     assert worker.do("verify") is False
 

@@ -49,7 +49,7 @@ async def test_nmi_waits_logs_the_cause_and_becomes_active(away: Away, mode: Mod
     assert nmi.page("/healthz") == (200, "Not Active"), "the kubelet's liveness probe must not end it"
     await away.proxy.set_mode(Mode.PASS)
     await nmi.active()
-    warnings = [each["message"] for each in nmi.lines() if each["level"] != "info"]
+    warnings = [line["message"] for line in nmi.lines() if line["level"] != "info"]
     assert warnings == ["no contact with the API server yet; correct the cause in the reason, a restart is not needed"]
     assert nmi.page("/readyz")[0] == 200
     await nmi.stop()
@@ -73,7 +73,7 @@ async def test_an_api_server_that_rejects_requests_is_named_and_waited_for(
     assert nmi.page("/healthz") == (200, "Not Active")
     away.api.intercept = None
     await nmi.active()
-    assert sum(each["level"] != "info" for each in nmi.lines()) == 1, "one line a minute"
+    assert sum(line["level"] != "info" for line in nmi.lines()) == 1, "one line a minute"
 
 
 async def test_sigterm_during_the_wait_ends_nmi_cleanly(away: Away) -> None:

@@ -160,7 +160,7 @@ async def test_the_page_may_request_nothing(tmp_path: Path) -> None:
         await show(page, tmp_path, reviewed)
         failed = await page.evaluate("fetch('http://127.0.0.1:9/').then(() => 'sent', () => 'refused')")
         assert failed == "refused"
-        assert any("Content Security Policy" in each for each in page.problems), "the policy refuses it"
+        assert any("Content Security Policy" in problem for problem in page.problems), "the policy refuses it"
 
 
 @pytest.mark.measures

@@ -56,12 +56,14 @@ async def test_the_cluster_and_azure_are_read_and_nothing_is_written_and_a_polic
         "usable",
         "default/demo",
     )
-    (agent,) = (each for each in found["pods"] if each["name"] == "agent")
-    assert [each["way"] for each in agent["hostAccess"]] == ["privileged"]
-    (vm,) = (each for each in found["hosts"] if each["id"] == vm_id("n0"))
-    assert [(each["resourceId"], each["explained"]) for each in vm["attached"]] == [(identity_id("demo"), "pods")]
+    (agent,) = (pod for pod in found["pods"] if pod["name"] == "agent")
+    assert [access["way"] for access in agent["hostAccess"]] == ["privileged"]
+    (vm,) = (host for host in found["hosts"] if host["id"] == vm_id("n0"))
+    assert [(identity["resourceId"], identity["explained"]) for identity in vm["attached"]] == [
+        (identity_id("demo"), "pods")
+    ]
     (anna,) = found["subjects"]
-    assert {each["action"] for each in anna["rights"]} == {
+    assert {right["action"] for right in anna["rights"]} == {
         "write bindings",
         "write identities",
         "write exceptions",
@@ -100,5 +102,5 @@ async def test_the_cluster_and_azure_are_read_and_nothing_is_written_and_a_polic
     absent = await access(cloud, "identity", "demoo")
     names = "podidctl: the cluster has no identity default/demoo; see podidctl access for all names\n"
     assert (absent.code, absent.out, absent.err) == (1, "", names)
-    ours = [each for each in cloud.api.requests if "podidctl" in each.user_agent]
-    assert {each.method for each in ours} == {"GET"}
+    ours = [request for request in cloud.api.requests if "podidctl" in request.user_agent]
+    assert {request.method for request in ours} == {"GET"}

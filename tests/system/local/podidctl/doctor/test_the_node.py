@@ -27,11 +27,11 @@ from tests.support.podidctl.doctor_inputs import seen
 
 def lines_of(node: NodeState) -> list[CheckResult]:
     findings = report(seen(), node).findings
-    return [each for each in findings if each.check in {"nat rule", "redirects", "kubenet", "IMDS"}]
+    return [finding for finding in findings if finding.check in {"nat rule", "redirects", "kubenet", "IMDS"}]
 
 
 def bad_of(node: NodeState) -> list[CheckResult]:
-    return [each for each in lines_of(node) if each.level is not Level.OK]
+    return [finding for finding in lines_of(node) if finding.level is not Level.OK]
 
 
 def test_a_counter_of_zero_while_pods_run_is_reported_with_its_usual_cause() -> None:
@@ -64,9 +64,9 @@ def test_bypass_backend_and_target_are_reported_with_their_reason() -> None:
     assert bad_of(NodeState(name="n", fault=None, wanted=False)) == []
     findings = report(seen(), NodeState(name="n", fault=None, packets=1, choice="nftables to node: why")).findings
     assert ("backend", Level.OK, "node n: nftables to node: why") in {(f.check, f.level, f.says) for f in findings}
-    assert "IMDS" not in {each.check for each in lines_of(NodeState(name="n", fault=None, packets=1))}
+    assert "IMDS" not in {finding.check for finding in lines_of(NodeState(name="n", fault=None, packets=1))}
     findings = lines_of(NodeState(name="n", fault=None, packets=1, imds="it answers"))
-    assert ("IMDS", Level.OK) in {(each.check, each.level) for each in findings}
+    assert ("IMDS", Level.OK) in {(finding.check, finding.level) for finding in findings}
 
 
 TO = redirect_spec(Settings(node_name="n"))
@@ -90,7 +90,7 @@ COMMENT = f'-m comment --comment "{aks.COMMENT}"'
     ],
 )  # fmt: skip
 def test_akss_rule_is_recognised_by_its_effect(rules: list[str], there: bool) -> None:
-    saved = "".join(f"-A FORWARD {each}\n" for each in rules)
+    saved = "".join(f"-A FORWARD {rule}\n" for rule in rules)
     assert has_restriction(f"*filter\n:FORWARD ACCEPT [0:0]\n{saved}COMMIT\n", TO) is there
     assert not has_restriction(saved.replace("FORWARD", "KUBE-FORWARD"), TO)
 
@@ -99,8 +99,8 @@ def check_node(**seen: object) -> dict[str, tuple[Level, str]]:
     known = {"wanted": True, "fault": None, "restricted": (), "guard": False, "localnet": None}
     state = FailClosedState(**{**known, **seen})  # type: ignore[arg-type]
     return {
-        each.check: (each.level, each.says)
-        for each in check_fail_closed(NodeState(name="n", fault=None, closing=state))
+        finding.check: (finding.level, finding.says)
+        for finding in check_fail_closed(NodeState(name="n", fault=None, closing=state))
     }
 
 

@@ -21,9 +21,9 @@ def checks(answer: Answer) -> dict[str, str]:
     """The worst of each check."""
     order = ("ok", "unknown", "warning", "problem")
     worst: dict[str, str] = {}
-    for each in answer.document["findings"]:
-        before = worst.get(each["check"], "ok")
-        worst[each["check"]] = max(before, each["level"], key=order.index)
+    for finding in answer.document["findings"]:
+        before = worst.get(finding["check"], "ok")
+        worst[finding["check"]] = max(before, finding["level"], key=order.index)
     return worst
 
 
@@ -41,18 +41,18 @@ async def test_doctor_reads_and_never_writes(cloud: EmulatedCloud) -> None:
     assert (answer.code, answer.err) == (1, ""), "NMI and MIC are not pods here, so their state is unknown"
     assert {name for name, level in checks(answer).items() if level != "ok"} == {"NMI", "MIC"}
     assert {"API server", "clocks", "definitions", "spellings", "leader", "selectors"} <= set(checks(answer))
-    (leader,) = [each for each in answer.document["findings"] if each["check"] == "leader"]
+    (leader,) = [finding for finding in answer.document["findings"] if finding["check"] == "leader"]
     assert "Endpoints" not in leader["says"]
-    ours = [each for each in cloud.api.requests if "podidctl" in each.user_agent]
-    assert {each.method for each in ours} == {"GET"}
+    ours = [request for request in cloud.api.requests if "podidctl" in request.user_agent]
+    assert {request.method for request in ours} == {"GET"}
     # A Service, also one of type ExternalName, cannot change where a request goes or what a check finds.
-    assert not [each.path for each in ours if "/services" in each.path]
-    assert {each.path for each in ours if "/endpoints" in each.path} == {LOCK}
+    assert not [request.path for request in ours if "/services" in request.path]
+    assert {request.path for request in ours if "/endpoints" in request.path} == {LOCK}
 
     await mic.stop()
     cloud.api.store.patch(IDENTITIES, "demo", {"spec": {"clientID": "client-of-another"}}, "default")
     answer = await run(cloud.folder, "podidctl", "doctor", "-o", "json")
-    (found,) = [each for each in answer.document["findings"] if each["check"] == "client ids"]
+    (found,) = [finding for finding in answer.document["findings"] if finding["check"] == "client ids"]
     assert found["level"] == "problem"
     assert "'client-of-another'" in found["says"]
 
@@ -93,7 +93,7 @@ async def test_what_the_server_refuses_to_send_is_unknown(cloud: EmulatedCloud, 
     )
     answer = await ask(cloud, "-o", "json")
     assert (answer.code, answer.err) == (1, "")
-    found = {each["check"]: each for each in answer.document["findings"]}
+    found = {finding["check"]: finding for finding in answer.document["findings"]}
     for check in ("NMI", "MIC", "leader", "objects"):
         assert found[check]["level"] == "unknown"
         assert found[check]["next"].startswith(then), check

@@ -56,7 +56,7 @@ async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: Emulate
     before = len(cloud.arm.writes())
     answer = await ask(cloud, "default/web", "-o", "json", cloudconfig=True)
     assert (answer.code, answer.err) == (0, ""), answer.out
-    states = {each["link"]: each["state"] for each in answer.document["links"]}
+    states = {link["link"]: link["state"] for link in answer.document["links"]}
     assert {"assigned identity", "host", "on Azure", "NMI"} <= set(states)
     assert set(states.values()) == {"ok"}
     assert answer.document["answer"]["identity"] == "default/demo"
@@ -64,7 +64,7 @@ async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: Emulate
     token = await predict(cloud, "default/web")
     assert (token.code, token.err) == (0, "")
     assert (token.document["identity"], token.document["resourceId"]) == ("default/demo", identity_id("demo"))
-    assert {each.method for each in cloud.api.requests if "podidctl" in each.user_agent} == {"GET"}
+    assert {request.method for request in cloud.api.requests if "podidctl" in request.user_agent} == {"GET"}
     assert len(cloud.arm.writes()) == before
     del cloud.arm.vm(vm_id("n0")).user_assigned[identity_id("demo").lower()]
     taken = await ask(cloud, "web", "-n", "default", cloudconfig=True)
@@ -102,7 +102,7 @@ async def test_a_broken_binding_and_events_of_nmi_and_mic_are_printed(cloud: Emu
         StatusError(403, "Forbidden", "no") if any(part in request.path for part in HIDDEN) else None
     )
     unread = (await ask(cloud, "web", "-o", "json")).document
-    states = {each["link"]: each["state"] for each in unread["links"]}
+    states = {link["link"]: link["state"] for link in unread["links"]}
     assert (states["host"], states["NMI"]) == ("unknown", "unknown")
     assert unread["eventsUnread"].startswith("not allowed")
     cloud.api.intercept = None

@@ -28,7 +28,7 @@ OWNER = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "nmi", "uid": "u-
 
 def template() -> NmiTemplate:
     """Return a pod of the chart's DaemonSet."""
-    (daemon,) = (each for each in render() if each["kind"] == "DaemonSet" and each["metadata"]["name"].endswith("nmi"))
+    (daemon,) = (item for item in render() if item["kind"] == "DaemonSet" and item["metadata"]["name"].endswith("nmi"))
     spec = {**daemon["spec"]["template"]["spec"], "imagePullSecrets": [{"name": "registry"}]}
     return msgspec.convert({"metadata": {"namespace": "podid", "ownerReferences": [OWNER]}, "spec": spec}, NmiTemplate)
 
@@ -72,10 +72,10 @@ def test_it_has_no_token_and_no_permission_and_no_selector_of_the_chart_selects_
     assert spec["automountServiceAccountToken"] is False
     assert not {"hostNetwork", "volumes"} & spec.keys()
     assert BINDING_LABEL not in labels
-    for each in render():
-        selector = each.get("spec", {}).get("selector") or {}
+    for item in render():
+        selector = item.get("spec", {}).get("selector") or {}
         wanted = selector.get("matchLabels", selector)
-        assert not wanted or not wanted.items() <= labels.items(), each["metadata"]["name"]
+        assert not wanted or not wanted.items() <= labels.items(), item["metadata"]["name"]
     assert labels == CANARY_LABELS
 
 
@@ -107,8 +107,8 @@ async def test_nmi_answers_itself_and_logs_the_request(tmp_path: Path, policy: S
         code, output, answers = await run_canary(tmp_path, nmi.port, "verify-abc")
     assert code == 0, output
     assert output.startswith("NMI answered at ")
-    assert [each["who"] for each in answers] == ["nmi"] * 5
-    assert {each["source"] for each in answers} == {LOCAL}
+    assert [line["who"] for line in answers] == ["nmi"] * 5
+    assert {line["source"] for line in answers} == {LOCAL}
     assert set(logged_peers(nmi.log, "verify-abc")) == {LOCAL}
     assert logged_peers(nmi.log, "verify-ab") == ()
     (line,) = nmi.log.splitlines()
@@ -148,10 +148,10 @@ async def test_imds_answers_and_returns_no_token(tmp_path: Path) -> None:
         await imds.stop()
     assert code == 3
     assert output.startswith("IMDS answered: pods on this node get the node's own identities")
-    assert {each["who"] for each in answers} == {"imds"}
+    assert {line["who"] for line in answers} == {"imds"}
     assert {call.path for call in imds.calls} == {canary.PATH}
     assert {call.status for call in imds.calls} == {400}
-    assert {each["text"] for each in answers} == {"Required metadata header not specified"}
+    assert {line["text"] for line in answers} == {"Required metadata header not specified"}
 
 
 async def test_a_refused_connection_is_no_answer(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ async def test_a_refused_connection_is_no_answer(tmp_path: Path) -> None:
     code, output, answers = await run_canary(tmp_path, port)
     assert code == 3
     assert output.startswith("no server answered at ")
-    assert [each["who"] for each in answers] == ["nothing"] * canary.UNANSWERED_MAX
+    assert [line["who"] for line in answers] == ["nothing"] * canary.UNANSWERED_MAX
     assert "ConnectionRefusedError" in answers[0]["text"]
 
 
@@ -183,7 +183,7 @@ async def test_an_incomplete_answer_ends_in_time(tmp_path: Path, handler: Handle
         text = in_place_of(tmp_path / "result", request_seconds=0.3)
         code, _, answers = await run_canary(tmp_path, port, text=text)
     assert code == 3
-    assert {each["who"] for each in answers} == {"nothing"}
+    assert {line["who"] for line in answers} == {"nothing"}
     assert "no complete response within 0.3 s" in answers[0]["text"] or "timed out" in answers[0]["text"]
 
 
@@ -224,7 +224,7 @@ IMITATION = json.dumps(canary.NMI_ANSWER).encode()
 async def test_the_sender_is_known_by_its_answer(tmp_path: Path, data: bytes, who: str) -> None:
     async with listening(answering(data)) as port:
         code, output, answers = await run_canary(tmp_path, port)
-    assert {each["who"] for each in answers} == {who}
+    assert {line["who"] for line in answers} == {who}
     assert code == (0 if who == "nmi" else 3)
     assert "secret" not in output
     assert len(json.dumps(answers)) < 4096  # the kubelet cuts longer messages

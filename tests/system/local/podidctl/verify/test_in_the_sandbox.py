@@ -36,13 +36,13 @@ async def podidctl(sandbox: Sandbox, *words: str, node: str = "") -> tuple[int, 
 
 async def verify(sandbox: Sandbox) -> tuple[int, dict[str, Any]]:
     code, document = await podidctl(sandbox, "verify")
-    return code, {each["node"]: each for each in document["nodes"]}
+    return code, {node["node"]: node for node in document["nodes"]}
 
 
 async def examine(sandbox: Sandbox) -> dict[str, tuple[str, str]]:
     """Return level and text by doctor's check of node-0."""
     _, document = await podidctl(sandbox, "doctor", "--node=node-0", "--imds", node="node-0")
-    return {each["check"]: (each["level"], each["says"]) for each in document["findings"]}
+    return {finding["check"]: (finding["level"], finding["says"]) for finding in document["findings"]}
 
 
 async def test_nmi_answers_until_it_stops_and_then_imds_does(sandbox: Sandbox) -> None:
@@ -51,13 +51,13 @@ async def test_nmi_answers_until_it_stops_and_then_imds_does(sandbox: Sandbox) -
     assert before["redirects"][1] == "node node-0: 0 connections redirected to NMI"
     assert before["IMDS"][0] == "ok"
     code, nodes = await verify(sandbox)
-    assert {name: each["answeredBy"] for name, each in nodes.items()} == {"node-0": "nmi", "node-1": "nmi"}, nodes
+    assert {name: node["answeredBy"] for name, node in nodes.items()} == {"node-0": "nmi", "node-1": "nmi"}, nodes
     assert code == 0
     assert nodes["node-1"]["nmi"] == "default/nmi-node-1"
     assert (await examine(sandbox))["redirects"] == ("ok", "node node-0: 5 connections redirected to NMI")
 
     await sandbox.nmis["node-1"].program.stop()  # in order, which removes its rules
     code, nodes = await verify(sandbox)
-    assert {name: each["answeredBy"] for name, each in nodes.items()} == {"node-0": "nmi", "node-1": "imds"}, nodes
+    assert {name: node["answeredBy"] for name, node in nodes.items()} == {"node-0": "nmi", "node-1": "imds"}, nodes
     assert code == 3
     assert await sandbox.cluster.client.list(CANARIES, label_selector=CANARY_SELECTOR) == []
