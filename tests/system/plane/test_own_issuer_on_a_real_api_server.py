@@ -66,7 +66,7 @@ class SecondApiServer:
             *([f"--service-account-issuer={self.plane.server}"] if former_issuer else []),
             f"--service-account-jwks-uri={ISSUER}{KEY_SET}",
             f"--service-account-signing-key-file={signing}",
-            *(f"--service-account-key-file={each}" for each in (signing, *others)),
+            *(f"--service-account-key-file={key_file}" for key_file in (signing, *others)),
         ]
         log = self._folder / "second-log"
         with log.open("ab") as output:
@@ -183,7 +183,7 @@ async def test_a_key_is_rotated_without_a_refused_exchange_if_both_are_published
         assert read_assertion(now).key_id != read_assertion(before).key_id
 
         both = json.loads(entra_id.published[KEY_SET])["keys"]
-        only = [each for each in both if each["kid"] == read_assertion(before).key_id]
+        only = [key for key in both if key["kid"] == read_assertion(before).key_id]
         unprepared = EntraId()
         unprepared.published = entra_id.published | {KEY_SET: json.dumps({"keys": only}).encode()}
         assert (await unprepared.refusal(now))[0] == 7000272

@@ -28,8 +28,8 @@ def test_the_arguments_are_valid_for_the_demo_after_all_ids_are_inserted(capsys:
 
     for left in range(3):
         arguments = [
-            each if at == left else f"{each.partition('=')[0]}=x"
-            for at, each in enumerate(container(FILE.read_text())["args"])
+            argument if at == left else f"{argument.partition('=')[0]}=x"
+            for at, argument in enumerate(container(FILE.read_text())["args"])
         ]
         with pytest.raises(SystemExit):
             parse(arguments, {})

@@ -74,9 +74,9 @@ class Cluster(Commands):
         """
         definitions = json.loads(self.kubectl("get", "crd", "-o", "json"))["items"]
         names = []
-        for spec in (each["spec"] for each in definitions if each["spec"]["group"] == group):
+        for spec in (definition["spec"] for definition in definitions if definition["spec"]["group"] == group):
             plural = spec["names"]["plural"]
-            version = next(each["name"] for each in spec["versions"] if each["served"])
+            version = next(served_version["name"] for served_version in spec["versions"] if served_version["served"])
             until_listed(self.plane, f"/apis/{group}/{version}/{plural}")
             names.append(f"crd/{plural}.{group}")
         if names:

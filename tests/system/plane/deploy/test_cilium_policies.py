@@ -36,7 +36,7 @@ def definitions() -> dict[str, Any]:
 
     program = up.once(up.CACHE / f"cilium-{digest.hexdigest()[:16]}", make) / "definitions"
     text = subprocess.run([program, REDIRECTS, CLUSTERWIDE], check=True, capture_output=True, timeout=20).stdout
-    return {each["spec"]["names"]["plural"]: each for each in yaml.safe_load_all(text)}
+    return {definition["spec"]["names"]["plural"]: definition for definition in yaml.safe_load_all(text)}
 
 
 pytestmark = pytest.mark.plane
@@ -58,8 +58,8 @@ def cluster(plane: up.Plane) -> Iterator[Cluster]:
 
 
 def policies() -> list[Object]:
-    found = [each for each in render(VALUES, namespace=NAMESPACE) if each["apiVersion"] == "cilium.io/v2"]
-    assert {each["kind"] for each in found} == {"CiliumLocalRedirectPolicy", "CiliumClusterwideNetworkPolicy"}
+    found = [item for item in render(VALUES, namespace=NAMESPACE) if item["apiVersion"] == "cilium.io/v2"]
+    assert {item["kind"] for item in found} == {"CiliumLocalRedirectPolicy", "CiliumClusterwideNetworkPolicy"}
     return found
 
 
@@ -73,11 +73,11 @@ def test_the_server_stores_each_field_of_the_policies(cluster: Cluster) -> None:
     try:
         stored = create(cluster, *policies())
         assert len(stored) == 3
-        for each in policies():
-            (found,) = (other for other in stored if other["metadata"]["name"] == each["metadata"]["name"])
-            defaulted = {"skipRedirectFromBackend": False} if each["kind"] == "CiliumLocalRedirectPolicy" else {}
-            assert found.get("specs") == each.get("specs")
-            assert found.get("spec", {}) == ({**defaulted, **each["spec"]} if "spec" in each else {})
+        for policy in policies():
+            (found,) = (other for other in stored if other["metadata"]["name"] == policy["metadata"]["name"])
+            defaulted = {"skipRedirectFromBackend": False} if policy["kind"] == "CiliumLocalRedirectPolicy" else {}
+            assert found.get("specs") == policy.get("specs")
+            assert found.get("spec", {}) == ({**defaulted, **policy["spec"]} if "spec" in policy else {})
     finally:
         cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=yaml.safe_dump_all(policies()))
 
@@ -93,7 +93,7 @@ def test_the_server_stores_each_field_of_the_policies(cluster: Cluster) -> None:
     ],
 )
 def test_the_server_refuses_a_wrong_policy(cluster: Cluster, kind: str, path: tuple[Any, ...], value: object) -> None:
-    policy = next(copy.deepcopy(each) for each in policies() if each["kind"] == kind)
+    policy = next(copy.deepcopy(policy) for policy in policies() if policy["kind"] == kind)
     policy["metadata"]["name"] = "wrong"
     inner = policy.get("spec") or policy["specs"]
     for part in path[:-1]:

@@ -28,7 +28,7 @@ RIGHTS: Final = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
 
 def named(objects: list[Object], name: str, *kinds: str) -> list[Object]:
     """Return the objects of these kinds with this name."""
-    return [each for each in objects if each["kind"] in kinds and each["metadata"]["name"] == name]
+    return [item for item in objects if item["kind"] in kinds and item["metadata"]["name"] == name]
 
 
 def command_of(objects: list[Object], name: str) -> list[str]:
@@ -161,13 +161,15 @@ def test_definitions_that_were_created_in_v1beta1_no_longer_preserve_every_field
     cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(old))
     if applied_by_kubectl:
         cluster.kubectl("apply", "-f", str(CHART / "crds"))
-    assert [each["spec"]["preserveUnknownFields"] for each in served_definitions(plane)] == [True] * 4
+    assert [definition["spec"]["preserveUnknownFields"] for definition in served_definitions(plane)] == [True] * 4
 
     done = run_definitions_hook(cluster, tmp_path)
     assert done.returncode == 0, done.stderr
-    for each in served_definitions(plane):
-        assert "preserveUnknownFields" not in each["spec"]
-        assert each["metadata"]["creationTimestamp"] == "2019-06-01T00:00:00Z", "the definition is not created again"
+    for definition in served_definitions(plane):
+        assert "preserveUnknownFields" not in definition["spec"]
+        assert definition["metadata"]["creationTimestamp"] == "2019-06-01T00:00:00Z", (
+            "the definition is not created again"
+        )
     until_old_is(cluster, old["spec"])
 
 

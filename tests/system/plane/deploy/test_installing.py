@@ -42,8 +42,8 @@ def test_the_api_server_accepts_the_objects_of_each_set_of_values(plane: up.Plan
     try:
         for values in golden_sets():
             rendered = cluster.helm("template", "pi", str(CHART), "--namespace=podid", f"--values={values}")
-            objects = [each for each in yaml.safe_load_all(rendered) if each]
-            known = [each for each in objects if not each["apiVersion"].startswith(OF_OTHERS)]
+            objects = [item for item in yaml.safe_load_all(rendered) if item]
+            known = [item for item in objects if not item["apiVersion"].startswith(OF_OTHERS)]
             done = cluster.kubectl(
                 "apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(known)
             )
@@ -61,7 +61,9 @@ def test_a_boot_guard_that_is_switched_off_is_removed_by_the_next_revision(plane
     def arguments() -> list[str]:
         output = cluster.kubectl("get", "ds", "aad-pod-identity-nmi", f"-n={namespace}", "-o", "json")
         pod = json.loads(output)["spec"]["template"]["spec"]
-        return [word for each in pod.get("initContainers", []) for word in each["args"] if "boot-guard" in word]
+        return [
+            word for container in pod.get("initContainers", []) for word in container["args"] if "boot-guard" in word
+        ]
 
     def upgrade(*options: str) -> None:
         cluster.helm("upgrade", "pi", str(CHART), f"--namespace={namespace}", "--no-hooks", LIMIT, *options)

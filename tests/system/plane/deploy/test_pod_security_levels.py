@@ -17,7 +17,7 @@ SETS = ("defaults", "admin-secret", "fail-closed", "helm-test", "every-flag")
 
 def pod_of(objects: list[Object], kind: str, name: str) -> dict[str, Any]:
     """Return the labels and the spec of the pod in the object with this name."""
-    (found,) = (each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name)
+    (found,) = (item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name)
     template = found if kind == "Pod" else found["spec"]["template"]
     spec = {key: value for key, value in template["spec"].items() if key not in ("serviceAccountName", "priority")}
     return {"metadata": {"name": "tried", "labels": template["metadata"]["labels"]}, "spec": spec}
@@ -63,8 +63,8 @@ def test_the_pod_meets_this_level_and_no_higher(levels: Cluster, values: str, ki
 @pytest.mark.parametrize("values", golden_sets(), ids=lambda file: file.name.removesuffix(".values.yaml"))
 def test_every_container_of_every_pod_has_the_runtimes_seccomp_profile(values: Path) -> None:
     found = 0
-    for each in render(values):
-        spec = each["spec"] if each["kind"] == "Pod" else each.get("spec", {}).get("template", {}).get("spec", {})
+    for item in render(values):
+        spec = item["spec"] if item["kind"] == "Pod" else item.get("spec", {}).get("template", {}).get("spec", {})
         for one in [*spec.get("containers", []), *spec.get("initContainers", [])]:
             own = one.get("securityContext", {}).get("seccompProfile")
             assert (own or spec["securityContext"]["seccompProfile"]) == {"type": "RuntimeDefault"}, one["name"]

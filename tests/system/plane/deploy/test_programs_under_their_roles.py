@@ -33,9 +33,9 @@ def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
     def pods() -> dict[str, str]:
         found = {}
         path = f"{PODS.path('podid')}?labelSelector=app.kubernetes.io%2Fcomponent%3Dnmi"
-        for each in plane.api("GET", path)["items"]:
-            wanted = each["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-            found[wanted["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]] = each["metadata"]["name"]
+        for pod in plane.api("GET", path)["items"]:
+            wanted = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            found[wanted["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]] = pod["metadata"]["name"]
         return found
 
     return until_sync(pods, "the pods of the DaemonSet", holds=lambda found: len(found) == count)
@@ -74,7 +74,7 @@ async def test_mic_assigns_revokes_rewrites_old_field_names_and_removes_the_star
 
     async def taints(name: str) -> list[str]:
         node = await asyncio.to_thread(real.api, "GET", f"/api/v1/nodes/{name}")
-        return [each["key"] for each in node["spec"]["taints"]]
+        return [taint["key"] for taint in node["spec"]["taints"]]
 
     await until(lambda: taints("n0"), mic.read_log, holds=lambda keys: taint["key"] not in keys)
     assert await taints("n0") == [stays["key"]]
@@ -102,11 +102,11 @@ async def until_found(folder: Path, level: str, says: str) -> None:
 
     async def read() -> list[tuple[str, str]]:
         answer = await run(folder, "podidctl", "doctor", "-o", "json", cloudconfig=False)
-        findings = [each for each in answer.document["findings"] if each["check"] == "rights"]
-        return [(each["level"], f"{each['says']}: {each.get('next', '')}") for each in findings]
+        findings = [finding for finding in answer.document["findings"] if finding["check"] == "rights"]
+        return [(finding["level"], f"{finding['says']}: {finding.get('next', '')}") for finding in findings]
 
     def is_that(found: list[tuple[str, str]]) -> bool:
-        return [each for each, _ in found] == [level] and says in found[0][1]
+        return [finding_level for finding_level, _ in found] == [level] and says in found[0][1]
 
     await until(read, f"{level}: {says}", holds=is_that)
 

@@ -225,7 +225,7 @@ def impersonated(minting: Minting, *extra: str) -> str:
     pod = minting.pods[OPEN, "web"]
     asked = [f"--audience={AUDIENCE}", "--duration=600s", f"--namespace={OPEN}"]
     asked += ["--bound-object-kind=Pod", f"--bound-object-name={pod['name']}", f"--bound-object-uid={pod['uid']}"]
-    who = [f"--as=system:serviceaccount:{OWN}:{NMI}", *(f"--as-user-extra={each}" for each in extra)]
+    who = [f"--as=system:serviceaccount:{OWN}:{NMI}", *(f"--as-user-extra={value}" for value in extra)]
     return minting.cluster.done("kubectl", "create", "token", "web", *asked, *who).stderr
 
 

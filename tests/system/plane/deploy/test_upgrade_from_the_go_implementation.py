@@ -24,18 +24,18 @@ def test_the_release_is_upgraded_in_place(plane: up.Plane, tmp_path: Path, helm:
 
     def found(kind: str) -> dict[str, Any]:
         listed = json.loads(cluster.kubectl("get", kind, f"-n={namespace}", "-o", "json"))["items"]
-        return {each["metadata"]["name"]: each for each in listed if each["metadata"]["name"].startswith("aad-pod")}
+        return {item["metadata"]["name"]: item for item in listed if item["metadata"]["name"].startswith("aad-pod")}
 
     before = {**found("deployments"), **found("daemonsets")}
 
     def run_in_place(image: str) -> None:
         after = {**found("deployments"), **found("daemonsets")}
-        assert {name: each["metadata"]["uid"] for name, each in after.items()} == {
-            name: each["metadata"]["uid"] for name, each in before.items()
+        assert {name: item["metadata"]["uid"] for name, item in after.items()} == {
+            name: item["metadata"]["uid"] for name, item in before.items()
         }
         for part in ("mic", "nmi"):
             pod = after[f"aad-pod-identity-{part}"]["spec"]["template"]["spec"]
-            assert [each["image"].partition("/")[0] for each in pod["containers"]] == [image]
+            assert [container["image"].partition("/")[0] for container in pod["containers"]] == [image]
 
     # The hook's Job would wait for a kubelet, which this cluster does not have.
     images = "--set=image.repository=ours,mic.tag=,nmi.tag="

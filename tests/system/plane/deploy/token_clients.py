@@ -119,7 +119,7 @@ class Minting:
 
     def policy_of(self, **values: Any) -> Object:
         """Return the chart's policy for further values of `federated`."""
-        (found,) = (each for each in self._render(**values) if each["kind"] == "ValidatingAdmissionPolicy")
+        (found,) = (item for item in self._render(**values) if item["kind"] == "ValidatingAdmissionPolicy")
         return found
 
     def _render(self, **values: Any) -> list[Object]:
@@ -128,15 +128,15 @@ class Minting:
     def apply_roles(self) -> None:
         name = self.policy["metadata"]["name"]
         kinds = {"Role": name, "RoleBinding": name, "ClusterRole": NMI, "ClusterRoleBinding": NMI}
-        self.apply([each for kind, its_name in kinds.items() for each in self._of_kind(kind, name=its_name)])
-        for each in (OPEN, NAMED, WIDE):
-            self.until_given(self.nmi, each, self.right(each))
+        self.apply([item for kind, its_name in kinds.items() for item in self._of_kind(kind, name=its_name)])
+        for account in (OPEN, NAMED, WIDE):
+            self.until_given(self.nmi, account, self.right(account))
 
     def grant_more(self) -> None:
         """Additional permissions that an operator may grant to NMI."""
-        for each in (WIDE, OTHER):
-            self.grant(each, "ServiceAccount", NMI, namespace=OWN)
-            self.until_given(self.nmi, each, self.right(each, "worker"), "worker")
+        for account in (WIDE, OTHER):
+            self.grant(account, "ServiceAccount", NMI, namespace=OWN)
+            self.until_given(self.nmi, account, self.right(account, "worker"), "worker")
 
     def apply_policy(self) -> None:
         self.apply([self.policy, *self._of_kind("ValidatingAdmissionPolicyBinding")])
@@ -167,7 +167,7 @@ class Minting:
         )
 
     def _of_kind(self, kind: str, *, name: str = "") -> list[Object]:
-        return [each for each in self._rendered if each["kind"] == kind and name in ("", each["metadata"]["name"])]
+        return [item for item in self._rendered if item["kind"] == kind and name in ("", item["metadata"]["name"])]
 
     def close(self) -> None:
         """Delete all objects."""
@@ -176,7 +176,7 @@ class Minting:
         name = self.policy["metadata"]["name"]
         gone = [f"validatingadmissionpolicy/{name}", f"validatingadmissionpolicybinding/{name}", f"node/{NODE}"]
         gone += [f"clusterrole/{NMI}", f"clusterrolebinding/{NMI}"]
-        gone += [f"namespace/{each}" for each in (OWN, *NAMESPACES)]
+        gone += [f"namespace/{namespace}" for namespace in (OWN, *NAMESPACES)]
         self.cluster.kubectl("delete", "--ignore-not-found", "--wait=false", *gone)
 
 

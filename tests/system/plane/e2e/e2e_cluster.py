@@ -66,7 +66,7 @@ class Cluster:
     async def names(self, kind: str, *selectors: str) -> list[str]:
         """Namespace/name of each object of the kind."""
         found = json.loads(await self.kubectl("get", kind, "--all-namespaces", "--output=json", *selectors))
-        return sorted(f"{each['metadata'].get('namespace', '')}/{each['metadata']['name']}" for each in found["items"])
+        return sorted(f"{item['metadata'].get('namespace', '')}/{item['metadata']['name']}" for item in found["items"])
 
     async def tables(self) -> str:
         """All chains and rules of the node, without counters and times."""

@@ -86,7 +86,7 @@ async def uninstalled(here: Cluster) -> None:
         "deployments,daemonsets,pods,services,secrets,serviceaccounts,configmaps,jobs,networkpolicies,"
         "poddisruptionbudgets,roles,rolebindings,leases,endpoints"
     )
-    remaining = {each for each in await here.names(kinds) if each.startswith(f"{NAMESPACE}/")}
+    remaining = {name for name in await here.names(kinds) if name.startswith(f"{NAMESPACE}/")}
     of_kubernetes = {f"{NAMESPACE}/default", f"{NAMESPACE}/kube-root-ca.crt"}
     of_mic = {f"{NAMESPACE}/{RELEASE}-config", f"{NAMESPACE}/{RELEASE}-mic"}
     assert remaining - of_kubernetes == of_mic, "only MIC's record and its leader lock remain"

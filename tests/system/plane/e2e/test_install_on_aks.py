@@ -59,8 +59,8 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     """A copy of this checkout by links, with values.yaml, next to a running cluster."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for each in ROOT.iterdir():
-        (folder / each.name).symlink_to(each)
+    for path in ROOT.iterdir():
+        (folder / path.name).symlink_to(path)
     (folder / "values.yaml").write_text(yaml.safe_dump(values()))
     with sandbox_cluster(tmp_path):
         yield folder
@@ -115,7 +115,7 @@ def test_the_page_leads_to_a_token_and_back(checkout: Path, tmp_path: Path) -> N
     ]
     pushed = [arguments[1] for arguments in azure_cli.commands(log, "docker") if arguments[0] == "push"]
     assert pushed == [
-        f"{LOGIN_SERVER}/aad-pod-identity/{each}:{VERSION}" for each in ("nmi", "mic", "podidctl", "demo")
+        f"{LOGIN_SERVER}/aad-pod-identity/{program}:{VERSION}" for program in ("nmi", "mic", "podidctl", "demo")
     ]
     built = {words[words.index("-t") + 1] for words in azure_cli.commands(log, "docker") if words[0] == "build"}
     assert built == set(pushed)

@@ -160,7 +160,7 @@ def test_the_policy_and_mic_know_the_same_types(kubectl: Kubectl, type_: int) ->
     spec = {"type": type_, "resourceID": ID}
     mic_message = misconfigured(decode_object(IDENTITIES, json.dumps({"spec": spec}).encode()))
     warnings = kubectl.warned(IDENTITIES, spec)
-    assert any(each.startswith("spec.type is not") for each in warnings) == mic_message.startswith(
+    assert any(warning.startswith("spec.type is not") for warning in warnings) == mic_message.startswith(
         f"spec.type {type_} is"
     )
 

@@ -29,8 +29,8 @@ def kubectl(plane: up.Plane) -> Kubectl:
 
 
 def create(kubectl: Kubectl, *documents: dict[str, Any]) -> None:
-    for each in documents:
-        kubectl("create", "-f", "-", stdin=json.dumps(each))
+    for document in documents:
+        kubectl("create", "-f", "-", stdin=json.dumps(document))
 
 
 def document(kind: str, name: str, spec: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def test_kubectl_get_shows_the_main_fields(
     kubectl: Kubectl, kind: str, spec: dict[str, Any], header: list[str], row: list[str]
 ) -> None:
     create(kubectl, document(kind, "demo", spec))
-    assert [each[:-1] for each in cells(kubectl("get", kind))] == [["NAME", *header], ["demo", *row]]
+    assert [row_cells[:-1] for row_cells in cells(kubectl("get", kind))] == [["NAME", *header], ["demo", *row]]
 
 
 def test_wide_columns_show_why_an_identity_is_not_assigned_yet(kubectl: Kubectl) -> None:

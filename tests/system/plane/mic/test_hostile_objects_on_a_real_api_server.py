@@ -64,7 +64,7 @@ def fill(plane: Plane) -> None:
 
     def exception(number: int) -> None:
         # Most are one long text, which the API server takes fast; some are as many short ones as it takes.
-        many = {f"key-{each:05}": "x" * 95 for each in range(10_000)}
+        many = {f"key-{number:05}": "x" * 95 for number in range(10_000)}
         write(plane, EXCEPTIONS, f"e{number:03}", {"podLabels": many if number < 3 else {"x": "x" * MIB}})
 
     def pod(number: int) -> None:
@@ -129,14 +129,14 @@ async def test_hostile_objects_of_a_tenant_stop_neither_program(cloud: EmulatedC
     print(f"\n{EXCEPTION_COUNT} exceptions, {POD_COUNT} pods; peak: NMI {peaks[0]:.0f}, MIC {peaks[1]:.0f} MiB")  # noqa: T201
     assert peaks[0] < NMI_MIB
     assert peaks[1] < MIC_MIB
-    assert [await each.stop() for each in (nmi, mic)] == [0, 0]
+    assert [await process.stop() for process in (nmi, mic)] == [0, 0]
 
 
 def skipped_kinds(plane: Plane) -> set[str]:
     """Return the kinds of the objects with an Event about their omission."""
     found = plane.api("GET", f"/api/v1/namespaces/{TENANT}/events")["items"]
     return {
-        each["involvedObject"]["kind"]
-        for each in found
-        if each["reason"] == "ObjectSkipped" and each["type"] == "Warning"
+        event["involvedObject"]["kind"]
+        for event in found
+        if event["reason"] == "ObjectSkipped" and event["type"] == "Warning"
     }

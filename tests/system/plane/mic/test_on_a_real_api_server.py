@@ -122,7 +122,8 @@ async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are
     await asyncio.to_thread(apply_definitions, real)
     await asyncio.to_thread(prune, real)
     assert not any(
-        each["spec"].get("preserveUnknownFields") for each in await asyncio.to_thread(served_definitions, real)
+        definition["spec"].get("preserveUnknownFields")
+        for definition in await asyncio.to_thread(served_definitions, real)
     )
     # The server starts the storage of each kind again, one after the other, and returns 429 in that time.
     await until_read(lambda: not any("unknown" in stored(real, kind, name) for kind, name in every))
@@ -146,10 +147,12 @@ async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are
 
 def prune(plane: Plane) -> None:
     """Run the commands by which `podidctl doctor` and docs/migration.md end the preservation of unknown fields."""
-    for each in served_definitions(plane):
+    for definition in served_definitions(plane):
         patch = ("--type=merge", "-p", '{"spec":{"preserveUnknownFields":false}}')
         kubectl = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}"]
-        subprocess.run([*kubectl, "patch", "crd", each["metadata"]["name"], *patch], check=True, capture_output=True)
+        subprocess.run(
+            [*kubectl, "patch", "crd", definition["metadata"]["name"], *patch], check=True, capture_output=True
+        )
 
 
 async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_demand(

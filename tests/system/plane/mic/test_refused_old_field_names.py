@@ -142,10 +142,10 @@ def test_an_older_object_can_be_labelled_rewritten_and_deleted(
 
 def test_the_policy_knows_the_fields_that_the_programs_read() -> None:
     policy, _ = yaml.safe_load_all(POLICY.read_text())
-    variables = {each["name"]: each["expression"] for each in policy["spec"]["variables"]}
+    variables = {variable["name"]: variable["expression"] for variable in policy["spec"]["variables"]}
     written = json.loads(variables["fields"].partition("}[")[0].replace("'", '"') + "}")
     for kind in (IDENTITIES, BINDINGS, EXCEPTIONS):
-        (spec,) = [each for name, each in fields_by_name(kind.shape).items() if name == "spec"]
+        (spec,) = [field for name, field in fields_by_name(kind.shape).items() if name == "spec"]
         assert spec.shape is not None
         known = {field.present for field in fields_by_name(spec.shape).values()}
         assert set(written[kind.plural]) == known | {"metadata", "replicas"}

@@ -49,7 +49,7 @@ def prepare(plane: Plane) -> None:
 def written(plane: Plane) -> dict[str, Any]:
     """Return what the migration writes: annotations of both objects, and the labels of the pods."""
     found = [plane.api("GET", f"{ACCOUNTS}/web"), plane.api("GET", f"{DEPLOYMENTS}/web")]
-    account, deployment = (each["metadata"].get("annotations", {}) for each in found)
+    account, deployment = (item["metadata"].get("annotations", {}) for item in found)
     deployment.pop("deployment.kubernetes.io/revision", None)
     labels = found[1]["spec"]["template"]["metadata"]["labels"]
     return {"account": account, "deployment": deployment, "labels": labels}
@@ -71,7 +71,7 @@ async def test_an_application_migrates_to_workload_identity_and_back(tmp_path: P
     hooks = {"metadata": {"name": "azure-wi"}, "webhooks": [WEBHOOK]}
     await asyncio.to_thread(real.api, "POST", WEBHOOKS, hooks)
     dry = await migrate("apply")
-    assert [(each["about"], each["ending"]) for each in dry.document["outcomes"]] == [
+    assert [(outcome["about"], outcome["ending"]) for outcome in dry.document["outcomes"]] == [
         ("Deployment default/web", "would be changed"),
         ("Pod default/web-1", "left as it was"),
     ]
@@ -84,7 +84,7 @@ async def test_an_application_migrates_to_workload_identity_and_back(tmp_path: P
     again = await migrate("apply", "--yes")
     assert again.document["outcomes"][0]["ending"] == "as it is"
     back = await migrate("rollback", "--yes")
-    assert [(each["about"], each["ending"]) for each in back.document["outcomes"]] == [
+    assert [(outcome["about"], outcome["ending"]) for outcome in back.document["outcomes"]] == [
         ("Deployment default/web", "changed"),
         ("ServiceAccount default/web", "changed"),
     ]

@@ -89,9 +89,9 @@ def opened(plane: up.Plane, shop: str) -> None:
     api = apps(shop, "api", {"serviceAccountName": "api", "containers": [container]}, **bound)
     api["metadata"]["annotations"] = OWNER
     api["spec"]["replicas"] = 3
-    for each in (account, {"apiVersion": "apps/v1", "kind": "Deployment", **api}):
+    for item in (account, {"apiVersion": "apps/v1", "kind": "Deployment", **api}):
         # In the way of an operator with manifests.
-        Commands(plane.kubeconfig).kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(each))
+        Commands(plane.kubeconfig).kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(item))
     spec = {"serviceAccountName": "nightly", "restartPolicy": "Never"}
     job = apps(shop, "nightly", spec, **bound)["spec"]["template"]
     cron = {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": job}}}
@@ -102,7 +102,7 @@ def opened(plane: up.Plane, shop: str) -> None:
 async def test_the_differences_of_a_go_implementation_cluster_are_reported(cluster: up.Plane, shop: str) -> None:
     answer = await migrate(cluster, "from-reference", "-o", "json")
     assert (answer.code, answer.err) == (3, "")
-    findings = {(each["level"], each["about"]): each["what"] for each in answer.document["findings"]}
+    findings = {(finding["level"], finding["about"]): finding["what"] for finding in answer.document["findings"]}
     assert "unknown flag --debug" in findings["mend", "DaemonSet kube-system/nmi"]
     assert "--clientQps=5" in findings["look", "Deployment kube-system/mic"]
     assert "is held by mic-5d9" in findings["by itself", "Endpoints default/aad-pod-identity-mic"]

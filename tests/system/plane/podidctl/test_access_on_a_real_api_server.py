@@ -56,7 +56,7 @@ def documented_role() -> dict[str, Any]:
 
 
 def without(role: dict[str, Any], resource: str) -> list[dict[str, Any]]:
-    return [{**each, "resources": [one for one in each["resources"] if one != resource]} for each in role["rules"]]
+    return [{**rule, "resources": [one for one in rule["resources"] if one != resource]} for rule in role["rules"]]
 
 
 def bind_role(plane: Plane, name: str, subject: dict[str, Any], namespace: str = "", kind: str = "ClusterRole") -> None:
@@ -92,9 +92,9 @@ async def test_the_documented_role_suffices_and_each_missing_right_is_named(real
     role = documented_role()
     complete = await ask("reader", role["rules"])
     assert (complete.code, complete.err) == (0, ""), complete.out
-    assert [(each["pod"], each["state"]) for each in complete.document["grants"]] == [("default/web", "usable")]
+    assert [(grant["pod"], grant["state"]) for grant in complete.document["grants"]] == [("default/web", "usable")]
     assert complete.document["summary"]["subjects"] is not None
-    assert sorted(PARTS) == sorted(one for each in role["rules"] for one in each["resources"])
+    assert sorted(PARTS) == sorted(one for rule in role["rules"] for one in rule["resources"])
     for resource, part in PARTS.items():
         answer = await ask(f"no-{resource}", without(role, resource))
         assert (answer.code, answer.err) == (1, "")
@@ -143,8 +143,8 @@ def with_roles(plane: Plane) -> None:
             {"apiGroups": ["*"], "resources": ["*/token"], "verbs": ["create"]},
         ],
     }
-    for each in (part, whole, named):
-        plane.api("POST", f"{RBAC}/clusterroles", each)
+    for item in (part, whole, named):
+        plane.api("POST", f"{RBAC}/clusterroles", item)
     deploy = {
         "metadata": {"name": "deploy"},
         "rules": [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create"]}],
@@ -159,15 +159,15 @@ def with_roles(plane: Plane) -> None:
 def answers(plane: Plane, user: str, groups: Sequence[str]) -> list[bool]:
     """Return the server's own decisions on REQUESTS."""
     found = []
-    for each in REQUESTS:
-        resource, _, subresource = each.resource.partition("/")
+    for request in REQUESTS:
+        resource, _, subresource = request.resource.partition("/")
         attributes = {
-            "verb": each.verb,
-            "group": each.group,
+            "verb": request.verb,
+            "group": request.group,
             "resource": resource,
             "subresource": subresource,
-            "namespace": each.namespace,
-            "name": each.name,
+            "namespace": request.namespace,
+            "name": request.name,
         }
         spec = {"user": user, "groups": list(groups), "resourceAttributes": attributes}
         found.append(bool(plane.api("POST", REVIEWS, {"spec": spec})["status"]["allowed"]))
@@ -195,20 +195,20 @@ async def test_resolved_permissions_equal_the_servers_decisions(real: Plane) -> 
         **{
             f"system:serviceaccount:{name.replace('/', ':')}": (
                 service_account(name),
-                [each.name for each in service_account(name)[1:]],
+                [subject.name for subject in service_account(name)[1:]],
             )
             for name in ("default/it", "kube-system/other", "default/none")
         },
     }
     allowed = 0
     for user, (subjects, groups) in clients.items():
-        mine = [permissions.allows(subjects, each) for each in REQUESTS]
+        mine = [permissions.allows(subjects, request) for request in REQUESTS]
         theirs = await asyncio.to_thread(answers, real, user, groups)
-        assert [each for each, own, its in zip(REQUESTS, mine, theirs, strict=True) if own != its] == [], user
+        assert [request for request, own, its in zip(REQUESTS, mine, theirs, strict=True) if own != its] == [], user
         allowed += sum(mine)
     assert allowed > 20
-    (anna,) = (each for each in review(objects).subjects if each.name == "anna")
-    assert {Action.BINDINGS, Action.IDENTITIES} <= {each.action for each in anna.rights}
+    (anna,) = (subject for subject in review(objects).subjects if subject.name == "anna")
+    assert {Action.BINDINGS, Action.IDENTITIES} <= {right.action for right in anna.rights}
 
 
 CHANGES: list[tuple[str, Any]] = [
@@ -233,7 +233,7 @@ async def test_the_permission_to_label_pods_suffices_for_what_the_review_says(re
                 path, body = object_path(PODS, "default", "web", subresource), json.dumps(change).encode()
                 await client.request("PATCH", path, body=body, content_type=form)
         subjects = review(await read(real)).subjects
-        found = {each.name: [right.action for right in each.rights] for each in subjects}
+        found = {subject.name: [right.action for right in subject.rights] for subject in subjects}
         assert found[name] == [Action.LABELS]
     changed = await asyncio.to_thread(real.api, "GET", PODS.path("default", "web"))
     assert changed["metadata"]["labels"]["aadpodidbinding"] == "third"

@@ -66,9 +66,9 @@ def until_created(plane: Plane, node: str) -> str:
     """Return the name of the pod that the DaemonSet's controller created for *node*. There is no scheduler."""
 
     def name() -> str:
-        for each in plane.api("GET", f"{PODS.path('default')}?labelSelector=component%3Dnmi")["items"]:
-            if f'"{node}"' in json.dumps(each["spec"]["affinity"]):
-                return str(each["metadata"]["name"])
+        for pod in plane.api("GET", f"{PODS.path('default')}?labelSelector=component%3Dnmi")["items"]:
+            if f'"{node}"' in json.dumps(pod["spec"]["affinity"]):
+                return str(pod["metadata"]["name"])
         return ""
 
     return until_sync(name, f"the controller creates a pod for {node}")
@@ -101,7 +101,7 @@ async def test_each_command_names_the_cause(folder: Path) -> None:
     async def nmi_link(name: str) -> dict[str, Any]:
         explained = await ask("explain", "pod", f"on-{name}", folder=folder / "reader")
         assert (explained.code, explained.err, explained.document["eventsUnread"]) == (3, "", "")
-        (link,) = [each for each in explained.document["links"] if each["link"] == "NMI"]
+        (link,) = [link for link in explained.document["links"] if link["link"] == "NMI"]
         return dict(link)
 
     for name, cause in CAUSES.items():
@@ -109,8 +109,11 @@ async def test_each_command_names_the_cause(folder: Path) -> None:
     about = (await nmi_link("linux"))["about"]
     assert about.startswith("default/nmi-"), "NMI has a pod here, whose readiness no kubelet reports"
     doctor, access = await asyncio.gather(ask("doctor"), ask("access"))
-    said = {each["says"] for each in doctor.document["findings"] if each["check"] == "NMI"}
+    said = {finding["says"] for finding in doctor.document["findings"] if finding["check"] == "NMI"}
     for name, cause in CAUSES.items():
-        assert any(cause in each and each.count(name) for each in said), (name, said)
-    states = {each["pod"]: each["state"] for each in access.document["grants"]}
-    assert states == {"default/on-linux": "pending", **{f"default/on-{each}": "bypassed" for each in CAUSES}}
+        assert any(cause in sentence and sentence.count(name) for sentence in said), (name, said)
+    states = {grant["pod"]: grant["state"] for grant in access.document["grants"]}
+    assert states == {
+        "default/on-linux": "pending",
+        **{f"default/on-{cause_name}": "bypassed" for cause_name in CAUSES},
+    }

@@ -102,7 +102,7 @@ async def cluster(new_plane: NewPlane, tmp_path: Path) -> AsyncIterator[Cluster]
 
 
 def link_of(answer: Answer, name: str = "permission") -> dict[str, Any]:
-    (link,) = [each for each in answer.document["links"] if each["link"] == name]
+    (link,) = [link for link in answer.document["links"] if link["link"] == name]
     return dict(link)
 
 
@@ -113,7 +113,7 @@ async def test_nmis_permission_to_request_tokens_and_missing_service_accounts_ar
 
     async def says() -> list[str]:
         findings = (await cluster.ask("doctor")).document["findings"]
-        return [each["says"] for each in findings if each["check"] == "federated"]
+        return [finding["says"] for finding in findings if finding["check"] == "federated"]
 
     forbidden = "NMI's service account default/nmi may not request tokens of service accounts default/bare"
     await until(says, "the authorizer follows by a watch", holds=lambda found: forbidden in found)
@@ -142,11 +142,13 @@ async def test_the_printed_objects_permit_exactly_one_service_account_and_identi
     after = await cluster.ask("explain", "pod", "default/web")
     assert (link_of(after)["state"], after.document["manifest"]) == ("ok", "")
 
-    (rest,) = [each["manifest"] for each in (await cluster.ask("doctor")).document["findings"] if each["manifest"]]
+    (rest,) = [
+        finding["manifest"] for finding in (await cluster.ask("doctor")).document["findings"] if finding["manifest"]
+    ]
     await cluster.kubectl("apply", "-f", "-", stdin=rest)
     await cluster.until_allowed("bare")
     assert await cluster.may("shop"), "the objects of another service account replaced a permission"
-    assert not [each for each in (await cluster.ask("doctor")).document["findings"] if each["manifest"]]
+    assert not [finding for finding in (await cluster.ask("doctor")).document["findings"] if finding["manifest"]]
 
 
 async def test_kubectl_and_the_api_server_accept_every_valid_name(cluster: Cluster) -> None:
@@ -158,16 +160,16 @@ async def test_kubectl_and_the_api_server_accept_every_valid_name(cluster: Clust
 def own_uses(answer: Answer) -> list[tuple[str, str, str]]:
     """Return the findings about NMI's own service account."""
     return [
-        (each["level"], each["says"], each["next"])
-        for each in answer.document["findings"]
-        if "own service account" in each["says"]
+        (finding["level"], finding["says"], finding["next"])
+        for finding in answer.document["findings"]
+        if "own service account" in finding["says"]
     ]
 
 
 async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(cluster: Cluster) -> None:
     manifest = (await cluster.ask("explain", "pod", "default/web")).document["manifest"]
     await cluster.kubectl("apply", "-f", "-", stdin=manifest)
-    role = next(each["metadata"]["name"] for each in yaml.safe_load_all(manifest) if each["kind"] == "ClusterRole")
+    role = next(item["metadata"]["name"] for item in yaml.safe_load_all(manifest) if item["kind"] == "ClusterRole")
     words = ("create", "clusterrolebinding", "whole-namespace", f"--clusterrole={role}")
     await cluster.kubectl(*words, "--group=system:serviceaccounts:default")
     await cluster.until_allowed("nmi")
@@ -178,7 +180,7 @@ async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(c
     assert "kubectl delete clusterrolebinding whole-namespace" in then
 
     found = own_uses(await cluster.ask("doctor", folder=await asyncio.to_thread(cluster.as_reviewer)))
-    (says,) = [each for level, each, _ in found if level == "problem"]
+    (says,) = [text for level, text, _ in found if level == "problem"]
     assert "whole-namespace" in says, "the API server's reason names the binding"
 
 
@@ -189,7 +191,7 @@ async def test_missing_and_superfluous_rights_on_secrets_are_reported(cluster: C
         async def read() -> tuple[str, str]:
             document = (await cluster.ask("doctor")).document
             ((level, says),) = [
-                (each["level"], each["says"]) for each in document["findings"] if each["check"] == "secrets"
+                (finding["level"], finding["says"]) for finding in document["findings"] if finding["check"] == "secrets"
             ]
             return level, says
 

@@ -59,8 +59,8 @@ def many() -> PolicyResult:
 
 def long_names() -> PolicyResult:
     """Two rules whose names have the greatest length and differ in the last character."""
-    names = ("n" * (NAME_MAX - 1) + each for each in "12")
-    rules = ", ".join(f"{{rule: single-namespace, name: {each}}}" for each in names)
+    names = ("n" * (NAME_MAX - 1) + digit for digit in "12")
+    rules = ", ".join(f"{{rule: single-namespace, name: {name}}}" for name in names)
     return evaluate(reviewed(), parse_policy(f"version: 1\nrules: [{rules}]".encode()), "p" * 5000)
 
 
@@ -112,12 +112,19 @@ def test_an_undecided_rule_is_counted_and_a_failed_execution() -> None:
     assert lines[-1] == "4 rules, 3 violations, 1 rule not decided"
     (invocation,) = sarif(results(azure=None))["invocations"]
     assert not invocation["executionSuccessful"]
-    assert [each["associatedRule"]["id"] for each in invocation["toolExecutionNotifications"]] == ["explained"]
+    assert [notification["associatedRule"]["id"] for notification in invocation["toolExecutionNotifications"]] == [
+        "explained"
+    ]
 
 
 def test_sarif_has_one_result_per_violation_at_the_line_of_its_rule() -> None:
     run = sarif(results())
-    assert [each["ruleId"] for each in run["results"]] == ["no secrets", "all federated", "all federated", "explained"]
+    assert [result["ruleId"] for result in run["results"]] == [
+        "no secrets",
+        "all federated",
+        "all federated",
+        "explained",
+    ]
     first = run["results"][0]
     assert first["level"] == "error"
     assert run["tool"]["driver"]["rules"][first["ruleIndex"]]["id"] == first["ruleId"]
@@ -126,7 +133,7 @@ def test_sarif_has_one_result_per_violation_at_the_line_of_its_rule() -> None:
     assert location["logicalLocations"] == [{"fullyQualifiedName": "ops/legacy", "kind": "AzureIdentity"}]
     assert run["invocations"] == [{"executionSuccessful": True}]
     first, second = (
-        [each["partialFingerprints"]["podidctlAccess/v1"] for each in sarif(results())["results"]] for _ in range(2)
+        [result["partialFingerprints"]["podidctlAccess/v1"] for result in sarif(results())["results"]] for _ in range(2)
     )
     assert first == second
     assert len(set(first)) == len(first)
@@ -135,14 +142,14 @@ def test_sarif_has_one_result_per_violation_at_the_line_of_its_rule() -> None:
 def test_junit_has_one_case_per_rule() -> None:
     root = parsed(render_policy(results(azure=None), PolicyOutput.JUNIT))
     assert (root.tag, root.get("tests"), root.get("failures"), root.get("errors")) == ("testsuites", "4", "1", "1")
-    cases = {each.get("name"): each for each in root.iter("testcase")}
+    cases = {case.get("name"): case for case in root.iter("testcase")}
     assert list(cases) == ["no secrets", "one namespace", "all federated", "explained"]
     failure = cases["no secrets"].find("failure")
     assert failure is not None
     assert failure.text == "Secrets leak\nAzureIdentity ops/legacy has type 1"
     assert list(cases["one namespace"]) == []
-    assert [each.tag for each in cases["all federated"]] == ["system-out"], "a warning does not fail"
-    assert [each.tag for each in cases["explained"]] == ["error"]
+    assert [element.tag for element in cases["all federated"]] == ["system-out"], "a warning does not fail"
+    assert [element.tag for element in cases["explained"]] == ["error"]
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -150,8 +157,8 @@ def test_junit_has_only_what_jenkins_accepts_and_its_totals_are_those_of_its_cas
     root = parsed(render_policy(shape(), PolicyOutput.JUNIT))
     (suite,) = root
     cases = list(suite)
-    assert (root.tag, suite.tag, {each.tag for each in cases}) == ("testsuites", "testsuite", {"testcase"})
-    assert {each.tag for case in cases for each in case} <= {"failure", "error", "system-out"}
+    assert (root.tag, suite.tag, {case.tag for case in cases}) == ("testsuites", "testsuite", {"testcase"})
+    assert {element.tag for case in cases for element in case} <= {"failure", "error", "system-out"}
     for element in root.iter():
         assert set(element.keys()) == JUNIT[element.tag]
     for element in (root, suite):
@@ -163,14 +170,14 @@ def test_junit_has_only_what_jenkins_accepts_and_its_totals_are_those_of_its_cas
 @pytest.mark.parametrize("output", PolicyOutput)
 def test_names_of_objects_cannot_control_a_terminal_or_break_the_document(output: PolicyOutput) -> None:
     text = render_policy(hostile(), output)
-    assert all(each.isprintable() or each == "\n" for each in text)
+    assert all(character.isprintable() or character == "\n" for character in text)
     match output:
         case PolicyOutput.SARIF:
             (one,) = sarif(hostile())["results"]
             assert one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b%23c.yaml"
         case PolicyOutput.JUNIT:
             (case,) = parsed(text).iter("testcase")
-            assert [each.tag for each in case] == ["failure", "system-out"]
+            assert [element.tag for element in case] == ["failure", "system-out"]
         case PolicyOutput.TEXT:
             assert text.count("\n") == 4, "one line each: the violation, the unknown part, the reason, the totals"
 

@@ -70,9 +70,11 @@ class Kubelets(HttpService):
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the log of the NMI that the API server requests."""
         node = request.path.removeprefix("/containerLogs/default/nmi-").removesuffix("/nmi")
-        asked = [each["spec"]["containers"][0]["args"][2] for each in self.canaries if self._logs_at(each) == node]
+        asked = [pod["spec"]["containers"][0]["args"][2] for pod in self.canaries if self._logs_at(pod) == node]
         head = f"I0101 00:00:00.000000 {decisions.__name__}] refused"
-        return web.Response(text="".join(f'{head} client_request="{each}" peer="{ADDRESS}"\n' for each in asked))
+        return web.Response(
+            text="".join(f'{head} client_request="{request_id}" peer="{ADDRESS}"\n' for request_id in asked)
+        )
 
     def _logs_at(self, canary: dict[str, Any]) -> str:
         return self.logs.get(canary["spec"]["nodeName"], "")
@@ -122,7 +124,7 @@ class Kubelets(HttpService):
         await self.call("DELETE", f"/api/v1/namespaces/{self.namespace}")
 
     async def left(self) -> list[str]:
-        return [each["metadata"]["name"] for each in (await self.call("GET", ALL_CANARIES))["items"]]
+        return [pod["metadata"]["name"] for pod in (await self.call("GET", ALL_CANARIES))["items"]]
 
 
 @pytest.fixture
@@ -131,8 +133,8 @@ def namespace(plane: Plane) -> str:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     made = plane.api("POST", "/api/v1/namespaces", {"metadata": {"generateName": "verify-", "labels": labels}})
     name = str(made["metadata"]["name"])
-    for each in (name, "default"):
-        until_sync(lambda each=each: plane.api("GET", f"/api/v1/namespaces/{each}/serviceaccounts")["items"])  # type: ignore[misc]
+    for ns in (name, "default"):
+        until_sync(lambda ns=ns: plane.api("GET", f"/api/v1/namespaces/{ns}/serviceaccounts")["items"])  # type: ignore[misc]
     return name
 
 
@@ -157,7 +159,7 @@ async def verify(folder: Path, namespace: str, *flags: str) -> Answer:
 
 
 def verdicts(answer: Answer) -> dict[str, tuple[str, str]]:
-    return {each["node"]: (each["level"], each["answeredBy"]) for each in answer.document["nodes"]}
+    return {node["node"]: (node["level"], node["answeredBy"]) for node in answer.document["nodes"]}
 
 
 async def test_each_node_gets_its_verdict(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:
@@ -187,13 +189,13 @@ async def test_each_node_gets_its_verdict(nodes: Kubelets, namespace: str, tmp_p
     assert answer.code == 3
     assert answer.document["namespace"] == namespace
     assert answer.document["notDeleted"] == []
-    by_node = {each["node"]: each for each in answer.document["nodes"]}
+    by_node = {node["node"]: node for node in answer.document["nodes"]}
     assert by_node["vf-good"]["nmi"] == "default/nmi-vf-good"
     assert "no such host" in by_node["vf-pull"]["says"]
     assert "no network" in by_node["vf-down"]["says"]
     assert "vf-good" in by_node["vf-other"]["says"]
     assert await nodes.left() == []
-    assert {each["spec"]["nodeName"] for each in nodes.canaries} == {*by_node, "vf-bare"} - {"vf-down"}
+    assert {pod["spec"]["nodeName"] for pod in nodes.canaries} == {*by_node, "vf-bare"} - {"vf-down"}
 
 
 READS = {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["get", "list"]}
@@ -266,7 +268,7 @@ async def test_a_pod_of_a_killed_command_is_deleted_by_the_next_one(
     (left,) = await nodes.left()
     (pod,) = nodes.canaries
     assert pod["spec"]["activeDeadlineSeconds"] == 90
-    assert pod["metadata"]["labels"] == dict(each.split("=") for each in CANARY_SELECTOR.split(","))
+    assert pod["metadata"]["labels"] == dict(label.split("=") for label in CANARY_SELECTOR.split(","))
     nodes.statuses["vf-one"] = container_status({"waiting": {"reason": "InvalidImageName"}})
     answer = await verify(tmp_path, namespace)
     assert answer.code == 1

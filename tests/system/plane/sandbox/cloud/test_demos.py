@@ -101,11 +101,11 @@ def objects(plane: up.Plane) -> set[tuple[str, str, str]]:
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     all_of, named = ["/api/v1/nodes", "/api/v1/pods"], ["/api/v1/serviceaccounts"]
     named += [f"{rbac}/{kind}" for kind in ("roles", "rolebindings", "clusterroles", "clusterrolebindings")]
-    metadata = [(path, each["metadata"]) for path in all_of + named for each in plane.api("GET", path)["items"]]
+    metadata = [(path, item["metadata"]) for path in all_of + named for item in plane.api("GET", path)["items"]]
     return {
-        (path, each["name"], each["uid"])
-        for path, each in metadata
-        if path in all_of or "aad-pod-identity" in each["name"]
+        (path, meta["name"], meta["uid"])
+        for path, meta in metadata
+        if path in all_of or "aad-pod-identity" in meta["name"]
     }
 
 

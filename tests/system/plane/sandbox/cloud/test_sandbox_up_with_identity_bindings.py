@@ -44,7 +44,7 @@ def explained(shell: dict[str, str]) -> Any:
 
 
 def broken_links(shell: dict[str, str]) -> list[str]:
-    return [each["link"] for each in explained(shell)["links"] if each["state"] == "broken"]
+    return [link["link"] for link in explained(shell)["links"] if link["state"] == "broken"]
 
 
 def test_the_documented_steps_end_with_a_token_and_a_fault_is_named(
