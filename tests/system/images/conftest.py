@@ -80,7 +80,7 @@ class Image:
 
     def run(self, command: Sequence[str], given: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         """Return the result of *command* with the input *given*, the image's variables, and *variables*."""
-        environment = dict(each.split("=", 1) for each in self.config["Env"])
+        environment = dict(variable.split("=", 1) for variable in self.config["Env"])
         return subprocess.run(
             command, env={**environment, **variables}, input=given, capture_output=True, text=True, check=False
         )

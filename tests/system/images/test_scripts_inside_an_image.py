@@ -43,7 +43,7 @@ def test_every_module_can_be_imported(image: Image) -> None:
     assert {
         name: error
         for name, error in result["failed"].items()
-        if not (any(each.search(error) for each in allowed) or unused in name or name in NOT_IMPORTED)
+        if not (any(pattern.search(error) for pattern in allowed) or unused in name or name in NOT_IMPORTED)
     } == {}
     assert {
         name: importing

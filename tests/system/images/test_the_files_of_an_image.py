@@ -33,7 +33,7 @@ UNUSED_PACKAGES = ("pip*", "[Cc]ython*", "setuptools*")
 
 def installed(image: Image) -> set[tuple[str, str]]:
     found = metadata.distributions(path=[str(image.site)])
-    return {(str(canonicalize_name(each.metadata["Name"])), each.version) for each in found}
+    return {(str(canonicalize_name(distribution.metadata["Name"])), distribution.version) for distribution in found}
 
 
 def test_every_python_package_is_the_locked_one_and_has_its_listed_files(image: Image) -> None:
@@ -49,8 +49,8 @@ def test_every_python_package_is_the_locked_one_and_has_its_listed_files(image: 
 
 def test_an_image_contains_only_its_own_program(image: Image) -> None:
     ours = {"_native", "podidentity", "podidentity_demo", "nmi", "mic", "podidctl"}
-    assert {each.name for each in image.site.iterdir()} & ours == PACKAGES[image.name]
-    commands = {each.name for each in (image.root / "opt/podidentity/bin").iterdir()}
+    assert {file.name for file in image.site.iterdir()} & ours == PACKAGES[image.name]
+    commands = {file.name for file in (image.root / "opt/podidentity/bin").iterdir()}
     assert COMMANDS[image.name] in commands
     assert not commands & ({*COMMANDS.values(), "kubectl-podidentity", "pip"} - {COMMANDS[image.name]})
     assert (image.site / "azure" / "mgmt").exists() is (image.name in {"mic", "podidctl"})
@@ -90,9 +90,9 @@ def test_no_user_of_the_image_can_write_its_program_and_each_can_write_temporary
 
 
 def test_the_bill_of_materials_names_exactly_the_installed_packages(image: Image) -> None:
-    listed = {(each["name"], each["version"]) for each in image.bill["components"]}
+    listed = {(component["name"], component["version"]) for component in image.bill["components"]}
     python = {(str(canonicalize_name(name)), version) for name, version in listed}
-    debian = {(each["name"], each["version"]) for each in debian_packages(image.root)}
+    debian = {(package["name"], package["version"]) for package in debian_packages(image.root)}
     of_the_base = list(python_of_the_base(image.root))
     assert installed(image) <= python
     assert debian <= listed
@@ -100,25 +100,25 @@ def test_the_bill_of_materials_names_exactly_the_installed_packages(image: Image
 
 
 def test_each_listed_debian_package_has_a_licence_in_the_image(image: Image) -> None:
-    names = [each["name"] for each in debian_packages(image.root)]
+    names = [package["name"] for package in debian_packages(image.root)]
     assert {"libc6", "ca-certificates"} <= set(names)
     assert not [name for name in names if not (image.root / "usr/share/doc" / name / "copyright").is_file()]
 
 
 def test_the_packages_of_the_statements_about_vulnerabilities_are_those_of_the_image(image: Image) -> None:
-    components = {each["purl"] for each in image.bill["components"] if "purl" in each}
+    components = {component["purl"] for component in image.bill["components"] if "purl" in component}
     statements = read((ROOT / FILE).read_text())
     if (BUILT / "base.snapshot").read_text().startswith("mirror "):  # its versions change without a change here
-        components = {each.partition("@")[0] for each in components}
-        statements = [{**each, "package": each["package"].partition("@")[0]} for each in statements]
+        components = {component.partition("@")[0] for component in components}
+        statements = [{**statement, "package": statement["package"].partition("@")[0]} for statement in statements]
     assert [*differences(statements, [Product(image.name, "", components)])] == []
 
 
 def test_the_parts_of_packages_that_the_statements_name_are_not_in_an_image(image: Image) -> None:
-    programs = {each.name for each in (image.root / "usr/bin").iterdir() if not each.name.startswith("python3")}
+    programs = {file.name for file in (image.root / "usr/bin").iterdir() if not file.name.startswith("python3")}
     assert programs == {"sleep"}, "no other program of coreutils and none of util-linux"
-    assert not [each for each in ("chroot", "chfn", "chsh") if (image.root / "usr/sbin" / each).exists()]
-    (library,) = (each for each in image.root.glob("usr/lib/*/libz.so.1*") if not each.is_symlink())
+    assert not [name for name in ("chroot", "chfn", "chsh") if (image.root / "usr/sbin" / name).exists()]
+    (library,) = (file for file in image.root.glob("usr/lib/*/libz.so.1*") if not file.is_symlink())
     content = library.read_bytes()
     assert b"inflateInit2_" in content
     for function in (b"zipOpenNewFile", b"unzOpen"):
@@ -130,7 +130,7 @@ def test_the_image_has_its_labels(image: Image) -> None:
     assert labels["org.opencontainers.image.title"] == f"aad-pod-identity {image.name}"
     assert labels["org.opencontainers.image.version"] == image.bill["metadata"]["component"]["version"] == VERSION
     # The bill lists the wheel with its own version, in the form of PEP 440 (docs/releasing.md).
-    (wheel,) = (each for each in image.bill["components"] if each["name"] == "aad-pod-identity")
+    (wheel,) = (component for component in image.bill["components"] if component["name"] == "aad-pod-identity")
     assert Version(wheel["version"]) == Version(VERSION)
     assert re.fullmatch(r"[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
 
@@ -172,7 +172,7 @@ def test_no_unused_programs_packages_and_files_are_in_an_image(image: Image) -> 
 
 
 def test_compiled_files_have_no_symbol_tables(image: Image) -> None:
-    files = [image.root / each.relative_to("/") for each in list_files(image.root)]
+    files = [image.root / path.relative_to("/") for path in list_files(image.root)]
     contents = {path: content for path in files if (content := path.read_bytes()).startswith(b"\x7fELF")}
     assert len(contents) > 50
     assert not [path for path, content in contents.items() if SYMBOL_TABLE in section_types(content)]

@@ -173,8 +173,8 @@ class Azure:
 
     def requests(self, since: float = 0.0) -> list[ImdsRequest]:
         """Return the requests that reached IMDS from *since* on, in Unix seconds."""
-        return self.call(lambda _: [each for each in self._imds.requests if each.at >= since])
+        return self.call(lambda _: [request for request in self._imds.requests if request.at >= since])
 
     def leaked(self, since: float) -> list[str]:
         """Return the paths of the requests that pods sent to IMDS past NMI, from *since* on."""
-        return [each.path for each in self.requests(since) if each.leaked]
+        return [request.path for request in self.requests(since) if request.leaked]

@@ -160,8 +160,8 @@ class Bed:
     def present_pods(self, *selectors: str) -> list[dict[str, Any]]:
         """Return the release's pods that are not being deleted, oldest first."""
         found = self.objects("pods", f"--namespace={NAMESPACE}", *selectors)
-        active = [each for each in found if "deletionTimestamp" not in each["metadata"]]
-        return sorted(active, key=lambda each: str(each["metadata"]["creationTimestamp"]))
+        active = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        return sorted(active, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def nmi_pid(self) -> int:
         """Return the id of the oldest NMI in the pid namespace of the first node. Raise BedError if none runs."""
@@ -173,12 +173,12 @@ class Bed:
     def nmi_pids(self) -> list[int]:
         """Return the process ids of NMI in the pid namespace of the first node; two in a handover."""
         done = self.nodes[0].done("pgrep", "--full", "^/opt/podidentity/bin/python3 .*/opt/podidentity/bin/nmi")
-        return [int(each) for each in done.stdout.split()]
+        return [int(pid) for pid in done.stdout.split()]
 
     def wait_for_nodes(self) -> None:
         """Wait until all nodes are Ready. Raise BedError."""
         wait_for(
-            lambda: len([each for each in self.objects("nodes") if is_ready(each)]) >= len(self.nodes),
+            lambda: len([node for node in self.objects("nodes") if is_ready(node)]) >= len(self.nodes),
             READY_SECONDS,
             f"nodes not Ready; see the logs in {self.folder}",
         )
@@ -196,7 +196,7 @@ class Bed:
         self.namespaces.create(OUTSIDE)
         self.namespaces.set_sysctl(OUTSIDE, {"net/ipv4/ip_forward": "1"})
         addresses = (METADATA_ADDRESS, OUTSIDE_ADDRESS)
-        self.namespaces.inside(OUTSIDE, [f"address add {each}/32 dev lo" for each in addresses])
+        self.namespaces.inside(OUTSIDE, [f"address add {address}/32 dev lo" for address in addresses])
         self.azure.start()
         self._cleanup.callback(self.azure.stop)
         self.files = self.azure.emulator.write_files(self.folder)
@@ -277,7 +277,7 @@ class Bed:
 def is_ready(node_or_pod: Mapping[str, Any]) -> bool:
     """Return whether the object has the condition Ready."""
     conditions = node_or_pod["status"].get("conditions", ())
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def merged(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

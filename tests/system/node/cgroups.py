@@ -12,7 +12,9 @@ ROOT: Final = Path("/sys/fs/cgroup")
 V2: Final = (ROOT / "cgroup.controllers").exists()
 """Whether the controllers of this machine belong to a hierarchy of v2."""
 V1_CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd")
-CONTROLLERS: Final[Sequence[str]] = () if V2 else [each for each in V1_CONTROLLERS if (ROOT / each).is_dir()]
+CONTROLLERS: Final[Sequence[str]] = (
+    () if V2 else [controller for controller in V1_CONTROLLERS if (ROOT / controller).is_dir()]
+)
 """The controllers of cgroup v1 that this machine has."""
 UNIFIED: Final = ROOT / "unified"
 """An additional hierarchy of cgroup v2 without controllers, to which programs of the kernel can be attached."""
@@ -24,7 +26,7 @@ class Cgroup:
     """The group *name* of one node."""
 
     def __init__(self, name: str) -> None:
-        self.folders = [ROOT / each / name for each in CONTROLLERS] or [ROOT / name]
+        self.folders = [ROOT / controller / name for controller in CONTROLLERS] or [ROOT / name]
         if CONTROLLERS and (UNIFIED / "cgroup.procs").exists():
             self.folders.append(UNIFIED / name)
 
@@ -50,9 +52,9 @@ class Cgroup:
         """Remove the group with all groups in it, whose processes must have ended or end within REMOVAL_SECONDS."""
         for folder in self.folders:
             children = [path for path in folder.rglob("*") if path.is_dir()]
-            for each in (*sorted(children, reverse=True), folder):
+            for child in (*sorted(children, reverse=True), folder):
                 with contextlib.suppress(BedError):
-                    wait_for(functools.partial(_removed, each), REMOVAL_SECONDS, f"{each} remains")
+                    wait_for(functools.partial(_removed, child), REMOVAL_SECONDS, f"{child} remains")
 
 
 def _removed(folder: Path) -> bool:

@@ -112,7 +112,7 @@ def verified(bed: Bed) -> tuple[int, dict[str, str]]:
     """Return the exit code of `podidctl verify`, and who answers the pods of each node."""
     done = podidctl(bed, "verify", f"--namespace={NAMESPACE}")
     nodes = msgspec.json.decode(done.stdout, type=Verification).nodes
-    return done.returncode, {each.node: each.answered_by.value for each in nodes}
+    return done.returncode, {node.node: node.answered_by.value for node in nodes}
 
 
 def selection(node: Node) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from tests.system.node.scenarios.applications import Applications, applications
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Save the results of the modules of which each test ran. `-k` for a part of a module saves nothing."""
     stats = getattr(session.config.pluginmanager.get_plugin("terminalreporter"), "stats", {})
-    passed, *failed = ({each.nodeid for each in stats.get(kind, ())} for kind in ("passed", "failed", "error"))
+    passed, *failed = ({report.nodeid for report in stats.get(kind, ())} for kind in ("passed", "failed", "error"))
     for routing, module in MODULES.items():
         ran = [item for item in session.items if item.path == module and item.nodeid in passed.union(*failed)]
         tests = {item.name: item.nodeid in passed.difference(*failed) for item in ran}

@@ -79,13 +79,13 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.cells = {each.cell: each for each in recorded.read(folder / CELLS, CellResult)}
-        self.cilium = {each.routing: each for each in recorded.read(folder / CILIUM, CiliumResult)}
+        self.cells = {result.cell: result for result in recorded.read(folder / CELLS, CellResult)}
+        self.cilium = {result.routing: result for result in recorded.read(folder / CILIUM, CiliumResult)}
 
     def save(self) -> None:
         """Write the results to the folder."""
         recorded.write(self._folder / CELLS, (self.cells[cell] for cell in sorted(self.cells)))
-        recorded.write(self._folder / CILIUM, (self.cilium[each] for each in MODULES if each in self.cilium))
+        recorded.write(self._folder / CILIUM, (self.cilium[routing] for routing in MODULES if routing in self.cilium))
 
     def page(self) -> str:
         """Return the generated part of the page: the tables, what `auto` selected, and the test beds."""
@@ -95,10 +95,10 @@ class Results:
             for cell, result in self.cells.items()
             if cell.backend == "auto" and result.selected
         )
-        beds = {f"Linux {each.kernel} with Kubernetes {each.kubernetes}" for each in self.cells.values()}
+        beds = {f"Linux {result.kernel} with Kubernetes {result.kubernetes}" for result in self.cells.values()}
         beds |= {
-            f"Linux {each.kernel} with Kubernetes {each.kubernetes} and Cilium {each.cilium}"
-            for each in self.cilium.values()
+            f"Linux {result.kernel} with Kubernetes {result.kubernetes} and Cilium {result.cilium}"
+            for result in self.cilium.values()
         }
         return "\n\n".join(
             [
@@ -140,7 +140,7 @@ class Results:
         if (result := self.cells.get(cell)) is not None:
             return result.status(result.checks, CHECKS)
         others = (msgspec.structs.replace(cell, target=target) for target in TARGETS)
-        return "not selected" if cell.backend == "auto" and any(each in self.cells for each in others) else "expected"
+        return "not selected" if cell.backend == "auto" and any(cell in self.cells for cell in others) else "expected"
 
     def cilium_status(self, routing: Routing) -> str:
         """Return the text of a host routing. A test that is newer than the recorded run counts as failed."""

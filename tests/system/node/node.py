@@ -130,7 +130,7 @@ class Node:
             # The canary is the only chain in mangle, and another task of kube-proxy writes it.
             chains = {"nat": ":KUBE-SERVICES ", "mangle": ":KUBE-PROXY-CANARY "}
             families = ("iptables", "ip6tables")
-            listings = {f"{each}-save -t {table}": chain for each in families for table, chain in chains.items()}
+            listings = {f"{family}-save -t {table}": chain for family in families for table, chain in chains.items()}
 
         def written() -> bool:
             return all(expected in self.done(*command.split()).stdout for command, expected in listings.items())

@@ -29,8 +29,8 @@ def read_node_state(node: Node) -> frozenset[str]:
             # The kernel's own chains have a policy.
             if line.startswith("-A") or (line.startswith(":") and line.split()[1] == "-"):
                 lines.add(f"legacy table {table}: {line.partition(' [')[0]}")
-    lines = {each for each in lines if not _OF_KUBE_PROXY.search(each) and not _OF_IPTABLES.match(each)}
-    return frozenset(lines | {f"{each} = {node.run('cat', f'/proc/sys/{each}').strip()}" for each in SYSCTLS})
+    lines = {line for line in lines if not _OF_KUBE_PROXY.search(line) and not _OF_IPTABLES.match(line)}
+    return frozenset(lines | {f"{name} = {node.run('cat', f'/proc/sys/{name}').strip()}" for name in SYSCTLS})
 
 
 def _nft_lines(listed: str) -> Iterator[str]:

@@ -57,9 +57,9 @@ class Process:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End the program by this signal, after STOP_SECONDS by SIGKILL, and wait for it."""
-        for each in (number, signal.SIGKILL):
+        for signal_number in (number, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, BedError):
-                os.kill(self.pid, each)
+                os.kill(self.pid, signal_number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
                 return

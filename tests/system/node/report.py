@@ -29,11 +29,11 @@ def main() -> None:
     except FileNotFoundError:
         sys.exit(f"{RESULTS} is missing; run: make e2e-node")
     rows = [
-        f"| {each.scenario} | {each.interruption_seconds:.1f} | {each.refused} | {each.failed} | {each.leaked} "
-        f"| {each.wrong} |"
-        for each in results
+        f"| {result.scenario} | {result.interruption_seconds:.1f} | {result.refused} | {result.failed} "
+        f"| {result.leaked} | {result.wrong} |"
+        for result in results
     ]
-    remarks = "".join(f"\n* {each.scenario}: {each.remark}" for each in results if each.remark)
+    remarks = "".join(f"\n* {result.scenario}: {result.remark}" for result in results if result.remark)
     command = ["git", "log", "-1", "--format=%cs, chart of commit %h"]
     commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     images = oci.commit_of(IMAGES / "nmi.tar")

@@ -71,9 +71,9 @@ class Load:
             total += outcomes
             slowest = max(slowest, took)
             right += sum(count for outcome, count in outcomes.items() if outcome.endswith(f" token {name}"))
-        new = sum(total[each] for each in total if each.startswith("new "))
-        refused = sum(total[each] for each in total if each.endswith(" refused"))
-        tokens = sum(total[each] for each in total if " token " in each)
+        new = sum(total[outcome] for outcome in total if outcome.startswith("new "))
+        refused = sum(total[outcome] for outcome in total if outcome.endswith(" refused"))
+        tokens = sum(total[outcome] for outcome in total if " token " in outcome)
         requests = total.total()
         return msgspec.structs.replace(
             result,
@@ -150,14 +150,14 @@ class Scenarios:
             (expected, [probe for probe in self.probes(pod, since) if probe.at < until])
             for pod, expected in PROBERS.items()
         ]
-        leaked = sum(each.leaked and each.at < until for each in self.bed.azure.requests(since))
+        leaked = sum(request.leaked and request.at < until for request in self.bed.azure.requests(since))
         return evaluate(name, probers, leaked, self._recorder.pauses() if self._recorder is not None else ())
 
     def wait_for_recovery(self, since: float, seconds: float = RECOVERY_SECONDS) -> None:
         """Wait until the last requests from *since* on have the expected outcome. Raise BedError after *seconds*."""
 
         def recovered(pod: str) -> bool:
-            return [each.outcome for each in self.probes(pod, since)[-GOOD_PROBES:]] == [TOKEN] * GOOD_PROBES
+            return [probe.outcome for probe in self.probes(pod, since)[-GOOD_PROBES:]] == [TOKEN] * GOOD_PROBES
 
         wait_for(lambda: all(map(recovered, WITH)), seconds, "the pods get no tokens")
 

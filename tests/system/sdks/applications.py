@@ -103,14 +103,14 @@ def node_modules(name: str, source: Path, *programs: str) -> Path:
     """Return a folder with the packages of the lock in *source*, and with copies of its *programs*."""
 
     def make(new: Path) -> None:
-        for each in ("package.json", "package-lock.json", *programs):
-            shutil.copy(source / each, new)
+        for file_name in ("package.json", "package-lock.json", *programs):
+            shutil.copy(source / file_name, new)
         runtime = node()
         npm = Path(runtime[0]).resolve().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         tool: list[str | Path] = [*runtime, npm] if npm.exists() else [shutil.which("npm") or "npm"]
         run_tool([*tool, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], cwd=new)
 
-    return made(name, [source / each for each in ("package.json", "package-lock.json", *programs)], make)
+    return made(name, [source / file_name for file_name in ("package.json", "package-lock.json", *programs)], make)
 
 
 def go_program(name: str, source: Path) -> list[str]:
@@ -120,7 +120,7 @@ def go_program(name: str, source: Path) -> list[str]:
         command = [up.go(), "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w"]
         run_tool([*command, "-o", new / "program", "."], cwd=source, CGO_ENABLED="0", GOFLAGS="", GOTOOLCHAIN="local")
 
-    return [str(made(name, [source / each for each in ("go.mod", "go.sum", "main.go")], make) / "program")]
+    return [str(made(name, [source / file_name for file_name in ("go.mod", "go.sum", "main.go")], make) / "program")]
 
 
 def _java() -> list[str]:

@@ -25,7 +25,7 @@ def refused(commands: Sequence[Sequence[str]]) -> list[str]:
     from tests.system.sdks import applications  # noqa: PLC0415 - the CLI's Python, which runs this file, does not have it
 
     python, program = applications.python("azure-cli.txt", Path(__file__).name, only_wheels=False)
-    lines = "\n".join(json.dumps(list(each)) for each in commands)
+    lines = "\n".join(json.dumps(list(command)) for command in commands)
     done = subprocess.run(
         [python, program],
         input=lines,
@@ -67,10 +67,10 @@ def parsed() -> dict[str, Any]:
     from tests.support import az_commands  # noqa: PLC0415 - as above
 
     commands = az_commands.of_pages()
-    unknown = [bool(error) for error in refused([shlex.split(each) for each in commands])]
+    unknown = [bool(error) for error in refused([shlex.split(command) for command in commands])]
     return {
         "azure-cli": VERSION,
-        "accepted": list(itertools.compress(commands, (not each for each in unknown))),
+        "accepted": list(itertools.compress(commands, (not is_unknown for is_unknown in unknown))),
         "extension aks-preview": list(itertools.compress(commands, unknown)),
     }
 

@@ -60,7 +60,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         for application in APPLICATIONS:
             if application in parameters:
                 application.make()
-        for program in {each.name: each for each in parameters if isinstance(each, Program)}.values():
+        for program in {
+            parameter.name: parameter for parameter in parameters if isinstance(parameter, Program)
+        }.values():
             install(program)
     except ToolchainError as error:
         raise pytest.UsageError(str(error)) from error

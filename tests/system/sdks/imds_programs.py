@@ -123,7 +123,7 @@ def _azcopy(folder: Path, client_id: str) -> list[Step]:
         "AZCOPY_AUTO_LOGIN_TYPE": "MSI",
         "AZCOPY_LOG_LOCATION": str(folder),
         "AZCOPY_JOB_PLAN_LOCATION": str(folder),
-        "LD_LIBRARY_PATH": ":".join(str(each.parent) for each in libraries.rglob("libsecret-1.so.0")),
+        "LD_LIBRARY_PATH": ":".join(str(library.parent) for library in libraries.rglob("libsecret-1.so.0")),
         **({"AZCOPY_MSI_CLIENT_ID": client_id} if client_id else {}),
     }
     (folder / "file").write_text("content")
@@ -349,7 +349,7 @@ PROGRAMS: Final = (
 
 def chosen() -> list[Program]:
     """Return the programs that install within a minute, or with IMDS_PROGRAMS=all every program."""
-    return [each for each in PROGRAMS if not each.long or os.environ.get("IMDS_PROGRAMS") == "all"]
+    return [program for program in PROGRAMS if not program.long or os.environ.get("IMDS_PROGRAMS") == "all"]
 
 
 def nightly(program: Program) -> Sequence[pytest.MarkDecorator]:

@@ -37,12 +37,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(file: Path) -> dict[str, Result]:
     """Return the results in a file by the program's name; none if it is missing."""
-    return {each.name: each for each in recorded.read(file, Result)}
+    return {result.name: result for result in recorded.read(file, Result)}
 
 
 def add(file: Path, results: Iterable[Result]) -> None:
     """Replace the results of these programs in a file; drop those of programs that do not exist."""
-    known = {**read(file), **{each.name: each for each in results}}
+    known = {**read(file), **{result.name: result for result in results}}
     file.parent.mkdir(exist_ok=True)
     recorded.write(file, (known[program.name] for program in PROGRAMS if program.name in known))
 

@@ -54,7 +54,7 @@ async def run(
         outputs.append(output)
         if code != 0:
             break
-    known = {each.object_id for each in azure.directory.managed_identities()}
+    known = {identity.object_id for identity in azure.directory.managed_identities()}
     return code, "\n".join(outputs)[-3000:], {call.caller for call in calls[before:]} & known
 
 
@@ -88,12 +88,12 @@ async def test_the_program_gets_a_token_of_its_pods_identity_or_fails(
     assert isinstance(azure, AzureWithStorage)
     azure.storage.add_container(ACCOUNT, CONTAINER)
     identities = [await sdk_sandbox.identity(name) for name in PODS[check]]
-    for each in identities:
-        azure.directory.grant(each.object_id, *USUAL_ROLES, *STORAGE_ROLES)
+    for identity in identities:
+        azure.directory.grant(identity.object_id, *USUAL_ROLES, *STORAGE_ROLES)
     pod = await sdk_sandbox.pod(*PODS[check], labelled=bool(identities))
     client_id = identities[-1].client_id if check == "named" else ""
     code, output, callers = await run(sdk_sandbox, program, pod, tmp_path, client_id)
-    assert callers == {each.object_id for each in identities[-1:]}, output
+    assert callers == {identity.object_id for identity in identities[-1:]}, output
     if identities:
         assert (code == 0) is program.succeeds, output
     else:  # it ends with an error of its own, not after a timeout

@@ -101,10 +101,10 @@ def test_nmis_own_requests_reach_imds_from_its_own_address(bed: Bed) -> None:
     begin = time.time()
     assert client.request(bed, "managed", client.token_path("https://management.azure.com")).status == 200
     assert status(bed) == 200
-    (address,) = {each["status"]["podIP"] for each in bed.nmi_pods()}
+    (address,) = {pod["status"]["podIP"] for pod in bed.nmi_pods()}
     sent = bed.azure.requests(begin)
-    assert {(each.peer, each.from_nmi) for each in sent} == {(address, True)}
-    assert any(each.path.startswith(client.TOKEN) for each in sent)
+    assert {(request.peer, request.from_nmi) for request in sent} == {(address, True)}
+    assert any(request.path.startswith(client.TOKEN) for request in sent)
 
 
 def test_programs_of_the_node_reach_nmi_which_refuses_them(bed: Bed) -> None:
@@ -144,7 +144,7 @@ def test_an_egress_policy_must_permit_the_port_of_nmis_pods(bed: Bed) -> None:
 
 def test_a_request_of_nmi_that_comes_back_is_refused_immediately_with_the_next_action(bed: Bed) -> None:
     policies = bed.objects("ciliumlocalredirectpolicies", f"--namespace={NAMESPACE}")
-    (policy,) = (each for each in policies if each["spec"].get("skipRedirectFromBackend"))
+    (policy,) = (policy for policy in policies if policy["spec"].get("skipRedirectFromBackend"))
     _replace(bed, {**policy, "spec": {**policy["spec"], "skipRedirectFromBackend": False}})
     try:
         path = "/metadata/instance/compute?api-version=2021-02-01"
@@ -174,7 +174,7 @@ def _replace(bed: Bed, *policies: dict[str, Any]) -> None:
 
 def _create(bed: Bed, *policies: dict[str, Any]) -> None:
     kept = ("name", "namespace", "labels", "annotations")
-    bed.apply(*({**each, "metadata": {name: each["metadata"][name] for name in kept}} for each in policies))
+    bed.apply(*({**policy, "metadata": {name: policy["metadata"][name] for name in kept}} for policy in policies))
 
 
 def test_a_rollout_interrupts_requests_for_some_seconds_at_most(bed: Bed) -> None:
@@ -182,7 +182,7 @@ def test_a_rollout_interrupts_requests_for_some_seconds_at_most(bed: Bed) -> Non
     scenarios = Scenarios(bed)
 
     def good_since(at: float) -> int:
-        return sum(each.outcome == TOKEN for each in scenarios.probes("prober", at))
+        return sum(probe.outcome == TOKEN for probe in scenarios.probes("prober", at))
 
     try:
         wait_for(lambda: good_since(0.0), SECONDS, "no token")

@@ -56,7 +56,7 @@ class Applications:
     def attached(self) -> frozenset[str]:
         """The names of the identities on the node's VM."""
         identities = self.bed.azure.call(lambda _: self.machine.identities)
-        return frozenset(each.rpartition("/")[2] for each in identities)
+        return frozenset(identity.rpartition("/")[2] for identity in identities)
 
     def wait_for_detached(self, name: str) -> None:
         wait_for(lambda: name not in self.attached(), SECONDS, f"{name} not detached: {self.attached()}")
@@ -64,7 +64,7 @@ class Applications:
     def assigned(self) -> list[str]:
         """The states of the AzureAssignedIdentities of this namespace's pods."""
         found = self.bed.assignments()
-        return [each["status"]["status"] for each in found if each["spec"]["podNamespace"] == self.namespace]
+        return [item["status"]["status"] for item in found if item["spec"]["podNamespace"] == self.namespace]
 
     def wait_for_assignments(self, count: int, seconds: float = SECONDS) -> None:
         """Wait until this namespace's pods have this number of assignments, all complete."""

@@ -129,7 +129,7 @@ class NodePlace:
 
     def _assigned(self) -> list[str]:
         """Return the states of the AzureAssignedIdentities of the pod."""
-        return [each["status"]["status"] for each in self._bed.assignments() if each["spec"]["pod"] == POD]
+        return [item["status"]["status"] for item in self._bed.assignments() if item["spec"]["pod"] == POD]
 
     def _kubectl(self, *arguments: str) -> str:
         return self._bed.kubectl(*arguments, f"--namespace={NAMESPACE}")

@@ -65,7 +65,7 @@ def assert_closed(result: Result, *, seconds: float) -> None:
     assert result.interruption_seconds <= seconds, result
 
 
-@pytest.fixture(scope="module", params=[pytest.param(each, id=each.name) for each in CELLS if ALL or each.is_usual])
+@pytest.fixture(scope="module", params=[pytest.param(cell, id=cell.name) for cell in CELLS if ALL or cell.is_usual])
 def cell(beds: Beds, request: pytest.FixtureRequest) -> Cell:
     """One cell, for which there is a bed. A bed that a test started would be one that it leaves behind."""
     made: Cell = request.param
@@ -97,7 +97,7 @@ def test_no_request_reaches_imds_and_nothing_remains_on_the_node(beds: Beds, cel
             assert cell.backend in {"auto", backend}
             assert cell.target in {"auto", selected}
             target = "node" if selected == "node" else "loopback"
-            assert any("aad-" in each for each in read_node_state(node) - before)
+            assert any("aad-" in line for line in read_node_state(node) - before)
         with check("verified"):
             assert client.verified(bed) == (0, {node.name: "nmi"})
         upgrade = functools.partial(
@@ -119,7 +119,7 @@ def test_no_request_reaches_imds_and_nothing_remains_on_the_node(beds: Beds, cel
             bed.uninstall()
             left = sorted(read_node_state(node) - before)
             if cell.needs_route_localnet:
-                left = [each for each in left if not STAYS_WITH_ROUTE_LOCALNET.search(each)]
+                left = [line for line in left if not STAYS_WITH_ROUTE_LOCALNET.search(line)]
             assert left == []
             # The requests that no check may count are those that this counts.
             wait_for(lambda: bed.azure.leaked(begin), RECOVERY_SECONDS, "no request reached IMDS without NMI")

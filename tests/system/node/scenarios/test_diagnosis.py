@@ -26,7 +26,7 @@ def test_the_commands_report_a_pod_with_a_token(apps: Applications) -> None:
     assert (grant.pod, grant.identity, grant.state) == (pod, pod, "usable")
     (node,) = msgspec.json.decode(podidctl(bed, "access", "node", "node-0").stdout, type=AccessReview).nodes
     assert node.nmi == "ready"
-    assert any(each.startswith(f"{NAMESPACE}/aad-pod-identity-nmi-") for each in node.host_pods)
+    assert any(pod.startswith(f"{NAMESPACE}/aad-pod-identity-nmi-") for pod in node.host_pods)
 
     top = podidctl(bed, "top", "--once", "--interval=2")
     (sampled,) = msgspec.json.decode(top.stdout, type=Sample).nodes

@@ -50,9 +50,9 @@ def steady(bed: Bed) -> Iterator[Applications]:
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(each, id=each.id, marks=[] if each.inject in QUICK else [pytest.mark.long])
-        for each in FAULTS
-        if each.on_node
+        pytest.param(fault, id=fault.id, marks=[] if fault.inject in QUICK else [pytest.mark.long])
+        for fault in FAULTS
+        if fault.on_node
     ],
 )
 async def test_the_row_is_the_same_and_the_node_recovers(steady: Applications, fault: Fault) -> None:

@@ -58,11 +58,11 @@ def without_route_localnet(bed: Bed) -> Iterator[None]:
     """Switch route_localnet off on all interfaces: the kernel drops packets that a rule sends to 127.0.0.1."""
     node = bed.nodes[0]
     before = node.run("sysctl", "--all", "--pattern", SETTINGS).splitlines()  # lines of `NAME = VALUE`
-    node.run("sysctl", "--write", *(f"{each.split()[0]}=0" for each in before))
+    node.run("sysctl", "--write", *(f"{line.split()[0]}=0" for line in before))
     try:
         yield
     finally:
-        node.done("sysctl", "--write", *("".join(each.split()) for each in before))
+        node.done("sysctl", "--write", *("".join(line.split()) for line in before))
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,12 @@ def test_pods_get_tokens_without_an_event(scenarios: Scenarios) -> None:
 
 def other_pods(bed: Bed, former: str) -> list[dict[str, Any]]:
     """Return NMI's pods on the node, except the one of the name *former*."""
-    return [each for each in bed.nmi_pods() if each["metadata"]["name"] != former]
+    return [pod for pod in bed.nmi_pods() if pod["metadata"]["name"] != former]
 
 
 def restarts(nmi: Mapping[str, Any]) -> int:
     """Return how often the container of NMI's pod has started again."""
-    return sum(each["restartCount"] for each in nmi["status"].get("containerStatuses", ()))
+    return sum(status["restartCount"] for status in nmi["status"].get("containerStatuses", ()))
 
 
 def replace_pod(bed: Bed) -> None:
@@ -64,7 +64,7 @@ def replace_pod(bed: Bed) -> None:
 def kill_twice(bed: Bed) -> None:
     first = bed.nmi_pid()
     bed.kill_nmi()
-    wait_for(lambda: [each for each in bed.nmi_pids() if each != first], 60, "NMI did not start again")
+    wait_for(lambda: [pid for pid in bed.nmi_pids() if pid != first], 60, "NMI did not start again")
     bed.kill_nmi()
 
 
@@ -185,7 +185,7 @@ def test_a_new_pod_next_to_the_former_one_fails_no_startup_probe(bed: Bed, scena
     # A failed probe is an Event that an operator has to explain.
     of_pod = f"--field-selector=involvedObject.name={bed.nmi_pod()},reason=Unhealthy"
     events = bed.objects("events", f"--namespace={NAMESPACE}", of_pod)
-    assert [each["message"] for each in events if each["message"].startswith("Startup")] == []
+    assert [event["message"] for event in events if event["message"].startswith("Startup")] == []
 
 
 @pytest.mark.long
@@ -234,13 +234,15 @@ def test_the_node_reboots(bed: Bed, scenarios: Scenarios, busy: int) -> None:
             scenarios.measure(name, lambda: reboot(bed, guarded=False), recovery_seconds=REBOOT_SECONDS)
             for _ in range(REBOOTS)
         ]
-    scenarios.results[-REBOOTS:] = [max(results, key=lambda each: each.leaked)]
-    scenarios.add_remark(f"the worst of {REBOOTS}, in which {', '.join(str(each.leaked) for each in results)} leaked.")
+    scenarios.results[-REBOOTS:] = [max(results, key=lambda result: result.leaked)]
+    scenarios.add_remark(
+        f"the worst of {REBOOTS}, in which {', '.join(str(result.leaked) for result in results)} leaked."
+    )
     # Without the boot guard, requests of a pod that starts before NMI reach IMDS and get tokens of the node.
-    for each in results:
-        assert each.wrong <= each.leaked, each
+    for result in results:
+        assert result.wrong <= result.leaked, result
         assert {"token demo", f"token {bed.nodes[0].name}"} >= {
-            outcome for outcome in each.outcomes if "token" in outcome
+            outcome for outcome in result.outcomes if "token" in outcome
         }
 
 

@@ -78,7 +78,7 @@ def test_rollouts_under_load_fail_no_request(bed: Bed, scenarios: Scenarios, loa
             memory.append(resident_mib(bed))
 
     result = scenarios.measure(f"{ROLLOUTS} rollouts of NMI in a row under load", act, load=load)
-    sizes = ", ".join(f"{each:.1f}" for each in memory)
+    sizes = ", ".join(f"{size:.1f}" for size in memory)
     scenarios.add_remark(f"Planned: {RATE:g} requests a second. Memory of the successors in order: {sizes} MiB.")
     assert result.interruption_seconds == 0, result
     assert result.has_no_effect, result

@@ -102,7 +102,7 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[Bed]:
         values = redirect_values("auto", "node")
         values["nmi"]["extraArgs"] = ["--host-token-types=0"]
         bed.install(values)
-        pods = [pod(f"on-{each.name}", selector=DEMO_IDENTITY, nodeName=each.name) for each in bed.nodes]
+        pods = [pod(f"on-{node.name}", selector=DEMO_IDENTITY, nodeName=node.name) for node in bed.nodes]
         bed.apply(*demo(), *pods, *service(NODE_ADDRESS))
         bed.wait_for_pods("on-node-0", "on-node-1")
         for node in bed.nodes:

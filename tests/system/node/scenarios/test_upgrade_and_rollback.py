@@ -74,8 +74,8 @@ def state(bed: Bed) -> tuple[dict[tuple[str, str], Any], dict[str, str]]:
     name, and MIC's record of the rewrite of old field names.
     """
     assignments = {
-        (each["spec"]["pod"], each["metadata"]["name"]): (each["metadata"]["uid"], each["spec"], each["status"])
-        for each in bed.assignments()
+        (item["spec"]["pod"], item["metadata"]["name"]): (item["metadata"]["uid"], item["spec"], item["status"])
+        for item in bed.assignments()
     }
     (record,) = bed.objects("configmaps", f"--namespace={NAMESPACE}", f"--field-selector=metadata.name={RECORD}")
     return assignments, dict(record["data"])
@@ -83,12 +83,12 @@ def state(bed: Bed) -> tuple[dict[tuple[str, str], Any], dict[str, str]]:
 
 def wait_for_version(bed: Bed, tag: str) -> None:
     """Fail unless NMI and MIC have images of this tag. Wait until such a pod of MIC holds the lease. Raise BedError."""
-    containers = [each for pod in bed.present_pods() for each in pod["spec"]["containers"]]
-    assert {each["image"].rpartition(":")[2] for each in containers} == {tag}
+    containers = [container for pod in bed.present_pods() for container in pod["spec"]["containers"]]
+    assert {container["image"].rpartition(":")[2] for container in containers} == {tag}
 
     def held() -> bool:
         (lease,) = bed.objects("leases", "--namespace=default", f"--field-selector=metadata.name={LEASE}")
-        names = tuple(each["metadata"]["name"] for each in bed.present_pods(f"--selector={MIC_LABELS}"))
+        names = tuple(pod["metadata"]["name"] for pod in bed.present_pods(f"--selector={MIC_LABELS}"))
         return str(lease["spec"].get("holderIdentity", "")).startswith(names)
 
     wait_for(held, SECONDS, "no present MIC holds the lease")
@@ -106,7 +106,7 @@ def measure(scenarios: Scenarios, load: Load, name: str, action: Callable[[], ob
     for pod, expected in PROBERS.items():
         probes = scenarios.probes(pod, begin)
         assert probes
-        assert not expected or {each.outcome for each in probes} == {expected}, pod
+        assert not expected or {probe.outcome for probe in probes} == {expected}, pod
 
 
 def test_upgrade_and_rollback_fail_no_request_and_lose_no_assignment() -> None:

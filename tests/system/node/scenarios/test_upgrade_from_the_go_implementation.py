@@ -113,7 +113,7 @@ def flags(bed: Bed, workload: str) -> list[str]:
 def assignments(bed: Bed) -> dict[str, Any]:
     """Return uid, specification and status of each AzureAssignedIdentity by name."""
     return {
-        each["metadata"]["name"]: (each["metadata"]["uid"], each["spec"], each["status"]) for each in bed.assignments()
+        item["metadata"]["name"]: (item["metadata"]["uid"], item["spec"], item["status"]) for item in bed.assignments()
     }
 
 
@@ -150,7 +150,7 @@ def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path
         machine = bed.azure.machine(node.vm)
         clean = read_node_state(node)
         install(bed, tmp_path, *(named or (stand_in, stand_in)))
-        nmi_flags = [each.replace("$(NODE_NAME)", node.name) for each in NMI_FLAGS]
+        nmi_flags = [flag.replace("$(NODE_NAME)", node.name) for flag in NMI_FLAGS]
         if named is None:
             assert flags(bed, NMI) == nmi_flags
             assert flags(bed, MIC) == list(MIC_FLAGS)
@@ -169,8 +169,8 @@ def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path
         result = scenarios.evaluate("helm upgrade from the chart 4.1.18", begin)
         assert (result.leaked, result.wrong) == (0, 0), result
         if named is not None:  # a refused connection is no answer
-            outcomes = [each.outcome for pod in WITH for each in scenarios.probes(pod, begin)]
-            assert not any(each.startswith("http ") for each in outcomes), result
+            outcomes = [probe.outcome for pod in WITH for probe in scenarios.probes(pod, begin)]
+            assert not any(outcome.startswith("http ") for outcome in outcomes), result
         assert not has_chain(bed)
 
         # docs/migration.md, "Back to the Go implementation".
@@ -189,7 +189,7 @@ def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path
         else:
             wait_for(lambda: holder(bed), 60, "the Go implementation does not run again")
             scenarios.wait_for_recovery(time.time(), SERVED_AGAIN_SECONDS)
-        own = [each for each in read_node_state(node) - clean if CHAIN not in each]
+        own = [line for line in read_node_state(node) - clean if CHAIN not in line]
         assert own == [], "the Go implementation does not know the reject"
         check_kept(bed, before, with_programs=named is not None)
         assert record_of(bed) == recorded
