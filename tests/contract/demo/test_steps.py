@@ -112,7 +112,7 @@ def test_there_is_advice_for_every_status(service: str, status: int) -> None:
 
 
 @asynccontextmanager
-async def proxy(asked: list[str]) -> AsyncIterator[str]:
+async def proxy(requests: list[str]) -> AsyncIterator[str]:
     """Start a proxy that connects to any requested address and records the first line of each request. Yield its host
     and port.
     """
@@ -125,7 +125,7 @@ async def proxy(asked: list[str]) -> AsyncIterator[str]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first, *_ = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
-        asked.append(first)
+        requests.append(first)
         host, _, port = first.split()[1].rpartition(":")
         to_server, from_server = await asyncio.open_connection(host, int(port))
         try:
@@ -142,8 +142,8 @@ async def proxy(asked: list[str]) -> AsyncIterator[str]:
 async def test_the_list_of_vms_is_read_through_the_proxy_which_sees_no_token(
     attached: Azure, settings: Settings
 ) -> None:
-    asked: list[str] = []
-    async with proxy(asked) as address:
+    requests: list[str] = []
+    async with proxy(requests) as address:
         assert await one_run(dataclasses.replace(settings, proxy=address)) == four_lines(attached)
     server = urlsplit(attached.arm.url)
-    assert [line.rpartition(" ")[0] for line in asked] == [f"CONNECT {server.hostname}:{server.port}"]
+    assert [line.rpartition(" ")[0] for line in requests] == [f"CONNECT {server.hostname}:{server.port}"]

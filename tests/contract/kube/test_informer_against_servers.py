@@ -253,10 +253,10 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-async def write(answer: Awaitable[Any]) -> None:
+async def write(writing: Awaitable[Any]) -> None:
     """The write has happened, also where the answer to it is over the limit."""
     with suppress(ServerError):
-        await answer
+        await writing
 
 
 def document(kind: Kind[Any], name: str, size: int) -> dict[str, Any]:

@@ -69,15 +69,15 @@ async def forgotten(server: Server, token: str) -> None:
     await until(lambda: status(server, token), what, holds=lambda code: code == 401)
 
 
-def token_of(answer: Answer) -> str:
-    assert answer.status == 201, answer.body
-    return str(answer.body["status"]["token"])
+def token_of(response: Answer) -> str:
+    assert response.status == 201, response.body
+    return str(response.body["status"]["token"])
 
 
 async def test_nmis_token_request_is_accepted(server: Server, client: Client, namespace: str, ask: Ask) -> None:
     uid = await made_pod(client, namespace)
-    answer = await ask(audiences=[AUDIENCE], expirationSeconds=600, boundObjectRef=to_pod(uid))
-    claims = read_claims(token_of(answer))
+    response = await ask(audiences=[AUDIENCE], expirationSeconds=600, boundObjectRef=to_pod(uid))
+    claims = read_claims(token_of(response))
     assert claims["aud"] == [AUDIENCE]
     assert claims["iss"] == server.url
     assert claims["sub"] == f"system:serviceaccount:{namespace}:app"
@@ -91,8 +91,8 @@ async def test_nmis_token_request_is_accepted(server: Server, client: Client, na
         "pod": {"name": "p", "uid": uid},
         "serviceaccount": {"name": "app", "uid": account.metadata.uid},
     }
-    assert answer.body["metadata"]["uid"] == account.metadata.uid
-    assert answer.body["spec"] == {
+    assert response.body["metadata"]["uid"] == account.metadata.uid
+    assert response.body["spec"] == {
         "audiences": [AUDIENCE],
         "expirationSeconds": 600,
         "boundObjectRef": to_pod(uid),
@@ -118,11 +118,11 @@ async def test_a_token_has_all_requested_audiences_and_without_one_is_for_the_se
     server: Server, ask: Ask
 ) -> None:
     assert read_claims(token_of(await ask(audiences=["a", "b"])))["aud"] == ["a", "b"]
-    answer = await ask(audiences=None)
-    claims = read_claims(token_of(answer))
-    assert claims["aud"] == answer.body["spec"]["audiences"] == [server.url]
-    assert claims["exp"] - claims["iat"] == answer.body["spec"]["expirationSeconds"] == 3600
-    assert answer.body["spec"]["boundObjectRef"] is None
+    response = await ask(audiences=None)
+    claims = read_claims(token_of(response))
+    assert claims["aud"] == response.body["spec"]["audiences"] == [server.url]
+    assert claims["exp"] - claims["iat"] == response.body["spec"]["expirationSeconds"] == 3600
+    assert response.body["spec"]["boundObjectRef"] is None
 
 
 async def test_a_pod_without_a_service_account_has_the_default_one(
@@ -197,8 +197,8 @@ async def test_an_impossible_request_is_rejected(
     await made_pod(client, namespace)
     await client.create(ACCOUNTS, namespace, {"metadata": {"name": "other"}})
     await made_pod(client, namespace, "foreign", serviceAccountName="other")
-    answer = await ask(**spec)
-    assert (answer.status, answer.body["reason"], answer.body["message"]) == (code, REASONS[code], message)
+    response = await ask(**spec)
+    assert (response.status, response.body["reason"], response.body["message"]) == (code, REASONS[code], message)
 
 
 async def test_a_token_becomes_invalid_with_its_pod_and_stays_invalid_for_a_namesake(
@@ -267,9 +267,9 @@ async def test_authenticated_users_can_read_the_issuers_documents_and_anonymous_
     keys = await call("GET", "/openid/v1/jwks", accept="*/*")
     (key,) = keys.body["keys"]
     assert key.keys() == {"use", "kty", "kid", "alg", "n", "e"}
-    for answer, media_type in ((configuration, "application/json"), (keys, "application/jwk-set+json")):
-        assert answer.headers["Content-Type"] == media_type
-        assert answer.headers["Cache-Control"] == "public, max-age=3600"
+    for response, media_type in ((configuration, "application/json"), (keys, "application/jwk-set+json")):
+        assert response.headers["Content-Type"] == media_type
+        assert response.headers["Cache-Control"] == "public, max-age=3600"
     own, foreign = token_of(await ask()), token_of(await ask(audiences=[AUDIENCE]))
     for path in ("/.well-known/openid-configuration", "/openid/v1/jwks"):
         assert [await status(server, token, path) for token in (own, foreign, "")] == [200, 401, 401]

@@ -72,11 +72,11 @@ async def test_a_read_is_sent_as_by_the_sdk(azure: ArmUnderTest) -> None:
 
 async def test_a_challenge_is_answered_with_a_token_for_its_claims(azure: ArmUnderTest) -> None:
     credential = azure.credential
-    asked: list[object] = []
+    claims_of_requests: list[object] = []
     plain = credential.get_token
 
     async def get_token(*scopes: str, **about: Any) -> AccessToken:
-        asked.append(about.get("claims"))
+        claims_of_requests.append(about.get("claims"))
         token: AccessToken = await plain(*scopes)
         return token
 
@@ -85,12 +85,12 @@ async def test_a_challenge_is_answered_with_a_token_for_its_claims(azure: ArmUnd
     demand = {"WWW-Authenticate": f'Bearer error="insufficient_claims", claims="{claims}"'}
     azure.arm.faults.add(ResponseFault(status=401, headers=demand))
     assert not (await azure.compute.get(host(vm_id()))).gone
-    assert asked == [None, '{"access_token":{}}']
+    assert claims_of_requests == [None, '{"access_token":{}}']
     azure.arm.faults.add(ResponseFault(status=401))
     with pytest.raises(SignInFailed):
         await azure.compute.get(host(vm_id()))
     assert not (await azure.compute.get(host(vm_id()))).gone
-    assert len(asked) == 3, "a token that Resource Manager rejected is not used again"
+    assert len(claims_of_requests) == 3, "a token that Resource Manager rejected is not used again"
 
 
 @pytest.mark.parametrize("spelling", ["HTTPS_PROXY", "https_proxy"])

@@ -37,10 +37,10 @@ async def test_a_ready_answer_is_sent_whole_and_counted_in_its_series_and_in_its
 
 async def test_nothing_is_answered_after_a_request_with_connection_close(lane: Serving, peer: Peer) -> None:
     peer.send(LAST_REQUEST + REQUEST + OTHER_REQUEST)
-    answer = await peer.ending()
-    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b"\r\nConnection: close\r\n" in answer
-    assert answer.count(b"HTTP/1.1") == 1
+    response = await peer.ending()
+    assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: close\r\n" in response
+    assert response.count(b"HTTP/1.1") == 1
     assert lane.generals == []
     await lane.until(lambda: lane.count("open") == 0)
 

@@ -33,9 +33,9 @@ SHORT = 0.05
 def late(lane: Serving) -> dict[str, int]:
     """Which deadlines have passed, and how often; they add up to all."""
     counters = lane.lane.counters()
-    found = {name: counters[f"timed_out_{name}"] for name in ("first_byte", "head", "idle", "write")}
-    assert sum(found.values()) == counters["timed_out"]
-    return {name: count for name, count in found.items() if count}
+    counts = {name: counters[f"timed_out_{name}"] for name in ("first_byte", "head", "idle", "write")}
+    assert sum(counts.values()) == counters["timed_out"]
+    return {name: count for name, count in counts.items() if count}
 
 
 async def test_a_connection_that_sends_nothing_is_closed() -> None:

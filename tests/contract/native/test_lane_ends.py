@@ -67,9 +67,9 @@ async def test_a_request_that_has_arrived_is_answered_before_its_connection_is_c
     await peer.ask()
     peer.send(REQUEST)
     assert lane.lane.close_idle() == 1
-    answer = await peer.ending()
-    assert answer.startswith(b"HTTP/1.1 200 OK")
-    assert b"Connection: close" in answer
+    response = await peer.ending()
+    assert response.startswith(b"HTTP/1.1 200 OK")
+    assert b"Connection: close" in response
 
 
 async def test_lingering_connections_do_not_delay_the_end() -> None:

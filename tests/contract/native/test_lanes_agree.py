@@ -142,16 +142,16 @@ def loopback_server() -> Iterator[LoopbackServer]:
     made.close()
 
 
-def hold_to_the_oracle(data: bytes, answers: bytes) -> None:
+def hold_to_the_oracle(data: bytes, responses: bytes) -> None:
     """The first answer is the token or the refusal that the oracle predicts."""
     refusal, meaning = read_refusal(data), read(data)
     if refusal is not None:
         status, description = ANSWERS[refusal.kind]
-        first = answers.partition(b"\r\n\r\n")
+        first = responses.partition(b"\r\n\r\n")
         assert first[0].startswith(b"HTTP/1.1 %d " % status)
         assert description.encode() in first[2].partition(b"HTTP/1.1 ")[0]
         assert (b"\r\nConnection: close" in first[0]) == refusal.close
-    head, _, rest = answers.partition(b"\r\n\r\n")
+    head, _, rest = responses.partition(b"\r\n\r\n")
     body = rest.partition(b"HTTP/1.1 ")[0]
     if isinstance(meaning, Asked):
         text = f"{meaning.resource}|{meaning.selector_kind}|{meaning.selector_value}|{meaning.xms_cc}"
@@ -195,8 +195,8 @@ def test_answers_do_not_depend_on_how_the_bytes_are_split(loopback_server: Loopb
     assert loopback_server.ask([stream], ready=True) == whole
     assert loopback_server.ask([stream[at : at + 1] for at in range(len(stream))], ready=True) == whole
     cuts = range(1 + EVERY.index(case) % every(), len(case.data) + 1, every())
-    answers = loopback_server.ask_each([stream[:cut], stream[cut:]] for cut in cuts)
-    assert [cut for cut, answer in zip(cuts, answers, strict=True) if answer != whole] == []
+    responses = loopback_server.ask_each([stream[:cut], stream[cut:]] for cut in cuts)
+    assert [cut for cut, response in zip(cuts, responses, strict=True) if response != whole] == []
 
 
 def hold_both_lanes_to_the_oracle(loopback_server: LoopbackServer, data: bytes) -> bytes:

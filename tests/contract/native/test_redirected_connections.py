@@ -27,11 +27,11 @@ class Deciding(Recorder):
 def ask(address: tuple[str, int], *requests: bytes) -> list[str]:
     with socket.create_connection(address, timeout=60) as sock:
         lines = sock.makefile()
-        answers = []
+        responses = []
         for request in requests:
             sock.sendall(request)
-            answers.append(lines.readline().strip())
-        return answers
+            responses.append(lines.readline().strip())
+        return responses
 
 
 async def connections() -> None:

@@ -22,10 +22,10 @@ WITH_AN_UNKNOWN_PARAMETER = (
 def fast(data: bytes) -> Asked | None:
     """Return the fast lane's answer to *data*, in the oracle's form; None if it would hand it over."""
     outcome, size, text, metadata, close, kind = scan.examine(data)
-    found = query.examine(text) if (outcome, kind) == ("done", TOKEN_PATH) else None
-    if found is None or not metadata:
+    parameters = query.examine(text) if (outcome, kind) == ("done", TOKEN_PATH) else None
+    if parameters is None or not metadata:
         return None
-    resource, selector, value, xms_cc = found
+    resource, selector, value, xms_cc = parameters
     return Asked(size, resource.decode(), selector, value.decode(), xms_cc.decode(), close, cacheable=True)
 
 
@@ -47,9 +47,9 @@ def test_the_fast_lane_and_the_oracle_read_a_request_as_the_corpus_states(case: 
 @given(data=mutated() | plausible() | refusable())
 @example(data=WITH_AN_UNKNOWN_PARAMETER)
 def test_the_oracle_refuses_a_random_request_that_the_fast_lane_refuses_equally(data: bytes) -> None:
-    found = fast_refusal(data)
-    if found is not None and found.kind != "INSTANCE":
-        assert found == read_refusal(data)
+    refusal = fast_refusal(data)
+    if refusal is not None and refusal.kind != "INSTANCE":
+        assert refusal == read_refusal(data)
 
 
 @pytest.mark.parametrize("byte", range(256))
@@ -58,8 +58,8 @@ def test_each_byte_at_each_position_is_refused_only_as_the_oracle_reads_it(name:
     data = next(case.data for case in REFUSED if case.name == name)
     for at in range(len(data)):
         changed = data[:at] + bytes([byte]) + data[at + 1 :]
-        found = fast_refusal(changed)
-        assert found is None or found.kind == "INSTANCE" or found == read_refusal(changed), changed
+        refusal = fast_refusal(changed)
+        assert refusal is None or refusal.kind == "INSTANCE" or refusal == read_refusal(changed), changed
 
 
 @pytest.mark.parametrize("case", [case for case in ACCEPTED if case.grants_fast], ids=name_of)

@@ -18,22 +18,22 @@ IMPORTS = re.compile(r"^(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", r
 
 def imported() -> dict[str, set[str]]:
     """Dotted names of the modules that each module of the package imports, in Python or in C."""
-    found: dict[str, set[str]] = {}
+    imports: dict[str, set[str]] = {}
     for source in [*ROOT.glob("_native/*.pyx"), *ROOT.glob("_native/*.pxd")]:
         names = {match[1] or match[2] for match in IMPORTS.finditer(source.read_text())}
-        found.setdefault(source.stem, set()).update(names)
-    return found
+        imports.setdefault(source.stem, set()).update(names)
+    return imports
 
 
 def test_the_modules_import_neither_each_other_in_a_cycle_nor_other_packages() -> None:
     names = imported()
     own = {
-        module: {name.partition(".")[2] for name in found if name.startswith("_native.")} - {module}
-        for module, found in names.items()
+        module: {name.partition(".")[2] for name in imports if name.startswith("_native.")} - {module}
+        for module, imports in names.items()
     }
     assert own["lane"] > {"connection", "index"}, "the imports are found"
     graphlib.TopologicalSorter(own).prepare()  # raises CycleError
-    others = {name.partition(".")[0] for found in names.values() for name in found}
+    others = {name.partition(".")[0] for imports in names.values() for name in imports}
     assert others - {"_native", "cython", "libc", "cpython", "posix"} <= sys.stdlib_module_names
 
 

@@ -31,9 +31,9 @@ def issuers(context: ssl.SSLContext) -> set[str]:
 
 def test_the_authorities_of_the_machine_remain_trusted(file: Path) -> None:
     machine = {certificate["serialNumber"] for certificate in ssl.create_default_context().get_ca_certs()}
-    found = {certificate["serialNumber"] for certificate in CaBundle(file).context.get_ca_certs()}
-    assert machine < found
-    assert len(found) == len(machine) + 1
+    trusted = {certificate["serialNumber"] for certificate in CaBundle(file).context.get_ca_certs()}
+    assert machine < trusted
+    assert len(trusted) == len(machine) + 1
 
 
 def test_comments_and_several_certificates_are_accepted(file: Path) -> None:
@@ -88,8 +88,8 @@ async def test_new_connections_trust_an_authority_that_is_added_and_the_former_o
             assert not await bundle.reread()
             await asyncio.to_thread(file.write_text, OLD.pem + NEW.pem)
             assert await bundle.reread()
-            async with session.get(url) as answer:
-                assert answer.status < 500
+            async with session.get(url) as response:
+                assert response.status < 500
     finally:
         await aad.stop()
     assert {"old", "new"} == issuers(bundle.context)
@@ -103,8 +103,8 @@ async def test_a_certificate_for_another_name_is_refused(file: Path) -> None:
         async with ClientSession(connector=TCPConnector(ssl=bundle.context)) as session:
             with pytest.raises(ClientConnectorCertificateError):
                 await session.get(f"https://127.0.0.1:{aad.port}/")
-            async with session.get(f"https://localhost:{aad.port}/") as answer:
-                assert answer.status < 500
+            async with session.get(f"https://localhost:{aad.port}/") as response:
+                assert response.status < 500
     finally:
         await aad.stop()
 

@@ -42,8 +42,8 @@ async def ask(port: int, request: bytes, address: str = "127.0.0.1") -> bytes:
 
 
 async def get(port: int, path: str, address: str = "127.0.0.1") -> tuple[int, str]:
-    answer = await ask(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), address)
-    head, _, body = answer.partition(b"\r\n\r\n")
+    response = await ask(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), address)
+    head, _, body = response.partition(b"\r\n\r\n")
     return int(head.split(b" ")[1]), body.decode()
 
 
@@ -132,17 +132,17 @@ async def test_other_requests_are_rejected(endpoints: Open, request_: bytes, sta
 
 async def test_head_has_no_body(endpoints: Open) -> None:
     opened = await endpoints(healthz=lambda: "Active")
-    answer = await ask(opened.port, b"HEAD /healthz HTTP/1.1\r\n\r\n")
-    assert b"Content-Length: 6\r\n" in answer
-    assert answer.endswith(b"\r\n\r\n")
+    response = await ask(opened.port, b"HEAD /healthz HTTP/1.1\r\n\r\n")
+    assert b"Content-Length: 6\r\n" in response
+    assert response.endswith(b"\r\n\r\n")
 
 
 async def test_an_endless_head_is_cut_off_and_a_long_one_is_not(endpoints: Open) -> None:
     opened = await endpoints(healthz=lambda: "Active")
     with contextlib.suppress(ConnectionError):  # if bytes are unread, the kernel sends a reset
         assert await ask(opened.port, b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 3 * HEAD_MAX) == b""
-    answer = await ask(opened.port, b"GET /healthz HTTP/1.1\r\nX: " + b"a" * (HEAD_MAX - 100) + b"\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 200")
+    response = await ask(opened.port, b"GET /healthz HTTP/1.1\r\nX: " + b"a" * (HEAD_MAX - 100) + b"\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 200")
 
 
 async def test_a_silent_client_is_disconnected_and_others_are_served(endpoints: Open) -> None:
@@ -240,11 +240,11 @@ def busy_by_this_name() -> None:
 
 async def test_a_profile_names_the_functions_of_the_loop(endpoints: Open) -> None:
     opened = await endpoints(profile=Profiler().sample)
-    asked = asyncio.create_task(get(opened.port, "/debug/profile?seconds=1"))
-    while not asked.done():
+    profiling = asyncio.create_task(get(opened.port, "/debug/profile?seconds=1"))
+    while not profiling.done():
         busy_by_this_name()
         await asyncio.sleep(0)
-    status, body = await asked
+    status, body = await profiling
     assert status == 200
     assert "test_probes.busy_by_this_name" in body
     stack, _, count = body.splitlines()[0].rpartition(" ")

@@ -47,8 +47,8 @@ async def status_of(arm: Arm) -> int:
 
 
 async def test_only_the_user_of_the_sandbox_can_open_the_socket(control: Path) -> None:
-    found = await asyncio.to_thread(control.stat)
-    assert stat.S_IMODE(found.st_mode) == 0o600
+    status = await asyncio.to_thread(control.stat)
+    assert stat.S_IMODE(status.st_mode) == 0o600
 
 
 async def test_a_fault_is_set_listed_replaced_and_cleared(control: Path, arm: Arm) -> None:

@@ -105,10 +105,10 @@ async def phases_with_signals(
 
     Ports are free after *refusals*.
     """
-    signals, found = dict[str, str](), [predecessor]
+    signals, remaining = dict[str, str](), [predecessor]
 
     async def meet(*_: object) -> Successor | None:
-        return cast("Successor | None", found.pop() if found else None)
+        return cast("Successor | None", remaining.pop() if remaining else None)
 
     async def bind(name: SocketName, sockets: Sequence[socket.socket] = ()) -> None:
         nonlocal refusals

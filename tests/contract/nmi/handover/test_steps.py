@@ -55,8 +55,8 @@ async def test_a_successor_that_connected_earlier_is_refused_while_another_one_s
         early = await ends.connect()
         serving = await ends.retired()
         await early.send(hello())
-        answer, _ = await early.receive()
-        assert answer == Rejection("another successor is registered")
+        response, _ = await early.receive()
+        assert response == Rejection("another successor is registered")
         early.close()
         serving.close()
 

@@ -37,9 +37,9 @@ async def forwarded(
     """Return the answer to a request of the pod shop/cart."""
     destination = resolve(target, ProxiedPaths(everything=True))
     assert destination.action is Action.PROXY
-    answer = await proxy.forward("shop/cart", sent or request(), destination, Pieces())
-    assert isinstance(answer, PlainResponse | Refusal)
-    return answer
+    response = await proxy.forward("shop/cart", sent or request(), destination, Pieces())
+    assert isinstance(response, PlainResponse | Refusal)
+    return response
 
 
 class Imds:
@@ -56,14 +56,14 @@ class Imds:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.asked.append((request.method, request.raw_path, headers, await request.read()))
-        answer = self.answer()
-        return answer if isinstance(answer, web.StreamResponse) else await answer
+        response = self.answer()
+        return response if isinstance(response, web.StreamResponse) else await response
 
     async def get(self, target: str = INSTANCE, sent: Request | None = None) -> PlainResponse:
         """Return the answer to a request that must be forwarded."""
-        answer = await forwarded(self.proxy(), target, sent)
-        assert isinstance(answer, PlainResponse)
-        return answer
+        response = await forwarded(self.proxy(), target, sent)
+        assert isinstance(response, PlainResponse)
+        return response
 
     def proxy(self, policy: ServerPolicy | None = None) -> MetadataProxy:
         return MetadataProxy(self.session, self.url, policy or ServerPolicy())
@@ -86,8 +86,8 @@ async def imds() -> AsyncIterator[Imds]:
 
 
 async def test_only_the_normal_form_is_forwarded(imds: Imds) -> None:
-    answer = await imds.get("//METADATA/./instance;x/%63ompute?api-version=2021-02-01&format=a+b%2Fc&x")
-    assert (answer.status, answer.body) == (200, b'{"vmId": "1"}')
+    response = await imds.get("//METADATA/./instance;x/%63ompute?api-version=2021-02-01&format=a+b%2Fc&x")
+    assert (response.status, response.body) == (200, b'{"vmId": "1"}')
     assert imds.asked[0][:2] == ("GET", "/metadata/instance/compute?api-version=2021-02-01&format=a%20b%2Fc&x=")
 
 
@@ -118,9 +118,9 @@ async def test_only_the_fields_that_imds_reads_are_forwarded(imds: Imds) -> None
 
 async def test_a_field_with_a_non_ascii_value_is_emptied_in_both_directions(imds: Imds) -> None:
     imds.answer = lambda: web.Response(headers={"ETag": "\u20ac", "x-ms-request-id": "r"})
-    answer = await imds.get(sent=request((("user-agent", "\xff"),)))
-    assert (dict(answer.headers)["Etag"], dict(answer.headers)["X-Ms-Request-Id"]) == ("", "r")
-    assert answer.render(0)
+    response = await imds.get(sent=request((("user-agent", "\xff"),)))
+    assert (dict(response.headers)["Etag"], dict(response.headers)["X-Ms-Request-Id"]) == ("", "r")
+    assert response.render(0)
     assert imds.asked[0][2]["user-agent"] == ""
 
 
@@ -139,9 +139,9 @@ async def test_a_body_without_meaning_is_not_forwarded(imds: Imds, method: str) 
 
 
 async def test_hop_by_hop_fields_are_not_returned(imds: Imds) -> None:
-    answer = await imds.get()
-    assert {name.lower() for name, _ in answer.headers} == {"server", "date", "x-ms-request-id"}
-    head = answer.render(0).partition(b"\r\n\r\n")[0].decode()
+    response = await imds.get()
+    assert {name.lower() for name, _ in response.headers} == {"server", "date", "x-ms-request-id"}
+    head = response.render(0).partition(b"\r\n\r\n")[0].decode()
     assert head.splitlines()[:3] == [
         "HTTP/1.1 200 OK",
         "Content-Type: application/json; charset=utf-8",
@@ -152,15 +152,15 @@ async def test_hop_by_hop_fields_are_not_returned(imds: Imds) -> None:
 @pytest.mark.parametrize("status", [400, 404, 410, 429, 500])
 async def test_imds_errors_are_returned_unchanged(imds: Imds, status: int) -> None:
     imds.answer = lambda: web.Response(status=status, text="why", headers={"Retry-After": "7"})
-    answer = await imds.get()
-    assert (answer.status, answer.body, dict(answer.headers)["Retry-After"]) == (status, b"why", "7")
+    response = await imds.get()
+    assert (response.status, response.body, dict(response.headers)["Retry-After"]) == (status, b"why", "7")
 
 
 async def test_a_redirect_is_not_followed_and_its_location_is_not_returned(imds: Imds) -> None:
     imds.answer = lambda: web.Response(status=302, headers={"Location": "/metadata/identity/oauth2/token"})
-    answer = await imds.get()
-    assert answer.status == 302
-    assert "location" not in {name.lower() for name, _ in answer.headers}
+    response = await imds.get()
+    assert response.status == 302
+    assert "location" not in {name.lower() for name, _ in response.headers}
     assert len(imds.asked) == 1
 
 
@@ -172,24 +172,24 @@ async def test_a_hanging_upstream_is_abandoned_after_the_time_limit(imds: Imds) 
         return web.Response()
 
     imds.answer = hangs
-    answer = await forwarded(imds.proxy(ServerPolicy(proxy_seconds=0.05)))
+    response = await forwarded(imds.proxy(ServerPolicy(proxy_seconds=0.05)))
     released.set()
-    assert isinstance(answer, Refusal)
-    assert answer.reason is Reason.UPSTREAM_UNAVAILABLE
+    assert isinstance(response, Refusal)
+    assert response.reason is Reason.UPSTREAM_UNAVAILABLE
 
 
 async def test_an_unreachable_upstream_is_reported_as_unreachable(imds: Imds) -> None:
     imds.url = "http://127.0.0.1:1"
-    answer = await forwarded(imds.proxy())
-    assert isinstance(answer, Refusal)
-    assert answer.reason is Reason.UPSTREAM_UNAVAILABLE
-    assert "127.0.0.1" not in answer.sentence, "the address is for the operator"
+    response = await forwarded(imds.proxy())
+    assert isinstance(response, Refusal)
+    assert response.reason is Reason.UPSTREAM_UNAVAILABLE
+    assert "127.0.0.1" not in response.sentence, "the address is for the operator"
 
 
 async def test_an_ambiguous_query_is_not_forwarded(imds: Imds) -> None:
-    answer = await forwarded(imds.proxy(), f"{INSTANCE}?a=1&a=2")
-    assert isinstance(answer, Refusal)
-    assert answer.reason is Reason.BAD_PARAMETERS
+    response = await forwarded(imds.proxy(), f"{INSTANCE}?a=1&a=2")
+    assert isinstance(response, Refusal)
+    assert response.reason is Reason.BAD_PARAMETERS
     assert imds.asked == []
 
 
@@ -211,14 +211,14 @@ PLATFORM_FIELDS = ("authorization", "claims", "date", "key-guid", "signature", "
 async def test_a_field_that_the_platforms_proxy_trusts_is_neither_forwarded_nor_returned(imds: Imds, name: str) -> None:
     imds.answer = lambda: web.json_response({}, headers={name: "secret", "x-ms-request-id": "r"})
     fields = (("metadata", "true"), (name, "a pod's"))
-    answers = [
+    responses = [
         await imds.get(f"{INSTANCE}?{name}=x", request((*fields, ("connection", name)))),
         await imds.get(f"{INSTANCE}?{name}=x", request(fields, method="POST", body=b"{}")),
     ]
     assert [field for _, _, headers, _ in imds.asked for field in headers if field.startswith("x-ms-azure")] == []
-    for answer in answers:
-        assert dict(answer.headers)["X-Ms-Request-Id"] == "r"
-        assert b"secret" not in answer.render(0)
+    for response in responses:
+        assert dict(response.headers)["X-Ms-Request-Id"] == "r"
+        assert b"secret" not in response.render(0)
 
 
 async def test_each_call_takes_a_permit_charged_to_its_pod(imds: Imds) -> None:
@@ -235,7 +235,7 @@ async def test_each_call_takes_a_permit_charged_to_its_pod(imds: Imds) -> None:
             pods.append(str(charged))
             return Refused(self, charged)
 
-    answer = await forwarded(MetadataProxy(imds.session, imds.url, ServerPolicy(), governor=Full()))
-    assert isinstance(answer, Refusal)
-    assert (answer.reason, answer.retry_after) == (Reason.OVERLOADED, 3.0)
+    response = await forwarded(MetadataProxy(imds.session, imds.url, ServerPolicy(), governor=Full()))
+    assert isinstance(response, Refusal)
+    assert (response.reason, response.retry_after) == (Reason.OVERLOADED, 3.0)
     assert (pods, imds.asked) == (["shop/cart"], [])

@@ -87,8 +87,8 @@ USUAL = [
 
 async def asked_as_each(running: Running, targets: list[str]) -> set[str]:
     """Request all *targets*, with and without a pod at the address. Return the series of all metrics."""
-    for known in (True, False):
-        if known:
+    for pod_is_known in (True, False):
+        if pod_is_known:
             running.index.put(LOCAL, running.entry.record)
         else:
             running.index.remove(LOCAL, running.entry.record)

@@ -24,10 +24,10 @@ async def test_the_first_answer_is_general_the_next_is_ready_and_both_are_equal(
 ) -> None:
     first, second = await client.ask(request_bytes()), await client.ask(request_bytes())
     assert (len(running.token_service.asked), running.fast) == (1, 1)
-    one, two = first.json, second.json
-    for body in (one, two):
+    general_body, ready_body = first.json, second.json
+    for body in (general_body, ready_body):
         assert 3590 <= int(body.pop("expires_in")) <= 3600
-    assert one == two
+    assert general_body == ready_body
     assert list(first.headers) == list(second.headers)
 
 

@@ -86,8 +86,8 @@ async def test_without_the_permission_there_is_no_finding(bound: BindingBench) -
     assert await findings(bound, BINDS, controllers=(mic(namespace="other"),)) == []
     sent: list[Recorded] = []
     bound.bench.kube.intercept = sent.append
-    why = ReadFailure("no")
-    assert await read_daemon_uses(bound.bench.client, Facts(nmi=why, mic=why)) == DaemonUses()
+    failure = ReadFailure("no")
+    assert await read_daemon_uses(bound.bench.client, Facts(nmi=failure, mic=failure)) == DaemonUses()
     assert not sent
 
 
@@ -199,9 +199,9 @@ async def test_one_run_reviews_a_limited_number_of_identities(bound: BindingBenc
     its = objects(identities=tuple(federated(f"i{at}", client_id=client_id) for at, client_id in enumerate(client_ids)))
     sent: list[Recorded] = []
     bound.bench.kube.intercept = sent.append
-    found = await read_daemon_uses(bound.bench.client, replace(its, nmi=(BINDS,)))
+    uses = await read_daemon_uses(bound.bench.client, replace(its, nmi=(BINDS,)))
     assert sum("subjectaccessreviews" in request.path for request in sent) == REVIEWS_MAX
-    (line,) = check_daemon_uses(cluster_case(daemon_uses=found))
+    (line,) = check_daemon_uses(cluster_case(daemon_uses=uses))
     assert (line.level, line.says.partition(" of ")[0]) == (Level.UNKNOWN, "7 more permissions")
 
 

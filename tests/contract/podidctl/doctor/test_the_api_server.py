@@ -195,9 +195,9 @@ async def test_a_read_records_whether_it_was_forbidden(status: int, *, is_forbid
     async def fail() -> None:
         raise Forbidden(status, "Forbidden", "no") if is_forbidden else ApiError(status, "InternalError", "broken")
 
-    found = await or_failure(fail())
-    assert isinstance(found, ReadFailure)
-    assert found.is_forbidden is is_forbidden
+    result = await or_failure(fail())
+    assert isinstance(result, ReadFailure)
+    assert result.is_forbidden is is_forbidden
 
 
 async def test_the_error_about_a_silent_server_states_the_server_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,12 +170,12 @@ async def test_a_failed_connection_has_its_cause(session: HttpSession) -> None:
 async def test_concurrent_requests_share_a_lookup(
     server: RawServer, session: HttpSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, lookups, found = asyncio.get_running_loop(), 0, asyncio.Event()
+    loop, lookups, resolution = asyncio.get_running_loop(), 0, asyncio.Event()
 
     async def getaddrinfo(_host: str, port: int, **_options: object) -> list[object]:
         nonlocal lookups
         lookups += 1
-        await found.wait()
+        await resolution.wait()
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     class Names:
@@ -189,7 +189,7 @@ async def test_concurrent_requests_share_a_lookup(
     others = [asyncio.ensure_future(session.request("GET", url, headers={})) for _ in range(2)]
     await settle()
     cancelled.cancel()
-    found.set()
+    resolution.set()
     assert [(await request).status for request in others] == [200, 200]
     assert lookups == 1
 

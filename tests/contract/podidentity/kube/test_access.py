@@ -286,15 +286,15 @@ async def test_repeated_401_responses_do_not_cause_a_kubeconfig_read_each(
         return module._KubeconfigContent(server="http://127.0.0.1:1", authorization=f"Bearer {reads}")
 
     monkeypatch.setattr(module, "_read_kubeconfig", read_content)
-    found = await from_kubeconfig("somewhere", clock=lambda: now)
+    credentials = await from_kubeconfig("somewhere", clock=lambda: now)
     headers = []
     for _ in range(3):
-        found.forget()
-        headers.append(await found.authorization())
+        credentials.forget()
+        headers.append(await credentials.authorization())
     assert headers == ["Bearer 2"] * 3
     now += module.KUBECONFIG_AGAIN_SECONDS
-    found.forget()
-    assert await found.authorization() == "Bearer 3"
+    credentials.forget()
+    assert await credentials.authorization() == "Bearer 3"
 
 
 @pytest.fixture

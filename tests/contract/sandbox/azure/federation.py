@@ -47,9 +47,9 @@ class Federation:
         self.azure.directory.federate(client_id or self.identity.client_id, replace(self.credential, **changes))
 
     async def token(self, *audiences: str) -> str:
-        asked = {"spec": {"audiences": audiences or [AUDIENCE], "expirationSeconds": 600}}
+        body = {"spec": {"audiences": audiences or [AUDIENCE], "expirationSeconds": 600}}
         url = f"{self.kube.url}/api/v1/namespaces/default/serviceaccounts/default/token"
-        async with self.session.post(url, json=asked) as response:
+        async with self.session.post(url, json=body) as response:
             return str((await response.json())["status"]["token"])
 
     async def ask(self, assertion: str, client_id: str = "", tenant: str = "", **form: str) -> tuple[int, Any]:

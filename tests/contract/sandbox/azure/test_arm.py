@@ -226,10 +226,10 @@ async def test_everything_else_needs_a_token(azure: Azure, path: str) -> None:
 
 
 async def test_a_caller_with_a_role_finds_the_subscription_and_its_groups(azure: Azure) -> None:
-    (found,) = (await azure.call_arm("GET", "/subscriptions"))[1]["value"]
-    assert (found["subscriptionId"], found["tenantId"]) == (SUBSCRIPTION, azure.directory.tenant_id)
-    assert found["state"] == "Enabled"
-    assert (await azure.call_arm("GET", f"/subscriptions/{SUBSCRIPTION.upper()}"))[1] == found
+    (subscription,) = (await azure.call_arm("GET", "/subscriptions"))[1]["value"]
+    assert (subscription["subscriptionId"], subscription["tenantId"]) == (SUBSCRIPTION, azure.directory.tenant_id)
+    assert subscription["state"] == "Enabled"
+    assert (await azure.call_arm("GET", f"/subscriptions/{SUBSCRIPTION.upper()}"))[1] == subscription
     (group,) = (await azure.call_arm("GET", f"/subscriptions/{SUBSCRIPTION}/resourceGroups"))[1]["value"]
     assert group["name"] == GROUP
     assert (await azure.call_arm("GET", f"/subscriptions/{SUBSCRIPTION}/resourcegroups/{GROUP.lower()}"))[1] == group

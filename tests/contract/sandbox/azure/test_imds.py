@@ -85,8 +85,8 @@ async def test_an_unknown_api_version_lists_the_newest(azure: Azure) -> None:
 )
 async def test_header_method_and_path_are_checked(azure: Azure, request_: dict[str, Any], status: int) -> None:
     azure.vm.attach(azure.one)
-    answered, body, response = await azure.ask_imds(**request_)
-    assert answered == status
+    code, body, response = await azure.ask_imds(**request_)
+    assert code == status
     assert response.headers.get("Allow") == ("GET" if status == 405 else None)
     if request_ == {"headers": {}}:
         assert body["error_description"] == "Required metadata header not specified"
@@ -139,12 +139,12 @@ async def test_more_than_twenty_requests_in_a_second_are_throttled(azure: Azure)
 async def test_more_than_five_concurrent_requests_are_throttled(azure: Azure) -> None:
     azure.vm.attach(azure.one)
     azure.imds.faults.add(ResponseFault(hold=True, times=math.inf))
-    asked = [asyncio.create_task(azure.ask_imds()) for _ in range(7)]
-    first = [(await response)[0] for response in itertools.islice(asyncio.as_completed(asked), 2)]
+    requests = [asyncio.create_task(azure.ask_imds()) for _ in range(7)]
+    first = [(await response)[0] for response in itertools.islice(asyncio.as_completed(requests), 2)]
     azure.imds.faults.clear()  # the other five wait until now
-    answers = await asyncio.gather(*asked)
+    responses = await asyncio.gather(*requests)
     assert first == [429] * 2
-    assert sorted(status for status, _, _ in answers) == [200] * 5 + [429] * 2
+    assert sorted(status for status, _, _ in responses) == [200] * 5 + [429] * 2
     assert (await azure.ask_imds())[0] == 200
 
 
@@ -170,8 +170,8 @@ async def test_a_new_token_is_returned_after_the_former_one_expired_in_a_suspens
     """The wall clock jumps, and the monotonic clock does not."""
     clock = Clock(1_800_000_000.0)
     mint = TokenMint(clock=clock)
-    imds, one = Imds(mint, clock=clock), Directory().add_identity("/one")
-    await imds.start_on_loopback(lambda: HostIdentities((one,)))
+    imds, identity = Imds(mint, clock=clock), Directory().add_identity("/one")
+    await imds.start_on_loopback(lambda: HostIdentities((identity,)))
 
     async def token() -> str:
         url = f"{imds.url}{TOKEN_PATH}?{ASK}"

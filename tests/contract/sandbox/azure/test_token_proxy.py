@@ -65,13 +65,13 @@ def token() -> str:
 
 def refusal() -> str:
     """Return the blocking credential's error, without the connection that the exception refers to. Block."""
-    said = "a token was issued"
+    message = "a token was issued"
     try:
         token()
     except LibraryError as error:
-        said = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}"
     gc.collect()  # the library's exception is part of a cycle, and keeps the connection open
-    return said
+    return message
 
 
 async def test_the_credential_gets_a_token_through_the_proxy(pod: BindingBench) -> None:
@@ -82,17 +82,17 @@ async def test_the_credential_gets_a_token_through_the_proxy(pod: BindingBench) 
 
 async def test_without_the_permission_the_credential_is_refused(pod: BindingBench) -> None:
     pod.forbid("builder")
-    said = await asyncio.to_thread(refusal)
-    assert said.startswith("ClientAuthenticationError: ")
-    assert "use-managed-identity" in said
+    message = await asyncio.to_thread(refusal)
+    assert message.startswith("ClientAuthenticationError: ")
+    assert "use-managed-identity" in message
 
 
 async def test_a_token_for_entra_id_is_refused(pod: BindingBench, tmp_path: Path) -> None:
     assertion = await Assertions(pod.bench.client, DIRECT_AUDIENCE).of(pod.workload)
     (tmp_path / "token").write_text(assertion.token)
-    said = await asyncio.to_thread(refusal)
-    assert said.startswith("ClientAuthenticationError: ")
-    assert "audience" in said
+    message = await asyncio.to_thread(refusal)
+    assert message.startswith("ClientAuthenticationError: ")
+    assert "audience" in message
 
 
 async def test_another_server_name_is_not_the_proxy(pod: BindingBench, monkeypatch: pytest.MonkeyPatch) -> None:

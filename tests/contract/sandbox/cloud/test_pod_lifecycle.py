@@ -42,9 +42,9 @@ async def test_pods_without_a_node_are_spread_and_run_with_an_address_each(stage
     for name in names:
         await until(lambda name=name: runs(stage, name), stage.failure)  # type: ignore[misc] # the default binds it
     pods = await stage.cluster.client.list(PODS, "default")
-    assert sorted(found.spec.node_name for found in pods) == ["node-0", "node-0", "node-1", "node-1"]
-    assert len({found.status.pod_ip for found in pods}) == 4
-    assert all(found.addresses == (found.status.pod_ip,) for found in pods)
+    assert sorted(pod.spec.node_name for pod in pods) == ["node-0", "node-0", "node-1", "node-1"]
+    assert len({pod.status.pod_ip for pod in pods}) == 4
+    assert all(pod.addresses == (pod.status.pod_ip,) for pod in pods)
 
 
 async def test_a_pod_of_another_scheduler_is_left_alone_and_a_host_network_pod_has_the_nodes_address(

@@ -23,8 +23,8 @@ TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
 async def test_without_valid_credentials_everything_is_401(api: KubeApi, token: str) -> None:
     caller = Caller(api.url, token, api.authority.client_context())
     for path in ("/api", "/healthz", "/api/v1/pods", "/nosuch"):
-        answer = await caller("GET", path)
-        assert (answer.status, answer.body["reason"], answer.body["code"]) == (401, "Unauthorized", 401)
+        response = await caller("GET", path)
+        assert (response.status, response.body["reason"], response.body["code"]) == (401, "Unauthorized", 401)
     await caller.close()
 
 
@@ -114,21 +114,21 @@ async def bind(administrator: Caller, kind: str, *rules: dict[str, Any], subject
     reference = {"apiGroup": RBAC, "kind": kind, "name": "app"}
     subjects = [subject or {"kind": "ServiceAccount", "name": "app", "namespace": "default"}]
     document = {"metadata": {"name": "app"}, "roleRef": reference, "subjects": subjects}
-    answer = await administrator("POST", folder.removesuffix("s") + "bindings", document)
-    assert answer.status == 201
+    response = await administrator("POST", folder.removesuffix("s") + "bindings", document)
+    assert response.status == 201
 
 
 async def review(caller: Caller, **attributes: str) -> bool:
-    answer = await caller("POST", f"{REVIEWS}/selfsubjectaccessreviews", {"spec": {"resourceAttributes": attributes}})
-    assert answer.status == 201
-    return bool(answer.body["status"]["allowed"])
+    response = await caller("POST", f"{REVIEWS}/selfsubjectaccessreviews", {"spec": {"resourceAttributes": attributes}})
+    assert response.status == 201
+    return bool(response.body["status"]["allowed"])
 
 
 async def test_a_service_account_without_roles_is_forbidden(account: Caller) -> None:
-    answer = await account("GET", PODS)
-    assert (answer.status, answer.body["reason"]) == (403, "Forbidden")
+    response = await account("GET", PODS)
+    assert (response.status, response.body["reason"]) == (403, "Forbidden")
     user, where = "system:serviceaccount:default:app", 'in the namespace "default"'
-    assert answer.body["message"] == (
+    assert response.body["message"] == (
         f'pods is forbidden: User "{user}" cannot list resource "pods" in API group "" {where}'
     )
     assert (await account("GET", "/version")).status == 200
@@ -195,16 +195,16 @@ async def test_a_review_about_another_user_equals_that_users_requests(administra
 async def test_a_rules_review_lists_the_rules(administrator: Caller, account: Caller) -> None:
     await bind(administrator, "Role", READ_PODS)
     path = f"{REVIEWS}/selfsubjectrulesreviews"
-    answer = await account("POST", path, {"spec": {"namespace": "default"}})
-    assert answer.body["status"]["resourceRules"] == [{**READ_PODS, "resourceNames": []}]
+    response = await account("POST", path, {"spec": {"namespace": "default"}})
+    assert response.body["status"]["resourceRules"] == [{**READ_PODS, "resourceNames": []}]
     (rule,) = (await administrator("POST", path, {"spec": {"namespace": "default"}})).body["status"]["resourceRules"]
     assert (rule["verbs"], rule["resources"]) == (["*"], ["*"])
 
 
 async def test_without_rbac_everything_is_allowed_and_the_review_says_why(api: KubeApi, call: Caller) -> None:
     spec = {"user": "dev", "resourceAttributes": {"verb": "delete", "resource": "nodes"}}
-    answer = await call("POST", f"{REVIEWS}/subjectaccessreviews", {"spec": spec})
-    assert answer.body["status"] == {"allowed": True, "reason": "no authorizer is active"}
+    response = await call("POST", f"{REVIEWS}/subjectaccessreviews", {"spec": spec})
+    assert response.body["status"] == {"allowed": True, "reason": "no authorizer is active"}
 
 
 DEADLINE = 60.0

@@ -14,12 +14,12 @@ from tests.support.sandbox.kubeapi.client import CONFIGMAPS, Caller, pod
 async def test_a_paused_server_accepts_and_answers_nothing_until_it_is_resumed(api: KubeApi, call: Caller) -> None:
     async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision) as watch:
         api.pause()
-        asked = asyncio.create_task(call("GET", CONFIGMAPS))
+        request = asyncio.create_task(call("GET", CONFIGMAPS))
         api.store.create("configmaps", {"metadata": {"name": "a"}}, "default")
-        done, _ = await asyncio.wait([asked], timeout=0.05)
+        done, _ = await asyncio.wait([request], timeout=0.05)
         assert not done
         api.resume()
-        assert (await asked).status == 200
+        assert (await request).status == 200
         assert await watch.receive(1) == [("ADDED", "a")]
 
 

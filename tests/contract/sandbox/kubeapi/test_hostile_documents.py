@@ -161,5 +161,5 @@ async def test_a_body_nested_too_deeply_is_rejected_and_a_less_deep_one_is_not(c
 )
 @pytest.mark.parametrize("media", [JSON, "application/yaml", "application/vnd.kubernetes.protobuf"])
 async def test_a_body_without_a_document_is_a_bad_request(call: Caller, body: bytes, media: str) -> None:
-    answer = await call("POST", CONFIGMAPS, body, media)
-    assert (answer.status, answer.body["kind"]) in {(400, "Status"), (422, "Status")}
+    response = await call("POST", CONFIGMAPS, body, media)
+    assert (response.status, response.body["kind"]) in {(400, "Status"), (422, "Status")}

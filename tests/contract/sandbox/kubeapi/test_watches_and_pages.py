@@ -45,12 +45,12 @@ async def test_a_full_event_log_drops_the_oldest() -> None:
 async def test_requested_bookmarks_contain_the_current_revision(api: KubeApi, call: Caller) -> None:
     start = api.store.revision
     async with (
-        call.watch(PODS, resourceVersion=start, allowWatchBookmarks="true") as asked,
+        call.watch(PODS, resourceVersion=start, allowWatchBookmarks="true") as with_bookmarks,
         call.watch(PODS, resourceVersion=start) as did_not_ask,
     ):
         make(api, "a")
         api.send_bookmarks()
-        event = await asked.next()
+        event = await with_bookmarks.next()
         assert event["type"] == "BOOKMARK"
         assert event["object"]["kind"] == "Pod"
         assert event["object"]["metadata"]["resourceVersion"] == str(api.store.revision)
@@ -155,6 +155,10 @@ async def test_an_exact_revision_is_listed(api: KubeApi, call: Caller) -> None:
 
 
 async def test_a_future_revision_is_a_timeout_with_retry_after(call: Caller) -> None:
-    answer = await call("GET", f"{LISTED}&resourceVersion=999999")
-    assert (answer.status, answer.body["reason"], answer.body["details"]["retryAfterSeconds"]) == (504, "Timeout", 1)
-    assert answer.headers["Retry-After"] == "1"
+    response = await call("GET", f"{LISTED}&resourceVersion=999999")
+    assert (response.status, response.body["reason"], response.body["details"]["retryAfterSeconds"]) == (
+        504,
+        "Timeout",
+        1,
+    )
+    assert response.headers["Retry-After"] == "1"
