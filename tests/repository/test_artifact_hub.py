@@ -56,7 +56,7 @@ def test_the_examples_are_objects_of_these_kinds_with_their_fields() -> None:
 
 
 def test_the_repositorys_metadata_has_the_known_fields() -> None:
-    found = yaml.safe_load((ROOT / "artifacthub-repo.yml").read_text())
-    assert set(found) <= {"repositoryID", "owners", "ignore"}
-    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", found["repositoryID"])
-    assert all(set(owner) == {"name", "email"} for owner in found["owners"])
+    metadata = yaml.safe_load((ROOT / "artifacthub-repo.yml").read_text())
+    assert set(metadata) <= {"repositoryID", "owners", "ignore"}
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", metadata["repositoryID"])
+    assert all(set(owner) == {"name", "email"} for owner in metadata["owners"])

@@ -41,7 +41,7 @@ def faults(plugin: dict[str, Any]) -> list[str]:
             "uri": platform.get("uri", "").startswith("https://"),
             "sha256": re.fullmatch(r"[a-f0-9]{64}", platform.get("sha256", "")),
             "bin": platform.get("bin"),
-            "selector": expressions and {one["key"] for one in expressions} <= {"os", "arch"},
+            "selector": expressions and {expression["key"] for expression in expressions} <= {"os", "arch"},
         }
     return [name for name, holds in rules.items() if not holds]
 

@@ -16,9 +16,9 @@ def rights() -> Iterator[tuple[str, str, str]]:
 
 
 def test_no_right_reads_secrets_or_tokens_or_leads_to_other_programs() -> None:
-    found = {resource for _, _, resource in rights()}
-    assert "azureidentities" in found
-    assert not found & {"*", "secrets", "serviceaccounts/token", "pods/exec", "pods/attach", "nodes/proxy"}
+    resources = {resource for _, _, resource in rights()}
+    assert "azureidentities" in resources
+    assert not resources & {"*", "secrets", "serviceaccounts/token", "pods/exec", "pods/attach", "nodes/proxy"}
     assert "pods/proxy" not in {resource for kind, _, resource in rights() if kind == "ClusterRole"}
 
 

@@ -36,8 +36,8 @@ STARTS = (Start(None, 0.79, 0.49), Start(1.0, 1.4, 0.48), Start(None, 0.89, 0.6,
 
 
 def test_each_budget_of_the_design_has_its_own_figure() -> None:
-    found = budgets(replace(FULL, starts=STARTS))
-    assert [(budget.what, budget.direction, budget.limit, budget.got) for budget in found] == DESIGN
+    measured = budgets(replace(FULL, starts=STARTS))
+    assert [(budget.what, budget.direction, budget.limit, budget.got) for budget in measured] == DESIGN
 
 
 def test_an_unmeasured_budget_is_not_met() -> None:

@@ -28,10 +28,10 @@ def test_the_document_contains_the_tables_of_results_files_that_name_no_machine_
     results = [json.loads(file.read_text()) for file in RESULTS.glob("controller-*.json")]
     assert standing(DOCUMENT, MAKER) in map(table, results)
     assert standing(DOCUMENT, TOKENS) in {*map(tokens_table, results)} - {""}
-    for found in results:
-        assert set(found["machine"]) == {"cpu", "cores", "kernel", "python", "uvloop", "memory_gib"}
-        assert all("/" not in str(value) for value in (*found["machine"].values(), found["commit"], found["date"]))
-        assert all(set(map(type, row.values())) <= {str, int, float} for row in found["rows"])
+    for result in results:
+        assert set(result["machine"]) == {"cpu", "cores", "kernel", "python", "uvloop", "memory_gib"}
+        assert all("/" not in str(value) for value in (*result["machine"].values(), result["commit"], result["date"]))
+        assert all(set(map(type, row.values())) <= {str, int, float} for row in result["rows"])
 
 
 def test_a_mic_that_does_not_become_quiet_is_reported() -> None:
@@ -56,9 +56,9 @@ async def quiet(share: Callable[[float], float], limit_seconds: float, reads: in
 
 
 async def test_the_wait_for_an_idle_mic_ends_at_its_first_idle_second_or_at_the_limit() -> None:
-    found = await quiet(lambda at: 0.8 if at < 7 else 0.01, 120.0)
-    assert (found.reached, found.since) == (True, 7.0)
-    assert found.share == pytest.approx(0.01)
+    idle = await quiet(lambda at: 0.8 if at < 7 else 0.01, 120.0)
+    assert (idle.reached, idle.since) == (True, 7.0)
+    assert idle.share == pytest.approx(0.01)
     busy = await quiet(lambda _at: 0.3, 20.0)
     assert (busy.reached, busy.since) == (False, 19.0)
     assert busy.share == pytest.approx(0.3)

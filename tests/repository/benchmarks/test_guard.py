@@ -89,9 +89,9 @@ def test_a_change_beyond_the_limit_is_reported(environment: Environment, now: di
 
 
 def test_a_batch_that_only_one_side_has_is_reported() -> None:
-    found = {"keep-alive": COUNTS, "new": COUNTS}
-    assert deviations(BASE, HERE, found) == ["new: only counted."]
-    assert deviations(Baseline(HERE, found), HERE, {"keep-alive": COUNTS}) == ["new: only in the baseline."]
+    counted = {"keep-alive": COUNTS, "new": COUNTS}
+    assert deviations(BASE, HERE, counted) == ["new: only counted."]
+    assert deviations(Baseline(HERE, counted), HERE, {"keep-alive": COUNTS}) == ["new: only in the baseline."]
 
 
 def test_the_baseline_of_the_same_environment_or_else_of_the_same_machine_and_python_is_used() -> None:
@@ -204,9 +204,9 @@ def test_a_request_costs_what_the_baseline_states() -> None:
 @pytest.mark.tools
 @pytest.mark.timeout(900)
 def test_no_request_costs_more_instructions_than_the_bound() -> None:
-    found = costs()
-    assert {figure.name for figure in found} == COSTLY.keys()
-    assert found[0].instructions <= INSTRUCTIONS_MAX, table(found[:8])
+    figures = costs()
+    assert {figure.name for figure in figures} == COSTLY.keys()
+    assert figures[0].instructions <= INSTRUCTIONS_MAX, table(figures[:8])
 
 
 IMPORTS_MAX = 2.6

@@ -50,7 +50,7 @@ def test_each_cache_miss_requests_a_new_token_and_a_renewal_a_cached_one() -> No
     request = uncached()
     (place,) = request.ids
     other = request.text[:place] + b"fedcba9876543210" + request.text[place + 16 :]
-    resources = [found[0] for found in (asked(request), asked(Request(other))) if found]
+    resources = [match[0] for match in (asked(request), asked(Request(other))) if match]
     assert resources == [
         b"https://0123456789abcdef.management.azure.com/",
         b"https://fedcba9876543210.management.azure.com/",

@@ -161,7 +161,7 @@ def right() -> dict[str, Clients]:
 
 
 RIGHT = right()
-SERVED = RIGHT | {name: Clients(wrong=answer) for name, (_, answer) in WRONG.items()}
+SERVED = RIGHT | {name: Clients(wrong=response) for name, (_, response) in WRONG.items()}
 """The clients of all groups as the server sees them."""
 
 
@@ -220,8 +220,8 @@ def test_a_connection_per_request_has_only_one_request() -> None:
 
 @pytest.mark.usefixtures("runs")
 def test_all_source_addresses_and_requests_are_used_in_turn() -> None:
-    found = Counter(SERVED["from five addresses"].peers)
-    assert found == {f"127.1.6.{number}": 2 * TRIES // 5 for number in range(1, 6)}
+    peers = Counter(SERVED["from five addresses"].peers)
+    assert peers == {f"127.1.6.{number}": 2 * TRIES // 5 for number in range(1, 6)}
     rotating = SERVED["in rotation"]
     lengths = [len(request.text) for request in rotating.requests]
     assert [len(head) for head in rotating.heads] == [lengths[number % 3] for number in range(GOOD + TRIES)]
@@ -231,8 +231,8 @@ def test_all_source_addresses_and_requests_are_used_in_turn() -> None:
 def test_ids_are_unique_over_positions_groups_and_runs() -> None:
     heads = [head for clients in SERVED.values() for head in clients.heads if b"client-request-id" in head.lower()]
     heads += [head for head in SERVED["in rotation"].heads if b"client_id" in head]
-    found = [re.search(rb"[0-9a-f]{4}-[0-9a-f]{12}\r|client_id=[0-9a-f]{16} ", head) for head in heads]
-    seen = {re.sub(rb"client_id=|[^0-9a-f]", b"", match[0]) for match in found if match}
+    matches = [re.search(rb"[0-9a-f]{4}-[0-9a-f]{12}\r|client_id=[0-9a-f]{16} ", head) for head in heads]
+    seen = {re.sub(rb"client_id=|[^0-9a-f]", b"", match[0]) for match in matches if match}
     assert len(seen) == len(heads) > 1000
     assert {len(text) for text in seen} == {16}
 
@@ -349,8 +349,8 @@ def test_quantiles_are_those_of_the_times(counted: Counted, times: list[int], sh
 
 @given(times=st.lists(times_ns, max_size=60), limit=times_ns)
 def test_the_count_above_a_bound_excludes_close_values(counted: Counted, times: list[int], limit: int) -> None:
-    found = counted(times).above(limit / 1e3)
-    assert sum(ns > limit * 1.004 + 1 for ns in times) <= found <= sum(ns > limit * 0.996 - 1 for ns in times)
+    count = counted(times).above(limit / 1e3)
+    assert sum(ns > limit * 1.004 + 1 for ns in times) <= count <= sum(ns > limit * 0.996 - 1 for ns in times)
 
 
 def test_times_out_of_range_are_counted_at_its_ends(counted: Counted) -> None:

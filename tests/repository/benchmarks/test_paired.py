@@ -32,10 +32,10 @@ ROUNDS = st.lists(
 
 @given(st.lists(FIGURES, min_size=1, max_size=30))
 def test_quartiles_are_ordered_and_within_the_measured_values(values: list[float]) -> None:
-    found = quartiles(values)
+    result = quartiles(values)
     # Interpolation may round by a last digit.
-    assert min(values) * (1 - 1e-12) <= found.low <= found.median <= found.high <= max(values) * (1 + 1e-12)
-    assert found.median == statistics.median(values)
+    assert min(values) * (1 - 1e-12) <= result.low <= result.median <= result.high <= max(values) * (1 + 1e-12)
+    assert result.median == statistics.median(values)
     assert quartiles([5, 1, 4, 2, 3]) == Quartiles(2, 3, 4), "by the inclusive method"
 
 
@@ -43,10 +43,10 @@ def test_quartiles_are_ordered_and_within_the_measured_values(values: list[float
 def test_a_server_that_is_faster_by_a_factor_has_that_ratio_at_any_speed_of_the_machine(
     rounds: list[Round], factor: float
 ) -> None:
-    faster = [replace(one, sample=replace(one.sample, rps=one.sample.rps * factor)) for one in rounds]
-    found = ratios(faster, rounds)
-    assert (found.rps.low, found.rps.median, found.rps.high) == pytest.approx((factor,) * 3)
-    assert (found.cpu, found.p50, found.p99) == (Quartiles(1, 1, 1),) * 3
+    faster = [replace(round_, sample=replace(round_.sample, rps=round_.sample.rps * factor)) for round_ in rounds]
+    result = ratios(faster, rounds)
+    assert (result.rps.low, result.rps.median, result.rps.high) == pytest.approx((factor,) * 3)
+    assert (result.cpu, result.p50, result.p99) == (Quartiles(1, 1, 1),) * 3
 
 
 def test_rounds_are_compared_pairwise_and_not_by_their_medians() -> None:
@@ -75,15 +75,15 @@ def test_a_control_agrees_if_no_ratio_differs_from_one_by_more_than_two_percent(
 ) -> None:
     rps, cpu, p50, p99 = (value * (off if name == figure else 1) for name, value in USUAL.items())
     usual = round_of(USUAL["rps"], USUAL["cpu"], p50=USUAL["p50"], p99=USUAL["p99"])
-    found = control("c", [round_of(rps, cpu, p50=p50, p99=p99)], [usual], redone=3)
-    assert found.agrees is agrees
-    assert (found.rounds, found.redone, found.dirty) == (1, 3, 0)
+    result = control("c", [round_of(rps, cpu, p50=p50, p99=p99)], [usual], redone=3)
+    assert result.agrees is agrees
+    assert (result.rounds, result.redone, result.dirty) == (1, 3, 0)
 
 
 def test_a_server_is_compared_with_nginx_and_nginx_with_nothing() -> None:
-    found = served({"nmi": [round_of(130, 6), round_of(120, 6)], "nginx": [round_of(100), round_of(100)]})
-    assert found["nginx"].against is None
-    against = found["nmi"].against
+    result = served({"nmi": [round_of(130, 6), round_of(120, 6)], "nginx": [round_of(100), round_of(100)]})
+    assert result["nginx"].against is None
+    against = result["nmi"].against
     assert against is not None
     assert against.rps.median == pytest.approx(1.25)
     assert against.cpu.median == pytest.approx(0.75)
@@ -92,9 +92,9 @@ def test_a_server_is_compared_with_nginx_and_nginx_with_nothing() -> None:
 
 def test_a_round_without_a_value_ends_the_run_unless_it_is_the_references() -> None:
     rounds = {"nginx": [round_of(100)], "nmi": [round_of(130)], "go": [round_of(1, cpu=-0.5)]}
-    found = served(rounds)
-    assert found["go"].against is None
-    assert found["nmi"].against is not None
+    result = served(rounds)
+    assert result["go"].against is None
+    assert result["nmi"].against is not None
     with pytest.raises(ValueError, match="cannot be compared"):
         served({**rounds, "nmi": [round_of(130, cpu=-0.5)]})
 
@@ -102,9 +102,9 @@ def test_a_round_without_a_value_ends_the_run_unless_it_is_the_references() -> N
 def test_responses_and_errors_of_all_rounds_are_summed() -> None:
     odd = round_of(100)
     odd = replace(odd, sample=replace(odd.sample, statuses={200: 990, 503: 10}, errors={"reset": 2, "short": 0}))
-    found = served({"nmi": [round_of(100), odd]})["nmi"]
-    assert found.statuses == {200: 1_990, 503: 10}
-    assert found.errors == {"reset": 2}, "what never happened is not named"
+    result = served({"nmi": [round_of(100), odd]})["nmi"]
+    assert result.statuses == {200: 1_990, 503: 10}
+    assert result.errors == {"reset": 2}, "what never happened is not named"
 
 
 def test_disturbed_measurements_of_all_servers_are_counted() -> None:
@@ -126,7 +126,7 @@ def test_a_budget_is_met_at_its_limit_and_never_without_a_value(got: float | Non
 
 
 def first_case(**changes: Any) -> Change:
-    return lambda found: replace(found, cases=(replace(BEST, **changes), *found.cases[1:]))
+    return lambda run: replace(run, cases=(replace(BEST, **changes), *run.cases[1:]))
 
 
 def failing(name: str) -> dict[str, Served]:
@@ -134,7 +134,7 @@ def failing(name: str) -> dict[str, Served]:
 
 
 def first_row(part: str, **changes: Any) -> Change:
-    return lambda found: replace(found, **dict[str, Any]({part: (replace(getattr(found, part)[0], **changes),)}))
+    return lambda run: replace(run, **dict[str, Any]({part: (replace(getattr(run, part)[0], **changes),)}))
 
 
 OPEN, IDLE = FULL.open_loop[0], FULL.background[0]
@@ -143,11 +143,11 @@ OPEN, IDLE = FULL.open_loop[0], FULL.background[0]
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda found: replace(found, changed=True), "files differed from the commit"),
-        (lambda found: replace(found, control=None), "there was no control"),
-        (lambda found: replace(found, control=replace(found.control, agrees=False)), "the control is out of 2%"),
+        (lambda run: replace(run, changed=True), "files differed from the commit"),
+        (lambda run: replace(run, control=None), "there was no control"),
+        (lambda run: replace(run, control=replace(run.control, agrees=False)), "the control is out of 2%"),
         (
-            lambda found: replace(found, control=replace(found.control, dirty=2)),
+            lambda run: replace(run, control=replace(run.control, dirty=2)),
             "something disturbed 2 of the control's measurements",
         ),
         (first_case(rounds=14), f"{BEST.title}: 14 rounds instead of 15"),
@@ -170,7 +170,7 @@ def test_the_reasons_against_a_run_are_reported(spoil: Change, why: str) -> None
     [
         (first_case(servers=failing("go")), FULL),
         (first_case(rounds=14), QUICK),
-        (lambda found: replace(found, budgets=(budget("it", 2.0, "at most", 1.0),)), FULL),
+        (lambda run: replace(run, budgets=(budget("it", 2.0, "at most", 1.0),)), FULL),
     ],
     ids=["errors of the Go implementation", "fewer rounds in a quick run", "a missed budget"],
 )

@@ -20,9 +20,9 @@ def later(days: float, commit: str, **changes: object) -> Results:
 
 def test_every_committed_results_file_can_be_written_again_and_names_no_directory(tmp_path: Path) -> None:
     for file in FOLDER.glob("2*.json"):
-        found = read(file)
-        assert file.name == file_name(found)
-        assert read(write(found, tmp_path)) == found
+        results = read(file)
+        assert file.name == file_name(results)
+        assert read(write(results, tmp_path)) == results
         assert not any(word in file.read_text() for word in ('"/', "/home", "/tmp"))
     assert file_name(later(0, "0123456789", changed=True)).endswith("-0123456789+.json")
 
@@ -67,8 +67,8 @@ def test_the_page_and_its_table_equal_the_output_for_the_newest_accepted_run() -
     assert standing(DOCUMENT, MAKER) == made(DOCUMENT)
     run = newest()
     assert run
-    file, found = run
-    assert (file.with_suffix("") / FILE).read_text() == table(found) + "\n"
+    file, results = run
+    assert (file.with_suffix("") / FILE).read_text() == table(results) + "\n"
 
 
 def test_the_latest_accepted_full_run_is_used(tmp_path: Path) -> None:

@@ -67,15 +67,15 @@ class Machine(Cores):
         return able.alternate([self.measured_server(name) for name in names], rounds, deadline, quick=quick)
 
 
-def dirty(found: Outcome) -> list[bool]:
-    return [measured.dirty for rounds in found.rounds.values() for measured in rounds]
+def dirty(outcome: Outcome) -> list[bool]:
+    return [measured.dirty for rounds in outcome.rounds.values() for measured in rounds]
 
 
 def test_rounds_run_forwards_and_backwards_alternately() -> None:
     machine = Machine()
-    found = machine.run("a", "b", "c", rounds=3, quick=True)
+    outcome = machine.run("a", "b", "c", rounds=3, quick=True)
     assert machine.measured == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
-    assert {name: len(rounds) for name, rounds in found.rounds.items()} == {"a": 3, "b": 3, "c": 3}
+    assert {name: len(rounds) for name, rounds in outcome.rounds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
 def test_the_servers_cpu_time_is_computed_per_request() -> None:
@@ -88,27 +88,27 @@ def test_the_servers_cpu_time_is_computed_per_request() -> None:
 
 @pytest.mark.parametrize(("share", "redone"), [(0.0, 0), (0.07, 0), (0.09, REDONE_AT_MOST)])
 def test_other_processes_may_use_eight_percent_of_a_core(share: float, redone: int) -> None:
-    found = Machine(others=lambda _: share).run("a", rounds=1, quick=True)
-    assert found.redone == redone
-    assert dirty(found) == [bool(redone)]
+    outcome = Machine(others=lambda _: share).run("a", rounds=1, quick=True)
+    assert outcome.redone == redone
+    assert dirty(outcome) == [bool(redone)]
 
 
 def test_a_disturbed_measurement_is_repeated_when_the_machine_is_quiet() -> None:
     machine = Machine(others=lambda now: 0.5 if now < 3 else 0.0)
-    found = machine.run("a", rounds=1, quick=True)
-    assert (machine.measured, found.redone) == (["a"], 0), "the machine was not quiet, and that was waited for"
+    outcome = machine.run("a", rounds=1, quick=True)
+    assert (machine.measured, outcome.redone) == (["a"], 0), "the machine was not quiet, and that was waited for"
 
     machine = Machine(others=lambda now: 0.09 if now < 1 else 0.0)
-    found = machine.run("a", "b", rounds=1, quick=True)
+    outcome = machine.run("a", "b", rounds=1, quick=True)
     assert machine.measured == ["a", "a", "b"], "too little to be seen in a look, too much for a measurement"
-    assert found.redone == 1
-    assert dirty(found) == [False, False]
+    assert outcome.redone == 1
+    assert dirty(outcome) == [False, False]
 
 
 def test_a_machine_that_is_never_quiet_is_measured_and_marked_as_disturbed() -> None:
     machine = Machine(others=lambda _: 0.5)
-    found = machine.run("a", "b", rounds=1, quick=True)
-    assert dirty(found) == [True, True]
+    outcome = machine.run("a", "b", rounds=1, quick=True)
+    assert dirty(outcome) == [True, True]
     assert machine.measured == ["a", "b"]
     assert 2 * PATIENCE_SECONDS < machine.now < 2 * (PATIENCE_SECONDS + SECOND + 2 * LOOK_SECONDS), "bounded"
     late = Machine(others=lambda now: 0.5 if now < PATIENCE_SECONDS else 0.0)
@@ -126,9 +126,9 @@ def test_a_full_run_makes_fifteen_rounds_and_no_more_after_the_deadline_and_a_qu
         Machine().run("a", rounds=14)
     assert len(Machine().run("a", rounds=14, quick=True).rounds["a"]) == 14
     machine = Machine(others=lambda _: 0.5)
-    found = machine.run("a", rounds=40, deadline=5.0)
-    assert len(found.rounds["a"]) == LEAST_ROUNDS
-    assert dirty(found) == [True] * LEAST_ROUNDS
+    outcome = machine.run("a", rounds=40, deadline=5.0)
+    assert len(outcome.rounds["a"]) == LEAST_ROUNDS
+    assert dirty(outcome) == [True] * LEAST_ROUNDS
     assert machine.now < 5.0 + LEAST_ROUNDS * (SECOND + 2 * LOOK_SECONDS), "nothing is waited for any more"
 
 

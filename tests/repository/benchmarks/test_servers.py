@@ -110,9 +110,9 @@ def test_imds_responds_after_the_configured_delay_with_tokens_of_the_configured_
     pod, calls = around.pods[0], around.counts().imds_calls
     around.set_imds(delay_ms=300, token_seconds=900)
     began = time.monotonic()
-    answer = nmi.token_response(pod, FORCE_REFRESH)
+    response = nmi.token_response(pod, FORCE_REFRESH)
     assert time.monotonic() - began >= 0.3
-    assert int(json.loads(answer)["expires_in"]) <= 900
+    assert int(json.loads(response)["expires_in"]) <= 900
     assert around.counts().imds_calls == calls + 1
     around.set_imds()
     assert int(json.loads(nmi.token_response(pod, FORCE_REFRESH))["expires_in"]) > 86_000
@@ -130,13 +130,13 @@ def test_pods_reach_nmi_by_its_rule_and_nginx_by_an_equal_one() -> None:
         with node(w, core=None, behind=wired) as nmi:
             assert (nmi.address, nmi.port) == ("169.254.169.254", 80)
             nmi.warm(pods)
-            answer = nmi.token_response(pods[-1])
+            response = nmi.token_response(pods[-1])
             state = nmi.side.call(lambda: get("127.0.0.1", nmi.probe_port, "/debug/state"))
             assert json.loads(state.body)["plumbing"]["in_force"]
             assert wired.node.call(TIME_WAIT.read_text).strip() == "5"
-        with wire(4) as other, nginx(answer, core=None, side=other.node) as server:
+        with wire(4) as other, nginx(response, core=None, side=other.node) as server:
             led = led_to(server, other)
-            check(led, answer, source=pods[-1])
+            check(led, response, source=pods[-1])
             assert (led.address, led.port, led.pids) == ("169.254.169.254", 80, server.pids)
             assert other.node.call(TIME_WAIT.read_text).strip() == "5"
 
@@ -150,9 +150,9 @@ def benchmark_node() -> Iterator[BenchmarkNode]:
 @pytest.mark.parametrize("load", cases.ON_A_FULL_NODE, ids=lambda load: load.key)
 def test_a_closed_loop_measures_each_server(benchmark_node: BenchmarkNode, load: cases.Load) -> None:
     # On a busy machine a server may answer nothing in so short a time, which is no result.
-    found = until_sync(lambda: loops.measured(load, benchmark_node, Cores(), SHORT), ignoring=RuntimeError)
-    assert set(found.servers) == {"nmi", "nginx"}
-    for name, served in found.servers.items():
+    measured = until_sync(lambda: loops.measured(load, benchmark_node, Cores(), SHORT), ignoring=RuntimeError)
+    assert set(measured.servers) == {"nmi", "nginx"}
+    for name, served in measured.servers.items():
         assert set(served.errors) <= {"unanswered"}  # at the end, on a busy machine
         assert set(served.statuses) == {load.status if name == "nmi" else 200}
         assert (served.against is None) == (name == "nginx")
@@ -166,9 +166,9 @@ def test_a_limit_of_cpu_time_delays_the_start() -> None:
         with pytest.raises(OSError, match="cgroup"):
             started(3, cores=0.1, times=1)
         return
-    found = started(3, cores=0.1, times=1)
-    assert found.cores == 0.1
-    assert found.seconds > 3 * found.cpu_seconds
+    start = started(3, cores=0.1, times=1)
+    assert start.cores == 0.1
+    assert start.seconds > 3 * start.cpu_seconds
     assert not list(cpu_limit.ROOT.glob(f"**/nmi-benchmark-{os.getpid()}"))
 
 

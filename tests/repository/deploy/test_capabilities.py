@@ -20,17 +20,17 @@ pytestmark = pytest.mark.root
 
 def container(name: str) -> dict[str, Any]:
     """Return the container or init container of this name in the chart's DaemonSets, with all options enabled."""
-    (found,) = (
-        one
+    (spec,) = (
+        candidate
         for workload in render(GOLDEN / "every-flag.values.yaml")
         if workload["kind"] == "DaemonSet"
-        for one in [
+        for candidate in [
             *workload["spec"]["template"]["spec"]["containers"],
             *workload["spec"]["template"]["spec"].get("initContainers", []),
         ]
-        if one["name"] == name
+        if candidate["name"] == name
     )
-    return dict(found)
+    return dict(spec)
 
 
 def as_in(name: str) -> list[str]:

@@ -21,37 +21,38 @@ GIVEN = {"NODE_NAME": "node-1", "MIC_POD_NAMESPACE": "podid"}
 
 def programs(objects: list[Object]) -> dict[str, Any]:
     """Return the settings that each program reads from its command line and environment."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for item in objects:
         for container in item.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
             if parse := PARSE.get(container["name"]):
                 environ = {
-                    one["name"]: one.get("value", GIVEN.get(one["name"], "")) for one in container.get("env", [])
+                    variable["name"]: variable.get("value", GIVEN.get(variable["name"], ""))
+                    for variable in container.get("env", [])
                 }
                 words = [word.replace("$(NODE_NAME)", "node-1") for word in container["args"]]
-                found[container["name"]] = parse(words, environ)
-    return found
+                settings[container["name"]] = parse(words, environ)
+    return settings
 
 
 @pytest.mark.parametrize("values", golden_sets(), ids=lambda values: values.name.removesuffix(".values.yaml"))
 def test_the_programs_accept_their_command_lines(values: Path) -> None:
-    managed, found = values.name.startswith("managed."), programs(render(values))
-    assert set(found) == ({"nmi"} if managed else {"nmi", "mic"})
-    assert (found["nmi"].operation_mode is OperationMode.MANAGED) is managed
-    assert found["nmi"].force_namespaced or not managed
+    managed, settings = values.name.startswith("managed."), programs(render(values))
+    assert set(settings) == ({"nmi"} if managed else {"nmi", "mic"})
+    assert (settings["nmi"].operation_mode is OperationMode.MANAGED) is managed
+    assert settings["nmi"].force_namespaced or not managed
 
 
 def test_by_default_the_programs_have_their_own_defaults_but_nmi_fails_closed() -> None:
-    found = programs(render())
-    assert found["mic"].describe() == {"cloud_config": "/etc/kubernetes/azure.json", "namespace": "podid"}
-    assert found["nmi"].describe() == {"mic_namespace": "podid", **OWN}
+    settings = programs(render())
+    assert settings["mic"].describe() == {"cloud_config": "/etc/kubernetes/azure.json", "namespace": "podid"}
+    assert settings["nmi"].describe() == {"mic_namespace": "podid", **OWN}
     assert programs(render(namespace="default"))["nmi"].describe() == OWN, "MIC's pods are trusted there"
 
 
 def test_an_admin_secret_replaces_azure_json() -> None:
-    found = programs(render(GOLDEN / "admin-secret-msi.values.yaml"))["mic"]
-    assert found.cloud_config == ""
-    assert set(found.environment) == set(mic.startup.settings.CLOUD_VARIABLES)
+    settings = programs(render(GOLDEN / "admin-secret-msi.values.yaml"))["mic"]
+    assert settings.cloud_config == ""
+    assert set(settings.environment) == set(mic.startup.settings.CLOUD_VARIABLES)
 
 
 def test_the_programs_can_read_an_inline_description_of_the_cloud(tmp_path: Path) -> None:
@@ -141,11 +142,11 @@ MIC: Mapping[str, Any] = {
 @pytest.mark.parametrize("helm", HELMS)
 def test_every_value_arrives_at_its_setting(helm: str) -> None:
     objects = render(GOLDEN / "every-flag.values.yaml", helm=helm)
-    found = programs(objects)
-    assert {name: getattr(found["nmi"], name) for name in NMI} == NMI
-    assert {name: getattr(found["mic"], name) for name in MIC} == MIC
-    assert set(found["nmi"].describe()) == {*NMI, "node_name"}
-    assert set(found["mic"].describe()) == set(MIC)
+    settings = programs(objects)
+    assert {name: getattr(settings["nmi"], name) for name in NMI} == NMI
+    assert {name: getattr(settings["mic"], name) for name in MIC} == MIC
+    assert set(settings["nmi"].describe()) == {*NMI, "node_name"}
+    assert set(settings["mic"].describe()) == set(MIC)
     labels = dict(label.split("=") for label in MIC["nmi_selector"].split(","))
     (nmi_pods,) = (
         item["spec"]["template"]["metadata"]["labels"]

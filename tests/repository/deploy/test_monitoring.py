@@ -53,8 +53,8 @@ def test_the_files_arrive_as_they_are(chart: Path, helm: str) -> None:
     (chart / "files" / "dashboard.json").write_text(json.dumps(DASHBOARD, indent=2))
     (chart / "files" / "alerts.yaml").write_text(yaml.safe_dump(RULES))
     assert monitoring(render(chart=chart)) == {}, "they are not installed unasked"
-    found = monitoring(render(chart=chart, helm=helm, options=OPTIONS))
-    dashboard, rules = found["ConfigMap"], found["PrometheusRule"]
+    by_kind = monitoring(render(chart=chart, helm=helm, options=OPTIONS))
+    dashboard, rules = by_kind["ConfigMap"], by_kind["PrometheusRule"]
     assert json.loads(dashboard["data"]["aad-pod-identity.json"]) == DASHBOARD
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert dashboard["metadata"]["namespace"] == "grafana"
@@ -82,9 +82,9 @@ def test_managed_mode_has_no_alerts_of_mic() -> None:
     ids=["url", "url with a slash", "none"],
 )
 def test_the_runbooks_are_at_the_url_of_the_values_or_in_the_repository(url: str, folder: str) -> None:
-    found = alerts(*([f"--set=prometheusRule.runbookBaseURL={url}"] if url else []))
-    pages = {name: rule["annotations"]["runbook_url"] for name, rule in found.items()}
-    assert pages == {name: f"{folder}/{name}.md" for name in found}
+    rules = alerts(*([f"--set=prometheusRule.runbookBaseURL={url}"] if url else []))
+    pages = {name: rule["annotations"]["runbook_url"] for name, rule in rules.items()}
+    assert pages == {name: f"{folder}/{name}.md" for name in rules}
 
 
 def known(item: Object) -> Object:

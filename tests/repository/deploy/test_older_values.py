@@ -59,10 +59,10 @@ def test_the_defaults_are_those_of_the_go_implementation_but_for_the_listed_diff
     ours = yaml.safe_load((CHART / "values.yaml").read_text())
     readme = (CHART / "README.md").read_text().partition("## Upgrading")[0]
     for path, value in leaves(reference(DIFFERENT)):
-        found = ours
+        current = ours
         for part in path:
-            found = found[part]
-        assert found == value, path
+            current = current[part]
+        assert current == value, path
     for name in DIFFERENT:
         assert reference({name: DIFFERENT[name]}) != reference({})
         assert f"`{name.removesuffix('.limits.cpu')}`" in readme
@@ -127,9 +127,9 @@ def test_the_defaults_for_missing_values_are_those_of_values_yaml() -> None:
     text = (CHART / "templates" / "_values.tpl").read_text()
     missing = text.partition('"aad-pod-identity.missing" -}}')[2].partition("{{- end")[0]
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
-    known = dict(leaves(defaults))
+    default_values = dict(leaves(defaults))
     for path, value in leaves(yaml.safe_load(missing)):
-        assert value == {} or known[path] == value, path
+        assert value == {} or default_values[path] == value, path
 
 
 @pytest.mark.parametrize("helm", HELMS)

@@ -340,19 +340,19 @@ def field(objects: list[Object], where: str) -> Any:
     """Return the field at this path; None if the object or the field is absent."""
     title, _, path = where.partition(" ")
     kind, _, name = title.partition("/")
-    found: Any = next(
+    current: Any = next(
         (
-            one
-            for one in objects
-            if one["kind"] == kind and one["metadata"]["name"].endswith(f"aad-pod-identity-{name}")
+            item
+            for item in objects
+            if item["kind"] == kind and item["metadata"]["name"].endswith(f"aad-pod-identity-{name}")
         ),
         None,
     )
     for part in path.split("."):
-        if isinstance(found, list):
-            found = {key: value for number, one in enumerate(found) for key, value in keys_of(number, one)}
-        found = (found or {}).get(part.replace("~", "."))
-    return found
+        if isinstance(current, list):
+            current = {key: value for number, element in enumerate(current) for key, value in keys_of(number, element)}
+        current = (current or {}).get(part.replace("~", "."))
+    return current
 
 
 def keys_of(number: int, element: Any) -> list[tuple[str, Any]]:
@@ -402,7 +402,7 @@ def test_a_changed_inline_description_of_the_cloud_restarts_the_programs() -> No
     for described in (CLOUD, {**CLOUD, "tokenAudience": "https://other"}):
         objects = render(given={"customCloud": {"environment": described}})
         for workload in ("DaemonSet/nmi", "Deployment/mic"):
-            found = field(objects, f"{workload} spec.template.metadata.annotations.checksum/cloud")
-            checksums[workload, len(described)] = found
+            checksum = field(objects, f"{workload} spec.template.metadata.annotations.checksum/cloud")
+            checksums[workload, len(described)] = checksum
     assert None not in checksums.values()
     assert len(set(checksums.values())) == 2

@@ -57,9 +57,9 @@ def test_the_names_of_the_federated_objects_are_valid_also_for_a_long_release(
     objects = render(options=[FEDERATED, *options], release=release)
     kinds = ("Role", "RoleBinding", "ValidatingAdmissionPolicy")
     (name,) = {
-        found
+        full_name
         for item in objects
-        if item["kind"] in kinds and (found := item["metadata"]["name"]).endswith("-federated")
+        if item["kind"] in kinds and (full_name := item["metadata"]["name"]).endswith("-federated")
     }
     assert len(name) <= 63
     assert "--" not in name

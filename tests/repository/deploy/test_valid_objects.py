@@ -33,8 +33,8 @@ SINCE = {"admissionregistration.k8s.io/v1": 30}
 def objects() -> Mapping[str, Any]:
     """Return each distinct object of the golden sets and of all files, by its text."""
     texts = [*map(golden_text, golden_sets()), *(file.read_text() for file in FILES)]
-    found = [item for text in texts for item in yaml.load_all(text, yaml.CSafeLoader)]
-    return {json.dumps(item, sort_keys=True): item for item in found if item["apiVersion"] not in OF_OTHERS}
+    documents = [item for text in texts for item in yaml.load_all(text, yaml.CSafeLoader)]
+    return {json.dumps(item, sort_keys=True): item for item in documents if item["apiVersion"] not in OF_OTHERS}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -35,9 +35,9 @@ def sigma_alerts(name: str, lines: Iterable[Line]) -> list[Line]:
         for line in lines:
             values = [line.get("time" if column == "timestamp" else column) for column in COLUMNS]
             database.execute(f"INSERT INTO logs VALUES ({', '.join('?' * len(COLUMNS))})", values)  # noqa: S608
-        found = [dict(row) for row in database.execute(_sigma_query(name))]
+        rows = [dict(row) for row in database.execute(_sigma_query(name))]
     database.close()
-    return [{**row, **json.loads(row.get("group_keys", "{}"))} for row in found]
+    return [{**row, **json.loads(row.get("group_keys", "{}"))} for row in rows]
 
 
 def kql_alerts(
@@ -53,9 +53,9 @@ def kql_alerts(
         row = (moment(line), namespace, container, "node-0", json.dumps(line))
         database.execute("INSERT INTO ContainerLogV2 VALUES (?, ?, ?, ?, ?)", row)
     result = duckdb_kql.query(database, kql(name))
-    found = [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
+    rows = [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
     database.close()
-    return found
+    return rows
 
 
 def kql(name: str) -> str:

@@ -55,19 +55,20 @@ def test_the_sigma_rules_have_the_recommended_fields_and_pass_the_validators_of_
 
 
 def test_rules_use_only_fields_of_the_schema() -> None:
-    known = {name for properties in SHAPES.values() for name in properties}
+    schema_fields = {name for properties in SHAPES.values() for name in properties}
     for path in SIGMA:
         for rule in documents(path):
             for search in rule.get("detection", {}).values():
                 used = {name.partition("|")[0] for name in search} if isinstance(search, dict) else set()
-                assert used <= known, path.name
-            assert set(rule.get("correlation", {}).get("group-by", [])) <= known
+                assert used <= schema_fields, path.name
+            assert set(rule.get("correlation", {}).get("group-by", [])) <= schema_fields
     for path in KQL:
         text = kql(path.stem)
         assert duckdb_kql.validate(text) == []
-        assert {*re.findall(r"\bLine\.([a-z_]+)", text), *re.findall(r'\bLine\["([a-z_]+)"\]', text)} <= known, (
-            path.name
-        )
+        assert {
+            *re.findall(r"\bLine\.([a-z_]+)", text),
+            *re.findall(r'\bLine\["([a-z_]+)"\]', text),
+        } <= schema_fields, path.name
 
 
 def test_the_schema_has_the_closed_sets_of_the_code() -> None:
@@ -82,7 +83,7 @@ def test_the_usual_audiences_are_those_that_the_metrics_name() -> None:
     (rule,) = documents(DETECTIONS / "sigma" / "unusual-audience.yml")
     in_sigma = set(rule["detection"]["usual"]["resource"])
     in_kql = set(re.findall(r'"(https://[^"]+)"', kql("unusual-audience")))
-    assert in_kql == {known.rstrip("/") for known in _AUDIENCES.values()}
+    assert in_kql == {url.rstrip("/") for url in _AUDIENCES.values()}
     assert in_sigma == in_kql | set(_AUDIENCES.values())
     assert OTHER not in {audience(resource) for resource in in_sigma}
 
@@ -126,5 +127,5 @@ def test_the_repeats_of_one_refused_request_are_reported(written: Callable[[], l
 
     assert len(lines) == 6
     assert {alert["pod"] for alert in sigma_alerts("refused-repeatedly", lines)} == {"shop/cart"}
-    (found,) = kql_alerts("refused-repeatedly", lines)
-    assert found["Refusals"] == 20
+    (alert,) = kql_alerts("refused-repeatedly", lines)
+    assert alert["Refusals"] == 20

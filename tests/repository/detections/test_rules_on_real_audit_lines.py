@@ -76,8 +76,8 @@ def test_every_line_conforms_to_the_schema(lines: list[Line]) -> None:
 def test_a_pod_refused_repeatedly_is_reported_and_one_refused_less_often_is_not(lines: list[Line]) -> None:
     name, scanner = "refused-repeatedly", by(lines, "default/scanner")
     assert [alert["pod"] for alert in sigma_alerts(name, lines)][:1] == ["default/scanner"]
-    (found,) = kql_alerts(name, [*lines, *scanner])
-    assert (found["Pod"], found["Refusals"]) == ("default/scanner", 12)
+    (alert,) = kql_alerts(name, [*lines, *scanner])
+    assert (alert["Pod"], alert["Refusals"]) == ("default/scanner", 12)
 
     spread = [
         moved for minutes, line in enumerate(scanner) for moved in earlier([line], timedelta(minutes=5 * minutes))
@@ -91,14 +91,14 @@ def test_an_identity_used_from_a_new_namespace_is_reported_and_in_its_usual_ones
     name, cart, visitor = "identity-from-new-namespace", by(lines, "default/cart"), by(lines, "kube-public/visitor")
     before = earlier(cart, timedelta(days=3))
     assert {alert["identity"] for alert in sigma_alerts(name, [*before, *visitor])} == {"default/cart"}
-    (found,) = kql_alerts(name, [*before, *visitor])
-    assert (found["Identity"], found["Namespace"]) == ("default/cart", "kube-public")
-    assert json.loads(found["Pods"]) == ["kube-public/visitor"]
+    (alert,) = kql_alerts(name, [*before, *visitor])
+    assert (alert["Identity"], alert["Namespace"]) == ("default/cart", "kube-public")
+    assert json.loads(alert["Pods"]) == ["kube-public/visitor"]
 
     for engine in ENGINES:
         assert engine(name, [*before, *cart]) == []
-    known = [*cart, *visitor]
-    assert kql_alerts(name, [*earlier(known, timedelta(days=3)), *known]) == []
+    usual = [*cart, *visitor]
+    assert kql_alerts(name, [*earlier(usual, timedelta(days=3)), *usual]) == []
     assert kql_alerts(name, cart) == [], "an identity without history"
 
 
@@ -107,8 +107,8 @@ def test_an_exception_in_use_is_reported_and_granted_tokens_and_exceptions_of_th
 ) -> None:
     name = "exception-in-use"
     assert [alert["pod"] for alert in sigma_alerts(name, lines)] == ["default/exempt"]
-    (found,) = kql_alerts(name, lines)
-    assert (found["Pod"], found["Node"], found["Requests"]) == ("default/exempt", "node-0", 1)
+    (alert,) = kql_alerts(name, lines)
+    assert (alert["Pod"], alert["Node"], alert["Requests"]) == ("default/exempt", "node-0", 1)
     for engine in ENGINES:
         assert engine(name, [line for line in lines if line["pod"] != "default/exempt"]) == []
 

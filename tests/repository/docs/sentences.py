@@ -39,8 +39,8 @@ def refusals() -> list[Sentence]:
     called = {path: list(calls(module, None)) for path, module in modules.items()}
     return [
         Sentence(parts, reason, f"{path.relative_to(ROOT)}:{call.lineno}")
-        for path, found in called.items()
-        for name, function, call in found
+        for path, function_calls in called.items()
+        for name, function, call in function_calls
         if name in {"Refusal", "PolicyError", "_ErrorTexts"}
         for reason, parts in _of(name, call, function, list(modules.values()))
     ]
@@ -102,10 +102,10 @@ def texts(expression: ast.expr, function: Function | None, modules: list[ast.Mod
                 for node in ast.walk(function)
                 if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
             ]
-            places = [argument.arg for argument in function.args.args]
-            if not assigned and name in places:
+            parameters = [argument.arg for argument in function.args.args]
+            if not assigned and name in parameters:
                 assigned = [
-                    call.args[places.index(name)]
+                    call.args[parameters.index(name)]
                     for module in modules
                     for called, _, call in calls(module, None)
                     if called == function.name

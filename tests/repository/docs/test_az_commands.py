@@ -15,8 +15,8 @@ RECORD = "run `.venv/bin/python -m tests.system.sdks.azure_cli --write`, which d
 
 
 def test_every_command_is_one_that_the_azure_cli_has_parsed() -> None:
-    found = record()
-    assert of_pages() == sorted([*found["accepted"], *found["extension aks-preview"]]), RECORD
+    recorded = record()
+    assert of_pages() == sorted([*recorded["accepted"], *recorded["extension aks-preview"]]), RECORD
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,9 @@ def queries(command: str) -> set[str]:
 
 
 def test_queries_of_a_cluster_name_its_fields() -> None:
-    found = queries("aks show")
-    assert {"nodeResourceGroup", "identityProfile.kubeletidentity.objectId"} <= found
-    for query in found:
+    queried = queries("aks show")
+    assert {"nodeResourceGroup", "identityProfile.kubeletidentity.objectId"} <= queried
+    for query in queried:
         field, *rest = query.split(".")
         assert field in types.ManagedClusterProperties.__annotations__, query
         if field == "identityProfile":
@@ -58,6 +58,6 @@ def test_queries_of_a_cluster_name_its_fields() -> None:
 
 def test_queries_of_an_identity_name_its_fields() -> None:
     fields = {attribute["key"].removeprefix("properties.") for attribute in Identity._attribute_map.values()}
-    found = queries("identity show")
-    assert {"id", "clientId", "principalId"} <= found
-    assert found <= fields
+    queried = queries("identity show")
+    assert {"id", "clientId", "principalId"} <= queried
+    assert queried <= fields

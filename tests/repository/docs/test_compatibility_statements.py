@@ -22,17 +22,17 @@ def rows(text: str = PAGE) -> list[list[str]]:
 
 
 def values(subject: str, status: str) -> list[str]:
-    return [value for of, value, found, _ in rows() if of == subject and found.startswith(status)]
+    return [value for of, value, status_of_row, _ in rows() if of == subject and status_of_row.startswith(status)]
 
 
 def test_each_row_has_one_of_the_four_words_and_what_was_tested_has_a_date_before_the_last_change() -> None:
     (changed,) = re.findall(r"^Last change: (\S+)\.$", PAGE, re.MULTILINE)
     assert len(rows()) > 20
     for subject, value, status, _ in rows():
-        found = STATUS.fullmatch(status)
-        assert found, (subject, value, status)
-        if found[1]:
-            assert date.fromisoformat(found[1]) <= date.fromisoformat(changed)
+        match = STATUS.fullmatch(status)
+        assert match, (subject, value, status)
+        if match[1]:
+            assert date.fromisoformat(match[1]) <= date.fromisoformat(changed)
 
 
 def test_the_chart_refuses_what_is_older_than_the_expected_versions() -> None:

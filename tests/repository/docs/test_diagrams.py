@@ -35,10 +35,10 @@ def test_a_diagram_has_its_sources_title_and_description_loads_nothing_and_is_sh
     assert [address for address in addresses if not address.startswith(("data:", "#"))] == []
     assert "<script" not in text
     texts = [
-        found["text"]
+        match["text"]
         for page in [*DOCS.rglob("*.md"), ROOT / "README.md"]
-        for found in SHOWN.finditer(page.read_text())
-        if (page.parent / found["target"]).resolve() == picture(name)
+        for match in SHOWN.finditer(page.read_text())
+        if (page.parent / match["target"]).resolve() == picture(name)
     ]
     assert texts
     assert all(len(text.split()) > 5 for text in texts)
@@ -57,9 +57,9 @@ def luminance(colour: list[int]) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def contrast(one: list[int], other: list[int]) -> float:
+def contrast(first: list[int], second: list[int]) -> float:
     """Return the contrast ratio of WCAG, from 1 to 21."""
-    darker, lighter = sorted((luminance(one), luminance(other)))
+    darker, lighter = sorted((luminance(first), luminance(second)))
     return (lighter + 0.05) / (darker + 0.05)
 
 

@@ -23,17 +23,17 @@ LAZY = {
 
 
 def scraped(port: int) -> dict[str, Shown]:
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        return {metric.name: metric for metric in shown(answer.read().decode())}
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        return {metric.name: metric for metric in shown(response.read().decode())}
 
 
 def running_programs(programs: dict[str, Shown], registry: Callable[[], CollectorRegistry]) -> None:
     documented = {metric.name: metric for metric in shown(expose(registry()).decode())}
     assert documented.keys() - LAZY <= programs.keys() <= documented.keys()
-    for name, found in programs.items():
+    for name, metric in programs.items():
         expected = documented[name]
-        assert (found.kind, found.help) == (expected.kind, expected.help)
-        for label, values in found.labels.items():
+        assert (metric.kind, metric.help) == (expected.kind, expected.help)
+        for label, values in metric.labels.items():
             assert label in OPEN or values <= expected.labels[label], name
 
 

@@ -97,8 +97,8 @@ def test_every_module_that_the_architecture_names_exists() -> None:
 def commands(page: Path) -> Iterator[str]:
     """Yield each kubectl command in blocks and sentences; a wrapped command is one."""
     text = re.sub(r"\\\n *", " ", page.read_text())
-    for found in COMMAND.finditer(text):
-        yield " ".join((found[1] or found[2]).split())
+    for match in COMMAND.finditer(text):
+        yield " ".join((match[1] or match[2]).split())
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ ROW: Final = re.compile(
     r"^\| (?P<measure>[^|]+) \| (?P<result>[^|]+) \| \[[^]]+\]\((?P<page>[\w.-]+\.md)[^)]*\) \|$", re.MULTILINE
 )
 ROWS: Final = [
-    (found["measure"], found["result"], found["page"]) for found in ROW.finditer((ROOT / "docs/index.md").read_text())
+    (match["measure"], match["result"], match["page"]) for match in ROW.finditer((ROOT / "docs/index.md").read_text())
 ]
 NUMBER: Final = re.compile(r"\d[\d.,]*")
 FAQ: Final = re.split(r"^## (.*)\n", (ROOT / "docs" / "faq.md").read_text(), flags=re.MULTILINE)[1:]
@@ -35,10 +35,10 @@ def test_each_figure_of_the_landing_page_is_in_its_source(measure: str, result: 
 @pytest.mark.parametrize("question", ANSWERS)
 def test_an_answer_of_the_faq_names_issues_of_users_and_tests_that_exist(question: str) -> None:
     assert question.endswith("?")
-    asked = re.search(r"^Asked in (.*?)\. Tested by\s(.*)", ANSWERS[question], re.MULTILINE | re.DOTALL)
-    assert asked
-    assert re.findall(r"[\w-]+ #\d+", asked[1])
-    named = re.findall(r"`(tests/[\w/.]+)`(?:[^`]*?\(`(\w+)`\))?", " ".join(asked[2].split()))
+    match = re.search(r"^Asked in (.*?)\. Tested by\s(.*)", ANSWERS[question], re.MULTILINE | re.DOTALL)
+    assert match
+    assert re.findall(r"[\w-]+ #\d+", match[1])
+    named = re.findall(r"`(tests/[\w/.]+)`(?:[^`]*?\(`(\w+)`\))?", " ".join(match[2].split()))
     assert named
     for file, test in named:
         assert f"def {test}" in (ROOT / file).read_text(), (file, test)

@@ -35,15 +35,15 @@ class Row:
 
 def rows() -> list[Row]:
     """Return the rows of all threat tables in the order of the page."""
-    found: list[Row] = []
+    table: list[Row] = []
     section, inside = "", False
     for number, line in enumerate(PAGE.read_text().splitlines(), 1):
         if line.startswith("## "):
             section = line.removeprefix("## ")
         inside = line.startswith("| ") and (inside or line.startswith("| threat "))
         if inside and not line.startswith(("| ---", "| threat ")):
-            found.append(Row(number, section, tuple(cell.strip() for cell in line.strip("|").split("|"))))
-    return found
+            table.append(Row(number, section, tuple(cell.strip() for cell in line.strip("|").split("|"))))
+    return table
 
 
 @cache

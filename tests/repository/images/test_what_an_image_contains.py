@@ -85,12 +85,12 @@ def test_an_image_gets_the_locked_packages_of_its_program_only(
     program: str, needed: set[str], refused: set[str]
 ) -> None:
     assert closure(program) <= LOCKED
-    found = {name for name, _ in closure(program)}
-    assert len(found) > 10
-    assert needed <= found
-    assert not found & (refused | FOR_DEVELOPERS | {"kubernetes"})
-    assert {name for name in found if name.startswith("azure-mgmt")} <= MANAGEMENT
-    assert program != "nmi" or {name for name in found if name.startswith("azure")} == needed
+    packages = {name for name, _ in closure(program)}
+    assert len(packages) > 10
+    assert needed <= packages
+    assert not packages & (refused | FOR_DEVELOPERS | {"kubernetes"})
+    assert {name for name in packages if name.startswith("azure-mgmt")} <= MANAGEMENT
+    assert program != "nmi" or {name for name in packages if name.startswith("azure")} == needed
 
 
 def test_the_kubeconfig_reader_is_an_extra_that_no_image_installs() -> None:
@@ -104,11 +104,11 @@ def test_the_kubeconfig_reader_is_an_extra_that_no_image_installs() -> None:
 
 def imported(package: str) -> set[str]:
     """Return the packages of this project that the modules of *package* import, compiled ones included."""
-    found = set()
+    modules = set()
     for file in (ROOT / package).rglob("*.py*"):
         if file.suffix in {".py", ".pyx"}:
-            found |= set(re.findall(r"^\s*(?:from|import|cimport) (\w+)", file.read_text(), re.MULTILINE))
-    return found & OURS
+            modules |= set(re.findall(r"^\s*(?:from|import|cimport) (\w+)", file.read_text(), re.MULTILINE))
+    return modules & OURS
 
 
 @pytest.mark.parametrize("program", PACKAGES)

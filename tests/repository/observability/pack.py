@@ -42,13 +42,13 @@ def alerts() -> list[Alert]:
 
 def selectors(alert: Alert) -> list[str]:
     """Return the selectors of *alert*; one for each value if a selector names several values of a label."""
-    found = []
+    expanded = []
     for written in re.findall(r"\b(?:aadpodidentity|process)_\w+(?:\{[^}]*\})?", alert.expr):
         selector = re.sub(r"\s+", "", written)
         several = re.search(r'=~"(\w+(?:\|\w+)+)"', selector)
         values = several[1].split("|") if several else []
-        found += [selector.replace(several[0], f'="{value}"') for value in values] if several else [selector]
-    return found
+        expanded += [selector.replace(several[0], f'="{value}"') for value in values] if several else [selector]
+    return expanded
 
 
 @functools.cache
@@ -89,9 +89,9 @@ def queries() -> Iterator[tuple[str, str, str]]:
 
 def program(name: str) -> str:
     """Return the path of `prometheus` or `promtool`. Fail if it is missing; make setup has it."""
-    found = str(UNPACKED / name) if (UNPACKED / name).exists() else shutil.which(name)
-    assert found, f"{name} is missing: run make setup"
-    return found
+    path = str(UNPACKED / name) if (UNPACKED / name).exists() else shutil.which(name)
+    assert path, f"{name} is missing: run make setup"
+    return path
 
 
 def promtool(*arguments: str) -> str:

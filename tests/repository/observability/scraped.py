@@ -33,9 +33,9 @@ class Prometheus:
     async def get(self, path: str, **query: str) -> Any:
         """Return `data` of the response. Fail with Prometheus's error if it refuses the query."""
         async with self._session.get(f"/api/v1/{path}", params=query) as response:
-            answer = await response.json(content_type=None)
-        assert answer["status"] == "success", (path, query, answer)
-        return answer["data"]
+            document = await response.json(content_type=None)
+        assert document["status"] == "success", (path, query, document)
+        return document["data"]
 
     async def values(self, query: str) -> list[float]:
         """Return the current value of each series of *query*."""
@@ -45,8 +45,8 @@ class Prometheus:
         """Return all values of *query* in the last seconds, without NaN, requested as a panel does."""
         now = time.time()
         response = await self.get("query_range", query=query, start=f"{now - 10:.3f}", end=f"{now:.3f}", step="1")
-        found = [float(value) for series in response["result"] for _, value in series["values"]]
-        return [value for value in found if not math.isnan(value)]
+        values = [float(value) for series in response["result"] for _, value in series["values"]]
+        return [value for value in values if not math.isnan(value)]
 
     async def alerts(self) -> dict[str, dict[str, Any]]:
         """Return the evaluation of the rules, by the alert's name."""

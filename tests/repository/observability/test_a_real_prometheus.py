@@ -96,9 +96,9 @@ async def a_token_about_to_expire(sandbox: Sandbox, contexts: Sequence[Execution
 
 async def an_identity_that_azure_refuses(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
     """MIC has no permission to assign it."""
-    known = sandbox.azure.directory.add_identity(identity_id("forbidden"))
-    sandbox.azure.arm.marked.unauthorized.add(known.resource_id.lower())
-    await sandbox.cluster.apply(identity("forbidden", type=0, resourceID=known.resource_id, clientID=known.client_id))
+    added = sandbox.azure.directory.add_identity(identity_id("forbidden"))
+    sandbox.azure.arm.marked.unauthorized.add(added.resource_id.lower())
+    await sandbox.cluster.apply(identity("forbidden", type=0, resourceID=added.resource_id, clientID=added.client_id))
     await sandbox.cluster.apply(binding("forbidden", "forbidden"))
     await run_pod(sandbox, "forbidden", {"aadpodidbinding": "forbidden"})
 

@@ -54,13 +54,13 @@ def samples(values: str) -> Iterator[str]:
 
 def scraped_each(seconds: int) -> dict[str, Any]:
     """Return the cases with the samples of a Prometheus with this scrape interval."""
-    found = copy.deepcopy(cases())
-    for case in found["tests"]:
+    document = copy.deepcopy(cases())
+    for case in document["tests"]:
         every = max(1, seconds // {"30s": 30, "1m": MINUTE}[case["interval"]])
         for series in case["input_series"]:
             kept = enumerate(samples(series["values"]))
             series["values"] = " ".join("_" if at % every and value != "stale" else value for at, value in kept)
-    return found
+    return document
 
 
 def test_alerts_work_with_the_longest_interval_that_the_chart_accepts(tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ def test_values_of_a_former_leader_are_not_shown() -> None:
         "aadpodidentity_mic_oldest_pending_assignment_age_seconds",
         "aadpodidentity_mic_quarantined_identities",
     }
-    asked = [expr for _, _, expr in queries() if re.search("|".join(of_the_leader), expr)]
-    assert len(asked) == 4
-    for expr in asked:
+    expressions = [expr for _, _, expr in queries() if re.search("|".join(of_the_leader), expr)]
+    assert len(expressions) == 4
+    for expr in expressions:
         assert "and on (job, instance) (aadpodidentity_mic_lease_held == 1)" in expr
 
 

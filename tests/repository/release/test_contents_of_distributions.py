@@ -49,11 +49,11 @@ GENERATED: Final = ("PKG-INFO", "setup.cfg", "MANIFEST.in", "aad_pod_identity.eg
 def test_missing_sources_and_other_files_of_a_source_distribution_are_named(tree: Path) -> None:
     assert list(sdist_problems([*FILES, *GENERATED], sdist_sources(tree))) == []
     for name in ("_native/lane.pyx", "nmi/py.typed", "LICENSE", "build.lock"):
-        (found,) = sdist_problems([file for file in FILES if file != name], sdist_sources(tree))
-        assert f"lacks {name}" in found
+        (problem,) = sdist_problems([file for file in FILES if file != name], sdist_sources(tree))
+        assert f"lacks {name}" in problem
     for name in ("tests/unit/test_a.py", "_native/lane.c", "_native/lane.so", ".git/config"):
-        (found,) = sdist_problems([*FILES, name], sdist_sources(tree))
-        assert f"contains {name}" in found
+        (problem,) = sdist_problems([*FILES, name], sdist_sources(tree))
+        assert f"contains {name}" in problem
 
 
 def test_files_behind_a_link_belong_to_the_package(tree: Path) -> None:
@@ -77,17 +77,17 @@ def test_files_behind_a_link_belong_to_the_package(tree: Path) -> None:
 def test_what_a_wheel_lacks_is_named(tree: Path, wheel: dict[str, bytes], name: str, message: str) -> None:
     assert list(wheel_problems(wheel, tree, SCRIPTS)) == []
     del wheel[name]
-    (found,) = wheel_problems(wheel, tree, SCRIPTS)
-    assert message in found
+    (problem,) = wheel_problems(wheel, tree, SCRIPTS)
+    assert message in problem
 
 
 def test_a_file_of_no_package_and_a_changed_licence_are_named(tree: Path, wheel: dict[str, bytes]) -> None:
     for name in ("tests/repository/suite/test_language.py", "_native/lane.c", "setup.py", "nmi/cli.so"):
-        (found,) = wheel_problems({**wheel, name: b""}, tree, SCRIPTS)
-        assert f"contains {name}" in found
+        (problem,) = wheel_problems({**wheel, name: b""}, tree, SCRIPTS)
+        assert f"contains {name}" in problem
     wheel[f"{INFORMATION}/licenses/LICENSE"] = b"another"
-    (found,) = wheel_problems(wheel, tree, SCRIPTS)
-    assert "lacks the licence" in found
+    (problem,) = wheel_problems(wheel, tree, SCRIPTS)
+    assert "lacks the licence" in problem
 
 
 FIRST, SECOND, OWN, OTHER = (digit * 64 for digit in "1234")

@@ -85,8 +85,8 @@ def digest_of(archive: Path) -> str:
     with tarfile.open(archive) as opened:
         index = opened.extractfile("index.json")
         assert index is not None
-        found: str = json.load(index)["manifests"][0]["digest"]
-        return found
+        digest: str = json.load(index)["manifests"][0]["digest"]
+        return digest
 
 
 def push(registry: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -25,8 +25,8 @@ pytestmark = [
 
 def document(path: Path) -> dict[str, Any]:
     """Return the JSON document in the file."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
 
 
 def test_all_artifacts_are_made_with_their_checksums_and_provenance(dry_run: Path, dist: Path) -> None:
@@ -74,9 +74,9 @@ def test_the_bills_have_the_locked_packages_without_a_place_and_the_charts_image
     locked = {
         (str(canonicalize_name(name)), version) for name, version in re.findall(r"(?m)^([\w.-]+)==([\w.]+)", lock)
     }
-    found = {(str(canonicalize_name(component["name"])), component["version"]) for component in bill["components"]}
-    assert {"aiohttp", "azure-identity", "kubernetes", "typer", "uvloop"} <= {name for name, _ in found}
-    assert found <= locked
+    listed = {(str(canonicalize_name(component["name"])), component["version"]) for component in bill["components"]}
+    assert {"aiohttp", "azure-identity", "kubernetes", "typer", "uvloop"} <= {name for name, _ in listed}
+    assert listed <= locked
     assert bill["metadata"]["component"]["name"] == "aad-pod-identity"
     assert "file:" not in path.read_text()
     images = {component["name"]: component["version"] for component in document(dist / "chart.cdx.json")["components"]}

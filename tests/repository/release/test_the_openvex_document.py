@@ -142,11 +142,11 @@ def test_a_statement_with_a_fault_is_refused(changes: dict[str, Any], message: s
 
 
 def test_two_statements_about_the_same_or_about_another_product_are_refused() -> None:
-    (found,) = problems([STATEMENT, {**STATEMENT, "status": "fixed", "justification": None}])
-    assert found.endswith("in nmi; keep one")
+    (problem,) = problems([STATEMENT, {**STATEMENT, "status": "fixed", "justification": None}])
+    assert problem.endswith("in nmi; keep one")
     other = Product("mic", "pkg:oci/mic@sha256%3Adef", {"pkg:pypi/aiohttp@3.14.5"})
-    (found,) = differences([{**STATEMENT, "products": ["nmi", "mic"]}], [NMI, other])
-    assert "but mic contains no version of it" in found
+    (problem,) = differences([{**STATEMENT, "products": ["nmi", "mic"]}], [NMI, other])
+    assert "but mic contains no version of it" in problem
 
 
 @pytest.mark.parametrize("text", ["statements: none", "[]", "statements: [a]", "a: ["])
@@ -163,8 +163,8 @@ def test_a_file_of_another_form_is_refused(text: str) -> None:
     ],
 )
 def test_a_package_that_is_not_in_the_bill_of_the_product_is_refused(package: str, contained: str) -> None:
-    (found,) = differences([{**STATEMENT, "package": package}], [NMI])
-    assert f"is about {package}, but nmi contains {contained}; verify the statement" in found
+    (problem,) = differences([{**STATEMENT, "package": package}], [NMI])
+    assert f"is about {package}, but nmi contains {contained}; verify the statement" in problem
 
 
 def test_the_products_are_the_images_by_digest_and_the_distributions(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def test_each_artifact_is_a_subject_and_the_commit_and_all_locks_are_dependencie
     assert others[0]["digest"]["sha256"] == hashlib.sha256((ROOT / INPUTS[0]).read_bytes()).hexdigest()
     # The address and the base of the images, if they are known.
     digest = "a" * 64
-    known = made(url="https://git.example/o/p", base=f"localhost/base@sha256:{digest}")
-    source, *_, base = known["predicate"]["buildDefinition"]["resolvedDependencies"]
+    statement = made(url="https://git.example/o/p", base=f"localhost/base@sha256:{digest}")
+    source, *_, base = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert source["uri"] == "git+https://git.example/o/p"
     assert base == {"name": "localhost/base", "digest": {"sha256": digest}}
 
@@ -56,8 +56,8 @@ def test_a_file_that_differs_in_the_second_build_is_named(tmp_path: Path) -> Non
         (tmp_path / folder / "a.whl").write_text(text)
     first, again, other = ([tmp_path / folder / "a.whl"] for folder in ("first", "again", "other"))
     assert list(differences(first, again)) == []
-    (found,) = differences(first, other)
-    assert f"compare {first[0]} with {other[0]}" in found
+    (difference,) = differences(first, other)
+    assert f"compare {first[0]} with {other[0]}" in difference
 
 
 def without(*path: str) -> dict[str, Any]:

@@ -33,26 +33,26 @@ def test_equal_versions_are_accepted_also_of_a_release_candidate() -> None:
     ],
 )
 def test_a_place_that_differs_is_named(change: dict[str, object], message: str) -> None:
-    (found,) = problems(dataclasses.replace(GOOD, **change), "v1.2.3")  # type: ignore[arg-type]
-    assert message in found
+    (problem,) = problems(dataclasses.replace(GOOD, **change), "v1.2.3")  # type: ignore[arg-type]
+    assert message in problem
 
 
 @pytest.mark.parametrize("tag", ["1.2.3", "v1.2.4", "v1.2.3-rc.1", "v1.2.3; id"])
 def test_another_tag_is_refused(tag: str) -> None:
-    (found,) = problems(GOOD, tag)
-    assert "the tag of this version is v1.2.3" in found
+    (problem,) = problems(GOOD, tag)
+    assert "the tag of this version is v1.2.3" in problem
 
 
 def test_a_version_that_is_not_semver_is_refused() -> None:
     short = Versions(program="1.2", app="1.2", chart=GOOD.chart, demo="1.2", newest=Section("1.2", None, ""))
-    (found,) = problems(short)
-    assert "the form is 1.2.3" in found
+    (problem,) = problems(short)
+    assert "the form is 1.2.3" in problem
 
 
 def test_this_tree_is_consistent() -> None:
-    found = read(ROOT)
-    assert list(problems(found)) == []
-    assert Version(found.chart) > Version("4.1.18"), "the Go implementation's last chart"
+    versions = read(ROOT)
+    assert list(problems(versions)) == []
+    assert Version(versions.chart) > Version("4.1.18"), "the Go implementation's last chart"
     undated = dataclasses.replace(GOOD, newest=dataclasses.replace(RELEASED, date=None))
     assert list(problems(undated)) == [], "without a tag the changelog needs no date"
 

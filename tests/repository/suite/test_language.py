@@ -28,12 +28,12 @@ def test_a_banned_phrase_is_found_and_other_text_is_not(text: str, found: int) -
 
 
 def test_a_finding_names_its_line_and_the_key_of_its_budget() -> None:
-    (found,) = findings("tests/nmi/tokens/test_a.py", "a\n\nanew", ALL)
-    assert (found.line, found.directory) == (3, "tests/nmi")
-    (found,) = findings("nmi/tokens/a.py", "anew", ALL)
-    assert found.directory == "nmi"
-    (found,) = findings("README.md", "anew", ALL)
-    assert found.directory == "."
+    (finding,) = findings("tests/nmi/tokens/test_a.py", "a\n\nanew", ALL)
+    assert (finding.line, finding.directory) == (3, "tests/nmi")
+    (finding,) = findings("nmi/tokens/a.py", "anew", ALL)
+    assert finding.directory == "nmi"
+    (finding,) = findings("README.md", "anew", ALL)
+    assert finding.directory == "."
 
 
 def test_more_than_the_budget_fails() -> None:

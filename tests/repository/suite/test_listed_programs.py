@@ -96,5 +96,5 @@ def test_child_processes_find_listed_programs_only(request: pytest.FixtureReques
         possible = listed_programs.listed_programs(groups.split(",")).keys() >= listed_programs.INDISPENSABLE
         assert listed_programs.is_restricted() == possible
     if listed_programs.is_restricted():
-        found = subprocess.run(["sh", "-c", "git --version && kubectl"], capture_output=True, timeout=30, check=False)
-        assert (found.returncode, shutil.which("go"), found.stdout[:4]) == (127, None, b"git ")
+        done = subprocess.run(["sh", "-c", "git --version && kubectl"], capture_output=True, timeout=30, check=False)
+        assert (done.returncode, shutil.which("go"), done.stdout[:4]) == (127, None, b"git ")

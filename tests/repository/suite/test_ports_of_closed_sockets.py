@@ -54,7 +54,7 @@ def test_no_module_uses_the_port_of_a_closed_socket() -> None:
         if "getsockname" in (source := file.read_text(encoding="utf-8"))
     }
     assert len(sources) > 20
-    found = [
+    modules = [
         f"{file.relative_to(ROOT)}:{line}" for file, source in sources.items() for line in closed_with_its_port(source)
     ]
-    assert found == [], ADVICE
+    assert modules == [], ADVICE

@@ -27,15 +27,15 @@ def commands() -> list[tuple[str, list[str], str]]:
     command = ["make", "-n", "test-all", "nightly", "e2e-cilium", "CILIUM=/built"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
 
-    found = []
+    parsed = []
     for line in made.stdout.splitlines():
         if "bin/pytest" in line:
             _, _, arguments = line.partition("bin/pytest")
             words = shlex.split(arguments)
             expression = words[words.index("-m") + 1] if "-m" in words else ""
             profiles = [word for word in words if word.startswith("--hypothesis-profile=")]
-            found.append((expression, [word for word in words if word.startswith("tests/")], "".join(profiles)))
-    return found
+            parsed.append((expression, [word for word in words if word.startswith("tests/")], "".join(profiles)))
+    return parsed
 
 
 REPEATED = ("examples and ", "run_node and not long")
@@ -65,9 +65,9 @@ def test_each_collected_test_is_run_by_one_command(request: pytest.FixtureReques
     collected = request.config.stash[selection.COLLECTED]
     kinds = {(name.partition("::")[0], markers) for name, markers in collected}
     wrong = {
-        path: found
+        path: matching
         for path, markers in kinds
-        if len(found := [command for command in made if runs(*command, path, markers)]) != 1
+        if len(matching := [command for command in made if runs(*command, path, markers)]) != 1
     }
     assert not wrong
 
@@ -111,9 +111,9 @@ def test_each_long_file_exists() -> None:
 )
 def test_what_two_layers_use_is_in_support(folder: str, refused: set[str]) -> None:
     statement = re.compile(r"^\s*(?:from|import) tests\.(\w+)", re.MULTILINE)
-    found = {path: statement.findall(path.read_text()) for path in (selection.TESTS / folder).rglob("*.py")}
-    assert sum(map(len, found.values())) > 50
-    assert {path: names for path, names in found.items() if refused & set(names)} == {}
+    imports = {path: statement.findall(path.read_text()) for path in (selection.TESTS / folder).rglob("*.py")}
+    assert sum(map(len, imports.values())) > 50
+    assert {path: names for path, names in imports.items() if refused & set(names)} == {}
 
 
 def test_needs_follow_from_fixtures_and_directories() -> None:

@@ -157,8 +157,8 @@ def test_style_sheets_load_nothing_from_elsewhere(site: Path) -> None:
 
 
 def test_no_markdown_is_left_in_the_text_of_a_page(documents: dict[Path, Document]) -> None:
-    found = [(path.name, text) for path, page in documents.items() for text in page.texts if MARKDOWN.search(text)]
-    assert found == []
+    markdown = [(path.name, text) for path, page in documents.items() for text in page.texts if MARKDOWN.search(text)]
+    assert markdown == []
 
 
 @pytest.fixture
