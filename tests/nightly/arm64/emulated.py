@@ -53,8 +53,8 @@ NOT_EMULATED: Final[Mapping[str, Sequence[str]]] = {
 def reason_of(node_id: str) -> str:
     """Return why the emulator cannot run this test; empty if it can."""
     name = node_id.rpartition("tests/contract/native/")[2]
-    found = [reason for reason, tests in NOT_EMULATED.items() if {name, name.partition("[")[0]} & set(tests)]
-    return found[0] if found else ""
+    reasons = [reason for reason, tests in NOT_EMULATED.items() if {name, name.partition("[")[0]} & set(tests)]
+    return reasons[0] if reasons else ""
 
 
 def pytest_configure(config: pytest.Config) -> None:

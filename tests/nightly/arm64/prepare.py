@@ -59,10 +59,12 @@ def closure(names: Iterable[str]) -> set[str]:
 def locked(lock: str, names: set[str]) -> str:
     """Return the lines of *lock* for *names*, with their hashes. Raise ValueError if one is not in it."""
     entries = re.split(r"\n(?=\S)", lock.rstrip())
-    found: dict[str, str] = {canonicalize_name(re.split(r"[=\s;]", entry, maxsplit=1)[0]): entry for entry in entries}
-    if missing := names - set(found):
+    requirements: dict[str, str] = {
+        canonicalize_name(re.split(r"[=\s;]", entry, maxsplit=1)[0]): entry for entry in entries
+    }
+    if missing := names - set(requirements):
         raise ValueError(f"requirements.lock has no {', '.join(sorted(missing))}; run make lock")
-    return "".join(f"{found[name]}\n" for name in sorted(names))
+    return "".join(f"{requirements[name]}\n" for name in sorted(names))
 
 
 def unpack_system(folder: Path, names: str, site: str) -> None:

@@ -72,13 +72,13 @@ class HandoverMessages:
         key = passed.key
         size = len(received)
         for other in (key._replace(pod=key.pod + "x"), key._replace(resource=key.resource + "x")):
-            found = received.take(other, NOW)
-            assert found is None or found[0].lasting == other.lasting
-        found = received.take(key, NOW)
-        if found is None:  # a second token of the same key, or of the keys above
+            taken = received.take(other, NOW)
+            assert taken is None or taken[0].lasting == other.lasting
+        taken = received.take(key, NOW)
+        if taken is None:  # a second token of the same key, or of the keys above
             return
         assert len(received) < size
-        used, fetched, refresh_in = found
+        used, fetched, refresh_in = taken
         assert used.lasting == key.lasting
         cached = CachedToken(fetched, NOW, WALL_NOW, 1.0, Usage())
         cached.refresh_in(refresh_in, NOW)

@@ -68,25 +68,25 @@ class KernelMessages:
             assert route is None or len(route.source) in {0, 4}
         with suppress(MalformedError):
             request_result(data)
-        for asked in (sequence, sequence + 1):
+        for expected_sequence in (sequence, sequence + 1):
             try:
-                reply = decode_reply(data, asked)
+                reply = decode_reply(data, expected_sequence)
             except (MalformedError, DumpInterruptedError, OSError):
                 continue
             assert len(reply.messages) <= len(data) // HEADER_BYTES
-            assert asked == sequence or len(data) > HEADER_BYTES or not (reply.done or reply.messages)
+            assert expected_sequence == sequence or len(data) > HEADER_BYTES or not (reply.done or reply.messages)
 
     def _apply(self, messages: list[Message]) -> None:
         evidence = AddressEvidence()
         evidence.track(POD)
-        found = [
+        changes = [
             *evidence.apply([Link(2, "cni0"), Link(3, "veth1")]),
             *itertools.chain.from_iterable(evidence.apply([message]) for message in messages),
             *evidence.replace(messages),
         ]
         evidence.unresolved()
         evidence.untrack(POD)
-        for change in found:
+        for change in changes:
             IPv4Address(change.address)
         assert all(size <= 2 * len(messages) + 2 for size in evidence.sizes().values())
 
@@ -95,10 +95,10 @@ class ConntrackList:
     """A list of connections: each that is found is an IPv4 address and a port, and lines have no effect on others."""
 
     def __call__(self, data: bytes) -> None:
-        found = bypassing_in(data)
-        assert len(found) <= data.count(b"sport=")
-        for address, port in found:
+        addresses = bypassing_in(data)
+        assert len(addresses) <= data.count(b"sport=")
+        for address, port in addresses:
             assert str(IPv4Address(address)) == address
             assert 0 <= port <= 65535
         lines = data.split(b"\n")
-        assert found == {address for line in lines for address in bypassing_in(line)}
+        assert addresses == {address for line in lines for address in bypassing_in(line)}

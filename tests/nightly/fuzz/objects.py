@@ -78,15 +78,15 @@ class Change:
     thing: Resource
     gone: bool
 
-    def pass_on(self, handler: Any, thing: Resource, known: Known) -> None:
+    def pass_on(self, handler: Any, thing: Resource, cached: Known) -> None:
         """Pass *thing*, the changed object, to *handler* as an informer does, which knows the objects *known*."""
         at = (self.kind.plural, self.thing.key)
-        before = known.pop(at, None)
+        before = cached.pop(at, None)
         if self.gone:
             handler.deleted(thing if before is None else before)
         else:
             handler.upserted(before, thing)
-            known[at] = thing
+            cached[at] = thing
 
 
 def changes(data: bytes) -> Iterator[Change]:
@@ -124,16 +124,16 @@ class MicObjects:
             "azureidentitybindings": view.bindings,
             "azureassignedidentities": view.assigned,
         }
-        known: Known = {}
+        cached: Known = {}
         for change in changes(data):
             if change.kind.plural in handlers and not self._is_about_bystander(change.thing, stored.key):
-                change.pass_on(handlers[change.kind.plural], _as_stored(change.thing), known)
+                change.pass_on(handlers[change.kind.plural], _as_stored(change.thing), cached)
         azure = {vm_id(BYSTANDER).lower(): applied(HostIdentities(), HostChange((identity_id("own"),), (), USER))}
         for host in [*view.host_states()]:
             preparation.prepare(host, azure.get(host.key), Policy())
             completion.finish(host, azure.get(host.key), Policy())
         view.state()
-        things = [*filled.stored(), stored, *known.values()]
+        things = [*filled.stored(), stored, *cached.values()]
         kinds = (
             ("pods", Pod),
             ("nodes", Node),
@@ -150,7 +150,7 @@ class MicObjects:
             existing = after.existing(stored.key)
             assert existing is not None, "the bystander has lost its assigned identity"
             assert (existing.object.status.status, existing.terminating) == ("Assigned", False)
-        for (plural, _), thing in known.items():
+        for (plural, _), thing in cached.items():
             handlers[plural].deleted(thing)
         assert {name for host in view.host_states() for name in host.nodes} <= {BYSTANDER}
 
@@ -208,11 +208,11 @@ class NmiObjects:
         else:
             own = nmi_objects.assigned_identity(namespace=BYSTANDER, pod_namespace=BYSTANDER, nodename="n")
             handlers["assigned_identities"].upserted(None, own)
-        known: Known = {}
+        cached: Known = {}
         for change in several:
             name = WATCHES.get(change.kind.plural, "")
             if name in handlers and not self._is_about_bystander(change.thing):
-                change.pass_on(handlers[name], change.thing, known)
+                change.pass_on(handlers[name], change.thing, cached)
                 self._decide(cluster_cache, managed=managed)
 
     def _decide(self, cluster_cache: ClusterCache, *, managed: bool) -> None:

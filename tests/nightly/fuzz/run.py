@@ -62,13 +62,13 @@ def inputs(target: str) -> Iterator[tuple[str, bytes]]:
 
 def fuzz(target: str, seconds: int) -> int:
     """Run one target and return its exit code."""
-    kept, found, committed = OUTPUT / "corpus" / target, OUTPUT / "found", OUTPUT / "committed" / target
+    kept, findings, committed = OUTPUT / "corpus" / target, OUTPUT / "found", OUTPUT / "committed" / target
     shutil.rmtree(committed, ignore_errors=True)
-    for folder in (kept, found, committed):
+    for folder in (kept, findings, committed):
         folder.mkdir(parents=True, exist_ok=True)
     for name, data in [*inputs(target), *((case.name, case.data) for case in EVERY)]:
         (committed / name).write_bytes(data)
-    before = set(found.glob(f"{target}-*"))
+    before = set(findings.glob(f"{target}-*"))
     command = [
         sys.executable,
         "-P",  # the working directory contains the extensions without instrumentation
@@ -78,7 +78,7 @@ def fuzz(target: str, seconds: int) -> int:
         f"-max_total_time={seconds}",
         f"-max_len={LONGEST_INPUT}",
         f"-timeout={ONE_INPUT_SECONDS}",
-        f"-artifact_prefix={found}/{target}-",
+        f"-artifact_prefix={findings}/{target}-",
         f"-dict={ROOT / 'tests' / 'nightly' / 'fuzz' / 'dictionary.txt'}",
         "-rss_limit_mb=2048",
         "-print_final_stats=1",
@@ -86,7 +86,7 @@ def fuzz(target: str, seconds: int) -> int:
         str(committed),
     ]
     code = subprocess.run(command, cwd=ROOT, env=environment(target), check=False).returncode
-    for file in sorted(set(found.glob(f"{target}-*")) - before):
+    for file in sorted(set(findings.glob(f"{target}-*")) - before):
         corpus = f"tests/nightly/fuzz/corpus/{target}.txt"
         print(f"\n{target}: this input breaks the guarantee ({file}):\n{file.read_bytes()!r}")  # noqa: T201
         print(f"fix the defect, then add the input to {corpus}, below a line with its name")  # noqa: T201

@@ -81,10 +81,10 @@ class Scan:
             return
         refusal = fast_refusal(data, self._head, self._query, self._has_no_resource)
         assert refusal is None or refusal.kind == "INSTANCE" or refusal == read_refusal(data)
-        found = self._query(text) if outcome == "done" and kind == TOKEN_PATH else None
-        if found is None or not metadata:
+        parameters = self._query(text) if outcome == "done" and kind == TOKEN_PATH else None
+        if parameters is None or not metadata:
             return
-        resource, selector, value, xms_cc = found
+        resource, selector, value, xms_cc = parameters
         taken = Asked(size, resource.decode(), selector, value.decode(), xms_cc.decode(), close, cacheable=True)
         assert taken == read(data)
 

@@ -141,12 +141,12 @@ def searches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Fu
 
 @pytest.mark.parametrize("name", [*HOLDS, *(HOLDS_IN_FULL if FULL else {})])
 def test_no_history_results_in_a_wrong_answer(searches: dict[str, "Future[Search]"], name: str) -> None:
-    found = searches[name].result()
-    print(f"{name}: {found.states:,} states")  # noqa: T201  shown by -rP
-    assert found.errors == 0, found.report
-    assert not any(text in found.report for text in LIMITED), found.report
-    assert found.states > 10_000
-    unreached = re.findall(r"^\s+model\.pml:\d+, state \d+, .*$", found.report, re.MULTILINE)
+    result = searches[name].result()
+    print(f"{name}: {result.states:,} states")  # noqa: T201  shown by -rP
+    assert result.errors == 0, result.report
+    assert not any(text in result.report for text in LIMITED), result.report
+    assert result.states > 10_000
+    unreached = re.findall(r"^\s+model\.pml:\d+, state \d+, .*$", result.report, re.MULTILINE)
     # The processes run for ever.
     assert [step for step in unreached if '"-end-"' not in step] == [], "the model has steps that never happen"
 
@@ -155,9 +155,9 @@ def test_no_history_results_in_a_wrong_answer(searches: dict[str, "Future[Search
 def test_without_the_protection_a_history_results_in_a_wrong_answer(
     searches: dict[str, "Future[Search]"], name: str
 ) -> None:
-    found = searches[name].result()
-    assert found.errors == 1, f"{name}: {found.states:,} states and no wrong answer\n{found.report}"
-    assert "assertion violated" in found.report
+    result = searches[name].result()
+    assert result.errors == 1, f"{name}: {result.states:,} states and no wrong answer\n{result.report}"
+    assert "assertion violated" in result.report
 
 
 def test_the_next_owner_gets_its_own_token_in_some_history(searches: dict[str, "Future[Search]"]) -> None:

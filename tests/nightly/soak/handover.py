@@ -67,7 +67,7 @@ HEAD: Final = """\
 | --- | --- | --- | --- | --- | --- | --- |"""
 
 
-def ask_until(stop: threading.Event, answers: list[tuple[float, str]], *, kept: bool) -> None:
+def ask_until(stop: threading.Event, responses: list[tuple[float, str]], *, kept: bool) -> None:
     """Send requests without a pause until *stop* is set. Append the time of each answer, and the client id in it.
 
     For a thread that is inside the pod.
@@ -84,7 +84,7 @@ def ask_until(stop: threading.Event, answers: list[tuple[float, str]], *, kept: 
             response = connection.getresponse()
             text = response.read()
             token = json.loads(text)["access_token"] if response.status == 200 else ""
-            answers.append((time.monotonic(), client_of(token) if token else ""))
+            responses.append((time.monotonic(), client_of(token) if token else ""))
             failed = False
         except (OSError, http.client.HTTPException):
             failed = True
@@ -98,10 +98,10 @@ def ask_until(stop: threading.Event, answers: list[tuple[float, str]], *, kept: 
 async def hand_over(node: Node, row: Row, former: tuple[str, str], successor: tuple[str, str]) -> None:
     """Pass the address from a pod to the next one, each a name and a client id, and add the results to *row*."""
     await asyncio.to_thread(node.net.prepare, successor[0], ADDRESS)
-    stop, answers = threading.Event(), list[tuple[float, str]]()
+    stop, responses = threading.Event(), list[tuple[float, str]]()
     senders = ThreadPoolExecutor(2 * SENDERS)
     requests = [
-        senders.submit(node.net.call, successor[0], functools.partial(ask_until, stop, answers, kept=kept))
+        senders.submit(node.net.call, successor[0], functools.partial(ask_until, stop, responses, kept=kept))
         for kept in (True, False) * SENDERS
     ]
     try:
@@ -116,14 +116,14 @@ async def hand_over(node: Node, row: Row, former: tuple[str, str], successor: tu
         # start time of whole seconds does not show which came first. One that is started in the next second does.
         await asyncio.sleep(max(0.0, wall_second + 1.05 - time.time()))
         await node.status(successor[0], running(ADDRESS))
-        await until(lambda: any(client_id == successor[1] for _, client_id in answers), "a token of the next owner")
+        await until(lambda: any(client_id == successor[1] for _, client_id in responses), "a token of the next owner")
         await asyncio.sleep(AFTER_SECONDS)
     finally:
         stop.set()
         await asyncio.to_thread(senders.shutdown)
     for request in requests:
         request.result()
-    for received, client_id in answers:
+    for received, client_id in responses:
         assert client_id in ("", former[1], successor[1]), f"a token of neither owner: {client_id}"
         row.answers += 1
         row.granted += client_id != ""
@@ -161,7 +161,7 @@ async def measured(kind: str, *, evidence: bool, delays: tuple[float, ...], enou
             return f"pod-{number}", client_id
 
         async def granted(pod: str, client_id: str) -> None:
-            await until(lambda: node.ask(pod), "a token", holds=lambda answer: answer.client_id == client_id)
+            await until(lambda: node.ask(pod), "a token", holds=lambda response: response.client_id == client_id)
 
         owner = await created()
         await node.add(owner[0], ADDRESS)

@@ -77,12 +77,12 @@ class Report:
 
     def broken(self) -> list[str]:
         """Return a line for each promise that was not kept."""
-        found = [f"{self.wrong} tokens of another identity"] if self.wrong else []
+        violations = [f"{self.wrong} tokens of another identity"] if self.wrong else []
         if self.leaked:
-            found.append(f"{self.leaked} requests reached IMDS past NMI")
+            violations.append(f"{self.leaked} requests reached IMDS past NMI")
         if self.right < FEWEST_RIGHT * self.answers:
-            found.append(f"only {self.right} of {self.answers} answers are right")
-        return found
+            violations.append(f"only {self.right} of {self.answers} answers are right")
+        return violations
 
 
 @dataclass
