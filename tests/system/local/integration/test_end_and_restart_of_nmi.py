@@ -143,6 +143,6 @@ async def test_a_held_request_is_answered_503_when_the_drain_time_ends() -> None
         request = asyncio.create_task(ask(sandbox, context))
         await request_held(sandbox)
         assert await end(sandbox.nmis[NODE].program) == 0
-        answer = await request
-        assert answer.status == 503
-        assert answer.headers["Retry-After"]
+        response = await request
+        assert response.status == 503
+        assert response.headers["Retry-After"]

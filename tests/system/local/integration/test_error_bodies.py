@@ -32,7 +32,7 @@ async def test_nmi_answers_as_the_page_says() -> None:
         unassigned = await run_pod(sandbox, "b", {"aadpodidbinding": "b"})
         _, bound = await run_bound_pod(sandbox, "web")
         other_id = "00000000-0000-4000-8000-000000000000"
-        answers = {
+        responses = {
             "no `Metadata: true`": await ask(sandbox, unlabelled, headers={}),
             "no `resource`": await ask(sandbox, unlabelled, resource=""),
             "pod without label and assignment": await ask(sandbox, unlabelled),
@@ -41,9 +41,9 @@ async def test_nmi_answers_as_the_page_says() -> None:
             "instance metadata is blocked": await ask(sandbox, bound, path="/metadata/instance?api-version=2021-02-01"),
         }
         sandbox.azure.imds.faults.add(ResponseFault(status=400, document=REFUSED_BY_IMDS, times=math.inf))
-        answers["IMDS or Entra ID refuses the token"] = await ask(sandbox, bound)
+        responses["IMDS or Entra ID refuses the token"] = await ask(sandbox, bound)
     page = documented()
-    for situation, answer in answers.items():
-        assert answer.headers["Content-Type"] == "application/json"
-        text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "…", answer.text)
-        assert page[situation] == f"{answer.status} `{text}`"
+    for situation, response in responses.items():
+        assert response.headers["Content-Type"] == "application/json"
+        text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "…", response.text)
+        assert page[situation] == f"{response.status} `{text}`"

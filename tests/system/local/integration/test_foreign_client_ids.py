@@ -36,14 +36,17 @@ class Attack:
 
     async def fails(self, context: ExecutionContext, status: int) -> str:
         """Assert that a request without and one with the kubelet's client id are refused. Return the first body."""
-        answers = [await ask(self.sandbox, context), await ask(self.sandbox, context, client_id=self.kubelet.client_id)]
-        assert [answer.status for answer in answers] == [status, status]
-        return answers[0].text
+        responses = [
+            await ask(self.sandbox, context),
+            await ask(self.sandbox, context, client_id=self.kubelet.client_id),
+        ]
+        assert [response.status for response in responses] == [status, status]
+        return responses[0].text
 
     async def correct(self, context: ExecutionContext) -> None:
         await self.name_client_id(self.own)
-        answer = await until(lambda: ask(self.sandbox, context), holds=lambda answer: answer.status == 200)
-        assert answer.claims["appid"] == self.own.client_id
+        response = await until(lambda: ask(self.sandbox, context), holds=lambda response: response.status == 200)
+        assert response.claims["appid"] == self.own.client_id
 
 
 async def test_standard_mode_assigns_nothing_until_the_object_is_corrected() -> None:
@@ -53,8 +56,8 @@ async def test_standard_mode_assigns_nothing_until_the_object_is_corrected() -> 
         context = await attack.begin()
 
         async def message_exists() -> bool:
-            found = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
-            messages = [item.metadata.annotation(MESSAGE_ANNOTATION) for item in found if item.spec.pod == "web"]
+            assigned = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
+            messages = [item.metadata.annotation(MESSAGE_ANNOTATION) for item in assigned if item.spec.pod == "web"]
             return any(attack.own.client_id in message and attack.kubelet.client_id in message for message in messages)
 
         await attack.fails(context, 404)

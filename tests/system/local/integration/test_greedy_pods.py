@@ -119,24 +119,24 @@ async def sandbox_with(greedy: int = 1) -> AsyncIterator[GreedySandbox]:
     async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
         _, modest = await run_bound_pod(sandbox, "modest")
         sources = [(await run_bound_pod(sandbox, f"greedy-{number}"))[1].address for number in range(greedy)]
-        found = GreedySandbox(sandbox, sources, modest.address)
+        greedy_sandbox = GreedySandbox(sandbox, sources, modest.address)
         for address in (modest.address, *sources):
-            await found.p99(address, 2)  # afterwards their tokens are in the cache
-        yield found
+            await greedy_sandbox.p99(address, 2)  # afterwards their tokens are in the cache
+        yield greedy_sandbox
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_sandbox() -> AsyncIterator[GreedySandbox]:
     with changed_nmi(SECONDS.format(SILENT_SECONDS)):
-        async with sandbox_with() as found:
-            yield found
+        async with sandbox_with() as greedy_sandbox:
+            yield greedy_sandbox
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bounded() -> AsyncIterator[GreedySandbox]:
     with changed_nmi(MEMORY.format(PART * MEMORY_BOUND)):
-        async with sandbox_with(greedy=PODS) as found:
-            yield found
+        async with sandbox_with(greedy=PODS) as greedy_sandbox:
+            yield greedy_sandbox
 
 
 async def test_the_control_run_without_a_flood_keeps_the_bound(shared_sandbox: GreedySandbox) -> None:
@@ -195,16 +195,16 @@ def memory(sandbox: GreedySandbox) -> int:
     command = ["ss", "-tnmH", "-a", "sport", "=", f":{sandbox.port}"]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     # r: receive buffer, f: reserved, w: send buffer, bl: backlog; SKMEM of linux/sock_diag.h.
-    found = re.findall(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+),o\d+,bl(\d+)", listed)
-    return int(resident) * 1024 + sum(int(part) for row in found for part in row) + len(found) * STRUCTURES
+    rows = re.findall(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+),o\d+,bl(\d+)", listed)
+    return int(resident) * 1024 + sum(int(part) for row in rows for part in row) + len(rows) * STRUCTURES
 
 
 async def most_memory(sandbox: GreedySandbox) -> int:
     """Return the largest memory, once it has not grown for LOOKS."""
     most = looks = 0
     while looks < LOOKS:
-        found = await asyncio.to_thread(memory, sandbox)
-        most, looks = max(most, found), 0 if found > most else looks + 1
+        measured = await asyncio.to_thread(memory, sandbox)
+        most, looks = max(most, measured), 0 if measured > most else looks + 1
         await asyncio.sleep(0.2)
     return most
 

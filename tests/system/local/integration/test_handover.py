@@ -46,9 +46,9 @@ def probe(connection: Connection) -> None:
     answered(connection.getresponse())
 
 
-def answered(answer: http.client.HTTPResponse) -> None:
-    answer.read()
-    assert answer.status == PROBE_STATUS
+def answered(response: http.client.HTTPResponse) -> None:
+    response.read()
+    assert response.status == PROBE_STATUS
 
 
 class Clients:
@@ -130,9 +130,9 @@ class Opened:
 
     def finish_half(self) -> None:
         self.half.send(b"TP/1.1\r\nHost: a\r\n\r\n")
-        answer = http.client.HTTPResponse(self.half.sock, method="GET")
-        answer.begin()
-        answered(answer)
+        response = http.client.HTTPResponse(self.half.sock, method="GET")
+        response.begin()
+        answered(response)
         self.half.close()
 
     def use_others(self) -> None:
@@ -172,9 +172,9 @@ async def test_a_held_request_is_answered_by_the_former_nmi(directory: Path) -> 
         await logged(sandbox, TAKEN_OVER)
         ended = asyncio.create_task(end(former))
         await bind(sandbox, "late")
-        answer = await asyncio.to_thread(connection.getresponse)
-        body = await asyncio.to_thread(answer.read)
-        assert answer.status == 200, body
+        response = await asyncio.to_thread(connection.getresponse)
+        body = await asyncio.to_thread(response.read)
+        assert response.status == 200, body
         connection.close()
         assert await ended == 0
 
@@ -238,7 +238,7 @@ async def test_a_successor_that_dies_at_any_step_costs_no_request(directory: Pat
         )
         steps = (hello, RECEIVE, Take(), RECEIVE, Taken(), RECEIVE)
         for count in range(len(steps) + 1):
-            await until(lambda: state(sandbox), "NMI serves", holds=lambda it: it["handover"] == "serving")
+            await until(lambda: state(sandbox), "NMI serves", holds=lambda status: status["handover"] == "serving")
             sock = await until(lambda: asyncio.to_thread(connect_to, directory / "nmi.sock"))
             assert sock is not None
             await converse(Channel(sock, Role.SUCCESSOR), steps[:count])

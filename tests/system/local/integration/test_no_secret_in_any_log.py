@@ -67,12 +67,12 @@ class Walk:
 
     async def ask(self, pod: str, path: str = TOKEN_TARGET, **headers: str) -> int:
         """Send a request and return the status. Record a token in `tokens` and any other answer in `refusals`."""
-        answer = await ask(self.sandbox, self.pods[pod], path=path, headers={"Metadata": "true", **headers})
-        if answer.status == 200 and "access_token" in answer.text:
-            self.tokens.add(answer.body["access_token"])
+        response = await ask(self.sandbox, self.pods[pod], path=path, headers={"Metadata": "true", **headers})
+        if response.status == 200 and "access_token" in response.text:
+            self.tokens.add(response.body["access_token"])
         else:
-            self.refusals.append(f"{answer.headers} {answer.text}")
-        return answer.status
+            self.refusals.append(f"{response.headers} {response.text}")
+        return response.status
 
     async def events(self) -> str:
         return (await self.sandbox.cluster.client.request("GET", "/api/v1/events")).decode()
@@ -93,12 +93,12 @@ class Walk:
 
 
 @contextmanager
-def echoing(service: FaultyService, status: int, *known: str) -> Iterator[None]:
+def echoing(service: FaultyService, status: int, *texts: str) -> Iterator[None]:
     """Let *service* fail every request. Each part of its answer contains all received values and all of *known*."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         form = await request.post() if request.method == "POST" else {}
-        text = " ".join([*known, *request.rel_url.query.values(), *(str(value) for value in form.values())])
+        text = " ".join([*texts, *request.rel_url.query.values(), *(str(value) for value in form.values())])
         document = {
             "error": "invalid_client",
             "error_description": f"AADSTS7000215: {text} is not what was expected. Trace ID: {text}",

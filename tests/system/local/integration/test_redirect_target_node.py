@@ -123,8 +123,8 @@ async def test_a_machine_whose_packets_the_node_routes_gets_no_token(site: Site)
 
 
 async def test_a_pod_gets_its_token_without_route_localnet(site: Site) -> None:
-    answer = await ask(site.sandbox, site.pod)
-    assert answer.status == 200, answer.text
+    response = await ask(site.sandbox, site.pod)
+    assert response.status == 200, response.text
     assert any(rule.endswith(f"-j DNAT --to-destination {ADDRESS}:{NMI_PORT}") for rule in saved(site.sandbox))
     assert "[+]redirect ok" in await site.readiness()
     shown = await state(site.sandbox)

@@ -32,7 +32,7 @@ async def served(node: Node, name: str, address: str) -> str:
     await node.create(name, name)
     await node.add(name, address)
     await node.report(name, address)
-    await until(lambda: node.ask(name), holds=lambda answer: answer.client_id == own.client_id)
+    await until(lambda: node.ask(name), holds=lambda response: response.client_id == own.client_id)
     return own.client_id
 
 
@@ -63,9 +63,9 @@ async def test_the_successor_never_gets_its_predecessors_token_and_gets_its_own_
     await node.report("successor", ADDRESS)
 
     async def granted() -> bool:
-        answer = await node.ask("successor")
-        assert answer.client_id != former
-        return answer.client_id == own.client_id
+        response = await node.ask("successor")
+        assert response.client_id != former
+        return response.client_id == own.client_id
 
     await until(granted)
     await node.delete("former")
@@ -78,7 +78,7 @@ async def test_the_end_of_a_pod_that_has_never_sent_a_packet_is_noticed(node: No
     await node.add("former", ADDRESS)
     await node.report("former", ADDRESS)
 
-    await until(lambda: state(node.sandbox), "attached", holds=lambda it: it["feed"]["network"]["attached"])
+    await until(lambda: state(node.sandbox), "attached", holds=lambda status: status["feed"]["network"]["attached"])
     await hand_over(node)
 
 
@@ -90,7 +90,7 @@ async def test_a_recreated_sandbox_keeps_its_identity_and_loses_its_former_addre
     await node.add("moved", OTHER)
     await refused(node, "stranger")
     await node.report("moved", OTHER)
-    await until(lambda: node.ask("moved"), holds=lambda answer: answer.client_id == own)
+    await until(lambda: node.ask("moved"), holds=lambda response: response.client_id == own)
     await refused(node, "stranger")
 
 

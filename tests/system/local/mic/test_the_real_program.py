@@ -32,17 +32,17 @@ def action_of(method: str, path: str) -> str:
     """Return the action of Azure that a request needs."""
     if OPERATION.fullmatch(path) and method == "GET":
         return "Microsoft.Compute/locations/operations/read"
-    found = RESOURCE.fullmatch(path)
-    assert found, path
-    return f"{found[1]}/{VERBS[method]}"
+    match = RESOURCE.fullmatch(path)
+    assert match, path
+    return f"{match[1]}/{VERBS[method]}"
 
 
 async def ready(mic: Mic) -> dict[str, bool]:
     """The checks of /readyz, and whether each is met."""
     try:
         page = await mic.page("/readyz")
-    except urllib.error.HTTPError as answer:
-        page = answer.read().decode()
+    except urllib.error.HTTPError as error:
+        page = error.read().decode()
     lines = [line for line in page.splitlines() if line.startswith("[")]
     return {line[3:].partition(" ok")[0].partition(":")[0]: line.startswith("[+]") for line in lines}
 
@@ -190,7 +190,7 @@ async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
     cloud: EmulatedCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     occupied, released = 0, asyncio.Event()
-    answer = cloud.api._handler.response_to
+    respond = cloud.api._handler.response_to
 
     async def hang(request: Any, target: Any) -> Any:
         nonlocal occupied
@@ -200,7 +200,7 @@ async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
         try:
             if hangs:
                 await released.wait()
-            return await answer(request, target)
+            return await respond(request, target)
         finally:
             occupied -= occupies
 

@@ -52,8 +52,8 @@ async def test_pods_are_served_with_old_field_names_until_the_upgrade_is_recorde
     """Also an upgrade that remains incomplete revokes nothing. The API server forbids the requests *refused*."""
 
     def refuse(request: Recorded) -> StatusError | None:
-        found = re.match(refused, f"{request.method} {request.path}")
-        return StatusError(403, "Forbidden", "no") if found else None
+        match = re.match(refused, f"{request.method} {request.path}")
+        return StatusError(403, "Forbidden", "no") if match else None
 
     if recorded:
         record_upgrade(cloud)

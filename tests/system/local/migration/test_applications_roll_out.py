@@ -36,8 +36,8 @@ def test_an_application_with_its_own_service_account_is_migrated_and_waits_for_i
     (made,) = plan_applications(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
     assert made.state is ApplicationState.TO_DO
     assert (made.account, made.client_id, made.tenant_id) == ("web", "client-demo", TENANT)
-    found = states(workload(account="web"), objects=[identity(), binding()])
-    assert found == {"Deployment shop/web": ApplicationState.WAITS_FOR_IDENTITY}
+    by_name = states(workload(account="web"), objects=[identity(), binding()])
+    assert by_name == {"Deployment shop/web": ApplicationState.WAITS_FOR_IDENTITY}
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_an_application_with_its_own_service_account_is_migrated_and_waits_for_i
 def test_an_application_with_a_shared_service_account_requires_manual_work(
     workloads: list[Any], state: ApplicationState
 ) -> None:
-    found = states(*workloads)
-    assert [value for name, value in found.items() if name.endswith("shop/web")] == [state]
+    by_name = states(*workloads)
+    assert [value for name, value in by_name.items() if name.endswith("shop/web")] == [state]
 
 
 def test_manual_work_is_reported_with_the_reason_and_the_next_action() -> None:
@@ -62,19 +62,19 @@ def test_manual_work_is_reported_with_the_reason_and_the_next_action() -> None:
     strange = workload(account="web", owner="example.org/v1 Operator web")
     made = cluster(strange, cron_job(account="default"), pods=[pod(account="web")], objects=FEDERATED)
     for step in plan_applications(made):
-        assert [one.blocks for one in step.remarks] == [True]
-        assert all(one.why and one.do for one in step.remarks)
+        assert [remark.blocks for remark in step.remarks] == [True]
+        assert all(remark.why and remark.do for remark in step.remarks)
 
 
 def test_an_identity_with_identity_bindings_may_have_no_credential_for_the_sdk() -> None:
     bound = msgspec.structs.replace(FEDERATING, federated_exchange=Exchange.IDENTITY_BINDINGS)
     made = cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")], nmis=(bound,))
-    (found,) = plan_applications(made)
-    assert found.state is ApplicationState.MANUAL
-    (remark,) = found.remarks
+    (application,) = plan_applications(made)
+    assert application.state is ApplicationState.MANUAL
+    (remark,) = application.remarks
     assert "podidctl migrate plan -o az --exchange direct shop/demo" in remark.do
-    (found,) = plan_applications(replace(made, options=PlanOptions(PUBLIC, exchange=Exchange.DIRECT)))
-    assert (found.state, found.remarks) == (ApplicationState.TO_DO, [])
+    (application,) = plan_applications(replace(made, options=PlanOptions(PUBLIC, exchange=Exchange.DIRECT)))
+    assert (application.state, application.remarks) == (ApplicationState.TO_DO, [])
 
 
 def test_without_the_webhook_nothing_is_changed() -> None:
@@ -163,13 +163,13 @@ async def test_a_label_that_has_to_stay_keeps_its_service_account(cloud: Federat
     ids=["at the service account", "at the label", "while it rolls out"],
 )
 async def test_an_interrupt_at_any_step_can_be_undone_completely(cloud: Federation, method: str, path: str) -> None:
-    places = (("serviceaccounts", "web"), ("deployments.apps", "web"))
-    before = [written(cloud.store.get(kind, name, "default")) for kind, name in places]
+    written_objects = (("serviceaccounts", "web"), ("deployments.apps", "web"))
+    before = [written(cloud.store.get(kind, name, "default")) for kind, name in written_objects]
     assert await cloud.interrupted(method, path, "apply", "--yes", "--workload-identity") == 130
     plan = await cloud.migrate("plan", "--workload-identity", "-o", "json", "default/demo")
     assert [application["name"] for application in plan.document["applications"]] == ["web"]
     assert (await cloud.migrate("rollback", "--yes", "--workload-identity")).code == 0
-    assert [written(cloud.store.get(kind, name, "default")) for kind, name in places] == before
+    assert [written(cloud.store.get(kind, name, "default")) for kind, name in written_objects] == before
 
 
 def written(document: dict[str, Any]) -> Any:

@@ -47,8 +47,8 @@ def test_in_place_changes_only_the_files_that_need_it(tmp_path: Path, capsys: py
     fine.write_text(NEW)
     before = fine.stat().st_mtime_ns
     assert main([*COMMAND, "-f", str(tmp_path), "-o", "json"]) == 3
-    (one,) = json.loads(capsys.readouterr().out)["findings"]
-    assert (one["level"], one["about"]) == ("look", "AzureIdentityBinding b")
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["level"], finding["about"]) == ("look", "AzureIdentityBinding b")
     assert main([*COMMAND, "-f", str(tmp_path), "--in-place"]) == 0
     assert old.read_bytes() == NEW.replace("\n", "\r\n").encode()
     assert fine.stat().st_mtime_ns == before
@@ -118,8 +118,8 @@ def test_values_of_the_go_implementations_chart_are_reviewed(
 ) -> None:
     (tmp_path / "values.yaml").write_text("nmi: {tag: v1.8.17}\n")
     assert main([*COMMAND, "--values", str(tmp_path / "values.yaml"), "-o", "yaml"]) == 3
-    (one,) = yaml.safe_load(capsys.readouterr().out)["findings"]
-    assert one["about"] == "value nmi.tag"
+    (finding,) = yaml.safe_load(capsys.readouterr().out)["findings"]
+    assert finding["about"] == "value nmi.tag"
 
 
 async def test_a_cluster_without_the_go_implementations_programs_is_recognised_by_its_objects(

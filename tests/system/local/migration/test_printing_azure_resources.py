@@ -43,5 +43,5 @@ async def test_identities_of_several_resource_groups_need_several_bicep_files(cl
     refused = await cloud.migrate("plan", "-o", "bicep", "--tenant", "t")
     assert refused.code == 1
     assert "elsewhere: default/other" in refused.err
-    one = await cloud.migrate("plan", "-o", "bicep", "--tenant", "t", "default/other")
-    assert (one.code, "--resource-group elsewhere" in one.out) == (3, True)
+    single = await cloud.migrate("plan", "-o", "bicep", "--tenant", "t", "default/other")
+    assert (single.code, "--resource-group elsewhere" in single.out) == (3, True)

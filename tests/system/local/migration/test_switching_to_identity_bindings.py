@@ -39,8 +39,8 @@ async def outcome(cloud: Federation, *arguments: str) -> dict[str, Any]:
     tenant = ("--tenant", cloud.cloud.directory.tenant_id)
     answer = await cloud.migrate("apply", *tenant, *arguments, "-o", "json")
     assert answer.document["outcomes"], answer.err
-    (found,) = answer.document["outcomes"]
-    return dict(found)
+    (document,) = answer.document["outcomes"]
+    return dict(document)
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ async def test_without_the_permission_the_objects_are_printed(
     cloud.store.patch(
         "azureidentities.aadpodidentity.k8s.io", "demo", {"spec": {"clientID": client_id.upper()}}, "default"
     )
-    found = await outcome(cloud, "--untested")
-    assert found["why"] == "not all of its service accounts may use it"
-    (tried,) = found["tried"]
+    result = await outcome(cloud, "--untested")
+    assert result["why"] == "not all of its service accounts may use it"
+    (tried,) = result["tried"]
     assert (
         tried["problem"] == "service account default/web has no permission to use the identity (use-managed-identity)"
     )
@@ -98,6 +98,6 @@ async def test_an_identity_that_chooses_the_direct_exchange_is_tested_by_a_token
         {"metadata": {"annotations": {"aadpodidentity.k8s.io/federated-exchange": "direct"}}},
         "default",
     )
-    found = await outcome(cloud)
-    assert (found["ending"], found["why"]) == ("would be changed", "a token of it can be obtained")
+    result = await outcome(cloud)
+    assert (result["ending"], result["why"]) == ("would be changed", "a token of it can be obtained")
     assert len(cloud.cloud.aad.calls) == 1

@@ -78,8 +78,8 @@ async def test_several_files_are_one_configuration(cloud: EmulatedCloud) -> None
 async def test_a_pods_service_account_is_used_in_a_pod_and_no_file_of_the_home_directory(
     cloud: EmulatedCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = await access.find(str(cloud.folder / "kubeconfig"), {})
-    server, authorization = urlsplit(found.server), await found.authorization()
+    api_access = await access.find(str(cloud.folder / "kubeconfig"), {})
+    server, authorization = urlsplit(api_access.server), await api_access.authorization()
     assert authorization is not None
     root = tmp_path / "serviceaccount"
     root.mkdir()

@@ -125,13 +125,13 @@ def test_pods_and_nodes_reach_imds_with_different_addresses(fabric: Fabric) -> N
 
 
 def test_pods_reach_the_sandboxs_services_and_each_other_but_not_this_machine(fabric: Fabric) -> None:
-    one, two = fabric.add_pod("node-0", "a"), fabric.add_pod("node-1", "b")
+    first, second = fabric.add_pod("node-0", "a"), fabric.add_pod("node-1", "b")
     (listener,) = fabric.pod_sockets(4443)
     with listener:
-        assert connected_from(one, fabric.pod_facing_address, 4443) == one.address
-    with fabric.namespaces.listening("pod-b", two.address, 80):
-        assert connected_from(one, two.address, 80) == one.address
-    interfaces = subprocess.run(one.command(["ip", "-br", "link"]), capture_output=True, text=True, check=True).stdout
+        assert connected_from(first, fabric.pod_facing_address, 4443) == first.address
+    with fabric.namespaces.listening("pod-b", second.address, 80):
+        assert connected_from(first, second.address, 80) == first.address
+    interfaces = subprocess.run(first.command(["ip", "-br", "link"]), capture_output=True, text=True, check=True).stdout
     assert [line.split("@")[0].split()[0] for line in interfaces.splitlines()] == ["lo", "eth0"]
 
 

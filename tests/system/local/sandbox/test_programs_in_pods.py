@@ -58,9 +58,9 @@ async def served() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 def context(served: Sandbox) -> ExecutionContext:
-    found = served.cluster.kubelets["node-0"].context("default", "blue")
-    assert found is not None
-    return found
+    pod_context = served.cluster.kubelets["node-0"].context("default", "blue")
+    assert pod_context is not None
+    return pod_context
 
 
 async def run_in_pod(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, *command: str) -> int:
@@ -110,9 +110,9 @@ async def test_a_pod_reads_a_value_of_the_instance_data_as_text(
 ) -> None:
     path = f"/metadata/instance/compute/{leaf}?api-version=2021-02-01&format=text"
     for _ in range(2):  # the second answer is from NMI's cache
-        answer = await ask(served, context, path=path)
-        assert (answer.status, answer.text) == (200, value)
-        assert answer.headers["Content-Type"].startswith("text/plain")
+        response = await ask(served, context, path=path)
+        assert (response.status, response.text) == (200, value)
+        assert response.headers["Content-Type"].startswith("text/plain")
     assert (await ask(served, context, path=path.replace("&format=text", ""))).status == 400
 
 
@@ -145,9 +145,9 @@ async def test_this_machines_own_name_servers_stay_as_they_are(served: Sandbox, 
 
 async def test_a_service_principal_signs_in_with_its_secret(served: Sandbox) -> None:
     context = await run_pod(served, "robot", {"aadpodidbinding": "robot"})
-    answer = await ask(served, context)
-    (known,) = [identity.client_id for identity in served.identities if identity.given.name == "robot"]
-    assert (answer.status, answer.claims["appid"]) == (200, known), answer.text
+    response = await ask(served, context)
+    (client_id,) = [identity.client_id for identity in served.identities if identity.given.name == "robot"]
+    assert (response.status, response.claims["appid"]) == (200, client_id), response.text
     assert served.azure.aad.calls[-1].proof == "secret"
 
 

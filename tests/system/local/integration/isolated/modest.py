@@ -19,9 +19,9 @@ TARGET = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azur
 
 def ask(connection: HTTPConnection) -> None:
     connection.request("GET", TARGET, headers={"Metadata": "true"})
-    answer = connection.getresponse()
-    body = answer.read()
-    assert answer.status == 200, body
+    response = connection.getresponse()
+    body = response.read()
+    assert response.status == 200, body
     assert b"access_token" in body
 
 

@@ -44,13 +44,13 @@ def site() -> Iterator[Site]:
 
 def traces(machine: Machine) -> list[str]:
     """Return the backends that hold NMI's redirect or reject."""
-    found = [
+    backends = [
         backend
         for backend in ("legacy", "nft")
         if any("aad-metadata" in line or "tcp-reset" in line for line in machine.saved(backend))
     ]
     tables = machine.run("nft", "list", "tables").splitlines()
-    return [f"iptables-{backend}" for backend in found] + ["nftables"] * ("table ip aad-pod-identity" in tables)
+    return [f"iptables-{backend}" for backend in backends] + ["nftables"] * ("table ip aad-pod-identity" in tables)
 
 
 @pytest.mark.parametrize(("former", "later"), list(itertools.permutations(BACKENDS, 2)))

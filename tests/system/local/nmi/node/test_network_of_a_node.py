@@ -108,7 +108,11 @@ class NodeNetwork:
         Return those that it did not know before.
         """
         at = [self.attachment(number) for number in range(PODS)]
-        left = [number for number, it in enumerate(at) if not it.link_layer or (self.bridged and not it.port)]
+        left = [
+            number
+            for number, attachment in enumerate(at)
+            if not attachment.link_layer or (self.bridged and not attachment.port)
+        ]
         await self.send_to(left[:25])
         return left
 
@@ -276,14 +280,14 @@ async def test_changes_during_lost_reports_are_found_by_a_list(namespaces: Names
             evidence.track(address(43))
             change(*(f"link set v43 alias {number}" for number in range(4000)))
             change("link delete v42")
-            lost, found = False, list[Evidence]()
+            lost, changes = False, list[Evidence]()
             update = NetworkUpdate([], more=True)
             while update.more:
                 update = source.read()
                 lost = lost or update.lost
-                found += evidence.apply(update.messages)
+                changes += evidence.apply(update.messages)
             assert lost
-            return found + evidence.replace(namespaces.call(NODE, source.dump))
+            return changes + evidence.replace(namespaces.call(NODE, source.dump))
         finally:
             source.close()
 

@@ -80,8 +80,8 @@ async def tables_of(folder: Path, version: str) -> frozenset[tuple[str, str]] | 
 
 
 async def test_the_flush_guard_of_another_nmi_hides_no_table(tmp_path: Path) -> None:
-    found = await tables_of(tmp_path, VERSION.format("yes"))
-    assert found == frozenset({("ip", "nat"), ("ip", "aad-pod-identity-4035"), ("inet", "x")})
+    tables = await tables_of(tmp_path, VERSION.format("yes"))
+    assert tables == frozenset({("ip", "nat"), ("ip", "aad-pod-identity-4035"), ("inet", "x")})
 
 
 @pytest.mark.parametrize("version", [VERSION.format("no"), "nftables v0.8 (Joe Btfsplk)", ""])

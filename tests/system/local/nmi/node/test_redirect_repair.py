@@ -171,8 +171,8 @@ def test_concurrent_foreign_writes_are_not_lost(node: Machine, worker: Worker, b
 
 
 def test_a_writer_without_the_lock_does_not_make_the_repair_fail(machine: Machine, backend: str) -> None:
-    one = f"XTABLES_LOCKFILE=/run/other iptables-{backend} -t nat -A OUTPUT -s 10.7.0.1 -j RETURN"
-    script = f"for i in $(seq 100); do {one}; done 2>/dev/null"
+    command = f"XTABLES_LOCKFILE=/run/other iptables-{backend} -t nat -A OUTPUT -s 10.7.0.1 -j RETURN"
+    script = f"for i in $(seq 100); do {command}; done 2>/dev/null"
     with Worker(machine, backend) as worker, machine.start("sh", "-c", script) as writer:
         while writer.poll() is None:
             worker.do("remove")

@@ -34,8 +34,8 @@ class Nmi:
         """Return status and text. Blocks."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_SECONDS)) as connection:
             connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            response = connection.getresponse()
+            return response.status, response.read().decode()
 
     async def until(self, path: str, holds: Callable[[int, str], bool]) -> str:
         """Wait for a page. Return its text."""

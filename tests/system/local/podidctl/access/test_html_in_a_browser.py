@@ -33,18 +33,18 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
         assert opened.requests == [(tmp_path / "access.html").as_uri()]
 
 
-async def show(page: Page, tmp_path: Path, found: Callable[[], AccessReview]) -> None:
+async def show(page: Page, tmp_path: Path, make_review: Callable[[], AccessReview]) -> None:
     """Write the report and open it."""
     path = tmp_path / "access.html"
-    await asyncio.to_thread(lambda: path.write_text(document(found()), encoding="utf-8"))
+    await asyncio.to_thread(lambda: path.write_text(document(make_review()), encoding="utf-8"))
     await page.open(path)
     await page.until(READY)
 
 
 async def text(page: Page, name: str) -> str:
-    found = await page.evaluate(f"document.getElementById({json.dumps(name)}).textContent")
-    assert isinstance(found, str)
-    return found
+    content = await page.evaluate(f"document.getElementById({json.dumps(name)}).textContent")
+    assert isinstance(content, str)
+    return content
 
 
 async def choose(page: Page, name: str, value: str) -> None:
@@ -165,14 +165,14 @@ async def test_the_page_may_request_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.measures
 async def test_5000_pods_open_in_two_seconds_and_are_below_5_mib(tmp_path: Path) -> None:
-    found = await asyncio.to_thread(lambda: review(generated_cluster()))
-    assert (len(found.identities), len(found.nodes)) == (300, 500)
-    assert len(found.pods) >= 5000
-    assert len((await asyncio.to_thread(document, found)).encode()) < 5 << 20
+    generated = await asyncio.to_thread(lambda: review(generated_cluster()))
+    assert (len(generated.identities), len(generated.nodes)) == (300, 500)
+    assert len(generated.pods) >= 5000
+    assert len((await asyncio.to_thread(document, generated)).encode()) < 5 << 20
     durations: list[float] = []
     while min(durations, default=math.inf) >= OPEN_MS and len(durations) < TIMES_MAX:
         async with open_page(tmp_path / f"profile-{len(durations)}") as page:
-            await show(page, tmp_path, lambda: found)
+            await show(page, tmp_path, lambda: generated)
             durations.append(await page.evaluate("performance.getEntriesByType('navigation')[0].domComplete"))
             assert await text(page, "count") == "6164 of 6164 objects shown"
             assert page.problems == []

@@ -47,22 +47,22 @@ async def test_the_cluster_and_azure_are_read_and_nothing_is_written_and_a_polic
     before = len(cloud.arm.writes())
     answer = await access(cloud, "-o", "json", azure=True)
     assert (answer.code, answer.err) == (0, ""), answer.out
-    found = answer.document
-    assert found["azure"] == "read"
-    (one,) = found["grants"]
-    assert (one["pod"], one["identity"], one["state"], one["binding"]) == (
+    document = answer.document
+    assert document["azure"] == "read"
+    (only_grant,) = document["grants"]
+    assert (only_grant["pod"], only_grant["identity"], only_grant["state"], only_grant["binding"]) == (
         "default/web",
         "default/demo",
         "usable",
         "default/demo",
     )
-    (agent,) = (pod for pod in found["pods"] if pod["name"] == "agent")
+    (agent,) = (pod for pod in document["pods"] if pod["name"] == "agent")
     assert [access["way"] for access in agent["hostAccess"]] == ["privileged"]
-    (vm,) = (host for host in found["hosts"] if host["id"] == vm_id("n0"))
+    (vm,) = (host for host in document["hosts"] if host["id"] == vm_id("n0"))
     assert [(identity["resourceId"], identity["explained"]) for identity in vm["attached"]] == [
         (identity_id("demo"), "pods")
     ]
-    (anna,) = found["subjects"]
+    (anna,) = document["subjects"]
     assert {right["action"] for right in anna["rights"]} == {
         "write bindings",
         "write identities",

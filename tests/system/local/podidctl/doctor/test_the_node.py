@@ -96,8 +96,8 @@ def test_akss_rule_is_recognised_by_its_effect(rules: list[str], there: bool) ->
 
 
 def check_node(**seen: object) -> dict[str, tuple[Level, str]]:
-    known = {"wanted": True, "fault": None, "restricted": (), "guard": False, "localnet": None}
-    state = FailClosedState(**{**known, **seen})  # type: ignore[arg-type]
+    defaults = {"wanted": True, "fault": None, "restricted": (), "guard": False, "localnet": None}
+    state = FailClosedState(**{**defaults, **seen})  # type: ignore[arg-type]
     return {
         finding.check: (finding.level, finding.says)
         for finding in check_fail_closed(NodeState(name="n", fault=None, closing=state))
@@ -204,6 +204,6 @@ async def test_nmis_own_answer_is_no_fault_with_cilium_and_another_is(
     application.router.add_get("/metadata/versions", answer)
     async with TestServer(application) as server:
         settings = Settings(node_name="n", metadata_ip="127.0.0.1", metadata_port=server.port or 0, redirect=redirect)
-        found = await _imds(settings)
-    assert isinstance(found, str if says else ReadFailure)
-    assert says in str(found)
+        result = await _imds(settings)
+    assert isinstance(result, str if says else ReadFailure)
+    assert says in str(result)

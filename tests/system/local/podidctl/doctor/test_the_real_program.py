@@ -52,9 +52,9 @@ async def test_doctor_reads_and_never_writes(cloud: EmulatedCloud) -> None:
     await mic.stop()
     cloud.api.store.patch(IDENTITIES, "demo", {"spec": {"clientID": "client-of-another"}}, "default")
     answer = await run(cloud.folder, "podidctl", "doctor", "-o", "json")
-    (found,) = [finding for finding in answer.document["findings"] if finding["check"] == "client ids"]
-    assert found["level"] == "problem"
-    assert "'client-of-another'" in found["says"]
+    (finding,) = [finding for finding in answer.document["findings"] if finding["check"] == "client ids"]
+    assert finding["level"] == "problem"
+    assert "'client-of-another'" in finding["says"]
 
 
 async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: EmulatedCloud) -> None:
@@ -93,21 +93,21 @@ async def test_what_the_server_refuses_to_send_is_unknown(cloud: EmulatedCloud, 
     )
     answer = await ask(cloud, "-o", "json")
     assert (answer.code, answer.err) == (1, "")
-    found = {finding["check"]: finding for finding in answer.document["findings"]}
+    findings = {finding["check"]: finding for finding in answer.document["findings"]}
     for check in ("NMI", "MIC", "leader", "objects"):
-        assert found[check]["level"] == "unknown"
-        assert found[check]["next"].startswith(then), check
+        assert findings[check]["level"] == "unknown"
+        assert findings[check]["next"].startswith(then), check
 
 
 async def test_wrong_flags_and_an_unreachable_api_server_are_one_line(cloud: EmulatedCloud) -> None:
-    for words, says in (
+    for words, text in (
         (("--imds",), "--node"),
         (("--node", "No Node"), "not a valid node name"),
         (("--node", "n7"), "no node n7"),
     ):
         wrong = await ask(cloud, *words)
         assert (wrong.code, wrong.out) == (2, "")
-        assert says in wrong.err
+        assert text in wrong.err
     await cloud.api.stop()
     gone = await ask(cloud)
     assert (gone.code, gone.out, gone.err.count("\n")) == (1, "", 1)

@@ -125,15 +125,18 @@ async def test_a_request_that_nmi_attributes_to_the_new_pod_is_logged_after_one_
     async with running_nmi() as nmi:
         await run_canary(tmp_path, nmi.port, "verify-earlier")
         before = nmi.server.counters()["accepted"]
-        known = tmp_path / "known"
-        pause, until_known = "time.sleep(pause)", f"while pause and not Path({str(known)!r}).exists(): time.sleep(0.01)"
+        marker = tmp_path / "known"
+        pause, until_known = (
+            "time.sleep(pause)",
+            f"while pause and not Path({str(marker)!r}).exists(): time.sleep(0.01)",
+        )
         text = in_place_of(tmp_path / "result", "(0.0, 0.0, 3.0, 0.0)")
         assert text.count(pause) == 1
         later = text.replace(pause, until_known)
         running = asyncio.create_task(run_canary(tmp_path, nmi.port, "verify-now", text=later))
         await until(lambda: nmi.server.counters()["accepted"] >= before + 2)  # the requests before the pause
         nmi.index.put(LOCAL, pod_entry("default", "podidctl-verify-2").record)
-        await asyncio.to_thread(known.touch)
+        await asyncio.to_thread(marker.touch)
         code, output, _ = await running
     assert code == 0, output
     assert logged_peers(nmi.log, "verify-now") == (LOCAL,)
