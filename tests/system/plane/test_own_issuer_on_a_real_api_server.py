@@ -90,8 +90,8 @@ class SecondApiServer:
 
     def token(self) -> str:
         """Return a token of the service account for Entra ID."""
-        asked = ("create", "token", ACCOUNT, "--namespace=default", f"--audience={DIRECT_AUDIENCE}")
-        return self._commands.kubectl(f"--server={self._url}", *asked).strip()
+        arguments = ("create", "token", ACCOUNT, "--namespace=default", f"--audience={DIRECT_AUDIENCE}")
+        return self._commands.kubectl(f"--server={self._url}", *arguments).strip()
 
     def accepts(self, token: str) -> bool:
         """Return whether the server accepts a token of a service account."""

@@ -93,6 +93,6 @@ class Cluster(Commands):
 
 def _rights(listed: str) -> Iterator[Right]:
     for line in listed.splitlines():
-        found = re.fullmatch(r"(\S+)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]", line)
-        if found:  # skip the heading and non-resource paths
-            yield found[1], found[3], " ".join(sorted(found[4].split()))
+        match = re.fullmatch(r"(\S+)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]", line)
+        if match:  # skip the heading and non-resource paths
+            yield match[1], match[3], " ".join(sorted(match[4].split()))

@@ -47,20 +47,20 @@ NAMESPACE = "of-cilium"
 @pytest.fixture(scope="module")
 def cluster(plane: up.Plane) -> Iterator[Cluster]:
     """A cluster with Cilium's definitions."""
-    found = Cluster(plane)
+    made = Cluster(plane)
     kinds = [f"crd/{plural}.cilium.io" for plural in definitions()]
-    found.kubectl("create", "namespace", NAMESPACE)
-    found.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(definitions().values()))
-    found.kubectl("wait", "--for=condition=Established", "--timeout=90s", *kinds)
-    yield found
-    found.delete_definitions("cilium.io")
-    found.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    made.kubectl("create", "namespace", NAMESPACE)
+    made.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(definitions().values()))
+    made.kubectl("wait", "--for=condition=Established", "--timeout=90s", *kinds)
+    yield made
+    made.delete_definitions("cilium.io")
+    made.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 def policies() -> list[Object]:
-    found = [item for item in render(VALUES, namespace=NAMESPACE) if item["apiVersion"] == "cilium.io/v2"]
-    assert {item["kind"] for item in found} == {"CiliumLocalRedirectPolicy", "CiliumClusterwideNetworkPolicy"}
-    return found
+    rendered = [item for item in render(VALUES, namespace=NAMESPACE) if item["apiVersion"] == "cilium.io/v2"]
+    assert {item["kind"] for item in rendered} == {"CiliumLocalRedirectPolicy", "CiliumClusterwideNetworkPolicy"}
+    return rendered
 
 
 def create(cluster: Cluster, *documents: Object) -> list[dict[str, Any]]:
@@ -74,10 +74,10 @@ def test_the_server_stores_each_field_of_the_policies(cluster: Cluster) -> None:
         stored = create(cluster, *policies())
         assert len(stored) == 3
         for policy in policies():
-            (found,) = (other for other in stored if other["metadata"]["name"] == policy["metadata"]["name"])
+            (stored_policy,) = (other for other in stored if other["metadata"]["name"] == policy["metadata"]["name"])
             defaulted = {"skipRedirectFromBackend": False} if policy["kind"] == "CiliumLocalRedirectPolicy" else {}
-            assert found.get("specs") == policy.get("specs")
-            assert found.get("spec", {}) == ({**defaulted, **policy["spec"]} if "spec" in policy else {})
+            assert stored_policy.get("specs") == policy.get("specs")
+            assert stored_policy.get("spec", {}) == ({**defaulted, **policy["spec"]} if "spec" in policy else {})
     finally:
         cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=yaml.safe_dump_all(policies()))
 
@@ -111,9 +111,9 @@ def test_helm_installs_them_and_refuses_a_cilium_without_the_needed_field(cluste
     theirs = Cluster(cluster.plane, helm)
     namespace = f"{NAMESPACE}-{helm}"
     with theirs.installed(namespace, f"--values={VALUES}"):
-        found = theirs.kubectl("get", REDIRECTS, f"-n={namespace}", "-o=name")
+        names = theirs.kubectl("get", REDIRECTS, f"-n={namespace}", "-o=name")
         kind = f"{REDIRECTS.removesuffix('ies')}y.cilium.io"
-        assert found.split() == [f"{kind}/aad-pod-identity-nmi", f"{kind}/aad-pod-identity-nmi-check"]
+        assert names.split() == [f"{kind}/aad-pod-identity-nmi", f"{kind}/aad-pod-identity-nmi-check"]
     assert theirs.kubectl("get", CLUSTERWIDE, "-o=name").strip() == ""
 
     old = yaml.safe_load(yaml.safe_dump(definitions()[CLUSTERWIDE]).replace("enableDefaultDeny", "otherField"))

@@ -88,8 +88,8 @@ def run_definitions_hook(cluster: Cluster, folder: Path) -> subprocess.Completed
 
 def definition(plane: up.Plane, kind: str) -> dict[str, Any]:
     path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind}.aadpodidentity.k8s.io"
-    found: dict[str, Any] = plane.api("GET", path)
-    return found
+    document: dict[str, Any] = plane.api("GET", path)
+    return document
 
 
 OLD_SPEC = {"type": 0, "ResourceID": "/subscriptions/s", "ClientID": "c"}

@@ -43,11 +43,11 @@ def test_the_api_server_accepts_the_objects_of_each_set_of_values(plane: up.Plan
         for values in golden_sets():
             rendered = cluster.helm("template", "pi", str(CHART), "--namespace=podid", f"--values={values}")
             objects = [item for item in yaml.safe_load_all(rendered) if item]
-            known = [item for item in objects if not item["apiVersion"].startswith(OF_OTHERS)]
+            standard = [item for item in objects if not item["apiVersion"].startswith(OF_OTHERS)]
             done = cluster.kubectl(
-                "apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(known)
+                "apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(standard)
             )
-            assert done.count("(server dry run)") == len(known), values.name
+            assert done.count("(server dry run)") == len(standard), values.name
     finally:
         cluster.kubectl("delete", "namespace", "--wait=false", *theirs)
 

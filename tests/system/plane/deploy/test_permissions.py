@@ -206,8 +206,8 @@ def test_role_view_reads_identities_and_role_edit_changes_them(plane: up.Plane, 
         def verbs(role: str) -> set[tuple[str, str]]:
             return {
                 (resource.removesuffix(f".{GROUP}"), verb)
-                for resource, _, found in cluster.rights(role, of=namespace, within=namespace)
-                for verb in found.split()
+                for resource, _, listed in cluster.rights(role, of=namespace, within=namespace)
+                for verb in listed.split()
                 if resource.endswith(GROUP)
             }
 

@@ -17,8 +17,8 @@ SETS = ("defaults", "admin-secret", "fail-closed", "helm-test", "every-flag")
 
 def pod_of(objects: list[Object], kind: str, name: str) -> dict[str, Any]:
     """Return the labels and the spec of the pod in the object with this name."""
-    (found,) = (item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name)
-    template = found if kind == "Pod" else found["spec"]["template"]
+    (workload,) = (item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name)
+    template = workload if kind == "Pod" else workload["spec"]["template"]
     spec = {key: value for key, value in template["spec"].items() if key not in ("serviceAccountName", "priority")}
     return {"metadata": {"name": "tried", "labels": template["metadata"]["labels"]}, "spec": spec}
 
@@ -62,12 +62,12 @@ def test_the_pod_meets_this_level_and_no_higher(levels: Cluster, values: str, ki
 
 @pytest.mark.parametrize("values", golden_sets(), ids=lambda file: file.name.removesuffix(".values.yaml"))
 def test_every_container_of_every_pod_has_the_runtimes_seccomp_profile(values: Path) -> None:
-    found = 0
+    count = 0
     for item in render(values):
         spec = item["spec"] if item["kind"] == "Pod" else item.get("spec", {}).get("template", {}).get("spec", {})
-        for one in [*spec.get("containers", []), *spec.get("initContainers", [])]:
-            own = one.get("securityContext", {}).get("seccompProfile")
-            assert (own or spec["securityContext"]["seccompProfile"]) == {"type": "RuntimeDefault"}, one["name"]
-            assert not one.get("securityContext", {}).get("privileged"), one["name"]
-            found += 1
-    assert found
+        for container in [*spec.get("containers", []), *spec.get("initContainers", [])]:
+            own = container.get("securityContext", {}).get("seccompProfile")
+            assert (own or spec["securityContext"]["seccompProfile"]) == {"type": "RuntimeDefault"}, container["name"]
+            assert not container.get("securityContext", {}).get("privileged"), container["name"]
+            count += 1
+    assert count

@@ -29,13 +29,13 @@ def cluster() -> Iterator[Cluster]:
     The manifest is applied while the namespace has the Pod Security level restricted, which its pod meets.
     """
     with up.Plane() as plane:
-        found = Cluster(plane)
-        found.install("podid", release="aad-pod-identity")
-        found.kubectl("label", "namespace", "podid", "pod-security.kubernetes.io/enforce=restricted")
-        found.kubectl("apply", "--validate=strict", "-f", str(MANIFEST))
+        made = Cluster(plane)
+        made.install("podid", release="aad-pod-identity")
+        made.kubectl("label", "namespace", "podid", "pod-security.kubernetes.io/enforce=restricted")
+        made.kubectl("apply", "--validate=strict", "-f", str(MANIFEST))
         add_node(plane, "n0", vm_id("n0"))
         bind(plane, "demo")
-        found.kubectl("wait", "--for=create", "--timeout=60s", "serviceaccount/default")
+        made.kubectl("wait", "--for=create", "--timeout=60s", "serviceaccount/default")
         run_pod(plane, "web", "n0")
         nmi = {
             "metadata": {"name": "nmi", "labels": {"app.kubernetes.io/component": "nmi"}},
@@ -46,10 +46,10 @@ def cluster() -> Iterator[Cluster]:
                 "hostNetwork": True,
             },
         }
-        found.kubectl("label", "namespace", "podid", "--overwrite", "pod-security.kubernetes.io/enforce=privileged")
+        made.kubectl("label", "namespace", "podid", "--overwrite", "pod-security.kubernetes.io/enforce=privileged")
         plane.api("POST", "/api/v1/namespaces/podid/pods", nmi)
-        found.until_rights_hold(account="podidctl", namespace="podid", verb="list", resource="pods")
-        yield found
+        made.until_rights_hold(account="podidctl", namespace="podid", verb="list", resource="pods")
+        yield made
 
 
 async def ask(cluster: Cluster, folder: Path, *words: str) -> Answer:

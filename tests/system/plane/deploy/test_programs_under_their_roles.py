@@ -31,14 +31,14 @@ def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
     """Return the pods of the chart's DaemonSet by node, after this number of them exists."""
 
     def pods() -> dict[str, str]:
-        found = {}
+        names_by_node = {}
         path = f"{PODS.path('podid')}?labelSelector=app.kubernetes.io%2Fcomponent%3Dnmi"
         for pod in plane.api("GET", path)["items"]:
             wanted = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-            found[wanted["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]] = pod["metadata"]["name"]
-        return found
+            names_by_node[wanted["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]] = pod["metadata"]["name"]
+        return names_by_node
 
-    return until_sync(pods, "the pods of the DaemonSet", holds=lambda found: len(found) == count)
+    return until_sync(pods, "the pods of the DaemonSet", holds=lambda pod_names: len(pod_names) == count)
 
 
 async def test_mic_assigns_revokes_rewrites_old_field_names_and_removes_the_startup_taint(
@@ -97,7 +97,7 @@ UPGRADE = ("upgrade", "pi", str(CHART), "--namespace=podid", LIMIT, "--set=crds.
 RECORD = ("configmap", "aad-pod-identity-config", "--namespace=podid")
 
 
-async def until_found(folder: Path, level: str, says: str) -> None:
+async def until_found(folder: Path, level: str, text: str) -> None:
     """Wait for one finding about MIC's rights: the authorizer receives changed roles by a watch."""
 
     async def read() -> list[tuple[str, str]]:
@@ -105,10 +105,10 @@ async def until_found(folder: Path, level: str, says: str) -> None:
         findings = [finding for finding in answer.document["findings"] if finding["check"] == "rights"]
         return [(finding["level"], f"{finding['says']}: {finding.get('next', '')}") for finding in findings]
 
-    def is_that(found: list[tuple[str, str]]) -> bool:
-        return [finding_level for finding_level, _ in found] == [level] and says in found[0][1]
+    def is_that(pairs: list[tuple[str, str]]) -> bool:
+        return [finding_level for finding_level, _ in pairs] == [level] and text in pairs[0][1]
 
-    await until(read, f"{level}: {says}", holds=is_that)
+    await until(read, f"{level}: {text}", holds=is_that)
 
 
 async def test_mic_needs_update_on_tenants_objects_until_the_upgrade_is_recorded(

@@ -223,10 +223,10 @@ def test_a_kubelet_continues_to_mount_tokens(minting: Minting) -> None:
 def impersonated(minting: Minting, *extra: str) -> str:
     """Return the refusal for an administrator who impersonates NMI."""
     pod = minting.pods[OPEN, "web"]
-    asked = [f"--audience={AUDIENCE}", "--duration=600s", f"--namespace={OPEN}"]
-    asked += ["--bound-object-kind=Pod", f"--bound-object-name={pod['name']}", f"--bound-object-uid={pod['uid']}"]
+    options = [f"--audience={AUDIENCE}", "--duration=600s", f"--namespace={OPEN}"]
+    options += ["--bound-object-kind=Pod", f"--bound-object-name={pod['name']}", f"--bound-object-uid={pod['uid']}"]
     who = [f"--as=system:serviceaccount:{OWN}:{NMI}", *(f"--as-user-extra={value}" for value in extra)]
-    return minting.cluster.done("kubectl", "create", "token", "web", *asked, *who).stderr
+    return minting.cluster.done("kubectl", "create", "token", "web", *options, *who).stderr
 
 
 def test_a_user_who_impersonates_nmi_must_forge_its_node_and_pod_too(minting: Minting) -> None:

@@ -114,13 +114,13 @@ class Minting:
     @property
     def policy(self) -> Object:
         """Return a copy of the chart's policy."""
-        (found,) = self._of_kind("ValidatingAdmissionPolicy")
-        return copy.deepcopy(found)
+        (policy,) = self._of_kind("ValidatingAdmissionPolicy")
+        return copy.deepcopy(policy)
 
     def policy_of(self, **values: Any) -> Object:
         """Return the chart's policy for further values of `federated`."""
-        (found,) = (item for item in self._render(**values) if item["kind"] == "ValidatingAdmissionPolicy")
-        return found
+        (policy,) = (item for item in self._render(**values) if item["kind"] == "ValidatingAdmissionPolicy")
+        return policy
 
     def _render(self, **values: Any) -> list[Object]:
         return render(given={"federated": {"enabled": True, "namespaces": LISTED, **values}}, namespace=OWN)

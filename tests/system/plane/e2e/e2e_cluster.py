@@ -65,8 +65,8 @@ class Cluster:
 
     async def names(self, kind: str, *selectors: str) -> list[str]:
         """Namespace/name of each object of the kind."""
-        found = json.loads(await self.kubectl("get", kind, "--all-namespaces", "--output=json", *selectors))
-        return sorted(f"{item['metadata'].get('namespace', '')}/{item['metadata']['name']}" for item in found["items"])
+        listed = json.loads(await self.kubectl("get", kind, "--all-namespaces", "--output=json", *selectors))
+        return sorted(f"{item['metadata'].get('namespace', '')}/{item['metadata']['name']}" for item in listed["items"])
 
     async def tables(self) -> str:
         """All chains and rules of the node, without counters and times."""
@@ -104,6 +104,6 @@ async def gets_a_token(here: Cluster) -> None:
     """Fail unless the demo pod gets a token of the demo identity."""
     context = here.sandbox.cluster.kubelets[NODE].context("default", "demo")
     assert context is not None
-    answer = await ask(here.sandbox, context)
-    assert answer.status == 200, f"{answer.text}\n{here.read_logs()}"
-    assert answer.claims["appid"] == DEMO_CLIENT_ID
+    response = await ask(here.sandbox, context)
+    assert response.status == 200, f"{response.text}\n{here.read_logs()}"
+    assert response.claims["appid"] == DEMO_CLIENT_ID

@@ -42,10 +42,10 @@ async def test_a_pods_own_service_account_brings_its_token_under_the_charts_role
         await here.install("install", VALUES | endpoint | {"federated": federated(here, exchange)})
 
         await bound(here, NAMESPACE)
-        answer = await asked(here, NAMESPACE)
-        assert answer.status == 200, f"{answer.text}\n{here.read_logs()}"
-        assert (answer.claims["appid"], answer.claims["aud"]) == (DEMO_CLIENT_ID, AUDIENCE)
-        assert (await asked(here, NAMESPACE)).claims == answer.claims
+        token_response = await asked(here, NAMESPACE)
+        assert token_response.status == 200, f"{token_response.text}\n{here.read_logs()}"
+        assert (token_response.claims["appid"], token_response.claims["aud"]) == (DEMO_CLIENT_ID, AUDIENCE)
+        assert (await asked(here, NAMESPACE)).claims == token_response.claims
 
         await bound(here, OTHER)
         refused = await asked(here, OTHER)

@@ -41,17 +41,17 @@ def sections() -> dict[str, str]:
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Yield the heading of each section that is not an alternative, and its commands."""
     for heading, text in sections().items():
-        if heading not in ALTERNATIVES and (found := blocks_of(text)):
-            yield heading, [command for block in found for command in commands_of(block)]
+        if heading not in ALTERNATIVES and (blocks := blocks_of(text)):
+            yield heading, [command for block in blocks for command in commands_of(block)]
 
 
 def values() -> dict[str, Any]:
     """Return the values file of the section Install, with those of the sandbox's cloud."""
     (block,) = blocks_of(sections()["Install"], "yaml")
-    found: dict[str, Any] = yaml.safe_load(block)
+    document: dict[str, Any] = yaml.safe_load(block)
     for key, more in CHART_VALUES.items():
-        found[key] = {**found.get(key, {}), **more}
-    return found
+        document[key] = {**document.get(key, {}), **more}
+    return document
 
 
 @pytest.fixture

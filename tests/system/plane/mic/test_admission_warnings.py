@@ -174,7 +174,7 @@ def test_a_mistake_in_an_update_causes_a_warning_too(kubectl: Kubectl) -> None:
 
 @pytest.mark.parametrize("right", ["direct", "identityBindings"])
 def test_an_unknown_exchange_is_reported(kubectl: Kubectl, right: str) -> None:
-    (said,) = kubectl.warned(IDENTITIES, FEDERATED, {EXCHANGE_ANNOTATION: right.upper()})
-    assert "neither direct nor identityBindings" in said
+    (warning,) = kubectl.warned(IDENTITIES, FEDERATED, {EXCHANGE_ANNOTATION: right.upper()})
+    assert "neither direct nor identityBindings" in warning
     assert kubectl.warned(IDENTITIES, FEDERATED, {EXCHANGE_ANNOTATION: right}) == []
     assert kubectl.warned(IDENTITIES, FEDERATED, {"other": "x"}) == []

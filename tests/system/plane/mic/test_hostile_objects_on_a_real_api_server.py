@@ -83,9 +83,9 @@ def fill(plane: Plane) -> None:
 
 def peak_mib(program: Mic) -> float:
     """Most memory that the process has ever had."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{program.process.pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{program.process.pid}/status").read_text())
+    assert match is not None
+    return int(match[1]) / 1024
 
 
 async def skipped_objects(program: Mic, name: str) -> float:
@@ -134,9 +134,9 @@ async def test_hostile_objects_of_a_tenant_stop_neither_program(cloud: EmulatedC
 
 def skipped_kinds(plane: Plane) -> set[str]:
     """Return the kinds of the objects with an Event about their omission."""
-    found = plane.api("GET", f"/api/v1/namespaces/{TENANT}/events")["items"]
+    events = plane.api("GET", f"/api/v1/namespaces/{TENANT}/events")["items"]
     return {
         event["involvedObject"]["kind"]
-        for event in found
+        for event in events
         if event["reason"] == "ObjectSkipped" and event["type"] == "Warning"
     }

@@ -46,10 +46,10 @@ async def started(
 def put_on(cloud: EmulatedCloud, identity: str, vm: str) -> None:
     """Attach the identity to the VM before MIC starts."""
     machine = cloud.arm.vm(vm_id(vm))
-    found = cloud.directory.identity(identity_id(identity))
-    assert found is not None
+    assigned = cloud.directory.identity(identity_id(identity))
+    assert assigned is not None
     machine.types = frozenset({"UserAssigned"})
-    machine.user_assigned[identity_id(identity).lower()] = found
+    machine.user_assigned[identity_id(identity).lower()] = assigned
     machine.attached_at[identity_id(identity).lower()] = 0.0
 
 
@@ -133,8 +133,8 @@ async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are
     await asyncio.to_thread(create, real, BINDINGS, "later", {"azureIdentity": "later", "selector": "later"})
     await asyncio.to_thread(run_pod, real, "other", "n1", "later")
     await assigned(real, web="Assigned", other="Assigned")
-    found = await asyncio.to_thread(stored, real, IDENTITIES, "demo")
-    assert found["spec"] == {**identity["spec"], **unknown["spec"]}
+    stored_identity = await asyncio.to_thread(stored, real, IDENTITIES, "demo")
+    assert stored_identity["spec"] == {**identity["spec"], **unknown["spec"]}
     now = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
     assert (now["metadata"]["uid"], now["spec"]) == (old["metadata"]["uid"], rewritten["spec"])
     assert cloud.arm.writes(vm_id("n0")) == [], "no identity is attached again or detached"

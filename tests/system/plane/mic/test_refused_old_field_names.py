@@ -84,9 +84,9 @@ PRINCIPAL = {"type": 1, "clientID": "c", "tenantID": "t"}
 def test_an_old_field_name_is_refused_by_name_and_a_similar_correct_object_is_not(
     guarded: Plane, kind: Kind[Any], wrong: dict[str, Any], right: dict[str, Any], named: str
 ) -> None:
-    said = put(guarded, kind, wrong)
-    assert ": 422 " in said
-    assert named in said.partition("; the fields")[0]
+    output = put(guarded, kind, wrong)
+    assert ": 422 " in output
+    assert named in output.partition("; the fields")[0]
     assert put(guarded, kind, right) == ""
 
 
@@ -147,5 +147,5 @@ def test_the_policy_knows_the_fields_that_the_programs_read() -> None:
     for kind in (IDENTITIES, BINDINGS, EXCEPTIONS):
         (spec,) = [field for name, field in fields_by_name(kind.shape).items() if name == "spec"]
         assert spec.shape is not None
-        known = {field.present for field in fields_by_name(spec.shape).values()}
-        assert set(written[kind.plural]) == known | {"metadata", "replicas"}
+        fields = {field.present for field in fields_by_name(spec.shape).values()}
+        assert set(written[kind.plural]) == fields | {"metadata", "replicas"}

@@ -48,10 +48,10 @@ def prepare(plane: Plane) -> None:
 
 def written(plane: Plane) -> dict[str, Any]:
     """Return what the migration writes: annotations of both objects, and the labels of the pods."""
-    found = [plane.api("GET", f"{ACCOUNTS}/web"), plane.api("GET", f"{DEPLOYMENTS}/web")]
-    account, deployment = (item["metadata"].get("annotations", {}) for item in found)
+    objects = [plane.api("GET", f"{ACCOUNTS}/web"), plane.api("GET", f"{DEPLOYMENTS}/web")]
+    account, deployment = (item["metadata"].get("annotations", {}) for item in objects)
     deployment.pop("deployment.kubernetes.io/revision", None)
-    labels = found[1]["spec"]["template"]["metadata"]["labels"]
+    labels = objects[1]["spec"]["template"]["metadata"]["labels"]
     return {"account": account, "deployment": deployment, "labels": labels}
 
 

@@ -51,12 +51,12 @@ PARTS = {
 def documented_role() -> dict[str, Any]:
     """Return the ClusterRole of docs/access.md."""
     text = (ROOT / "docs" / "access.md").read_text().partition("```yaml\napiVersion: rbac")[2].partition("```")[0]
-    found: dict[str, Any] = yaml.safe_load(f"apiVersion: rbac{text}")
-    return found
+    role: dict[str, Any] = yaml.safe_load(f"apiVersion: rbac{text}")
+    return role
 
 
 def without(role: dict[str, Any], resource: str) -> list[dict[str, Any]]:
-    return [{**rule, "resources": [one for one in rule["resources"] if one != resource]} for rule in role["rules"]]
+    return [{**rule, "resources": [name for name in rule["resources"] if name != resource]} for rule in role["rules"]]
 
 
 def bind_role(plane: Plane, name: str, subject: dict[str, Any], namespace: str = "", kind: str = "ClusterRole") -> None:
@@ -94,7 +94,7 @@ async def test_the_documented_role_suffices_and_each_missing_right_is_named(real
     assert (complete.code, complete.err) == (0, ""), complete.out
     assert [(grant["pod"], grant["state"]) for grant in complete.document["grants"]] == [("default/web", "usable")]
     assert complete.document["summary"]["subjects"] is not None
-    assert sorted(PARTS) == sorted(one for rule in role["rules"] for one in rule["resources"])
+    assert sorted(PARTS) == sorted(name for rule in role["rules"] for name in rule["resources"])
     for resource, part in PARTS.items():
         answer = await ask(f"no-{resource}", without(role, resource))
         assert (answer.code, answer.err) == (1, "")
@@ -158,7 +158,7 @@ def with_roles(plane: Plane) -> None:
 
 def answers(plane: Plane, user: str, groups: Sequence[str]) -> list[bool]:
     """Return the server's own decisions on REQUESTS."""
-    found = []
+    decisions = []
     for request in REQUESTS:
         resource, _, subresource = request.resource.partition("/")
         attributes = {
@@ -170,8 +170,8 @@ def answers(plane: Plane, user: str, groups: Sequence[str]) -> list[bool]:
             "name": request.name,
         }
         spec = {"user": user, "groups": list(groups), "resourceAttributes": attributes}
-        found.append(bool(plane.api("POST", REVIEWS, {"spec": spec})["status"]["allowed"]))
-    return found
+        decisions.append(bool(plane.api("POST", REVIEWS, {"spec": spec})["status"]["allowed"]))
+    return decisions
 
 
 async def read(plane: Plane) -> Facts:
@@ -233,8 +233,8 @@ async def test_the_permission_to_label_pods_suffices_for_what_the_review_says(re
                 path, body = object_path(PODS, "default", "web", subresource), json.dumps(change).encode()
                 await client.request("PATCH", path, body=body, content_type=form)
         subjects = review(await read(real)).subjects
-        found = {subject.name: [right.action for right in subject.rights] for subject in subjects}
-        assert found[name] == [Action.LABELS]
+        actions = {subject.name: [right.action for right in subject.rights] for subject in subjects}
+        assert actions[name] == [Action.LABELS]
     changed = await asyncio.to_thread(real.api, "GET", PODS.path("default", "web"))
     assert changed["metadata"]["labels"]["aadpodidbinding"] == "third"
     assert changed["status"]["podIP"] == "10.9.9.9"

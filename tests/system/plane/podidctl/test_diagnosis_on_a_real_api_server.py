@@ -109,9 +109,9 @@ async def test_each_command_names_the_cause(folder: Path) -> None:
     about = (await nmi_link("linux"))["about"]
     assert about.startswith("default/nmi-"), "NMI has a pod here, whose readiness no kubelet reports"
     doctor, access = await asyncio.gather(ask("doctor"), ask("access"))
-    said = {finding["says"] for finding in doctor.document["findings"] if finding["check"] == "NMI"}
+    sentences = {finding["says"] for finding in doctor.document["findings"] if finding["check"] == "NMI"}
     for name, cause in CAUSES.items():
-        assert any(cause in sentence and sentence.count(name) for sentence in said), (name, said)
+        assert any(cause in sentence and sentence.count(name) for sentence in sentences), (name, sentences)
     states = {grant["pod"]: grant["state"] for grant in access.document["grants"]}
     assert states == {
         "default/on-linux": "pending",

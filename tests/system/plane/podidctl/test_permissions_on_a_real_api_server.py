@@ -116,7 +116,7 @@ async def test_nmis_permission_to_request_tokens_and_missing_service_accounts_ar
         return [finding["says"] for finding in findings if finding["check"] == "federated"]
 
     forbidden = "NMI's service account default/nmi may not request tokens of service accounts default/bare"
-    await until(says, "the authorizer follows by a watch", holds=lambda found: forbidden in found)
+    await until(says, "the authorizer follows by a watch", holds=lambda texts: forbidden in texts)
     web, other = [
         link_of(await cluster.ask("explain", "pod", f"default/{pod}"), "service account") for pod in ("web", "other")
     ]
@@ -173,15 +173,15 @@ async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(c
     words = ("create", "clusterrolebinding", "whole-namespace", f"--clusterrole={role}")
     await cluster.kubectl(*words, "--group=system:serviceaccounts:default")
     await cluster.until_allowed("nmi")
-    ((level, says, then),) = own_uses(await cluster.ask("doctor"))
+    ((level, reported, then),) = own_uses(await cluster.ask("doctor"))
     assert level == "problem"
-    assert f"by ClusterRoleBinding whole-namespace of ClusterRole {role}" in says
-    assert "as a member of group system:serviceaccounts:default, may use" in says
+    assert f"by ClusterRoleBinding whole-namespace of ClusterRole {role}" in reported
+    assert "as a member of group system:serviceaccounts:default, may use" in reported
     assert "kubectl delete clusterrolebinding whole-namespace" in then
 
-    found = own_uses(await cluster.ask("doctor", folder=await asyncio.to_thread(cluster.as_reviewer)))
-    (says,) = [text for level, text, _ in found if level == "problem"]
-    assert "whole-namespace" in says, "the API server's reason names the binding"
+    uses = own_uses(await cluster.ask("doctor", folder=await asyncio.to_thread(cluster.as_reviewer)))
+    (reported,) = [text for level, text, _ in uses if level == "problem"]
+    assert "whole-namespace" in reported, "the API server's reason names the binding"
 
 
 async def test_missing_and_superfluous_rights_on_secrets_are_reported(cluster: Cluster) -> None:
@@ -190,37 +190,37 @@ async def test_missing_and_superfluous_rights_on_secrets_are_reported(cluster: C
 
         async def read() -> tuple[str, str]:
             document = (await cluster.ask("doctor")).document
-            ((level, says),) = [
+            ((level, text),) = [
                 (finding["level"], finding["says"]) for finding in document["findings"] if finding["check"] == "secrets"
             ]
-            return level, says
+            return level, text
 
-        return await until(read, "the finding about Secrets", holds=lambda found: holds(*found))
+        return await until(read, "the finding about Secrets", holds=lambda finding: holds(*finding))
 
     spec = {"type": 1, "clientID": "c", "tenantID": "contoso.com", "clientPassword": {"name": "s"}}
     principal = {"apiVersion": f"{GROUP}/v1", "kind": "AzureIdentity", "metadata": {"name": "sp"}, "spec": spec}
     for name in ("shop", "reports"):
         await cluster.kubectl("create", "namespace", name)
         await cluster.kubectl("create", "-f", "-", f"--namespace={name}", stdin=json.dumps(principal))
-    level, says = await finding(lambda _, says: says.endswith("in reports, shop"))
+    level, text = await finding(lambda _, text: text.endswith("in reports, shop"))
     assert level == "problem"
     for name in ("shop", "reports"):
         where = f"--namespace={name}"
         await cluster.kubectl("create", "role", "nmi", "--verb=get", "--resource=secrets", where)
         await cluster.kubectl("create", "rolebinding", "nmi", "--role=nmi", "--serviceaccount=default:nmi", where)
         if name == "shop":
-            level, _ = await finding(lambda _, says: says.endswith("in reports"))
+            level, _ = await finding(lambda _, text: text.endswith("in reports"))
             assert level == "problem"
     await finding(lambda level, _: level == "ok")
 
     await cluster.kubectl("create", "clusterrole", "nmi", "--verb=get", "--resource=secrets")
     await cluster.kubectl("create", "clusterrolebinding", "nmi", "--clusterrole=nmi", "--serviceaccount=default:nmi")
-    level, says = await finding(lambda _, says: "every Secret" in says)
-    assert (level, says.endswith("can limit it to reports, shop")) == ("ok", True)
+    level, text = await finding(lambda _, text: "every Secret" in text)
+    assert (level, text.endswith("can limit it to reports, shop")) == ("ok", True)
     for name in ("shop", "reports"):
         await cluster.kubectl("delete", IDENTITIES.plural, "sp", f"--namespace={name}")
-    _, says = await finding(lambda level, _: level == "warning")
-    assert "no AzureIdentity is of type 1 or 2" in says
+    _, text = await finding(lambda level, _: level == "warning")
+    assert "no AzureIdentity is of type 1 or 2" in text
 
 
 LIST = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
@@ -235,9 +235,9 @@ async def test_for_top_a_missing_permission_and_a_refused_address_are_the_reason
         kubeconfig = await asyncio.to_thread(create_account, plane, account, rules)
         await asyncio.to_thread((tmp_path / "kubeconfig").write_text, kubeconfig)
         answer = await run(tmp_path, "podidctl", "top", "-o", "json", "--interval=1", cloudconfig=False)
-        (found,) = msgspec.json.decode(answer.out, type=Sample).nodes
-        assert (answer.code, found.node) == (1, "top-node")
-        return found.problem
+        (node,) = msgspec.json.decode(answer.out, type=Sample).nodes
+        assert (answer.code, node.node) == (1, "top-node")
+        return node.problem
 
     labels = {"app.kubernetes.io/component": "nmi"}
     await asyncio.to_thread(

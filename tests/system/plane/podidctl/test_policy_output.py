@@ -173,8 +173,8 @@ def test_names_of_objects_cannot_control_a_terminal_or_break_the_document(output
     assert all(character.isprintable() or character == "\n" for character in text)
     match output:
         case PolicyOutput.SARIF:
-            (one,) = sarif(hostile())["results"]
-            assert one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b%23c.yaml"
+            (result,) = sarif(hostile())["results"]
+            assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b%23c.yaml"
         case PolicyOutput.JUNIT:
             (case,) = parsed(text).iter("testcase")
             assert [element.tag for element in case] == ["failure", "system-out"]

@@ -41,8 +41,8 @@ ALL_CANARIES: Final = f"{PODS.path()}?labelSelector={quote(CANARY_SELECTOR)}"
 
 def container_status(state: dict[str, Any], phase: str = "Pending") -> dict[str, Any]:
     """Return the status of a canary pod whose container has *state*."""
-    one = {"name": CONTAINER, "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": state}
-    return {"phase": phase, "containerStatuses": [one]}
+    status = {"name": CONTAINER, "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+    return {"phase": phase, "containerStatuses": [status]}
 
 
 def answered(who: str) -> dict[str, Any]:
@@ -70,10 +70,10 @@ class Kubelets(HttpService):
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the log of the NMI that the API server requests."""
         node = request.path.removeprefix("/containerLogs/default/nmi-").removesuffix("/nmi")
-        asked = [pod["spec"]["containers"][0]["args"][2] for pod in self.canaries if self._logs_at(pod) == node]
+        request_ids = [pod["spec"]["containers"][0]["args"][2] for pod in self.canaries if self._logs_at(pod) == node]
         head = f"I0101 00:00:00.000000 {decisions.__name__}] refused"
         return web.Response(
-            text="".join(f'{head} client_request="{request_id}" peer="{ADDRESS}"\n' for request_id in asked)
+            text="".join(f'{head} client_request="{request_id}" peer="{ADDRESS}"\n' for request_id in request_ids)
         )
 
     def _logs_at(self, canary: dict[str, Any]) -> str:
@@ -105,11 +105,11 @@ class Kubelets(HttpService):
             )
 
     async def run(self) -> None:
-        known: set[str] = set()
+        handled: set[str] = set()
         while True:
             for pod in (await self.call("GET", ALL_CANARIES))["items"]:
-                if pod["metadata"]["uid"] not in known and pod["spec"]["nodeName"] in self.statuses:
-                    known.add(pod["metadata"]["uid"])
+                if pod["metadata"]["uid"] not in handled and pod["spec"]["nodeName"] in self.statuses:
+                    handled.add(pod["metadata"]["uid"])
                     self.canaries.append(pod)
                     status = self.statuses[pod["spec"]["nodeName"]]
                     if status is not None:
@@ -227,10 +227,10 @@ async def test_missing_permissions_and_a_refused_canary_are_named(
     status = {"status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}}  # as the quota controller writes it
     await nodes.call("PATCH", f"{quotas}/none/status", status, MERGE)
     refused = await verify(tmp_path, namespace)
-    (found,) = refused.document["nodes"]
-    assert (refused.code, found["level"]) == (1, "unknown")
-    assert "exceeded quota" in found["says"]
-    assert "-n" in found["next"]
+    (node,) = refused.document["nodes"]
+    assert (refused.code, node["level"]) == (1, "unknown")
+    assert "exceeded quota" in node["says"]
+    assert "-n" in node["next"]
 
 
 async def command_with_a_pod(nodes: Kubelets, namespace: str) -> Process:

@@ -64,13 +64,13 @@ def test_the_documented_steps_end_with_a_token_and_a_fault_is_named(
     until_sync(lambda: broken_links(shell) == [])
     assert podidctl(shell, "doctor")[0] == 0
     (request,) = CURL.findall(log.read_text())
-    answer = run(shell, "sh", "-c", request)[1]
-    assert "access_token" in answer, answer
+    printed = run(shell, "sh", "-c", request)[1]
+    assert "access_token" in printed, printed
 
     assert podidctl(shell, "sandbox", "fault", "proxy=audience") == (0, "proxy=audience\n")
     again = request.rstrip("'") + "&bypass_cache=true'"
-    answer = run(shell, "sh", "-c", again)[1]
-    assert "The token proxy does not accept the audience" in answer
+    printed = run(shell, "sh", "-c", again)[1]
+    assert "The token proxy does not accept the audience" in printed
     assert broken_links(shell) == ["token"]
     assert podidctl(shell, "sandbox", "fault", "--clear") == (0, "no fault is active\n")
     assert "access_token" in run(shell, "sh", "-c", again)[1]

@@ -229,14 +229,14 @@ async def test_the_emulator_and_the_real_server_return_equal_responses(
     differences = []
     for step in CONVERSATION:
         path = step.path.replace("NS", namespace)
-        answers = [
+        responses = [
             comparable(
                 step, await caller(step.method, path, named(step.body, namespace), step.content_type, step.accept)
             )
             for caller in (call, real)
         ]
-        if answers[0] != answers[1]:
-            shown = "\n".join(f"    {place}" for place in unequal(*answers))
+        if responses[0] != responses[1]:
+            shown = "\n".join(f"    {place}" for place in unequal(*responses))
             differences.append(f"{step.method} {step.path} {step.body}\n{shown}")
     assert not differences, "\n".join(differences)
 
@@ -304,15 +304,15 @@ def named(body: Any, namespace: str) -> Any:
     return body.replace("NS", namespace) if isinstance(body, str) else body
 
 
-def comparable(step: Step, answer: Answer) -> Any:
+def comparable(step: Step, response: Answer) -> Any:
     if not step.whole:
-        return answer.status
-    body = stable(answer.body)
+        return response.status
+    body = stable(response.body)
     if isinstance(body, dict) and body.get("kind") == "Status" and not step.words:
         del body["message"]
         for cause in body.get("details", {}).get("causes", ()):
             del cause["message"]
-    return answer.status, body
+    return response.status, body
 
 
 def unequal(ours: Any, real: Any, place: str = "") -> list[str]:
