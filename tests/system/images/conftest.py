@@ -41,8 +41,8 @@ exec /usr/sbin/chroot --userspec="$2" "$1" "$0" "${@:3}"
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Ignore the folder unless the command line names it or a path in it."""
     del collection_path
-    asked = (config.invocation_params.dir / argument.partition("::")[0] for argument in config.args)
-    return None if any(path.resolve().is_relative_to(HERE) for path in asked) else True
+    paths = (config.invocation_params.dir / argument.partition("::")[0] for argument in config.args)
+    return None if any(path.resolve().is_relative_to(HERE) for path in paths) else True
 
 
 @dataclass(frozen=True, slots=True)

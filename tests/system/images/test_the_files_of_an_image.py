@@ -32,14 +32,16 @@ UNUSED_PACKAGES = ("pip*", "[Cc]ython*", "setuptools*")
 
 
 def installed(image: Image) -> set[tuple[str, str]]:
-    found = metadata.distributions(path=[str(image.site)])
-    return {(str(canonicalize_name(distribution.metadata["Name"])), distribution.version) for distribution in found}
+    distributions = metadata.distributions(path=[str(image.site)])
+    return {
+        (str(canonicalize_name(distribution.metadata["Name"])), distribution.version) for distribution in distributions
+    }
 
 
 def test_every_python_package_is_the_locked_one_and_has_its_listed_files(image: Image) -> None:
     lock = (ROOT / "requirements.lock").read_text()
-    found = re.findall(r"^([a-z0-9-]+)==([^ \\]+)", lock, re.MULTILINE)
-    others = installed(image) - {(str(canonicalize_name(name)), version) for name, version in found}
+    locked = re.findall(r"^([a-z0-9-]+)==([^ \\]+)", lock, re.MULTILINE)
+    others = installed(image) - {(str(canonicalize_name(name)), version) for name, version in locked}
     assert {name for name, _ in others} == {"aad-pod-identity"}
     assert len(installed(image)) > 10
     for distribution in metadata.distributions(path=[str(image.site)]):

@@ -141,9 +141,9 @@ class Azure:
     def machine(self, vm: str) -> Machine:
         """Return the VM, or the scale set of the instance, of this resource id."""
         owner = vm.partition("/virtualMachines/")[0] if "/virtualMachineScaleSets/" in vm else vm
-        found = self.call(lambda emulator: emulator.arm.find(owner))
-        assert found is not None, vm
-        return found
+        host = self.call(lambda emulator: emulator.arm.find(owner))
+        assert host is not None, vm
+        return host
 
     def add_identity(self, name: str) -> ManagedIdentity:
         """Create a user-assigned identity in the sandbox's resource group."""

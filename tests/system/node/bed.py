@@ -159,8 +159,8 @@ class Bed:
 
     def present_pods(self, *selectors: str) -> list[dict[str, Any]]:
         """Return the release's pods that are not being deleted, oldest first."""
-        found = self.objects("pods", f"--namespace={NAMESPACE}", *selectors)
-        active = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        pods = self.objects("pods", f"--namespace={NAMESPACE}", *selectors)
+        active = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         return sorted(active, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def nmi_pid(self) -> int:
@@ -184,8 +184,8 @@ class Bed:
         )
 
     def _start(self) -> None:
-        if found := machine.reasons():
-            raise BedError("\n".join(["this machine cannot run real nodes:", *found]))
+        if reasons := machine.reasons():
+            raise BedError("\n".join(["this machine cannot run real nodes:", *reasons]))
         remove_orphans()
         build_images()
         BUILD.mkdir(parents=True, exist_ok=True)

@@ -97,8 +97,8 @@ def eventually(bed: Bed, pod: str, identity: str, *, namespace: str = "default",
     try:
         wait_for(right, seconds, "no token")
     except BedError:
-        found = got.token_of or got.body[:300]
-        raise BedError(f"{pod} got {got.status}, {found}, instead of a token of {identity}") from None
+        content = got.token_of or got.body[:300]
+        raise BedError(f"{pod} got {got.status}, {content}, instead of a token of {identity}") from None
 
 
 def podidctl(bed: Bed, *words: str) -> subprocess.CompletedProcess[str]:

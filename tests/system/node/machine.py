@@ -36,10 +36,10 @@ def reasons() -> list[str]:
         return ["The user is not root, which namespaces, mounts and cgroups need; run it as root."]
     if problem := run("true"):
         return [f"The kernel does not permit namespaces ({problem}); a container needs CAP_SYS_ADMIN for them."]
-    found = [
+    missing = [
         f"The machine does not permit {name}: {problem}." for name, script in PROBES.items() if (problem := run(script))
     ]
-    return [*found, *missing_cgroups()]
+    return [*missing, *missing_cgroups()]
 
 
 def missing_cgroups() -> list[str]:

@@ -47,13 +47,18 @@ def demo() -> tuple[Manifest, Manifest]:
     return identity(DEMO_IDENTITY, identity_id(DEMO_IDENTITY), DEMO_CLIENT_ID), binding(DEMO_IDENTITY)
 
 
-def principal(known: ServicePrincipal, namespace: str = "default") -> tuple[Manifest, Manifest, Manifest]:
+def principal(service_principal: ServicePrincipal, namespace: str = "default") -> tuple[Manifest, Manifest, Manifest]:
     """Return identity and binding of a service principal, with its Secret. All have the name `principal`."""
     secret = {"name": "principal", "namespace": namespace}
-    application = {"type": 1, "tenantID": known.tenant_id, "clientPassword": secret}
+    application = {"type": 1, "tenantID": service_principal.tenant_id, "clientPassword": secret}
     return (
-        {"apiVersion": "v1", "kind": "Secret", "metadata": secret, "stringData": {"clientSecret": known.secret}},
-        identity("principal", "", known.client_id, namespace=namespace, **application),
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": secret,
+            "stringData": {"clientSecret": service_principal.secret},
+        },
+        identity("principal", "", service_principal.client_id, namespace=namespace, **application),
         binding("principal", namespace=namespace),
     )
 

@@ -37,10 +37,10 @@ def _nft_lines(listed: str) -> Iterator[str]:
     """Yield each table, chain and rule of nft's listing, with the names of its table and chain in front."""
     table = place = ""
     for line in (raw.strip() for raw in listed.splitlines()):
-        if found := _HEAD.match(line):
-            if found[1] == "table":
+        if head := _HEAD.match(line):
+            if head[1] == "table":
                 table = line.removesuffix(" {")
-            place = table if found[1] == "table" else f"{table}: chain {found[2]}"
+            place = table if head[1] == "table" else f"{table}: chain {head[2]}"
             yield place
         elif line not in {"", "}"} and not line.startswith("#"):
             yield f"{place}: {line}"

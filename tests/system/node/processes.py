@@ -51,8 +51,8 @@ class Process:
         wait_for(
             lambda: self._process.poll() is not None or children.read_text(), STOP_SECONDS, f"no child; see {self.log}:"
         )
-        if self._process.poll() is None and (found := children.read_text().split()):
-            return int(found[0])
+        if self._process.poll() is None and (pids := children.read_text().split()):
+            return int(pids[0])
         raise BedError(f"the program ended; see {self.log}")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:

@@ -25,22 +25,22 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: set[str]) -> list[str]:
     """What `make cluster` did before it would wait for Ctrl-C. The machine has no nft before it installs packages."""
-    found: list[str] = []
+    names: list[str] = []
     refused.add(machine.PROBES["nftables"])
 
     def install(packages: str) -> None:
-        found.append(packages)
+        names.append(packages)
         refused.discard(machine.PROBES["nftables"])
 
     def start(kind: str) -> int:
-        found.append(kind)
+        names.append(kind)
         return 0
 
     monkeypatch.setattr(cluster, "FOLDER", tmp_path / "cluster")
     monkeypatch.setattr(cluster, "install_packages", install)
     monkeypatch.setattr(cluster, "run_sandbox", lambda: start("sandbox"))
     monkeypatch.setattr(cluster, "run_real_node", lambda options: start(f"real {options.proxy} {options.cni}"))
-    return found
+    return names
 
 
 @pytest.mark.parametrize(

@@ -32,30 +32,30 @@ def token_response(claims: dict[str, str]) -> bytes:
 def outcomes(port: int, new_percent: int = 50) -> Counter[str]:
     """Return what the program counts for 20 requests or more, as the test bed reads it from a container's log."""
     variables = {"RATE": "400", "NEW_PERCENT": str(new_percent), "HOST": "127.0.0.1", "PORT": str(port)}
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     with subprocess.Popen(
         [compiled("load_client")], env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:  # one each second, and one at the end
-            found += parse_load_log(f"2026-01-01T00:00:00Z stdout F {line}")[0]
-            if found.total() >= 20:
+            counts += parse_load_log(f"2026-01-01T00:00:00Z stdout F {line}")[0]
+            if counts.total() >= 20:
                 process.terminate()
     assert process.returncode == 0
-    return found
+    return counts
 
 
-def outcomes_of(answer: bytes, new_percent: int = 50) -> Counter[str]:
+def outcomes_of(response: bytes, new_percent: int = 50) -> Counter[str]:
     """Return the outcomes with a server that answers each request with these bytes in two parts."""
 
     class Handler(socketserver.BaseRequestHandler):
         @override
         def handle(self) -> None:
             with contextlib.suppress(ConnectionError):
-                while answer and b"\r\n\r\n" in self.request.recv(4096):
-                    cut = len(answer) // 2
-                    self.request.sendall(answer[:cut])
-                    self.request.sendall(answer[cut:])
+                while response and b"\r\n\r\n" in self.request.recv(4096):
+                    cut = len(response) // 2
+                    self.request.sendall(response[:cut])
+                    self.request.sendall(response[cut:])
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -86,9 +86,9 @@ def python(lock: str, program: str, *, only_wheels: bool = True) -> list[str]:
 
 def node() -> list[str]:
     """Return the start of a command line with a Node.js of at least NODE: the machine's, else a Python package's."""
-    found = shutil.which("node")
-    if found and _major([found, "--version"], r"v(\d+)") >= NODE:
-        return [found]
+    path = shutil.which("node")
+    if path and _major([path, "--version"], r"v(\d+)") >= NODE:
+        return [path]
 
     def make(new: Path) -> None:
         lock = new / "requirement.txt"
@@ -160,8 +160,8 @@ def _rust() -> list[str]:
 
 def _major(command: Sequence[str], pattern: str) -> int:
     output = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=30, check=False).stdout
-    found = re.match(pattern, output)
-    return int(found[1]) if found else 0
+    match = re.match(pattern, output)
+    return int(match[1]) if match else 0
 
 
 APPLICATIONS: Final = (

@@ -35,8 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Ignore this folder unless the command line names it or a path in it."""
     del collection_path
-    asked = (config.invocation_params.dir / argument.partition("::")[0] for argument in config.args)
-    return None if any(path.resolve().is_relative_to(HERE) for path in asked) else True
+    paths = (config.invocation_params.dir / argument.partition("::")[0] for argument in config.args)
+    return None if any(path.resolve().is_relative_to(HERE) for path in paths) else True
 
 
 @pytest.hookimpl(trylast=True)
@@ -76,16 +76,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "application" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker("needs")
-    chosen = [one for one in APPLICATIONS if all(getattr(one, name) for name in (marker.args if marker else ()))]
+    chosen = [
+        application
+        for application in APPLICATIONS
+        if all(getattr(application, name) for name in (marker.args if marker else ()))
+    ]
     if "selector" in metafunc.fixturenames:
         pairs = [
-            pytest.param(one, selector, id=f"{one.name}-{selector}", marks=nightly(one))
-            for one in chosen
-            for selector in one.selectors
+            pytest.param(application, selector, id=f"{application.name}-{selector}", marks=nightly(application))
+            for application in chosen
+            for selector in application.selectors
         ]
         metafunc.parametrize(("application", "selector"), pairs)
     else:
-        metafunc.parametrize("application", [pytest.param(one, id=one.name, marks=nightly(one)) for one in chosen])
+        metafunc.parametrize(
+            "application",
+            [pytest.param(application, id=application.name, marks=nightly(application)) for application in chosen],
+        )
 
 
 def nightly(application: Application) -> Sequence[pytest.MarkDecorator]:

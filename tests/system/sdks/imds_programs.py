@@ -182,8 +182,8 @@ def _terraform(folder: Path, client_id: str) -> list[Step]:
 def _reported(argv: Sequence[str | Path]) -> str:
     """Return the version that a program of the machine or of its distribution reports."""
     output = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
-    found = re.search(r"\d+\.\d+\.\d+", output.stdout + output.stderr)
-    return found[0] if found else ""
+    match = re.search(r"\d+\.\d+\.\d+", output.stdout + output.stderr)
+    return match[0] if match else ""
 
 
 def _python(lock: str, program: str) -> Callable[[Path, str], list[Step]]:
@@ -205,8 +205,8 @@ def _go(folder: str) -> Callable[[Path, str], list[Step]]:
 
 def _version_in(folder: str, module: str) -> str:
     """Return the version of *module* in the go.mod of *folder*."""
-    found = re.search(rf"{re.escape(module)} v(\S+)", (IMDS_ONLY / folder / "go.mod").read_text())
-    return found[1] if found else ""
+    match = re.search(rf"{re.escape(module)} v(\S+)", (IMDS_ONLY / folder / "go.mod").read_text())
+    return match[1] if match else ""
 
 
 SCRIPTS: Final = ("nodeauth_call.mjs", "ms_rest_azure_call.mjs")

@@ -42,9 +42,9 @@ def read(file: Path) -> dict[str, Result]:
 
 def add(file: Path, results: Iterable[Result]) -> None:
     """Replace the results of these programs in a file; drop those of programs that do not exist."""
-    known = {**read(file), **{result.name: result for result in results}}
+    merged = {**read(file), **{result.name: result for result in results}}
     file.parent.mkdir(exist_ok=True)
-    recorded.write(file, (known[program.name] for program in PROGRAMS if program.name in known))
+    recorded.write(file, (merged[program.name] for program in PROGRAMS if program.name in merged))
 
 
 def table(results: Mapping[str, Result]) -> str:

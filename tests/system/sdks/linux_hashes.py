@@ -41,16 +41,16 @@ def selected(requirements: Path, version: str, architecture: str) -> set[str]:
 
 def reduced(lock: str) -> str:
     """Return the text of a lock without the hashes, and the requirements, that pip selects on no Linux."""
-    found = [(name, re.findall(r"--hash=sha256:(\w+)", hashes)) for name, hashes in _REQUIREMENT.findall(lock)]
+    hashed = [(name, re.findall(r"--hash=sha256:(\w+)", hashes)) for name, hashes in _REQUIREMENT.findall(lock)]
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
-        requirements.write_text("".join(f"{name}\n" for name, _ in found))
+        requirements.write_text("".join(f"{name}\n" for name, _ in hashed))
         needed = {
             sha256
             for version, architecture in itertools.product(VERSIONS, ARCHITECTURES)
             for sha256 in selected(requirements, version, architecture)
         }
-    kept = [(name, [f"    --hash=sha256:{sha256}" for sha256 in hashes if sha256 in needed]) for name, hashes in found]
+    kept = [(name, [f"    --hash=sha256:{sha256}" for sha256 in hashes if sha256 in needed]) for name, hashes in hashed]
     return "".join(" \\\n".join([name, *hashes]) + "\n" for name, hashes in kept if hashes)
 
 

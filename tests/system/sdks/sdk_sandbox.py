@@ -73,9 +73,9 @@ class SdkSandbox:
 
         If it does not exist, create it and its AzureIdentity, whose annotation contains the object id for NMI.
         """
-        known = self.sandbox.azure.directory.identity(identity_id(name))
-        if known is not None:
-            return known
+        existing = self.sandbox.azure.directory.identity(identity_id(name))
+        if existing is not None:
+            return existing
         identity = self.sandbox.azure.directory.add_identity(identity_id(name))
         metadata = {"name": name, "namespace": "default", "annotations": {"objectID": identity.object_id}}
         spec = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
@@ -95,21 +95,21 @@ class SdkSandbox:
         await self.sandbox.cluster.apply(
             {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": containers}}
         )
-        found = await until(
+        started = await until(
             lambda: self.sandbox.cluster.client.get(PODS, name, name), holds=lambda pod: pod.status.phase == "Running"
         )
         if assigned:
             await until(lambda: self.assigned(name), f"identities of {name}", holds=set(identities).__eq__)
         context = self.sandbox.cluster.kubelets[NODE].context(name, name)
         assert context is not None
-        return Pod(name, found.metadata.uid, context)
+        return Pod(name, started.metadata.uid, context)
 
     async def assigned(self, pod: str) -> set[str]:
         """Return the names of the AzureIdentities that MIC has assigned to the pod."""
         return {
-            found.spec.azure_identity_ref.metadata.name
-            for found in await self.sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
-            if found.spec.pod == pod and found.status.status == "Assigned"
+            item.spec.azure_identity_ref.metadata.name
+            for item in await self.sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
+            if item.spec.pod == pod and item.status.status == "Assigned"
         }
 
     def id(self, identity: ManagedIdentity, selector: str) -> str:

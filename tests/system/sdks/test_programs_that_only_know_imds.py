@@ -31,9 +31,9 @@ def id_of(program: Program) -> str:
 @pytest.fixture(scope="session")
 def results() -> Iterator[dict[str, Result]]:
     """Collect the results of this run, and write them for the table."""
-    found: dict[str, Result] = {}
-    yield found
-    imds_table.add(imds_table.NEW_RESULTS, found.values())
+    collected: dict[str, Result] = {}
+    yield collected
+    imds_table.add(imds_table.NEW_RESULTS, collected.values())
 
 
 async def run(
@@ -54,8 +54,8 @@ async def run(
         outputs.append(output)
         if code != 0:
             break
-    known = {identity.object_id for identity in azure.directory.managed_identities()}
-    return code, "\n".join(outputs)[-3000:], {call.caller for call in calls[before:]} & known
+    object_ids = {identity.object_id for identity in azure.directory.managed_identities()}
+    return code, "\n".join(outputs)[-3000:], {call.caller for call in calls[before:]} & object_ids
 
 
 PODS: Final[Mapping[str, Sequence[str]]] = {

@@ -40,9 +40,9 @@ def named(identity: ManagedIdentity, selector: str, parameter: str = "") -> str:
 @pytest.mark.parametrize("selector", ["", "client_id", "resource_id", "object_id"])
 async def test_replays_of_probes_get_the_answers_of_imds(selector: str, bound: str, sdk_sandbox: SdkSandbox) -> None:
     """A held request would get another status, after the SDK's timeout of a second."""
-    one = await sdk_sandbox.identity("one")
+    identity = await sdk_sandbox.identity("one")
     pod = await sdk_sandbox.pod(*(["one"] if bound == "bound" else []), labelled=bound != "no-label")
-    id_of_azure_identity = named(one, selector, "msi-res-id" if selector == "resource_id" else "")
+    id_of_azure_identity = named(identity, selector, "msi-res-id" if selector == "resource_id" else "")
     target = f"{TOKEN}&resource={quote(RESOURCE, safe='')}{id_of_azure_identity}"
     probe = request(target, REQUEST_ID, "x-ms-return-client-request-id: true", AGENT)
     status, body = await sdk_sandbox.exchange(pod, probe)
@@ -50,7 +50,7 @@ async def test_replays_of_probes_get_the_answers_of_imds(selector: str, bound: s
     assert b"Identity not found" not in body
     assert json.loads(body)["error"] == "invalid_request"
 
-    id_of_msal = named(one, selector, "mi_res_id" if selector == "resource_id" else "")
+    id_of_msal = named(identity, selector, "mi_res_id" if selector == "resource_id" else "")
     for path, expected in ((f"/metadata/identity/getplatformmetadata{V2}", 404), (TOKEN, 400)):
         status, _ = await sdk_sandbox.exchange(pod, request(f"{path}{id_of_msal}", REQUEST_ID))
         assert status == expected

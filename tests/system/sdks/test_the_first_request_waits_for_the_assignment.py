@@ -36,8 +36,8 @@ async def test_the_first_request_is_held_and_succeeds_without_a_retry(
             machine.operation.ends = min(machine.operation.ends, machine.clock())  # lets Azure finish the operation
     result = await running
     assert result.claims["appid"] == late.client_id
-    answers = await sdk_sandbox.answers(pod)
-    assert (answers[200], answers[404], answers[503]) == (1, 0, 0)
+    counts = await sdk_sandbox.answers(pod)
+    assert (counts[200], counts[404], counts[503]) == (1, 0, 0)
 
 
 async def test_sdk_and_nmi_cache_a_token(application: Application, sdk_sandbox: SdkSandbox) -> None:

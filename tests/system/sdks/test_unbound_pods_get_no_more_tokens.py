@@ -52,7 +52,7 @@ async def error_without_binding(stage: SdkSandbox, application: Application) -> 
     await until(lambda: stage.assigned(pod.name), "a revocation", holds=set().__eq__)
     unbound = await stage.run(application, pod)
     assert unbound.tokens == ()
-    answers = (await stage.answers(pod)) - before
-    assert answers[404] >= 1
-    assert set(answers) <= {400, 404}
+    counts = (await stage.answers(pod)) - before
+    assert counts[404] >= 1
+    assert set(counts) <= {400, 404}
     return unbound.error

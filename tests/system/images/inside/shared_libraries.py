@@ -22,9 +22,9 @@ def main() -> None:
                 continue
             count += 1
             done = subprocess.run([str(LOADER), "--list", str(path)], capture_output=True, text=True, check=False)
-            found = re.findall(r"(\S+) => not found", done.stdout)
-            if found or (done.returncode != 0 and "statically linked" not in done.stdout + done.stderr):
-                missing[str(path)] = found or [done.stderr.strip()]
+            libraries = re.findall(r"(\S+) => not found", done.stdout)
+            if libraries or (done.returncode != 0 and "statically linked" not in done.stdout + done.stderr):
+                missing[str(path)] = libraries or [done.stderr.strip()]
     json.dump({"files": count, "missing": missing}, sys.stdout)
 
 

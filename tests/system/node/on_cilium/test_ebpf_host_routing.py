@@ -53,15 +53,15 @@ def bed() -> Iterator[Bed]:
     """A node with Cilium, the chart with the backend `cilium`, and two pods: `managed` and `principal`."""
     with Bed(Options(cilium="ebpf")) as started:
         started.install(VALUES)
-        known = started.azure.call(lambda emulator: emulator.directory.add_principal())
+        principal = started.azure.call(lambda emulator: emulator.directory.add_principal())
         started.apply(
-            *manifests.principal(known),
+            *manifests.principal(principal),
             *manifests.demo(),
             manifests.pod("principal", selector="principal"),
             manifests.pod("managed", selector=DEMO_IDENTITY),
         )
         started.wait_for_pods("principal", "managed")
-        client.eventually(started, "principal", known.client_id)
+        client.eventually(started, "principal", principal.client_id)
         client.eventually(started, "managed", DEMO_IDENTITY)
         yield started
 
@@ -110,8 +110,8 @@ def test_nmis_own_requests_reach_imds_from_its_own_address(bed: Bed) -> None:
 def test_programs_of_the_node_reach_nmi_which_refuses_them(bed: Bed) -> None:
     begin = time.time()
     url = f"http://{METADATA_ADDRESS}{client.TOKEN}?resource=r"
-    answer = bed.nodes[0].done("curl", "--silent", "--include", "--header", "Metadata: true", url)
-    assert "No pod is known at this address." in answer.stdout
+    done = bed.nodes[0].done("curl", "--silent", "--include", "--header", "Metadata: true", url)
+    assert "No pod is known at this address." in done.stdout
     assert bed.azure.requests(begin) == []
 
 

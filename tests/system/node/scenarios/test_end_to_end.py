@@ -65,8 +65,8 @@ def test_should_get_a_token_in_an_init_container_and_instance_metadata_with_the_
     container = {"name": "first", "image": manifests.IMAGE, "command": ["python3", "-c", script]}
     apps.run("app", "init", initContainers=[container])
     apps.eventually("app", "init")
-    answered = apps.request("app", INSTANCE)
-    assert (answered.status, answered.document["name"]) == (200, apps.bed.nodes[0].name)
+    response = apps.request("app", INSTANCE)
+    assert (response.status, response.document["name"]) == (200, apps.bed.nodes[0].name)
     assert apps.request("app", INSTANCE, headers={}).status == 400
 
 

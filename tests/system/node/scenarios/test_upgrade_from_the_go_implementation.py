@@ -131,14 +131,14 @@ def check_kept(bed: Bed, before: dict[str, Any], *, with_programs: bool) -> None
 
 def record_of(bed: Bed) -> dict[str, str]:
     """Return the record of the rewrite of old field names."""
-    found = bed.kubectl("get", "configmap", RECORD, f"--namespace={NAMESPACE}", "--output=json")
-    return dict(json.loads(found)["data"])
+    output = bed.kubectl("get", "configmap", RECORD, f"--namespace={NAMESPACE}", "--output=json")
+    return dict(json.loads(output)["data"])
 
 
 def holder(bed: Bed) -> str:
     """Return the holder of the Go implementation's lock."""
-    found = json.loads(bed.kubectl("get", "endpoints", LOCK, f"--namespace={LOCK_NAMESPACE}", "--output=json"))
-    return str(json.loads(found["metadata"]["annotations"][ANNOTATION])["holderIdentity"])
+    endpoints = json.loads(bed.kubectl("get", "endpoints", LOCK, f"--namespace={LOCK_NAMESPACE}", "--output=json"))
+    return str(json.loads(endpoints["metadata"]["annotations"][ANNOTATION])["holderIdentity"])
 
 
 def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ def main() -> int:
         identity = msal.SystemAssignedManagedIdentity()
     client = msal.ManagedIdentityClient(identity, http_client=requests.Session())
     for _ in range(int(times)):
-        answer = client.acquire_token_for_client(resource=scope.removesuffix("/.default"))
-        if "access_token" not in answer:
-            description = " ".join(str(answer.get("error_description")).split())
-            sys.stdout.write(f"failed {answer['error']} {description}\n")
+        response = client.acquire_token_for_client(resource=scope.removesuffix("/.default"))
+        if "access_token" not in response:
+            description = " ".join(str(response.get("error_description")).split())
+            sys.stdout.write(f"failed {response['error']} {description}\n")
             return 1
-        sys.stdout.write(f"token {answer['access_token']}\n")
+        sys.stdout.write(f"token {response['access_token']}\n")
     return 0
 
 
