@@ -32,16 +32,16 @@ def settings_of(azure: Azure, folder: Path, authority: Authority) -> Settings:
     return parse([*names_of(azure), f"--ca-bundle={bundle}"], environment | servers)
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["its authority", "another authority"])
+@pytest.mark.parametrize("is_trusted", [True, False], ids=["its authority", "another authority"])
 async def test_vms_are_counted_only_with_the_authority_of_the_cloud(
-    known: bool, azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_trusted: bool, azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds.url)  # for Azure's library
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
-    authority = azure.authority if known else Authority()
+    authority = azure.authority if is_trusted else Authority()
     lines = await one_run(await asyncio.to_thread(settings_of, azure, tmp_path, authority))
-    if known:
+    if is_trusted:
         assert lines[0] == "successfully doARMOperations vm count 1"
     else:
         assert "certificate verify failed" in lines[0]

@@ -93,12 +93,12 @@ async def test_a_challenge_is_answered_with_a_token_for_its_claims(azure: ArmUnd
     assert len(claims_of_requests) == 3, "a token that Resource Manager rejected is not used again"
 
 
-@pytest.mark.parametrize("spelling", ["HTTPS_PROXY", "https_proxy"])
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 async def test_requests_use_the_proxy_of_the_environment(
-    azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch, spelling: str
+    azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     async with tunnel_proxy() as proxy:
-        monkeypatch.setenv(spelling, f"http://user:word@127.0.0.1:{proxy.port}")
+        monkeypatch.setenv(variable, f"http://user:word@127.0.0.1:{proxy.port}")
         assert (await azure.put(host(vm_id()), "one")).attached
         await azure.compute.aclose()
     assert proxy.heads

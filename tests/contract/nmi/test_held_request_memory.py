@@ -37,9 +37,9 @@ def address(number: int) -> str:
 
 @asynccontextmanager
 async def serving(
-    monkeypatch: pytest.MonkeyPatch, policy: ServerPolicy, *, known: bool
+    monkeypatch: pytest.MonkeyPatch, policy: ServerPolicy, *, pods_known: bool
 ) -> AsyncIterator[tuple[ServiceBench, Server, tuple[str, int]]]:
-    """Run a server for PODS pods that have a label and no identity, or that are not *known*."""
+    """Run a server for PODS pods that have a label and no identity, or without *pods_known* for unknown ones."""
 
     async def find_nothing(_address: str) -> bool:
         return False
@@ -47,9 +47,9 @@ async def serving(
     async with running_token_service(park_seconds=60.0) as bench:
         # The API server of the test runs in this process: a read would use memory there.
         monkeypatch.setattr(bench.cluster.cluster_cache.ownership_reads, "find_owner", find_nothing)
-        for number in range(PODS if known else 0):
+        for number in range(PODS if pods_known else 0):
             bench.cluster.put_pod(pod(f"web-{number}", uid=f"uid-{number}", addresses=(address(number),)))
-        await bench.cluster.seen(lambda: all(bench.cluster.at(address(n)) for n in range(PODS if known else 0)))
+        await bench.cluster.seen(lambda: all(bench.cluster.at(address(n)) for n in range(PODS if pods_known else 0)))
         server = Server(
             limits=limits_with(),
             policy=policy,
@@ -79,9 +79,9 @@ REQUESTS = {"ordinary": ORDINARY, "with a long head": LONG_HEAD, "and a part of 
 
 
 @pytest.mark.parametrize("data", REQUESTS.values(), ids=REQUESTS)
-@pytest.mark.parametrize(("known", "most"), [(True, BYTES_MAX), (False, REQUEST_BYTES)], ids=["known", "unknown"])
+@pytest.mark.parametrize(("pods_known", "most"), [(True, BYTES_MAX), (False, REQUEST_BYTES)], ids=["known", "unknown"])
 async def test_a_held_request_uses_no_more_memory_than_it_counts_for(
-    data: bytes, known: bool, most: int, monkeypatch: pytest.MonkeyPatch
+    data: bytes, pods_known: bool, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Each unknown address has its own lookup: the most memory.
     def used() -> float:
@@ -90,7 +90,7 @@ async def test_a_held_request_uses_no_more_memory_than_it_counts_for(
 
     policy = ServerPolicy(pipeline_seconds=0.05)
     clients = [socket.socket() for _ in range(PODS)]
-    async with serving(monkeypatch, policy, known=known) as (bench, server, at):
+    async with serving(monkeypatch, policy, pods_known=pods_known) as (bench, server, at):
         for number, client in enumerate(clients):
             client.bind((address(number), 0))
             client.connect(at)

@@ -42,12 +42,12 @@ class Client:
         self.reader = reader
         self.writer = writer
 
-    async def says(self, text: bytes) -> bytes:
+    async def exchange(self, text: bytes) -> bytes:
         """Send the text, and return as many bytes as it has."""
         self.writer.write(text)
         return await self.reader.readexactly(len(text))
 
-    async def hears_nothing(self) -> None:
+    async def receives_nothing(self) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(QUIET):
                 await self.reader.read(1)
@@ -82,13 +82,13 @@ async def connect() -> AsyncIterator[Connect]:
 async def old(proxy: FaultProxy, connect: Connect) -> Client:
     """An established connection."""
     client = await connect(proxy)
-    await client.says(b"x")
+    await client.exchange(b"x")
     return client
 
 
 async def test_bytes_and_the_end_of_a_stream_are_forwarded(proxy: FaultProxy, connect: Connect) -> None:
     client = await connect(proxy)
-    assert await client.says(b"hello") == b"hello"
+    assert await client.exchange(b"hello") == b"hello"
     assert proxy.open_connections == 1
     client.writer.write(b"last")
     client.writer.write_eof()
@@ -101,8 +101,8 @@ async def test_while_hanging_new_connections_get_nothing_and_old_ones_continue(
     await proxy.set_mode(Mode.HANG)
     new = await connect(proxy)
     new.writer.write(b"question")
-    await new.hears_nothing()
-    assert await old.says(b"still here") == b"still here"
+    await new.receives_nothing()
+    assert await old.exchange(b"still here") == b"still here"
     await proxy.set_mode(Mode.PASS)
     assert await new.reader.readexactly(8) == b"question"
 
@@ -111,7 +111,7 @@ async def test_while_silent_old_connections_stay_open_and_deliver_nothing(proxy:
     await proxy.set_mode(Mode.SILENT)
     old.writer.write(b"held")
     old.writer.write_eof()  # also the server's end is not forwarded
-    await old.hears_nothing()
+    await old.receives_nothing()
     assert not old.reader.at_eof()
     await proxy.set_mode(Mode.PASS)
     assert await old.reader.readexactly(4) == b"held"
@@ -124,10 +124,10 @@ async def test_while_refusing_no_client_can_connect_and_the_port_works_again_aft
     await proxy.set_mode(Mode.REFUSE)
     with pytest.raises(ConnectionRefusedError):
         await connect(proxy)
-    assert await old.says(b"still here") == b"still here"
+    assert await old.exchange(b"still here") == b"still here"
     await proxy.set_mode(Mode.PASS)
     assert proxy.port == port
-    assert await (await connect(proxy)).says(b"again") == b"again"
+    assert await (await connect(proxy)).exchange(b"again") == b"again"
 
 
 async def test_a_reset_ends_old_connections_and_new_ones(proxy: FaultProxy, connect: Connect, old: Client) -> None:
@@ -141,7 +141,7 @@ async def test_a_reset_ends_old_connections_and_new_ones(proxy: FaultProxy, conn
 async def test_connections_can_be_reset_once_and_work_again(proxy: FaultProxy, connect: Connect, old: Client) -> None:
     await proxy.reset_connections()
     await old.is_reset()
-    assert await (await connect(proxy)).says(b"again") == b"again"
+    assert await (await connect(proxy)).exchange(b"again") == b"again"
 
 
 async def test_if_the_server_is_down_the_clients_connection_ends(connect: Connect) -> None:
@@ -162,7 +162,7 @@ async def test_a_given_socket_is_served_too(echo: int, connect: Connect) -> None
     proxy = FaultProxy("127.0.0.1", echo)
     port = elsewhere.getsockname()[1]
     await proxy.start(extra_sockets=[elsewhere])
-    assert await (await connect(proxy, port)).says(b"hello") == b"hello"
+    assert await (await connect(proxy, port)).exchange(b"hello") == b"hello"
     await proxy.stop()
 
 

@@ -184,7 +184,7 @@ async def test_an_answer_without_content_has_no_length() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         head(4, "Content-Encoding: gzip") + b"\x1f\x8b\0\0",
         head(0, status="999 Odd"),
@@ -192,8 +192,8 @@ async def test_an_answer_without_content_has_no_length() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
 )
-async def test_an_answer_that_does_not_match_the_request_is_a_503(answer: bytes) -> None:
-    async with fronting(answer) as front:
+async def test_an_answer_that_does_not_match_the_request_is_a_503(response: bytes) -> None:
+    async with fronting(response) as front:
         reply = await front.reply()
     assert (reply.status, reply.json["error"]) == (503, "temporarily_unavailable")
 

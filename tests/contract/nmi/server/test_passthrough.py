@@ -48,14 +48,14 @@ class Imds:
     def __init__(self, session: HttpSession) -> None:
         self.session = session
         self.url = ""
-        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.answer: Callable[[], Awaitable[web.StreamResponse] | web.StreamResponse] = lambda: web.json_response(
             {"vmId": "1"}, headers={"x-ms-request-id": "r", "Connection": "etag", "X-Secret": "s", "ETag": "e"}
         )
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.asked.append((request.method, request.raw_path, headers, await request.read()))
+        self.requests.append((request.method, request.raw_path, headers, await request.read()))
         response = self.answer()
         return response if isinstance(response, web.StreamResponse) else await response
 
@@ -88,7 +88,7 @@ async def imds() -> AsyncIterator[Imds]:
 async def test_only_the_normal_form_is_forwarded(imds: Imds) -> None:
     response = await imds.get("//METADATA/./instance;x/%63ompute?api-version=2021-02-01&format=a+b%2Fc&x")
     assert (response.status, response.body) == (200, b'{"vmId": "1"}')
-    assert imds.asked[0][:2] == ("GET", "/metadata/instance/compute?api-version=2021-02-01&format=a%20b%2Fc&x=")
+    assert imds.requests[0][:2] == ("GET", "/metadata/instance/compute?api-version=2021-02-01&format=a%20b%2Fc&x=")
 
 
 async def test_only_the_fields_that_imds_reads_are_forwarded(imds: Imds) -> None:
@@ -110,7 +110,7 @@ async def test_only_the_fields_that_imds_reads_are_forwarded(imds: Imds) -> None
     )
     await imds.get(sent=request(fields))
     await imds.get(sent=request(()))
-    headers, without = [headers for _, _, headers, _ in imds.asked]
+    headers, without = [headers for _, _, headers, _ in imds.requests]
     assert headers.pop("host").startswith("127.0.0.1:")
     assert headers == {"metadata": "True", "accept": "application/json", "accept-encoding": "identity"}
     assert "metadata" not in without
@@ -121,12 +121,12 @@ async def test_a_field_with_a_non_ascii_value_is_emptied_in_both_directions(imds
     response = await imds.get(sent=request((("user-agent", "\xff"),)))
     assert (dict(response.headers)["Etag"], dict(response.headers)["X-Ms-Request-Id"]) == ("", "r")
     assert response.render(0)
-    assert imds.asked[0][2]["user-agent"] == ""
+    assert imds.requests[0][2]["user-agent"] == ""
 
 
 async def test_a_body_is_forwarded_with_its_own_length(imds: Imds) -> None:
     await imds.get("/metadata/scheduledevents", request(method="POST", body=b'{"StartRequests":[]}'))
-    method, _, headers, body = imds.asked[0]
+    method, _, headers, body = imds.requests[0]
     assert (method, body, headers["content-length"]) == ("POST", b'{"StartRequests":[]}', "20")
 
 
@@ -134,7 +134,7 @@ async def test_a_body_is_forwarded_with_its_own_length(imds: Imds) -> None:
 async def test_a_body_without_meaning_is_not_forwarded(imds: Imds, method: str) -> None:
     smuggled = b"GET /metadata/identity/oauth2/token HTTP/1.1\r\n\r\n"
     await imds.get(sent=request(method=method, body=smuggled))
-    ((_, _, headers, body),) = imds.asked
+    ((_, _, headers, body),) = imds.requests
     assert (body, "content-length" in headers, "transfer-encoding" in headers) == (b"", False, False)
 
 
@@ -161,7 +161,7 @@ async def test_a_redirect_is_not_followed_and_its_location_is_not_returned(imds:
     response = await imds.get()
     assert response.status == 302
     assert "location" not in {name.lower() for name, _ in response.headers}
-    assert len(imds.asked) == 1
+    assert len(imds.requests) == 1
 
 
 async def test_a_hanging_upstream_is_abandoned_after_the_time_limit(imds: Imds) -> None:
@@ -190,7 +190,7 @@ async def test_an_ambiguous_query_is_not_forwarded(imds: Imds) -> None:
     response = await forwarded(imds.proxy(), f"{INSTANCE}?a=1&a=2")
     assert isinstance(response, Refusal)
     assert response.reason is Reason.BAD_PARAMETERS
-    assert imds.asked == []
+    assert imds.requests == []
 
 
 async def test_a_query_that_is_longer_than_any_of_imds_is_not_forwarded_and_one_at_the_limit_is(imds: Imds) -> None:
@@ -200,7 +200,7 @@ async def test_a_query_that_is_longer_than_any_of_imds_is_not_forwarded_and_one_
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.BAD_PARAMETERS
     await imds.get(target)
-    assert [path for _, path, _, _ in imds.asked] == [f"{target}="]
+    assert [path for _, path, _, _ in imds.requests] == [f"{target}="]
 
 
 PLATFORM_FIELDS = ("authorization", "claims", "date", "key-guid", "signature", "new")
@@ -215,7 +215,7 @@ async def test_a_field_that_the_platforms_proxy_trusts_is_neither_forwarded_nor_
         await imds.get(f"{INSTANCE}?{name}=x", request((*fields, ("connection", name)))),
         await imds.get(f"{INSTANCE}?{name}=x", request(fields, method="POST", body=b"{}")),
     ]
-    assert [field for _, _, headers, _ in imds.asked for field in headers if field.startswith("x-ms-azure")] == []
+    assert [field for _, _, headers, _ in imds.requests for field in headers if field.startswith("x-ms-azure")] == []
     for response in responses:
         assert dict(response.headers)["X-Ms-Request-Id"] == "r"
         assert b"secret" not in response.render(0)
@@ -238,4 +238,4 @@ async def test_each_call_takes_a_permit_charged_to_its_pod(imds: Imds) -> None:
     response = await forwarded(MetadataProxy(imds.session, imds.url, ServerPolicy(), governor=Full()))
     assert isinstance(response, Refusal)
     assert (response.reason, response.retry_after) == (Reason.OVERLOADED, 3.0)
-    assert (pods, imds.asked) == (["shop/cart"], [])
+    assert (pods, imds.requests) == (["shop/cart"], [])

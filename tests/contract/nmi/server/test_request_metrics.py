@@ -85,7 +85,7 @@ USUAL = [
 ]
 
 
-async def asked_as_each(running: Running, targets: list[str]) -> set[str]:
+async def request_all(running: Running, targets: list[str]) -> set[str]:
     """Request all *targets*, with and without a pod at the address. Return the series of all metrics."""
     for pod_is_known in (True, False):
         if pod_is_known:
@@ -114,8 +114,8 @@ async def test_five_hundred_paths_and_audiences_make_no_series() -> None:
     audiences = [f"{chosen.choice(('api://', 'https://', 'refuse'))}{word()}" for _ in range(INVENTED)]
     async with serving(ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/x",)))) as running:
         running.token_service.answer = issued
-        before = await asked_as_each(running, USUAL)
-        after = await asked_as_each(running, [*paths, *(f"{TOKEN_PATH}?resource={audience}" for audience in audiences)])
+        before = await request_all(running, USUAL)
+        after = await request_all(running, [*paths, *(f"{TOKEN_PATH}?resource={audience}" for audience in audiences)])
     assert after == before
     assert len(before) > 100
 

@@ -21,7 +21,7 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
 
 
 @pytest.mark.parametrize(
-    ("values", "why"),
+    ("values", "defect"),
     [
         ({"certificate": b"no file at all"}, "not a PKCS #12"),
         (
@@ -39,14 +39,14 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
     ],
     ids=["junk", "wrong-password", "no-password", "cut-short", "no-key", "elliptic", "short-key"],
 )
-async def test_an_unusable_file_is_named_with_the_defect(bench: Bench, values: dict[str, bytes], why: str) -> None:
+async def test_an_unusable_file_is_named_with_the_defect(bench: Bench, values: dict[str, bytes], defect: str) -> None:
     principal = bench.directory.add_principal(certificate=certificate_of(rsa_key()))
     bench.put_secret(**values)
     with pytest.raises(CredentialError) as caught:
         await bench.fetch(bench.identity(principal, type=2))
     assert caught.value.code == "certificate_unfit"
     assert "team-a/sp" in caught.value.message
-    assert why in caught.value.message
+    assert defect in caught.value.message
     assert bench.aad.calls == []
 
 

@@ -35,7 +35,7 @@ SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("locks", "says"),
+    ("locks", "text"),
     [
         ((Locks(*NAME),), "no MIC leads"),
         (
@@ -48,10 +48,10 @@ SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
     ],
     ids=["no-lock", "run-out", "given-up", "go-implementation-too", "two-names"],
 )
-def test_no_leader_or_two_leaders_are_a_problem(locks: tuple[Locks, ...], says: str) -> None:
+def test_no_leader_or_two_leaders_are_a_problem(locks: tuple[Locks, ...], text: str) -> None:
     line = one(examined(locks=locks))
     assert (line.check, line.level) == ("leader", Level.PROBLEM)
-    assert says in line.says
+    assert text in line.says
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ async def test_the_version_may_arrive_in_parts(parts: tuple[bytes, ...], version
 
 
 @pytest.mark.parametrize(
-    ("there", "level", "says"),
+    ("there", "level", "text"),
     [
         (None, Level.PROBLEM, "this CustomResourceDefinition does not exist"),
         (definition(served=False), Level.PROBLEM, "v1 is not served"),
@@ -124,12 +124,12 @@ async def test_the_version_may_arrive_in_parts(parts: tuple[bytes, ...], version
         (ReadFailure("not allowed"), Level.UNKNOWN, "not allowed"),
     ],
 )
-def test_an_unsuitable_definition_is_reported(there: Any, level: Level, says: str) -> None:
+def test_an_unsuitable_definition_is_reported(there: Any, level: Level, text: str) -> None:
     kinds = {kind.plural: definition() for kind in KINDS} | {"azureidentities": there}
     line = one(examined(definitions=kinds))
     assert (line.check, line.level) == ("definitions", level)
     assert "azureidentities" in line.says
-    assert says in line.says
+    assert text in line.says
 
 
 def test_old_field_names_and_unreadable_objects_are_named() -> None:

@@ -49,7 +49,7 @@ async def test_each_selector_finds_its_identity_in_any_case_and_is_echoed(azure:
 
 
 @pytest.mark.parametrize(
-    ("query", "says"),
+    ("query", "text"),
     [
         (f"{ASK}&client_id=00000000-0000-0000-0000-000000000000", "Identity not found"),
         ("api-version=2018-02-01", "'resource' is missing"),
@@ -58,11 +58,11 @@ async def test_each_selector_finds_its_identity_in_any_case_and_is_echoed(azure:
     ],
     ids=["unknown-client", "no-resource", "two-selectors", "doubled-parameter"],
 )
-async def test_a_wrong_query_is_an_invalid_request(azure: Azure, query: str, says: str) -> None:
+async def test_a_wrong_query_is_an_invalid_request(azure: Azure, query: str, text: str) -> None:
     azure.vm.attach(azure.one)
     status, body, _ = await azure.ask_imds(query)
     assert (status, body["error"]) == (400, "invalid_request")
-    assert says in body["error_description"]
+    assert text in body["error_description"]
 
 
 async def test_an_unknown_api_version_lists_the_newest(azure: Azure) -> None:

@@ -9,7 +9,7 @@ from podidentity.version import VERSION
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "text"),
     [
         (["nonsense"], "No such command"),
         (["sandbox", "up", "--nodes", "many"], "--nodes"),
@@ -40,14 +40,14 @@ from podidentity.version import VERSION
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(
-    argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    argv: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(argv) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     assert line.startswith("podidctl: ")
-    assert says in line
+    assert text in line
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

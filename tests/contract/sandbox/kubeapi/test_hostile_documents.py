@@ -84,17 +84,17 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 
 
-def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def paths_in(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place inside *value*."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, part in inner:
         yield (*place, name)
-        yield from places(part, (*place, name))
+        yield from paths_in(part, (*place, name))
 
 
 def strange_documents(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """*good* with one place changed to something strange, for every place."""
-    for *parents, last in places(good):
+    for *parents, last in paths_in(good):
         for value in STRANGE:
             document = copy.deepcopy(good)
             holder = document
