@@ -32,7 +32,7 @@ class KernelMessages:
     def __call__(self, data: bytes) -> None:
         sequence = int.from_bytes(data[8:12], "little")
         messages = self._messages(data)
-        self._answers(data, sequence)
+        self._replies(data, sequence)
         if messages is not None and len(data) % 4 == 0:
             assert decode(data + data) == messages * 2, "a message depends on those before it"
         self._apply(messages or [])
@@ -62,7 +62,7 @@ class KernelMessages:
                 assert len(message.name) <= len(data)
                 assert "\0" not in message.name
 
-    def _answers(self, data: bytes, sequence: int) -> None:
+    def _replies(self, data: bytes, sequence: int) -> None:
         with suppress(MalformedError):
             route = chosen_route(data)
             assert route is None or len(route.source) in {0, 4}

@@ -79,7 +79,7 @@ class Change:
     gone: bool
 
     def pass_on(self, handler: Any, thing: Resource, cached: Known) -> None:
-        """Pass *thing*, the changed object, to *handler* as an informer does, which knows the objects *known*."""
+        """Pass *thing*, the changed object, to *handler* as an informer does, which has the objects *cached*."""
         at = (self.kind.plural, self.thing.key)
         before = cached.pop(at, None)
         if self.gone:

@@ -115,20 +115,20 @@ class Query:
         meaning = read(head)
         if isinstance(meaning, Asked):
             assert isinstance(general, TokenRequest)
-            assert said_by(general) == said_by_oracle(meaning)
+            assert content_of(general) == content_by_oracle(meaning)
         elif meaning is Verdict.REFUSED:
             assert isinstance(general, Refusal)
         again = parse_query(data.decode())
         assert isinstance(again, dict | Refusal)
 
 
-def said_by(request: TokenRequest) -> tuple[str, int, str, str, bool]:
+def content_of(request: TokenRequest) -> tuple[str, int, str, str, bool]:
     """Return the content of a request, in the oracle's order."""
     selector = request.selector.value, request.selector_value.lower()
     return request.resource, *selector, request.xms_cc, not (request.force_refresh or request.rejected_sha256)
 
 
-def said_by_oracle(meaning: Asked) -> tuple[str, int, str, str, bool]:
+def content_by_oracle(meaning: Asked) -> tuple[str, int, str, str, bool]:
     return meaning.resource, meaning.selector_kind, meaning.selector_value, meaning.xms_cc, meaning.cacheable
 
 
@@ -195,12 +195,12 @@ class General:
 
     async def _run(self, data: bytes) -> None:
         pieces = cuts(data, 6)
-        whole = await self._answers(self._usual, [data])
+        whole = await self._responses(self._usual, [data])
         self._hold_to_the_oracle(data, whole, self._usual)
-        assert comparable(await self._answers(self._usual, pieces)) == comparable(whole)
-        await self._answers(self._small, pieces)
+        assert comparable(await self._responses(self._usual, pieces)) == comparable(whole)
+        await self._responses(self._small, pieces)
 
-    async def _answers(self, server_under_test: ServerUnderTest, pieces: list[bytes]) -> bytes:
+    async def _responses(self, server_under_test: ServerUnderTest, pieces: list[bytes]) -> bytes:
         """Return the answers to *pieces* on a new connection."""
         server_under_test.token_service.asked.clear()
         server_under_test.proxy.forwarded.clear()
@@ -234,7 +234,7 @@ class General:
         granted = bool(parsed) and parsed[0].status == 200 and b"access_token" in parsed[0].body
         if isinstance(meaning, Asked):
             assert granted or b"HEAD" in data
-            assert said_by(server_under_test.token_service.asked[0][1]) == said_by_oracle(meaning)
+            assert content_of(server_under_test.token_service.asked[0][1]) == content_by_oracle(meaning)
         elif meaning is not Verdict.UNSURE:
             assert not granted
 

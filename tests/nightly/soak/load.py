@@ -183,7 +183,7 @@ class Load:
         self.links: set[Link] = set()
         self.opening: set[asyncio.Task[None]] = set()
         self.commands = b""
-        self.rate = self.owed = 0.0
+        self.rate = self.pending = 0.0
         self.waiting = 0
         self.claimed: dict[str, str] = {}
         """The identity of each token."""
@@ -232,7 +232,7 @@ class Load:
                 for link in [link for link in self.links if not link.busy]:
                     link.end()
             case ["rate", rate]:
-                self.rate, self.owed = rate, 0.0
+                self.rate, self.pending = rate, 0.0
             case ["report"]:
                 print(json.dumps(self.report()), flush=True)  # noqa: T201
                 self.begin()
@@ -248,9 +248,9 @@ class Load:
 
     def send_some(self, seconds: float) -> None:
         """Send the requests of the last *seconds*."""
-        self.owed = min(self.owed + seconds * self.rate, self.rate / 10)
-        while self.owed >= 1 and self.order:
-            self.owed -= 1
+        self.pending = min(self.pending + seconds * self.rate, self.rate / 10)
+        while self.pending >= 1 and self.order:
+            self.pending -= 1
             if self.waiting >= WAITING_MAX:
                 self.counts["not sent: too many wait"] += 1
             elif random.random() < FRESH_SHARE:

@@ -144,7 +144,7 @@ async def soak(plan: Plan) -> Report:
         async with generator(soak_node.port) as load:
             pods = Pods(soak_node, faults, load.order, count=plan.pods, seed=plan.seed)
             await pods.fill()
-            await warm(load, plan)
+            await warm_up(load, plan)
             before = await sample(soak_node)
             await load.order("rate", plan.rate)
             began = time.monotonic()
@@ -168,7 +168,7 @@ async def soak(plan: Plan) -> Report:
         )
 
 
-async def warm(load: Generator, plan: Plan) -> None:
+async def warm_up(load: Generator, plan: Plan) -> None:
     """Run until most tokens have been fetched once (IMDS gives 20 a second), and the number of held requests has
     reached its maximum.
     """

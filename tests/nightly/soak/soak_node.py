@@ -122,7 +122,7 @@ class Faults:
                 "connections are reset": partial(self._switched, Mode.RESET),
                 "half-open connections": partial(self._switched, Mode.SILENT),
                 "connections are refused": self._refused,
-                "api server says 500": self._says_500,
+                "api server says 500": self._fails_with_500,
             }
         )
 
@@ -163,7 +163,7 @@ class Faults:
                 await self._soak_node.proxy.set_mode(Mode.PASS)
             self._troubled = False
 
-    async def _says_500(self) -> None:
+    async def _fails_with_500(self) -> None:
         def refuse(request: Recorded) -> StatusError | None:
             ours = request.user_agent.startswith("podidctl-sandbox/")
             return None if ours else StatusError(500, "InternalError", "a fault of the soak")

@@ -28,7 +28,7 @@ OTHER_KINDS = {
 """Closed loops of requests that are not for a token, and their kind for the fast lane."""
 
 
-def asked(request: Request) -> tuple[bytes, int, bytes, bytes] | None:
+def read_query(request: Request) -> tuple[bytes, int, bytes, bytes] | None:
     """Return the request as the fast lane reads it; None if it belongs to the general lane."""
     outcome, _, text, metadata, *_ = scan.examine(request.text)
     assert outcome == "done"
@@ -41,7 +41,7 @@ def test_all_requests_of_closed_loops_can_use_the_fast_lane() -> None:
         for request in load.requests:
             refusal = fast_refusal(request.text)
             assert (refusal.kind if refusal else "") == OTHER_KINDS.get(load.key, "")
-            assert refusal or asked(request)
+            assert refusal or read_query(request)
             closing = request.closing().text
             assert closing.lower().count(b"\r\nconnection:") == closing.count(b"\r\nConnection: close\r\n") == 1
 
@@ -50,12 +50,12 @@ def test_each_cache_miss_requests_a_new_token_and_a_renewal_a_cached_one() -> No
     request = uncached()
     (place,) = request.ids
     other = request.text[:place] + b"fedcba9876543210" + request.text[place + 16 :]
-    resources = [match[0] for match in (asked(request), asked(Request(other))) if match]
+    resources = [match[0] for match in (read_query(request), read_query(Request(other))) if match]
     assert resources == [
         b"https://0123456789abcdef.management.azure.com/",
         b"https://fedcba9876543210.management.azure.com/",
     ]
-    assert asked(force_refresh()) is None, "a renewal belongs to the general lane"
+    assert read_query(force_refresh()) is None, "a renewal belongs to the general lane"
     assert b"bypass_cache=true&resource=https%3A%2F%2Fmanagement.azure.com%2F " in force_refresh().text
 
 

@@ -141,7 +141,7 @@ OPEN, IDLE = FULL.open_loop[0], FULL.background[0]
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
+    ("spoil", "reason"),
     [
         (lambda run: replace(run, changed=True), "files differed from the commit"),
         (lambda run: replace(run, control=None), "there was no control"),
@@ -161,8 +161,8 @@ OPEN, IDLE = FULL.open_loop[0], FULL.background[0]
         (first_row("background", errors=7), f"{IDLE.title}: 7 errors"),
     ],
 )
-def test_the_reasons_against_a_run_are_reported(spoil: Change, why: str) -> None:
-    assert objections(spoil(FULL)) == (why,)
+def test_the_reasons_against_a_run_are_reported(spoil: Change, reason: str) -> None:
+    assert objections(spoil(FULL)) == (reason,)
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ def test_the_runbooks_are_at_the_url_of_the_values_or_in_the_repository(url: str
     assert pages == {name: f"{folder}/{name}.md" for name in rules}
 
 
-def known(item: Object) -> Object:
-    """Return the part of *each* that the operator keeps. Raise ValueError if it refuses the object."""
+def kept_part(item: Object) -> Object:
+    """Return the part of *item* that the operator keeps. Raise ValueError if it refuses the object."""
     # The import takes seconds, so only the process that runs this test does it.
     model: Any = getattr(importlib.import_module("cloudcoil.models.prometheus_operator.v1"), item["kind"])
     return dict(model.model_validate(item).model_dump(mode="json", by_alias=True, exclude_unset=True))
@@ -99,10 +99,10 @@ def test_the_operator_knows_every_field() -> None:
     objects = [item for item in render(options=[on]) if item["apiVersion"] == "monitoring.coreos.com/v1"]
     assert [item["kind"] for item in objects] == ["PodMonitor"] * 2 + ["PrometheusRule"] + ["ServiceMonitor"] * 2
     for item in objects:
-        assert known(item)["spec"] == item["spec"], item["metadata"]["name"]
+        assert kept_part(item)["spec"] == item["spec"], item["metadata"]["name"]
     wrong, unknown = copy.deepcopy(objects[0]), copy.deepcopy(objects[0])
     wrong["spec"]["podMetricsEndpoints"] = "metrics"
     unknown["spec"]["podMetricEndpoints"] = []
     with pytest.raises(ValueError, match="podMetricsEndpoints"):
-        known(wrong)
-    assert known(unknown)["spec"] != unknown["spec"]
+        kept_part(wrong)
+    assert kept_part(unknown)["spec"] != unknown["spec"]

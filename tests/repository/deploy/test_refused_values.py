@@ -151,7 +151,7 @@ PEM = r'"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"'
 TWICE = "namespaces: [{name: shop}, {name: shop, serviceAccounts: [web]}]"
 
 
-def one(entry: str) -> str:
+def one_namespace(entry: str) -> str:
     return f"enabled: true, namespaces: [{{{entry}}}]"
 
 
@@ -169,28 +169,37 @@ FEDERATED: dict[str, tuple[str, str]] = {
     "enabled: true": ("federated.namespaces is empty: list the namespaces", "enabled: false"),
     "enabled: true, namespaces: ": ("federated.namespaces is empty", "enabled: false, namespaces: "),
     f"enabled: true, {TWICE}": ("federated.namespaces lists shop twice: write one entry", f"enabled: false, {TWICE}"),
-    one("name: shop, serviceAccounts: []"): (
+    one_namespace("name: shop, serviceAccounts: []"): (
         "the serviceAccounts of shop in federated.namespaces are an empty list: name",
         "enabled: false, namespaces: [{name: shop, serviceAccounts: []}]",
     ),
-    one("name: shop, serviceAccounts: "): (
+    one_namespace("name: shop, serviceAccounts: "): (
         "the serviceAccounts of shop in federated.namespaces are an empty list: name",
         "enabled: false, namespaces: [{name: shop, serviceAccounts: }]",
     ),
     f"{ON}, audiences: ['api://a']": ("audiences", f"{ON}, audience: 'api://a'"),
-    one("name: shop, serviceAccount: web"): ("serviceAccount", one("name: shop, serviceAccounts: [web]")),
-    one("serviceAccounts: [web]"): ("name", one("name: a, serviceAccounts: [web]")),
-    "enabled: true, namespaces: [shop]": ("/federated/namespaces/0", ON),
-    one("name: '*'"): ("/federated/namespaces/0/name", one("name: a")),
-    one("name: Shop"): ("/federated/namespaces/0/name", one("name: shop-1")),
-    one("name: shop.eu"): ("/federated/namespaces/0/name", one("name: shop-eu")),
-    one(f"name: {'a' * 64}"): ("/federated/namespaces/0/name", one(f"name: {'a' * 63}")),
-    one("name: a, serviceAccounts: ['*']"): ("/serviceAccounts/0", one("name: a, serviceAccounts: [web.eu]")),
-    one(f"name: a, serviceAccounts: [{'a' * 254}]"): (
-        "/serviceAccounts/0",
-        one(f"name: a, serviceAccounts: [{'a' * 253}]"),
+    one_namespace("name: shop, serviceAccount: web"): (
+        "serviceAccount",
+        one_namespace("name: shop, serviceAccounts: [web]"),
     ),
-    one("name: a, serviceAccounts: [web, web]"): ("/serviceAccounts", one("name: a, serviceAccounts: [web, api]")),
+    one_namespace("serviceAccounts: [web]"): ("name", one_namespace("name: a, serviceAccounts: [web]")),
+    "enabled: true, namespaces: [shop]": ("/federated/namespaces/0", ON),
+    one_namespace("name: '*'"): ("/federated/namespaces/0/name", one_namespace("name: a")),
+    one_namespace("name: Shop"): ("/federated/namespaces/0/name", one_namespace("name: shop-1")),
+    one_namespace("name: shop.eu"): ("/federated/namespaces/0/name", one_namespace("name: shop-eu")),
+    one_namespace(f"name: {'a' * 64}"): ("/federated/namespaces/0/name", one_namespace(f"name: {'a' * 63}")),
+    one_namespace("name: a, serviceAccounts: ['*']"): (
+        "/serviceAccounts/0",
+        one_namespace("name: a, serviceAccounts: [web.eu]"),
+    ),
+    one_namespace(f"name: a, serviceAccounts: [{'a' * 254}]"): (
+        "/serviceAccounts/0",
+        one_namespace(f"name: a, serviceAccounts: [{'a' * 253}]"),
+    ),
+    one_namespace("name: a, serviceAccounts: [web, web]"): (
+        "/serviceAccounts",
+        one_namespace("name: a, serviceAccounts: [web, api]"),
+    ),
     # An audience that an API server could have, and one that ends the expression.
     f"{ON}, audience: 'https://kubernetes.default.svc'": ("/federated/audience", f"{ON}, audience: 'api://TokenUSGov'"),
     f"""{ON}, audience: 'api://a"] || ["b" == "b'""": ("/federated/audience", f"{ON}, audience: 'api://a.b-c/d_e'"),

@@ -87,7 +87,7 @@ def _of(
 
 
 def texts(expression: ast.expr, function: Function | None, modules: list[ast.Module]) -> Iterator[tuple[str, ...]]:
-    """Yield the values of the expression *said* in *function*: a text, an assigned text, or an argument of callers."""
+    """Yield the values of *expression* in *function*: a text, an assigned text, or an argument of callers."""
     match expression:
         case ast.Constant(value=str(text)):
             yield (text,)

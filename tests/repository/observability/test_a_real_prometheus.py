@@ -114,17 +114,17 @@ async def a_pod_with_too_many_connections(sandbox: Sandbox, contexts: Sequence[E
 
 async def an_imds_that_throttles(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
     """Two pods request tokens that are not in the cache; IMDS answers the first calls with 429."""
-    await _asked_amid(
+    await _request_during(
         sandbox, contexts, ResponseFault(status=429, headers={"Retry-After": "1"}, times=7, path=TOKEN_PATH)
     )
 
 
 async def an_imds_that_fails(sandbox: Sandbox, contexts: Sequence[ExecutionContext]) -> None:
     """Two pods request tokens that are not in the cache; IMDS answers all calls with 500."""
-    await _asked_amid(sandbox, contexts, ResponseFault(status=500, times=math.inf, path=TOKEN_PATH))
+    await _request_during(sandbox, contexts, ResponseFault(status=500, times=math.inf, path=TOKEN_PATH))
 
 
-async def _asked_amid(sandbox: Sandbox, contexts: Sequence[ExecutionContext], fault: ResponseFault) -> None:
+async def _request_during(sandbox: Sandbox, contexts: Sequence[ExecutionContext], fault: ResponseFault) -> None:
     """Apply *fault* while two pods request eight new tokens; it stays in force afterwards."""
     sandbox.azure.imds.faults.clear()
     sandbox.azure.imds.faults.add(fault)

@@ -10,7 +10,7 @@ ALL = read_phrases(PHRASES.read_text())
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "count"),
     [
         ("Whoever may write it", 1),
         ("def test_nobody_gets_it()", 1),
@@ -23,8 +23,8 @@ ALL = read_phrases(PHRASES.read_text())
         ("is toldable", 0),
     ],
 )
-def test_a_banned_phrase_is_found_and_other_text_is_not(text: str, found: int) -> None:
-    assert len(list(findings("a.py", text, ALL))) == found
+def test_a_banned_phrase_is_found_and_other_text_is_not(text: str, count: int) -> None:
+    assert len(list(findings("a.py", text, ALL))) == count
 
 
 def test_a_finding_names_its_line_and_the_key_of_its_budget() -> None:
