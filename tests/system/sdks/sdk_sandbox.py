@@ -139,7 +139,7 @@ class SdkSandbox:
         assert tokens or error, f"the application printed no token and no error: {output[-2000:]}"
         return Output(tuple(tokens), error, message)
 
-    async def answers(self, pod: Pod) -> Counter[int]:
+    async def count_responses(self, pod: Pod) -> Counter[int]:
         """Return the number of NMI's answers to the pod by status. The namespace label identifies the pod."""
         await asyncio.sleep(EXPOSED_SECONDS)  # NMI may serve metrics of that age
         counted: Counter[int] = Counter()

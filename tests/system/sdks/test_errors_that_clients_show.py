@@ -28,4 +28,4 @@ async def test_the_explanation_in_nmis_json_is_shown(application: Application, s
         faults.remove(fault)
     assert result.tokens == ()
     assert (TEXT in result.message) is (application.name not in SHOW_NOTHING), result.message
-    assert (await sdk_sandbox.answers(pod))[403] >= 1
+    assert (await sdk_sandbox.count_responses(pod))[403] >= 1

@@ -25,7 +25,7 @@ class Failure:
     named: str
     """The error with a named identity, for every kind of selector."""
     chain: str = ""
-    says: str = "Identity not found"
+    message: str = "Identity not found"
     """Text that the message must contain, so that an operator finds the reason."""
     probes: int = 0
     """Number of requests without the header before the token request; each also gets a 400."""
@@ -42,8 +42,8 @@ FAILURES: Final = {
     "python-msal": Failure("invalid_request", "invalid_request"),
     "javascript-azure-identity": Failure(JAVASCRIPT, JAVASCRIPT, "AggregateAuthenticationError"),
     "go-azidentity": Failure("*azidentity.credentialUnavailableError", GO, "*azidentity.credentialUnavailableError"),
-    "java-azure-identity": Failure(JAVA, JAVA, "CredentialUnavailableException", says=""),
-    "rust-azure-identity": Failure("ErrorKind::Credential", "ErrorKind::Credential", says="has not been assigned"),
+    "java-azure-identity": Failure(JAVA, JAVA, "CredentialUnavailableException", message=""),
+    "rust-azure-identity": Failure("ErrorKind::Credential", "ErrorKind::Credential", message="has not been assigned"),
 }
 SAYS_IN_CHAIN: Final = {"java-azure-identity": "Managed Identity authentication is not available"}
 
@@ -52,8 +52,8 @@ async def fail_once(application: Application, sdk_sandbox: SdkSandbox, error: st
     failure, pod = FAILURES[application.name], await sdk_sandbox.pod(labelled=False)
     result = await sdk_sandbox.run(application, pod, *named)
     assert (result.tokens, result.error) == ((), error)
-    assert failure.says in result.message
-    assert await sdk_sandbox.answers(pod) == Counter({400: 1 + failure.probes})
+    assert failure.message in result.message
+    assert await sdk_sandbox.count_responses(pod) == Counter({400: 1 + failure.probes})
 
 
 async def test_a_request_without_a_selector_fails_after_one_attempt(
@@ -79,7 +79,7 @@ async def test_the_chain_reports_that_it_tried_all_its_credentials(
     result = await sdk_sandbox.run(application, pod, kind="chain")
     assert (result.tokens, result.error) == ((), FAILURES[application.name].chain)
     assert SAYS_IN_CHAIN.get(application.name, "Identity not found") in result.message
-    assert set(await sdk_sandbox.answers(pod)) == {400}
+    assert set(await sdk_sandbox.count_responses(pod)) == {400}
 
 
 @pytest.mark.needs("full_chain")
@@ -95,4 +95,4 @@ async def test_the_chain_continues_with_its_next_credential(
         assert (result.tokens, result.error) == ((), GO)
     else:
         assert result.tokens == ("token-of-az",), result.message
-    assert set(await sdk_sandbox.answers(pod)) == {400}
+    assert set(await sdk_sandbox.count_responses(pod)) == {400}

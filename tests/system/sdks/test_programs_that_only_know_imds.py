@@ -97,6 +97,6 @@ async def test_the_program_gets_a_token_of_its_pods_identity_or_fails(
     if identities:
         assert (code == 0) is program.succeeds, output
     else:  # it ends with an error of its own, not after a timeout
-        assert (await sdk_sandbox.answers(pod))[400] >= 1
+        assert (await sdk_sandbox.count_responses(pod))[400] >= 1
         assert program.error in output if program.error else code != 0, output
     checks[check] = True

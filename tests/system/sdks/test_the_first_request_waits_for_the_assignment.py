@@ -36,7 +36,7 @@ async def test_the_first_request_is_held_and_succeeds_without_a_retry(
             machine.operation.ends = min(machine.operation.ends, machine.clock())  # lets Azure finish the operation
     result = await running
     assert result.claims["appid"] == late.client_id
-    counts = await sdk_sandbox.answers(pod)
+    counts = await sdk_sandbox.count_responses(pod)
     assert (counts[200], counts[404], counts[503]) == (1, 0, 0)
 
 
@@ -49,9 +49,9 @@ async def test_sdk_and_nmi_cache_a_token(application: Application, sdk_sandbox: 
     result = await sdk_sandbox.run(application, pod, times=2)
     assert len(set(result.tokens)) == 1
     assert len(result.tokens) == 2
-    assert (await sdk_sandbox.answers(pod))[200] == 1
+    assert (await sdk_sandbox.count_responses(pod))[200] == 1
     assert len(imds.token_calls) == before + 1
     again = await sdk_sandbox.run(application, pod)
     assert again.tokens == result.tokens[:1]
-    assert (await sdk_sandbox.answers(pod))[200] == 2
+    assert (await sdk_sandbox.count_responses(pod))[200] == 2
     assert len(imds.token_calls) == before + 1

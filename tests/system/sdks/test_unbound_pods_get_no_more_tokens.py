@@ -45,14 +45,14 @@ async def error_without_binding(stage: SdkSandbox, application: Application) -> 
     pod = await stage.pod("taken-away")
     bound = await stage.run(application, pod)
     assert len(bound.tokens) == 1, bound.message
-    before = await stage.answers(pod)
+    before = await stage.count_responses(pod)
     assert before[200] == 1
     assert set(before) <= {200, 400, 404, 503}, "503: a busy machine's IMDS did not answer within --max-hold"
     await stage.sandbox.cluster.client.delete(BINDINGS, "default", f"{pod.name}-taken-away")
     await until(lambda: stage.assigned(pod.name), "a revocation", holds=set().__eq__)
     unbound = await stage.run(application, pod)
     assert unbound.tokens == ()
-    counts = (await stage.answers(pod)) - before
+    counts = (await stage.count_responses(pod)) - before
     assert counts[404] >= 1
     assert set(counts) <= {400, 404}
     return unbound.error

@@ -94,7 +94,7 @@ class Walk:
 
 @contextmanager
 def echoing(service: FaultyService, status: int, *texts: str) -> Iterator[None]:
-    """Let *service* fail every request. Each part of its answer contains all received values and all of *known*."""
+    """Let *service* fail every request. Each part of its answer contains all received values and all of *texts*."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         form = await request.post() if request.method == "POST" else {}

@@ -48,7 +48,7 @@ async def doctor(cloud: EmulatedCloud, kubeconfig: str) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("current", "says"),
+    ("current", "text"),
     [
         ("here", ""),
         ("stranger", "the API server rejects the credentials (401"),
@@ -56,14 +56,14 @@ async def doctor(cloud: EmulatedCloud, kubeconfig: str) -> Answer:
         ("missing", "missing"),
     ],
 )
-async def test_the_current_context_selects_cluster_and_user(cloud: EmulatedCloud, current: str, says: str) -> None:
+async def test_the_current_context_selects_cluster_and_user(cloud: EmulatedCloud, current: str, text: str) -> None:
     file = cloud.folder / "several"
     file.write_text(json.dumps(several_contexts(cloud, current)))
     answer = await doctor(cloud, str(file))
-    assert answer.code == (1 if says else 3), answer.err
-    assert says in answer.err
-    assert answer.err.count("\n") == bool(says)
-    assert bool(answer.out) != bool(says)
+    assert answer.code == (1 if text else 3), answer.err
+    assert text in answer.err
+    assert answer.err.count("\n") == bool(text)
+    assert bool(answer.out) != bool(text)
 
 
 async def test_several_files_are_one_configuration(cloud: EmulatedCloud) -> None:

@@ -22,14 +22,14 @@ def test_the_release_is_upgraded_in_place(plane: up.Plane, tmp_path: Path, helm:
     Cluster(plane, "helm3").install(namespace, chart=write_chart(tmp_path))
     cluster = Cluster(plane, helm)
 
-    def found(kind: str) -> dict[str, Any]:
+    def by_name(kind: str) -> dict[str, Any]:
         listed = json.loads(cluster.kubectl("get", kind, f"-n={namespace}", "-o", "json"))["items"]
         return {item["metadata"]["name"]: item for item in listed if item["metadata"]["name"].startswith("aad-pod")}
 
-    before = {**found("deployments"), **found("daemonsets")}
+    before = {**by_name("deployments"), **by_name("daemonsets")}
 
     def run_in_place(image: str) -> None:
-        after = {**found("deployments"), **found("daemonsets")}
+        after = {**by_name("deployments"), **by_name("daemonsets")}
         assert {name: item["metadata"]["uid"] for name, item in after.items()} == {
             name: item["metadata"]["uid"] for name, item in before.items()
         }

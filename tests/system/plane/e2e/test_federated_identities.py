@@ -42,13 +42,13 @@ async def test_a_pods_own_service_account_brings_its_token_under_the_charts_role
         await here.install("install", VALUES | endpoint | {"federated": federated(here, exchange)})
 
         await bound(here, NAMESPACE)
-        token_response = await asked(here, NAMESPACE)
+        token_response = await request_token(here, NAMESPACE)
         assert token_response.status == 200, f"{token_response.text}\n{here.read_logs()}"
         assert (token_response.claims["appid"], token_response.claims["aud"]) == (DEMO_CLIENT_ID, AUDIENCE)
-        assert (await asked(here, NAMESPACE)).claims == token_response.claims
+        assert (await request_token(here, NAMESPACE)).claims == token_response.claims
 
         await bound(here, OTHER)
-        refused = await asked(here, OTHER)
+        refused = await request_token(here, OTHER)
         response, logged = REFUSALS[exchange]
         assert (refused.status, response in refused.text) == (403, True), refused.text
         assert logged in here.read_logs()
@@ -102,7 +102,7 @@ async def bound(here: Cluster, namespace: str) -> None:
     await here.kubectl("wait", "pod/builder", "--namespace", namespace, "--for=condition=Ready", "--timeout=80s")
 
 
-async def asked(here: Cluster, namespace: str) -> Answer:
+async def request_token(here: Cluster, namespace: str) -> Answer:
     context = here.sandbox.cluster.kubelets[NODE].context(namespace, "builder")
     assert context is not None
     return await ask(here.sandbox, context)

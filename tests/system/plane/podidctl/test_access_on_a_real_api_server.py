@@ -156,7 +156,7 @@ def with_roles(plane: Plane) -> None:
     bind_role(plane, "edit", {"kind": "User", "name": "system:serviceaccount:kube-system:other"}, "kube-system")
 
 
-def answers(plane: Plane, user: str, groups: Sequence[str]) -> list[bool]:
+def server_decisions(plane: Plane, user: str, groups: Sequence[str]) -> list[bool]:
     """Return the server's own decisions on REQUESTS."""
     decisions = []
     for request in REQUESTS:
@@ -203,7 +203,7 @@ async def test_resolved_permissions_equal_the_servers_decisions(real: Plane) -> 
     allowed = 0
     for user, (subjects, groups) in clients.items():
         mine = [permissions.allows(subjects, request) for request in REQUESTS]
-        theirs = await asyncio.to_thread(answers, real, user, groups)
+        theirs = await asyncio.to_thread(server_decisions, real, user, groups)
         assert [request for request, own, its in zip(REQUESTS, mine, theirs, strict=True) if own != its] == [], user
         allowed += sum(mine)
     assert allowed > 20

@@ -111,12 +111,12 @@ async def test_nmis_permission_to_request_tokens_and_missing_service_accounts_ar
     await cluster.kubectl("create", "role", "nmi", *words)
     await cluster.kubectl("create", "rolebinding", "nmi", "--role=nmi", "--serviceaccount=default:nmi")
 
-    async def says() -> list[str]:
+    async def reported_texts() -> list[str]:
         findings = (await cluster.ask("doctor")).document["findings"]
         return [finding["says"] for finding in findings if finding["check"] == "federated"]
 
     forbidden = "NMI's service account default/nmi may not request tokens of service accounts default/bare"
-    await until(says, "the authorizer follows by a watch", holds=lambda texts: forbidden in texts)
+    await until(reported_texts, "the authorizer follows by a watch", holds=lambda texts: forbidden in texts)
     web, other = [
         link_of(await cluster.ask("explain", "pod", f"default/{pod}"), "service account") for pod in ("web", "other")
     ]
@@ -124,7 +124,7 @@ async def test_nmis_permission_to_request_tokens_and_missing_service_accounts_ar
     assert (other["state"], other["about"]) == ("broken", "default/bare")
     await cluster.kubectl("delete", "serviceaccount", "shop")
     gone = "service account default/shop does not exist"
-    assert f"{gone}; Azure identifies these pods by it: default/web" in await says()
+    assert f"{gone}; Azure identifies these pods by it: default/web" in await reported_texts()
     assert link_of(await cluster.ask("explain", "pod", "default/web"), "service account")["says"] == gone
 
 

@@ -56,7 +56,7 @@ class NodeNetwork:
         self.namespaces = namespaces
         self.bridged = bridged
         self.evidence = AddressEvidence()
-        self.found: list[Evidence] = []
+        self.changes: list[Evidence] = []
         self.reports = 0
         self.monitor = NetworkMonitor(
             make=lambda: namespaces.call(NODE, lambda: Inside(namespaces)), dump_gap_seconds=0.2
@@ -65,10 +65,10 @@ class NodeNetwork:
 
     def network_changed(self, messages: Iterable[Message]) -> None:
         self.reports += 1
-        self.found += self.evidence.apply(messages)
+        self.changes += self.evidence.apply(messages)
 
     def network_listed(self, messages: Iterable[Message]) -> None:
-        self.found += self.evidence.replace(messages)
+        self.changes += self.evidence.replace(messages)
 
     async def on_node(self, *commands: str) -> None:
         await asyncio.to_thread(self.namespaces.inside, NODE, commands)
@@ -203,17 +203,17 @@ async def test_250_pods_are_not_disturbed_and_a_removed_pod_is_noticed(network: 
     await network.of_pods("link set e9 down", "link set e9 up")
     await network.send_to(range(10, PODS))
     await network.noticed()
-    assert network.found == []
+    assert network.changes == []
     await network.on_node("link delete v42")
-    await until(lambda: len(network.found) == 1)
+    await until(lambda: len(network.changes) == 1)
     await network.on_node(f"link set v17 netns {network.namespaces.full_name(POD_ENDS)}")
-    await until(lambda: len(network.found) == 2)
+    await until(lambda: len(network.changes) == 2)
     await until(lambda: network.attachment(23).settled)
     await network.of_pods("link set e23 address 06:00:00:00:01:17")
     await network.on_node("neigh flush all")
     await network.send_to([23])
-    await until(lambda: len(network.found) == 3)
-    assert [(evidence.address, evidence.kind) for evidence in network.found] == [
+    await until(lambda: len(network.changes) == 3)
+    assert [(evidence.address, evidence.kind) for evidence in network.changes] == [
         (address(42), EvidenceKind.INTERFACE_REMOVED),
         (address(17), EvidenceKind.INTERFACE_REMOVED),
         (address(23), EvidenceKind.LINK_LAYER_CHANGED),
@@ -230,8 +230,8 @@ async def test_a_pod_that_floods_the_node_with_arp_delays_no_evidence(network: N
         before = network.reports
         await until(lambda: network.reports - before > 100)
         await network.on_node("link delete v42")
-        await until(lambda: network.found)
-        assert {evidence.address for evidence in network.found} == {address(42)}, "the flood names no pod's address"
+        await until(lambda: network.changes)
+        assert {evidence.address for evidence in network.changes} == {address(42)}, "the flood names no pod's address"
     finally:
         flood.kill()
         await flood.wait()
@@ -243,7 +243,7 @@ async def test_arp_for_another_pods_address_is_no_evidence_if_each_pod_has_its_r
     await network.forge(5, 42)
     await network.send_to([42])
     await network.noticed()
-    assert network.found == []
+    assert network.changes == []
 
 
 @pytest.mark.parametrize("network", ["bridge"], indirect=True)
@@ -252,12 +252,12 @@ async def test_arp_for_another_pods_address_suspends_that_pod_behind_a_bridge(ne
 
     async def forged() -> list[Evidence]:
         await network.forge(5, 42)
-        return network.found
+        return network.changes
 
     await network.send_to([42])
     await until(lambda: network.attachment(42).settled)
     await until(forged)
-    assert {(evidence.address, evidence.kind) for evidence in network.found} == {
+    assert {(evidence.address, evidence.kind) for evidence in network.changes} == {
         (address(42), EvidenceKind.LINK_LAYER_CHANGED)
     }
 

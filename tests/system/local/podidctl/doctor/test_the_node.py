@@ -186,7 +186,7 @@ def test_a_redirect_by_nftables_to_the_nodes_address_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "redirect", "says"),
+    ("status", "body", "redirect", "text"),
     [
         (404, NMI_ANSWER, RedirectMode.CILIUM, "leads to NMI"),
         (404, NMI_ANSWER, RedirectMode.NONE, ""),
@@ -195,7 +195,7 @@ def test_a_redirect_by_nftables_to_the_nodes_address_is_read() -> None:
     ],
 )
 async def test_nmis_own_answer_is_no_fault_with_cilium_and_another_is(
-    status: int, body: dict[str, Any], redirect: RedirectMode, says: str
+    status: int, body: dict[str, Any], redirect: RedirectMode, text: str
 ) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.json_response(body, status=status)
@@ -205,5 +205,5 @@ async def test_nmis_own_answer_is_no_fault_with_cilium_and_another_is(
     async with TestServer(application) as server:
         settings = Settings(node_name="n", metadata_ip="127.0.0.1", metadata_port=server.port or 0, redirect=redirect)
         result = await _imds(settings)
-    assert isinstance(result, str if says else ReadFailure)
-    assert says in str(result)
+    assert isinstance(result, str if text else ReadFailure)
+    assert text in str(result)
