@@ -59,11 +59,11 @@ async def test_without_the_role_reader_the_command_that_grants_it_is_printed_and
 
 async def test_other_identities_on_the_vm_are_reported(azure: Azure, settings: Settings) -> None:
     azure.vm.attach(azure.one)
-    other = dataclasses.replace(settings, client_id=azure.two.client_id)
-    *_, compared = await one_run(other)
+    other_settings = dataclasses.replace(settings, client_id=azure.two.client_id)
+    *_, compared = await one_run(other_settings)
     assert f"the token without a client id is of {azure.one.client_id}; bind only one AzureIdentity" in compared
     azure.vm.attach(azure.two)
-    failures = [line for line in await one_run(other) if line.startswith("failed")]
+    failures = [line for line in await one_run(other_settings) if line.startswith("failed")]
     # IMDS gives no token without a name where there are two; NMI would give one of the first.
     assert any("acquire a token using the MSI" in line for line in failures)
 

@@ -127,8 +127,8 @@ def test_an_answer_that_is_not_fresh_is_not_found(fresh: int, expires: int) -> N
 
 
 def test_the_least_used_answer_of_the_pod_is_removed_when_there_are_too_many() -> None:
-    record, other = PodRecord(None), PodRecord("other")
-    admit(other, answer(), plain(b"r"))
+    record, other_record = PodRecord(None), PodRecord("other")
+    admit(other_record, answer(), plain(b"r"))
     names = [b"%d" % at for at in range(READY_ANSWERS_MAX)]
     for name in names:
         assert admit(record, answer(), plain(name))
@@ -137,7 +137,7 @@ def test_the_least_used_answer_of_the_pod_is_removed_when_there_are_too_many() -
     assert admit(record, answer(), plain(b"one more"))
     assert record.find(*plain(names[0]), NOW) is None
     assert all(record.find(*plain(name), NOW) for name in [*names[1:], b"one more"])
-    assert other.find(*plain(b"r"), NOW) is not None
+    assert other_record.find(*plain(b"r"), NOW) is not None
 
 
 def test_a_key_that_no_fast_request_can_have_is_not_kept() -> None:

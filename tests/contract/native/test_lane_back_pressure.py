@@ -20,12 +20,12 @@ async def test_requests_wait_while_answers_cannot_be_written() -> None:
         peer.stop_reading()
         count = 1000  # their answers exceed any socket buffer
         peer.send(REQUEST * count + LAST_REQUEST)
-        other = await lane.connect()
+        modest = await lane.connect()
         for _ in range(100):  # enough iterations to serve all of it
-            await other.ask(OTHER_REQUEST)
+            await modest.ask(OTHER_REQUEST)
         answered = lane.count("fast_answers")
         assert 0 < answered < count / 2
-        await other.ask(OTHER_REQUEST)
+        await modest.ask(OTHER_REQUEST)
         assert lane.count("fast_answers") == answered
         peer.read_again()
         assert len(re.findall(rb"HTTP/1.1 \d+", await peer.ending())) == count + 1
@@ -116,10 +116,10 @@ async def test_a_slot_is_occupied_until_the_peer_has_read_its_answers(ends: str)
         await lane.until(lambda: lane.count("fast_answers") == 21)
         if ends == "by its peer":
             peer.half_close()
-        other = await lane.connect(MODEST)
+        modest = await lane.connect(MODEST)
         for _ in range(20):
-            await other.ask()
-        await other.close()
+            await modest.ask()
+        await modest.close()
         await lane.until(lambda: lane.count("open") == 1)
         peer.read_again()
         assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 21

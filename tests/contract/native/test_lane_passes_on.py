@@ -84,8 +84,8 @@ async def test_an_adopted_connection_gets_fast_answers_only_if_it_was_redirected
 
 
 async def test_what_is_no_connection_is_closed(lane: Serving, peer: Peer) -> None:
-    ended, other = socket.socketpair()
-    with other, socket.socket() as unconnected:
+    ended, other_end = socket.socketpair()
+    with other_end, socket.socket() as unconnected:
         for descriptor in (ended.detach(), os.dup(unconnected.fileno())):
             assert lane.lane.adopt(descriptor) is False
             with pytest.raises(OSError, match="Bad file descriptor"):

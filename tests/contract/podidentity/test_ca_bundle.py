@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def issuers(context: ssl.SSLContext) -> set[str]:
-    """Return the names of those of the two authorities that *context* trusts."""
+    """Return the names of those of the two CA certificates that *context* trusts."""
     return {name for name in ("old", "new") if f"'{name}'" in str(context.get_ca_certs())}
 
 

@@ -1,6 +1,6 @@
 """Imports without what most programs never use.
 
-aiohttp is imported without certificate authorities, which are loaded with the first connection, and prometheus_client
+aiohttp is imported without CA certificates, which are loaded with the first connection, and prometheus_client
 without its HTTP servers.
 
 Each test runs in a separate process, because a package is imported once in a process.

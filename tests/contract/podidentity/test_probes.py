@@ -173,14 +173,14 @@ async def test_a_client_that_holds_all_connections_does_not_block_probes(
 async def test_one_address_has_eight_connections(endpoints: Open) -> None:
     opened = await endpoints(healthz=lambda: "Active", request_seconds=30)
     eight = [await asyncio.open_connection("127.0.0.1", opened.port) for _ in range(8)]
-    other = await asyncio.open_connection("127.0.0.1", opened.port, local_addr=("127.0.0.9", 0))
+    from_another_address = await asyncio.open_connection("127.0.0.1", opened.port, local_addr=("127.0.0.9", 0))
     ninth = await asyncio.open_connection("127.0.0.1", opened.port)
     with contextlib.suppress(ConnectionError):
         assert await asyncio.wait_for(eight[0][0].read(), 60) == b"", "the oldest makes room"
-    for reader, writer in (*eight[1:], other, ninth):
+    for reader, writer in (*eight[1:], from_another_address, ninth):
         writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
-    await closed(*eight, other, ninth)
+    await closed(*eight, from_another_address, ninth)
 
 
 async def test_a_check_that_raises_is_a_500_and_a_log_line(endpoints: Open, caplog: pytest.LogCaptureFixture) -> None:

@@ -71,9 +71,9 @@ class HandoverMessages:
     def _use(self, received: ReceivedTokens, passed: PassedToken) -> None:
         key = passed.key
         size = len(received)
-        for other in (key._replace(pod=key.pod + "x"), key._replace(resource=key.resource + "x")):
-            taken = received.take(other, NOW)
-            assert taken is None or taken[0].lasting == other.lasting
+        for other_key in (key._replace(pod=key.pod + "x"), key._replace(resource=key.resource + "x")):
+            taken = received.take(other_key, NOW)
+            assert taken is None or taken[0].lasting == other_key.lasting
         taken = received.take(key, NOW)
         if taken is None:  # a second token of the same key, or of the keys above
             return

@@ -108,8 +108,8 @@ def test_only_a_failure_of_its_test_kills_a_mutant(outcomes: list[Outcome], verd
 
 
 def test_each_of_its_tests_must_fail() -> None:
-    other = Outcome("two", "call", "passed")
-    assert judged(replace(GOOD, tests=("one", "two")), Run([FAILED, other])) == (
+    passed = Outcome("two", "call", "passed")
+    assert judged(replace(GOOD, tests=("one", "two")), Run([FAILED, passed])) == (
         Verdict.SURVIVED,
         "still passes: two",
     )

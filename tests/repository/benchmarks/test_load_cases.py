@@ -49,8 +49,8 @@ def test_all_requests_of_closed_loops_can_use_the_fast_lane() -> None:
 def test_each_cache_miss_requests_a_new_token_and_a_renewal_a_cached_one() -> None:
     request = uncached()
     (place,) = request.ids
-    other = request.text[:place] + b"fedcba9876543210" + request.text[place + 16 :]
-    resources = [match[0] for match in (read_query(request), read_query(Request(other))) if match]
+    other_text = request.text[:place] + b"fedcba9876543210" + request.text[place + 16 :]
+    resources = [match[0] for match in (read_query(request), read_query(Request(other_text))) if match]
     assert resources == [
         b"https://0123456789abcdef.management.azure.com/",
         b"https://fedcba9876543210.management.azure.com/",

@@ -134,11 +134,11 @@ def test_pods_reach_nmi_by_its_rule_and_nginx_by_an_equal_one() -> None:
             state = nmi.side.call(lambda: get("127.0.0.1", nmi.probe_port, "/debug/state"))
             assert json.loads(state.body)["plumbing"]["in_force"]
             assert wired.node.call(TIME_WAIT.read_text).strip() == "5"
-        with wire(4) as other, nginx(response, core=None, side=other.node) as server:
-            led = led_to(server, other)
+        with wire(4) as other_wire, nginx(response, core=None, side=other_wire.node) as server:
+            led = led_to(server, other_wire)
             check(led, response, source=pods[-1])
             assert (led.address, led.port, led.pids) == ("169.254.169.254", 80, server.pids)
-            assert other.node.call(TIME_WAIT.read_text).strip() == "5"
+            assert other_wire.node.call(TIME_WAIT.read_text).strip() == "5"
 
 
 @pytest.fixture(scope="module")

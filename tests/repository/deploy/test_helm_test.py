@@ -18,8 +18,8 @@ def test_the_demo_accepts_its_flags_and_ends_and_the_canary_equals_that_of_verif
     assert settings.client_id == "d3a0c11e-0000-4000-8000-000000000001"
 
     canary, options = pods["aad-pod-identity-redirect-test"], {"image": "i", "request_id": "helm-test"}
-    other = manifest(name="c", namespace="n", node="", template=NmiTemplate(), deadline_seconds=9, **options)
-    ours, theirs = canary["spec"]["containers"][0], other["spec"]["containers"][0]
+    of_verify = manifest(name="c", namespace="n", node="", template=NmiTemplate(), deadline_seconds=9, **options)
+    ours, theirs = canary["spec"]["containers"][0], of_verify["spec"]["containers"][0]
     assert BINDING_LABEL not in canary["metadata"]["labels"]
     assert [word.strip() for word in ours["command"]] == [word.strip() for word in theirs["command"] + theirs["args"]]
     assert ours["command"][4:6] == [METADATA_HOST, str(METADATA_PORT)]

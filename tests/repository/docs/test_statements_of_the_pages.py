@@ -47,14 +47,14 @@ def test_an_answer_of_the_faq_names_issues_of_users_and_tests_that_exist(questio
 def test_the_periods_of_support_are_the_same_on_all_pages() -> None:
     stated = re.findall(r"(?:two|three|four|six|twelve|\d+) (?:days|weeks|months|years|minor releases)", SUPPORT)
     assert stated == ["three months", "two minor releases", "six months"]
-    for period, other in (
+    for period, text in (
         ("three months after", SECURITY),
         ("until the next", SECURITY),
         ("at least two minor releases and six months", RELEASING),
         ("v1.8.17 and earlier", SECURITY.replace("`", "")),
     ):
         assert period in SUPPORT
-        assert period in other
+        assert period in text
     assert "in a major release only" in SUPPORT
     assert "Before its removal in a major version" in RELEASING
 

@@ -54,6 +54,6 @@ def functions(file: Path) -> frozenset[str]:
 
 
 def exists(test: str) -> bool:
-    """Return whether *test*, spelled FILE::FUNCTION, is defined."""
+    """Return whether *test*, written FILE::FUNCTION, is defined."""
     file, _, function = test.partition("::")
     return (ROOT / file).is_file() and function.startswith("test_") and function in functions(ROOT / file)

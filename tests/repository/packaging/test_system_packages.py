@@ -50,8 +50,8 @@ class Machine:
 
     def remove_headers(self) -> None:
         """Replace the interpreter by one without Python.h."""
-        other = f'exec {sys.executable} "$@"'
-        self.program("python", f'case "$2" in *sysconfig*) echo {self.lists}/none ;; *) {other} ;; esac')
+        run_python = f'exec {sys.executable} "$@"'
+        self.program("python", f'case "$2" in *sysconfig*) echo {self.lists}/none ;; *) {run_python} ;; esac')
 
     def program(self, name: str, text: str = "") -> None:
         (self.programs / name).write_text(f"#!/bin/sh\n{text}\n")

@@ -144,8 +144,8 @@ def test_a_statement_with_a_fault_is_refused(changes: dict[str, Any], message: s
 def test_two_statements_about_the_same_or_about_another_product_are_refused() -> None:
     (problem,) = problems([STATEMENT, {**STATEMENT, "status": "fixed", "justification": None}])
     assert problem.endswith("in nmi; keep one")
-    other = Product("mic", "pkg:oci/mic@sha256%3Adef", {"pkg:pypi/aiohttp@3.14.5"})
-    (problem,) = differences([{**STATEMENT, "products": ["nmi", "mic"]}], [NMI, other])
+    other_product = Product("mic", "pkg:oci/mic@sha256%3Adef", {"pkg:pypi/aiohttp@3.14.5"})
+    (problem,) = differences([{**STATEMENT, "products": ["nmi", "mic"]}], [NMI, other_product])
     assert "but mic contains no version of it" in problem
 
 

@@ -35,8 +35,8 @@ def block(path: str) -> None:
 async def test_a_daemon_must_not_block_its_loop_and_other_code_may(path: str) -> None:
     with pytest.raises(BlockingError):
         block(path)
-    for other in ("podidentity_sandbox/serving.py", "tests/fakes.py"):
-        block(other)
+    for file in ("podidentity_sandbox/serving.py", "tests/fakes.py"):
+        block(file)
 
 
 def test_a_daemon_may_block_without_a_loop() -> None:

@@ -55,9 +55,9 @@ def test_new_results_of_a_commit_are_added_and_written_into_the_page(
         results.cilium["ebpf"] = msgspec.structs.replace(CILIUM, date=date)
         results.save()
     page.write_text(f"before\n<!-- made by: python -m {matrix.MAKER} -->\n{END}\nafter\n")
-    other = msgspec.structs.replace(PASSED, cell=msgspec.structs.replace(CELL, target="loopback"))
+    other_result = msgspec.structs.replace(PASSED, cell=msgspec.structs.replace(CELL, target="loopback"))
     results = Results(kept)
-    results.cells[other.cell] = other
+    results.cells[other_result.cell] = other_result
     results.save()
     monkeypatch.setattr(matrix, "uncommitted", lambda: " M nmi/app.py")
     with pytest.raises(SystemExit, match=r"nmi/app\.py"):
@@ -65,7 +65,7 @@ def test_new_results_of_a_commit_are_added_and_written_into_the_page(
     assert Results(kept).cells[CELL].date == "2026-11-01"
     monkeypatch.setattr(matrix, "uncommitted", lambda: "")
     matrix.main(new, kept, page)
-    assert Results(kept).cells == {CELL: PASSED, other.cell: other}
+    assert Results(kept).cells == {CELL: PASSED, other_result.cell: other_result}
     assert list(new.iterdir()) == []
     written, tested = standing(page, matrix.MAKER), "tested 2026-11-28 abc1234"
     assert f"| mode nftables | `nftables` | expected | {tested} | expected | {tested} |" in written

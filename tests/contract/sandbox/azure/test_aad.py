@@ -135,13 +135,13 @@ async def test_a_new_secret_is_accepted_after_a_delay(azure: Azure) -> None:
 
 
 async def test_an_application_has_a_principal_in_each_tenant(azure: Azure) -> None:
-    other = azure.directory.add_tenant(domain="contoso.example")
+    other_tenant = azure.directory.add_tenant(domain="contoso.example")
     status, body = await azure.ask_aad(tenant="contoso.example")
     assert (status, body["error_codes"]) == (400, [700016])
-    there = azure.directory.consent(azure.controller.client_id, other)
+    there = azure.directory.consent(azure.controller.client_id, other_tenant)
     _, body = await azure.ask_aad(tenant="contoso.example")
     claims = read_claims(body["access_token"])
-    assert (claims["tid"], claims["oid"]) == (other, there.object_id)
+    assert (claims["tid"], claims["oid"]) == (other_tenant, there.object_id)
     assert there.object_id != azure.controller.object_id
 
 

@@ -85,8 +85,8 @@ async def test_one_of_several_audiences_suffices(federation: Federation) -> None
 
 async def test_an_identity_is_in_one_tenant_only(federation: Federation) -> None:
     federation.trust()
-    other = federation.azure.directory.add_tenant()
-    status, error, number, _ = await federation.refusal(await federation.token(), tenant=other)
+    other_tenant = federation.azure.directory.add_tenant()
+    status, error, number, _ = await federation.refusal(await federation.token(), tenant=other_tenant)
     assert (status, error, number) == (400, "unauthorized_client", 700016)
 
 

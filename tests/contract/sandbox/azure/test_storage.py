@@ -118,8 +118,8 @@ async def test_a_lease_keeps_others_from_writing(container: Client) -> None:
     await container.call("PUT", "/c/state", b"1")
     acquire = {"x_ms_lease_action": "acquire", "x_ms_lease_duration": "-1", "x_ms_proposed_lease_id": "one"}
     assert (await container.call("PUT", "/c/state?comp=lease", b"", **acquire))[0] == 201
-    other = {**acquire, "x_ms_proposed_lease_id": "two"}
-    assert (await container.call("PUT", "/c/state?comp=lease", b"", **other))[0] == 409
+    other_lease = {**acquire, "x_ms_proposed_lease_id": "two"}
+    assert (await container.call("PUT", "/c/state?comp=lease", b"", **other_lease))[0] == 409
     assert (await container.call("PUT", "/c/state", b"2"))[0] == 412
     assert (await container.call("DELETE", "/c/state"))[0] == 412
     assert (await container.call("GET", "/c/state"))[1] == "1"
@@ -131,8 +131,8 @@ async def test_a_lease_keeps_others_from_writing(container: Client) -> None:
 
 
 async def test_accounts_do_not_share_containers(container: Client) -> None:
-    other = "other.blob.core.windows.net"
-    assert (await container.call("GET", "/c?restype=container", host=other))[0] == 404
+    other_host = "other.blob.core.windows.net"
+    assert (await container.call("GET", "/c?restype=container", host=other_host))[0] == 404
     assert (await container.call("GET", "/c?restype=container"))[0] == 200
 
 

@@ -27,9 +27,9 @@ async def test_a_given_socket_is_served_and_closed_with_the_server(api: KubeApi,
     elsewhere = restartable_listener("127.0.0.1")
     port = elsewhere.getsockname()[1]
     await api.listen(elsewhere)
-    other = Caller(f"https://127.0.0.1:{port}", api.token, api.authority.client_context())
-    assert (await other("GET", "/healthz")).body == "ok"
-    await other.close()
+    caller = Caller(f"https://127.0.0.1:{port}", api.token, api.authority.client_context())
+    assert (await caller("GET", "/healthz")).body == "ok"
+    await caller.close()
     await api.stop()
     for stopped in (port, api.port):
         with pytest.raises(ConnectionRefusedError):

@@ -142,10 +142,10 @@ async def test_no_readable_output_contains_a_secret(ledger: Ledger, flags: tuple
             assert await walk.ask("zero", place, Cookie=token) in {200, 400, 404}
 
         for number, status in enumerate((400, 401, 403, 429, 500)):
-            other = f"{TOKEN}?resource={quote(f'https://{number}.azure.net')}"
+            path = f"{TOKEN}?resource={quote(f'https://{number}.azure.net')}"
             with echoing(azure.imds, status, token), echoing(azure.aad, status, token):
                 for pod in ("zero", "first", "second"):
-                    assert await walk.ask(pod, other) in {403, 404, 429, 503}
+                    assert await walk.ask(pod, path) in {403, 404, 429, 503}
 
         await until(walk.events, "the Event of the refusal", holds=lambda text: "label it aad" in text)
         written = await walk.everything_written()

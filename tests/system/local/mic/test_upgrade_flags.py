@@ -77,7 +77,7 @@ async def test_after_the_record_old_field_names_assign_nothing(cloud: EmulatedCl
     """An admission policy on `spec.resourceID` does not see them."""
     record_upgrade(cloud)
     cloud.identity("current", selector="demo")
-    # A binding in the current spelling to the identity in the old one.
+    # A binding with current field names to the identity with old ones.
     cloud.create(BINDINGS, "to-old", {"azureIdentity": "demo", "selector": "demo"})
     mic = await cloud.mic(*flags)
     await cloud.until(lambda: cloud.assigned() == CURRENT)

@@ -120,8 +120,8 @@ def test_pods_and_nodes_reach_imds_with_different_addresses(fabric: Fabric) -> N
             assert connected_from(pod, METADATA_ADDRESS, 80) == pod.address
             networks = fabric.metadata_sources(node)
             assert any(pod.address in map(str, network.hosts()) for network in networks)
-            other = fabric.metadata_sources("node-1" if node == "node-0" else "node-0")
-            assert not any(pod.address in map(str, network.hosts()) for network in other)
+            sources = fabric.metadata_sources("node-1" if node == "node-0" else "node-0")
+            assert not any(pod.address in map(str, network.hosts()) for network in sources)
 
 
 def test_pods_reach_the_sandboxs_services_and_each_other_but_not_this_machine(fabric: Fabric) -> None:

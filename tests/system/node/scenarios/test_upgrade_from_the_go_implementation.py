@@ -69,7 +69,7 @@ def install(bed: Bed, folder: Path, nmi: Path, mic: Path) -> None:
     """Install that chart with these programs, and wait until their pods are Ready. Raise CommandError.
 
     A program replaces this project's in its image. So the image of NMI has iptables and conntrack, and both trust the
-    authorities of the image and the emulated Azure.
+    CA certificates of the image and the emulated Azure.
     """
     for name, program, full_name in (("nmi", nmi, GO_IMAGES.nmi), ("mic", mic, GO_IMAGES.mic)):
         image = Image.read(IMAGES / f"{name}.tar")

@@ -74,7 +74,7 @@ def test_the_server_stores_each_field_of_the_policies(cluster: Cluster) -> None:
         stored = create(cluster, *policies())
         assert len(stored) == 3
         for policy in policies():
-            (stored_policy,) = (other for other in stored if other["metadata"]["name"] == policy["metadata"]["name"])
+            (stored_policy,) = (item for item in stored if item["metadata"]["name"] == policy["metadata"]["name"])
             defaulted = {"skipRedirectFromBackend": False} if policy["kind"] == "CiliumLocalRedirectPolicy" else {}
             assert stored_policy.get("specs") == policy.get("specs")
             assert stored_policy.get("spec", {}) == ({**defaulted, **policy["spec"]} if "spec" in policy else {})

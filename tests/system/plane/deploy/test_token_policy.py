@@ -268,5 +268,5 @@ def test_a_pods_successor_or_a_pod_of_another_service_account_gets_none_from_the
 ) -> None:
     successor = {**minting.pods[OPEN, "web"], "uid": "00000000-0000-0000-0000-000000000000"}
     assert minting.nmi.refusal(OPEN, {**minting.right(), "boundObjectRef": successor}).startswith("409 ")
-    other = minting.nmi.refusal(OPEN, minting.right(), account="worker")
-    assert "cannot bind token" in other
+    refusal = minting.nmi.refusal(OPEN, minting.right(), account="worker")
+    assert "cannot bind token" in refusal

@@ -127,7 +127,7 @@ def test_an_older_object_can_be_labelled_rewritten_and_deleted(
     names = (next(NAMES), next(NAMES))
     assert [put(guarded, kind, spec, name=name, finalizers=["example.com/test"]) for name in names] == ["", ""]
     begin(guarded)
-    path, other = (kind.path("default", name) for name in names)
+    path, other_path = (kind.path("default", name) for name in names)
     assert refusal(lambda: guarded.api("PATCH", path, {"metadata": {"labels": {"a": "b"}}}, MERGE)) == ""
     assert "not read" in refusal(lambda: guarded.api("PATCH", path, {"spec": {"unknown": "x"}}, MERGE))
     # As MIC's type upgrade does it.
@@ -135,9 +135,9 @@ def test_an_older_object_can_be_labelled_rewritten_and_deleted(
     assert rewritten is not None
     assert refusal(lambda: guarded.api("PUT", path, rewritten)) == ""
     # The end of an object that is not rewritten.
-    guarded.api("DELETE", other)
-    assert refusal(lambda: guarded.api("PATCH", other, {"metadata": {"finalizers": None}}, MERGE)) == ""
-    assert ": 404 " in refusal(lambda: guarded.api("GET", other))
+    guarded.api("DELETE", other_path)
+    assert refusal(lambda: guarded.api("PATCH", other_path, {"metadata": {"finalizers": None}}, MERGE)) == ""
+    assert ": 404 " in refusal(lambda: guarded.api("GET", other_path))
 
 
 def test_the_policy_knows_the_fields_that_the_programs_read() -> None:

@@ -89,11 +89,11 @@ def test_the_guard_drops_packets_of_neighbours_and_accepts_redirected_ones(
 
 
 def test_the_redirect_of_nftables_is_effective_before_a_rule_of_iptables(site: Site) -> None:
-    other = ("-t", "nat", "-I", "PREROUTING", "-d", IMDS, "-p", "tcp", "-j", "DNAT", "--to-destination", IMDS)
+    foreign_rule = ("-t", "nat", "-I", "PREROUTING", "-d", IMDS, "-p", "tcp", "-j", "DNAT", "--to-destination", IMDS)
     with Worker(site.node, "nftables") as worker:
         worker.do("install", "reject")
         assert asked(site.pod) == "ConnectionRefusedError"
-        site.node.run("iptables-nft", *other)
+        site.node.run("iptables-nft", *foreign_rule)
         worker.do("install")
         assert asked(site.pod) == "nmi saw 10.244.0.7"
 

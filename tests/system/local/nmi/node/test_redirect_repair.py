@@ -155,13 +155,13 @@ def test_concurrent_foreign_writes_are_not_lost(node: Machine, worker: Worker, b
         for address in written:
             node.run(f"iptables-{backend}", "-w", "-t", "nat", "-A", "OTHER", "-s", address, "-j", "RETURN")
 
-    other = threading.Thread(target=write)
-    other.start()
+    writer = threading.Thread(target=write)
+    writer.start()
     repairs = 0
-    while other.is_alive():
+    while writer.is_alive():
         node.run(f"iptables-{backend}", "-w", "-t", "nat", "-F", "aad-metadata")
         repairs += worker.do("verify")
-    other.join()
+    writer.join()
     assert repairs > 0
     assert worker.do("fault") is None
     rules = node.rules(backend, "OTHER")
