@@ -18,7 +18,7 @@ TOKEN = "eyJhbGciOiJSUzI1NiJ9eyJhbGci.eyJhcHBpZCI6ImJhYmFiYWJhIn0.c2lnbmF0dXJlc2
 
 @asynccontextmanager
 async def answering(status: str, body: bytes, headers: str = "") -> AsyncIterator[str]:
-    """A server with the same answer to every request; the value is its URL."""
+    """A server with the same response to every request; the value is its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -254,7 +254,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 async def write(writing: Awaitable[Any]) -> None:
-    """The write has happened, also where the answer to it is over the limit."""
+    """The write has happened, also where the response to it is over the limit."""
     with suppress(ServerError):
         await writing
 

@@ -112,7 +112,7 @@ class Peer:
         return await self.answer()
 
     async def answer(self) -> bytes:
-        """One whole answer."""
+        """One whole response."""
         async with asyncio.timeout(LIMIT_SECONDS):
             head = await self.reader.readuntil(b"\r\n\r\n")
             length = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
@@ -227,7 +227,7 @@ async def serving(
     redirected_from: tuple[str, int] | None = None,
     host: str = "127.0.0.1",
 ) -> AsyncIterator[Serving]:
-    """A lane whose index knows one pod, at each of *addresses*, with one answer ready."""
+    """A lane whose index knows one pod, at each of *addresses*, with one ready answer."""
     index, record, usage = Index(), PodRecord("pod"), Usage()
     series = Histogram([0.001, 1.0]).series(("200",))
     for address in addresses:

@@ -1,7 +1,7 @@
-"""The lane does not read from a peer that does not read its answers, and the memory of all connections is limited.
+"""The lane does not read from a peer that does not read its responses, and the memory of all connections is limited.
 
-The peer gets all its answers later. The lane reads less from the peer that uses most memory, and then closes
-connections of this peer. A closed connection keeps its slot until the peer has read its answers.
+The peer gets all its responses later. The lane reads less from the peer that uses most memory, and then closes
+connections of this peer. A closed connection keeps its slot until the peer has read its responses.
 """
 
 import re
@@ -18,7 +18,7 @@ async def test_requests_wait_while_answers_cannot_be_written() -> None:
     async with serving(token=b"t" * 60_000) as lane:
         peer = await lane.connect(receive_buffer=4096)
         peer.stop_reading()
-        count = 1000  # their answers exceed any socket buffer
+        count = 1000  # their responses exceed any socket buffer
         peer.send(REQUEST * count + LAST_REQUEST)
         modest = await lane.connect()
         for _ in range(100):  # enough iterations to serve all of it

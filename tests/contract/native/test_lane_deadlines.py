@@ -127,7 +127,7 @@ def test_a_request_in_the_general_lane_has_no_deadline_of_the_lane() -> None:
 
 
 class Flooding(Recorder):
-    """Finishes with an answer that its peer will not read all of."""
+    """Finishes with a response that its peer will not read all of."""
 
     @override
     def data_received(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Both lanes give the same answers, byte for byte, for any division of the bytes into packets.
+"""Both lanes give the same responses, byte for byte, for any division of the bytes into packets.
 
 Each stream of requests is sent twice to a real server whose token service grants everything: first without ready
 answers, so that only the general lane answers, and then again, when the fast lane may answer. Both must be equal, and
@@ -81,7 +81,7 @@ class LoopbackServer:
         return replace(usual, fresh_until_ns=usual.expires_ns)
 
     def ask(self, pieces: Iterable[bytes], *, ready: bool) -> bytes:
-        """The answers to *pieces*, sent one after the other. Without *ready*, drop every ready answer before."""
+        """The responses to *pieces*, sent one after the other. Without *ready*, drop every ready answer before."""
         self.running.token_service.asked.clear()
         self.running.proxy.forwarded.clear()
         if not ready:
@@ -89,7 +89,7 @@ class LoopbackServer:
         return self.runner.run(self._ask(pieces))
 
     def ask_each(self, streams: Iterable[Iterable[bytes]]) -> list[bytes]:
-        """The answers to each stream of pieces, one stream after the other."""
+        """The responses to each stream of pieces, one stream after the other."""
 
         async def ask_all() -> list[bytes]:
             return [await self._ask(pieces) for pieces in streams]
@@ -97,7 +97,7 @@ class LoopbackServer:
         return self.runner.run(ask_all())
 
     def make_ready(self, data: bytes) -> None:
-        """Have an answer ready for the query of *data*, even if *data* itself must not get it, and every refusal."""
+        """Have a ready answer for the query of *data*, even if *data* itself must not get it, and every refusal."""
         self.make_refusals_ready()
         start = re.match(rb"GET (\S+) HTTP/1.1\r\n", data)
         if start is not None:
@@ -143,7 +143,7 @@ def loopback_server() -> Iterator[LoopbackServer]:
 
 
 def hold_to_the_oracle(data: bytes, responses: bytes) -> None:
-    """The first answer is the token or the refusal that the oracle predicts."""
+    """The first response is the token or the refusal that the oracle predicts."""
     refusal, meaning = read_refusal(data), read(data)
     if refusal is not None:
         status, description = ANSWERS[refusal.kind]
@@ -200,7 +200,7 @@ def test_answers_do_not_depend_on_how_the_bytes_are_split(loopback_server: Loopb
 
 
 def hold_both_lanes_to_the_oracle(loopback_server: LoopbackServer, data: bytes) -> bytes:
-    """Return the answers to *data*, which must equal those without a ready answer, and the oracle's."""
+    """Return the responses to *data*, which must equal those without a ready answer, and the oracle's."""
     slowly = loopback_server.ask([data + ENDING], ready=False)
     loopback_server.make_ready(data)
     assert loopback_server.ask([data + ENDING], ready=True) == slowly

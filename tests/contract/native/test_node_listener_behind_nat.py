@@ -15,7 +15,7 @@ SERVED, RESET = "HTTP/1.1 200 OK", "reset"
 
 
 def ask(address: str, port: int) -> str:
-    """Return the first line of the answer, or how the connection ended."""
+    """Return the first line of the response, or how the connection ended."""
     with socket.socket() as sock:
         sock.settimeout(60)
         try:

@@ -44,7 +44,7 @@ _PLAIN_PATH = re.compile(r"/([A-Za-z0-9_~.-]+(/[A-Za-z0-9_~.-]+)*/?)?")
 _REFUSED = re.compile(
     rb"HTTP/1\.1 (?:400|413|431) [^\r]*\r\n(?:[^\r]+\r\n)*Connection: close\r\n\r\n\{[^}]*(?:malformed|too )[^}]*\}\Z"
 )
-"""The last answer, to a malformed request: the reported fault depends on the number of bytes that had arrived."""
+"""The last response, to a malformed request: the reported fault depends on the number of bytes that had arrived."""
 
 
 def cuts(data: bytes, most: int) -> list[bytes]:
@@ -178,7 +178,9 @@ STATUSES = {200, 400, 403, 404, 405, 413, 431, 501, 503}
 
 
 class General:
-    """General lane on a strict fake connection: no exception, well-formed answers, no token that the oracle refuses."""
+    """General lane on a strict fake connection: no exception, only well-formed responses, no token that the oracle
+    refuses.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -201,7 +203,7 @@ class General:
         await self._responses(self._small, pieces)
 
     async def _responses(self, server_under_test: ServerUnderTest, pieces: list[bytes]) -> bytes:
-        """Return the answers to *pieces* on a new connection."""
+        """Return the responses to *pieces* on a new connection."""
         server_under_test.token_service.asked.clear()
         server_under_test.proxy.forwarded.clear()
         connection = server_under_test.connection = FakeConnection()
@@ -225,7 +227,7 @@ class General:
         return bytes(connection.written)
 
     def _hold_to_the_oracle(self, data: bytes, written: bytes, server_under_test: ServerUnderTest) -> None:
-        """Assert that each answer is whole and that the first contains a token exactly if the oracle expects one."""
+        """Assert that each response is whole and that the first contains a token exactly if the oracle expects one."""
         meaning = read(data)
         parsed = replies(written) if b"HEAD" not in data else []
         for reply in parsed:
@@ -245,12 +247,12 @@ def has_own_field(data: bytes) -> bool:
 
 
 def comparable(written: bytes) -> bytes:
-    """Return all answers without ids and without text that depends on how the bytes of a faulty request were split."""
+    """Return all responses without ids, and without text that depends on the division of a faulty request."""
     return lanes_agree.comparable(_REFUSED.sub(b"refused", written))
 
 
 class Lanes:
-    """Both lanes over real sockets: their answers are equal to the byte for every split of the bytes.
+    """Both lanes over real sockets: their responses are equal to the byte for every split of the bytes.
 
     Excluded: the mark of NMI's own requests, which only the general lane refuses.
     """

@@ -1,4 +1,4 @@
-"""In no history of the model an answer goes to another pod than the one that owns the address.
+"""In no history of the model a response goes to another pod than the one that owns the address.
 
 docs/address-lifecycle.md describes the model, which spin searches exhaustively. Each mechanism and each assumption is
 shown to be necessary: without it spin finds a history with a wrong answer. Run by `make model`, nightly with

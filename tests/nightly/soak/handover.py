@@ -68,7 +68,7 @@ HEAD: Final = """\
 
 
 def ask_until(stop: threading.Event, responses: list[tuple[float, str]], *, kept: bool) -> None:
-    """Send requests without a pause until *stop* is set. Append the time of each answer, and the client id in it.
+    """Send requests without a pause until *stop* is set. Append the time of each response, and the client id in it.
 
     For a thread that is inside the pod.
     """

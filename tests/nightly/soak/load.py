@@ -277,7 +277,7 @@ class Load:
         return random.choice(newest) if newest and draw < NAMED_SHARE else ""
 
     def answered(self, link: Link, status: str, body: bytes) -> None:
-        """Count an answer, and check its token."""
+        """Count a response, and check its token."""
         self.counts["requests"] += 1
         self.counts[f"status {status}"] += 1
         if status != "200":

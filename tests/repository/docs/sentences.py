@@ -65,7 +65,7 @@ def _of(
     """Yield the reason and the parts of each sentence of a call."""
     named = {keyword.arg: keyword.value for keyword in call.keywords}
     if name == "_ErrorTexts":
-        # A row of nmi/error_refusals.py: `refusal_of` adds known facts, the end of the sentence, and Azure's answer.
+        # A row of nmi/error_refusals.py: `refusal_of` adds known facts, the end of the sentence, and Azure's response.
         _, kind, sentence, *_ = call.args
         assert isinstance(kind, ast.Attribute), ast.dump(kind)
         assert isinstance(sentence, ast.Lambda), ast.dump(sentence)

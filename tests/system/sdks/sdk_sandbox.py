@@ -140,7 +140,7 @@ class SdkSandbox:
         return Output(tuple(tokens), error, message)
 
     async def count_responses(self, pod: Pod) -> Counter[int]:
-        """Return the number of NMI's answers to the pod by status. The namespace label identifies the pod."""
+        """Return the number of NMI's responses to the pod by status. The namespace label identifies the pod."""
         await asyncio.sleep(EXPOSED_SECONDS)  # NMI may serve metrics of that age
         counted: Counter[int] = Counter()
         for labels, count in _COUNT.findall(await self._metrics()):
@@ -154,7 +154,7 @@ class SdkSandbox:
         return int(float(text.partition("\naadpodidentity_nmi_held_requests ")[2].partition("\n")[0]))
 
     async def exchange(self, pod: Pod, request: bytes) -> tuple[int, bytes]:
-        """Send the bytes of *request* unchanged from the pod. Return status and body of the answer."""
+        """Send the bytes of *request* unchanged from the pod. Return status and body of the response."""
 
         def ask() -> tuple[int, bytes]:
             with socket.create_connection((METADATA_ADDRESS, 80), timeout=EXCHANGE_SECONDS) as connection:

@@ -35,7 +35,7 @@ async def test_of_two_identities_the_selected_one_is_used(
 async def test_the_chain_stops_at_the_managed_identity(
     application: Application, az: dict[str, str], sdk_sandbox: SdkSandbox
 ) -> None:
-    """Its probe, which needs an answer within a second, finds the endpoint; the chain does not use later links."""
+    """Its probe, which needs a response within a second, finds the endpoint; the chain does not use later links."""
     first = await sdk_sandbox.identity("first")
     result = await sdk_sandbox.run(application, await sdk_sandbox.pod("first"), kind="chain", environment=az)
     assert result.claims["appid"] == first.client_id

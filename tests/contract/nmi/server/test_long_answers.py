@@ -1,4 +1,4 @@
-"""Proxied answers that are long, slow, cut short or unwanted, over sockets. Excluded: the forwarded requests."""
+"""Proxied responses that are long, slow, cut short or unwanted, over sockets. Excluded: the forwarded requests."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ class Front:
             return await client.rest()
 
     async def reply(self, data: bytes = LAST) -> Reply:
-        """Return the one answer that one client receives for *data*."""
+        """Return the one response that one client receives for *data*."""
         (reply,) = replies(await self.answer(data))
         return reply
 

@@ -41,7 +41,7 @@ def answer(body: bytes = b'{"compute":{}}', status: int = 200) -> PlainResponse:
 
 
 class Imds(FakeProxy):
-    """A proxy that returns the configured answer when the test releases it, or a stream of a length."""
+    """A proxy that returns the configured response when the test releases it, or a stream of a length."""
 
     def __init__(self) -> None:
         super().__init__(answer=answer())

@@ -1,4 +1,4 @@
-"""The request that IMDS receives from the proxy, and the answer. A real HTTP server on loopback replaces IMDS.
+"""The request that IMDS receives from the proxy, and the response. A real HTTP server on loopback replaces IMDS.
 
 Excluded: which targets may be proxied at all (test_targets), long and broken answers (test_long_answers).
 """
@@ -34,7 +34,7 @@ def request(fields: Fields = (("metadata", "true"),), *, method: str = "GET", bo
 async def forwarded(
     proxy: MetadataProxy, target: str = INSTANCE, sent: Request | None = None
 ) -> PlainResponse | Refusal:
-    """Return the answer to a request of the pod shop/cart."""
+    """Return the response to a request of the pod shop/cart."""
     destination = resolve(target, ProxiedPaths(everything=True))
     assert destination.action is Action.PROXY
     response = await proxy.forward("shop/cart", sent or request(), destination, Pieces())
@@ -60,7 +60,7 @@ class Imds:
         return response if isinstance(response, web.StreamResponse) else await response
 
     async def get(self, target: str = INSTANCE, sent: Request | None = None) -> PlainResponse:
-        """Return the answer to a request that must be forwarded."""
+        """Return the response to a request that must be forwarded."""
         response = await forwarded(self.proxy(), target, sent)
         assert isinstance(response, PlainResponse)
         return response

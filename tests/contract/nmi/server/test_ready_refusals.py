@@ -1,6 +1,6 @@
 """Refusals that the fast lane sends: which requests get them, how they are counted, and when they end.
 
-Excluded: the equality of both lanes' answers (tests/contract/native/test_lanes_agree.py).
+Excluded: the equality of both lanes' responses (tests/contract/native/test_lanes_agree.py).
 """
 
 import asyncio

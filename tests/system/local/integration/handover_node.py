@@ -112,7 +112,7 @@ def connection() -> http.client.HTTPConnection:
 
 
 def ask_on(connection: http.client.HTTPConnection) -> Answer:
-    """Send another request on *connection* and return the answer."""
+    """Send another request on *connection* and return the response."""
     connection.request("GET", PATH, headers=dict(METADATA))
     response = connection.getresponse()
     text = response.read()

@@ -119,7 +119,7 @@ async def test_sigterm_while_a_successor_synchronises_waits_for_it(directory: Pa
 
 
 class Opened:
-    """Connections to an NMI: one that has sent nothing, one that has had an answer, and one with half a request."""
+    """Connections to an NMI: one that has sent nothing, one that has had a response, and one with half a request."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self.silent, self.kept, self.half = (connect() for _ in range(3))

@@ -1,7 +1,7 @@
 """Test that the output of MIC and NMI contains no token, secret, password or whole client id, at any verbosity.
 
 One run with grants, refusals and every kind of failure that involves a secret. IMDS and AAD return the values that they
-received. Excluded: the programs' memory, and the answers to pods that are tokens.
+received. Excluded: the programs' memory, and the responses to pods that are tokens.
 """
 
 import base64
@@ -30,7 +30,7 @@ PASSWORD = "the-passw0rd-of-the-file"
 
 
 class Walk:
-    """Sandbox with a pod for each type of identity, and the answers to the pods."""
+    """Sandbox with a pod for each type of identity, and the responses to the pods."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -66,7 +66,7 @@ class Walk:
         )
 
     async def ask(self, pod: str, path: str = TOKEN_TARGET, **headers: str) -> int:
-        """Send a request and return the status. Record a token in `tokens` and any other answer in `refusals`."""
+        """Send a request and return the status. Record a token in `tokens` and any other response in `refusals`."""
         response = await ask(self.sandbox, self.pods[pod], path=path, headers={"Metadata": "true", **headers})
         if response.status == 200 and "access_token" in response.text:
             self.tokens.add(response.body["access_token"])
@@ -94,7 +94,7 @@ class Walk:
 
 @contextmanager
 def echoing(service: FaultyService, status: int, *texts: str) -> Iterator[None]:
-    """Let *service* fail every request. Each part of its answer contains all received values and all of *texts*."""
+    """Let *service* fail every request. Each part of its response contains all received values and all of *texts*."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         form = await request.post() if request.method == "POST" else {}

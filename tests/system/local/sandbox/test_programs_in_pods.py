@@ -109,7 +109,7 @@ async def test_a_pod_reads_a_value_of_the_instance_data_as_text(
     served: Sandbox, context: ExecutionContext, leaf: str, value: str
 ) -> None:
     path = f"/metadata/instance/compute/{leaf}?api-version=2021-02-01&format=text"
-    for _ in range(2):  # the second answer is from NMI's cache
+    for _ in range(2):  # the second response is from NMI's cache
         response = await ask(served, context, path=path)
         assert (response.status, response.text) == (200, value)
         assert response.headers["Content-Type"].startswith("text/plain")

@@ -72,12 +72,12 @@ def _select_nodes(bed: Bed, spec: dict[str, Any]) -> None:
 
 
 def status(bed: Bed) -> int:
-    """Return the status of a pod's request that IMDS would answer; 0 without an answer."""
+    """Return the status of a pod's request that IMDS would answer; 0 without a response."""
     return client.request(bed, "principal", INSTANCE, seconds=REQUEST_SECONDS).status
 
 
 def _fetched(bed: Bed) -> int:
-    """Return the status of a token request for which NMI must call IMDS; 0 without an answer."""
+    """Return the status of a token request for which NMI must call IMDS; 0 without a response."""
     path = client.token_path(f"https://{time.monotonic_ns()}.example")
     return client.request(bed, "managed", path, seconds=REQUEST_SECONDS).status
 

@@ -176,5 +176,5 @@ def test_a_machine_whose_packets_the_node_routes_gets_no_token(nodes: Bed) -> No
     begin = time.time()
     assert routed_request(nodes, NEIGHBOUR_ADDRESS) == "404"
     assert nodes.azure.leaked(begin) == []
-    # The node sends its answers to a forged address of a pod to the pod.
+    # The node sends its responses to a forged address of a pod to the pod.
     assert routed_request(nodes, pods_address) == "000"

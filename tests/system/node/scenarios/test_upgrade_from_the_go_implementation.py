@@ -168,7 +168,7 @@ def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path
         wait_for(lambda: holder(bed).startswith(f"{RELEASE}-mic"), 60, "no present MIC holds the former lock")
         result = scenarios.evaluate("helm upgrade from the chart 4.1.18", begin)
         assert (result.leaked, result.wrong) == (0, 0), result
-        if named is not None:  # a refused connection is no answer
+        if named is not None:  # a refused connection is no response
             outcomes = [probe.outcome for pod in WITH for probe in scenarios.probes(pod, begin)]
             assert not any(outcome.startswith("http ") for outcome in outcomes), result
         assert not has_chain(bed)

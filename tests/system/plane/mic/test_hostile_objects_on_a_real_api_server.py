@@ -73,7 +73,7 @@ def fill(plane: Plane) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(exception, range(EXCEPTION_COUNT)))
         list(pool.map(pod, range(POD_COUNT)))
-    # On the node itself, so that both programs read it: it fits etcd, and JSON makes it larger than any answer.
+    # On the node itself, so that both programs read it: it fits etcd, and JSON makes it larger than any response.
     write(plane, PODS, "expanding", pod_spec("\x01" * 490_000, node="n0"), {BINDING_LABEL: TENANT})
     write(plane, PODS, "large-on-the-node", pod_spec("x" * 1_200_000, node="n0"), {BINDING_LABEL: TENANT})
     write(plane, IDENTITIES, "long", {"type": 0, "clientID": "x" * MIB, "resourceID": "x" * 1000})

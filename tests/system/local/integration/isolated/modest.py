@@ -1,9 +1,9 @@
 """Program of a modest pod, which requests its token at a steady rate: `modest.py HOST PORT SOURCE REQUESTS NMI_PID`.
 
-Each request has a scheduled time. The measured time runs from there to the last byte of the answer, even if the program
-sends the request late, so that a lower rate does not hide a stall. Every second request uses a new connection. The
-program prints the milliseconds of each request as JSON, without the times in which this program and NMI waited for a
-processor, as the kernel reports them: one after the other, because each waits for the other's part. It fails with the
+Each request has a scheduled time. The measured time runs from there to the last byte of the response, even if the
+program sends the request late, so that a lower rate does not hide a stall. Every second request uses a new connection.
+The program prints the milliseconds of each request as JSON, without the times in which this program and NMI waited for
+a processor, as the kernel reports them: one after the other, because each waits for the other's part. It fails with the
 first request that does.
 """
 

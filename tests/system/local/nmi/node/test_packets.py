@@ -70,7 +70,7 @@ def test_the_guard_drops_packets_of_neighbours_and_accepts_redirected_ones(
     site: Site, backend: str, private: str
 ) -> None:
     # The neighbour of CVE-2020-8558 sends packets for a loopback address to the node; systemd-resolved, for one, is at
-    # 127.0.0.53. Its own kernel takes no answers from such an address, so it asks for another one, which becomes the
+    # 127.0.0.53. Its own kernel takes no responses from such an address, so it asks for another one, which becomes the
     # loopback address on the way out.
     site.pod.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
     site.pod.run("ip", "addr", "del", "127.0.0.1/8", "dev", "lo")
