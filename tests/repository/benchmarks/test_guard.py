@@ -89,9 +89,9 @@ def test_a_change_beyond_the_limit_is_reported(environment: Environment, now: di
 
 
 def test_a_batch_that_only_one_side_has_is_reported() -> None:
-    counted = {"keep-alive": COUNTS, "new": COUNTS}
-    assert deviations(BASE, HERE, counted) == ["new: only counted."]
-    assert deviations(Baseline(HERE, counted), HERE, {"keep-alive": COUNTS}) == ["new: only in the baseline."]
+    both = {"keep-alive": COUNTS, "new": COUNTS}
+    assert deviations(BASE, HERE, both) == ["new: only counted."]
+    assert deviations(Baseline(HERE, both), HERE, {"keep-alive": COUNTS}) == ["new: only in the baseline."]
 
 
 def test_the_baseline_of_the_same_environment_or_else_of_the_same_machine_and_python_is_used() -> None:

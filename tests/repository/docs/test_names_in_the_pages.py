@@ -68,15 +68,15 @@ def options_of(command: Any) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def known() -> set[str]:
+def existing_flags() -> set[str]:
     flags = {name for program in PROGRAMS.values() for flag in flags_of(program) for name in (flag.flag, flag.alias)}
     return {name.lstrip("-") for name in (*flags, *FORMER_FLAGS, *options_of(get_command(application())))} | OTHERS
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "runbooks"], ids=lambda page: page.name)
-def test_every_flag_and_metric_that_a_page_names_exists(page: Path, known: set[str]) -> None:
+def test_every_flag_and_metric_that_a_page_names_exists(page: Path, existing_flags: set[str]) -> None:
     text = page.read_text()
-    assert set(re.findall(r"(?<![\w-])--([A-Za-z][A-Za-z-]*[A-Za-z])", text)) <= known
+    assert set(re.findall(r"(?<![\w-])--([A-Za-z][A-Za-z-]*[A-Za-z])", text)) <= existing_flags
     assert set(re.findall(r"aadpodidentity_[a-z0-9_]+", text)) <= NAMES
 
 

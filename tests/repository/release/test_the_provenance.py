@@ -44,8 +44,8 @@ def test_each_artifact_is_a_subject_and_the_commit_and_all_locks_are_dependencie
     assert others[0]["digest"]["sha256"] == hashlib.sha256((ROOT / INPUTS[0]).read_bytes()).hexdigest()
     # The address and the base of the images, if they are known.
     digest = "a" * 64
-    statement = made(url="https://git.example/o/p", base=f"localhost/base@sha256:{digest}")
-    source, *_, base = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    document = made(url="https://git.example/o/p", base=f"localhost/base@sha256:{digest}")
+    source, *_, base = document["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert source["uri"] == "git+https://git.example/o/p"
     assert base == {"name": "localhost/base", "digest": {"sha256": digest}}
 
@@ -87,7 +87,7 @@ def test_the_libraries_of_in_toto_accept_the_statement_and_refuse_each_broken_on
     done = subprocess.run(
         [ROOT / "build" / "release" / "tools" / "bin" / "python", "-c", CHECK],
         cwd=ROOT,
-        input=json.dumps({name: text_of(statement) for name, statement in {"complete": complete, **BROKEN}.items()}),
+        input=json.dumps({name: text_of(document) for name, document in {"complete": complete, **BROKEN}.items()}),
         capture_output=True,
         text=True,
         check=False,

@@ -45,17 +45,17 @@ def outcomes(port: int, new_percent: int = 50) -> Counter[str]:
     return counts
 
 
-def outcomes_of(response: bytes, new_percent: int = 50) -> Counter[str]:
+def outcomes_of(sent: bytes, new_percent: int = 50) -> Counter[str]:
     """Return the outcomes with a server that answers each request with these bytes in two parts."""
 
     class Handler(socketserver.BaseRequestHandler):
         @override
         def handle(self) -> None:
             with contextlib.suppress(ConnectionError):
-                while response and b"\r\n\r\n" in self.request.recv(4096):
-                    cut = len(response) // 2
-                    self.request.sendall(response[:cut])
-                    self.request.sendall(response[cut:])
+                while sent and b"\r\n\r\n" in self.request.recv(4096):
+                    cut = len(sent) // 2
+                    self.request.sendall(sent[:cut])
+                    self.request.sendall(sent[cut:])
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -115,7 +115,7 @@ async def test_five_hundred_paths_and_audiences_make_no_series() -> None:
     async with serving(ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/x",)))) as running:
         running.token_service.answer = issued
         before = await request_all(running, USUAL)
-        after = await request_all(running, [*paths, *(f"{TOKEN_PATH}?resource={audience}" for audience in audiences)])
+        after = await request_all(running, [*paths, *(f"{TOKEN_PATH}?resource={resource}" for resource in audiences)])
     assert after == before
     assert len(before) > 100
 

@@ -146,7 +146,9 @@ async def test_this_machines_own_name_servers_stay_as_they_are(served: Sandbox, 
 async def test_a_service_principal_signs_in_with_its_secret(served: Sandbox) -> None:
     context = await run_pod(served, "robot", {"aadpodidbinding": "robot"})
     response = await ask(served, context)
-    (client_id,) = [identity.client_id for identity in served.identities if identity.given.name == "robot"]
+    (client_id,) = [
+        served_identity.client_id for served_identity in served.identities if served_identity.given.name == "robot"
+    ]
     assert (response.status, response.claims["appid"]) == (200, client_id), response.text
     assert served.azure.aad.calls[-1].proof == "secret"
 
@@ -184,6 +186,6 @@ async def test_objects_that_exist_keep_the_sandbox_from_starting_and_stay(served
     with pytest.raises(StartError, match="AzureIdentity default/theirs exists; use another name or delete it"):
         async with Sandbox(second):
             pass
-    names = {identity.metadata.name for identity in await served.cluster.client.list(IDENTITIES)}
+    names = {item.metadata.name for item in await served.cluster.client.list(IDENTITIES)}
     assert ("theirs" in names, "mine" in names) == (True, False)
     assert "mine" not in {binding.metadata.name for binding in await served.cluster.client.list(BINDINGS)}

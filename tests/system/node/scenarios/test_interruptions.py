@@ -44,7 +44,7 @@ def test_pods_get_tokens_without_an_event(scenarios: Scenarios) -> None:
 
 def other_pods(bed: Bed, former: str) -> list[dict[str, Any]]:
     """Return NMI's pods on the node, except the one of the name *former*."""
-    return [pod for pod in bed.nmi_pods() if pod["metadata"]["name"] != former]
+    return [nmi_pod for nmi_pod in bed.nmi_pods() if nmi_pod["metadata"]["name"] != former]
 
 
 def restarts(nmi: Mapping[str, Any]) -> int:

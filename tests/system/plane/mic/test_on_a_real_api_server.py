@@ -46,10 +46,10 @@ async def started(
 def put_on(cloud: EmulatedCloud, identity: str, vm: str) -> None:
     """Attach the identity to the VM before MIC starts."""
     machine = cloud.arm.vm(vm_id(vm))
-    assigned = cloud.directory.identity(identity_id(identity))
-    assert assigned is not None
+    existing = cloud.directory.identity(identity_id(identity))
+    assert existing is not None
     machine.types = frozenset({"UserAssigned"})
-    machine.user_assigned[identity_id(identity).lower()] = assigned
+    machine.user_assigned[identity_id(identity).lower()] = existing
     machine.attached_at[identity_id(identity).lower()] = 0.0
 
 

@@ -57,7 +57,7 @@ async def test_the_cluster_and_azure_are_read_and_nothing_is_written_and_a_polic
         "default/demo",
     )
     (agent,) = (pod for pod in document["pods"] if pod["name"] == "agent")
-    assert [access["way"] for access in agent["hostAccess"]] == ["privileged"]
+    assert [entry["way"] for entry in agent["hostAccess"]] == ["privileged"]
     (vm,) = (host for host in document["hosts"] if host["id"] == vm_id("n0"))
     assert [(identity["resourceId"], identity["explained"]) for identity in vm["attached"]] == [
         (identity_id("demo"), "pods")
