@@ -142,7 +142,7 @@ def loopback_server() -> Iterator[LoopbackServer]:
     made.close()
 
 
-def hold_to_the_oracle(data: bytes, responses: bytes) -> None:
+def check_against_oracle(data: bytes, responses: bytes) -> None:
     """The first response is the token or the refusal that the oracle predicts."""
     refusal, meaning = read_refusal(data), read(data)
     if refusal is not None:
@@ -173,7 +173,7 @@ def test_both_lanes_answer_a_corpus_file_as_its_name_states(loopback_server: Loo
     assert slowly.startswith(b"HTTP/1.1 %d " % case.status)
     assert again == slowly
     assert (loopback_server.running.fast > before) == case.fast
-    hold_to_the_oracle(case.data, slowly)
+    check_against_oracle(case.data, slowly)
 
 
 def test_fast_and_slow_requests_may_be_pipelined_in_any_order(loopback_server: LoopbackServer) -> None:
@@ -199,12 +199,12 @@ def test_answers_do_not_depend_on_how_the_bytes_are_split(loopback_server: Loopb
     assert [cut for cut, response in zip(cuts, responses, strict=True) if response != whole] == []
 
 
-def hold_both_lanes_to_the_oracle(loopback_server: LoopbackServer, data: bytes) -> bytes:
+def check_both_lanes(loopback_server: LoopbackServer, data: bytes) -> bytes:
     """Return the responses to *data*, which must equal those without a ready answer, and the oracle's."""
     slowly = loopback_server.ask([data + ENDING], ready=False)
     loopback_server.make_ready(data)
     assert loopback_server.ask([data + ENDING], ready=True) == slowly
-    hold_to_the_oracle(data + ENDING, slowly)
+    check_against_oracle(data + ENDING, slowly)
     return slowly
 
 
@@ -225,7 +225,7 @@ def test_a_field_that_changes_the_meaning_is_recognised_by_both_lanes(
     fields = "Host: a\r\nMetadata: true"
     fields = f"{field}\r\n{fields}" if place == "before" else f"{fields}\r\n{field}"
     start = "GET /metadata/identity/oauth2/token?resource=r HTTP/1.1"
-    hold_both_lanes_to_the_oracle(loopback_server, f"{start}\r\n{fields}\r\n\r\n".encode("latin-1"))
+    check_both_lanes(loopback_server, f"{start}\r\n{fields}\r\n\r\n".encode("latin-1"))
 
 
 @settings(
@@ -239,7 +239,7 @@ def test_a_field_that_changes_the_meaning_is_recognised_by_both_lanes(
 def test_mutated_requests_are_answered_equally_by_both_lanes_and_the_oracle(
     loopback_server: LoopbackServer, data: bytes, cuts: list[int]
 ) -> None:
-    slowly = hold_both_lanes_to_the_oracle(loopback_server, data)
+    slowly = check_both_lanes(loopback_server, data)
     ends = sorted({min(cut, len(data)) for cut in cuts})
     stream = data + ENDING
     pieces = [stream[start:end] for start, end in zip([0, *ends], [*ends, len(stream)], strict=True) if start != end]

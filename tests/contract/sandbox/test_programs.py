@@ -51,7 +51,7 @@ async def start(tmp_path: Path, code: str) -> Program:
     return await Program.start("it", argv, context=HERE, log=tmp_path / "log", environment={"A": "b"})
 
 
-async def heard(program: Program, word: str) -> None:
+async def until_printed(program: Program, word: str) -> None:
     await until(program.output, holds=lambda text: word in text)
 
 
@@ -71,7 +71,7 @@ async def test_the_error_of_a_program_that_ends_has_no_log_lines(tmp_path: Path)
 async def test_a_program_that_ends_cleanly_keeps_its_exit_code(tmp_path: Path) -> None:
     code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('up'); signal.pause()"
     program = await start(tmp_path, code)
-    await heard(program, "up")
+    await until_printed(program, "up")
     assert await program.stop() == 7
     assert await program.stop() == 7
 
@@ -80,7 +80,7 @@ async def test_a_program_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     program = await start(
         tmp_path, "import signal; signal.signal(15, signal.SIG_IGN); print('up')\nwhile 1: signal.pause()"
     )
-    await heard(program, "up")
+    await until_printed(program, "up")
     assert await program.stop(0.1) == -signal.SIGKILL
 
 

@@ -144,9 +144,9 @@ class Normaliser:
 
     def __call__(self, data: bytes) -> None:
         for proxied_paths in PROXIED:
-            self._judge(data.translate(None, INVISIBLE).decode(), proxied_paths)
+            self._check_destination(data.translate(None, INVISIBLE).decode(), proxied_paths)
 
-    def _judge(self, text: str, proxied_paths: ProxiedPaths) -> None:
+    def _check_destination(self, text: str, proxied_paths: ProxiedPaths) -> None:
         destination = resolve(text, proxied_paths)
         raw = text.partition("?")[0]
         if destination.path:
@@ -198,7 +198,7 @@ class General:
     async def _run(self, data: bytes) -> None:
         pieces = cuts(data, 6)
         whole = await self._responses(self._usual, [data])
-        self._hold_to_the_oracle(data, whole, self._usual)
+        self._check_against_oracle(data, whole, self._usual)
         assert comparable(await self._responses(self._usual, pieces)) == comparable(whole)
         await self._responses(self._small, pieces)
 
@@ -226,7 +226,7 @@ class General:
             assert not _HIDDEN.search(destination.path)
         return bytes(connection.written)
 
-    def _hold_to_the_oracle(self, data: bytes, written: bytes, server_under_test: ServerUnderTest) -> None:
+    def _check_against_oracle(self, data: bytes, written: bytes, server_under_test: ServerUnderTest) -> None:
         """Assert that each response is whole and that the first contains a token exactly if the oracle expects one."""
         meaning = read(data)
         parsed = replies(written) if b"HEAD" not in data else []
@@ -271,7 +271,9 @@ class Lanes:
         slowly = self._server_under_test.ask([stream], ready=False)
         first = requests[0]
         if isinstance(first, Refusal) or resolve(first.target, ProxiedPaths()).action is not Action.HOST_TOKEN:
-            lanes_agree.hold_to_the_oracle(stream, slowly)  # it does not cover host tokens, which this peer may request
+            lanes_agree.check_against_oracle(
+                stream, slowly
+            )  # it does not cover host tokens, which this peer may request
         self._server_under_test.make_refusals_ready()
         assert self._server_under_test.ask([stream], ready=True) == slowly
         assert comparable(self._server_under_test.ask(cuts(stream, 4), ready=True)) == comparable(slowly)

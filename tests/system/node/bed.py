@@ -201,7 +201,7 @@ class Bed:
         self._cleanup.callback(self.azure.stop)
         self.files = self.azure.emulator.write_files(self.folder)
         self.plane = ControlPlane(self.namespaces, OUTSIDE, self.folder / "plane")
-        say("starting the control plane")
+        print_step("starting the control plane")
         self.plane.start()
         self._cleanup.callback(self.plane.stop)
         self.commands = self.plane.commands()
@@ -209,7 +209,7 @@ class Bed:
         for number in range(self.options.nodes):
             folder = self.folder / f"node-{number}"
             node = Node(number, self.options, programs, self.namespaces, folder)
-            say(f"starting {node.name}")
+            print_step(f"starting {node.name}")
             self._configure(node)
             folder.mkdir()
             self.nodes.append(node)
@@ -247,7 +247,7 @@ class Bed:
         wait_for(lambda: self.objects("nodes"), READY_SECONDS, f"no node object; see the logs in {self.folder}")
         pods = node.addresses.pods
         self.kubectl("patch", "node", node.name, "--patch", json.dumps({"spec": {"podCIDR": pods, "podCIDRs": [pods]}}))
-        say(f"starting Cilium {node.programs.cilium.version} on {node.name}")
+        print_step(f"starting Cilium {node.programs.cilium.version} on {node.name}")
         node.start_cilium()
 
     def _import_images(self) -> None:
@@ -300,6 +300,6 @@ def remove_orphans() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def say(step: str) -> None:
+def print_step(step: str) -> None:
     """Print a step."""
     print(step, file=sys.stderr, flush=True)  # noqa: T201

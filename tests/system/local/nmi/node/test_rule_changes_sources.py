@@ -39,7 +39,7 @@ def listener(machine: Machine) -> Iterator[Program]:
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    ("command", "heard"),
+    ("command", "response"),
     [
         ("iptables-nft -t nat -I PREROUTING -j RETURN", "True"),
         ("iptables-nft -t nat -F", "True"),
@@ -57,8 +57,10 @@ def listener(machine: Machine) -> Iterator[Program]:
         ("true", "None"),
     ],
 )
-def test_the_kernel_reports_changes_of_relevant_chains_and_tables(listener: Program, command: str, heard: str) -> None:
-    assert listener.ask(command) == heard
+def test_the_kernel_reports_changes_of_relevant_chains_and_tables(
+    listener: Program, command: str, response: str
+) -> None:
+    assert listener.ask(command) == response
 
 
 @pytest.mark.root
