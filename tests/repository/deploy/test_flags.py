@@ -22,8 +22,8 @@ GIVEN = {"NODE_NAME": "node-1", "MIC_POD_NAMESPACE": "podid"}
 def programs(objects: list[Object]) -> dict[str, Any]:
     """Return the settings that each program reads from its command line and environment."""
     settings: dict[str, Any] = {}
-    for item in objects:
-        for container in item.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
+    for manifest in objects:
+        for container in manifest.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
             if parse := PARSE.get(container["name"]):
                 environ = {
                     variable["name"]: variable.get("value", GIVEN.get(variable["name"], ""))
@@ -57,7 +57,7 @@ def test_an_admin_secret_replaces_azure_json() -> None:
 
 def test_the_programs_can_read_an_inline_description_of_the_cloud(tmp_path: Path) -> None:
     objects = render(GOLDEN / "private-cloud.values.yaml")
-    (config,) = (item for item in objects if item["metadata"]["name"] == "aad-pod-identity-cloud")
+    (config,) = (manifest for manifest in objects if manifest["metadata"]["name"] == "aad-pod-identity-cloud")
     file = tmp_path / "environment.json"
     file.write_text(config["data"]["environment.json"])
     assert of_environment(file).authority == "https://login.cloud.example"
@@ -149,8 +149,8 @@ def test_every_value_arrives_at_its_setting(helm: str) -> None:
     assert set(settings["mic"].describe()) == set(MIC)
     labels = dict(label.split("=") for label in MIC["nmi_selector"].split(","))
     (nmi_pods,) = (
-        item["spec"]["template"]["metadata"]["labels"]
-        for item in objects
-        if item["kind"] == "DaemonSet" and item["metadata"]["name"].endswith("-nmi")
+        manifest["spec"]["template"]["metadata"]["labels"]
+        for manifest in objects
+        if manifest["kind"] == "DaemonSet" and manifest["metadata"]["name"].endswith("-nmi")
     )
     assert labels.items() <= nmi_pods.items(), "MIC finds NMI's pods by these labels"

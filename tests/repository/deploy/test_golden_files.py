@@ -47,7 +47,7 @@ def test_the_golden_files_are_those_that_the_tool_writes() -> None:
 def test_own_names_replace_the_charts_in_every_object(values: Path) -> None:
     options = ["--set=nameOverride=ids,fullnameOverride=platform-ids"]
     own, usual = (
-        [re.sub(r'"checksum/config": "\w+"', "", json.dumps(item, sort_keys=True)) for item in objects]
+        [re.sub(r'"checksum/config": "\w+"', "", json.dumps(manifest, sort_keys=True)) for manifest in objects]
         for objects in (render(values, options=options), render(values))
     )
     assert re.findall(r'name(?:": "|=)[^"]*aad-pod-identity', "".join(own), re.IGNORECASE) == []

@@ -36,9 +36,9 @@ def chart(tmp_path: Path) -> Path:
 def monitoring(objects: list[Object]) -> dict[str, Object]:
     """Return the object of the rules and that of the dashboard, by kind."""
     return {
-        item["kind"]: item
-        for item in objects
-        if item["kind"] == "PrometheusRule" or item["metadata"]["name"].endswith("dashboard")
+        manifest["kind"]: manifest
+        for manifest in objects
+        if manifest["kind"] == "PrometheusRule" or manifest["metadata"]["name"].endswith("dashboard")
     }
 
 
@@ -65,7 +65,7 @@ def test_the_files_arrive_as_they_are(chart: Path, helm: str) -> None:
 
 def test_managed_mode_has_no_alerts_of_mic() -> None:
     standard, managed = (alerts(f"--set=operationMode={mode}") for mode in ("standard", "managed"))
-    (rules,) = (item for item in render(options=OPTIONS) if item["kind"] == "PrometheusRule")
+    (rules,) = (manifest for manifest in render(options=OPTIONS) if manifest["kind"] == "PrometheusRule")
     assert rules["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
     assert {"PodIdentityNMIDown", "PodIdentityMICLeaderMissing"} <= set(standard)
     assert "PodIdentityNMIDown" in managed
@@ -87,19 +87,21 @@ def test_the_runbooks_are_at_the_url_of_the_values_or_in_the_repository(url: str
     assert pages == {name: f"{folder}/{name}.md" for name in rules}
 
 
-def kept_part(item: Object) -> Object:
-    """Return the part of *item* that the operator keeps. Raise ValueError if it refuses the object."""
+def kept_part(manifest: Object) -> Object:
+    """Return the part of *manifest* that the operator keeps. Raise ValueError if it refuses the object."""
     # The import takes seconds, so only the process that runs this test does it.
-    model: Any = getattr(importlib.import_module("cloudcoil.models.prometheus_operator.v1"), item["kind"])
-    return dict(model.model_validate(item).model_dump(mode="json", by_alias=True, exclude_unset=True))
+    model: Any = getattr(importlib.import_module("cloudcoil.models.prometheus_operator.v1"), manifest["kind"])
+    return dict(model.model_validate(manifest).model_dump(mode="json", by_alias=True, exclude_unset=True))
 
 
 def test_the_operator_knows_every_field() -> None:
     on = "--set=podMonitor.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true"
-    objects = [item for item in render(options=[on]) if item["apiVersion"] == "monitoring.coreos.com/v1"]
-    assert [item["kind"] for item in objects] == ["PodMonitor"] * 2 + ["PrometheusRule"] + ["ServiceMonitor"] * 2
-    for item in objects:
-        assert kept_part(item)["spec"] == item["spec"], item["metadata"]["name"]
+    objects = [manifest for manifest in render(options=[on]) if manifest["apiVersion"] == "monitoring.coreos.com/v1"]
+    assert [manifest["kind"] for manifest in objects] == ["PodMonitor"] * 2 + ["PrometheusRule"] + [
+        "ServiceMonitor"
+    ] * 2
+    for manifest in objects:
+        assert kept_part(manifest)["spec"] == manifest["spec"], manifest["metadata"]["name"]
     wrong, unknown = copy.deepcopy(objects[0]), copy.deepcopy(objects[0])
     wrong["spec"]["podMetricsEndpoints"] = "metrics"
     unknown["spec"]["podMetricEndpoints"] = []

@@ -161,7 +161,7 @@ def test_flags_and_fields_contain_exactly_the_text_of_the_value(helm: str) -> No
     assert mic[-1] == f"--arm-api-version={ODD}"
     assert f"--kubelet-config={PATH}" in nmi
     assert nmi[-1] == f"--log-format={ODD}"
-    by_name = {(item["kind"], item["metadata"]["name"]): item for item in objects}
+    by_name = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in objects}
     assert by_name["AzureIdentity", "1e3"]["metadata"]["namespace"] == "0777"
     assert by_name["AzureIdentity", "1e3"]["spec"] == {"type": 0, "clientID": "0x10", "resourceID": ODD}
     assert by_name["AzureIdentityBinding", "null"]["spec"] == {"azureIdentity": "1e3", "selector": ODD}
@@ -182,14 +182,18 @@ def test_names_of_digits_remain_strings(helm: str) -> None:
     federated = {"enabled": True, "namespaces": [{"name": "456", "serviceAccounts": ["1e3", "0777"]}]}
     objects = render(given={"federated": federated}, helm=helm, release="123", namespace="456", options=everything)
     assert len(in_order(objects)) > 30
-    for item in objects:
-        meta = item["metadata"]
+    for manifest in objects:
+        meta = manifest["metadata"]
         texts = [meta["name"], meta.get("namespace", ""), *meta.get("labels", {}).values()]
         texts += meta.get("annotations", {}).values()
         assert all(isinstance(text, str) for text in texts), meta
-        assert "456" in json.dumps(item) or meta.get("namespace") in (None, "default", "kube-system"), meta
-    (role,) = (item for item in objects if item["kind"] == "Role" and item["metadata"]["name"].endswith("-federated"))
+        assert "456" in json.dumps(manifest) or meta.get("namespace") in (None, "default", "kube-system"), meta
+    (role,) = (
+        manifest
+        for manifest in objects
+        if manifest["kind"] == "Role" and manifest["metadata"]["name"].endswith("-federated")
+    )
     assert (role["metadata"]["namespace"], role["rules"][0]["resourceNames"]) == ("456", ["1e3", "0777"])
-    (policy,) = (item["spec"] for item in objects if item["kind"] == "ValidatingAdmissionPolicy")
+    (policy,) = (manifest["spec"] for manifest in objects if manifest["kind"] == "ValidatingAdmissionPolicy")
     assert policy["variables"][0]["expression"] == '{"456":["1e3","0777"]}'
     assert '"system:serviceaccount:456:10-nmi"' in policy["matchConditions"][0]["expression"]

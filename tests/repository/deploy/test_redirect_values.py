@@ -13,21 +13,23 @@ def objects() -> list[Object]:
     return render(options=["--set=nmi.redirect.backend=cilium,nmi.handover.enabled=false"])
 
 
-def template_labels(item: Object) -> dict[str, str]:
+def template_labels(manifest: Object) -> dict[str, str]:
     """Return the labels of the pod, or of the pods that a workload creates."""
-    template = item if item["kind"] == "Pod" else (item.get("spec") or {}).get("template") or {}
+    template = manifest if manifest["kind"] == "Pod" else (manifest.get("spec") or {}).get("template") or {}
     return dict(template.get("metadata", {}).get("labels", {}))
 
 
 def test_cilium_redirects_to_the_pods_of_nmi_only(objects: list[Object]) -> None:
-    redirects = [item for item in objects if item["kind"] == "CiliumLocalRedirectPolicy"]
+    redirects = [manifest for manifest in objects if manifest["kind"] == "CiliumLocalRedirectPolicy"]
     assert [redirect["spec"].get("skipRedirectFromBackend") for redirect in redirects] == [True, None], (
         "NMI's own requests"
     )
     for redirect in redirects:
         assert BINDING_LABEL not in str(redirect), "nothing of Cilium selects by a binding"
         labels = redirect["spec"]["redirectBackend"]["localEndpointSelector"]["matchLabels"]
-        selected = [item["metadata"]["name"] for item in objects if labels.items() <= template_labels(item).items()]
+        selected = [
+            manifest["metadata"]["name"] for manifest in objects if labels.items() <= template_labels(manifest).items()
+        ]
         assert selected == ["aad-pod-identity-nmi"]
 
 
@@ -53,5 +55,5 @@ def test_the_policy_exempts_nmi_and_no_pod_that_a_tenant_labels_like_it(
             for expression in selector["matchExpressions"]
         )
 
-    (policy,) = (item for item in objects if item["kind"] == "CiliumClusterwideNetworkPolicy")
+    (policy,) = (manifest for manifest in objects if manifest["kind"] == "CiliumClusterwideNetworkPolicy")
     assert any(selects(rule["endpointSelector"]) for rule in policy["specs"]) is denied

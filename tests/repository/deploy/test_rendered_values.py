@@ -342,9 +342,9 @@ def field(objects: list[Object], where: str) -> Any:
     kind, _, name = title.partition("/")
     current: Any = next(
         (
-            item
-            for item in objects
-            if item["kind"] == kind and item["metadata"]["name"].endswith(f"aad-pod-identity-{name}")
+            manifest
+            for manifest in objects
+            if manifest["kind"] == kind and manifest["metadata"]["name"].endswith(f"aad-pod-identity-{name}")
         ),
         None,
     )

@@ -44,7 +44,7 @@ def test_a_cluster_without_what_the_values_need_is_refused_and_one_with_it_is_no
     with pytest.raises(RenderError, match=message):
         render(helm=helm, options=refused)
     for options in accepted:
-        kinds = {item["kind"] for item in render(helm=helm, options=options)}
+        kinds = {manifest["kind"] for manifest in render(helm=helm, options=options)}
         assert ("ValidatingAdmissionPolicy" in kinds) is (FEDERATED in options)
 
 
@@ -58,8 +58,8 @@ def test_the_names_of_the_federated_objects_are_valid_also_for_a_long_release(
     kinds = ("Role", "RoleBinding", "ValidatingAdmissionPolicy")
     (name,) = {
         full_name
-        for item in objects
-        if item["kind"] in kinds and (full_name := item["metadata"]["name"]).endswith("-federated")
+        for manifest in objects
+        if manifest["kind"] in kinds and (full_name := manifest["metadata"]["name"]).endswith("-federated")
     }
     assert len(name) <= 63
     assert "--" not in name
@@ -75,13 +75,15 @@ def test_without_a_cluster_mic_has_the_role_also_with_installed_definitions() ->
 def test_each_program_has_an_unprivileged_policy_that_only_its_own_account_uses(helm: str) -> None:
     """test_refused_values.py has a cluster without such policies."""
     objects = render(helm=helm, options=SECURITY)
-    policies = {item["metadata"]["name"]: item for item in objects if item["kind"] == "PodSecurityPolicy"}
+    policies = {
+        manifest["metadata"]["name"]: manifest for manifest in objects if manifest["kind"] == "PodSecurityPolicy"
+    }
     names = ["aad-pod-identity-psp-nmi", "aad-pod-identity-psp-mic"]
     assert list(policies) == names
     used = [
-        item["rules"][0]["resourceNames"]
-        for item in objects
-        if item["kind"] == "Role" and item["rules"][0]["verbs"] == ["use"]
+        manifest["rules"][0]["resourceNames"]
+        for manifest in objects
+        if manifest["kind"] == "Role" and manifest["rules"][0]["verbs"] == ["use"]
     ]
     assert used == [[name] for name in names]
     for policy in policies.values():

@@ -33,8 +33,12 @@ SINCE = {"admissionregistration.k8s.io/v1": 30}
 def objects() -> Mapping[str, Any]:
     """Return each distinct object of the golden sets and of all files, by its text."""
     texts = [*map(golden_text, golden_sets()), *(file.read_text() for file in FILES)]
-    documents = [item for text in texts for item in yaml.load_all(text, yaml.CSafeLoader)]
-    return {json.dumps(item, sort_keys=True): item for item in documents if item["apiVersion"] not in OF_OTHERS}
+    documents = [manifest for text in texts for manifest in yaml.load_all(text, yaml.CSafeLoader)]
+    return {
+        json.dumps(manifest, sort_keys=True): manifest
+        for manifest in documents
+        if manifest["apiVersion"] not in OF_OTHERS
+    }
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,10 +51,10 @@ def files_are_read_once() -> Iterator[None]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_object_is_valid_and_an_invalid_one_is_found(version: str) -> None:
-    for item in objects().values():
-        if SINCE.get(item["apiVersion"], 0) > int(version.removeprefix("1.")):
+    for manifest in objects().values():
+        if SINCE.get(manifest["apiVersion"], 0) > int(version.removeprefix("1.")):
             continue
-        kubernetes_validate.validate(item, version, strict=True)
+        kubernetes_validate.validate(manifest, version, strict=True)
     assert len(objects()) > 60
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nmi"}}
     with pytest.raises(kubernetes_validate.ValidationError, match="automountServiceAccountTokens"):

@@ -66,7 +66,7 @@ def test_the_chart_renders_with_the_values(block: str) -> None:
     objects = render(given=block)
     assert [set(yaml.safe_load(block)) for block in BLOCKS].count({"adminsecret"}) == 2
     if "adminsecret" in block:
-        (secret,) = (item for item in objects if item["kind"] == "Secret")
+        (secret,) = (manifest for manifest in objects if manifest["kind"] == "Secret")
         assert {"ClientID", "ClientSecret", "TenantID", "ResourceGroup"} <= set(secret["data"])
         assert ("UseMSI" in secret["data"]) is ("useMSI" in block)
 

@@ -64,7 +64,11 @@ class Applications:
     def assigned(self) -> list[str]:
         """The states of the AzureAssignedIdentities of this namespace's pods."""
         assignments = self.bed.assignments()
-        return [item["status"]["status"] for item in assignments if item["spec"]["podNamespace"] == self.namespace]
+        return [
+            assignment["status"]["status"]
+            for assignment in assignments
+            if assignment["spec"]["podNamespace"] == self.namespace
+        ]
 
     def wait_for_assignments(self, count: int, seconds: float = SECONDS) -> None:
         """Wait until this namespace's pods have this number of assignments, all complete."""

@@ -129,7 +129,9 @@ class NodePlace:
 
     def _assigned(self) -> list[str]:
         """Return the states of the AzureAssignedIdentities of the pod."""
-        return [item["status"]["status"] for item in self._bed.assignments() if item["spec"]["pod"] == POD]
+        return [
+            assignment["status"]["status"] for assignment in self._bed.assignments() if assignment["spec"]["pod"] == POD
+        ]
 
     def _kubectl(self, *arguments: str) -> str:
         return self._bed.kubectl(*arguments, f"--namespace={NAMESPACE}")

@@ -85,7 +85,7 @@ def test_should_keep_identities_of_a_drained_node_consistent(apps: Applications,
 def test_should_continue_when_the_leader_changes(apps: Applications, bed: Bed) -> None:
     apps.bind("leader")
     lease = bed.objects("leases", f"--namespace={NAMESPACE}") or bed.objects("leases", "--namespace=default")
-    holder = next(item["spec"]["holderIdentity"] for item in lease if "mic" in item["metadata"]["name"])
+    holder = next(entry["spec"]["holderIdentity"] for entry in lease if "mic" in entry["metadata"]["name"])
     bed.kubectl("delete", "pod", holder.partition("_")[0], f"--namespace={NAMESPACE}", "--wait=false")
     apps.run("app", "leader")
     apps.eventually("app", "leader")

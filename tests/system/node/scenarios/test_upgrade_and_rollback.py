@@ -74,8 +74,12 @@ def state(bed: Bed) -> tuple[dict[tuple[str, str], Any], dict[str, str]]:
     name, and MIC's record of the rewrite of old field names.
     """
     assignments = {
-        (item["spec"]["pod"], item["metadata"]["name"]): (item["metadata"]["uid"], item["spec"], item["status"])
-        for item in bed.assignments()
+        (assignment["spec"]["pod"], assignment["metadata"]["name"]): (
+            assignment["metadata"]["uid"],
+            assignment["spec"],
+            assignment["status"],
+        )
+        for assignment in bed.assignments()
     }
     (record,) = bed.objects("configmaps", f"--namespace={NAMESPACE}", f"--field-selector=metadata.name={RECORD}")
     return assignments, dict(record["data"])

@@ -113,7 +113,8 @@ def flags(bed: Bed, workload: str) -> list[str]:
 def assignments(bed: Bed) -> dict[str, Any]:
     """Return uid, specification and status of each AzureAssignedIdentity by name."""
     return {
-        item["metadata"]["name"]: (item["metadata"]["uid"], item["spec"], item["status"]) for item in bed.assignments()
+        assigned["metadata"]["name"]: (assigned["metadata"]["uid"], assigned["spec"], assigned["status"])
+        for assigned in bed.assignments()
     }
 
 

@@ -58,8 +58,13 @@ def cluster(plane: up.Plane) -> Iterator[Cluster]:
 
 
 def policies() -> list[Object]:
-    rendered = [item for item in render(VALUES, namespace=NAMESPACE) if item["apiVersion"] == "cilium.io/v2"]
-    assert {item["kind"] for item in rendered} == {"CiliumLocalRedirectPolicy", "CiliumClusterwideNetworkPolicy"}
+    rendered = [
+        manifest for manifest in render(VALUES, namespace=NAMESPACE) if manifest["apiVersion"] == "cilium.io/v2"
+    ]
+    assert {manifest["kind"] for manifest in rendered} == {
+        "CiliumLocalRedirectPolicy",
+        "CiliumClusterwideNetworkPolicy",
+    }
     return rendered
 
 

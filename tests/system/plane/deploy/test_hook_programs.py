@@ -28,7 +28,7 @@ RIGHTS: Final = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
 
 def named(objects: list[Object], name: str, *kinds: str) -> list[Object]:
     """Return the objects of these kinds with this name."""
-    return [item for item in objects if item["kind"] in kinds and item["metadata"]["name"] == name]
+    return [manifest for manifest in objects if manifest["kind"] in kinds and manifest["metadata"]["name"] == name]
 
 
 def command_of(objects: list[Object], name: str) -> list[str]:

@@ -34,7 +34,7 @@ def installed(plane: up.Plane) -> Iterator[up.Plane]:
     """An API server with all ClusterRoles and ClusterRoleBindings of the chart, in which SUBJECTS may use CLIENT."""
     permissions = [{"clientID": CLIENT.upper(), "subjects": SUBJECTS}]
     objects = render(given={"federated": {**BINDS, "identityBindings": {"permissions": permissions}}})
-    roles = [item for item in objects if item["kind"] in {"ClusterRole", "ClusterRoleBinding"}]
+    roles = [manifest for manifest in objects if manifest["kind"] in {"ClusterRole", "ClusterRoleBinding"}]
     cluster, text = Cluster(plane), json.dumps({"apiVersion": "v1", "kind": "List", "items": roles})
     cluster.kubectl("create", "-f", "-", stdin=text)
     for namespace, account in (("shop", "web"), ("reports", "any")):

@@ -42,8 +42,8 @@ def test_the_api_server_accepts_the_objects_of_each_set_of_values(plane: up.Plan
     try:
         for values in golden_sets():
             rendered = cluster.helm("template", "pi", str(CHART), "--namespace=podid", f"--values={values}")
-            objects = [item for item in yaml.safe_load_all(rendered) if item]
-            standard = [item for item in objects if not item["apiVersion"].startswith(OF_OTHERS)]
+            objects = [manifest for manifest in yaml.safe_load_all(rendered) if manifest]
+            standard = [manifest for manifest in objects if not manifest["apiVersion"].startswith(OF_OTHERS)]
             done = cluster.kubectl(
                 "apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(standard)
             )

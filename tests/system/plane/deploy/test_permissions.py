@@ -266,6 +266,6 @@ def test_federated_identities_let_nmi_create_tokens_in_the_listed_namespaces_onl
 )
 def test_the_api_server_accepts_the_policy_for_any_listed_namespaces(plane: up.Plane, listed: str) -> None:
     objects = render(given=f"federated: {{enabled: true, namespaces: [{listed}]}}")
-    (policy,) = (item for item in objects if item["kind"] == "ValidatingAdmissionPolicy")
+    (policy,) = (manifest for manifest in objects if manifest["kind"] == "ValidatingAdmissionPolicy")
     apply = ("apply", "--dry-run=server", "--validate=strict", "-f", "-")
     assert "created" in Cluster(plane).kubectl(*apply, stdin=json.dumps(policy))

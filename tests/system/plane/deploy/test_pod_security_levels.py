@@ -17,7 +17,9 @@ SETS = ("defaults", "admin-secret", "fail-closed", "helm-test", "every-flag")
 
 def pod_of(objects: list[Object], kind: str, name: str) -> dict[str, Any]:
     """Return the labels and the spec of the pod in the object with this name."""
-    (workload,) = (item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name)
+    (workload,) = (
+        manifest for manifest in objects if manifest["kind"] == kind and manifest["metadata"]["name"] == name
+    )
     template = workload if kind == "Pod" else workload["spec"]["template"]
     spec = {key: value for key, value in template["spec"].items() if key not in ("serviceAccountName", "priority")}
     return {"metadata": {"name": "tried", "labels": template["metadata"]["labels"]}, "spec": spec}
@@ -63,8 +65,12 @@ def test_the_pod_meets_this_level_and_no_higher(levels: Cluster, values: str, ki
 @pytest.mark.parametrize("values", golden_sets(), ids=lambda file: file.name.removesuffix(".values.yaml"))
 def test_every_container_of_every_pod_has_the_runtimes_seccomp_profile(values: Path) -> None:
     count = 0
-    for item in render(values):
-        spec = item["spec"] if item["kind"] == "Pod" else item.get("spec", {}).get("template", {}).get("spec", {})
+    for manifest in render(values):
+        spec = (
+            manifest["spec"]
+            if manifest["kind"] == "Pod"
+            else manifest.get("spec", {}).get("template", {}).get("spec", {})
+        )
         for container in [*spec.get("containers", []), *spec.get("initContainers", [])]:
             own = container.get("securityContext", {}).get("seccompProfile")
             assert (own or spec["securityContext"]["seccompProfile"]) == {"type": "RuntimeDefault"}, container["name"]

@@ -24,14 +24,18 @@ def test_the_release_is_upgraded_in_place(plane: up.Plane, tmp_path: Path, helm:
 
     def by_name(kind: str) -> dict[str, Any]:
         listed = json.loads(cluster.kubectl("get", kind, f"-n={namespace}", "-o", "json"))["items"]
-        return {item["metadata"]["name"]: item for item in listed if item["metadata"]["name"].startswith("aad-pod")}
+        return {
+            manifest["metadata"]["name"]: manifest
+            for manifest in listed
+            if manifest["metadata"]["name"].startswith("aad-pod")
+        }
 
     before = {**by_name("deployments"), **by_name("daemonsets")}
 
     def run_in_place(image: str) -> None:
         after = {**by_name("deployments"), **by_name("daemonsets")}
-        assert {name: item["metadata"]["uid"] for name, item in after.items()} == {
-            name: item["metadata"]["uid"] for name, item in before.items()
+        assert {name: manifest["metadata"]["uid"] for name, manifest in after.items()} == {
+            name: manifest["metadata"]["uid"] for name, manifest in before.items()
         }
         for part in ("mic", "nmi"):
             pod = after[f"aad-pod-identity-{part}"]["spec"]["template"]["spec"]

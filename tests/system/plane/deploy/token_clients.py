@@ -119,7 +119,7 @@ class Minting:
 
     def policy_of(self, **values: Any) -> Object:
         """Return the chart's policy for further values of `federated`."""
-        (policy,) = (item for item in self._render(**values) if item["kind"] == "ValidatingAdmissionPolicy")
+        (policy,) = (manifest for manifest in self._render(**values) if manifest["kind"] == "ValidatingAdmissionPolicy")
         return policy
 
     def _render(self, **values: Any) -> list[Object]:
@@ -128,7 +128,7 @@ class Minting:
     def apply_roles(self) -> None:
         name = self.policy["metadata"]["name"]
         kinds = {"Role": name, "RoleBinding": name, "ClusterRole": NMI, "ClusterRoleBinding": NMI}
-        self.apply([item for kind, its_name in kinds.items() for item in self._of_kind(kind, name=its_name)])
+        self.apply([manifest for kind, its_name in kinds.items() for manifest in self._of_kind(kind, name=its_name)])
         for account in (OPEN, NAMED, WIDE):
             self.until_given(self.nmi, account, self.right(account))
 
@@ -167,7 +167,11 @@ class Minting:
         )
 
     def _of_kind(self, kind: str, *, name: str = "") -> list[Object]:
-        return [item for item in self._rendered if item["kind"] == kind and name in ("", item["metadata"]["name"])]
+        return [
+            manifest
+            for manifest in self._rendered
+            if manifest["kind"] == kind and name in ("", manifest["metadata"]["name"])
+        ]
 
     def close(self) -> None:
         """Delete all objects."""

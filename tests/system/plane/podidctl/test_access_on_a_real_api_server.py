@@ -143,8 +143,8 @@ def with_roles(plane: Plane) -> None:
             {"apiGroups": ["*"], "resources": ["*/token"], "verbs": ["create"]},
         ],
     }
-    for item in (part, whole, named):
-        plane.api("POST", f"{RBAC}/clusterroles", item)
+    for cluster_role in (part, whole, named):
+        plane.api("POST", f"{RBAC}/clusterroles", cluster_role)
     deploy = {
         "metadata": {"name": "deploy"},
         "rules": [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create"]}],

@@ -169,7 +169,9 @@ def own_uses(answer: Answer) -> list[tuple[str, str, str]]:
 async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(cluster: Cluster) -> None:
     manifest = (await cluster.ask("explain", "pod", "default/web")).document["manifest"]
     await cluster.kubectl("apply", "-f", "-", stdin=manifest)
-    role = next(item["metadata"]["name"] for item in yaml.safe_load_all(manifest) if item["kind"] == "ClusterRole")
+    role = next(
+        document["metadata"]["name"] for document in yaml.safe_load_all(manifest) if document["kind"] == "ClusterRole"
+    )
     words = ("create", "clusterrolebinding", "whole-namespace", f"--clusterrole={role}")
     await cluster.kubectl(*words, "--group=system:serviceaccounts:default")
     await cluster.until_allowed("nmi")
