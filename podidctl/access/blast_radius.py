@@ -39,16 +39,16 @@ class BlastRadiusIndex:
 
     def __init__(self, pods: Iterable[PodAccess], grants: Iterable[Grant], hosts: Iterable[Host]) -> None:
         self._grants: defaultdict[str, list[Grant]] = defaultdict(list)
-        for each in grants:
-            self._grants[each.pod].append(each)
-        self._hosts = {each.id: each for each in hosts}
+        for grant in grants:
+            self._grants[grant.pod].append(grant)
+        self._hosts = {host.id: host for host in hosts}
         self._on_node: defaultdict[str, list[PodAccess]] = defaultdict(list)
         for pod in pods:
             self._on_node[pod.node].append(pod)
 
     def of_node(self, node: str, host: str, accounts: Iterable[str]) -> BlastRadius:
         """Return the reach of *node* on *host*, where NMI and MIC run with *accounts*."""
-        grants = [each for pod in self._on_node.get(node, ()) for each in self._grants.get(pod.full_name, ())]
+        grants = [grant for pod in self._on_node.get(node, ()) for grant in self._grants.get(pod.full_name, ())]
         # A node's root reads the tokens of all its pods, so it also gets what its pods' own requests do not.
         return _radius(grants, self._hosts.get(host), accounts, with_bypassed=True)
 
@@ -63,14 +63,14 @@ class BlastRadiusIndex:
 def pod_blast_radius(review: AccessReview, pod: PodAccess) -> BlastRadius:
     """Return the reach of one pod of *review*. For many pods create one `BlastRadiusIndex`."""
     index = BlastRadiusIndex(review.pods, review.grants, review.hosts)
-    return index.of_pod(pod, next((each for each in review.nodes if each.name == pod.node), None))
+    return index.of_pod(pod, next((node for node in review.nodes if node.name == pod.node), None))
 
 
 def _radius(grants: Iterable[Grant], host: Host | None, accounts: Iterable[str], *, with_bypassed: bool) -> BlastRadius:
     own = list(grants)
     bypassed = {GrantState.BYPASSED} if with_bypassed else set()
-    today = {each.identity for each in own if each.state in REACHED_TODAY}
-    federated = {each.identity for each in own if each.state in REACHED_FEDERATED | bypassed}
+    today = {grant.identity for grant in own if grant.state in REACHED_TODAY}
+    federated = {grant.identity for grant in own if grant.state in REACHED_FEDERATED | bypassed}
     return BlastRadius(
         today=_reach(today, host, frozenset(Explained)),
         federated=_reach(federated, host, STAYS),
@@ -79,10 +79,10 @@ def _radius(grants: Iterable[Grant], host: Host | None, accounts: Iterable[str],
 
 
 def _reach(identities: set[str], host: Host | None, explained: frozenset[Explained]) -> Reach:
-    attached = [each for each in host.attached if each.explained in explained] if host is not None else []
+    attached = [identity for identity in host.attached if identity.explained in explained] if host is not None else []
     return Reach(
-        identities=sorted(identities.union(*(each.identities for each in attached))),
-        others=sorted(each.resource_id for each in attached if not each.identities),
+        identities=sorted(identities.union(*(identity.identities for identity in attached))),
+        others=sorted(identity.resource_id for identity in attached if not identity.identities),
         system_assigned=host.system_assigned if host is not None else False,
         complete=host is None or host.read,
     )
@@ -115,7 +115,7 @@ def _nmi(
         program="NMI",
         account=account,
         today=today,
-        federated=sorted({each.identity for each in grants}),
+        federated=sorted({grant.identity for grant in grants}),
         why=why if permissions is not None else NOT_READ,
     )
 
@@ -127,11 +127,11 @@ def _within_nmis_reach(
     accounts: Mapping[str, set[str]],
 ) -> Iterator[str]:
     subjects = service_account(account)
-    for each in identities:
-        name, secret = "/".join(each.key), secret_of(each)
+    for identity in identities:
+        name, secret = "/".join(identity.key), secret_of(identity)
         if secret:
             requests = [Request("get", "", "secrets", *secret.split("/", 1))]
-        elif each.spec.type == IdentityType.FEDERATED:
+        elif identity.spec.type == IdentityType.FEDERATED:
             trusted = sorted(accounts.get(name, ()))
             requests = [Request("create", "", "serviceaccounts/token", *one.split("/", 1)) for one in trusted]
         else:
@@ -141,7 +141,9 @@ def _within_nmis_reach(
 
 
 def _mic(account: str, identities: Iterable[AzureIdentity]) -> ProgramAccess:
-    usable = ("/".join(each.key) for each in identities if not misconfigured(each) and each.spec.type == 0)
+    usable = (
+        "/".join(identity.key) for identity in identities if not misconfigured(identity) and identity.spec.type == 0
+    )
     return ProgramAccess(
         program="MIC",
         account=account,

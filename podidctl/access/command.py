@@ -109,7 +109,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
 
 
 def _complete_kinds(incomplete: str) -> list[str]:
-    return [each for each in KINDS if each.startswith(incomplete)]
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
 
 
 def _check_options(output: AccessOutput, kind: str, policy: str, diff: str, stored: str) -> None:
@@ -173,9 +173,9 @@ def _show_differences(find_review: Callable[[], AccessReview], file: str, output
 
 def _print_differences(found: Differences, to: Console) -> None:
     to.print(f"{counted(len(found.differences), 'change')} from {escape(found.before)} to {escape(found.after)}")
-    for each in found.differences:
-        line = escape(plain(f"{each.subject}: {each.says}"))
-        to.print(f"[{SIGN_COLORS[each.sign]}]{each.sign}[/] {line}", soft_wrap=True)
+    for difference in found.differences:
+        line = escape(plain(f"{difference.subject}: {difference.says}"))
+        to.print(f"[{SIGN_COLORS[difference.sign]}]{difference.sign}[/] {line}", soft_wrap=True)
     for part in found.unknown:
         to.print(f"[magenta]unknown: {escape(plain(part))}: changes of it may be missing[/]", soft_wrap=True)
 

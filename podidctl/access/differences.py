@@ -66,8 +66,8 @@ def compare(before: AccessReview, after: AccessReview) -> Differences:
             f"the reviews have different scopes ({_scope(before)} and {_scope(after)}); use the same arguments"
         )
     former, later = set(_facts(before)), set(_facts(after))
-    changes = [("+", each) for each in later - former] + [("-", each) for each in former - later]
-    unread = {each.part for review in (before, after) for each in review.unknown}
+    changes = [("+", fact) for fact in later - former] + [("-", fact) for fact in former - later]
+    unread = {unknown.part for review in (before, after) for unknown in review.unknown}
     if before.azure != after.azure:
         unread.add(f"azure (before: {before.azure}, after: {after.azure})")
     return Differences(
@@ -75,7 +75,7 @@ def compare(before: AccessReview, after: AccessReview) -> Differences:
         after=after.read_at,
         differences=[
             Difference(sign=sign, subject=subject, says=says)
-            for sign, (subject, says) in sorted(changes, key=lambda each: (each[1][0], each[0], each[1][1]))
+            for sign, (subject, says) in sorted(changes, key=lambda change: (change[1][0], change[0], change[1][1]))
         ],
         unknown=sorted(unread),
     )
@@ -101,8 +101,8 @@ def _facts(review: AccessReview) -> Iterator[tuple[str, str]]:
         labels = ", ".join(f"{key}={value}" for key, value in exception.labels.items())
         yield f"exception {exception.full_name}", f"exempts pods with one of the labels {labels or '(none)'}"
     for host in review.hosts:
-        for each in host.attached:
-            yield f"host {host.id}", f"has {each.resource_id} attached (explained by {each.explained})"
+        for attached in host.attached:
+            yield f"host {host.id}", f"has {attached.resource_id} attached (explained by {attached.explained})"
         if host.system_assigned:
             yield f"host {host.id}", "has a system-assigned identity"
     for subject in review.subjects:
@@ -114,7 +114,7 @@ def _facts(review: AccessReview) -> Iterator[tuple[str, str]]:
 
 
 def _facts_about_pods(review: AccessReview) -> Iterator[tuple[str, str]]:
-    workloads = {each.full_name: f"{each.namespace}/{each.workload}" for each in review.pods}
+    workloads = {pod.full_name: f"{pod.namespace}/{pod.workload}" for pod in review.pods}
     for pod in review.pods:
         for access in pod.host_access:
             yield f"workload {workloads[pod.full_name]}", f"reaches its node's identities by {access.setting}"

@@ -35,20 +35,20 @@ def _lines(review: AccessReview) -> Iterator[str]:
         yield _node("pod", pod.full_name, "ellipse", color="red" if pod.host_access else "")
     for host in review.hosts:
         yield _node("host", host.id, "box3d")
-        for each in host.attached:
-            for name in each.identities:
-                yield _edge("host", host.id, "identity", name, label=each.explained.value)
-            if not each.identities:
-                color = "red" if each.explained is Explained.NOTHING else ""
-                yield _node("attached", each.resource_id, "note", color=color)
-                yield _edge("host", host.id, "attached", each.resource_id, label=each.explained.value)
+        for attached in host.attached:
+            for name in attached.identities:
+                yield _edge("host", host.id, "identity", name, label=attached.explained.value)
+            if not attached.identities:
+                color = "red" if attached.explained is Explained.NOTHING else ""
+                yield _node("attached", attached.resource_id, "note", color=color)
+                yield _edge("host", host.id, "attached", attached.resource_id, label=attached.explained.value)
     for grant in review.grants:
         style = STYLES[grant.state]
         if grant.binding:
             yield _edge("pod", grant.pod, "binding", grant.binding, label=grant.state.value, style=style)
         else:
             yield _edge("pod", grant.pod, "identity", grant.identity, label=grant.state.value, style=style)
-    hosts = {each.name: each.host for each in review.nodes}
+    hosts = {node.name: node.host for node in review.nodes}
     for pod in review.pods:
         if pod.node in hosts:
             yield from _host_edge(pod, hosts[pod.node])

@@ -35,7 +35,7 @@ SERVED: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEF
 
 def live_pods(facts: Facts) -> list[ReviewedPod]:
     """Return the pods that have not ended."""
-    return [each for each in facts.pods if isinstance(each, ReviewedPod) and not each.finished]
+    return [pod for pod in facts.pods if isinstance(pod, ReviewedPod) and not pod.finished]
 
 
 def find_grants(case: ClusterCase) -> list[Grant]:
@@ -52,7 +52,8 @@ class _Grants:
     def __init__(self, case: ClusterCase) -> None:
         self._case = case
         self._policies = {
-            node: decision_policy(each.settings) for node, each in [*case.by_node.items(), ("", case.usual)]
+            node: decision_policy(configuration.settings)
+            for node, configuration in [*case.by_node.items(), ("", case.usual)]
         }
         facts = case.facts
         self._served_by_bindings = case.managed or not facts.unread.keys().isdisjoint({"identities", "bindings"})
@@ -72,11 +73,11 @@ class _Grants:
     def of(self, pod: ReviewedPod) -> Iterator[Grant]:
         """Yield the grants of *pod* by bindings and by AzureAssignedIdentities."""
         served = self._served(pod)
-        desired = {each.identity.key: each for each in self._desired.get(pod.key, ())}
+        desired = {assignment.identity.key: assignment for assignment in self._desired.get(pod.key, ())}
         assigned = {
-            each.spec.azure_identity_ref.key: "/".join(each.key)
-            for each in self._assigned.get(pod.key, ())
-            if each.metadata.deletion_timestamp is None
+            assigned.spec.azure_identity_ref.key: "/".join(assigned.key)
+            for assigned in self._assigned.get(pod.key, ())
+            if assigned.metadata.deletion_timestamp is None
         }
         for key in desired.keys() | served.keys():
             binding = ""
@@ -121,9 +122,9 @@ class _Grants:
         policy = self._policies.get(node) or self._policies[""]
         pod_facts = facts(pod)
         return {
-            each.identity.key: each
-            for each in assignments_of(self._case.on(node).settings, pod, assigned, bindings, identities)
-            if isinstance(decide(pod_facts, [each], ANY_IDENTITY, policy, {}), NmiGrant)
+            assignment.identity.key: assignment
+            for assignment in assignments_of(self._case.on(node).settings, pod, assigned, bindings, identities)
+            if isinstance(decide(pod_facts, [assignment], ANY_IDENTITY, policy, {}), NmiGrant)
         }
 
 
@@ -132,7 +133,7 @@ def _desired_assignments(case: ClusterCase) -> Iterator[DesiredAssignment]:
     if case.managed:
         return
     embedded, facts = embedded_bindings(case.existing_assignments), case.facts
-    hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in facts.nodes}
+    hosts = {placed_node.metadata.name: parse_provider_id(placed_node.spec.provider_id) for placed_node in facts.nodes}
     any_node = "nodes" in facts.unread
     for pod in facts.pods:
         node = pod.spec.node_name
@@ -148,12 +149,12 @@ def _by_service_account(found: list[Grant], facts: Facts) -> Iterator[Grant]:
     federated credential on Azure names the service account, not the pod.
     """
     trusted: defaultdict[str, set[str]] = defaultdict(set)
-    for each in found:
-        if each.service_account:
-            trusted[each.service_account].add(each.identity)
+    for grant in found:
+        if grant.service_account:
+            trusted[grant.service_account].add(grant.identity)
     if not trusted:
         return
-    had = {(each.pod, each.identity) for each in found}
+    had = {(grant.pod, grant.identity) for grant in found}
     for pod in live_pods(facts):
         name = "/".join(pod.key)
         for identity in sorted(trusted.get(account_name(pod), ())):
@@ -169,7 +170,7 @@ def pod_note(pod: ReviewedPod, grants: Sequence[Grant], missing: MissingNmi | No
     if missing is not None and not missing.reaches_imds:
         return f"{missing.why}, so {missing.effect}"
     if grants:
-        return "; ".join(_notes(pod, [each for each in grants if each.state in SERVED]))
+        return "; ".join(_notes(pod, [grant for grant in grants if grant.state in SERVED]))
     if pod.mirror:
         return MIRROR_POD
     if not pod.spec.node_name:
@@ -179,7 +180,7 @@ def pod_note(pod: ReviewedPod, grants: Sequence[Grant], missing: MissingNmi | No
 
 def _notes(pod: ReviewedPod, served: Sequence[Grant]) -> Iterator[str]:
     namespace = pod.metadata.namespace
-    foreign = [each.identity for each in served if namespace_of(each.identity) != namespace]
+    foreign = [grant.identity for grant in served if namespace_of(grant.identity) != namespace]
     if foreign:
         yield f"another namespace gives it {listed(foreign)}"
     if len(served) > 1 and (sets := sets_client_id(pod)) is not True:
@@ -192,9 +193,9 @@ def _choice(served: Sequence[Grant], namespace: str) -> str:
     """Return which identity a request gets that names none; "" with a leftover, whose binding the review does not
     name.
     """
-    if any(each.state is GrantState.LEFTOVER for each in served):
+    if any(grant.state is GrantState.LEFTOVER for grant in served):
         return ""
-    first = min(served, key=lambda each: _order(each, namespace)).identity
+    first = min(served, key=lambda grant: _order(grant, namespace)).identity
     return f": a request that names none gets {first}"
 
 

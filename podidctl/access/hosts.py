@@ -47,11 +47,11 @@ class HostMap:
     """Hosts by node. A node without a known VM or scale set is a separate host."""
 
     def __init__(self, facts: Facts) -> None:
-        self._hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in facts.nodes}
+        self._hosts = {node.metadata.name: parse_provider_id(node.spec.provider_id) for node in facts.nodes}
         self._texts: dict[str, str] = {}
-        for each in self._hosts.values():
-            if each is not None:
-                self._texts.setdefault(each.key, each.text)
+        for host in self._hosts.values():
+            if host is not None:
+                self._texts.setdefault(host.key, host.text)
 
     def id_of(self, node: str) -> str:
         """Return the id of the host of *node*: the same spelling for all nodes of a scale set."""
@@ -64,7 +64,7 @@ class HostMap:
 
     def azure_hosts(self) -> list[AzureHost]:
         """Return all VMs and scale sets, ordered by key."""
-        found = {each.key: each for each in self._hosts.values() if each is not None}
+        found = {host.key: host for host in self._hosts.values() if host is not None}
         return [found[key] for key in sorted(found)]
 
 
@@ -72,7 +72,7 @@ def find_hosts(
     facts: Facts, places: HostMap, nodes: Iterable[str], node_of: Mapping[str, str], grants: Iterable[Grant]
 ) -> list[Host]:
     """Return the hosts of *nodes*, sorted by id. *node_of*: each pod's node."""
-    identities = {"/".join(each.key): each for each in facts.identities}
+    identities = {"/".join(identity.key): identity for identity in facts.identities}
     by_id: dict[str, _Place] = {}
     for node in nodes:
         by_id.setdefault(places.id_of(node), _Place(places.host_of(node))).nodes.add(node)
@@ -106,7 +106,7 @@ def _shown(
     known = answer if isinstance(answer, HostIdentities) and not answer.gone else None
     own = id_key(azure.own_identity) if azure is not None else ""
     attached = (
-        {key: (each.text, each.client_id) for key, each in known.attached.items()}
+        {key: (identity.text, identity.client_id) for key, identity in known.attached.items()}
         if known is not None
         else {key: (text, client_ids.get(key, "")) for key, text in place.expected.items()}
     )

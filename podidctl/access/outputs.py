@@ -81,11 +81,11 @@ def _show(review: AccessReview, to: Console, *, wide: bool) -> None:
     _table(to, "nodes", _nodes(review, most), wide=wide)
     _table(to, "programs", _programs(review, most), wide=wide)
     _table(to, "subjects", _subjects(review, most, wide=wide), wide=wide)
-    hidden = sum(each.built_in for each in review.subjects)
+    hidden = sum(subject.built_in for subject in review.subjects)
     if hidden and not wide:
         to.print(f"and {counted(hidden, 'subject')} of Kubernetes itself; -o wide lists them", style="dim")
-    for each in review.unknown:
-        line = f"unknown: {each.part}: {each.why}; needed: {each.right}"
+    for unknown in review.unknown:
+        line = f"unknown: {unknown.part}: {unknown.why}; needed: {unknown.right}"
         to.print(f"[magenta]{escaped(line)}[/]", soft_wrap=True)
     if review.azure == "not read":
         to.print(
@@ -110,13 +110,13 @@ COLUMNS: Final = {
 
 
 def _table(to: Console, name: str, rows: Iterable[Sequence[str]], *, wide: bool) -> None:
-    shown = [[escaped(row[0]), *(_cell(each, wide=wide) for each in row[1:])] for row in rows]
+    shown = [[escaped(row[0]), *(_cell(cell, wide=wide) for cell in row[1:])] for row in rows]
     if shown:
         print_table(COLUMNS[name], shown, to)
 
 
 def _cell(text: str, *, wide: bool) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text) if wide else plain(text)
+    return "".join(character if character.isprintable() else "?" for character in text) if wide else plain(text)
 
 
 def _headline(review: AccessReview) -> Iterator[str]:
@@ -150,23 +150,25 @@ def _show_blast_radius(review: AccessReview, radius: BlastRadius, to: Console) -
 
 
 def _identities(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[str]]:
-    for each in review.identities:
-        kind = TYPES.get(each.type, str(each.type)) + (", namespaced" if each.namespaced and each.type != 3 else "")
+    for identity in review.identities:
+        kind = TYPES.get(identity.type, str(identity.type)) + (
+            ", namespaced" if identity.namespaced and identity.type != 3 else ""
+        )
         yield (
-            each.full_name + (f" ({each.client_id})" if wide and each.client_id else ""),
+            identity.full_name + (f" ({identity.client_id})" if wide and identity.client_id else ""),
             kind,
-            str(each.pods),
-            str(each.host_pods),
-            listed(each.bindings, most),
-            listed(each.hosts if wide else map(_short, each.hosts), most),
-            each.problem,
+            str(identity.pods),
+            str(identity.host_pods),
+            listed(identity.bindings, most),
+            listed(identity.hosts if wide else map(_short, identity.hosts), most),
+            identity.problem,
         )
 
 
 def _exceptions(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
-    for each in review.exceptions:
-        labels = (f"{key}={value}" for key, value in each.labels.items())
-        yield (each.full_name, listed(labels, most), str(each.pods))
+    for exception in review.exceptions:
+        labels = (f"{key}={value}" for key, value in exception.labels.items())
+        yield (exception.full_name, listed(labels, most), str(exception.pods))
 
 
 def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[str]]:
@@ -177,40 +179,48 @@ def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[s
     for pod in review.pods:
         own = grants[pod.full_name]
         cells = (
-            "; ".join(filter(None, (listed((_grant(each) for each in own), most), pod.note))),
-            listed({_path(each) for each in own}, most),
+            "; ".join(filter(None, (listed((_grant(grant) for grant in own), most), pod.note))),
+            listed({_path(grant) for grant in own}, most),
             "; ".join(_ways(pod, wide=wide)),
-            ", ".join(each.value for each in pod.rights),
+            ", ".join(right.value for right in pod.rights),
         )
         rows[(pod.full_name if wide else f"{pod.namespace}/{pod.workload}", *cells)].append(pod)
     for row, pods in rows.items():
         title = row[0] if wide or len(pods) == 1 else f"{row[0]} ({counted(len(pods), 'pod')})"
-        yield (title, listed({each.node or "(none)" for each in pods}, most if wide else 1), *row[1:])
+        yield (title, listed({pod.node or "(none)" for pod in pods}, most if wide else 1), *row[1:])
 
 
 def _hosts(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
     for host in review.hosts:
-        strange = [each.resource_id for each in host.attached if each.explained is Explained.NOTHING]
+        strange = [identity.resource_id for identity in host.attached if identity.explained is Explained.NOTHING]
         known = UNKNOWN + (f" ({host.problem})" if host.problem else "")
         yield (
             f"{host.kind} {_short(host.id)}",
             listed(host.nodes, most),
-            listed((", ".join(each.identities) or _short(each.resource_id) for each in host.attached), most),
+            listed(
+                (", ".join(identity.identities) or _short(identity.resource_id) for identity in host.attached), most
+            ),
             listed(map(_short, strange), most) if host.read else known,
             UNKNOWN if host.system_assigned is None else "yes" if host.system_assigned else "no",
         )
 
 
 def _nodes(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
-    for each in review.nodes:
-        radius = each.blast_radius
+    for node in review.nodes:
+        radius = node.blast_radius
         accounts = ", ".join(radius.accounts)
-        yield (each.name, each.nmi, _reach(radius.today, most), _reach(radius.federated, most), accounts)
+        yield (node.name, node.nmi, _reach(radius.today, most), _reach(radius.federated, most), accounts)
 
 
 def _programs(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
-    for each in review.programs:
-        yield (each.program, each.account, listed(each.today, most), listed(each.federated, most), each.why)
+    for program in review.programs:
+        yield (
+            program.program,
+            program.account,
+            listed(program.today, most),
+            listed(program.federated, most),
+            program.why,
+        )
 
 
 def _subjects(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[str]]:
@@ -225,7 +235,7 @@ def _right(subject: SubjectAccess, right: SubjectRight, most: int) -> Sequence[s
     return (
         subject.full_name,
         right.action.value + (" (wildcard)" if right.wildcard else ""),
-        f"{', '.join(right.verbs)} {', '.join(each.partition('.')[0] for each in right.resources)}{objects}",
+        f"{', '.join(right.verbs)} {', '.join(resource.partition('.')[0] for resource in right.resources)}{objects}",
         listed(right.namespaces, most) or "all namespaces",
         str(right.identities),
         listed(right.via, most),

@@ -149,7 +149,7 @@ def _lines(root: yaml.Node | None) -> list[int]:
     """Return the line of each rule."""
     for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
         if key.value == "rules" and isinstance(value, yaml.SequenceNode):
-            return [each.start_mark.line + 1 for each in value.value]
+            return [rule.start_mark.line + 1 for rule in value.value]
     return []
 
 

@@ -51,7 +51,7 @@ def review(facts: Facts, scope: Scope = WHOLE_CLUSTER) -> AccessReview:
     if not scope.kind:
         return document
     restricted = restrict(document, scope)
-    names = frozenset(each.full_name for each in restricted.identities)
+    names = frozenset(identity.full_name for identity in restricted.identities)
     return msgspec.structs.replace(restricted, subjects=parts.subjects_of(names))
 
 
@@ -68,14 +68,14 @@ class _Review(ClusterCase):
 
     @cached_property
     def node_names(self) -> list[str]:
-        known = {each.metadata.name for each in self.facts.nodes}
+        known = {node.metadata.name for node in self.facts.nodes}
         if "nodes" in self.facts.unread:
-            known |= {each.spec.node_name for each in self.live} - {""}
+            known |= {pod.spec.node_name for pod in self.live} - {""}
         return sorted(known)
 
     @cached_property
     def node_of(self) -> dict[str, str]:
-        return {"/".join(each.key): each.spec.node_name for each in self.live}
+        return {"/".join(pod.key): pod.spec.node_name for pod in self.live}
 
     @cached_property
     def places(self) -> HostMap:
@@ -101,7 +101,7 @@ class _Review(ClusterCase):
     def daemon_of(self) -> dict[Key, str]:
         """Program by pod."""
         programs = (("nmi", self.nmi), ("mic", self.mic))
-        return {each.key: program for program, daemons in programs for each in daemons}
+        return {daemon.key: program for program, daemons in programs for daemon in daemons}
 
     @cached_property
     def permissions(self) -> Permissions | None:
@@ -126,7 +126,10 @@ class _Review(ClusterCase):
 
     @cached_property
     def targets(self) -> Targets:
-        names = {host.id: frozenset(name for each in host.attached for name in each.identities) for host in self.hosts}
+        names = {
+            host.id: frozenset(name for identity in host.attached for name in identity.identities)
+            for host in self.hosts
+        }
         targets = find_targets(
             self,
             self.live,
@@ -160,7 +163,7 @@ class _Review(ClusterCase):
             granted[grant.pod].append(grant)
         actions: Mapping[str, list[Action]] = {}
         if self.permissions is not None:
-            accounts = {account_name(each) for each in self.live}
+            accounts = {account_name(pod) for pod in self.live}
             actions = actions_of_accounts(self.permissions, self.targets, sorted(accounts))
         explained = self.facts.unread.keys().isdisjoint({"bindings", "identities"})
         found = []
@@ -187,11 +190,11 @@ class _Review(ClusterCase):
                     ),
                 )
             )
-        return sorted(found, key=lambda each: each.key)
+        return sorted(found, key=lambda pod: pod.key)
 
     @cached_property
     def nodes(self) -> list[NodeAccess]:
-        pods = Counter(each.spec.node_name for each in self.live)
+        pods = Counter(pod.spec.node_name for pod in self.live)
         host_pods: defaultdict[str, list[str]] = defaultdict(list)
         for pod in self.pods:
             if pod.host_access:
@@ -219,8 +222,8 @@ class _Review(ClusterCase):
             pods[grant.identity].add(grant.pod)
         bindings: defaultdict[str, list[str]] = defaultdict(list)
         for binding in self.facts.bindings:
-            identity = f"{binding.metadata.namespace}/{binding.spec.azure_identity}"
-            bindings[identity].append("/".join(binding.key))
+            identity_name = f"{binding.metadata.namespace}/{binding.spec.azure_identity}"
+            bindings[identity_name].append("/".join(binding.key))
         hosts: defaultdict[str, list[str]] = defaultdict(list)
         for host in self.hosts:
             for attached in host.attached:
@@ -230,82 +233,82 @@ class _Review(ClusterCase):
         for node in self.nodes:
             reaching[node.host] += len(node.host_pods)
         found = []
-        for each in self.facts.identities:
-            name, spec = "/".join(each.key), each.spec
+        for identity in self.facts.identities:
+            name, spec = "/".join(identity.key), identity.spec
             found.append(
                 Identity(
-                    namespace=each.metadata.namespace,
-                    name=each.metadata.name,
+                    namespace=identity.metadata.namespace,
+                    name=identity.metadata.name,
                     type=spec.type,
                     client_id=spec.client_id,
                     resource_id=spec.resource_id,
                     tenant_id=spec.tenant_id,
-                    namespaced=self.namespaced or each.namespaced,
-                    secret=secret_of(each),
-                    problem=misconfigured(each),
+                    namespaced=self.namespaced or identity.namespaced,
+                    secret=secret_of(identity),
+                    problem=misconfigured(identity),
                     bindings=sorted(bindings[name]),
                     pods=len(pods[name]),
                     hosts=hosts[name],
                     host_pods=sum(reaching[host] for host in hosts[name]),
                 )
             )
-        return sorted(found, key=lambda each: each.key)
+        return sorted(found, key=lambda identity: identity.key)
 
     @cached_property
     def bindings(self) -> list[Binding]:
-        pods = Counter(each.binding for each in self.grants)
-        known = {each.key for each in self.facts.identities}
+        pods = Counter(grant.binding for grant in self.grants)
+        known = {identity.key for identity in self.facts.identities}
         own = names_of_cluster_identity(self.facts.azure)
-        critical = {each.key for each in self.facts.identities if is_cluster_identity(each, own)}
+        critical = {identity.key for identity in self.facts.identities if is_cluster_identity(identity, own)}
         beyond = {binding.key: why for binding, why in self.binding_index.beyond()}
         found = []
-        for each in self.facts.bindings:
-            identity = (each.metadata.namespace, each.spec.azure_identity)
-            problem = oversized(each) or beyond.get(each.key, "")
+        for binding in self.facts.bindings:
+            identity = (binding.metadata.namespace, binding.spec.azure_identity)
+            problem = oversized(binding) or beyond.get(binding.key, "")
             if not problem and identity not in known:
                 problem = f"there is no AzureIdentity {'/'.join(identity)}"
             if "identities" in self.facts.unread:
                 problem = ""
             found.append(
                 Binding(
-                    namespace=each.metadata.namespace,
-                    name=each.metadata.name,
+                    namespace=binding.metadata.namespace,
+                    name=binding.metadata.name,
                     identity="/".join(identity),
-                    selector=each.spec.selector,
-                    pods=pods["/".join(each.key)],
+                    selector=binding.spec.selector,
+                    pods=pods["/".join(binding.key)],
                     problem=problem,
                     critical=CRITICAL if identity in critical else "",
                 )
             )
-        return sorted(found, key=lambda each: each.key)
+        return sorted(found, key=lambda binding: binding.key)
 
     @cached_property
     def exceptions(self) -> list[PodException]:
         pods = Counter(way.detail for pod in self.pods for way in pod.host_access if way.way is Way.EXCEPTION)
         return [
             PodException(
-                namespace=each.metadata.namespace,
-                name=each.metadata.name,
-                labels=dict(sorted((each.spec.pod_labels or {}).items())),
-                pods=pods["/".join(each.key)],
+                namespace=exception.metadata.namespace,
+                name=exception.metadata.name,
+                labels=dict(sorted((exception.spec.pod_labels or {}).items())),
+                pods=pods["/".join(exception.key)],
             )
-            for each in sorted(self.facts.exceptions, key=lambda each: each.key)
+            for exception in sorted(self.facts.exceptions, key=lambda exception: exception.key)
         ]
 
     def rules(self) -> Rules:
         """Return how NMI and MIC decide."""
-        settings = [each.settings for each in self.by_node.values()] or [self.usual.settings]
+        settings = [configuration.settings for configuration in self.by_node.values()] or [self.usual.settings]
         return Rules(
             mode="managed" if self.managed else "standard",
             force_namespaced=self.namespaced,
-            federated_identities=any(each.federated_identities for each in settings),
+            federated_identities=any(node_settings.federated_identities for node_settings in settings),
             source=self.usual.source,
         )
 
     def document(self) -> AccessReview:
         """Return the whole review."""
-        azure_hosts = [each for each in self.hosts if each.kind != "node"]
-        read = sum(each.read for each in azure_hosts)
+        azure_hosts = [host for host in self.hosts if host.kind != "node"]
+        read = sum(host.read for host in azure_hosts)
         azure = self.facts.azure
         asked = azure is not None
         return AccessReview(
@@ -337,7 +340,7 @@ class _Review(ClusterCase):
 
 def workload_of(pod: ReviewedPod) -> str:
     """Return the owner of the pod; for the ReplicaSet of a Deployment the Deployment."""
-    owner = next((each for each in pod.metadata.owner_references or () if each.controller), None)
+    owner = next((owner for owner in pod.metadata.owner_references or () if owner.controller), None)
     if owner is None:
         return f"Pod {pod.metadata.name}"
     suffix = "-" + pod.metadata.label("pod-template-hash")

@@ -201,7 +201,7 @@ class PodAccess(NamespacedPart, frozen=True, kw_only=True):
 
     @property
     def takes_over_node(self) -> bool:
-        return any(each.way in TAKES_OVER for each in self.host_access)
+        return any(access.way in TAKES_OVER for access in self.host_access)
 
 
 class Grant(ReportModel, frozen=True, kw_only=True):

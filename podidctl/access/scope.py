@@ -36,7 +36,7 @@ def _identity(review: AccessReview, scope: Scope) -> AccessReview:
     names = {identity.full_name for identity in review.identities}
     if scope.name not in names:
         raise ScopeError(_missing(review, scope, names, "azureidentities.aadpodidentity.k8s.io"))
-    hosts = {host.id for host in review.hosts if any(scope.name in each.identities for each in host.attached)}
+    hosts = {host.id for host in review.hosts if any(scope.name in identity.identities for identity in host.attached)}
     on_hosts = {node.name for node in review.nodes if node.host in hosts}
     granted = {grant.pod for grant in review.grants if grant.identity == scope.name}
     pods = [
@@ -49,7 +49,7 @@ def _identity(review: AccessReview, scope: Scope) -> AccessReview:
 
 
 def _pod(review: AccessReview, scope: Scope) -> AccessReview:
-    pod = next((each for each in review.pods if each.full_name == scope.name), None)
+    pod = next((pod for pod in review.pods if pod.full_name == scope.name), None)
     if pod is None:
         raise ScopeError(_missing(review, scope, (), "pods"))
     radius = pod_blast_radius(review, pod)
@@ -58,9 +58,9 @@ def _pod(review: AccessReview, scope: Scope) -> AccessReview:
 
 
 def _node(review: AccessReview, scope: Scope) -> AccessReview:
-    node = next((each for each in review.nodes if each.name == scope.name), None)
+    node = next((node for node in review.nodes if node.name == scope.name), None)
     if node is None:
-        raise ScopeError(_missing(review, scope, {each.name for each in review.nodes}, "nodes"))
+        raise ScopeError(_missing(review, scope, {node.name for node in review.nodes}, "nodes"))
     pods = [pod for pod in review.pods if pod.node == node.name]
     identities = set(node.blast_radius.today.identities) | _granted_to(review, pods)
     return _part(review, scope, identities=identities, pods=pods, nodes={node.name}, blast_radius=node.blast_radius)
@@ -95,29 +95,29 @@ def _part(
         hosts = {node.host for node in kept}
     exceptions = {access.detail for pod in pods for access in pod.host_access if access.way is Way.EXCEPTION}
     if scope.kind == "namespace":
-        exceptions |= {each.full_name for each in review.exceptions if each.namespace == scope.name}
+        exceptions |= {exception.full_name for exception in review.exceptions if exception.namespace == scope.name}
     accounts = {account for node in kept for account in node.blast_radius.accounts}
     return msgspec.structs.replace(
         review,
         scope=scope,
-        identities=[each for each in review.identities if each.full_name in identities],
-        bindings=[each for each in review.bindings if each.identity in identities],
-        exceptions=[each for each in review.exceptions if each.full_name in exceptions],
+        identities=[identity for identity in review.identities if identity.full_name in identities],
+        bindings=[binding for binding in review.bindings if binding.identity in identities],
+        exceptions=[exception for exception in review.exceptions if exception.full_name in exceptions],
         pods=pods,
-        grants=[each for each in review.grants if each.pod in names and each.identity in identities],
+        grants=[grant for grant in review.grants if grant.pod in names and grant.identity in identities],
         nodes=kept,
-        hosts=[each for each in review.hosts if each.id in hosts],
-        programs=[each for each in review.programs if each.account in accounts],
+        hosts=[host for host in review.hosts if host.id in hosts],
+        programs=[program for program in review.programs if program.account in accounts],
         blast_radius=blast_radius,
     )
 
 
 def _missing(review: AccessReview, scope: Scope, names: Iterable[str], part: str) -> str:
-    if any(each.part == part for each in review.unknown):
+    if any(unknown.part == part for unknown in review.unknown):
         return f"{scope.kind} {scope.name} is unknown, because {part} could not be read: grant list on {part}"
     if scope.kind == "pod":
         why = "no running pod of that name has an identity, the label aadpodidbinding, or access to its node"
         return f"pod {scope.name} is not part of the review: {why}; check the name with kubectl get pods"
-    near = next((each for each in sorted(names) if each.rpartition("/")[2] == scope.name.rpartition("/")[2]), "")
+    near = next((name for name in sorted(names) if name.rpartition("/")[2] == scope.name.rpartition("/")[2]), "")
     hint = f"did you mean {near}?" if near else "see podidctl access for all names"
     return f"the cluster has no {scope.kind} {scope.name}; {hint}"

@@ -131,14 +131,14 @@ def actions_of_accounts(permissions: Permissions, targets: Targets, accounts: It
         known = of_subjects.get(key)
         if known is None:
             rights = _rights(permissions.by_subject.get(key, ()), targets)
-            known = of_subjects[key] = {each.action for each in rights}
+            known = of_subjects[key] = {right.action for right in rights}
         return known
 
     found = {}
     for account in accounts:
         its = set().union(*(actions(key) for key in service_account(account)))
         if its:
-            found[account] = [each for each in Action if each in its]
+            found[account] = [action for action in Action if action in its]
     return found
 
 
@@ -179,9 +179,9 @@ def _shown_names(names: Names) -> list[str]:
 
 def _merged(bound: Iterable[BoundRule]) -> dict[_Found, _Merged]:
     merged: dict[_Found, _Merged] = {}
-    for each in bound:
+    for rule in bound:
         for check in CHECKS:
-            _match(each, check, merged)
+            _match(rule, check, merged)
     return merged
 
 
@@ -201,7 +201,9 @@ def with_accounts(permissions: Permissions, targets: Targets, account_of: Mappin
     for _ in range(ROUNDS_MAX):
         accounts = dict(targets.of_accounts.of_object)
         for account, several in found_of.items():
-            reached = (targets.of(each.action, each.namespace, each.names, on_nodes=each.on_nodes) for each in several)
+            reached = (
+                targets.of(right.action, right.namespace, right.names, on_nodes=right.on_nodes) for right in several
+            )
             if several:
                 accounts[account] = accounts.get(account, frozenset()).union(*reached)
         if accounts == targets.of_accounts.of_object:

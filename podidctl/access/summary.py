@@ -71,12 +71,12 @@ def unknown_parts(case: ClusterCase, hosts: Sequence[Host]) -> Iterator[Unknown]
             yield _unknown(resource, failure.why, f"list on {resource}")
     if isinstance(facts.rbac, ReadFailure):
         yield _unknown(RBAC_PART, facts.rbac.why, f"list on {RBAC}")
-    unread = [each for each in case.nmi if each.spec.node_name and each.spec.node_name not in case.by_node]
+    unread = [nmi for nmi in case.nmi if nmi.spec.node_name and nmi.spec.node_name not in case.by_node]
     if unread:
-        why = f"the flags of {listed(each.name for each in unread)} cannot be read, so other rules were used there"
+        why = f"the flags of {listed(nmi.name for nmi in unread)} cannot be read, so other rules were used there"
         yield _unknown(NMI_PART, why, "none: podidctl doctor shows the wrong flag")
     for plural, count in sorted(facts.skipped.items()):
-        part = next((each for each in RESOURCES.values() if each.partition(".")[0] == plural), RBAC_PART)
+        part = next((resource for resource in RESOURCES.values() if resource.partition(".")[0] == plural), RBAC_PART)
         yield _unknown(part, f"{count} {plural} cannot be read; NMI and MIC ignore them too", "none: correct them")
     for plural, doubt in sorted(facts.doubtful.items()):
         why = (
@@ -84,9 +84,9 @@ def unknown_parts(case: ClusterCase, hosts: Sequence[Host]) -> Iterator[Unknown]
             f"is not known whether MIC counts them ({doubt.why}): {listed(doubt.names)}"
         )
         yield _unknown(f"{plural}.{GROUP}", why, UPGRADE_RECORD_RIGHT)
-    failed = [each for each in hosts if each.problem]
+    failed = [host for host in hosts if host.problem]
     if failed:
-        why = f"{len(failed)} of {len(hosts)} hosts: {listed({each.problem for each in failed})}"
+        why = f"{len(failed)} of {len(hosts)} hosts: {listed({host.problem for host in failed})}"
         yield _unknown("azure", why, "the role Reader on the VMs and scale sets of the nodes")
 
 

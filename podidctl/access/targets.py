@@ -70,7 +70,7 @@ class Targets:
         return found if self.only is None else found & self.only
 
     def _of_nodes(self, names: Names) -> Names:
-        return _union(self.of_nodes[each] for each in self.of_nodes.keys() & names)
+        return _union(self.of_nodes[node] for node in self.of_nodes.keys() & names)
 
     def _all_of(self, action: Action, namespace: str, names: Names) -> Names:
         match action:
@@ -101,7 +101,7 @@ class Targets:
 
 
 def _within(names: Names, namespace: str) -> Names:
-    return names if not namespace else frozenset(each for each in names if each.startswith(f"{namespace}/"))
+    return names if not namespace else frozenset(name for name in names if name.startswith(f"{namespace}/"))
 
 
 def find_targets(

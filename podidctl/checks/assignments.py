@@ -42,37 +42,37 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     one.
     """
     links = [
-        _existing_assignment_link(case, each)
-        for each in case.facts.assigned
-        if each.spec.azure_identity_ref.key == identity.key
+        _existing_assignment_link(case, assigned)
+        for assigned in case.facts.assigned
+        if assigned.spec.azure_identity_ref.key == identity.key
     ]
     if links:
-        return next((each for each in links if each.level is Level.OK), links[0])
+        return next((link for link in links if link.level is Level.OK), links[0])
     says = "MIC has not created one for this pod and identity"
     then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
     return Finding("assigned identity", Level.PROBLEM, says, then, about=f"for {'/'.join(identity.key)}")
 
 
-def unbound_assignment_link(case: PodCase, each: AzureAssignedIdentity) -> Finding:
+def unbound_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) -> Finding:
     """Return the link for an AzureAssignedIdentity that no binding requires. It is correct that NMI does not
     serve it.
     """
-    link = _existing_assignment_link(case, each)
+    link = _existing_assignment_link(case, assigned)
     says = f"{link.says}; no binding requires it for the pod any more, so MIC has to delete it"
-    if not case.watches(each) or not case.serves(project(each)):
+    if not case.watches(assigned) or not case.serves(project(assigned)):
         return Finding(link.check, Level.OK, says, about=link.about)
     if link.level is Level.PROBLEM:
         return Finding(link.check, Level.PROBLEM, says, link.next, about=link.about)
     return Finding(link.check, Level.UNKNOWN, says, "check that MIC runs and leads (podidctl doctor)", about=link.about)
 
 
-def _existing_assignment_link(case: PodCase, each: AzureAssignedIdentity) -> Finding:
-    about, node = "/".join(each.key), case.pod.spec.node_name
-    if not case.watches(each):
-        says = f"it is for node {each.spec.nodename or '(none)'}, but its label nodename must be {node}"
+def _existing_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) -> Finding:
+    about, node = "/".join(assigned.key), case.pod.spec.node_name
+    if not case.watches(assigned):
+        says = f"it is for node {assigned.spec.nodename or '(none)'}, but its label nodename must be {node}"
         then = "MIC updates it in its next reconcile pass; if it does not, see MIC's log"
         return Finding("assigned identity", Level.PROBLEM, says, then, about=about)
-    return served_link(case, about, project(each), well=f"Assigned, on node {node}", note=_note(each, case.pod))
+    return served_link(case, about, project(assigned), well=f"Assigned, on node {node}", note=_note(assigned, case.pod))
 
 
 def served_link(case: PodCase, about: str, assigned: AssignedIdentity, *, well: str, note: str = "") -> Finding:
@@ -125,10 +125,10 @@ def _in_another_namespace(pod: Pod, assigned: AssignedIdentity) -> tuple[str, st
     return "the identity serves only its own namespace", "move the AzureIdentity and its binding, or the pod"
 
 
-def _note(each: AzureAssignedIdentity, pod: Pod) -> str:
+def _note(assigned: AzureAssignedIdentity, pod: Pod) -> str:
     """Return MIC's message on the object if it is about this pod."""
-    uid = each.metadata.annotation(POD_UID_ANNOTATION)
-    return each.metadata.annotation(MESSAGE_ANNOTATION) if uid in {"", pod.metadata.uid} else ""
+    uid = assigned.metadata.annotation(POD_UID_ANNOTATION)
+    return assigned.metadata.annotation(MESSAGE_ANNOTATION) if uid in {"", pod.metadata.uid} else ""
 
 
 def check_assignments(case: ClusterCase) -> Iterator[Finding]:
@@ -150,7 +150,7 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
         says = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
         then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
         yield Finding(check, Level.PROBLEM, f"{says} ({why}): {listed(whose)}", then)
-    for note, keys in sorted(created.items(), key=lambda each: -len(each[1])):
+    for note, keys in sorted(created.items(), key=lambda item: -len(item[1])):
         says = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
         if note:
             yield Finding(check, Level.PROBLEM, f"{says}: {note}", note)
@@ -164,25 +164,25 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
         )
         yield Finding(check, Level.OK, says, then)
     if not created and not missing:
-        active = [each for each in objects.assigned if not each.metadata.deletion_timestamp]
-        yield Finding(check, Level.OK, f"{sum(each.status.status != CREATED for each in active)} assigned")
+        active = [assigned for assigned in objects.assigned if not assigned.metadata.deletion_timestamp]
+        yield Finding(check, Level.OK, f"{sum(assigned.status.status != CREATED for assigned in active)} assigned")
 
 
 def _created_not_assigned(objects: Facts, now: datetime) -> tuple[dict[str, list[str]], list[str]]:
     """Return the overdue Created objects by MIC's message, and the ones that are recent and have no message."""
     late: defaultdict[str, list[str]] = defaultdict(list)
     fresh: list[str] = []
-    for each in objects.assigned:
-        if each.status.status != CREATED or each.metadata.deletion_timestamp:
+    for assigned in objects.assigned:
+        if assigned.status.status != CREATED or assigned.metadata.deletion_timestamp:
             continue
-        note, spec = each.metadata.annotation(MESSAGE_ANNOTATION), each.spec
+        note, spec = assigned.metadata.annotation(MESSAGE_ANNOTATION), assigned.spec
         parts = [
-            ObjectReference(ASSIGNED_IDENTITIES.plural, *each.key),
+            ObjectReference(ASSIGNED_IDENTITIES.plural, *assigned.key),
             ObjectReference(PODS.plural, spec.pod_namespace, spec.pod),
             ObjectReference(BINDINGS.plural, *spec.azure_binding_ref.key),
             ObjectReference(IDENTITIES.plural, *spec.azure_identity_ref.key),
         ]
-        (fresh if not note and _is_recent(objects, now, parts) else late[note]).append("/".join(each.key))
+        (fresh if not note and _is_recent(objects, now, parts) else late[note]).append("/".join(assigned.key))
     return late, fresh
 
 
@@ -196,16 +196,16 @@ def _required_objects(desired: DesiredAssignment) -> list[ObjectReference]:
 
 
 def _is_recent(objects: Facts, now: datetime, parts: Iterable[ObjectReference]) -> bool:
-    ages = ((now - objects.created_at[each]).total_seconds() for each in parts if each in objects.created_at)
+    ages = ((now - objects.created_at[part]).total_seconds() for part in parts if part in objects.created_at)
     return any(abs(age) < GRACE_SECONDS for age in ages)  # clocks may differ, but not by years
 
 
 def _missing_assignments(case: ClusterCase) -> Iterator[tuple[str, DesiredAssignment]]:
     """Yield the assignments that pods need and do not have, each with the reason."""
-    hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in case.objects.nodes}
+    hosts = {node.metadata.name: parse_provider_id(node.spec.provider_id) for node in case.objects.nodes}
     active: defaultdict[AssignmentKey, list[ExistingAssignment]] = defaultdict(list)
-    for each in case.existing_assignments:
-        active[each.assignment_key].append(each)
+    for existing in case.existing_assignments:
+        active[existing.assignment_key].append(existing)
     for pod in live_pods(case.objects):
         # Other checks report pods that NMI does not serve and nodes without a known host.
         if pod.spec.host_network or pod.ending or pod.spec.node_name not in hosts or case.exempt(pod):
@@ -219,7 +219,7 @@ def _missing_assignments(case: ClusterCase) -> Iterator[tuple[str, DesiredAssign
 
 def _missing_reason(desired: DesiredAssignment, active: Sequence[ExistingAssignment]) -> str:
     """Return why none of the existing objects for *desired* is the pod's. Created objects are reported separately."""
-    faults = [_fault(desired, each) for each in active]
+    faults = [_fault(desired, assignment) for assignment in active]
     return "" if "" in faults else next(iter(faults), "there is no AzureAssignedIdentity")
 
 

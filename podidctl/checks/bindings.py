@@ -61,12 +61,12 @@ def ignored_selectors(case: PodCase) -> str:
     """
     own: list[str] = []
     others: list[str] = []
-    for each in case.eligible_bindings:
-        fields = case.facts.ignored_fields.get(ObjectReference(BINDINGS.plural, *each.key), ())
-        if each.spec.selector or case.restriction(each):
+    for binding in case.eligible_bindings:
+        fields = case.facts.ignored_fields.get(ObjectReference(BINDINGS.plural, *binding.key), ())
+        if binding.spec.selector or case.restriction(binding):
             continue
         if not SELECTORS.isdisjoint(field.lower() for field in fields):
-            (own if each.metadata.namespace == case.namespace else others).append(_with_fields(*each.key, fields))
+            (own if binding.metadata.namespace == case.namespace else others).append(_with_fields(*binding.key, fields))
     return ", ".join(filter(None, (listed(own), listed(others))))
 
 
@@ -91,7 +91,9 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
     if case.pod.binding_label and not case.candidates:
         yield _no_binding(case)
     # A binding of another team is not a fault unless the pod has no other.
-    others_are_well = not all(each.restriction for each in case.candidates) or case.decision.outcome is Outcome.GRANTED
+    others_are_well = (
+        not all(candidate.restriction for candidate in case.candidates) or case.decision.outcome is Outcome.GRANTED
+    )
     seen: set[tuple[str, str]] = set()
     for candidate in case.candidates:
         binding, identity, restriction = candidate
@@ -110,18 +112,18 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
         elif identity is not None and not restriction and not misconfigured(identity):
             seen.add(key)
             yield assignment_link(case, identity)
-    for each in case.facts.assigned if not case.managed else ():
-        if each.spec.azure_identity_ref.key not in seen:
-            yield unbound_assignment_link(case, each)
+    for assigned in case.facts.assigned if not case.managed else ():
+        if assigned.spec.azure_identity_ref.key not in seen:
+            yield unbound_assignment_link(case, assigned)
 
 
 def choice_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of the choice between several identities, for a request that names none."""
-    keys = {each.key for each in case.bound}
-    keys |= {each.identity.key for each in case.assignments if case.serves(each)}
+    keys = {identity.key for identity in case.bound}
+    keys |= {assignment.identity.key for assignment in case.assignments if case.serves(assignment)}
     if len(keys) < 2:
         return
-    several = listed("/".join(each) for each in keys)
+    several = listed("/".join(key) for key in keys)
     decision = case.decision
     gets = "waits until one is assigned"
     if decision.assigned is not None:
@@ -137,8 +139,8 @@ def choice_links(case: PodCase) -> Iterator[Finding]:
 
 def _no_binding(case: PodCase) -> Finding:
     there, label = case.eligible_bindings, case.pod.binding_label
-    similar = similar_texts(label, {each.spec.selector for each in there})[:SIMILAR_MAX]
-    selectors = {each.spec.selector: each for each in there}
+    similar = similar_texts(label, {binding.spec.selector for binding in there})[:SIMILAR_MAX]
+    selectors = {binding.spec.selector: binding for binding in there}
     near = [f"{'/'.join(selectors[text].key)} selects {text!r}" for text in similar]
     where = f"of namespace {case.namespace} (managed mode) " if case.managed else ""
     says = f"no AzureIdentityBinding {where}has selector {label!r}"
@@ -196,7 +198,9 @@ def _identity(case: PodCase, candidate: Candidate) -> Finding:
             then = correct(f"AzureIdentityBinding {key}")
         return Finding("identity", Level.PROBLEM, f"binding {key} names no AzureIdentity", then, about="none")
     if identity is None:
-        namesakes = sorted(each.metadata.namespace for each in case.facts.identities if each.metadata.name == name)
+        namesakes = sorted(
+            identity.metadata.namespace for identity in case.facts.identities if identity.metadata.name == name
+        )
         found = f"; one of that name exists in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
         then = (
             f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "
@@ -246,10 +250,10 @@ def check_unusable_objects(case: ClusterCase) -> Iterator[Finding]:
         assigned=objects.assigned,
     )
     faults = left_out(snapshot, mic_policy(case.mic), force_namespaced=case.namespaced)
-    for each in by_turns(faults, lambda fault: (fault.kind, namespace_of(fault.name))):
-        level = Level.PROBLEM if each.pods else Level.WARNING
-        says = f"{each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
-        yield Finding("unusable", level, says, _correction(each.kind, each.name))
+    for fault in by_turns(faults, lambda fault: (fault.kind, namespace_of(fault.name))):
+        level = Level.PROBLEM if fault.pods else Level.WARNING
+        says = f"{fault.kind} {fault.name} ({counted(fault.pods, 'pod')}): {fault.why}"
+        yield Finding("unusable", level, says, _correction(fault.kind, fault.name))
     refused = list(_principals(objects, case.configurations))
     yield from refused
     if not faults and not refused:
@@ -259,24 +263,28 @@ def check_unusable_objects(case: ClusterCase) -> Iterator[Finding]:
 def _principals(objects: Facts, rules: Sequence[NmiConfiguration]) -> Iterator[Finding]:
     # Few NMIs of a cluster differ in these settings.
     distinct = {
-        (each.settings.allowed_ad_endpoints, each.settings.allow_cross_namespace_secrets, each.cloud_file): each
-        for each in rules or [NmiConfiguration(Settings(node_name=NO_NODE), "NMI's defaults")]
+        (
+            configuration.settings.allowed_ad_endpoints,
+            configuration.settings.allow_cross_namespace_secrets,
+            configuration.cloud_file,
+        ): configuration
+        for configuration in rules or [NmiConfiguration(Settings(node_name=NO_NODE), "NMI's defaults")]
     }
-    labels = Counter(each.binding_label for each in live_pods(objects))
+    labels = Counter(pod.binding_label for pod in live_pods(objects))
     selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for binding in objects.bindings:
         selectors[binding.metadata.namespace, binding.spec.azure_identity].add(binding.spec.selector)
-    sign_ins = [each for each in objects.identities if each.spec.type in SIGN_IN_TYPES]
-    for identity in by_turns(sign_ins, lambda each: each.metadata.namespace):
-        for each in distinct.values():
+    sign_ins = [identity for identity in objects.identities if identity.spec.type in SIGN_IN_TYPES]
+    for identity in by_turns(sign_ins, lambda identity: identity.metadata.namespace):
+        for configuration in distinct.values():
             # Another check reports once that NMI does not serve type 3.
             refusal = describe_token_source(
-                replace(each.settings, federated_identities=True), identity, MANAGEMENT_RESOURCE
+                replace(configuration.settings, federated_identities=True), identity, MANAGEMENT_RESOURCE
             )
             if isinstance(refusal, Refusal):
                 pods = sum(labels[one] for one in selectors[identity.key])
                 says = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"
-                then = "; ".join(filter(None, (refusal.detail, unknown_cloud_note(each, identity))))
+                then = "; ".join(filter(None, (refusal.detail, unknown_cloud_note(configuration, identity))))
                 yield Finding("unusable", Level.PROBLEM if pods else Level.WARNING, says, then)
                 break
 
@@ -299,11 +307,11 @@ def check_selectors(case: ClusterCase) -> Iterator[Finding]:
     """Report bindings that select no pod, and pods that no binding selects."""
     objects = case.objects
     pods = live_pods(objects)
-    labels = {each.binding_label for each in pods}
-    idle = [each for each in objects.bindings if each.spec.selector not in labels]
+    labels = {pod.binding_label for pod in pods}
+    idle = [binding for binding in objects.bindings if binding.spec.selector not in labels]
     if idle:
         says = f"{counted(len(idle), 'binding selects', 'bindings select')} no running pod: " + listed(
-            f"{'/'.join(each.key)} ({each.spec.selector!r})" for each in idle
+            f"{'/'.join(binding.key)} ({binding.spec.selector!r})" for binding in idle
         )
         then = "compare spec.selector with the pods' label aadpodidbinding; no action if these pods run only at times"
         yield Finding("selectors", Level.WARNING, says, then)
@@ -329,7 +337,7 @@ def _unserved(objects: Facts, pods: Iterable[Pod], *, namespaced: bool) -> tuple
     # By selector: a tenant can create thousands of bindings with the selector of other tenants' pods.
     served: defaultdict[str, set[str]] = defaultdict(set)
     everywhere: set[str] = set()
-    keeping = {each.key for each in objects.identities if each.namespaced}
+    keeping = {identity.key for identity in objects.identities if identity.namespaced}
     for binding in objects.bindings:
         spec, namespace = binding.spec, binding.metadata.namespace
         served[spec.selector].add(namespace)
@@ -346,7 +354,7 @@ def _unserved(objects: Facts, pods: Iterable[Pod], *, namespaced: bool) -> tuple
 
 
 def _labels(pods: Iterable[Pod]) -> str:
-    return listed(f"{'/'.join(each.key)} ({each.binding_label!r})" for each in pods)
+    return listed(f"{'/'.join(pod.key)} ({pod.binding_label!r})" for pod in pods)
 
 
 def check_duplicates(case: ClusterCase) -> Iterator[Finding]:
@@ -365,7 +373,7 @@ def check_duplicates(case: ClusterCase) -> Iterator[Finding]:
             identities[identity.metadata.namespace, spec.type, meant].append("/".join(identity.key))
     twice = [("bindings", names) for names in bindings.values() if len(names) > 1]
     twice += [("identities", names) for names in identities.values() if len(names) > 1]
-    for what, names in by_turns(twice, lambda each: (each[0], namespace_of(each[1][0]))):
+    for what, names in by_turns(twice, lambda item: (item[0], namespace_of(item[1][0]))):
         then = "delete all but one, so that deleting the last one revokes the access"
         yield Finding("duplicates", Level.WARNING, f"duplicate {what}: {listed(names)}", then)
     if not twice:

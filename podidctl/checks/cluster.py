@@ -80,13 +80,13 @@ def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -
     if there is None:
         yield Level.PROBLEM, f"{plural}: this CustomResourceDefinition does not exist", f"install it: {APPLY}"
         return
-    ours = next((each for each in there.spec.versions if each.name == version), None)
+    ours = next((served for served in there.spec.versions if served.name == version), None)
     if ours is None or not ours.served:
         yield Level.PROBLEM, f"{plural}: {version} is not served, and both daemons use only this version", APPLY
         return
     if not ours.storage:
         yield Level.WARNING, f"{plural}: {version} is served and another version is stored", APPLY
-    others = [each for each in there.status.stored_versions or () if each != version]
+    others = [stored for stored in there.status.stored_versions or () if stored != version]
     if others:
         yield (
             Level.WARNING,

@@ -55,24 +55,24 @@ def token_links(case: PodCase) -> Iterator[Finding]:
 
 def check_secrets(case: ClusterCase) -> Iterator[Finding]:
     """Check that NMI may read the Secrets that it needs, and that it needs the ones that it may read."""
-    needed = any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in case.facts.identities)
-    for each in case.read("secrets", case.facts.secrets):
-        who = f"NMI's service account {each.account}"
-        if each.unchecked:
-            says = f"{who}: its permission was not checked for {counted(each.unchecked, 'more namespace')}"
+    needed = any(identity.spec.type in SERVICE_PRINCIPAL_TYPES for identity in case.facts.identities)
+    for access in case.read("secrets", case.facts.secrets):
+        who = f"NMI's service account {access.account}"
+        if access.unchecked:
+            says = f"{who}: its permission was not checked for {counted(access.unchecked, 'more namespace')}"
             then = f"one run checks at most {NAMESPACES_MAX}; podidctl explain pod checks the Secret of one pod"
             yield Finding(SECRETS, Level.UNKNOWN, says, then)
-        if each.forbidden:
-            says = f"{who} may not get Secrets that AzureIdentities of type 1 or 2 name, in {listed(each.forbidden)}"
+        if access.forbidden:
+            says = f"{who} may not get Secrets that AzureIdentities of type 1 or 2 name, in {listed(access.forbidden)}"
             yield Finding(SECRETS, Level.PROBLEM, says, GRANT)
-        elif each.everywhere and not needed:
+        elif access.everywhere and not needed:
             says = f"{who} may get every Secret of the cluster, but no AzureIdentity is of type 1 or 2"
             then = "remove the permission: helm upgrade with nmi.servicePrincipals=auto or false"
             yield Finding(SECRETS, Level.WARNING, says, then)
-        elif each.everywhere:
+        elif access.everywhere:
             says = f"{who} may get every Secret of the cluster; rbac.secretNamespaces can limit it to "
-            yield Finding(SECRETS, Level.OK, says + listed(each.needed))
-        elif needed and not each.unchecked:
+            yield Finding(SECRETS, Level.OK, says + listed(access.needed))
+        elif needed and not access.unchecked:
             yield Finding(SECRETS, Level.OK, f"{who} may get the Secrets that AzureIdentities of type 1 or 2 name")
 
 
@@ -81,7 +81,7 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
     checks = case.read("credentials", case.facts.credentials)
     needed = needed_identities(case.facts)
     usable, unread, not_read = 0, defaultdict[str, list[str]](list), list[str]()
-    for key, check in by_turns(sorted(checks.items()), lambda each: each[0][0]):
+    for key, check in by_turns(sorted(checks.items()), lambda item: item[0][0]):
         name = "/".join(key)
         match check:
             case CredentialError() as error:
@@ -111,10 +111,10 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
     causes: defaultdict[str, list[str]] = defaultdict(list)
-    for each in case.read("tokens", case.facts.refused):
-        causes[each.refusal.text].append(each.pod)
+    for refused in case.read("tokens", case.facts.refused):
+        causes[refused.refusal.text].append(refused.pod)
     minutes = round(RECENT_SECONDS / 60)
-    for text, pods in sorted(causes.items(), key=lambda each: -len(each[1])):
+    for text, pods in sorted(causes.items(), key=lambda item: -len(item[1])):
         says = (
             f"NMI refused tokens to {counted(len(pods), 'pod')} in the last {minutes} minutes: {listed(pods)}: {text}"
         )

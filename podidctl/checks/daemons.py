@@ -63,13 +63,17 @@ def nmi_links(case: PodCase) -> Iterator[Finding]:
             "NMI", Level.UNKNOWN if case.configuration.is_given else Level.PROBLEM, NO_NMI_FOUND, then, about=node
         )
     else:
-        for each in case.nmi:
-            if each.ready:
-                yield Finding("NMI", Level.OK, f"ready on node {node}", about=each.name)
+        for daemon in case.nmi:
+            if daemon.ready:
+                yield Finding("NMI", Level.OK, f"ready on node {node}", about=daemon.name)
             else:
-                then = f"see kubectl logs -n {each.metadata.namespace} {each.metadata.name} and its /readyz"
+                then = f"see kubectl logs -n {daemon.metadata.namespace} {daemon.metadata.name} and its /readyz"
                 yield Finding(
-                    "NMI", Level.PROBLEM, f"not ready on node {node}: {each.not_ready_reason}", then, about=each.name
+                    "NMI",
+                    Level.PROBLEM,
+                    f"not ready on node {node}: {daemon.not_ready_reason}",
+                    then,
+                    about=daemon.name,
                 )
 
 
@@ -83,7 +87,7 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
             "NMI", Level.UNKNOWN, "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)", then
         )
         return
-    outside = [each.name for each in nmi if not each.is_part_of_node]
+    outside = [daemon.name for daemon in nmi if not daemon.is_part_of_node]
     if outside:
         says = (
             f"{counted(len(outside), 'pod')} with NMI's label, none of them in the node's network or with files of the "
@@ -92,13 +96,13 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
         then = "install NMI as a DaemonSet by its chart: anyone with permission to create a pod can set its label"
         yield Finding("NMI", Level.PROBLEM, says, then)
         return
-    there = {each.spec.node_name for each in nmi}
-    without = [each for each in nodes or () if each.metadata.name not in there and each.can_run_nmi]
+    there = {daemon.spec.node_name for daemon in nmi}
+    without = [node for node in nodes or () if node.metadata.name not in there and node.can_run_nmi]
     yield from _without_nmi(without, nmi)
-    unready = [each for each in nmi if not each.ready]
+    unready = [daemon for daemon in nmi if not daemon.ready]
     if unready:
         says = f"{counted(len(unready), 'NMI is', 'NMIs are')} not ready: " + listed(
-            f"{each.name} on {each.spec.node_name} ({each.not_ready_reason})" for each in unready
+            f"{daemon.name} on {daemon.spec.node_name} ({daemon.not_ready_reason})" for daemon in unready
         )
         yield Finding("NMI", Level.PROBLEM, says, "see kubectl logs of these pods, and their /readyz")
     if nodes is None:
@@ -112,9 +116,9 @@ def _without_nmi(nodes: Sequence[PlacedNode], nmi: Sequence[Daemon]) -> Iterator
     """Report *nodes*, which have no NMI, one finding for each cause."""
     by_cause: defaultdict[str, list[str]] = defaultdict(list)
     actions: dict[str, str] = {}
-    for each in nodes:
-        missing = missing_nmi(each, nmi)
-        by_cause[missing.why].append(each.metadata.name)
+    for node in nodes:
+        missing = missing_nmi(node, nmi)
+        by_cause[missing.why].append(node.metadata.name)
         actions.setdefault(missing.why, missing.then)
     for why, names in by_cause.items():
         says = f"{counted(len(names), 'node')} without NMI, where IMDS responds to pods: {listed(names)}: {why}"
@@ -124,12 +128,12 @@ def _without_nmi(nodes: Sequence[PlacedNode], nmi: Sequence[Daemon]) -> Iterator
 def check_controllers(case: ClusterCase) -> Iterator[Finding]:
     """Check that a MIC runs if one is needed, and none otherwise."""
     mic, nmi = case.read("MIC", case.facts.mic), case.nmi
-    ready = [each for each in mic if each.ready]
-    expected = {each.metadata.namespace for each in nmi} | mic_namespaces(nmi)
-    if nmi and mic and not any(each.metadata.namespace in expected for each in mic):
+    ready = [daemon for daemon in mic if daemon.ready]
+    expected = {daemon.metadata.namespace for daemon in nmi} | mic_namespaces(nmi)
+    if nmi and mic and not any(daemon.metadata.namespace in expected for daemon in mic):
         says = (
             f"no pod with MIC's label is in NMI's namespace or in its --MICNamespace ({listed(expected)}), but "
-            f"elsewhere: {listed(each.name for each in mic)}"
+            f"elsewhere: {listed(daemon.name for daemon in mic)}"
         )
         then = (
             "install MIC there, or set NMI's --MICNamespace to MIC's namespace; anyone with permission to create a pod "
@@ -138,10 +142,10 @@ def check_controllers(case: ClusterCase) -> Iterator[Finding]:
         yield Finding("MIC", Level.WARNING, says, then)
         return
     if case.managed and mic:
-        says = f"NMI runs in managed mode, which does not use MIC: {listed(each.name for each in mic)}"
+        says = f"NMI runs in managed mode, which does not use MIC: {listed(daemon.name for daemon in mic)}"
         yield Finding("MIC", Level.WARNING, says, "delete MIC's Deployment, or run NMI in standard mode")
     elif mic and not ready:
-        says = f"no MIC is ready: {listed(f'{each.name} ({each.not_ready_reason})' for each in mic)}"
+        says = f"no MIC is ready: {listed(f'{daemon.name} ({daemon.not_ready_reason})' for daemon in mic)}"
         yield Finding("MIC", Level.PROBLEM, says, ("see kubectl logs of these pods: without MIC nothing is assigned"))
     elif mic:
         yield Finding("MIC", Level.OK, f"{len(ready)} of {counted(len(mic), 'replica')} ready")
@@ -156,7 +160,7 @@ def check_versions(case: ClusterCase) -> Iterator[Finding]:
     """Check the images. Several images of one program mean an incomplete rollout or two installations."""
     tags: list[str] = []
     for program, pods in (("nmi", case.nmi), ("mic", case.mic)):
-        images = {container.image for each in pods if (container := each.container(program)) is not None}
+        images = {container.image for pod in pods if (container := pod.container(program)) is not None}
         if len(images) > 1:
             says = f"{program} runs from {len(images)} images: {listed(images)}"
             yield Finding("versions", Level.WARNING, says, "finish the rollout: kubectl rollout status")
@@ -191,16 +195,16 @@ def check_flags(case: ClusterCase) -> Iterator[Finding]:
 
 
 def _disagreements(nmis: Sequence[NmiSettings], mics: Sequence[MicSettings]) -> Iterator[tuple[str, str]]:
-    modes = {each.operation_mode for each in nmis}
+    modes = {settings.operation_mode for settings in nmis}
     if len(modes) > 1:
         yield "NMIs run in different operation modes", "finish the rollout of the DaemonSet"
-    forced = {each.force_namespaced for each in nmis}, {each.force_namespaced for each in mics}
+    forced = {settings.force_namespaced for settings in nmis}, {settings.force_namespaced for settings in mics}
     if all(forced) and len(forced[0] | forced[1]) > 1:
         yield (
             "--forceNamespaced differs: NMI may refuse or serve what MIC assigns across namespaces",
             "give NMI and MIC the same --forceNamespaced",
         )
-    if any(each.allow_kubenet for each in nmis):
+    if any(settings.allow_kubenet for settings in nmis):
         yield (
             "--allow-network-plugin-kubenet is set: with kubenet a pod can use another's address and get its tokens",
             "use another network plugin, or deny NET_RAW to pods by policy",
@@ -210,13 +214,13 @@ def _disagreements(nmis: Sequence[NmiSettings], mics: Sequence[MicSettings]) -> 
 def _mic_not_exempt(nmis: Sequence[NmiSettings], case: ClusterCase) -> Iterator[tuple[str, str]]:
     """Report if NMI would not exempt MIC from redirection, by NMI's own rules."""
     where = {
-        each.metadata.namespace
-        for each in case.mic
-        if not each.spec.host_network
-        and not case.exempt(Pod(metadata=each.metadata, spec=PodSpec(node_name=each.spec.node_name)))
+        daemon.metadata.namespace
+        for daemon in case.mic
+        if not daemon.spec.host_network
+        and not case.exempt(Pod(metadata=daemon.metadata, spec=PodSpec(node_name=daemon.spec.node_name)))
     }
     if nmis and where:
-        served = listed({each.mic_namespace for each in nmis})
+        served = listed({settings.mic_namespace for settings in nmis})
         says = (
             f"MIC runs in {listed(where)}, NMI's --MICNamespace is {served}, no exception covers MIC, and NMI "
             "recognizes MIC only as a pod of a ReplicaSet named mic… with MIC's label"
@@ -231,9 +235,9 @@ def _mic_not_exempt(nmis: Sequence[NmiSettings], case: ClusterCase) -> Iterator[
 def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
     """Report the nodes with the label, and each with unexpected or refused rules."""
     monitor, nodes = case.facts.rule_monitor, case.facts.nodes
-    labelled = {each.metadata.name for each in nodes if each.has_ebpf_host_routing}
+    labelled = {node.metadata.name for node in nodes if node.has_ebpf_host_routing}
     if labelled:
-        yield from _redirects(labelled, [each.settings for each in case.configurations])
+        yield from _redirects(labelled, [configuration.settings for configuration in case.configurations])
     for value in (monitor.with_rules, monitor.events):
         if isinstance(value, ReadFailure) and labelled:
             right = "list on ciliumnodes.cilium.io, and on events in namespace default"
@@ -241,7 +245,7 @@ def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
     if not isinstance(monitor.with_rules, ReadFailure):
         yield from _rules(monitor.with_rules, labelled)
     if not isinstance(monitor.events, ReadFailure):
-        there = {each.metadata.name for each in nodes}
+        there = {node.metadata.name for node in nodes}
         for reason in REASONS:
             if names := monitor.events.get(reason, frozenset()) & there:
                 says = f"Events {reason} of AKS exist about {counted(len(names), 'node')}: {listed(sorted(names))}"
@@ -253,9 +257,9 @@ def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
 
 
 def _redirects(labelled: set[str], nmi: Sequence[NmiSettings]) -> Iterator[Finding]:
-    with_rules = {each.node_name for each in nmi if each.redirect.changes_rules}
+    with_rules = {settings.node_name for settings in nmi if settings.redirect.changes_rules}
     ruled = labelled & with_rules
-    unread = labelled - {each.node_name for each in nmi}
+    unread = labelled - {settings.node_name for settings in nmi}
     says = f"{counted(len(labelled), 'node has', 'nodes have')} the label {LABEL}=true"
     if ruled:
         then = (
@@ -290,14 +294,14 @@ def check_leaders(case: ClusterCase) -> Iterator[Finding]:
     """Report the holder of each lock: one MIC must lead, and none of the Go implementation may write too."""
     locks = case.read("leader", case.facts.locks)
     if len(locks) > 1:
-        names = listed(f"{each.namespace}/{each.name}" for each in locks)
+        names = listed(f"{lock.namespace}/{lock.name}" for lock in locks)
         says = f"MICs use locks of different names and therefore write at the same time: {names}"
         then = (
             "give all MICs the same --leader-election-namespace and --leader-election-name, or delete one installation"
         )
         yield Finding("leader", Level.PROBLEM, says, then)
-    for each in locks:
-        yield _leader(each, case.now, needed=not case.managed)
+    for lock in locks:
+        yield _leader(lock, case.now, needed=not case.managed)
 
 
 def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:

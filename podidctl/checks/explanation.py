@@ -40,38 +40,38 @@ def explain(facts: Facts) -> Explanation:
     namespace, name = facts.scope
     case = PodCase(facts, facts.pod) if facts.pod is not None else None
     findings = [no_pod(namespace, name)] if case is None else list(pod_findings(case))
-    links = [link_of(each) for each in findings]
+    links = [link_of(finding) for finding in findings]
     return Explanation(
         pod=f"{namespace}/{name}",
         answer=_unseen(missing_pod(facts)) if case is None else _pod_answer(case, findings),
-        next=next((each.next for each in links if each.state is LinkState.BROKEN), ""),
+        next=next((link.next for link in links if link.state is LinkState.BROKEN), ""),
         links=links,
         events=[
             EventReport(
-                at=each.at,
-                by=plain(each.component),
-                type=plain(each.type),
-                reason=plain(each.reason),
-                message=plain(each.message),
-                count=each.times,
+                at=event.at,
+                by=plain(event.component),
+                type=plain(event.type),
+                reason=plain(event.reason),
+                message=plain(event.message),
+                count=event.times,
             )
-            for each in readable(facts.events)
+            for event in readable(facts.events)
         ],
         events_unread=plain(facts.events.why) if isinstance(facts.events, ReadFailure) else "",
-        decided=[_plain_decision(each) for each in readable(facts.decisions)[:DECISIONS_SHOWN]],
+        decided=[_plain_decision(decision) for decision in readable(facts.decisions)[:DECISIONS_SHOWN]],
         decided_unread=plain(facts.decisions.why) if isinstance(facts.decisions, ReadFailure) else "",
         rules=plain(configuration_for(facts).source),
         manifest="" if case is None else manifest_for(case, case.federated),
     )
 
 
-def _plain_decision(each: LoggedDecision) -> LoggedDecision:
+def _plain_decision(decision: LoggedDecision) -> LoggedDecision:
     return msgspec.structs.replace(
-        each,
-        outcome=plain(each.outcome),
-        identity=plain(each.identity),
-        resource=plain(each.resource),
-        error=plain(each.error),
+        decision,
+        outcome=plain(decision.outcome),
+        identity=plain(decision.identity),
+        resource=plain(decision.resource),
+        error=plain(decision.error),
     )
 
 
@@ -92,10 +92,10 @@ def _pod_answer(case: PodCase, findings: Sequence[Finding]) -> Answer:
     if decision.assigned is not None and (why := missing_on_azure(case, decision.assigned.identity)):
         return _without_azure(decision.assigned, why)
     answer = _answer(case)
-    others = [each for each in findings if each.level is Level.PROBLEM]
+    others = [finding for finding in findings if finding.level is Level.PROBLEM]
     if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not others:
         return answer
-    names = ", ".join(f"{each.check} {each.about}" for each in others)
+    names = ", ".join(f"{finding.check} {finding.about}" for finding in others)
     return replace(answer, says=plain(f"{answer.says}; but something is broken: {names}"))
 
 

@@ -72,7 +72,15 @@ def service_account_links(case: PodCase) -> Iterator[Finding]:
         says = f"{says}; it could not be read whether the account exists and NMI may request its tokens"
         yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, says, then, about=about)
     elif unread := list(_unread(access)):
-        says = "; ".join([says, *(f"it could not be read whether {each.what}: {each.failure.why}" for each in unread)])
+        says = "; ".join(
+            [
+                says,
+                *(
+                    f"it could not be read whether {failed_read.what}: {failed_read.failure.why}"
+                    for failed_read in unread
+                ),
+            ]
+        )
         then = "; ".join(_next_actions(unread))
         yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, says, then, about=about)
     elif not access.forbidden:
@@ -102,20 +110,20 @@ def _unread(access: FederatedAccess) -> Iterator[_Unread]:
 def _next_actions(unread: Sequence[_Unread]) -> Iterator[str]:
     """Yield the next action for the forbidden reads, and for those that failed."""
     for forbidden in (True, False):
-        if its := [each for each in unread if each.failure.is_forbidden is forbidden]:
-            yield its[0].failure.next_action(", ".join(each.permission for each in its))
+        if its := [failed_read for failed_read in unread if failed_read.failure.is_forbidden is forbidden]:
+            yield its[0].failure.next_action(", ".join(failed_read.permission for failed_read in its))
 
 
 def _trusts(case: PodCase, identities: Sequence[AzureIdentity]) -> Iterator[str]:
     """Yield for each exchange the values of the pod's token, and the object that must trust them."""
     settings = case.settings
     clients: dict[Exchange, dict[str, None]] = {}
-    for each in identities:
+    for identity in identities:
         try:
-            exchange = exchange_of(settings, each)
+            exchange = exchange_of(settings, identity)
         except PolicyError:  # the link of the identity has the reason
             exchange = settings.federated_exchange
-        clients.setdefault(exchange, {})[redacted(each.spec.client_id.strip())] = None
+        clients.setdefault(exchange, {})[redacted(identity.spec.client_id.strip())] = None
     for exchange, its in sorted(clients.items()):
         trust = f"subject {subject(case.pod)}, audience {audience_of(settings, exchange)}"
         if exchange is Exchange.DIRECT:
@@ -135,8 +143,8 @@ def permission_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of each identity that the pod gets from the token proxy, by client id."""
     if not case.pod.spec.service_account_name:
         return  # another link reports it
-    for each in permissions_of(case, case.federated):
-        yield _permission_link(account_name(case.pod), each)
+    for permission in permissions_of(case, case.federated):
+        yield _permission_link(account_name(case.pod), permission)
 
 
 def _permission_link(account: str, permission: Permission) -> Finding:
@@ -155,7 +163,7 @@ def _permission_link(account: str, permission: Permission) -> Finding:
     )
     if is_grantable(permission.resource):
         return Finding(PERMISSION, Level.PROBLEM, says, APPLY, about=about)
-    names = ", ".join("/".join(each.key) for each in permission.identities)
+    names = ", ".join("/".join(identity.key) for identity in permission.identities)
     then = f"set clientID of AzureIdentity {names} to the client id of the identity, which is a GUID"
     return Finding(PERMISSION, Level.PROBLEM, says, then, about=about)
 
@@ -163,8 +171,8 @@ def _permission_link(account: str, permission: Permission) -> Finding:
 def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
     """Report all faults of federated identities; nothing if there are none."""
     federation, objects = case.facts.federation, case.facts
-    settings = [each.settings for each in case.configurations]
-    identities = [each for each in objects.identities if each.spec.type == IdentityType.FEDERATED]
+    settings = [configuration.settings for configuration in case.configurations]
+    identities = [identity for identity in objects.identities if identity.spec.type == IdentityType.FEDERATED]
     if not identities:
         return
     pairs = [(pod, identity) for pod, identity in served_pairs(objects) if not case.exempt(pod)]
@@ -188,7 +196,7 @@ def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
 def _enabled(
     identities: Sequence[AzureIdentity], pairs: ServedPairs, settings: Sequence[Settings]
 ) -> Iterator[Finding]:
-    without = [each.node_name for each in settings if not each.federated_identities]
+    without = [node_settings.node_name for node_settings in settings if not node_settings.federated_identities]
     if not without:
         return
     if len(without) < len(settings):
@@ -196,7 +204,7 @@ def _enabled(
         then = "finish the rollout of the DaemonSet: kubectl rollout status"
         yield Finding(FEDERATED, Level.WARNING, says + listed(without), then)
         return
-    names = listed("/".join(each.key) for each in identities)
+    names = listed("/".join(identity.key) for identity in identities)
     says = (
         f"{counted(len(identities), 'identity is', 'identities are')} federated (type 3), and no NMI has "
         f"--federated-identities: {names}"
@@ -224,7 +232,7 @@ def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Facts) -> It
     for pod in live_pods(objects):
         namespaces[pod.binding_label].add(pod.metadata.namespace)
     for identity in identities:
-        where = set[str]().union(*(namespaces.get(each, set()) for each in selectors[identity.key]))
+        where = set[str]().union(*(namespaces.get(selector, set()) for selector in selectors[identity.key]))
         if where and identity.metadata.namespace not in where:
             says = (
                 f"AzureIdentity {'/'.join(identity.key)} is federated, but the pods that its bindings select are all "
@@ -295,7 +303,9 @@ def _too_many_credentials(pairs: ServedPairs, settings: Sequence[Settings]) -> I
 def _needs_credentials(settings: Sequence[Settings], identity: AzureIdentity) -> bool:
     """Return whether an NMI exchanges tokens for *identity* at Entra ID, which needs a credential for each subject."""
     try:
-        return not settings or any(exchange_of(each, identity) is Exchange.DIRECT for each in settings)
+        return not settings or any(
+            exchange_of(node_settings, identity) is Exchange.DIRECT for node_settings in settings
+        )
     except PolicyError:  # NMI refuses the identity, which another check reports
         return False
 
@@ -319,7 +329,7 @@ def check_binding_permissions(
         yield Finding(FEDERATED, Level.UNKNOWN, says, then)
     owners = {account_name(pod) for pod, _ in pairs}
     for client_id, accounts in missing.items():
-        refused = [each for each in accounts if each in owners]
+        refused = [account for account in accounts if account in owners]
         if not refused:
             continue
         says = (

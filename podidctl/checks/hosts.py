@@ -52,15 +52,19 @@ def _client_id_mismatch(case: PodCase, identity: AzureIdentity) -> str:
 def _intended_identities(case: PodCase) -> list[AzureIdentity]:
     """Return the pod's identities, each once: those of its bindings and those that it is served by."""
     assigned = () if case.managed else case.facts.assigned
-    served = [each.spec.azure_identity_ref for each in assigned if case.watches(each) and case.serves(project(each))]
-    return list({(each.key, each.spec.client_id): each for each in (*case.bound, *served)}.values())
+    served = [
+        assignment.spec.azure_identity_ref
+        for assignment in assigned
+        if case.watches(assignment) and case.serves(project(assignment))
+    ]
+    return list({(identity.key, identity.spec.client_id): identity for identity in (*case.bound, *served)}.values())
 
 
 def _required_identity_ids(case: PodCase) -> dict[str, UserAssignedIdentity]:
     """Return the identities that must be attached to the node's host, by key."""
-    found = (each for each in _intended_identities(case) if each.spec.type == IdentityType.USER_ASSIGNED)
-    ids = (parse_user_assigned(each.spec.resource_id) for each in found)
-    return {each.key: each for each in ids if each is not None}
+    found = (identity for identity in _intended_identities(case) if identity.spec.type == IdentityType.USER_ASSIGNED)
+    ids = (parse_user_assigned(identity.spec.resource_id) for identity in found)
+    return {parsed.key: parsed for parsed in ids if parsed is not None}
 
 
 def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
@@ -128,19 +132,21 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
     if objects.azure is None:
         return
     answers = objects.azure.answers
-    known = [each for each in answers.values() if isinstance(each, HostIdentities)]
-    failed = [key.rpartition("/")[2] for key, each in answers.items() if isinstance(each, AzureError)]
+    known = [answer for answer in answers.values() if isinstance(answer, HostIdentities)]
+    failed = [key.rpartition("/")[2] for key, answer in answers.items() if isinstance(answer, AzureError)]
     compared = faults = 0
-    for identity in by_turns(objects.identities, lambda each: each.metadata.namespace):
+    for identity in by_turns(objects.identities, lambda identity: identity.metadata.namespace):
         parsed = parse_user_assigned(identity.spec.resource_id)
         if identity.spec.type != IdentityType.USER_ASSIGNED or parsed is None:
             continue
-        attached = next((each.attached[parsed.key] for each in known if parsed.key in each.attached), None)
+        attached = next(
+            (identities.attached[parsed.key] for identities in known if parsed.key in identities.attached), None
+        )
         compared += attached is not None
         if why := mismatch(identity, attached):
             faults += 1
             yield Finding(CLIENT_IDS, Level.PROBLEM, why, f"correct AzureIdentity {'/'.join(identity.key)}")
-    unread = [each.key for each in used_hosts(objects) if each.key not in answers]
+    unread = [host.key for host in used_hosts(objects) if host.key not in answers]
     if unread:
         says = f"{counted(len(unread), 'more VM or scale set was', 'more VMs and scale sets were')} not read"
         then = f"one run reads at most {HOSTS_MAX}; podidctl explain pod --cloudconfig reads that of one pod"

@@ -31,10 +31,10 @@ def check_rights(case: ClusterCase) -> Iterator[Finding]:
     """Check that each service account has the permissions that its program needs, and that MIC has no others on the
     objects of tenants.
     """
-    for each in case.read("rights", case.facts.rights):
-        needed = [right for right in each.lacking if right.needed]
-        others = [right for right in each.lacking if not right.needed]
-        who = f"{each.program}'s service account {each.account}"
+    for account_rights in case.read("rights", case.facts.rights):
+        needed = [right for right in account_rights.lacking if right.needed]
+        others = [right for right in account_rights.lacking if not right.needed]
+        who = f"{account_rights.program}'s service account {account_rights.account}"
         if needed:
             says = f"{who} may not: {listed(right.description for right in needed)}"
             yield Finding("rights", Level.PROBLEM, says, "grant it by the ClusterRole of the chart or the manifests")
@@ -42,15 +42,17 @@ def check_rights(case: ClusterCase) -> Iterator[Finding]:
             what = ", ".join(dict.fromkeys(right.purpose for right in others))
             says = f"{who} may not: {listed(right.description for right in others)}; without: {what}"
             yield Finding("rights", Level.WARNING, says, "grant it, or accept the limitation")
-        if each.spare:
-            rights = listed(right.description for right in each.spare)
+        if account_rights.spare:
+            rights = listed(right.description for right in account_rights.spare)
             says = f"{who} may still: {rights}, although the type upgrade is done or off; {REMOVE}"
             yield Finding("rights", Level.OK, says)
-        if each.unread_record:
-            says = f"{who}: whether it still needs permission for {UPGRADE} is unknown: {each.unread_record.why}"
-            then = each.unread_record.next_action("get on the ConfigMap with the record of the type upgrade")
+        if account_rights.unread_record:
+            says = (
+                f"{who}: whether it still needs permission for {UPGRADE} is unknown: {account_rights.unread_record.why}"
+            )
+            then = account_rights.unread_record.next_action("get on the ConfigMap with the record of the type upgrade")
             yield Finding("rights", Level.UNKNOWN, says, then)
-        elif not each.lacking and not each.spare:
+        elif not account_rights.lacking and not account_rights.spare:
             yield Finding("rights", Level.OK, f"{who} has all permissions that it needs")
 
 
@@ -64,13 +66,13 @@ def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
         )
         yield Finding(RIGHTS, Level.UNKNOWN, says, uses.by_bindings.next_action(READ_BINDINGS))
     else:
-        for each in uses.by_bindings:
-            subject = f", as a member of group {each.group}," if each.group else ""
+        for use in uses.by_bindings:
+            subject = f", as a member of group {use.group}," if use.group else ""
             says = (
-                f"{_who(each)}{subject} may use {_identities(each)} ({BINDING_VERB}), by ClusterRoleBinding "
-                f"{each.binding} of ClusterRole {each.role}: {_effect(each)}"
+                f"{_who(use)}{subject} may use {_identities(use)} ({BINDING_VERB}), by ClusterRoleBinding "
+                f"{use.binding} of ClusterRole {use.role}: {_effect(use)}"
             )
-            yield Finding(RIGHTS, Level.PROBLEM, says, _removal(each))
+            yield Finding(RIGHTS, Level.PROBLEM, says, _removal(use))
     if isinstance(uses.by_reviews, ReadFailure):
         says = (
             f"whether NMI's and MIC's own service accounts may use identities ({BINDING_VERB}) could not be reviewed: "
@@ -78,9 +80,9 @@ def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
         )
         yield Finding(RIGHTS, Level.UNKNOWN, says, uses.by_reviews.next_action(REVIEW_ACCESS))
         return
-    for each in uses.by_reviews:
-        reason = each.reason or "the API server gives no reason"
-        says = f"{_who(each)} may use {_identities(each)} ({BINDING_VERB}): {_effect(each)}. Reason: {reason}"
+    for use in uses.by_reviews:
+        reason = use.reason or "the API server gives no reason"
+        says = f"{_who(use)} may use {_identities(use)} ({BINDING_VERB}): {_effect(use)}. Reason: {reason}"
         then = (
             "remove this permission from the service account and from its groups: it is in the binding that the reason "
             "names, or in another authorizer of the API server"
@@ -102,7 +104,7 @@ def _who(use: DaemonUse) -> str:
 def _identities(use: DaemonUse) -> str:
     if not use.client_ids:
         return "all identities"
-    names = listed(redacted(each) for each in use.client_ids)
+    names = listed(redacted(client_id) for client_id in use.client_ids)
     return f"the {'identity' if len(use.client_ids) == 1 else 'identities'} with client id {names}"
 
 

@@ -70,7 +70,7 @@ def pod_address(case: PodCase) -> Finding:
         then = f"{_describe(case.pod)} for the reason why its sandbox is not ready"
         return Finding("address", Level.PROBLEM, why, then, about=", ".join(addresses))
     if its:
-        lost = "; ".join(case.address_conflict(each)[0] for each in addresses if each not in its)
+        lost = "; ".join(case.address_conflict(address)[0] for address in addresses if address not in its)
         return Finding(
             "address", Level.OK, "; ".join(filter(None, ("NMI recognizes the pod by it", lost))), about=", ".join(its)
         )
@@ -146,12 +146,12 @@ def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
         # NMI orders by the binding that each object embeds, which can differ between the pods of one label.
         identities = sorted(
             case.binding_index.all_desired(pod, embedded).values(),
-            key=lambda each: candidate_order(
-                each.pod.metadata.namespace, each.binding.metadata.name, each.identity.key
+            key=lambda desired: candidate_order(
+                desired.pod.metadata.namespace, desired.binding.metadata.name, desired.identity.key
             ),
         )
         name = "/".join(pod.key)
-        if foreign := [each for each in identities if each.crosses_namespaces]:
+        if foreign := [desired for desired in identities if desired.crosses_namespaces]:
             pods = only_foreign if len(foreign) == len(identities) else added
             pods.append(f"{name} ({_names(foreign)})")
         if len(identities) > 1 and (sets := sets_client_id(pod)) is not True:
@@ -180,7 +180,7 @@ def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
 
 
 def _names(identities: Sequence[DesiredAssignment]) -> str:
-    return listed(("/".join(each.identity.key) for each in identities), IDENTITIES_MAX)
+    return listed(("/".join(desired.identity.key) for desired in identities), IDENTITIES_MAX)
 
 
 def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
@@ -189,17 +189,17 @@ def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
     """
     objects = case.objects
     yield from _on_unsupported_nodes(objects)
-    host = [each for each in live_pods(objects) if each.spec.host_network]
+    host = [pod for pod in live_pods(objects) if pod.spec.host_network]
     if host:
         says = f"{counted(len(host), 'pod')} with a label on the host's network: " + listed(
-            "/".join(each.key) for each in host
+            "/".join(pod.key) for pod in host
         )
         then = "remove hostNetwork from their spec: IMDS responds to them with the node's own identities"
         yield Finding("host network", Level.PROBLEM, says, then)
-    under = [each for each in live_pods(objects) if not each.spec.host_network and case.exempt(each)]
+    under = [pod for pod in live_pods(objects) if not pod.spec.host_network and case.exempt(pod)]
     if under:
         says = f"{counted(len(under), 'pod')} with a label and under an exception, which takes precedence: " + listed(
-            "/".join(each.key) for each in under
+            "/".join(pod.key) for pod in under
         )
         yield Finding(
             "exceptions", Level.WARNING, says, "remove the exception's label from these pods, or narrow the exception"
@@ -210,7 +210,7 @@ def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
 
 
 def _on_unsupported_nodes(objects: Facts) -> Iterator[Finding]:
-    nodes = {each.metadata.name: each for each in objects.nodes if not each.can_run_nmi}
+    nodes = {placed_node.metadata.name: placed_node for placed_node in objects.nodes if not placed_node.can_run_nmi}
     by_cause: defaultdict[MissingNmi, list[str]] = defaultdict(list)
     for pod in live_pods(objects):
         if (node := nodes.get(pod.spec.node_name)) is not None:

@@ -68,7 +68,7 @@ def report(state: Facts, node: NodeState | None = None) -> Report:
     findings = list(_cluster_findings(ClusterCase(state)))
     if node is not None:
         findings += [finding for check in machine.CHECKS for finding in check(node)]
-    return Report(findings=[check_result(each) for each in findings])
+    return Report(findings=[check_result(finding) for finding in findings])
 
 
 def _cluster_findings(case: ClusterCase) -> Iterator[Finding]:

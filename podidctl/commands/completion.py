@@ -70,7 +70,7 @@ class ClusterNames:
 
     def _cluster_scoped(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
         found = self._ask(ctx, kind.path())
-        return sorted(each.name for each in found if each.name.startswith(incomplete))
+        return sorted(metadata.name for metadata in found if metadata.name.startswith(incomplete))
 
     def _namespaced(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
         namespace = str(ctx.params.get("namespace") or "")
@@ -79,8 +79,8 @@ class ClusterNames:
         if within and not NAME_PATTERN.fullmatch(within):
             return []
         found = self._ask(ctx, kind.path(within))
-        names = (each.name if namespace else f"{each.namespace}/{each.name}" for each in found)
-        return sorted(each for each in names if each.startswith(incomplete))
+        names = (metadata.name if namespace else f"{metadata.namespace}/{metadata.name}" for metadata in found)
+        return sorted(name for name in names if name.startswith(incomplete))
 
     def _ask(self, ctx: typer.Context, path: str) -> Iterable[_Meta]:
         try:
@@ -93,4 +93,4 @@ class ClusterNames:
 async def _list_names(settings: Settings, path: str, seconds: float) -> list[_Meta]:
     async with asyncio.timeout(seconds), connect(settings) as client:
         answer = await client.request("GET", path, params={"limit": NAMES_MAX})
-    return [each.metadata for each in msgspec.json.decode(answer, type=_ObjectList).items]
+    return [item.metadata for item in msgspec.json.decode(answer, type=_ObjectList).items]

@@ -80,10 +80,10 @@ async def _read_node(state: Facts, node: str, *, imds: bool) -> NodeState:
     except UsageError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
     here = None if state.unread else _labelled_pods(state, node)
-    for each in readable(state.nmi):
-        if each.spec.node_name == node:
+    for nmi in readable(state.nmi):
+        if nmi.spec.node_name == node:
             try:
-                settings = nmi_settings(each)
+                settings = nmi_settings(nmi)
             except UsageError:
                 continue  # reported by the check of flags
     return await read_node(settings, pods=here, ask_imds=imds)
@@ -91,10 +91,10 @@ async def _read_node(state: Facts, node: str, *, imds: bool) -> NodeState:
 
 def _labelled_pods(objects: Facts, node: str) -> int:
     """Return the number of labelled pods on *node*. Raises typer.BadParameter if the cluster has no such node."""
-    names = {each.metadata.name for each in objects.nodes}
+    names = {placed_node.metadata.name for placed_node in objects.nodes}
     if node not in names:
         raise typer.BadParameter(f"the cluster has no node {node}; its nodes are {plain(listed(names)) or '(none)'}")
-    return sum(each.spec.node_name == node and not each.spec.host_network for each in live_pods(objects))
+    return sum(pod.spec.node_name == node and not pod.spec.host_network for pod in live_pods(objects))
 
 
 def show(report: Report, to: Console) -> None:
@@ -106,26 +106,26 @@ def show(report: Report, to: Console) -> None:
     findings, omitted = shortened(report.findings)
     print_table(
         ("", "check", ""),
-        ((f"[{COLORS[each.level]}]{each.level}[/]", each.check, each.says) for each in findings),
+        ((f"[{COLORS[finding.level]}]{finding.level}[/]", finding.check, finding.says) for finding in findings),
         to,
     )
-    for each in findings:
-        if each.next and each.level is not Level.OK:
-            to.print(f"[bold]{each.check}[/]: {escape(each.next)}", soft_wrap=True)
+    for finding in findings:
+        if finding.next and finding.level is not Level.OK:
+            to.print(f"[bold]{finding.check}[/]: {escape(finding.next)}", soft_wrap=True)
     for check, count in omitted.items():
         to.print(f"[bold]{check}[/]: {count} more; -o json has all of them", soft_wrap=True)
-    _show_manifests([each.manifest for each in findings if each.manifest], to)
+    _show_manifests([finding.manifest for finding in findings if finding.manifest], to)
 
 
 def _show_manifests(manifests: Sequence[str], to: Console) -> None:
     """Print whole manifests, up to MANIFEST_LINES_MAX lines, and how to get the others."""
     lines = omitted = 0
-    for each in manifests:
-        if lines + each.count("\n") > MANIFEST_LINES_MAX:
+    for manifest in manifests:
+        if lines + manifest.count("\n") > MANIFEST_LINES_MAX:
             omitted += 1
             continue
-        lines += each.count("\n")
-        print_text(each, to)
+        lines += manifest.count("\n")
+        print_text(manifest, to)
     if omitted:
         more = f"{counted(omitted, 'more manifest')}: podidctl doctor -o json | jq -r '.findings[].manifest'"
         to.print(escape(more), soft_wrap=True)
@@ -134,8 +134,8 @@ def _show_manifests(manifests: Sequence[str], to: Console) -> None:
 def shortened(findings: Sequence[CheckResult]) -> tuple[list[CheckResult], dict[str, int]]:
     """Return the findings to print in their order, and the number of the others by check."""
     shown: defaultdict[str, list[int]] = defaultdict(list)
-    for number in sorted(range(len(findings)), key=lambda each: ORDER.index(findings[each].level)):
+    for number in sorted(range(len(findings)), key=lambda index: ORDER.index(findings[index].level)):
         shown[findings[number].check].append(number)
-    numbers = sorted(each for several in shown.values() for each in several[:FINDINGS_MAX])
+    numbers = sorted(number for several in shown.values() for number in several[:FINDINGS_MAX])
     omitted = {check: len(several) - FINDINGS_MAX for check, several in shown.items() if len(several) > FINDINGS_MAX}
-    return [findings[each] for each in numbers], omitted
+    return [findings[index] for index in numbers], omitted

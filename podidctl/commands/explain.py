@@ -100,7 +100,7 @@ def show(explanation: Explanation, console: Console) -> None:
     )
     print_table(
         ("", "link", "about", ""),
-        ((f"[{COLORS[each.state]}]{each.state}[/]", each.link, each.about, each.says) for each in explanation.links),
+        ((f"[{COLORS[link.state]}]{link.state}[/]", link.link, link.about, link.says) for link in explanation.links),
         console,
     )
     if explanation.decided:
@@ -108,14 +108,14 @@ def show(explanation: Explanation, console: Console) -> None:
             ("NMI's log, UTC", "", "identity", "for", "why", "repeats"),
             (
                 (
-                    escape(each.at),
-                    f"{each.status} {each.outcome}" if each.status is not None else each.outcome,
-                    each.identity,
-                    each.resource,
-                    each.error,
-                    str(each.repeats or ""),
+                    escape(decision.at),
+                    f"{decision.status} {decision.outcome}" if decision.status is not None else decision.outcome,
+                    decision.identity,
+                    decision.resource,
+                    decision.error,
+                    str(decision.repeats or ""),
                 )
-                for each in explanation.decided
+                for decision in explanation.decided
             ),
             console,
         )
@@ -124,16 +124,16 @@ def show(explanation: Explanation, console: Console) -> None:
     if explanation.events:
         print_table(
             ("last seen", "by", "reason", "message"),
-            ((escape(each.at), each.by, each.reason, each.message) for each in explanation.events),
+            ((escape(event.at), event.by, event.reason, event.message) for event in explanation.events),
             console,
         )
     if explanation.events_unread:
         console.print(f"Events could not be read: {escape(explanation.events_unread)}", soft_wrap=True)
     if explanation.next:
         console.print(f"[bold]next:[/] {escape(explanation.next)}", soft_wrap=True)
-    for each in explanation.links:
-        if each.state is LinkState.UNKNOWN and each.next:
-            console.print(f"[yellow]unknown:[/] {escape(f'{each.link} {each.about}: {each.next}')}", soft_wrap=True)
+    for link in explanation.links:
+        if link.state is LinkState.UNKNOWN and link.next:
+            console.print(f"[yellow]unknown:[/] {escape(f'{link.link} {link.about}: {link.next}')}", soft_wrap=True)
     if explanation.manifest:
         print_text(explanation.manifest, console)
     console.print(f"[dim]decided by {escape(explanation.rules)}[/]", soft_wrap=True)

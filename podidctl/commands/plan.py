@@ -91,8 +91,8 @@ def show(preview: Preview, output: Output, console: Console, *, everything: bool
         console.print(f"\n… and {more} more VMs and scale sets (--all lists them)")
     if preview.left_out:
         table = Table("ignored until they are corrected", "pods", "why", box=SIMPLE, title_justify="left")
-        for each in preview.left_out:
-            table.add_row(_escape(f"{each.kind} {each.name}"), str(each.pods), _escape(each.why))
+        for group in preview.left_out:
+            table.add_row(_escape(f"{group.kind} {group.name}"), str(group.pods), _escape(group.why))
         console.print(table)
 
 
@@ -109,8 +109,8 @@ def _show_host(host: HostPreview, console: Console, *, everything: bool) -> None
             column.overflow = "fold"
         for verb, changes, more in chosen(host, everything=everything):
             color = COLORS[SIGNS[verb]]
-            for each in changes:
-                cells = (f"{each.namespace}/{each.name}", each.pod, each.node, each.identity, becomes(each))
+            for change in changes:
+                cells = (f"{change.namespace}/{change.name}", change.pod, change.node, change.identity, becomes(change))
                 table.add_row(f"[{color}]{verb}[/]", *(_escape(cell) for cell in cells))
             if more:
                 table.add_row(f"[{color}]{verb}[/]", f"… and {more} more (--all lists them)")

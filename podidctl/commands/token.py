@@ -170,7 +170,9 @@ def _granted(case: PodCase, request: TokenRequest, identity: AzureIdentity) -> T
 
 def _permission_note(case: PodCase, identity: AzureIdentity) -> str:
     """Return a note if it is unknown whether the pod's service account may use *identity* at the token proxy."""
-    unknown = [each.unread.why for each in permissions_of(case, [identity]) if each.unread is not None]
+    unknown = [
+        permission.unread.why for permission in permissions_of(case, [identity]) if permission.unread is not None
+    ]
     return f"it is not known whether its service account may use the identity: {unknown[0]}" if unknown else ""
 
 

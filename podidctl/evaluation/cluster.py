@@ -60,7 +60,7 @@ class ClusterCase:
     @cached_property
     def by_node(self) -> Mapping[str, NmiConfiguration]:
         """These configurations, by node."""
-        return {each.settings.node_name: each for each in self.configurations}
+        return {configuration.settings.node_name: configuration for configuration in self.configurations}
 
     @cached_property
     def usual(self) -> NmiConfiguration:
@@ -85,7 +85,7 @@ class ClusterCase:
     @cached_property
     def existing_assignments(self) -> Sequence[ExistingAssignment]:
         """The AzureAssignedIdentities that are not being deleted."""
-        return [each for each in map(ExistingAssignment, self.facts.assigned) if not each.terminating]
+        return [assignment for assignment in map(ExistingAssignment, self.facts.assigned) if not assignment.terminating]
 
     @cached_property
     def binding_index(self) -> BindingIndex:
@@ -96,13 +96,15 @@ class ClusterCase:
     @cached_property
     def exempt(self) -> Callable[[Pod], str]:
         """Return why a pod is exempt (`MIC`, `exception namespace/name`), or an empty string."""
-        return exemption_reasons([each.settings for each in self.configurations], self.facts.exceptions)
+        return exemption_reasons(
+            [configuration.settings for configuration in self.configurations], self.facts.exceptions
+        )
 
     @cached_property
     def nodes_without_nmi(self) -> Mapping[str, MissingNmi]:
         """The cause for each node without NMI: where it cannot run, and where it runs on other nodes only."""
-        there = {each.spec.node_name for each in self.nmi}
-        ready = {each.spec.node_name for each in self.nmi if each.ready}
+        there = {daemon.spec.node_name for daemon in self.nmi}
+        ready = {daemon.spec.node_name for daemon in self.nmi if daemon.ready}
         return {
             node.metadata.name: missing_nmi(node, self.nmi)
             for node in self.facts.nodes

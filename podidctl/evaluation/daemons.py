@@ -65,15 +65,15 @@ def missing_nmi(node: PlacedNode, nmi: Sequence[Daemon]) -> MissingNmi:
     if not node.can_run_nmi:
         return WINDOWS
     name = node.metadata.name
-    waiting = next((each for each in nmi if not each.spec.node_name and each.intended_node == name), None)
+    waiting = next((daemon for daemon in nmi if not daemon.spec.node_name and daemon.intended_node == name), None)
     if waiting is not None:
         then = f"make room for it: kubectl describe pod -n {waiting.metadata.namespace} {waiting.metadata.name}"
         return MissingNmi(f"NMI's pod {waiting.name} is not scheduled to it: {waiting.unscheduled_reason}", then)
-    sets = {(each.metadata.namespace, each.daemon_set): each for each in nmi if each.daemon_set}
-    obstacles = [(each, list(_obstacles(node, each))) for each in sets.values()]
-    for each, found in obstacles:
+    sets = {(daemon.metadata.namespace, daemon.daemon_set): daemon for daemon in nmi if daemon.daemon_set}
+    obstacles = [(daemon, list(_obstacles(node, daemon))) for daemon in sets.values()]
+    for daemon, found in obstacles:
         if not found:
-            return _admitted(node, each)
+            return _admitted(node, daemon)
     return obstacles[0][1][0] if obstacles else _unknown(node)
 
 
@@ -91,7 +91,9 @@ def _obstacles(node: PlacedNode, nmi: Daemon) -> Iterator[MissingNmi]:
             )
             yield MissingNmi(why, then)
     for taint in node.spec.taints or ():
-        if taint.effect in PREVENTING and not any(_tolerates(each, taint) for each in nmi.spec.tolerations or ()):
+        if taint.effect in PREVENTING and not any(
+            _tolerates(toleration, taint) for toleration in nmi.spec.tolerations or ()
+        ):
             why = f"NMI's DaemonSet {nmi.daemon_set} does not tolerate its taint {taint}"
             yield MissingNmi(why, _toleration(taint, name))
 
@@ -167,7 +169,7 @@ def unsupported_node(case: PodCase) -> MissingNmi | None:
     node = case.node
     if case.pod.finished or not isinstance(node, PlacedNode) or node.can_run_nmi:
         return None
-    return None if any(each.ready for each in case.nmi) else missing_nmi(node, ())
+    return None if any(daemon.ready for daemon in case.nmi) else missing_nmi(node, ())
 
 
 def exemption_reasons(
@@ -177,11 +179,11 @@ def exemption_reasons(
 
     A node whose NMI flags are not known uses the flags of the first known NMI, or else the defaults.
     """
-    known = {each.node_name: exemptions_of(each) for each in nmis}
+    known = {settings.node_name: exemptions_of(settings) for settings in nmis}
     usual = next(iter(known.values()), Exemptions())
     by_namespace: defaultdict[str, list[AzurePodIdentityException]] = defaultdict(list)
-    for each in exceptions:
-        by_namespace[each.metadata.namespace].append(each)
+    for exception in exceptions:
+        by_namespace[exception.metadata.namespace].append(exception)
 
     def why(pod: Pod) -> str:
         rules = known.get(pod.spec.node_name, usual)

@@ -45,16 +45,16 @@ def proxied_identities(settings: Settings, identities: Iterable[AzureIdentity]) 
     resource.
     """
     found: dict[str, list[AzureIdentity]] = {}
-    for each in identities:
-        if each.spec.type != IdentityType.FEDERATED:
+    for identity in identities:
+        if identity.spec.type != IdentityType.FEDERATED:
             continue
         try:
-            exchange = exchange_of(settings, each)
+            exchange = exchange_of(settings, identity)
         except PolicyError:  # NMI refuses the identity, which another check reports
             continue
-        resource = permission_resource(each.spec.client_id)
+        resource = permission_resource(identity.spec.client_id)
         if exchange is Exchange.IDENTITY_BINDINGS and resource:
-            found.setdefault(resource, []).append(each)
+            found.setdefault(resource, []).append(identity)
     return found
 
 
@@ -88,7 +88,7 @@ def permissions_of(case: PodCase, identities: Iterable[AzureIdentity]) -> list[P
 
 def permission_refusal(case: PodCase, identity: AzureIdentity, account: str) -> Refusal | None:
     """Return NMI's refusal of *identity* if the service account *account* may not use it at the token proxy."""
-    if all(each.allowed is not False for each in permissions_of(case, [identity])):
+    if all(permission.allowed is not False for permission in permissions_of(case, [identity])):
         return None
     cause = Refused(f"RBAC has no permission {BINDING_VERB} of {account} for the identity's clientID", status=403)
     return refusal_of(NotBoundError(cause, MissingStep.PERMISSION, identity.spec.client_id, account))
@@ -101,8 +101,8 @@ def manifest_for(case: PodCase, identities: Iterable[AzureIdentity]) -> str:
     if not case.pod.spec.service_account_name:
         return ""
     account = account_name(case.pod)
-    missing = [each.resource for each in permissions_of(case, identities) if not each.allowed]
-    return manifest_of({each: [account] for each in missing[:IDENTITIES_MAX]})
+    missing = [permission.resource for permission in permissions_of(case, identities) if not permission.allowed]
+    return manifest_of({client_id: [account] for client_id in missing[:IDENTITIES_MAX]})
 
 
 def manifest_of(missing: Mapping[str, Sequence[str]]) -> str:
@@ -112,9 +112,9 @@ def manifest_of(missing: Mapping[str, Sequence[str]]) -> str:
     documents: list[Any] = []
     namespaces: dict[str, None] = {}
     for client_id, accounts in missing.items():
-        owners = [(namespace, name) for namespace, _, name in (each.partition("/") for each in accounts)]
+        owners = [(namespace, name) for namespace, _, name in (account.partition("/") for account in accounts)]
         try:
-            made = [permission_role(client_id), *(permission_binding(client_id, *each) for each in owners)]
+            made = [permission_role(client_id), *(permission_binding(client_id, *owner) for owner in owners)]
         except ValueError:
             continue
         documents += made
@@ -141,8 +141,8 @@ _Dumper.add_representer(str, _represent_text)
 def _comment(namespaces: Sequence[str]) -> str:
     named = namespaces if len(namespaces) <= NAMESPACES_MAX else ["NAMESPACE"]
     groups = "".join(
-        f'#   {{kind: Group, apiGroup: rbac.authorization.k8s.io, name: "system:serviceaccounts:{each}"}}\n'
-        for each in named
+        f'#   {{kind: Group, apiGroup: rbac.authorization.k8s.io, name: "system:serviceaccounts:{namespace}"}}\n'
+        for namespace in named
     )
     return (
         "# Anyone with permission to create an AzureIdentity chooses its clientID: check that these service\n"

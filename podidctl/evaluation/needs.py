@@ -40,7 +40,7 @@ REVIEWS_MAX: Final = 200
 
 def live_pods(facts: Facts) -> list[Pod]:
     """Return the labelled pods that have not ended."""
-    return [each for each in facts.pods if each.binding_label and not each.finished]
+    return [pod for pod in facts.pods if pod.binding_label and not pod.finished]
 
 
 def namespaces_of(identities: Iterable[AzureIdentity], *, cross_namespace: bool) -> tuple[str, ...]:
@@ -49,18 +49,20 @@ def namespaces_of(identities: Iterable[AzureIdentity], *, cross_namespace: bool)
     A Secret of another namespace counts only with *cross_namespace*: NMI does not read it otherwise.
     """
     names = set()
-    for each in identities:
-        own, reference = each.metadata.namespace, each.spec.client_password
-        if each.spec.type in SERVICE_PRINCIPAL_TYPES and reference is not None:
+    for identity in identities:
+        own, reference = identity.metadata.namespace, identity.spec.client_password
+        if identity.spec.type in SERVICE_PRINCIPAL_TYPES and reference is not None:
             names.add(reference.namespace if cross_namespace and reference.namespace else own)
     return tuple(sorted(names))
 
 
 def needed_identities(facts: Facts) -> set[IdentityKey]:
     """Return the identities of bindings that select a running pod."""
-    labels = {each.binding_label for each in live_pods(facts)}
+    labels = {pod.binding_label for pod in live_pods(facts)}
     return {
-        (each.metadata.namespace, each.spec.azure_identity) for each in facts.bindings if each.spec.selector in labels
+        (binding.metadata.namespace, binding.spec.azure_identity)
+        for binding in facts.bindings
+        if binding.spec.selector in labels
     }
 
 
@@ -105,27 +107,29 @@ def right_review(account: str, right: Right) -> Review:
 
 def secret_namespaces(facts: Facts) -> dict[str, list[str]]:
     """Return by NMI's service account the namespaces of the Secrets that it needs, existing ones first."""
-    existing = {each.metadata.namespace for each in facts.identities}
+    existing = {identity.metadata.namespace for identity in facts.identities}
     needed: dict[str, set[str]] = {}
-    for each in readable(facts.nmi):
-        cross = any(one.settings.allow_cross_namespace_secrets for one in readable_configurations([each]))
+    for daemon in readable(facts.nmi):
+        cross = any(one.settings.allow_cross_namespace_secrets for one in readable_configurations([daemon]))
         own = namespaces_of(facts.identities, cross_namespace=cross)
-        needed.setdefault(service_account_of(each), set()).update(own)
+        needed.setdefault(service_account_of(daemon), set()).update(own)
     # With --allow-cross-namespace-secrets an AzureIdentity may name any text as the namespace of its Secret.
     return {account: sorted(names, key=lambda name: (name not in existing, name)) for account, names in needed.items()}
 
 
 def used_hosts(facts: Facts) -> Sequence[Host]:
     """Return the hosts of labelled pods, each once, sorted by key."""
-    nodes = {each.spec.node_name for each in live_pods(facts)}
-    hosts = (parse_provider_id(each.spec.provider_id) for each in facts.nodes if each.metadata.name in nodes)
-    by_key = {each.key: each for each in hosts if each is not None}
+    nodes = {pod.spec.node_name for pod in live_pods(facts)}
+    hosts = (parse_provider_id(node.spec.provider_id) for node in facts.nodes if node.metadata.name in nodes)
+    by_key = {host.key: host for host in hosts if host is not None}
     return [by_key[key] for key in sorted(by_key)]
 
 
 def served_pairs(facts: Facts) -> list[tuple[Pod, AzureIdentity]]:
     """Return the live pods, each with every federated identity that serves it."""
-    federations = {each.key: each for each in facts.identities if each.spec.type == IdentityType.FEDERATED}
+    federations = {
+        identity.key: identity for identity in facts.identities if identity.spec.type == IdentityType.FEDERATED
+    }
     selected: defaultdict[tuple[str, str], dict[tuple[str, str], AzureIdentity]] = defaultdict(dict)
     for binding in facts.bindings:
         namespace = binding.metadata.namespace
@@ -155,12 +159,19 @@ class BindingUse(NamedTuple):
 
 def binding_uses(pairs: Sequence[tuple[Pod, AzureIdentity]], nmi: Sequence[Daemon]) -> list[BindingUse]:
     """Return the uses of *pairs* for which an NMI sends the exchange to the token proxy, each once, sorted."""
-    settings = [each.settings for each in readable_configurations(nmi) if each.settings.federated_identities]
-    kinds = {(each.federated_exchange, each.federated_exchange_annotation): each for each in settings}
+    settings = [
+        configuration.settings
+        for configuration in readable_configurations(nmi)
+        if configuration.settings.federated_identities
+    ]
+    kinds = {
+        (node_settings.federated_exchange, node_settings.federated_exchange_annotation): node_settings
+        for node_settings in settings
+    }
     identities = list({identity.key: identity for _, identity in pairs}.values())
     clients: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for each in kinds.values():
-        for client_id, its in proxied_identities(each, identities).items():
+    for node_settings in kinds.values():
+        for client_id, its in proxied_identities(node_settings, identities).items():
             for identity in its:
                 clients[identity.key].add(client_id)
     found = {
@@ -189,15 +200,15 @@ def federated_needs(facts: Facts) -> FederatedNeeds:
     pairs, nmi = served_pairs(facts), readable(facts.nmi)
     names = sorted({account_name(pod) for pod, _ in pairs if pod.spec.service_account_name})
     accounts = {
-        service_account_of(each)
-        for each in nmi
-        if any(one.settings.federated_identities for one in readable_configurations([each]))
+        service_account_of(daemon)
+        for daemon in nmi
+        if any(one.settings.federated_identities for one in readable_configurations([daemon]))
     }
     checked = by_turns(names, namespace_of)[:ACCOUNTS_MAX]
     uses = by_turns(binding_uses(pairs, nmi), lambda use: use.namespace)
     return FederatedNeeds(
         namespaces=sorted({pod.metadata.namespace for pod, _ in pairs}),
-        tokens=[token_review(account, each) for account in sorted(accounts) for each in checked],
+        tokens=[token_review(account, namespace) for account in sorted(accounts) for namespace in checked],
         unchecked=len(names) - len(checked) if accounts else 0,
         uses=uses[:USES_MAX],
         unchecked_uses=max(0, len(uses) - USES_MAX),
@@ -217,23 +228,31 @@ def review_resources(settings: Sequence[Settings], identities: Iterable[AzureIde
     namespace first. Empty if no NMI uses it.
     """
     using = [
-        each
-        for each in settings
-        if each.federated_identities
-        and (each.federated_exchange is Exchange.IDENTITY_BINDINGS or each.federated_exchange_annotation)
+        node_settings
+        for node_settings in settings
+        if node_settings.federated_identities
+        and (
+            node_settings.federated_exchange is Exchange.IDENTITY_BINDINGS
+            or node_settings.federated_exchange_annotation
+        )
     ]
     if not using:
         return []
-    in_turn = by_turns(identities, lambda each: each.metadata.namespace)
-    kinds = {(each.federated_exchange, each.federated_exchange_annotation): each for each in using}
-    found = {resource: None for each in kinds.values() for resource in proxied_identities(each, in_turn)}
-    return [ALL_IDENTITIES, *(each for each in found if each != ALL_IDENTITIES)]
+    in_turn = by_turns(identities, lambda identity: identity.metadata.namespace)
+    kinds = {
+        (node_settings.federated_exchange, node_settings.federated_exchange_annotation): node_settings
+        for node_settings in using
+    }
+    found = {
+        resource: None for node_settings in kinds.values() for resource in proxied_identities(node_settings, in_turn)
+    }
+    return [ALL_IDENTITIES, *(resource for resource in found if resource != ALL_IDENTITIES)]
 
 
 def bound_uses(rbac: Rbac, accounts: Iterable[DaemonAccount]) -> Iterator[DaemonUse]:
     """Return the permissions of *accounts* by *rbac*, one for each binding and subject of the service account."""
     permissions = Permissions(rbac)
-    bindings = {each.metadata.name: each for each in rbac.cluster_role_bindings}
+    bindings = {binding.metadata.name: binding for binding in rbac.cluster_role_bindings}
     for program, account in accounts:
         for subject in service_account(account):
             rules: dict[str, list[BoundRule]] = {}
@@ -241,7 +260,7 @@ def bound_uses(rbac: Rbac, accounts: Iterable[DaemonAccount]) -> Iterator[Daemon
                 if not bound.namespace and _client_ids(bound):
                     rules.setdefault(bound.binding, []).append(bound)
             for name, several in rules.items():
-                client_ids = dict.fromkeys(each for bound in several for each in _client_ids(bound))
+                client_ids = dict.fromkeys(client_id for bound in several for client_id in _client_ids(bound))
                 yield DaemonUse(
                     program=program,
                     account=account,
@@ -263,11 +282,10 @@ def _client_ids(bound: BoundRule) -> list[str]:
         or {ALL, BINDING_GROUP}.isdisjoint(rule.api_groups or ())
     ):
         return []
-    return [each for each in rule.resources or () if each == ALL_IDENTITIES or is_grantable(each)]
+    return [resource for resource in rule.resources or () if resource == ALL_IDENTITIES or is_grantable(resource)]
 
 
 def has_use(uses: Sequence[DaemonUse] | ReadFailure, account: DaemonAccount, resource: str) -> bool:
     return not isinstance(uses, ReadFailure) and any(
-        (each.program, each.account) == account and (not each.client_ids or resource in each.client_ids)
-        for each in uses
+        (use.program, use.account) == account and (not use.client_ids or resource in use.client_ids) for use in uses
     )

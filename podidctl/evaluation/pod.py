@@ -136,12 +136,12 @@ class PodCase:
     @property
     def nmi_elsewhere(self) -> Sequence[Daemon]:
         """NMI's pods of other nodes, and those that are not scheduled yet. Read only if this node has none."""
-        return [each for each in readable(self.facts.nmi) if each.spec.node_name != self.pod.spec.node_name]
+        return [daemon for daemon in readable(self.facts.nmi) if daemon.spec.node_name != self.pod.spec.node_name]
 
     @cached_property
     def addresses(self) -> tuple[str, ...]:
         """The addresses by which NMI recognizes the pod."""
-        return tuple(each for each in own_addresses(self.pod) if self._possible_owners(each) == [self.pod])
+        return tuple(address for address in own_addresses(self.pod) if self._possible_owners(address) == [self.pod])
 
     @property
     def unseen(self) -> str:
@@ -163,7 +163,7 @@ class PodCase:
 
     def address_conflict(self, address: str) -> tuple[str, str]:
         """Return why *address*, which other pods also have, does not identify the pod, and the next action."""
-        names = ["/".join(each.key) for each in self._pods_at(address) if each is not self.pod]
+        names = ["/".join(pod.key) for pod in self._pods_at(address) if pod is not self.pod]
         match self._possible_owners(address):
             case []:
                 return (
@@ -186,8 +186,8 @@ class PodCase:
                 )
 
     def _pods_at(self, address: str) -> list[Pod]:
-        others = (each for each in self.facts.pods if each.key != self.pod.key)
-        return [self.pod, *(each for each in others if address in own_addresses(each))]
+        others = (pod for pod in self.facts.pods if pod.key != self.pod.key)
+        return [self.pod, *(pod for pod in others if address in own_addresses(pod))]
 
     def _possible_owners(self, address: str) -> list[Pod]:
         """Return the pods that may own *address*, as NMI decides: ownership changes only when the former pod is
@@ -196,7 +196,7 @@ class PodCase:
         claimants = self._pods_at(address)
         if len(claimants) == 1:
             return claimants
-        return [each for each in claimants if not (each.ending or each.sandbox_down)]
+        return [claimant for claimant in claimants if not (claimant.ending or claimant.sandbox_down)]
 
     @cached_property
     def nmi_facts(self) -> PodFacts:
@@ -211,21 +211,25 @@ class PodCase:
     @cached_property
     def eligible_bindings(self) -> Sequence[AzureIdentityBinding]:
         """The bindings that may select the pod: in managed mode the ones in its namespace, else all."""
-        return [each for each in self.facts.bindings if not self.managed or each.metadata.namespace == self.namespace]
+        return [
+            binding
+            for binding in self.facts.bindings
+            if not self.managed or binding.metadata.namespace == self.namespace
+        ]
 
     @cached_property
     def candidates(self) -> Sequence[Candidate]:
         """The bindings that select the pod's label, sorted by key."""
         label = self.pod.binding_label
-        selecting = [each for each in self.eligible_bindings if label and each.spec.selector == label]
+        selecting = [binding for binding in self.eligible_bindings if label and binding.spec.selector == label]
         return [
-            Candidate(each, self._named_identity(each), self.restriction(each))
-            for each in sorted(selecting, key=lambda binding: binding.key)
+            Candidate(binding, self._named_identity(binding), self.restriction(binding))
+            for binding in sorted(selecting, key=lambda binding: binding.key)
         ]
 
     def _named_identity(self, binding: AzureIdentityBinding) -> AzureIdentity | None:
         key = (binding.metadata.namespace, binding.spec.azure_identity)
-        return next((each for each in self.facts.identities if each.key == key), None)
+        return next((identity for identity in self.facts.identities if identity.key == key), None)
 
     def restriction(self, binding: AzureIdentityBinding) -> str:
         """Return why *binding* serves only pods of its own namespace and not this one, or an empty string."""
@@ -243,20 +247,24 @@ class PodCase:
     @cached_property
     def bound(self) -> Sequence[AzureIdentity]:
         """The identities of the bindings that serve the pod's namespace."""
-        return [each.identity for each in self.candidates if each.identity is not None and not each.restriction]
+        return [
+            candidate.identity
+            for candidate in self.candidates
+            if candidate.identity is not None and not candidate.restriction
+        ]
 
     @cached_property
     def identities(self) -> Sequence[AzureIdentity]:
         """The identities that may serve the pod, each once: those of its bindings and those assigned to it."""
         assigned = () if self.managed else self.facts.assigned
-        watched = [each.spec.azure_identity_ref for each in assigned if self.watches(each)]
-        return list({each.key: each for each in (*self.bound, *watched)}.values())
+        watched = [assignment.spec.azure_identity_ref for assignment in assigned if self.watches(assignment)]
+        return list({identity.key: identity for identity in (*self.bound, *watched)}.values())
 
     @property
     def federated(self) -> Sequence[AzureIdentity]:
         """Those of the identities that are federated and therefore of the pod's namespace."""
-        ours = [each for each in self.identities if each.spec.type == IdentityType.FEDERATED]
-        return [each for each in ours if each.metadata.namespace == self.pod.metadata.namespace]
+        ours = [identity for identity in self.identities if identity.spec.type == IdentityType.FEDERATED]
+        return [identity for identity in ours if identity.metadata.namespace == self.pod.metadata.namespace]
 
     @cached_property
     def assignments(self) -> tuple[AssignedIdentity, ...]:
@@ -328,8 +336,8 @@ def assignments_of(
     """
     if settings.operation_mode is OperationMode.MANAGED:
         return tuple(_joined(pod, bindings, identities))
-    watched = (each for each in assigned if _is_watched(settings, pod, each))
-    return tuple(project(each) for each in sorted(watched, key=assigned_order)[:ASSIGNED_MAX])
+    watched = (assignment for assignment in assigned if _is_watched(settings, pod, assignment))
+    return tuple(project(assignment) for assignment in sorted(watched, key=assigned_order)[:ASSIGNED_MAX])
 
 
 def _is_watched(settings: Settings, pod: Pod, assigned: AzureAssignedIdentity) -> bool:
@@ -342,7 +350,7 @@ def _is_watched(settings: Settings, pod: Pod, assigned: AzureAssignedIdentity) -
 def _joined(
     pod: Pod, bindings: Iterable[AzureIdentityBinding], several: Iterable[AzureIdentity]
 ) -> Iterator[AssignedIdentity]:
-    identities = {each.key: each for each in several}
+    identities = {identity.key: identity for identity in several}
     for binding in bindings:
         identity = identities.get((binding.metadata.namespace, binding.spec.azure_identity))
         if identity is None or binding.metadata.namespace != pod.metadata.namespace:
@@ -359,7 +367,7 @@ def sets_client_id(pod: Pod) -> bool | None:
     """
     spec = pod.spec if isinstance(pod, VariablePod) else VariablePodSpec()
     containers = [*(spec.containers or ()), *(spec.init_containers or ())]
-    if any(variable.name == CLIENT_ID_VARIABLE for each in containers for variable in each.env or ()):
+    if any(variable.name == CLIENT_ID_VARIABLE for container in containers for variable in container.env or ()):
         return True
-    sources = (source for each in containers for source in each.env_from or ())
+    sources = (source for container in containers for source in container.env_from or ())
     return None if any(CLIENT_ID_VARIABLE.startswith(source.prefix) for source in sources) else False

@@ -53,8 +53,8 @@ class Permissions:
     """The rules of all subjects."""
 
     def __init__(self, rbac: Rbac) -> None:
-        self._cluster_roles = {each.metadata.name: _without_repeats(each) for each in rbac.cluster_roles}
-        self._roles = {each.key: _without_repeats(each) for each in rbac.roles}
+        self._cluster_roles = {role.metadata.name: _without_repeats(role) for role in rbac.cluster_roles}
+        self._roles = {role.key: _without_repeats(role) for role in rbac.roles}
         self._aggregated: dict[str, tuple[PolicyRule, ...]] = {}
         self._names: dict[int, frozenset[str]] = {}
         """By the id of a rule, which `_roles` or `_cluster_roles` keeps."""
@@ -88,7 +88,7 @@ class Permissions:
             rules = self._rules_of(reference.name)
         where = f"{namespace}/" if namespace else ""
         via = f"{kind} {where}{binding.metadata.name} → {reference.kind} {reference.name}"
-        return (BoundRule(each, namespace, via, self._names_of(each), binding.metadata.name) for each in rules)
+        return (BoundRule(rule, namespace, via, self._names_of(rule), binding.metadata.name) for rule in rules)
 
     def _names_of(self, rule: PolicyRule) -> frozenset[str]:
         known = self._names.get(id(rule))
@@ -108,7 +108,7 @@ class Permissions:
         rules = dict.fromkeys(role.rules or ())
         selectors = role.aggregation_rule.cluster_role_selectors or () if role.aggregation_rule is not None else ()
         for other in self._cluster_roles.values() if selectors else ():
-            if other.metadata.name != name and any(_selects(each, other) for each in selectors):
+            if other.metadata.name != name and any(_selects(selector, other) for selector in selectors):
                 rules |= dict.fromkeys(self._rules_of(other.metadata.name))
         self._aggregated[name] = tuple(rules)
         return self._aggregated[name]
@@ -118,7 +118,7 @@ def _without_repeats(role: Role) -> Role:
     """Return *role* with each entry of its rules once. The API server accepts long lists of one entry, which every
     binding of the role would cost again.
     """
-    return msgspec.structs.replace(role, rules=[_distinct(each) for each in role.rules or ()])
+    return msgspec.structs.replace(role, rules=[_distinct(rule) for rule in role.rules or ()])
 
 
 def _distinct(rule: PolicyRule) -> PolicyRule:
@@ -146,7 +146,7 @@ def service_account(name: str) -> tuple[SubjectKey, ...]:
     """Return the subjects of a service account's token: itself and its groups. *name* is `namespace/name`."""
     namespace, _, bare = name.partition("/")
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
-    return (SubjectKey("ServiceAccount", namespace, bare), *(SubjectKey("Group", "", each) for each in groups))
+    return (SubjectKey("ServiceAccount", namespace, bare), *(SubjectKey("Group", "", group) for group in groups))
 
 
 def _key(subject: Subject, namespace: str) -> SubjectKey | None:
@@ -169,13 +169,13 @@ def _selects(selector: LabelSelector, role: Role) -> bool:
     labels = role.metadata.labels or {}
     if any(labels.get(key) != value for key, value in (selector.match_labels or {}).items()):
         return False
-    for each in selector.match_expressions or ():
-        there, values = each.key in labels, each.values or ()
-        match each.operator:
+    for expression in selector.match_expressions or ():
+        there, values = expression.key in labels, expression.values or ()
+        match expression.operator:
             case "In":
-                fits = there and labels[each.key] in values
+                fits = there and labels[expression.key] in values
             case "NotIn":
-                fits = not there or labels[each.key] not in values
+                fits = not there or labels[expression.key] not in values
             case "Exists":
                 fits = there
             case "DoesNotExist":

@@ -60,12 +60,14 @@ def unresolved_event(
     events: Iterable[Event], decisions: Iterable[LoggedDecision], now: datetime
 ) -> RecentRefusal | None:
     """Return the refusal of the latest recent Event without a later grant in *decisions*, or None."""
-    granted = [at for each in decisions if _is_grant(each) and (at := log_time(each.decided_at, now)) is not None]
+    granted = [
+        at for decision in decisions if _is_grant(decision) and (at := log_time(decision.decided_at, now)) is not None
+    ]
     for event in events:
         at = parse_time(event.at)
         if event.reason != TOKEN_REFUSED or at is None or not _is_recent(at, now):
             continue
-        return None if any(each >= at for each in granted) else RecentRefusal(at, event.message)
+        return None if any(granted_at >= at for granted_at in granted) else RecentRefusal(at, event.message)
     return None
 
 
@@ -74,32 +76,34 @@ def _unresolved(
 ) -> Iterator[RecentRefusal]:
     grants: list[LoggedDecision] = []
     latest_first = list(decisions)
-    for number, each in enumerate(latest_first):
-        if _is_grant(each):
-            grants.append(each)
+    for number, decision in enumerate(latest_first):
+        if _is_grant(decision):
+            grants.append(decision)
             continue
-        at = log_time(each.at, now)
-        if at is None or not _is_recent(at, now) or not _is_lasting(each):
+        at = log_time(decision.at, now)
+        if at is None or not _is_recent(at, now) or not _is_lasting(decision):
             continue
-        if (identity and each.identity not in {"", identity}) or (resource and each.resource not in {"", resource}):
+        if (identity and decision.identity not in {"", identity}) or (
+            resource and decision.resource not in {"", resource}
+        ):
             continue
-        if any(_resolves(grant, each, now) for grant in grants):
+        if any(_resolves(grant, decision, now) for grant in grants):
             continue
-        text = each.error or _earlier_error(each, latest_first[number + 1 :]) or NO_CAUSE
-        yield RecentRefusal(at, text, each.outcome, each.status, each.identity, each.resource)
+        text = decision.error or _earlier_error(decision, latest_first[number + 1 :]) or NO_CAUSE
+        yield RecentRefusal(at, text, decision.outcome, decision.status, decision.identity, decision.resource)
 
 
 def _earlier_error(summary: LoggedDecision, earlier: Iterable[LoggedDecision]) -> str:
     """Return the cause of the refusals that *summary* counts: NMI logs it with the first one only."""
-    return next((each.error for each in earlier if each.outcome == summary.outcome and each.error), "")
+    return next((decision.error for decision in earlier if decision.outcome == summary.outcome and decision.error), "")
 
 
-def _is_grant(each: LoggedDecision) -> bool:
-    return each.outcome in {GRANTED, EXEMPT}
+def _is_grant(decision: LoggedDecision) -> bool:
+    return decision.outcome in {GRANTED, EXEMPT}
 
 
-def _is_lasting(each: LoggedDecision) -> bool:
-    return each.outcome in _LASTING or each.error == NONE_MATCHES.detail
+def _is_lasting(decision: LoggedDecision) -> bool:
+    return decision.outcome in _LASTING or decision.error == NONE_MATCHES.detail
 
 
 def _resolves(grant: LoggedDecision, refusal: LoggedDecision, now: datetime) -> bool:

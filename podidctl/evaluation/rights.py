@@ -62,6 +62,6 @@ def mic_rights(
 def upgrade_rights() -> tuple[Right, ...]:
     """Return MIC's permissions on the objects of tenants that it needs until the type upgrade is recorded."""
     return tuple(
-        Right("update", GROUP, each, needed=False, purpose=UPGRADE)
-        for each in ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
+        Right("update", GROUP, plural, needed=False, purpose=UPGRADE)
+        for plural in ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
     )

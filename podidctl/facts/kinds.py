@@ -73,9 +73,11 @@ class DatedPod(VariablePod, frozen=True):
     @property
     def since(self) -> datetime | None:
         """Time of creation or scheduling, whichever is later: MIC does not act before a pod is scheduled."""
-        scheduled = (each.last_transition_time for each in self.status.conditions if each.type == SCHEDULED)
+        scheduled = (
+            condition.last_transition_time for condition in self.status.conditions if condition.type == SCHEDULED
+        )
         times = map(parse_time, (self.metadata.creation_timestamp, *scheduled))
-        return max((each for each in times if each is not None), default=None)
+        return max((time for time in times if time is not None), default=None)
 
 
 DATED_PODS: Final = Kind("Pod", "pods", DatedPod)
@@ -210,7 +212,7 @@ class Daemon(Resource, frozen=True):
     @property
     def ready(self) -> bool:
         return self.metadata.deletion_timestamp is None and any(
-            each.type == "Ready" and each.status == "True" for each in self.status.conditions
+            condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions
         )
 
     @property
@@ -219,7 +221,7 @@ class Daemon(Resource, frozen=True):
 
         The Pod Security levels `baseline` and `restricted` permit neither to tenants.
         """
-        return self.spec.host_network or any(each.host_path is not None for each in self.spec.volumes)
+        return self.spec.host_network or any(volume.host_path is not None for volume in self.spec.volumes)
 
     @property
     def looks_like_nmi(self) -> bool:
@@ -232,7 +234,7 @@ class Daemon(Resource, frozen=True):
     def daemon_set(self) -> str:
         """Name of the DaemonSet that runs the pod; empty if none does."""
         owners = self.metadata.owner_references or ()
-        return next((each.name for each in owners if each.kind == "DaemonSet" and each.controller), "")
+        return next((owner.name for owner in owners if owner.kind == "DaemonSet" and owner.controller), "")
 
     @property
     def intended_node(self) -> str:
@@ -240,26 +242,32 @@ class Daemon(Resource, frozen=True):
         affinity = self.spec.affinity.node_affinity if self.spec.affinity is not None else None
         terms = affinity.required.node_selector_terms if affinity is not None and affinity.required is not None else ()
         fields = (field for term in terms or () for field in term.match_fields or ())
-        return next((each.values[0] for each in fields if each.key == "metadata.name" and each.values), "")
+        return next(
+            (selector.values[0] for selector in fields if selector.key == "metadata.name" and selector.values), ""
+        )
 
     @property
     def unscheduled_reason(self) -> str:
         """Return why the pod has no node, as the scheduler reports it."""
-        found = (each.message for each in self.status.conditions if each.type == "PodScheduled" and each.message)
+        found = (
+            condition.message
+            for condition in self.status.conditions
+            if condition.type == "PodScheduled" and condition.message
+        )
         return next(found, None) or "the scheduler has not reported a reason"
 
     @property
     def not_ready_reason(self) -> str:
         """Return why the pod is not ready, as its status reports it."""
-        for each in self.status.container_statuses:
-            if (waiting := each.state.waiting) is not None and waiting.reason:
-                restarts = f", restarted {each.restart_count} times" if each.restart_count else ""
-                return f"{each.name}: {waiting.reason}{restarts}"
+        for status in self.status.container_statuses:
+            if (waiting := status.state.waiting) is not None and waiting.reason:
+                restarts = f", restarted {status.restart_count} times" if status.restart_count else ""
+                return f"{status.name}: {waiting.reason}{restarts}"
         return "it is being deleted" if self.metadata.deletion_timestamp else f"phase {self.status.phase or 'unknown'}"
 
     def container(self, program: str) -> DaemonContainer | None:
         """Return the container of *program*: by its name, else the first one."""
-        named = (each for each in self.spec.containers if each.name == program)
+        named = (container for container in self.spec.containers if container.name == program)
         return next(named, self.spec.containers[0] if self.spec.containers else None)
 
 
@@ -295,7 +303,7 @@ class PlacedNode(Node, frozen=True):
     def is_virtual(self) -> bool:
         """Whether this is no machine, as with Azure Container Instances."""
         name, value = VIRTUAL_LABEL
-        return self.metadata.label(name) == value or any(each.key == VIRTUAL_TAINT for each in self.spec.taints or ())
+        return self.metadata.label(name) == value or any(taint.key == VIRTUAL_TAINT for taint in self.spec.taints or ())
 
     @property
     def has_ebpf_host_routing(self) -> bool:
@@ -374,8 +382,8 @@ class Version(Wire, frozen=True):
             spec = spec.get(name) if isinstance(spec, dict) else None
         whole = (self.schema or {}).get("openAPIV3Schema", {})
         return any(
-            isinstance(each, dict) and each.get("x-kubernetes-preserve-unknown-fields") is True
-            for each in (spec, whole)
+            isinstance(schema, dict) and schema.get("x-kubernetes-preserve-unknown-fields") is True
+            for schema in (spec, whole)
         )
 
 

@@ -347,7 +347,7 @@ class Facts:
     @property
     def pod(self) -> Pod | None:
         """The one pod; None if it does not exist."""
-        return next((each for each in self.pods if each.key == self.scope), None)
+        return next((pod for pod in self.pods if pod.key == self.scope), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,7 +50,7 @@ def decisions_by_pod(log: str) -> dict[tuple[str, str], tuple[LoggedDecision, ..
             _add(found.setdefault((pod, uids[pod]), {}), at, fields)
         elif pod in uids:
             _repeat(found[pod, uids[pod]], at, fields)
-    return {key: _latest(each) for key, each in found.items()}
+    return {key: _latest(logged) for key, logged in found.items()}
 
 
 def logged_peers(log: str, client_request: str) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ def _lines(log: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _json_line(line)
         elif (head := _HEAD.match(line)) is not None:
             moment = head["at"]
-            fields = {each["name"]: _value(each["value"]) for each in _FIELD.finditer(line, head.end())}
+            fields = {field["name"]: _value(field["value"]) for field in _FIELD.finditer(line, head.end())}
             yield f"{moment[:2]}-{moment[2:4]}{moment[4:]}", fields
 
 

@@ -29,27 +29,27 @@ def genuine_nmi(found: Sequence[Daemon]) -> Sequence[Daemon]:
     """Return the pods of NMI among those with its label: the ones that a DaemonSet runs in the node's network or with
     files of the node, else all of that kind, else all. A tenant can label a pod like NMI.
     """
-    of_node = [each for each in found if each.is_part_of_node]
-    return [each for each in of_node if each.looks_like_nmi] or of_node or found
+    of_node = [daemon for daemon in found if daemon.is_part_of_node]
+    return [daemon for daemon in of_node if daemon.looks_like_nmi] or of_node or found
 
 
 def genuine_mic(found: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[Daemon]:
     """Return the pods of MIC among those with its label: the ones in a namespace of *nmi*, else the ones in the
     namespace that *nmi* has as --MICNamespace, else all. A tenant can label a pod like MIC.
     """
-    namespaces = {each.metadata.namespace for each in nmi}
-    if genuine := [each for each in found if each.metadata.namespace in namespaces]:
+    namespaces = {daemon.metadata.namespace for daemon in nmi}
+    if genuine := [daemon for daemon in found if daemon.metadata.namespace in namespaces]:
         return genuine
     namespaces = mic_namespaces(nmi) if found else set()
-    return [each for each in found if each.metadata.namespace in namespaces] or found
+    return [daemon for daemon in found if daemon.metadata.namespace in namespaces] or found
 
 
 def mic_namespaces(nmi: Iterable[Daemon]) -> set[str]:
     """Return the values of --MICNamespace of the NMIs whose flags can be read."""
     found = set()
-    for each in nmi:
+    for daemon in nmi:
         try:
-            found.add(nmi_settings(each).mic_namespace)
+            found.add(nmi_settings(daemon).mic_namespace)
         except UsageError:
             continue
     return found
@@ -72,7 +72,7 @@ def _arguments_after(program: str, words: list[str]) -> list[str]:
 
 def reject_help(given: list[str]) -> list[str]:
     """Return *given*. Raises UsageError if it has a help flag, because the parser would print the help text."""
-    if any(each.lstrip("-").partition("=")[0] in {"help", "h"} for each in given if each.startswith("-")):
+    if any(flag.lstrip("-").partition("=")[0] in {"help", "h"} for flag in given if flag.startswith("-")):
         raise UsageError("it has the flag --help, with which it exits immediately")
     return given
 
@@ -85,9 +85,9 @@ def environment_of(daemon: Daemon, program: str) -> dict[str, str]:
         "metadata.name": daemon.metadata.name,
         "metadata.namespace": daemon.metadata.namespace,
     }
-    for each in container.env if container is not None else ():
-        field = each.value_from.field_ref.field_path if each.value_from is not None else ""
-        found[each.name] = fields.get(field, each.value)
+    for variable in container.env if container is not None else ():
+        field = variable.value_from.field_ref.field_path if variable.value_from is not None else ""
+        found[variable.name] = fields.get(field, variable.value)
     return found
 
 
@@ -110,12 +110,12 @@ def nmi_settings(daemon: Daemon) -> Settings:
 
 def likely_nmi(here: Sequence[Daemon]) -> Daemon | None:
     """Return the pod that most likely is NMI among those with its label on a node, or None if there are none."""
-    return max(here, key=lambda each: (each.looks_like_nmi, each.ready), default=None)
+    return max(here, key=lambda daemon: (daemon.looks_like_nmi, daemon.ready), default=None)
 
 
 def on_node(nmi: Sequence[Daemon] | ReadFailure, node: str) -> Sequence[Daemon]:
     """Return NMI's pods on *node*; none if they could not be read."""
-    return [each for each in readable(nmi) if each.spec.node_name == node]
+    return [daemon for daemon in readable(nmi) if daemon.spec.node_name == node]
 
 
 def given_configuration(flags: list[str], environ_less: str = "the command line") -> NmiConfiguration:
@@ -161,11 +161,11 @@ def read_settings(pods: Iterable[Daemon], read: Callable[[Daemon], T]) -> tuple[
     """Return the readable settings, and one line per reason for the others."""
     settings: list[T] = []
     unread: dict[str, str] = {}
-    for each in pods:
+    for pod in pods:
         try:
-            settings.append(read(each))
+            settings.append(read(pod))
         except UsageError as error:
-            unread.setdefault(str(error), each.name)
+            unread.setdefault(str(error), pod.name)
     return settings, [f"pod {name}: {why}" for why, name in unread.items()]
 
 
@@ -174,15 +174,15 @@ def readable_configurations(nmi: Sequence[Daemon]) -> list[NmiConfiguration]:
     # Parsing takes milliseconds, and a cluster has hundreds of NMIs with the same command line.
     parsed: dict[bytes, list[NmiConfiguration]] = {}
     found = []
-    for each in nmi:
-        if not (node := each.spec.node_name):
+    for daemon in nmi:
+        if not (node := daemon.spec.node_name):
             continue
-        command_line = msgspec.json.encode((each.metadata.namespace, each.spec.containers))
+        command_line = msgspec.json.encode((daemon.metadata.namespace, daemon.spec.containers))
         if command_line not in parsed:
-            parsed[command_line] = read_settings([each], _nmi_configuration)[0]
+            parsed[command_line] = read_settings([daemon], _nmi_configuration)[0]
         for one in parsed[command_line]:
             settings = msgspec.structs.replace(one.settings, node_name=node)
-            found.append(replace(one, settings=settings, source=f"the flags of pod {each.name}"))
+            found.append(replace(one, settings=settings, source=f"the flags of pod {daemon.name}"))
     return found
 
 
@@ -193,13 +193,13 @@ def readable_mic_settings(mic: Sequence[Daemon]) -> list[MicSettings]:
 
 def is_managed(nmi: Sequence[NmiConfiguration]) -> bool:
     """Return whether all NMIs run in managed mode; False without any."""
-    return bool(nmi) and all(each.settings.operation_mode is OperationMode.MANAGED for each in nmi)
+    return bool(nmi) and all(configuration.settings.operation_mode is OperationMode.MANAGED for configuration in nmi)
 
 
 def is_namespaced(nmi: Sequence[NmiConfiguration], mic: Sequence[Daemon]) -> bool:
     """Return whether a flag of NMI or MIC restricts identities to their own namespace."""
-    return any(each.settings.force_namespaced for each in nmi) or any(
-        each.force_namespaced for each in readable_mic_settings(mic)
+    return any(configuration.settings.force_namespaced for configuration in nmi) or any(
+        settings.force_namespaced for settings in readable_mic_settings(mic)
     )
 
 

@@ -110,7 +110,7 @@ async def _stored_objects(client: Client, kind: Kind[Any]) -> list[dict[str, Any
     async for page in client.pages(kind):
         if page.first:
             found = []
-        found += [_unreadable(each.meta) for each in page.skipped]
+        found += [_unreadable(skipped.meta) for skipped in page.skipped]
         for raw in page.items:
             try:
                 # Objects in a list lack the fields that the list states once.
@@ -144,7 +144,7 @@ async def _programs(client: Client, unread: dict[str, str]) -> list[InstalledPro
 def _program(kind: Kind[Any], workload: WorkloadObject, container: DaemonContainer) -> InstalledProgram | None:
     """Return the NMI or MIC that *container* runs, by the name of its image or its own, or None."""
     image = container.image.rpartition("/")[2].partition("@")[0].partition(":")[0]
-    name = next((each for each in PROGRAMS if each in {image, container.name}), None)
+    name = next((name for name in PROGRAMS if name in {image, container.name}), None)
     if name is None or (kind is DAEMON_SETS) is not (name == "nmi"):
         return None
     meta = workload.metadata
@@ -153,7 +153,7 @@ def _program(kind: Kind[Any], workload: WorkloadObject, container: DaemonContain
         workload=f"{kind.name} {meta.namespace}/{meta.name}",
         namespace=meta.namespace,
         flags=[*container.command[1:], *container.args],
-        environ={each.name: each.value for each in container.env if each.value},
+        environ={variable.name: variable.value for variable in container.env if variable.value},
     )
 
 

@@ -101,7 +101,9 @@ def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
             found += asyncio.run(_of_cluster(context.settings(kubeconfig=kubeconfig)))
         rewrote = bool(files) and output is Output.YAML
         print_differences(found, Output.TABLE if rewrote else output, console(stderr=rewrote))
-        raise typer.Exit(SOMETHING_TO_DO if any(each.level is not DifferenceLevel.NO_ACTION for each in found) else 0)
+        raise typer.Exit(
+            SOMETHING_TO_DO if any(difference.level is not DifferenceLevel.NO_ACTION for difference in found) else 0
+        )
 
 
 def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
@@ -170,14 +172,14 @@ async def _plan(
 
 def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Difference]:
     read = read_manifests(files)
-    if not any("kind" in each.before for each in read):  # every Kubernetes object has it
+    if not any("kind" in manifest.before for manifest in read):  # every Kubernetes object has it
         names, verb = ", ".join(map(str, files)), "holds" if len(files) == 1 else "hold"
         raise StartError(f"{names} {verb} no Kubernetes objects: pass manifests or directories of them")
-    rewritten = [change for each in read for change in each.done.changes]
+    rewritten = [change for manifest in read for change in manifest.done.changes]
     if in_place:
-        for each in read:
-            if each.done.text != each.before:
-                each.path.write_bytes(each.done.text.encode())  # not as text, which would change line endings
+        for manifest in read:
+            if manifest.done.text != manifest.before:
+                manifest.path.write_bytes(manifest.done.text.encode())  # not as text, which would change line endings
     if output is Output.YAML:
         sys.stdout.write(join_manifests(read))
         sys.stdout.flush()
@@ -191,7 +193,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
         )
         for change in rewritten
     ]
-    return rewriting + manifest_differences(thing for each in read for thing in each.done.objects)
+    return rewriting + manifest_differences(thing for manifest in read for thing in manifest.done.objects)
 
 
 def _rewriting(change: ObjectChanges, *, done: bool) -> str:
@@ -225,4 +227,4 @@ async def _of_cluster(settings: Settings) -> list[Difference]:
     async with cluster_reader.connect(settings) as client:
         found, programs = await cluster_reader.read_installation(client)
     every = [*find_differences(found), *check_programs(programs)]
-    return sorted(every, key=lambda each: list(DifferenceLevel).index(each.level))
+    return sorted(every, key=lambda difference: list(DifferenceLevel).index(difference.level))

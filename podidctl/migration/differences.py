@@ -97,7 +97,7 @@ Identities = Mapping[tuple[str, str], AzureIdentity]
 def find_differences(found: Installation) -> list[Difference]:
     """Return all differences, those that need a correction first."""
     unreadable: list[Difference] = []
-    identities = {each.key: each for each in _decoded(IDENTITIES, found.documents, unreadable)}
+    identities = {identity.key: identity for identity in _decoded(IDENTITIES, found.documents, unreadable)}
     bindings: Sequence[AzureIdentityBinding] = _decoded(BINDINGS, found.documents, unreadable)
     exceptions = _decoded(EXCEPTIONS, found.documents, unreadable)
     every = [
@@ -115,7 +115,7 @@ def find_differences(found: Installation) -> list[Difference]:
         *_pods(found.pods, bindings),
         *_lock(found),
     ]
-    return sorted(every, key=lambda each: list(DifferenceLevel).index(each.level))
+    return sorted(every, key=lambda difference: list(DifferenceLevel).index(difference.level))
 
 
 def manifest_differences(documents: Iterable[Document]) -> list[Difference]:
@@ -124,7 +124,7 @@ def manifest_differences(documents: Iterable[Document]) -> list[Difference]:
     for document in documents:
         by_kind[str(document.get("kind"))].append(document)
     unreadable: list[Difference] = []
-    identities = {each.key: each for each in _decoded(IDENTITIES, by_kind, unreadable)}
+    identities = {identity.key: identity for identity in _decoded(IDENTITIES, by_kind, unreadable)}
     exceptions = _decoded(EXCEPTIONS, by_kind, unreadable)
     return [*unreadable, *_identities(identities), *_exceptions(exceptions)]
 
@@ -142,7 +142,11 @@ def _decoded(kind: Kind[Any], documents: Mapping[str, Sequence[Document]], unrea
 
 def _spellings(found: Installation) -> Iterator[Difference]:
     for kind in (IDENTITIES, BINDINGS, EXCEPTIONS):
-        old = [each for each in found.documents.get(kind.name, ()) if with_current_names(kind, each) is not None]
+        old = [
+            document
+            for document in found.documents.get(kind.name, ())
+            if with_current_names(kind, document) is not None
+        ]
         if old and found.record is None:
             yield no_action(
                 _object_list(kind, old),
@@ -167,7 +171,7 @@ def _spellings(found: Installation) -> Iterator[Difference]:
 
 def _identities(identities: Identities) -> Iterator[Difference]:
     policy = SignInPolicy(of_environment(None))
-    if any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in identities.values()):
+    if any(identity.spec.type in SERVICE_PRINCIPAL_TYPES for identity in identities.values()):
         yield review(
             "Secrets of AzureIdentities of type 1 and 2",
             "NMI may read them if helm finds such an identity when it installs or upgrades; helm template finds none",
@@ -193,7 +197,7 @@ def _identities(identities: Identities) -> Iterator[Difference]:
 
 def _bindings(bindings: Sequence[AzureIdentityBinding], identities: Identities) -> Iterator[Difference]:
     twice: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for binding in sorted(bindings, key=lambda each: each.key):
+    for binding in sorted(bindings, key=lambda binding: binding.key):
         meta, spec = binding.metadata, binding.spec
         twice[meta.namespace, spec.azure_identity, spec.selector].append(meta.name)
         if (meta.namespace, spec.azure_identity) not in identities:
@@ -223,7 +227,7 @@ def _ambiguous_identities(bindings: Sequence[AzureIdentityBinding], identities: 
     for selector, keys in sorted(by_selector.items()):
         if len(keys) > 1:
             _, name, namespace = min(order[selector])
-            own = "one of the pod's namespace, else " if len({each for each, _ in keys}) > 1 else ""
+            own = "one of the pod's namespace, else " if len({key for key, _ in keys}) > 1 else ""
             yield review(
                 f"label aadpodidbinding={selector}",
                 f"{len(keys)} identities; a request that names none gets {own}{namespace}/{name} (the first by binding "
@@ -232,7 +236,7 @@ def _ambiguous_identities(bindings: Sequence[AzureIdentityBinding], identities: 
             )
         for name, namespaces in sorted(_same_names(keys).items()):
             yield no_action(
-                f"AzureIdentities {', '.join(f'{each}/{name}' for each in namespaces)}",
+                f"AzureIdentities {', '.join(f'{namespace}/{name}' for namespace in namespaces)}",
                 f"have the same name and selector ({selector!r}): the Go implementation used one AzureAssignedIdentity "
                 "for all; here each has one, the later ones with a suffix in their names",
                 "nothing",
@@ -284,7 +288,7 @@ def _same_names(keys: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _exceptions(exceptions: Iterable[AzurePodIdentityException]) -> Iterator[Difference]:
-    for exception in sorted(exceptions, key=lambda each: each.key):
+    for exception in sorted(exceptions, key=lambda exception: exception.key):
         labels = exception.spec.pod_labels or {}
         usual = bool(labels) and labels.items() <= _CHART_LABELS
         told_labels = " or ".join(f"{name}={value}" for name, value in sorted(labels.items())) or "no label"
@@ -297,19 +301,19 @@ def _exceptions(exceptions: Iterable[AzurePodIdentityException]) -> Iterator[Dif
 
 
 def _pods(pods: Sequence[Pod], bindings: Sequence[AzureIdentityBinding]) -> Iterator[Difference]:
-    selectors = {each.spec.selector for each in bindings}
-    without = [each for each in pods if each.binding_label not in selectors and not each.finished]
+    selectors = {binding.spec.selector for binding in bindings}
+    without = [pod for pod in pods if pod.binding_label not in selectors and not pod.finished]
     if without:
-        names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in without]
+        names = [f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in without]
         yield review(
             f"pods {listed(names, LISTED_MAX)}",
             "have the label aadpodidbinding with a value that no binding selects; they get a 404 after 45 s, with the "
             "Go implementation after 80 s",
             "correct the label or the selector, or remove the label",
         )
-    mirrors = [each for each in pods if each.mirror and each.binding_label and not each.finished]
+    mirrors = [pod for pod in pods if pod.mirror and pod.binding_label and not pod.finished]
     if mirrors:
-        names = [f"{each.metadata.namespace}/{each.metadata.name}" for each in mirrors]
+        names = [f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in mirrors]
         yield review(
             f"mirror pods {listed(names, LISTED_MAX)}",
             "are static pods with the label aadpodidbinding; they get no identity, because their node's kubelet could "
@@ -331,5 +335,5 @@ def _lock(found: Installation) -> Iterator[Difference]:
 
 
 def _object_list(kind: Kind[Any], documents: Sequence[Document]) -> str:
-    names = [object_name(kind, each).removeprefix(f"{kind.name} ") for each in documents]
+    names = [object_name(kind, document).removeprefix(f"{kind.name} ") for document in documents]
     return f"{kind.plural}: {listed(names, LISTED_MAX)}"

@@ -37,7 +37,7 @@ class InstalledProgram:
 
     def has(self, flag: str) -> bool:
         """Return whether *flag* is among the flags, with one or two dashes."""
-        return any(each.lstrip("-").partition("=")[0] == flag for each in self.flags)
+        return any(argument.lstrip("-").partition("=")[0] == flag for argument in self.flags)
 
     def settings(self) -> nmi.settings.Settings | mic.startup.settings.Settings:
         """Return the settings as this version reads them. Raises UsageError for flags that it rejects."""
@@ -74,7 +74,7 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
     """Return the differences for the installed programs."""
     found: list[Difference] = []
     namespaced: dict[str, bool] = {}
-    mics = [each.namespace for each in programs if each.name == "mic"]
+    mics = [installed.namespace for installed in programs if installed.name == "mic"]
     for program in programs:
         try:
             settings = program.settings()

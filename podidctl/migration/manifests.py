@@ -92,8 +92,8 @@ def read_manifests(paths: Sequence[Path]) -> list[Manifest]:
 def join_manifests(manifests: Sequence[Manifest]) -> str:
     """Return all manifests as one stream of documents. JSON files stay JSON, which YAML permits."""
     parts = []
-    for each in manifests:
-        text = each.done.text
+    for manifest in manifests:
+        text = manifest.done.text
         parts.append(text if text.endswith("\n") or not text else f"{text}\n")
     return "".join(
         part if not number or part.startswith(("---", "%")) else f"---\n{part}" for number, part in enumerate(parts)
@@ -131,23 +131,23 @@ def rewrite(text: str) -> Rewritten:
     Raises UnreadableError.
     """
     found = list(_objects(text))
-    roots = {id(each.root): [other for other in found if other.root is each.root] for each in found}
+    roots = {id(item.root): [other for other in found if other.root is item.root] for item in found}
     edits: list[tuple[int, int, str]] = []
     changes: list[ObjectChanges] = []
     for objects in roots.values():
-        changed = [each for each in objects if each.target is not None]
+        changed = [item for item in objects if item.target is not None]
         is_rewritten = bool(changed) and not _renaming_suffices(text, objects)
-        for each in changed:
-            lost = _lost_content(text, each) if is_rewritten else ()
-            changes.append(ObjectChanges(object_name(each.kind, each.document), tuple(each.fields), lost))
-            edits += [] if is_rewritten else each.edits
+        for item in changed:
+            lost = _lost_content(text, item) if is_rewritten else ()
+            changes.append(ObjectChanges(object_name(item.kind, item.document), tuple(item.fields), lost))
+            edits += [] if is_rewritten else item.edits
         if is_rewritten:
             start, end = objects[0].root.start_mark.index, objects[0].root.end_mark.index
             begins_a_line = text[:start].endswith("\n") or not start
             edits.append(
                 (start, end, _rewritten_document(objects) if begins_a_line else f"\n{_rewritten_document(objects)}")
             )
-    return Rewritten(_apply_edits(text, edits), tuple(changes), tuple(each.present for each in found))
+    return Rewritten(_apply_edits(text, edits), tuple(changes), tuple(item.present for item in found))
 
 
 def object_name(kind: Kind[Any], document: Mapping[str, Any]) -> str:
@@ -199,7 +199,7 @@ def _items(root: yaml.MappingNode) -> list[yaml.MappingNode]:
     """Return the items of a List."""
     for name, value in root.value:
         if isinstance(name, yaml.ScalarNode) and name.value == "items" and isinstance(value, yaml.SequenceNode):
-            return [each for each in value.value if isinstance(each, yaml.MappingNode)]
+            return [node for node in value.value if isinstance(node, yaml.MappingNode)]
     return []
 
 
@@ -244,16 +244,16 @@ def _current_name(kind: Kind[Any], path: Sequence[str]) -> str:
 
 def _renaming_suffices(text: str, objects: Sequence[_ManifestObject]) -> bool:
     """Return whether the document of *objects* is correct after renaming, except for nulls with old field names."""
-    if any(each.clash for each in objects):
+    if any(item.clash for item in objects):
         return False
     start, end = objects[0].root.start_mark.index, objects[0].root.end_mark.index
-    moved = [(first - start, last - start, name) for each in objects for first, last, name in each.edits]
+    moved = [(first - start, last - start, name) for item in objects for first, last, name in item.edits]
     try:
         after = yaml.safe_load(_apply_edits(text[start:end], moved))
     except (yaml.YAMLError, ValueError):
         return False
-    ours = [each for each in [after, *_list_items(after)] if kind_of(each) is not None]
-    return [_without_nulls(each) for each in ours] == [_without_nulls(each.present) for each in objects]
+    ours = [item for item in [after, *_list_items(after)] if kind_of(item) is not None]
+    return [_without_nulls(item) for item in ours] == [_without_nulls(item.present) for item in objects]
 
 
 def _list_items(document: Any) -> list[Any]:
@@ -272,7 +272,7 @@ def _rewritten_document(objects: Sequence[_ManifestObject]) -> str:
     finally:
         loader.dispose()
     places = iter(objects)
-    document["items"] = [next(places).present if kind_of(each) else each for each in document["items"]]
+    document["items"] = [next(places).present if kind_of(item) else item for item in document["items"]]
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 

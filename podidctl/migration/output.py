@@ -48,7 +48,7 @@ def print_differences(found: Sequence[Difference], output: Output, where: Consol
     if not found:
         where.print("No differences were found.")
     for level in DifferenceLevel:
-        listed = [each for each in found if each.level is level]
+        listed = [difference for difference in found if difference.level is level]
         if not listed:
             continue
         where.print(f"{TITLES[level]}:")
@@ -60,15 +60,20 @@ def print_workload_identity(made: WorkloadIdentityPlan, issuer: str, audience: s
     """Print the planned and existing objects and the manual steps."""
     where.print("Resources that workload identity needs for the current bindings. No changes were made.")
     accounts = [
-        (f"{each.namespace}/{each.name}", each.client_id, each.tenant_id, "new" if each.is_new else "is there")
-        for each in made.accounts
+        (
+            f"{account.namespace}/{account.name}",
+            account.client_id,
+            account.tenant_id,
+            "new" if account.is_new else "is there",
+        )
+        for account in made.accounts
     ]
     print_section("service accounts:", ("ServiceAccount", "client id", "tenant id", ""), accounts, where)
-    patches = [(f"{each.kind} {each.namespace}/{each.name}", each.service_account) for each in made.patches]
+    patches = [(f"{patch.kind} {patch.namespace}/{patch.name}", patch.service_account) for patch in made.patches]
     title = f"workloads to change (the label {USE_LABEL}, and the service account):"
     print_section(title, ("workload", "ServiceAccount"), patches, where)
     print_credentials(f"issuer {issuer or 'unknown: pass --issuer'}, audience {audience}", made.credentials, where)
-    steps = [(each.about, each.why, each.do) for each in made.by_hand]
+    steps = [(step.about, step.why, step.do) for step in made.by_hand]
     print_section("manual steps:", ("about", "why", "what to do"), steps, where)
     if made.done:
         where.print(f"no change needed: {escaped(', '.join(made.done))}", soft_wrap=True)
@@ -89,7 +94,8 @@ def print_section(title: str, columns: Sequence[str], rows: Sequence[Sequence[st
 def print_credentials(condition: str, credentials: Sequence[PlannedCredential], where: Console) -> None:
     """Print the federated credentials; *condition* states what they have in common."""
     rows = [
-        (each.identity, each.identity_name or f"application {each.client_id}", each.subject) for each in credentials
+        (credential.identity, credential.identity_name or f"application {credential.client_id}", credential.subject)
+        for credential in credentials
     ]
     print_section(f"federated credentials ({condition}):", ("AzureIdentity", "in Azure", "subject"), rows, where)
 
@@ -97,7 +103,9 @@ def print_credentials(condition: str, credentials: Sequence[PlannedCredential], 
 def new_accounts(made: WorkloadIdentityPlan) -> str:
     """Return the new ServiceAccounts, for `kubectl apply -f`."""
     head = "# kubectl apply -f this file: the new objects. Changes of existing objects: -o kubectl."
-    return commented([head, *_remarks(made.by_hand)], [_account(each) for each in made.accounts if each.is_new])
+    return commented(
+        [head, *_remarks(made.by_hand)], [_account(account) for account in made.accounts if account.is_new]
+    )
 
 
 def commented(comments: Iterable[str], documents: Sequence[Any]) -> str:
@@ -169,10 +177,11 @@ def plan_document(made: WorkloadIdentityPlan, issuer: str, audience: str) -> dic
     """Return the plan with its documents, for programs."""
     document: dict[str, Any] = msgspec.to_builtins(made)
     document["issuer"] = issuer
-    document["manifests"] = [_account(each) for each in made.accounts if each.is_new]
+    document["manifests"] = [_account(account) for account in made.accounts if account.is_new]
     document["commands"] = list(patching(made))
     document["credentials"] = [
-        {**msgspec.to_builtins(each), "parameters": parameters(each, issuer, audience)} for each in made.credentials
+        {**msgspec.to_builtins(credential), "parameters": parameters(credential, issuer, audience)}
+        for credential in made.credentials
     ]
     return document
 
@@ -218,5 +227,5 @@ def shell(words: list[str]) -> str:
 def _remarks(by_hand: Sequence[ManualStep]) -> Iterator[str]:
     if by_hand:
         yield "# Manual steps:"
-    for each in by_hand:
-        yield f"#   {printable(each.about)}: {printable(each.why)}; {printable(each.do)}"
+    for step in by_hand:
+        yield f"#   {printable(step.about)}: {printable(step.why)}; {printable(step.do)}"

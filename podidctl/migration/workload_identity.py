@@ -96,14 +96,14 @@ def plan_workload_identity(state: WorkloadState, *, namespace: str = "") -> Work
     made = _Planner(state).run(namespace)
     # Azure also counts the credentials for other namespaces.
     everywhere = _Planner(state).run("").credentials if namespace else made.credentials
-    counted = Counter(each.identity for each in everywhere)
+    counted = Counter(credential.identity for credential in everywhere)
     too_many = [
         ManualStep(
             about=f"AzureIdentity {identity}",
             why=f"would need {counted[identity]} federated credentials, and Azure allows {CREDENTIALS_MAX}",
             do="let workloads share service accounts, or give them separate identities",
         )
-        for identity in sorted({each.identity for each in made.credentials})
+        for identity in sorted({credential.identity for credential in made.credentials})
         if counted[identity] > CREDENTIALS_MAX
     ]
     return replace(made, by_hand=[*made.by_hand, *too_many])
@@ -112,7 +112,7 @@ def plan_workload_identity(state: WorkloadState, *, namespace: str = "") -> Work
 class _Planner:
     def __init__(self, state: WorkloadState) -> None:
         self._state = state
-        self._accounts = {each.key: each for each in state.accounts}
+        self._accounts = {account.key: account for account in state.accounts}
         self._users: defaultdict[Key, list[Workload]] = defaultdict(list)
         for workload in state.workloads:
             self._users[workload.account_key].append(workload)
@@ -123,7 +123,9 @@ class _Planner:
         self._done: list[str] = []
 
     def run(self, namespace: str) -> WorkloadIdentityPlan:
-        for workload in sorted(self._state.workloads, key=lambda each: (each.namespace, each.kind, each.name)):
+        for workload in sorted(
+            self._state.workloads, key=lambda workload: (workload.namespace, workload.kind, workload.name)
+        ):
             if workload.labels.get(BINDING_LABEL) and namespace in {"", workload.namespace}:
                 self._one(workload)
         for pod in self._state.manually_labelled_pods():
@@ -170,7 +172,7 @@ class _Planner:
             credential = credential_of(identity, account.namespace, account.name)
             self._credentials.setdefault((credential.identity, credential.subject), credential)
         if others:
-            names = ", ".join(f"{_name(each)} ({each.spec.client_id.strip()})" for each in others)
+            names = ", ".join(f"{_name(identity)} ({identity.spec.client_id.strip()})" for identity in others)
             self._say(
                 workload.description,
                 f"it has several identities, but a service account has one, {_name(first)}; also {names}",
@@ -201,8 +203,8 @@ class _Planner:
     def _account(self, workload: Workload, identity: AzureIdentity) -> PlannedAccount | None:
         """Return the service account for *workload*; None if the operator must decide first."""
         mine = identity.spec.client_id.strip().lower()
-        others = [each for each in self._users[workload.account_key] if each is not workload]
-        strangers = [each for each in others if workload.account == DEFAULT_ACCOUNT or self._client_of(each) != mine]
+        others = [user for user in self._users[workload.account_key] if user is not workload]
+        strangers = [user for user in others if workload.account == DEFAULT_ACCOUNT or self._client_of(user) != mine]
         annotated = _client_of_account(self._accounts.get(workload.account_key))
         if workload.account != DEFAULT_ACCOUNT and not strangers:
             if annotated in {"", mine}:
@@ -218,7 +220,7 @@ class _Planner:
         used = (
             "every pod without one also uses"
             if workload.account == DEFAULT_ACCOUNT
-            else f"{listed((each.description for each in strangers), 3)} also uses"
+            else f"{listed((user.description for user in strangers), 3)} also uses"
         )
         self._say(
             workload.description,
@@ -229,7 +231,9 @@ class _Planner:
         return self._use(workload, name, identity)
 
     def _client_of(self, workload: Workload) -> str:
-        return next((each.spec.client_id.strip().lower() for each in usable_identities(self._state, workload)), "")
+        return next(
+            (identity.spec.client_id.strip().lower() for identity in usable_identities(self._state, workload)), ""
+        )
 
     def _free_name(self, workload: Workload, client_id: str) -> str:
         """Return a name that no other workload's service account has. An account from an earlier run is reused."""
@@ -238,7 +242,7 @@ class _Planner:
             suffix = "" if number == 1 else f"-identity{number if number > 2 else ''}"
             name = f"{workload.name[: 253 - len(suffix)]}{suffix}"
             key = (workload.namespace, name)
-            users = [each for each in self._users[key] if each is not workload]
+            users = [user for user in self._users[key] if user is not workload]
             existing = self._accounts.get(key)
             if (
                 key not in self._planned
@@ -309,7 +313,7 @@ def credential_name(namespace: str, account: str, suffix: str = "") -> str:
 
 def usable_identities(state: WorkloadState, workload: Workload) -> list[AzureIdentity]:
     """Return the identities of *workload* without an invalid field, the one of unspecific requests first."""
-    return [each.identity for each in state.desired(workload) if not unusable_field(each.identity)]
+    return [assignment.identity for assignment in state.desired(workload) if not unusable_field(assignment.identity)]
 
 
 def unusable_field(identity: AzureIdentity) -> str:

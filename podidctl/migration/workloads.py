@@ -65,7 +65,7 @@ class JobStatus(Wire, frozen=True):
     @property
     def ended(self) -> bool:
         """Whether a Job has ended, successfully or not."""
-        failed = any(each.type == "Failed" and each.status == "True" for each in self.conditions or ())
+        failed = any(condition.type == "Failed" and condition.status == "True" for condition in self.conditions or ())
         return failed or bool(self.completion_time)
 
 
@@ -161,7 +161,9 @@ class WorkloadState:
         )
         ordered = sorted(
             self._index.all_desired(pod).values(),
-            key=lambda each: candidate_order(namespace, each.binding.metadata.name, each.identity.key),
+            key=lambda assignment: candidate_order(
+                namespace, assignment.binding.metadata.name, assignment.identity.key
+            ),
         )
         return self._desired.setdefault((namespace, label), ordered)
 
@@ -187,7 +189,7 @@ class WorkloadState:
                 unpatchable = unpatchable or "the template of a Job is immutable"
             template = _template(item)
             yield Workload(
-                next(each.api_version for each in TEMPLATED if each.name == kind),
+                next(templated.api_version for templated in TEMPLATED if templated.name == kind),
                 kind,
                 namespace,
                 name,
@@ -226,7 +228,7 @@ class WorkloadState:
 
     @cached_property
     def _existing(self) -> Mapping[ObjectKey, WorkloadObject | CronJob]:
-        return {(kind.name, *each.key): each for kind in TEMPLATED for each in self.objects.get(kind.name, ())}
+        return {(kind.name, *item.key): item for kind in TEMPLATED for item in self.objects.get(kind.name, ())}
 
     @cached_property
     def _index(self) -> BindingIndex:
@@ -244,7 +246,7 @@ def _template(item: WorkloadObject | CronJob) -> PodTemplate:
 
 def _controller(item: Resource) -> OwnerReference | None:
     """Return the controller that manages this object, or None."""
-    return next((each for each in item.metadata.owner_references or () if each.controller), None)
+    return next((owner for owner in item.metadata.owner_references or () if owner.controller), None)
 
 
 def _unknown_owner_note(item: Resource) -> str:

@@ -51,9 +51,9 @@ async def list_daemons(client: Client, component: str, *, node: str = "") -> lis
     found: dict[tuple[str, str], Daemon] = {}
     field = f"spec.nodeName={node}" if node else ""
     for label in LABELS:
-        for each in await client.list(DAEMONS, field_selector=field, label_selector=f"{label}={component}"):
-            if each.status.phase not in {"Succeeded", "Failed"}:
-                found[each.key] = each
+        for daemon in await client.list(DAEMONS, field_selector=field, label_selector=f"{label}={component}"):
+            if daemon.status.phase not in {"Succeeded", "Failed"}:
+                found[daemon.key] = daemon
     return [found[key] for key in sorted(found)]
 
 
@@ -96,7 +96,7 @@ async def read_pages(
             return use(daemon, await read_page(client, daemon))
 
     daemons = genuine_nmi(await list_daemons(client, "nmi"))
-    tasks = [asyncio.create_task(read(each)) for each in daemons]
+    tasks = [asyncio.create_task(read(daemon)) for daemon in daemons]
     try:
         late = (await asyncio.wait(tasks, timeout=within_seconds))[1] if tasks else ()
     finally:
@@ -139,11 +139,11 @@ async def refused_pods(client: Client, facts: Facts) -> tuple[RefusedPod, ...]:
     """Return the existing pods whose last known request NMI refused. Raises ApiError."""
     now = facts.server_time
     recent: dict[tuple[str, str], list[Event]] = {}
-    for each in await _recent_events(client, now):
-        about = each.involved_object
-        recent.setdefault((f"{about.namespace}/{about.name}", about.uid), []).append(each)
-    nodes = {each.source.host for several in recent.values() for each in several}
-    daemons = sorted(readable(facts.nmi), key=lambda each: each.spec.node_name not in nodes)
+    for event in await _recent_events(client, now):
+        about = event.involved_object
+        recent.setdefault((f"{about.namespace}/{about.name}", about.uid), []).append(event)
+    nodes = {event.source.host for several in recent.values() for event in several}
+    daemons = sorted(readable(facts.nmi), key=lambda daemon: daemon.spec.node_name not in nodes)
     decisions: dict[tuple[str, str], tuple[LoggedDecision, ...]] = {}
     for daemon in daemons[:LOGS_MAX]:
         log = await or_failure(read_log(client, daemon))
@@ -153,8 +153,8 @@ async def refused_pods(client: Client, facts: Facts) -> tuple[RefusedPod, ...]:
         for key in dict.fromkeys((*recent, *decisions))
         if (refusal := _refusal_of(recent.get(key, ()), decisions.get(key, ()), now)) is not None
     ]
-    latest = sorted(refused, key=lambda each: each[2].at, reverse=True)
-    checked = by_turns(latest, lambda each: namespace_of(each[0]))[:CHECKED_MAX]
+    latest = sorted(refused, key=lambda entry: entry[2].at, reverse=True)
+    checked = by_turns(latest, lambda entry: namespace_of(entry[0]))[:CHECKED_MAX]
     runs = await in_batches(partial(_runs, client, pod, uid) for pod, uid, _ in checked)
     found = [RefusedPod(pod, refusal) for (pod, _, refusal), there in zip(checked, runs, strict=True) if there]
     return tuple(found[:REFUSED_PODS_MAX])
@@ -176,7 +176,7 @@ async def _recent_events(client: Client, now: datetime) -> list[Event]:
                 several.append(event)
                 if len(several) >= 2 * REFUSALS_MAX:
                     several[:] = _latest(several)
-    return sorted((each for several in found.values() for each in _latest(several)), key=_event_time, reverse=True)
+    return sorted((event for several in found.values() for event in _latest(several)), key=_event_time, reverse=True)
 
 
 def _latest(events: Sequence[Event]) -> list[Event]:
@@ -201,7 +201,7 @@ async def _runs(client: Client, name: str, uid: str) -> bool:
 async def counts_old_field_names(client: Client, facts: Facts) -> Mapping[str, bool | ReadFailure]:
     """Return by plural whether the program that decides by the kind counts such fields. Raises NoResponse."""
     nmi = readable_configurations(readable(facts.nmi))
-    by_nmi = any(each.settings.read_old_field_names for each in nmi)
+    by_nmi = any(configuration.settings.read_old_field_names for configuration in nmi)
     by_mic = by_nmi if is_managed(nmi) else await _by_mic(client, readable(facts.mic))
     return {
         ASSIGNED_IDENTITIES.plural: by_nmi,
@@ -212,9 +212,9 @@ async def counts_old_field_names(client: Client, facts: Facts) -> Mapping[str, b
 
 
 async def _by_mic(client: Client, mic: Sequence[Daemon]) -> bool | ReadFailure:
-    for each in mic:
+    for daemon in mic:
         try:
-            settings = mic_settings(each)
+            settings = mic_settings(daemon)
         except UsageError:
             continue
         if settings.read_old_field_names:

@@ -128,9 +128,9 @@ async def _reject(
         save = programs.save(backend)
         if save is None:
             return fault, ReadFailure("no iptables-save program is installed")
-        tables = [each for each in RESTRICTED_TABLES if not legacy or each in existing]
-        saved = {each: (await run((save, "-t", each))).stdout for each in tables}
-        return fault, tuple(each for each in tables if has_restriction(saved[each], redirect.to))
+        tables = [table for table in RESTRICTED_TABLES if not legacy or table in existing]
+        saved = {table: (await run((save, "-t", table))).stdout for table in tables}
+        return fault, tuple(table for table in tables if has_restriction(saved[table], redirect.to))
     except (StartError, RedirectError, ProgramTimeoutError) as error:
         return ReadFailure(str(error)), ReadFailure(str(error))
 

@@ -70,8 +70,8 @@ async def read_custom_resources(client: Client, facts: Facts) -> Facts:
 
 def with_lists(facts: Facts, found: Mapping[str, Sequence[Any] | ReadFailure]) -> Facts:
     """Return the facts with the lists *found*, by field. A failed one is in `unread`."""
-    failures = {field: each for field, each in found.items() if isinstance(each, ReadFailure)}
-    lists: dict[str, Any] = {field: tuple(readable(each)) for field, each in found.items()}
+    failures = {field: objects for field, objects in found.items() if isinstance(objects, ReadFailure)}
+    lists: dict[str, Any] = {field: tuple(readable(objects)) for field, objects in found.items()}
     return replace(facts, unread={**facts.unread, **failures}, **lists)
 
 
@@ -107,7 +107,7 @@ async def _read_kind(
         async for page in client.pages(kind):
             if page.first:
                 items, old, unreadable = [], [], []
-            unreadable += [f"{each.meta.namespace}/{each.meta.name}" for each in page.skipped]
+            unreadable += [f"{skipped.meta.namespace}/{skipped.meta.name}" for skipped in page.skipped]
             for raw in page.items:
                 try:
                     items.append(decode_object(kind, raw, old_field_names=client.old_field_names))

@@ -86,14 +86,16 @@ async def _dated(_: Client, facts: Facts) -> Facts:
 
 
 async def _definitions(client: Client, _: Facts) -> dict[str, Definition | ReadFailure | None]:
-    names = {each.plural: f"{each.plural}.{each.group}" for each in KINDS}
+    names = {kind.plural: f"{kind.plural}.{kind.group}" for kind in KINDS}
     return {key: await or_failure(or_none(client.get(DEFINITIONS, "", name))) for key, name in names.items()}
 
 
 async def _locks(client: Client, facts: Facts) -> tuple[Locks, ...]:
     """Return the locks of every name that a MIC uses, or of the default name if no MIC was found."""
     usual = MicSettings(namespace="default")
-    names = {(each.lease_namespace, each.lease_name): None for each in readable_mic_settings(readable(facts.mic))}
+    names = {
+        (settings.lease_namespace, settings.lease_name): None for settings in readable_mic_settings(readable(facts.mic))
+    }
     found = []
     for namespace, name in names or {(usual.lease_namespace, usual.lease_name): None}:
         lease = await _lock_record(client, LeaseFormat(), LEASES, namespace, name)
@@ -147,11 +149,11 @@ async def _nmi_of(client: Client, facts: Facts) -> tuple[Daemon, ...]:
 async def nmi_on(client: Client, node: str) -> tuple[Daemon, ...]:
     """Return NMI's pods on *node*; if it has none, those of all nodes."""
     here = tuple(genuine_nmi(await list_daemons(client, "nmi", node=node)))
-    if any(each.looks_like_nmi for each in here):
+    if any(daemon.looks_like_nmi for daemon in here):
         return here
     everywhere = tuple(genuine_nmi(await list_daemons(client, "nmi")))
     # If another node has NMI, the pods here are only labelled like it.
-    return everywhere if not here or any(each.looks_like_nmi for each in everywhere) else here
+    return everywhere if not here or any(daemon.looks_like_nmi for daemon in everywhere) else here
 
 
 async def _resources(client: Client, facts: Facts) -> Facts:
@@ -160,7 +162,9 @@ async def _resources(client: Client, facts: Facts) -> Facts:
     # but a new assignment never seems to be without a binding.
     client.old_field_names = settings.read_old_field_names
     assigned = [
-        each for each in await client.list(ASSIGNED_IDENTITIES) if (each.spec.pod_namespace, each.spec.pod) == scope
+        assigned
+        for assigned in await client.list(ASSIGNED_IDENTITIES)
+        if (assigned.spec.pod_namespace, assigned.spec.pod) == scope
     ]
     ignored = Ignored()
     exceptions = await list_noting(client, EXCEPTIONS, ignored, scope[0])
@@ -185,9 +189,9 @@ async def _pods_with_same_address(client: Client, facts: Facts, pod: Pod) -> Fac
     found = {pod.key: pod}
     for address in own_addresses(pod):
         selector = f"status.podIP={address},spec.nodeName={pod.spec.node_name}"
-        for each in await client.list(PODS, field_selector=selector):
-            if each.key != pod.key and not each.finished and address in own_addresses(each):
-                found[each.key] = each
+        for neighbour in await client.list(PODS, field_selector=selector):
+            if neighbour.key != pod.key and not neighbour.finished and address in own_addresses(neighbour):
+                found[neighbour.key] = neighbour
     return replace(facts, pods=tuple(found.values()))
 
 
@@ -197,8 +201,8 @@ async def _events(client: Client, facts: Facts) -> tuple[Event, ...]:
     meta = facts.pod.metadata
     selector = f"involvedObject.kind=Pod,involvedObject.name={meta.name},involvedObject.uid={meta.uid}"
     found = await client.list(EVENTS, meta.namespace, field_selector=selector)
-    ours = [each for each in found if each.component.startswith(COMPONENT_PREFIX)]
-    return tuple(sorted(ours, key=lambda each: each.at, reverse=True)[:EVENTS_MAX])
+    ours = [event for event in found if event.component.startswith(COMPONENT_PREFIX)]
+    return tuple(sorted(ours, key=lambda event: event.at, reverse=True)[:EVENTS_MAX])
 
 
 async def _decisions(client: Client, facts: Facts) -> tuple[LoggedDecision, ...]:

@@ -34,7 +34,7 @@ async def in_batches(calls: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> l
     """
     remaining, results = iter(calls), list[T]()
     while batch := list(islice(remaining, BATCH)):
-        tasks = [asyncio.create_task(each()) for each in batch]
+        tasks = [asyncio.create_task(call()) for call in batch]
         try:
             await asyncio.wait(tasks)
         finally:

@@ -73,13 +73,13 @@ async def decide(client: Client, review: Review) -> Decision:
 
 async def decide_all(client: Client, reviews: Sequence[Review]) -> list[Decision]:
     """Return the decisions in the order of *reviews*. Raises ApiError."""
-    return await in_batches(partial(decide, client, each) for each in reviews)
+    return await in_batches(partial(decide, client, review) for review in reviews)
 
 
 async def denied(client: Client, reviews: Sequence[Review]) -> list[Review]:
     """Return those of *reviews* that the API server does not allow. Raises ApiError."""
     decisions = await decide_all(client, reviews)
-    return [each for each, decision in zip(reviews, decisions, strict=True) if not decision.allowed]
+    return [review for review, decision in zip(reviews, decisions, strict=True) if not decision.allowed]
 
 
 async def may_request_tokens(client: Client, account: str, namespace: str, service_account: str) -> bool:
@@ -103,7 +103,9 @@ async def read_secret_checks(
     respond.
     """
     secrets = Secrets(client)
-    applications = [(each.key, found) for each in identities if (found := application_of(settings, each)) is not None]
+    applications = [
+        (identity.key, found) for identity in identities if (found := application_of(settings, identity)) is not None
+    ]
     read = applications[:SECRETS_MAX]
     checks = await in_batches(partial(_secret_check, secrets, application) for _, application in read)
     result: dict[IdentityKey, SecretCheck] = {key: NOT_READ for key, _ in applications}
@@ -116,8 +118,8 @@ async def read_credentials(client: Client, facts: Facts) -> Mapping[IdentityKey,
     ones that pods need.
     """
     needed = needed_identities(facts)
-    in_turn = by_turns(facts.identities, lambda each: (each.key not in needed, each.metadata.namespace))
-    first = sorted(in_turn, key=lambda each: each.key not in needed)
+    in_turn = by_turns(facts.identities, lambda identity: (identity.key not in needed, identity.metadata.namespace))
+    first = sorted(in_turn, key=lambda identity: identity.key not in needed)
     return await read_secret_checks(client, ClusterCase(facts).usual.settings, first)
 
 
@@ -141,7 +143,7 @@ async def read_federated_access(client: Client, facts: Facts) -> FederatedAccess
     """Return this state. Reads nothing if no pod has a federated identity. Raises NoResponse."""
     needs = federated_needs(facts)
     return FederatedAccess(
-        {each: await or_failure(_service_accounts(client, each)) for each in needs.namespaces},
+        {namespace: await or_failure(_service_accounts(client, namespace)) for namespace in needs.namespaces},
         await or_failure(_forbidden(client, needs.tokens)),
         unchecked=needs.unchecked,
         unpermitted=await or_failure(_unpermitted(client, needs.uses)),
@@ -163,27 +165,27 @@ async def read_account_access(client: Client, facts: Facts, pod: Pod) -> Facts:
         review = token_review(service_account_of(nmi), account_name(pod))
         forbidden = await or_failure(_forbidden(client, [review]))
     proxied = list(proxied_identities(case.settings, case.federated)) if name else []
-    uses = [BindingUse(account_name(pod), each) for each in proxied[:IDENTITIES_MAX]]
+    uses = [BindingUse(account_name(pod), resource) for resource in proxied[:IDENTITIES_MAX]]
     access = FederatedAccess({case.namespace: existing}, forbidden, 0, await or_failure(_unpermitted(client, uses)))
     return replace(facts, federation=access)
 
 
 async def _service_accounts(client: Client, namespace: str) -> frozenset[str]:
-    return frozenset({each.metadata.name for each in await client.list(SERVICE_ACCOUNTS, namespace)})
+    return frozenset({account.metadata.name for account in await client.list(SERVICE_ACCOUNTS, namespace)})
 
 
 async def _forbidden(client: Client, reviews: Sequence[Review]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {each.account: [] for each in reviews}
-    for each in await denied(client, reviews):
-        found[each.account].append(f"{each.namespace}/{each.name}")
+    found: dict[str, list[str]] = {review.account: [] for review in reviews}
+    for review in await denied(client, reviews):
+        found[review.account].append(f"{review.namespace}/{review.name}")
     return {account: tuple(names) for account, names in found.items()}
 
 
 async def _unpermitted(client: Client, uses: Sequence[BindingUse]) -> dict[str, tuple[str, ...]]:
-    client_ids = {use_review(*each): each.client_id for each in uses}
-    found: dict[str, list[str]] = {each.client_id: [] for each in uses}
-    for each in await denied(client, list(client_ids)):
-        found[client_ids[each]].append(each.account)
+    client_ids = {use_review(*use): use.client_id for use in uses}
+    found: dict[str, list[str]] = {use.client_id: [] for use in uses}
+    for review in await denied(client, list(client_ids)):
+        found[client_ids[review]].append(review.account)
     return {client_id: tuple(sorted(accounts)) for client_id, accounts in found.items()}
 
 
@@ -193,9 +195,9 @@ async def read_secret_access(client: Client, facts: Facts) -> tuple[SecretAccess
     for account, names in {} if facts.unread else secret_namespaces(facts).items():
         everywhere = (await decide(client, secret_review(account, ""))).allowed
         checked = () if everywhere else names[:NAMESPACES_MAX]
-        forbidden = await denied(client, [secret_review(account, each) for each in checked])
+        forbidden = await denied(client, [secret_review(account, namespace) for namespace in checked])
         unchecked = 0 if everywhere else len(names) - len(checked)
-        needed, lacking = tuple(sorted(names)), tuple(each.namespace for each in forbidden)
+        needed, lacking = tuple(sorted(names)), tuple(review.namespace for review in forbidden)
         found.append(SecretAccess(account, everywhere, needed, lacking, unchecked))
     return tuple(found)
 
@@ -206,15 +208,17 @@ async def read_daemon_uses(client: Client, facts: Facts) -> DaemonUses:
     Role bindings show the permissions for every client id, also for one that no AzureIdentity names; a review also
     shows those of other authorizers, and needs no permission to read role bindings.
     """
-    settings = [each.settings for each in readable_configurations(readable(facts.nmi))]
+    settings = [configuration.settings for configuration in readable_configurations(readable(facts.nmi))]
     resources = review_resources(settings, facts.identities)
     if not resources:
         return DaemonUses()
-    daemons = [("NMI", each) for each in readable(facts.nmi)] + [("MIC", each) for each in readable(facts.mic)]
-    accounts = sorted({DaemonAccount(program, service_account_of(each)) for program, each in daemons})
+    daemons = [("NMI", daemon) for daemon in readable(facts.nmi)] + [("MIC", daemon) for daemon in readable(facts.mic)]
+    accounts = sorted({DaemonAccount(program, service_account_of(daemon)) for program, daemon in daemons})
     rbac = await or_failure(_cluster_rbac(client))
     bound = rbac if isinstance(rbac, ReadFailure) else tuple(bound_uses(rbac, accounts))
-    wanted = [(account, each) for each in resources for account in accounts if not has_use(bound, account, each)]
+    wanted = [
+        (account, resource) for resource in resources for account in accounts if not has_use(bound, account, resource)
+    ]
     reviewed = await or_failure(_reviewed_uses(client, wanted[:REVIEWS_MAX]))
     return DaemonUses(bound, reviewed, max(0, len(wanted) - REVIEWS_MAX))
 
@@ -228,7 +232,7 @@ async def _cluster_rbac(client: Client) -> Rbac:
 
 
 async def _reviewed_uses(client: Client, wanted: Sequence[tuple[DaemonAccount, str]]) -> tuple[DaemonUse, ...]:
-    decisions = await decide_all(client, [use_review(each.account, resource) for each, resource in wanted])
+    decisions = await decide_all(client, [use_review(account.account, resource) for account, resource in wanted])
     found: dict[tuple[DaemonAccount, str], list[str]] = {}
     for (account, resource), decision in zip(wanted, decisions, strict=True):
         if decision.allowed:
@@ -247,11 +251,11 @@ async def _reviewed_uses(client: Client, wanted: Sequence[tuple[DaemonAccount, s
 async def read_rights(client: Client, facts: Facts) -> tuple[Rights, ...]:
     """Return the missing permissions of each service account of NMI and MIC. Raises ApiError."""
     found = []
-    for account, each in {service_account_of(each): each for each in readable(facts.nmi)}.items():
-        wanted = nmi_rights(managed=is_managed(readable_configurations([each])))
+    for account, daemon in {service_account_of(daemon): daemon for daemon in readable(facts.nmi)}.items():
+        wanted = nmi_rights(managed=is_managed(readable_configurations([daemon])))
         found.append(Rights("NMI", account, await _missing_rights(client, account, wanted)))
-    for account, each in {service_account_of(each): each for each in readable(facts.mic)}.items():
-        found.append(await _rights_of_mic(client, account, each))
+    for account, daemon in {service_account_of(daemon): daemon for daemon in readable(facts.mic)}.items():
+        found.append(await _rights_of_mic(client, account, daemon))
     return tuple(found)
 
 
@@ -273,9 +277,9 @@ async def _rights_of_mic(client: Client, account: str, mic: Daemon) -> Rights:
     missing = await _missing_rights(client, account, upgrade_rights())
     if recorded is None:
         return Rights("MIC", account, (*lacking, *missing))
-    return Rights("MIC", account, lacking, tuple(each for each in upgrade_rights() if each not in missing))
+    return Rights("MIC", account, lacking, tuple(right for right in upgrade_rights() if right not in missing))
 
 
 async def _missing_rights(client: Client, account: str, wanted: Sequence[Right]) -> tuple[Right, ...]:
-    rights = {right_review(account, each): each for each in wanted}
-    return tuple(rights[each] for each in await denied(client, list(rights)))
+    rights = {right_review(account, right): right for right in wanted}
+    return tuple(rights[review] for review in await denied(client, list(rights)))

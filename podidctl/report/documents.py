@@ -156,7 +156,7 @@ class Explanation(ReportModel, frozen=True):
 
     @property
     def broken(self) -> bool:
-        return any(each.state is LinkState.BROKEN for each in self.links)
+        return any(link.state is LinkState.BROKEN for link in self.links)
 
 
 class CheckResult(Statement, frozen=True):
@@ -177,12 +177,12 @@ class Report(ReportModel, frozen=True):
     @property
     def anything(self) -> bool:
         """Whether there is a problem or a warning."""
-        return any(each.level in {Level.PROBLEM, Level.WARNING} for each in self.findings)
+        return any(finding.level in {Level.PROBLEM, Level.WARNING} for finding in self.findings)
 
     @property
     def unknown(self) -> bool:
         """Whether something could not be read."""
-        return any(each.level is Level.UNKNOWN for each in self.findings)
+        return any(finding.level is Level.UNKNOWN for finding in self.findings)
 
 
 def check_result(finding: Finding) -> CheckResult:

@@ -31,9 +31,9 @@ def by_turns(items: Iterable[T], group: Callable[[T], object]) -> list[T]:
     For lists that are cut, so that no tenant's objects hide those of others.
     """
     groups: defaultdict[object, list[tuple[T]]] = defaultdict(list)
-    for each in items:
-        groups[group(each)].append((each,))
-    return [each[0] for several in zip_longest(*groups.values()) for each in several if each is not None]
+    for item in items:
+        groups[group(item)].append((item,))
+    return [wrapped[0] for several in zip_longest(*groups.values()) for wrapped in several if wrapped is not None]
 
 
 def namespace_of(name: str) -> str:

@@ -73,6 +73,6 @@ def _exit_code(sample: Sample) -> int:
     """Return 0 if any NMI could be read, else 1 after a line on stderr."""
     if not sample.nodes:
         return print_error("no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi); install NMI")
-    if all(each.problem for each in sample.nodes):
+    if all(node.problem for node in sample.nodes):
         return print_error(f"no NMI can be read; the first one: {sample.nodes[0].pod}: {sample.nodes[0].problem}")
     return 0

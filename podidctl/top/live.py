@@ -74,7 +74,7 @@ class LiveView:
     def _redraw(self, failure: str = "") -> None:
         if self._sample is None:
             return
-        problems = sum(1 for each in self._sample.nodes if each.problem)
+        problems = sum(1 for node in self._sample.nodes if node.problem)
         rows = max(1, self._height() - OTHER_LINES - problems)
         self._draw(render(self._sample, self.view, rows=rows, interactive=True, failure=plain(failure)))
 

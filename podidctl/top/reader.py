@@ -82,7 +82,7 @@ async def read_all(client: Client, clock: Callable[[], float] = time.monotonic) 
             problem = plain(f"{error}; check that port {page.port} is NMI's --prometheus-port")
             return Reading(node, daemon.name, problem=problem)
 
-    return sorted(await read_pages(client, use), key=lambda each: (each.node, each.pod))
+    return sorted(await read_pages(client, use), key=lambda page: (page.node, page.pod))
 
 
 def parse(text: str) -> Counters:

@@ -56,7 +56,7 @@ def _refused(node: NodeSample) -> int | None:
 
 def _reason(node: NodeSample) -> str:
     """Return the most frequent reason."""
-    return max(node.refusals, key=lambda each: (node.refusals[each], each), default="")
+    return max(node.refusals, key=lambda reason: (node.refusals[reason], reason), default="")
 
 
 COLUMNS: Final[Sequence[Column]] = (
@@ -150,11 +150,11 @@ def ordered(nodes: Sequence[NodeSample], view: View) -> list[NodeSample]:
     value = COLUMNS[view.column].value
     known: list[NodeSample] = []
     unknown: list[NodeSample] = []
-    for each in nodes:
-        is_known = value(each) is not None and (not each.problem or view.column < NAME_COLUMNS)
-        (known if is_known else unknown).append(each)
+    for node in nodes:
+        is_known = value(node) is not None and (not node.problem or view.column < NAME_COLUMNS)
+        (known if is_known else unknown).append(node)
     # Equal values keep the order of the names, in both directions.
-    return sorted(known, key=lambda each: _key(value(each)), reverse=view.descending) + unknown
+    return sorted(known, key=lambda node: _key(value(node)), reverse=view.descending) + unknown
 
 
 def _key(value: Value) -> tuple[float, str]:
@@ -179,7 +179,7 @@ def render(
     for node in visible:
         table.add_row(*_cells(node))
     parts: list[RenderableType] = [Text(_headline(sample)), table]
-    parts += [Text(f"{plain(each.node)}: {plain(each.problem)}", style="yellow") for each in visible if each.problem]
+    parts += [Text(f"{plain(node.node)}: {plain(node.problem)}", style="yellow") for node in visible if node.problem]
     if failure:
         parts.append(Text(failure, style="red"))
     if len(visible) < len(nodes):
@@ -197,11 +197,11 @@ def _cells(node: NodeSample) -> list[Text]:
 
 def _headline(sample: Sample) -> str:
     """Return the totals of the nodes that could be read."""
-    read = [each for each in sample.nodes if not each.problem]
+    read = [node for node in sample.nodes if not node.problem]
     unread = len(sample.nodes) - len(read)
-    requests = sum(each.requests_per_second or 0.0 for each in read)
-    refusals = sum(each.refusals_per_second or 0.0 for each in read)
-    calls = sum(each.imds_calls_per_second or 0.0 for each in read)
+    requests = sum(node.requests_per_second or 0.0 for node in read)
+    refusals = sum(node.refusals_per_second or 0.0 for node in read)
+    calls = sum(node.imds_calls_per_second or 0.0 for node in read)
     unknown = f", {unread} unknown" if unread else ""
     return (
         f"{sample.time}  {len(read)} nodes{unknown}  {requests:,.1f} requests/s  {refusals:,.1f} refusals/s  "

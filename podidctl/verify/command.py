@@ -66,7 +66,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         configure(LogFormat.TEXT, 0)
         if namespace and not NAME_PATTERN.fullmatch(namespace):
             raise typer.BadParameter(f"-n {namespace!a} is not a namespace name; see kubectl get namespaces")
-        wrong = next((each for each in node or () if not NAME_PATTERN.fullmatch(each)), None)
+        wrong = next((name for name in node or () if not NAME_PATTERN.fullmatch(name)), None)
         if wrong is not None:
             raise typer.BadParameter(f"--node {wrong!a} is not a node name; see kubectl get nodes")
         settings = context.settings(kubeconfig=kubeconfig)
@@ -95,15 +95,15 @@ def show(report: Verification, to: Console) -> None:
     print_table(
         ("", "node", "answered by", "NMI", ""),
         (
-            (f"[{COLORS[each.level]}]{each.level}[/]", each.node, each.answered_by, each.nmi or "-", each.says)
-            for each in report.nodes
+            (f"[{COLORS[node.level]}]{node.level}[/]", node.node, node.answered_by, node.nmi or "-", node.says)
+            for node in report.nodes
         ),
         to,
     )
     actions: dict[str, list[str]] = {}
-    for each in report.nodes:
-        if each.next and each.level is not Level.OK:
-            actions.setdefault(each.next, []).append(each.node)
+    for node in report.nodes:
+        if node.next and node.level is not Level.OK:
+            actions.setdefault(node.next, []).append(node.node)
     for action, nodes in actions.items():
         more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
         to.print(f"[bold]{escape(', '.join(nodes[:3]) + more)}[/]: {escape(action)}", soft_wrap=True)

@@ -32,7 +32,7 @@ class NmiLogs:
 
     async def search(self, node: str, request_id: str, seconds: float) -> Evidence:
         """Search the last *seconds* of the logs for *request_id*: on *node*, then on the other nodes."""
-        here = [each for each in self._nmis if each.spec.node_name == node]
+        here = [nmi for nmi in self._nmis if nmi.spec.node_name == node]
         found = Evidence()
         for number in range(READS_MAX if here else 0):
             if number:
@@ -42,14 +42,14 @@ class NmiLogs:
                 break
         if found.sightings:
             return found
-        others = await self._search([each for each in self._nmis if each not in here], request_id, seconds)
+        others = await self._search([nmi for nmi in self._nmis if nmi not in here], request_id, seconds)
         return Evidence(others.sightings, (*found.unread, *others.unread))
 
     async def _search(self, nmis: Sequence[Daemon], request_id: str, seconds: float) -> Evidence:
-        results = await asyncio.gather(*(self._search_one(each, request_id, seconds) for each in nmis))
+        results = await asyncio.gather(*(self._search_one(nmi, request_id, seconds) for nmi in nmis))
         return Evidence(
-            tuple(sighting for each in results for sighting in each.sightings),
-            tuple(why for each in results for why in each.unread),
+            tuple(sighting for result in results for sighting in result.sightings),
+            tuple(why for result in results for why in result.unread),
         )
 
     async def _search_one(self, nmi: Daemon, request_id: str, seconds: float) -> Evidence:

@@ -51,9 +51,13 @@ class ClusterNode(PlacedNode, frozen=True):
     @property
     def not_ready_reason(self) -> str:
         """Return why the node is not Ready; empty if it is."""
-        for each in self.status.conditions:
-            if each.type == "Ready":
-                return "" if each.status == "True" else f"{each.reason}: {each.message}".strip(": ") or "no reason"
+        for condition in self.status.conditions:
+            if condition.type == "Ready":
+                return (
+                    ""
+                    if condition.status == "True"
+                    else f"{condition.reason}: {condition.message}".strip(": ") or "no reason"
+                )
         return "its kubelet has not reported its state"
 
 
@@ -90,7 +94,7 @@ class NmiTemplate(Wire, frozen=True):
     def owner(self) -> Owner | None:
         """The DaemonSet."""
         owners = self.metadata.owner_references or ()
-        return next((each for each in owners if each.kind == "DaemonSet" and each.controller), None)
+        return next((owner for owner in owners if owner.kind == "DaemonSet" and owner.controller), None)
 
 
 class Canary(Daemon, frozen=True):
@@ -101,7 +105,7 @@ class Canary(Daemon, frozen=True):
     @property
     def state(self) -> ContainerState:
         """State of the canary's container; a service mesh may have added others."""
-        found = (each.state for each in self.status.container_statuses if each.name == CONTAINER)
+        found = (status.state for status in self.status.container_statuses if status.name == CONTAINER)
         return next(found, ContainerState())
 
 
@@ -118,7 +122,7 @@ def manifest(
     *, name: str, namespace: str, node: str, image: str, request_id: str, template: NmiTemplate, deadline_seconds: int
 ) -> dict[str, Any]:
     """Return the manifest of the canary *name* on *node*. *template* is a pod of NMI."""
-    container = next((each for each in template.spec.containers if each.image == image), None)
+    container = next((container for container in template.spec.containers if container.image == image), None)
     metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": dict(CANARY_LABELS)}
     owner = template.owner
     if owner is not None and template.metadata.namespace == namespace:  # an owner is always in the same namespace

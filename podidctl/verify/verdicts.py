@@ -63,12 +63,12 @@ class Verification(ReportModel, frozen=True):
     @property
     def anything(self) -> bool:
         """Whether there is a problem or a warning."""
-        return any(each.level in {Level.PROBLEM, Level.WARNING} for each in self.nodes)
+        return any(node.level in {Level.PROBLEM, Level.WARNING} for node in self.nodes)
 
     @property
     def unknown(self) -> bool:
         """Whether the result for a node is not known."""
-        return any(each.level is Level.UNKNOWN for each in self.nodes)
+        return any(node.level is Level.UNKNOWN for node in self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,12 @@ def judge(node: ClusterNode, outcome: Answers | NotRun, evidence: Evidence, nmis
     """Return the verdict. *nmis*: namespace and name of NMI's pods on the node."""
     if isinstance(outcome, NotRun):
         return verdict(node.name, Level.UNKNOWN, Answered.UNKNOWN, outcome.why, outcome.then)
-    who = canary.worst([{"who": each.who} for each in outcome])
-    share = f"{sum(each.who == who for each in outcome)} of {counted(len(outcome), 'request')}"
+    who = canary.worst([{"who": response.who} for response in outcome])
+    share = f"{sum(response.who == who for response in outcome)} of {counted(len(outcome), 'request')}"
     if who == canary.IMDS:
         says = f"IMDS answered {share}: pods on this node get the node's own identities"
         return verdict(node.name, Level.PROBLEM, Answered.IMDS, says, _no_redirect(node, nmis))
-    if all(each.who == canary.NOTHING for each in outcome):
+    if all(response.who == canary.NOTHING for response in outcome):
         says = f"no server answered: {outcome[-1].text or 'no reason'}"
         return verdict(node.name, Level.PROBLEM, Answered.NOTHING, says, _no_answer(nmis))
     return _proven(node, outcome, evidence) or _unproven(node, outcome, evidence, share)
@@ -108,9 +108,9 @@ def judge(node: ClusterNode, outcome: Answers | NotRun, evidence: Evidence, nmis
 
 def _proven(node: ClusterNode, outcome: Answers, evidence: Evidence) -> NodeVerdict | None:
     """Return the verdict that a line in a log proves, or None."""
-    sources = {each.source for each in outcome if each.source}
-    here = [each for each in evidence.sightings if each.node == node.name]
-    own = next((each for each in here if each.peer in sources), None)
+    sources = {response.source for response in outcome if response.source}
+    here = [sighting for sighting in evidence.sightings if sighting.node == node.name]
+    own = next((sighting for sighting in here if sighting.peer in sources), None)
     if own is not None:
         return _from_nmi(node, outcome, own)
     if here:
@@ -129,12 +129,12 @@ def _proven(node: ClusterNode, outcome: Answers, evidence: Evidence) -> NodeVerd
 
 
 def _from_nmi(node: ClusterNode, outcome: Answers, own: Sighting) -> NodeVerdict:
-    refused = next((each for each in outcome if each.who == canary.OTHER), None)
+    refused = next((response for response in outcome if response.who == canary.OTHER), None)
     if refused is not None:
         says = f"NMI {own.nmi} refuses pods of this node: {_description(refused)}"
         then = f"see NMI's log for the reason, and {PAGE}"
         return verdict(node.name, Level.PROBLEM, Answered.NMI_REFUSED, says, then, nmi=own.nmi)
-    missing = [each for each in outcome if each.who == canary.NOTHING]
+    missing = [response for response in outcome if response.who == canary.NOTHING]
     if missing:
         says = f"NMI of this node answered, but {len(missing)} of {counted(len(outcome), 'request')} got no answer"
         then = f"the last one: {missing[-1].text}; repeat this when NMI has been Ready for a minute"
@@ -143,7 +143,7 @@ def _from_nmi(node: ClusterNode, outcome: Answers, own: Sighting) -> NodeVerdict
 
 
 def _unproven(node: ClusterNode, outcome: Answers, evidence: Evidence, share: str) -> NodeVerdict:
-    other = next((each for each in outcome if each.who == canary.OTHER), None)
+    other = next((response for response in outcome if response.who == canary.OTHER), None)
     if other is not None:
         says = f"a server that is neither NMI nor IMDS answered {share}: {_description(other)}"
         then = f"find the program that answers at the metadata address on this node, see {PAGE}"

@@ -73,7 +73,7 @@ async def verify(
 
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(one(node), name=f"canary on {node.name}") for node in selected]
-    return Verification(namespace, [each.result() for each in running], sorted(runner.not_deleted))
+    return Verification(namespace, [task.result() for task in running], sorted(runner.not_deleted))
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class _Verifier:
     """The part of the pods' names that one run has in common."""
 
     async def verify_node(self, node: ClusterNode) -> NodeVerdict:
-        here = [each for each in self.nmis if each.spec.node_name == node.name]
-        names = [each.name for each in here]
+        here = [nmi for nmi in self.nmis if nmi.spec.node_name == node.name]
+        names = [nmi.name for nmi in here]
         if not node.can_run_nmi:
             return judge(node, NotRun("not a Linux machine, so NMI does not serve it"), Evidence(), names)
         if reason := node.not_ready_reason:
@@ -113,7 +113,7 @@ class _Verifier:
         )
         found = await self.runner.run(document, self.timeout_seconds)
         evidence = Evidence()
-        if not isinstance(found, NotRun) and any(each.who in {canary.NMI, canary.OTHER} for each in found):
+        if not isinstance(found, NotRun) and any(response.who in {canary.NMI, canary.OTHER} for response in found):
             evidence = await self.logs.search(node.name, request_id, loop.time() - began)
         return judge(node, found, evidence, names)
 
@@ -124,7 +124,7 @@ def _nmis(found: Sequence[Daemon]) -> list[Daemon]:
     A tenant can label a pod like NMI, and its image would run as the canary and its log would count as a proof. So a
     pod without the node's network or files never counts, not even if no DaemonSet runs NMI.
     """
-    nmis = [each for each in genuine_nmi(found) if each.is_part_of_node]
+    nmis = [daemon for daemon in genuine_nmi(found) if daemon.is_part_of_node]
     if not nmis:
         raise StartError(
             "no pod in a node's network, or with files of its node, has NMI's label (app.kubernetes.io/component=nmi, "
@@ -137,7 +137,7 @@ async def _nodes(client: Client, names: Sequence[str]) -> list[ClusterNode]:
     """Return the nodes with these *names*, or all Linux nodes, by name. Raises StartError for an unknown name."""
     if not names:
         return sorted(
-            (each for each in await client.list(CLUSTER_NODES) if each.can_run_nmi), key=lambda each: each.name
+            (node for node in await client.list(CLUSTER_NODES) if node.can_run_nmi), key=lambda node: node.name
         )
     found: list[ClusterNode] = []
     for name in dict.fromkeys(names):
@@ -179,9 +179,9 @@ async def _delete_leftovers(client: Client, runner: CanaryRunner, namespace: str
         now = await server_now(client) if pods else datetime.now(UTC)
     except ApiError:
         return
-    for each in pods:
-        if _is_leftover(each, now):
-            await runner.delete(each.metadata.name)
+    for pod in pods:
+        if _is_leftover(pod, now):
+            await runner.delete(pod.metadata.name)
 
 
 def _is_leftover(pod: Canary, now: datetime) -> bool:

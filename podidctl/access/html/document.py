@@ -62,7 +62,7 @@ def _finalize(value: object) -> object:
 
 def content_security_policy(*, scripts: tuple[str, ...], style: str) -> str:
     """Return the policy: nothing but these inline scripts and this inline style."""
-    allowed = " ".join(_source(each) for each in scripts)
+    allowed = " ".join(_source(script) for script in scripts)
     return (
         f"default-src 'none'; script-src {allowed}; style-src {_source(style)}; base-uri 'none'; form-action 'none'; "
         "frame-src 'none'; connect-src 'none'; img-src 'none'"

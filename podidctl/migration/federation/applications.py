@@ -36,11 +36,11 @@ def plan_applications(cluster: FederationState) -> list[Application]:
     """Return the workloads whose identity is federated or may become so."""
     made = plan_workload_identity(cluster.situation)
     steps: defaultdict[str, list[ManualStep]] = defaultdict(list)
-    for each in made.by_hand:
-        steps[each.about].append(each)
-    existing = {(each.namespace, each.name): each for each in made.accounts if not each.is_new}
+    for step in made.by_hand:
+        steps[step.about].append(step)
+    existing = {(account.namespace, account.name): account for account in made.accounts if not account.is_new}
     applications = []
-    for workload in sorted(cluster.situation.workloads, key=lambda each: each.description):
+    for workload in sorted(cluster.situation.workloads, key=lambda workload: workload.description):
         usable = usable_identities(cluster.situation, workload)
         if not usable or usable[0].spec.type not in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}:
             continue
@@ -88,7 +88,7 @@ def _application(
     done: bool,
     mine: bool,
 ) -> Application:
-    found = [Remark(why=each.why, do=each.do, blocks=False) for each in steps]
+    found = [Remark(why=step.why, do=step.do, blocks=False) for step in steps]
     state = ApplicationState.TO_DO
     if done:
         state = ApplicationState.DONE

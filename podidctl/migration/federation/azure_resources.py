@@ -121,11 +121,11 @@ def azure_plan(made: FederationPlan, steps: Sequence[IdentityStep], options: Azu
     omitted: list[str] = []
     resources: dict[tuple[str, ...], AzureResource] = {}
     for step in steps:
-        for each in _of_step(made, step, options, omitted):
+        for resource in _of_step(made, step, options, omitted):
             # Names of credentials are unique for each service account.
-            resources.setdefault((each.type, each.parent.key, each.name), each)
+            resources.setdefault((resource.type, resource.parent.key, resource.name), resource)
     order = [ResourceType.ROLE_ASSIGNMENT, ResourceType.BINDING, ResourceType.CREDENTIAL]
-    sorted_resources = sorted(resources.values(), key=lambda each: order.index(each.type))
+    sorted_resources = sorted(resources.values(), key=lambda resource: order.index(resource.type))
     return AzurePlan(sorted_resources, list(dict.fromkeys(omitted)))
 
 
@@ -165,7 +165,7 @@ def _of_step(
         )
     for credential in step.credentials:
         texts = (made.issuer, made.audience, credential.subject)
-        if _CREDENTIAL_NAME.fullmatch(credential.name) and all(each.isprintable() for each in texts):
+        if _CREDENTIAL_NAME.fullmatch(credential.name) and all(text.isprintable() for text in texts):
             yield AzureResource(
                 step.full_name,
                 ResourceType.CREDENTIAL,

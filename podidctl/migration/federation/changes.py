@@ -248,7 +248,7 @@ class ApplicationChanger(_Changer):
     async def apply(self, application: Application) -> ChangeOutcome:
         """Annotate and label *application*, then wait for its rollout."""
         about = application.description
-        kind = next(each for each in CHANGEABLE_KINDS if each.name == application.kind)
+        kind = next(kind for kind in CHANGEABLE_KINDS if kind.name == application.kind)
         account, workload = (application.namespace, application.account), (application.namespace, application.name)
         annotations = {CLIENT_ID: application.client_id, TENANT_ID: application.tenant_id}
         label, path = {USE_LABEL: "true"}, _changed_path(kind)

@@ -149,8 +149,8 @@ def _add_plan(app: typer.Typer, context: CliContext) -> None:
         )
         made = asyncio.run(run.plan(workload_identity=workload_identity))
         _print_plan(made, output, azure, applications=workload_identity)
-        left = any(not each.is_federated for each in made.steps)
-        left = left or any(each.state is not ApplicationState.DONE for each in made.applications)
+        left = any(not step.is_federated for step in made.steps)
+        left = left or any(application.state is not ApplicationState.DONE for application in made.applications)
         raise typer.Exit(SOMETHING_TO_DO if left else 0)
 
 
@@ -178,9 +178,9 @@ def _print_plan(made: FederationPlan, output: PlanOutput, options: AzureOptions,
 
 
 def _azure_document(made: FederationPlan, output: PlanOutput, options: AzureOptions) -> str:
-    if any(each.credentials for each in made.steps) and not made.issuer:
+    if any(step.credentials for step in made.steps) and not made.issuer:
         raise StartError("the cluster does not publish the issuer of its service account tokens: pass --issuer")
-    bound = [each.full_name for each in made.steps if each.exchange is Exchange.IDENTITY_BINDINGS]
+    bound = [step.full_name for step in made.steps if step.exchange is Exchange.IDENTITY_BINDINGS]
     if bound and options.cluster is None:
         raise StartError(
             f"identity bindings (of {listed(bound, 3)}) need the resource id of the cluster: pass --cluster (az aks "
@@ -291,4 +291,4 @@ def _end(done: list[ChangeOutcome], output: Output, *, dry: bool) -> None:
     else:
         document: dict[str, Any] = {"dryRun": dry, "outcomes": done}
         print_document(document, output, console())
-    raise typer.Exit(0 if all(each.is_success for each in done) else SOMETHING_TO_DO)
+    raise typer.Exit(0 if all(outcome.is_success for outcome in done) else SOMETHING_TO_DO)

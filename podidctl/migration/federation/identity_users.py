@@ -73,14 +73,14 @@ def lagging_pods(
     """
     own = identity.metadata.namespace
     selectors = {
-        each.spec.selector
-        for each in bindings
-        if each.metadata.namespace == own and each.spec.azure_identity == identity.metadata.name
+        binding.spec.selector
+        for binding in bindings
+        if binding.metadata.namespace == own and binding.spec.azure_identity == identity.metadata.name
     }
     existing: defaultdict[Key, list[AzureAssignedIdentity]] = defaultdict(list)
-    for each in assigned:
-        if each.spec.azure_identity_ref.key == identity.key and each.metadata.deletion_timestamp is None:
-            existing[each.spec.pod_namespace, each.spec.pod].append(each)
+    for assignment in assigned:
+        if assignment.spec.azure_identity_ref.key == identity.key and assignment.metadata.deletion_timestamp is None:
+            existing[assignment.spec.pod_namespace, assignment.spec.pod].append(assignment)
     return sorted(
         "/".join(pod.key)
         for pod in pods
@@ -101,8 +101,8 @@ def _wants(pod: ScheduledPod, namespace: str, selectors: set[str]) -> bool:
 
 def _in_sync(assigned: Sequence[AzureAssignedIdentity], identity: AzureIdentity) -> bool:
     return bool(assigned) and all(
-        each.spec.azure_identity_ref.spec.type == identity.spec.type and each.status.status == ASSIGNED
-        for each in assigned
+        assignment.spec.azure_identity_ref.spec.type == identity.spec.type and assignment.status.status == ASSIGNED
+        for assignment in assigned
     )
 
 
@@ -111,8 +111,8 @@ class OtherNamespaces:
 
     def __init__(self, state: WorkloadState) -> None:
         self._state = state
-        self._taken = {each.key for each in state.identities}
-        self._bindings = {each.key for each in state.bindings}
+        self._taken = {identity.key for identity in state.identities}
+        self._bindings = {binding.key for binding in state.bindings}
         self._labels = _labels(state)
 
     def namespaces(self, identity: AzureIdentity, used_in: Collection[str]) -> list[str]:
@@ -163,9 +163,11 @@ def _labels(state: WorkloadState) -> Mapping[str, Collection[str]]:
 def _lacks_own_identity(identity: AzureIdentity, namespace: str, desired: Sequence[DesiredAssignment]) -> bool:
     """Return whether *identity* is among *desired*, and no identity in *namespace* has the same client id."""
     client_id = identity.spec.client_id.strip().lower()
-    same = [each.identity for each in desired if each.identity.spec.client_id.strip().lower() == client_id]
-    keys = {each.key for each in same}
-    return identity.key in keys and namespace not in {each.metadata.namespace for each in same}
+    same = [
+        assignment.identity for assignment in desired if assignment.identity.spec.client_id.strip().lower() == client_id
+    ]
+    keys = {identity.key for identity in same}
+    return identity.key in keys and namespace not in {identity.metadata.namespace for identity in same}
 
 
 def _free_name(taken: set[Key], namespace: str, wanted: Custom) -> str:

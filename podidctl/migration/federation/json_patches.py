@@ -143,7 +143,7 @@ def _put_record(document: Document) -> _PutRecord | None:
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
     texts = [*found.put.items(), *found.before.items()]
-    return found if all(isinstance(each, str) for pair in texts for each in pair) else None
+    return found if all(isinstance(text, str) for pair in texts for text in pair) else None
 
 
 def _spec(document: Document) -> Document:

@@ -47,7 +47,7 @@ class Obstacles:
                 why=f"Kubernetes is {self._cluster.version}, without the admission policies that limit NMI",
                 do="upgrade the cluster to 1.30 or later",
             )
-        exchanges = {each.exchange for each in steps} or {self._cluster.default_exchange}
+        exchanges = {step.exchange for step in steps} or {self._cluster.default_exchange}
         if Exchange.DIRECT not in exchanges:
             pass  # only AKS's own credentials of the identities have an issuer
         elif not issuer:
@@ -56,13 +56,13 @@ class Obstacles:
         elif not is_public(issuer):
             finding = unreachable_issuer(issuer)
             yield Remark(why=f"{finding.about}: {finding.why}", do=finding.do, blocks=False)
-        without = [each.node_name for each in self._cluster.nmis if not each.federated_identities]
+        without = [settings.node_name for settings in self._cluster.nmis if not settings.federated_identities]
         if without:
             yield Remark(
                 why=f"NMI runs without --federated-identities on {listed(set(without), 3)}",
                 do="set federated.enabled and federated.namespaces in the chart's values",
             )
-        audiences = {each.federated_audience for each in self._cluster.nmis}
+        audiences = {settings.federated_audience for settings in self._cluster.nmis}
         if self._options.audience and audiences and audiences != {self._options.audience}:
             yield Remark(
                 why=f"NMI requests tokens with audience {listed(set(audiences), 3)}, not {self._options.audience}",
@@ -129,7 +129,7 @@ class Obstacles:
                 ),
                 blocks=not self._options.ignore_uses,
             )
-        own = [each for each in accounts if each.namespace == identity.metadata.namespace]
+        own = [account for account in accounts if account.namespace == identity.metadata.namespace]
         if not own:
             yield Remark(
                 why="no workload or pod of its namespace has it now, so no token can be tested",

@@ -32,12 +32,12 @@ COLORS: Final = {
 def print_plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
     """Print the steps and obstacles of a plan."""
     where.print("Steps that make identities federated. No changes were made.")
-    _remarks("cluster:", [("", each) for each in made.remarks], where)
+    _remarks("cluster:", [("", remark) for remark in made.remarks], where)
     rows = [
         (
             step.full_name,
             "blocked" if step.blocked and step.state is IdentityState.TO_DO else step.state,
-            ", ".join(each.full_name for each in step.accounts) or "-",
+            ", ".join(account.full_name for account in step.accounts) or "-",
             step.tenant or "-",
             step.exchange,
         )
@@ -45,9 +45,9 @@ def print_plan(made: FederationPlan, where: Console, *, applications: bool) -> N
     ]
     columns = ("AzureIdentity", "stands", "service accounts", "tenant", "exchange")
     print_section("identities:", columns, rows, where)
-    _remarks("remarks:", [(step.full_name, each) for step in made.steps for each in step.remarks], where)
+    _remarks("remarks:", [(step.full_name, remark) for step in made.steps for remark in step.remarks], where)
     condition = f"issuer {made.issuer or 'unknown'}, audience {made.audience}; -o az has the commands"
-    print_credentials(condition, [each for step in made.steps for each in step.credentials], where)
+    print_credentials(condition, [credential for step in made.steps for credential in step.credentials], where)
     bindings = [step for step in made.steps if step.exchange is Exchange.IDENTITY_BINDINGS and step.accounts]
     print_section(
         "AKS identity bindings (-o az --cluster RESOURCE-ID has the commands; their service accounts also need the "
@@ -63,7 +63,7 @@ def print_plan(made: FederationPlan, where: Console, *, applications: bool) -> N
     print_section(
         "not changed by this command:",
         ("AzureIdentity", "why", "what to do"),
-        [(each.identity, each.why, each.do) for each in made.leftovers],
+        [(leftover.identity, leftover.why, leftover.do) for leftover in made.leftovers],
         where,
     )
     where.print(_summary(made))
@@ -80,14 +80,17 @@ def _summary(made: FederationPlan) -> str:
 
 
 def _applications(made: FederationPlan, where: Console) -> None:
-    rows = [(each.description, each.state, each.account, each.identity, each.client_id) for each in made.applications]
+    rows = [
+        (application.description, application.state, application.account, application.identity, application.client_id)
+        for application in made.applications
+    ]
     columns = ("application", "stands", "ServiceAccount", "AzureIdentity", "client id")
     print_section("applications, on the way to workload identity:", columns, rows, where)
     remarks = [
-        (each.description, remark)
-        for each in made.applications
-        if each.state is not ApplicationState.DONE
-        for remark in each.remarks
+        (application.description, remark)
+        for application in made.applications
+        if application.state is not ApplicationState.DONE
+        for remark in application.remarks
     ]
     _remarks("remarks:", remarks, where)
 
@@ -98,19 +101,19 @@ def _remarks(title: str, remarks: Sequence[tuple[str, Remark]], where: Console) 
     where.print(title)
     rows = [
         (
-            f"[{'red' if each.blocks else 'yellow'}]{'blocks' if each.blocks else 'note'}[/]",
+            f"[{'red' if remark.blocks else 'yellow'}]{'blocks' if remark.blocks else 'note'}[/]",
             printable(about),
-            printable(each.why),
-            printable(each.do),
+            printable(remark.why),
+            printable(remark.do),
         )
-        for about, each in remarks
+        for about, remark in remarks
     ]
     print_table(("", "about", "why", "what to do"), rows, where)
 
 
 def print_outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> None:
     """Print the outcomes, actual or planned."""
-    tried = [(each.about, one) for each in done for one in each.tried]
+    tried = [(outcome.about, one) for outcome in done for one in outcome.tried]
     if tried:
         where.print("tests (tokens are discarded):")
         rows = [
@@ -130,20 +133,25 @@ def print_outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) 
             print_text(text, where)
     if done:
         listed = [
-            (f"[{COLORS[each.ending]}]{each.ending}[/]", printable(each.about), printable(each.why), printable(each.do))
-            for each in done
+            (
+                f"[{COLORS[outcome.ending]}]{outcome.ending}[/]",
+                printable(outcome.about),
+                printable(outcome.why),
+                printable(outcome.do),
+            )
+            for outcome in done
         ]
         print_table(("", "about", "why", "what to do"), listed, where)
     else:
         where.print("Nothing to do.")
     if dry:
-        would = any(each.ending is ChangeResult.WOULD_CHANGE for each in done)
+        would = any(outcome.ending is ChangeResult.WOULD_CHANGE for outcome in done)
         where.print(f"No changes were made{'; --yes makes them' if would else ''}.")
-    elif any(each.ending is ChangeResult.CHANGED for each in done):
+    elif any(outcome.ending is ChangeResult.CHANGED for outcome in done):
         where.print("Make the same changes in your manifests, or the next apply of them reverts these.")
 
 
 def manifests(steps: Sequence[IdentityStep]) -> str:
     """Return the AzureIdentities and bindings for other namespaces, for `kubectl apply -f`."""
     head = "# kubectl apply -f this file: AzureIdentities for pods of other namespaces."
-    return commented([head], [each for step in steps for each in step.copies])
+    return commented([head], [copy for step in steps for copy in step.copies])

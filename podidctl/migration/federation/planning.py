@@ -36,11 +36,13 @@ class _FederationPlanner:
         self._state = cluster.situation
         self._accounts = account_usages(self._state)
         self._other_namespaces = OtherNamespaces(self._state)
-        self._named = {(each.metadata.namespace, each.spec.azure_identity) for each in self._state.bindings}
+        self._named = {(binding.metadata.namespace, binding.spec.azure_identity) for binding in self._state.bindings}
         self._obstacles = Obstacles(cluster)
 
     def run(self) -> FederationPlan:
-        results = [self._result(identity) for identity in sorted(self._state.identities, key=lambda each: each.key)]
+        results = [
+            self._result(identity) for identity in sorted(self._state.identities, key=lambda identity: identity.key)
+        ]
         steps = [result for result in results if isinstance(result, IdentityStep)]
         issuer = self._options.issuer or self._cluster.issuer
         return FederationPlan(
@@ -74,8 +76,8 @@ class _FederationPlanner:
         chosen = self._cluster.exchange_of(identity)
         remarks = [*self._obstacles.of_identity(identity, tenant, accounts, chosen)]
         copies: list[dict[str, Any]] = []
-        if strangers := self._other_namespaces.namespaces(identity, {each.namespace for each in accounts}):
-            copies = [each for namespace in strangers for each in self._other_namespaces.copies(identity, namespace)]
+        if strangers := self._other_namespaces.namespaces(identity, {account.namespace for account in accounts}):
+            copies = [copy for namespace in strangers for copy in self._other_namespaces.copies(identity, namespace)]
             remarks.append(
                 Remark(
                     why=(
@@ -85,7 +87,7 @@ class _FederationPlanner:
                     do="podidctl migrate plan -o manifests | kubectl apply -f -, which creates one in each of them",
                 )
             )
-        remarks += [each for account in accounts for each in self._obstacles.of_account(identity, account)]
+        remarks += [remark for account in accounts for remark in self._obstacles.of_account(identity, account)]
         if marked:
             remarks.append(
                 Remark(
@@ -130,7 +132,7 @@ class _FederationPlanner:
         copies: list[dict[str, Any]],
     ) -> IdentityStep:
         own = identity.metadata.namespace
-        accounts = [each for each in self._accounts.get(identity.key, []) if each.namespace == own]
+        accounts = [account for account in self._accounts.get(identity.key, []) if account.namespace == own]
         exchange = self._cluster.exchange_of(identity).exchange
         azures = parse_user_assigned(identity.spec.resource_id)
         needed = accounts if exchange is Exchange.DIRECT else []
@@ -142,7 +144,7 @@ class _FederationPlanner:
             exchange=exchange,
             resource_id=azures.text if azures else "",
             accounts=accounts,
-            credentials=[credential_of(identity, own, each.name, self._options.name_suffix) for each in needed],
+            credentials=[credential_of(identity, own, account.name, self._options.name_suffix) for account in needed],
             remarks=remarks,
             copies=copies,
         )

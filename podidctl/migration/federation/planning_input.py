@@ -66,7 +66,11 @@ class CredentialUses:
         counts its fetch for one of them. So the result includes the nodes of all of them.
         """
         ours = _ids(identity)
-        names = ["/".join(each.key) for each in all_identities if _ids(each) & ours or each.key == identity.key]
+        names = [
+            "/".join(candidate.key)
+            for candidate in all_identities
+            if _ids(candidate) & ours or candidate.key == identity.key
+        ]
         return sorted({node for name in names for node in self.nodes.get(name, ())})
 
 
@@ -109,18 +113,18 @@ class FederationState:
     @property
     def audience(self) -> str:
         """The audience of the federated credentials: the option, or else NMI's."""
-        return self.options.audience or next((each.federated_audience for each in self.nmis), DIRECT_AUDIENCE)
+        return self.options.audience or next((settings.federated_audience for settings in self.nmis), DIRECT_AUDIENCE)
 
     @property
     def policy(self) -> SignInPolicy:
         """NMI's policy about the endpoints that may receive credentials."""
-        allowed = {each.allowed_ad_endpoints for each in self.nmis}
+        allowed = {settings.allowed_ad_endpoints for settings in self.nmis}
         return SignInPolicy(self.options.cloud, allowed_endpoints=allowed.pop() if len(allowed) == 1 else ())
 
     @property
     def default_exchange(self) -> Exchange:
         """The exchange of an identity without an annotation."""
-        return self.options.exchange or next((each.federated_exchange for each in self.nmis), Exchange.DIRECT)
+        return self.options.exchange or next((settings.federated_exchange for settings in self.nmis), Exchange.DIRECT)
 
     def exchange_of(self, identity: AzureIdentity) -> ChosenExchange:
         """Return the exchange of *identity*: the option, or else the one of NMI's rules on all nodes. The remark states
@@ -128,8 +132,8 @@ class FederationState:
         """
         nodes: defaultdict[Exchange, list[str]] = defaultdict(list)
         try:
-            for each in self.nmis:
-                nodes[exchange_of(each, identity)].append(each.node_name)
+            for settings in self.nmis:
+                nodes[exchange_of(settings, identity)].append(settings.node_name)
             if not self.nmis:
                 # The settings of no NMI are known, so that whether NMI allows the annotation is unknown, too.
                 nodes[Exchanges(by_annotation=True).choose(identity)] = []
@@ -159,4 +163,4 @@ def as_federated(identity: AzureIdentity, tenant: str) -> AzureIdentity:
 
 def _ids(identity: AzureIdentity) -> set[str]:
     spec = identity.spec
-    return {each.strip().lower() for each in (spec.client_id, spec.resource_id)} - {""}
+    return {value.strip().lower() for value in (spec.client_id, spec.resource_id)} - {""}

@@ -58,23 +58,23 @@ class SeveralGroupsError(Exception):
 
 def bicep(plan: AzurePlan, remarks: list[str]) -> str:
     """Return the file. *remarks* are comments at its start. Raises SeveralGroupsError."""
-    lines = [f"// {printable(each)}" for each in (*remarks, *plan.omitted)]
+    lines = [f"// {printable(remark)}" for remark in (*remarks, *plan.omitted)]
     if plan.resources:
         where = _group(plan)
         words = ["az", "deployment", "group", "create", "--subscription", where.subscription]
         words += ["--resource-group", where.resource_group, "--template-file", "FILE"]
         lines.insert(0, f"// {printable(shlex.join(words))}")
     lines.append("targetScope = 'resourceGroup'")
-    parents = {_parent_symbol(each): each for each in plan.resources}
-    for symbol, each in parents.items():
+    parents = {_parent_symbol(resource): resource for resource in plan.resources}
+    for symbol, child in parents.items():
         lines += [
             "",
-            f"resource {symbol} {bicep_string(f'{each.parent_type}@{API_VERSIONS[each.parent_type]}')} existing = {{",
+            f"resource {symbol} {bicep_string(f'{child.parent_type}@{API_VERSIONS[child.parent_type]}')} existing = {{",
         ]
-        lines += [f"  name: {bicep_string(each.parent.name)}", "}"]
+        lines += [f"  name: {bicep_string(child.parent.name)}", "}"]
     previous: dict[str, str] = {}
-    for each in plan.resources:
-        lines += ["", f"// AzureIdentity {printable(each.about)}", *_bicep_resource(each, previous)]
+    for resource in plan.resources:
+        lines += ["", f"// AzureIdentity {printable(resource.about)}", *_bicep_resource(resource, previous)]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -83,46 +83,46 @@ def bicep_string(text: str) -> str:
     return f"'{_BICEP_ESCAPED.sub(lambda found: chr(92) + found[0], text)}'"
 
 
-def _bicep_resource(each: AzureResource, previous: dict[str, str]) -> Iterator[str]:
-    parent = _parent_symbol(each)
-    yield f"resource {each.symbol} {bicep_string(each.type_with_version)} = {{"
-    yield f"  {'scope' if each.type is ResourceType.ROLE_ASSIGNMENT else 'parent'}: {parent}"
-    yield f"  name: {bicep_string(each.name)}"
+def _bicep_resource(resource: AzureResource, previous: dict[str, str]) -> Iterator[str]:
+    parent = _parent_symbol(resource)
+    yield f"resource {resource.symbol} {bicep_string(resource.type_with_version)} = {{"
+    yield f"  {'scope' if resource.type is ResourceType.ROLE_ASSIGNMENT else 'parent'}: {parent}"
+    yield f"  name: {bicep_string(resource.name)}"
     yield "  properties: {"
-    yield from _bicep_attributes(each.properties, 4)
+    yield from _bicep_attributes(resource.properties, 4)
     yield "  }"
-    if each.type is not ResourceType.ROLE_ASSIGNMENT:
+    if resource.type is not ResourceType.ROLE_ASSIGNMENT:
         if before := previous.get(parent):
             yield f"  dependsOn: [\n    {before}\n  ]"
-        previous[parent] = each.symbol
+        previous[parent] = resource.symbol
     yield "}"
 
 
 def _bicep_attributes(value: Mapping[str, Any], indent: int) -> Iterator[str]:
     margin = " " * indent
-    for key, each in value.items():
-        if isinstance(each, Mapping):
+    for key, attribute in value.items():
+        if isinstance(attribute, Mapping):
             yield f"{margin}{key}: {{"
-            yield from _bicep_attributes(each, indent + 2)
+            yield from _bicep_attributes(attribute, indent + 2)
             yield f"{margin}}}"
-        elif isinstance(each, str):
-            yield f"{margin}{key}: {bicep_string(each)}"
+        elif isinstance(attribute, str):
+            yield f"{margin}{key}: {bicep_string(attribute)}"
         else:
             yield f"{margin}{key}: ["
-            yield from (f"{margin}  {bicep_string(one)}" for one in each)
+            yield from (f"{margin}  {bicep_string(one)}" for one in attribute)
             yield f"{margin}]"
 
 
-def _parent_symbol(each: AzureResource) -> str:
-    kind = "cluster" if each.parent_type is ResourceType.CLUSTER else "identity"
-    return symbol_of(kind, each.parent.name, each.parent.key)
+def _parent_symbol(resource: AzureResource) -> str:
+    kind = "cluster" if resource.parent_type is ResourceType.CLUSTER else "identity"
+    return symbol_of(kind, resource.parent.name, resource.parent.key)
 
 
 def _group(plan: AzurePlan) -> ResourceId:
     """Return the first parent. Raises SeveralGroupsError with the identities of each resource group."""
     users: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for each in plan.resources:
-        users[each.parent.subscription.lower(), each.parent.resource_group.lower()].add(each.about)
+    for resource in plan.resources:
+        users[resource.parent.subscription.lower(), resource.parent.resource_group.lower()].add(resource.about)
     if len(users) > 1:
         groups = "; ".join(f"{printable(group)}: {printable(listed(names))}" for (_, group), names in users.items())
         raise SeveralGroupsError(groups)
@@ -131,17 +131,21 @@ def _group(plan: AzurePlan) -> ResourceId:
 
 def terraform(plan: AzurePlan, remarks: list[str]) -> str:
     """Return the configuration. *remarks* are comments at its start."""
-    lines = [f"# {printable(each)}" for each in (*remarks, *plan.omitted)]
-    for each in plan.resources:
-        lines += ["", f"# AzureIdentity {printable(each.about)}", f'resource "azapi_resource" "{each.symbol}" {{']
+    lines = [f"# {printable(remark)}" for remark in (*remarks, *plan.omitted)]
+    for resource in plan.resources:
         lines += [
-            f"  type      = {hcl_string(each.type_with_version)}",
-            f"  parent_id = {hcl_string(each.parent.text)}",
-            f"  name      = {hcl_string(each.name)}",
+            "",
+            f"# AzureIdentity {printable(resource.about)}",
+            f'resource "azapi_resource" "{resource.symbol}" {{',
         ]
-        if each.type is not ResourceType.ROLE_ASSIGNMENT:
-            lines.append(f"  locks     = [{hcl_string(each.parent.text)}]")
-        lines += [f"  body = {{\n    properties = {_hcl_object(each.properties, 4)}\n  }}", "}"]
+        lines += [
+            f"  type      = {hcl_string(resource.type_with_version)}",
+            f"  parent_id = {hcl_string(resource.parent.text)}",
+            f"  name      = {hcl_string(resource.name)}",
+        ]
+        if resource.type is not ResourceType.ROLE_ASSIGNMENT:
+            lines.append(f"  locks     = [{hcl_string(resource.parent.text)}]")
+        lines += [f"  body = {{\n    properties = {_hcl_object(resource.properties, 4)}\n  }}", "}"]
     return TERRAFORM_HEAD + "".join(f"{line}\n" for line in lines)
 
 
@@ -157,40 +161,40 @@ def _hcl_object(value: Mapping[str, Any], indent: int) -> str:
 
 def _hcl_attributes(value: Mapping[str, Any], indent: int) -> Iterator[str]:
     width = max(map(len, value))
-    for key, each in value.items():
-        if isinstance(each, Mapping):
-            text = _hcl_object(each, indent)
-        elif isinstance(each, str):
-            text = hcl_string(each)
+    for key, attribute in value.items():
+        if isinstance(attribute, Mapping):
+            text = _hcl_object(attribute, indent)
+        elif isinstance(attribute, str):
+            text = hcl_string(attribute)
         else:
-            text = f"[{', '.join(map(hcl_string, each))}]"
+            text = f"[{', '.join(map(hcl_string, attribute))}]"
         yield f"{' ' * indent}{key:{width}} = {text}"
 
 
 def service_operator_objects(plan: AzurePlan, remarks: list[str]) -> str:
     """Return the objects for `kubectl apply -f`. *remarks* are comments at its start."""
-    lacking = [NO_BINDINGS] if any(each.type is ResourceType.BINDING for each in plan.resources) else []
+    lacking = [NO_BINDINGS] if any(resource.type is ResourceType.BINDING for resource in plan.resources) else []
     head = ["kubectl apply -f this file, in a cluster with Azure Service Operator 2", *remarks, *plan.omitted, *lacking]
-    return commented((f"# {printable(each)}" for each in head), list(_operator_objects(plan)))
+    return commented((f"# {printable(remark)}" for remark in head), list(_operator_objects(plan)))
 
 
 def _operator_objects(plan: AzurePlan) -> Iterator[dict[str, Any]]:
-    for each in plan.resources:
-        if each.type is ResourceType.CREDENTIAL:
-            yield _operator_object(each, "managedidentity.azure.com/v1api20230131", "FederatedIdentityCredential")
-        elif each.type is ResourceType.ROLE_ASSIGNMENT:
-            made = _operator_object(each, "authorization.azure.com/v1api20220401", "RoleAssignment")
+    for resource in plan.resources:
+        if resource.type is ResourceType.CREDENTIAL:
+            yield _operator_object(resource, "managedidentity.azure.com/v1api20230131", "FederatedIdentityCredential")
+        elif resource.type is ResourceType.ROLE_ASSIGNMENT:
+            made = _operator_object(resource, "authorization.azure.com/v1api20220401", "RoleAssignment")
             made["spec"]["roleDefinitionReference"] = {"armId": made["spec"].pop("roleDefinitionId")}
             yield made
 
 
-def _operator_object(each: AzureResource, api_version: str, kind: str) -> dict[str, Any]:
-    name = re.sub(r"[^a-z0-9]+", "-", each.symbol)
+def _operator_object(resource: AzureResource, api_version: str, kind: str) -> dict[str, Any]:
+    name = re.sub(r"[^a-z0-9]+", "-", resource.symbol)
     return {
         "apiVersion": api_version,
         "kind": kind,
-        "metadata": {"name": name[:NAME_MAX], "namespace": each.about.partition("/")[0]},
-        "spec": {"azureName": each.name, "owner": {"armId": each.parent.text}, **each.properties},
+        "metadata": {"name": name[:NAME_MAX], "namespace": resource.about.partition("/")[0]},
+        "spec": {"azureName": resource.name, "owner": {"armId": resource.parent.text}, **resource.properties},
     }
 
 
@@ -200,27 +204,27 @@ def az_script(made: FederationPlan, steps: list[IdentityStep], azure: AzurePlan 
     *azure* has the role assignments and identity bindings. The federated credentials are those of *steps*, because an
     application can have some, too.
     """
-    credentials = [each for step in steps for each in step.credentials]
+    credentials = [credential for step in steps for credential in step.credentials]
     # Two AzureIdentities may name the same identity on Azure.
-    once = {_azures(each): each for each in reversed(credentials)}
-    credentials = [each for each in credentials if once[_azures(each)] is each]
+    once = {_azures(credential): credential for credential in reversed(credentials)}
+    credentials = [credential for credential in credentials if once[_azures(credential)] is credential]
     script = credential_script(credentials, _manual(made, steps), made.issuer, made.audience)
-    others = [each for each in azure.resources if each.type is not ResourceType.CREDENTIAL]
-    lines = [f"\n# {printable(each.about)}\n{shell(_az_command(each))}\n" for each in others]
+    others = [resource for resource in azure.resources if resource.type is not ResourceType.CREDENTIAL]
+    lines = [f"\n# {printable(resource.about)}\n{shell(_az_command(resource))}\n" for resource in others]
     return script + "".join(lines)
 
 
 def remarks_of(made: FederationPlan, steps: list[IdentityStep]) -> list[str]:
     """Return the remarks of a plan, one line each."""
-    return [f"{each.about}: {each.why}; {each.do}" for each in _manual(made, steps)]
+    return [f"{step.about}: {step.why}; {step.do}" for step in _manual(made, steps)]
 
 
 def _manual(made: FederationPlan, steps: list[IdentityStep]) -> list[ManualStep]:
-    everywhere = [ManualStep(about="cluster", why=each.why, do=each.do) for each in made.remarks]
+    everywhere = [ManualStep(about="cluster", why=remark.why, do=remark.do) for remark in made.remarks]
     return everywhere + [
-        ManualStep(about=f"AzureIdentity {step.full_name}", why=each.why, do=each.do)
+        ManualStep(about=f"AzureIdentity {step.full_name}", why=remark.why, do=remark.do)
         for step in steps
-        for each in step.remarks
+        for remark in step.remarks
     ]
 
 
@@ -244,4 +248,4 @@ def _az_command(resource: AzureResource) -> list[str]:
 def _azures(credential: PlannedCredential) -> tuple[str, ...]:
     """Return the properties by which Azure distinguishes credentials."""
     owner = (credential.subscription, credential.resource_group, credential.identity_name)
-    return (*(each.lower() for each in (owner if any(owner) else (credential.client_id,))), credential.subject)
+    return (*(part.lower() for part in (owner if any(owner) else (credential.client_id,))), credential.subject)

@@ -104,14 +104,14 @@ class MigrationRun:
             state, made = await self._read_plan(client, await read_credential_uses(client))
         if not made.issuer.isprintable():
             raise StartError(f"the issuer {made.issuer!a} is not an address: pass --issuer")
-        every: list[tuple[str, IdentityStep | Application]] = [(each.full_name, each) for each in made.steps]
+        every: list[tuple[str, IdentityStep | Application]] = [(step.full_name, step) for step in made.steps]
         if workload_identity:
-            every += [(each.identity, each) for each in plan_applications(state)]
-        selected = self._select(every, unchanged=[each.identity for each in made.leftovers])
+            every += [(application.identity, application) for application in plan_applications(state)]
+        selected = self._select(every, unchanged=[leftover.identity for leftover in made.leftovers])
         return replace(
             made,
-            steps=[each for each in selected if isinstance(each, IdentityStep)],
-            applications=[each for each in selected if isinstance(each, Application)],
+            steps=[item for item in selected if isinstance(item, IdentityStep)],
+            applications=[item for item in selected if isinstance(item, Application)],
             leftovers=[] if self.names or self.namespace else made.leftovers,
         )
 
@@ -123,8 +123,8 @@ class MigrationRun:
         async with connect(self.settings) as client, aclosing(sign_ins) as session:
             uses = await read_credential_uses(client)
             state, made = await self._read_plan(client, uses)
-            unchanged = [each.identity for each in made.leftovers]
-            steps = self._select([(each.full_name, each) for each in made.steps], unchanged=unchanged)
+            unchanged = [leftover.identity for leftover in made.leftovers]
+            steps = self._select([(step.full_name, step) for step in made.steps], unchanged=unchanged)
             testers: Mapping[Exchange, Tester] = {
                 Exchange.DIRECT: TokenTester(
                     client, session, state.policy, environ, audience=state.audience, resource=resource
@@ -136,10 +136,10 @@ class MigrationRun:
                 outcomes_of_steps = (self._identity(step, made.remarks, state, testers, changer) for step in steps)
                 return list(await asyncio.gather(*outcomes_of_steps))
             outcomes: list[ChangeOutcome] = []
-            for name in [each.full_name for each in steps]:
+            for name in [step.full_name for step in steps]:
                 if outcomes:
                     state, made = await self._read_plan(client, uses)
-                step = next((each for each in made.steps if each.full_name == name), None)
+                step = next((step for step in made.steps if step.full_name == name), None)
                 if step is None:
                     why = "it was deleted or has another type now"
                     outcomes.append(ChangeOutcome(name, ChangeResult.NOT_CHANGED, why))
@@ -161,15 +161,15 @@ class MigrationRun:
             return await changer.switch(step, [])
         if known := _outcome_without_test(step, everywhere):
             return known
-        identity = next(each for each in state.situation.identities if each.key == step.key)
+        identity = next(identity for identity in state.situation.identities if identity.key == step.key)
         tester = testers[step.exchange]
         by_token = isinstance(tester, TokenTester)
         tried = await try_accounts(tester, as_federated(identity, step.tenant), step.accounts)
-        if any(each.problem for each in tried):
+        if any(test.problem for test in tried):
             why = "no token of it could be obtained" if by_token else "not all of its service accounts may use it"
             do = "follow the next action of the failed test, then run this command again"
             return ChangeOutcome(about, ChangeResult.NOT_CHANGED, why, do, tried)
-        names = ", ".join(each.account for each in tried)
+        names = ", ".join(test.account for test in tried)
         self.report(
             f"{about}: token obtained for {names}" if by_token else f"{about}: allowed for {names}, no token was tested"
         )
@@ -184,7 +184,7 @@ class MigrationRun:
         """Roll identities back. Reads only what this needs."""
         async with connect(self.settings) as client:
             identities = await client.list(IDENTITIES)
-            noted = sorted(each.key for each in identities if each.metadata.annotation(FORMER_ANNOTATION))
+            noted = sorted(identity.key for identity in identities if identity.metadata.annotation(FORMER_ANNOTATION))
             keys = self._select([("/".join(key), key) for key in noted])
             if not self.yes:
                 return [ChangeOutcome("/".join(key), ChangeResult.WOULD_CHANGE, "back to type 0") for key in keys]
@@ -196,8 +196,8 @@ class MigrationRun:
         """Change applications for workload identity, one after the other."""
         async with connect(self.settings) as client:
             state, _ = await self._read_plan(client)
-            everywhere = [each for each in cluster_remarks(state) if each.blocks]
-            selected = self._select([(each.identity, each) for each in plan_applications(state)])
+            everywhere = [remark for remark in cluster_remarks(state) if remark.blocks]
+            selected = self._select([(application.identity, application) for application in plan_applications(state)])
             changer = ApplicationChanger(client=client, timeout=self.timeout, report=self.report)
             return [await self._application(application, everywhere, changer) for application in selected]
 
@@ -211,7 +211,7 @@ class MigrationRun:
             do = f"podidctl migrate apply --yes {application.identity}"
             return ChangeOutcome(about, ChangeResult.NOT_CHANGED, f"{application.identity} is still of type 0", do)
         by_hand = application.remarks if application.state is ApplicationState.MANUAL else ()
-        if blocking := [*(each for each in by_hand if each.blocks), *everywhere]:
+        if blocking := [*(remark for remark in by_hand if remark.blocks), *everywhere]:
             return ChangeOutcome(about, ChangeResult.NOT_CHANGED, blocking[0].why, blocking[0].do)
         if not self.yes:
             return ChangeOutcome(about, ChangeResult.WOULD_CHANGE, "its pods are replaced")
@@ -265,9 +265,9 @@ def _outcome_without_test(step: IdentityStep, everywhere: list[Remark]) -> Chang
         why = "it is already switched" if step.state is IdentityState.SWITCHED else "it is of type 3 already"
         return ChangeOutcome(step.full_name, ChangeResult.UNCHANGED, why)
     if step.state is IdentityState.UNFINISHED:
-        why = "; ".join(each.why for each in step.remarks)
+        why = "; ".join(remark.why for remark in step.remarks)
         return ChangeOutcome(step.full_name, ChangeResult.WOULD_CHANGE, why, "--yes waits for MIC")
-    blocking = [each for each in (*everywhere, *step.remarks) if each.blocks]
+    blocking = [remark for remark in (*everywhere, *step.remarks) if remark.blocks]
     if not blocking:
         return None
     first, *others = blocking

@@ -59,7 +59,7 @@ class IdentityStep(NamespacedPart, frozen=True):
 
     @property
     def blocked(self) -> bool:
-        return any(each.blocks for each in self.remarks)
+        return any(remark.blocks for remark in self.remarks)
 
     @property
     def is_federated(self) -> bool:

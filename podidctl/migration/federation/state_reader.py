@@ -44,7 +44,7 @@ async def read_federation_state(
     pods = genuine_nmi(await list_daemons(client, "nmi"))
     nmis, unknown = _settings(pods)
     managed = _managed(nmis)
-    accounts = {(each.namespace, each.name) for users in account_usages(situation).values() for each in users}
+    accounts = {(user.namespace, user.name) for users in account_usages(situation).values() for user in users}
     forbidden, rights_unknown = await _forbidden(client, pods, accounts)
     return FederationState(
         situation=situation,
@@ -104,18 +104,18 @@ def parse(text: str) -> tuple[list[str], bool]:
     """
     known = "".join(f"{line}\n" for line in text.split("\n") if line.startswith((TOKENS, UNRECORDED)))
     try:
-        samples = [each for family in text_string_to_metric_families(known) for each in family.samples]
+        samples = [sample for family in text_string_to_metric_families(known) for sample in family.samples]
     except (KeyError, IndexError, ArithmeticError) as error:
         raise ValueError(f"the metrics cannot be parsed: {error}") from error
-    further = [each.value for each in samples if each.name == UNRECORDED]
+    further = [sample.value for sample in samples if sample.name == UNRECORDED]
     if not further:
         raise ValueError("the page has no record of credentials of applications")
-    names = [each.labels.get("identity", "") for each in samples if each.name == TOKENS and each.value > 0]
-    return names[:NAMES_MAX], any(each > 0 for each in further) or len(names) > NAMES_MAX
+    names = [sample.labels.get("identity", "") for sample in samples if sample.name == TOKENS and sample.value > 0]
+    return names[:NAMES_MAX], any(count > 0 for count in further) or len(names) > NAMES_MAX
 
 
 def _managed(nmis: Sequence[Settings]) -> bool:
-    return bool(nmis) and all(each.operation_mode is OperationMode.MANAGED for each in nmis)
+    return bool(nmis) and all(settings.operation_mode is OperationMode.MANAGED for settings in nmis)
 
 
 def _settings(pods: Sequence[Daemon]) -> tuple[list[Settings], str]:
@@ -124,11 +124,11 @@ def _settings(pods: Sequence[Daemon]) -> tuple[list[Settings], str]:
         return [], "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)"
     found: list[Settings] = []
     unknown = ""
-    for each in pods:
+    for pod in pods:
         try:
-            found.append(nmi_settings(each))
+            found.append(nmi_settings(pod))
         except UsageError as error:
-            unknown = f"{each.name}: {error}"
+            unknown = f"{pod.name}: {error}"
     return found, unknown
 
 
@@ -145,9 +145,14 @@ async def _version(client: Client) -> str:
 
 async def _forbidden(client: Client, nmi: Sequence[Daemon], accounts: Iterable[Key]) -> tuple[set[Key], str]:
     """Return the service accounts whose tokens an NMI may not request, and why this is unknown, if so."""
-    its = sorted({service_account_of(each) for each in nmi})
+    its = sorted({service_account_of(daemon) for daemon in nmi})
     try:
-        return {key for key in sorted(accounts) for each in its if not await may_request_tokens(client, each, *key)}, ""
+        return {
+            key
+            for key in sorted(accounts)
+            for daemon_account in its
+            if not await may_request_tokens(client, daemon_account, *key)
+        }, ""
     except (Forbidden, NotFound) as error:
         return set(), error.message
 
@@ -170,4 +175,4 @@ async def _webhook(client: Client) -> bool | None:
         found = msgspec.json.decode(await client.request("GET", WEBHOOKS), type=_Configurations)
     except (ApiError, msgspec.DecodeError):
         return None
-    return any(WEBHOOK in hook.name for each in found.items for hook in each.webhooks or ())
+    return any(WEBHOOK in hook.name for configuration in found.items for hook in configuration.webhooks or ())

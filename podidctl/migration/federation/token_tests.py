@@ -172,7 +172,7 @@ Tester: TypeAlias = TokenTester | BindingPermissionTester
 
 async def try_accounts(tester: Tester, identity: AzureIdentity, accounts: Sequence[AccountUsage]) -> list[TokenTest]:
     """Return one result per account for *identity* in its future form. Failures are results, not exceptions."""
-    return list(await asyncio.gather(*(tester.test(identity, each) for each in accounts)))
+    return list(await asyncio.gather(*(tester.test(identity, account) for account in accounts)))
 
 
 def _failed_test(account: AccountUsage, problem: str, do: str) -> TokenTest:

@@ -97,13 +97,13 @@ def sender(status: int, server: str, document: dict[str, Any]) -> str:
 
 def shown(text: object) -> str:
     """Return a text of the answer, printable and cut."""
-    return "".join(each if " " <= each <= "~" else "?" for each in str(text)[:TEXT_CHARS])
+    return "".join(character if " " <= character <= "~" else "?" for character in str(text)[:TEXT_CHARS])
 
 
 def worst(answers: Sequence[Answer]) -> str:
     """Return the most serious sender among *answers*."""
     found = {answer["who"] for answer in answers}
-    return next(each for each in (IMDS, OTHER, NOTHING, NMI) if each in found)
+    return next(who for who in (IMDS, OTHER, NOTHING, NMI) if who in found)
 
 
 def stop(*_: object) -> NoReturn:
