@@ -107,7 +107,7 @@ def _nmi(
         if grant.service_account:
             accounts[grant.identity].add(grant.service_account)
     today = [] if permissions is None else sorted(_within_nmis_reach(account, identities, permissions, accounts))
-    why = (
+    reason = (
         "NMI may read the Secrets of identities of type 1 and 2, and request tokens of the service accounts of "
         "identities of type 3; if all are federated, of every pod with an identity"
     )
@@ -116,7 +116,7 @@ def _nmi(
         account=account,
         today=today,
         federated=sorted({grant.identity for grant in grants}),
-        why=why if permissions is not None else NOT_READ,
+        why=reason if permissions is not None else NOT_READ,
     )
 
 

@@ -74,8 +74,8 @@ def compare(before: AccessReview, after: AccessReview) -> Differences:
         before=before.read_at,
         after=after.read_at,
         differences=[
-            Difference(sign=sign, subject=subject, says=says)
-            for sign, (subject, says) in sorted(changes, key=lambda change: (change[1][0], change[0], change[1][1]))
+            Difference(sign=sign, subject=subject, says=message)
+            for sign, (subject, message) in sorted(changes, key=lambda change: (change[1][0], change[0], change[1][1]))
         ],
         unknown=sorted(unread),
     )

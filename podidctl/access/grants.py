@@ -168,7 +168,7 @@ def pod_note(pod: ReviewedPod, grants: Sequence[Grant], missing: MissingNmi | No
     if not pod.binding_label:
         return ""
     if missing is not None and not missing.reaches_imds:
-        return f"{missing.why}, so {missing.effect}"
+        return f"{missing.reason}, so {missing.effect}"
     if grants:
         return "; ".join(_notes(pod, [grant for grant in grants if grant.state in SERVED]))
     if pod.mirror:

@@ -37,7 +37,7 @@ class PathEffect(NamedTuple):
     """Effect of one path, and the reason."""
 
     effect: Effect
-    why: str
+    reason: str
 
 
 TAKING_OVER: Final = {
@@ -219,14 +219,14 @@ def _settings(spec: ReviewedPodSpec) -> Iterator[Setting]:
     if spec.host_ipc:
         yield Effect.UNDECIDED, HostAccess(way=Way.HOST_IPC, why=HOST_IPC_WHY)
     if any(security.proc_mount == UNMASKED for security in securities):
-        effect, why = (
+        effect, reason = (
             (Effect.UNDECIDED, USER_NAMESPACE_WHY) if spec.host_users is False else (Effect.TAKES_OVER, UNMASKED_WHY)
         )
-        yield effect, HostAccess(way=Way.PROC_MOUNT, detail=UNMASKED, why=why)
+        yield effect, HostAccess(way=Way.PROC_MOUNT, detail=UNMASKED, why=reason)
     for path, read_only in _mounted_paths(spec).items():
-        effect, why = path_effect(path, read_only=read_only)
+        effect, reason = path_effect(path, read_only=read_only)
         if effect is not Effect.HARMLESS:
-            yield effect, HostAccess(way=Way.HOST_PATH, detail=path, why=why)
+            yield effect, HostAccess(way=Way.HOST_PATH, detail=path, why=reason)
 
 
 def _by_capabilities(spec: ReviewedPodSpec, securities: list[ContainerSecurity]) -> Iterator[Setting]:
@@ -234,18 +234,18 @@ def _by_capabilities(spec: ReviewedPodSpec, securities: list[ContainerSecurity])
     added = frozenset[str]().union(*(security.added for security in securities))
     takes_over = TAKING_OVER | (WITH_HOST_NETWORK if spec.host_network else {})
     for name in added:
-        if (why := takes_over.get(name)) is not None:
-            yield Effect.TAKES_OVER, HostAccess(way=Way.CAPABILITY, detail=name, why=why)
+        if (reason := takes_over.get(name)) is not None:
+            yield Effect.TAKES_OVER, HostAccess(way=Way.CAPABILITY, detail=name, why=reason)
         elif name not in HARMLESS_CAPABILITIES:
-            why = UNDECIDED_CAPABILITIES.get(name, UNDECIDED_CAPABILITY_WHY)
-            yield Effect.UNDECIDED, HostAccess(way=Way.CAPABILITY, detail=name, why=why)
+            reason = UNDECIDED_CAPABILITIES.get(name, UNDECIDED_CAPABILITY_WHY)
+            yield Effect.UNDECIDED, HostAccess(way=Way.CAPABILITY, detail=name, why=reason)
     keeps_raw = any(security.dropped.isdisjoint({"ALL", NET_RAW}) for security in securities)
     if spec.host_network and keeps_raw and NET_RAW not in added:
         yield Effect.UNDECIDED, HostAccess(way=Way.CAPABILITY, detail=NET_RAW, why=DEFAULT_RAW_WHY)
     if spec.host_pid:
         traced = next((name for name in WITH_HOST_PID if name in added), "")
-        why = WITH_HOST_PID.get(traced, PROCESSES_WHY)
-        yield Effect.TAKES_OVER, HostAccess(way=Way.HOST_PID, detail=traced, why=why)
+        reason = WITH_HOST_PID.get(traced, PROCESSES_WHY)
+        yield Effect.TAKES_OVER, HostAccess(way=Way.HOST_PID, detail=traced, why=reason)
 
 
 def _mounted_paths(spec: ReviewedPodSpec) -> dict[str, bool]:
@@ -270,15 +270,15 @@ _RUN: Final = {"run": "/run", "lock": "/run/lock"}
 def path_effect(path: str, *, read_only: bool) -> PathEffect:
     """Return what a pod gets that mounts *path* of its node."""
     real = _real_path(path)
-    for harmless, why in (HARMLESS_READ_ONLY if read_only else HARMLESS_WRITABLE).items():
+    for harmless, reason in (HARMLESS_READ_ONLY if read_only else HARMLESS_WRITABLE).items():
         if _contains(harmless, real):
-            return PathEffect(Effect.HARMLESS, why)
-    for undecided, why in UNDECIDED_READ_ONLY.items() if read_only else ():
+            return PathEffect(Effect.HARMLESS, reason)
+    for undecided, reason in UNDECIDED_READ_ONLY.items() if read_only else ():
         if _contains(undecided, real):
-            return PathEffect(Effect.UNDECIDED, why)
-    for secret, why in SECRETS.items():
+            return PathEffect(Effect.UNDECIDED, reason)
+    for secret, reason in SECRETS.items():
         if _contains(secret, real) or _contains(real, secret):
-            return PathEffect(Effect.TAKES_OVER, why if read_only else WRITABLE_SECRETS.get(secret, why))
+            return PathEffect(Effect.TAKES_OVER, reason if read_only else WRITABLE_SECRETS.get(secret, reason))
     if real == PROCESSES:
         return PathEffect(Effect.TAKES_OVER, PROCESSES_WHY)
     return PathEffect(Effect.UNDECIDED, READ_ONLY_WHY) if read_only else PathEffect(Effect.TAKES_OVER, WRITABLE_WHY)

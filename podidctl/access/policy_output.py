@@ -58,7 +58,7 @@ def text_lines(policy: PolicyResult) -> Iterator[str]:
 
 
 def _message(violation: Violation) -> str:
-    return f"{violation.object} {violation.says}"
+    return f"{violation.object} {violation.message}"
 
 
 def sarif(policy: PolicyResult) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def sarif(policy: PolicyResult) -> dict[str, Any]:
 
 def _result(number: int, result: RuleResult, violation: Violation, uri: str) -> dict[str, Any]:
     kind, _, name = violation.object.partition(" ")
-    digest = hashlib.sha256(json.dumps([result.rule.name, violation.object, violation.says]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([result.rule.name, violation.object, violation.message]).encode()).hexdigest()
     return {
         "ruleId": plain(result.rule.name),
         "ruleIndex": number,

@@ -41,7 +41,7 @@ class Violation(NamedTuple):
 
     object: str
     """Kind and name: `Pod shop/web`."""
-    says: str
+    message: str
 
 
 class ReviewIndex:

@@ -119,8 +119,8 @@ class _Review(ClusterCase):
         found = {}
         for pod in self.live:
             missing = self.nodes_without_nmi.get(pod.spec.node_name)
-            why = missing.why if missing is not None and missing.reaches_imds else ""
-            ways = host_access(pod, self.exempt(pod), nmi_missing=why) if pod.spec.node_name else []
+            reason = missing.reason if missing is not None and missing.reaches_imds else ""
+            ways = host_access(pod, self.exempt(pod), nmi_missing=reason) if pod.spec.node_name else []
             found["/".join(pod.key)] = ways
         return found
 
@@ -260,7 +260,7 @@ class _Review(ClusterCase):
         known = {identity.key for identity in self.facts.identities}
         own = names_of_cluster_identity(self.facts.azure)
         critical = {identity.key for identity in self.facts.identities if is_cluster_identity(identity, own)}
-        beyond = {binding.key: why for binding, why in self.binding_index.beyond()}
+        beyond = {binding.key: reason for binding, reason in self.binding_index.beyond()}
         found = []
         for binding in self.facts.bindings:
             identity = (binding.metadata.namespace, binding.spec.azure_identity)

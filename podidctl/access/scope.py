@@ -116,8 +116,8 @@ def _missing(review: AccessReview, scope: Scope, names: Iterable[str], part: str
     if any(unknown.part == part for unknown in review.unknown):
         return f"{scope.kind} {scope.name} is unknown, because {part} could not be read: grant list on {part}"
     if scope.kind == "pod":
-        why = "no running pod of that name has an identity, the label aadpodidbinding, or access to its node"
-        return f"pod {scope.name} is not part of the review: {why}; check the name with kubectl get pods"
+        reason = "no running pod of that name has an identity, the label aadpodidbinding, or access to its node"
+        return f"pod {scope.name} is not part of the review: {reason}; check the name with kubectl get pods"
     near = next((name for name in sorted(names) if name.rpartition("/")[2] == scope.name.rpartition("/")[2]), "")
     hint = f"did you mean {near}?" if near else "see podidctl access for all names"
     return f"the cluster has no {scope.kind} {scope.name}; {hint}"

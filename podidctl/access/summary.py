@@ -68,27 +68,27 @@ def unknown_parts(case: ClusterCase, hosts: Sequence[Host]) -> Iterator[Unknown]
     facts = case.facts
     for field, resource in RESOURCES.items():
         if (failure := facts.unread.get(field)) is not None:
-            yield _unknown(resource, failure.why, f"list on {resource}")
+            yield _unknown(resource, failure.reason, f"list on {resource}")
     if isinstance(facts.rbac, ReadFailure):
-        yield _unknown(RBAC_PART, facts.rbac.why, f"list on {RBAC}")
+        yield _unknown(RBAC_PART, facts.rbac.reason, f"list on {RBAC}")
     unread = [nmi for nmi in case.nmi if nmi.spec.node_name and nmi.spec.node_name not in case.by_node]
     if unread:
-        why = f"the flags of {listed(nmi.name for nmi in unread)} cannot be read, so other rules were used there"
-        yield _unknown(NMI_PART, why, "none: podidctl doctor shows the wrong flag")
+        reason = f"the flags of {listed(nmi.name for nmi in unread)} cannot be read, so other rules were used there"
+        yield _unknown(NMI_PART, reason, "none: podidctl doctor shows the wrong flag")
     for plural, count in sorted(facts.skipped.items()):
         part = next((resource for resource in RESOURCES.values() if resource.partition(".")[0] == plural), RBAC_PART)
         yield _unknown(part, f"{count} {plural} cannot be read; NMI and MIC ignore them too", "none: correct them")
     for plural, doubt in sorted(facts.doubtful.items()):
-        why = (
+        reason = (
             f"{counted(len(doubt.names), 'object has', 'objects have')} fields in spellings from before v1.6.0, and it "
-            f"is not known whether MIC counts them ({doubt.why}): {listed(doubt.names)}"
+            f"is not known whether MIC counts them ({doubt.reason}): {listed(doubt.names)}"
         )
-        yield _unknown(f"{plural}.{GROUP}", why, UPGRADE_RECORD_RIGHT)
+        yield _unknown(f"{plural}.{GROUP}", reason, UPGRADE_RECORD_RIGHT)
     failed = [host for host in hosts if host.problem]
     if failed:
-        why = f"{len(failed)} of {len(hosts)} hosts: {listed({host.problem for host in failed})}"
-        yield _unknown("azure", why, "the role Reader on the VMs and scale sets of the nodes")
+        reason = f"{len(failed)} of {len(hosts)} hosts: {listed({host.problem for host in failed})}"
+        yield _unknown("azure", reason, "the role Reader on the VMs and scale sets of the nodes")
 
 
-def _unknown(part: str, why: str, right: str) -> Unknown:
-    return Unknown(part=part, why=plain(why), right=right)
+def _unknown(part: str, reason: str, right: str) -> Unknown:
+    return Unknown(part=part, why=plain(reason), right=right)

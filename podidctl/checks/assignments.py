@@ -48,9 +48,9 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     ]
     if links:
         return next((link for link in links if link.level is Level.OK), links[0])
-    says = "MIC has not created one for this pod and identity"
+    message = "MIC has not created one for this pod and identity"
     then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
-    return Finding("assigned identity", Level.PROBLEM, says, then, about=f"for {'/'.join(identity.key)}")
+    return Finding("assigned identity", Level.PROBLEM, message, then, about=f"for {'/'.join(identity.key)}")
 
 
 def unbound_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) -> Finding:
@@ -58,20 +58,22 @@ def unbound_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) -> F
     serve it.
     """
     link = _existing_assignment_link(case, assigned)
-    says = f"{link.says}; no binding requires it for the pod any more, so MIC has to delete it"
+    message = f"{link.message}; no binding requires it for the pod any more, so MIC has to delete it"
     if not case.watches(assigned) or not case.serves(project(assigned)):
-        return Finding(link.check, Level.OK, says, about=link.about)
+        return Finding(link.check, Level.OK, message, about=link.about)
     if link.level is Level.PROBLEM:
-        return Finding(link.check, Level.PROBLEM, says, link.next, about=link.about)
-    return Finding(link.check, Level.UNKNOWN, says, "check that MIC runs and leads (podidctl doctor)", about=link.about)
+        return Finding(link.check, Level.PROBLEM, message, link.next, about=link.about)
+    return Finding(
+        link.check, Level.UNKNOWN, message, "check that MIC runs and leads (podidctl doctor)", about=link.about
+    )
 
 
 def _existing_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) -> Finding:
     about, node = "/".join(assigned.key), case.pod.spec.node_name
     if not case.watches(assigned):
-        says = f"it is for node {assigned.spec.nodename or '(none)'}, but its label nodename must be {node}"
+        message = f"it is for node {assigned.spec.nodename or '(none)'}, but its label nodename must be {node}"
         then = "MIC updates it in its next reconcile pass; if it does not, see MIC's log"
-        return Finding("assigned identity", Level.PROBLEM, says, then, about=about)
+        return Finding("assigned identity", Level.PROBLEM, message, then, about=about)
     return served_link(case, about, project(assigned), well=f"Assigned, on node {node}", note=_note(assigned, case.pod))
 
 
@@ -81,8 +83,8 @@ def served_link(case: PodCase, about: str, assigned: AssignedIdentity, *, well: 
     """
     link = "assigned identity" if not case.managed else "served"
     if not case.serves(assigned):
-        says, then = _why_not(case.pod, assigned, note)
-        return Finding(link, Level.PROBLEM, says, then, about=about)
+        message, then = _why_not(case.pod, assigned, note)
+        return Finding(link, Level.PROBLEM, message, then, about=about)
     account = f"{case.pod.metadata.namespace}/{case.pod.spec.service_account_name}"
     whom = describe_token_source(case.settings, assigned.identity, ANY_IDENTITY.resource, account=account)
     if isinstance(whom, Refusal):
@@ -118,10 +120,10 @@ def _why_not(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]
 def _in_another_namespace(pod: Pod, assigned: AssignedIdentity) -> tuple[str, str]:
     namespace = pod.metadata.namespace
     if assigned.identity.spec.type == IdentityType.FEDERATED and assigned.identity.metadata.namespace == namespace:
-        says = (
+        message = (
             f"it or its binding is not in namespace {namespace}, but a federated identity serves only its own namespace"
         )
-        return says, "MIC creates it there: check that MIC runs, leads and has this version (podidctl doctor)"
+        return message, "MIC creates it there: check that MIC runs, leads and has this version (podidctl doctor)"
     return "the identity serves only its own namespace", "move the AzureIdentity and its binding, or the pod"
 
 
@@ -141,28 +143,28 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
     check = "assignments"
     missing: defaultdict[str, list[str]] = defaultdict(list)
     fresh: list[str] = []
-    for why, desired in _missing_assignments(case):
+    for reason, desired in _missing_assignments(case):
         name = f"{'/'.join(desired.pod.key)} ({'/'.join(desired.identity.key)})"
-        (fresh if _is_recent(objects, now, _required_objects(desired)) else missing[why]).append(name)
+        (fresh if _is_recent(objects, now, _required_objects(desired)) else missing[reason]).append(name)
     created, waiting = _created_not_assigned(objects, now)
     fresh += waiting
-    for why, whose in sorted(missing.items()):
-        says = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
+    for reason, whose in sorted(missing.items()):
+        message = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
         then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
-        yield Finding(check, Level.PROBLEM, f"{says} ({why}): {listed(whose)}", then)
+        yield Finding(check, Level.PROBLEM, f"{message} ({reason}): {listed(whose)}", then)
     for note, keys in sorted(created.items(), key=lambda item: -len(item[1])):
-        says = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
+        message = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
         if note:
-            yield Finding(check, Level.PROBLEM, f"{says}: {note}", note)
+            yield Finding(check, Level.PROBLEM, f"{message}: {note}", note)
         else:
-            yield Finding(check, Level.WARNING, says, "this is overdue: see MIC's log and podidctl plan")
+            yield Finding(check, Level.WARNING, message, "this is overdue: see MIC's log and podidctl plan")
     if fresh:
-        says = f"{counted(len(fresh), 'identity is', 'identities are')} still in progress: {listed(fresh)}"
+        message = f"{counted(len(fresh), 'identity is', 'identities are')} still in progress: {listed(fresh)}"
         then = (
             f"run this command again: an identity whose pod, binding and identity exist for {GRACE_SECONDS:g} s should "
             "be Assigned"
         )
-        yield Finding(check, Level.OK, says, then)
+        yield Finding(check, Level.OK, message, then)
     if not created and not missing:
         active = [assigned for assigned in objects.assigned if not assigned.metadata.deletion_timestamp]
         yield Finding(check, Level.OK, f"{sum(assigned.status.status != CREATED for assigned in active)} assigned")
@@ -213,8 +215,8 @@ def _missing_assignments(case: ClusterCase) -> Iterator[tuple[str, DesiredAssign
         for assignment_key, desired in case.binding_index.all_desired(pod).items():
             if desired.identity_id is not None and hosts[pod.spec.node_name] is None:
                 continue
-            if why := _missing_reason(desired, active.get(assignment_key, ())):
-                yield why, desired
+            if reason := _missing_reason(desired, active.get(assignment_key, ())):
+                yield reason, desired
 
 
 def _missing_reason(desired: DesiredAssignment, active: Sequence[ExistingAssignment]) -> str:

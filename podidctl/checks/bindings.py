@@ -98,8 +98,8 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
     for candidate in case.candidates:
         binding, identity, restriction = candidate
         if restriction and others_are_well:
-            says = f"it does not serve this namespace: {restriction}"
-            yield Finding("binding", Level.OK, says, about="/".join(binding.key))
+            message = f"it does not serve this namespace: {restriction}"
+            yield Finding("binding", Level.OK, message, about="/".join(binding.key))
             continue
         yield _binding(case, binding)
         key = (binding.metadata.namespace, binding.spec.azure_identity)
@@ -130,11 +130,11 @@ def choice_links(case: PodCase) -> Iterator[Finding]:
         gets = f"gets {'/'.join(decision.assigned.identity.key)}"
     elif decision.outcome is not Outcome.WAITS:
         return
-    says = f"a request that names none {gets}"
+    message = f"a request that names none {gets}"
     if sets_client_id(case.pod):
-        yield Finding("choice", Level.OK, f"a container sets {CLIENT_ID_VARIABLE}; {says}", about=several)
+        yield Finding("choice", Level.OK, f"a container sets {CLIENT_ID_VARIABLE}; {message}", about=several)
     else:
-        yield Finding("choice", Level.UNKNOWN, says, NAME_ONE, about=several)
+        yield Finding("choice", Level.UNKNOWN, message, NAME_ONE, about=several)
 
 
 def _no_binding(case: PodCase) -> Finding:
@@ -143,37 +143,37 @@ def _no_binding(case: PodCase) -> Finding:
     selectors = {binding.spec.selector: binding for binding in there}
     near = [f"{'/'.join(selectors[text].key)} selects {text!r}" for text in similar]
     where = f"of namespace {case.namespace} (managed mode) " if case.managed else ""
-    says = f"no AzureIdentityBinding {where}has selector {label!r}"
+    message = f"no AzureIdentityBinding {where}has selector {label!r}"
     then: list[str] = []
     if near:
-        says += f"; {'; '.join(near)}"
+        message += f"; {'; '.join(near)}"
         then.append(f"set spec.selector of the binding or the pod's label to the same value: {'; '.join(near)}")
     if ignored := ignored_selectors(case):
-        says += f"; {why_ignored(ignored, by_mic=not case.managed)}"
+        message += f"; {why_ignored(ignored, by_mic=not case.managed)}"
         then.append(correct("the binding that is to select this pod"))
     if not then:
         then.append(
             f"create an AzureIdentityBinding with spec.selector {label!r} in the namespace of the AzureIdentity"
         )
-    return Finding("binding", Level.PROBLEM, says, "; or ".join(then), about="none")
+    return Finding("binding", Level.PROBLEM, message, "; or ".join(then), about="none")
 
 
 def _binding(case: PodCase, binding: AzureIdentityBinding) -> Finding:
     about = "/".join(binding.key)
-    says = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
+    message = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
     if binding.metadata.namespace != case.namespace:
-        says += "; it is of another namespace, whose authors give the pod this identity"
+        message += "; it is of another namespace, whose authors give the pod this identity"
     if ignored := ignored_fields(case, BINDINGS, binding.key):
-        says += f"; {why_ignored(ignored, by_mic=not case.managed)}"
+        message += f"; {why_ignored(ignored, by_mic=not case.managed)}"
     if binding.metadata.deletion_timestamp is None:
-        return Finding("binding", Level.OK, says, about=about)
+        return Finding("binding", Level.OK, message, about=about)
     if case.managed:
         then = (
             "wait until it is deleted and create it again: in managed mode a binding has no effect while it is being "
             "deleted"
         )
         return Finding("binding", Level.PROBLEM, "it is being deleted", then, about=about)
-    return Finding("binding", Level.OK, f"{says}; {_deletion_note(binding.metadata)}", about=about)
+    return Finding("binding", Level.OK, f"{message}; {_deletion_note(binding.metadata)}", about=about)
 
 
 def _deletion_note(meta: Meta) -> str:
@@ -218,9 +218,9 @@ def _identity(case: PodCase, candidate: Candidate) -> Finding:
         )
     ignored = ignored_fields(case, IDENTITIES, identity.key)
     note = f"; {why_ignored(ignored, by_mic=not case.managed)}" if ignored else ""
-    if not case.managed and (why := misconfigured(identity)):
+    if not case.managed and (reason := misconfigured(identity)):
         then = correct(f"AzureIdentity {about}") if ignored else f"correct AzureIdentity {about} with kubectl edit"
-        return Finding("identity", Level.PROBLEM, f"{why}{note}", then, about=about)
+        return Finding("identity", Level.PROBLEM, f"{reason}{note}", then, about=about)
     if restriction:
         then = "move the AzureIdentity and its binding, or the pod"
         return Finding("identity", Level.PROBLEM, restriction, then, about=about)
@@ -252,8 +252,8 @@ def check_unusable_objects(case: ClusterCase) -> Iterator[Finding]:
     faults = left_out(snapshot, mic_policy(case.mic), force_namespaced=case.namespaced)
     for fault in by_turns(faults, lambda fault: (fault.kind, namespace_of(fault.name))):
         level = Level.PROBLEM if fault.pods else Level.WARNING
-        says = f"{fault.kind} {fault.name} ({counted(fault.pods, 'pod')}): {fault.why}"
-        yield Finding("unusable", level, says, _correction(fault.kind, fault.name))
+        message = f"{fault.kind} {fault.name} ({counted(fault.pods, 'pod')}): {fault.why}"
+        yield Finding("unusable", level, message, _correction(fault.kind, fault.name))
     refused = list(_principals(objects, case.configurations))
     yield from refused
     if not faults and not refused:
@@ -283,9 +283,9 @@ def _principals(objects: Facts, rules: Sequence[NmiConfiguration]) -> Iterator[F
             )
             if isinstance(refusal, Refusal):
                 pods = sum(labels[one] for one in selectors[identity.key])
-                says = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"
+                message = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"
                 then = "; ".join(filter(None, (refusal.detail, unknown_cloud_note(configuration, identity))))
-                yield Finding("unusable", Level.PROBLEM if pods else Level.WARNING, says, then)
+                yield Finding("unusable", Level.PROBLEM if pods else Level.WARNING, message, then)
                 break
 
 
@@ -310,22 +310,24 @@ def check_selectors(case: ClusterCase) -> Iterator[Finding]:
     labels = {pod.binding_label for pod in pods}
     idle = [binding for binding in objects.bindings if binding.spec.selector not in labels]
     if idle:
-        says = f"{counted(len(idle), 'binding selects', 'bindings select')} no running pod: " + listed(
+        message = f"{counted(len(idle), 'binding selects', 'bindings select')} no running pod: " + listed(
             f"{'/'.join(binding.key)} ({binding.spec.selector!r})" for binding in idle
         )
         then = "compare spec.selector with the pods' label aadpodidbinding; no action if these pods run only at times"
-        yield Finding("selectors", Level.WARNING, says, then)
+        yield Finding("selectors", Level.WARNING, message, then)
     lost, others = _unserved(objects, pods, namespaced=case.namespaced)
     if lost:
-        says = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)
-        yield Finding("selectors", Level.PROBLEM, says, ("podidctl explain pod shows bindings with a similar selector"))
+        message = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)
+        yield Finding(
+            "selectors", Level.PROBLEM, message, ("podidctl explain pod shows bindings with a similar selector")
+        )
     if others:
-        says = (
+        message = (
             f"{counted(len(others), 'pod has', 'pods have')} a label that only bindings of other namespaces select, "
             f"which serve only their own: {_labels(others)}"
         )
         then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace; podidctl explain pod shows more"
-        yield Finding("selectors", Level.PROBLEM, says, then)
+        yield Finding("selectors", Level.PROBLEM, message, then)
     if not idle and not lost and not others:
         yield Finding(
             "selectors", Level.OK, f"{counted(len(pods), 'pod')}, {counted(len(objects.bindings), 'binding')}"

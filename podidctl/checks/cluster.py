@@ -28,16 +28,16 @@ def check_version(case: ClusterCase) -> Iterator[Finding]:
     server = case.read("API server", case.facts.server)
     match = re.match(r"v1\.(\d+)", server.version)
     if match is not None and int(match[1]) < OLDEST_MINOR:
-        says = f"Kubernetes {server.version} does not support apiextensions.k8s.io/v1"
-        yield Finding("API server", Level.PROBLEM, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
+        message = f"Kubernetes {server.version} does not support apiextensions.k8s.io/v1"
+        yield Finding("API server", Level.PROBLEM, message, f"upgrade to 1.{OLDEST_MINOR} or newer")
     elif server.version:
         yield Finding("API server", Level.OK, f"Kubernetes {server.version}")
     else:
-        says = "the API server did not report its version at /version"
+        message = "the API server did not report its version at /version"
         yield Finding(
             "API server",
             Level.UNKNOWN,
-            says,
+            message,
             "see its response, or run this command with permission to get /version: kubectl get --raw /version",
         )
 
@@ -66,16 +66,16 @@ def check_definitions(case: ClusterCase) -> Iterator[Finding]:
     bad = False
     for kind in KINDS:
         there = case.facts.definitions.get(kind.plural)
-        for level, says, then in _faults(kind.plural, kind.version, there):
+        for level, message, then in _faults(kind.plural, kind.version, there):
             bad = True
-            yield Finding(check, level, says, then)
+            yield Finding(check, level, message, then)
     if not bad:
         yield Finding(check, Level.OK, f"all {len(KINDS)} kinds are served and stored as v1")
 
 
 def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -> Iterator[tuple[Level, str, str]]:
     if isinstance(there, ReadFailure):
-        yield Level.UNKNOWN, f"{plural}: its CustomResourceDefinition could not be read: {there.why}", ""
+        yield Level.UNKNOWN, f"{plural}: its CustomResourceDefinition could not be read: {there.reason}", ""
         return
     if there is None:
         yield Level.PROBLEM, f"{plural}: this CustomResourceDefinition does not exist", f"install it: {APPLY}"
@@ -113,16 +113,16 @@ def check_stored_fields(case: ClusterCase) -> Iterator[Finding]:
     old = [f"{plural} {name}" for plural, stored in kinds.items() for name in stored.old]
     unreadable = [f"{plural} {name}" for plural, stored in kinds.items() for name in stored.unreadable]
     if unreadable:
-        says = f"{counted(len(unreadable), 'object')} that NMI and MIC cannot read: {listed(unreadable)}"
-        yield Finding("objects", Level.PROBLEM, says, "correct the types of their fields, or delete them")
+        message = f"{counted(len(unreadable), 'object')} that NMI and MIC cannot read: {listed(unreadable)}"
+        yield Finding("objects", Level.PROBLEM, message, "correct the types of their fields, or delete them")
     if old:
-        says = f"{counted(len(old), 'object has', 'objects have')} field spellings from before v1.6.0: {listed(old)}"
+        message = f"{counted(len(old), 'object has', 'objects have')} field spellings from before v1.6.0: {listed(old)}"
         then = (
             "NMI ignores these fields, and MIC too when its ConfigMap aad-pod-identity-config records the upgrade, "
             "unless they run with --read-old-field-names: apply corrected manifests (podidctl migrate from-reference "
             "-f … -o yaml), or repeat the upgrade (docs/migration.md#repeat-the-type-upgrade)"
         )
-        yield Finding("spellings", Level.WARNING, says, then)
+        yield Finding("spellings", Level.WARNING, message, then)
     elif kinds:
         yield Finding("spellings", Level.OK, "every object has the current field spellings")
 

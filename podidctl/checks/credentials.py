@@ -34,10 +34,12 @@ def secret_links(case: PodCase) -> Iterator[Finding]:
         about = application.secret
         match case.credentials[identity.key]:
             case CredentialError() as error:
-                says, _, then = error.message.partition(": ")
-                yield Finding("secret", Level.PROBLEM, says, then or error.message, about=about)
-            case ReadFailure(why):
-                yield Finding("secret", Level.UNKNOWN, f"it could not be checked: {why}", READ_PERMISSION, about=about)
+                message, _, then = error.message.partition(": ")
+                yield Finding("secret", Level.PROBLEM, message, then or error.message, about=about)
+            case ReadFailure(reason):
+                yield Finding(
+                    "secret", Level.UNKNOWN, f"it could not be checked: {reason}", READ_PERMISSION, about=about
+                )
             case None:
                 yield Finding("secret", Level.OK, "it exists and has the keys that NMI reads", about=about)
 
@@ -59,19 +61,21 @@ def check_secrets(case: ClusterCase) -> Iterator[Finding]:
     for access in case.read("secrets", case.facts.secrets):
         who = f"NMI's service account {access.account}"
         if access.unchecked:
-            says = f"{who}: its permission was not checked for {counted(access.unchecked, 'more namespace')}"
+            message = f"{who}: its permission was not checked for {counted(access.unchecked, 'more namespace')}"
             then = f"one run checks at most {NAMESPACES_MAX}; podidctl explain pod checks the Secret of one pod"
-            yield Finding(SECRETS, Level.UNKNOWN, says, then)
+            yield Finding(SECRETS, Level.UNKNOWN, message, then)
         if access.forbidden:
-            says = f"{who} may not get Secrets that AzureIdentities of type 1 or 2 name, in {listed(access.forbidden)}"
-            yield Finding(SECRETS, Level.PROBLEM, says, GRANT)
+            message = (
+                f"{who} may not get Secrets that AzureIdentities of type 1 or 2 name, in {listed(access.forbidden)}"
+            )
+            yield Finding(SECRETS, Level.PROBLEM, message, GRANT)
         elif access.everywhere and not needed:
-            says = f"{who} may get every Secret of the cluster, but no AzureIdentity is of type 1 or 2"
+            message = f"{who} may get every Secret of the cluster, but no AzureIdentity is of type 1 or 2"
             then = "remove the permission: helm upgrade with nmi.servicePrincipals=auto or false"
-            yield Finding(SECRETS, Level.WARNING, says, then)
+            yield Finding(SECRETS, Level.WARNING, message, then)
         elif access.everywhere:
-            says = f"{who} may get every Secret of the cluster; rbac.secretNamespaces can limit it to "
-            yield Finding(SECRETS, Level.OK, says + listed(access.needed))
+            message = f"{who} may get every Secret of the cluster; rbac.secretNamespaces can limit it to "
+            yield Finding(SECRETS, Level.OK, message + listed(access.needed))
         elif needed and not access.unchecked:
             yield Finding(SECRETS, Level.OK, f"{who} may get the Secrets that AzureIdentities of type 1 or 2 name")
 
@@ -86,22 +90,22 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
         match check:
             case CredentialError() as error:
                 level = Level.PROBLEM if key in needed else Level.WARNING
-                says, _, then = error.message.partition(": ")
-                yield Finding(CREDENTIALS, level, f"AzureIdentity {name}: {says}", then or error.message)
+                message, _, then = error.message.partition(": ")
+                yield Finding(CREDENTIALS, level, f"AzureIdentity {name}: {message}", then or error.message)
             case ReadFailure() if check == NOT_READ:
                 not_read.append(name)
-            case ReadFailure(why):
-                unread[why].append(name)
+            case ReadFailure(reason):
+                unread[reason].append(name)
             case None:
                 usable += 1
     if unread:
         several = [name for names in unread.values() for name in names]
-        says = f"the Secrets of {listed(several)} could not be checked: {next(iter(unread))}"
-        yield Finding(CREDENTIALS, Level.UNKNOWN, says, READ_PERMISSION)
+        message = f"the Secrets of {listed(several)} could not be checked: {next(iter(unread))}"
+        yield Finding(CREDENTIALS, Level.UNKNOWN, message, READ_PERMISSION)
     if not_read:
-        says = f"{counted(len(not_read), 'more Secret was', 'more Secrets were')} not checked: {listed(not_read)}"
-        then = f"{NOT_READ.why}; podidctl explain pod checks the Secret of one pod"
-        yield Finding(CREDENTIALS, Level.UNKNOWN, says, then)
+        message = f"{counted(len(not_read), 'more Secret was', 'more Secrets were')} not checked: {listed(not_read)}"
+        then = f"{NOT_READ.reason}; podidctl explain pod checks the Secret of one pod"
+        yield Finding(CREDENTIALS, Level.UNKNOWN, message, then)
     if usable:
         yield Finding(
             CREDENTIALS, Level.OK, f"{counted(usable, 'Secret exists', 'Secrets exist')} with the keys that NMI reads"
@@ -115,10 +119,10 @@ def check_tokens(case: ClusterCase) -> Iterator[Finding]:
         causes[refused.refusal.text].append(refused.pod)
     minutes = round(RECENT_SECONDS / 60)
     for text, pods in sorted(causes.items(), key=lambda item: -len(item[1])):
-        says = (
+        message = (
             f"NMI refused tokens to {counted(len(pods), 'pod')} in the last {minutes} minutes: {listed(pods)}: {text}"
         )
-        yield Finding(TOKENS, Level.PROBLEM, says, text)
+        yield Finding(TOKENS, Level.PROBLEM, message, text)
     if not causes:
         yield Finding(TOKENS, Level.OK, f"NMI refused no token in the last {minutes} minutes")
 

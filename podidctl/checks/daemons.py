@@ -50,10 +50,10 @@ def nmi_links(case: PodCase) -> Iterator[Finding]:
     """Yield the links of NMI on the pod's node."""
     node, nmi = case.pod.spec.node_name, case.facts.nmi
     if (missing := absent_nmi(case)) is not None:
-        says = f"this node has no NMI, so {missing.effect}: {missing.why}"
-        yield Finding("NMI", Level.PROBLEM, says, missing.then, about=node)
+        message = f"this node has no NMI, so {missing.effect}: {missing.reason}"
+        yield Finding("NMI", Level.PROBLEM, message, missing.then, about=node)
     elif isinstance(nmi, ReadFailure):
-        yield Finding("NMI", Level.UNKNOWN, f"pods could not be listed: {nmi.why}", about=node)
+        yield Finding("NMI", Level.UNKNOWN, f"pods could not be listed: {nmi.reason}", about=node)
     elif not case.nmi:
         then = (
             "install NMI: without it IMDS responds to this pod; if NMI runs outside of a pod with its label, read its "
@@ -89,25 +89,25 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
         return
     outside = [daemon.name for daemon in nmi if not daemon.is_part_of_node]
     if outside:
-        says = (
+        message = (
             f"{counted(len(outside), 'pod')} with NMI's label, none of them in the node's network or with files of the "
             f"node: {listed(outside)}"
         )
         then = "install NMI as a DaemonSet by its chart: anyone with permission to create a pod can set its label"
-        yield Finding("NMI", Level.PROBLEM, says, then)
+        yield Finding("NMI", Level.PROBLEM, message, then)
         return
     there = {daemon.spec.node_name for daemon in nmi}
     without = [node for node in nodes or () if node.metadata.name not in there and node.can_run_nmi]
     yield from _without_nmi(without, nmi)
     unready = [daemon for daemon in nmi if not daemon.ready]
     if unready:
-        says = f"{counted(len(unready), 'NMI is', 'NMIs are')} not ready: " + listed(
+        message = f"{counted(len(unready), 'NMI is', 'NMIs are')} not ready: " + listed(
             f"{daemon.name} on {daemon.spec.node_name} ({daemon.not_ready_reason})" for daemon in unready
         )
-        yield Finding("NMI", Level.PROBLEM, says, "see kubectl logs of these pods, and their /readyz")
+        yield Finding("NMI", Level.PROBLEM, message, "see kubectl logs of these pods, and their /readyz")
     if nodes is None:
-        says = f"it runs on {counted(len(there), 'node')}, and the nodes without it are not known"
-        yield Finding("NMI", Level.UNKNOWN, says, "run this command with more permissions: list on nodes")
+        message = f"it runs on {counted(len(there), 'node')}, and the nodes without it are not known"
+        yield Finding("NMI", Level.UNKNOWN, message, "run this command with more permissions: list on nodes")
     elif not without and not unready:
         yield Finding("NMI", Level.OK, f"ready on {counted(len(there), 'node')}")
 
@@ -118,11 +118,11 @@ def _without_nmi(nodes: Sequence[PlacedNode], nmi: Sequence[Daemon]) -> Iterator
     actions: dict[str, str] = {}
     for node in nodes:
         missing = missing_nmi(node, nmi)
-        by_cause[missing.why].append(node.metadata.name)
-        actions.setdefault(missing.why, missing.then)
-    for why, names in by_cause.items():
-        says = f"{counted(len(names), 'node')} without NMI, where IMDS responds to pods: {listed(names)}: {why}"
-        yield Finding("NMI", Level.PROBLEM, says, actions[why])
+        by_cause[missing.reason].append(node.metadata.name)
+        actions.setdefault(missing.reason, missing.then)
+    for reason, names in by_cause.items():
+        message = f"{counted(len(names), 'node')} without NMI, where IMDS responds to pods: {listed(names)}: {reason}"
+        yield Finding("NMI", Level.PROBLEM, message, actions[reason])
 
 
 def check_controllers(case: ClusterCase) -> Iterator[Finding]:
@@ -131,7 +131,7 @@ def check_controllers(case: ClusterCase) -> Iterator[Finding]:
     ready = [daemon for daemon in mic if daemon.ready]
     expected = {daemon.metadata.namespace for daemon in nmi} | mic_namespaces(nmi)
     if nmi and mic and not any(daemon.metadata.namespace in expected for daemon in mic):
-        says = (
+        message = (
             f"no pod with MIC's label is in NMI's namespace or in its --MICNamespace ({listed(expected)}), but "
             f"elsewhere: {listed(daemon.name for daemon in mic)}"
         )
@@ -139,14 +139,16 @@ def check_controllers(case: ClusterCase) -> Iterator[Finding]:
             "install MIC there, or set NMI's --MICNamespace to MIC's namespace; anyone with permission to create a pod "
             "can set the label"
         )
-        yield Finding("MIC", Level.WARNING, says, then)
+        yield Finding("MIC", Level.WARNING, message, then)
         return
     if case.managed and mic:
-        says = f"NMI runs in managed mode, which does not use MIC: {listed(daemon.name for daemon in mic)}"
-        yield Finding("MIC", Level.WARNING, says, "delete MIC's Deployment, or run NMI in standard mode")
+        message = f"NMI runs in managed mode, which does not use MIC: {listed(daemon.name for daemon in mic)}"
+        yield Finding("MIC", Level.WARNING, message, "delete MIC's Deployment, or run NMI in standard mode")
     elif mic and not ready:
-        says = f"no MIC is ready: {listed(f'{daemon.name} ({daemon.not_ready_reason})' for daemon in mic)}"
-        yield Finding("MIC", Level.PROBLEM, says, ("see kubectl logs of these pods: without MIC nothing is assigned"))
+        message = f"no MIC is ready: {listed(f'{daemon.name} ({daemon.not_ready_reason})' for daemon in mic)}"
+        yield Finding(
+            "MIC", Level.PROBLEM, message, ("see kubectl logs of these pods: without MIC nothing is assigned")
+        )
     elif mic:
         yield Finding("MIC", Level.OK, f"{len(ready)} of {counted(len(mic), 'replica')} ready")
     elif not case.managed:
@@ -162,15 +164,15 @@ def check_versions(case: ClusterCase) -> Iterator[Finding]:
     for program, pods in (("nmi", case.nmi), ("mic", case.mic)):
         images = {container.image for pod in pods if (container := pod.container(program)) is not None}
         if len(images) > 1:
-            says = f"{program} runs from {len(images)} images: {listed(images)}"
-            yield Finding("versions", Level.WARNING, says, "finish the rollout: kubectl rollout status")
+            message = f"{program} runs from {len(images)} images: {listed(images)}"
+            yield Finding("versions", Level.WARNING, message, "finish the rollout: kubectl rollout status")
         elif images:
             yield Finding("versions", Level.OK, f"{program} runs from {listed(images)}")
             tags += filter(None, map(_tag, images))
     if len(tags) == 2 and len(set(tags)) == 2:
-        says = f"nmi runs from tag {tags[0]}, mic from tag {tags[1]}"
+        message = f"nmi runs from tag {tags[0]}, mic from tag {tags[1]}"
         yield Finding(
-            "versions", Level.WARNING, says, "bring both to one version: helm upgrade, or the manifests' images"
+            "versions", Level.WARNING, message, "bring both to one version: helm upgrade, or the manifests' images"
         )
 
 
@@ -184,12 +186,14 @@ def check_flags(case: ClusterCase) -> Iterator[Finding]:
     nmis, unread_nmi = read_settings(case.nmi, nmi_settings)
     mics, unread_mic = read_settings(case.mic, mic_settings)
     unread = [*unread_nmi, *unread_mic]
-    for why in unread:
-        yield Finding(check, Level.WARNING, why, ("correct it: this version's programs do not start with such a flag"))
+    for reason in unread:
+        yield Finding(
+            check, Level.WARNING, reason, ("correct it: this version's programs do not start with such a flag")
+        )
     not_exempt = () if case.facts.unread else _mic_not_exempt(nmis, case)
     faults = [*_disagreements(nmis, mics), *not_exempt]
-    for says, then in faults:
-        yield Finding(check, Level.WARNING, says, then)
+    for message, then in faults:
+        yield Finding(check, Level.WARNING, message, then)
     if (nmis or mics) and not faults and not unread:
         yield Finding(check, Level.OK, "they can be read and are consistent")
 
@@ -221,7 +225,7 @@ def _mic_not_exempt(nmis: Sequence[NmiSettings], case: ClusterCase) -> Iterator[
     }
     if nmis and where:
         served = listed({settings.mic_namespace for settings in nmis})
-        says = (
+        message = (
             f"MIC runs in {listed(where)}, NMI's --MICNamespace is {served}, no exception covers MIC, and NMI "
             "recognizes MIC only as a pod of a ReplicaSet named mic… with MIC's label"
         )
@@ -229,7 +233,7 @@ def _mic_not_exempt(nmis: Sequence[NmiSettings], case: ClusterCase) -> Iterator[
             "create an AzurePodIdentityException in MIC's namespace with spec.podLabels of MIC's pods, or set NMI's "
             "--MICNamespace to it, unless MIC has its own credentials"
         )
-        yield says, then
+        yield message, then
 
 
 def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
@@ -241,53 +245,53 @@ def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
     for value in (monitor.with_rules, monitor.events):
         if isinstance(value, ReadFailure) and labelled:
             right = "list on ciliumnodes.cilium.io, and on events in namespace default"
-            yield Finding(EBPF, Level.UNKNOWN, value.why, value.next_action(right))
+            yield Finding(EBPF, Level.UNKNOWN, value.reason, value.next_action(right))
     if not isinstance(monitor.with_rules, ReadFailure):
         yield from _rules(monitor.with_rules, labelled)
     if not isinstance(monitor.events, ReadFailure):
         there = {node.metadata.name for node in nodes}
         for reason in REASONS:
             if names := monitor.events.get(reason, frozenset()) & there:
-                says = f"Events {reason} of AKS exist about {counted(len(names), 'node')}: {listed(sorted(names))}"
-                yield Finding(EBPF, Level.WARNING, says, f"{_ACTIONS[reason]}, see {EBPF_PAGE}")
+                message = f"Events {reason} of AKS exist about {counted(len(names), 'node')}: {listed(sorted(names))}"
+                yield Finding(EBPF, Level.WARNING, message, f"{_ACTIONS[reason]}, see {EBPF_PAGE}")
     for reason in sorted(monitor.with_more_events):
-        says = f"only the first {RULE_EVENTS_MAX} Events {reason} were read, of which any may be forged"
+        message = f"only the first {RULE_EVENTS_MAX} Events {reason} were read, of which any may be forged"
         then = f"read the others: kubectl get events -n default --field-selector reason={reason}"
-        yield Finding(EBPF, Level.UNKNOWN, says, then)
+        yield Finding(EBPF, Level.UNKNOWN, message, then)
 
 
 def _redirects(labelled: set[str], nmi: Sequence[NmiSettings]) -> Iterator[Finding]:
     with_rules = {settings.node_name for settings in nmi if settings.redirect.changes_rules}
     ruled = labelled & with_rules
     unread = labelled - {settings.node_name for settings in nmi}
-    says = f"{counted(len(labelled), 'node has', 'nodes have')} the label {LABEL}=true"
+    message = f"{counted(len(labelled), 'node has', 'nodes have')} the label {LABEL}=true"
     if ruled:
         then = (
             f"set nmi.redirect.backend to cilium, or disable eBPF host routing in AKS (acceleration mode None), see "
             f"{EBPF_PAGE}"
         )
-        problem = f"{says}, where NMI writes no rule, so that pods reach IMDS directly: {listed(sorted(ruled))}"
+        problem = f"{message}, where NMI writes no rule, so that pods reach IMDS directly: {listed(sorted(ruled))}"
         yield Finding(EBPF, Level.PROBLEM, problem, then)
     if unread:
-        unknown = f"{says}; on {counted(len(unread), 'node')} NMI's flags are not known: {listed(sorted(unread))}"
+        unknown = f"{message}; on {counted(len(unread), 'node')} NMI's flags are not known: {listed(sorted(unread))}"
         yield Finding(EBPF, Level.UNKNOWN, unknown, "see the findings of NMI and of its flags")
     if not ruled and not unread:
-        yield Finding(EBPF, Level.OK, f"{says}, and no NMI there has a redirect by rules")
+        yield Finding(EBPF, Level.OK, f"{message}, and no NMI there has a redirect by rules")
 
 
 def _rules(names: frozenset[str], labelled: set[str]) -> Iterator[Finding]:
     if harmed := names & labelled:
-        says = (
+        message = (
             f"{counted(len(harmed), 'CiliumNode has', 'CiliumNodes have')} the label {RULES_LABEL}=true: rules of "
             f"iptables keep Cilium's agent from starting on {listed(sorted(harmed))}"
         )
-        yield Finding(EBPF, Level.PROBLEM, says, f"{_REMOVE_RULES}, see {EBPF_PAGE}")
+        yield Finding(EBPF, Level.PROBLEM, message, f"{_REMOVE_RULES}, see {EBPF_PAGE}")
     if others := names - labelled:
-        says = (
+        message = (
             f"{counted(len(others), 'CiliumNode has', 'CiliumNodes have')} the label {RULES_LABEL}=true, so AKS "
             f"refuses to enable eBPF host routing: {listed(sorted(others))}"
         )
-        yield Finding(EBPF, Level.OK, says)
+        yield Finding(EBPF, Level.OK, message)
 
 
 def check_leaders(case: ClusterCase) -> Iterator[Finding]:
@@ -295,11 +299,11 @@ def check_leaders(case: ClusterCase) -> Iterator[Finding]:
     locks = case.read("leader", case.facts.locks)
     if len(locks) > 1:
         names = listed(f"{lock.namespace}/{lock.name}" for lock in locks)
-        says = f"MICs use locks of different names and therefore write at the same time: {names}"
+        message = f"MICs use locks of different names and therefore write at the same time: {names}"
         then = (
             "give all MICs the same --leader-election-namespace and --leader-election-name, or delete one installation"
         )
-        yield Finding("leader", Level.PROBLEM, says, then)
+        yield Finding("leader", Level.PROBLEM, message, then)
     for lock in locks:
         yield _leader(lock, case.now, needed=not case.managed)
 
@@ -308,9 +312,9 @@ def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:
     about = f"{locks.namespace}/{locks.name}"
     lease, endpoints = _holder(locks.lease, now), _holder(locks.endpoints, now)
     if lease and endpoints and lease != endpoints:
-        says = f"{endpoints} holds the Go implementation's lock (Endpoints {about}) while {lease} holds the Lease"
+        message = f"{endpoints} holds the Go implementation's lock (Endpoints {about}) while {lease} holds the Lease"
         return Finding(
-            "leader", Level.PROBLEM, says, "scale one of the two MICs to 0: they revert each other's changes"
+            "leader", Level.PROBLEM, message, "scale one of the two MICs to 0: they revert each other's changes"
         )
     if lease:
         return Finding(
@@ -319,8 +323,8 @@ def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:
             f"{lease} holds Lease {about}{' and the lock of the Go implementation' if endpoints else ''}",
         )
     if endpoints:
-        says = f"{endpoints} holds Endpoints {about} and the Lease has no holder: the Go implementation's MIC leads"
-        return Finding("leader", Level.OK, says)
+        message = f"{endpoints} holds Endpoints {about} and the Lease has no holder: the Go implementation's MIC leads"
+        return Finding("leader", Level.OK, message)
     if not needed:
         return Finding("leader", Level.OK, f"{about} has no holder, which is correct in managed mode")
     last = locks.lease.holder if locks.lease is not None and locks.lease.holder else ""

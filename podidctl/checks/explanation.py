@@ -57,9 +57,9 @@ def explain(facts: Facts) -> Explanation:
             )
             for event in readable(facts.events)
         ],
-        events_unread=plain(facts.events.why) if isinstance(facts.events, ReadFailure) else "",
+        events_unread=plain(facts.events.reason) if isinstance(facts.events, ReadFailure) else "",
         decided=[_plain_decision(decision) for decision in readable(facts.decisions)[:DECISIONS_SHOWN]],
-        decided_unread=plain(facts.decisions.why) if isinstance(facts.decisions, ReadFailure) else "",
+        decided_unread=plain(facts.decisions.reason) if isinstance(facts.decisions, ReadFailure) else "",
         rules=plain(configuration_for(facts).source),
         manifest="" if case is None else manifest_for(case, case.federated),
     )
@@ -76,21 +76,21 @@ def _plain_decision(decision: LoggedDecision) -> LoggedDecision:
 
 
 def _unseen(decision: PredictedDecision) -> Answer:
-    return Answer(outcome=decision.outcome, says=plain(f"NMI does not know the pod: {decision.why}"))
+    return Answer(outcome=decision.outcome, says=plain(f"NMI does not know the pod: {decision.reason}"))
 
 
 def _pod_answer(case: PodCase, findings: Sequence[Finding]) -> Answer:
     """Return the summary of NMI's decision, including the *findings* that prevent it."""
     decision = case.decision
     if (missing := unsupported_node(case)) is not None:
-        says = f"NMI serves no pod on this node: {missing.why}, so {missing.effect}"
-        return Answer(outcome=Outcome.UNANSWERED, says=plain(says))
+        message = f"NMI serves no pod on this node: {missing.reason}, so {missing.effect}"
+        return Answer(outcome=Outcome.UNANSWERED, says=plain(message))
     if decision.outcome is Outcome.UNSEEN:
         return _unseen(decision)
-    if why := unavailable_reason(case, decision.outcome):
-        return _unanswered(case, why)
-    if decision.assigned is not None and (why := missing_on_azure(case, decision.assigned.identity)):
-        return _without_azure(decision.assigned, why)
+    if reason := unavailable_reason(case, decision.outcome):
+        return _unanswered(case, reason)
+    if decision.assigned is not None and (reason := missing_on_azure(case, decision.assigned.identity)):
+        return _without_azure(decision.assigned, reason)
     answer = _answer(case)
     others = [finding for finding in findings if finding.level is Level.PROBLEM]
     if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not others:
@@ -108,8 +108,8 @@ def _answer(case: PodCase) -> Answer:
         if isinstance(refusal, Refusal):
             return _refusal(case, refusal, Outcome.REFUSED, name)
         if (recent := recent_refusal(case.facts, identity="/".join(identity.key))) is not None:
-            says = plain(f"{recent.description}: {recent.text}")
-            return Answer(outcome=Outcome.REFUSED, says=says, identity=name, status=recent.status)
+            message = plain(f"{recent.description}: {recent.text}")
+            return Answer(outcome=Outcome.REFUSED, says=message, identity=name, status=recent.status)
         return Answer(
             outcome=decision.outcome, says=plain(f"NMI asks Azure for a token of AzureIdentity {name}"), identity=name
         )
@@ -119,35 +119,35 @@ def _answer(case: PodCase) -> Answer:
             return answer
         return replace(answer, says=f"{answer.says.rstrip('.')}; later requests get {UNTIL_A_CHANGE}")
     return Answer(
-        outcome=decision.outcome, says=plain(f"IMDS responds with the node's own identities ({decision.why})")
+        outcome=decision.outcome, says=plain(f"IMDS responds with the node's own identities ({decision.reason})")
     )
 
 
 def _refusal(case: PodCase, refusal: Refusal, outcome: Outcome, identity: str = "", *, seconds: float = 0.0) -> Answer:
     response = refused(refusal, set_retry_after=case.settings.set_retry_after_header)
     held = f"held until {seconds:g} s after the first request, then " if outcome is Outcome.WAITS else ""
-    says = plain(f"{held}{response.status}: {refusal.sentence}")
-    return Answer(outcome=outcome, says=says, identity=identity, status=response.status)
+    message = plain(f"{held}{response.status}: {refusal.sentence}")
+    return Answer(outcome=outcome, says=message, identity=identity, status=response.status)
 
 
-def _unanswered(case: PodCase, why: str) -> Answer:
+def _unanswered(case: PodCase, reason: str) -> Answer:
     """Return the response that NMI would send if it were available."""
     would = _answer(case)
     match would.outcome:
         case Outcome.GRANTED:
-            says = f"NMI would ask Azure for a token of AzureIdentity {would.identity}"
+            message = f"NMI would ask Azure for a token of AzureIdentity {would.identity}"
         case Outcome.EXEMPT:
-            says = f"NMI would forward the request to IMDS, for the node's own identities ({case.decision.why})"
+            message = f"NMI would forward the request to IMDS, for the node's own identities ({case.decision.reason})"
         case _:
-            says = f"NMI would respond: {would.says.rstrip('.')}"
+            message = f"NMI would respond: {would.says.rstrip('.')}"
     return Answer(
         outcome=Outcome.UNANSWERED,
-        says=plain(f"{says}; but no working NMI was found on its node: {why}"),
+        says=plain(f"{message}; but no working NMI was found on its node: {reason}"),
         identity=would.identity,
     )
 
 
-def _without_azure(assigned: AssignedIdentity, why: str) -> Answer:
+def _without_azure(assigned: AssignedIdentity, reason: str) -> Answer:
     name = plain("/".join(assigned.identity.key))
-    says = f"NMI asks Azure for a token of AzureIdentity {name}, but Azure has none: {why}"
-    return Answer(outcome=Outcome.REFUSED, says=plain(says), identity=name)
+    message = f"NMI asks Azure for a token of AzureIdentity {name}, but Azure has none: {reason}"
+    return Answer(outcome=Outcome.REFUSED, says=plain(message), identity=name)

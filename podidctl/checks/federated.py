@@ -63,33 +63,33 @@ def service_account_links(case: PodCase) -> Iterator[Finding]:
     if not identities:
         return
     about, access = account_name(case.pod), case.facts.federation
-    if (why := assertion_fault(case.pod, access)) is not None:
-        yield Finding(SERVICE_ACCOUNT, Level.PROBLEM, why.says, why.then, about=about)
+    if (reason := assertion_fault(case.pod, access)) is not None:
+        yield Finding(SERVICE_ACCOUNT, Level.PROBLEM, reason.message, reason.then, about=about)
         return
-    says = "; ".join(_trusts(case, identities))
+    message = "; ".join(_trusts(case, identities))
     if not access.accounts:
         then = f"run this command with more permissions ({READ_ACCOUNT}, {REVIEW_ACCESS})"
-        says = f"{says}; it could not be read whether the account exists and NMI may request its tokens"
-        yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, says, then, about=about)
+        message = f"{message}; it could not be read whether the account exists and NMI may request its tokens"
+        yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, message, then, about=about)
     elif unread := list(_unread(access)):
-        says = "; ".join(
+        message = "; ".join(
             [
-                says,
+                message,
                 *(
-                    f"it could not be read whether {failed_read.what}: {failed_read.failure.why}"
+                    f"it could not be read whether {failed_read.what}: {failed_read.failure.reason}"
                     for failed_read in unread
                 ),
             ]
         )
         then = "; ".join(_next_actions(unread))
-        yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, says, then, about=about)
+        yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, message, then, about=about)
     elif not access.forbidden:
         then = "see podidctl doctor if NMI runs in pods that have its label"
         yield Finding(
-            SERVICE_ACCOUNT, Level.UNKNOWN, f"{says}; NMI's own service account is not known", then, about=about
+            SERVICE_ACCOUNT, Level.UNKNOWN, f"{message}; NMI's own service account is not known", then, about=about
         )
     else:
-        yield Finding(SERVICE_ACCOUNT, Level.OK, f"{says}; NMI may request its tokens", about=about)
+        yield Finding(SERVICE_ACCOUNT, Level.OK, f"{message}; NMI may request its tokens", about=about)
 
 
 class _Unread(NamedTuple):
@@ -151,21 +151,23 @@ def _permission_link(account: str, permission: Permission) -> Finding:
     client = redacted(permission.resource)
     about = f"{account}, client id {client}"
     if permission.allowed:
-        says = f"RBAC lets the service account use the identity ({BINDING_VERB})"
-        return Finding(PERMISSION, Level.OK, says, about=about)
+        message = f"RBAC lets the service account use the identity ({BINDING_VERB})"
+        return Finding(PERMISSION, Level.OK, message, about=about)
     if permission.unread is not None:
-        says = f"it could not be checked whether the service account may use the identity: {permission.unread.why}"
+        message = (
+            f"it could not be checked whether the service account may use the identity: {permission.unread.reason}"
+        )
         then = f"{permission.unread.next_action(REVIEW_ACCESS)}; if the permission is missing, {APPLY}"
-        return Finding(PERMISSION, Level.UNKNOWN, says, then, about=about)
-    says = (
+        return Finding(PERMISSION, Level.UNKNOWN, message, then, about=about)
+    message = (
         f"RBAC does not let the service account use the identity ({BINDING_VERB}), so the cluster's token proxy "
         f"refuses its next exchange"
     )
     if is_grantable(permission.resource):
-        return Finding(PERMISSION, Level.PROBLEM, says, APPLY, about=about)
+        return Finding(PERMISSION, Level.PROBLEM, message, APPLY, about=about)
     names = ", ".join("/".join(identity.key) for identity in permission.identities)
     then = f"set clientID of AzureIdentity {names} to the client id of the identity, which is a GUID"
-    return Finding(PERMISSION, Level.PROBLEM, says, then, about=about)
+    return Finding(PERMISSION, Level.PROBLEM, message, then, about=about)
 
 
 def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
@@ -200,27 +202,27 @@ def _enabled(
     if not without:
         return
     if len(without) < len(settings):
-        says = f"NMI has no --federated-identities on {counted(len(without), 'node')}, but has it on others: "
+        message = f"NMI has no --federated-identities on {counted(len(without), 'node')}, but has it on others: "
         then = "finish the rollout of the DaemonSet: kubectl rollout status"
-        yield Finding(FEDERATED, Level.WARNING, says + listed(without), then)
+        yield Finding(FEDERATED, Level.WARNING, message + listed(without), then)
         return
     names = listed("/".join(identity.key) for identity in identities)
-    says = (
+    message = (
         f"{counted(len(identities), 'identity is', 'identities are')} federated (type 3), and no NMI has "
         f"--federated-identities: {names}"
     )
     then = "set federated.enabled and federated.namespaces in the chart's values, or give these identities another type"
-    yield Finding(FEDERATED, Level.PROBLEM if pairs else Level.WARNING, says, then)
+    yield Finding(FEDERATED, Level.PROBLEM if pairs else Level.WARNING, message, then)
 
 
 def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
     match = re.match(r"v1\.(\d+)", server.version) if isinstance(server, ServerState) else None
     if isinstance(server, ServerState) and match is not None and int(match[1]) < OLDEST_MINOR:
-        says = (
+        message = (
             f"Kubernetes {server.version} has no ValidatingAdmissionPolicy, which prevents the use of NMI's own token "
             "for any token of the service accounts that NMI may request"
         )
-        yield Finding(FEDERATED, Level.WARNING, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
+        yield Finding(FEDERATED, Level.WARNING, message, f"upgrade to 1.{OLDEST_MINOR} or newer")
 
 
 def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Facts) -> Iterator[Finding]:
@@ -234,7 +236,7 @@ def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Facts) -> It
     for identity in identities:
         where = set[str]().union(*(namespaces.get(selector, set()) for selector in selectors[identity.key]))
         if where and identity.metadata.namespace not in where:
-            says = (
+            message = (
                 f"AzureIdentity {'/'.join(identity.key)} is federated, but the pods that its bindings select are all "
                 f"in other namespaces ({listed(where)}), which it never serves"
             )
@@ -242,7 +244,7 @@ def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Facts) -> It
                 "create AzureIdentity and AzureIdentityBinding in the pods' namespace, or a binding for pods of this "
                 "namespace"
             )
-            yield Finding(FEDERATED, Level.WARNING, says, then)
+            yield Finding(FEDERATED, Level.WARNING, message, then)
 
 
 def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Finding]:
@@ -255,31 +257,33 @@ def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Findi
         elif there is not None and pod.spec.service_account_name not in there:
             missing[account_name(pod)].add("/".join(pod.key))
     for account, pods in sorted(missing.items()):
-        says = f"service account {account} does not exist; Azure identifies these pods by it: {listed(pods)}"
+        message = f"service account {account} does not exist; Azure identifies these pods by it: {listed(pods)}"
         namespace, _, name = account.partition("/")
-        yield Finding(FEDERATED, Level.PROBLEM, says, f"create it: kubectl create serviceaccount -n {namespace} {name}")
-    if unread:
-        says = f"service accounts of {listed(unread)} could not be read: {next(iter(unread.values())).why}"
         yield Finding(
-            FEDERATED, Level.UNKNOWN, says, next(iter(unread.values())).next_action("list on serviceaccounts")
+            FEDERATED, Level.PROBLEM, message, f"create it: kubectl create serviceaccount -n {namespace} {name}"
+        )
+    if unread:
+        message = f"service accounts of {listed(unread)} could not be read: {next(iter(unread.values())).reason}"
+        yield Finding(
+            FEDERATED, Level.UNKNOWN, message, next(iter(unread.values())).next_action("list on serviceaccounts")
         )
 
 
 def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
     if isinstance(federation.forbidden, ReadFailure):
-        says = f"NMI's permission to request tokens could not be read: {federation.forbidden.why}"
+        message = f"NMI's permission to request tokens could not be read: {federation.forbidden.reason}"
         yield Finding(
-            FEDERATED, Level.UNKNOWN, says, federation.forbidden.next_action("create on subjectaccessreviews")
+            FEDERATED, Level.UNKNOWN, message, federation.forbidden.next_action("create on subjectaccessreviews")
         )
         return
     if federation.unchecked:
-        says = f"NMI's permission was not checked for {counted(federation.unchecked, 'more service account')}"
+        message = f"NMI's permission was not checked for {counted(federation.unchecked, 'more service account')}"
         then = f"one run checks at most {ACCOUNTS_MAX}; podidctl explain pod checks that of one pod"
-        yield Finding(FEDERATED, Level.UNKNOWN, says, then)
+        yield Finding(FEDERATED, Level.UNKNOWN, message, then)
     for account, others in federation.forbidden.items():
         if others:
-            says = f"NMI's service account {account} may not request tokens of service accounts {listed(others)}"
-            yield Finding(FEDERATED, Level.PROBLEM, says, GRANT)
+            message = f"NMI's service account {account} may not request tokens of service accounts {listed(others)}"
+            yield Finding(FEDERATED, Level.PROBLEM, message, GRANT)
 
 
 def _too_many_credentials(pairs: ServedPairs, settings: Sequence[Settings]) -> Iterator[Finding]:
@@ -292,12 +296,12 @@ def _too_many_credentials(pairs: ServedPairs, settings: Sequence[Settings]) -> I
     for (_, client), accounts in subjects.items():
         if len(accounts) > CREDENTIALS_MANY:
             too_many = len(accounts) > CREDENTIALS_MAX
-            says = (
+            message = (
                 f"pods of {len(accounts)} service accounts share client id {redacted(client)}, and Azure accepts at "
                 f"most {CREDENTIALS_MAX} federated credentials for one identity, including those of other clusters: "
                 f"{listed(accounts)}"
             )
-            yield Finding(FEDERATED, Level.PROBLEM if too_many else Level.WARNING, says, FEWER_CREDENTIALS)
+            yield Finding(FEDERATED, Level.PROBLEM if too_many else Level.WARNING, message, FEWER_CREDENTIALS)
 
 
 def _needs_credentials(settings: Sequence[Settings], identity: AzureIdentity) -> bool:
@@ -316,28 +320,29 @@ def check_binding_permissions(
     """Report each identity that a service account of *pairs* may not use, with the objects that permit it."""
     missing = federation.unpermitted
     if isinstance(missing, ReadFailure):
-        says = (
-            f"the permissions of service accounts to use identities ({BINDING_VERB}) could not be read: {missing.why}"
+        message = (
+            f"the permissions of service accounts to use identities ({BINDING_VERB}) could not be read: "
+            f"{missing.reason}"
         )
-        yield Finding(FEDERATED, Level.UNKNOWN, says, missing.next_action(REVIEW_ACCESS))
+        yield Finding(FEDERATED, Level.UNKNOWN, message, missing.next_action(REVIEW_ACCESS))
         return
     if federation.unchecked_uses:
-        says = f"the permission of {counted(federation.unchecked_uses, 'more service account')} was not checked"
+        message = f"the permission of {counted(federation.unchecked_uses, 'more service account')} was not checked"
         then = (
             f"one run checks at most {USES_MAX} pairs of service account and identity; podidctl explain pod checks one"
         )
-        yield Finding(FEDERATED, Level.UNKNOWN, says, then)
+        yield Finding(FEDERATED, Level.UNKNOWN, message, then)
     owners = {account_name(pod) for pod, _ in pairs}
     for client_id, accounts in missing.items():
         refused = [account for account in accounts if account in owners]
         if not refused:
             continue
-        says = (
+        message = (
             f"RBAC does not let service accounts {listed(refused)} use the identity with client id "
             f"{redacted(client_id)} ({BINDING_VERB}), so the cluster's token proxy refuses their next exchange"
         )
         then = APPLY if is_grantable(client_id) else NOT_A_GUID
-        yield Finding(FEDERATED, Level.PROBLEM, says, then, manifest=manifest_of({client_id: refused}))
+        yield Finding(FEDERATED, Level.PROBLEM, message, then, manifest=manifest_of({client_id: refused}))
 
 
 POD_CHECKS: Final = (service_account_links, permission_links)

@@ -33,9 +33,9 @@ def azure_links(case: PodCase) -> Iterator[Finding]:
     for identity_id in wanted.values():
         yield _attached(case, case.host, identity_id)
     for identity in _intended_identities(case):
-        if why := _client_id_mismatch(case, identity):
+        if reason := _client_id_mismatch(case, identity):
             then = f"correct AzureIdentity {'/'.join(identity.key)} with kubectl edit"
-            yield Finding("client id", Level.PROBLEM, why, then, about="/".join(identity.key))
+            yield Finding("client id", Level.PROBLEM, reason, then, about="/".join(identity.key))
 
 
 def _client_id_mismatch(case: PodCase, identity: AzureIdentity) -> str:
@@ -73,7 +73,7 @@ def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
     if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
         return ""
     link = _attached(case, host, attached)
-    return link.says if link.level is Level.PROBLEM else _client_id_mismatch(case, identity)
+    return link.message if link.level is Level.PROBLEM else _client_id_mismatch(case, identity)
 
 
 def _host(case: PodCase) -> Finding:
@@ -81,14 +81,14 @@ def _host(case: PodCase) -> Finding:
     if case.host is not None:
         return Finding("host", Level.OK, case.host.text, about=name)
     if isinstance(node, ReadFailure):
-        return Finding("host", Level.UNKNOWN, f"the node could not be read: {node.why}", about=name)
+        return Finding("host", Level.UNKNOWN, f"the node could not be read: {node.reason}", about=name)
     if node is None:
         then = "MIC assigns no identity on a node that does not exist: delete the pod if the node was deleted"
         return Finding("host", Level.PROBLEM, "the cluster has no such node", then, about=name)
     text = node.spec.provider_id
-    says = f"its providerID {text!r} does not name a VM or scale set of Azure" if text else "it has no providerID"
+    message = f"its providerID {text!r} does not name a VM or scale set of Azure" if text else "it has no providerID"
     then = "check that the node is on Azure and that its cloud provider sets spec.providerID, which MIC needs"
-    return Finding("host", Level.PROBLEM, says, then, about=node.metadata.name)
+    return Finding("host", Level.PROBLEM, message, then, about=node.metadata.name)
 
 
 def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Finding:
@@ -112,11 +112,11 @@ def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Find
                 about=about,
             )
         case HostIdentities():
-            says = f"{identity.text} is not attached to {host.name}, so IMDS has no token of it"
+            message = f"{identity.text} is not attached to {host.name}, so IMDS has no token of it"
             then = "see podidctl plan for the reason why MIC does not attach it"
             if case.managed:
                 then = f"attach it: az vm (vmss) identity assign on {host.name}; in managed mode no controller does"
-            return Finding(link, Level.PROBLEM, says, then, about=about)
+            return Finding(link, Level.PROBLEM, message, then, about=about)
         case AzureError() as error:
             cause = " ".join(filter(None, (str(error.status or ""), error.code, error.message)))
             return Finding(
@@ -143,20 +143,22 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
             (identities.attached[parsed.key] for identities in known if parsed.key in identities.attached), None
         )
         compared += attached is not None
-        if why := mismatch(identity, attached):
+        if reason := mismatch(identity, attached):
             faults += 1
-            yield Finding(CLIENT_IDS, Level.PROBLEM, why, f"correct AzureIdentity {'/'.join(identity.key)}")
+            yield Finding(CLIENT_IDS, Level.PROBLEM, reason, f"correct AzureIdentity {'/'.join(identity.key)}")
     unread = [host.key for host in used_hosts(objects) if host.key not in answers]
     if unread:
-        says = f"{counted(len(unread), 'more VM or scale set was', 'more VMs and scale sets were')} not read"
+        message = f"{counted(len(unread), 'more VM or scale set was', 'more VMs and scale sets were')} not read"
         then = f"one run reads at most {HOSTS_MAX}; podidctl explain pod --cloudconfig reads that of one pod"
-        yield Finding(CLIENT_IDS, Level.UNKNOWN, says, then)
+        yield Finding(CLIENT_IDS, Level.UNKNOWN, message, then)
     if failed:
-        says = f"Azure did not report {counted(len(failed), 'VM or scale set', 'VMs or scale sets')}: {listed(failed)}"
-        yield Finding(CLIENT_IDS, Level.UNKNOWN, says, "check --cloudconfig and the role Reader, or try again")
+        message = (
+            f"Azure did not report {counted(len(failed), 'VM or scale set', 'VMs or scale sets')}: {listed(failed)}"
+        )
+        yield Finding(CLIENT_IDS, Level.UNKNOWN, message, "check --cloudconfig and the role Reader, or try again")
     if not faults:
-        says = f"{counted(compared, 'identity', 'identities')} on the pods' hosts compared with Azure"
-        yield Finding(CLIENT_IDS, Level.OK, says)
+        message = f"{counted(compared, 'identity', 'identities')} on the pods' hosts compared with Azure"
+        yield Finding(CLIENT_IDS, Level.OK, message)
 
 
 POD_CHECKS: Final = (azure_links,)

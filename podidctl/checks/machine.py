@@ -23,7 +23,9 @@ def check_redirect(state: NodeState) -> Iterator[Finding]:
         yield _no_rule(about, state.fault)
         return
     if isinstance(state.fault, ReadFailure):
-        yield Finding("nat rule", Level.UNKNOWN, f"{about}: {state.fault.why}", "run it as root, in the host's network")
+        yield Finding(
+            "nat rule", Level.UNKNOWN, f"{about}: {state.fault.reason}", "run it as root, in the host's network"
+        )
         return
     if state.fault is not None:
         then = "see NMI's log on this node: NMI restores the rule immediately if it can"
@@ -31,17 +33,17 @@ def check_redirect(state: NodeState) -> Iterator[Finding]:
         return
     yield Finding("nat rule", Level.OK, f"{about}: in force, before all other rules")
     if state.bypass is not None:
-        says, _, then = state.bypass.partition("; ")
-        yield Finding("redirects", Level.PROBLEM, f"{about}: {says}", then)
+        message, _, then = state.bypass.partition("; ")
+        yield Finding("redirects", Level.PROBLEM, f"{about}: {message}", then)
     elif state.packets is None:
         yield Finding("redirects", Level.UNKNOWN, f"{about}: the rule has no counter")
     elif state.packets == 0 and state.pods is None:
-        says = f"{about}: no connection has matched the rule, and the labelled pods on this node could not be read"
+        message = f"{about}: no connection has matched the rule, and the labelled pods on this node could not be read"
         yield Finding(
-            "redirects", Level.UNKNOWN, says, ("run this command with more permissions: list on pods and nodes")
+            "redirects", Level.UNKNOWN, message, ("run this command with more permissions: list on pods and nodes")
         )
     elif state.packets == 0 and state.pods:
-        says = (
+        message = (
             f"{about}: no connection has matched the rule since it was written; labelled pods on this node: "
             f"{state.pods}"
         )
@@ -50,7 +52,7 @@ def check_redirect(state: NodeState) -> Iterator[Finding]:
             "bypasses netfilter: set bpf.hostLegacyRouting=true in Cilium (eBPF host routing bypasses the nat table), "
             "or use --redirect=cilium (docs/data-planes.md)"
         )
-        yield Finding("redirects", Level.WARNING, says, then)
+        yield Finding("redirects", Level.WARNING, message, then)
     else:
         yield Finding("redirects", Level.OK, f"{about}: {counted(state.packets, 'connection')} redirected to NMI")
 
@@ -67,11 +69,11 @@ def check_kubenet(state: NodeState) -> Iterator[Finding]:
     """Check that pods on this node cannot use each other's address."""
     if state.kubenet:
         then = "use another network plugin; otherwise deny NET_RAW to pods by policy and set NMI's flag for kubenet"
-        says = (
+        message = (
             f"node {state.name}: the kubelet runs with kubenet, where a pod can use another pod's address and get its "
             "tokens"
         )
-        yield Finding("kubenet", Level.WARNING, says, then)
+        yield Finding("kubenet", Level.WARNING, message, then)
     else:
         yield Finding("kubenet", Level.OK, f"node {state.name}: the kubelet's flags do not name kubenet")
 
@@ -80,7 +82,7 @@ def check_imds(state: NodeState) -> Iterator[Finding]:
     """Check that IMDS responds to this machine."""
     if isinstance(state.imds, ReadFailure):
         then = "NMI gets no tokens either: check the node's routes and firewall, and that it is a VM of Azure"
-        yield Finding("IMDS", Level.PROBLEM, f"node {state.name}: {state.imds.why}", then)
+        yield Finding("IMDS", Level.PROBLEM, f"node {state.name}: {state.imds.reason}", then)
     elif state.imds is not None:
         yield Finding("IMDS", Level.OK, f"node {state.name}: {state.imds}")
 
@@ -93,31 +95,33 @@ def check_fail_closed(node: NodeState) -> Iterator[Finding]:
     restricted = state.restricted if not isinstance(state.restricted, ReadFailure) else ()
     if isinstance(state.fault, ReadFailure):
         yield Finding(
-            "fail closed", Level.UNKNOWN, f"{about}: {state.fault.why}", "run it as root, in the host's network"
+            "fail closed", Level.UNKNOWN, f"{about}: {state.fault.reason}", "run it as root, in the host's network"
         )
     elif state.fault is None:
         yield Finding("fail closed", Level.OK, f"{about}: the reject rule is in force")
     elif state.wanted:
-        says = f"{about}: the reject rule of --fail-closed is not in force ({state.fault})"
-        yield Finding("fail closed", Level.PROBLEM, says, "see NMI's log on this node: NMI restores the rule if it can")
+        message = f"{about}: the reject rule of --fail-closed is not in force ({state.fault})"
+        yield Finding(
+            "fail closed", Level.PROBLEM, message, "see NMI's log on this node: NMI restores the rule if it can"
+        )
     elif restricted:
         yield Finding(
             "fail closed", Level.OK, f"{about}: no reject rule, but AKS's IMDS restriction has the same effect"
         )
     else:
-        says = f"{about}: pods reach the real IMDS and the node's own identities while NMI is not running"
+        message = f"{about}: pods reach the real IMDS and the node's own identities while NMI is not running"
         then = "set nmi.failClosed (NMI's --fail-closed), or enable the IMDS restriction of AKS"
-        yield Finding("fail closed", Level.WARNING, says, then)
+        yield Finding("fail closed", Level.WARNING, message, then)
     if isinstance(state.restricted, ReadFailure):
-        yield Finding("AKS IMDS restriction", Level.UNKNOWN, f"{about}: {state.restricted.why}", "run it as root")
+        yield Finding("AKS IMDS restriction", Level.UNKNOWN, f"{about}: {state.restricted.reason}", "run it as root")
     else:
-        says = f"present in {' and '.join(restricted)}/FORWARD" if restricted else "not present"
-        yield Finding("AKS IMDS restriction", Level.OK, f"{about}: {says}")
+        message = f"present in {' and '.join(restricted)}/FORWARD" if restricted else "not present"
+        yield Finding("AKS IMDS restriction", Level.OK, f"{about}: {message}")
     if isinstance(state.guard, ReadFailure):
-        yield Finding("boot guard", Level.UNKNOWN, f"{about}: {state.guard.why}", "run it as root")
+        yield Finding("boot guard", Level.UNKNOWN, f"{about}: {state.guard.reason}", "run it as root")
     else:
-        says = "enabled for the next boot" if state.guard else "not installed"
-        yield Finding("boot guard", Level.OK, f"{about}: {says}")
+        message = "enabled for the next boot" if state.guard else "not installed"
+        yield Finding("boot guard", Level.OK, f"{about}: {message}")
     if state.localnet is not None:
         yield Finding(
             "route_localnet", Level.PROBLEM, f"{about}: {state.localnet}", "follow this instruction on the node"

@@ -36,22 +36,23 @@ def check_rights(case: ClusterCase) -> Iterator[Finding]:
         others = [right for right in account_rights.lacking if not right.needed]
         who = f"{account_rights.program}'s service account {account_rights.account}"
         if needed:
-            says = f"{who} may not: {listed(right.description for right in needed)}"
-            yield Finding("rights", Level.PROBLEM, says, "grant it by the ClusterRole of the chart or the manifests")
+            message = f"{who} may not: {listed(right.description for right in needed)}"
+            yield Finding("rights", Level.PROBLEM, message, "grant it by the ClusterRole of the chart or the manifests")
         if others:
             what = ", ".join(dict.fromkeys(right.purpose for right in others))
-            says = f"{who} may not: {listed(right.description for right in others)}; without: {what}"
-            yield Finding("rights", Level.WARNING, says, "grant it, or accept the limitation")
+            message = f"{who} may not: {listed(right.description for right in others)}; without: {what}"
+            yield Finding("rights", Level.WARNING, message, "grant it, or accept the limitation")
         if account_rights.spare:
             rights = listed(right.description for right in account_rights.spare)
-            says = f"{who} may still: {rights}, although the type upgrade is done or off; {REMOVE}"
-            yield Finding("rights", Level.OK, says)
+            message = f"{who} may still: {rights}, although the type upgrade is done or off; {REMOVE}"
+            yield Finding("rights", Level.OK, message)
         if account_rights.unread_record:
-            says = (
-                f"{who}: whether it still needs permission for {UPGRADE} is unknown: {account_rights.unread_record.why}"
+            message = (
+                f"{who}: whether it still needs permission for {UPGRADE} is unknown: "
+                f"{account_rights.unread_record.reason}"
             )
             then = account_rights.unread_record.next_action("get on the ConfigMap with the record of the type upgrade")
-            yield Finding("rights", Level.UNKNOWN, says, then)
+            yield Finding("rights", Level.UNKNOWN, message, then)
         elif not account_rights.lacking and not account_rights.spare:
             yield Finding("rights", Level.OK, f"{who} has all permissions that it needs")
 
@@ -60,41 +61,41 @@ def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
     """Report each permission with the object that gives it, and what could not be read; nothing if there is none."""
     uses = case.facts.daemon_uses
     if isinstance(uses.by_bindings, ReadFailure):
-        says = (
+        message = (
             "the bindings that may let NMI's and MIC's own service accounts use identities "
-            f"({BINDING_VERB}) could not be read: {uses.by_bindings.why}"
+            f"({BINDING_VERB}) could not be read: {uses.by_bindings.reason}"
         )
-        yield Finding(RIGHTS, Level.UNKNOWN, says, uses.by_bindings.next_action(READ_BINDINGS))
+        yield Finding(RIGHTS, Level.UNKNOWN, message, uses.by_bindings.next_action(READ_BINDINGS))
     else:
         for use in uses.by_bindings:
             subject = f", as a member of group {use.group}," if use.group else ""
-            says = (
+            message = (
                 f"{_who(use)}{subject} may use {_identities(use)} ({BINDING_VERB}), by ClusterRoleBinding "
                 f"{use.binding} of ClusterRole {use.role}: {_effect(use)}"
             )
-            yield Finding(RIGHTS, Level.PROBLEM, says, _removal(use))
+            yield Finding(RIGHTS, Level.PROBLEM, message, _removal(use))
     if isinstance(uses.by_reviews, ReadFailure):
-        says = (
+        message = (
             f"whether NMI's and MIC's own service accounts may use identities ({BINDING_VERB}) could not be reviewed: "
-            f"{uses.by_reviews.why}"
+            f"{uses.by_reviews.reason}"
         )
-        yield Finding(RIGHTS, Level.UNKNOWN, says, uses.by_reviews.next_action(REVIEW_ACCESS))
+        yield Finding(RIGHTS, Level.UNKNOWN, message, uses.by_reviews.next_action(REVIEW_ACCESS))
         return
     for use in uses.by_reviews:
         reason = use.reason or "the API server gives no reason"
-        says = f"{_who(use)} may use {_identities(use)} ({BINDING_VERB}): {_effect(use)}. Reason: {reason}"
+        message = f"{_who(use)} may use {_identities(use)} ({BINDING_VERB}): {_effect(use)}. Reason: {reason}"
         then = (
             "remove this permission from the service account and from its groups: it is in the binding that the reason "
             "names, or in another authorizer of the API server"
         )
-        yield Finding(RIGHTS, Level.PROBLEM, says, then)
+        yield Finding(RIGHTS, Level.PROBLEM, message, then)
     if uses.unchecked:
-        says = (
+        message = (
             f"{counted(uses.unchecked, 'more permission')} of NMI's and MIC's own service accounts to use an identity "
             "not reviewed"
         )
         then = f"one run reviews at most {REVIEWS_MAX}: kubectl auth can-i checks one"
-        yield Finding(RIGHTS, Level.UNKNOWN, says, then)
+        yield Finding(RIGHTS, Level.UNKNOWN, message, then)
 
 
 def _who(use: DaemonUse) -> str:

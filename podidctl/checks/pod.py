@@ -50,8 +50,8 @@ def pod_state(case: PodCase) -> Finding:
         )
     if case.pod.terminated:
         then = f"{describe} for the reason why they ended"
-        why = "all its containers have terminated, so NMI gives it no tokens until one runs"
-        return Finding("pod", Level.PROBLEM, why, then, about=about)
+        reason = "all its containers have terminated, so NMI gives it no tokens until one runs"
+        return Finding("pod", Level.PROBLEM, reason, then, about=about)
     ending = ", and is terminating" if case.pod.ending else ""
     return Finding(
         "pod", Level.OK, f"{case.pod.status.phase or 'Pending'} on node {case.pod.spec.node_name}{ending}", about=about
@@ -66,22 +66,22 @@ def pod_address(case: PodCase) -> Finding:
     """Return the finding about the addresses by which NMI recognizes the pod."""
     addresses, its = own_addresses(case.pod), case.addresses
     if case.pod.sandbox_down and addresses:
-        why = "the kubelet reports that the pod's sandbox is not ready, so NMI gives its address no tokens"
+        reason = "the kubelet reports that the pod's sandbox is not ready, so NMI gives its address no tokens"
         then = f"{_describe(case.pod)} for the reason why its sandbox is not ready"
-        return Finding("address", Level.PROBLEM, why, then, about=", ".join(addresses))
+        return Finding("address", Level.PROBLEM, reason, then, about=", ".join(addresses))
     if its:
         lost = "; ".join(case.address_conflict(address)[0] for address in addresses if address not in its)
         return Finding(
             "address", Level.OK, "; ".join(filter(None, ("NMI recognizes the pod by it", lost))), about=", ".join(its)
         )
-    why = case.no_address
+    reason = case.no_address
     if case.pod.spec.host_network:
         then = "remove hostNetwork from the pod's spec; on the host's network it gets the node's own identities"
     elif not addresses:
         then = "wait until the kubelet has set up its network; kubectl describe pod shows the progress"
     else:
         _, then = case.address_conflict(addresses[0])
-    return Finding("address", Level.PROBLEM, why, then, about=", ".join(addresses) or "none")
+    return Finding("address", Level.PROBLEM, reason, then, about=", ".join(addresses) or "none")
 
 
 def pod_exception(case: PodCase) -> Finding:
@@ -91,22 +91,22 @@ def pod_exception(case: PodCase) -> Finding:
         return Finding("exception", Level.OK, "it is one of MIC's own pods, so IMDS must respond to it", about="MIC")
     if exempt:
         about = exempt.removeprefix("exception ")
-        says = "NMI forwards its requests to IMDS, for the node's own identities"
+        message = "NMI forwards its requests to IMDS, for the node's own identities"
         if not case.pod.binding_label:
-            return Finding("exception", Level.OK, says, about=about)
+            return Finding("exception", Level.OK, message, about=about)
         then = (
             f"the pod has the label aadpodidbinding={case.pod.binding_label}, which has no effect while this exception "
             f"matches: remove the exception's label from the pod, or narrow AzurePodIdentityException {about}"
         )
-        return Finding("exception", Level.PROBLEM, f"{says}; bindings have no effect", then, about=about)
+        return Finding("exception", Level.PROBLEM, f"{message}; bindings have no effect", then, about=about)
     count = len(case.facts.exceptions)
-    says = f"none of {count} in its namespace matches" if count else "its namespace has none"
+    message = f"none of {count} in its namespace matches" if count else "its namespace has none"
     if ignored := ignored_in_namespace(case, EXCEPTIONS):
         state, then = Level.OK, ""
         if not case.pod.binding_label:  # it may need such an exception
             state, then = Level.UNKNOWN, correct("the exception that is to match this pod")
-        return Finding("exception", state, f"{says}; {why_ignored(ignored)}", then, about="none")
-    return Finding("exception", Level.OK, says, about="none")
+        return Finding("exception", state, f"{message}; {why_ignored(ignored)}", then, about="none")
+    return Finding("exception", Level.OK, message, about="none")
 
 
 def mirror_pod(case: PodCase) -> Finding:
@@ -122,13 +122,13 @@ def label_links(case: PodCase) -> Iterator[Finding]:
     if pod.binding_label:
         yield Finding("label", Level.OK, "bindings select the pod by it", about=f"aadpodidbinding={pod.binding_label}")
         return
-    says = "the pod does not have this label, or its value is empty"
+    message = "the pod does not have this label, or its value is empty"
     if near := similar_texts(BINDING_LABEL, pod.metadata.labels or {}):
         then = f"rename the pod's label {near[0]!r} (in its Deployment's template) to {BINDING_LABEL}"
-        yield Finding("label", Level.PROBLEM, f"{says}; it has {near[0]!r}", then, about=BINDING_LABEL)
+        yield Finding("label", Level.PROBLEM, f"{message}; it has {near[0]!r}", then, about=BINDING_LABEL)
         return
     then = "label the pod (in its Deployment's template) aadpodidbinding=… with the selector of an AzureIdentityBinding"
-    yield Finding("label", Level.PROBLEM, says, then, about=BINDING_LABEL)
+    yield Finding("label", Level.PROBLEM, message, then, about=BINDING_LABEL)
 
 
 def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
@@ -157,24 +157,26 @@ def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
         if len(identities) > 1 and (sets := sets_client_id(pod)) is not True:
             (unknown if sets is None else several).append(f"{name} ({'/'.join(identities[0].identity.key)})")
     if added:
-        says = f"bindings of other namespaces give further identities to {counted(len(added), 'pod')}: {listed(added)}"
-        yield Finding("other namespaces", Level.WARNING, says, FOREIGN_ADVICE)
+        message = (
+            f"bindings of other namespaces give further identities to {counted(len(added), 'pod')}: {listed(added)}"
+        )
+        yield Finding("other namespaces", Level.WARNING, message, FOREIGN_ADVICE)
     if only_foreign:
-        says = f"{counted(len(only_foreign), 'pod gets', 'pods get')} identities of other namespaces only: "
-        yield Finding("other namespaces", Level.OK, says + listed(only_foreign))
+        message = f"{counted(len(only_foreign), 'pod gets', 'pods get')} identities of other namespaces only: "
+        yield Finding("other namespaces", Level.OK, message + listed(only_foreign))
     if several:
-        says = (
+        message = (
             f"{counted(len(several), 'pod has', 'pods have')} several identities, and no container sets "
             f"{CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: {listed(several)}"
         )
-        yield Finding("several identities", Level.WARNING, says, NAME_ONE)
+        yield Finding("several identities", Level.WARNING, message, NAME_ONE)
     if unknown:
-        says = (
+        message = (
             f"{counted(len(unknown), 'pod has', 'pods have')} several identities, and a ConfigMap or a Secret "
             f"(envFrom) may set {CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: "
             f"{listed(unknown)}"
         )
-        yield Finding("several identities", Level.UNKNOWN, says, NAME_ONE)
+        yield Finding("several identities", Level.UNKNOWN, message, NAME_ONE)
     if not added and not only_foreign and not several and not unknown:
         yield Finding("several identities", Level.OK, "every pod has one identity or names one, of its namespace")
 
@@ -191,18 +193,22 @@ def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
     yield from _on_unsupported_nodes(objects)
     host = [pod for pod in live_pods(objects) if pod.spec.host_network]
     if host:
-        says = f"{counted(len(host), 'pod')} with a label on the host's network: " + listed(
+        message = f"{counted(len(host), 'pod')} with a label on the host's network: " + listed(
             "/".join(pod.key) for pod in host
         )
         then = "remove hostNetwork from their spec: IMDS responds to them with the node's own identities"
-        yield Finding("host network", Level.PROBLEM, says, then)
+        yield Finding("host network", Level.PROBLEM, message, then)
     under = [pod for pod in live_pods(objects) if not pod.spec.host_network and case.exempt(pod)]
     if under:
-        says = f"{counted(len(under), 'pod')} with a label and under an exception, which takes precedence: " + listed(
-            "/".join(pod.key) for pod in under
+        message = (
+            f"{counted(len(under), 'pod')} with a label and under an exception, which takes precedence: "
+            + listed("/".join(pod.key) for pod in under)
         )
         yield Finding(
-            "exceptions", Level.WARNING, says, "remove the exception's label from these pods, or narrow the exception"
+            "exceptions",
+            Level.WARNING,
+            message,
+            "remove the exception's label from these pods, or narrow the exception",
         )
     elif objects.exceptions:
         count = counted(len(objects.exceptions), "exception")
@@ -217,8 +223,8 @@ def _on_unsupported_nodes(objects: Facts) -> Iterator[Finding]:
             by_cause[missing_nmi(node, ())].append("/".join(pod.key))
     for missing, pods in by_cause.items():
         labelled = f"{counted(len(pods), 'pod')} with a label, which NMI does not serve"
-        says = f"{labelled}: {missing.why}, so {missing.effect}: {listed(pods)}"
-        yield Finding("NMI", Level.PROBLEM, says, missing.then)
+        message = f"{labelled}: {missing.reason}, so {missing.effect}: {listed(pods)}"
+        yield Finding("NMI", Level.PROBLEM, message, missing.then)
 
 
 POD_CHECKS: Final = (label_links,)

@@ -81,4 +81,4 @@ def _cluster_findings(case: ClusterCase) -> Iterator[Finding]:
             if (key := (error.check, error.failure)) not in unread:
                 unread.add(key)
                 action = error.failure.next_action("get and list on the named resource")
-                yield Finding(error.check, Level.UNKNOWN, error.failure.why, action)
+                yield Finding(error.check, Level.UNKNOWN, error.failure.reason, action)

@@ -119,13 +119,13 @@ def predict(facts: Facts, resource: str, *, client_id: str = "", resource_id: st
     if isinstance(request, Refusal):
         prediction = _refused(facts, resource, request)
     elif case is None:
-        prediction = _prediction(facts, resource, Outcome.UNSEEN, why=missing_pod(facts).why)
+        prediction = _prediction(facts, resource, Outcome.UNSEEN, why=missing_pod(facts).reason)
     else:
         prediction = _predict(case, request)
-    if case is None or not (why := unavailable_reason(case, prediction.outcome)):
+    if case is None or not (reason := unavailable_reason(case, prediction.outcome)):
         return prediction
     then = f"podidctl explain pod {prediction.pod} states the next action"
-    note = "; ".join(filter(None, (f"no working NMI was found on its node: {why}", then, prediction.note)))
+    note = "; ".join(filter(None, (f"no working NMI was found on its node: {reason}", then, prediction.note)))
     return msgspec.structs.replace(prediction, outcome=Outcome.UNANSWERED, note=plain(note))
 
 
@@ -139,7 +139,7 @@ def _predict(case: PodCase, request: TokenRequest) -> TokenPrediction:
             return msgspec.structs.replace(prediction, immediate_repeats=decision.repeats_immediately)
         case _:
             whom = "IMDS itself, for the node's own identities" if decision.outcome is Outcome.EXEMPT else ""
-            return _prediction(case.facts, request.resource, decision.outcome, asked=whom, why=decision.why)
+            return _prediction(case.facts, request.resource, decision.outcome, asked=whom, why=decision.reason)
 
 
 def _granted(case: PodCase, request: TokenRequest, identity: AzureIdentity) -> TokenPrediction:
@@ -171,7 +171,7 @@ def _granted(case: PodCase, request: TokenRequest, identity: AzureIdentity) -> T
 def _permission_note(case: PodCase, identity: AzureIdentity) -> str:
     """Return a note if it is unknown whether the pod's service account may use *identity* at the token proxy."""
     unknown = [
-        permission.unread.why for permission in permissions_of(case, [identity]) if permission.unread is not None
+        permission.unread.reason for permission in permissions_of(case, [identity]) if permission.unread is not None
     ]
     return f"it is not known whether its service account may use the identity: {unknown[0]}" if unknown else ""
 

@@ -21,7 +21,7 @@ class UnreadError(Exception):
     """A check needs a part of the state that could not be read. A check raises it before its first finding."""
 
     def __init__(self, check: str, failure: ReadFailure) -> None:
-        super().__init__(failure.why)
+        super().__init__(failure.reason)
         self.check = check
         self.failure = failure
 

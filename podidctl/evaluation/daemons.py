@@ -30,7 +30,7 @@ NO_NMI_FOUND = "no pod in the cluster has NMI's labels (app.kubernetes.io/compon
 class MissingNmi:
     """The cause why a node has no NMI."""
 
-    why: str
+    reason: str
     then: str
     """The next action."""
     reaches_imds: bool = True
@@ -84,18 +84,18 @@ def _obstacles(node: PlacedNode, nmi: Daemon) -> Iterator[MissingNmi]:
         labels = node.metadata.labels or {}
         if labels.get(key) != value:
             has = f"its label is {key}={labels[key]}" if key in labels else "it has no such label"
-            why = f"the nodeSelector of NMI's DaemonSet {nmi.daemon_set} requires {key}={value}, and {has}"
+            reason = f"the nodeSelector of NMI's DaemonSet {nmi.daemon_set} requires {key}={value}, and {has}"
             then = (
                 f"change the DaemonSet's nodeSelector (nmi.nodeSelector in the chart's values), or label the node: "
                 f"kubectl label node {name} {key}={value}"
             )
-            yield MissingNmi(why, then)
+            yield MissingNmi(reason, then)
     for taint in node.spec.taints or ():
         if taint.effect in PREVENTING and not any(
             _tolerates(toleration, taint) for toleration in nmi.spec.tolerations or ()
         ):
-            why = f"NMI's DaemonSet {nmi.daemon_set} does not tolerate its taint {taint}"
-            yield MissingNmi(why, _toleration(taint, name))
+            reason = f"NMI's DaemonSet {nmi.daemon_set} does not tolerate its taint {taint}"
+            yield MissingNmi(reason, _toleration(taint, name))
 
 
 def _toleration(taint: Taint, node: str) -> str:
@@ -121,12 +121,12 @@ def _tolerates(toleration: Toleration, taint: Taint) -> bool:
 
 def _admitted(node: PlacedNode, nmi: Daemon) -> MissingNmi:
     cordoned = "; that the node is cordoned does not matter for a DaemonSet" if node.spec.unschedulable else ""
-    why = f"nodeSelector and tolerations of NMI's DaemonSet {nmi.daemon_set} admit it{cordoned}"
+    reason = f"nodeSelector and tolerations of NMI's DaemonSet {nmi.daemon_set} admit it{cordoned}"
     then = (
         "see the DaemonSet's affinity and events: kubectl describe daemonset "
         f"-n {nmi.metadata.namespace} {nmi.daemon_set}"
     )
-    return MissingNmi(why, then)
+    return MissingNmi(reason, then)
 
 
 def _unknown(node: PlacedNode) -> MissingNmi:
@@ -143,7 +143,7 @@ def unavailable_reason(case: PodCase, would: Outcome) -> str:
     missing = absent_nmi(case)
     if missing is not None:
         # IMDS responds to an exempt pod with and without NMI.
-        return "" if would is Outcome.EXEMPT and missing.reaches_imds else f"{missing.why}, so {missing.effect}"
+        return "" if would is Outcome.EXEMPT and missing.reaches_imds else f"{missing.reason}, so {missing.effect}"
     if (daemon := likely_nmi(case.nmi)) is not None:
         return "" if daemon.ready else f"NMI's pod {daemon.name} on this node is not ready ({daemon.not_ready_reason})"
     if isinstance(case.facts.nmi, ReadFailure) or would is Outcome.EXEMPT:
@@ -185,8 +185,8 @@ def exemption_reasons(
     for exception in exceptions:
         by_namespace[exception.metadata.namespace].append(exception)
 
-    def why(pod: Pod) -> str:
+    def exemption_reason(pod: Pod) -> str:
         rules = known.get(pod.spec.node_name, usual)
         return rules.reason_given(pod, by_namespace.get(pod.metadata.namespace, ()))
 
-    return why
+    return exemption_reason

@@ -157,7 +157,7 @@ class AssertionFault(NamedTuple):
 
     code: str
     """NMI's error code."""
-    says: str
+    message: str
     then: str
     """The next action."""
 
@@ -182,8 +182,8 @@ def assertion_fault(pod: Pod, access: FederatedAccess) -> AssertionFault | None:
         return AssertionFault("service_account_missing", "the pod has no service account", then)
     for nmi, names in {} if isinstance(access.forbidden, ReadFailure) else access.forbidden.items():
         if name in names:
-            says = f"NMI's service account {nmi} may not request tokens of service account {name}"
-            return AssertionFault("assertion_forbidden", says, GRANT)
+            message = f"NMI's service account {nmi} may not request tokens of service account {name}"
+            return AssertionFault("assertion_forbidden", message, GRANT)
     if isinstance(there, frozenset) and pod.spec.service_account_name not in there:
         then = f"create it: kubectl create serviceaccount -n {pod.metadata.namespace} {pod.spec.service_account_name}"
         return AssertionFault("service_account_missing", f"service account {name} does not exist", then)
@@ -201,6 +201,6 @@ def pod_token_source(case: PodCase, identity: AzureIdentity, resource: str) -> s
     whom = describe_token_source(case.settings, identity, resource, account=account_name(case.pod))
     if isinstance(whom, Refusal):
         return whom
-    if (why := assertion_fault(case.pod, case.facts.federation)) is not None:
-        return refusal_of(NoAssertionError(f"{why.says}: {why.then}", code=why.code))
+    if (reason := assertion_fault(case.pod, case.facts.federation)) is not None:
+        return refusal_of(NoAssertionError(f"{reason.message}: {reason.then}", code=reason.code))
     return permission_refusal(case, identity, account_name(case.pod)) or whom

@@ -65,7 +65,7 @@ class PredictedDecision:
     """For WAITS: how long after the pod's first request NMI holds requests."""
     in_progress: bool = False
     """For WAITS: whether NMI holds requests again after that time, because a change is on its way."""
-    why: str = ""
+    reason: str = ""
     """For EXEMPT and UNSEEN."""
 
     @property
@@ -287,14 +287,14 @@ class PodCase:
 
     def decide(self, request: TokenRequest) -> PredictedDecision:
         """Return NMI's decision about the pod's *request*."""
-        if why := self.unseen:
-            return PredictedDecision(Outcome.UNSEEN, why=why)
+        if reason := self.unseen:
+            return PredictedDecision(Outcome.UNSEEN, reason=reason)
         policy = decision_policy(self.settings)
         match wait_if_stopped(self.pod, named=False) or decide(self.nmi_facts, self.assignments, request, policy, {}):
             case Grant(assigned):
                 return PredictedDecision(Outcome.GRANTED, assigned)
-            case Exempt(why):
-                return PredictedDecision(Outcome.EXEMPT, why=why)
+            case Exempt(reason):
+                return PredictedDecision(Outcome.EXEMPT, reason=reason)
             case Wait() as wait:
                 return PredictedDecision(
                     Outcome.WAITS, refusal=wait.refusal, seconds=wait.seconds, in_progress=wait.in_progress
@@ -321,7 +321,7 @@ def host_of(node: PlacedNode | ReadFailure | None) -> Host | None:
 def missing_pod(facts: Facts) -> PredictedDecision:
     """Return the decision about the one pod, which does not exist."""
     namespace, name = facts.scope
-    return PredictedDecision(Outcome.UNSEEN, why=f"pod {name} does not exist in namespace {namespace}")
+    return PredictedDecision(Outcome.UNSEEN, reason=f"pod {name} does not exist in namespace {namespace}")
 
 
 def assignments_of(

@@ -40,8 +40,7 @@ RULE_EVENTS_MAX: Final = 1000
 class ReadFailure:
     """A failed read."""
 
-    why: str
-    """The reason."""
+    reason: str
     is_forbidden: bool = True
     """Whether more permissions would help; False if the API server failed."""
 
@@ -146,7 +145,7 @@ class Doubt(NamedTuple):
 
     names: tuple[str, ...]
     """`namespace/name`."""
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

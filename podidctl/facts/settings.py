@@ -166,7 +166,7 @@ def read_settings(pods: Iterable[Daemon], read: Callable[[Daemon], T]) -> tuple[
             settings.append(read(pod))
         except UsageError as error:
             unread.setdefault(str(error), pod.name)
-    return settings, [f"pod {name}: {why}" for why, name in unread.items()]
+    return settings, [f"pod {name}: {reason}" for reason, name in unread.items()]
 
 
 def readable_configurations(nmi: Sequence[Daemon]) -> list[NmiConfiguration]:

@@ -103,8 +103,8 @@ def find_differences(found: Installation) -> list[Difference]:
     every = [
         *unreadable,
         *(
-            review(what, f"could not be read: {why}", "check its content manually")
-            for what, why in found.unread.items()
+            review(what, f"could not be read: {reason}", "check its content manually")
+            for what, reason in found.unread.items()
         ),
         *_spellings(found),
         *_identities(identities),
@@ -180,8 +180,8 @@ def _identities(identities: Identities) -> Iterator[Difference]:
         )
     for key, identity in sorted(identities.items()):
         about = f"AzureIdentity {'/'.join(filter(None, key))}"
-        if why := misconfigured(identity):
-            yield fix(about, why, ("correct it; the Go implementation does not assign it either"))
+        if reason := misconfigured(identity):
+            yield fix(about, reason, ("correct it; the Go implementation does not assign it either"))
         elif identity.spec.type in SERVICE_PRINCIPAL_TYPES:
             try:
                 policy.application(identity)
@@ -265,7 +265,7 @@ def _client_ids(identities: Identities) -> Iterator[Difference]:
         if identity.spec.type == IdentityType.USER_ASSIGNED and resource is not None and client:
             by_resource[resource.key].setdefault(client, []).append("/".join(key))
             by_client[client].setdefault(resource.key, []).append("/".join(key))
-    for groups, says in (
+    for groups, message in (
         (by_resource, "have the same resourceID and different clientIDs"),
         (by_client, "have the same clientID and different resourceIDs"),
     ):
@@ -274,7 +274,7 @@ def _client_ids(identities: Identities) -> Iterator[Difference]:
                 names = sorted(name for several in group.values() for name in several)
                 yield fix(
                     f"AzureIdentities {listed(names, LISTED_MAX)}",
-                    f"{says}; MIC assigns only those whose clientID Azure reports for their resourceID, the Go "
+                    f"{message}; MIC assigns only those whose clientID Azure reports for their resourceID, the Go "
                     "implementation assigned all",
                     "correct them: az identity show --query '[clientId, id]'",
                 )

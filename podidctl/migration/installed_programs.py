@@ -169,7 +169,7 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
         if _value(values, path) is not None
     ]
     found += [
-        review(f"value {path}", why, "remove it") for path, why in _REMOVED_VALUES.items() if _value(values, path)
+        review(f"value {path}", reason, "remove it") for path, reason in _REMOVED_VALUES.items() if _value(values, path)
     ]
     if isinstance(_value(values, "azureIdentities"), list):
         found.append(

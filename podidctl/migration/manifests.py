@@ -115,9 +115,9 @@ def _one(path: Path) -> Manifest:
     try:
         text = (sys.stdin.buffer.read() if path == STDIN else path.read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise StartError(
-            f"{path} cannot be read ({why}): pass a manifest, a directory of them, or - for stdin"
+            f"{path} cannot be read ({reason}): pass a manifest, a directory of them, or - for stdin"
         ) from error
     try:
         return Manifest(path, text, rewrite(text))

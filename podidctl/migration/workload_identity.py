@@ -274,8 +274,8 @@ class _Planner:
             )
         return self._planned[key]
 
-    def _say(self, about: str, why: str, do: str) -> None:
-        step = ManualStep(about=about, why=why, do=do)
+    def _say(self, about: str, reason: str, do: str) -> None:
+        step = ManualStep(about=about, why=reason, do=do)
         if step not in self._by_hand:
             self._by_hand.append(step)
 

@@ -64,7 +64,7 @@ async def read_custom_resources(client: Client, facts: Facts) -> Facts:
         client.old_field_names = its is True
         found[field] = await or_failure(list_noting(client, kind, ignored))
         if ignored and isinstance(its, ReadFailure):
-            doubtful[kind.plural] = Doubt(tuple(f"{namespace}/{name}" for _, namespace, name in ignored), its.why)
+            doubtful[kind.plural] = Doubt(tuple(f"{namespace}/{name}" for _, namespace, name in ignored), its.reason)
     return replace(with_lists(facts, found), doubtful=doubtful)
 
 

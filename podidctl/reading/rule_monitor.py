@@ -24,7 +24,7 @@ async def read_rule_monitor(client: Client) -> RuleMonitor:
 
 async def _with_rules(client: Client) -> frozenset[str]:
     found = await or_none(client.list(CILIUM_NODES, label_selector=f"{RULES_LABEL}=true"))
-    return frozenset(daemon.metadata.name for daemon in found or ())  # none without Cilium
+    return frozenset(node.metadata.name for node in found or ())  # none without Cilium
 
 
 async def _rule_events(client: Client) -> dict[str, tuple[frozenset[str], bool]]:

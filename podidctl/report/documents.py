@@ -106,7 +106,7 @@ def link_of(finding: Finding) -> Link:
         link=finding.check,
         about=plain(finding.about),
         state=STATES[finding.level],
-        says=plain(finding.says),
+        says=plain(finding.message),
         next=plain(finding.next),
     )
 
@@ -190,7 +190,7 @@ def check_result(finding: Finding) -> CheckResult:
     return CheckResult(
         check=finding.check,
         level=finding.level,
-        says=plain(finding.says),
+        says=plain(finding.message),
         next=plain(finding.next),
         manifest=finding.manifest,
     )

@@ -28,7 +28,7 @@ class Finding:
     check: str
     """Name of the check, from a closed set; in an explanation, of the link."""
     level: Level
-    says: str
+    message: str
     next: str = ""
     """The next action; never empty for a problem or a warning."""
     about: str = ""

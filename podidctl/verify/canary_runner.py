@@ -58,7 +58,7 @@ class CanaryAnswer(Wire, frozen=True):
 class NotRun:
     """A canary without a result."""
 
-    why: str
+    reason: str
     then: str = ""
     """The next action."""
 
@@ -138,13 +138,13 @@ class CanaryRunner:
 
 def creation_failure(error: ApiError, namespace: str) -> NotRun:
     """Return the outcome of a canary that the API server refused with one of REFUSALS."""
-    says = f"the API server refused the canary pod: {error.message or error}"
+    message = f"the API server refused the canary pod: {error.message or error}"
     if isinstance(error, NotFound):
-        return NotRun(says, f"create namespace {namespace}, or select another one with -n")
+        return NotRun(message, f"create namespace {namespace}, or select another one with -n")
     if isinstance(error, Forbidden) and _UNAUTHORIZED in error.message:
-        return NotRun(says, f"grant create on pods in namespace {namespace}")
+        return NotRun(message, f"grant create on pods in namespace {namespace}")
     # Pod Security, a quota, an admission policy or a webhook.
-    return NotRun(says, "permit this pod there, or select another namespace with -n")
+    return NotRun(message, "permit this pod there, or select another namespace with -n")
 
 
 def outcome_of(pod: Canary, log: str = "") -> Answers | NotRun | None:
@@ -152,9 +152,10 @@ def outcome_of(pod: Canary, log: str = "") -> Answers | NotRun | None:
     ended = pod.state.terminated
     if ended is not None:
         last = log.strip().rpartition("\n")[2]
-        why = f"exit code {ended.exit_code}, {ended.reason or 'no reason'}"
+        cause = f"exit code {ended.exit_code}, {ended.reason or 'no reason'}"
         failure = NotRun(
-            f"the canary's program ended without a result ({why})", "check that the pod's image is NMI's, with python3"
+            f"the canary's program ended without a result ({cause})",
+            "check that the pod's image is NMI's, with python3",
         )
         return _answers(ended.message or "") or _answers(last) or failure
     waiting = pod.state.waiting
@@ -185,10 +186,10 @@ def late(pod: Canary | None, seconds: float) -> NotRun:
 
 def waiting_failure(reason: str, message: str) -> NotRun:
     """Return the outcome of a container that does not start for *reason*."""
-    says = f"the canary does not start: {reason}" + (f": {message}" if message else "")
+    text = f"the canary does not start: {reason}" + (f": {message}" if message else "")
     if reason in _PULL:
-        return NotRun(says, "make NMI's image available to this node, and check imagePullSecrets")
-    return NotRun(says, "see kubectl describe pod, and the log of the node's kubelet and container runtime")
+        return NotRun(text, "make NMI's image available to this node, and check imagePullSecrets")
+    return NotRun(text, "see kubectl describe pod, and the log of the node's kubelet and container runtime")
 
 
 def _answers(message: str) -> Answers:

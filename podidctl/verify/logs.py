@@ -49,7 +49,7 @@ class NmiLogs:
         results = await asyncio.gather(*(self._search_one(nmi, request_id, seconds) for nmi in nmis))
         return Evidence(
             tuple(sighting for result in results for sighting in result.sightings),
-            tuple(why for result in results for why in result.unread),
+            tuple(reason for result in results for reason in result.unread),
         )
 
     async def _search_one(self, nmi: Daemon, request_id: str, seconds: float) -> Evidence:

@@ -94,15 +94,15 @@ class Evidence:
 def judge(node: ClusterNode, outcome: Answers | NotRun, evidence: Evidence, nmis: Sequence[str]) -> NodeVerdict:
     """Return the verdict. *nmis*: namespace and name of NMI's pods on the node."""
     if isinstance(outcome, NotRun):
-        return verdict(node.name, Level.UNKNOWN, Answered.UNKNOWN, outcome.why, outcome.then)
+        return verdict(node.name, Level.UNKNOWN, Answered.UNKNOWN, outcome.reason, outcome.then)
     who = canary.worst([{"who": response.who} for response in outcome])
     share = f"{sum(response.who == who for response in outcome)} of {counted(len(outcome), 'request')}"
     if who == canary.IMDS:
-        says = f"IMDS answered {share}: pods on this node get the node's own identities"
-        return verdict(node.name, Level.PROBLEM, Answered.IMDS, says, _no_redirect(node, nmis))
+        message = f"IMDS answered {share}: pods on this node get the node's own identities"
+        return verdict(node.name, Level.PROBLEM, Answered.IMDS, message, _no_redirect(node, nmis))
     if all(response.who == canary.NOTHING for response in outcome):
-        says = f"no server answered: {outcome[-1].text or 'no reason'}"
-        return verdict(node.name, Level.PROBLEM, Answered.NOTHING, says, _no_answer(nmis))
+        message = f"no server answered: {outcome[-1].text or 'no reason'}"
+        return verdict(node.name, Level.PROBLEM, Answered.NOTHING, message, _no_answer(nmis))
     return _proven(node, outcome, evidence) or _unproven(node, outcome, evidence, share)
 
 
@@ -114,47 +114,47 @@ def _proven(node: ClusterNode, outcome: Answers, evidence: Evidence) -> NodeVerd
     if own is not None:
         return _from_nmi(node, outcome, own)
     if here:
-        says = (
+        message = (
             f"NMI {here[0].nmi} received the request from {here[0].peer} instead of the pod's address "
             f"{listed(sources)}: it cannot attribute requests to pods"
         )
         then = f"find the program that rewrites source addresses on this node (masquerading), see {PAGE}"
-        return verdict(node.name, Level.PROBLEM, Answered.OTHER_ADDRESS, says, then, nmi=here[0].nmi)
+        return verdict(node.name, Level.PROBLEM, Answered.OTHER_ADDRESS, message, then, nmi=here[0].nmi)
     if evidence.sightings:
         other = evidence.sightings[0]
-        says = f"NMI {other.nmi} of node {other.node} answered, which does not serve the pods of this node"
+        message = f"NMI {other.nmi} of node {other.node} answered, which does not serve the pods of this node"
         then = f"redirect pods to the NMI of their own node, see {PAGE}"
-        return verdict(node.name, Level.PROBLEM, Answered.OTHER_NODE, says, then, nmi=other.nmi)
+        return verdict(node.name, Level.PROBLEM, Answered.OTHER_NODE, message, then, nmi=other.nmi)
     return None
 
 
 def _from_nmi(node: ClusterNode, outcome: Answers, own: Sighting) -> NodeVerdict:
     refused = next((response for response in outcome if response.who == canary.OTHER), None)
     if refused is not None:
-        says = f"NMI {own.nmi} refuses pods of this node: {_description(refused)}"
+        message = f"NMI {own.nmi} refuses pods of this node: {_description(refused)}"
         then = f"see NMI's log for the reason, and {PAGE}"
-        return verdict(node.name, Level.PROBLEM, Answered.NMI_REFUSED, says, then, nmi=own.nmi)
+        return verdict(node.name, Level.PROBLEM, Answered.NMI_REFUSED, message, then, nmi=own.nmi)
     missing = [response for response in outcome if response.who == canary.NOTHING]
     if missing:
-        says = f"NMI of this node answered, but {len(missing)} of {counted(len(outcome), 'request')} got no answer"
+        message = f"NMI of this node answered, but {len(missing)} of {counted(len(outcome), 'request')} got no answer"
         then = f"the last one: {missing[-1].text}; repeat this when NMI has been Ready for a minute"
-        return verdict(node.name, Level.WARNING, Answered.NMI, says, then, nmi=own.nmi)
+        return verdict(node.name, Level.WARNING, Answered.NMI, message, then, nmi=own.nmi)
     return verdict(node.name, Level.OK, Answered.NMI, "NMI of this node answered", nmi=own.nmi)
 
 
 def _unproven(node: ClusterNode, outcome: Answers, evidence: Evidence, share: str) -> NodeVerdict:
     other = next((response for response in outcome if response.who == canary.OTHER), None)
     if other is not None:
-        says = f"a server that is neither NMI nor IMDS answered {share}: {_description(other)}"
+        message = f"a server that is neither NMI nor IMDS answered {share}: {_description(other)}"
         then = f"find the program that answers at the metadata address on this node, see {PAGE}"
-        return verdict(node.name, Level.PROBLEM, Answered.OTHER, says, then)
+        return verdict(node.name, Level.PROBLEM, Answered.OTHER, message, then)
     if evidence.unread:
-        says = f"a server answered like NMI, but NMI's log could not be read: {evidence.unread[0]}"
+        message = f"a server answered like NMI, but NMI's log could not be read: {evidence.unread[0]}"
         then = "grant get on pods/log in NMI's namespace, and repeat this"
     else:
-        says = "a server answered like NMI, but no NMI has the request in its log"
+        message = "a server answered like NMI, but no NMI has the request in its log"
         then = "repeat this: NMI limits its log lines; if it remains, another program on this node imitates NMI"
-    return verdict(node.name, Level.UNKNOWN, Answered.UNPROVEN, says, then)
+    return verdict(node.name, Level.UNKNOWN, Answered.UNPROVEN, message, then)
 
 
 def _description(answer: CanaryAnswer) -> str:
@@ -178,8 +178,10 @@ def _no_answer(nmis: Sequence[str]) -> str:
     return f"check that NMI {nmis[0]} is Ready, the network policies of the canary's namespace, and {PAGE}"
 
 
-def verdict(node: str, level: Level, answered_by: Answered, says: str, then: str = "", *, nmi: str = "") -> NodeVerdict:
+def verdict(
+    node: str, level: Level, answered_by: Answered, message: str, then: str = "", *, nmi: str = ""
+) -> NodeVerdict:
     """Return a verdict. The texts are untrusted."""
     return NodeVerdict(
-        node=node, level=level, answered_by=answered_by, says=plain(says), next=plain(then), nmi=plain(nmi)
+        node=node, level=level, answered_by=answered_by, says=plain(message), next=plain(then), nmi=plain(nmi)
     )

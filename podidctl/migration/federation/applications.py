@@ -94,9 +94,9 @@ def _application(
         state = ApplicationState.DONE
     elif workload.kind not in _KINDS or workload.unpatchable:
         state = ApplicationState.MANUAL
-        why = workload.unpatchable or f"this command does not change a {workload.kind}"
+        reason = workload.unpatchable or f"this command does not change a {workload.kind}"
         do = f'in its own manifest, set the label {USE_LABEL}: "true"; annotate its service account with {CLIENT_ID}'
-        found = [Remark(why=why, do=do)]
+        found = [Remark(why=reason, do=do)]
     elif not mine:
         state = ApplicationState.MANUAL
         found = [

@@ -110,9 +110,9 @@ class IdentityChanger(_Changer):
         lacking = await self._wait_for_mic(step.key)
         if not lacking:
             return ChangeOutcome(step.full_name, ChangeResult.CHANGED, tried=tried)
-        why = f"MIC has not updated {', '.join(lacking[:3])} within {self.timeout:g} s"
-        self.report(f"{step.full_name}: {why}; rolling back")
-        return await self._roll_back(step, why, tried)
+        reason = f"MIC has not updated {', '.join(lacking[:3])} within {self.timeout:g} s"
+        self.report(f"{step.full_name}: {reason}; rolling back")
+        return await self._roll_back(step, reason, tried)
 
     async def rollback(self, key: tuple[str, str]) -> ChangeOutcome:
         """Restore the former state."""
@@ -123,12 +123,12 @@ class IdentityChanger(_Changer):
             return _not_changed(about, error, "rolled back", [])
         self.report(f"{about}: type 0 again")
         lacking = await self._wait_for_mic(key)
-        why = f"kept because it was changed since: spec.{', spec.'.join(kept)}" if kept else ""
+        reason = f"kept because it was changed since: spec.{', spec.'.join(kept)}" if kept else ""
         if not lacking:
-            return ChangeOutcome(about, ChangeResult.CHANGED, why)
-        why = "; ".join(filter(None, [f"MIC has not updated {', '.join(lacking[:3])} yet", why]))
+            return ChangeOutcome(about, ChangeResult.CHANGED, reason)
+        reason = "; ".join(filter(None, [f"MIC has not updated {', '.join(lacking[:3])} yet", reason]))
         do = "wait, and see kubectl get azureassignedidentity -A; Azure can take minutes to attach it to a VM"
-        return ChangeOutcome(about, ChangeResult.INCOMPLETE, why, do)
+        return ChangeOutcome(about, ChangeResult.INCOMPLETE, reason, do)
 
     async def _apply_rollback(self, key: tuple[str, str]) -> tuple[str, ...]:
         """Restore the former state. Return the fields that keep their current value."""
@@ -145,21 +145,21 @@ class IdentityChanger(_Changer):
         await self.patch(IDENTITIES, key, operations)
         return kept
 
-    async def _roll_back(self, step: IdentityStep, why: str, tried: list[TokenTest]) -> ChangeOutcome:
+    async def _roll_back(self, step: IdentityStep, reason: str, tried: list[TokenTest]) -> ChangeOutcome:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 await self._apply_rollback(step.key)
             except (ApiError, UnpatchableError) as error:
                 if attempt == ATTEMPTS:
-                    why = f"{why}; and the rollback failed: {_error_text(error)}"
+                    reason = f"{reason}; and the rollback failed: {_error_text(error)}"
                     do = f"podidctl migrate rollback --yes {step.full_name}"
-                    return ChangeOutcome(step.full_name, ChangeResult.INCOMPLETE, why, do, tried)
+                    return ChangeOutcome(step.full_name, ChangeResult.INCOMPLETE, reason, do, tried)
                 await asyncio.sleep(POLL_SECONDS)
             else:
                 break
-        why = f"{why}, so it is of type 0 again"
+        reason = f"{reason}, so it is of type 0 again"
         do = "see MIC's log and podidctl doctor; then run this command again, perhaps with a longer --timeout"
-        return ChangeOutcome(step.full_name, ChangeResult.ROLLED_BACK, why, do, tried)
+        return ChangeOutcome(step.full_name, ChangeResult.ROLLED_BACK, reason, do, tried)
 
     async def _wait_for_mic(self, key: tuple[str, str]) -> list[str]:
         """Wait for MIC, and report its success. Return the pods that MIC has not updated."""
@@ -266,15 +266,17 @@ class ApplicationChanger(_Changer):
         self.report(f"{about}: labelled, rollout in progress")
         if await self._wait_for_rollout(kind, workload):
             return ChangeOutcome(about, ChangeResult.CHANGED)
-        why = f"its pods were not all updated and available within {self.timeout:g} s"
+        reason = f"its pods were not all updated and available within {self.timeout:g} s"
         try:
             await self._remove(kind, workload)
         except (ApiError, UnpatchableError) as error:
             do = "podidctl migrate rollback --workload-identity --yes " + application.identity
-            return ChangeOutcome(about, ChangeResult.INCOMPLETE, f"{why}; the label could not be removed: {error}", do)
+            return ChangeOutcome(
+                about, ChangeResult.INCOMPLETE, f"{reason}; the label could not be removed: {error}", do
+            )
         do = "see kubectl describe of it and of its pods; then run this command again, perhaps with a longer --timeout"
-        why = f"{why}, so its label is removed again (its service account stays annotated)"
-        return ChangeOutcome(about, ChangeResult.ROLLED_BACK, why, do)
+        reason = f"{reason}, so its label is removed again (its service account stays annotated)"
+        return ChangeOutcome(about, ChangeResult.ROLLED_BACK, reason, do)
 
     async def remove(self, marks: Sequence[MarkedObject]) -> list[ChangeOutcome]:
         """Remove the changes. A service account keeps its annotations while a workload keeps a label for the same
@@ -286,8 +288,11 @@ class ApplicationChanger(_Changer):
             place = (mark.namespace, mark.identity)
             # An unreadable record may be for any identity.
             if mark.kind is SERVICE_ACCOUNTS and stayed & {place, (mark.namespace, "")}:
-                why, do = "pods that use it still have their label", "resolve these first, then run this command again"
-                outcomes.append(ChangeOutcome(mark.description, ChangeResult.NOT_CHANGED, why, do))
+                reason, do = (
+                    "pods that use it still have their label",
+                    "resolve these first, then run this command again",
+                )
+                outcomes.append(ChangeOutcome(mark.description, ChangeResult.NOT_CHANGED, reason, do))
                 continue
             try:
                 await self._remove(mark.kind, (mark.namespace, mark.name))

@@ -51,8 +51,8 @@ class Obstacles:
         if Exchange.DIRECT not in exchanges:
             pass  # only AKS's own credentials of the identities have an issuer
         elif not issuer:
-            why = "the cluster does not publish the issuer of its service account tokens"
-            yield Remark(why=why, do="pass --issuer, with the value of the federated credentials", blocks=False)
+            reason = "the cluster does not publish the issuer of its service account tokens"
+            yield Remark(why=reason, do="pass --issuer, with the value of the federated credentials", blocks=False)
         elif not is_public(issuer):
             finding = unreachable_issuer(issuer)
             yield Remark(why=f"{finding.about}: {finding.why}", do=finding.do, blocks=False)
@@ -187,7 +187,7 @@ class Obstacles:
         for workload in self._state.workloads:
             meta = PodMeta(namespace=workload.namespace, name=workload.name, labels=dict(workload.labels))
             pod = Pod(metadata=meta, spec=PodSpec(host_network=workload.host_network))
-            why = "host network" if workload.host_network else self._why_exempt(pod)
-            for desired in self._state.desired(workload) if why else ():
-                found[desired.identity.key].append(f"{workload.description} ({why})")
+            reason = "host network" if workload.host_network else self._why_exempt(pod)
+            for desired in self._state.desired(workload) if reason else ():
+                found[desired.identity.key].append(f"{workload.description} ({reason})")
         return found

@@ -61,12 +61,12 @@ class _FederationPlanner:
         if kind == IdentityType.FEDERATED:
             return self._switched(identity) if marked else self._federated(identity)
         if kind in {IdentityType.SECRET, IdentityType.CERTIFICATE}:
-            why = f"it is a service principal (type {kind}), which is not attached to VMs"
+            reason = f"it is a service principal (type {kind}), which is not attached to VMs"
             do = (
                 "no action is required; to switch it, create a federated credential of its application (az ad app "
                 "federated-credential create),  "
             )
-            return UnchangedIdentity(identity=name, why=why, do=f"{do}set type: 3, and remove its Secret")
+            return UnchangedIdentity(identity=name, why=reason, do=f"{do}set type: 3, and remove its Secret")
         if fault := misconfigured(identity):
             return UnchangedIdentity(identity=name, why=fault, do="correct it or delete it")
         if identity.key not in self._named:

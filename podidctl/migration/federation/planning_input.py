@@ -143,15 +143,15 @@ class FederationState:
         chosen = self.options.exchange or next(iter(nodes))
         if len(nodes) > 1:
             by_node = "; ".join(f"{exchange} on {listed(nodes[exchange], 3)}" for exchange in sorted(nodes))
-            why = f"NMI's exchange for it differs between nodes: {by_node}"
-            return ChosenExchange(chosen, Remark(why=why, do="finish the rollout of NMI's DaemonSet"))
+            reason = f"NMI's exchange for it differs between nodes: {by_node}"
+            return ChosenExchange(chosen, Remark(why=reason, do="finish the rollout of NMI's DaemonSet"))
         if self.nmis and chosen not in nodes:
-            why = f"this plan is for the exchange {chosen}, and NMI would use {next(iter(nodes))}"
+            reason = f"this plan is for the exchange {chosen}, and NMI would use {next(iter(nodes))}"
             do = (
                 f"before the switch set federated.exchange in the chart's values, or the annotation "
                 f"{EXCHANGE_ANNOTATION} with federated.exchangeAnnotation; or omit --exchange"
             )
-            return ChosenExchange(chosen, Remark(why=why, do=do))
+            return ChosenExchange(chosen, Remark(why=reason, do=do))
         return ChosenExchange(chosen)
 
 

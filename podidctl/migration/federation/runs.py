@@ -141,8 +141,8 @@ class MigrationRun:
                     state, made = await self._read_plan(client, uses)
                 step = next((step for step in made.steps if step.full_name == name), None)
                 if step is None:
-                    why = "it was deleted or has another type now"
-                    outcomes.append(ChangeOutcome(name, ChangeResult.NOT_CHANGED, why))
+                    reason = "it was deleted or has another type now"
+                    outcomes.append(ChangeOutcome(name, ChangeResult.NOT_CHANGED, reason))
                 else:
                     outcomes.append(await self._identity(step, made.remarks, state, testers, changer))
             return outcomes
@@ -166,9 +166,9 @@ class MigrationRun:
         by_token = isinstance(tester, TokenTester)
         tried = await try_accounts(tester, as_federated(identity, step.tenant), step.accounts)
         if any(test.problem for test in tried):
-            why = "no token of it could be obtained" if by_token else "not all of its service accounts may use it"
+            reason = "no token of it could be obtained" if by_token else "not all of its service accounts may use it"
             do = "follow the next action of the failed test, then run this command again"
-            return ChangeOutcome(about, ChangeResult.NOT_CHANGED, why, do, tried)
+            return ChangeOutcome(about, ChangeResult.NOT_CHANGED, reason, do, tried)
         names = ", ".join(test.account for test in tried)
         self.report(
             f"{about}: token obtained for {names}" if by_token else f"{about}: allowed for {names}, no token was tested"
@@ -176,8 +176,8 @@ class MigrationRun:
         if not by_token and not self.untested:
             return ChangeOutcome(about, ChangeResult.NOT_CHANGED, UNTESTED, TEST_BY_POD, tried)
         if not self.yes:
-            why = "a token of it can be obtained" if by_token else "its accounts may use it"
-            return ChangeOutcome(about, ChangeResult.WOULD_CHANGE, why, tried=tried)
+            reason = "a token of it can be obtained" if by_token else "its accounts may use it"
+            return ChangeOutcome(about, ChangeResult.WOULD_CHANGE, reason, tried=tried)
         return await changer.switch(step, tried)
 
     async def rollback_identities(self) -> list[ChangeOutcome]:
@@ -262,11 +262,11 @@ def select(
 def _outcome_without_test(step: IdentityStep, everywhere: list[Remark]) -> ChangeOutcome | None:
     """Return the outcome of *step* if it is known without a token test."""
     if step.is_federated:
-        why = "it is already switched" if step.state is IdentityState.SWITCHED else "it is of type 3 already"
-        return ChangeOutcome(step.full_name, ChangeResult.UNCHANGED, why)
+        reason = "it is already switched" if step.state is IdentityState.SWITCHED else "it is of type 3 already"
+        return ChangeOutcome(step.full_name, ChangeResult.UNCHANGED, reason)
     if step.state is IdentityState.UNFINISHED:
-        why = "; ".join(remark.why for remark in step.remarks)
-        return ChangeOutcome(step.full_name, ChangeResult.WOULD_CHANGE, why, "--yes waits for MIC")
+        reason = "; ".join(remark.why for remark in step.remarks)
+        return ChangeOutcome(step.full_name, ChangeResult.WOULD_CHANGE, reason, "--yes waits for MIC")
     blocking = [remark for remark in (*everywhere, *step.remarks) if remark.blocks]
     if not blocking:
         return None

@@ -203,15 +203,15 @@ def test_the_cause_is_named(on: PlacedNode, others: tuple[Daemon, ...], cause: s
     ],
 )
 def test_taints_are_tolerated_as_by_the_scheduler(tolerations: tuple[Toleration, ...], *, prevented: bool) -> None:
-    why = missing_nmi(placed(GPU), [daemon(tolerations=tolerations)]).why
+    why = missing_nmi(placed(GPU), [daemon(tolerations=tolerations)]).reason
     assert ("does not tolerate" in why) is prevented
 
 
 def test_a_taint_that_only_discourages_is_no_cause() -> None:
     preferred = Taint(key="sku", value="gpu", effect="PreferNoSchedule")
-    assert "admit it" in missing_nmi(placed(preferred), [daemon(tolerations=())]).why
+    assert "admit it" in missing_nmi(placed(preferred), [daemon(tolerations=())]).reason
     others = [daemon(selector={"pool": "arm"}, daemon_set="nmi-arm"), daemon(daemon_set="nmi-amd")]
-    assert "DaemonSet nmi-amd admit it" in missing_nmi(placed(), others).why
+    assert "DaemonSet nmi-amd admit it" in missing_nmi(placed(), others).reason
 
 
 def test_doctor_groups_the_nodes_by_cause() -> None:

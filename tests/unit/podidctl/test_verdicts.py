@@ -133,7 +133,7 @@ def canary_pod(state: dict[str, Any] | None = None, *, name: str = "canary", **s
 
 def reason_of(found: object) -> tuple[str, str]:
     assert isinstance(found, NotRun)
-    return found.why, found.then
+    return found.reason, found.then
 
 
 def test_the_message_of_the_ended_container_is_the_result() -> None:
@@ -198,7 +198,7 @@ def test_a_pod_that_the_cluster_ended_is_unknown() -> None:
     ],
 )
 def test_a_late_canary_states_how_far_it_came(found: Canary | None, text: str) -> None:
-    assert text in late(found, 60).why
+    assert text in late(found, 60).reason
 
 
 CREATED = "2026-11-28T00:00:00Z"

@@ -95,7 +95,7 @@ async def test_a_binding_of_nmis_service_account_is_named_with_the_command_that_
     permit(bound, NMI_ACCOUNT)
     (line,) = await findings(bound)
     assert (line.check, line.level) == ("rights", Level.PROBLEM)
-    assert line.says == (
+    assert line.message == (
         "NMI's own service account kube-system/default may use the identity with client id d3a0…0001 "
         "(use-managed-identity), by ClusterRoleBinding team-ids of ClusterRole team-ids-role: a process with a token "
         "of this service account can use it for itself"
@@ -117,7 +117,7 @@ async def test_other_subjects_of_the_binding_keep_it(bound: BindingBench) -> Non
 async def test_a_group_that_includes_the_service_account_is_named(bound: BindingBench, name: str) -> None:
     permit(bound, group(name))
     (line,) = await findings(bound)
-    assert f"NMI's own service account kube-system/default, as a member of group {name}, may use" in line.says
+    assert f"NMI's own service account kube-system/default, as a member of group {name}, may use" in line.message
     assert f"one by one in place of group {name} (kubectl edit clusterrolebinding team-ids)" in line.next
 
 
@@ -132,13 +132,13 @@ async def test_subjects_without_the_daemons_are_no_finding(bound: BindingBench, 
 async def test_mics_service_account_is_checked_too(bound: BindingBench) -> None:
     permit(bound, {"kind": "User", "name": "system:serviceaccount:podid:default"})
     (line,) = await findings(bound, BINDS, controllers=(mic(namespace="podid"),))
-    assert line.says.startswith("MIC's own service account podid/default may use the identity")
+    assert line.message.startswith("MIC's own service account podid/default may use the identity")
 
 
 async def test_all_identities_and_general_roles_are_reported_as_such(bound: BindingBench) -> None:
     permit(bound, NMI_ACCOUNT, resources=["*"], groups=["*"], verbs=["*"])
     (line,) = await findings(bound)
-    assert "may use all identities (use-managed-identity)" in line.says
+    assert "may use all identities (use-managed-identity)" in line.message
     assert line.next.startswith("NMI needs only the ClusterRole of the chart or the manifests: remove")
     assert "kubectl delete clusterrolebinding team-ids" in line.next
 
@@ -180,7 +180,7 @@ async def test_without_access_reviews_the_bindings_are_checked_and_the_rest_is_u
     forbid(bound, "subjectaccessreviews")
     problem, unknown = await findings(bound)
     assert (problem.level, unknown.level) == (Level.PROBLEM, Level.UNKNOWN)
-    assert "could not be reviewed" in unknown.says
+    assert "could not be reviewed" in unknown.message
     assert "create on subjectaccessreviews of authorization.k8s.io" in unknown.next
 
 
@@ -190,7 +190,7 @@ async def test_without_the_bindings_the_api_servers_decision_is_reported(bound: 
     unknown, problem = await findings(bound)
     assert (unknown.level, problem.level) == (Level.UNKNOWN, Level.PROBLEM)
     assert "list on clusterroles and clusterrolebindings" in unknown.next
-    assert "NMI's own service account kube-system/default may use the identity with client id" in problem.says
+    assert "NMI's own service account kube-system/default may use the identity with client id" in problem.message
     assert "the binding that the reason names" in problem.next
 
 
@@ -202,7 +202,7 @@ async def test_one_run_reviews_a_limited_number_of_identities(bound: BindingBenc
     uses = await read_daemon_uses(bound.bench.client, replace(its, nmi=(BINDS,)))
     assert sum("subjectaccessreviews" in request.path for request in sent) == REVIEWS_MAX
     (line,) = check_daemon_uses(cluster_case(daemon_uses=uses))
-    assert (line.level, line.says.partition(" of ")[0]) == (Level.UNKNOWN, "7 more permissions")
+    assert (line.level, line.message.partition(" of ")[0]) == (Level.UNKNOWN, "7 more permissions")
 
 
 def test_doctor_reports_it_and_is_silent_without_it() -> None:

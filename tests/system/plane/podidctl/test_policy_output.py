@@ -34,7 +34,7 @@ def results(**changes: Any) -> PolicyResult:
 
 
 def hostile() -> PolicyResult:
-    violation = Violation(object=f"Pod shop/{HOSTILE}", says=HOSTILE)
+    violation = Violation(object=f"Pod shop/{HOSTILE}", message=HOSTILE)
     rule = IdentityTypes(name=HOSTILE, why=HOSTILE, types=[])
     result = RuleResult(rule, line=3, violations=[violation], undecided=[HOSTILE])
     return PolicyResult(file="a b#c.yaml", rules=[result])

@@ -256,7 +256,7 @@ def test_an_unknown_read_only_path_is_undecided(path: str) -> None:
 )
 def test_a_read_only_mount_does_not_protect_a_lock_or_an_unknown_socket(path: str, why: str) -> None:
     found = path_effect(path, read_only=True)
-    assert (found.effect, why in found.why) == (Effect.UNDECIDED, True)
+    assert (found.effect, why in found.reason) == (Effect.UNDECIDED, True)
 
 
 @pytest.mark.parametrize("path", HARMLESS_WRITABLE)
@@ -290,13 +290,13 @@ def test_a_harmless_path_in_another_form_is_harmless_too(path: str) -> None:
     ],
 )
 def test_the_reason_is_the_shortest_way_to_the_node(path: str, *, read_only: bool, why: str) -> None:
-    assert why in path_effect(path, read_only=read_only).why
+    assert why in path_effect(path, read_only=read_only).reason
 
 
 def test_every_path_has_its_reason_and_its_line_in_the_documentation() -> None:
     for path in ("/data", "/proc", *SECRETS, *HARMLESS_READ_ONLY):
         for read_only in (True, False):
-            assert path_effect(path, read_only=read_only).why, path
+            assert path_effect(path, read_only=read_only).reason, path
     for harmless in HARMLESS_READ_ONLY:
         assert not [secret for secret in SECRETS if f"{secret}/".startswith(f"{harmless}/")], harmless
     text = (ROOT / "docs" / "access.md").read_text()

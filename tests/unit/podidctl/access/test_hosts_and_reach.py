@@ -203,7 +203,7 @@ def test_without_a_cloud_config_that_names_it_the_review_says_so(azure: AzureSta
 
 def test_the_rule_finds_it_and_permits_exceptions() -> None:
     found = bound_to(identity("own", resource_id=KUBELET), small_cluster().azure)
-    ((name, says),) = [(each.object, each.says) for each in result(found).violations]
+    ((name, says),) = [(each.object, each.message) for each in result(found).violations]
     assert name == "AzureIdentityBinding shop/it"
     assert says.startswith("is for the cluster's own identity")
     assert result(found, ", exceptBindings: [shop/it]").violations == []

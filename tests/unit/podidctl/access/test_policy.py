@@ -108,7 +108,7 @@ def test_a_pattern_with_a_slash_includes_the_namespace(name: str, pattern: str, 
 def violations(rule: str, **changes: Any) -> list[tuple[str, str]]:
     found = rule_result(rule, reviewed(**changes))
     assert found.undecided == []
-    return [(each.object, each.says) for each in found.violations]
+    return [(each.object, each.message) for each in found.violations]
 
 
 def test_an_identity_that_another_namespace_or_account_uses_is_found() -> None:

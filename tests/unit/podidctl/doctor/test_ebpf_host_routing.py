@@ -94,7 +94,7 @@ def test_events_beyond_the_limit_are_unknown() -> None:
 )
 def test_on_the_node_the_kubelets_flags_suffice(fault: str | None, says: str) -> None:
     (found,) = check_redirect(NodeState(name="node-1", fault=fault, ebpf=True))
-    assert (found.level, says in found.says, LABEL in found.says) == (Level.PROBLEM, True, True)
+    assert (found.level, says in found.message, LABEL in found.message) == (Level.PROBLEM, True, True)
     assert ("nmi.redirect.backend=cilium" in found.next) is (fault is not None)
     assert ("nmi --cleanup" in found.next) is (fault is None)
 

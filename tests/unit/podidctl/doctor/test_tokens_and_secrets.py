@@ -196,10 +196,10 @@ def test_another_client_id_is_a_problem_and_an_unread_host_is_unknown() -> None:
     assert "Azure reports client id" in line.says
     found = list(check_client_ids(cluster_case(azure=on_azure(CLIENT_ID.upper()))))
     assert [each.level for each in found] == [Level.OK]
-    assert "1 identity" in found[0].says
+    assert "1 identity" in found[0].message
     found = list(check_client_ids(cluster_case(azure={"/x/vm-1": AzureError("no")})))
     assert Level.UNKNOWN in {each.level for each in found}
-    levels = [(each.level, each.says) for each in check_client_ids(cluster_case(azure={}))]
+    levels = [(each.level, each.message) for each in check_client_ids(cluster_case(azure={}))]
     assert levels[0] == (Level.UNKNOWN, "1 more VM or scale set was not read")
     assert [each.text for each in used_hosts(objects())] == [VM]
     assert used_hosts(replace(objects(), pods=())) == []

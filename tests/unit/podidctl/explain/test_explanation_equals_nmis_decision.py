@@ -183,7 +183,7 @@ def agrees(decision: PredictedDecision, nmi: Decision | None) -> bool:
         case Grant(assigned):
             return decision.outcome is Outcome.GRANTED and decision.assigned == assigned
         case Exempt(why):
-            return (decision.outcome, decision.why) == (Outcome.EXEMPT, why)
+            return (decision.outcome, decision.reason) == (Outcome.EXEMPT, why)
         case Wait() as wait:
             predicted = (decision.seconds, decision.refusal, decision.in_progress)
             return decision.outcome is Outcome.WAITS and predicted == (wait.seconds, wait.refusal, wait.in_progress)

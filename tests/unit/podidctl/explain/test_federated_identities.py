@@ -201,7 +201,7 @@ def test_a_failed_check_states_its_reason_and_needs_no_permission() -> None:
     (link,) = permission_links(explain(bound(ReadFailure("500 InternalError", is_forbidden=False))))
     assert link.next.startswith("try again; if it fails again, check the API server")
     (link,) = permission_links(explain(bound(UNREAD)))
-    assert UNREAD.why in link.says
+    assert UNREAD.reason in link.says
 
 
 def test_an_identity_of_another_namespace_is_reported_as_another_namespaces() -> None:

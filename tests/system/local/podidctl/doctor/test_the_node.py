@@ -99,7 +99,7 @@ def check_node(**seen: object) -> dict[str, tuple[Level, str]]:
     defaults = {"wanted": True, "fault": None, "restricted": (), "guard": False, "localnet": None}
     state = FailClosedState(**{**defaults, **seen})  # type: ignore[arg-type]
     return {
-        finding.check: (finding.level, finding.says)
+        finding.check: (finding.level, finding.message)
         for finding in check_fail_closed(NodeState(name="n", fault=None, closing=state))
     }
 
