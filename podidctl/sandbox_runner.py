@@ -164,12 +164,12 @@ def _write_values(path: Path) -> None:
 async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str) -> str:
     async with connect(settings) as client:
         try:
-            found = await client.get(PODS, namespace, name)
+            pod = await client.get(PODS, namespace, name)
         except NotFound as error:
             raise StartError(
                 f"pod {namespace}/{name} does not exist; list the pods with kubectl get pods -A"
             ) from error
-    network_namespace = of_any_sandbox(f"pod-{found.metadata.uid}")
+    network_namespace = of_any_sandbox(f"pod-{pod.metadata.uid}")
     if not network_namespace:
         raise StartError(
             f"pod {namespace}/{name} has no network namespace on this machine; "

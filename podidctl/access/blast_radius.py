@@ -133,10 +133,13 @@ def _within_nmis_reach(
             requests = [Request("get", "", "secrets", *secret.split("/", 1))]
         elif identity.spec.type == IdentityType.FEDERATED:
             trusted = sorted(accounts.get(name, ()))
-            requests = [Request("create", "", "serviceaccounts/token", *one.split("/", 1)) for one in trusted]
+            requests = [
+                Request("create", "", "serviceaccounts/token", *trusted_account.split("/", 1))
+                for trusted_account in trusted
+            ]
         else:
             continue
-        if any(permissions.allows(subjects, one) for one in requests):
+        if any(permissions.allows(subjects, trusted_account) for trusted_account in requests):
             yield name
 
 

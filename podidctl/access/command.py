@@ -102,9 +102,9 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         elif diff:
             code = _show_differences(find_review, diff, output, to)
         else:
-            found = find_review()
-            render(found, output, to)
-            code = int(bool(found.unknown))
+            access_review = find_review()
+            render(access_review, output, to)
+            code = int(bool(access_review.unknown))
         raise typer.Exit(code)
 
 
@@ -140,13 +140,13 @@ def parse_scope(kind: str, name: str, namespace: str, usual: str) -> Scope:
 def _test_policy(
     find_review: Callable[[], AccessReview], stored: str, file: str, output: PolicyOutput, to: Console
 ) -> int:
-    rules, found = _read_policy(file), find_review()
-    if found.scope.kind:
+    rules, access_review = _read_policy(file), find_review()
+    if access_review.scope.kind:
         raise StartError(
-            f"{stored} is a review of {found.scope.kind} {found.scope.name} only, and a policy tests the whole "
-            "cluster: store one without arguments, podidctl access -o json"
+            f"{stored} is a review of {access_review.scope.kind} {access_review.scope.name} only, and a policy tests "
+            "the whole cluster: store one without arguments, podidctl access -o json"
         )
-    result = evaluate(found, rules, file)
+    result = evaluate(access_review, rules, file)
     print_text(render_policy(result, output), to)
     return SOMETHING_TO_DO if result.is_violated else int(result.is_undecided)
 
@@ -161,22 +161,22 @@ def _read_policy(file: str) -> list[RuleLine]:
 def _show_differences(find_review: Callable[[], AccessReview], file: str, output: AccessOutput, to: Console) -> int:
     before = _read_review(file)
     try:
-        found = compare(before, find_review())
+        differences = compare(before, find_review())
     except DocumentError as error:
         raise StartError(f"{file}: {error}") from error
     if (document := DOCUMENTS.get(output)) is not None:
-        print_document(found, document, to)
+        print_document(differences, document, to)
     else:
-        _print_differences(found, to)
-    return SOMETHING_TO_DO if found.differences else int(bool(found.unknown))
+        _print_differences(differences, to)
+    return SOMETHING_TO_DO if differences.differences else int(bool(differences.unknown))
 
 
-def _print_differences(found: Differences, to: Console) -> None:
-    to.print(f"{counted(len(found.differences), 'change')} from {escape(found.before)} to {escape(found.after)}")
-    for difference in found.differences:
+def _print_differences(changes: Differences, to: Console) -> None:
+    to.print(f"{counted(len(changes.differences), 'change')} from {escape(changes.before)} to {escape(changes.after)}")
+    for difference in changes.differences:
         line = escape(plain(f"{difference.subject}: {difference.says}"))
         to.print(f"[{SIGN_COLORS[difference.sign]}]{difference.sign}[/] {line}", soft_wrap=True)
-    for part in found.unknown:
+    for part in changes.unknown:
         to.print(f"[magenta]unknown: {escape(plain(part))}: changes of it may be missing[/]", soft_wrap=True)
 
 

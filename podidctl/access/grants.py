@@ -41,9 +41,9 @@ def live_pods(facts: Facts) -> list[ReviewedPod]:
 def find_grants(case: ClusterCase) -> list[Grant]:
     """Return the grants of all pods that have not ended, sorted by pod and identity."""
     grants = _Grants(case)
-    found = [grant for pod in live_pods(case.facts) for grant in grants.of(pod)]
-    found += _by_service_account(found, case.facts)
-    return sorted(found, key=lambda grant: (grant.pod, grant.identity))
+    all_grants = [grant for pod in live_pods(case.facts) for grant in grants.of(pod)]
+    all_grants += _by_service_account(all_grants, case.facts)
+    return sorted(all_grants, key=lambda grant: (grant.pod, grant.identity))
 
 
 class _Grants:
@@ -144,17 +144,17 @@ def _desired_assignments(case: ClusterCase) -> Iterator[DesiredAssignment]:
                 yield desired
 
 
-def _by_service_account(found: list[Grant], facts: Facts) -> Iterator[Grant]:
+def _by_service_account(grants: list[Grant], facts: Facts) -> Iterator[Grant]:
     """Yield the grants of pods without a binding whose service account has a grant of a federated identity: the
     federated credential on Azure names the service account, not the pod.
     """
     trusted: defaultdict[str, set[str]] = defaultdict(set)
-    for grant in found:
+    for grant in grants:
         if grant.service_account:
             trusted[grant.service_account].add(grant.identity)
     if not trusted:
         return
-    had = {(grant.pod, grant.identity) for grant in found}
+    had = {(grant.pod, grant.identity) for grant in grants}
     for pod in live_pods(facts):
         name = "/".join(pod.key)
         for identity in sorted(trusted.get(account_name(pod), ())):

@@ -287,7 +287,7 @@ def path_effect(path: str, *, read_only: bool) -> PathEffect:
 def _real_path(path: str) -> str:
     """Return the path of the node that *path* names, also through the root directory of one of its processes."""
     normal = _PROCESS_ROOT.sub("", "/" + posixpath.normpath(path).lstrip("/")) or "/"
-    return _OLD_RUN.sub(lambda found: _RUN[found[1]], normal)
+    return _OLD_RUN.sub(lambda match: _RUN[match[1]], normal)
 
 
 def _contains(directory: str, path: str) -> bool:

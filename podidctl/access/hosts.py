@@ -64,8 +64,8 @@ class HostMap:
 
     def azure_hosts(self) -> list[AzureHost]:
         """Return all VMs and scale sets, ordered by key."""
-        found = {host.key: host for host in self._hosts.values() if host is not None}
-        return [found[key] for key in sorted(found)]
+        hosts = {host.key: host for host in self._hosts.values() if host is not None}
+        return [hosts[key] for key in sorted(hosts)]
 
 
 def find_hosts(
@@ -78,12 +78,12 @@ def find_hosts(
         by_id.setdefault(places.id_of(node), _Place(places.host_of(node))).nodes.add(node)
     for grant in grants:
         identity, place = identities.get(grant.identity), by_id.get(places.id_of(node_of.get(grant.pod, "")))
-        known = user_assigned_id(identity) if identity is not None else None
-        if place is None or known is None or grant.state not in NEED_HOST:
+        resource_id = user_assigned_id(identity) if identity is not None else None
+        if place is None or resource_id is None or grant.state not in NEED_HOST:
             continue
-        place.pods[id_key(known)].add(grant.pod)
+        place.pods[id_key(resource_id)].add(grant.pod)
         if grant.state is GrantState.USABLE:
-            place.expected.setdefault(id_key(known), known)
+            place.expected.setdefault(id_key(resource_id), resource_id)
     for existing in map(ExistingAssignment, facts.assigned):
         place = by_id.get(places.id_of(existing.node))
         if place is not None and existing.identity_id is not None:
@@ -93,9 +93,9 @@ def find_hosts(
     names: defaultdict[str, list[str]] = defaultdict(list)
     client_ids: dict[str, str] = {}
     for name, identity in sorted(identities.items()):
-        if (known := user_assigned_id(identity)) is not None:
-            names[id_key(known)].append(name)
-            client_ids.setdefault(id_key(known), identity.spec.client_id)
+        if (resource_id := user_assigned_id(identity)) is not None:
+            names[id_key(resource_id)].append(name)
+            client_ids.setdefault(id_key(resource_id), identity.spec.client_id)
     return [_shown(key, place, facts.azure, names, client_ids) for key, place in sorted(by_id.items())]
 
 
@@ -103,24 +103,24 @@ def _shown(
     host_id: str, place: _Place, azure: AzureState | None, names: Mapping[str, list[str]], client_ids: Mapping[str, str]
 ) -> Host:
     answer = azure.answers.get(place.host.key) if azure is not None and place.host is not None else None
-    known = answer if isinstance(answer, HostIdentities) and not answer.gone else None
+    identities = answer if isinstance(answer, HostIdentities) and not answer.gone else None
     own = id_key(azure.own_identity) if azure is not None else ""
     attached = (
-        {key: (identity.text, identity.client_id) for key, identity in known.attached.items()}
-        if known is not None
+        {key: (identity.text, identity.client_id) for key, identity in identities.attached.items()}
+        if identities is not None
         else {key: (text, client_ids.get(key, "")) for key, text in place.expected.items()}
     )
     problem = ""
-    if azure is not None and place.host is not None and known is None:
+    if azure is not None and place.host is not None and identities is None:
         reads = AzureReads(responses=azure.answers)
         problem = reads.problem(place.host.key) or "Azure does not know it"
     return Host(
         id=host_id,
         kind="node" if place.host is None else "scale set" if isinstance(place.host, ScaleSet) else "VM",
         nodes=sorted(place.nodes),
-        read=known is not None,
+        read=identities is not None,
         problem=problem,
-        system_assigned=known.system_assigned if known is not None else None,
+        system_assigned=identities.system_assigned if identities is not None else None,
         attached=[
             AttachedIdentity(
                 resource_id=text,
@@ -146,8 +146,8 @@ def user_assigned_id(identity: AzureIdentity) -> str | None:
     """Return the resource id of an identity that is attached to hosts."""
     if identity.spec.type != IdentityType.USER_ASSIGNED:
         return None
-    known = parse_user_assigned(identity.spec.resource_id)
-    return known.text if known is not None else None
+    parsed = parse_user_assigned(identity.spec.resource_id)
+    return parsed.text if parsed is not None else None
 
 
 def names_of_cluster_identity(azure: AzureState | None) -> frozenset[str]:

@@ -129,7 +129,9 @@ def _headline(review: AccessReview) -> Iterator[str]:
         (summary.pods, "pod", "pods"),
         (summary.nodes, "node", "nodes"),
     )
-    cluster = ", ".join(UNKNOWN + " " + many if n is None else counted(n, one, many) for n, one, many in numbers)
+    cluster = ", ".join(
+        UNKNOWN + " " + plural if n is None else counted(n, singular, plural) for n, singular, plural in numbers
+    )
     with_ = UNKNOWN if summary.pods_with_identities is None else str(summary.pods_with_identities)
     by_host = UNKNOWN if summary.host_pods is None else str(summary.host_pods)
     undecided = f", undecided: {summary.undecided_pods}" if summary.undecided_pods else ""
@@ -193,14 +195,14 @@ def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[s
 def _hosts(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
     for host in review.hosts:
         strange = [identity.resource_id for identity in host.attached if identity.explained is Explained.NOTHING]
-        known = UNKNOWN + (f" ({host.problem})" if host.problem else "")
+        unknown = UNKNOWN + (f" ({host.problem})" if host.problem else "")
         yield (
             f"{host.kind} {_short(host.id)}",
             listed(host.nodes, most),
             listed(
                 (", ".join(identity.identities) or _short(identity.resource_id) for identity in host.attached), most
             ),
-            listed(map(_short, strange), most) if host.read else known,
+            listed(map(_short, strange), most) if host.read else unknown,
             UNKNOWN if host.system_assigned is None else "yes" if host.system_assigned else "no",
         )
 

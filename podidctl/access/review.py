@@ -68,10 +68,10 @@ class _Review(ClusterCase):
 
     @cached_property
     def node_names(self) -> list[str]:
-        known = {node.metadata.name for node in self.facts.nodes}
+        names = {node.metadata.name for node in self.facts.nodes}
         if "nodes" in self.facts.unread:
-            known |= {pod.spec.node_name for pod in self.live} - {""}
-        return sorted(known)
+            names |= {pod.spec.node_name for pod in self.live} - {""}
+        return sorted(names)
 
     @cached_property
     def node_of(self) -> dict[str, str]:
@@ -116,13 +116,13 @@ class _Review(ClusterCase):
     @cached_property
     def ways(self) -> dict[str, list[HostAccess]]:
         """Ways of each pod to the identities of its node, by pod."""
-        found = {}
+        by_pod = {}
         for pod in self.live:
             missing = self.nodes_without_nmi.get(pod.spec.node_name)
             reason = missing.reason if missing is not None and missing.reaches_imds else ""
             ways = host_access(pod, self.exempt(pod), nmi_missing=reason) if pod.spec.node_name else []
-            found["/".join(pod.key)] = ways
-        return found
+            by_pod["/".join(pod.key)] = ways
+        return by_pod
 
     @cached_property
     def targets(self) -> Targets:
@@ -166,13 +166,13 @@ class _Review(ClusterCase):
             accounts = {account_name(pod) for pod in self.live}
             actions = actions_of_accounts(self.permissions, self.targets, sorted(accounts))
         explained = self.facts.unread.keys().isdisjoint({"bindings", "identities"})
-        found = []
+        accesses = []
         for pod in self.live:
             name = "/".join(pod.key)
             ways, undecided = self.ways[name], undecided_access(pod) if pod.spec.node_name else []
             if not (ways or undecided or pod.binding_label or name in granted or pod.key in self.daemon_of):
                 continue
-            found.append(
+            accesses.append(
                 PodAccess(
                     namespace=pod.metadata.namespace,
                     name=pod.metadata.name,
@@ -190,7 +190,7 @@ class _Review(ClusterCase):
                     ),
                 )
             )
-        return sorted(found, key=lambda pod: pod.key)
+        return sorted(accesses, key=lambda pod: pod.key)
 
     @cached_property
     def nodes(self) -> list[NodeAccess]:
@@ -232,10 +232,10 @@ class _Review(ClusterCase):
         reaching: Counter[str] = Counter()
         for node in self.nodes:
             reaching[node.host] += len(node.host_pods)
-        found = []
+        identities = []
         for identity in self.facts.identities:
             name, spec = "/".join(identity.key), identity.spec
-            found.append(
+            identities.append(
                 Identity(
                     namespace=identity.metadata.namespace,
                     name=identity.metadata.name,
@@ -252,24 +252,24 @@ class _Review(ClusterCase):
                     host_pods=sum(reaching[host] for host in hosts[name]),
                 )
             )
-        return sorted(found, key=lambda identity: identity.key)
+        return sorted(identities, key=lambda identity: identity.key)
 
     @cached_property
     def bindings(self) -> list[Binding]:
         pods = Counter(grant.binding for grant in self.grants)
-        known = {identity.key for identity in self.facts.identities}
+        existing = {identity.key for identity in self.facts.identities}
         own = names_of_cluster_identity(self.facts.azure)
         critical = {identity.key for identity in self.facts.identities if is_cluster_identity(identity, own)}
         beyond = {binding.key: reason for binding, reason in self.binding_index.beyond()}
-        found = []
+        bindings = []
         for binding in self.facts.bindings:
             identity = (binding.metadata.namespace, binding.spec.azure_identity)
             problem = oversized(binding) or beyond.get(binding.key, "")
-            if not problem and identity not in known:
+            if not problem and identity not in existing:
                 problem = f"there is no AzureIdentity {'/'.join(identity)}"
             if "identities" in self.facts.unread:
                 problem = ""
-            found.append(
+            bindings.append(
                 Binding(
                     namespace=binding.metadata.namespace,
                     name=binding.metadata.name,
@@ -280,7 +280,7 @@ class _Review(ClusterCase):
                     critical=CRITICAL if identity in critical else "",
                 )
             )
-        return sorted(found, key=lambda binding: binding.key)
+        return sorted(bindings, key=lambda binding: binding.key)
 
     @cached_property
     def exceptions(self) -> list[PodException]:
@@ -310,12 +310,12 @@ class _Review(ClusterCase):
         azure_hosts = [host for host in self.hosts if host.kind != "node"]
         read = sum(host.read for host in azure_hosts)
         azure = self.facts.azure
-        asked = azure is not None
+        reads_azure = azure is not None
         return AccessReview(
             read_at=f"{self.facts.now:%Y-%m-%dT%H:%M:%SZ}",
             rules=self.rules(),
             cluster_identity=azure.own_identity if azure is not None else "",
-            azure="not read" if not asked else "read" if read == len(azure_hosts) else "partly read",
+            azure="not read" if not reads_azure else "read" if read == len(azure_hosts) else "partly read",
             unknown=list(unknown_parts(self, self.hosts)),
             summary=summarize(
                 self.facts,
@@ -324,7 +324,7 @@ class _Review(ClusterCase):
                 grants=self.grants,
                 hosts=self.hosts,
                 subjects=self.subjects if self.permissions is not None else None,
-                azure_complete=asked and read == len(azure_hosts),
+                azure_complete=reads_azure and read == len(azure_hosts),
             ),
             identities=self.identities,
             bindings=self.bindings,

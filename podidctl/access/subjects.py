@@ -83,7 +83,7 @@ OPEN_GROUPS: Final = frozenset({"system:authenticated", "system:unauthenticated"
 ANONYMOUS: Final = "system:anonymous"
 
 
-class _Found(NamedTuple):
+class _Permission(NamedTuple):
     action: Action
     namespace: str
     names: Names
@@ -101,7 +101,9 @@ class _Merged:
 
 def find_subjects(permissions: Permissions, targets: Targets) -> list[SubjectAccess]:
     """Return the subjects with at least one such permission, sorted."""
-    found = ((key, _rights(permissions.by_subject[key], targets)) for key in sorted(permissions.by_subject))
+    rights_of_subjects = (
+        (key, _rights(permissions.by_subject[key], targets)) for key in sorted(permissions.by_subject)
+    )
     return [
         SubjectAccess(
             kind=key.kind,
@@ -110,7 +112,7 @@ def find_subjects(permissions: Permissions, targets: Targets) -> list[SubjectAcc
             built_in=is_built_in(key),
             rights=rights,
         )
-        for key, rights in found
+        for key, rights in rights_of_subjects
         if rights
     ]
 
@@ -128,37 +130,45 @@ def actions_of_accounts(permissions: Permissions, targets: Targets, accounts: It
     of_subjects: dict[SubjectKey, set[Action]] = {}
 
     def actions(key: SubjectKey) -> set[Action]:
-        known = of_subjects.get(key)
-        if known is None:
+        subject_actions = of_subjects.get(key)
+        if subject_actions is None:
             rights = _rights(permissions.by_subject.get(key, ()), targets)
-            known = of_subjects[key] = {right.action for right in rights}
-        return known
+            subject_actions = of_subjects[key] = {right.action for right in rights}
+        return subject_actions
 
-    found = {}
+    by_account = {}
     for account in accounts:
         its = set().union(*(actions(key) for key in service_account(account)))
         if its:
-            found[account] = [action for action in Action if action in its]
-    return found
+            by_account[account] = [action for action in Action if action in its]
+    return by_account
 
 
 def _rights(bound: Sequence[BoundRule], targets: Targets) -> list[SubjectRight]:
     """Return the permissions that lead to identities, and those of ALWAYS_SHOWN. Those that differ only in the
     namespace become one.
     """
-    groups: defaultdict[tuple[object, ...], list[tuple[_Found, _Merged, Names]]] = defaultdict(list)
-    for found, how in _merged(bound).items():
+    groups: defaultdict[tuple[object, ...], list[tuple[_Permission, _Merged, Names]]] = defaultdict(list)
+    for permission, how in _merged(bound).items():
         verbs, resources = frozenset(how.verbs), frozenset(how.resources)
-        group = groups[found.action, found.names, found.on_nodes, not found.namespace, verbs, resources, how.wildcard]
-        reached = targets.of(found.action, found.namespace, found.names, on_nodes=found.on_nodes)
-        if reached or (found.action in ALWAYS_SHOWN and targets.only is None):
-            group.append((found, how, reached))
+        group = groups[
+            permission.action,
+            permission.names,
+            permission.on_nodes,
+            not permission.namespace,
+            verbs,
+            resources,
+            how.wildcard,
+        ]
+        reached = targets.of(permission.action, permission.namespace, permission.names, on_nodes=permission.on_nodes)
+        if reached or (permission.action in ALWAYS_SHOWN and targets.only is None):
+            group.append((permission, how, reached))
     rights = [
         SubjectRight(
             action=group[0][0].action,
             verbs=sorted(group[0][1].verbs),
             resources=sorted(group[0][1].resources),
-            namespaces=sorted({found.namespace for found, _, _ in group} - {""}),
+            namespaces=sorted({permission.namespace for permission, _, _ in group} - {""}),
             names=_shown_names(group[0][0].names),
             wildcard=group[0][1].wildcard,
             via=sorted(set().union(*(how.via for _, how, _ in group))),
@@ -177,8 +187,8 @@ def _shown_names(names: Names) -> list[str]:
     return [*heapq.nsmallest(NAMES_MAX, names), *([f"and {more} more"] if more > 0 else [])]
 
 
-def _merged(bound: Iterable[BoundRule]) -> dict[_Found, _Merged]:
-    merged: dict[_Found, _Merged] = {}
+def _merged(bound: Iterable[BoundRule]) -> dict[_Permission, _Merged]:
+    merged: dict[_Permission, _Merged] = {}
     for rule in bound:
         for check in CHECKS:
             _match(rule, check, merged)
@@ -192,15 +202,17 @@ def with_accounts(permissions: Permissions, targets: Targets, account_of: Mappin
     A chain of more than ROUNDS_MAX accounts is followed in part.
     """
     named = {f"{key.namespace}/{key.name}" for key in permissions.by_subject if key.kind == "ServiceAccount"}
-    found_of = {
+    permissions_of = {
         account: dict.fromkeys(
-            found for key in service_account(account) for found in _merged(permissions.by_subject.get(key, ()))
+            permission
+            for key in service_account(account)
+            for permission in _merged(permissions.by_subject.get(key, ()))
         )
         for account in sorted(named | set(account_of.values()))
     }
     for _ in range(ROUNDS_MAX):
         accounts = dict(targets.of_accounts.of_object)
-        for account, several in found_of.items():
+        for account, several in permissions_of.items():
             reached = (
                 targets.of(right.action, right.namespace, right.names, on_nodes=right.on_nodes) for right in several
             )
@@ -216,7 +228,7 @@ def with_accounts(permissions: Permissions, targets: Targets, account_of: Mappin
     return targets
 
 
-def _match(bound: BoundRule, check: Check, merged: dict[_Found, _Merged]) -> None:
+def _match(bound: BoundRule, check: Check, merged: dict[_Permission, _Merged]) -> None:
     """Add the part of *check* that the rule allows to *merged*."""
     rule, names = bound.rule, bound.names
     some_name = rule.resource_names[0] if rule.resource_names else ""
@@ -228,7 +240,7 @@ def _match(bound: BoundRule, check: Check, merged: dict[_Found, _Merged]) -> Non
             name = "" if verb == "create" and "/" not in resource else some_name
             if not matches(rule, Request(verb, check.group, resource, name=name)):
                 continue
-            key = _Found(check.action, bound.namespace, names, bool(names) and resource == NODES)
+            key = _Permission(check.action, bound.namespace, names, bool(names) and resource == NODES)
             entry = merged.setdefault(key, _Merged(set(), set(), set()))
             entry.verbs.add(verb)
             entry.resources.add(f"{resource}.{check.group}" if check.group else resource)

@@ -66,8 +66,8 @@ class Targets:
         """Return the identities that *action* leads to in *namespace* (all if empty) on *names* (all if empty), which
         with *on_nodes* are the names of nodes.
         """
-        found = self._of_nodes(names) if on_nodes else self._all_of(action, namespace, names)
-        return found if self.only is None else found & self.only
+        identities = self._of_nodes(names) if on_nodes else self._all_of(action, namespace, names)
+        return identities if self.only is None else identities & self.only
 
     def _of_nodes(self, names: Names) -> Names:
         return _union(self.of_nodes[node] for node in self.of_nodes.keys() & names)
@@ -76,28 +76,30 @@ class Targets:
         match action:
             case Action.PODS | Action.WORKLOADS:
                 # The author of a pod chooses its label, its service account and the Secrets that it mounts.
-                found = self.offered(namespace) | self.of_accounts.within(namespace) | self.of_secrets.within(namespace)
+                identities = (
+                    self.offered(namespace) | self.of_accounts.within(namespace) | self.of_secrets.within(namespace)
+                )
             case Action.LABELS:
                 # A change of the image, or of the address in the status, uses the pod's own identities.
-                found = self.offered(namespace) | self.of_pods.within(namespace, names)
+                identities = self.offered(namespace) | self.of_pods.within(namespace, names)
             case Action.EXEC:
-                found = self.of_pods.within(namespace, names)
+                identities = self.of_pods.within(namespace, names)
             case Action.TOKENS:
-                found = self.of_accounts.within(namespace, names)
+                identities = self.of_accounts.within(namespace, names)
             case Action.IMPERSONATE if namespace:
                 # Of all that can be impersonated only service accounts are namespaced.
-                found = self.of_accounts.within(namespace, names)
+                identities = self.of_accounts.within(namespace, names)
             case Action.SECRETS:
-                found = self.of_secrets.within(namespace, names)
+                identities = self.of_secrets.within(namespace, names)
             case Action.BINDINGS:
-                found = _within(self.identities, namespace)
+                identities = _within(self.identities, namespace)
             case Action.ROLES if namespace:
-                found = _within(self.identities, namespace) | self.offered(namespace)
-                found |= self.of_pods.within(namespace) | self.of_accounts.within(namespace)
-                found |= self.of_secrets.within(namespace)
+                identities = _within(self.identities, namespace) | self.offered(namespace)
+                identities |= self.of_pods.within(namespace) | self.of_accounts.within(namespace)
+                identities |= self.of_secrets.within(namespace)
             case _:
-                found = self.identities
-        return found
+                identities = self.identities
+        return identities
 
 
 def _within(names: Names, namespace: str) -> Names:

@@ -201,12 +201,12 @@ def _identity(case: PodCase, candidate: Candidate) -> Finding:
         namesakes = sorted(
             identity.metadata.namespace for identity in case.facts.identities if identity.metadata.name == name
         )
-        found = f"; one of that name exists in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
+        hint = f"; one of that name exists in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
         then = (
             f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "
             f"{'/'.join(binding.key)}; a binding finds only identities of its own namespace"
         )
-        return Finding("identity", Level.PROBLEM, f"this AzureIdentity does not exist{found}", then, about=about)
+        return Finding("identity", Level.PROBLEM, f"this AzureIdentity does not exist{hint}", then, about=about)
     deleting = identity.metadata.deletion_timestamp is not None
     if deleting and case.managed:
         return Finding(
@@ -282,7 +282,7 @@ def _principals(objects: Facts, rules: Sequence[NmiConfiguration]) -> Iterator[F
                 replace(configuration.settings, federated_identities=True), identity, MANAGEMENT_RESOURCE
             )
             if isinstance(refusal, Refusal):
-                pods = sum(labels[one] for one in selectors[identity.key])
+                pods = sum(labels[selector] for selector in selectors[identity.key])
                 message = f"AzureIdentity {'/'.join(identity.key)} ({counted(pods, 'pod')}): {refusal.sentence}"
                 then = "; ".join(filter(None, (refusal.detail, unknown_cloud_note(configuration, identity))))
                 yield Finding("unusable", Level.PROBLEM if pods else Level.WARNING, message, then)

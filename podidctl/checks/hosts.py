@@ -62,8 +62,10 @@ def _intended_identities(case: PodCase) -> list[AzureIdentity]:
 
 def _required_identity_ids(case: PodCase) -> dict[str, UserAssignedIdentity]:
     """Return the identities that must be attached to the node's host, by key."""
-    found = (identity for identity in _intended_identities(case) if identity.spec.type == IdentityType.USER_ASSIGNED)
-    ids = (parse_user_assigned(identity.spec.resource_id) for identity in found)
+    user_assigned = (
+        identity for identity in _intended_identities(case) if identity.spec.type == IdentityType.USER_ASSIGNED
+    )
+    ids = (parse_user_assigned(identity.spec.resource_id) for identity in user_assigned)
     return {parsed.key: parsed for parsed in ids if parsed is not None}
 
 
@@ -132,7 +134,7 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
     if objects.azure is None:
         return
     answers = objects.azure.answers
-    known = [answer for answer in answers.values() if isinstance(answer, HostIdentities)]
+    responses = [answer for answer in answers.values() if isinstance(answer, HostIdentities)]
     failed = [key.rpartition("/")[2] for key, answer in answers.items() if isinstance(answer, AzureError)]
     compared = faults = 0
     for identity in by_turns(objects.identities, lambda identity: identity.metadata.namespace):
@@ -140,7 +142,7 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
         if identity.spec.type != IdentityType.USER_ASSIGNED or parsed is None:
             continue
         attached = next(
-            (identities.attached[parsed.key] for identities in known if parsed.key in identities.attached), None
+            (identities.attached[parsed.key] for identities in responses if parsed.key in identities.attached), None
         )
         compared += attached is not None
         if reason := mismatch(identity, attached):

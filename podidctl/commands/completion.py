@@ -69,8 +69,8 @@ class ClusterNames:
         return complete(ctx, incomplete) if complete is not None else []
 
     def _cluster_scoped(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
-        found = self._ask(ctx, kind.path())
-        return sorted(metadata.name for metadata in found if metadata.name.startswith(incomplete))
+        objects = self._ask(ctx, kind.path())
+        return sorted(metadata.name for metadata in objects if metadata.name.startswith(incomplete))
 
     def _namespaced(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
         namespace = str(ctx.params.get("namespace") or "")
@@ -78,8 +78,8 @@ class ClusterNames:
         within = namespace or (before if slash else "")
         if within and not NAME_PATTERN.fullmatch(within):
             return []
-        found = self._ask(ctx, kind.path(within))
-        names = (metadata.name if namespace else f"{metadata.namespace}/{metadata.name}" for metadata in found)
+        objects = self._ask(ctx, kind.path(within))
+        names = (metadata.name if namespace else f"{metadata.namespace}/{metadata.name}" for metadata in objects)
         return sorted(name for name in names if name.startswith(incomplete))
 
     def _ask(self, ctx: typer.Context, path: str) -> Iterable[_Meta]:

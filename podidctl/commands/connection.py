@@ -57,13 +57,13 @@ def home_directory() -> Path:
 
 
 @asynccontextmanager
-async def connect(found: Settings, *, advice: Callable[[ApiError], str] = api_error_advice) -> AsyncIterator[Client]:
-    """Connect to the API server of *found*. An AccessError or ApiError raised in the context becomes a StartError.
+async def connect(settings: Settings, *, advice: Callable[[ApiError], str] = api_error_advice) -> AsyncIterator[Client]:
+    """Connect to the API server of *settings*. An AccessError or ApiError raised in the context becomes a StartError.
 
     *advice* returns the message for an ApiError.
     """
     try:
-        cluster = await access.find(found.kubeconfig, found.cluster_environment)
+        cluster = await access.find(settings.kubeconfig, settings.cluster_environment)
         async with Client(cluster, user_agent=f"podidctl/{VERSION}") as client:
             yield client
     except AccessError as error:

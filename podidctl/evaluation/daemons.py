@@ -71,8 +71,8 @@ def missing_nmi(node: PlacedNode, nmi: Sequence[Daemon]) -> MissingNmi:
         return MissingNmi(f"NMI's pod {waiting.name} is not scheduled to it: {waiting.unscheduled_reason}", then)
     sets = {(daemon.metadata.namespace, daemon.daemon_set): daemon for daemon in nmi if daemon.daemon_set}
     obstacles = [(daemon, list(_obstacles(node, daemon))) for daemon in sets.values()]
-    for daemon, found in obstacles:
-        if not found:
+    for daemon, reasons in obstacles:
+        if not reasons:
             return _admitted(node, daemon)
     return obstacles[0][1][0] if obstacles else _unknown(node)
 
@@ -179,14 +179,14 @@ def exemption_reasons(
 
     A node whose NMI flags are not known uses the flags of the first known NMI, or else the defaults.
     """
-    known = {settings.node_name: exemptions_of(settings) for settings in nmis}
-    usual = next(iter(known.values()), Exemptions())
+    by_node = {settings.node_name: exemptions_of(settings) for settings in nmis}
+    usual = next(iter(by_node.values()), Exemptions())
     by_namespace: defaultdict[str, list[AzurePodIdentityException]] = defaultdict(list)
     for exception in exceptions:
         by_namespace[exception.metadata.namespace].append(exception)
 
     def exemption_reason(pod: Pod) -> str:
-        rules = known.get(pod.spec.node_name, usual)
+        rules = by_node.get(pod.spec.node_name, usual)
         return rules.reason_given(pod, by_namespace.get(pod.metadata.namespace, ()))
 
     return exemption_reason

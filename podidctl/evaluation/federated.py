@@ -44,7 +44,7 @@ def proxied_identities(settings: Settings, identities: Iterable[AzureIdentity]) 
     """Return the federated ones of *identities* whose tokens NMI gets from the token proxy, by the permission's
     resource.
     """
-    found: dict[str, list[AzureIdentity]] = {}
+    by_resource: dict[str, list[AzureIdentity]] = {}
     for identity in identities:
         if identity.spec.type != IdentityType.FEDERATED:
             continue
@@ -54,8 +54,8 @@ def proxied_identities(settings: Settings, identities: Iterable[AzureIdentity]) 
             continue
         resource = permission_resource(identity.spec.client_id)
         if exchange is Exchange.IDENTITY_BINDINGS and resource:
-            found.setdefault(resource, []).append(identity)
-    return found
+            by_resource.setdefault(resource, []).append(identity)
+    return by_resource
 
 
 class Permission(NamedTuple):

@@ -110,7 +110,9 @@ def secret_namespaces(facts: Facts) -> dict[str, list[str]]:
     existing = {identity.metadata.namespace for identity in facts.identities}
     needed: dict[str, set[str]] = {}
     for daemon in readable(facts.nmi):
-        cross = any(one.settings.allow_cross_namespace_secrets for one in readable_configurations([daemon]))
+        cross = any(
+            configuration.settings.allow_cross_namespace_secrets for configuration in readable_configurations([daemon])
+        )
         own = namespaces_of(facts.identities, cross_namespace=cross)
         needed.setdefault(service_account_of(daemon), set()).update(own)
     # With --allow-cross-namespace-secrets an AzureIdentity may name any text as the namespace of its Secret.
@@ -174,13 +176,13 @@ def binding_uses(pairs: Sequence[tuple[Pod, AzureIdentity]], nmi: Sequence[Daemo
         for client_id, its in proxied_identities(node_settings, identities).items():
             for identity in its:
                 clients[identity.key].add(client_id)
-    found = {
+    uses = {
         BindingUse(account_name(pod), client_id)
         for pod, identity in pairs
         if pod.spec.service_account_name
         for client_id in clients.get(identity.key, ())
     }
-    return sorted(found)
+    return sorted(uses)
 
 
 class FederatedNeeds(NamedTuple):
@@ -202,7 +204,7 @@ def federated_needs(facts: Facts) -> FederatedNeeds:
     accounts = {
         service_account_of(daemon)
         for daemon in nmi
-        if any(one.settings.federated_identities for one in readable_configurations([daemon]))
+        if any(configuration.settings.federated_identities for configuration in readable_configurations([daemon]))
     }
     checked = by_turns(names, namespace_of)[:ACCOUNTS_MAX]
     uses = by_turns(binding_uses(pairs, nmi), lambda use: use.namespace)
@@ -243,10 +245,10 @@ def review_resources(settings: Sequence[Settings], identities: Iterable[AzureIde
         (node_settings.federated_exchange, node_settings.federated_exchange_annotation): node_settings
         for node_settings in using
     }
-    found = {
+    resources = {
         resource: None for node_settings in kinds.values() for resource in proxied_identities(node_settings, in_turn)
     }
-    return [ALL_IDENTITIES, *(resource for resource in found if resource != ALL_IDENTITIES)]
+    return [ALL_IDENTITIES, *(resource for resource in resources if resource != ALL_IDENTITIES)]
 
 
 def bound_uses(rbac: Rbac, accounts: Iterable[DaemonAccount]) -> Iterator[DaemonUse]:

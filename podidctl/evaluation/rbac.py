@@ -58,7 +58,7 @@ class Permissions:
         self._aggregated: dict[str, tuple[PolicyRule, ...]] = {}
         self._names: dict[int, frozenset[str]] = {}
         """By the id of a rule, which `_roles` or `_cluster_roles` keeps."""
-        found: defaultdict[SubjectKey, list[BoundRule]] = defaultdict(list)
+        by_subject: defaultdict[SubjectKey, list[BoundRule]] = defaultdict(list)
         for kind, bindings in (
             ("ClusterRoleBinding", rbac.cluster_role_bindings),
             ("RoleBinding", rbac.role_bindings),
@@ -67,8 +67,8 @@ class Permissions:
                 rules = list(self._bound_rules(kind, binding))
                 for subject in binding.subjects or ():
                     if rules and (key := _key(subject, binding.metadata.namespace)) is not None:
-                        found[key] += rules
-        self.by_subject: Mapping[SubjectKey, Sequence[BoundRule]] = found
+                        by_subject[key] += rules
+        self.by_subject: Mapping[SubjectKey, Sequence[BoundRule]] = by_subject
 
     def allows(self, subjects: Iterable[SubjectKey], request: Request) -> bool:
         """Return whether a client that is all of *subjects* (a user and its groups) may make the request."""
@@ -91,16 +91,16 @@ class Permissions:
         return (BoundRule(rule, namespace, via, self._names_of(rule), binding.metadata.name) for rule in rules)
 
     def _names_of(self, rule: PolicyRule) -> frozenset[str]:
-        known = self._names.get(id(rule))
-        if known is None:
-            known = self._names[id(rule)] = frozenset(rule.resource_names or ())
-        return known
+        names = self._names.get(id(rule))
+        if names is None:
+            names = self._names[id(rule)] = frozenset(rule.resource_names or ())
+        return names
 
     def _rules_of(self, name: str) -> tuple[PolicyRule, ...]:
         """Return the rules of a ClusterRole, with those of the ClusterRoles that it aggregates."""
-        known = self._aggregated.get(name)
-        if known is not None:
-            return known
+        aggregated = self._aggregated.get(name)
+        if aggregated is not None:
+            return aggregated
         role = self._cluster_roles.get(name)
         if role is None:
             return ()

@@ -127,9 +127,9 @@ def log_time(at: str, now: datetime) -> datetime | None:
     """Return the time of a log line, which has no year: the latest one that is at most a day after *now*."""
     for year in (now.year + 1, now.year, now.year - 1):
         try:
-            found = datetime.strptime(f"{year}-{at}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+            time = datetime.strptime(f"{year}-{at}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
         except ValueError:
             continue
-        if found <= now + timedelta(days=1):
-            return found
+        if time <= now + timedelta(days=1):
+            return time
     return None

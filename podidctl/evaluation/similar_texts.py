@@ -42,17 +42,17 @@ def _folded(text: str) -> str:
     return text.strip().lower()
 
 
-def _is_numbered(one: str, other: str) -> bool:
-    return _DIGITS.sub("0", one) == _DIGITS.sub("0", other)
+def _is_numbered(first: str, second: str) -> bool:
+    return _DIGITS.sub("0", first) == _DIGITS.sub("0", second)
 
 
-def _distance(one: str, other: str) -> int:
+def _distance(first: str, second: str) -> int:
     """Return the number of inserted, missing, replaced or exchanged characters."""
-    before, row = [0] * (len(other) + 1), list(range(len(other) + 1))
-    for at, letter in enumerate(one, start=1):
+    before, row = [0] * (len(second) + 1), list(range(len(second) + 1))
+    for at, letter in enumerate(first, start=1):
         last, before, row = before, row, [at]
-        for number, there in enumerate(other, start=1):
+        for number, there in enumerate(second, start=1):
             cost = min(before[number] + 1, row[number - 1] + 1, before[number - 1] + (letter != there))
-            exchanged = at > 1 and number > 1 and letter == other[number - 2] and one[at - 2] == there
+            exchanged = at > 1 and number > 1 and letter == second[number - 2] and first[at - 2] == there
             row.append(min(cost, last[number - 2] + 1) if exchanged else cost)
     return row[-1]

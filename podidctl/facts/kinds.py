@@ -86,10 +86,10 @@ DATED_PODS: Final = Kind("Pod", "pods", DatedPod)
 def parse_time(spelled: str | None) -> datetime | None:
     """Return the time that the API server wrote, or None for other text."""
     try:
-        found = datetime.fromisoformat(spelled or "")
+        time = datetime.fromisoformat(spelled or "")
     except ValueError:
         return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 class FieldRef(Wire, frozen=True):
@@ -249,12 +249,12 @@ class Daemon(Resource, frozen=True):
     @property
     def unscheduled_reason(self) -> str:
         """Return why the pod has no node, as the scheduler reports it."""
-        found = (
+        messages = (
             condition.message
             for condition in self.status.conditions
             if condition.type == "PodScheduled" and condition.message
         )
-        return next(found, None) or "the scheduler has not reported a reason"
+        return next(messages, None) or "the scheduler has not reported a reason"
 
     @property
     def not_ready_reason(self) -> str:

@@ -28,29 +28,29 @@ def parse_decisions(log: str, pod: str, uid: str) -> tuple[LoggedDecision, ...]:
     A summary of repeats has no uid. If its decision is not in the log any more, the summary is matched by the pod's
     name alone.
     """
-    found: dict[tuple[str, ...], LoggedDecision] = {}
+    logged: dict[tuple[str, ...], LoggedDecision] = {}
     for at, fields in _lines(log):
         if fields.get("pod") != pod:
             continue
         if "uid" not in fields:
-            _repeat(found, at, fields)
+            _repeat(logged, at, fields)
         elif fields["uid"] == uid:
-            _add(found, at, fields)
-    return _latest(found)
+            _add(logged, at, fields)
+    return _latest(logged)
 
 
 def decisions_by_pod(log: str) -> dict[tuple[str, str], tuple[LoggedDecision, ...]]:
     """Return the latest decisions about each pod (namespace/name, uid) in the log, latest first."""
-    found: dict[tuple[str, str], dict[tuple[str, ...], LoggedDecision]] = {}
+    logged_by_pod: dict[tuple[str, str], dict[tuple[str, ...], LoggedDecision]] = {}
     uids: dict[str, str] = {}
     for at, fields in _lines(log):
         pod = str(fields.get("pod", ""))
         if "uid" in fields:
             uids[pod] = str(fields["uid"])
-            _add(found.setdefault((pod, uids[pod]), {}), at, fields)
+            _add(logged_by_pod.setdefault((pod, uids[pod]), {}), at, fields)
         elif pod in uids:
-            _repeat(found[pod, uids[pod]], at, fields)
-    return {key: _latest(logged) for key, logged in found.items()}
+            _repeat(logged_by_pod[pod, uids[pod]], at, fields)
+    return {key: _latest(logged) for key, logged in logged_by_pod.items()}
 
 
 def logged_peers(log: str, client_request: str) -> tuple[str, ...]:
@@ -60,15 +60,15 @@ def logged_peers(log: str, client_request: str) -> tuple[str, ...]:
     )
 
 
-def _add(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
-    one = msgspec.structs.replace(_decision(at, fields), decided_at=at)
-    key = (one.outcome, one.identity, one.resource, one.error)
-    found.pop(key, None)
-    found[key] = one
+def _add(logged: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
+    decision = msgspec.structs.replace(_decision(at, fields), decided_at=at)
+    key = (decision.outcome, decision.identity, decision.resource, decision.error)
+    logged.pop(key, None)
+    logged[key] = decision
 
 
-def _latest(found: dict[tuple[str, ...], LoggedDecision]) -> tuple[LoggedDecision, ...]:
-    return tuple(reversed(list(found.values())[-DECISIONS_MAX:]))
+def _latest(logged: dict[tuple[str, ...], LoggedDecision]) -> tuple[LoggedDecision, ...]:
+    return tuple(reversed(list(logged.values())[-DECISIONS_MAX:]))
 
 
 def _decision(at: str, fields: dict[str, Any]) -> LoggedDecision:
@@ -83,16 +83,16 @@ def _decision(at: str, fields: dict[str, Any]) -> LoggedDecision:
     )
 
 
-def _repeat(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
+def _repeat(logged: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
     """Add the count of a summary to the latest decision that it can refer to."""
     summary = _decision(at, fields)
     count = fields.get("count")
-    for key, one in reversed(found.items()):
-        if (one.outcome, one.identity) == (summary.outcome, summary.identity) and isinstance(count, int):
-            found[key] = msgspec.structs.replace(found.pop(key), at=at, repeats=one.repeats + count)
+    for key, decision in reversed(logged.items()):
+        if (decision.outcome, decision.identity) == (summary.outcome, summary.identity) and isinstance(count, int):
+            logged[key] = msgspec.structs.replace(logged.pop(key), at=at, repeats=decision.repeats + count)
             return
     if isinstance(count, int):
-        found[summary.outcome, summary.identity, "", ""] = msgspec.structs.replace(summary, repeats=count)
+        logged[summary.outcome, summary.identity, "", ""] = msgspec.structs.replace(summary, repeats=count)
 
 
 def _lines(log: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -25,41 +25,41 @@ _VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 T = TypeVar("T")
 
 
-def genuine_nmi(found: Sequence[Daemon]) -> Sequence[Daemon]:
+def genuine_nmi(labelled: Sequence[Daemon]) -> Sequence[Daemon]:
     """Return the pods of NMI among those with its label: the ones that a DaemonSet runs in the node's network or with
     files of the node, else all of that kind, else all. A tenant can label a pod like NMI.
     """
-    of_node = [daemon for daemon in found if daemon.is_part_of_node]
-    return [daemon for daemon in of_node if daemon.looks_like_nmi] or of_node or found
+    of_node = [daemon for daemon in labelled if daemon.is_part_of_node]
+    return [daemon for daemon in of_node if daemon.looks_like_nmi] or of_node or labelled
 
 
-def genuine_mic(found: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[Daemon]:
+def genuine_mic(labelled: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[Daemon]:
     """Return the pods of MIC among those with its label: the ones in a namespace of *nmi*, else the ones in the
     namespace that *nmi* has as --MICNamespace, else all. A tenant can label a pod like MIC.
     """
     namespaces = {daemon.metadata.namespace for daemon in nmi}
-    if genuine := [daemon for daemon in found if daemon.metadata.namespace in namespaces]:
+    if genuine := [daemon for daemon in labelled if daemon.metadata.namespace in namespaces]:
         return genuine
-    namespaces = mic_namespaces(nmi) if found else set()
-    return [daemon for daemon in found if daemon.metadata.namespace in namespaces] or found
+    namespaces = mic_namespaces(nmi) if labelled else set()
+    return [daemon for daemon in labelled if daemon.metadata.namespace in namespaces] or labelled
 
 
 def mic_namespaces(nmi: Iterable[Daemon]) -> set[str]:
     """Return the values of --MICNamespace of the NMIs whose flags can be read."""
-    found = set()
+    namespaces = set()
     for daemon in nmi:
         try:
-            found.add(nmi_settings(daemon).mic_namespace)
+            namespaces.add(nmi_settings(daemon).mic_namespace)
         except UsageError:
             continue
-    return found
+    return namespaces
 
 
 def flags_of(daemon: Daemon, program: str) -> list[str]:
     """Return the command line of *program* in its pod, with `$(NAME)` expanded as the kubelet does."""
     container, values = daemon.container(program), environment_of(daemon, program)
     words = _arguments_after(program, [*container.command, *container.args]) if container is not None else []
-    return [_VARIABLE.sub(lambda found: values.get(found[1], found[0]), word) for word in words]
+    return [_VARIABLE.sub(lambda match: values.get(match[1], match[0]), word) for word in words]
 
 
 def _arguments_after(program: str, words: list[str]) -> list[str]:
@@ -79,7 +79,7 @@ def reject_help(given: list[str]) -> list[str]:
 
 def environment_of(daemon: Daemon, program: str) -> dict[str, str]:
     """Return the environment as far as the pod's manifest states it."""
-    container, found = daemon.container(program), dict[str, str]()
+    container, environment = daemon.container(program), dict[str, str]()
     fields = {
         "spec.nodeName": daemon.spec.node_name,
         "metadata.name": daemon.metadata.name,
@@ -87,8 +87,8 @@ def environment_of(daemon: Daemon, program: str) -> dict[str, str]:
     }
     for variable in container.env if container is not None else ():
         field = variable.value_from.field_ref.field_path if variable.value_from is not None else ""
-        found[variable.name] = fields.get(field, variable.value)
-    return found
+        environment[variable.name] = fields.get(field, variable.value)
+    return environment
 
 
 def _command_line(daemon: Daemon, program: str) -> tuple[list[str], dict[str, str]]:
@@ -173,17 +173,17 @@ def readable_configurations(nmi: Sequence[Daemon]) -> list[NmiConfiguration]:
     """Return the configurations of the NMIs whose flags can be read. The check of flags reports the others."""
     # Parsing takes milliseconds, and a cluster has hundreds of NMIs with the same command line.
     parsed: dict[bytes, list[NmiConfiguration]] = {}
-    found = []
+    configurations = []
     for daemon in nmi:
         if not (node := daemon.spec.node_name):
             continue
         command_line = msgspec.json.encode((daemon.metadata.namespace, daemon.spec.containers))
         if command_line not in parsed:
             parsed[command_line] = read_settings([daemon], _nmi_configuration)[0]
-        for one in parsed[command_line]:
-            settings = msgspec.structs.replace(one.settings, node_name=node)
-            found.append(replace(one, settings=settings, source=f"the flags of pod {daemon.name}"))
-    return found
+        for configuration in parsed[command_line]:
+            settings = msgspec.structs.replace(configuration.settings, node_name=node)
+            configurations.append(replace(configuration, settings=settings, source=f"the flags of pod {daemon.name}"))
+    return configurations
 
 
 def readable_mic_settings(mic: Sequence[Daemon]) -> list[MicSettings]:

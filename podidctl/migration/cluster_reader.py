@@ -60,7 +60,7 @@ async def read_installation(client: Client) -> tuple[Installation, list[Installe
     settings = mic_settings(programs) or Settings(namespace="default")
     record, record_at = await _upgrade_record(client, settings, unread)
     lock_at = f"{settings.lease_namespace}/{settings.lease_name}"
-    found = Installation(
+    installation = Installation(
         documents=documents,
         pods=pods,
         dropped=[kind.name for kind in kinds_that_drop_old_names(await _openapi(client))],
@@ -70,7 +70,7 @@ async def read_installation(client: Client) -> tuple[Installation, list[Installe
         lock_at=lock_at,
         unread=unread,
     )
-    return found, programs
+    return installation, programs
 
 
 async def read_workload_state(client: Client, *, force_namespaced: bool) -> WorkloadState:
@@ -95,8 +95,8 @@ async def read_issuer(client: Client) -> str:
         document = msgspec.json.decode(answer)
     except (ApiError, msgspec.DecodeError):
         return ""
-    found = document.get("issuer") if isinstance(document, dict) else ""
-    return found if isinstance(found, str) else ""
+    issuer = document.get("issuer") if isinstance(document, dict) else ""
+    return issuer if isinstance(issuer, str) else ""
 
 
 async def list_if_served(client: Client, kind: Kind[R]) -> list[R]:
@@ -106,18 +106,18 @@ async def list_if_served(client: Client, kind: Kind[R]) -> list[R]:
 
 async def _stored_objects(client: Client, kind: Kind[Any]) -> list[dict[str, Any]]:
     """Return the objects as stored. Content that is nested too deep is omitted; MIC reads no more than this."""
-    found: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
     async for page in client.pages(kind):
         if page.first:
-            found = []
-        found += [_unreadable(skipped.meta) for skipped in page.skipped]
+            objects = []
+        objects += [_unreadable(skipped.meta) for skipped in page.skipped]
         for raw in page.items:
             try:
                 # Objects in a list lack the fields that the list states once.
-                found.append({"apiVersion": kind.api_version, "kind": kind.name} | msgspec.json.decode(raw))
+                objects.append({"apiVersion": kind.api_version, "kind": kind.name} | msgspec.json.decode(raw))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                found.append(_unreadable(decode_meta(raw)))
-    return found
+                objects.append(_unreadable(decode_meta(raw)))
+    return objects
 
 
 def _unreadable(meta: BareMeta) -> dict[str, Any]:
@@ -125,20 +125,20 @@ def _unreadable(meta: BareMeta) -> dict[str, Any]:
 
 
 async def _programs(client: Client, unread: dict[str, str]) -> list[InstalledProgram]:
-    found: list[InstalledProgram] = []
+    programs: list[InstalledProgram] = []
     for kind in (DAEMON_SETS, DEPLOYMENTS):
         try:
             workloads: Sequence[WorkloadObject] = await client.list(kind)
         except (Forbidden, NotFound) as error:
             unread[kind.plural] = error.message
             continue
-        found += [
+        programs += [
             program
             for workload in workloads
             for container in workload.spec.template.spec.containers
             if (program := _program(kind, workload, container)) is not None
         ]
-    return found
+    return programs
 
 
 def _program(kind: Kind[Any], workload: WorkloadObject, container: DaemonContainer) -> InstalledProgram | None:

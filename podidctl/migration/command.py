@@ -94,15 +94,17 @@ def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
         """
         if in_place and (not files or STDIN in files):
             raise typer.BadParameter("--in-place requires -f with files or directories")
-        found = _of_values(values)
+        differences = _of_values(values)
         if files:
-            found += _of_files(files, output, in_place=in_place)
+            differences += _of_files(files, output, in_place=in_place)
         elif values is None:
-            found += asyncio.run(_of_cluster(context.settings(kubeconfig=kubeconfig)))
+            differences += asyncio.run(_of_cluster(context.settings(kubeconfig=kubeconfig)))
         rewrote = bool(files) and output is Output.YAML
-        print_differences(found, Output.TABLE if rewrote else output, console(stderr=rewrote))
+        print_differences(differences, Output.TABLE if rewrote else output, console(stderr=rewrote))
         raise typer.Exit(
-            SOMETHING_TO_DO if any(difference.level is not DifferenceLevel.NO_ACTION for difference in found) else 0
+            SOMETHING_TO_DO
+            if any(difference.level is not DifferenceLevel.NO_ACTION for difference in differences)
+            else 0
         )
 
 
@@ -132,10 +134,10 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
         these are sufficient, 3 if manual steps remain, and 1 if the state could not be read.
         """
         settings = context.settings(kubeconfig=kubeconfig)
-        made, known = asyncio.run(_plan(settings, issuer, namespace, force_namespaced=force_namespaced))
-        if output in {WorkloadIdentityOutput.AZ, WorkloadIdentityOutput.JSON} and not known:
+        made, used_issuer = asyncio.run(_plan(settings, issuer, namespace, force_namespaced=force_namespaced))
+        if output in {WorkloadIdentityOutput.AZ, WorkloadIdentityOutput.JSON} and not used_issuer:
             raise StartError(NO_ISSUER)
-        _print_workload_identity(made, known, audience, output)
+        _print_workload_identity(made, used_issuer, audience, output)
         raise typer.Exit(SOMETHING_TO_DO if made.by_hand else 0)
 
 
@@ -161,13 +163,13 @@ async def _plan(
     """Return the plan, and the issuer if it is known."""
     async with cluster_reader.connect(settings) as client:
         situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
-        known = issuer or await cluster_reader.read_issuer(client)
-    if not known.isprintable():
-        raise StartError(f"the issuer {known!a} is not an address: pass --issuer")
+        used_issuer = issuer or await cluster_reader.read_issuer(client)
+    if not used_issuer.isprintable():
+        raise StartError(f"the issuer {used_issuer!a} is not an address: pass --issuer")
     made = plan_workload_identity(situation, namespace=namespace)
-    if known and not is_public(known):
-        made = replace(made, by_hand=[unreachable_issuer(known), *made.by_hand])
-    return made, known
+    if used_issuer and not is_public(used_issuer):
+        made = replace(made, by_hand=[unreachable_issuer(used_issuer), *made.by_hand])
+    return made, used_issuer
 
 
 def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Difference]:
@@ -225,6 +227,6 @@ def _of_values(values: Path | None) -> list[Difference]:
 
 async def _of_cluster(settings: Settings) -> list[Difference]:
     async with cluster_reader.connect(settings) as client:
-        found, programs = await cluster_reader.read_installation(client)
-    every = [*find_differences(found), *check_programs(programs)]
+        installation, programs = await cluster_reader.read_installation(client)
+    every = [*find_differences(installation), *check_programs(programs)]
     return sorted(every, key=lambda difference: list(DifferenceLevel).index(difference.level))

@@ -94,26 +94,26 @@ Identities = Mapping[tuple[str, str], AzureIdentity]
 """The readable identities by namespace and name."""
 
 
-def find_differences(found: Installation) -> list[Difference]:
+def find_differences(installation: Installation) -> list[Difference]:
     """Return all differences, those that need a correction first."""
     unreadable: list[Difference] = []
-    identities = {identity.key: identity for identity in _decoded(IDENTITIES, found.documents, unreadable)}
-    bindings: Sequence[AzureIdentityBinding] = _decoded(BINDINGS, found.documents, unreadable)
-    exceptions = _decoded(EXCEPTIONS, found.documents, unreadable)
+    identities = {identity.key: identity for identity in _decoded(IDENTITIES, installation.documents, unreadable)}
+    bindings: Sequence[AzureIdentityBinding] = _decoded(BINDINGS, installation.documents, unreadable)
+    exceptions = _decoded(EXCEPTIONS, installation.documents, unreadable)
     every = [
         *unreadable,
         *(
             review(what, f"could not be read: {reason}", "check its content manually")
-            for what, reason in found.unread.items()
+            for what, reason in installation.unread.items()
         ),
-        *_spellings(found),
+        *_spellings(installation),
         *_identities(identities),
         *_bindings(bindings, identities),
         *_ambiguous_identities(bindings, identities),
         *_client_ids(identities),
         *_exceptions(exceptions),
-        *_pods(found.pods, bindings),
-        *_lock(found),
+        *_pods(installation.pods, bindings),
+        *_lock(installation),
     ]
     return sorted(every, key=lambda difference: list(DifferenceLevel).index(difference.level))
 
@@ -140,14 +140,14 @@ def _decoded(kind: Kind[Any], documents: Mapping[str, Sequence[Document]], unrea
     return objects
 
 
-def _spellings(found: Installation) -> Iterator[Difference]:
+def _spellings(installation: Installation) -> Iterator[Difference]:
     for kind in (IDENTITIES, BINDINGS, EXCEPTIONS):
         old = [
             document
-            for document in found.documents.get(kind.name, ())
+            for document in installation.documents.get(kind.name, ())
             if with_current_names(kind, document) is not None
         ]
-        if old and found.record is None:
+        if old and installation.record is None:
             yield no_action(
                 _object_list(kind, old),
                 f"{counted(len(old), 'object')} in field spellings from before v1.6.0; MIC rewrites them once",
@@ -156,11 +156,11 @@ def _spellings(found: Installation) -> Iterator[Difference]:
         elif old:
             yield review(
                 _object_list(kind, old),
-                f"in field spellings from before v1.6.0, although {found.record_at} records that version "
-                f"{found.record} has rewritten all; NMI and MIC ignore these fields",
+                f"in field spellings from before v1.6.0, although {installation.record_at} records that version "
+                f"{installation.record} has rewritten all; NMI and MIC ignore these fields",
                 "apply rewritten manifests, or repeat the upgrade (docs/migration.md#repeat-the-type-upgrade)",
             )
-        if kind.name in found.dropped:
+        if kind.name in installation.dropped:
             yield review(
                 kind.plural,
                 "the installed CustomResourceDefinition drops old field names, so it is unknown whether storage "
@@ -322,12 +322,12 @@ def _pods(pods: Sequence[Pod], bindings: Sequence[AzureIdentityBinding]) -> Iter
         )
 
 
-def _lock(found: Installation) -> Iterator[Difference]:
-    if found.lock is None:
+def _lock(installation: Installation) -> Iterator[Difference]:
+    if installation.lock is None:
         return
-    state = f"is held by {found.lock}" if found.lock else "has no holder"
+    state = f"is held by {installation.lock}" if installation.lock else "has no holder"
     yield no_action(
-        f"Endpoints {found.lock_at}",
+        f"Endpoints {installation.lock_at}",
         f"the Go implementation's leader lock exists and {state}; this version's MIC also takes it before it writes",
         "grant MIC get and update on this object (the chart does); delete it when the Go implementation is not needed "
         "any more",

@@ -72,14 +72,14 @@ def is_namespaced(programs: Sequence[InstalledProgram]) -> bool:
 
 def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
     """Return the differences for the installed programs."""
-    found: list[Difference] = []
+    differences: list[Difference] = []
     namespaced: dict[str, bool] = {}
     mics = [installed.namespace for installed in programs if installed.name == "mic"]
     for program in programs:
         try:
             settings = program.settings()
         except UsageError as error:
-            found.append(
+            differences.append(
                 fix(
                     program.workload,
                     f"this version's {program.name} does not start with its flags: {error}",
@@ -89,19 +89,19 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
             continue
         namespaced[program.name.upper()] = settings.force_namespaced
         if isinstance(settings, nmi.settings.Settings):
-            found += _nmi_differences(program, settings, mics)
+            differences += _nmi_differences(program, settings, mics)
         else:
-            found += _mic_differences(program, settings)
+            differences += _mic_differences(program, settings)
     if len(set(namespaced.values())) > 1:
         only = next(name for name, value in namespaced.items() if value)
-        found.append(
+        differences.append(
             review(
                 "--forceNamespaced",
                 f"only {only} has it, so the two disagree about the pods that an identity serves",
                 "set it for both (chart value forceNamespaced)",
             )
         )
-    return found
+    return differences
 
 
 def _nmi_differences(
@@ -159,7 +159,7 @@ _REMOVED_VALUES: Final = {
 
 def check_values(values: Mapping[str, Any]) -> list[Difference]:
     """Return the differences for the values of a release of the Go implementation's chart."""
-    found = [
+    differences = [
         fix(
             f"value {path}",
             f"is {_value(values, path)!r}, which names an image of the Go implementation",
@@ -168,11 +168,11 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
         for path in _IMAGE_VALUES
         if _value(values, path) is not None
     ]
-    found += [
+    differences += [
         review(f"value {path}", reason, "remove it") for path, reason in _REMOVED_VALUES.items() if _value(values, path)
     ]
     if isinstance(_value(values, "azureIdentities"), list):
-        found.append(
+        differences.append(
             fix(
                 "value azureIdentities",
                 "is a list, as in old charts; it must be a map by the identities' names",
@@ -180,7 +180,7 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
             )
         )
     if _value(values, "nmi.allowNetworkPluginKubenet"):
-        found.append(
+        differences.append(
             review(
                 "value nmi.allowNetworkPluginKubenet",
                 "on a node with kubenet a pod can use another pod's address and get its tokens",
@@ -188,7 +188,7 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
             )
         )
     if _value(values, "mic.clientQps") is not None:
-        found.append(
+        differences.append(
             review(
                 "value mic.clientQps",
                 f"is {_value(values, 'mic.clientQps')}; the default is 50 writes per second here and 5 in the Go "
@@ -196,12 +196,12 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
                 "remove it unless the API server needs it",
             )
         )
-    return found
+    return differences
 
 
 def _value(values: Mapping[str, Any], path: str) -> Any:
     """Return the value at *path*; None also for an empty text, which the chart treats as the default."""
-    found: Any = values
+    value: Any = values
     for name in path.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    return None if found == "" else found
+        value = value.get(name) if isinstance(value, dict) else None
+    return None if value == "" else value

@@ -103,12 +103,12 @@ def join_manifests(manifests: Sequence[Manifest]) -> str:
 def _files(path: Path) -> list[Path]:
     if path == STDIN or not path.is_dir():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-    if not found:
+    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    if not files:
         raise StartError(
             f"{path} contains no file that ends in {', '.join(sorted(SUFFIXES))}: pass the manifests themselves"
         )
-    return found
+    return files
 
 
 def _one(path: Path) -> Manifest:
@@ -130,8 +130,8 @@ def rewrite(text: str) -> Rewritten:
 
     Raises UnreadableError.
     """
-    found = list(_objects(text))
-    roots = {id(item.root): [other for other in found if other.root is item.root] for item in found}
+    items = list(_objects(text))
+    roots = {id(item.root): [other for other in items if other.root is item.root] for item in items}
     edits: list[tuple[int, int, str]] = []
     changes: list[ObjectChanges] = []
     for objects in roots.values():
@@ -147,7 +147,7 @@ def rewrite(text: str) -> Rewritten:
             edits.append(
                 (start, end, _rewritten_document(objects) if begins_a_line else f"\n{_rewritten_document(objects)}")
             )
-    return Rewritten(_apply_edits(text, edits), tuple(changes), tuple(item.present for item in found))
+    return Rewritten(_apply_edits(text, edits), tuple(changes), tuple(item.present for item in items))
 
 
 def object_name(kind: Kind[Any], document: Mapping[str, Any]) -> str:
@@ -177,12 +177,12 @@ def _objects(text: str) -> Iterator[_ManifestObject]:
             edited = [
                 (node, _ManifestObject(kind, {}, root)) for node in nodes if (kind := _kind_of_node(node)) is not None
             ]
-            for node, found in edited:
-                _collect_renames(node, (), found)
-            for node, found in edited:
-                found.document = loader.construct_document(node)
-                found.target = with_current_names(found.kind, found.document)
-                yield found
+            for node, item in edited:
+                _collect_renames(node, (), item)
+            for node, item in edited:
+                item.document = loader.construct_document(node)
+                item.target = with_current_names(item.kind, item.document)
+                yield item
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
@@ -212,22 +212,22 @@ def _kind_of_node(node: yaml.MappingNode) -> Kind[Any] | None:
     return kind_of(plain)
 
 
-def _collect_renames(node: yaml.MappingNode, path: tuple[str, ...], found: _ManifestObject) -> None:
+def _collect_renames(node: yaml.MappingNode, path: tuple[str, ...], item: _ManifestObject) -> None:
     """Collect the fields of *node*, at *path*, that have a different name now."""
     names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
-    present = {name: _current_name(found.kind, (*path, name)) for name in names}
+    present = {name: _current_name(item.kind, (*path, name)) for name in names}
     taken = list(present.values())
     for name, value in node.value:
         if not isinstance(name, yaml.ScalarNode):
             continue
         now = present[name.value]
         if now != name.value:
-            found.clash |= taken.count(now) > 1
-            found.fields.append((".".join((*path, name.value)), ".".join((*path, now))))
+            item.clash |= taken.count(now) > 1
+            item.fields.append((".".join((*path, name.value)), ".".join((*path, now))))
             quote = name.style if name.style in {"'", '"'} else ""
-            found.edits.append((name.start_mark.index, name.end_mark.index, f"{quote}{now}{quote}"))
+            item.edits.append((name.start_mark.index, name.end_mark.index, f"{quote}{now}{quote}"))
         if isinstance(value, yaml.MappingNode) and len(path) < DEPTH_MAX:
-            _collect_renames(value, (*path, now), found)
+            _collect_renames(value, (*path, now), item)
 
 
 def _current_name(kind: Kind[Any], path: Sequence[str]) -> str:
@@ -276,17 +276,17 @@ def _rewritten_document(objects: Sequence[_ManifestObject]) -> str:
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
-def _is_root(root: yaml.Node, found: _ManifestObject) -> bool:
-    return isinstance(root, yaml.MappingNode) and _kind_of_node(root) is found.kind
+def _is_root(root: yaml.Node, item: _ManifestObject) -> bool:
+    return isinstance(root, yaml.MappingNode) and _kind_of_node(root) is item.kind
 
 
-def _lost_content(text: str, found: _ManifestObject) -> tuple[str, ...]:
+def _lost_content(text: str, item: _ManifestObject) -> tuple[str, ...]:
     lost = []
-    if _COMMENT.search(text[found.root.start_mark.index : found.root.end_mark.index]):
+    if _COMMENT.search(text[item.root.start_mark.index : item.root.end_mark.index]):
         lost.append("comments")
-    kept = dict(_leaves(found.present))
-    for path, value in _leaves(found.document):
-        now = tuple(_current_name(found.kind, path[: place + 1]) for place in range(min(len(path), DEPTH_MAX)))
+    kept = dict(_leaves(item.present))
+    for path, value in _leaves(item.document):
+        now = tuple(_current_name(item.kind, path[: place + 1]) for place in range(min(len(path), DEPTH_MAX)))
         if kept.get(now) != value and value is not None:
             lost.append(f"{'.'.join(path)}, because {'.'.join(now)} is also present")
     return tuple(lost)

@@ -40,19 +40,22 @@ TITLES: Final = {
 }
 
 
-def print_differences(found: Sequence[Difference], output: Output, where: Console) -> None:
+def print_differences(differences: Sequence[Difference], output: Output, where: Console) -> None:
     """Print the differences, grouped by the required action."""
     if output is not Output.TABLE:
-        print_document({"findings": found}, output, where)
+        print_document({"findings": differences}, output, where)
         return
-    if not found:
+    if not differences:
         where.print("No differences were found.")
     for level in DifferenceLevel:
-        listed = [difference for difference in found if difference.level is level]
+        listed = [difference for difference in differences if difference.level is level]
         if not listed:
             continue
         where.print(f"{TITLES[level]}:")
-        rows = [(f"[{COLORS[level]}]{escaped(one.about)}[/]", printable(one.what), printable(one.do)) for one in listed]
+        rows = [
+            (f"[{COLORS[level]}]{escaped(difference.about)}[/]", printable(difference.what), printable(difference.do))
+            for difference in listed
+        ]
         print_table(("about", "what", "what to do"), rows, where)
 
 

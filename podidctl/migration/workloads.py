@@ -152,9 +152,9 @@ class WorkloadState:
 
     def desired_for(self, namespace: str, label: str) -> Sequence[DesiredAssignment]:
         """Return the desired assignments of any pod of *namespace* with this *label*."""
-        known = self._desired.get((namespace, label))
-        if known is not None:
-            return known
+        desired = self._desired.get((namespace, label))
+        if desired is not None:
+            return desired
         pod = Pod(
             metadata=PodMeta(namespace=namespace, name="any", labels={BINDING_LABEL: label}),
             spec=PodSpec(node_name="any"),
@@ -214,9 +214,9 @@ class WorkloadState:
                 )
                 continue
             maker = (owner.api_version, owner.kind, meta.namespace, owner.name)
-            one = (*maker, account, pod.binding_label)
-            if one not in alike:
-                alike.add(one)
+            group = (*maker, account, pod.binding_label)
+            if group not in alike:
+                alike.add(group)
                 yield Workload(*maker, labels, account, _unknown_owner_note(pod), pod.spec.host_network)
 
     def _owner(self, item: Resource) -> WorkloadObject | CronJob | None:

@@ -48,20 +48,20 @@ LINES_READ: Final = 5_000
 
 async def list_daemons(client: Client, component: str, *, node: str = "") -> list[Daemon]:
     """Return the pods of *component* (`nmi` or `mic`), with *node* only the ones on that node. Raises ApiError."""
-    found: dict[tuple[str, str], Daemon] = {}
+    daemons: dict[tuple[str, str], Daemon] = {}
     field = f"spec.nodeName={node}" if node else ""
     for label in LABELS:
         for daemon in await client.list(DAEMONS, field_selector=field, label_selector=f"{label}={component}"):
             if daemon.status.phase not in {"Succeeded", "Failed"}:
-                found[daemon.key] = daemon
-    return [found[key] for key in sorted(found)]
+                daemons[daemon.key] = daemon
+    return [daemons[key] for key in sorted(daemons)]
 
 
 async def read_log(client: Client, daemon: Daemon) -> str:
     """Return the last LINES_READ lines of NMI's log. Raises ApiError."""
     container = daemon.container("nmi")
-    asked = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
-    log = await client.request("GET", object_path(PODS, *daemon.key, "log"), params=asked)
+    params = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
+    log = await client.request("GET", object_path(PODS, *daemon.key, "log"), params=params)
     return log.decode(errors="replace")
 
 
@@ -156,27 +156,29 @@ async def refused_pods(client: Client, facts: Facts) -> tuple[RefusedPod, ...]:
     latest = sorted(refused, key=lambda entry: entry[2].at, reverse=True)
     checked = by_turns(latest, lambda entry: namespace_of(entry[0]))[:CHECKED_MAX]
     runs = await in_batches(partial(_runs, client, pod, uid) for pod, uid, _ in checked)
-    found = [RefusedPod(pod, refusal) for (pod, _, refusal), there in zip(checked, runs, strict=True) if there]
-    return tuple(found[:REFUSED_PODS_MAX])
+    existing = [RefusedPod(pod, refusal) for (pod, _, refusal), there in zip(checked, runs, strict=True) if there]
+    return tuple(existing[:REFUSED_PODS_MAX])
 
 
 async def _recent_events(client: Client, now: datetime) -> list[Event]:
     """Return the Events of recent refusals, latest first, at most REFUSALS_MAX of each namespace. Raises ApiError."""
-    found: defaultdict[str, list[Event]] = defaultdict(list)
+    by_namespace: defaultdict[str, list[Event]] = defaultdict(list)
     async for page in client.pages(EVENTS, field_selector=f"reason={TOKEN_REFUSED}"):
         if page.first:
-            found.clear()
+            by_namespace.clear()
         for raw in page.items:
             try:
                 event = decode_object(EVENTS, raw)
             except Malformed:
                 continue
             if event.component.startswith(COMPONENT_PREFIX) and unresolved_event([event], (), now) is not None:
-                several = found[event.involved_object.namespace]
+                several = by_namespace[event.involved_object.namespace]
                 several.append(event)
                 if len(several) >= 2 * REFUSALS_MAX:
                     several[:] = _latest(several)
-    return sorted((event for several in found.values() for event in _latest(several)), key=_event_time, reverse=True)
+    return sorted(
+        (event for several in by_namespace.values() for event in _latest(several)), key=_event_time, reverse=True
+    )
 
 
 def _latest(events: Sequence[Event]) -> list[Event]:

@@ -68,13 +68,15 @@ async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> 
     wanted = settings.redirect.changes_rules
     redirect = await _chosen(settings) if wanted else None
     fault, packets = await _fault(redirect) if redirect is not None else (None, None)
-    found = redirect if isinstance(redirect, _Redirect) else None
+    chosen = redirect if isinstance(redirect, _Redirect) else None
     return NodeState(
         name=settings.node_name,
         fault=fault,
         wanted=wanted,
-        choice=f"{found.choice.backend} to {found.choice.target}: {found.choice.reason}" if found is not None else "",
-        bypass=bypass(found.reading.facts, found.choice.backend, redirected=bool(packets)) if found else None,
+        choice=f"{chosen.choice.backend} to {chosen.choice.target}: {chosen.choice.reason}"
+        if chosen is not None
+        else "",
+        bypass=bypass(chosen.reading.facts, chosen.choice.backend, redirected=bool(packets)) if chosen else None,
         ebpf=await asyncio.to_thread(by_kubelet, settings.kubelet_config) is HostRouting.EBPF,
         packets=packets,
         pods=pods,

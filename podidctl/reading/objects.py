@@ -57,21 +57,21 @@ async def read_custom_resources(client: Client, facts: Facts) -> Facts:
     could not be read is in `unread`. Raises NoResponse.
     """
     counts = await counts_old_field_names(client, facts)
-    found: dict[str, Any] = {}
+    lists: dict[str, Any] = {}
     doubtful: dict[str, Doubt] = {}
     for field, kind in CUSTOM.items():
         its, ignored = counts[kind.plural], Ignored()
         client.old_field_names = its is True
-        found[field] = await or_failure(list_noting(client, kind, ignored))
+        lists[field] = await or_failure(list_noting(client, kind, ignored))
         if ignored and isinstance(its, ReadFailure):
             doubtful[kind.plural] = Doubt(tuple(f"{namespace}/{name}" for _, namespace, name in ignored), its.reason)
-    return replace(with_lists(facts, found), doubtful=doubtful)
+    return replace(with_lists(facts, lists), doubtful=doubtful)
 
 
-def with_lists(facts: Facts, found: Mapping[str, Sequence[Any] | ReadFailure]) -> Facts:
-    """Return the facts with the lists *found*, by field. A failed one is in `unread`."""
-    failures = {field: objects for field, objects in found.items() if isinstance(objects, ReadFailure)}
-    lists: dict[str, Any] = {field: tuple(readable(objects)) for field, objects in found.items()}
+def with_lists(facts: Facts, results: Mapping[str, Sequence[Any] | ReadFailure]) -> Facts:
+    """Return the facts with the lists *results*, by field. A failed one is in `unread`."""
+    failures = {field: objects for field, objects in results.items() if isinstance(objects, ReadFailure)}
+    lists: dict[str, Any] = {field: tuple(readable(objects)) for field, objects in results.items()}
     return replace(facts, unread={**facts.unread, **failures}, **lists)
 
 
@@ -82,19 +82,19 @@ async def read_all_objects(client: Client, facts: Facts) -> Facts:
     counts = await counts_old_field_names(client, facts)
     stored: dict[str, StoredObjects] = {}
     created_at: dict[ObjectReference, datetime] = {}
-    found: dict[str, Sequence[Any] | ReadFailure] = {}
+    lists: dict[str, Sequence[Any] | ReadFailure] = {}
     for field, kind in CUSTOM.items():
         client.old_field_names = counts[kind.plural] is True
-        found[field] = await _read_kind(client, kind, stored, created_at)
+        lists[field] = await _read_kind(client, kind, stored, created_at)
     pods = await or_failure(client.list(DATED_PODS, label_selector=BINDING_LABEL))
     nodes = await or_failure(client.list(PLACED_NODES))
-    for field, several in (found := found | {"pods": pods, "nodes": nodes}).items():
+    for field, several in (lists := lists | {"pods": pods, "nodes": nodes}).items():
         if isinstance(several, ReadFailure):  # checks of the others would take these objects for absent
             return replace(facts, stored=stored, unread={field: several})
     for pod in readable(pods):
         if (since := pod.since) is not None:
             created_at[ObjectReference(PODS.plural, *pod.key)] = since
-    return replace(with_lists(facts, found), stored=stored, created_at=created_at)
+    return replace(with_lists(facts, lists), stored=stored, created_at=created_at)
 
 
 async def _read_kind(

@@ -67,8 +67,8 @@ def reads(field: str, reading: Callable[[Client, Facts], Awaitable[Any]]) -> Par
     """Return the part that sets *field* to the result of *reading*, or to the reason of its failure."""
 
     async def run(client: Client, facts: Facts) -> Facts:
-        found: Any = await or_failure(reading(client, facts))
-        return replace(facts, **{field: found})
+        result: Any = await or_failure(reading(client, facts))
+        return replace(facts, **{field: result})
 
     return run
 
@@ -96,17 +96,17 @@ async def _locks(client: Client, facts: Facts) -> tuple[Locks, ...]:
     names = {
         (settings.lease_namespace, settings.lease_name): None for settings in readable_mic_settings(readable(facts.mic))
     }
-    found = []
+    locks = []
     for namespace, name in names or {(usual.lease_namespace, usual.lease_name): None}:
         lease = await _lock_record(client, LeaseFormat(), LEASES, namespace, name)
         endpoints = await _lock_record(client, AnnotationFormat(), ENDPOINTS, namespace, name)
-        found.append(Locks(namespace, name, lease, endpoints))
-    return tuple(found)
+        locks.append(Locks(namespace, name, lease, endpoints))
+    return tuple(locks)
 
 
 async def _lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> LockRecord | None:
-    found = await or_none(client.request("GET", object_path(kind, namespace, name)))
-    return by.read(document_of(found)) if found is not None else None
+    response = await or_none(client.request("GET", object_path(kind, namespace, name)))
+    return by.read(document_of(response)) if response is not None else None
 
 
 DAEMONS: Final = (reads("nmi", _nmi), reads("mic", _mic))
@@ -169,13 +169,13 @@ async def _resources(client: Client, facts: Facts) -> Facts:
     ignored = Ignored()
     exceptions = await list_noting(client, EXCEPTIONS, ignored, scope[0])
     client.old_field_names &= settings.operation_mode is OperationMode.MANAGED  # else MIC reads the others
-    found: dict[str, Sequence[Any]] = {
+    lists: dict[str, Sequence[Any]] = {
         "assigned": assigned,
         "exceptions": exceptions,
         "identities": await list_noting(client, IDENTITIES, ignored),
         "bindings": await list_noting(client, BINDINGS, ignored),
     }
-    return replace(with_lists(facts, found), ignored_fields=ignored)
+    return replace(with_lists(facts, lists), ignored_fields=ignored)
 
 
 async def _node(client: Client, facts: Facts, pod: Pod) -> Facts:
@@ -186,13 +186,13 @@ async def _node(client: Client, facts: Facts, pod: Pod) -> Facts:
 
 
 async def _pods_with_same_address(client: Client, facts: Facts, pod: Pod) -> Facts:
-    found = {pod.key: pod}
+    pods = {pod.key: pod}
     for address in own_addresses(pod):
         selector = f"status.podIP={address},spec.nodeName={pod.spec.node_name}"
         for neighbour in await client.list(PODS, field_selector=selector):
             if neighbour.key != pod.key and not neighbour.finished and address in own_addresses(neighbour):
-                found[neighbour.key] = neighbour
-    return replace(facts, pods=tuple(found.values()))
+                pods[neighbour.key] = neighbour
+    return replace(facts, pods=tuple(pods.values()))
 
 
 async def _events(client: Client, facts: Facts) -> tuple[Event, ...]:
@@ -200,8 +200,8 @@ async def _events(client: Client, facts: Facts) -> tuple[Event, ...]:
         return ()
     meta = facts.pod.metadata
     selector = f"involvedObject.kind=Pod,involvedObject.name={meta.name},involvedObject.uid={meta.uid}"
-    found = await client.list(EVENTS, meta.namespace, field_selector=selector)
-    ours = [event for event in found if event.component.startswith(COMPONENT_PREFIX)]
+    events = await client.list(EVENTS, meta.namespace, field_selector=selector)
+    ours = [event for event in events if event.component.startswith(COMPONENT_PREFIX)]
     return tuple(sorted(ours, key=lambda event: event.at, reverse=True)[:EVENTS_MAX])
 
 

@@ -104,7 +104,9 @@ async def read_secret_checks(
     """
     secrets = Secrets(client)
     applications = [
-        (identity.key, found) for identity in identities if (found := application_of(settings, identity)) is not None
+        (identity.key, application)
+        for identity in identities
+        if (application := application_of(settings, identity)) is not None
     ]
     read = applications[:SECRETS_MAX]
     checks = await in_batches(partial(_secret_check, secrets, application) for _, application in read)
@@ -175,31 +177,31 @@ async def _service_accounts(client: Client, namespace: str) -> frozenset[str]:
 
 
 async def _forbidden(client: Client, reviews: Sequence[Review]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {review.account: [] for review in reviews}
+    by_account: dict[str, list[str]] = {review.account: [] for review in reviews}
     for review in await denied(client, reviews):
-        found[review.account].append(f"{review.namespace}/{review.name}")
-    return {account: tuple(names) for account, names in found.items()}
+        by_account[review.account].append(f"{review.namespace}/{review.name}")
+    return {account: tuple(names) for account, names in by_account.items()}
 
 
 async def _unpermitted(client: Client, uses: Sequence[BindingUse]) -> dict[str, tuple[str, ...]]:
     client_ids = {use_review(*use): use.client_id for use in uses}
-    found: dict[str, list[str]] = {use.client_id: [] for use in uses}
+    by_client_id: dict[str, list[str]] = {use.client_id: [] for use in uses}
     for review in await denied(client, list(client_ids)):
-        found[client_ids[review]].append(review.account)
-    return {client_id: tuple(sorted(accounts)) for client_id, accounts in found.items()}
+        by_client_id[client_ids[review]].append(review.account)
+    return {client_id: tuple(sorted(accounts)) for client_id, accounts in by_client_id.items()}
 
 
 async def read_secret_access(client: Client, facts: Facts) -> tuple[SecretAccess, ...]:
     """Return one value per service account of NMI; none if the identities could not be read. Raises ApiError."""
-    found = []
+    accesses = []
     for account, names in {} if facts.unread else secret_namespaces(facts).items():
         everywhere = (await decide(client, secret_review(account, ""))).allowed
         checked = () if everywhere else names[:NAMESPACES_MAX]
         forbidden = await denied(client, [secret_review(account, namespace) for namespace in checked])
         unchecked = 0 if everywhere else len(names) - len(checked)
         needed, lacking = tuple(sorted(names)), tuple(review.namespace for review in forbidden)
-        found.append(SecretAccess(account, everywhere, needed, lacking, unchecked))
-    return tuple(found)
+        accesses.append(SecretAccess(account, everywhere, needed, lacking, unchecked))
+    return tuple(accesses)
 
 
 async def read_daemon_uses(client: Client, facts: Facts) -> DaemonUses:
@@ -233,10 +235,10 @@ async def _cluster_rbac(client: Client) -> Rbac:
 
 async def _reviewed_uses(client: Client, wanted: Sequence[tuple[DaemonAccount, str]]) -> tuple[DaemonUse, ...]:
     decisions = await decide_all(client, [use_review(account.account, resource) for account, resource in wanted])
-    found: dict[tuple[DaemonAccount, str], list[str]] = {}
+    allowed: dict[tuple[DaemonAccount, str], list[str]] = {}
     for (account, resource), decision in zip(wanted, decisions, strict=True):
         if decision.allowed:
-            found.setdefault((account, decision.reason), []).append(resource)
+            allowed.setdefault((account, decision.reason), []).append(resource)
     return tuple(
         DaemonUse(
             program=account.program,
@@ -244,19 +246,19 @@ async def _reviewed_uses(client: Client, wanted: Sequence[tuple[DaemonAccount, s
             client_ids=() if ALL_IDENTITIES in resources else tuple(resources),
             reason=reason,
         )
-        for (account, reason), resources in found.items()
+        for (account, reason), resources in allowed.items()
     )
 
 
 async def read_rights(client: Client, facts: Facts) -> tuple[Rights, ...]:
     """Return the missing permissions of each service account of NMI and MIC. Raises ApiError."""
-    found = []
+    rights = []
     for account, daemon in {service_account_of(daemon): daemon for daemon in readable(facts.nmi)}.items():
         wanted = nmi_rights(managed=is_managed(readable_configurations([daemon])))
-        found.append(Rights("NMI", account, await _missing_rights(client, account, wanted)))
+        rights.append(Rights("NMI", account, await _missing_rights(client, account, wanted)))
     for account, daemon in {service_account_of(daemon): daemon for daemon in readable(facts.mic)}.items():
-        found.append(await _rights_of_mic(client, account, daemon))
-    return tuple(found)
+        rights.append(await _rights_of_mic(client, account, daemon))
+    return tuple(rights)
 
 
 async def _rights_of_mic(client: Client, account: str, mic: Daemon) -> Rights:

@@ -15,16 +15,16 @@ NODE_EVENTS_NAMESPACE: Final = "default"
 async def read_rule_monitor(client: Client) -> RuleMonitor:
     """Return the reports. Raises NoResponse."""
     with_rules = await or_failure(_with_rules(client))
-    found = await or_failure(_rule_events(client))
-    if isinstance(found, ReadFailure):
-        return RuleMonitor(with_rules, found)
-    more = frozenset(reason for reason, (_, complete) in found.items() if not complete)
-    return RuleMonitor(with_rules, {reason: names for reason, (names, _) in found.items()}, more)
+    events = await or_failure(_rule_events(client))
+    if isinstance(events, ReadFailure):
+        return RuleMonitor(with_rules, events)
+    more = frozenset(reason for reason, (_, complete) in events.items() if not complete)
+    return RuleMonitor(with_rules, {reason: names for reason, (names, _) in events.items()}, more)
 
 
 async def _with_rules(client: Client) -> frozenset[str]:
-    found = await or_none(client.list(CILIUM_NODES, label_selector=f"{RULES_LABEL}=true"))
-    return frozenset(node.metadata.name for node in found or ())  # none without Cilium
+    nodes = await or_none(client.list(CILIUM_NODES, label_selector=f"{RULES_LABEL}=true"))
+    return frozenset(node.metadata.name for node in nodes or ())  # none without Cilium
 
 
 async def _rule_events(client: Client) -> dict[str, tuple[frozenset[str], bool]]:

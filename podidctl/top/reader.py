@@ -118,8 +118,8 @@ def parse(text: str) -> Counters:
 
 def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
     """Return name, labels and value of the known metrics."""
-    known = "".join(f"{line}\n" for line in text.split("\n") if line.startswith(_NAMES))
-    for family in text_string_to_metric_families(known):
+    metric_lines = "".join(f"{line}\n" for line in text.split("\n") if line.startswith(_NAMES))
+    for family in text_string_to_metric_families(metric_lines):
         for sample in family.samples:
             if sample.name in _NAMES:
                 yield sample.name, sample.labels, float(sample.value)

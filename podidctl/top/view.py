@@ -112,13 +112,13 @@ PAGE_ROWS: Final = 10
 
 def keys(typed: bytes) -> list[Key]:
     """Return the known keys in the bytes of one read from the terminal. Unknown ones are ignored."""
-    found: list[Key] = []
+    pressed: list[Key] = []
     while typed:
         size = next((size for size in (4, 3, 1) if typed[:size] in _KEYS), 0)
         if size:
-            found.append(_KEYS[typed[:size]])
+            pressed.append(_KEYS[typed[:size]])
         typed = typed[size or 1 :]
-    return found
+    return pressed
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,8 +102,8 @@ def shown(text: object) -> str:
 
 def worst(answers: Sequence[Answer]) -> str:
     """Return the most serious sender among *answers*."""
-    found = {answer["who"] for answer in answers}
-    return next(who for who in (IMDS, OTHER, NOTHING, NMI) if who in found)
+    senders = {answer["who"] for answer in answers}
+    return next(who for who in (IMDS, OTHER, NOTHING, NMI) if who in senders)
 
 
 def stop(*_: object) -> NoReturn:

@@ -33,17 +33,17 @@ class NmiLogs:
     async def search(self, node: str, request_id: str, seconds: float) -> Evidence:
         """Search the last *seconds* of the logs for *request_id*: on *node*, then on the other nodes."""
         here = [nmi for nmi in self._nmis if nmi.spec.node_name == node]
-        found = Evidence()
+        evidence = Evidence()
         for number in range(READS_MAX if here else 0):
             if number:
                 await asyncio.sleep(PAUSE_SECONDS)
-            found = await self._search(here, request_id, seconds)
-            if found.sightings or found.unread:
+            evidence = await self._search(here, request_id, seconds)
+            if evidence.sightings or evidence.unread:
                 break
-        if found.sightings:
-            return found
+        if evidence.sightings:
+            return evidence
         others = await self._search([nmi for nmi in self._nmis if nmi not in here], request_id, seconds)
-        return Evidence(others.sightings, (*found.unread, *others.unread))
+        return Evidence(others.sightings, (*evidence.unread, *others.unread))
 
     async def _search(self, nmis: Sequence[Daemon], request_id: str, seconds: float) -> Evidence:
         results = await asyncio.gather(*(self._search_one(nmi, request_id, seconds) for nmi in nmis))

@@ -105,8 +105,8 @@ class Canary(Daemon, frozen=True):
     @property
     def state(self) -> ContainerState:
         """State of the canary's container; a service mesh may have added others."""
-        found = (status.state for status in self.status.container_statuses if status.name == CONTAINER)
-        return next(found, ContainerState())
+        states = (status.state for status in self.status.container_statuses if status.name == CONTAINER)
+        return next(states, ContainerState())
 
 
 CLUSTER_NODES: Final = Kind("Node", "nodes", ClusterNode, namespaced=False)

@@ -67,12 +67,12 @@ async def verify(
     verifier = _Verifier(NmiLogs(client, nmis), runner, namespace, nmis, template, timeout_seconds)
     slots = asyncio.Semaphore(parallel)
 
-    async def one(node: ClusterNode) -> NodeVerdict:
+    async def verify_node(node: ClusterNode) -> NodeVerdict:
         async with slots:
             return await verifier.verify_node(node)
 
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(one(node), name=f"canary on {node.name}") for node in selected]
+        running = [tasks.create_task(verify_node(node), name=f"canary on {node.name}") for node in selected]
     return Verification(namespace, [task.result() for task in running], sorted(runner.not_deleted))
 
 
@@ -111,20 +111,20 @@ class _Verifier:
             template=self.template,
             deadline_seconds=int(self.timeout_seconds) + DEADLINE_MARGIN_SECONDS,
         )
-        found = await self.runner.run(document, self.timeout_seconds)
+        result = await self.runner.run(document, self.timeout_seconds)
         evidence = Evidence()
-        if not isinstance(found, NotRun) and any(response.who in {canary.NMI, canary.OTHER} for response in found):
+        if not isinstance(result, NotRun) and any(response.who in {canary.NMI, canary.OTHER} for response in result):
             evidence = await self.logs.search(node.name, request_id, loop.time() - began)
-        return judge(node, found, evidence, names)
+        return judge(node, result, evidence, names)
 
 
-def _nmis(found: Sequence[Daemon]) -> list[Daemon]:
+def _nmis(labelled: Sequence[Daemon]) -> list[Daemon]:
     """Return the pods of NMI among those with its label. Raises StartError if there are none.
 
     A tenant can label a pod like NMI, and its image would run as the canary and its log would count as a proof. So a
     pod without the node's network or files never counts, not even if no DaemonSet runs NMI.
     """
-    nmis = [daemon for daemon in genuine_nmi(found) if daemon.is_part_of_node]
+    nmis = [daemon for daemon in genuine_nmi(labelled) if daemon.is_part_of_node]
     if not nmis:
         raise StartError(
             "no pod in a node's network, or with files of its node, has NMI's label (app.kubernetes.io/component=nmi, "
@@ -139,13 +139,13 @@ async def _nodes(client: Client, names: Sequence[str]) -> list[ClusterNode]:
         return sorted(
             (node for node in await client.list(CLUSTER_NODES) if node.can_run_nmi), key=lambda node: node.name
         )
-    found: list[ClusterNode] = []
+    selected: list[ClusterNode] = []
     for name in dict.fromkeys(names):
         try:
-            found.append(await client.get(CLUSTER_NODES, "", name))
+            selected.append(await client.get(CLUSTER_NODES, "", name))
         except NotFound as error:
             raise StartError(f"the cluster has no node {name}; see kubectl get nodes") from error
-    return found
+    return selected
 
 
 async def _check_permissions(client: Client, namespace: str) -> None:

@@ -88,7 +88,7 @@ def _application(
     done: bool,
     mine: bool,
 ) -> Application:
-    found = [Remark(why=step.why, do=step.do, blocks=False) for step in steps]
+    remarks = [Remark(why=step.why, do=step.do, blocks=False) for step in steps]
     state = ApplicationState.TO_DO
     if done:
         state = ApplicationState.DONE
@@ -96,10 +96,10 @@ def _application(
         state = ApplicationState.MANUAL
         reason = workload.unpatchable or f"this command does not change a {workload.kind}"
         do = f'in its own manifest, set the label {USE_LABEL}: "true"; annotate its service account with {CLIENT_ID}'
-        found = [Remark(why=reason, do=do)]
+        remarks = [Remark(why=reason, do=do)]
     elif not mine:
         state = ApplicationState.MANUAL
-        found = [
+        remarks = [
             Remark(
                 why=f"its service account {workload.account} is shared or is for another client id",
                 do="give it a separate one: podidctl migrate to-workload-identity creates it, with its credential",
@@ -109,7 +109,7 @@ def _application(
         state = ApplicationState.WAITS_FOR_IDENTITY
     elif exchange is Exchange.IDENTITY_BINDINGS:
         state = ApplicationState.MANUAL
-        found = [Remark(why=NO_CREDENTIAL, do=CREATE_CREDENTIAL.format("/".join(identity.key)))]
+        remarks = [Remark(why=NO_CREDENTIAL, do=CREATE_CREDENTIAL.format("/".join(identity.key)))]
     return Application(
         api_version=workload.api_version,
         kind=workload.kind,
@@ -120,5 +120,5 @@ def _application(
         client_id=identity.spec.client_id.strip(),
         tenant_id=identity.spec.tenant_id.strip(),
         state=state,
-        remarks=found,
+        remarks=remarks,
     )

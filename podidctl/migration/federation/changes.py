@@ -232,14 +232,14 @@ class MarkedObject:
 
 async def list_marked(client: Client) -> list[MarkedObject]:
     """Return the changed objects: workloads first, then service accounts. Raises ApiError."""
-    found = []
+    marked = []
     for kind in (*CHANGEABLE_KINDS, SERVICE_ACCOUNTS):
         bare = Kind(kind.name, kind.plural, AnnotatedObject, kind.group, kind.version)
         for item in await cluster_reader.list_if_served(client, bare):
             if item.metadata.annotation(PUT_ANNOTATION):
                 identity = recorded_identity(item.metadata.annotations or {})
-                found.append(MarkedObject(kind, *item.key, identity))
-    return found
+                marked.append(MarkedObject(kind, *item.key, identity))
+    return marked
 
 
 class ApplicationChanger(_Changer):

@@ -152,12 +152,12 @@ class OtherNamespaces:
 
 def _labels(state: WorkloadState) -> Mapping[str, Collection[str]]:
     """Return the label values of pods by namespace."""
-    found: defaultdict[str, set[str]] = defaultdict(set)
+    labels: defaultdict[str, set[str]] = defaultdict(set)
     for workload in state.workloads:
-        found[workload.namespace].add(workload.labels.get(BINDING_LABEL, ""))
+        labels[workload.namespace].add(workload.labels.get(BINDING_LABEL, ""))
     for pod in state.pods:
-        found[pod.metadata.namespace].add(pod.binding_label)
-    return found
+        labels[pod.metadata.namespace].add(pod.binding_label)
+    return labels
 
 
 def _lacks_own_identity(identity: AzureIdentity, namespace: str, desired: Sequence[DesiredAssignment]) -> bool:

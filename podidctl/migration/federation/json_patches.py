@@ -139,11 +139,11 @@ class _PutRecord:
 def _put_record(document: Document) -> _PutRecord | None:
     try:
         noted = json.loads(_annotations(document)[PUT_ANNOTATION])
-        found = _PutRecord(str(noted["identity"]), dict(noted["put"]), dict(noted["before"]))
+        record = _PutRecord(str(noted["identity"]), dict(noted["put"]), dict(noted["before"]))
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
-    texts = [*found.put.items(), *found.before.items()]
-    return found if all(isinstance(text, str) for pair in texts for text in pair) else None
+    texts = [*record.put.items(), *record.before.items()]
+    return record if all(isinstance(text, str) for pair in texts for text in pair) else None
 
 
 def _spec(document: Document) -> Document:
@@ -162,10 +162,10 @@ def _annotations(document: Document) -> Document:
 
 
 def _map_at(document: Document, path: Iterable[str]) -> Document:
-    found: Any = document
+    value: Any = document
     for name in path:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 def _tests(document: Document) -> Operations:

@@ -183,11 +183,11 @@ class Obstacles:
 
     def _find_not_served_by_nmi(self) -> Mapping[Key, list[str]]:
         """Return, by AzureIdentity, the workloads that NMI exempts or does not see."""
-        found: defaultdict[Key, list[str]] = defaultdict(list)
+        unserved: defaultdict[Key, list[str]] = defaultdict(list)
         for workload in self._state.workloads:
             meta = PodMeta(namespace=workload.namespace, name=workload.name, labels=dict(workload.labels))
             pod = Pod(metadata=meta, spec=PodSpec(host_network=workload.host_network))
             reason = "host network" if workload.host_network else self._why_exempt(pod)
             for desired in self._state.desired(workload) if reason else ():
-                found[desired.identity.key].append(f"{workload.description} ({reason})")
-        return found
+                unserved[desired.identity.key].append(f"{workload.description} ({reason})")
+        return unserved

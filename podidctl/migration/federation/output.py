@@ -113,23 +113,25 @@ def _remarks(title: str, remarks: Sequence[tuple[str, Remark]], where: Console) 
 
 def print_outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> None:
     """Print the outcomes, actual or planned."""
-    tried = [(outcome.about, one) for outcome in done for one in outcome.tried]
+    tried = [(outcome.about, test) for outcome in done for test in outcome.tried]
     if tried:
         where.print("tests (tokens are discarded):")
         rows = [
             (
-                f"[{'red' if one.problem else 'green'}]{escaped(one.account)}[/]",
+                f"[{'red' if test.problem else 'green'}]{escaped(test.account)}[/]",
                 printable(about),
-                printable(one.bound_to or "(bound to no pod)"),
+                printable(test.bound_to or "(bound to no pod)"),
                 printable(
-                    one.problem or one.note or f"client {one.client_id}, object {one.object_id}, until {one.expires}"
+                    test.problem
+                    or test.note
+                    or f"client {test.client_id}, object {test.object_id}, until {test.expires}"
                 ),
-                printable(one.do),
+                printable(test.do),
             )
-            for about, one in tried
+            for about, test in tried
         ]
         print_table(("ServiceAccount", "for", "pod", "result", "what to do"), rows, where)
-        for text in dict.fromkeys(one.manifest for _, one in tried if one.manifest):
+        for text in dict.fromkeys(test.manifest for _, test in tried if test.manifest):
             print_text(text, where)
     if done:
         listed = [

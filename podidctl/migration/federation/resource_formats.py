@@ -109,7 +109,7 @@ def _bicep_attributes(value: Mapping[str, Any], indent: int) -> Iterator[str]:
             yield f"{margin}{key}: {bicep_string(attribute)}"
         else:
             yield f"{margin}{key}: ["
-            yield from (f"{margin}  {bicep_string(one)}" for one in attribute)
+            yield from (f"{margin}  {bicep_string(text)}" for text in attribute)
             yield f"{margin}]"
 
 

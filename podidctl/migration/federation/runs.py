@@ -159,8 +159,8 @@ class MigrationRun:
         about = step.full_name
         if step.state is IdentityState.UNFINISHED and self.yes:
             return await changer.switch(step, [])
-        if known := _outcome_without_test(step, everywhere):
-            return known
+        if outcome := _outcome_without_test(step, everywhere):
+            return outcome
         identity = next(identity for identity in state.situation.identities if identity.key == step.key)
         tester = testers[step.exchange]
         by_token = isinstance(tester, TokenTester)
@@ -245,10 +245,10 @@ def select(
     item.
     """
     wanted = {name if "/" in name else f"{namespace or 'default'}/{name}" for name in names}
-    known = {identity for identity, _ in every}
-    if unchanged is not None and (absent := sorted(wanted - known - set(unchanged))):
+    identities = {identity for identity, _ in every}
+    if unchanged is not None and (absent := sorted(wanted - identities - set(unchanged))):
         raise StartError(f"AzureIdentity {', '.join(absent)} does not exist: see kubectl get azureidentities -A")
-    if lost := sorted(wanted - known):
+    if lost := sorted(wanted - identities):
         raise StartError(
             f"there is nothing to do for AzureIdentity {', '.join(lost)}: podidctl migrate plan lists the steps"
         )

@@ -102,9 +102,9 @@ def parse(text: str) -> tuple[list[str], bool]:
 
     *text* is the untrusted content of /metrics. Raise ValueError if it does not have these metrics.
     """
-    known = "".join(f"{line}\n" for line in text.split("\n") if line.startswith((TOKENS, UNRECORDED)))
+    metric_lines = "".join(f"{line}\n" for line in text.split("\n") if line.startswith((TOKENS, UNRECORDED)))
     try:
-        samples = [sample for family in text_string_to_metric_families(known) for sample in family.samples]
+        samples = [sample for family in text_string_to_metric_families(metric_lines) for sample in family.samples]
     except (KeyError, IndexError, ArithmeticError) as error:
         raise ValueError(f"the metrics cannot be parsed: {error}") from error
     further = [sample.value for sample in samples if sample.name == UNRECORDED]
@@ -122,14 +122,14 @@ def _settings(pods: Sequence[Daemon]) -> tuple[list[Settings], str]:
     """Return the settings of the NMIs, and why one of them is unknown."""
     if not pods:
         return [], "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)"
-    found: list[Settings] = []
+    settings: list[Settings] = []
     unknown = ""
     for pod in pods:
         try:
-            found.append(nmi_settings(pod))
+            settings.append(nmi_settings(pod))
         except UsageError as error:
             unknown = f"{pod.name}: {error}"
-    return found, unknown
+    return settings, unknown
 
 
 class _Version(msgspec.Struct, rename="camel"):
@@ -172,7 +172,7 @@ class _Configurations(msgspec.Struct):
 async def _webhook(client: Client) -> bool | None:
     """Return whether workload identity's webhook is installed; None if unknown."""
     try:
-        found = msgspec.json.decode(await client.request("GET", WEBHOOKS), type=_Configurations)
+        configurations = msgspec.json.decode(await client.request("GET", WEBHOOKS), type=_Configurations)
     except (ApiError, msgspec.DecodeError):
         return None
-    return any(WEBHOOK in hook.name for configuration in found.items for hook in configuration.webhooks or ())
+    return any(WEBHOOK in hook.name for configuration in configurations.items for hook in configuration.webhooks or ())
