@@ -34,9 +34,9 @@ function makeDetails(graph, onSelect) {
   function list(title, items) {
     if (!items.length) return;
     const made = element("ul");
-    for (const each of items) {
+    for (const content of items) {
       const item = element("li");
-      item.append(each);
+      item.append(content);
       made.append(item);
     }
     panel.append(element("h3", title), made);
@@ -44,7 +44,7 @@ function makeDetails(graph, onSelect) {
 
   function objects(title, found) {
     const unique = [...new Set(found)].filter(Boolean);
-    const items = unique.slice(0, LISTED).map((each) => objectLink(each, each.name, onSelect));
+    const items = unique.slice(0, LISTED).map((object) => objectLink(object, object.name, onSelect));
     if (unique.length > LISTED) items.push(unique.length - LISTED + " more: use the tables");
     list(title + " (" + unique.length + ")", items);
   }
@@ -66,12 +66,12 @@ function makeDetails(graph, onSelect) {
       warn(pod.note);
       if (pod.takesOver) warn("It can take over its node, with the credentials of the kubelet and of NMI.");
       texts("Uses its node's identities by", pod.host.map(settingName));
-      texts("May use them, undecided", pod.undecided.map((each) => settingName(each) + " (" + each[2] + ")"));
+      texts("May use them, undecided", pod.undecided.map((setting) => settingName(setting) + " (" + setting[2] + ")"));
       texts("Its service account may", pod.rights);
       const grants = graph.objects.pod[at].grants;
-      objects("Identities", pick("identity", grants.map((each) => each[1])));
+      objects("Identities", pick("identity", grants.map((grant) => grant[1])));
       texts("Paths", grants.map(describeGrant));
-      objects("Bindings", pick("binding", grants.map((each) => each[3])));
+      objects("Bindings", pick("binding", grants.map((grant) => grant[3])));
       const node = data.nodes[pod.node];
       if (pod.host.length && node) {
         objects("Host", pick("host", [node.host]));
@@ -85,22 +85,22 @@ function makeDetails(graph, onSelect) {
         ["pods through a host", identity.hostPods]]);
       warn(identity.problem);
       const { grants, links } = graph.objects.identity[at];
-      objects("Pods", pick("pod", grants.map((each) => each[0])));
-      objects("Bindings", links.map((each) => each.from)
-        .filter((each) => each.kind === "binding"));
+      objects("Pods", pick("pod", grants.map((grant) => grant[0])));
+      objects("Bindings", links.map((link) => link.from)
+        .filter((object) => object.kind === "binding"));
       objects("Attached to", pick("host", identity.hosts));
     },
     other(at) {
       facts([["resource id", data.others[at].resource]]);
       warn("No AzureIdentity has this resource id.");
-      objects("Attached to", graph.objects.other[at].links.map((each) => each.to));
+      objects("Attached to", graph.objects.other[at].links.map((link) => link.to));
     },
     binding(at) {
       const binding = data.bindings[at];
       facts([["selector", binding.selector], ["identity", binding.target]]);
       warn(binding.problem);
       objects("Identity", pick("identity", [binding.identity]));
-      objects("Pods", pick("pod", graph.objects.binding[at].grants.map((each) => each[0])));
+      objects("Pods", pick("pod", graph.objects.binding[at].grants.map((grant) => grant[0])));
     },
     host(at) {
       const host = data.hosts[at];
@@ -108,14 +108,14 @@ function makeDetails(graph, onSelect) {
         ["system-assigned", host.system === null ? "unknown" : host.system ? "yes" : "no"]]);
       warn(host.problem);
       texts("Attached", host.attached.map((attached) =>
-        attachedObjects(graph.objects, attached).map((each) => each.name).join(", ") +
+        attachedObjects(graph.objects, attached).map((identity) => identity.name).join(", ") +
         " (explained by " + attached[2] + ")"));
       objects("Identities", host.attached.flatMap((attached) => attachedObjects(graph.objects, attached)));
-      texts("Nodes", data.nodes.filter((each) => each.host === at).map((each) => each.name + ": NMI " + each.nmi +
-        ", a taken-over node reaches " + count(each.today) + " identities, " + count(each.federated) +
+      texts("Nodes", data.nodes.filter((node) => node.host === at).map((node) => node.name + ": NMI " + node.nmi +
+        ", a taken-over node reaches " + count(node.today) + " identities, " + count(node.federated) +
         " if all were federated"));
-      objects("Pods with its identities", graph.objects.host[at].links.map((each) => each.from)
-        .filter((each) => each.kind === "pod"));
+      objects("Pods with its identities", graph.objects.host[at].links.map((link) => link.from)
+        .filter((object) => object.kind === "pod"));
     },
   };
 

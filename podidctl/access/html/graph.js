@@ -39,19 +39,19 @@ function makeCanvas(graph, onSelect) {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
     for (const kind of Object.keys(LINKS)) {
-      drawLinks(kind, (each) => !view.highlighted || (view.highlighted.has(each.from) && view.highlighted.has(each.to)),
+      drawLinks(kind, (link) => !view.highlighted || (view.highlighted.has(link.from) && view.highlighted.has(link.to)),
         view.highlighted ? 0.9 : 0.45);
       if (view.highlighted) drawLinks(kind, () => true, 0.08);
     }
     const scale = zoom.scale();
     const radius = Math.max(1.2, Math.min(view.size.radius * Math.max(scale, 0.25), 12));
     const onScreen = [];
-    for (const each of view.visible) {
-      const [x, y] = toScreen(each);
+    for (const object of view.visible) {
+      const [x, y] = toScreen(object);
       if (x < -20 || y < -20 || x > width + 20 || y > height + 20) continue;
-      onScreen.push([each, x, y]);
-      context.globalAlpha = !view.highlighted || view.highlighted.has(each) ? 1 : 0.18;
-      drawShape(each, x, y, each.kind === "pod" ? radius : radius * 1.3);
+      onScreen.push([object, x, y]);
+      context.globalAlpha = !view.highlighted || view.highlighted.has(object) ? 1 : 0.18;
+      drawShape(object, x, y, object.kind === "pod" ? radius : radius * 1.3);
     }
     drawLabels(onScreen, radius, scale);
     context.globalAlpha = 1;
@@ -64,9 +64,9 @@ function makeCanvas(graph, onSelect) {
     context.setLineDash(dash);
     context.lineWidth = 1;
     context.beginPath();
-    for (const each of graph.links) {
-      if (each.kind !== kind || !view.visible.has(each.from) || !view.visible.has(each.to) || !chosen(each)) continue;
-      const [x, y] = toScreen(each.from), [x2, y2] = toScreen(each.to);
+    for (const link of graph.links) {
+      if (link.kind !== kind || !view.visible.has(link.from) || !view.visible.has(link.to) || !chosen(link)) continue;
+      const [x, y] = toScreen(link.from), [x2, y2] = toScreen(link.to);
       context.moveTo(x, y);
       context.lineTo(x2, y2);
     }
@@ -74,15 +74,18 @@ function makeCanvas(graph, onSelect) {
     context.setLineDash([]);
   }
 
-  function drawShape(each, x, y, radius) {
-    context.fillStyle = COLORS[each.kind];
+  function drawShape(object, x, y, radius) {
+    context.fillStyle = COLORS[object.kind];
     context.beginPath();
-    if (each.kind === "binding" || each.kind === "host") context.rect(x - radius, y - radius, 2 * radius, 2 * radius);
-    else context.arc(x, y, radius, 0, 2 * Math.PI);
+    if (object.kind === "binding" || object.kind === "host") {
+      context.rect(x - radius, y - radius, 2 * radius, 2 * radius);
+    } else {
+      context.arc(x, y, radius, 0, 2 * Math.PI);
+    }
     context.fill();
-    if (each.kind === "other" || each === view.selected) {
-      context.lineWidth = each === view.selected ? 3 : 1.5;
-      context.strokeStyle = each === view.selected ? "#1b1f24" : COLORS.identity;
+    if (object.kind === "other" || object === view.selected) {
+      context.lineWidth = object === view.selected ? 3 : 1.5;
+      context.strokeStyle = object === view.selected ? "#1b1f24" : COLORS.identity;
       context.stroke();
     }
   }
@@ -94,14 +97,14 @@ function makeCanvas(graph, onSelect) {
     context.strokeStyle = "#ffffff";
     context.lineWidth = 4;
     context.fillStyle = "#1b1f24";
-    for (const [each, x, y] of onScreen) {
-      const own = each === view.selected;
-      if (!own && !all && !(view.highlighted && view.highlighted.size <= 40 && view.highlighted.has(each))) continue;
-      if (each.kind === "pod" && view.size === DENSE && !own && scale < 2) continue;
-      context.globalAlpha = !view.highlighted || view.highlighted.has(each) ? 1 : 0.25;
-      context.textAlign = each.kind === "pod" ? "right" : "left";
-      const label = labelOf(each);
-      const at = x + (each.kind === "pod" ? -1 : 1) * (radius + 6);
+    for (const [object, x, y] of onScreen) {
+      const own = object === view.selected;
+      if (!own && !all && !(view.highlighted && view.highlighted.size <= 40 && view.highlighted.has(object))) continue;
+      if (object.kind === "pod" && view.size === DENSE && !own && scale < 2) continue;
+      context.globalAlpha = !view.highlighted || view.highlighted.has(object) ? 1 : 0.25;
+      context.textAlign = object.kind === "pod" ? "right" : "left";
+      const label = labelOf(object);
+      const at = x + (object.kind === "pod" ? -1 : 1) * (radius + 6);
       context.strokeText(label, at, y);
       context.fillText(label, at, y);
     }
@@ -128,11 +131,13 @@ function makeCanvas(graph, onSelect) {
   function fit() {
     const shown = [...view.visible];
     if (!shown.length) return redraw();
-    const [left, right] = d3.extent(shown, (each) => each.x), [top, bottom] = d3.extent(shown, (each) => each.y);
+    const [left, right] = d3.extent(shown, (object) => object.x);
+    const [top, bottom] = d3.extent(shown, (object) => object.y);
     const width = canvas.clientWidth, height = canvas.clientHeight;
     // Labels keep their size on the screen, so that their space does not depend on the scale.
     context.font = LABEL_FONT;
-    const labels = view.size === SPARSE ? d3.max(shown, (each) => context.measureText(labelOf(each)).width) + 20 : 60;
+    const labels = view.size === SPARSE
+      ? d3.max(shown, (object) => context.measureText(labelOf(object)).width) + 20 : 60;
     const space = width - 2 * Math.min(labels, width / 3);
     const scale = Math.min(space / Math.max(1, right - left), height / (bottom - top + 80), 1.5);
     moveTo([width / 2 - ((left + right) / 2) * scale, height / 2 - ((top + bottom) / 2) * scale], scale);

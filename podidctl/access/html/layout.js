@@ -16,12 +16,13 @@ function makeObject(kind, at, name, parts) {
 
 function makeGraph() {
   const objects = {
-    pod: data.pods.map((each, at) =>
-      makeObject("pod", at, each.name, [each.workload, each.account, each.label, nodeName(each.node)])),
-    binding: data.bindings.map((each, at) => makeObject("binding", at, each.name, [each.selector])),
-    identity: data.identities.map((each, at) => makeObject("identity", at, each.name, [each.client, each.resource])),
-    other: data.others.map((each, at) => makeObject("other", at, each.name, [each.resource])),
-    host: data.hosts.map((each, at) => makeObject("host", at, each.name, [each.id])),
+    pod: data.pods.map((pod, at) =>
+      makeObject("pod", at, pod.name, [pod.workload, pod.account, pod.label, nodeName(pod.node)])),
+    binding: data.bindings.map((binding, at) => makeObject("binding", at, binding.name, [binding.selector])),
+    identity: data.identities.map((identity, at) =>
+      makeObject("identity", at, identity.name, [identity.client, identity.resource])),
+    other: data.others.map((resource, at) => makeObject("other", at, resource.name, [resource.resource])),
+    host: data.hosts.map((host, at) => makeObject("host", at, host.name, [host.id])),
   };
   data.nodes.forEach((node) => { if (node.host >= 0) objects.host[node.host].text += " " + node.name.toLowerCase(); });
   const links = [];
@@ -34,18 +35,18 @@ function makeGraph() {
     from.links.push(made);
     to.links.push(made);
   }
-  data.bindings.forEach((each, at) => link("grant", objects.binding[at], objects.identity[each.identity]));
+  data.bindings.forEach((binding, at) => link("grant", objects.binding[at], objects.identity[binding.identity]));
   for (const grant of data.grants) {
     const [pod, identity, , binding] = grant;
-    for (const each of [objects.pod[pod], objects.identity[identity], objects.binding[binding]]) {
-      if (each) each.grants.push(grant);
+    for (const object of [objects.pod[pod], objects.identity[identity], objects.binding[binding]]) {
+      if (object) object.grants.push(grant);
     }
     link("grant", objects.pod[pod], binding >= 0 ? objects.binding[binding] : objects.identity[identity]);
     if (objects.pod[pod] && objects.pod[pod].band === undefined) objects.pod[pod].band = identity;
   }
   data.hosts.forEach((host, at) => {
     host.attached.flatMap((attached) => attachedObjects(objects, attached))
-      .forEach((each) => link("attached", each, objects.host[at]));
+      .forEach((object) => link("attached", object, objects.host[at]));
   });
   data.pods.forEach((pod, at) => {
     const node = data.nodes[pod.node];
@@ -68,7 +69,7 @@ function settingName([way, detail]) {
 
 // Set x and y of the visible objects. Return the size of objects and rows.
 function place(graph, visible) {
-  const shown = (kind) => graph.objects[kind].filter((each) => visible.has(each));
+  const shown = (kind) => graph.objects[kind].filter((object) => visible.has(object));
   const pods = shown("pod");
   const size = pods.length <= SPARSE_MAX ? SPARSE : DENSE;
   const bands = new Map();
@@ -76,17 +77,17 @@ function place(graph, visible) {
     if (!bands.has(key)) bands.set(key, { pods: [], bindings: [], identity: null });
     return bands.get(key);
   };
-  shown("identity").forEach((each) => { bandOf(each.at).identity = each; });
-  shown("binding").forEach((each) => bandOf(data.bindings[each.at].identity).bindings.push(each));
-  pods.forEach((each) => bandOf(each.band === undefined ? -2 : each.band).pods.push(each));
-  shown("other").forEach((each) => { bandOf("other " + each.at).identity = each; });
+  shown("identity").forEach((identity) => { bandOf(identity.at).identity = identity; });
+  shown("binding").forEach((binding) => bandOf(data.bindings[binding.at].identity).bindings.push(binding));
+  pods.forEach((pod) => bandOf(pod.band === undefined ? -2 : pod.band).pods.push(pod));
+  shown("other").forEach((object) => { bandOf("other " + object.at).identity = object; });
   const right = placeBands([...bands.values()], size);
   const hosts = shown("host");
-  const [first, last] = d3.extent([...visible].filter((each) => each.kind !== "host"), (each) => each.y);
+  const [first, last] = d3.extent([...visible].filter((object) => object.kind !== "host"), (object) => object.y);
   const height = Math.max((last || 0) - (first || 0), hosts.length * size.row * 1.5);
   const wanted = new Map(hosts.map((host) => {
-    const near = host.links.map((each) => each.from).filter((each) => visible.has(each));
-    return [host, near.reduce((sum, each) => sum + each.y, 0) / (near.length || 1)];
+    const near = host.links.map((link) => link.from).filter((object) => visible.has(object));
+    return [host, near.reduce((sum, object) => sum + object.y, 0) / (near.length || 1)];
   }));
   hosts.sort((a, b) => wanted.get(a) - wanted.get(b)).forEach((host, at) => {
     host.x = right + size.host;
@@ -113,13 +114,13 @@ function placeBands(bands, size) {
       left += laneWidth;
     }
     const middle = row + (band.rows - 1) / 2, x = left + (wide - 1) * size.step;
-    band.pods.forEach((each, at) => {
-      each.x = x - (at % band.wide) * size.step;
-      each.y = (row + Math.floor(at / band.wide)) * size.row;
+    band.pods.forEach((pod, at) => {
+      pod.x = x - (at % band.wide) * size.step;
+      pod.y = (row + Math.floor(at / band.wide)) * size.row;
     });
-    band.bindings.forEach((each, at) => {
-      each.x = x + size.binding;
-      each.y = (middle + at - (band.bindings.length - 1) / 2) * size.row;
+    band.bindings.forEach((binding, at) => {
+      binding.x = x + size.binding;
+      binding.y = (middle + at - (band.bindings.length - 1) / 2) * size.row;
     });
     if (band.identity) {
       band.identity.x = x + size.identity;
@@ -137,7 +138,7 @@ function related(graph, object) {
     found.add(from).add(to);
     if (kind === "reach" && from === object) {
       data.hosts[to.at].attached.flatMap((attached) => attachedObjects(graph.objects, attached))
-        .forEach((each) => found.add(each));
+        .forEach((near) => found.add(near));
     }
   }
   for (const [pod, identity] of object.kind === "binding" ? [] : object.grants) {

@@ -12,7 +12,7 @@ const showDetails = makeDetails(graph, (object) => select(object, true));
 const showTable = makeTables((object) => select(object, true), graph);
 
 function options(into, values) {
-  [...new Set(values)].filter(Boolean).sort().forEach((each) => into.append(element("option", each, { value: each })));
+  [...new Set(values)].filter(Boolean).sort().forEach((value) => into.append(element("option", value, { value })));
 }
 
 function currentFilter() {
@@ -31,12 +31,12 @@ function matches(object, filter) {
 function apply() {
   const filter = currentFilter();
   const active = filter.words.length || filter.namespace || filter.state || onlyHost.checked;
-  const shownKinds = new Set(kinds.filter((each) => each.checked).map((each) => each.dataset.kind));
-  const isShown = (each) => shownKinds.has(each.kind === "other" ? "identity" : each.kind);
-  results = graph.all.filter((each) => isShown(each) && matches(each, filter));
+  const shownKinds = new Set(kinds.filter((box) => box.checked).map((box) => box.dataset.kind));
+  const isShown = (object) => shownKinds.has(object.kind === "other" ? "identity" : object.kind);
+  results = graph.all.filter((object) => isShown(object) && matches(object, filter));
   let visible = new Set(results);
   if (active) {
-    for (const each of results) related(graph, each).forEach((near) => visible.add(near));
+    for (const object of results) related(graph, object).forEach((near) => visible.add(near));
   }
   if (onlySelected.checked && selected) visible = related(graph, selected);
   visible = new Set([...visible].filter(isShown));
@@ -67,14 +67,14 @@ search.addEventListener("input", () => {
   clearTimeout(waiting);
   waiting = setTimeout(apply, 120);
 });
-for (const each of [namespace, state, onlyHost, onlySelected, ...kinds]) each.addEventListener("change", apply);
+for (const control of [namespace, state, onlyHost, onlySelected, ...kinds]) control.addEventListener("change", apply);
 document.getElementById("fit").addEventListener("click", () => canvas.fit());
 document.getElementById("controls").addEventListener("submit", (event) => {
   event.preventDefault();
   clearTimeout(waiting);
   apply();
   const query = search.value.trim().toLowerCase();
-  const ranks = results.map((each) => rank(each, query));
+  const ranks = results.map((object) => rank(object, query));
   if (results.length) select(results[ranks.indexOf(d3.min(ranks))], true);
 });
 document.addEventListener("keydown", (event) => {
@@ -88,8 +88,8 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-options(namespace, graph.all.map((each) => each.namespace));
-options(state, data.grants.map((each) => each[2]));
+options(namespace, graph.all.map((object) => object.namespace));
+options(state, data.grants.map((grant) => grant[2]));
 select(null, false);
 apply();
 canvas.draw();

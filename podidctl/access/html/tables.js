@@ -31,17 +31,17 @@ function makeTables(onSelect, graph) {
     identities: {
       title: "Identities",
       columns: ["identity", "type", "client id", "hosts", "pods through a host", "problem"],
-      rows: () => data.identities.map((each, at) => ({
+      rows: () => data.identities.map((identity, at) => ({
         object: graph.objects.identity[at],
-        cells: [each.name, String(each.type), each.client, each.hosts.map((host) => name("host", host)).join(", "),
-          String(each.hostPods), each.problem],
+        cells: [identity.name, String(identity.type), identity.client,
+          identity.hosts.map((host) => name("host", host)).join(", "), String(identity.hostPods), identity.problem],
       })),
     },
     bindings: {
       title: "Bindings",
       columns: ["binding", "identity", "selector", "problem"],
-      rows: () => data.bindings.map((each, at) => ({
-        object: graph.objects.binding[at], cells: [each.name, each.target, each.selector, each.problem],
+      rows: () => data.bindings.map((binding, at) => ({
+        object: graph.objects.binding[at], cells: [binding.name, binding.target, binding.selector, binding.problem],
       })),
     },
     hosts: {
@@ -50,24 +50,25 @@ function makeTables(onSelect, graph) {
       rows: () => data.hosts.flatMap((host, at) => (host.attached.length ? host.attached : [[[], -1, ""]])
         .map((attached) => ({
           object: graph.objects.host[at],
-          cells: [host.name, host.kind, attachedObjects(graph.objects, attached).map((each) => each.name).join(", "),
+          cells: [host.name, host.kind,
+            attachedObjects(graph.objects, attached).map((identity) => identity.name).join(", "),
             attached[2], host.problem],
         }))),
     },
     nodes: {
       title: "Nodes and what a taken-over node reaches",
       columns: ["node", "host", "NMI", "identities today", "identities if all were federated"],
-      rows: () => data.nodes.map((each) => ({
-        object: each.host >= 0 ? graph.objects.host[each.host] : null,
-        cells: [each.name, name("host", each.host), each.nmi, names(each.today), names(each.federated)],
+      rows: () => data.nodes.map((node) => ({
+        object: node.host >= 0 ? graph.objects.host[node.host] : null,
+        cells: [node.name, name("host", node.host), node.nmi, names(node.today), names(node.federated)],
       })),
     },
     subjects: {
       title: "Subjects whose permissions lead to identities",
       columns: ["subject", "may", "namespaces", "by", "identities"],
-      rows: () => data.subjects.flatMap((each) => each.rights.map((right) => ({
+      rows: () => data.subjects.flatMap((subject) => subject.rights.map((right) => ({
         object: null,
-        cells: [each.name, right.action, right.namespaces.join(", ") || "all", right.via.join(", "),
+        cells: [subject.name, right.action, right.namespaces.join(", ") || "all", right.via.join(", "),
           String(right.identities)],
       }))),
     },
@@ -76,7 +77,7 @@ function makeTables(onSelect, graph) {
   const before = document.getElementById("before"), after = document.getElementById("after");
   let filter = { words: [], namespace: "", state: "" }, first = 0, made = {};
 
-  for (const [key, each] of Object.entries(TABLES)) choice.append(element("option", each.title, { value: key }));
+  for (const [key, table] of Object.entries(TABLES)) choice.append(element("option", table.title, { value: key }));
 
   function rows() {
     made[choice.value] = made[choice.value] || TABLES[choice.value].rows().map((row) =>
@@ -91,7 +92,7 @@ function makeTables(onSelect, graph) {
     first = Math.max(0, Math.min(first, Math.floor(Math.max(found.length - 1, 0) / PAGE) * PAGE));
     document.getElementById("caption").textContent = table.title;
     const head = element("tr");
-    table.columns.forEach((each) => head.append(element("th", each, { scope: "col" })));
+    table.columns.forEach((column) => head.append(element("th", column, { scope: "col" })));
     document.getElementById("head").replaceChildren(head);
     body.replaceChildren(...found.slice(first, first + PAGE).map(renderRow));
     const last = Math.min(first + PAGE, found.length);
