@@ -89,18 +89,18 @@ UNDECIDED_CAPABILITIES: Final = {
     "SYS_BOOT": "it starts another kernel unless a seccomp profile prevents it",
 }
 """Reasons of undecided ones."""
-UNDECIDED_CAPABILITY_WHY: Final = "it has an effect on the whole node"
+UNDECIDED_CAPABILITY_REASON: Final = "it has an effect on the whole node"
 
 Setting: TypeAlias = tuple[Effect, HostAccess]
 
-PRIVILEGED_WHY: Final = "it has every capability, and every device of the node"
-HOST_PROCESS_WHY: Final = "its processes are processes of the node"
+PRIVILEGED_REASON: Final = "it has every capability, and every device of the node"
+HOST_PROCESS_REASON: Final = "its processes are processes of the node"
 UNMASKED: Final = "Unmasked"
-UNMASKED_WHY: Final = "it writes to the kernel's settings, such as the program that the kernel starts for a crash"
-USER_NAMESPACE_WHY: Final = "it is harmless if the node's runtime supports user namespaces"
-HOST_IPC_WHY: Final = "it shares memory with programs of the node and other pods that use the node's IPC namespace"
+UNMASKED_REASON: Final = "it writes to the kernel's settings, such as the program that the kernel starts for a crash"
+USER_NAMESPACE_REASON: Final = "it is harmless if the node's runtime supports user namespaces"
+HOST_IPC_REASON: Final = "it shares memory with programs of the node and other pods that use the node's IPC namespace"
 NET_RAW: Final = "NET_RAW"
-DEFAULT_RAW_WHY: Final = f"most container runtimes give it by default: {WITH_HOST_NETWORK[NET_RAW]}"
+DEFAULT_RAW_REASON: Final = f"most container runtimes give it by default: {WITH_HOST_NETWORK[NET_RAW]}"
 
 _RUNTIME_SOCKET: Final = "the container runtime starts privileged containers for it"
 _CONTAINERS: Final = "files of all containers, with the tokens of their service accounts"
@@ -139,9 +139,9 @@ PROCESSES: Final = "/proc"
 """With it a pod reads the environment and the files of processes of the same user, as with `hostPID`. Paths below it
 are undecided.
 """
-PROCESSES_WHY: Final = "it reads the environment and the files of the other pods' processes"
-WRITABLE_WHY: Final = "a program of the node may run or trust what the pod writes there"
-READ_ONLY_WHY: Final = "it is not known whether there are credentials or sockets"
+PROCESSES_REASON: Final = "it reads the environment and the files of the other pods' processes"
+WRITABLE_REASON: Final = "a program of the node may run or trust what the pod writes there"
+READ_ONLY_REASON: Final = "it is not known whether there are credentials or sockets"
 
 _DEVICE: Final = "every container has this device"
 _TIME_ZONE: Final = "the node's time zone"
@@ -212,15 +212,17 @@ def _node_settings(spec: ReviewedPodSpec) -> list[Setting]:
 def _settings(spec: ReviewedPodSpec) -> Iterator[Setting]:
     securities = [container.security_context or ContainerSecurity() for container in spec.all_containers]
     if any(security.privileged for security in securities):
-        yield Effect.TAKES_OVER, HostAccess(way=Way.PRIVILEGED, why=PRIVILEGED_WHY)
+        yield Effect.TAKES_OVER, HostAccess(way=Way.PRIVILEGED, why=PRIVILEGED_REASON)
     if any(security.is_host_process for security in (*securities, spec.security_context or ContainerSecurity())):
-        yield Effect.TAKES_OVER, HostAccess(way=Way.HOST_PROCESS, why=HOST_PROCESS_WHY)
+        yield Effect.TAKES_OVER, HostAccess(way=Way.HOST_PROCESS, why=HOST_PROCESS_REASON)
     yield from _by_capabilities(spec, securities)
     if spec.host_ipc:
-        yield Effect.UNDECIDED, HostAccess(way=Way.HOST_IPC, why=HOST_IPC_WHY)
+        yield Effect.UNDECIDED, HostAccess(way=Way.HOST_IPC, why=HOST_IPC_REASON)
     if any(security.proc_mount == UNMASKED for security in securities):
         effect, reason = (
-            (Effect.UNDECIDED, USER_NAMESPACE_WHY) if spec.host_users is False else (Effect.TAKES_OVER, UNMASKED_WHY)
+            (Effect.UNDECIDED, USER_NAMESPACE_REASON)
+            if spec.host_users is False
+            else (Effect.TAKES_OVER, UNMASKED_REASON)
         )
         yield effect, HostAccess(way=Way.PROC_MOUNT, detail=UNMASKED, why=reason)
     for path, read_only in _mounted_paths(spec).items():
@@ -237,14 +239,14 @@ def _by_capabilities(spec: ReviewedPodSpec, securities: list[ContainerSecurity])
         if (reason := takes_over.get(name)) is not None:
             yield Effect.TAKES_OVER, HostAccess(way=Way.CAPABILITY, detail=name, why=reason)
         elif name not in HARMLESS_CAPABILITIES:
-            reason = UNDECIDED_CAPABILITIES.get(name, UNDECIDED_CAPABILITY_WHY)
+            reason = UNDECIDED_CAPABILITIES.get(name, UNDECIDED_CAPABILITY_REASON)
             yield Effect.UNDECIDED, HostAccess(way=Way.CAPABILITY, detail=name, why=reason)
     keeps_raw = any(security.dropped.isdisjoint({"ALL", NET_RAW}) for security in securities)
     if spec.host_network and keeps_raw and NET_RAW not in added:
-        yield Effect.UNDECIDED, HostAccess(way=Way.CAPABILITY, detail=NET_RAW, why=DEFAULT_RAW_WHY)
+        yield Effect.UNDECIDED, HostAccess(way=Way.CAPABILITY, detail=NET_RAW, why=DEFAULT_RAW_REASON)
     if spec.host_pid:
         traced = next((name for name in WITH_HOST_PID if name in added), "")
-        reason = WITH_HOST_PID.get(traced, PROCESSES_WHY)
+        reason = WITH_HOST_PID.get(traced, PROCESSES_REASON)
         yield Effect.TAKES_OVER, HostAccess(way=Way.HOST_PID, detail=traced, why=reason)
 
 
@@ -280,8 +282,10 @@ def path_effect(path: str, *, read_only: bool) -> PathEffect:
         if _contains(secret, real) or _contains(real, secret):
             return PathEffect(Effect.TAKES_OVER, reason if read_only else WRITABLE_SECRETS.get(secret, reason))
     if real == PROCESSES:
-        return PathEffect(Effect.TAKES_OVER, PROCESSES_WHY)
-    return PathEffect(Effect.UNDECIDED, READ_ONLY_WHY) if read_only else PathEffect(Effect.TAKES_OVER, WRITABLE_WHY)
+        return PathEffect(Effect.TAKES_OVER, PROCESSES_REASON)
+    return (
+        PathEffect(Effect.UNDECIDED, READ_ONLY_REASON) if read_only else PathEffect(Effect.TAKES_OVER, WRITABLE_REASON)
+    )
 
 
 def _real_path(path: str) -> str:

@@ -38,7 +38,7 @@ class _Place:
     pods: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """By the identity's key: pods whose grant needs it."""
     assigned: dict[str, str] = field(default_factory=dict)
-    """Identities of AzureAssignedIdentities: their key to their spelling."""
+    """Resource ids in AzureAssignedIdentities, by their key."""
     expected: dict[str, str] = field(default_factory=dict)
     """Identities that are attached as far as the cluster's objects show."""
 
@@ -54,7 +54,7 @@ class HostMap:
                 self._texts.setdefault(host.key, host.text)
 
     def id_of(self, node: str) -> str:
-        """Return the id of the host of *node*: the same spelling for all nodes of a scale set."""
+        """Return the id of the host of *node*: the same text for all nodes of a scale set."""
         host = self._hosts.get(node)
         return self._texts[host.key] if host is not None else NODE_PREFIX + node
 
@@ -69,15 +69,15 @@ class HostMap:
 
 
 def find_hosts(
-    facts: Facts, places: HostMap, nodes: Iterable[str], node_of: Mapping[str, str], grants: Iterable[Grant]
+    facts: Facts, host_map: HostMap, nodes: Iterable[str], node_of: Mapping[str, str], grants: Iterable[Grant]
 ) -> list[Host]:
     """Return the hosts of *nodes*, sorted by id. *node_of*: each pod's node."""
     identities = {"/".join(identity.key): identity for identity in facts.identities}
     by_id: dict[str, _Place] = {}
     for node in nodes:
-        by_id.setdefault(places.id_of(node), _Place(places.host_of(node))).nodes.add(node)
+        by_id.setdefault(host_map.id_of(node), _Place(host_map.host_of(node))).nodes.add(node)
     for grant in grants:
-        identity, place = identities.get(grant.identity), by_id.get(places.id_of(node_of.get(grant.pod, "")))
+        identity, place = identities.get(grant.identity), by_id.get(host_map.id_of(node_of.get(grant.pod, "")))
         resource_id = user_assigned_id(identity) if identity is not None else None
         if place is None or resource_id is None or grant.state not in NEED_HOST:
             continue
@@ -85,7 +85,7 @@ def find_hosts(
         if grant.state is GrantState.USABLE:
             place.expected.setdefault(id_key(resource_id), resource_id)
     for existing in map(ExistingAssignment, facts.assigned):
-        place = by_id.get(places.id_of(existing.node))
+        place = by_id.get(host_map.id_of(existing.node))
         if place is not None and existing.identity_id is not None:
             place.assigned.setdefault(existing.identity_id.key, existing.identity_id.text)
             if existing.attached_by or existing.terminating:
@@ -102,8 +102,8 @@ def find_hosts(
 def _shown(
     host_id: str, place: _Place, azure: AzureState | None, names: Mapping[str, list[str]], client_ids: Mapping[str, str]
 ) -> Host:
-    answer = azure.answers.get(place.host.key) if azure is not None and place.host is not None else None
-    identities = answer if isinstance(answer, HostIdentities) and not answer.gone else None
+    response = azure.responses.get(place.host.key) if azure is not None and place.host is not None else None
+    identities = response if isinstance(response, HostIdentities) and not response.gone else None
     own = id_key(azure.own_identity) if azure is not None else ""
     attached = (
         {key: (identity.text, identity.client_id) for key, identity in identities.attached.items()}
@@ -112,7 +112,7 @@ def _shown(
     )
     problem = ""
     if azure is not None and place.host is not None and identities is None:
-        reads = AzureReads(responses=azure.answers)
+        reads = AzureReads(responses=azure.responses)
         problem = reads.problem(place.host.key) or "Azure does not know it"
     return Host(
         id=host_id,
@@ -156,8 +156,8 @@ def names_of_cluster_identity(azure: AzureState | None) -> frozenset[str]:
         return frozenset()
     own = id_key(azure.own_identity)
     names = {own}
-    for answer in azure.answers.values():
-        for key, attached in answer.attached.items() if isinstance(answer, HostIdentities) else ():
+    for response in azure.responses.values():
+        for key, attached in response.attached.items() if isinstance(response, HostIdentities) else ():
             if own in {key, attached.client_id.lower()}:
                 names |= {key, attached.client_id.lower()}
     return frozenset(names - {""})

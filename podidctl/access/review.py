@@ -78,12 +78,12 @@ class _Review(ClusterCase):
         return {"/".join(pod.key): pod.spec.node_name for pod in self.live}
 
     @cached_property
-    def places(self) -> HostMap:
+    def host_map(self) -> HostMap:
         return HostMap(self.facts)
 
     @cached_property
     def hosts(self) -> list[Host]:
-        return find_hosts(self.facts, self.places, self.node_names, self.node_of, self.grants)
+        return find_hosts(self.facts, self.host_map, self.node_names, self.node_of, self.grants)
 
     @cached_property
     def nmi_states(self) -> dict[str, str]:
@@ -136,7 +136,7 @@ class _Review(ClusterCase):
             grants=self.grants,
             programs=self.programs,
             ways=self.ways,
-            attached={node: names[self.places.id_of(node)] for node in self.node_names},
+            attached={node: names[self.host_map.id_of(node)] for node in self.node_names},
         )
         if self.permissions is not None:
             account_of = {"/".join(pod.key): account_name(pod) for pod in self.live}
@@ -206,11 +206,11 @@ class _Review(ClusterCase):
         return [
             NodeAccess(
                 name=name,
-                host=self.places.id_of(name),
+                host=self.host_map.id_of(name),
                 nmi=self.nmi_states[name],
                 pods=pods[name],
                 host_pods=host_pods[name],
-                blast_radius=index.of_node(name, self.places.id_of(name), accounts[name]),
+                blast_radius=index.of_node(name, self.host_map.id_of(name), accounts[name]),
             )
             for name in self.node_names
         ]

@@ -64,7 +64,7 @@ def summarize(
 
 
 def unknown_parts(case: ClusterCase, hosts: Sequence[Host]) -> Iterator[Unknown]:
-    """Yield the parts, each with the missing permission. Azure is one of them only if it was asked."""
+    """Yield the parts, each with the missing permission. Azure is one of them only if the command reads it."""
     facts = case.facts
     for field, resource in RESOURCES.items():
         if (failure := facts.unread.get(field)) is not None:
@@ -78,10 +78,10 @@ def unknown_parts(case: ClusterCase, hosts: Sequence[Host]) -> Iterator[Unknown]
     for plural, count in sorted(facts.skipped.items()):
         part = next((resource for resource in RESOURCES.values() if resource.partition(".")[0] == plural), RBAC_PART)
         yield _unknown(part, f"{count} {plural} cannot be read; NMI and MIC ignore them too", "none: correct them")
-    for plural, doubt in sorted(facts.doubtful.items()):
+    for plural, fields in sorted(facts.uncertain.items()):
         reason = (
-            f"{counted(len(doubt.names), 'object has', 'objects have')} fields in spellings from before v1.6.0, and it "
-            f"is not known whether MIC counts them ({doubt.reason}): {listed(doubt.names)}"
+            f"{counted(len(fields.names), 'object has', 'objects have')} fields in spellings from before v1.6.0, and "
+            f"it is not known whether MIC counts them ({fields.reason}): {listed(fields.names)}"
         )
         yield _unknown(f"{plural}.{GROUP}", reason, UPGRADE_RECORD_RIGHT)
     failed = [host for host in hosts if host.problem]

@@ -83,7 +83,7 @@ def served_link(case: PodCase, about: str, assigned: AssignedIdentity, *, well: 
     """
     link = "assigned identity" if not case.managed else "served"
     if not case.serves(assigned):
-        message, then = _why_not(case.pod, assigned, note)
+        message, then = _refusal_of(case.pod, assigned, note)
         return Finding(link, Level.PROBLEM, message, then, about=about)
     account = f"{case.pod.metadata.namespace}/{case.pod.spec.service_account_name}"
     whom = describe_token_source(case.settings, assigned.identity, ANY_IDENTITY.resource, account=account)
@@ -95,7 +95,7 @@ def served_link(case: PodCase, about: str, assigned: AssignedIdentity, *, well: 
     return Finding(link, Level.OK, well, about=about)
 
 
-def _why_not(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]:
+def _refusal_of(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]:
     log = "see MIC's log and kubectl describe of this object"
     if assigned.deleting:
         return "it is being deleted and is not served any more", log

@@ -74,7 +74,7 @@ def _with_fields(namespace: str, name: str, fields: Sequence[str]) -> str:
     return f"{namespace}/{name} ({', '.join(fields)})"
 
 
-def why_ignored(named: str, *, by_mic: bool = False) -> str:
+def ignored_reason(named: str, *, by_mic: bool = False) -> str:
     """Return the statement about the ignored fields *named*. *by_mic*: whether MIC decides by them, whose flags and
     record the command does not read.
     """
@@ -149,7 +149,7 @@ def _no_binding(case: PodCase) -> Finding:
         message += f"; {'; '.join(near)}"
         then.append(f"set spec.selector of the binding or the pod's label to the same value: {'; '.join(near)}")
     if ignored := ignored_selectors(case):
-        message += f"; {why_ignored(ignored, by_mic=not case.managed)}"
+        message += f"; {ignored_reason(ignored, by_mic=not case.managed)}"
         then.append(correct("the binding that is to select this pod"))
     if not then:
         then.append(
@@ -164,7 +164,7 @@ def _binding(case: PodCase, binding: AzureIdentityBinding) -> Finding:
     if binding.metadata.namespace != case.namespace:
         message += "; it is of another namespace, whose authors give the pod this identity"
     if ignored := ignored_fields(case, BINDINGS, binding.key):
-        message += f"; {why_ignored(ignored, by_mic=not case.managed)}"
+        message += f"; {ignored_reason(ignored, by_mic=not case.managed)}"
     if binding.metadata.deletion_timestamp is None:
         return Finding("binding", Level.OK, message, about=about)
     if case.managed:
@@ -217,7 +217,7 @@ def _identity(case: PodCase, candidate: Candidate) -> Finding:
             about=about,
         )
     ignored = ignored_fields(case, IDENTITIES, identity.key)
-    note = f"; {why_ignored(ignored, by_mic=not case.managed)}" if ignored else ""
+    note = f"; {ignored_reason(ignored, by_mic=not case.managed)}" if ignored else ""
     if not case.managed and (reason := misconfigured(identity)):
         then = correct(f"AzureIdentity {about}") if ignored else f"correct AzureIdentity {about} with kubectl edit"
         return Finding("identity", Level.PROBLEM, f"{reason}{note}", then, about=about)

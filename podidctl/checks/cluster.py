@@ -108,7 +108,7 @@ def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -
 
 
 def check_stored_fields(case: ClusterCase) -> Iterator[Finding]:
-    """Report objects in field spellings from before v1.6.0, and unreadable objects."""
+    """Report objects with field names from before v1.6.0, and unreadable objects."""
     kinds = case.facts.stored
     old = [f"{plural} {name}" for plural, stored in kinds.items() for name in stored.old]
     unreadable = [f"{plural} {name}" for plural, stored in kinds.items() for name in stored.unreadable]

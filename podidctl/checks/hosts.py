@@ -128,27 +128,27 @@ def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Find
 
 def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
     """Report identities of type 0 with another client id than Azure's, and hosts that Azure did not report; nothing if
-    Azure was not asked.
+    the command does not read Azure.
     """
     objects = case.objects
     if objects.azure is None:
         return
-    answers = objects.azure.answers
-    responses = [answer for answer in answers.values() if isinstance(answer, HostIdentities)]
-    failed = [key.rpartition("/")[2] for key, answer in answers.items() if isinstance(answer, AzureError)]
+    responses = objects.azure.responses
+    successful = [response for response in responses.values() if isinstance(response, HostIdentities)]
+    failed = [key.rpartition("/")[2] for key, response in responses.items() if isinstance(response, AzureError)]
     compared = faults = 0
     for identity in by_turns(objects.identities, lambda identity: identity.metadata.namespace):
         parsed = parse_user_assigned(identity.spec.resource_id)
         if identity.spec.type != IdentityType.USER_ASSIGNED or parsed is None:
             continue
         attached = next(
-            (identities.attached[parsed.key] for identities in responses if parsed.key in identities.attached), None
+            (identities.attached[parsed.key] for identities in successful if parsed.key in identities.attached), None
         )
         compared += attached is not None
         if reason := mismatch(identity, attached):
             faults += 1
             yield Finding(CLIENT_IDS, Level.PROBLEM, reason, f"correct AzureIdentity {'/'.join(identity.key)}")
-    unread = [host.key for host in used_hosts(objects) if host.key not in answers]
+    unread = [host.key for host in used_hosts(objects) if host.key not in responses]
     if unread:
         message = f"{counted(len(unread), 'more VM or scale set was', 'more VMs and scale sets were')} not read"
         then = f"one run reads at most {HOSTS_MAX}; podidctl explain pod --cloudconfig reads that of one pod"

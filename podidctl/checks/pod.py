@@ -10,7 +10,7 @@ from nmi.identity.candidate_order import candidate_order
 from nmi.identity.decide import MIRROR_POD
 from nmi.identity.exemptions import MIC
 from nmi.identity.pods import own_addresses
-from podidctl.checks.bindings import correct, ignored_in_namespace, why_ignored
+from podidctl.checks.bindings import correct, ignored_in_namespace, ignored_reason
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import MissingNmi, missing_nmi
 from podidctl.evaluation.needs import live_pods
@@ -105,7 +105,7 @@ def pod_exception(case: PodCase) -> Finding:
         state, then = Level.OK, ""
         if not case.pod.binding_label:  # it may need such an exception
             state, then = Level.UNKNOWN, correct("the exception that is to match this pod")
-        return Finding("exception", state, f"{message}; {why_ignored(ignored)}", then, about="none")
+        return Finding("exception", state, f"{message}; {ignored_reason(ignored)}", then, about="none")
     return Finding("exception", Level.OK, message, about="none")
 
 

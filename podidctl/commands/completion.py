@@ -69,7 +69,7 @@ class ClusterNames:
         return complete(ctx, incomplete) if complete is not None else []
 
     def _cluster_scoped(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
-        objects = self._ask(ctx, kind.path())
+        objects = self._request_objects(ctx, kind.path())
         return sorted(metadata.name for metadata in objects if metadata.name.startswith(incomplete))
 
     def _namespaced(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
@@ -78,11 +78,11 @@ class ClusterNames:
         within = namespace or (before if slash else "")
         if within and not NAME_PATTERN.fullmatch(within):
             return []
-        objects = self._ask(ctx, kind.path(within))
+        objects = self._request_objects(ctx, kind.path(within))
         names = (metadata.name if namespace else f"{metadata.namespace}/{metadata.name}" for metadata in objects)
         return sorted(name for name in names if name.startswith(incomplete))
 
-    def _ask(self, ctx: typer.Context, path: str) -> Iterable[_Meta]:
+    def _request_objects(self, ctx: typer.Context, path: str) -> Iterable[_Meta]:
         try:
             settings = self._context.settings(kubeconfig=str(ctx.params.get("kubeconfig") or ""))
             return asyncio.run(_list_names(settings, path, self._seconds))
@@ -92,5 +92,5 @@ class ClusterNames:
 
 async def _list_names(settings: Settings, path: str, seconds: float) -> list[_Meta]:
     async with asyncio.timeout(seconds), connect(settings) as client:
-        answer = await client.request("GET", path, params={"limit": NAMES_MAX})
-    return [item.metadata for item in msgspec.json.decode(answer, type=_ObjectList).items]
+        response = await client.request("GET", path, params={"limit": NAMES_MAX})
+    return [item.metadata for item in msgspec.json.decode(response, type=_ObjectList).items]

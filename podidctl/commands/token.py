@@ -196,12 +196,12 @@ def _identity_fields(identity: AzureIdentity) -> dict[str, str]:
 def _refused(
     facts: Facts, resource: str, refusal: Refusal, seconds: float = 0.0, outcome: Outcome = Outcome.REFUSED
 ) -> TokenPrediction:
-    answer = refused(refusal, set_retry_after=configuration_for(facts).settings.set_retry_after_header)
-    body = msgspec.json.decode(answer.body, type=_Body)
+    response = refused(refusal, set_retry_after=configuration_for(facts).settings.set_retry_after_header)
+    body = msgspec.json.decode(response.body, type=_Body)
     return msgspec.structs.replace(
         _prediction(facts, resource, outcome, why=refusal.detail),
         held_seconds=seconds,
-        status=int(answer.status),
+        status=int(response.status),
         error=body.error,
         description=plain(body.error_description),
     )

@@ -119,9 +119,9 @@ class PodCase:
 
     @property
     def azure(self) -> HostIdentities | AzureError | None:
-        """Azure's response about the host; None if Azure was not asked."""
-        answers = self.facts.azure.answers if self.facts.azure is not None else {}
-        return answers.get(self.host.key) if self.host is not None else None
+        """Azure's response about the host; None if the command does not read Azure."""
+        responses = self.facts.azure.responses if self.facts.azure is not None else {}
+        return responses.get(self.host.key) if self.host is not None else None
 
     @property
     def credentials(self) -> Mapping[IdentityKey, SecretCheck]:

@@ -107,9 +107,9 @@ class Permissions:
         self._aggregated[name] = tuple(role.rules or ())  # ends a cycle of roles that select each other
         rules = dict.fromkeys(role.rules or ())
         selectors = role.aggregation_rule.cluster_role_selectors or () if role.aggregation_rule is not None else ()
-        for other in self._cluster_roles.values() if selectors else ():
-            if other.metadata.name != name and any(_selects(selector, other) for selector in selectors):
-                rules |= dict.fromkeys(self._rules_of(other.metadata.name))
+        for candidate in self._cluster_roles.values() if selectors else ():
+            if candidate.metadata.name != name and any(_selects(selector, candidate) for selector in selectors):
+                rules |= dict.fromkeys(self._rules_of(candidate.metadata.name))
         self._aggregated[name] = tuple(rules)
         return self._aggregated[name]
 

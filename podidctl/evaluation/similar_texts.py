@@ -20,12 +20,12 @@ def similar_texts(wanted: str, texts: Iterable[str]) -> list[str]:
     If some differ only by case or blanks, no others are returned. Texts that differ only by a number, as `team-1` and
     `team-2`, are separate names.
     """
-    others = sorted({text for text in texts if text.strip() and text != wanted and len(text) <= _TEXT_MAX})
-    if folded := [text for text in others if _folded(text) == _folded(wanted)]:
+    candidates = sorted({text for text in texts if text.strip() and text != wanted and len(text) <= _TEXT_MAX})
+    if folded := [text for text in candidates if _folded(text) == _folded(wanted)]:
         return folded
     most = 2 if len(wanted) > _LONG else 1
     letters = Counter(_folded(wanted))
-    near = [text for text in others if not _is_numbered(wanted, text) and _may_be_near(letters, text, most)]
+    near = [text for text in candidates if not _is_numbered(wanted, text) and _may_be_near(letters, text, most)]
     distances = [(_distance(_folded(wanted), _folded(text)), text) for text in near[:COMPARED_MAX]]
     return [text for distance, text in sorted(distances) if distance <= most]
 

@@ -90,13 +90,13 @@ class RecentRefusal:
     @property
     def description(self) -> str:
         """Return what was refused, when and how, without the cause."""
-        answer = " ".join(filter(None, (str(self.status or ""), self.reason)))
+        response = " ".join(filter(None, (str(self.status or ""), self.reason)))
         return "".join(
             (
                 "NMI refused the pod's last request",
                 f" for {self.resource}" if self.resource else "",
                 f" at {self.at:%H:%M:%S} UTC",
-                f" ({answer})" if answer else "",
+                f" ({response})" if response else "",
             )
         )
 
@@ -118,7 +118,7 @@ class StoredObjects:
     """Stored form of the objects of one kind."""
 
     old: tuple[str, ...] = ()
-    """Objects in field spellings from before v1.6.0, as `namespace/name (fields)`."""
+    """Objects with field names from before v1.6.0, as `namespace/name (fields)`."""
     unreadable: tuple[str, ...] = ()
 
 
@@ -134,14 +134,14 @@ class ObjectReference(NamedTuple):
 class AzureState:
     """Azure's responses about the hosts."""
 
-    answers: Mapping[str, HostIdentities | AzureError] = field(default_factory=dict)
+    responses: Mapping[str, HostIdentities | AzureError] = field(default_factory=dict)
     """By the host's key."""
     own_identity: str = ""
     """The cluster's own identity, by client id or resource id."""
 
 
-class Doubt(NamedTuple):
-    """Objects with fields in the spellings from before v1.6.0, of which it is not known whether MIC counts them."""
+class UncertainFields(NamedTuple):
+    """Objects with field names from before v1.6.0, of which it is not known whether MIC counts them."""
 
     names: tuple[str, ...]
     """`namespace/name`."""
@@ -307,7 +307,7 @@ class Facts:
     ignored_fields: Mapping[ObjectReference, tuple[str, ...]] = field(default_factory=dict)
     """Fields of exceptions, bindings and identities that NMI and MIC ignore because they are spelled as before
     v1.6.0."""
-    doubtful: Mapping[str, Doubt] = field(default_factory=dict)
+    uncertain: Mapping[str, UncertainFields] = field(default_factory=dict)
     """By plural. These fields were not read."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """By plural: objects that cannot be read, and that NMI and MIC ignore too."""
@@ -323,7 +323,7 @@ class Facts:
     """Checks of the Secrets of service principals, by identity."""
     refused: tuple[RefusedPod, ...] | ReadFailure = ()
     azure: AzureState | None = None
-    """None if Azure was not asked."""
+    """None if the command does not read Azure."""
     federation: FederatedAccess = field(default_factory=FederatedAccess)
     daemon_uses: DaemonUses = field(default_factory=DaemonUses)
     rule_monitor: RuleMonitor = field(default_factory=RuleMonitor)

@@ -91,8 +91,8 @@ async def read_workload_state(client: Client, *, force_namespaced: bool) -> Work
 async def read_issuer(client: Client) -> str:
     """Return the issuer of service account tokens; empty if the API server does not publish it."""
     try:
-        answer = await client.request("GET", "/.well-known/openid-configuration")
-        document = msgspec.json.decode(answer)
+        response = await client.request("GET", "/.well-known/openid-configuration")
+        document = msgspec.json.decode(response)
     except (ApiError, msgspec.DecodeError):
         return ""
     issuer = document.get("issuer") if isinstance(document, dict) else ""
@@ -168,13 +168,13 @@ async def _upgrade_record(client: Client, settings: Settings, unread: dict[str, 
 
 async def _lock_holder(client: Client, settings: Settings, lock_at: str, unread: dict[str, str]) -> str | None:
     try:
-        answer = await client.request("GET", object_path(ENDPOINTS, settings.lease_namespace, settings.lease_name))
+        response = await client.request("GET", object_path(ENDPOINTS, settings.lease_namespace, settings.lease_name))
     except NotFound:
         return None
     except Forbidden as error:
         unread[f"Endpoints {lock_at}"] = error.message
         return None
-    return AnnotationFormat().read(msgspec.json.decode(answer)).holder
+    return AnnotationFormat().read(msgspec.json.decode(response)).holder
 
 
 async def _openapi(client: Client) -> bytes:

@@ -106,7 +106,7 @@ def find_differences(installation: Installation) -> list[Difference]:
             review(what, f"could not be read: {reason}", "check its content manually")
             for what, reason in installation.unread.items()
         ),
-        *_spellings(installation),
+        *_old_field_names(installation),
         *_identities(identities),
         *_bindings(bindings, identities),
         *_ambiguous_identities(bindings, identities),
@@ -133,14 +133,14 @@ def _decoded(kind: Kind[Any], documents: Mapping[str, Sequence[Document]], unrea
     objects = []
     for document in documents.get(kind.name, ()):
         try:
-            # `_spellings` reports old field names; the other differences are those after they are rewritten.
+            # `_old_field_names` reports old field names; the other differences are those after they are rewritten.
             objects.append(decode_object(kind, msgspec.json.encode(document), old_field_names=True))
         except (Malformed, TypeError, ValueError, RecursionError) as error:
             unreadable.append(fix(object_name(kind, document), f"cannot be read: {error}", "correct it or delete it"))
     return objects
 
 
-def _spellings(installation: Installation) -> Iterator[Difference]:
+def _old_field_names(installation: Installation) -> Iterator[Difference]:
     for kind in (IDENTITIES, BINDINGS, EXCEPTIONS):
         old = [
             document

@@ -1,7 +1,7 @@
-"""Manifests with field spellings from before v1.6.0: their reader, and the rewriting of their text.
+"""Manifests with field names from before v1.6.0: their reader, and the rewriting of their text.
 
 Only field names in the text are replaced, so that comments, order and layout stay. If this is not possible (a field is
-present in both spellings, or the kind needs more changes) the whole document is written again, and the lost content is
+present with both names, or the kind needs more changes) the whole document is written again, and the lost content is
 reported.
 """
 
@@ -52,7 +52,7 @@ class Rewritten:
     text: str
     changes: tuple[ObjectChanges, ...]
     objects: tuple[Mapping[str, Any], ...]
-    """Every custom resource in it, in the new spelling."""
+    """Every custom resource in it, with the current field names."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class _ManifestObject:
     clash: bool = False
     """Renaming would produce a duplicate field."""
     target: dict[str, Any] | None = None
-    """The object in the new spelling; None if it is unchanged."""
+    """The object with the current field names; None if it is unchanged."""
 
     @property
     def present(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class _ManifestObject:
 
 def read_manifests(paths: Sequence[Path]) -> list[Manifest]:
     """Return the manifests at *paths*; from a directory all files with a known suffix, sorted. Raises StartError."""
-    return [_one(file) for path in paths for file in _files(path)]
+    return [_read_manifest(file) for path in paths for file in _files(path)]
 
 
 def join_manifests(manifests: Sequence[Manifest]) -> str:
@@ -111,7 +111,7 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _one(path: Path) -> Manifest:
+def _read_manifest(path: Path) -> Manifest:
     try:
         text = (sys.stdin.buffer.read() if path == STDIN else path.read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -131,7 +131,7 @@ def rewrite(text: str) -> Rewritten:
     Raises UnreadableError.
     """
     items = list(_objects(text))
-    roots = {id(item.root): [other for other in items if other.root is item.root] for item in items}
+    roots = {id(item.root): [sibling for sibling in items if sibling.root is item.root] for item in items}
     edits: list[tuple[int, int, str]] = []
     changes: list[ObjectChanges] = []
     for objects in roots.values():
@@ -231,7 +231,7 @@ def _collect_renames(node: yaml.MappingNode, path: tuple[str, ...], item: _Manif
 
 
 def _current_name(kind: Kind[Any], path: Sequence[str]) -> str:
-    """Return the current spelling of the last name of *path*."""
+    """Return the current name for the last name of *path*."""
     document: Any = 0
     for name in reversed(path):
         document = {name: document}
@@ -271,8 +271,8 @@ def _rewritten_document(objects: Sequence[_ManifestObject]) -> str:
         document = loader.construct_document(root)
     finally:
         loader.dispose()
-    places = iter(objects)
-    document["items"] = [next(places).present if kind_of(item) else item for item in document["items"]]
+    remaining = iter(objects)
+    document["items"] = [next(remaining).present if kind_of(item) else item for item in document["items"]]
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 

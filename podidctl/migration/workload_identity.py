@@ -127,10 +127,10 @@ class _Planner:
             self._state.workloads, key=lambda workload: (workload.namespace, workload.kind, workload.name)
         ):
             if workload.labels.get(BINDING_LABEL) and namespace in {"", workload.namespace}:
-                self._one(workload)
+                self._plan_workload(workload)
         for pod in self._state.manually_labelled_pods():
             if namespace in {"", pod.metadata.namespace}:
-                self._say(
+                self._add_step(
                     f"Pod {'/'.join(pod.key)}",
                     f"its label {BINDING_LABEL} differs from its template, so it was set only on the pod",
                     "set the label in the template (or in the admission webhook that changes pods), then run this "
@@ -144,11 +144,11 @@ class _Planner:
             done=self._done,
         )
 
-    def _one(self, workload: Workload) -> None:
+    def _plan_workload(self, workload: Workload) -> None:
         desired = self._state.desired(workload)
         if not desired:
             label = workload.labels[BINDING_LABEL]
-            self._say(
+            self._add_step(
                 workload.description,
                 f"no usable AzureIdentity is bound to its label {label!r}",
                 "bind one, or remove the label",
@@ -157,7 +157,7 @@ class _Planner:
         usable = usable_identities(self._state, workload)
         for assignment in desired:
             if fault := unusable_field(assignment.identity):
-                self._say(
+                self._add_step(
                     workload.description,
                     f"AzureIdentity {_name(assignment.identity)} has no usable {fault}",
                     f"set it ({_FIELD_COMMANDS[fault]}), then run this command again",
@@ -173,14 +173,14 @@ class _Planner:
             self._credentials.setdefault((credential.identity, credential.subject), credential)
         if others:
             names = ", ".join(f"{_name(identity)} ({identity.spec.client_id.strip()})" for identity in others)
-            self._say(
+            self._add_step(
                 workload.description,
                 f"it has several identities, but a service account has one, {_name(first)}; also {names}",
                 "let the application name the client id of each other identity; the plan has their federated "
                 "credentials",
             )
         if workload.unpatchable:
-            self._say(
+            self._add_step(
                 workload.description,
                 workload.unpatchable,
                 f'in its own manifest, set the label {USE_LABEL}: "true" and serviceAccountName: {account.name}',
@@ -209,7 +209,7 @@ class _Planner:
         if workload.account != DEFAULT_ACCOUNT and not strangers:
             if annotated in {"", mine}:
                 return self._use(workload, workload.account, identity)
-            self._say(
+            self._add_step(
                 f"ServiceAccount {workload.namespace}/{workload.account}",
                 f"is annotated with another client id than that of {_name(identity)}, which {workload.description} "
                 "uses",
@@ -222,7 +222,7 @@ class _Planner:
             if workload.account == DEFAULT_ACCOUNT
             else f"{listed((user.description for user in strangers), 3)} also uses"
         )
-        self._say(
+        self._add_step(
             workload.description,
             f"its service account is {workload.account}, which {used}; {name} is created so that these do not get the "
             "identity",
@@ -267,14 +267,14 @@ class _Planner:
                 automount_service_account_token=former.automount_service_account_token if former else None,
             )
         if identity.spec.auxiliary_tenant_ids:
-            self._say(
+            self._add_step(
                 workload.description,
                 f"AzureIdentity {_name(identity)} has auxiliary tenants, but a service account has one tenant",
                 "let the application request a token in each of the others",
             )
         return self._planned[key]
 
-    def _say(self, about: str, reason: str, do: str) -> None:
+    def _add_step(self, about: str, reason: str, do: str) -> None:
         step = ManualStep(about=about, why=reason, do=do)
         if step not in self._by_hand:
             self._by_hand.append(step)

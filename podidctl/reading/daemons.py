@@ -89,10 +89,10 @@ async def read_pages(
 
     A page that has not come *within_seconds* is Unread.
     """
-    places = asyncio.Semaphore(CONCURRENT_MAX)
+    slots = asyncio.Semaphore(CONCURRENT_MAX)
 
     async def read(daemon: Daemon) -> T:
-        async with places:
+        async with slots:
             return use(daemon, await read_page(client, daemon))
 
     daemons = genuine_nmi(await list_daemons(client, "nmi"))

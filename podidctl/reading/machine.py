@@ -173,9 +173,9 @@ def _kubenet(config: Path) -> bool:
         return False
 
 
-async def _is_nmis(answer: aiohttp.ClientResponse) -> bool:
-    document = canary.decoded(await answer.content.read(canary.BODY_BYTES))
-    return canary.sender(answer.status, answer.headers.get("Server", ""), document) == canary.NMI
+async def _is_nmis(response: aiohttp.ClientResponse) -> bool:
+    document = canary.decoded(await response.content.read(canary.BODY_BYTES))
+    return canary.sender(response.status, response.headers.get("Server", ""), document) == canary.NMI
 
 
 async def _imds(settings: Settings) -> str | ReadFailure:
@@ -184,13 +184,13 @@ async def _imds(settings: Settings) -> str | ReadFailure:
     try:
         async with (
             aiohttp.ClientSession(timeout=limit, trust_env=False) as session,
-            session.get(url, headers={"Metadata": "true"}, allow_redirects=False) as answer,
+            session.get(url, headers={"Metadata": "true"}, allow_redirects=False) as response,
         ):
-            if answer.status == 200:
+            if response.status == 200:
                 return f"{url} responds"
-            if settings.redirect is RedirectMode.CILIUM and await _is_nmis(answer):
+            if settings.redirect is RedirectMode.CILIUM and await _is_nmis(response):
                 return f"{url} leads to NMI: Cilium redirects the programs of this node too"
-            return ReadFailure(f"{url} responds with status {answer.status}, which IMDS does not send")
+            return ReadFailure(f"{url} responds with status {response.status}, which IMDS does not send")
     except TimeoutError:
         return ReadFailure(f"{url} did not respond within {IMDS_SECONDS:g} s")
     except (aiohttp.ClientError, OSError) as error:

@@ -10,7 +10,7 @@ import msgspec
 
 from mic.startup.object_upgrade import with_current_names
 from podidctl.facts.kinds import DATED_PODS, PLACED_NODES, parse_time
-from podidctl.facts.model import Doubt, Facts, ObjectReference, ReadFailure, StoredObjects, readable
+from podidctl.facts.model import Facts, ObjectReference, ReadFailure, StoredObjects, UncertainFields, readable
 from podidctl.reading.daemons import counts_old_field_names
 from podidctl.reading.requests import or_failure
 from podidentity.kube.client import Client
@@ -58,14 +58,16 @@ async def read_custom_resources(client: Client, facts: Facts) -> Facts:
     """
     counts = await counts_old_field_names(client, facts)
     lists: dict[str, Any] = {}
-    doubtful: dict[str, Doubt] = {}
+    uncertain: dict[str, UncertainFields] = {}
     for field, kind in CUSTOM.items():
         its, ignored = counts[kind.plural], Ignored()
         client.old_field_names = its is True
         lists[field] = await or_failure(list_noting(client, kind, ignored))
         if ignored and isinstance(its, ReadFailure):
-            doubtful[kind.plural] = Doubt(tuple(f"{namespace}/{name}" for _, namespace, name in ignored), its.reason)
-    return replace(with_lists(facts, lists), doubtful=doubtful)
+            uncertain[kind.plural] = UncertainFields(
+                tuple(f"{namespace}/{name}" for _, namespace, name in ignored), its.reason
+            )
+    return replace(with_lists(facts, lists), uncertain=uncertain)
 
 
 def with_lists(facts: Facts, results: Mapping[str, Sequence[Any] | ReadFailure]) -> Facts:

@@ -138,10 +138,10 @@ async def read_server(client: Client) -> ServerState:
                 server_hostname=access.server_hostname,
                 proxy=access.proxy,
                 allow_redirects=False,
-            ) as answer:
+            ) as response:
                 seconds = loop.time() - began
-                date = answer.headers.get("Date", "")
-                body = await _read_body(answer.content)
+                date = response.headers.get("Date", "")
+                body = await _read_body(response.content)
     except TimeoutError as error:
         raise NoResponse(f"no response from {access.server} within {VERSION_SECONDS:g} s") from error
     except (aiohttp.ClientError, OSError) as error:

@@ -43,7 +43,7 @@ LASTING: Final = frozenset(
 _PULL: Final = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 
 
-class CanaryAnswer(Wire, frozen=True):
+class CanaryResponse(Wire, frozen=True):
     """One answer that the canary's program describes. Its texts come from an unknown server."""
 
     who: str = canary.NOTHING
@@ -63,7 +63,7 @@ class NotRun:
     """The next action."""
 
 
-Answers = tuple[CanaryAnswer, ...]
+CanaryResponses = tuple[CanaryResponse, ...]
 
 
 class CanaryRunner:
@@ -75,7 +75,7 @@ class CanaryRunner:
         self.not_deleted: list[str] = []
         """Names of pods that could not be deleted."""
 
-    async def run(self, manifest: Mapping[str, Any], seconds: float) -> Answers | NotRun:
+    async def run(self, manifest: Mapping[str, Any], seconds: float) -> CanaryResponses | NotRun:
         """Run the pod of *manifest* and return its outcome, at most *seconds* after its creation."""
         name = str(manifest["metadata"]["name"])
         exists = True
@@ -93,7 +93,7 @@ class CanaryRunner:
             if exists:
                 await self.delete(name)
 
-    async def _result(self, name: str, seconds: float) -> Answers | NotRun:
+    async def _result(self, name: str, seconds: float) -> CanaryResponses | NotRun:
         pod: Canary | None = None
         try:
             async with asyncio.timeout(seconds):
@@ -147,7 +147,7 @@ def creation_failure(error: ApiError, namespace: str) -> NotRun:
     return NotRun(message, "permit this pod there, or select another namespace with -n")
 
 
-def outcome_of(pod: Canary, log: str = "") -> Answers | NotRun | None:
+def outcome_of(pod: Canary, log: str = "") -> CanaryResponses | NotRun | None:
     """Return the outcome of a canary pod; None while it is not known. *log* counts if its status has no result."""
     ended = pod.state.terminated
     if ended is not None:
@@ -157,7 +157,7 @@ def outcome_of(pod: Canary, log: str = "") -> Answers | NotRun | None:
             f"the canary's program ended without a result ({cause})",
             "check that the pod's image is NMI's, with python3",
         )
-        return _answers(ended.message or "") or _answers(last) or failure
+        return _responses(ended.message or "") or _responses(last) or failure
     waiting = pod.state.waiting
     if waiting is not None and waiting.reason in LASTING:
         return waiting_failure(waiting.reason or "", waiting.message or "")
@@ -192,8 +192,8 @@ def waiting_failure(reason: str, message: str) -> NotRun:
     return NotRun(text, "see kubectl describe pod, and the log of the node's kubelet and container runtime")
 
 
-def _answers(message: str) -> Answers:
+def _responses(message: str) -> CanaryResponses:
     try:
-        return tuple(msgspec.json.decode(message, type=list[CanaryAnswer]))
+        return tuple(msgspec.json.decode(message, type=list[CanaryResponse]))
     except msgspec.DecodeError:
         return ()

@@ -46,13 +46,13 @@ class NmiLogs:
         return Evidence(others.sightings, (*evidence.unread, *others.unread))
 
     async def _search(self, nmis: Sequence[Daemon], request_id: str, seconds: float) -> Evidence:
-        results = await asyncio.gather(*(self._search_one(nmi, request_id, seconds) for nmi in nmis))
+        results = await asyncio.gather(*(self._search_log(nmi, request_id, seconds) for nmi in nmis))
         return Evidence(
             tuple(sighting for result in results for sighting in result.sightings),
             tuple(reason for result in results for reason in result.unread),
         )
 
-    async def _search_one(self, nmi: Daemon, request_id: str, seconds: float) -> Evidence:
+    async def _search_log(self, nmi: Daemon, request_id: str, seconds: float) -> Evidence:
         container = nmi.container("nmi")
         params = {
             "container": container.name if container is not None else "",

@@ -1,4 +1,4 @@
-"""The verdict on each node, from the canary's answers and from NMI's logs, and the document of all verdicts. Pure.
+"""The verdict on each node, from the canary's responses and from NMI's logs, and the document of all verdicts. Pure.
 
 An answer alone proves nothing: any server can imitate NMI. The proof is a line in the log of NMI's pod on this node,
 with the request id that only the canary knows and with the canary's own address as the peer.
@@ -15,7 +15,7 @@ from podidctl.report.documents import Statement
 from podidctl.report.finding import Level
 from podidctl.report.text import listed
 from podidctl.verify import canary
-from podidctl.verify.canary_runner import Answers, CanaryAnswer, NotRun
+from podidctl.verify.canary_runner import CanaryResponse, CanaryResponses, NotRun
 from podidctl.verify.pod import ClusterNode
 from podidentity.report import ReportModel, counted, plain
 
@@ -23,7 +23,7 @@ PAGE: Final = "docs/data-planes.md"
 
 
 class Answered(StrEnum):
-    """The sender of the answers to a pod on the node."""
+    """The sender of the responses to a pod on the node."""
 
     NMI = "nmi"
     """NMI of this node, by its own log."""
@@ -91,7 +91,7 @@ class Evidence:
     """Reasons why a log could not be read."""
 
 
-def judge(node: ClusterNode, outcome: Answers | NotRun, evidence: Evidence, nmis: Sequence[str]) -> NodeVerdict:
+def judge(node: ClusterNode, outcome: CanaryResponses | NotRun, evidence: Evidence, nmis: Sequence[str]) -> NodeVerdict:
     """Return the verdict. *nmis*: namespace and name of NMI's pods on the node."""
     if isinstance(outcome, NotRun):
         return verdict(node.name, Level.UNKNOWN, Answered.UNKNOWN, outcome.reason, outcome.then)
@@ -102,11 +102,11 @@ def judge(node: ClusterNode, outcome: Answers | NotRun, evidence: Evidence, nmis
         return verdict(node.name, Level.PROBLEM, Answered.IMDS, message, _no_redirect(node, nmis))
     if all(response.who == canary.NOTHING for response in outcome):
         message = f"no server answered: {outcome[-1].text or 'no reason'}"
-        return verdict(node.name, Level.PROBLEM, Answered.NOTHING, message, _no_answer(nmis))
+        return verdict(node.name, Level.PROBLEM, Answered.NOTHING, message, _without_response(nmis))
     return _proven(node, outcome, evidence) or _unproven(node, outcome, evidence, share)
 
 
-def _proven(node: ClusterNode, outcome: Answers, evidence: Evidence) -> NodeVerdict | None:
+def _proven(node: ClusterNode, outcome: CanaryResponses, evidence: Evidence) -> NodeVerdict | None:
     """Return the verdict that a line in a log proves, or None."""
     sources = {response.source for response in outcome if response.source}
     here = [sighting for sighting in evidence.sightings if sighting.node == node.name]
@@ -128,7 +128,7 @@ def _proven(node: ClusterNode, outcome: Answers, evidence: Evidence) -> NodeVerd
     return None
 
 
-def _from_nmi(node: ClusterNode, outcome: Answers, own: Sighting) -> NodeVerdict:
+def _from_nmi(node: ClusterNode, outcome: CanaryResponses, own: Sighting) -> NodeVerdict:
     refused = next((response for response in outcome if response.who == canary.OTHER), None)
     if refused is not None:
         message = f"NMI {own.nmi} refuses pods of this node: {_description(refused)}"
@@ -142,7 +142,7 @@ def _from_nmi(node: ClusterNode, outcome: Answers, own: Sighting) -> NodeVerdict
     return verdict(node.name, Level.OK, Answered.NMI, "NMI of this node answered", nmi=own.nmi)
 
 
-def _unproven(node: ClusterNode, outcome: Answers, evidence: Evidence, share: str) -> NodeVerdict:
+def _unproven(node: ClusterNode, outcome: CanaryResponses, evidence: Evidence, share: str) -> NodeVerdict:
     other = next((response for response in outcome if response.who == canary.OTHER), None)
     if other is not None:
         message = f"a server that is neither NMI nor IMDS answered {share}: {_description(other)}"
@@ -157,8 +157,10 @@ def _unproven(node: ClusterNode, outcome: Answers, evidence: Evidence, share: st
     return verdict(node.name, Level.UNKNOWN, Answered.UNPROVEN, message, then)
 
 
-def _description(answer: CanaryAnswer) -> str:
-    return " ".join(filter(None, (f"status {answer.status}" if answer.status else "", answer.server, answer.text)))
+def _description(response: CanaryResponse) -> str:
+    return " ".join(
+        filter(None, (f"status {response.status}" if response.status else "", response.server, response.text))
+    )
 
 
 def _no_redirect(node: ClusterNode, nmis: Sequence[str]) -> str:
@@ -172,7 +174,7 @@ def _no_redirect(node: ClusterNode, nmis: Sequence[str]) -> str:
     return f"see /readyz of NMI {nmis[0]}, podidctl doctor --node={node.name} on the node, and {PAGE}"
 
 
-def _no_answer(nmis: Sequence[str]) -> str:
+def _without_response(nmis: Sequence[str]) -> str:
     if not nmis:
         return "no NMI runs on this node, and a rule or policy blocks the metadata address: see the DaemonSet"
     return f"check that NMI {nmis[0]} is Ready, the network policies of the canary's namespace, and {PAGE}"

@@ -36,7 +36,7 @@ class Obstacles:
         self._options = cluster.options
         self._policy = cluster.policy
         self._state = cluster.situation
-        self._why_exempt = exemption_reasons(cluster.nmis, cluster.exceptions)
+        self._exemption_reason = exemption_reasons(cluster.nmis, cluster.exceptions)
         self._not_served_by_nmi = self._find_not_served_by_nmi()
 
     def of_cluster(self, issuer: str, steps: Sequence[IdentityStep]) -> Iterator[Remark]:
@@ -187,7 +187,7 @@ class Obstacles:
         for workload in self._state.workloads:
             meta = PodMeta(namespace=workload.namespace, name=workload.name, labels=dict(workload.labels))
             pod = Pod(metadata=meta, spec=PodSpec(host_network=workload.host_network))
-            reason = "host network" if workload.host_network else self._why_exempt(pod)
+            reason = "host network" if workload.host_network else self._exemption_reason(pod)
             for desired in self._state.desired(workload) if reason else ():
                 unserved[desired.identity.key].append(f"{workload.description} ({reason})")
         return unserved

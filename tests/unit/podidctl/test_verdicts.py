@@ -9,7 +9,7 @@ import pytest
 
 from nmi.node.host_routing import LABEL
 from podidctl.report.finding import Level
-from podidctl.verify.canary_runner import Answers, CanaryAnswer, NotRun, late, outcome_of
+from podidctl.verify.canary_runner import CanaryResponse, CanaryResponses, NotRun, late, outcome_of
 from podidctl.verify.pod import Canary, ClusterNode, NodeCondition, NodeStatus
 from podidctl.verify.verdicts import Answered, Evidence, NodeVerdict, Sighting, judge
 from podidctl.verify.verification import LEFTOVER_SECONDS, NAME_PREFIX, _is_leftover
@@ -25,9 +25,9 @@ def node(labels: dict[str, str] | None = None) -> ClusterNode:
     return ClusterNode(metadata=BareMeta(name=NODE, labels=labels), status=status)
 
 
-def answer(who: str, **fields: object) -> CanaryAnswer:
+def answer(who: str, **fields: object) -> CanaryResponse:
     known: dict[str, object] = {"source": "" if who == "nothing" else POD, "status": 404 if who == "nmi" else 0}
-    return CanaryAnswer(who=who, **{**known, **fields})  # type: ignore[arg-type]  # fields of the struct
+    return CanaryResponse(who=who, **{**known, **fields})  # type: ignore[arg-type]  # fields of the struct
 
 
 def seen(at: str = NODE, *, peer: str = POD, nmi: str = NMI) -> Evidence:
@@ -37,7 +37,11 @@ def seen(at: str = NODE, *, peer: str = POD, nmi: str = NMI) -> Evidence:
 FIVE = (answer("nmi"),) * 5
 
 
-def judged(answers: Answers | NotRun, evidence: Evidence = Evidence(), nmis: tuple[str, ...] = (NMI,)) -> NodeVerdict:  # noqa: B008 - immutable
+def judged(
+    answers: CanaryResponses | NotRun,
+    evidence: Evidence = Evidence(),  # noqa: B008 - immutable
+    nmis: tuple[str, ...] = (NMI,),
+) -> NodeVerdict:
     return judge(node(), answers, evidence, nmis)
 
 

@@ -28,7 +28,7 @@ PATH: Final = "/metadata/identity/aad-pod-identity-verify"
 PAUSES_SECONDS: Final = (0.0, 1.0, 1.0, 2.0, 2.0)
 """Pauses before the requests. The kubelet reports a new pod's address within one or two seconds."""
 UNANSWERED_MAX: Final = 3
-"""Requests without an answer after which the program ends."""
+"""Requests without a response after which the program ends."""
 REQUEST_SECONDS: Final = 4.0
 BODY_BYTES: Final = 4096
 TEXT_CHARS: Final = 160
@@ -39,7 +39,7 @@ NMI: Final = "nmi"
 IMDS: Final = "imds"
 OTHER: Final = "other"
 NOTHING: Final = "nothing"
-NMI_ANSWER: Final = {"error": "not_found", "error_description": "There is nothing here."}
+NMI_RESPONSE: Final = {"error": "not_found", "error_description": "There is nothing here."}
 SENTENCES: Final = {
     NMI: "NMI answered",
     IMDS: "IMDS answered: pods on this node get the node's own identities",
@@ -47,35 +47,35 @@ SENTENCES: Final = {
     NOTHING: "no server answered",
 }
 
-Answer = dict[str, Any]
+Result = dict[str, Any]
 """`who` (NMI, IMDS, OTHER or NOTHING), `source` (address of this end), `status`, `server` (header field), `text`."""
 
 
-def ask(host: str, port: int, request_id: str) -> Answer:
-    """Send one request and describe the answer, or its absence."""
+def ask(host: str, port: int, request_id: str) -> Result:
+    """Send one request and describe the response, or its absence."""
     connection = http.client.HTTPConnection(host, port, timeout=REQUEST_SECONDS)
-    answer: Answer = {"who": NOTHING, "source": "", "status": 0, "server": "", "text": ""}
+    result: Result = {"who": NOTHING, "source": "", "status": 0, "server": "", "text": ""}
     # The timeout of a socket starts again with each byte.
     signal.setitimer(signal.ITIMER_REAL, REQUEST_SECONDS)
     try:
         connection.connect()
-        answer["source"] = connection.sock.getsockname()[0]
+        result["source"] = connection.sock.getsockname()[0]
         connection.request("GET", PATH, headers={"User-Agent": "podidctl-verify", "x-ms-client-request-id": request_id})
         response = connection.getresponse()
-        answer["status"] = response.status
-        answer["server"] = shown(response.getheader("Server", ""))
-        answer["who"] = OTHER
+        result["status"] = response.status
+        result["server"] = shown(response.getheader("Server", ""))
+        result["who"] = OTHER
         document = decoded(response.read(BODY_BYTES))
-        answer["who"] = sender(response.status, answer["server"], document)
-        answer["text"] = shown(document.get("error_description", ""))
+        result["who"] = sender(response.status, result["server"], document)
+        result["text"] = shown(document.get("error_description", ""))
     except http.client.HTTPException as error:
-        answer["who"], answer["text"] = OTHER, f"not an HTTP response ({type(error).__name__})"
+        result["who"], result["text"] = OTHER, f"not an HTTP response ({type(error).__name__})"
     except OSError as error:
-        answer["text"] = shown(f"{type(error).__name__}: {error}")
+        result["text"] = shown(f"{type(error).__name__}: {error}")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.close()
-    return answer
+    return result
 
 
 def decoded(body: bytes) -> dict[str, Any]:
@@ -88,21 +88,21 @@ def decoded(body: bytes) -> dict[str, Any]:
 
 
 def sender(status: int, server: str, document: dict[str, Any]) -> str:
-    """Return the sender of an answer."""
+    """Return the sender of a response."""
     if server.lower().startswith(("imds", "microsoft-iis")):
         return IMDS
-    is_nmi = status == 404 and all(document.get(name) == text for name, text in NMI_ANSWER.items())
+    is_nmi = status == 404 and all(document.get(name) == text for name, text in NMI_RESPONSE.items())
     return NMI if is_nmi else OTHER
 
 
 def shown(text: object) -> str:
-    """Return a text of the answer, printable and cut."""
+    """Return a text of the response, printable and cut."""
     return "".join(character if " " <= character <= "~" else "?" for character in str(text)[:TEXT_CHARS])
 
 
-def worst(answers: Sequence[Answer]) -> str:
-    """Return the most serious sender among *answers*."""
-    senders = {answer["who"] for answer in answers}
+def worst(responses: Sequence[Result]) -> str:
+    """Return the most serious sender among *responses*."""
+    senders = {response["who"] for response in responses}
     return next(who for who in (IMDS, OTHER, NOTHING, NMI) if who in senders)
 
 
@@ -112,17 +112,17 @@ def stop(*_: object) -> NoReturn:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the answers as the last line, write them to RESULT, and return 0 if NMI sent all of them, else 3."""
+    """Print the results as the last line, write them to RESULT, and return 0 if NMI sent all of them, else 3."""
     host, port, request_id = arguments
     signal.signal(signal.SIGALRM, stop)
-    answers: list[Answer] = []
+    responses: list[Result] = []
     for pause in PAUSES_SECONDS:
         time.sleep(pause)
-        answers.append(ask(host, int(port), request_id))
-        if [answer["who"] for answer in answers] == [NOTHING] * UNANSWERED_MAX:
+        responses.append(ask(host, int(port), request_id))
+        if [response["who"] for response in responses] == [NOTHING] * UNANSWERED_MAX:
             break
-    who = worst(answers)
-    result = json.dumps(answers)
+    who = worst(responses)
+    result = json.dumps(responses)
     sys.stdout.write(f"{SENTENCES[who]} at http://{host}:{port}{PATH}\n{result}\n")
     # Where this file does not exist, podidctl reads the last line of the log.
     with contextlib.suppress(OSError):

@@ -77,7 +77,7 @@ def test_without_azure_only_what_the_cluster_shows_is_listed() -> None:
 def test_a_host_that_azure_does_not_return_is_unknown() -> None:
     known = parse_provider_id(VM)
     assert known is not None
-    answers = {**on_azure(pool=attached(KUBELET)).answers, known.key: Refused("no role", status=403)}
+    answers = {**on_azure(pool=attached(KUBELET)).responses, known.key: Refused("no role", status=403)}
     found = reviewed(azure=AzureState(answers))
     vm = host(found, "VM")
     assert not vm.read

@@ -19,7 +19,7 @@ from podidctl.facts.model import FailClosedState, NodeState, ReadFailure
 from podidctl.reading.machine import _imds, has_restriction
 from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
-from podidctl.verify.canary import NMI_ANSWER
+from podidctl.verify.canary import NMI_RESPONSE
 from tests.support.nmi.node import aks
 from tests.support.nmi.node.machines import Machine, Worker
 from tests.support.podidctl.doctor_inputs import seen
@@ -188,10 +188,10 @@ def test_a_redirect_by_nftables_to_the_nodes_address_is_read() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "redirect", "text"),
     [
-        (404, NMI_ANSWER, RedirectMode.CILIUM, "leads to NMI"),
-        (404, NMI_ANSWER, RedirectMode.NONE, ""),
+        (404, NMI_RESPONSE, RedirectMode.CILIUM, "leads to NMI"),
+        (404, NMI_RESPONSE, RedirectMode.NONE, ""),
         (404, {"error": "not_found", "error_description": "No such path."}, RedirectMode.CILIUM, ""),
-        (500, NMI_ANSWER, RedirectMode.CILIUM, ""),
+        (500, NMI_RESPONSE, RedirectMode.CILIUM, ""),
     ],
 )
 async def test_nmis_own_answer_is_no_fault_with_cilium_and_another_is(

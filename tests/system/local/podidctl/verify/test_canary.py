@@ -206,7 +206,7 @@ def response(status: str, body: bytes, *fields: str) -> bytes:
 
 
 NESTED = b"[" * 3000
-IMITATION = json.dumps(canary.NMI_ANSWER).encode()
+IMITATION = json.dumps(canary.NMI_RESPONSE).encode()
 
 
 @pytest.mark.parametrize(
