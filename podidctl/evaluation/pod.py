@@ -173,8 +173,8 @@ class PodCase:
                         "reason"
                     ),
                 )
-            case [other]:
-                name = "/".join(other.key)
+            case [owner]:
+                name = "/".join(owner.key)
                 return (
                     f"another pod has its address: {name}; this one is terminating, so the address is the other pod's",
                     f"run this command for {name}: this pod gets no tokens any more",

@@ -33,7 +33,7 @@ class InstalledProgram:
     @property
     def argv(self) -> list[str]:
         """Flags with variables expanded, and a placeholder for each unknown one."""
-        return [_VARIABLE.sub(lambda found: self.environ.get(found[1], "unknown"), flag) for flag in self.flags]
+        return [_VARIABLE.sub(lambda match: self.environ.get(match[1], "unknown"), flag) for flag in self.flags]
 
     def has(self, flag: str) -> bool:
         """Return whether *flag* is among the flags, with one or two dashes."""

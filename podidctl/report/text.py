@@ -64,7 +64,7 @@ def escaped(text: str) -> str:
 
 def printable_json(text: str) -> str:
     """Return the JSON *text* with control characters escaped; they only occur inside its strings."""
-    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else _escaped(found[0]), text)
+    return _UNUSUAL.sub(lambda match: match[0] if match[0].isprintable() else _escaped(match[0]), text)
 
 
 def _escaped(character: str) -> str:

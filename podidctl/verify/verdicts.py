@@ -121,10 +121,10 @@ def _proven(node: ClusterNode, outcome: CanaryResponses, evidence: Evidence) -> 
         then = f"find the program that rewrites source addresses on this node (masquerading), see {PAGE}"
         return verdict(node.name, Level.PROBLEM, Answered.OTHER_ADDRESS, message, then, nmi=here[0].nmi)
     if evidence.sightings:
-        other = evidence.sightings[0]
-        message = f"NMI {other.nmi} of node {other.node} answered, which does not serve the pods of this node"
+        remote = evidence.sightings[0]
+        message = f"NMI {remote.nmi} of node {remote.node} answered, which does not serve the pods of this node"
         then = f"redirect pods to the NMI of their own node, see {PAGE}"
-        return verdict(node.name, Level.PROBLEM, Answered.OTHER_NODE, message, then, nmi=other.nmi)
+        return verdict(node.name, Level.PROBLEM, Answered.OTHER_NODE, message, then, nmi=remote.nmi)
     return None
 
 
@@ -143,9 +143,9 @@ def _from_nmi(node: ClusterNode, outcome: CanaryResponses, own: Sighting) -> Nod
 
 
 def _unproven(node: ClusterNode, outcome: CanaryResponses, evidence: Evidence, share: str) -> NodeVerdict:
-    other = next((response for response in outcome if response.who == canary.OTHER), None)
-    if other is not None:
-        message = f"a server that is neither NMI nor IMDS answered {share}: {_description(other)}"
+    foreign = next((response for response in outcome if response.who == canary.OTHER), None)
+    if foreign is not None:
+        message = f"a server that is neither NMI nor IMDS answered {share}: {_description(foreign)}"
         then = f"find the program that answers at the metadata address on this node, see {PAGE}"
         return verdict(node.name, Level.PROBLEM, Answered.OTHER, message, then)
     if evidence.unread:

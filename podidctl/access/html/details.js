@@ -42,20 +42,20 @@ function makeDetails(graph, onSelect) {
     panel.append(element("h3", title), made);
   }
 
-  function objects(title, found) {
-    const unique = [...new Set(found)].filter(Boolean);
+  function objects(title, entries) {
+    const unique = [...new Set(entries)].filter(Boolean);
     const items = unique.slice(0, LISTED).map((object) => objectLink(object, object.name, onSelect));
     if (unique.length > LISTED) items.push(unique.length - LISTED + " more: use the tables");
     list(title + " (" + unique.length + ")", items);
   }
 
-  const texts = (title, found) => list(title, found.slice(0, LISTED));
+  const texts = (title, lines) => list(title, lines.slice(0, LISTED));
   const pick = (kind, ats) => ats.map((at) => graph.objects[kind][at]);
 
-  function reach(title, found) {
-    objects(title, [...pick("identity", found.identities), ...pick("other", found.others)]);
-    if (found.system) texts(title + ", also", ["the system-assigned identity of the host"]);
-    if (!found.complete) warn(title + ": not complete, because Azure was not read");
+  function reach(title, reached) {
+    objects(title, [...pick("identity", reached.identities), ...pick("other", reached.others)]);
+    if (reached.system) texts(title + ", also", ["the system-assigned identity of the host"]);
+    if (!reached.complete) warn(title + ": not complete, because Azure was not read");
   }
 
   const shown = {
@@ -119,8 +119,8 @@ function makeDetails(graph, onSelect) {
     },
   };
 
-  function count(found) {
-    return found.identities.length + found.others.length + (found.system ? 1 : 0);
+  function count(reached) {
+    return reached.identities.length + reached.others.length + (reached.system ? 1 : 0);
   }
 
   return function show(object) {

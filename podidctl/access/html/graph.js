@@ -20,7 +20,7 @@ function makeCanvas(graph, onSelect) {
   const context = canvas.getContext("2d");
   const zoom = d3.behavior.zoom().scaleExtent([0.005, 8]);
   const view = {
-    visible: new Set(), size: SPARSE, selected: null, highlighted: null, tree: d3.geom.quadtree([]), asked: false,
+    visible: new Set(), size: SPARSE, selected: null, highlighted: null, tree: d3.geom.quadtree([]), isRequested: false,
   };
 
   function toScreen(object) {
@@ -29,7 +29,7 @@ function makeCanvas(graph, onSelect) {
   }
 
   function draw() {
-    view.asked = false;
+    view.isRequested = false;
     const ratio = window.devicePixelRatio || 1;
     const width = canvas.clientWidth, height = canvas.clientHeight;
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
@@ -111,8 +111,8 @@ function makeCanvas(graph, onSelect) {
   }
 
   function redraw() {
-    if (view.asked) return;
-    view.asked = true;
+    if (view.isRequested) return;
+    view.isRequested = true;
     requestAnimationFrame(draw);
   }
 
@@ -153,10 +153,10 @@ function makeCanvas(graph, onSelect) {
   function objectAt(x, y) {
     if (!view.visible.size) return null;
     const [left, top] = zoom.translate(), scale = zoom.scale();
-    const found = view.tree.find([(x - left) / scale, (y - top) / scale]);
-    if (!found) return null;
-    const [nearX, nearY] = toScreen(found);
-    return Math.hypot(nearX - x, nearY - y) <= 14 ? found : null;
+    const nearest = view.tree.find([(x - left) / scale, (y - top) / scale]);
+    if (!nearest) return null;
+    const [nearX, nearY] = toScreen(nearest);
+    return Math.hypot(nearX - x, nearY - y) <= 14 ? nearest : null;
   }
 
   function mark(object, highlighted) {

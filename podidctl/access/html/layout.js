@@ -133,17 +133,17 @@ function placeBands(bands, size) {
 
 // The objects that *object* reaches or that reach it, with itself.
 function related(graph, object) {
-  const found = new Set([object]);
+  const connected = new Set([object]);
   for (const { kind, from, to } of object.links) {
-    found.add(from).add(to);
+    connected.add(from).add(to);
     if (kind === "reach" && from === object) {
       data.hosts[to.at].attached.flatMap((attached) => attachedObjects(graph.objects, attached))
-        .forEach((near) => found.add(near));
+        .forEach((near) => connected.add(near));
     }
   }
   for (const [pod, identity] of object.kind === "binding" ? [] : object.grants) {
     const other = object.kind === "pod" ? graph.objects.identity[identity] : graph.objects.pod[pod];
-    if (other) found.add(other);
+    if (other) connected.add(other);
   }
-  return found;
+  return connected;
 }

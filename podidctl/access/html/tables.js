@@ -7,7 +7,7 @@ function makeTables(onSelect, graph) {
   const hostOf = (node) => (node >= 0 ? name("host", data.nodes[node].host) : "");
   const names = (reach) => [...reach.identities.map((at) => name("identity", at)),
     ...reach.others.map((at) => name("other", at)), ...(reach.system ? ["system-assigned"] : [])].join(", ");
-  const ways = (found) => found.map(settingName).join(", ");
+  const ways = (settings) => settings.map(settingName).join(", ");
   const TABLES = {
     grants: {
       title: "Pods and their identities",
@@ -88,18 +88,18 @@ function makeTables(onSelect, graph) {
   }
 
   function render() {
-    const table = TABLES[choice.value], found = rows();
-    first = Math.max(0, Math.min(first, Math.floor(Math.max(found.length - 1, 0) / PAGE) * PAGE));
+    const table = TABLES[choice.value], matching = rows();
+    first = Math.max(0, Math.min(first, Math.floor(Math.max(matching.length - 1, 0) / PAGE) * PAGE));
     document.getElementById("caption").textContent = table.title;
     const head = element("tr");
     table.columns.forEach((column) => head.append(element("th", column, { scope: "col" })));
     document.getElementById("head").replaceChildren(head);
-    body.replaceChildren(...found.slice(first, first + PAGE).map(renderRow));
-    const last = Math.min(first + PAGE, found.length);
-    document.getElementById("rows").textContent = found.length
-      ? "rows " + (first + 1) + " to " + last + " of " + found.length : "no rows";
+    body.replaceChildren(...matching.slice(first, first + PAGE).map(renderRow));
+    const last = Math.min(first + PAGE, matching.length);
+    document.getElementById("rows").textContent = matching.length
+      ? "rows " + (first + 1) + " to " + last + " of " + matching.length : "no rows";
     before.disabled = first === 0;
-    after.disabled = last >= found.length;
+    after.disabled = last >= matching.length;
   }
 
   function renderRow({ object, cells }) {

@@ -80,7 +80,7 @@ def bicep(plan: AzurePlan, remarks: list[str]) -> str:
 
 def bicep_string(text: str) -> str:
     """Return a Bicep string that evaluates to *text*, which is one line of printable characters."""
-    return f"'{_BICEP_ESCAPED.sub(lambda found: chr(92) + found[0], text)}'"
+    return f"'{_BICEP_ESCAPED.sub(lambda match: chr(92) + match[0], text)}'"
 
 
 def _bicep_resource(resource: AzureResource, previous: dict[str, str]) -> Iterator[str]:
@@ -151,7 +151,7 @@ def terraform(plan: AzurePlan, remarks: list[str]) -> str:
 
 def hcl_string(text: str) -> str:
     """Return a quoted template of HCL that evaluates to *text*, which is one line of printable characters."""
-    return f'"{_HCL_ESCAPED.sub(lambda found: _HCL_ESCAPES[found[0]], text)}"'
+    return f'"{_HCL_ESCAPED.sub(lambda match: _HCL_ESCAPES[match[0]], text)}"'
 
 
 def _hcl_object(value: Mapping[str, Any], indent: int) -> str:
