@@ -194,13 +194,13 @@ def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[s
 
 def _hosts(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
     for host in review.hosts:
-        strange = [identity.resource_id for identity in host.attached if identity.explained is Explained.NOTHING]
+        strange = [attached.resource_id for attached in host.attached if attached.explained is Explained.NOTHING]
         unknown = UNKNOWN + (f" ({host.problem})" if host.problem else "")
         yield (
             f"{host.kind} {_short(host.id)}",
             listed(host.nodes, most),
             listed(
-                (", ".join(identity.identities) or _short(identity.resource_id) for identity in host.attached), most
+                (", ".join(attached.identities) or _short(attached.resource_id) for attached in host.attached), most
             ),
             listed(map(_short, strange), most) if host.read else unknown,
             UNKNOWN if host.system_assigned is None else "yes" if host.system_assigned else "no",

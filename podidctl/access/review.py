@@ -127,7 +127,7 @@ class _Review(ClusterCase):
     @cached_property
     def targets(self) -> Targets:
         names = {
-            host.id: frozenset(name for identity in host.attached for name in identity.identities)
+            host.id: frozenset(name for attached in host.attached for name in attached.identities)
             for host in self.hosts
         }
         targets = find_targets(

@@ -36,7 +36,7 @@ def _identity(review: AccessReview, scope: Scope) -> AccessReview:
     names = {identity.full_name for identity in review.identities}
     if scope.name not in names:
         raise ScopeError(_missing(review, scope, names, "azureidentities.aadpodidentity.k8s.io"))
-    hosts = {host.id for host in review.hosts if any(scope.name in identity.identities for identity in host.attached)}
+    hosts = {host.id for host in review.hosts if any(scope.name in attached.identities for attached in host.attached)}
     on_hosts = {node.name for node in review.nodes if node.host in hosts}
     granted = {grant.pod for grant in review.grants if grant.identity == scope.name}
     pods = [
