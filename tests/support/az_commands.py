@@ -23,21 +23,21 @@ BLOCK: Final = re.compile(r"^( *)```(\w*)\n(.*?)^\1```\n", re.MULTILINE | re.DOT
 
 def of_pages() -> list[str]:
     """Return the commands in the blocks of all pages, sorted, each once."""
-    found = set()
+    commands = set()
     for page in PAGES:
         if page.exists():
             for _, language, block in BLOCK.findall(page.read_text()):
                 if not language:
-                    found |= {shlex.join(words) for words in of_shell(block)}
-    return sorted(found)
+                    commands |= {shlex.join(words) for words in of_shell(block)}
+    return sorted(commands)
 
 
 def of_shell(text: str) -> Iterator[list[str]]:
     """Yield the words of each command of `az` in shell commands, also inside `$(…)`."""
     text = text.replace("\\\n", " ")
-    while found := re.search(r"\$\((az [^()]*)\)", text):
-        yield from _plain(found[1])
-        text = text[: found.start()] + VALUE + text[found.end() :]
+    while substitution := re.search(r"\$\((az [^()]*)\)", text):
+        yield from _plain(substitution[1])
+        text = text[: substitution.start()] + VALUE + text[substitution.end() :]
     yield from _plain(text)
 
 

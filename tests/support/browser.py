@@ -95,9 +95,9 @@ class Page:
 
     async def type(self, text: str) -> None:
         """Type printable characters."""
-        for each in text:
-            await self.call("Input.dispatchKeyEvent", type="keyDown", text=each, key=each)
-            await self.call("Input.dispatchKeyEvent", type="keyUp", key=each)
+        for character in text:
+            await self.call("Input.dispatchKeyEvent", type="keyDown", text=character, key=character)
+            await self.call("Input.dispatchKeyEvent", type="keyUp", key=character)
 
     async def press(self, key: str) -> None:
         """Press a key by its name, such as `Escape`."""
@@ -150,7 +150,7 @@ async def open_page(folder: Path, *, width: int = 1400, height: int = 1000) -> A
         port = await _port(folder / "DevToolsActivePort")
         async with aiohttp.ClientSession(trust_env=False) as session:
             async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
-                tab = next(each for each in await response.json() if each["type"] == "page")
+                tab = next(target for target in await response.json() if target["type"] == "page")
             async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=64 << 20) as socket:
                 page = Page(socket)
                 receiving = asyncio.create_task(page.receive(), name="browser")

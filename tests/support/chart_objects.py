@@ -11,10 +11,10 @@ HELMS: Final = ("helm", pytest.param("helm3", marks=pytest.mark.nightly))
 
 def arguments_of(objects: Sequence[dict[str, Any]], container: str) -> list[str]:
     """Return the command line of the container with this name in a workload."""
-    (found,) = (
-        one["args"]
-        for each in objects
-        for one in each.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
-        if one["name"] == container
+    (arguments,) = (
+        container_["args"]
+        for document in objects
+        for container_ in document.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+        if container_["name"] == container
     )
-    return list(found)
+    return list(arguments)

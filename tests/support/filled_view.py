@@ -20,22 +20,22 @@ class FilledView:
 
     def add(self, *objects: ClusterObject) -> None:
         """Deliver the objects, which are new or replace those of their names."""
-        for each in objects:
-            old = self._objects.get((type(each).__name__, each.key))
-            self._objects[type(each).__name__, each.key] = each
-            self._changes_of(each).upserted(old, each)
+        for resource in objects:
+            old = self._objects.get((type(resource).__name__, resource.key))
+            self._objects[type(resource).__name__, resource.key] = resource
+            self._changes_of(resource).upserted(old, resource)
 
     def remove(self, *objects: ClusterObject) -> None:
         """Delete the objects of these names."""
-        for each in objects:
-            self._changes_of(each).deleted(self._objects.pop((type(each).__name__, each.key)))
+        for resource in objects:
+            self._changes_of(resource).deleted(self._objects.pop((type(resource).__name__, resource.key)))
 
     def stored(self) -> list[ClusterObject]:
         """Return the objects as they were added last."""
         return [*self._objects.values()]
 
-    def _changes_of(self, each: ClusterObject) -> Any:
-        match each:
+    def _changes_of(self, resource: ClusterObject) -> Any:
+        match resource:
             case Pod():
                 return self.view.pods
             case Node():

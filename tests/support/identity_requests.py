@@ -74,14 +74,14 @@ def attempt(
     connection = http.client.HTTPConnection(host, port, timeout=ATTEMPT_SECONDS, source_address=address)
     try:
         connection.request("GET", target, headers=dict(headers))
-        answer = connection.getresponse()
-        answer.read()
+        response = connection.getresponse()
+        response.read()
     except ConnectionError:
         return REFUSED
     except (OSError, http.client.HTTPException) as error:
         return type(error).__name__
     else:
-        return str(answer.status)
+        return str(response.status)
     finally:
         connection.close()
 
@@ -165,22 +165,24 @@ async def run_pod(
 
 async def bind(sandbox: Sandbox, name: str) -> ManagedIdentity:
     """Create an identity *name* for the pods with the label *name*."""
-    known = sandbox.azure.directory.add_identity(identity_id(name))
-    await sandbox.cluster.apply(identity(name, type=0, resourceID=known.resource_id, clientID=known.client_id))
+    identity_ = sandbox.azure.directory.add_identity(identity_id(name))
+    await sandbox.cluster.apply(identity(name, type=0, resourceID=identity_.resource_id, clientID=identity_.client_id))
     await sandbox.cluster.apply(binding(name, name))
-    return known
+    return identity_
 
 
 async def run_bound_pod(sandbox: Sandbox, name: str) -> tuple[ManagedIdentity, ExecutionContext]:
     """Create an identity, its binding and a pod, all named *name*. Return once MIC has assigned the identity."""
-    known = await bind(sandbox, name)
+    identity_ = await bind(sandbox, name)
     context = await run_pod(sandbox, name, {"aadpodidbinding": name})
     await until(
         lambda: sandbox.cluster.client.list(ASSIGNED_IDENTITIES),
         "the identity is assigned",
-        holds=lambda found: any(each.spec.pod == name and each.status.status == ASSIGNED for each in found),
+        holds=lambda assigned: any(
+            object_.spec.pod == name and object_.status.status == ASSIGNED for object_ in assigned
+        ),
     )
-    return known, context
+    return identity_, context
 
 
 def attach(sandbox: Sandbox, own: ManagedIdentity) -> None:
@@ -243,9 +245,9 @@ async def ask(
 
     The default is the usual token request.
     """
-    asked = {"resource": AUDIENCE, **query} if path == TOKEN else query
+    parameters = {"resource": AUDIENCE, **query} if path == TOKEN else query
     host = sandbox.metadata_url(NODE).removeprefix("http://")
-    return await ask_at(sandbox, context, host, f"{path}?{urlencode(asked)}" if asked else path, headers)
+    return await ask_at(sandbox, context, host, f"{path}?{urlencode(parameters)}" if parameters else path, headers)
 
 
 async def ask_at(

@@ -65,11 +65,13 @@ def find_growth(record: dict[str, int], files: Files) -> Iterator[str]:
         recorded = record.get(group, 0)
         if size * 100 > recorded * (100 + GROWTH_PERCENT):
             of_group = {path: size for path, size in files.items() if group in measure({path: size}, record)}
-            largest = sorted(of_group.items(), key=lambda each: -each[1])[:5]
+            largest = sorted(of_group.items(), key=lambda item: -item[1])[:5]
             listed = ", ".join(f"{path} ({bytes_:,})" for path, bytes_ in largest)
             yield f"{group} grew from {recorded:,} to {size:,} bytes; its largest files: {listed}"
 
 
 if __name__ == "__main__":
     built = ROOT / "build" / "images" / "rootfs"
-    RECORD.write_text(json.dumps({each: measure(list_files(built / each)) for each in PROGRAMS}, indent=1) + "\n")
+    RECORD.write_text(
+        json.dumps({program: measure(list_files(built / program)) for program in PROGRAMS}, indent=1) + "\n"
+    )

@@ -50,12 +50,12 @@ class Ledger:
     def found_in_logs(self) -> str:
         """Return the location of a secret in the logs of programs started since the last call, or an empty text."""
         logs, self._logs = self._logs, []
-        found = ""
+        leak = ""
         for name, log in logs:
             with log:
                 secret = self.found_in(log.read().decode(errors="replace"))
-            found = found or (f"{secret} in the log of {name}" if secret else "")
-        return found
+            leak = leak or (f"{secret} in the log of {name}" if secret else "")
+        return leak
 
     def found_in_sections(self, sections: Iterable[tuple[str, str]]) -> str:
         """Return the location of a secret in captured output; empty if there is none."""

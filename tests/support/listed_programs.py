@@ -39,7 +39,7 @@ def listed_packages(groups: Iterable[str], *, root_user: bool, script: Path = SC
     names = REQUIRED | PRESENT
     for group, body in _FUNCTION.findall(script.read_text()):
         if group in groups and (root_user or not body.startswith(_ROOT_ONLY)):
-            names |= {name for found in _NEEDS.findall(body) for name in "".join(found).split()}
+            names |= {name for parts in _NEEDS.findall(body) for name in "".join(parts).split()}
     return names
 
 
@@ -90,7 +90,7 @@ def is_restricted() -> bool:
 
 def advice(failure: str) -> Iterator[tuple[str, str]]:
     """Yield titles and texts that explain which programs the text of a *failure* reports as missing."""
-    names = {name for found in _MISSING.findall(failure) for name in found if name}
+    names = {name for parts in _MISSING.findall(failure) for name in parts if name}
     for name in sorted(names):
         if is_restricted() and not Path(os.environ["PATH"], name).exists():
             remedy = "add its package to tools/system-packages, or give the test another marker (CONTRIBUTING.md)"
@@ -110,7 +110,7 @@ def _files(machine: Path, names: Iterable[str]) -> set[str]:
         name = pending.pop()
         for fields in by_name.get(name, []) if name not in seen else []:
             for alternatives in f"{fields.get('Pre-Depends', '')},{fields.get('Depends', '')}".split(","):
-                pending += [each for each in _names(alternatives) if each in by_name][:1]
+                pending += [name for name in _names(alternatives) if name in by_name][:1]
             for suffix in ("", f":{fields['Architecture']}"):
                 listed = machine / f"var/lib/dpkg/info/{fields['Package']}{suffix}.list"
                 files |= set(listed.read_text().splitlines()) if listed.exists() else set()

@@ -43,7 +43,7 @@ class Pause:
 
 def paused_seconds(pauses: Iterable[Pause], begin: float, end: float) -> float:
     """Return the part of the time from *begin* to *end* in which the machine was paused, in seconds."""
-    return sum(max(0.0, min(each.end, end) - max(each.begin, begin)) for each in pauses)
+    return sum(max(0.0, min(pause.end, end) - max(pause.begin, begin)) for pause in pauses)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,9 @@ authority = functools.cache(Authority)
 @functools.cache
 def _definitions(directory: Path) -> tuple[dict[str, Any], ...]:
     """Return the definitions. Their YAML takes 0.1 s to read."""
-    return tuple(each for each in read_documents(directory) if each.get("kind") == "CustomResourceDefinition")
+    return tuple(
+        document for document in read_documents(directory) if document.get("kind") == "CustomResourceDefinition"
+    )
 
 
 class MemoryApi(KubeApi):
@@ -33,8 +35,8 @@ class MemoryApi(KubeApi):
     def __init__(self, directory: Path = CRDS, **settings: Any) -> None:
         """*settings* are those of KubeApi."""
         super().__init__(authority=authority(), clock=now, **settings)
-        for each in _definitions(directory):
-            self.store.create(DEFINITIONS, each)
+        for definition in _definitions(directory):
+            self.store.create(DEFINITIONS, definition)
         self.compact()
         self.network = MemoryNetwork()
         self.network.serve(URL, self.http())
@@ -55,7 +57,7 @@ class MemoryApi(KubeApi):
 
     def written(self, what: str) -> list[str]:
         """Return the methods of the recorded writes whose path contains *what*."""
-        return [each.method for each in self.requests if each.method != "GET" and what in each.path]
+        return [request.method for request in self.requests if request.method != "GET" and what in request.path]
 
     def access(self, token: str = "") -> ClusterAccess:
         """Return the access with *token*, or the administrator's, without TLS."""

@@ -76,9 +76,9 @@ class MemoryNetwork:
             raise ConnectionRefusedError(f"nothing is served at {origin}")
         here, there = _End(client), _End(factory(), {"ssl_object": SimpleNamespace(server_name=server_name)})
         here.peer, there.peer = there, here
-        kept = self._connections.setdefault(origin, [])
-        kept[:] = [end for end in kept if not end.is_closing()]
-        kept.append(here)
+        ends = self._connections.setdefault(origin, [])
+        ends[:] = [end for end in ends if not end.is_closing()]
+        ends.append(here)
         there.protocol.connection_made(there)
         here.protocol.connection_made(here)
 

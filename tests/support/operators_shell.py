@@ -22,7 +22,7 @@ _BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 def blocks_of(text: str, language: str = "") -> list[str]:
     """Return the content of the blocks of a page that have this *language*. Commands have none."""
-    return [block for found, block in _BLOCK.findall(text) if found == language]
+    return [block for block_language, block in _BLOCK.findall(text) if block_language == language]
 
 
 def commands_of(block: str) -> list[str]:

@@ -28,7 +28,7 @@ class Reply:
 
 
 def ok(body: bytes = b"hello", *fields: str) -> Reply:
-    head = "".join(f"{each}\r\n" for each in (f"Content-Length: {len(body)}", *fields))
+    head = "".join(f"{field}\r\n" for field in (f"Content-Length: {len(body)}", *fields))
     return Reply(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + body)
 
 

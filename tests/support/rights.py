@@ -60,16 +60,16 @@ def granted() -> frozenset[Right]:
     return frozenset(
         right
         for values in golden_sets()
-        for each in yaml.load_all(golden_text(values), yaml.CSafeLoader)
-        for right in _of_role(each or {})
+        for document in yaml.load_all(golden_text(values), yaml.CSafeLoader)
+        for right in _of_role(document or {})
     )
 
 
-def _of_role(each: dict[str, Any]) -> Iterator[Right]:
-    program = each.get("metadata", {}).get("labels", {}).get(COMPONENT, "")
+def _of_role(document: dict[str, Any]) -> Iterator[Right]:
+    program = document.get("metadata", {}).get("labels", {}).get(COMPONENT, "")
     if program not in PROGRAMS.values():
         return
-    for rule in each.get("rules", ()):
+    for rule in document.get("rules", ()):
         for group in rule["apiGroups"]:
             for resource in rule["resources"]:
                 for verb in rule["verbs"]:
@@ -167,8 +167,8 @@ class Calls:
     def refused(self) -> Iterable[str]:
         """Return the calls since the last call of this method that no role of the chart allows."""
         self._read()
-        found, self._refused = self._refused, []
-        return found
+        requests, self._refused = self._refused, []
+        return requests
 
     def seen(self) -> list[str]:
         """Return the used rights, sorted."""
@@ -213,6 +213,6 @@ def missed(seen: Iterable[str]) -> list[str]:
 
 if __name__ == "__main__":
     files = sorted(Path(sys.argv[1]).glob("*"))
-    if found := missed(line for file in files for line in file.read_text().splitlines()):
-        sys.exit(f"The chart's roles grant rights that no test used: {', '.join(found)}")
+    if unused := missed(line for file in files for line in file.read_text().splitlines()):
+        sys.exit(f"The chart's roles grant rights that no test used: {', '.join(unused)}")
     print(f"The tests used each right that the chart's roles grant ({len(files)} test processes).")  # noqa: T201

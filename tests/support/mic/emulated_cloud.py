@@ -45,8 +45,8 @@ class Mic:
         port = self.metrics_port if path == "/metrics" else self.probe_port
 
         def fetch() -> str:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=LIMIT_SECONDS) as answer:
-                return str(answer.read().decode())
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=LIMIT_SECONDS) as response:
+                return str(response.read().decode())
 
         return await asyncio.to_thread(fetch)
 
@@ -192,7 +192,9 @@ class EmulatedCloud(StoredObjects):
 
     def assigned(self) -> dict[str, str]:
         """Object name -> status."""
-        return {each["metadata"]["name"]: each["status"]["status"] for each in self.api.store.list(ASSIGNED)}
+        return {
+            assigned["metadata"]["name"]: assigned["status"]["status"] for assigned in self.api.store.list(ASSIGNED)
+        }
 
     def on(self, host_id: str) -> set[str]:
         """The names of the identities on the host."""
@@ -200,7 +202,7 @@ class EmulatedCloud(StoredObjects):
 
     def events(self) -> set[tuple[str, str]]:
         """(name of the object, reason) of every Event."""
-        return {(each["involvedObject"]["name"], each["reason"]) for each in self.api.store.list("events")}
+        return {(event["involvedObject"]["name"], event["reason"]) for event in self.api.store.list("events")}
 
 
 @asynccontextmanager

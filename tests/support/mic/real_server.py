@@ -74,7 +74,7 @@ async def assigned(plane: Plane, **expected: str) -> None:
     """Wait until the objects (pod -> status) are exactly these."""
 
     async def statuses() -> dict[str, str]:
-        found = await asyncio.to_thread(plane.api, "GET", LOCATION)
-        return {each["spec"]["pod"]: each["status"]["status"] for each in found["items"]}
+        response = await asyncio.to_thread(plane.api, "GET", LOCATION)
+        return {object_["spec"]["pod"]: object_["status"]["status"] for object_ in response["items"]}
 
     await until(statuses, "the objects", holds=expected.__eq__)

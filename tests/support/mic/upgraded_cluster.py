@@ -39,7 +39,7 @@ async def upgrade_on(server: ScriptedServer, **options: Any) -> list[tuple[str, 
     async with server.client(f"{COMPONENT}/test", **options) as client:
         await upgrade(client)
     await server.stop()
-    return [(each.method, each.path) for each in server.requests if each.method != "GET"]
+    return [(request.method, request.path) for request in server.requests if request.method != "GET"]
 
 
 class Cluster:
@@ -57,11 +57,11 @@ class Cluster:
         return self.api.store.get(kind, name, "default")["spec"]
 
     def recorded(self) -> Any:
-        found = self.api.store.find("configmaps", NAME, "default")
-        return found and found.get("data")
+        config_map = self.api.store.find("configmaps", NAME, "default")
+        return config_map and config_map.get("data")
 
     def asked(self, method: str, what: str) -> int:
-        return sum(each.method == method and what in each.path for each in self.api.requests)
+        return sum(request.method == method and what in request.path for request in self.api.requests)
 
     async def start(self, **options: Any) -> bool:
         return await upgrade(self.client, "default", self.recorder, **{"in_flight": 4, **options})

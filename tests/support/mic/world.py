@@ -192,7 +192,7 @@ class MicWorld(FilledView):
     @override
     def add(self, *objects: ClusterObject) -> None:
         """Deliver the objects, which are new or replace those of their names, in namespaces that exist."""
-        for namespace in {each.metadata.namespace for each in objects} - self._namespaces:
+        for namespace in {resource.metadata.namespace for resource in objects} - self._namespaces:
             self._namespaces.add(namespace)
             self.api.store.create("namespaces", {"metadata": {"name": namespace}})
         super().add(*objects)
@@ -226,8 +226,8 @@ class MicWorld(FilledView):
         """Begin again with nothing but the objects of the API server, as a new process."""
         self.view = ClusterView(**self._options)
         self._start()
-        for each in [*self._objects.values()]:
-            self._changes_of(each).upserted(None, each)
+        for resource in [*self._objects.values()]:
+            self._changes_of(resource).upserted(None, resource)
         for stored in [*self.objects.values()]:
             self.view.assigned.upserted(None, stored)
 
@@ -248,7 +248,7 @@ class MicWorld(FilledView):
         ids = [identity_id(name) for name in attached]
         self.hosts.table[host_id.lower()] = HostIdentities(
             type=type_ or ("UserAssigned" if ids else "None"),
-            attached={id_key(each): Attached(each, client_id or f"client-{each.rpartition('/')[2]}") for each in ids},
+            attached={id_key(text): Attached(text, client_id or f"client-{text.rpartition('/')[2]}") for text in ids},
             **more,
         )
         if hasattr(self, "host_reconciler"):
@@ -269,7 +269,7 @@ class MicWorld(FilledView):
 
     def attached(self, host_id: str) -> set[str]:
         """Return the names of the identities that are attached to the host."""
-        return {each.text.rpartition("/")[2] for each in self.hosts.table[host_id.lower()].attached.values()}
+        return {attached.text.rpartition("/")[2] for attached in self.hosts.table[host_id.lower()].attached.values()}
 
     def refuse(self, *names: str, refusal: Refusal = refused_for) -> None:
         """Have Azure refuse every update with these identities from now on."""
@@ -309,7 +309,7 @@ class MicWorld(FilledView):
         """Run passes of the hosts, or of all, until none of them makes a step."""
         for _ in range(PASSES_MOST):
             before = len(self.writes)
-            for key in [*host_ids] or [each.key for each in self.view.host_states()]:
+            for key in [*host_ids] or [host_state.key for host_state in self.view.host_states()]:
                 await self.reconcile(key)
             if len(self.writes) == before:
                 return
@@ -351,12 +351,14 @@ class MicWorld(FilledView):
     @property
     def objects(self) -> dict[Key, AzureAssignedIdentity]:
         """The stored AzureAssignedIdentities."""
-        decoded = (msgspec.convert(each, AzureAssignedIdentity) for each in self.api.store.list(ASSIGNED))
-        return {each.key: each for each in decoded}
+        decoded = (msgspec.convert(document, AzureAssignedIdentity) for document in self.api.store.list(ASSIGNED))
+        return {assigned.key: assigned for assigned in decoded}
 
     def statuses(self) -> dict[str, str]:
         """Object name -> status."""
-        return {each["metadata"]["name"]: each["status"]["status"] for each in self.api.store.list(ASSIGNED)}
+        return {
+            document["metadata"]["name"]: document["status"]["status"] for document in self.api.store.list(ASSIGNED)
+        }
 
     def message(self, name: str) -> str:
         """Return the message of the object in the namespace default."""
@@ -385,17 +387,19 @@ class MicWorld(FilledView):
 
     def existing(self, name: str, namespace: str = "default") -> ExistingAssignment:
         """Return an AzureAssignedIdentity as MIC knows it."""
-        found = self.view.existing((namespace, name))
-        assert found is not None
-        return found
+        assigned = self.view.existing((namespace, name))
+        assert assigned is not None
+        return assigned
 
     async def warnings(self) -> list[dict[str, Any]]:
         """Return the Events of type Warning."""
         await self.recorder.flushed()
-        return [each for each in self.api.store.list("events") if each["type"] == "Warning"]
+        return [event for event in self.api.store.list("events") if event["type"] == "Warning"]
 
     async def warned(self) -> list[str]:
         """Return the kinds and names of the objects whose binding could not be applied, an Event each."""
         warnings = await self.warnings()
-        assert {each["reason"] for each in warnings} <= {"binding apply error"}
-        return sorted(f"{each['involvedObject']['kind']} {each['involvedObject']['name']}" for each in warnings)
+        assert {warning["reason"] for warning in warnings} <= {"binding apply error"}
+        return sorted(
+            f"{warning['involvedObject']['kind']} {warning['involvedObject']['name']}" for warning in warnings
+        )

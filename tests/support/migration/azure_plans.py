@@ -44,9 +44,9 @@ def mixed() -> AzurePlan:
 
 def azure(*accounts: str, options: AzureOptions = GRANTS, names: tuple[str, ...] = ("demo",), **more: Any) -> AzurePlan:
     """Return the plan of identities *names*, each used by *accounts* in namespace shop."""
-    objects = [identity(each, **more) for each in names]
-    objects += [binding(each, selector="demo") for each in names]
+    objects = [identity(name, **more) for name in names]
+    objects += [binding(name, selector="demo") for name in names]
     exchange = Exchange.IDENTITY_BINDINGS if options.cluster else Exchange.DIRECT
-    users = (workload(f"w{number}", account=each) for number, each in enumerate(accounts))
+    users = (workload(f"w{number}", account=account) for number, account in enumerate(accounts))
     made = planned(*users, objects=objects, exchange=exchange)
     return azure_plan(made, made.steps, options)

@@ -67,13 +67,13 @@ def only(made: FederationPlan) -> IdentityStep:
 
 def blocking(made: FederationPlan) -> list[str]:
     """Obstacles of the only step; each states the next action."""
-    found = [each for each in (*made.remarks, *only(made).remarks) if each.blocks]
-    assert all(each.do for each in found)
-    return [each.why for each in found]
+    remarks = [remark for remark in (*made.remarks, *only(made).remarks) if remark.blocks]
+    assert all(remark.do for remark in remarks)
+    return [remark.why for remark in remarks]
 
 
 def notes(made: FederationPlan) -> list[str]:
-    return [each.why for each in (*made.remarks, *only(made).remarks) if not each.blocks]
+    return [remark.why for remark in (*made.remarks, *only(made).remarks) if not remark.blocks]
 
 
 def assigned(pod: str, type_: int, status: str = "Assigned", **meta: Any) -> AzureAssignedIdentity:
@@ -130,8 +130,8 @@ class Federation:
         self.store.create("deployments.apps", {"metadata": {"name": name, "namespace": "default"}, "spec": body})
 
     def identity(self, name: str = "demo") -> dict[str, Any]:
-        found: dict[str, Any] = self.store.get("azureidentities.aadpodidentity.k8s.io", name, "default")
-        return found
+        document: dict[str, Any] = self.store.get("azureidentities.aadpodidentity.k8s.io", name, "default")
+        return document
 
     async def migrate(self, *arguments: str, **options: Any) -> Answer:
         folder = self.cloud.folder
@@ -141,8 +141,8 @@ class Federation:
         """Run the command, send Ctrl-C at the API server's first such request, and return the exit."""
 
         def interrupt_at(process: asyncio.subprocess.Process) -> None:
-            def interrupt(heard: Recorded) -> None:
-                if process.returncode is None and heard.method == method and path in heard.path:
+            def interrupt(request: Recorded) -> None:
+                if process.returncode is None and request.method == method and path in request.path:
                     process.send_signal(signal.SIGINT)
 
             self.cloud.api.intercept = interrupt

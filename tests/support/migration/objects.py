@@ -84,9 +84,9 @@ def situation(
 ) -> WorkloadState:
     """A cluster with these; a workload is a Deployment unless its kind is given with it."""
     by_kind: dict[str, list[WorkloadObject | CronJob]] = {}
-    for each in workloads:
-        kind, one = each if isinstance(each, tuple) else ("Deployment", each)
-        by_kind.setdefault(CRON_JOBS.name if isinstance(one, CronJob) else kind, []).append(one)
+    for item in workloads:
+        kind, workload_ = item if isinstance(item, tuple) else ("Deployment", item)
+        by_kind.setdefault(CRON_JOBS.name if isinstance(workload_, CronJob) else kind, []).append(workload_)
     return WorkloadState(
         identities=read(IDENTITIES, objects),
         bindings=read(BINDINGS, objects),
@@ -100,7 +100,7 @@ def situation(
 def read(kind: Kind[R], documents: list[dict[str, Any]] | None) -> list[R]:
     """Return the objects of the kind among *documents*, by default among BOUND."""
     every = BOUND if documents is None else documents
-    return [decode_object(kind, msgspec.json.encode(each)) for each in every if each["kind"] == kind.name]
+    return [decode_object(kind, msgspec.json.encode(document)) for document in every if document["kind"] == kind.name]
 
 
 def planned(

@@ -106,11 +106,11 @@ class Imds:
         claims = {"oid": "0b000000-0000-0000-0000-000000000001", "n": len(self.call_of)}
         text = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
         expires_on = int(self.wall()) + self.lifetime
-        known = self.client_ids.get(query.get("msi_res_id", "").lower(), "c11e0000-0000-0000-0000-000000000000")
+        client_id = self.client_ids.get(query.get("msi_res_id", "").lower(), "c11e0000-0000-0000-0000-000000000000")
         return json.dumps(
             {
                 "access_token": f"{SECRET}.{text}.c2ln",
-                "client_id": query.get("client_id", known),
+                "client_id": query.get("client_id", client_id),
                 "expires_in": str(self.lifetime),
                 "expires_on": str(expires_on),
                 "ext_expires_in": str(self.lifetime),

@@ -57,14 +57,14 @@ class ServiceBench:
         return await self.service.issue_for("ns", name, request)
 
     async def issued(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued:
-        answer = await self.issue(request, peer)
-        assert isinstance(answer, Issued), answer
-        return answer
+        response = await self.issue(request, peer)
+        assert isinstance(response, Issued), response
+        return response
 
     async def refused(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Refusal:
-        answer = await self.issue(request, peer)
-        assert isinstance(answer, Refusal), answer
-        return answer
+        response = await self.issue(request, peer)
+        assert isinstance(response, Refusal), response
+        return response
 
     async def refused_after(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> tuple[Refusal, float]:
         """Return the refusal, and the seconds until it."""
@@ -86,9 +86,9 @@ class ServiceBench:
 async def refused_after(asking: Awaitable[Issued | RawResponse | Refusal]) -> tuple[Refusal, float]:
     """Return the refusal, and the seconds until it."""
     began = now()
-    answer = await asking
-    assert isinstance(answer, Refusal), answer
-    return answer, round(now() - began, 3)
+    response = await asking
+    assert isinstance(response, Refusal), response
+    return response, round(now() - began, 3)
 
 
 @asynccontextmanager

@@ -64,7 +64,7 @@ def judge_fields(fields: list[tuple[str, str]]) -> tuple[bool, bool]:
     require(re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?", values["host"][0]))
     require(len(values.get("metadata", [])) <= 1)
     options = {option.strip(" \t").lower() for value in values.get("connection", []) for option in value.split(",")}
-    return [each.lower() for each in values.get("metadata", [])] == ["true"], "close" in options
+    return [value.lower() for value in values.get("metadata", [])] == ["true"], "close" in options
 
 
 def kind_of(method: str, target: str, *, metadata: bool) -> str:
@@ -95,11 +95,11 @@ def kind_of(method: str, target: str, *, metadata: bool) -> str:
 
 def resource_of(query: str) -> str:
     """Return the resource that *query* contains, or an empty text."""
-    found: dict[bytes, bytes] = {}
+    fields: dict[bytes, bytes] = {}
     for pair in query.split("&"):
         require(not re.search(r"%(?![0-9A-Fa-f]{2})|;", pair))
         name, _, value = (unquote_to_bytes(part) for part in pair.replace("+", " ").partition("="))
-        require(name not in found)
+        require(name not in fields)
         require(all(0x20 <= byte <= 0x7E for byte in name + value))
-        found[name] = value
-    return found.get(b"resource", b"").decode()
+        fields[name] = value
+    return fields.get(b"resource", b"").decode()

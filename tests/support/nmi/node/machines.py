@@ -162,10 +162,10 @@ class Worker(Program):
 
     def result(self) -> Any:
         """Return the result of the last command, and skip its log lines."""
-        while "log" in (answer := json.loads(self.read())):
+        while "log" in (response := json.loads(self.read())):
             pass
-        assert "done" in answer, answer
-        return answer["done"]
+        assert "done" in response, response
+        return response["done"]
 
     def do(self, action: str, *details: object) -> Any:
         """Return the result of *action*."""
@@ -180,10 +180,10 @@ def machines(count: int) -> Iterator[Sequence[Machine]]:
         yield [made.enter_context(closing(Machine())) for _ in range(count)]
 
 
-def connect(one: Machine, one_address: str, other: Machine, other_address: str) -> None:
+def connect(first: Machine, first_address: str, second: Machine, second_address: str) -> None:
     """A cable between two machines; addresses as 10.0.0.1/24."""
-    name = f"v{other.pid}"
-    one.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"v{one.pid}", "netns", str(other.pid))
-    for machine, device, address in ((one, name, one_address), (other, f"v{one.pid}", other_address)):
+    name = f"v{second.pid}"
+    first.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"v{first.pid}", "netns", str(second.pid))
+    for machine, device, address in ((first, name, first_address), (second, f"v{first.pid}", second_address)):
         machine.run("ip", "addr", "add", address, "dev", device)
         machine.run("ip", "link", "set", device, "up")

@@ -24,9 +24,9 @@ other threads is lost or fails.
 BACKENDS = {"legacy": Backend.IPTABLES_LEGACY, "nft": Backend.IPTABLES_NFT, "nftables": Backend.NFTABLES}
 
 
-def say(answer: object) -> None:
+def say(response: object) -> None:
     """Write *answer* as a line of JSON in one call."""
-    OUT.write(json.dumps(answer) + "\n")
+    OUT.write(json.dumps(response) + "\n")
     OUT.flush()
 
 
@@ -46,8 +46,8 @@ async def act(
         case "forget":
             result = await forget_bypassing(to, await find_conntrack())
         case "bypassing":
-            found = await bypassing(to, await find_conntrack())
-            result = sorted(found) if found is not None else None
+            connections = await bypassing(to, await find_conntrack())
+            result = sorted(connections) if connections is not None else None
         case "detect":
             result = choose((await read_facts()).facts, RedirectMode.AUTO, RedirectTarget.AUTO).backend
         case _:  # install, withdraw or remove

@@ -90,8 +90,8 @@ class FakeTokenService:
 
     async def issue(self, peer: str, request: TokenRequest) -> TokenResponse:
         self.asked.append((peer, request))
-        answer = self.answer(request)
-        return answer if isinstance(answer, Issued | RawResponse | Refusal) else await answer
+        response = self.answer(request)
+        return response if isinstance(response, Issued | RawResponse | Refusal) else await response
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> TokenResponse:
         return await self.issue(f"{namespace}/{name}", request)

@@ -81,7 +81,7 @@ class FakeSource:
 
     @property
     def workloads(self) -> list[Workload | None]:
-        return [each.workload for each in self.requests]
+        return [request.workload for request in self.requests]
 
     def __post_init__(self) -> None:
         self.gate.set()

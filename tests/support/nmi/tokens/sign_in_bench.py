@@ -203,7 +203,7 @@ class Bench:
         """Store a Secret, or other values in the one there is; returns its version."""
         data = {key: base64.b64encode(value).decode() for key, value in values.items()}
         made = {"metadata": {"name": name, "namespace": namespace}, "type": "Opaque", "data": data}
-        if any(one["metadata"]["name"] == name for one in self.kube.store.list("secrets", namespace)):
+        if any(secret["metadata"]["name"] == name for secret in self.kube.store.list("secrets", namespace)):
             self.kube.store.delete("secrets", name, namespace)
         stored = self.kube.store.create("secrets", made, namespace)
         return f"{stored['metadata']['uid']}/{stored['metadata']['resourceVersion']}"
@@ -261,14 +261,14 @@ class Hanging:
         self.arrived, self._go_on = asyncio.Event(), asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        answer = self._bench.aad.handle
+        respond = self._bench.aad.handle
 
         async def hold(request: web.BaseRequest) -> web.StreamResponse:
             if self._part in request.path and self._times > 0:
                 self._times -= 1
                 self.arrived.set()
                 await self._go_on.wait()
-            return await answer(request)
+            return await respond(request)
 
         self._bench.aad.handle = hold  # type: ignore[method-assign]
         return self

@@ -39,7 +39,7 @@ def sandbox_up(log: Path, *flags: str) -> Iterator[dict[str, str]]:
         assert process.poll() is None, log.read_text()
         lines = [line.strip() for line in log.read_text().splitlines()]
         exports = [shlex.split(line)[1] for line in lines if line.startswith("export ")]
-        yield {**base, **dict(each.split("=", 1) for each in exports)}
+        yield {**base, **dict(export.split("=", 1) for export in exports)}
     finally:
         process.send_signal(signal.SIGINT)
         code = process.wait(SECONDS)
