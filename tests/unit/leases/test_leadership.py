@@ -139,8 +139,8 @@ async def test_the_go_implementation_waits_while_mic_runs_and_leads_when_it_has_
     await ended(process)
     await ours.release()
     await within(15, patient.leading.wait())
-    found = await stored(electors.client, electors.namespace, "mic")
-    assert found["metadata"]["labels"] == {"kept": "yes"}
+    lease = await stored(electors.client, electors.namespace, "mic")
+    assert lease["metadata"]["labels"] == {"kept": "yes"}
     assert (await electors.client.get(LEASES, electors.namespace, "mic")).spec.holder_identity == ""
 
 
@@ -217,7 +217,7 @@ async def test_of_several_mics_and_the_go_implementation_one_leads(electors: Ele
     led: set[Elector | ReferenceElector] = set()
     deadline = electors.clock() + 2 * SECONDS
     while electors.clock() < deadline or not led:
-        leading = [each for each in everybody if each.remaining_seconds() > 0]
+        leading = [elector for elector in everybody if elector.remaining_seconds() > 0]
         assert len(leading) <= 1
         led.update(leading)
         await asyncio.sleep(0.005)
@@ -233,7 +233,7 @@ def record_in(api: MemoryApi) -> dict[str, Any]:
 
 
 def requests(api: MemoryApi, method: str, kind: str) -> int:
-    return sum(each.method == method and f"/{kind}" in each.path for each in api.requests)
+    return sum(request.method == method and f"/{kind}" in request.path for request in api.requests)
 
 
 async def test_without_permission_to_read_the_lock_mic_leads_and_logs_the_consequence_once(
@@ -245,8 +245,8 @@ async def test_without_permission_to_read_the_lock_mic_leads_and_logs_the_conseq
     await until(lambda: requests(api, "GET", "endpoints") > 4)
     assert not process.done()
     assert ours.remaining_seconds() > 0
-    records = [each for each in caplog.records if "grant get and update" in each.getMessage()]
-    assert [each.levelno for each in records] == [logging.ERROR]
+    records = [record for record in caplog.records if "grant get and update" in record.getMessage()]
+    assert [record.levelno for record in records] == [logging.ERROR]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -258,7 +258,7 @@ async def test_a_leader_logs_the_go_implementations_lock_only_if_it_exists(
     with caplog.at_level(logging.INFO):
         ours, _ = electors.ours()
         await ours.acquired()
-    (resource,) = [each.__dict__["resource"] for each in caplog.records if each.message == "became leader"]
+    (resource,) = [record.__dict__["resource"] for record in caplog.records if record.message == "became leader"]
     assert resource == ("Endpoints default/mic, " if there else "") + "Lease default/mic"
 
 

@@ -48,8 +48,8 @@ async def outside() -> AsyncIterator[MicWorld]:
 @pytest.mark.parametrize(
     ("groups", "allowed"),
     [
-        *((each, True) for each in ("", "rg", "RG", "sub/rg", "SUB/Rg", "other, sub/rg")),
-        *((each, False) for each in ("r", "rgg", "other/rg", "sub", "sub/r", "rg.x")),
+        *((group, True) for group in ("", "rg", "RG", "sub/rg", "SUB/Rg", "other, sub/rg")),
+        *((group, False) for group in ("r", "rgg", "other/rg", "sub", "sub/r", "rg.x")),
     ],
 )
 @pytest.mark.parametrize("host_id", [vm_id(), set_id()], ids=["vm", "scale-set"])
@@ -162,8 +162,8 @@ def test_the_plan_names_the_node_and_does_not_read_its_host() -> None:
     assert (left_out.kind, left_out.name, left_out.pods) == ("Node", "n0", 1)
     assert REASON in left_out.why
     (host,) = report.hosts
-    assert [(each.becomes, REASON in each.detail) for each in host.objects] == [("Created", True)]
-    assert [REASON in each.why for each in host.waiting] == [True]
+    assert [(object_.becomes, REASON in object_.detail) for object_ in host.objects] == [("Created", True)]
+    assert [REASON in waiting.why for waiting in host.waiting] == [True]
     allowed = DryRun(snapshot, policy("rg"))
-    assert [each.key for each in allowed.hosts()] == [VM]
+    assert [host.key for host in allowed.hosts()] == [VM]
     assert preview(snapshot, allowed, AzureReads(responses={}), {}).left_out == []

@@ -49,17 +49,17 @@ async def world() -> AsyncIterator[MicWorld]:
 def bind(world: MicWorld, given: AzureIdentity, *pods: Pod) -> None:
     world.add(given)
     world.add(binding(identity=given.metadata.name))
-    for each in pods or (pod(),):
-        world.add(each)
+    for pod_ in pods or (pod(),):
+        world.add(pod_)
 
 
 async def event_messages(world: MicWorld) -> set[tuple[str, str]]:
     """The kinds of the objects that were warned about, and the reasons."""
     warnings = await world.warnings()
-    for each in warnings:
-        assert OWN in each["message"]
-        assert KUBELETS in each["message"]
-    return {(each["involvedObject"]["kind"], each["reason"]) for each in warnings}
+    for warning in warnings:
+        assert OWN in warning["message"]
+        assert KUBELETS in warning["message"]
+    return {(warning["involvedObject"]["kind"], warning["reason"]) for warning in warnings}
 
 
 async def test_a_wrong_client_id_stays_created_and_the_object_and_events_name_both_ids(
@@ -92,13 +92,13 @@ async def test_the_other_identity_is_assigned(world: MicWorld, given: AzureIdent
 
 async def test_a_client_id_that_azure_reports_later_withdraws_it_at_the_next_read(world: MicWorld) -> None:
     """As after an upgrade: an earlier version without the comparison assigned the object."""
-    known = world.hosts.state
+    state = world.hosts.state
     world.hosts.reports_clients = False
     world.hosts.state = HostIdentities()
     bind(world, DISHONEST)
     await world.reconcile()
     assert world.statuses() == {"web-default-own": "Assigned"}
-    world.hosts.state = known
+    world.hosts.state = state
     assert await world.look() == PassResult()
     assert world.statuses() == {"web-default-own": "Created"}
     assert KUBELETS in world.message("web-default-own")
@@ -201,12 +201,12 @@ async def test_the_plan_lists_it_among_the_assigned_and_among_the_waiting(world:
     )
     plan = preview(snapshot, DryRun(snapshot, world.policy), AzureReads(responses=dict(world.hosts.table)), {})
     (host,) = plan.hosts
-    changes = {each.pod: (each.was, each.becomes, each.detail) for each in host.objects}
+    changes = {object_.pod: (object_.was, object_.becomes, object_.detail) for object_ in host.objects}
     assert changes["default/web"][:2] == ("Assigned", "Created")
     assert changes["default/waits"][:2] == ("", "Created")
     assert all(OWN in detail and KUBELETS in detail for _, _, detail in changes.values())
-    assert {each.pod for each in host.waiting} == {"default/web", "default/waits"}
-    assert all(OWN in each.why and KUBELETS in each.why for each in host.waiting)
+    assert {waiting.pod for waiting in host.waiting} == {"default/web", "default/waits"}
+    assert all(OWN in waiting.why and KUBELETS in waiting.why for waiting in host.waiting)
 
 
 def test_a_client_id_of_a_megabyte_results_in_a_short_one_line_message() -> None:
@@ -248,8 +248,8 @@ def on_the_vm(*names: str) -> HostIdentities:
 async def warnings(protected: MicWorld) -> set[tuple[str, str]]:
     """The kinds of the objects that were warned about, and the reasons."""
     events = await protected.warnings()
-    assert all(REASON in each["message"] for each in events)
-    return {(each["involvedObject"]["kind"], each["reason"]) for each in events}
+    assert all(REASON in event["message"] for event in events)
+    return {(event["involvedObject"]["kind"], event["reason"]) for event in events}
 
 
 @pytest.fixture(params=[BY_CLIENT_ID, BY_RESOURCE_ID], ids=["by-client-id", "by-resource-id"])
@@ -371,4 +371,4 @@ def test_the_plan_states_it(client_id: str) -> None:
     (waiting,) = host.waiting
     assert REASON in waiting.why
     (host,) = preview(snapshot, DryRun(snapshot, Policy()), reads, {}).hosts
-    assert [each.becomes for each in host.objects] == ["Assigned"]
+    assert [object_.becomes for object_ in host.objects] == ["Assigned"]

@@ -88,10 +88,10 @@ def test_the_go_implementation_finds_each_field_where_it_reads_it() -> None:
         ("nodename",): "n0",
     }
     for path, value in looked_for.items():
-        found: Any = spec
+        field: Any = spec
         for part in path:
-            found = found[part]
-        assert found == value
+            field = field[part]
+        assert field == value
     assert written()["status"] == {"status": "Created", "availableReplicas": 1}
     assert written()["metadata"]["labels"] == {"nodename": "n0"}
     assert written()["metadata"]["finalizers"] == ["azureassignedidentity.finalizers.aadpodidentity.k8s.io"]
@@ -212,7 +212,7 @@ def test_a_rewritten_object_means_what_it_meant(
     kind: Kind[Any], data: st.DataObject, spelled: list[tuple[int, Callable[[str], str], str | None]]
 ) -> None:
     names = FIELDS[kind.name]
-    spec = {spelling(names[number % len(names)]): value for number, spelling, value in spelled}
+    spec = {spell(names[number % len(names)]): value for number, spell, value in spelled}
     stored = document(spec)
     made = with_current_names(kind, stored)
     assert (made is None) == (set(spec) <= set(names))

@@ -39,9 +39,9 @@ def cluster(pods: int) -> FilledView:
         made.add(*bound[name])
     made.add(*(a_node(number) for number in range(pods // 10)))
     for number in range(pods):
-        each = a_pod(number, pods)
-        made.add(each)
-        made.view.assigned.upserted(None, assigned(each, *bound[each.binding_label]))
+        pod_ = a_pod(number, pods)
+        made.add(pod_)
+        made.view.assigned.upserted(None, assigned(pod_, *bound[pod_.binding_label]))
     made.dirty.clear()
     return made
 
@@ -112,13 +112,13 @@ def test_the_plan_of_a_host_costs_its_objects_and_not_the_cluster(sizes: dict[in
         key = vm_id("n2").lower()
         newcomer = pod("newcomer", node="n2", label=a_pod(20, size).binding_label)
         made.add(newcomer)
-        known = HostIdentities(type="UserAssigned")
+        identities = HostIdentities(type="UserAssigned")
         try:
             return calls(
                 lambda: (
-                    preparation.prepare(made.view.host_state(key), known, Policy()),
-                    host_change.azure_change(made.view.host_state(key), known, Policy()),
-                    completion.finish(made.view.host_state(key), known, Policy()),
+                    preparation.prepare(made.view.host_state(key), identities, Policy()),
+                    host_change.azure_change(made.view.host_state(key), identities, Policy()),
+                    completion.finish(made.view.host_state(key), identities, Policy()),
                 )
             )
         finally:
@@ -152,8 +152,8 @@ def collections() -> Iterator[list[int]]:
 
 def test_objects_that_stay_cause_no_full_collection(collections: list[int]) -> None:
     with few_full_collections():
-        kept = [[number] for number in range(OBJECTS)]
-    assert len(kept) == OBJECTS
+        objects = [[number] for number in range(OBJECTS)]
+    assert len(objects) == OBJECTS
     assert collections[2] == 0
     assert collections[0] > 300
 
@@ -189,7 +189,7 @@ SET = set_id().lower()
 
 def pods(begin: int = 0) -> list[Pod]:
     numbers = range(begin, begin + ROLLED_OUT)
-    return [pod(f"web-{each}", node=f"s{each % NODES}", label=f"demo-{each % IDENTITIES}") for each in numbers]
+    return [pod(f"web-{number}", node=f"s{number % NODES}", label=f"demo-{number % IDENTITIES}") for number in numbers]
 
 
 @pytest.fixture
@@ -236,6 +236,6 @@ async def test_a_start_with_all_identities_assigned_sends_no_azure_call_for_thei
     rolled_out.restart()
     rolled_out.host(vm_id("n1"), etag='"1"')
     rolled_out.add(node("n1"), pod("later", node="n1", label="demo-0"))
-    await rolled_out.settle(*(each.key for each in rolled_out.view.host_states() if each.has_work))
+    await rolled_out.settle(*(host_state.key for host_state in rolled_out.view.host_states() if host_state.has_work))
     assert rolled_out.hosts.calls == ["get", "update"] * 2, "for the host of the later pod"
     assert writes(rolled_out) == {"POST": 1, "PATCH": 1}

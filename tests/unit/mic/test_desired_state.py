@@ -87,7 +87,7 @@ async def test_a_service_principal_is_assigned_without_an_azure_call(world: MicW
     assert world.statuses() == {"web-default-demo": "Assigned"}
     assert world.changes == []
     await world.recorder.flushed()
-    assert {each["reason"] for each in world.api.store.list("events")} == {"binding applied"}
+    assert {event["reason"] for event in world.api.store.list("events")} == {"binding applied"}
 
 
 async def test_a_service_principal_works_on_a_node_outside_azure_and_no_managed_identity_does(
@@ -126,13 +126,13 @@ async def at_rest(world: MicWorld) -> list[set[str]]:
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 async def test_node_pod_identity_and_binding_may_arrive_in_any_order(world: MicWorld, order: tuple[int, ...]) -> None:
     world.host(set_id())
-    things = (set_node("s0", 0), pod(node="s0"), identity(), binding())
-    for each in order:
-        await world.settle_with(things[each])
+    resources = (set_node("s0", 0), pod(node="s0"), identity(), binding())
+    for index in order:
+        await world.settle_with(resources[index])
     assert world.attached(set_id()) == {"demo"}
     assert world.statuses() == {"web-default-demo": "Assigned"}
-    for each in order:
-        await world.settle_without(things[each])
+    for index in order:
+        await world.settle_without(resources[index])
     assert world.objects == {}
     # If the node was deleted first, MIC had no host to detach it from.
     assert world.attached(set_id()) == ({"demo"} if order[0] == 0 else set())
@@ -248,8 +248,8 @@ async def test_an_object_deleted_by_another_client_is_replaced_before_it_goes_an
     assert not world.api.store.delete(ASSIGNED, OBJECT[1], OBJECT[0]), "its finalizer remains"
     world.view.assigned.upserted(before, world.objects[OBJECT])
     await world.settle()
-    assert [each.metadata.deletion_timestamp for each in world.objects.values()] == [None]
-    assert [each.metadata.uid for each in world.objects.values()] != [before.metadata.uid]
+    assert [assigned.metadata.deletion_timestamp for assigned in world.objects.values()] == [None]
+    assert [assigned.metadata.uid for assigned in world.objects.values()] != [before.metadata.uid]
     assert set(world.statuses().values()) == {"Assigned"}
     assert (world.attached(VM), len(world.changes)) == ({"demo"}, 1)
 
@@ -372,7 +372,7 @@ async def test_an_embedded_binding_stays_when_others_are_added_and_after_a_resta
             world.add(identity(name, namespaced=True), binding(name, identity=name))
 
     def used() -> set[str]:
-        return {each.spec.azure_identity_ref.metadata.name for each in world.objects.values()}
+        return {assigned.spec.azure_identity_ref.metadata.name for assigned in world.objects.values()}
 
     world.add(pod())
     give("m")

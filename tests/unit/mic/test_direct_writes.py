@@ -92,7 +92,8 @@ def bind(world: MicWorld, *, own_type: int = 0, foreign_type: int = 1) -> None:
 def stored_uids(world: MicWorld) -> dict[str, str]:
     """The uid of the pod that each stored object was made for."""
     return {
-        each["metadata"]["name"]: each["metadata"]["annotations"][POD_UID] for each in world.api.store.list(ASSIGNED)
+        document["metadata"]["name"]: document["metadata"]["annotations"][POD_UID]
+        for document in world.api.store.list(ASSIGNED)
     }
 
 
@@ -165,9 +166,9 @@ def team(world: MicWorld, type_: int, *, namespaced: bool = False) -> None:
 def usable(world: MicWorld) -> dict[str, int]:
     """Return the namespaces of the objects that NMI serves, by type."""
     return {
-        each.metadata.namespace: each.spec.azure_identity_ref.spec.type
-        for each in world.objects.values()
-        if each.status.status == "Assigned" and each.metadata.deletion_timestamp is None
+        assigned.metadata.namespace: assigned.spec.azure_identity_ref.spec.type
+        for assigned in world.objects.values()
+        if assigned.status.status == "Assigned" and assigned.metadata.deletion_timestamp is None
     }
 
 

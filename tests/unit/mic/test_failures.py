@@ -127,7 +127,7 @@ def test_a_failed_sign_in_is_reported_without_the_client_id_and_with_the_facts_f
 
 def test_every_outcome_has_a_name() -> None:
     failures = [answered(status) for status in (404, 409, 429, 400, 500)]
-    outcomes = [outcome_of(each) for each in [None, *failures, translated(TimeoutError())]]
+    outcomes = [outcome_of(error) for error in [None, *failures, translated(TimeoutError())]]
     assert outcomes == ["ok", "not_found", "conflict", "throttled", "refused", "failed", "unreachable"]
     assert set(outcomes) == set(OUTCOMES)
 
@@ -186,7 +186,7 @@ async def test_an_object_that_the_api_server_rejects_blocks_no_other(world: MicW
         assert done == PassResult(again_after=REFUSED_SECONDS), (
             "not failed, which would hold back the host's other events"
         )
-        reported = {each["involvedObject"]["name"] for each in await world.warnings()}
+        reported = {event["involvedObject"]["name"] for event in await world.warnings()}
         assert reported == {"over-quota", "web"}, "the binding and the pod"
 
 
@@ -248,7 +248,7 @@ class OddError(Exception):
 
 def faults(world: MicWorld) -> dict[str, float]:
     value = world.registry.get_sample_value
-    return {each: value("aadpodidentity_mic_faults_total", {"where": each}) or 0.0 for each in FAULTS}
+    return {fault: value("aadpodidentity_mic_faults_total", {"where": fault}) or 0.0 for fault in FAULTS}
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ async def test_a_pod_whose_plan_fails_is_left_out_and_counted(
     assert done.again_after >= FAULT_SECONDS
     assert not done.failed
     assert faults(world) == {"plan": 1.0, "write": 0.0, "pass": 0.0}
-    (line,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert (line.resource, line.exc_info is not None) == ("default/bad", True)  # type: ignore[attr-defined]
 
 

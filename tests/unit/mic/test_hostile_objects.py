@@ -129,7 +129,7 @@ def test_an_identity_over_a_limit_is_rejected_with_a_reason_and_given_to_no_pod(
 
 def test_a_binding_over_a_limit_is_rejected_with_a_reason_and_counts_for_no_pod() -> None:
     ignored: list[tuple[str, str]] = []
-    cluster = FilledView(on_ignored=lambda which, why: ignored.append((which.metadata.name, why)))
+    cluster = FilledView(on_ignored=lambda which, reason: ignored.append((which.metadata.name, reason)))
     large = binding(selector="s" * 254)
     cluster.add(node(), pod(label="s" * 254), identity(), large)
     assert not cluster.view.waiting
@@ -224,14 +224,14 @@ def test_the_number_of_entries_and_the_length_are_limited() -> None:
     many = [PendingDetach(vm_id(f"n{number}"), identity_id("one")) for number in range(PENDING_DETACHES_MAX + 10)]
     assert pending_detaches(encode_pending_detaches(many)) == tuple(many[:PENDING_DETACHES_MAX])
     assert pending_detaches(encode_pending_detaches([ONE]) + " " * PENDING_DETACHES_TEXT_MAX) == ()
-    one = encode_pending_detaches([ONE])[1:]
-    assert pending_detaches("[" + "0," * (PENDING_DETACHES_MAX - 1) + one) == (ONE,)
-    assert pending_detaches("[" + "0," * PENDING_DETACHES_MAX + one) == ()
+    entry = encode_pending_detaches([ONE])[1:]
+    assert pending_detaches("[" + "0," * (PENDING_DETACHES_MAX - 1) + entry) == (ONE,)
+    assert pending_detaches("[" + "0," * PENDING_DETACHES_MAX + entry) == ()
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists, max_leaves=30).map(json.dumps))
 def test_no_text_causes_an_exception(text: str) -> None:
-    assert all(isinstance(each, PendingDetach) for each in pending_detaches(text))
+    assert all(isinstance(pending_detach, PendingDetach) for pending_detach in pending_detaches(text))
 
 
 class RecordedEvents(EventRecorder):
@@ -272,7 +272,7 @@ def test_a_namespace_with_many_ignored_objects_leaves_events_to_others(caplog: p
     recorded.ignored.identity(identity("bad"), "no")
     assert recorded.events[-1][1] == "default/bad"
     assert recorded.counted == 10_001
-    lines = [vars(each).get("reason") or each.message for each in caplog.records]
+    lines = [vars(record).get("reason") or record.message for record in caplog.records]
     assert lines == ["no"] * int(ignored_objects.REPORTS.burst * GROUP_SHARE) + [ignored_objects.OMISSION, "no"]
 
 
@@ -338,7 +338,7 @@ async def test_a_mirror_pod_has_one_log_line_and_one_event(world: MicWorld, capl
     assert inner.seen == ["mirror", "mirror", "web", "unlabelled", "-mirror"]
     await world.recorder.flushed()
     events = world.api.store.list("events")
-    assert [(each["reason"], each["involvedObject"]["name"]) for each in events] == [(IGNORED, "mirror")]
+    assert [(event["reason"], event["involvedObject"]["name"]) for event in events] == [(IGNORED, "mirror")]
     assert "mirror pod" in events[0]["message"]
 
 
@@ -347,10 +347,10 @@ async def test_thousands_of_mirror_pods_do_not_fill_the_log(world: MicWorld, cap
     for number in range(2000):
         handler.upserted(None, pod(f"m{number}", mirror=True))
     handler.upserted(None, pod("other", node="n1", mirror=True))
-    lines = [vars(each).get("pod") or each.message for each in caplog.records]
+    lines = [vars(record).get("pod") or record.message for record in caplog.records]
     assert lines == [*(f"default/m{number}" for number in range(NODE_REPORTS)), mirror_pods.OMISSION, "default/other"]
     await world.recorder.flushed()
-    events = [each["involvedObject"]["name"] for each in world.api.store.list("events")]
+    events = [event["involvedObject"]["name"] for event in world.api.store.list("events")]
     assert sorted(events) == sorted([*(f"m{number}" for number in range(NODE_REPORTS)), "other"])
 
 

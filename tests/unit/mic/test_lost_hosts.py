@@ -186,7 +186,7 @@ def another_writer_acts(world: MicWorld, change: Callable[[HostIdentities], Host
 
 def host(type_: str, names: Iterable[str] = (), etag: str = "") -> HostIdentities:
     ids = [identity_id(name) for name in names]
-    return HostIdentities(type=type_, attached={each.lower(): Attached(each) for each in ids}, etag=etag)
+    return HostIdentities(type=type_, attached={text.lower(): Attached(text) for text in ids}, etag=etag)
 
 
 @pytest.mark.parametrize("etag", ["", '"2"'], ids=["no-etags", "etags"])
@@ -257,7 +257,7 @@ async def test_an_identity_that_another_program_attaches_later_is_not_reported(w
 
     world.add(pod("demo", uid="second"))
     await world.reconcile()
-    (fresh,) = [each for each in world.api.store.list(ASSIGNED) if each["metadata"]["name"] != OBJECT]
+    (fresh,) = [document for document in world.api.store.list(ASSIGNED) if document["metadata"]["name"] != OBJECT]
     assert fresh["metadata"]["annotations"]["aadpodidentity.k8s.io/attached-by"] == "foreign"
 
 

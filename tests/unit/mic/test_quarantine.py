@@ -113,9 +113,9 @@ async def test_binding_pod_and_object_state_the_refusal(world: MicWorld) -> None
     await come_to_rest(world)
     assert await world.warned() == ["AzureAssignedIdentity bad-default-bad", "AzureIdentityBinding bad", "Pod bad"]
     events = await world.warnings()
-    (about_pod,) = [each["involvedObject"] for each in events if each["involvedObject"]["kind"] == "Pod"]
+    (about_pod,) = [event["involvedObject"] for event in events if event["involvedObject"]["kind"] == "Pod"]
     assert about_pod["uid"] == pod("bad").metadata.uid, "kubectl describe looks for the uid"
-    assert all("Managed Identity Operator" in each["message"] for each in events)
+    assert all("Managed Identity Operator" in event["message"] for event in events)
     world.add(pod("later", label="bad"))
     await world.reconcile()
     assert "Pod later" in await world.warned()
@@ -131,8 +131,8 @@ async def test_the_log_names_each_refused_identity_once(
     for name in NAMES[:4]:
         world.bind(name)
     await come_to_rest(world)
-    records = [each for each in caplog.records if each.getMessage() == REFUSED]
-    assert sorted(each.__dict__["identity"].lower() for each in records) == [
+    records = [record for record in caplog.records if record.getMessage() == REFUSED]
+    assert sorted(record.__dict__["identity"].lower() for record in records) == [
         identity_id(name).lower() for name in ("id01", "id02")
     ]
 
@@ -144,7 +144,7 @@ async def test_of_many_pods_a_few_get_an_event_and_all_objects_state_it(world: M
     world.refuse("bad")
     await come_to_rest(world)
     warned = await world.warned()
-    assert len([each for each in warned if each.startswith("Pod ")]) == EVENTS_PER_IDENTITY_MAX
+    assert len([subject for subject in warned if subject.startswith("Pod ")]) == EVENTS_PER_IDENTITY_MAX
     assert all("Managed Identity Operator" in world.message(name) for name in world.statuses())
 
 
@@ -259,14 +259,16 @@ async def test_an_identity_that_a_refusal_names_unreadably_blocks_no_other(world
         await world.reconcile()
     assert sorted(world.statuses().values()) == ["Assigned"] * 3 + ["Created"]
     assert "grant it the role" in world.message("id2-default-id2")
-    reported = {each["involvedObject"]["name"] for each in await world.warnings()}
+    reported = {event["involvedObject"]["name"] for event in await world.warnings()}
     assert reported == {"id2", "id2-default-id2"}, "no identity is reported before the refused one is known"
 
 
 async def test_a_reason_longer_than_a_message_is_written_once(world: MicWorld) -> None:
     world.bind()
     there = [identity_id(f"{number}{'x' * 120}").lower() for number in range(9)]
-    world.hosts.state = HostIdentities(type="UserAssigned", attached={each: Attached(each) for each in there})
+    world.hosts.state = HostIdentities(
+        type="UserAssigned", attached={identity: Attached(identity) for identity in there}
+    )
     refused = BadIdentities("no", status=400)
     refused.ids = frozenset(there)
     world.fail("update", refused)

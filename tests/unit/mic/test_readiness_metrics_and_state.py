@@ -60,7 +60,7 @@ class ReportModel:
 
     def gauge(self, name: str) -> float:
         page = expose(self.registry).decode()
-        (line,) = [each for each in page.splitlines() if each.startswith(f"aadpodidentity_mic_{name} ")]
+        (line,) = [text for text in page.splitlines() if text.startswith(f"aadpodidentity_mic_{name} ")]
         return float(line.rpartition(" ")[2])
 
 
@@ -91,7 +91,7 @@ async def shown() -> AsyncIterator[ReportModel]:
 
 
 def failing(shown: ReportModel) -> dict[str, str]:
-    return {name: why for name, why in shown.endpoints.checks().items() if why is not None}
+    return {name: reason for name, reason in shown.endpoints.checks().items() if reason is not None}
 
 
 async def test_all_checks_pass_while_all_servers_respond(shown: ReportModel) -> None:

@@ -34,8 +34,8 @@ def tainted(api: MemoryApi, name: str, *taints: Mapping[str, str]) -> None:
 
 
 def taints(api: MemoryApi, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = api.store.get("nodes", name)["spec"].get("taints", [])
-    return found
+    present: list[dict[str, Any]] = api.store.get("nodes", name)["spec"].get("taints", [])
+    return present
 
 
 def nmi(api: MemoryApi, node: str, *, ready: bool = True, namespace: str = "default") -> None:
@@ -66,7 +66,7 @@ async def test_a_node_loses_the_taint_when_its_nmi_becomes_ready_and_keeps_its_o
     readiness(api, "n0", ready=True)
     await asyncio.sleep(5.0)
     assert taints(api, "n0") == [OTHER]
-    assert [each.message for each in caplog.records].count("NMI is ready on the node; start-up taint removed") == 2
+    assert [record.message for record in caplog.records].count("NMI is ready on the node; start-up taint removed") == 2
 
 
 @pytest.mark.parametrize("why", ["not ready", "another namespace", "going", "another node"])
@@ -90,7 +90,7 @@ async def test_a_missing_permission_is_logged_once(api: MemoryApi, caplog: pytes
     api.refuse(403, "Forbidden", "PATCH")
     await asyncio.sleep(60.0)
     message = "not allowed to remove start-up taints; grant MIC's ClusterRole `patch` on nodes"
-    assert [each.message for each in caplog.records].count(message) == 1
+    assert [record.message for record in caplog.records].count(message) == 1
     api.intercept = None
     await asyncio.sleep(60.0)
     assert taints(api, "n0") == taints(api, "n1") == []

@@ -42,10 +42,12 @@ async def test_many_objects_are_read_in_pages(cluster: Cluster) -> None:
     for number in range(1100):
         cluster.create(BINDINGS, f"b{number}", {"Selector": str(number)})
     await cluster.start(in_flight=20)
-    lists = [each.path for each in cluster.api.requests if f"{GROUP}/v1/azureidentitybindings?" in each.path]
+    lists = [request.path for request in cluster.api.requests if f"{GROUP}/v1/azureidentitybindings?" in request.path]
     assert len(lists) == 3
     assert all("limit=500" in path for path in lists)
-    assert {each["spec"]["selector"] for each in cluster.api.store.list(BINDINGS)} == {str(n) for n in range(1100)}
+    assert {binding["spec"]["selector"] for binding in cluster.api.store.list(BINDINGS)} == {
+        str(n) for n in range(1100)
+    }
 
 
 async def test_a_kind_that_is_not_installed_has_nothing_to_upgrade(cluster: Cluster) -> None:
@@ -72,7 +74,7 @@ async def test_large_objects_with_present_field_names_are_not_decoded_and_old_on
     assert cluster.spec(BINDINGS, "null") == {"azureIdentity": "i", **padding}
     assert cluster.asked("PUT", "azurepodidentityexceptions") == 0
     assert cluster.recorded() == {KEY: VERSION}
-    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_the_upgrade_runs_once(cluster: Cluster) -> None:
@@ -80,7 +82,7 @@ async def test_the_upgrade_runs_once(cluster: Cluster) -> None:
     old_ones(cluster)
     cluster.api.requests.clear()
     await cluster.start()
-    assert [each.path for each in cluster.api.requests] == [f"/api/v1/namespaces/default/configmaps/{NAME}"]
+    assert [request.path for request in cluster.api.requests] == [f"/api/v1/namespaces/default/configmaps/{NAME}"]
     assert "ResourceID" in cluster.spec(IDENTITIES)
 
 
@@ -103,7 +105,7 @@ async def test_kinds_that_drop_old_field_names_are_logged_once_and_not_listed(
             await cluster.start()
         assert cluster.asked("GET", f"{GROUP}/v1/") == 0
         assert cluster.recorded() == {KEY: VERSION}
-    assert sum("drop fields" in each.message for each in caplog.records) == 1
+    assert sum("drop fields" in record.message for record in caplog.records) == 1
 
 
 async def test_other_content_of_the_config_map_and_another_writer_of_it_lose_nothing(cluster: Cluster) -> None:
@@ -135,7 +137,7 @@ async def test_an_unreadable_record_ends_nothing(caplog: pytest.LogCaptureFixtur
     server.lists += [Reply(b'{"data":%s%s}' % (b"[" * 100_000, b"]" * 100_000)), *[Reply(b"<html>")] * (TRIES - 1)]
     assert await upgrade_on(server) == []
     assert len(server.requests) == TRIES
-    assert any("cannot be read" in each.message for each in caplog.records)
+    assert any("cannot be read" in record.message for record in caplog.records)
 
 
 RBAC = "rbac.authorization.k8s.io"
@@ -171,7 +173,7 @@ async def test_list_and_update_suffice_and_get_create_update_for_the_record(
         write_before_update(cluster, EXCEPTIONS, {"spec": {"PodLabels": {"app": "changed"}}}, times=1)
         with caplog.at_level(logging.WARNING, "mic.startup.type_upgrade"):
             await cluster.start()
-    assert [each.message for each in caplog.records] == []
+    assert [record.message for record in caplog.records] == []
     assert cluster.recorded() == {KEY: VERSION}
     assert cluster.spec(IDENTITIES) == {"type": 0, "resourceID": "r", "clientID": "c"}
     assert cluster.spec(BINDINGS) == {"azureIdentity": "demo", "selector": "demo"}
@@ -209,7 +211,7 @@ async def test_a_missing_permission_ends_nothing_and_the_log_names_what_to_grant
     old_ones(cluster)
     cluster.api.refuse(403, "Forbidden", method, what=what)
     await cluster.start()
-    assert any(granted in each.message for each in caplog.records)
+    assert any(granted in record.message for record in caplog.records)
     assert cluster.recorded() is None
     # Without the record MIC does nothing; otherwise it does all permitted work.
     assert ("ResourceID" in cluster.spec(IDENTITIES)) == ((method, what) == ("GET", "configmaps"))
@@ -220,7 +222,7 @@ async def test_a_server_that_never_responds_delays_the_start_by_the_limit_only(
 ) -> None:
     cluster.api.refuse(429, "TooManyRequests")
     await cluster.start(limit_seconds=0.2, pauses=lambda: Backoff(lambda: 1.0, first_seconds=3600.0))
-    assert any("takes too long" in each.message for each in caplog.records)
+    assert any("takes too long" in record.message for record in caplog.records)
 
 
 class Unwritable(ScriptedServer):
@@ -233,7 +235,7 @@ class Unwritable(ScriptedServer):
         if not request.path.startswith(f"/apis/{GROUP}/"):
             return status(404, "NotFound")
         named = range(3) if request.path.endswith("/azureidentities") else ()
-        items = [{"metadata": {"name": f"o{each}", "namespace": "ns"}, "spec": {"ClientID": "c"}} for each in named]
+        items = [{"metadata": {"name": f"o{name}", "namespace": "ns"}, "spec": {"ClientID": "c"}} for name in named]
         return Reply({"metadata": {}, "items": items})
 
 
@@ -243,8 +245,8 @@ async def test_a_server_that_becomes_silent_is_not_called_for_each_object(
     written = await upgrade_on(Unwritable(), timeout_seconds=0.5)
     assert set(written) == {("PUT", f"/apis/{GROUP}/v1/namespaces/ns/azureidentities/o0")}
     assert len(written) <= TRIES
-    assert any("keeps failing" in each.message for each in caplog.records)
-    assert any("is incomplete" in each.message for each in caplog.records)
+    assert any("keeps failing" in record.message for record in caplog.records)
+    assert any("is incomplete" in record.message for record in caplog.records)
 
 
 async def test_a_concurrent_write_is_kept(cluster: Cluster) -> None:
@@ -282,7 +284,7 @@ async def test_an_object_deleted_in_the_meantime_is_no_failure(cluster: Cluster)
 
 def refused(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the objects that the log names as those that cannot be rewritten."""
-    return [each.__dict__["resource"] for each in caplog.records if "cannot be rewritten" in each.message]
+    return [record.__dict__["resource"] for record in caplog.records if "cannot be rewritten" in record.message]
 
 
 async def test_an_invalid_object_stops_no_other(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
@@ -315,7 +317,9 @@ async def test_many_invalid_objects_do_not_fill_the_log(cluster: Cluster, caplog
     with caplog.at_level(logging.INFO, "mic.startup.type_upgrade"):
         await cluster.start()
     assert len(refused(caplog)) == NAMED_MAX
-    assert any(f"0 rewritten, {NAMED_MAX + 30} left" in str(each.__dict__.get("outcome")) for each in caplog.records)
+    assert any(
+        f"0 rewritten, {NAMED_MAX + 30} left" in str(record.__dict__.get("outcome")) for record in caplog.records
+    )
 
 
 async def test_an_object_rejected_by_a_broken_webhook_blocks_no_other(cluster: Cluster) -> None:
@@ -349,12 +353,12 @@ async def test_an_unreadable_object_is_logged_and_the_others_continue(
 ) -> None:
     server = ScriptedServer()
     server.lists += [status(404, "NotFound"), status(404, "NotFound")]
-    server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % each) for each in lists]
+    server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % items) for items in lists]
     server.lists += [Reply(b'{"metadata":{}}')] * 3
     server.others.append(Reply(GOOD))
     assert await upgrade_on(server) == [("PUT", f"/apis/{GROUP}/v1/namespaces/ns/azureidentities/good")]
     assert refused(caplog) == named
-    assert any("is incomplete" in each.message for each in caplog.records)
+    assert any("is incomplete" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("what", ["with_current_names", "decode_meta"])
@@ -378,7 +382,7 @@ async def test_an_unexpected_exception_ends_nothing(
         assert cluster.spec(IDENTITIES, "good") == {"clientID": "good"}
         assert refused(caplog) == ["AzureIdentity default/bad"]
     else:
-        assert any("failed unexpectedly" in each.message for each in caplog.records)
+        assert any("failed unexpectedly" in record.message for record in caplog.records)
 
 
 async def test_an_object_too_large_to_rewrite_is_named_and_the_others_continue(
@@ -391,7 +395,7 @@ async def test_an_object_too_large_to_rewrite_is_named_and_the_others_continue(
     assert cluster.spec(IDENTITIES, "small") == {"clientID": "c"}
     assert cluster.recorded() is None
     assert refused(caplog) == ["AzureIdentity default/large"]
-    assert any("limit is" in each.__dict__.get("reason", "") for each in caplog.records)
+    assert any("limit is" in record.__dict__.get("reason", "") for record in caplog.records)
 
 
 @pytest.fixture

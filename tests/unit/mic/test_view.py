@@ -111,17 +111,17 @@ def test_a_node_that_appears_after_its_pods_adds_them() -> None:
 async def test_nothing_is_kept_of_deleted_objects(world: MicWorld) -> None:
     world.remove(node())
     world.host(set_id())
-    things: list[ClusterObject] = [set_node("s0", 0), identity(), binding(), pod(node="s0")]
-    world.add(*things)
+    resources: list[ClusterObject] = [set_node("s0", 0), identity(), binding(), pod(node="s0")]
+    world.add(*resources)
     await world.settle(set_id())
-    world.remove(things[3])
+    world.remove(resources[3])
     await world.settle(set_id())
-    world.remove(*things[:3])
+    world.remove(*resources[:3])
     view = world.view
     assert list(view.host_states()) == []
     indexes = (view, view._hosts, view._objects, view._pods, view._bindings, view._bindings._selectors)
-    kept = {name for index in indexes for name, value in vars(index).items() if hasattr(value, "__len__") and value}
-    assert kept == {"_released"}, "the uid waits until the watch reports the deletion"
+    nonempty = {name for index in indexes for name, value in vars(index).items() if hasattr(value, "__len__") and value}
+    assert nonempty == {"_released"}, "the uid waits until the watch reports the deletion"
 
 
 def test_an_identity_counts_as_changed_if_its_spec_or_uid_differs_and_not_otherwise() -> None:
@@ -186,17 +186,17 @@ Event = tuple[Any, Any]
 
 
 def events(draw: random.Random, number: int) -> list[Event]:
-    known: dict[Any, Any] = {}
-    found: list[Event] = []
+    present: dict[Any, Any] = {}
+    changes_: list[Event] = []
     pool: list[list[Any]] = [*things(), *ASSIGNED]
     for _ in range(number):
         versions = draw.choice(pool)
         place = type(versions[0]).__name__, versions[0].key
-        old = known.get(place)
+        old = present.get(place)
         new = None if old is not None and draw.random() < 0.3 else draw.choice(versions)
-        known[place] = new
-        found.append((old, new))
-    return found
+        present[place] = new
+        changes_.append((old, new))
+    return changes_
 
 
 def deliver(event: Event, *views: ClusterView) -> None:
@@ -208,8 +208,8 @@ def deliver(event: Event, *views: ClusterView) -> None:
             changes(view, new).upserted(old, new)
 
 
-def changes(view: ClusterView, thing: object) -> Any:
-    kind = type(thing).__name__
+def changes(view: ClusterView, resource: object) -> Any:
+    kind = type(resource).__name__
     return {
         "Pod": view.pods,
         "Node": view.nodes,
@@ -220,20 +220,20 @@ def changes(view: ClusterView, thing: object) -> Any:
 
 
 def content(view: ClusterView) -> dict[str, Any]:
-    found: dict[str, Any] = {"state": view.state(), "waiting": set(view.waiting)}
-    for each in view.host_states():
-        found[each.key] = {
-            "host": each.host and each.host.key,
-            "nodes": set(each.nodes),
-            "out of sync": set(each.out_of_sync),
-            "terminating": set(each.terminating),
-            "pending detaches": each.pending_detaches,
+    state: dict[str, Any] = {"state": view.state(), "waiting": set(view.waiting)}
+    for host_state in view.host_states():
+        state[host_state.key] = {
+            "host": host_state.host and host_state.host.key,
+            "nodes": set(host_state.nodes),
+            "out of sync": set(host_state.out_of_sync),
+            "terminating": set(host_state.terminating),
+            "pending detaches": host_state.pending_detaches,
             "usages": {
                 key: (usage.needed, usage.owned, usage.foreign, usage.undecided, usage.terminating, set(usage.active))
-                for key, usage in each.usages.items()
+                for key, usage in host_state.usages.items()
             },
         }
-    return found
+    return state
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -247,7 +247,7 @@ def test_the_state_after_the_load_is_that_of_single_events(seed: int) -> None:
     for _ in loading.loaded():
         pass
     assert content(loading) == content(plain)
-    assert set(dirty) == {each.key for each in plain.host_states() if each.has_work}
+    assert set(dirty) == {host_state.key for host_state in plain.host_states() if host_state.has_work}
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -295,14 +295,14 @@ def test_a_pod_keeps_what_decides_about_its_assignments_and_nothing_else() -> No
         meta = msgspec.structs.replace(meta, deletion_timestamp=deletion, owner_references=owners)
         spec, status = PodSpec(node_name="n0", service_account_name="sa"), PodStatus(phase=phase, pod_ip="10.0.0.1")
         pod = Pod(metadata=meta, spec=spec, status=status)
-        kept = ObjectReducer().pod(decode_object(SCHEDULED_PODS, msgspec.json.encode(pod)))
+        copy = ObjectReducer().pod(decode_object(SCHEDULED_PODS, msgspec.json.encode(pod)))
         for attribute in ("key", "finished", "mirror", "binding_label"):
-            assert getattr(kept, attribute) == getattr(pod, attribute), (attribute, pod)
+            assert getattr(copy, attribute) == getattr(pod, attribute), (attribute, pod)
         for field in ("uid", "resource_version", "deletion_timestamp"):
-            assert getattr(kept.metadata, field) == getattr(pod.metadata, field)
-        assert msgspec.to_builtins(kept.spec) == {"nodeName": "n0"}
-        assert set(kept.metadata.labels or {}) <= {BINDING_LABEL}
-        assert kept.mirror or not kept.metadata.owner_references
+            assert getattr(copy.metadata, field) == getattr(pod.metadata, field)
+        assert msgspec.to_builtins(copy.spec) == {"nodeName": "n0"}
+        assert set(copy.metadata.labels or {}) <= {BINDING_LABEL}
+        assert copy.mirror or not copy.metadata.owner_references
 
 
 def test_a_node_keeps_its_names_its_version_and_its_provider_id() -> None:
@@ -310,10 +310,10 @@ def test_a_node_keeps_its_names_its_version_and_its_provider_id() -> None:
         "metadata": {"name": "n0", "uid": "u", "resourceVersion": "1", "labels": {"zone": "1"}},
         "spec": {"providerID": "azure:///vm"},
     }
-    kept = ObjectReducer().node(decode_object(NODES, msgspec.json.encode(document)))
-    assert kept.metadata.labels is None
-    assert (kept.key, kept.metadata.uid, kept.metadata.resource_version) == (("", "n0"), "u", "1")
-    assert kept.spec == NodeSpec(provider_id="azure:///vm")
+    copy = ObjectReducer().node(decode_object(NODES, msgspec.json.encode(document)))
+    assert copy.metadata.labels is None
+    assert (copy.key, copy.metadata.uid, copy.metadata.resource_version) == (("", "n0"), "u", "1")
+    assert copy.spec == NodeSpec(provider_id="azure:///vm")
 
 
 def test_an_assigned_identity_is_kept_with_all_that_is_written_back() -> None:
@@ -370,8 +370,8 @@ def test_an_embedded_copy_that_differs_is_not_shared(other: dict[str, str]) -> N
 
 def test_embedded_copies_are_forgotten_with_the_last_object() -> None:
     kept_parts = ObjectReducer()
-    kept = kept_parts.assigned(an_assigned_identity())
+    copy = kept_parts.assigned(an_assigned_identity())
     assert len(kept_parts._identities) == 1
-    del kept
+    del copy
     gc.collect()
     assert len(kept_parts._identities) == len(kept_parts._bindings) == 0

@@ -55,10 +55,10 @@ class SlowReader:
     def all_desired(self, of: Pod) -> dict[AssignmentKey, tuple[Key, bool]]:
         """The binding and whether the identity is namespaced, by claim."""
         given: dict[Key, list[str]] = {}
-        for each in self.bindings.values():
-            key = (each.metadata.namespace, each.spec.azure_identity)
-            if each.spec.selector == of.binding_label and key in self.identities:
-                given.setdefault(key, []).append(each.metadata.name)
+        for bound in self.bindings.values():
+            key = (bound.metadata.namespace, bound.spec.azure_identity)
+            if bound.spec.selector == of.binding_label and key in self.identities:
+                given.setdefault(key, []).append(bound.metadata.name)
         own = self.first(key for key in given if key[0] == of.metadata.namespace and self.usable(key))
         rows: list[tuple[int, bool, Key]] = []
         for namespace in NAMESPACES:
@@ -73,11 +73,11 @@ class SlowReader:
         return sorted(keys, key=self.rank)[:LIMIT]
 
     def rank(self, key: Key) -> tuple[bool, Key]:
-        return not any(each[:2] == (key, self.selector) for each in self.embedded), key
+        return not any(reference[:2] == (key, self.selector) for reference in self.embedded), key
 
-    def of(self, each: Pod) -> dict[AssignmentKey, tuple[Key, bool]]:
-        self.selector = each.binding_label
-        return self.all_desired(each)
+    def of(self, pod_: Pod) -> dict[AssignmentKey, tuple[Key, bool]]:
+        self.selector = pod_.binding_label
+        return self.all_desired(pod_)
 
     def usable(self, key: Key) -> bool:
         return self.identities[key].spec.type in {0, 1, 3}
@@ -103,10 +103,10 @@ def embedding(to: Key, through: AzureIdentityBinding) -> ExistingAssignment:
 def covered(key: AssignmentKey, of: Pod, concerns: Iterable[Concern]) -> bool:
     identity_key = (key.identity_namespace, key.identity)
     return any(
-        each.identity == identity_key
-        and each.selector == of.binding_label
-        and each.namespace in {"", of.metadata.namespace}
-        for each in concerns
+        concern.identity == identity_key
+        and concern.selector == of.binding_label
+        and concern.namespace in {"", of.metadata.namespace}
+        for concern in concerns
     )
 
 
@@ -117,15 +117,15 @@ def test_any_changes_keep_the_incremental_result_equal_to_the_rule(data: st.Data
         rule = SlowReader(forced=data.draw(st.booleans()))
         index = BindingIndex(force_namespaced=rule.forced)
         for _ in range(data.draw(st.integers(1, 30))):
-            before = [index.all_desired(each) for each in PODS]
+            before = [index.all_desired(pod_) for pod_ in PODS]
             concerns = [*change(data, index, rule)]
-            for each, old in zip(PODS, before, strict=True):
-                new = index.all_desired(each)
-                assert seen(new) == rule.of(each)
-                assert set(index.groups(each.metadata.namespace, each.binding_label)) >= {key[2:] for key in new}
+            for pod_, old in zip(PODS, before, strict=True):
+                new = index.all_desired(pod_)
+                assert seen(new) == rule.of(pod_)
+                assert set(index.groups(pod_.metadata.namespace, pod_.binding_label)) >= {key[2:] for key in new}
                 for key in old.keys() | new.keys():
                     if seen(old).get(key) != seen(new).get(key) or spec(old.get(key)) != spec(new.get(key)):
-                        assert covered(key, each, concerns), key
+                        assert covered(key, pod_, concerns), key
         assert (index.beyond_limit == 0) == (not [*index.beyond()])
 
 
@@ -184,9 +184,9 @@ def test_any_changes_keep_the_waiting_assignments_of_the_view_equal_to_the_rule(
         cluster.add(node(), *PODS)
         for _ in range(data.draw(st.integers(1, 25))):
             changed_view(data, cluster, rule)
-            for each in PODS:
-                there = {key for key in cluster.view.waiting if (key.pod_namespace, key.pod) == each.key}
-                assert there == rule.of(each).keys()
+            for pod_ in PODS:
+                there = {key for key in cluster.view.waiting if (key.pod_namespace, key.pod) == pod_.key}
+                assert there == rule.of(pod_).keys()
 
 
 def changed_view(data: st.DataObject, cluster: FilledView, rule: SlowReader) -> None:
@@ -265,10 +265,10 @@ def test_an_event_of_a_pod_or_its_node_costs_at_most_a_millisecond(many_bindings
 def test_an_event_of_a_hostile_binding_costs_at_most_a_millisecond(many_bindings: tuple[FilledView, str]) -> None:
     """A binding without effect: it is not among the first that count for pods of every namespace."""
     made, names = many_bindings
-    each = hostile(HOSTILE - 1, names)
-    assert calls(lambda: made.add(each)) < CALLS_MOST
-    assert calls(lambda: made.remove(each)) < CALLS_MOST
-    assert calls(lambda: made.add(each)) < CALLS_MOST
+    added = hostile(HOSTILE - 1, names)
+    assert calls(lambda: made.add(added)) < CALLS_MOST
+    assert calls(lambda: made.remove(added)) < CALLS_MOST
+    assert calls(lambda: made.add(added)) < CALLS_MOST
 
 
 def test_an_event_of_a_hostile_identity_costs_at_most_a_millisecond(many_bindings: tuple[FilledView, str]) -> None:
@@ -299,10 +299,10 @@ def test_foreign_bindings_cause_no_quadratic_work(force_namespaced: bool, monkey
 
     monkeypatch.setattr(BindingIndex, "desired", counted)
     made = victims(force_namespaced=force_namespaced)
-    made.add(*(hostile_identity(f"i{each:04}") for each in range(number)))
+    made.add(*(hostile_identity(f"i{index:04}") for index in range(number)))
 
     def add(numbers: range) -> None:
-        made.add(*(hostile(each, "i{:04}") for each in numbers))
+        made.add(*(hostile(index, "i{:04}") for index in numbers))
 
     first, second = (calls(partial(add, half)) for half in (range(number // 2), range(number // 2, number)))
     assert second <= 1.5 * first, "quadratic work would be three times as much"
@@ -314,7 +314,7 @@ class ManyBindings:
 
     def __init__(self) -> None:
         self.ignored: list[tuple[Key, str]] = []
-        self.cluster = FilledView(on_ignored=lambda binding, why: self.ignored.append((binding.key, why)))
+        self.cluster = FilledView(on_ignored=lambda binding, reason: self.ignored.append((binding.key, reason)))
         self.cluster.add(node(), pod())
 
     def give(self, name: str, namespace: str = "default", *, namespaced: bool = False) -> None:

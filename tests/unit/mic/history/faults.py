@@ -121,7 +121,7 @@ class Gate:
         if moment is Moment.BEFORE:
             self.kill()
             return _broken(request)
-        fault = next((each for each in self.faults if each.concerns(call)), None)
+        fault = next((fault for fault in self.faults if fault.concerns(call)), None)
         if fault is not None:
             fault.times -= 1
             self.write_line(f"  trouble: {fault}")

@@ -58,7 +58,7 @@ class Need:
 def needs(store: Store) -> dict[ClaimName, Need]:
     """Return the needs of each scheduled pod that has not ended."""
     hosts = {node["metadata"]["name"]: host_of(node) for node in store.list("nodes")}
-    found: dict[ClaimName, Need] = {}
+    by_claim: dict[ClaimName, Need] = {}
     for pod in store.list("pods"):
         meta, node = pod["metadata"], pod["spec"].get("nodeName", "")
         label = meta.get("labels", {}).get("aadpodidbinding", "")
@@ -69,7 +69,7 @@ def needs(store: Store) -> dict[ClaimName, Need]:
             if namespaced and identity["metadata"]["namespace"] != meta["namespace"]:
                 continue
             claim = (meta["namespace"], meta["name"], identity["metadata"]["namespace"], identity["metadata"]["name"])
-            found[claim] = Need(
+            by_claim[claim] = Need(
                 claim,
                 meta["uid"],
                 node,
@@ -79,7 +79,7 @@ def needs(store: Store) -> dict[ClaimName, Need]:
                 bindings,
                 resource_of(identity),
             )
-    return found
+    return by_claim
 
 
 def host_of(node: Document) -> str:
@@ -239,13 +239,13 @@ class Watcher:
     def _named(self) -> dict[On, set[str]]:
         """Return the identities of all AzureAssignedIdentities and pending detaches, with their recorded owners."""
         assert self.store is not None
-        found: dict[On, set[str]] = defaultdict(set)
-        for each in self.store.list(ASSIGNED):
-            if on := self._represents(each):
-                found[on].add(annotation(each, "attached-by"))
-            for host, identity in json.loads(annotation(each, "detach-pending") or "[]"):
-                found[host.lower(), identity.lower()].add("mic")
-        return found
+        attached_by: dict[On, set[str]] = defaultdict(set)
+        for document in self.store.list(ASSIGNED):
+            if on := self._represents(document):
+                attached_by[on].add(annotation(document, "attached-by"))
+            for host, identity in json.loads(annotation(document, "detach-pending") or "[]"):
+                attached_by[host.lower(), identity.lower()].add("mic")
+        return attached_by
 
     def _represents(self, assigned: Document) -> On | None:
         resource = resource_of(assigned["spec"]["azureIdentityRef"])
@@ -259,9 +259,9 @@ class Watcher:
         assert self.store is not None
         self.write_line(f"  asked: {body}")
         recorded = {
-            self._represents(each)
-            for each in self.store.list(ASSIGNED)
-            if not dying(each) and annotation(each, "attached-by") == "mic"
+            self._represents(document)
+            for document in self.store.list(ASSIGNED)
+            if not dying(document) and annotation(document, "attached-by") == "mic"
         }
         for key, value in (body["identity"].get("userAssignedIdentities") or {}).items():
             on = (host.lower(), key.lower())
@@ -272,16 +272,16 @@ class Watcher:
         """Check an accepted update, given the machine's earlier identities."""
         assert self.store is not None
         host = machine.resource_id.lower()
-        living = [each for each in self.store.list(ASSIGNED) if not dying(each)]
+        living = [document for document in self.store.list(ASSIGNED) if not dying(document)]
         for key in before.keys() - machine.user_assigned.keys():
             on = (host, key)
             if on in self.foreign:
                 self.report(f"detached another client's identity: {on}")
             if key in self.immutable:
                 self.report(f"detached an immutable identity: {on}")
-            for each in living:
-                if self._represents(each) == on:
-                    self.report(f"detached the identity of {each['metadata']['name']} before revoking it: {on}")
+            for document in living:
+                if self._represents(document) == on:
+                    self.report(f"detached the identity of {document['metadata']['name']} before revoking it: {on}")
         for key in machine.user_assigned.keys() - before.keys():
             self.taken_by_others.discard((host, key))
         if (SYSTEM in types) != (SYSTEM in machine.types):
@@ -301,8 +301,8 @@ class Watcher:
         machine.complete_operation()
         if (there := machine.user_assigned.get(on[1])) is not None and (named := _client(after)):
             before = change.before.document if change.before is not None else {}
-            known = before.get("status", {}).get("status") == "Assigned" and _client(before) == named
-            if named != there.client_id.lower() and not known:
+            already_assigned = before.get("status", {}).get("status") == "Assigned" and _client(before) == named
+            if named != there.client_id.lower() and not already_assigned:
                 self.report(f"{after['metadata']['name']} is Assigned with client id {named}, {on} has another")
         if on[1] not in machine.user_assigned or on[1] not in machine.attached_at:
             before = change.before.document if change.before is not None else {}
@@ -332,16 +332,16 @@ def violations(store: Store, find: FindMachine, hosts: Iterable[str], truth: Wat
     """Return the first difference from the expected state; empty if there is none. *refused*: lower-case ids that Azure
     refuses."""
     wanted = needs(store)
-    found: dict[ClaimName, Document] = {}
-    for each in store.list(ASSIGNED):
-        if dying(each):
-            return f"{each['metadata']['name']} is still going"
-        claim = assignment_key_of(each)
-        if claim not in wanted or claim in found:
-            return f"{each['metadata']['name']} is not needed, or is a duplicate"
-        found[claim] = each
+    by_claim: dict[ClaimName, Document] = {}
+    for document in store.list(ASSIGNED):
+        if dying(document):
+            return f"{document['metadata']['name']} is still going"
+        claim = assignment_key_of(document)
+        if claim not in wanted or claim in by_claim:
+            return f"{document['metadata']['name']} is not needed, or is a duplicate"
+        by_claim[claim] = document
     for claim, need in wanted.items():
-        if problem := _unmet(need, found.get(claim), find(need.host), refused):
+        if problem := _unmet(need, by_claim.get(claim), find(need.host), refused):
             return f"{claim} on {need.node}: {problem}"
     return next(filter(None, (_misplaced(host.lower(), find(host), wanted, truth) for host in hosts)), "")
 
@@ -355,15 +355,15 @@ def _unmet(need: Need, assigned: Document | None, machine: Machine | None, refus
         return f"its object is wrong in {wrong}"
     there = not need.resource or (machine is not None and need.resource in machine.user_assigned)
     reported = machine.user_assigned[need.resource].client_id if need.resource and there and machine else ""
-    other = bool(reported and need.client and reported.lower() != need.client)
-    fit = there and not other
+    differs = bool(reported and need.client and reported.lower() != need.client)
+    fit = there and not differs
     message = annotation(assigned, "message")
     problems = {
         "is not on its host": not there and need.resource not in refused,
-        f"is {assigned['status']['status']}, on the host: {there}, names another client id: {other}": fit
+        f"is {assigned['status']['status']}, on the host: {there}, names another client id: {differs}": fit
         != (assigned["status"]["status"] == ASSIGNED_STATUS),
         "it is still Created without a reason": not fit and not message,
-        f"names another client id, and the message does not name both: {message}": other
+        f"names another client id, and the message does not name both: {message}": differs
         and not (need.client in message.lower() and reported in message),
         f"is attached, and still has the message: {message}": fit and bool(message),
     }
@@ -375,8 +375,8 @@ def _misplaced(host: str, machine: Machine | None, wanted: Mapping[ClaimName, Ne
         return ""
     if machine.updating:
         return f"{host} is being changed"
-    foreign = {each for where, each in truth.foreign if where == host}
-    optional = {each for where, each in truth.either if where == host} | truth.immutable
+    foreign = {identity for where, identity in truth.foreign if where == host}
+    optional = {identity for where, identity in truth.either if where == host} | truth.immutable
     needed = {need.resource for need in wanted.values() if need.host == host and need.resource}
     there = set(machine.user_assigned)
     if lost := foreign - there:

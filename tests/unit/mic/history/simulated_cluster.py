@@ -38,8 +38,8 @@ NODES: Final = {
 """A VM, an instance of a Flex scale set (a VM to MIC), and two nodes of one uniform scale set."""
 HOSTS: Final = tuple(
     dict.fromkeys(
-        each.partition("/virtualMachines/")[0] if "/virtualMachineScaleSets/" in each else each
-        for each in NODES.values()
+        node.partition("/virtualMachines/")[0] if "/virtualMachineScaleSets/" in node else node
+        for node in NODES.values()
     )
 )
 RESOURCES: Final = ("red", "green", "blue", "amber", "kept")
@@ -207,8 +207,8 @@ class SimulatedCluster:
         return self.store.find("nodes", name) is not None
 
     def host_of_node(self, name: str) -> str:
-        each = NODES.get(name, "")
-        return next((host.lower() for host in HOSTS if (each + "/").startswith(host + "/")), "")
+        provider_id = NODES.get(name, "")
+        return next((host.lower() for host in HOSTS if (provider_id + "/").startswith(host + "/")), "")
 
     def put_pod(self, namespace: str, name: str, node: str, label: str) -> None:
         """Create a pod, also if one of that name existed: a new pod with another uid, perhaps on another node."""

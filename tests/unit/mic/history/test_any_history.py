@@ -29,7 +29,7 @@ NAMES: Final = (("default", "one"), ("default", "two"), ("team", "one"), ("team"
 BOUND: Final = (("default", "b0"), ("default", "b1"), ("team", "b0"), ("team", "b1"))
 SECONDS: Final = (0.15, 0.0, 0.05, 0.5, 2.2, 2.6, 7.0)
 
-pods, labels, names, bound = (st.sampled_from(each) for each in (PODS, LABELS, NAMES, BOUND))
+pods, labels, names, bound = (st.sampled_from(values) for values in (PODS, LABELS, NAMES, BOUND))
 nodes, hosts, resources = st.sampled_from(sorted(NODES)), st.sampled_from(HOSTS), st.sampled_from(RESOURCES)
 seconds = st.sampled_from(SECONDS)
 api_faults = st.sampled_from(

@@ -68,12 +68,14 @@ def does_not_read_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     before = host_updater.HostUpdater._failed
 
     async def blind(
-        self: host_updater.HostUpdater, host: Any, known: memory.HostMemory, change: Any, *rest: Any
+        self: host_updater.HostUpdater, host: Any, remembered: memory.HostMemory, change: Any, *rest: Any
     ) -> bool:
-        again = await before(self, host, known, change, *rest)
-        if known.identities is not None:
+        again = await before(self, host, remembered, change, *rest)
+        if remembered.identities is not None:
             attached = {text.lower(): identities.Attached(text) for text in change.adds}
-            known.identities = HostIdentities(type=change.type, attached={**known.identities.attached, **attached})
+            remembered.identities = HostIdentities(
+                type=change.type, attached={**remembered.identities.attached, **attached}
+            )
         return again
 
     monkeypatch.setattr(host_updater.HostUpdater, "_failed", blind)

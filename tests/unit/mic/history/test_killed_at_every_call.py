@@ -76,15 +76,15 @@ def _wait(simulated: SimulatedCluster) -> None:
 
 def _state(simulated: SimulatedCluster) -> State:
     objects = {
-        f"{each['metadata']['namespace']}/{each['metadata']['name']}": (
-            each["status"]["status"],
-            each["spec"]["nodename"],
-            each["spec"]["azureIdentityRef"]["spec"]["resourceID"],
-            each["spec"]["azureBindingRef"]["metadata"]["name"],
-            annotation(each, "attached-by"),
-            annotation(each, "message"),
+        f"{document['metadata']['namespace']}/{document['metadata']['name']}": (
+            document["status"]["status"],
+            document["spec"]["nodename"],
+            document["spec"]["azureIdentityRef"]["spec"]["resourceID"],
+            document["spec"]["azureBindingRef"]["metadata"]["name"],
+            annotation(document, "attached-by"),
+            annotation(document, "message"),
         )
-        for each in simulated.store.list(ASSIGNED)
+        for document in simulated.store.list(ASSIGNED)
     }
     return objects, {host: sorted(simulated.arm.vm(host).user_assigned) for host in HOSTS}
 
@@ -96,7 +96,7 @@ def test_the_undisturbed_run_reaches_the_desired_state() -> None:
         "default/web-default-two": "Assigned",
         "default/web-team-three": "Created",
     }
-    named = {host: [each.rpartition("/")[2] for each in there] for host, there in hosts.items()}
+    named = {host: [identity.rpartition("/")[2] for identity in there] for host, there in hosts.items()}
     assert named == {HOSTS[0]: ["green"], HOSTS[1]: ["amber", "green"], HOSTS[2]: []}
 
 

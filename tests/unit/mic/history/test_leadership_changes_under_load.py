@@ -106,9 +106,9 @@ class Replicas(SimulatedCluster):
         on: defaultdict[str, set[str]] = defaultdict(set)
         for call in self.arm.writes():
             assert call.status == 200, "a new leader waits for the operation that an earlier one started"
-            asked = call.body["identity"]["userAssignedIdentities"]
-            adds = {name for name, value in asked.items() if value is not None}
-            removes = asked.keys() - adds
+            requested = call.body["identity"]["userAssignedIdentities"]
+            adds = {name for name, value in requested.items() if value is not None}
+            removes = requested.keys() - adds
             attached = on[call.path.lower()]
             assert adds | removes
             assert not adds & attached, "it was there already"

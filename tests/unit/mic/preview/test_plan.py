@@ -73,8 +73,8 @@ async def test_each_host_is_read_once_and_few_concurrently() -> None:
 @pytest.mark.parametrize("bad", [AzureError("broken", status=500), Refused("no role", status=403)])
 async def test_a_failed_read_does_not_suppress_the_results_of_other_hosts(bad: AzureError) -> None:
     azure = Azure({vm(1).key: bad})
-    answers = await read_hosts(azure, MANY[:3], parallel=1)
-    assert answers == {vm(0).key: HostIdentities(), vm(1).key: bad, vm(2).key: HostIdentities()}
+    responses = await read_hosts(azure, MANY[:3], parallel=1)
+    assert responses == {vm(0).key: HostIdentities(), vm(1).key: bad, vm(2).key: HostIdentities()}
 
 
 @pytest.mark.parametrize(
@@ -88,17 +88,17 @@ async def test_a_failed_read_does_not_suppress_the_results_of_other_hosts(bad: A
 )
 async def test_without_a_token_or_any_response_the_other_hosts_are_not_read(error: AzureError, most: int) -> None:
     azure = Azure(otherwise=error)
-    answers = await read_hosts(azure, MANY, parallel=2)
+    responses = await read_hosts(azure, MANY, parallel=2)
     assert len(azure.asked) <= most
-    assert len(answers) == 50
-    assert all(isinstance(each, type(error)) for each in answers.values())
+    assert len(responses) == 50
+    assert all(isinstance(response, type(error)) for response in responses.values())
 
 
 async def test_a_throttled_subscription_gets_no_more_reads_and_others_do() -> None:
     error = Throttled("slow down", status=429, retry_after=30.0)
     azure = Azure({vm(0).key: error})
-    answers = await read_hosts(azure, [vm(0), vm(1), vm(2, "other")], parallel=1)
-    assert answers == {vm(0).key: error, vm(1).key: error, vm(2, "other").key: HostIdentities()}
+    responses = await read_hosts(azure, [vm(0), vm(1), vm(2, "other")], parallel=1)
+    assert responses == {vm(0).key: error, vm(1).key: error, vm(2, "other").key: HostIdentities()}
     assert azure.asked == [vm(0).key, vm(2, "other").key]
 
 
@@ -164,11 +164,13 @@ async def test_old_field_names_count_unless_the_upgrade_is_recorded_and_an_unrea
     assert preview.upgrade_unknown is not readable
     assert any(UNREAD in line for line in lines(preview)) is not readable
     if namespace:
-        assert {each.path for each in api.requests if "configmaps" in each.path} == {
+        assert {request.path for request in api.requests if "configmaps" in request.path} == {
             f"/api/v1/namespaces/{namespace}/configmaps/aad-pod-identity-config"
         }
-    kept = await survey(msgspec.structs.replace(SETTINGS[namespace], read_old_field_names=True), ask_azure=False)
-    assert kept.summary.objects["create"] == 1
+    old_fields_read = await survey(
+        msgspec.structs.replace(SETTINGS[namespace], read_old_field_names=True), ask_azure=False
+    )
+    assert old_fields_read.summary.objects["create"] == 1
 
 
 VM = vm_id("n0").lower()
@@ -181,13 +183,13 @@ def on(*names: str, type_: str = "UserAssigned") -> HostIdentities:
 
 def preview_of(
     snapshot: Snapshot,
-    answers: dict[str, HostIdentities | AzureError] | None,
+    responses: dict[str, HostIdentities | AzureError] | None,
     policy: Policy | None = None,
     *,
     own: str = "",
 ) -> Preview:
     dry_run = DryRun(snapshot, policy or Policy())
-    return preview(snapshot, dry_run, AzureReads(responses=answers, own_identity=own), {})
+    return preview(snapshot, dry_run, AzureReads(responses=responses, own_identity=own), {})
 
 
 def text(preview: Preview, *, everything: bool = False) -> list[str]:
@@ -301,11 +303,11 @@ def test_of_many_hosts_the_first_are_listed_and_the_others_counted() -> None:
 
 
 def test_hosts_without_a_response_are_grouped_by_reason() -> None:
-    answers: dict[str, HostIdentities | AzureError] = {
+    responses: dict[str, HostIdentities | AzureError] = {
         vm_id(f"n{number}").lower(): Refused("no role", status=403, code="AuthorizationFailed") for number in range(5)
     }
-    answers[vm_id("n5").lower()] = Unreachable("no answer")
-    plan = preview_of(on_nodes(6), answers)
+    responses[vm_id("n5").lower()] = Unreachable("no answer")
+    plan = preview_of(on_nodes(6), responses)
     output = [line for line in text(plan) if "did not answer for" in line]
     assert len(output) == 2
     assert (
@@ -344,7 +346,7 @@ def test_objects_that_mic_cannot_process_are_listed_with_the_reason() -> None:
 def test_azures_refusal_of_an_identity_is_printed_with_the_waiting_object() -> None:
     refused = assigned(pod(), identity(), binding(), status="Created", message="grant it the role client_secret=hush")
     output = text(preview_of(of("web", stored=refused), {VM: on()}))
-    (line,) = [each for each in output if "assign default/web-default-demo" in each]
+    (line,) = [entry for entry in output if "assign default/web-default-demo" in entry]
     assert line.endswith("Created → Assigned (until now: grant it the role client_secret=<redacted>)")
 
 

@@ -65,32 +65,32 @@ class Recording:
         self.runner.run(self.world.settle())
 
     def snapshot(self) -> Snapshot:
-        things = list(self.world.stored())
+        resources = list(self.world.stored())
         return Snapshot(
-            pods=tuple(each for each in things if isinstance(each, Pod)),
-            nodes=tuple(each for each in things if isinstance(each, Node)),
-            identities=tuple(each for each in things if isinstance(each, AzureIdentity)),
-            bindings=tuple(each for each in things if isinstance(each, AzureIdentityBinding)),
+            pods=tuple(resource for resource in resources if isinstance(resource, Pod)),
+            nodes=tuple(resource for resource in resources if isinstance(resource, Node)),
+            identities=tuple(resource for resource in resources if isinstance(resource, AzureIdentity)),
+            bindings=tuple(resource for resource in resources if isinstance(resource, AzureIdentityBinding)),
             assigned=tuple(self.world.objects.values()),
         )
 
     def done(self) -> Counter[tuple[str, str, str, str]]:
         """The steps so far: host, name, pod and identity. The name of a new object may depend on the order of the
         hosts, while another one is released on a second host."""
-        found: Counter[tuple[str, str, str, str]] = Counter()
+        counts: Counter[tuple[str, str, str, str]] = Counter()
         for host_key, step in self.world.taken:
             key = step.desired.assignment_key if isinstance(step, steps.Create) else step.existing.assignment_key
             pod, identity = f"{key.pod_namespace}/{key.pod}", f"{key.identity_namespace}/{key.identity}"
-            found[host_key, STEP_NAMES[type(step)], pod, identity] += 1
-        return found
+            counts[host_key, STEP_NAMES[type(step)], pod, identity] += 1
+        return counts
 
 
 def preview_of(recording: Recording, silent: Collection[str] = ()) -> Preview:
     """Return the plan for the world; Azure does not respond for the *silent* hosts (keys)."""
     snapshot, world = recording.snapshot(), recording.world
-    answers: dict[str, HostIdentities | AzureError] = dict(world.hosts.table)
-    answers |= dict.fromkeys(silent, AzureError("no"))
-    return preview(snapshot, DryRun(snapshot, world.policy), AzureReads(responses=answers), {})
+    responses: dict[str, HostIdentities | AzureError] = dict(world.hosts.table)
+    responses |= dict.fromkeys(silent, AzureError("no"))
+    return preview(snapshot, DryRun(snapshot, world.policy), AzureReads(responses=responses), {})
 
 
 class Previewed(RuleBasedStateMachine):
@@ -175,7 +175,7 @@ class Previewed(RuleBasedStateMachine):
         if now.gone:
             return
         key = identity_id(name).lower()
-        attached = {lower: each for lower, each in now.attached.items() if lower != key}
+        attached = {lower: attached for lower, attached in now.attached.items() if lower != key}
         if key not in now.attached:
             attached[key] = Attached(identity_id(name).upper(), f"client-{name}")
         self.cluster.hosts.table[host.lower()] = HostIdentities(
@@ -213,7 +213,7 @@ class Previewed(RuleBasedStateMachine):
         assert cluster.objects == stored, "telling wrote something"
         cluster.taken.clear()
         cluster.changes.clear()
-        lost = {key for key, known in was.items() if known.gone}
+        lost = {key for key, memory in was.items() if memory.gone}
         for key in lost - set(silent):
             cluster.accept_loss(key)
         usual = sorted((host_key.key for host_key in cluster.view.host_states()), key=lambda key: (key in lost, key))
@@ -235,18 +235,18 @@ class Previewed(RuleBasedStateMachine):
         cluster, done = self.cluster, self.recording.done()
         hosts = {host.host.lower(): host for host in preview_.hosts}
         expected = Counter(
-            (host_key, step, each.pod, each.identity)
+            (host_key, step, object_.pod, object_.identity)
             for host_key, host in hosts.items()
-            for each in host.objects
-            for step in each.steps
+            for object_ in host.objects
+            for step in object_.steps
         )
         assert done == expected
         if in_order:  # in another order pending detaches may be merged differently
             assert sum(host.updates for host in hosts.values()) == len(cluster.changes)
         for key, before in was.items():
             after, host = cluster.hosts.table[key], hosts.get(key)
-            added = {each.text for lower, each in after.attached.items() if lower not in before.attached}
-            removed = {each.text for lower, each in before.attached.items() if lower not in after.attached}
+            added = {attached.text for lower, attached in after.attached.items() if lower not in before.attached}
+            removed = {attached.text for lower, attached in before.attached.items() if lower not in after.attached}
             assert set(host.add if host else ()) == added
             assert set(host.remove if host else ()) == removed
             assert bool(host and host.updates) == bool(added or removed)
@@ -255,12 +255,15 @@ class Previewed(RuleBasedStateMachine):
             else:
                 assert before.type == after.type
         statuses = Counter(
-            (f"{each.spec.pod_namespace}/{each.spec.pod}", each.status.status) for each in cluster.objects.values()
+            (f"{assigned.spec.pod_namespace}/{assigned.spec.pod}", assigned.status.status)
+            for assigned in cluster.objects.values()
         )
         becoming = {
-            (each.namespace, each.name): (each.pod, each.becomes) for host in hosts.values() for each in host.objects
+            (object_.namespace, object_.name): (object_.pod, object_.becomes)
+            for host in hosts.values()
+            for object_ in host.objects
         }
-        assert not Counter(each for each in becoming.values() if each[1]) - statuses
+        assert not Counter(status for status in becoming.values() if status[1]) - statuses
         assert preview_.changes == bool(done or cluster.changes)
 
     @override
@@ -288,9 +291,9 @@ def test_more_identities_than_one_update_takes(recording: Recording, number: int
     cluster = recording.world
     cluster.host(HOSTS[0])
     cluster.add(NODES["n0"])
-    for each in range(number):
-        cluster.add(identity(f"i{each}"), binding(f"b{each}", identity=f"i{each}", selector=f"label{each // 50}"))
-        cluster.add(pod(f"pod{each // 50}", label=f"label{each // 50}"))
+    for index in range(number):
+        cluster.add(identity(f"i{index}"), binding(f"b{index}", identity=f"i{index}", selector=f"label{index // 50}"))
+        cluster.add(pod(f"pod{index // 50}", label=f"label{index // 50}"))
     (host,) = preview_of(recording).hosts
     assert len(host.add) == number
     while recording.work(HOSTS[0]):
@@ -311,5 +314,5 @@ def test_an_assignment_revoked_while_a_detach_is_pending(recording: Recording, f
     cluster.remove(pod())
     preview_ = preview_of(recording)
     assert {host.host: host.remove for host in preview_.hosts} == {host: [identity_id("demo")] for host in HOSTS[:2]}
-    steps = {step for host in preview_.hosts for each in host.objects for step in each.steps}
+    steps = {step for host in preview_.hosts for object_ in host.objects for step in object_.steps}
     assert steps == {"revoke", "settle", "release"}
