@@ -110,7 +110,9 @@ def test_no_text_of_a_message_shows_tokens() -> None:
 
 
 def test_descriptors_belong_to_two_messages() -> None:
-    assert [descriptors_of(each) for each in (Sockets(("probes", "probes")), Connections(7), Take(), PassedOn())] == [
+    assert [
+        descriptors_of(message) for message in (Sockets(("probes", "probes")), Connections(7), Take(), PassedOn())
+    ] == [
         2,
         7,
         0,

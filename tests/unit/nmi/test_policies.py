@@ -45,7 +45,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("limit", "places", "memory", "buffers"),
+    ("limit", "limits", "memory", "buffers"),
     [
         (None, (8192, 512), 512 * MIB, (16384, 65536)),
         (4096 * MIB, (8192, 512), 1024 * MIB, (16384, 65536)),
@@ -56,23 +56,23 @@ MIB = 1 << 20
     ],
 )
 def test_the_limits_follow_the_memory_limit(
-    limit: int | None, places: tuple[int, int], memory: int, buffers: tuple[int, int]
+    limit: int | None, limits: tuple[int, int], memory: int, buffers: tuple[int, int]
 ) -> None:
-    found = connection_limits(Settings(node_name="n"), limit)
-    assert (found.connections, found.connections_per_peer) == places
-    assert found.memory_bytes == memory
-    assert (found.receive_bytes, found.send_bytes) == buffers
-    assert excess(found) == ""
+    chosen = connection_limits(Settings(node_name="n"), limit)
+    assert (chosen.connections, chosen.connections_per_peer) == limits
+    assert chosen.memory_bytes == memory
+    assert (chosen.receive_bytes, chosen.send_bytes) == buffers
+    assert excess(chosen) == ""
 
 
 def test_the_flag_takes_precedence_and_a_contradiction_is_named() -> None:
-    found = connection_limits(Settings(node_name="n", max_connections_per_pod=300), 512 * MIB)
-    assert (found.connections, found.connections_per_peer, excess(found)) == (8192, 300, "")
+    chosen = connection_limits(Settings(node_name="n", max_connections_per_pod=300), 512 * MIB)
+    assert (chosen.connections, chosen.connections_per_peer, excess(chosen)) == (8192, 300, "")
 
-    found = connection_limits(Settings(node_name="n", max_connections_per_pod=5000), 64 * MIB)
-    assert (found.connections, found.connections_per_peer) == (5000, 5000)
-    assert excess(found).startswith("connections may be 5000, and 1024 fit the 16777216 bytes")
-    assert excess(found).endswith("or lower --max-connections-per-pod")
+    chosen = connection_limits(Settings(node_name="n", max_connections_per_pod=5000), 64 * MIB)
+    assert (chosen.connections, chosen.connections_per_peer) == (5000, 5000)
+    assert excess(chosen).startswith("connections may be 5000, and 1024 fit the 16777216 bytes")
+    assert excess(chosen).endswith("or lower --max-connections-per-pod")
 
 
 NODE = "--node=n1"

@@ -104,7 +104,7 @@ async def test_one_time_budget_covers_holding_and_fetching() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason", "retry_after"),
+    ("reply", "reason", "retry_after"),
     [
         (Reply(400, error_body("invalid_resource", "no")), Reason.UPSTREAM_REFUSED, None),
         (Reply(403, error_body("access_denied", "no")), Reason.UPSTREAM_REFUSED, None),
@@ -116,10 +116,10 @@ async def test_one_time_budget_covers_holding_and_fetching() -> None:
     ids=["invalid-resource", "denied", "throttled", "down", "gone-for-now", "garbage"],
 )
 async def test_upstream_failures_have_their_reasons(
-    bench: ServiceBench, answer: Reply, reason: Reason, retry_after: float | None
+    bench: ServiceBench, reply: Reply, reason: Reason, retry_after: float | None
 ) -> None:
     await bench.with_pod()
-    bench.imds.script = [answer]
+    bench.imds.script = [reply]
     refusal = await bench.refused()
     assert (refusal.reason, refusal.retry_after) == (reason, retry_after)
 
@@ -132,8 +132,8 @@ async def test_a_refusal_contains_azures_message_code_and_correlation_id(bench: 
         f"({tenant}), endpoint unreachable <b>eyJ0eXAiOiJKV1QiLCJhbGci</b>.\r\nTrace ID: {trace}\r\n"
         f"Correlation ID: {correlation}\r\nTimestamp: 2026-01-01 00:00:00Z"
     )
-    answer = Reply(400, error_body("invalid_resource", description), {"x-ms-request-id": "11f5-ab"})
-    bench.imds.script = [answer]
+    reply = Reply(400, error_body("invalid_resource", description), {"x-ms-request-id": "11f5-ab"})
+    bench.imds.script = [reply]
     refusal = await bench.refused()
     assert refusal.correlation == correlation
     assert refusal.sentence.startswith(
@@ -264,7 +264,7 @@ async def test_a_reassigned_address_serves_its_new_pod_immediately_also_on_known
     bench.cluster.delete_pod()
     bench.cluster.put_pod(pod("successor"))
     bench.cluster.put(assigned_identity("second", pod_name="successor", client_id=OTHER_ID))
-    await until(lambda: bool((it := bench.cluster.at(ADDRESS)) and it.name == "successor" and it.assigned))
+    await until(lambda: bool((entry := bench.cluster.at(ADDRESS)) and entry.name == "successor" and entry.assigned))
     after = await bench.issued()
     assert (after.pod, after.identity) == ("ns/successor", "ns/second")
     assert before.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
@@ -289,16 +289,16 @@ async def test_another_hash_causes_no_fetch(bench: ServiceBench) -> None:
     await bench.with_pod()
     held = await bench.issued(REQUEST)
     for rejected in ("ab", "0" * 64, sha256(b"older").hexdigest()):
-        answer = await bench.issued(TokenRequest(RESOURCE, rejected_sha256=rejected))
-        assert answer.token == held.token
+        issued = await bench.issued(TokenRequest(RESOURCE, rejected_sha256=rejected))
+        assert issued.token == held.token
     assert len(bench.imds.calls) == 1
 
 
 async def test_concurrent_reports_share_one_fetch(bench: ServiceBench) -> None:
     await bench.with_pod()
     held = (await bench.issued(REQUEST)).token.access_token
-    answers = await asyncio.gather(*(bench.issue(rejecting(held)) for _ in range(20)))
-    assert all(isinstance(each, Issued) and each.token.access_token != held for each in answers)
+    responses = await asyncio.gather(*(bench.issue(rejecting(held)) for _ in range(20)))
+    assert all(isinstance(response, Issued) and response.token.access_token != held for response in responses)
     assert len(bench.imds.calls) == 2
 
 

@@ -254,8 +254,8 @@ async def test_another_pod_that_claims_the_address_gets_it_although_the_former_o
         bench.cluster.put_pod(pod("successor", label="other", started=SECOND + 1))
         bench.cluster.put(assigned_identity("next", pod_name="successor", selector="other", client_id=OTHER_ID))
         await until(lambda: len(bench.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
-        answer = await bench.issued()
-        assert answer.pod == "ns/successor"
+        issued = await bench.issued()
+        assert issued.pod == "ns/successor"
         assert bench.imds.calls[-1].client_id == OTHER_ID
 
 
@@ -307,8 +307,8 @@ async def test_a_read_that_shows_the_pod_alone_at_its_address_lifts_the_suspensi
         await until(lambda: bench.held_requests == 20)
         assert bench.cluster.reads() == [], "not before the verification time"
         await verified(bench)
-        for answer in await asyncio.wait_for(asyncio.gather(*requests), DEADLINE):
-            assert isinstance(answer, Issued)
+        for response in await asyncio.wait_for(asyncio.gather(*requests), DEADLINE):
+            assert isinstance(response, Issued)
         assert not entry.suspended
         assert (await bench.issued()).cacheable
 

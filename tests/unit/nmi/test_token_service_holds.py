@@ -80,9 +80,9 @@ async def test_an_assignment_ends_the_immediate_responses(service: ServiceBench)
     await service.refused_after(UNASSIGNED)
     assert await service.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
     service.cluster.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value))
-    answer = await service.issue(UNASSIGNED)
-    assert isinstance(answer, Issued)
-    assert answer.identity == "ns/other"
+    response = await service.issue(UNASSIGNED)
+    assert isinstance(response, Issued)
+    assert response.identity == "ns/other"
 
 
 async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold(service: ServiceBench) -> None:
@@ -171,7 +171,7 @@ async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory(servi
     noted = entry._first_requests
     assert noted is not None
     assert len(noted) == MISSING_MAX
-    used = sys.getsizeof(noted) + sum(sys.getsizeof(each) for pair in noted.items() for each in pair)
+    used = sys.getsizeof(noted) + sum(sys.getsizeof(value) for pair in noted.items() for value in pair)
     assert used < 2_500
     await settle()
     refusal, seconds = await service.refused_after(long)
@@ -255,8 +255,8 @@ async def test_a_request_that_must_not_wait_learns_when_to_try_again(service: Se
     refusal, seconds = await service.refused_after(peer=CROWD)
     assert seconds == 0.0
     assert refusal.limit is Limit.PARKED
-    answer = refused(refusal)
-    assert (answer.status, dict(answer.headers)["Retry-After"]) == (503, "1")
+    response = refused(refusal)
+    assert (response.status, dict(response.headers)["Retry-After"]) == (503, "1")
     await asyncio.gather(*crowd)
     late, _ = await service.refused_after(peer="10.0.9.8")
     assert refused(late).status == 404, "no pod has arrived"

@@ -52,9 +52,9 @@ async def exempt(bench: ServiceBench, **changes: Any) -> PodEntry:
 
 
 async def raw(bench: ServiceBench, request: TokenRequest = REQUEST) -> RawResponse:
-    answer = await bench.issue(request)
-    assert isinstance(answer, RawResponse), answer
-    return answer
+    response = await bench.issue(request)
+    assert isinstance(response, RawResponse), response
+    return response
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ async def test_each_request_of_an_exempt_pod_is_sent_to_imds_as_it_is(
 ) -> None:
     entry = await exempt(bench)
     for number in (1, 2):
-        answer = await raw(bench, request_)
-        assert (answer.status, b"access_token" in answer.body) == (200, True)
+        response = await raw(bench, request_)
+        assert (response.status, b"access_token" in response.body) == (200, True)
         assert len(bench.imds.calls) == number
         query = bench.imds.calls[-1].query
         assert query == {"api-version": query["api-version"], "resource": RESOURCE, **named}
@@ -145,28 +145,28 @@ async def test_a_mirror_pod_gets_nothing_in_spite_of_an_exception_and_of_identit
 
 
 async def issued(bench: ServiceBench, name: str = "web", request: TokenRequest = REQUEST) -> Issued:
-    answer = await bench.issue_for(name, request)
-    assert isinstance(answer, Issued), answer
-    return answer
+    response = await bench.issue_for(name, request)
+    assert isinstance(response, Issued), response
+    return response
 
 
 async def refused(bench: ServiceBench, name: str = "web", request: TokenRequest = REQUEST) -> Refusal:
-    answer = await bench.issue_for(name, request)
-    assert isinstance(answer, Refusal), answer
-    return answer
+    response = await bench.issue_for(name, request)
+    assert isinstance(response, Refusal), response
+    return response
 
 
 @pytest.mark.parametrize("host_network", [True, False], ids=["host-network", "own-network"])
 async def test_the_identity_of_the_named_pod_is_used(bench: ServiceBench, host_network: bool) -> None:
     uid = bench.cluster.put_pod(pod(host_network=host_network))
     bench.cluster.put(assigned_identity())
-    answer = await issued(bench)
-    assert (answer.pod, answer.uid, answer.identity) == ("ns/web", uid, "ns/id")
-    assert answer.token.client_id == CLIENT_ID
-    assert not answer.cacheable
+    response = await issued(bench)
+    assert (response.pod, response.uid, response.identity) == ("ns/web", uid, "ns/id")
+    assert response.token.client_id == CLIENT_ID
+    assert not response.cacheable
     bench.cluster.put(assigned_identity("another", client_id=OTHER_ID))
-    answer = await issued(bench, request=by(SelectorKind.CLIENT_ID, OTHER_ID))
-    assert answer.identity == "ns/another"
+    response = await issued(bench, request=by(SelectorKind.CLIENT_ID, OTHER_ID))
+    assert response.identity == "ns/another"
 
 
 async def test_a_request_is_held_like_any_other(bench: ServiceBench) -> None:
@@ -203,7 +203,7 @@ async def test_only_types_that_the_policy_lists_are_served() -> None:
         entry = bench.cluster.cluster_cache.pods.get("ns", "web")
         assert entry is not None
         bench.cluster.put(assigned_identity(type_=4))
-        await until(lambda: [each.identity.spec.type for each in entry.assigned] == [4])
+        await until(lambda: [assigned.identity.spec.type for assigned in entry.assigned] == [4])
         assert (await refused(bench)).reason is Reason.POLICY
         assert bench.imds.calls == []
 

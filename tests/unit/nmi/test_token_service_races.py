@@ -70,9 +70,9 @@ LOST_ADDRESS: dict[str, Callable[[Cluster], object]] = {
 async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
     async with running_token_service(policy=AT_ONCE) as bench:
         await bench.with_pod()
-        answer = await while_fetching(bench, lambda: bench.cluster.delete(assigned_identity()))
-        assert isinstance(answer, Refusal)
-        assert answer.reason is Reason.NO_MATCHING_IDENTITY
+        response = await while_fetching(bench, lambda: bench.cluster.delete(assigned_identity()))
+        assert isinstance(response, Refusal)
+        assert response.reason is Reason.NO_MATCHING_IDENTITY
 
 
 @pytest.mark.parametrize("deleted", [binding(), identity()], ids=["binding", "identity"])
@@ -85,9 +85,9 @@ async def test_in_managed_mode_an_object_deleted_during_the_fetch_is_not_granted
         await until(lambda: bool((entry := bench.cluster.at(ADDRESS)) and entry.assigned))
         before = await bench.issued()
         request = TokenRequest("https://storage.azure.com/")
-        answer = await while_fetching(bench, lambda: bench.cluster.delete(deleted), request)
-        assert isinstance(answer, Refusal)
-        assert answer.reason is Reason.NO_MATCHING_IDENTITY
+        response = await while_fetching(bench, lambda: bench.cluster.delete(deleted), request)
+        assert isinstance(response, Refusal)
+        assert response.reason is Reason.NO_MATCHING_IDENTITY
         assert before.record.generation != before.generation
 
 
@@ -106,9 +106,9 @@ async def test_a_pod_that_loses_its_address_during_the_fetch_gets_nothing(
     bench: ServiceBench, change: str, is_exempt: bool
 ) -> None:
     await (exempt(bench) if is_exempt else bench.with_pod())
-    answer = await while_fetching(bench, lambda: LOST_ADDRESS[change](bench.cluster))
-    assert isinstance(answer, Refusal)
-    assert answer.reason is Reason.UNKNOWN_ADDRESS
+    response = await while_fetching(bench, lambda: LOST_ADDRESS[change](bench.cluster))
+    assert isinstance(response, Refusal)
+    assert response.reason is Reason.UNKNOWN_ADDRESS
 
 
 @pytest.mark.parametrize("end", ["exception", "label"])
@@ -120,15 +120,15 @@ async def test_a_pod_whose_exemption_ends_during_the_request_keeps_its_own_ident
         "exception": lambda: bench.cluster.delete(exception()),
         "label": lambda: bench.cluster.put_pod(pod()),
     }
-    answer = await while_fetching(bench, ends[end])
-    assert isinstance(answer, Issued)
-    assert answer.identity == "ns/id"
+    response = await while_fetching(bench, ends[end])
+    assert isinstance(response, Issued)
+    assert response.identity == "ns/id"
 
 
 async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt(bench: ServiceBench) -> None:
     entry = await bench.with_pod(labels=APP)
-    answer = await while_fetching(bench, lambda: bench.cluster.put(exception(labels=APP)))
-    assert isinstance(answer, RawResponse)
+    response = await while_fetching(bench, lambda: bench.cluster.put(exception(labels=APP)))
+    assert isinstance(response, RawResponse)
     assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
 
 
@@ -139,18 +139,18 @@ async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision(bench
         bench.cluster.delete(assigned_identity())
         bench.cluster.put(assigned_identity("second", client_id=OTHER_ID))
 
-    answer = await while_fetching(bench, exchange)
-    assert isinstance(answer, Issued)
-    assert answer.identity == "ns/second"
-    assert answer.token.client_id == OTHER_ID
+    response = await while_fetching(bench, exchange)
+    assert isinstance(response, Issued)
+    assert response.identity == "ns/second"
+    assert response.token.client_id == OTHER_ID
 
 
 async def test_a_change_that_keeps_the_grant_costs_no_second_fetch(bench: ServiceBench) -> None:
     entry = await bench.with_pod()
-    answer = await while_fetching(bench, lambda: bench.cluster.put(assigned_identity("zz")))
-    assert isinstance(answer, Issued)
-    assert answer.identity == "ns/id"
-    assert answer.generation == entry.record.generation
+    response = await while_fetching(bench, lambda: bench.cluster.put(assigned_identity("zz")))
+    assert isinstance(response, Issued)
+    assert response.identity == "ns/id"
+    assert response.generation == entry.record.generation
     assert len(bench.imds.calls) == 1
 
 
@@ -161,7 +161,7 @@ async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_o
     bench.cluster.put_pod(pod("other", addresses=("10.0.0.3",)))
     bench.cluster.put(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
     both = ("10.0.0.2", "10.0.0.3")
-    await until(lambda: all((it := bench.cluster.at(address)) and it.assigned for address in both))
+    await until(lambda: all((entry := bench.cluster.at(address)) and entry.assigned for address in both))
     before = [await bench.issued(REQUEST, peer) for peer in (ADDRESS, "10.0.0.2", "10.0.0.3")]
     refreshed = await bench.issued(FORCE_REFRESH)
     assert refreshed.token.access_token != before[0].token.access_token
@@ -201,8 +201,8 @@ async def test_a_pod_verified_by_a_read_is_read_again_after_a_long_fetch(case: s
         if exempt:
             bench.cluster.put(exception(labels={"aadpodidbinding": "web"}))
         bench.cluster.put(assigned_identity())
-        answer = await doubtful_while_fetching(bench, 1.5, **ENDS_DURING_FETCH[case])
-        assert isinstance(answer, Refusal) is (case != "nothing")
+        response = await doubtful_while_fetching(bench, 1.5, **ENDS_DURING_FETCH[case])
+        assert isinstance(response, Refusal) is (case != "nothing")
         assert len(bench.imds.calls) == 1
 
 
@@ -218,7 +218,7 @@ async def bound(bench: ServiceBench) -> None:
     bench.cluster.api.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": "ns"}})
     bench.cluster.put_pod(pod(service_account="builder"))
     bench.cluster.put(assigned_identity(type_=3, own_namespace="ns"))
-    await bench.cluster.seen(lambda: bool((it := bench.cluster.at(ADDRESS)) and it.assigned))
+    await bench.cluster.seen(lambda: bool((entry := bench.cluster.at(ADDRESS)) and entry.assigned))
 
 
 async def test_the_pods_own_service_account_is_used() -> None:
@@ -239,9 +239,9 @@ async def test_a_pod_deleted_during_the_exchange_gets_nothing_and_leaves_no_cach
         asking = asyncio.create_task(bench.issue())
         await until(lambda: source.sent == 1)
         bench.cluster.delete_pod()
-        answer = await asyncio.wait_for(asking, DEADLINE)
-        assert isinstance(answer, Refusal)
-        assert answer.reason is Reason.UNKNOWN_ADDRESS
+        response = await asyncio.wait_for(asking, DEADLINE)
+        assert isinstance(response, Refusal)
+        assert response.reason is Reason.UNKNOWN_ADDRESS
         source.gate.set()
         await asyncio.sleep(0.05)
         assert len(bench.broker._tokens) == 0
@@ -257,22 +257,22 @@ async def test_nothing_is_fetched_for_a_pod_that_disappears_while_a_read_verifie
         bench.cluster.api.store.delete("pods", "web", "ns", grace_seconds=30)
         entry = bench.cluster.owner(ADDRESS)
         await until(lambda: entry.ending)
-        there, asked, gate = entry.pod, asyncio.Event(), asyncio.Event()
+        there, requested, gate = entry.pod, asyncio.Event(), asyncio.Event()
 
         async def answered_late(*_: str) -> Pod:
-            asked.set()
+            requested.set()
             await gate.wait()
             return there
 
         monkeypatch.setattr(bench.cluster.cluster_cache._reads, "pod", answered_late)
         asking = asyncio.create_task(bench.issue())
-        await asyncio.wait_for(asked.wait(), DEADLINE)
+        await asyncio.wait_for(requested.wait(), DEADLINE)
         bench.cluster.delete_pod()
         await until(lambda: entry.gone)
         gate.set()
-        answer = await asyncio.wait_for(asking, DEADLINE)
-        assert isinstance(answer, Refusal)
-        assert answer.reason is Reason.UNKNOWN_ADDRESS
+        response = await asyncio.wait_for(asking, DEADLINE)
+        assert isinstance(response, Refusal)
+        assert response.reason is Reason.UNKNOWN_ADDRESS
         assert source.workloads == []
         assert len(bench.broker._tokens) == 0
 
@@ -281,8 +281,8 @@ async def test_no_node_process_gets_a_federated_token_for_a_pod() -> None:
     source = FakeSource(per_pod=True)
     async with running_token_service(sources={3: source}) as bench:
         await bound(bench)
-        answer = await bench.issue_for()
-        assert isinstance(answer, Refusal)
-        assert answer.reason is Reason.POLICY
+        response = await bench.issue_for()
+        assert isinstance(response, Refusal)
+        assert response.reason is Reason.POLICY
         assert source.workloads == []
         assert isinstance(await bench.issue(), Issued)

@@ -125,8 +125,8 @@ class MetadataNode:
 
     async def shared(self, pod: str, target: str = POPULAR) -> None:
         request = Request("GET", target, (("metadata", "true"),), http_1_0=False, keep_alive=True)
-        answer = await self.cache.forward(pod, request, resolve(target, ProxiedPaths()), Pieces())
-        assert isinstance(answer, PlainResponse)
+        response = await self.cache.forward(pod, request, resolve(target, ProxiedPaths()), Pieces())
+        assert isinstance(response, PlainResponse)
 
     async def fill(self, pod: str) -> None:
         await self.shared(pod, f"{POPULAR}&a={next(self._numbers)}")
@@ -230,7 +230,7 @@ Node = ImdsNode | MetadataNode | SignInNode
 KINDS: dict[str, Callable[[float], Node]] = {
     "tokens of IMDS": ImdsNode,
     "metadata": MetadataNode,
-    **{f"sign-ins of type {each}": partial(SignInNode, each) for each in TYPES},
+    **{f"sign-ins of type {type_}": partial(SignInNode, type_) for type_ in TYPES},
 }
 kinds = pytest.mark.parametrize("node_of", KINDS.values(), ids=KINDS)
 
@@ -257,7 +257,7 @@ async def test_a_request_with_another_identity_of_the_namespace_is_hardly_delaye
     type_: int, arrival: float, call_seconds: float
 ) -> None:
     node = SignInNode(type_, call_seconds)
-    theirs = [identity_of_type(each, f"of-the-attackers-{each}") for each in TYPES]
+    theirs = [identity_of_type(type_, f"of-the-attackers-{type_}") for type_ in TYPES]
     with flooding(*[node.filling(*theirs)] * FILLERS):
         await asyncio.sleep(arrival)
         assert await seconds_of(node.shared) <= node.seconds + ADDED_SECONDS
@@ -338,8 +338,8 @@ async def test_a_request_whose_sign_in_gets_no_turn_in_its_time_does_not_blame_i
 async def test_a_slow_refresh_of_one_namespace_delays_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """With certificates: two of them are read at the same time."""
     node = SignInNode(2, 0.3)
-    slow, other = (identity_of_type(2, name, namespace=name) for name in ("evil", "shop"))
-    for identity in (slow, slow, other, other):  # a token that is requested once is not refreshed
+    slow, ordinary = (identity_of_type(2, name, namespace=name) for name in ("evil", "shop"))
+    for identity in (slow, slow, ordinary, ordinary):  # a token that is requested once is not refreshed
         await node.token(identity, f"{identity.metadata.namespace}/a")
     began: list[float] = []
 

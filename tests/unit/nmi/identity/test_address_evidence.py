@@ -48,18 +48,18 @@ def known(*messages: Message, tracked: Iterable[str] = (ADDRESS,)) -> AddressEvi
     return evidence
 
 
-def kinds(found: Iterable[Evidence]) -> list[tuple[str, EvidenceKind]]:
-    return [(each.address, each.kind) for each in found]
+def kinds(evidence: Iterable[Evidence]) -> list[tuple[str, EvidenceKind]]:
+    return [(item.address, item.kind) for item in evidence]
 
 
-def of_claimed_addresses(found: Iterable[Evidence]) -> list[Evidence]:
-    return [each for each in found if each.address == ADDRESS]
+def of_claimed_addresses(evidence: Iterable[Evidence]) -> list[Evidence]:
+    return [item for item in evidence if item.address == ADDRESS]
 
 
 def present(*, but: Iterable[Message] = (), more: Iterable[Message] = ()) -> list[Message]:
     left_out = list(but)
     everything: list[Message] = [*LINKS, SUBNET, DEFAULT, host_route(NEXT, address=Y), neighbour(), behind()]
-    return [each for each in everything if each not in left_out] + list(more)
+    return [message for message in everything if message not in left_out] + list(more)
 
 
 BRIDGED: list[Message] = [behind(), neighbour()]
@@ -98,8 +98,8 @@ def test_changes_behind_a_bridge_that_are_no_evidence_and_the_next_one_that_is(c
     evidence = known(*BRIDGED)
     assert evidence.apply(BRIDGED_NOTHING[case]) == []
     name = "renamed" if case == "port changed" else "veth10"
-    found = of_claimed_addresses(evidence.apply([Link(VETH, name, gone=True)]))
-    assert found == [Evidence(ADDRESS, EvidenceKind.INTERFACE_REMOVED, name)]
+    signs = of_claimed_addresses(evidence.apply([Link(VETH, name, gone=True)]))
+    assert signs == [Evidence(ADDRESS, EvidenceKind.INTERFACE_REMOVED, name)]
 
 
 EVIDENCE: dict[str, tuple[list[Message], Message, EvidenceKind, str]] = {
@@ -163,8 +163,8 @@ def test_changes_behind_a_host_route_that_are_no_evidence_and_the_next_one_that_
 def test_removal_of_a_shared_interface_is_evidence_for_all_its_addresses() -> None:
     evidence = known(neighbour(A), neighbour(B, address=Y), tracked=(ADDRESS, OTHER))
     assert evidence.apply([Link(BRIDGE, "cni0")]) == []
-    found = evidence.apply([Link(BRIDGE, "cni0", gone=True)])
-    assert sorted(kinds(found)) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED), (OTHER, EvidenceKind.INTERFACE_REMOVED)]
+    signs = evidence.apply([Link(BRIDGE, "cni0", gone=True)])
+    assert sorted(kinds(signs)) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED), (OTHER, EvidenceKind.INTERFACE_REMOVED)]
 
 
 def test_one_change_is_reported_as_evidence_once() -> None:
@@ -285,8 +285,8 @@ def test_for_an_unclaimed_address_only_the_end_of_its_sandbox_is_evidence(case: 
 
 def test_an_unclaimed_address_missing_from_a_list_is_evidence_too() -> None:
     evidence = known(neighbour(), behind(), host_route(NEXT, address=Y), tracked=())
-    found = evidence.replace(present(but=[LINKS[2], behind(), host_route(NEXT, address=Y)]))
-    assert kinds(found) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED), (OTHER, EvidenceKind.ROUTE_REMOVED)]
+    signs = evidence.replace(present(but=[LINKS[2], behind(), host_route(NEXT, address=Y)]))
+    assert kinds(signs) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED), (OTHER, EvidenceKind.ROUTE_REMOVED)]
     assert evidence.replace(present()) == []
 
 
@@ -388,11 +388,11 @@ def test_any_reports_are_handled_unclaimed_addresses_only_have_ends_and_an_expir
     for step in steps:
         if isinstance(step, Claim):
             (tracked.add if step.begins else tracked.discard)(step.address)
-        assert {each.address for each in take(evidence, step) if not each.kind.ends} <= tracked
+        assert {item.address for item in take(evidence, step) if not item.kind.ends} <= tracked
         sizes = evidence.sizes()
         assert sizes["claimed"] == len(tracked)
-        assert sizes["routes"] == sum(len(each) for by in evidence._routes.values() for each in by.values())
-    forgotten: list[Message] = [Neighbour(address, each, b"", False, True) for address, each in evidence._neighbours]
+        assert sizes["routes"] == sum(len(hops) for by in evidence._routes.values() for hops in by.values())
+    forgotten: list[Message] = [Neighbour(address, mac, b"", False, True) for address, mac in evidence._neighbours]
     forgotten += [
         ForwardingEntry(link_layer, port, bridge, vlan, True)
         for (link_layer, bridge), (vlan, port) in evidence._forwardings.items()

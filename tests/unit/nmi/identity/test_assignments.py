@@ -73,7 +73,7 @@ async def test_mics_assignments_are_not_watched_and_do_not_count() -> None:
         entry = await cluster.with_pod()
         assert entry.assigned == ()
         assert set(cluster.cluster_cache.watches.by_name) == {"pods", "bindings", "identities", "exceptions"}
-        assert not [each for each in cluster.api.requests if "azureassignedidentities" in each.path]
+        assert not [request for request in cluster.api.requests if "azureassignedidentities" in request.path]
 
 
 async def test_a_change_that_affects_no_decision_invalidates_nothing(managed: Cluster) -> None:
@@ -97,7 +97,7 @@ async def test_pods_share_joined_identities_so_that_many_bindings_cost_little(ma
     assert all(entry.assigned is before for entry in entries)
     managed.deliver(binding("c"), identity(annotations={"note": "x"}))
     after = entries[0].assigned
-    assert [each.binding for each in after] == ["b0", "b1", "b2", "c"]
+    assert [assignment.binding for assignment in after] == ["b0", "b1", "b2", "c"]
     assert all(now is then for now, then in zip(after, before, strict=False))
 
 
@@ -174,10 +174,12 @@ async def test_bindings_of_one_selector_are_limited_in_managed_mode(managed: Clu
     for number in range(MANY):
         managed.deliver(binding(f"b{number:04}"))
     entry = managed.owner("10.0.0.1")
-    assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(BINDINGS_MAX)]
+    assert [assignment.binding for assignment in entry.assigned] == [f"b{number:04}" for number in range(BINDINGS_MAX)]
     assert beyond(managed) == MANY - BINDINGS_MAX
     managed.deliver_deletion(binding("b0000"))
-    assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(1, BINDINGS_MAX + 1)]
+    assert [assignment.binding for assignment in entry.assigned] == [
+        f"b{number:04}" for number in range(1, BINDINGS_MAX + 1)
+    ]
 
 
 async def test_an_identity_over_a_limit_is_given_to_no_pod_in_managed_mode(managed: Cluster) -> None:

@@ -56,69 +56,69 @@ class ApiObjects:
 
     def candidates(self, address: str) -> list[Pod]:
         return [
-            each
-            for each in self.of("pods")
-            if each.status.phase not in {"Succeeded", "Failed"}
-            and not each.spec.host_network
-            and address in each.addresses
+            pod_
+            for pod_ in self.of("pods")
+            if pod_.status.phase not in {"Succeeded", "Failed"}
+            and not pod_.spec.host_network
+            and address in pod_.addresses
         ]
 
     def view(self, address: str) -> View:
         there = self.candidates(address)
         return self.view_of(there[0]) if len(there) == 1 else ()
 
-    def view_of(self, each: Pod) -> View:
-        gets = ["exempt" if self.is_exempt(each) else self.granted(each, number) for number in range(len(REQUESTS))]
-        return (each.key, each.metadata.uid, *gets, each.ending)
+    def view_of(self, pod_: Pod) -> View:
+        gets = ["exempt" if self.is_exempt(pod_) else self.granted(pod_, number) for number in range(len(REQUESTS))]
+        return (pod_.key, pod_.metadata.uid, *gets, pod_.ending)
 
-    def is_exempt(self, each: Pod) -> bool:
-        labels = each.metadata.labels or {}
-        owners = each.metadata.owner_references or []
-        if each.metadata.namespace == "system" and labels.get("component") == "mic" and owners:
+    def is_exempt(self, pod_: Pod) -> bool:
+        labels = pod_.metadata.labels or {}
+        owners = pod_.metadata.owner_references or []
+        if pod_.metadata.namespace == "system" and labels.get("component") == "mic" and owners:
             return True
         return any(
-            known.metadata.namespace == each.metadata.namespace
-            and any(labels.get(key, "-").lower() == value.lower() for key, value in known.spec.pod_labels.items())
-            for known in self.counting_exceptions()
+            exception_.metadata.namespace == pod_.metadata.namespace
+            and any(labels.get(key, "-").lower() == value.lower() for key, value in exception_.spec.pod_labels.items())
+            for exception_ in self.counting_exceptions()
         )
 
     def counting_exceptions(self) -> list[Any]:
         return [
-            each
-            for each in self.of("exceptions")
-            if each.spec.pod_labels
-            and each.metadata.deletion_timestamp is None
-            and (not self.exception_namespaces or each.metadata.namespace in self.exception_namespaces)
+            exception_
+            for exception_ in self.of("exceptions")
+            if exception_.spec.pod_labels
+            and exception_.metadata.deletion_timestamp is None
+            and (not self.exception_namespaces or exception_.metadata.namespace in self.exception_namespaces)
         ]
 
-    def granted(self, each: Pod, number: int) -> str:
-        label = (each.metadata.labels or {}).get("aadpodidbinding", "")
+    def granted(self, pod_: Pod, number: int) -> str:
+        label = (pod_.metadata.labels or {}).get("aadpodidbinding", "")
         wanted = REQUESTS[number].selector_value
         names = []
         if label and "bindings" in self.watches:
             for bound in self.of("bindings"):
-                found = self.objects["identities"].get((bound.metadata.namespace, bound.spec.azure_identity))
+                identity_ = self.objects["identities"].get((bound.metadata.namespace, bound.spec.azure_identity))
                 if (
-                    found is not None
-                    and bound.metadata.namespace == each.metadata.namespace
+                    identity_ is not None
+                    and bound.metadata.namespace == pod_.metadata.namespace
                     and bound.spec.selector == label
                     and bound.metadata.deletion_timestamp is None
-                    and found.metadata.deletion_timestamp is None
-                    and wanted in {"", found.spec.client_id}
+                    and identity_.metadata.deletion_timestamp is None
+                    and wanted in {"", identity_.spec.client_id}
                 ):
-                    names.append((bound.metadata.name, found.metadata.name))
+                    names.append((bound.metadata.name, identity_.metadata.name))
         elif label:
-            for one in self.of("assigned_identities"):
-                embedded, by_binding = one.spec.azure_identity_ref, one.spec.azure_binding_ref
+            for assigned in self.of("assigned_identities"):
+                embedded, by_binding = assigned.spec.azure_identity_ref, assigned.spec.azure_binding_ref
                 if (
-                    (one.spec.pod_namespace, one.spec.pod) == each.key
-                    and one.spec.nodename in {"", NODE}
-                    and one.status.status in {"", ASSIGNED}
-                    and one.metadata.deletion_timestamp is None
-                    and (one.metadata.annotations or {}).get("aadpodidentity.k8s.io/pod-uid", "")
-                    in {"", each.metadata.uid}
+                    (assigned.spec.pod_namespace, assigned.spec.pod) == pod_.key
+                    and assigned.spec.nodename in {"", NODE}
+                    and assigned.status.status in {"", ASSIGNED}
+                    and assigned.metadata.deletion_timestamp is None
+                    and (assigned.metadata.annotations or {}).get("aadpodidentity.k8s.io/pod-uid", "")
+                    in {"", pod_.metadata.uid}
                     and by_binding.spec.selector == label
-                    and embedded.metadata.namespace == each.metadata.namespace
+                    and embedded.metadata.namespace == pod_.metadata.namespace
                     and wanted in {"", embedded.spec.client_id}
                 ):
                     names.append((by_binding.metadata.name, embedded.metadata.name))
@@ -135,7 +135,7 @@ class Reader:
         assert kind is PODS
         assert namespace == ""
         address = field_selector.split(",", maxsplit=1)[0].removeprefix("status.podIP=")
-        return [each for each in self.api_objects.of("pods") if address in each.addresses]
+        return [pod_ for pod_ in self.api_objects.of("pods") if address in pod_.addresses]
 
 
 @dataclass
@@ -161,16 +161,16 @@ class Run:
 
     def change(self, watch: str, made: Resource, *, delete: bool) -> None:
         """Change the API objects. The watch delivers the event later."""
-        known = self.api_objects.objects[watch]
+        objects = self.api_objects.objects[watch]
         if delete:
-            if known.pop(made.key, None) is not None:
+            if objects.pop(made.key, None) is not None:
                 self.on_the_way.append((watch, made.key, None))
             return
         self.version += 1
         present = msgspec.structs.replace(
             made, metadata=msgspec.structs.replace(made.metadata, resource_version=str(self.version))
         )
-        known[made.key] = present
+        objects[made.key] = present
         self.on_the_way.append((watch, made.key, present))
 
     def deliver(self, most: int) -> None:
@@ -186,11 +186,11 @@ class Run:
     def list_again(self) -> None:
         """Drop all pending events and deliver a list: first the removed objects, then the rest."""
         self.on_the_way.clear()
-        for watch, known in self.api_objects.objects.items():
+        for watch, objects in self.api_objects.objects.items():
             informer = self.cluster_cache.watches.by_name[watch]
-            for key in [key for key in informer.store if key not in known]:
+            for key in [key for key in informer.store if key not in objects]:
                 informer.objects.remove(key)
-            for present in known.values():
+            for present in objects.values():
                 informer.objects.put(present)
 
     def answer(self, address: str) -> tuple[View, PodRecord | None]:
@@ -230,13 +230,13 @@ class Run:
             several = self.api_objects.candidates(address)
             if len(several) > 1 and record is not None:
                 # A read has settled it, for one of them.
-                assert view in [self.api_objects.view_of(each) for each in several]
+                assert view in [self.api_objects.view_of(pod_) for pod_ in several]
                 continue
             assert view == self.api_objects.view(address), address
             if record is not None:
                 assert isinstance(record.owner, PodEntry)
                 assert record.suspended is record.owner.ending
-        living = {each.key for each in self.api_objects.of("pods") if not each.finished}
+        living = {pod_.key for pod_ in self.api_objects.of("pods") if not pod_.finished}
         assert {(entry.namespace, entry.name) for entry in self.cluster_cache.entries()} == living
         assert self.cluster_cache.state()["exceptions"] == len(self.api_objects.counting_exceptions())
 
@@ -325,9 +325,9 @@ class RandomSteps:
     def change(self, run: Run) -> None:
         """Add, change or remove one object. Exceptions are rare, because they hide the identities of their pods."""
         watch = self.random.choice([*run.api_objects.watches, "pods"])
-        known = run.api_objects.objects[watch]
-        if known and self.random.random() < (0.7 if watch == "exceptions" else 0.3):
-            run.change(watch, self.random.choice(list(known.values())), delete=True)
+        objects = run.api_objects.objects[watch]
+        if objects and self.random.random() < (0.7 if watch == "exceptions" else 0.3):
+            run.change(watch, self.random.choice(list(objects.values())), delete=True)
         else:
             run.change(watch, self.make[watch](), delete=False)
 

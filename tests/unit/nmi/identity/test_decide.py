@@ -300,13 +300,13 @@ def test_the_arrival_order_of_identities_does_not_matter(
 ) -> None:
     shuffled = list(identities)
     random.shuffle(shuffled)
-    one = decide(pod, identities, request, policy, object_ids)
-    other = decide(pod, shuffled, request, policy, object_ids)
-    if isinstance(one, Grant) and isinstance(other, Grant):
-        chosen = [(each.assigned.binding, each.assigned.identity.key) for each in (one, other)]
+    first = decide(pod, identities, request, policy, object_ids)
+    second = decide(pod, shuffled, request, policy, object_ids)
+    if isinstance(first, Grant) and isinstance(second, Grant):
+        chosen = [(grant.assigned.binding, grant.assigned.identity.key) for grant in (first, second)]
         assert chosen[0] == chosen[1]
     else:
-        assert one == other
+        assert first == second
 
 
 OWN = st.builds(assigned, NAMES, client_id=CLIENTS, binding=BINDINGS, status=st.sampled_from([ASSIGNED, CREATED]))
@@ -370,7 +370,7 @@ class CountedText(str):
         return super().upper()
 
 
-@pytest.mark.parametrize("selector", [each for each in SelectorKind if each is not SelectorKind.NONE])
+@pytest.mark.parametrize("selector", [kind for kind in SelectorKind if kind is not SelectorKind.NONE])
 def test_the_id_of_a_request_is_converted_once_for_all_identities_of_the_pod(
     selector: SelectorKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:

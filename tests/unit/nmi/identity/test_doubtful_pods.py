@@ -34,13 +34,13 @@ async def confirm_all_watches(cluster: Cluster) -> None:
         await cluster.api.until_watched(count=3)
     cluster.api.send_bookmarks()
     watches = cluster.cluster_cache.watches.by_name.values()
-    await cluster.seen(lambda: all(each.staleness_seconds() == 0.0 for each in watches))
+    await cluster.seen(lambda: all(watch.staleness_seconds() == 0.0 for watch in watches))
 
 
 async def decision_input(cluster: Cluster, entry: PodEntry) -> DecisionInput:
-    found = await cluster.cluster_cache.decision_input(entry, ADDRESS)
-    assert isinstance(found, DecisionInput)
-    return found
+    result = await cluster.cluster_cache.decision_input(entry, ADDRESS)
+    assert isinstance(result, DecisionInput)
+    return result
 
 
 async def test_a_pod_without_doubts_is_not_read(cluster: Cluster) -> None:
@@ -54,8 +54,8 @@ async def test_a_pod_being_deleted_is_read_once_a_second_and_never_cached(cluste
     entry = await ending(cluster)
     assert entry.record.suspended
     standings = await asyncio.gather(*(cluster.cluster_cache.decision_input(entry, ADDRESS) for _ in range(20)))
-    assert {type(each) for each in standings} == {DecisionInput}
-    assert not any(each.certain for each in standings if isinstance(each, DecisionInput))
+    assert {type(standing) for standing in standings} == {DecisionInput}
+    assert not any(standing.certain for standing in standings if isinstance(standing, DecisionInput))
     assert cluster.reads() == [POD_PATH]
     await cluster.cluster_cache.decision_input(entry, ADDRESS)
     assert cluster.reads() == [POD_PATH]
@@ -119,7 +119,7 @@ async def test_an_identity_revoked_during_a_silent_watch_is_not_granted(unwatche
     unwatched.put(assigned_identity("still-there"), assigned_identity("another-pods", pod_name="other"))
     entry = unwatched.owner(ADDRESS)
     decided = await decision_input(unwatched, entry)
-    assert [each.identity.metadata.name for each in decided.assigned] == ["still-there"]
+    assert [assigned.identity.metadata.name for assigned in decided.assigned] == ["still-there"]
 
 
 async def test_without_a_response_to_the_read_serving_continues_and_a_metric_counts_it(cluster: Cluster) -> None:
@@ -131,14 +131,14 @@ async def test_without_a_response_to_the_read_serving_continues_and_a_metric_cou
     errors, labels = "aadpodidentity_kubernetes_api_operations_errors_count", {"operation_type": "get_pod_list"}
     assert cluster.registry.get_sample_value(errors, labels) == 1.0
     # No read for a few seconds, and then another one.
-    asked = len(cluster.reads())
+    before = len(cluster.reads())
     cluster.clock.ahead += 2.0
     await cluster.cluster_cache.decision_input(entry, ADDRESS)
-    assert len(cluster.reads()) == asked
+    assert len(cluster.reads()) == before
     cluster.api.intercept = None
     cluster.clock.ahead += 4.0
     await cluster.cluster_cache.decision_input(entry, ADDRESS)
-    assert len(cluster.reads()) == asked + 1
+    assert len(cluster.reads()) == before + 1
 
 
 async def test_without_a_response_to_the_read_strict_mode_refuses() -> None:
@@ -239,12 +239,12 @@ async def test_an_unconfirmed_exemption_is_served_no_longer_than_a_grant(refuse:
         cluster.deliver(exception(labels=APP))
         all_but(cluster, "exceptions")
         cluster.api.intercept = unavailable
-        found = await cluster.cluster_cache.decision_input(entry, ADDRESS)
+        result = await cluster.cluster_cache.decision_input(entry, ADDRESS)
         if refuse:
-            assert isinstance(found, Refusal)
-            assert found.reason is Reason.UPSTREAM_UNAVAILABLE
+            assert isinstance(result, Refusal)
+            assert result.reason is Reason.UPSTREAM_UNAVAILABLE
         else:
-            assert found == DecisionInput(entry.facts, entry.assigned, certain=False)
+            assert result == DecisionInput(entry.facts, entry.assigned, certain=False)
             assert cluster.registry.get_sample_value("aadpodidentity_nmi_unverified_grants_total") == 1.0
 
 
@@ -258,10 +258,10 @@ async def test_in_managed_mode_identities_are_read_if_one_of_their_watches_is_si
     managed.put(binding("to-nothing", "absent"))
     managed.put(identity("new"))
     all_but(managed)
-    assert [each.binding for each in (await decision_input(managed, entry)).assigned] == ["revoked"]
+    assert [assigned.binding for assigned in (await decision_input(managed, entry)).assigned] == ["revoked"]
     all_but(managed, silent)
     now = await decision_input(managed, entry)
-    assert [(each.binding, each.identity.metadata.name) for each in now.assigned] == [("present", "new")]
+    assert [(assigned.binding, assigned.identity.metadata.name) for assigned in now.assigned] == [("present", "new")]
     assert not now.certain
 
 
@@ -270,7 +270,7 @@ async def test_managed_mode_uses_the_label_from_a_read(managed: Cluster) -> None
     managed.deliver(pod(uid=uid), binding("former"), binding("later", selector="relabelled"), identity())
     entry = managed.owner(ADDRESS)
     all_but(managed, "pods")
-    assert [each.binding for each in (await decision_input(managed, entry)).assigned] == ["later"]
+    assert [assigned.binding for assigned in (await decision_input(managed, entry)).assigned] == ["later"]
 
 
 async def test_pods_of_one_namespace_share_the_reads_within_a_second(managed: Cluster) -> None:
@@ -285,7 +285,7 @@ async def test_pods_of_one_namespace_share_the_reads_within_a_second(managed: Cl
         assert isinstance(await managed.cluster_cache.decision_input(entry, address), DecisionInput)
     kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
     for kind in kinds:
-        paths = [each.path for each in managed.api.requests if f"/namespaces/ns/{kind}" in each.path]
+        paths = [request.path for request in managed.api.requests if f"/namespaces/ns/{kind}" in request.path]
         assert len(paths) == 1
 
 

@@ -19,10 +19,10 @@ def exemptions(**settings: Any) -> Exemptions:
 
 def why(labels: dict[str, str] | None, *, of: dict[str, str], namespace: str = "ns", **settings: Any) -> str:
     """Why a pod in `ns` labelled *of* is exempt by one exception with *labels* in *namespace*."""
-    known = exemptions(**settings)
-    known.upserted(None, exception(labels=labels, namespace=namespace))
-    reason = known.reason(pod(labels=of))
-    assert known.reason_given(pod(labels=of), [exception(labels=labels, namespace=namespace)]) == reason
+    exempt = exemptions(**settings)
+    exempt.upserted(None, exception(labels=labels, namespace=namespace))
+    reason = exempt.reason(pod(labels=of))
+    assert exempt.reason_given(pod(labels=of), [exception(labels=labels, namespace=namespace)]) == reason
     return reason
 
 
@@ -62,25 +62,25 @@ def test_exceptions_can_be_restricted_to_namespaces() -> None:
 
 
 def test_an_exception_being_deleted_does_not_count() -> None:
-    known = exemptions()
-    known.upserted(None, exception(labels=APP))
-    known.upserted(exception(labels=APP), exception(labels=APP, deleting=True))
-    assert known.reason(pod(labels=APP)) == ""
-    assert known.reason_given(pod(labels=APP), [exception(labels=APP, deleting=True)]) == ""
-    assert len(known) == 0
+    exempt = exemptions()
+    exempt.upserted(None, exception(labels=APP))
+    exempt.upserted(exception(labels=APP), exception(labels=APP, deleting=True))
+    assert exempt.reason(pod(labels=APP)) == ""
+    assert exempt.reason_given(pod(labels=APP), [exception(labels=APP, deleting=True)]) == ""
+    assert len(exempt) == 0
 
 
 def test_each_new_or_changed_exception_is_logged_as_a_warning_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    known = exemptions(namespaces=("ns",))
+    exempt = exemptions(namespaces=("ns",))
     with caplog.at_level(logging.WARNING):
-        known.upserted(None, exception(labels=APP))
-        known.upserted(exception(labels=APP), exception(labels=APP, resource_version="2"))
-        assert (len(known), known.seen, len(caplog.records)) == (1, 1, 1)
-        known.upserted(exception(labels=APP), exception(labels={"app": "more"}))
-        known.upserted(None, exception("none"))
-        known.upserted(None, exception("elsewhere", APP, namespace="other"))
-        known.deleted(exception("unknown", APP))
-    assert (len(known), known.seen) == (1, 2)
+        exempt.upserted(None, exception(labels=APP))
+        exempt.upserted(exception(labels=APP), exception(labels=APP, resource_version="2"))
+        assert (len(exempt), exempt.seen, len(caplog.records)) == (1, 1, 1)
+        exempt.upserted(exception(labels=APP), exception(labels={"app": "more"}))
+        exempt.upserted(None, exception("none"))
+        exempt.upserted(None, exception("elsewhere", APP, namespace="other"))
+        exempt.deleted(exception("unknown", APP))
+    assert (len(exempt), exempt.seen) == (1, 2)
     assert [record.__dict__["resource"] for record in caplog.records] == ["azurepodidentityexceptions ns/ex"] * 2
     assert [record.__dict__["reason"] for record in caplog.records] == ["app=web", "app=more"]
     assert "node's own identities" in caplog.text
@@ -88,13 +88,13 @@ def test_each_new_or_changed_exception_is_logged_as_a_warning_and_counted(caplog
 
 def test_a_flood_of_exceptions_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
     time = 0.0
-    known = exemptions(clock=lambda: time)
+    exempt = exemptions(clock=lambda: time)
     for number in range(500):
-        known.upserted(None, exception(f"e{number}", APP))
+        exempt.upserted(None, exception(f"e{number}", APP))
     assert len(caplog.records) == LINES_PER_MINUTE + 1
-    assert known.seen == 500
+    assert exempt.seen == 500
     time = 60.0
-    known.upserted(None, exception("late", APP))
+    exempt.upserted(None, exception("late", APP))
     assert len(caplog.records) == LINES_PER_MINUTE + 2
 
 
@@ -194,10 +194,10 @@ async def test_the_owner_is_read_from_the_api_servers_response() -> None:
 
 def test_the_charts_deployment_has_another_name_and_uses_the_charts_exception() -> None:
     # reference: charts/aad-pod-identity/templates/mic-exception.yaml, installed by default
-    known = Exemptions(mic_namespace="system")
+    exempt = Exemptions(mic_namespace="system")
     owner = OwnerReference(kind="ReplicaSet", name="aad-pod-identity-mic-5d4f8c", controller=True)
     its_pod = pod(namespace="system", label=None, labels=CHART, owner=owner)
-    assert known.reason(its_pod) == ""
+    assert exempt.reason(its_pod) == ""
     labels = {"app": "mic", "component": "mic", "app.kubernetes.io/component": "mic"}
-    known.upserted(None, exception("mic", labels, namespace="system"))
-    assert known.reason(its_pod) == "exception system/mic"
+    exempt.upserted(None, exception("mic", labels, namespace="system"))
+    assert exempt.reason(its_pod) == "exception system/mic"

@@ -55,12 +55,12 @@ async def test_a_successor_of_the_same_name_is_another_pod(cluster: Cluster, del
 
 async def test_an_assignment_wakes_only_the_waiters_of_its_pod(cluster: Cluster) -> None:
     entry = await cluster.with_pod()
-    other = await cluster.with_neighbour()
-    others = other.record.generation
+    neighbour = await cluster.with_neighbour()
+    others = neighbour.record.generation
     async with waking(entry):
         cluster.put(assigned_identity(status=CREATED))
-    assert [each.status for each in entry.assigned] == [CREATED]
-    assert other.record.generation == others
+    assert [assigned.status for assigned in entry.assigned] == [CREATED]
+    assert neighbour.record.generation == others
 
 
 async def test_a_change_that_affects_no_decision_invalidates_nothing(cluster: Cluster) -> None:
@@ -117,7 +117,7 @@ def failing(cluster: Cluster, method: str, monkeypatch: pytest.MonkeyPatch) -> N
     working: Any = getattr(cluster.cluster_cache.pods, method)
 
     def raising(*pods: Pod | None) -> None:
-        if any(each is not None and each.metadata.name == "web" for each in pods):
+        if any(pod_ is not None and pod_.metadata.name == "web" for pod_ in pods):
             raise ValueError("a bug")
         working(*pods)
 
@@ -159,7 +159,7 @@ async def test_a_pod_that_cannot_be_removed_suspends_all_ready_answers_until_it_
 async def test_the_state_shows_each_pod_with_the_inputs_of_its_decision(cluster: Cluster) -> None:
     uid = cluster.put_pod(pod(labels={"app": "web"}))
     cluster.put(assigned_identity(), exception(labels={"app": "web"}))
-    await cluster.seen(lambda: bool((it := cluster.at("10.0.0.1")) and it.assigned and it.facts.exempt))
+    await cluster.seen(lambda: bool((entry := cluster.at("10.0.0.1")) and entry.assigned and entry.facts.exempt))
     state = cluster.cluster_cache.state()
     assert state["pods"] == [
         {

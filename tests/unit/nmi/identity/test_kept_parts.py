@@ -79,8 +79,8 @@ def any_pod() -> Pod:
         init_container_statuses=some_containers(),
         ephemeral_container_statuses=some_containers(),
         conditions=[
-            PodCondition(type=each, status=DRAW.choice(["True", "False", "Unknown"]))
-            for each in DRAW.sample(CONDITIONS, DRAW.randint(0, 4))
+            PodCondition(type=type_, status=DRAW.choice(["True", "False", "Unknown"]))
+            for type_ in DRAW.sample(CONDITIONS, DRAW.randint(0, 4))
         ],
     )
     return replace(made, status=status)
@@ -91,17 +91,17 @@ def test_a_pod_keeps_all_that_a_decision_depends_on() -> None:
     former = any_pod()
     for _ in range(2000):
         drawn = any_pod()
-        kept = kept_parts.pod(decode_object(PODS, msgspec.json.encode(drawn)))
+        reduced = kept_parts.pod(decode_object(PODS, msgspec.json.encode(drawn)))
         for attribute in ("key", "addresses", "terminated", "sandbox_down", "ending", "finished", "mirror", "spec"):
-            assert getattr(kept, attribute) == getattr(drawn, attribute), (attribute, drawn)
+            assert getattr(reduced, attribute) == getattr(drawn, attribute), (attribute, drawn)
         for field in ("name", "namespace", "uid", "resource_version", "deletion_timestamp", "owner_references"):
-            assert getattr(kept.metadata, field) == getattr(drawn.metadata, field)
-        assert (kept.metadata.labels or {}) == (drawn.metadata.labels or {})
-        assert facts(kept) == facts(drawn)
-        assert own_addresses(kept) == own_addresses(drawn)
-        assert newest_running(kept) == newest_running(drawn)
+            assert getattr(reduced.metadata, field) == getattr(drawn.metadata, field)
+        assert (reduced.metadata.labels or {}) == (drawn.metadata.labels or {})
+        assert facts(reduced) == facts(drawn)
+        assert own_addresses(reduced) == own_addresses(drawn)
+        assert newest_running(reduced) == newest_running(drawn)
         owner = owner_of([drawn, former])
-        assert owner_of([kept, former]) == (kept if owner is drawn else owner)
+        assert owner_of([reduced, former]) == (reduced if owner is drawn else owner)
         former = drawn
 
 
@@ -170,14 +170,14 @@ def test_an_assigned_identity_keeps_all_that_a_decision_depends_on() -> None:
     alive = []
     for _ in range(2000):
         drawn = any_assigned()
-        kept = kept_parts.assigned(decode_object(ASSIGNED_IDENTITIES, msgspec.json.encode(drawn)))
-        alive.append(kept)
-        assert project(kept) == project(drawn)
-        assert assigned_order(kept) == assigned_order(drawn)
+        reduced = kept_parts.assigned(decode_object(ASSIGNED_IDENTITIES, msgspec.json.encode(drawn)))
+        alive.append(reduced)
+        assert project(reduced) == project(drawn)
+        assert assigned_order(reduced) == assigned_order(drawn)
         for field in ("uid", "resource_version"):
-            assert getattr(kept.metadata, field) == getattr(drawn.metadata, field)
+            assert getattr(reduced.metadata, field) == getattr(drawn.metadata, field)
         for field in ("pod", "pod_namespace", "nodename"):
-            assert getattr(kept.spec, field) == getattr(drawn.spec, field)
+            assert getattr(reduced.spec, field) == getattr(drawn.spec, field)
 
 
 def test_equal_identities_are_one_object_until_the_last_one_is_gone() -> None:
@@ -204,7 +204,7 @@ def a_document(number: int) -> bytes:
         owner=OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="web", controller=True),
         addresses=(f"10.1.{number // 250}.{number % 250}",),
     )
-    conditions = [PodCondition(type=each, status="True") for each in CONDITIONS]
+    conditions = [PodCondition(type=condition, status="True") for condition in CONDITIONS]
     status = replace(made.status, container_statuses=made.status.container_statuses * 2, conditions=conditions)
     return msgspec.json.encode(replace(made, status=status))
 
@@ -217,12 +217,12 @@ def test_a_kept_pod_takes_at_most_1400_bytes() -> None:
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        kept = [kept_parts.pod(decode_object(PODS, document)) for document in documents]
+        pods = [kept_parts.pod(decode_object(PODS, document)) for document in documents]
         gc.collect()
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert taken / len(kept) <= 1400, taken / len(kept)
+    assert taken / len(pods) <= 1400, taken / len(pods)
 
 
 IDENTITY = assigned()

@@ -39,11 +39,11 @@ class Bench:
         self.waits.arrived(address)
 
     async def find(self, address: str = ADDRESS) -> PodEntry | Refusal | None:
-        found = await self.waits.find(address, self.record_at, self.read)
-        if found is None or isinstance(found, Refusal):
-            return found
-        assert isinstance(found.owner, PodEntry)
-        return found.owner
+        result = await self.waits.find(address, self.record_at, self.read)
+        if result is None or isinstance(result, Refusal):
+            return result
+        assert isinstance(result.owner, PodEntry)
+        return result.owner
 
     async def unknown_after(self) -> float:
         """Return how long a request waits until the answer that ADDRESS is unknown."""
@@ -189,7 +189,7 @@ NEW_PODS = [f"10.0.1.{number}" for number in range(6)]
 
 def counted(ended: list[PodEntry | Refusal | None]) -> tuple[int, int]:
     """Return how many requests were displaced, and how many waited until the end."""
-    return sum(each is NO_ROOM_TO_WAIT for each in ended), sum(each is None for each in ended)
+    return sum(outcome is NO_ROOM_TO_WAIT for outcome in ended), sum(outcome is None for outcome in ended)
 
 
 @pytest.mark.parametrize(
@@ -214,12 +214,12 @@ async def test_new_pods_are_waited_for_next_to_many_requests_of_unknown_addresse
 
 async def test_an_address_that_has_its_share_displaces_no_other(bench: Bench) -> None:
     crowd = await bench.waiting(CROWD, WAITERS_MAX // 2)
-    other = await bench.waiting("10.0.9.8", WAITERS_MAX // 2)
+    second_crowd = await bench.waiting("10.0.9.8", WAITERS_MAX // 2)
     before = now()
     assert await asyncio.gather(*(bench.find(CROWD) for _ in range(100))) == [NO_ROOM_TO_WAIT] * 100
     assert now() == before, "it does not wait for its refusal"
-    assert not any(task.done() for task in (*crowd, *other))
-    assert counted(await asyncio.gather(*crowd, *other)) == (0, WAITERS_MAX)
+    assert not any(task.done() for task in (*crowd, *second_crowd))
+    assert counted(await asyncio.gather(*crowd, *second_crowd)) == (0, WAITERS_MAX)
 
 
 async def test_of_a_crowded_address_the_newest_request_is_displaced(bench: Bench) -> None:

@@ -34,8 +34,8 @@ class SuspensionBench:
         self.suspensions = Suspensions(wall_clock=lambda: self.wall)
 
     def begin(self, changes: Iterable[Evidence]) -> None:
-        for each in changes:
-            self.suspensions.begin(each, [self.entries[each.address]] if each.address in self.entries else [])
+        for change in changes:
+            self.suspensions.begin(change, [self.entries[change.address]] if change.address in self.entries else [])
 
     async def verify(self, entry: PodEntry, address: str) -> bool:
         assert self.entries[address] is entry
@@ -82,7 +82,7 @@ async def test_an_unconfirmed_suspension_is_verified_at_growing_intervals() -> N
         await asyncio.sleep(suspensions.VERIFY_SECONDS + sum(suspensions.RETRY_SECONDS) + 100)
         times = [when for when, _ in bench.reads]
         gaps = [round(later - sooner) for sooner, later in itertools.pairwise(times)]
-        assert gaps[: len(suspensions.RETRY_SECONDS)] == [round(each) for each in suspensions.RETRY_SECONDS]
+        assert gaps[: len(suspensions.RETRY_SECONDS)] == [round(gap) for gap in suspensions.RETRY_SECONDS]
         assert set(gaps[len(suspensions.RETRY_SECONDS) :]) == {round(suspensions.RETRY_SECONDS[-1])}
         assert bench.is_suspended()
         bench.confirms = True
@@ -190,7 +190,9 @@ async def test_an_endlessly_suspended_pod_does_not_fill_the_log(caplog: pytest.L
             bench.begin([evidence()])
             bench.suspensions.left(bench.entry)
             await asyncio.sleep(0.1)
-        lines = [each for each in caplog.records if each.message == "pod suspended, its address changed its owner"]
+        lines = [
+            record for record in caplog.records if record.message == "pod suspended, its address changed its owner"
+        ]
         assert (
             suspensions.LOGGED_AT_ONCE
             <= len(lines)
@@ -202,6 +204,6 @@ async def test_an_endlessly_suspended_pod_does_not_fill_the_log(caplog: pytest.L
             "interface_removed",
             "veth",
         )
-        assert sum(each.left_out for each in lines) + len(lines) <= 1000  # type: ignore[attr-defined]
+        assert sum(line.left_out for line in lines) + len(lines) <= 1000  # type: ignore[attr-defined]
         assert lines[-1].left_out > 10  # type: ignore[attr-defined]
         assert bench.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1000

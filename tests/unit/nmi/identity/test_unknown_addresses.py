@@ -17,7 +17,7 @@ from tests.support.objects import started_at
 
 def a_pod(*states: ContainerState, last: ContainerState | None = None, phase: str = "Running") -> Pod:
     made = pod(phase=phase)
-    statuses = [ContainerStatus(state=each, last_state=last or ContainerState()) for each in states]
+    statuses = [ContainerStatus(state=state, last_state=last or ContainerState()) for state in states]
     return msgspec.structs.replace(made, status=msgspec.structs.replace(made.status, container_statuses=statuses))
 
 
@@ -194,9 +194,9 @@ async def overtaken(cluster: Cluster, change: Callable[[], object]) -> bool:
     list_pods = cluster.cluster_cache._reads.at_address
 
     async def slow(address: str, node: str) -> Sequence[Pod]:
-        answer = await list_pods(address, node)
+        pods = await list_pods(address, node)
         change()
-        return answer
+        return pods
 
     with patch.object(cluster.cluster_cache._reads, "at_address", slow):
         return await cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)

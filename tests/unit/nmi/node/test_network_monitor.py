@@ -179,7 +179,7 @@ async def test_without_netlink_one_warning_is_logged(caplog: pytest.LogCaptureFi
     kernel.close()
     assert not monitor.listening
     assert kernel.heard == []
-    assert [each.levelno for each in caplog.records] == [logging.WARNING]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
 @pytest.mark.parametrize("where", ["read", "dump"])
@@ -192,7 +192,7 @@ async def test_a_socket_error_ends_the_monitor_with_one_warning(where: str, capl
         if where == "read":
             kernel.report(error)
         await until(lambda: not monitor.listening)
-        assert [each.levelno for each in caplog.records] == [logging.WARNING]
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
 POD = Unresolved(bytes((10, 1, 0, 5)), 3)
@@ -234,7 +234,7 @@ def test_a_resolved_address_is_not_requested_and_a_later_pod_at_it_is_requested_
 
 def test_one_pass_sends_a_limited_number_of_requests_and_the_next_pass_the_others() -> None:
     node = Node()
-    node.unresolved = [Unresolved(bytes((10, 1, 0, each)), 3) for each in range(100)]
+    node.unresolved = [Unresolved(bytes((10, 1, 0, number)), 3) for number in range(100)]
     assert [node.passes(1) for _ in range(3)] == [REQUESTS_MAX, 100 - REQUESTS_MAX, 0]
 
 
@@ -273,4 +273,4 @@ def test_a_flood_of_reports_is_read_in_portions(monkeypatch: pytest.MonkeyPatch)
     made = iter(sockets)
     monkeypatch.setattr(network_monitor, "_socket", lambda _groups: next(made))
     assert RouteNetlinkSocket().read().more, "the loop serves requests before the next portion"
-    assert [each.reads for each in sockets] == [READS, 0], "neighbours have no meaning before their links"
+    assert [opened.reads for opened in sockets] == [READS, 0], "neighbours have no meaning before their links"

@@ -39,9 +39,9 @@ def by(source: str, destination: str) -> dict[str, ChosenRoute]:
 def test_the_address_is_the_first_one_that_this_node_has(
     node_ip: str, routes: dict[str, ChosenRoute], address: str | None, reason: str
 ) -> None:
-    found = find(node_ip, METADATA, routes.get)
-    assert found.address == address
-    assert reason in found.reason
+    chosen = find(node_ip, METADATA, routes.get)
+    assert chosen.address == address
+    assert reason in chosen.reason
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "0.0.0.0", "224.0.0.1", METADATA])
@@ -58,9 +58,9 @@ def test_the_kernel_knows_which_addresses_are_this_machines() -> None:
     chosen = route_to("127.0.0.1")
     assert chosen == ChosenRoute(local=True, source=bytes((127, 0, 0, 1)))
     assert (route_to(ELSEWHERE) or ChosenRoute(local=False, source=b"")).local is False
-    found = find("", METADATA)
-    assert isinstance(found, NodeAddress)
-    assert found.address is None or (route_to(found.address) or chosen).local
+    selected = find("", METADATA)
+    assert isinstance(selected, NodeAddress)
+    assert selected.address is None or (route_to(selected.address) or chosen).local
 
 
 def problem_of(monitor: NodeAddressMonitor) -> str:
@@ -84,7 +84,7 @@ def test_the_loss_and_the_return_of_the_address_are_logged_once_each(caplog: pyt
     monitor.check()
     monitor.check()
     assert problem_of(monitor) == ""
-    assert [each.getMessage() for each in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         "the node's address is lost; see the reason",
         "this node has its address again",
     ]

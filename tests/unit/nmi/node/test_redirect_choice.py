@@ -150,9 +150,9 @@ NETFILTER = (Backend.IPTABLES_LEGACY, Backend.IPTABLES_NFT, Backend.NFTABLES)
     ],
 )
 def test_cilium_without_kube_proxy_is_not_effective_until_a_packet_matches(facts: NodeFacts) -> None:
-    why = bypass(facts, Backend.IPTABLES_NFT, redirected=False)
-    assert why is not None
-    assert "Cilium runs here without kube-proxy" in why
+    message = bypass(facts, Backend.IPTABLES_NFT, redirected=False)
+    assert message is not None
+    assert "Cilium runs here without kube-proxy" in message
     assert bypass(facts, Backend.IPTABLES_NFT, redirected=True) is None
     assert bypass(facts, Backend.CILIUM, redirected=False) is None
 
@@ -206,11 +206,11 @@ async def test_new_connections_past_a_rule_that_nothing_matches_are_a_problem_un
     node = Node()
     await node.problem_after(1)
     node.connections = frozenset({POD})
-    why = await node.problem_after()
-    assert why is not None
-    assert "new connections of pods to the real IMDS: 1" in why
-    assert "nft list ruleset" in why
-    assert await node.problem_after(20) == why
+    message = await node.problem_after()
+    assert message is not None
+    assert "new connections of pods to the real IMDS: 1" in message
+    assert "nft list ruleset" in message
+    assert await node.problem_after(20) == message
     node.packets = 1
     assert await node.problem_after(1) is None
     assert node.effect.redirected

@@ -73,7 +73,7 @@ def test_recorded_kernel_messages_are_decoded(name: str) -> None:
 
 def test_messages_in_one_datagram_are_decoded_in_order() -> None:
     names = ["talks1", "replaced1", "renamed1", "deleted1"]
-    assert decode(b"".join(RECORDED[name] for name in names)) == [each for name in names for each in MEANT[name]]
+    assert decode(b"".join(RECORDED[name] for name in names)) == [message for name in names for message in MEANT[name]]
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -177,7 +177,7 @@ def test_a_truncated_acknowledgement_is_malformed() -> None:
 def test_links_are_requested_before_routes_and_neighbours() -> None:
     requests = dump_requests(5)
     assert [sequence for sequence, _ in requests] == [5, 6, 7, 8]
-    assert [struct.unpack_from("=IHHI", each) for _, each in requests] == [
+    assert [struct.unpack_from("=IHHI", header) for _, header in requests] == [
         (32, 18, 0x301, 5),
         (28, 26, 0x301, 6),
         (28, 30, 0x301, 7),

@@ -110,15 +110,15 @@ def test_only_a_jump_option_refers_to_a_chain(rule: str, leads: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "spelling",
+    "text",
     [
         "! -s 127.0.0.1 -d 169.254.169.254 -p 6 -m tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579",
         RULE.rules[0].replace("-m tcp", "-m comment --comment x -m tcp"),
     ],
     ids=["numbers and bare addresses", "with a comment"],
 )
-def test_spellings_of_other_iptables_versions_are_recognised(spelling: str) -> None:
-    assert normalized(spelling) == RULE.rules[0]
+def test_spellings_of_other_iptables_versions_are_recognised(text: str) -> None:
+    assert normalized(text) == RULE.rules[0]
 
 
 def test_a_rule_is_faulty_unless_it_is_exactly_ours() -> None:
@@ -170,11 +170,11 @@ CHAIN = {
 def test_a_counter_and_a_named_family_make_no_difference_and_another_family_does(
     family: str, fault: str | None
 ) -> None:
-    made = [json.loads(each) for each in TO.redirect.base.expressions]
+    made = [json.loads(expression) for expression in TO.redirect.base.expressions]
     made[-1]["dnat"]["family"] = family
     rule = {"rule": {"chain": "prerouting", "expr": [*made[:-1], {"counter": {"packets": 7, "bytes": 420}}, made[-1]]}}
-    found = NftablesRuleState(parsed(listed({"table": {"name": "aad-pod-identity"}}, CHAIN, rule)), "prerouting")
-    assert found.fault(TO.redirect) == fault
+    chain = NftablesRuleState(parsed(listed({"table": {"name": "aad-pod-identity"}}, CHAIN, rule)), "prerouting")
+    assert chain.fault(TO.redirect) == fault
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,10 @@ async def test_pipelined_requests_are_answered_one_by_one_in_their_order(server:
 async def test_a_connection_with_part_of_a_request_is_not_returned_to_the_lane(server: ServerUnderTest) -> None:
     server.lane.data_received(request_bytes("/nothing") + b"GET /metadata/ident")
     await server.settle()
-    assert [each.status for each in server.replies()] == [404]
+    assert [reply.status for reply in server.replies()] == [404]
     assert server.connection.resumed == 0
     server.lane.data_received(b"ity/x HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert [each.status for each in server.replies()] == [404, 404]
+    assert [reply.status for reply in server.replies()] == [404, 404]
     assert server.connection.resumed == 1
 
 
@@ -95,7 +95,7 @@ async def test_a_request_whose_parts_arrive_while_another_one_waits_is_answered(
     server.lane.data_received(b"ing HTTP/1.1\r\nHost: h\r\n\r\n")
     requests.release("a")
     await server.settle()
-    assert [each.status for each in server.replies()] == [200, 404]
+    assert [reply.status for reply in server.replies()] == [200, 404]
     assert server.connection.state == "idle"
 
 
@@ -124,15 +124,15 @@ async def test_unread_answers_are_bounded() -> None:
     server = ServerUnderTest(ServerPolicy(sizes=Sizes(response_bytes=2000)))
     server.lane.data_received(ask("a") * 50)
     await server.settle()
-    found = server.replies()
+    received = server.replies()
     assert 2000 < len(server.connection.written) < 3000
-    assert [each.headers.get("connection") for each in found] == [*(None for _ in found[1:]), "close"]
+    assert [reply.headers.get("connection") for reply in received] == [*(None for _ in received[1:]), "close"]
     assert server.limits() == {Limit.PIPELINE: 1}
     server.lane = GeneralLane(FakeConnection(), server)
     for _ in range(9):
         server.lane.data_received(ask("a"))
         await server.settle()
-    assert len(server.token_service.asked) == len(found) + 9, "bytes one by one do not end like this"
+    assert len(server.token_service.asked) == len(received) + 9, "bytes one by one do not end like this"
 
 
 @pytest.mark.parametrize("more", [b"", b"GET "], ids=["reported", "lost"])
@@ -168,7 +168,7 @@ async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_r
 
 
 @pytest.mark.parametrize(
-    ("version", "field", "answered", "state"),
+    ("version", "field", "connection", "state"),
     [
         ("HTTP/1.1", "A: b", None, "idle"),
         ("HTTP/1.1", "Connection: Close", "close", "finished"),
@@ -181,11 +181,11 @@ async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_r
 )
 @pytest.mark.parametrize("target", [f"{TOKEN_PATH}?resource=a", "/nothing", "/metadata/instance"])
 async def test_the_connection_is_kept_alive_as_the_client_requests(
-    target: str, version: str, field: str, answered: str | None, state: str
+    target: str, version: str, field: str, connection: str | None, state: str
 ) -> None:
     server = ServerUnderTest()
     reply = await server.ask(request_bytes(target, headers=("Metadata: true", field), version=version))
-    assert reply.headers.get("connection") == answered
+    assert reply.headers.get("connection") == connection
     assert server.connection.state == state
 
 
@@ -213,7 +213,7 @@ async def test_an_answer_to_head_has_no_body_so_that_the_next_answer_is_parsed(s
     head, _, rest = bytes(server.connection.written).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 405 ")
     assert int(head.partition(b"Content-Length: ")[2].partition(b"\r")[0]) > 0
-    assert [each.status for each in replies(rest)] == [404]
+    assert [reply.status for reply in replies(rest)] == [404]
 
 
 async def test_a_connection_ends_after_a_stream_if_reading_has_stopped_in_the_meantime() -> None:
@@ -226,12 +226,12 @@ async def test_a_connection_ends_after_a_stream_if_reading_has_stopped_in_the_me
         async def forward(
             self, charged: Charged, request: Request, destination: Destination, stream: Stream
         ) -> StreamedResponse:
-            answer = StreamedResponse(200, 4, "text/plain", ())
-            stream.begin(answer)
+            response = StreamedResponse(200, 4, "text/plain", ())
+            stream.begin(response)
             begun.set()
             await release.wait()
             stream.send(b"data")
-            return answer
+            return response
 
     server.handlers._proxied._proxy = Proxy()
     server.lane.data_received(request_bytes("/metadata/instance") + b"GET /part")
@@ -254,17 +254,17 @@ class Waiting:
 
 
 async def test_requests_expire_in_the_order_in_which_they_began_to_wait_and_others_can_wait_again() -> None:
-    waiting, first, answered, second, again = WaitingRequests(0.05), Waiting(), Waiting(), Waiting(), Waiting()
+    waiting, first, finished, second, again = WaitingRequests(0.05), Waiting(), Waiting(), Waiting(), Waiting()
     waiting.add(first)
-    waiting.add(answered)
+    waiting.add(finished)
     await asyncio.sleep(0.03)
     waiting.add(second)
-    waiting.discard(answered)
-    waiting.discard(answered)
+    waiting.discard(finished)
+    waiting.discard(finished)
     await first.expired.wait()
     assert not second.expired.is_set()
     await second.expired.wait()
-    assert not answered.expired.is_set()
+    assert not finished.expired.is_set()
     assert len(waiting) == 0
     waiting.add(again)
     await again.expired.wait()
@@ -272,10 +272,10 @@ async def test_requests_expire_in_the_order_in_which_they_began_to_wait_and_othe
 
 async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once_and_none_after_the_timer_is_stopped() -> None:
     waiting, requests, last = WaitingRequests(0.02), [Waiting() for _ in range(3)], Waiting()
-    for each in requests:
-        waiting.add(each)
+    for request in requests:
+        waiting.add(request)
     waiting.expire_all()
-    assert all(each.expired.is_set() for each in requests)
+    assert all(request.expired.is_set() for request in requests)
     waiting.expire_all()
     await asyncio.sleep(0.04)
     assert len(waiting) == 0
@@ -305,5 +305,5 @@ async def test_a_request_on_a_connection_whose_last_one_expired_has_its_own_time
     server.token_service.answer = good
     server.lane.data_received(request_bytes())
     await server.settle()
-    assert [each.status for each in server.replies()] == [503, 200]
+    assert [reply.status for reply in server.replies()] == [503, 200]
     assert server.limits() == {Limit.ANSWER: 1}

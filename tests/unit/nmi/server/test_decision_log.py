@@ -62,7 +62,7 @@ def test_a_pod_that_is_created_again_under_its_name_has_a_line_of_its_own(lines:
     decisions = Decisions(report=lambda entry, _: reported.append(entry.uid))
     for uid in ("u1", "u1", "u2"):
         decisions.refused(Subject(CALL, pod_entry(uid=uid)), "/token", 403, REFUSAL, ASKED)
-    assert [field(each, "uid") for each in lines] == ["u1", "u2"]
+    assert [field(line, "uid") for line in lines] == ["u1", "u2"]
     assert reported == ["u1", "u2"]
 
 
@@ -73,7 +73,7 @@ def test_another_cause_with_the_same_reason_has_a_line_and_a_report_of_its_own(l
     unfit = CredentialError("Secret shop/web has no key clientsecret", code="secret_unfit")
     for error in (missing, missing, unfit, unfit, missing):
         decisions.refused(POD, "/token", 403, refusal_of(error), ASKED)
-    assert [str(field(each, "error")).split()[2] for each in lines] == ["is", "has", "is"]
+    assert [str(field(line, "error")).split()[2] for line in lines] == ["is", "has", "is"]
     assert len(reported) == 3
 
 
@@ -140,7 +140,7 @@ def test_a_changed_decision_is_logged_also_if_it_returns_within_a_minute(lines: 
         decisions.granted(POD, ASKED, "shop/other", Usage())
         decisions.granted(POD, TokenRequest("r", SelectorKind.CLIENT_ID, "x"), "shop/other", Usage())
     # The last one is a request of its own, whose decision has not changed.
-    assert [field(each, "outcome") for each in lines] == ["refused", *["granted"] * 3, "refused", *["granted"] * 2]
+    assert [field(line, "outcome") for line in lines] == ["refused", *["granted"] * 3, "refused", *["granted"] * 2]
     assert (field(lines[0], "error"), field(lines[0], "reason")) == ("see MIC's log", "still_assigning")
 
 

@@ -99,9 +99,9 @@ STEPS = (0, 1, 2, 3, 7)
 def test_a_malformed_request_is_refused_and_a_similar_valid_one_is_not(bad: bytes, good: bytes, step: int) -> None:
     refused, passed = read(bad, step=step), read(good, step=step)
 
-    assert [each.reason for each in refused if isinstance(each, Refusal)] == [Reason.BAD_SYNTAX]
+    assert [refusal.reason for refusal in refused if isinstance(refusal, Refusal)] == [Reason.BAD_SYNTAX]
     assert len(refused) == 1, "nothing before it was taken for a request"
-    assert [type(each) for each in passed] == [Request]
+    assert [type(request) for request in passed] == [Request]
 
 
 def test_nothing_is_read_after_a_refusal() -> None:
@@ -130,9 +130,9 @@ def test_pipelined_requests_are_equal_for_every_split(cut: int) -> None:
     bodies = []
     for piece in (TWO[:cut], TWO[cut:]):
         reader.feed(piece)
-        while (each := reader.next()) is not None:
-            assert isinstance(each, Request)
-            bodies.append(each.body)
+        while (request := reader.next()) is not None:
+            assert isinstance(request, Request)
+            bodies.append(request.body)
 
     assert bodies == [b"abc", b"de", b""]
     assert reader.empty

@@ -200,9 +200,9 @@ async def test_other_identity_paths_are_404_whatever_the_method_and_headers(
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_reason_has_an_answer(reason: Reason) -> None:
-    answer = refused(Refusal(reason, "No."))
-    assert answer.status >= 400
-    assert json.loads(answer.body)["error_description"] == "No."
+    response = refused(Refusal(reason, "No."))
+    assert response.status >= 400
+    assert json.loads(response.body)["error_description"] == "No."
 
 
 @pytest.mark.parametrize(("retry_after", "header"), [(None, "5"), (0.0, "1"), (1.2, "2"), (70.0, "70")])

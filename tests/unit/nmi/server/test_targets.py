@@ -191,7 +191,7 @@ WORDS = ["metadata", "identity", "oauth2", "token", "instance", "info", "host", 
 def escaped(text: str, times: int) -> str:
     """Return *text* with every character escaped, repeatedly."""
     for _ in range(times):
-        text = "".join(f"%{ord(each):02x}" for each in text)
+        text = "".join(f"%{ord(character):02x}" for character in text)
     return text
 
 

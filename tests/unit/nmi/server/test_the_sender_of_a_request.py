@@ -139,8 +139,8 @@ async def test_one_of_several_identities_may_be_selected(
     server: ServerUnderTest, name: str, kind: SelectorKind
 ) -> None:
     assert (await server.ask(ask(f"/host/token/?resource=r&{name}=x"))).status == 200
-    ((_, asked),) = server.token_service.asked
-    assert (asked.resource, asked.selector, asked.selector_value) == ("r", kind, "x")
+    ((_, request),) = server.token_service.asked
+    assert (request.resource, request.selector, request.selector_value) == ("r", kind, "x")
 
 
 @pytest.mark.parametrize("peer", [PEER, "127.0.0.2", "127.0.0.53", "0.0.0.0", "10.0.0.1"])

@@ -153,11 +153,11 @@ ASKED = TokenRequest(RESOURCE, SelectorKind.NONE, "")
 SERIES = Histogram((1000,)).series(("token", "200", "shop", RESOURCE))
 
 
-def made(answers: ReadyAnswers, granted: Issued, series: Series = SERIES) -> ReadyAnswer:
-    ready = answers.admit(granted, ASKED, series, 0)
+def made(store: ReadyAnswers, granted: Issued, series: Series = SERIES) -> ReadyAnswer:
+    ready = store.admit(granted, ASKED, series, 0)
     assert ready is not None
-    kept = granted.record.find(RESOURCE.encode(), SelectorKind.NONE.value, b"", b"", 0)
-    assert kept is (ready if granted.cacheable else None)
+    stored = granted.record.find(RESOURCE.encode(), SelectorKind.NONE.value, b"", b"", 0)
+    assert stored is (ready if granted.cacheable else None)
     return ready
 
 
@@ -173,37 +173,37 @@ def first() -> Issued:
 
 
 def test_pods_with_the_same_token_share_one_ready_answer_which_outlives_the_first_of_them(first: Issued) -> None:
-    answers = ReadyAnswers()
-    ready = made(answers, first)
-    assert made(answers, for_another_pod(first)) is ready
+    store = ReadyAnswers()
+    ready = made(store, first)
+    assert made(store, for_another_pod(first)) is ready
     first.record.invalidate()
-    assert made(answers, for_another_pod(first)) is ready
+    assert made(store, for_another_pod(first)) is ready
 
 
 def test_a_different_token_series_freshness_or_usage_has_its_own_answer(first: Issued) -> None:
-    answers, usage = ReadyAnswers(), Usage()
-    usual = made(answers, first)
-    renewed = made(answers, replace(first, token=token(access_token="renewed")))
-    assert [b"renewed" in each.render(0) for each in (usual, renewed)] == [False, True]
-    later = made(answers, replace(first, fresh_until_ns=first.fresh_until_ns + 1))
+    store, usage = ReadyAnswers(), Usage()
+    usual = made(store, first)
+    renewed = made(store, replace(first, token=token(access_token="renewed")))
+    assert [b"renewed" in ready.render(0) for ready in (usual, renewed)] == [False, True]
+    later = made(store, replace(first, fresh_until_ns=first.fresh_until_ns + 1))
     assert (usual.fresh_until_ns, later.fresh_until_ns) == (first.fresh_until_ns, first.fresh_until_ns + 1)
-    assert made(answers, replace(first, expires_ns=first.expires_ns + 1)).expires_ns == first.expires_ns + 1
-    assert made(answers, replace(first, usage=usage)).usage is usage
+    assert made(store, replace(first, expires_ns=first.expires_ns + 1)).expires_ns == first.expires_ns + 1
+    assert made(store, replace(first, usage=usage)).usage is usage
     elsewhere = Histogram((1000,)).series(("token", "200", "till", RESOURCE))
-    assert made(answers, for_another_pod(first), elsewhere).series is elsewhere
-    assert made(answers, first).series is SERIES
+    assert made(store, for_another_pod(first), elsewhere).series is elsewhere
+    assert made(store, first).series is SERIES
 
 
 def test_an_answer_that_one_pod_may_not_keep_is_kept_only_for_the_other(first: Issued) -> None:
-    answers = ReadyAnswers()
-    made(answers, first)
-    made(answers, replace(for_another_pod(first), cacheable=False))
+    store = ReadyAnswers()
+    made(store, first)
+    made(store, replace(for_another_pod(first), cacheable=False))
 
 
 def test_a_token_that_is_kept_nowhere_else_is_not_kept_here() -> None:
-    answers, granted = ReadyAnswers(), grant(pod_entry().record)
-    made(answers, granted)
-    kept = ref(granted.token)
+    store, granted = ReadyAnswers(), grant(pod_entry().record)
+    made(store, granted)
+    stored = ref(granted.token)
     del granted
     gc.collect()
-    assert kept() is None
+    assert stored() is None

@@ -73,16 +73,16 @@ class History:
         client_id = f"c11e0000-0000-0000-0000-00000000000{whose}"
         begun = now()
         try:
-            answer: CachedToken | AzureError | CongestedError = await self.node.token(
+            outcome: CachedToken | AzureError | CongestedError = await self.node.token(
                 request, f"ns/{pod}", 45.0, client_id
             )
         except (AzureError, CongestedError) as error:
-            answer = error
+            outcome = error
         assert now() - begun <= 45.0
-        if not isinstance(answer, CachedToken):
-            assert answer.retry_after is None or 0.0 <= answer.retry_after <= 3600.0
+        if not isinstance(outcome, CachedToken):
+            assert outcome.retry_after is None or 0.0 <= outcome.retry_after <= 3600.0
             return
-        cached = answer
+        cached = outcome
         call = self.node.imds.call_of[cached.token.access_token]
         asked_for = (call.client_id, call.query["resource"], call.query.get("xms_cc", ""))
         assert asked_for == (client_id, request.resource, request.xms_cc)
@@ -93,10 +93,10 @@ class History:
 
     async def ask_as_node(self, pod: int, request: TokenRequest) -> None:
         try:
-            answer = await self.node.node_identities.token(request, f"ns/{pod}", 45.0)
+            response = await self.node.node_identities.token(request, f"ns/{pod}", 45.0)
         except (AzureError, CongestedError):
             return
-        assert answer.status != 200 or b"access_token" in answer.body or answer.body == b"<html>"
+        assert response.status != 200 or b"access_token" in response.body or response.body == b"<html>"
 
     def take(self, action: Action) -> None:
         what, first, second, third = action
@@ -154,7 +154,7 @@ async def run(episodes: list[tuple[str, list[Action], float]]) -> None:
         history.check()
     history.node.imds.behave = FAULTS["well"]
     results = await asyncio.gather(*history.asked, return_exceptions=True)
-    assert [each for each in results if each is not None and not isinstance(each, asyncio.CancelledError)] == []
+    assert [result for result in results if result is not None and not isinstance(result, asyncio.CancelledError)] == []
     # After any history: 90 s after IMDS works again, all pods get tokens, and no flight or permit remains.
     await asyncio.sleep(90.0)
     assert not history.node.broker._flights
@@ -203,8 +203,8 @@ async def run_events(events: list[Event], at_once: int) -> None:
     for what, first, second in events:
         if what.startswith("ask"):
             request = TokenRequest(f"{RESOURCE}/{second}", force_refresh=what == "force refresh")
-            asked = bench.broker.token(identity(), request, f"ns/{first}")
-            waiters.append(asyncio.create_task(asked))
+            token_request = bench.broker.token(identity(), request, f"ns/{first}")
+            waiters.append(asyncio.create_task(token_request))
         elif what == "cancel" and first < len(waiters):
             if waiters[first].cancel():
                 cancelled.add(first)

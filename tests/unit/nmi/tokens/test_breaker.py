@@ -194,7 +194,7 @@ async def test_a_call_that_waits_for_a_permit_fails_when_the_breaker_opens() -> 
     before = now()
     results = await asyncio.gather(*holders, *waiting, return_exceptions=True)
     assert now() - before == pytest.approx(10.0)
-    assert {type(each) for each in results[2:]} == {NotSent}
+    assert {type(result) for result in results[2:]} == {NotSent}
     assert bench.sent == 2
     permit = await other_call
     await permit.__aexit__(None, None, None)
@@ -235,8 +235,8 @@ async def test_a_shared_call_fails_only_if_the_breaker_refuses_every_pod_that_wa
     holder = asyncio.create_task(bench.call("ns/hostile", hang(), seconds=1.0))
     await settle()
     shared = [Waiters("ns/hostile", "ns/neighbour"), Waiters("ns/hostile"), Waiters("ns/neighbour")]
-    permits = [bench.governor.token_permit(each) for each in shared]
-    entered = [asyncio.create_task(each.__aenter__()) for each in permits]
+    permits = [bench.governor.token_permit(identity_) for identity_ in shared]
+    entered = [asyncio.create_task(permit.__aenter__()) for permit in permits]
     await settle()
     assert bench.governor.waiting == 3
     await asyncio.gather(holder, return_exceptions=True)

@@ -58,7 +58,7 @@ async def refused(assertions: Assertions, workload: Workload) -> NoAssertionErro
 
 
 def requests_for_tokens(bench: Bench) -> list[str]:
-    return [each.path for each in bench.kube.requests if each.path.endswith("/token")]
+    return [request.path for request in bench.kube.requests if request.path.endswith("/token")]
 
 
 async def test_an_assertion_is_bound_to_the_pod_for_one_audience_and_ten_minutes(
@@ -72,7 +72,7 @@ async def test_an_assertion_is_bound_to_the_pod_for_one_audience_and_ten_minutes
     assert (assertion.issuer, assertion.subject) == (claims["iss"], f"system:serviceaccount:{NAMESPACE}:builder")
     assert assertion.audience == AUDIENCE
     assert assertion.token not in repr(assertion)
-    assert [each.path for each in bench.kube.requests] == [
+    assert [request.path for request in bench.kube.requests] == [
         f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/builder/token"
     ], "no other request"
 
@@ -136,7 +136,7 @@ async def test_an_assertion_is_shared_and_reused_for_a_minute(
     bench: Bench, assertions: Assertions, workload: Workload
 ) -> None:
     first, *others = await asyncio.gather(*(assertions.of(workload) for _ in range(20)))
-    assert {each.token for each in others} == {first.token}
+    assert {later.token for later in others} == {first.token}
     await asyncio.sleep(59.9)
     assert await assertions.of(workload) is first
     await asyncio.sleep(0.2)
@@ -171,9 +171,9 @@ async def test_a_failure_for_a_pod_is_not_retried_immediately(
     assert (await assertions.of(workload)).token
 
 
-def answering(answer: bytes) -> Assertions:
+def answering(response: bytes) -> Assertions:
     """Return assertions of a server that returns *answer* to every request."""
-    return Assertions(Mock(spec=Client, request=AsyncMock(return_value=answer)), AUDIENCE)
+    return Assertions(Mock(spec=Client, request=AsyncMock(return_value=response)), AUDIENCE)
 
 
 async def test_the_memory_is_bounded_for_any_number_of_pods() -> None:
@@ -185,14 +185,14 @@ async def test_the_memory_is_bounded_for_any_number_of_pods() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [b"", b"[]", b"{", b'{"status": {}}', b'{"status": {"token": "a.b"}}', b'{"status": {"token": "a\\nb.e30.c"}}'],
 )
-async def test_a_response_without_a_token_is_a_failure_that_quotes_nothing(answer: bytes) -> None:
+async def test_a_response_without_a_token_is_a_failure_that_quotes_nothing(response: bytes) -> None:
     with pytest.raises(AzureError) as failed:
-        await answering(answer).of(Workload("ns", "web", "uid-1", "builder"))
+        await answering(response).of(Workload("ns", "web", "uid-1", "builder"))
     assert failed.value.code == "no_assertion"
-    assert not answer or answer.decode() not in str(failed.value)
+    assert not response or response.decode() not in str(failed.value)
 
 
 class Trust(FetchObserver):
@@ -229,7 +229,7 @@ class Trust(FetchObserver):
 
     def asked(self) -> tuple[int, int]:
         """Return the number of assertions requested from the API server, and of requests to AAD."""
-        return sum(each.path.endswith("/token") for each in self.bench.kube.requests), len(self.bench.aad.calls)
+        return sum(request.path.endswith("/token") for request in self.bench.kube.requests), len(self.bench.aad.calls)
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ async def test_a_credential_that_azure_does_not_know_yet_is_waited_for(trust: Tr
 
     trust.bench.sign_ins._sleep = later
     assert claims(await trust.fetch())["appid"] == trust.managed.client_id
-    assert [type(each) for each in trust.failures] == [UntrustedError]
+    assert [type(failure) for failure in trust.failures] == [UntrustedError]
     assert trust.asked()[0] == 1, "the assertion is good for the next try, too"
 
 
@@ -384,8 +384,8 @@ async def test_no_assertion_is_logged_or_shown(trust: Trust, everything_logged: 
         everything_logged.getvalue() + repr(refused.value) + str(vars(refused.value)) + str(refusal_of(refused.value))
     )
     assert len(seen) == 2
-    assert all(read_claims(each)["sub"] for each in seen)
-    assert not [each for each in seen if each in output or each.split(".")[2] in output]
+    assert all(read_claims(assertion)["sub"] for assertion in seen)
+    assert not [assertion for assertion in seen if assertion in output or assertion.split(".")[2] in output]
 
 
 @pytest.mark.parametrize(("pod", "account"), [("stranger", "stranger"), ("nmi", "aad-pod-identity-nmi")])

@@ -99,7 +99,7 @@ async def test_a_flight_without_waiters_makes_no_second_attempt(
 async def test_a_failure_reaches_every_waiter(fake: Bench) -> None:
     fake.source.failures = [AzureError("down", status=503)]
     results = await asyncio.gather(*(fake.token(pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
-    assert [type(each) for each in results] == [AzureError] * 5
+    assert [type(result) for result in results] == [AzureError] * 5
     assert fake.source.sent == 1
     assert await fake.token() == "token-2"
 
@@ -186,20 +186,20 @@ async def test_an_update_during_a_refresh_affects_no_pod(node: Node) -> None:
 
 async def test_a_namespace_whose_fetches_continue_without_waiters_ends_only_its_own(node: Node) -> None:
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
-    asked = [node.token(other(n), pod=f"evil/{n}", within=20.0, namespace="evil") for n in range(60)]
-    await asyncio.gather(*asked, return_exceptions=True)
+    requests = [node.token(other(n), pod=f"evil/{n}", within=20.0, namespace="evil") for n in range(60)]
+    await asyncio.gather(*requests, return_exceptions=True)
     await settle()
-    drifting = Counter(each.namespace for each in node.broker._flights._flights.values() if each.drifting)
+    drifting = Counter(flight.namespace for flight in node.broker._flights._flights.values() if flight.drifting)
     assert drifting == {"evil": DRIFTING_MAX}
     assert not node.broker._flights.let_drift("evil")
     assert node.broker._flights.let_drift("shop")
     await settle()
-    drifting = Counter(each.namespace for each in node.broker._flights._flights.values() if each.drifting)
+    drifting = Counter(flight.namespace for flight in node.broker._flights._flights.values() if flight.drifting)
     assert drifting == {"evil": DRIFTING_MAX - 1}
 
 
 async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cached_tokens_are_served(node: Node) -> None:
-    kept = await node.token()
+    cached = await node.token()
     start = now()
     node.imds.behave = lambda _call: Reply(429, b"{}", {"Retry-After": "25"})
     for number in range(3):
@@ -210,7 +210,7 @@ async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cache
         await asyncio.sleep(5.0)
     assert now() - start < 16.0
     assert len(node.imds.calls) == 2
-    assert await node.token() is kept
+    assert await node.token() is cached
     node.imds.behave = lambda _call: Reply()
     await asyncio.sleep(10.1)
     await node.token(other(9))
@@ -252,10 +252,10 @@ async def test_a_request_without_a_response_in_time_gets_that_reason_and_the_nex
 async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_are_served(
     node: Node, reply: Reply
 ) -> None:
-    kept = await node.token()
+    cached = await node.token()
     node.imds.behave = lambda _call: reply
-    asked = [node.token(other(n), pod=f"ns/{n}") for n in range(5)]
-    assert all(isinstance(each, AzureError) for each in await asyncio.gather(*asked, return_exceptions=True))
+    requests = [node.token(other(n), pod=f"ns/{n}") for n in range(5)]
+    assert all(isinstance(result, AzureError) for result in await asyncio.gather(*requests, return_exceptions=True))
     down_since = now()
     calls = len(node.imds.calls)
     slow = 0
@@ -265,7 +265,7 @@ async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_ar
             await node.token(other(number), pod=f"ns/{number % 7}")
         assert isinstance(raised.value, NotSent) or now() - before <= 10.1 or slow < 12
         slow += now() - before > 0.5
-        assert await node.token() is kept
+        assert await node.token() is cached
         await asyncio.sleep(1.0)
     # One probe for each pause, not five calls at any time.
     assert len(node.imds.calls) - calls <= (now() - down_since) / 15.0 + 4
@@ -296,13 +296,13 @@ async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry(node
 
 async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_is_open(node: Node) -> None:
     node.imds.lifetime = 3600
-    kept = await node.token()
+    cached = await node.token()
     await asyncio.sleep(HOUR - 240.0)
     node.imds.behave = lambda _call: Reply(503, body=b"{}")
     await asyncio.gather(*(node.token(other(n), pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
     assert node.breaker.opened == 1
     before = now()
-    assert await node.token() is kept
+    assert await node.token() is cached
     assert now() == before
     assert node.measures.stale_served == 1
 

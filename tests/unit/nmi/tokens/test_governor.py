@@ -41,7 +41,7 @@ class Calls:
             await self.release.wait()
 
     def start(self, *calls: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
-        started = [asyncio.create_task(each) for each in calls]
+        started = [asyncio.create_task(call) for call in calls]
         self.tasks += started
         return started
 
@@ -50,7 +50,7 @@ class Calls:
         self.release.set()
         for task in self.tasks if cancel else []:
             task.cancel()
-        await asyncio.gather(*(each for each in self.tasks if not each.cancelled()), return_exceptions=cancel)
+        await asyncio.gather(*(task for task in self.tasks if not task.cancelled()), return_exceptions=cancel)
         assert (self.governor.in_flight, self.governor.waiting) == (0, 0)
 
 
@@ -231,7 +231,7 @@ async def test_a_long_pause_ends_the_waits_in_progress() -> None:
     assert calls.governor.waiting == 2
     calls.governor.pause(20.0)
     results = await asyncio.gather(*waiters, return_exceptions=True)
-    assert [type(each) for each in results] == [Paused, CongestedError]
+    assert [type(result) for result in results] == [Paused, CongestedError]
     assert (calls.governor.waiting, calls.governor.in_flight) == (0, 1)
     await calls.end()
 
@@ -271,7 +271,7 @@ async def test_a_full_queue_in_total_refuses_the_last_of_the_longest_queue_in_fa
     calls.start(calls.hold("ns/neighbour"))
     await settle()
     assert (calls.governor.waiting, calls.governor.refused) == (8, 1)
-    (refused,) = (each for each in greedy if each.done())
+    (refused,) = (task for task in greedy if task.done())
     assert greedy.index(refused) >= 6, "the last call of one of the two longest queues"
     assert isinstance(refused.exception(), CongestedError)
     with pytest.raises(CongestedError):
@@ -295,7 +295,7 @@ async def test_a_shared_call_at_the_end_of_the_longest_queue_protects_it_only_if
     await settle()
     assert (calls.governor.waiting, calls.governor.refused, neighbour.done()) == (8, 1, False)
     assert entered.done() == (joined == "ns/greedy-1")
-    assert sum(each.done() for each in greedy) == (joined == "ns/modest")
+    assert sum(task.done() for task in greedy) == (joined == "ns/modest")
     await calls.end(cancel=True)
 
 

@@ -50,7 +50,7 @@ async def test_each_kind_of_call_has_the_go_implementations_name(fake: Bench) ->
             fake.measures.observe_imds(named, 0.01, error)
 
     def values(name: str) -> list[float | None]:
-        return [fake.registry.get_sample_value(name, {"operation_type": each}) for each in OPERATIONS]
+        return [fake.registry.get_sample_value(name, {"operation_type": operation}) for operation in OPERATIONS]
 
     assert values(CALLS) == [1.0, 3.0, 2.0]
     assert values(ERRORS) == [0.0, 2.0, 2.0]
@@ -101,7 +101,7 @@ async def test_the_state_of_the_breaker_is_one_of_three(fake: Bench) -> None:
 
     def states() -> list[float | None]:
         name = "aadpodidentity_nmi_imds_breaker_state"
-        return [fake.registry.get_sample_value(name, {"state": each}) for each in ("closed", "half_open", "open")]
+        return [fake.registry.get_sample_value(name, {"state": state}) for state in ("closed", "half_open", "open")]
 
     assert states() == [1.0, 0.0, 0.0]
     fake.source.failures = [AzureError("down", status=500)] * 5
@@ -210,8 +210,8 @@ class Closing(asyncio.Protocol):
 
 
 def errors(metrics: TokenMetrics) -> float:
-    (family,) = (each for each in metrics.collect() if each.name.endswith("imds_operations_errors_count"))
-    (count,) = (each.value for each in family.samples if each.labels["operation_type"] == SERVICE_PRINCIPAL)
+    (family,) = (metric for metric in metrics.collect() if metric.name.endswith("imds_operations_errors_count"))
+    (count,) = (sample.value for sample in family.samples if sample.labels["operation_type"] == SERVICE_PRINCIPAL)
     return count
 
 
@@ -258,7 +258,7 @@ async def test_imds_that_hangs_has_a_line(within: float, attempt: float, caplog:
     (line,) = lines(caplog)
     assert line["url"] == "the address of IMDS"
     assert line["seconds"] == 5.0
-    assert [type(each) for each in seen] == [Unreachable]
+    assert [type(error) for error in seen] == [Unreachable]
 
 
 def test_an_endpoint_has_one_line_per_minute_with_the_number_of_failures(caplog: pytest.LogCaptureFixture) -> None:

@@ -189,13 +189,13 @@ async def ask(imds: Imds, request: TokenRequest = REQUEST, within: float = 5.0) 
 async def test_the_request_is_built_from_its_parameters(
     imds: Imds, kind: SelectorKind, value: str, parameter: str | None
 ) -> None:
-    answer = await ask(imds, TokenRequest(RESOURCE, kind, value, xms_cc="cp1", force_refresh=True))
+    response = await ask(imds, TokenRequest(RESOURCE, kind, value, xms_cc="cp1", force_refresh=True))
     [call] = imds.calls
     expected = {"api-version": "2018-02-01", "resource": RESOURCE, "xms_cc": "cp1", "bypass_cache": "true"}
     assert call.query == expected | ({parameter: value} if parameter is not None else {})
-    assert answer.status == 200
-    assert json.loads(answer.body)["resource"] == RESOURCE
-    assert answer.content_type == "application/json; charset=utf-8"
+    assert response.status == 200
+    assert json.loads(response.body)["resource"] == RESOURCE
+    assert response.content_type == "application/json; charset=utf-8"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429, 500, 503, 302])
@@ -204,11 +204,11 @@ async def test_a_response_of_any_status_is_returned_unchanged_after_one_attempt(
     async with running_imds() as imds:
         headers = {"Retry-After": "7", "x-ms-request-id": "0a-1b", "Set-Cookie": "a=b", "Location": "http://x/"}
         imds.script = [Reply(status, body, headers)]
-        answer = await ask(imds)
+        response = await ask(imds)
         assert len(imds.calls) == 1
-    assert (answer.status, answer.body) == (status, body)
-    assert answer.headers == (("Retry-After", "7"), ("x-ms-request-id", "0a-1b"))
-    assert "sentence" not in repr(answer)
+    assert (response.status, response.body) == (status, body)
+    assert response.headers == (("Retry-After", "7"), ("x-ms-request-id", "0a-1b"))
+    assert "sentence" not in repr(response)
 
 
 async def test_malformed_fields_are_not_passed_on(imds: Imds) -> None:
@@ -218,8 +218,8 @@ async def test_malformed_fields_are_not_passed_on(imds: Imds) -> None:
 
 async def test_a_429_for_an_exempt_pod_pauses_all_calls(node: Node) -> None:
     node.imds.behave = lambda _call: Reply(429, b"{}", {"Retry-After": "20"})
-    answer = await node.node_identities.token(REQUEST, "ns/exempt", within=45.0)
-    assert answer.status == 429
+    response = await node.node_identities.token(REQUEST, "ns/exempt", within=45.0)
+    assert response.status == 429
     with pytest.raises(Paused):
         await node.token()
     with pytest.raises(Paused):

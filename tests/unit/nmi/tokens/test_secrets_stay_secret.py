@@ -42,8 +42,8 @@ def shown(error: BaseException) -> str:
 
 
 def holds(text: str, *secret: str) -> list[str]:
-    spelled = {spelling for each in secret for spelling in (each, quote(each), quote_plus(each), repr(each)[1:-1])}
-    return [each for each in spelled if each in text]
+    spelled = {form for value in secret for form in (value, quote(value), quote_plus(value), repr(value)[1:-1])}
+    return [form for form in spelled if form in text]
 
 
 @pytest.mark.parametrize("secret", [SECRET, "Plain-w0rd_of.30.characters.in"], ids=["odd", "plain"])
@@ -185,10 +185,10 @@ def test_a_message_of_spaces_costs_no_time() -> None:
 
 
 def test_any_body_results_in_a_token_or_in_a_known_error() -> None:
-    answer: dict[str, Any] = {}
+    response: dict[str, Any] = {}
 
     async def odd(request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(**answer, content_type="application/json")
+        return web.Response(**response, content_type="application/json")
 
     async def fetch() -> str:
         try:
@@ -205,7 +205,7 @@ def test_any_body_results_in_a_token_or_in_a_known_error() -> None:
     @example(200, b'{"access_token": "a", "expires_in": 5, "token_type": 7}')
     @given(st.sampled_from([200, 400, 503]), bodies)
     def exchange(status: int, body: bytes) -> None:
-        answer.update(status=status, body=body)
+        response.update(status=status, body=body)
         text = runner.run(fetch())
         assert text.isprintable()
         assert PLAIN_SECRET not in text

@@ -33,21 +33,21 @@ async def token(bench: Bench, workload: Workload, within: float = 45.0) -> str:
 
 
 async def test_other_sources_share_tokens_and_do_not_know_the_pod(fake: Bench) -> None:
-    assert [await token(fake, each) for each in (A, B)] == ["token-1", "token-1"]
+    assert [await token(fake, pod) for pod in (A, B)] == ["token-1", "token-1"]
     assert fake.source.workloads == [None]
 
 
 async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_pod_do_not(per_pod: Bench) -> None:
     per_pod.source.gate.clear()
-    asking = [asyncio.create_task(token(per_pod, each)) for each in (A, A, B)]
+    asking = [asyncio.create_task(token(per_pod, pod)) for pod in (A, A, B)]
     await settle()
     per_pod.source.gate.set()
     assert await asyncio.gather(*asking) == ["token-1", "token-1", "token-2"]
 
 
 async def test_a_token_is_dropped_with_the_pod_and_not_renewed(per_pod: Bench) -> None:
-    for each in (A, B, A, B):
-        await token(per_pod, each)
+    for pod in (A, B, A, B):
+        await token(per_pod, pod)
     per_pod.broker.forget_pod("uid-a")
     assert len(per_pod.broker._tokens) == len(per_pod.broker._timers) == 1
     await asyncio.sleep(13 * 3600)
@@ -58,7 +58,7 @@ async def test_a_token_is_dropped_with_the_pod_and_not_renewed(per_pod: Bench) -
 
 async def test_a_fetch_ends_with_its_pod_and_leaves_nothing_behind(per_pod: Bench) -> None:
     per_pod.source.gate.clear()
-    gone, there = (asyncio.create_task(token(per_pod, each)) for each in (A, B))
+    gone, there = (asyncio.create_task(token(per_pod, pod)) for pod in (A, B))
     await settle()
     per_pod.broker.forget_pod("uid-a")
     with pytest.raises(Unreachable):
@@ -103,7 +103,7 @@ async def test_the_log_line_of_a_failed_renewal_names_the_endpoint(
         await settle()
     await per_pod.broker.aclose()
     (line,) = (record.getMessage() for record in caplog.records if "token refresh failed" in record.getMessage())
-    assert [each for each in ("IMDS", "sign-in endpoint") if each in line] == [whom]
+    assert [endpoint for endpoint in ("IMDS", "sign-in endpoint") if endpoint in line] == [whom]
 
 
 async def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_tokens(per_pod: Bench) -> None:
@@ -122,7 +122,7 @@ async def test_a_changed_exchange_needs_a_new_token_which_is_renewed_by_the_new_
         chosen = msgspec.structs.replace(made, metadata=meta)
         return (await per_pod.broker.token(chosen, REQUEST, "ns/a", workload=A)).token.access_token
 
-    assert [await by(each) for each in ("", "identityBindings", "identityBindings")] == [
+    assert [await by(exchange) for exchange in ("", "identityBindings", "identityBindings")] == [
         "token-1",
         "token-2",
         "token-2",

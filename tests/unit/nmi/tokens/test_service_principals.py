@@ -108,13 +108,13 @@ async def test_each_auxiliary_tenant_yields_a_token_after_the_primary_one(bench:
     for other in others:
         bench.directory.consent(principal.client_id, other)
     bench.put_secret(**({"k": b"x"} if type_ == 1 else {"certificate": pfx_of(rsa_key(), certificate)}))
-    answer, together = bench.aad.handle, asyncio.Barrier(3)
+    respond, together = bench.aad.handle, asyncio.Barrier(3)
     lives = {bench.directory.tenant_id: 3600, others[0]: 1200, "contoso.example": 2400}
 
     async def hold(request: web.BaseRequest) -> web.StreamResponse:
         await together.wait()  # passes only when all three are asked at once
         bench.aad.token_seconds = lives[request.path.split("/")[1]]
-        return await answer(request)
+        return await respond(request)
 
     bench.aad.handle = hold  # type: ignore[method-assign]
     named = [others[0], "contoso.example"]
@@ -210,25 +210,25 @@ async def test_a_foreign_client_id_neither_joins_its_sign_in_nor_uses_its_token_
     assert (await owner).token.access_token
     with pytest.raises(InvalidClient, match="team-a/guess"):
         await guesser
-    other = TokenRequest("https://storage.azure.com")
-    await broker.token(own, other, "team-a/owner")
+    request = TokenRequest("https://storage.azure.com")
+    await broker.token(own, request, "team-a/owner")
     bench.aad.faults.add(ResponseFault(status=503, times=math.inf))
     with pytest.raises(AzureError):
-        await broker.token(guessing, other, "team-a/guesser")
-    assert (await broker.token(own, other, "team-a/owner")).token.access_token
+        await broker.token(guessing, request, "team-a/guesser")
+    assert (await broker.token(own, request, "team-a/owner")).token.access_token
 
 
 async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) -> None:
     """The endpoint hangs; an identity of another namespace is still served."""
     principal = bench.principal("x")
-    answer, go_on, waiting = bench.aad.handle, asyncio.Event(), 0
+    respond, go_on, waiting = bench.aad.handle, asyncio.Event(), 0
 
     async def hanging_for_some(request: web.BaseRequest) -> web.StreamResponse:
         nonlocal waiting
         if "slow" in str((await request.post()).get("scope")):
             waiting += 1
             await go_on.wait()
-        return await answer(request)
+        return await respond(request)
 
     bench.aad.handle = hanging_for_some  # type: ignore[method-assign]
     identity = bench.identity(principal)
@@ -243,4 +243,4 @@ async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) 
     assert (await bench.fetch(of_another_team)).token.access_token
     assert waiting == PER_NAMESPACE
     go_on.set()
-    assert len({(await each).token.access_token for each in slow}) == 12
+    assert len({(await task).token.access_token for task in slow}) == 12

@@ -77,7 +77,7 @@ async def test_a_transient_failure_is_tried_five_times(  # noqa: PLR0917
     assert (type(error), error.code, error.retry_after) == (kind, code, retry_after)
     assert refusal_of(error).reason is reason
     assert [type(seen) for seen in bench.observed] == [kind] * 5
-    assert bench.pauses == [max(each, retry_after or 0.0) for each in (1.0, 2.0, 4.0, 8.0)]
+    assert bench.pauses == [max(seconds, retry_after or 0.0) for seconds in (1.0, 2.0, 4.0, 8.0)]
     bench.aad.faults.clear()
     bench.aad.faults.add(ResponseFault(status=503, times=2))
     reads = bench.secret_reads
@@ -148,13 +148,13 @@ async def test_the_first_failing_auxiliary_tenant_is_named_and_ends_the_fetch(
 async def test_a_secret_replaced_during_the_sign_in_is_read_again(bench: Bench, principal: ServicePrincipal) -> None:
     """AAD has dropped the old one already, and Kubernetes has the new one by the time the refusal arrives."""
     bench.put_secret(k=b"old")
-    answer = bench.aad.handle
+    respond = bench.aad.handle
     versions: list[str] = []
 
     async def rotated_during_sign_in(request: web.BaseRequest) -> web.StreamResponse:
         if not versions:
             versions.append(bench.put_secret(k=b"right"))
-        return await answer(request)
+        return await respond(request)
 
     bench.aad.handle = rotated_during_sign_in  # type: ignore[method-assign]
     granted = await bench.fetch(bench.identity(principal))
@@ -323,8 +323,8 @@ async def test_a_forbidden_secret_is_named_with_the_permission_to_grant(bench: B
 
 
 async def test_a_transient_failure_of_the_api_server_is_retried(bench: Bench, identity: AzureIdentity) -> None:
-    answers = [StatusError(503, "ServiceUnavailable", "busy"), StatusError(429, "TooManyRequests", "slow"), None]
-    bench.kube.intercept = lambda _request: answers.pop(0) if answers else None
+    errors = [StatusError(503, "ServiceUnavailable", "busy"), StatusError(429, "TooManyRequests", "slow"), None]
+    bench.kube.intercept = lambda _request: errors.pop(0) if errors else None
     assert (await bench.fetch(identity)).token.access_token
     assert (bench.failed_reads, bench.secret_reads) == (2, 3)
     bench.network.cut(API_SERVER)

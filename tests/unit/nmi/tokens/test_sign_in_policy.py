@@ -28,9 +28,9 @@ def identity(namespace: str = "team-a", **changed: Any) -> AzureIdentity:
     return AzureIdentity(metadata=Meta(name="id", namespace=namespace), spec=AzureIdentitySpec(**given))
 
 
-def refused(policy: SignInPolicy, asked: AzureIdentity) -> PolicyError:
+def refused(policy: SignInPolicy, requested: AzureIdentity) -> PolicyError:
     with pytest.raises(PolicyError) as error:
-        policy.application(asked)
+        policy.application(requested)
     return error.value
 
 
@@ -178,14 +178,14 @@ def test_a_message_about_an_identity_is_one_short_line() -> None:
 async def test_a_refused_identity_causes_no_read_and_no_call(changed: dict[str, Any]) -> None:
     async with running(Bench()) as bench:
         principal = bench.principal("x")
-        asked = bench.identity(principal, **changed)
+        requested = bench.identity(principal, **changed)
         before = len(bench.kube.requests)
         with pytest.raises(PolicyError):
-            bench.source.check(asked)
+            bench.source.check(requested)
         with pytest.raises(PolicyError):
-            await bench.fetch(asked)
+            await bench.fetch(requested)
         with pytest.raises(PolicyError):
-            bench.source.key(asked)
+            bench.source.key(requested)
         assert len(bench.kube.requests) == before
         assert (bench.aad.calls, bench.hosts) == ([], [])
         bench.source.check(bench.identity(principal))

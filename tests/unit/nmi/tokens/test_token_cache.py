@@ -170,7 +170,7 @@ async def test_a_refusal_from_before_the_identity_was_usable_does_not_count(fake
 @pytest.mark.parametrize(("age", "lag"), [(0.0, 10.0), (59.0, 10.0), (61.0, 0.0)], ids=["new", "59s", "61s"])
 async def test_only_a_newly_usable_identity_is_retried_until_imds_knows_it(fake: Bench, age: float, lag: float) -> None:
     await fake.broker.token(identity(), REQUEST, "ns/a", usable_since=now() - age)
-    assert [each.lag_seconds for each in fake.source.contexts] == [lag]
+    assert [context.lag_seconds for context in fake.source.contexts] == [lag]
 
 
 async def test_without_the_cache_every_request_fetches() -> None:

@@ -52,7 +52,7 @@ PARTS: Final[Mapping[str, st.SearchStrategy[object]]] = {
     "ad_endpoint": st.sampled_from([f"https://{host}/" for host in HOSTS[:3]]),
     "secret_name": NAMES,
     "secret_namespace": NAMES,
-    "exchange": st.sampled_from([str(each) for each in Exchange]),
+    "exchange": st.sampled_from([str(exchange) for exchange in Exchange]),
     "credential": NAMES,
     "pod": NAMES,
     "resource": st.sampled_from(AUDIENCES) | st.text(min_size=1, max_size=20),
@@ -127,7 +127,9 @@ def key(source: KeyOf, parts: Parts) -> TokenKey:
 
 def each_of(fields: Mapping[KeyOf, tuple[str, ...] | list[str]]) -> pytest.MarkDecorator:
     pairs = [(source, part) for source, parts in fields.items() for part in parts]
-    return pytest.mark.parametrize(("source", "part"), pairs, ids=[f"{each.__name__}-{part}" for each, part in pairs])
+    return pytest.mark.parametrize(
+        ("source", "part"), pairs, ids=[f"{source_.__name__}-{part}" for source_, part in pairs]
+    )
 
 
 @each_of({source: (*used, *REQUEST_PARTS) for source, used in USED.items()})
@@ -135,9 +137,9 @@ def each_of(fields: Mapping[KeyOf, tuple[str, ...] | list[str]]) -> pytest.MarkD
 @given(data=st.data())
 def test_requests_that_differ_in_one_part_share_no_token(source: KeyOf, part: str, data: st.DataObject) -> None:
     request = data.draw(REQUESTS)
-    other = data.draw(PARTS[part])
-    assume(other != request[part])
-    assert key(source, {**request, part: other}) != key(source, request)
+    changed = data.draw(PARTS[part])
+    assume(changed != request[part])
+    assert key(source, {**request, part: changed}) != key(source, request)
 
 
 @each_of(IGNORED)
@@ -156,7 +158,7 @@ def test_the_types_share_no_token() -> None:
 
 
 @pytest.mark.parametrize("change", [str.upper, lambda text: f" {text}\n"], ids=["case", "blanks"])
-@each_of({source: [each for each in used if each.endswith("_id")] for source, used in USED.items()})
+@each_of({source: [field for field in used if field.endswith("_id")] for source, used in USED.items()})
 @settings(max_examples=examples(20))
 @given(request=REQUESTS)
 def test_ids_that_differ_in_case_or_in_blanks_around_them_share_a_token(
@@ -170,8 +172,8 @@ def test_ids_that_differ_in_case_or_in_blanks_around_them_share_a_token(
 def test_no_two_resource_ids_that_azure_distinguishes_share_a_token(source: KeyOf, letter: str) -> None:
     """The Kelvin sign and k are two letters with one lower case."""
     parts: Parts = dict.fromkeys(PARTS, "") | {"auxiliary_tenant_ids": None}
-    one, other = ({**parts, "resource_id": f"/subscriptions/s/{name}"} for name in (letter.lower(), letter))
-    assert source(one) != source(other)
+    first, second = ({**parts, "resource_id": f"/subscriptions/s/{name}"} for name in (letter.lower(), letter))
+    assert source(first) != source(second)
 
 
 ENDPOINTS: Final = ("https://a.example", "https://A.Example/", "https://a.example:443/")
@@ -183,13 +185,13 @@ SPELLINGS: Final = [
 
 
 @pytest.mark.parametrize("source", [service_principal, certificate, federated])
-@pytest.mark.parametrize(("part", "spelling", "same"), SPELLINGS)
+@pytest.mark.parametrize(("part", "form", "same"), SPELLINGS)
 @settings(max_examples=examples(20))
 @given(request=REQUESTS)
 def test_spellings_of_one_endpoint_or_of_the_nodes_own_exchange_share_a_token(
-    source: KeyOf, part: str, spelling: str, same: str, request: Parts
+    source: KeyOf, part: str, form: str, same: str, request: Parts
 ) -> None:
-    assert key(source, {**request, part: spelling}) == key(source, {**request, part: same})
+    assert key(source, {**request, part: form}) == key(source, {**request, part: same})
 
 
 @pytest.mark.parametrize("source", [service_principal, certificate])

@@ -83,15 +83,15 @@ async def test_a_token_that_no_successor_accepts_is_not_passed() -> None:
     await former.token(TokenRequest("a resource\ud800"))
     await former.token(TokenRequest("good"))
     (packet,) = former.broker.tokens_to_pass()
-    assert [each.key.resource for each in tokens_in(packet)[0]] == ["good"]
+    assert [entry.key.resource for entry in tokens_in(packet)[0]] == ["good"]
 
 
 async def test_only_the_same_key_gets_a_passed_token() -> None:
     former, latter = Bench(), Bench()
     await former.token()
     move(former, latter)
-    for other in (identity(client_id="another"), identity(name="another")):
-        await latter.broker.token(other, REQUEST, "ns/a")
+    for unlike in (identity(client_id="another"), identity(name="another")):
+        await latter.broker.token(unlike, REQUEST, "ns/a")
     assert latter.source.sent == 2
     await latter.token(TokenRequest("another"))
     assert latter.source.sent == 3
@@ -109,19 +109,19 @@ async def test_a_forced_refresh_drops_the_passed_token() -> None:
 
 
 async def test_without_a_cache_nothing_is_passed_or_received() -> None:
-    former, latter, warm = Bench(caching=False), Bench(caching=False), Bench()
+    former, latter, cached = Bench(caching=False), Bench(caching=False), Bench()
     await former.token()
-    await warm.token()
+    await cached.token()
     assert list(former.broker.tokens_to_pass()) == []
-    assert move(warm, latter) == (0, 0)
+    assert move(cached, latter) == (0, 0)
     await latter.token()
     assert latter.source.sent == 1
 
 
 async def test_a_token_of_one_pod_goes_to_this_pod_only_and_is_dropped_with_it() -> None:
     former, latter = Bench(), Bench()
-    for each in (former, latter):
-        each.source.per_pod = True
+    for bench in (former, latter):
+        bench.source.per_pod = True
     for pod in (A, B):
         await former.broker.token(identity(), REQUEST, "ns/a", workload=pod)
     assert move(former, latter) == (2, 0)
@@ -216,13 +216,13 @@ def test_a_changed_packet_raises_nothing(data: st.DataObject) -> None:
 
 
 def many(count: int, size: int) -> Iterable[PassedToken]:
-    return (passed(KEY._replace(resource=f"r{each}"), token(access_token="x" * size)) for each in range(count))
+    return (passed(KEY._replace(resource=f"r{number}"), token(access_token="x" * size)) for number in range(count))
 
 
 def test_packets_are_bounded_and_complete() -> None:
     packets = list(packets_of(many(500, 2000)))
     assert max(map(len, packets)) <= PACKET_MAX
-    assert sum(len(tokens_in(each)[0]) for each in packets) == 500
+    assert sum(len(tokens_in(packet)[0]) for packet in packets) == 500
     assert list(packets_of(many(3, PACKET_MAX))) == [], "a token that is larger than a packet"
     assert tokens_in(b"x" * (PACKET_MAX + 1)) == ([], 1)
 
