@@ -25,14 +25,14 @@ def test_no_text_has_a_hidden_field(shown: Callable[[Password], str]) -> None:
 
 
 def every(kind: type[HidingStruct]) -> Iterator[type[HidingStruct]]:
-    for one in kind.__subclasses__():
-        yield one
-        yield from every(one)
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from every(subclass)
 
 
 def test_every_hidden_name_is_a_field() -> None:
     structs = list(every(HidingStruct))
     assert len(structs) > 8
-    for one in structs:
-        assert one.hidden, one
-        assert one.hidden <= set(one.__struct_fields__), one
+    for struct in structs:
+        assert struct.hidden, struct
+        assert struct.hidden <= set(struct.__struct_fields__), struct

@@ -82,6 +82,6 @@ def test_the_longest_names_are_bounded_and_differ() -> None:
 
 @given(st.lists(st.tuples(CLIENTS, NAMESPACES, ACCOUNTS), min_size=2, max_size=8, unique=True))
 def test_every_name_is_valid_and_has_one_owner(owners: list[tuple[str, str, str]]) -> None:
-    names = [name_of(*each) for each in owners]
+    names = [name_of(*owner) for owner in owners]
     assert len(set(names)) == len(owners)
-    assert all(SUBDOMAIN.fullmatch(each) and len(each) <= NAME_MAX for each in names)
+    assert all(SUBDOMAIN.fullmatch(name) and len(name) <= NAME_MAX for name in names)

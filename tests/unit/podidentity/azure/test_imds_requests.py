@@ -222,14 +222,14 @@ RETRIES: dict[str, tuple[list[Reply], Options, type[AzureError] | None, list[flo
 
 @pytest.mark.parametrize("case", RETRIES)
 async def test_each_failure_has_its_retries(imds: Imds, source: ImdsSource, case: str) -> None:
-    answers, options, error, expected = RETRIES[case]
-    imds.script = list(answers)
+    replies, options, error, expected = RETRIES[case]
+    imds.script = list(replies)
     if error is None:
         assert (await source.token("r", client_id="c", **options)).resource == "r"
     else:
         with pytest.raises(error) as raised:
             await source.token("r", client_id="c", **options)
-        last = answers[len(imds.calls) - 1]
+        last = replies[len(imds.calls) - 1]
         retry_after = last.headers.get("Retry-After")
         assert type(raised.value) is error
         assert raised.value.status == last.status

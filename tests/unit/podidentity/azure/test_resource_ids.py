@@ -52,9 +52,9 @@ def test_any_other_text_than_an_identity_id_is_rejected(text: str) -> None:
 
 
 def test_a_resource_group_may_contain_non_ascii_letters_and_parentheses() -> None:
-    found = parse_user_assigned(IDENTITY.replace("/Rg/", "/Kök_(öst).1/"))
-    assert found is not None
-    assert found.resource_group == "Kök_(öst).1"
+    parsed = parse_user_assigned(IDENTITY.replace("/Rg/", "/Kök_(öst).1/"))
+    assert parsed is not None
+    assert parsed.resource_group == "Kök_(öst).1"
 
 
 def test_a_vm_is_read_from_its_nodes_provider_id() -> None:
@@ -135,7 +135,7 @@ def test_capital_and_small_letters_have_one_key_whatever_is_next_to_them() -> No
             continue
         checked += 1
         for group in ("{0}", "{0}{0}", "a{0}", "{0}a", "{0}-", "a{0}-1"):
-            first, second = (parse_provider_id(VM.replace("Rg", group.format(each))) for each in (capital, small))
+            first, second = (parse_provider_id(VM.replace("Rg", group.format(text))) for text in (capital, small))
             assert first is not None
             assert second is not None
             assert first.key == second.key == id_key(first.text)
@@ -145,7 +145,7 @@ def test_capital_and_small_letters_have_one_key_whatever_is_next_to_them() -> No
 def test_both_small_letters_of_sigma_have_one_key() -> None:
     """They have one capital letter, by which Azure compares."""
     ids = [parse_provider_id(VM.replace("Rg", group)) for group in ("ΟΔΟΣ", "οδος", "οδοσ")]
-    assert len({each.key for each in ids if each is not None}) == 1
+    assert len({id_.key for id_ in ids if id_ is not None}) == 1
 
 
 def test_no_two_permitted_letters_that_azure_distinguishes_have_one_key() -> None:

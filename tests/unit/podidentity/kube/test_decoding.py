@@ -88,8 +88,8 @@ def cut(value: Any, depth: int) -> Any:
     if depth == 0:
         return None
     if isinstance(value, list):
-        return [cut(each, depth - 1) for each in value]
-    return {key: cut(each, depth - 1) for key, each in value.items()}
+        return [cut(item, depth - 1) for item in value]
+    return {key: cut(item, depth - 1) for key, item in value.items()}
 
 
 def resource_id(text: str) -> str:
@@ -134,11 +134,11 @@ LIST_METADATA = st.fixed_dictionaries({"resourceVersion": TEXT}, optional={"cont
 
 def scan(data: bytes, cuts: list[int], **options: Any) -> tuple[Scanner, list[ScannedObject]]:
     options.setdefault("object_max", 1 << 20)
-    scanner, found = Scanner(**options), []
+    scanner, scanned = Scanner(**options), []
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     for begin, end in pairwise(edges):
-        found += scanner.feed(data[begin:end])
-    return scanner, found
+        scanned += scanner.feed(data[begin:end])
+    return scanner, scanned
 
 
 @given(st.lists(OBJECTS, max_size=4), LIST_METADATA, st.booleans(), st.booleans(), st.lists(st.integers(0, 1 << 20)))
@@ -148,13 +148,13 @@ def test_a_list_is_split_as_a_json_parser_would(
     parts: dict[str, Any] = {"metadata": metadata, "items": objects}
     document = {"kind": "L", **(parts if metadata_first else dict(reversed(parts.items())))}
     data = json.dumps(document, ensure_ascii=escaped).encode()
-    scanner, found = scan(data, cuts)
+    scanner, scanned = scan(data, cuts)
     assert scanner.finished
-    assert [json.loads(each.data) for each in found] == objects
-    assert [each.size for each in found] == [len(each.data) for each in found]
-    named = [each.get("metadata", {}) for each in objects]
-    assert [(each.meta.name, each.meta.namespace, each.meta.uid) for each in found] == [
-        tuple(each.get(field, "") for field in ("name", "namespace", "uid")) for each in named
+    assert [json.loads(item.data) for item in scanned] == objects
+    assert [item.size for item in scanned] == [len(item.data) for item in scanned]
+    named = [document.get("metadata", {}) for document in objects]
+    assert [(item.meta.name, item.meta.namespace, item.meta.uid) for item in scanned] == [
+        tuple(meta_.get(field, "") for field in ("name", "namespace", "uid")) for meta_ in named
     ]
     read = split_list(
         json.dumps({**document, "metadata": {k: v for k, v in metadata.items() if k != "other"}}).encode()
@@ -168,9 +168,9 @@ def test_a_watch_line_yields_the_name_of_its_object_and_nothing_else(
     kind: str, item: dict[str, Any], cuts: list[int]
 ) -> None:
     data = json.dumps({"type": kind, "object": item}).encode()
-    scanner, (found,) = scan(data, cuts, event=True, object_max=0)
+    scanner, (scanned,) = scan(data, cuts, event=True, object_max=0)
     assert scanner.fields.get("type", "") == kind
-    assert (found.meta.name, found.data) == (item.get("metadata", {}).get("name", ""), b"")
+    assert (scanned.meta.name, scanned.data) == (item.get("metadata", {}).get("name", ""), b"")
 
 
 @given(st.binary(max_size=64), st.lists(st.integers(0, 64), max_size=3))
@@ -183,9 +183,9 @@ def test_any_bytes_are_scanned_or_rejected(data: bytes, cuts: list[int]) -> None
 def test_an_object_over_the_limit_is_named_and_the_others_are_kept() -> None:
     small, large = {"metadata": {"name": "a"}}, {"spec": "x" * 2000, "metadata": {"name": "b"}}
     data = json.dumps({"items": [small, large, small], "metadata": {"continue": "c"}}).encode()
-    scanner, found = scan(data, list(range(0, len(data), 100)), object_max=1000)
-    assert [(each.meta.name, bool(each.data)) for each in found] == [("a", True), ("b", False), ("a", True)]
-    assert found[1].size > 2000
+    scanner, scanned = scan(data, list(range(0, len(data), 100)), object_max=1000)
+    assert [(item.meta.name, bool(item.data)) for item in scanned] == [("a", True), ("b", False), ("a", True)]
+    assert scanned[1].size > 2000
     assert scanner.fields == {"continue": "c"}
 
 
@@ -198,23 +198,23 @@ def test_the_content_of_an_object_cannot_imitate_the_surrounding_list() -> None:
         "spec": {"metadata": {"name": "x"}},
     }
     data = json.dumps({"items": [item], "metadata": {"continue": "true"}}).encode()
-    scanner, (found,) = scan(data, [])
+    scanner, (scanned,) = scan(data, [])
     assert scanner.fields == {"continue": "true"}
-    assert found.meta.name == "b"
+    assert scanned.meta.name == "b"
 
 
 def test_the_nesting_depth_is_reported() -> None:
     data = b'{"items":[{"a":' + b"[" * 5000 + b"]" * 5000 + b"},{}]}"
-    _, found = scan(data, list(range(0, len(data), 7)))
-    assert [each.depth for each in found] == [5001, 1]
+    _, scanned = scan(data, list(range(0, len(data), 7)))
+    assert [item.depth for item in scanned] == [5001, 1]
 
 
 def test_an_overlong_or_unreadable_name_is_left_out() -> None:
     data = json.dumps({"items": [{"metadata": {"name": "x" * (FIELD_MAX + 1), "uid": "x" * FIELD_MAX}}]}).encode()
-    _, (found,) = scan(data, [])
-    assert (found.meta.name, len(found.meta.uid)) == ("", FIELD_MAX)
-    _, (found,) = scan(b'{"items":[{"metadata":{"name":"\xff","uid":"u"}}]}', [])
-    assert (found.meta.name, found.meta.uid) == ("", "u"), "not UTF-8"
+    _, (scanned,) = scan(data, [])
+    assert (scanned.meta.name, len(scanned.meta.uid)) == ("", FIELD_MAX)
+    _, (scanned,) = scan(b'{"items":[{"metadata":{"name":"\xff","uid":"u"}}]}', [])
+    assert (scanned.meta.name, scanned.meta.uid) == ("", "u"), "not UTF-8"
 
 
 @pytest.mark.parametrize("data", [b"]", b'{"items":[]}]', b"{}{}"])

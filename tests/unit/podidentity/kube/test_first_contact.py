@@ -58,12 +58,12 @@ async def test_an_api_server_that_responds_gets_one_request_and_nothing_is_logge
     with caplog.at_level(logging.INFO):
         await contact.made()
     assert contact.problem is None
-    assert [each.path for each in server.requests] == ["/version"]
+    assert [request.path for request in server.requests] == ["/version"]
     assert caplog.records == []
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("reply", "message"),
     [
         (status(401, "Unauthorized", "no such token"), "no such token; check the service account's token"),
         (status(500, "InternalError", "etcd is gone"), "500 InternalError: etcd is gone; see the API server's log"),
@@ -73,9 +73,9 @@ async def test_an_api_server_that_responds_gets_one_request_and_nothing_is_logge
     ],
 )
 async def test_an_error_response_is_waited_out_and_named_in_one_log_line(
-    server: ScriptedServer, answer: Reply, message: str, contact: FirstContact, caplog: pytest.LogCaptureFixture
+    server: ScriptedServer, reply: Reply, message: str, contact: FirstContact, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.others += [answer] * 1000
+    server.others += [reply] * 1000
     with caplog.at_level(logging.INFO):
         async with awaited(contact, message) as waiting:
             await until(lambda: len(server.requests) > 5)
@@ -230,7 +230,7 @@ async def test_a_slow_first_list_is_not_interrupted(
     targets = answer_lists(server, after_seconds=4.0)
     async with first_list(contact, open_session):
         pass
-    assert sum(each.startswith("/api/v1/pods?limit") for each in targets) == 1
+    assert sum(target.startswith("/api/v1/pods?limit") for target in targets) == 1
     assert targets.count("/version") > 1
 
 
@@ -246,7 +246,7 @@ async def test_failing_first_lists_and_the_wait_share_one_log_line_a_minute(
     informers = [Informer(client, PODS, recorder, log_limit=limit, random=lambda: 0.001) for _ in range(3)]
     contact = new_contact(ACCESS, open_session, log_limit=limit)
     with caplog.at_level(logging.INFO):
-        running = [asyncio.create_task(each.run()) for each in informers]
+        running = [asyncio.create_task(informer.run()) for informer in informers]
         waiting = asyncio.create_task(contact.first_lists(client, informers))
         await until(lambda: len(server.requests) > 30)
         assert not waiting.done()

@@ -46,7 +46,7 @@ async def test_the_watch_starts_where_the_list_ended_in_the_same_namespace(bench
         "timeoutSeconds": "240",
         "fieldSelector": "spec.nodeName=n",
     }
-    assert {each.path for each in bench.server.requests} == {"/api/v1/namespaces/kube-system/pods"}
+    assert {request.path for request in bench.server.requests} == {"/api/v1/namespaces/kube-system/pods"}
 
 
 async def test_an_empty_list_of_null_items_is_synced(bench: Bench) -> None:
@@ -181,7 +181,7 @@ async def test_an_expired_continue_token_restarts_the_list(bench: Bench) -> None
     ]
     await bench.start(*lists, page_size=1).synced()
     assert bench.recorder.lines == ["+a 8", "+b 9"]
-    assert [each.params.get("continue") for each in bench.server.requests[:4]] == [None, "t1", None, "t2"]
+    assert [request.params.get("continue") for request in bench.server.requests[:4]] == [None, "t1", None, "t2"]
 
 
 async def test_a_second_expired_continue_token_causes_a_list_in_one_piece(bench: Bench) -> None:
@@ -190,7 +190,7 @@ async def test_a_second_expired_continue_token_causes_a_list_in_one_piece(bench:
     running = bench.start(*lists, page_size=1)
     await running.synced()
     assert set(running.store) == {("ns", "b")}
-    assert [each.params.get("limit") for each in bench.server.requests[:5]] == ["1", "1", "1", "1", None]
+    assert [request.params.get("limit") for request in bench.server.requests[:5]] == ["1", "1", "1", "1", None]
 
 
 async def test_an_already_known_event_is_not_reported(bench: Bench) -> None:
@@ -264,7 +264,7 @@ async def test_failures_are_retried_at_growing_intervals(
     bench.start(*lists, page(version="7"), random=lambda: 1.0)
     await bench.server.watch()
     assert taken == expected
-    errors = [each for each in caplog.records if each.levelno == logging.ERROR]
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     if case == "a missing permission":
         (record,) = errors
         assert record.getMessage() == "not allowed to list or watch; grant this permission in the ClusterRole"

@@ -44,7 +44,7 @@ class SizedServer(ScriptedServer):
             self.gone -= 1
             return status(410, "Expired")
         end = start + limit if limit else len(self.objects)
-        bodies = [each if isinstance(each, bytes) else written(each) for each in self.objects[start:end]]
+        bodies = [item if isinstance(item, bytes) else written(item) for item in self.objects[start:end]]
         metadata = {"resourceVersion": "7", **({"continue": str(end)} if end < len(self.objects) else {})}
         parts = [b'"metadata":' + json.dumps(metadata).encode(), b'"items":[' + b",".join(bodies) + b"]"]
         if not self.metadata_first:
@@ -88,15 +88,15 @@ def nested(name: str, size: int, depth: int = TOO_DEEP) -> bytes:
 
 
 async def names(client: Client, **options: Any) -> list[str]:
-    found: list[str] = []
+    listed: list[str] = []
     async for page in client.pages(PODS, **options):
         if page.first:
-            found.clear()
+            listed.clear()
         assert (
             sum(len(memoryview(raw)) for raw in page.items) <= response_limits.OBJECT_MAX + response_limits.PART_BYTES
         )
-        found += [decode_meta(raw).name for raw in page.items]
-    return found
+        listed += [decode_meta(raw).name for raw in page.items]
+    return listed
 
 
 async def test_an_oversized_page_is_requested_again_in_smaller_ones(sized: SizedServer, client: Client) -> None:
@@ -127,8 +127,8 @@ async def test_one_object_over_the_limit_is_skipped_and_named(
 ) -> None:
     sized.metadata_first = metadata_first
     sized.objects = [padded(number, 9000 if number == place else 10) for number in range(10)]
-    found = [each.metadata.name for each in await client.list(PODS)]
-    assert found == [f"p{number:03}" for number in range(10) if number != place]
+    listed = [pod_.metadata.name for pod_ in await client.list(PODS)]
+    assert listed == [f"p{number:03}" for number in range(10) if number != place]
     assert client.skipped.counts == {("pods", "size"): 1}
 
 
@@ -149,7 +149,7 @@ async def test_a_small_deep_object_is_truncated_and_a_large_one_is_skipped(
     sized.objects = [padded(0, 10), small, padded(1, 10), large, padded(2, 10)]
     for name in ("BODY_MAX", "OBJECT_MAX"):
         monkeypatch.setattr(response_limits, name, 1 << 20)
-    assert [each.metadata.name for each in await client.list(PODS)] == ["p000", "small", "p001", "p002"]
+    assert [pod_.metadata.name for pod_ in await client.list(PODS)] == ["p000", "small", "p001", "p002"]
     assert client.skipped.counts == {("pods", "depth"): 1}
 
 
@@ -182,11 +182,11 @@ async def test_the_loop_is_not_blocked_while_deep_and_large_objects_are_read(
     monkeypatch.setattr(decoding, "shallow", counted(decoding.shallow))
     ticker = asyncio.create_task(tick())
     try:
-        found = await client.list(PODS)
+        pods = await client.list(PODS)
     finally:
         ticker.cancel()
         await asyncio.gather(ticker, return_exceptions=True)
-    assert len(found) == 0
+    assert len(pods) == 0
     assert client.skipped.counts == {("pods", "depth"): 7}
     assert 0 < most <= response_limits.PIECE
     assert runs >= (7 << 20) / response_limits.PIECE

@@ -63,12 +63,12 @@ def decoded(data: bytes | msgspec.Raw, kind: Kind[Any] = ASSIGNED_IDENTITIES) ->
 
 
 def paths(value: dict[str, Any], before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found = []
+    collected = []
     for key, inner in value.items():
-        found.append((*before, key))
+        collected.append((*before, key))
         if isinstance(inner, dict):
-            found += paths(inner, (*before, key))
-    return found
+            collected += paths(inner, (*before, key))
+    return collected
 
 
 def other_spelling(draw: random.Random, key: str) -> str:
@@ -81,8 +81,8 @@ def changed(draw: random.Random) -> bytes:
     for _ in range(draw.randint(0, 3)):
         *before, last = draw.choice(paths(made))
         parent = made
-        for each in before:
-            parent = parent[each]
+        for step in before:
+            parent = parent[step]
         match draw.randint(0, 5):
             case 0:
                 del parent[last]
@@ -112,8 +112,8 @@ def test_both_ways_give_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
     texts = [changed(draw) for _ in range(100)]
     fast = [decoded(text) for text in texts]
     monkeypatch.setattr(decoding, "decode_plain", lambda *_: None)
-    for text, found in zip(texts, fast, strict=True):
-        assert decoded(text) == found, text
+    for text, value in zip(texts, fast, strict=True):
+        assert decoded(text) == value, text
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,10 @@ def test_equal_embedded_copies_are_one_object_while_an_object_contains_them() ->
     assert first.spec.azure_identity_ref is second.spec.azure_identity_ref
     assert first.spec.azure_binding_ref is second.spec.azure_binding_ref
     gc.collect()  # other tests' objects do not count
-    known = len(plain_objects._IDENTITIES)
+    size_before = len(plain_objects._IDENTITIES)
     del first, second
     gc.collect()
-    assert len(plain_objects._IDENTITIES) == known - 1
+    assert len(plain_objects._IDENTITIES) == size_before - 1
 
 
 def listed(*items: bytes, **meta: str) -> bytes:
@@ -163,7 +163,7 @@ def one_by_one(kind: Kind[Any], data: bytes) -> list[Any]:
     ids=["pods", "assigned identities"],
 )
 def test_the_objects_of_a_list_are_decoded_together(kind: Kind[Any], made: Callable[[int], dict[str, Any]]) -> None:
-    data = listed(*(json.dumps(made(each)).encode() for each in range(5)), **{"continue": "more"})
+    data = listed(*(json.dumps(made(number)).encode() for number in range(5)), **{"continue": "more"})
     page = decode_list(kind, data)
     assert (page.items, len(page.objects), page.size) == ([], 5, len(data))
     assert (page.resource_version, page.continue_token) == ("7", "more")
@@ -187,9 +187,9 @@ def test_assigned_identities_of_any_form_have_the_same_content(seed: int) -> Non
 def test_an_unreadable_object_hides_no_other(bad: bytes) -> None:
     good = json.dumps(pod("good", "1")).encode()
     for kind in (SCHEDULED_PODS, NODES):
-        found = content(kind, listed(good, bad, good))
-        assert found == one_by_one(kind, listed(good, bad, good))
-        assert found[0] == found[2] == decode_object(kind, good)
+        objects = content(kind, listed(good, bad, good))
+        assert objects == one_by_one(kind, listed(good, bad, good))
+        assert objects[0] == objects[2] == decode_object(kind, good)
 
 
 @pytest.mark.parametrize("field", ["pod", "podNamespace", "nodename"])
@@ -197,16 +197,16 @@ def test_an_object_with_a_field_over_its_limit_is_refused_in_a_list_too(field: s
     large, good = document(1), document(2)
     large["spec"][field] = "x" * 70_000
     data = listed(json.dumps(large).encode(), json.dumps(good).encode())
-    found = content(ASSIGNED_IDENTITIES, data)
-    assert found == [TooLong, decode_object(ASSIGNED_IDENTITIES, json.dumps(good).encode())]
+    objects = content(ASSIGNED_IDENTITIES, data)
+    assert objects == [TooLong, decode_object(ASSIGNED_IDENTITIES, json.dumps(good).encode())]
 
 
 @pytest.mark.parametrize("size", [plain_objects.PART_MAX - 100, plain_objects.PART_MAX + 1])
 def test_a_long_field_below_its_limit_is_kept(size: int) -> None:
     long = document(1)
     long["spec"]["pod"] = "x" * size
-    (found,) = content(ASSIGNED_IDENTITIES, listed(json.dumps(long).encode()))
-    assert found.spec.pod == "x" * size
+    (object_,) = content(ASSIGNED_IDENTITIES, listed(json.dumps(long).encode()))
+    assert object_.spec.pod == "x" * size
 
 
 def test_a_response_that_is_no_list_is_malformed() -> None:

@@ -134,13 +134,13 @@ def test_many_objects_are_reported_up_to_an_hourly_limit(
 ) -> None:
     number = REMEMBERED_MAX + 1000
     with caplog.at_level(logging.WARNING):
-        for each in range(number):
-            skipped.report(EXCEPTIONS, meta(str(each), namespace=f"team-{each % 8}"), Malformed("no"))
+        for index in range(number):
+            skipped.report(EXCEPTIONS, meta(str(index), namespace=f"team-{index % 8}"), Malformed("no"))
         assert len(events.recorded) == EVENTS.burst
         assert len(caplog.records) == LINES.burst + 1
         clock[0] += 3600
-        for each in range(number):
-            skipped.report(EXCEPTIONS, meta(f"later-{each}", namespace=f"team-{each % 8}"), Malformed("no"))
+        for index in range(number):
+            skipped.report(EXCEPTIONS, meta(f"later-{index}", namespace=f"team-{index % 8}"), Malformed("no"))
     assert len(events.recorded) == 2 * EVENTS.burst
     assert len(caplog.records) <= 2 * (LINES.burst + 1)
     assert skipped.counts == {("azurepodidentityexceptions", "unreadable"): 2 * number}
@@ -155,10 +155,10 @@ def test_a_namespace_with_many_such_objects_leaves_lines_and_events_to_others(
     assert len(events.recorded) == EVENTS.burst * GROUP_SHARE
     report(meta("other"))
     assert events.recorded[-1][0] == "other"
-    lines = [vars(each)["resource"] for each in caplog.records if "resource" in vars(each)]
+    lines = [vars(record)["resource"] for record in caplog.records if "resource" in vars(record)]
     assert lines[-1] == "azurepodidentityexceptions team/other"
     assert len(lines) == LINES.burst * GROUP_SHARE + 1
-    (omission,) = [each.message for each in caplog.records if "resource" not in vars(each)]
+    (omission,) = [record.message for record in caplog.records if "resource" not in vars(record)]
     assert omission in {ignored_fields.OMISSION, skipped_objects.OMISSION}
     clock[0] += 3600
     for number in range(1000):
@@ -210,8 +210,8 @@ async def test_an_informer_reports_objects_of_its_lists_and_watches(
         await recorder.received("+listed 1", "+fine 2", "+watched 8")
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    lines = [vars(each) for each in caplog.records if each.name == ignored_fields.__name__]
-    assert [(each["resource"], each["reason"]) for each in lines] == [
+    lines = [vars(record) for record in caplog.records if record.name == ignored_fields.__name__]
+    assert [(line["resource"], line["reason"]) for line in lines] == [
         ("azurepodidentityexceptions ns/listed", "spec.PodLabels"),
         ("azurepodidentityexceptions ns/watched", "spec.PodLabels"),
     ]
@@ -250,7 +250,7 @@ def test_an_old_field_name_alone_is_ignored_and_noted(name: str, padding: int) -
 @pytest.mark.parametrize("names", [("resourceID", "ResourceID"), ("ResourceID", "resourceID")])
 def test_an_object_with_both_names_means_its_current_one(names: tuple[str, str], padding: int) -> None:
     values = {"resourceID": "current", "ResourceID": "old"}
-    data = stored({each: values[each] for each in names}, padding=padding)
+    data = stored({name: values[name] for name in names}, padding=padding)
     assert read(IDENTITIES, data) == (AzureIdentitySpec(resource_id="current"), [("ns/a", ("spec.ResourceID",))])
     assert read(IDENTITIES, data, old_field_names=True) == (AzureIdentitySpec(resource_id="current"), [])
 
@@ -349,8 +349,8 @@ SPECS: dict[str, type[Spec]] = {
 @given(KINDS.flatmap(lambda kind: st.tuples(st.just(kind), specs(kind))))
 def test_a_spec_means_what_its_fields_under_current_names_mean(drawn: tuple[Kind[Any], dict[str, Any]]) -> None:
     kind, spec = drawn
-    known = {field.present for field in fields_by_name(SPECS[kind.name]).values()}
-    seen_by_a_policy = {name: value for name, value in spec.items() if name in known}
+    names = {field.present for field in fields_by_name(SPECS[kind.name]).values()}
+    seen_by_a_policy = {name: value for name, value in spec.items() if name in names}
     assert read(kind, stored(spec))[0] == read(kind, stored(seen_by_a_policy))[0]
     noted = list(old_fields({"spec": spec}, kind.shape))
     assert bool(noted) == (fold({"spec": spec}, kind.shape) != {"spec": spec})
@@ -361,9 +361,9 @@ def specs(kind: Kind[Any]) -> st.SearchStrategy[dict[str, Any]]:
     text = {"type": 1, "weight": 2, "podLabels": {"app": "x"}, "auxiliaryTenantIDs": ["t"]}
     names = [field.present for field in fields_by_name(SPECS[kind.name]).values() if field.read is None]
     every = {
-        spelling: text.get(name, f"value of {spelling}")
+        written: text.get(name, f"value of {written}")
         for name in names
-        for spelling in (name, name.lower(), name[:1].upper() + name[1:])
+        for written in (name, name.lower(), name[:1].upper() + name[1:])
     }
     return st.lists(st.sampled_from(sorted(every)), unique=True).map(
         lambda chosen: {name: every[name] for name in chosen}

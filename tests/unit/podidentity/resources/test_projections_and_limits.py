@@ -188,7 +188,7 @@ def exception(labels: dict[str, str]) -> AzurePodIdentityException:
 
 
 def labelled(number: int) -> AzureIdentity:
-    return AzureIdentity(metadata=Meta(labels={str(each): "x" for each in range(number)}))
+    return AzureIdentity(metadata=Meta(labels={str(index): "x" for index in range(number)}))
 
 
 def annotated(length: int) -> AzureIdentity:
@@ -217,7 +217,7 @@ CASES = [
     (BEHAVIOR_ANNOTATION, limits.ANNOTATION_MAX, annotated),
     ("spec.azureIdentity", limits.NAME_MAX, lambda n: binding(azure_identity="x" * n)),
     ("spec.selector", limits.NAME_MAX, lambda n: binding(selector="x" * n)),
-    ("spec.podLabels", limits.POD_LABELS_MAX, lambda n: exception({str(each): "x" for each in range(n)})),
+    ("spec.podLabels", limits.POD_LABELS_MAX, lambda n: exception({str(index): "x" for index in range(n)})),
     ("a key of spec.podLabels", limits.LABEL_KEY_MAX, lambda n: exception({"x" * n: ""})),
     ("a value of spec.podLabels", limits.LABEL_VALUE_MAX, lambda n: exception({"x": "y" * n})),
 ]
@@ -260,8 +260,8 @@ def test_custom_resources_keep_only_the_annotations_that_are_read() -> None:
         finalizers=["f"],
         owner_references=[OwnerReference(kind="K")],
     )
-    kept = reduced(AzureIdentity(metadata=meta)).metadata
-    assert kept == Meta(
+    copy = reduced(AzureIdentity(metadata=meta)).metadata
+    assert copy == Meta(
         name="i", namespace="ns", uid="u", labels={"a": "b"}, annotations={BEHAVIOR_ANNOTATION: "namespaced"}
     )
 
@@ -269,9 +269,9 @@ def test_custom_resources_keep_only_the_annotations_that_are_read() -> None:
 def test_an_assigned_identity_keeps_its_own_metadata_which_is_written_back() -> None:
     meta = Meta(name="a", annotations={"other": "x"}, finalizers=["f"])
     embedded = AzureIdentity(metadata=Meta(name="i", annotations={"other": "x"}))
-    kept = reduced(AzureAssignedIdentity(metadata=meta, spec=AzureAssignedIdentitySpec(azure_identity_ref=embedded)))
-    assert kept.metadata == meta
-    assert kept.spec.azure_identity_ref.metadata == Meta(name="i")
+    copy = reduced(AzureAssignedIdentity(metadata=meta, spec=AzureAssignedIdentitySpec(azure_identity_ref=embedded)))
+    assert copy.metadata == meta
+    assert copy.spec.azure_identity_ref.metadata == Meta(name="i")
 
 
 def test_a_small_object_is_returned_as_it_is() -> None:
@@ -281,18 +281,18 @@ def test_a_small_object_is_returned_as_it_is() -> None:
 
 def test_a_pod_keeps_a_limited_number_of_labels_and_always_the_binding_label() -> None:
     labels = {f"{number:05}": "x" for number in range(1000)} | {BINDING_LABEL: "mine"}
-    kept = reduced(Pod(metadata=PodMeta(labels=labels)))
-    assert len(kept.metadata.labels or ()) == limits.KEPT_LABELS_MAX + 1
-    assert kept.binding_label == "mine"
-    assert kept.metadata.label("00000") == "x"
+    copy = reduced(Pod(metadata=PodMeta(labels=labels)))
+    assert len(copy.metadata.labels or ()) == limits.KEPT_LABELS_MAX + 1
+    assert copy.binding_label == "mine"
+    assert copy.metadata.label("00000") == "x"
 
 
 def test_node_and_controller_owners_are_kept_before_others() -> None:
     others = [OwnerReference(kind="K", name=str(number)) for number in range(1000)]
     node, controller = OwnerReference(kind="Node", name="n"), OwnerReference(kind="ReplicaSet", controller=True)
-    kept = reduced(Pod(metadata=PodMeta(owner_references=[*others, node, controller]))).metadata.owner_references
-    assert kept is not None
-    assert len(kept) == limits.KEPT_OWNERS_MAX
-    assert {node.name, controller.name} <= {each.name for each in kept}
-    assert node in kept
-    assert controller in kept
+    owners = reduced(Pod(metadata=PodMeta(owner_references=[*others, node, controller]))).metadata.owner_references
+    assert owners is not None
+    assert len(owners) == limits.KEPT_OWNERS_MAX
+    assert {node.name, controller.name} <= {owner.name for owner in owners}
+    assert node in owners
+    assert controller in owners

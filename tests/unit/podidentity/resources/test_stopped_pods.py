@@ -27,9 +27,9 @@ def pod(
     conditions: Mapping[str, str] | None = None,
 ) -> Pod:
     status = {
-        "containerStatuses": [{"name": "c", "state": STATES[each]} for each in regular],
-        "initContainerStatuses": [{"name": "i", "state": STATES[each]} for each in init],
-        "ephemeralContainerStatuses": [{"name": "e", "state": STATES[each]} for each in ephemeral],
+        "containerStatuses": [{"name": "c", "state": STATES[state]} for state in regular],
+        "initContainerStatuses": [{"name": "i", "state": STATES[state]} for state in init],
+        "ephemeralContainerStatuses": [{"name": "e", "state": STATES[state]} for state in ephemeral],
         "conditions": [{"type": kind, "status": value} for kind, value in (conditions or {}).items()],
     }
     return msgspec.json.decode(msgspec.json.encode({"metadata": {"name": "p"}, "status": status}), type=Pod)
@@ -41,11 +41,11 @@ def pod(
 def test_a_pod_is_terminated_when_each_container_with_a_status_is_and_a_regular_one_has_one(
     init: str, ephemeral: str
 ) -> None:
-    for regular in [each for number in range(3) for each in itertools.product(STATES, repeat=number)]:
-        others = [each for each in (init, ephemeral) if each]
-        found = pod(regular, [init] if init else [], [ephemeral] if ephemeral else [])
-        assert found.terminated is (bool(regular) and ENDED.issuperset([*regular, *others]))
-        assert found.ending is found.terminated
+    for regular in [states for number in range(3) for states in itertools.product(STATES, repeat=number)]:
+        others = [state for state in (init, ephemeral) if state]
+        decoded = pod(regular, [init] if init else [], [ephemeral] if ephemeral else [])
+        assert decoded.terminated is (bool(regular) and ENDED.issuperset([*regular, *others]))
+        assert decoded.ending is decoded.terminated
 
 
 @pytest.mark.parametrize("status", [b"{}", b'{"containerStatuses":[{}]}'])
@@ -60,9 +60,9 @@ def test_a_sandbox_is_down_if_the_kubelet_reports_it_in_its_newer_condition_or_e
 ) -> None:
     reported = {"PodReadyToStartContainers": ready, "PodHasNetwork": network}
     others = {"Ready": "False", "ContainersReady": "False", "PodScheduled": "False"}
-    found = pod(["running"], conditions=others | {key: value for key, value in reported.items() if value})
-    assert found.sandbox_down is ((ready or network) == "False")
-    assert not found.ending
+    decoded = pod(["running"], conditions=others | {key: value for key, value in reported.items() if value})
+    assert decoded.sandbox_down is ((ready or network) == "False")
+    assert not decoded.ending
 
 
 NODE_OWNER = b'{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u","controller":true}]}'
