@@ -62,8 +62,8 @@ class Fault:
     @property
     def tested(self) -> str:
         """The places of the tests, as the table states them."""
-        other = f" (there: {self.response_on_node})" if self.response_on_node else ""
-        return f"sandbox{f', node{other}' if self.on_node else ''}"
+        node_response = f" (there: {self.response_on_node})" if self.response_on_node else ""
+        return f"sandbox{f', node{node_response}' if self.on_node else ''}"
 
 
 FAULTS: Final[list[Fault]] = []
@@ -83,11 +83,11 @@ def fault(
 
 async def _managed(place: Place, *, selector: str = POD, **spec: Any) -> ManagedIdentity:
     """Create the identity on Azure, its AzureIdentity with changes of *spec*, and the binding."""
-    known = await _identity_on_azure(place)
-    usual: dict[str, Any] = {"type": 0, "resourceID": known.resource_id, "clientID": known.client_id}
+    managed = await _identity_on_azure(place)
+    usual: dict[str, Any] = {"type": 0, "resourceID": managed.resource_id, "clientID": managed.client_id}
     await place.apply(identity(POD, **(usual | spec)))
     await place.apply(binding(POD, selector))
-    return known
+    return managed
 
 
 async def _identity_on_azure(place: Place) -> ManagedIdentity:
@@ -103,29 +103,29 @@ async def _bound_pod(place: Place) -> None:
 
 async def _principal(place: Place, data: Mapping[str, bytes] | None = None, **spec: Any) -> ServicePrincipal:
     """Create a service principal, its AzureIdentity with changes of *spec*, the binding and the Secret."""
-    known = await place.on_azure(lambda azure: azure.directory.add_principal())
+    principal = await place.on_azure(lambda azure: azure.directory.add_principal())
     usual: dict[str, Any] = {
         "type": 1,
-        "tenantID": known.tenant_id,
-        "clientID": known.client_id,
+        "tenantID": principal.tenant_id,
+        "clientID": principal.client_id,
         "clientPassword": {"name": "web-secret", "namespace": "default"},
     }
-    values = {"clientSecret": known.secret.encode()} if data is None else data
+    values = {"clientSecret": principal.secret.encode()} if data is None else data
     if values:
         await place.apply(secret("web-secret", values))
     await place.apply(identity(POD, **(usual | spec)))
     await place.apply(binding(POD, POD))
-    return known
+    return principal
 
 
 async def _bound_by_cluster(place: Place, *, permitted: bool = True, bound: bool = True) -> PodRequest:
     """Create an identity of type 3 that uses AKS identity bindings, its objects, the permissions, and the pod."""
-    known = await _identity_on_azure(place)
+    managed = await _identity_on_azure(place)
     if bound:
-        await place.on_azure(lambda azure: azure.token_proxy.bind(known.client_id))
-    made = identity(POD, type=3, clientID=known.client_id, tenantID=known.tenant_id)
+        await place.on_azure(lambda azure: azure.token_proxy.bind(managed.client_id))
+    made = identity(POD, type=3, clientID=managed.client_id, tenantID=managed.tenant_id)
     made["metadata"]["annotations"] = {EXCHANGE_ANNOTATION: Exchange.IDENTITY_BINDINGS}
-    permission = [permission_role(known.client_id), permission_binding(known.client_id, "default", "default")]
+    permission = [permission_role(managed.client_id), permission_binding(managed.client_id, "default", "default")]
     for document in (*TOKEN_REQUESTS, *(permission if permitted else ()), made, binding(POD, POD)):
         await place.apply(document)
     return await _pod(place)
@@ -209,15 +209,15 @@ async def malformed_resource_id(place: Place) -> PodRequest:
 
 @fault("The identity does not exist on Azure", "assigned identity", "assignments")
 async def deleted_on_azure(place: Place) -> PodRequest:
-    known = await _managed(place)
-    await place.on_azure(lambda azure: azure.directory.remove_identity(known.resource_id))
+    managed = await _managed(place)
+    await place.on_azure(lambda azure: azure.directory.remove_identity(managed.resource_id))
     return await _pod(place)
 
 
 @fault("MIC may not assign the identity", "assigned identity", "assignments")
 async def no_operator_role(place: Place) -> PodRequest:
-    known = await _managed(place)
-    await place.on_azure(lambda azure: azure.arm.marked.unauthorized.add(known.resource_id.lower()))
+    managed = await _managed(place)
+    await place.on_azure(lambda azure: azure.arm.marked.unauthorized.add(managed.resource_id.lower()))
     return await _pod(place)
 
 
@@ -265,9 +265,9 @@ async def exempt_pod(place: Place) -> PodRequest:
 
 @fault("The identity serves only its own namespace", "identity", "selectors")
 async def namespaced_identity(place: Place) -> PodRequest:
-    known = await _identity_on_azure(place)
+    managed = await _identity_on_azure(place)
     await place.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}})
-    made = identity(POD, "other", type=0, resourceID=known.resource_id, clientID=known.client_id)
+    made = identity(POD, "other", type=0, resourceID=managed.resource_id, clientID=managed.client_id)
     made["metadata"]["annotations"] = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
     await place.apply(made)
     await place.apply(binding(POD, POD, "other"))
@@ -303,8 +303,8 @@ async def failing_sign_in(place: Place) -> PodRequest:
 
 @fault("NMI may not request tokens of a service account (type 3)", "service account", "federated", "tokens")
 async def forbidden_service_account(place: Place) -> PodRequest:
-    known = await _identity_on_azure(place)
-    spec: dict[str, Any] = {"type": 3, "clientID": known.client_id, "tenantID": known.tenant_id}
+    managed = await _identity_on_azure(place)
+    spec: dict[str, Any] = {"type": 3, "clientID": managed.client_id, "tenantID": managed.tenant_id}
     await place.apply(identity(POD, **spec))
     await place.apply(binding(POD, POD))
     return await _pod(place)

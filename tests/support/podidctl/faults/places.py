@@ -84,8 +84,8 @@ class SandboxPlace:
 
     async def until_assigned(self) -> None:
         async def assigned() -> bool:
-            found = await self._sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
-            return any(each.spec.pod == POD and each.status.status == ASSIGNED for each in found)
+            objects = await self._sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
+            return any(object_.spec.pod == POD and object_.status.status == ASSIGNED for object_ in objects)
 
         await until(assigned)
 
@@ -103,10 +103,10 @@ class SandboxPlace:
         assert self._context is not None
         headers = {"Metadata": "true", **request.headers}
         try:
-            answer = await ask(self._sandbox, self._context, headers=headers, **request.query)
+            response = await ask(self._sandbox, self._context, headers=headers, **request.query)
         except AssertionError:
             return NO_CONNECTION
-        return f"{answer.status} {answer.body.get('error_description', 'a token')}"
+        return f"{response.status} {response.body.get('error_description', 'a token')}"
 
     async def podidctl(self, *words: str) -> Answer:
         environ: Any = self._sandbox.shell_environment()

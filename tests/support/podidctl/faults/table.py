@@ -47,16 +47,16 @@ class Row:
 
     @property
     def broken(self) -> Any:
-        return next((each for each in self.explain.document["links"] if each["state"] == "broken"), None)
+        return next((link for link in self.explain.document["links"] if link["state"] == "broken"), None)
 
     @property
     def findings(self) -> list[Any]:
-        return [each for each in self.doctor.document["findings"] if each["level"] in {"problem", "warning"}]
+        return [finding for finding in self.doctor.document["findings"] if finding["level"] in {"problem", "warning"}]
 
     @property
     def is_right(self) -> bool:
         """Whether both commands name the fault."""
-        checks = sorted(each["check"] for each in self.findings)
+        checks = sorted(finding["check"] for finding in self.findings)
         link = self.broken["link"] if self.broken is not None else ""
         return link == self.fault.link and checks == sorted(self.fault.checks)
 
@@ -66,7 +66,7 @@ class Row:
         doctor = "; ".join(map(self._finding, self.findings)) or "no finding"
         codes = f"{self.explain.code}, {self.doctor.code}"
         cells = (self.fault.text, steady(self.response), explain, doctor, codes, self.fault.tested)
-        return [each.replace("|", ",") for each in cells]
+        return [cell.replace("|", ",") for cell in cells]
 
     @property
     def text(self) -> str:
@@ -141,5 +141,5 @@ def write(row: Row) -> None:
     before = page.index("\n", page.index(HEAD) + len(HEAD) + 1) + 1  # after the divider
     after = before + sum(len(line) + 1 for line in there.values())
     there[row.fault.text] = row.text
-    ordered = [f"{there[each.text]}\n" for each in FAULTS if each.text in there]
+    ordered = [f"{there[fault.text]}\n" for fault in FAULTS if fault.text in there]
     PAGE.write_text(page[:before] + "".join(ordered) + page[after:])

@@ -78,13 +78,13 @@ def in_place_of(
 ) -> str:
     """Return the canary's program (or *text*, equal to it) with its result in *result*, and with shorter times."""
     text = text or program()
-    for found, other in (
+    for present, replacement in (
         (str(canary.RESULT), str(result)),
         (str(canary.PAUSES_SECONDS), pauses),
         (f"REQUEST_SECONDS: Final = {canary.REQUEST_SECONDS}", f"REQUEST_SECONDS: Final = {request_seconds}"),
     ):
-        assert text.count(found) == 1, found
-        text = text.replace(found, other)
+        assert text.count(present) == 1, present
+        text = text.replace(present, replacement)
     return text
 
 
@@ -100,5 +100,5 @@ async def run_canary(
     async with asyncio.timeout(60):
         output, _ = await process.communicate()
     assert process.returncode is not None
-    found = await asyncio.to_thread(result.read_text) if await asyncio.to_thread(result.exists) else "[]"
-    return process.returncode, output.decode(), json.loads(found)
+    objects = await asyncio.to_thread(result.read_text) if await asyncio.to_thread(result.exists) else "[]"
+    return process.returncode, output.decode(), json.loads(objects)
