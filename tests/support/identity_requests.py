@@ -241,7 +241,7 @@ async def ask(
     headers: Mapping[str, str] | None = None,
     **query: str,
 ) -> Answer:
-    """Send a request to the metadata endpoint from *context* and return the answer.
+    """Send a request to the metadata endpoint from *context* and return the response.
 
     The default is the usual token request.
     """
@@ -253,7 +253,7 @@ async def ask(
 async def ask_at(
     sandbox: Sandbox, context: ExecutionContext, host: str, target: str, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Send a request for *target* to *host* from *context* and return the answer."""
+    """Send a request for *target* to *host* from *context* and return the response."""
     source = context.environment.get("SANDBOX_SOURCE_ADDRESS", "")
     given = json.dumps([host, source, target, {"Metadata": "true"} if headers is None else dict(headers)])
     process = await asyncio.create_subprocess_exec(

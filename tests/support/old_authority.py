@@ -42,14 +42,14 @@ def certificates() -> tuple[str, KeyPair]:
 class _Answers(http.server.BaseHTTPRequestHandler):
     body = b"{}"
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(200)
         self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
         self.wfile.write(self.body)
 
-    do_GET = do_PATCH = do_DELETE = answer  # noqa: N815 - names of the standard library
+    do_GET = do_PATCH = do_DELETE = respond  # noqa: N815 - names of the standard library
 
     @override
     def log_message(self, format: str, *args: Any) -> None:

@@ -76,7 +76,7 @@ def _of_role(document: dict[str, Any]) -> Iterator[Right]:
                     yield Right(program, verb, _resource(resource, group, ""), "resourceNames" in rule)
 
 
-def asked(call: Recorded) -> Right | None:
+def needed_right(call: Recorded) -> Right | None:
     """Return the right that *call* needs; None for another program or a path without a resource."""
     program = PROGRAMS.get(call.user_agent.partition("/")[0], "")
     url = urlsplit(call.path)
@@ -142,7 +142,7 @@ class Calls:
 
     def note(self, call: Recorded) -> None:
         """Record a call that a server received."""
-        self._took(asked(call))
+        self._took(needed_right(call))
 
     def _took(self, right: Right | None) -> None:
         if right is None:

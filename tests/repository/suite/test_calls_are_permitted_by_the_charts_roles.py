@@ -3,7 +3,7 @@
 import pytest
 
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.support.rights import Calls, Right, asked, audited, missed
+from tests.support.rights import Calls, Right, audited, missed, needed_right
 
 MIC = "aad-pod-identity-mic/5.0.0"
 GROUP = "aadpodidentity.k8s.io"
@@ -38,8 +38,8 @@ def test_a_request_and_its_line_of_an_audit_log_require_a_permission(
     method: str, path: str, right: str, verb: str, about: str
 ) -> None:
     line = f'{{"verb":"{verb}","userAgent":"%s","objectRef":{about}}}'
-    assert str(asked(Recorded(method, path, MIC))) == str(audited((line % MIC).encode())) == right
-    assert asked(Recorded(method, path, "kubectl/v1.37.2")) is audited((line % "kubectl/v1").encode()) is None
+    assert str(needed_right(Recorded(method, path, MIC))) == str(audited((line % MIC).encode())) == right
+    assert needed_right(Recorded(method, path, "kubectl/v1.37.2")) is audited((line % "kubectl/v1").encode()) is None
 
 
 def test_a_call_that_no_role_allows_is_reported_once_and_another_is_accepted() -> None:

@@ -65,7 +65,7 @@ class Case:
 
     @property
     def status(self) -> int:
-        """The status of its answer."""
+        """The status of its response."""
         return int(self.name[:3]) if self.name[:3].isdigit() else 200
 
 
@@ -336,7 +336,7 @@ _REFUSED: Final[dict[str, bytes]] = {
     "431-target-too-long": plain(query="resource=" + "r" * 5000),
     "431-too-many-fields": plain(*(f"X-Field-{number}: v" for number in range(100))),
 }
-"""Neighbours of those in _ACCEPTED, a byte or a line away. The name begins with the status of the answer."""
+"""Neighbours of those in _ACCEPTED, a byte or a line away. The name begins with the status of the response."""
 
 FAST_REFUSALS = frozenset(
     {

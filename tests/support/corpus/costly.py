@@ -140,4 +140,4 @@ COSTLY: Final[dict[str, tuple[int, bytes]]] = {
     "shortest refusal": (400, b"a\r\n\r\n"),
     "shortest request that IMDS answers": (200, b"GET /metadata/instance HTTP/1.1\r\nHost:\r\n\r\n"),
 }
-"""Status of the answer and bytes by input, at /host/token for a peer that is not a process of the node."""
+"""Status of the response and bytes by input, at /host/token for a peer that is not a process of the node."""

@@ -60,7 +60,7 @@ class Cluster:
         config_map = self.api.store.find("configmaps", NAME, "default")
         return config_map and config_map.get("data")
 
-    def asked(self, method: str, what: str) -> int:
+    def count_requests(self, method: str, what: str) -> int:
         return sum(request.method == method and what in request.path for request in self.api.requests)
 
     async def start(self, **options: Any) -> bool:

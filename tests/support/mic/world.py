@@ -292,7 +292,7 @@ class MicWorld(FilledView):
         return await self.reconcile()
 
     async def pauses(self, passes: int) -> list[float]:
-        """Run passes of the host VM, each after the pause that the former one asked for, and return the pauses."""
+        """Run passes of the host VM, each after the pause that the former one returned, and return the pauses."""
         pauses = []
         for _ in range(passes):
             pauses.append((await self.reconcile()).again_after or 0.0)
@@ -356,9 +356,7 @@ class MicWorld(FilledView):
 
     def statuses(self) -> dict[str, str]:
         """Object name -> status."""
-        return {
-            document["metadata"]["name"]: document["status"]["status"] for document in self.api.store.list(ASSIGNED)
-        }
+        return {stored["metadata"]["name"]: stored["status"]["status"] for stored in self.api.store.list(ASSIGNED)}
 
     def message(self, name: str) -> str:
         """Return the message of the object in the namespace default."""
@@ -399,7 +397,5 @@ class MicWorld(FilledView):
     async def warned(self) -> list[str]:
         """Return the kinds and names of the objects whose binding could not be applied, an Event each."""
         warnings = await self.warnings()
-        assert {warning["reason"] for warning in warnings} <= {"binding apply error"}
-        return sorted(
-            f"{warning['involvedObject']['kind']} {warning['involvedObject']['name']}" for warning in warnings
-        )
+        assert {event["reason"] for event in warnings} <= {"binding apply error"}
+        return sorted(f"{event['involvedObject']['kind']} {event['involvedObject']['name']}" for event in warnings)

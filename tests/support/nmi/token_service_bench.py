@@ -83,10 +83,10 @@ class ServiceBench:
         return await self.cluster.with_pod(assigned=assigned, **changes)
 
 
-async def refused_after(asking: Awaitable[Issued | RawResponse | Refusal]) -> tuple[Refusal, float]:
+async def refused_after(issuing: Awaitable[Issued | RawResponse | Refusal]) -> tuple[Refusal, float]:
     """Return the refusal, and the seconds until it."""
     began = now()
-    response = await asking
+    response = await issuing
     assert isinstance(response, Refusal), response
     return response, round(now() - began, 3)
 
@@ -100,7 +100,7 @@ async def running_token_service(
     sources: Mapping[int, TokenSource] | None = None,
     **cluster_cache: Any,
 ) -> AsyncIterator[ServiceBench]:
-    """*retry_delays*: how often, and after how long, IMDS is tried again; here, once unless said otherwise.
+    """*retry_delays*: how often, and after how long, IMDS is tried again; here, once by default.
 
     *sources*: in addition to that of type 0.
     """

@@ -1,7 +1,7 @@
 """The refusals that every pod gets because of the request alone: slow, simple Python code like `requests`.
 
-`read_refusal` returns None where it is unsure, or where the answer depends on more than the request: the fast lane must
-then leave the request to the general lane. It assumes NMI's default settings.
+`read_refusal` returns None where it is unsure, or where the response depends on more than the request: the fast lane
+must then leave the request to the general lane. It assumes NMI's default settings.
 """
 
 import re
@@ -21,7 +21,7 @@ ANSWERS = {
     "UNKNOWN_OTHER": (404, "There is nothing here."),
     "INSTANCE_NOT_GET": (405, "This method is not allowed here."),
 }
-"""Status and description of the answer to each kind of request."""
+"""Status and description of the response to each kind of request."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Refused:
     size: int
     """Length of the head in bytes."""
     close: bool
-    """Whether the connection ends with the answer."""
+    """Whether the connection ends with the response."""
 
 
 def read_refusal(data: bytes) -> Refused | None:
@@ -54,7 +54,7 @@ def read_refusal(data: bytes) -> Refused | None:
 
 
 def judge_fields(fields: list[tuple[str, str]]) -> tuple[bool, bool]:
-    """Return whether `Metadata: true` is present, and whether the connection ends with the answer."""
+    """Return whether `Metadata: true` is present, and whether the connection ends with the response."""
     values: dict[str, list[str]] = {}
     for name, value in fields:
         values.setdefault(name, []).append(value)

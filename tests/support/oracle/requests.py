@@ -37,7 +37,7 @@ class Asked:
     """Lower-case."""
     xms_cc: str
     close: bool
-    """Whether the connection ends with the answer."""
+    """Whether the connection ends with the response."""
     cacheable: bool
     """Whether NMI may use a ready answer: the request does not require a fresh token."""
 
@@ -94,7 +94,7 @@ def split_field(line: bytes) -> tuple[str, str]:
 
 
 def judge_fields(fields: list[tuple[str, str]], version: str) -> bool:
-    """Check the header fields. Return whether the connection ends with the answer."""
+    """Check the header fields. Return whether the connection ends with the response."""
     values: dict[str, list[str]] = {}
     for name, value in fields:
         values.setdefault(name, []).append(value)

@@ -96,7 +96,7 @@ class Storage(FaultyService):
         self.calls.append(call)
         try:
             call.caller = self._authorized(request)
-            response = await self._answered(request, account)
+            response = await self._respond(request, account)
         except _RefusalError as refusal:
             text = f"<Error><Code>{refusal.code}</Code><Message>{escape(str(refusal))}</Message></Error>"
             response = _xml(text, status=refusal.status, headers={"x-ms-error-code": refusal.code, **refusal.headers})
@@ -125,7 +125,7 @@ class Storage(FaultyService):
             )
         return str(claims["oid"])
 
-    async def _answered(self, request: web.BaseRequest, account: str) -> web.Response:
+    async def _respond(self, request: web.BaseRequest, account: str) -> web.Response:
         query = request.rel_url.query
         container, _, blob = request.path.strip("/").partition("/")
         if not container:

@@ -45,9 +45,7 @@ async def test_many_objects_are_read_in_pages(cluster: Cluster) -> None:
     lists = [request.path for request in cluster.api.requests if f"{GROUP}/v1/azureidentitybindings?" in request.path]
     assert len(lists) == 3
     assert all("limit=500" in path for path in lists)
-    assert {binding["spec"]["selector"] for binding in cluster.api.store.list(BINDINGS)} == {
-        str(n) for n in range(1100)
-    }
+    assert {stored["spec"]["selector"] for stored in cluster.api.store.list(BINDINGS)} == {str(n) for n in range(1100)}
 
 
 async def test_a_kind_that_is_not_installed_has_nothing_to_upgrade(cluster: Cluster) -> None:
@@ -72,7 +70,7 @@ async def test_large_objects_with_present_field_names_are_not_decoded_and_old_on
     assert after == before | {name: after[name] for name in ("resourceVersion", "generation")}
     assert cluster.spec(IDENTITIES, "old") == {"clientID": "c", "type": 0, **padding}
     assert cluster.spec(BINDINGS, "null") == {"azureIdentity": "i", **padding}
-    assert cluster.asked("PUT", "azurepodidentityexceptions") == 0
+    assert cluster.count_requests("PUT", "azurepodidentityexceptions") == 0
     assert cluster.recorded() == {KEY: VERSION}
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -103,7 +101,7 @@ async def test_kinds_that_drop_old_field_names_are_logged_once_and_not_listed(
         with caplog.at_level(logging.INFO, "mic.startup.type_upgrade"):
             await cluster.start()
             await cluster.start()
-        assert cluster.asked("GET", f"{GROUP}/v1/") == 0
+        assert cluster.count_requests("GET", f"{GROUP}/v1/") == 0
         assert cluster.recorded() == {KEY: VERSION}
     assert sum("drop fields" in record.message for record in caplog.records) == 1
 
@@ -262,7 +260,7 @@ async def test_a_permanently_changing_object_is_left_for_the_next_start(cluster:
     cluster.create(IDENTITIES, "demo", {"ClientID": "old"})
     write_before_update(cluster, IDENTITIES, {"spec": {"ClientID": "newer"}}, times=1000)
     await cluster.start()
-    assert cluster.asked("PUT", "azureidentities/demo") == TRIES
+    assert cluster.count_requests("PUT", "azureidentities/demo") == TRIES
     assert cluster.recorded() is None
     cluster.api.intercept = None
     await cluster.start()
@@ -317,9 +315,7 @@ async def test_many_invalid_objects_do_not_fill_the_log(cluster: Cluster, caplog
     with caplog.at_level(logging.INFO, "mic.startup.type_upgrade"):
         await cluster.start()
     assert len(refused(caplog)) == NAMED_MAX
-    assert any(
-        f"0 rewritten, {NAMED_MAX + 30} left" in str(record.__dict__.get("outcome")) for record in caplog.records
-    )
+    assert any(f"0 rewritten, {NAMED_MAX + 30} left" in str(line.__dict__.get("outcome")) for line in caplog.records)
 
 
 async def test_an_object_rejected_by_a_broken_webhook_blocks_no_other(cluster: Cluster) -> None:

@@ -65,11 +65,11 @@ def serving(machine: Machine, address: str, port: int, name: str) -> Program:
 
 
 def asked(machine: Machine, address: str = IMDS, port: int = 80, seconds: float = SECONDS / 2) -> str:
-    """Return the answer to a new connection, or the name of its error."""
+    """Return the response to a new connection, or the name of its error."""
     done = machine.finish(sys.executable, "-c", ASK, address, str(port), str(seconds), given="x\n")
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1].split(":")[0]
 
 
 def kept_connection(machine: Machine) -> Program:
-    """Open a connection to the address of IMDS. The program sends each line on it, and prints the answer."""
+    """Open a connection to the address of IMDS. The program sends each line on it, and prints the response."""
     return Program(machine.start(sys.executable, "-c", ASK, IMDS, "80", str(SECONDS / 2)))

@@ -25,7 +25,7 @@ BACKENDS = {"legacy": Backend.IPTABLES_LEGACY, "nft": Backend.IPTABLES_NFT, "nft
 
 
 def say(response: object) -> None:
-    """Write *answer* as a line of JSON in one call."""
+    """Write *response* as a line of JSON in one call."""
     OUT.write(json.dumps(response) + "\n")
     OUT.flush()
 
@@ -67,6 +67,6 @@ async def main(backend: str) -> None:
 
 
 if __name__ == "__main__":
-    # Log lines come between the answers; their messages are constants without quotes.
+    # Log lines come between the responses; their messages are constants without quotes.
     logging.basicConfig(stream=OUT, level=logging.INFO, format='{"log": "%(message)s"}')
     asyncio.run(main(sys.argv[1]))

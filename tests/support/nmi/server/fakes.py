@@ -81,7 +81,7 @@ TokenResponse = Issued | RawResponse | Refusal
 
 
 class FakeTokenService:
-    """A token service that returns the configured answers and records the requests."""
+    """A token service that returns the configured responses and records the requests."""
 
     def __init__(self, answer: Callable[[TokenRequest], Awaitable[TokenResponse] | TokenResponse]) -> None:
         self.answer = answer
@@ -170,7 +170,7 @@ class FakeConnection:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One parsed answer."""
+    """One parsed response."""
 
     status: int
     headers: dict[str, str]
@@ -184,7 +184,7 @@ class Reply:
 
 
 def replies(written: bytes | bytearray, *, heads_only: bool = False) -> list[Reply]:
-    """Return the answers in *written*, which must contain complete answers only."""
+    """Return the responses in *written*, which must contain complete responses only."""
     parsed = []
     while written:
         head, end, rest = bytes(written).partition(b"\r\n\r\n")
@@ -256,7 +256,7 @@ class ServerUnderTest:
                 await asyncio.wait(set(self.tasks))
 
     def replies(self) -> list[Reply]:
-        """Return the answers on the present connection."""
+        """Return the responses on the present connection."""
         return replies(self.connection.written)
 
     def limits(self) -> dict[Limit, int]:
@@ -272,7 +272,7 @@ class ServerUnderTest:
         return self.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns())
 
     async def ask(self, data: bytes, **options: bool) -> Reply:
-        """Return the one answer to *data* on a new connection."""
+        """Return the one response to *data* on a new connection."""
         self.connection = self._accepted()
         self.lane = GeneralLane(self.connection, self)
         self.lane.data_received(data)

@@ -70,7 +70,7 @@ class Running:
 
     @property
     def fast(self) -> int:
-        """The number of answers of the fast lane."""
+        """The number of responses of the fast lane."""
         return self.count("fast_answers")
 
     def labels(self) -> list[tuple[str, ...]]:
@@ -81,11 +81,11 @@ class Running:
         """Let the token service answer only after the returned event."""
         released = asyncio.Event()
 
-        async def answer(_: TokenRequest) -> Issued | Refusal:
+        async def respond(_: TokenRequest) -> Issued | Refusal:
             await released.wait()
             return grant(self.entry.record)
 
-        self.token_service.answer = answer
+        self.token_service.answer = respond
         return released
 
     @asynccontextmanager
@@ -133,7 +133,7 @@ class Client:
         return await self.reply()
 
     async def statuses(self, data: bytes, count: int = 2) -> list[int]:
-        """Send *data* several times, one after the other. Return the statuses of the answers."""
+        """Send *data* several times, one after the other. Return the statuses of the responses."""
         return [(await self.ask(data)).status for _ in range(count)]
 
     async def rest(self) -> bytes:

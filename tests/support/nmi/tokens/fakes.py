@@ -166,9 +166,9 @@ class Bench:
     async def hold(self, request: TokenRequest = REQUEST, pod: str = "ns/a") -> asyncio.Task[str]:
         """Return a request whose fetch waits for the gate, which is closed from now on."""
         self.source.gate.clear()
-        asking = asyncio.create_task(self.token(request, pod))
+        fetching = asyncio.create_task(self.token(request, pod))
         await settle()
-        return asking
+        return fetching
 
     async def token(self, request: TokenRequest = REQUEST, pod: str = "ns/a") -> str:
         cached = await self.broker.token(identity(), request, pod)

@@ -127,12 +127,12 @@ def assert_right(row: Row) -> None:
 def rows() -> dict[str, str]:
     """Return the rows of the page by their first cell."""
     lines = PAGE.read_text().split(f"{HEAD}\n", 1)[1].splitlines()
-    found = {}
+    by_cell = {}
     for line in lines[1:]:
         if not line.startswith("|"):
             break
-        found[line.split(" | ")[0].removeprefix("| ")] = line
-    return found
+        by_cell[line.split(" | ")[0].removeprefix("| ")] = line
+    return by_cell
 
 
 def write(row: Row) -> None:

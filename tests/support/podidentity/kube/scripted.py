@@ -45,7 +45,7 @@ class Reply:
 
 
 def status(code: int, reason: str, message: str = "", **more: object) -> Reply:
-    """An error answer as the API server writes it."""
+    """An error response as the API server writes it."""
     return Reply({"kind": "Status", "code": code, "reason": reason, "message": message, **more}, code)
 
 
@@ -67,7 +67,7 @@ class Watch:
         self._writer.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def end(self) -> None:
-        """As the server does at timeoutSeconds: a complete answer."""
+        """As the server does at timeoutSeconds: a complete response."""
         self._writer.write(b"0\r\n\r\n")
         self.ended.set()
 
@@ -83,7 +83,7 @@ class ScriptedServer:
         self.lists: deque[Reply] = deque()
         self.watch_replies: deque[Reply] = deque()
         self.others: deque[Reply | None] = deque()
-        """Answers to everything else; None: read the request and never answer."""
+        """Responses to other requests; None: read the request and never respond."""
         self._watches: asyncio.Queue[Watch] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None

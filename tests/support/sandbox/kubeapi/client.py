@@ -27,7 +27,7 @@ LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer with its body, decoded if it is JSON."""
+    """A response with its body, decoded if it is JSON."""
 
     status: int
     body: Any
