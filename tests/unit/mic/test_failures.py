@@ -38,7 +38,7 @@ SCOPE = "no permission on the linked scope"
 ASSIGN = "no permission for 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on"
 
 
-class Answer:
+class Response:
     """The part of an HTTP response that an SDK error keeps."""
 
     reason = "because"
@@ -52,10 +52,10 @@ class Answer:
         return self._text
 
 
-def answered(status: int, code: str = "", message: str = "", **headers: str) -> AzureError:
+def error_of(status: int, code: str = "", message: str = "", **headers: str) -> AzureError:
     text = '{"error":{"code":"%s","message":"%s"}}' % (code, message)  # noqa: UP031  braces all over
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    response: Any = Answer(status, text, sent)
+    response: Any = Response(status, text, sent)
     return translated(HttpResponseError(response=response))
 
 
@@ -102,14 +102,14 @@ def answered(status: int, code: str = "", message: str = "", **headers: str) -> 
 def test_each_failure_has_its_class_and_names_the_identities_that_caused_it(
     status: int, code: str, message: str, kind: type[AzureError], ids: set[str] | None
 ) -> None:
-    error = answered(status, code, message)
+    error = error_of(status, code, message)
     assert type(error) is kind
     if isinstance(error, BadIdentities):
         assert error.ids == {identity_id(name).lower() for name in ids or ()}
 
 
 def test_a_failed_sign_in_does_not_concern_the_requested_operation() -> None:
-    response: Any = Answer(400, '{"error":"invalid_client","error_description":"the secret has expired"}')
+    response: Any = Response(400, '{"error":"invalid_client","error_description":"the secret has expired"}')
     error = translated(ClientAuthenticationError("the secret has expired", response=response))
     assert isinstance(error, SignInFailed)
     assert "the secret has expired" in error.message
@@ -126,15 +126,15 @@ def test_a_failed_sign_in_is_reported_without_the_client_id_and_with_the_facts_f
 
 
 def test_every_outcome_has_a_name() -> None:
-    failures = [answered(status) for status in (404, 409, 429, 400, 500)]
+    failures = [error_of(status) for status in (404, 409, 429, 400, 500)]
     outcomes = [outcome_of(error) for error in [None, *failures, translated(TimeoutError())]]
     assert outcomes == ["ok", "not_found", "conflict", "throttled", "refused", "failed", "unreachable"]
     assert set(outcomes) == set(OUTCOMES)
 
 
 def test_throttling_contains_the_retry_after() -> None:
-    assert answered(429, Retry_After="17").retry_after == 17.0
-    assert answered(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT").retry_after is None
+    assert error_of(429, Retry_After="17").retry_after == 17.0
+    assert error_of(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT").retry_after is None
 
 
 def test_a_failure_without_a_response_is_unreachable() -> None:
@@ -148,7 +148,7 @@ def test_a_failure_without_a_response_is_unreachable() -> None:
     ids=["not JSON", "nested too deeply"],
 )
 def test_an_unreadable_response_is_still_classified(status: int, body: str, kind: type[AzureError]) -> None:
-    response: Any = Answer(status, body)
+    response: Any = Response(status, body)
     assert type(translated(HttpResponseError("because", response=response))) is kind
 
 

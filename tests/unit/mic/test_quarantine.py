@@ -80,14 +80,16 @@ async def test_if_all_are_refused_each_is_tried_about_once(world: MicWorld, refu
 
 
 @pytest.mark.parametrize("refusal", [refused_for, unnamed])
-@pytest.mark.parametrize("why", ["its time has come", "it was changed"])
-async def test_a_retry_of_a_refused_identity_is_a_separate_update(world: MicWorld, refusal: Refusal, why: str) -> None:
+@pytest.mark.parametrize("cause", ["its time has come", "it was changed"])
+async def test_a_retry_of_a_refused_identity_is_a_separate_update(
+    world: MicWorld, refusal: Refusal, cause: str
+) -> None:
     world.bind("bad", "one")
     world.refuse("bad", refusal=refusal)
     await come_to_rest(world)
     world.bind("two")
     world.changes.clear()
-    if why == "it was changed":
+    if cause == "it was changed":
         assert world.host_reconciler.retry_identity(identity_id("bad").lower()) == [VM]
     else:
         await asyncio.sleep(40.0)

@@ -69,13 +69,13 @@ async def test_a_node_loses_the_taint_when_its_nmi_becomes_ready_and_keeps_its_o
     assert [record.message for record in caplog.records].count("NMI is ready on the node; start-up taint removed") == 2
 
 
-@pytest.mark.parametrize("why", ["not ready", "another namespace", "going", "another node"])
-async def test_a_node_without_a_ready_nmi_of_ours_keeps_it(api: MemoryApi, why: str) -> None:
+@pytest.mark.parametrize("case", ["not ready", "another namespace", "going", "another node"])
+async def test_a_node_without_a_ready_nmi_of_ours_keeps_it(api: MemoryApi, case: str) -> None:
     tainted(api, "n0")
     api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})
-    namespace = "elsewhere" if why == "another namespace" else "default"
-    nmi(api, "n2" if why == "another node" else "n0", ready=why not in {"not ready", "going"}, namespace=namespace)
-    if why == "going":
+    namespace = "elsewhere" if case == "another namespace" else "default"
+    nmi(api, "n2" if case == "another node" else "n0", ready=case not in {"not ready", "going"}, namespace=namespace)
+    if case == "going":
         api.store.patch("pods", "nmi-n0", {"metadata": {"finalizers": ["x.y/z"]}}, "default")
         api.store.delete("pods", "nmi-n0", "default")
         readiness(api, "n0", ready=True)

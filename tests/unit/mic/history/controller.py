@@ -73,7 +73,7 @@ class GatedArm(Arm):
 
     async def _gated(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "PATCH":
-            self._watcher.asked(request.path, json.loads(await request.read()))
+            self._watcher.check_update(request.path, json.loads(await request.read()))
         return await self._gate.meet("arm", request, self.respond)
 
     @override

@@ -74,7 +74,7 @@ class Fault:
             and self.host.lower() in call.path.lower()
         )
 
-    def answered(self, call: Call) -> web.Response:
+    def response_to(self, call: Call) -> web.Response:
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
         if call.server == "arm":
             return json_response(
@@ -86,7 +86,7 @@ class Fault:
 
 @dataclass
 class Gate:
-    """Proxy of both servers. `said` receives each call and its outcome."""
+    """Proxy of both servers. `write_line` receives each call and its outcome."""
 
     alive: Callable[[str], bool]
     kill: Callable[[], None]
@@ -131,7 +131,7 @@ class Gate:
                 return _broken(request)
             if fault.status:
                 self._note_throttling(call, fault)
-                return fault.answered(call)
+                return fault.response_to(call)
         if call.counts:
             self.before(call)
         response = await proper(request)
@@ -165,7 +165,7 @@ def _resource(call: Call) -> str:
 
 
 def _broken(request: web.BaseRequest) -> web.Response:
-    """The connection ends without an answer."""
+    """The connection ends without a response."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=502)

@@ -254,7 +254,7 @@ class Watcher:
 
     # What MIC does
 
-    def asked(self, host: str, body: Document) -> None:
+    def check_update(self, host: str, body: Document) -> None:
         """Check an update on its arrival, before its outcome is known."""
         assert self.store is not None
         self.write_line(f"  asked: {body}")

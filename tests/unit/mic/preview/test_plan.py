@@ -48,11 +48,11 @@ class Azure:
     def __init__(self, failures: dict[str, AzureError] | None = None, *, otherwise: AzureError | None = None) -> None:
         self.failures = failures or {}
         self.otherwise = otherwise
-        self.asked: list[str] = []
+        self.reads: list[str] = []
         self.most = self.now = 0
 
     async def get(self, host: Host) -> HostIdentities:
-        self.asked.append(host.key)
+        self.reads.append(host.key)
         self.now += 1
         self.most = max(self.most, self.now)
         await asyncio.sleep(0)
@@ -66,7 +66,7 @@ class Azure:
 async def test_each_host_is_read_once_and_few_concurrently() -> None:
     azure = Azure()
     assert await read_hosts(azure, MANY, parallel=4) == {host.key: HostIdentities() for host in MANY}
-    assert len(azure.asked) == 50
+    assert len(azure.reads) == 50
     assert azure.most == 4
 
 
@@ -89,7 +89,7 @@ async def test_a_failed_read_does_not_suppress_the_results_of_other_hosts(bad: A
 async def test_without_a_token_or_any_response_the_other_hosts_are_not_read(error: AzureError, most: int) -> None:
     azure = Azure(otherwise=error)
     responses = await read_hosts(azure, MANY, parallel=2)
-    assert len(azure.asked) <= most
+    assert len(azure.reads) <= most
     assert len(responses) == 50
     assert all(isinstance(response, type(error)) for response in responses.values())
 
@@ -99,17 +99,17 @@ async def test_a_throttled_subscription_gets_no_more_reads_and_others_do() -> No
     azure = Azure({vm(0).key: error})
     responses = await read_hosts(azure, [vm(0), vm(1), vm(2, "other")], parallel=1)
     assert responses == {vm(0).key: error, vm(1).key: error, vm(2, "other").key: HostIdentities()}
-    assert azure.asked == [vm(0).key, vm(2, "other").key]
+    assert azure.reads == [vm(0).key, vm(2, "other").key]
 
 
 async def test_if_one_host_responds_the_silent_ones_are_still_read() -> None:
     azure = Azure({host.key: Unreachable("no answer") for host in MANY[1:]})
     await read_hosts(azure, MANY, parallel=4)
-    assert len(azure.asked) == 50
+    assert len(azure.reads) == 50
 
 
 @pytest.mark.parametrize(
-    ("error", "says", "then"),
+    ("error", "cause", "advice"),
     [
         (Unauthorized(401, "Unauthorized", "no"), "rejects the credentials (401", "check those in --kubeconfig"),
         (Forbidden(403, "Forbidden", "cannot list pods"), "cannot list pods", "grant get and list"),
@@ -118,10 +118,10 @@ async def test_if_one_host_responds_the_silent_ones_are_still_read() -> None:
         (ApiError(500, "InternalError", "broken"), "the API server failed: 500 InternalError: broken", "try again"),
     ],
 )
-def test_an_error_of_the_api_server_is_one_line_with_cause_and_advice(error: ApiError, says: str, then: str) -> None:
+def test_an_error_of_the_api_server_is_one_line_with_cause_and_advice(error: ApiError, cause: str, advice: str) -> None:
     line = api_error_advice(error)
-    assert says in line
-    assert then in line
+    assert cause in line
+    assert advice in line
     assert "\n" not in line
 
 
@@ -248,16 +248,16 @@ def test_an_unneeded_assignment_is_revoked_and_its_identity_detached() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "own", "why"),
+    ("policy", "own", "reason"),
     [
         (Policy(frozenset({"client-demo"})), "", "--immutable-user-msis names it"),
         (Policy(frozenset({"client-demo"})), "CLIENT-demo", "it is the cluster's own identity"),
         (Policy(frozenset({identity_id("demo").lower()})), identity_id("demo"), "it is the cluster's own identity"),
     ],
 )
-def test_an_immutable_identity_stays_attached_and_is_listed(policy: Policy, own: str, why: str) -> None:
+def test_an_immutable_identity_stays_attached_and_is_listed(policy: Policy, own: str, reason: str) -> None:
     output = text(preview_of(of(), {VM: on("demo")}, policy, own=own))
-    assert f"  = identity {identity_id('demo')} stays: {why}" in output
+    assert f"  = identity {identity_id('demo')} stays: {reason}" in output
     assert "  AzureAssignedIdentities: 1 to revoke and remove" in output
 
 
