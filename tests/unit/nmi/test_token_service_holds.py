@@ -209,7 +209,7 @@ CASES: Final = {
 }
 
 
-async def answered(case: Case, *, interval: float, time_limit: float, attempts: int) -> list[float]:
+async def refusal_times(case: Case, *, interval: float, time_limit: float, attempts: int) -> list[float]:
     """Return when the client receives a refusal, in seconds after its first attempt."""
     times = []
     async with token_service_without_reads(managed=case.managed) as service:
@@ -231,7 +231,7 @@ async def answered(case: Case, *, interval: float, time_limit: float, attempts: 
 async def test_attempts_that_are_shorter_than_the_hold_get_an_answer_at_its_end(name: str) -> None:
     case = CASES[name]
     interval = case.hold / 9  # 5 s with --max-hold=45s; eleven attempts take 55 s
-    times = await answered(case, interval=interval, time_limit=interval * 0.98, attempts=11)
+    times = await refusal_times(case, interval=interval, time_limit=interval * 0.98, attempts=11)
     assert times, "the client never gets an answer"
     assert times[0] == pytest.approx(case.hold)
 
@@ -242,7 +242,7 @@ async def test_a_client_that_waits_between_its_attempts_gets_the_answer_with_the
     name: str, interval: float, attempts: int
 ) -> None:
     case = CASES[name]
-    times = await answered(case, interval=case.hold * interval, time_limit=case.hold * 0.1, attempts=attempts)
+    times = await refusal_times(case, interval=case.hold * interval, time_limit=case.hold * 0.1, attempts=attempts)
     assert times == [pytest.approx(case.hold * interval * (attempts - 1))], "with the attempt after the end of the hold"
 
 

@@ -89,10 +89,10 @@ class Failing:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
-        self.asked: list[tuple[str, float]] = []
+        self.requests: list[tuple[str, float]] = []
 
     async def token(self, request: TokenRequest, starter: str, within: float) -> RawResponse:
-        self.asked.append((starter, within))
+        self.requests.append((starter, within))
         raise self.error
 
 
@@ -111,7 +111,7 @@ async def test_a_failed_call_is_a_refusal_charged_to_the_pod(
     source = Failing(error)
     monkeypatch.setattr(bench.service, "_node_identities", source)
     assert (await bench.refused()).reason is reason
-    [(starter, within)] = source.asked
+    [(starter, within)] = source.requests
     assert starter == "ns/web"
     assert DecisionPolicy().max_hold_seconds - 5.0 < within <= DecisionPolicy().max_hold_seconds
 

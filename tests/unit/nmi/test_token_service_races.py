@@ -36,13 +36,13 @@ async def while_fetching(
     entry = bench.cluster.owner(ADDRESS)
     bench.imds.gate.clear()
     bench.imds.arrived.clear()
-    asking = asyncio.create_task(bench.issue(request))
+    issuing = asyncio.create_task(bench.issue(request))
     await asyncio.wait_for(bench.imds.arrived.wait(), DEADLINE)
     generation = entry.record.generation
     change()
     await until(lambda: entry.record.generation != generation or not reported)
     bench.imds.gate.set()
-    return await asyncio.wait_for(asking, DEADLINE)
+    return await asyncio.wait_for(issuing, DEADLINE)
 
 
 async def exempt(bench: ServiceBench) -> PodEntry:
@@ -236,10 +236,10 @@ async def test_a_pod_deleted_during_the_exchange_gets_nothing_and_leaves_no_cach
     source.gate.clear()
     async with running_token_service(sources={3: source}) as bench:
         await bound(bench)
-        asking = asyncio.create_task(bench.issue())
+        issuing = asyncio.create_task(bench.issue())
         await until(lambda: source.sent == 1)
         bench.cluster.delete_pod()
-        response = await asyncio.wait_for(asking, DEADLINE)
+        response = await asyncio.wait_for(issuing, DEADLINE)
         assert isinstance(response, Refusal)
         assert response.reason is Reason.UNKNOWN_ADDRESS
         source.gate.set()
@@ -259,18 +259,18 @@ async def test_nothing_is_fetched_for_a_pod_that_disappears_while_a_read_verifie
         await until(lambda: entry.ending)
         there, requested, gate = entry.pod, asyncio.Event(), asyncio.Event()
 
-        async def answered_late(*_: str) -> Pod:
+        async def late_response(*_: str) -> Pod:
             requested.set()
             await gate.wait()
             return there
 
-        monkeypatch.setattr(bench.cluster.cluster_cache._reads, "pod", answered_late)
-        asking = asyncio.create_task(bench.issue())
+        monkeypatch.setattr(bench.cluster.cluster_cache._reads, "pod", late_response)
+        issuing = asyncio.create_task(bench.issue())
         await asyncio.wait_for(requested.wait(), DEADLINE)
         bench.cluster.delete_pod()
         await until(lambda: entry.gone)
         gate.set()
-        response = await asyncio.wait_for(asking, DEADLINE)
+        response = await asyncio.wait_for(issuing, DEADLINE)
         assert isinstance(response, Refusal)
         assert response.reason is Reason.UNKNOWN_ADDRESS
         assert source.workloads == []

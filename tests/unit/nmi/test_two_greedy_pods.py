@@ -64,14 +64,14 @@ Ask = Callable[[str], Awaitable[object]]
 
 
 @contextmanager
-def flooding(*asks: Ask) -> Iterator[None]:
-    """Keep a request of each of *asks* in progress for both attackers."""
+def flooding(*requests: Ask) -> Iterator[None]:
+    """Keep a request of each of *requests* in progress for both attackers."""
 
     async def repeat(ask: Ask, pod: str) -> None:
         while True:
             await asyncio.gather(ask(pod), return_exceptions=True)
 
-    tasks = [asyncio.create_task(repeat(ask, pod)) for pod in ATTACKERS for ask in asks]
+    tasks = [asyncio.create_task(repeat(ask, pod)) for pod in ATTACKERS for ask in requests]
     try:
         yield
     finally:

@@ -38,9 +38,9 @@ MANAGED = ("pods", "bindings", "identities", "exceptions")
 T = TypeVar("T")
 Key = tuple[str, str]
 View = tuple[object, ...]
-"""The pod of an address, and its answer to each request."""
+"""The pod of an address, and its response to each request."""
 Kept = tuple[View, PodRecord | None, int]
-"""The answers of an address at one time, and the generation of a ready answer created then."""
+"""The responses to an address at one time, and the generation of a ready answer created then."""
 
 
 class ApiObjects:
@@ -193,7 +193,7 @@ class Run:
             for present in objects.values():
                 informer.objects.put(present)
 
-    def answer(self, address: str) -> tuple[View, PodRecord | None]:
+    def view_at(self, address: str) -> tuple[View, PodRecord | None]:
         record = self.index.get(address)
         if record is None:
             return (), None
@@ -217,7 +217,7 @@ class Run:
     def check_kept(self) -> None:
         """Check that ready answers are void wherever the decision for an address has changed."""
         for address in ADDRESSES:
-            view, record = self.answer(address)
+            view, record = self.view_at(address)
             generation = record.generation if record is not None else 0
             if address in self.kept and self.kept[address][0] != view:
                 assert self.kept[address][1:] != (record, generation), address
@@ -226,7 +226,7 @@ class Run:
     def check_equal(self) -> None:
         """After all events, check that the cluster cache equals the model."""
         for address in ADDRESSES:
-            view, record = self.answer(address)
+            view, record = self.view_at(address)
             several = self.api_objects.candidates(address)
             if len(several) > 1 and record is not None:
                 # A read has settled it, for one of them.

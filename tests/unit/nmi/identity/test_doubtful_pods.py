@@ -293,14 +293,14 @@ class Reader:
     """Lists of the namespace `full` never end; single objects cannot be read."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.namespaces: list[str] = []
         self.away = False
 
     async def get(self, kind: Any, namespace: str, name: str) -> Any:
         raise ServerError(502, MALFORMED, "its answer cannot be read")
 
     async def list(self, kind: Any, namespace: str = "", **_selectors: str) -> list[Any]:
-        self.asked.append(namespace)
+        self.namespaces.append(namespace)
         if self.away:
             raise NoResponse("away")
         if namespace == "full":
@@ -330,7 +330,7 @@ async def test_reads_of_other_namespaces_continue(reader: Reader, first: str, se
     now[0] += module.UNANSWERED_SECONDS
     with pytest.raises(UnansweredError):
         await getattr(reads, second)("full")
-    assert reader.asked == ["full", "other", "other", "", "full"]
+    assert reader.namespaces == ["full", "other", "other", "", "full"]
     await reads.aclose()
 
 

@@ -17,8 +17,8 @@ def exemptions(**settings: Any) -> Exemptions:
     return Exemptions(**settings)
 
 
-def why(labels: dict[str, str] | None, *, of: dict[str, str], namespace: str = "ns", **settings: Any) -> str:
-    """Why a pod in `ns` labelled *of* is exempt by one exception with *labels* in *namespace*."""
+def reason_of(labels: dict[str, str] | None, *, of: dict[str, str], namespace: str = "ns", **settings: Any) -> str:
+    """Return why a pod in `ns` labelled *of* is exempt by one exception with *labels* in *namespace*."""
     exempt = exemptions(**settings)
     exempt.upserted(None, exception(labels=labels, namespace=namespace))
     reason = exempt.reason(pod(labels=of))
@@ -49,16 +49,16 @@ CONTENTS: dict[str, tuple[dict[str, str] | None, str]] = {
 @pytest.mark.parametrize("case", CONTENTS)
 def test_one_matching_label_makes_a_pod_exempt_and_nothing_else_does(case: str) -> None:
     labels, reason = CONTENTS[case]
-    assert why(labels, of={"app": "Web", "tier": "1", "exempt": ""}) == reason
+    assert reason_of(labels, of={"app": "Web", "tier": "1", "exempt": ""}) == reason
 
 
 def test_an_exception_applies_to_its_own_namespace_only() -> None:
-    assert why(APP, of=APP, namespace="other") == ""
+    assert reason_of(APP, of=APP, namespace="other") == ""
 
 
 def test_exceptions_can_be_restricted_to_namespaces() -> None:
-    assert why(APP, of=APP, namespaces=("kube-system",)) == ""
-    assert why(APP, of=APP, namespaces=("kube-system", "ns")) == "exception ns/ex"
+    assert reason_of(APP, of=APP, namespaces=("kube-system",)) == ""
+    assert reason_of(APP, of=APP, namespaces=("kube-system", "ns")) == "exception ns/ex"
 
 
 def test_an_exception_being_deleted_does_not_count() -> None:

@@ -46,7 +46,7 @@ class Bench:
         return result.owner
 
     async def unknown_after(self) -> float:
-        """Return how long a request waits until the answer that ADDRESS is unknown."""
+        """Return how long a request waits until the response that ADDRESS is unknown."""
         begun = now()
         assert await self.find() is None
         return now() - begun
@@ -121,7 +121,7 @@ async def test_a_read_is_cancelled_with_its_last_waiter(bench: Bench) -> None:
 
 
 async def abandoned(bench: Bench, address: str = ADDRESS, after: float = 2.0) -> bool:
-    """Return whether a client that disconnects *after* that time does so without an answer."""
+    """Return whether a client that disconnects *after* that time does so without a response."""
     try:
         async with asyncio.timeout(after):
             await bench.find(address)

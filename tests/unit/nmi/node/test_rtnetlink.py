@@ -135,7 +135,7 @@ def test_messages_of_other_types_are_ignored() -> None:
 # Dumps.
 
 
-def answered(name: str, sequence: int, *, flags: int = 2) -> bytes:
+def reply_to(name: str, sequence: int, *, flags: int = 2) -> bytes:
     whole = RECORDED[name]
     return whole[:6] + struct.pack("=HI", flags, sequence) + whole[12:]
 
@@ -145,21 +145,21 @@ def done(sequence: int, number: int = 0, *, kind: int = 3) -> bytes:
 
 
 def test_a_dump_is_read_until_done() -> None:
-    reply = decode_reply(answered("talks1", 7) + answered("route1", 7), 7)
+    reply = decode_reply(reply_to("talks1", 7) + reply_to("route1", 7), 7)
     assert (reply.messages, reply.done) == (MEANT["talks1"] + MEANT["route1"], False)
     assert decode_reply(done(7), 7).done
-    both = decode_reply(answered("talks1", 7) + done(7), 7)
+    both = decode_reply(reply_to("talks1", 7) + done(7), 7)
     assert (both.messages, both.done) == (MEANT["talks1"], True)
 
 
 def test_messages_of_another_dump_are_ignored() -> None:
-    reply = decode_reply(answered("talks1", 6) + done(6), 7)
+    reply = decode_reply(reply_to("talks1", 6) + done(6), 7)
     assert (reply.messages, reply.done) == ([], False)
 
 
 def test_an_interrupted_dump_is_recognised() -> None:
     with pytest.raises(DumpInterruptedError):
-        decode_reply(answered("talks1", 7, flags=0x12), 7)
+        decode_reply(reply_to("talks1", 7, flags=0x12), 7)
 
 
 @pytest.mark.parametrize("kind", [2, 3])

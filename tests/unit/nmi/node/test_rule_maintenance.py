@@ -32,7 +32,7 @@ class Tables:
     """The node's tables, which a test may change, lock, or make unreadable; and tracked connections past the rule."""
 
     def __init__(self) -> None:
-        self.found: dict[TopRule, IptablesRuleState] = {}
+        self.present: dict[TopRule, IptablesRuleState] = {}
         self.errors: list[Exception] = []
         self.broken: dict[TopRule, Exception] = {}
         self.puts = 0
@@ -43,7 +43,7 @@ class Tables:
 
     async def find(self, rule: TopRule) -> IptablesRuleState:
         self._fail(rule)
-        return self.found.get(rule, IptablesRuleState(()))
+        return self.present.get(rule, IptablesRuleState(()))
 
     async def packets(self, rule: TopRule) -> int | None:
         raise AssertionError(rule)
@@ -54,19 +54,19 @@ class Tables:
         if self.undone:
             self.undone -= 1
         else:
-            self.found[rule] = whole(rule)
+            self.present[rule] = whole(rule)
 
     async def detach(self, rule: TopRule) -> None:
         self._fail(rule)
-        self.found[rule] = replace(self.found[rule], tops=())
+        self.present[rule] = replace(self.present[rule], tops=())
 
     async def clear(self, rule: TopRule) -> None:
         self._fail(rule)
-        self.found.pop(rule, None)
+        self.present.pop(rule, None)
 
     async def forget(self) -> int:
         self.forgets += 1
-        assert self.found, "the rule is there first"
+        assert self.present, "the rule is there first"
         if self.forget_errors:
             raise self.forget_errors.pop(0)
         gone, self.tracked = self.tracked, 0
@@ -120,14 +120,14 @@ async def test_the_rule_is_checked_at_each_interval_and_repairs_are_counted(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> None:
-        bench.tables.found.clear()
+        bench.tables.present.clear()
 
     await bench.maintenance.install(RULE)
     bench.during_sleep = [lambda: None, broken, lambda: None, broken]
     await bench.maintain()
     assert bench.slept == [60.0] * 5
     assert bench.maintenance.repairs == 2
-    assert bench.tables.found[RULE] == whole(RULE)
+    assert bench.tables.present[RULE] == whole(RULE)
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [getattr(record, "reason", "") for record in warnings] == [
         "the redirect of 169.254.169.254: the chain is missing"
@@ -214,7 +214,7 @@ async def test_checks_and_removal_never_overlap(bench: Bench) -> None:
         await asyncio.sleep(0)  # it runs, and must wait for the lock
         assert not removal.done()
         go_on.set()
-    assert not bench.tables.found
+    assert not bench.tables.present
     assert not maintenance.in_force(RULE)
 
 
@@ -224,11 +224,11 @@ async def test_an_unreadable_table_does_not_prevent_the_repair_of_another_rule(b
 
     def broken() -> None:
         bench.tables.broken[TO.reject] = RedirectError("this table cannot be read")
-        bench.tables.found.pop(RULE)
+        bench.tables.present.pop(RULE)
 
     bench.during_sleep = [broken]
     await bench.maintain()
-    assert bench.tables.found[RULE] == whole(RULE)
+    assert bench.tables.present[RULE] == whole(RULE)
     assert (bench.maintenance.repairs, bench.maintenance.failures) == (1, 1)
     assert bench.maintenance.problem() == "the reject of 169.254.169.254: this table cannot be read"
     assert bench.maintenance.in_force(RULE)
@@ -241,7 +241,7 @@ async def test_connections_are_ended_after_the_installation_and_after_each_repai
     assert bench.maintenance.forgotten == 2
     await bench.maintenance.verify()
     assert bench.tables.forgets == 1, "a rule that was always in place has no bypassing connections"
-    bench.tables.found.clear()
+    bench.tables.present.clear()
     bench.tables.tracked = 1
     await bench.maintenance.verify()
     assert bench.maintenance.forgotten == 3

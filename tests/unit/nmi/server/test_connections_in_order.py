@@ -31,15 +31,15 @@ from tests.support.waiting import until
 
 
 class Held:
-    """A token service's answer that the test releases for one request after the other."""
+    """A token service's response that the test releases for one request after the other."""
 
     def __init__(self, server: ServerUnderTest) -> None:
         self.server = server
         self.waiting: dict[str, asyncio.Future[None]] = {}
         self.cancelled: list[str] = []
-        server.token_service.answer = self.answer
+        server.token_service.answer = self.respond
 
-    async def answer(self, request: TokenRequest) -> Issued | Refusal:
+    async def respond(self, request: TokenRequest) -> Issued | Refusal:
         self.waiting[request.resource] = asyncio.get_running_loop().create_future()
         try:
             await self.waiting[request.resource]
@@ -48,7 +48,7 @@ class Held:
             raise
         return grant(self.server.entry.record, access_token=f"token-for-{request.resource}")
 
-    async def asked(self, resource: str) -> None:
+    async def wait_for(self, resource: str) -> None:
         await until(lambda: resource in self.waiting)
 
     def release(self, resource: str) -> None:
@@ -62,11 +62,11 @@ def ask(resource: str) -> bytes:
 async def test_pipelined_requests_are_answered_one_by_one_in_their_order(server: ServerUnderTest) -> None:
     requests = Held(server)
     server.lane.data_received(ask("a") + request_bytes("/nothing") + ask("b"))
-    await requests.asked("a")
+    await requests.wait_for("a")
     assert not server.connection.written
     assert "b" not in requests.waiting, "one request in flight"
     requests.release("a")
-    await requests.asked("b")
+    await requests.wait_for("b")
     assert server.connection.state == "held"
     requests.release("b")
     await server.settle()
@@ -91,7 +91,7 @@ async def test_a_request_whose_parts_arrive_while_another_one_waits_is_answered(
 ) -> None:
     requests = Held(server)
     server.lane.data_received(ask("a") + b"GET /noth")
-    await requests.asked("a")
+    await requests.wait_for("a")
     server.lane.data_received(b"ing HTTP/1.1\r\nHost: h\r\n\r\n")
     requests.release("a")
     await server.settle()
@@ -105,7 +105,7 @@ async def test_a_pending_answer_followed_by_part_of_a_request_ends_the_connectio
     server = ServerUnderTest(policy)
     requests = Held(server)
     server.lane.data_received(ask("a") + b"GET ")
-    await requests.asked("a")
+    await requests.wait_for("a")
     assert server.connection.state == "handed over"
     server.lane.data_received(more)
     if more:
@@ -139,7 +139,7 @@ async def test_unread_answers_are_bounded() -> None:
 async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest, more: bytes) -> None:
     requests = Held(server)
     server.lane.data_received(ask("a") + more)
-    await requests.asked("a")
+    await requests.wait_for("a")
     if not more:
         server.lane.peer_gone()
         await server.settle()
@@ -156,7 +156,7 @@ async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest, mo
 async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_request(
     server: ServerUnderTest, *, reported: bool
 ) -> None:
-    # A pod that connects, asks and disconnects in a loop must not keep its connections in memory until they expire.
+    # A pod that repeats a request and disconnects must not keep its connections in memory until they expire.
     server.lane.data_received(request_bytes())
     assert len(server.waiting) == 1
     if reported:

@@ -1,8 +1,8 @@
 """Bytes and queries that are not a served request, each with a neighbour that is one, and limits.
 
 Bytes in every split; each limit is counted under its name. Excluded: requests of tests/support/corpus, limits of
-pipelined requests and of waiting (test_connections_in_order), the lane's counters (tests/contract/native), the answers
-to well-formed requests, and the status codes of refusals of queries.
+pipelined requests and of waiting (test_connections_in_order), the lane's counters (tests/contract/native), the
+responses to well-formed requests, and the status codes of refusals of queries.
 """
 
 import re

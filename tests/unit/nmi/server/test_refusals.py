@@ -46,7 +46,7 @@ class Row:
     """A text that error_description contains."""
     data: bytes = VALID
     decided: Reason | None = None
-    """The token service's answer."""
+    """The token service's response."""
     policy: ServerPolicy = field(default_factory=ServerPolicy)
     headers: tuple[tuple[str, str], ...] = ()
     """The required header fields in addition to Content-Type, Content-Length and the id."""

@@ -1,8 +1,8 @@
 """The destinations of targets: the forms that are served, disguises of identity paths, numeric forms of addresses.
 
 The methods and bodies that are forwarded to IMDS by the operator's settings. The guarantee of the normal form is tested
-with generated targets. Excluded: disguises that tests/support/corpus has, the answers (test_refusals), requests to IMDS
-(test_passthrough), and the rules that redirect packets, which see an address and never a spelling of it
+with generated targets. Excluded: disguises that tests/support/corpus has, the responses (test_refusals), requests to
+IMDS (test_passthrough), and the rules that redirect packets, which see an address and never its text
 (tests/system/local/nmi/node).
 """
 

@@ -1,8 +1,8 @@
 """A request is served by the address of its connection; its own content does not matter.
 
 `--require-redirected`, here in the general lane, refuses connections that were not redirected. /host/token serves only
-processes of the node: the name of the pod, and the form of the answer. Excluded: the fast lane (tests/contract/native),
-and the identity that /host/token selects.
+processes of the node: the name of the pod, and the form of the response. Excluded: the fast lane
+(tests/contract/native), and the identity that /host/token selects.
 """
 
 import json
@@ -106,7 +106,7 @@ def ask(target: str = "/host/token/?resource=r", *headers: str, method: str = "G
 
 @pytest.fixture
 def server() -> ServerUnderTest:
-    """A server that a process of the node asks."""
+    """A server and a connection of a process of the node."""
     return ServerUnderTest(peer=HOST)
 
 

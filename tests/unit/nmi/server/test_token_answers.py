@@ -1,4 +1,4 @@
-"""The answer with a token, the one of IMDS for an exempt pod, and ready answers, which pods with one token share.
+"""The response with a token, the one of IMDS for an exempt pod, and ready answers, which pods with one token share.
 
 Excluded: the lane's use of ready answers; which pods are exempt, and the request to IMDS.
 """

@@ -25,8 +25,8 @@ PIECE_MAX: Final = 250
 """Bytecodes for a piece that completes no request."""
 
 
-async def answer_and_work(data: bytes) -> tuple[int, int]:
-    """Return the status of the answer to *data* and the bytecodes that it takes."""
+async def status_and_work(data: bytes) -> tuple[int, int]:
+    """Return the status of the response to *data* and the bytecodes that it takes."""
     server = ServerUnderTest()
     await server.ask(request_bytes())  # fills caches of the standard library
     connection = FakeConnection()
@@ -40,7 +40,7 @@ async def answer_and_work(data: bytes) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("status", "data"), COSTLY.values(), ids=COSTLY)
 async def test_no_request_takes_more_than_a_bounded_amount_of_work(status: int, data: bytes) -> None:
-    actual, bytecodes = await answer_and_work(data)
+    actual, bytecodes = await status_and_work(data)
     assert actual == status
     assert bytecodes <= WORK_MAX
 
@@ -70,6 +70,6 @@ def test_a_decision_takes_a_bounded_amount_of_work_with_as_many_identities_as_a_
 
 
 async def test_the_request_of_an_sdk_takes_a_small_part_of_it() -> None:
-    status, bytecodes = await answer_and_work(request_bytes())
+    status, bytecodes = await status_and_work(request_bytes())
     assert status == 200
     assert 500 < bytecodes < WORK_MAX / 3

@@ -66,10 +66,10 @@ class History:
         self.node = Node()
         self.node.broker._tokens = TokenCache(TOKENS_MAX, TOKENS_PER_IDENTITY)
         self.node.broker._refusals = Refusals(REFUSALS_MAX)
-        self.asked: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def ask(self, pod: int, whose: int, request: TokenRequest) -> None:
-        """One request, and the invariants of its answer."""
+        """One request, and the invariants of its response."""
         client_id = f"c11e0000-0000-0000-0000-00000000000{whose}"
         begun = now()
         try:
@@ -112,13 +112,13 @@ class History:
         elif what == "flood":
             for number in range(third):
                 self._start(self.ask((first + number) % 3, second, TokenRequest(f"https://flood/{number}")))
-        elif what == "cancel" and first < len(self.asked):
-            self.asked[first].cancel()
+        elif what == "cancel" and first < len(self.tasks):
+            self.tasks[first].cancel()
         elif what == "lifetime":
             self.node.imds.lifetime = first
 
-    def _start(self, asking: Coroutine[Any, Any, None]) -> None:
-        self.asked.append(asyncio.create_task(asking))
+    def _start(self, request: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(asyncio.create_task(request))
 
     def check(self) -> None:
         broker, imds = self.node.broker, self.node.imds
@@ -153,7 +153,7 @@ async def run(episodes: list[tuple[str, list[Action], float]]) -> None:
         await asyncio.sleep(seconds)
         history.check()
     history.node.imds.behave = FAULTS["well"]
-    results = await asyncio.gather(*history.asked, return_exceptions=True)
+    results = await asyncio.gather(*history.tasks, return_exceptions=True)
     assert [result for result in results if result is not None and not isinstance(result, asyncio.CancelledError)] == []
     # After any history: 90 s after IMDS works again, all pods get tokens, and no flight or permit remains.
     await asyncio.sleep(90.0)

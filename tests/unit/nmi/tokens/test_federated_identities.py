@@ -145,10 +145,10 @@ async def test_an_assertion_is_shared_and_reused_for_a_minute(
 
 
 async def test_a_cancelled_request_does_not_prevent_the_next_one(assertions: Assertions, workload: Workload) -> None:
-    asking = asyncio.create_task(assertions.of(workload))
+    requesting = asyncio.create_task(assertions.of(workload))
     await asyncio.sleep(0)
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    requesting.cancel()
+    await asyncio.gather(requesting, return_exceptions=True)
     assert (await assertions.of(workload)).token
 
 
@@ -172,7 +172,7 @@ async def test_a_failure_for_a_pod_is_not_retried_immediately(
 
 
 def answering(response: bytes) -> Assertions:
-    """Return assertions of a server that returns *answer* to every request."""
+    """Return assertions of a server that returns *response* to every request."""
     return Assertions(Mock(spec=Client, request=AsyncMock(return_value=response)), AUDIENCE)
 
 
@@ -227,7 +227,7 @@ class Trust(FetchObserver):
         identity, workload = self.identity(**changed), workload or self.workload
         return await self.bench.fetch(identity, source=self.source, workload=workload, observer=self)
 
-    def asked(self) -> tuple[int, int]:
+    def request_counts(self) -> tuple[int, int]:
         """Return the number of assertions requested from the API server, and of requests to AAD."""
         return sum(request.path.endswith("/token") for request in self.bench.kube.requests), len(self.bench.aad.calls)
 
@@ -270,7 +270,7 @@ async def test_a_credential_that_azure_does_not_know_yet_is_waited_for(trust: Tr
     trust.bench.sign_ins._sleep = later
     assert claims(await trust.fetch())["appid"] == trust.managed.client_id
     assert [type(failure) for failure in trust.failures] == [UntrustedError]
-    assert trust.asked()[0] == 1, "the assertion is good for the next try, too"
+    assert trust.request_counts()[0] == 1, "the assertion is good for the next try, too"
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ async def test_no_call_is_sent_for_a_refused_identity(trust: Trust, changed: dic
         with pytest.raises(PolicyError) as refused:
             attempt() if attempt else await trust.fetch(**changed)
         assert message in refused.value.sentence + refused.value.detail
-    assert trust.asked() == (0, 0)
+    assert trust.request_counts() == (0, 0)
     trust.source.check(trust.identity())
 
 
@@ -338,7 +338,7 @@ async def test_no_token_is_requested_unless_the_operator_enabled_federation(trus
     with pytest.raises(PolicyError, match="--federated-identities") as refused:
         await trust.fetch()
     assert "federated.enabled" in refused.value.detail
-    assert trust.asked() == (0, 0)
+    assert trust.request_counts() == (0, 0)
 
 
 async def test_a_deleted_service_account_proves_nothing_and_its_successor_is_trusted_by_name(
@@ -349,7 +349,7 @@ async def test_a_deleted_service_account_proves_nothing_and_its_successor_is_tru
     with pytest.raises(NoAssertionError) as refused:
         await trust.fetch()
     assert refusal_of(refused.value).reason is Reason.UPSTREAM_REFUSED
-    assert trust.asked()[1] == 0
+    assert trust.request_counts()[1] == 0
     trust.bench.kube.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": NAMESPACE}})
     trust.source = trust.new_source()  # half a second later
     assert (await trust.fetch()).token.access_token
@@ -362,7 +362,7 @@ async def test_a_pods_successor_does_not_use_its_assertion(trust: Trust) -> None
     trust.bench.kube.store.create("pods", {"metadata": {"name": "web", "namespace": NAMESPACE}, "spec": spec})
     with pytest.raises(NoAssertionError):
         await trust.fetch()
-    assert trust.asked()[1] == 0
+    assert trust.request_counts()[1] == 0
 
 
 async def test_no_assertion_is_logged_or_shown(trust: Trust, everything_logged: io.StringIO) -> None:

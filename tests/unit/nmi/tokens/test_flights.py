@@ -1,4 +1,4 @@
-"""Fetches that several requests share, and the answers for pods while IMDS updates, throttles, hangs or fails.
+"""Fetches that several requests share, and the responses for pods while IMDS updates, throttles, hangs or fails.
 
 Which pod is charged, and that a cancelled waiter affects no other. Excluded: the cache (`test_token_cache.py`), and the
 breaker and the governor by themselves.

@@ -1,7 +1,8 @@
 """NMI's requests to IMDS, for an AzureIdentity and for an exempt pod, and the tokens that it passes on.
 
 A token of another client id than the AzureIdentity names is never passed on: a tenant that names its own resource id
-and the kubelet's client id is to get a token of neither. The answers for exempt pods are IMDS's own, and never cached.
+and the kubelet's client id is to get a token of neither. The responses for exempt pods are IMDS's own, and never
+cached.
 """
 
 import base64
@@ -66,7 +67,7 @@ def jwt(**claims: str) -> str:
 
 
 def without_client_id(imds: Imds, token: str) -> Reply:
-    """An answer that does not say whose *token* it holds."""
+    """A response that does not say whose *token* it holds."""
     document = json.loads(imds.token_body({"resource": "r"})) | {"access_token": token}
     del document["client_id"]
     return Reply(body=json.dumps(document).encode())

@@ -39,10 +39,10 @@ async def test_other_sources_share_tokens_and_do_not_know_the_pod(fake: Bench) -
 
 async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_pod_do_not(per_pod: Bench) -> None:
     per_pod.source.gate.clear()
-    asking = [asyncio.create_task(token(per_pod, pod)) for pod in (A, A, B)]
+    fetching = [asyncio.create_task(token(per_pod, pod)) for pod in (A, A, B)]
     await settle()
     per_pod.source.gate.set()
-    assert await asyncio.gather(*asking) == ["token-1", "token-1", "token-2"]
+    assert await asyncio.gather(*fetching) == ["token-1", "token-1", "token-2"]
 
 
 async def test_a_token_is_dropped_with_the_pod_and_not_renewed(per_pod: Bench) -> None:
@@ -71,12 +71,12 @@ async def test_a_fetch_ends_with_its_pod_and_leaves_nothing_behind(per_pod: Benc
 
 async def test_forgetting_an_unknown_pod_drops_nothing(fake: Bench) -> None:
     await fake.token()
-    asking = await fake.hold(TokenRequest("https://another"))
+    fetching = await fake.hold(TokenRequest("https://another"))
     fake.broker.forget_pod("")
     fake.broker.forget_pod("uid-x")
     assert len(fake.broker._tokens) == 1
     fake.source.gate.set()
-    assert await asking == "token-2"
+    assert await fetching == "token-2"
 
 
 async def test_a_waiter_at_its_time_limit_gets_the_last_failure_of_the_fetch(per_pod: Bench) -> None:

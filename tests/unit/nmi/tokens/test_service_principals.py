@@ -169,14 +169,14 @@ async def test_a_hundred_requests_read_the_secret_once_and_sign_in_once(bench: B
 
 
 async def test_concurrently_requested_principals_each_get_their_own_token(bench: Bench) -> None:
-    broker, client_ids, asking = broker_of(bench), [], []
+    broker, client_ids, fetching = broker_of(bench), [], []
     for number in range(20):
         principal = bench.directory.add_principal(secret=f"secret {number}")
         bench.put_secret(f"sp-{number}", k=f"secret {number}".encode())
         identity = bench.identity(principal, client_password=named(f"sp-{number}"))
         client_ids.append(principal.client_id)
-        asking.append(broker.token(identity, REQUEST, f"team-a/{number}"))
-    tokens = await asyncio.gather(*asking)
+        fetching.append(broker.token(identity, REQUEST, f"team-a/{number}"))
+    tokens = await asyncio.gather(*fetching)
     assert [read_claims(cached.token.access_token)["appid"] for cached in tokens] == client_ids
 
 
