@@ -1,4 +1,4 @@
-"""The patch types as functions. How the server answers what does not apply is in test_equals_the_real_server."""
+"""The patch types as functions. The response to a patch that does not apply is in test_equals_the_real_server."""
 
 from typing import Any
 

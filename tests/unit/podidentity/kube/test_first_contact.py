@@ -141,7 +141,7 @@ class Crashed:
     """An API server without power: connections to it stay, and deliver nothing."""
 
     def __init__(self, server: ScriptedServer) -> None:
-        self.open = self.asked = 0
+        self.open = self.requests = 0
         server.network.serve(URL, lambda: _Silent(self))
 
 
@@ -155,14 +155,14 @@ class _Silent(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self.server.asked += 1
+        self.server.requests += 1
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.open -= 1
 
 
-def answer_lists(server: ScriptedServer, after_seconds: float = 0.0) -> list[str]:
+def serve_lists(server: ScriptedServer, after_seconds: float = 0.0) -> list[str]:
     """Let new connections reach an API server that answers lists after these seconds. Return the requested targets."""
     targets: list[str] = []
 
@@ -200,11 +200,11 @@ async def test_at_most_two_requests_are_in_progress(server: ScriptedServer, cont
     waiting = asyncio.create_task(contact.made())
     opened: list[int] = []
 
-    def asked() -> int:
+    def requested() -> int:
         opened.append(crashed.open)
-        return crashed.asked
+        return crashed.requests
 
-    await until(asked, "ten requests", holds=(10).__le__)
+    await until(requested, "ten requests", holds=(10).__le__)
     assert max(opened) <= 3, "two, and one that has been cut and whose end the server is about to see"
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
@@ -218,16 +218,16 @@ async def test_a_first_list_whose_connection_was_lost_is_sent_again_on_a_new_one
     crashed = Crashed(server)
     begun = now()
     async with first_list(contact, open_session) as waiting:
-        await until(lambda: contact.problem is not None and crashed.asked > 2)
+        await until(lambda: contact.problem is not None and crashed.requests > 2)
         assert not waiting.done()
-        answer_lists(server)
+        serve_lists(server)
     assert now() - begun < 15
 
 
 async def test_a_slow_first_list_is_not_interrupted(
     server: ScriptedServer, contact: FirstContact, open_session: OpenSession
 ) -> None:
-    targets = answer_lists(server, after_seconds=4.0)
+    targets = serve_lists(server, after_seconds=4.0)
     async with first_list(contact, open_session):
         pass
     assert sum(target.startswith("/api/v1/pods?limit") for target in targets) == 1

@@ -100,7 +100,7 @@ async def test_a_deleted_lease_ends_the_leadership(server: ScriptedServer, start
 @pytest.mark.parametrize("stamp", ["1970-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"])
 async def test_the_holders_clock_is_not_used(server: ScriptedServer, start: Start, stamp: str) -> None:
     clock = [1000.0]
-    # The answer to each request, also to those that reach their time limit on a busy machine.
+    # The response to each request, also to those that reach their time limit on a busy machine.
     server.others += [lease("other", stamp)] * 1000
     running, _ = start(0.8, clock=lambda: clock[0])
     await until(lambda: len(server.requests) >= 2 and running._locks[0].holder == "other")
