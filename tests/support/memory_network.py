@@ -218,6 +218,7 @@ class _End(asyncio.Transport):
             data = self._arrived.popleft()
             self._size -= len(data)
             self.protocol.data_received(data)
+        # As asyncio's transports, whose low-water mark is a quarter of the high-water mark by default.
         if self._size <= HIGH_WATER // 4 and self.peer._writer_paused:
             self.peer._writer_paused = False
             self.peer.protocol.resume_writing()

@@ -112,6 +112,7 @@ class Gate:
     async def meet(self, server: Server, request: web.BaseRequest, proper: Proper) -> web.StreamResponse:
         """Return the response of *server* to *request*, unless a fault applies."""
         call = Call(server, request.method, request.path_qs, request.headers.get("User-Agent", "").split("/")[0])
+        # The loop cancels the tasks of a killed process later, and a request that they have written still arrives.
         if not self.alive(call.mic):
             return _broken(request)
         self._patient(call)
@@ -168,4 +169,5 @@ def _broken(request: web.BaseRequest) -> web.Response:
     """The connection ends without a response."""
     if request.transport is not None:
         request.transport.abort()
+    # aiohttp's handlers must return a response; the aborted connection does not carry it.
     return web.Response(status=502)

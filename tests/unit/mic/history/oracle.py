@@ -121,7 +121,7 @@ def wrong_object(need: Need, assigned: Document) -> str:
         "identity": _message(need.identity, spec["azureIdentityRef"]),
         "identity's mode": annotation(need.identity, "Behavior") == annotation(spec["azureIdentityRef"], "Behavior"),
         "binding": any(_message(binding, spec["azureBindingRef"]) for binding in need.bindings),
-        "debts": annotation(assigned, "detach-pending") == "",
+        "pending detaches": annotation(assigned, "detach-pending") == "",
     }
     return ", ".join(part for part, is_right in right.items() if not is_right)
 
@@ -189,6 +189,7 @@ class Watcher:
 
     def attached_by_others(self, on: On) -> None:
         """Record that another client attached the identity where it was not attached."""
+        # Where a record or a recent need names the identity, MIC may attach it too, and then either may be its owner.
         (self.either if self._touched(on) else self.foreign).add(on)
         self.taken_by_others.discard(on)
 
@@ -228,6 +229,7 @@ class Watcher:
                 if "mic" not in records[on]:
                     self.foreign.add(on)
             else:
+                # Without a record MIC cannot know that it attached the identity, so it must never detach it.
                 self.either.discard(on)
                 self.foreign.add(on)
         self.recent.clear()
@@ -298,6 +300,7 @@ class Watcher:
         machine = self.machine(on[0])
         if machine is None:
             return  # another client deleted the whole host
+        # A machine applies an operation whose time is over only when it is read; no request may have read it since.
         machine.complete_operation()
         if (there := machine.user_assigned.get(on[1])) is not None and (named := _client(after)):
             before = change.before.document if change.before is not None else {}
