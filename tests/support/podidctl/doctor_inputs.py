@@ -119,8 +119,8 @@ def examined(**changes: Any) -> Report:
 
 def bad(report: Report) -> list[CheckResult]:
     """Return the findings that are not ok; each one except unknown states the next action."""
-    lines = [each for each in report.findings if each.level is not Level.OK]
-    assert all(each.next for each in lines if each.level is not Level.UNKNOWN)
+    lines = [finding for finding in report.findings if finding.level is not Level.OK]
+    assert all(finding.next for finding in lines if finding.level is not Level.UNKNOWN)
     return lines
 
 

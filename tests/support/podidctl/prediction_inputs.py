@@ -87,8 +87,8 @@ def explain_pod(**changes: Any) -> Explanation:
 
 def broken(explanation: Explanation) -> list[Link]:
     """The broken links; each states the next action."""
-    links = [each for each in explanation.links if each.state is LinkState.BROKEN]
-    assert all(each.next for each in links)
+    links = [link for link in explanation.links if link.state is LinkState.BROKEN]
+    assert all(link.next for link in links)
     assert explanation.next == (links[0].next if links else "")
     return links
 
@@ -100,7 +100,7 @@ def only(explanation: Explanation) -> Link:
 
 
 def states(explanation: Explanation) -> list[tuple[str, str]]:
-    return [(each.link, each.state.value) for each in explanation.links]
+    return [(link.link, link.state.value) for link in explanation.links]
 
 
 NMI_ACCOUNT = "kube-system/nmi"

@@ -40,11 +40,11 @@ def generated_cluster(pods: int = 5000, identities: int = 300, nodes: int = 500)
     """Return a cluster of this size, with Azure's responses."""
     the_nodes = [_node(number) for number in range(nodes)]
     the_identities = [_identity(number) for number in range(identities)]
-    bindings = [binding(each.metadata.name, each.metadata.namespace) for each in the_identities]
+    bindings = [binding(identity_.metadata.name, identity_.metadata.namespace) for identity_ in the_identities]
     the_pods = [_pod(number, nodes, the_identities) for number in range(pods)]
     assigned = [
-        assigned_identity(each, the_identities[number % identities], bindings[number % identities])
-        for number, each in enumerate(the_pods)
+        assigned_identity(pod_, the_identities[number % identities], bindings[number % identities])
+        for number, pod_ in enumerate(the_pods)
         if number % 50
     ]
     names = [each.metadata.name for each in the_nodes]
@@ -95,14 +95,14 @@ def _rbac() -> Rbac:
     teams = [f"team-{number}" for number in range(NAMESPACES)]
     developer = (rule("get list create update", "apps", "deployments"), rule("create", "", "pods/exec"))
     return rbac(
-        *(role("developer", *developer, namespace=each) for each in teams),
+        *(role("developer", *developer, namespace=team) for team in teams),
         cluster=(
             role("cluster-admin", rule("*", "*", "*")),
             role("binder", rule("create patch", GROUP, "azureidentitybindings")),
             role("nmi", rule("get", "", "secrets")),
         ),
         bindings=(
-            *(bound("developer", f"Group {each}", kind="Role", namespace=each, name="developers") for each in teams),
+            *(bound("developer", f"Group {team}", kind="Role", namespace=team, name="developers") for team in teams),
             bound("cluster-admin", "Group system:masters", name="admins"),
             bound("cluster-admin", "Group platform", name="platform"),
             bound("binder", "ServiceAccount ci/deployer", name="pipeline"),
@@ -112,15 +112,15 @@ def _rbac() -> Rbac:
 
 
 def _azure(nodes: list[PlacedNode], assigned: list[AzureAssignedIdentity]) -> dict[str, HostIdentities]:
-    hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in nodes}
+    hosts = {node_.metadata.name: parse_provider_id(node_.spec.provider_id) for node_ in nodes}
     attached: dict[str, dict[str, Attached]] = {}
     for number, host in enumerate(hosts.values()):
         if host is not None:
             own = attached.setdefault(host.key, {})
             kubelet, addon = identity_id("kubelet"), identity_id(f"addon-{number % 3}")
-            own |= {each.lower(): Attached(each, "") for each in (kubelet, addon)}
-    for each in assigned:
-        host, spec = hosts[each.spec.nodename], each.spec.azure_identity_ref.spec
+            own |= {text.lower(): Attached(text, "") for text in (kubelet, addon)}
+    for object_ in assigned:
+        host, spec = hosts[object_.spec.nodename], object_.spec.azure_identity_ref.spec
         if host is not None and spec.resource_id:
             attached[host.key][spec.resource_id.lower()] = Attached(spec.resource_id, spec.client_id)
     return {

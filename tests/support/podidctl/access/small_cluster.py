@@ -215,20 +215,22 @@ def rbac(*roles: Role, bindings: tuple[RoleBinding, ...] = (), cluster: tuple[Ro
     return Rbac(
         roles=tuple(roles),
         cluster_roles=cluster,
-        role_bindings=tuple(each for each in bindings if each.metadata.namespace),
-        cluster_role_bindings=tuple(each for each in bindings if not each.metadata.namespace),
+        role_bindings=tuple(binding_ for binding_ in bindings if binding_.metadata.namespace),
+        cluster_role_bindings=tuple(binding_ for binding_ in bindings if not binding_.metadata.namespace),
     )
 
 
 def attached(*resource_ids: str, kind: str = USER) -> HostIdentities:
-    return HostIdentities(type=kind, attached={each.lower(): Attached(each, "") for each in resource_ids})
+    return HostIdentities(
+        type=kind, attached={resource_id.lower(): Attached(resource_id, "") for resource_id in resource_ids}
+    )
 
 
 def on_azure(**hosts: HostIdentities) -> AzureState:
     """Responses for `vm` and `pool`."""
     ids = {"vm": VM, "pool": SCALE_SET}
     keys = {name: host.key for name in hosts if (host := parse_provider_id(ids[name])) is not None}
-    return AzureState({keys[name]: each for name, each in hosts.items()}, KUBELET)
+    return AzureState({keys[name]: identities for name, identities in hosts.items()}, KUBELET)
 
 
 def small_cluster(**changes: Any) -> Facts:
@@ -252,8 +254,8 @@ def small_cluster(**changes: Any) -> Facts:
         identities=(payments, reports, legacy),
         bindings=tuple(bindings),
         assigned=tuple(
-            assigned_identity(*each)
-            for each in ((web, payments, bindings[0]), (report, reports, bindings[1]), (robot, legacy, bindings[2]))
+            assigned_identity(*parts)
+            for parts in ((web, payments, bindings[0]), (report, reports, bindings[1]), (robot, legacy, bindings[2]))
         ),
         pods=(web, report, robot, agent, *map(nmi_pod, ("node-0", "node-1", "node-2"))),
         nodes=(node("node-0", VM), *(node(f"node-{n}", f"{SCALE_SET}/virtualMachines/{n}") for n in (1, 2))),
@@ -297,34 +299,34 @@ def with_pods(*more: ReviewedPod) -> tuple[ReviewedPod, ...]:
     return (*live_pods(small_cluster()), *more)
 
 
-def printed(found: AccessReview, output: AccessOutput = AccessOutput.TABLE) -> str:
+def printed(access: AccessReview, output: AccessOutput = AccessOutput.TABLE) -> str:
     """Return the output of a wide console."""
     text = io.StringIO()
-    render(found, output, Console(file=text, width=400, highlight=False, emoji=False))
+    render(access, output, Console(file=text, width=400, highlight=False, emoji=False))
     return text.getvalue()
 
 
-def policy_result(rule: str, found: AccessReview) -> PolicyResult:
+def policy_result(rule: str, access: AccessReview) -> PolicyResult:
     """Return the result of a policy with one rule, whose name is `it`."""
     text = f"version: 1\nrules:\n  - {{name: it, {rule}}}\n"
-    return evaluate(found, parse_policy(text.encode()), "policy.yaml")
+    return evaluate(access, parse_policy(text.encode()), "policy.yaml")
 
 
-def rule_result(rule: str, found: AccessReview) -> RuleResult:
-    (one,) = policy_result(rule, found).rules
-    return one
+def rule_result(rule: str, access: AccessReview) -> RuleResult:
+    (result,) = policy_result(rule, access).rules
+    return result
 
 
-def grants_of(found: AccessReview, pod: str) -> dict[str, Grant]:
+def grants_of(access: AccessReview, pod: str) -> dict[str, Grant]:
     """Return the grants of a pod by identity."""
-    return {each.identity: each for each in found.grants if each.pod == pod}
+    return {grant.identity: grant for grant in access.grants if grant.pod == pod}
 
 
-def pod_of(found: AccessReview, name: str) -> PodAccess:
-    (one,) = (each for each in found.pods if each.full_name == name)
-    return one
+def pod_of(access: AccessReview, name: str) -> PodAccess:
+    (pod_,) = (pod_ for pod_ in access.pods if pod_.full_name == name)
+    return pod_
 
 
-def document(found: AccessReview) -> bytes:
+def document(access: AccessReview) -> bytes:
     """Return the review as `podidctl access -o json` prints it, without control characters escaped."""
-    return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(access), indent=2) + b"\n"
