@@ -29,7 +29,7 @@ from tests.support.nmi.server.fakes import grant
 from tests.support.nmi.server.limits import limits_with
 from tests.support.nmi.server.running import Running
 from tests.support.oracle.refusals import ANSWERS, read_refusal
-from tests.support.oracle.requests import Asked, Verdict, read
+from tests.support.oracle.requests import ServedRequest, Verdict, read
 from tests.support.waiting import LIMIT_SECONDS
 
 LAST = b"GET /metadata/identity/oauth2/token HTTP/1.0\r\n\r\n"
@@ -153,7 +153,7 @@ def check_against_oracle(data: bytes, responses: bytes) -> None:
         assert (b"\r\nConnection: close" in first[0]) == refusal.close
     head, _, rest = responses.partition(b"\r\n\r\n")
     body = rest.partition(b"HTTP/1.1 ")[0]
-    if isinstance(meaning, Asked):
+    if isinstance(meaning, ServedRequest):
         text = f"{meaning.resource}|{meaning.selector_kind}|{meaning.selector_value}|{meaning.xms_cc}"
         assert head.startswith(b"HTTP/1.1 200 OK")
         assert json.loads(body)["access_token"] == text
@@ -179,7 +179,9 @@ def test_both_lanes_answer_a_corpus_file_as_its_name_states(loopback_server: Loo
 def test_fast_and_slow_requests_may_be_pipelined_in_any_order(loopback_server: LoopbackServer) -> None:
     slow = next(case.data for case in EVERY if case.name == "404-identity-info")
     meanings = {case.data: read(case.data) for case in EVERY if case.status == 200 and len(case.data) < 1500}
-    stays_open = [data for data, meaning in meanings.items() if isinstance(meaning, Asked) and not meaning.close]
+    stays_open = [
+        data for data, meaning in meanings.items() if isinstance(meaning, ServedRequest) and not meaning.close
+    ]
     stream = b"".join(data + (slow if at % 5 == 0 else b"") for at, data in enumerate(stays_open))
     slowly = loopback_server.ask([stream + LAST], ready=False)
     assert slowly.count(b"HTTP/1.1 200 OK") == len(stays_open) > 20

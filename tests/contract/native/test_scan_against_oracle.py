@@ -11,7 +11,7 @@ from tests.contract.native.fast_refusals import TOKEN_PATH, fast_refusal
 from tests.contract.native.mutations import mutated, plausible, refusable
 from tests.support.corpus.corpus import ACCEPTED, EVERY, FAST_REFUSALS, REFUSED, Case
 from tests.support.oracle.refusals import read_refusal
-from tests.support.oracle.requests import Asked, Verdict, read
+from tests.support.oracle.requests import ServedRequest, Verdict, read
 
 WITH_AN_UNKNOWN_PARAMETER = (
     b"GET /metadata/identity/oauth2/token?resource=r&x=y HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n"
@@ -19,14 +19,14 @@ WITH_AN_UNKNOWN_PARAMETER = (
 """The fast lane's query reader leaves it to the general lane, although it has a resource."""
 
 
-def fast(data: bytes) -> Asked | None:
+def fast(data: bytes) -> ServedRequest | None:
     """Return the fast lane's answer to *data*, in the oracle's form; None if it would hand it over."""
     outcome, size, text, metadata, close, kind = scan.examine(data)
     parameters = query.examine(text) if (outcome, kind) == ("done", TOKEN_PATH) else None
     if parameters is None or not metadata:
         return None
     resource, selector, value, xms_cc = parameters
-    return Asked(size, resource.decode(), selector, value.decode(), xms_cc.decode(), close, cacheable=True)
+    return ServedRequest(size, resource.decode(), selector, value.decode(), xms_cc.decode(), close, cacheable=True)
 
 
 def name_of(case: Case) -> str:
@@ -39,7 +39,7 @@ def test_the_fast_lane_and_the_oracle_read_a_request_as_the_corpus_states(case: 
     assert (taken is not None) == case.grants_fast
     assert refused == (read_refusal(case.data) if case.name in FAST_REFUSALS else None)
     assert (refused is not None) == (case.name in FAST_REFUSALS)
-    assert meaning is Verdict.UNSURE or isinstance(meaning, Asked) == (case.status == 200)
+    assert meaning is Verdict.UNSURE or isinstance(meaning, ServedRequest) == (case.status == 200)
     if case.grants_fast:
         assert taken == meaning
 

@@ -32,7 +32,7 @@ from tests.nightly.fuzz.node import ConntrackList, KernelMessages
 from tests.nightly.fuzz.objects import LockRecords, MicObjects, NmiObjects
 from tests.support.nmi.server.fakes import FakeConnection, ServerUnderTest, replies
 from tests.support.oracle.refusals import read_refusal
-from tests.support.oracle.requests import OWN_FIELD, PATHS, Asked, Verdict, read
+from tests.support.oracle.requests import OWN_FIELD, PATHS, ServedRequest, Verdict, read
 
 Target = Callable[[bytes], None]
 
@@ -85,7 +85,7 @@ class Scan:
         if parameters is None or not metadata:
             return
         resource, selector, value, xms_cc = parameters
-        taken = Asked(size, resource.decode(), selector, value.decode(), xms_cc.decode(), close, cacheable=True)
+        taken = ServedRequest(size, resource.decode(), selector, value.decode(), xms_cc.decode(), close, cacheable=True)
         assert taken == read(data)
 
 
@@ -113,7 +113,7 @@ class Query:
             assert (general.selector.value, general.selector_value.lower()) == (kind, value.decode())
         head = b"GET /metadata/identity/oauth2/token?%s HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n" % data
         meaning = read(head)
-        if isinstance(meaning, Asked):
+        if isinstance(meaning, ServedRequest):
             assert isinstance(general, TokenRequest)
             assert content_of(general) == content_by_oracle(meaning)
         elif meaning is Verdict.REFUSED:
@@ -128,7 +128,7 @@ def content_of(request: TokenRequest) -> tuple[str, int, str, str, bool]:
     return request.resource, *selector, request.xms_cc, not (request.force_refresh or request.rejected_sha256)
 
 
-def content_by_oracle(meaning: Asked) -> tuple[str, int, str, str, bool]:
+def content_by_oracle(meaning: ServedRequest) -> tuple[str, int, str, str, bool]:
     return meaning.resource, meaning.selector_kind, meaning.selector_value, meaning.xms_cc, meaning.cacheable
 
 
@@ -234,7 +234,7 @@ class General:
             assert reply.status in STATUSES or (reply.status == 508 and has_own_field(data)), reply.status
             assert isinstance(json.loads(reply.body), dict)
         granted = bool(parsed) and parsed[0].status == 200 and b"access_token" in parsed[0].body
-        if isinstance(meaning, Asked):
+        if isinstance(meaning, ServedRequest):
             assert granted or b"HEAD" in data
             assert content_of(server_under_test.token_service.asked[0][1]) == content_by_oracle(meaning)
         elif meaning is not Verdict.UNSURE:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from tests.support.oracle.requests import PATHS, TCHAR, _NotAsked, judge_framing, require, split_field
+from tests.support.oracle.requests import PATHS, TCHAR, _NotServed, check_framing, require, split_field
 
 METHODS = {b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"}
 PLAIN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -46,19 +46,19 @@ def read_refusal(data: bytes) -> Refused | None:
         words = start.split(b" ")
         require(len(words) == 3 and words[0] in METHODS and words[2] == b"HTTP/1.1")
         require(TCHAR.issuperset(words[0]) and re.fullmatch(rb"[!-\"$-~]+", words[1]))
-        metadata, close = judge_fields([split_field(line) for line in lines])
+        metadata, close = check_fields([split_field(line) for line in lines])
         kind = kind_of(words[0].decode(), words[1].decode(), metadata=metadata)
-    except _NotAsked:
+    except _NotServed:
         return None
     return Refused(kind, len(head) + len(end), close)
 
 
-def judge_fields(fields: list[tuple[str, str]]) -> tuple[bool, bool]:
+def check_fields(fields: list[tuple[str, str]]) -> tuple[bool, bool]:
     """Return whether `Metadata: true` is present, and whether the connection ends with the response."""
     values: dict[str, list[str]] = {}
     for name, value in fields:
         values.setdefault(name, []).append(value)
-    judge_framing(values, "HTTP/1.1")
+    check_framing(values, "HTTP/1.1")
     require(not {"upgrade", "proxy-connection", "x-forwarded-for"} & set(values))
     require(len(values.get("host", [])) == 1)
     require(re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?", values["host"][0]))

@@ -26,7 +26,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Asked:
+class ServedRequest:
     """Request that NMI answers with a token if the pod may have one."""
 
     size: int
@@ -42,39 +42,39 @@ class Asked:
     """Whether NMI may use a ready answer: the request does not require a fresh token."""
 
 
-class _NotAsked(Exception):  # noqa: N818 - not an error: carries every verdict except a token request
+class _NotServed(Exception):  # noqa: N818 - not an error: carries every verdict except a token request
     def __init__(self, verdict: Verdict) -> None:
         self.verdict = verdict
 
 
-def read(data: bytes) -> Asked | Verdict:
+def read(data: bytes) -> ServedRequest | Verdict:
     """Return the meaning of the request at the start of *data*."""
     skipped = 2 if data.startswith(b"\r\n") else 0  # RFC 9112 §2.2
     head, end, _ = data[skipped:].partition(b"\r\n\r\n")
     if not end:
         return Verdict.INCOMPLETE
     try:
-        return judge_head(head, skipped + len(head) + len(end))
-    except _NotAsked as reason:
+        return parse_head(head, skipped + len(head) + len(end))
+    except _NotServed as reason:
         return reason.verdict
 
 
 def require(condition: object, verdict: Verdict = Verdict.REFUSED) -> None:
-    """Raise `_NotAsked` with *verdict* unless *condition* is true."""
+    """Raise `_NotServed` with *verdict* unless *condition* is true."""
     if not condition:
-        raise _NotAsked(verdict)
+        raise _NotServed(verdict)
 
 
-def judge_head(head: bytes, size: int) -> Asked:
+def parse_head(head: bytes, size: int) -> ServedRequest:
     """Return the meaning of *head*, which excludes the empty line at its end. *size* includes that line."""
     start, *lines = head.split(b"\r\n")
     require(not any(byte in line for line in (start, *lines) for byte in b"\r\n\0"))
     version, target = split_request_line(start)
     fields = [split_field(line) for line in lines]
-    target_parts = judge_target(target)
-    close = judge_fields(fields, version)
+    target_parts = parse_target(target)
+    close = check_fields(fields, version)
     require(len(head) < 4000 and len(lines) <= 32, Verdict.UNSURE)
-    return Asked(size, *target_parts[:4], close=close, cacheable=target_parts[4])
+    return ServedRequest(size, *target_parts[:4], close=close, cacheable=target_parts[4])
 
 
 def split_request_line(line: bytes) -> tuple[str, str]:
@@ -93,12 +93,12 @@ def split_field(line: bytes) -> tuple[str, str]:
     return name.decode().lower(), value.decode("latin-1").strip(" \t")
 
 
-def judge_fields(fields: list[tuple[str, str]], version: str) -> bool:
+def check_fields(fields: list[tuple[str, str]], version: str) -> bool:
     """Check the header fields. Return whether the connection ends with the response."""
     values: dict[str, list[str]] = {}
     for name, value in fields:
         values.setdefault(name, []).append(value)
-    judge_framing(values, version)
+    check_framing(values, version)
     require(not {"upgrade", "proxy-connection", OWN_FIELD} & set(values), Verdict.UNSURE)
     hosts = values.get("host", [])
     require(len(hosts) == 1 or (version == "HTTP/1.0" and not hosts))
@@ -110,7 +110,7 @@ def judge_fields(fields: list[tuple[str, str]], version: str) -> bool:
     return "close" in options or (version == "HTTP/1.0" and "keep-alive" not in options)
 
 
-def judge_framing(values: dict[str, list[str]], version: str) -> None:
+def check_framing(values: dict[str, list[str]], version: str) -> None:
     """Require exactly one indication of the request's end, which every reader understands (RFC 9112 §6)."""
     lengths, codings = values.get("content-length", []), values.get("transfer-encoding", [])
     require(len(lengths) + len(codings) <= 1)
@@ -121,7 +121,7 @@ def judge_framing(values: dict[str, list[str]], version: str) -> None:
     require(not codings and all(set(length) == {"0"} for length in lengths), Verdict.UNSURE)
 
 
-def judge_target(target: str) -> tuple[str, int, str, str, bool]:
+def parse_target(target: str) -> tuple[str, int, str, str, bool]:
     """Return resource, selector kind and value, xms_cc, and whether NMI may use a ready answer."""
     path, _, query = target.partition("?")
     require("/".join("metadata" if word.lower() == "metadata" else word for word in path.split("/")) in PATHS)
@@ -149,4 +149,4 @@ def decoded(text: str) -> str:
     try:
         return unquote_to_bytes(text.replace("+", " ")).decode()
     except UnicodeDecodeError:
-        raise _NotAsked(Verdict.REFUSED) from None
+        raise _NotServed(Verdict.REFUSED) from None
