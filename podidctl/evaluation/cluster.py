@@ -66,7 +66,7 @@ class ClusterCase:
     def usual(self) -> NmiConfiguration:
         """The configuration for nodes whose NMI's flags are not known: the first known one, or else the defaults."""
         defaults = NmiConfiguration(Settings(node_name=NO_NODE), "the defaults: no NMI pod has readable flags")
-        return next(iter(self.by_node.values()), defaults)
+        return next(iter(self.configurations), defaults)
 
     def on(self, node: str) -> NmiConfiguration:
         """Return the configuration of the NMI on *node*."""

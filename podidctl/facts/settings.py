@@ -197,9 +197,13 @@ def is_managed(nmi: Sequence[NmiConfiguration]) -> bool:
 
 
 def is_namespaced(nmi: Sequence[NmiConfiguration], mic: Sequence[Daemon]) -> bool:
-    """Return whether a flag of NMI or MIC restricts identities to their own namespace."""
+    """Return whether a flag of NMI or MIC restricts identities to their own namespace.
+
+    A MIC that has no node yet does not count: as long as its rollout waits, the other one makes the assignments.
+    """
+    scheduled = [daemon for daemon in mic if daemon.spec.node_name]
     return any(configuration.settings.force_namespaced for configuration in nmi) or any(
-        settings.force_namespaced for settings in readable_mic_settings(mic)
+        settings.force_namespaced for settings in readable_mic_settings(scheduled)
     )
 
 

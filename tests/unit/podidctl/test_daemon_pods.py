@@ -31,7 +31,7 @@ from podidentity.flags import UsageError
 from podidentity.resources import OwnerReference, PodMeta
 from tests.conftest import detect_blocking
 from tests.support.nmi_objects import NODE, pod
-from tests.support.podidctl.doctor_inputs import mic, nmi
+from tests.support.podidctl.doctor_inputs import cluster_case, mic, nmi
 from tests.support.podidctl.memory_cluster import OWNER, MemoryCluster
 
 
@@ -173,3 +173,18 @@ async def test_doctor_and_top_ignore_it(cluster: MemoryCluster, nothing_blocks_t
     finally:
         detect_blocking(nothing_blocks_the_loop)
     assert [each.pod for each in shown] == ["default/genuine"]
+
+
+@pytest.mark.parametrize(("node", "namespaced"), [("", False), ("n0", True)])
+def test_a_mic_that_waits_for_a_node_does_not_restrict_identities_to_their_namespace(
+    node: str, namespaced: bool
+) -> None:
+    waiting = mic("--forceNamespaced", name="mic-new", node=node, ready=False)
+    assert cluster_case(nmi=(nmi(),), mic=(mic(), waiting)).namespaced is namespaced
+
+
+def test_the_flags_for_other_nodes_are_those_of_the_first_nmi_also_if_its_node_has_a_second_one() -> None:
+    first = nmi("--allow-cross-namespace-secrets", name="nmi-a", node="n0")
+    case = cluster_case(nmi=(first, nmi(name="nmi-z", node="n0")))
+    assert case.on("n1").source == "the flags of pod kube-system/nmi-a"
+    assert case.on("n0").source == "the flags of pod kube-system/nmi-z"
