@@ -28,6 +28,7 @@ from tests.support import listed_programs, time_limit, waiting
 from tests.support.checkout import ROOT
 from tests.support.default_clocks import replace_default_clocks
 from tests.support.examples import QUICK
+from tests.support.kubectl_and_helm import Commands
 from tests.support.leaks import Ledger
 from tests.support.rights import Calls
 from tests.support.testplane import up
@@ -312,11 +313,9 @@ def clear(running: up.Plane) -> None:
 
 def apply_definitions(running: up.Plane, path: Path = ROOT / "deploy" / "crds") -> None:
     """Apply the definitions of our kinds with kubectl and wait until the kinds are served."""
-    kubectl = [str(up.tool("kubectl")), f"--kubeconfig={running.kubeconfig}"]
-    definitions = str(path)
-    subprocess.run([*kubectl, "apply", "-f", definitions], check=True, capture_output=True, timeout=60)
-    wait = [*kubectl, "wait", "--for=condition=Established", "--timeout=30s", "-f", definitions]
-    subprocess.run(wait, check=True, capture_output=True, timeout=60)
+    commands = Commands(running.kubeconfig)
+    commands.kubectl("apply", "-f", str(path))
+    commands.until_established("-f", str(path))
     for plural in OUR_KINDS:
         until_listed(running, f"/apis/aadpodidentity.k8s.io/v1/{plural}")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.testplane import up
+from tests.support.waiting import until_sync
 
 SECONDS: Final = 90
 """Time limit of a command, which may itself wait for up to a minute."""
@@ -37,6 +38,14 @@ class Commands:
     def kubectl_unchecked(self, *arguments: str) -> str:
         """Return the standard output, also if the command fails."""
         return self.done(self._kubectl, *arguments).stdout
+
+    def until_established(self, *definitions: str) -> None:
+        """Wait until custom resource definitions, arguments of `kubectl wait`, are Established.
+
+        kubectl also fails if a new definition has no conditions yet.
+        """
+        wait = ("wait", "--for=condition=Established", "--timeout=10s", *definitions)
+        until_sync(lambda: self.kubectl(*wait), "the definitions are Established", ignoring=CommandError)
 
     def helm(self, *arguments: str) -> str:
         """Return the standard output. Raises CommandError if the command fails."""

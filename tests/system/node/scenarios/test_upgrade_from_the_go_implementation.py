@@ -80,7 +80,7 @@ def install(bed: Bed, folder: Path, nmi: Path, mic: Path) -> None:
     bed.nodes[0].run("install", "-m", "0644", str(bed.files.environment), CLOUD)
     # As helm 3 does.
     bed.kubectl("create", "--field-manager=helm", f"--filename={CRDS}")
-    bed.kubectl("wait", "--for=condition=Established", "customresourcedefinitions", "--all", "--timeout=60s")
+    bed.commands.until_established("customresourcedefinitions", "--all")
     bed.helm("install", RELEASE, str(write_chart(folder, release=RELEASE, programs=GO_IMAGES)), "--create-namespace")
     wait_for(lambda: has_chain(bed), 60, "the image of NMI has no iptables that works")
 

@@ -51,7 +51,7 @@ def cluster(plane: up.Plane) -> Iterator[Cluster]:
     kinds = [f"crd/{plural}.cilium.io" for plural in definitions()]
     made.kubectl("create", "namespace", NAMESPACE)
     made.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(definitions().values()))
-    made.kubectl("wait", "--for=condition=Established", "--timeout=90s", *kinds)
+    made.until_established(*kinds)
     yield made
     made.delete_definitions("cilium.io")
     made.kubectl("delete", "namespace", NAMESPACE, "--wait=false")

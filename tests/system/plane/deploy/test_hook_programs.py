@@ -131,7 +131,7 @@ def test_definitions_of_the_go_implementation_are_replaced(kwok_plane: up.Plane,
             theirs = of_the_go_implementation(file, keeps_all=keeps_all)
             cluster.kubectl(verb, "--field-manager=helm", "-f", "-", stdin=theirs)
         if keeps_all:
-            cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/azureidentities.{GROUP}")
+            cluster.until_established(f"crd/azureidentities.{GROUP}")
             cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(OLD))
     until_old_is(cluster, {})
     done = run_definitions_hook(cluster, tmp_path)
