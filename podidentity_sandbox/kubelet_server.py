@@ -67,10 +67,12 @@ class KubeletServer(HttpService):
 
         Return 401 without a client certificate of the cluster, and 403 if its user may not use `nodes/proxy`.
         """
-        refusal = await self._refusal(request)
+        command = _EXEC.fullmatch(request.path)
+        # A command needs `create` with every method, as `get` is also given to programs that only read metrics.
+        refusal = await self._refusal(request, "get" if command is None else "create")
         if refusal is not None:
             return refusal
-        if (command := _EXEC.fullmatch(request.path)) is not None:
+        if command is not None:
             return await self._execute(request, command["namespace"], command["pod"], command["container"])
         match = _LOGS.fullmatch(request.path)
         if match is None or request.method != "GET":
@@ -89,12 +91,11 @@ class KubeletServer(HttpService):
         await response.write_eof()
         return response
 
-    async def _refusal(self, request: web.BaseRequest) -> web.Response | None:
+    async def _refusal(self, request: web.BaseRequest, verb: str) -> web.Response | None:
+        """Return the refusal of a client whose user is unknown or may not *verb* `nodes/proxy`."""
         user = _user_of(request)
         if user is None:
             return web.Response(status=401, text=NO_CERTIFICATE)
-        # A command needs `create` with every method, as `get` is also given to programs that only read metrics.
-        verb = "get" if _EXEC.fullmatch(request.path) is None else "create"
         try:
             attributes = {"verb": verb, "resource": "nodes", "subresource": "proxy"}
             allowed = await is_allowed(self._client, user, attributes)

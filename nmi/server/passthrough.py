@@ -139,7 +139,7 @@ class MetadataProxy:
         self._policy = policy
 
     def close(self) -> None:
-        """Cancel the timer of the proxy's governor."""
+        """Cancel the timer of the governor, also of one that the constructor received."""
         self._governor.close()
 
     async def forward(

@@ -15,7 +15,10 @@ CLIENT_REQUEST_CHARS: Final = 64
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A request whose syntax has passed every check. Immutable; only its framing has been interpreted."""
+    """A request whose head has passed every check. Immutable; only its framing has been interpreted.
+
+    `nmi.server.head` returns it without its body, and `nmi.server.reading` hands it on when the body has passed, too.
+    """
 
     method: str
     target: str
@@ -30,7 +33,7 @@ class Request(msgspec.Struct, frozen=True):
     chunked: bool = False
     """Whether the body is chunked; *length* is 0 then."""
     body: bytes = b""
-    """The decoded body. `nmi.server.reading` adds it to the request of `nmi.server.head`."""
+    """The decoded body."""
 
     @override
     def __repr__(self) -> str:

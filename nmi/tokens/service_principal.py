@@ -42,7 +42,10 @@ class _SignerOutput(msgspec.Struct):
 
 
 class Signer:
-    """Creator of client assertions, signed by `nmi.tokens.signing_program` in a separate process. It stores nothing."""
+    """Creator of client assertions, signed by `nmi.tokens.signing_program` in a separate process.
+
+    It stores nothing of a call.
+    """
 
     def __init__(self) -> None:
         self._limiter = GroupLimiter(SIGNERS, SIGNERS_PER_NAMESPACE)

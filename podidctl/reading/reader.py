@@ -1,8 +1,8 @@
 """Reader of the facts. A command names the parts that it reads: they decide about its requests, their order, and the
 permissions that it needs.
 
-Around one pod, a failed read of the pod or of the custom resources raises ApiError. A failed read of anything else is a
-`ReadFailure` in the facts.
+Around one pod, a failed read of the pod, of pods with its address or of the custom resources raises ApiError. A failed
+read of anything else is a `ReadFailure` in the facts.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
