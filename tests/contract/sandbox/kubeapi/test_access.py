@@ -15,6 +15,7 @@ from podidentity_sandbox.certificates import Authority, KeyPair
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.support.sandbox.kubeapi.client import PODS, Caller, pod
 from tests.support.sandbox.kubeapi.fixtures import serving
+from tests.support.waiting import LIMIT_SECONDS
 
 TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
 
@@ -207,15 +208,12 @@ async def test_without_rbac_everything_is_allowed_and_the_review_says_why(api: K
     assert response.body["status"] == {"allowed": True, "reason": "no authorizer is active"}
 
 
-DEADLINE = 60.0
-
-
 async def response_of_a_server(context: ssl.SSLContext, trust: ssl.SSLContext, host: str = "127.0.0.1") -> bytes:
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello")
         writer.close()
 
-    async with await asyncio.start_server(greet, "127.0.0.1", 0, ssl=context) as server, asyncio.timeout(DEADLINE):
+    async with await asyncio.start_server(greet, "127.0.0.1", 0, ssl=context) as server, asyncio.timeout(LIMIT_SECONDS):
         port = server.sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust, server_hostname=host)
         try:

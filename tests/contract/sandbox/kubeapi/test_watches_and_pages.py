@@ -9,8 +9,9 @@ import pytest
 
 from podidentity_sandbox.cluster import CRDS
 from podidentity_sandbox.kubeapi import KubeApi
-from tests.support.sandbox.kubeapi.client import CONFIGMAPS, DEADLINE, PODS, Caller, pod
+from tests.support.sandbox.kubeapi.client import CONFIGMAPS, PODS, Caller, pod
 from tests.support.sandbox.kubeapi.fixtures import serving
+from tests.support.waiting import LIMIT_SECONDS
 
 MINE = {"labelSelector": "mine"}
 
@@ -94,7 +95,7 @@ async def test_a_client_that_disconnects_ends_its_watch(api: KubeApi, call: Call
     async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision):
         assert api.watch_count("configmaps") == 1
         assert api.watch_count("pods") == 0
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(LIMIT_SECONDS):
         await api.until_watched(count=0)
 
 

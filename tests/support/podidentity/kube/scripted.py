@@ -14,9 +14,9 @@ from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity_sandbox.serving import restartable_listener
 from tests.support.memory_network import MemoryNetwork
+from tests.support.waiting import LIMIT_SECONDS
 
 URL = "http://kubernetes"
-DEADLINE_SECONDS = 60.0
 
 
 @dataclass
@@ -116,7 +116,7 @@ class ScriptedServer:
 
     async def watch(self) -> Watch:
         """The next watch that a client opens, or has opened."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(LIMIT_SECONDS):
             return await self._watches.get()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

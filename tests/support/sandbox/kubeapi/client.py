@@ -11,12 +11,13 @@ from typing import Any
 
 import aiohttp
 
+from tests.support.waiting import LIMIT_SECONDS
+
 JSON = "application/json"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
-DEADLINE = 60.0
 """For responses and events that take milliseconds on an idle machine."""
 
 IDENTITIES = "/apis/aadpodidentity.k8s.io/v1/namespaces/default/azureidentities"
@@ -51,7 +52,7 @@ class Watching:
 
     async def next(self) -> dict[str, Any]:
         """The next event; fails after the deadline, and raises EOFError at the end of the stream."""
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(LIMIT_SECONDS):
             line = await self._response.content.readline()
         if not line:
             raise EOFError
@@ -94,7 +95,7 @@ class Caller:
     ) -> Answer:
         data = body if isinstance(body, bytes | io.BytesIO) or body is None else json.dumps(body).encode()
         headers = {"Content-Type": content_type, "Accept": accept}
-        timeout = aiohttp.ClientTimeout(total=DEADLINE)
+        timeout = aiohttp.ClientTimeout(total=LIMIT_SECONDS)
         async with self._session.request(
             method, self._server + path, data=data, headers=headers, timeout=timeout
         ) as response:

@@ -18,7 +18,6 @@ import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.support.sandbox.kubeapi.client import (
-    DEADLINE,
     JSON,
     JSON_PATCH,
     MERGE,
@@ -30,6 +29,7 @@ from tests.support.sandbox.kubeapi.client import (
     pod,
 )
 from tests.support.testplane import up
+from tests.support.waiting import LIMIT_SECONDS
 
 VOLATILE = {"uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "lastTransitionTime", "continue"}
 NOT_OURS = {"managedFields", "description"}
@@ -248,7 +248,7 @@ async def test_a_watch_receives_the_same_events_from_both(api: KubeApi, call: Ca
     received = []
     for caller in (call, real):
         listed = (await caller("GET", path)).version
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(LIMIT_SECONDS):
             # A real server that has just got its definitions asks watchers to come back when its cache is there.
             while (await caller("GET", f"{identities}?watch=1&resourceVersion=1&timeoutSeconds=1")).status == 429:
                 pass
@@ -289,7 +289,7 @@ async def new_namespace(*callers: Caller) -> str:
     name = f"alike-{uuid.uuid4().hex[:8]}"
     for caller in callers:
         await caller("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while (await caller("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default")).status == 404:
                 pass
             while (await caller("GET", f"/api/v1/namespaces/{name}/configmaps/kube-root-ca.crt")).status == 404:
