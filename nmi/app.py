@@ -253,7 +253,7 @@ class App:
 
     async def _find_access(self) -> ClusterAccess:
         try:
-            return await find(self._settings.kubeconfig, self._settings.environ)
+            return await find(self._settings.kubeconfig, self._settings.cluster_environment)
         except AccessError:
             await self._redirect.note_labels(None)  # the reject of --fail-closed outlives this start
             raise

@@ -90,6 +90,6 @@ async def _find_access(settings: Settings) -> ClusterAccess | str:
     if not settings.node_name:
         return "--node is missing"
     try:
-        return await find(settings.kubeconfig, settings.environ)
+        return await find(settings.kubeconfig, settings.cluster_environment)
     except AccessError as error:
         return str(error)

@@ -35,12 +35,6 @@ class Settings(SettingTable, frozen=True, kw_only=True):
         return (LOOPBACK if self.listen_address == ANY_ADDRESS else self.listen_address, self.listen_port)
 
     @property
-    def environ(self) -> Mapping[str, str]:
-        """The environment variables by which a pod finds its API server."""
-        variables = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
-        return {name: value for name, value in variables.items() if value}
-
-    @property
     def user_agent(self) -> str:
         """The User-Agent of all requests that NMI sends."""
         return f"aad-pod-identity-nmi/{VERSION} {self.custom_user_agent}".rstrip()

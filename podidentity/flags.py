@@ -128,8 +128,10 @@ class GoParser(argparse.ArgumentParser):
     own packages stop parsing there, which silently drops the rest of the line). There are no positional arguments.
     """
 
-    def __init__(self, *, prog: str, description: str) -> None:
+    def __init__(self, *, prog: str, description: str, texts: Callable[[], Mapping[str, str]] = dict[str, str]) -> None:
+        """*texts* returns the texts of --help by the name of the value that a flag sets."""
         super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self._texts = texts
         self._former: set[str] = set()
 
     def add_former_flag(self, flag: str, instead: str) -> None:
@@ -137,6 +139,15 @@ class GoParser(argparse.ArgumentParser):
         self._former.add(flag)
         help_text = f"without effect: {instead}"
         self.add_argument(f"--{flag}", dest=flag, type=str, default=None, metavar="…", help=help_text)
+
+    @override
+    def format_help(self) -> str:
+        """Return the output of --help."""
+        texts = self._texts()
+        for action in self._actions:
+            if action.dest in texts:
+                action.help = texts[action.dest].replace("%", "%%")
+        return super().format_help()
 
     @override
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:

@@ -1,7 +1,7 @@
 """The settings of a program as one frozen struct, which is also the table of its flags and environment variables.
 
-A field is `name: Annotated[type, Setting(...)] = default`. Its docstring is in docs/flags.md; without one, the page has
-the help. `podidentity.flags` defines the syntax of values and command lines.
+A field is `name: Annotated[type, Setting(...)] = default`. Its docstring is its text in `--help` and docs/flags.md
+(`podidentity.setting_texts`). `podidentity.flags` defines the syntax of values and command lines.
 """
 
 import sys
@@ -63,7 +63,6 @@ class Setting(msgspec.Struct, frozen=True):
     flag: str = ""
     """Same spelling as in the Go implementation, including inconsistencies: existing charts depend on it. Empty: the
     setting has no flag."""
-    help: str = ""
     range: Range | None = None
     read: Callable[[str], Any] | None = None
     """Parser of the value. The default follows from the type; a type without a parser is not read here."""
@@ -114,8 +113,21 @@ class GoSetting(Setting, frozen=True):
     """The default of the Go implementation, if it is another one."""
 
 
-class ProgramSettings(msgspec.Struct, frozen=True):
-    """The settings of a program. A subclass has the fields, and checks them when it is constructed."""
+class ProgramSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a program, with those of both programs that have no flag. A subclass has all others, and checks
+    them when it is constructed."""
+
+    service_host: Annotated[str, Setting(env="KUBERNETES_SERVICE_HOST")] = ""
+    """Host of the API server in a pod."""
+    service_port: Annotated[str, Setting(env="KUBERNETES_SERVICE_PORT")] = ""
+    azure_environment_file: Annotated[Path | None, Setting(env="AZURE_ENVIRONMENT_FILEPATH")] = None
+    """Description of a custom cloud."""
+
+    @property
+    def cluster_environment(self) -> Mapping[str, str]:
+        """The environment variables by which a pod finds its API server."""
+        variables = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
+        return {name: value for name, value in variables.items() if value}
 
     @override
     def __repr__(self) -> str:
@@ -182,18 +194,16 @@ def read_flags(
     *former_flags*: flags whose value is ignored, each with what the program does instead. The result has those that
     *argv* contains as `former_flags`. Raises UsageError, and SystemExit(0) after printing --help.
     """
-    parser = GoParser(prog=prog, description=description)
+
+    def texts() -> Mapping[str, str]:
+        from podidentity.setting_texts import help_of  # noqa: PLC0415  reads sources, which only --help needs
+
+        return help_of(program)
+
+    parser = GoParser(prog=prog, description=description, texts=texts)
     for setting in flags_of(program):
-        usual = "" if setting.default is REQUIRED else setting.spelled(setting.default)
-        about = f"{setting.help} (default {usual})" if usual else setting.help
-        parser.add_argument(
-            *filter(None, (setting.alias, f"--{setting.flag}")),
-            dest=setting.name,
-            type=setting.read or str,
-            default=None,
-            metavar="…",
-            help=about.replace("%", "%%"),
-        )
+        names = filter(None, (setting.alias, f"--{setting.flag}"))
+        parser.add_argument(*names, dest=setting.name, type=setting.read or str, default=None, metavar="…")
     for flag, instead in former_flags.items():
         parser.add_former_flag(flag, instead)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}

@@ -38,12 +38,6 @@ class Settings(SettingTable, frozen=True, kw_only=True):
         """Return the writes that may start immediately after an idle time."""
         return self.burst_writes or BURST_SECONDS * self.writes_per_second
 
-    @property
-    def cluster_environment(self) -> Mapping[str, str]:
-        """Return the environment variables by which a pod finds its API server."""
-        variables = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
-        return {name: value for name, value in variables.items() if value}
-
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """Return the settings in *argv* (without the program's name) and *environ*: flag, then environment, then default.

@@ -81,8 +81,8 @@ def test_forcenamespaced_in_the_environment_overrides_the_flag(text: str, *, on:
 def test_addresses_and_the_cloud_description_are_read_from_the_environment() -> None:
     environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443", "OTHER": "x"}
     assert parse([NODE], environ | {"NODE_IP": "10.224.0.4"}).node_ip == "10.224.0.4"
-    assert dict(parse([NODE], environ).environ) == {k: environ[k] for k in list(environ)[:2]}
-    assert dict(parse([NODE], {}).environ) == {}
+    assert dict(parse([NODE], environ).cluster_environment) == {k: environ[k] for k in list(environ)[:2]}
+    assert dict(parse([NODE], {}).cluster_environment) == {}
     file = "/etc/cloud.json"
     assert parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": file}).azure_environment_file == Path(file)
 

@@ -4,13 +4,15 @@ import pytest
 
 import mic.startup.settings
 import nmi.settings
-from podidentity.settings import REQUIRED, ProgramSettings, flags_of, settings_of
+from podidentity.setting_texts import effects_of
+from podidentity.settings import REQUIRED, ProgramSettings, flags_of, read_flags, settings_of
 
 
 @pytest.mark.parametrize("program", [nmi.settings.Settings, mic.startup.settings.Settings])
-def test_each_flag_has_a_help_and_a_default_in_its_syntax_and_range(program: type[ProgramSettings]) -> None:
+def test_each_flag_has_a_text_and_a_default_in_its_syntax_and_range(program: type[ProgramSettings]) -> None:
+    effects = effects_of(program)
     for setting in flags_of(program):
-        assert setting.help, setting.flag
+        assert effects[setting.name].endswith("."), setting.flag
         assert setting.read is not None, setting.flag
         if setting.default not in {REQUIRED, None}:
             assert setting.read(setting.spelled(setting.default)) == setting.default, setting.flag
@@ -23,3 +25,13 @@ def test_each_setting_has_a_source_of_its_own(program: type[ProgramSettings]) ->
     sources = [setting.source for setting in settings_of(program)]
     assert all(sources)
     assert len(set(sources)) == len(sources)
+
+
+@pytest.mark.parametrize("program", [nmi.settings.Settings, mic.startup.settings.Settings])
+def test_help_has_the_text_of_each_flag(program: type[ProgramSettings], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_flags(program, ["--help"], prog="", description="")
+    # argparse also breaks lines at hyphens.
+    printed = "".join(capsys.readouterr().out.split())
+    for name, effect in effects_of(program).items():
+        assert "".join(effect.split()) in printed, name

@@ -1,0 +1,28 @@
+"""The flags that NMI and MIC both have. A program's table gives each its default, and its place in `--help`."""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from podidentity.settings import PORT, GoSetting, Setting
+from podidentity.telemetry import logs
+
+ForceNamespaced: TypeAlias = Annotated[bool, GoSetting("forceNamespaced")]
+"""Identity, binding and pod must be in one namespace. `FORCENAMESPACED=true` in the environment has the same effect."""
+Kubeconfig: TypeAlias = Annotated[str, GoSetting("kubeconfig", env="KUBECONFIG")]
+"""Path of a kubeconfig, without the flag from `KUBECONFIG` in the environment; empty means the service account of this
+pod."""
+CaBundle: TypeAlias = Annotated[Path | None, Setting("ca-bundle")]
+"""File with PEM certificates of private authorities, which are trusted for Azure in addition to the image's. It is read
+again when it changes."""
+CustomUserAgent: TypeAlias = Annotated[str, GoSetting("custom-user-agent")]
+"""Added to the User-Agent sent to Azure; printable ASCII, at most 200 characters."""
+ProbePort: TypeAlias = Annotated[int, GoSetting("http-probe-port", PORT)]
+"""/healthz and /readyz on every address, /debug/state on loopback."""
+MetricsPort: TypeAlias = Annotated[int, GoSetting("prometheus-port", PORT)]
+"""/metrics, on every address."""
+Profile: TypeAlias = Annotated[bool, GoSetting("enableProfile")]
+"""Serve /debug/profile on the probe port, to processes on loopback only."""
+LogFormat: TypeAlias = Annotated[logs.LogFormat, GoSetting("log-format")]
+"""Text lines, or one JSON object per line."""
+Version: TypeAlias = Annotated[bool, GoSetting("version")]
+"""Print the version, and exit."""

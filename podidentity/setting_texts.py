@@ -1,0 +1,62 @@
+"""The texts about settings in `--help` and docs/flags.md, which are the only users of this module.
+
+The text of a setting is the docstring of its field, or of its type in `podidentity.daemon_settings`. Python keeps no
+docstrings of fields, so they are read from the source, which is in wheels and images, too.
+"""
+
+import ast
+import inspect
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from itertools import pairwise
+
+from podidentity import daemon_settings
+from podidentity.flags import duration_text, go_duration
+from podidentity.settings import REQUIRED, VERBOSITY, ProgramSettings, Setting, flags_of
+
+
+def help_of(program: type[ProgramSettings]) -> dict[str, str]:
+    """Return the text of each flag for `--help`, with its default, by the name of its field."""
+    texts = effects_of(program)
+    for setting in flags_of(program):
+        if default := default_of(setting):
+            texts[setting.name] += f" (default {default})"
+    return texts
+
+
+def effects_of(program: type[ProgramSettings]) -> dict[str, str]:
+    """Return the effect of each setting and the values that it may have, in one line, by the name of its field."""
+    of_daemons = dict(_docstrings(ast.parse(inspect.getsource(daemon_settings)), {}))
+    docstrings: dict[str, str] = {}
+    for part in program.__mro__:
+        if issubclass(part, ProgramSettings):
+            (definition,) = ast.parse(inspect.getsource(part)).body
+            docstrings |= _docstrings(definition, of_daemons)
+    return {setting.name: f"{docstrings[setting.name]} {_values(setting)}".rstrip() for setting in flags_of(program)}
+
+
+def _docstrings(parent: ast.AST, of_daemons: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield name and docstring of each annotated name; without a docstring, that of its type in *of_daemons*."""
+    for field, following in pairwise((*ast.iter_child_nodes(parent), ast.Pass())):
+        match field, following:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(docstring))):
+                yield name, " ".join(docstring.split())
+            case ast.AnnAssign(target=ast.Name(name), annotation=ast.Attribute(attr=of_daemon)), _:
+                yield name, of_daemons[of_daemon]
+
+
+def default_of(setting: Setting) -> str:
+    """Return the default in the syntax of the flag; empty if there is none."""
+    return "" if setting.default in {REQUIRED, None} else setting.spelled(setting.default)
+
+
+def _values(setting: Setting) -> str:
+    if isinstance(setting.default, StrEnum):
+        return f"One of {', '.join(f'`{choice}`' for choice in type(setting.default))}."
+    if isinstance(setting.default, tuple | frozenset):
+        return "Separated by commas."
+    if setting.range is None or setting.range == VERBOSITY:
+        return ""
+    if setting.read is go_duration:
+        return f"From {duration_text(setting.range.least)} to {duration_text(setting.range.greatest)}."
+    return f"From {setting.range.least:.12g} to {setting.range.greatest:.12g}."
