@@ -104,19 +104,20 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     they have the audience api://AKSIdentityBinding."""
     federated_exchange_annotation: Annotated[bool, Setting("federated-exchange-annotation")] = False
     """Let the annotation aadpodidentity.k8s.io/federated-exchange of an AzureIdentity choose the other exchange."""
-    token_proxy: Annotated[str, Setting(env="AZURE_KUBERNETES_TOKEN_PROXY")] = ""
-    """URL of the token proxy for identity bindings."""
-    token_proxy_server_name: Annotated[str, Setting(env="AZURE_KUBERNETES_SNI_NAME")] = ""
-    """The TLS server name of that proxy; empty is the URL's host."""
-    token_proxy_ca_file: Annotated[str, Setting(env="AZURE_KUBERNETES_CA_FILE")] = ""
+    token_proxy: Annotated[str, Setting(env=("AZURE_KUBERNETES_TOKEN_PROXY",))] = ""
+    """URL of the token proxy for AKS identity bindings, which AKS's webhook or the chart sets; calls to it never use
+    `HTTPS_PROXY`."""
+    token_proxy_server_name: Annotated[str, Setting(env=("AZURE_KUBERNETES_SNI_NAME",))] = ""
+    """TLS server name of that proxy; the URL's host if it is empty."""
+    token_proxy_ca_file: Annotated[str, Setting(env=("AZURE_KUBERNETES_CA_FILE",))] = ""
     """File with the authority of that proxy, read again when it changes."""
-    token_proxy_ca_data: Annotated[str, Setting(env="AZURE_KUBERNETES_CA_DATA", secret=True)] = ""
+    token_proxy_ca_data: Annotated[str, Setting(env=("AZURE_KUBERNETES_CA_DATA",), secret=True)] = ""
     """The same as PEM text; exactly one of the two is needed."""
     ca_bundle: daemon.CaBundle = None
-    https_proxy: Annotated[str, Setting(env="HTTPS_PROXY", secret=True)] = ""
-    """URL of the proxy for Azure AD; not used for IMDS and the API server."""
-    no_proxy: Annotated[str, Setting(env="NO_PROXY")] = ""
-    """Hosts that bypass the proxy, with their subdomains, separated by commas."""
+    https_proxy: Annotated[str, Setting(env=("HTTPS_PROXY", "https_proxy"), secret=True)] = ""
+    """URL of the proxy for calls to Azure AD; calls to IMDS and the API server never use it."""
+    no_proxy: Annotated[str, Setting(env=("NO_PROXY", "no_proxy"))] = ""
+    """Hosts, with their subdomains, for which NMI does not use that proxy, separated by commas."""
     custom_user_agent: daemon.CustomUserAgent = ""
 
     # The node.
@@ -146,10 +147,10 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     """Run on a node with the kubenet network plugin although pods there can take each other's address."""
     kubelet_config: Annotated[Path, GoSetting("kubelet-config")] = Path("/etc/default/kubelet")
     """The file with the kubelet's flags, to detect kubenet; a missing file is not an error."""
-    node_ip: Annotated[str, Setting(env="NODE_IP")] = ""
-    """The IPv4 address to which the target `node` leads: the node's own, from status.hostIP of NMI's pod, or the pod's,
-    from status.podIP, if it has a network of its own. The kernel's route determines it if it is empty or not an address
-    of this network."""
+    node_ip: Annotated[str, Setting(env=("NODE_IP",))] = ""
+    """The IPv4 address to which `--redirect-target=node` leads: the node's own, from status.hostIP of NMI's pod, or the
+    pod's, from status.podIP, if it has a network of its own. The kernel's route determines it if it is empty or not an
+    address of this network."""
 
     # Operation.
     probe_port: daemon.ProbePort = 8080

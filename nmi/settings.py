@@ -53,7 +53,6 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         description="Serves Azure access tokens to the pods of this node that may have them.",
         former_flags=FORMER_FLAGS,
     )
-    proxies = {name: environ.get(name, "") for name in ("https_proxy", "no_proxy")}
-    values = {"node_name": "", **proxies, **read_environment(Settings, environ), **given}
+    values = {"node_name": "", **read_environment(Settings, environ), **given}
     values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)
     return Settings(**values)

@@ -8,7 +8,7 @@ from podidentity.telemetry import logs
 
 ForceNamespaced: TypeAlias = Annotated[bool, GoSetting("forceNamespaced")]
 """Identity, binding and pod must be in one namespace. `FORCENAMESPACED=true` in the environment has the same effect."""
-Kubeconfig: TypeAlias = Annotated[str, GoSetting("kubeconfig", env="KUBECONFIG")]
+Kubeconfig: TypeAlias = Annotated[str, GoSetting("kubeconfig", env=("KUBECONFIG",))]
 """Path of a kubeconfig, without the flag from `KUBECONFIG` in the environment; empty means the service account of this
 pod."""
 CaBundle: TypeAlias = Annotated[Path | None, Setting("ca-bundle")]

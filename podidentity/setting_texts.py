@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from podidentity import daemon_settings
 from podidentity.flags import duration_text, go_duration
-from podidentity.settings import REQUIRED, VERBOSITY, ProgramSettings, Setting, flags_of
+from podidentity.settings import REQUIRED, VERBOSITY, ProgramSettings, Setting, flags_of, settings_of
 
 
 def help_of(program: type[ProgramSettings]) -> dict[str, str]:
@@ -32,7 +32,7 @@ def effects_of(program: type[ProgramSettings]) -> dict[str, str]:
         if issubclass(part, ProgramSettings):
             (definition,) = ast.parse(inspect.getsource(part)).body
             docstrings |= _docstrings(definition, of_daemons)
-    return {setting.name: f"{docstrings[setting.name]} {_values(setting)}".rstrip() for setting in flags_of(program)}
+    return {setting.name: f"{docstrings[setting.name]} {_values(setting)}".rstrip() for setting in settings_of(program)}
 
 
 def _docstrings(parent: ast.AST, of_daemons: Mapping[str, str]) -> Iterator[tuple[str, str]]:

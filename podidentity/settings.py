@@ -68,8 +68,8 @@ class Setting(msgspec.Struct, frozen=True):
     """Parser of the value. The default follows from the type; a type without a parser is not read here."""
     alias: str = ""
     """Another name of the flag, with its dashes."""
-    env: str = ""
-    """The environment variable that counts without the flag. An empty one counts as missing."""
+    env: tuple[str, ...] = ()
+    """The environment variables that count without the flag. The first that is not empty has the value."""
     secret: bool = False
     """Whether no log line contains the value."""
     redact: Callable[[str], str] = str
@@ -81,7 +81,7 @@ class Setting(msgspec.Struct, frozen=True):
     @property
     def source(self) -> str:
         """Return the name by which an operator sets it."""
-        return f"--{self.flag}" if self.flag else self.env
+        return f"--{self.flag}" if self.flag else self.env[0]
 
     def spelled(self, value: object) -> str:
         """Return *value* in the syntax of the flag."""
@@ -117,11 +117,12 @@ class ProgramSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a program, with those of both programs that have no flag. A subclass has all others, and checks
     them when it is constructed."""
 
-    service_host: Annotated[str, Setting(env="KUBERNETES_SERVICE_HOST")] = ""
-    """Host of the API server in a pod."""
-    service_port: Annotated[str, Setting(env="KUBERNETES_SERVICE_PORT")] = ""
-    azure_environment_file: Annotated[Path | None, Setting(env="AZURE_ENVIRONMENT_FILEPATH")] = None
-    """Description of a custom cloud."""
+    service_host: Annotated[str, Setting(env=("KUBERNETES_SERVICE_HOST",))] = ""
+    """Host of the API server. Kubernetes sets it in each pod."""
+    service_port: Annotated[str, Setting(env=("KUBERNETES_SERVICE_PORT",))] = ""
+    """Port of the API server. Kubernetes sets it in each pod."""
+    azure_environment_file: Annotated[Path | None, Setting(env=("AZURE_ENVIRONMENT_FILEPATH",))] = None
+    """JSON file with the description of a private cloud (Azure Stack Hub)."""
 
     @property
     def cluster_environment(self) -> Mapping[str, str]:
@@ -213,11 +214,12 @@ def read_flags(
 
 def read_environment(program: type[ProgramSettings], environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the values in *environ* by field; those of missing and empty variables are absent."""
-    return {
-        setting.name: setting.read(text)
-        for setting in settings_of(program)
-        if setting.env and setting.read is not None and (text := environ.get(setting.env, ""))
-    }
+    values = {}
+    for setting in settings_of(program):
+        texts = (environ.get(variable, "") for variable in setting.env)
+        if setting.read is not None and (text := next(filter(None, texts), "")):
+            values[setting.name] = setting.read(text)
+    return values
 
 
 def namespaced_by(environ: Mapping[str, str]) -> bool:

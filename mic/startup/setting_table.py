@@ -43,13 +43,14 @@ def _resource_groups(text: str) -> tuple[str, ...]:
 class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     """The settings, not yet checked. Programs use `mic.startup.settings.Settings`."""
 
-    namespace: Annotated[str, Setting(env="MIC_POD_NAMESPACE")]
-    """The namespace MIC runs in; required."""
+    namespace: Annotated[str, Setting(env=("MIC_POD_NAMESPACE",))]
+    """Namespace of MIC; required."""
 
     # Sources.
     cloud_config: Annotated[str, GoSetting("cloudconfig")] = ""
     """Path of azure.json, read again when it changes; if empty, the environment contains these values."""
-    environment: Annotated[Mapping[str, str], Setting(env="CLOUD, TENANT_ID, …", secret=True)] = {}
+    # A mapping has no parser: `parse` reads these variables, and log lines name them like this.
+    environment: Annotated[Mapping[str, str], Setting(env=("CLOUD, TENANT_ID, …",), secret=True)] = {}
     """The environment variables that replace azure.json."""
     kubeconfig: daemon.Kubeconfig = ""
 

@@ -7,7 +7,7 @@ import mic.startup.settings
 import nmi.settings
 from nmi.settings import FORMER_FLAGS
 from podidentity.setting_texts import default_of, effects_of
-from podidentity.settings import REQUIRED, GoSetting, ProgramSettings, Setting, flags_of
+from podidentity.settings import REQUIRED, GoSetting, ProgramSettings, Setting, flags_of, settings_of
 from tools.handbook.tables import table
 
 PROGRAMS: Final[Mapping[str, type[ProgramSettings]]] = {
@@ -16,12 +16,38 @@ PROGRAMS: Final[Mapping[str, type[ProgramSettings]]] = {
 }
 
 
+_SPECIAL_VARIABLES: Final = (
+    ["`FORCENAMESPACED`", "both", "`true` or `1` has the effect of `--forceNamespaced`, independent of that flag."],
+    [
+        ", ".join(f"`{name}`" for name in mic.startup.settings.CLOUD_VARIABLES),
+        "MIC",
+        "The content of azure.json, if `--cloudconfig` is empty.",
+    ],
+)
+"""The rows of variables that are not read as those of `Setting.env`."""
+
+
 def made() -> str:
     """Return the generated part of docs/flags.md."""
     tables = (f"## {name}\n\n{_table(program)}" for name, program in PROGRAMS.items())
     former = table(["flag", "instead"], [[f"`--{flag}`", _sentence(text)] for flag, text in FORMER_FLAGS.items()])
     advice = "NMI accepts these former flags with any value, and warns about each when it serves. Remove them."
-    return "\n\n".join((*tables, f"## Flags without effect\n\n{advice}\n\n{former}"))
+    return "\n\n".join((_variables(), *tables, f"## Flags without effect\n\n{advice}\n\n{former}"))
+
+
+def _variables() -> str:
+    readers: dict[tuple[str, str], list[str]] = {}
+    for name, program in PROGRAMS.items():
+        effects = effects_of(program)
+        for setting in settings_of(program):
+            if setting.env and setting.read is not None:
+                variables = ", ".join(f"`{variable}`" for variable in setting.env)
+                meaning = (
+                    f"The value of `--{setting.flag}` without that flag." if setting.flag else effects[setting.name]
+                )
+                readers.setdefault((variables, meaning), []).append(name.upper())
+    rows = [[names, "both" if len(by) > 1 else by[0], meaning] for (names, meaning), by in readers.items()]
+    return table(["variable", "read by", "meaning"], [*rows, *_SPECIAL_VARIABLES])
 
 
 def _table(program: type[ProgramSettings]) -> str:
