@@ -45,6 +45,7 @@ from mic.startup.startup_taint import StartupTaint
 from mic.startup.type_upgrade import TypeUpgrade, UpgradeRecord
 from podidentity.azure.ca_bundle import CaBundle
 from podidentity.azure.clouds import Cloud
+from podidentity.daemon_settings import user_agent
 from podidentity.exits import StartError
 from podidentity.kube import access
 from podidentity.kube.client import Client
@@ -177,7 +178,7 @@ class MicApp:
         self._compute = Compute(
             credential,
             cloud,
-            user_agent=" ".join(filter(None, (f"{COMPONENT}/{VERSION}", settings.custom_user_agent))),
+            user_agent=user_agent(COMPONENT, settings.custom_user_agent),
             api_version=settings.arm_api_version,
             request_seconds=request_seconds,
             ssl_context=None if bundle is None else bundle.context,

@@ -8,6 +8,8 @@ from typing import Final
 from nmi.choices import BootGuardAction, OperationMode, RedirectMode, RedirectTarget
 from nmi.setting_table import SettingTable
 from podidentity.azure.clouds import parse_endpoint
+from podidentity.azure.federation import DIRECT_AUDIENCE
+from podidentity.daemon_settings import user_agent_demand
 from podidentity.flags import UsageError, quoted
 from podidentity.settings import PORT
 
@@ -127,18 +129,14 @@ def _check_texts(settings: SettingTable) -> None:
     _demand(
         0 < len(audience) <= 253 and audience.isascii() and audience.isprintable() and " " not in audience,
         f"--federated-audience is {quoted(audience)}; write it as the federated credentials in Azure have it, like "
-        f"api://AzureADTokenExchange",
+        f"{DIRECT_AUDIENCE}",
     )
     _demand(
         settings.https_proxy == "" or _PROXY.fullmatch(settings.https_proxy) is not None,
         # Without its value, which may contain a password.
         "HTTPS_PROXY in NMI's environment is not a proxy address; write it as http://host:port",
     )
-    agent = settings.custom_user_agent
-    _demand(
-        len(agent) <= 200 and agent.isascii() and (agent == "" or agent.isprintable()),
-        "--custom-user-agent must be printable ASCII of at most 200 characters, since it becomes an HTTP header",
-    )
+    _demand(*user_agent_demand(settings.custom_user_agent))
 
 
 def _demand(holds: bool, sentence: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from nmi.choices import BootGuardAction, OperationMode, RedirectMode, RedirectTarget, RouteLocalnetMode, StaleIdentity
 from podidentity import daemon_settings as daemon
-from podidentity.azure.federation import Exchange
+from podidentity.azure.federation import DIRECT_AUDIENCE, Exchange
 from podidentity.flags import comma_list, go_int
 from podidentity.settings import PORT, VERBOSITY, GoSetting, ProgramSettings, Range, Setting
 from podidentity.telemetry.logs import LogFormat
@@ -97,7 +97,7 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     """Let an AzureIdentity name a Secret of another namespace, as the Go implementation does."""
     federated_identities: Annotated[bool, Setting("federated-identities")] = False
     """Serve AzureIdentities of type 3, for which NMI requests tokens of pods' service accounts from the API server."""
-    federated_audience: Annotated[str, Setting("federated-audience")] = "api://AzureADTokenExchange"
+    federated_audience: Annotated[str, Setting("federated-audience")] = DIRECT_AUDIENCE
     """The audience of these tokens, as in the federated credentials in Azure; other clouds have their own."""
     federated_exchange: Annotated[Exchange, Setting("federated-exchange")] = Exchange.DIRECT
     """Where these tokens are exchanged: at Entra ID (`direct`), or at AKS's token proxy (`identityBindings`), for which

@@ -5,8 +5,8 @@ from typing import Final
 
 from nmi.setting_rules import check
 from nmi.setting_table import ANY_ADDRESS, LOOPBACK, SettingTable
+from podidentity.daemon_settings import user_agent
 from podidentity.settings import namespaced_by, read_environment, read_flags
-from podidentity.version import VERSION
 
 FORMER_FLAGS: Final[Mapping[str, str]] = {
     "max-connections": "NMI has as many connections as the container's memory limit allows, at most 8192",
@@ -37,7 +37,7 @@ class Settings(SettingTable, frozen=True, kw_only=True):
     @property
     def user_agent(self) -> str:
         """The User-Agent of all requests that NMI sends."""
-        return f"aad-pod-identity-nmi/{VERSION} {self.custom_user_agent}".rstrip()
+        return user_agent("aad-pod-identity-nmi", self.custom_user_agent)
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:

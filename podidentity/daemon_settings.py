@@ -5,6 +5,7 @@ from typing import Annotated, TypeAlias
 
 from podidentity.settings import PORT, GoSetting, Setting
 from podidentity.telemetry import logs
+from podidentity.version import VERSION
 
 ForceNamespaced: TypeAlias = Annotated[bool, GoSetting("forceNamespaced")]
 """Identity, binding and pod must be in one namespace. `FORCENAMESPACED=true` in the environment has the same effect."""
@@ -26,3 +27,16 @@ LogFormat: TypeAlias = Annotated[logs.LogFormat, GoSetting("log-format")]
 """Text lines, or one JSON object per line."""
 Version: TypeAlias = Annotated[bool, GoSetting("version")]
 """Print the version, and exit."""
+
+
+def user_agent_demand(custom: str) -> tuple[bool, str]:
+    """Return whether requests can have *custom* in their User-Agent, and the sentence for the case that they cannot."""
+    return (
+        len(custom) <= 200 and custom.isascii() and custom.isprintable(),
+        "--custom-user-agent must be printable ASCII of at most 200 characters, since it becomes an HTTP header",
+    )
+
+
+def user_agent(program: str, custom: str) -> str:
+    """Return the User-Agent of *program*, with the operator's *custom* part."""
+    return f"{program}/{VERSION} {custom}".rstrip()

@@ -15,14 +15,14 @@ from urllib.parse import urlencode, urlsplit
 
 from typing_extensions import override
 
-from podidentity.azure.federation import BINDING_VERB
+from podidentity.azure.federation import BINDING_VERB, DIRECT_AUDIENCE
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import ASSIGNED, PODS, IdentityType
 from podidentity_sandbox.aad import SignInCall
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.demo import POLL_SECONDS, STEP_SECONDS, Action, Demo, DemoError, Document, until
 from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import BINDING_FLAGS, EXCHANGE_AUDIENCE
+from podidentity_sandbox.settings import BINDING_FLAGS
 from podidentity_sandbox.tokens import read_claims
 
 MAX_HOLD: Final = "--max-hold=12s"
@@ -98,7 +98,7 @@ class FederatedDemo(Demo):
     async def _trust(self) -> str:
         """Trust the service account of the first pod. Return lines of the report."""
         credential = await self._sandbox.trust(TRUSTED, delay_seconds=DELAY_SECONDS)
-        self._missing = (credential.issuer, f"system:serviceaccount:default:{STRANGER}", EXCHANGE_AUDIENCE)
+        self._missing = (credential.issuer, f"system:serviceaccount:default:{STRANGER}", DIRECT_AUDIENCE)
         return f"issuer {credential.issuer}, subject {credential.subject}, audience {credential.audience}\n"
 
     def _report(self, seconds: float) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from podidentity.azure.federation import DIRECT_AUDIENCE
 from podidentity.exits import StartError
 from podidentity_sandbox import fault_control, federation
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, AzureEmulator, AzureFiles
@@ -34,7 +35,6 @@ from podidentity_sandbox.processes import Program, Restarts, python
 from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.settings import (
     BINDING_FLAGS,
-    EXCHANGE_AUDIENCE,
     NMI_METRICS_PORT,
     NMI_PORT,
     NMI_PROBE_PORT,
@@ -206,7 +206,7 @@ class Sandbox:
         *,
         namespace: str = "default",
         client_id: str = DEMO_CLIENT_ID,
-        audience: str = EXCHANGE_AUDIENCE,
+        audience: str = DIRECT_AUDIENCE,
         delay_seconds: float = 0.0,
     ) -> FederatedCredential:
         """Let an identity or application trust the pods of a service account; AAD knows it after the delay."""

@@ -15,8 +15,6 @@ SCALE_SET: Final = "pool"
 NMI_PORT: Final = 2579
 NMI_PROBE_PORT: Final = 8085
 NMI_METRICS_PORT: Final = 9090
-EXCHANGE_AUDIENCE: Final = "api://AzureADTokenExchange"
-"""The audience of a federated credential and its token in Azure's public cloud."""
 AZURE_JSON: Final = "/etc/kubernetes/azure.json"
 """The path on a node of MIC's credentials."""
 CLOUD_JSON: Final = "/etc/kubernetes/cloud.json"

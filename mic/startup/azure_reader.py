@@ -8,8 +8,8 @@ from typing import Final, Protocol
 
 from mic.azure.host_client import HostReader
 from mic.startup.settings import Settings
+from podidentity.daemon_settings import user_agent
 from podidentity.exits import StartError
-from podidentity.version import VERSION
 
 USER_AGENT: Final = "aad-pod-identity-mic-plan"
 
@@ -30,7 +30,7 @@ async def azure_reader(settings: Settings) -> AsyncIterator[tuple[str, HostReade
         bundle = ca_bundle(settings.ca_bundle)
         trust = bundle.context if bundle is not None else None
         credential = credential_for(config, cloud, trust=trust)
-        agent = " ".join(filter(None, (f"{USER_AGENT}/{VERSION}", settings.custom_user_agent)))
+        agent = user_agent(USER_AGENT, settings.custom_user_agent)
         compute = Compute(credential, cloud, user_agent=agent, api_version=settings.arm_api_version, ssl_context=trust)
         return config.user_assigned_identity, compute, credential
 

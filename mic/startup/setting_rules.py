@@ -6,6 +6,7 @@ from typing import Final
 
 from mic.startup.setting_table import SettingTable
 from podidentity.azure.resource_ids import is_group_reference
+from podidentity.daemon_settings import user_agent_demand
 from podidentity.flags import UsageError, go_duration, quoted
 
 _DNS: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -76,8 +77,4 @@ def _demands(settings: SettingTable) -> Iterator[tuple[bool, str]]:
         settings.startup_taint == "" or _SELECTOR.fullmatch(settings.nmi_selector) is not None,
         f"--startup-taint-nmi-selector is {quoted(settings.nmi_selector)}; write labels as name=value, by comma",
     )
-    agent = settings.custom_user_agent
-    yield (
-        len(agent) <= 200 and agent.isascii() and (agent == "" or agent.isprintable()),
-        "--custom-user-agent must be printable ASCII of at most 200 characters, since it becomes an HTTP header",
-    )
+    yield user_agent_demand(settings.custom_user_agent)

@@ -10,7 +10,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     """The size limits of one request, in bytes or numbers. Each counts across reads."""
 
     head_bytes: int = HEAD_BYTES
-    """Request line and fields. SDKs send under 1.5 kB; a service mesh's tracing and cookies stay under 8."""
+    """Request line and fields: `--max-head-bytes`."""
     fields: int = 64
     target_bytes: int = 2048
     """A token request with every slash of a full ARM id escaped is under 900."""

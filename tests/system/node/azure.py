@@ -14,6 +14,7 @@ from aiohttp import web
 from typing_extensions import override
 
 from nmi.server.loop_detection import FIELD
+from podidentity.azure.federation import DIRECT_AUDIENCE
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity_sandbox import federation
@@ -25,7 +26,6 @@ from podidentity_sandbox.machines import Machine
 from podidentity_sandbox.namespaces import Namespaces
 from podidentity_sandbox.network import METADATA_ADDRESS, Network
 from podidentity_sandbox.serving import listening
-from podidentity_sandbox.settings import EXCHANGE_AUDIENCE
 from podidentity_sandbox.tokens import TokenMint
 from tests.support.direct_access import direct_access
 from tests.system.node.options import AAD_PORT, API_PORT, ARM_PORT, OUTSIDE_ADDRESS, PROXY_PORT, NodeAddresses, is_pod
@@ -168,7 +168,7 @@ class Azure:
         """Let an identity trust the pods of the default service account of a namespace of the cluster."""
         issuer = self.run(federation.issuer_of(self._access))
         account = f"system:serviceaccount:{namespace}:default"
-        credential = FederatedCredential(issuer, account, EXCHANGE_AUDIENCE)
+        credential = FederatedCredential(issuer, account, DIRECT_AUDIENCE)
         self.call(lambda emulator: emulator.directory.federate(client_id, credential))
 
     def requests(self, since: float = 0.0) -> list[ImdsRequest]:
