@@ -21,7 +21,7 @@ _PROXY: Final = re.compile(r"(?:https?://)?(?:[^\s/@]+@)?(?:[A-Za-z0-9._-]+|\[[0
 def check(settings: SettingTable) -> None:
     """Raise UsageError with one line that states the fix, if the settings cannot be used."""
     if settings.version:
-        return
+        return  # it needs no other setting
     _check_address("nmi-listen-address", settings.listen_address)
     _check_address("metadata-ip", settings.metadata_ip)
     for setting, (least, greatest), value in settings.out_of_range():
@@ -87,6 +87,7 @@ def _check_together(settings: SettingTable) -> None:
         settings.systemd_directory.startswith("/"),
         f"--systemd-directory is {quoted(settings.systemd_directory)}; give the whole path, as /etc/systemd/system",
     )
+    # The kernel allows 107 bytes, and a new socket has a temporary name in the same directory first.
     for flag, path in (("handover-socket", settings.handover_socket), ("start-signal", settings.start_signal)):
         _demand(
             path == "" or (path.startswith("/") and len(path) <= 80),
@@ -108,6 +109,7 @@ def _check_texts(settings: SettingTable) -> None:
         not unknown,
         f"--host-token-types has {', '.join(map(str, sorted(unknown)))}; it may hold 0, 1 and 2 only",
     )
+    # NMI compares these prefixes with paths without disguises (`nmi.server.target`): a disguised one would match none.
     for path in settings.allowed_metadata_paths:
         plain = path.startswith("/") and not any(part in path for part in ("//", "\\", "%", ";", "?", "#", "/."))
         _demand(

@@ -133,6 +133,7 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     node's own. `auto` chooses `loopback` where route_localnet is on or NMI may set it."""
     redirect_interval_seconds: Annotated[int, GoSetting("ipt-update-interval-sec", Range(1, 86_400))] = 60
     """Seconds between two verifications of the nat rule."""
+    # The chart sets it. The default is the Go implementation's behaviour: no rule remains at exit.
     fail_closed: Annotated[bool, Setting("fail-closed")] = False
     """Block pods from the real IMDS while NMI is not running: both rules remain at exit. Needs a redirect by
     rules."""

@@ -71,6 +71,7 @@ def go_duration(text: str) -> float:
     sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
     if digits == "0":
         return 0.0
+    # finditer() skips text that is no part, so the lengths are compared.
     parts = list(_PART.finditer(digits))
     if not parts or sum(len(part.group()) for part in parts) != len(digits):
         if re.fullmatch(r"[0-9]+(\.[0-9]+)?", digits, re.ASCII):
@@ -130,6 +131,7 @@ class GoParser(argparse.ArgumentParser):
 
     def __init__(self, *, prog: str, description: str, texts: Callable[[], Mapping[str, str]] = dict[str, str]) -> None:
         """*texts* returns the texts of --help by the name of the value that a flag sets."""
+        # Go has no abbreviations. One would become ambiguous when a flag is added.
         super().__init__(prog=prog, description=description, allow_abbrev=False)
         self._texts = texts
         self._former: set[str] = set()
@@ -160,6 +162,7 @@ class GoParser(argparse.ArgumentParser):
         try:
             return super().parse_args(list(self._spelled_out(given)), namespace)
         except UsageError as first:
+            # argparse stops at the first fault. A pod's operator needs all, since each attempt is a restart.
             usable: dict[str, Any] = {}
             problems = list(dict.fromkeys(self._problems(given, usable))) or [str(first).removesuffix(self._see_help)]
             raise UsageError("; ".join(problems) + self._see_help, usable) from None
@@ -197,6 +200,7 @@ class GoParser(argparse.ArgumentParser):
         while left:
             word = left.pop()
             if not word.startswith("-") or word in ("-", "--"):
+                # "--" ends the flags in Go, too. Behind it are positional arguments only, and there are none.
                 if word == "--" and not left:
                     return
                 self.error(f"unexpected argument {quoted(word)}: every argument must be a flag that begins with --")

@@ -140,11 +140,11 @@ class ProgramSettings(msgspec.Struct, frozen=True, kw_only=True):
         return list(self.describe().items())
 
     def describe(self) -> dict[str, str]:
-        """Return every setting that differs from its default, for the log line at the start; secrets as ***."""
+        """Return every setting that differs from its default; secrets as ***."""
         return {setting.name: setting.shown(value) for setting, value in self._changed()}
 
     def text(self) -> str:
-        """Return the same as a command line, with the names of flags and environment variables."""
+        """Return the same as a command line, for the log line at the start. Variables are in it like flags."""
         return " ".join(f"{setting.source}={setting.shown(value)}" for setting, value in self._changed())
 
     def out_of_range(self) -> Iterator[tuple[Setting, Range, float]]:
@@ -203,6 +203,7 @@ def read_flags(
 
     parser = GoParser(prog=prog, description=description, texts=texts)
     for setting in flags_of(program):
+        # Without a metavar, --help shows the name of the field in capitals.
         names = filter(None, (setting.alias, f"--{setting.flag}"))
         parser.add_argument(*names, dest=setting.name, type=setting.read or str, default=None, metavar="…")
     for flag, instead in former_flags.items():

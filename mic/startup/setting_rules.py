@@ -19,7 +19,7 @@ _SELECTOR: Final = re.compile(rf"({_QUALIFIED.pattern})=({_NAME})?(,({_QUALIFIED
 def check(settings: SettingTable) -> None:
     """Raise UsageError with one line that states all problems, if the settings cannot be used."""
     if settings.version:
-        return
+        return  # it needs no other setting
     problems = [sentence for holds, sentence in _demands(settings) if not holds]
     if problems:
         raise UsageError("; ".join(problems))

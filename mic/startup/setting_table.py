@@ -78,6 +78,7 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     """Interval at which everything out of sync is tried again, with or without an event."""
     write_batch: Annotated[int, GoSetting("createDeleteBatch", Range(1, 1000))] = 20
     """Requests to the API server that create, change or delete assigned identities, in flight at once."""
+    # With the Go implementation's 5, 2,000 pods waited 13 minutes.
     writes_per_second: Annotated[float, GoSetting("clientQps", Range(0.1, 10_000), read=_number, go_default="5")] = 50.0
     """Such requests that start per second, on average."""
     burst_writes: Annotated[int, Setting("client-burst", Range(0, 1_000_000))] = 0
@@ -112,6 +113,7 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     """Key in it."""
     read_old_field_names: Annotated[bool, Setting("read-old-field-names")] = False
     """Fields spelled as before 1.6.0 count also after the upgrade."""
+    # Command lines of the Go implementation have this flag and --logtostderr.
     scale_features: Annotated[bool, GoSetting("enableScaleFeatures")] = True
     """Deprecated: always on."""
 

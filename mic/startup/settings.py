@@ -52,7 +52,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         given = read_flags(Settings, argv, prog="mic", description=DESCRIPTION)
     except UsageError as wrong:
         problems.append(str(wrong))
-        given = dict(wrong.usable)
+        given = dict(wrong.usable)  # so that the rules report no fault of a flag that is given
     try:
         forced = namespaced_by(environ)
     except UsageError as wrong:
