@@ -47,7 +47,19 @@ def _docstrings(parent: ast.AST, of_daemons: Mapping[str, str]) -> Iterator[tupl
 
 def default_of(setting: Setting) -> str:
     """Return the default in the syntax of the flag; empty if there is none."""
-    return "" if setting.default in {REQUIRED, None} else setting.spelled(setting.default)
+    match setting.default:
+        case None:
+            return ""
+        case bool(on):
+            return str(on).lower()
+        case int(seconds) | float(seconds) if setting.read is go_duration:
+            return duration_text(seconds)
+        case float(number):
+            return f"{number:g}"
+        case frozenset() | tuple() as parts:
+            return ",".join(sorted(map(str, parts)))
+        case default:
+            return "" if default is REQUIRED else str(default)
 
 
 def _values(setting: Setting) -> str:

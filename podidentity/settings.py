@@ -18,7 +18,6 @@ from podidentity.flags import (
     GoParser,
     UsageError,
     comma_list,
-    duration_text,
     go_bool,
     go_duration,
     go_int,
@@ -82,20 +81,6 @@ class Setting(msgspec.Struct, frozen=True):
     def source(self) -> str:
         """Return the name by which an operator sets it."""
         return f"--{self.flag}" if self.flag else self.env[0]
-
-    def spelled(self, value: object) -> str:
-        """Return *value* in the syntax of the flag."""
-        match value:
-            case bool():
-                return str(value).lower()
-            case float() | int() if self.read is go_duration:
-                return duration_text(value)
-            case frozenset() | tuple():
-                return ",".join(sorted(map(str, value)))
-            case float():
-                return f"{value:g}"
-            case _:
-                return str(value)
 
     def shown(self, value: object) -> str:
         """Return *value* for log lines."""

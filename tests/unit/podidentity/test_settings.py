@@ -4,7 +4,7 @@ import pytest
 
 import mic.startup.settings
 import nmi.settings
-from podidentity.setting_texts import effects_of
+from podidentity.setting_texts import default_of, effects_of
 from podidentity.settings import REQUIRED, ProgramSettings, flags_of, read_flags, settings_of
 
 
@@ -19,7 +19,7 @@ def test_each_flag_has_a_default_in_its_syntax_and_range(program: type[ProgramSe
     for setting in flags_of(program):
         assert setting.read is not None, setting.flag
         if setting.default not in {REQUIRED, None}:
-            assert setting.read(setting.spelled(setting.default)) == setting.default, setting.flag
+            assert setting.read(default_of(setting)) == setting.default, setting.flag
         if setting.range is not None:
             assert setting.range.least <= setting.default <= setting.range.greatest, setting.flag
 
