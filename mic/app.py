@@ -315,6 +315,7 @@ class MicApp:
         self._metrics.became_leader()
         informers = (self._pods, self._nodes, self._identities, self._bindings, self._assigned)
         async with asyncio.TaskGroup() as tasks:
+            # The type upgrade records Events, and determines the field names that the watches read.
             tasks.create_task(self._recorder.run(), name="events")
             await self._upgrade_objects()
             if self._taint is not None:

@@ -101,6 +101,7 @@ def change(
     The system-assigned identity stays unchanged. The change has at most *most* entries, additions first; the next
     change contains the rest.
     """
+    # Additions first: pods wait for them.
     adding = tuple(text for text in adds if id_key(text) not in now.attached)[:most]
     going = [now.attached[id_key(text)].text for text in removes if id_key(text) in now.attached]
     going = going[: most - len(adding)]

@@ -130,7 +130,7 @@ class WorkQueue:
             if when > now:
                 return when - now
             if len(self._running) >= self._parallel:
-                return None
+                return None  # the end of a pass wakes the queue
             heapq.heappop(self._heap)
             del self._due[key]
             self._first.pop(key, None)

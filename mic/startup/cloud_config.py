@@ -141,6 +141,7 @@ class _Transport(AioHttpTransport):  # type: ignore[misc]  # azure-core declares
     @override
     async def open(self) -> None:
         if self.session is None and not self._has_been_opened:
+            # The options of azure-core's own session, apart from the connector.
             self.session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=self._trust),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -189,6 +190,7 @@ class RotatingCredential(AsyncTokenCredential):
         self._environ = environ
         self._cloud = cloud
         self._make = make
+        # Before the read: a change in between is read again.
         self._seen = self._stamp()
         self.config = read(path, environ)
         """The configuration in use."""
@@ -224,6 +226,7 @@ class RotatingCredential(AsyncTokenCredential):
         stamp = await asyncio.to_thread(self._stamp)
         if stamp == self._seen:
             return False
+        # Also for a file that turns out to be invalid, which is then reported once.
         self._seen = stamp
         try:
             config = await asyncio.to_thread(self._reread_config)
@@ -250,5 +253,5 @@ class RotatingCredential(AsyncTokenCredential):
         try:
             status = Path(self._path).stat()
         except OSError:
-            return None
+            return None  # the read states the reason
         return status.st_ino, status.st_mtime_ns, status.st_size

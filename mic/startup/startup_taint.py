@@ -104,6 +104,7 @@ class StartupTaint:
     async def _set_taints(self, node: TaintedNode, taints: list[dict[str, Any]]) -> bool:
         """Replace the node's taints by *taints* unless the node has changed. Return whether nothing is left to do."""
         name = node.metadata.name
+        # The tests fail for another node of this name, and for taints that another client has changed.
         operations: list[Mapping[str, Any]] = [
             {"op": "test", "path": "/metadata/uid", "value": node.metadata.uid},
             {"op": "test", "path": "/spec/taints", "value": node.spec.taints},
@@ -150,7 +151,7 @@ class _Tainted:
             self._queue.add(new.metadata.name)
 
     def deleted(self, old: TaintedNode) -> None:
-        pass
+        pass  # a queued pass finds no such node
 
 
 class _Ready:

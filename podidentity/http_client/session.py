@@ -120,6 +120,7 @@ class HttpSession:
             except BaseException:
                 self._slots.release()
                 raise
+            # From here on the response releases the slot, by `_finished`.
             response = Response(connection, partial(self._finished, connection, origin), silence_seconds)
             try:
                 connection.send(data, response, bodiless=method == "HEAD")
@@ -135,6 +136,7 @@ class HttpSession:
                 return response
 
     def _kept(self, origin: _Origin) -> HttpConnection | None:
+        # The most recently used one is the least likely to have been closed by the server.
         for connection, (its_origin, timer) in reversed(self._idle.items()):
             if its_origin == origin and connection.usable:
                 timer.cancel()
@@ -158,7 +160,7 @@ class HttpSession:
     async def _connect(self, origin: _Origin, seconds: float | None) -> HttpConnection:
         limit = asyncio.timeout(None)
         try:
-            addresses = await self._resolved(origin)
+            addresses = await self._resolved(origin)  # outside of the limit, which is the server's
             async with limit:
                 if seconds is not None:
                     limit.reschedule(asyncio.get_running_loop().time() + seconds)
@@ -175,6 +177,7 @@ class HttpSession:
     async def _open(self, origin: _Origin, addresses: list[AddrInfoType]) -> HttpConnection:
         """Open a connection. Raise OSError, also for TLS."""
         tls = self._tls if origin.scheme == "https" else None
+        # Certificates name hosts without the dot at the end of an absolute name.
         name = (self._server_hostname or origin.host.rstrip(".")) if tls is not None else None
         loop = asyncio.get_running_loop()
         opened = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=loop)
@@ -186,7 +189,7 @@ class HttpSession:
             opened.close()
             raise
         if self._closed:
-            connection.abort()
+            connection.abort()  # close() has run in the meantime, without this connection
         return connection
 
     async def _resolved(self, origin: _Origin) -> list[AddrInfoType]:

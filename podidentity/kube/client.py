@@ -96,7 +96,7 @@ class Client(Transport):
                     items.append(item)
                 except Exception as error:  # noqa: BLE001 - one object must not hide the others
                     self.skipped.report(kind, decode_meta(raw), error)
-            del page
+            del page  # two pages must not be in memory together
         return items
 
     def pages(

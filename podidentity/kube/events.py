@@ -126,6 +126,7 @@ class EventRecorder:
         while True:
             await self._news.wait()
             while self._warnings or self._normal:
+                # Before the choice: a warning that arrives in this time is next.
                 await self._bucket.wait()
                 key, pending = (self._warnings or self._normal).popitem(last=False)
                 try:
@@ -156,6 +157,7 @@ class EventRecorder:
             else:
                 sent.count = count
                 return
+        # A name has at most 253 characters.
         fresh = _SentEvent(f"{key[2][:200]}.{next(self._names)}", pending.count)
         await self._client.create(EVENTS, namespace, self._document(key, pending, namespace, fresh.name))
         self._sent[key] = fresh

@@ -61,8 +61,9 @@ async def list_pages(
                     size, following = part.size, part.continue_token
                     yield msgspec.structs.replace(part, first=first)
                     first = False
-                    del part
+                    del part  # two parts must not be in memory together
         except _PageTooLarge as error:
+            # Fewer than fitted, because the next objects may be larger.
             limit = max(1, min(limit // SHRINK, error.objects * 3 // 4))
             continue
         except Gone:
@@ -75,6 +76,7 @@ async def list_pages(
         token = following
         if not token:
             return
+        # The large objects may be on earlier pages only.
         if limit < page_size and 0 < size * SHRINK <= response_limits.BODY_MAX:
             limit = min(page_size, limit * 2)
 

@@ -17,6 +17,7 @@ DEPTH_READABLE: Final = 256
 FIELD_MAX: Final = 4096
 """Maximum size in bytes of a key, a name or a continue token."""
 
+# Possessive quantifiers do not backtrack, so that the time grows only linearly with the response.
 _IN_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _BETWEEN: Final = re.compile(rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL)
 _BEFORE_TOKEN: Final = re.compile(rb'[^"\[\]{}:,]*+')

@@ -123,6 +123,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC)
         head = f"{record.levelname[:1]}{moment:%m%d %H:%M:%S.%f} {record.name}] "
+        # No quotes surround the message, so those in it need no backslash.
         message = json.dumps(_safe(record.getMessage(), MESSAGE_MAX))[1:-1].replace('\\"', '"').replace("\x7f", "")
         fields = (f"{name}={quoted(value, _most(name))}" for name, value in _fields(record).items())
         return " ".join([head + message, *fields])
@@ -185,6 +186,7 @@ class BoundedRepeats(logging.Filter):
 
     @override
     def filter(self, record: logging.LogRecord) -> bool:
+        # An exception is no repeat: its traceback may be another one.
         if record.levelno < logging.INFO or record.levelno >= logging.CRITICAL or record.exc_info:
             return record.levelno >= self._level
         present: Mapping[str, object] = record.__dict__

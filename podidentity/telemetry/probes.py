@@ -143,6 +143,7 @@ class HttpEndpoints:
         Open connections are served. start() with the sockets undoes it.
         """
         servers, self._servers = self._servers, []
+        # Copies, because a server closes its own sockets.
         sockets = [socket.socket(fileno=os.dup(listener.fileno())) for server in servers for listener in server.sockets]
         for server in servers:
             server.close()
@@ -267,5 +268,6 @@ def _is_local(peer: object) -> bool:
     """Return whether a peer address, as a socket reports it, is a loopback address."""
     if not isinstance(peer, tuple):
         return False
+    # A link-local address of IPv6 has its interface behind a "%". A listener of IPv6 reports ::ffff:127.0.0.1 for IPv4.
     address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
