@@ -98,11 +98,18 @@ class AssignmentEvents:
 
     def _record(self, binding: AzureIdentityBinding, pod: ScheduledPod, node: str, reason: str) -> str:
         self._left -= 1
-        about = f"on node {node} for pod {pod.metadata.namespace}/{pod.metadata.name}"
-        message = f"Binding {binding.metadata.name} not applied {about}: {reason}"
-        self._recorder.record(binding, BINDINGS, "Warning", APPLY_ERROR, message)
-        self._recorder.record(pod, PODS, "Warning", APPLY_ERROR, message)
-        return message
+        return record_not_applied(self._recorder, binding, pod, node, reason)
+
+
+def record_not_applied(
+    recorder: EventRecorder, binding: AzureIdentityBinding, pod: ScheduledPod, node: str, reason: str
+) -> str:
+    """Record on the binding and on the pod why the pod does not have the identity. Return the message."""
+    about = f"on node {node} for pod {pod.metadata.namespace}/{pod.metadata.name}"
+    message = f"Binding {binding.metadata.name} not applied {about}: {reason}"
+    recorder.record(binding, BINDINGS, "Warning", APPLY_ERROR, message)
+    recorder.record(pod, PODS, "Warning", APPLY_ERROR, message)
+    return message
 
 
 def _pod_of(existing: ExistingAssignment) -> ScheduledPod:

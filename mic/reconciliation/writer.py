@@ -16,7 +16,7 @@ from mic.cluster.view import ClusterView
 from mic.decisions import documents, steps
 from mic.decisions.assignments import ExistingAssignment, Key
 from mic.metrics import MicMetrics
-from mic.reconciliation.events import APPLIED, APPLY_ERROR, REMOVED
+from mic.reconciliation.events import APPLIED, REMOVED, record_not_applied
 from mic.reconciliation.write_limiter import Urgency, WriteLimiter
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound
@@ -27,7 +27,6 @@ from podidentity.resources import (
     ATTACHED_BY_ANNOTATION,
     BINDINGS,
     MESSAGE_ANNOTATION,
-    PODS,
     UNASSIGNED,
     AzureAssignedIdentity,
 )
@@ -236,13 +235,8 @@ class Writer:
     def _record_refused(self, step: steps.Step, error: ApiError) -> None:
         if isinstance(step, steps.Create | steps.Update):
             desired = step.desired
-            message = (
-                f"Binding {desired.binding.metadata.name} not applied on node {desired.node} "
-                f"for pod {'/'.join(desired.pod.key)}: the API server refuses its AzureAssignedIdentity: "
-                f"{error.message}"
-            )
-            self._recorder.record(desired.binding, BINDINGS, "Warning", APPLY_ERROR, message)
-            self._recorder.record(desired.pod, PODS, "Warning", APPLY_ERROR, message)
+            reason = f"the API server refuses its AzureAssignedIdentity: {error.message}"
+            record_not_applied(self._recorder, desired.binding, desired.pod, desired.node, reason)
 
     def _record_applied(self, node: str, existing: ExistingAssignment | None) -> None:
         if existing is not None:
