@@ -28,6 +28,7 @@ from podidctl.access.schema import (
     SubjectAccess,
     SubjectRight,
     Way,
+    short_name,
 )
 from podidctl.access.summary import RBAC_PART, RESOURCES
 
@@ -229,7 +230,7 @@ class NoHostAccess(_Rule, frozen=True, kw_only=True, tag="no-host-access"):
 
 def _matching(host: Host, patterns: list[str]) -> Iterator[str]:
     for attached in host.attached:
-        names = attached.identities or [attached.resource_id.rpartition("/")[2]]
+        names = attached.identities or [short_name(attached.resource_id)]
         yield from (name for name in names if is_matched(name, patterns))
 
 
@@ -269,7 +270,7 @@ class NoUnexplainedIdentities(_Rule, frozen=True, kw_only=True, tag="no-unexplai
     def violations(self, index: ReviewIndex) -> Iterator[Violation]:
         for host in index.review.hosts:
             for attached in host.attached:
-                name = attached.resource_id.rpartition("/")[2]
+                name = short_name(attached.resource_id)
                 if attached.explained is Explained.NOTHING and not is_listed(name, self.except_identities):
                     yield Violation(f"{host.kind} {host.id}", f"has {attached.resource_id}, which nothing explains")
 

@@ -15,6 +15,11 @@ from podidentity.report import ReportModel
 SCHEMA_VERSION: Final = 1
 
 
+def short_name(resource_id: str) -> str:
+    """Return the last part of an Azure id, which names the resource."""
+    return resource_id.rpartition("/")[2] or resource_id
+
+
 class GrantState(StrEnum):
     """Whether a pod gets tokens of an identity."""
 

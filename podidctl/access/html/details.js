@@ -54,44 +54,45 @@ function makeDetails(graph, onSelect) {
 
   function reach(title, reached) {
     objects(title, [...pick("identity", reached.identities), ...pick("other", reached.others)]);
-    if (reached.system) texts(title + ", also", ["the system-assigned identity of the host"]);
+    if (reached.systemAssigned) texts(title + ", also", ["the system-assigned identity of the host"]);
     if (!reached.complete) warn(title + ": not complete, because Azure was not read");
   }
 
   const shown = {
     pod(at) {
       const pod = data.pods[at];
-      facts([["node", nodeName(pod.node)], ["label", pod.label], ["service account", pod.account],
+      facts([["node", nodeName(pod.node)], ["label", pod.label], ["service account", pod.serviceAccount],
         ["workload", pod.workload], ["program", pod.program]]);
       warn(pod.note);
       if (pod.takesOver) warn("It can take over its node, with the credentials of the kubelet and of NMI.");
-      texts("Uses its node's identities by", pod.host.map(settingName));
-      texts("May use them, undecided", pod.undecided.map((setting) => settingName(setting) + " (" + setting[2] + ")"));
+      texts("Uses its node's identities by", pod.hostAccess.map(settingName));
+      texts("May use them, undecided",
+        pod.undecidedAccess.map((access) => settingName(access) + " (" + access.why + ")"));
       texts("Its service account may", pod.rights);
       const grants = graph.objects.pod[at].grants;
-      objects("Identities", pick("identity", grants.map((grant) => grant[1])));
+      objects("Identities", pick("identity", grants.map((grant) => grant.identity)));
       texts("Paths", grants.map(describeGrant));
-      objects("Bindings", pick("binding", grants.map((grant) => grant[3])));
+      objects("Bindings", pick("binding", grants.map((grant) => grant.binding)));
       const node = data.nodes[pod.node];
-      if (pod.host.length && node) {
+      if (pod.hostAccess.length && node) {
         objects("Host", pick("host", [node.host]));
-        reach("Identities of the node", node.today);
+        reach("Identities of the node", node.blastRadius.today);
       }
     },
     identity(at) {
       const identity = data.identities[at];
-      facts([["type", identity.type], ["client id", identity.client], ["resource id", identity.resource],
+      facts([["type", identity.type], ["client id", identity.clientId], ["resource id", identity.resourceId],
         ["secret", identity.secret], ["namespaced", identity.namespaced ? "yes" : "no"],
         ["pods through a host", identity.hostPods]]);
       warn(identity.problem);
       const { grants, links } = graph.objects.identity[at];
-      objects("Pods", pick("pod", grants.map((grant) => grant[0])));
+      objects("Pods", pick("pod", grants.map((grant) => grant.pod)));
       objects("Bindings", links.map((link) => link.from)
         .filter((object) => object.kind === "binding"));
       objects("Attached to", pick("host", identity.hosts));
     },
     other(at) {
-      facts([["resource id", data.others[at].resource]]);
+      facts([["resource id", data.others[at].resourceId]]);
       warn("No AzureIdentity has this resource id.");
       objects("Attached to", graph.objects.other[at].links.map((link) => link.to));
     },
@@ -100,19 +101,19 @@ function makeDetails(graph, onSelect) {
       facts([["selector", binding.selector], ["identity", binding.target]]);
       warn(binding.problem);
       objects("Identity", pick("identity", [binding.identity]));
-      objects("Pods", pick("pod", graph.objects.binding[at].grants.map((grant) => grant[0])));
+      objects("Pods", pick("pod", graph.objects.binding[at].grants.map((grant) => grant.pod)));
     },
     host(at) {
       const host = data.hosts[at];
       facts([["kind", host.kind], ["id", host.id], ["read from Azure", host.read ? "yes" : "no"],
-        ["system-assigned", host.system === null ? "unknown" : host.system ? "yes" : "no"]]);
+        ["system-assigned", host.systemAssigned === null ? "unknown" : host.systemAssigned ? "yes" : "no"]]);
       warn(host.problem);
       texts("Attached", host.attached.map((attached) =>
         attachedObjects(graph.objects, attached).map((identity) => identity.name).join(", ") +
-        " (explained by " + attached[2] + ")"));
+        " (explained by " + attached.explained + ")"));
       objects("Identities", host.attached.flatMap((attached) => attachedObjects(graph.objects, attached)));
-      texts("Nodes", data.nodes.filter((node) => node.host === at).map((node) => node.name + ": NMI " + node.nmi +
-        ", a taken-over node reaches " + count(node.today) + " identities, " + count(node.federated) +
+      texts("Nodes", data.nodes.filter((node) => node.host === at).map(({ name, nmi, blastRadius }) => name + ": NMI " + nmi +
+        ", a taken-over node reaches " + count(blastRadius.today) + " identities, " + count(blastRadius.federated) +
         " if all were federated"));
       objects("Pods with its identities", graph.objects.host[at].links.map((link) => link.from)
         .filter((object) => object.kind === "pod"));
@@ -120,7 +121,7 @@ function makeDetails(graph, onSelect) {
   };
 
   function count(reached) {
-    return reached.identities.length + reached.others.length + (reached.system ? 1 : 0);
+    return reached.identities.length + reached.others.length + (reached.systemAssigned ? 1 : 0);
   }
 
   return function show(object) {
@@ -134,10 +135,10 @@ function makeDetails(graph, onSelect) {
   };
 }
 
-function describeGrant([, identity, state, binding, assigned, account]) {
+function describeGrant({ identity, state, binding, assignedIdentity, serviceAccount }) {
   const parts = [identity >= 0 ? data.identities[identity].name : "unknown identity", state];
   if (binding >= 0) parts.push("binding " + data.bindings[binding].name);
-  if (assigned) parts.push("assigned by " + assigned);
-  if (account) parts.push("service account " + account);
+  if (assignedIdentity) parts.push("assigned by " + assignedIdentity);
+  if (serviceAccount) parts.push("service account " + serviceAccount);
   return parts.join(", ");
 }

@@ -1,8 +1,8 @@
 """The report as one file: Jinja fills the template, and D3 is embedded from its package when the file is written.
 
 The file requests nothing: its Content-Security-Policy permits only the scripts and the style that it contains, by hash.
-The report's program reads the review with references as indexes, so that the file stays small. Names are untrusted:
-they only get into the file as JSON (`to_json`) and as escaped text of the template.
+The report's program reads the fields of `-o json`, with references as indexes, so that the file stays small. Names are
+untrusted: they only get into the file as JSON (`to_json`) and as escaped text of the template.
 """
 
 import base64
@@ -15,9 +15,20 @@ from typing import Any, Final
 
 import msgspec
 
-from podidctl.access.schema import AccessReview, AttachedIdentity, Reach
+from podidctl.access.schema import (
+    AccessReview,
+    AttachedIdentity,
+    Binding,
+    Grant,
+    Host,
+    Identity,
+    NodeAccess,
+    PodAccess,
+    Reach,
+    short_name,
+)
 from podidentity.exits import StartError
-from podidentity.report import printable
+from podidentity.report import ReportModel, printable
 from podidentity.version import VERSION
 
 MISSING: Final = (
@@ -95,126 +106,79 @@ def _embedded(script: str) -> str:
     return script
 
 
-def model(review: AccessReview) -> Document:
-    """Return the document for `to_json`, without control characters in its texts."""
-    identities = _index(identity.full_name for identity in review.identities)
-    others = _index(
-        dict.fromkeys(
+class _References:
+    """The parts of the document, which refer to each other by index."""
+
+    def __init__(self, review: AccessReview) -> None:
+        self.identities = _index(identity.full_name for identity in review.identities)
+        self.others = _index(
             attached.resource_id for host in review.hosts for attached in host.attached if not attached.identities
         )
-    )
-    bindings = _index(binding.full_name for binding in review.bindings)
-    pods = _index(pod.full_name for pod in review.pods)
-    nodes = _index(node.name for node in review.nodes)
-    hosts = _index(host.id for host in review.hosts)
+        self.bindings = _index(binding.full_name for binding in review.bindings)
+        self.pods = _index(pod.full_name for pod in review.pods)
+        self.nodes = _index(node.name for node in review.nodes)
+        self.hosts = _index(host.id for host in review.hosts)
 
-    def within(reach: Reach) -> Document:
-        return {
-            "identities": _at(identities, reach.identities),
-            "others": _at(others, reach.others),
-            "system": reach.system_assigned,
-            "complete": reach.complete,
-        }
+    def identity(self, identity: Identity) -> Document:
+        return _part(identity, name=identity.full_name, hosts=_known(self.hosts, identity.hosts))
 
-    def explained(attached: AttachedIdentity) -> list[Any]:
-        """Return AzureIdentities, else the identity without one, and the reason for the attachment."""
-        other = ABSENT if attached.identities else others.get(attached.resource_id, ABSENT)
-        return [_at(identities, attached.identities), other, attached.explained.value]
+    def binding(self, binding: Binding) -> Document:
+        problem = f"critical: it {binding.critical}" if binding.critical else binding.problem
+        identity = self.identities.get(binding.identity, ABSENT)
+        return _part(binding, name=binding.full_name, identity=identity, target=binding.identity, problem=problem)
 
+    def pod(self, pod: PodAccess) -> Document:
+        node = self.nodes.get(pod.node, ABSENT)
+        return _part(pod, name=pod.full_name, node=node, takesOver=pod.takes_over_node)
+
+    def grant(self, grant: Grant) -> Document:
+        return _part(
+            grant,
+            pod=self.pods.get(grant.pod, ABSENT),
+            identity=self.identities.get(grant.identity, ABSENT),
+            binding=self.bindings.get(grant.binding, ABSENT),
+        )
+
+    def node(self, node: NodeAccess) -> Document:
+        radius = {"today": self._reach(node.blast_radius.today), "federated": self._reach(node.blast_radius.federated)}
+        return _part(node, host=self.hosts.get(node.host, ABSENT), blastRadius=radius)
+
+    def _reach(self, reach: Reach) -> Document:
+        identities, others = _known(self.identities, reach.identities), _known(self.others, reach.others)
+        return _part(reach, identities=identities, others=others)
+
+    def host(self, host: Host) -> Document:
+        return _part(host, name=short_name(host.id), attached=list(map(self._attached, host.attached)))
+
+    def _attached(self, attached: AttachedIdentity) -> Document:
+        other = ABSENT if attached.identities else self.others[attached.resource_id]
+        return _part(attached, identities=_known(self.identities, attached.identities), other=other)
+
+
+def model(review: AccessReview) -> Document:
+    """Return the document for `to_json`, without control characters in its texts: the parts of the review with the
+    fields of `-o json`, and with indexes instead of names.
+    """
+    references = _References(review)
     made: Document = _printable(
         {
-            "identities": [
-                {
-                    "name": identity.full_name,
-                    "type": identity.type,
-                    "client": identity.client_id,
-                    "resource": identity.resource_id,
-                    "namespaced": identity.namespaced,
-                    "secret": identity.secret,
-                    "problem": identity.problem,
-                    "hosts": _at(hosts, identity.hosts),
-                    "hostPods": identity.host_pods,
-                }
-                for identity in review.identities
-            ],
-            "others": [{"name": _last(resource_id), "resource": resource_id} for resource_id in others],
-            "bindings": [
-                {
-                    "name": binding.full_name,
-                    "identity": identities.get(binding.identity, ABSENT),
-                    "target": binding.identity,
-                    "selector": binding.selector,
-                    "problem": f"critical: it {binding.critical}" if binding.critical else binding.problem,
-                }
-                for binding in review.bindings
-            ],
-            "pods": [
-                {
-                    "name": pod.full_name,
-                    "node": nodes.get(pod.node, ABSENT),
-                    "label": pod.label,
-                    "account": pod.service_account,
-                    "workload": pod.workload,
-                    "program": pod.program,
-                    "host": [[access.way.value, access.detail] for access in pod.host_access],
-                    "undecided": [[access.way.value, access.detail, access.why] for access in pod.undecided_access],
-                    "takesOver": pod.takes_over_node,
-                    "rights": [action.value for action in pod.rights],
-                    "note": pod.note,
-                }
-                for pod in review.pods
-            ],
-            "grants": [
-                [
-                    pods.get(grant.pod, ABSENT),
-                    identities.get(grant.identity, ABSENT),
-                    grant.state.value,
-                    bindings.get(grant.binding, ABSENT),
-                    grant.assigned_identity,
-                    grant.service_account,
-                ]
-                for grant in review.grants
-            ],
-            "nodes": [
-                {
-                    "name": node.name,
-                    "host": hosts.get(node.host, ABSENT),
-                    "nmi": node.nmi,
-                    "today": within(node.blast_radius.today),
-                    "federated": within(node.blast_radius.federated),
-                }
-                for node in review.nodes
-            ],
-            "hosts": [
-                {
-                    "id": host.id,
-                    "name": _last(host.id),
-                    "kind": host.kind,
-                    "read": host.read,
-                    "problem": host.problem,
-                    "system": host.system_assigned,
-                    "attached": [explained(attached) for attached in host.attached],
-                }
-                for host in review.hosts
-            ],
-            "subjects": [
-                {
-                    "name": subject.full_name,
-                    "rights": [
-                        {
-                            "action": right.action.value,
-                            "namespaces": right.namespaces,
-                            "via": right.via,
-                            "identities": right.identities,
-                        }
-                        for right in subject.rights
-                    ],
-                }
-                for subject in review.subjects
-            ],
+            "identities": list(map(references.identity, review.identities)),
+            "others": [{"name": short_name(name), "resourceId": name} for name in references.others],
+            "bindings": list(map(references.binding, review.bindings)),
+            "pods": list(map(references.pod, review.pods)),
+            "grants": list(map(references.grant, review.grants)),
+            "nodes": list(map(references.node, review.nodes)),
+            "hosts": list(map(references.host, review.hosts)),
+            "subjects": [_part(subject, name=subject.full_name) for subject in review.subjects],
         }
     )
     return made
+
+
+def _part(part: ReportModel, **changes: object) -> Document:
+    """Return the fields of *part* as in `-o json`, with *changes*."""
+    fields: Document = msgspec.to_builtins(part)
+    return fields | changes
 
 
 def _printable(value: Any) -> Any:
@@ -226,15 +190,12 @@ def _printable(value: Any) -> Any:
 
 
 def _index(names: Iterable[str]) -> dict[str, int]:
-    return {name: at for at, name in enumerate(names)}
+    return {name: at for at, name in enumerate(dict.fromkeys(names))}
 
 
-def _at(index: Mapping[str, int], names: Iterable[str]) -> list[int]:
+def _known(index: Mapping[str, int], names: Iterable[str]) -> list[int]:
+    """Return the indexes of those *names* that are in a review of a part of the cluster."""
     return [index[name] for name in names if name in index]
-
-
-def _last(resource_id: str) -> str:
-    return resource_id.rpartition("/")[2] or resource_id
 
 
 def to_json(document: Document) -> str:

@@ -17,11 +17,11 @@ function makeObject(kind, at, name, parts) {
 function makeGraph() {
   const objects = {
     pod: data.pods.map((pod, at) =>
-      makeObject("pod", at, pod.name, [pod.workload, pod.account, pod.label, nodeName(pod.node)])),
+      makeObject("pod", at, pod.name, [pod.workload, pod.serviceAccount, pod.label, nodeName(pod.node)])),
     binding: data.bindings.map((binding, at) => makeObject("binding", at, binding.name, [binding.selector])),
     identity: data.identities.map((identity, at) =>
-      makeObject("identity", at, identity.name, [identity.client, identity.resource])),
-    other: data.others.map((resource, at) => makeObject("other", at, resource.name, [resource.resource])),
+      makeObject("identity", at, identity.name, [identity.clientId, identity.resourceId])),
+    other: data.others.map((resource, at) => makeObject("other", at, resource.name, [resource.resourceId])),
     host: data.hosts.map((host, at) => makeObject("host", at, host.name, [host.id])),
   };
   data.nodes.forEach((node) => { if (node.host >= 0) objects.host[node.host].text += " " + node.name.toLowerCase(); });
@@ -37,7 +37,7 @@ function makeGraph() {
   }
   data.bindings.forEach((binding, at) => link("grant", objects.binding[at], objects.identity[binding.identity]));
   for (const grant of data.grants) {
-    const [pod, identity, , binding] = grant;
+    const { pod, identity, binding } = grant;
     for (const object of [objects.pod[pod], objects.identity[identity], objects.binding[binding]]) {
       if (object) object.grants.push(grant);
     }
@@ -50,12 +50,12 @@ function makeGraph() {
   });
   data.pods.forEach((pod, at) => {
     const node = data.nodes[pod.node];
-    if (pod.host.length && node) link("reach", objects.pod[at], objects.host[node.host]);
+    if (pod.hostAccess.length && node) link("reach", objects.pod[at], objects.host[node.host]);
   });
   return { objects, all: Object.values(objects).flat(), links };
 }
 
-function attachedObjects(objects, [identities, other]) {
+function attachedObjects(objects, { identities, other }) {
   return [...identities.map((at) => objects.identity[at]), ...(other >= 0 ? [objects.other[other]] : [])];
 }
 
@@ -63,7 +63,7 @@ function nodeName(at) {
   return at >= 0 ? data.nodes[at].name : "";
 }
 
-function settingName([way, detail]) {
+function settingName({ way, detail }) {
   return detail ? way + ": " + detail : way;
 }
 
@@ -141,7 +141,7 @@ function related(graph, object) {
         .forEach((near) => connected.add(near));
     }
   }
-  for (const [pod, identity] of object.kind === "binding" ? [] : object.grants) {
+  for (const { pod, identity } of object.kind === "binding" ? [] : object.grants) {
     const other = object.kind === "pod" ? graph.objects.identity[identity] : graph.objects.pod[pod];
     if (other) connected.add(other);
   }

@@ -23,8 +23,8 @@ function currentFilter() {
 function matches(object, filter) {
   return filter.words.every((word) => object.text.includes(word)) &&
     (!filter.namespace || object.namespace === filter.namespace) &&
-    (!filter.state || object.grants.some(([, , state]) => state === filter.state)) &&
-    (!onlyHost.checked || (object.kind === "pod" && data.pods[object.at].host.length > 0));
+    (!filter.state || object.grants.some((grant) => grant.state === filter.state)) &&
+    (!onlyHost.checked || (object.kind === "pod" && data.pods[object.at].hostAccess.length > 0));
 }
 
 // Show the matches with what they reach, in the selected kinds.
@@ -89,7 +89,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 options(namespace, graph.all.map((object) => object.namespace));
-options(state, data.grants.map((grant) => grant[2]));
+options(state, data.grants.map((grant) => grant.state));
 select(null, false);
 apply();
 canvas.draw();

@@ -1,18 +1,19 @@
 // Tables with the content of the graph, for screen readers and for copying. A page has at most PAGE rows.
 
 const PAGE = 100;
+const NOTHING_ATTACHED = { identities: [], other: -1, explained: "" };
 
 function makeTables(onSelect, graph) {
   const name = (kind, at) => (at >= 0 ? graph.objects[kind][at].name : "");
   const hostOf = (node) => (node >= 0 ? name("host", data.nodes[node].host) : "");
   const names = (reach) => [...reach.identities.map((at) => name("identity", at)),
-    ...reach.others.map((at) => name("other", at)), ...(reach.system ? ["system-assigned"] : [])].join(", ");
+    ...reach.others.map((at) => name("other", at)), ...(reach.systemAssigned ? ["system-assigned"] : [])].join(", ");
   const ways = (settings) => settings.map(settingName).join(", ");
   const TABLES = {
     grants: {
       title: "Pods and their identities",
       columns: ["pod", "identity", "state", "binding", "node", "host"],
-      rows: () => data.grants.map(([pod, identity, state, binding]) => ({
+      rows: () => data.grants.map(({ pod, identity, state, binding }) => ({
         object: graph.objects.pod[pod], state,
         cells: [name("pod", pod), name("identity", identity), state, name("binding", binding),
           pod >= 0 ? nodeName(data.pods[pod].node) : "", pod >= 0 ? hostOf(data.pods[pod].node) : ""],
@@ -22,10 +23,10 @@ function makeTables(onSelect, graph) {
       title: "Pods with their node's identities",
       columns: ["pod", "node", "by", "undecided", "host", "identities"],
       rows: () => data.pods.map((pod, at) => [pod, at])
-        .filter(([pod]) => pod.host.length || pod.undecided.length).map(([pod, at]) => ({
+        .filter(([pod]) => pod.hostAccess.length || pod.undecidedAccess.length).map(([pod, at]) => ({
           object: graph.objects.pod[at],
-          cells: [pod.name, nodeName(pod.node), ways(pod.host), ways(pod.undecided), hostOf(pod.node),
-            pod.host.length && pod.node >= 0 ? names(data.nodes[pod.node].today) : ""],
+          cells: [pod.name, nodeName(pod.node), ways(pod.hostAccess), ways(pod.undecidedAccess), hostOf(pod.node),
+            pod.hostAccess.length && pod.node >= 0 ? names(data.nodes[pod.node].blastRadius.today) : ""],
         })),
     },
     identities: {
@@ -33,7 +34,7 @@ function makeTables(onSelect, graph) {
       columns: ["identity", "type", "client id", "hosts", "pods through a host", "problem"],
       rows: () => data.identities.map((identity, at) => ({
         object: graph.objects.identity[at],
-        cells: [identity.name, String(identity.type), identity.client,
+        cells: [identity.name, String(identity.type), identity.clientId,
           identity.hosts.map((host) => name("host", host)).join(", "), String(identity.hostPods), identity.problem],
       })),
     },
@@ -47,20 +48,20 @@ function makeTables(onSelect, graph) {
     hosts: {
       title: "Identities on hosts",
       columns: ["host", "kind", "identity", "explained by", "problem"],
-      rows: () => data.hosts.flatMap((host, at) => (host.attached.length ? host.attached : [[[], -1, ""]])
+      rows: () => data.hosts.flatMap((host, at) => (host.attached.length ? host.attached : [NOTHING_ATTACHED])
         .map((attached) => ({
           object: graph.objects.host[at],
           cells: [host.name, host.kind,
             attachedObjects(graph.objects, attached).map((identity) => identity.name).join(", "),
-            attached[2], host.problem],
+            attached.explained, host.problem],
         }))),
     },
     nodes: {
       title: "Nodes and what a taken-over node reaches",
       columns: ["node", "host", "NMI", "identities today", "identities if all were federated"],
-      rows: () => data.nodes.map((node) => ({
-        object: node.host >= 0 ? graph.objects.host[node.host] : null,
-        cells: [node.name, name("host", node.host), node.nmi, names(node.today), names(node.federated)],
+      rows: () => data.nodes.map(({ name: node, host, nmi, blastRadius }) => ({
+        object: host >= 0 ? graph.objects.host[host] : null,
+        cells: [node, name("host", host), nmi, names(blastRadius.today), names(blastRadius.federated)],
       })),
     },
     subjects: {

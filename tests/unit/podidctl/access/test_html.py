@@ -76,17 +76,17 @@ def test_every_object_of_the_review_is_in_the_data() -> None:
 
     for name in ("identities", "bindings", "pods", "grants", "nodes", "hosts", "subjects"):
         assert len(made[name]) == len(getattr(review, name)) > 0, name
-    for grant, (pod, identity, state, binding, *_) in zip(review.grants, made["grants"], strict=True):
-        assert made["pods"][pod]["name"] == grant.pod
-        assert made["identities"][identity]["name"] == grant.identity
-        assert state == grant.state.value
-        assert (made["bindings"][binding]["name"] if binding >= 0 else "") == grant.binding
+    for grant, shown in zip(review.grants, made["grants"], strict=True):
+        assert made["pods"][shown["pod"]]["name"] == grant.pod
+        assert made["identities"][shown["identity"]]["name"] == grant.identity
+        assert shown["state"] == grant.state.value
+        assert (made["bindings"][shown["binding"]]["name"] if shown["binding"] >= 0 else "") == grant.binding
     unexplained = [each.resource_id for host in review.hosts for each in host.attached if not each.identities]
-    assert [each["resource"] for each in made["others"]] == list(dict.fromkeys(unexplained)) != []
+    assert [each["resourceId"] for each in made["others"]] == list(dict.fromkeys(unexplained)) != []
     review = reviewed()
     empty = msgspec.structs.replace(review, identities=[], bindings=[], nodes=[], hosts=[])
     made = model(empty)
-    assert {identity for _, identity, *_ in made["grants"]} == {-1}
+    assert {grant["identity"] for grant in made["grants"]} == {-1}
     assert {each["node"] for each in made["pods"]} == {-1}
 
 

@@ -173,10 +173,10 @@ def test_every_output_shows_it(output: AccessOutput, text: str) -> None:
 
 def test_the_page_for_a_browser_has_it_with_the_reason() -> None:
     (reader,) = model(with_path(read_only=True))["pods"]
-    (undecided,) = reader["undecided"]
-    assert undecided[:2] == ["hostPath", "/data"]
-    assert undecided[2]
-    assert reader["host"] == []
+    (undecided,) = reader["undecidedAccess"]
+    assert (undecided["way"], undecided["detail"]) == ("hostPath", "/data")
+    assert undecided["why"]
+    assert reader["hostAccess"] == []
 
 
 def test_a_rule_against_host_access_is_not_decided() -> None:
