@@ -21,10 +21,11 @@ from podidctl.access.schema import (
     Reach,
     SubjectAccess,
     SubjectRight,
+    short_name,
 )
 from podidctl.report.text import Output, escaped, listed, print_document, print_table, print_text
 from podidentity.exits import StartError
-from podidentity.report import counted, plain
+from podidentity.report import counted, plain, printable
 
 TYPES: Final = {0: "managed identity", 1: "secret", 2: "certificate", 3: "federated"}
 UNKNOWN: Final = "unknown"
@@ -116,7 +117,7 @@ def _table(to: Console, name: str, rows: Iterable[Sequence[str]], *, wide: bool)
 
 
 def _cell(text: str, *, wide: bool) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text) if wide else plain(text)
+    return printable(text) if wide else plain(text)
 
 
 def _headline(review: AccessReview) -> Iterator[str]:
@@ -162,7 +163,7 @@ def _identities(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequ
             str(identity.pods),
             str(identity.host_pods),
             listed(identity.bindings, most),
-            listed(identity.hosts if wide else map(_short, identity.hosts), most),
+            listed(identity.hosts if wide else map(short_name, identity.hosts), most),
             identity.problem,
         )
 
@@ -197,12 +198,12 @@ def _hosts(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
         strange = [attached.resource_id for attached in host.attached if attached.explained is Explained.NOTHING]
         unknown = UNKNOWN + (f" ({host.problem})" if host.problem else "")
         yield (
-            f"{host.kind} {_short(host.id)}",
+            f"{host.kind} {short_name(host.id)}",
             listed(host.nodes, most),
             listed(
-                (", ".join(attached.identities) or _short(attached.resource_id) for attached in host.attached), most
+                (", ".join(attached.identities) or short_name(attached.resource_id) for attached in host.attached), most
             ),
-            listed(map(_short, strange), most) if host.read else unknown,
+            listed(map(short_name, strange), most) if host.read else unknown,
             UNKNOWN if host.system_assigned is None else "yes" if host.system_assigned else "no",
         )
 
@@ -268,14 +269,9 @@ def _way(access: HostAccess, *, wide: bool) -> str:
 def _reach(reach: Reach, most: int) -> str:
     parts = [listed(reach.identities, most)] if reach.identities else []
     if reach.others:
-        parts.append(f"on Azure only: {listed(map(_short, reach.others), most)}")
+        parts.append(f"on Azure only: {listed(map(short_name, reach.others), most)}")
     if reach.system_assigned:
         parts.append("the host's system-assigned identity")
     if not reach.complete:
         parts.append("others of the host are unknown")
     return "; ".join(parts) or "none"
-
-
-def _short(resource_id: str) -> str:
-    """Return the last part of an Azure id, which names the resource."""
-    return resource_id.rpartition("/")[2] if resource_id.startswith("/") else resource_id
