@@ -57,10 +57,11 @@ async def list_daemons(client: Client, component: str, *, node: str = "") -> lis
     return [daemons[key] for key in sorted(daemons)]
 
 
-async def read_log(client: Client, daemon: Daemon) -> str:
-    """Return the last LINES_READ lines of NMI's log. Raises ApiError."""
-    container = daemon.container("nmi")
+async def read_log(client: Client, daemon: Daemon, program: str = "nmi", **limits: int) -> str:
+    """Return the last LINES_READ lines of *program*'s log within *limits* of the API server. Raises ApiError."""
+    container = daemon.container(program)
     params = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
+    params |= {name: str(number) for name, number in limits.items()}
     log = await client.request("GET", object_path(PODS, *daemon.key, "log"), params=params)
     return log.decode(errors="replace")
 

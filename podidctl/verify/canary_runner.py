@@ -1,4 +1,4 @@
-"""Life of one canary pod: create it, wait for its result, delete it. The functions for its outcome are pure.
+"""Life of one canary pod: create it, wait for its result, delete it.
 
 The pod is deleted in any case, also if this task is cancelled (Ctrl-C) or if it is not known whether its creation took
 effect.
@@ -7,17 +7,13 @@ effect.
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
-from podidctl.verify import canary
+from podidctl.reading.daemons import read_log
+from podidctl.verify.canary_outcome import REFUSALS, CanaryResponses, NotRun, creation_failure, late, outcome_of
 from podidctl.verify.pod import CANARIES, CONTAINER, Canary
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, Forbidden, Invalid, NoResponse, NotFound, ServerError, TooManyRequests
-from podidentity.kube.paths import object_path
-from podidentity.resources import Wire
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, ServerError, TooManyRequests
 
 log = logging.getLogger(__name__)
 
@@ -25,45 +21,6 @@ POLL_SECONDS: Final = 0.5
 LOG_BYTES: Final = 16 * 1024
 DELETE_SECONDS: Final = 10.0
 TRANSIENT: Final = (NoResponse, ServerError, TooManyRequests)
-REFUSALS: Final = (Forbidden, Invalid, NotFound)
-"""Responses to a create after which no pod exists."""
-_UNAUTHORIZED: Final = "cannot create resource"
-"""Part of the message of the API server's RBAC authorizer; admission plugins write others."""
-LASTING: Final = frozenset(
-    {
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-    }
-)
-"""Reasons of a waiting container that time does not resolve. ErrImagePull precedes ImagePullBackOff."""
-_PULL: Final = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
-
-
-class CanaryResponse(Wire, frozen=True):
-    """One answer that the canary's program describes. Its texts come from an unknown server."""
-
-    who: str = canary.NOTHING
-    source: str = ""
-    """The pod's own address of the connection; empty if there was none."""
-    status: int = 0
-    server: str = ""
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NotRun:
-    """A canary without a result."""
-
-    reason: str
-    then: str = ""
-    """The next action."""
-
-
-CanaryResponses = tuple[CanaryResponse, ...]
 
 
 class CanaryRunner:
@@ -118,10 +75,8 @@ class CanaryRunner:
         ended = pod.state.terminated
         if ended is None or ended.message:
             return ""
-        path = object_path(CANARIES, *pod.key, "log")
-        params = {"container": CONTAINER, "limitBytes": str(LOG_BYTES)}
         try:
-            return (await self._client.request("GET", path, params=params)).decode(errors="replace")
+            return await read_log(self._client, pod, CONTAINER, limitBytes=LOG_BYTES)
         except ApiError:
             return ""
 
@@ -134,66 +89,3 @@ class CanaryRunner:
             return
         except (ApiError, TimeoutError):
             self.not_deleted.append(name)
-
-
-def creation_failure(error: ApiError, namespace: str) -> NotRun:
-    """Return the outcome of a canary that the API server refused with one of REFUSALS."""
-    message = f"the API server refused the canary pod: {error.message or error}"
-    if isinstance(error, NotFound):
-        return NotRun(message, f"create namespace {namespace}, or select another one with -n")
-    if isinstance(error, Forbidden) and _UNAUTHORIZED in error.message:
-        return NotRun(message, f"grant create on pods in namespace {namespace}")
-    # Pod Security, a quota, an admission policy or a webhook.
-    return NotRun(message, "permit this pod there, or select another namespace with -n")
-
-
-def outcome_of(pod: Canary, log: str = "") -> CanaryResponses | NotRun | None:
-    """Return the outcome of a canary pod; None while it is not known. *log* counts if its status has no result."""
-    ended = pod.state.terminated
-    if ended is not None:
-        last = log.strip().rpartition("\n")[2]
-        cause = f"exit code {ended.exit_code}, {ended.reason or 'no reason'}"
-        failure = NotRun(
-            f"the canary's program ended without a result ({cause})",
-            "check that the pod's image is NMI's, with python3",
-        )
-        return _responses(ended.message or "") or _responses(last) or failure
-    waiting = pod.state.waiting
-    if waiting is not None and waiting.reason in LASTING:
-        return waiting_failure(waiting.reason or "", waiting.message or "")
-    if pod.status.phase in {"Failed", "Succeeded"}:
-        reason = ": ".join(filter(None, (pod.status.reason, pod.status.message))) or "no reason"
-        return NotRun(
-            f"the node's kubelet ended the canary pod: {reason}", "free resources on the node, or repeat this"
-        )
-    if pod.metadata.deletion_timestamp is not None:
-        return NotRun("another program deleted the canary pod", "repeat this command")
-    return None
-
-
-def late(pod: Canary | None, seconds: float) -> NotRun:
-    """Return the outcome of a canary that has no result after *seconds*. *pod* is its last known state."""
-    waiting = pod.state.waiting if pod is not None else None
-    if waiting is not None and waiting.reason:
-        return waiting_failure(waiting.reason, waiting.message or "")
-    if pod is not None and pod.status.container_statuses:
-        return NotRun(f"the canary did not end within {seconds:g} s", "repeat this with a longer --timeout")
-    return NotRun(
-        f"the node's kubelet did not start the canary within {seconds:g} s",
-        "check the kubelet of the node, or repeat this with a longer --timeout",
-    )
-
-
-def waiting_failure(reason: str, message: str) -> NotRun:
-    """Return the outcome of a container that does not start for *reason*."""
-    text = f"the canary does not start: {reason}" + (f": {message}" if message else "")
-    if reason in _PULL:
-        return NotRun(text, "make NMI's image available to this node, and check imagePullSecrets")
-    return NotRun(text, "see kubectl describe pod, and the log of the node's kubelet and container runtime")
-
-
-def _responses(message: str) -> CanaryResponses:
-    try:
-        return tuple(msgspec.json.decode(message, type=list[CanaryResponse]))
-    except msgspec.DecodeError:
-        return ()

@@ -7,12 +7,10 @@ from typing import Final
 
 from podidctl.facts.kinds import Daemon
 from podidctl.facts.nmi_log import logged_peers
-from podidctl.reading.daemons import LINES_READ
+from podidctl.reading.daemons import read_log
 from podidctl.verify.verdicts import Evidence, Sighting
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
-from podidentity.kube.paths import object_path
-from podidentity.resources import PODS
 
 LOG_BYTES: Final = 4 * 1024 * 1024
 READS_MAX: Final = 3
@@ -53,17 +51,11 @@ class NmiLogs:
         )
 
     async def _search_log(self, nmi: Daemon, request_id: str, seconds: float) -> Evidence:
-        container = nmi.container("nmi")
-        params = {
-            "container": container.name if container is not None else "",
-            "sinceSeconds": str(math.ceil(seconds) + MARGIN_SECONDS),
-            "tailLines": str(LINES_READ),
-            "limitBytes": str(LOG_BYTES),
-        }
+        since = math.ceil(seconds) + MARGIN_SECONDS
         async with self._reads:
             try:
-                log = await self._client.request("GET", object_path(PODS, *nmi.key, "log"), params=params)
+                log = await read_log(self._client, nmi, sinceSeconds=since, limitBytes=LOG_BYTES)
             except ApiError as error:
                 return Evidence(unread=(f"{nmi.name}: {error}",))
-        peers = logged_peers(log.decode(errors="replace"), request_id)
+        peers = logged_peers(log, request_id)
         return Evidence(tuple(Sighting(nmi.spec.node_name, nmi.name, peer) for peer in dict.fromkeys(peers)))

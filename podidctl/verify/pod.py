@@ -1,4 +1,4 @@
-"""The canary pod: its manifest, and the objects that `podidctl verify` reads (nodes, NMI's template, canaries). Pure.
+"""The canary pod: its manifest, and the objects that `podidctl verify` reads (nodes and canaries). Pure.
 
 The pod has NMI's image and tolerations, runs under the restricted Pod Security level, and has neither a service account
 token nor a label that a binding selects. It names its node itself, so a cordoned node runs it too. Its end is certain:
@@ -13,7 +13,7 @@ import msgspec
 
 from podidctl.facts.kinds import LABELS, ContainerState, Daemon, DatedMeta, PlacedNode
 from podidctl.verify import canary
-from podidentity.resources import Kind, OwnerReference, Wire
+from podidentity.resources import Kind, Wire
 
 CONTAINER: Final = "canary"
 COMPONENT: Final = "verify"
@@ -61,42 +61,6 @@ class ClusterNode(PlacedNode, frozen=True):
         return "its kubelet has not reported its state"
 
 
-class Owner(OwnerReference, frozen=True):
-    """Reference to the owner of an object, with its uid."""
-
-    uid: str = ""
-
-
-class TemplateMeta(Wire, frozen=True):
-    namespace: str = ""
-    owner_references: list[Owner] | None = None
-
-
-class TemplateContainer(Wire, frozen=True):
-    name: str = ""
-    image: str = ""
-    image_pull_policy: str = ""
-
-
-class TemplateSpec(Wire, frozen=True):
-    containers: list[TemplateContainer] = msgspec.field(default_factory=list)
-    tolerations: list[dict[str, Any]] = msgspec.field(default_factory=list)
-    image_pull_secrets: list[dict[str, Any]] = msgspec.field(default_factory=list)
-
-
-class NmiTemplate(Wire, frozen=True):
-    """The parts of an NMI pod that its canary pods have too."""
-
-    metadata: TemplateMeta = TemplateMeta()
-    spec: TemplateSpec = TemplateSpec()
-
-    @property
-    def owner(self) -> Owner | None:
-        """The DaemonSet."""
-        owners = self.metadata.owner_references or ()
-        return next((owner for owner in owners if owner.kind == "DaemonSet" and owner.controller), None)
-
-
 class Canary(Daemon, frozen=True):
     """A canary pod."""
 
@@ -119,15 +83,24 @@ def program() -> str:
 
 
 def manifest(
-    *, name: str, namespace: str, node: str, image: str, request_id: str, template: NmiTemplate, deadline_seconds: int
+    *,
+    name: str,
+    namespace: str,
+    node: str,
+    image: str,
+    request_id: str,
+    template: Mapping[str, Any],
+    deadline_seconds: int,
 ) -> dict[str, Any]:
-    """Return the manifest of the canary *name* on *node*. *template* is a pod of NMI."""
-    container = next((container for container in template.spec.containers if container.image == image), None)
+    """Return the manifest of the canary *name* on *node*. *template*: a pod of NMI, as the API server returns it."""
+    spec = template["spec"]
+    pull_policies = {container["image"]: container.get("imagePullPolicy") for container in spec["containers"]}
     metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": dict(CANARY_LABELS)}
-    owner = template.owner
-    if owner is not None and template.metadata.namespace == namespace:  # an owner is always in the same namespace
+    if template["metadata"]["namespace"] == namespace:  # an owner is always in the same namespace
         metadata["ownerReferences"] = [
-            {"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
+            {field: owner[field] for field in ("apiVersion", "kind", "name", "uid")}
+            for owner in template["metadata"].get("ownerReferences", ())
+            if owner["kind"] == "DaemonSet" and owner.get("controller")
         ]
     return {
         "metadata": metadata,
@@ -145,13 +118,13 @@ def manifest(
                 "runAsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "tolerations": template.spec.tolerations,
-            "imagePullSecrets": template.spec.image_pull_secrets,
+            "tolerations": spec.get("tolerations", []),
+            "imagePullSecrets": spec.get("imagePullSecrets", []),
             "containers": [
                 {
                     "name": CONTAINER,
                     "image": image,
-                    "imagePullPolicy": (container.image_pull_policy if container is not None else "") or "IfNotPresent",
+                    "imagePullPolicy": pull_policies.get(image) or "IfNotPresent",
                     "command": ["python3", "-I", "-c", program()],
                     "args": [METADATA_HOST, str(METADATA_PORT), request_id],
                     "terminationMessagePath": str(canary.RESULT),

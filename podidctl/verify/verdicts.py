@@ -15,7 +15,7 @@ from podidctl.report.documents import Statement
 from podidctl.report.finding import Level
 from podidctl.report.text import listed
 from podidctl.verify import canary
-from podidctl.verify.canary_runner import CanaryResponse, CanaryResponses, NotRun
+from podidctl.verify.canary_outcome import CanaryResponse, CanaryResponses, NotRun
 from podidctl.verify.pod import ClusterNode
 from podidentity.report import ReportModel, counted, plain
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -14,7 +14,8 @@ from podidctl.facts.settings import genuine_nmi
 from podidctl.reading.daemons import list_daemons
 from podidctl.reading.requests import review_access, server_now
 from podidctl.verify import canary
-from podidctl.verify.canary_runner import CanaryRunner, NotRun
+from podidctl.verify.canary_outcome import NotRun
+from podidctl.verify.canary_runner import CanaryRunner
 from podidctl.verify.logs import NmiLogs
 from podidctl.verify.pod import (
     CANARIES,
@@ -22,7 +23,6 @@ from podidctl.verify.pod import (
     CLUSTER_NODES,
     Canary,
     ClusterNode,
-    NmiTemplate,
     manifest,
 )
 from podidctl.verify.verdicts import Evidence, NodeVerdict, Verification, judge
@@ -61,7 +61,7 @@ async def verify(
         raise StartError("the cluster has no Linux node")
     namespace = namespace or nmis[0].metadata.namespace
     await _check_permissions(client, namespace)
-    template = await _template(client, nmis[0])
+    template = msgspec.json.decode(await client.request("GET", object_path(PODS, *nmis[0].key)))
     runner = CanaryRunner(client, namespace)
     await _delete_leftovers(client, runner, namespace)
     verifier = _Verifier(NmiLogs(client, nmis), runner, namespace, nmis, template, timeout_seconds)
@@ -82,7 +82,7 @@ class _Verifier:
     runner: CanaryRunner
     namespace: str
     nmis: Sequence[Daemon]
-    template: NmiTemplate
+    template: Mapping[str, Any]
     timeout_seconds: float
     run: str = field(default_factory=lambda: secrets.token_hex(4))
     """The part of the pods' names that one run has in common."""
@@ -150,26 +150,20 @@ async def _nodes(client: Client, names: Sequence[str]) -> list[ClusterNode]:
 
 async def _check_permissions(client: Client, namespace: str) -> None:
     """Raise StartError if the caller has not all NEEDED permissions. A server that does not answer this is accepted."""
-    missing = [verb for verb in NEEDED if not await _is_allowed(client, namespace, verb)]
+    missing = []
+    for verb in NEEDED:
+        attributes = {"namespace": namespace, "verb": verb, "resource": "pods"}
+        try:
+            decision = await review_access(client, "SelfSubjectAccessReview", {"resourceAttributes": attributes})
+        except (ApiError, msgspec.DecodeError):
+            continue
+        if not decision.allowed:
+            missing.append(f"{verb} pods")
     if missing:
-        listed = ", ".join(f"{verb} pods" for verb in missing)
         raise StartError(
-            f"not allowed to run canary pods in namespace {namespace}: grant {listed}; "
+            f"not allowed to run canary pods in namespace {namespace}: grant {', '.join(missing)}; "
             "podidctl verify --help lists all permissions"
         )
-
-
-async def _is_allowed(client: Client, namespace: str, verb: str) -> bool:
-    attributes = {"namespace": namespace, "verb": verb, "resource": "pods"}
-    try:
-        return (await review_access(client, "SelfSubjectAccessReview", {"resourceAttributes": attributes})).allowed
-    except (ApiError, msgspec.DecodeError):
-        return True
-
-
-async def _template(client: Client, nmi: Daemon) -> NmiTemplate:
-    body = await client.request("GET", object_path(PODS, *nmi.key))
-    return msgspec.json.decode(body, type=NmiTemplate)
 
 
 async def _delete_leftovers(client: Client, runner: CanaryRunner, namespace: str) -> None:

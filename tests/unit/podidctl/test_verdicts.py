@@ -9,7 +9,7 @@ import pytest
 
 from nmi.node.host_routing import LABEL
 from podidctl.report.finding import Level
-from podidctl.verify.canary_runner import CanaryResponse, CanaryResponses, NotRun, late, outcome_of
+from podidctl.verify.canary_outcome import CanaryResponse, CanaryResponses, NotRun, late, outcome_of
 from podidctl.verify.pod import Canary, ClusterNode, NodeCondition, NodeStatus
 from podidctl.verify.verdicts import Answered, Evidence, NodeVerdict, Sighting, judge
 from podidctl.verify.verification import LEFTOVER_SECONDS, NAME_PREFIX, _is_leftover
