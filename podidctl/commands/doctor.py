@@ -23,10 +23,10 @@ from podidctl.facts.settings import nmi_settings
 from podidctl.reading.machine import read_node
 from podidctl.reading.reader import CLUSTER, read
 from podidctl.report.documents import CheckResult, Report
-from podidctl.report.finding import COLORS, Level
+from podidctl.report.finding import COLORS, Level, exit_code
 from podidctl.report.text import Output, listed, print_table, print_text
 from podidentity.flags import UsageError
-from podidentity.report import SOMETHING_TO_DO, counted, plain
+from podidentity.report import counted, plain
 from podidentity.telemetry.logs import LogFormat, configure
 
 FINDINGS_MAX: Final = 20
@@ -61,7 +61,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         report = asyncio.run(_examine(settings, node, imds=imds, ask_azure=bool(cloudconfig)))
         print_report(report, output, show)
-        raise typer.Exit(SOMETHING_TO_DO if report.anything else int(report.unknown))
+        raise typer.Exit(exit_code(finding.level for finding in report.findings))
 
 
 async def _examine(settings: Reaching, node: str, *, imds: bool, ask_azure: bool) -> Report:

@@ -174,16 +174,6 @@ class Report(ReportModel, frozen=True):
 
     findings: list[CheckResult]
 
-    @property
-    def anything(self) -> bool:
-        """Whether there is a problem or a warning."""
-        return any(finding.level in {Level.PROBLEM, Level.WARNING} for finding in self.findings)
-
-    @property
-    def unknown(self) -> bool:
-        """Whether something could not be read."""
-        return any(finding.level is Level.UNKNOWN for finding in self.findings)
-
 
 def check_result(finding: Finding) -> CheckResult:
     """Return the line of the doctor's report. The finding's texts are untrusted, except for its manifest."""

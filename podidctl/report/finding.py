@@ -1,8 +1,11 @@
 """Findings of the checks, from which the links of `explain` and the results of `doctor` are made. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from podidentity.report import SOMETHING_TO_DO
 
 
 class Level(StrEnum):
@@ -19,6 +22,12 @@ class Level(StrEnum):
 
 COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.UNKNOWN: "magenta"}
 """Colors of the levels in tables."""
+
+
+def exit_code(levels: Iterable[Level]) -> int:
+    """Return the exit code of a command that has reported results of these *levels*."""
+    reported = set(levels)
+    return SOMETHING_TO_DO if reported & {Level.PROBLEM, Level.WARNING} else int(Level.UNKNOWN in reported)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -14,11 +15,10 @@ from mic.startup.settings import Settings
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import NAME_PATTERN, CliContext, connect
 from podidctl.commands.options import Kubeconfig, OutputFormat, print_report
-from podidctl.report.finding import COLORS, Level
-from podidctl.report.text import Output, print_error, print_table
+from podidctl.report.finding import COLORS, Level, exit_code
+from podidctl.report.text import Output, listed, print_error, print_table
 from podidctl.verify.verdicts import Verification
 from podidctl.verify.verification import PARALLEL, TIMEOUT_SECONDS, verify
-from podidentity.report import SOMETHING_TO_DO
 from podidentity.telemetry.logs import LogFormat, configure
 
 PARALLEL_MAX: Final = 100
@@ -77,7 +77,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         print_report(report, output, show)
         for name in report.not_deleted:
             print_error(f"could not delete the canary pod: kubectl delete pod -n {report.namespace} {name}")
-        raise typer.Exit(SOMETHING_TO_DO if report.anything else int(report.unknown))
+        raise typer.Exit(exit_code(node.level for node in report.nodes))
 
 
 async def _run(settings: Settings, nodes: Sequence[str], namespace: str, parallel: int, timeout: int) -> Verification:
@@ -100,10 +100,9 @@ def show(report: Verification, to: Console) -> None:
         ),
         to,
     )
-    actions: dict[str, list[str]] = {}
+    nodes_by_action: defaultdict[str, list[str]] = defaultdict(list)
     for node in report.nodes:
         if node.next and node.level is not Level.OK:
-            actions.setdefault(node.next, []).append(node.node)
-    for action, nodes in actions.items():
-        more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
-        to.print(f"[bold]{escape(', '.join(nodes[:3]) + more)}[/]: {escape(action)}", soft_wrap=True)
+            nodes_by_action[node.next].append(node.node)
+    for action, nodes in nodes_by_action.items():
+        to.print(f"[bold]{escape(listed(nodes, 3))}[/]: {escape(action)}", soft_wrap=True)

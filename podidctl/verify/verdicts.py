@@ -60,16 +60,6 @@ class Verification(ReportModel, frozen=True):
     not_deleted: list[str] = msgspec.field(default_factory=list)
     """Canary pods that could not be deleted. The kubelet stops them; the next `verify` deletes them."""
 
-    @property
-    def anything(self) -> bool:
-        """Whether there is a problem or a warning."""
-        return any(node.level in {Level.PROBLEM, Level.WARNING} for node in self.nodes)
-
-    @property
-    def unknown(self) -> bool:
-        """Whether the result for a node is not known."""
-        return any(node.level is Level.UNKNOWN for node in self.nodes)
-
 
 @dataclass(frozen=True, slots=True)
 class Sighting:

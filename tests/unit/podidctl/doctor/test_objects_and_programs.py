@@ -18,7 +18,7 @@ from podidctl.facts.model import Facts, ObjectReference, ReadFailure, ServerStat
 from podidctl.facts.model import Right as Checked
 from podidctl.reading.objects import creation_time
 from podidctl.report.documents import Report
-from podidctl.report.finding import Level
+from podidctl.report.finding import Level, exit_code
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, PODS, AzureIdentitySpec, SecretReference
 from tests.support.nmi_objects import assigned_identity, binding, exception, identity, pod
 from tests.support.podidctl.doctor_inputs import NOW, bad, examined, mic, nmi, node, objects, one
@@ -32,8 +32,7 @@ BARE = PlacedNode(metadata=objects().nodes[0].metadata)
 def test_a_healthy_installation_has_no_finding() -> None:
     report = examined()
     assert bad(report) == []
-    assert not report.anything
-    assert not report.unknown
+    assert exit_code(finding.level for finding in report.findings) == 0
     managed = nmi("--operation-mode=managed", "--forceNamespaced")
     assert bad(examined(objects=objects(assigned=()), nmi=(managed,), mic=(), locks=())) == []
     assert bad(examined(nmi=(nmi("--forceNamespaced"),), mic=(mic("--forceNamespaced"),))) == []
@@ -168,7 +167,7 @@ def test_a_service_principal_whose_endpoint_nmi_does_not_permit_is_reported_by_n
 def test_unread_objects_are_unknown_and_texts_are_short_and_printable() -> None:
     report = examined(objects=ReadFailure("not allowed: nodes"))
     assert {each.check: each.level for each in bad(report)} == {"NMI": Level.UNKNOWN, "objects": Level.UNKNOWN}
-    assert (report.unknown, report.anything) == (True, False)
+    assert exit_code(finding.level for finding in report.findings) == 1
     idle = tuple(binding(f"idle-{number}", selector=f"none-{number}") for number in range(30))
     assert "and 25 more" in one(examined(objects=objects(bindings=(binding(), *idle)))).says
     evil = binding("b", selector="\x1b]0;x\x07eyJhbGciOiJSUzI1NiJ9.eyJhIjoxfQ.c2lnbmF0dXJl")
