@@ -4,7 +4,6 @@ MIC's index of bindings (`mic.cluster.bindings`) returns the desired assignments
 serves an existing one. In managed mode NMI's rules alone count.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -24,10 +23,10 @@ from podidctl.evaluation.daemons import MissingNmi
 from podidctl.evaluation.federated import account_name
 from podidctl.evaluation.pod import ANY_IDENTITY, CLIENT_ID_VARIABLE, assignments_of, sets_client_id
 from podidctl.facts.model import Facts
-from podidctl.report.text import listed, namespace_of
+from podidctl.report.text import grouped, listed, namespace_of
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import counted
-from podidentity.resources import AzureAssignedIdentity, AzureIdentityBinding, IdentityType
+from podidentity.resources import IdentityType
 
 SERVED: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER})
 """States in which NMI serves the identity, or will."""
@@ -59,24 +58,24 @@ class _Grants:
         self._served_by_bindings = case.managed or not facts.unread.keys().isdisjoint({"identities", "bindings"})
         """Whether what NMI serves without a desired assignment has a binding: NMI joins them itself, or MIC's desired
         assignments are not known."""
-        self._desired: defaultdict[Key, list[DesiredAssignment]] = defaultdict(list)
-        for desired in _desired_assignments(case):
-            self._desired[desired.pod.key].append(desired)
-        self._assigned: defaultdict[Key, list[AzureAssignedIdentity]] = defaultdict(list)
-        for assigned in () if case.managed else facts.assigned:
-            self._assigned[assigned.spec.pod_namespace, assigned.spec.pod].append(assigned)
+        self._desired = grouped((desired.pod.key, desired) for desired in _desired_assignments(case))
+        self._assigned = grouped(
+            ((assigned.spec.pod_namespace, assigned.spec.pod), assigned)
+            for assigned in (() if case.managed else facts.assigned)
+        )
         self._identities = {identity.key: identity for identity in facts.identities}
-        self._bindings: defaultdict[tuple[str, str], list[AzureIdentityBinding]] = defaultdict(list)
-        for binding in facts.bindings if case.managed else ():
-            self._bindings[binding.metadata.namespace, binding.spec.selector].append(binding)
+        self._bindings = grouped(
+            ((binding.metadata.namespace, binding.spec.selector), binding)
+            for binding in (facts.bindings if case.managed else ())
+        )
 
     def of(self, pod: ReviewedPod) -> Iterator[Grant]:
         """Yield the grants of *pod* by bindings and by AzureAssignedIdentities."""
         served = self._served(pod)
-        desired = {assignment.identity.key: assignment for assignment in self._desired.get(pod.key, ())}
+        desired = {assignment.identity.key: assignment for assignment in self._desired[pod.key]}
         assigned = {
             assigned.spec.azure_identity_ref.key: "/".join(assigned.key)
-            for assigned in self._assigned.get(pod.key, ())
+            for assigned in self._assigned[pod.key]
             if assigned.metadata.deletion_timestamp is None
         }
         for key in desired.keys() | served.keys():
@@ -113,7 +112,7 @@ class _Grants:
     def _served(self, pod: ReviewedPod) -> dict[Key, AssignedIdentity]:
         """Return what NMI serves to *pod* if its requests reach NMI, by identity."""
         namespace, node = pod.metadata.namespace, pod.spec.node_name
-        assigned = self._assigned.get(pod.key, ())
+        assigned = self._assigned[pod.key]
         bindings = self._bindings.get((namespace, pod.binding_label), ()) if pod.binding_label else ()
         if not node or not (assigned or bindings):
             return {}
@@ -148,16 +147,11 @@ def _by_service_account(grants: list[Grant], facts: Facts) -> Iterator[Grant]:
     """Yield the grants of pods without a binding whose service account has a grant of a federated identity: the
     federated credential on Azure names the service account, not the pod.
     """
-    trusted: defaultdict[str, set[str]] = defaultdict(set)
-    for grant in grants:
-        if grant.service_account:
-            trusted[grant.service_account].add(grant.identity)
-    if not trusted:
-        return
+    trusted = grouped((grant.service_account, grant.identity) for grant in grants if grant.service_account)
     had = {(grant.pod, grant.identity) for grant in grants}
     for pod in live_pods(facts):
         name = "/".join(pod.key)
-        for identity in sorted(trusted.get(account_name(pod), ())):
+        for identity in sorted(set(trusted[account_name(pod)])):
             if (name, identity) not in had:
                 yield Grant(pod=name, identity=identity, state=GrantState.POSSIBLE, service_account=account_name(pod))
 

@@ -23,7 +23,7 @@ from podidctl.access.schema import (
     SubjectRight,
     short_name,
 )
-from podidctl.report.text import Output, escaped, listed, print_document, print_table, print_text
+from podidctl.report.text import Output, escaped, grouped, listed, print_document, print_table, print_text
 from podidentity.exits import StartError
 from podidentity.report import counted, plain, printable
 
@@ -175,9 +175,7 @@ def _exceptions(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
 
 
 def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[str]]:
-    grants: defaultdict[str, list[Grant]] = defaultdict(list)
-    for grant in review.grants:
-        grants[grant.pod].append(grant)
+    grants = grouped((grant.pod, grant) for grant in review.grants)
     rows: defaultdict[tuple[str, ...], list[PodAccess]] = defaultdict(list)
     for pod in review.pods:
         own = grants[pod.full_name]

@@ -1,7 +1,6 @@
 """The command `podidctl doctor`."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Final
@@ -24,7 +23,7 @@ from podidctl.reading.machine import read_node
 from podidctl.reading.reader import CLUSTER, read
 from podidctl.report.documents import CheckResult, Report
 from podidctl.report.finding import COLORS, Level, exit_code
-from podidctl.report.text import Output, listed, print_table, print_text
+from podidctl.report.text import Output, grouped, listed, print_table, print_text
 from podidentity.flags import UsageError
 from podidentity.report import counted, plain
 from podidentity.telemetry.logs import LogFormat, configure
@@ -133,9 +132,8 @@ def _show_manifests(manifests: Sequence[str], to: Console) -> None:
 
 def shortened(findings: Sequence[CheckResult]) -> tuple[list[CheckResult], dict[str, int]]:
     """Return the findings to print in their order, and the number of the others by check."""
-    shown: defaultdict[str, list[int]] = defaultdict(list)
-    for number in sorted(range(len(findings)), key=lambda index: ORDER.index(findings[index].level)):
-        shown[findings[number].check].append(number)
+    worst_first = sorted(range(len(findings)), key=lambda index: ORDER.index(findings[index].level))
+    shown = grouped((findings[index].check, index) for index in worst_first)
     numbers = sorted(number for several in shown.values() for number in several[:FINDINGS_MAX])
     omitted = {check: len(several) - FINDINGS_MAX for check, several in shown.items() if len(several) > FINDINGS_MAX}
     return [findings[index] for index in numbers], omitted

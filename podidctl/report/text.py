@@ -17,6 +17,7 @@ from rich.table import Table
 
 from podidentity.report import printable
 
+K = TypeVar("K")
 T = TypeVar("T")
 PIPE_COLUMNS = 200
 """Width of tables if there is no terminal. Longer cells are folded, never cut."""
@@ -25,14 +26,20 @@ LISTED_MAX = 5
 """Names that one text lists by default; further ones are only counted."""
 
 
+def grouped(pairs: Iterable[tuple[K, T]]) -> defaultdict[K, list[T]]:
+    """Return the second elements of *pairs* by the first ones, in their order. An absent key gives an empty list."""
+    groups: defaultdict[K, list[T]] = defaultdict(list)
+    for key, item in pairs:
+        groups[key].append(item)
+    return groups
+
+
 def by_turns(items: Iterable[T], group: Callable[[T], object]) -> list[T]:
     """Return the first item of each group, then the second of each, and so on. Otherwise the order stays.
 
     For lists that are cut, so that no tenant's objects hide those of others.
     """
-    groups: defaultdict[object, list[tuple[T]]] = defaultdict(list)
-    for item in items:
-        groups[group(item)].append((item,))
+    groups = grouped((group(item), (item,)) for item in items)
     return [wrapped[0] for several in zip_longest(*groups.values()) for wrapped in several if wrapped is not None]
 
 

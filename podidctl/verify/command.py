@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -16,7 +15,7 @@ from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import NAME_PATTERN, CliContext, connect
 from podidctl.commands.options import Kubeconfig, OutputFormat, print_report
 from podidctl.report.finding import COLORS, Level, exit_code
-from podidctl.report.text import Output, listed, print_error, print_table
+from podidctl.report.text import Output, grouped, listed, print_error, print_table
 from podidctl.verify.verdicts import Verification
 from podidctl.verify.verification import PARALLEL, TIMEOUT_SECONDS, verify
 from podidentity.telemetry.logs import LogFormat, configure
@@ -100,9 +99,6 @@ def show(report: Verification, to: Console) -> None:
         ),
         to,
     )
-    nodes_by_action: defaultdict[str, list[str]] = defaultdict(list)
-    for node in report.nodes:
-        if node.next and node.level is not Level.OK:
-            nodes_by_action[node.next].append(node.node)
-    for action, nodes in nodes_by_action.items():
+    faulty = [node for node in report.nodes if node.next and node.level is not Level.OK]
+    for action, nodes in grouped((node.next, node.node) for node in faulty).items():
         to.print(f"[bold]{escape(listed(nodes, 3))}[/]: {escape(action)}", soft_wrap=True)
