@@ -4,8 +4,8 @@ were federated. Pure.
 The reach of a pod or a node is a function of the parts of a review, so that it also exists for a stored document.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Final
 
 from mic.decisions.assignments import misconfigured
@@ -16,7 +16,6 @@ from podidctl.access.schema import (
     Grant,
     GrantState,
     Host,
-    NodeAccess,
     PodAccess,
     ProgramAccess,
     Reach,
@@ -25,6 +24,7 @@ from podidctl.access.targets import secret_of
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.rbac import Permissions, Request, service_account
 from podidctl.facts.kinds import service_account_of
+from podidctl.report.text import grouped
 from podidentity.resources import AzureIdentity, IdentityType
 
 REACHED_TODAY: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER, GrantState.POSSIBLE})
@@ -34,36 +34,39 @@ STAYS: Final = frozenset({Explained.CLUSTER, Explained.NOTHING})
 NOT_READ: Final = "its permissions are unknown, because roles and role bindings could not be read"
 
 
-class BlastRadiusIndex:
-    """Grants, pods and hosts by name."""
+class ReviewIndex:
+    """The parts of a review by name."""
 
-    def __init__(self, pods: Iterable[PodAccess], grants: Iterable[Grant], hosts: Iterable[Host]) -> None:
-        self._grants: defaultdict[str, list[Grant]] = defaultdict(list)
-        for grant in grants:
-            self._grants[grant.pod].append(grant)
-        self._hosts = {host.id: host for host in hosts}
-        self._on_node: defaultdict[str, list[PodAccess]] = defaultdict(list)
-        for pod in pods:
-            self._on_node[pod.node].append(pod)
+    def __init__(self, review: AccessReview) -> None:
+        self.review = review
+        self.pods = {pod.full_name: pod for pod in review.pods}
+        self.nodes = {node.name: node for node in review.nodes}
+        self._hosts = {host.id: host for host in review.hosts}
+        self._grants = grouped((grant.pod, grant) for grant in review.grants)
 
-    def of_node(self, node: str, host: str, accounts: Iterable[str]) -> BlastRadius:
-        """Return the reach of *node* on *host*, where NMI and MIC run with *accounts*."""
-        grants = [grant for pod in self._on_node.get(node, ()) for grant in self._grants.get(pod.full_name, ())]
-        # A node's root reads the tokens of all its pods, so it also gets what its pods' own requests do not.
-        return _radius(grants, self._hosts.get(host), accounts, with_bypassed=True)
+    @cached_property
+    def grants_of(self) -> dict[str, list[Grant]]:
+        """Grants with which a pod gets tokens, by identity."""
+        grants = grouped((grant.identity, grant) for grant in self.review.grants if grant.state in REACHED_TODAY)
+        return dict(sorted(grants.items()))
 
-    def of_pod(self, pod: PodAccess, node: NodeAccess | None) -> BlastRadius:
-        """Return the reach of *pod* on *node*."""
-        if node is not None and pod.takes_over_node:
+    def host_of(self, pod: PodAccess) -> Host | None:
+        """Return the host of the pod's node, as far as the review has it."""
+        node = self.nodes.get(pod.node)
+        return self._hosts.get(node.host) if node is not None else None
+
+    def blast_radius_of(self, pod: PodAccess) -> BlastRadius:
+        """Return the reach of one pod."""
+        if pod.takes_over_node and (node := self.nodes.get(pod.node)) is not None:
             return node.blast_radius
-        host = self._hosts.get(node.host) if node is not None and pod.host_access else None
-        return _radius(self._grants.get(pod.full_name, ()), host, (), with_bypassed=False)
+        host = self.host_of(pod) if pod.host_access else None
+        return _radius(self._grants[pod.full_name], host, (), with_bypassed=False)
 
 
-def pod_blast_radius(review: AccessReview, pod: PodAccess) -> BlastRadius:
-    """Return the reach of one pod of *review*. For many pods create one `BlastRadiusIndex`."""
-    index = BlastRadiusIndex(review.pods, review.grants, review.hosts)
-    return index.of_pod(pod, next((node for node in review.nodes if node.name == pod.node), None))
+def node_blast_radius(grants: Iterable[Grant], host: Host | None, accounts: Iterable[str]) -> BlastRadius:
+    """Return the reach of a node on *host*, whose pods have *grants*, and where NMI and MIC run with *accounts*."""
+    # A node's root reads the tokens of all its pods, so it also gets what its pods' own requests do not.
+    return _radius(grants, host, accounts, with_bypassed=True)
 
 
 def _radius(grants: Iterable[Grant], host: Host | None, accounts: Iterable[str], *, with_bypassed: bool) -> BlastRadius:
@@ -102,10 +105,7 @@ def find_programs(case: ClusterCase, permissions: Permissions | None, grants: Se
 def _nmi(
     account: str, identities: Iterable[AzureIdentity], permissions: Permissions | None, grants: Sequence[Grant]
 ) -> ProgramAccess:
-    accounts: defaultdict[str, set[str]] = defaultdict(set)
-    for grant in grants:
-        if grant.service_account:
-            accounts[grant.identity].add(grant.service_account)
+    accounts = grouped((grant.identity, grant.service_account) for grant in grants if grant.service_account)
     today = [] if permissions is None else sorted(_within_nmis_reach(account, identities, permissions, accounts))
     reason = (
         "NMI may read the Secrets of identities of type 1 and 2, and request tokens of the service accounts of "
@@ -124,7 +124,7 @@ def _within_nmis_reach(
     account: str,
     identities: Iterable[AzureIdentity],
     permissions: Permissions,
-    accounts: Mapping[str, set[str]],
+    accounts: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
     subjects = service_account(account)
     for identity in identities:
@@ -132,14 +132,13 @@ def _within_nmis_reach(
         if secret:
             requests = [Request("get", "", "secrets", *secret.split("/", 1))]
         elif identity.spec.type == IdentityType.FEDERATED:
-            trusted = sorted(accounts.get(name, ()))
             requests = [
-                Request("create", "", "serviceaccounts/token", *trusted_account.split("/", 1))
-                for trusted_account in trusted
+                Request("create", "", "serviceaccounts/token", *trusted.split("/", 1))
+                for trusted in set(accounts.get(name, ()))
             ]
         else:
             continue
-        if any(permissions.allows(subjects, trusted_account) for trusted_account in requests):
+        if any(permissions.allows(subjects, request) for request in requests):
             yield name
 
 

@@ -7,7 +7,8 @@ import msgspec
 import yaml
 from typing_extensions import override
 
-from podidctl.access.policy_rules import PolicyPart, ReviewIndex, Rule, Violation
+from podidctl.access.blast_radius import ReviewIndex
+from podidctl.access.policy_rules import PolicyPart, Rule, Violation
 from podidctl.access.schema import AccessReview
 
 FILE_MAX: Final = 1 << 20

@@ -5,16 +5,14 @@ A rule that depends on an unread part, or on an undecided setting of a pod, is *
 and more are possible.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from functools import cached_property
 from typing import Annotated, ClassVar, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from typing_extensions import override
 
-from podidctl.access.blast_radius import REACHED_TODAY, BlastRadiusIndex
+from podidctl.access.blast_radius import ReviewIndex
 from podidctl.access.schema import (
     AccessReview,
     Action,
@@ -23,14 +21,13 @@ from podidctl.access.schema import (
     Grant,
     Host,
     HostAccess,
-    NodeAccess,
     PodAccess,
     SubjectAccess,
     SubjectRight,
     Way,
     short_name,
 )
-from podidctl.access.summary import RBAC_PART, RESOURCES
+from podidctl.access.unknown_parts import RBAC_PART, RESOURCES
 
 GRANTS: Final = (RESOURCES["identities"], RESOURCES["bindings"], RESOURCES["assigned"], RESOURCES["pods"], "nmi")
 HOSTS: Final = (RESOURCES["pods"], RESOURCES["nodes"], RESOURCES["exceptions"], "nmi")
@@ -43,45 +40,6 @@ class Violation(NamedTuple):
     object: str
     """Kind and name: `Pod shop/web`."""
     message: str
-
-
-class ReviewIndex:
-    """The review by name."""
-
-    def __init__(self, review: AccessReview) -> None:
-        self.review = review
-
-    @cached_property
-    def pods(self) -> dict[str, PodAccess]:
-        return {pod.full_name: pod for pod in self.review.pods}
-
-    @cached_property
-    def grants_of(self) -> dict[str, list[Grant]]:
-        """Grants with which a pod gets tokens, by identity."""
-        grants: defaultdict[str, list[Grant]] = defaultdict(list)
-        for grant in self.review.grants:
-            if grant.state in REACHED_TODAY:
-                grants[grant.identity].append(grant)
-        return dict(sorted(grants.items()))
-
-    @cached_property
-    def host_of_node(self) -> dict[str, Host]:
-        hosts = {host.id: host for host in self.review.hosts}
-        return {node.name: hosts[node.host] for node in self.review.nodes if node.host in hosts}
-
-    @cached_property
-    def nodes(self) -> dict[str, NodeAccess]:
-        return {node.name: node for node in self.review.nodes}
-
-    @cached_property
-    def radius_index(self) -> BlastRadiusIndex:
-        return BlastRadiusIndex(self.review.pods, self.review.grants, self.review.hosts)
-
-    def rights(self, *, built_in: bool) -> Iterator[tuple[SubjectAccess, SubjectRight]]:
-        """Yield each permission with its subject; *built_in*: also those of the subjects of Kubernetes itself."""
-        for subject in self.review.subjects:
-            if built_in or not subject.built_in:
-                yield from ((subject, right) for right in subject.rights)
 
 
 class PolicyPart(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -119,6 +77,16 @@ class _Rule(PolicyPart, frozen=True, kw_only=True, tag_field="rule"):
 
     def _needed_parts(self) -> tuple[str, ...]:
         return self.parts
+
+
+class _PodRule(_Rule, frozen=True, kw_only=True):
+    """Fields of a rule about pods."""
+
+    except_namespaces: list[str] = msgspec.field(default_factory=list)
+    except_pods: list[str] = msgspec.field(default_factory=list)
+
+    def excepts(self, pod: PodAccess) -> bool:
+        return is_listed(pod.namespace, self.except_namespaces) or is_matched(pod.full_name, self.except_pods)
 
 
 class IdentityOnlyFrom(_Rule, frozen=True, kw_only=True, tag="identity-only-from"):
@@ -181,7 +149,7 @@ class IdentityTypes(_Rule, frozen=True, kw_only=True, tag="identity-types"):
                 yield Violation(f"AzureIdentity {identity.full_name}", f"has type {identity.type}")
 
 
-class NoHostAccess(_Rule, frozen=True, kw_only=True, tag="no-host-access"):
+class NoHostAccess(_PodRule, frozen=True, kw_only=True, tag="no-host-access"):
     """No pod reaches its node's identities, or, with `identities`, a node that has one of these."""
 
     parts = HOSTS
@@ -190,8 +158,6 @@ class NoHostAccess(_Rule, frozen=True, kw_only=True, tag="no-host-access"):
     """Patterns of AzureIdentities, or of names on Azure."""
     ways: list[Way] = msgspec.field(default_factory=lambda: list(Way))
     nodes: list[str] = msgspec.field(default_factory=lambda: ["*"])
-    except_namespaces: list[str] = msgspec.field(default_factory=list)
-    except_pods: list[str] = msgspec.field(default_factory=list)
 
     @override
     def violations(self, index: ReviewIndex) -> Iterator[Violation]:
@@ -219,11 +185,11 @@ class NoHostAccess(_Rule, frozen=True, kw_only=True, tag="no-host-access"):
         """Return the identities of the rule that are on the pod's node, or an empty string: none is, or the rule
         excepts the pod.
         """
-        if not is_listed(pod.node, self.nodes) or _is_excepted(self, pod):
+        if not is_listed(pod.node, self.nodes) or self.excepts(pod):
             return ""
         if not self.identities:
             return "the identities"
-        host = index.host_of_node.get(pod.node)
+        host = index.host_of(pod)
         names = sorted(_matching(host, self.identities)) if host is not None else []
         return f"identity {', '.join(names)}" if names else ""
 
@@ -275,6 +241,13 @@ class NoUnexplainedIdentities(_Rule, frozen=True, kw_only=True, tag="no-unexplai
                     yield Violation(f"{host.kind} {host.id}", f"has {attached.resource_id}, which nothing explains")
 
 
+def _rights(review: AccessReview, *, built_in: bool) -> Iterator[tuple[SubjectAccess, SubjectRight]]:
+    """Yield each permission with its subject; *built_in*: also those of the subjects of Kubernetes itself."""
+    for subject in review.subjects:
+        if built_in or not subject.built_in:
+            yield from ((subject, right) for right in subject.rights)
+
+
 class OnlySubjects(_Rule, frozen=True, kw_only=True, tag="only-subjects"):
     """Only these subjects may take the actions."""
 
@@ -290,7 +263,7 @@ class OnlySubjects(_Rule, frozen=True, kw_only=True, tag="only-subjects"):
 
     @override
     def violations(self, index: ReviewIndex) -> Iterator[Violation]:
-        for subject, right in index.rights(built_in=self.built_in):
+        for subject, right in _rights(index.review, built_in=self.built_in):
             if right.action not in self.actions or is_listed(subject.full_name, self.subjects):
                 continue
             where = [namespace for namespace in right.namespaces if is_listed(namespace, self.namespaces)]
@@ -309,7 +282,7 @@ class NoWildcardSubjects(_Rule, frozen=True, kw_only=True, tag="no-wildcard-subj
 
     @override
     def violations(self, index: ReviewIndex) -> Iterator[Violation]:
-        for subject, right in index.rights(built_in=self.built_in):
+        for subject, right in _rights(index.review, built_in=self.built_in):
             excepted = is_listed(subject.full_name, self.except_subjects)
             if right.wildcard and right.action in self.actions and not excepted:
                 yield _by_right(subject, right, "by a wildcard")
@@ -319,7 +292,7 @@ def _by_right(subject: SubjectAccess, right: SubjectRight, rest: str) -> Violati
     return Violation(subject.full_name, f"may {right.action} {rest}: {'; '.join(right.via)}")
 
 
-class BlastRadiusLimit(_Rule, frozen=True, kw_only=True, tag="blast-radius"):
+class BlastRadiusLimit(_PodRule, frozen=True, kw_only=True, tag="blast-radius"):
     """An attacker in one pod or node reaches at most this number of identities."""
 
     parts = (AZURE, *GRANTS, *HOSTS)
@@ -328,9 +301,6 @@ class BlastRadiusLimit(_Rule, frozen=True, kw_only=True, tag="blast-radius"):
     max_identities: Annotated[int, msgspec.Meta(ge=0)]
     federated: bool = False
     """Whether the number counts as if all identities were of type 3."""
-    except_namespaces: list[str] = msgspec.field(default_factory=list)
-    """For pods, like the next one."""
-    except_pods: list[str] = msgspec.field(default_factory=list)
 
     @override
     def violations(self, index: ReviewIndex) -> Iterator[Violation]:
@@ -344,27 +314,23 @@ class BlastRadiusLimit(_Rule, frozen=True, kw_only=True, tag="blast-radius"):
             yield from ((f"Node {node.name}", node.blast_radius) for node in index.review.nodes)
             return
         for pod in index.review.pods:
-            if not _is_excepted(self, pod):
-                yield f"Pod {pod.full_name}", index.radius_index.of_pod(pod, index.nodes.get(pod.node))
+            if not self.excepts(pod):
+                yield f"Pod {pod.full_name}", index.blast_radius_of(pod)
 
     @override
     def undecided(self, index: ReviewIndex) -> Iterator[str]:
         yield from super().undecided(index)
         for pod in index.review.pods if self.of == "pod" else ():
             node = index.nodes.get(pod.node)
-            if node is None or not pod.undecided_access or _is_excepted(self, pod):
+            if node is None or not pod.undecided_access or self.excepts(pod):
                 continue
             most = self._count(node.blast_radius)
-            if self._count(index.radius_index.of_pod(pod, node)) <= self.max_identities < most:
+            if self._count(index.blast_radius_of(pod)) <= self.max_identities < most:
                 yield f"Pod {pod.full_name} may reach {most} identities: {_reasons(pod.undecided_access)}"
 
     def _count(self, radius: BlastRadius) -> int:
         reach = radius.federated if self.federated else radius.today
         return len(reach.identities) + len(reach.others)
-
-
-def _is_excepted(rule: NoHostAccess | BlastRadiusLimit, pod: PodAccess) -> bool:
-    return is_listed(pod.namespace, rule.except_namespaces) or is_matched(pod.full_name, rule.except_pods)
 
 
 Rule: TypeAlias = (

@@ -8,7 +8,7 @@ from functools import cached_property
 import msgspec
 
 from mic.decisions.assignments import Key, misconfigured
-from podidctl.access.blast_radius import BlastRadiusIndex, find_programs
+from podidctl.access.blast_radius import find_programs, node_blast_radius
 from podidctl.access.grants import find_grants, live_pods, pod_note
 from podidctl.access.host_access import host_access, undecided_access
 from podidctl.access.hosts import CRITICAL, HostMap, find_hosts, is_cluster_identity, names_of_cluster_identity
@@ -17,7 +17,9 @@ from podidctl.access.schema import (
     AccessReview,
     Action,
     Binding,
+    Explained,
     Grant,
+    GrantState,
     Host,
     HostAccess,
     Identity,
@@ -28,20 +30,23 @@ from podidctl.access.schema import (
     Rules,
     Scope,
     SubjectAccess,
+    Summary,
     Way,
 )
 from podidctl.access.scope import restrict
 from podidctl.access.subjects import actions_of_accounts, find_subjects, with_accounts
-from podidctl.access.summary import summarize, unknown_parts
 from podidctl.access.targets import Targets, find_targets, secret_of
+from podidctl.access.unknown_parts import unknown_parts
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import account_name
 from podidctl.evaluation.rbac import Permissions
 from podidctl.facts.kinds import service_account_of
 from podidctl.facts.model import Facts, ReadFailure
+from podidctl.report.text import grouped
 from podidentity.object_limits import oversized
 
 WHOLE_CLUSTER = Scope()
+GIVEN = frozenset({GrantState.USABLE, GrantState.PENDING})
 
 
 def review(facts: Facts, scope: Scope = WHOLE_CLUSTER) -> AccessReview:
@@ -158,9 +163,7 @@ class _Review(ClusterCase):
 
     @cached_property
     def pods(self) -> list[PodAccess]:
-        granted: defaultdict[str, list[Grant]] = defaultdict(list)
-        for grant in self.grants:
-            granted[grant.pod].append(grant)
+        granted = grouped((grant.pod, grant) for grant in self.grants)
         actions: Mapping[str, list[Action]] = {}
         if self.permissions is not None:
             accounts = {account_name(pod) for pod in self.live}
@@ -195,14 +198,10 @@ class _Review(ClusterCase):
     @cached_property
     def nodes(self) -> list[NodeAccess]:
         pods = Counter(pod.spec.node_name for pod in self.live)
-        host_pods: defaultdict[str, list[str]] = defaultdict(list)
-        for pod in self.pods:
-            if pod.host_access:
-                host_pods[pod.node].append(pod.full_name)
-        accounts: defaultdict[str, set[str]] = defaultdict(set)
-        for daemon in (*self.nmi, *self.mic):
-            accounts[daemon.spec.node_name].add(service_account_of(daemon))
-        index = BlastRadiusIndex(self.pods, self.grants, self.hosts)
+        host_pods = grouped((pod.node, pod.full_name) for pod in self.pods if pod.host_access)
+        accounts = grouped((daemon.spec.node_name, service_account_of(daemon)) for daemon in (*self.nmi, *self.mic))
+        grants = grouped((self.node_of[grant.pod], grant) for grant in self.grants)
+        hosts = {host.id: host for host in self.hosts}
         return [
             NodeAccess(
                 name=name,
@@ -210,25 +209,18 @@ class _Review(ClusterCase):
                 nmi=self.nmi_states[name],
                 pods=pods[name],
                 host_pods=host_pods[name],
-                blast_radius=index.of_node(name, self.host_map.id_of(name), accounts[name]),
+                blast_radius=node_blast_radius(grants[name], hosts.get(self.host_map.id_of(name)), accounts[name]),
             )
             for name in self.node_names
         ]
 
     @cached_property
     def identities(self) -> list[Identity]:
-        pods: defaultdict[str, set[str]] = defaultdict(set)
-        for grant in self.grants:
-            pods[grant.identity].add(grant.pod)
-        bindings: defaultdict[str, list[str]] = defaultdict(list)
-        for binding in self.facts.bindings:
-            identity_name = f"{binding.metadata.namespace}/{binding.spec.azure_identity}"
-            bindings[identity_name].append("/".join(binding.key))
-        hosts: defaultdict[str, list[str]] = defaultdict(list)
-        for host in self.hosts:
-            for attached in host.attached:
-                for name in attached.identities:
-                    hosts[name].append(host.id)
+        pods = grouped((grant.identity, grant.pod) for grant in self.grants)
+        bindings = grouped((binding.identity, binding.full_name) for binding in self.bindings)
+        hosts = grouped(
+            (name, host.id) for host in self.hosts for attached in host.attached for name in attached.identities
+        )
         reaching: Counter[str] = Counter()
         for node in self.nodes:
             reaching[node.host] += len(node.host_pods)
@@ -246,8 +238,8 @@ class _Review(ClusterCase):
                     namespaced=self.namespaced or identity.namespaced,
                     secret=secret_of(identity),
                     problem=misconfigured(identity),
-                    bindings=sorted(bindings[name]),
-                    pods=len(pods[name]),
+                    bindings=bindings[name],
+                    pods=len(set(pods[name])),
                     hosts=hosts[name],
                     host_pods=sum(reaching[host] for host in hosts[name]),
                 )
@@ -305,27 +297,46 @@ class _Review(ClusterCase):
             source=self.usual.source,
         )
 
+    @cached_property
+    def azure(self) -> str:
+        """Whether Azure was `read`, `partly read` or `not read`."""
+        if self.facts.azure is None:
+            return "not read"
+        return "read" if all(host.read for host in self.hosts if host.kind != "node") else "partly read"
+
+    def summary(self) -> Summary:
+        """Return the totals."""
+        unread = self.facts.unread.keys()
+        pods_read, nodes_read = "pods" not in unread, "nodes" not in unread
+        grants_known = unread.isdisjoint({"pods", "identities", "bindings", "assigned"})
+        given = {grant.pod for grant in self.grants if grant.state in GIVEN}
+        unexplained = [
+            attached for host in self.hosts for attached in host.attached if attached.explained is Explained.NOTHING
+        ]
+        undecided = [pod for pod in self.pods if pod.undecided_access and not pod.host_access]
+        return Summary(
+            identities=None if "identities" in unread else len(self.facts.identities),
+            bindings=None if "bindings" in unread else len(self.facts.bindings),
+            pods=len(self.live) if pods_read else None,
+            pods_with_identities=len(given) if grants_known else None,
+            host_pods=sum(bool(pod.host_access) for pod in self.pods) if pods_read else None,
+            undecided_pods=len(undecided) if pods_read else None,
+            nodes=len(self.facts.nodes) if nodes_read else None,
+            hosts=len(self.hosts) if nodes_read else None,
+            unexplained=len(unexplained) if self.azure == "read" else None,
+            subjects=sum(not subject.built_in for subject in self.subjects) if self.permissions is not None else None,
+        )
+
     def document(self) -> AccessReview:
         """Return the whole review."""
-        azure_hosts = [host for host in self.hosts if host.kind != "node"]
-        read = sum(host.read for host in azure_hosts)
         azure = self.facts.azure
-        reads_azure = azure is not None
         return AccessReview(
             read_at=f"{self.facts.now:%Y-%m-%dT%H:%M:%SZ}",
             rules=self.rules(),
             cluster_identity=azure.own_identity if azure is not None else "",
-            azure="not read" if not reads_azure else "read" if read == len(azure_hosts) else "partly read",
+            azure=self.azure,
             unknown=list(unknown_parts(self, self.hosts)),
-            summary=summarize(
-                self.facts,
-                live_pods=len(self.live),
-                pods=self.pods,
-                grants=self.grants,
-                hosts=self.hosts,
-                subjects=self.subjects if self.permissions is not None else None,
-                azure_complete=reads_azure and read == len(azure_hosts),
-            ),
+            summary=self.summary(),
             identities=self.identities,
             bindings=self.bindings,
             exceptions=self.exceptions,

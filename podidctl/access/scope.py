@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from podidctl.access.blast_radius import pod_blast_radius
+from podidctl.access.blast_radius import ReviewIndex
 from podidctl.access.schema import AccessReview, BlastRadius, PodAccess, Scope, Way
 from podidentity.exits import StartError
 
@@ -52,7 +52,7 @@ def _pod(review: AccessReview, scope: Scope) -> AccessReview:
     pod = next((pod for pod in review.pods if pod.full_name == scope.name), None)
     if pod is None:
         raise ScopeError(_missing(review, scope, (), "pods"))
-    radius = pod_blast_radius(review, pod)
+    radius = ReviewIndex(review).blast_radius_of(pod)
     identities = set(radius.today.identities) | _granted_to(review, [pod])
     return _part(review, scope, identities=identities, pods=[pod], nodes={pod.node}, blast_radius=radius)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mic.azure.identities import USER, Attached, HostIdentities
-from podidctl.access.blast_radius import pod_blast_radius
+from podidctl.access.blast_radius import ReviewIndex
 from podidctl.access.differences import compare
 from podidctl.access.html.document import model
 from podidctl.access.policy import RuleResult
@@ -93,7 +93,7 @@ def node_of(found: AccessReview, name: str) -> BlastRadius:
 
 
 def of_pod(found: AccessReview, name: str) -> BlastRadius:
-    return pod_blast_radius(found, pod_of(found, name))
+    return ReviewIndex(found).blast_radius_of(pod_of(found, name))
 
 
 def test_a_pod_reaches_its_own_identities_and_in_the_host_network_those_of_its_host() -> None:

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from podidctl.access.blast_radius import pod_blast_radius
+from podidctl.access.blast_radius import ReviewIndex
 from podidctl.access.differences import compare
 from podidctl.access.html.document import model
 from podidctl.access.outputs import AccessOutput
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import ScopeError
-from podidctl.access.summary import RESOURCES
+from podidctl.access.unknown_parts import RESOURCES
 from podidctl.facts.model import ReadFailure
 from tests.support.podidctl.access.small_cluster import nmi, pod, pod_of, printed, reviewed, rule_result, small_cluster
 
@@ -140,7 +140,7 @@ def test_it_is_part_of_the_review_without_the_reach_of_its_node() -> None:
     reader = pod_of(found, NAME)
     assert (reader.host_access, reader.takes_over_node) == ([], False)
     assert [(each.way, each.detail) for each in reader.undecided_access] == [("hostPath", "/data")]
-    assert pod_blast_radius(found, reader).today.identities == []
+    assert ReviewIndex(found).blast_radius_of(reader).today.identities == []
     assert [each.host_pods for each in found.nodes if each.name == "node-0"] == [[]]
     assert (found.summary.host_pods, found.summary.undecided_pods) == (0, 1)
     objects = small_cluster(pods=(pod("reader", host_path="/data", read_only=True),), nmi=(nmi("node-0"),))
@@ -152,7 +152,7 @@ def test_a_pod_that_writes_the_same_path_has_that_reach() -> None:
     found = with_path(read_only=False)
     writer = pod_of(found, NAME)
     assert writer.takes_over_node
-    assert pod_blast_radius(found, writer).today.identities == ["shop/payments"]
+    assert ReviewIndex(found).blast_radius_of(writer).today.identities == ["shop/payments"]
     assert (found.summary.host_pods, found.summary.undecided_pods) == (1, 0)
 
 

@@ -1,17 +1,16 @@
-"""Totals of a review of the whole cluster, and the parts that could not be read. Pure."""
+"""The parts of a review that could not be read, with the permissions that are missing. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from podidctl.access.schema import Explained, Grant, GrantState, Host, PodAccess, SubjectAccess, Summary, Unknown
+from podidctl.access.schema import Host, Unknown
 from podidctl.evaluation.cluster import ClusterCase
-from podidctl.facts.model import Facts, ReadFailure
+from podidctl.facts.model import ReadFailure
 from podidctl.reading.daemons import UPGRADE_RECORD_RIGHT
 from podidctl.report.text import listed
 from podidentity.report import counted, plain
 from podidentity.resources import GROUP
 
-GIVEN: Final = frozenset({GrantState.USABLE, GrantState.PENDING})
 RESOURCES: Final = {
     "identities": f"azureidentities.{GROUP}",
     "bindings": f"azureidentitybindings.{GROUP}",
@@ -24,43 +23,6 @@ RESOURCES: Final = {
 RBAC_PART: Final = "rbac"
 NMI_PART: Final = "nmi"
 RBAC: Final = "roles, clusterroles, rolebindings and clusterrolebindings of rbac.authorization.k8s.io"
-
-
-def summarize(
-    facts: Facts,
-    *,
-    live_pods: int,
-    pods: Iterable[PodAccess],
-    grants: Iterable[Grant],
-    hosts: Sequence[Host],
-    subjects: Iterable[SubjectAccess] | None,
-    azure_complete: bool,
-) -> Summary:
-    """Return the totals. *live_pods*: the number of pods that have not ended; *subjects*: None if RBAC could not be
-    read; *azure_complete*: whether Azure returned every host.
-    """
-    pods = list(pods)
-    unread = facts.unread.keys()
-    pods_read = "pods" not in unread
-    unexplained = {
-        (host.id, attached.resource_id)
-        for host in hosts
-        for attached in host.attached
-        if attached.explained is Explained.NOTHING
-    }
-    grants_known = unread.isdisjoint({"pods", "identities", "bindings", "assigned"})
-    return Summary(
-        identities=None if "identities" in unread else len(facts.identities),
-        bindings=None if "bindings" in unread else len(facts.bindings),
-        pods=live_pods if pods_read else None,
-        pods_with_identities=len({grant.pod for grant in grants if grant.state in GIVEN}) if grants_known else None,
-        host_pods=sum(bool(pod.host_access) for pod in pods) if pods_read else None,
-        undecided_pods=sum(bool(pod.undecided_access) and not pod.host_access for pod in pods) if pods_read else None,
-        nodes=None if "nodes" in unread else len(facts.nodes),
-        hosts=None if "nodes" in unread else len(hosts),
-        unexplained=len(unexplained) if azure_complete else None,
-        subjects=None if subjects is None else sum(not subject.built_in for subject in subjects),
-    )
 
 
 def unknown_parts(case: ClusterCase, hosts: Sequence[Host]) -> Iterator[Unknown]:
