@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
@@ -25,23 +25,18 @@ class Column:
 
     title: str
     value: Callable[[NodeSample], Value]
-    shown: Callable[[NodeSample], str]
+    text: Callable[[Any], str] = str
+    """The text of a value other than None."""
     descends: bool = True
     """Whether the first selection sorts the largest value to the top."""
 
-
-def _count(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:,.0f}"
-
-
-def _per_second(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:,.1f}"
+    def cell(self, node: NodeSample) -> str:
+        value = self.value(node)
+        return UNKNOWN if value is None else self.text(value)
 
 
-def _duration(seconds: float | None) -> str:
+def _duration(seconds: float) -> str:
     """Return a duration in its two largest units."""
-    if seconds is None:
-        return UNKNOWN
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -59,18 +54,20 @@ def _reason(node: NodeSample) -> str:
     return max(node.refusals, key=lambda reason: (node.refusals[reason], reason), default="")
 
 
+_COUNT: Final = "{:,.0f}".format
+_PER_SECOND: Final = "{:,.1f}".format
 COLUMNS: Final[Sequence[Column]] = (
-    Column("NODE", lambda node: node.node, lambda node: node.node, descends=False),
-    Column("NMI", lambda node: node.pod, lambda node: node.pod, descends=False),
-    Column("PODS", lambda node: node.pods, lambda node: _count(node.pods)),
-    Column("REQ/S", lambda node: node.requests_per_second, lambda node: _per_second(node.requests_per_second)),
-    Column("REFUSED/S", lambda node: node.refusals_per_second, lambda node: _per_second(node.refusals_per_second)),
-    Column("REFUSED", _refused, lambda node: _count(_refused(node))),
-    Column("MOSTLY", _reason, _reason, descends=False),
-    Column("IMDS/S", lambda node: node.imds_calls_per_second, lambda node: _per_second(node.imds_calls_per_second)),
-    Column("TOKENS", lambda node: node.tokens, lambda node: _count(node.tokens)),
-    Column("OLDEST", lambda node: node.oldest_token_seconds, lambda node: _duration(node.oldest_token_seconds)),
-    Column("EXPIRES", lambda node: node.next_expiry_seconds, lambda node: _duration(node.next_expiry_seconds)),
+    Column("NODE", lambda node: node.node, descends=False),
+    Column("NMI", lambda node: node.pod, descends=False),
+    Column("PODS", lambda node: node.pods, _COUNT),
+    Column("REQ/S", lambda node: node.requests_per_second, _PER_SECOND),
+    Column("REFUSED/S", lambda node: node.refusals_per_second, _PER_SECOND),
+    Column("REFUSED", _refused, _COUNT),
+    Column("MOSTLY", _reason, descends=False),
+    Column("IMDS/S", lambda node: node.imds_calls_per_second, _PER_SECOND),
+    Column("TOKENS", lambda node: node.tokens, _COUNT),
+    Column("OLDEST", lambda node: node.oldest_token_seconds, _duration),
+    Column("EXPIRES", lambda node: node.next_expiry_seconds, _duration),
 )
 
 
@@ -192,7 +189,7 @@ def render(
 def _cells(node: NodeSample) -> list[Text]:
     if node.problem:
         return [Text(plain(node.node)), Text(plain(node.pod)), Text("unknown", style="yellow")]
-    return [Text(plain(column.shown(node))) for column in COLUMNS]
+    return [Text(plain(column.cell(node))) for column in COLUMNS]
 
 
 def _headline(sample: Sample) -> str:
