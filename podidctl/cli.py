@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Annotated, Final, Protocol, cast
+from typing import Annotated, Final, cast
 
 import typer
 
@@ -39,12 +39,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "access": "podidctl.access.command",
     "plan": "podidctl.commands.plan",
 }
-"""The module of each command, in the order of the help text. Each module is a _CommandModule."""
-
-
-class _CommandModule(Protocol):
-    def add_to(self, app: typer.Typer, context: CliContext) -> None:
-        """Add the command to *app*."""
+"""The module of each command, in the order of the help text. Its `add_to` adds the command to the program."""
 
 
 def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
@@ -59,7 +54,7 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
     )
     app.callback()(_program)
     for name in names:
-        cast("_CommandModule", import_module(COMMANDS[name])).add_to(app, CONTEXT)
+        import_module(COMMANDS[name]).add_to(app, CONTEXT)
     return app
 
 

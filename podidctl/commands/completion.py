@@ -20,17 +20,8 @@ SECONDS: Final = 3.0
 NAMES_MAX: Final = "500"
 
 
-class _Meta(msgspec.Struct):
-    name: str = ""
-    namespace: str = ""
-
-
-class _Object(msgspec.Struct):
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
-
-
 class _ObjectList(msgspec.Struct):
-    items: list[_Object] = []
+    items: list[Resource] = []
 
 
 class ClusterNames:
@@ -69,8 +60,7 @@ class ClusterNames:
         return complete(ctx, incomplete) if complete is not None else []
 
     def _cluster_scoped(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
-        objects = self._request_objects(ctx, kind.path())
-        return sorted(metadata.name for metadata in objects if metadata.name.startswith(incomplete))
+        return sorted(name for _, name in self._request_keys(ctx, kind.path()) if name.startswith(incomplete))
 
     def _namespaced(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
         namespace = str(ctx.params.get("namespace") or "")
@@ -78,19 +68,19 @@ class ClusterNames:
         within = namespace or (before if slash else "")
         if within and not NAME_PATTERN.fullmatch(within):
             return []
-        objects = self._request_objects(ctx, kind.path(within))
-        names = (metadata.name if namespace else f"{metadata.namespace}/{metadata.name}" for metadata in objects)
+        keys = self._request_keys(ctx, kind.path(within))
+        names = (key[1] if namespace else "/".join(key) for key in keys)
         return sorted(name for name in names if name.startswith(incomplete))
 
-    def _request_objects(self, ctx: typer.Context, path: str) -> Iterable[_Meta]:
+    def _request_keys(self, ctx: typer.Context, path: str) -> Iterable[tuple[str, str]]:
         try:
             settings = self._context.settings(kubeconfig=str(ctx.params.get("kubeconfig") or ""))
-            return asyncio.run(_list_names(settings, path, self._seconds))
+            return asyncio.run(_list_keys(settings, path, self._seconds))
         except (StartError, typer.BadParameter, TimeoutError, OSError, msgspec.DecodeError):
             return ()
 
 
-async def _list_names(settings: Settings, path: str, seconds: float) -> list[_Meta]:
+async def _list_keys(settings: Settings, path: str, seconds: float) -> list[tuple[str, str]]:
     async with asyncio.timeout(seconds), connect(settings) as client:
         response = await client.request("GET", path, params={"limit": NAMES_MAX})
-    return [item.metadata for item in msgspec.json.decode(response, type=_ObjectList).items]
+    return [item.key for item in msgspec.json.decode(response, type=_ObjectList).items]
