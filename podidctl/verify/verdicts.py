@@ -81,10 +81,13 @@ class Evidence:
     """Reasons why a log could not be read."""
 
 
-def judge(node: ClusterNode, outcome: CanaryResponses | NotRun, evidence: Evidence, nmis: Sequence[str]) -> NodeVerdict:
+def without_canary(node: ClusterNode, outcome: NotRun) -> NodeVerdict:
+    """Return the verdict on a node whose canary has no result."""
+    return verdict(node.name, Level.UNKNOWN, Answered.UNKNOWN, outcome.reason, outcome.then)
+
+
+def judge(node: ClusterNode, outcome: CanaryResponses, evidence: Evidence, nmis: Sequence[str]) -> NodeVerdict:
     """Return the verdict. *nmis*: namespace and name of NMI's pods on the node."""
-    if isinstance(outcome, NotRun):
-        return verdict(node.name, Level.UNKNOWN, Answered.UNKNOWN, outcome.reason, outcome.then)
     who = canary.worst([{"who": response.who} for response in outcome])
     share = f"{sum(response.who == who for response in outcome)} of {counted(len(outcome), 'request')}"
     if who == canary.IMDS:

@@ -25,7 +25,7 @@ from podidctl.verify.pod import (
     ClusterNode,
     manifest,
 )
-from podidctl.verify.verdicts import Evidence, NodeVerdict, Verification, judge
+from podidctl.verify.verdicts import Evidence, NodeVerdict, Verification, judge, without_canary
 from podidentity.exits import StartError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
@@ -89,14 +89,11 @@ class _Verifier:
 
     async def verify_node(self, node: ClusterNode) -> NodeVerdict:
         here = [nmi for nmi in self.nmis if nmi.spec.node_name == node.name]
-        names = [nmi.name for nmi in here]
         if not node.can_run_nmi:
-            return judge(node, NotRun("not a Linux machine, so NMI does not serve it"), Evidence(), names)
+            return without_canary(node, NotRun("not a Linux machine, so NMI does not serve it"))
         if reason := node.not_ready_reason:
-            outcome = NotRun(
-                f"the node is not Ready ({reason}), so it runs no canary", "repair the node, and repeat this"
-            )
-            return judge(node, outcome, Evidence(), names)
+            not_ready = f"the node is not Ready ({reason}), so it runs no canary"
+            return without_canary(node, NotRun(not_ready, "repair the node, and repeat this"))
         loop = asyncio.get_running_loop()
         began = loop.time()
         # An unguessable id: only a server that received the canary's request can know it.
@@ -111,11 +108,13 @@ class _Verifier:
             template=self.template,
             deadline_seconds=int(self.timeout_seconds) + DEADLINE_MARGIN_SECONDS,
         )
-        result = await self.runner.run(document, self.timeout_seconds)
+        outcome = await self.runner.run(document, self.timeout_seconds)
+        if isinstance(outcome, NotRun):
+            return without_canary(node, outcome)
         evidence = Evidence()
-        if not isinstance(result, NotRun) and any(response.who in {canary.NMI, canary.OTHER} for response in result):
+        if any(response.who in {canary.NMI, canary.OTHER} for response in outcome):
             evidence = await self.logs.search(node.name, request_id, loop.time() - began)
-        return judge(node, result, evidence, names)
+        return judge(node, outcome, evidence, [nmi.name for nmi in here])
 
 
 def _nmis(labelled: Sequence[Daemon]) -> list[Daemon]:

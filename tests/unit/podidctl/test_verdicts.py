@@ -11,7 +11,7 @@ from nmi.node.host_routing import LABEL
 from podidctl.report.finding import Level
 from podidctl.verify.canary_outcome import CanaryResponse, CanaryResponses, NotRun, late, outcome_of
 from podidctl.verify.pod import Canary, ClusterNode, NodeCondition, NodeStatus
-from podidctl.verify.verdicts import Answered, Evidence, NodeVerdict, Sighting, judge
+from podidctl.verify.verdicts import Answered, Evidence, NodeVerdict, Sighting, judge, without_canary
 from podidctl.verify.verification import LEFTOVER_SECONDS, NAME_PREFIX, _is_leftover
 from podidentity.resources import BareMeta
 
@@ -38,7 +38,7 @@ FIVE = (answer("nmi"),) * 5
 
 
 def judged(
-    answers: CanaryResponses | NotRun,
+    answers: CanaryResponses,
     evidence: Evidence = Evidence(),  # noqa: B008 - immutable
     nmis: tuple[str, ...] = (NMI,),
 ) -> NodeVerdict:
@@ -119,7 +119,7 @@ def test_a_missing_answer_among_nmis_is_a_warning() -> None:
 
 
 def test_a_canary_that_did_not_run_is_unknown() -> None:
-    found = judged(NotRun("why", "then"))
+    found = without_canary(node(), NotRun("why", "then"))
     assert (found.level, found.answered_by, found.says, found.next) == (Level.UNKNOWN, Answered.UNKNOWN, "why", "then")
     assert found.node == NODE
 
