@@ -19,8 +19,6 @@ from podidctl.access.schema import (
     HostAccess,
     PodAccess,
     Reach,
-    SubjectAccess,
-    SubjectRight,
     short_name,
 )
 from podidctl.report.text import Output, escaped, grouped, listed, print_document, print_table, print_text
@@ -175,6 +173,9 @@ def _exceptions(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
 
 
 def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[str]]:
+    def way(access: HostAccess) -> str:
+        return f"{access.setting} ({access.why})" if wide and access.why else access.setting
+
     grants = grouped((grant.pod, grant) for grant in review.grants)
     rows: defaultdict[tuple[str, ...], list[PodAccess]] = defaultdict(list)
     for pod in review.pods:
@@ -182,7 +183,7 @@ def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[s
         cells = (
             "; ".join(filter(None, (listed((_grant(grant) for grant in own), most), pod.note))),
             listed({_path(grant) for grant in own}, most),
-            "; ".join(_ways(pod, wide=wide)),
+            "; ".join([*map(way, pod.host_access), *(f"undecided: {way(access)}" for access in pod.undecided_access)]),
             ", ".join(right.value for right in pod.rights),
         )
         rows[(pod.full_name if wide else f"{pod.namespace}/{pod.workload}", *cells)].append(pod)
@@ -228,19 +229,17 @@ def _subjects(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequen
     for subject in review.subjects:
         if subject.built_in and not wide:
             continue
-        yield from (_right(subject, right, most) for right in subject.rights)
-
-
-def _right(subject: SubjectAccess, right: SubjectRight, most: int) -> Sequence[str]:
-    objects = f" named {listed(right.names, most)}" if right.names else ""
-    return (
-        subject.full_name,
-        right.action.value + (" (wildcard)" if right.wildcard else ""),
-        f"{', '.join(right.verbs)} {', '.join(resource.partition('.')[0] for resource in right.resources)}{objects}",
-        listed(right.namespaces, most) or "all namespaces",
-        str(right.identities),
-        listed(right.via, most),
-    )
+        for right in subject.rights:
+            objects = ", ".join(resource.partition(".")[0] for resource in right.resources)
+            names = f" named {listed(right.names, most)}" if right.names else ""
+            yield (
+                subject.full_name,
+                right.action.value + (" (wildcard)" if right.wildcard else ""),
+                f"{', '.join(right.verbs)} {objects}{names}",
+                listed(right.namespaces, most) or "all namespaces",
+                str(right.identities),
+                listed(right.via, most),
+            )
 
 
 def _grant(grant: Grant) -> str:
@@ -253,15 +252,6 @@ def _path(grant: Grant) -> str:
         binding = f"label {grant.label!r} → binding {grant.binding}" if grant.label else f"binding {grant.binding}"
         return f"{binding}, {account}" if account else binding
     return account or f"assigned identity {grant.assigned_identity}"
-
-
-def _ways(pod: PodAccess, *, wide: bool) -> Iterator[str]:
-    yield from (_way(access, wide=wide) for access in pod.host_access)
-    yield from (f"undecided: {_way(access, wide=wide)}" for access in pod.undecided_access)
-
-
-def _way(access: HostAccess, *, wide: bool) -> str:
-    return f"{access.setting} ({access.why})" if wide and access.why else access.setting
 
 
 def _reach(reach: Reach, most: int) -> str:

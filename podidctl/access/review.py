@@ -50,7 +50,7 @@ GIVEN = frozenset({GrantState.USABLE, GrantState.PENDING})
 
 
 def review(facts: Facts, scope: Scope = WHOLE_CLUSTER) -> AccessReview:
-    """Return the review of the whole cluster, or of the part in *scope*. Raises ScopeError."""
+    """Return the review of the whole cluster, or of the part in *scope*. Raises StartError without such an object."""
     parts = _Review(facts)
     document = parts.document()
     if not scope.kind:

@@ -11,12 +11,8 @@ from podidentity.exits import StartError
 KINDS = ("identity", "pod", "node", "namespace")
 
 
-class ScopeError(StartError):
-    """The review has no such object."""
-
-
 def restrict(review: AccessReview, scope: Scope) -> AccessReview:
-    """Return the part of *review*, with its subjects unchanged. Raises ScopeError."""
+    """Return the part of *review*, with its subjects unchanged. Raises StartError if it has no such object."""
     match scope.kind:
         case "":
             return review
@@ -35,7 +31,7 @@ def restrict(review: AccessReview, scope: Scope) -> AccessReview:
 def _identity(review: AccessReview, scope: Scope) -> AccessReview:
     names = {identity.full_name for identity in review.identities}
     if scope.name not in names:
-        raise ScopeError(_missing(review, scope, names, "azureidentities.aadpodidentity.k8s.io"))
+        raise StartError(_missing(review, scope, names, "azureidentities.aadpodidentity.k8s.io"))
     hosts = {host.id for host in review.hosts if any(scope.name in attached.identities for attached in host.attached)}
     on_hosts = {node.name for node in review.nodes if node.host in hosts}
     granted = {grant.pod for grant in review.grants if grant.identity == scope.name}
@@ -51,7 +47,7 @@ def _identity(review: AccessReview, scope: Scope) -> AccessReview:
 def _pod(review: AccessReview, scope: Scope) -> AccessReview:
     pod = next((pod for pod in review.pods if pod.full_name == scope.name), None)
     if pod is None:
-        raise ScopeError(_missing(review, scope, (), "pods"))
+        raise StartError(_missing(review, scope, (), "pods"))
     radius = ReviewIndex(review).blast_radius_of(pod)
     identities = set(radius.today.identities) | _granted_to(review, [pod])
     return _part(review, scope, identities=identities, pods=[pod], nodes={pod.node}, blast_radius=radius)
@@ -60,7 +56,7 @@ def _pod(review: AccessReview, scope: Scope) -> AccessReview:
 def _node(review: AccessReview, scope: Scope) -> AccessReview:
     node = next((node for node in review.nodes if node.name == scope.name), None)
     if node is None:
-        raise ScopeError(_missing(review, scope, {node.name for node in review.nodes}, "nodes"))
+        raise StartError(_missing(review, scope, {node.name for node in review.nodes}, "nodes"))
     pods = [pod for pod in review.pods if pod.node == node.name]
     identities = set(node.blast_radius.today.identities) | _granted_to(review, pods)
     return _part(review, scope, identities=identities, pods=pods, nodes={node.name}, blast_radius=node.blast_radius)

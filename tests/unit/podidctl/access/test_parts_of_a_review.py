@@ -10,9 +10,9 @@ from podidctl.access.html.document import model
 from podidctl.access.outputs import AccessOutput
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
-from podidctl.access.scope import ScopeError
 from podidctl.access.unknown_parts import RESOURCES
 from podidctl.facts.model import ReadFailure
+from podidentity.exits import StartError
 from tests.support.podidctl.access.small_cluster import nmi, pod, pod_of, printed, reviewed, rule_result, small_cluster
 
 
@@ -73,12 +73,12 @@ def test_one_pod_node_or_namespace() -> None:
     ],
 )
 def test_an_object_that_does_not_exist_is_an_error_with_advice(kind: str, name: str, hint: str) -> None:
-    with pytest.raises(ScopeError, match=hint.replace("?", r"\?")):
+    with pytest.raises(StartError, match=hint.replace("?", r"\?")):
         scoped(kind, name)
 
 
 def test_an_object_of_an_unread_kind_is_unknown() -> None:
-    with pytest.raises(ScopeError, match="grant list on azureidentities"):
+    with pytest.raises(StartError, match="grant list on azureidentities"):
         review(small_cluster(identities=ReadFailure("no")), Scope(kind="identity", name="shop/payments"))
 
 
