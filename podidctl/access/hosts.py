@@ -13,7 +13,7 @@ from typing import Final
 
 from mic.azure.identities import HostIdentities
 from mic.cluster.hosts import NODE_PREFIX
-from mic.decisions.assignments import ExistingAssignment
+from mic.decisions.assignments import ExistingAssignment, Key
 from mic.preview.outcome import AzureReads
 from podidctl.access.schema import AttachedIdentity, Explained, Grant, GrantState, Host
 from podidctl.facts.model import AzureState, Facts
@@ -150,20 +150,19 @@ def user_assigned_id(identity: AzureIdentity) -> str | None:
     return parsed.text if parsed is not None else None
 
 
-def names_of_cluster_identity(azure: AzureState | None) -> frozenset[str]:
-    """Return its client id and its resource id, in lower case, as far as the cloud config and Azure show them."""
-    if azure is None or not azure.own_identity:
-        return frozenset()
-    own = id_key(azure.own_identity)
+def identities_of_cluster(facts: Facts) -> set[Key]:
+    """Return the AzureIdentities that are the cluster's own identity, as far as the cloud config and Azure show it."""
+    if facts.azure is None or not facts.azure.own_identity:
+        return set()
+    own = id_key(facts.azure.own_identity)
     names = {own}
-    for response in azure.responses.values():
+    for response in facts.azure.responses.values():
         for key, attached in response.attached.items() if isinstance(response, HostIdentities) else ():
             if own in {key, attached.client_id.lower()}:
                 names |= {key, attached.client_id.lower()}
-    return frozenset(names - {""})
-
-
-def is_cluster_identity(identity: AzureIdentity, names: frozenset[str]) -> bool:
-    """Return whether *identity* is the one with these *names*."""
-    resource_id = user_assigned_id(identity) or ""
-    return not names.isdisjoint({identity.spec.client_id.strip().lower(), id_key(resource_id)})
+    names.discard("")
+    return {
+        identity.key
+        for identity in facts.identities
+        if names & {identity.spec.client_id.strip().lower(), id_key(user_assigned_id(identity) or "")}
+    }

@@ -11,7 +11,7 @@ from mic.decisions.assignments import Key, misconfigured
 from podidctl.access.blast_radius import find_programs, node_blast_radius
 from podidctl.access.grants import find_grants, live_pods, pod_note
 from podidctl.access.host_access import host_access, undecided_access
-from podidctl.access.hosts import CRITICAL, HostMap, find_hosts, is_cluster_identity, names_of_cluster_identity
+from podidctl.access.hosts import CRITICAL, HostMap, find_hosts, identities_of_cluster
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import (
     AccessReview,
@@ -166,8 +166,7 @@ class _Review(ClusterCase):
         granted = grouped((grant.pod, grant) for grant in self.grants)
         actions: Mapping[str, list[Action]] = {}
         if self.permissions is not None:
-            accounts = {account_name(pod) for pod in self.live}
-            actions = actions_of_accounts(self.permissions, self.targets, sorted(accounts))
+            actions = actions_of_accounts(self.permissions, self.targets, {account_name(pod) for pod in self.live})
         explained = self.facts.unread.keys().isdisjoint({"bindings", "identities"})
         accesses = []
         for pod in self.live:
@@ -250,8 +249,7 @@ class _Review(ClusterCase):
     def bindings(self) -> list[Binding]:
         pods = Counter(grant.binding for grant in self.grants)
         existing = {identity.key for identity in self.facts.identities}
-        own = names_of_cluster_identity(self.facts.azure)
-        critical = {identity.key for identity in self.facts.identities if is_cluster_identity(identity, own)}
+        critical = identities_of_cluster(self.facts)
         beyond = {binding.key: reason for binding, reason in self.binding_index.beyond()}
         bindings = []
         for binding in self.facts.bindings:

@@ -1,6 +1,7 @@
 """Restriction of a review to one identity, pod, node or namespace. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 import msgspec
 
@@ -8,24 +9,10 @@ from podidctl.access.blast_radius import ReviewIndex
 from podidctl.access.schema import AccessReview, BlastRadius, PodAccess, Scope, Way
 from podidentity.exits import StartError
 
-KINDS = ("identity", "pod", "node", "namespace")
-
 
 def restrict(review: AccessReview, scope: Scope) -> AccessReview:
-    """Return the part of *review*, with its subjects unchanged. Raises StartError if it has no such object."""
-    match scope.kind:
-        case "":
-            return review
-        case "identity":
-            return _identity(review, scope)
-        case "pod":
-            return _pod(review, scope)
-        case "node":
-            return _node(review, scope)
-        case "namespace":
-            return _namespace(review, scope)
-        case _:
-            raise ValueError(f"{scope.kind!a} is not one of {', '.join(KINDS)}")
+    """Return the part of *review* in *scope*, with its subjects unchanged. Raises StartError without such an object."""
+    return RESTRICTIONS[scope.kind](review, scope)
 
 
 def _identity(review: AccessReview, scope: Scope) -> AccessReview:
@@ -117,3 +104,13 @@ def _missing(review: AccessReview, scope: Scope, names: Iterable[str], part: str
     near = next((name for name in sorted(names) if name.rpartition("/")[2] == scope.name.rpartition("/")[2]), "")
     hint = f"did you mean {near}?" if near else "see podidctl access for all names"
     return f"the cluster has no {scope.kind} {scope.name}; {hint}"
+
+
+RESTRICTIONS: Final[Mapping[str, Callable[[AccessReview, Scope], AccessReview]]] = {
+    "identity": _identity,
+    "pod": _pod,
+    "node": _node,
+    "namespace": _namespace,
+}
+"""By kind."""
+KINDS: Final = tuple(RESTRICTIONS)

@@ -6,6 +6,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final, NamedTuple
 
 from podidctl.access.schema import Action, SubjectAccess, SubjectRight
@@ -127,14 +128,10 @@ def is_built_in(key: SubjectKey) -> bool:
 
 def actions_of_accounts(permissions: Permissions, targets: Targets, accounts: Iterable[str]) -> dict[str, list[Action]]:
     """Return the actions that each service account may take, itself or by its groups; without entries for none."""
-    of_subjects: dict[SubjectKey, set[Action]] = {}
 
+    @cache
     def actions(key: SubjectKey) -> set[Action]:
-        subject_actions = of_subjects.get(key)
-        if subject_actions is None:
-            rights = _rights(permissions.by_subject.get(key, ()), targets)
-            subject_actions = of_subjects[key] = {right.action for right in rights}
-        return subject_actions
+        return {right.action for right in _rights(permissions.by_subject.get(key, ()), targets)}
 
     by_account = {}
     for account in accounts:

