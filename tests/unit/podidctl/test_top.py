@@ -144,7 +144,7 @@ def sorted_by(title: str, *, descending: bool = True) -> View:
 
 
 def names(view: View) -> list[str]:
-    return [each.node for each in ordered([BUSY, LOST, IDLE], view)]
+    return [node_sample.node for node_sample in ordered([BUSY, LOST, IDLE], view)]
 
 
 def test_the_table_has_all_numbers_and_totals() -> None:

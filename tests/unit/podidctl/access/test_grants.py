@@ -144,7 +144,7 @@ def test_a_pod_with_an_identity_of_another_namespace_has_a_note_that_names_it_an
 def test_the_note_names_the_first_identity_by_its_name_if_the_bindings_of_two_namespaces_have_one_name() -> None:
     identities = (identity("app", "two"), identity("app-b", "one"))
     bindings = tuple(
-        binding("b", each.metadata.namespace, identity=each.metadata.name, selector="app") for each in identities
+        binding("b", named.metadata.namespace, identity=named.metadata.name, selector="app") for named in identities
     )
     found = one_pod(assigned="", pod=pod("web", label="app"), identities=identities, bindings=bindings)
     assert pod_of(found, "shop/web").note.endswith("a request that names none gets two/app")
@@ -164,7 +164,7 @@ def test_a_note_says_what_is_not_known_and_names_no_identity_while_there_is_a_le
     # NMI orders the leftover shop/app by its binding, app, which no longer exists.
     bindings = (binding("a", identity="new", selector="app"),)
     found = one_pod(identities=(identity("app"), identity("new")), bindings=bindings)
-    assert {each.state for each in found.grants} == {GrantState.LEFTOVER, GrantState.PENDING}
+    assert {grant.state for grant in found.grants} == {GrantState.LEFTOVER, GrantState.PENDING}
     assert pod_of(found, "shop/web").note == "2 identities, and no container sets AZURE_CLIENT_ID"
 
 
@@ -186,7 +186,7 @@ def test_the_workload_of_a_deployments_pod_is_the_deployment() -> None:
 
 def test_identities_and_bindings_count_pods_and_state_their_faults() -> None:
     found = one_pod(bindings=(binding("app"), binding("lost", identity="none")))
-    assert [(each.name, each.pods, each.problem) for each in found.bindings] == [
+    assert [(binding.name, binding.pods, binding.problem) for binding in found.bindings] == [
         ("app", 1, ""),
         ("lost", 0, "there is no AzureIdentity shop/none"),
     ]
@@ -209,7 +209,7 @@ def test_a_pod_that_only_has_nmis_or_mics_label_does_not_change_the_rules() -> N
     )
     assert "shop/app" in grants_of(found, "other/web")
     assert found.rules.source == "the flags of pod kube-system/nmi-node-0"
-    assert [each.program for each in found.programs] == ["MIC", "NMI"]
+    assert [program.program for program in found.programs] == ["MIC", "NMI"]
 
 
 NAMESPACES, NAMES, NODES = ("shop", "ops"), ("a", "b"), ("node-0", "node-1", "node-2")
@@ -218,7 +218,7 @@ NAMESPACES, NAMES, NODES = ("shop", "ops"), ("a", "b"), ("node-0", "node-1", "no
 def some(draw: random.Random, make: Any, most: int) -> tuple[Any, ...]:
     """Some of what *make* makes, no two of one key."""
     made = (make(draw) for _ in range(draw.randint(most // 2, most)))
-    return tuple({each.key: each for each in made}.values())
+    return tuple({item.key: item for item in made}.values())
 
 
 def a_pod(draw: random.Random) -> ReviewedPod:
@@ -252,13 +252,17 @@ def a_binding(draw: random.Random) -> Any:
 
 
 def an_assignment(draw: random.Random, cluster: dict[str, Any]) -> AzureAssignedIdentity | None:
-    if not all(cluster[each] for each in ("pods", "identities", "bindings")):
+    if not all(cluster[part] for part in ("pods", "identities", "bindings")):
         return None
     whose = draw.choice(cluster["pods"])
-    through = draw.choice([*(each for each in cluster["bindings"] if each.spec.selector == whose.binding_label), None])
+    through = draw.choice(
+        [*(candidate for candidate in cluster["bindings"] if candidate.spec.selector == whose.binding_label), None]
+    )
     through = through or draw.choice(cluster["bindings"])
     named = (through.metadata.namespace, through.spec.azure_identity)
-    which = next((each for each in cluster["identities"] if each.key == named), draw.choice(cluster["identities"]))
+    which = next(
+        (candidate for candidate in cluster["identities"] if candidate.key == named), draw.choice(cluster["identities"])
+    )
     return assigned_identity(whose, which, through, draw.choice((ASSIGNED, ASSIGNED, CREATED, "Unassigned")))
 
 
@@ -270,13 +274,13 @@ def a_cluster(seed: int) -> Facts:
         "bindings": some(draw, a_binding, 8),
     }
     written = (an_assignment(draw, parts) for _ in range(draw.randint(0, 8)))
-    parts["assigned"] = tuple({each.key: each for each in written if each is not None}.values())
+    parts["assigned"] = tuple({assigned.key: assigned for assigned in written if assigned is not None}.values())
     flags = draw.choice(((), (), ("--forceNamespaced",), ("--operation-mode=managed", "--forceNamespaced")))
     return Facts(
         now=READ_AT,
-        nodes=tuple(node(each, draw.choice((VM, ""))) for each in NODES[: draw.choice((2, 3, 3))]),
+        nodes=tuple(node(name, draw.choice((VM, ""))) for name in NODES[: draw.choice((2, 3, 3))]),
         exceptions=some(draw, lambda one: exception(one.choice(NAMESPACES), app=one.choice(NAMES)), 1),
-        nmi=tuple(nmi(each, *flags) for each in NODES),
+        nmi=tuple(nmi(name, *flags) for name in NODES),
         **parts,
     )
 
@@ -286,8 +290,8 @@ def mics_assignments(objects: Facts, *, force_namespaced: bool) -> set[tuple[str
     view = ClusterView(force_namespaced=force_namespaced)
     kinds: Any = ((view.nodes, objects.nodes), (view.identities, objects.identities), (view.bindings, objects.bindings))
     for changes, several in (*kinds, (view.assigned, objects.assigned), (view.pods, objects.pods)):
-        for each in several:
-            changes.upserted(None, each)
+        for item in several:
+            changes.upserted(None, item)
     found = set()
     for one in objects.pods:
         for other in objects.identities:
@@ -305,10 +309,10 @@ def test_grants_by_a_binding_are_mics_desired_assignments(seed: int) -> None:
     rules = ClusterCase(objects)
     if rules.managed:
         return
-    live = {"/".join(each.key) for each in objects.pods if not each.finished}
+    live = {"/".join(live_pod.key) for live_pod in objects.pods if not live_pod.finished}
     wanted = mics_assignments(objects, force_namespaced=rules.namespaced)
-    by_binding = {(each.pod, each.identity) for each in review(objects).grants if each.binding}
-    assert by_binding == {each for each in wanted if each[0] in live}
+    by_binding = {(grant.pod, grant.identity) for grant in review(objects).grants if grant.binding}
+    assert by_binding == {grant for grant in wanted if grant[0] in live}
 
 
 @settings(max_examples=examples(200))
@@ -318,17 +322,17 @@ def test_grants_by_a_binding_are_mics_desired_assignments(seed: int) -> None:
 def test_a_pod_has_a_usable_grant_if_and_only_if_nmi_grants_its_request(seed: int) -> None:
     objects = a_cluster(seed)
     rules, found = ClusterCase(objects), review(objects)
-    for each in objects.pods:
+    for live_pod in objects.pods:
         data = Facts(
-            scope=each.key,
-            configuration=rules.on(each.spec.node_name),
-            pods=(each,),
-            exceptions=tuple(one for one in objects.exceptions if one.key[0] == each.key[0]),
+            scope=live_pod.key,
+            configuration=rules.on(live_pod.spec.node_name),
+            pods=(live_pod,),
+            exceptions=tuple(one for one in objects.exceptions if one.key[0] == live_pod.key[0]),
             bindings=objects.bindings,
             identities=objects.identities,
-            assigned=tuple(one for one in objects.assigned if (one.spec.pod_namespace, one.spec.pod) == each.key),
+            assigned=tuple(one for one in objects.assigned if (one.spec.pod_namespace, one.spec.pod) == live_pod.key),
         )
-        name = "/".join(each.key)
+        name = "/".join(live_pod.key)
         usable = [one for one in found.grants if one.pod == name and one.state in SERVED]
         assert usable or not is_granted(data), name
         # One of its namespace that is being assigned makes a pod wait, and those of others are usable afterwards.

@@ -32,11 +32,11 @@ PRIVILEGED = ContainerSecurity(privileged=True)
 
 
 def ways(exempt: str = "", *, nmi_missing: str = "", **spec: Any) -> list[Way]:
-    return [each.way for each in host_access(pod("web", **spec), exempt, nmi_missing=nmi_missing)]
+    return [access.way for access in host_access(pod("web", **spec), exempt, nmi_missing=nmi_missing)]
 
 
 def undecided(**spec: Any) -> list[tuple[Way, str]]:
-    return [(each.way, each.detail) for each in undecided_access(pod("web", **spec))]
+    return [(access.way, access.detail) for access in undecided_access(pod("web", **spec))]
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,18 @@ def test_every_reported_setting_has_its_reason() -> None:
         security_context=HOST_PROCESS,
     )
     found = [*host_access(every, ""), *undecided_access(every)]
-    assert {each.way for each in found} == {*TAKES_OVER, Way.HOST_IPC}
-    assert [each for each in found if not each.why] == []
+    assert {setting.way for setting in found} == {*TAKES_OVER, Way.HOST_IPC}
+    assert [setting for setting in found if not setting.why] == []
 
 
 def test_a_path_that_one_container_may_write_counts_as_written() -> None:
     mounts = [[VolumeMount(name="host", read_only=read_only)] for read_only in (True, False, True)]
-    several = pod("web", host_path="/data", init_containers=[ReviewedContainer(volume_mounts=each) for each in mounts])
-    assert [each.way for each in host_access(several, "")] == [Way.HOST_PATH]
+    several = pod(
+        "web",
+        host_path="/data",
+        init_containers=[ReviewedContainer(volume_mounts=volume_mounts) for volume_mounts in mounts],
+    )
+    assert [access.way for access in host_access(several, "")] == [Way.HOST_PATH]
     assert undecided_access(several) == []
     assert ways(volumes=[Volume(name="host", host_path=HostPath(path="/"))]) == []
 
@@ -147,15 +151,15 @@ def test_the_review_finds_exceptions_and_nodes_without_nmi() -> None:
         nodes=(node("node-0", ""), node("node-9", f"{SCALE_SET}/virtualMachines/9")),
         nmi=(nmi("node-0"),),
     )
-    assert [each.way for each in pod_of(found, "shop/old").host_access] == [Way.EXCEPTION]
-    assert [each.way for each in pod_of(found, "shop/lonely").host_access] == [Way.NO_NMI]
-    assert {each.name: each.nmi for each in found.nodes} == {"node-0": "ready", "node-9": "none"}
-    assert [(each.full_name, each.labels, each.pods) for each in found.exceptions] == [
+    assert [access.way for access in pod_of(found, "shop/old").host_access] == [Way.EXCEPTION]
+    assert [access.way for access in pod_of(found, "shop/lonely").host_access] == [Way.NO_NMI]
+    assert {node.name: node.nmi for node in found.nodes} == {"node-0": "ready", "node-9": "none"}
+    assert [(exception.full_name, exception.labels, exception.pods) for exception in found.exceptions] == [
         ("shop/legacy", {"app": "old"}, 1)
     ]
     found = reviewed(pods=(pod("web"),), nmi=())
     assert found.pods == []
-    assert {each.nmi for each in found.nodes} == {"unknown"}
+    assert {node.nmi for node in found.nodes} == {"unknown"}
 
 
 def effect(path: str, *, read_only: bool) -> Effect:

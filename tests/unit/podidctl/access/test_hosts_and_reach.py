@@ -40,26 +40,29 @@ PAYMENTS = identity_id("payments")
 
 
 def host(found: AccessReview, kind: str) -> Host:
-    (one,) = (each for each in found.hosts if each.kind == kind)
+    (one,) = (host for host in found.hosts if host.kind == kind)
     return one
 
 
 def explained(found: Host) -> dict[str, Explained]:
-    return {each.resource_id: each.explained for each in found.attached}
+    return {attached.resource_id: attached.explained for attached in found.attached}
 
 
 def test_each_identity_of_a_host_is_explained_or_not() -> None:
     vm = host(reviewed(), "VM")
     assert explained(vm) == {PAYMENTS: Explained.PODS, KUBELET: Explained.CLUSTER, STRANGE: Explained.NOTHING}
     assert (vm.read, vm.system_assigned) == (True, True)
-    assert {each.resource_id: (each.identities, each.pods) for each in vm.attached}[PAYMENTS] == (["shop/payments"], 1)
+    assert {attached.resource_id: (attached.identities, attached.pods) for attached in vm.attached}[PAYMENTS] == (
+        ["shop/payments"],
+        1,
+    )
     assert explained(host(reviewed(bindings=()), "VM"))[PAYMENTS] is Explained.ASSIGNMENT
     in_capitals = host(reviewed(azure=on_azure(vm=attached(PAYMENTS.upper()))), "VM")
     assert explained(in_capitals) == {PAYMENTS.upper(): Explained.PODS}
     pool = host(reviewed(), "scale set")
     assert (pool.nodes, pool.system_assigned) == (["node-1", "node-2"], False)
     found = reviewed(nodes=(node("node-0", ""), node("node-1", f"{SCALE_SET}/virtualMachines/1")))
-    assert {each.id for each in found.hosts} == {"node:node-0", SCALE_SET}
+    assert {host.id for host in found.hosts} == {"node:node-0", SCALE_SET}
 
 
 def test_without_azure_only_what_the_cluster_shows_is_listed() -> None:
@@ -88,7 +91,7 @@ def test_a_host_that_azure_does_not_return_is_unknown() -> None:
 
 
 def node_of(found: AccessReview, name: str) -> BlastRadius:
-    (one,) = (each for each in found.nodes if each.name == name)
+    (one,) = (node for node in found.nodes if node.name == name)
     return one.blast_radius
 
 
@@ -189,7 +192,10 @@ def test_the_outputs_name_it_with_the_next_action() -> None:
     assert "delete it" in printed(found)
     assert model(found)["bindings"][0]["problem"].startswith("critical: it is for the cluster's own identity")
     before = bound_to(identity("own"), BY_RESOURCE_ID)
-    assert any(each.sign == "+" and "the cluster's own" in each.says for each in compare(before, found).differences)
+    assert any(
+        difference.sign == "+" and "the cluster's own" in difference.says
+        for difference in compare(before, found).differences
+    )
     assert "critical" not in printed(before)
 
 
@@ -203,7 +209,7 @@ def test_without_a_cloud_config_that_names_it_the_review_says_so(azure: AzureSta
 
 def test_the_rule_finds_it_and_permits_exceptions() -> None:
     found = bound_to(identity("own", resource_id=KUBELET), small_cluster().azure)
-    ((name, says),) = [(each.object, each.message) for each in result(found).violations]
+    ((name, says),) = [(violation.object, violation.message) for violation in result(found).violations]
     assert name == "AzureIdentityBinding shop/it"
     assert says.startswith("is for the cluster's own identity")
     assert result(found, ", exceptBindings: [shop/it]").violations == []
@@ -216,12 +222,12 @@ def test_the_rule_finds_it_and_permits_exceptions() -> None:
 def test_the_rule_is_not_decided_where_a_binding_of_it_may_be_hidden(azure: AzureState | None, advice: str) -> None:
     found = result(bound_to(identity("own", resource_id=KUBELET, client_id=""), azure))
     assert found.violations == []
-    assert any(advice in each for each in found.undecided)
+    assert any(advice in reason for reason in found.undecided)
 
 
 def test_a_host_keeps_it_also_where_pods_use_it() -> None:
     found = bound_to(
         identity("own", resource_id=KUBELET), BY_RESOURCE_ID, pods=(pod("web", label="it", node="node-1"),)
     )
-    (attached,) = [each for host in found.hosts if host.id == SCALE_SET for each in host.attached]
+    (attached,) = [attached for host in found.hosts if host.id == SCALE_SET for attached in host.attached]
     assert (attached.explained, attached.pods) == (Explained.CLUSTER, 1)

@@ -64,7 +64,7 @@ def hostile(review: AccessReview) -> AccessReview:
             fields = {name: change(getattr(value, name)) for name in value.__struct_fields__}
             return msgspec.structs.replace(value, **fields)
         if isinstance(value, list):
-            return [change(each) for each in value]
+            return [change(element) for element in value]
         return HOSTILE if type(value) is str else value
 
     return msgspec.convert(msgspec.to_builtins(change(review)), AccessReview)
@@ -81,13 +81,15 @@ def test_every_object_of_the_review_is_in_the_data() -> None:
         assert made["identities"][shown["identity"]]["name"] == grant.identity
         assert shown["state"] == grant.state.value
         assert (made["bindings"][shown["binding"]]["name"] if shown["binding"] >= 0 else "") == grant.binding
-    unexplained = [each.resource_id for host in review.hosts for each in host.attached if not each.identities]
-    assert [each["resourceId"] for each in made["others"]] == list(dict.fromkeys(unexplained)) != []
+    unexplained = [
+        attached.resource_id for host in review.hosts for attached in host.attached if not attached.identities
+    ]
+    assert [other["resourceId"] for other in made["others"]] == list(dict.fromkeys(unexplained)) != []
     review = reviewed()
     empty = msgspec.structs.replace(review, identities=[], bindings=[], nodes=[], hosts=[])
     made = model(empty)
     assert {grant["identity"] for grant in made["grants"]} == {-1}
-    assert {each["node"] for each in made["pods"]} == {-1}
+    assert {shown["node"] for shown in made["pods"]} == {-1}
 
 
 def test_the_json_contains_no_markup_and_keeps_the_text() -> None:
@@ -122,9 +124,9 @@ def test_the_policy_permits_exactly_the_embedded_scripts_and_style() -> None:
     def source(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
-    directives = dict(each.split(" ", 1) for each in policy.split("; "))
+    directives = dict(directive.split(" ", 1) for directive in policy.split("; "))
     assert directives["default-src"] == "'none'"
-    assert directives["script-src"].split() == [source(each) for each in page.texts["script"][1:]]
+    assert directives["script-src"].split() == [source(script) for script in page.texts["script"][1:]]
     assert directives["style-src"] == source(page.texts["style"][0])
     assert "unsafe" not in policy
     assert content_security_policy(scripts=("a",), style="b") != policy

@@ -63,11 +63,11 @@ async def checked(cluster: MemoryCluster) -> Facts:
 async def explained(cluster: MemoryCluster) -> list[Any]:
     """The labels of the exceptions with which the pod is explained."""
     found = await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))
-    return [each.spec.pod_labels for each in found.exceptions]
+    return [exception.spec.pod_labels for exception in found.exceptions]
 
 
 def is_exempt(found: AccessReview) -> bool:
-    return Way.EXCEPTION in [each.way for each in pod_of(found, "default/web").host_access]
+    return Way.EXCEPTION in [access.way for access in pod_of(found, "default/web").host_access]
 
 
 async def test_they_do_not_count_by_default(cluster: MemoryCluster) -> None:
@@ -78,14 +78,16 @@ async def test_they_do_not_count_by_default(cluster: MemoryCluster) -> None:
     assert found.unknown == []
     cluster.daemon("nmi-1", namespace="kube-system", args=["--read-old-field-names"], nodeName="n1", hostNetwork=True)
     assert await explained(cluster) == [None], "only NMI on the pod's node counts"
-    assert [each.spec.selector for each in (await checked(cluster)).bindings] == ["another", ""]
+    assert [binding.spec.selector for binding in (await checked(cluster)).bindings] == ["another", ""]
 
 
 async def test_an_exception_counts_if_nmi_reads_them(cluster: MemoryCluster) -> None:
     spelled(cluster, nmi=("--read-old-field-names",))
     assert is_exempt(await read(cluster))
     assert await explained(cluster) == [{"aadpodidbinding": "demo"}]
-    assert [each.spec.pod_labels for each in (await checked(cluster)).exceptions] == [{"aadpodidbinding": "demo"}]
+    assert [exception.spec.pod_labels for exception in (await checked(cluster)).exceptions] == [
+        {"aadpodidbinding": "demo"}
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"recorded": False}, {"mic": ("--read-old-field-names",)}])
@@ -95,8 +97,8 @@ async def test_a_binding_counts_if_mic_reads_them(cluster: MemoryCluster, change
     assert list(grants_of(found, "default/web")) == ["default/demo"]
     assert not is_exempt(found), "NMI does not"
     objects = await checked(cluster)
-    assert [each.spec.selector for each in objects.bindings] == ["another", "demo"]
-    assert [each.spec.pod_labels for each in objects.exceptions] == [None]
+    assert [binding.spec.selector for binding in objects.bindings] == ["another", "demo"]
+    assert [exception.spec.pod_labels for exception in objects.exceptions] == [None]
 
 
 async def test_the_bindings_are_unknown_if_mics_record_cannot_be_read(cluster: MemoryCluster) -> None:

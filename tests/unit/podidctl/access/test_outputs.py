@@ -69,7 +69,7 @@ def hostile(text: str) -> AccessReview:
 def test_no_output_contains_control_characters_of_names(output: AccessOutput) -> None:
     text = printed(hostile(ESCAPES), output)
     usual = set(printed(reviewed(), output)) - set(ESCAPES)  # D3 contains a tab
-    bad = [each for each in text if not (each.isprintable() or each in usual)]
+    bad = [character for character in text if not (character.isprintable() or character in usual)]
     assert bad == []
 
 
@@ -86,7 +86,7 @@ def test_names_stay_inside_the_strings_of_the_graph(text: str) -> None:
     attribute = rf"\w+=(?:\w+|{string})"
     attributes = rf"\[{attribute}(?:, {attribute})*\]"
     statement = re.compile(rf"  (?:rankdir=LR|{string}(?: -> {string})?(?: {attributes})?);")
-    assert [each for each in lines[1:-1] if not statement.fullmatch(each)] == []
+    assert [line for line in lines[1:-1] if not statement.fullmatch(line)] == []
 
 
 def example_of(review: str) -> str:
@@ -119,7 +119,7 @@ def test_the_graph_connects_pods_bindings_identities_and_hosts() -> None:
 
 
 def test_the_table_is_short_and_begins_with_the_reach_of_the_scope() -> None:
-    table, wide = (printed(reviewed(), each) for each in (AccessOutput.TABLE, AccessOutput.WIDE))
+    table, wide = (printed(reviewed(), output) for output in (AccessOutput.TABLE, AccessOutput.WIDE))
     assert "kube-system/DaemonSet nmi (3 pods)" in table
     assert "kube-system/nmi-node-1" not in table
     assert "kube-system/nmi-node-1" in wide
@@ -169,7 +169,7 @@ def test_stored_reviews_are_printed_unchanged_and_compared(capsys: pytest.Captur
     store("after.json", reviewed())
     assert main(["access", "--diff", "before.json", "after.json", "-o", "json"]) == 3
     found = json.loads(capsys.readouterr().out)["differences"]
-    assert ("+", "binding shop/payments") in [(each["sign"], each["subject"]) for each in found]
+    assert ("+", "binding shop/payments") in [(difference["sign"], difference["subject"]) for difference in found]
 
 
 def test_a_policy_is_tested_on_a_stored_review_of_the_whole_cluster_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +204,7 @@ def test_an_unusable_file_is_one_line(words: tuple[str, ...], cause: str, capsys
 def changes(**new: Any) -> list[tuple[str, str, str]]:
     found = compare(reviewed(), reviewed(**new))
     assert found.unknown == []
-    return [(each.sign, each.subject, each.says) for each in found.differences]
+    return [(difference.sign, difference.subject, difference.says) for difference in found.differences]
 
 
 def test_equal_reviews_have_no_differences() -> None:

@@ -23,10 +23,10 @@ def scoped(kind: str, name: str) -> AccessReview:
 def names(found: AccessReview) -> tuple[list[str], list[str], list[str], list[str]]:
     """Return the identities, pods, nodes and subjects."""
     return (
-        [each.full_name for each in found.identities],
-        [each.full_name for each in found.pods],
-        [each.name for each in found.nodes],
-        [each.full_name for each in found.subjects],
+        [identity.full_name for identity in found.identities],
+        [pod.full_name for pod in found.pods],
+        [node.name for node in found.nodes],
+        [subject.full_name for subject in found.subjects],
     )
 
 
@@ -36,7 +36,7 @@ def test_one_identity_with_its_pods_and_those_that_reach_its_host() -> None:
     assert identities == ["shop/payments"]
     assert pods == ["kube-system/nmi-node-0", "shop/web-7d4b-x1"]
     assert nodes == ["node-0"]
-    assert [each.identity for each in found.grants] == ["shop/payments"]
+    assert [grant.identity for grant in found.grants] == ["shop/payments"]
     assert subjects == [
         "Group shop-developers",
         "Group system:masters",
@@ -59,7 +59,7 @@ def test_one_pod_node_or_namespace() -> None:
     assert identities == ["ops/legacy", "shop/reports"]
     assert (pods, nodes) == (["kube-system/nmi-node-1", "ops/robot", "shop/report"], ["node-1"])
     assert found.blast_radius == found.nodes[0].blast_radius
-    assert [each.account for each in found.programs] == ["kube-system/default"]
+    assert [program.account for program in found.programs] == ["kube-system/default"]
     identities, pods, nodes, _ = names(scoped("namespace", "ops"))
     assert (identities, pods, nodes) == (["ops/legacy"], ["ops/agent", "ops/robot"], ["node-1", "node-2"])
 
@@ -101,12 +101,12 @@ def test_a_summary_without_the_objects_is_null_and_not_zero() -> None:
     assert (summary.nodes, summary.hosts, summary.identities) == (None, None, None)
     assert summary.bindings == 3
     found = reviewed(nodes=ReadFailure("no"))
-    assert {each.name: each.host for each in found.nodes} == {
+    assert {node.name: node.host for node in found.nodes} == {
         "node-0": "node:node-0",
         "node-1": "node:node-1",
         "node-2": "node:node-2",
     }
-    assert {each.identity for each in found.grants} == {"shop/payments", "shop/reports", "ops/legacy"}
+    assert {grant.identity for grant in found.grants} == {"shop/payments", "shop/reports", "ops/legacy"}
 
 
 def test_unreadable_flags_and_objects_are_named() -> None:
@@ -115,7 +115,7 @@ def test_unreadable_flags_and_objects_are_named() -> None:
     assert (unknown.part, "kube-system/nmi-node-0" in unknown.why) == ("nmi", True)
     assert found.rules.source == "the flags of pod kube-system/nmi-node-1"
     found = reviewed(skipped={"azureidentities": 2, "clusterroles": 1})
-    assert [(each.part, each.why.partition(" cannot")[0]) for each in found.unknown] == [
+    assert [(unknown.part, unknown.why.partition(" cannot")[0]) for unknown in found.unknown] == [
         ("azureidentities.aadpodidentity.k8s.io", "2 azureidentities"),
         ("rbac", "1 clusterroles"),
     ]
@@ -123,7 +123,7 @@ def test_unreadable_flags_and_objects_are_named() -> None:
 
 def test_a_pod_on_a_node_that_does_not_exist_is_shown_without_a_host() -> None:
     found = reviewed(pods=(pod("lost", label="payments", node="gone"),), assigned=())
-    assert [(each.full_name, each.node) for each in found.pods] == [("shop/lost", "gone")]
+    assert [(pod.full_name, pod.node) for pod in found.pods] == [("shop/lost", "gone")]
     assert found.grants == []
 
 
@@ -139,13 +139,13 @@ def test_it_is_part_of_the_review_without_the_reach_of_its_node() -> None:
     found = with_path(read_only=True)
     reader = pod_of(found, NAME)
     assert (reader.host_access, reader.takes_over_node) == ([], False)
-    assert [(each.way, each.detail) for each in reader.undecided_access] == [("hostPath", "/data")]
+    assert [(access.way, access.detail) for access in reader.undecided_access] == [("hostPath", "/data")]
     assert ReviewIndex(found).blast_radius_of(reader).today.identities == []
-    assert [each.host_pods for each in found.nodes if each.name == "node-0"] == [[]]
+    assert [node.host_pods for node in found.nodes if node.name == "node-0"] == [[]]
     assert (found.summary.host_pods, found.summary.undecided_pods) == (0, 1)
     objects = small_cluster(pods=(pod("reader", host_path="/data", read_only=True),), nmi=(nmi("node-0"),))
     found = review(objects, Scope(kind="identity", name="shop/payments"))
-    assert [each.full_name for each in found.pods] == [NAME]
+    assert [pod.full_name for pod in found.pods] == [NAME]
 
 
 def test_a_pod_that_writes_the_same_path_has_that_reach() -> None:
@@ -186,7 +186,7 @@ def test_a_rule_against_host_access_is_not_decided() -> None:
     (undecided,) = found.undecided
     assert undecided.startswith(f"Pod {NAME} on node node-0: {SETTING}: ")
     written = rule_result(rule, with_path(read_only=False))
-    assert [each.object for each in written.violations] == [f"Pod {NAME}"]
+    assert [violation.object for violation in written.violations] == [f"Pod {NAME}"]
     assert written.undecided == []
 
 
@@ -208,13 +208,13 @@ def test_a_limit_of_the_blast_radius_is_not_decided_only_where_the_node_would_ex
         assert rule_result(f"rule: blast-radius, of: pod, maxIdentities: 0, {but}", found).undecided == []
     rule = "rule: blast-radius, of: pod, maxIdentities: 0"
     found = with_path(read_only=False)
-    assert [each.object for each in rule_result(rule, found).violations] == [f"Pod {NAME}"]
+    assert [violation.object for violation in rule_result(rule, found).violations] == [f"Pod {NAME}"]
     assert rule_result(f"{rule}, exceptPods: [read*]", found).violations == []
 
 
 def test_a_change_from_undecided_to_certain_is_a_difference() -> None:
     changes = compare(with_path(read_only=True), with_path(read_only=False)).differences
-    assert [(each.sign, each.says) for each in changes if each.subject == "workload shop/Pod reader"] == [
+    assert [(change.sign, change.says) for change in changes if change.subject == "workload shop/Pod reader"] == [
         ("+", f"reaches its node's identities by {SETTING}"),
         ("-", f"may reach its node's identities by {SETTING}"),
     ]

@@ -70,8 +70,8 @@ def authorizer(api: KubeApi, several: Rbac) -> Authorizer:
         ("clusterrolebindings", several.cluster_role_bindings),
     )
     for plural, objects in kinds:
-        for each in objects:
-            api.store.create(f"{plural}.{RBAC_GROUP}", msgspec.to_builtins(each))
+        for stored in objects:
+            api.store.create(f"{plural}.{RBAC_GROUP}", msgspec.to_builtins(stored))
     history: History = api._history
     return Authorizer(history, rbac=True)
 
@@ -149,5 +149,5 @@ def test_each_action_is_found_by_exactly_its_own_rule() -> None:
                 of_secrets=ByName({"shop/a": everything}),
             )
             (subject,) = find_subjects(permissions, targets)
-            assert [(each.action, each.verbs) for each in subject.rights] == [(check.action, [check.verbs[0]])]
-    assert {each.action for each in CHECKS} == set(Action)
+            assert [(right.action, right.verbs) for right in subject.rights] == [(check.action, [check.verbs[0]])]
+    assert {check.action for check in CHECKS} == set(Action)

@@ -27,8 +27,8 @@ rules:
 
 def test_every_kind_of_rule_can_be_read_with_its_line() -> None:
     rules = parse_policy(EVERY_KIND.encode())
-    assert [each.line for each in rules] == list(range(4, 13))
-    assert {type(each.rule) for each in rules} == set(get_args(Rule))
+    assert [rule.line for rule in rules] == list(range(4, 13))
+    assert {type(rule.rule) for rule in rules} == set(get_args(Rule))
     assert rules[2].rule.severity == "warning"
     text = (ROOT / "docs" / "access.md").read_text()
     example = text.partition("```yaml\nversion: 1")[2].partition("```")[0]
@@ -108,7 +108,7 @@ def test_a_pattern_with_a_slash_includes_the_namespace(name: str, pattern: str, 
 def violations(rule: str, **changes: Any) -> list[tuple[str, str]]:
     found = rule_result(rule, reviewed(**changes))
     assert found.undecided == []
-    return [(each.object, each.message) for each in found.violations]
+    return [(violation.object, violation.message) for violation in found.violations]
 
 
 def test_an_identity_that_another_namespace_or_account_uses_is_found() -> None:
@@ -215,6 +215,6 @@ def test_a_blast_radius_over_the_limit_is_found() -> None:
 def test_a_rule_on_an_unread_part_is_undecided(rule: str, changes: Any, part: str) -> None:
     found = policy_result(rule, reviewed(**changes))
     assert found.is_undecided
-    assert any(part in each for each in found.rules[0].undecided)
+    assert any(part in reason for reason in found.rules[0].undecided)
     unrelated = policy_result("rule: identity-types, types: [0, 1, 3]", reviewed(rbac=ReadFailure("no"), azure=None))
     assert not unrelated.is_undecided, "other parts do not count"

@@ -37,7 +37,7 @@ def in_namespace(
 ) -> AccessReview:
     """With roles of the *cluster*, NMI's service account has the one of the name `nmi`."""
     bindings = [bound("it", subject, kind="Role", namespace=namespace)]
-    bindings += [bound(each.metadata.name, "ServiceAccount kube-system/default") for each in cluster]
+    bindings += [bound(role_object.metadata.name, "ServiceAccount kube-system/default") for role_object in cluster]
     its = role("it", *rules, namespace=namespace)
     return reviewed(rbac=rbac(its, cluster=cluster, bindings=tuple(bindings)), **changes)
 
@@ -47,8 +47,8 @@ def rights(found: AccessReview) -> dict[Action, SubjectRight]:
     if not found.subjects:
         return {}
     (subject,) = found.subjects
-    assert len({each.action for each in subject.rights}) == len(subject.rights)
-    return {each.action: each for each in subject.rights}
+    assert len({right.action for right in subject.rights}) == len(subject.rights)
+    return {right.action: right for right in subject.rights}
 
 
 def test_a_right_has_its_verbs_names_namespaces_and_binding() -> None:
@@ -61,7 +61,7 @@ def test_a_right_has_its_verbs_names_namespaces_and_binding() -> None:
     assert rights(cluster_wide(rule("get", "", "nodes/proxy", "node-0")))[Action.EXEC].names == ["node-0"]
     found = rights(cluster_wide(rule("*", "*", "*")))
     assert set(found) == set(Action)
-    assert all(each.wildcard for each in found.values())
+    assert all(right.wildcard for right in found.values())
     assert not rights(cluster_wide(rule("create", "", "pods")))[Action.PODS].wildcard
 
 
@@ -107,9 +107,9 @@ CONSTRAINED = {
         (rule("impersonate", "", "serviceaccounts", "web"), "shop", {Action.IMPERSONATE: 0}),
         (APPROVALS, "", {Action.IMPERSONATE: 3}),
         *(
-            (rule(verb, group, each), "", {Action.IMPERSONATE: 3} if group else {})
+            (rule(verb, group, resource), "", {Action.IMPERSONATE: 3} if group else {})
             for verb, resources in CONSTRAINED.items()
-            for each in resources
+            for resource in resources
             # In the core group it is no verb of the API server.
             for group in ("authentication.k8s.io", "")
         ),
@@ -121,8 +121,8 @@ def test_a_permission_leads_to_identities(one: PolicyRule, namespace: str, leads
 
 
 def rights_of_anna(found: AccessReview) -> list[tuple[Action, int]]:
-    (anna,) = (each for each in found.subjects if each.name == "anna")
-    return [(each.action, each.identities) for each in anna.rights]
+    (anna,) = (subject for subject in found.subjects if subject.name == "anna")
+    return [(right.action, right.identities) for right in anna.rights]
 
 
 def test_a_token_of_nmis_service_account_leads_to_nmis_identities() -> None:
@@ -142,7 +142,7 @@ def test_groups_and_service_account_users_are_subjects() -> None:
             ),
         )
     )
-    assert [(each.full_name, each.built_in) for each in found.subjects] == [
+    assert [(subject.full_name, subject.built_in) for subject in found.subjects] == [
         ("Group system:serviceaccounts:ops", False),
         ("ServiceAccount ci/deployer", False),
     ]
@@ -155,8 +155,8 @@ def test_the_same_permission_in_several_namespaces_is_one() -> None:
     spaces = ("shop", "ops")
     found = reviewed(
         rbac=rbac(
-            *(role("it", one, namespace=each) for each in spaces),
-            bindings=tuple(bound("it", "User anna", kind="Role", namespace=each) for each in spaces),
+            *(role("it", one, namespace=namespace) for namespace in spaces),
+            bindings=tuple(bound("it", "User anna", kind="Role", namespace=namespace) for namespace in spaces),
         )
     )
     merged = rights(found)[Action.BINDINGS]
@@ -237,7 +237,9 @@ def test_the_token_of_a_service_account_leads_to_what_the_account_may_do() -> No
             ),
         )
     )
-    rights_of = {each.name: {right.action: right.identities for right in each.rights} for each in found.subjects}
+    rights_of = {
+        subject.name: {right.action: right.identities for right in subject.rights} for subject in found.subjects
+    }
     assert rights_of["anna"] == {Action.TOKENS: 3}, "deployer writes bindings"
     assert rights_of["boris"] == {Action.PODS: 3}, "a pod as builder requests a token of deployer"
 
@@ -247,10 +249,10 @@ def test_service_accounts_that_lead_to_each_other_end() -> None:
     spaces = ("a", "b")
     found = reviewed(
         rbac=rbac(
-            *(role("it", tokens, namespace=each) for each in spaces),
+            *(role("it", tokens, namespace=namespace) for namespace in spaces),
             bindings=tuple(
-                bound("it", f"ServiceAccount {other}/x", kind="Role", namespace=each)
-                for each, other in (spaces, spaces[::-1])
+                bound("it", f"ServiceAccount {other}/x", kind="Role", namespace=namespace)
+                for namespace, other in (spaces, spaces[::-1])
             ),
         )
     )
@@ -278,7 +280,7 @@ LONG = 2000
 
 def review_of_long_rule(users: int) -> tuple[AccessReview, int, int]:
     """Return the review of a role with long lists and a binding per user, the reads of the lists, and the bytecodes."""
-    lists = [Entries([each] * LONG) for each in ("update", "", "pods")]
+    lists = [Entries([entry] * LONG) for entry in ("update", "", "pods")]
     lists.append(Entries(f"n{number}" for number in range(LONG)))
     verbs, groups, resources, names = lists
     long = PolicyRule(verbs=verbs, api_groups=groups, resources=resources, resource_names=names)
@@ -288,7 +290,7 @@ def review_of_long_rule(users: int) -> tuple[AccessReview, int, int]:
     its = rbac(role("it", long, namespace="shop"), bindings=tuple(bindings))
     with Work() as work:
         found = reviewed(rbac=its)
-    return found, sum(each.reads for each in lists), work.bytecodes
+    return found, sum(entries.reads for entries in lists), work.bytecodes
 
 
 def test_long_rules_of_many_bindings_cost_little_and_are_cut() -> None:
