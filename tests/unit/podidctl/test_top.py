@@ -43,16 +43,16 @@ def reading(at: float, uid: str = "uid", **counters: float) -> Reading:
 
 
 def test_the_counters_of_a_page_of_nmi() -> None:
-    found = parse(page(requests=5, refusals={Reason.POLICY: 2, Reason.OVERLOADED: 1}, imds=3, sign_ins=4))
+    counters = parse(page(requests=5, refusals={Reason.POLICY: 2, Reason.OVERLOADED: 1}, imds=3, sign_ins=4))
 
-    assert (found.requests, found.refused, found.imds_calls) == (5.0, 3.0, 3.0)
-    assert found.refusals["policy"] == 2.0
-    assert found.tokens == 0.0
-    assert found.oldest_token_seconds == 0.0
-    assert found.next_expiry_seconds is None, "no token is in use"
-    found = parse("aadpodidentity_nmi_index_size 3\n")
-    assert found.pods == 3.0
-    assert found.requests is found.refused is found.imds_calls is found.oldest_token_seconds is None
+    assert (counters.requests, counters.refused, counters.imds_calls) == (5.0, 3.0, 3.0)
+    assert counters.refusals["policy"] == 2.0
+    assert counters.tokens == 0.0
+    assert counters.oldest_token_seconds == 0.0
+    assert counters.next_expiry_seconds is None, "no token is in use"
+    counters = parse("aadpodidentity_nmi_index_size 3\n")
+    assert counters.pods == 3.0
+    assert counters.requests is counters.refused is counters.imds_calls is counters.oldest_token_seconds is None
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_other_pages_are_unreadable(text: str) -> None:
 
 
 def test_reasons_and_metrics_that_nmi_does_not_have_cannot_reach_the_output() -> None:
-    found = parse(
+    counters = parse(
         'aadpodidentity_nmi_refusals_total{reason="\x1b[31m[red]"} 7\n'
         'aadpodidentity_nmi_refusals_total{reason="policy"} 1\n'
         "aadpodidentity_nmi_index_size_of_another 9\naadpodidentity_nmi_index_size 2\n" + "x" * 100_000
     )
-    assert found.refusals == {"other": 7.0, "policy": 1.0}
-    assert found.pods == 2.0
+    assert counters.refusals == {"other": 7.0, "policy": 1.0}
+    assert counters.pods == 2.0
 
 
 def test_rates_are_differences_over_the_time_between_the_reads() -> None:

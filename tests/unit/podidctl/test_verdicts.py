@@ -46,44 +46,44 @@ def judged(
 
 
 def test_the_log_of_the_nodes_nmi_with_the_pods_address_is_the_proof() -> None:
-    found = judged(FIVE, seen())
-    assert (found.level, found.answered_by, found.nmi) == (Level.OK, Answered.NMI, NMI)
-    assert found.next == ""
+    verdict = judged(FIVE, seen())
+    assert (verdict.level, verdict.answered_by, verdict.nmi) == (Level.OK, Answered.NMI, NMI)
+    assert verdict.next == ""
     several = Evidence((*seen(peer="10.0.0.1").sightings, *seen().sightings))
     assert judged(FIVE, several).level is Level.OK
 
 
 def test_an_answer_like_nmis_without_a_line_in_a_log_is_no_proof() -> None:
-    found = judged(FIVE)
-    assert (found.level, found.answered_by) == (Level.UNKNOWN, Answered.UNPROVEN)
-    assert "imitates NMI" in found.next
+    verdict = judged(FIVE)
+    assert (verdict.level, verdict.answered_by) == (Level.UNKNOWN, Answered.UNPROVEN)
+    assert "imitates NMI" in verdict.next
 
 
 def test_an_unreadable_log_is_no_proof_and_names_the_permission() -> None:
-    found = judged(FIVE, Evidence(unread=(f"{NMI}: 403 Forbidden: no",)))
-    assert (found.level, found.answered_by) == (Level.UNKNOWN, Answered.UNPROVEN)
-    assert "403 Forbidden" in found.says
-    assert "pods/log" in found.next
+    verdict = judged(FIVE, Evidence(unread=(f"{NMI}: 403 Forbidden: no",)))
+    assert (verdict.level, verdict.answered_by) == (Level.UNKNOWN, Answered.UNPROVEN)
+    assert "403 Forbidden" in verdict.says
+    assert "pods/log" in verdict.next
 
 
 def test_a_line_in_the_log_of_another_node_is_a_fault() -> None:
-    found = judged(FIVE, seen("node-b", nmi="kube-system/nmi-b"))
-    assert (found.level, found.answered_by) == (Level.PROBLEM, Answered.OTHER_NODE)
-    assert "kube-system/nmi-b of node node-b" in found.says
+    verdict = judged(FIVE, seen("node-b", nmi="kube-system/nmi-b"))
+    assert (verdict.level, verdict.answered_by) == (Level.PROBLEM, Answered.OTHER_NODE)
+    assert "kube-system/nmi-b of node node-b" in verdict.says
 
 
 def test_a_line_with_another_address_is_a_fault() -> None:
     """Masquerading, or a program that forwards the request to NMI in its own name."""
-    found = judged(FIVE, seen(peer="10.0.0.1"))
-    assert (found.level, found.answered_by) == (Level.PROBLEM, Answered.OTHER_ADDRESS)
-    assert "10.0.0.1" in found.says
-    assert POD in found.says
+    verdict = judged(FIVE, seen(peer="10.0.0.1"))
+    assert (verdict.level, verdict.answered_by) == (Level.PROBLEM, Answered.OTHER_ADDRESS)
+    assert "10.0.0.1" in verdict.says
+    assert POD in verdict.says
 
 
 def test_one_answer_of_imds_is_a_fault_although_nmi_sent_the_others() -> None:
-    found = judged((answer("imds", status=400), *FIVE[1:]), seen())
-    assert (found.level, found.answered_by) == (Level.PROBLEM, Answered.IMDS)
-    assert "1 of 5 requests" in found.says
+    verdict = judged((answer("imds", status=400), *FIVE[1:]), seen())
+    assert (verdict.level, verdict.answered_by) == (Level.PROBLEM, Answered.IMDS)
+    assert "1 of 5 requests" in verdict.says
 
 
 @pytest.mark.parametrize(
@@ -95,38 +95,43 @@ def test_one_answer_of_imds_is_a_fault_although_nmi_sent_the_others() -> None:
     ],
 )
 def test_the_action_for_imds_depends_on_the_node(labels: dict[str, str], nmis: tuple[str, ...], action: str) -> None:
-    found = judge(node(labels), (answer("imds"),) * 5, Evidence(), nmis)
-    assert action in found.next
+    verdict = judge(node(labels), (answer("imds"),) * 5, Evidence(), nmis)
+    assert action in verdict.next
 
 
 def test_no_answer_another_server_and_a_refusing_nmi_are_faults() -> None:
-    found = judged((answer("nothing", text="ConnectionRefusedError: refused"),) * 3)
-    assert (found.level, found.answered_by) == (Level.PROBLEM, Answered.NOTHING)
-    assert "ConnectionRefusedError" in found.says
-    found = judged((answer("other", status=200, server="nginx"),) * 5)
-    assert (found.level, found.answered_by) == (Level.PROBLEM, Answered.OTHER)
-    assert "status 200 nginx" in found.says
+    verdict = judged((answer("nothing", text="ConnectionRefusedError: refused"),) * 3)
+    assert (verdict.level, verdict.answered_by) == (Level.PROBLEM, Answered.NOTHING)
+    assert "ConnectionRefusedError" in verdict.says
+    verdict = judged((answer("other", status=200, server="nginx"),) * 5)
+    assert (verdict.level, verdict.answered_by) == (Level.PROBLEM, Answered.OTHER)
+    assert "status 200 nginx" in verdict.says
     refused = answer("other", status=403, text="Ask at the metadata service's own address.")
-    found = judged((refused,) * 5, seen())
-    assert (found.level, found.answered_by, found.nmi) == (Level.PROBLEM, Answered.NMI_REFUSED, NMI)
-    assert "status 403 Ask at" in found.says
+    verdict = judged((refused,) * 5, seen())
+    assert (verdict.level, verdict.answered_by, verdict.nmi) == (Level.PROBLEM, Answered.NMI_REFUSED, NMI)
+    assert "status 403 Ask at" in verdict.says
 
 
 def test_a_missing_answer_among_nmis_is_a_warning() -> None:
-    found = judged((answer("nothing", text="TimeoutError"), *FIVE[1:]), seen())
-    assert (found.level, found.answered_by) == (Level.WARNING, Answered.NMI)
-    assert "1 of 5 requests got no answer" in found.says
+    verdict = judged((answer("nothing", text="TimeoutError"), *FIVE[1:]), seen())
+    assert (verdict.level, verdict.answered_by) == (Level.WARNING, Answered.NMI)
+    assert "1 of 5 requests got no answer" in verdict.says
 
 
 def test_a_canary_that_did_not_run_is_unknown() -> None:
-    found = without_canary(node(), NotRun("why", "then"))
-    assert (found.level, found.answered_by, found.says, found.next) == (Level.UNKNOWN, Answered.UNKNOWN, "why", "then")
-    assert found.node == NODE
+    verdict = without_canary(node(), NotRun("why", "then"))
+    assert (verdict.level, verdict.answered_by, verdict.says, verdict.next) == (
+        Level.UNKNOWN,
+        Answered.UNKNOWN,
+        "why",
+        "then",
+    )
+    assert verdict.node == NODE
 
 
 def test_texts_of_the_server_are_printed_safely() -> None:
-    found = judged((answer("other", text="\x1b[31mred\n"),) * 5)
-    assert found.says.isprintable()
+    verdict = judged((answer("other", text="\x1b[31mred\n"),) * 5)
+    assert verdict.says.isprintable()
 
 
 def canary_pod(state: dict[str, Any] | None = None, *, name: str = "canary", **status: Any) -> Canary:
@@ -135,16 +140,16 @@ def canary_pod(state: dict[str, Any] | None = None, *, name: str = "canary", **s
     return msgspec.convert(document, Canary)
 
 
-def reason_of(found: object) -> tuple[str, str]:
-    assert isinstance(found, NotRun)
-    return found.reason, found.then
+def reason_of(outcome: object) -> tuple[str, str]:
+    assert isinstance(outcome, NotRun)
+    return outcome.reason, outcome.then
 
 
 def test_the_message_of_the_ended_container_is_the_result() -> None:
     message = json.dumps([{"who": "nmi", "source": "10.0.0.9", "status": 404, "server": "", "text": "x"}])
-    found = outcome_of(canary_pod({"terminated": {"exitCode": 0, "message": message}}))
-    assert isinstance(found, tuple)
-    assert (found[0].who, found[0].source, found[0].status) == ("nmi", "10.0.0.9", 404)
+    outcome = outcome_of(canary_pod({"terminated": {"exitCode": 0, "message": message}}))
+    assert isinstance(outcome, tuple)
+    assert (outcome[0].who, outcome[0].source, outcome[0].status) == ("nmi", "10.0.0.9", 404)
 
 
 @pytest.mark.parametrize("message", [None, "", "[]", "not json", '{"who": "nmi"}', '[{"status": "x"}]'])
@@ -183,16 +188,16 @@ def test_a_container_that_cannot_start_is_named(cause: str) -> None:
 
 
 def test_a_pod_that_the_cluster_ended_is_unknown() -> None:
-    found = outcome_of(canary_pod(phase="Failed", reason="OutOfcpu", message="Node didn't have enough resource"))
-    assert "OutOfcpu: Node didn't have enough resource" in reason_of(found)[0]
-    found = outcome_of(canary_pod({"running": {}}, phase="Failed", reason="DeadlineExceeded"))
-    assert "DeadlineExceeded" in reason_of(found)[0]
+    outcome = outcome_of(canary_pod(phase="Failed", reason="OutOfcpu", message="Node didn't have enough resource"))
+    assert "OutOfcpu: Node didn't have enough resource" in reason_of(outcome)[0]
+    outcome = outcome_of(canary_pod({"running": {}}, phase="Failed", reason="DeadlineExceeded"))
+    assert "DeadlineExceeded" in reason_of(outcome)[0]
     document = {"metadata": {"name": "c", "deletionTimestamp": "2026-11-28T00:00:00Z"}}
     assert "deleted" in reason_of(outcome_of(msgspec.convert(document, Canary)))[0]
 
 
 @pytest.mark.parametrize(
-    ("found", "text"),
+    ("last_state", "text"),
     [
         (None, "did not start"),
         (canary_pod(), "the node's kubelet did not start the canary within 60 s"),
@@ -201,8 +206,8 @@ def test_a_pod_that_the_cluster_ended_is_unknown() -> None:
         (canary_pod({"waiting": {"reason": "ErrImagePull", "message": "denied"}}), "ErrImagePull: denied"),
     ],
 )
-def test_a_late_canary_states_how_far_it_came(found: Canary | None, text: str) -> None:
-    assert text in late(found, 60).reason
+def test_a_late_canary_states_how_far_it_came(last_state: Canary | None, text: str) -> None:
+    assert text in late(last_state, 60).reason
 
 
 CREATED = "2026-11-28T00:00:00Z"
@@ -220,6 +225,6 @@ def test_it_is_one_a_minute_after_its_deadline(seconds: int, leftover: bool) -> 
     assert _is_leftover(created_pod(), now) is leftover
 
 
-@pytest.mark.parametrize("found", [created_pod("other"), created_pod(created=None), created_pod(created="yesterday")])
-def test_a_pod_that_is_not_certainly_one_stays(found: Canary) -> None:
-    assert not _is_leftover(found, datetime(2027, 1, 1, tzinfo=UTC))
+@pytest.mark.parametrize("pod", [created_pod("other"), created_pod(created=None), created_pod(created="yesterday")])
+def test_a_pod_that_is_not_certainly_one_stays(pod: Canary) -> None:
+    assert not _is_leftover(pod, datetime(2027, 1, 1, tzinfo=UTC))

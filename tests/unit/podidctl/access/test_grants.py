@@ -56,8 +56,8 @@ def one_pod(*, flags: tuple[str, ...] = (), assigned: str = ASSIGNED, kind: int 
     return reviewed(**(usual | changes))
 
 
-def state(found: AccessReview) -> GrantState | None:
-    grant = grants_of(found, "shop/web").get("shop/app")
+def state(access_review: AccessReview) -> GrantState | None:
+    grant = grants_of(access_review, "shop/web").get("shop/app")
     return grant.state if grant is not None else None
 
 
@@ -105,9 +105,9 @@ def test_the_path_of_a_grant_is_complete() -> None:
     assert grants_of(one_pod(bindings=()), "shop/web")["shop/app"].binding == ""
     other_selector = one_pod(assigned="", bindings=(binding("app", selector="App"),))
     assert pod_of(other_selector, "shop/web").note == "no binding gives it an identity"
-    found = one_pod(assigned="", flags=("--operation-mode=managed", "--forceNamespaced"))
-    assert grants_of(found, "shop/web")["shop/app"].binding == "shop/app"
-    assert found.rules.mode == "managed"
+    access_review = one_pod(assigned="", flags=("--operation-mode=managed", "--forceNamespaced"))
+    assert grants_of(access_review, "shop/web")["shop/app"].binding == "shop/app"
+    assert access_review.rules.mode == "managed"
 
 
 def test_a_binding_of_another_namespace_counts_unless_a_rule_forbids_it() -> None:
@@ -126,8 +126,8 @@ def two_identities(namespace: str, *, variable: str = "", flags: tuple[str, ...]
     """The note on shop/web, which also gets the identity a/any through a binding whose name is the first."""
     more, its = identity("any", namespace), web(variable=variable)
     bindings = (binding("app"), binding("a", namespace, identity="any", selector="app"))
-    found = one_pod(flags=flags, pod=its, identities=(identity("app"), more), bindings=bindings)
-    return pod_of(found, "shop/web").note
+    access_review = one_pod(flags=flags, pod=its, identities=(identity("app"), more), bindings=bindings)
+    return pod_of(access_review, "shop/web").note
 
 
 def test_a_pod_with_an_identity_of_another_namespace_has_a_note_that_names_it_and_the_one_that_it_gets() -> None:
@@ -146,35 +146,35 @@ def test_the_note_names_the_first_identity_by_its_name_if_the_bindings_of_two_na
     bindings = tuple(
         binding("b", named.metadata.namespace, identity=named.metadata.name, selector="app") for named in identities
     )
-    found = one_pod(assigned="", pod=pod("web", label="app"), identities=identities, bindings=bindings)
-    assert pod_of(found, "shop/web").note.endswith("a request that names none gets two/app")
+    access_review = one_pod(assigned="", pod=pod("web", label="app"), identities=identities, bindings=bindings)
+    assert pod_of(access_review, "shop/web").note.endswith("a request that names none gets two/app")
 
 
 def test_a_note_says_what_is_not_known_and_names_no_identity_while_there_is_a_leftover() -> None:
     sidecar = ReviewedContainer(env_from=[VariableSource()])
-    found = one_pod(
+    access_review = one_pod(
         pod=web(init_containers=[sidecar]),
         identities=(identity("app"), identity("any")),
         bindings=(binding("app"), binding("a", identity="any", selector="app")),
     )
-    assert pod_of(found, "shop/web").note == (
+    assert pod_of(access_review, "shop/web").note == (
         "2 identities, and a ConfigMap or a Secret (envFrom) may set AZURE_CLIENT_ID: a request that names none gets "
         "shop/any"
     )
     # NMI orders the leftover shop/app by its binding, app, which no longer exists.
     bindings = (binding("a", identity="new", selector="app"),)
-    found = one_pod(identities=(identity("app"), identity("new")), bindings=bindings)
-    assert {grant.state for grant in found.grants} == {GrantState.LEFTOVER, GrantState.PENDING}
-    assert pod_of(found, "shop/web").note == "2 identities, and no container sets AZURE_CLIENT_ID"
+    access_review = one_pod(identities=(identity("app"), identity("new")), bindings=bindings)
+    assert {grant.state for grant in access_review.grants} == {GrantState.LEFTOVER, GrantState.PENDING}
+    assert pod_of(access_review, "shop/web").note == "2 identities, and no container sets AZURE_CLIENT_ID"
 
 
 def test_a_federated_identity_names_the_service_account_which_another_pod_may_have() -> None:
     copy, third = pod("copy", account="web"), pod("third", account="other")
-    found = one_pod(kind=3, pods=(web(), copy, third))
-    grant = grants_of(found, "shop/web")["shop/app"]
+    access_review = one_pod(kind=3, pods=(web(), copy, third))
+    grant = grants_of(access_review, "shop/web")["shop/app"]
     assert (grant.state, grant.service_account) == (GrantState.USABLE, "shop/web")
-    assert grants_of(found, "shop/copy")["shop/app"].state is GrantState.POSSIBLE
-    assert grants_of(found, "shop/third") == {}
+    assert grants_of(access_review, "shop/copy")["shop/app"].state is GrantState.POSSIBLE
+    assert grants_of(access_review, "shop/third") == {}
 
 
 def test_the_workload_of_a_deployments_pod_is_the_deployment() -> None:
@@ -185,12 +185,12 @@ def test_the_workload_of_a_deployments_pod_is_the_deployment() -> None:
 
 
 def test_identities_and_bindings_count_pods_and_state_their_faults() -> None:
-    found = one_pod(bindings=(binding("app"), binding("lost", identity="none")))
-    assert [(binding.name, binding.pods, binding.problem) for binding in found.bindings] == [
+    access_review = one_pod(bindings=(binding("app"), binding("lost", identity="none")))
+    assert [(binding.name, binding.pods, binding.problem) for binding in access_review.bindings] == [
         ("app", 1, ""),
         ("lost", 0, "there is no AzureIdentity shop/none"),
     ]
-    (only,) = found.identities
+    (only,) = access_review.identities
     assert (only.pods, only.bindings) == (1, ["shop/app"])
     broken = one_pod(assigned="", identity=identity("app", resource_id="/subscriptions/typo"))
     assert "/subscriptions/typo" in broken.identities[0].problem
@@ -201,15 +201,15 @@ def test_a_pod_that_only_has_nmis_or_mics_label_does_not_change_the_rules() -> N
     forged = doctor_inputs.nmi("--forceNamespaced", name="forged", node="node-9", namespace="shop", host_network=False)
     controller = doctor_inputs.mic("--forceNamespaced", name="forged-mic", namespace="shop")
     real = doctor_inputs.mic(name="mic", namespace="kube-system")
-    found = one_pod(
+    access_review = one_pod(
         assigned="",
         pod=pod("web", "other", label="app"),
         nmi=(forged, nmi("node-0")),
         mic=(controller, real),
     )
-    assert "shop/app" in grants_of(found, "other/web")
-    assert found.rules.source == "the flags of pod kube-system/nmi-node-0"
-    assert [program.program for program in found.programs] == ["MIC", "NMI"]
+    assert "shop/app" in grants_of(access_review, "other/web")
+    assert access_review.rules.source == "the flags of pod kube-system/nmi-node-0"
+    assert [program.program for program in access_review.programs] == ["MIC", "NMI"]
 
 
 NAMESPACES, NAMES, NODES = ("shop", "ops"), ("a", "b"), ("node-0", "node-1", "node-2")
@@ -292,13 +292,13 @@ def mics_assignments(objects: Facts, *, force_namespaced: bool) -> set[tuple[str
     for changes, several in (*kinds, (view.assigned, objects.assigned), (view.pods, objects.pods)):
         for item in several:
             changes.upserted(None, item)
-    found = set()
+    pairs = set()
     for one in objects.pods:
         for other in objects.identities:
             assignment = view.assignment(AssignmentKey(*one.key, *other.key))
             if assignment is not None and assignment.desired is not None:
-                found.add(("/".join(one.key), "/".join(other.key)))
-    return found
+                pairs.add(("/".join(one.key), "/".join(other.key)))
+    return pairs
 
 
 @settings(max_examples=examples(200))
@@ -321,7 +321,7 @@ def test_grants_by_a_binding_are_mics_desired_assignments(seed: int) -> None:
 @example(866)
 def test_a_pod_has_a_usable_grant_if_and_only_if_nmi_grants_its_request(seed: int) -> None:
     objects = a_cluster(seed)
-    rules, found = ClusterCase(objects), review(objects)
+    rules, access_review = ClusterCase(objects), review(objects)
     for live_pod in objects.pods:
         data = Facts(
             scope=live_pod.key,
@@ -333,7 +333,7 @@ def test_a_pod_has_a_usable_grant_if_and_only_if_nmi_grants_its_request(seed: in
             assigned=tuple(one for one in objects.assigned if (one.spec.pod_namespace, one.spec.pod) == live_pod.key),
         )
         name = "/".join(live_pod.key)
-        usable = [one for one in found.grants if one.pod == name and one.state in SERVED]
+        usable = [one for one in access_review.grants if one.pod == name and one.state in SERVED]
         assert usable or not is_granted(data), name
         # One of its namespace that is being assigned makes a pod wait, and those of others are usable afterwards.
         settled = replace(data, assigned=tuple(one for one in data.assigned if one.status.status != CREATED))

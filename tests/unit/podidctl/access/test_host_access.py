@@ -117,9 +117,9 @@ def test_every_reported_setting_has_its_reason() -> None:
         host_path="/etc",
         security_context=HOST_PROCESS,
     )
-    found = [*host_access(every, ""), *undecided_access(every)]
-    assert {setting.way for setting in found} == {*TAKES_OVER, Way.HOST_IPC}
-    assert [setting for setting in found if not setting.why] == []
+    settings = [*host_access(every, ""), *undecided_access(every)]
+    assert {setting.way for setting in settings} == {*TAKES_OVER, Way.HOST_IPC}
+    assert [setting for setting in settings if not setting.why] == []
 
 
 def test_a_path_that_one_container_may_write_counts_as_written() -> None:
@@ -145,21 +145,21 @@ def test_exemptions_name_their_cause_and_do_not_apply_to_mirror_pods() -> None:
 def test_the_review_finds_exceptions_and_nodes_without_nmi() -> None:
     old = pod("old", labels={"app": "Old"})
     lonely = pod("lonely", node="node-9")
-    found = reviewed(
+    access_review = reviewed(
         pods=(old, lonely),
         exceptions=(exception(app="old"),),
         nodes=(node("node-0", ""), node("node-9", f"{SCALE_SET}/virtualMachines/9")),
         nmi=(nmi("node-0"),),
     )
-    assert [access.way for access in pod_of(found, "shop/old").host_access] == [Way.EXCEPTION]
-    assert [access.way for access in pod_of(found, "shop/lonely").host_access] == [Way.NO_NMI]
-    assert {node.name: node.nmi for node in found.nodes} == {"node-0": "ready", "node-9": "none"}
-    assert [(exception.full_name, exception.labels, exception.pods) for exception in found.exceptions] == [
+    assert [access.way for access in pod_of(access_review, "shop/old").host_access] == [Way.EXCEPTION]
+    assert [access.way for access in pod_of(access_review, "shop/lonely").host_access] == [Way.NO_NMI]
+    assert {node.name: node.nmi for node in access_review.nodes} == {"node-0": "ready", "node-9": "none"}
+    assert [(exception.full_name, exception.labels, exception.pods) for exception in access_review.exceptions] == [
         ("shop/legacy", {"app": "old"}, 1)
     ]
-    found = reviewed(pods=(pod("web"),), nmi=())
-    assert found.pods == []
-    assert {node.nmi for node in found.nodes} == {"unknown"}
+    access_review = reviewed(pods=(pod("web"),), nmi=())
+    assert access_review.pods == []
+    assert {node.nmi for node in access_review.nodes} == {"unknown"}
 
 
 def effect(path: str, *, read_only: bool) -> Effect:
@@ -259,8 +259,8 @@ def test_an_unknown_read_only_path_is_undecided(path: str) -> None:
     ],
 )
 def test_a_read_only_mount_does_not_protect_a_lock_or_an_unknown_socket(path: str, why: str) -> None:
-    found = path_effect(path, read_only=True)
-    assert (found.effect, why in found.reason) == (Effect.UNDECIDED, True)
+    effect = path_effect(path, read_only=True)
+    assert (effect.effect, why in effect.reason) == (Effect.UNDECIDED, True)
 
 
 @pytest.mark.parametrize("path", HARMLESS_WRITABLE)

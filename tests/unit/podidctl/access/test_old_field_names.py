@@ -55,27 +55,27 @@ def spelled(
 
 async def checked(cluster: MemoryCluster) -> Facts:
     """The objects that doctor checks."""
-    found = await read_facts(cluster.client, Facts(), CLUSTER)
-    assert found.unread == {}
-    return found
+    facts = await read_facts(cluster.client, Facts(), CLUSTER)
+    assert facts.unread == {}
+    return facts
 
 
 async def explained(cluster: MemoryCluster) -> list[Any]:
     """The labels of the exceptions with which the pod is explained."""
-    found = await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))
-    return [exception.spec.pod_labels for exception in found.exceptions]
+    facts = await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))
+    return [exception.spec.pod_labels for exception in facts.exceptions]
 
 
-def is_exempt(found: AccessReview) -> bool:
-    return Way.EXCEPTION in [access.way for access in pod_of(found, "default/web").host_access]
+def is_exempt(access_review: AccessReview) -> bool:
+    return Way.EXCEPTION in [access.way for access in pod_of(access_review, "default/web").host_access]
 
 
 async def test_they_do_not_count_by_default(cluster: MemoryCluster) -> None:
     spelled(cluster)
-    found = await read(cluster)
-    assert grants_of(found, "default/web") == {}
-    assert not is_exempt(found)
-    assert found.unknown == []
+    access_review = await read(cluster)
+    assert grants_of(access_review, "default/web") == {}
+    assert not is_exempt(access_review)
+    assert access_review.unknown == []
     cluster.daemon("nmi-1", namespace="kube-system", args=["--read-old-field-names"], nodeName="n1", hostNetwork=True)
     assert await explained(cluster) == [None], "only NMI on the pod's node counts"
     assert [binding.spec.selector for binding in (await checked(cluster)).bindings] == ["another", ""]
@@ -93,9 +93,9 @@ async def test_an_exception_counts_if_nmi_reads_them(cluster: MemoryCluster) -> 
 @pytest.mark.parametrize("changes", [{"recorded": False}, {"mic": ("--read-old-field-names",)}])
 async def test_a_binding_counts_if_mic_reads_them(cluster: MemoryCluster, changes: dict[str, Any]) -> None:
     spelled(cluster, **changes)
-    found = await read(cluster)
-    assert list(grants_of(found, "default/web")) == ["default/demo"]
-    assert not is_exempt(found), "NMI does not"
+    access_review = await read(cluster)
+    assert list(grants_of(access_review, "default/web")) == ["default/demo"]
+    assert not is_exempt(access_review), "NMI does not"
     objects = await checked(cluster)
     assert [binding.spec.selector for binding in objects.bindings] == ["another", "demo"]
     assert [exception.spec.pod_labels for exception in objects.exceptions] == [None]

@@ -102,9 +102,11 @@ def _lines(value: object) -> str:
 
 
 def test_json_is_the_stored_document_and_yaml_has_the_same_content() -> None:
-    found = reviewed()
-    assert example_of(printed(found, AccessOutput.JSON)) == EXAMPLE.read_text(), "write it with example_of"
-    assert yaml.safe_load(printed(found, AccessOutput.YAML)) == yaml.safe_load(printed(found, AccessOutput.JSON))
+    access_review = reviewed()
+    assert example_of(printed(access_review, AccessOutput.JSON)) == EXAMPLE.read_text(), "write it with example_of"
+    assert yaml.safe_load(printed(access_review, AccessOutput.YAML)) == yaml.safe_load(
+        printed(access_review, AccessOutput.JSON)
+    )
     read = read_document(EXAMPLE.read_bytes())
     assert read.schema_version == SCHEMA_VERSION
     assert read == reviewed()
@@ -125,11 +127,11 @@ def test_the_table_is_short_and_begins_with_the_reach_of_the_scope() -> None:
     assert "kube-system/nmi-node-1" in wide
     assert "and 1 subject of Kubernetes itself" in table
     assert "Group system:masters" in wide
-    found = review(replace(generated_cluster(200, 40, 4), azure=None))
-    assert "more" in printed(found, AccessOutput.TABLE)
-    assert "and 30 more" not in printed(found, AccessOutput.WIDE)
-    found = review(small_cluster(), Scope(kind="node", name="node-1"))
-    text = printed(found, AccessOutput.TABLE)
+    access_review = review(replace(generated_cluster(200, 40, 4), azure=None))
+    assert "more" in printed(access_review, AccessOutput.TABLE)
+    assert "and 30 more" not in printed(access_review, AccessOutput.WIDE)
+    access_review = review(small_cluster(), Scope(kind="node", name="node-1"))
+    text = printed(access_review, AccessOutput.TABLE)
     assert "within reach of an attacker in this node" in text
     assert "today: ops/legacy, shop/reports; on Azure only: kubelet" in text
     assert "by the credentials of NMI (kube-system/default): ops/legacy, shop/reports" in text
@@ -138,8 +140,8 @@ def test_the_table_is_short_and_begins_with_the_reach_of_the_scope() -> None:
 def test_what_could_not_be_read_is_unknown_and_not_none() -> None:
     why = ReadFailure("not allowed: x")
     unread: dict[str, Any] = dict.fromkeys(("identities", "bindings", "assigned", "exceptions", "pods", "nodes"), why)
-    found = reviewed(**unread, rbac=why, nmi=why, mic=why, azure=None)
-    text = printed(found, AccessOutput.TABLE)
+    access_review = reviewed(**unread, rbac=why, nmi=why, mic=why, azure=None)
+    text = printed(access_review, AccessOutput.TABLE)
     assert "unknown identities, unknown bindings, unknown pods, unknown nodes" in text
     assert "pods with an identity: unknown" in text
     assert "no AzureIdentity" not in text
@@ -157,8 +159,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def store(name: str, found: AccessReview) -> None:
-    Path(name).write_bytes(document(found))
+def store(name: str, access_review: AccessReview) -> None:
+    Path(name).write_bytes(document(access_review))
 
 
 def test_stored_reviews_are_printed_unchanged_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,8 +170,8 @@ def test_stored_reviews_are_printed_unchanged_and_compared(capsys: pytest.Captur
     store("before.json", reviewed(bindings=()))
     store("after.json", reviewed())
     assert main(["access", "--diff", "before.json", "after.json", "-o", "json"]) == 3
-    found = json.loads(capsys.readouterr().out)["differences"]
-    assert ("+", "binding shop/payments") in [(difference["sign"], difference["subject"]) for difference in found]
+    differences = json.loads(capsys.readouterr().out)["differences"]
+    assert ("+", "binding shop/payments") in [(difference["sign"], difference["subject"]) for difference in differences]
 
 
 def test_a_policy_is_tested_on_a_stored_review_of_the_whole_cluster_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,9 +204,9 @@ def test_an_unusable_file_is_one_line(words: tuple[str, ...], cause: str, capsys
 
 
 def changes(**new: Any) -> list[tuple[str, str, str]]:
-    found = compare(reviewed(), reviewed(**new))
-    assert found.unknown == []
-    return [(difference.sign, difference.subject, difference.says) for difference in found.differences]
+    differences = compare(reviewed(), reviewed(**new))
+    assert differences.unknown == []
+    return [(difference.sign, difference.subject, difference.says) for difference in differences.differences]
 
 
 def test_equal_reviews_have_no_differences() -> None:
@@ -215,8 +217,12 @@ def test_equal_reviews_have_no_differences() -> None:
     )
     assert changes(pods=(renamed, *others)) == []
     later = review(replace(small_cluster(), now=small_cluster().now + timedelta(days=1)))
-    found = compare(reviewed(), later)
-    assert (found.differences, found.before, found.after) == ([], "2026-11-27T12:00:00Z", "2026-11-28T12:00:00Z")
+    differences = compare(reviewed(), later)
+    assert (differences.differences, differences.before, differences.after) == (
+        [],
+        "2026-11-27T12:00:00Z",
+        "2026-11-28T12:00:00Z",
+    )
 
 
 def test_gained_and_lost_identities_and_exceptions_are_reported() -> None:
@@ -227,22 +233,22 @@ def test_gained_and_lost_identities_and_exceptions_are_reported() -> None:
         ("+", "exception shop/legacy", "exempts pods with one of the labels app=old")
     ]
     kept = (binding("reports"), binding("legacy", "ops"))
-    found = changes(bindings=kept, assigned=())
-    assert ("-", "binding shop/payments", "gives shop/payments to the selector 'payments'") in found
+    differences = changes(bindings=kept, assigned=())
+    assert ("-", "binding shop/payments", "gives shop/payments to the selector 'payments'") in differences
     assert (
         "-",
         "workload shop/Deployment web",
         "can use identity shop/payments through binding shop/payments",
-    ) in found
+    ) in differences
 
 
 def test_host_access_attached_identities_and_subjects_are_compared() -> None:
-    found = changes(
+    differences = changes(
         pods=with_pods(pod("bad", "ops", privileged=True)),
         azure=on_azure(vm=attached(identity_id("payments"), KUBELET), pool=attached(KUBELET)),
     )
-    assert ("+", "workload ops/Pod bad", "reaches its node's identities by privileged") in found
-    assert [(sign, says.rpartition("/")[2]) for sign, subject, says in found if subject.startswith("host ")] == [
+    assert ("+", "workload ops/Pod bad", "reaches its node's identities by privileged") in differences
+    assert [(sign, says.rpartition("/")[2]) for sign, subject, says in differences if subject.startswith("host ")] == [
         ("-", "backup attached (explained by nothing)"),
         ("-", "has a system-assigned identity"),
     ]
@@ -284,11 +290,11 @@ def work_of(pods: int) -> int:
     """Return the bytecodes of the review of a cluster of this size, its table, a policy and a comparison."""
     objects = generated_cluster(pods, pods // 5, pods // 10)
     with Work() as work:
-        found = review(objects)
-        printed(found, AccessOutput.TABLE)
-        assert policy_result('rule: no-host-access, identities: ["*"]', found).is_violated
-        assert policy_result("rule: blast-radius, of: pod, maxIdentities: 10", found).rules
-        assert compare(found, found).differences == []
+        access_review = review(objects)
+        printed(access_review, AccessOutput.TABLE)
+        assert policy_result('rule: no-host-access, identities: ["*"]', access_review).is_violated
+        assert policy_result("rule: blast-radius, of: pod, maxIdentities: 10", access_review).rules
+        assert compare(access_review, access_review).differences == []
     return work.bytecodes
 
 

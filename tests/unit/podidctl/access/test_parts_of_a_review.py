@@ -20,46 +20,46 @@ def scoped(kind: str, name: str) -> AccessReview:
     return review(small_cluster(), Scope(kind=kind, name=name))
 
 
-def names(found: AccessReview) -> tuple[list[str], list[str], list[str], list[str]]:
+def names(access_review: AccessReview) -> tuple[list[str], list[str], list[str], list[str]]:
     """Return the identities, pods, nodes and subjects."""
     return (
-        [identity.full_name for identity in found.identities],
-        [pod.full_name for pod in found.pods],
-        [node.name for node in found.nodes],
-        [subject.full_name for subject in found.subjects],
+        [identity.full_name for identity in access_review.identities],
+        [pod.full_name for pod in access_review.pods],
+        [node.name for node in access_review.nodes],
+        [subject.full_name for subject in access_review.subjects],
     )
 
 
 def test_one_identity_with_its_pods_and_those_that_reach_its_host() -> None:
-    found = scoped("identity", "shop/payments")
-    identities, pods, nodes, subjects = names(found)
+    access_review = scoped("identity", "shop/payments")
+    identities, pods, nodes, subjects = names(access_review)
     assert identities == ["shop/payments"]
     assert pods == ["kube-system/nmi-node-0", "shop/web-7d4b-x1"]
     assert nodes == ["node-0"]
-    assert [grant.identity for grant in found.grants] == ["shop/payments"]
+    assert [grant.identity for grant in access_review.grants] == ["shop/payments"]
     assert subjects == [
         "Group shop-developers",
         "Group system:masters",
         "ServiceAccount kube-system/default",  # by a token of ops/robot
         "ServiceAccount ops/robot",
     ]
-    assert all(right.identities == 1 for subject in found.subjects for right in subject.rights)
-    assert found.summary == review(small_cluster()).summary
+    assert all(right.identities == 1 for subject in access_review.subjects for right in subject.rights)
+    assert access_review.summary == review(small_cluster()).summary
 
 
 def test_one_pod_node_or_namespace() -> None:
-    found = scoped("pod", "ops/robot")
-    identities, pods, nodes, subjects = names(found)
+    access_review = scoped("pod", "ops/robot")
+    identities, pods, nodes, subjects = names(access_review)
     assert (identities, pods, nodes) == (["ops/legacy"], ["ops/robot"], ["node-1"])
     assert "ServiceAccount kube-system/default" in subjects
-    assert found.blast_radius is not None
-    assert found.blast_radius.today.identities == ["ops/legacy"]
-    found = scoped("node", "node-1")
-    identities, pods, nodes, _ = names(found)
+    assert access_review.blast_radius is not None
+    assert access_review.blast_radius.today.identities == ["ops/legacy"]
+    access_review = scoped("node", "node-1")
+    identities, pods, nodes, _ = names(access_review)
     assert identities == ["ops/legacy", "shop/reports"]
     assert (pods, nodes) == (["kube-system/nmi-node-1", "ops/robot", "shop/report"], ["node-1"])
-    assert found.blast_radius == found.nodes[0].blast_radius
-    assert [program.account for program in found.programs] == ["kube-system/default"]
+    assert access_review.blast_radius == access_review.nodes[0].blast_radius
+    assert [program.account for program in access_review.programs] == ["kube-system/default"]
     identities, pods, nodes, _ = names(scoped("namespace", "ops"))
     assert (identities, pods, nodes) == (["ops/legacy"], ["ops/agent", "ops/robot"], ["node-1", "node-2"])
 
@@ -100,31 +100,31 @@ def test_a_summary_without_the_objects_is_null_and_not_zero() -> None:
     assert (summary.pods, summary.host_pods, summary.pods_with_identities) == (None, None, None)
     assert (summary.nodes, summary.hosts, summary.identities) == (None, None, None)
     assert summary.bindings == 3
-    found = reviewed(nodes=ReadFailure("no"))
-    assert {node.name: node.host for node in found.nodes} == {
+    access_review = reviewed(nodes=ReadFailure("no"))
+    assert {node.name: node.host for node in access_review.nodes} == {
         "node-0": "node:node-0",
         "node-1": "node:node-1",
         "node-2": "node:node-2",
     }
-    assert {grant.identity for grant in found.grants} == {"shop/payments", "shop/reports", "ops/legacy"}
+    assert {grant.identity for grant in access_review.grants} == {"shop/payments", "shop/reports", "ops/legacy"}
 
 
 def test_unreadable_flags_and_objects_are_named() -> None:
-    found = reviewed(nmi=(nmi("node-0", "--no-such-flag"), nmi("node-1")))
-    (unknown,) = found.unknown
+    access_review = reviewed(nmi=(nmi("node-0", "--no-such-flag"), nmi("node-1")))
+    (unknown,) = access_review.unknown
     assert (unknown.part, "kube-system/nmi-node-0" in unknown.why) == ("nmi", True)
-    assert found.rules.source == "the flags of pod kube-system/nmi-node-1"
-    found = reviewed(skipped={"azureidentities": 2, "clusterroles": 1})
-    assert [(unknown.part, unknown.why.partition(" cannot")[0]) for unknown in found.unknown] == [
+    assert access_review.rules.source == "the flags of pod kube-system/nmi-node-1"
+    access_review = reviewed(skipped={"azureidentities": 2, "clusterroles": 1})
+    assert [(unknown.part, unknown.why.partition(" cannot")[0]) for unknown in access_review.unknown] == [
         ("azureidentities.aadpodidentity.k8s.io", "2 azureidentities"),
         ("rbac", "1 clusterroles"),
     ]
 
 
 def test_a_pod_on_a_node_that_does_not_exist_is_shown_without_a_host() -> None:
-    found = reviewed(pods=(pod("lost", label="payments", node="gone"),), assigned=())
-    assert [(pod.full_name, pod.node) for pod in found.pods] == [("shop/lost", "gone")]
-    assert found.grants == []
+    access_review = reviewed(pods=(pod("lost", label="payments", node="gone"),), assigned=())
+    assert [(pod.full_name, pod.node) for pod in access_review.pods] == [("shop/lost", "gone")]
+    assert access_review.grants == []
 
 
 NAME = "shop/reader"
@@ -136,24 +136,24 @@ def with_path(*, read_only: bool) -> AccessReview:
 
 
 def test_it_is_part_of_the_review_without_the_reach_of_its_node() -> None:
-    found = with_path(read_only=True)
-    reader = pod_of(found, NAME)
+    access_review = with_path(read_only=True)
+    reader = pod_of(access_review, NAME)
     assert (reader.host_access, reader.takes_over_node) == ([], False)
     assert [(access.way, access.detail) for access in reader.undecided_access] == [("hostPath", "/data")]
-    assert ReviewIndex(found).blast_radius_of(reader).today.identities == []
-    assert [node.host_pods for node in found.nodes if node.name == "node-0"] == [[]]
-    assert (found.summary.host_pods, found.summary.undecided_pods) == (0, 1)
+    assert ReviewIndex(access_review).blast_radius_of(reader).today.identities == []
+    assert [node.host_pods for node in access_review.nodes if node.name == "node-0"] == [[]]
+    assert (access_review.summary.host_pods, access_review.summary.undecided_pods) == (0, 1)
     objects = small_cluster(pods=(pod("reader", host_path="/data", read_only=True),), nmi=(nmi("node-0"),))
-    found = review(objects, Scope(kind="identity", name="shop/payments"))
-    assert [pod.full_name for pod in found.pods] == [NAME]
+    access_review = review(objects, Scope(kind="identity", name="shop/payments"))
+    assert [pod.full_name for pod in access_review.pods] == [NAME]
 
 
 def test_a_pod_that_writes_the_same_path_has_that_reach() -> None:
-    found = with_path(read_only=False)
-    writer = pod_of(found, NAME)
+    access_review = with_path(read_only=False)
+    writer = pod_of(access_review, NAME)
     assert writer.takes_over_node
-    assert ReviewIndex(found).blast_radius_of(writer).today.identities == ["shop/payments"]
-    assert (found.summary.host_pods, found.summary.undecided_pods) == (1, 0)
+    assert ReviewIndex(access_review).blast_radius_of(writer).today.identities == ["shop/payments"]
+    assert (access_review.summary.host_pods, access_review.summary.undecided_pods) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_the_page_for_a_browser_has_it_with_the_reason() -> None:
 
 def test_a_rule_against_host_access_is_not_decided() -> None:
     rule = "rule: no-host-access"
-    found = rule_result(rule, with_path(read_only=True))
-    assert found.violations == []
-    (undecided,) = found.undecided
+    result = rule_result(rule, with_path(read_only=True))
+    assert result.violations == []
+    (undecided,) = result.undecided
     assert undecided.startswith(f"Pod {NAME} on node node-0: {SETTING}: ")
     written = rule_result(rule, with_path(read_only=False))
     assert [violation.object for violation in written.violations] == [f"Pod {NAME}"]
@@ -199,17 +199,17 @@ def test_a_rule_that_does_not_concern_the_pod_is_decided(limit: str) -> None:
 
 
 def test_a_limit_of_the_blast_radius_is_not_decided_only_where_the_node_would_exceed_it() -> None:
-    found = with_path(read_only=True)
-    (undecided,) = rule_result("rule: blast-radius, of: pod, maxIdentities: 2", found).undecided
+    access_review = with_path(read_only=True)
+    (undecided,) = rule_result("rule: blast-radius, of: pod, maxIdentities: 2", access_review).undecided
     assert undecided.startswith(f"Pod {NAME} may reach 3 identities: {SETTING}: ")
-    assert rule_result("rule: blast-radius, of: pod, maxIdentities: 3", found).undecided == []
-    assert rule_result("rule: blast-radius, of: node, maxIdentities: 2", found).undecided == []
+    assert rule_result("rule: blast-radius, of: pod, maxIdentities: 3", access_review).undecided == []
+    assert rule_result("rule: blast-radius, of: node, maxIdentities: 2", access_review).undecided == []
     for but in ("exceptNamespaces: [shop]", "exceptPods: [shop/reader]"):
-        assert rule_result(f"rule: blast-radius, of: pod, maxIdentities: 0, {but}", found).undecided == []
+        assert rule_result(f"rule: blast-radius, of: pod, maxIdentities: 0, {but}", access_review).undecided == []
     rule = "rule: blast-radius, of: pod, maxIdentities: 0"
-    found = with_path(read_only=False)
-    assert [violation.object for violation in rule_result(rule, found).violations] == [f"Pod {NAME}"]
-    assert rule_result(f"{rule}, exceptPods: [read*]", found).violations == []
+    access_review = with_path(read_only=False)
+    assert [violation.object for violation in rule_result(rule, access_review).violations] == [f"Pod {NAME}"]
+    assert rule_result(f"{rule}, exceptPods: [read*]", access_review).violations == []
 
 
 def test_a_change_from_undecided_to_certain_is_a_difference() -> None:

@@ -106,16 +106,18 @@ def test_a_pattern_with_a_slash_includes_the_namespace(name: str, pattern: str, 
 
 
 def violations(rule: str, **changes: Any) -> list[tuple[str, str]]:
-    found = rule_result(rule, reviewed(**changes))
-    assert found.undecided == []
-    return [(violation.object, violation.message) for violation in found.violations]
+    result = rule_result(rule, reviewed(**changes))
+    assert result.undecided == []
+    return [(violation.object, violation.message) for violation in result.violations]
 
 
 def test_an_identity_that_another_namespace_or_account_uses_is_found() -> None:
     assert violations("rule: identity-only-from, identities: [payments], namespaces: [shop]") == []
     other = pod("copy", "ops", label="payments")
-    found = violations("rule: identity-only-from, identities: [payments], namespaces: [shop]", pods=with_pods(other))
-    assert found == [
+    violating = violations(
+        "rule: identity-only-from, identities: [payments], namespaces: [shop]", pods=with_pods(other)
+    )
+    assert violating == [
         (
             "Pod ops/copy",
             (
@@ -145,8 +147,8 @@ def test_a_type_that_is_not_allowed_is_found_and_a_warning_is_no_violation() -> 
 
 
 def test_pods_that_reach_their_host_are_found() -> None:
-    found = violations("rule: no-host-access, exceptNamespaces: [kube-system]")
-    assert found == [("Pod ops/agent", "reaches the identities of node node-2 by privileged")]
+    violating = violations("rule: no-host-access, exceptNamespaces: [kube-system]")
+    assert violating == [("Pod ops/agent", "reaches the identities of node node-2 by privileged")]
     assert violations("rule: no-host-access, ways: [hostPath, exception]") == []
     assert violations("rule: no-host-access, exceptPods: [nmi-*, ops/agent]") == []
     assert [name for name, _ in violations("rule: no-host-access, nodes: [node-1]")] == ["Pod kube-system/nmi-node-1"]
@@ -175,8 +177,8 @@ def test_subjects_outside_of_the_list_and_wildcards_are_found() -> None:
     assert violations(developers) == []
     assert violations("rule: only-subjects, actions: [write bindings], subjects: ['ServiceAccount ops/*']") == []
     assert violations("rule: no-wildcard-subjects, actions: [write bindings]") == []
-    found = violations("rule: no-wildcard-subjects, actions: [write bindings], builtIn: true")
-    assert [name for name, _ in found] == ["Group system:masters"]
+    violating = violations("rule: no-wildcard-subjects, actions: [write bindings], builtIn: true")
+    assert [name for name, _ in violating] == ["Group system:masters"]
     except_them = "rule: no-wildcard-subjects, builtIn: true, exceptSubjects: ['Group system:masters']"
     assert violations(except_them) == []
 
@@ -213,8 +215,8 @@ def test_a_blast_radius_over_the_limit_is_found() -> None:
     ],
 )
 def test_a_rule_on_an_unread_part_is_undecided(rule: str, changes: Any, part: str) -> None:
-    found = policy_result(rule, reviewed(**changes))
-    assert found.is_undecided
-    assert any(part in reason for reason in found.rules[0].undecided)
+    result = policy_result(rule, reviewed(**changes))
+    assert result.is_undecided
+    assert any(part in reason for reason in result.rules[0].undecided)
     unrelated = policy_result("rule: identity-types, types: [0, 1, 3]", reviewed(rbac=ReadFailure("no"), azure=None))
     assert not unrelated.is_undecided, "other parts do not count"

@@ -42,11 +42,11 @@ def in_namespace(
     return reviewed(rbac=rbac(its, cluster=cluster, bindings=tuple(bindings)), **changes)
 
 
-def rights(found: AccessReview) -> dict[Action, SubjectRight]:
+def rights(access_review: AccessReview) -> dict[Action, SubjectRight]:
     """Return the rights of the only subject, of which each action has one."""
-    if not found.subjects:
+    if not access_review.subjects:
         return {}
-    (subject,) = found.subjects
+    (subject,) = access_review.subjects
     assert len({right.action for right in subject.rights}) == len(subject.rights)
     return {right.action: right for right in subject.rights}
 
@@ -59,9 +59,9 @@ def test_a_right_has_its_verbs_names_namespaces_and_binding() -> None:
     assert changing[Action.BINDINGS].verbs == ["update"], "a name does not restrict creation, but makes it void"
     assert rights(in_namespace(rule("create", "", "pods/exec", "report")))[Action.EXEC].names == ["report"]
     assert rights(cluster_wide(rule("get", "", "nodes/proxy", "node-0")))[Action.EXEC].names == ["node-0"]
-    found = rights(cluster_wide(rule("*", "*", "*")))
-    assert set(found) == set(Action)
-    assert all(right.wildcard for right in found.values())
+    by_action = rights(cluster_wide(rule("*", "*", "*")))
+    assert set(by_action) == set(Action)
+    assert all(right.wildcard for right in by_action.values())
     assert not rights(cluster_wide(rule("create", "", "pods")))[Action.PODS].wildcard
 
 
@@ -116,12 +116,12 @@ CONSTRAINED = {
     ],
 )
 def test_a_permission_leads_to_identities(one: PolicyRule, namespace: str, leads_to: dict[Action, int]) -> None:
-    found = rights(in_namespace(one, namespace=namespace) if namespace else cluster_wide(one))
-    assert {action: right.identities for action, right in found.items()} == leads_to
+    by_action = rights(in_namespace(one, namespace=namespace) if namespace else cluster_wide(one))
+    assert {action: right.identities for action, right in by_action.items()} == leads_to
 
 
-def rights_of_anna(found: AccessReview) -> list[tuple[Action, int]]:
-    (anna,) = (subject for subject in found.subjects if subject.name == "anna")
+def rights_of_anna(access_review: AccessReview) -> list[tuple[Action, int]]:
+    (anna,) = (subject for subject in access_review.subjects if subject.name == "anna")
     return [(right.action, right.identities) for right in anna.rights]
 
 
@@ -133,7 +133,7 @@ def test_a_token_of_nmis_service_account_leads_to_nmis_identities() -> None:
 
 def test_groups_and_service_account_users_are_subjects() -> None:
     one = rule("create", GROUP, "azureidentitybindings")
-    found = reviewed(
+    access_review = reviewed(
         rbac=rbac(
             cluster=(role("it", one),),
             bindings=(
@@ -142,35 +142,35 @@ def test_groups_and_service_account_users_are_subjects() -> None:
             ),
         )
     )
-    assert [(subject.full_name, subject.built_in) for subject in found.subjects] == [
+    assert [(subject.full_name, subject.built_in) for subject in access_review.subjects] == [
         ("Group system:serviceaccounts:ops", False),
         ("ServiceAccount ci/deployer", False),
     ]
-    assert pod_of(found, "ops/robot").rights == [Action.BINDINGS], "by its group"
-    assert pod_of(found, "shop/report").rights == []
+    assert pod_of(access_review, "ops/robot").rights == [Action.BINDINGS], "by its group"
+    assert pod_of(access_review, "shop/report").rights == []
 
 
 def test_the_same_permission_in_several_namespaces_is_one() -> None:
     one = rule("create", GROUP, "azureidentitybindings")
     spaces = ("shop", "ops")
-    found = reviewed(
+    access_review = reviewed(
         rbac=rbac(
             *(role("it", one, namespace=namespace) for namespace in spaces),
             bindings=tuple(bound("it", "User anna", kind="Role", namespace=namespace) for namespace in spaces),
         )
     )
-    merged = rights(found)[Action.BINDINGS]
+    merged = rights(access_review)[Action.BINDINGS]
     assert (merged.namespaces, merged.identities) == (["ops", "shop"], 3)
 
 
 def test_without_rbac_subjects_are_unknown_and_not_absent() -> None:
     changes: Any = {"rbac": ReadFailure("not allowed: clusterroles")}
-    found = reviewed(**changes)
-    assert (found.subjects, found.summary.subjects) == ([], None)
-    (unknown,) = found.unknown
+    access_review = reviewed(**changes)
+    assert (access_review.subjects, access_review.summary.subjects) == ([], None)
+    (unknown,) = access_review.unknown
     assert (unknown.part, unknown.why) == ("rbac", "not allowed: clusterroles")
     assert "list on roles, clusterroles" in unknown.right
-    assert found.programs[0].why.startswith("its permissions are unknown")
+    assert access_review.programs[0].why.startswith("its permissions are unknown")
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_without_rbac_subjects_are_unknown_and_not_absent() -> None:
     ],
 )
 def test_a_permission_of_arbitrary_clients_is_not_one_of_kubernetes_itself(subject: str) -> None:
-    found = cluster_wide(rule("create", GROUP, "azureidentitybindings"), subject=subject)
-    (one,) = found.subjects
-    assert (one.full_name, one.built_in, found.summary.subjects) == (subject, False, 1)
+    access_review = cluster_wide(rule("create", GROUP, "azureidentitybindings"), subject=subject)
+    (one,) = access_review.subjects
+    assert (one.full_name, one.built_in, access_review.summary.subjects) == (subject, False, 1)
     masters = cluster_wide(rule("create", GROUP, "azureidentitybindings"), subject="Group system:masters")
     assert (masters.subjects[0].built_in, masters.summary.subjects) == (True, 0)
 
@@ -197,18 +197,20 @@ def test_a_permission_of_arbitrary_clients_is_not_one_of_kubernetes_itself(subje
     ids=["shop/payments of the VM", "shop/reports of a pod on the same node"],
 )
 def test_exec_in_a_pod_with_access_to_its_host_leads_to_the_identities_of_the_host(reach: Any) -> None:
-    found = in_namespace(rule("create", "", EXEC), namespace="ops", pods=with_pods(pod("proxy", "ops", **reach)))
-    assert rights(found)[Action.EXEC].identities == 2, "and ops/legacy of robot"
+    access_review = in_namespace(
+        rule("create", "", EXEC), namespace="ops", pods=with_pods(pod("proxy", "ops", **reach))
+    )
+    assert rights(access_review)[Action.EXEC].identities == 2, "and ops/legacy of robot"
 
 
 def test_a_pod_can_mount_the_secrets_of_its_namespace_and_run_with_its_service_accounts() -> None:
     creating = rule("create", "", "pods")
     nmi = role("nmi", rule("get", "", "secrets"), rule("create", "", TOKENS))
-    found = in_namespace(creating, namespace="kube-system", cluster=(nmi,), bindings=())
-    assert rights_of_anna(found) == [(Action.PODS, 2)]
+    access_review = in_namespace(creating, namespace="kube-system", cluster=(nmi,), bindings=())
+    assert rights_of_anna(access_review) == [(Action.PODS, 2)]
     vault = identity("legacy", "ops", kind=1, client_password=SecretReference(name="s", namespace="vault"))
-    found = in_namespace(creating, namespace="vault", identities=(vault,), bindings=())
-    assert rights(found)[Action.PODS].identities == 1
+    access_review = in_namespace(creating, namespace="vault", identities=(vault,), bindings=())
+    assert rights(access_review)[Action.PODS].identities == 1
 
 
 @pytest.mark.parametrize("resource", ["pods", "pods/status"])
@@ -224,7 +226,7 @@ def test_the_token_of_a_service_account_leads_to_what_the_account_may_do() -> No
     tokens = role("it", rule("create", "", "serviceaccounts/token"), namespace="ci")
     binder = role("binder", rule("create", GROUP, "azureidentitybindings"))
     admin = rule("*", "*", "*")
-    found = reviewed(
+    access_review = reviewed(
         rbac=rbac(
             tokens,
             role("shop-pods", rule("create", "", "pods"), namespace="shop"),
@@ -238,7 +240,7 @@ def test_the_token_of_a_service_account_leads_to_what_the_account_may_do() -> No
         )
     )
     rights_of = {
-        subject.name: {right.action: right.identities for right in subject.rights} for subject in found.subjects
+        subject.name: {right.action: right.identities for right in subject.rights} for subject in access_review.subjects
     }
     assert rights_of["anna"] == {Action.TOKENS: 3}, "deployer writes bindings"
     assert rights_of["boris"] == {Action.PODS: 3}, "a pod as builder requests a token of deployer"
@@ -247,7 +249,7 @@ def test_the_token_of_a_service_account_leads_to_what_the_account_may_do() -> No
 def test_service_accounts_that_lead_to_each_other_end() -> None:
     tokens = rule("create", "", "serviceaccounts/token")
     spaces = ("a", "b")
-    found = reviewed(
+    access_review = reviewed(
         rbac=rbac(
             *(role("it", tokens, namespace=namespace) for namespace in spaces),
             bindings=tuple(
@@ -256,7 +258,7 @@ def test_service_accounts_that_lead_to_each_other_end() -> None:
             ),
         )
     )
-    assert found.subjects == [], "they lead to no identity"
+    assert access_review.subjects == [], "they lead to no identity"
 
 
 class Entries(tuple[str, ...]):  # noqa: SLOT001 - a tuple cannot have slots
@@ -289,15 +291,15 @@ def review_of_long_rule(users: int) -> tuple[AccessReview, int, int]:
     )
     its = rbac(role("it", long, namespace="shop"), bindings=tuple(bindings))
     with Work() as work:
-        found = reviewed(rbac=its)
-    return found, sum(entries.reads for entries in lists), work.bytecodes
+        access_review = reviewed(rbac=its)
+    return access_review, sum(entries.reads for entries in lists), work.bytecodes
 
 
 def test_long_rules_of_many_bindings_cost_little_and_are_cut() -> None:
     """A tenant with permission to create roles can repeat entries, name many objects and bind the role often."""
     _, reads, work = review_of_long_rule(10)
-    found, more_reads, more_work = review_of_long_rule(20)
+    access_review, more_reads, more_work = review_of_long_rule(20)
     assert reads == more_reads, "the rule is read once for all bindings"
     assert more_work - work < 10 * LONG * 30, "30 bytecodes per binding and name"
-    (right,) = found.subjects[0].rights
-    assert (len(found.subjects), len(right.names), right.names[-1]) == (20, 201, f"and {LONG - 200} more")
+    (right,) = access_review.subjects[0].rights
+    assert (len(access_review.subjects), len(right.names), right.names[-1]) == (20, 201, f"and {LONG - 200} more")
