@@ -93,7 +93,7 @@ def test_rates_are_differences_over_the_time_between_the_reads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "why"),
+    ("before", "cause"),
     [
         (None, "no former read"),
         (reading(10.0, uid="other", requests=1.0), "another pod"),
@@ -102,8 +102,8 @@ def test_rates_are_differences_over_the_time_between_the_reads() -> None:
         (reading(10.0, requests=1.0, imds_calls=9.0), "a restarted NMI whose requests are more than before"),
     ],
 )
-def test_reads_that_are_not_comparable_have_no_rate(before: Reading | None, why: str) -> None:
-    assert rates(before, reading(14.0, requests=300.0, imds_calls=5.0)) == (None, None, None), why
+def test_reads_that_are_not_comparable_have_no_rate(before: Reading | None, cause: str) -> None:
+    assert rates(before, reading(14.0, requests=300.0, imds_calls=5.0)) == (None, None, None), cause
 
 
 TITLES = [column.title for column in COLUMNS]

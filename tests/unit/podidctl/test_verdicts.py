@@ -119,11 +119,11 @@ def test_a_missing_answer_among_nmis_is_a_warning() -> None:
 
 
 def test_a_canary_that_did_not_run_is_unknown() -> None:
-    verdict = without_canary(node(), NotRun("why", "then"))
+    verdict = without_canary(node(), NotRun("reason", "then"))
     assert (verdict.level, verdict.answered_by, verdict.says, verdict.next) == (
         Level.UNKNOWN,
         Answered.UNKNOWN,
-        "why",
+        "reason",
         "then",
     )
     assert verdict.node == NODE
@@ -154,10 +154,10 @@ def test_the_message_of_the_ended_container_is_the_result() -> None:
 
 @pytest.mark.parametrize("message", [None, "", "[]", "not json", '{"who": "nmi"}', '[{"status": "x"}]'])
 def test_a_container_without_a_result_is_unknown(message: str | None) -> None:
-    why, _ = reason_of(
+    reason, _ = reason_of(
         outcome_of(canary_pod({"terminated": {"exitCode": 127, "reason": "StartError", "message": message}}))
     )
-    assert "exit code 127, StartError" in why
+    assert "exit code 127, StartError" in reason
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ RUNTIME = ("CreateContainerConfigError", "CreateContainerError", "RunContainerEr
 
 @pytest.mark.parametrize("cause", [*IMAGE, *RUNTIME])
 def test_a_container_that_cannot_start_is_named(cause: str) -> None:
-    why, then = reason_of(outcome_of(canary_pod({"waiting": {"reason": cause, "message": "no such host"}})))
-    assert f"{cause}: no such host" in why
+    reason, then = reason_of(outcome_of(canary_pod({"waiting": {"reason": cause, "message": "no such host"}})))
+    assert f"{cause}: no such host" in reason
     assert ("image" in then) >= (cause in IMAGE)
 
 

@@ -136,7 +136,7 @@ def test_a_path_that_one_container_may_write_counts_as_written() -> None:
 
 def test_exemptions_name_their_cause_and_do_not_apply_to_mirror_pods() -> None:
     assert ways("MIC") == [Way.MIC]
-    assert ways(nmi_missing="why") == [Way.NO_NMI]
+    assert ways(nmi_missing="no machine") == [Way.NO_NMI]
     (by_exception,) = host_access(pod("web"), "exception shop/legacy", nmi_missing="")
     assert (by_exception.way, by_exception.detail) == (Way.EXCEPTION, "shop/legacy")
     assert ways("exception shop/legacy", mirror=True) == []
@@ -250,7 +250,7 @@ def test_an_unknown_read_only_path_is_undecided(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "why"),
+    ("path", "reason"),
     [
         ("/run/xtables.lock", "NMI and kube-proxy"),
         ("/var/run/xtables.lock", "NMI and kube-proxy"),
@@ -258,9 +258,9 @@ def test_an_unknown_read_only_path_is_undecided(path: str) -> None:
         ("/run/systemd/resolve/io.systemd.Resolve", "sockets of systemd-resolved"),
     ],
 )
-def test_a_read_only_mount_does_not_protect_a_lock_or_an_unknown_socket(path: str, why: str) -> None:
+def test_a_read_only_mount_does_not_protect_a_lock_or_an_unknown_socket(path: str, reason: str) -> None:
     effect = path_effect(path, read_only=True)
-    assert (effect.effect, why in effect.reason) == (Effect.UNDECIDED, True)
+    assert (effect.effect, reason in effect.reason) == (Effect.UNDECIDED, True)
 
 
 @pytest.mark.parametrize("path", HARMLESS_WRITABLE)
@@ -283,7 +283,7 @@ def test_a_harmless_path_in_another_form_is_harmless_too(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "read_only", "why"),
+    ("path", "read_only", "reason"),
     [
         ("/run", True, "privileged containers"),
         ("/var/run", False, "privileged containers"),
@@ -293,8 +293,8 @@ def test_a_harmless_path_in_another_form_is_harmless_too(path: str) -> None:
         ("/etc/shadow", False, "a known password"),
     ],
 )
-def test_the_reason_is_the_shortest_way_to_the_node(path: str, *, read_only: bool, why: str) -> None:
-    assert why in path_effect(path, read_only=read_only).reason
+def test_the_reason_is_the_shortest_way_to_the_node(path: str, *, read_only: bool, reason: str) -> None:
+    assert reason in path_effect(path, read_only=read_only).reason
 
 
 def test_every_path_has_its_reason_and_its_line_in_the_documentation() -> None:

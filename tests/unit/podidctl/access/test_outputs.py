@@ -138,9 +138,11 @@ def test_the_table_is_short_and_begins_with_the_reach_of_the_scope() -> None:
 
 
 def test_what_could_not_be_read_is_unknown_and_not_none() -> None:
-    why = ReadFailure("not allowed: x")
-    unread: dict[str, Any] = dict.fromkeys(("identities", "bindings", "assigned", "exceptions", "pods", "nodes"), why)
-    access_review = reviewed(**unread, rbac=why, nmi=why, mic=why, azure=None)
+    failure = ReadFailure("not allowed: x")
+    unread: dict[str, Any] = dict.fromkeys(
+        ("identities", "bindings", "assigned", "exceptions", "pods", "nodes"), failure
+    )
+    access_review = reviewed(**unread, rbac=failure, nmi=failure, mic=failure, azure=None)
     text = printed(access_review, AccessOutput.TABLE)
     assert "unknown identities, unknown bindings, unknown pods, unknown nodes" in text
     assert "pods with an identity: unknown" in text
