@@ -25,7 +25,7 @@ def node(labels: dict[str, str] | None = None) -> ClusterNode:
     return ClusterNode(metadata=BareMeta(name=NODE, labels=labels), status=status)
 
 
-def answer(who: str, **fields: object) -> CanaryResponse:
+def response(who: str, **fields: object) -> CanaryResponse:
     known: dict[str, object] = {"source": "" if who == "nothing" else POD, "status": 404 if who == "nmi" else 0}
     return CanaryResponse(who=who, **{**known, **fields})  # type: ignore[arg-type]  # fields of the struct
 
@@ -34,15 +34,15 @@ def seen(at: str = NODE, *, peer: str = POD, nmi: str = NMI) -> Evidence:
     return Evidence((Sighting(at, nmi, peer),))
 
 
-FIVE = (answer("nmi"),) * 5
+FIVE = (response("nmi"),) * 5
 
 
 def judged(
-    answers: CanaryResponses,
+    responses: CanaryResponses,
     evidence: Evidence = Evidence(),  # noqa: B008 - immutable
     nmis: tuple[str, ...] = (NMI,),
 ) -> NodeVerdict:
-    return judge(node(), answers, evidence, nmis)
+    return judge(node(), responses, evidence, nmis)
 
 
 def test_the_log_of_the_nodes_nmi_with_the_pods_address_is_the_proof() -> None:
@@ -81,7 +81,7 @@ def test_a_line_with_another_address_is_a_fault() -> None:
 
 
 def test_one_answer_of_imds_is_a_fault_although_nmi_sent_the_others() -> None:
-    verdict = judged((answer("imds", status=400), *FIVE[1:]), seen())
+    verdict = judged((response("imds", status=400), *FIVE[1:]), seen())
     assert (verdict.level, verdict.answered_by) == (Level.PROBLEM, Answered.IMDS)
     assert "1 of 5 requests" in verdict.says
 
@@ -95,25 +95,25 @@ def test_one_answer_of_imds_is_a_fault_although_nmi_sent_the_others() -> None:
     ],
 )
 def test_the_action_for_imds_depends_on_the_node(labels: dict[str, str], nmis: tuple[str, ...], action: str) -> None:
-    verdict = judge(node(labels), (answer("imds"),) * 5, Evidence(), nmis)
+    verdict = judge(node(labels), (response("imds"),) * 5, Evidence(), nmis)
     assert action in verdict.next
 
 
 def test_no_answer_another_server_and_a_refusing_nmi_are_faults() -> None:
-    verdict = judged((answer("nothing", text="ConnectionRefusedError: refused"),) * 3)
+    verdict = judged((response("nothing", text="ConnectionRefusedError: refused"),) * 3)
     assert (verdict.level, verdict.answered_by) == (Level.PROBLEM, Answered.NOTHING)
     assert "ConnectionRefusedError" in verdict.says
-    verdict = judged((answer("other", status=200, server="nginx"),) * 5)
+    verdict = judged((response("other", status=200, server="nginx"),) * 5)
     assert (verdict.level, verdict.answered_by) == (Level.PROBLEM, Answered.OTHER)
     assert "status 200 nginx" in verdict.says
-    refused = answer("other", status=403, text="Ask at the metadata service's own address.")
+    refused = response("other", status=403, text="Ask at the metadata service's own address.")
     verdict = judged((refused,) * 5, seen())
     assert (verdict.level, verdict.answered_by, verdict.nmi) == (Level.PROBLEM, Answered.NMI_REFUSED, NMI)
     assert "status 403 Ask at" in verdict.says
 
 
 def test_a_missing_answer_among_nmis_is_a_warning() -> None:
-    verdict = judged((answer("nothing", text="TimeoutError"), *FIVE[1:]), seen())
+    verdict = judged((response("nothing", text="TimeoutError"), *FIVE[1:]), seen())
     assert (verdict.level, verdict.answered_by) == (Level.WARNING, Answered.NMI)
     assert "1 of 5 requests got no answer" in verdict.says
 
@@ -130,7 +130,7 @@ def test_a_canary_that_did_not_run_is_unknown() -> None:
 
 
 def test_texts_of_the_server_are_printed_safely() -> None:
-    verdict = judged((answer("other", text="\x1b[31mred\n"),) * 5)
+    verdict = judged((response("other", text="\x1b[31mred\n"),) * 5)
     assert verdict.says.isprintable()
 
 
