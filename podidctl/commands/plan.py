@@ -4,20 +4,19 @@
 """
 
 import asyncio
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape as unstyled
-from rich.table import Table
 
 from mic.preview.schema import HostPreview, Preview
 from mic.preview.survey import survey
 from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, read_failures, summary, title
 from podidctl.commands.connection import CliContext
 from podidctl.commands.options import Kubeconfig, OutputFormat
-from podidctl.report.text import Output, console, print_document, print_error
+from podidctl.report.text import Output, console, print_document, print_error, print_table
 from podidentity.report import SOMETHING_TO_DO, plain
 from podidentity.telemetry.logs import LogFormat, configure
 
@@ -90,10 +89,10 @@ def show(preview: Preview, output: Output, console: Console, *, everything: bool
     if more:
         console.print(f"\n… and {more} more VMs and scale sets (--all lists them)")
     if preview.left_out:
-        table = Table("ignored until they are corrected", "pods", "why", box=SIMPLE, title_justify="left")
-        for group in preview.left_out:
-            table.add_row(_escape(f"{group.kind} {group.name}"), str(group.pods), _escape(group.why))
-        console.print(table)
+        rows = (
+            (_escape(f"{group.kind} {group.name}"), str(group.pods), plain(group.why)) for group in preview.left_out
+        )
+        print_table(("ignored until they are corrected", "pods", "why"), rows, console)
 
 
 def _show_host(host: HostPreview, console: Console, *, everything: bool) -> None:
@@ -104,19 +103,20 @@ def _show_host(host: HostPreview, console: Console, *, everything: bool) -> None
     for sign, fact in facts(host):
         console.print(f"  [{COLORS[sign]}]{sign}[/] {_escape(fact)}", soft_wrap=True)
     if host.objects:
-        table = Table("", "AzureAssignedIdentity", "pod", "node", "identity", "becomes", box=SIMPLE)
-        for column in table.columns:
-            column.overflow = "fold"
-        for verb, changes, more in chosen(host, everything=everything):
-            color = COLORS[SIGNS[verb]]
-            for change in changes:
-                cells = (f"{change.namespace}/{change.name}", change.pod, change.node, change.identity, becomes(change))
-                table.add_row(f"[{color}]{verb}[/]", *(_escape(cell) for cell in cells))
-            if more:
-                table.add_row(f"[{color}]{verb}[/]", f"… and {more} more (--all lists them)")
-        console.print(table)
+        columns = ("", "AzureAssignedIdentity", "pod", "node", "identity", "becomes")
+        print_table(columns, _rows(host, everything=everything), console)
     if host.as_it_should_be:
         console.print(f"  {fine(host)}", style="dim")
+
+
+def _rows(host: HostPreview, *, everything: bool) -> Iterator[Sequence[str]]:
+    for verb, changes, more in chosen(host, everything=everything):
+        verb_cell = f"[{COLORS[SIGNS[verb]]}]{verb}[/]"
+        for change in changes:
+            cells = (f"{change.namespace}/{change.name}", change.pod, change.node, change.identity, becomes(change))
+            yield (verb_cell, *map(plain, cells))
+        if more:
+            yield verb_cell, f"… and {more} more (--all lists them)"
 
 
 def _escape(text: str) -> str:
