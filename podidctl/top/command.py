@@ -8,8 +8,8 @@ import typer
 
 from mic.startup.settings import Settings
 from podidctl.commands.connection import CliContext, connect
-from podidctl.commands.options import Kubeconfig, OutputFormat
-from podidctl.report.text import Output, console, print_document, print_error
+from podidctl.commands.options import Kubeconfig, OutputFormat, print_report
+from podidctl.report.text import Output, console, print_error
 from podidctl.top import live
 from podidctl.top.reader import read_all
 from podidctl.top.sampling import Sample, Sampler
@@ -43,15 +43,11 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         """
         configure(LogFormat.TEXT, 0)
         settings = context.settings(kubeconfig=kubeconfig)
-        to = console()
-        if output is Output.TABLE and not once and to.is_terminal and sys.stdin.isatty():
+        if output is Output.TABLE and not once and console().is_terminal and sys.stdin.isatty():
             asyncio.run(_live(settings, interval))
             return
         sample = asyncio.run(_sample(settings, interval))
-        if output is Output.TABLE:
-            to.print(render(sample, View()))
-        else:
-            print_document(sample, output, to)
+        print_report(sample, output, lambda report, to: to.print(render(report, View())))
         raise typer.Exit(_exit_code(sample))
 
 
