@@ -84,6 +84,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         --diff if there is a change; both also accept a stored review: --diff BEFORE.json AFTER.json.
         """
         configure(LogFormat.TEXT, 0)
+        # In --diff BEFORE.json AFTER.json the second file is in the place of KIND.
         if diff and kind and kind not in KINDS and not name and not stored:
             kind, stored = "", kind
         _check_options(output, kind, policy, diff, stored)

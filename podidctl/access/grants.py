@@ -133,6 +133,7 @@ def _desired_assignments(case: ClusterCase) -> Iterator[DesiredAssignment]:
         return
     embedded, facts = embedded_bindings(case.existing_assignments), case.facts
     hosts = {placed_node.metadata.name: parse_provider_id(placed_node.spec.provider_id) for placed_node in facts.nodes}
+    # If nodes could not be read, a missing one is no reason to leave out its pods.
     any_node = "nodes" in facts.unread
     for pod in facts.pods:
         node = pod.spec.node_name

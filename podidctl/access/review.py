@@ -257,6 +257,7 @@ class _Review(ClusterCase):
             problem = oversized(binding) or beyond.get(binding.key, "")
             if not problem and identity not in existing:
                 problem = f"there is no AzureIdentity {'/'.join(identity)}"
+            # If identities could not be read, each binding would seem to name a missing one.
             if "identities" in self.facts.unread:
                 problem = ""
             bindings.append(

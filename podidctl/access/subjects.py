@@ -228,6 +228,7 @@ def with_accounts(permissions: Permissions, targets: Targets, account_of: Mappin
 def _match(bound: BoundRule, check: Check, merged: dict[_Permission, _Merged]) -> None:
     """Add the part of *check* that the rule allows to *merged*."""
     rule, names = bound.rule, bound.names
+    # A rule allows a request on each of its names, or on none of them.
     some_name = rule.resource_names[0] if rule.resource_names else ""
     for resource in check.resources:
         if bound.namespace and resource in CLUSTER_SCOPED:

@@ -61,6 +61,7 @@ async def verify(
         raise StartError("the cluster has no Linux node")
     namespace = namespace or nmis[0].metadata.namespace
     await _check_permissions(client, namespace)
+    # The list has only some fields of the pods. The canary also gets NMI's tolerations and pull secrets.
     template = msgspec.json.decode(await client.request("GET", object_path(PODS, *nmis[0].key)))
     runner = CanaryRunner(client, namespace)
     await _delete_leftovers(client, runner, namespace)

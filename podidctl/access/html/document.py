@@ -111,6 +111,7 @@ class _References:
 
     def __init__(self, review: AccessReview) -> None:
         self.identities = _index(identity.full_name for identity in review.identities)
+        # Identities without an AzureIdentity, which can be attached to several hosts.
         self.others = _index(
             attached.resource_id for host in review.hosts for attached in host.attached if not attached.identities
         )
