@@ -66,11 +66,11 @@ class Targets:
         """Return the identities that *action* leads to in *namespace* (all if empty) on *names* (all if empty), which
         with *on_nodes* are the names of nodes.
         """
-        identities = self._of_nodes(names) if on_nodes else self._all_of(action, namespace, names)
+        if on_nodes:
+            identities = _union(self.of_nodes[node] for node in self.of_nodes.keys() & names)
+        else:
+            identities = self._all_of(action, namespace, names)
         return identities if self.only is None else identities & self.only
-
-    def _of_nodes(self, names: Names) -> Names:
-        return _union(self.of_nodes[node] for node in self.of_nodes.keys() & names)
 
     def _all_of(self, action: Action, namespace: str, names: Names) -> Names:
         match action:

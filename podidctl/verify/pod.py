@@ -19,6 +19,8 @@ CONTAINER: Final = "canary"
 COMPONENT: Final = "verify"
 CANARY_LABELS: Final = {"app.kubernetes.io/managed-by": "podidctl", LABELS[0]: COMPONENT}
 CANARY_SELECTOR: Final = ",".join(f"{name}={value}" for name, value in CANARY_LABELS.items())
+PodDocument = dict[str, Any]
+"""A pod as the API server returns it."""
 METADATA_HOST: Final = "169.254.169.254"
 METADATA_PORT: Final = 80
 USER: Final = 65532
@@ -83,16 +85,9 @@ def program() -> str:
 
 
 def manifest(
-    *,
-    name: str,
-    namespace: str,
-    node: str,
-    image: str,
-    request_id: str,
-    template: Mapping[str, Any],
-    deadline_seconds: int,
-) -> dict[str, Any]:
-    """Return the manifest of the canary *name* on *node*. *template*: a pod of NMI, as the API server returns it."""
+    *, name: str, namespace: str, node: str, image: str, request_id: str, template: PodDocument, deadline_seconds: int
+) -> PodDocument:
+    """Return the manifest of the canary *name* on *node*. *template*: a pod of NMI."""
     spec = template["spec"]
     pull_policies = {container["image"]: container.get("imagePullPolicy") for container in spec["containers"]}
     metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": dict(CANARY_LABELS)}

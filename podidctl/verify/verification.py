@@ -2,10 +2,10 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -23,6 +23,7 @@ from podidctl.verify.pod import (
     CLUSTER_NODES,
     Canary,
     ClusterNode,
+    PodDocument,
     manifest,
 )
 from podidctl.verify.verdicts import Evidence, NodeVerdict, Verification, judge, without_canary
@@ -83,7 +84,7 @@ class _Verifier:
     runner: CanaryRunner
     namespace: str
     nmis: Sequence[Daemon]
-    template: Mapping[str, Any]
+    template: PodDocument
     timeout_seconds: float
     run: str = field(default_factory=lambda: secrets.token_hex(4))
     """The part of the pods' names that one run has in common."""
