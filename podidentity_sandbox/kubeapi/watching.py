@@ -23,7 +23,8 @@ BOOKMARK_SECONDS: Final = 60.0
 LAST_BOOKMARK_SECONDS: Final = 1.0
 """How long before the end of its time a watch sends a last bookmark."""
 BACKLOG_MAX: Final = 20_000
-"""Events that a client may be behind before its watch is ended, as the real server ends slow watchers."""
+"""Events after the initial ones that a client may be behind before its watch is ended, as the real server ends slow
+watchers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,9 @@ class Watch:
         self._wake = asyncio.Event()
         self._closed = False
         self._begin()
+        self._queue_max = len(self._queue) + BACKLOG_MAX
         # No write comes between the two: both run in one step of the loop.
-        self._unsubscribe = history.subscribe(target.resource.name, self._note)
+        self._unsubscribe = history.subscribe(target.resource.name, self._follow)
 
     async def events(self) -> AsyncIterator[WatchEvent]:
         """Yield the events in order, until the time is over or the watch is closed."""
@@ -122,6 +124,12 @@ class Watch:
         for change in changes:
             self._note(change)
 
+    def _follow(self, change: Change) -> None:
+        """Queue the event of a write, and end the watch of a client that is too far behind."""
+        self._note(change)
+        if len(self._queue) > self._queue_max:
+            self.close()
+
     def _note(self, change: Change) -> None:
         start = self._options.resource_version
         if not self._is_in_scope(change.key[0]) or (start and change.revision <= int(start)):
@@ -144,8 +152,6 @@ class Watch:
     def _put(self, event: WatchEvent) -> None:
         self._queue.append(event)
         self._wake.set()
-        if len(self._queue) > BACKLOG_MAX:
-            self.close()
 
     def _matches(self, item: Item) -> bool:
         return self._selects is None or self._selects(item.document)
