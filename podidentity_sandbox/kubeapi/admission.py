@@ -7,6 +7,7 @@ import base64
 import re
 from typing import Final
 
+from podidentity_sandbox.kubeapi.field_types import base64_bytes
 from podidentity_sandbox.kubeapi.kinds import (
     DEFINITIONS,
     ResourceType,
@@ -29,6 +30,7 @@ _MICRO_TIMES: Final = {
     "leases.coordination.k8s.io": ("spec", ("acquireTime", "renewTime")),
     "events": ("", ("eventTime",)),
 }
+_BINARY_FIELDS: Final = {"secrets": "data", "configmaps": "binaryData"}
 
 TOLERATED_SECONDS: Final = 300
 """How long every pod is left on a node that is not ready, by the real server's defaults."""
@@ -81,8 +83,6 @@ def complete_new(resource: ResourceType, document: Document, now: str) -> None:
     elif resource.name == DEFINITIONS:
         complete_definition(document)
         accept_definition(document, now)
-    elif resource.name == "secrets":
-        document.setdefault("type", "Opaque")
     elif resource.has_status and resource.name != "nodes":  # a kubelet registers its node with the status
         document.pop("status", None)
     complete(resource, document)
@@ -94,10 +94,14 @@ def complete(resource: ResourceType, document: Document) -> None:
         document["status"] = _with_addresses(document["status"])
     if resource.name == DEFINITIONS:
         complete_definition(document)
-    if resource.name == "secrets" and document.get("stringData"):
-        plain = document.pop("stringData")
-        encoded = {name: base64.b64encode(str(value).encode()).decode() for name, value in plain.items()}
-        document["data"] = (document.get("data") or {}) | encoded
+    binaries = _BINARY_FIELDS.get(resource.name, "")
+    if document.get(binaries):
+        document[binaries] = {name: _base64(base64_bytes(text or "")) for name, text in document[binaries].items()}
+    if resource.name == "secrets":
+        document["type"] = document.get("type") or "Opaque"
+        if document.get("stringData"):
+            plain = {name: _base64((text or "").encode()) for name, text in document.pop("stringData").items()}
+            document["data"] = (document.get("data") or {}) | plain
 
 
 def check_change(resource: ResourceType, old: Document, new: Document) -> None:
@@ -121,6 +125,9 @@ def check_change(resource: ResourceType, old: Document, new: Document) -> None:
             "previously negative)"
         )
         raise invalid(resource.kind, resource.group, name, [("FieldValueForbidden", message, "spec")])
+    if resource.name == "secrets" and old["type"] != new["type"]:
+        message = f'Invalid value: "{new["type"]}": field is immutable'
+        raise invalid(resource.kind, resource.group, name, [("FieldValueInvalid", message, "type")])
 
 
 def is_name(resource: ResourceType, name: str) -> bool:
@@ -216,6 +223,10 @@ def _default_pod(pod: Document) -> None:
         for port in container.get("ports") or ():
             port.setdefault("protocol", "TCP")
     pod["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
 
 
 def _with_addresses(status: Document) -> Document:

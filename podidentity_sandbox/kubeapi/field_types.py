@@ -34,7 +34,12 @@ class _JsonSchema(msgspec.Struct, kw_only=True, rename="camel"):
     max_length: int | None = None
 
 
+class _Base64:
+    """Bytes as text in base64."""
+
+
 _TEXTS: Final = dict[str, str | None]
+_BINARIES: Final = dict[str, _Base64 | None]
 _REQUIRED_TEXT: Final = _Exact(str, required=True)
 _CONDITIONS: Final = [{"type": str, "status": str}]
 _ADDRESSES: Final = [{"ip": str}]
@@ -114,8 +119,8 @@ _FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
         "reason": str,
         "message": str,
     },
-    "configmaps": {"data": _TEXTS, "binaryData": _TEXTS},
-    "secrets": {"data": _TEXTS, "stringData": _TEXTS, "type": str},
+    "configmaps": {"data": _TEXTS, "binaryData": _BINARIES},
+    "secrets": {"data": _BINARIES, "stringData": _TEXTS, "type": str},
     "endpoints": {"subsets": [{"addresses": _ADDRESSES, "ports": [{"port": int}]}]},
     "leases.coordination.k8s.io": {
         "spec": {"holderIdentity": str, "leaseDurationSeconds": int, "leaseTransitions": int}
@@ -162,9 +167,19 @@ def check_token_request(request: Document) -> None:
     _convert("TokenRequest", "v1", request, _TYPES["TokenRequest"])
 
 
+def base64_bytes(text: str) -> bytes:
+    """Return the bytes that *text* encodes, which may contain line breaks. Raise msgspec.ValidationError."""
+    return msgspec.convert(text.replace("\r", "").replace("\n", ""), bytes)
+
+
+def _decode_base64(_: type, value: Any) -> _Base64:
+    base64_bytes(msgspec.convert(value, str))
+    return _Base64()
+
+
 def _convert(kind: str, version: str, document: Document, fields: Any, *, patched: bool = False) -> None:
     try:
-        msgspec.convert(document, fields)
+        msgspec.convert(document, fields, dec_hook=_decode_base64)
     except msgspec.ValidationError as error:
         if patched:
             raise unreadable_patch(str(error)) from error

@@ -52,8 +52,8 @@ GOOD: dict[str, dict[str, Any]] = {
         "count": 1,
         "eventTime": "2026-01-01T00:00:00.000000Z",
     },
-    "secrets": {"metadata": {"name": "x"}, "stringData": {"a": "b"}, "data": {"x": "y"}},
-    "configmaps": {"metadata": {"name": "x"}, "data": {"x": "y"}},
+    "secrets": {"metadata": {"name": "x"}, "stringData": {"a": "b"}, "data": {"x": "eQ=="}},
+    "configmaps": {"metadata": {"name": "x"}, "data": {"x": "y"}, "binaryData": {"z": "eQ=="}},
     "endpoints": {"metadata": {"name": "x"}, "subsets": [{"addresses": [{"ip": "1"}], "ports": [{"port": 1}]}]},
     "leases.coordination.k8s.io": {
         "metadata": {"name": "x"},

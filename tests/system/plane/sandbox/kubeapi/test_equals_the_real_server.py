@@ -98,6 +98,20 @@ CONVERSATION = [
     Step("POST", S, {"metadata": {"name": "sp"}, "stringData": {"clientSecret": "first"}}),
     Step("PUT", f"{S}/sp", {"metadata": {"name": "sp"}, "type": "Opaque", "data": {"certificate": "AAEC/w=="}}),
     Step("GET", f"{S}/sp"),
+    Step("PUT", f"{S}/sp", {"metadata": {"name": "sp"}, "data": {"lines": "AAEC\r\n/w==\n", "bits": "AB==", "none": None}}),
+    Step("PUT", f"{S}/sp", {"metadata": {"name": "sp"}, "stringData": {"none": None}}),
+    Step("POST", S, {"metadata": {"name": "tls"}, "type": "example.com/own"}),
+    Step("PUT", f"{S}/tls", {"metadata": {"name": "tls"}}),
+    Step("PATCH", f"{S}/tls", {"type": "Opaque"}, MERGE),
+    *(
+        Step("POST", path, {"metadata": {"name": "bad"}, field: {"a": text}}, words=False)
+        for path, field in ((S, "data"), (C, "binaryData"))
+        for text in ("AAE", "AAAA==", "AA A", "é", 1)
+    ),
+    Step("PUT", f"{S}/sp", {"metadata": {"name": "sp"}, "data": {"a": "AAE"}}, words=False),
+    Step("PATCH", f"{S}/sp", {"data": {"a": "AAE"}}, MERGE, words=False),
+    Step("PATCH", f"{S}/sp", {"data": {"a": "AAE"}}, STRATEGIC, words=False),
+    Step("GET", f"{S}/sp"),
     # Labels, pages
     *(Step("POST", C, labelled(f"l{n}", n=str(n % 2), **({"odd": "yes"} if n % 2 else {}))) for n in range(5)),
     *(
