@@ -56,11 +56,14 @@ class OwnershipReads:
 
     async def still_owns(self, entry: PodEntry, address: str) -> bool:
         """Return whether new reads show that *address* is the pod's, and that no other pod there started as late."""
-        try:
-            read = await self._reads.pod_now(entry.namespace, entry.name)
-            listed = await self._reads.at_address(address, self._node)
-        except UnansweredError:
-            return False
+        with self._pending_reads.read() as pending:
+            try:
+                read = await self._reads.pod_now(entry.namespace, entry.name)
+                listed = await self._reads.at_address(address, self._node)
+            except UnansweredError:
+                return False
+            # Another pod may have got the address since, which the list does not show.
+            outdated = pending.is_outdated(address, *(pod.key for pod in listed))
         if read is None or read.metadata.uid != entry.uid or read.finished:
             if not entry.gone:
                 self._measures.retired_by_read += 1
@@ -70,7 +73,8 @@ class OwnershipReads:
         rivals = any(pod.metadata.uid != entry.uid and not pod.finished for pod in pods)
         owner = owner_of(pods) if rivals else read
         return (
-            address in own_addresses(read)
+            not outdated
+            and address in own_addresses(read)
             and wait_if_stopped(read, named=False) is None
             and owner is not None
             and owner.metadata.uid == entry.uid

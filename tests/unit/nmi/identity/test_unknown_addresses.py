@@ -7,12 +7,15 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
+from nmi.identity.decide import Wait
 from nmi.identity.pods import PodEntry, owner_of, started_after
+from nmi.identity.suspensions import RETRY_SECONDS, VERIFY_SECONDS
 from nmi.node.rtnetlink import Link, Route
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Running, Terminated
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
 from tests.support.nmi_objects import ADDRESS, pod
 from tests.support.objects import started_at
+from tests.support.virtual_time import settle
 
 
 def a_pod(*states: ContainerState, last: ContainerState | None = None, phase: str = "Running") -> Pod:
@@ -231,6 +234,31 @@ async def test_a_read_that_is_older_than_an_event_determines_no_owner(unwatched:
     else:
         assert again
         assert entry is None or (change, entry.key) == ("moved", "ns/former"), "by the watch alone"
+
+
+async def test_a_list_that_is_older_than_another_pods_claim_lifts_no_suspension(cluster: Cluster) -> None:
+    """Otherwise the pod would be served again when the other one is removed, and a third one may have the address."""
+    cluster.cluster_cache.network_listed([Link(7, "veth7"), Route(bytes((10, 0, 0, 1)), 32, 7, 0)])
+    entry = await cluster.with_pod(assigned=True)
+    cluster.cluster_cache.network_changed([Link(7, "veth7", gone=True)])
+    list_pods, addresses = cluster.cluster_cache._reads.at_address, cluster.cluster_cache._addresses
+
+    async def overtaken_list(address: str, node: str) -> Sequence[Pod]:
+        pods = await list_pods(address, node)
+        cluster.put_pod(pod("other"))
+        await cluster.seen(lambda: len(addresses.candidates(address)) == 2)
+        return pods
+
+    with patch.object(cluster.cluster_cache._reads, "at_address", overtaken_list):
+        cluster.clock.ahead += VERIFY_SECONDS
+        await cluster.seen(lambda: len(addresses.candidates(ADDRESS)) == 2)
+        await settle()
+    cluster.delete_pod("other")
+    await cluster.seen(lambda: cluster.at(ADDRESS) is entry)
+    assert entry.suspended
+    assert isinstance(await cluster.cluster_cache.decision_input(entry, ADDRESS), Wait)
+    cluster.clock.ahead += RETRY_SECONDS[0]
+    await cluster.seen(lambda: not entry.suspended)
 
 
 async def test_a_read_that_is_older_than_an_event_adds_and_removes_no_pod(unwatched: Cluster) -> None:
