@@ -22,7 +22,7 @@ from aiohttp import web
 
 from podidentity.exits import StartError
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from podidentity_sandbox.serving import ResponseFault, ResponseFaults, json_response
+from podidentity_sandbox.serving import ResponseFault, ResponseFaults, json_response, serve
 
 SOCKET_NAME: Final = "control.sock"
 CALL_SECONDS: Final = 10.0
@@ -110,10 +110,11 @@ class FaultControl:
 
     async def start(self, path: Path) -> None:
         """Listen on a socket with mode 0600 at *path*. Raise OSError."""
+        runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.5)
+        await runner.setup()
         listener = await asyncio.to_thread(_listen, path)
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.5)
-        await self._runner.setup()
-        await web.SockSite(self._runner, listener).start()
+        self._runner = runner
+        await serve(runner, listener)
 
     async def stop(self) -> None:
         """Clear all faults and stop listening, also if a fault cannot be cleared. Do nothing if it is not running."""

@@ -192,6 +192,17 @@ def bound_datagrams(host: str, port: int) -> socket.socket:
     return bound
 
 
+async def serve(runner: web.ServerRunner, listener: socket.socket, ssl_context: ssl.SSLContext | None = None) -> None:
+    """Serve on *listener*, which *runner* then owns. Close it if that fails."""
+    try:
+        await web.SockSite(runner, listener, ssl_context=ssl_context, backlog=512).start()
+    except BaseException:
+        # A start that is cancelled may have begun to accept connections.
+        asyncio.get_running_loop().remove_reader(listener)
+        listener.close()
+        raise
+
+
 class HttpService(abc.ABC):
     """An HTTP or HTTPS server that calls `respond` for each request."""
 
@@ -225,12 +236,13 @@ class HttpService(abc.ABC):
         """
         if self._runner is not None:
             raise RuntimeError("already started")
+        runner = web.ServerRunner(self.http(), shutdown_timeout=self.stop_seconds)
+        await runner.setup()
         listener = restartable_listener(host, port or self.port)
         self.host, self.port = listener.getsockname()[:2]
         self.scheme = "https" if ssl_context else "http"
         self._ssl_context = ssl_context
-        self._runner = web.ServerRunner(self.http(), shutdown_timeout=self.stop_seconds)
-        await self._runner.setup()
+        self._runner = runner
         await self.listen(listener)
 
     def http(self) -> web.Server:
@@ -238,10 +250,10 @@ class HttpService(abc.ABC):
         return web.Server(self.respond, access_log=None)
 
     async def listen(self, listener: socket.socket) -> None:
-        """Serve on one more socket, which this service then owns."""
+        """Serve on one more socket, which this service then owns. If it cannot serve, it closes the socket."""
         if self._runner is None:
             raise RuntimeError("start the service before giving it another socket")
-        await web.SockSite(self._runner, listener, ssl_context=self._ssl_context, backlog=512).start()
+        await serve(self._runner, listener, self._ssl_context)
 
     def drop_connections(self) -> None:
         """Close the connections that are open, so that clients connect again."""

@@ -8,12 +8,14 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from podidentity.kube.errors import Forbidden
 from podidentity.resources import PODS
 from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.cluster import Cluster
 from podidentity_sandbox.daemons import DaemonAccounts, DaemonPod, DaemonPods
+from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.fault_control import FaultControl, Service, azure_error, imds_error
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
@@ -25,6 +27,7 @@ from podidentity_sandbox.relay import Relay
 from podidentity_sandbox.sandbox import NodeProgram, Sandbox
 from podidentity_sandbox.serving import HttpService, ResponseFaults, listening
 from podidentity_sandbox.settings import Settings
+from podidentity_sandbox.tokens import TokenMint
 
 
 def without_programs() -> Sandbox:
@@ -146,6 +149,50 @@ async def test_a_relay_that_cannot_serve_leaves_no_socket() -> None:
     finally:
         for sock in sockets:
             sock.close()
+
+
+async def cannot_serve(_: web.SockSite) -> None:
+    raise OSError("the site has a fault")
+
+
+async def test_a_service_that_cannot_serve_leaves_no_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Arm(Directory(), TokenMint())
+    monkeypatch.setattr(web.SockSite, "start", cannot_serve)
+    with pytest.raises(OSError, match="the site has a fault"):
+        await service.start()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", service.port)
+    await service.stop()
+
+
+async def test_a_service_whose_start_is_cancelled_leaves_no_listener_and_no_reader() -> None:
+    service = Arm(Directory(), TokenMint())
+    start = asyncio.create_task(service.start())
+    while not service.port:
+        await asyncio.sleep(0)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", service.port)
+    await service.stop()
+    await service.start()  # also with the descriptor of the closed listener
+    _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.close()
+    await writer.wait_closed()
+    await service.stop()
+
+
+async def test_a_fault_control_that_cannot_serve_leaves_no_listener(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    control, path = FaultControl({}), tmp_path / "control.sock"
+    monkeypatch.setattr(web.SockSite, "start", cannot_serve)
+    with pytest.raises(OSError, match="the site has a fault"):
+        await control.start(path)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_unix_connection(path)
+    await control.stop()
 
 
 async def test_a_fault_that_cannot_be_cleared_leaves_no_other_fault_and_no_listener(tmp_path: Path) -> None:
