@@ -6,6 +6,7 @@ The queue does not interpret the keys and loses none: each added key gets at lea
 import asyncio
 import heapq
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class WorkQueue:
         self._gather_most_seconds = gather_most_seconds
         self._clock = clock
         self._due: dict[str, float] = {}
-        self._first: dict[str, float] = {}
+        self._latest: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._running: set[str] = set()
         self._again: dict[str, float] = {}
@@ -86,26 +87,25 @@ class WorkQueue:
         if key in self._running:
             self._again[key] = min(now, self._again.get(key, now))
             return
-        gathering = key in self._first
-        first = self._first.setdefault(key, now)
-        when = max(min(now + self._gather_seconds, first + self._gather_most_seconds), self._not_before.get(key, now))
-        # While events are gathered, each one postpones the pass, up to the maximum. Else an earlier pass stays due.
-        if gathering or self._due.get(key, when) >= when:
-            self._set(key, when)
+        # While events are gathered, each one postpones the pass, up to its latest time.
+        self._set(key, now + self._gather_seconds, now + self._gather_most_seconds)
 
     def later(self, key: str, seconds: float) -> None:
         """Queue a pass for *key* in *seconds*, or earlier if it is due earlier."""
-        now = self._clock()
-        when = max(now + seconds, self._not_before.get(key, now))
+        when = self._clock() + seconds
         if key in self._running:
             self._again[key] = min(when, self._again.get(key, when))
-        elif self._due.get(key, when) >= when:
-            self._set(key, when)
+        else:
+            self._set(key, min(when, self._due.get(key, when)), when)
 
-    def _set(self, key: str, when: float) -> None:
-        self._due[key] = when
-        heapq.heappush(self._heap, (when, key))
-        self._news.set()
+    def _set(self, key: str, when: float, latest: float) -> None:
+        """Make a pass for *key* due at *when*, but not after *latest*, nor after the latest time of an earlier call."""
+        latest = self._latest[key] = min(latest, self._latest.get(key, latest))
+        due = max(min(when, latest), self._not_before.get(key, -math.inf))
+        if self._due.get(key) != due:
+            self._due[key] = due
+            heapq.heappush(self._heap, (due, key))
+            self._news.set()
 
     async def run(self, reconcile: Callable[[str], Awaitable[PassResult]]) -> NoReturn:
         """Run passes until cancelled. An exception from *reconcile* is logged and counts as a failed pass."""
@@ -133,7 +133,7 @@ class WorkQueue:
                 return None  # the end of a pass wakes the queue
             heapq.heappop(self._heap)
             del self._due[key]
-            self._first.pop(key, None)
+            del self._latest[key]
             self._running.add(key)
             tasks.create_task(self._run_pass(key, reconcile), name=f"reconcile pass for {key}")
         return None

@@ -105,7 +105,7 @@ async def test_a_permanently_dirty_key_is_processed() -> None:
     async with running(queue.run(passes)):
         for _ in range(10):
             queue.add("a")
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.004)
     assert passes.times == [0.03]
 
 
@@ -152,6 +152,52 @@ async def test_an_event_is_processed_before_a_requested_later_pass() -> None:
         queue.add("a")
         await asyncio.sleep(1.0)
     assert passes.given == ["a"]
+
+
+async def test_events_do_not_postpone_a_requested_pass() -> None:
+    queue, passes = quick(), Passes()
+    async with running(queue.run(passes)):
+        queue.later("a", 0.05)
+        await asyncio.sleep(0.045)
+        queue.add("a")
+        await asyncio.sleep(0.003)
+        queue.add("a")
+        await asyncio.sleep(1.0)
+    assert passes.times == [0.05]
+
+
+async def test_a_pass_requested_while_events_are_gathered_is_not_postponed() -> None:
+    queue, passes = quick(), Passes()
+    async with running(queue.run(passes)):
+        queue.add("a")
+        queue.later("a", 0.015)
+        await asyncio.sleep(0.008)
+        queue.add("a")
+        await asyncio.sleep(1.0)
+    assert passes.times == [0.015]
+
+
+async def test_events_do_not_postpone_the_repetition_of_a_failed_pass() -> None:
+    queue, passes = quick(), Passes()
+    passes.results = [PassResult(failed=True)]
+    async with running(queue.run(passes)):
+        queue.later("a", 0.0)
+        await asyncio.sleep(0.495)
+        queue.add("a")
+        await asyncio.sleep(0.003)
+        queue.add("a")
+        await asyncio.sleep(1.0)
+    assert passes.times == [0.0, 0.5]
+
+
+async def test_a_key_that_waits_for_a_free_slot_keeps_its_place_while_it_changes() -> None:
+    queue, passes = quick(parallel=1), Passes(seconds=1.0)
+    async with running(queue.run(passes)):
+        for key in ("busy", "a", "b", "a"):
+            queue.add(key)
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(10.0)
+    assert passes.given == ["busy", "a", "b"]
 
 
 class HostPasses:
