@@ -10,6 +10,8 @@ from tests.support.machine_pauses import Pause, paused_seconds
 
 FAILURES: Final = ("timeout", "error", "http 5")
 """The begins of the outcomes that count as failed."""
+SLOW_SECONDS: Final = 1.0
+"""A request that takes longer is an interruption, although it does not fail."""
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -18,6 +20,8 @@ class Probe(msgspec.Struct, frozen=True):
     at: float
     seconds: float
     outcome: str
+    cpu_wait: float = 0.0
+    """The seconds of the request in which programs of the machine waited for a CPU."""
 
     @property
     def end(self) -> float:
@@ -88,20 +92,24 @@ def parse_load_log(text: str, since: float = 0.0) -> tuple[Counter[str], float]:
 
 
 def interruption(probes: Sequence[Probe], expected: str, pauses: Sequence[Pause] = ()) -> float:
-    """Return the sum of the times from the end of the last good request to the end of the next, in seconds.
+    """Return the sum of the times from the end of the last good request before a failed one to the end of the next good
+    request, in seconds.
 
-    An interruption that lasts until the end of the log counts until the end of the last probe. A pause between two good
-    requests counts if it is longer than a second: the prober itself was stopped then. *pauses* of the whole machine do
-    not count.
+    An interruption that lasts until the end of the log counts until the end of the last probe. A slow good request
+    counts without the time in which programs of the machine waited for a CPU. The time between two good requests is the
+    prober's own. *pauses* of the whole machine do not count.
     """
     total = 0.0
     last_good: float | None = None
     failing = False
     for number, probe in enumerate(probes):
-        begin = probe.at if last_good is None else last_good
-        seconds = probe.end - begin - paused_seconds(pauses, begin, probe.end)
         good, last = probe.outcome == expected, number == len(probes) - 1
-        if (good and (failing or (last_good is not None and seconds > 1.0))) or (last and not good):
+        begin = probe.at if last_good is None or (good and not failing) else last_good
+        seconds = probe.end - begin - paused_seconds(pauses, begin, probe.end)
+        if good and not failing:
+            slow = seconds - probe.cpu_wait
+            total += slow if slow > SLOW_SECONDS else 0.0
+        elif good or last:
             total += seconds
         failing, last_good = not good, probe.end if good else begin
     return total

@@ -8,6 +8,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 URL = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net"
 INTERVAL_SECONDS = 0.1
@@ -36,13 +37,24 @@ def outcome() -> str:
         return "timeout" if isinstance(reason, TimeoutError) else f"error {type(reason).__name__}"
 
 
+def cpu_wait() -> float:
+    """Return the seconds in which programs of the machine waited for a CPU; 0 if the kernel does not count them."""
+    try:
+        some, _, _ = Path("/proc/pressure/cpu").read_text(encoding="ascii").partition("\n")
+        return int(some.rpartition("total=")[2]) / 1e6
+    except OSError:
+        return 0.0
+
+
 def main() -> None:
     """Send requests until the pod ends."""
     while True:
-        at = time.time()
+        waited, at = cpu_wait(), time.time()
         result = outcome()
         took = time.time() - at
-        print(json.dumps({"at": round(at, 3), "seconds": round(took, 3), "outcome": result}), flush=True)  # noqa: T201 - its log
+        waited = cpu_wait() - waited
+        line = {"at": round(at, 3), "seconds": round(took, 3), "outcome": result, "cpu_wait": round(waited, 3)}
+        print(json.dumps(line), flush=True)  # noqa: T201 - its log
         time.sleep(max(0.0, INTERVAL_SECONDS - took))
 
 

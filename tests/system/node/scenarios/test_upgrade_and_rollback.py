@@ -101,7 +101,7 @@ def wait_for_version(bed: Bed, tag: str) -> None:
 def measure(scenarios: Scenarios, load: Load, name: str, action: Callable[[], object]) -> None:
     """Run *action*. Fail if one request of a pod with an identity has another outcome than a token of it.
 
-    The interruption is not checked: it includes pauses of the probers themselves, which a busy machine causes.
+    The interruption is printed only.
     """
     begin = time.time()
     result = scenarios.measure(name, action, load=load)
