@@ -71,6 +71,11 @@ def apt_get(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+def failure(done: subprocess.CompletedProcess[str], place: str, lock: str) -> str:
+    """Return the message about a command that failed, with its output and the next action."""
+    return f"{' '.join(done.args)} failed with the versions of {place}:\n{done.stdout}{done.stderr}{advice(lock)}"
+
+
 def install(
     group: str, lock: str, release: str, architecture: str, preferences_file: Path, *, newest: bool = False
 ) -> str:
@@ -83,23 +88,25 @@ def install(
     if not locked:
         return f"{place} has no packages; use a base that it has, or add it to tools/lock_packages.py"
     preferences_file.write_text(preferences(locked))
+    updated = apt_get("update", "-q")
+    if updated.returncode:
+        return failure(updated, place, lock)
     simulate = (*INSTALL, "--simulate", *GROUPS[group])
-    for arguments in (("update", "-q"), simulate, (*INSTALL, *GROUPS[group])):
-        done = apt_get(*arguments)
-        if done.returncode and newest and arguments == simulate:
-            # A locked version of one package can require that of another, of which the base has a newer one.
-            sys.stderr.write(f"apt-get cannot install the versions of {place}:\n{done.stdout}{done.stderr}")
-            preferences_file.unlink()
-            done = apt_get(*simulate)
-        if done.returncode:
-            failure = f"apt-get {' '.join(arguments)} failed with the versions of {place}:"
-            return f"{failure}\n{done.stdout}{done.stderr}{advice(lock)}"
-        if arguments == simulate and (different := [*differences(planned_versions(done.stdout), locked)]):
-            found = "\n  ".join([f"apt-get finds other packages than {place}:", *different])
-            if not newest:
-                return f"{found}\n{advice(lock)}"
-            sys.stderr.write(f"{found}\n")
-    return ""
+    simulated = apt_get(*simulate)
+    if simulated.returncode and newest:
+        # A locked version of one package can require that of another, of which the base has a newer one.
+        sys.stderr.write(f"apt-get cannot install the versions of {place}:\n{simulated.stdout}{simulated.stderr}")
+        preferences_file.unlink()
+        simulated = apt_get(*simulate)
+    if simulated.returncode:
+        return failure(simulated, place, lock)
+    if different := [*differences(planned_versions(simulated.stdout), locked)]:
+        listed = "\n  ".join([f"apt-get finds other packages than {place}:", *different])
+        if not newest:
+            return f"{listed}\n{advice(lock)}"
+        sys.stderr.write(f"{listed}\n")
+    installed = apt_get(*INSTALL, *GROUPS[group])
+    return failure(installed, place, lock) if installed.returncode else ""
 
 
 def main() -> None:
