@@ -47,7 +47,7 @@ class Served:
             index=self.index,
             token_service=self.token_service,
             proxy=MetadataCache(
-                FakeProxy(answer=PlainResponse(200, b"m" * METADATA_BYTES)), 300, now_ns=time.monotonic_ns
+                FakeProxy(response=PlainResponse(200, b"m" * METADATA_BYTES)), 300, now_ns=time.monotonic_ns
             ),
             measures=ServerMetrics(),
         )

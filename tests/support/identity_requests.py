@@ -44,13 +44,13 @@ import http.client, json, os, sys
 host, source, path, headers = json.loads(sys.argv[1])
 connection = http.client.HTTPConnection(host, timeout=30, source_address=(source, 0) if source else None)
 connection.request("GET", path, headers=headers)
-answer = connection.getresponse()
-print(json.dumps([answer.status, dict(answer.headers), answer.read().decode()]))
+response = connection.getresponse()
+print(json.dumps([response.status, dict(response.headers), response.read().decode()]))
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """Response to one request."""
 
     status: int
@@ -240,7 +240,7 @@ async def ask(
     path: str = TOKEN,
     headers: Mapping[str, str] | None = None,
     **query: str,
-) -> Answer:
+) -> Response:
     """Send a request to the metadata endpoint from *context* and return the response.
 
     The default is the usual token request.
@@ -252,7 +252,7 @@ async def ask(
 
 async def ask_at(
     sandbox: Sandbox, context: ExecutionContext, host: str, target: str, headers: Mapping[str, str] | None = None
-) -> Answer:
+) -> Response:
     """Send a request for *target* to *host* from *context* and return the response."""
     source = context.environment.get("SANDBOX_SOURCE_ADDRESS", "")
     given = json.dumps([host, source, target, {"Metadata": "true"} if headers is None else dict(headers)])
@@ -263,4 +263,4 @@ async def ask_at(
     )
     output, _ = await process.communicate()
     assert process.returncode == 0
-    return Answer(*json.loads(output))
+    return Response(*json.loads(output))

@@ -12,14 +12,14 @@ from podidentity_sandbox.federation import IssuerKeys, fetch, issuer_of, read_as
 from podidentity_sandbox.proofs import NotProvenError
 from podidentity_sandbox.tokens import read_claims
 from tests.contract.kube.servers import Server
-from tests.support.sandbox.kubeapi.client import Answer, Caller
+from tests.support.sandbox.kubeapi.client import Caller, Response
 from tests.support.waiting import until
 
 ACCOUNTS: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
 AUDIENCE = "api://AzureADTokenExchange"
 CONTAINERS = [{"name": "main", "image": "none"}]
 
-Ask = Callable[..., Awaitable[Answer]]
+Ask = Callable[..., Awaitable[Response]]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def account(client: Client, namespace: str) -> str:
 def ask(call: Caller, namespace: str, account: str) -> Ask:
     """Asks for a token of the service account, or of another; keywords are the request's spec."""
 
-    async def asking(of: str = account, **spec: Any) -> Answer:
+    async def asking(of: str = account, **spec: Any) -> Response:
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         return await call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{of}/token", body)
 
@@ -69,7 +69,7 @@ async def forgotten(server: Server, token: str) -> None:
     await until(lambda: status(server, token), what, holds=lambda code: code == 401)
 
 
-def token_of(response: Answer) -> str:
+def token_of(response: Response) -> str:
     assert response.status == 201, response.body
     return str(response.body["status"]["token"])
 

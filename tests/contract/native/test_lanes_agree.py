@@ -66,7 +66,7 @@ class LoopbackServer:
     def __init__(self) -> None:
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.running = Running(ServerPolicy(pipeline_seconds=6.0), limits=limits_with(head_seconds=8.0))
-        self.running.token_service.answer = self.granted
+        self.running.token_service.respond = self.granted
         self.runner.run(self.running.server.start(self.running.listener))
 
     def close(self) -> None:

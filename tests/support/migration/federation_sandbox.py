@@ -24,7 +24,7 @@ from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.kubeapi.kinds import ResourceType
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.support.mic.emulated_cloud import EmulatedCloud, emulated_cloud
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.migration.objects import read, situation
 
 TENANT = "72f988bf-0000-0000-0000-2d7cd011db47"
@@ -133,7 +133,7 @@ class Federation:
         document: dict[str, Any] = self.store.get("azureidentities.aadpodidentity.k8s.io", name, "default")
         return document
 
-    async def migrate(self, *arguments: str, **options: Any) -> Answer:
+    async def migrate(self, *arguments: str, **options: Any) -> CommandResult:
         folder = self.cloud.folder
         return await run(folder, "podidctl", "migrate", *arguments, cloudconfig=False, HOME=str(folder), **options)
 

@@ -101,7 +101,7 @@ def seen(**changes: Any) -> Facts:
     usual: dict[str, Any] = {
         "now": NOW,
         "server": ServerState("v1.31.0", 0.2, 0.6),
-        "definitions": {each.plural: definition() for each in KINDS},
+        "definitions": {kind.plural: definition() for kind in KINDS},
         "nmi": (nmi(),),
         "mic": (mic(),),
         "locks": (Locks("default", "aad-pod-identity-mic", lock_record()),),

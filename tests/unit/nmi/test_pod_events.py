@@ -35,7 +35,7 @@ def recording_events(recorded: RecordedEvents, **options: Any) -> ServerUnderTes
 async def test_a_refusal_is_recorded_once_and_again_before_the_event_expires() -> None:
     recorded, now = RecordedEvents(), 0.0
     server_under_test = recording_events(recorded, clock=lambda: now)
-    server_under_test.token_service.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+    server_under_test.token_service.respond = refusing(Reason.NO_MATCHING_IDENTITY)
     for now in (0.0, REPORT_AGAIN_SECONDS - 1, REPORT_AGAIN_SECONDS, REPORT_AGAIN_SECONDS + 1):  # noqa: B007 - read by the clock
         await server_under_test.ask(request_bytes())
 
@@ -49,7 +49,7 @@ async def test_grants_sdk_probes_and_unknown_addresses_have_no_event() -> None:
     await server_under_test.ask(request_bytes(headers=()))
     await server_under_test.ask(request_bytes("/metadata/versions"))
     server_under_test.index.remove(server_under_test.peer, server_under_test.entry.record)
-    server_under_test.token_service.answer = refusing(Reason.UNKNOWN_ADDRESS)
+    server_under_test.token_service.respond = refusing(Reason.UNKNOWN_ADDRESS)
     await server_under_test.ask(request_bytes())
 
     assert recorded == []
@@ -58,7 +58,7 @@ async def test_grants_sdk_probes_and_unknown_addresses_have_no_event() -> None:
 async def test_a_node_process_that_invents_pods_causes_no_events() -> None:
     recorded = RecordedEvents()
     server_under_test = ServerUnderTest(peer="127.0.0.1", decisions=Decisions(report=recorded.record))
-    server_under_test.token_service.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+    server_under_test.token_service.respond = refusing(Reason.NO_MATCHING_IDENTITY)
     await server_under_test.ask(request_bytes("/host/token/?resource=r", headers=("podns: shop", "podname: made-up")))
 
     assert len(server_under_test.token_service.asked) == 1
@@ -100,7 +100,7 @@ async def test_an_event_names_the_pod_by_uid_and_what_to_check(api: MemoryApi, r
 async def test_an_api_server_that_rejects_events_affects_no_answer(api: MemoryApi, recorder: EventRecorder) -> None:
     api.cut()
     server_under_test = ServerUnderTest(decisions=Decisions(report=PodEvents(recorder, clock=now).record))
-    server_under_test.token_service.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+    server_under_test.token_service.respond = refusing(Reason.NO_MATCHING_IDENTITY)
     for n in range(50):
         reply = await server_under_test.ask(request_bytes(TARGET.replace("management", f"m{n}")))
         assert reply.status == 404

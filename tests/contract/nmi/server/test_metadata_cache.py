@@ -44,7 +44,7 @@ class Imds(FakeProxy):
     """A proxy that returns the configured response when the test releases it, or a stream of a length."""
 
     def __init__(self) -> None:
-        super().__init__(answer=answer())
+        super().__init__(response=answer())
         self.pods: list[tuple[str, ...]] = []
         """Those that each call was charged to when it began."""
         self.released = asyncio.Event()
@@ -166,7 +166,7 @@ async def test_requests_that_imds_may_answer_differently_are_forwarded(cache: Ca
 
 @pytest.mark.parametrize("response", [answer(status=400), answer(status=404), answer(status=429), UNAVAILABLE])
 async def test_only_a_200_is_cached(cache: Cache, response: PlainResponse | Refusal) -> None:
-    cache.imds.answer = response
+    cache.imds.response = response
     assert [await cache.get() for _ in range(2)] == [response, response]
     assert cache.calls == 2
 
@@ -201,7 +201,7 @@ async def test_a_call_ends_with_its_last_waiter(cache: Cache) -> None:
 @pytest.mark.parametrize("failure", [UNAVAILABLE, answer(status=503), answer(status=429)])
 async def test_a_failure_of_imds_is_bridged_for_a_minute(cache: Cache, failure: PlainResponse | Refusal) -> None:
     first = await cache.get()
-    cache.imds.answer = failure
+    cache.imds.response = failure
     cache.now += SECONDS
     assert await cache.get() == first
     cache.now += RETRY_SECONDS - 0.01
@@ -217,9 +217,9 @@ async def test_a_failure_of_imds_is_bridged_for_a_minute(cache: Cache, failure: 
 
 async def test_an_answer_that_is_no_longer_there_ends_the_cached_one(cache: Cache) -> None:
     first = await cache.plain()
-    cache.imds.answer = answer(status=404)
+    cache.imds.response = answer(status=404)
     cache.now += SECONDS
-    assert await cache.get() == cache.imds.answer
+    assert await cache.get() == cache.imds.response
     assert first.text is not None
     assert first.text.fresh_until_ns == 0
 
@@ -228,7 +228,7 @@ async def test_the_number_of_entries_and_their_bytes_are_bounded(cache: Cache) -
     for number in range(ENTRIES_MAX + 10):
         await cache.get(f"/metadata/instance?a={number}")
     assert cache.cache.state() == {"entries": ENTRIES_MAX, "bytes": ENTRIES_MAX * 14, "flights": 0}
-    cache.imds.answer = answer(b"x" * ENTRY_BYTES_MAX)
+    cache.imds.response = answer(b"x" * ENTRY_BYTES_MAX)
     kept = [await cache.plain(f"/metadata/instance?b={number}") for number in range(ENTRIES_MAX)]
     assert BYTES_MAX - ENTRY_BYTES_MAX < cache.cache.state()["bytes"] <= BYTES_MAX
     assert (
@@ -251,7 +251,7 @@ async def test_a_namespace_that_reads_ever_new_documents_removes_only_its_own_fr
 
 async def test_a_namespace_with_large_documents_removes_only_its_own_from_the_cache(cache: Cache) -> None:
     await cache.get(pod="shop/cart")
-    cache.imds.answer = answer(b"x" * ENTRY_BYTES_MAX)
+    cache.imds.response = answer(b"x" * ENTRY_BYTES_MAX)
     await fill(cache)
     assert await cache.calls_for() == 0
     assert cache.cache.state()["bytes"] <= BYTES_MAX
@@ -297,8 +297,8 @@ async def test_documents_that_the_fast_lane_serves_stay_in_the_cache(cache: Cach
 
 
 async def test_an_answer_beyond_the_limit_is_returned_and_not_kept(cache: Cache) -> None:
-    cache.imds.answer = answer(b"x" * (ENTRY_BYTES_MAX + 1))
-    assert await cache.get() == cache.imds.answer
+    cache.imds.response = answer(b"x" * (ENTRY_BYTES_MAX + 1))
+    assert await cache.get() == cache.imds.response
     cache.imds.stream_length = 100_000
     assert (await cache.plain()).body == b"a" * 100_000
     assert cache.cache.state()["entries"] == 0
@@ -341,7 +341,7 @@ async def test_a_new_version_reaches_the_fast_lane_of_every_pod(
     await client.ask(request_bytes(INSTANCE))
     (entry,) = served._entries.view.values()
     entry.text.set(b"", b"", 1)  # ten seconds later
-    imds.answer = answer(b"new")
+    imds.response = answer(b"new")
     assert [(await client.ask(request_bytes(INSTANCE))).body for _ in range(2)] == [b"new", b"new"]
     assert (len(imds.forwarded), running.fast) == (2, 1)
 

@@ -159,7 +159,7 @@ def refusing(running: Running, age: int = 0) -> Callable[[TokenRequest], Refusal
 async def test_a_pod_without_an_identity_is_refused_by_the_fast_lane_until_its_record_changes(
     running: Running, client: Client
 ) -> None:
-    running.token_service.answer = refusing(running)
+    running.token_service.respond = refusing(running)
     replies = [await client.ask(request_bytes()) for _ in range(3)]
     assert [reply.status for reply in replies] == [400] * 3
     assert len({reply.headers["x-ms-request-id"] for reply in replies}) == 3
@@ -169,24 +169,24 @@ async def test_a_pod_without_an_identity_is_refused_by_the_fast_lane_until_its_r
     (series,) = running.measures.histogram.all_series()
     assert (series.labels[1:], sum(series.counts())) == (("400", "shop", "https://management.azure.com/"), 3)
     running.entry.bump()
-    running.token_service.answer = lambda _: grant(running.entry.record)
+    running.token_service.respond = lambda _: grant(running.entry.record)
     assert await client.statuses(request_bytes()) == [200] * 2
 
 
 async def test_a_refusal_of_an_older_generation_is_not_made_ready(running: Running, client: Client) -> None:
-    running.token_service.answer = refusing(running, age=1)
+    running.token_service.respond = refusing(running, age=1)
     assert await client.statuses(request_bytes()) == [400] * 2
     assert running.fast == 0
 
 
 async def test_a_refusal_that_the_record_does_not_determine_is_not_made_ready(running: Running, client: Client) -> None:
-    running.token_service.answer = lambda _: Refusal(Reason.UPSTREAM_REFUSED, "No.")
+    running.token_service.respond = lambda _: Refusal(Reason.UPSTREAM_REFUSED, "No.")
     assert await client.statuses(request_bytes()) == [403] * 2
     assert (running.fast, len(running.token_service.asked)) == (0, 2)
 
 
 async def test_a_ready_refusal_does_not_stop_a_request_with_other_parameters(running: Running, client: Client) -> None:
-    running.token_service.answer = refusing(running)
+    running.token_service.respond = refusing(running)
     for more in ("", "&client_id=a", "&bypass_cache=true"):
         await client.ask(request_bytes(f"{TARGET}{more}"))
     assert (running.fast, len(running.token_service.asked)) == (0, 3)
@@ -199,13 +199,13 @@ async def test_an_address_without_a_pod_is_refused_by_the_fast_lane_until_a_pod_
     running: Running, client: Client
 ) -> None:
     running.index.remove("127.0.0.1", running.entry.record)
-    running.token_service.answer = lambda _: UNKNOWN
+    running.token_service.respond = lambda _: UNKNOWN
     assert await client.statuses(request_bytes(), 3) == [404] * 3
     assert await client.statuses(NO_HEADER, 3) == [400] * 3
     assert (running.fast, len(running.token_service.asked)) == (4, 1)
     assert {labels[2] for labels in running.labels()} == {""}
     running.index.put("127.0.0.1", running.entry.record)
-    running.token_service.answer = lambda _: grant(running.entry.record)
+    running.token_service.respond = lambda _: grant(running.entry.record)
     assert (await client.ask(request_bytes())).status == 200
     assert (await client.ask(NO_HEADER)).status == 400
     assert running.fast == 4
@@ -216,7 +216,7 @@ async def test_a_lookup_that_has_not_just_failed_is_made_each_time(
     running: Running, client: Client, seconds: float
 ) -> None:
     running.index.remove("127.0.0.1", running.entry.record)
-    running.token_service.answer = lambda _: replace(UNKNOWN, unknown_seconds=seconds)
+    running.token_service.respond = lambda _: replace(UNKNOWN, unknown_seconds=seconds)
     for _ in range(3):
         assert (await client.ask(request_bytes())).status == 404
         await asyncio.sleep(1.2 * seconds)

@@ -113,7 +113,7 @@ async def test_five_hundred_paths_and_audiences_make_no_series() -> None:
     paths = [f"{chosen.choice(('', '/metadata', '/metadata/x'))}/{word()}" for _ in range(INVENTED)]
     audiences = [f"{chosen.choice(('api://', 'https://', 'refuse'))}{word()}" for _ in range(INVENTED)]
     async with serving(ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/x",)))) as running:
-        running.token_service.answer = issued
+        running.token_service.respond = issued
         before = await request_all(running, USUAL)
         after = await request_all(running, [*paths, *(f"{TOKEN_PATH}?resource={resource}" for resource in audiences)])
     assert after == before
@@ -148,7 +148,7 @@ def lines(written: io.StringIO, message: str) -> list[dict[str, object]]:
 async def test_a_refusal_has_one_line_with_the_facts_that_an_operator_needs(
     server: ServerUnderTest, written: io.StringIO
 ) -> None:
-    server.token_service.answer = lambda _: Refusal(
+    server.token_service.respond = lambda _: Refusal(
         Reason.UPSTREAM_REFUSED, "No.", "check the client id", identity="shop/id", correlation="azure-id"
     )
     reply = await server.ask(request_bytes(headers=("Metadata: true", THEIRS)))
@@ -178,7 +178,7 @@ async def test_a_refusal_has_one_line_with_the_facts_that_an_operator_needs(
 
 
 async def test_a_grant_has_one_line_without_the_token(server: ServerUnderTest, written: io.StringIO) -> None:
-    server.token_service.answer = lambda _: replace(grant(server.entry.record), correlation="azure-id")
+    server.token_service.respond = lambda _: replace(grant(server.entry.record), correlation="azure-id")
     await server.ask(request_bytes(headers=("Metadata: true", THEIRS)))
     (line,) = lines(written, "token granted")
 
@@ -200,7 +200,7 @@ async def test_a_grant_has_one_line_without_the_token(server: ServerUnderTest, w
 
 
 async def test_an_exempt_pods_answer_has_a_line_too(server: ServerUnderTest, written: io.StringIO) -> None:
-    server.token_service.answer = lambda _: RawResponse(400, b"{}", "application/json")
+    server.token_service.respond = lambda _: RawResponse(400, b"{}", "application/json")
     reply = await server.ask(request_bytes())
     (line,) = lines(written, "token request forwarded to IMDS")
 

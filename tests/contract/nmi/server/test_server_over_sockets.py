@@ -34,7 +34,7 @@ async def test_the_first_answer_is_general_the_next_is_ready_and_both_are_equal(
 async def test_a_revoked_grant_is_requested_again_on_the_same_connection(running: Running, client: Client) -> None:
     await client.ask(request_bytes())
     running.entry.bump()
-    running.token_service.answer = lambda _: Refusal(Reason.NOTHING_ASSIGNED, "Identity not found")
+    running.token_service.respond = lambda _: Refusal(Reason.NOTHING_ASSIGNED, "Identity not found")
     reply = await client.ask(request_bytes())
     assert (reply.status, reply.json["error_description"]) == (400, "Identity not found")
 

@@ -14,7 +14,7 @@ from tests.support.waiting import LIMIT_SECONDS
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """Exit code and output of a program."""
 
     code: int
@@ -35,7 +35,7 @@ async def run(
     stdout: int = asyncio.subprocess.PIPE,
     started: Callable[[asyncio.subprocess.Process], None] | None = None,
     **environ: str,
-) -> Answer:
+) -> CommandResult:
     """`python -m` *command* with the files of the emulators in *folder*, without MIC_POD_NAMESPACE.
 
     *inside* is a command that runs it. *started* is called with the process.
@@ -61,4 +61,4 @@ async def run(
         out, err = await process.communicate()
     assert process.returncode is not None
     assert "Traceback" not in err.decode(), err.decode()
-    return Answer(process.returncode, (out or b"").decode(), err.decode())
+    return CommandResult(process.returncode, (out or b"").decode(), err.decode())

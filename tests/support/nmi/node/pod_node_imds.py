@@ -12,12 +12,12 @@ IMDS = "169.254.169.254"
 SERVE = """
 import socket, sys, threading
 listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
-def answer(peer, address):
+def respond(peer, address):
     while peer.recv(100):
         peer.sendall(f"{sys.argv[3]} saw {address[0]}\\n".encode())
 def serve():
     while True:
-        threading.Thread(target=answer, args=listener.accept(), daemon=True).start()
+        threading.Thread(target=respond, args=listener.accept(), daemon=True).start()
 threading.Thread(target=serve, daemon=True).start()
 print("listening", flush=True)
 sys.stdin.read()

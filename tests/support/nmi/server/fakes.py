@@ -83,14 +83,14 @@ TokenResponse = Issued | RawResponse | Refusal
 class FakeTokenService:
     """A token service that returns the configured responses and records the requests."""
 
-    def __init__(self, answer: Callable[[TokenRequest], Awaitable[TokenResponse] | TokenResponse]) -> None:
-        self.answer = answer
+    def __init__(self, respond: Callable[[TokenRequest], Awaitable[TokenResponse] | TokenResponse]) -> None:
+        self.respond = respond
         self.asked: list[tuple[str, TokenRequest]] = []
         """By a pod's address, or for a pod's `namespace/name`."""
 
     async def issue(self, peer: str, request: TokenRequest) -> TokenResponse:
         self.asked.append((peer, request))
-        response = self.answer(request)
+        response = self.respond(request)
         return response if isinstance(response, Issued | RawResponse | Refusal) else await response
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> TokenResponse:
@@ -100,13 +100,13 @@ class FakeTokenService:
 @dataclass
 class FakeProxy:
     forwarded: list[tuple[Charged, Request, Destination]] = field(default_factory=list)
-    answer: PlainResponse | Refusal = field(default_factory=lambda: PlainResponse(200, b'{"compute":{}}'))
+    response: PlainResponse | Refusal = field(default_factory=lambda: PlainResponse(200, b'{"compute":{}}'))
 
     async def forward(
         self, charged: Charged, request: Request, destination: Destination, stream: Stream
     ) -> PlainResponse | StreamedResponse | Refusal:
         self.forwarded.append((charged, request, destination))
-        return self.answer
+        return self.response
 
 
 @dataclass(slots=True)

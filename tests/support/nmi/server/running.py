@@ -85,7 +85,7 @@ class Running:
             await released.wait()
             return grant(self.entry.record)
 
-        self.token_service.answer = respond
+        self.token_service.respond = respond
         return released
 
     @asynccontextmanager

@@ -47,7 +47,7 @@ def generated_cluster(pods: int = 5000, identities: int = 300, nodes: int = 500)
         for number, pod_ in enumerate(the_pods)
         if number % 50
     ]
-    names = [each.metadata.name for each in the_nodes]
+    names = [the_node.metadata.name for the_node in the_nodes]
     return Facts(
         now=READ_AT,
         identities=tuple(the_identities),

@@ -12,7 +12,7 @@ from podidentity_sandbox.azure import AzureEmulator
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from tests.support.identity_requests import NODE, ask, run_pod
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.waiting import until
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Place(Protocol):
     async def respond(self, request: PodRequest) -> str:
         """Return status and text of the response to the pod's request, or NO_CONNECTION."""
 
-    async def podidctl(self, *words: str) -> Answer:
+    async def podidctl(self, *words: str) -> CommandResult:
         """Run the command as the administrator of the cluster, with JSON output."""
 
 
@@ -108,7 +108,7 @@ class SandboxPlace:
             return NO_CONNECTION
         return f"{response.status} {response.body.get('error_description', 'a token')}"
 
-    async def podidctl(self, *words: str) -> Answer:
+    async def podidctl(self, *words: str) -> CommandResult:
         environ: Any = self._sandbox.shell_environment()
         folder = self._sandbox.folder
         return await run(folder, "podidctl", *words, "-o", "json", kubeconfig=False, cloudconfig=False, **environ)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.support.checkout import ROOT
-from tests.support.mic.preview.run_programs import Answer
+from tests.support.mic.preview.run_programs import CommandResult
 from tests.support.podidctl.faults.catalogue import FAULTS, Fault
 from tests.support.podidctl.faults.places import POD, Place
 
@@ -42,8 +42,8 @@ class Row:
 
     fault: Fault
     response: str
-    explain: Answer
-    doctor: Answer
+    explain: CommandResult
+    doctor: CommandResult
 
     @property
     def broken(self) -> Any:

@@ -27,7 +27,7 @@ LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """A response with its body, decoded if it is JSON."""
 
     status: int
@@ -92,7 +92,7 @@ class Caller:
 
     async def __call__(
         self, method: str, path: str, body: Any = None, content_type: str = JSON, accept: str = JSON
-    ) -> Answer:
+    ) -> Response:
         data = body if isinstance(body, bytes | io.BytesIO) or body is None else json.dumps(body).encode()
         headers = {"Content-Type": content_type, "Accept": accept}
         timeout = aiohttp.ClientTimeout(total=LIMIT_SECONDS)
@@ -104,7 +104,7 @@ class Caller:
                 decoded = json.loads(content)
             except ValueError:
                 decoded = content.decode()
-            return Answer(response.status, decoded, response.headers)
+            return Response(response.status, decoded, response.headers)
 
     @asynccontextmanager
     async def watch(self, path: str, accept: str = JSON, **query: object) -> AsyncIterator[Watching]:

@@ -15,7 +15,7 @@ import yaml
 from mic import cli
 from tests.support.checkout import ROOT
 from tests.support.mic.emulated_cloud import EmulatedCloud
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.objects import identity_id, vm_id
 
 MIC, PODIDCTL = ("mic", "--plan"), ("podidctl", "plan")
@@ -30,7 +30,7 @@ async def cloud(cloud: EmulatedCloud) -> EmulatedCloud:
     return cloud
 
 
-async def plan(cloud: EmulatedCloud, *command: str, **more: Any) -> Answer:
+async def plan(cloud: EmulatedCloud, *command: str, **more: Any) -> CommandResult:
     return await run(cloud.folder, *command, **more)
 
 

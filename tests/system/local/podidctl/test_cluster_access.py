@@ -16,7 +16,7 @@ from podidctl.reading.reader import CLUSTER, read
 from podidctl.report.text import print_error
 from podidentity.kube import access
 from tests.support.mic.emulated_cloud import EmulatedCloud
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 
 
 def several_contexts(cloud: EmulatedCloud, current: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def several_contexts(cloud: EmulatedCloud, current: str) -> dict[str, Any]:
     }
 
 
-async def doctor(cloud: EmulatedCloud, kubeconfig: str) -> Answer:
+async def doctor(cloud: EmulatedCloud, kubeconfig: str) -> CommandResult:
     return await run(
         *(cloud.folder, "podidctl", "doctor", "-o", "json"), kubeconfig=False, cloudconfig=False, KUBECONFIG=kubeconfig
     )

@@ -13,7 +13,7 @@ from podidentity_sandbox import fault_control
 from podidentity_sandbox.azure import AzureEmulator, identity_id
 from podidentity_sandbox.fault_control import FaultControl, Service
 from tests.support.identity_requests import AUDIENCE
-from tests.support.mic.preview.run_programs import Answer
+from tests.support.mic.preview.run_programs import CommandResult
 from tests.support.podidctl.faults.places import NO_CONNECTION, POD, PodRequest
 from tests.system.node import client, manifests
 from tests.system.node.bed import MIC, MIC_LABELS, NAMESPACE, NMI, Bed
@@ -113,9 +113,9 @@ class NodePlace:
             return f"200 a token of {'the node' if of_node else response.token_of}'s identity"
         return f"{response.status} {response.document['error_description']}"
 
-    async def podidctl(self, *words: str) -> Answer:
+    async def podidctl(self, *words: str) -> CommandResult:
         done = self._bed.commands.done(sys.executable, "-m", "podidctl", *words, "-o", "json")
-        return Answer(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def _restart_mic(self) -> None:
         self._kubectl("delete", "pods", f"--selector={MIC_LABELS}", f"--timeout={SECONDS}s")

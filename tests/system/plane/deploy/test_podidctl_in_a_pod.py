@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.mic.real_server import add_node, bind, run_pod
 from tests.support.objects import vm_id
 from tests.support.testplane import up
@@ -52,7 +52,7 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
-async def ask(cluster: Cluster, folder: Path, *words: str) -> Answer:
+async def ask(cluster: Cluster, folder: Path, *words: str) -> CommandResult:
     await asyncio.to_thread(cluster.kubeconfig_of, "podidctl", "podid", folder / "kubeconfig")
     return await run(folder, "podidctl", *words, cloudconfig=False, AZURE_ENVIRONMENT_FILEPATH="")
 

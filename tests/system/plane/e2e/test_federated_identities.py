@@ -9,7 +9,7 @@ import pytest
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.token_proxy import SERVER_NAME
 from tests.conftest import NewPlane
-from tests.support.identity_requests import AUDIENCE, NODE, Answer, ask
+from tests.support.identity_requests import AUDIENCE, NODE, Response, ask
 from tests.system.plane.e2e.e2e_cluster import VALUES, Cluster, cluster
 
 pytestmark = [pytest.mark.root, pytest.mark.plane]
@@ -102,7 +102,7 @@ async def bound(here: Cluster, namespace: str) -> None:
     await here.kubectl("wait", "pod/builder", "--namespace", namespace, "--for=condition=Ready", "--timeout=80s")
 
 
-async def request_token(here: Cluster, namespace: str) -> Answer:
+async def request_token(here: Cluster, namespace: str) -> Response:
     context = here.sandbox.cluster.kubelets[NODE].context(namespace, "builder")
     assert context is not None
     return await ask(here.sandbox, context)

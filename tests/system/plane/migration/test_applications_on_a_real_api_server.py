@@ -11,7 +11,7 @@ import pytest
 
 from podidentity.resources import BINDINGS, IDENTITIES
 from tests.conftest import NewPlane, apply_definitions
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.mic.real_server import add_node, create
 from tests.support.objects import vm_id
 from tests.support.testplane.accounts import place_pod
@@ -57,7 +57,7 @@ def written(plane: Plane) -> dict[str, Any]:
 
 @pytest.mark.plane
 async def test_an_application_migrates_to_workload_identity_and_back(tmp_path: Path, new_plane: NewPlane) -> None:
-    async def migrate(*words: str) -> Answer:
+    async def migrate(*words: str) -> CommandResult:
         command = ("podidctl", "migrate", *words, "--workload-identity", "--timeout=120", "-o", "json")
         return await run(tmp_path, *command, cloudconfig=False, HOME=str(tmp_path), AZURE_ENVIRONMENT_FILEPATH="")
 

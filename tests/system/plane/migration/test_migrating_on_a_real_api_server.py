@@ -14,7 +14,7 @@ from podidentity.resources import BINDINGS, IDENTITIES
 from tests.conftest import apply_definitions
 from tests.support.checkout import ROOT
 from tests.support.kubectl_and_helm import Commands
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.migration.objects import binding, identity
 from tests.support.testplane import up
 
@@ -46,7 +46,7 @@ def apps(namespace: str, name: str, spec: dict[str, Any], **labels: str) -> dict
     }
 
 
-async def migrate(plane: up.Plane, *arguments: str) -> Answer:
+async def migrate(plane: up.Plane, *arguments: str) -> CommandResult:
     return await run(Path(plane.kubeconfig).parent, "podidctl", "migrate", *arguments, cloudconfig=False)
 
 

@@ -24,7 +24,7 @@ from tests.conftest import NewPlane, apply_definitions
 from tests.support.checkout import ROOT
 from tests.support.direct_access import direct_access
 from tests.support.go_implementation_objects import assignment
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.mic.real_server import add_node, bind, run_pod
 from tests.support.objects import vm_id
 from tests.support.testplane.accounts import RBAC, REVIEWS, create_account
@@ -84,7 +84,7 @@ async def real(new_plane: NewPlane) -> Plane:
 
 
 async def test_the_documented_role_suffices_and_each_missing_right_is_named(real: Plane, tmp_path: Path) -> None:
-    async def ask(account: str, rules: list[dict[str, Any]]) -> Answer:
+    async def ask(account: str, rules: list[dict[str, Any]]) -> CommandResult:
         kubeconfig = await asyncio.to_thread(create_account, real, account, rules)
         await asyncio.to_thread((tmp_path / "kubeconfig").write_text, kubeconfig)
         return await run(tmp_path, "podidctl", "access", "-o", "json", cloudconfig=False)

@@ -10,7 +10,7 @@ import pytest
 
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS
 from tests.conftest import NewPlane, apply_definitions
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.mic.real_server import create
 from tests.support.objects import identity_id, set_id
 from tests.support.testplane.accounts import create_account, place_pod
@@ -95,7 +95,7 @@ CAUSES = {
 
 @pytest.mark.plane
 async def test_each_command_names_the_cause(folder: Path) -> None:
-    async def ask(*words: str, folder: Path = folder) -> Answer:
+    async def ask(*words: str, folder: Path = folder) -> CommandResult:
         return await run(folder, "podidctl", *words, "-o", "json", cloudconfig=False)
 
     async def nmi_link(name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from podidentity.resources import BINDINGS, GROUP, IDENTITIES, PODS
 from tests.conftest import NewPlane, apply_definitions
 from tests.support.direct_access import direct_access
 from tests.support.kubectl_and_helm import Commands
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.mic.real_server import add_node, create
 from tests.support.objects import vm_id
 from tests.support.testplane import up
@@ -69,7 +69,7 @@ class Cluster:
         self._client = client
         self.folder = folder
 
-    async def ask(self, *words: str, folder: Path | None = None) -> Answer:
+    async def ask(self, *words: str, folder: Path | None = None) -> CommandResult:
         return await run(folder or self.folder, "podidctl", *words, "-o", "json", cloudconfig=False)
 
     async def kubectl(self, *words: str, stdin: str = "") -> None:
@@ -101,7 +101,7 @@ async def cluster(new_plane: NewPlane, tmp_path: Path) -> AsyncIterator[Cluster]
         yield Cluster(plane, client, tmp_path)
 
 
-def link_of(answer: Answer, name: str = "permission") -> dict[str, Any]:
+def link_of(answer: CommandResult, name: str = "permission") -> dict[str, Any]:
     (link,) = [link for link in answer.document["links"] if link["link"] == name]
     return dict(link)
 
@@ -157,7 +157,7 @@ async def test_kubectl_and_the_api_server_accept_every_valid_name(cluster: Clust
     await cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=manifest)
 
 
-def own_uses(answer: Answer) -> list[tuple[str, str, str]]:
+def own_uses(answer: CommandResult) -> list[tuple[str, str, str]]:
     """Return the findings about NMI's own service account."""
     return [
         (finding["level"], finding["says"], finding["next"])

@@ -27,7 +27,7 @@ from podidentity.resources import NODES, PODS
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.serving import HttpService
 from tests.support.checkout import ROOT
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.testplane.accounts import create_account, place_pod
 from tests.support.testplane.up import Plane
 from tests.support.waiting import LIMIT_SECONDS, until, until_sync
@@ -153,12 +153,12 @@ async def nodes(plane: Plane, namespace: str, tmp_path: Path) -> AsyncIterator[K
         await running.stop()
 
 
-async def verify(folder: Path, namespace: str, *flags: str) -> Answer:
+async def verify(folder: Path, namespace: str, *flags: str) -> CommandResult:
     command = ("podidctl", "verify", "-o", "json", f"--namespace={namespace}", *flags)
     return await run(folder, *command, cloudconfig=False)
 
 
-def verdicts(answer: Answer) -> dict[str, tuple[str, str]]:
+def verdicts(answer: CommandResult) -> dict[str, tuple[str, str]]:
     return {node["node"]: (node["level"], node["answeredBy"]) for node in answer.document["nodes"]}
 
 
@@ -205,7 +205,7 @@ CANARIES = {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "delet
 async def test_missing_permissions_and_a_refused_canary_are_named(
     nodes: Kubelets, namespace: str, tmp_path: Path
 ) -> None:
-    async def verify_as(name: str, *rules: dict[str, Any]) -> Answer:
+    async def verify_as(name: str, *rules: dict[str, Any]) -> CommandResult:
         (tmp_path / name).mkdir()
         config = await asyncio.to_thread(create_account, nodes.plane, f"{name}-{namespace}", rules)
         await asyncio.to_thread((tmp_path / name / "kubeconfig").write_text, config)

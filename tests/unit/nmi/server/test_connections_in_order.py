@@ -37,7 +37,7 @@ class Held:
         self.server = server
         self.waiting: dict[str, asyncio.Future[None]] = {}
         self.cancelled: list[str] = []
-        server.token_service.answer = self.respond
+        server.token_service.respond = self.respond
 
     async def respond(self, request: TokenRequest) -> Issued | Refusal:
         self.waiting[request.resource] = asyncio.get_running_loop().create_future()
@@ -148,7 +148,7 @@ async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest, mo
     await server.settle()
     assert requests.cancelled == ["a"]
     assert not server.connection.written
-    server.token_service.answer = lambda _: grant(server.entry.record)
+    server.token_service.respond = lambda _: grant(server.entry.record)
     assert (await server.ask(request_bytes())).status == 200, "the next request works"
 
 
@@ -287,7 +287,7 @@ async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once_and_none_a
 
 
 async def test_a_peer_that_goes_as_its_request_expires_gets_nothing(server: ServerUnderTest) -> None:
-    server.token_service.answer = never
+    server.token_service.respond = never
     server.lane.data_received(request_bytes())
     await asyncio.sleep(0)
     server.lane.expire()
@@ -299,10 +299,10 @@ async def test_a_peer_that_goes_as_its_request_expires_gets_nothing(server: Serv
 
 async def test_a_request_on_a_connection_whose_last_one_expired_has_its_own_time() -> None:
     server = ServerUnderTest(ServerPolicy(response_seconds=0.01))
-    good, server.token_service.answer = server.token_service.answer, never
+    good, server.token_service.respond = server.token_service.respond, never
     server.lane.data_received(request_bytes())
     await server.settle()
-    server.token_service.answer = good
+    server.token_service.respond = good
     server.lane.data_received(request_bytes())
     await server.settle()
     assert [reply.status for reply in server.replies()] == [503, 200]

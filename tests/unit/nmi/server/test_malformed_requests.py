@@ -237,7 +237,7 @@ async def test_a_request_beyond_a_limit_is_refused_and_one_at_it_is_not(
 async def test_too_many_parameters_and_limits_that_the_issuer_names_are_counted(server: ServerUnderTest) -> None:
     many = "&".join(f"p{n}=1" for n in range(40))
     assert (await server.ask(request_bytes(f"{TOKEN_PATH}?resource=r&{many}"))).status == 400
-    server.token_service.answer = lambda _: Refusal(Reason.OVERLOADED, "No.", limit=Limit.GOVERNOR_QUEUE)
+    server.token_service.respond = lambda _: Refusal(Reason.OVERLOADED, "No.", limit=Limit.GOVERNOR_QUEUE)
     await server.ask(request_bytes())
     assert server.limits() == {Limit.PARAMETERS: 1, Limit.GOVERNOR_QUEUE: 1}
 

@@ -140,9 +140,9 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_not(row: Row) -> None:
     server = ServerUnderTest(row.policy)
-    good = server.token_service.answer
+    good = server.token_service.respond
     if row.decided is not None:
-        server.token_service.answer = refusing(row.decided)
+        server.token_service.respond = refusing(row.decided)
     server.lane.data_received(row.data)
     assert bool(server.connection.written) is not row.waits, "answered before anything is looked up or waited for"
     assert row.waits or not server.token_service.asked
@@ -166,7 +166,7 @@ async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_n
 
     if row.passes is not None:
         server = ServerUnderTest(row.passing_policy or row.policy)
-        server.token_service.answer = good
+        server.token_service.respond = good
         assert (await server.ask(row.passes)).status == 200
 
 
@@ -209,18 +209,18 @@ def test_every_reason_has_an_answer(reason: Reason) -> None:
 async def test_retry_after_is_forwarded_or_set_by_nmi(
     server: ServerUnderTest, retry_after: float | None, header: str
 ) -> None:
-    server.token_service.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=retry_after)
+    server.token_service.respond = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=retry_after)
     assert (await server.ask(request_bytes())).headers["retry-after"] == header
 
 
 async def test_the_word_that_makes_sdks_stop_retrying_is_never_returned(server: ServerUnderTest) -> None:
-    server.token_service.answer = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
+    server.token_service.respond = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
     reply = await server.ask(request_bytes())
     assert reply.json["error_description"] == "AADSTS1: not answering, not answering."
 
 
 async def test_a_message_is_truncated_and_stays_valid_json_whatever_it_contains(server: ServerUnderTest) -> None:
-    server.token_service.answer = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
+    server.token_service.respond = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
     reply = await server.ask(request_bytes())
     assert len(reply.json["error_description"]) == SENTENCE_CHARS
     assert b"\n" not in reply.body
@@ -233,16 +233,16 @@ async def test_an_internal_error_is_a_500_and_the_next_request_succeeds(
     server: ServerUnderTest, error: Exception
 ) -> None:
     """A timeout inside the token service is not the server's own one."""
-    good = server.token_service.answer
+    good = server.token_service.respond
 
     def broken(_: object) -> Refusal:
         raise error
 
-    server.token_service.answer = broken
+    server.token_service.respond = broken
     reply = await server.ask(request_bytes())
     assert (reply.status, reply.json["error"]) == (500, "server_error")
     assert b"secret" not in reply.body
-    server.token_service.answer = good
+    server.token_service.respond = good
     assert (await server.ask(request_bytes())).status == 200
 
 

@@ -215,13 +215,13 @@ async def test_the_rules_of_the_token_path_hold_here_too(server: ServerUnderTest
 
 
 async def test_an_issuers_refusal_is_answered_as_on_the_token_path(server: ServerUnderTest) -> None:
-    server.token_service.answer = refusing(Reason.POLICY, sentence="The type is not given out.")
+    server.token_service.respond = refusing(Reason.POLICY, sentence="The type is not given out.")
     reply = await server.ask(ask())
     assert (reply.status, reply.json["error_description"]) == (403, "The type is not given out.")
 
 
 async def test_imds_responses_about_the_nodes_own_identities_are_never_returned(server: ServerUnderTest) -> None:
-    server.token_service.answer = lambda _: RawResponse(200, b'{"access_token":"secret-token"}', "application/json")
+    server.token_service.respond = lambda _: RawResponse(200, b'{"access_token":"secret-token"}', "application/json")
     reply = await server.ask(ask())
     assert reply.status == 404
     assert b"secret" not in reply.body
@@ -235,7 +235,7 @@ async def test_an_answer_of_this_path_never_becomes_a_ready_answer(server: Serve
 
 
 async def test_an_unknown_pod_adds_no_metric_label(server: ServerUnderTest) -> None:
-    server.token_service.answer = lambda _: grant(PodRecord(None))
+    server.token_service.respond = lambda _: grant(PodRecord(None))
     for name in ("a", "b", "c"):
         await server.ask(ask("/host/token/?resource=r", f"podns: {name}", "podname: x"))
     assert server.labels() == {("/host/token", "200", "", "other")}

@@ -73,14 +73,14 @@ async def test_an_answer_of_the_present_generation_becomes_a_ready_answer_if_per
     granted = grant(server.entry.record, cacheable=cacheable)
     if outdated:
         server.entry.record.invalidate()
-    server.token_service.answer = lambda _: granted
+    server.token_service.respond = lambda _: granted
     await server.ask(request_bytes())
     assert (server.ready() is not None) is (cacheable and not outdated)
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 async def test_a_token_too_large_to_keep_is_returned_too(server: ServerUnderTest, version: str) -> None:
-    server.token_service.answer = lambda _: grant(server.entry.record, access_token="t" * 70_000)
+    server.token_service.respond = lambda _: grant(server.entry.record, access_token="t" * 70_000)
     small = await ServerUnderTest().ask(request_bytes(version=version))
     reply = await server.ask(request_bytes(version=version))
     assert reply.status == 200
@@ -101,7 +101,7 @@ async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_a
     server: ServerUnderTest, others: int
 ) -> None:
     auxiliary = tuple(token(access_token=f"tenant-{n}") for n in range(others))
-    server.token_service.answer = lambda _: replace(grant(server.entry.record), auxiliary=auxiliary)
+    server.token_service.respond = lambda _: replace(grant(server.entry.record), auxiliary=auxiliary)
     alone = (await ServerUnderTest().ask(request_bytes())).json
     reply = await server.ask(request_bytes())
     tokens = json.loads(reply.body)
@@ -120,7 +120,7 @@ BODY = b'{ "access_token" : "x", "odd": [1] }\n'
 
 
 async def test_an_exempt_pod_gets_status_body_type_and_header_fields_of_imds(server: ServerUnderTest) -> None:
-    server.token_service.answer = lambda _: RawResponse(
+    server.token_service.respond = lambda _: RawResponse(
         429, BODY, "application/json; charset=utf-8", (("Retry-After", "7"), ("x-ms-request-id", "theirs"))
     )
     reply = await server.ask(request_bytes())
@@ -137,12 +137,12 @@ async def test_an_exempt_pod_gets_status_body_type_and_header_fields_of_imds(ser
 async def test_only_an_error_of_imds_without_an_id_gets_one(
     server: ServerUnderTest, status: int, *, ours: bool
 ) -> None:
-    server.token_service.answer = lambda _: RawResponse(status, BODY, "application/json")
+    server.token_service.respond = lambda _: RawResponse(status, BODY, "application/json")
     assert ("x-ms-request-id" in (await server.ask(request_bytes())).headers) is ours
 
 
 async def test_an_exempt_pods_answer_never_becomes_a_ready_answer(server: ServerUnderTest) -> None:
-    server.token_service.answer = lambda _: RawResponse(200, BODY, "application/json")
+    server.token_service.respond = lambda _: RawResponse(200, BODY, "application/json")
     for _ in range(2):
         await server.ask(request_bytes())
     assert (len(server.token_service.asked), server.ready()) == (2, None)

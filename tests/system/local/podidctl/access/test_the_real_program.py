@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.support.mic.emulated_cloud import EmulatedCloud
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.objects import identity_id, vm_id
 
 RBAC = "rbac.authorization.k8s.io"
@@ -15,7 +15,7 @@ rules:
 """
 
 
-async def access(cloud: EmulatedCloud, *words: str, azure: bool = False) -> Answer:
+async def access(cloud: EmulatedCloud, *words: str, azure: bool = False) -> CommandResult:
     return await run(cloud.folder, "podidctl", "access", *words, cloudconfig=azure)
 
 

@@ -8,16 +8,16 @@ import yaml
 from podidentity.kube.decoding import VALUE_MAX
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.mic.emulated_cloud import ASSIGNED, BINDINGS, IDENTITIES, EmulatedCloud
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 
 LOCK = "/api/v1/namespaces/default/endpoints/aad-pod-identity-mic"
 
 
-async def ask(cloud: EmulatedCloud, *words: str) -> Answer:
+async def ask(cloud: EmulatedCloud, *words: str) -> CommandResult:
     return await run(cloud.folder, "podidctl", "doctor", *words, cloudconfig=False)
 
 
-def checks(answer: Answer) -> dict[str, str]:
+def checks(answer: CommandResult) -> dict[str, str]:
     """The worst of each check."""
     order = ("ok", "unknown", "warning", "problem")
     worst: dict[str, str] = {}

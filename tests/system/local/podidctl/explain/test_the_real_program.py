@@ -7,18 +7,18 @@ import yaml
 
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.support.mic.emulated_cloud import ASSIGNED, BINDINGS, EmulatedCloud
-from tests.support.mic.preview.run_programs import Answer, run
+from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.objects import identity_id, vm_id
 
 HIDDEN = ("/nodes/", "/events", "component")
 NMI_IMAGE = "mcr.microsoft.com/oss/azure/aad-pod-identity/nmi:v1.8.17"
 
 
-async def ask(cloud: EmulatedCloud, *words: str, cloudconfig: bool = False) -> Answer:
+async def ask(cloud: EmulatedCloud, *words: str, cloudconfig: bool = False) -> CommandResult:
     return await run(cloud.folder, "podidctl", "explain", "pod", *words, cloudconfig=cloudconfig)
 
 
-async def predict(cloud: EmulatedCloud, *words: str) -> Answer:
+async def predict(cloud: EmulatedCloud, *words: str) -> CommandResult:
     return await run(cloud.folder, "podidctl", "token", *words, "-o", "json", cloudconfig=False)
 
 

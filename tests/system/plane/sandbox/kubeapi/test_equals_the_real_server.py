@@ -23,8 +23,8 @@ from tests.support.sandbox.kubeapi.client import (
     MERGE,
     STRATEGIC,
     TABLE,
-    Answer,
     Caller,
+    Response,
     identity,
     pod,
 )
@@ -98,7 +98,11 @@ CONVERSATION = [
     Step("POST", S, {"metadata": {"name": "sp"}, "stringData": {"clientSecret": "first"}}),
     Step("PUT", f"{S}/sp", {"metadata": {"name": "sp"}, "type": "Opaque", "data": {"certificate": "AAEC/w=="}}),
     Step("GET", f"{S}/sp"),
-    Step("PUT", f"{S}/sp", {"metadata": {"name": "sp"}, "data": {"lines": "AAEC\r\n/w==\n", "bits": "AB==", "none": None}}),
+    Step(
+        "PUT",
+        f"{S}/sp",
+        {"metadata": {"name": "sp"}, "data": {"lines": "AAEC\r\n/w==\n", "bits": "AB==", "none": None}},
+    ),
     Step("PUT", f"{S}/sp", {"metadata": {"name": "sp"}, "stringData": {"none": None}}),
     Step("POST", S, {"metadata": {"name": "tls"}, "type": "example.com/own"}),
     Step("PUT", f"{S}/tls", {"metadata": {"name": "tls"}}),
@@ -318,7 +322,7 @@ def named(body: Any, namespace: str) -> Any:
     return body.replace("NS", namespace) if isinstance(body, str) else body
 
 
-def comparable(step: Step, response: Answer) -> Any:
+def comparable(step: Step, response: Response) -> Any:
     if not step.whole:
         return response.status
     body = stable(response.body)
