@@ -51,6 +51,8 @@ class Relay:
                 del unserved[0]
         finally:
             for sock in unserved:
+                # A start that is cancelled may have begun to accept connections.
+                asyncio.get_running_loop().remove_reader(sock)
                 sock.close()
 
     async def stop(self) -> None:

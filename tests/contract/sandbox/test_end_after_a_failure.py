@@ -151,6 +151,19 @@ async def test_a_relay_that_cannot_serve_leaves_no_socket() -> None:
             sock.close()
 
 
+async def test_a_relay_whose_start_is_cancelled_leaves_no_reader_of_its_socket() -> None:
+    relay, sock = Relay("127.0.0.1", 1), listening()
+    descriptor = sock.fileno()
+    start = asyncio.create_task(relay.serve([sock]))
+    await asyncio.sleep(0)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert sock.fileno() == -1
+    assert not asyncio.get_running_loop().remove_reader(descriptor)
+    await relay.stop()
+
+
 async def cannot_serve(_: web.SockSite) -> None:
     raise OSError("the site has a fault")
 
