@@ -64,9 +64,9 @@ class _FederationPlanner:
             reason = f"it is a service principal (type {kind}), which is not attached to VMs"
             do = (
                 "no action is required; to switch it, create a federated credential of its application (az ad app "
-                "federated-credential create),  "
+                "federated-credential create), set type: 3, and remove its Secret"
             )
-            return UnchangedIdentity(identity=name, why=reason, do=f"{do}set type: 3, and remove its Secret")
+            return UnchangedIdentity(identity=name, why=reason, do=do)
         if fault := misconfigured(identity):
             return UnchangedIdentity(identity=name, why=fault, do="correct it or delete it")
         if identity.key not in self._named:
