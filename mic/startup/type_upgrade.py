@@ -113,7 +113,8 @@ class UpgradeRecord:
 
 
 def _noted(config_map: Document | None) -> dict[str, str]:
-    return (config_map or {}).get("data") or {}
+    data = (config_map or {}).get("data")
+    return data if isinstance(data, dict) else {}
 
 
 class TypeUpgrade:

@@ -11,7 +11,7 @@ import yaml
 from msgspec.structs import replace
 
 from mic.startup.settings import Settings
-from podidctl.commands.connection import CliContext
+from podidctl.commands.connection import CliContext, connect
 from podidctl.commands.options import Kubeconfig
 from podidctl.migration import cluster_reader
 from podidctl.migration.differences import Difference, DifferenceLevel, find_differences, manifest_differences
@@ -161,7 +161,7 @@ async def _plan(
     settings: Settings, issuer: str, namespace: str, *, force_namespaced: bool
 ) -> tuple[WorkloadIdentityPlan, str]:
     """Return the plan, and the issuer if it is known."""
-    async with cluster_reader.connect(settings) as client:
+    async with connect(settings) as client:
         situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
         used_issuer = issuer or await cluster_reader.read_issuer(client)
     if not used_issuer.isprintable():
@@ -226,7 +226,7 @@ def _of_values(values: Path | None) -> list[Difference]:
 
 
 async def _of_cluster(settings: Settings) -> list[Difference]:
-    async with cluster_reader.connect(settings) as client:
-        installation, programs = await cluster_reader.read_installation(client)
-    every = [*find_differences(installation), *check_programs(programs)]
+    async with connect(settings) as client:
+        installation = await cluster_reader.read_installation(client)
+    every = [*find_differences(installation), *check_programs(installation.nmis, installation.mics)]
     return sorted(every, key=lambda difference: list(DifferenceLevel).index(difference.level))

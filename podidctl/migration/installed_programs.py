@@ -1,97 +1,39 @@
-"""The installed programs of the Go implementation: checks of their flags and helm values for this version. Pure.
+"""The installed NMI and MIC of the Go implementation: checks of their flags and helm values for this version. Pure."""
 
-The programs' own parsers read the flags, so that this module does not repeat their rules.
-"""
-
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import mic.startup.settings
 import nmi.settings
-from podidctl.facts.settings import reject_help
+from podidctl.facts.kinds import Daemon
+from podidctl.facts.settings import flags_of, mic_settings, nmi_settings
 from podidctl.migration.differences import Difference, fix, no_action, review
 from podidentity.flags import UsageError
 
-_VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
-
-@dataclass(frozen=True)
-class InstalledProgram:
-    """One NMI or MIC in a DaemonSet or Deployment."""
-
-    name: str
-    """`nmi` or `mic`."""
-    workload: str
-    """Kind, namespace and name."""
-    namespace: str
-    flags: Sequence[str] = ()
-    environ: Mapping[str, str] = field(default_factory=dict)
-    """Variables with a literal value; values from a field or a Secret are unknown."""
-
-    @property
-    def argv(self) -> list[str]:
-        """Flags with variables expanded, and a placeholder for each unknown one."""
-        return [_VARIABLE.sub(lambda match: self.environ.get(match[1], "unknown"), flag) for flag in self.flags]
-
-    def has(self, flag: str) -> bool:
-        """Return whether *flag* is among the flags, with one or two dashes."""
-        return any(argument.lstrip("-").partition("=")[0] == flag for argument in self.flags)
-
-    def settings(self) -> nmi.settings.Settings | mic.startup.settings.Settings:
-        """Return the settings as this version reads them. Raises UsageError for flags that it rejects."""
-        argv = reject_help(self.argv)
-        if self.name == "nmi":
-            return nmi.settings.parse(argv, self.environ)
-        return mic.startup.settings.parse(argv, {"MIC_POD_NAMESPACE": self.namespace, **self.environ})
-
-
-def mic_settings(programs: Sequence[InstalledProgram]) -> mic.startup.settings.Settings | None:
-    """Return the installed MIC's settings as this version reads them; None if there is none or they cannot be read."""
-    for program in programs:
-        if program.name == "mic":
-            try:
-                settings = program.settings()
-            except UsageError:
-                return None
-            return settings if isinstance(settings, mic.startup.settings.Settings) else None
-    return None
-
-
-def is_namespaced(programs: Sequence[InstalledProgram]) -> bool:
-    """Return whether one of them restricts identities to their namespaces. Unreadable flags are ignored."""
-    for program in programs:
-        try:
-            if program.settings().force_namespaced:
-                return True
-        except UsageError:
-            continue
-    return False
-
-
-def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
-    """Return the differences for the installed programs."""
+def check_programs(nmis: Sequence[Daemon], mics: Sequence[Daemon]) -> list[Difference]:
+    """Return the differences for the installed programs, each a pod as its DaemonSet or Deployment would create it."""
     differences: list[Difference] = []
     namespaced: dict[str, bool] = {}
-    mics = [installed.namespace for installed in programs if installed.name == "mic"]
-    for program in programs:
+    for daemon in nmis:
+        about = f"DaemonSet {daemon.name}"
         try:
-            settings = program.settings()
+            settings = nmi_settings(daemon)
         except UsageError as error:
-            differences.append(
-                fix(
-                    program.workload,
-                    f"this version's {program.name} does not start with its flags: {error}",
-                    "remove it, or correct it",
-                )
-            )
+            differences.append(_wrong_flags(about, "nmi", error))
             continue
-        namespaced[program.name.upper()] = settings.force_namespaced
-        if isinstance(settings, nmi.settings.Settings):
-            differences += _nmi_differences(program, settings, mics)
-        else:
-            differences += _mic_differences(program, settings)
+        namespaced["NMI"] = settings.force_namespaced
+        differences += _nmi_differences(about, settings, [daemon.metadata.namespace for daemon in mics])
+    for daemon in mics:
+        about = f"Deployment {daemon.name}"
+        try:
+            writer = mic_settings(daemon)
+        except UsageError as error:
+            differences.append(_wrong_flags(about, "mic", error))
+            continue
+        namespaced["MIC"] = writer.force_namespaced
+        names = {flag.lstrip("-").partition("=")[0] for flag in flags_of(daemon, "mic")}
+        differences += _mic_differences(about, writer, names)
     if len(set(namespaced.values())) > 1:
         only = next(name for name, value in namespaced.items() if value)
         differences.append(
@@ -104,10 +46,12 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
     return differences
 
 
-def _nmi_differences(
-    program: InstalledProgram, settings: nmi.settings.Settings, mics: Sequence[str]
-) -> Iterator[Difference]:
-    about = program.workload
+def _wrong_flags(about: str, program: str, error: UsageError) -> Difference:
+    reason = f"this version's {program} does not start with its flags: {error}"
+    return fix(about, reason, "remove it, or correct it")
+
+
+def _nmi_differences(about: str, settings: nmi.settings.Settings, mics: Sequence[str]) -> Iterator[Difference]:
     if settings.allow_kubenet:
         yield review(
             about,
@@ -130,20 +74,20 @@ def _nmi_differences(
         )
 
 
-def _mic_differences(program: InstalledProgram, settings: mic.startup.settings.Settings) -> Iterator[Difference]:
-    if (
-        program.has("clientQps")
-        and settings.writes_per_second < mic.startup.settings.Settings(namespace="n").writes_per_second
-    ):
+def _mic_differences(
+    about: str, settings: mic.startup.settings.Settings, flags: Collection[str]
+) -> Iterator[Difference]:
+    usual = mic.startup.settings.Settings(namespace="n").writes_per_second
+    if "clientQps" in flags and settings.writes_per_second < usual:
         yield review(
-            program.workload,
+            about,
             f"--clientQps={settings.writes_per_second:g} limits MIC's writes per second; the default is 50 here and 5 "
             "in the Go implementation",
             "remove it unless the API server needs it (chart value mic.clientQps)",
         )
-    if program.has("leader-election-instance"):
+    if "leader-election-instance" in flags:
         yield no_action(
-            program.workload,
+            about,
             "--leader-election-instance gives both replicas the same name; this version adds a suffix that makes each "
             "unique",
             "nothing",
@@ -172,30 +116,15 @@ def check_values(values: Mapping[str, Any]) -> list[Difference]:
         review(f"value {path}", reason, "remove it") for path, reason in _REMOVED_VALUES.items() if _value(values, path)
     ]
     if isinstance(_value(values, "azureIdentities"), list):
-        differences.append(
-            fix(
-                "value azureIdentities",
-                "is a list, as in old charts; it must be a map by the identities' names",
-                "write each entry under its name",
-            )
-        )
+        reason = "is a list, as in old charts; it must be a map by the identities' names"
+        differences.append(fix("value azureIdentities", reason, "write each entry under its name"))
     if _value(values, "nmi.allowNetworkPluginKubenet"):
-        differences.append(
-            review(
-                "value nmi.allowNetworkPluginKubenet",
-                "on a node with kubenet a pod can use another pod's address and get its tokens",
-                "remove it if the cluster has another network plugin; otherwise deny NET_RAW to pods",
-            )
-        )
-    if _value(values, "mic.clientQps") is not None:
-        differences.append(
-            review(
-                "value mic.clientQps",
-                f"is {_value(values, 'mic.clientQps')}; the default is 50 writes per second here and 5 in the Go "
-                "implementation",
-                "remove it unless the API server needs it",
-            )
-        )
+        reason = "on a node with kubenet a pod can use another pod's address and get its tokens"
+        do = "remove it if the cluster has another network plugin; otherwise deny NET_RAW to pods"
+        differences.append(review("value nmi.allowNetworkPluginKubenet", reason, do))
+    if (rate := _value(values, "mic.clientQps")) is not None:
+        reason = f"is {rate}; the default is 50 writes per second here and 5 in the Go implementation"
+        differences.append(review("value mic.clientQps", reason, "remove it unless the API server needs it"))
     return differences
 
 

@@ -15,7 +15,8 @@ from podidctl.reading.daemons import counts_old_field_names
 from podidctl.reading.requests import or_failure
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import OLD_FIELDS_MAX, Malformed, decode_meta, decode_object, shallow
-from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, Unauthorized
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, Unauthorized, malformed
+from podidentity.kube.paths import object_path
 from podidentity.old_field_names import old_fields
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
@@ -26,6 +27,7 @@ from podidentity.resources import (
     PODS,
     BareMeta,
     Kind,
+    Meta,
     Resource,
 )
 
@@ -130,6 +132,24 @@ async def _read_kind(
         return ReadFailure(f"{kind.plural}: {error.message}", is_forbidden=isinstance(error, Forbidden))
     stored[kind.plural] = StoredObjects(tuple(old), tuple(unreadable))
     return items
+
+
+class _StoredObject(msgspec.Struct):
+    """The parts of an object that callers of `get_document` use without further checks."""
+
+    metadata: Meta
+    spec: dict[str, Any] | None = None
+
+
+async def get_document(client: Client, kind: Kind[Any], namespace: str, name: str) -> dict[str, Any]:
+    """Return one object as stored. Raises ApiError, also for a response that is no object with metadata."""
+    response = await client.request("GET", object_path(kind, namespace, name))
+    try:
+        document = document_of(response)
+        msgspec.convert(document, _StoredObject)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise malformed(kind.plural, error) from error
+    return document
 
 
 def document_of(raw: msgspec.Raw | bytes) -> dict[str, Any]:

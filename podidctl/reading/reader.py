@@ -30,7 +30,7 @@ from podidctl.facts.model import AzureState, Facts, Locks, ReadFailure, readable
 from podidctl.facts.nmi_log import parse_decisions
 from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
 from podidctl.reading.daemons import list_daemons, read_log, refused_pods
-from podidctl.reading.objects import Ignored, document_of, list_noting, read_all_objects, with_lists
+from podidctl.reading.objects import Ignored, get_document, list_noting, read_all_objects, with_lists
 from podidctl.reading.requests import or_failure, or_none, read_server, server_now
 from podidctl.reading.reviews import (
     read_account_access,
@@ -46,7 +46,6 @@ from podidctl.report.documents import LoggedDecision
 from podidentity.azure.errors import AzureError
 from podidentity.kube.client import Client
 from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
-from podidentity.kube.paths import object_path
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind, Pod
 
 EVENTS_MAX: Final = 5
@@ -98,15 +97,16 @@ async def _locks(client: Client, facts: Facts) -> tuple[Locks, ...]:
     }
     locks = []
     for namespace, name in names or {(usual.lease_namespace, usual.lease_name): None}:
-        lease = await _lock_record(client, LeaseFormat(), LEASES, namespace, name)
-        endpoints = await _lock_record(client, AnnotationFormat(), ENDPOINTS, namespace, name)
+        lease = await lock_record(client, LeaseFormat(), LEASES, namespace, name)
+        endpoints = await lock_record(client, AnnotationFormat(), ENDPOINTS, namespace, name)
         locks.append(Locks(namespace, name, lease, endpoints))
     return tuple(locks)
 
 
-async def _lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> LockRecord | None:
-    response = await or_none(client.request("GET", object_path(kind, namespace, name)))
-    return by.read(document_of(response)) if response is not None else None
+async def lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> LockRecord | None:
+    """Return the lock in that object; None if it does not exist. Raises ApiError."""
+    document = await or_none(get_document(client, kind, namespace, name))
+    return by.read(document) if document is not None else None
 
 
 DAEMONS: Final = (reads("nmi", _nmi), reads("mic", _mic))

@@ -41,8 +41,8 @@ from podidctl.migration.federation.schema import (
 )
 from podidctl.migration.workload_identity import CLIENT_ID, TENANT_ID, USE_LABEL
 from podidctl.migration.workloads import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, SERVICE_ACCOUNTS
+from podidctl.reading.objects import get_document
 from podidentity.kube.client import Client
-from podidentity.kube.decoding import decode_object
 from podidentity.kube.errors import ApiError, Conflict, Invalid, NotFound
 from podidentity.kube.paths import object_path
 from podidentity.resources import (
@@ -51,10 +51,10 @@ from podidentity.resources import (
     BINDINGS,
     IDENTITIES,
     SCHEDULED_PODS,
-    AzureIdentity,
     Kind,
     Meta,
     Resource,
+    Wire,
 )
 
 ATTEMPTS: Final = 3
@@ -81,7 +81,7 @@ class _Changer:
         """
         path = object_path(kind, *key)
         for attempt in range(1, ATTEMPTS + 1):
-            document = msgspec.json.decode(await self.client.request("GET", path))
+            document = await get_document(self.client, kind, *key)
             try:
                 body = msgspec.json.encode(operations(document))
                 await self.client.request("PATCH", path, body=body, content_type="application/json-patch+json")
@@ -182,9 +182,7 @@ class IdentityChanger(_Changer):
 
     async def _lagging_pods(self, key: tuple[str, str]) -> list[str]:
         namespace = key[0]
-        identity: AzureIdentity = decode_object(
-            IDENTITIES, await self.client.request("GET", object_path(IDENTITIES, *key))
-        )
+        identity = await self.client.get(IDENTITIES, *key)
         assigned = [
             item
             for place in dict.fromkeys((namespace, CLUSTER_WIDE_NAMESPACE))
@@ -210,10 +208,33 @@ def _error_text(error: ApiError | UnpatchableError) -> str:
     return error.message if isinstance(error, ApiError) else str(error)
 
 
-class AnnotatedObject(Resource, frozen=True):
-    """Any object with its annotations."""
+class RolloutMeta(Meta, frozen=True):
+    generation: int = 0
 
-    metadata: Meta = Meta()
+
+class RolloutSpec(Wire, frozen=True):
+    replicas: int = 1
+
+
+class RolloutStatus(Wire, frozen=True):
+    """The counts of a Deployment, StatefulSet or DaemonSet, each of which has some of them."""
+
+    observed_generation: int = 0
+    replicas: int = 0
+    updated_replicas: int = 0
+    ready_replicas: int = 0
+    available_replicas: int = 0
+    desired_number_scheduled: int = 0
+    updated_number_scheduled: int = 0
+    number_available: int = 0
+
+
+class Rollout(Resource, frozen=True):
+    """A workload with the progress of its rollout, or a service account."""
+
+    metadata: RolloutMeta = RolloutMeta()
+    spec: RolloutSpec = RolloutSpec()
+    status: RolloutStatus = RolloutStatus()
 
 
 @dataclass(frozen=True)
@@ -234,8 +255,7 @@ async def list_marked(client: Client) -> list[MarkedObject]:
     """Return the changed objects: workloads first, then service accounts. Raises ApiError."""
     marked = []
     for kind in (*CHANGEABLE_KINDS, SERVICE_ACCOUNTS):
-        bare = Kind(kind.name, kind.plural, AnnotatedObject, kind.group, kind.version)
-        for item in await cluster_reader.list_if_served(client, bare):
+        for item in await cluster_reader.list_if_served(client, _with_rollout(kind)):
             if item.metadata.annotation(PUT_ANNOTATION):
                 identity = recorded_identity(item.metadata.annotations or {})
                 marked.append(MarkedObject(kind, *item.key, identity))
@@ -312,8 +332,7 @@ class ApplicationChanger(_Changer):
         until = time.monotonic() + self.timeout
         while True:
             try:
-                document = msgspec.json.decode(await self.client.request("GET", object_path(kind, *key)))
-                if is_rolled_out(kind.name, document):
+                if is_rolled_out(kind.name, await self.client.get(_with_rollout(kind), *key)):
                     return True
             except ApiError as error:
                 self.report(f"{kind.name} {'/'.join(key)}: {error.message}")
@@ -322,20 +341,24 @@ class ApplicationChanger(_Changer):
             await asyncio.sleep(POLL_SECONDS)
 
 
-def is_rolled_out(kind: str, document: Any) -> bool:
-    """Return whether every desired pod of *document* (of *kind*) has the current template and is available."""
-    meta, spec, status = (document.get(name) or {} for name in ("metadata", "spec", "status"))
+def is_rolled_out(kind: str, workload: Rollout) -> bool:
+    """Return whether every desired pod of *workload* (of *kind*) has the current template and is available."""
+    status, wanted = workload.status, workload.spec.replicas
     if kind == CRON_JOBS.name:
         return True  # its next job uses the new template
-    if status.get("observedGeneration", 0) < meta.get("generation", 0):
+    if status.observed_generation < workload.metadata.generation:
         return False
     if kind == DAEMON_SETS.name:
-        wanted, updated = status.get("desiredNumberScheduled", 0), status.get("updatedNumberScheduled", 0)
-        return bool(updated >= wanted and status.get("numberAvailable", 0) >= wanted)
-    wanted = spec.get("replicas", 1)
-    ready = status.get("availableReplicas" if kind == DEPLOYMENTS.name else "readyReplicas", 0)
-    old = status.get("replicas", 0) - status.get("updatedReplicas", 0) if kind == DEPLOYMENTS.name else 0
-    return bool(status.get("updatedReplicas", 0) >= wanted and ready >= wanted and old <= 0)
+        wanted = status.desired_number_scheduled
+        return status.updated_number_scheduled >= wanted and status.number_available >= wanted
+    ready = status.available_replicas if kind == DEPLOYMENTS.name else status.ready_replicas
+    # Only a Deployment keeps old pods next to new ones.
+    old = status.replicas - status.updated_replicas if kind == DEPLOYMENTS.name else 0
+    return status.updated_replicas >= wanted and ready >= wanted and old <= 0
+
+
+def _with_rollout(kind: Kind[Any]) -> Kind[Rollout]:
+    return Kind(kind.name, kind.plural, Rollout, kind.group, kind.version)
 
 
 def _changed_path(kind: Kind[Any]) -> tuple[str, ...]:

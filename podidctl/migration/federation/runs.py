@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from mic.startup.settings import Settings
 from nmi.tokens.entra_loader import SignInSession
-from podidctl.migration.cluster_reader import connect
+from podidctl.commands.connection import connect
 from podidctl.migration.federation.applications import cluster_remarks, plan_applications
 from podidctl.migration.federation.changes import ApplicationChanger, IdentityChanger, list_marked
 from podidctl.migration.federation.json_patches import FORMER_ANNOTATION

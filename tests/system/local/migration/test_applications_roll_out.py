@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from podidctl.migration.federation.applications import cluster_remarks, plan_applications
-from podidctl.migration.federation.changes import is_rolled_out
+from podidctl.migration.federation.changes import Rollout, is_rolled_out
 from podidctl.migration.federation.planning_input import PlanOptions
 from podidctl.migration.federation.runs import select
 from podidctl.migration.federation.schema import ApplicationState
@@ -106,7 +106,7 @@ def test_an_application_is_rolled_out_when_all_replicas_are_new_and_available(
 ) -> None:
     spec = {} if replicas is None else {"replicas": replicas}
     document = {"metadata": {"generation": 2}, "spec": spec, "status": {"observedGeneration": 2} | status}
-    assert is_rolled_out(kind, document) is is_out
+    assert is_rolled_out(kind, msgspec.convert(document, Rollout)) is is_out
 
 
 def test_applications_are_selected_by_name_or_namespace() -> None:
