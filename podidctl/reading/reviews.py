@@ -82,11 +82,6 @@ async def denied(client: Client, reviews: Sequence[Review]) -> list[Review]:
     return [review for review, decision in zip(reviews, decisions, strict=True) if not decision.allowed]
 
 
-async def may_request_tokens(client: Client, account: str, namespace: str, service_account: str) -> bool:
-    """Return whether NMI's *account* may request tokens of that service account. Raises ApiError."""
-    return (await decide(client, token_review(account, f"{namespace}/{service_account}"))).allowed
-
-
 async def may_use_identity(client: Client, account: str, client_id: str) -> bool:
     """Return whether the service account *account* (`namespace/name`) may use the identity at the token proxy. Raises
     ApiError.

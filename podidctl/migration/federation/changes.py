@@ -24,7 +24,6 @@ from podidctl.migration.federation.json_patches import (
     Document,
     Operations,
     UnpatchableError,
-    is_marked,
     put_patch,
     recorded_identity,
     removal_patch,
@@ -136,11 +135,8 @@ class IdentityChanger(_Changer):
 
         def operations(document: Document) -> Operations:
             nonlocal kept
-            if not is_marked(document):
-                raise UnpatchableError("it has no record of its former state")
-            way = rollback_patch(document)
-            kept = way.kept
-            return way.operations
+            patch, kept = rollback_patch(document)
+            return patch
 
         await self.patch(IDENTITIES, key, operations)
         return kept

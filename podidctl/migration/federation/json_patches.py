@@ -6,8 +6,9 @@ read. A rollback does not revert what was changed since.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from mic.startup.object_upgrade import with_current_names
 from podidentity.resources import IDENTITIES, IdentityType
@@ -27,15 +28,6 @@ class UnpatchableError(Exception):
     """The object must not be changed now; the text states the reason and the next action."""
 
 
-@dataclass(frozen=True)
-class RollbackPatch:
-    """Rollback of one AzureIdentity."""
-
-    operations: Operations
-    kept: tuple[str, ...]
-    """Fields that were changed since the switch: they keep their current value."""
-
-
 def switch_patch(document: Document, tenant: str) -> Operations:
     """Return the patch that sets the AzureIdentity to type 3. Raises UnpatchableError."""
     spec = _spec(document)
@@ -47,17 +39,22 @@ def switch_patch(document: Document, tenant: str) -> Operations:
         raise UnpatchableError("it is not of type 0 any more: run podidctl migrate plan again")
     after = {**spec, "type": int(IdentityType.FEDERATED), "tenantID": tenant}
     note = json.dumps({"spec": spec, "tenantID": tenant}, sort_keys=True)
-    return [*_tests(document), *_replace_spec(spec, after), *_annotate(document, {FORMER_ANNOTATION: note}, ())]
+    return [*_tests(document), *_replace_spec(spec, after), *_annotate(document, {FORMER_ANNOTATION: note})]
 
 
-def rollback_patch(document: Document) -> RollbackPatch:
-    """Return the patch that restores the former state. Raises UnpatchableError if the record is missing or invalid."""
-    spec, former, tenant = _spec(document), *_recorded_spec(document)
+def rollback_patch(document: Document) -> tuple[Operations, tuple[str, ...]]:
+    """Return the patch that restores the former state, and the fields that were changed since the switch: they keep
+    their current value. Raises UnpatchableError if the record is missing or invalid.
+    """
+    if FORMER_ANNOTATION not in _annotations(document):
+        raise UnpatchableError("it has no record of its former state")
+    spec, record = _spec(document), _switch_record(document)
+    former = record.spec
     if _type(spec) not in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}:
         raise UnpatchableError(
             f"it was set to type {_type(spec)!r} since: remove annotation {FORMER_ANNOTATION} manually"
         )
-    made = {**former, "type": int(IdentityType.FEDERATED), "tenantID": tenant}
+    made = {**former, "type": int(IdentityType.FEDERATED), "tenantID": record.tenant}
     after, kept = dict(spec), []
     for name in sorted({*former, *made, *spec}):
         is_unchanged = name not in spec or spec[name] == made.get(name)
@@ -68,25 +65,26 @@ def rollback_patch(document: Document) -> RollbackPatch:
         elif spec[name] != former.get(name):
             kept.append(name)
     operations = [*_tests(document), *_replace_spec(spec, after), *_annotate(document, {}, (FORMER_ANNOTATION,))]
-    return RollbackPatch(operations, tuple(kept))
+    return operations, tuple(kept)
 
 
-def is_marked(document: Document) -> bool:
-    """Return whether the AzureIdentity has a record of its former state."""
-    return FORMER_ANNOTATION in _annotations(document)
+class _SwitchRecord(msgspec.Struct):
+    """The content of FORMER_ANNOTATION: the former spec, and the tenant that was set."""
+
+    spec: Document
+    tenant: str = msgspec.field(name="tenantID")
 
 
-def _recorded_spec(document: Document) -> tuple[Document, str]:
+def _switch_record(document: Document) -> _SwitchRecord:
     try:
-        noted = json.loads(_annotations(document)[FORMER_ANNOTATION])
-        spec, tenant = noted["spec"], noted["tenantID"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        spec, tenant = None, ""
-    if not isinstance(spec, dict) or not isinstance(tenant, str) or _type(spec) != IdentityType.USER_ASSIGNED:
+        record = msgspec.json.decode(_annotations(document).get(FORMER_ANNOTATION, ""), type=_SwitchRecord)
+    except (ValueError, RecursionError):
+        record = None
+    if record is None or _type(record.spec) != IdentityType.USER_ASSIGNED:
         raise UnpatchableError(
             f"its annotation {FORMER_ANNOTATION} does not contain its former state: restore spec.type manually"
         )
-    return spec, tenant
+    return record
 
 
 def put_patch(document: Document, identity: str, path: tuple[str, ...], values: Mapping[str, str]) -> Operations:
@@ -97,11 +95,11 @@ def put_patch(document: Document, identity: str, path: tuple[str, ...], values: 
     others = {name: existing[name] for name in values if name in existing and existing[name] != noted.put.get(name)}
     written_in_all, before = {**noted.put, **values}, {**others, **noted.before}
     note = json.dumps({"identity": identity, "before": before, "put": written_in_all}, sort_keys=True)
-    written = [] if path == ANNOTATIONS else _set_map(document, path, values, ())
+    written = [] if path == ANNOTATIONS else _set_map(document, path, values)
     return [
         *_tests(document),
         *written,
-        *_annotate(document, {**(values if path == ANNOTATIONS else {}), PUT_ANNOTATION: note}, ()),
+        *_annotate(document, {**(values if path == ANNOTATIONS else {}), PUT_ANNOTATION: note}),
     ]
 
 
@@ -120,7 +118,11 @@ def removal_patch(document: Document, path: tuple[str, ...]) -> Operations:
     gone = [name for name in ours if name not in noted.before]
     if path == ANNOTATIONS:
         return [*_tests(document), *_annotate(document, restored, (*gone, PUT_ANNOTATION))]
-    return [*_tests(document), *_set_map(document, path, restored, gone), *_annotate(document, {}, (PUT_ANNOTATION,))]
+    return [
+        *_tests(document),
+        *_set_map(document, path, restored, gone),
+        *_annotate(document, {}, (PUT_ANNOTATION,)),
+    ]
 
 
 def recorded_identity(annotations: Mapping[str, Any]) -> str:
@@ -129,8 +131,9 @@ def recorded_identity(annotations: Mapping[str, Any]) -> str:
     return noted.identity if noted else ""
 
 
-@dataclass(frozen=True)
-class _PutRecord:
+class _PutRecord(msgspec.Struct):
+    """The content of PUT_ANNOTATION."""
+
     identity: str
     put: dict[str, str]
     before: dict[str, str]
@@ -138,12 +141,9 @@ class _PutRecord:
 
 def _put_record(document: Document) -> _PutRecord | None:
     try:
-        noted = json.loads(_annotations(document)[PUT_ANNOTATION])
-        record = _PutRecord(str(noted["identity"]), dict(noted["put"]), dict(noted["before"]))
-    except (KeyError, TypeError, ValueError, RecursionError):
+        return msgspec.json.decode(_annotations(document).get(PUT_ANNOTATION, ""), type=_PutRecord)
+    except (ValueError, RecursionError):
         return None
-    texts = [*record.put.items(), *record.before.items()]
-    return record if all(isinstance(text, str) for pair in texts for text in pair) else None
 
 
 def _spec(document: Document) -> Document:
@@ -170,18 +170,20 @@ def _map_at(document: Document, path: Iterable[str]) -> Document:
 
 def _tests(document: Document) -> Operations:
     meta = document["metadata"]
-    return [{"op": "test", "path": f"/metadata/{name}", "value": meta[name]} for name in ("uid", "resourceVersion")]
+    return [{"op": "test", "path": f"/metadata/{name}", "value": meta.get(name)} for name in ("uid", "resourceVersion")]
 
 
 def _replace_spec(before: Document, after: Document) -> Operations:
     return [{"op": "test", "path": "/spec", "value": before}, {"op": "replace", "path": "/spec", "value": after}]
 
 
-def _annotate(document: Document, values: Mapping[str, str], gone: Iterable[str]) -> Operations:
+def _annotate(document: Document, values: Mapping[str, str], gone: Iterable[str] = ()) -> Operations:
     return _set_map(document, ANNOTATIONS, values, gone)
 
 
-def _set_map(document: Document, path: tuple[str, ...], values: Mapping[str, str], gone: Iterable[str]) -> Operations:
+def _set_map(
+    document: Document, path: tuple[str, ...], values: Mapping[str, str], gone: Iterable[str] = ()
+) -> Operations:
     """Set and remove entries of the map at *path*, which is created if missing."""
     where, existing = _pointer(path), _map_at(document, path)
     made = [] if existing or not values else [{"op": "add", "path": where, "value": {}}]

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nmi.choices import OperationMode
 from nmi.settings import Settings
+from podidctl.evaluation.needs import token_review
 from podidctl.facts.kinds import Daemon, service_account_of
 from podidctl.facts.settings import genuine_nmi, nmi_settings
 from podidctl.migration import cluster_reader
@@ -16,14 +17,13 @@ from podidctl.migration.federation.identity_users import account_usages
 from podidctl.migration.federation.planning_input import NO_USES, CredentialUses, FederationState, PlanOptions
 from podidctl.migration.workloads import Key
 from podidctl.reading.daemons import MetricsPage, Unread, list_daemons, read_pages
-from podidctl.reading.reviews import may_request_tokens
+from podidctl.reading.reviews import denied
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NotFound
 from podidentity.report import plain
-from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS
+from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, Kind, Resource, Wire
 
-WEBHOOKS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 WEBHOOK: Final = "azure-workload-identity"
 """Part of the name of the webhook that provides the settings of the SDKs to pods."""
 TOKENS: Final = "aadpodidentity_nmi_application_credential_tokens_total"
@@ -146,33 +146,34 @@ async def _version(client: Client) -> str:
 async def _forbidden(client: Client, nmi: Sequence[Daemon], accounts: Iterable[Key]) -> tuple[set[Key], str]:
     """Return the service accounts whose tokens an NMI may not request, and why this is unknown, if so."""
     its = sorted({service_account_of(daemon) for daemon in nmi})
+    reviews = [token_review(own, "/".join(account)) for account in sorted(accounts) for own in its]
     try:
-        return {
-            key
-            for key in sorted(accounts)
-            for daemon_account in its
-            if not await may_request_tokens(client, daemon_account, *key)
-        }, ""
+        return {(review.namespace, review.name) for review in await denied(client, reviews)}, ""
     except (Forbidden, NotFound) as error:
         return set(), error.message
 
 
-class _Hook(msgspec.Struct):
+class _Hook(Wire, frozen=True):
     name: str = ""
 
 
-class _Configuration(msgspec.Struct):
+class _WebhookConfiguration(Resource, frozen=True):
     webhooks: list[_Hook] | None = None
 
 
-class _Configurations(msgspec.Struct):
-    items: list[_Configuration] = msgspec.field(default_factory=list)
+WEBHOOKS: Final = Kind(
+    "MutatingWebhookConfiguration",
+    "mutatingwebhookconfigurations",
+    _WebhookConfiguration,
+    "admissionregistration.k8s.io",
+    namespaced=False,
+)
 
 
 async def _webhook(client: Client) -> bool | None:
     """Return whether workload identity's webhook is installed; None if unknown."""
     try:
-        configurations = msgspec.json.decode(await client.request("GET", WEBHOOKS), type=_Configurations)
-    except (ApiError, msgspec.DecodeError):
+        configurations = await client.list(WEBHOOKS)
+    except ApiError:
         return None
-    return any(WEBHOOK in hook.name for configuration in configurations.items for hook in configuration.webhooks or ())
+    return any(WEBHOOK in hook.name for configuration in configurations for hook in configuration.webhooks or ())

@@ -11,12 +11,9 @@ operator's machine. The API server answers whether its RBAC has the permission t
 
 import asyncio
 import sys
-from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
-
-import msgspec
 
 from nmi.tokens.assertions import Assertion, Assertions, NoAssertionError, requested
 from nmi.tokens.endpoints import SignInPolicy
@@ -78,13 +75,6 @@ class _CallerAssertions(Assertions):
         return Assertion(token, claims.iss, claims.sub, self.audience)
 
 
-class _TokenClaims(msgspec.Struct):
-    """Claims of the token in both versions."""
-
-    appid: str = ""
-    azp: str = ""
-
-
 class TokenTester:
     """Token tests of an identity's service accounts. The caller owns the client and the session."""
 
@@ -119,9 +109,8 @@ class TokenTester:
             return _failed_test(account, error.detail, "correct the AzureIdentity")
         except AzureError as error:
             return _failed_test(account, *_advice(error, account, proofs.given.get(account.name)))
-        claims = _decode_claims(granted.token.access_token)
         expires = datetime.fromtimestamp(granted.token.expires_on, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        client_id = claims.appid or claims.azp
+        client_id = decode_claims(granted.token.access_token).client_id
         if client_id and client_id.lower() != identity.spec.client_id.strip().lower():
             return _failed_test(
                 account, f"the token is for another client, {client_id}", "correct the AzureIdentity's clientID"
@@ -198,11 +187,3 @@ def _advice(error: AzureError, account: AccountUsage, given: Assertion | None) -
         case _:
             cause = f"{error.code}: {error.message}" if error.code else error.message
             return cause, "see docs/troubleshooting.md for this error, then run this command again"
-
-
-def _decode_claims(token: str) -> _TokenClaims:
-    try:
-        body = token.split(".")[1]
-        return msgspec.json.decode(urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=_TokenClaims)
-    except (IndexError, ValueError, RecursionError):
-        return _TokenClaims()
