@@ -152,7 +152,9 @@ def _print_workload_identity(
         case WorkloadIdentityOutput.KUBECTL:
             print_text(change_script(made), console())
         case WorkloadIdentityOutput.AZ:
-            print_text(credential_script(made.credentials, made.by_hand, issuer, audience), console())
+            print_text(
+                credential_script(made.credentials, [step.line for step in made.by_hand], issuer, audience), console()
+            )
         case WorkloadIdentityOutput.JSON:
             print_document(plan_document(made, issuer, audience), Output.JSON, console())
 

@@ -16,6 +16,7 @@ import yaml
 
 from mic.startup.object_upgrade import KINDS, with_current_names
 from podidentity.exits import StartError
+from podidentity.kube.compact_values import without_nulls
 from podidentity.old_field_names import fold
 from podidentity.resources import GROUP, Kind
 
@@ -253,7 +254,7 @@ def _renaming_suffices(text: str, objects: Sequence[_ManifestObject]) -> bool:
     except (yaml.YAMLError, ValueError):
         return False
     ours = [item for item in [after, *_list_items(after)] if kind_of(item) is not None]
-    return [_without_nulls(item) for item in ours] == [_without_nulls(item.present) for item in objects]
+    return [without_nulls(item) for item in ours] == [without_nulls(item.present) for item in objects]
 
 
 def _list_items(document: Any) -> list[Any]:
@@ -298,12 +299,6 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
             yield from _leaves(inner, (*path, str(name)))
     else:
         yield path, value
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
-    return value
 
 
 def _apply_edits(text: str, edits: Sequence[tuple[int, int, str]]) -> str:

@@ -11,6 +11,7 @@ are one line of printable characters.
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
@@ -22,7 +23,6 @@ from podidctl.migration.workload_identity import (
     CLIENT_ID,
     TENANT_ID,
     USE_LABEL,
-    ManualStep,
     PlannedAccount,
     PlannedCredential,
     WorkloadIdentityPlan,
@@ -49,14 +49,8 @@ def print_differences(differences: Sequence[Difference], output: Output, where: 
         where.print("No differences were found.")
     for level in DifferenceLevel:
         listed = [difference for difference in differences if difference.level is level]
-        if not listed:
-            continue
-        where.print(f"{TITLES[level]}:")
-        rows = [
-            (f"[{COLORS[level]}]{escaped(difference.about)}[/]", printable(difference.what), printable(difference.do))
-            for difference in listed
-        ]
-        print_table(("about", "what", "what to do"), rows, where)
+        rows = [(difference.about, difference.what, difference.do) for difference in listed]
+        print_section(f"{TITLES[level]}:", ("about", "what", "what to do"), rows, where, repeat(COLORS[level]))
 
 
 def print_workload_identity(made: WorkloadIdentityPlan, issuer: str, audience: str, where: Console) -> None:
@@ -87,11 +81,24 @@ def print_workload_identity(made: WorkloadIdentityPlan, issuer: str, audience: s
     )
 
 
-def print_section(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], where: Console) -> None:
-    """Print *title* and a table of *rows*, whose texts may be untrusted; nothing if there are none."""
-    if rows:
+def print_section(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    where: Console,
+    styles: Iterable[str] = repeat("none"),
+) -> None:
+    """Print *title*, if there is one, and a table of *rows*, whose texts may be untrusted; nothing without rows.
+    *styles* are those of the rows' first cells.
+    """
+    if rows and title:
         where.print(escaped(title), soft_wrap=True)
-        print_table(columns, [(escaped(first), *map(printable, others)) for first, *others in rows], where)
+    if rows:
+        cells = [
+            (f"[{style}]{escaped(first)}[/]", *map(printable, others))
+            for style, (first, *others) in zip(styles, rows, strict=False)
+        ]
+        print_table(columns, cells, where)
 
 
 def print_credentials(condition: str, credentials: Sequence[PlannedCredential], where: Console) -> None:
@@ -107,7 +114,8 @@ def new_accounts(made: WorkloadIdentityPlan) -> str:
     """Return the new ServiceAccounts, for `kubectl apply -f`."""
     head = "# kubectl apply -f this file: the new objects. Changes of existing objects: -o kubectl."
     return commented(
-        [head, *_remarks(made.by_hand)], [_account(account) for account in made.accounts if account.is_new]
+        [head, *_remarks(step.line for step in made.by_hand)],
+        [_account(account) for account in made.accounts if account.is_new],
     )
 
 
@@ -122,7 +130,7 @@ def change_script(made: WorkloadIdentityPlan) -> str:
     permissions.
     """
     lines = ["#!/bin/sh", "# First create the new objects: kubectl apply -f the output of -o yaml.", "set -eu"]
-    lines += [*_remarks(made.by_hand), *map(shell, patching(made))]
+    lines += [*_remarks(step.line for step in made.by_hand), *map(shell, patching(made))]
     return "\n".join(lines) + "\n"
 
 
@@ -142,17 +150,13 @@ def patching(made: WorkloadIdentityPlan) -> Iterator[list[str]]:
 
 
 def credential_script(
-    credentials: Iterable[PlannedCredential], by_hand: Sequence[ManualStep], issuer: str, audience: str
+    credentials: Iterable[PlannedCredential], by_hand: Sequence[str], issuer: str, audience: str
 ) -> str:
     """Return a shell script that creates the federated credentials, one command each, and stops at the first
-    failure.
+    failure. *by_hand* are the manual steps.
     """
-    lines = [
-        "#!/bin/sh",
-        "# First sign in to the identities' tenant: az login --tenant …",
-        "set -eu",
-        *_remarks(by_hand),
-    ]
+    lines = ["#!/bin/sh", "# First sign in to the identities' tenant: az login --tenant …", "set -eu"]
+    lines += _remarks(by_hand)
     for credential in credentials:
         lines += ["", f"# {printable(credential.identity)}", command(credential, issuer, audience)]
     return "\n".join(lines) + "\n"
@@ -227,8 +231,6 @@ def shell(words: list[str]) -> str:
     return command if command.isprintable() else f"# omitted because of non-printable characters: {printable(command)}"
 
 
-def _remarks(by_hand: Sequence[ManualStep]) -> Iterator[str]:
-    if by_hand:
-        yield "# Manual steps:"
-    for step in by_hand:
-        yield f"#   {printable(step.about)}: {printable(step.why)}; {printable(step.do)}"
+def _remarks(by_hand: Iterable[str]) -> list[str]:
+    lines = [f"#   {printable(step)}" for step in by_hand]
+    return ["# Manual steps:", *lines] if lines else []

@@ -79,6 +79,10 @@ class ManualStep(Wire, frozen=True):
     why: str
     do: str
 
+    @property
+    def line(self) -> str:
+        return f"{self.about}: {self.why}; {self.do}"
+
 
 class WorkloadIdentityPlan(Wire, frozen=True):
     """All steps."""

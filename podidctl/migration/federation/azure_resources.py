@@ -116,11 +116,11 @@ def is_principal(text: str) -> bool:
     return bool(_PRINCIPAL.fullmatch(text))
 
 
-def azure_plan(made: FederationPlan, steps: Sequence[IdentityStep], options: AzureOptions) -> AzurePlan:
-    """Return the resources for *steps*. One identity under two names in the cluster has each resource once."""
+def azure_plan(made: FederationPlan, options: AzureOptions) -> AzurePlan:
+    """Return the resources of the plan. One identity under two names in the cluster has each resource once."""
     omitted: list[str] = []
     resources: dict[tuple[str, ...], AzureResource] = {}
-    for step in steps:
+    for step in made.steps:
         for resource in _of_step(made, step, options, omitted):
             # Names of credentials are unique for each service account.
             resources.setdefault((resource.type, resource.parent.key, resource.name), resource)

@@ -17,7 +17,6 @@ from podidctl.migration.federation.azure_resources import (
 )
 from podidctl.migration.federation.output import manifests, print_outcomes, print_plan
 from podidctl.migration.federation.resource_formats import (
-    SeveralGroupsError,
     az_script,
     bicep,
     remarks_of,
@@ -186,23 +185,16 @@ def _azure_document(made: FederationPlan, output: PlanOutput, options: AzureOpti
             f"identity bindings (of {listed(bound, 3)}) need the resource id of the cluster: pass --cluster (az aks "
             "show --query id)"
         )
-    azure = azure_plan(made, made.steps, options)
-    remarks = remarks_of(made, made.steps)
+    azure = azure_plan(made, options)
     match output:
         case PlanOutput.TERRAFORM:
-            return terraform(azure, remarks)
+            return terraform(azure, remarks_of(made))
         case PlanOutput.ASO:
-            return service_operator_objects(azure, remarks)
+            return service_operator_objects(azure, remarks_of(made))
         case PlanOutput.BICEP:
-            try:
-                return bicep(azure, remarks)
-            except SeveralGroupsError as error:
-                raise StartError(
-                    f"a Bicep file deploys to one resource group, and these are in several ({error}): name the "
-                    f"identities of one resource group, or use -o terraform"
-                ) from error
+            return bicep(azure, remarks_of(made))
         case _:
-            return az_script(made, made.steps, azure)
+            return az_script(made, azure)
 
 
 def _add_apply(app: typer.Typer, context: CliContext) -> None:

@@ -15,9 +15,9 @@ from podidctl.migration.federation.schema import (
     Remark,
 )
 from podidctl.migration.output import commented, print_credentials, print_section
-from podidctl.report.text import escaped, print_table, print_text
+from podidctl.report.text import print_text
 from podidentity.azure.federation import BINDING_VERB, Exchange
-from podidentity.report import counted, printable
+from podidentity.report import counted
 
 COLORS: Final = {
     ChangeResult.CHANGED: "green",
@@ -96,56 +96,33 @@ def _applications(made: FederationPlan, where: Console) -> None:
 
 
 def _remarks(title: str, remarks: Sequence[tuple[str, Remark]], where: Console) -> None:
-    if not remarks:
-        return
-    where.print(title)
-    rows = [
-        (
-            f"[{'red' if remark.blocks else 'yellow'}]{'blocks' if remark.blocks else 'note'}[/]",
-            printable(about),
-            printable(remark.why),
-            printable(remark.do),
-        )
-        for about, remark in remarks
-    ]
-    print_table(("", "about", "why", "what to do"), rows, where)
+    rows = [("blocks" if remark.blocks else "note", about, remark.why, remark.do) for about, remark in remarks]
+    styles = ["red" if remark.blocks else "yellow" for _, remark in remarks]
+    print_section(title, ("", "about", "why", "what to do"), rows, where, styles)
 
 
 def print_outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> None:
     """Print the outcomes, actual or planned."""
     tried = [(outcome.about, test) for outcome in done for test in outcome.tried]
-    if tried:
-        where.print("tests (tokens are discarded):")
-        rows = [
-            (
-                f"[{'red' if test.problem else 'green'}]{escaped(test.account)}[/]",
-                printable(about),
-                printable(test.bound_to or "(bound to no pod)"),
-                printable(
-                    test.problem
-                    or test.note
-                    or f"client {test.client_id}, object {test.object_id}, until {test.expires}"
-                ),
-                printable(test.do),
-            )
-            for about, test in tried
-        ]
-        print_table(("ServiceAccount", "for", "pod", "result", "what to do"), rows, where)
-        for text in dict.fromkeys(test.manifest for _, test in tried if test.manifest):
-            print_text(text, where)
-    if done:
-        listed = [
-            (
-                f"[{COLORS[outcome.ending]}]{outcome.ending}[/]",
-                printable(outcome.about),
-                printable(outcome.why),
-                printable(outcome.do),
-            )
-            for outcome in done
-        ]
-        print_table(("", "about", "why", "what to do"), listed, where)
-    else:
+    results = [
+        (
+            test.account,
+            about,
+            test.bound_to or "(bound to no pod)",
+            test.problem or test.note or f"client {test.client_id}, object {test.object_id}, until {test.expires}",
+            test.do,
+        )
+        for about, test in tried
+    ]
+    styles = ["red" if test.problem else "green" for _, test in tried]
+    columns = ("ServiceAccount", "for", "pod", "result", "what to do")
+    print_section("tests (tokens are discarded):", columns, results, where, styles)
+    for text in dict.fromkeys(test.manifest for _, test in tried if test.manifest):
+        print_text(text, where)
+    if not done:
         where.print("Nothing to do.")
+    rows = [(outcome.ending, outcome.about, outcome.why, outcome.do) for outcome in done]
+    print_section("", ("", "about", "why", "what to do"), rows, where, [COLORS[outcome.ending] for outcome in done])
     if dry:
         would = any(outcome.ending is ChangeResult.WOULD_CHANGE for outcome in done)
         where.print(f"No changes were made{'; --yes makes them' if would else ''}.")

@@ -25,11 +25,12 @@ from podidctl.migration.federation.azure_resources import (
     ResourceType,
     symbol_of,
 )
-from podidctl.migration.federation.schema import FederationPlan, IdentityStep
+from podidctl.migration.federation.schema import FederationPlan
 from podidctl.migration.output import commented, credential_script, shell
-from podidctl.migration.workload_identity import ManualStep, PlannedCredential
+from podidctl.migration.workload_identity import PlannedCredential
 from podidctl.report.text import listed
 from podidentity.azure.resource_ids import ResourceId
+from podidentity.exits import StartError
 from podidentity.report import printable
 
 TERRAFORM_HEAD: Final = """\
@@ -52,12 +53,8 @@ _HCL_ESCAPED: Final = re.compile(r'[\\"]|[$%](?=\{)')
 _HCL_ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "$": "$$", "%": "%%"}
 
 
-class SeveralGroupsError(Exception):
-    """The resources belong to several resource groups."""
-
-
 def bicep(plan: AzurePlan, remarks: list[str]) -> str:
-    """Return the file. *remarks* are comments at its start. Raises SeveralGroupsError."""
+    """Return the file. *remarks* are comments at its start. Raises StartError for several resource groups."""
     lines = [f"// {printable(remark)}" for remark in (*remarks, *plan.omitted)]
     if plan.resources:
         where = _group(plan)
@@ -119,13 +116,16 @@ def _parent_symbol(resource: AzureResource) -> str:
 
 
 def _group(plan: AzurePlan) -> ResourceId:
-    """Return the first parent. Raises SeveralGroupsError with the identities of each resource group."""
+    """Return the first parent. Raises StartError with the identities of each resource group if there are several."""
     users: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for resource in plan.resources:
         users[resource.parent.subscription.lower(), resource.parent.resource_group.lower()].add(resource.about)
     if len(users) > 1:
         groups = "; ".join(f"{printable(group)}: {printable(listed(names))}" for (_, group), names in users.items())
-        raise SeveralGroupsError(groups)
+        raise StartError(
+            f"a Bicep file deploys to one resource group, and these are in several ({groups}): name the identities of "
+            "one resource group, or use -o terraform"
+        )
     return plan.resources[0].parent
 
 
@@ -198,34 +198,27 @@ def _operator_object(resource: AzureResource, api_version: str, kind: str) -> di
     }
 
 
-def az_script(made: FederationPlan, steps: list[IdentityStep], azure: AzurePlan = NO_RESOURCES) -> str:
-    """Return a script with one command per Azure resource of *steps*; it stops at the first failure.
+def az_script(made: FederationPlan, azure: AzurePlan = NO_RESOURCES) -> str:
+    """Return a script with one command per Azure resource; it stops at the first failure.
 
-    *azure* has the role assignments and identity bindings. The federated credentials are those of *steps*, because an
-    application can have some, too.
+    *azure* has the role assignments and identity bindings. The federated credentials are those of the plan's steps,
+    because an application can have some, too.
     """
-    credentials = [credential for step in steps for credential in step.credentials]
+    credentials = [credential for step in made.steps for credential in step.credentials]
     # Two AzureIdentities may name the same identity on Azure.
     once = {_azures(credential): credential for credential in reversed(credentials)}
     credentials = [credential for credential in credentials if once[_azures(credential)] is credential]
-    script = credential_script(credentials, _manual(made, steps), made.issuer, made.audience)
+    script = credential_script(credentials, remarks_of(made), made.issuer, made.audience)
     others = [resource for resource in azure.resources if resource.type is not ResourceType.CREDENTIAL]
     lines = [f"\n# {printable(resource.about)}\n{shell(_az_command(resource))}\n" for resource in others]
     return script + "".join(lines)
 
 
-def remarks_of(made: FederationPlan, steps: list[IdentityStep]) -> list[str]:
+def remarks_of(made: FederationPlan) -> list[str]:
     """Return the remarks of a plan, one line each."""
-    return [f"{step.about}: {step.why}; {step.do}" for step in _manual(made, steps)]
-
-
-def _manual(made: FederationPlan, steps: list[IdentityStep]) -> list[ManualStep]:
-    everywhere = [ManualStep(about="cluster", why=remark.why, do=remark.do) for remark in made.remarks]
-    return everywhere + [
-        ManualStep(about=f"AzureIdentity {step.full_name}", why=remark.why, do=remark.do)
-        for step in steps
-        for remark in step.remarks
-    ]
+    remarks = [("cluster", remark) for remark in made.remarks]
+    remarks += [(f"AzureIdentity {step.full_name}", remark) for step in made.steps for remark in step.remarks]
+    return [f"{about}: {remark.why}; {remark.do}" for about, remark in remarks]
 
 
 def _az_command(resource: AzureResource) -> list[str]:

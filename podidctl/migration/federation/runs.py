@@ -35,12 +35,7 @@ from podidctl.migration.federation.schema import (
     Remark,
 )
 from podidctl.migration.federation.state_reader import is_managed, read_credential_uses, read_federation_state
-from podidctl.migration.federation.token_tests import (
-    BindingPermissionTester,
-    Tester,
-    TokenTester,
-    try_accounts,
-)
+from podidctl.migration.federation.token_tests import IdentityTester
 from podidctl.migration.workload_identity import SUFFIX_MAX
 from podidentity.azure import clouds
 from podidentity.azure.federation import Exchange
@@ -125,15 +120,10 @@ class MigrationRun:
             state, made = await self._read_plan(client, uses)
             unchanged = [leftover.identity for leftover in made.leftovers]
             steps = self._select([(step.full_name, step) for step in made.steps], unchanged=unchanged)
-            testers: Mapping[Exchange, Tester] = {
-                Exchange.DIRECT: TokenTester(
-                    client, session, state.policy, environ, audience=state.audience, resource=resource
-                ),
-                Exchange.IDENTITY_BINDINGS: BindingPermissionTester(client, state.policy),
-            }
+            tester = IdentityTester(client, session, state.policy, environ, audience=state.audience, resource=resource)
             changer = IdentityChanger(client=client, timeout=self.timeout, report=self.report, managed=state.managed)
             if not self.yes:
-                outcomes_of_steps = (self._identity(step, made.remarks, state, testers, changer) for step in steps)
+                outcomes_of_steps = (self._identity(step, made.remarks, state, tester, changer) for step in steps)
                 return list(await asyncio.gather(*outcomes_of_steps))
             outcomes: list[ChangeOutcome] = []
             for name in [step.full_name for step in steps]:
@@ -144,7 +134,7 @@ class MigrationRun:
                     reason = "it was deleted or has another type now"
                     outcomes.append(ChangeOutcome(name, ChangeResult.NOT_CHANGED, reason))
                 else:
-                    outcomes.append(await self._identity(step, made.remarks, state, testers, changer))
+                    outcomes.append(await self._identity(step, made.remarks, state, tester, changer))
             return outcomes
 
     async def _identity(
@@ -152,7 +142,7 @@ class MigrationRun:
         step: IdentityStep,
         everywhere: list[Remark],
         state: FederationState,
-        testers: Mapping[Exchange, Tester],
+        tester: IdentityTester,
         changer: IdentityChanger,
     ) -> ChangeOutcome:
         """Test the identity of *step*, then switch it. *everywhere*: remarks about the whole cluster."""
@@ -162,9 +152,8 @@ class MigrationRun:
         if outcome := _outcome_without_test(step, everywhere):
             return outcome
         identity = next(identity for identity in state.situation.identities if identity.key == step.key)
-        tester = testers[step.exchange]
-        by_token = isinstance(tester, TokenTester)
-        tried = await try_accounts(tester, as_federated(identity, step.tenant), step.accounts)
+        by_token = step.exchange is Exchange.DIRECT
+        tried = await tester.test(as_federated(identity, step.tenant), step.accounts, step.exchange)
         if any(test.problem for test in tried):
             reason = "no token of it could be obtained" if by_token else "not all of its service accounts may use it"
             do = "follow the next action of the failed test, then run this command again"

@@ -13,7 +13,7 @@ import asyncio
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from typing import Final
 
 from nmi.tokens.assertions import Assertion, Assertions, NoAssertionError, requested
 from nmi.tokens.endpoints import SignInPolicy
@@ -75,8 +75,8 @@ class _CallerAssertions(Assertions):
         return Assertion(token, claims.iss, claims.sub, self.audience)
 
 
-class TokenTester:
-    """Token tests of an identity's service accounts. The caller owns the client and the session."""
+class IdentityTester:
+    """Tests of an identity's service accounts. The caller owns the client and the session."""
 
     def __init__(
         self,
@@ -96,8 +96,14 @@ class TokenTester:
         self._audience = audience
         self._resource = resource
 
-    async def test(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
-        """Return the result for *identity* in its future form. Failures are results, not exceptions."""
+    async def test(
+        self, identity: AzureIdentity, accounts: Sequence[AccountUsage], exchange: Exchange
+    ) -> list[TokenTest]:
+        """Return one result per account for *identity* in its future form. Failures are results, not exceptions."""
+        test = self._test_token if exchange is Exchange.DIRECT else self._test_permission
+        return list(await asyncio.gather(*(test(identity, account) for account in accounts)))
+
+    async def _test_token(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
         proofs = _CallerAssertions(self._client, self._audience)
         source = FederatedSource(self._policy, {Exchange.DIRECT: proofs}, self._sign_ins, enabled=True)
         try:
@@ -123,16 +129,7 @@ class TokenTester:
             expires=expires,
         )
 
-
-class BindingPermissionTester:
-    """Access reviews of an identity's service accounts. The caller owns the client."""
-
-    def __init__(self, client: Client, policy: SignInPolicy) -> None:
-        self._client = client
-        self._policy = policy
-
-    async def test(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
-        """Return the result for *identity* in its future form. Failures are results, not exceptions."""
+    async def _test_permission(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
         problem = do = manifest = ""
         try:
             self._policy.federation(identity)
@@ -146,22 +143,8 @@ class BindingPermissionTester:
         except ApiError as error:
             problem = f"its permission could not be read: {error.message}"
             do = ReadFailure(problem, is_forbidden=isinstance(error, Forbidden)).next_action(REVIEW_ACCESS)
-        return TokenTest(
-            account=account.full_name,
-            bound_to="",
-            problem=problem,
-            do=do,
-            note="" if problem else ALLOWED,
-            manifest=manifest,
-        )
-
-
-Tester: TypeAlias = TokenTester | BindingPermissionTester
-
-
-async def try_accounts(tester: Tester, identity: AzureIdentity, accounts: Sequence[AccountUsage]) -> list[TokenTest]:
-    """Return one result per account for *identity* in its future form. Failures are results, not exceptions."""
-    return list(await asyncio.gather(*(tester.test(identity, account) for account in accounts)))
+        note = "" if problem else ALLOWED
+        return TokenTest(account=account.full_name, bound_to="", problem=problem, do=do, note=note, manifest=manifest)
 
 
 def _failed_test(account: AccountUsage, problem: str, do: str) -> TokenTest:

@@ -73,7 +73,7 @@ def test_a_managed_identity_and_a_service_principal_have_their_commands() -> Non
 def test_an_empty_plan_is_still_a_valid_document_and_script() -> None:
     made = planned()
     assert list(yaml.safe_load_all(new_accounts(made))) == []
-    assert "\naz " not in credential_script(made.credentials, made.by_hand, ISSUER, AUDIENCE)
+    assert "\naz " not in credential_script(made.credentials, [step.line for step in made.by_hand], ISSUER, AUDIENCE)
     assert "\nkubectl " not in change_script(made)
 
 
@@ -83,7 +83,7 @@ def test_text_in_an_object_cannot_run_a_command(tmp_path: Path) -> None:
     made = planned(workload(evil, account="web"), workload("lost", label=evil), objects=objects)
     assert made.by_hand
     script = tmp_path / "script.sh"
-    script.write_text(credential_script(made.credentials, made.by_hand, ISSUER, AUDIENCE))
+    script.write_text(credential_script(made.credentials, [step.line for step in made.by_hand], ISSUER, AUDIENCE))
     (tmp_path / "az").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>called\n')
     (tmp_path / "az").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}

@@ -39,7 +39,7 @@ def mixed() -> AzurePlan:
     objects += [binding(name, selector="demo") for name in names]
     nmi = Settings(node_name="n", federated_identities=True, federated_exchange_annotation=True)
     made = planned(workload(account="web"), objects=objects, nmis=(nmi,))
-    return azure_plan(made, made.steps, AzureOptions(cluster(), PRINCIPAL))
+    return azure_plan(made, AzureOptions(cluster(), PRINCIPAL))
 
 
 def azure(*accounts: str, options: AzureOptions = GRANTS, names: tuple[str, ...] = ("demo",), **more: Any) -> AzurePlan:
@@ -49,4 +49,4 @@ def azure(*accounts: str, options: AzureOptions = GRANTS, names: tuple[str, ...]
     exchange = Exchange.IDENTITY_BINDINGS if options.cluster else Exchange.DIRECT
     users = (workload(f"w{number}", account=account) for number, account in enumerate(accounts))
     made = planned(*users, objects=objects, exchange=exchange)
-    return azure_plan(made, made.steps, options)
+    return azure_plan(made, options)

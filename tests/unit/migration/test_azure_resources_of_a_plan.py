@@ -55,7 +55,7 @@ def test_one_identity_under_two_names_has_each_resource_once() -> None:
         (BINDINGS, Exchange.IDENTITY_BINDINGS, 1),
     ):
         made = planned(workload(account="web"), objects=objects, exchange=exchange)
-        assert len(azure_plan(made, made.steps, options).resources) == number
+        assert len(azure_plan(made, options).resources) == number
 
 
 def test_two_identities_of_one_service_account_have_their_own_resources() -> None:
@@ -99,7 +99,7 @@ def test_a_role_assignment_has_a_uuid_that_depends_on_its_properties() -> None:
 def test_an_identity_without_a_resource_id_is_omitted_with_the_reason() -> None:
     made = planned(workload(account="web"))
     steps = [msgspec.structs.replace(made.steps[0], resource_id="")]
-    plan = azure_plan(made, steps, GRANTS)
+    plan = azure_plan(msgspec.structs.replace(made, steps=steps), GRANTS)
     assert plan.resources == []
     assert plan.omitted == ["shop/demo: its AzureIdentity has no usable resourceID; set it, or see -o az"]
 
@@ -161,7 +161,7 @@ def obstacles(made: FederationPlan) -> list[str]:
 
 
 def resources(made: FederationPlan) -> list[tuple[str, ResourceType]]:
-    return [(each.about, each.type) for each in azure_plan(made, made.steps, BINDINGS).resources]
+    return [(each.about, each.type) for each in azure_plan(made, BINDINGS).resources]
 
 
 @pytest.mark.parametrize("default", Exchange)

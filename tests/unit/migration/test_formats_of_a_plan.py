@@ -24,7 +24,6 @@ from podidctl.migration.federation.azure_resources import (
 from podidctl.migration.federation.output import manifests, print_outcomes, print_plan
 from podidctl.migration.federation.resource_formats import (
     NO_BINDINGS,
-    SeveralGroupsError,
     az_script,
     bicep,
     bicep_string,
@@ -53,6 +52,7 @@ from podidctl.report.text import Output, print_document
 from podidentity.azure.federation import DIRECT_AUDIENCE as AUDIENCE
 from podidentity.azure.federation import Exchange
 from podidentity.azure.resource_ids import parse_user_assigned
+from podidentity.exits import StartError
 from tests.support.migration import federation_sandbox
 from tests.support.migration.azure_plans import BINDINGS, GRANTS, HOSTILE_ACCOUNT, PRINCIPAL, azure, mixed
 from tests.support.migration.federation_sandbox import planned
@@ -198,7 +198,7 @@ def test_credentials_of_one_identity_are_created_one_after_the_other() -> None:
 def test_several_resource_groups_are_rejected_by_name() -> None:
     one, other = azure("web"), azure("web", resourceID=f"{ID.replace('/g/', '/h/')}demo")
     both = type(one)([*one.resources, *other.resources], [])
-    with pytest.raises(SeveralGroupsError, match="g: shop/demo; h: shop/demo"):
+    with pytest.raises(StartError, match="g: shop/demo; h: shop/demo"):
         bicep(both, [])
     assert "--resource-group h" in bicep(other, [])
 
@@ -225,7 +225,7 @@ def az_commands(*accounts: str, options: AzureOptions) -> list[list[str]]:
     exchange = Exchange.IDENTITY_BINDINGS if options.cluster else Exchange.DIRECT
     users = (workload(f"w{number}", account=each) for number, each in enumerate(accounts))
     made = planned(*users, exchange=exchange)
-    return read_az(az_script(made, made.steps, azure_plan(made, made.steps, options)))
+    return read_az(az_script(made, azure_plan(made, options)))
 
 
 def test_an_identity_binding_is_one_command_and_replaces_the_credentials() -> None:
@@ -302,7 +302,7 @@ def test_scripts_and_documents_contain_only_printable_characters(console: Consol
         print_document(document, Output.YAML, console)
         for text in (
             change_script(made),
-            credential_script(made.credentials, made.by_hand, document["issuer"], AUDIENCE),
+            credential_script(made.credentials, [step.line for step in made.by_hand], document["issuer"], AUDIENCE),
             output_of(console),
         ):
             assert all(line.isprintable() for line in text.split("\n"))
@@ -338,7 +338,7 @@ def test_a_plan_for_federated_identities(console: Console) -> None:
     print_plan(made, console, applications=True)
     assert output_of(console).count(SHOWN) > 8
     assert not {"\x1b", "\x07", "\x9b"} & set(output_of(console))
-    for text in (az_script(made, made.steps), manifests(made.steps)):
+    for text in (az_script(made), manifests(made.steps)):
         assert all(line.isprintable() for line in text.split("\n"))
     assert list(yaml.safe_load_all(manifests(made.steps)))[-1]["spec"]["selector"] == EVIL
     console.file = io.StringIO()

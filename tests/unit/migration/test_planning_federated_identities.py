@@ -54,7 +54,7 @@ def test_an_identity_is_planned_with_the_accounts_that_use_it_and_az_commands_fo
     assert notes(made) == ["no pod has service account shop/nightly now: its token is tested without a pod"]
 
     made = planned(workload(account="web"), pods=[running()])
-    (line,) = [each for each in az_script(made, made.steps).splitlines() if each.startswith("az ")]
+    (line,) = [each for each in az_script(made).splitlines() if each.startswith("az ")]
     assert shlex.split(line) == [
         *("az", "identity", "federated-credential", "create", "--subscription", "s", "--resource-group", "g"),
         *("--identity-name", "demo", "--name", "shop-web", "--issuer", "https://oidc.example.org/cluster/"),
@@ -64,7 +64,7 @@ def test_an_identity_is_planned_with_the_accounts_that_use_it_and_az_commands_fo
     twice = [*BOUND, identity("other", resourceID=f"{ID}DEMO"), binding("other", selector="demo")]
     made = planned(workload(account="web"), objects=twice)
     assert len(made.steps) == 2
-    assert az_script(made, made.steps).count("\naz ") == 1
+    assert az_script(made).count("\naz ") == 1
 
 
 def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
