@@ -1,5 +1,6 @@
 """Reader of the live cluster for both migrations. Only lists and gets, so read permissions are enough."""
 
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,6 +40,7 @@ from podidentity.resources import (
 )
 
 R = TypeVar("R", bound=Resource)
+T = TypeVar("T")
 
 
 async def read_installation(client: Client) -> Installation:
@@ -51,15 +53,19 @@ async def read_installation(client: Client) -> Installation:
     nmis = await _programs(client, DAEMON_SETS, "nmi", unread)
     mics = await _programs(client, DEPLOYMENTS, "mic", unread)
     settings = next(iter(readable_mic_settings(mics)), Settings(namespace="default"))
-    record, record_at = await _upgrade_record(client, settings, unread)
+    record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
+    version = await _or_unread(record.read(), record.location, unread)
     lock_at = f"{settings.lease_namespace}/{settings.lease_name}"
+    dropped = kinds_that_drop_old_names(await _openapi(client))
+    lock = lock_record(client, AnnotationFormat(), ENDPOINTS, settings.lease_namespace, settings.lease_name)
+    held = await _or_unread(lock, f"Endpoints {lock_at}", unread)
     return Installation(
         documents=documents,
         pods=pods,
-        dropped=[kind.name for kind in kinds_that_drop_old_names(await _openapi(client))],
-        record=record,
-        record_at=record_at,
-        lock=await _lock_holder(client, settings, lock_at, unread),
+        dropped=[kind.name for kind in dropped],
+        record=version,
+        record_at=record.location,
+        lock=held.holder if held is not None else None,
         lock_at=lock_at,
         nmis=nmis,
         mics=mics,
@@ -147,22 +153,13 @@ def _pod_of(workload: WorkloadObject, container: DaemonContainer) -> Daemon:
     return Daemon(metadata=meta, spec=DaemonSpec(node_name=NO_NODE, containers=[container]))
 
 
-async def _upgrade_record(client: Client, settings: Settings, unread: dict[str, str]) -> tuple[str | None, str]:
-    record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
+async def _or_unread(read: Awaitable[T], what: str, unread: dict[str, str]) -> T | None:
+    """Return the result of *read*; None if it is forbidden, which *unread* then states about *what*."""
     try:
-        return await record.read(), record.location
+        return await read
     except Forbidden as error:
-        unread[record.location] = error.message
-        return None, record.location
-
-
-async def _lock_holder(client: Client, settings: Settings, lock_at: str, unread: dict[str, str]) -> str | None:
-    try:
-        lock = await lock_record(client, AnnotationFormat(), ENDPOINTS, settings.lease_namespace, settings.lease_name)
-    except Forbidden as error:
-        unread[f"Endpoints {lock_at}"] = error.message
+        unread[what] = error.message
         return None
-    return lock.holder if lock is not None else None
 
 
 async def _openapi(client: Client) -> bytes:

@@ -179,11 +179,11 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
     if not any("kind" in manifest.before for manifest in read):  # every Kubernetes object has it
         names, verb = ", ".join(map(str, files)), "holds" if len(files) == 1 else "hold"
         raise StartError(f"{names} {verb} no Kubernetes objects: pass manifests or directories of them")
-    rewritten = [change for manifest in read for change in manifest.done.changes]
+    rewritten = [change for manifest in read for change in manifest.changes]
     if in_place:
         for manifest in read:
-            if manifest.done.text != manifest.before:
-                manifest.path.write_bytes(manifest.done.text.encode())  # not as text, which would change line endings
+            if manifest.text != manifest.before:
+                manifest.path.write_bytes(manifest.text.encode())  # not as text, which would change line endings
     if output is Output.YAML:
         sys.stdout.write(join_manifests(read))
         sys.stdout.flush()
@@ -197,7 +197,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
         )
         for change in rewritten
     ]
-    return rewriting + manifest_differences(thing for manifest in read for thing in manifest.done.objects)
+    return rewriting + manifest_differences(thing for manifest in read for thing in manifest.objects)
 
 
 def _rewriting(change: ObjectChanges, *, done: bool) -> str:

@@ -47,22 +47,15 @@ class ObjectChanges:
 
 
 @dataclass(frozen=True)
-class Rewritten:
-    """A rewritten text and its changes."""
-
-    text: str
-    changes: tuple[ObjectChanges, ...]
-    objects: tuple[Mapping[str, Any], ...]
-    """Every custom resource in it, with the current field names."""
-
-
-@dataclass(frozen=True)
 class Manifest:
     """One file and its rewritten text."""
 
     path: Path
     before: str
-    done: Rewritten
+    text: str
+    changes: tuple[ObjectChanges, ...]
+    objects: tuple[Mapping[str, Any], ...]
+    """Every custom resource in it, with the current field names."""
 
 
 @dataclass
@@ -92,10 +85,8 @@ def read_manifests(paths: Sequence[Path]) -> list[Manifest]:
 
 def join_manifests(manifests: Sequence[Manifest]) -> str:
     """Return all manifests as one stream of documents. JSON files stay JSON, which YAML permits."""
-    parts = []
-    for manifest in manifests:
-        text = manifest.done.text
-        parts.append(text if text.endswith("\n") or not text else f"{text}\n")
+    texts = [manifest.text for manifest in manifests]
+    parts = [text if text.endswith("\n") or not text else f"{text}\n" for text in texts]
     return "".join(
         part if not number or part.startswith(("---", "%")) else f"---\n{part}" for number, part in enumerate(parts)
     )
@@ -121,12 +112,12 @@ def _read_manifest(path: Path) -> Manifest:
             f"{path} cannot be read ({reason}): pass a manifest, a directory of them, or - for stdin"
         ) from error
     try:
-        return Manifest(path, text, rewrite(text))
+        return rewrite(text, path)
     except UnreadableError as error:
         raise StartError(f"{path}: {error}; render templates first (helm template), and correct other files") from error
 
 
-def rewrite(text: str) -> Rewritten:
+def rewrite(text: str, path: Path = STDIN) -> Manifest:
     """Rewrite the custom resources in *text*, one or more YAML (or JSON) documents; all other text is unchanged.
 
     Raises UnreadableError.
@@ -148,7 +139,7 @@ def rewrite(text: str) -> Rewritten:
             edits.append(
                 (start, end, _rewritten_document(objects) if begins_a_line else f"\n{_rewritten_document(objects)}")
             )
-    return Rewritten(_apply_edits(text, edits), tuple(changes), tuple(item.present for item in items))
+    return Manifest(path, text, _apply_edits(text, edits), tuple(changes), tuple(item.present for item in items))
 
 
 def object_name(kind: Kind[Any], document: Mapping[str, Any]) -> str:
@@ -264,21 +255,17 @@ def _list_items(document: Any) -> list[Any]:
 
 def _rewritten_document(objects: Sequence[_ManifestObject]) -> str:
     """Return the whole document of *objects*, written again."""
-    root = objects[0].root
-    if _is_root(root, objects[0]):
-        return yaml.safe_dump(objects[0].present, sort_keys=False, allow_unicode=True)
     loader = yaml.SafeLoader("")
     try:
-        document = loader.construct_document(root)
+        document = loader.construct_document(objects[0].root)
     finally:
         loader.dispose()
     remaining = iter(objects)
-    document["items"] = [next(remaining).present if kind_of(item) else item for item in document["items"]]
+    if kind_of(document):
+        document = next(remaining).present
+    else:
+        document["items"] = [next(remaining).present if kind_of(item) else item for item in document["items"]]
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-
-
-def _is_root(root: yaml.Node, item: _ManifestObject) -> bool:
-    return isinstance(root, yaml.MappingNode) and _kind_of_node(root) is item.kind
 
 
 def _lost_content(text: str, item: _ManifestObject) -> tuple[str, ...]:
