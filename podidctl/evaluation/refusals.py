@@ -43,12 +43,12 @@ def recent_refusal(facts: Facts, *, identity: str, resource: str = "") -> Recent
     """
     decisions = readable(facts.decisions)
     events = readable(facts.events)
-    logged = next(_unresolved(decisions, facts.now, identity, resource), None)
+    logged = next(_unresolved(decisions, facts.server_time, identity, resource), None)
     if logged is not None:
         return logged
     if resource and decisions:
         return None  # an Event does not name the audience, and the log is the better source
-    return unresolved_event(events, decisions, facts.now)
+    return unresolved_event(events, decisions, facts.server_time)
 
 
 def logged_refusal(decisions: Iterable[LoggedDecision], now: datetime) -> RecentRefusal | None:

@@ -284,7 +284,7 @@ class Facts:
     """
 
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """Time of the reads; around one pod, by the API server's clock."""
+    """Time of the reads by this machine's clock."""
     server: ServerState | ReadFailure = ReadFailure("it was not read")
     definitions: Mapping[str, Definition | ReadFailure | None] = field(default_factory=dict)
     """By plural; None if not installed."""
@@ -339,7 +339,7 @@ class Facts:
 
     @property
     def server_time(self) -> datetime:
-        """`now` by the API server's clock, which sets creation times."""
+        """`now` by the API server's clock, which sets creation times and the times of Events."""
         ahead = self.server.ahead_seconds if isinstance(self.server, ServerState) else None
         return self.now + timedelta(seconds=ahead or 0.0)
 

@@ -31,7 +31,7 @@ from podidctl.facts.nmi_log import parse_decisions
 from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
 from podidctl.reading.daemons import list_daemons, read_log, refused_pods
 from podidctl.reading.objects import Ignored, get_document, list_noting, read_all_objects, with_lists
-from podidctl.reading.requests import or_failure, or_none, read_server, server_now
+from podidctl.reading.requests import or_failure, or_none, read_server
 from podidctl.reading.reviews import (
     read_account_access,
     read_credentials,
@@ -109,9 +109,10 @@ async def lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace
     return by.read(document) if document is not None else None
 
 
+_SERVER: Final = reads("server", lambda client, _: read_server(client))
 DAEMONS: Final = (reads("nmi", _nmi), reads("mic", _mic))
 CLUSTER: Final[Sequence[Part]] = (
-    reads("server", lambda client, _: read_server(client)),
+    _SERVER,
     *DAEMONS,
     read_all_objects,
     _dated,
@@ -226,10 +227,6 @@ def _on_azure(azure: HostReader) -> Part:
     return run
 
 
-async def _now(client: Client, facts: Facts) -> Facts:
-    return replace(facts, now=await server_now(client))
-
-
 async def _secrets(client: Client, facts: Facts, pod: Pod) -> Facts:
     case = PodCase(facts, pod)
     return replace(facts, credentials=await read_secret_checks(client, case.settings, case.identities))
@@ -246,7 +243,8 @@ def pod_parts(azure: HostReader | None) -> Sequence[Part]:
         reads("events", _events),
         reads("decisions", _decisions),
         *([_on_azure(azure)] if azure is not None else []),
-        _now,
+        _SERVER,
+        _dated,
         of_pod(_secrets),
         of_pod(read_account_access),
     )

@@ -9,16 +9,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from podidctl.facts.model import ReadFailure, ServerState
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound
-
-if TYPE_CHECKING:
-    import aiohttp
+from podidentity.kube.transport import read_body
 
 T = TypeVar("T")
 BATCH: Final = 10
@@ -85,86 +83,41 @@ async def review_access(client: Client, kind: str, spec: Mapping[str, Any]) -> D
     return msgspec.json.decode(response, type=_Review).status
 
 
-def clock_difference(date: str, sent: datetime, seconds: float) -> timedelta | None:
-    """Return how far the server's clock is ahead, by the Date of its response to a request that was *sent* then and
-    took *seconds*; None without a usable date.
-    """
-    try:
-        theirs = parsedate_to_datetime(date)
-    except ValueError:
-        return None
-    if theirs.tzinfo is None:
-        theirs = theirs.replace(tzinfo=UTC)
-    # The header has whole seconds, rounded down.
-    return theirs + timedelta(seconds=0.5) - (sent + timedelta(seconds=seconds / 2))
-
-
-async def server_now(client: Client, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> datetime:
-    """Return the time by the API server's clock; by this machine's (*now*) if the server does not state it. Raises
-    NoResponse.
-    """
-    loop = asyncio.get_running_loop()
-    sent, began = now(), loop.time()
-    try:
-        response = await client.open_response("/version", {})
-    except NoResponse:
-        raise
-    except ApiError:
-        return now()
-    date = response.headers.get("date", "")
-    response.close()
-    return now() + (clock_difference(date, sent, loop.time() - began) or timedelta(0))
-
-
 class _Version(msgspec.Struct):
     git_version: str = msgspec.field(name="gitVersion", default="")
 
 
 async def read_server(client: Client) -> ServerState:
-    """Return the version, and the clock by the response's Date. Raises NoResponse."""
-    import aiohttp  # noqa: PLC0415  explain imports this module and needs no session of its own
+    """Return the version, which is empty if it cannot be read, and the clock by the response's Date. Raises
+    ApiError.
+    """
+    return await client.in_time(_read_version(client), VERSION_SECONDS)
 
-    access = client.access
-    authorization = await access.authorization()
-    headers = {"Authorization": authorization} if authorization else {}
-    limit = aiohttp.ClientTimeout(total=VERSION_SECONDS)
+
+async def _read_version(client: Client) -> ServerState:
     loop = asyncio.get_running_loop()
+    sent, began = datetime.now(UTC), loop.time()
+    response = await client.open_response("/version", {})
+    seconds = loop.time() - began  # the server wrote the date before the body, which may come late
     try:
-        async with aiohttp.ClientSession(timeout=limit, trust_env=False, headers=headers) as session:
-            sent, began = datetime.now(UTC), loop.time()
-            async with session.get(
-                f"{access.server}/version",
-                ssl=access.ssl or True,
-                server_hostname=access.server_hostname,
-                proxy=access.proxy,
-                allow_redirects=False,
-            ) as response:
-                seconds = loop.time() - began
-                date = response.headers.get("Date", "")
-                body = await _read_body(response.content)
-    except TimeoutError as error:
-        raise NoResponse(f"no response from {access.server} within {VERSION_SECONDS:g} s") from error
-    except (aiohttp.ClientError, OSError) as error:
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        raise NoResponse(f"cannot reach {access.server}: {str(cause) or type(cause).__name__}") from error
+        _, body = await read_body(response, BODY_MAX)
+    finally:
+        response.close()
     try:
         version = msgspec.json.decode(body, type=_Version).git_version
     except (msgspec.DecodeError, UnicodeDecodeError):
         version = ""
-    return server_clock(version, date, sent, seconds)
-
-
-async def _read_body(content: "aiohttp.StreamReader") -> bytes:
-    """Return the body, which may arrive in parts, up to BODY_MAX and a part."""
-    body = b""
-    async for part in content.iter_any():
-        body += part
-        if len(body) > BODY_MAX:
-            break
-    return body
+    return server_clock(version, response.headers.get("date", ""), sent, seconds)
 
 
 def server_clock(version: str, date: str, sent: datetime, seconds: float) -> ServerState:
     """Return the server's state from the Date of a response to a request that was *sent* then and took *seconds*."""
-    ahead = clock_difference(date, sent, seconds)
-    return ServerState(version) if ahead is None else ServerState(version, ahead.total_seconds(), seconds / 2 + 0.5)
+    try:
+        theirs = parsedate_to_datetime(date)
+    except ValueError:
+        return ServerState(version)
+    if theirs.tzinfo is None:
+        theirs = theirs.replace(tzinfo=UTC)
+    # The header has whole seconds, rounded down.
+    ahead = theirs + timedelta(seconds=0.5) - (sent + timedelta(seconds=seconds / 2))
+    return ServerState(version, ahead.total_seconds(), seconds / 2 + 0.5)

@@ -17,6 +17,7 @@ from podidctl.migration.federation.identity_users import account_usages
 from podidctl.migration.federation.planning_input import NO_USES, CredentialUses, FederationState, PlanOptions
 from podidctl.migration.workloads import Key
 from podidctl.reading.daemons import MetricsPage, Unread, list_daemons, read_pages
+from podidctl.reading.requests import read_server
 from podidctl.reading.reviews import denied
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
@@ -132,14 +133,10 @@ def _settings(pods: Sequence[Daemon]) -> tuple[list[Settings], str]:
     return settings, unknown
 
 
-class _Version(msgspec.Struct, rename="camel"):
-    git_version: str = ""
-
-
 async def _version(client: Client) -> str:
     try:
-        return msgspec.json.decode(await client.request("GET", "/version"), type=_Version).git_version
-    except (Forbidden, NotFound, msgspec.DecodeError):
+        return (await read_server(client)).version
+    except (Forbidden, NotFound):
         return ""
 
 

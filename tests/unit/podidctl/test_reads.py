@@ -13,12 +13,12 @@ import pytest
 
 from podidctl.evaluation.similar_texts import COMPARED_MAX, _distance, similar_texts
 from podidctl.facts.kinds import Daemon
-from podidctl.facts.model import Facts
+from podidctl.facts.model import Facts, ServerState
 from podidctl.reading import daemons as daemons_reader
 from podidctl.reading.daemons import MetricsPage, Unread, read_pages
 from podidctl.reading.reader import pod_parts
 from podidctl.reading.reader import read as read_facts
-from podidctl.reading.requests import BATCH, clock_difference, in_batches, server_now
+from podidctl.reading.requests import BATCH, in_batches, read_server, server_clock
 from podidctl.report.text import by_turns, listed, namespace_of
 from podidentity.kube.client import Client
 from podidentity.kube.errors import NoResponse
@@ -147,39 +147,39 @@ def test_few_of_thousands_of_texts_are_compared(monkeypatch: pytest.MonkeyPatch)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("wrong", [NOON, NOON.replace(year=2099)])
-async def test_a_wrong_clock_of_this_machine_is_corrected(cluster: MemoryCluster, wrong: datetime) -> None:
-    right = await server_now(cluster.client)
-    found = await server_now(cluster.client, now=lambda: wrong)
-    assert abs(found - right) < timedelta(minutes=5)
+async def test_the_servers_clock_is_read_with_its_version(cluster: MemoryCluster) -> None:
+    server = await read_server(cluster.client)
+    assert server.version.startswith("v1.")
+    assert abs(server.ahead_seconds or 0.0) < 300
+    assert [request.path for request in cluster.api.requests] == ["/version"]
+
+
+async def test_a_pod_is_explained_by_the_servers_time(cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("podidctl.reading.requests.server_clock", lambda *_: ServerState("v1.31.0", 86400.0, 0.5))
+    cluster.pod("web", "n0")
+    facts = await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))
+    assert facts.server_time - facts.now == timedelta(days=1)
 
 
 async def test_without_the_servers_time_this_machines_counts(cluster: MemoryCluster) -> None:
-    cluster.api.refuse(403, "Forbidden")
-    assert await server_now(cluster.client, now=lambda: NOON) == NOON
+    cluster.pod("web", "n0")
+    cluster.api.refuse(403, "Forbidden", what="/version")
+    facts = await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))
+    assert facts.server_time == facts.now
     cluster.api.cut()
     with pytest.raises(NoResponse):
-        await server_now(cluster.client)
-
-
-async def test_a_diagnosis_has_the_servers_time(cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def server(_client: Client) -> datetime:
-        return NOON
-
-    monkeypatch.setattr("podidctl.reading.reader.server_now", server)
-    cluster.pod("web", "n0")
-    assert (await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))).now == NOON
+        await read_server(cluster.client)
 
 
 @pytest.mark.parametrize(
     ("date", "ahead"),
     [
-        ("Thu, 01 Jan 2026 13:00:01 GMT", timedelta(hours=1, seconds=0.5)),
-        ("Thu, 01 Jan 2026 11:00:01 -0000", timedelta(hours=-1, seconds=0.5)),
+        ("Thu, 01 Jan 2026 13:00:01 GMT", 3600.5),
+        ("Thu, 01 Jan 2026 11:00:01 -0000", -3599.5),
         ("", None),
         ("yesterday", None),
         ("Thu, 99 Jan 2026 13:00:01 GMT", None),
     ],
 )
-def test_the_difference_is_to_the_middle_of_the_request(date: str, ahead: timedelta | None) -> None:
-    assert clock_difference(date, NOON, 2.0) == ahead
+def test_the_difference_is_to_the_middle_of_the_request(date: str, ahead: float | None) -> None:
+    assert server_clock("v1.31.0", date, NOON, 2.0).ahead_seconds == ahead

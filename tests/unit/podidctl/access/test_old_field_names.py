@@ -9,11 +9,9 @@ from blockbuster import BlockBuster
 from podidctl.access.gather import gather
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Way
-from podidctl.facts.model import Facts, ServerState
-from podidctl.reading import reader
+from podidctl.facts.model import Facts
 from podidctl.reading.reader import CLUSTER, pod_parts
 from podidctl.reading.reader import read as read_facts
-from podidentity.kube.client import Client
 from tests.conftest import detect_blocking
 from tests.support.mic.emulated_cloud import BINDINGS, EXCEPTIONS
 from tests.support.podidctl.access.small_cluster import grants_of, pod_of
@@ -23,11 +21,7 @@ RECORD = "aad-pod-identity-config"
 
 
 @pytest.fixture(autouse=True)
-def _flags_are_parsed(nothing_blocks_the_loop: BlockBuster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    async def server(_: Client) -> ServerState:
-        return ServerState("v1.31.0", 0.0)
-
-    monkeypatch.setattr(reader, "read_server", server)  # it has a connection of its own
+def _flags_are_parsed(nothing_blocks_the_loop: BlockBuster) -> Iterator[None]:
     nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
     yield
     detect_blocking(nothing_blocks_the_loop)
