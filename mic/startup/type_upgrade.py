@@ -61,6 +61,10 @@ _PASSING: Final = (NoResponse, ServerError, TooManyRequests)
 _DOCUMENT: Final = msgspec.json.Decoder(Document)
 
 
+class _ConfigMap(msgspec.Struct):
+    data: dict[str, str] | None = None
+
+
 class UpgradeRecord:
     """The record in the ConfigMap that the upgrade is done."""
 
@@ -107,14 +111,15 @@ class UpgradeRecord:
         except NotFound:
             return None
         try:
-            return _DOCUMENT.decode(response)
+            document = _DOCUMENT.decode(response)
+            msgspec.convert(document, _ConfigMap)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ServerError(502, "Malformed", f"the response for {self.location} cannot be read: {error}") from error
+        return document
 
 
 def _noted(config_map: Document | None) -> dict[str, str]:
-    data = (config_map or {}).get("data")
-    return data if isinstance(data, dict) else {}
+    return (config_map or {}).get("data") or {}
 
 
 class TypeUpgrade:

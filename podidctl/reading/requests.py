@@ -15,7 +15,7 @@ import msgspec
 
 from podidctl.facts.model import ReadFailure, ServerState
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, ServerError, malformed
 from podidentity.kube.transport import read_body
 
 T = TypeVar("T")
@@ -64,6 +64,14 @@ async def or_none(read: Awaitable[T]) -> T | None:
         return None
 
 
+def decoded(response: bytes, shape: type[T], subject: str) -> T:
+    """Return the *response* about *subject* as *shape*. Raise ServerError if it is something else."""
+    try:
+        return msgspec.json.decode(response, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise malformed(subject, error) from error
+
+
 class Decision(msgspec.Struct, frozen=True):
     """The API server's decision about an access review."""
 
@@ -77,10 +85,11 @@ class _Review(msgspec.Struct):
 
 
 async def review_access(client: Client, kind: str, spec: Mapping[str, Any]) -> Decision:
-    """Return the decision about a review of *kind*, which is not stored. Raises ApiError and msgspec.DecodeError."""
+    """Return the decision about a review of *kind*, which is not stored. Raises ApiError."""
     body = msgspec.json.encode({"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec})
-    response = await client.request("POST", f"/apis/authorization.k8s.io/v1/{kind.lower()}s", body=body)
-    return msgspec.json.decode(response, type=_Review).status
+    plural = f"{kind.lower()}s"
+    response = await client.request("POST", f"/apis/authorization.k8s.io/v1/{plural}", body=body)
+    return decoded(response, _Review, plural).status
 
 
 class _Version(msgspec.Struct):
@@ -104,8 +113,8 @@ async def _read_version(client: Client) -> ServerState:
     finally:
         response.close()
     try:
-        version = msgspec.json.decode(body, type=_Version).git_version
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        version = decoded(body, _Version, "the version").git_version
+    except ServerError:  # the response still has a date
         version = ""
     return server_clock(version, response.headers.get("date", ""), sent, seconds)
 

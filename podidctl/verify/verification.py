@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import msgspec
-
 from podidctl.facts.kinds import Daemon, parse_time
 from podidctl.facts.model import Facts
 from podidctl.facts.settings import genuine_nmi
 from podidctl.reading.daemons import list_daemons
+from podidctl.reading.objects import get_document
 from podidctl.reading.requests import or_failure, read_server, review_access
 from podidctl.verify import canary
 from podidctl.verify.canary_outcome import NotRun
@@ -31,7 +30,6 @@ from podidctl.verify.verdicts import Evidence, NodeVerdict, Verification, judge,
 from podidentity.exits import StartError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
-from podidentity.kube.paths import object_path
 from podidentity.resources import PODS
 
 PARALLEL: Final = 10
@@ -64,7 +62,7 @@ async def verify(
     namespace = namespace or nmis[0].metadata.namespace
     await _check_permissions(client, namespace)
     # The list has only some fields of the pods. The canary also gets NMI's tolerations and pull secrets.
-    template = msgspec.json.decode(await client.request("GET", object_path(PODS, *nmis[0].key)))
+    template = await get_document(client, PODS, *nmis[0].key)
     runner = CanaryRunner(client, namespace)
     await _delete_leftovers(client, runner, namespace)
     verifier = _Verifier(NmiLogs(client, nmis), runner, namespace, nmis, template, timeout_seconds)
@@ -157,7 +155,7 @@ async def _check_permissions(client: Client, namespace: str) -> None:
         attributes = {"namespace": namespace, "verb": verb, "resource": "pods"}
         try:
             decision = await review_access(client, "SelfSubjectAccessReview", {"resourceAttributes": attributes})
-        except (ApiError, msgspec.DecodeError):
+        except ApiError:
             continue
         if not decision.allowed:
             missing.append(f"{verb} pods")

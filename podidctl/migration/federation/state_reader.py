@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from nmi.choices import OperationMode
