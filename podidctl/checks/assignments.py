@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment
+from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.refusal import Refusal
 from podidctl.evaluation.cluster import ClusterCase
@@ -14,7 +14,7 @@ from podidctl.evaluation.pod import ANY_IDENTITY, PodCase
 from podidctl.evaluation.tokens import describe_token_source, unknown_cloud_note
 from podidctl.facts.model import Facts, ObjectReference
 from podidctl.report.finding import Finding, Level
-from podidctl.report.text import listed
+from podidctl.report.text import grouped, listed
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import counted
 from podidentity.resources import (
@@ -205,9 +205,7 @@ def _is_recent(objects: Facts, now: datetime, parts: Iterable[ObjectReference]) 
 def _missing_assignments(case: ClusterCase) -> Iterator[tuple[str, DesiredAssignment]]:
     """Yield the assignments that pods need and do not have, each with the reason."""
     hosts = {node.metadata.name: parse_provider_id(node.spec.provider_id) for node in case.objects.nodes}
-    active: defaultdict[AssignmentKey, list[ExistingAssignment]] = defaultdict(list)
-    for existing in case.existing_assignments:
-        active[existing.assignment_key].append(existing)
+    active = grouped((existing.assignment_key, existing) for existing in case.existing_assignments)
     for pod in live_pods(case.objects):
         # Other checks report pods that NMI does not serve and nodes without a known host.
         if pod.spec.host_network or pod.ending or pod.spec.node_name not in hosts or case.exempt(pod):

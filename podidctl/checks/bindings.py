@@ -27,10 +27,19 @@ from podidctl.facts.model import Facts, NmiConfiguration, ObjectReference
 from podidctl.facts.settings import NO_NODE, mic_policy
 from podidctl.report.documents import Outcome
 from podidctl.report.finding import Finding, Level
-from podidctl.report.text import by_turns, listed, namespace_of
+from podidctl.report.text import by_turns, grouped, listed, namespace_of
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.report import counted
-from podidentity.resources import BINDINGS, IDENTITIES, AzureIdentityBinding, Kind, Meta, Pod
+from podidentity.resources import (
+    BINDINGS,
+    IDENTITIES,
+    AzureIdentity,
+    AzureIdentityBinding,
+    IdentityType,
+    Kind,
+    Meta,
+    Pod,
+)
 from podidentity.telemetry.logs import redacted
 
 SELECTORS: Final = frozenset({"spec", "spec.selector"})
@@ -359,20 +368,24 @@ def _labels(pods: Iterable[Pod]) -> str:
     return listed(f"{'/'.join(pod.key)} ({pod.binding_label!r})" for pod in pods)
 
 
+def _azure_identity(identity: AzureIdentity) -> str:
+    """Return the id on Azure that *identity* names; empty if it names none."""
+    is_user_assigned = identity.spec.type == IdentityType.USER_ASSIGNED
+    return (identity.spec.resource_id if is_user_assigned else identity.spec.client_id).lower()
+
+
 def check_duplicates(case: ClusterCase) -> Iterator[Finding]:
     """Report equal bindings, and identities of one namespace that are the same on Azure."""
     objects = case.objects
-    bindings: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for binding in objects.bindings:
-        bindings[binding.metadata.namespace, binding.spec.selector, binding.spec.azure_identity].append(
-            "/".join(binding.key)
-        )
-    identities: defaultdict[tuple[str, int, str], list[str]] = defaultdict(list)
-    for identity in objects.identities:
-        spec = identity.spec
-        meant = spec.resource_id.lower() if spec.type == 0 else spec.client_id.lower()
-        if meant:
-            identities[identity.metadata.namespace, spec.type, meant].append("/".join(identity.key))
+    bindings = grouped(
+        ((binding.metadata.namespace, binding.spec.selector, binding.spec.azure_identity), "/".join(binding.key))
+        for binding in objects.bindings
+    )
+    identities = grouped(
+        ((identity.metadata.namespace, identity.spec.type, meant), "/".join(identity.key))
+        for identity in objects.identities
+        if (meant := _azure_identity(identity))
+    )
     twice = [("bindings", names) for names in bindings.values() if len(names) > 1]
     twice += [("identities", names) for names in identities.values() if len(names) > 1]
     for what, names in by_turns(twice, lambda item: (item[0], namespace_of(item[1][0]))):

@@ -13,7 +13,7 @@ from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of
 from podidctl.facts.model import ReadFailure
 from podidctl.report.documents import Outcome
 from podidctl.report.finding import Finding, Level
-from podidctl.report.text import by_turns, listed
+from podidctl.report.text import by_turns, grouped, listed
 from podidentity.report import counted
 
 SECRETS: Final = "secrets"
@@ -114,9 +114,7 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
 
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
-    causes: defaultdict[str, list[str]] = defaultdict(list)
-    for refused in case.read("tokens", case.facts.refused):
-        causes[refused.refusal.text].append(refused.pod)
+    causes = grouped((refused.refusal.text, refused.pod) for refused in case.read("tokens", case.facts.refused))
     minutes = round(RECENT_SECONDS / 60)
     for text, pods in sorted(causes.items(), key=lambda item: -len(item[1])):
         message = (

@@ -1,6 +1,5 @@
 """Checks of pods: state, address, exceptions, label, and the choice between several identities. Pure."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -12,13 +11,13 @@ from nmi.identity.exemptions import MIC
 from nmi.identity.pods import own_addresses
 from podidctl.checks.bindings import correct, ignored_in_namespace, ignored_reason
 from podidctl.evaluation.cluster import ClusterCase
-from podidctl.evaluation.daemons import MissingNmi, missing_nmi
+from podidctl.evaluation.daemons import missing_nmi
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, PodCase, sets_client_id
 from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.facts.model import Facts
 from podidctl.report.finding import Finding, Level
-from podidctl.report.text import listed
+from podidctl.report.text import grouped, listed
 from podidentity.report import counted
 from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
 
@@ -217,10 +216,11 @@ def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
 
 def _on_unsupported_nodes(objects: Facts) -> Iterator[Finding]:
     nodes = {placed_node.metadata.name: placed_node for placed_node in objects.nodes if not placed_node.can_run_nmi}
-    by_cause: defaultdict[MissingNmi, list[str]] = defaultdict(list)
-    for pod in live_pods(objects):
-        if (node := nodes.get(pod.spec.node_name)) is not None:
-            by_cause[missing_nmi(node, ())].append("/".join(pod.key))
+    by_cause = grouped(
+        (missing_nmi(node, ()), "/".join(pod.key))
+        for pod in live_pods(objects)
+        if (node := nodes.get(pod.spec.node_name)) is not None
+    )
     for missing, pods in by_cause.items():
         labelled = f"{counted(len(pods), 'pod')} with a label, which NMI does not serve"
         message = f"{labelled}: {missing.reason}, so {missing.effect}: {listed(pods)}"

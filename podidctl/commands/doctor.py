@@ -16,9 +16,9 @@ from nmi.settings import Settings
 from podidctl.checks.rules import report
 from podidctl.commands.connection import CliContext, connect
 from podidctl.commands.options import Cloudconfig, Kubeconfig, OutputFormat, print_report
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import HOSTS_MAX, live_pods, used_hosts
-from podidctl.facts.model import AzureState, Facts, NodeState, readable
-from podidctl.facts.settings import nmi_settings
+from podidctl.facts.model import AzureState, Facts, NodeState
 from podidctl.reading.machine import read_node
 from podidctl.reading.reader import CLUSTER, read
 from podidctl.report.documents import CheckResult, Report
@@ -79,13 +79,8 @@ async def _read_node(state: Facts, node: str, *, imds: bool) -> NodeState:
     except UsageError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
     here = None if state.unread else _labelled_pods(state, node)
-    for nmi in readable(state.nmi):
-        if nmi.spec.node_name == node:
-            try:
-                settings = nmi_settings(nmi)
-            except UsageError:
-                continue  # reported by the check of flags
-    return await read_node(settings, pods=here, ask_imds=imds)
+    configuration = ClusterCase(state).by_node.get(node)
+    return await read_node(configuration.settings if configuration else settings, pods=here, ask_imds=imds)
 
 
 def _labelled_pods(objects: Facts, node: str) -> int:

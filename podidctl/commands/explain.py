@@ -73,7 +73,7 @@ def nmi_configuration_from(nmi_flags: str) -> NmiConfiguration | None:
     if not nmi_flags:
         return None
     try:
-        return given_configuration(shlex.split(nmi_flags), "--nmi-flags")
+        return given_configuration(shlex.split(nmi_flags))
     except (UsageError, ValueError) as wrong:
         raise typer.BadParameter(f"--nmi-flags: {wrong}") from wrong
 

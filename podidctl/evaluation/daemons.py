@@ -4,7 +4,6 @@ NMI's pods on other nodes have the nodeSelector and the tolerations of the Daemo
 DaemonSets is necessary. The DaemonSet controller replaces the affinity of its pods by their node.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +15,7 @@ from podidctl.facts.kinds import Daemon, PlacedNode, Taint, Toleration
 from podidctl.facts.model import ReadFailure
 from podidctl.facts.settings import likely_nmi
 from podidctl.report.documents import Outcome
+from podidctl.report.text import grouped
 from podidentity.resources import AzurePodIdentityException, Pod
 
 OF_KUBERNETES: Final = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
@@ -181,9 +181,7 @@ def exemption_reasons(
     """
     by_node = {settings.node_name: exemptions_of(settings) for settings in nmis}
     usual = next(iter(by_node.values()), Exemptions())
-    by_namespace: defaultdict[str, list[AzurePodIdentityException]] = defaultdict(list)
-    for exception in exceptions:
-        by_namespace[exception.metadata.namespace].append(exception)
+    by_namespace = grouped((exception.metadata.namespace, exception) for exception in exceptions)
 
     def exemption_reason(pod: Pod) -> str:
         rules = by_node.get(pod.spec.node_name, usual)

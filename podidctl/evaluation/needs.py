@@ -161,18 +161,9 @@ class BindingUse(NamedTuple):
 
 def binding_uses(pairs: Sequence[tuple[Pod, AzureIdentity]], nmi: Sequence[Daemon]) -> list[BindingUse]:
     """Return the uses of *pairs* for which an NMI sends the exchange to the token proxy, each once, sorted."""
-    settings = [
-        configuration.settings
-        for configuration in readable_configurations(nmi)
-        if configuration.settings.federated_identities
-    ]
-    kinds = {
-        (node_settings.federated_exchange, node_settings.federated_exchange_annotation): node_settings
-        for node_settings in settings
-    }
     identities = list({identity.key: identity for _, identity in pairs}.values())
     clients: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for node_settings in kinds.values():
+    for node_settings in _exchanging(configuration.settings for configuration in readable_configurations(nmi)):
         for client_id, its in proxied_identities(node_settings, identities).items():
             for identity in its:
                 clients[identity.key].add(client_id)
@@ -183,6 +174,18 @@ def binding_uses(pairs: Sequence[tuple[Pod, AzureIdentity]], nmi: Sequence[Daemo
         for client_id in clients.get(identity.key, ())
     }
     return sorted(uses)
+
+
+def _exchanging(settings: Iterable[Settings]) -> list[Settings]:
+    """Return those of *settings* that serve federated identities, one for each way to choose the exchange."""
+    # All NMIs of a cluster have one or two ways, and each is applied to all identities.
+    return list(
+        {
+            (node_settings.federated_exchange, node_settings.federated_exchange_annotation): node_settings
+            for node_settings in settings
+            if node_settings.federated_identities
+        }.values()
+    )
 
 
 class FederatedNeeds(NamedTuple):
@@ -231,23 +234,13 @@ def review_resources(settings: Sequence[Settings], identities: Iterable[AzureIde
     """
     using = [
         node_settings
-        for node_settings in settings
-        if node_settings.federated_identities
-        and (
-            node_settings.federated_exchange is Exchange.IDENTITY_BINDINGS
-            or node_settings.federated_exchange_annotation
-        )
+        for node_settings in _exchanging(settings)
+        if node_settings.federated_exchange is Exchange.IDENTITY_BINDINGS or node_settings.federated_exchange_annotation
     ]
     if not using:
         return []
     in_turn = by_turns(identities, lambda identity: identity.metadata.namespace)
-    kinds = {
-        (node_settings.federated_exchange, node_settings.federated_exchange_annotation): node_settings
-        for node_settings in using
-    }
-    resources = {
-        resource: None for node_settings in kinds.values() for resource in proxied_identities(node_settings, in_turn)
-    }
+    resources = {resource: None for node_settings in using for resource in proxied_identities(node_settings, in_turn)}
     return [ALL_IDENTITIES, *(resource for resource in resources if resource != ALL_IDENTITIES)]
 
 

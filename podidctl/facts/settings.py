@@ -46,13 +46,7 @@ def genuine_mic(labelled: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[D
 
 def mic_namespaces(nmi: Iterable[Daemon]) -> set[str]:
     """Return the values of --MICNamespace of the NMIs whose flags can be read."""
-    namespaces = set()
-    for daemon in nmi:
-        try:
-            namespaces.add(nmi_settings(daemon).mic_namespace)
-        except UsageError:
-            continue
-    return namespaces
+    return {settings.mic_namespace for settings in read_settings(nmi, nmi_settings)[0]}
 
 
 def flags_of(daemon: Daemon, program: str) -> list[str]:
@@ -118,9 +112,9 @@ def on_node(nmi: Sequence[Daemon] | ReadFailure, node: str) -> Sequence[Daemon]:
     return [daemon for daemon in readable(nmi) if daemon.spec.node_name == node]
 
 
-def given_configuration(flags: list[str], environ_less: str = "the command line") -> NmiConfiguration:
-    """Return the configuration of an NMI with these *flags*. Raises UsageError."""
-    return NmiConfiguration(parse([*reject_help(flags), f"--node={NO_NODE}"], {}), environ_less, is_given=True)
+def given_configuration(flags: list[str]) -> NmiConfiguration:
+    """Return the configuration of an NMI with the *flags* of --nmi-flags. Raises UsageError."""
+    return NmiConfiguration(parse([*reject_help(flags), f"--node={NO_NODE}"], {}), "--nmi-flags", is_given=True)
 
 
 def configuration_of(nmi: Sequence[Daemon] | ReadFailure, pod: Pod | None) -> NmiConfiguration:

@@ -16,7 +16,13 @@ from podidctl.evaluation.refusals import logged_refusal, unresolved_event
 from podidctl.facts.kinds import COMPONENT_PREFIX, DAEMONS, EVENTS, LABELS, Daemon, Event
 from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, RefusedPod, readable
 from podidctl.facts.nmi_log import decisions_by_pod
-from podidctl.facts.settings import genuine_nmi, is_managed, mic_settings, nmi_settings, readable_configurations
+from podidctl.facts.settings import (
+    genuine_nmi,
+    is_managed,
+    nmi_settings,
+    readable_configurations,
+    readable_mic_settings,
+)
 from podidctl.reading.requests import in_batches, or_failure, or_none
 from podidctl.report.documents import LoggedDecision
 from podidctl.report.text import by_turns, namespace_of
@@ -215,11 +221,7 @@ async def counts_old_field_names(client: Client, facts: Facts) -> Mapping[str, b
 
 
 async def _by_mic(client: Client, mic: Sequence[Daemon]) -> bool | ReadFailure:
-    for daemon in mic:
-        try:
-            settings = mic_settings(daemon)
-        except UsageError:
-            continue
+    for settings in readable_mic_settings(mic):
         if settings.read_old_field_names:
             return True
         record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)

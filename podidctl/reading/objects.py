@@ -119,9 +119,10 @@ async def _read_kind(
                     meta = decode_meta(raw)
                     unreadable.append(f"{meta.namespace}/{meta.name}")
                     continue
-                if (since := creation_time(raw)) is not None:
+                document = document_of(raw)
+                if (since := creation_time(document)) is not None:
                     created_at[ObjectReference(kind.plural, *items[-1].key)] = since
-                if with_current_names(kind, document := document_of(raw)) is not None:
+                if with_current_names(kind, document) is not None:
                     fields = ", ".join(islice(old_fields(document, kind.shape), OLD_FIELDS_MAX))
                     old.append("/".join(items[-1].key) + (f" ({fields})" if fields else ""))
     except NotFound:
@@ -160,20 +161,7 @@ def document_of(raw: msgspec.Raw | bytes) -> dict[str, Any]:
         return _DOCUMENT.decode(shallow(bytes(raw)))
 
 
-class _Meta(msgspec.Struct):
-    creation: str = msgspec.field(name="creationTimestamp", default="")
-
-
-class _DatedObject(msgspec.Struct):
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
-
-
-_DECODER: Final = msgspec.json.Decoder(_DatedObject)
-
-
-def creation_time(raw: msgspec.Raw) -> datetime | None:
-    """Return the creation time of a readable object, or None."""
-    try:
-        return parse_time(_DECODER.decode(raw).metadata.creation)
-    except (msgspec.DecodeError, RecursionError):
-        return None
+def creation_time(document: Mapping[str, Any]) -> datetime | None:
+    """Return the creation time of an object, or None."""
+    metadata = document.get("metadata")
+    return parse_time(str(metadata.get("creationTimestamp"))) if isinstance(metadata, dict) else None

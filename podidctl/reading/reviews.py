@@ -53,7 +53,7 @@ from podidctl.facts.model import (
 from podidctl.facts.rbac import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Rbac
 from podidctl.facts.settings import is_managed, likely_nmi, readable_configurations, readable_mic_settings
 from podidctl.reading.requests import Decision, in_batches, or_failure, or_none, review_access
-from podidctl.report.text import by_turns
+from podidctl.report.text import by_turns, grouped
 from podidentity.azure.errors import AzureError
 from podidentity.azure.identity_permissions import ALL_IDENTITIES
 from podidentity.kube.client import Client
@@ -230,10 +230,11 @@ async def _cluster_rbac(client: Client) -> Rbac:
 
 async def _reviewed_uses(client: Client, wanted: Sequence[tuple[DaemonAccount, str]]) -> tuple[DaemonUse, ...]:
     decisions = await decide_all(client, [use_review(account.account, resource) for account, resource in wanted])
-    allowed: dict[tuple[DaemonAccount, str], list[str]] = {}
-    for (account, resource), decision in zip(wanted, decisions, strict=True):
-        if decision.allowed:
-            allowed.setdefault((account, decision.reason), []).append(resource)
+    allowed = grouped(
+        ((account, decision.reason), resource)
+        for (account, resource), decision in zip(wanted, decisions, strict=True)
+        if decision.allowed
+    )
     return tuple(
         DaemonUse(
             program=account.program,

@@ -297,10 +297,10 @@ def test_an_age_starts_when_a_pod_is_scheduled_by_the_api_servers_clock() -> Non
 
 
 @pytest.mark.parametrize(
-    "raw", [b"{}", b'{"metadata":{"creationTimestamp":null}}', b"[" * 5000], ids=["bare", "null", "deep"]
+    "document", [{}, {"metadata": {"creationTimestamp": None}}, {"metadata": []}], ids=["bare", "null", "list"]
 )
-def test_an_object_without_a_date_has_no_age(raw: bytes) -> None:
-    assert creation_time(msgspec.Raw(raw)) is None
+def test_an_object_without_a_date_has_no_age(document: dict[str, Any]) -> None:
+    assert creation_time(document) is None
 
 
 MIC_RIGHTS = mic_rights(namespace="podid", lease_namespace="default", lease="l", config_map="c", taint=True)
