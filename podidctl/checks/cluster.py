@@ -1,6 +1,5 @@
 """Checks of the API server, of the custom resource definitions and of the stored field names. Pure."""
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -26,8 +25,7 @@ PRUNE = (
 def check_version(case: ClusterCase) -> Iterator[Finding]:
     """Check that the server is new enough."""
     server = case.read("API server", case.facts.server)
-    match = re.match(r"v1\.(\d+)", server.version)
-    if match is not None and int(match[1]) < OLDEST_MINOR:
+    if server.is_older(OLDEST_MINOR):
         message = f"Kubernetes {server.version} does not support apiextensions.k8s.io/v1"
         yield Finding("API server", Level.PROBLEM, message, f"upgrade to 1.{OLDEST_MINOR} or newer")
     elif server.version:

@@ -114,7 +114,8 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
 
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
-    causes = grouped((refused.refusal.text, refused.pod) for refused in case.read("tokens", case.facts.refused))
+    refused = case.read("tokens", case.facts.refused)
+    causes = grouped((refusal.text, pod) for pod, refusal in refused.items())
     minutes = round(RECENT_SECONDS / 60)
     for text, pods in sorted(causes.items(), key=lambda item: -len(item[1])):
         message = (

@@ -7,10 +7,8 @@ add whether an NMI on the node responds and whether Azure has a token.
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
-from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.refusal import Refusal
 from nmi.server.responses import refused
 from podidctl.checks.hosts import missing_on_azure
@@ -66,7 +64,7 @@ def explain(facts: Facts) -> Explanation:
 
 
 def _plain_decision(decision: LoggedDecision) -> LoggedDecision:
-    return msgspec.structs.replace(
+    return replace(
         decision,
         outcome=plain(decision.outcome),
         identity=plain(decision.identity),
@@ -90,7 +88,9 @@ def _pod_answer(case: PodCase, findings: Sequence[Finding]) -> Answer:
     if reason := unavailable_reason(case, decision.outcome):
         return _unanswered(case, reason)
     if decision.assigned is not None and (reason := missing_on_azure(case, decision.assigned.identity)):
-        return _without_azure(decision.assigned, reason)
+        name = "/".join(decision.assigned.identity.key)
+        message = f"NMI asks Azure for a token of AzureIdentity {name}, but Azure has none: {reason}"
+        return Answer(outcome=Outcome.REFUSED, says=plain(message), identity=plain(name))
     answer = _answer(case)
     others = [finding for finding in findings if finding.level is Level.PROBLEM]
     if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not others:
@@ -145,9 +145,3 @@ def _unanswered(case: PodCase, reason: str) -> Answer:
         says=plain(f"{message}; but no working NMI was found on its node: {reason}"),
         identity=would.identity,
     )
-
-
-def _without_azure(assigned: AssignedIdentity, reason: str) -> Answer:
-    name = plain("/".join(assigned.identity.key))
-    message = f"NMI asks Azure for a token of AzureIdentity {name}, but Azure has none: {reason}"
-    return Answer(outcome=Outcome.REFUSED, says=plain(message), identity=name)

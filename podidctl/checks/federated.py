@@ -2,7 +2,6 @@
 identities at the cluster's token proxy, and Azure's limits. Pure.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -216,8 +215,7 @@ def _enabled(
 
 
 def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
-    match = re.match(r"v1\.(\d+)", server.version) if isinstance(server, ServerState) else None
-    if isinstance(server, ServerState) and match is not None and int(match[1]) < OLDEST_MINOR:
+    if isinstance(server, ServerState) and server.is_older(OLDEST_MINOR):
         message = (
             f"Kubernetes {server.version} has no ValidatingAdmissionPolicy, which prevents the use of NMI's own token "
             "for any token of the service accounts that NMI may request"

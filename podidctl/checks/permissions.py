@@ -32,8 +32,8 @@ def check_rights(case: ClusterCase) -> Iterator[Finding]:
     objects of tenants.
     """
     for account_rights in case.read("rights", case.facts.rights):
-        needed = [right for right in account_rights.lacking if right.needed]
-        others = [right for right in account_rights.lacking if not right.needed]
+        needed = [right for right in account_rights.lacking if not right.purpose]
+        others = [right for right in account_rights.lacking if right.purpose]
         who = f"{account_rights.program}'s service account {account_rights.account}"
         if needed:
             message = f"{who} may not: {listed(right.description for right in needed)}"

@@ -2,6 +2,7 @@
 not mistaken for an absent one.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -112,6 +113,11 @@ class ServerState:
     uncertain_seconds: float = 0.0
     """Half of the response time plus half a second, the resolution of the date."""
 
+    def is_older(self, minor: int) -> bool:
+        """Return whether this is a Kubernetes before 1.*minor*; False for an unknown version."""
+        match = re.match(r"v1\.(\d+)", self.version)
+        return match is not None and int(match[1]) < minor
+
 
 @dataclass(frozen=True, slots=True)
 class StoredObjects:
@@ -167,9 +173,8 @@ class Right:
     resource: str
     namespace: str = ""
     name: str = ""
-    needed: bool = True
-    """False if the program works without it, with a limitation."""
     purpose: str = ""
+    """What does not work without it; empty if the program does not work at all."""
 
     @property
     def description(self) -> str:
@@ -204,15 +209,6 @@ class SecretAccess:
     """The needed namespaces without permission."""
     unchecked: int = 0
     """Number of needed namespaces beyond the limit of one command."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedPod:
-    """A pod whose last known request NMI refused."""
-
-    pod: str
-    """`namespace/name`."""
-    refusal: RecentRefusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +317,8 @@ class Facts:
     secrets: tuple[SecretAccess, ...] | ReadFailure = ()
     credentials: Mapping[IdentityKey, SecretCheck] | ReadFailure = field(default_factory=dict)
     """Checks of the Secrets of service principals, by identity."""
-    refused: tuple[RefusedPod, ...] | ReadFailure = ()
+    refused: Mapping[str, RecentRefusal] | ReadFailure = field(default_factory=dict)
+    """The pods whose last known request NMI refused, by `namespace/name`."""
     azure: AzureState | None = None
     """None if the command does not read Azure."""
     federation: FederatedAccess = field(default_factory=FederatedAccess)

@@ -25,7 +25,7 @@ from podidctl.reading.requests import or_none
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import decode_meta
 from podidentity.kube.errors import ApiError, Forbidden, NotFound
-from podidentity.kube.lock_records import ENDPOINTS, AnnotationFormat
+from podidentity.kube.lock_records import AnnotationFormat
 from podidentity.resources import (
     BINDING_LABEL,
     BINDINGS,
@@ -57,7 +57,7 @@ async def read_installation(client: Client) -> Installation:
     version = await _or_unread(record.read(), record.location, unread)
     lock_at = f"{settings.lease_namespace}/{settings.lease_name}"
     dropped = kinds_that_drop_old_names(await _openapi(client))
-    lock = lock_record(client, AnnotationFormat(), ENDPOINTS, settings.lease_namespace, settings.lease_name)
+    lock = lock_record(client, AnnotationFormat(), settings.lease_namespace, settings.lease_name)
     held = await _or_unread(lock, f"Endpoints {lock_at}", unread)
     return Installation(
         documents=documents,

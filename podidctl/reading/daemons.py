@@ -14,7 +14,7 @@ from mic.startup.type_upgrade import UpgradeRecord
 from nmi.pod_events import TOKEN_REFUSED
 from podidctl.evaluation.refusals import logged_refusal, unresolved_event
 from podidctl.facts.kinds import COMPONENT_PREFIX, DAEMONS, EVENTS, LABELS, Daemon, Event
-from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, RefusedPod, readable
+from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, readable
 from podidctl.facts.nmi_log import decisions_by_pod
 from podidctl.facts.settings import (
     genuine_nmi,
@@ -142,8 +142,8 @@ def _advice(error: ApiError, daemon: Daemon) -> str:
     return f"the API server cannot read the metrics: {error}"
 
 
-async def refused_pods(client: Client, facts: Facts) -> tuple[RefusedPod, ...]:
-    """Return the existing pods whose last known request NMI refused. Raises ApiError."""
+async def refused_pods(client: Client, facts: Facts) -> dict[str, RecentRefusal]:
+    """Return the existing pods (namespace/name) whose last known request NMI refused. Raises ApiError."""
     now = facts.server_time
     recent: dict[tuple[str, str], list[Event]] = {}
     for event in await _recent_events(client, now):
@@ -163,8 +163,8 @@ async def refused_pods(client: Client, facts: Facts) -> tuple[RefusedPod, ...]:
     latest = sorted(refused, key=lambda entry: entry[2].at, reverse=True)
     checked = by_turns(latest, lambda entry: namespace_of(entry[0]))[:CHECKED_MAX]
     runs = await in_batches(partial(_runs, client, pod, uid) for pod, uid, _ in checked)
-    existing = [RefusedPod(pod, refusal) for (pod, _, refusal), there in zip(checked, runs, strict=True) if there]
-    return tuple(existing[:REFUSED_PODS_MAX])
+    existing = [(pod, refusal) for (pod, _, refusal), there in zip(checked, runs, strict=True) if there]
+    return dict(existing[:REFUSED_PODS_MAX])
 
 
 async def _recent_events(client: Client, now: datetime) -> list[Event]:

@@ -45,8 +45,8 @@ from podidctl.reading.rule_monitor import read_rule_monitor
 from podidctl.report.documents import LoggedDecision
 from podidentity.azure.errors import AzureError
 from podidentity.kube.client import Client
-from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind, Pod
+from podidentity.kube.lock_records import AnnotationFormat, LeaseFormat, LockFormat, LockRecord
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Pod
 
 EVENTS_MAX: Final = 5
 Part = Callable[[Client, Facts], Awaitable[Facts]]
@@ -97,15 +97,15 @@ async def _locks(client: Client, facts: Facts) -> tuple[Locks, ...]:
     }
     locks = []
     for namespace, name in names or {(usual.lease_namespace, usual.lease_name): None}:
-        lease = await lock_record(client, LeaseFormat(), LEASES, namespace, name)
-        endpoints = await lock_record(client, AnnotationFormat(), ENDPOINTS, namespace, name)
+        lease = await lock_record(client, LeaseFormat(), namespace, name)
+        endpoints = await lock_record(client, AnnotationFormat(), namespace, name)
         locks.append(Locks(namespace, name, lease, endpoints))
     return tuple(locks)
 
 
-async def lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespace: str, name: str) -> LockRecord | None:
+async def lock_record(client: Client, by: LockFormat, namespace: str, name: str) -> LockRecord | None:
     """Return the lock in that object; None if it does not exist. Raises ApiError."""
-    document = await or_none(get_document(client, kind, namespace, name))
+    document = await or_none(get_document(client, by.kind, namespace, name))
     return by.read(document) if document is not None else None
 
 

@@ -141,7 +141,7 @@ def test_old_field_names_and_unreadable_objects_are_named() -> None:
 
 
 def test_a_missing_required_permission_is_named_and_a_missing_optional_one_is_a_warning() -> None:
-    needed, optional = Right("list", "", "pods"), Right("create", "", "events", needed=False, purpose="Events")
+    needed, optional = Right("list", "", "pods"), Right("create", "", "events", purpose="Events")
     report = examined(rights=(Rights("NMI", "kube-system/nmi", (needed, optional)),))
     assert [finding.level for finding in bad(report)] == [Level.PROBLEM, Level.WARNING]
     assert "NMI's service account kube-system/nmi may not: list pods" in bad(report)[0].says

@@ -10,7 +10,7 @@ from mic.azure.identities import Attached, HostIdentities
 from nmi.tokens.secrets import CredentialError
 from podidctl.checks.hosts import check_client_ids
 from podidctl.evaluation.needs import NOT_READ, namespaces_of, used_hosts
-from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, RefusedPod, SecretAccess
+from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, SecretAccess
 from podidctl.reading import daemons as daemons_reader
 from podidctl.reading import reviews
 from podidctl.reading.daemons import CHECKED_MAX, refused_pods
@@ -27,12 +27,8 @@ from tests.support.podidctl.prediction_inputs import VM
 CAUSE = "check the AzureIdentity's clientID"
 
 
-def refused(pod: str, text: str = CAUSE) -> RefusedPod:
-    return RefusedPod(pod, RecentRefusal(NOW, text))
-
-
 def test_pods_with_one_cause_are_one_problem_with_its_next_action() -> None:
-    line = one(examined(refused=(refused("ns/b"), refused("ns/a"))))
+    line = one(examined(refused=dict.fromkeys(("ns/b", "ns/a"), RecentRefusal(NOW, CAUSE))))
     assert (line.check, line.level, line.next) == ("tokens", Level.PROBLEM, CAUSE)
     assert "2 pods in the last 16 minutes: ns/a, ns/b" in line.says
     assert one(examined(refused=ReadFailure("not allowed: events"))).level is Level.UNKNOWN
@@ -113,8 +109,7 @@ async def test_events_of_existing_pods_count_until_a_grant(cluster: MemoryCluste
         yield log[0]
 
     async def read() -> list[str]:
-        found = await refused_pods(cluster.client, Facts(now=NOW, nmi=(daemon("nmi", "nmi-1", node="n0"),)))
-        return [each.pod for each in found]
+        return list(await refused_pods(cluster.client, Facts(now=NOW, nmi=(daemon("nmi", "nmi-1", node="n0"),))))
 
     cluster.api.read_with(read_log)
     meta = {"name": "nmi-1", "namespace": "kube-system"}
