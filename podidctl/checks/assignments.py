@@ -13,7 +13,7 @@ from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import ANY_IDENTITY, PodCase
 from podidctl.evaluation.tokens import describe_token_source, unknown_cloud_note
 from podidctl.facts.model import Facts, ObjectReference
-from podidctl.report.finding import Finding, Level
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import grouped, listed
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import counted
@@ -50,7 +50,7 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
         return next((link for link in links if link.level is Level.OK), links[0])
     message = "MIC has not created one for this pod and identity"
     then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
-    return Finding("assigned identity", Level.PROBLEM, message, then, about=f"for {'/'.join(identity.key)}")
+    return problem("assigned identity", message, then, about=f"for {'/'.join(identity.key)}")
 
 
 def unbound_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) -> Finding:
@@ -60,12 +60,10 @@ def unbound_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) -> F
     link = _existing_assignment_link(case, assigned)
     message = f"{link.message}; no binding requires it for the pod any more, so MIC has to delete it"
     if not case.watches(assigned) or not case.serves(project(assigned)):
-        return Finding(link.check, Level.OK, message, about=link.about)
+        return ok(link.check, message, about=link.about)
     if link.level is Level.PROBLEM:
-        return Finding(link.check, Level.PROBLEM, message, link.next, about=link.about)
-    return Finding(
-        link.check, Level.UNKNOWN, message, "check that MIC runs and leads (podidctl doctor)", about=link.about
-    )
+        return problem(link.check, message, link.next, about=link.about)
+    return unknown(link.check, message, "check that MIC runs and leads (podidctl doctor)", about=link.about)
 
 
 def _existing_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) -> Finding:
@@ -73,7 +71,7 @@ def _existing_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) ->
     if not case.watches(assigned):
         message = f"it is for node {assigned.spec.nodename or '(none)'}, but its label nodename must be {node}"
         then = "MIC updates it in its next reconcile pass; if it does not, see MIC's log"
-        return Finding("assigned identity", Level.PROBLEM, message, then, about=about)
+        return problem("assigned identity", message, then, about=about)
     return served_link(case, about, project(assigned), well=f"Assigned, on node {node}", note=_note(assigned, case.pod))
 
 
@@ -84,15 +82,15 @@ def served_link(case: PodCase, about: str, assigned: AssignedIdentity, *, well: 
     link = "assigned identity" if not case.managed else "served"
     if not case.serves(assigned):
         message, then = _refusal_of(case.pod, assigned, note)
-        return Finding(link, Level.PROBLEM, message, then, about=about)
+        return problem(link, message, then, about=about)
     account = f"{case.pod.metadata.namespace}/{case.pod.spec.service_account_name}"
     whom = describe_token_source(case.settings, assigned.identity, ANY_IDENTITY.resource, account=account)
     if isinstance(whom, Refusal):
         then = "; ".join(filter(None, (whom.detail, unknown_cloud_note(case.configuration, assigned.identity))))
-        return Finding(link, Level.PROBLEM, f"{well}, but NMI requests no token: {whom.sentence}", then, about=about)
+        return problem(link, f"{well}, but NMI requests no token: {whom.sentence}", then, about=about)
     if assigned.identity.spec.type == IdentityType.FEDERATED:
-        return Finding(link, Level.OK, f"{well}; NMI asks {whom}", about=about)
-    return Finding(link, Level.OK, well, about=about)
+        return ok(link, f"{well}; NMI asks {whom}", about=about)
+    return ok(link, well, about=about)
 
 
 def _refusal_of(pod: Pod, assigned: AssignedIdentity, note: str) -> tuple[str, str]:
@@ -151,23 +149,23 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
     for reason, whose in sorted(missing.items()):
         message = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
         then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
-        yield Finding(check, Level.PROBLEM, f"{message} ({reason}): {listed(whose)}", then)
+        yield problem(check, f"{message} ({reason}): {listed(whose)}", then)
     for note, keys in sorted(created.items(), key=lambda item: -len(item[1])):
         message = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
         if note:
-            yield Finding(check, Level.PROBLEM, f"{message}: {note}", note)
+            yield problem(check, f"{message}: {note}", note)
         else:
-            yield Finding(check, Level.WARNING, message, "this is overdue: see MIC's log and podidctl plan")
+            yield warning(check, message, "this is overdue: see MIC's log and podidctl plan")
     if fresh:
         message = f"{counted(len(fresh), 'identity is', 'identities are')} still in progress: {listed(fresh)}"
         then = (
             f"run this command again: an identity whose pod, binding and identity exist for {GRACE_SECONDS:g} s should "
             "be Assigned"
         )
-        yield Finding(check, Level.OK, message, then)
+        yield ok(check, message, then)
     if not created and not missing:
         active = [assigned for assigned in objects.assigned if not assigned.metadata.deletion_timestamp]
-        yield Finding(check, Level.OK, f"{sum(assigned.status.status != CREATED for assigned in active)} assigned")
+        yield ok(check, f"{sum(assigned.status.status != CREATED for assigned in active)} assigned")
 
 
 def _created_not_assigned(objects: Facts, now: datetime) -> tuple[dict[str, list[str]], list[str]]:

@@ -26,7 +26,7 @@ from podidctl.evaluation.tokens import SIGN_IN_TYPES, TYPE_NAMES, describe_token
 from podidctl.facts.model import Facts, NmiConfiguration, ObjectReference
 from podidctl.facts.settings import NO_NODE, mic_policy
 from podidctl.report.documents import Outcome
-from podidctl.report.finding import Finding, Level
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import by_turns, grouped, listed, namespace_of
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.report import counted
@@ -108,7 +108,7 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
         binding, identity, restriction = candidate
         if restriction and others_are_well:
             message = f"it does not serve this namespace: {restriction}"
-            yield Finding("binding", Level.OK, message, about="/".join(binding.key))
+            yield ok("binding", message, about="/".join(binding.key))
             continue
         yield _binding(case, binding)
         key = (binding.metadata.namespace, binding.spec.azure_identity)
@@ -141,9 +141,9 @@ def choice_links(case: PodCase) -> Iterator[Finding]:
         return
     message = f"a request that names none {gets}"
     if sets_client_id(case.pod):
-        yield Finding("choice", Level.OK, f"a container sets {CLIENT_ID_VARIABLE}; {message}", about=several)
+        yield ok("choice", f"a container sets {CLIENT_ID_VARIABLE}; {message}", about=several)
     else:
-        yield Finding("choice", Level.UNKNOWN, message, NAME_ONE, about=several)
+        yield unknown("choice", message, NAME_ONE, about=several)
 
 
 def _no_binding(case: PodCase) -> Finding:
@@ -164,7 +164,7 @@ def _no_binding(case: PodCase) -> Finding:
         then.append(
             f"create an AzureIdentityBinding with spec.selector {label!r} in the namespace of the AzureIdentity"
         )
-    return Finding("binding", Level.PROBLEM, message, "; or ".join(then), about="none")
+    return problem("binding", message, "; or ".join(then), about="none")
 
 
 def _binding(case: PodCase, binding: AzureIdentityBinding) -> Finding:
@@ -175,14 +175,14 @@ def _binding(case: PodCase, binding: AzureIdentityBinding) -> Finding:
     if ignored := ignored_fields(case, BINDINGS, binding.key):
         message += f"; {ignored_reason(ignored, by_mic=not case.managed)}"
     if binding.metadata.deletion_timestamp is None:
-        return Finding("binding", Level.OK, message, about=about)
+        return ok("binding", message, about=about)
     if case.managed:
         then = (
             "wait until it is deleted and create it again: in managed mode a binding has no effect while it is being "
             "deleted"
         )
-        return Finding("binding", Level.PROBLEM, "it is being deleted", then, about=about)
-    return Finding("binding", Level.OK, f"{message}; {_deletion_note(binding.metadata)}", about=about)
+        return problem("binding", "it is being deleted", then, about=about)
+    return ok("binding", f"{message}; {_deletion_note(binding.metadata)}", about=about)
 
 
 def _deletion_note(meta: Meta) -> str:
@@ -205,7 +205,7 @@ def _identity(case: PodCase, candidate: Candidate) -> Finding:
         then = f"set spec.azureIdentity of binding {key}"
         if ignored_fields(case, BINDINGS, binding.key):
             then = correct(f"AzureIdentityBinding {key}")
-        return Finding("identity", Level.PROBLEM, f"binding {key} names no AzureIdentity", then, about="none")
+        return problem("identity", f"binding {key} names no AzureIdentity", then, about="none")
     if identity is None:
         namesakes = sorted(
             identity.metadata.namespace for identity in case.facts.identities if identity.metadata.name == name
@@ -215,29 +215,23 @@ def _identity(case: PodCase, candidate: Candidate) -> Finding:
             f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "
             f"{'/'.join(binding.key)}; a binding finds only identities of its own namespace"
         )
-        return Finding("identity", Level.PROBLEM, f"this AzureIdentity does not exist{hint}", then, about=about)
+        return problem("identity", f"this AzureIdentity does not exist{hint}", then, about=about)
     deleting = identity.metadata.deletion_timestamp is not None
     if deleting and case.managed:
-        return Finding(
-            "identity",
-            Level.PROBLEM,
-            "it is being deleted",
-            "wait until it is deleted and create it again",
-            about=about,
-        )
+        return problem("identity", "it is being deleted", "wait until it is deleted and create it again", about=about)
     ignored = ignored_fields(case, IDENTITIES, identity.key)
     note = f"; {ignored_reason(ignored, by_mic=not case.managed)}" if ignored else ""
     if not case.managed and (reason := misconfigured(identity)):
         then = correct(f"AzureIdentity {about}") if ignored else f"correct AzureIdentity {about} with kubectl edit"
-        return Finding("identity", Level.PROBLEM, f"{reason}{note}", then, about=about)
+        return problem("identity", f"{reason}{note}", then, about=about)
     if restriction:
         then = "move the AzureIdentity and its binding, or the pod"
-        return Finding("identity", Level.PROBLEM, restriction, then, about=about)
+        return problem("identity", restriction, then, about=about)
     spec = identity.spec
     kind = TYPE_NAMES.get(spec.type, "unknown type")
     client = f", client id {redacted(spec.client_id)}" if spec.client_id else ""
     still = f"; {_deletion_note(identity.metadata)}" if deleting else ""
-    return Finding("identity", Level.OK, f"{kind} (type {spec.type}){client}{still}{note}", about=about)
+    return ok("identity", f"{kind} (type {spec.type}){client}{still}{note}", about=about)
 
 
 def check_unusable_objects(case: ClusterCase) -> Iterator[Finding]:
@@ -266,7 +260,7 @@ def check_unusable_objects(case: ClusterCase) -> Iterator[Finding]:
     refused = list(_principals(objects, case.configurations))
     yield from refused
     if not faults and not refused:
-        yield Finding("unusable", Level.OK, "every binding names an identity, and every identity can be used")
+        yield ok("unusable", "every binding names an identity, and every identity can be used")
 
 
 def _principals(objects: Facts, rules: Sequence[NmiConfiguration]) -> Iterator[Finding]:
@@ -323,24 +317,20 @@ def check_selectors(case: ClusterCase) -> Iterator[Finding]:
             f"{'/'.join(binding.key)} ({binding.spec.selector!r})" for binding in idle
         )
         then = "compare spec.selector with the pods' label aadpodidbinding; no action if these pods run only at times"
-        yield Finding("selectors", Level.WARNING, message, then)
+        yield warning("selectors", message, then)
     lost, others = _unserved(objects, pods, namespaced=case.namespaced)
     if lost:
         message = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)
-        yield Finding(
-            "selectors", Level.PROBLEM, message, ("podidctl explain pod shows bindings with a similar selector")
-        )
+        yield problem("selectors", message, "podidctl explain pod shows bindings with a similar selector")
     if others:
         message = (
             f"{counted(len(others), 'pod has', 'pods have')} a label that only bindings of other namespaces select, "
             f"which serve only their own: {_labels(others)}"
         )
         then = "create AzureIdentity and AzureIdentityBinding in the pods' namespace; podidctl explain pod shows more"
-        yield Finding("selectors", Level.PROBLEM, message, then)
+        yield problem("selectors", message, then)
     if not idle and not lost and not others:
-        yield Finding(
-            "selectors", Level.OK, f"{counted(len(pods), 'pod')}, {counted(len(objects.bindings), 'binding')}"
-        )
+        yield ok("selectors", f"{counted(len(pods), 'pod')}, {counted(len(objects.bindings), 'binding')}")
 
 
 def _unserved(objects: Facts, pods: Iterable[Pod], *, namespaced: bool) -> tuple[list[Pod], list[Pod]]:
@@ -390,9 +380,9 @@ def check_duplicates(case: ClusterCase) -> Iterator[Finding]:
     twice += [("identities", names) for names in identities.values() if len(names) > 1]
     for what, names in by_turns(twice, lambda item: (item[0], namespace_of(item[1][0]))):
         then = "delete all but one, so that deleting the last one revokes the access"
-        yield Finding("duplicates", Level.WARNING, f"duplicate {what}: {listed(names)}", then)
+        yield warning("duplicates", f"duplicate {what}: {listed(names)}", then)
     if not twice:
-        yield Finding("duplicates", Level.OK, "there are no duplicate bindings or identities")
+        yield ok("duplicates", "there are no duplicate bindings or identities")
 
 
 POD_CHECKS: Final = (binding_links, choice_links)

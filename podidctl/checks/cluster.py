@@ -7,7 +7,7 @@ from mic.startup.object_upgrade import KINDS
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.facts.kinds import Definition
 from podidctl.facts.model import ReadFailure
-from podidctl.report.finding import Finding, Level
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import listed
 from podidentity.report import counted
 
@@ -27,14 +27,13 @@ def check_version(case: ClusterCase) -> Iterator[Finding]:
     server = case.read("API server", case.facts.server)
     if server.is_older(OLDEST_MINOR):
         message = f"Kubernetes {server.version} does not support apiextensions.k8s.io/v1"
-        yield Finding("API server", Level.PROBLEM, message, f"upgrade to 1.{OLDEST_MINOR} or newer")
+        yield problem("API server", message, f"upgrade to 1.{OLDEST_MINOR} or newer")
     elif server.version:
-        yield Finding("API server", Level.OK, f"Kubernetes {server.version}")
+        yield ok("API server", f"Kubernetes {server.version}")
     else:
         message = "the API server did not report its version at /version"
-        yield Finding(
+        yield unknown(
             "API server",
-            Level.UNKNOWN,
             message,
             "see its response, or run this command with permission to get /version: kubectl get --raw /version",
         )
@@ -44,13 +43,11 @@ def check_clocks(case: ClusterCase) -> Iterator[Finding]:
     """Compare this machine's clock with the API server's."""
     server = case.read("API server", case.facts.server)
     if server.ahead_seconds is None:
-        yield Finding(
-            "clocks", Level.UNKNOWN, "the API server's response has no date; a proxy in front of it may have removed it"
-        )
+        yield unknown("clocks", "the API server's response has no date; a proxy in front of it may have removed it")
         return
     off = max(0.0, abs(server.ahead_seconds) - server.uncertain_seconds)
     if off < SKEW_WARNING_SECONDS:
-        yield Finding("clocks", Level.OK, "this machine's clock and the API server's agree")
+        yield ok("clocks", "this machine's clock and the API server's agree")
         return
     level = Level.PROBLEM if off >= SKEW_PROBLEM_SECONDS else Level.WARNING
     which = "ahead of" if server.ahead_seconds > 0 else "behind"
@@ -68,7 +65,7 @@ def check_definitions(case: ClusterCase) -> Iterator[Finding]:
             bad = True
             yield Finding(check, level, message, then)
     if not bad:
-        yield Finding(check, Level.OK, f"all {len(KINDS)} kinds are served and stored as v1")
+        yield ok(check, f"all {len(KINDS)} kinds are served and stored as v1")
 
 
 def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -> Iterator[tuple[Level, str, str]]:
@@ -112,7 +109,7 @@ def check_stored_fields(case: ClusterCase) -> Iterator[Finding]:
     unreadable = [f"{plural} {name}" for plural, stored in kinds.items() for name in stored.unreadable]
     if unreadable:
         message = f"{counted(len(unreadable), 'object')} that NMI and MIC cannot read: {listed(unreadable)}"
-        yield Finding("objects", Level.PROBLEM, message, "correct the types of their fields, or delete them")
+        yield problem("objects", message, "correct the types of their fields, or delete them")
     if old:
         message = f"{counted(len(old), 'object has', 'objects have')} field spellings from before v1.6.0: {listed(old)}"
         then = (
@@ -120,9 +117,9 @@ def check_stored_fields(case: ClusterCase) -> Iterator[Finding]:
             "unless they run with --read-old-field-names: apply corrected manifests (podidctl migrate from-reference "
             "-f … -o yaml), or repeat the upgrade (docs/migration.md#repeat-the-type-upgrade)"
         )
-        yield Finding("spellings", Level.WARNING, message, then)
+        yield warning("spellings", message, then)
     elif kinds:
-        yield Finding("spellings", Level.OK, "every object has the current field spellings")
+        yield ok("spellings", "every object has the current field spellings")
 
 
 CHECKS: Final = (check_version, check_clocks, check_definitions, check_stored_fields)

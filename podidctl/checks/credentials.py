@@ -12,7 +12,7 @@ from podidctl.evaluation.refusals import RECENT_SECONDS, recent_refusal
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of
 from podidctl.facts.model import ReadFailure
 from podidctl.report.documents import Outcome
-from podidctl.report.finding import Finding, Level
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import by_turns, grouped, listed
 from podidentity.report import counted
 
@@ -35,13 +35,11 @@ def secret_links(case: PodCase) -> Iterator[Finding]:
         match case.credentials[identity.key]:
             case CredentialError() as error:
                 message, _, then = error.message.partition(": ")
-                yield Finding("secret", Level.PROBLEM, message, then or error.message, about=about)
+                yield problem("secret", message, then or error.message, about=about)
             case ReadFailure(reason):
-                yield Finding(
-                    "secret", Level.UNKNOWN, f"it could not be checked: {reason}", READ_PERMISSION, about=about
-                )
+                yield unknown("secret", f"it could not be checked: {reason}", READ_PERMISSION, about=about)
             case None:
-                yield Finding("secret", Level.OK, "it exists and has the keys that NMI reads", about=about)
+                yield ok("secret", "it exists and has the keys that NMI reads", about=about)
 
 
 def token_links(case: PodCase) -> Iterator[Finding]:
@@ -52,7 +50,7 @@ def token_links(case: PodCase) -> Iterator[Finding]:
     identity = "/".join(decision.assigned.identity.key)
     refused = recent_refusal(case.facts, identity=identity)
     if refused is not None:
-        yield Finding("token", Level.PROBLEM, f"{refused.description}: {refused.text}", refused.text, about=identity)
+        yield problem("token", f"{refused.description}: {refused.text}", refused.text, about=identity)
 
 
 def check_secrets(case: ClusterCase) -> Iterator[Finding]:
@@ -63,21 +61,21 @@ def check_secrets(case: ClusterCase) -> Iterator[Finding]:
         if access.unchecked:
             message = f"{who}: its permission was not checked for {counted(access.unchecked, 'more namespace')}"
             then = f"one run checks at most {NAMESPACES_MAX}; podidctl explain pod checks the Secret of one pod"
-            yield Finding(SECRETS, Level.UNKNOWN, message, then)
+            yield unknown(SECRETS, message, then)
         if access.forbidden:
             message = (
                 f"{who} may not get Secrets that AzureIdentities of type 1 or 2 name, in {listed(access.forbidden)}"
             )
-            yield Finding(SECRETS, Level.PROBLEM, message, GRANT)
+            yield problem(SECRETS, message, GRANT)
         elif access.everywhere and not needed:
             message = f"{who} may get every Secret of the cluster, but no AzureIdentity is of type 1 or 2"
             then = "remove the permission: helm upgrade with nmi.servicePrincipals=auto or false"
-            yield Finding(SECRETS, Level.WARNING, message, then)
+            yield warning(SECRETS, message, then)
         elif access.everywhere:
             message = f"{who} may get every Secret of the cluster; rbac.secretNamespaces can limit it to "
-            yield Finding(SECRETS, Level.OK, message + listed(access.needed))
+            yield ok(SECRETS, message + listed(access.needed))
         elif needed and not access.unchecked:
-            yield Finding(SECRETS, Level.OK, f"{who} may get the Secrets that AzureIdentities of type 1 or 2 name")
+            yield ok(SECRETS, f"{who} may get the Secrets that AzureIdentities of type 1 or 2 name")
 
 
 def check_credentials(case: ClusterCase) -> Iterator[Finding]:
@@ -101,15 +99,13 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
     if unread:
         several = [name for names in unread.values() for name in names]
         message = f"the Secrets of {listed(several)} could not be checked: {next(iter(unread))}"
-        yield Finding(CREDENTIALS, Level.UNKNOWN, message, READ_PERMISSION)
+        yield unknown(CREDENTIALS, message, READ_PERMISSION)
     if not_read:
         message = f"{counted(len(not_read), 'more Secret was', 'more Secrets were')} not checked: {listed(not_read)}"
         then = f"{NOT_READ.reason}; podidctl explain pod checks the Secret of one pod"
-        yield Finding(CREDENTIALS, Level.UNKNOWN, message, then)
+        yield unknown(CREDENTIALS, message, then)
     if usable:
-        yield Finding(
-            CREDENTIALS, Level.OK, f"{counted(usable, 'Secret exists', 'Secrets exist')} with the keys that NMI reads"
-        )
+        yield ok(CREDENTIALS, f"{counted(usable, 'Secret exists', 'Secrets exist')} with the keys that NMI reads")
 
 
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
@@ -121,9 +117,9 @@ def check_tokens(case: ClusterCase) -> Iterator[Finding]:
         message = (
             f"NMI refused tokens to {counted(len(pods), 'pod')} in the last {minutes} minutes: {listed(pods)}: {text}"
         )
-        yield Finding(TOKENS, Level.PROBLEM, message, text)
+        yield problem(TOKENS, message, text)
     if not causes:
-        yield Finding(TOKENS, Level.OK, f"NMI refused no token in the last {minutes} minutes")
+        yield ok(TOKENS, f"NMI refused no token in the last {minutes} minutes")
 
 
 POD_CHECKS: Final = (secret_links,)

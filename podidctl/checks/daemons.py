@@ -22,7 +22,7 @@ from podidctl.facts.model import (
     ReadFailure,
 )
 from podidctl.facts.settings import mic_namespaces, mic_settings, nmi_settings, read_settings
-from podidctl.report.finding import Finding, Level
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import listed
 from podidentity.kube.lease import REFERENCE_SECONDS
 from podidentity.kube.lock_records import LockRecord
@@ -51,9 +51,9 @@ def nmi_links(case: PodCase) -> Iterator[Finding]:
     node, nmi = case.pod.spec.node_name, case.facts.nmi
     if (missing := absent_nmi(case)) is not None:
         message = f"this node has no NMI, so {missing.effect}: {missing.reason}"
-        yield Finding("NMI", Level.PROBLEM, message, missing.then, about=node)
+        yield problem("NMI", message, missing.then, about=node)
     elif isinstance(nmi, ReadFailure):
-        yield Finding("NMI", Level.UNKNOWN, f"pods could not be listed: {nmi.reason}", about=node)
+        yield unknown("NMI", f"pods could not be listed: {nmi.reason}", about=node)
     elif not case.nmi:
         then = (
             "install NMI: without it IMDS responds to this pod; if NMI runs outside of a pod with its label, read its "
@@ -65,16 +65,10 @@ def nmi_links(case: PodCase) -> Iterator[Finding]:
     else:
         for daemon in case.nmi:
             if daemon.ready:
-                yield Finding("NMI", Level.OK, f"ready on node {node}", about=daemon.name)
+                yield ok("NMI", f"ready on node {node}", about=daemon.name)
             else:
                 then = f"see kubectl logs -n {daemon.metadata.namespace} {daemon.metadata.name} and its /readyz"
-                yield Finding(
-                    "NMI",
-                    Level.PROBLEM,
-                    f"not ready on node {node}: {daemon.not_ready_reason}",
-                    then,
-                    about=daemon.name,
-                )
+                yield problem("NMI", f"not ready on node {node}: {daemon.not_ready_reason}", then, about=daemon.name)
 
 
 def check_coverage(case: ClusterCase) -> Iterator[Finding]:
@@ -83,9 +77,7 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
     nodes = None if case.facts.unread else case.facts.nodes
     if not nmi:
         then = "install NMI; if it runs outside of a pod with its label, read its /readyz on each node"
-        yield Finding(
-            "NMI", Level.UNKNOWN, "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)", then
-        )
+        yield unknown("NMI", "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)", then)
         return
     outside = [daemon.name for daemon in nmi if not daemon.is_part_of_node]
     if outside:
@@ -94,7 +86,7 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
             f"node: {listed(outside)}"
         )
         then = "install NMI as a DaemonSet by its chart: anyone with permission to create a pod can set its label"
-        yield Finding("NMI", Level.PROBLEM, message, then)
+        yield problem("NMI", message, then)
         return
     there = {daemon.spec.node_name for daemon in nmi}
     without = [node for node in nodes or () if node.metadata.name not in there and node.can_run_nmi]
@@ -104,12 +96,12 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
         message = f"{counted(len(unready), 'NMI is', 'NMIs are')} not ready: " + listed(
             f"{daemon.name} on {daemon.spec.node_name} ({daemon.not_ready_reason})" for daemon in unready
         )
-        yield Finding("NMI", Level.PROBLEM, message, "see kubectl logs of these pods, and their /readyz")
+        yield problem("NMI", message, "see kubectl logs of these pods, and their /readyz")
     if nodes is None:
         message = f"it runs on {counted(len(there), 'node')}, and the nodes without it are not known"
-        yield Finding("NMI", Level.UNKNOWN, message, "run this command with more permissions: list on nodes")
+        yield unknown("NMI", message, "run this command with more permissions: list on nodes")
     elif not without and not unready:
-        yield Finding("NMI", Level.OK, f"ready on {counted(len(there), 'node')}")
+        yield ok("NMI", f"ready on {counted(len(there), 'node')}")
 
 
 def _without_nmi(nodes: Sequence[PlacedNode], nmi: Sequence[Daemon]) -> Iterator[Finding]:
@@ -122,7 +114,7 @@ def _without_nmi(nodes: Sequence[PlacedNode], nmi: Sequence[Daemon]) -> Iterator
         actions.setdefault(missing.reason, missing.then)
     for reason, names in by_cause.items():
         message = f"{counted(len(names), 'node')} without NMI, where IMDS responds to pods: {listed(names)}: {reason}"
-        yield Finding("NMI", Level.PROBLEM, message, actions[reason])
+        yield problem("NMI", message, actions[reason])
 
 
 def check_controllers(case: ClusterCase) -> Iterator[Finding]:
@@ -139,23 +131,19 @@ def check_controllers(case: ClusterCase) -> Iterator[Finding]:
             "install MIC there, or set NMI's --MICNamespace to MIC's namespace; anyone with permission to create a pod "
             "can set the label"
         )
-        yield Finding("MIC", Level.WARNING, message, then)
+        yield warning("MIC", message, then)
         return
     if case.managed and mic:
         message = f"NMI runs in managed mode, which does not use MIC: {listed(daemon.name for daemon in mic)}"
-        yield Finding("MIC", Level.WARNING, message, "delete MIC's Deployment, or run NMI in standard mode")
+        yield warning("MIC", message, "delete MIC's Deployment, or run NMI in standard mode")
     elif mic and not ready:
         message = f"no MIC is ready: {listed(f'{daemon.name} ({daemon.not_ready_reason})' for daemon in mic)}"
-        yield Finding(
-            "MIC", Level.PROBLEM, message, ("see kubectl logs of these pods: without MIC nothing is assigned")
-        )
+        yield problem("MIC", message, "see kubectl logs of these pods: without MIC nothing is assigned")
     elif mic:
-        yield Finding("MIC", Level.OK, f"{len(ready)} of {counted(len(mic), 'replica')} ready")
+        yield ok("MIC", f"{len(ready)} of {counted(len(mic), 'replica')} ready")
     elif not case.managed:
         then = "install MIC; if it runs outside of a pod with its label, see the leader check"
-        yield Finding(
-            "MIC", Level.UNKNOWN, "no pod has MIC's label (app.kubernetes.io/component=mic, component=mic)", then
-        )
+        yield unknown("MIC", "no pod has MIC's label (app.kubernetes.io/component=mic, component=mic)", then)
 
 
 def check_versions(case: ClusterCase) -> Iterator[Finding]:
@@ -165,15 +153,13 @@ def check_versions(case: ClusterCase) -> Iterator[Finding]:
         images = {container.image for pod in pods if (container := pod.container(program)) is not None}
         if len(images) > 1:
             message = f"{program} runs from {len(images)} images: {listed(images)}"
-            yield Finding("versions", Level.WARNING, message, "finish the rollout: kubectl rollout status")
+            yield warning("versions", message, "finish the rollout: kubectl rollout status")
         elif images:
-            yield Finding("versions", Level.OK, f"{program} runs from {listed(images)}")
+            yield ok("versions", f"{program} runs from {listed(images)}")
             tags += filter(None, map(_tag, images))
     if len(tags) == 2 and len(set(tags)) == 2:
         message = f"nmi runs from tag {tags[0]}, mic from tag {tags[1]}"
-        yield Finding(
-            "versions", Level.WARNING, message, "bring both to one version: helm upgrade, or the manifests' images"
-        )
+        yield warning("versions", message, "bring both to one version: helm upgrade, or the manifests' images")
 
 
 def _tag(image: str) -> str:
@@ -187,15 +173,13 @@ def check_flags(case: ClusterCase) -> Iterator[Finding]:
     mics, unread_mic = read_settings(case.mic, mic_settings)
     unread = [*unread_nmi, *unread_mic]
     for reason in unread:
-        yield Finding(
-            check, Level.WARNING, reason, ("correct it: this version's programs do not start with such a flag")
-        )
+        yield warning(check, reason, "correct it: this version's programs do not start with such a flag")
     not_exempt = () if case.facts.unread else _mic_not_exempt(nmis, case)
     faults = [*_disagreements(nmis, mics), *not_exempt]
     for message, then in faults:
-        yield Finding(check, Level.WARNING, message, then)
+        yield warning(check, message, then)
     if (nmis or mics) and not faults and not unread:
-        yield Finding(check, Level.OK, "they can be read and are consistent")
+        yield ok(check, "they can be read and are consistent")
 
 
 def _disagreements(nmis: Sequence[NmiSettings], mics: Sequence[MicSettings]) -> Iterator[tuple[str, str]]:
@@ -245,7 +229,7 @@ def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
     for value in (monitor.with_rules, monitor.events):
         if isinstance(value, ReadFailure) and labelled:
             right = "list on ciliumnodes.cilium.io, and on events in namespace default"
-            yield Finding(EBPF, Level.UNKNOWN, value.reason, value.next_action(right))
+            yield unknown(EBPF, value.reason, value.next_action(right))
     if not isinstance(monitor.with_rules, ReadFailure):
         yield from _rules(monitor.with_rules, labelled)
     if not isinstance(monitor.events, ReadFailure):
@@ -253,11 +237,11 @@ def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
         for reason in REASONS:
             if names := monitor.events.get(reason, frozenset()) & there:
                 message = f"Events {reason} of AKS exist about {counted(len(names), 'node')}: {listed(sorted(names))}"
-                yield Finding(EBPF, Level.WARNING, message, f"{_ACTIONS[reason]}, see {EBPF_PAGE}")
+                yield warning(EBPF, message, f"{_ACTIONS[reason]}, see {EBPF_PAGE}")
     for reason in sorted(monitor.with_more_events):
         message = f"only the first {RULE_EVENTS_MAX} Events {reason} were read, of which any may be forged"
         then = f"read the others: kubectl get events -n default --field-selector reason={reason}"
-        yield Finding(EBPF, Level.UNKNOWN, message, then)
+        yield unknown(EBPF, message, then)
 
 
 def _redirects(labelled: set[str], nmi: Sequence[NmiSettings]) -> Iterator[Finding]:
@@ -270,13 +254,15 @@ def _redirects(labelled: set[str], nmi: Sequence[NmiSettings]) -> Iterator[Findi
             f"set nmi.redirect.backend to cilium, or disable eBPF host routing in AKS (acceleration mode None), see "
             f"{EBPF_PAGE}"
         )
-        problem = f"{message}, where NMI writes no rule, so that pods reach IMDS directly: {listed(sorted(ruled))}"
-        yield Finding(EBPF, Level.PROBLEM, problem, then)
+        direct = f"{message}, where NMI writes no rule, so that pods reach IMDS directly: {listed(sorted(ruled))}"
+        yield problem(EBPF, direct, then)
     if unread:
-        unknown = f"{message}; on {counted(len(unread), 'node')} NMI's flags are not known: {listed(sorted(unread))}"
-        yield Finding(EBPF, Level.UNKNOWN, unknown, "see the findings of NMI and of its flags")
+        unread_flags = (
+            f"{message}; on {counted(len(unread), 'node')} NMI's flags are not known: {listed(sorted(unread))}"
+        )
+        yield unknown(EBPF, unread_flags, "see the findings of NMI and of its flags")
     if not ruled and not unread:
-        yield Finding(EBPF, Level.OK, f"{message}, and no NMI there has a redirect by rules")
+        yield ok(EBPF, f"{message}, and no NMI there has a redirect by rules")
 
 
 def _rules(names: frozenset[str], labelled: set[str]) -> Iterator[Finding]:
@@ -285,13 +271,13 @@ def _rules(names: frozenset[str], labelled: set[str]) -> Iterator[Finding]:
             f"{counted(len(harmed), 'CiliumNode has', 'CiliumNodes have')} the label {RULES_LABEL}=true: rules of "
             f"iptables keep Cilium's agent from starting on {listed(sorted(harmed))}"
         )
-        yield Finding(EBPF, Level.PROBLEM, message, f"{_REMOVE_RULES}, see {EBPF_PAGE}")
+        yield problem(EBPF, message, f"{_REMOVE_RULES}, see {EBPF_PAGE}")
     if others := names - labelled:
         message = (
             f"{counted(len(others), 'CiliumNode has', 'CiliumNodes have')} the label {RULES_LABEL}=true, so AKS "
             f"refuses to enable eBPF host routing: {listed(sorted(others))}"
         )
-        yield Finding(EBPF, Level.OK, message)
+        yield ok(EBPF, message)
 
 
 def check_leaders(case: ClusterCase) -> Iterator[Finding]:
@@ -303,7 +289,7 @@ def check_leaders(case: ClusterCase) -> Iterator[Finding]:
         then = (
             "give all MICs the same --leader-election-namespace and --leader-election-name, or delete one installation"
         )
-        yield Finding("leader", Level.PROBLEM, message, then)
+        yield problem("leader", message, then)
     for lock in locks:
         yield _leader(lock, case.now, needed=not case.managed)
 
@@ -313,25 +299,20 @@ def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:
     lease, endpoints = _holder(locks.lease, now), _holder(locks.endpoints, now)
     if lease and endpoints and lease != endpoints:
         message = f"{endpoints} holds the Go implementation's lock (Endpoints {about}) while {lease} holds the Lease"
-        return Finding(
-            "leader", Level.PROBLEM, message, "scale one of the two MICs to 0: they revert each other's changes"
-        )
+        return problem("leader", message, "scale one of the two MICs to 0: they revert each other's changes")
     if lease:
-        return Finding(
-            "leader",
-            Level.OK,
-            f"{lease} holds Lease {about}{' and the lock of the Go implementation' if endpoints else ''}",
+        return ok(
+            "leader", f"{lease} holds Lease {about}{' and the lock of the Go implementation' if endpoints else ''}"
         )
     if endpoints:
         message = f"{endpoints} holds Endpoints {about} and the Lease has no holder: the Go implementation's MIC leads"
-        return Finding("leader", Level.OK, message)
+        return ok("leader", message)
     if not needed:
-        return Finding("leader", Level.OK, f"{about} has no holder, which is correct in managed mode")
+        return ok("leader", f"{about} has no holder, which is correct in managed mode")
     last = locks.lease.holder if locks.lease is not None and locks.lease.holder else ""
     former = f"; the last holder was {last}" if last else ""
-    return Finding(
+    return problem(
         "leader",
-        Level.PROBLEM,
         f"no MIC leads: neither Lease nor Endpoints {about} is held{former}",
         "check that MIC runs, that it uses this lock name, and its log: without a leader nothing is assigned",
     )

@@ -30,7 +30,7 @@ from podidctl.facts.model import (
     ReadFailure,
     ServerState,
 )
-from podidctl.report.finding import Finding, Level
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import listed
 from podidentity.azure.federation import BINDING_VERB, Exchange
 from podidentity.azure.identity_permissions import is_grantable
@@ -63,13 +63,13 @@ def service_account_links(case: PodCase) -> Iterator[Finding]:
         return
     about, access = account_name(case.pod), case.facts.federation
     if (reason := assertion_fault(case.pod, access)) is not None:
-        yield Finding(SERVICE_ACCOUNT, Level.PROBLEM, reason.message, reason.then, about=about)
+        yield problem(SERVICE_ACCOUNT, reason.message, reason.then, about=about)
         return
     message = "; ".join(_trusts(case, identities))
     if not access.accounts:
         then = f"run this command with more permissions ({READ_ACCOUNT}, {REVIEW_ACCESS})"
         message = f"{message}; it could not be read whether the account exists and NMI may request its tokens"
-        yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, message, then, about=about)
+        yield unknown(SERVICE_ACCOUNT, message, then, about=about)
     elif unread := list(_unread(access)):
         message = "; ".join(
             [
@@ -81,14 +81,12 @@ def service_account_links(case: PodCase) -> Iterator[Finding]:
             ]
         )
         then = "; ".join(_next_actions(unread))
-        yield Finding(SERVICE_ACCOUNT, Level.UNKNOWN, message, then, about=about)
+        yield unknown(SERVICE_ACCOUNT, message, then, about=about)
     elif not access.forbidden:
         then = "see podidctl doctor if NMI runs in pods that have its label"
-        yield Finding(
-            SERVICE_ACCOUNT, Level.UNKNOWN, f"{message}; NMI's own service account is not known", then, about=about
-        )
+        yield unknown(SERVICE_ACCOUNT, f"{message}; NMI's own service account is not known", then, about=about)
     else:
-        yield Finding(SERVICE_ACCOUNT, Level.OK, f"{message}; NMI may request its tokens", about=about)
+        yield ok(SERVICE_ACCOUNT, f"{message}; NMI may request its tokens", about=about)
 
 
 class _Unread(NamedTuple):
@@ -151,22 +149,22 @@ def _permission_link(account: str, permission: Permission) -> Finding:
     about = f"{account}, client id {client}"
     if permission.allowed:
         message = f"RBAC lets the service account use the identity ({BINDING_VERB})"
-        return Finding(PERMISSION, Level.OK, message, about=about)
+        return ok(PERMISSION, message, about=about)
     if permission.unread is not None:
         message = (
             f"it could not be checked whether the service account may use the identity: {permission.unread.reason}"
         )
         then = f"{permission.unread.next_action(REVIEW_ACCESS)}; if the permission is missing, {APPLY}"
-        return Finding(PERMISSION, Level.UNKNOWN, message, then, about=about)
+        return unknown(PERMISSION, message, then, about=about)
     message = (
         f"RBAC does not let the service account use the identity ({BINDING_VERB}), so the cluster's token proxy "
         f"refuses its next exchange"
     )
     if is_grantable(permission.resource):
-        return Finding(PERMISSION, Level.PROBLEM, message, APPLY, about=about)
+        return problem(PERMISSION, message, APPLY, about=about)
     names = ", ".join("/".join(identity.key) for identity in permission.identities)
     then = f"set clientID of AzureIdentity {names} to the client id of the identity, which is a GUID"
-    return Finding(PERMISSION, Level.PROBLEM, message, then, about=about)
+    return problem(PERMISSION, message, then, about=about)
 
 
 def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
@@ -189,9 +187,7 @@ def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
     yield from faults
     if not faults:
         accounts = counted(len({account_name(pod) for pod, _ in pairs}), "service account")
-        yield Finding(
-            FEDERATED, Level.OK, f"{counted(len(identities), 'identity', 'identities')} for pods of {accounts}"
-        )
+        yield ok(FEDERATED, f"{counted(len(identities), 'identity', 'identities')} for pods of {accounts}")
 
 
 def _enabled(
@@ -203,7 +199,7 @@ def _enabled(
     if len(without) < len(settings):
         message = f"NMI has no --federated-identities on {counted(len(without), 'node')}, but has it on others: "
         then = "finish the rollout of the DaemonSet: kubectl rollout status"
-        yield Finding(FEDERATED, Level.WARNING, message + listed(without), then)
+        yield warning(FEDERATED, message + listed(without), then)
         return
     names = listed("/".join(identity.key) for identity in identities)
     message = (
@@ -220,7 +216,7 @@ def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
             f"Kubernetes {server.version} has no ValidatingAdmissionPolicy, which prevents the use of NMI's own token "
             "for any token of the service accounts that NMI may request"
         )
-        yield Finding(FEDERATED, Level.WARNING, message, f"upgrade to 1.{OLDEST_MINOR} or newer")
+        yield warning(FEDERATED, message, f"upgrade to 1.{OLDEST_MINOR} or newer")
 
 
 def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Facts) -> Iterator[Finding]:
@@ -242,7 +238,7 @@ def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Facts) -> It
                 "create AzureIdentity and AzureIdentityBinding in the pods' namespace, or a binding for pods of this "
                 "namespace"
             )
-            yield Finding(FEDERATED, Level.WARNING, message, then)
+            yield warning(FEDERATED, message, then)
 
 
 def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Finding]:
@@ -257,31 +253,25 @@ def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Findi
     for account, pods in sorted(missing.items()):
         message = f"service account {account} does not exist; Azure identifies these pods by it: {listed(pods)}"
         namespace, _, name = account.partition("/")
-        yield Finding(
-            FEDERATED, Level.PROBLEM, message, f"create it: kubectl create serviceaccount -n {namespace} {name}"
-        )
+        yield problem(FEDERATED, message, f"create it: kubectl create serviceaccount -n {namespace} {name}")
     if unread:
         message = f"service accounts of {listed(unread)} could not be read: {next(iter(unread.values())).reason}"
-        yield Finding(
-            FEDERATED, Level.UNKNOWN, message, next(iter(unread.values())).next_action("list on serviceaccounts")
-        )
+        yield unknown(FEDERATED, message, next(iter(unread.values())).next_action("list on serviceaccounts"))
 
 
 def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
     if isinstance(federation.forbidden, ReadFailure):
         message = f"NMI's permission to request tokens could not be read: {federation.forbidden.reason}"
-        yield Finding(
-            FEDERATED, Level.UNKNOWN, message, federation.forbidden.next_action("create on subjectaccessreviews")
-        )
+        yield unknown(FEDERATED, message, federation.forbidden.next_action("create on subjectaccessreviews"))
         return
     if federation.unchecked:
         message = f"NMI's permission was not checked for {counted(federation.unchecked, 'more service account')}"
         then = f"one run checks at most {ACCOUNTS_MAX}; podidctl explain pod checks that of one pod"
-        yield Finding(FEDERATED, Level.UNKNOWN, message, then)
+        yield unknown(FEDERATED, message, then)
     for account, others in federation.forbidden.items():
         if others:
             message = f"NMI's service account {account} may not request tokens of service accounts {listed(others)}"
-            yield Finding(FEDERATED, Level.PROBLEM, message, GRANT)
+            yield problem(FEDERATED, message, GRANT)
 
 
 def _too_many_credentials(pairs: ServedPairs, settings: Sequence[Settings]) -> Iterator[Finding]:
@@ -322,14 +312,14 @@ def check_binding_permissions(
             f"the permissions of service accounts to use identities ({BINDING_VERB}) could not be read: "
             f"{missing.reason}"
         )
-        yield Finding(FEDERATED, Level.UNKNOWN, message, missing.next_action(REVIEW_ACCESS))
+        yield unknown(FEDERATED, message, missing.next_action(REVIEW_ACCESS))
         return
     if federation.unchecked_uses:
         message = f"the permission of {counted(federation.unchecked_uses, 'more service account')} was not checked"
         then = (
             f"one run checks at most {USES_MAX} pairs of service account and identity; podidctl explain pod checks one"
         )
-        yield Finding(FEDERATED, Level.UNKNOWN, message, then)
+        yield unknown(FEDERATED, message, then)
     owners = {account_name(pod) for pod, _ in pairs}
     for client_id, accounts in missing.items():
         refused = [account for account in accounts if account in owners]
@@ -340,7 +330,7 @@ def check_binding_permissions(
             f"{redacted(client_id)} ({BINDING_VERB}), so the cluster's token proxy refuses their next exchange"
         )
         then = APPLY if is_grantable(client_id) else NOT_A_GUID
-        yield Finding(FEDERATED, Level.PROBLEM, message, then, manifest=manifest_of({client_id: refused}))
+        yield problem(FEDERATED, message, then, manifest=manifest_of({client_id: refused}))
 
 
 POD_CHECKS: Final = (service_account_links, permission_links)

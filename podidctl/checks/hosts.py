@@ -10,7 +10,7 @@ from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import HOSTS_MAX, used_hosts
 from podidctl.evaluation.pod import PodCase
 from podidctl.facts.model import ReadFailure
-from podidctl.report.finding import Finding, Level
+from podidctl.report.finding import Finding, Level, ok, problem, unknown
 from podidctl.report.text import by_turns, listed
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_user_assigned
@@ -35,7 +35,7 @@ def azure_links(case: PodCase) -> Iterator[Finding]:
     for identity in _intended_identities(case):
         if reason := _client_id_mismatch(case, identity):
             then = f"correct AzureIdentity {'/'.join(identity.key)} with kubectl edit"
-            yield Finding("client id", Level.PROBLEM, reason, then, about="/".join(identity.key))
+            yield problem("client id", reason, then, about="/".join(identity.key))
 
 
 def _client_id_mismatch(case: PodCase, identity: AzureIdentity) -> str:
@@ -81,34 +81,31 @@ def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
 def _host(case: PodCase) -> Finding:
     node, name = case.node, case.pod.spec.node_name
     if case.host is not None:
-        return Finding("host", Level.OK, case.host.text, about=name)
+        return ok("host", case.host.text, about=name)
     if isinstance(node, ReadFailure):
-        return Finding("host", Level.UNKNOWN, f"the node could not be read: {node.reason}", about=name)
+        return unknown("host", f"the node could not be read: {node.reason}", about=name)
     if node is None:
         then = "MIC assigns no identity on a node that does not exist: delete the pod if the node was deleted"
-        return Finding("host", Level.PROBLEM, "the cluster has no such node", then, about=name)
+        return problem("host", "the cluster has no such node", then, about=name)
     text = node.spec.provider_id
     message = f"its providerID {text!r} does not name a VM or scale set of Azure" if text else "it has no providerID"
     then = "check that the node is on Azure and that its cloud provider sets spec.providerID, which MIC needs"
-    return Finding("host", Level.PROBLEM, message, then, about=node.metadata.name)
+    return problem("host", message, then, about=node.metadata.name)
 
 
 def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Finding:
     about, link = identity.name, "on Azure"
     match case.azure:
         case None:
-            return Finding(
-                link, Level.UNKNOWN, "Azure was not asked", "pass --cloudconfig to read the state on Azure", about=about
-            )
+            return unknown(link, "Azure was not asked", "pass --cloudconfig to read the state on Azure", about=about)
         case HostIdentities(gone=True):
             then = "check the node's providerID, and that these credentials may read that VM or scale set"
-            return Finding(link, Level.PROBLEM, f"Azure has no {host.text}", then, about=about)
+            return problem(link, f"Azure has no {host.text}", then, about=about)
         case HostIdentities() as there if there.certain(identity.key):
-            return Finding(link, Level.OK, f"it is on {host.name}", about=about)
+            return ok(link, f"it is on {host.name}", about=about)
         case HostIdentities(updating=True) as there if identity.key in there.attached:
-            return Finding(
+            return unknown(
                 link,
-                Level.UNKNOWN,
                 f"an update of {host.name} on Azure is in progress",
                 "run this command again in a minute",
                 about=about,
@@ -118,12 +115,10 @@ def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Find
             then = "see podidctl plan for the reason why MIC does not attach it"
             if case.managed:
                 then = f"attach it: az vm (vmss) identity assign on {host.name}; in managed mode no controller does"
-            return Finding(link, Level.PROBLEM, message, then, about=about)
+            return problem(link, message, then, about=about)
         case AzureError() as error:
             cause = " ".join(filter(None, (str(error.status or ""), error.code, error.message)))
-            return Finding(
-                link, Level.UNKNOWN, f"Azure did not answer: {cause}", "check --cloudconfig, or try again", about=about
-            )
+            return unknown(link, f"Azure did not answer: {cause}", "check --cloudconfig, or try again", about=about)
 
 
 def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
@@ -147,20 +142,20 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
         compared += attached is not None
         if reason := mismatch(identity, attached):
             faults += 1
-            yield Finding(CLIENT_IDS, Level.PROBLEM, reason, f"correct AzureIdentity {'/'.join(identity.key)}")
+            yield problem(CLIENT_IDS, reason, f"correct AzureIdentity {'/'.join(identity.key)}")
     unread = [host.key for host in used_hosts(objects) if host.key not in responses]
     if unread:
         message = f"{counted(len(unread), 'more VM or scale set was', 'more VMs and scale sets were')} not read"
         then = f"one run reads at most {HOSTS_MAX}; podidctl explain pod --cloudconfig reads that of one pod"
-        yield Finding(CLIENT_IDS, Level.UNKNOWN, message, then)
+        yield unknown(CLIENT_IDS, message, then)
     if failed:
         message = (
             f"Azure did not report {counted(len(failed), 'VM or scale set', 'VMs or scale sets')}: {listed(failed)}"
         )
-        yield Finding(CLIENT_IDS, Level.UNKNOWN, message, "check --cloudconfig and the role Reader, or try again")
+        yield unknown(CLIENT_IDS, message, "check --cloudconfig and the role Reader, or try again")
     if not faults:
         message = f"{counted(compared, 'identity', 'identities')} on the pods' hosts compared with Azure"
-        yield Finding(CLIENT_IDS, Level.OK, message)
+        yield ok(CLIENT_IDS, message)
 
 
 POD_CHECKS: Final = (azure_links,)

@@ -13,7 +13,7 @@ from podidctl.evaluation.federated import REVIEW_ACCESS
 from podidctl.evaluation.needs import REVIEWS_MAX
 from podidctl.evaluation.rights import UPGRADE
 from podidctl.facts.model import DaemonUse, ReadFailure
-from podidctl.report.finding import Finding, Level
+from podidctl.report.finding import Finding, ok, problem, unknown, warning
 from podidctl.report.text import listed
 from podidentity.azure.federation import BINDING_VERB
 from podidentity.report import counted
@@ -37,24 +37,24 @@ def check_rights(case: ClusterCase) -> Iterator[Finding]:
         who = f"{account_rights.program}'s service account {account_rights.account}"
         if needed:
             message = f"{who} may not: {listed(right.description for right in needed)}"
-            yield Finding("rights", Level.PROBLEM, message, "grant it by the ClusterRole of the chart or the manifests")
+            yield problem("rights", message, "grant it by the ClusterRole of the chart or the manifests")
         if others:
             what = ", ".join(dict.fromkeys(right.purpose for right in others))
             message = f"{who} may not: {listed(right.description for right in others)}; without: {what}"
-            yield Finding("rights", Level.WARNING, message, "grant it, or accept the limitation")
+            yield warning("rights", message, "grant it, or accept the limitation")
         if account_rights.spare:
             rights = listed(right.description for right in account_rights.spare)
             message = f"{who} may still: {rights}, although the type upgrade is done or off; {REMOVE}"
-            yield Finding("rights", Level.OK, message)
+            yield ok("rights", message)
         if account_rights.unread_record:
             message = (
                 f"{who}: whether it still needs permission for {UPGRADE} is unknown: "
                 f"{account_rights.unread_record.reason}"
             )
             then = account_rights.unread_record.next_action("get on the ConfigMap with the record of the type upgrade")
-            yield Finding("rights", Level.UNKNOWN, message, then)
+            yield unknown("rights", message, then)
         elif not account_rights.lacking and not account_rights.spare:
-            yield Finding("rights", Level.OK, f"{who} has all permissions that it needs")
+            yield ok("rights", f"{who} has all permissions that it needs")
 
 
 def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
             "the bindings that may let NMI's and MIC's own service accounts use identities "
             f"({BINDING_VERB}) could not be read: {uses.by_bindings.reason}"
         )
-        yield Finding(RIGHTS, Level.UNKNOWN, message, uses.by_bindings.next_action(READ_BINDINGS))
+        yield unknown(RIGHTS, message, uses.by_bindings.next_action(READ_BINDINGS))
     else:
         for use in uses.by_bindings:
             subject = f", as a member of group {use.group}," if use.group else ""
@@ -73,13 +73,13 @@ def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
                 f"{_who(use)}{subject} may use {_identities(use)} ({BINDING_VERB}), by ClusterRoleBinding "
                 f"{use.binding} of ClusterRole {use.role}: {_effect(use)}"
             )
-            yield Finding(RIGHTS, Level.PROBLEM, message, _removal(use))
+            yield problem(RIGHTS, message, _removal(use))
     if isinstance(uses.by_reviews, ReadFailure):
         message = (
             f"whether NMI's and MIC's own service accounts may use identities ({BINDING_VERB}) could not be reviewed: "
             f"{uses.by_reviews.reason}"
         )
-        yield Finding(RIGHTS, Level.UNKNOWN, message, uses.by_reviews.next_action(REVIEW_ACCESS))
+        yield unknown(RIGHTS, message, uses.by_reviews.next_action(REVIEW_ACCESS))
         return
     for use in uses.by_reviews:
         reason = use.reason or "the API server gives no reason"
@@ -88,14 +88,14 @@ def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
             "remove this permission from the service account and from its groups: it is in the binding that the reason "
             "names, or in another authorizer of the API server"
         )
-        yield Finding(RIGHTS, Level.PROBLEM, message, then)
+        yield problem(RIGHTS, message, then)
     if uses.unchecked:
         message = (
             f"{counted(uses.unchecked, 'more permission')} of NMI's and MIC's own service accounts to use an identity "
             "not reviewed"
         )
         then = f"one run reviews at most {REVIEWS_MAX}: kubectl auth can-i checks one"
-        yield Finding(RIGHTS, Level.UNKNOWN, message, then)
+        yield unknown(RIGHTS, message, then)
 
 
 def _who(use: DaemonUse) -> str:

@@ -16,7 +16,7 @@ from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, PodCase, sets_client_id
 from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.facts.model import Facts
-from podidctl.report.finding import Finding, Level
+from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import grouped, listed
 from podidentity.report import counted
 from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
@@ -28,7 +28,7 @@ IDENTITIES_MAX: Final = 2
 def no_pod(namespace: str, name: str) -> Finding:
     """Return the finding about a pod that does not exist."""
     then = f"check the name with kubectl get pods -n {namespace}, and pass the pod's namespace"
-    return Finding("pod", Level.PROBLEM, "this pod does not exist", then, about=f"{namespace}/{name}")
+    return problem("pod", "this pod does not exist", then, about=f"{namespace}/{name}")
 
 
 def pod_state(case: PodCase) -> Finding:
@@ -37,24 +37,18 @@ def pod_state(case: PodCase) -> Finding:
     describe = _describe(case.pod)
     if case.pod.finished:
         then = "choose a running pod: NMI does not serve ended pods, because another pod may have their address"
-        return Finding("pod", Level.PROBLEM, f"it has ended (phase {case.pod.status.phase})", then, about=about)
+        return problem("pod", f"it has ended (phase {case.pod.status.phase})", then, about=about)
     if not case.pod.spec.node_name:
         then = f"{describe} for the reason why it is not scheduled"
-        return Finding(
-            "pod",
-            Level.PROBLEM,
-            f"it is not scheduled to a node yet ({case.pod.status.phase or 'Pending'})",
-            then,
-            about=about,
+        return problem(
+            "pod", f"it is not scheduled to a node yet ({case.pod.status.phase or 'Pending'})", then, about=about
         )
     if case.pod.terminated:
         then = f"{describe} for the reason why they ended"
         reason = "all its containers have terminated, so NMI gives it no tokens until one runs"
-        return Finding("pod", Level.PROBLEM, reason, then, about=about)
+        return problem("pod", reason, then, about=about)
     ending = ", and is terminating" if case.pod.ending else ""
-    return Finding(
-        "pod", Level.OK, f"{case.pod.status.phase or 'Pending'} on node {case.pod.spec.node_name}{ending}", about=about
-    )
+    return ok("pod", f"{case.pod.status.phase or 'Pending'} on node {case.pod.spec.node_name}{ending}", about=about)
 
 
 def _describe(pod: Pod) -> str:
@@ -67,12 +61,10 @@ def pod_address(case: PodCase) -> Finding:
     if case.pod.sandbox_down and addresses:
         reason = "the kubelet reports that the pod's sandbox is not ready, so NMI gives its address no tokens"
         then = f"{_describe(case.pod)} for the reason why its sandbox is not ready"
-        return Finding("address", Level.PROBLEM, reason, then, about=", ".join(addresses))
+        return problem("address", reason, then, about=", ".join(addresses))
     if its:
         lost = "; ".join(case.address_conflict(address)[0] for address in addresses if address not in its)
-        return Finding(
-            "address", Level.OK, "; ".join(filter(None, ("NMI recognizes the pod by it", lost))), about=", ".join(its)
-        )
+        return ok("address", "; ".join(filter(None, ("NMI recognizes the pod by it", lost))), about=", ".join(its))
     reason = case.no_address
     if case.pod.spec.host_network:
         then = "remove hostNetwork from the pod's spec; on the host's network it gets the node's own identities"
@@ -80,24 +72,24 @@ def pod_address(case: PodCase) -> Finding:
         then = "wait until the kubelet has set up its network; kubectl describe pod shows the progress"
     else:
         _, then = case.address_conflict(addresses[0])
-    return Finding("address", Level.PROBLEM, reason, then, about=", ".join(addresses) or "none")
+    return problem("address", reason, then, about=", ".join(addresses) or "none")
 
 
 def pod_exception(case: PodCase) -> Finding:
     """Return the finding about the exceptions, of which one may exempt the pod."""
     exempt = case.exempt
     if exempt == MIC:
-        return Finding("exception", Level.OK, "it is one of MIC's own pods, so IMDS must respond to it", about="MIC")
+        return ok("exception", "it is one of MIC's own pods, so IMDS must respond to it", about="MIC")
     if exempt:
         about = exempt.removeprefix("exception ")
         message = "NMI forwards its requests to IMDS, for the node's own identities"
         if not case.pod.binding_label:
-            return Finding("exception", Level.OK, message, about=about)
+            return ok("exception", message, about=about)
         then = (
             f"the pod has the label aadpodidbinding={case.pod.binding_label}, which has no effect while this exception "
             f"matches: remove the exception's label from the pod, or narrow AzurePodIdentityException {about}"
         )
-        return Finding("exception", Level.PROBLEM, f"{message}; bindings have no effect", then, about=about)
+        return problem("exception", f"{message}; bindings have no effect", then, about=about)
     count = len(case.facts.exceptions)
     message = f"none of {count} in its namespace matches" if count else "its namespace has none"
     if ignored := ignored_in_namespace(case, EXCEPTIONS):
@@ -105,29 +97,27 @@ def pod_exception(case: PodCase) -> Finding:
         if not case.pod.binding_label:  # it may need such an exception
             state, then = Level.UNKNOWN, correct("the exception that is to match this pod")
         return Finding("exception", state, f"{message}; {ignored_reason(ignored)}", then, about="none")
-    return Finding("exception", Level.OK, message, about="none")
+    return ok("exception", message, about="none")
 
 
 def mirror_pod(case: PodCase) -> Finding:
     """Return the finding about a mirror pod, which has the state of a static pod."""
-    return Finding(
-        "mirror pod", Level.PROBLEM, "NMI and MIC ignore it", MIRROR_POD.detail, about="/".join(case.pod.key)
-    )
+    return problem("mirror pod", "NMI and MIC ignore it", MIRROR_POD.detail, about="/".join(case.pod.key))
 
 
 def label_links(case: PodCase) -> Iterator[Finding]:
     """Yield the link of the label by which bindings select the pod."""
     pod = case.pod
     if pod.binding_label:
-        yield Finding("label", Level.OK, "bindings select the pod by it", about=f"aadpodidbinding={pod.binding_label}")
+        yield ok("label", "bindings select the pod by it", about=f"aadpodidbinding={pod.binding_label}")
         return
     message = "the pod does not have this label, or its value is empty"
     if near := similar_texts(BINDING_LABEL, pod.metadata.labels or {}):
         then = f"rename the pod's label {near[0]!r} (in its Deployment's template) to {BINDING_LABEL}"
-        yield Finding("label", Level.PROBLEM, f"{message}; it has {near[0]!r}", then, about=BINDING_LABEL)
+        yield problem("label", f"{message}; it has {near[0]!r}", then, about=BINDING_LABEL)
         return
     then = "label the pod (in its Deployment's template) aadpodidbinding=… with the selector of an AzureIdentityBinding"
-    yield Finding("label", Level.PROBLEM, message, then, about=BINDING_LABEL)
+    yield problem("label", message, then, about=BINDING_LABEL)
 
 
 def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
@@ -138,7 +128,7 @@ def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
     added: list[str] = []
     only_foreign: list[str] = []
     several: list[str] = []
-    unknown: list[str] = []
+    undecided: list[str] = []
     for pod in live_pods(objects):
         if pod.spec.host_network or case.exempt(pod):
             continue
@@ -154,30 +144,30 @@ def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:
             pods = only_foreign if len(foreign) == len(identities) else added
             pods.append(f"{name} ({_names(foreign)})")
         if len(identities) > 1 and (sets := sets_client_id(pod)) is not True:
-            (unknown if sets is None else several).append(f"{name} ({'/'.join(identities[0].identity.key)})")
+            (undecided if sets is None else several).append(f"{name} ({'/'.join(identities[0].identity.key)})")
     if added:
         message = (
             f"bindings of other namespaces give further identities to {counted(len(added), 'pod')}: {listed(added)}"
         )
-        yield Finding("other namespaces", Level.WARNING, message, FOREIGN_ADVICE)
+        yield warning("other namespaces", message, FOREIGN_ADVICE)
     if only_foreign:
         message = f"{counted(len(only_foreign), 'pod gets', 'pods get')} identities of other namespaces only: "
-        yield Finding("other namespaces", Level.OK, message + listed(only_foreign))
+        yield ok("other namespaces", message + listed(only_foreign))
     if several:
         message = (
             f"{counted(len(several), 'pod has', 'pods have')} several identities, and no container sets "
             f"{CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: {listed(several)}"
         )
-        yield Finding("several identities", Level.WARNING, message, NAME_ONE)
-    if unknown:
+        yield warning("several identities", message, NAME_ONE)
+    if undecided:
         message = (
-            f"{counted(len(unknown), 'pod has', 'pods have')} several identities, and a ConfigMap or a Secret "
+            f"{counted(len(undecided), 'pod has', 'pods have')} several identities, and a ConfigMap or a Secret "
             f"(envFrom) may set {CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: "
-            f"{listed(unknown)}"
+            f"{listed(undecided)}"
         )
-        yield Finding("several identities", Level.UNKNOWN, message, NAME_ONE)
-    if not added and not only_foreign and not several and not unknown:
-        yield Finding("several identities", Level.OK, "every pod has one identity or names one, of its namespace")
+        yield unknown("several identities", message, NAME_ONE)
+    if not added and not only_foreign and not several and not undecided:
+        yield ok("several identities", "every pod has one identity or names one, of its namespace")
 
 
 def _names(identities: Sequence[DesiredAssignment]) -> str:
@@ -196,22 +186,17 @@ def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
             "/".join(pod.key) for pod in host
         )
         then = "remove hostNetwork from their spec: IMDS responds to them with the node's own identities"
-        yield Finding("host network", Level.PROBLEM, message, then)
+        yield problem("host network", message, then)
     under = [pod for pod in live_pods(objects) if not pod.spec.host_network and case.exempt(pod)]
     if under:
         message = (
             f"{counted(len(under), 'pod')} with a label and under an exception, which takes precedence: "
             + listed("/".join(pod.key) for pod in under)
         )
-        yield Finding(
-            "exceptions",
-            Level.WARNING,
-            message,
-            "remove the exception's label from these pods, or narrow the exception",
-        )
+        yield warning("exceptions", message, "remove the exception's label from these pods, or narrow the exception")
     elif objects.exceptions:
         count = counted(len(objects.exceptions), "exception")
-        yield Finding("exceptions", Level.OK, f"{count}; no labelled pod is under one")
+        yield ok("exceptions", f"{count}; no labelled pod is under one")
 
 
 def _on_unsupported_nodes(objects: Facts) -> Iterator[Finding]:
@@ -224,7 +209,7 @@ def _on_unsupported_nodes(objects: Facts) -> Iterator[Finding]:
     for missing, pods in by_cause.items():
         labelled = f"{counted(len(pods), 'pod')} with a label, which NMI does not serve"
         message = f"{labelled}: {missing.reason}, so {missing.effect}: {listed(pods)}"
-        yield Finding("NMI", Level.PROBLEM, message, missing.then)
+        yield problem("NMI", message, missing.then)
 
 
 POD_CHECKS: Final = (label_links,)

@@ -20,7 +20,7 @@ from podidctl.evaluation.daemons import unsupported_node
 from podidctl.evaluation.pod import PodCase
 from podidctl.facts.model import Facts, NodeState, ReadFailure
 from podidctl.report.documents import Report, check_result
-from podidctl.report.finding import Finding, Level
+from podidctl.report.finding import Finding, unknown
 
 CHECKS: Final[tuple[Callable[[ClusterCase], Iterable[Finding]], ...]] = (
     *cluster.CHECKS,
@@ -81,4 +81,4 @@ def _cluster_findings(case: ClusterCase) -> Iterator[Finding]:
             if (key := (error.check, error.failure)) not in unread:
                 unread.add(key)
                 action = error.failure.next_action("get and list on the named resource")
-                yield Finding(error.check, Level.UNKNOWN, error.failure.reason, action)
+                yield unknown(error.check, error.failure.reason, action)

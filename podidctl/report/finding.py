@@ -44,3 +44,23 @@ class Finding:
     """The object's namespace and name, or another identification. Only explanations have it."""
     manifest: str = ""
     """YAML for `kubectl apply -f -` that corrects it; empty if no object does."""
+
+
+def ok(check: str, message: str, then: str = "", *, about: str = "") -> Finding:
+    """Return the finding that something is as it should be."""
+    return Finding(check, Level.OK, message, then, about)
+
+
+def warning(check: str, message: str, then: str) -> Finding:
+    """Return the finding of a fault that a pod does not notice, or not yet."""
+    return Finding(check, Level.WARNING, message, then)
+
+
+def problem(check: str, message: str, then: str, *, about: str = "", manifest: str = "") -> Finding:
+    """Return the finding of a fault."""
+    return Finding(check, Level.PROBLEM, message, then, about, manifest)
+
+
+def unknown(check: str, message: str, then: str = "", *, about: str = "") -> Finding:
+    """Return the finding about a state that could not be read."""
+    return Finding(check, Level.UNKNOWN, message, then, about)
