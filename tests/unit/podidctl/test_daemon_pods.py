@@ -129,7 +129,7 @@ def test_for_verify_it_does_not_count_without_another_pod_either() -> None:
 
 
 def names(found: Iterable[Daemon]) -> list[str]:
-    return [each.name for each in found]
+    return [daemon.name for daemon in found]
 
 
 async def test_explain_ignores_it_next_to_nmi_and_on_a_node_without_nmi(cluster: MemoryCluster) -> None:
@@ -172,7 +172,7 @@ async def test_doctor_and_top_ignore_it(cluster: MemoryCluster, nothing_blocks_t
         shown = await read_all(cluster.client)
     finally:
         detect_blocking(nothing_blocks_the_loop)
-    assert [each.pod for each in shown] == ["default/genuine"]
+    assert [row.pod for row in shown] == ["default/genuine"]
 
 
 @pytest.mark.parametrize(("node", "namespaced"), [("", False), ("n0", True)])

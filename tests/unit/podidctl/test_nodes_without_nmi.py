@@ -97,7 +97,7 @@ def test_explain_and_token_state_that_nmi_serves_no_pod_there(
     assert (link.link, link.about) == ("NMI", NODE)
     assert cause in link.says
     assert "workload identity" in explanation.next
-    assert [each.link for each in explanation.links] == ["pod", "NMI"], "no other link leads to a token there"
+    assert [link.link for link in explanation.links] == ["pod", "NMI"], "no other link leads to a token there"
     prediction = ask(node=kind, nmi=others)
     assert prediction.outcome is Outcome.UNANSWERED
     assert prediction.note.startswith(f"no working NMI was found on its node: {cause}")
@@ -112,7 +112,7 @@ def test_explain_advises_a_node_selector_and_the_removal_of_the_label_on_windows
     assert explanation.answer.outcome is Outcome.UNANSWERED
     assert only(explanation).link == "NMI"
     explanation = explain_pod(node=ReadFailure("not allowed: nodes"), nmi=(daemon(),))
-    (link,) = [each for each in explanation.links if each.link == "NMI"]
+    (link,) = [link for link in explanation.links if link.link == "NMI"]
     assert link.state is LinkState.BROKEN
     assert "this node has no NMI pod, but other nodes have one" in link.says
 
@@ -232,7 +232,9 @@ def test_doctor_names_the_labelled_pods_on_such_nodes(kind: PlacedNode, cause: s
     assert line.says.endswith(": ns/web")
     assert "workload identity" in line.next
     unlabelled = objects(nodes=(kind, node("node-2")), pods=(), assigned=())
-    assert not [each for each in bad(examined(objects=unlabelled, nmi=(nmi(node="node-2"),))) if each.check == "NMI"]
+    assert not [
+        finding for finding in bad(examined(objects=unlabelled, nmi=(nmi(node="node-2"),))) if finding.check == "NMI"
+    ]
 
 
 def reviewed(*taints: Taint, **labels: str) -> tuple[Any, Any]:
@@ -256,7 +258,7 @@ def reviewed(*taints: Taint, **labels: str) -> tuple[Any, Any]:
 def test_access_reports_that_its_requests_bypass_nmi_and_reach_the_host() -> None:
     its, grant = reviewed(kubernetes__io__os="windows")
     assert grant.state is GrantState.BYPASSED
-    assert [(each.way, each.detail) for each in its.host_access] == [
+    assert [(access.way, access.detail) for access in its.host_access] == [
         (Way.NO_NMI, "the node runs Windows, where NMI does not run")
     ]
     its, grant = reviewed(type="virtual-kubelet")

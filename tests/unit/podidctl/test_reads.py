@@ -49,7 +49,7 @@ async def test_requests_are_concurrent_in_batches_and_keep_their_order() -> None
         return number
 
     numbers = range(2 * BATCH + 3)
-    assert await in_batches(partial(request, each) for each in numbers) == list(numbers)
+    assert await in_batches(partial(request, number) for number in numbers) == list(numbers)
     assert most == BATCH
 
 

@@ -24,7 +24,7 @@ def routed(name: str = "node-1") -> PlacedNode:
 
 def findings(monitor: RuleMonitor, *nodes: PlacedNode, flags: tuple[str, ...] = ()) -> list[CheckResult]:
     report = examined(objects=objects(nodes=nodes), nmi=(nmi(*flags),), rule_monitor=monitor)
-    return [each for each in report.findings if each.check == CHECK]
+    return [finding for finding in report.findings if finding.check == CHECK]
 
 
 def test_what_cannot_be_read_is_unknown_only_if_a_node_has_the_label() -> None:
@@ -56,7 +56,7 @@ def test_a_redirect_by_rules_on_such_a_node_is_a_problem_and_one_by_cilium_is_no
 )
 def test_the_redirect_of_an_nmi_whose_flags_are_not_known_is_unknown(changes: dict[str, Any]) -> None:
     report = examined(objects=objects(nodes=(routed(),)), **changes)
-    (found,) = (each for each in report.findings if each.check == CHECK)
+    (found,) = (finding for finding in report.findings if finding.check == CHECK)
     assert found.level is Level.UNKNOWN
     assert "NMI's flags are not known: node-1" in found.says
 

@@ -38,15 +38,15 @@ def diagnose(*identities: AzureIdentity, **changes: Any) -> Report:
 
 
 def federated_only(report: Report) -> list[CheckResult]:
-    return [each for each in bad(report) if each.check == "federated"]
+    return [finding for finding in bad(report) if finding.check == "federated"]
 
 
 def test_a_complete_configuration_has_no_finding() -> None:
     report = diagnose()
     assert bad(report) == []
-    (line,) = [each for each in report.findings if each.check == "federated"]
+    (line,) = [finding for finding in report.findings if finding.check == "federated"]
     assert line.says == "1 identity for pods of 1 service account"
-    assert not [each for each in examined().findings if each.check == "federated"]
+    assert not [finding for finding in examined().findings if finding.check == "federated"]
     assert bad(permissions_of()) == []
     assert federated_only(shared_by(200, "--federated-exchange=identityBindings")) == []
 
@@ -66,7 +66,9 @@ def test_nodes_without_the_flag_and_identities_without_a_token_source_are_named(
     assert "on 1 node, but has it on others: node-2" in line.says
     for flags in ((), ("--federated-identities",)):
         lines = [
-            each for each in bad(diagnose(federated(tenant_id=""), nmi=(nmi(*flags),))) if each.check == "unusable"
+            finding
+            for finding in bad(diagnose(federated(tenant_id=""), nmi=(nmi(*flags),)))
+            if finding.check == "unusable"
         ]
         (line,) = lines
         assert line.says.startswith("AzureIdentity ns/id (1 pod)")
@@ -76,14 +78,14 @@ def test_nodes_without_the_flag_and_identities_without_a_token_source_are_named(
 @pytest.mark.parametrize(("version", "well"), [("v1.29.9", False), ("v1.30.0", True), ("v1.30.0+k3s1", True)])
 def test_a_server_without_admission_policies_is_reported(version: str, *, well: bool) -> None:
     lines = bad(diagnose(server=ServerState(version, 0.2, 0.6)))
-    assert [each.level for each in lines] == ([] if well else [Level.WARNING])
+    assert [finding.level for finding in lines] == ([] if well else [Level.WARNING])
     assert well or "upgrade to 1.30" in lines[0].next
 
 
 def test_an_identity_whose_pods_are_all_in_other_namespaces_is_reported() -> None:
     far = federated(namespace="far")
     lines = bad(diagnose(far, bindings=(binding(namespace="far"),), assigned=()))
-    assert [(each.check, each.level) for each in lines] == [
+    assert [(finding.check, finding.level) for finding in lines] == [
         ("federated", Level.WARNING),
         ("selectors", Level.PROBLEM),
     ]
@@ -110,7 +112,7 @@ def test_missing_permissions_of_nmi_are_reported_with_the_chart_value() -> None:
     assert "federated.namespaces" in line.next
     why = ReadFailure("not allowed: serviceaccounts")
     report = diagnose(federation=FederatedAccess({"ns": why}, why))
-    assert [each.level for each in bad(report)] == [Level.UNKNOWN, Level.UNKNOWN]
+    assert [finding.level for finding in bad(report)] == [Level.UNKNOWN, Level.UNKNOWN]
 
 
 def shared_by(number: int, *flags: str) -> Report:
@@ -118,10 +120,11 @@ def shared_by(number: int, *flags: str) -> Report:
     # Azure ignores case in client ids, and two pods of one account are one subject.
     twin = federated("twin", client_id=CLIENT_ID.upper(), tenant_id="CONTOSO.com")
     pods = [
-        pod(f"p{each}", uid=f"u{each}", service_account=f"sa-{each}", label="ab"[each % 2]) for each in range(number)
+        pod(f"p{index}", uid=f"u{index}", service_account=f"sa-{index}", label="ab"[index % 2])
+        for index in range(number)
     ]
     pods.append(pod("again", uid="again", service_account="sa-0", label="a"))
-    names = frozenset(each.spec.service_account_name for each in pods)
+    names = frozenset(pod.spec.service_account_name for pod in pods)
     return diagnose(
         federated(),
         twin,
@@ -137,10 +140,10 @@ def shared_by(number: int, *flags: str) -> Report:
 )
 def test_subjects_of_one_identity_are_compared_with_azures_limit(number: int, level: Level | None) -> None:
     lines = federated_only(shared_by(number))
-    assert [each.level for each in lines] == ([] if level is None else [level])
-    for each in lines:
-        assert f"pods of {number} service accounts share client id c11e…000a" in each.says
-        assert "identity bindings" in each.next
+    assert [finding.level for finding in lines] == ([] if level is None else [level])
+    for finding in lines:
+        assert f"pods of {number} service accounts share client id c11e…000a" in finding.says
+        assert "identity bindings" in finding.next
 
 
 def permissions_of(*unpermitted: tuple[str, tuple[str, ...]], **changes: Any) -> Report:

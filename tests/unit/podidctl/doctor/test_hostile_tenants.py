@@ -41,10 +41,10 @@ def text_of(report: Report) -> str:
 
 
 def test_pods_that_are_only_labelled_like_nmi_or_mic_are_not_reported_as_such() -> None:
-    (line,) = [each for each in examined(nmi=(nmi(host_network=False),)).findings if each.check == "NMI"]
+    (line,) = [finding for finding in examined(nmi=(nmi(host_network=False),)).findings if finding.check == "NMI"]
     assert line.level is Level.PROBLEM
     assert "none of them in the node's network or with files of the node: kube-system/nmi-1" in line.says
-    (line,) = [each for each in examined(mic=(mic(namespace="tenant"),)).findings if each.check == "MIC"]
+    (line,) = [finding for finding in examined(mic=(mic(namespace="tenant"),)).findings if finding.check == "MIC"]
     assert line.level is Level.WARNING
     assert "tenant/mic-1" in line.says
     elsewhere = examined(nmi=(nmi("--MICNamespace=mic-system"),), mic=(mic(namespace="mic-system"),))
@@ -62,7 +62,7 @@ def test_broken_objects_of_one_namespace_do_not_hide_those_of_others() -> None:
     assert "AzureIdentityBinding shop/mine" in text
     assert text.count("AzureIdentityBinding aaa/") < 3 * FINDINGS_MAX
     assert f"unusable: {1001 - FINDINGS_MAX} more; -o json has all of them" in text
-    assert len([each for each in report.findings if each.check == "unusable"]) == 1001
+    assert len([finding for finding in report.findings if finding.check == "unusable"]) == 1001
 
 
 def test_problems_are_printed_before_other_findings_of_their_check() -> None:
@@ -82,9 +82,9 @@ def namespaced(there: Facts) -> ClusterCase:
 def work_with(check: Callable[[Facts], object], number: int) -> int:
     """Return the bytecodes of *check* with so many pods, and as many bindings and identities of another tenant."""
     there = objects(
-        pods=tuple(pod(f"web-{each}", uid=f"u{each}") for each in range(number)),
-        bindings=tuple(binding(f"b{each}", namespace="tenant") for each in range(number)),
-        identities=(identity(), *(identity(f"id{each}", namespace="tenant", type_=3) for each in range(number))),
+        pods=tuple(pod(f"web-{index}", uid=f"u{index}") for index in range(number)),
+        bindings=tuple(binding(f"b{index}", namespace="tenant") for index in range(number)),
+        identities=(identity(), *(identity(f"id{index}", namespace="tenant", type_=3) for index in range(number))),
     )
     with Work() as work:
         check(there)
@@ -133,7 +133,7 @@ def anything(draw: st.DrawFn, kind: Kind[Any]) -> Any:
 @st.composite
 def any_objects(draw: st.DrawFn) -> Facts:
     def several(kind: Kind[Any]) -> tuple[Any, ...]:
-        return tuple(each for each in draw(st.lists(anything(kind), max_size=3)) if each is not None)
+        return tuple(item for item in draw(st.lists(anything(kind), max_size=3)) if item is not None)
 
     return Facts(
         identities=several(IDENTITIES),
@@ -148,14 +148,14 @@ def any_objects(draw: st.DrawFn) -> Facts:
 @given(any_objects())
 def test_any_readable_objects_give_printable_findings(there: Facts) -> None:
     report = examined(objects=there)
-    for each in report.findings:
-        assert f"{each.says}{each.next}".isprintable()
-        assert len(each.says) <= TEXT_MAX
+    for finding in report.findings:
+        assert f"{finding.says}{finding.next}".isprintable()
+        assert len(finding.says) <= TEXT_MAX
     assert all(line.isprintable() for line in text_of(report).split("\n"))
 
 
 @pytest.mark.parametrize("check", ["NMI", "flags"])
 def test_objects_that_cannot_be_read_are_neither_ok_nor_a_fault(check: str) -> None:
     report = examined(objects=ReadFailure("not allowed: nodes"), mic=(mic(alone=True),))
-    levels = {each.level for each in report.findings if each.check == check}
+    levels = {finding.level for finding in report.findings if finding.check == check}
     assert levels == ({Level.UNKNOWN} if check == "NMI" else {Level.OK})

@@ -32,7 +32,7 @@ CHANGED = {
 
 def found(*flags: str, **changes: Any) -> list[CheckResult]:
     report = examined(objects=objects(**changes), nmi=(nmi(*flags),), mic=(mic(*flags),))
-    return [each for each in report.findings if each.check in CHECKS]
+    return [finding for finding in report.findings if finding.check in CHECKS]
 
 
 def test_a_pod_that_gets_a_further_identity_from_another_namespace_is_named() -> None:
@@ -44,7 +44,7 @@ def test_a_pod_that_gets_a_further_identity_from_another_namespace_is_named() ->
     pods = (pod(), pod("other", uid="uid-2", namespace="shop", label="shop"))
     bindings = (binding(), binding("a", "far", selector="shop", namespace="far"))
     only = found(bindings=bindings, identities=FAR["identities"], pods=pods)
-    assert [(each.level, each.check) for each in only] == [(Level.OK, "other namespaces")]
+    assert [(finding.level, finding.check) for finding in only] == [(Level.OK, "other namespaces")]
     assert "1 pod gets identities of other namespaces only: shop/other (far/far)" in only[0].says
 
 
@@ -69,9 +69,9 @@ def test_the_identity_is_named_that_nmi_grants_which_reads_the_binding_from_the_
 def test_a_pod_that_sets_its_client_id_has_no_finding_and_one_with_another_variable_has() -> None:
     for name, level in (("AZURE_CLIENT_ID", Level.OK), ("CLIENT", Level.WARNING)):
         second = VariableContainer(env=[Variable(name)])
-        assert [each.level for each in found(pods=(containing(VariableContainer(), second),), **NEAR)] == [level]
+        assert [finding.level for finding in found(pods=(containing(VariableContainer(), second),), **NEAR)] == [level]
     sidecar = containing(VariableContainer(), init_containers=[VariableContainer(env=[Variable("AZURE_CLIENT_ID")])])
-    assert [each.level for each in found(pods=(sidecar,), **NEAR)] == [Level.OK]
+    assert [finding.level for finding in found(pods=(sidecar,), **NEAR)] == [Level.OK]
 
 
 def containing(*containers: VariableContainer, **more: Any) -> VariablePod:
@@ -91,18 +91,18 @@ def test_variables_from_a_config_map_are_unknown_unless_their_prefix_is_another_
 
 
 def test_bindings_that_do_not_reach_the_pod_are_no_finding() -> None:
-    assert [each.level for each in found("--forceNamespaced", **FAR)] == [Level.OK]
+    assert [finding.level for finding in found("--forceNamespaced", **FAR)] == [Level.OK]
     fenced = {**FAR, "identities": (identity(), identity("far", namespace="far", type_=3))}
-    assert [each.level for each in found(**fenced)] == [Level.OK]
+    assert [finding.level for finding in found(**fenced)] == [Level.OK]
     exempt = {"pods": (pod(labels={"app": "x"}),), "exceptions": (exception(labels={"app": "x"}),)}
-    assert [each.level for each in found(**FAR, **exempt)] == [Level.OK]
-    assert [each.level for each in found(**FAR, pods=(pod(host_network=True),))] == [Level.OK]
+    assert [finding.level for finding in found(**FAR, **exempt)] == [Level.OK]
+    assert [finding.level for finding in found(**FAR, pods=(pod(host_network=True),))] == [Level.OK]
 
 
 def test_the_finding_on_many_pods_is_short_and_each_namespace_is_in_it() -> None:
     many = tuple(pod(f"p{number}", uid=f"u{number}", namespace="busy", label="web") for number in range(2000))
     report = examined(objects=objects(**{**FAR, "pods": (*many, pod())}))
-    several = next(each for each in bad(report) if each.check == "several identities")
+    several = next(finding for finding in bad(report) if finding.check == "several identities")
     assert several.says.startswith("2001 pods have several identities")
     assert "ns/web (ns/id)" in several.says
     assert len(several.says) < 500

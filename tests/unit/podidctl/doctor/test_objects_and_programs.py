@@ -166,7 +166,7 @@ def test_a_service_principal_whose_endpoint_nmi_does_not_permit_is_reported_by_n
 
 def test_unread_objects_are_unknown_and_texts_are_short_and_printable() -> None:
     report = examined(objects=ReadFailure("not allowed: nodes"))
-    assert {each.check: each.level for each in bad(report)} == {"NMI": Level.UNKNOWN, "objects": Level.UNKNOWN}
+    assert {finding.check: finding.level for finding in bad(report)} == {"NMI": Level.UNKNOWN, "objects": Level.UNKNOWN}
     assert exit_code(finding.level for finding in report.findings) == 1
     idle = tuple(binding(f"idle-{number}", selector=f"none-{number}") for number in range(30))
     assert "and 25 more" in one(examined(objects=objects(bindings=(binding(), *idle)))).says
@@ -179,10 +179,10 @@ def test_unread_objects_are_unknown_and_texts_are_short_and_printable() -> None:
 @pytest.mark.parametrize(("groups", "count"), [("other", 1), ("s/g", 0), ("", 0)])
 def test_a_node_whose_group_mic_may_not_change_is_reported(groups: str, count: int) -> None:
     findings = bad(examined(mic=(mic(f"--allowed-resource-groups={groups}"),)))
-    assert [(each.check, each.level) for each in findings] == [("unusable", Level.PROBLEM)] * count
-    for each in findings:
-        assert "Node node-1 (1 pod): --allowed-resource-groups does not name the resource group" in each.says
-        assert "--allowed-resource-groups" in each.next
+    assert [(finding.check, finding.level) for finding in findings] == [("unusable", Level.PROBLEM)] * count
+    for finding in findings:
+        assert "Node node-1 (1 pod): --allowed-resource-groups does not name the resource group" in finding.says
+        assert "--allowed-resource-groups" in finding.next
 
 
 def test_the_reason_why_the_clusters_own_identity_is_not_assigned_is_reported() -> None:
@@ -240,9 +240,9 @@ def test_a_fault_of_a_program_is_reported(changes: dict[str, Any], check: str, l
 def test_in_managed_mode_a_mic_is_reported_and_none_is_ok() -> None:
     assert bad(examined(nmi=(nmi(*MANAGED),), mic=(), locks=())) == []
     lines = bad(examined(nmi=(nmi(*MANAGED),), mic=(mic("--forceNamespaced"),)))
-    assert [each.check for each in lines] == ["MIC"]
+    assert [finding.check for finding in lines] == ["MIC"]
     both = (nmi(), nmi(*MANAGED, name="nmi-2", node="node-2"))
-    assert "different operation modes" in " ".join(each.says for each in bad(examined(objects=TWO, nmi=both)))
+    assert "different operation modes" in " ".join(finding.says for finding in bad(examined(objects=TWO, nmi=both)))
 
 
 POD = ObjectReference(PODS.plural, "ns", "web")
@@ -256,11 +256,11 @@ def aged(seconds: float, which: ObjectReference = POD, **changes: Any) -> Facts:
     """All objects are an hour old, except one, which is *seconds* old."""
     everything = (POD, BINDING, IDENTITY, ObjectReference(ASSIGNED_IDENTITIES.plural, *CREATED.key))
     ages = dict.fromkeys(everything, 3600.0) | {which: seconds}
-    return objects(created_at={each: NOW - timedelta(seconds=age) for each, age in ages.items()}, **changes)
+    return objects(created_at={reference: NOW - timedelta(seconds=age) for reference, age in ages.items()}, **changes)
 
 
 def progress(report: Report) -> list[str]:
-    return [each.says for each in report.findings if "still in progress" in each.says]
+    return [finding.says for finding in report.findings if "still in progress" in finding.says]
 
 
 @pytest.mark.parametrize("which", [POD, BINDING, IDENTITY], ids=["pod", "binding", "identity"])
@@ -277,7 +277,7 @@ def test_a_recently_created_assignment_is_in_progress_and_not_counted_as_assigne
     report = examined(objects=aged(5, ObjectReference(ASSIGNED_IDENTITIES.plural, *CREATED.key), assigned=(CREATED,)))
     assert bad(report) == []
     assert progress(report) == ["1 identity is still in progress: default/web-ns-id"]
-    assert [each.says for each in report.findings if each.check == "assignments"][-1] == "0 assigned"
+    assert [finding.says for finding in report.findings if finding.check == "assignments"][-1] == "0 assigned"
     assert one(examined(objects=aged(OLD, assigned=(CREATED,)))).level is Level.WARNING
     failed = assigned_identity(status="Created", own_annotations={"aadpodidentity.k8s.io/message": "grant the role"})
     assert one(examined(objects=aged(5, assigned=(failed,)))).says.endswith("grant the role")
@@ -322,7 +322,7 @@ NOT_CHECKED = {
 )
 def test_the_checked_rights_are_those_that_the_chart_grants(program: str, checked: set[Checked]) -> None:
     rights = {
-        Right(program, each.verb, f"{each.resource}.{each.group}".rstrip("."), named=bool(each.name))
-        for each in checked
+        Right(program, right.verb, f"{right.resource}.{right.group}".rstrip("."), named=bool(right.name))
+        for right in checked
     }
-    assert rights == {each for each in granted() if each.program == program and str(each) not in NOT_CHECKED}
+    assert rights == {right for right in granted() if right.program == program and str(right) not in NOT_CHECKED}

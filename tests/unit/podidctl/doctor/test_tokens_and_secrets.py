@@ -98,7 +98,7 @@ async def test_many_events_of_one_namespace_are_not_all_kept(
     for number in range(20):
         event(cluster, uid, f"e{number}", f"2026-01-01T11:59:{number:02}Z")
     kept = await daemons_reader._recent_events(cluster.client, NOW)
-    assert [each.at for each in kept] == [f"2026-01-01T11:59:{number}Z" for number in (19, 18, 17)]
+    assert [event.at for event in kept] == [f"2026-01-01T11:59:{number}Z" for number in (19, 18, 17)]
 
 
 async def test_events_of_existing_pods_count_until_a_grant(cluster: MemoryCluster, uid: str) -> None:
@@ -129,7 +129,7 @@ async def test_events_of_existing_pods_count_until_a_grant(cluster: MemoryCluste
     assert await read() == []
     event(cluster, uid, "later", "2026-01-01T11:59:59Z")
     assert await read() == ["default/web"]
-    assert {each.method for each in cluster.api.requests} == {"GET"}
+    assert {request.method for request in cluster.api.requests} == {"GET"}
 
 
 ACCOUNT = "kube-system/nmi"
@@ -137,7 +137,7 @@ ACCOUNT = "kube-system/nmi"
 
 def diagnose_secrets(*access: SecretAccess, **changes: Any) -> list[CheckResult]:
     report = examined(secrets=access, **changes)
-    return [each for each in report.findings if each.check == "secrets"]
+    return [finding for finding in report.findings if finding.check == "secrets"]
 
 
 def test_an_unneeded_permission_for_all_secrets_is_reported_with_the_value_that_removes_it() -> None:
@@ -167,7 +167,7 @@ def test_a_namespace_without_the_permission_is_a_problem_that_names_namespace_an
     assert "rbac.secretNamespaces" in line.next
     assert "nmi.servicePrincipals=true" in line.next
     report = examined(secrets=ReadFailure("subjectaccessreviews is forbidden"))
-    (line,) = [each for each in report.findings if each.check == "secrets"]
+    (line,) = [finding for finding in report.findings if finding.check == "secrets"]
     assert line.level is Level.UNKNOWN
 
 
@@ -190,13 +190,13 @@ def test_another_client_id_is_a_problem_and_an_unread_host_is_unknown() -> None:
     assert (line.check, line.level, line.next) == ("client ids", Level.PROBLEM, "correct AzureIdentity ns/id")
     assert "Azure reports client id" in line.says
     found = list(check_client_ids(cluster_case(azure=on_azure(CLIENT_ID.upper()))))
-    assert [each.level for each in found] == [Level.OK]
+    assert [finding.level for finding in found] == [Level.OK]
     assert "1 identity" in found[0].message
     found = list(check_client_ids(cluster_case(azure={"/x/vm-1": AzureError("no")})))
-    assert Level.UNKNOWN in {each.level for each in found}
-    levels = [(each.level, each.message) for each in check_client_ids(cluster_case(azure={}))]
+    assert Level.UNKNOWN in {finding.level for finding in found}
+    levels = [(finding.level, finding.message) for finding in check_client_ids(cluster_case(azure={}))]
     assert levels[0] == (Level.UNKNOWN, "1 more VM or scale set was not read")
-    assert [each.text for each in used_hosts(objects())] == [VM]
+    assert [host.text for host in used_hosts(objects())] == [VM]
     assert used_hosts(replace(objects(), pods=())) == []
-    assert "client ids" not in {each.check for each in examined().findings}
+    assert "client ids" not in {finding.check for finding in examined().findings}
     assert identity().spec.client_id == CLIENT_ID

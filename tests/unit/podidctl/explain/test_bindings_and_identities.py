@@ -57,7 +57,7 @@ def test_an_identity_of_another_namespace_counts_unless_namespaces_are_enforced(
     )
     assert "of namespace ns (managed mode)" in only(explanation).says
     explanation = explain_pod(configuration=rules(managed=True), bindings=(binding(deleting=True),))
-    assert [each.link for each in broken(explanation)] == ["binding", "served"]
+    assert [link.link for link in broken(explanation)] == ["binding", "served"]
 
 
 def test_an_identity_of_two_bindings_is_printed_once() -> None:
@@ -78,7 +78,7 @@ def test_a_binding_of_another_team_for_the_same_label_is_no_fault_if_the_pod_is_
         identities=(identity(), identity(namespace="far", annotations=annotations)),
     )
     assert broken(explanation) == []
-    (link,) = [each for each in explanation.links if each.about == "far/b"]
+    (link,) = [link for link in explanation.links if link.about == "far/b"]
     assert (link.link, link.state) == ("binding", LinkState.OK)
     assert "it does not serve this namespace" in link.says
 
@@ -100,7 +100,7 @@ def test_in_standard_mode_an_object_being_deleted_still_counts_and_the_revoking_
     )
     assert explanation.answer.outcome is Outcome.GRANTED
     assert broken(explanation) == []
-    says = {each.link: each.says for each in explanation.links}
+    says = {link.link: link.says for link in explanation.links}
     assert "pods keep its access until the deletion is complete" in says["identity"]
     assert "(team.example/hold)" in says["binding"]
 
@@ -164,15 +164,15 @@ def test_an_assignment_that_is_missing_unlabelled_or_refused_is_reported() -> No
 )
 def test_an_assignment_that_cannot_be_used_states_the_reason(changes: dict[str, Any], says: str) -> None:
     explanation = explain_pod(assigned=(labelled(assigned_identity(**changes)),))
-    links = [each for each in explanation.links if each.link == "assigned identity"]
-    assert [each.state for each in links] == [LinkState.BROKEN]
+    links = [link for link in explanation.links if link.link == "assigned identity"]
+    assert [link.state for link in links] == [LinkState.BROKEN]
     assert says in links[0].says
     assert explanation.answer.outcome is not Outcome.GRANTED
 
 
 def test_an_assignment_without_a_binding_that_nmi_still_uses_is_reported() -> None:
     explanation = explain_pod(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old"))))
-    (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
+    (link,) = [link for link in explanation.links if link.about == "default/web-ns-old"]
     assert link.state is LinkState.UNKNOWN
     assert "no binding requires it for the pod any more" in link.says
 
@@ -191,7 +191,7 @@ def test_an_assignment_without_a_binding_that_nmi_still_uses_is_reported() -> No
 def test_an_assignment_without_a_binding_that_nmi_does_not_use_is_ok(changes: dict[str, Any]) -> None:
     explanation = explain_pod(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old", **changes))))
     assert broken(explanation) == []
-    (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
+    (link,) = [link for link in explanation.links if link.about == "default/web-ns-old"]
     assert link.state is LinkState.OK
     assert "no binding requires it" in link.says
 
@@ -209,7 +209,7 @@ def two(namespace: str, *, status: str = "Assigned") -> dict[str, Any]:
 
 
 def links(name: str, **changes: Any) -> list[Link]:
-    return [each for each in explain_pod(**changes).links if each.link == name]
+    return [link for link in explain_pod(**changes).links if link.link == name]
 
 
 def test_the_binding_of_another_namespace_is_named_as_such_and_that_of_its_own_is_not() -> None:
@@ -223,7 +223,7 @@ def test_the_identity_of_the_pods_namespace_is_the_one_that_a_request_gets() -> 
     explanation = explain_pod(**two("evil"))
     assert (explanation.answer.outcome, explanation.answer.identity) == (Outcome.GRANTED, "ns/id")
     assert predict(facts(**two("evil")), RESOURCE).identity == "ns/id"
-    (choice,) = (each for each in explanation.links if each.link == "choice")
+    (choice,) = (link for link in explanation.links if link.link == "choice")
     assert (choice.about, choice.state) == ("evil/any, ns/id", LinkState.UNKNOWN)
     assert choice.says == "a request that names none gets ns/id"
     assert "AZURE_CLIENT_ID" in choice.next
@@ -267,7 +267,7 @@ def test_a_binding_whose_selector_is_ignored_is_named_with_the_remedy() -> None:
 def test_a_binding_or_identity_with_an_ignored_field_is_named_with_the_remedy() -> None:
     there = {"bindings": (binding(identity_name=""),), **ignored("azureidentitybindings", "b", "spec.AzureIdentity")}
     explanation = explain_pod(assigned=(), **there)
-    (says,) = [each.says for each in explanation.links if each.link == "binding"]
+    (says,) = [link.says for link in explanation.links if link.link == "binding"]
     assert says.endswith(
         f"it names no AzureIdentity; fields spelled as before v1.6.0 are ignored{BY_MIC}: spec.AzureIdentity"
     )
@@ -281,13 +281,13 @@ def test_a_binding_or_identity_with_an_ignored_field_is_named_with_the_remedy() 
     assert link.next.startswith("correct the fields of AzureIdentity ns/id")
     explanation = explain_pod(**ignored("azureidentities", "id", "spec.ClientID"))
     assert broken(explanation) == []
-    (says,) = [each.says for each in explanation.links if each.link == "identity"]
+    (says,) = [link.says for link in explanation.links if link.link == "identity"]
     assert says.endswith(f"{BY_MIC}: spec.ClientID")
 
 
 def test_a_binding_of_another_namespace_is_named_after_those_of_the_pods_unless_it_cannot_select_it() -> None:
     bindings = (binding(selector="", namespace="default"), binding(selector=""))
-    fields = {("azureidentitybindings", each.metadata.namespace, "b"): ("spec.Selector",) for each in bindings}
+    fields = {("azureidentitybindings", binding.metadata.namespace, "b"): ("spec.Selector",) for binding in bindings}
     there = {"bindings": bindings, "assigned": (), "ignored_fields": fields}
     assert f"{BY_MIC}: ns/b (spec.Selector), default/b (spec.Selector)" in only(explain_pod(**there)).says
     for configuration in (rules(managed=True), rules(force_namespaced=True)):
@@ -310,8 +310,8 @@ def test_a_binding_that_the_field_does_not_hinder_is_not_named(selector: str, fi
 def test_a_pod_without_a_label_may_need_the_exception_whose_labels_are_ignored() -> None:
     there = {"exceptions": (exception(labels=None),), **ignored("azurepodidentityexceptions", "ex", "spec.PodLabels")}
     explanation = explain_pod(pod=pod(label=None), assigned=(), **there)
-    (link,) = [each for each in explanation.links if each.link == "exception"]
+    (link,) = [link for link in explanation.links if link.link == "exception"]
     assert link.state is LinkState.UNKNOWN
     assert "are ignored: ns/ex (spec.PodLabels)" in link.says
-    (link,) = [each for each in explain_pod(**there).links if each.link == "exception"]
+    (link,) = [link for link in explain_pod(**there).links if link.link == "exception"]
     assert (link.state, link.next) == (LinkState.OK, "")

@@ -33,7 +33,7 @@ NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 def some(draw: random.Random, make: Any, most: int) -> tuple[Any, ...]:
     """A few of what *make* makes, no two of one key."""
     made = (make(draw) for _ in range(draw.randint(0, most)))
-    return tuple({each.key: each for each in made}.values())
+    return tuple({other.key: other for other in made}.values())
 
 
 def a_pod(draw: random.Random, name: str = "web") -> Pod:
@@ -120,9 +120,9 @@ def a_cluster(draw: random.Random) -> Facts:
     asked = a_pod(draw)
     others = [a_pod(draw, f"other-{number}") for number in range(draw.choice((0, 0, 0, 1, 2)))]
     same_address = tuple(
-        each
-        for each in others
-        if not each.finished and not each.spec.host_network and set(each.addresses) & set(asked.addresses)
+        other
+        for other in others
+        if not other.finished and not other.spec.host_network and set(other.addresses) & set(asked.addresses)
     )
     return facts(
         configuration=some_rules(draw),
@@ -160,14 +160,14 @@ def as_nmi_has_it(cluster: Facts) -> Decision | None:
         "bindings": list(cluster.bindings),
         "identities": list(cluster.identities),
         "assigned_identities": [
-            each
-            for each in cluster.assigned
-            if not its.scale_features or each.metadata.label(NODENAME_LABEL) == nodename_label(NODE)
+            assignment
+            for assignment in cluster.assigned
+            if not its.scale_features or assignment.metadata.label(NODENAME_LABEL) == nodename_label(NODE)
         ],
     }
     for name, informer in cluster_cache.watches.by_name.items():
-        for each in objects[name]:
-            informer.objects.handler.upserted(None, each)
+        for item in objects[name]:
+            informer.objects.handler.upserted(None, item)
     records = [index.get(address) for address in cluster.pod.addresses if not cluster.pod.spec.host_network]
     owners = [record.owner for record in records if record is not None]
     for entry in owners:
@@ -213,7 +213,7 @@ def test_the_predicted_answer_equals_nmis(seed: int) -> None:
         assert explanation.next
     if answer.outcome is Outcome.GRANTED:
         served = {"assigned identity", "served"}
-        assert any(each.link in served and each.state is not LinkState.BROKEN for each in explanation.links)
+        assert any(link.link in served and link.state is not LinkState.BROKEN for link in explanation.links)
 
 
 def test_the_random_clusters_reach_every_answer() -> None:

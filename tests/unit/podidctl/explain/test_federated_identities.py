@@ -45,7 +45,7 @@ def predicted(**changes: Any) -> TokenPrediction:
 
 
 def account_link(explanation: Explanation) -> Link:
-    (link,) = [each for each in explanation.links if each.link == "service account"]
+    (link,) = [link for link in explanation.links if link.link == "service account"]
     return link
 
 
@@ -81,7 +81,7 @@ def annotated(exchange: str) -> AzureIdentity:
 def test_with_identity_bindings_the_token_proxy_and_the_permission_are_printed() -> None:
     explanation = explain_federated(configuration=BINDINGS)
     assert explanation.answer.outcome is Outcome.GRANTED
-    (assigned,) = [each for each in explanation.links if each.link == "assigned identity"]
+    (assigned,) = [link for link in explanation.links if link.link == "assigned identity"]
     assert "NMI asks the cluster's token proxy (AKS identity bindings), tenant contoso.com" in assigned.says
     assert assigned.says.endswith("service account ns/shop for api://AKSIdentityBinding")
     says = account_link(explanation).says
@@ -107,7 +107,7 @@ def test_an_annotation_that_nmi_refuses_is_predicted(chosen: str, why: str) -> N
 
 def test_the_sign_in_endpoint_and_the_required_credential_are_printed() -> None:
     explanation = explain_federated()
-    (assigned,) = [each for each in explanation.links if each.link == "assigned identity"]
+    (assigned,) = [link for link in explanation.links if link.link == "assigned identity"]
     assert assigned.says.endswith(
         "NMI asks https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, "
         "with a token of service account ns/shop for api://AzureADTokenExchange"
@@ -235,7 +235,7 @@ def bound(permissions: Any, **changes: Any) -> Facts:
 
 
 def permission_links(explanation: Explanation) -> list[Link]:
-    return [each for each in explanation.links if each.link == "permission"]
+    return [link for link in explanation.links if link.link == "permission"]
 
 
 def test_a_missing_permission_is_the_broken_link_and_the_predicted_refusal() -> None:
@@ -307,11 +307,11 @@ def test_a_client_id_that_is_no_guid_gets_no_role(client_id: str) -> None:
 
 def test_identities_beyond_the_limit_are_unknown_and_the_objects_are_bounded() -> None:
     clients = [f"c11e0000-0000-0000-0000-{number:012}" for number in range(3 * IDENTITIES_MAX)]
-    identities = tuple(federated(f"id-{each}", client_id=each) for each in clients)
-    bindings = tuple(binding(f"b-{each}", f"id-{each}") for each in clients)
+    identities = tuple(federated(f"id-{client_id}", client_id=client_id) for client_id in clients)
+    bindings = tuple(binding(f"b-{client_id}", f"id-{client_id}") for client_id in clients)
     checked = dict.fromkeys(clients[:IDENTITIES_MAX], ())
     explanation = explain(bound(checked, identities=identities, bindings=bindings))
-    states = [each.state for each in permission_links(explanation)]
+    states = [link.state for link in permission_links(explanation)]
     assert states.count(LinkState.OK) == IDENTITIES_MAX
     assert "one run checks at most" in permission_links(explanation)[-1].says
     assert len(list(yaml.safe_load_all(explanation.manifest))) == 2 * IDENTITIES_MAX

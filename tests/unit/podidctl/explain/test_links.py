@@ -86,7 +86,7 @@ def test_two_live_pods_at_one_address_are_reported() -> None:
         pod=pod(addresses=("10.0.0.1", "fd00::1")), same_address_pods=(pod("other", uid="uid-2"),)
     )
     assert explanation.answer.outcome is Outcome.GRANTED
-    (link,) = [each for each in explanation.links if each.link == "address"]
+    (link,) = [link for link in explanation.links if link.link == "address"]
     assert (link.about, link.state) == ("fd00::1", LinkState.OK)
     assert "ns/other" in link.says
 
@@ -193,7 +193,7 @@ KEY = resource_id("id").lower()
 
 
 def link_of(name: str, **changes: object) -> Link:
-    (link,) = [each for each in explain_pod(**changes).links if each.link == name]
+    (link,) = [link for link in explain_pod(**changes).links if link.link == name]
     return link
 
 
@@ -236,11 +236,11 @@ def test_an_unused_identity_is_not_required_on_azure() -> None:
         assigned=(labelled(assigned_identity()), former, removed),
         azure=ATTACHED,
     ).links
-    assert [each.about for each in links if each.link == "on Azure"] == ["id"]
+    assert [link.about for link in links if link.link == "on Azure"] == ["id"]
     links = explain_pod(
         identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),), node=None
     ).links
-    assert "host" not in {each.link for each in links}
+    assert "host" not in {link.link for link in links}
 
 
 @pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
@@ -255,5 +255,5 @@ def test_a_client_id_of_another_identity_is_reported_with_both_ids(managed: bool
     assert other in explanation.answer.says
     right = HostIdentities(attached={KEY: Attached(resource_id("id"), CLIENT_ID.upper())})
     assert "client id" not in {
-        each.link for each in explain_pod(azure=right, configuration=rules(managed=managed)).links
+        link.link for link in explain_pod(azure=right, configuration=rules(managed=managed)).links
     }

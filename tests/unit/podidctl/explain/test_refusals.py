@@ -94,9 +94,11 @@ def test_only_the_latest_decisions_are_printed(written: Written) -> None:
     for number in range(DECISIONS_MAX + 2):
         decisions.granted(POD, TokenRequest(f"https://{number}.example"), "shop/id", Usage())
     read = about(written())
-    assert [each.resource for each in read] == [f"https://{each}.example" for each in range(DECISIONS_MAX + 1, 1, -1)]
+    assert [decision.resource for decision in read] == [
+        f"https://{number}.example" for number in range(DECISIONS_MAX + 1, 1, -1)
+    ]
     printed = explain_pod(decisions=read).decided
-    assert [each.resource for each in printed] == [each.resource for each in read[:DECISIONS_SHOWN]]
+    assert [decision.resource for decision in printed] == [decision.resource for decision in read[:DECISIONS_SHOWN]]
 
 
 def test_a_pod_cannot_inject_fields(written: Written) -> None:
@@ -259,7 +261,7 @@ def test_an_event_in_the_form_of_events_k8s_io_counts_by_the_last_repeat_of_its_
     assert (one.at, one.times, one.component) == ("2026-01-01T00:04:00.000000Z", 7, "aad-pod-identity-nmi")
     explanation = explain_pod(now=NOW, events=(one,))
     assert only(explanation).next == CAUSE
-    assert [(each.by, each.count) for each in explanation.events] == [("aad-pod-identity-nmi", 7)]
+    assert [(event.by, event.count) for event in explanation.events] == [("aad-pod-identity-nmi", 7)]
     bare = msgspec.convert({"firstTimestamp": "2026-01-01T00:04:00Z"}, Event)
     assert (bare.at, bare.times) == ("2026-01-01T00:04:00Z", 1)
 
@@ -298,11 +300,11 @@ def test_a_secret_is_broken_unknown_or_ok() -> None:
     report = predict(facts(**with_check(MISSING)), MANAGEMENT_RESOURCE)
     assert (report.outcome, report.status) == (Outcome.REFUSED, 403)
     explanation = explain_pod(**with_check(ReadFailure("you may not get Secret ns/s")))
-    (link,) = [each for each in explanation.links if each.link == "secret"]
+    (link,) = [link for link in explanation.links if link.link == "secret"]
     assert link.state is LinkState.UNKNOWN
     assert not explanation.broken
     explanation = explain_pod(**with_check(None))
-    assert [each.state for each in explanation.links if each.link == "secret"] == [LinkState.OK]
+    assert [link.state for link in explanation.links if link.link == "secret"] == [LinkState.OK]
     assert explanation.answer.outcome is Outcome.GRANTED
 
 
