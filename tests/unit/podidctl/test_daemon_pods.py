@@ -128,8 +128,8 @@ def test_for_verify_it_does_not_count_without_another_pod_either() -> None:
         verification._nmis([daemon("tenants", OWNER)])
 
 
-def names(found: Iterable[Daemon]) -> list[str]:
-    return [daemon.name for daemon in found]
+def names(daemons: Iterable[Daemon]) -> list[str]:
+    return [daemon.name for daemon in daemons]
 
 
 async def test_explain_ignores_it_next_to_nmi_and_on_a_node_without_nmi(cluster: MemoryCluster) -> None:
@@ -165,8 +165,8 @@ async def test_doctor_and_top_ignore_it(cluster: MemoryCluster, nothing_blocks_t
     cluster.daemon("fake-mic", component="mic", namespace="tenant")
     cluster.daemon("genuine", hostNetwork=True)
     cluster.daemon("mic", component="mic")
-    found = await reader.read(cluster.client, Facts(), reader.DAEMONS)
-    assert (names(readable(found.nmi)), names(readable(found.mic))) == (["default/genuine"], ["default/mic"])
+    facts = await reader.read(cluster.client, Facts(), reader.DAEMONS)
+    assert (names(readable(facts.nmi)), names(readable(facts.mic))) == (["default/genuine"], ["default/mic"])
     nothing_blocks_the_loop.deactivate()
     try:
         shown = await read_all(cluster.client)

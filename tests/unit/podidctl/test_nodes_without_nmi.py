@@ -244,15 +244,15 @@ def reviewed(*taints: Taint, **labels: str) -> tuple[Any, Any]:
         metadata=BareMeta(name="node-9", labels={_label(key): value for key, value in labels.items()}),
         spec=PlacedNodeSpec(provider_id=f"azure://{host}", taints=list(taints)),
     )
-    found = small_cluster.reviewed(
+    review = small_cluster.reviewed(
         pods=(small_cluster.pod("web", label="app", node="node-9"),),
         identities=(small_cluster.identity("payments"),),
         bindings=(small_cluster.binding("app", identity="payments"),),
         nodes=(small_cluster.node("node-0", ""), there),
         nmi=(small_cluster.nmi("node-0"),),
     )
-    (grant,) = found.grants
-    return small_cluster.pod_of(found, "shop/web"), grant
+    (grant,) = review.grants
+    return small_cluster.pod_of(review, "shop/web"), grant
 
 
 def test_access_reports_that_its_requests_bypass_nmi_and_reach_the_host() -> None:

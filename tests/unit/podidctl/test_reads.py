@@ -106,7 +106,7 @@ async def test_a_page_that_does_not_come_in_time_is_unread_and_the_others_are_no
 
 
 @pytest.mark.parametrize(
-    ("wanted", "texts", "found"),
+    ("wanted", "texts", "similar"),
     [
         ("aadpodidbinding", ["aadpodidbindng", "app"], ["aadpodidbindng"]),
         ("aadpodidbinding", ["aadPodIdBinding", "aadpodidbindng"], ["aadPodIdBinding"]),
@@ -123,8 +123,8 @@ async def test_a_page_that_does_not_come_in_time_is_unread_and_the_others_are_no
         ("web", ["", "web", "x" * 1_000_000], []),
     ],
 )
-def test_only_typing_errors_are_similar(wanted: str, texts: list[str], found: list[str]) -> None:
-    assert similar_texts(wanted, texts) == found
+def test_only_typing_errors_are_similar(wanted: str, texts: list[str], similar: list[str]) -> None:
+    assert similar_texts(wanted, texts) == similar
 
 
 def test_few_of_thousands_of_texts_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,18 +31,18 @@ def test_what_cannot_be_read_is_unknown_only_if_a_node_has_the_label() -> None:
     assert findings(RuleMonitor(), node()) == []
     unread = ReadFailure("not allowed: ciliumnodes")
     assert findings(RuleMonitor(unread, unread), node()) == [], "older permissions still suffice there"
-    _, found = findings(RuleMonitor(with_rules=unread), routed())
-    assert found.level is Level.UNKNOWN
-    assert "list on ciliumnodes.cilium.io" in found.next
+    _, finding = findings(RuleMonitor(with_rules=unread), routed())
+    assert finding.level is Level.UNKNOWN
+    assert "list on ciliumnodes.cilium.io" in finding.next
 
 
 def test_a_redirect_by_rules_on_such_a_node_is_a_problem_and_one_by_cilium_is_not() -> None:
-    (found,) = findings(RuleMonitor(), routed())
-    assert found.level is Level.PROBLEM
-    assert f"1 node has the label {LABEL}=true" in found.says
-    assert "set nmi.redirect.backend to cilium" in found.next
-    (found,) = findings(RuleMonitor(), routed(), flags=("--redirect=cilium",))
-    assert found.level is Level.OK
+    (finding,) = findings(RuleMonitor(), routed())
+    assert finding.level is Level.PROBLEM
+    assert f"1 node has the label {LABEL}=true" in finding.says
+    assert "set nmi.redirect.backend to cilium" in finding.next
+    (finding,) = findings(RuleMonitor(), routed(), flags=("--redirect=cilium",))
+    assert finding.level is Level.OK
 
 
 @pytest.mark.parametrize(
@@ -56,29 +56,29 @@ def test_a_redirect_by_rules_on_such_a_node_is_a_problem_and_one_by_cilium_is_no
 )
 def test_the_redirect_of_an_nmi_whose_flags_are_not_known_is_unknown(changes: dict[str, Any]) -> None:
     report = examined(objects=objects(nodes=(routed(),)), **changes)
-    (found,) = (finding for finding in report.findings if finding.check == CHECK)
-    assert found.level is Level.UNKNOWN
-    assert "NMI's flags are not known: node-1" in found.says
+    (finding,) = (finding for finding in report.findings if finding.check == CHECK)
+    assert finding.level is Level.UNKNOWN
+    assert "NMI's flags are not known: node-1" in finding.says
 
 
 def test_the_label_of_a_cilium_node_is_a_problem_only_with_ebpf_host_routing() -> None:
     monitor = RuleMonitor(frozenset({"node-1"}))
-    (found,) = findings(monitor, node())
-    assert (found.level, "AKS refuses to enable eBPF host routing" in found.says) == (Level.OK, True)
-    _, found = findings(monitor, routed())
-    assert found.level is Level.PROBLEM
-    assert f"{RULES_LABEL}=true: rules of iptables keep Cilium's agent from starting on node-1" in found.says
-    assert "nmi --cleanup" in found.next
+    (finding,) = findings(monitor, node())
+    assert (finding.level, "AKS refuses to enable eBPF host routing" in finding.says) == (Level.OK, True)
+    _, finding = findings(monitor, routed())
+    assert finding.level is Level.PROBLEM
+    assert f"{RULES_LABEL}=true: rules of iptables keep Cilium's agent from starting on node-1" in finding.says
+    assert "nmi --cleanup" in finding.next
 
 
 @pytest.mark.parametrize(("reason", "then"), [(UNEXPECTED, "nmi --cleanup"), (BLOCKED, "azure-block-iptables")])
 def test_events_about_existing_nodes_are_reported_with_the_next_action(reason: str, then: str) -> None:
     monitor = RuleMonitor(events={reason: frozenset({"node-1", "forged"})})
-    (found,) = findings(monitor, node())
-    assert found.level is Level.WARNING
-    assert f"Events {reason} of AKS exist about 1 node: node-1" in found.says
-    assert then in found.next
-    assert "do not bypass" in found.next or reason == UNEXPECTED
+    (finding,) = findings(monitor, node())
+    assert finding.level is Level.WARNING
+    assert f"Events {reason} of AKS exist about 1 node: node-1" in finding.says
+    assert then in finding.next
+    assert "do not bypass" in finding.next or reason == UNEXPECTED
 
 
 def test_events_beyond_the_limit_are_unknown() -> None:
@@ -93,10 +93,10 @@ def test_events_beyond_the_limit_are_unknown() -> None:
     ("fault", "says"), [("the chain is missing", "NMI writes no rule"), (None, "the rule is there")]
 )
 def test_on_the_node_the_kubelets_flags_suffice(fault: str | None, says: str) -> None:
-    (found,) = check_redirect(NodeState(name="node-1", fault=fault, ebpf=True))
-    assert (found.level, says in found.message, LABEL in found.message) == (Level.PROBLEM, True, True)
-    assert ("nmi.redirect.backend=cilium" in found.next) is (fault is not None)
-    assert ("nmi --cleanup" in found.next) is (fault is None)
+    (finding,) = check_redirect(NodeState(name="node-1", fault=fault, ebpf=True))
+    assert (finding.level, says in finding.message, LABEL in finding.message) == (Level.PROBLEM, True, True)
+    assert ("nmi.redirect.backend=cilium" in finding.next) is (fault is not None)
+    assert ("nmi --cleanup" in finding.next) is (fault is None)
 
 
 def event(cluster: MemoryCluster, name: str, reason: str, about: str, kind: str = "Node") -> None:

@@ -189,11 +189,11 @@ def test_another_client_id_is_a_problem_and_an_unread_host_is_unknown() -> None:
     line = one(examined(azure=on_azure("00000000-0000-0000-0000-0000000000ff")))
     assert (line.check, line.level, line.next) == ("client ids", Level.PROBLEM, "correct AzureIdentity ns/id")
     assert "Azure reports client id" in line.says
-    found = list(check_client_ids(cluster_case(azure=on_azure(CLIENT_ID.upper()))))
-    assert [finding.level for finding in found] == [Level.OK]
-    assert "1 identity" in found[0].message
-    found = list(check_client_ids(cluster_case(azure={"/x/vm-1": AzureError("no")})))
-    assert Level.UNKNOWN in {finding.level for finding in found}
+    findings = list(check_client_ids(cluster_case(azure=on_azure(CLIENT_ID.upper()))))
+    assert [finding.level for finding in findings] == [Level.OK]
+    assert "1 identity" in findings[0].message
+    findings = list(check_client_ids(cluster_case(azure={"/x/vm-1": AzureError("no")})))
+    assert Level.UNKNOWN in {finding.level for finding in findings}
     levels = [(finding.level, finding.message) for finding in check_client_ids(cluster_case(azure={}))]
     assert levels[0] == (Level.UNKNOWN, "1 more VM or scale set was not read")
     assert [host.text for host in used_hosts(objects())] == [VM]

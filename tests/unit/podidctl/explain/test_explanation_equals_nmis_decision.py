@@ -217,5 +217,5 @@ def test_the_predicted_answer_equals_nmis(seed: int) -> None:
 
 
 def test_the_random_clusters_reach_every_answer() -> None:
-    found = {decision_of(a_cluster(random.Random(seed))).outcome for seed in range(300)}
-    assert found == set(Outcome) - {Outcome.UNANSWERED}, "that one is not NMI's to say"
+    outcomes = {decision_of(a_cluster(random.Random(seed))).outcome for seed in range(300)}
+    assert outcomes == set(Outcome) - {Outcome.UNANSWERED}, "that one is not NMI's to say"

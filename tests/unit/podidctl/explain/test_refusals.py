@@ -327,9 +327,9 @@ async def test_presence_and_keys_are_checked_by_nmis_own_reader(
         cluster.api.store.create("namespaces", {"metadata": {"name": "ns"}})
         cluster.api.store.create("secrets", {"metadata": {"name": "s", "namespace": "ns"}, "data": data})
     checks = await read_secret_checks(cluster.client, rules().settings, [identity(), principal(type_)])
-    found = checks["ns", "id"]
-    assert problem in str(found)
-    assert (found is None) is not bool(problem)
+    check = checks["ns", "id"]
+    assert problem in str(check)
+    assert (check is None) is not bool(problem)
 
 
 async def test_a_caller_without_permission_does_not_make_the_secret_broken(cluster: MemoryCluster) -> None:
