@@ -32,8 +32,8 @@ def daemon(
 ) -> Daemon:
     """NMI's pod of another node, or one that waits for a node."""
     required = {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "values": [waits_for or on]}]}]}
-    why = "0/3 nodes are available: 1 Too many pods."
-    scheduled = {"type": "PodScheduled", "status": "False", "message": why}
+    message = "0/3 nodes are available: 1 Too many pods."
+    scheduled = {"type": "PodScheduled", "status": "False", "message": message}
     document = {
         "metadata": {
             "name": f"{daemon_set}-x",
@@ -203,8 +203,8 @@ def test_the_cause_is_named(on: PlacedNode, others: tuple[Daemon, ...], cause: s
     ],
 )
 def test_taints_are_tolerated_as_by_the_scheduler(tolerations: tuple[Toleration, ...], *, prevented: bool) -> None:
-    why = missing_nmi(placed(GPU), [daemon(tolerations=tolerations)]).reason
-    assert ("does not tolerate" in why) is prevented
+    reason = missing_nmi(placed(GPU), [daemon(tolerations=tolerations)]).reason
+    assert ("does not tolerate" in reason) is prevented
 
 
 def test_a_taint_that_only_discourages_is_no_cause() -> None:

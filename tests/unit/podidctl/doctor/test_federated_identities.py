@@ -110,8 +110,8 @@ def test_missing_permissions_of_nmi_are_reported_with_the_chart_value() -> None:
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
     assert line.says == "NMI's service account kube-system/nmi may not request tokens of service accounts ns/shop"
     assert "federated.namespaces" in line.next
-    why = ReadFailure("not allowed: serviceaccounts")
-    report = diagnose(federation=FederatedAccess({"ns": why}, why))
+    failure = ReadFailure("not allowed: serviceaccounts")
+    report = diagnose(federation=FederatedAccess({"ns": failure}, failure))
     assert [finding.level for finding in bad(report)] == [Level.UNKNOWN, Level.UNKNOWN]
 
 

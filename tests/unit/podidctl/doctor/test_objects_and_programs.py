@@ -105,7 +105,7 @@ def test_a_state_that_only_resembles_a_fault_is_not_reported(changes: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("assigned", "why"),
+    ("assigned", "reason"),
     [
         ((), "there is no AzureAssignedIdentity"),
         ((assigned_identity(status="Unassigned"),), "its AzureAssignedIdentity has status Unassigned"),
@@ -114,10 +114,10 @@ def test_a_state_that_only_resembles_a_fault_is_not_reported(changes: dict[str, 
         ((assigned_identity(deleting=True),), "there is no AzureAssignedIdentity"),
     ],
 )
-def test_an_identity_that_a_pod_needs_and_does_not_have_is_a_problem(assigned: Any, why: str) -> None:
+def test_an_identity_that_a_pod_needs_and_does_not_have_is_a_problem(assigned: Any, reason: str) -> None:
     line = one(examined(objects=objects(assigned=assigned)))
     assert (line.check, line.level) == ("assignments", Level.PROBLEM)
-    assert f"({why}" in line.says or why in line.says
+    assert f"({reason}" in line.says or reason in line.says
     assert "ns/web (ns/id)" in line.says
 
 
@@ -187,11 +187,11 @@ def test_a_node_whose_group_mic_may_not_change_is_reported(groups: str, count: i
 
 def test_the_reason_why_the_clusters_own_identity_is_not_assigned_is_reported() -> None:
     desired_identity = assigned_identity().spec.azure_identity_ref
-    why = of_cluster(desired_identity, "key", Policy(own=frozenset({"key"})))
-    said = {"aadpodidentity.k8s.io/message": why}
+    reason = of_cluster(desired_identity, "key", Policy(own=frozenset({"key"})))
+    said = {"aadpodidentity.k8s.io/message": reason}
     line = one(examined(objects=objects(assigned=(assigned_identity(status="Created", own_annotations=said),))))
     assert line.level is Level.PROBLEM
-    assert why in line.says
+    assert reason in line.says
 
 
 TWO = objects(nodes=(node(), node("node-2")))

@@ -182,8 +182,8 @@ def agrees(decision: PredictedDecision, nmi: Decision | None) -> bool:
             return decision.outcome is Outcome.UNSEEN
         case Grant(assigned):
             return decision.outcome is Outcome.GRANTED and decision.assigned == assigned
-        case Exempt(why):
-            return (decision.outcome, decision.reason) == (Outcome.EXEMPT, why)
+        case Exempt(reason):
+            return (decision.outcome, decision.reason) == (Outcome.EXEMPT, reason)
         case Wait() as wait:
             predicted = (decision.seconds, decision.refusal, decision.in_progress)
             return decision.outcome is Outcome.WAITS and predicted == (wait.seconds, wait.refusal, wait.in_progress)

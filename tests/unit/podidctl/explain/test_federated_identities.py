@@ -96,12 +96,12 @@ def test_with_identity_bindings_the_token_proxy_and_the_permission_are_printed()
 
 
 @pytest.mark.parametrize(
-    ("chosen", "why"), [("identityBindings", "does not allow"), ("Direct", "annotation of this identity's")]
+    ("chosen", "reason"), [("identityBindings", "does not allow"), ("Direct", "annotation of this identity's")]
 )
-def test_an_annotation_that_nmi_refuses_is_predicted(chosen: str, why: str) -> None:
+def test_an_annotation_that_nmi_refuses_is_predicted(chosen: str, reason: str) -> None:
     prediction = predicted(identity=annotated(chosen))
     assert (prediction.outcome, prediction.exchange) == (Outcome.REFUSED, "")
-    assert why in prediction.description
+    assert reason in prediction.description
     assert account_link(explain_federated(identity=annotated(chosen))).says
 
 
