@@ -12,8 +12,7 @@ from mic.decisions.client_ids import of_cluster
 from mic.decisions.policy import Policy
 from podidctl.checks.assignments import GRACE_SECONDS
 from podidctl.evaluation.rights import mic_rights, nmi_rights, upgrade_rights
-from podidctl.facts.kinds import DaemonVolume, DatedMeta, DatedPod, DatedStatus, HostPath, PlacedNode
-from podidctl.facts.kinds import DatedCondition as Told
+from podidctl.facts.kinds import DaemonVolume, DatedCondition, DatedMeta, DatedPod, DatedStatus, HostPath, PlacedNode
 from podidctl.facts.model import Facts, ObjectReference, ReadFailure, ServerState
 from podidctl.facts.model import Right as Checked
 from podidctl.reading.objects import creation_time
@@ -188,8 +187,8 @@ def test_a_node_whose_group_mic_may_not_change_is_reported(groups: str, count: i
 def test_the_reason_why_the_clusters_own_identity_is_not_assigned_is_reported() -> None:
     desired_identity = assigned_identity().spec.azure_identity_ref
     reason = of_cluster(desired_identity, "key", Policy(own=frozenset({"key"})))
-    said = {"aadpodidentity.k8s.io/message": reason}
-    line = one(examined(objects=objects(assigned=(assigned_identity(status="Created", own_annotations=said),))))
+    annotations = {"aadpodidentity.k8s.io/message": reason}
+    line = one(examined(objects=objects(assigned=(assigned_identity(status="Created", own_annotations=annotations),))))
     assert line.level is Level.PROBLEM
     assert reason in line.says
 
@@ -288,7 +287,7 @@ def test_an_age_starts_when_a_pod_is_scheduled_by_the_api_servers_clock() -> Non
     report = examined(objects=aged(5 - 3600.0, assigned=()), server=ahead)
     assert progress(report)
     assert not progress(examined(objects=aged(5 - 3600.0, assigned=())))
-    scheduled = Told(type="PodScheduled", last_transition_time="2026-01-01T11:59:55Z")
+    scheduled = DatedCondition(type="PodScheduled", last_transition_time="2026-01-01T11:59:55Z")
     one_hour = DatedMeta(name="web", namespace="ns", creation_timestamp="2026-01-01T11:00:00Z")
     pod = DatedPod(metadata=one_hour, status=DatedStatus(conditions=[scheduled]))
     assert pod.since == NOW - timedelta(seconds=5)

@@ -117,22 +117,22 @@ def some_access(draw: random.Random, pod: Pod) -> FederatedAccess:
 
 
 def a_cluster(draw: random.Random) -> Facts:
-    asked = a_pod(draw)
+    explained = a_pod(draw)
     others = [a_pod(draw, f"other-{number}") for number in range(draw.choice((0, 0, 0, 1, 2)))]
     same_address = tuple(
         other
         for other in others
-        if not other.finished and not other.spec.host_network and set(other.addresses) & set(asked.addresses)
+        if not other.finished and not other.spec.host_network and set(other.addresses) & set(explained.addresses)
     )
     return facts(
         configuration=some_rules(draw),
-        pod=asked,
-        same_address_pods=same_address if not asked.spec.host_network else (),
+        pod=explained,
+        same_address_pods=same_address if not explained.spec.host_network else (),
         bindings=some(draw, a_binding, 6),
         identities=some(draw, an_identity, 6),
         assigned=some(draw, an_assigned, 4),
         exceptions=some(draw, lambda draw: exception(labels={"app": draw.choice("xyz")}), 1),
-        federation=draw.choice((FederatedAccess(), WELL, WELL, some_access(draw, asked))),
+        federation=draw.choice((FederatedAccess(), WELL, WELL, some_access(draw, explained))),
     )
 
 

@@ -48,7 +48,7 @@ UNPLACED = Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pendin
 
 
 @pytest.mark.parametrize(
-    ("asked", "outcome", "link", "says"),
+    ("explained", "outcome", "link", "says"),
     [
         (None, Outcome.UNSEEN, "pod", "this pod does not exist"),
         (pod(phase="Succeeded"), Outcome.UNSEEN, "pod", "has ended"),
@@ -61,9 +61,9 @@ UNPLACED = Pod(metadata=pod().metadata, spec=PodSpec(), status=pod(phase="Pendin
     ids=["absent", "finished", "host-network", "no-address", "no-node", "terminated", "sandbox-down"],
 )
 def test_a_pod_without_an_address_that_is_its_own_is_reported(
-    asked: Pod | None, outcome: Outcome, link: str, says: str
+    explained: Pod | None, outcome: Outcome, link: str, says: str
 ) -> None:
-    explanation = explain_pod(pod=asked)
+    explanation = explain_pod(pod=explained)
     assert explanation.answer.outcome is outcome
     assert explanation.answer.status == (404 if outcome is Outcome.WAITS else None)
     first = broken(explanation)[0]
