@@ -150,6 +150,7 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
         message = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
         then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
         yield problem(check, f"{message} ({reason}): {listed(whose)}", then)
+    # The cause of most of them first.
     for note, keys in sorted(created.items(), key=lambda item: -len(item[1])):
         message = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
         if note:

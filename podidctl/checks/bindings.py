@@ -112,6 +112,7 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
             continue
         yield _binding(case, binding)
         key = (binding.metadata.namespace, binding.spec.azure_identity)
+        # Another binding of the same identity: its links are already there.
         if key in seen:
             continue
         yield _identity(case, candidate)

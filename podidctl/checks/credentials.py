@@ -34,6 +34,7 @@ def secret_links(case: PodCase) -> Iterator[Finding]:
         about = application.secret
         match case.credentials[identity.key]:
             case CredentialError() as error:
+                # NMI's message states the fault, and the next action after a colon.
                 message, _, then = error.message.partition(": ")
                 yield problem("secret", message, then or error.message, about=about)
             case ReadFailure(reason):

@@ -157,6 +157,7 @@ def check_versions(case: ClusterCase) -> Iterator[Finding]:
         elif images:
             yield ok("versions", f"{program} runs from {listed(images)}")
             tags += filter(None, map(_tag, images))
+    # An image by digest has no tag, and several images of one program are already reported.
     if len(tags) == 2 and len(set(tags)) == 2:
         message = f"nmi runs from tag {tags[0]}, mic from tag {tags[1]}"
         yield warning("versions", message, "bring both to one version: helm upgrade, or the manifests' images")
@@ -323,6 +324,7 @@ def _holder(record: LockRecord | None, now: datetime) -> str:
     if record is None or not record.holder:
         return ""
     renewed = parse_time(record.renewed)
+    # MIC waits for such a lock until it stays unchanged, which one read cannot show.
     if renewed is None:
         return record.holder
     lasting = timedelta(seconds=(record.duration_seconds or REFERENCE_SECONDS) + LEADER_GRACE_SECONDS)

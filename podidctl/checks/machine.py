@@ -19,6 +19,7 @@ def check_redirect(state: NodeState) -> Iterator[Finding]:
         return
     if state.choice:
         yield ok("backend", f"{about}: {state.choice}")
+    # Here the rule harms Cilium if it exists, and has no effect on pods.
     if state.ebpf:
         yield _no_rule(about, state.fault)
         return

@@ -71,6 +71,7 @@ def missing_nmi(node: PlacedNode, nmi: Sequence[Daemon]) -> MissingNmi:
         return MissingNmi(f"NMI's pod {waiting.name} is not scheduled to it: {waiting.unscheduled_reason}", then)
     sets = {(daemon.metadata.namespace, daemon.daemon_set): daemon for daemon in nmi if daemon.daemon_set}
     obstacles = [(daemon, list(_obstacles(node, daemon))) for daemon in sets.values()]
+    # There can be a DaemonSet for each node pool, and the node needs only one that admits it.
     for daemon, reasons in obstacles:
         if not reasons:
             return _admitted(node, daemon)

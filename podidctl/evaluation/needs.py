@@ -141,6 +141,7 @@ def served_pairs(facts: Facts) -> list[tuple[Pod, AzureIdentity]]:
     return [
         (pod, identity)
         for pod in live_pods(facts)
+        # To a pod on the host's network IMDS responds, and not NMI.
         if not pod.spec.host_network
         for identity in selected.get((pod.metadata.namespace, pod.binding_label), {}).values()
     ]

@@ -76,6 +76,7 @@ class Permissions:
             bound.namespace in {"", request.namespace} and matches(bound.rule, request)
             for subject in subjects
             for bound in self.by_subject.get(subject, ())
+            # A RoleBinding permits nothing outside of namespaces.
             if not bound.namespace or request.namespace
         )
 
@@ -180,6 +181,7 @@ def _selects(selector: LabelSelector, role: Role) -> bool:
                 fits = there
             case "DoesNotExist":
                 fits = not there
+            # The API server accepts no other operator.
             case _:
                 fits = False
         if not fits:

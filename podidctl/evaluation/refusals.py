@@ -67,6 +67,7 @@ def unresolved_event(
         at = parse_time(event.at)
         if event.reason != TOKEN_REFUSED or at is None or not _is_recent(at, now):
             continue
+        # The latest Event decides: a grant after it is also after all others.
         return None if any(granted_at >= at for granted_at in granted) else RecentRefusal(at, event.message)
     return None
 

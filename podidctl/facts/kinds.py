@@ -89,6 +89,7 @@ def parse_time(spelled: str | None) -> datetime | None:
         time = datetime.fromisoformat(spelled or "")
     except ValueError:
         return None
+    # A time without a zone cannot be compared with others.
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 

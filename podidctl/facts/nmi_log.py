@@ -63,6 +63,7 @@ def logged_peers(log: str, client_request: str) -> tuple[str, ...]:
 def _add(logged: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
     decision = msgspec.structs.replace(_decision(at, fields), decided_at=at)
     key = (decision.outcome, decision.identity, decision.resource, decision.error)
+    # A dict keeps the place of a replaced key, and the order here is that of the latest line.
     logged.pop(key, None)
     logged[key] = decision
 
@@ -111,6 +112,7 @@ def _json_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
     except (ValueError, RecursionError):  # cut off, or a line of another program
         return
     if isinstance(fields, dict) and fields.get("logger") == decisions.__name__:
+        # Without the year and the zone, as the lines in klog's format.
         moment = str(fields.get("time", ""))
         yield f"{moment[5:10]} {moment[11:19]}", fields
 

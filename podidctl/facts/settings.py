@@ -99,11 +99,13 @@ def nmi_settings(daemon: Daemon) -> Settings:
     given, kept = _command_line(daemon, "nmi")
     if not daemon.spec.node_name:
         raise UsageError(f"pod {daemon.name} is not scheduled to a node yet")
+    # The node that runs the pod counts, whatever its flag says.
     return parse([*given, f"--node={daemon.spec.node_name}"], kept)
 
 
 def likely_nmi(here: Sequence[Daemon]) -> Daemon | None:
     """Return the pod that most likely is NMI among those with its label on a node, or None if there are none."""
+    # Two genuine pods are on a node while the DaemonSet replaces one, and a tenant can label a pod like NMI.
     return max(here, key=lambda daemon: (daemon.looks_like_nmi, daemon.ready), default=None)
 
 

@@ -181,6 +181,7 @@ async def _recent_events(client: Client, now: datetime) -> list[Event]:
             if event.component.startswith(COMPONENT_PREFIX) and unresolved_event([event], (), now) is not None:
                 several = by_namespace[event.involved_object.namespace]
                 several.append(event)
+                # To sort for each Event would take quadratic time.
                 if len(several) >= 2 * REFUSALS_MAX:
                     several[:] = _latest(several)
     return sorted(

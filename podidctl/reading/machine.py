@@ -138,6 +138,7 @@ async def _reject(
 
 
 async def _fault_of(redirect: _Redirect, rule: TopRule) -> str | None:
+    # iptables-legacy would create the table.
     if redirect.choice.backend is Backend.IPTABLES_LEGACY and rule.table not in redirect.reading.legacy_tables:
         return "the chain is missing" if rule.chain else "the rule is missing"
     driver = await driver_for(redirect.choice.backend, redirect.reading.programs)

@@ -48,6 +48,7 @@ async def or_failure(read: Awaitable[T]) -> T | ReadFailure:
     """
     try:
         return await read
+    # Each further request would wait for the whole time limit, too.
     except NoResponse:
         raise
     except Forbidden as error:

@@ -62,6 +62,7 @@ from podidentity.resources import AzureIdentity, IdentityType, Pod
 
 async def decide(client: Client, review: Review) -> Decision:
     """Return the API server's decision. Raises ApiError."""
+    # The API server adds no groups to a review, so these are the ones that it gives to a service account's token.
     namespace, name = review.account.split("/")
     spec = {
         "user": f"system:serviceaccount:{namespace}:{name}",
@@ -190,6 +191,7 @@ async def read_secret_access(client: Client, facts: Facts) -> tuple[SecretAccess
     """Return one value per service account of NMI; none if the identities could not be read. Raises ApiError."""
     accesses = []
     for account, names in {} if facts.unread else secret_namespaces(facts).items():
+        # One review replaces those of all namespaces.
         everywhere = (await decide(client, secret_review(account, ""))).allowed
         checked = () if everywhere else names[:NAMESPACES_MAX]
         forbidden = await denied(client, [secret_review(account, namespace) for namespace in checked])
@@ -269,6 +271,7 @@ async def _rights_of_mic(client: Client, account: str, mic: Daemon) -> Rights:
     )
     lacking = await _missing_rights(client, account, wanted)
     record = UpgradeRecord(client, namespace, settings.upgrade_config_map, settings.upgrade_key)
+    # A MIC that runs no upgrade needs as few permissions as one whose upgrade is recorded.
     recorded = await or_failure(record.read()) if settings.type_upgrade else ""
     if isinstance(recorded, ReadFailure):
         return Rights("MIC", account, lacking, unread_record=recorded)

@@ -40,6 +40,7 @@ def by_turns(items: Iterable[T], group: Callable[[T], object]) -> list[T]:
     For lists that are cut, so that no tenant's objects hide those of others.
     """
     groups = grouped((group(item), (item,)) for item in items)
+    # The tuples distinguish an item that is None from the end of a shorter group.
     return [wrapped[0] for several in zip_longest(*groups.values()) for wrapped in several if wrapped is not None]
 
 
