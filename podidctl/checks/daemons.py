@@ -12,15 +12,7 @@ from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import NO_NMI_FOUND, absent_nmi, missing_nmi
 from podidctl.evaluation.pod import PodCase
 from podidctl.facts.kinds import Daemon, PlacedNode, parse_time
-from podidctl.facts.model import (
-    BLOCKED,
-    REASONS,
-    RULE_EVENTS_MAX,
-    RULES_LABEL,
-    UNEXPECTED,
-    Locks,
-    ReadFailure,
-)
+from podidctl.facts.model import BLOCKED, REASONS, RULE_EVENTS_MAX, RULES_LABEL, UNEXPECTED, Locks, ReadFailure
 from podidctl.facts.settings import mic_namespaces, mic_settings, nmi_settings, read_settings
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import listed

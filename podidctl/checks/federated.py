@@ -24,12 +24,7 @@ from podidctl.evaluation.federated import (
 from podidctl.evaluation.needs import ACCOUNTS_MAX, USES_MAX, ServedPairs, live_pods, served_pairs
 from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.tokens import audience_of, exchange_of
-from podidctl.facts.model import (
-    Facts,
-    FederatedAccess,
-    ReadFailure,
-    ServerState,
-)
+from podidctl.facts.model import Facts, FederatedAccess, ReadFailure, ServerState
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import listed
 from podidentity.azure.federation import BINDING_VERB, Exchange
@@ -71,17 +66,9 @@ def service_account_links(case: PodCase) -> Iterator[Finding]:
         message = f"{message}; it could not be read whether the account exists and NMI may request its tokens"
         yield unknown(SERVICE_ACCOUNT, message, then, about=about)
     elif unread := list(_unread(access)):
-        message = "; ".join(
-            [
-                message,
-                *(
-                    f"it could not be read whether {failed_read.what}: {failed_read.failure.reason}"
-                    for failed_read in unread
-                ),
-            ]
-        )
-        then = "; ".join(_next_actions(unread))
-        yield unknown(SERVICE_ACCOUNT, message, then, about=about)
+        for failed_read in unread:
+            message += f"; it could not be read whether {failed_read.what}: {failed_read.failure.reason}"
+        yield unknown(SERVICE_ACCOUNT, message, "; ".join(_next_actions(unread)), about=about)
     elif not access.forbidden:
         then = "see podidctl doctor if NMI runs in pods that have its label"
         yield unknown(SERVICE_ACCOUNT, f"{message}; NMI's own service account is not known", then, about=about)

@@ -13,13 +13,7 @@ from mic.startup.settings import Settings
 from podidctl.checks.explanation import explain
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import CliContext, connect, parse_pod_name
-from podidctl.commands.options import (
-    Cloudconfig,
-    Kubeconfig,
-    NmiFlags,
-    OutputFormat,
-    print_report,
-)
+from podidctl.commands.options import Cloudconfig, Kubeconfig, NmiFlags, OutputFormat, print_report
 from podidctl.facts.model import Facts, NmiConfiguration
 from podidctl.facts.settings import given_configuration
 from podidctl.reading.reader import pod_parts, read

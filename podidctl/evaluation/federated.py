@@ -86,10 +86,11 @@ def permissions_of(case: PodCase, identities: Iterable[AzureIdentity]) -> list[P
     ]
 
 
-def permission_refusal(case: PodCase, identity: AzureIdentity, account: str) -> Refusal | None:
-    """Return NMI's refusal of *identity* if the service account *account* may not use it at the token proxy."""
+def permission_refusal(case: PodCase, identity: AzureIdentity) -> Refusal | None:
+    """Return NMI's refusal of *identity* if the pod's service account may not use it at the token proxy."""
     if all(permission.allowed is not False for permission in permissions_of(case, [identity])):
         return None
+    account = account_name(case.pod)
     cause = Refused(f"RBAC has no permission {BINDING_VERB} of {account} for the identity's clientID", status=403)
     return refusal_of(NotBoundError(cause, MissingStep.PERMISSION, identity.spec.client_id, account))
 
@@ -203,4 +204,4 @@ def pod_token_source(case: PodCase, identity: AzureIdentity, resource: str) -> s
         return whom
     if (reason := assertion_fault(case.pod, case.facts.federation)) is not None:
         return refusal_of(NoAssertionError(f"{reason.message}: {reason.then}", code=reason.code))
-    return permission_refusal(case, identity, account_name(case.pod)) or whom
+    return permission_refusal(case, identity) or whom
