@@ -6,7 +6,7 @@ from typing import Final
 
 from nmi.tokens.secrets import CredentialError
 from podidctl.evaluation.cluster import ClusterCase
-from podidctl.evaluation.needs import NAMESPACES_MAX, NOT_READ, READ_PERMISSION, needed_identities
+from podidctl.evaluation.needs import CHECKED_MAX, NOT_READ, READ_PERMISSION, needed_identities
 from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.refusals import RECENT_SECONDS, recent_refusal
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of
@@ -61,7 +61,7 @@ def check_secrets(case: ClusterCase) -> Iterator[Finding]:
         who = f"NMI's service account {access.account}"
         if access.unchecked:
             message = f"{who}: its permission was not checked for {counted(access.unchecked, 'more namespace')}"
-            then = f"one run checks at most {NAMESPACES_MAX}; podidctl explain pod checks the Secret of one pod"
+            then = f"one run checks at most {CHECKED_MAX}; podidctl explain pod checks the Secret of one pod"
             yield unknown(SECRETS, message, then)
         if access.forbidden:
             message = (

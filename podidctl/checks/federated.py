@@ -21,7 +21,7 @@ from podidctl.evaluation.federated import (
     permissions_of,
     subject,
 )
-from podidctl.evaluation.needs import ACCOUNTS_MAX, USES_MAX, ServedPairs, live_pods, served_pairs
+from podidctl.evaluation.needs import CHECKED_MAX, ServedPairs, live_pods, served_pairs
 from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.tokens import audience_of, exchange_of
 from podidctl.facts.model import Facts, FederatedAccess, ReadFailure, ServerState
@@ -253,7 +253,7 @@ def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
         return
     if federation.unchecked:
         message = f"NMI's permission was not checked for {counted(federation.unchecked, 'more service account')}"
-        then = f"one run checks at most {ACCOUNTS_MAX}; podidctl explain pod checks that of one pod"
+        then = f"one run checks at most {CHECKED_MAX}; podidctl explain pod checks that of one pod"
         yield unknown(FEDERATED, message, then)
     for account, others in federation.forbidden.items():
         if others:
@@ -303,10 +303,8 @@ def check_binding_permissions(
         return
     if federation.unchecked_uses:
         message = f"the permission of {counted(federation.unchecked_uses, 'more service account')} was not checked"
-        then = (
-            f"one run checks at most {USES_MAX} pairs of service account and identity; podidctl explain pod checks one"
-        )
-        yield unknown(FEDERATED, message, then)
+        limit = f"one run checks at most {CHECKED_MAX} pairs of service account and identity"
+        yield unknown(FEDERATED, message, f"{limit}; podidctl explain pod checks one")
     owners = {account_name(pod) for pod, _ in pairs}
     for client_id, accounts in missing.items():
         refused = [account for account in accounts if account in owners]

@@ -7,7 +7,7 @@ from mic.azure.identities import HostIdentities
 from mic.decisions.client_ids import mismatch
 from nmi.identity.assigned_identity import project
 from podidctl.evaluation.cluster import ClusterCase
-from podidctl.evaluation.needs import HOSTS_MAX, used_hosts
+from podidctl.evaluation.needs import CHECKED_MAX, used_hosts
 from podidctl.evaluation.pod import PodCase
 from podidctl.facts.model import ReadFailure
 from podidctl.report.finding import Finding, Level, ok, problem, unknown
@@ -146,7 +146,7 @@ def check_client_ids(case: ClusterCase) -> Iterator[Finding]:
     unread = [host.key for host in used_hosts(objects) if host.key not in responses]
     if unread:
         message = f"{counted(len(unread), 'more VM or scale set was', 'more VMs and scale sets were')} not read"
-        then = f"one run reads at most {HOSTS_MAX}; podidctl explain pod --cloudconfig reads that of one pod"
+        then = f"one run reads at most {CHECKED_MAX}; podidctl explain pod --cloudconfig reads that of one pod"
         yield unknown(CLIENT_IDS, message, then)
     if failed:
         message = (

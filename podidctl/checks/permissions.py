@@ -10,7 +10,7 @@ from typing import Final
 
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import REVIEW_ACCESS
-from podidctl.evaluation.needs import REVIEWS_MAX
+from podidctl.evaluation.needs import CHECKED_MAX
 from podidctl.evaluation.rights import UPGRADE
 from podidctl.facts.model import DaemonUse, ReadFailure
 from podidctl.report.finding import Finding, ok, problem, unknown, warning
@@ -94,7 +94,7 @@ def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
             f"{counted(uses.unchecked, 'more permission')} of NMI's and MIC's own service accounts to use an identity "
             "not reviewed"
         )
-        then = f"one run reviews at most {REVIEWS_MAX}: kubectl auth can-i checks one"
+        then = f"one run reviews at most {CHECKED_MAX}: kubectl auth can-i checks one"
         yield unknown(RIGHTS, message, then)
 
 

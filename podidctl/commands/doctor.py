@@ -17,7 +17,7 @@ from podidctl.checks.rules import report
 from podidctl.commands.connection import CliContext, connect
 from podidctl.commands.options import Cloudconfig, Kubeconfig, OutputFormat, print_report
 from podidctl.evaluation.cluster import ClusterCase
-from podidctl.evaluation.needs import HOSTS_MAX, live_pods, used_hosts
+from podidctl.evaluation.needs import CHECKED_MAX, live_pods, used_hosts
 from podidctl.facts.model import AzureState, Facts, NodeState
 from podidctl.reading.machine import read_node
 from podidctl.reading.reader import CLUSTER, read
@@ -68,7 +68,7 @@ async def _examine(settings: Reaching, node: str, *, imds: bool, ask_azure: bool
         state = await read(client, Facts(), CLUSTER)
     if ask_azure and not state.unread:
         async with azure_reader(settings) as (_, compute):
-            state = replace(state, azure=AzureState(await read_hosts(compute, used_hosts(state)[:HOSTS_MAX])))
+            state = replace(state, azure=AzureState(await read_hosts(compute, used_hosts(state)[:CHECKED_MAX])))
     return report(state, await _read_node(state, node, imds=imds) if node else None)
 
 

@@ -18,24 +18,14 @@ from podidentity.azure.identity_permissions import ALL_IDENTITIES, is_grantable,
 from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity.resources import AzureIdentity, IdentityType, Pod
 
-NAMESPACES_MAX: Final = 200
-"""Namespaces of Secrets that one command checks."""
+CHECKED_MAX: Final = 200
+"""Objects of one kind that a command reads or checks one by one, and permissions of one kind that it has reviewed."""
 READ_PERMISSION: Final = (
     "run this command with permission to get these Secrets: only the presence of their keys is checked"
 )
-SECRETS_MAX: Final = 200
-"""Secrets that one command reads."""
-NOT_READ: Final = ReadFailure(f"one run reads at most {SECRETS_MAX} Secrets")
+NOT_READ: Final = ReadFailure(f"one run reads at most {CHECKED_MAX} Secrets")
 """The check of a Secret beyond that limit."""
-HOSTS_MAX: Final = 200
-"""VMs and scale sets that one command reads."""
-ACCOUNTS_MAX: Final = 200
-"""Service accounts that one command checks."""
 ServedPairs = Sequence[tuple[Pod, AzureIdentity]]
-USES_MAX: Final = 200
-"""Pairs of service account and identity that one command checks."""
-REVIEWS_MAX: Final = 200
-"""Pairs of a daemon's service account and an identity that one command has reviewed."""
 
 
 def live_pods(facts: Facts) -> list[Pod]:
@@ -202,7 +192,7 @@ class FederatedNeeds(NamedTuple):
 
 
 def federated_needs(facts: Facts) -> FederatedNeeds:
-    """Return these needs, of at most ACCOUNTS_MAX service accounts and USES_MAX uses."""
+    """Return these needs, of at most CHECKED_MAX service accounts and as many uses."""
     pairs, nmi = served_pairs(facts), readable(facts.nmi)
     names = sorted({account_name(pod) for pod, _ in pairs if pod.spec.service_account_name})
     accounts = {
@@ -210,14 +200,14 @@ def federated_needs(facts: Facts) -> FederatedNeeds:
         for daemon in nmi
         if any(configuration.settings.federated_identities for configuration in readable_configurations([daemon]))
     }
-    checked = by_turns(names, namespace_of)[:ACCOUNTS_MAX]
+    checked = by_turns(names, namespace_of)[:CHECKED_MAX]
     uses = by_turns(binding_uses(pairs, nmi), lambda use: use.namespace)
     return FederatedNeeds(
         namespaces=sorted({pod.metadata.namespace for pod, _ in pairs}),
         tokens=[token_review(account, namespace) for account in sorted(accounts) for namespace in checked],
         unchecked=len(names) - len(checked) if accounts else 0,
-        uses=uses[:USES_MAX],
-        unchecked_uses=max(0, len(uses) - USES_MAX),
+        uses=uses[:CHECKED_MAX],
+        unchecked_uses=max(0, len(uses) - CHECKED_MAX),
     )
 
 

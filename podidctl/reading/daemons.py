@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from mic.startup.type_upgrade import UpgradeRecord
 from nmi.pod_events import TOKEN_REFUSED
+from podidctl.evaluation.needs import CHECKED_MAX
 from podidctl.evaluation.refusals import logged_refusal, unresolved_event
 from podidctl.facts.kinds import COMPONENT_PREFIX, DAEMONS, EVENTS, LABELS, Daemon, Event
 from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, readable
@@ -40,8 +41,6 @@ READ_SECONDS: Final = 5.0
 CONCURRENT_MAX: Final = 16
 REFUSED_PODS_MAX: Final = 50
 """Refused pods that are reported."""
-CHECKED_MAX: Final = 200
-"""Pods whose existence is checked, with one GET each."""
 REFUSALS_MAX: Final = 500
 """Recent Events of one namespace that are kept, the latest ones. Anyone with permission to create Events in a namespace
 can write any number of them, with any time.

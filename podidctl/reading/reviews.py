@@ -15,10 +15,8 @@ from nmi.tokens.secrets import CredentialError, Secrets
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import IDENTITIES_MAX, account_name, proxied_identities
 from podidctl.evaluation.needs import (
-    NAMESPACES_MAX,
+    CHECKED_MAX,
     NOT_READ,
-    REVIEWS_MAX,
-    SECRETS_MAX,
     BindingUse,
     DaemonAccount,
     Review,
@@ -95,7 +93,7 @@ async def read_secret_checks(
 ) -> Mapping[IdentityKey, SecretCheck]:
     """Return the check of each service principal's Secret, by the identity's key. Identities without one are left out.
 
-    The first SECRETS_MAX are read, and the others are NOT_READ. Raises ApiError only if the API server does not
+    The first CHECKED_MAX are read, and the others are NOT_READ. Raises ApiError only if the API server does not
     respond.
     """
     secrets = Secrets(client)
@@ -104,7 +102,7 @@ async def read_secret_checks(
         for identity in identities
         if (application := application_of(settings, identity)) is not None
     ]
-    read = applications[:SECRETS_MAX]
+    read = applications[:CHECKED_MAX]
     checks = await in_batches(partial(_secret_check, secrets, application) for _, application in read)
     result: dict[IdentityKey, SecretCheck] = {key: NOT_READ for key, _ in applications}
     result.update((key, check) for (key, _), check in zip(read, checks, strict=True))
@@ -193,7 +191,7 @@ async def read_secret_access(client: Client, facts: Facts) -> tuple[SecretAccess
     for account, names in {} if facts.unread else secret_namespaces(facts).items():
         # One review replaces those of all namespaces.
         everywhere = (await decide(client, secret_review(account, ""))).allowed
-        checked = () if everywhere else names[:NAMESPACES_MAX]
+        checked = () if everywhere else names[:CHECKED_MAX]
         forbidden = await denied(client, [secret_review(account, namespace) for namespace in checked])
         unchecked = 0 if everywhere else len(names) - len(checked)
         needed, lacking = tuple(sorted(names)), tuple(review.namespace for review in forbidden)
@@ -218,8 +216,8 @@ async def read_daemon_uses(client: Client, facts: Facts) -> DaemonUses:
     wanted = [
         (account, resource) for resource in resources for account in accounts if not has_use(bound, account, resource)
     ]
-    reviewed = await or_failure(_reviewed_uses(client, wanted[:REVIEWS_MAX]))
-    return DaemonUses(bound, reviewed, max(0, len(wanted) - REVIEWS_MAX))
+    reviewed = await or_failure(_reviewed_uses(client, wanted[:CHECKED_MAX]))
+    return DaemonUses(bound, reviewed, max(0, len(wanted) - CHECKED_MAX))
 
 
 async def _cluster_rbac(client: Client) -> Rbac:

@@ -9,7 +9,7 @@ import pytest
 
 from podidctl.checks.permissions import check_daemon_uses
 from podidctl.evaluation import needs
-from podidctl.evaluation.needs import REVIEWS_MAX, USES_MAX, BindingUse, binding_uses
+from podidctl.evaluation.needs import CHECKED_MAX, BindingUse, binding_uses
 from podidctl.facts.kinds import Daemon
 from podidctl.facts.model import DaemonUse, DaemonUses, Facts, ReadFailure
 from podidctl.facts.settings import readable_configurations
@@ -195,12 +195,12 @@ async def test_without_the_bindings_the_api_servers_decision_is_reported(bound: 
 
 
 async def test_one_run_reviews_a_limited_number_of_identities(bound: BindingBench) -> None:
-    client_ids = [f"d3a0c11e-0000-4000-8000-{number:012}" for number in range(REVIEWS_MAX + 6)]
+    client_ids = [f"d3a0c11e-0000-4000-8000-{number:012}" for number in range(CHECKED_MAX + 6)]
     its = objects(identities=tuple(federated(f"i{at}", client_id=client_id) for at, client_id in enumerate(client_ids)))
     sent: list[Recorded] = []
     bound.bench.kube.intercept = sent.append
     uses = await read_daemon_uses(bound.bench.client, replace(its, nmi=(BINDS,)))
-    assert sum("subjectaccessreviews" in request.path for request in sent) == REVIEWS_MAX
+    assert sum("subjectaccessreviews" in request.path for request in sent) == CHECKED_MAX
     (line,) = check_daemon_uses(cluster_case(daemon_uses=uses))
     assert (line.level, line.message.partition(" of ")[0]) == (Level.UNKNOWN, "7 more permissions")
 
@@ -249,7 +249,7 @@ async def test_the_api_server_decides_a_limited_number_of_uses(bound: BindingBen
     access = await read_federated_access(bound.bench.client, used_by(bound, 2))
     assert access.unpermitted == {bound.managed.client_id: (f"{NAMESPACE}/account-0",)}
     assert access.unchecked_uses == 0
-    access = await read_federated_access(bound.bench.client, used_by(bound, USES_MAX + 7))
+    access = await read_federated_access(bound.bench.client, used_by(bound, CHECKED_MAX + 7))
     assert access.unchecked_uses == 7
     assert isinstance(access.unpermitted, dict)
-    assert sum(map(len, access.unpermitted.values())) in {USES_MAX - 1, USES_MAX}
+    assert sum(map(len, access.unpermitted.values())) in {CHECKED_MAX - 1, CHECKED_MAX}

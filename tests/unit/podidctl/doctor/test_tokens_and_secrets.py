@@ -9,11 +9,11 @@ import pytest
 from mic.azure.identities import Attached, HostIdentities
 from nmi.tokens.secrets import CredentialError
 from podidctl.checks.hosts import check_client_ids
-from podidctl.evaluation.needs import NOT_READ, namespaces_of, used_hosts
+from podidctl.evaluation.needs import CHECKED_MAX, NOT_READ, namespaces_of, used_hosts
 from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, SecretAccess
 from podidctl.reading import daemons as daemons_reader
 from podidctl.reading import reviews
-from podidctl.reading.daemons import CHECKED_MAX, refused_pods
+from podidctl.reading.daemons import refused_pods
 from podidctl.reading.reviews import read_credentials
 from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
@@ -56,7 +56,7 @@ def principal(namespace: str = "ns", name: str = "sp", secret_namespace: str = "
 async def test_secrets_that_pods_need_are_read_first_and_then_those_of_each_namespace(
     cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reviews, "SECRETS_MAX", 3)
+    monkeypatch.setattr(reviews, "CHECKED_MAX", 3)
     there = (
         *(principal("aaa", f"a{number}") for number in range(4)),
         principal("bbb", "b"),
