@@ -45,6 +45,7 @@ def check_clocks(case: ClusterCase) -> Iterator[Finding]:
     if server.ahead_seconds is None:
         yield unknown("clocks", "the API server's response has no date; a proxy in front of it may have removed it")
         return
+    # Only the part that the response time and the date's resolution do not explain.
     off = max(0.0, abs(server.ahead_seconds) - server.uncertain_seconds)
     if off < SKEW_WARNING_SECONDS:
         yield ok("clocks", "this machine's clock and the API server's agree")
@@ -88,6 +89,7 @@ def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -
             f"{plural}: objects may still be stored as {', '.join(others)}",
             "write each object once (kubectl get … -o yaml | kubectl replace -f -), then patch status.storedVersions",
         )
+    # Such a definition preserves them whatever its schema says.
     if there.spec.preserve_unknown_fields:
         yield (
             Level.WARNING,

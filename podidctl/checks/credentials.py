@@ -114,6 +114,7 @@ def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     refused = case.read("tokens", case.facts.refused)
     causes = grouped((refusal.text, pod) for pod, refusal in refused.items())
     minutes = round(RECENT_SECONDS / 60)
+    # The cause that affects most pods first.
     for text, pods in sorted(causes.items(), key=lambda item: -len(item[1])):
         message = (
             f"NMI refused tokens to {counted(len(pods), 'pod')} in the last {minutes} minutes: {listed(pods)}: {text}"

@@ -71,6 +71,7 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
         then = "install NMI; if it runs outside of a pod with its label, read its /readyz on each node"
         yield unknown("NMI", "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)", then)
         return
+    # `genuine_nmi` returns such pods only if there are no others.
     outside = [daemon.name for daemon in nmi if not daemon.is_part_of_node]
     if outside:
         message = (
@@ -167,6 +168,7 @@ def check_flags(case: ClusterCase) -> Iterator[Finding]:
     unread = [*unread_nmi, *unread_mic]
     for reason in unread:
         yield warning(check, reason, "correct it: this version's programs do not start with such a flag")
+    # An exception that was not read may cover MIC.
     not_exempt = () if case.facts.unread else _mic_not_exempt(nmis, case)
     faults = [*_disagreements(nmis, mics), *not_exempt]
     for message, then in faults:

@@ -80,6 +80,7 @@ def _unseen(decision: PredictedDecision) -> Answer:
 def _pod_answer(case: PodCase, findings: Sequence[Finding]) -> Answer:
     """Return the summary of NMI's decision, including the *findings* that prevent it."""
     decision = case.decision
+    # What keeps NMI from responding comes before what it would decide.
     if (missing := unsupported_node(case)) is not None:
         message = f"NMI serves no pod on this node: {missing.reason}, so {missing.effect}"
         return Answer(outcome=Outcome.UNANSWERED, says=plain(message))

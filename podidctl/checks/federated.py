@@ -161,6 +161,7 @@ def check_federated_identities(case: ClusterCase) -> Iterator[Finding]:
     identities = [identity for identity in objects.identities if identity.spec.type == IdentityType.FEDERATED]
     if not identities:
         return
+    # IMDS responds to exempt pods, so they need nothing of this.
     pairs = [(pod, identity) for pod, identity in served_pairs(objects) if not case.exempt(pod)]
     faults = [
         *_enabled(identities, pairs, settings),
@@ -282,6 +283,7 @@ def _too_many_credentials(pairs: ServedPairs, settings: Sequence[Settings]) -> I
 def _needs_credentials(settings: Sequence[Settings], identity: AzureIdentity) -> bool:
     """Return whether an NMI exchanges tokens for *identity* at Entra ID, which needs a credential for each subject."""
     try:
+        # Without readable flags NMI's default counts, which is the exchange at Entra ID.
         return not settings or any(
             exchange_of(node_settings, identity) is Exchange.DIRECT for node_settings in settings
         )

@@ -187,6 +187,7 @@ def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
         )
         then = "remove hostNetwork from their spec: IMDS responds to them with the node's own identities"
         yield problem("host network", message, then)
+    # The finding above has those on the host's network.
     under = [pod for pod in live_pods(objects) if not pod.spec.host_network and case.exempt(pod)]
     if under:
         message = (

@@ -108,5 +108,6 @@ class ClusterCase:
         return {
             node.metadata.name: missing_nmi(node, self.nmi)
             for node in self.facts.nodes
+            # Where NMI cannot run, its pod can exist but is never ready. Another check reports that no NMI exists.
             if (node.metadata.name not in (there if node.can_run_nmi else ready)) and (self.nmi or not node.can_run_nmi)
         }

@@ -116,6 +116,7 @@ def manifest_of(missing: Mapping[str, Sequence[str]]) -> str:
         owners = [(namespace, name) for namespace, _, name in (account.partition("/") for account in accounts)]
         try:
             made = [permission_role(client_id), *(permission_binding(client_id, *owner) for owner in owners)]
+        # No role can name such a client id. The finding has the next action.
         except ValueError:
             continue
         documents += made

@@ -369,5 +369,6 @@ def sets_client_id(pod: Pod) -> bool | None:
     containers = [*(spec.containers or ()), *(spec.init_containers or ())]
     if any(variable.name == CLIENT_ID_VARIABLE for container in containers for variable in container.env or ()):
         return True
+    # The keys of these sources are not read; each becomes a variable with the source's prefix.
     sources = (source for container in containers for source in container.env_from or ())
     return None if any(CLIENT_ID_VARIABLE.startswith(source.prefix) for source in sources) else False

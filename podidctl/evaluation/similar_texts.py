@@ -53,6 +53,7 @@ def _distance(first: str, second: str) -> int:
         last, before, row = before, row, [at]
         for number, there in enumerate(second, start=1):
             cost = min(before[number] + 1, row[number - 1] + 1, before[number - 1] + (letter != there))
+            # The row before the last one is that of a text without the two exchanged letters.
             exchanged = at > 1 and number > 1 and letter == second[number - 2] and first[at - 2] == there
             row.append(min(cost, last[number - 2] + 1) if exchanged else cost)
     return row[-1]

@@ -40,6 +40,7 @@ def genuine_mic(labelled: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[D
     namespaces = {daemon.metadata.namespace for daemon in nmi}
     if genuine := [daemon for daemon in labelled if daemon.metadata.namespace in namespaces]:
         return genuine
+    # To parse the flags of hundreds of NMIs takes seconds.
     namespaces = mic_namespaces(nmi) if labelled else set()
     return [daemon for daemon in labelled if daemon.metadata.namespace in namespaces] or labelled
 
@@ -61,6 +62,7 @@ def _arguments_after(program: str, words: list[str]) -> list[str]:
     for at, (word, following) in enumerate(pairwise(words)):
         if (word, following) == ("-m", program):
             return words[at + 2 :]
+    # The program itself, whatever its path, has no dash.
     return [*dropwhile(lambda word: not word.startswith("-"), words)]
 
 

@@ -153,6 +153,7 @@ async def refused_pods(client: Client, facts: Facts) -> dict[str, RecentRefusal]
     decisions: dict[tuple[str, str], tuple[LoggedDecision, ...]] = {}
     for daemon in daemons[:LOGS_MAX]:
         log = await or_failure(read_log(client, daemon))
+        # Without the log the Events still count.
         decisions |= {} if isinstance(log, ReadFailure) else decisions_by_pod(log)
     refused = [
         (*key, refusal)
@@ -160,6 +161,7 @@ async def refused_pods(client: Client, facts: Facts) -> dict[str, RecentRefusal]
         if (refusal := _refusal_of(recent.get(key, ()), decisions.get(key, ()), now)) is not None
     ]
     latest = sorted(refused, key=lambda entry: entry[2].at, reverse=True)
+    # Events that one tenant forges do not use up the checks of others' pods.
     checked = by_turns(latest, lambda entry: namespace_of(entry[0]))[:CHECKED_MAX]
     runs = await in_batches(partial(_runs, client, pod, uid) for pod, uid, _ in checked)
     existing = [(pod, refusal) for (pod, _, refusal), there in zip(checked, runs, strict=True) if there]

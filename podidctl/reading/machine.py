@@ -170,6 +170,7 @@ def _kubenet(config: Path) -> bool:
     try:
         with config.open(encoding="utf-8", errors="replace") as file:
             return names_kubenet(file.read(READ_MAX))
+    # Nodes other than AKS's have no such file.
     except OSError:
         return False
 
@@ -189,6 +190,7 @@ async def _imds(settings: Settings) -> str | ReadFailure:
         ):
             if response.status == 200:
                 return f"{url} responds"
+            # Cilium also redirects the requests of programs on the node, as this one.
             if settings.redirect is RedirectMode.CILIUM and await _is_nmis(response):
                 return f"{url} leads to NMI: Cilium redirects the programs of this node too"
             return ReadFailure(f"{url} responds with status {response.status}, which IMDS does not send")

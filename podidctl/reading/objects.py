@@ -127,6 +127,7 @@ async def _read_kind(
                     old.append("/".join(items[-1].key) + (f" ({fields})" if fields else ""))
     except NotFound:
         return []
+    # Each further request would fail in the same way.
     except (NoResponse, Unauthorized):
         raise
     except ApiError as error:
