@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 
 TRACE = bool(os.environ.get("NATIVE_TRACE"))
 MODULES = (
-    *("histogram", "scan", "query", "request_ids", "answers", "index", "redirects", "limits"),
+    *("histogram", "scan", "query", "request_ids", "ready_responses", "index", "redirects", "limits"),
     *("connection_slots", "fair_queue", "disconnects", "connection"),
     *("eviction", "memory", "deadlines", "transfer", "listener", "lane"),
 )

@@ -1,7 +1,7 @@
-"""The compiled data plane: it turns the bytes of requests into the bytes of answers.
+"""The compiled data plane: it turns the bytes of requests into the bytes of responses.
 
 The package contains the listener, the scanner of request heads, the index from address to pod record, and the ready
-answers. All of it runs on input of untrusted pods. It knows neither Kubernetes, Azure nor policies, and imports no
+responses. All of it runs on input of untrusted pods. It knows neither Kubernetes, Azure nor policies, and imports no
 other package of this project. `nmi` is the only caller.
 
 The untrusted input, the guarantees, and the tests (in tests/contract/native) that show them:
@@ -9,7 +9,7 @@ The untrusted input, the guarantees, and the tests (in tests/contract/native) th
 The bytes of a request
   A request that the fast lane accepts has the meaning that the standard defines; doubts go to the general lane.
     test_scan_against_oracle.py::test_the_oracle_reads_a_mutated_request_that_the_fast_lane_accepts_equally
-  Both lanes give the same answer.
+  Both lanes give the same response.
     test_lanes_agree.py::test_mutated_requests_are_answered_equally_by_both_lanes_and_the_oracle
   The way in which a peer splits its bytes makes no difference.
     test_lanes_agree.py::test_answers_do_not_depend_on_how_the_bytes_are_split
@@ -25,10 +25,10 @@ The caller and the requested token
     test_lane_answers_fast.py::test_the_address_is_looked_up_for_every_request
   The token is the one for this resource and identity: no two requests share a key.
     test_index.py::test_parts_of_the_key_do_not_run_into_each_other
-  The answer is based on the present decision: one that was fetched under an older decision is not admitted.
+  The response is based on the present decision: one that was fetched under an older decision is not admitted.
     test_index.py::test_an_answer_of_an_older_decision_is_not_stored
     test_lane_answers_fast.py::test_an_invalidated_record_answers_nothing
-  If only redirected connections may be served, any other connection never gets a fast answer.
+  If only redirected connections may be served, any other connection never gets a fast response.
     test_redirected_connections.py::test_a_redirected_connection_reports_its_original_destination_and_gets_fast_answers_a_direct_one_does_not
     test_redirected_connections.py::test_without_a_redirect_rule_no_connection_gets_answers_for_redirected_connections
   On the node's own address, a connection that no rule redirected from the metadata address is closed unread.
@@ -48,7 +48,7 @@ A refusal that is ready
     ../nmi/server/test_ready_refusals.py::test_the_general_lane_refuses_again_after_a_minute
 
 The speed of a peer and its number of connections
-  Silence, a head in drops and unread answers end at a deadline that no single byte moves.
+  Silence, a head in drops and unread responses end at a deadline that no single byte moves.
     test_lane_deadlines.py::test_a_connection_that_sends_nothing_is_closed
     test_lane_deadlines.py::test_an_incomplete_head_is_cut_off_at_the_deadline_even_if_bytes_keep_arriving
     test_lane_deadlines.py::test_reading_a_little_does_not_extend_the_write_deadline

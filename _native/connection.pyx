@@ -1,7 +1,7 @@
-"""One accepted connection: reading, the fast answer or the hand-over, sending, and closing.
+"""One accepted connection: reading, the fast response or the hand-over, sending, and closing.
 
 While no request is pending, the fast lane answers a request with a complete ordinary head (`scan`) and an address
-whose pod record (`index`) contains a fresh answer to its query of known fields (`query`), or a fresh refusal of its
+whose pod record (`index`) contains a fresh response to its query of known fields (`query`), or a fresh refusal of its
 kind. At the first byte where one of these
 conditions fails, the connection is handed over: the general lane gets every byte from there on until it calls `resume`.
 An incomplete head is handed over too. This costs some microseconds per request, and it avoids a second place that
@@ -16,11 +16,11 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from _native.answers cimport ReadyAnswer
 from _native.clock cimport monotonic_ns
 from _native.connection_slots cimport Peer
 from _native.index cimport PodRecord
 from _native.query cimport lacks_resource
+from _native.ready_responses cimport ReadyResponse
 from _native.redirects cimport redirected_from
 from _native.scan cimport DONE, INSTANCE, NO_HEADER, NO_RESOURCE, TOKEN_PATH, Head, scan_head, to_blank_line
 from _native.sending cimport queued_bytes, reset_at_close, send_in_parts
@@ -34,7 +34,7 @@ cdef enum:
     NARROW_READ = 2 * 1024     # bytes per recv of a narrow connection: a few requests
     NARROW_SEND = 2 * 1024
     NARROW_REQUESTS = 2        # instead of REQUESTS_PER_TURN
-    LINGER_BYTES = 256 * 1024  # read and discarded after the last answer: closing with unread bytes would reset it
+    LINGER_BYTES = 256 * 1024  # read and discarded after the last response: closing with unread bytes would reset it
 
 
 class ConnectionReceiver(Protocol):
@@ -169,7 +169,7 @@ cdef class Connection:
         if size < 0 and (errno == EAGAIN or errno == EINTR):
             return 0
         if size <= 0:
-            # The peer has closed between requests or inside one: no answer is due in either case.
+            # The peer has closed between requests or inside one: no response is due in either case.
             if self.sent <= UNACKNOWLEDGED_MAX:
                 self.close_now()
             else:
@@ -232,7 +232,7 @@ cdef class Connection:
                     break
                 else:
                     count += 1
-                    if not self.answer_fast(data, size, &at):
+                    if not self.respond_fast(data, size, &at):
                         self.hand_over()
             self.flush_buffered()
         finally:
@@ -245,13 +245,13 @@ cdef class Connection:
         self.close_if_finished()
         return 0
 
-    cdef bint answer_fast(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *at) except -1:
+    cdef bint respond_fast(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *at) except -1:
         """Answer the request at *at* and advance *at*. Return False if it is not for the fast lane."""
         cdef LaneState lane = self.lane
         cdef int64_t begun = monotonic_ns()
         cdef Head head
         cdef PodRecord record
-        cdef ReadyAnswer answer
+        cdef ReadyResponse response
         cdef const unsigned char *query
         cdef Py_ssize_t query_length, target_length
         cdef const char *text
@@ -266,40 +266,40 @@ cdef class Connection:
         if record is None or record.suspended or lane.index.suspended:
             return False
         if head.kind != TOKEN_PATH:
-            answer = None
+            response = None
             if head.kind == INSTANCE and head.metadata:
                 target_length = head.target.stop - head.target.start
-                answer = record.find_metadata(data + at[0] + head.target.start, target_length, begun)
-            if answer is None:
-                answer = record.find_refusal(<int>head.kind, begun)
+                response = record.find_metadata(data + at[0] + head.target.start, target_length, begun)
+            if response is None:
+                response = record.find_refusal(<int>head.kind, begun)
         elif lane.require_metadata and not head.metadata:
-            answer = record.find_refusal(<int>NO_HEADER, begun)
+            response = record.find_refusal(<int>NO_HEADER, begun)
         else:
             query = data + at[0] + head.query.start
             query_length = head.query.stop - head.query.start
-            answer = record.find_answer(query, query_length, begun)
-            if answer is None and lacks_resource(query, query_length):
-                answer = record.find_refusal(<int>NO_RESOURCE, begun)
-        if answer is None:
+            response = record.find_response(query, query_length, begun)
+            if response is None and lacks_resource(query, query_length):
+                response = record.find_refusal(<int>NO_RESOURCE, begun)
+        if response is None:
             return False
         at[0] += head.size
         close = head.close or lane.draining
         if at[0] >= size and lane.buffered == 0 and not close:
             self.state = IDLE
-            self.send_later(answer, begun)
+            self.send_later(response, begun)
             return True
-        text = answer.written(begun, close, &length)
+        text = response.written(begun, close, &length)
         if at[0] >= size and lane.buffered == 0:
             self.send_bytes(text, length)
         else:
-            self.buffer_answer(text, length)
-        self.record_answer(answer, begun, close)
+            self.buffer_response(text, length)
+        self.record_response(response, begun, close)
         return True
 
-    cdef int send_later(self, ReadyAnswer answer, int64_t since) except -1:
-        """Send *answer* at the end of the turn: batches of reads and of sends use the CPU's code cache better."""
+    cdef int send_later(self, ReadyResponse response, int64_t since) except -1:
+        """Send *response* at the end of the turn: batches of reads and of sends use the CPU's code cache better."""
         cdef LaneState lane = self.lane
-        self.due = answer
+        self.due = response
         self.due_since = since
         if lane.last_due is None:
             lane.first_due = self
@@ -309,35 +309,35 @@ cdef class Connection:
         return 0
 
     cdef int send_due(self) except -1:
-        cdef ReadyAnswer answer = self.due
+        cdef ReadyResponse response = self.due
         cdef const char *text
         cdef Py_ssize_t length = 0
-        if answer is None:  # closed since its request was read
+        if response is None:  # closed since its request was read
             return 0
         self.due = None
-        text = answer.written(self.due_since, False, &length)
-        if text == NULL:  # a shared answer whose text was cleared in this turn
+        text = response.written(self.due_since, False, &length)
+        if text == NULL:  # a shared response whose text was cleared in this turn
             return self.close_now()
         self.send_bytes(text, length)
-        self.record_answer(answer, self.due_since, False)
+        self.record_response(response, self.due_since, False)
         self.close_if_finished()
         return self.arm()
 
-    cdef int record_answer(self, ReadyAnswer answer, int64_t since, bint close) except -1:
+    cdef int record_response(self, ReadyResponse response, int64_t since, bint close) except -1:
         cdef int64_t done
         if self.state != CLOSED:
             done = monotonic_ns()
-            answer.series.record(done - since)
-            answer.usage.note(done)
-            if answer.counter is not None:
-                answer.counter.value += 1
+            response.series.record(done - since)
+            response.usage.note(done)
+            if response.counter is not None:
+                response.counter.value += 1
             self.lane.fast_answers += 1
             self.state = FINISHING if close else IDLE
             self.deadline_ns = 0 if close else done + self.lane.idle_ns
         return 0
 
     cdef int hand_over(self) except -1:
-        self.flush_buffered()  # before the general lane's answer
+        self.flush_buffered()  # before the general lane's response
         if self.state == CLOSED:
             return 0
         self.state = HANDED_OVER
@@ -359,8 +359,8 @@ cdef class Connection:
 
     # Sending.
 
-    cdef int buffer_answer(self, const char *data, Py_ssize_t size) except -1:
-        """Buffer *data* and send it together with other answers: one segment instead of one each."""
+    cdef int buffer_response(self, const char *data, Py_ssize_t size) except -1:
+        """Buffer *data* and send it together with other responses: one segment instead of one each."""
         cdef LaneState lane = self.lane
         if lane.buffered + size > lane.buffer_bytes:
             self.flush_buffered()
@@ -444,18 +444,18 @@ cdef class Connection:
             # The fast lane reads whole requests only: no unread bytes in the socket can cause a reset.
             return self.close_now() if self.sent <= UNACKNOWLEDGED_MAX else self.close_when_acknowledged()
         # Bytes that are unread when a socket is closed, or arrive later, cause a reset, and the peer may lose the last
-        # answer (RFC 9112 §9.6). So shut down the sending side, and read until the peer has closed.
+        # response (RFC 9112 §9.6). So shut down the sending side, and read until the peer has closed.
         shutdown(self.fd, SHUT_WR)
         self.state = LINGERING
         self.deadline_ns = monotonic_ns() + LINGER_NS
         return 0
 
     cdef bint has_acknowledged_all(self) noexcept:
-        """Return whether the peer has acknowledged the answers, except UNACKNOWLEDGED_MAX bytes."""
+        """Return whether the peer has acknowledged the responses, except UNACKNOWLEDGED_MAX bytes."""
         return queued_bytes(self.fd) <= UNACKNOWLEDGED_MAX
 
     cdef int close_when_acknowledged(self) except -1:
-        """Close as soon as the peer has acknowledged its answers.
+        """Close as soon as the peer has acknowledged its responses.
 
         Otherwise the kernel would keep them for minutes, charged to NMI, while the slot would be free for the next such
         connection. `deadlines` closes the connection.

@@ -13,7 +13,7 @@ cdef enum:
 
 
 cdef State late_state(Connection each, int64_t now_ns) noexcept:
-    """Return the state in which the peer was too slow, FINISHING if it does not read its answers, CLOSED if it is not.
+    """Return the state in which the peer was too slow: FINISHING if it reads no responses, CLOSED if it was not slow.
 
     While received bytes wait here, only the deadline for writing counts: then the lane is slow, not the peer.
     """

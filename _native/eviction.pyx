@@ -2,7 +2,7 @@
 
 The peer with most connections loses one: of those on which nothing is pending, the one that was idle longest. So no
 peer loses a connection while another peer has more, and the peer with fewest connections is always served. If the
-peer with most connections has no idle one, it loses one on which it is slow or sends without waiting for answers, and
+peer with most connections has no idle one, it loses one on which it is slow or sends without waiting for responses, and
 if requests have just arrived on TRIES idle ones, it loses the one of these that was idle longest. In both cases the
 newcomer must have at least two fewer connections, or two busy peers would evict each other alternately. A connection
 whose request is being answered is never evicted.

@@ -1,14 +1,14 @@
 from typing import final
 
-from _native.answers import ReadyAnswer, SharedAnswer
+from _native.ready_responses import ReadyResponse, SharedResponse
 
-METADATA_ANSWERS_MAX: int
-READY_ANSWERS_MAX: int
+METADATA_RESPONSES_MAX: int
+READY_RESPONSES_MAX: int
 UNKNOWN_ADDRESSES_MAX: int
 
 @final
 class PodRecord:
-    """The data plane's record of one pod. It owns up to READY_ANSWERS_MAX ready answers (LRU)."""
+    """The data plane's record of one pod. It owns up to READY_RESPONSES_MAX ready responses (LRU)."""
 
     def __init__(self, owner: object) -> None: ...
     @property
@@ -16,9 +16,9 @@ class PodRecord:
     @property
     def generation(self) -> int: ...
     suspended: bool
-    """While true, no ready answer is served: every request goes to the general lane."""
+    """While true, no ready response is served: every request goes to the general lane."""
     def invalidate(self) -> int:
-        """Drop every ready answer and start a new generation. Return its number."""
+        """Drop every ready response and start a new generation. Return its number."""
     def admit(
         self,
         generation: int,
@@ -27,31 +27,32 @@ class PodRecord:
         selector_kind: int,
         selector_value: bytes,
         xms_cc: bytes,
-        answer: ReadyAnswer,
+        response: ReadyResponse,
     ) -> bool:
-        """Store *answer* for requests with this key, in place of an earlier one. selector_value ignores letter case.
+        """Store *response* for requests with this key, in place of an earlier one. selector_value ignores letter case.
 
         Return False without storing it if the record's generation is not *generation* or the key is too long.
         """
-    def admit_refusal(self, generation: int, kind: int, answer: ReadyAnswer) -> bool:
-        """Store *answer* for requests of *kind* (nmi.server.ready_refusals.Kind), in place of an earlier one.
+    def admit_refusal(self, generation: int, kind: int, response: ReadyResponse) -> bool:
+        """Store *response* for requests of *kind* (nmi.server.ready_refusals.Kind), replacing an earlier one.
 
         Return False without storing it if the record's generation is not *generation*. Raise ValueError for a number
         that is no kind.
         """
-    def admit_metadata(self, generation: int, target: bytes, answer: SharedAnswer) -> bool:
-        """Store *answer* for GETs of instance metadata with exactly this path and query, METADATA_ANSWERS_MAX at most.
+    def admit_metadata(self, generation: int, target: bytes, response: SharedResponse) -> bool:
+        """Store *response* for GETs of instance metadata with exactly this path and query.
 
-        Return False without storing it if the record's generation is not *generation*.
+        A record has METADATA_RESPONSES_MAX of them at most. Return False without storing it if the record's generation
+        is not *generation*.
         """
-    def metadata(self, target: bytes, now_ns: int) -> ReadyAnswer | None:
-        """Return the answer for GETs of *target*; None without one, if it is not fresh, or while suspended."""
-    def refusal(self, kind: int, now_ns: int) -> ReadyAnswer | None:
-        """Return the answer for requests of *kind*; None without one, if it is not fresh, or while suspended."""
+    def metadata(self, target: bytes, now_ns: int) -> ReadyResponse | None:
+        """Return the response for GETs of *target*; None without one, if it is not fresh, or while suspended."""
+    def refusal(self, kind: int, now_ns: int) -> ReadyResponse | None:
+        """Return the response for requests of *kind*; None without one, if it is not fresh, or while suspended."""
     def find(
         self, resource: bytes, selector_kind: int, selector_value: bytes, xms_cc: bytes, now_ns: int
-    ) -> ReadyAnswer | None:
-        """Return the answer for requests with this key; None without one, if it is not fresh, or while suspended."""
+    ) -> ReadyResponse | None:
+        """Return the response for requests with this key; None without one, if it is not fresh, or while suspended."""
     __pyx_vtable__: object
     """C methods for other compiled modules."""
 
@@ -61,7 +62,7 @@ class Index:
 
     def __init__(self) -> None: ...
     suspended: bool
-    """While true, no ready answer of any record is served (the watch is silent past its deadline)."""
+    """While true, no ready response of any record is served (the watch is silent past its deadline)."""
     def put(self, address: str, record: PodRecord) -> None:
         """Assign *address* to *record*. Raise ValueError if *address* is not an IP address."""
     def remove(self, address: str, record: PodRecord) -> bool:

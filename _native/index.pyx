@@ -1,8 +1,8 @@
-"""The index from address to pod record, and the ready answers of a pod record.
+"""The index from address to pod record, and the ready responses of a pod record.
 
 `nmi.identity.cluster_cache` is the only writer of addresses. The lane looks up the address for every request; a
-lookup costs the same with ten pods as with ten thousand. A record's generation ties an answer to the decision that it
-is based on: `invalidate` starts a new generation, and answers of an older one are not admitted.
+lookup costs the same with ten pods as with ten thousand. A record's generation ties a response to the decision that it
+is based on: `invalidate` starts a new generation, and responses of an older one are not admitted.
 """
 
 cimport cython
@@ -11,8 +11,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memcpy
 
-from _native.answers cimport SharedAnswer
 from _native.query cimport QUERY_MAX, SelectorKind, Text, read_query
+from _native.ready_responses cimport SharedResponse
 from _native.scan cimport KINDS, NO_HEADER
 
 import socket
@@ -20,20 +20,20 @@ import socket
 cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(dict mapping, object key) except? NULL
 
-METADATA_ANSWERS_MAX = 8  # of a pod; they contain no text of their own, only a target of at most 2 kB
-READY_ANSWERS_MAX = 16  # a pod asks for a handful of resources; 16 answers of 2 kB keep a pod under 60 kB
+METADATA_RESPONSES_MAX = 8  # of a pod; they contain no text of their own, only a target of at most 2 kB
+READY_RESPONSES_MAX = 16  # a pod asks for a handful of resources; 16 responses of 2 kB keep a pod under 60 kB
 UNKNOWN_ADDRESSES_MAX = 64  # addresses without a pod that have a record for ready refusals
 cdef int UNKNOWN_MAX = UNKNOWN_ADDRESSES_MAX
-cdef int ANSWERS_MAX = READY_ANSWERS_MAX
-cdef int METADATA_MAX = METADATA_ANSWERS_MAX
+cdef int RESPONSES_MAX = READY_RESPONSES_MAX
+cdef int METADATA_MAX = METADATA_RESPONSES_MAX
 
 cdef enum:
     SPELLING_MAX = 1024  # bytes of a query that is recognized without decoding; SDKs' queries have under 900
 
 
 @cython.final
-cdef class _CachedAnswer:
-    """One ready answer and its request."""
+cdef class _CachedResponse:
+    """One ready response and its request."""
 
     cdef bint is_spelled(self, const unsigned char *text, Py_ssize_t length) noexcept:
         return (
@@ -42,7 +42,7 @@ cdef class _CachedAnswer:
             and memcmp(PyBytes_AS_STRING(self.spelled), text, <size_t>length) == 0
         )
 
-    cdef bint answers(self, const Query *query) noexcept:
+    cdef bint matches(self, const Query *query) noexcept:
         return (
             self.selector_kind == <int>query.selector_kind
             and equal(self.resource, &query.resource)
@@ -67,23 +67,23 @@ cdef void refer(Text *text, bytes to) noexcept:
 cdef class PodRecord:
     def __init__(self, owner):
         self.owner = owner
-        self._answers = []
+        self._responses = []
 
     def invalidate(self):
         self.generation += 1
-        self._answers.clear()
+        self._responses.clear()
         self._refusals = self._metadata = None
         return self.generation
 
-    cdef ReadyAnswer find_answer(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns):
-        """Return the fresh answer to the query *text*; None without one, or if `query` cannot read the text.
+    cdef ReadyResponse find_response(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns):
+        """Return the fresh response to the query *text*; None without one, or if `query` cannot read the text.
 
         Applications repeat their requests. The meaning of a query depends on its bytes only, so a query equal to an
         earlier one needs no decoding.
         """
-        cdef _CachedAnswer kept
+        cdef _CachedResponse kept
         cdef Query query
-        for kept in self._answers:
+        for kept in self._responses:
             if kept.is_spelled(text, length):
                 return self.if_fresh(kept, now_ns)
         if not read_query(text, length, &query):
@@ -95,46 +95,46 @@ cdef class PodRecord:
             kept.spelled = PyBytes_FromStringAndSize(<const char *>text, length)
         return self.if_fresh(kept, now_ns)
 
-    cdef ReadyAnswer find_refusal(self, int kind, int64_t now_ns):
-        """Return the fresh answer to a request that is refused because of its *kind* (`scan`); None without one."""
-        cdef ReadyAnswer answer
+    cdef ReadyResponse find_refusal(self, int kind, int64_t now_ns):
+        """Return the fresh response to a request that is refused because of its *kind* (`scan`); None without one."""
+        cdef ReadyResponse response
         if self._refusals is None:
             return None
-        answer = <ReadyAnswer>self._refusals[kind]
-        return None if answer is None or now_ns >= answer.fresh_until_ns else answer
+        response = <ReadyResponse>self._refusals[kind]
+        return None if response is None or now_ns >= response.fresh_until_ns else response
 
-    cdef ReadyAnswer find_metadata(self, const unsigned char *target, Py_ssize_t length, int64_t now_ns):
-        """Return the answer to a request for instance metadata with exactly this path and query, if it is fresh."""
+    cdef ReadyResponse find_metadata(self, const unsigned char *target, Py_ssize_t length, int64_t now_ns):
+        """Return the response to a request for instance metadata with exactly this path and query, if it is fresh."""
         cdef PyObject *found
-        cdef SharedAnswer answer
+        cdef SharedResponse response
         if self._metadata is None:
             return None
         found = PyDict_GetItemWithError(self._metadata, PyBytes_FromStringAndSize(<const char *>target, length))
         if found == NULL:
             return None
-        answer = <SharedAnswer>found
-        return answer if now_ns < answer.text.fresh_until_ns else None
+        response = <SharedResponse>found
+        return response if now_ns < response.text.fresh_until_ns else None
 
-    cdef _CachedAnswer find_cached(self, const Query *query):
-        cdef _CachedAnswer kept
-        for kept in self._answers:
-            if kept.answers(query):
+    cdef _CachedResponse find_cached(self, const Query *query):
+        cdef _CachedResponse kept
+        for kept in self._responses:
+            if kept.matches(query):
                 return kept
         return None
 
-    cdef ReadyAnswer if_fresh(self, _CachedAnswer kept, int64_t now_ns):
-        """Return the answer if it is fresh, and count a use; else None."""
-        if now_ns >= kept.answer.fresh_until_ns or now_ns >= kept.answer.expires_ns:
+    cdef ReadyResponse if_fresh(self, _CachedResponse kept, int64_t now_ns):
+        """Return the response if it is fresh, and count a use; else None."""
+        if now_ns >= kept.response.fresh_until_ns or now_ns >= kept.response.expires_ns:
             return None
         self._uses += 1
         kept.used = self._uses
-        return kept.answer
+        return kept.response
 
     def admit(
         self, int64_t generation, *, bytes resource not None, int selector_kind, bytes selector_value not None,
-        bytes xms_cc not None, ReadyAnswer answer not None
+        bytes xms_cc not None, ReadyResponse response not None
     ):
-        cdef _CachedAnswer kept, oldest
+        cdef _CachedResponse kept, oldest
         cdef Query query
         if generation != self.generation or len(resource) + len(selector_value) + len(xms_cc) > QUERY_MAX:
             return False
@@ -145,43 +145,43 @@ cdef class PodRecord:
         query.selector_kind = <SelectorKind>selector_kind
         self._uses += 1
         oldest = None
-        for kept in self._answers:
-            if kept.answers(&query):
-                kept.answer = answer
+        for kept in self._responses:
+            if kept.matches(&query):
+                kept.response = response
                 kept.used = self._uses
                 return True
             if oldest is None or kept.used < oldest.used:
                 oldest = kept
-        kept = _CachedAnswer.__new__(_CachedAnswer)
+        kept = _CachedResponse.__new__(_CachedResponse)
         kept.selector_kind = selector_kind
         kept.resource = resource
         kept.selector = selector
         kept.xms_cc = xms_cc
-        kept.answer = answer
+        kept.response = response
         kept.used = self._uses
-        if len(self._answers) >= ANSWERS_MAX:
-            self._answers.remove(oldest)
-        self._answers.append(kept)
+        if len(self._responses) >= RESPONSES_MAX:
+            self._responses.remove(oldest)
+        self._responses.append(kept)
         return True
 
-    def admit_refusal(self, int64_t generation, int kind, ReadyAnswer answer not None):
+    def admit_refusal(self, int64_t generation, int kind, ReadyResponse response not None):
         if not <int>NO_HEADER <= kind < <int>KINDS:
             raise ValueError(f"{kind} is not a kind of refusal")
         if generation != self.generation:
             return False
         if self._refusals is None:
             self._refusals = [None] * <int>KINDS
-        self._refusals[kind] = answer
+        self._refusals[kind] = response
         return True
 
-    def admit_metadata(self, int64_t generation, bytes target not None, SharedAnswer answer not None):
+    def admit_metadata(self, int64_t generation, bytes target not None, SharedResponse response not None):
         if generation != self.generation:
             return False
         if self._metadata is None:
             self._metadata = {}
         if target not in self._metadata and len(self._metadata) >= METADATA_MAX:
             del self._metadata[next(iter(self._metadata))]
-        self._metadata[target] = answer
+        self._metadata[target] = response
         return True
 
     def metadata(self, bytes target not None, int64_t now_ns):
@@ -199,7 +199,7 @@ cdef class PodRecord:
         int64_t now_ns
     ):
         cdef Query query
-        cdef _CachedAnswer kept
+        cdef _CachedResponse kept
         if self.suspended:
             return None
         selector = selector_value.lower()

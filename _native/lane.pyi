@@ -23,7 +23,7 @@ class Lane(LaneState):
         redirected_from: tuple[str, int] | None = None,
     ) -> None:
         """With *redirected_from*, only connections that were redirected from that IPv4 address and port get fast
-        answers; all others are handed to the general lane.
+        responses; all others are handed to the general lane.
 
         Raise OSError if no descriptor is available or *redirected_from* contains no IPv4 address, OverflowError if it
         contains no port.
@@ -49,7 +49,7 @@ class Lane(LaneState):
     def accept_again(self, listener: socket.socket) -> None:
         """Undo stop_accepting(). The caller owns *listener*, the one that start() got or a duplicate of it."""
     def release_idle(self, most: int) -> list[int]:
-        """Return the descriptors of connections without a pending request or answer, *most* at most.
+        """Return the descriptors of connections without a pending request or response, *most* at most.
 
         The caller owns them; the lane has forgotten these connections, and nothing was closed. Bytes that the kernel
         has received and the lane has not read stay with the descriptor. Raise RuntimeError within a turn.
@@ -61,7 +61,7 @@ class Lane(LaneState):
         ended.
         """
     def close_idle(self, silent: bool = True) -> int:
-        """Close connections without a pending request; the others close after their answer. Return their number.
+        """Close connections without a pending request; the others close after their response. Return their number.
 
         Without *silent*, accepted connections whose first byte has not arrived stay open.
         """
@@ -76,8 +76,8 @@ class Lane(LaneState):
         accepted; closed_unread (by listen_on_node's listener; not in accepted); open (now); refused_peer (all slots of
         the peer in use); refused_total (all slots in use, and none could be evicted); evicted_idle and evicted_slow
         (closed for a newcomer: an idle connection, or else one whose peer was slow or sent without waiting for
-        answers); narrowed, refused_memory and evicted_memory (made narrow, refused, and closed because of their peer's
-        memory); memory_bytes (of all connections in the last pass); timed_out and its parts timed_out_first_byte,
-        timed_out_head, timed_out_idle and timed_out_write; fast_answers and handed_over (requests); failed (exceptions
-        of the general lane, or no memory for a connection).
+        responses); narrowed, refused_memory and evicted_memory (made narrow, refused, and closed because of their
+        peer's memory); memory_bytes (of all connections in the last pass); timed_out and its parts
+        timed_out_first_byte, timed_out_head, timed_out_idle and timed_out_write; fast_answers and handed_over
+        (requests); failed (exceptions of the general lane, or no memory for a connection).
         """

@@ -1,11 +1,11 @@
 """The lane: its listeners and their connections.
 
 They use their own epoll descriptor, which is registered in the event loop: if any of them is ready, the loop calls
-`_turn` once. One call is a *turn*: it first reads and then sends its answers. All code runs on the loop's thread, in a
-turn or in a method that the general lane calls.
+`_turn` once. One call is a *turn*: it first reads and then sends its responses. All code runs on the loop's thread, in
+a turn or in a method that the general lane calls.
 
 Limits protect peers from each other: connections in total and per peer, work per turn and per connection, one deadline
-per state, no reading from a peer that does not read its answers. Work beyond a limit waits in the peer's queue, and
+per state, no reading from a peer that does not read its responses. Work beyond a limit waits in the peer's queue, and
 peers are served round-robin, independent of the number of their connections. The numbers are below and in
 `connection`, with their reasons.
 """
@@ -14,7 +14,6 @@ cimport cython
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EPROTO, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from _native.answers cimport ANSWER_MAX
 from _native.clock cimport NANOSECONDS, monotonic_ns
 from _native.connection cimport FRESH, LEAVING, Connection, LaneState
 from _native.connection_slots cimport ConnectionSlots, Peer
@@ -26,6 +25,7 @@ from _native.index cimport Index
 from _native.limits cimport Limits as OurLimits
 from _native.listener cimport Listener
 from _native.memory cimport Memory
+from _native.ready_responses cimport RESPONSE_MAX
 from _native.redirects cimport Redirects, leads_to_loopback
 from _native.sockets cimport *
 from _native.transfer cimport continue_adopted, is_connected, release_idle
@@ -40,9 +40,9 @@ __all__ = ["Lane", "Limits"]
 cdef enum:
     EVENTS_PER_TURN = 64       # at 6 us each, a turn takes less than half a millisecond; then the loop's tasks run
     ACCEPTS_PER_TURN = 256     # at 4 us each: the kernel has one queue for all peers, which must be emptied quickly
-    ARRIVALS_PER_TURN = 16     # of one peer, read immediately: 25 us each with the first answer; others are queued
+    ARRIVALS_PER_TURN = 16     # of one peer, read immediately: 25 us each with the first response; others are queued
     PART_LEAST = 4 * 1024      # a usual token is sent whole
-    PARTS_BELOW = 64 * 1024    # a send buffer for a whole ready answer of the largest size needs no parts
+    PARTS_BELOW = 64 * 1024    # a send buffer for a whole ready response of the largest size needs no parts
     LISTENER = 0xFFFFFFFF      # instead of a connection's number
     NODE_LISTENER = 0xFFFFFFFE
 
@@ -64,7 +64,7 @@ cdef class Lane(LaneState):
     cdef object sweeper           # TimerHandle while there are connections
     cdef double sweep_seconds
     cdef uint32_t serial
-    cdef Redirects redirects      # only redirected connections get fast answers; None: all connections
+    cdef Redirects redirects      # only redirected connections get fast responses; None: all connections
     cdef uint64_t accepted, refused_total, refused_peer
 
     def __cinit__(self):
@@ -81,8 +81,8 @@ cdef class Lane(LaneState):
         self.limits = limits
         self.first_byte_ns, self.head_ns = limits.first_byte_ns, limits.head_ns
         self.idle_ns, self.write_ns = limits.idle_ns, limits.write_ns
-        self.part_bytes = max(PART_LEAST, limits.send_bytes // 4) if limits.send_bytes < PARTS_BELOW else ANSWER_MAX
-        self.buffer_bytes = ANSWER_MAX if self.part_bytes == ANSWER_MAX else 4 * self.part_bytes
+        self.part_bytes = max(PART_LEAST, limits.send_bytes // 4) if limits.send_bytes < PARTS_BELOW else RESPONSE_MAX
+        self.buffer_bytes = RESPONSE_MAX if self.part_bytes == RESPONSE_MAX else 4 * self.part_bytes
         self.require_metadata = require_metadata
         if redirected_from is not None:
             self.redirects = Redirects(*redirected_from)
@@ -296,7 +296,7 @@ cdef class Lane(LaneState):
     # Private.
 
     cdef int send_all_due(self) except -1:
-        """Send the answers of this turn in the order of their requests."""
+        """Send the responses of this turn in the order of their requests."""
         cdef Connection connection
         while self.first_due is not None:
             connection = self.first_due
@@ -358,7 +358,7 @@ cdef class Lane(LaneState):
             self.memory.refused += 1
             return None
         if self.open >= self.limits.connections:
-            self.send_all_due()  # a connection with a due answer is not idle, but may be after sending it
+            self.send_all_due()  # a connection with a due response is not idle, but may be after sending it
             if not self.eviction.evict_for(peer):
                 self.refused_total += 1
                 return None

@@ -16,7 +16,7 @@ cdef int64_t nanoseconds(object seconds) except -1:
 @cython.final
 cdef class Limits:
     # receive, send: the kernel's buffers of a connection; it doubles the numbers and includes its bookkeeping.
-    # Without them it would keep megabytes for a peer that sends without pause or reads no answers.
+    # Without them it would keep megabytes for a peer that sends without pause or reads no responses.
     # memory: the bytes of all connections, here and in the kernel; `memory` enforces it. 0: no bound.
 
     def __init__(

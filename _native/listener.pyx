@@ -39,10 +39,10 @@ cdef class Listener:
     cdef int begin(self, object sock, object loop, int epoll, uint64_t mark, Limits limits) except -1:
         """Use *sock*, which the caller owns, and report its connections to *epoll* with *mark*. Raise OSError."""
         cdef int one = 1
-        # Accepted connections inherit all options. An answer is one send: Nagle's algorithm would only delay it.
+        # Accepted connections inherit all options. A response is one send: Nagle's algorithm would only delay it.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, one)
-        # There is no congestion between a pod and its node, but some default algorithms (BBR) do work for each answer.
-        # Reno does the least work, and every kernel has it.
+        # A pod and its node have no congestion between them, but some default algorithms (BBR) do work for each
+        # response. Reno does the least work, and every kernel has it.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limits.receive_bytes)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_bytes)

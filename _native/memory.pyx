@@ -6,7 +6,7 @@ measurements, come on top of the measured bytes: 32 MiB with 8,192 connections. 
 applies is five eighths of the bound:
 
 * Above half of the limit, connections of peers with more than an equal share become narrow: they get a small send
-  buffer, which answers soon fill; then nothing more is read from them until they have read. Below a quarter of the
+  buffer, which responses soon fill; then nothing more is read from them until they have read. Below a quarter of the
   limit, they get the usual buffers again.
 * Above three quarters of the limit, these peers get no further connection.
 * Above the limit, the peer with most bytes loses its connection with most bytes, by a reset, so that the kernel frees

@@ -1,4 +1,4 @@
-"""The parser of a token request's query: percent-decoding, and the parameters that a ready answer depends on.
+"""The parser of a token request's query: percent-decoding, and the parameters that a ready response depends on.
 
 Like `scan`, it accepts a strict subset of the general lane's input. It leaves the following to the general lane: a
 parameter with another name or an escaped name, a repeated parameter, two selectors, a parameter that is empty or has no

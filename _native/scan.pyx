@@ -9,7 +9,7 @@ A head is accepted if it is complete and consists of
 * `GET`, the token path (`metadata` in any case, one leading slash more and one trailing slash allowed), a query,
   `HTTP/1.1`, ended by CR LF as every line is;
 * or a common method and another plain path (`scan_other_line`): the general lane refuses such a request for its request
-  line alone, and a refusal of the same kind may be ready. HEAD is left to the general lane, because its answer has no
+  line alone, and a refusal of the same kind may be ready. HEAD is left to the general lane, because its response has no
   body;
 * exactly one Host that is a plain name or IPv4 address with an optional port; at most one Metadata, whose value is
   `true`; at most one Connection, `keep-alive` or `close`; at most one Content-Type;
@@ -164,7 +164,7 @@ cdef Step scan_request_line(Cursor *c, Head *head) noexcept nogil:
 
 
 cdef Step scan_method(Cursor *c, bint *get) noexcept nogil:
-    """Move past a method with its space. Other methods have another answer, or llhttp refuses them."""
+    """Move past a method with its space. Other methods have another response, or llhttp refuses them."""
     cdef Step step = expect(c, b"GET ", 4)
     get[0] = step == DONE
     if step == REFUSED:

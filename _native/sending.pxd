@@ -1,4 +1,4 @@
-"""Sending on a socket, and the kernel's buffer of sent bytes. Inline functions: `connection` calls them per answer."""
+"""Sending on a socket, and the kernel's buffer of sent bytes. Inline: `connection` calls them for each response."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t
@@ -27,7 +27,7 @@ cdef inline Py_ssize_t send_in_parts(int fd, const char *data, Py_ssize_t size, 
 
 
 cdef inline uint32_t queued_bytes(int fd) noexcept:
-    """Return the bytes of answers that the peer has not acknowledged; 0 if the kernel does not report them."""
+    """Return the bytes of responses that the peer has not acknowledged; 0 if the kernel does not report them."""
     cdef uint32_t[MEMINFO_VARS] values
     return values[QUEUED] if kernel_memory(fd, values) else 0
 

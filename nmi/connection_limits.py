@@ -19,7 +19,7 @@ SLOTS_PER_POD: Final = (256, 512)
 RECEIVE_BYTES: Final = (4 << 10, 16 << 10)
 """Receive buffer of a connection, which the kernel doubles: several usual heads, or one of the largest size."""
 SEND_BYTES: Final = (8 << 10, 64 << 10)
-"""Send buffer of a connection: an ordinary response, or a ready answer of the largest size."""
+"""Send buffer of a connection: an ordinary response, or a ready response of the largest size."""
 FIRST_BYTE_SECONDS: Final = 10.0
 """SDKs send immediately; a silent connection is a probe or an attack."""
 HEAD_SECONDS: Final = 10.0

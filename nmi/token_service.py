@@ -114,7 +114,7 @@ class TokenService:
         network.
 
         The caller ensures that it is a process of the node. Only types in the policy's host_token_types; never the
-        node's own identities; never a ready answer. Otherwise like `issue`.
+        node's own identities; never a ready response. Otherwise like `issue`.
         """
         if not self._policy.host_token_types:
             return _NO_HOST_TOKENS
@@ -315,10 +315,10 @@ class TokenService:
         """Return the issued token. There is no await between the comparison of the generation and its admission."""
         key = self._broker.key_of(assigned.identity, request.resource, request.xms_cc, _workload(entry)).lasting
         if request.force_refresh and self._broker.caching:
-            # The ready answers of every pod that shares the identity contain the replaced token.
+            # The ready responses of every pod that shares the identity contain the replaced token.
             for other_entry in self._cluster_cache.entries():
                 if other_entry.serves(key):
-                    other_entry.discard_answers()
+                    other_entry.discard_ready_responses()
         cacheable = certain and self._broker.caching and not fetched.auxiliary
         if cacheable:
             entry.serve(key)

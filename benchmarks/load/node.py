@@ -78,7 +78,7 @@ class Node(Server):
             if final := [f"{pod} {status}" for pod, status in zip(pods, statuses, strict=True) if status in FINAL]:
                 raise ProgramError(f"{self.name} refuses {len(final)} of the pods: {', '.join(final[:3])}")
         raise ProgramError(
-            f"{self.name} keeps no ready answer for some of the pods; the last pass gave {set(statuses)}"
+            f"{self.name} keeps no ready response for some of the pods; the last pass gave {set(statuses)}"
         )
 
     def lane(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 `assignments` projects each watched object once (in managed mode `managed_mode` builds the same value from binding and
 identity), and `decide` reads the projections. Changes of other fields (MIC's status details, resource versions, managed
-fields) wake no request and discard no ready answer.
+fields) wake no request and discard no ready response.
 """
 
 import sys

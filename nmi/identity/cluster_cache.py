@@ -64,7 +64,7 @@ class DecisionInput(msgspec.Struct, frozen=True):
     pod: PodFacts
     assigned: tuple[AssignedIdentity, ...]
     certain: bool
-    """Whether a ready answer may be made from it: it comes from the watches, not from a read or from stale data."""
+    """Whether a ready response may be made from it: it comes from the watches, not from a read or from stale data."""
     verified: bool = False
     """Whether reads of the last second confirm it. If so, it expires and must be requested again."""
 
@@ -149,7 +149,7 @@ class ClusterCache:
         exceptions = PodUpdates(self._exemptions.upserted, self._exemptions.deleted, self.pods.reexempt)
         self.watches.add("exceptions", EXCEPTIONS, exceptions)
         self.watches.add("pods", PODS, self.pods, field_selector=f"spec.nodeName={node}", keep=KeptParts().pod)
-        # No ready answer is served before the first lists are complete: `check` ends this.
+        # No ready response is served before the first lists are complete: `check` ends this.
         index.suspended = True
         measures.watch(
             self.watches.by_name,
@@ -195,7 +195,7 @@ class ClusterCache:
         return bool(self.watches.silent())
 
     def check(self) -> None:
-        """Suspend ready answers while a watch is silent, and resume them afterwards."""
+        """Suspend ready responses while a watch is silent, and resume them afterwards."""
         silent = self.silent()
         if bool(silent) == self._index.suspended:
             return

@@ -171,7 +171,7 @@ class PodRegistry:
         self._pending_reads.changed(new.key)
         entry = self._entries.get(new.key)
         if entry is not None and entry.uid != new.metadata.uid:
-            # A later pod of the same name inherits neither ready answers nor a suspension.
+            # A later pod of the same name inherits neither ready responses nor a suspension.
             self.retire(entry)
             entry = None
         if new.finished:

@@ -1,7 +1,7 @@
 """The pod entry: one pod of this node with its properties, assigned identities and waiting requests.
 
 A `PodEntry` owns its native `PodRecord`. Only `cluster_cache` and its parts change an entry. Each change begins a new
-generation of the record (its ready answers are discarded) and wakes every request that waits for the pod.
+generation of the record (its ready responses are discarded) and wakes every request that waits for the pod.
 
 The functions are pure: the properties of a pod that decisions depend on, and what follows from the start times of its
 containers about its address. The kubelet takes these times from the node's clock, which NMI also uses, and rounds them
@@ -132,7 +132,7 @@ class PodEntry:
 
     @property
     def doubtful(self) -> bool:
-        """Whether each grant needs a verification read first. Then no ready answer is served either."""
+        """Whether each grant needs a verification read first. Then no ready response is served either."""
         return self._ending or self._sandbox_down or self._suspended or not self._confirmed
 
     @property
@@ -189,36 +189,36 @@ class PodEntry:
         return changed
 
     def retire(self) -> None:
-        """Mark the pod as removed: no ready answer of its record is served again, and all waiting requests continue."""
+        """Mark the pod as removed: its record serves no ready response again, and all waiting requests continue."""
         self._gone = True
         self.bump()
 
     def bump(self) -> None:
         """Begin a new generation, forget the first requests, and wake the waiters."""
-        # The lane reads the flag for each request, so no ready answer of the new generation is served in doubt either.
+        # The lane reads the flag for each request, so no doubtful pod gets a ready response of the new generation.
         self.record.suspended = self.doubtful or self._gone
-        self.discard_answers()
+        self.discard_ready_responses()
         waiters, self._waiters, self._first_requests = self._waiters, None, None
         for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(True)
 
-    def discard_answers(self) -> None:
+    def discard_ready_responses(self) -> None:
         """Begin a new generation of the record, although no decision depends on a change: its tokens are outdated."""
         self.record.invalidate()
         self._served = None
 
     def serve(self, key: Hashable) -> None:
-        """Note that a ready answer may contain the token cached under *key*."""
+        """Note that a ready response may contain the token cached under *key*."""
         if self._served is not None and len(self._served) >= SERVED_MAX:
-            # The notes must stay complete, so the ready answers are discarded with them.
-            self.discard_answers()
+            # The notes must stay complete, so the ready responses are discarded with them.
+            self.discard_ready_responses()
         if self._served is None:
             self._served = set()
         self._served.add(key)
 
     def serves(self, key: Hashable) -> bool:
-        """Return whether a ready answer may contain the token cached under *key*."""
+        """Return whether a ready response may contain the token cached under *key*."""
         return self._served is not None and key in self._served
 
     def first_request(self, missing: Hashable, now: float) -> float:

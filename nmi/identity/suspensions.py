@@ -183,7 +183,7 @@ class Suspensions:
     def _end(self, suspension: Suspension) -> None:
         by_address = self._suspensions.get(suspension.entry, {})
         if by_address.pop(suspension.address, None) is None or by_address:
-            return  # ended before, or suspended at another address: ready answers are the pod's, not an address's
+            return  # ended before, or suspended at another address: ready responses are the pod's, not an address's
         del self._suspensions[suspension.entry]
         suspension.entry.lift()
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from _native.answers import Usage
+from _native.ready_responses import Usage
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal

@@ -8,8 +8,8 @@ response to its own request. A pod that sends the field gets its own request ref
 A connection gets its destination when it is opened, so the response closes it: Cilium creates the redirect for a new
 NMI a moment before NMI's exemption from it, and a kept connection from that moment would return all later requests.
 
-The fast lane does not search for the field. It answers only requests for which it has a ready answer, and so sends none
-to IMDS.
+The fast lane does not search for the field. It answers only requests for which it has a ready response, and so sends
+none to IMDS.
 """
 
 from http import HTTPStatus

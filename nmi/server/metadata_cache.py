@@ -20,7 +20,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from _native.answers import SharedText, Usage
+from _native.ready_responses import SharedText, Usage
 from nmi.refusal import Refusal
 from nmi.server.passthrough import Forwarder, forwarded_target
 from nmi.server.request import Request, Stream
@@ -35,7 +35,7 @@ BYTES_MAX: Final = 1024 * 1024
 ENTRY_BYTES_MIN: Final = BYTES_MAX // ENTRIES_MAX
 """A smaller entry counts as this many bytes, so that one limit bounds the bytes and the number."""
 ENTRY_BYTES_MAX: Final = 60 * 1024
-"""A larger body is not kept: a ready answer has at most 64 KiB."""
+"""A larger body is not kept: a ready response has at most 64 KiB."""
 STALE_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 1.0
 _KEPT_FIELDS: Final = ("Server", "Etag", "Last-Modified")

@@ -17,7 +17,7 @@ from _native.histogram import Counter, Histogram, Series
 from nmi.refusal import Limit, Reason
 
 BUCKETS_SECONDS: Final = (
-    *(0.000_05, 0.000_1, 0.000_25, 0.000_5),  # ready answers
+    *(0.000_05, 0.000_1, 0.000_25, 0.000_5),  # ready responses
     *(0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1),  # the token cache; a fast IMDS
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0, 60.0),  # upstream, and waiting up to --max-hold
 )
@@ -177,7 +177,7 @@ _LANE_COUNTERS: Final = {
     "refused_total": "Connections refused because all connection slots were in use.",
     "refused_peer": "Connections refused because all slots of the peer were in use.",
     "timed_out": "Connections closed at a deadline.",
-    "fast_answers": "Requests answered from ready answers, refusals included.",
+    "fast_answers": "Requests answered from ready responses, refusals included.",
     "handed_over": "Requests handed to the general lane.",
     "failed": "Connections closed because of a defect.",
 }

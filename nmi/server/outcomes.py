@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from _native.answers import SharedAnswer, SharedText, Usage
 from _native.histogram import Series
 from _native.index import Index, PodRecord
+from _native.ready_responses import SharedResponse, SharedText, Usage
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.decisions import Decisions, Subject
@@ -101,7 +101,7 @@ class Outcomes:
         record, target = self._index.get(call.peer), request.target.encode()
         if record is not None and len(target) <= TARGET_BYTES_MAX:
             series = self.series(HTTPStatus.OK, subject_of(call, record))
-            record.admit_metadata(record.generation, target, SharedAnswer(text=text, series=series, usage=usage))
+            record.admit_metadata(record.generation, target, SharedResponse(text=text, series=series, usage=usage))
 
     def failed(self, call: Call, error: BaseException) -> Outcome:
         """Return the outcome of a request that failed because of a defect in NMI."""

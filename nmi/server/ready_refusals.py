@@ -12,9 +12,9 @@ from typing import Final
 
 import msgspec
 
-from _native.answers import FixedAnswer, Usage
 from _native.histogram import Counter, Series
 from _native.index import PodRecord
+from _native.ready_responses import FixedResponse, Usage
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.parameters import NO_RESOURCE
@@ -105,17 +105,17 @@ class ReadyRefusals:
             selector_kind=request.selector.value,
             selector_value=request.selector_value.encode(),
             xms_cc=request.xms_cc.encode(),
-            answer=self._ready(refused, self._now_ns(), seconds),
+            response=self._ready(refused, self._now_ns(), seconds),
         )
 
-    def _ready(self, refused: RefusedRequest, now_ns: int, seconds: float = FRESH_SECONDS) -> FixedAnswer:
+    def _ready(self, refused: RefusedRequest, now_ns: int, seconds: float = FRESH_SECONDS) -> FixedResponse:
         text = self._texts.get(refused.response.body)
         if text is None:
             text = split(refused.response, refused.request_id)
             if len(self._texts) < TEXTS_MAX:
                 self._texts[refused.response.body] = text
         head, body = text
-        return FixedAnswer(
+        return FixedResponse(
             head=head,
             body=body,
             has_id=True,

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import msgspec
 from typing_extensions import override
 
-from _native.answers import SharedText, Usage
+from _native.ready_responses import SharedText, Usage
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Token
 from podidentity.azure.imds import RawResponse
@@ -89,7 +89,7 @@ class StreamedResponse(msgspec.Struct, frozen=True):
 
 
 def head_of(response: PlainResponse) -> bytes:
-    """Return the head of *response* without its last line end, as ready answers need it."""
+    """Return the head of *response* without its last line end, as ready responses need it."""
     return _head(response.status, response.content_type, len(response.body), response.headers).removesuffix(b"\r\n\r\n")
 
 
@@ -209,7 +209,7 @@ def host_token_parts(token: Token, expires_ns: int, now_ns: int) -> Parts:
 
 
 def rendered(parts: Parts, expires_ns: int, now_ns: int) -> PlainResponse:
-    """Return the response of *parts* as of now, for one that is not a ready answer. The bytes are the same."""
+    """Return the response of *parts* as of now, for one that is not a ready response. The bytes are the same."""
     return PlainResponse(HTTPStatus.OK, str(_life(expires_ns, now_ns)).encode().join(parts))
 
 

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from _native.answers import ReadyAnswer, TokenAnswer
 from _native.histogram import Series
+from _native.ready_responses import ReadyResponse, TokenResponse
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import Subject
@@ -78,7 +78,7 @@ class TokenPath(TokenEndpoint):
         self, *, policy: ServerPolicy, token_service: TokenProvider, outcomes: Outcomes, now_ns: Callable[[], int]
     ) -> None:
         super().__init__(policy=policy, token_service=token_service, outcomes=outcomes, now_ns=now_ns)
-        self._ready = ReadyAnswers()
+        self._ready = ReadyResponses()
 
     def handle(self, call: Call, request: Request, destination: Destination) -> Outcome | Work:
         if request.method != "GET":
@@ -196,24 +196,24 @@ def _name_of(issued: Issued) -> str:
     return issued.identity or redacted(issued.token.client_id)
 
 
-class ReadyAnswers:
-    """Ready answers, each created once for all pods with the same token and the same metric series.
+class ReadyResponses:
+    """Ready responses, each created once for all pods with the same token and the same metric series.
 
     Thousands of pods may share one identity, and a response takes 2 kB. It is freed with its token and the last pod
     record that contains it.
     """
 
     def __init__(self) -> None:
-        self._made: WeakKeyDictionary[Token, dict[Series, ReadyAnswer]] = WeakKeyDictionary()
+        self._made: WeakKeyDictionary[Token, dict[Series, ReadyResponse]] = WeakKeyDictionary()
 
-    def admit(self, issued: Issued, request: TokenRequest, series: Series, now_ns: int) -> ReadyAnswer | None:
-        """Return the ready answer and admit it to the pod record if it is cacheable; None if it is too large."""
+    def admit(self, issued: Issued, request: TokenRequest, series: Series, now_ns: int) -> ReadyResponse | None:
+        """Return the ready response and admit it to the pod record if it is cacheable; None if it is too large."""
         made = self._made.setdefault(issued.token, {})
         ready = made.get(series)
         if ready is None or not _is_of(ready, issued):
             before, after = token_parts(issued.token, (), issued.expires_ns, now_ns)
             try:
-                ready = made[series] = TokenAnswer(
+                ready = made[series] = TokenResponse(
                     before=before,
                     after=after,
                     expires_ns=issued.expires_ns,
@@ -230,13 +230,13 @@ class ReadyAnswers:
                 selector_kind=request.selector.value,
                 selector_value=request.selector_value.encode(),
                 xms_cc=request.xms_cc.encode(),
-                answer=ready,
+                response=ready,
             )
         return ready
 
 
-def _is_of(ready: ReadyAnswer, issued: Issued) -> bool:
-    """Return whether *ready*, which has the same token, equals the ready answer of *issued* in times and usage."""
+def _is_of(ready: ReadyResponse, issued: Issued) -> bool:
+    """Return whether *ready*, which has the same token, equals the ready response of *issued* in times and usage."""
     return (
         ready.expires_ns == issued.expires_ns
         and ready.fresh_until_ns == issued.fresh_until_ns
@@ -245,9 +245,9 @@ def _is_of(ready: ReadyAnswer, issued: Issued) -> bool:
 
 
 class _Ready(msgspec.Struct, frozen=True):
-    """A ready answer as a `Response`: exactly the bytes that the fast lane would write."""
+    """A ready response as a `Response`: exactly the bytes that the fast lane would write."""
 
-    ready: ReadyAnswer
+    ready: ReadyResponse
     status: int = 200
     ends_connection: bool = False
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from _native.answers import Usage
+from _native.ready_responses import Usage
 from nmi.identity.request import TokenRequest
 from nmi.tokens.cache import SOON_SECONDS, CachedToken, ObjectIds, Refusals, TokenCache
 from nmi.tokens.flight import Flight, Flights, RefreshTimers, log_failed_refresh
@@ -64,7 +64,7 @@ class TokenBroker:
         """*sources* by the identity's type. Without *caching*, only concurrent requests share a fetch.
 
         *fetch_seconds*: the limit of one fetch with all its attempts, independent of its waiters' remaining time.
-        *usage_clock_ns*: the clock of the ready answers' `Usage`.
+        *usage_clock_ns*: the clock of the ready responses' `Usage`.
         """
         self._sources = sources
         self._governor = governor

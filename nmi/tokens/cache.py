@@ -8,7 +8,7 @@ from itertools import islice
 from math import inf
 from typing import Final
 
-from _native.answers import Usage
+from _native.ready_responses import Usage
 from nmi.tokens.namespace_table import NamespaceTable
 from nmi.tokens.source import FetchedToken, Token, TokenKey
 from podidentity.azure.errors import AzureError
@@ -20,7 +20,7 @@ SOON_SECONDS: Final = 300.0
 TOKENS_MAX: Final = 2048
 TOKENS_PER_IDENTITY: Final = 64
 TOKENS_PER_POD: Final = 16
-"""For identities whose tokens belong to one pod: the number of ready answers of a pod."""
+"""For identities whose tokens belong to one pod: the number of ready responses of a pod."""
 REFUSALS_MAX: Final = 512
 REFUSAL_SECONDS: Final = 10.0
 OBJECT_IDS_MAX: Final = 1024
@@ -32,7 +32,7 @@ RETRY_FLOOR_SECONDS: Final = 30.0
 """The minimum time between two refreshes of one token."""
 
 AGAIN_SECONDS: Final = 2.0
-"""The lifetime of a ready answer whose token is due for a refresh."""
+"""The lifetime of a ready response whose token is due for a refresh."""
 
 
 class CachedToken:
@@ -70,7 +70,7 @@ class CachedToken:
         self.expires_at = now + min(fetched.expires_in, expires_on - wall_now)
         self.refresh_at = now + _refresh_pause(self.expires_at - now, jitter)
         self.usage = usage
-        """Shared with the ready answers of this token, and passed to its successor."""
+        """Shared with the ready responses of this token, and passed to its successor."""
         self._usage_before = usage.last_ns
 
     @property
@@ -91,7 +91,7 @@ class CachedToken:
         return self.expires_at - now
 
     def fresh_until(self, now: float) -> float:
-        """Return the time until which a ready answer created now may be served without the broker."""
+        """Return the time until which a ready response created now may be served without the broker."""
         briefly = min(now + AGAIN_SECONDS, self.expires_at)
         if self.left(now) <= SOON_SECONDS:
             return briefly
@@ -171,7 +171,7 @@ class TokenCache:
         """Return the seconds to the first expiry of a token in use, at least 0; infinity if none is in use.
 
         A token without a second request is not refreshed, and one whose pods are gone cannot be: so a token is in use
-        if it was requested again, and at *used_since_ns* of the ready answers' clock or later.
+        if it was requested again, and at *used_since_ns* of the ready responses' clock or later.
         """
         return min((max(cached.left(now), 0.0) for cached in self._in_use(used_since_ns)), default=inf)
 

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple, Protocol, Self
 
 import msgspec
 
-from _native.answers import Usage
 from _native.index import PodRecord
+from _native.ready_responses import Usage
 from nmi.tokens.fair_queue import Charged
 from podidentity.azure.errors import AzureError
 from podidentity.hidden_fields import HidingStruct
@@ -228,7 +228,7 @@ class Issued(msgspec.Struct, frozen=True):
     fresh_until_ns: int
     usage: Usage
     cacheable: bool
-    """Whether it may become a ready answer."""
+    """Whether it may become a ready response."""
     pod: str = ""
     """`namespace/name`, for the log."""
     identity: str = ""
@@ -238,7 +238,7 @@ class Issued(msgspec.Struct, frozen=True):
     correlation: str = ""
     """The id of the call in Azure's own logs, if Azure returned one."""
     auxiliary: tuple[Token, ...] = ()
-    """Tokens of the identity's further tenants, in their order. With any of them there is no ready answer."""
+    """Tokens of the identity's further tenants, in their order. With any of them there is no ready response."""
 
 
 class TokenSource(Protocol):

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from _native.answers import ReadyAnswer, TokenAnswer, Usage
 from _native.connection import Connection
 from _native.histogram import Histogram, Series
 from _native.index import Index, PodRecord
 from _native.lane import Lane, Limits
+from _native.ready_responses import ReadyResponse, TokenResponse, Usage
 from tests.support.nmi.server.limits import limits_with
 from tests.support.waiting import LIMIT_SECONDS, until
 
@@ -198,9 +198,9 @@ class Serving:
 
 def ready(
     token: bytes, series: Series, usage: Usage, *, lives_seconds: float = 3600, fresh_seconds: float = 3000
-) -> ReadyAnswer:
+) -> ReadyResponse:
     now = time.monotonic_ns()
-    return TokenAnswer(
+    return TokenResponse(
         before=b'{"access_token":"' + token + b'","expires_in":"',
         after=b'","token_type":"Bearer"}',
         expires_ns=now + int(lives_seconds * 1e9),
@@ -210,9 +210,9 @@ def ready(
     )
 
 
-def admit(record: PodRecord, answer: ReadyAnswer, resource: bytes = RESOURCE) -> bool:
+def admit(record: PodRecord, answer: ReadyResponse, resource: bytes = RESOURCE) -> bool:
     return record.admit(
-        record.generation, resource=resource, selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer
+        record.generation, resource=resource, selector_kind=0, selector_value=b"", xms_cc=b"", response=answer
     )
 
 
@@ -227,7 +227,7 @@ async def serving(
     redirected_from: tuple[str, int] | None = None,
     host: str = "127.0.0.1",
 ) -> AsyncIterator[Serving]:
-    """A lane whose index knows one pod, at each of *addresses*, with one ready answer."""
+    """A lane whose index knows one pod, at each of *addresses*, with one ready response."""
     index, record, usage = Index(), PodRecord("pod"), Usage()
     series = Histogram([0.001, 1.0]).series(("200",))
     for address in addresses:

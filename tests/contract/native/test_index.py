@@ -1,4 +1,4 @@
-"""The address index, the pod records, the bytes of their ready answers, and the histograms that count them."""
+"""The address index, the pod records, the bytes of their ready responses, and the histograms that count them."""
 
 import ipaddress
 import time
@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _native.answers import ReadyAnswer, TokenAnswer, Usage
 from _native.histogram import Histogram
-from _native.index import READY_ANSWERS_MAX, UNKNOWN_ADDRESSES_MAX, Index, PodRecord
+from _native.index import READY_RESPONSES_MAX, UNKNOWN_ADDRESSES_MAX, Index, PodRecord
+from _native.ready_responses import ReadyResponse, TokenResponse, Usage
 
 NOW = time.monotonic_ns()
 FOR_EVER = NOW + 10**15
 
 
-def answer(fresh_until_ns: int = FOR_EVER, expires_ns: int = FOR_EVER) -> ReadyAnswer:
+def answer(fresh_until_ns: int = FOR_EVER, expires_ns: int = FOR_EVER) -> ReadyResponse:
     series = Histogram([1]).series(())
-    return TokenAnswer(
+    return TokenResponse(
         before=b"", after=b"", expires_ns=expires_ns, fresh_until_ns=fresh_until_ns, series=series, usage=Usage()
     )
 
@@ -30,10 +30,10 @@ def plain(resource: bytes) -> Key:
     return (resource, 0, b"", b"")
 
 
-def admit(record: PodRecord, ready: ReadyAnswer, key: Key) -> bool:
+def admit(record: PodRecord, ready: ReadyResponse, key: Key) -> bool:
     resource, kind, value, xms_cc = key
     return record.admit(
-        record.generation, resource=resource, selector_kind=kind, selector_value=value, xms_cc=xms_cc, answer=ready
+        record.generation, resource=resource, selector_kind=kind, selector_value=value, xms_cc=xms_cc, response=ready
     )
 
 
@@ -114,7 +114,7 @@ def test_an_answer_of_an_older_decision_is_not_stored() -> None:
         admit(record, answer(), plain(name))
     decided = record.generation
     assert record.invalidate() == decided + 1 == record.generation
-    assert not record.admit(decided, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer())
+    assert not record.admit(decided, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", response=answer())
     assert [record.find(*plain(name), NOW) for name in (b"a", b"b", b"r")] == [None, None, None]
 
 
@@ -129,7 +129,7 @@ def test_an_answer_that_is_not_fresh_is_not_found(fresh: int, expires: int) -> N
 def test_the_least_used_answer_of_the_pod_is_removed_when_there_are_too_many() -> None:
     record, other_record = PodRecord(None), PodRecord("other")
     admit(other_record, answer(), plain(b"r"))
-    names = [b"%d" % at for at in range(READY_ANSWERS_MAX)]
+    names = [b"%d" % at for at in range(READY_RESPONSES_MAX)]
     for name in names:
         assert admit(record, answer(), plain(name))
     for name in names[1:]:
@@ -168,8 +168,8 @@ START = 1_000 * SECOND
 BEFORE, AFTER = b'{"access_token":"t","expires_in":"', b'","token_type":"Bearer"}'
 
 
-def living(lives_seconds: int, before: bytes = BEFORE, after: bytes = AFTER) -> TokenAnswer:
-    return TokenAnswer(
+def living(lives_seconds: int, before: bytes = BEFORE, after: bytes = AFTER) -> TokenResponse:
+    return TokenResponse(
         before=before,
         after=after,
         expires_ns=START + lives_seconds * SECOND,
@@ -187,7 +187,7 @@ def expected(seconds: int, *, close: bool) -> bytes:
 
 @pytest.mark.parametrize("lives", [0, 1, 9, 10, 86_399, 10**9])
 @pytest.mark.parametrize("close", [False, True])
-def test_a_ready_answer_is_complete_and_contains_the_remaining_seconds(lives: int, close: bool) -> None:
+def test_a_ready_response_is_complete_and_contains_the_remaining_seconds(lives: int, close: bool) -> None:
     assert living(lives).render(START, close) == expected(lives, close=close)
 
 
@@ -214,9 +214,9 @@ def test_an_answer_has_at_most_64_kib_including_its_head() -> None:
         living(1, b"b" * room, b"a")
 
 
-def test_a_ready_answer_is_immutable_and_its_repr_shows_no_content() -> None:
+def test_a_ready_response_is_immutable_and_its_repr_shows_no_content() -> None:
     ready = living(1, b"secret")
-    assert repr(ready) == "<ReadyAnswer>"
+    assert repr(ready) == "<ReadyResponse>"
     with pytest.raises(TypeError, match="once"):
         ready.__init__(before=b"", after=b"", expires_ns=0, fresh_until_ns=0, series=ready.series, usage=ready.usage)
 

@@ -1,4 +1,4 @@
-"""Ready answers over real connections: the requests that the fast lane answers, and the conditions.
+"""Ready responses over real connections: the requests that the fast lane answers, and the conditions.
 
 Excluded: the hand-over (test_lane_handover.py), limits and deadlines.
 """
@@ -20,7 +20,7 @@ A_BYTE_LESS = REQUEST.replace(ASKED, b"?resource=https%3A%2F%2Fvault.azure.ne ")
 LONG = REQUEST.replace(ASKED, b"?api-version=" + b"%32" * 400 + b"&" + ASKED[1:])
 
 
-async def test_a_ready_answer_is_sent_whole_and_counted_in_its_series_and_in_its_usage(
+async def test_a_ready_response_is_sent_whole_and_counted_in_its_series_and_in_its_usage(
     lane: Serving, peer: Peer
 ) -> None:
     for _ in range(2):

@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 from typing_extensions import override
 
-from _native.answers import Usage
 from _native.histogram import Histogram
 from _native.index import Index, PodRecord
+from _native.ready_responses import Usage
 from tests.contract.native.serving import (
     NOT_FOUND,
     OTHER_REQUEST,

@@ -1,7 +1,7 @@
 """Both lanes give the same responses, byte for byte, for any division of the bytes into packets.
 
 Each stream of requests is sent twice to a real server whose token service grants everything: first without ready
-answers, so that only the general lane answers, and then again, when the fast lane may answer. Both must be equal, and
+responses, so that only the general lane answers, and then again, when the fast lane may answer. Both must be equal, and
 must be what the oracle predicts. Every stream ends with a request to close the connection, so that the test can wait
 for its end.
 """
@@ -81,7 +81,7 @@ class LoopbackServer:
         return replace(usual, fresh_until_ns=usual.expires_ns)
 
     def ask(self, pieces: Iterable[bytes], *, ready: bool) -> bytes:
-        """The responses to *pieces*, sent one after the other. Without *ready*, drop every ready answer before."""
+        """The responses to *pieces*, sent one after the other. Without *ready*, drop every ready response before."""
         self.running.token_service.asked.clear()
         self.running.proxy.forwarded.clear()
         if not ready:
@@ -97,7 +97,7 @@ class LoopbackServer:
         return self.runner.run(ask_all())
 
     def make_ready(self, data: bytes) -> None:
-        """Have a ready answer for the query of *data*, even if *data* itself must not get it, and every refusal."""
+        """Have a ready response for the query of *data*, even if *data* itself must not get it, and every refusal."""
         self.make_refusals_ready()
         start = re.match(rb"GET (\S+) HTTP/1.1\r\n", data)
         if start is not None:
@@ -202,7 +202,7 @@ def test_answers_do_not_depend_on_how_the_bytes_are_split(loopback_server: Loopb
 
 
 def check_both_lanes(loopback_server: LoopbackServer, data: bytes) -> bytes:
-    """Return the responses to *data*, which must equal those without a ready answer, and the oracle's."""
+    """Return the responses to *data*, which must equal those without a ready response, and the oracle's."""
     slowly = loopback_server.ask([data + ENDING], ready=False)
     loopback_server.make_ready(data)
     assert loopback_server.ask([data + ENDING], ready=True) == slowly

@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-from _native.answers import Usage
+from _native.ready_responses import Usage
 from nmi.handover.messages import (
     DESCRIPTORS_MAX,
     PACKET_MAX,

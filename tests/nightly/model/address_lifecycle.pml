@@ -88,7 +88,7 @@ typedef Entry {
     bit deleting;
     bit dead;
     bit suspended;              /* by local evidence */
-    bit ready;                  /* a ready answer is kept */
+    bit ready;                  /* a ready response is kept */
     byte number;
 };
 
@@ -156,7 +156,7 @@ byte number_; bit there_; bit deleting_; bit dead_; bit real_;
 #define STANDS(i) (MATCH == request[i].who && SERVED(request[i].who))
 #endif
 
-#ifdef READY_ANSWERS_UNCHECKED
+#ifdef READY_RESPONSES_UNCHECKED
 #define UNCHECKED(i) (entry[i].ready)
 #else
 #define UNCHECKED(i) false
@@ -196,7 +196,7 @@ inline forget(i) {
 
 /* Begin a new generation of pod i's record. */
 inline bump(i) {
-#ifndef READY_ANSWERS_UNCHECKED
+#ifndef READY_RESPONSES_UNCHECKED
     entry[i].ready = 0;
 #endif
 #ifndef READ_SHARED

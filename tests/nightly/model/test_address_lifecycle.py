@@ -52,7 +52,7 @@ BROKEN: Final = {
     "no evidence": (*SMALL, "NO_EVIDENCE"),
     "lost netlink messages are ignored": (*OVERRUN, "OVERRUN_IGNORED"),
     "the generation is not compared after an await": (*SMALL, "NO_GENERATION"),
-    "ready answers survive a suspension": (*SMALL, "READY_ANSWERS_UNCHECKED"),
+    "ready responses survive a suspension": (*SMALL, "READY_RESPONSES_UNCHECKED"),
     "a read is shared across generations": (*SMALL, "READ_SHARED"),
     "any event lifts a suspension": (*SMALL, "LIFTED_BY_ANY_EVENT"),
     "the first of two claims wins": (*SMALL, "SHOWS_NOTHING", "CLAIMED_FIRST", "FIRST_CLAIM_WINS"),

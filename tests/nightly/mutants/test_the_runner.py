@@ -72,16 +72,16 @@ def test_a_change_that_breaks_the_module_is_not_judged(tree: Tree, value: str) -
 
 
 def test_a_compiled_module_is_compiled_with_its_mutant_and_restored(tree: Tree) -> None:
-    code = "from _native.answers import Usage; usage = Usage(); usage.touch(); print(usage.last_ns)"
-    (module,) = tree.root.glob("_native/answers.*.so")
+    code = "from _native.ready_responses import Usage; usage = Usage(); usage.touch(); print(usage.last_ns)"
+    (module,) = tree.root.glob("_native/ready_responses.*.so")
     before = module.read_bytes()
-    with tree.mutated(mutant("_native/answers.pyx", "        self.last_ns = ", "        self.last_ns = 0 * ")):
+    with tree.mutated(mutant("_native/ready_responses.pyx", "        self.last_ns = ", "        self.last_ns = 0 * ")):
         assert output_of(tree, "python", "-c", code) == "0\n"
     assert module.read_bytes() == before
     assert output_of(tree, "python", "-c", code) != "0\n"
     with (
         pytest.raises(MutantError, match="does not compile"),
-        tree.mutated(mutant("_native/answers.pyx", "        self.last_ns = ", "        self.last_ns = = ")),
+        tree.mutated(mutant("_native/ready_responses.pyx", "        self.last_ns = ", "        self.last_ns = = ")),
     ):
         pass
     assert module.read_bytes() == before

@@ -32,7 +32,7 @@ RSS_GROWTH_MIB: Final = 4.0
 SERIES_MAX: Final = 600
 """Those that depend on nothing that pods choose, and a histogram for each status with each of two resources."""
 FEWEST_TOKENS: Final = 0.5
-"""Share of the requests that must get a token. Faults leave ready answers alone, so it is much more; far fewer would
+"""Share of the requests that must get a token. Faults leave ready responses alone, so it is much more; far fewer would
 mean that nothing was tested."""
 
 

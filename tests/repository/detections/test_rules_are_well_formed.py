@@ -16,7 +16,7 @@ from sigma.rule import SigmaRule
 from sigma.validation import SigmaValidator
 from sigma.validators.core import validators
 
-from _native.answers import Usage
+from _native.ready_responses import Usage
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import LINES_PER_SUBJECT, Decisions, Subject

@@ -39,7 +39,7 @@ class ServedRequest:
     close: bool
     """Whether the connection ends with the response."""
     cacheable: bool
-    """Whether NMI may use a ready answer: the request does not require a fresh token."""
+    """Whether NMI may use a ready response: the request does not require a fresh token."""
 
 
 class _NotServed(Exception):  # noqa: N818 - not an error: carries every verdict except a token request
@@ -122,7 +122,7 @@ def check_framing(values: dict[str, list[str]], version: str) -> None:
 
 
 def parse_target(target: str) -> tuple[str, int, str, str, bool]:
-    """Return resource, selector kind and value, xms_cc, and whether NMI may use a ready answer."""
+    """Return resource, selector kind and value, xms_cc, and whether NMI may use a ready response."""
     path, _, query = target.partition("?")
     require("/".join("metadata" if word.lower() == "metadata" else word for word in path.split("/")) in PATHS)
     fields: dict[str, str] = {}

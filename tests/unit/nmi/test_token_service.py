@@ -196,7 +196,7 @@ async def test_an_object_id_is_known_after_azure_has_returned_it(bench: ServiceB
     assert (await bench.issued(request)).identity == "ns/id"
 
 
-async def test_a_terminating_pod_gets_tokens_but_no_ready_answers(bench: ServiceBench) -> None:
+async def test_a_terminating_pod_gets_tokens_but_no_ready_responses(bench: ServiceBench) -> None:
     entry = await bench.with_pod()
     assert (await bench.issued()).cacheable
     bench.cluster.api.store.delete("pods", "web", "ns")
@@ -237,7 +237,7 @@ async def test_a_request_that_a_token_source_forbids_is_refused_with_its_message
         assert forbidding.requests == []
 
 
-async def test_tokens_of_auxiliary_tenants_are_included_and_never_in_a_ready_answer() -> None:
+async def test_tokens_of_auxiliary_tenants_are_included_and_never_in_a_ready_response() -> None:
     further = Token("further", 2_000_000_000, 0, RESOURCE, CLIENT_ID)
     async with running_token_service(sources={1: FakeSource(auxiliary=(further,))}) as bench:
         entry = await bench.with_pod(assigned=False)

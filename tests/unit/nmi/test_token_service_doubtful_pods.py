@@ -70,7 +70,7 @@ async def test_a_stopped_pod_being_deleted_gets_nothing_although_a_read_still_sh
 
 
 @STOPPED
-async def test_a_stopped_pod_that_is_not_deleted_gets_nothing_either_and_loses_its_ready_answers(
+async def test_a_stopped_pod_that_is_not_deleted_gets_nothing_either_and_loses_its_ready_responses(
     brief: ServiceBench, changes: dict[str, Any], refusal: Refusal
 ) -> None:
     await brief.with_pod()
@@ -161,7 +161,7 @@ async def suspended(bench: ServiceBench) -> PodEntry:
     return entry
 
 
-async def test_evidence_ends_ready_answers_immediately_and_requests_are_held_and_then_refused(
+async def test_evidence_ends_ready_responses_immediately_and_requests_are_held_and_then_refused(
     brief: ServiceBench,
 ) -> None:
     entry = await attached(brief)

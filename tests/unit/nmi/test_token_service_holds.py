@@ -141,7 +141,7 @@ async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold(ser
     deliver(service, assigned=True)
     service.cluster.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
     service.cluster.deliver(assigned_identity(pod_name="second"))
-    await service.issue()  # from now on the pod has a ready answer with the shared token
+    await service.issue()  # from now on the pod has a ready response with the shared token
     pending = asyncio.create_task(service.refused_after(UNASSIGNED))
     before = service.cluster.owner(ADDRESS).record.generation
     for _ in range(4):

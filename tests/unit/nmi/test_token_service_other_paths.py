@@ -229,7 +229,7 @@ async def test_the_nodes_own_identities_are_never_returned_here(selector: Select
         assert bench.imds.calls == []
 
 
-async def test_an_answer_of_this_path_never_becomes_a_ready_answer_of_the_pod(bench: ServiceBench) -> None:
+async def test_an_answer_of_this_path_never_becomes_a_ready_response_of_the_pod(bench: ServiceBench) -> None:
     entry = await bench.with_pod()
     await issued(bench)
     assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, "").lasting)

@@ -76,7 +76,7 @@ async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
 
 
 @pytest.mark.parametrize("deleted", [binding(), identity()], ids=["binding", "identity"])
-async def test_in_managed_mode_an_object_deleted_during_the_fetch_is_not_granted_and_ready_answers_are_dropped(
+async def test_in_managed_mode_an_object_deleted_during_the_fetch_is_not_granted_and_ready_responses_are_dropped(
     deleted: Resource,
 ) -> None:
     async with running_token_service(managed=True, policy=AT_ONCE) as bench:
@@ -154,7 +154,7 @@ async def test_a_change_that_keeps_the_grant_costs_no_second_fetch(bench: Servic
     assert len(bench.imds.calls) == 1
 
 
-async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_one(bench: ServiceBench) -> None:
+async def test_a_force_refreshed_token_replaces_the_ready_responses_with_the_old_one(bench: ServiceBench) -> None:
     entry = await bench.with_pod()
     bench.cluster.put_pod(pod("sharer", addresses=("10.0.0.2",)))
     bench.cluster.put(assigned_identity(pod_name="sharer"))

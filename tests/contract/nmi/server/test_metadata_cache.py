@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from typing_extensions import override
 
-from _native.index import METADATA_ANSWERS_MAX
+from _native.index import METADATA_RESPONSES_MAX
 from nmi.refusal import Reason, Refusal
 from nmi.server.metadata_cache import (
     BYTES_MAX,
@@ -374,7 +374,7 @@ async def test_a_change_of_the_pod_or_of_the_owner_ends_the_fast_answer(running:
 
 
 async def test_a_pod_holds_a_bounded_number_of_targets(running: Running, client: Client) -> None:
-    targets = [f"{INSTANCE}&a={number}" for number in range(METADATA_ANSWERS_MAX + 3)]
+    targets = [f"{INSTANCE}&a={number}" for number in range(METADATA_RESPONSES_MAX + 3)]
     for target in [*targets, f"{INSTANCE}&a={'b' * 2048}"]:
         await client.ask(request_bytes(target))
     now, record = time.monotonic_ns(), running.entry.record

@@ -27,7 +27,7 @@ from tests.support.nmi.server.fakes import (
     TARGET,
     TOKEN_PATH,
     ServerUnderTest,
-    TokenResponse,
+    ServiceResult,
     grant,
     request_bytes,
 )
@@ -103,7 +103,7 @@ async def test_five_hundred_paths_and_audiences_make_no_series() -> None:
     """Through a whole server, over sockets."""
     chosen = random.Random(20)
 
-    def issued(request: object) -> TokenResponse:
+    def issued(request: object) -> ServiceResult:
         refuse = "refuse" in str(request)
         return Refusal(Reason.STILL_ASSIGNING, "No.") if refuse else grant(running.entry.record)
 

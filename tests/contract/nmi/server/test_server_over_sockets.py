@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from _native.answers import Usage
+from _native.ready_responses import Usage
 from nmi.refusal import Reason, Refusal
 from nmi.server import server as server_module
 from nmi.server.decisions import PERIOD_SECONDS

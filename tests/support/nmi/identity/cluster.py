@@ -136,7 +136,7 @@ class Cluster:
 
     @property
     def suspended(self) -> bool:
-        """Whether the index serves no ready answers."""
+        """Whether the index serves no ready responses."""
         return self.index.suspended
 
     def at(self, address: str) -> PodEntry | None:

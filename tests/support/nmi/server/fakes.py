@@ -9,8 +9,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from _native.answers import ReadyAnswer, Usage
 from _native.index import Index, PodRecord
+from _native.ready_responses import ReadyResponse, Usage
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
@@ -77,23 +77,23 @@ def grant(record: PodRecord, *, access_token: str = SECRET, cacheable: bool = Tr
     )
 
 
-TokenResponse = Issued | RawResponse | Refusal
+ServiceResult = Issued | RawResponse | Refusal
 
 
 class FakeTokenService:
     """A token service that returns the configured responses and records the requests."""
 
-    def __init__(self, respond: Callable[[TokenRequest], Awaitable[TokenResponse] | TokenResponse]) -> None:
+    def __init__(self, respond: Callable[[TokenRequest], Awaitable[ServiceResult] | ServiceResult]) -> None:
         self.respond = respond
         self.asked: list[tuple[str, TokenRequest]] = []
         """By a pod's address, or for a pod's `namespace/name`."""
 
-    async def issue(self, peer: str, request: TokenRequest) -> TokenResponse:
+    async def issue(self, peer: str, request: TokenRequest) -> ServiceResult:
         self.asked.append((peer, request))
         response = self.respond(request)
         return response if isinstance(response, Issued | RawResponse | Refusal) else await response
 
-    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> TokenResponse:
+    async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> ServiceResult:
         return await self.issue(f"{namespace}/{name}", request)
 
 
@@ -267,8 +267,8 @@ class ServerUnderTest:
         """Return the labels of the request metrics that have counted a request."""
         return {series.labels for series in self.measures.histogram.all_series() if sum(series.counts())}
 
-    def ready(self) -> ReadyAnswer | None:
-        """Return the ready answer for RESOURCE."""
+    def ready(self) -> ReadyResponse | None:
+        """Return the ready response for RESOURCE."""
         return self.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns())
 
     async def ask(self, data: bytes, **options: bool) -> Reply:

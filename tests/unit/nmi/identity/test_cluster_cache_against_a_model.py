@@ -1,7 +1,7 @@
 """The cluster cache against a model that computes everything from the list of objects, after every event of random
 runs.
 
-The decision for a pod, and the validity of its ready answers, must not depend on the order in which objects appear,
+The decision for a pod, and the validity of its ready responses, must not depend on the order in which objects appear,
 change and disappear, on lists after missed events, or on reads in between. Excluded: silence, and time.
 """
 
@@ -40,7 +40,7 @@ Key = tuple[str, str]
 View = tuple[object, ...]
 """The pod of an address, and its response to each request."""
 Kept = tuple[View, PodRecord | None, int]
-"""The responses to an address at one time, and the generation of a ready answer created then."""
+"""The responses to an address at one time, and the generation of a ready response created then."""
 
 
 class ApiObjects:
@@ -215,7 +215,7 @@ class Run:
         return ((entry.namespace, entry.name), entry.uid, *gets, entry.ending)
 
     def check_kept(self) -> None:
-        """Check that ready answers are void wherever the decision for an address has changed."""
+        """Check that ready responses are void wherever the decision for an address has changed."""
         for address in ADDRESSES:
             view, record = self.view_at(address)
             generation = record.generation if record is not None else 0

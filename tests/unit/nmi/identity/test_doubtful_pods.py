@@ -94,7 +94,7 @@ async def test_a_watch_event_after_a_read_counts_within_the_second_that_the_read
     assert cluster.reads() == [POD_PATH] * 2
 
 
-async def test_a_silent_watch_suspends_ready_answers_until_its_next_event(cluster: Cluster) -> None:
+async def test_a_silent_watch_suspends_ready_responses_until_its_next_event(cluster: Cluster) -> None:
     entry = await cluster.with_pod(assigned=True)
     await confirm_all_watches(cluster)
     cluster.clock.ahead += 94.0

@@ -137,7 +137,7 @@ async def test_a_pod_whose_change_cannot_be_processed_is_not_served(
     await cluster.seen(lambda: "changed" in getattr(cluster.at(OTHER), "labels", {}))
 
 
-async def test_a_pod_that_cannot_be_removed_suspends_all_ready_answers_until_it_is(
+async def test_a_pod_that_cannot_be_removed_suspends_all_ready_responses_until_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(object_store, "DOUBT_SECONDS", 0.05)

@@ -6,7 +6,7 @@ from logging.handlers import BufferingHandler
 
 import pytest
 
-from _native.answers import Usage
+from _native.ready_responses import Usage
 from nmi.error_refusals import refusal_of
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal

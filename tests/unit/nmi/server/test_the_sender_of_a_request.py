@@ -227,7 +227,7 @@ async def test_imds_responses_about_the_nodes_own_identities_are_never_returned(
     assert b"secret" not in reply.body
 
 
-async def test_an_answer_of_this_path_never_becomes_a_ready_answer(server: ServerUnderTest) -> None:
+async def test_an_answer_of_this_path_never_becomes_a_ready_response(server: ServerUnderTest) -> None:
     for _ in range(2):
         assert (await server.ask(ask(f"/host/token/?resource={RESOURCE}"))).status == 200
     assert len(server.token_service.asked) == 2

@@ -1,6 +1,6 @@
-"""The response with a token, the one of IMDS for an exempt pod, and ready answers, which pods with one token share.
+"""The response with a token, the one of IMDS for an exempt pod, and ready responses, which pods with one token share.
 
-Excluded: the lane's use of ready answers; which pods are exempt, and the request to IMDS.
+Excluded: the lane's use of ready responses; which pods are exempt, and the request to IMDS.
 """
 
 import gc
@@ -10,11 +10,11 @@ from weakref import ref
 import pytest
 from msgspec.structs import replace
 
-from _native.answers import ReadyAnswer, Usage
 from _native.histogram import Histogram, Series
+from _native.ready_responses import ReadyResponse, Usage
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.server.responses import PlainResponse, token_parts
-from nmi.server.token_path import ReadyAnswers
+from nmi.server.token_path import ReadyResponses
 from nmi.tokens.source import Issued, Token
 from podidentity.azure.imds import RawResponse
 from tests.support.nmi.server.fakes import (
@@ -67,7 +67,7 @@ def test_upstream_values_are_returned_unchanged_and_escaped() -> None:
 
 
 @pytest.mark.parametrize(("cacheable", "outdated"), [(True, False), (False, False), (True, True)])
-async def test_an_answer_of_the_present_generation_becomes_a_ready_answer_if_permitted(
+async def test_an_answer_of_the_present_generation_becomes_a_ready_response_if_permitted(
     server: ServerUnderTest, *, cacheable: bool, outdated: bool
 ) -> None:
     granted = grant(server.entry.record, cacheable=cacheable)
@@ -97,7 +97,7 @@ async def test_the_issuer_gets_the_connections_peer_and_the_query(server: Server
 
 
 @pytest.mark.parametrize("others", [1, 3])
-async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_answer(
+async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_response(
     server: ServerUnderTest, others: int
 ) -> None:
     auxiliary = tuple(token(access_token=f"tenant-{n}") for n in range(others))
@@ -141,7 +141,7 @@ async def test_only_an_error_of_imds_without_an_id_gets_one(
     assert ("x-ms-request-id" in (await server.ask(request_bytes())).headers) is ours
 
 
-async def test_an_exempt_pods_answer_never_becomes_a_ready_answer(server: ServerUnderTest) -> None:
+async def test_an_exempt_pods_answer_never_becomes_a_ready_response(server: ServerUnderTest) -> None:
     server.token_service.respond = lambda _: RawResponse(200, BODY, "application/json")
     for _ in range(2):
         await server.ask(request_bytes())
@@ -153,7 +153,7 @@ ASKED = TokenRequest(RESOURCE, SelectorKind.NONE, "")
 SERIES = Histogram((1000,)).series(("token", "200", "shop", RESOURCE))
 
 
-def made(store: ReadyAnswers, granted: Issued, series: Series = SERIES) -> ReadyAnswer:
+def made(store: ReadyResponses, granted: Issued, series: Series = SERIES) -> ReadyResponse:
     ready = store.admit(granted, ASKED, series, 0)
     assert ready is not None
     stored = granted.record.find(RESOURCE.encode(), SelectorKind.NONE.value, b"", b"", 0)
@@ -172,8 +172,8 @@ def first() -> Issued:
     return grant(pod_entry().record)
 
 
-def test_pods_with_the_same_token_share_one_ready_answer_which_outlives_the_first_of_them(first: Issued) -> None:
-    store = ReadyAnswers()
+def test_pods_with_the_same_token_share_one_ready_response_which_outlives_the_first_of_them(first: Issued) -> None:
+    store = ReadyResponses()
     ready = made(store, first)
     assert made(store, for_another_pod(first)) is ready
     first.record.invalidate()
@@ -181,7 +181,7 @@ def test_pods_with_the_same_token_share_one_ready_answer_which_outlives_the_firs
 
 
 def test_a_different_token_series_freshness_or_usage_has_its_own_answer(first: Issued) -> None:
-    store, usage = ReadyAnswers(), Usage()
+    store, usage = ReadyResponses(), Usage()
     usual = made(store, first)
     renewed = made(store, replace(first, token=token(access_token="renewed")))
     assert [b"renewed" in ready.render(0) for ready in (usual, renewed)] == [False, True]
@@ -195,13 +195,13 @@ def test_a_different_token_series_freshness_or_usage_has_its_own_answer(first: I
 
 
 def test_an_answer_that_one_pod_may_not_keep_is_kept_only_for_the_other(first: Issued) -> None:
-    store = ReadyAnswers()
+    store = ReadyResponses()
     made(store, first)
     made(store, replace(for_another_pod(first), cacheable=False))
 
 
 def test_a_token_that_is_kept_nowhere_else_is_not_kept_here() -> None:
-    store, granted = ReadyAnswers(), grant(pod_entry().record)
+    store, granted = ReadyResponses(), grant(pod_entry().record)
     made(store, granted)
     stored = ref(granted.token)
     del granted

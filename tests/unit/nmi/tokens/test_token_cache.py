@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from _native.answers import Usage
+from _native.ready_responses import Usage
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.tokens.cache import CachedToken, ObjectIds, Refusals, TokenCache
 from nmi.tokens.source import FetchedToken, Token
@@ -26,7 +26,7 @@ async def pass_time(seconds: float) -> None:
     await settle()
 
 
-@pytest.mark.parametrize("fast_lane", [False, True], ids=["by a request", "by a ready answer"])
+@pytest.mark.parametrize("fast_lane", [False, True], ids=["by a request", "by a ready response"])
 async def test_a_used_token_is_renewed_at_half_of_its_lifetime(fake: Bench, fast_lane: bool) -> None:
     cached = await fake.broker.token(identity(), REQUEST, "ns/a")
     if fast_lane:
@@ -267,7 +267,7 @@ def test_requests_that_the_fast_lane_answers_count_as_use(most: int) -> None:
     keys = [key_of("shared", f"cp{number}") for number in range(9)]
     cache.keep(keys[0], kept(usage=usage), "ns")
     for key in keys[1:]:
-        usage.touch()  # a ready answer: the cache itself is not asked
+        usage.touch()  # a ready response: the cache itself is not asked
         cache.keep(key, kept(now_ns=1), "ns")
     assert [number for number, key in enumerate(keys) if cache.find(key, 1_000.0)] == [0, 6, 7, 8]
     assert cache.newest()[0][0] == keys[0]

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from _native.answers import Usage
+from _native.ready_responses import Usage
 from nmi.identity.decide import NONE_MATCHES
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal

@@ -6,7 +6,7 @@ from _native.histogram import Counter, Series
 
 @final
 class Usage:
-    """The count and the time of uses of a token through ready answers. The token broker reads them."""
+    """The count and the time of uses of a token through ready responses. The token broker reads them."""
 
     def __init__(self) -> None: ...
     @property
@@ -19,8 +19,8 @@ class Usage:
     """C methods for other compiled modules."""
 
 @disjoint_base
-class ReadyAnswer:
-    """A whole HTTP answer that the fast lane sends without Python code. Base class."""
+class ReadyResponse:
+    """A whole HTTP response that the fast lane sends without Python code. Base class."""
 
     def __init__(self) -> None:
         """Raise TypeError: only the subclasses are created."""
@@ -34,28 +34,28 @@ class ReadyAnswer:
     def usage(self) -> Usage: ...
     @property
     def counter(self) -> Counter | None:
-        """The counter of this kind of answer, in addition to series and usage."""
+        """The counter of this kind of response, in addition to series and usage."""
     def render(self, now_ns: int, close: bool = False) -> bytes:
         """Return the bytes that the lane would write at *now_ns*; *close* adds `Connection: close`."""
     __pyx_vtable__: object
     """C methods for other compiled modules."""
 
 @final
-class TokenAnswer(ReadyAnswer):
-    """An answer with a token. Only the digits of expires_in change, in place and once per second at most."""
+class TokenResponse(ReadyResponse):
+    """A response with a token. Only the digits of expires_in change, in place and once per second at most."""
 
     def __init__(
         self, *, before: bytes, after: bytes, expires_ns: int, fresh_until_ns: int, series: Series, usage: Usage
     ) -> None:
         """*before* and *after* are the JSON body around the digits of expires_in.
 
-        Times are time.monotonic_ns(). From *fresh_until_ns* on, the answer is not served.
-        Raise ValueError for an answer of more than 64 KiB.
+        Times are time.monotonic_ns(). From *fresh_until_ns* on, the response is not served.
+        Raise ValueError for a response of more than 64 KiB.
         """
 
 @final
-class FixedAnswer(ReadyAnswer):
-    """An answer in which only the request id changes, if it has one."""
+class FixedResponse(ReadyResponse):
+    """A response in which only the request id changes, if it has one."""
 
     def __init__(
         self,
@@ -70,12 +70,12 @@ class FixedAnswer(ReadyAnswer):
     ) -> None:
         """*head* is the head without its last line end. With *has_id*, a new request id follows it.
 
-        Raise ValueError for an answer of more than 64 KiB.
+        Raise ValueError for a response of more than 64 KiB.
         """
 
 @final
 class SharedText:
-    """The text of shared answers. Its owner may replace or clear it at any time."""
+    """The text of shared responses. Its owner may replace or clear it at any time."""
 
     def __init__(self) -> None: ...
     @property
@@ -86,8 +86,8 @@ class SharedText:
     def clear(self) -> None: ...
 
 @final
-class SharedAnswer(ReadyAnswer):
-    """An answer with a SharedText, counted in the pod's own series."""
+class SharedResponse(ReadyResponse):
+    """A response with a SharedText, counted in the pod's own series."""
 
     def __init__(self, *, text: SharedText, series: Series, usage: Usage) -> None: ...
     @property

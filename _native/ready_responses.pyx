@@ -1,9 +1,9 @@
-"""Ready answers: whole HTTP answers that the fast lane sends without Python code.
+"""Ready responses: whole HTTP responses that the fast lane sends without Python code.
 
-A token answer has one buffer, in which only the remaining seconds change. When the second changes, `expires_in` is
+A token response has one buffer, in which only the remaining seconds change. When the second changes, `expires_in` is
 overwritten in place. The rest of the body moves only when the number loses a digit. The head is rewritten only then,
-or if one answer closes the connection and the next one does not, or vice versa. A fixed answer (a refusal) is put
-together for each request, because it contains a request id; its parts are shared by all pods. A shared answer has a
+or if one response closes the connection and the next one does not, or vice versa. A fixed response (a refusal) is put
+together for each request, because it contains a request id; its parts are shared by all pods. A shared response has a
 text that its owner replaces or clears at any time, for all pods together. The result of `written` is valid until the
 next call of any `written`: a caller that cannot send all of it must copy it.
 """
@@ -55,12 +55,12 @@ cdef class Usage:
         return since
 
 
-cdef class ReadyAnswer:
+cdef class ReadyResponse:
     def __init__(self):
-        raise TypeError("a ReadyAnswer is a TokenAnswer or a FixedAnswer")
+        raise TypeError("a ReadyResponse is a TokenResponse or a FixedResponse")
 
     cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept:
-        """Return the whole answer as of *now_ns*, valid until the next call of any `written`."""
+        """Return the whole response as of *now_ns*, valid until the next call of any `written`."""
         size[0] = 0
         return NULL
 
@@ -70,22 +70,22 @@ cdef class ReadyAnswer:
         return PyBytes_FromStringAndSize(whole, size)
 
     def __repr__(self):
-        return "<ReadyAnswer>"  # the content is secret
+        return "<ReadyResponse>"  # the content is secret
 
 
 @cython.final
-cdef class TokenAnswer(ReadyAnswer):
+cdef class TokenResponse(ReadyResponse):
     def __init__(
         self, *, bytes before not None, bytes after not None, int64_t expires_ns, int64_t fresh_until_ns,
         Series series not None, Usage usage not None
     ):
         if self._buffer != NULL:
-            raise TypeError("a TokenAnswer is initialized once")
+            raise TypeError("a TokenResponse is initialized once")
         self._before = PyBytes_GET_SIZE(before)
         self._after = PyBytes_GET_SIZE(after)
         self._room = HEAD_ROOM + self._before + DIGITS_ROOM + self._after
-        if self._room > ANSWER_MAX:
-            raise ValueError(f"a ready answer has at most {ANSWER_MAX} bytes, not {self._room}")
+        if self._room > RESPONSE_MAX:
+            raise ValueError(f"a ready response has at most {RESPONSE_MAX} bytes, not {self._room}")
         self._buffer = <unsigned char *>PyMem_Malloc(<size_t>self._room)
         if self._buffer == NULL:
             raise MemoryError
@@ -140,7 +140,7 @@ cdef class TokenAnswer(ReadyAnswer):
         return <const char *>self._buffer + HEAD_ROOM - self._head
 
 
-cdef char[ANSWER_MAX] fixed_text  # of the FixedAnswer that was written last
+cdef char[RESPONSE_MAX] fixed_text  # of the FixedResponse that was written last
 
 
 cdef inline char *put(char *at, bytes text) noexcept:
@@ -150,16 +150,16 @@ cdef inline char *put(char *at, bytes text) noexcept:
 
 
 @cython.final
-cdef class FixedAnswer(ReadyAnswer):
+cdef class FixedResponse(ReadyResponse):
     def __init__(
         self, *, bytes head not None, bytes body not None, bint has_id, int64_t fresh_until_ns,
         Series series not None, Usage usage not None, Counter counter=None
     ):
         if self._before is not None:
-            raise TypeError("a FixedAnswer is initialized once")
+            raise TypeError("a FixedResponse is initialized once")
         size = len(head) + REQUEST_ID_LENGTH + len(CLOSE) + len(body)
-        if size > ANSWER_MAX:
-            raise ValueError(f"a ready answer has at most {ANSWER_MAX} bytes, not {size}")
+        if size > RESPONSE_MAX:
+            raise ValueError(f"a ready response has at most {RESPONSE_MAX} bytes, not {size}")
         self._before = head
         self._after = body
         self._has_id = has_id
@@ -186,8 +186,8 @@ cdef class SharedText:
 
     def set(self, bytes head not None, bytes body not None, int64_t fresh_until_ns):
         size = len(head) + len(CLOSE) + len(body)
-        if size > ANSWER_MAX:
-            raise ValueError(f"a ready answer has at most {ANSWER_MAX} bytes, not {size}")
+        if size > RESPONSE_MAX:
+            raise ValueError(f"a ready response has at most {RESPONSE_MAX} bytes, not {size}")
         self.head = head
         self.body = body
         self.fresh_until_ns = fresh_until_ns
@@ -198,10 +198,10 @@ cdef class SharedText:
 
 
 @cython.final
-cdef class SharedAnswer(ReadyAnswer):
+cdef class SharedResponse(ReadyResponse):
     def __init__(self, *, SharedText text not None, Series series not None, Usage usage not None):
         if self.text is not None:
-            raise TypeError("a SharedAnswer is initialized once")
+            raise TypeError("a SharedResponse is initialized once")
         self.text = text
         self.series = series
         self.usage = usage
@@ -209,7 +209,7 @@ cdef class SharedAnswer(ReadyAnswer):
     cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept:
         cdef char *at
         size[0] = 0
-        if self.text.body is None:  # cleared since the answer was found
+        if self.text.body is None:  # cleared since the response was found
             return NULL
         at = put(fixed_text, self.text.head)
         at = put(at, CLOSE if close else KEEP)
