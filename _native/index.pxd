@@ -19,7 +19,7 @@ cdef class PodRecord:
     cdef readonly int64_t generation
     cdef public bint suspended
     cdef list _responses
-    cdef list _refusals  # ReadyResponse or None, by Kind; None without any
+    cdef list _refusals  # ReadyResponse or None, by RequestKind; None without any
     cdef dict _metadata  # path and query of a request for instance metadata -> SharedResponse; None without any
     cdef uint64_t _uses
     cdef ReadyResponse find_response(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns)

@@ -34,7 +34,7 @@ class PodRecord:
         Return False without storing it if the record's generation is not *generation* or the key is too long.
         """
     def admit_refusal(self, generation: int, kind: int, response: ReadyResponse) -> bool:
-        """Store *response* for requests of *kind* (nmi.server.ready_refusals.Kind), replacing an earlier one.
+        """Store *response* for requests of *kind* (nmi.server.ready_refusals.RequestKind), replacing an earlier one.
 
         Return False without storing it if the record's generation is not *generation*. Raise ValueError for a number
         that is no kind.

@@ -8,7 +8,7 @@ cdef enum:
     QUERY_MAX = 1536   # a full ARM id with escaped slashes, a resource and a client capability have under 900
     FIELDS_MAX = 32    # SDKs send 5 to 12; with a service mesh's tracing about 20
 
-cdef enum Kind:  # from NO_HEADER on, the numbers of nmi.server.ready_refusals.Kind
+cdef enum RequestKind:  # from NO_HEADER on, the numbers of nmi.server.ready_refusals.RequestKind
     NO_KIND            # zero on purpose: an accidental value must be a refusal
     TOKEN_PATH         # a GET of the token path
     NO_HEADER          # one without `Metadata: true`
@@ -27,7 +27,7 @@ cdef struct Span:
 
 cdef struct Head:
     Py_ssize_t size    # of the whole head with its blank line: the offset of the next request
-    Kind kind   # by the request line only: TOKEN_PATH or one from NOT_GET on
+    RequestKind kind   # by the request line only: TOKEN_PATH or one from NOT_GET on
     Span target        # path and query; empty for TOKEN_PATH
     Span query         # empty if the target has none
     bint metadata      # `Metadata: true` is present (any other value is refused)

@@ -209,7 +209,7 @@ cdef bint contains(const unsigned char *text, Py_ssize_t size, const char *lower
     return False
 
 
-cdef Kind kind_of_path(const unsigned char *path, Py_ssize_t size, bint get) noexcept nogil:
+cdef RequestKind kind_of_path(const unsigned char *path, Py_ssize_t size, bint get) noexcept nogil:
     """Return the kind of a request by its *path*, which is in normal form and excludes the first slash.
 
     The rules are those of `nmi.server.target.resolve`, in its order. NO_KIND: the general lane decides.

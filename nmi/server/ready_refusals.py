@@ -26,7 +26,7 @@ TEXTS_MAX: Final = 64
 """Texts that are shared. NMI's own sentences are fewer, and no text of a request is in them."""
 
 
-class Kind(IntEnum):
+class RequestKind(IntEnum):
     """The kinds of requests that have the same refusal, as `_native.scan` recognises them."""
 
     NO_HEADER = 2
@@ -40,27 +40,27 @@ class Kind(IntEnum):
 
 
 _KINDS: Final = {
-    (Reason.METADATA_HEADER_MISSING, CanonicalPath.TOKEN): (Kind.NO_HEADER,),
-    (Reason.METHOD_NOT_ALLOWED, CanonicalPath.TOKEN): (Kind.NOT_GET,),
-    (Reason.UNKNOWN_PATH, CanonicalPath.IDENTITY): (Kind.UNKNOWN_IDENTITY,),
-    (Reason.UNKNOWN_PATH, CanonicalPath.METADATA): (Kind.UNKNOWN_METADATA,),
-    (Reason.UNKNOWN_PATH, CanonicalPath.OTHER): (Kind.UNKNOWN_OTHER,),
-    (Reason.BLOCKED_PATH, CanonicalPath.INSTANCE): (Kind.INSTANCE, Kind.INSTANCE_NOT_GET),
-    (Reason.METHOD_NOT_ALLOWED, CanonicalPath.INSTANCE): (Kind.INSTANCE_NOT_GET,),
+    (Reason.METADATA_HEADER_MISSING, CanonicalPath.TOKEN): (RequestKind.NO_HEADER,),
+    (Reason.METHOD_NOT_ALLOWED, CanonicalPath.TOKEN): (RequestKind.NOT_GET,),
+    (Reason.UNKNOWN_PATH, CanonicalPath.IDENTITY): (RequestKind.UNKNOWN_IDENTITY,),
+    (Reason.UNKNOWN_PATH, CanonicalPath.METADATA): (RequestKind.UNKNOWN_METADATA,),
+    (Reason.UNKNOWN_PATH, CanonicalPath.OTHER): (RequestKind.UNKNOWN_OTHER,),
+    (Reason.BLOCKED_PATH, CanonicalPath.INSTANCE): (RequestKind.INSTANCE, RequestKind.INSTANCE_NOT_GET),
+    (Reason.METHOD_NOT_ALLOWED, CanonicalPath.INSTANCE): (RequestKind.INSTANCE_NOT_GET,),
 }
 
 
-def kinds_of(refusal: Refusal, path: CanonicalPath, proxied_paths: ProxiedPaths) -> tuple[Kind, ...]:
+def kinds_of(refusal: Refusal, path: CanonicalPath, proxied_paths: ProxiedPaths) -> tuple[RequestKind, ...]:
     """Return the kinds of requests that all get *refusal* if one request to *path* gets it.
 
     Where the operator allows further paths, one refused path or method proves nothing about another one.
     """
     if refusal is NO_RESOURCE and path is CanonicalPath.TOKEN:
-        return (Kind.NO_RESOURCE,)
+        return (RequestKind.NO_RESOURCE,)
     kinds = _KINDS.get((refusal.reason, path), ())
-    if proxied_paths.everything and path is not CanonicalPath.TOKEN and kinds != (Kind.UNKNOWN_IDENTITY,):
+    if proxied_paths.everything and path is not CanonicalPath.TOKEN and kinds != (RequestKind.UNKNOWN_IDENTITY,):
         return kinds if refusal.reason is Reason.BLOCKED_PATH else ()
-    return () if proxied_paths.prefixes and kinds == (Kind.UNKNOWN_METADATA,) else kinds
+    return () if proxied_paths.prefixes and kinds == (RequestKind.UNKNOWN_METADATA,) else kinds
 
 
 class RefusedRequest(msgspec.Struct, frozen=True):
@@ -82,7 +82,7 @@ class ReadyRefusals:
         self._now_ns = now_ns
         self._texts: dict[bytes, tuple[bytes, bytes]] = {}
 
-    def admit_kinds(self, record: PodRecord, kinds: tuple[Kind, ...], refused: RefusedRequest) -> None:
+    def admit_kinds(self, record: PodRecord, kinds: tuple[RequestKind, ...], refused: RefusedRequest) -> None:
         """Store the response on *record* for every request of *kinds*."""
         now_ns = self._now_ns()
         if any(record.refusal(kind, now_ns) is None for kind in kinds):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from _native import query, scan
-from nmi.server.ready_refusals import Kind
+from nmi.server.ready_refusals import RequestKind
 from tests.support.oracle.refusals import Refused
 
 TOKEN_PATH = 1
@@ -21,8 +21,8 @@ def fast_refusal(
     if outcome != "done":
         return None
     if kind != TOKEN_PATH:
-        return Refused(Kind(kind).name, size, close)
+        return Refused(RequestKind(kind).name, size, close)
     if not metadata:
-        return Refused(Kind.NO_HEADER.name, size, close)
+        return Refused(RequestKind.NO_HEADER.name, size, close)
     missing = examine_query(text) is None and has_no_resource(text)
-    return Refused(Kind.NO_RESOURCE.name, size, close) if missing else None
+    return Refused(RequestKind.NO_RESOURCE.name, size, close) if missing else None

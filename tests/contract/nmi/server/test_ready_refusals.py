@@ -16,7 +16,7 @@ from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.parameters import NO_RESOURCE, token_request
 from nmi.server.policy import ServerPolicy
-from nmi.server.ready_refusals import FRESH_SECONDS, Kind, kinds_of
+from nmi.server.ready_refusals import FRESH_SECONDS, RequestKind, kinds_of
 from nmi.server.target import CanonicalPath, ProxiedPaths
 from tests.support.nmi.server.fakes import TARGET, TOKEN_PATH, grant, pod_entry, request_bytes
 from tests.support.nmi.server.running import Client, Running, serving
@@ -144,8 +144,8 @@ async def test_the_memory_of_a_pod_is_bounded(running: Running, client: Client) 
         await client.ask(request_bytes(f"{TARGET}&client_id={number}", headers=()))
     assert running.fast == 98
     now = time.monotonic_ns()
-    ready = {kind for kind in Kind if running.entry.record.refusal(kind, now) is not None}
-    assert ready == {Kind.NO_HEADER, Kind.UNKNOWN_OTHER}
+    ready = {kind for kind in RequestKind if running.entry.record.refusal(kind, now) is not None}
+    assert ready == {RequestKind.NO_HEADER, RequestKind.UNKNOWN_OTHER}
 
 
 NOTHING = Refusal(Reason.NOTHING_ASSIGNED, "Identity not found")
@@ -229,27 +229,27 @@ PROXY_VERSIONS, PROXY_ALL = ProxiedPaths(("/metadata/versions",)), ProxiedPaths(
 @pytest.mark.parametrize(
     ("refusal", "path", "proxied_paths", "expected"),
     [
-        (Reason.UNKNOWN_PATH, CanonicalPath.METADATA, ProxiedPaths(), (Kind.UNKNOWN_METADATA,)),
+        (Reason.UNKNOWN_PATH, CanonicalPath.METADATA, ProxiedPaths(), (RequestKind.UNKNOWN_METADATA,)),
         (Reason.UNKNOWN_PATH, CanonicalPath.METADATA, PROXY_VERSIONS, ()),
         (Reason.UNKNOWN_PATH, CanonicalPath.METADATA, PROXY_ALL, ()),
-        (Reason.UNKNOWN_PATH, CanonicalPath.OTHER, PROXY_VERSIONS, (Kind.UNKNOWN_OTHER,)),
+        (Reason.UNKNOWN_PATH, CanonicalPath.OTHER, PROXY_VERSIONS, (RequestKind.UNKNOWN_OTHER,)),
         (Reason.UNKNOWN_PATH, CanonicalPath.OTHER, PROXY_ALL, ()),
-        (Reason.UNKNOWN_PATH, CanonicalPath.IDENTITY, PROXY_ALL, (Kind.UNKNOWN_IDENTITY,)),
+        (Reason.UNKNOWN_PATH, CanonicalPath.IDENTITY, PROXY_ALL, (RequestKind.UNKNOWN_IDENTITY,)),
         (Reason.METHOD_NOT_ALLOWED, CanonicalPath.INSTANCE, PROXY_ALL, ()),
         (Reason.METHOD_NOT_ALLOWED, CanonicalPath.HOST_TOKEN, ProxiedPaths(), ()),
-        (Reason.METHOD_NOT_ALLOWED, CanonicalPath.TOKEN, PROXY_ALL, (Kind.NOT_GET,)),
-        (Reason.BLOCKED_PATH, CanonicalPath.INSTANCE, PROXY_ALL, (Kind.INSTANCE, Kind.INSTANCE_NOT_GET)),
+        (Reason.METHOD_NOT_ALLOWED, CanonicalPath.TOKEN, PROXY_ALL, (RequestKind.NOT_GET,)),
+        (Reason.BLOCKED_PATH, CanonicalPath.INSTANCE, PROXY_ALL, (RequestKind.INSTANCE, RequestKind.INSTANCE_NOT_GET)),
         (Reason.DISGUISED_PATH, CanonicalPath.TOKEN, ProxiedPaths(), ()),
         (Reason.NOT_REDIRECTED, CanonicalPath.TOKEN, ProxiedPaths(), ()),
         (Reason.FORWARDED, CanonicalPath.TOKEN, ProxiedPaths(), ()),
         (Reason.BAD_PARAMETERS, CanonicalPath.TOKEN, ProxiedPaths(), ()),
-        (token_request("a=b"), CanonicalPath.TOKEN, ProxiedPaths(), (Kind.NO_RESOURCE,)),
+        (token_request("a=b"), CanonicalPath.TOKEN, ProxiedPaths(), (RequestKind.NO_RESOURCE,)),
         (NO_RESOURCE, CanonicalPath.HOST_TOKEN, ProxiedPaths(), ()),
         (token_request("resource=a&resource=b"), CanonicalPath.TOKEN, ProxiedPaths(), ()),
     ],
 )
 def test_a_refusal_is_ready_only_for_requests_that_all_get_it(
-    refusal: Reason | Refusal, path: CanonicalPath, proxied_paths: ProxiedPaths, expected: tuple[Kind, ...]
+    refusal: Reason | Refusal, path: CanonicalPath, proxied_paths: ProxiedPaths, expected: tuple[RequestKind, ...]
 ) -> None:
     assert isinstance(refusal, Reason | Refusal)
     refusal = Refusal(refusal, "No.") if isinstance(refusal, Reason) else refusal
