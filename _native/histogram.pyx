@@ -61,18 +61,18 @@ cdef class Histogram:
         self._series = {}
 
     def series(self, tuple labels not None):
-        cdef Series made
+        cdef Series series
         cdef int at
         found = self._series.get(labels)
         if found is not None:
             return found
-        made = Series.__new__(Series)
-        made.labels = labels
-        made.bounds = <int>len(self.bounds_seconds)
-        for at in range(made.bounds):
-            made.bound_ns[at] = round(<double>self.bounds_seconds[at] * 1e9)
-        self._series[labels] = made
-        return made
+        series = Series.__new__(Series)
+        series.labels = labels
+        series.bounds = <int>len(self.bounds_seconds)
+        for at in range(series.bounds):
+            series.bound_ns[at] = round(<double>self.bounds_seconds[at] * 1e9)
+        self._series[labels] = series
+        return series
 
     def all_series(self):
         return list(self._series.values())

@@ -125,10 +125,10 @@ class BoundIdentities:
         given = self._given.get(label)
         if given is None:
             given = self._given[label] = LimitedMap(BINDINGS_MAX)
-        made = join(binding, identity, since)
-        if given.get(key) != made:
+        joined = join(binding, identity, since)
+        if given.get(key) != joined:
             # Otherwise keep the same object, which is fast to compare.
-            given.put(key, made, key)
+            given.put(key, joined, key)
             self._beyond.note(label, given.beyond)
 
     def _take(self, binding: AzureIdentityBinding) -> None:

@@ -81,13 +81,13 @@ class LegacyDriver:
                     table.create_chain(rule.chain)
                 chain = self._iptc.Chain(table, rule.chain)
                 for text in rule.rules:
-                    chain.append_rule(self._made(text))
-            self._iptc.Chain(table, rule.hook).insert_rule(self._made(rule.text))
+                    chain.append_rule(self._parsed(text))
+            self._iptc.Chain(table, rule.hook).insert_rule(self._parsed(rule.text))
             # python-iptables accepts a DNAT without a destination and matches without a value, so the rule is read
             # back and compared before the commit.
-            made = (tuple(text for _, text in self._ours(table, rule)), self._chain(table, rule))
-            if made != ((rule.text,), rule.rules):
-                raise RedirectError(f"python-iptables made {made} of {rule.name}; nothing was written")
+            read_back = (tuple(text for _, text in self._ours(table, rule)), self._chain(table, rule))
+            if read_back != ((rule.text,), rule.rules):
+                raise RedirectError(f"python-iptables made {read_back} of {rule.name}; nothing was written")
             self._commit(table)
 
     def _detach(self, rule: TopRule) -> None:
@@ -136,9 +136,9 @@ class LegacyDriver:
             if table._iptc.iptc_delete_num_entry(chain.encode(), at, table._handle) != 1:  # noqa: SLF001
                 raise RedirectError(f"a rule in {chain} was not deleted: {table.strerror()}")
 
-    def _made(self, text: str) -> Any:
+    def _parsed(self, text: str) -> Any:
         """Return a rule of NMI as a python-iptables object. Knows the words that `rules` uses."""
-        made = of = self._iptc.Rule()
+        rule = of = self._iptc.Rule()
         inverted = ""
         left = iter(text.split())
         for word in left:
@@ -147,19 +147,19 @@ class LegacyDriver:
                     inverted = "!"
                     continue
                 case "-s":
-                    made.src = inverted + next(left)
+                    rule.src = inverted + next(left)
                 case "-d":
-                    made.dst = inverted + next(left)
+                    rule.dst = inverted + next(left)
                 case "-p":
-                    made.protocol = inverted + next(left)
+                    rule.protocol = inverted + next(left)
                 case "-m":
-                    of = made.create_match(next(left))
+                    of = rule.create_match(next(left))
                 case "-j":
-                    of = made.create_target(next(left))
+                    of = rule.create_target(next(left))
                 case option:
                     setattr(of, option.removeprefix("--").replace("-", "_"), inverted + next(left))
             inverted = ""
-        return made
+        return rule
 
     def _text(self, table: Any, chain: str, entry: Any) -> str:
         """Return *entry* in the syntax of iptables-save if it has the form of NMI's rules, else some other text."""

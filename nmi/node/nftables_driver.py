@@ -187,7 +187,7 @@ def parsed(text: str) -> ListedTable:
 
 def expressions(rule: Sequence[Any]) -> tuple[str, ...]:
     """Return the expressions of *rule*, without counters, in a form that can be compared with `BaseChain`."""
-    made = []
+    texts = []
     for expression in rule:
         if isinstance(expression, dict) and "counter" in expression:
             continue
@@ -197,8 +197,8 @@ def expressions(rule: Sequence[Any]) -> tuple[str, ...]:
                 **expression,
                 "dnat": {key: value for key, value in expression["dnat"].items() if (key, value) != _OWN_FAMILY},
             }
-        made.append(json.dumps(expression, sort_keys=True))
-    return tuple(made)
+        texts.append(json.dumps(expression, sort_keys=True))
+    return tuple(texts)
 
 
 _OWN_FAMILY: Final = ("family", FAMILY)

@@ -36,20 +36,20 @@ def words(rule: str) -> list[str]:
         split = shlex.split(rule)
     except ValueError:
         return [rule]
-    made: list[str] = []
+    unified: list[str] = []
     left = iter(split)
     for word in left:
         if word == "--comment":
             next(left, None)
-            if made[-2:] == ["-m", "comment"]:
-                del made[-2:]
-        elif made and made[-1] == "-p":
-            made.append(_PROTOCOLS.get(word, word))
-        elif made and made[-1] in _ADDRESS_FLAGS and "/" not in word:
-            made.append(f"{word}/32")
+            if unified[-2:] == ["-m", "comment"]:
+                del unified[-2:]
+        elif unified and unified[-1] == "-p":
+            unified.append(_PROTOCOLS.get(word, word))
+        elif unified and unified[-1] in _ADDRESS_FLAGS and "/" not in word:
+            unified.append(f"{word}/32")
         else:
-            made.append(word)
-    return made
+            unified.append(word)
+    return unified
 
 
 def normalized(rule: str) -> str:

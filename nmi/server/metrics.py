@@ -75,7 +75,7 @@ class ServerMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.histogram = Histogram(BUCKETS_SECONDS)
-        self._made: dict[tuple[str, str, str, str], Series] = {}
+        self._series: dict[tuple[str, str, str, str], Series] = {}
         self._refusals = {reason: Counter() for reason in Reason}
         self._limits = dict.fromkeys(Limit, 0)
         self._lane: Callable[[], Mapping[str, int]] = dict
@@ -90,12 +90,12 @@ class ServerMetrics:
     def series(self, operation: str, status: int, namespace: str, resource: str) -> Series:
         """Return the series of a response. *namespace* is a known pod's or empty, *resource* an `audience` or empty."""
         labels = (operation, str(status), namespace, resource)
-        made = self._made.get(labels)
-        if made is None:
-            if len(self._made) >= SERIES_MAX:
+        series = self._series.get(labels)
+        if series is None:
+            if len(self._series) >= SERIES_MAX:
                 return self.histogram.series((operation, str(status), OTHER, OTHER))
-            made = self._made[labels] = self.histogram.series(labels)
-        return made
+            series = self._series[labels] = self.histogram.series(labels)
+        return series
 
     def refused(self, reason: Reason) -> None:
         self._refusals[reason].add()
@@ -121,7 +121,7 @@ class ServerMetrics:
         return {
             "refusals": {reason.value: count.value for reason, count in self._refusals.items() if count.value},
             "limits_hit": {limit.value: count for limit, count in self.limits_hit().items() if count},
-            "series": len(self._made),
+            "series": len(self._series),
         }
 
     def describe(self) -> list[Metric]:

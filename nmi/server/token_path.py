@@ -204,16 +204,16 @@ class ReadyResponses:
     """
 
     def __init__(self) -> None:
-        self._made: WeakKeyDictionary[Token, dict[Series, ReadyResponse]] = WeakKeyDictionary()
+        self._by_token: WeakKeyDictionary[Token, dict[Series, ReadyResponse]] = WeakKeyDictionary()
 
     def admit(self, issued: Issued, request: TokenRequest, series: Series, now_ns: int) -> ReadyResponse | None:
         """Return the ready response and admit it to the pod record if it is cacheable; None if it is too large."""
-        made = self._made.setdefault(issued.token, {})
-        ready = made.get(series)
+        responses = self._by_token.setdefault(issued.token, {})
+        ready = responses.get(series)
         if ready is None or not _is_of(ready, issued):
             before, after = token_parts(issued.token, (), issued.expires_ns, now_ns)
             try:
-                ready = made[series] = TokenResponse(
+                ready = responses[series] = TokenResponse(
                     before=before,
                     after=after,
                     expires_ns=issued.expires_ns,
