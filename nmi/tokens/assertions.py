@@ -79,6 +79,7 @@ async def requested(client: Client, namespace: str, account: str, audience: str,
     try:
         return msgspec.json.decode(response, type=_TokenRequestResult).status.token
     except RecursionError:
+        # Without the cause, whose traceback refers to the response.
         raise ValueError("nested too deep") from None
 
 
@@ -128,12 +129,15 @@ class Assertions:
         self._entries.move_to_end(workload.uid)
         while len(self._entries) > KEPT_MAX:
             self._entries.popitem(last=False)
+        # Concurrent requests of a pod share one call to the API server.
         async with entry.lock:
             if entry.outcome is None or self._clock() >= entry.until:
                 try:
                     entry.outcome = await self._request(workload)
                 except AzureError as error:
                     entry.outcome = error.again()
+                # A failure is kept for a moment too, so that requests that waited for the lock do not repeat it one
+                # after the other.
                 seconds = KEPT_SECONDS if isinstance(entry.outcome, Assertion) else FAILURE_SECONDS
                 entry.until = self._clock() + seconds
             if isinstance(entry.outcome, Assertion):
@@ -187,6 +191,7 @@ def _failure(workload: Workload, error: kube.ApiError) -> AzureError:
                 f"pod {pod} or its service account {account} does not exist: create the service account again",
                 code="service_account_missing",
             )
+        # The API server returns 409 if the pod of that name has another uid than boundObjectRef.
         case kube.Conflict():
             return NoAssertionError(
                 f"another pod of the same name has replaced pod {pod}, and sends its own requests: nothing to do",
@@ -203,6 +208,7 @@ def _failure(workload: Workload, error: kube.ApiError) -> AzureError:
                 f"the API server's error: {error}",
                 code="assertion_forbidden",
             )
+        # The API server returns 408 and 429 also for a request that it accepts later.
         case _ if 400 <= error.status < 500 and error.status not in {408, 429}:
             return NoAssertionError(
                 f"the API server refuses a token of service account {account} for pod {pod}; check its error: "

@@ -101,6 +101,8 @@ class Breaker:
             wait = self._until - now
         elif self._probe is not None:
             wait = self._probe_until - now
+        # A pod whose probe has failed leaves the next one to other pods. If only this pod is blocked, no other one
+        # sends a probe.
         elif account == self._last_to_fail and self._only is None:
             wait = self._until + STEP_BACK_SECONDS - now
         else:
@@ -154,6 +156,7 @@ class Breaker:
         if self._shut and self._only in {None, account}:
             return  # sent before the breaker opened
         self._blamed[account] = self._blamed.get(account, 0) + 1
+        # IMDS may fail only for the requests of one pod, so the failures of one pod alone never block all.
         if sum(min(count, FAILURES_OF_ONE_POD) for count in self._blamed.values()) >= FAILURES:
             self._reopened = 0
             self._open(error, None)
@@ -172,6 +175,7 @@ class Breaker:
             self._since = now
             self._reopened = 0
         self._shut, self._only = True, only
+        # The exponent is bounded, because a float overflows after a thousand probes.
         seconds = min(OPEN_SECONDS * 2.0 ** min(self._reopened, 8), OPEN_MAX_SECONDS) * (0.8 + 0.4 * self._random())
         self._until = now + seconds
         log.warning(

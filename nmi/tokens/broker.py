@@ -141,12 +141,15 @@ class TokenBroker:
             cached = self._tokens.find(key, now)
             if cached is None:
                 wanted, cached = self._use_received(source, wanted, now)
+            # A token of less than five minutes is served without a new fetch until refresh_at, which a failed fetch
+            # postpones: else each request would repeat the fetch that has just failed.
             if cached is not None and (cached.left(now) > SOON_SECONDS or now < cached.refresh_at):
                 return self._hit(cached, wanted, now)
             refusal = self._refusals.find(key.lasting, now, usable_since)
             if refusal is not None and cached is None:
                 raise refusal
         elif request.force_refresh:
+            # The client asks for a fresh token, so the predecessor's is not used for a later request either.
             self._received.take(key, self._clock())
         self._metrics.misses += 1
         flight = self._flights.find(wanted) or self._launch(
@@ -189,6 +192,7 @@ class TokenBroker:
             async with limit:
                 return await flight.wait(starter, self._flights.drop)
         except TimeoutError:
+            # The flight itself may have ended with a TimeoutError.
             if not limit.expired():
                 raise
             raise flight.timeout_error() from None
@@ -196,6 +200,7 @@ class TokenBroker:
     async def _fresher(self, flight: Flight, starter: str, cached: CachedToken, within: float) -> CachedToken:
         """Return the result of *flight*, or *cached*, which is about to expire, if the flight takes too long."""
         try:
+            # By the age of the fetch: requests that come one after the other do not each wait for it again.
             patience = FRESHER_SECONDS - (self._clock() - flight.begun)
             return await self._result(flight, starter, min(within, max(patience, MARGIN_SECONDS)))
         except (AzureError, CongestedError):
@@ -227,6 +232,7 @@ class TokenBroker:
         """
         if not self._caching:
             return 0, 0
+        # Tokens that remain from a handover that failed are older.
         self._received = ReceivedTokens()
         counts = [self._received.add(packet, self._clock()) for packet in packets]
         return sum(stored for stored, _ in counts), sum(refused for _, refused in counts)
@@ -355,6 +361,7 @@ class TokenBroker:
         if isinstance(error, Refused):
             self._refusals.keep(request.key.lasting, now, error, request.namespace)
         cached = self._tokens.find(request.key, now)
+        # A failed forced refresh does not move the refresh of the cached token, which others use.
         if cached is not None and not request.force_refresh:
             cached.postpone(now, self._jitter())
             self._schedule(request, cached)
@@ -368,6 +375,7 @@ class TokenBroker:
         self._refusals.forget(request.key.lasting)
         for key in self._tokens.keep(request.key, token, request.namespace):
             self._timers.cancel(key)
+        # The client forced this fetch only, so the refresh ahead of expiry may use IMDS's own cache.
         self._schedule(replace(request, force_refresh=False), token)
 
     def _schedule(self, request: FetchRequest, cached: CachedToken) -> None:
@@ -386,6 +394,7 @@ class TokenBroker:
                 self._metrics.refreshes += 1
                 self._launch(request, float("-inf"), background=True)
         else:
+            # The timer then removes the expired token, which no request looks up.
             self._timers.schedule(request, cached.left(now))
 
     def _jitter(self) -> float:

@@ -54,11 +54,7 @@ class CachedToken:
     def __init__(
         self, fetched: FetchedToken, now: float, wall_now: float, jitter: float, usage: Usage, *, now_ns: int = 0
     ) -> None:
-        """*jitter* is a factor around 1 for the pause before the refresh. *now_ns* is *now* by the clock of *usage*.
-
-        The earliest expiry in a response counts. So neither a wrong wall clock nor a response from IMDS's own cache
-        makes a token look younger than it is, and no auxiliary token expires before the cached one.
-        """
+        """*jitter* is a factor around 1 for the pause before the refresh. *now_ns* is *now* by the clock of *usage*."""
         self.token: Token = fetched.token
         self.auxiliary: tuple[Token, ...] = fetched.auxiliary
         self.correlation = fetched.correlation
@@ -67,6 +63,8 @@ class CachedToken:
         self.fetched_at = now
         self.fetched_ns = now_ns
         expires_on = min(token.expires_on for token in (fetched.token, *fetched.auxiliary))
+        # The earliest expiry counts, so that neither a wrong wall clock nor a response from IMDS's own cache makes a
+        # token look younger than it is, and no auxiliary token expires before the cached one.
         self.expires_at = now + min(fetched.expires_in, expires_on - wall_now)
         self.refresh_at = now + _refresh_pause(self.expires_at - now, jitter)
         self.usage = usage
@@ -75,10 +73,8 @@ class CachedToken:
 
     @property
     def used(self) -> bool:
-        """Whether a pod has requested the token again since it was fetched.
-
-        Derived from the time of the last use, not from the count, which the decision log resets.
-        """
+        """Whether a pod has requested the token again since it was fetched."""
+        # The time of the last use, because the decision log resets the count.
         return self.usage.last_ns != self._usage_before
 
     @property
@@ -95,6 +91,8 @@ class CachedToken:
         briefly = min(now + AGAIN_SECONDS, self.expires_at)
         if self.left(now) <= SOON_SECONDS:
             return briefly
+        # The refresh begins at refresh_at: a request that left the fast lane before it has ended would get the same
+        # token.
         return max(min(self.refresh_at + RETRY_FLOOR_SECONDS, self.expires_at - SOON_SECONDS), briefly)
 
     def refresh_in(self, seconds: float, now: float) -> None:
@@ -150,6 +148,7 @@ class TokenCache:
         """Note a use of the token of *key* by a pod with an AzureIdentity of *namespace*."""
         cached = self._tokens.get(key)
         if cached is not None:
+            # The broker's own hits count like those of the fast lane, which notes them in `usage` only.
             cached.usage.touch()
             self._table.use(key, namespace)
 
@@ -165,6 +164,7 @@ class TokenCache:
 
     def of_pod(self, uid: str) -> list[TokenKey]:
         """Return the keys of the tokens of this pod only; for an empty *uid*, those of shared tokens."""
+        # A scan: a pod is removed rarely, and the cache has TOKENS_MAX tokens at most.
         return [key for keys in self._keys.values() for key in keys if key.pod == uid]
 
     def soonest_expiry(self, now: float, used_since_ns: int) -> float:
@@ -227,6 +227,7 @@ class TokenCache:
             self.forget(sibling)
         crowded = self._table.surplus()
         if len(siblings) > (TOKENS_PER_POD if key.pod else self._most_per_identity):
+            # Only one token was added, so removing this one is also enough for the limit in total.
             crowded = min(siblings, key=lambda sibling: self._tokens[sibling].last_used_ns)
         if crowded is not None:
             self.forget(crowded)

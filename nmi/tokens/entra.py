@@ -179,6 +179,7 @@ class Entra:
         except (CoreError, OSError) as error:
             failure = _failure(sign_in, policy, error)
         except _MISREADINGS as error:
+            # Without a response, such an exception is a fault of this program.
             if policy.status == 0:
                 raise
             failure = _failure(sign_in, policy, error)
@@ -286,6 +287,7 @@ def _failure(sign_in: SignIn, policy: _Policy, error: Exception) -> AzureError:
 def _safe(sign_in: SignIn, sentence: str) -> str:
     """Return *sentence* without its trailing ids, with the client id redacted and all sent secrets removed."""
     for sent in (sign_in.secret, sign_in.assertion):
+        # An endpoint may repeat the secret in its error, also in the encoding of the form that it received.
         for form in {sent, quote(sent), quote_plus(sent)} - {""}:
             sentence = sentence.replace(form, "<removed>")
     if len(sign_in.client_id) >= _ID_MIN:

@@ -223,12 +223,10 @@ class GroupLimiter:
 
     @asynccontextmanager
     async def acquire(self, group: str, charged: Charged) -> AsyncIterator[None]:
-        """Hold one unit of the limit for *group* on behalf of *charged*.
-
-        The group's limit comes first: a waiter for it does not use the total limit.
-        """
+        """Hold one unit of the limit for *group* on behalf of *charged*."""
         queue = self._groups.setdefault(group, FairQueue(self._per_group))
         try:
+            # The group's limit comes first, so that a waiter for it does not use the total limit.
             async with Permit(queue, charged), Permit(self._total, charged):
                 yield
         finally:

@@ -147,9 +147,11 @@ class Flight(FetchObserver):
         self._waiters.join(pod_key)
         self._dropped = dropped
         try:
+            # A waiter that is cancelled must not cancel the fetch of the others.
             return await asyncio.shield(self.task)
         except asyncio.CancelledError:
             current = asyncio.current_task()
+            # Both cancellations arrive as CancelledError; only the flight's becomes an error of the request.
             if self.task.cancelled() and current is not None and not current.cancelling():
                 raise Unreachable(
                     "the fetch was cancelled: NMI stops, or the pod was removed", code="closing"
@@ -162,6 +164,7 @@ class Flight(FetchObserver):
     def _on_waiter_left(self) -> None:
         if self.task.done():
             return
+        # A call that was sent is completed, because its token is cached for the next request.
         if not self._sent and not self._sending and not self._continues():
             self._cancel()
 
@@ -181,6 +184,7 @@ class Flight(FetchObserver):
     @asynccontextmanager
     async def call_permit(self) -> AsyncIterator[None]:
         """Hold the governor's permit for one call of this flight."""
+        # The last waiter may have left during the previous call, which was completed because it was sent.
         if not self._continues():
             raise AbandonedError
         try:
@@ -235,6 +239,7 @@ class Flights:
 
         def ended(task: asyncio.Task[CachedToken]) -> None:
             self.tasks.discard(task)
+            # A dropped flight may have a successor with the same key.
             if self._flights.get(key) is flight:
                 del self._flights[key]
 
@@ -264,6 +269,7 @@ class Flights:
         ((largest, most),) = drifting.most_common(1)
         of_largest = (flight for flight in self._flights.values() if flight.drifting and flight.namespace == largest)
         unwanted = next((flight for flight in of_largest if not flight.waiters), None)
+        # With equal numbers two namespaces would end each other's flights.
         if unwanted is None or drifting[namespace] + 1 >= most:
             return False
         unwanted.task.cancel()

@@ -183,6 +183,8 @@ class Governor(FairQueue["CallPermit"]):
         Return whether there was one.
         """
 
+        # A call that several pods share counts as one of its pod with the shortest queue: otherwise pods could protect
+        # their full queues by a shared call at the end.
         def shortest(queued: "CallPermit") -> int:
             return min(len(self._queues[pod_key]) for pod_key in queued.queues)
 
@@ -223,6 +225,7 @@ class Governor(FairQueue["CallPermit"]):
         """Return the seconds until the next call may start; zero or less if it may start now."""
         now = self._clock()
         until = max(self._paused_until, self._due - self._lead)
+        # A burst and the even rate after it would together exceed the limit of one window.
         if self._starts.maxlen is not None and len(self._starts) == self._starts.maxlen:
             until = max(until, self._starts[0] + self._window_seconds)
         return until - now
@@ -270,15 +273,18 @@ class CallPermit(Permit):
     async def __aenter__(self) -> Self:
         pod_keys: Sequence[str] = self._waiters.pod_keys
         if self.breaker is not None:
+            # A pod whose calls the breaker refuses must not fail the call that it shares with others.
             pod_keys = [pod_key for pod_key in pod_keys if self.breaker.refusal(pod_key) is None] or pod_keys[:1]
             self._pass = self.breaker.admit(pod_keys[0])
         try:
             await self._wait(pod_keys)
         except BaseException:
             if self._pass is not None:
+                # The breaker would otherwise wait for the outcome of a probe that was never sent.
                 self._pass.unused()
             raise
         if self._pass is not None:
+            # The breaker admitted the first pod, but the queue may charge another one.
             self._pass.account = self.pod_key
         return self
 
@@ -287,6 +293,7 @@ class CallPermit(Permit):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._pass is not None:
+            # Breaker and pause come first: the end of the permit starts the next call.
             self._pass.ended(error)
         if isinstance(error, Throttled):
             self._governor.pause(PAUSE_SECONDS if error.retry_after is None else error.retry_after)

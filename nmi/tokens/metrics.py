@@ -159,6 +159,7 @@ class TokenMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape."""
+        # CounterMetricFamily would append `_total`, which the Go implementation's name does not have.
         errors = Metric(f"{PREFIX}imds_operations_errors_count", "Calls that returned no token.", "counter")
         for operation, count in self._errors.items():
             errors.add_sample(errors.name, {"operation_type": operation}, count)

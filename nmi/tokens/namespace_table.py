@@ -88,9 +88,11 @@ class NamespaceTable(Generic[K, V]):
             key, recorded = next(iter(self._keys[owner].items()))
             entry = self._entries[key]
             fewest = min(entry.others, key=lambda namespace: self._weights[namespace], default=owner)
+            # The fast lane uses a value without a call of `use`.
             if spared_left and self._last_used(self._values[key]) > recorded:
                 spared_left -= 1
                 self._append(key, entry)
+            # The new owner stays below the former one, so that the loop ends.
             elif self._weights[fewest] + entry.weight < self._weights[owner]:
                 self._leave(key, entry)
                 entry.owner, entry.others = fewest, entry.others - {fewest} | {owner}

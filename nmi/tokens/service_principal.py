@@ -146,6 +146,7 @@ class ServicePrincipalSource:
             return await self._sign_in(application, credential, resource, xms_cc, attempts), credential.version
         except InvalidClient as error:
             refused = error.again()
+        # The Secret may have been replaced since it was read. The same version would be refused again.
         fresh = await self._sign_ins.retry(lambda: self._read(application, attempts), attempts)
         if fresh.version == credential.version:
             raise _rejected(application, credential, refused)
@@ -187,6 +188,7 @@ class ServicePrincipalSource:
         async def send(sign_in: SignIn) -> SignInResult:
             return await self._sign_ins.token(sign_in, application.namespace, attempts)
 
+        # A message about the only tenant needs no tenant.
         if len(sign_ins) == 1:
             return [await send(sign_ins[0])]
         return await _send_all(sign_ins, send)
@@ -212,6 +214,7 @@ async def _send_all(sign_ins: list[SignIn], send: Callable[[SignIn], Awaitable[S
                 for sign_in in sign_ins
             ]
     except* AzureError:
+        # `failures` has the errors, in their order and with their tenants.
         pass
     if failures:
         raise failures[0]

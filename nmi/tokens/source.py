@@ -196,6 +196,7 @@ def decode_claims(token: str) -> JwtClaims:
     if len(parts) != 3:
         return _NO_CLAIMS
     try:
+        # The parts of a JWT have no padding (RFC 7515 section 2), which base64 requires.
         claims = _claims.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (ValueError, RecursionError):
         return _NO_CLAIMS

@@ -122,6 +122,7 @@ def _belongs_to(token: Token, client_id: str) -> bool:
         return False
     if token.refresh_token and not _ACCESS_TOKEN.fullmatch(token.refresh_token):
         return False
+    # A token of another client than its key names would give a pod another pod's identity.
     named = (token.client_id, decode_claims(token.access_token).client_id)
     return not client_id or all(name.strip().lower() in {"", client_id} for name in named)
 
@@ -152,10 +153,12 @@ class ReceivedTokens:
         if len(packet) > self._bytes_left:
             return 0, 1
         tokens, refused = tokens_in(packet)
+        # Refused tokens count too, which bounds the work for a peer that sends only these.
         self._bytes_left -= len(packet)
         stored = 0
         for token in tokens:
             key = token.key.lasting
+            # The sender passes the most recently used tokens first.
             if len(self._tokens) < self._most and key not in self._tokens:
                 self._tokens[key] = _Received(token, now)
                 stored += 1
