@@ -41,6 +41,7 @@ def server_policy(settings: Settings) -> ServerPolicy:
         proxied_paths=proxied_paths,
         host_tokens=bool(settings.host_token_types),
         redirected_from=(settings.metadata_ip, settings.metadata_port) if settings.require_redirected else None,
+        # After the time limit of the token service, whose refusal states the cause.
         response_seconds=settings.max_hold_seconds + 10,
         log_each_request=settings.verbosity >= logs.VERBOSE,
         sizes=Sizes(head_bytes=settings.max_head_bytes),

@@ -147,6 +147,7 @@ class TokenService:
             if not limit.expired():
                 raise
             outcome = attempt.refusal
+        # A change is on its way, so the next request for it is held again instead of refused immediately.
         held = attempt.held
         if held is not None and held.in_progress and outcome is held.refusal and isinstance(entry, PodEntry):
             entry.forget_first_request(held.missing)
@@ -222,6 +223,7 @@ class TokenService:
         if not attempt.peer and assigned.identity.spec.type not in self._policy.host_token_types:
             return replace(_NO_HOST_TOKENS, identity=_name_of(assigned))
         fetched = await self._fetch(assigned, request, entry, self._left(attempt))
+        # The client has this token already, and a service has rejected it.
         if _is_rejected(fetched, request):
             request = replace(request, force_refresh=True)
             fetched = await self._fetch(assigned, request, entry, self._left(attempt))

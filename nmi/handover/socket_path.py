@@ -31,6 +31,7 @@ def listen_at(path: Path) -> tuple[socket.socket, int]:
     try:
         listener.setblocking(False)
         listener.bind(str(temporary))
+        # The socket gets its mode before its name, so that no other user can connect in between.
         temporary.chmod(0o600)
         listener.listen(BACKLOG)
         inode = temporary.stat().st_ino

@@ -170,6 +170,7 @@ class AddressEvidence:
         self._forgotten.clear()
         self._links = {index: links[index] for index, _ in zip(links, range(LINKS_MAX), strict=False)}
         for message in listed:
+            # Routes before neighbours: the route decides whether a neighbour's entry is that of a pod's address.
             if isinstance(message, Route):
                 self._set_route(message)
         for packed, attachment in self._attachments.items():
@@ -348,6 +349,8 @@ class AddressEvidence:
         if forwarding.gone:
             if self._forwardings.get(key) == (forwarding.vlan, forwarding.port):
                 del self._forwardings[key]
+                # A bridge removes the entries of a port before it reports the removal of the port, which is evidence
+                # only while the port is known.
                 _put(self._forgotten, key, forwarding.port, FORWARDINGS_MAX)
             return []
         if forwarding.port not in self._links:

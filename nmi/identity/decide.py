@@ -197,6 +197,7 @@ def decide(
     selects none of the pod's own namespace that is usable or in state Created: anyone with permission to write bindings
     in any namespace can give the pod further identities, and must not replace its own.
     """
+    # A compromised kubelet chooses namespace, name and labels of its mirror pods, and so any exception or assignment.
     if pod.mirror:
         return MIRROR_POD
     if pod.exempt:

@@ -185,6 +185,7 @@ class LookupWait:
         return True
 
     def _late(self, address: str, lookup: _Lookup) -> None:
+        # The loop's timer may end a little early by this clock, and the next request must find that the time has ended.
         lookup.until = min(lookup.until, self._clock())
         lookup.refused = True
         self._end(address, lookup, _End.LATE)

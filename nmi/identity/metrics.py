@@ -73,6 +73,7 @@ class IdentityMetrics:
             ),
         ):
             yield GaugeMetricFamily(f"{PREFIX}{name}", text, value=_value(gauges, name))
+        # CounterMetricFamily would append `_total`, which the Go implementation's name does not have.
         errors = Metric(
             "aadpodidentity_kubernetes_api_operations_errors_count",
             "Reads and token requests without a response from the API server.",

@@ -110,6 +110,7 @@ def installed(directory: Path) -> bool:
 
 def _write(path: Path, text: str) -> bool:
     with suppress(FileNotFoundError):
+        # A link at this path is replaced, so that NMI neither reads nor writes through it.
         if not path.is_symlink() and path.read_text() == text:
             return False
     descriptor, name = tempfile.mkstemp(prefix=f".{NAME}-", dir=path.parent)

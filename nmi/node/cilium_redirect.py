@@ -108,10 +108,12 @@ class CiliumRedirect:
             if self._failed or self._redirected_since == float("inf"):
                 self._redirected_since = now
             self.seen, self._failed = True, 0
+            # These checks show the redirect only, so a lost exemption keeps NMI not Ready for the whole time.
             if self._cause.startswith(LOST):
                 self._not_ready_until = float("-inf")
             return
         self._failed += 1
+        # Cilium redirects only to Ready pods, so without readiness there would never be a first redirect.
         if not self.seen:
             self._warn_unseen(now)
         elif self._failed >= FAILURES:
@@ -128,6 +130,7 @@ class CiliumRedirect:
             self._came_back_since = min(self._came_back_since, now)
             if self._imds_responds and now - self._came_back_since >= CAME_BACK_SECONDS:
                 self._repair(now, f"{LOST_EXEMPTION}: NMI's own requests to IMDS are redirected to NMI")
+        # Any response of IMDS, also a refusal, shows that NMI's requests reach it.
         elif error is None or error.status is not None:
             self._imds_responds, self._came_back_since = True, float("inf")
 
@@ -151,9 +154,11 @@ class CiliumRedirect:
             self._wait_seconds = WAIT_SECONDS
         self.repairs += 1
         self._cause = cause
+        # Requests that came back before this repair do not cause the next one.
         self._redirected_since = self._came_back_since = float("inf")
         self._not_ready_until = now + NOT_READY_SECONDS
         self._repair_at = self._not_ready_until + self._wait_seconds
+        # A check that fails for another reason must not keep NMI from its pods again and again.
         self._wait_seconds = min(2 * self._wait_seconds, WAIT_SECONDS_MAX)
         log.error("the redirect is lost; see the reason", extra={"reason": self.problem()})
 

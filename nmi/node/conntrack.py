@@ -65,6 +65,7 @@ async def bypassing(to: RedirectSpec, conntrack: str) -> frozenset[tuple[str, in
         return None
     connections = bypassing_in(listed)
     addresses = {source for source, _ in connections}
+    # Processes of the node may call the real IMDS.
     own = await asyncio.to_thread(lambda: {address for address in addresses if _is_own(address)})
     return frozenset(connection for connection in connections if connection[0] not in own)
 

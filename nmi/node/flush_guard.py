@@ -82,6 +82,7 @@ def creation(table: str, to: RedirectSpec) -> bytes:
                 _REQUEST | _CREATE,
                 named + _text(3, CHAIN) + hook + _number(5, _ACCEPT) + _text(7, "filter"),
             ),
+            # The kernel applies all messages or none, so one acknowledgement is enough.
             _message(_NEW_RULE, _REQUEST | _CREATE | _APPEND | _ACK, named + _text(2, CHAIN) + _nested(4, expressions)),
             _message(_BATCH_END, _REQUEST, b"", family=0, resource=_SUBSYSTEM),
         )

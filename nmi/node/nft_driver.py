@@ -140,6 +140,7 @@ def clear_script(saved: str, rule: TopRule) -> str:
     if rule.chain:
         if rule.chain not in chains_in(saved):
             return ""
+        # iptables deletes only a chain that is empty and to which no rule jumps.
         return _script(rule.table, f":{rule.chain} - [0:0]", *_jumps(saved, rule), f"-X {rule.chain}")
     ours = [f"-D {rule.hook} {text}" for text in rules_of(saved, rule.hook) if rule.is_ours(text)]
     return _script(rule.table, *ours) if ours else ""

@@ -230,6 +230,7 @@ def put_commands(table: ListedTable, base: BaseChain) -> list[object]:
 def _rule(chain: str, base: BaseChain) -> object:
     """Return the command that adds the rule of *base*, with a counter, to *chain*."""
     rule = [json.loads(expression) for expression in base.expressions]
+    # Before the verdict, after which nothing is evaluated.
     rule.insert(-1, {"counter": None})
     return {"add": {"rule": {"family": FAMILY, "table": TABLE, "chain": chain, "expr": rule}}}
 
@@ -256,6 +257,7 @@ def clear_commands(table: ListedTable, name: str) -> list[object]:
     if not any(table.chain(chain) is not None for chain in _CHAINS - {name}):
         return [_command("delete", "table")]
     chains = [chain for chain in (name, WITHDRAWN) if table.chain(chain) is not None]
+    # nft deletes only an empty chain.
     return [_command(verb, "chain", chain) for chain in chains for verb in ("flush", "delete")]
 
 

@@ -119,6 +119,7 @@ async def driver_for(backend: Backend, programs: NetfilterPrograms) -> RuleDrive
         return NftDriver(programs.iptables_nft)
     if backend is not Backend.IPTABLES_LEGACY:
         raise StartError(f"the programs of {backend} are not installed: install iptables and nftables in NMI's image")
+    # Loading python-iptables runs ldconfig and loads a kernel module.
     return await asyncio.to_thread(LegacyDriver)
 
 
@@ -129,6 +130,7 @@ async def find_programs(path: str = SYSTEM_PATH) -> NetfilterPrograms:
     legacy_save = await find_program("iptables-legacy-save", path=path)
     plain = await find_program("iptables", path=path)
     if plain is not None and (nft is None or legacy is None):
+        # A program named iptables is of either variant; its version states which.
         if "(nf_tables)" in (await run((plain, "--version"))).stdout:
             nft = nft or await _nft_programs("", path)
         elif legacy is None:

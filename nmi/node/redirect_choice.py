@@ -129,9 +129,12 @@ def _backend(facts: NodeFacts, mode: RedirectMode) -> tuple[Backend, str]:
             _require(facts, backend)
         return backend, f"--redirect={mode} requires this backend"
     usable_natively = facts.nft_tables is not None
+    # Next to kube-proxy's chains of nftables the order of rules of iptables is undefined, so kube-proxy could translate
+    # a connection first. NMI's own table has a priority before its.
     if facts.kube_proxy_uses_nftables:
         return Backend.NFTABLES, "kube-proxy uses nftables (table ip kube-proxy)"
     iptables = _iptables(facts)
+    # An empty backend of iptables is used only if nft is not usable.
     if iptables is not None and (iptables[2] or not usable_natively):
         return iptables[:2]
     if usable_natively:
@@ -153,6 +156,7 @@ def _iptables(facts: NodeFacts) -> tuple[Backend, str, bool] | None:
         usable, content = (Backend.IPTABLES_LEGACY, legacy) if nft is None else (Backend.IPTABLES_NFT, nft)
         assert content is not None  # noqa: S101  checked above
         return usable, "the other backend of iptables is not in use", not content.empty
+    # The kubelet's chains show which backend the node's own tools use; the number of rules is weaker evidence.
     for backend, content in ((Backend.IPTABLES_NFT, nft), (Backend.IPTABLES_LEGACY, legacy)):
         if content.of_kubelet:
             return backend, "the kubelet keeps its chains in this backend", True
@@ -210,6 +214,7 @@ def bypass(facts: NodeFacts, backend: Backend, *, redirected: bool) -> str | Non
     if not backend.changes_rules:
         return None
     kube_proxy = facts.kube_proxy_uses_iptables or facts.kube_proxy_uses_nftables
+    # eBPF host routing requires that Cilium replaces kube-proxy.
     if facts.cilium and not kube_proxy and not redirected:
         return (
             f"Cilium runs here without kube-proxy, and no connection has matched the redirect: pods' packets may "

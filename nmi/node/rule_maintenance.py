@@ -99,6 +99,7 @@ class RuleMaintenance:
             for rule in tuple(self._problems):
                 try:
                     fault = await self._ensure(rule)
+                # A table that cannot be read must not prevent the repair of the other rule.
                 except Exception as error:  # noqa: BLE001  raised below
                     failed = failed or error
                     continue
@@ -159,6 +160,7 @@ class RuleMaintenance:
 
     async def _ensure(self, rule: TopRule) -> str | None:
         """Put *rule* in force if it is not. Return the former fault."""
+        # From now on verify() maintains the rule, also if its first write fails.
         self._problems.setdefault(rule, "it has not been installed yet")
         try:
             fault = await self._write_unless_there(rule)

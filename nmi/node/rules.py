@@ -111,6 +111,7 @@ class RedirectSpec(msgspec.Struct, frozen=True):
                 ),
             ),
             chain=CHAIN,
+            # The Go implementation's chain ends with this rule too.
             rules=(dnat, "-j RETURN"),
         )
 

@@ -110,6 +110,7 @@ class TrafficRedirect:
             return
         driver = await driver_for(self.choice.backend, self._node.programs)
         maintenance = RuleMaintenance(driver, forget=self._forget_bypassing if settings.delete_conntrack else None)
+        # A table that cannot be read ends the start; later failures are retried.
         await maintenance.find(self._to.redirect)
         self._effect = RedirectEffect(
             self._node.facts,
@@ -148,6 +149,7 @@ class TrafficRedirect:
             await self._forbid_rules(self._node)
         elif routing is HostRouting.NETFILTER and not self._permission.granted:
             if self._settings.fail_closed:
+                # The reject comes first, so that pods do not reach the real IMDS before the redirect is in force.
                 await self._maintenance.install(self._to.reject)
                 await self._guard_from_flushes()
             self._permission.grant()
@@ -279,6 +281,7 @@ class TrafficRedirect:
     async def _forbid_rules(self, node: NodeReading) -> None:
         """Remove every rule of NMI, and write none from now on."""
         self._maintenance = self._effect = None
+        # This also ends the tasks of maintain(), which would restore the rules.
         self._permission.forbid()
         self.close()
         self._removal = RuleRemoval(node, self._to)

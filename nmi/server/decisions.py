@@ -212,6 +212,7 @@ class Decisions:
                 served.setdefault(id(entry.usage), (entry.usage, entry, {}))[2][subject] = None
         for usage, entry, subjects in served.values():
             repeats[_named(subjects), entry.identity, entry.outcome] += usage.take()
+        # This drops the counts of zero.
         repeats = +repeats
         for (subject, identity, outcome), count in repeats.most_common(LINES_PER_PERIOD):
             log.info(

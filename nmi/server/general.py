@@ -1,10 +1,8 @@
 """One connection in the general lane: it reads whole requests and answers them one by one, in order.
 
-While a request is being answered, the connection is paused and further bytes stay in the kernel. The exception: if
-part of the next request has been read already, reading continues for a short time, because the lane cannot resume in
-the middle of a request. After that time the connection ends with the response. No SDK pipelines requests, and a client
-that does must handle this (RFC 9112 §9.3.2). When every received byte is answered, the connection returns to the fast
-lane.
+While a request is being answered, the connection is paused and further bytes stay in the kernel. If part of the next
+request has been read already, reading continues for a short time, after which the connection ends with the response.
+When every received byte is answered, the connection returns to the fast lane.
 """
 
 import asyncio
@@ -135,6 +133,8 @@ class GeneralLane:
         if self._reader.empty:
             self._connection.pause()
         else:
+            # The lane cannot resume in the middle of a request, so reading continues until the next one is complete,
+            # for a short time.
             seconds = self._server.policy.pipeline_seconds
             self._pipeline_timer = asyncio.get_running_loop().call_later(seconds, self._stop_reading)
         self._expired = False
@@ -205,6 +205,7 @@ class GeneralLane:
         if call.http_1_0 and not close:
             # RFC 9112 §9.3: without this field, an HTTP/1.0 client expects the connection to close.
             data = data.replace(_STATUS_LINE_END, b"\r\nConnection: keep-alive\r\n", 1)
+        # The response to HEAD has the head of the response to GET, and no body (RFC 9110 §9.3.2).
         if call.head_only:
             data = data[: data.index(_HEAD_END) + len(_HEAD_END)]
         self.send(data)
@@ -236,6 +237,7 @@ class GeneralLane:
     def _stop_reading(self) -> None:
         """Read no more bytes while a response is pending. Reading cannot resume: that response is the last."""
         self._reader.discard()  # a held request would keep the bytes of a request that is never answered
+        # No SDK pipelines requests, and a client that does must handle this (RFC 9112 §9.3.2).
         if not self._last:
             self._last = True
             self._server.handlers.limit_hit(Limit.PIPELINE)

@@ -47,6 +47,7 @@ class Handlers:
         try:
             destination = resolve(request.target, self._policy.proxied_paths)
             call.path = destination.canonical_path
+            # No rule redirects the node's own processes, so this comes before the check of the redirect.
             if destination.action is Action.HOST_TOKEN and not _is_from_nmi(request):
                 return self._host.handle(origin, call, request, destination)
             refusal = _refusal(origin, request, destination.action)
@@ -79,6 +80,7 @@ class Handlers:
 
 def _refusal(origin: Origin, request: Request, action: Action) -> Refusal | None:
     """Return the refusal of a request that no handler may get; None if one may."""
+    # Before every other check: whatever the request is, it must not circle.
     if _is_from_nmi(request):
         return LOOPED
     if not origin.was_redirected():

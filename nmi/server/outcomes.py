@@ -77,6 +77,7 @@ class Outcomes:
             self._measures.limit_hit(refusal.limit)
         usage = self.decisions.refused(caller, str(call.path), response.status, refusal, call.token_request)
         outcome = self.served(caller, response)
+        # A request to /host/token names its pod, so its refusal is not about the pod at the peer's address.
         if call.path is not CanonicalPath.HOST_TOKEN:
             counter = self._measures.refusal_counter(refusal.reason)
             repeated = RefusedRequest(response, call.request_id, outcome.series, usage, counter)

@@ -161,6 +161,7 @@ class MetadataProxy:
         except CongestedError as error:
             return _congested(error.retry_after)
         except (HttpClientError, TimeoutError, OSError) as error:
+            # The time ended in the governor's queue, and IMDS has received nothing.
             if not permitted:
                 return _congested(None)
             return _unavailable(

@@ -137,6 +137,7 @@ _FORMS: Final = MappingProxyType(
         Reason.LOOPED: _Form(HTTPStatus.LOOP_DETECTED, "loop_detected", ends_connection=True),
         Reason.UNKNOWN_ADDRESS: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.SUSPENDED: _Form(HTTPStatus.NOT_FOUND, "not_found"),
+        # With this status and the sentence "Identity not found", SDKs continue with the next credential of a chain.
         Reason.NOTHING_ASSIGNED: _Form(HTTPStatus.BAD_REQUEST, _INVALID),
         Reason.STILL_ASSIGNING: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.NO_MATCHING_IDENTITY: _Form(HTTPStatus.NOT_FOUND, "not_found"),
@@ -177,6 +178,7 @@ def refused(
     if request_id:
         headers += ((REQUEST_ID, request_id),)
     sentence = refusal.sentence
+    # Parts of the sentence come from other services.
     if _FATAL_WORD in sentence.lower():
         sentence = re.sub(_FATAL_WORD, "not answering", sentence, flags=re.IGNORECASE)
     sentence = sentence[:SENTENCE_CHARS]

@@ -118,6 +118,7 @@ def resolve(target: str, proxied_paths: ProxiedPaths) -> Destination:
 def _elsewhere(decoded: str, path: str, query: str, proxied_paths: ProxiedPaths) -> Destination:
     """Return the destination of a path that is not a spelling of the token path. *path*: its normal form."""
     segments = tuple(path.lower().strip("/").split("/"))
+    # The normal form drops dot segments and path parameters, which may contain the words, so both texts are searched.
     if _spells_token_path(path) or _spells_token_path(decoded):
         return Destination(Action.REFUSE_DISGUISE, CanonicalPath.TOKEN)
     if segments == ("host", "token"):
@@ -127,6 +128,7 @@ def _elsewhere(decoded: str, path: str, query: str, proxied_paths: ProxiedPaths)
     if segments[:2] == ("metadata", "instance"):
         return Destination(Action.PROXY, CanonicalPath.INSTANCE, path, query)
     canonical_path = CanonicalPath.METADATA if segments[0] == "metadata" else CanonicalPath.OTHER
+    # Paths below /host are NMI's own, also if the operator allows all others.
     action = Action.PROXY if segments[0] != "host" and proxied_paths.allows(segments) else Action.REFUSE_UNKNOWN
     return Destination(action, canonical_path, path, query)
 
