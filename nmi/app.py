@@ -18,13 +18,12 @@ from typing import Final
 
 from _native.index import Index
 from nmi.assembly import TokenServerAssembly
-from nmi.choices import OperationMode, RedirectTarget, StaleIdentity
+from nmi.choices import RedirectTarget
 from nmi.handover.messages import SocketName
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import Predecessor
 from nmi.handover.start_signal import StartSignal
 from nmi.handover.takeover import Takeover
-from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import PREFIX, IdentityMetrics
 from nmi.node.metrics import NodeMetrics
 from nmi.node.neighbour_discovery import NeighbourDiscovery
@@ -156,20 +155,7 @@ class App:
         tasks.create_task(events.run(), name="write events")
         assembly = TokenServerAssembly(settings, self._stack, self._registry, tasks)
         tokens = await assembly.build_tokens(client, identities, note_imds=self._redirect.note_imds)
-        cluster_cache = ClusterCache(
-            client,
-            index,
-            identities,
-            node=settings.node_name,
-            managed=settings.operation_mode is OperationMode.MANAGED,
-            scale_features=settings.scale_features,
-            mic_namespace=settings.mic_namespace,
-            exception_namespaces=settings.exception_namespaces,
-            refuse_stale=settings.stale_identity is StaleIdentity.REFUSE,
-            log_limit=self._log_limit,
-            on_gone=tokens.forget,
-        )
-        self._stack.push_async_callback(cluster_cache.aclose)
+        cluster_cache = assembly.build_cluster_cache(client, tokens, index, identities, log_limit=self._log_limit)
         decisions = Decisions(report=PodEvents(events).record)
         built = await assembly.build_server(tokens, index, cluster_cache, identities, decisions)
         self._broker, self._status.token_server = built.broker, built

@@ -1,4 +1,4 @@
-"""The token server's assembly: the token sources, the broker, the proxy for instance metadata, and the server."""
+"""The token server's assembly: token sources and broker, cluster cache, proxy for instance metadata, and server."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from _native.index import Index
 from _native.limits import Limits
-from nmi.choices import OperationMode
+from nmi.choices import OperationMode, StaleIdentity
 from nmi.connection_limits import connection_limits, excess
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
@@ -46,6 +46,7 @@ from podidentity.azure.imds import ImdsSource
 from podidentity.http_client.session import HttpSession
 from podidentity.kube.client import Client
 from podidentity.resources import IdentityType
+from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class TokenParts(msgspec.Struct, frozen=True):
 
 
 class TokenServerAssembly:
-    """Builder of the token server, in two steps: the server needs the cluster cache, and the cache the token parts.
+    """Builder of the token server, in three steps: the server needs the cluster cache, and the cache the token parts.
 
     The *stack* closes the built objects; *tasks* runs their background tasks.
     """
@@ -135,6 +136,30 @@ class TokenServerAssembly:
         if settings.federated_identities:
             await sign_ins.load()  # so that no pod's first token waits for it
         return TokenParts(session, imds, governor, broker, tuple(assertions.values()))
+
+    def build_cluster_cache(
+        self, client: Client, tokens: TokenParts, index: Index, identities: IdentityMetrics, *, log_limit: LogLimit
+    ) -> ClusterCache:
+        """Build the cluster cache. *tokens* forget each removed pod.
+
+        *log_limit* bounds the lines about failures before the first lists are complete.
+        """
+        settings = self._settings
+        cluster_cache = ClusterCache(
+            client,
+            index,
+            identities,
+            node=settings.node_name,
+            managed=settings.operation_mode is OperationMode.MANAGED,
+            scale_features=settings.scale_features,
+            mic_namespace=settings.mic_namespace,
+            exception_namespaces=settings.exception_namespaces,
+            refuse_stale=settings.stale_identity is StaleIdentity.REFUSE,
+            log_limit=log_limit,
+            on_gone=tokens.forget,
+        )
+        self._stack.push_async_callback(cluster_cache.aclose)
+        return cluster_cache
 
     async def build_server(
         self,

@@ -151,10 +151,14 @@ class ClusterCache:
         self.watches.add("pods", PODS, self.pods, field_selector=f"spec.nodeName={node}", keep=KeptParts().pod)
         # No ready response is served before the first lists are complete: `check` ends this.
         index.suspended = True
+        self._expose(measures)
+
+    def _expose(self, measures: IdentityMetrics) -> None:
+        """Let *measures* read the gauges from the parts."""
         measures.watch(
             self.watches.by_name,
             {
-                "index_size": lambda: len(index),
+                "index_size": lambda: len(self._index),
                 "parked": lambda: self._address_waits.waiting + self._name_waits.waiting,
                 "stale": lambda: float(self.stale()),
                 "failed_reads": lambda: self._reads.failed,
