@@ -181,6 +181,8 @@ class TokenService:
                     attempt.refusal, attempt.held = decision.refusal, decision
                     began = entry.first_request(decision.missing, loop.time())
                     if loop.time() < began + decision.seconds:
+                        # The pod's first request may be older than this one, or younger if something has changed since:
+                        # the earlier time counts.
                         until = min(began, attempt.arrived) + decision.seconds
                         changed = await self._hold(entry, generation, until)
                         outcome = None if changed else decision.refusal
@@ -227,6 +229,7 @@ class TokenService:
         if _is_rejected(fetched, request):
             request = replace(request, force_refresh=True)
             fetched = await self._fetch(assigned, request, entry, self._left(attempt))
+        # A refusal grants nothing, so it needs no check that the decision still holds.
         if isinstance(fetched, Refusal):
             return replace(fetched, identity=_name_of(assigned)) if self._is_there(entry, attempt) else None
         if await self._still_stands(entry, attempt, generation, decision_input):

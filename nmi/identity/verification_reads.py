@@ -10,9 +10,9 @@ that requests do not queue behind its time limit.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from podidentity.kube.client import Client
 from podidentity.kube.errors import MALFORMED, ApiError, NotFound, ServerError
@@ -50,13 +50,13 @@ class _SharedReads(Generic[V]):
         self._clock = clock
         self._reads: dict[Hashable, tuple[float, asyncio.Task[V]]] = {}
 
-    async def get(self, key: Hashable, read: Callable[[], Awaitable[V]]) -> V:
+    async def get(self, key: Hashable, read: Callable[[], Coroutine[Any, Any, V]]) -> V:
         now = self._clock()
         sent, task = self._reads.get(key, (0.0, None))
         # Its age counts from the sending: the API server may have read the object immediately after that.
         if task is None or task.cancelled() or now - sent >= VALID_SECONDS:
             self._forget_old(now)
-            task = asyncio.create_task(self._run(read), name="verify a doubtful pod")
+            task = asyncio.create_task(read(), name="verify a doubtful pod")
             task.add_done_callback(_seen)
             self._reads[key] = (now, task)
         # A client that disconnects must not cancel the read of the other requests.
@@ -68,9 +68,6 @@ class _SharedReads(Generic[V]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._reads.clear()
-
-    async def _run(self, read: Callable[[], Awaitable[V]]) -> V:
-        return await read()
 
     def _forget_old(self, now: float) -> None:
         for key, (sent, task) in list(self._reads.items()):
@@ -149,11 +146,10 @@ class VerificationReads:
         except NotFound:
             return None
 
-    async def _limited(self, read: Awaitable[V], namespace: str = "") -> V:
+    async def _limited(self, read: Coroutine[Any, Any, V], namespace: str = "") -> V:
         """Return the result of *read*. If a list of one *namespace* takes too long, other reads continue."""
         if self._clock() < max(self._unanswered_until, self._slow_until.get(namespace, 0.0)):
-            if asyncio.iscoroutine(read):
-                read.close()  # a coroutine that nothing awaits causes a warning
+            read.close()  # a coroutine that nothing awaits causes a warning
             raise UnansweredError("it did not respond to the previous read")
         try:
             async with asyncio.timeout(READ_SECONDS):

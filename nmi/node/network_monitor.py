@@ -250,6 +250,7 @@ def _socket(groups: int) -> socket.socket:
 def _dump() -> list[Message]:
     messages: list[Message] = []
     read = 0
+    # A socket without groups receives replies only, and no reports between them.
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as dumping:
         dumping.settimeout(_DUMP_SECONDS)
         dumping.bind((0, 0))

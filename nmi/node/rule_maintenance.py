@@ -75,6 +75,7 @@ class RuleMaintenance:
         try:
             async with self._lock:
                 fault = await self._ensure(rule)
+                # After the rule: connections that end without it come back past it.
                 await self._end_connections()
         except RedirectError as error:
             self.failures += 1

@@ -102,8 +102,10 @@ class TrafficRedirect:
             self._to = redirect_spec(settings, self._node_address)
         if self.choice.backend is Backend.CILIUM:
             self._cilium = CiliumRedirect((settings.metadata_ip, settings.listen_port))
+        # Without rules of netfilter the labels of the node do not matter.
         if self._node is None:
             return
+        # The kubelet's flags come first, because reading them needs no API server.
         self._permission.by_kubelet = await asyncio.to_thread(by_kubelet, settings.kubelet_config)
         if self._permission.by_kubelet is HostRouting.EBPF:
             await self._forbid_rules(self._node)

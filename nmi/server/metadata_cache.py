@@ -115,9 +115,11 @@ class MetadataCache:
         if flight is None:
             waiters = Waiters()
             task = asyncio.get_running_loop().create_task(self._fetch(key, waiters, destination), name="instance data")
+            # The task runs only after this method has joined the waiters, so that a pod is charged for its call.
             flight = self._flights[key] = _Flight(waiters, task)
         flight.waiters.join(charged)
         try:
+            # A client that disconnects must not cancel the call of the others.
             return await asyncio.shield(flight.task)
         finally:
             flight.waiters.leave(charged)

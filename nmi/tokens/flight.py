@@ -11,10 +11,10 @@ import asyncio
 import logging
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from nmi.tokens.breaker import is_failure
 from nmi.tokens.cache import RESOURCE_SHOWN, STATE_MAX, CachedToken, shown_identity
@@ -55,7 +55,7 @@ class Flight(FetchObserver):
     def __init__(
         self,
         governor: Governor,
-        fetch: Callable[["Flight"], Awaitable[CachedToken]],
+        fetch: Callable[["Flight"], Coroutine[Any, Any, CachedToken]],
         *,
         name: str,
         namespace: str,
@@ -86,7 +86,7 @@ class Flight(FetchObserver):
         self.background = background
         self.drifting = False
         """Whether the flight continues only because of a 410."""
-        self.task: asyncio.Task[CachedToken] = asyncio.create_task(self._run(fetch), name=name)
+        self.task: asyncio.Task[CachedToken] = asyncio.create_task(fetch(self), name=name)
         self.task.add_done_callback(_retrieve_exception)
 
     @property
@@ -204,9 +204,6 @@ class Flight(FetchObserver):
             raise
         finally:
             self._sent = False
-
-    async def _run(self, fetch: Callable[["Flight"], Awaitable[CachedToken]]) -> CachedToken:
-        return await fetch(self)
 
 
 def _retrieve_exception(task: asyncio.Task[CachedToken]) -> None:

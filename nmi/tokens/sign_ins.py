@@ -102,6 +102,8 @@ class SignIns:
         async with self.permit(namespace, attempts.charged):
             sent = self.clock()
             try:
+                # A sign-in that was sent completes, because its token is cached also if no request waits for it any
+                # more.
                 with attempts.observer.sending():
                     result = await entra.token(sign_in)
             except AzureError as error:
