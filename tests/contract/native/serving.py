@@ -210,9 +210,9 @@ def ready(
     )
 
 
-def admit(record: PodRecord, answer: ReadyResponse, resource: bytes = RESOURCE) -> bool:
+def admit(record: PodRecord, response: ReadyResponse, resource: bytes = RESOURCE) -> bool:
     return record.admit(
-        record.generation, resource=resource, selector_kind=0, selector_value=b"", xms_cc=b"", response=answer
+        record.generation, resource=resource, selector_kind=0, selector_value=b"", xms_cc=b"", response=response
     )
 
 

@@ -15,7 +15,7 @@ NOW = time.monotonic_ns()
 FOR_EVER = NOW + 10**15
 
 
-def answer(fresh_until_ns: int = FOR_EVER, expires_ns: int = FOR_EVER) -> ReadyResponse:
+def response(fresh_until_ns: int = FOR_EVER, expires_ns: int = FOR_EVER) -> ReadyResponse:
     series = Histogram([1]).series(())
     return TokenResponse(
         before=b"", after=b"", expires_ns=expires_ns, fresh_until_ns=fresh_until_ns, series=series, usage=Usage()
@@ -88,7 +88,7 @@ def test_ten_thousand_addresses_find_their_own_records() -> None:
     [(b"r2", 1, b"v", b"c"), (b"r", 2, b"v", b"c"), (b"r", 1, b"w", b"c"), (b"r", 1, b"v", b"d"), (b"r", 0, b"", b"c")],
 )
 def test_a_lookup_compares_each_part_of_the_key(other: Key) -> None:
-    record, ready = PodRecord(None), answer()
+    record, ready = PodRecord(None), response()
     assert admit(record, ready, (b"r", 1, b"v", b"c"))
     assert record.find(b"r", 1, b"v", b"c", NOW) is ready
     assert record.find(*other, NOW) is None
@@ -96,13 +96,13 @@ def test_a_lookup_compares_each_part_of_the_key(other: Key) -> None:
 
 def test_parts_of_the_key_do_not_run_into_each_other() -> None:
     record = PodRecord(None)
-    admit(record, answer(), (b"ab", 1, b"c", b""))
+    admit(record, response(), (b"ab", 1, b"c", b""))
     assert record.find(b"a", 1, b"bc", b"", NOW) is None
     assert record.find(b"ab", 1, b"", b"c", NOW) is None
 
 
 def test_a_selector_matches_in_any_case_and_a_resource_does_not() -> None:
-    record, ready = PodRecord(None), answer()
+    record, ready = PodRecord(None), response()
     admit(record, ready, (b"Res", 1, b"AbC", b""))
     assert record.find(b"Res", 1, b"aBc", b"", NOW) is ready
     assert record.find(b"res", 1, b"abc", b"", NOW) is None
@@ -111,16 +111,18 @@ def test_a_selector_matches_in_any_case_and_a_resource_does_not() -> None:
 def test_an_answer_of_an_older_decision_is_not_stored() -> None:
     record = PodRecord(None)
     for name in (b"a", b"b"):
-        admit(record, answer(), plain(name))
+        admit(record, response(), plain(name))
     decided = record.generation
     assert record.invalidate() == decided + 1 == record.generation
-    assert not record.admit(decided, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", response=answer())
+    assert not record.admit(
+        decided, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", response=response()
+    )
     assert [record.find(*plain(name), NOW) for name in (b"a", b"b", b"r")] == [None, None, None]
 
 
 @pytest.mark.parametrize(("fresh", "expires"), [(NOW, FOR_EVER), (FOR_EVER, NOW)], ids=["not-fresh", "expired"])
 def test_an_answer_that_is_not_fresh_is_not_found(fresh: int, expires: int) -> None:
-    record, ready = PodRecord("owner"), answer(fresh, expires)
+    record, ready = PodRecord("owner"), response(fresh, expires)
     admit(record, ready, plain(b"r"))
     assert record.find(*plain(b"r"), NOW - 1) is ready
     assert record.find(*plain(b"r"), NOW) is None
@@ -128,13 +130,13 @@ def test_an_answer_that_is_not_fresh_is_not_found(fresh: int, expires: int) -> N
 
 def test_the_least_used_answer_of_the_pod_is_removed_when_there_are_too_many() -> None:
     record, other_record = PodRecord(None), PodRecord("other")
-    admit(other_record, answer(), plain(b"r"))
+    admit(other_record, response(), plain(b"r"))
     names = [b"%d" % at for at in range(READY_RESPONSES_MAX)]
     for name in names:
-        assert admit(record, answer(), plain(name))
+        assert admit(record, response(), plain(name))
     for name in names[1:]:
         assert record.find(*plain(name), NOW) is not None
-    assert admit(record, answer(), plain(b"one more"))
+    assert admit(record, response(), plain(b"one more"))
     assert record.find(*plain(names[0]), NOW) is None
     assert all(record.find(*plain(name), NOW) for name in [*names[1:], b"one more"])
     assert other_record.find(*plain(b"r"), NOW) is not None
@@ -142,8 +144,8 @@ def test_the_least_used_answer_of_the_pod_is_removed_when_there_are_too_many() -
 
 def test_a_key_that_no_fast_request_can_have_is_not_kept() -> None:
     record = PodRecord(None)
-    assert not admit(record, answer(), plain(b"r" * 1537))
-    assert admit(record, answer(), plain(b"r" * 1536))
+    assert not admit(record, response(), plain(b"r" * 1537))
+    assert admit(record, response(), plain(b"r" * 1536))
 
 
 def test_records_of_unknown_addresses_are_bounded_and_end_with_a_pod() -> None:
