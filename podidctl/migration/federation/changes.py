@@ -36,12 +36,11 @@ from podidctl.migration.federation.schema import (
     ChangeResult,
     IdentityState,
     IdentityStep,
-    TokenTest,
 )
 from podidctl.migration.workload_identity import CLIENT_ID, TENANT_ID, USE_LABEL
 from podidctl.migration.workloads import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, SERVICE_ACCOUNTS
 from podidctl.reading.objects import get_document
-from podidentity.kube.client import Client
+from podidentity.kube.client import JSON_PATCH, Client
 from podidentity.kube.errors import ApiError, Conflict, Invalid, NotFound
 from podidentity.kube.paths import object_path
 from podidentity.resources import (
@@ -72,9 +71,11 @@ class _Changer:
     report: Callable[[str], None]
     """Receives each progress line."""
 
-    async def patch(self, kind: Kind[Any], key: tuple[str, str], operations: Callable[[Document], Operations]) -> None:
+    async def patch(
+        self, kind: Kind[Any], key: tuple[str, str], operations: Callable[[Document], Operations]
+    ) -> Document:
         """Patch the object with *operations* computed from its current state; read it again if it has changed in
-        between.
+        between. Return the state before.
 
         Raises ApiError, and UnpatchableError from *operations*.
         """
@@ -83,12 +84,13 @@ class _Changer:
             document = await get_document(self.client, kind, *key)
             try:
                 body = msgspec.json.encode(operations(document))
-                await self.client.request("PATCH", path, body=body, content_type="application/json-patch+json")
+                await self.client.request("PATCH", path, body=body, content_type=JSON_PATCH)
             except (Invalid, Conflict):
                 if attempt == ATTEMPTS:
                     raise
             else:
-                return
+                return document
+        raise AssertionError("not reached")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +100,20 @@ class IdentityChanger(_Changer):
     managed: bool
     """Whether NMI runs in managed mode: there is no MIC to wait for."""
 
-    async def switch(self, step: IdentityStep, tried: list[TokenTest]) -> ChangeOutcome:
+    async def switch(self, step: IdentityStep) -> ChangeOutcome:
         """Switch an identity of type 0, then wait for MIC. Continues the work of an interrupted run."""
         if step.state is IdentityState.TO_DO:
             try:
                 await self.patch(IDENTITIES, step.key, lambda document: switch_patch(document, step.tenant))
             except (ApiError, UnpatchableError) as error:
-                return _not_changed(step.full_name, error, "switched", tried)
+                return _not_changed(step.full_name, error, "switched")
             self.report(f"{step.full_name}: switched to type 3")
         lacking = await self._wait_for_mic(step.key)
         if not lacking:
-            return ChangeOutcome(step.full_name, ChangeResult.CHANGED, tried=tried)
+            return ChangeOutcome(step.full_name, ChangeResult.CHANGED)
         reason = f"MIC has not updated {', '.join(lacking[:3])} within {self.timeout:g} s"
         self.report(f"{step.full_name}: {reason}; rolling back")
-        return await self._roll_back(step, reason, tried)
+        return await self._roll_back(step, reason)
 
     async def rollback(self, key: tuple[str, str]) -> ChangeOutcome:
         """Restore the former state."""
@@ -119,7 +121,7 @@ class IdentityChanger(_Changer):
         try:
             kept = await self._apply_rollback(key)
         except (ApiError, UnpatchableError) as error:
-            return _not_changed(about, error, "rolled back", [])
+            return _not_changed(about, error, "rolled back")
         self.report(f"{about}: type 0 again")
         lacking = await self._wait_for_mic(key)
         reason = f"kept because it was changed since: spec.{', spec.'.join(kept)}" if kept else ""
@@ -131,17 +133,10 @@ class IdentityChanger(_Changer):
 
     async def _apply_rollback(self, key: tuple[str, str]) -> tuple[str, ...]:
         """Restore the former state. Return the fields that keep their current value."""
-        kept: tuple[str, ...] = ()
+        before = await self.patch(IDENTITIES, key, lambda document: rollback_patch(document)[0])
+        return rollback_patch(before)[1]
 
-        def operations(document: Document) -> Operations:
-            nonlocal kept
-            patch, kept = rollback_patch(document)
-            return patch
-
-        await self.patch(IDENTITIES, key, operations)
-        return kept
-
-    async def _roll_back(self, step: IdentityStep, reason: str, tried: list[TokenTest]) -> ChangeOutcome:
+    async def _roll_back(self, step: IdentityStep, reason: str) -> ChangeOutcome:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 await self._apply_rollback(step.key)
@@ -149,13 +144,13 @@ class IdentityChanger(_Changer):
                 if attempt == ATTEMPTS:
                     reason = f"{reason}; and the rollback failed: {_error_text(error)}"
                     do = f"podidctl migrate rollback --yes {step.full_name}"
-                    return ChangeOutcome(step.full_name, ChangeResult.INCOMPLETE, reason, do, tried)
+                    return ChangeOutcome(step.full_name, ChangeResult.INCOMPLETE, reason, do)
                 await asyncio.sleep(POLL_SECONDS)
             else:
                 break
         reason = f"{reason}, so it is of type 0 again"
         do = "see MIC's log and podidctl doctor; then run this command again, perhaps with a longer --timeout"
-        return ChangeOutcome(step.full_name, ChangeResult.ROLLED_BACK, reason, do, tried)
+        return ChangeOutcome(step.full_name, ChangeResult.ROLLED_BACK, reason, do)
 
     async def _wait_for_mic(self, key: tuple[str, str]) -> list[str]:
         """Wait for MIC, and report its success. Return the pods that MIC has not updated."""
@@ -188,7 +183,7 @@ class IdentityChanger(_Changer):
         return lagging_pods(pods, await self.client.list(BINDINGS, namespace), identity, assigned)
 
 
-def _not_changed(about: str, error: ApiError | UnpatchableError, what: str, tried: list[TokenTest]) -> ChangeOutcome:
+def _not_changed(about: str, error: ApiError | UnpatchableError, what: str) -> ChangeOutcome:
     """Return the outcome if nothing was written, or if that is unknown because the API server did not respond."""
     unclear = isinstance(error, ApiError) and not error.status
     return ChangeOutcome(
@@ -196,7 +191,6 @@ def _not_changed(about: str, error: ApiError | UnpatchableError, what: str, trie
         ChangeResult.INCOMPLETE if unclear else ChangeResult.NOT_CHANGED,
         f"it {'may not have been' if unclear else 'was not'} {what}: {_error_text(error)}",
         "run podidctl migrate plan, which shows the current state",
-        tried,
     )
 
 

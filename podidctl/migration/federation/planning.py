@@ -8,7 +8,12 @@ from typing import Any
 from mic.decisions.assignments import misconfigured
 from podidctl.migration.federation.identity_users import OtherNamespaces, account_usages, lagging_pods
 from podidctl.migration.federation.json_patches import FORMER_ANNOTATION
-from podidctl.migration.federation.obstacles import Obstacles
+from podidctl.migration.federation.obstacles import (
+    account_obstacles,
+    cluster_obstacles,
+    identity_obstacles,
+    workloads_past_nmi,
+)
 from podidctl.migration.federation.planning_input import FederationState
 from podidctl.migration.federation.schema import (
     FederationPlan,
@@ -37,7 +42,7 @@ class _FederationPlanner:
         self._accounts = account_usages(self._state)
         self._other_namespaces = OtherNamespaces(self._state)
         self._named = {(binding.metadata.namespace, binding.spec.azure_identity) for binding in self._state.bindings}
-        self._obstacles = Obstacles(cluster)
+        self._past_nmi = workloads_past_nmi(cluster)
 
     def run(self) -> FederationPlan:
         results = [
@@ -49,7 +54,7 @@ class _FederationPlanner:
             issuer=issuer,
             audience=self._cluster.audience,
             exchange=self._cluster.default_exchange,
-            remarks=list(self._obstacles.of_cluster(issuer, steps)),
+            remarks=list(cluster_obstacles(self._cluster, issuer, steps)),
             steps=steps,
             applications=[],
             leftovers=[result for result in results if isinstance(result, UnchangedIdentity)],
@@ -73,8 +78,8 @@ class _FederationPlanner:
             return UnchangedIdentity(identity=name, why="no AzureIdentityBinding names it", do="delete it")
         tenant = self._options.tenant or identity.spec.tenant_id.strip()
         accounts = self._accounts.get(identity.key, [])
-        chosen = self._cluster.exchange_of(identity)
-        remarks = [*self._obstacles.of_identity(identity, tenant, accounts, chosen)]
+        past_nmi = self._past_nmi.get(identity.key, ())
+        remarks = [*identity_obstacles(self._cluster, identity, tenant, accounts, past_nmi)]
         copies: list[dict[str, Any]] = []
         if strangers := self._other_namespaces.namespaces(identity, {account.namespace for account in accounts}):
             copies = [copy for namespace in strangers for copy in self._other_namespaces.copies(identity, namespace)]
@@ -87,7 +92,7 @@ class _FederationPlanner:
                     do="podidctl migrate plan -o manifests | kubectl apply -f -, which creates one in each of them",
                 )
             )
-        remarks += [remark for account in accounts for remark in self._obstacles.of_account(identity, account)]
+        remarks += [remark for account in accounts for remark in account_obstacles(self._cluster, identity, account)]
         if marked:
             remarks.append(
                 Remark(

@@ -148,7 +148,7 @@ class MigrationRun:
         """Test the identity of *step*, then switch it. *everywhere*: remarks about the whole cluster."""
         about = step.full_name
         if step.state is IdentityState.UNFINISHED and self.yes:
-            return await changer.switch(step, [])
+            return await changer.switch(step)
         if outcome := _outcome_without_test(step, everywhere):
             return outcome
         identity = next(identity for identity in state.situation.identities if identity.key == step.key)
@@ -167,7 +167,7 @@ class MigrationRun:
         if not self.yes:
             reason = "a token of it can be obtained" if by_token else "its accounts may use it"
             return ChangeOutcome(about, ChangeResult.WOULD_CHANGE, reason, tried=tried)
-        return await changer.switch(step, tried)
+        return replace(await changer.switch(step), tried=tried)
 
     async def rollback_identities(self) -> list[ChangeOutcome]:
         """Roll identities back. Reads only what this needs."""
