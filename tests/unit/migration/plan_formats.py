@@ -41,9 +41,9 @@ class Written:
 def _value(literal: str, quote: str, token: re.Pattern[str]) -> str:
     """Return the value of a string literal, which must not contain an interpolation."""
     assert literal[0] == literal[-1] == quote
-    found = [each.groupdict() for each in token.finditer(literal[1:-1])]
-    assert not any(each["bad"] for each in found)
-    return "".join(each["value"] or each.get("doubled") or each["plain"] for each in found)
+    found = [match.groupdict() for match in token.finditer(literal[1:-1])]
+    assert not any(groups["bad"] for groups in found)
+    return "".join(groups["value"] or groups.get("doubled") or groups["plain"] for groups in found)
 
 
 def bicep_value(literal: str) -> str:
@@ -63,10 +63,10 @@ def _of_bicep(node: tree_sitter.Node) -> Any:
         case "string":
             return bicep_value(text)
         case "object":
-            pairs = [each.named_children for each in node.named_children if each.type == "object_property"]
-            return {(key.text or b"").decode(): _of_bicep(each) for key, each in pairs}
+            pairs = [child.named_children for child in node.named_children if child.type == "object_property"]
+            return {(key.text or b"").decode(): _of_bicep(value) for key, value in pairs}
         case "array":
-            return [_of_bicep(each) for each in node.named_children]
+            return [_of_bicep(child) for child in node.named_children]
         case "identifier":
             return f"@{text}"
     raise AssertionError(f"unexpected {node.type}: {text}")
@@ -80,9 +80,9 @@ def read_bicep(text: str) -> list[Written]:
     existing: dict[str, str] = {}
     for node in root.named_children:
         if node.type == "resource_declaration":
-            symbol, kind, body = (each for each in node.named_children if each.type != "comment")
+            symbol, kind, body = (child for child in node.named_children if child.type != "comment")
             name, type_, attributes = f"@{(symbol.text or b'').decode()}", _of_bicep(kind), _of_bicep(body)
-            if "existing" in [each.type for each in node.children]:
+            if "existing" in [child.type for child in node.children]:
                 assert set(attributes) == {"name"}
                 existing[name] = f"{type_.partition('@')[0]}/{attributes['name']}"
             else:
@@ -93,9 +93,9 @@ def read_bicep(text: str) -> list[Written]:
 
 def _of_hcl(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key.strip('"'): _of_hcl(each) for key, each in node.items() if key != "__is_block__"}
+        return {key.strip('"'): _of_hcl(value) for key, value in node.items() if key != "__is_block__"}
     if isinstance(node, list):
-        return [_of_hcl(each) for each in node]
+        return [_of_hcl(item) for item in node]
     return hcl_value(node) if isinstance(node, str) and node.startswith('"') else node
 
 
@@ -145,21 +145,21 @@ def assert_valid(type_with_version: str, name: str, body: dict[str, Any]) -> Non
 
 
 def _assert_modelled(body: dict[str, Any], model: Any) -> None:
-    properties = {each["key"].partition("properties.")[2]: key for key, each in model._attribute_map.items()}
-    for each in body["properties"]:
-        assert not model._validation.get(properties[each], {}).get("readonly")
-    required = {key for key, each in model._validation.items() if each.get("required")}
+    properties = {attribute["key"].partition("properties.")[2]: key for key, attribute in model._attribute_map.items()}
+    for name in body["properties"]:
+        assert not model._validation.get(properties[name], {}).get("readonly")
+    required = {key for key, rules in model._validation.items() if rules.get("required")}
     made = model.deserialize(body)
-    assert all(getattr(made, each) is not None for each in required)
+    assert all(getattr(made, name) is not None for name in required)
     assert made.serialize() == body
 
 
 def _assert_typed(value: dict[str, Any], kind: Any) -> None:
     assert set(value) >= kind.__required_keys__
-    for key, each in value.items():
+    for key, item in value.items():
         expected = kind.__annotations__[key]
         (inner,) = getattr(expected, "__args__", (expected,))
-        if isinstance(each, dict):
-            _assert_typed(each, getattr(types, inner.__forward_arg__))
+        if isinstance(item, dict):
+            _assert_typed(item, getattr(types, inner.__forward_arg__))
         else:
-            assert isinstance(each, inner)
+            assert isinstance(item, inner)

@@ -34,7 +34,7 @@ DIRECT = AzureOptions()
 
 def test_each_service_account_has_a_credential_and_an_identity_one_binding_and_one_role_assignment() -> None:
     made = azure("web", "batch", options=DIRECT).resources
-    assert [(each.type, each.name, each.properties["subject"]) for each in made] == [
+    assert [(resource.type, resource.name, resource.properties["subject"]) for resource in made] == [
         (ResourceType.CREDENTIAL, "shop-batch", "system:serviceaccount:shop:batch"),
         (ResourceType.CREDENTIAL, "shop-web", "system:serviceaccount:shop:web"),
     ]
@@ -44,7 +44,10 @@ def test_each_service_account_has_a_credential_and_an_identity_one_binding_and_o
     assert bound.properties == {"managedIdentity": {"resourceId": f"{ID}demo"}}
 
     role, *others = azure("web", "batch", options=GRANTS).resources
-    assert [each.type for each in (role, *others)] == [ResourceType.ROLE_ASSIGNMENT, *[ResourceType.CREDENTIAL] * 2]
+    assert [resource.type for resource in (role, *others)] == [
+        ResourceType.ROLE_ASSIGNMENT,
+        *[ResourceType.CREDENTIAL] * 2,
+    ]
     assert (role.parent.text, role.properties["principalId"]) == (f"{ID}demo", PRINCIPAL)
 
 
@@ -60,8 +63,8 @@ def test_one_identity_under_two_names_has_each_resource_once() -> None:
 
 def test_two_identities_of_one_service_account_have_their_own_resources() -> None:
     made = azure("web", options=DIRECT, names=("demo", "other")).resources
-    assert len({each.parent.key for each in made}) == len({each.symbol for each in made}) == 2
-    assert {each.name for each in made} == {"shop-web"}
+    assert len({resource.parent.key for resource in made}) == len({resource.symbol for resource in made}) == 2
+    assert {resource.name for resource in made} == {"shop-web"}
 
 
 def test_azure_accepts_the_name_of_an_identity_binding_which_is_that_of_no_other_identity() -> None:
@@ -69,8 +72,8 @@ def test_azure_accepts_the_name_of_an_identity_binding_which_is_that_of_no_other
         made = binding_name(UserAssignedIdentity(ID + name, "s", "g", name))
         assert re.fullmatch(r"[a-z][a-z0-9]{0,62}", made)
     ids = [f"{ID}{name}" for name in ("a-b", "ab", "a_b")] + [f"{ID.replace('/g/', '/h/')}ab"]
-    assert len({binding_name(UserAssignedIdentity(each, "s", "g", each.rpartition("/")[2])) for each in ids}) == 4
-    one, other = (binding_name(UserAssignedIdentity(ID + each, "s", "g", each)) for each in ("demo", "DEMO"))
+    assert len({binding_name(UserAssignedIdentity(text, "s", "g", text.rpartition("/")[2])) for text in ids}) == 4
+    one, other = (binding_name(UserAssignedIdentity(ID + name, "s", "g", name)) for name in ("demo", "DEMO"))
     assert one == other
 
 
@@ -152,23 +155,23 @@ def annotated(exchange: str, name: str = "demo", **spec: Any) -> dict[str, Any]:
 
 
 def plan(*nmis: Settings, objects: list[dict[str, Any]], exchange: Exchange | None = None) -> FederationPlan:
-    bindings = [binding(each["metadata"]["name"], selector="demo") for each in objects]
+    bindings = [binding(document["metadata"]["name"], selector="demo") for document in objects]
     return planned(workload(account="web"), objects=[*objects, *bindings], nmis=nmis, exchange=exchange)
 
 
 def obstacles(made: FederationPlan) -> list[str]:
-    return [each.why for each in only(made).remarks if each.blocks]
+    return [remark.why for remark in only(made).remarks if remark.blocks]
 
 
 def resources(made: FederationPlan) -> list[tuple[str, ResourceType]]:
-    return [(each.about, each.type) for each in azure_plan(made, BINDINGS).resources]
+    return [(resource.about, resource.type) for resource in azure_plan(made, BINDINGS).resources]
 
 
 @pytest.mark.parametrize("default", Exchange)
 def test_an_annotation_chooses_the_other_exchange_of_one_identity(default: Exchange) -> None:
     (other,) = set(Exchange) - {default}
     made = plan(nmi(default), objects=[annotated(other, "chosen"), identity("usual")])
-    assert [(each.name, each.exchange, each.blocked) for each in made.steps] == [
+    assert [(step.name, step.exchange, step.blocked) for step in made.steps] == [
         ("chosen", other, False),
         ("usual", default, False),
     ]
@@ -223,14 +226,14 @@ def test_an_identity_created_with_type_3_needs_a_binding_also_for_its_move() -> 
     federated = [identity(type=3, tenantID=TENANT)]
     assert resources(plan(nmi(), objects=federated, exchange=BOUND)) == [("shop/demo", ResourceType.BINDING)]
     unchanged = plan(nmi(), objects=federated)
-    assert (unchanged.steps, [each.identity for each in unchanged.leftovers]) == ([], ["shop/demo"])
+    assert (unchanged.steps, [leftover.identity for leftover in unchanged.leftovers]) == ([], ["shop/demo"])
 
 
 def test_only_a_plan_with_credentials_has_a_remark_about_the_issuer() -> None:
     def issuer_remarks(*objects: dict[str, Any]) -> list[str]:
-        bindings = [binding(each["metadata"]["name"], selector="demo") for each in objects]
+        bindings = [binding(document["metadata"]["name"], selector="demo") for document in objects]
         made = planned(workload(account="web"), objects=[*objects, *bindings], nmis=(nmi(),), issuer="")
-        return [each.why for each in made.remarks if "issuer" in each.why]
+        return [remark.why for remark in made.remarks if "issuer" in remark.why]
 
     assert issuer_remarks(annotated(BOUND)) == []
     assert len(issuer_remarks(annotated(BOUND), identity("usual"))) == 1

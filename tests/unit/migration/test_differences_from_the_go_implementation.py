@@ -169,24 +169,24 @@ def test_a_difference_is_reported_with_its_level_its_object_and_the_next_action(
     ],
 )
 def test_an_identity_served_differently_is_reported(spec: dict[str, Any], level: DifferenceLevel, what: str) -> None:
-    (one,) = [each for each in found(identity(**spec), binding()) if each.about != SECRETS]
+    (one,) = [difference for difference in found(identity(**spec), binding()) if difference.about != SECRETS]
     assert (one.level, one.about) == (level, "AzureIdentity shop/demo")
     assert what in one.what
 
 
 def test_identities_of_several_namespaces_for_one_label_are_reported() -> None:
     every = found(*FINE, identity("b", namespace="ids"), binding("a", "ids", azureIdentity="b", selector="demo"))
-    (one,) = (each for each in every if each.about == "label aadpodidbinding=demo")
+    (one,) = (difference for difference in every if difference.about == "label aadpodidbinding=demo")
     assert "gets one of the pod's namespace, else ids/b (the first by binding name)" in one.what
     every = found(*FINE, identity(namespace="b", resourceID=ID + "x", clientID="x"), binding(namespace="b"))
-    assert [each.level for each in every] == [REVIEW, NO_ACTION]
+    assert [difference.level for difference in every] == [REVIEW, NO_ACTION]
     assert every[1].about == "AzureIdentities b/demo, shop/demo"
 
 
 def test_an_unreadable_object_is_reported_and_hides_no_other() -> None:
     broken = identity("broken", type="zero")
     every = found(broken, identity(), binding("demo", azureIdentity="gone"))
-    assert [(each.level, each.about) for each in every] == [
+    assert [(difference.level, difference.about) for difference in every] == [
         (FIX, "AzureIdentity shop/broken"),
         (FIX, "AzureIdentityBinding shop/demo"),
     ]
@@ -207,8 +207,10 @@ def test_of_manifests_only_their_own_content_is_reported() -> None:
     ids=["one-resource-id", "one-client-id"],
 )
 def test_contradictory_client_ids_are_reported(spec: dict[str, str], says: str) -> None:
-    differences = [each for each in found(*FINE, identity("b", **spec), binding("b")) if each.level is FIX]
-    assert [each.about for each in differences] == ["AzureIdentities shop/b, shop/demo"]
+    differences = [
+        difference for difference in found(*FINE, identity("b", **spec), binding("b")) if difference.level is FIX
+    ]
+    assert [difference.about for difference in differences] == ["AzureIdentities shop/b, shop/demo"]
     assert differences[0].what.startswith(says)
 
 

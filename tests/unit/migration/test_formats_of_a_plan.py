@@ -76,23 +76,23 @@ FORMATS = pytest.mark.parametrize(
 
 
 def service_operator(plan: AzurePlan) -> list[dict[str, Any]]:
-    return [each for each in yaml.safe_load_all(service_operator_objects(plan, [])) if each]
+    return [document for document in yaml.safe_load_all(service_operator_objects(plan, [])) if document]
 
 
 @pytest.mark.parametrize("plan", [azure("web", HOSTILE_ACCOUNT), azure("web", options=BINDINGS), mixed()])
 @FORMATS
 def test_each_resource_has_arms_properties_and_its_parent(write: Write, read: Read, plan: AzurePlan) -> None:
     written = read(write(plan, []))
-    assert [each.symbol for each in written] == [each.symbol for each in plan.resources]
-    for each, expected in zip(written, plan.resources, strict=True):
-        name, parent = each.attributes["name"], expected.parent.text
-        assert (each.type_with_version, name, each.properties) == (
+    assert [resource.symbol for resource in written] == [resource.symbol for resource in plan.resources]
+    for resource, expected in zip(written, plan.resources, strict=True):
+        name, parent = resource.attributes["name"], expected.parent.text
+        assert (resource.type_with_version, name, resource.properties) == (
             expected.type_with_version,
             expected.name,
             expected.properties,
         )
-        assert each.parent == (parent if write is terraform else parent.partition("/providers/")[2])
-        assert_valid(each.type_with_version, name, {"properties": each.properties})
+        assert resource.parent == (parent if write is terraform else parent.partition("/providers/")[2])
+        assert_valid(resource.type_with_version, name, {"properties": resource.properties})
 
 
 def test_objects_of_service_operator_have_the_properties_of_the_resources() -> None:
@@ -103,15 +103,15 @@ def test_objects_of_service_operator_have_the_properties_of_the_resources() -> N
     """
     plan = azure(HOSTILE_ACCOUNT, "web", "a" * 253)
     made = service_operator(plan)
-    assert len({each["metadata"]["name"] for each in made}) == len(plan.resources) == 4
-    for each, resource in zip(made, plan.resources, strict=True):
+    assert len({document["metadata"]["name"] for document in made}) == len(plan.resources) == 4
+    for document, resource in zip(made, plan.resources, strict=True):
         is_role = resource.type is ResourceType.ROLE_ASSIGNMENT
-        name = each["metadata"].pop("name")
+        name = document["metadata"].pop("name")
         assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,251}[a-z0-9])?", name)
         spec = {"azureName": resource.name, "owner": {"armId": f"{ID}demo"}, **resource.properties}
         if is_role:
             spec["roleDefinitionReference"] = {"armId": spec.pop("roleDefinitionId")}
-        assert each == {
+        assert document == {
             "apiVersion": "authorization.azure.com/v1api20220401"
             if is_role
             else "managedidentity.azure.com/v1api20230131",
@@ -184,14 +184,14 @@ def test_a_plan_without_resources_is_a_valid_file(write: Write, read: Read) -> N
 
 def test_credentials_of_one_identity_are_created_one_after_the_other() -> None:
     by_parent: dict[str, list[tuple[str, list[str]]]] = {}
-    for each in read_bicep(bicep(azure("a", "b", "c", names=("demo", "other")), [])):
-        if "parent" in each.attributes:
-            before = each.attributes.get("dependsOn", [])
-            by_parent.setdefault(each.parent, []).append((f"@{each.symbol}", before))
+    for resource in read_bicep(bicep(azure("a", "b", "c", names=("demo", "other")), [])):
+        if "parent" in resource.attributes:
+            before = resource.attributes.get("dependsOn", [])
+            by_parent.setdefault(resource.parent, []).append((f"@{resource.symbol}", before))
     assert len(by_parent) == 2
     for made in by_parent.values():
-        assert [before for _, before in made] == [[], *([each] for each, _ in made[:-1])]
-    locks = [each.attributes.get("locks") for each in read_terraform(terraform(azure("web", "batch"), []))]
+        assert [before for _, before in made] == [[], *([symbol] for symbol, _ in made[:-1])]
+    locks = [resource.attributes.get("locks") for resource in read_terraform(terraform(azure("web", "batch"), []))]
     assert locks == [None, [f"{ID}demo"], [f"{ID}demo"]]
 
 
@@ -218,12 +218,12 @@ def test_omitted_resources_are_comments() -> None:
 )
 def test_service_operator_names_the_unsupported_identity_bindings(plan: AzurePlan, kinds: list[str]) -> None:
     assert f"# {NO_BINDINGS}\n" in service_operator_objects(plan, [])
-    assert [each["kind"] for each in service_operator(plan)] == kinds
+    assert [document["kind"] for document in service_operator(plan)] == kinds
 
 
 def az_commands(*accounts: str, options: AzureOptions) -> list[list[str]]:
     exchange = Exchange.IDENTITY_BINDINGS if options.cluster else Exchange.DIRECT
-    users = (workload(f"w{number}", account=each) for number, each in enumerate(accounts))
+    users = (workload(f"w{number}", account=account) for number, account in enumerate(accounts))
     made = planned(*users, exchange=exchange)
     return read_az(az_script(made, azure_plan(made, options)))
 
@@ -254,15 +254,15 @@ def test_a_role_assignment_is_one_command_next_to_the_credentials() -> None:
 
 @pytest.mark.parametrize("fault", ["missing", "unknown", "name"])
 def test_the_schemas_of_resources_reject_a_fault(fault: str) -> None:
-    for each in mixed().resources:
-        properties = dict(each.properties)
+    for resource in mixed().resources:
+        properties = dict(resource.properties)
         if fault == "missing":
             properties.pop(next(iter(properties)))
         elif fault == "unknown":
             properties["colour"] = "green"
-        name = "A/" if fault == "name" else each.name
+        name = "A/" if fault == "name" else resource.name
         with pytest.raises((AssertionError, KeyError)):
-            assert_valid(each.type_with_version, name, {"properties": properties})
+            assert_valid(resource.type_with_version, name, {"properties": properties})
 
 
 EVIL = "\x1b]0;owned\x07[bold]x[/bold]\x9b2J"
@@ -319,7 +319,7 @@ def test_an_identity_with_invalid_ids_requires_manual_work() -> None:
     for why, wrong in reasons.items():
         made = workload_plan(workload(account="web"), objects=[wrong, binding()])
         assert made.credentials == []
-        assert [each.why for each in made.by_hand] == [why]
+        assert [step.why for step in made.by_hand] == [why]
 
 
 def test_a_plan_for_federated_identities(console: Console) -> None:

@@ -47,14 +47,14 @@ def test_an_identity_is_planned_with_the_accounts_that_use_it_and_az_commands_fo
     made = planned(workload(account="web"), cron_job(account="nightly"), pods=[running()])
     step = only(made)
     assert (step.state, step.tenant, step.blocked) == (IdentityState.TO_DO, TENANT, False)
-    assert [(each.full_name, each.workloads, each.pod, each.pod_uid) for each in step.accounts] == [
+    assert [(account.full_name, account.workloads, account.pod, account.pod_uid) for account in step.accounts] == [
         ("shop/nightly", ["CronJob shop/nightly"], "", ""),
         ("shop/web", ["Deployment shop/web"], "web-1", "uid-web-1"),
     ]
     assert notes(made) == ["no pod has service account shop/nightly now: its token is tested without a pod"]
 
     made = planned(workload(account="web"), pods=[running()])
-    (line,) = [each for each in az_script(made).splitlines() if each.startswith("az ")]
+    (line,) = [line for line in az_script(made).splitlines() if line.startswith("az ")]
     assert shlex.split(line) == [
         *("az", "identity", "federated-credential", "create", "--subscription", "s", "--resource-group", "g"),
         *("--identity-name", "demo", "--name", "shop-web", "--issuer", "https://oidc.example.org/cluster/"),
@@ -139,19 +139,21 @@ def test_pods_of_another_namespace_are_an_obstacle_until_they_have_copies() -> N
     assert only(made).accounts == []
     assert "pods of other namespaces have it (shop), but type 3 serves only its own namespace" in blocking(made)
     copies = list(yaml.safe_load_all(manifests(made.steps)))
-    assert [(each["kind"], each["metadata"]["namespace"], each["metadata"]["name"]) for each in copies] == [
+    assert [
+        (document["kind"], document["metadata"]["namespace"], document["metadata"]["name"]) for document in copies
+    ] == [
         ("AzureIdentity", "shop", "demo"),
         ("AzureIdentityBinding", "shop", "demo"),
     ]
 
     own, old = planned(workload(account="web"), pods=[running()], objects=[*elsewhere, *copies]).steps[::-1]
-    assert (own.full_name, own.blocked, [each.full_name for each in own.accounts]) == (
+    assert (own.full_name, own.blocked, [account.full_name for account in own.accounts]) == (
         "shop/demo",
         False,
         ["shop/web"],
     )
     assert old.copies == []
-    assert [each.why for each in old.remarks] == [
+    assert [remark.why for remark in old.remarks] == [
         "no workload or pod of its namespace has it now, so no token can be tested"
     ]
 
@@ -160,7 +162,7 @@ def test_a_copy_uses_no_existing_name() -> None:
     taken = [identity(namespace="ids"), binding(namespace="ids"), identity(clientID="another")]
     made = planned(workload(account="web"), objects=taken)
     copied = list(yaml.safe_load_all(manifests(made.steps)))
-    assert [each["metadata"]["name"] for each in copied] == ["demo-ids", "demo"]
+    assert [document["metadata"]["name"] for document in copied] == ["demo-ids", "demo"]
     assert copied[1]["spec"] == {"azureIdentity": "demo-ids", "selector": "demo"}
     forced = planned(workload(account="web"), objects=taken[:2], force_namespaced=True)
     assert only(forced).copies == [], "pods of other namespaces never had the identity"
@@ -175,7 +177,12 @@ def test_identities_without_a_vm_are_left_alone() -> None:
     ]
     made = planned(objects=others)
     assert made.steps == []
-    assert [each.identity for each in made.leftovers] == ["shop/federated", "shop/secret", "shop/unbound", "shop/wrong"]
+    assert [leftover.identity for leftover in made.leftovers] == [
+        "shop/federated",
+        "shop/secret",
+        "shop/unbound",
+        "shop/wrong",
+    ]
 
 
 def test_a_switched_identity_is_reported_as_switched_after_its_pods_have_followed() -> None:
@@ -301,8 +308,8 @@ def test_added_fields_are_removed(path: tuple[str, ...], values: dict[str, str],
     made = json_patch(before, put_patch(before, "shop/demo", path, values))
     assert recorded_identity(made["metadata"]["annotations"]) == "shop/demo"
     again = json_patch(made, put_patch(made, "shop/demo", path, values))
-    for each in (made, again):
-        assert without_empty(json_patch(each, removal_patch(each, path))) == without_empty(before)
+    for marked in (made, again):
+        assert without_empty(json_patch(marked, removal_patch(marked, path))) == without_empty(before)
 
 
 def test_a_label_changed_by_another_writer_stays() -> None:

@@ -17,7 +17,7 @@ from tests.support.migration.objects import account, binding, cron_job, identity
 
 
 def reasons(made: WorkloadIdentityPlan) -> list[str]:
-    return [f"{each.about}: {each.why}" for each in made.by_hand]
+    return [f"{step.about}: {step.why}" for step in made.by_hand]
 
 
 def test_a_workload_with_its_own_service_account_keeps_it_and_a_missing_one_is_created() -> None:
@@ -33,7 +33,7 @@ def test_a_workload_with_its_own_service_account_keeps_it_and_a_missing_one_is_c
     assert (made.by_hand, made.done) == ([], [])
 
     created = planned(workload(account="web"))
-    assert [(each.name, each.is_new) for each in created.accounts] == [("web", True)]
+    assert [(account.name, account.is_new) for account in created.accounts] == [("web", True)]
     assert created.by_hand == []
     federated = planned(workload(account="web"), objects=[identity(type=3, tenantID="t"), binding()])
     assert federated.credentials == made.credentials, "a federated identity that kept its resource id"
@@ -49,7 +49,7 @@ def test_workloads_without_the_label_and_finished_jobs_are_left_alone() -> None:
 
 def test_the_default_service_account_is_never_annotated() -> None:
     made = planned(workload())
-    assert [(each.name, each.is_new) for each in made.accounts] == [("web", True)]
+    assert [(account.name, account.is_new) for account in made.accounts] == [("web", True)]
     assert made.patches[0].service_account == "web"
     (why,) = reasons(made)
     assert why.startswith("Deployment shop/web: its service account is default, which every pod without one also uses")
@@ -66,14 +66,14 @@ def test_a_shared_service_account_is_replaced_by_one_of_the_workloads_own() -> N
     assert "its service account is shared, which Deployment shop/other also uses" in why
 
     made = planned(workload(account="shared"), pods=[pod("lonely", label="", account="shared")])
-    assert [each.name for each in made.accounts] == ["web"]
+    assert [account.name for account in made.accounts] == ["web"]
     assert "Pod shop/lonely" in reasons(made)[0]
 
 
 def test_workloads_with_the_same_identity_may_share_a_service_account() -> None:
     made = planned(workload(account="shared"), workload("api", account="shared"), accounts=[account("shared")])
-    assert [each.name for each in made.accounts] == ["shared"]
-    assert [each.name for each in made.patches] == ["api", "web"]
+    assert [account.name for account in made.accounts] == ["shared"]
+    assert [patch.name for patch in made.patches] == ["api", "web"]
     assert len(made.credentials) == 1
     assert made.by_hand == []
 
@@ -81,20 +81,23 @@ def test_workloads_with_the_same_identity_may_share_a_service_account() -> None:
 def test_workloads_with_different_identities_may_not_share_one() -> None:
     objects = [identity(), binding(), identity("b"), binding("b")]
     made = planned(workload(account="shared"), workload("api", label="b", account="shared"), objects=objects)
-    assert [(each.name, each.client_id) for each in made.accounts] == [("api", "client-b"), ("web", "client-demo")]
+    assert [(account.name, account.client_id) for account in made.accounts] == [
+        ("api", "client-b"),
+        ("web", "client-demo"),
+    ]
 
 
 def test_a_taken_name_gets_a_suffix() -> None:
     taken = account("web", "another-teams")
     made = planned(workload(), ("StatefulSet", workload()), accounts=[taken])
-    assert [each.name for each in made.accounts] == ["web-identity", "web-identity3"]
+    assert [account.name for account in made.accounts] == ["web-identity", "web-identity3"]
 
 
 def test_of_several_identities_the_first_by_binding_gets_the_service_account_and_all_get_credentials() -> None:
     objects = [identity(), binding(), identity("b"), binding("a", azureIdentity="b", selector="demo")]
     made = planned(workload(account="web"), objects=objects)
-    assert [each.client_id for each in made.accounts] == ["client-b"]
-    assert [each.identity for each in made.credentials] == ["shop/b", "shop/demo"]
+    assert [account.client_id for account in made.accounts] == ["client-b"]
+    assert [credential.identity for credential in made.credentials] == ["shop/b", "shop/demo"]
     (why,) = reasons(made)
     assert "it has several identities" in why
     assert "shop/demo (client-demo)" in why
@@ -104,7 +107,7 @@ def test_an_identity_of_the_workloads_namespace_comes_before_those_of_others() -
     objects = [identity(), binding("z", azureIdentity="demo", selector="demo")]
     objects += [identity("b", namespace="ids"), binding("a", namespace="ids", azureIdentity="b", selector="demo")]
     made = planned(workload(account="web"), objects=objects)
-    assert [each.client_id for each in made.accounts] == ["client-demo"]
+    assert [account.client_id for account in made.accounts] == ["client-demo"]
 
 
 @pytest.mark.parametrize("client_id", ["", " ", "a\nb", "a b", "x" * 200])
@@ -152,7 +155,9 @@ def test_pods_of_a_workload_are_reported_with_it_only() -> None:
 def test_a_cron_job_is_changed_and_its_jobs_and_pods_are_not() -> None:
     job = ("Job", workload("nightly-1", "batch/v1 CronJob nightly", account="n"))
     made = planned(cron_job(account="n"), job, pods=[pod("nightly-1-x", "batch/v1 Job nightly-1", account="n")])
-    assert [(each.api_version, each.kind, each.name) for each in made.patches] == [("batch/v1", "CronJob", "nightly")]
+    assert [(patch.api_version, patch.kind, patch.name) for patch in made.patches] == [
+        ("batch/v1", "CronJob", "nightly")
+    ]
     assert made.by_hand == []
 
 
@@ -206,7 +211,7 @@ def test_a_cycle_of_owners_is_handled() -> None:
 def test_what_requires_manual_work_is_reported_with_the_reason(
     made: WorkloadIdentityPlan, accounts: list[str], why: str
 ) -> None:
-    assert [each.name for each in made.accounts] == accounts
+    assert [account.name for account in made.accounts] == accounts
     (reason,) = reasons(made)
     assert reason.startswith(why)
     assert len(made.patches) <= len(accounts)
@@ -218,7 +223,7 @@ def test_an_applied_plan_is_empty_and_a_partly_applied_one_has_the_same_names() 
     assert (made.patches, made.done, made.by_hand) == ([], ["Deployment shop/web"], [])
 
     again = planned(workload(), accounts=[account("web", "client-demo")])
-    assert [(each.name, each.is_new) for each in again.accounts] == [("web", False)]
+    assert [(account.name, account.is_new) for account in again.accounts] == [("web", False)]
 
 
 def test_users_and_credentials_of_other_namespaces_count_when_one_namespace_is_planned() -> None:
@@ -267,8 +272,8 @@ def test_pods_of_one_unsupported_owner_are_reported_once() -> None:
     pods = [pod(f"run-{number}", owner="argoproj.io/v1alpha1 Workflow run", account="run") for number in range(5)]
     other = pod("other", owner="argoproj.io/v1alpha1 Workflow other", account="other")
     made = planned(pods=[*pods, other])
-    assert [each.about for each in made.by_hand] == ["Workflow shop/other", "Workflow shop/run"]
-    assert {each.name for each in made.accounts} == {"other", "run"}
+    assert [step.about for step in made.by_hand] == ["Workflow shop/other", "Workflow shop/run"]
+    assert {account.name for account in made.accounts} == {"other", "run"}
 
 
 OBJECTS = [
@@ -281,8 +286,8 @@ LABELS = st.sampled_from(["", "one", "two", "three", "unbound"])
 ACCOUNTS = st.sampled_from(["", "default", "shared", "web", "web-identity", "api"])
 KINDS = st.sampled_from(["Deployment", "StatefulSet", "Job", "CronJob"])
 
-workloads = st.lists(st.tuples(KINDS, NAMES, LABELS, ACCOUNTS), max_size=6, unique_by=lambda each: each[:2])
-pods = st.lists(st.tuples(NAMES, LABELS, ACCOUNTS), max_size=3, unique_by=lambda each: each[0])
+workloads = st.lists(st.tuples(KINDS, NAMES, LABELS, ACCOUNTS), max_size=6, unique_by=lambda workload: workload[:2])
+pods = st.lists(st.tuples(NAMES, LABELS, ACCOUNTS), max_size=3, unique_by=lambda pod: pod[0])
 accounts = st.dictionaries(
     ACCOUNTS.filter(bool), st.sampled_from(["", "client-one", "client-two", "other"]), max_size=5
 )
@@ -302,7 +307,7 @@ def test_a_planned_service_account_is_used_only_by_pods_bound_to_its_identity(
     there: list[ServiceAccount] = [account(name, client) for name, client in standing.items()]
     made = planned(*objects, objects=OBJECTS, pods=lone, accounts=there)
 
-    clients = {each.name: each.client_id for each in made.accounts}
+    clients = {account.name: account.client_id for account in made.accounts}
     assert len(clients) == len(made.accounts)
     assert "default" not in clients
     for label, used in users(made, made_by, alone):
@@ -310,14 +315,14 @@ def test_a_planned_service_account_is_used_only_by_pods_bound_to_its_identity(
             assert clients[used] in BOUND.get(label, set())
     for name, client in clients.items():
         assert standing.get(name, "") in {"", client}
-    assert {each.subject.rpartition(":")[2] for each in made.credentials} == clients.keys()
+    assert {credential.subject.rpartition(":")[2] for credential in made.credentials} == clients.keys()
 
 
 def users(
     made: WorkloadIdentityPlan, made_by: list[tuple[str, str, str, str]], alone: list[tuple[str, str, str]]
 ) -> Iterator[tuple[str, str]]:
     """Label and service account of each workload after the plan is applied; manual steps are not done."""
-    changed = {(each.kind, each.name): each.service_account for each in made.patches}
+    changed = {(patch.kind, patch.name): patch.service_account for patch in made.patches}
     for kind, name, label, used in made_by:
         yield label, changed.get((kind, name), used or "default")
     for _, label, used in alone:

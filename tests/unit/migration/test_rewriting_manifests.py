@@ -112,7 +112,10 @@ def test_only_a_document_that_needs_it_is_rewritten() -> None:
 def test_a_document_that_starts_on_its_separator_line_stays_a_document() -> None:
     head = "{apiVersion: aadpodidentity.k8s.io/v1, kind: AzureIdentityBinding, "
     text = "--- " + head + "spec: {Selector: a, selector: b}}\n--- " + head + "spec: {Selector: c}}\n"
-    assert [each["spec"] for each in yaml.safe_load_all(rewrite(text).text)] == [{"selector": "b"}, {"selector": "c"}]
+    assert [document["spec"] for document in yaml.safe_load_all(rewrite(text).text)] == [
+        {"selector": "b"},
+        {"selector": "c"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +182,7 @@ def test_a_rewritten_manifest_is_read_equally_and_has_no_old_field_name(
     done = rewrite(text)
     after = list(yaml.safe_load_all(done.text))
     after = after[0]["items"] if listed else after
-    assert [without_nulls(each) for each in done.objects] == [without_nulls(each) for each in after]
+    assert [without_nulls(document) for document in done.objects] == [without_nulls(document) for document in after]
     for (kind, before), now in zip(objects, after, strict=True):
         meant = decode_object(kind, msgspec.json.encode(before), old_field_names=True)
         assert decode_object(kind, msgspec.json.encode(now)) == meant
