@@ -41,9 +41,9 @@ class Written:
 def _value(literal: str, quote: str, token: re.Pattern[str]) -> str:
     """Return the value of a string literal, which must not contain an interpolation."""
     assert literal[0] == literal[-1] == quote
-    found = [match.groupdict() for match in token.finditer(literal[1:-1])]
-    assert not any(groups["bad"] for groups in found)
-    return "".join(groups["value"] or groups.get("doubled") or groups["plain"] for groups in found)
+    tokens = [match.groupdict() for match in token.finditer(literal[1:-1])]
+    assert not any(groups["bad"] for groups in tokens)
+    return "".join(groups["value"] or groups.get("doubled") or groups["plain"] for groups in tokens)
 
 
 def bicep_value(literal: str) -> str:

@@ -1,6 +1,4 @@
-"""Each difference from the Go implementation is found, in objects, flags and values, and unaffected neighbours are not
-reported.
-"""
+"""Differences from the Go implementation in objects, flags and values are reported, unaffected neighbours are not."""
 
 from typing import Any
 
@@ -45,7 +43,7 @@ def old_identity(name: str = "demo") -> dict[str, Any]:
     return made
 
 
-def found(*documents: dict[str, Any], **more: Any) -> list[Difference]:
+def differences_of(*documents: dict[str, Any], **more: Any) -> list[Difference]:
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for document in documents:
         by_kind.setdefault(document["kind"], []).append(document)
@@ -61,7 +59,7 @@ def found(*documents: dict[str, Any], **more: Any) -> list[Difference]:
     ids=["equal behaviour", "two bindings for different labels"],
 )
 def test_equal_behaviour_is_not_reported(documents: list[dict[str, Any]], more: dict[str, Any]) -> None:
-    assert found(*documents, **more) == []
+    assert differences_of(*documents, **more) == []
 
 
 # Documents and other facts, and the only difference: its level, its object and a part of its text or of its action.
@@ -141,7 +139,7 @@ ONLY: dict[str, tuple[list[dict[str, Any]], dict[str, Any], DifferenceLevel, str
 @pytest.mark.parametrize("name", ONLY)
 def test_a_difference_is_reported_with_its_level_its_object_and_the_next_action(name: str) -> None:
     documents, more, level, about, text = ONLY[name]
-    (one,) = found(*documents, **more)
+    (one,) = differences_of(*documents, **more)
     assert one.level is level
     assert one.about.startswith(about)
     assert text in one.what or text in one.do
@@ -169,23 +167,25 @@ def test_a_difference_is_reported_with_its_level_its_object_and_the_next_action(
     ],
 )
 def test_an_identity_served_differently_is_reported(spec: dict[str, Any], level: DifferenceLevel, what: str) -> None:
-    (one,) = [difference for difference in found(identity(**spec), binding()) if difference.about != SECRETS]
+    (one,) = [difference for difference in differences_of(identity(**spec), binding()) if difference.about != SECRETS]
     assert (one.level, one.about) == (level, "AzureIdentity shop/demo")
     assert what in one.what
 
 
 def test_identities_of_several_namespaces_for_one_label_are_reported() -> None:
-    every = found(*FINE, identity("b", namespace="ids"), binding("a", "ids", azureIdentity="b", selector="demo"))
+    every = differences_of(
+        *FINE, identity("b", namespace="ids"), binding("a", "ids", azureIdentity="b", selector="demo")
+    )
     (one,) = (difference for difference in every if difference.about == "label aadpodidbinding=demo")
     assert "gets one of the pod's namespace, else ids/b (the first by binding name)" in one.what
-    every = found(*FINE, identity(namespace="b", resourceID=ID + "x", clientID="x"), binding(namespace="b"))
+    every = differences_of(*FINE, identity(namespace="b", resourceID=ID + "x", clientID="x"), binding(namespace="b"))
     assert [difference.level for difference in every] == [REVIEW, NO_ACTION]
     assert every[1].about == "AzureIdentities b/demo, shop/demo"
 
 
 def test_an_unreadable_object_is_reported_and_hides_no_other() -> None:
     broken = identity("broken", type="zero")
-    every = found(broken, identity(), binding("demo", azureIdentity="gone"))
+    every = differences_of(broken, identity(), binding("demo", azureIdentity="gone"))
     assert [(difference.level, difference.about) for difference in every] == [
         (FIX, "AzureIdentity shop/broken"),
         (FIX, "AzureIdentityBinding shop/demo"),
@@ -208,7 +208,9 @@ def test_of_manifests_only_their_own_content_is_reported() -> None:
 )
 def test_contradictory_client_ids_are_reported(spec: dict[str, str], says: str) -> None:
     differences = [
-        difference for difference in found(*FINE, identity("b", **spec), binding("b")) if difference.level is FIX
+        difference
+        for difference in differences_of(*FINE, identity("b", **spec), binding("b"))
+        if difference.level is FIX
     ]
     assert [difference.about for difference in differences] == ["AzureIdentities shop/b, shop/demo"]
     assert differences[0].what.startswith(says)
