@@ -184,16 +184,16 @@ def test_an_annotation_chooses_the_other_exchange_of_one_identity(default: Excha
 
 def test_an_annotation_that_nmi_does_not_allow_is_an_obstacle() -> None:
     made = plan(nmi(annotation=False), objects=[annotated(BOUND)])
-    (why,) = obstacles(made)
-    assert "chooses identityBindings by the annotation" in why
-    assert "federated.exchangeAnnotation" in why
+    (reason,) = obstacles(made)
+    assert "chooses identityBindings by the annotation" in reason
+    assert "federated.exchangeAnnotation" in reason
     assert obstacles(plan(nmi(annotation=True), objects=[annotated(BOUND)])) == []
 
 
 def test_an_annotation_counts_without_a_known_nmi_and_an_invalid_one_is_an_obstacle() -> None:
     for nmis in ([], [nmi()]):
-        (why,) = obstacles(plan(*nmis, objects=[annotated("bindings")]))
-        assert "with 'bindings': write direct or identityBindings" in why
+        (reason,) = obstacles(plan(*nmis, objects=[annotated("bindings")]))
+        assert "with 'bindings': write direct or identityBindings" in reason
 
     assert only(plan(objects=[annotated(BOUND)])).exchange is BOUND
     assert only(plan(objects=[identity()])).exchange is Exchange.DIRECT

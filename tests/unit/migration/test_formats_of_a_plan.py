@@ -316,10 +316,10 @@ def test_an_identity_with_invalid_ids_requires_manual_work() -> None:
         "no usable AzureIdentity is bound to its label 'demo'": managed,
         "AzureIdentity shop/demo has no usable tenantID": principal,
     }
-    for why, wrong in reasons.items():
+    for reason, wrong in reasons.items():
         made = workload_plan(workload(account="web"), objects=[wrong, binding()])
         assert made.credentials == []
-        assert [step.why for step in made.by_hand] == [why]
+        assert [step.why for step in made.by_hand] == [reason]
 
 
 def test_a_plan_for_federated_identities(console: Console) -> None:

@@ -75,7 +75,7 @@ def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objects", "more", "why"),
+    ("objects", "more", "reason"),
     [
         (BOUND, {"tenant": ""}, "its tenant is not known"),
         (BOUND, {"tenant": "no tenant"}, "AzureIdentity shop/demo has tenant 'no tenant'"),
@@ -89,9 +89,9 @@ def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
         ([*BOUND, exception(aadpodidbinding="demo")], {}, "Deployment shop/web (exception shop/e) gets its tokens"),
     ],
 )
-def test_an_obstacle_is_reported(objects: list[dict[str, Any]], more: dict[str, Any], why: str) -> None:
+def test_an_obstacle_is_reported(objects: list[dict[str, Any]], more: dict[str, Any], reason: str) -> None:
     (obstacle,) = blocking(planned(workload(account="web"), pods=[running()], objects=objects, **more))
-    assert why in obstacle
+    assert reason in obstacle
 
 
 def test_pods_with_the_host_network_too_many_accounts_and_no_use_are_obstacles() -> None:
@@ -280,15 +280,15 @@ def test_an_unreadable_note_reverts_nothing(note: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "why"),
+    ("document", "reason"),
     [
         (identity(type=3, tenantID=MICROSOFT), "not of type 0 any more"),
         ({**identity(), "spec": {"type": 0, "clientid": "c"}}, "field spellings from before v1.6.0"),
         ({**identity(), "spec": None}, "has no spec"),
     ],
 )
-def test_an_identity_that_is_a_different_one_now_is_left_alone(document: dict[str, Any], why: str) -> None:
-    with pytest.raises(UnpatchableError, match=why):
+def test_an_identity_that_is_a_different_one_now_is_left_alone(document: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UnpatchableError, match=reason):
         switch_patch(stored(document), MICROSOFT)
 
 

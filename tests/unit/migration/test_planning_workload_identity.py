@@ -51,8 +51,10 @@ def test_the_default_service_account_is_never_annotated() -> None:
     made = planned(workload())
     assert [(account.name, account.is_new) for account in made.accounts] == [("web", True)]
     assert made.patches[0].service_account == "web"
-    (why,) = reasons(made)
-    assert why.startswith("Deployment shop/web: its service account is default, which every pod without one also uses")
+    (reason,) = reasons(made)
+    assert reason.startswith(
+        "Deployment shop/web: its service account is default, which every pod without one also uses"
+    )
 
 
 def test_a_shared_service_account_is_replaced_by_one_of_the_workloads_own() -> None:
@@ -62,8 +64,8 @@ def test_a_shared_service_account_is_replaced_by_one_of_the_workloads_own() -> N
     (one,) = made.accounts
     assert (one.name, one.is_new) == ("web", True)
     assert (one.image_pull_secrets, one.automount_service_account_token) == (secrets, False)
-    (why,) = reasons(made)
-    assert "its service account is shared, which Deployment shop/other also uses" in why
+    (reason,) = reasons(made)
+    assert "its service account is shared, which Deployment shop/other also uses" in reason
 
     made = planned(workload(account="shared"), pods=[pod("lonely", label="", account="shared")])
     assert [account.name for account in made.accounts] == ["web"]
@@ -98,9 +100,9 @@ def test_of_several_identities_the_first_by_binding_gets_the_service_account_and
     made = planned(workload(account="web"), objects=objects)
     assert [account.client_id for account in made.accounts] == ["client-b"]
     assert [credential.identity for credential in made.credentials] == ["shop/b", "shop/demo"]
-    (why,) = reasons(made)
-    assert "it has several identities" in why
-    assert "shop/demo (client-demo)" in why
+    (reason,) = reasons(made)
+    assert "it has several identities" in reason
+    assert "shop/demo (client-demo)" in reason
 
 
 def test_an_identity_of_the_workloads_namespace_comes_before_those_of_others() -> None:
@@ -162,17 +164,17 @@ def test_a_cron_job_is_changed_and_its_jobs_and_pods_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "owner", "why"),
+    ("kind", "owner", "reason"),
     [
         ("Job", "", "the template of a Job is immutable"),
         ("ReplicaSet", "argoproj.io/v1alpha1 Rollout web", "it is managed by Rollout web (argoproj.io/v1alpha1)"),
         ("StatefulSet", "example.org/v1 Database web", "it is managed by Database web (example.org/v1)"),
     ],
 )
-def test_a_workload_that_cannot_be_patched_requires_manual_work(kind: str, owner: str, why: str) -> None:
+def test_a_workload_that_cannot_be_patched_requires_manual_work(kind: str, owner: str, reason: str) -> None:
     made = planned((kind, workload("web", owner, account="web")))
     assert (made.patches, len(made.accounts), len(made.credentials)) == ([], 1, 1)
-    assert f"{kind} shop/web: {why}" in reasons(made)[0]
+    assert f"{kind} shop/web: {reason}" in reasons(made)[0]
     assert "serviceAccountName: web" in made.by_hand[0].do
 
 
@@ -183,7 +185,7 @@ def test_a_cycle_of_owners_is_handled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "accounts", "why"),
+    ("made", "accounts", "beginning"),
     [
         (
             planned(pods=[pod("alone", account="a"), pod("done", phase="Succeeded", account="b")]),
@@ -209,11 +211,11 @@ def test_a_cycle_of_owners_is_handled() -> None:
     ids=["standalone", "another API group", "label of the pod only", "annotated"],
 )
 def test_what_requires_manual_work_is_reported_with_the_reason(
-    made: WorkloadIdentityPlan, accounts: list[str], why: str
+    made: WorkloadIdentityPlan, accounts: list[str], beginning: str
 ) -> None:
     assert [account.name for account in made.accounts] == accounts
     (reason,) = reasons(made)
-    assert reason.startswith(why)
+    assert reason.startswith(beginning)
     assert len(made.patches) <= len(accounts)
 
 
