@@ -138,7 +138,7 @@ async def _programs(client: Client, kind: Kind[WorkloadObject], program: str, un
     return [
         _pod_of(workload, container)
         for workload in workloads
-        for container in workload.spec.template.spec.containers
+        for container in workload.template.spec.containers
         if program in {_image_name(container), container.name}
     ]
 

@@ -230,5 +230,4 @@ def _of_values(values: Path | None) -> list[Difference]:
 async def _of_cluster(settings: Settings) -> list[Difference]:
     async with connect(settings) as client:
         installation = await cluster_reader.read_installation(client)
-    every = [*find_differences(installation), *check_programs(installation.nmis, installation.mics)]
-    return sorted(every, key=lambda difference: list(DifferenceLevel).index(difference.level))
+    return find_differences(installation, check_programs(installation.nmis, installation.mics))

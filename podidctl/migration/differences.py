@@ -99,8 +99,8 @@ Identities = Mapping[tuple[str, str], AzureIdentity]
 """The readable identities by namespace and name."""
 
 
-def find_differences(installation: Installation) -> list[Difference]:
-    """Return all differences, those that need a correction first."""
+def find_differences(installation: Installation, of_programs: Iterable[Difference] = ()) -> list[Difference]:
+    """Return all differences, also those *of_programs*, sorted: first the ones that need a correction."""
     unreadable: list[Difference] = []
     identities = {identity.key: identity for identity in _decoded(IDENTITIES, installation.documents, unreadable)}
     bindings: Sequence[AzureIdentityBinding] = _decoded(BINDINGS, installation.documents, unreadable)
@@ -119,6 +119,7 @@ def find_differences(installation: Installation) -> list[Difference]:
         *_exceptions(exceptions),
         *_pods(installation.pods, bindings),
         *_lock(installation),
+        *of_programs,
     ]
     return sorted(every, key=lambda difference: list(DifferenceLevel).index(difference.level))
 

@@ -49,8 +49,17 @@ class PodTemplate(Wire, frozen=True):
     spec: TemplateSpec = TemplateSpec()
 
 
-class WorkloadSpec(Wire, frozen=True):
+class JobSpec(Wire, frozen=True):
     template: PodTemplate = PodTemplate()
+
+
+class JobTemplate(Wire, frozen=True):
+    spec: JobSpec = JobSpec()
+
+
+class WorkloadSpec(JobSpec, frozen=True):
+    job_template: JobTemplate | None = None
+    """Of a CronJob, which has no other template."""
 
 
 class JobCondition(Wire, frozen=True):
@@ -70,22 +79,15 @@ class JobStatus(Wire, frozen=True):
 
 
 class WorkloadObject(Resource, frozen=True):
-    """A Deployment, DaemonSet, StatefulSet, ReplicaSet or Job."""
+    """An object of one of the kinds TEMPLATED."""
 
     spec: WorkloadSpec = WorkloadSpec()
     status: JobStatus = JobStatus()
 
-
-class JobTemplate(Wire, frozen=True):
-    spec: WorkloadSpec = WorkloadSpec()
-
-
-class CronJobSpec(Wire, frozen=True):
-    job_template: JobTemplate = JobTemplate()
-
-
-class CronJob(Resource, frozen=True):
-    spec: CronJobSpec = CronJobSpec()
+    @property
+    def template(self) -> PodTemplate:
+        job = self.spec.job_template
+        return job.spec.template if job is not None else self.spec.template
 
 
 class ServiceAccount(Resource, frozen=True):
@@ -99,9 +101,9 @@ DAEMON_SETS: Final = Kind("DaemonSet", "daemonsets", WorkloadObject, "apps")
 STATEFUL_SETS: Final = Kind("StatefulSet", "statefulsets", WorkloadObject, "apps")
 REPLICA_SETS: Final = Kind("ReplicaSet", "replicasets", WorkloadObject, "apps")
 JOBS: Final = Kind("Job", "jobs", WorkloadObject, "batch")
-CRON_JOBS: Final = Kind("CronJob", "cronjobs", CronJob, "batch")
+CRON_JOBS: Final = Kind("CronJob", "cronjobs", WorkloadObject, "batch")
 SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", ServiceAccount)
-TEMPLATED: Final[tuple[Kind[Any], ...]] = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS, JOBS, REPLICA_SETS)
+TEMPLATED: Final = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS, JOBS, REPLICA_SETS)
 """Kinds with a pod template. Objects of the last two kinds are short-lived and usually have an owner."""
 
 
@@ -135,7 +137,7 @@ class WorkloadState:
 
     identities: Sequence[AzureIdentity]
     bindings: Sequence[AzureIdentityBinding]
-    objects: Mapping[str, Sequence[WorkloadObject | CronJob]]
+    objects: Mapping[str, Sequence[WorkloadObject]]
     """By kind, one of TEMPLATED."""
     pods: Sequence[ScheduledPod]
     accounts: Sequence[ServiceAccount]
@@ -175,19 +177,19 @@ class WorkloadState:
                 continue
             for _ in range(OWNERS_MAX):
                 top = self._owner(top) or top
-            if _template(top).metadata.label(BINDING_LABEL) != pod.binding_label:
+            if top.template.metadata.label(BINDING_LABEL) != pod.binding_label:
                 yield pod
 
     def _templated(self) -> Iterator[Workload]:
         for (kind, namespace, name), item in self._existing.items():
             if self._owner(item) is not None:
                 continue
-            if kind == JOBS.name and isinstance(item, WorkloadObject) and item.status.ended:
+            if kind == JOBS.name and item.status.ended:
                 continue
             unpatchable = _unknown_owner_note(item)
             if kind == JOBS.name:
                 unpatchable = unpatchable or "the template of a Job is immutable"
-            template = _template(item)
+            template = item.template
             yield Workload(
                 next(templated.api_version for templated in TEMPLATED if templated.name == kind),
                 kind,
@@ -219,7 +221,7 @@ class WorkloadState:
                 alike.add(group)
                 yield Workload(*maker, labels, account, _unknown_owner_note(pod), pod.spec.host_network)
 
-    def _owner(self, item: Resource) -> WorkloadObject | CronJob | None:
+    def _owner(self, item: Resource) -> WorkloadObject | None:
         """Return the built-in owner of *item* if it exists."""
         owner = _controller(item)
         if owner is None or owner.api_version not in {kind.api_version for kind in TEMPLATED}:
@@ -227,7 +229,7 @@ class WorkloadState:
         return self._existing.get((owner.kind, item.metadata.namespace, owner.name))
 
     @cached_property
-    def _existing(self) -> Mapping[ObjectKey, WorkloadObject | CronJob]:
+    def _existing(self) -> Mapping[ObjectKey, WorkloadObject]:
         return {(kind.name, *item.key): item for kind in TEMPLATED for item in self.objects.get(kind.name, ())}
 
     @cached_property
@@ -238,10 +240,6 @@ class WorkloadState:
     def _desired(self) -> dict[tuple[str, str], Sequence[DesiredAssignment]]:
         """Desired assignments, computed once per namespace and label."""
         return {}
-
-
-def _template(item: WorkloadObject | CronJob) -> PodTemplate:
-    return (item.spec.job_template.spec if isinstance(item, CronJob) else item.spec).template
 
 
 def _controller(item: Resource) -> OwnerReference | None:

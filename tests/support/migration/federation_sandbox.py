@@ -14,7 +14,7 @@ from nmi.settings import Settings
 from podidctl.migration.federation.planning import plan_federation
 from podidctl.migration.federation.planning_input import FederationState, PlanOptions
 from podidctl.migration.federation.schema import FederationPlan, IdentityStep
-from podidctl.migration.workloads import CronJob, ServiceAccount, WorkloadObject
+from podidctl.migration.workloads import ServiceAccount, WorkloadObject
 from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.federation import DIRECT_AUDIENCE as AUDIENCE
 from podidentity.azure.federation import Exchange
@@ -33,7 +33,7 @@ FEDERATING = Settings(node_name="n", federated_identities=True)
 
 
 def cluster(
-    *workloads: WorkloadObject | CronJob,
+    *workloads: WorkloadObject,
     objects: list[dict[str, Any]] | None = None,
     pods: list[ScheduledPod] | None = None,
     accounts: list[ServiceAccount] | None = None,
@@ -48,7 +48,7 @@ def cluster(
 
 
 def planned(
-    *workloads: WorkloadObject | CronJob,
+    *workloads: WorkloadObject,
     tenant: str = TENANT,
     audience: str = "",
     exchange: Exchange | None = None,

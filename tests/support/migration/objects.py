@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from podidctl.migration.workload_identity import WorkloadIdentityPlan, plan_workload_identity
-from podidctl.migration.workloads import CRON_JOBS, CronJob, ServiceAccount, WorkloadObject, WorkloadState
+from podidctl.migration.workloads import CRON_JOBS, ServiceAccount, WorkloadObject, WorkloadState
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Kind, Resource, ScheduledPod
 
@@ -57,9 +57,9 @@ def workload(name: str = "web", owner: str = "", status: Any = None, **spec: Any
     return msgspec.convert(document, WorkloadObject)
 
 
-def cron_job(name: str = "nightly", **spec: Any) -> CronJob:
+def cron_job(name: str = "nightly", **spec: Any) -> WorkloadObject:
     job = {"spec": {"template": template(**spec)}}
-    return msgspec.convert({"metadata": owned(name), "spec": {"jobTemplate": job}}, CronJob)
+    return msgspec.convert({"metadata": owned(name), "spec": {"jobTemplate": job}}, WorkloadObject)
 
 
 def pod(name: str = "web-1", owner: str = "", phase: str = "Running", **spec: Any) -> ScheduledPod:
@@ -76,17 +76,17 @@ def account(name: str, client_id: str = "", **more: Any) -> ServiceAccount:
 
 
 def situation(
-    *workloads: WorkloadObject | CronJob | tuple[str, WorkloadObject],
+    *workloads: WorkloadObject | tuple[str, WorkloadObject],
     objects: list[dict[str, Any]] | None = None,
     pods: list[ScheduledPod] | None = None,
     accounts: list[ServiceAccount] | None = None,
     force_namespaced: bool = False,
 ) -> WorkloadState:
     """A cluster with these; a workload is a Deployment unless its kind is given with it."""
-    by_kind: dict[str, list[WorkloadObject | CronJob]] = {}
+    by_kind: dict[str, list[WorkloadObject]] = {}
     for item in workloads:
         kind, workload_ = item if isinstance(item, tuple) else ("Deployment", item)
-        by_kind.setdefault(CRON_JOBS.name if isinstance(workload_, CronJob) else kind, []).append(workload_)
+        by_kind.setdefault(CRON_JOBS.name if workload_.spec.job_template else kind, []).append(workload_)
     return WorkloadState(
         identities=read(IDENTITIES, objects),
         bindings=read(BINDINGS, objects),
@@ -104,7 +104,7 @@ def read(kind: Kind[R], documents: list[dict[str, Any]] | None) -> list[R]:
 
 
 def planned(
-    *workloads: WorkloadObject | CronJob | tuple[str, WorkloadObject], namespace: str = "", **more: Any
+    *workloads: WorkloadObject | tuple[str, WorkloadObject], namespace: str = "", **more: Any
 ) -> WorkloadIdentityPlan:
     """The plan for a situation."""
     return plan_workload_identity(situation(*workloads, **more), namespace=namespace)

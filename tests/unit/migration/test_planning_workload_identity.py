@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podidctl.migration.workload_identity import WorkloadIdentityPlan, credential_name, is_public
-from podidctl.migration.workloads import CronJob, ServiceAccount, WorkloadObject
+from podidctl.migration.workloads import ServiceAccount, WorkloadObject
 from podidentity.resources import ScheduledPod
 from tests.support.migration.objects import account, binding, cron_job, identity, planned, pod, workload
 
@@ -299,7 +299,7 @@ accounts = st.dictionaries(
 def test_a_planned_service_account_is_used_only_by_pods_bound_to_its_identity(
     made_by: list[tuple[str, str, str, str]], alone: list[tuple[str, str, str]], standing: dict[str, str]
 ) -> None:
-    objects: list[tuple[str, WorkloadObject] | CronJob] = [
+    objects: list[tuple[str, WorkloadObject] | WorkloadObject] = [
         cron_job(name, label=label, account=used)
         if kind == "CronJob"
         else (kind, workload(name, label=label, account=used))
