@@ -33,7 +33,8 @@ _CLUSTER: Final = re.compile(
     r"/microsoft\.containerservice/managedclusters/(?P<name>[^/\s]+)",
     re.IGNORECASE,
 )
-_PRINCIPAL: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+PRINCIPAL: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""An object id in lower case."""
 
 
 class ResourceType(StrEnum):
@@ -109,11 +110,6 @@ def parse_cluster(text: str) -> ManagedCluster | None:
     """Return the cluster with the resource id *text*, or None for any other text."""
     match = _CLUSTER.fullmatch(text) if len(text) <= TEXT_MAX and text.isprintable() else None
     return ManagedCluster(text, match["subscription"], match["group"], match["name"]) if match else None
-
-
-def is_principal(text: str) -> bool:
-    """Return whether *text* is an object id in Azure's spelling."""
-    return bool(_PRINCIPAL.fullmatch(text))
 
 
 def azure_plan(made: FederationPlan, options: AzureOptions) -> AzurePlan:

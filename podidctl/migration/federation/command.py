@@ -1,8 +1,9 @@
 """Definition of the commands `podidctl migrate plan|apply|rollback`. `podidctl.cli` passes the environment."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,12 +11,13 @@ import typer
 from podidctl.commands.connection import CliContext
 from podidctl.commands.options import Kubeconfig, OutputFormat
 from podidctl.migration.federation.azure_resources import (
+    PRINCIPAL,
     AzureOptions,
     azure_plan,
-    is_principal,
     parse_cluster,
 )
 from podidctl.migration.federation.output import manifests, print_outcomes, print_plan
+from podidctl.migration.federation.planning_input import PlanOptions
 from podidctl.migration.federation.resource_formats import (
     az_script,
     bicep,
@@ -23,10 +25,11 @@ from podidctl.migration.federation.resource_formats import (
     service_operator_objects,
     terraform,
 )
-from podidctl.migration.federation.runs import MigrationRun, plan_options
+from podidctl.migration.federation.runs import MigrationRun
 from podidctl.migration.federation.schema import ApplicationState, ChangeOutcome, FederationPlan
 from podidctl.migration.federation.token_tests import RESOURCE
 from podidctl.report.text import Output, console, listed, print_document, print_text
+from podidentity.azure.clouds import Cloud, CloudError, of_environment
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO, printable
@@ -141,7 +144,7 @@ def _add_plan(app: typer.Typer, context: CliContext) -> None:
         azure = _azure_options(cluster, grant_to)
         run = MigrationRun(
             settings=context.settings(kubeconfig=kubeconfig),
-            options=plan_options(context.environ, tenant, issuer, audience, exchange, name_suffix=name_suffix),
+            options=PlanOptions(_cloud(context.environ), tenant, issuer, audience, exchange, name_suffix),
             force_namespaced=force_namespaced,
             names=names or (),
             namespace=namespace,
@@ -158,7 +161,7 @@ def _azure_options(cluster: str, principal: str) -> AzureOptions:
     parsed = parse_cluster(cluster.strip()) if cluster else None
     if cluster and parsed is None:
         raise StartError(f"--cluster {cluster!a} is not the resource id of an AKS cluster: az aks show --query id")
-    if principal and not is_principal(principal.lower()):
+    if principal and not PRINCIPAL.fullmatch(principal.lower()):
         raise StartError(f"--grant-to {principal!a} is not an object id: az ad sp show --query id")
     return AzureOptions(parsed, principal.lower())
 
@@ -224,12 +227,10 @@ def _add_apply(app: typer.Typer, context: CliContext) -> None:
         account and the label of their pods. The exit code is 0 if no step remains, 3 if one does, and 1 if the state
         could not be read.
         """
-        options = plan_options(
-            context.environ, tenant, "", audience, exchange, ignore_uses=ignore_application_credentials
-        )
+        cloud, ignored = _cloud(context.environ), ignore_application_credentials
         run = MigrationRun(
             settings=context.settings(kubeconfig=kubeconfig),
-            options=options,
+            options=PlanOptions(cloud, tenant, "", audience, exchange, ignore_uses=ignored),
             force_namespaced=force_namespaced,
             names=names or (),
             namespace=namespace,
@@ -260,7 +261,7 @@ def _add_rollback(app: typer.Typer, context: CliContext) -> None:
         """
         run = MigrationRun(
             settings=context.settings(kubeconfig=kubeconfig),
-            options=plan_options(context.environ),
+            options=PlanOptions(_cloud(context.environ)),
             names=names or (),
             namespace=namespace,
             timeout=timeout,
@@ -269,6 +270,14 @@ def _add_rollback(app: typer.Typer, context: CliContext) -> None:
         )
         work = run.rollback_applications() if workload_identity else run.rollback_identities()
         _end(asyncio.run(work), output, dry=not yes)
+
+
+def _cloud(environ: Mapping[str, str]) -> Cloud:
+    file = environ.get("AZURE_ENVIRONMENT_FILEPATH", "")
+    try:
+        return of_environment(Path(file) if file else None)
+    except CloudError as error:
+        raise StartError(str(error)) from error
 
 
 def _progress_printer(output: Output) -> Callable[[str], None]:

@@ -115,23 +115,22 @@ class OtherNamespaces:
         self._bindings = {binding.key for binding in state.bindings}
         self._labels = _labels(state)
 
-    def namespaces(self, identity: AzureIdentity, used_in: Collection[str]) -> list[str]:
-        """Return the namespaces of *used_in*, other than the identity's, whose pods have no equal AzureIdentity in
+    def copies(self, identity: AzureIdentity, used_in: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+        """Return, by namespace, copies of the identity (of type 0) and its bindings, which can be switched there later.
+
+        The namespaces are those of *used_in*, other than the identity's, whose pods have no equal AzureIdentity in
         their namespace.
         """
-        return [
-            namespace
+        return {
+            namespace: list(self._copies(identity, namespace))
             for namespace in sorted({*used_in} - {identity.metadata.namespace})
             if any(
                 _lacks_own_identity(identity, namespace, self._state.desired_for(namespace, label))
                 for label in self._labels.get(namespace, ())
             )
-        ]
+        }
 
-    def copies(self, identity: AzureIdentity, namespace: str) -> Iterator[dict[str, Any]]:
-        """Yield copies of the identity (of type 0) and its bindings for *namespace*, which can be switched there
-        later.
-        """
+    def _copies(self, identity: AzureIdentity, namespace: str) -> Iterator[dict[str, Any]]:
         name = _free_name(self._taken, namespace, identity)
         spec: dict[str, Any] = {
             "type": int(IdentityType.USER_ASSIGNED),

@@ -76,32 +76,22 @@ class _FederationPlanner:
             return UnchangedIdentity(identity=name, why=fault, do="correct it or delete it")
         if identity.key not in self._named:
             return UnchangedIdentity(identity=name, why="no AzureIdentityBinding names it", do="delete it")
-        tenant = self._options.tenant or identity.spec.tenant_id.strip()
+        tenant = self._options.tenant.strip() or identity.spec.tenant_id.strip()
         accounts = self._accounts.get(identity.key, [])
         past_nmi = self._past_nmi.get(identity.key, ())
         remarks = [*identity_obstacles(self._cluster, identity, tenant, accounts, past_nmi)]
-        copies: list[dict[str, Any]] = []
-        if strangers := self._other_namespaces.namespaces(identity, {account.namespace for account in accounts}):
-            copies = [copy for namespace in strangers for copy in self._other_namespaces.copies(identity, namespace)]
-            remarks.append(
-                Remark(
-                    why=(
-                        f"pods of other namespaces have it ({', '.join(strangers)}), but type 3 serves only its own "
-                        "namespace"
-                    ),
-                    do="podidctl migrate plan -o manifests | kubectl apply -f -, which creates one in each of them",
-                )
-            )
+        copies = self._other_namespaces.copies(identity, [account.namespace for account in accounts])
+        if copies:
+            others = ", ".join(copies)
+            reason = f"pods of other namespaces have it ({others}), but type 3 serves only its own namespace"
+            do = "podidctl migrate plan -o manifests | kubectl apply -f -, which creates one in each of them"
+            remarks.append(Remark(why=reason, do=do))
         remarks += [remark for account in accounts for remark in account_obstacles(self._cluster, identity, account)]
         if marked:
-            remarks.append(
-                Remark(
-                    why="it was set back to type 0 after the switch",
-                    do="set type: 3 and tenantID in its manifest, where that is stored",
-                    blocks=False,
-                )
-            )
-        return self._step(identity, IdentityState.TO_DO, tenant, remarks, copies)
+            do = "set type: 3 and tenantID in its manifest, where that is stored"
+            remarks.append(Remark(why="it was set back to type 0 after the switch", do=do, blocks=False))
+        manifests = [manifest for several in copies.values() for manifest in several]
+        return self._step(identity, IdentityState.TO_DO, tenant, remarks, manifests)
 
     def _federated(self, identity: AzureIdentity) -> IdentityStep | UnchangedIdentity:
         """Return the step for resources on Azure of an identity that was created with type 3."""

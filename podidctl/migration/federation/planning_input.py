@@ -1,5 +1,6 @@
 """The input of a federation plan: the state that was read, the options, and the policies that they imply. Pure."""
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from nmi.tokens.source import PolicyError
 from nmi.tokens.token_proxy import Exchanges
 from podidctl.evaluation.tokens import exchange_of
 from podidctl.migration.federation.schema import Remark
+from podidctl.migration.workload_identity import SUFFIX_MAX
 from podidctl.migration.workloads import Key, WorkloadState
 from podidctl.report.text import listed
 from podidentity.azure.clouds import Cloud
 from podidentity.azure.federation import DIRECT_AUDIENCE, Exchange
+from podidentity.exits import StartError
 from podidentity.resources import (
     EXCHANGE_ANNOTATION,
     AzureAssignedIdentity,
@@ -25,10 +28,12 @@ from podidentity.resources import (
     IdentityType,
 )
 
+_SUFFIX: Final = re.compile(rf"[A-Za-z0-9_-]{{0,{SUFFIX_MAX}}}")
+
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """Options of the command line."""
+    """Options of the command line. Raises StartError for a text that Azure does not accept."""
 
     cloud: Cloud
     tenant: str = ""
@@ -41,6 +46,13 @@ class PlanOptions:
     """Suffix of the names of federated credentials, for identities that several clusters use."""
     ignore_uses: bool = False
     """Whether identities may be switched although an application uses their tokens as its credential."""
+
+    def __post_init__(self) -> None:
+        for name, text in (("--issuer", self.issuer), ("--audience", self.audience), ("--tenant", self.tenant)):
+            if not text.isprintable():
+                raise StartError(f"{name} {text!a} is not printable: use Azure's spelling")
+        if not _SUFFIX.fullmatch(self.name_suffix):
+            raise StartError(f"--name-suffix {self.name_suffix!a} is not at most {SUFFIX_MAX} letters, digits, - and _")
 
 
 @dataclass(frozen=True)

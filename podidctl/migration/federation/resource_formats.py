@@ -46,6 +46,11 @@ terraform {
 """
 NAME_MAX: Final = 253
 """Kubernetes' limit of an object's name."""
+OPERATOR_KINDS: Final = {
+    ResourceType.CREDENTIAL: ("managedidentity.azure.com/v1api20230131", "FederatedIdentityCredential"),
+    ResourceType.ROLE_ASSIGNMENT: ("authorization.azure.com/v1api20220401", "RoleAssignment"),
+}
+"""Azure Service Operator's API version and kind of each resource. It has none for identity bindings."""
 NO_BINDINGS: Final = "Azure Service Operator has no kind for identity bindings; use -o az, terraform or bicep for them"
 NO_RESOURCES: Final = AzurePlan([], [])
 _BICEP_ESCAPED: Final = re.compile(r"[\\']|\$(?=\{)")
@@ -175,26 +180,21 @@ def service_operator_objects(plan: AzurePlan, remarks: list[str]) -> str:
     """Return the objects for `kubectl apply -f`. *remarks* are comments at its start."""
     lacking = [NO_BINDINGS] if any(resource.type is ResourceType.BINDING for resource in plan.resources) else []
     head = ["kubectl apply -f this file, in a cluster with Azure Service Operator 2", *remarks, *plan.omitted, *lacking]
-    return commented((f"# {printable(remark)}" for remark in head), list(_operator_objects(plan)))
+    objects = [_operator_object(resource) for resource in plan.resources if resource.type in OPERATOR_KINDS]
+    return commented((f"# {printable(remark)}" for remark in head), objects)
 
 
-def _operator_objects(plan: AzurePlan) -> Iterator[dict[str, Any]]:
-    for resource in plan.resources:
-        if resource.type is ResourceType.CREDENTIAL:
-            yield _operator_object(resource, "managedidentity.azure.com/v1api20230131", "FederatedIdentityCredential")
-        elif resource.type is ResourceType.ROLE_ASSIGNMENT:
-            made = _operator_object(resource, "authorization.azure.com/v1api20220401", "RoleAssignment")
-            made["spec"]["roleDefinitionReference"] = {"armId": made["spec"].pop("roleDefinitionId")}
-            yield made
-
-
-def _operator_object(resource: AzureResource, api_version: str, kind: str) -> dict[str, Any]:
+def _operator_object(resource: AzureResource) -> dict[str, Any]:
     name = re.sub(r"[^a-z0-9]+", "-", resource.symbol)
+    api_version, kind = OPERATOR_KINDS[resource.type]
+    spec = {"azureName": resource.name, "owner": {"armId": resource.parent.text}, **resource.properties}
+    if resource.type is ResourceType.ROLE_ASSIGNMENT:
+        spec["roleDefinitionReference"] = {"armId": spec.pop("roleDefinitionId")}
     return {
         "apiVersion": api_version,
         "kind": kind,
         "metadata": {"name": name[:NAME_MAX], "namespace": resource.about.partition("/")[0]},
-        "spec": {"azureName": resource.name, "owner": {"armId": resource.parent.text}, **resource.properties},
+        "spec": spec,
     }
 
 

@@ -1,11 +1,9 @@
 """Runs of the three commands, from reading the state to the outcome of each object."""
 
 import asyncio
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, TypeVar
 
 from msgspec.structs import replace
@@ -36,8 +34,6 @@ from podidctl.migration.federation.schema import (
 )
 from podidctl.migration.federation.state_reader import is_managed, read_credential_uses, read_federation_state
 from podidctl.migration.federation.token_tests import IdentityTester
-from podidctl.migration.workload_identity import SUFFIX_MAX
-from podidentity.azure import clouds
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from podidentity.kube.client import Client
@@ -45,35 +41,10 @@ from podidentity.resources import IDENTITIES
 from podidentity.version import VERSION
 
 T = TypeVar("T")
-_SUFFIX: Final = re.compile(rf"[A-Za-z0-9_-]{{0,{SUFFIX_MAX}}}")
 UNTESTED: Final = "NMI uses identity bindings for it, and only pods of the cluster can test that exchange"
 TEST_BY_POD: Final = (
     "test the identity binding with a second AzureIdentity of type 3 and one pod, then run this command with --untested"
 )
-
-
-def plan_options(
-    environ: Mapping[str, str],
-    tenant: str = "",
-    issuer: str = "",
-    audience: str = "",
-    exchange: Exchange | None = None,
-    *,
-    name_suffix: str = "",
-    ignore_uses: bool = False,
-) -> PlanOptions:
-    """Return the options of the command line, and the cloud of the environment. Raises StartError."""
-    file = environ.get("AZURE_ENVIRONMENT_FILEPATH", "")
-    for name, given in (("--issuer", issuer), ("--audience", audience), ("--tenant", tenant)):
-        if not given.isprintable():
-            raise StartError(f"{name} {given!a} is not printable: use Azure's spelling")
-    if not _SUFFIX.fullmatch(name_suffix):
-        raise StartError(f"--name-suffix {name_suffix!a} is not at most {SUFFIX_MAX} letters, digits, - and _")
-    try:
-        cloud = clouds.of_environment(Path(file) if file else None)
-    except clouds.CloudError as error:
-        raise StartError(str(error)) from error
-    return PlanOptions(cloud, tenant.strip(), issuer, audience, exchange, name_suffix, ignore_uses)
 
 
 @dataclass(frozen=True, kw_only=True)

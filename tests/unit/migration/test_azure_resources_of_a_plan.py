@@ -11,16 +11,19 @@ import pytest
 
 from nmi.settings import Settings
 from podidctl.migration.federation.azure_resources import (
+    PRINCIPAL as PRINCIPAL_PATTERN,
+)
+from podidctl.migration.federation.azure_resources import (
     AzureOptions,
     ResourceType,
     azure_plan,
     binding_name,
-    is_principal,
     parse_cluster,
 )
-from podidctl.migration.federation.runs import plan_options
+from podidctl.migration.federation.planning_input import PlanOptions
 from podidctl.migration.federation.schema import FederationPlan, IdentityState
 from podidctl.migration.workload_identity import SUFFIX_MAX
+from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.federation import Exchange
 from podidentity.azure.resource_ids import UserAssignedIdentity
 from podidentity.exits import StartError
@@ -91,7 +94,7 @@ def test_azure_accepts_the_name_of_a_credential_with_and_without_a_suffix_for_th
 @pytest.mark.parametrize("suffix", ["a b", "é", "x" * (SUFFIX_MAX + 1), "a\n"])
 def test_a_suffix_that_azure_does_not_accept_is_rejected(suffix: str) -> None:
     with pytest.raises(StartError, match="--name-suffix"):
-        plan_options({}, name_suffix=suffix)
+        PlanOptions(PUBLIC, name_suffix=suffix)
 
 
 def test_a_role_assignment_has_a_uuid_that_depends_on_its_properties() -> None:
@@ -126,8 +129,10 @@ def test_text_that_is_no_cluster_is_rejected_and_a_cluster_is_accepted_in_any_ca
 
 
 def test_only_an_object_id_is_a_principal() -> None:
-    assert is_principal(PRINCIPAL)
-    assert not any(map(is_principal, ["", "me", f"{PRINCIPAL}\n", f"{PRINCIPAL}0", PRINCIPAL.replace("-", "")]))
+    assert PRINCIPAL_PATTERN.fullmatch(PRINCIPAL)
+    assert not any(
+        map(PRINCIPAL_PATTERN.fullmatch, ["", "me", f"{PRINCIPAL}\n", f"{PRINCIPAL}0", PRINCIPAL.replace("-", "")])
+    )
 
 
 def test_more_than_twenty_credentials_block_only_the_direct_exchange() -> None:

@@ -13,7 +13,9 @@ from mic.startup.settings import Settings
 from podidctl.migration import command
 from podidctl.migration.federation import runs
 from podidctl.migration.federation.json_patches import FORMER_ANNOTATION
-from podidctl.migration.federation.runs import MigrationRun, plan_options
+from podidctl.migration.federation.planning_input import PlanOptions
+from podidctl.migration.federation.runs import MigrationRun
+from podidentity.azure.clouds import PUBLIC
 from podidentity.exits import StartError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
@@ -29,7 +31,7 @@ SETTINGS = Settings(namespace="default")
 
 
 def run() -> MigrationRun:
-    return MigrationRun(settings=SETTINGS, options=plan_options({}), names=(), namespace="", yes=True)
+    return MigrationRun(settings=SETTINGS, options=PlanOptions(PUBLIC), names=(), namespace="", yes=True)
 
 
 COMMANDS: dict[str, Callable[[], Awaitable[object]]] = {
