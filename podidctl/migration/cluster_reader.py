@@ -77,6 +77,7 @@ async def read_workload_state(client: Client, *, force_namespaced: bool) -> Work
     """Return the input of the migration to workload identity. Identities serve only their own namespace with
     *force_namespaced*, or if the installed MIC or NMI has this flag. Raises ApiError.
     """
+    # A refusal needs no report here, because the lists of TEMPLATED then fail, too.
     nmis = await _programs(client, DAEMON_SETS, "nmi", {})
     mics = await _programs(client, DEPLOYMENTS, "mic", {})
     return WorkloadState(
@@ -149,6 +150,7 @@ def _image_name(container: DaemonContainer) -> str:
 
 def _pod_of(workload: WorkloadObject, container: DaemonContainer) -> Daemon:
     """Return the pod of *workload* with this container only, which has the workload's name and is on no real node."""
+    # The settings of NMI require a node, and those that depend on it are not used.
     meta = PodMeta(namespace=workload.metadata.namespace, name=workload.metadata.name)
     return Daemon(metadata=meta, spec=DaemonSpec(node_name=NO_NODE, containers=[container]))
 

@@ -232,7 +232,7 @@ def _ambiguous_identities(bindings: Sequence[AzureIdentityBinding], identities: 
             order[binding.spec.selector].append((binding.metadata.name, key[1], key[0]))
     for selector, keys in sorted(by_selector.items()):
         if len(keys) > 1:
-            _, name, namespace = min(order[selector])
+            _, name, namespace = min(order[selector])  # the order by which NMI chooses
             own = "one of the pod's namespace, else " if len({key for key, _ in keys}) > 1 else ""
             yield review(
                 f"label aadpodidbinding={selector}",

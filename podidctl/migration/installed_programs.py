@@ -77,6 +77,7 @@ def _nmi_differences(about: str, settings: nmi.settings.Settings, mics: Sequence
 def _mic_differences(
     about: str, settings: mic.startup.settings.Settings, flags: Collection[str]
 ) -> Iterator[Difference]:
+    # Only the operator's own limit counts: the Go implementation's default was lower than the one here.
     usual = mic.startup.settings.Settings(namespace="n").writes_per_second
     if "clientQps" in flags and settings.writes_per_second < usual:
         yield review(

@@ -169,6 +169,7 @@ def _objects(text: str) -> Iterator[_ManifestObject]:
             edited = [
                 (node, _ManifestObject(kind, {}, root)) for node in nodes if (kind := _kind_of_node(node)) is not None
             ]
+            # First the names of all objects, because constructing a node merges the maps of its `<<` into it.
             for node, item in edited:
                 _collect_renames(node, (), item)
             for node, item in edited:
@@ -224,6 +225,7 @@ def _collect_renames(node: yaml.MappingNode, path: tuple[str, ...], item: _Manif
 
 def _current_name(kind: Kind[Any], path: Sequence[str]) -> str:
     """Return the current name for the last name of *path*."""
+    # The names depend on the kind's shape, which `fold` reads; a document with only this field has the same ones.
     document: Any = 0
     for name in reversed(path):
         document = {name: document}
@@ -289,6 +291,6 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def _apply_edits(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
-    for start, end, new in sorted(edits, reverse=True):
+    for start, end, new in sorted(edits, reverse=True):  # from the end, so that the other positions stay valid
         text = text[:start] + new + text[end:]
     return text

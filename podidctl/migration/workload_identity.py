@@ -207,6 +207,7 @@ class _Planner:
     def _account(self, workload: Workload, identity: AzureIdentity) -> PlannedAccount | None:
         """Return the service account for *workload*; None if the operator must decide first."""
         mine = identity.spec.client_id.strip().lower()
+        # Pods that name no service account use `default`, also future ones, so it is never annotated.
         others = [user for user in self._users[workload.account_key] if user is not workload]
         strangers = [user for user in others if workload.account == DEFAULT_ACCOUNT or self._client_of(user) != mine]
         annotated = _client_of_account(self._accounts.get(workload.account_key))
@@ -308,7 +309,7 @@ def credential_name(namespace: str, account: str, suffix: str = "") -> str:
     characters of such names and at most SUFFIX_MAX of them.
     """
     end = f"-{suffix}" if suffix else ""
-    plain = f"{namespace}-{account}"
+    plain = f"{namespace}-{account}"  # not unique if the namespace has a hyphen: a-b/c and a/b-c
     if not _INVALID_CHARACTER.search(plain) and len(plain) + len(end) <= _NAME_MAX and "-" not in namespace:
         return plain + end
     end = f"-{sha256(f'{namespace}/{account}'.encode()).hexdigest()[:8]}{end}"

@@ -38,6 +38,7 @@ def plan_applications(cluster: FederationState) -> list[Application]:
     steps: defaultdict[str, list[ManualStep]] = defaultdict(list)
     for step in made.by_hand:
         steps[step.about].append(step)
+    # A new service account would need a new federated credential, which this command does not create.
     existing = {(account.namespace, account.name): account for account in made.accounts if not account.is_new}
     applications = []
     for workload in sorted(cluster.situation.workloads, key=lambda workload: workload.description):

@@ -85,7 +85,7 @@ class _Changer:
             try:
                 body = msgspec.json.encode(operations(document))
                 await self.client.request("PATCH", path, body=body, content_type=JSON_PATCH)
-            except (Invalid, Conflict):
+            except (Invalid, Conflict):  # Invalid: a `test` operation failed
                 if attempt == ATTEMPTS:
                     raise
             else:
@@ -137,6 +137,7 @@ class IdentityChanger(_Changer):
         return rollback_patch(before)[1]
 
     async def _roll_back(self, step: IdentityStep, reason: str) -> ChangeOutcome:
+        # One failed request must not leave an identity of type 3 that MIC has not followed.
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 await self._apply_rollback(step.key)
@@ -162,6 +163,7 @@ class IdentityChanger(_Changer):
             except NotFound:
                 break  # the identity was deleted
             except ApiError as error:
+                # A failed read is no progress: the pods of the last read still count.
                 lacking = lacking or [f"(unknown: {error.message})"]
             if not lacking or time.monotonic() - began >= self.timeout:
                 break
@@ -262,6 +264,7 @@ class ApplicationChanger(_Changer):
         account, workload = (application.namespace, application.account), (application.namespace, application.name)
         annotations = {CLIENT_ID: application.client_id, TENANT_ID: application.tenant_id}
         label, path = {USE_LABEL: "true"}, _changed_path(kind)
+        # The webhook reads the annotations when a pod is created, and the label starts new pods.
         try:
             await self.patch(
                 SERVICE_ACCOUNTS,

@@ -139,6 +139,7 @@ class OtherNamespaces:
         }
         if identity.spec.ad_endpoint:
             spec["adEndpoint"] = identity.spec.ad_endpoint
+        # Without the annotation the copy would serve pods of every namespace, too.
         yield _manifest(IDENTITIES, namespace, name, spec, {"annotations": {BEHAVIOR_ANNOTATION: "namespaced"}})
         for binding in self._state.bindings:
             named = (binding.metadata.namespace, binding.spec.azure_identity)

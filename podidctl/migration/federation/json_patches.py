@@ -58,7 +58,7 @@ def rollback_patch(document: Document) -> tuple[Operations, tuple[str, ...]]:
     after, kept = dict(spec), []
     for name in sorted({*former, *made, *spec}):
         is_unchanged = name not in spec or spec[name] == made.get(name)
-        if name == "type" or is_unchanged:
+        if name == "type" or is_unchanged:  # with another type than 0 nothing would be rolled back
             after.pop(name, None)
             if name in former:
                 after[name] = former[name]
@@ -92,6 +92,7 @@ def put_patch(document: Document, identity: str, path: tuple[str, ...], values: 
     are kept.
     """
     existing, noted = _map_at(document, path), _put_record(document) or _PutRecord("", {}, {})
+    # A value that an earlier run has written is not a former one.
     others = {name: existing[name] for name in values if name in existing and existing[name] != noted.put.get(name)}
     written_in_all, before = {**noted.put, **values}, {**others, **noted.before}
     note = json.dumps({"identity": identity, "before": before, "put": written_in_all}, sort_keys=True)

@@ -130,6 +130,7 @@ class _FederationPlanner:
         accounts = [account for account in self._accounts.get(identity.key, []) if account.namespace == own]
         exchange = self._cluster.exchange_of(identity).exchange
         azures = parse_user_assigned(identity.spec.resource_id)
+        # By identity bindings AKS's token proxy presents a credential of its own.
         needed = accounts if exchange is Exchange.DIRECT else []
         return IdentityStep(
             namespace=own,

@@ -130,6 +130,7 @@ class FederationState:
     @property
     def policy(self) -> SignInPolicy:
         """NMI's policy about the endpoints that may receive credentials."""
+        # If NMIs differ, only Azure's own endpoints are certain on every node.
         allowed = {settings.allowed_ad_endpoints for settings in self.nmis}
         return SignInPolicy(self.options.cloud, allowed_endpoints=allowed.pop() if len(allowed) == 1 else ())
 

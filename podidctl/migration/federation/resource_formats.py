@@ -205,7 +205,7 @@ def az_script(made: FederationPlan, azure: AzurePlan = NO_RESOURCES) -> str:
     because an application can have some, too.
     """
     credentials = [credential for step in made.steps for credential in step.credentials]
-    # Two AzureIdentities may name the same identity on Azure.
+    # Two AzureIdentities may name the same identity on Azure; the first one's credential stays.
     once = {_azures(credential): credential for credential in reversed(credentials)}
     credentials = [credential for credential in credentials if once[_azures(credential)] is credential]
     script = credential_script(credentials, remarks_of(made), made.issuer, made.audience)

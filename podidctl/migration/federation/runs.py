@@ -93,6 +93,7 @@ class MigrationRun:
             steps = self._select([(step.full_name, step) for step in made.steps], unchanged=unchanged)
             tester = IdentityTester(client, session, state.policy, environ, audience=state.audience, resource=resource)
             changer = IdentityChanger(client=client, timeout=self.timeout, report=self.report, managed=state.managed)
+            # Without --yes nothing changes from one identity to the next, so one state is enough.
             if not self.yes:
                 outcomes_of_steps = (self._identity(step, made.remarks, state, tester, changer) for step in steps)
                 return list(await asyncio.gather(*outcomes_of_steps))
@@ -118,6 +119,7 @@ class MigrationRun:
     ) -> ChangeOutcome:
         """Test the identity of *step*, then switch it. *everywhere*: remarks about the whole cluster."""
         about = step.full_name
+        # A former run has tested and switched it, so only the wait for MIC remains.
         if step.state is IdentityState.UNFINISHED and self.yes:
             return await changer.switch(step)
         if outcome := _outcome_without_test(step, everywhere):

@@ -52,6 +52,7 @@ async def read_federation_state(
         issuer=await cluster_reader.read_issuer(client),
         version=await _version(client),
         exceptions=await cluster_reader.list_if_served(client, EXCEPTIONS),
+        # In managed mode there is no MIC, and NMI serves identities without these objects.
         assigned=[] if managed else await cluster_reader.list_if_served(client, ASSIGNED_IDENTITIES),
         managed=managed,
         nmis=nmis,
@@ -145,7 +146,7 @@ async def _forbidden(client: Client, nmi: Sequence[Daemon], accounts: Iterable[K
     reviews = [token_review(own, "/".join(account)) for account in sorted(accounts) for own in its]
     try:
         return {(review.namespace, review.name) for review in await denied(client, reviews)}, ""
-    except (Forbidden, NotFound) as error:
+    except (Forbidden, NotFound) as error:  # reviews need a permission that the other reads do not
         return set(), error.message
 
 

@@ -104,6 +104,7 @@ class IdentityTester:
         return list(await asyncio.gather(*(test(identity, account) for account in accounts)))
 
     async def _test_token(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
+        # NMI's own code, so that this request differs from NMI's only in its network and permissions.
         proofs = _CallerAssertions(self._client, self._audience)
         source = FederatedSource(self._policy, {Exchange.DIRECT: proofs}, self._sign_ins, enabled=True)
         try:
