@@ -297,11 +297,11 @@ def _exceptions(exceptions: Iterable[AzurePodIdentityException]) -> Iterator[Dif
     for exception in sorted(exceptions, key=lambda exception: exception.key):
         labels = exception.spec.pod_labels or {}
         usual = bool(labels) and labels.items() <= _CHART_LABELS
-        told_labels = " or ".join(f"{name}={value}" for name, value in sorted(labels.items())) or "no label"
+        selector = " or ".join(f"{name}={value}" for name, value in sorted(labels.items())) or "no label"
         yield Difference(
             DifferenceLevel.NO_ACTION if usual else DifferenceLevel.REVIEW,
             f"AzurePodIdentityException {'/'.join(filter(None, exception.key))}",
-            f"pods of its namespace with {told_labels} get the node's own identities, as with the Go implementation",
+            f"pods of its namespace with {selector} get the node's own identities, as with the Go implementation",
             "nothing: the chart creates it" if usual else "check who may create pods there, and --exception-namespaces",
         )
 
