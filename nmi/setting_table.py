@@ -26,7 +26,8 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     """The settings, not yet checked. Programs use `nmi.settings.Settings`."""
 
     node_name: Annotated[str, GoSetting("node")]
-    """The Kubernetes node whose pods this NMI serves; required except for cleanup."""
+    """The Kubernetes node whose pods this NMI serves; required except with `--cleanup` and
+    `--boot-guard`."""
 
     # The listener.
     listen_address: Annotated[str, GoSetting("nmi-listen-address")] = LOOPBACK
@@ -61,6 +62,8 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     """Whether MIC assigns identities to pods (standard), or NMI itself uses the bindings in the pod's own namespace
     (managed, which needs `--forceNamespaced`)."""
     force_namespaced: daemon.ForceNamespaced = False
+    """Identity and pod must be in one namespace; MIC's flag covers the binding, too. `FORCENAMESPACED=true` in the
+    environment has the same effect."""
     mic_namespace: Annotated[str, GoSetting("MICNamespace")] = "default"
     """The namespace of MIC, whose pods get tokens of the node's own identities."""
     exception_namespaces: Annotated[tuple[str, ...], Setting("exception-namespaces")] = ()

@@ -1,4 +1,4 @@
-"""The flags that NMI and MIC both have. A program's table gives each its default, and its place in `--help`."""
+"""The flags that NMI and MIC both have with the same meaning. A program's table gives each its default, and its place in `--help`."""
 
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -10,7 +10,7 @@ from podidentity.version import VERSION
 ForceNamespaced: TypeAlias = Annotated[bool, GoSetting("forceNamespaced")]
 """Identity, binding and pod must be in one namespace. `FORCENAMESPACED=true` in the environment has the same effect."""
 Kubeconfig: TypeAlias = Annotated[str, GoSetting("kubeconfig", env=("KUBECONFIG",))]
-"""Path of a kubeconfig, without the flag from `KUBECONFIG` in the environment; empty means the service account of this
+"""Path of a kubeconfig. Without the flag the value of `KUBECONFIG` counts; empty means the service account of this
 pod."""
 CaBundle: TypeAlias = Annotated[Path | None, Setting("ca-bundle")]
 """File with PEM certificates of private authorities, which are trusted for Azure in addition to the image's. It is read

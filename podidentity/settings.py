@@ -141,7 +141,9 @@ class ProgramSettings(msgspec.Struct, frozen=True, kw_only=True):
                     yield setting, setting.range, value
 
     def _changed(self) -> Iterator[tuple[Setting, object]]:
-        for setting in settings_of(type(self)):
+        # Log lines are cut at their end: what the operator sets is first.
+        in_each_pod = ProgramSettings.__struct_fields__
+        for setting in sorted(settings_of(type(self)), key=lambda setting: setting.name in in_each_pod):
             value = getattr(self, setting.name)
             if value != setting.default:
                 yield setting, value

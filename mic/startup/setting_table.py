@@ -48,7 +48,8 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
 
     # Sources.
     cloud_config: Annotated[str, GoSetting("cloudconfig")] = ""
-    """Path of azure.json, read again when it changes; if empty, the environment contains these values."""
+    """Path of azure.json, read again when it changes; if empty, `CLIENT_ID` and others in the environment
+    count."""
     # A mapping has no parser: `parse` reads these variables, and log lines name them like this.
     environment: Annotated[Mapping[str, str], Setting(env=("CLOUD, TENANT_ID, …",), secret=True)] = {}
     """The environment variables that replace azure.json."""

@@ -99,6 +99,14 @@ def test_the_programs_run_outside_the_source_tree(wheel: Path, program: str, tmp
     assert version.startswith(f"{program} ")
 
 
+@pytest.mark.parametrize("program", ["nmi", "mic"])
+def test_help_finds_its_texts_in_a_wheel(wheel: Path, program: str, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = f"import sys, {program}.cli as cli; sys.exit(cli.main())"
+    printed = run(Path(sys.executable), tmp_path, code, "--help", PYTHONPATH=str(tmp_path / "site"))
+    assert "Path of a kubeconfig." in " ".join(printed.stdout.split()), printed.stderr
+
+
 def closure(requirements: Iterable[str]) -> set[str]:
     """Return the names of the installed packages that *requirements* need, with those that these need."""
     todo, names = [*requirements], set[str]()

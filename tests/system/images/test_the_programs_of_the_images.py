@@ -24,6 +24,13 @@ def test_a_program_prints_its_version(name: str) -> None:
     assert (printed.returncode, printed.stdout) == (0, f"{name} {VERSION}\n"), printed.stderr
 
 
+@pytest.mark.parametrize("name", ["nmi", "mic"])
+def test_help_finds_its_texts_in_the_image(name: str) -> None:
+    image = Image(name)
+    printed = image.run(image.command("--help"))
+    assert "Path of a kubeconfig." in " ".join(printed.stdout.split()), printed.stderr
+
+
 def test_a_wrong_flag_of_the_demo_is_a_usage_error() -> None:
     image = Image("demo")
     refused = image.run(image.command("--no-such-flag"))

@@ -109,6 +109,18 @@ def test_the_proxy_to_azure_comes_from_the_environment_and_its_password_is_not_s
     assert parse([NODE], {"HTTP_PROXY": url, "ALL_PROXY": url}).https_proxy == ""
 
 
+def test_the_first_variable_with_a_value_counts() -> None:
+    first, second = "http://first.example:1", "http://second.example:1"
+    assert parse([NODE], {"HTTPS_PROXY": first, "https_proxy": second}).https_proxy == first
+    assert parse([NODE], {"HTTPS_PROXY": "", "https_proxy": second}).https_proxy == second
+
+
+def test_log_lines_begin_with_what_the_operator_sets() -> None:
+    # They are cut at their end.
+    text = parse([NODE, "--nmi-port=1"], {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}).text()
+    assert text == f"{NODE} --nmi-port=1 KUBERNETES_SERVICE_HOST=10.0.0.1"
+
+
 @pytest.mark.parametrize("url", ["proxy.example:3128", "http://10.1.2.3", "https://proxy.example/", "http://[::1]:80"])
 def test_a_proxy_has_several_spellings(url: str) -> None:
     assert parse([NODE], {"HTTPS_PROXY": url}).https_proxy == url
