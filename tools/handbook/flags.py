@@ -23,11 +23,6 @@ _SPECIAL_VARIABLES: Final = (
         "MIC",
         "The content of azure.json, if `--cloudconfig` is empty.",
     ],
-    [
-        "`HTTPS_PROXY`, `https_proxy`, `NO_PROXY`, `no_proxy`",
-        "MIC",
-        "URL of the proxy for calls to Azure AD and Azure Resource Manager, and the hosts without it.",
-    ],
 )
 """The rows of variables that are not read as those of `Setting.env`."""
 
