@@ -52,7 +52,8 @@ class Relay:
         finally:
             for sock in unserved:
                 # A start that is cancelled may have begun to accept connections.
-                asyncio.get_running_loop().remove_reader(sock)
+                if sock.fileno() >= 0:
+                    asyncio.get_running_loop().remove_reader(sock)
                 sock.close()
 
     async def stop(self) -> None:

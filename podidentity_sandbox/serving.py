@@ -198,7 +198,8 @@ async def serve(runner: web.ServerRunner, listener: socket.socket, ssl_context: 
         await web.SockSite(runner, listener, ssl_context=ssl_context, backlog=512).start()
     except BaseException:
         # A start that is cancelled may have begun to accept connections.
-        asyncio.get_running_loop().remove_reader(listener)
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(listener)
         listener.close()
         raise
 

@@ -161,6 +161,6 @@ class WorkQueue:
         self._failures.pop(key, None)
         self._not_before.pop(key, None)
         if again is not None:
-            self.later(key, again - now)
+            self.later(key, max(again - now, 0.0))  # after the keys that already wait
         if done.again_after is not None:
             self.later(key, done.again_after)

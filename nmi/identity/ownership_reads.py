@@ -62,8 +62,8 @@ class OwnershipReads:
                 listed = await self._reads.at_address(address, self._node)
             except UnansweredError:
                 return False
-            # Another pod may have got the address since, which the list does not show.
-            outdated = pending.is_outdated(address, *(pod.key for pod in listed))
+            # Another pod may have got the address since, or this pod may have changed, which the list does not show.
+            outdated = pending.is_outdated(address, (entry.namespace, entry.name), *(pod.key for pod in listed))
         if read is None or read.metadata.uid != entry.uid or read.finished:
             if not entry.gone:
                 self._measures.retired_by_read += 1

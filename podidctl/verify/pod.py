@@ -89,7 +89,8 @@ def manifest(
 ) -> PodDocument:
     """Return the manifest of the canary *name* on *node*. *template*: a pod of NMI."""
     spec = template["spec"]
-    pull_policies = {container["image"]: container.get("imagePullPolicy") for container in spec["containers"]}
+    # Of several containers of one image, the first.
+    pull_policies = {container["image"]: container.get("imagePullPolicy") for container in reversed(spec["containers"])}
     metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": dict(CANARY_LABELS)}
     if template["metadata"]["namespace"] == namespace:  # an owner is always in the same namespace
         metadata["ownerReferences"] = [

@@ -94,8 +94,8 @@ def complete(resource: ResourceType, document: Document) -> None:
         document["status"] = _with_addresses(document["status"])
     if resource.name == DEFINITIONS:
         complete_definition(document)
-    binaries = _BINARY_FIELDS.get(resource.name, "")
-    if document.get(binaries):
+    binaries = _BINARY_FIELDS.get(resource.name)
+    if binaries and document.get(binaries):
         document[binaries] = {name: _base64(base64_bytes(text or "")) for name, text in document[binaries].items()}
     if resource.name == "secrets":
         document["type"] = document.get("type") or "Opaque"

@@ -113,7 +113,9 @@ class _References:
         self.identities = _index(identity.full_name for identity in review.identities)
         # Identities without an AzureIdentity, which can be attached to several hosts.
         self.others = _index(
-            attached.resource_id for host in review.hosts for attached in host.attached if not attached.identities
+            dict.fromkeys(
+                attached.resource_id for host in review.hosts for attached in host.attached if not attached.identities
+            )
         )
         self.bindings = _index(binding.full_name for binding in review.bindings)
         self.pods = _index(pod.full_name for pod in review.pods)
@@ -191,7 +193,7 @@ def _printable(value: Any) -> Any:
 
 
 def _index(names: Iterable[str]) -> dict[str, int]:
-    return {name: at for at, name in enumerate(dict.fromkeys(names))}
+    return {name: at for at, name in enumerate(names)}
 
 
 def _known(index: Mapping[str, int], names: Iterable[str]) -> list[int]:

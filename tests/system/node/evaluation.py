@@ -22,6 +22,8 @@ class Probe(msgspec.Struct, frozen=True):
     outcome: str
     cpu_wait: float = 0.0
     """The seconds of the request in which programs of the machine waited for a CPU."""
+    process: float = 0.0
+    """When the prober's process started, in Unix seconds."""
 
     @property
     def end(self) -> float:
@@ -96,18 +98,21 @@ def interruption(probes: Sequence[Probe], expected: str, pauses: Sequence[Pause]
     request, in seconds.
 
     An interruption that lasts until the end of the log counts until the end of the last probe. A slow good request
-    counts without the time in which programs of the machine waited for a CPU. The time between two good requests is the
-    prober's own. *pauses* of the whole machine do not count.
+    counts without the time in which programs of the machine waited for a CPU. The time between two good requests of one
+    process is the prober's own; that between two processes counts. *pauses* of the whole machine do not count.
     """
     total = 0.0
     last_good: float | None = None
     failing = False
     for number, probe in enumerate(probes):
         good, last = probe.outcome == expected, number == len(probes) - 1
+        failing = failing or (number > 0 and probe.process != probes[number - 1].process)
         begin = probe.at if last_good is None or (good and not failing) else last_good
-        seconds = probe.end - begin - paused_seconds(pauses, begin, probe.end)
+        paused = paused_seconds(pauses, begin, probe.end)
+        seconds = probe.end - begin - paused
         if good and not failing:
-            slow = seconds - probe.cpu_wait
+            # Programs may wait for a CPU during a pause, too.
+            slow = probe.seconds - max(paused, probe.cpu_wait)
             total += slow if slow > SLOW_SECONDS else 0.0
         elif good or last:
             total += seconds

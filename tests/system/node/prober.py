@@ -4,6 +4,7 @@ Runs in the demo's image with Python's standard library only.
 """
 
 import base64
+import http.client
 import json
 import time
 import urllib.error
@@ -35,6 +36,8 @@ def outcome() -> str:
         if isinstance(reason, ConnectionRefusedError):
             return "refused"
         return "timeout" if isinstance(reason, TimeoutError) else f"error {type(reason).__name__}"
+    except (http.client.HTTPException, LookupError, TypeError, ValueError) as error:
+        return f"error {type(error).__name__}"  # a response that was cut
 
 
 def cpu_wait() -> float:
@@ -48,12 +51,14 @@ def cpu_wait() -> float:
 
 def main() -> None:
     """Send requests until the pod ends."""
+    process = time.time()
     while True:
         waited, at = cpu_wait(), time.time()
         result = outcome()
         took = time.time() - at
         waited = cpu_wait() - waited
-        line = {"at": round(at, 3), "seconds": round(took, 3), "outcome": result, "cpu_wait": round(waited, 3)}
+        times = {"at": at, "seconds": took, "cpu_wait": waited, "process": process}
+        line = {"outcome": result} | {name: round(seconds, 3) for name, seconds in times.items()}
         print(json.dumps(line), flush=True)  # noqa: T201 - its log
         time.sleep(max(0.0, INTERVAL_SECONDS - took))
 

@@ -26,7 +26,11 @@ def probes(*outcomes: str) -> list[Probe]:
         (probes("refused"), [], 0.01),
         ([], [], 0.0),
         pytest.param([Probe(0.0, 0.01, GOOD), Probe(5.0, 0.01, GOOD)], [], 0.0, id="a prober that did not run"),
+        pytest.param([Probe(0.0, 0.01, GOOD), Probe(5.0, 0.01, GOOD, process=4.9)], [], 5.0, id="a prober that ended"),
         pytest.param(SLOW, [], 2.9, id="a slow good request"),
+        pytest.param(
+            [Probe(0.0, 2.9, GOOD, cpu_wait=1.0)], [Pause(0.1, 1.0)], 1.9, id="a pause in which programs wait for a CPU"
+        ),
         pytest.param(SLOW, [Pause(0.05, 2.95)], 0.0, id="a pause of the machine in it"),
         pytest.param(SLOW, [Pause(0.05, 1.1)], 1.9, id="a shorter pause of the machine in it"),
         pytest.param([Probe(0.0, 2.9, GOOD, cpu_wait=2.0)], [], 0.0, id="a slow good request without a CPU"),

@@ -200,6 +200,16 @@ async def test_a_key_that_waits_for_a_free_slot_keeps_its_place_while_it_changes
     assert passes.given == ["busy", "a", "b"]
 
 
+async def test_a_key_that_changes_in_its_own_pass_comes_after_those_that_wait() -> None:
+    queue, passes = quick(parallel=1), Passes(seconds=1.0)
+    async with running(queue.run(passes)):
+        for key in ("a", "a", "b"):
+            await asyncio.sleep(0.1)
+            queue.add(key)
+        await asyncio.sleep(10.0)
+    assert passes.given == ["a", "b", "a"]
+
+
 class HostPasses:
     """The passes of hosts. Implements the controller's protocol."""
 

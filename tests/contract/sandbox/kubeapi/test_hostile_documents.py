@@ -93,7 +93,7 @@ def paths_in(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 
 def strange_documents(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """*good* with one place changed to something strange, for every place."""
+    """*good* with one place changed to something strange, for every place, and with a field without a name."""
     for *parents, last in paths_in(good):
         for value in STRANGE:
             document = copy.deepcopy(good)
@@ -102,6 +102,8 @@ def strange_documents(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 holder = holder[name]
             holder[last] = value
             yield document
+    for value in STRANGE:
+        yield good | {"": value}
 
 
 @pytest.mark.parametrize("kind", GOOD)
