@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -125,7 +126,8 @@ async def test_no_readable_output_contains_a_secret(ledger: Ledger, flags: tuple
         ledger.note_secret(base64.b64encode(walk.pfx).decode()[-60:])
         await walk.prepare()
         for pod in ("zero", "first", "second"):
-            assert await walk.ask(pod) == 200, (pod, walk.refusals)
+            # NMI holds a request for two seconds only, which a first sign-in on a busy machine exceeds.
+            await until(partial(walk.ask, pod), "the pod gets a token", holds=lambda status: status == 200)
             assert await walk.ask(pod) == 200
         (token, *_) = walk.tokens
         assert len(walk.tokens) == 3
