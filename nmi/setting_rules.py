@@ -109,7 +109,7 @@ def _check_texts(settings: SettingTable) -> None:
         not unknown,
         f"--host-token-types has {', '.join(map(str, sorted(unknown)))}; it may hold 0, 1 and 2 only",
     )
-    # NMI compares these prefixes with paths without disguises (`nmi.server.target`): a disguised one would match none.
+    # NMI compares these prefixes with paths without disguises (`nmi.server.target`), so they must be plain.
     for path in settings.allowed_metadata_paths:
         plain = path.startswith("/") and not any(part in path for part in ("//", "\\", "%", ";", "?", "#", "/."))
         _demand(

@@ -45,7 +45,7 @@ class Status:
     def state(self) -> dict[str, object]:
         """Return the state of every package for the debug page: no secrets, nothing unbounded."""
         built, serving = self.token_server, self.serving
-        # JSON keys are an interface, so two of these are other words than the names of the classes.
+        # docs/operations.md lists `feed` and `plumbing`, so they keep their names.
         components = {
             "feed": self.cluster_cache,
             "broker": built.broker if built is not None else None,

@@ -1,4 +1,7 @@
-"""The flags that NMI and MIC both have with the same meaning. A program's table gives each its default, and its place in `--help`."""
+"""The flags that NMI and MIC both have with the same meaning.
+
+A program's table gives each its default, and its place in `--help`.
+"""
 
 from pathlib import Path
 from typing import Annotated, TypeAlias

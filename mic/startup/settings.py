@@ -24,8 +24,8 @@ CLOUD_VARIABLES: Final = (
     "USE_MSI",
     "USER_ASSIGNED_MSI_CLIENT_ID",
 )
-"""The chart sets those of its values `adminsecret` and `useMSI`, as for the Go implementation. MIC does not use SUBSCRIPTION_ID, RESOURCE_GROUP and
-VM_TYPE: the providerID of a node names its host."""
+"""The chart sets those of its values `adminsecret` and `useMSI`, as for the Go implementation. MIC does not use
+SUBSCRIPTION_ID, RESOURCE_GROUP and VM_TYPE: the providerID of a node names its host."""
 DESCRIPTION: Final = "Attaches the Azure identities that pods are bound to to their VMs."
 
 

@@ -262,7 +262,7 @@ class Predecessor:
                 "the successor did not take over; NMI serves again, look at the successor's log",
                 extra={"error": str(error) or type(error).__name__},
             )
-            # Before this NMI serves again: a successor that confirms late must not serve, too.
+            # Before this NMI serves again: a successor that confirms late must not serve as well.
             with suppress(ChannelClosedError, ProtocolError, OSError):
                 await channel.send(Rejection("it serves again, because the successor did not confirm in time"))
             await self._service.resume()

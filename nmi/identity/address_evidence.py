@@ -349,8 +349,8 @@ class AddressEvidence:
         if forwarding.gone:
             if self._forwardings.get(key) == (forwarding.vlan, forwarding.port):
                 del self._forwardings[key]
-                # A bridge removes the entries of a port before it reports the removal of the port, which is evidence
-                # only while the port is known.
+                # A bridge removes the entries of a port before it reports the removal of the port. NMI remembers the
+                # port, so that its removal is evidence for the address.
                 _put(self._forgotten, key, forwarding.port, FORWARDINGS_MAX)
             return []
         if forwarding.port not in self._links:

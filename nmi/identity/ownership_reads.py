@@ -55,7 +55,10 @@ class OwnershipReads:
         return wait_if_stopped(read, named=not address) or read
 
     async def still_owns(self, entry: PodEntry, address: str) -> bool:
-        """Return whether new reads show that *address* is the pod's, and that no other pod there started as late."""
+        """Return whether new reads show that *address* is the pod's, and that no other pod there started as late.
+
+        False too if they may be outdated, because the pod, a listed one or the address changed meanwhile.
+        """
         with self._pending_reads.read() as pending:
             try:
                 read = await self._reads.pod_now(entry.namespace, entry.name)

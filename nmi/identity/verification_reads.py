@@ -10,7 +10,7 @@ that requests do not queue behind its time limit.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
@@ -99,42 +99,42 @@ class VerificationReads:
         name, nor about later changes.
         """
         return await self._pods.get(
-            (namespace, name, generation_key), lambda: self._limited(self._get_pod(namespace, name))
+            (namespace, name, generation_key), lambda: self._limited(lambda: self._get_pod(namespace, name))
         )
 
     async def pod_now(self, namespace: str, name: str) -> Pod | None:
         """Return the same by a new read that is not shared. Raises UnansweredError."""
-        return await self._limited(self._get_pod(namespace, name))
+        return await self._limited(lambda: self._get_pod(namespace, name))
 
     async def assigned(self, label_selector: str) -> Sequence[AzureAssignedIdentity]:
         """Return the assigned identities that a watch with this selector delivers. Raises UnansweredError."""
         return await self._assigned.get(
             label_selector,
-            lambda: self._limited(self._client.list(ASSIGNED_IDENTITIES, label_selector=label_selector)),
+            lambda: self._limited(lambda: self._client.list(ASSIGNED_IDENTITIES, label_selector=label_selector)),
         )
 
     async def bindings(self, namespace: str) -> Sequence[AzureIdentityBinding]:
         """Return the current bindings of *namespace*. Raises UnansweredError."""
         return await self._bindings.get(
-            namespace, lambda: self._limited(self._client.list(BINDINGS, namespace), namespace)
+            namespace, lambda: self._limited(lambda: self._client.list(BINDINGS, namespace), namespace)
         )
 
     async def identities(self, namespace: str) -> Sequence[AzureIdentity]:
         """Return the current identities of *namespace*. Raises UnansweredError."""
         return await self._identities.get(
-            namespace, lambda: self._limited(self._client.list(IDENTITIES, namespace), namespace)
+            namespace, lambda: self._limited(lambda: self._client.list(IDENTITIES, namespace), namespace)
         )
 
     async def exceptions(self, namespace: str) -> Sequence[AzurePodIdentityException]:
         """Return the current exceptions of *namespace*. Raises UnansweredError."""
         return await self._exceptions.get(
-            namespace, lambda: self._limited(self._client.list(EXCEPTIONS, namespace), namespace)
+            namespace, lambda: self._limited(lambda: self._client.list(EXCEPTIONS, namespace), namespace)
         )
 
     async def at_address(self, address: str, node: str) -> Sequence[Pod]:
         """Return the pods of *node* that the API server lists at *address*. Not shared. Raises UnansweredError."""
         selector = f"status.podIP={address},spec.nodeName={node}"
-        return await self._limited(self._client.list(PODS, field_selector=selector))
+        return await self._limited(lambda: self._client.list(PODS, field_selector=selector))
 
     async def aclose(self) -> None:
         for reads in (self._pods, self._assigned, self._bindings, self._identities, self._exceptions):
@@ -146,14 +146,16 @@ class VerificationReads:
         except NotFound:
             return None
 
-    async def _limited(self, read: Coroutine[Any, Any, V], namespace: str = "") -> V:
-        """Return the result of *read*. If a list of one *namespace* takes too long, other reads continue."""
+    async def _limited(self, read: Callable[[], Awaitable[V]], namespace: str = "") -> V:
+        """Return the result of *read*. If a list of one *namespace* takes too long, other reads continue.
+
+        It calls *read* itself: a coroutine of a task that is cancelled before its first step would never be awaited.
+        """
         if self._clock() < max(self._unanswered_until, self._slow_until.get(namespace, 0.0)):
-            read.close()  # a coroutine that nothing awaits causes a warning
             raise UnansweredError("it did not respond to the previous read")
         try:
             async with asyncio.timeout(READ_SECONDS):
-                return await read
+                return await read()
         except (ApiError, TimeoutError) as error:
             now = self._clock()
             # A tenant who fills a namespace must not stop the verification of pods in others, nor must an object that

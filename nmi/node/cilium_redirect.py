@@ -154,7 +154,7 @@ class CiliumRedirect:
             self._wait_seconds = WAIT_SECONDS
         self.repairs += 1
         self._cause = cause
-        # Requests that came back before this repair do not cause the next one.
+        # Neither requests that came back before this repair nor a redirect that was lost count for the next decision.
         self._redirected_since = self._came_back_since = float("inf")
         self._not_ready_until = now + NOT_READY_SECONDS
         self._repair_at = self._not_ready_until + self._wait_seconds

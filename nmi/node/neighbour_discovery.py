@@ -64,7 +64,7 @@ class NeighbourDiscovery:
         """Send the requests that are due. Raises PermissionError. Never blocks."""
         now = self._clock()
         waiting = set(self._unresolved())
-        # A later pod at the same address is then requested immediately.
+        # The link-layer address of a later pod at the same address is then requested immediately.
         self._attempts = {key: attempts for key, attempts in self._attempts.items() if key in waiting}
         never = _Attempts(0, now)
         due = [unresolved for unresolved in waiting if self._attempts.get(unresolved, never).due <= now]

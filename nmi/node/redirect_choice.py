@@ -134,7 +134,6 @@ def _backend(facts: NodeFacts, mode: RedirectMode) -> tuple[Backend, str]:
     if facts.kube_proxy_uses_nftables:
         return Backend.NFTABLES, "kube-proxy uses nftables (table ip kube-proxy)"
     iptables = _iptables(facts)
-    # An empty backend of iptables is used only if nft is not usable.
     if iptables is not None and (iptables[2] or not usable_natively):
         return iptables[:2]
     if usable_natively:

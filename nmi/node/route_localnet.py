@@ -88,7 +88,7 @@ def _is_on(interface: Path) -> bool:
 def guarded(rules: Iterable[tuple[str, str]]) -> bool:
     """Return whether filter's *rules* contain the guard in INPUT, or in a chain that INPUT enters for every packet."""
     listed = [(chain, words(rule)) for chain, rule in rules if chain == "INPUT" or "--ctstate" in rule]
-    # kubelet and kube-proxy keep the equal rule in a chain of theirs, which INPUT enters without a condition.
+    # kubelet and kube-proxy keep an equal rule in a chain of theirs, which INPUT enters without a condition.
     entered = {"INPUT"} | {
         rule[1] for chain, rule in listed if chain == "INPUT" and rule[:1] == ["-j"] and len(rule) == 2
     }

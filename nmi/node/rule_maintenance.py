@@ -75,7 +75,7 @@ class RuleMaintenance:
         try:
             async with self._lock:
                 fault = await self._ensure(rule)
-                # After the rule: connections that end without it come back past it.
+                # After the rule: a pod whose connection ends earlier opens the next one past it.
                 await self._end_connections()
         except RedirectError as error:
             self.failures += 1

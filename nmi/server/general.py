@@ -1,8 +1,8 @@
 """One connection in the general lane: it reads whole requests and answers them one by one, in order.
 
-While a request is being answered, the connection is paused and further bytes stay in the kernel. If part of the next
-request has been read already, reading continues for a short time, after which the connection ends with the response.
-When every received byte is answered, the connection returns to the fast lane.
+While a request is being answered, the connection is paused and further bytes stay in the kernel. If the next request,
+or a part of it, has been read already, reading continues for a short time, after which the connection ends with the
+response. When every received byte is answered, the connection returns to the fast lane.
 """
 
 import asyncio
@@ -133,8 +133,8 @@ class GeneralLane:
         if self._reader.empty:
             self._connection.pause()
         else:
-            # The lane cannot resume in the middle of a request, so reading continues until the next one is complete,
-            # for a short time.
+            # The lane cannot resume in the middle of a request, so reading continues for a short time, in which the
+            # response may be ready.
             seconds = self._server.policy.pipeline_seconds
             self._pipeline_timer = asyncio.get_running_loop().call_later(seconds, self._stop_reading)
         self._expired = False

@@ -79,7 +79,7 @@ async def requested(client: Client, namespace: str, account: str, audience: str,
     try:
         return msgspec.json.decode(response, type=_TokenRequestResult).status.token
     except RecursionError:
-        # Without the cause, whose traceback refers to the response.
+        # RecursionError is no ValueError, which callers expect.
         raise ValueError("nested too deep") from None
 
 

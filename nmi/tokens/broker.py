@@ -141,8 +141,8 @@ class TokenBroker:
             cached = self._tokens.find(key, now)
             if cached is None:
                 wanted, cached = self._use_received(source, wanted, now)
-            # A token of less than five minutes is served without a new fetch until refresh_at, which a failed fetch
-            # postpones: else each request would repeat the fetch that has just failed.
+            # A token with less than five minutes left is served without a new fetch until refresh_at, which a failed
+            # fetch postpones: else each request would repeat the fetch that has just failed.
             if cached is not None and (cached.left(now) > SOON_SECONDS or now < cached.refresh_at):
                 return self._hit(cached, wanted, now)
             refusal = self._refusals.find(key.lasting, now, usable_since)

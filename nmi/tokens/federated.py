@@ -150,7 +150,7 @@ class FederatedSource:
         )
 
         if proxy is not None:
-            # A request whose time ends before the proxy responds names the proxy then.
+            # A request whose time ends before the proxy responds is refused with the name of the proxy.
             attempts.observer.awaiting(_silent_proxy(proxy))
 
         async def exchange() -> SignInResult:

@@ -286,7 +286,7 @@ class Flights:
             {
                 "identity": shown_identity(key),
                 "resource": key.resource[:RESOURCE_SHOWN],
-                "anew": force_refresh,  # JSON keys are an interface
+                "anew": force_refresh,  # a forced refresh; JSON keys are an interface
                 "waiters": flight.waiters,
                 "age_seconds": round(now - flight.begun),
             }

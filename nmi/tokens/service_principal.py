@@ -214,7 +214,7 @@ async def _send_all(sign_ins: list[SignIn], send: Callable[[SignIn], Awaitable[S
                 for sign_in in sign_ins
             ]
     except* AzureError:
-        # `failures` has the errors, in their order and with their tenants.
+        # `failures` has the errors with their tenants, in the order of their occurrence.
         pass
     if failures:
         raise failures[0]

@@ -28,9 +28,9 @@ FEDERATED = identity(type_=IdentityType.FEDERATED, resource_id="", tenant_id="5a
 CLAIMS = urlsafe_b64encode(b'{"iss": "https://issuer"}').decode().rstrip("=")
 
 
-async def keep_tokens_of(tokens: TokenParts, pod: Pod, federated: AzureIdentity) -> None:
-    """Have the broker keep a token of *pod* alone, and each exchange an assertion."""
-    workload = Workload(pod.metadata.namespace, pod.metadata.name, pod.metadata.uid, "builder")
+async def keep_tokens_of(tokens: TokenParts, owner: Pod, federated: AzureIdentity) -> None:
+    """Have the broker keep a token of *owner* alone, and each exchange an assertion."""
+    workload = Workload(owner.metadata.namespace, owner.metadata.name, owner.metadata.uid, "builder")
     key = tokens.broker.key_of(federated, RESOURCE, "", workload)
     token = Token("the-token", 10**10, 0, RESOURCE, key.client_id)
     tokens.broker.receive_tokens(packets_of([PassedToken(key, (token,), 3600.0, 1800.0)]))

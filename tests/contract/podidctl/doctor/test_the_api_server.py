@@ -96,6 +96,8 @@ def test_old_servers_and_uncertain_clocks_are_reported() -> None:
     assert bad(examined(server=ServerState("v1.31.0", 35.0, 10.0))) == []
     server = server_clock("v1.31.0", "Thu, 01 Jan 2026 12:00:10 GMT", SENT, 4.0)
     assert (server.ahead_seconds, server.uncertain_seconds) == (8.5, 2.5)
+    assert server_clock("v1.31.0", "soon", SENT, 4.0).ahead_seconds is None
+    assert server_clock("v1.31.0", "", SENT, 4.0).ahead_seconds is None
 
 
 @pytest.mark.parametrize(

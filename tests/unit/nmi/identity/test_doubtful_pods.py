@@ -1,6 +1,7 @@
 """NMI reads from the API server before a grant if the index may be outdated: by a doubtful pod, or a silent watch."""
 
 import asyncio
+import gc
 from typing import Any, cast
 
 import pytest
@@ -350,3 +351,13 @@ async def test_an_unreadable_pod_does_not_count_as_an_unreachable_server(reader:
         await reads.pod_now("ns", "deep")
     assert await reads.exceptions("other") == []
     await reads.aclose()
+
+
+async def test_a_read_that_is_cancelled_before_it_begins_leaves_no_coroutine(reader: Reader) -> None:
+    reads = VerificationReads(cast("Client", reader), lambda: 0.0)
+    request = asyncio.create_task(reads.exceptions("other"))
+    await asyncio.sleep(0)
+    await reads.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    gc.collect()
