@@ -57,7 +57,7 @@ class OwnershipReads:
     async def still_owns(self, entry: PodEntry, address: str) -> bool:
         """Return whether new reads show that *address* is the pod's, and that no other pod there started as late.
 
-        False too if they may be outdated, because the pod, a listed one or the address changed meanwhile.
+        False too if they may be outdated, because the pod, a listed one or the address changed during the reads.
         """
         with self._pending_reads.read() as pending:
             try:

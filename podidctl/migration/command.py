@@ -229,5 +229,5 @@ def _of_values(values: Path | None) -> list[Difference]:
 
 async def _of_cluster(settings: Settings) -> list[Difference]:
     async with connect(settings) as client:
-        installation = await cluster_reader.read_installation(client)
-    return find_differences(installation, check_programs(installation.nmis, installation.mics))
+        installation, programs = await cluster_reader.read_installation(client)
+    return find_differences(installation, check_programs(programs))

@@ -14,7 +14,6 @@ from mic.startup.object_upgrade import with_current_names
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES
-from podidctl.facts.kinds import Daemon
 from podidctl.migration.manifests import object_name
 from podidctl.report.text import listed
 from podidentity.azure.clouds import of_environment
@@ -87,10 +86,6 @@ class Installation:
     lock: str | None = None
     """Holder of the Go implementation's lock: None if the object does not exist, empty if it has no holder."""
     lock_at: str = ""
-    nmis: Sequence[Daemon] = ()
-    """Pods as the DaemonSets of NMI would create them."""
-    mics: Sequence[Daemon] = ()
-    """Pods as the Deployments of MIC would create them."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Resources that could not be read, with the reason."""
 

@@ -1,39 +1,101 @@
-"""The installed NMI and MIC of the Go implementation: checks of their flags and helm values for this version. Pure."""
+"""The installed programs of the Go implementation: checks of their flags and helm values for this version. Pure.
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+The programs' own parsers read the flags, so that this module does not repeat their rules.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import mic.startup.settings
 import nmi.settings
-from podidctl.facts.kinds import Daemon
-from podidctl.facts.settings import flags_of, mic_settings, nmi_settings
+from podidctl.facts.settings import reject_help
 from podidctl.migration.differences import Difference, fix, no_action, review
 from podidentity.flags import UsageError
 
+_VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
-def check_programs(nmis: Sequence[Daemon], mics: Sequence[Daemon]) -> list[Difference]:
-    """Return the differences for the installed programs, each a pod as its DaemonSet or Deployment would create it."""
+
+@dataclass(frozen=True)
+class InstalledProgram:
+    """One NMI or MIC in a DaemonSet or Deployment."""
+
+    name: str
+    """`nmi` or `mic`."""
+    workload: str
+    """Kind, namespace and name."""
+    namespace: str
+    flags: Sequence[str] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """Variables with a literal value; values from a field or a Secret are unknown."""
+
+    @property
+    def argv(self) -> list[str]:
+        """Flags with variables expanded.
+
+        An unknown variable has a valid value: a flag that cannot be read must not hide the others, such as
+        --forceNamespaced, without which a plan would grant identities across namespaces.
+        """
+        return [_VARIABLE.sub(lambda match: self.environ.get(match[1], "unknown"), flag) for flag in self.flags]
+
+    def has(self, flag: str) -> bool:
+        """Return whether *flag* is among the flags, with one or two dashes."""
+        return any(argument.lstrip("-").partition("=")[0] == flag for argument in self.flags)
+
+    def settings(self) -> nmi.settings.Settings | mic.startup.settings.Settings:
+        """Return the settings as this version reads them. Raises UsageError for flags that it rejects."""
+        argv = reject_help(self.argv)
+        if self.name == "nmi":
+            return nmi.settings.parse(argv, self.environ)
+        return mic.startup.settings.parse(argv, {"MIC_POD_NAMESPACE": self.namespace, **self.environ})
+
+
+def mic_settings(programs: Sequence[InstalledProgram]) -> mic.startup.settings.Settings | None:
+    """Return the installed MIC's settings as this version reads them; None if there is none or they cannot be read."""
+    for program in programs:
+        if program.name == "mic":
+            try:
+                settings = program.settings()
+            except UsageError:
+                return None
+            return settings if isinstance(settings, mic.startup.settings.Settings) else None
+    return None
+
+
+def is_namespaced(programs: Sequence[InstalledProgram]) -> bool:
+    """Return whether one of them restricts identities to their namespaces. Unreadable flags are ignored."""
+    for program in programs:
+        try:
+            if program.settings().force_namespaced:
+                return True
+        except UsageError:
+            continue
+    return False
+
+
+def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
+    """Return the differences for the installed programs."""
     differences: list[Difference] = []
     namespaced: dict[str, bool] = {}
-    for daemon in nmis:
-        about = f"DaemonSet {daemon.name}"
+    mics = [installed.namespace for installed in programs if installed.name == "mic"]
+    for program in programs:
         try:
-            settings = nmi_settings(daemon)
+            settings = program.settings()
         except UsageError as error:
-            differences.append(_wrong_flags(about, "nmi", error))
+            differences.append(
+                fix(
+                    program.workload,
+                    f"this version's {program.name} does not start with its flags: {error}",
+                    "remove it, or correct it",
+                )
+            )
             continue
-        namespaced["NMI"] = settings.force_namespaced
-        differences += _nmi_differences(about, settings, [daemon.metadata.namespace for daemon in mics])
-    for daemon in mics:
-        about = f"Deployment {daemon.name}"
-        try:
-            writer = mic_settings(daemon)
-        except UsageError as error:
-            differences.append(_wrong_flags(about, "mic", error))
-            continue
-        namespaced["MIC"] = writer.force_namespaced
-        names = {flag.lstrip("-").partition("=")[0] for flag in flags_of(daemon, "mic")}
-        differences += _mic_differences(about, writer, names)
+        namespaced[program.name.upper()] = settings.force_namespaced
+        if isinstance(settings, nmi.settings.Settings):
+            differences += _nmi_differences(program, settings, mics)
+        else:
+            differences += _mic_differences(program, settings)
     if len(set(namespaced.values())) > 1:
         only = next(name for name, value in namespaced.items() if value)
         differences.append(
@@ -46,12 +108,10 @@ def check_programs(nmis: Sequence[Daemon], mics: Sequence[Daemon]) -> list[Diffe
     return differences
 
 
-def _wrong_flags(about: str, program: str, error: UsageError) -> Difference:
-    reason = f"this version's {program} does not start with its flags: {error}"
-    return fix(about, reason, "remove it, or correct it")
-
-
-def _nmi_differences(about: str, settings: nmi.settings.Settings, mics: Sequence[str]) -> Iterator[Difference]:
+def _nmi_differences(
+    program: InstalledProgram, settings: nmi.settings.Settings, mics: Sequence[str]
+) -> Iterator[Difference]:
+    about = program.workload
     if settings.allow_kubenet:
         yield review(
             about,
@@ -74,21 +134,19 @@ def _nmi_differences(about: str, settings: nmi.settings.Settings, mics: Sequence
         )
 
 
-def _mic_differences(
-    about: str, settings: mic.startup.settings.Settings, flags: Collection[str]
-) -> Iterator[Difference]:
+def _mic_differences(program: InstalledProgram, settings: mic.startup.settings.Settings) -> Iterator[Difference]:
     # Only the operator's own limit counts: the Go implementation's default was lower than the one here.
     usual = mic.startup.settings.Settings(namespace="n").writes_per_second
-    if "clientQps" in flags and settings.writes_per_second < usual:
+    if program.has("clientQps") and settings.writes_per_second < usual:
         yield review(
-            about,
+            program.workload,
             f"--clientQps={settings.writes_per_second:g} limits MIC's writes per second; the default is 50 here and 5 "
             "in the Go implementation",
             "remove it unless the API server needs it (chart value mic.clientQps)",
         )
-    if "leader-election-instance" in flags:
+    if program.has("leader-election-instance"):
         yield no_action(
-            about,
+            program.workload,
             "--leader-election-instance gives both replicas the same name; this version adds a suffix that makes each "
             "unique",
             "nothing",

@@ -6,11 +6,12 @@ effect.
 
 import asyncio
 import logging
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from podidctl.reading.daemons import read_log
 from podidctl.verify.canary_outcome import REFUSALS, CanaryResponses, NotRun, creation_failure, late, outcome_of
-from podidctl.verify.pod import CANARIES, CONTAINER, Canary, PodDocument
+from podidctl.verify.pod import CANARIES, CONTAINER, Canary
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, ServerError, TooManyRequests
 
@@ -31,7 +32,7 @@ class CanaryRunner:
         self.not_deleted: list[str] = []
         """Names of pods that could not be deleted."""
 
-    async def run(self, manifest: PodDocument, seconds: float) -> CanaryResponses | NotRun:
+    async def run(self, manifest: Mapping[str, Any], seconds: float) -> CanaryResponses | NotRun:
         """Run the pod of *manifest* and return its outcome, at most *seconds* after its creation."""
         name = str(manifest["metadata"]["name"])
         exists = True

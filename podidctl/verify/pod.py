@@ -1,4 +1,4 @@
-"""The canary pod: its manifest, and the objects that `podidctl verify` reads (nodes and canaries). Pure.
+"""The canary pod: its manifest, and the objects that `podidctl verify` reads (nodes, NMI's template, canaries). Pure.
 
 The pod has NMI's image and tolerations, runs under the restricted Pod Security level, and has neither a service account
 token nor a label that a binding selects. It names its node itself, so a cordoned node runs it too. Its end is certain:
@@ -13,14 +13,12 @@ import msgspec
 
 from podidctl.facts.kinds import LABELS, ContainerState, Daemon, DatedMeta, PlacedNode
 from podidctl.verify import canary
-from podidentity.resources import Kind, Wire
+from podidentity.resources import Kind, OwnerReference, Wire
 
 CONTAINER: Final = "canary"
 COMPONENT: Final = "verify"
 CANARY_LABELS: Final = {"app.kubernetes.io/managed-by": "podidctl", LABELS[0]: COMPONENT}
 CANARY_SELECTOR: Final = ",".join(f"{name}={value}" for name, value in CANARY_LABELS.items())
-PodDocument = dict[str, Any]
-"""A pod as the API server returns it."""
 METADATA_HOST: Final = "169.254.169.254"
 METADATA_PORT: Final = 80
 USER: Final = 65532
@@ -63,6 +61,42 @@ class ClusterNode(PlacedNode, frozen=True):
         return "its kubelet has not reported its state"
 
 
+class Owner(OwnerReference, frozen=True):
+    """Reference to the owner of an object, with its uid."""
+
+    uid: str = ""
+
+
+class TemplateMeta(Wire, frozen=True):
+    namespace: str = ""
+    owner_references: list[Owner] | None = None
+
+
+class TemplateContainer(Wire, frozen=True):
+    name: str = ""
+    image: str = ""
+    image_pull_policy: str = ""
+
+
+class TemplateSpec(Wire, frozen=True):
+    containers: list[TemplateContainer] = msgspec.field(default_factory=list)
+    tolerations: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    image_pull_secrets: list[dict[str, Any]] = msgspec.field(default_factory=list)
+
+
+class NmiTemplate(Wire, frozen=True):
+    """The parts of an NMI pod that its canary pods have too."""
+
+    metadata: TemplateMeta = TemplateMeta()
+    spec: TemplateSpec = TemplateSpec()
+
+    @property
+    def owner(self) -> Owner | None:
+        """The DaemonSet."""
+        owners = self.metadata.owner_references or ()
+        return next((owner for owner in owners if owner.kind == "DaemonSet" and owner.controller), None)
+
+
 class Canary(Daemon, frozen=True):
     """A canary pod."""
 
@@ -85,18 +119,15 @@ def program() -> str:
 
 
 def manifest(
-    *, name: str, namespace: str, node: str, image: str, request_id: str, template: PodDocument, deadline_seconds: int
-) -> PodDocument:
-    """Return the manifest of the canary *name* on *node*. *template*: a pod of NMI."""
-    spec = template["spec"]
-    # Of several containers of one image, the first.
-    pull_policies = {container["image"]: container.get("imagePullPolicy") for container in reversed(spec["containers"])}
+    *, name: str, namespace: str, node: str, image: str, request_id: str, template: NmiTemplate, deadline_seconds: int
+) -> dict[str, Any]:
+    """Return the manifest of the canary *name* on *node*. *template* is a pod of NMI."""
+    container = next((container for container in template.spec.containers if container.image == image), None)
     metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": dict(CANARY_LABELS)}
-    if template["metadata"]["namespace"] == namespace:  # an owner is always in the same namespace
+    owner = template.owner
+    if owner is not None and template.metadata.namespace == namespace:  # an owner is always in the same namespace
         metadata["ownerReferences"] = [
-            {field: owner[field] for field in ("apiVersion", "kind", "name", "uid")}
-            for owner in template["metadata"].get("ownerReferences", ())
-            if owner["kind"] == "DaemonSet" and owner.get("controller")
+            {"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
         ]
     return {
         "metadata": metadata,
@@ -114,13 +145,13 @@ def manifest(
                 "runAsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "tolerations": spec.get("tolerations", []),
-            "imagePullSecrets": spec.get("imagePullSecrets", []),
+            "tolerations": template.spec.tolerations,
+            "imagePullSecrets": template.spec.image_pull_secrets,
             "containers": [
                 {
                     "name": CONTAINER,
                     "image": image,
-                    "imagePullPolicy": pull_policies.get(image) or "IfNotPresent",
+                    "imagePullPolicy": (container.image_pull_policy if container is not None else "") or "IfNotPresent",
                     "command": ["python3", "-I", "-c", program()],
                     "args": [METADATA_HOST, str(METADATA_PORT), request_id],
                     "terminationMessagePath": str(canary.RESULT),

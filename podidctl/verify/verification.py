@@ -11,8 +11,7 @@ from podidctl.facts.kinds import Daemon, parse_time
 from podidctl.facts.model import Facts
 from podidctl.facts.settings import genuine_nmi
 from podidctl.reading.daemons import list_daemons
-from podidctl.reading.objects import get_document
-from podidctl.reading.requests import or_failure, read_server, review_access
+from podidctl.reading.requests import decoded, or_failure, read_server, review_access
 from podidctl.verify import canary
 from podidctl.verify.canary_outcome import NotRun
 from podidctl.verify.canary_runner import CanaryRunner
@@ -23,13 +22,14 @@ from podidctl.verify.pod import (
     CLUSTER_NODES,
     Canary,
     ClusterNode,
-    PodDocument,
+    NmiTemplate,
     manifest,
 )
 from podidctl.verify.verdicts import Evidence, NodeVerdict, Verification, judge, without_canary
 from podidentity.exits import StartError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
+from podidentity.kube.paths import object_path
 from podidentity.resources import PODS
 
 PARALLEL: Final = 10
@@ -62,7 +62,8 @@ async def verify(
     namespace = namespace or nmis[0].metadata.namespace
     await _check_permissions(client, namespace)
     # The list has only some fields of the pods. The canary also gets NMI's tolerations and pull secrets.
-    template = await get_document(client, PODS, *nmis[0].key)
+    response = await client.request("GET", object_path(PODS, *nmis[0].key))
+    template = decoded(response, NmiTemplate, PODS.plural)
     runner = CanaryRunner(client, namespace)
     await _delete_leftovers(client, runner, namespace)
     verifier = _Verifier(NmiLogs(client, nmis), runner, namespace, nmis, template, timeout_seconds)
@@ -83,7 +84,7 @@ class _Verifier:
     runner: CanaryRunner
     namespace: str
     nmis: Sequence[Daemon]
-    template: PodDocument
+    template: NmiTemplate
     timeout_seconds: float
     run: str = field(default_factory=lambda: secrets.token_hex(4))
     """The part of the pods' names that one run has in common."""

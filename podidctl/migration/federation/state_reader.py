@@ -16,14 +16,15 @@ from podidctl.migration.federation.identity_users import account_usages
 from podidctl.migration.federation.planning_input import NO_USES, CredentialUses, FederationState, PlanOptions
 from podidctl.migration.workloads import Key
 from podidctl.reading.daemons import MetricsPage, Unread, list_daemons, read_pages
-from podidctl.reading.requests import read_server
+from podidctl.reading.requests import decoded, read_server
 from podidctl.reading.reviews import denied
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NotFound
 from podidentity.report import plain
-from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, Kind, Resource, Wire
+from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, Wire
 
+WEBHOOKS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 WEBHOOK: Final = "azure-workload-identity"
 """Part of the name of the webhook that provides the settings of the SDKs to pods."""
 TOKENS: Final = "aadpodidentity_nmi_application_credential_tokens_total"
@@ -154,23 +155,19 @@ class _Hook(Wire, frozen=True):
     name: str = ""
 
 
-class _WebhookConfiguration(Resource, frozen=True):
+class _Configuration(Wire, frozen=True):
     webhooks: list[_Hook] | None = None
 
 
-WEBHOOKS: Final = Kind(
-    "MutatingWebhookConfiguration",
-    "mutatingwebhookconfigurations",
-    _WebhookConfiguration,
-    "admissionregistration.k8s.io",
-    namespaced=False,
-)
+class _Configurations(Wire, frozen=True):
+    items: list[_Configuration]
 
 
 async def _webhook(client: Client) -> bool | None:
     """Return whether workload identity's webhook is installed; None if unknown."""
     try:
-        configurations = await client.list(WEBHOOKS)
+        # As a whole: a configuration that cannot be decoded may be the webhook's.
+        configurations = decoded(await client.request("GET", WEBHOOKS), _Configurations, "the webhooks").items
     except ApiError:
         return None
     return any(WEBHOOK in hook.name for configuration in configurations for hook in configuration.webhooks or ())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from podidctl.verify.pod import METADATA_HOST, METADATA_PORT, manifest
+from podidctl.verify.pod import METADATA_HOST, METADATA_PORT, NmiTemplate, manifest
 from podidentity.resources import BINDING_LABEL
 from podidentity_demo.settings import parse
 from tests.support.chart_objects import HELMS
@@ -18,8 +18,7 @@ def test_the_demo_accepts_its_flags_and_ends_and_the_canary_equals_that_of_verif
     assert settings.client_id == "d3a0c11e-0000-4000-8000-000000000001"
 
     canary, options = pods["aad-pod-identity-redirect-test"], {"image": "i", "request_id": "helm-test"}
-    nmi = {"metadata": {"namespace": "n"}, "spec": {"containers": []}}
-    of_verify = manifest(name="c", namespace="n", node="", template=nmi, deadline_seconds=9, **options)
+    of_verify = manifest(name="c", namespace="n", node="", template=NmiTemplate(), deadline_seconds=9, **options)
     ours, theirs = canary["spec"]["containers"][0], of_verify["spec"]["containers"][0]
     assert BINDING_LABEL not in canary["metadata"]["labels"]
     assert [word.strip() for word in ours["command"]] == [word.strip() for word in theirs["command"] + theirs["args"]]

@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 
-from podidctl.facts.kinds import Daemon, DaemonContainer, DaemonSpec, EnvironmentVariable
-from podidctl.facts.settings import NO_NODE
 from podidctl.migration.differences import (
     Difference,
     DifferenceLevel,
@@ -13,7 +11,13 @@ from podidctl.migration.differences import (
     find_differences,
     manifest_differences,
 )
-from podidctl.migration.installed_programs import check_programs, check_values
+from podidctl.migration.installed_programs import (
+    InstalledProgram,
+    check_programs,
+    check_values,
+    is_namespaced,
+    mic_settings,
+)
 from podidentity.resources import Pod, PodMarks, PodMeta, PodSpec, PodStatus
 from tests.support.migration.objects import ID, binding, exception, identity
 
@@ -216,29 +220,21 @@ def test_contradictory_client_ids_are_reported(spec: dict[str, str], says: str) 
     assert differences[0].what.startswith(says)
 
 
-def program(name: str, flags: tuple[str, ...], environ: dict[str, str], namespace: str = "kube-system") -> Daemon:
-    """Return the pod of a DaemonSet or Deployment of that name."""
-    env = [EnvironmentVariable(name=variable, value=value) for variable, value in environ.items()]
-    container = DaemonContainer(name=name, args=list(flags), env=env)
-    meta = PodMeta(name=name, namespace=namespace)
-    return Daemon(metadata=meta, spec=DaemonSpec(node_name=NO_NODE, containers=[container]))
-
-
-def nmi(*flags: str, **environ: str) -> Daemon:
-    """Return NMI as the Go implementation's chart starts it, with more flags and variables."""
+def nmi(*flags: str, **environ: str) -> InstalledProgram:
+    """Return the program as the Go implementation's chart starts it, with more flags and variables."""
     usual = ("--node=$(NODE_NAME)", "--http-probe-port=8085", "--operation-mode=standard", "--MICNamespace=kube-system")
-    return program("nmi", (*usual, *flags), environ)
+    return InstalledProgram("nmi", "DaemonSet kube-system/nmi", "kube-system", (*usual, *flags), environ)
 
 
-def mic(*flags: str, namespace: str = "kube-system", **environ: str) -> Daemon:
+def mic(*flags: str, namespace: str = "kube-system", **environ: str) -> InstalledProgram:
     usual = ("--cloudconfig=/etc/kubernetes/azure.json", "--logtostderr")
-    return program("mic", (*usual, *flags), environ, namespace)
+    return InstalledProgram("mic", "Deployment kube-system/mic", namespace, (*usual, *flags), environ)
 
 
 def test_the_go_implementations_chart_and_its_values_require_no_change() -> None:
     both = {"FORCENAMESPACED": "false"}
-    assert check_programs([nmi(**both)], [mic(**both)]) == []
-    assert check_programs([], [mic("--clientQps=100")]) == [], "a rate above our default"
+    assert check_programs([nmi(**both), mic(**both)]) == []
+    assert check_programs([mic("--clientQps=100")]) == [], "a rate above our default"
     values = {
         "forceNamespaced": "false",
         "rbac": {"enabled": True, "pspEnabled": False},
@@ -250,32 +246,53 @@ def test_the_go_implementations_chart_and_its_values_require_no_change() -> None
 
 
 @pytest.mark.parametrize(
-    ("nmis", "mics", "level", "about", "what"),
+    ("programs", "level", "about", "what"),
     [
-        ([nmi("--host-ip=$(HOST_IP)")], [], FIX, "DaemonSet kube-system/nmi", "unknown flag --host-ip"),
-        ([], [mic("--help")], FIX, "Deployment kube-system/mic", "it has the flag --help"),
-        ([nmi("--allow-network-plugin-kubenet=true")], [], REVIEW, "DaemonSet kube-system/nmi", "kubenet"),
+        ([nmi("--host-ip=$(HOST_IP)")], FIX, "DaemonSet kube-system/nmi", "unknown flag --host-ip"),
+        (
+            [InstalledProgram("nmi", "DaemonSet kube-system/nmi", "kube-system")],
+            FIX,
+            "DaemonSet kube-system/nmi",
+            "--node",
+        ),
+        ([mic("--help")], FIX, "Deployment kube-system/mic", "it has the flag --help"),
+        ([nmi("--allow-network-plugin-kubenet=true")], REVIEW, "DaemonSet kube-system/nmi", "kubenet"),
         (
             [nmi("--metadata-header-required=false")],
-            [],
             REVIEW,
             "DaemonSet kube-system/nmi",
             "--metadata-header-required=false",
         ),
-        ([], [mic("--clientQps=5")], REVIEW, "Deployment kube-system/mic", "--clientQps=5"),
-        ([nmi()], [mic(namespace="identity")], REVIEW, "DaemonSet kube-system/nmi", "MIC runs in identity"),
-        ([nmi(FORCENAMESPACED="true")], [mic()], REVIEW, "--forceNamespaced", "only NMI has it"),
+        ([mic("--clientQps=5")], REVIEW, "Deployment kube-system/mic", "--clientQps=5"),
+        ([nmi(), mic(namespace="identity")], REVIEW, "DaemonSet kube-system/nmi", "MIC runs in identity"),
+        ([nmi(FORCENAMESPACED="true"), mic()], REVIEW, "--forceNamespaced", "only NMI has it"),
     ],
-    ids=["unsupported", "help", "kubenet", "header", "write rate", "mic elsewhere", "different settings"],
+    ids=["unsupported", "no node", "help", "kubenet", "header", "write rate", "mic elsewhere", "different settings"],
 )
 def test_a_flag_that_must_be_changed_or_reviewed_is_reported(
-    nmis: list[Daemon], mics: list[Daemon], level: DifferenceLevel, about: str, what: str
+    programs: list[InstalledProgram], level: DifferenceLevel, about: str, what: str
 ) -> None:
-    (one,) = check_programs(nmis, mics)
+    (one,) = check_programs(programs)
     assert (one.level, one.about) == (level, about)
     assert what in one.what
     if "MIC runs in" in what:
         assert one.do.startswith("set --MICNamespace=identity")
+
+
+def test_the_location_of_locks_and_records_is_read_from_mics_flags() -> None:
+    settings = mic_settings([nmi(), mic("--leader-election-namespace=locks")])
+    assert settings is not None
+    assert (settings.namespace, settings.lease_namespace) == ("kube-system", "locks")
+    assert mic_settings([nmi()]) is None
+    assert mic_settings([mic("--no-such-flag")]) is None
+
+
+@pytest.mark.parametrize("flag", ["--leader-election-name=$(X)", "--cloudconfig=$(X)", "--custom-user-agent=$(X)"])
+def test_a_variable_without_a_known_value_hides_no_other_flag(flag: str) -> None:
+    """Otherwise a plan would grant identities across namespaces."""
+    assert is_namespaced([mic("--forceNamespaced", flag)])
+    assert not is_namespaced([mic(flag)])
+    assert check_programs([mic(flag)]) == []
 
 
 @pytest.mark.parametrize(

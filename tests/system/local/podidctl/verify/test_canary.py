@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nmi.server.policy import ServerPolicy
 from nmi.server.target import ProxiedPaths
 from podidctl.facts.nmi_log import logged_peers
 from podidctl.verify import canary
-from podidctl.verify.pod import CANARY_LABELS, manifest
+from podidctl.verify.pod import CANARY_LABELS, NmiTemplate, manifest
 from podidentity.resources import BINDING_LABEL
 from podidentity_sandbox.imds import Imds
 from podidentity_sandbox.tokens import TokenMint
@@ -25,11 +26,11 @@ from tools.chart.rendering import render
 OWNER = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "nmi", "uid": "u-1", "controller": True}
 
 
-def template() -> dict[str, Any]:
+def template() -> NmiTemplate:
     """Return a pod of the chart's DaemonSet."""
     (daemon,) = (item for item in render() if item["kind"] == "DaemonSet" and item["metadata"]["name"].endswith("nmi"))
     spec = {**daemon["spec"]["template"]["spec"], "imagePullSecrets": [{"name": "registry"}]}
-    return {"metadata": {"namespace": "podid", "ownerReferences": [OWNER]}, "spec": spec}
+    return msgspec.convert({"metadata": {"namespace": "podid", "ownerReferences": [OWNER]}, "spec": spec}, NmiTemplate)
 
 
 def canary_pod(namespace: str = "podid") -> dict[str, Any]:
@@ -38,7 +39,7 @@ def canary_pod(namespace: str = "podid") -> dict[str, Any]:
         name="podidctl-verify-1",
         namespace=namespace,
         node="node-a",
-        image=nmi["spec"]["containers"][0]["image"],
+        image=nmi.spec.containers[0].image,
         request_id="verify-id",
         template=nmi,
         deadline_seconds=90,
@@ -53,7 +54,7 @@ def test_it_runs_on_its_node_with_the_tolerations_of_nmi_and_ends_in_any_case() 
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
     assert (spec["activeDeadlineSeconds"], spec["restartPolicy"]) == (90, "Never")
     (container,) = spec["containers"]
-    assert container["image"] == template()["spec"]["containers"][0]["image"]
+    assert container["image"] == template().spec.containers[0].image
     assert container["resources"]["limits"].keys() == {"cpu", "memory"}
     assert container["command"][:3] == ["python3", "-I", "-c"]
     assert canary.PATH in container["command"][3]
