@@ -337,8 +337,6 @@ class Arm(HttpService):
 
     def _add(self, resource_id: str, kind: str, attributes: dict[str, Any]) -> Machine:
         machine = Machine(resource_id=resource_id, kind=kind, clock=self._clock, **attributes)
-        if machine.system_assigned is not None:
-            machine.types |= {SYSTEM}
         self._machines[resource_id.lower()] = machine
         return machine
 

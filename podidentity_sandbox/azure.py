@@ -138,10 +138,9 @@ class AzureEmulator:
                 port=0 if self._network.redirects else port,
             )
         )
-        for listener in self._network.node_sockets(node, self.aad.port):
-            await self.aad.listen(listener)
-        for listener in self._network.node_sockets(node, self.token_proxy.port):
-            await self.token_proxy.listen(listener)
+        for service in (self.aad, self.token_proxy):
+            for listener in self._network.node_sockets(node, service.port):
+                await service.listen(listener)
         return resource_id
 
     def metadata_port(self, node: str) -> int:

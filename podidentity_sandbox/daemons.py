@@ -158,10 +158,9 @@ class DaemonPod:
 class DaemonPods:
     """Keeps the pod objects of *pods* in the API server, with their readiness, from `start` to `stop`."""
 
-    def __init__(self, cluster: Cluster, pods: Sequence[DaemonPod], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, cluster: Cluster, pods: Sequence[DaemonPod]) -> None:
         self._cluster = cluster
         self._pods = pods
-        self._clock = clock
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -198,7 +197,7 @@ class DaemonPods:
                 continue
             image = pod.document()["spec"]["containers"][0]["image"]
             status = pod_status(
-                {pod.program: image}, host=pod.address, address=pod.address, ready=ready, now=self._clock()
+                {pod.program: image}, host=pod.address, address=pod.address, ready=ready, now=time.time()
             )
             body = msgspec.json.encode({"status": status})
             path = PODS.path(NAMESPACE, pod.name, "status")

@@ -64,8 +64,8 @@ class DirectoryError(Exception):
 class Directory:
     """The identities of one tenant, and applications also of others. Look-ups ignore case, as on Azure."""
 
-    def __init__(self, tenant_id: str = "") -> None:
-        self.tenant_id = tenant_id or str(uuid.uuid4())
+    def __init__(self) -> None:
+        self.tenant_id = str(uuid.uuid4())
         self._managed: dict[str, ManagedIdentity] = {}
         self._tenants: dict[str, str] = {self.tenant_id.lower(): self.tenant_id}
         self._applications: dict[str, AppRegistration] = {}

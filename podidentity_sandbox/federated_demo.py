@@ -9,7 +9,7 @@ import asyncio
 import http.client
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -45,8 +45,8 @@ class FederatedDemo(Demo):
     pods = (TRUSTED, STRANGER)
     statuses = (ASSIGNED,)
 
-    def __init__(self, sandbox: Sandbox, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(sandbox, clock=clock)
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(sandbox)
         self._response: Document = {}
         self._missing: Sequence[str] = ()
         """The parts of the response to the other pod."""
@@ -73,14 +73,14 @@ class FederatedDemo(Demo):
         return "\n".join([f"{name} {await self._pod_runs(name)}" for name in self.pods])
 
     async def _held(self) -> str:
-        began = self._clock()
+        began = time.monotonic()
         request = asyncio.create_task(self._request_token(TRUSTED), name="the pod asks")
         try:
             await until(lambda: request.done() or bool(self._exchanges()))
             if request.done():
                 raise DemoError(f"the pod was answered before {self.service} was asked: {request.result()}")
             trust = await self._trust()
-            trusted = self._clock() - began
+            trusted = time.monotonic() - began
             status, self._response = await request
         finally:
             request.cancel()
@@ -88,7 +88,7 @@ class FederatedDemo(Demo):
             raise DemoError(f"the pod was answered {status} instead of being held: {self._response}")
         return (
             f"{self._report(trusted)}, known {DELAY_SECONDS:g} s later\n{trust}"
-            f"the pod is answered 200 after {self._clock() - began:.1f} s"
+            f"the pod is answered 200 after {time.monotonic() - began:.1f} s"
         )
 
     def _exchanges(self) -> Sequence[SignInCall]:

@@ -74,13 +74,12 @@ class ImdsCall:
 
 
 class Imds(FaultyService):
-    """The emulator. *limited* turns Azure's request limits on; *clock* gives Unix seconds, *monotonic* measures."""
+    """The emulator. *clock* gives Unix seconds, *monotonic* measures."""
 
     def __init__(
         self,
         mint: TokenMint,
         *,
-        limited: bool = True,
         token_seconds: float = TOKEN_SECONDS,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -88,7 +87,8 @@ class Imds(FaultyService):
         super().__init__()
         self.calls: list[ImdsCall] = []
         self.hosts: list[ImdsVm] = []
-        self.limited = limited
+        self.limited = True
+        """Whether Azure's limits of requests apply."""
         self.token_seconds = token_seconds
         self._mint = mint
         self._clock = clock
@@ -102,10 +102,10 @@ class Imds(FaultyService):
         """Return the requests to the token path, with any response."""
         return [call for call in self.calls if call.path == TOKEN_PATH]
 
-    async def start_on_loopback(self, identities: Callable[[], HostIdentities], *, host: str = "127.0.0.1") -> None:
+    async def start_on_loopback(self, identities: Callable[[], HostIdentities]) -> None:
         """Start as the IMDS of one VM with source addresses anywhere on loopback. For tests."""
         self.hosts.append(ImdsVm("vm", (ipaddress.IPv4Network("127.0.0.0/8"),), identities))
-        await self.start(host)
+        await self.start()
 
     @override
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:

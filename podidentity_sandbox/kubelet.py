@@ -65,7 +65,6 @@ class Kubelet:
         *,
         logs: Path,
         on_pod_running: PodObserver | None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.node = launcher.node
         self._client = client
@@ -73,7 +72,6 @@ class Kubelet:
         self._network = launcher.network
         self._logs = logs
         self._on_pod_running = on_pod_running
-        self._clock = clock
         self.static_logs: dict[tuple[str, str], Path] = {}
         """The logs of pods, by namespace and name, whose programs something else runs."""
         self._managed: dict[str, _ManagedPod] = {}
@@ -267,7 +265,7 @@ class Kubelet:
             host=self._launcher.host.address,
             address=managed.context.address,
             ready=managed.ready,
-            now=self._clock(),
+            now=time.time(),
         )
         path = NODE_PODS.path(*managed.pod.key, "status")
         body = msgspec.json.encode({"metadata": {"uid": managed.pod.metadata.uid}, "status": status})

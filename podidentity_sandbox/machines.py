@@ -205,7 +205,10 @@ def merge(machine: Machine, section: Mapping[str, Any], directory: Directory) ->
                 f"Invalid value for the identities '{resource_id}'. The 'UserAssignedIdentities' property values "
                 "should be null or empty objects.",
             )
-        merged[resource_id.lower()] = _existing(resource_id, machine, directory)
+        identity = directory.identity(resource_id)
+        if identity is None:
+            raise no_such_identity(machine, resource_id)
+        merged[resource_id.lower()] = identity
     if USER not in types:
         if any(value is not None for value in entries.values()):
             raise ArmRefusalError(
@@ -229,13 +232,6 @@ def _types(text: object, machine: Machine) -> frozenset[str]:
     if "" in parts or (NONE in parts and len(parts) > 1):
         raise ArmRefusalError(400, "InvalidIdentityType", f"The identity type {str(text)[:100]!r} is not known.")
     return frozenset(parts) - {NONE}
-
-
-def _existing(resource_id: str, machine: Machine, directory: Directory) -> ManagedIdentity:
-    identity = directory.identity(resource_id)
-    if identity is None:
-        raise no_such_identity(machine, resource_id)
-    return identity
 
 
 def _arm_form(resource_id: str) -> str:

@@ -177,7 +177,8 @@ def _openapi(registry: Registry, group: str, version: str) -> Document | None:
             "patch": _operation(kind, "patch", "fieldValidation", "fieldManager", "force"),
             "delete": _operation(kind, "delete"),
         }
-        schemas[_schema_name(kind)] = _schema(kind)
+        schema = kind.schema or {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        schemas[_schema_name(kind)] = {**schema, _GVK: [_gvk(kind)]}
     return {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": VERSION["gitVersion"]},
@@ -209,11 +210,6 @@ def _operation(kind: ResourceType, action: str, *query: str) -> Document:
         "x-kubernetes-action": action,
         _GVK: _gvk(kind),
     }
-
-
-def _schema(kind: ResourceType) -> Document:
-    described = dict(kind.schema) if kind.schema else {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    return described | {_GVK: [_gvk(kind)]}
 
 
 def _gvk(kind: ResourceType) -> Document:

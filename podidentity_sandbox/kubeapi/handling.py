@@ -145,19 +145,9 @@ class ResourceHandler:
 
     async def _replace(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         document = await requests.document(request, target.resource.kind)
-        key = (target.namespace, target.name)
-        if target.resource.create_on_update and self._verbs.history.get(target.resource.name, key) is None:
-            item = self._verbs.create(target.resource, target.namespace, document, dry_run=_is_dry_run(request))
-            return self._one(request, target, item, 201)
-        item = self._verbs.update(
-            target.resource,
-            key,
-            lambda _: document,
-            subresource=target.subresource,
-            conditional=True,
-            **_write_options(request),
-        )
-        return self._one(request, target, item)
+        if target.resource.create_on_update and not self._exists(target):
+            return self._created(request, target, document)
+        return self._updated(request, target, lambda _: document, conditional=True)
 
     async def _patch(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         media_type = request.content_type
@@ -172,32 +162,38 @@ class ResourceHandler:
                 patch = requests.decode(data, media_type, target.resource.kind)
             except StatusError as error:
                 raise bad_request("invalid JSON patch") from error
-            return self._patched(request, target, lambda old: json_patch(old, patch))
+            return self._updated(request, target, lambda old: json_patch(old, patch))
         patch = requests.as_document(data, media_type, target.resource.kind)
         if media_type == patching.APPLY:
             return self._applied(request, target, patch)
         merged = strategic_merge if media_type == patching.STRATEGIC else merge
-        return self._patched(request, target, lambda old: merged(old, patch))
+        return self._updated(request, target, lambda old: merged(old, patch))
 
     def _applied(self, request: web.BaseRequest, target: Target, patch: Document) -> web.StreamResponse:
         """Apply on the server side without field managers: merge the document and remove no field."""
         if not request.query.get("fieldManager"):
             raise bad_request('PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value')
-        key = (target.namespace, target.name)
-        if self._verbs.history.get(target.resource.name, key) is None and not target.subresource:
-            item = self._verbs.create(target.resource, target.namespace, patch, dry_run=_is_dry_run(request))
-            return self._one(request, target, item, 201)
+        if not target.subresource and not self._exists(target):
+            return self._created(request, target, patch)
         merged = merge if target.resource.custom else strategic_merge
-        return self._patched(request, target, lambda old: merged(old, patch))
+        return self._updated(request, target, lambda old: merged(old, patch))
 
-    def _patched(
-        self, request: web.BaseRequest, target: Target, change: Callable[[Document], Any]
+    def _exists(self, target: Target) -> bool:
+        return self._verbs.history.get(target.resource.name, (target.namespace, target.name)) is not None
+
+    def _created(self, request: web.BaseRequest, target: Target, document: Document) -> web.StreamResponse:
+        item = self._verbs.create(target.resource, target.namespace, document, dry_run=_is_dry_run(request))
+        return self._one(request, target, item, 201)
+
+    def _updated(
+        self, request: web.BaseRequest, target: Target, change: Callable[[Document], Any], *, conditional: bool = False
     ) -> web.StreamResponse:
         item = self._verbs.update(
             target.resource,
             (target.namespace, target.name),
             change,
             subresource=target.subresource,
+            conditional=conditional,
             **_write_options(request),
         )
         return self._one(request, target, item)

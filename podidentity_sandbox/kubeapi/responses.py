@@ -82,19 +82,8 @@ def many(resource: ResourceType, page: Page, form: Representation, now: datetime
 def _table(
     resource: ResourceType, metadata: Document, items: Sequence[Item], include: str, now: datetime.datetime
 ) -> Document:
-    return {
-        "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": metadata,
-        "columnDefinitions": _column_definitions(resource),
-        "rows": [row(resource, item, now, include) for item in items],
-    }
-
-
-def _column_definitions(resource: ResourceType) -> list[Document]:
-    """Return the table's columnDefinitions."""
     listed: Sequence[Column] = resource.columns or _BUILT_IN.get(resource.name, (_AGE_ONLY, _age_cells))[0]
-    return [
+    definitions = [
         {
             "name": column.name,
             "type": column.type,
@@ -104,6 +93,13 @@ def _column_definitions(resource: ResourceType) -> list[Document]:
         }
         for column in (_NAME, *listed)
     ]
+    return {
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": metadata,
+        "columnDefinitions": definitions,
+        "rows": [row(resource, item, now, include) for item in items],
+    }
 
 
 def row(resource: ResourceType, item: Item, now: datetime.datetime, include: str) -> Document:
@@ -151,13 +147,9 @@ def _cell(column: Column, document: Document, now: datetime.datetime) -> Any:
         case "integer":
             return value if isinstance(value, int) else None
         case "string":
-            return value if isinstance(value, str) else _text(value)
+            return json.dumps(value, separators=(",", ":")) if isinstance(value, bool | dict | list) else str(value)
         case _:
             return value
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":")) if isinstance(value, bool | dict | list) else str(value)
 
 
 def _age(stamp: Any, now: datetime.datetime) -> str:
