@@ -317,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(
             Demo(settings).steps,
             wait_seconds=settings.wait_seconds,
-            once_seconds=settings.once_seconds if settings.once else None,
+            once_seconds=settings.once_seconds,
             say=_say,
         )
     except KeyboardInterrupt:

@@ -49,10 +49,8 @@ class Settings:
     """The resource of the tokens."""
     wait_seconds: float
     """The pause between two runs of the steps."""
-    once: bool
-    """End after the first run of the steps without a failure."""
-    once_seconds: float
-    """With *once*: the time limit."""
+    once_seconds: float | None
+    """The time limit until the first run of the steps without a failure, which is the last one; None: no end."""
     metadata_service: str
     """URL without a slash at its end, as is *resource_manager*."""
     resource_manager: str
@@ -99,8 +97,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         resource_group=given.resourcegroup,
         resource=given.aad_resourcename or audience,
         wait_seconds=given.retry_wait_time,
-        once=given.once,
-        once_seconds=given.timeout,
+        once_seconds=given.timeout if given.once else None,
         # These two names are those that Azure's own client libraries and tools read.
         metadata_service=environ.get("AZURE_POD_IDENTITY_AUTHORITY_HOST", METADATA_SERVICE).rstrip("/"),
         resource_manager=resource_manager,

@@ -14,7 +14,7 @@ def test_the_demo_accepts_its_flags_and_ends_and_the_canary_equals_that_of_verif
     objects = render(GOLDEN / "helm-test.values.yaml", helm=helm)
     pods = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Pod"}
     settings = parse(pods["aad-pod-identity-test"]["spec"]["containers"][0]["args"], {})
-    assert settings.once
+    assert settings.once_seconds is not None
     assert settings.client_id == "d3a0c11e-0000-4000-8000-000000000001"
 
     canary, options = pods["aad-pod-identity-redirect-test"], {"image": "i", "request_id": "helm-test"}

@@ -15,7 +15,7 @@ def test_the_defaults_are_those_of_azure_and_the_go_implementation() -> None:
     assert parsed.metadata_service == "http://169.254.169.254"
     assert parsed.resource_manager == "https://management.azure.com"
     assert parsed.resource == "https://management.azure.com/"
-    assert (parsed.wait_seconds, parsed.once, parsed.pod, parsed.proxy) == (20, False, "", "")
+    assert (parsed.wait_seconds, parsed.once_seconds, parsed.pod, parsed.proxy) == (20, None, "", "")
 
 
 def test_a_manifest_for_the_image_up_to_1_7_is_accepted() -> None:
