@@ -31,7 +31,7 @@ PODS_MAX = 240
 
 
 class Fabric(Network):
-    """The network of real namespaces. Needs root; see `namespaces.available`."""
+    """The network of real namespaces. Needs root; `namespaces.trial` shows whether it is possible."""
 
     redirects = True
     pod_facing_address = "198.18.0.1"  # of the range for benchmarks (RFC 2544): no real route ever leads there

@@ -34,17 +34,6 @@ class NamespaceError(Exception):
     """A namespace cannot be created or entered. The message is the system's error."""
 
 
-def available() -> bool:
-    """Return whether this process may make network namespaces here: tries it."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        return False
-    try:
-        with trial():
-            return True
-    except NamespaceError:
-        return False
-
-
 @contextlib.contextmanager
 def trial() -> Iterator[list[str]]:
     """Make a namespace for a trial, and remove it. Yield the command prefix that enters it. Raise NamespaceError."""

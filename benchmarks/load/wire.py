@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 from benchmarks.load.addresses import addresses
 from benchmarks.load.servers import Server, Side
 from nmi.node.rules import RedirectSpec
-from podidentity_sandbox.namespaces import NamespaceError, Namespaces, available, sweep
+from podidentity_sandbox.namespaces import NamespaceError, Namespaces, sweep
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 from podidentity_sandbox.processes import ProgramError
 
@@ -48,8 +48,6 @@ def wire(pods: int) -> Iterator[Wire]:
     """Create a node for this number of pods, from FIRST_POD on. Raises ProgramError if namespaces are not permitted."""
     if pods > PODS_MAX:
         raise ValueError(f"a wire has up to {PODS_MAX} pods")
-    if not available():
-        raise ProgramError("network namespaces need root and the `ip` program: run as root, or leave these rows out")
     sweep()
     made = Namespaces(secrets.token_hex(3))
     try:
@@ -76,7 +74,9 @@ def wire(pods: int) -> Iterator[Wire]:
         )
         yield Wire(_side(made, "node", NODE_END), _side(made, "pods", FIRST_POD))
     except NamespaceError as failure:
-        raise ProgramError(f"the nodes' network cannot be made: {failure}") from failure
+        raise ProgramError(
+            f"cannot create network namespaces: {failure}; run as root with the `ip` program, or leave these rows out"
+        ) from failure
     finally:
         made.delete_all()
 

@@ -13,7 +13,7 @@ import pytest
 
 from nmi.node.redirect_choice import Backend
 from podidentity_sandbox.fabric import Fabric
-from podidentity_sandbox.namespaces import NAMESPACES, NamespaceError, Namespaces, available, owner, sweep
+from podidentity_sandbox.namespaces import NAMESPACES, NamespaceError, Namespaces, owner, sweep
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 from podidentity_sandbox.network_choice import choose_network
 from podidentity_sandbox.sandbox import Sandbox
@@ -39,7 +39,6 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def namespaces() -> Iterator[Namespaces]:
     """The namespace `one`. The test leaves no namespace behind."""
-    assert available()
     made = Namespaces("t1")
     made.create("one")
     yield made
