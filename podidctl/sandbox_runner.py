@@ -230,7 +230,7 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
         f"# ARM {azure.arm.url}  AAD {azure.aad.url}  IMDS {azure.imds.url}",
         f"# logs and configuration: {sandbox.folder}",
     ]
-    if sandbox.redirects:
+    if sandbox.network.redirects:
         lines += [
             f"# {name}: {shlex.join(context.command(sandbox.network_choice.listing))}"
             for name, context in sandbox.contexts.items()

@@ -127,14 +127,14 @@ class Demo:
         await self._sandbox.start()
         informer = Informer(self._sandbox.cluster.client, ASSIGNED_IDENTITIES, self._assignments)
         self._watching = asyncio.create_task(informer.run(), name="watch assigned identities")
-        if self._sandbox.redirects:
+        if self._sandbox.network.redirects:
             return "nodes and pods are network namespaces; a nat rule redirects requests to 169.254.169.254 to NMI"
         url = self._sandbox.metadata_url(self._sandbox.node_names[0])
         reason = self._sandbox.network_choice.reason
         return f"{reason}: pods are loopback addresses, there is no nat rule, they ask NMI at {url}"
 
     async def _rule_present(self) -> str:
-        if not self._sandbox.redirects:
+        if not self._sandbox.network.redirects:
             return f"none: {self._sandbox.network_choice.reason}"
         rules = await self._rules()
         translation = next((rule for rule in rules if "dnat" in rule.lower()), "")
@@ -214,7 +214,7 @@ class Demo:
         code = await self._sandbox.nmis[node].program.stop()
         if code != 0:
             raise DemoError(f"NMI ended with code {code}: {self._last_words()}")
-        if not self._sandbox.redirects:
+        if not self._sandbox.network.redirects:
             return "NMI ended with code 0; there was no rule"
         rules = await self._rules()
         if rules:

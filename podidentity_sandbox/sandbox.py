@@ -84,11 +84,6 @@ class Sandbox:
         self._ports: dict[str, ProgramPorts] = {}
         self.commands: CommandLines
 
-    @property
-    def redirects(self) -> bool:
-        """Whether pods use 169.254.169.254 and a nat rule redirects them to NMI."""
-        return self.network.redirects
-
     async def __aenter__(self) -> Self:
         try:
             await self.start()
@@ -338,11 +333,11 @@ class Sandbox:
 
     def metadata_url(self, node: str) -> str:
         """Return the URL at which a pod of the node requests its token."""
-        return f"http://{METADATA_ADDRESS}" if self.redirects else self.nmis[node].url
+        return f"http://{METADATA_ADDRESS}" if self.network.redirects else self.nmis[node].url
 
     def _nmi_ports(self) -> ProgramPorts:
         """Return the ports of NMI, its probes and its metrics: the defaults if each node has its own network."""
-        if self.redirects:
+        if self.network.redirects:
             return ProgramPorts(NMI_PROBE_PORT, NMI_METRICS_PORT, NMI_PORT)
         return ProgramPorts(*free_ports(3))
 
