@@ -186,10 +186,10 @@ class Aad(SignInService):
         """Return the kind of proof that the client sent. Raise RefusedError."""
         client_id, now, assertion = principal.client_id, self._clock(), form.get("client_assertion", "")
         application = self._directory.application(client_id) or AppRegistration(client_id)
+        if assertion and form.get("client_assertion_type") != ASSERTION_TYPE:
+            raise NotProvenError(50027, "The client assertion's type is not supported.")
         if not is_by_another(assertion, client_id):
             return prove(application, form, f"{self.scheme}://{request.host}{request.path}", now)
-        if form.get("client_assertion_type") != ASSERTION_TYPE:
-            raise NotProvenError(50027, "The client assertion's type is not supported.")
         presented = federation.read_assertion(assertion)
         name = principal.resource_id.rpartition("/")[2] if isinstance(principal, ManagedIdentity) else ""
         federation.match(presented, f"'{client_id}'({name})", self._directory.federated(client_id, now))

@@ -58,8 +58,6 @@ def prove(application: AppRegistration, form: Mapping[str, str], audience: str, 
     """Return the kind of proof in *form*, sent to the URL *audience*. Raise NotProvenError."""
     assertion, secret = form.get("client_assertion", ""), form.get("client_secret", "")
     if assertion:
-        if form.get("client_assertion_type") != ASSERTION_TYPE:
-            raise NotProvenError(50027, "The client assertion's type is not supported.")
         return _assertion(application, assertion, audience, now)
     if not secret:
         raise NotProvenError(7000218, "The request body must contain 'client_assertion' or 'client_secret'.")
