@@ -25,7 +25,6 @@ from podidentity_sandbox.serving import HttpService, json_response
 from podidentity_sandbox.tokens import InvalidTokenError, TokenMint
 
 AUDIENCES = ("https://management.azure.com", "https://management.core.windows.net")
-KINDS = ("virtualMachines", "virtualMachineScaleSets")
 READERS = ("Reader", "Contributor", "Owner")
 WRITERS = ("Contributor", "Owner")
 PUBLIC_LOGIN = "https://login.microsoftonline.com"
@@ -130,14 +129,9 @@ class Arm(HttpService):
         wanted = resource_id.lower()
         return [call for call in self.calls if call.method == "PATCH" and call.path.lower().startswith(wanted)]
 
-    def reads(self, resource_id: str = "") -> list[ArmCall]:
-        """Return the GET requests of machines, of one or of all, without those that poll operations."""
-        wanted = resource_id.lower()
-        return [
-            call
-            for call in self.calls
-            if call.method == "GET" and _COLLECTION.fullmatch(call.path) and call.path.lower().startswith(wanted)
-        ]
+    def reads(self) -> list[ArmCall]:
+        """Return the GET requests of machines, without those that poll operations."""
+        return [call for call in self.calls if call.method == "GET" and _COLLECTION.fullmatch(call.path)]
 
     @override
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -207,12 +201,11 @@ class Arm(HttpService):
                 "SubscriptionNotFound",
             )
         if match := arm_catalogue.GROUPS_PATH.fullmatch(request.path):
-            machines = {key: machine for key, machine in self._machines.items() if ids}
             prefix = f"/subscriptions/{match['subscription'].lower()}/"
             groups = {
                 machine.resource_id.split("/")[4]: machine.location
-                for key, machine in sorted(machines.items())
-                if key.startswith(prefix)
+                for key, machine in sorted(self._machines.items())
+                if ids and key.startswith(prefix)
             }
             return _one_or_all(
                 {

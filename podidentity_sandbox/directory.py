@@ -130,10 +130,6 @@ class Directory:
         """Return the user-assigned identity with this resource id."""
         return self._managed.get(resource_id.lower())
 
-    def managed_identities(self) -> list[ManagedIdentity]:
-        """Return all user-assigned identities."""
-        return list(self._managed.values())
-
     def managed(self, client_id: str, tenant: str = "") -> ManagedIdentity | None:
         """Return the user-assigned identity with this client id. None if *tenant* is given and is another one."""
         if tenant and self.tenant(tenant) != self.tenant_id:

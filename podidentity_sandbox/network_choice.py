@@ -75,7 +75,9 @@ def _tried(programs: NetfilterPrograms) -> NetworkChoice:
     if backend is Backend.NONE:
         names = ", ".join(sorted(programs.backends))
         return NetworkChoice(reason=f"the kernel accepts no nat rule from the installed programs ({names})")
-    return NetworkChoice(backend, _listing(backend, programs))
+    if backend is Backend.NFTABLES:
+        return NetworkChoice(backend, (str(programs.nft), "list", "ruleset"))
+    return NetworkChoice(backend, (str(programs.iptables(backend)), "-t", "nat", "-S"))
 
 
 def _accepts_rule(prefix: Sequence[str], backend: Backend, programs: NetfilterPrograms) -> bool:
@@ -94,9 +96,3 @@ def _accepts_rule(prefix: Sequence[str], backend: Backend, programs: NetfilterPr
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
-
-
-def _listing(backend: Backend, programs: NetfilterPrograms) -> tuple[str, ...]:
-    if backend is Backend.NFTABLES:
-        return (str(programs.nft), "list", "ruleset")
-    return (str(programs.iptables(backend)), "-t", "nat", "-S")

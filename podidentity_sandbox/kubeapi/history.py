@@ -5,6 +5,7 @@ document. Only the thread of the event loop may use it.
 """
 
 import bisect
+import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,13 +108,8 @@ class History:
         shelf = self._shelf(kind)
         if revision < shelf.oldest:
             raise TooOldError(shelf.oldest)
-        newer: list[Change] = []
-        for change in reversed(shelf.log):
-            if change.revision <= revision:
-                break
-            newer.append(change)
-        newer.reverse()
-        return newer
+        first = bisect.bisect_right(shelf.log, revision, key=lambda change: change.revision)
+        return list(itertools.islice(shelf.log, first, None))
 
     def write(self, kind: str, key: Key, document: Document) -> Item:
         """Store *document*, stamped with a new revision in its metadata. Takes ownership of it."""

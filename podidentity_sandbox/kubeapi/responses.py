@@ -1,4 +1,4 @@
-"""Documents as HTTP responses: objects, lists, tables and errors. Only this module sets content types.
+"""Documents as HTTP responses: objects, lists, tables and errors, with their content types.
 
 A table has the columns that `kubectl get` prints, computed by the server. The columns of a custom kind are JSONPaths of
 its definition. Supported are dotted names (a backslash escapes a dot in a name), `['name']`, `[0]` and
@@ -35,10 +35,6 @@ _NAME: Final = Column("Name", "string", "", format="name", description="Name mus
 
 def document(body: Document, status: int = 200) -> web.Response:
     return web.Response(body=_encode(body), status=status, content_type=JSON)
-
-
-def text(body: str, status: int = 200) -> web.Response:
-    return web.Response(text=body, status=status)
 
 
 def refusal(error: StatusError) -> web.Response:

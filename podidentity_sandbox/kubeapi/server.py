@@ -212,10 +212,10 @@ class KubeApi(HttpService):
 
     async def _outside(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method not in {"GET", "HEAD"}:
-            return responses.text("404 page not found\n", 404)
+            return web.Response(status=404, text="404 page not found\n")
         parts = request.path.strip("/").split("/")
         if parts[0] in {"healthz", "livez", "readyz"}:
-            return responses.text("ok")
+            return web.Response(text="ok")
         if parts in (["api"], ["apis"]) and "as=APIGroupDiscoveryList" in request.headers.get("Accept", ""):
             response = responses.document(discovery.aggregated(self._registry, core=parts == ["api"]))
             response.headers["Content-Type"] = discovery.AGGREGATED
@@ -224,7 +224,7 @@ class KubeApi(HttpService):
             return await self._for_relying_parties(parts)
         document = discovery.at(self._registry, parts, f"{self.host}:{self.port}")
         if document is None:
-            return responses.text("404 page not found\n", 404)
+            return web.Response(status=404, text="404 page not found\n")
         return responses.document(document)
 
     async def _for_relying_parties(self, parts: list[str]) -> web.StreamResponse:

@@ -54,8 +54,8 @@ async def run(
         outputs.append(output)
         if code != 0:
             break
-    object_ids = {identity.object_id for identity in azure.directory.managed_identities()}
-    return code, "\n".join(outputs)[-3000:], {call.caller for call in calls[before:]} & object_ids
+    callers = {call.caller for call in calls[before:]}
+    return code, "\n".join(outputs)[-3000:], callers - {"", azure.controller.object_id}
 
 
 PODS: Final[Mapping[str, Sequence[str]]] = {
