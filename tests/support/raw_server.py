@@ -52,7 +52,7 @@ class RawServer:
         self.ended = 0
         """Connections that the client has closed."""
         self._tls = tls
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self.accept, "127.0.0.1", 0, ssl=self._tls)
@@ -66,14 +66,15 @@ class RawServer:
 
     async def end(self) -> None:
         """End all connections."""
-        for task in self._tasks:
+        for task, writer in self._tasks.items():
             task.cancel()
+            writer.close()  # a task that is cancelled before its first step does not close it
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0)
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._tasks.add(asyncio.create_task(self._serve(reader, writer)))
+        self._tasks[asyncio.create_task(self._serve(reader, writer))] = writer
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -85,7 +85,7 @@ class ScriptedServer:
         self.others: deque[Reply | None] = deque()
         """Responses to other requests; None: read the request and never respond."""
         self._watches: asyncio.Queue[Watch] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
         self.network = MemoryNetwork()
         self.url = URL
@@ -102,8 +102,9 @@ class ScriptedServer:
         self.network.cut(self.url)
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
+        for task, writer in self._tasks.items():
             task.cancel()
+            writer.close()  # a task that is cancelled before its first step does not close it
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._server is not None:
             await self._server.wait_closed()
@@ -121,8 +122,8 @@ class ScriptedServer:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = writer
+        task.add_done_callback(self._tasks.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
