@@ -16,9 +16,9 @@ from nmi.settings import Settings
 from podidctl.checks.rules import report
 from podidctl.commands.connection import CliContext, connect
 from podidctl.commands.options import Cloudconfig, Kubeconfig, OutputFormat, print_report
-from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import CHECKED_MAX, live_pods, used_hosts
 from podidctl.facts.model import AzureState, Facts, NodeState
+from podidctl.facts.settings import nmi_settings, on_node, read_settings
 from podidctl.reading.machine import read_node
 from podidctl.reading.reader import CLUSTER, read
 from podidctl.report.documents import CheckResult, Report
@@ -79,8 +79,9 @@ async def _read_node(state: Facts, node: str, *, imds: bool) -> NodeState:
     except UsageError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
     here = None if state.unread else _labelled_pods(state, node)
-    configuration = ClusterCase(state).by_node.get(node)
-    return await read_node(configuration.settings if configuration else settings, pods=here, ask_imds=imds)
+    # The check of flags reports those that cannot be read.
+    of_nmi = next(iter(read_settings(on_node(state.nmi, node), nmi_settings)[0]), settings)
+    return await read_node(of_nmi, pods=here, ask_imds=imds)
 
 
 def _labelled_pods(objects: Facts, node: str) -> int:

@@ -40,14 +40,14 @@ def genuine_mic(labelled: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[D
     namespaces = {daemon.metadata.namespace for daemon in nmi}
     if genuine := [daemon for daemon in labelled if daemon.metadata.namespace in namespaces]:
         return genuine
-    # To parse the flags of hundreds of NMIs takes seconds.
+    # The flags of NMI are parsed only if a pod has the label of MIC.
     namespaces = mic_namespaces(nmi) if labelled else set()
     return [daemon for daemon in labelled if daemon.metadata.namespace in namespaces] or labelled
 
 
-def mic_namespaces(nmi: Iterable[Daemon]) -> set[str]:
+def mic_namespaces(nmi: Sequence[Daemon]) -> set[str]:
     """Return the values of --MICNamespace of the NMIs whose flags can be read."""
-    return {settings.mic_namespace for settings in read_settings(nmi, nmi_settings)[0]}
+    return {configuration.settings.mic_namespace for configuration in readable_configurations(nmi)}
 
 
 def flags_of(daemon: Daemon, program: str) -> list[str]:
