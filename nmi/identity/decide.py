@@ -5,7 +5,7 @@ No clock, no I/O, no waiting: the caller waits, calls Azure and decides again. `
 exemption from `exemptions`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -14,13 +14,18 @@ from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.candidate_order import candidate_order
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
-from podidentity.resources import CREATED, OBJECT_ID_ANNOTATION, IdentityType, Pod
+from podidentity.resources import CREATED, OBJECT_ID_ANNOTATION, AzureIdentity, IdentityType, Pod
+from podidentity.telemetry.logs import redacted
 
-MANAGED_HOLD_SECONDS: Final = 1.5
-"""A watch delivers a change within milliseconds; the response is due within 2 s of the request."""
+BRIEF_HOLD_SECONDS: Final = 1.5
+"""The hold of requests for which no assignment is on its way. A watch delivers a change within milliseconds; the
+response is due within 2 s of the request."""
 STOPPED_HOLD_SECONDS: Final = 5.0
 """A restarting container is terminated for a second or two. The new one may send a request before the kubelet reports
 it."""
+IDENTITIES_SHOWN: Final = 3
+ID_CHARS: Final = 256
+"""Characters of a resource id in a text. Its last ones distinguish it; the pod chooses the requested one."""
 
 
 class PodFacts(msgspec.Struct, frozen=True):
@@ -49,15 +54,19 @@ class DecisionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_hold_seconds: float = 45.0
     """Upper limit of the hold: SDKs time out an attempt at 60 seconds."""
     managed: bool = False
-    """Managed mode: MIC assigns nothing, so a missing binding or identity is waited for MANAGED_HOLD_SECONDS at most.
+    """Managed mode: MIC assigns nothing, so a missing binding or identity is waited for BRIEF_HOLD_SECONDS at most.
     In that time the watch delivers one that has just been written."""
     host_token_types: frozenset[int] = frozenset((0, 1, 2))
     """Types of identity whose tokens a process of the node may request for a pod that it names; empty: none."""
 
-    def hold_seconds(self, *, created: bool) -> float:
-        """Return how long after the pod's first request it may be held; longer if an identity is in state Created."""
+    def hold_seconds(self, *, created: bool, complete: bool) -> float:
+        """Return how long after the pod's first request it may be held; longer if an identity is in state Created.
+
+        *complete*: all identities of the pod are assigned, so that no further one is on its way.
+        """
         attempts = self.created_attempts + (self.assigned_attempts if created else 0)
-        longest = min(self.max_hold_seconds, MANAGED_HOLD_SECONDS) if self.managed else self.max_hold_seconds
+        brief = self.managed or complete
+        longest = min(self.max_hold_seconds, BRIEF_HOLD_SECONDS) if brief else self.max_hold_seconds
         return min(attempts * self.interval_seconds, longest)
 
 
@@ -111,11 +120,9 @@ NONE_ASSIGNED = Refusal(
     "compare the pod's label aadpodidbinding with the selectors of the AzureIdentityBindings and see that the "
     "AzureIdentity exists (in managed mode: both in the pod's namespace), then see MIC's log if MIC is installed",
 )
-NONE_MATCHES = Refusal(
-    Reason.NO_MATCHING_IDENTITY,
-    "No identity that is assigned to this pod matches the one that the request names.",
-    "compare the client id or resource id in the workload's request with the AzureIdentity bound to it",
-)
+_NONE_MATCHES: Final = "No identity that is assigned to this pod matches the one that the request names."
+OTHER_REQUESTED: Final = "requested "
+"""The begin of the operator's text for it, by which podidctl recognizes it in NMI's log."""
 UNKNOWN_OBJECT_ID = Refusal(
     Reason.UNKNOWN_OBJECT_ID,
     "No identity of this pod is known by that object id.",
@@ -240,11 +247,39 @@ def _hold(
     elif created:
         refusal = _STILL_ASSIGNING
     elif selector is not SelectorKind.NONE and allowed:
-        refusal = NONE_MATCHES
+        refusal = none_matches(selector, wanted, [assignment.identity for assignment in allowed])
     else:
         refusal = NONE_ASSIGNED
     missing = ("", "") if refusal is NONE_ASSIGNED else (selector.name, wanted)
-    return Wait(policy.hold_seconds(created=created), refusal, missing, in_progress=created)
+    # MIC writes all assignments of a pod before it changes the host: if all are Assigned, no other one is on its way.
+    complete = bool(allowed) and all(assignment.usable for assignment in allowed)
+    seconds = policy.hold_seconds(created=created, complete=complete)
+    return Wait(seconds, refusal, missing, in_progress=created)
+
+
+def none_matches(selector: SelectorKind, wanted: str, identities: Sequence[AzureIdentity]) -> Refusal:
+    """Return the refusal of a request by client id or resource id that names none of the pod's *identities*."""
+    by_client_id = selector is SelectorKind.CLIENT_ID
+    bound = sorted(identities, key=lambda identity: identity.key)
+    shown = [
+        f"{_shown(selector, identity.spec.client_id if by_client_id else identity.spec.resource_id)} "
+        f"({'/'.join(identity.key)})"
+        for identity in bound[:IDENTITIES_SHOWN]
+    ]
+    more = f" and {len(bound) - IDENTITIES_SHOWN} more" if len(bound) > IDENTITIES_SHOWN else ""
+    detail = (
+        f"{OTHER_REQUESTED}{'client' if by_client_id else 'resource'} id {_shown(selector, wanted)}, "
+        f"bound {', '.join(shown)}{more}: let the application request a bound one (AZURE_CLIENT_ID in its "
+        "environment), or bind the requested one to the pod"
+    )
+    return Refusal(Reason.NO_MATCHING_IDENTITY, _NONE_MATCHES, detail, cause=detail)
+
+
+def _shown(selector: SelectorKind, value: str) -> str:
+    """Return the id for a log, which has client ids only in part."""
+    if selector is SelectorKind.CLIENT_ID:
+        return redacted(value) if value else "none"
+    return value[-ID_CHARS:] or "none"
 
 
 def _may_serve(assignment: AssignedIdentity, pod: PodFacts, policy: DecisionPolicy) -> bool:

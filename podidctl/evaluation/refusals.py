@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from nmi.identity.decide import NONE_MATCHES
+from nmi.identity.decide import OTHER_REQUESTED
 from nmi.pod_events import TOKEN_REFUSED
 from nmi.refusal import Reason
 from nmi.server.decisions import EXEMPT, GRANTED, REPORT_AGAIN_SECONDS
@@ -104,7 +104,7 @@ def _is_grant(decision: LoggedDecision) -> bool:
 
 
 def _is_lasting(decision: LoggedDecision) -> bool:
-    return decision.outcome in _LASTING or decision.error == NONE_MATCHES.detail
+    return decision.outcome in _LASTING or decision.error.startswith(OTHER_REQUESTED)
 
 
 def _resolves(grant: LoggedDecision, refusal: LoggedDecision, now: datetime) -> bool:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from nmi.identity.decide import MANAGED_HOLD_SECONDS, NONE_ASSIGNED, NONE_MATCHES, DecisionPolicy
+from nmi.identity.decide import BRIEF_HOLD_SECONDS, NONE_ASSIGNED, DecisionPolicy, none_matches
 from nmi.identity.lookup_wait import WAITERS_MAX
 from nmi.identity.pods import MISSING_MAX, SERVED_MAX, PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
@@ -27,6 +27,9 @@ HOLD: Final = 45.0
 ATTEMPTS: Final = DecisionPolicy(created_attempts=2, interval_seconds=5.0)
 """The hold ends before the time limit of the whole request."""
 UNASSIGNED: Final = by(SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-00000000000b")
+NONE_MATCHES: Final = none_matches(
+    SelectorKind.CLIENT_ID, UNASSIGNED.selector_value, [assigned_identity().spec.azure_identity_ref]
+)
 MISSING: Final = {"any identity": (False, REQUEST), "a named identity": (True, UNASSIGNED)}
 """Whether the pod has an identity, and a request that it does not serve."""
 
@@ -41,7 +44,7 @@ def deliver(service: ServiceBench, *, assigned: bool = False) -> PodEntry:
 @pytest.mark.parametrize("missing", MISSING)
 @pytest.mark.parametrize(
     ("policy", "hold"),
-    [(DecisionPolicy(), HOLD), (ATTEMPTS, 10.0), (DecisionPolicy(managed=True), MANAGED_HOLD_SECONDS)],
+    [(DecisionPolicy(), HOLD), (ATTEMPTS, 10.0), (DecisionPolicy(managed=True), BRIEF_HOLD_SECONDS)],
     ids=["max-hold", "attempts", "managed"],
 )
 async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy, hold: float, missing: str) -> None:
@@ -52,14 +55,15 @@ async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy,
             service.cluster.deliver(binding())
         deliver(service, assigned=assigned and not policy.managed)
         first, seconds = await service.refused_after(request)
-        assert (first.reason, seconds) == (Reason.NO_MATCHING_IDENTITY, hold)
+        held = BRIEF_HOLD_SECONDS if assigned else hold
+        assert (first.reason, seconds) == (Reason.NO_MATCHING_IDENTITY, held)
         await asyncio.sleep(600.0)
         for _ in range(3):
             assert await service.refused_after(request) == (first, 0.0)
         assert service.held_requests == 0
 
 
-@pytest.mark.parametrize(("managed", "hold"), [(False, HOLD), (True, MANAGED_HOLD_SECONDS)])
+@pytest.mark.parametrize(("managed", "hold"), [(False, HOLD), (True, BRIEF_HOLD_SECONDS)])
 async def test_a_request_for_a_named_pod_is_held_as_long(managed: bool, hold: float) -> None:
     async with token_service_without_reads(managed=managed) as service:
         service.cluster.deliver(pod(host_network=True))
@@ -118,17 +122,24 @@ async def test_a_hold_in_which_something_changed_begins_again(service: ServiceBe
 
 async def test_each_missing_identity_has_its_own_hold(service: ServiceBench) -> None:
     deliver(service, assigned=True)
-    assert await service.refused_within(1.0, UNASSIGNED) is None
-    await asyncio.sleep(29.0)
+    assert await service.refused_within(0.5, UNASSIGNED) is None
+    await asyncio.sleep(0.4)
     other = by(SelectorKind.RESOURCE_ID, "/of/another")
     pending = asyncio.create_task(service.refused_after(other))
-    assert await service.refused_after(replace(UNASSIGNED, resource="https://another.audience")) == (
-        NONE_MATCHES,
-        15.0,
-    )
+    refusal, seconds = await service.refused_after(replace(UNASSIGNED, resource="https://another.audience"))
+    assert refusal == NONE_MATCHES
+    assert seconds == pytest.approx(BRIEF_HOLD_SECONDS - 0.9)
     same = replace(UNASSIGNED, selector_value=UNASSIGNED.selector_value.upper())
     assert await service.refused_after(same) == (NONE_MATCHES, 0.0)
-    assert await pending == (NONE_MATCHES, HOLD)
+    assert (await pending)[1] == BRIEF_HOLD_SECONDS
+
+
+async def test_another_identity_is_waited_for_longer_only_while_one_is_being_assigned(service: ServiceBench) -> None:
+    deliver(service, assigned=True)
+    assert await service.refused_after(UNASSIGNED) == (NONE_MATCHES, BRIEF_HOLD_SECONDS)
+    service.cluster.deliver(assigned_identity("other", status=CREATED))
+    refusal, seconds = await service.refused_after(UNASSIGNED)
+    assert (refusal.reason, seconds) == (Reason.NO_MATCHING_IDENTITY, HOLD)
 
 
 async def test_a_pod_that_has_its_identity_is_served_in_spite_of_a_missing_one(service: ServiceBench) -> None:
@@ -145,11 +156,11 @@ async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold(ser
     pending = asyncio.create_task(service.refused_after(UNASSIGNED))
     before = service.cluster.owner(ADDRESS).record.generation
     for _ in range(4):
-        await asyncio.sleep(10.0)
+        await asyncio.sleep(BRIEF_HOLD_SECONDS / 5)
         await service.issue()
         await service.issue(TokenRequest(REQUEST.resource, force_refresh=True), peer="10.0.0.2")
     assert service.cluster.owner(ADDRESS).record.generation > before, "the replaced token is no longer sent"
-    assert await pending == (NONE_MATCHES, HOLD)
+    assert await pending == (NONE_MATCHES, BRIEF_HOLD_SECONDS)
     assert await service.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
 
 
@@ -175,8 +186,8 @@ async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory(servi
     assert used < 2_500
     await settle()
     refusal, seconds = await service.refused_after(long)
-    assert refusal == NONE_MATCHES
-    assert seconds == pytest.approx(HOLD, abs=0.1)
+    assert refusal.sentence == NONE_MATCHES.sentence
+    assert seconds == pytest.approx(BRIEF_HOLD_SECONDS, abs=0.1)
     service.cluster.deliver(pod(label=None))
     assert entry._first_requests is None, "a change ends the notes"
 
@@ -195,14 +206,14 @@ class Case(NamedTuple):
 CASES: Final = {
     "no identity": Case(HOLD, Reason.NO_MATCHING_IDENTITY),
     "another client id": Case(
-        HOLD,
+        BRIEF_HOLD_SECONDS,
         Reason.NO_MATCHING_IDENTITY,
         assigned=assigned_identity(),
         request=UNASSIGNED,
     ),
     "an unknown object id": Case(HOLD, Reason.UNKNOWN_OBJECT_ID, request=by(SelectorKind.OBJECT_ID, CLIENT_ID)),
     "still assigning": Case(HOLD, Reason.STILL_ASSIGNING, assigned=assigned_identity(status=CREATED)),
-    "managed mode": Case(MANAGED_HOLD_SECONDS, Reason.NO_MATCHING_IDENTITY, managed=True),
+    "managed mode": Case(BRIEF_HOLD_SECONDS, Reason.NO_MATCHING_IDENTITY, managed=True),
     "a stopped pod": Case(5.0, Reason.SUSPENDED, shown=pod(terminated=True)),
     "an unknown address": Case(5.0, Reason.UNKNOWN_ADDRESS, shown=None),
     "an unknown address in managed mode": Case(5.0, Reason.UNKNOWN_ADDRESS, shown=None, managed=True),

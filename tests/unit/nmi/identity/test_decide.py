@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from typing_extensions import override
 
 from nmi.identity.assigned_identity import AssignedIdentity
-from nmi.identity.decide import MANAGED_HOLD_SECONDS, MIRROR_POD, DecisionPolicy, Exempt, Grant, PodFacts, Wait, decide
+from nmi.identity.decide import BRIEF_HOLD_SECONDS, MIRROR_POD, DecisionPolicy, Exempt, Grant, PodFacts, Wait, decide
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import ASSIGNED, BEHAVIOR_ANNOTATION, CREATED, OBJECT_ID_ANNOTATION, UNASSIGNED
+from podidentity.telemetry.logs import redacted
 from tests.support.nmi_objects import CLIENT_ID, OBJECT_ID, OTHER_ID, POD, REQUEST, RESOURCE, assigned, by, resource_id
 
 POLICY = DecisionPolicy(max_hold_seconds=1000.0)
@@ -37,6 +38,9 @@ def outcome(*identities: AssignedIdentity, pod: PodFacts = POD, **inputs: Any) -
 
 ONE, COMING = assigned(), assigned(status=CREATED)
 SECOND = assigned("second", client_id=OTHER_ID, annotations={OBJECT_ID_ANNOTATION: OBJECT_ID})
+WITHOUT_CLIENT_ID = replace(
+    assigned("second"), identity=replace(SECOND.identity, spec=replace(SECOND.identity.spec, client_id=""))
+)
 FIRST_BY_BINDING = (
     assigned("c", binding="b2"),
     assigned("b", binding="b1"),
@@ -62,13 +66,28 @@ DECISIONS: dict[str, tuple[Sequence[AssignedIdentity], dict[str, Any], Outcome]]
     "the longest hold of one being assigned": ([COMING], {"policy": UP_TO_45}, (45.0, STILL)),
     "few attempts": ([], {"policy": BRIEF}, (6.0, ABSENT)),
     "few attempts for one being assigned": ([COMING], {"policy": BRIEF}, (9.0, STILL)),
-    "managed mode": ([], {"policy": DecisionPolicy(managed=True)}, (MANAGED_HOLD_SECONDS, ABSENT)),
+    "managed mode": ([], {"policy": DecisionPolicy(managed=True)}, (BRIEF_HOLD_SECONDS, ABSENT)),
     "managed mode, short": ([], {"policy": DecisionPolicy(managed=True, max_hold_seconds=0.5)}, (0.5, ABSENT)),
     "without managed mode": ([], {"policy": DecisionPolicy(managed=False)}, (45.0, ABSENT)),
     "the first by binding, then identity": (FIRST_BY_BINDING, {}, "b"),
     "the first of another order": (FIRST_BY_BINDING[::-1], {}, "b"),
-    "another client id": ([ONE], {"request": by(SelectorKind.CLIENT_ID, OTHER_ID)}, (80.0, ABSENT)),
-    "another resource id": ([ONE], {"request": by(SelectorKind.RESOURCE_ID, OTHER_ID)}, (80.0, ABSENT)),
+    "another client id": ([ONE], {"request": by(SelectorKind.CLIENT_ID, OTHER_ID)}, (BRIEF_HOLD_SECONDS, ABSENT)),
+    "another resource id": ([ONE], {"request": by(SelectorKind.RESOURCE_ID, OTHER_ID)}, (BRIEF_HOLD_SECONDS, ABSENT)),
+    "another client id, and one coming": (
+        [ONE, assigned("b", status=CREATED)],
+        {"request": by(SelectorKind.CLIENT_ID, OTHER_ID)},
+        (80.0, ABSENT),
+    ),
+    "another client id, and one being revoked": (
+        [ONE, assigned("b", status=UNASSIGNED)],
+        {"request": by(SelectorKind.CLIENT_ID, OTHER_ID)},
+        (80.0, ABSENT),
+    ),
+    "another client id, the shortest hold": (
+        [ONE],
+        {"request": by(SelectorKind.CLIENT_ID, OTHER_ID), "policy": DecisionPolicy(max_hold_seconds=0.5)},
+        (0.5, ABSENT),
+    ),
     "a named one that is being assigned": (
         [assigned("first"), assigned("second", client_id=OTHER_ID, status=CREATED)],
         {"request": by(SelectorKind.CLIENT_ID, OTHER_ID)},
@@ -84,8 +103,12 @@ DECISIONS: dict[str, tuple[Sequence[AssignedIdentity], dict[str, Any], Outcome]]
             (SelectorKind.OBJECT_ID, OBJECT_ID.upper()),
         )
     },
-    "an empty client id": ([assigned(client_id="")], {"request": by(SelectorKind.CLIENT_ID, "")}, (80.0, ABSENT)),
-    "an empty object id": ([assigned(client_id="")], {"request": by(SelectorKind.OBJECT_ID, "")}, UNKNOWN),
+    "an empty client id": (
+        [WITHOUT_CLIENT_ID],
+        {"request": by(SelectorKind.CLIENT_ID, "")},
+        (BRIEF_HOLD_SECONDS, ABSENT),
+    ),
+    "an empty object id": ([WITHOUT_CLIENT_ID], {"request": by(SelectorKind.OBJECT_ID, "")}, UNKNOWN),
     "an object id learnt from Azure": ([ONE], {"request": BY_OBJECT_ID, "object_ids": {CLIENT_ID: OBJECT_ID}}, "id"),
     "an unknown object id": ([ONE], {"request": BY_OBJECT_ID, "object_ids": {CLIENT_ID: "another"}}, UNKNOWN),
     "an object id, nothing yet": ([], {"request": BY_OBJECT_ID}, (80.0, UNKNOWN)),
@@ -116,13 +139,47 @@ def test_a_refused_pod_gets_the_sentence_of_imds() -> None:
     assert decision.sentence == "Identity not found"
 
 
+@pytest.mark.parametrize(
+    ("request_", "identities", "text"),
+    [
+        (
+            by(SelectorKind.CLIENT_ID, OTHER_ID),
+            (ONE, WITHOUT_CLIENT_ID),
+            f"requested client id {redacted(OTHER_ID)}, bound {redacted(CLIENT_ID)} (ns/id), none (ns/second): ",
+        ),
+        (
+            by(SelectorKind.RESOURCE_ID, resource_id("OTHER")),
+            (ONE,),
+            f"requested resource id {resource_id('other').lower()}, bound {resource_id('id')} (ns/id): ",
+        ),
+        (
+            by(SelectorKind.RESOURCE_ID, "x" * 2000),
+            tuple(assigned(name) for name in "abcde"),
+            (
+                f"requested resource id {'x' * 256}, bound {resource_id('a')} (ns/a), {resource_id('b')} (ns/b), "
+                f"{resource_id('c')} (ns/c) and 2 more: "
+            ),
+        ),
+    ],
+    ids=["client id", "resource id", "many"],
+)
+def test_the_operators_text_has_the_requested_and_the_bound_ids(
+    request_: TokenRequest, identities: Sequence[AssignedIdentity], text: str
+) -> None:
+    decision = decide(POD, identities, request_, POLICY, {})
+    assert isinstance(decision, Wait)
+    assert decision.refusal.detail.startswith(text)
+    assert decision.refusal.cause == decision.refusal.detail, "a correction of the binding is a new cause"
+    assert decision.refusal.sentence.endswith("matches the one that the request names.")
+
+
 @pytest.mark.parametrize("request_", [REQUEST, by(SelectorKind.CLIENT_ID, OTHER_ID)], ids=["unspecified", "named"])
 @pytest.mark.parametrize("identities", [(), (assigned(),), (assigned(status=CREATED),)], ids=["none", "one", "coming"])
 def test_an_exempt_pod_is_recognised_before_any_other_check(
     identities: tuple[AssignedIdentity, ...], request_: TokenRequest
 ) -> None:
     for pod in (POD, UNLABELLED):
-        exempt = msgspec.structs.replace(pod, exempt="exception ns/ex")
+        exempt = replace(pod, exempt="exception ns/ex")
         assert outcome(*identities, pod=exempt, request=request_) == Exempt("exception ns/ex")
         assert not isinstance(outcome(*identities, pod=pod, request=request_), Exempt)
 
@@ -343,9 +400,9 @@ def test_a_foreign_identity_changes_nothing_that_is_granted(
 
 @pytest.mark.parametrize("exempt", ["", "exception ns/ex", "MIC"])
 def test_a_mirror_pod_gets_no_identity_whatever_is_assigned_to_it_or_exempts_it(exempt: str) -> None:
-    mirror = msgspec.structs.replace(POD, mirror=True, exempt=exempt)
+    mirror = replace(POD, mirror=True, exempt=exempt)
     assert decide(mirror, (assigned(),), REQUEST, POLICY, {}) is MIRROR_POD
-    assert not isinstance(outcome(assigned(), pod=msgspec.structs.replace(mirror, mirror=False)), Reason)
+    assert not isinstance(outcome(assigned(), pod=replace(mirror, mirror=False)), Reason)
 
 
 class CountedText(str):

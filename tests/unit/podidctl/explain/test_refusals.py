@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from _native.ready_responses import Usage
-from nmi.identity.decide import NONE_MATCHES
-from nmi.identity.request import TokenRequest
+from nmi.identity.decide import none_matches
+from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import Decisions, Subject
 from nmi.server.request import Call
@@ -171,8 +171,9 @@ def test_a_logged_refusal_is_a_broken_link_whose_text_is_the_next_action() -> No
     explanation = explain_pod(now=NOW, decisions=ReadFailure("not allowed"), events=(event(),))
     assert only(explanation).next == CAUSE
     assert explanation.answer.outcome is Outcome.REFUSED
-    of_workload = refusal(outcome=Reason.NO_MATCHING_IDENTITY.value, error=NONE_MATCHES.detail, identity="", status=404)
-    assert "compare the client id" in only(explain_pod(now=NOW, decisions=(of_workload,))).next
+    none = none_matches(SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-00000000000b", [identity()])
+    of_workload = refusal(outcome=none.reason.value, error=none.detail, identity="", status=404)
+    assert "requested client id c11e…000b, bound " in only(explain_pod(now=NOW, decisions=(of_workload,))).next
 
 
 def test_a_summary_of_repeats_has_the_cause_of_their_first_one() -> None:
