@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from nmi import azure_error_text
@@ -9,13 +10,14 @@ from nmi.identity.request import TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.loop_detection import CAME_BACK
 from nmi.tokens.assertions import NoAssertionError, NoAssertionYet
-from nmi.tokens.federated import UntrustedError
+from nmi.tokens.federated import MISSPELT_SUBJECT, UntrustedError
 from nmi.tokens.governor import CongestedError
 from nmi.tokens.proxy_refusals import SENTENCES, NotBoundError, next_action
 from nmi.tokens.secrets import CredentialError, SignerError
 from nmi.tokens.token_proxy import ProxyFailed, ProxyThrottled, ProxyUnreachable
 from nmi.tokens.user_assigned import OtherIdentityError
 from podidentity.azure.errors import AzureError, CameBack, Refused, Throttled
+from podidentity.azure.federation import trust_flags
 from podidentity.resources import AzureIdentity, IdentityType
 from podidentity.telemetry.logs import redacted
 
@@ -50,14 +52,26 @@ class _ErrorTexts(NamedTuple, Generic[E]):
     """Whether the pod also receives Azure's own sentence."""
 
 
+_DIFFERENCES: Final = MappingProxyType(
+    {
+        "AADSTS700211": "no federated credential of the identity has this issuer",
+        "AADSTS700212": "no federated credential of the identity has this audience",
+        "AADSTS700213": "no federated credential of the identity has this subject",
+        MISSPELT_SUBJECT: "a federated credential of the identity has this subject in other letter case",
+    }
+)
+"""What differs, by Entra ID's code."""
+
 _TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
     _ErrorTexts[UntrustedError](
         UntrustedError,
         Reason.UPSTREAM_REFUSED,
         lambda error: f"Azure has no federated credential of this identity for {_trust(error)}",
         lambda error: (
-            f"give the identity with client id {redacted(error.client_id)} a federated credential of exactly these "
-            f"(az identity federated-credential create), and allow some minutes until it is known: {_trust(error)}"
+            f"{_DIFFERENCES.get(error.code, 'the identity has no such federated credential')} ({error.code}): az "
+            "identity federated-credential create --name NAME --identity-name IDENTITY --resource-group GROUP "
+            f"{trust_flags(error.issuer, error.subject, error.audience)} (the identity with client id "
+            f"{redacted(error.client_id)}; Azure knows it after some minutes)"
         ),
     ),
     _ErrorTexts[NotBoundError](
@@ -71,7 +85,6 @@ _TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
         ProxyUnreachable,
         Reason.UPSTREAM_UNAVAILABLE,
         lambda _: "The cluster's token proxy did not respond; try again",
-        # A log has the first 256 characters: the cause precedes what is the same for all causes.
         lambda error: (
             f"{error.message}; check the proxy's URL, TLS server name and authority (AZURE_KUBERNETES_* of NMI) and "
             f"the network; clusters with API server VNet integration have no token proxy"

@@ -13,8 +13,8 @@ SOMETHING_TO_DO: Final = 3
 MESSAGE_MAX: Final = 300
 """Characters of an Azure message in the report."""
 
-TEXT_MAX: Final = 600
-"""Maximum length of a printed text in characters. Messages of the API server and of Azure are shorter."""
+TEXT_MAX: Final = 2048
+"""Maximum length of a printed text in characters: twice that of a message of NMI or MIC, which ends with the action."""
 
 
 class ReportModel(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -40,7 +40,6 @@ from podidentity.resources import (
     Meta,
     Pod,
 )
-from podidentity.telemetry.logs import redacted
 
 SELECTORS: Final = frozenset({"spec", "spec.selector"})
 """Ignored fields, in lower case, with which a binding has no selector."""
@@ -230,7 +229,7 @@ def _identity(case: PodCase, candidate: Candidate) -> Finding:
         return problem("identity", restriction, then, about=about)
     spec = identity.spec
     kind = TYPE_NAMES.get(spec.type, "unknown type")
-    client = f", client id {redacted(spec.client_id)}" if spec.client_id else ""
+    client = f", client id {spec.client_id}" if spec.client_id else ""
     still = f"; {_deletion_note(identity.metadata)}" if deleting else ""
     return ok("identity", f"{kind} (type {spec.type}){client}{still}{note}", about=about)
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from nmi.tokens.secrets import CredentialError
 from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.federated_credentials import missing_credential
 from podidctl.evaluation.needs import CHECKED_MAX, NOT_READ, READ_PERMISSION, needed_identities
 from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.refusals import RECENT_SECONDS, recent_refusal
@@ -51,7 +52,8 @@ def token_links(case: PodCase) -> Iterator[Finding]:
     identity = "/".join(decision.assigned.identity.key)
     refused = recent_refusal(case.facts, identity=identity)
     if refused is not None:
-        yield problem("token", f"{refused.description}: {refused.text}", refused.text, about=identity)
+        then = missing_credential(decision.assigned.identity, refused) or refused.text
+        yield problem("token", f"{refused.description}: {refused.text}", then, about=identity)
 
 
 def check_secrets(case: ClusterCase) -> Iterator[Finding]:
@@ -112,6 +114,7 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
     refused = case.read("tokens", case.facts.refused)
+    identities = {"/".join(identity.key): identity for identity in case.facts.identities}
     causes = grouped((refusal.text, pod) for pod, refusal in refused.items())
     minutes = round(RECENT_SECONDS / 60)
     # The cause that affects most pods first.
@@ -119,7 +122,9 @@ def check_tokens(case: ClusterCase) -> Iterator[Finding]:
         message = (
             f"NMI refused tokens to {counted(len(pods), 'pod')} in the last {minutes} minutes: {listed(pods)}: {text}"
         )
-        yield problem(TOKENS, message, text)
+        refusal = refused[pods[0]]
+        identity = identities.get(refusal.identity)
+        yield problem(TOKENS, message, (missing_credential(identity, refusal) if identity is not None else "") or text)
     if not causes:
         yield ok(TOKENS, f"NMI refused no token in the last {minutes} minutes")
 

@@ -31,7 +31,6 @@ from podidentity.azure.federation import BINDING_VERB, Exchange
 from podidentity.azure.identity_permissions import is_grantable
 from podidentity.report import counted
 from podidentity.resources import AzureIdentity, IdentityType, Pod
-from podidentity.telemetry.logs import redacted
 
 SERVICE_ACCOUNT: Final = "service account"
 READ_ACCOUNT: Final = "get on serviceaccounts"
@@ -107,7 +106,7 @@ def _trusts(case: PodCase, identities: Sequence[AzureIdentity]) -> Iterator[str]
             exchange = exchange_of(settings, identity)
         except PolicyError:  # the link of the identity has the reason
             exchange = settings.federated_exchange
-        clients.setdefault(exchange, {})[redacted(identity.spec.client_id.strip())] = None
+        clients.setdefault(exchange, {})[identity.spec.client_id.strip()] = None
     for exchange, its in sorted(clients.items()):
         trust = f"subject {subject(case.pod)}, audience {audience_of(settings, exchange)}"
         if exchange is Exchange.DIRECT:
@@ -132,8 +131,7 @@ def permission_links(case: PodCase) -> Iterator[Finding]:
 
 
 def _permission_link(account: str, permission: Permission) -> Finding:
-    client = redacted(permission.resource)
-    about = f"{account}, client id {client}"
+    about = f"{account}, client id {permission.resource}"
     if permission.allowed:
         message = f"RBAC lets the service account use the identity ({BINDING_VERB})"
         return ok(PERMISSION, message, about=about)
@@ -273,7 +271,7 @@ def _too_many_credentials(pairs: ServedPairs, settings: Sequence[Settings]) -> I
         if len(accounts) > CREDENTIALS_MANY:
             too_many = len(accounts) > CREDENTIALS_MAX
             message = (
-                f"pods of {len(accounts)} service accounts share client id {redacted(client)}, and Azure accepts at "
+                f"pods of {len(accounts)} service accounts share client id {client}, and Azure accepts at "
                 f"most {CREDENTIALS_MAX} federated credentials for one identity, including those of other clusters: "
                 f"{listed(accounts)}"
             )
@@ -314,7 +312,7 @@ def check_binding_permissions(
             continue
         message = (
             f"RBAC does not let service accounts {listed(refused)} use the identity with client id "
-            f"{redacted(client_id)} ({BINDING_VERB}), so the cluster's token proxy refuses their next exchange"
+            f"{client_id} ({BINDING_VERB}), so the cluster's token proxy refuses their next exchange"
         )
         then = APPLY if is_grantable(client_id) else NOT_A_GUID
         yield problem(FEDERATED, message, then, manifest=manifest_of({client_id: refused}))

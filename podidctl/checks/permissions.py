@@ -17,7 +17,6 @@ from podidctl.report.finding import Finding, ok, problem, unknown, warning
 from podidctl.report.text import listed
 from podidentity.azure.federation import BINDING_VERB
 from podidentity.report import counted
-from podidentity.telemetry.logs import redacted
 
 REMOVE: Final = (
     "helm upgrade removes it; with helm template (as in Argo CD) set mic.extraArgs=[--enable-type-upgrade=false], with "
@@ -105,7 +104,7 @@ def _who(use: DaemonUse) -> str:
 def _identities(use: DaemonUse) -> str:
     if not use.client_ids:
         return "all identities"
-    names = listed(redacted(client_id) for client_id in use.client_ids)
+    names = listed(use.client_ids)
     return f"the {'identity' if len(use.client_ids) == 1 else 'identities'} with client id {names}"
 
 

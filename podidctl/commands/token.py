@@ -40,7 +40,7 @@ from podidctl.report.documents import Outcome, TokenPrediction
 from podidctl.report.text import Output, print_text
 from podidentity.report import SOMETHING_TO_DO, plain
 from podidentity.resources import AzureIdentity, IdentityType
-from podidentity.telemetry.logs import LogFormat, configure, redacted
+from podidentity.telemetry.logs import LogFormat, configure
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
@@ -188,7 +188,7 @@ def _identity_fields(identity: AzureIdentity) -> dict[str, str]:
     return {
         "identity": plain("/".join(identity.key)),
         "type": f"{spec.type} ({TYPE_NAMES.get(spec.type, 'unknown')})",
-        "client_id": redacted(spec.client_id.strip()) if spec.client_id.strip() else "",
+        "client_id": spec.client_id.strip(),
         "resource_id": plain(spec.resource_id),
     }
 

@@ -18,6 +18,7 @@ import msgspec
 import yaml
 from rich.console import Console
 
+from podidctl.evaluation.federated_credentials import creation
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.workload_identity import (
     CLIENT_ID,
@@ -165,10 +166,8 @@ def credential_script(
 def command(credential: PlannedCredential, issuer: str, audience: str) -> str:
     """Return the command that creates one federated credential."""
     if credential.identity_name:
-        words = ["az", "identity", "federated-credential", "create"]
-        words += ["--subscription", credential.subscription, "--resource-group", credential.resource_group]
-        words += ["--identity-name", credential.identity_name, "--name", credential.name]
-        words += ["--issuer", issuer, "--subject", credential.subject, "--audiences", audience]
+        owner = (credential.subscription, credential.resource_group, credential.identity_name)
+        words = creation(owner, credential.name, issuer, credential.subject, audience)
     else:
         words = ["az", "ad", "app", "federated-credential", "create", "--id", credential.client_id, "--parameters"]
         words.append(_line(parameters(credential, issuer, audience)))

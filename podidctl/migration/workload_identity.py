@@ -7,13 +7,13 @@ identities, the account is for the one that NMI uses for a request that names no
 import ipaddress
 import re
 from collections import Counter, defaultdict
-from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from podidctl.evaluation.federated import CREDENTIALS_MAX
+from podidctl.evaluation.federated_credentials import credential_name
 from podidctl.migration.workloads import DEFAULT_ACCOUNT, Key, ServiceAccount, Workload, WorkloadState
 from podidctl.report.text import listed
 from podidentity.azure.resource_ids import parse_user_assigned
@@ -22,11 +22,6 @@ from podidentity.resources import BINDING_LABEL, AzureIdentity, IdentityType, Wi
 USE_LABEL: Final = "azure.workload.identity/use"
 CLIENT_ID: Final = "azure.workload.identity/client-id"
 TENANT_ID: Final = "azure.workload.identity/tenant-id"
-SUFFIX_MAX: Final = 40
-"""Maximum length of a suffix of such a name."""
-_NAME_MAX: Final = 120
-"""Maximum length of a federated credential's name."""
-_INVALID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
 _ID: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,127}")
 _FIELD_COMMANDS: Final = {
     "clientID": "az identity show --query clientId",
@@ -300,20 +295,6 @@ def credential_of(identity: AzureIdentity, namespace: str, account: str, suffix:
         resource_group=azures.resource_group if azures else "",
         identity_name=azures.name if azures else "",
     )
-
-
-def credential_name(namespace: str, account: str, suffix: str = "") -> str:
-    """Return a valid name on Azure that is unique per service account of one cluster.
-
-    *suffix* distinguishes clusters that use one identity: Azure replaces a credential of the same name. It has only
-    characters of such names and at most SUFFIX_MAX of them.
-    """
-    end = f"-{suffix}" if suffix else ""
-    plain = f"{namespace}-{account}"  # not unique if the namespace has a hyphen: a-b/c and a/b-c
-    if not _INVALID_CHARACTER.search(plain) and len(plain) + len(end) <= _NAME_MAX and "-" not in namespace:
-        return plain + end
-    end = f"-{sha256(f'{namespace}/{account}'.encode()).hexdigest()[:8]}{end}"
-    return f"{_INVALID_CHARACTER.sub('-', plain)[: _NAME_MAX - len(end)]}{end}"
 
 
 def usable_identities(state: WorkloadState, workload: Workload) -> list[AzureIdentity]:

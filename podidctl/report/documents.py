@@ -187,7 +187,7 @@ def check_result(finding: Finding) -> CheckResult:
 
 
 class TokenPrediction(ReportModel, frozen=True):
-    """NMI's predicted response. Client ids are shortened to a recognizable prefix."""
+    """NMI's predicted response."""
 
     pod: str
     outcome: Outcome

@@ -1,8 +1,8 @@
 """Log lines: one event per line, a constant message and named fields, as text for people or JSON for programs.
 
-External text (a path, another service's error) is quoted, without control characters, cut at `VALUE_MAX` and with
-credentials removed. `BoundedRepeats` limits lines that any client can trigger. The set of field names is closed: an
-`extra` with another name is not written.
+External text (a path, another service's error) is quoted, without control characters, cut at `VALUE_MAX` (an error at
+`MESSAGE_MAX`) and with credentials removed. `BoundedRepeats` limits lines that any client can trigger. The set of field
+names is closed: an `extra` with another name is not written.
 """
 
 import json
@@ -52,7 +52,7 @@ FIELDS: Final = (
 
 VALUE_MAX: Final = 256
 MESSAGE_MAX: Final = 1024
-"""Also the limit for settings, which are logged once."""
+"""Also the limit for settings, which are logged once, and for errors, which end with the next action."""
 SCANNED_MAX: Final = 8192
 """Text is cut to this length before it is searched for credentials, and to its final length afterwards."""
 FRAMES_MAX: Final = 12
@@ -89,7 +89,7 @@ def quoted(value: object, most: int = VALUE_MAX) -> str:
 
 
 def _most(field: str) -> int:
-    return MESSAGE_MAX if field == "settings" else VALUE_MAX
+    return MESSAGE_MAX if field in {"settings", "error"} else VALUE_MAX
 
 
 def _safe(value: object, most: int) -> str:

@@ -12,9 +12,9 @@ from nmi.settings import Settings
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
 from nmi.tokens.token_proxy import Exchanges
+from podidctl.evaluation.federated_credentials import SUFFIX_MAX
 from podidctl.evaluation.tokens import exchange_of
 from podidctl.migration.federation.schema import Remark
-from podidctl.migration.workload_identity import SUFFIX_MAX
 from podidctl.migration.workloads import Key, WorkloadState
 from podidctl.report.text import listed
 from podidentity.azure.clouds import Cloud

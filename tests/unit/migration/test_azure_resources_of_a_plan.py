@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from nmi.settings import Settings
+from podidctl.evaluation.federated_credentials import SUFFIX_MAX
 from podidctl.migration.federation.azure_resources import (
     PRINCIPAL as PRINCIPAL_PATTERN,
 )
@@ -22,7 +23,6 @@ from podidctl.migration.federation.azure_resources import (
 )
 from podidctl.migration.federation.planning_input import PlanOptions
 from podidctl.migration.federation.schema import FederationPlan, IdentityState
-from podidctl.migration.workload_identity import SUFFIX_MAX
 from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.federation import Exchange
 from podidentity.azure.resource_ids import UserAssignedIdentity

@@ -96,9 +96,9 @@ async def test_a_binding_of_nmis_service_account_is_named_with_the_command_that_
     (line,) = await findings(bound)
     assert (line.check, line.level) == ("rights", Level.PROBLEM)
     assert line.message == (
-        "NMI's own service account kube-system/default may use the identity with client id d3a0…0001 "
-        "(use-managed-identity), by ClusterRoleBinding team-ids of ClusterRole team-ids-role: a process with a token "
-        "of this service account can use it for itself"
+        "NMI's own service account kube-system/default may use the identity with client id "
+        "d3a0c11e-0000-4000-8000-000000000001 (use-managed-identity), by ClusterRoleBinding team-ids of ClusterRole "
+        "team-ids-role: a process with a token of this service account can use it for itself"
     )
     assert line.next == "delete the binding: kubectl delete clusterrolebinding team-ids"
 

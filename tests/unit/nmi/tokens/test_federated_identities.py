@@ -19,7 +19,7 @@ from nmi.tokens.assertions import KEPT_MAX, Assertions, NoAssertionError
 from nmi.tokens.federated import FederatedSource, UntrustedError
 from nmi.tokens.source import FetchedToken, FetchObserver, PolicyError, Workload
 from podidentity.azure.errors import AzureError, Refused, Unreachable
-from podidentity.azure.federation import Exchange
+from podidentity.azure.federation import Exchange, trust_in
 from podidentity.kube.client import Client
 from podidentity.resources import AzureIdentity
 from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity
@@ -274,17 +274,17 @@ async def test_a_credential_that_azure_does_not_know_yet_is_waited_for(trust: Tr
 
 
 @pytest.mark.parametrize(
-    ("changed", "code"),
+    ("changed", "code", "difference"),
     [
-        (None, "AADSTS70025"),
-        ({"subject": f"system:serviceaccount:{NAMESPACE}:other"}, "AADSTS700213"),
-        ({"audience": "api://other"}, "AADSTS700212"),
-        ({"issuer": "https://elsewhere.example"}, "AADSTS700211"),
+        (None, "AADSTS70025", "the identity has no such federated credential"),
+        ({"subject": f"system:serviceaccount:{NAMESPACE}:other"}, "AADSTS700213", "has this subject"),
+        ({"audience": "api://other"}, "AADSTS700212", "has this audience"),
+        ({"issuer": "https://elsewhere.example"}, "AADSTS700211", "has this issuer"),
     ],
     ids=["none", "subject", "audience", "issuer"],
 )
 async def test_the_refusal_names_the_credential_to_create(
-    trust: Trust, changed: dict[str, str] | None, code: str
+    trust: Trust, changed: dict[str, str] | None, code: str, difference: str
 ) -> None:
     if changed is not None:
         trust.trust_at_azure(**changed)
@@ -297,8 +297,9 @@ async def test_the_refusal_names_the_credential_to_create(
     assert refusal.reason is Reason.UPSTREAM_REFUSED
     assert named in refusal.sentence
     assert code in refusal.sentence
-    assert named in refusal.detail
-    assert "az identity federated-credential create" in refusal.detail
+    assert f"{difference} ({code}): az identity federated-credential create" in refusal.detail
+    values = (trust.bench.kube.issuer, f"system:serviceaccount:{NAMESPACE}:builder", AUDIENCE)
+    assert trust_in(refusal.detail) == values
     assert trust.managed.client_id not in refusal.sentence + refusal.detail
     assert refusal_of(refused.value.again()) == refusal, "of a cached refusal"
 

@@ -142,7 +142,7 @@ def test_subjects_of_one_identity_are_compared_with_azures_limit(number: int, le
     lines = federated_only(shared_by(number))
     assert [finding.level for finding in lines] == ([] if level is None else [level])
     for finding in lines:
-        assert f"pods of {number} service accounts share client id c11e…000a" in finding.says
+        assert f"pods of {number} service accounts share client id {CLIENT_ID}" in finding.says
         assert "identity bindings" in finding.next
 
 
@@ -156,7 +156,7 @@ def test_a_missing_permission_of_identity_bindings_is_reported_with_its_objects(
     line = one(permissions_of((CLIENT_ID, ("ns/shop",))))
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
     assert line.says.startswith(
-        "RBAC does not let service accounts ns/shop use the identity with client id c11e…000a (use-managed-identity)"
+        f"RBAC does not let service accounts ns/shop use the identity with client id {CLIENT_ID} (use-managed-identity)"
     )
     assert "kubectl apply" in line.next
     assert list(yaml.safe_load_all(line.manifest)) == [

@@ -115,7 +115,7 @@ def test_the_sign_in_endpoint_and_the_required_credential_are_printed() -> None:
     link = account_link(explanation)
     assert link.about == "ns/shop"
     assert "subject system:serviceaccount:ns:shop, audience api://AzureADTokenExchange" in link.says
-    assert CLIENT_ID not in msgspec.json.encode(explanation).decode()
+    assert f"a federated credential of {CLIENT_ID} must have the same values" in link.says
     token = predicted()
     assert (token.outcome, token.subject) == (Outcome.GRANTED, "system:serviceaccount:ns:shop")
     assert token.type == "3 (federated identity)"
@@ -241,7 +241,7 @@ def permission_links(explanation: Explanation) -> list[Link]:
 def test_a_missing_permission_is_the_broken_link_and_the_predicted_refusal() -> None:
     explanation = explain(bound(FORBIDDEN))
     link = only(explanation)
-    assert (link.link, link.about) == ("permission", "ns/shop, client id c11e…000a")
+    assert (link.link, link.about) == ("permission", f"ns/shop, client id {CLIENT_ID}")
     assert "use-managed-identity" in link.says
     assert "kubectl apply" in explanation.next
     assert list(yaml.safe_load_all(explanation.manifest)) == OBJECTS
@@ -295,7 +295,6 @@ def test_an_existing_permission_is_a_link_and_case_does_not_matter() -> None:
     assert link.state is LinkState.OK
     assert explanation.answer.outcome is token.outcome is Outcome.GRANTED
     assert (explanation.manifest, token.manifest, token.note) == ("", "", "")
-    assert CLIENT_ID not in msgspec.json.encode(explanation).decode()
 
 
 @pytest.mark.parametrize("client_id", ["*", "c", f"{CLIENT_ID}\nkind"])

@@ -95,12 +95,13 @@ def test_values_are_truncated(format: LogFormat) -> None:  # noqa: A002
     assert len(stream.getvalue()) < VALUE_MAX + 200
 
 
+@pytest.mark.parametrize("field", ["settings", "error"])
 @pytest.mark.parametrize("format", list(LogFormat))
-def test_the_settings_line_may_be_as_long_as_a_message(format: LogFormat) -> None:  # noqa: A002
+def test_settings_and_errors_may_be_as_long_as_a_message(format: LogFormat, field: str) -> None:  # noqa: A002
     stream = written(format)
-    LOG.info("x", extra={"settings": "a" * 1000 + "b", "path": "c" * 1000})
+    LOG.info("x", extra={field: "a" * 1000 + "b", "path": "c" * 1000})
     assert "ab" in stream.getvalue()
-    LOG.info("x", extra={"settings": "a" * 100_000})
+    LOG.info("x", extra={field: "a" * 100_000})
     assert len(stream.getvalue()) < 2 * (MESSAGE_MAX + VALUE_MAX)
 
 

@@ -1,0 +1,71 @@
+"""Commands of the Azure CLI that create federated credentials. Pure."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from podidctl.facts.model import RecentRefusal
+from podidentity.azure.federation import trust_in
+from podidentity.azure.identity_permissions import is_grantable
+from podidentity.azure.resource_ids import parse_user_assigned
+from podidentity.resources import AzureIdentity
+
+SUFFIX_MAX: Final = 40
+"""Maximum length of a suffix of such a name."""
+_NAME_MAX: Final = 120
+"""Maximum length of a federated credential's name."""
+_INVALID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
+_CREATE: Final = ("az", "identity", "federated-credential", "create")
+
+
+def credential_name(namespace: str, account: str, suffix: str = "") -> str:
+    """Return a valid name on Azure that is unique per service account of one cluster.
+
+    *suffix* distinguishes clusters that use one identity: Azure replaces a credential of the same name. It has only
+    characters of such names and at most SUFFIX_MAX of them.
+    """
+    end = f"-{suffix}" if suffix else ""
+    plain = f"{namespace}-{account}"  # not unique if the namespace has a hyphen: a-b/c and a/b-c
+    if not _INVALID_CHARACTER.search(plain) and len(plain) + len(end) <= _NAME_MAX and "-" not in namespace:
+        return plain + end
+    end = f"-{sha256(f'{namespace}/{account}'.encode()).hexdigest()[:8]}{end}"
+    return f"{_INVALID_CHARACTER.sub('-', plain)[: _NAME_MAX - len(end)]}{end}"
+
+
+def creation(owner: tuple[str, str, str], name: str, issuer: str, subject: str, audience: str) -> list[str]:
+    """Return the words of the command for the managed identity *owner*: subscription, resource group and name."""
+    subscription, group, identity = owner
+    words = [*_CREATE, "--subscription", subscription, "--resource-group", group, "--identity-name", identity]
+    return [*words, "--name", name, *_values(issuer, subject, audience)]
+
+
+def _values(issuer: str, subject: str, audience: str) -> Sequence[str]:
+    return ("--issuer", issuer, "--subject", subject, "--audiences", audience)
+
+
+def missing_credential(identity: AzureIdentity, refusal: RecentRefusal) -> str:
+    """Return the command that creates the credential that *refusal* of a token of *identity* names; empty if it names
+    none.
+
+    Only NMI's log counts. Others than NMI may write Events, and such a text could name another issuer.
+    """
+    trust = trust_in(refusal.text) if refusal.reason else None
+    if trust is None:
+        return ""
+    issuer, subject, audience = trust
+    _, _, namespace, account = subject.split(":")
+    # Clusters have different issuers, and Azure replaces a credential of the same name.
+    name = credential_name(namespace, account, sha256(issuer.encode()).hexdigest()[:8])
+    if owner := parse_user_assigned(identity.spec.resource_id):
+        return shlex.join(creation((owner.subscription, owner.resource_group, owner.name), name, *trust))
+    client = identity.spec.client_id.strip().lower()
+    if not is_grantable(client):  # not a GUID, and tenants choose it
+        return ""
+    group, owner_name = (
+        f'"$(az identity list --query "[?clientId==\'{client}\'].{field}" -o tsv)"'
+        for field in ("resourceGroup", "name")
+    )
+    values = shlex.join(["--name", name, *_values(issuer, subject, audience)])
+    return f"{' '.join(_CREATE)} --resource-group {group} --identity-name {owner_name} {values}"
