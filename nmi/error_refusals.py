@@ -52,10 +52,12 @@ class _ErrorTexts(NamedTuple, Generic[E]):
     """Whether the pod also receives Azure's own sentence."""
 
 
+OTHER_AUDIENCE: Final = "AADSTS700212"
+"""Entra ID's code if a federated credential of the identity has issuer and subject, and another audience."""
 _DIFFERENCES: Final = MappingProxyType(
     {
         "AADSTS700211": "no federated credential of the identity has this issuer",
-        "AADSTS700212": "no federated credential of the identity has this audience",
+        OTHER_AUDIENCE: "no federated credential of the identity has this audience",
         "AADSTS700213": "no federated credential of the identity has this subject",
         MISSPELT_SUBJECT: "a federated credential of the identity has this subject in other letter case",
     }

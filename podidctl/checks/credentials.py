@@ -6,7 +6,7 @@ from typing import Final
 
 from nmi.tokens.secrets import CredentialError
 from podidctl.evaluation.cluster import ClusterCase
-from podidctl.evaluation.federated_credentials import missing_credential
+from podidctl.evaluation.federated_credentials import correction
 from podidctl.evaluation.needs import CHECKED_MAX, NOT_READ, READ_PERMISSION, needed_identities
 from podidctl.evaluation.pod import PodCase
 from podidctl.evaluation.refusals import RECENT_SECONDS, recent_refusal
@@ -52,7 +52,7 @@ def token_links(case: PodCase) -> Iterator[Finding]:
     identity = "/".join(decision.assigned.identity.key)
     refused = recent_refusal(case.facts, identity=identity)
     if refused is not None:
-        then = missing_credential(decision.assigned.identity, refused) or refused.text
+        then = correction(decision.assigned.identity, refused) or refused.text
         yield problem("token", f"{refused.description}: {refused.text}", then, about=identity)
 
 
@@ -124,7 +124,7 @@ def check_tokens(case: ClusterCase) -> Iterator[Finding]:
         )
         refusal = refused[pods[0]]
         identity = identities.get(refusal.identity)
-        yield problem(TOKENS, message, (missing_credential(identity, refusal) if identity is not None else "") or text)
+        yield problem(TOKENS, message, (correction(identity, refusal) if identity is not None else "") or text)
     if not causes:
         yield ok(TOKENS, f"NMI refused no token in the last {minutes} minutes")
 

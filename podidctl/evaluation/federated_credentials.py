@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
+from nmi.error_refusals import OTHER_AUDIENCE
 from podidctl.facts.model import RecentRefusal
 from podidentity.azure.federation import trust_in
 from podidentity.azure.identity_permissions import is_grantable
@@ -17,7 +18,7 @@ SUFFIX_MAX: Final = 40
 _NAME_MAX: Final = 120
 """Maximum length of a federated credential's name."""
 _INVALID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
-_CREATE: Final = ("az", "identity", "federated-credential", "create")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9:/._~-]+")
 
 
 def credential_name(namespace: str, account: str, suffix: str = "") -> str:
@@ -34,38 +35,54 @@ def credential_name(namespace: str, account: str, suffix: str = "") -> str:
     return f"{_INVALID_CHARACTER.sub('-', plain)[: _NAME_MAX - len(end)]}{end}"
 
 
-def creation(owner: tuple[str, str, str], name: str, issuer: str, subject: str, audience: str) -> list[str]:
-    """Return the words of the command for the managed identity *owner*: subscription, resource group and name."""
+def creation(owner: tuple[str, str, str], name: str, issuer: str, subject: str, audience: str) -> str:
+    """Return the command for the managed identity *owner*: subscription, resource group and name."""
     subscription, group, identity = owner
-    words = [*_CREATE, "--subscription", subscription, "--resource-group", group, "--identity-name", identity]
-    return [*words, "--name", name, *_values(issuer, subject, audience)]
+    words = ["--subscription", subscription, "--resource-group", group, "--identity-name", identity, "--name", name]
+    return f"az identity federated-credential create {shlex.join([*words, *_values(issuer, subject, audience)])}"
 
 
 def _values(issuer: str, subject: str, audience: str) -> Sequence[str]:
     return ("--issuer", issuer, "--subject", subject, "--audiences", audience)
 
 
-def missing_credential(identity: AzureIdentity, refusal: RecentRefusal) -> str:
-    """Return the command that creates the credential that *refusal* of a token of *identity* names; empty if it names
-    none.
+def correction(identity: AzureIdentity, refusal: RecentRefusal) -> str:
+    """Return the command that creates or updates the credential that *refusal* of a token of *identity* names; empty if
+    it names none.
 
     Only NMI's log counts. Others than NMI may write Events, and such a text could name another issuer.
     """
     trust = trust_in(refusal.text) if refusal.reason else None
-    if trust is None:
+    owner = _owner(identity)
+    if trust is None or not owner:
         return ""
-    issuer, subject, audience = trust
+    issuer, subject, _ = trust
     _, _, namespace, account = subject.split(":")
-    # Clusters have different issuers, and Azure replaces a credential of the same name.
-    name = credential_name(namespace, account, sha256(issuer.encode()).hexdigest()[:8])
-    if owner := parse_user_assigned(identity.spec.resource_id):
-        return shlex.join(creation((owner.subscription, owner.resource_group, owner.name), name, *trust))
+    verb, name = "create", credential_name(namespace, account, _suffix(issuer))
+    if OTHER_AUDIENCE in refusal.text:
+        if not _PLAIN.fullmatch(issuer):
+            return ""
+        # Azure permits one credential for an issuer and a subject.
+        query = f"[?issuer=='{issuer}' && subject=='{subject}'].name"
+        verb, name = "update", f'"$(az identity federated-credential list {owner} --query "{query}" -o tsv)"'
+    return f"az identity federated-credential {verb} {owner} --name {name} {shlex.join(_values(*trust))}"
+
+
+def _suffix(issuer: str) -> str:
+    """Return a suffix for the names of a cluster's credentials: Azure replaces a credential of the same name."""
+    return sha256(issuer.encode()).hexdigest()[:8]
+
+
+def _owner(identity: AzureIdentity) -> str:
+    """Return the flags that name the managed identity, for a shell; empty if it is not known."""
+    if there := parse_user_assigned(identity.spec.resource_id):
+        names = ("--subscription", there.subscription, "--resource-group", there.resource_group)
+        return shlex.join([*names, "--identity-name", there.name])
     client = identity.spec.client_id.strip().lower()
     if not is_grantable(client):  # not a GUID, and tenants choose it
         return ""
-    group, owner_name = (
+    group, name = (
         f'"$(az identity list --query "[?clientId==\'{client}\'].{field}" -o tsv)"'
         for field in ("resourceGroup", "name")
     )
-    values = shlex.join(["--name", name, *_values(issuer, subject, audience)])
-    return f"{' '.join(_CREATE)} --resource-group {group} --identity-name {owner_name} {values}"
+    return f"--resource-group {group} --identity-name {name}"

@@ -167,11 +167,9 @@ def command(credential: PlannedCredential, issuer: str, audience: str) -> str:
     """Return the command that creates one federated credential."""
     if credential.identity_name:
         owner = (credential.subscription, credential.resource_group, credential.identity_name)
-        words = creation(owner, credential.name, issuer, credential.subject, audience)
-    else:
-        words = ["az", "ad", "app", "federated-credential", "create", "--id", credential.client_id, "--parameters"]
-        words.append(_line(parameters(credential, issuer, audience)))
-    return shell(words)
+        return printable_command(creation(owner, credential.name, issuer, credential.subject, audience))
+    words = ["az", "ad", "app", "federated-credential", "create", "--id", credential.client_id, "--parameters"]
+    return shell([*words, _line(parameters(credential, issuer, audience))])
 
 
 def parameters(credential: PlannedCredential, issuer: str, audience: str) -> dict[str, Any]:
@@ -226,7 +224,11 @@ def _line(document: dict[str, Any]) -> str:
 
 def shell(words: list[str]) -> str:
     """Return the command, or a comment if a word has terminal control characters. Names and ids on Azure never do."""
-    command = shlex.join(words)
+    return printable_command(shlex.join(words))
+
+
+def printable_command(command: str) -> str:
+    """Return *command*, or a comment if it has terminal control characters."""
     return command if command.isprintable() else f"# omitted because of non-printable characters: {printable(command)}"
 
 

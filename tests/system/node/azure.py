@@ -164,11 +164,12 @@ class Azure:
 
         self.call(trust)
 
-    def federate(self, client_id: str, namespace: str) -> None:
-        """Let an identity trust the pods of the default service account of a namespace of the cluster."""
+    def federate(
+        self, client_id: str, namespace: str, *, account: str = "default", audience: str = DIRECT_AUDIENCE
+    ) -> None:
+        """Let an identity trust the pods of a service account of a namespace of the cluster."""
         issuer = self.run(federation.issuer_of(self._access))
-        account = f"system:serviceaccount:{namespace}:default"
-        credential = FederatedCredential(issuer, account, DIRECT_AUDIENCE)
+        credential = FederatedCredential(issuer, f"system:serviceaccount:{namespace}:{account}", audience)
         self.call(lambda emulator: emulator.directory.federate(client_id, credential))
 
     def requests(self, since: float = 0.0) -> list[ImdsRequest]:

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from podidentity.azure.federation import Exchange
+from podidentity.azure.federation import DIRECT_AUDIENCE, Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import EXCHANGE_ANNOTATION
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.daemons import ACCOUNTS
-from podidentity_sandbox.directory import ManagedIdentity, ServicePrincipal
+from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity, ServicePrincipal
 from tests.support.identity_requests import binding, exception, identity, secret
 from tests.support.podidctl.faults.places import POD, Place, PodRequest
 
@@ -307,6 +307,43 @@ async def forbidden_service_account(place: Place) -> PodRequest:
     spec: dict[str, Any] = {"type": 3, "clientID": managed.client_id, "tenantID": managed.tenant_id}
     await place.apply(identity(POD, **spec))
     await place.apply(binding(POD, POD))
+    return await _pod(place)
+
+
+async def _federated(place: Place) -> ManagedIdentity:
+    """Create an identity of type 3, its objects and NMI's permission."""
+    managed = await _identity_on_azure(place)
+    made = identity(POD, type=3, clientID=managed.client_id, tenantID=managed.tenant_id)
+    for document in (*TOKEN_REQUESTS, made, binding(POD, POD)):
+        await place.apply(document)
+    return managed
+
+
+@fault("The identity has no federated credential (type 3)", "token", "tokens", on_node=False)
+async def no_federated_credential(place: Place) -> PodRequest:
+    await _federated(place)
+    return await _pod(place)
+
+
+@fault("The federated credential has another issuer", "token", "tokens", on_node=False)
+async def other_issuer(place: Place) -> PodRequest:
+    managed = await _federated(place)
+    trusted = FederatedCredential("https://oidc.example/", "system:serviceaccount:default:default", DIRECT_AUDIENCE)
+    await place.on_azure(lambda azure: azure.directory.federate(managed.client_id, trusted))
+    return await _pod(place)
+
+
+@fault("The federated credential has another audience", "token", "tokens", on_node=False)
+async def other_audience(place: Place) -> PodRequest:
+    managed = await _federated(place)
+    await place.trust(managed.client_id, account="default", audience="api://AnotherAudience")
+    return await _pod(place)
+
+
+@fault("The federated credential has another service account", "token", "tokens", on_node=False)
+async def other_subject(place: Place) -> PodRequest:
+    managed = await _federated(place)
+    await place.trust(managed.client_id, account="web", audience=DIRECT_AUDIENCE)
     return await _pod(place)
 
 

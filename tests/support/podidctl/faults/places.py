@@ -51,6 +51,9 @@ class Place(Protocol):
     async def set_fault(self, service: str, value: str) -> None:
         """Set a fault as `podidctl sandbox fault SERVICE=VALUE` does."""
 
+    async def trust(self, client_id: str, *, account: str, audience: str) -> None:
+        """Let the identity trust the pods of a service account of the namespace default."""
+
     async def stop_mic(self) -> None:
         """Stop all replicas of MIC."""
 
@@ -91,6 +94,9 @@ class SandboxPlace:
 
     async def set_fault(self, service: str, value: str) -> None:
         self._sandbox.faults.set({service: value})
+
+    async def trust(self, client_id: str, *, account: str, audience: str) -> None:
+        await self._sandbox.trust(account, client_id=client_id, audience=audience)
 
     async def stop_mic(self) -> None:
         assert self._sandbox.mic is not None

@@ -33,6 +33,8 @@ _VARIABLE: Final = (
     (re.compile(r"for (\d+|less than \d+) s\b"), "for … s"),
     (re.compile(r"at \d{4}-\d\d-\d\dT[\d:]+Z"), "at …"),
     (re.compile(r"issuer \S+,"), "issuer …,"),
+    (re.compile(r"issuer=='\S+'"), "issuer=='…'"),
+    (re.compile(r"--name default-default-[0-9a-f]{8}"), "--name default-default-…"),
 )
 
 

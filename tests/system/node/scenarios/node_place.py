@@ -79,6 +79,9 @@ class NodePlace:
         self._undo.callback(lambda: self._bed.azure.call(lambda _: control.clear()))
         self._bed.azure.call(lambda _: control.set({service: value}))
 
+    async def trust(self, client_id: str, *, account: str, audience: str) -> None:
+        self._bed.azure.federate(client_id, "default", account=account, audience=audience)
+
     async def stop_mic(self) -> None:
         """Let MIC's image be absent. A Deployment without replicas would have no pod that shows the fault."""
         image, replicas = self._container_image(MIC), self._read(MIC, "{.spec.replicas}")
