@@ -39,10 +39,13 @@ def explain(facts: Facts) -> Explanation:
     case = PodCase(facts, facts.pod) if facts.pod is not None else None
     findings = [no_pod(namespace, name)] if case is None else list(pod_findings(case))
     links = [link_of(finding) for finding in findings]
+    answer = _unseen(missing_pod(facts)) if case is None else _pod_answer(case, findings)
+    broken = next((link for link in links if link.state is LinkState.BROKEN), None)
     return Explanation(
         pod=f"{namespace}/{name}",
-        answer=_unseen(missing_pod(facts)) if case is None else _pod_answer(case, findings),
-        next=next((link.next for link in links if link.state is LinkState.BROKEN), ""),
+        summary=_summary(answer) if broken is None else f"broken: {broken.link}: {broken.text}",
+        answer=answer,
+        next="" if broken is None else broken.next,
         links=links,
         events=[
             EventReport(
@@ -71,6 +74,11 @@ def _plain_decision(decision: LoggedDecision) -> LoggedDecision:
         resource=plain(decision.resource),
         error=plain(decision.error),
     )
+
+
+def _summary(answer: Answer) -> str:
+    """Return the summary of an explanation without a broken link."""
+    return f"{answer.outcome}: {answer.identity or answer.says}"
 
 
 def _unseen(decision: PredictedDecision) -> Answer:

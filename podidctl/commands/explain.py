@@ -2,6 +2,7 @@
 
 import asyncio
 import shlex
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -17,10 +18,10 @@ from podidctl.commands.options import Cloudconfig, Kubeconfig, NmiFlags, OutputF
 from podidctl.facts.model import Facts, NmiConfiguration
 from podidctl.facts.settings import given_configuration
 from podidctl.reading.reader import pod_parts, read
-from podidctl.report.documents import Explanation, LinkState, Outcome
+from podidctl.report.documents import Explanation, LinkState, LoggedDecision, Outcome
 from podidctl.report.text import Output, print_table, print_text
 from podidentity.flags import UsageError
-from podidentity.report import SOMETHING_TO_DO
+from podidentity.report import SOMETHING_TO_DO, counted
 from podidentity.telemetry.logs import LogFormat, configure
 
 COLORS = {LinkState.OK: "green", LinkState.BROKEN: "red", LinkState.UNKNOWN: "yellow"}
@@ -86,48 +87,45 @@ async def read_input(
 
 
 def show(explanation: Explanation, console: Console) -> None:
-    """Print the answer, the links, recent log lines and Events of NMI and MIC, and the next action."""
+    """Print the cause and the next action, NMI's response, the links, and recent log lines and Events."""
     answer = explanation.answer
-    color = OUTCOMES.get(answer.outcome, "red")
-    console.print(
-        f"[bold]pod {escape(explanation.pod)}[/]: [{color}]{answer.outcome}[/]: {escape(answer.says)}", soft_wrap=True
-    )
-    print_table(
-        ("", "link", "about", ""),
-        ((f"[{COLORS[link.state]}]{link.state}[/]", link.link, link.about, link.says) for link in explanation.links),
-        console,
-    )
-    if explanation.decided:
-        print_table(
-            ("NMI's log, UTC", "", "identity", "for", "why", "repeats"),
-            (
-                (
-                    escape(decision.at),
-                    f"{decision.status} {decision.outcome}" if decision.status is not None else decision.outcome,
-                    decision.identity,
-                    decision.resource,
-                    decision.error,
-                    str(decision.repeats or ""),
-                )
-                for decision in explanation.decided
-            ),
-            console,
-        )
-    if explanation.decided_unread:
-        console.print(f"NMI's log could not be read: {escape(explanation.decided_unread)}", soft_wrap=True)
-    if explanation.events:
-        print_table(
-            ("last seen", "by", "reason", "message"),
-            ((escape(event.at), event.by, event.reason, event.message) for event in explanation.events),
-            console,
-        )
-    if explanation.events_unread:
-        console.print(f"Events could not be read: {escape(explanation.events_unread)}", soft_wrap=True)
+    color = "red" if explanation.broken else OUTCOMES.get(answer.outcome, "red")
+    kind, _, text = explanation.summary.partition(": ")
+    console.print(f"[bold {color}]{escape(kind)}[/]: {escape(text)}", soft_wrap=True)
     if explanation.next:
         console.print(f"[bold]next:[/] {escape(explanation.next)}", soft_wrap=True)
+    console.print(f"pod {escape(explanation.pod)}: {answer.outcome}: {escape(answer.says)}", soft_wrap=True)
+    print_table(
+        ("", "link", ""),
+        ((f"[{COLORS[link.state]}]{link.state}[/]", link.link, link.text) for link in explanation.links),
+        console,
+        cell_lines=2,
+    )
+    _print_lines("NMI's log, UTC", map(_decision_line, explanation.decided), console)
+    if explanation.decided_unread:
+        console.print(f"NMI's log could not be read: {escape(explanation.decided_unread)}", soft_wrap=True)
+    events = (f"{event.at} {event.by} {event.reason}: {event.message}" for event in explanation.events)
+    _print_lines("Events", events, console)
+    if explanation.events_unread:
+        console.print(f"Events could not be read: {escape(explanation.events_unread)}", soft_wrap=True)
     for link in explanation.links:
         if link.state is LinkState.UNKNOWN and link.next:
             console.print(f"[yellow]unknown:[/] {escape(f'{link.link} {link.about}: {link.next}')}", soft_wrap=True)
     if explanation.manifest:
         print_text(explanation.manifest, console)
     console.print(f"[dim]decided by {escape(explanation.rules)}[/]", soft_wrap=True)
+
+
+def _print_lines(title: str, lines: Iterable[str], console: Console) -> None:
+    """Print the untrusted *lines* below *title*; nothing if there are none."""
+    for number, line in enumerate(lines):
+        if number == 0:
+            console.print(f"[bold]{title}[/]")
+        console.print(f"  {escape(line)}", soft_wrap=True)
+
+
+def _decision_line(decision: LoggedDecision) -> str:
+    status = str(decision.status) if decision.status is not None else ""
+    parts = (decision.at, status, decision.outcome, decision.identity, decision.resource)
+    repeats = f", repeated {counted(decision.repeats, 'time')}" if decision.repeats else ""
+    return f"{' '.join(filter(None, parts))}{repeats}{f': {decision.error}' if decision.error else ''}"

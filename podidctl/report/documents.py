@@ -96,8 +96,13 @@ class Link(Statement, frozen=True):
     link: str
     """Name of the link, from a closed set."""
     about: str
-    """The object's namespace and name, or another identification."""
+    """The object's namespace and name, or another identification; `none` if there is no object."""
     state: LinkState
+
+    @property
+    def text(self) -> str:
+        """The result with the object."""
+        return self.says if self.about == "none" else f"{self.about}: {self.says}"
 
 
 def link_of(finding: Finding) -> Link:
@@ -137,6 +142,8 @@ class Explanation(ReportModel, frozen=True):
     """Explanation of one pod. Each link depends on the ones before it."""
 
     pod: str
+    summary: str
+    """The first line: `broken: ` and the first broken link, else the outcome and the identity."""
     answer: Answer
     next: str
     """The next action for the first broken link; empty if no link is broken."""

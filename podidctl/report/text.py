@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from podidentity.report import printable
 
@@ -122,13 +124,34 @@ def _dumped(document: Any, *, allow_unicode: bool) -> str:
     return text
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], to: Console) -> None:
-    """Print rows of cells. The first cell of each row may have trusted markup. Long cells are folded."""
-    table = Table(*columns, box=SIMPLE)
-    for column in table.columns:
-        column.overflow = "fold"
+class _Cell:
+    """A cell of at most *lines_max* lines in a terminal. Elsewhere, or with 0, it is folded."""
+
+    def __init__(self, text: str, lines_max: int) -> None:
+        self._text = Text(text, overflow="fold")
+        self._lines_max = lines_max
+
+    def __rich_console__(self, to: Console, options: ConsoleOptions) -> RenderResult:
+        lines = self._text.wrap(to, options.max_width)
+        if to.is_terminal and 0 < self._lines_max < len(lines):
+            last = Text(lines[self._lines_max - 1].plain.rstrip() + "…")
+            last.truncate(options.max_width, overflow="ellipsis")
+            yield from (*lines[: self._lines_max - 1], last)
+        else:
+            yield from lines
+
+    def __rich_measure__(self, to: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(to, options, self._text)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], to: Console, *, cell_lines: int = 0) -> None:
+    """Print rows of cells. The first cell of each row may have trusted markup. Long cells are folded.
+
+    *cell_lines*: in a terminal, cut cells to this number of lines. No cell of the table may have an action then.
+    """
+    table = Table(*columns, box=SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
     for first, *others in rows:
-        table.add_row(first, *(escape(cell) for cell in others))
+        table.add_row(first, *(_Cell(cell, cell_lines) for cell in others))
     to.print(table)
 
 

@@ -1,15 +1,18 @@
 """The links from the pod to Azure: each fault is named, its neighbour is not, and the headline contradicts none."""
 
+import io
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from mic.azure.identities import GONE, Attached, HostIdentities
+from podidctl.commands.explain import show
 from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
 from podidctl.facts.model import ReadFailure
-from podidctl.report.documents import Link, LinkState, Outcome
+from podidctl.report.documents import Explanation, Link, LinkState, Outcome
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, OwnerReference, Pod, PodSpec
 from tests.support.nmi_objects import CLIENT_ID, NODE, assigned_identity, binding, exception, identity, pod, resource_id
@@ -256,3 +259,31 @@ def test_a_client_id_of_another_identity_is_reported_with_both_ids(managed: bool
     assert "client id" not in {
         link.link for link in explain_pod(azure=right, configuration=rules(managed=managed)).links
     }
+
+
+def printed(explanation: Explanation, *, width: int, terminal: bool) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), force_terminal=terminal, color_system=None)
+    show(explanation, console)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue().splitlines()
+
+
+def test_the_first_line_is_the_cause_and_the_second_one_the_next_action() -> None:
+    missing = explain_pod(bindings=(binding(selector="Web"),), assigned=())
+    first, second, *_ = printed(missing, width=80, terminal=True)
+    assert first == "broken: binding: no AzureIdentityBinding has selector 'web'; ns/b selects 'Web'"
+    assert second == f"next: {only(missing).next}"
+    assert (missing.summary, explain_pod(azure=ATTACHED).summary) == (first, "granted: ns/id")
+    assert printed(explain_pod(), width=80, terminal=True)[0] == "granted: ns/id"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_in_a_terminal_no_value_of_the_table_takes_more_than_two_lines(*, terminal: bool) -> None:
+    long = explain_pod(bindings=(binding("x" * 200),))
+    lines = printed(long, width=80, terminal=terminal)
+    (row,) = [number for number, line in enumerate(lines) if line.split()[1:2] == ["binding"]]
+    (after,) = [number for number, line in enumerate(lines) if line.split()[1:2] == ["identity"]]
+    assert (after - row <= 2) is terminal
+    assert ("…" in lines[row + 1]) is terminal
+    assert all(len(line) <= 80 for line in lines[row:after])
