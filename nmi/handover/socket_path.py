@@ -26,7 +26,7 @@ def listen_at(path: Path) -> tuple[socket.socket, int]:
     listen.
     """
     check_directory(path.parent)
-    temporary = path.with_name(f".{secrets.token_hex(4)}")
+    temporary = _unused(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         listener.setblocking(False)
@@ -80,7 +80,22 @@ def check_directory(directory: Path) -> None:
 
 
 def remove_own(path: Path, inode: int) -> None:
-    """Remove the socket that listen_at() created, unless another one has replaced it."""
+    """Remove the socket that listen_at() created, unless another one has replaced it.
+
+    An NMI that gives back removes its socket while the former one creates its own. Between a comparison and a removal
+    the other socket could appear, so the path is renamed first, and the other one gets its name again.
+    """
+    renamed = _unused(path)
     with suppress(OSError):
-        if path.lstat().st_ino == inode:
-            path.unlink()
+        if path.lstat().st_ino != inode:
+            return
+        path.rename(renamed)
+        if renamed.lstat().st_ino != inode:
+            path.hardlink_to(renamed)  # fails if there is a third one
+    with suppress(OSError):
+        renamed.unlink()
+
+
+def _unused(path: Path) -> Path:
+    """Return a temporary name in the same directory."""
+    return path.with_name(f".{secrets.token_hex(4)}")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,32 @@ async def test_a_predecessor_that_ends_while_it_creates_its_socket_leaves_none(
     await asyncio.wait([running])
     assert not await immediately(path.exists)
     ends.service.close()
+
+
+def test_a_socket_that_replaces_the_own_one_in_the_last_moment_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An NMI that gives back removes its socket while the former one creates its own."""
+    listener, inode = listen_at(path)
+    others: list[tuple[socket.socket, int]] = []
+
+    def after_the_other(name: str) -> None:
+        act = getattr(Path, name)
+
+        def acts(self: Path, *arguments: Any) -> Any:
+            if self == path and not others:
+                others.append(listen_at(path))
+            return act(self, *arguments)
+
+        monkeypatch.setattr(Path, name, acts)
+
+    for name in ("rename", "unlink"):
+        after_the_other(name)
+    remove_own(path, inode)
+    ((other, its_inode),) = others
+    with closing(listener), closing(other):
+        assert path.lstat().st_ino == its_inode
+        assert [name.name for name in path.parent.iterdir()] == [path.name]
+        connected = connect_to(path)
+        assert connected is not None
+        connected.close()
