@@ -30,6 +30,8 @@ __all__ = [
     "Unreachable",
     "UpdateConflict",
     "outcome_of",
+    "principal_of",
+    "status_and_code",
     "status_error",
     "translated",
 ]
@@ -51,6 +53,8 @@ _ID: Final = re.compile(
 
 _QUOTED_CLIENT_ID: Final = re.compile(r"'([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})'", re.IGNORECASE)
 """Entra's notation of an application in messages. The ids by which its support finds the request are not in quotes."""
+
+_PRINCIPAL: Final = re.compile(r"object id '([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})'", re.IGNORECASE)
 
 _MENTION: Final = "microsoft.managedidentity"
 """Occurs in the action or the scope of a refusal that concerns an identity, not a subnet or a disk."""
@@ -138,6 +142,17 @@ def translated(error: BaseException) -> AzureError:
 def status_error(status: int) -> AzureError | None:
     """Return the failure for a response with this status; None if it is no failure."""
     return _class_of(status)("", status=status) if status >= 400 else None
+
+
+def status_and_code(error: AzureError) -> str:
+    """Return status and code of Azure's response; empty if there was none."""
+    return " ".join(filter(None, (str(error.status or ""), error.code)))
+
+
+def principal_of(error: AzureError) -> str:
+    """Return the object id of the caller that Azure refused, from its message; empty if it does not name one."""
+    found = _PRINCIPAL.search(error.message)
+    return found[1] if found is not None else ""
 
 
 def _class_of(status: int) -> type[AzureError]:

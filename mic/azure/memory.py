@@ -6,9 +6,9 @@ Correctness does not depend on it: a process with an empty memory reads Azure ag
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
-from mic.azure.errors import AzureError
+from mic.azure.errors import AzureError, Unreachable, status_and_code
 from mic.azure.identities import GONE, MOST_IN_ONE_UPDATE, HostIdentities
 
 QUARANTINE_FIRST_SECONDS: Final = 30.0
@@ -19,6 +19,10 @@ WAIT_FIRST_SECONDS: Final = 0.5
 WAIT_MOST_SECONDS: Final = 60.0
 DELAY_SECONDS: Final = 60.0
 """Duration of failures after which the waiting pods get an Event; shorter failures are not reported."""
+
+CAUSE_SECONDS: Final = 300.0
+NO_RESPONSE: Final = "no response"
+NO_EFFECT: Final = "updates have no effect"
 
 GONE_SURE_SECONDS: Final = 60.0
 """Time between the first 404 for a host and the one that MIC accepts: a temporary 404 must revoke nothing."""
@@ -43,6 +47,18 @@ class _Quarantine:
     """Whether MIC tried to attach it, or to detach it."""
 
 
+class DelayCause(NamedTuple):
+    """Why calls to Azure fail."""
+
+    throttling: str
+    """That Azure throttles them, and when MIC tries again; empty if it does not."""
+    response: str
+    """Status and code of the response, NO_RESPONSE or NO_EFFECT."""
+
+
+NO_CAUSE: Final = DelayCause("", "")
+
+
 @dataclass(slots=True)
 class Waits:
     """Earliest time of the next call of one kind to one host: after Retry-After, otherwise after a growing pause."""
@@ -52,6 +68,10 @@ class Waits:
     """Why Azure refused the last call, if a retry alone will not help; the same text each time."""
     throttling: str = ""
     """That Azure throttled the last call, and when MIC tries again."""
+    cause: DelayCause = NO_CAUSE
+    """The cause to report of failures that last. It stays for CAUSE_SECONDS when they alternate, because each waiting
+    object has it."""
+    _cause_until: float = 0.0
     _failures: int = 0
     _failing_since: float | None = None
 
@@ -61,9 +81,14 @@ class Waits:
         self._failures = min(self._failures + 1, 16)  # a float cannot hold 2**1024
         self.until = now + max(pause, error.retry_after or 0.0)
         self.refusal, self.throttling = refusal, throttling
+        if not self.delayed(now) or now >= self._cause_until:
+            unseen = NO_RESPONSE if isinstance(error, Unreachable) else NO_EFFECT
+            self.cause = DelayCause(throttling, status_and_code(error) or unseen)
+            self._cause_until = now + CAUSE_SECONDS
 
     def succeeded(self) -> None:
         self.until, self.refusal, self.throttling, self._failures, self._failing_since = 0.0, "", "", 0, None
+        self._cause_until = 0.0
 
     def delayed(self, now: float) -> bool:
         """Return whether calls have failed for DELAY_SECONDS, so that MIC reports it."""
@@ -157,10 +182,10 @@ class HostMemory:
         if self.identities is None or not self.identities.gone:
             self.identities = None
 
-    def delayed(self) -> bool:
-        """Return whether reads or writes have failed for long enough to report it."""
+    def delay_cause(self) -> DelayCause | None:
+        """Return why reads or writes have failed for long enough to report it; None if they have not."""
         now = self.clock()
-        return self.reads.delayed(now) or self.writes.delayed(now)
+        return next((waits.cause for waits in (self.reads, self.writes) if waits.delayed(now)), None)
 
     def refused_together(self, keys: Collection[str]) -> None:
         """Record that Azure refused these identities without naming one: the next update has a part of them."""

@@ -39,6 +39,8 @@ Operations: TypeAlias = list[dict[str, Any]]
 
 NAME_MAX: Final = 253
 """The API server's limit for the name of a custom resource's object."""
+APPLY_ERROR: Final = "binding apply error"
+"""Reason of the Event for an identity that is not assigned, spelled as in the Go implementation."""
 MESSAGE_MAX: Final = 1024
 """Limit of a message, which may quote Azure. All annotations of an object together may have 256 KiB."""
 

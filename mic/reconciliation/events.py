@@ -8,10 +8,13 @@ wait for one identity, and each object has the message too. `writer` records suc
 import logging
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from shlex import quote
 from typing import Final
 
-from mic.azure.errors import AzureError, BadIdentities, Missing, Refused
+from mic.azure.errors import AzureError, BadIdentities, Missing, Refused, principal_of, status_and_code
+from mic.azure.memory import NO_RESPONSE
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
+from mic.decisions.documents import APPLY_ERROR
 from mic.decisions.identity_usage import HostView
 from mic.decisions.steps import Explain, FinishStep
 from podidentity.azure.resource_ids import Host
@@ -32,7 +35,6 @@ log = logging.getLogger(__name__)
 FAULTY: Final = "an AzureIdentity is not assigned; correct it, or delete it"
 APPLIED: Final = "binding applied"
 REMOVED: Final = "binding removed"
-APPLY_ERROR: Final = "binding apply error"
 INVALID_IDENTITY: Final = "invalid identity"
 """Reasons of Events, spelled as in the Go implementation, because alerts match them."""
 
@@ -122,7 +124,8 @@ def advice(identity_id: str, error: AzureError) -> str:
     """Return why the identity is not attached and what its author must do."""
     match error.code.lower():
         case "linkedauthorizationfailed":
-            return f"MIC may not assign {identity_id}: grant it the role Managed Identity Operator there ({error.code})"
+            role = _role_command(error, "Managed Identity Operator", identity_id)
+            return f"MIC may not assign {identity_id}: {role} ({error.code})"
         case "failedidentityoperation":
             return f"Azure cannot assign {identity_id}: check that it exists ({error.code})"
         case _ if isinstance(error, Missing):
@@ -133,7 +136,7 @@ def advice(identity_id: str, error: AzureError) -> str:
 
 def throttled(host: Host, error: AzureError, retry: str) -> str:
     """Return that Azure throttles calls for the host and when MIC tries again (*retry*)."""
-    response = " ".join(filter(None, (str(error.status or ""), error.code)))
+    response = status_and_code(error)
     return f"Azure throttles MIC's calls for {host.text} ({response}); {retry}"
 
 
@@ -141,20 +144,36 @@ def refusal(host: Host, error: AzureError) -> str:
     """Return why Azure refuses to change or show the host and what to do; empty if the failure may be temporary."""
     if not isinstance(error, Refused):
         return ""
-    response = " ".join(filter(None, (str(error.status or ""), error.code))) or "no token"
+    response = status_and_code(error) or "no token"
     if isinstance(error, BadIdentities):
         there = ", ".join(sorted(error.ids))
         return f"Azure changes nothing on {host.text} while {there} is on it ({response}): check that this exists"
+    group = f"/subscriptions/{host.subscription}/resourceGroups/{host.resource_group}"
+    then = "check its credentials and its role there"
+    # A deny assignment, or a subnet of another group, has another code: no role on the host's group helps.
+    if error.code.lower() == "authorizationfailed" and principal_of(error):
+        then = _role_command(error, "Virtual Machine Contributor", group)
+    return f"Azure refuses MIC on {host.text} ({response}): {then}; MIC tries again every minute"
+
+
+def _role_command(error: AzureError, role: str, scope: str) -> str:
+    """Return the command that grants *role* to the caller that Azure refused; without its object id, the role."""
+    principal = principal_of(error)
+    if not principal:
+        return f"grant it the role {role} there"
     return (
-        f"Azure refuses MIC on {host.text} ({response}): check its credentials and its role there; "
-        "MIC tries again every minute"
+        f"az role assignment create --role '{role}' --assignee-object-id {principal} "
+        f"--assignee-principal-type ServicePrincipal --scope {quote(scope)}"
     )
 
 
-def delay(host: Host) -> str:
-    """Return the message for pods after calls for the host have failed for a long time. The text does not depend on the
-    failure, so that each object is written once."""
-    return f"calls to Azure for {host.text} have failed for more than a minute; MIC keeps retrying, see its log"
+def delay(host: Host, cause: str) -> str:
+    """Return the message for pods after calls for the host have failed for a long time."""
+    then = "check the network from MIC to Azure Resource Manager; " if cause == NO_RESPONSE else ""
+    return (
+        f"calls to Azure for {host.text} have failed for more than a minute ({cause}); {then}MIC keeps retrying, see "
+        "its log"
+    )
 
 
 def lost(host: Host) -> str:

@@ -203,8 +203,9 @@ class HostReconciler:
             return dict.fromkeys(host_view.usages, lost(host_view.host))
         if reason := memory.reads.refusal or memory.writes.refusal:
             return dict.fromkeys(host_view.usages, reason) | memory.quarantined()
-        if memory.delayed() and host_view.host is not None:
-            return dict.fromkeys(host_view.usages, delay(host_view.host)) | memory.quarantined()
+        if (cause := memory.delay_cause()) and host_view.host is not None:
+            reason = cause.throttling or delay(host_view.host, cause.response)
+            return dict.fromkeys(host_view.usages, reason) | memory.quarantined()
         return memory.quarantined()
 
     def _next_try(self, key: str, memory: HostMemory, *, fresh: bool) -> float | None:

@@ -26,9 +26,11 @@ from mic.azure.identities import GONE
 from mic.decisions import completion, documents, preparation
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.metrics import FAULTS
+from mic.reconciliation.events import advice, refusal
 from mic.reconciliation.host_reconciler import REFUSED_SECONDS
 from mic.reconciliation.left_out import FAULT_SECONDS
 from mic.reconciliation.work_queue import PassResult
+from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import ASSIGNED_IDENTITIES
 from podidentity.telemetry.metrics import expose
 from tests.support.mic.world import ASSIGNED, VM, MicWorld
@@ -327,3 +329,30 @@ async def test_an_object_whose_release_fails_is_released_later_and_blocks_nothin
     )
     assert [step.existing.assignment_key.pod for step in steps] == ["web"]
     assert noted == [("default", "bad-default-demo")]
+
+
+CALLER = "0b1ec7ed-0000-4000-8000-00000000000a"
+
+
+def test_a_missing_role_is_a_command_with_the_refused_caller() -> None:
+    host = parse_provider_id(
+        "azure:///subscriptions/s/resourceGroups/nodes/providers/Microsoft.Compute/virtualMachines/vm"
+    )
+    assert host is not None
+    message = f"The client 'app' with object id '{CALLER}' does not have authorization to perform action 'x/read'."
+    text = refusal(host, error_of(403, "AuthorizationFailed", message))
+    assert (
+        f"az role assignment create --role 'Virtual Machine Contributor' --assignee-object-id {CALLER} "
+        "--assignee-principal-type ServicePrincipal --scope /subscriptions/s/resourceGroups/nodes; "
+    ) in text
+    assert "check its credentials and its role there" in refusal(host, error_of(403, "AuthorizationFailed", "no"))
+    denied = refusal(host, error_of(403, "DenyAssignmentAuthorizationFailed", message))
+    assert "check its credentials and its role there" in denied, "no role helps against a deny assignment"
+    linked = f"The client with object id '{CALLER}' has permission; however, not on '{identity_id('one')}'"
+    assert advice(identity_id("one"), error_of(403, "LinkedAuthorizationFailed", linked)).endswith(
+        f"--assignee-object-id {CALLER} --assignee-principal-type ServicePrincipal --scope {identity_id('one')} "
+        "(LinkedAuthorizationFailed)"
+    )
+    assert "grant it the role Managed Identity Operator" in advice(
+        identity_id("one"), error_of(403, "LinkedAuthorizationFailed", "no")
+    )

@@ -1,8 +1,11 @@
 """Reconcile passes: their calls, the lease, failures of Azure, and operations that run on the host."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Final
 
 import pytest
 
@@ -147,11 +150,66 @@ async def test_a_pod_that_waits_long_because_azure_does_not_respond_gets_one_eve
         if world.message("demo-default-demo") and not reported_at:
             reported_at = now() - began
     assert 60 <= reported_at <= 130
-    assert "have failed for more than a minute" in world.message("demo-default-demo")
+    assert "have failed for more than a minute (no response); check the network" in world.message("demo-default-demo")
     assert world.api.written("").count("PATCH") == 1
     await world.reconcile()
     assert world.statuses() == {"demo-default-demo": "Assigned"}
     assert world.message("demo-default-demo") == ""
+
+
+FAILED: Final = AzureError("broken", status=500, code="InternalServerError")
+SILENT: Final = Unreachable("no answer")
+
+
+async def reported(world: MicWorld, failures: Sequence[AzureError]) -> list[tuple[float, str]]:
+    """Return the texts of the waiting object while reads fail, each with the time of its first appearance."""
+    world.bind()
+    world.fail("get", *failures)
+    changes: list[tuple[float, str]] = []
+    while world.hosts.failures["get"]:
+        await world.pauses(1)
+        text = world.message("demo-default-demo")
+        if text and (not changes or changes[-1][1] != text):
+            changes.append((now(), text))
+    return changes
+
+
+async def test_the_reason_of_a_long_failure_is_the_latest_one_at_most_every_five_minutes(world: MicWorld) -> None:
+    changes = await reported(world, [*[FAILED] * 12, *[FAILED, SILENT] * 6, *[SILENT] * 6])
+    reasons = [text.partition("minute (")[2].partition(")")[0] for _, text in changes]
+    assert set(reasons) == {"500 InternalServerError", "no response"}
+    assert reasons[-1] == "no response"
+    assert all(later - earlier >= 300 for (earlier, _), (later, _) in pairwise(changes))
+
+
+async def test_throttling_that_alternates_with_failures_does_not_change_the_text_each_time(world: MicWorld) -> None:
+    changes = await reported(world, [*[FAILED] * 9, *[throttled(), FAILED] * 10])
+    assert all(later - earlier >= 300 for (earlier, _), (later, _) in pairwise(changes[1:]))
+
+
+async def test_the_first_failure_of_many_is_not_the_reason_that_is_reported(world: MicWorld) -> None:
+    changes = await reported(world, [SILENT, *[FAILED] * 12])
+    assert ["(500 InternalServerError)" in text for _, text in changes] == [True]
+
+
+async def test_updates_without_effect_are_not_reported_as_no_response(world: MicWorld) -> None:
+    world.bind()
+
+    async def idle(host: Host, change: Change) -> HostIdentities:
+        return world.hosts.state
+
+    world.hosts.update = idle  # type: ignore[method-assign]  # one test's Azure
+    await world.pauses(1)
+    while not world.message("demo-default-demo"):
+        await world.pauses(1)
+    assert "(updates have no effect); MIC keeps retrying" in world.message("demo-default-demo")
+
+
+async def test_a_throttled_host_is_reported_as_throttled_also_after_a_minute(world: MicWorld) -> None:
+    world.bind()
+    world.fail("get", *(throttled(30.0) for _ in range(6)))
+    await world.pauses(5)
+    assert world.message("demo-default-demo").startswith("Azure throttles MIC's calls for /subscriptions/")
 
 
 def throttled(retry_after: float | None = None) -> Throttled:
