@@ -45,26 +45,27 @@ class PodEvents:
     def __init__(self, recorder: EventRecorder, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._recorder = recorder
         self._clock = clock
-        self._recorded_at: OrderedDict[tuple[str, Reason], float] = OrderedDict()
+        self._recorded: OrderedDict[tuple[str, Reason], tuple[float, int]] = OrderedDict()
+        """Time of the last Event by the pod's uid and the reason, and the hash of its text."""
 
-    def record(self, entry: PodEntry, refusal: Refusal) -> None:
-        """Record an Event for `Decisions`. Neither blocks nor raises."""
-        reason = REASONS.get(refusal.reason)
-        if reason is None or self._is_repeated(entry.uid, refusal.reason):
-            return
+    def record(self, entry: PodEntry, refusal: Refusal) -> bool:
+        """Record an Event for `Decisions`. Neither blocks nor raises.
+
+        Return False if the pod had an Event with the same reason and another text within QUIET_SECONDS, so that a
+        repeat of this refusal must be reported later.
+        """
+        reason, text = REASONS.get(refusal.reason), message(refusal)
+        now, key, digest = self._clock(), (entry.uid, refusal.reason), hash(text)
+        at, earlier = self._recorded.get(key, (float("-inf"), 0))
+        if reason is None or now < at + QUIET_SECONDS:
+            return reason is None or earlier == digest
+        self._recorded[key] = now, digest
+        self._recorded.move_to_end(key)
+        if len(self._recorded) > REMEMBERED_MAX:
+            self._recorded.popitem(last=False)
         pod = Pod(metadata=PodMeta(namespace=entry.namespace, name=entry.name, uid=entry.uid))
-        self._recorder.record(pod, PODS, "Warning", reason, message(refusal))
-
-    def _is_repeated(self, uid: str, reason: Reason) -> bool:
-        """Return whether this pod had an Event with the same reason recently, for any audience."""
-        now, key = self._clock(), (uid, reason)
-        if now < self._recorded_at.get(key, float("-inf")) + QUIET_SECONDS:
-            return True
-        self._recorded_at[key] = now
-        self._recorded_at.move_to_end(key)
-        if len(self._recorded_at) > REMEMBERED_MAX:
-            self._recorded_at.popitem(last=False)
-        return False
+        self._recorder.record(pod, PODS, "Warning", reason, text)
+        return True
 
 
 def message(refusal: Refusal) -> str:

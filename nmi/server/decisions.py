@@ -95,10 +95,12 @@ class Decisions:
     def __init__(
         self,
         *,
-        report: Callable[[PodEntry, Refusal], None] | None = None,
+        report: Callable[[PodEntry, Refusal], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*report* is called with logged refusals of known pods. It must neither block nor raise."""
+        """*report* is called with logged refusals of known pods. It must neither block nor raise. If it returns False,
+        it is called again with a repeat after a period.
+        """
         self._report = report
         self._clock = clock
         self._remembered: OrderedDict[tuple[str, ...], _LastOutcome] = OrderedDict()
@@ -174,8 +176,8 @@ class Decisions:
             return
         now = self._clock()
         if now >= remembered.report_at:
-            remembered.report_at = now + REPORT_AGAIN_SECONDS
-            self._report(subject.entry, refusal)
+            reported = self._report(subject.entry, refusal)
+            remembered.report_at = now + (REPORT_AGAIN_SECONDS if reported else PERIOD_SECONDS)
 
     def failed(self, subject: Subject, error: BaseException) -> None:
         """Record a defect: log the traceback once per source line, then count."""

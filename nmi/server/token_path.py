@@ -255,7 +255,11 @@ class _Ready(msgspec.Struct, frozen=True):
         return self.ready.render(now_ns, close)
 
 
-_NOT_GET: Final = Refusal(Reason.METHOD_NOT_ALLOWED, "Request tokens with GET.", "see which client sends it")
+_NOT_GET: Final = Refusal(
+    Reason.METHOD_NOT_ALLOWED,
+    "Request tokens with GET.",
+    "the application requested a token with another method, such as POST: let it use GET",
+)
 _NO_METADATA: Final = Refusal(
     Reason.METADATA_HEADER_MISSING,
     "Required metadata header not specified",

@@ -8,9 +8,11 @@ from unittest.mock import Mock
 import pytest
 
 from nmi.app import COMPONENT
+from nmi.identity.request import TokenRequest
 from nmi.pod_events import REMEMBERED_MAX, PodEvents
 from nmi.refusal import Reason, Refusal
-from nmi.server.decisions import REPORT_AGAIN_SECONDS, Decisions
+from nmi.server.decisions import REPORT_AGAIN_SECONDS, Decisions, Subject
+from nmi.server.request import Call
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import PODS
 from tests.support.memory_api import MemoryApi
@@ -23,9 +25,10 @@ REFUSAL = Refusal(Reason.NO_MATCHING_IDENTITY, "No.", "compare the label with th
 class RecordedEvents(list[tuple[str, str]]):
     """Replaces PodEvents.record."""
 
-    def record(self, entry: object, refusal: Refusal) -> None:
+    def record(self, entry: object, refusal: Refusal) -> bool:
         assert entry is not None
         self.append((refusal.reason.value, refusal.sentence))
+        return True
 
 
 def recording_events(recorded: RecordedEvents, **options: Any) -> ServerUnderTest:
@@ -115,5 +118,15 @@ def test_repeats_are_remembered_for_a_limited_number_of_pods() -> None:
     for number in (*range(REMEMBERED_MAX), 0, REMEMBERED_MAX, 0):
         events.record(pod_entry(name=f"pod-{number}"), REFUSAL)
     names = [call.args[0].metadata.name for call in recorder.record.call_args_list]
-    assert len(events._recorded_at) == REMEMBERED_MAX
+    assert len(events._recorded) == REMEMBERED_MAX
     assert names[REMEMBERED_MAX:] == [f"pod-{REMEMBERED_MAX}", "pod-0"], "the oldest was forgotten, and no other"
+
+
+def test_another_cause_soon_after_the_first_is_reported_with_a_later_repeat() -> None:
+    recorder, clock = Mock(spec=EventRecorder), [0.0]
+    decisions = Decisions(report=PodEvents(recorder, clock=lambda: clock[0]).record, clock=lambda: clock[0])
+    subject, request = Subject(Call("10.0.0.7", "request"), pod_entry()), TokenRequest("https://vault.azure.net")
+    first, second = (Refusal(Reason.POLICY, "No.", detail, cause=detail) for detail in ("one cause", "another cause"))
+    for clock[0], refusal in ((0.0, first), (5.0, second), (30.0, second), (70.0, second), (80.0, second)):
+        decisions.refused(subject, "/token", 403, refusal, request)
+    assert [call.args[4] for call in recorder.record.call_args_list] == ["one cause", "another cause"]

@@ -8,6 +8,7 @@ import pytest
 
 from _native.ready_responses import Usage
 from nmi.error_refusals import refusal_of
+from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import LINES_PER_PERIOD, LINES_PER_SUBJECT, REMEMBERED_MAX, SHOWN_CHARS, Decisions, Subject
@@ -59,7 +60,12 @@ def test_a_grant_is_logged_once_and_its_repeats_are_summed_up(lines: list[loggin
 
 def test_a_pod_that_is_created_again_under_its_name_has_a_line_of_its_own(lines: list[logging.LogRecord]) -> None:
     reported: list[str] = []
-    decisions = Decisions(report=lambda entry, _: reported.append(entry.uid))
+
+    def report(entry: PodEntry, _: Refusal) -> bool:
+        reported.append(entry.uid)
+        return True
+
+    decisions = Decisions(report=report)
     for uid in ("u1", "u1", "u2"):
         decisions.refused(Subject(CALL, pod_entry(uid=uid)), "/token", 403, REFUSAL, ASKED)
     assert [field(line, "uid") for line in lines] == ["u1", "u2"]
@@ -68,7 +74,12 @@ def test_a_pod_that_is_created_again_under_its_name_has_a_line_of_its_own(lines:
 
 def test_another_cause_with_the_same_reason_has_a_line_and_a_report_of_its_own(lines: list[logging.LogRecord]) -> None:
     reported: list[str] = []
-    decisions = Decisions(report=lambda _, refusal: reported.append(refusal.sentence))
+
+    def report(_: PodEntry, refusal: Refusal) -> bool:
+        reported.append(refusal.sentence)
+        return True
+
+    decisions = Decisions(report=report)
     missing = CredentialError("Secret shop/web is missing", code="secret_missing")
     unfit = CredentialError("Secret shop/web has no key clientsecret", code="secret_unfit")
     for error in (missing, missing, unfit, unfit, missing):
@@ -95,8 +106,9 @@ def test_another_cause_with_the_same_reason_has_a_line_and_a_report_of_its_own(l
             1,
         ),
         ([Unreachable(f"timeout {n}", code=f"code{n}") for n in range(3)], 1),
+        ([AzureError("broken", status=500), Unreachable("timeout"), AzureError("unavailable", status=503)], 3),
     ],
-    ids=["steps that the token proxy misses", "other ids", "other timeouts"],
+    ids=["steps that the token proxy misses", "other ids", "other timeouts", "failures of other kinds"],
 )
 def test_each_cause_has_a_line_and_what_differs_between_its_repeats_is_no_other_cause(
     lines: list[logging.LogRecord], errors: Iterable[AzureError], count: int
