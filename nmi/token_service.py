@@ -170,7 +170,12 @@ class TokenService:
                 decision_input
                 if isinstance(decision_input, Wait)
                 else decide(
-                    decision_input.pod, decision_input.assigned, attempt.request, self._policy, self._broker.object_ids
+                    decision_input.pod,
+                    decision_input.assigned,
+                    attempt.request,
+                    self._policy,
+                    self._broker.object_ids,
+                    now=self._clock(),
                 )
             )
             outcome: Issued | RawResponse | Refusal | None

@@ -5,7 +5,9 @@ No clock, no I/O, no waiting: the caller waits, calls Azure and decides again. `
 exemption from `exemptions`.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import nsmallest
 from typing import Final
 
 import msgspec
@@ -24,8 +26,11 @@ STOPPED_HOLD_SECONDS: Final = 5.0
 """A restarting container is terminated for a second or two. The new one may send a request before the kubelet reports
 it."""
 IDENTITIES_SHOWN: Final = 3
-ID_CHARS: Final = 256
+ID_CHARS: Final = 150
 """Characters of a resource id in a text. Its last ones distinguish it; the pod chooses the requested one."""
+SETTLED_SECONDS: Final = 90.0
+"""How long all identities of a pod must have been usable before no other one is expected. MIC writes those of one pass
+together, but an identity of type 0 waits until a change of the host on Azure has ended, which takes a minute."""
 
 
 class PodFacts(msgspec.Struct, frozen=True):
@@ -62,7 +67,7 @@ class DecisionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def hold_seconds(self, *, created: bool, complete: bool) -> float:
         """Return how long after the pod's first request it may be held; longer if an identity is in state Created.
 
-        *complete*: all identities of the pod are assigned, so that no further one is on its way.
+        *complete*: all identities of the pod have been assigned for some time, so that probably none is on its way.
         """
         attempts = self.created_attempts + (self.assigned_attempts if created else 0)
         brief = self.managed or complete
@@ -189,8 +194,11 @@ def decide(
     request: TokenRequest,
     policy: DecisionPolicy,
     object_ids: Mapping[str, str],
+    *,
+    now: float = math.inf,
 ) -> Decision:
-    """Return what *pod* gets for *request*.
+    """Return what *pod* gets for *request*. *now* is the time by the clock of `AssignedIdentity.usable_since`; by
+    default all identities count as usable for long.
 
     A mirror pod gets nothing, regardless of exemptions and assigned identities. An exempt pod is exempt regardless of
     its request and its assigned identities.
@@ -226,17 +234,23 @@ def decide(
     for assignment in matching:
         if assignment.usable and (not own_is_coming or _is_of_namespace(assignment, pod)):
             return Grant(assignment)
-    return _hold(request.selector, wanted, policy, allowed, matching)
+    return _hold(pod, (request.selector, wanted), policy, allowed, matching, now=now)
 
 
 def _hold(
-    selector: SelectorKind,
-    wanted: str,
+    pod: PodFacts,
+    named: tuple[SelectorKind, str],
     policy: DecisionPolicy,
     allowed: list[AssignedIdentity],
     matching: list[AssignedIdentity],
+    *,
+    now: float,
 ) -> Wait | Refusal:
-    """Return how long to wait for a usable identity, with the refusal after that time."""
+    """Return how long to wait for a usable identity, with the refusal after that time.
+
+    *named*: the kind of id in the request, and the id in lower case.
+    """
+    selector, wanted = named
     created = any(assignment.status == CREATED for assignment in matching)
     if selector is SelectorKind.OBJECT_ID and not matching:
         # An identity in state Created may turn out to have this object id. The object id of a usable one is fixed.
@@ -247,30 +261,36 @@ def _hold(
     elif created:
         refusal = _STILL_ASSIGNING
     elif selector is not SelectorKind.NONE and allowed:
-        refusal = none_matches(selector, wanted, [assignment.identity for assignment in allowed])
+        refusal = none_matches(pod.namespace, selector, wanted, [assignment.identity for assignment in allowed])
     else:
         refusal = NONE_ASSIGNED
     missing = ("", "") if refusal is NONE_ASSIGNED else (selector.name, wanted)
-    # MIC writes all assignments of a pod before it changes the host: if all are Assigned, no other one is on its way.
-    complete = bool(allowed) and all(assignment.usable for assignment in allowed)
+    complete = bool(allowed) and all(
+        assignment.usable and now - assignment.usable_since >= SETTLED_SECONDS for assignment in allowed
+    )
     seconds = policy.hold_seconds(created=created, complete=complete)
     return Wait(seconds, refusal, missing, in_progress=created)
 
 
-def none_matches(selector: SelectorKind, wanted: str, identities: Sequence[AzureIdentity]) -> Refusal:
-    """Return the refusal of a request by client id or resource id that names none of the pod's *identities*."""
+def none_matches(namespace: str, selector: SelectorKind, wanted: str, identities: Sequence[AzureIdentity]) -> Refusal:
+    """Return the refusal of a request by client id or resource id that names none of the *identities* of a pod of
+    *namespace*. Those of its own namespace come first.
+    """
     by_client_id = selector is SelectorKind.CLIENT_ID
-    bound = sorted(identities, key=lambda identity: identity.key)
-    shown = [
-        f"{_shown(selector, identity.spec.client_id if by_client_id else identity.spec.resource_id)} "
-        f"({'/'.join(identity.key)})"
-        for identity in bound[:IDENTITIES_SHOWN]
-    ]
-    more = f" and {len(bound) - IDENTITIES_SHOWN} more" if len(bound) > IDENTITIES_SHOWN else ""
+    bound = nsmallest(
+        IDENTITIES_SHOWN,
+        (
+            (identity.key[0] != namespace, identity.key, spec.client_id if by_client_id else spec.resource_id)
+            for identity, spec in ((identity, identity.spec) for identity in identities)
+        ),
+    )
+    shown = [f"{_shown(selector, value)} ({'/'.join(key)})" for _, key, value in bound]
+    more = f" and {len(identities) - IDENTITIES_SHOWN} more" if len(identities) > IDENTITIES_SHOWN else ""
+    requested = _shown(selector, wanted) if by_client_id else ascii(_shown(selector, wanted))
     detail = (
-        f"{OTHER_REQUESTED}{'client' if by_client_id else 'resource'} id {_shown(selector, wanted)}, "
-        f"bound {', '.join(shown)}{more}: let the application request a bound one (AZURE_CLIENT_ID in its "
-        "environment), or bind the requested one to the pod"
+        f"{OTHER_REQUESTED}{'client' if by_client_id else 'resource'} id {requested}, bound {', '.join(shown)}{more}: "
+        "let the application request a bound one (AZURE_CLIENT_ID in its environment), or bind the requested one to "
+        "the pod"
     )
     return Refusal(Reason.NO_MATCHING_IDENTITY, _NONE_MATCHES, detail, cause=detail)
 

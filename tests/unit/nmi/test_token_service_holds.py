@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from nmi.identity.decide import BRIEF_HOLD_SECONDS, NONE_ASSIGNED, DecisionPolicy, none_matches
+from nmi.identity.decide import BRIEF_HOLD_SECONDS, NONE_ASSIGNED, SETTLED_SECONDS, DecisionPolicy, none_matches
 from nmi.identity.lookup_wait import WAITERS_MAX
 from nmi.identity.pods import MISSING_MAX, SERVED_MAX, PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
@@ -28,7 +28,7 @@ ATTEMPTS: Final = DecisionPolicy(created_attempts=2, interval_seconds=5.0)
 """The hold ends before the time limit of the whole request."""
 UNASSIGNED: Final = by(SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-00000000000b")
 NONE_MATCHES: Final = none_matches(
-    SelectorKind.CLIENT_ID, UNASSIGNED.selector_value, [assigned_identity().spec.azure_identity_ref]
+    "ns", SelectorKind.CLIENT_ID, UNASSIGNED.selector_value, [assigned_identity().spec.azure_identity_ref]
 )
 MISSING: Final = {"any identity": (False, REQUEST), "a named identity": (True, UNASSIGNED)}
 """Whether the pod has an identity, and a request that it does not serve."""
@@ -54,6 +54,7 @@ async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy,
             service.cluster.deliver(identity())
             service.cluster.deliver(binding())
         deliver(service, assigned=assigned and not policy.managed)
+        await asyncio.sleep(SETTLED_SECONDS)
         first, seconds = await service.refused_after(request)
         held = BRIEF_HOLD_SECONDS if assigned else hold
         assert (first.reason, seconds) == (Reason.NO_MATCHING_IDENTITY, held)
@@ -122,6 +123,7 @@ async def test_a_hold_in_which_something_changed_begins_again(service: ServiceBe
 
 async def test_each_missing_identity_has_its_own_hold(service: ServiceBench) -> None:
     deliver(service, assigned=True)
+    await asyncio.sleep(SETTLED_SECONDS)
     assert await service.refused_within(0.5, UNASSIGNED) is None
     await asyncio.sleep(0.4)
     other = by(SelectorKind.RESOURCE_ID, "/of/another")
@@ -134,8 +136,16 @@ async def test_each_missing_identity_has_its_own_hold(service: ServiceBench) -> 
     assert (await pending)[1] == BRIEF_HOLD_SECONDS
 
 
-async def test_another_identity_is_waited_for_longer_only_while_one_is_being_assigned(service: ServiceBench) -> None:
+async def test_another_identity_is_waited_for_longer_soon_after_an_assignment(service: ServiceBench) -> None:
+    """An identity of type 0 waits until a change of the host on Azure has ended, and others do not."""
     deliver(service, assigned=True)
+    await asyncio.sleep(SETTLED_SECONDS - 1)
+    assert await service.refused_after(UNASSIGNED) == (NONE_MATCHES, HOLD)
+
+
+async def test_another_identity_is_waited_for_longer_while_one_is_being_assigned(service: ServiceBench) -> None:
+    deliver(service, assigned=True)
+    await asyncio.sleep(SETTLED_SECONDS)
     assert await service.refused_after(UNASSIGNED) == (NONE_MATCHES, BRIEF_HOLD_SECONDS)
     service.cluster.deliver(assigned_identity("other", status=CREATED))
     refusal, seconds = await service.refused_after(UNASSIGNED)
@@ -152,6 +162,7 @@ async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold(ser
     deliver(service, assigned=True)
     service.cluster.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
     service.cluster.deliver(assigned_identity(pod_name="second"))
+    await asyncio.sleep(SETTLED_SECONDS)
     await service.issue()  # from now on the pod has a ready response with the shared token
     pending = asyncio.create_task(service.refused_after(UNASSIGNED))
     before = service.cluster.owner(ADDRESS).record.generation
@@ -176,6 +187,7 @@ def test_tokens_beyond_the_number_that_is_noted_begin_no_new_hold() -> None:
 
 async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory(service: ServiceBench) -> None:
     entry = deliver(service, assigned=True)
+    await asyncio.sleep(SETTLED_SECONDS)
     for number in range(200):
         long = by(SelectorKind.CLIENT_ID, f"{number}-{'x' * 2000}")
         assert await service.refused_within(0.01, long) is None
@@ -228,6 +240,8 @@ async def refusal_times(case: Case, *, interval: float, time_limit: float, attem
             service.cluster.deliver(case.shown)
         if case.assigned is not None:
             service.cluster.deliver(case.assigned)
+        if case.hold == BRIEF_HOLD_SECONDS:
+            await asyncio.sleep(SETTLED_SECONDS)
         began = now()
         for number in range(attempts):
             await asyncio.sleep(began + number * interval - now())

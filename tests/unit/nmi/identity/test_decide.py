@@ -83,6 +83,16 @@ DECISIONS: dict[str, tuple[Sequence[AssignedIdentity], dict[str, Any], Outcome]]
         {"request": by(SelectorKind.CLIENT_ID, OTHER_ID)},
         (80.0, ABSENT),
     ),
+    "another client id, assigned a minute ago": (
+        [replace(ONE, usable_since=1000.0)],
+        {"request": by(SelectorKind.CLIENT_ID, OTHER_ID), "now": 1089.0},
+        (80.0, ABSENT),
+    ),
+    "another client id, assigned longer ago": (
+        [replace(ONE, usable_since=1000.0)],
+        {"request": by(SelectorKind.CLIENT_ID, OTHER_ID), "now": 1090.0},
+        (BRIEF_HOLD_SECONDS, ABSENT),
+    ),
     "another client id, the shortest hold": (
         [ONE],
         {"request": by(SelectorKind.CLIENT_ID, OTHER_ID), "policy": DecisionPolicy(max_hold_seconds=0.5)},
@@ -150,18 +160,26 @@ def test_a_refused_pod_gets_the_sentence_of_imds() -> None:
         (
             by(SelectorKind.RESOURCE_ID, resource_id("OTHER")),
             (ONE,),
-            f"requested resource id {resource_id('other').lower()}, bound {resource_id('id')} (ns/id): ",
+            f"requested resource id '{resource_id('other').lower()}', bound {resource_id('id')} (ns/id): ",
+        ),
+        (
+            by(SelectorKind.RESOURCE_ID, "/x --issuer y\t"),
+            (assigned("other", namespace="a"), ONE),
+            (
+                f"requested resource id '/x --issuer y\\t', bound {resource_id('id')} (ns/id), {resource_id('other')} "
+                "(a/other): "
+            ),
         ),
         (
             by(SelectorKind.RESOURCE_ID, "x" * 2000),
             tuple(assigned(name) for name in "abcde"),
             (
-                f"requested resource id {'x' * 256}, bound {resource_id('a')} (ns/a), {resource_id('b')} (ns/b), "
+                f"requested resource id '{'x' * 150}', bound {resource_id('a')} (ns/a), {resource_id('b')} (ns/b), "
                 f"{resource_id('c')} (ns/c) and 2 more: "
             ),
         ),
     ],
-    ids=["client id", "resource id", "many"],
+    ids=["client id", "resource id", "own namespace first", "many"],
 )
 def test_the_operators_text_has_the_requested_and_the_bound_ids(
     request_: TokenRequest, identities: Sequence[AssignedIdentity], text: str

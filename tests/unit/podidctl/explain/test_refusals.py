@@ -171,7 +171,7 @@ def test_a_logged_refusal_is_a_broken_link_whose_text_is_the_next_action() -> No
     explanation = explain_pod(now=NOW, decisions=ReadFailure("not allowed"), events=(event(),))
     assert only(explanation).next == CAUSE
     assert explanation.answer.outcome is Outcome.REFUSED
-    none = none_matches(SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-00000000000b", [identity()])
+    none = none_matches("ns", SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-00000000000b", [identity()])
     of_workload = refusal(outcome=none.reason.value, error=none.detail, identity="", status=404)
     assert "requested client id c11e…000b, bound " in only(explain_pod(now=NOW, decisions=(of_workload,))).next
 
