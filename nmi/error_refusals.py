@@ -10,14 +10,13 @@ from nmi.identity.request import TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.loop_detection import CAME_BACK
 from nmi.tokens.assertions import NoAssertionError, NoAssertionYet
-from nmi.tokens.federated import MISSPELT_SUBJECT, UntrustedError
+from nmi.tokens.federated import MISSPELT_SUBJECT, UNKNOWN_CREDENTIAL, UntrustedError
 from nmi.tokens.governor import CongestedError
 from nmi.tokens.proxy_refusals import SENTENCES, NotBoundError, next_action
 from nmi.tokens.secrets import CredentialError, SignerError
 from nmi.tokens.token_proxy import ProxyFailed, ProxyThrottled, ProxyUnreachable
 from nmi.tokens.user_assigned import OtherIdentityError
 from podidentity.azure.errors import AzureError, CameBack, Refused, Throttled
-from podidentity.azure.federation import trust_flags
 from podidentity.resources import AzureIdentity, IdentityType
 from podidentity.telemetry.logs import redacted
 
@@ -52,6 +51,23 @@ class _ErrorTexts(NamedTuple, Generic[E]):
     """Whether the pod also receives Azure's own sentence."""
 
 
+_ACTION: Final = "check the AzureIdentity's clientID and the requested resource"
+_ACTIONS: Final = MappingProxyType(
+    {
+        "AADSTS7000215": "put a valid client secret into the Secret that clientPassword of the AzureIdentity names",
+        "AADSTS7000222": "put a new client secret into the Secret that clientPassword of the AzureIdentity names",
+        "AADSTS700027": "put a certificate of the application into the Secret that clientPassword of the "
+        "AzureIdentity names",
+        "AADSTS90002": "correct tenantID of the AzureIdentity",
+        "AADSTS900023": "correct tenantID of the AzureIdentity",
+        "AADSTS700016": "correct clientID of the AzureIdentity, or its tenantID",
+        "AADSTS500011": "correct the resource that the application requests",
+    }
+)
+"""The next action by Entra ID's code. Source: Microsoft, "Microsoft Entra authentication and authorization error
+codes"."""
+CREDENTIAL_CODES: Final = ("AADSTS7000215", "AADSTS7000222", "AADSTS700027")
+"""Entra ID's codes for an invalid credential of a service principal."""
 OTHER_AUDIENCE: Final = "AADSTS700212"
 """Entra ID's code if a federated credential of the identity has issuer and subject, and another audience."""
 _DIFFERENCES: Final = MappingProxyType(
@@ -63,18 +79,15 @@ _DIFFERENCES: Final = MappingProxyType(
     }
 )
 """What differs, by Entra ID's code."""
+UNTRUSTED_CODES: Final = (*UNKNOWN_CREDENTIAL, MISSPELT_SUBJECT)
+"""The codes of an UntrustedError."""
 
 _TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
     _ErrorTexts[UntrustedError](
         UntrustedError,
         Reason.UPSTREAM_REFUSED,
         lambda error: f"Azure has no federated credential of this identity for {_trust(error)}",
-        lambda error: (
-            f"{_DIFFERENCES.get(error.code, 'the identity has no such federated credential')} ({error.code}): az "
-            "identity federated-credential create --name NAME --identity-name IDENTITY --resource-group GROUP "
-            f"{trust_flags(error.issuer, error.subject, error.audience)} (the identity with client id "
-            f"{redacted(error.client_id)}; Azure knows it after some minutes)"
-        ),
+        lambda error: untrusted_text(error.code, error.issuer, error.subject, error.audience, error.client_id),
     ),
     _ErrorTexts[NotBoundError](
         NotBoundError,
@@ -141,7 +154,7 @@ _TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
         Refused,
         Reason.UPSTREAM_REFUSED,
         lambda _: "Azure refused a token for this identity",
-        lambda error: f"check the AzureIdentity's clientID and the requested resource: {error.message}",
+        lambda error: f"{_ACTIONS.get(error.code, _ACTION)}: {error.message}",
         with_azure_sentence=True,
     ),
     _ErrorTexts[Throttled](
@@ -169,6 +182,16 @@ _TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
     ),
 )
 """The first row whose class an error has applies."""
+
+
+def untrusted_text(code: str, issuer: str, subject: str, audience: str, client_id: str) -> str:
+    """Return the operator's text for an UntrustedError. podidctl finds the issuer in it, and compares all else."""
+    return (
+        f"{_DIFFERENCES.get(code, 'the identity has no such federated credential')} ({code}): az identity "
+        "federated-credential create --name NAME --identity-name IDENTITY --resource-group GROUP "
+        f"--issuer {issuer} --subject {subject} --audiences {audience} (the identity with client id "
+        f"{redacted(client_id)}; Azure knows it after some minutes)"
+    )
 
 
 def refusal_of_congestion(error: CongestedError) -> Refusal:
@@ -207,10 +230,11 @@ def refusal_of(error: AzureError, own: Collection[str] = (), service: Service = 
 def _cause(error: AzureError, texts: _ErrorTexts[Any]) -> str:
     """Return what distinguishes errors that an operator corrects in different ways.
 
-    Azure's own sentences differ between repeats, so its code is used. Errors that a retry may resolve are one cause.
+    Azure's own sentences differ between repeats, so its code is used. Of errors that a retry may resolve the status
+    counts: a service that fails and one that does not respond are two causes.
     """
     if texts.reason is not Reason.UPSTREAM_REFUSED:
-        return str(texts.reason)
+        return f"{texts.reason} {type(error).__name__} {error.status or ''}"
     return f"{texts.sentence(error)} {error.code}" if texts.with_azure_sentence else texts.hint(error)
 
 

@@ -1,20 +1,23 @@
 """Checks of the Secrets of service principals (types 1 and 2), and of the tokens that NMI refused. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Final
 
 from nmi.tokens.secrets import CredentialError
 from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.federated import subject
 from podidctl.evaluation.federated_credentials import correction
 from podidctl.evaluation.needs import CHECKED_MAX, NOT_READ, READ_PERMISSION, needed_identities
 from podidctl.evaluation.pod import PodCase
-from podidctl.evaluation.refusals import RECENT_SECONDS, recent_refusal
-from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of
-from podidctl.facts.model import ReadFailure
+from podidctl.evaluation.refusals import RECENT_SECONDS, is_latest, is_of_credential, recent_refusal
+from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of, audience_of
+from podidctl.facts.model import ReadFailure, RecentRefusal
 from podidctl.report.documents import Outcome
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import by_turns, grouped, listed
+from podidentity.azure.federation import Exchange
 from podidentity.report import counted
 
 SECRETS: Final = "secrets"
@@ -24,6 +27,8 @@ GRANT: Final = (
     "such an identity exists when helm installs or upgrades); rbac.allowAccessToSecrets must be true"
 )
 TOKENS = "tokens"
+QUIET: Final = timedelta(minutes=2)
+"""NMI's log has the repeats of each minute."""
 
 
 def secret_links(case: PodCase) -> Iterator[Finding]:
@@ -52,8 +57,12 @@ def token_links(case: PodCase) -> Iterator[Finding]:
     identity = "/".join(decision.assigned.identity.key)
     refused = recent_refusal(case.facts, identity=identity)
     if refused is not None:
-        then = correction(decision.assigned.identity, refused) or refused.text
-        yield problem("token", f"{refused.description}: {refused.text}", then, about=identity)
+        audience = audience_of(case.settings, Exchange.DIRECT)
+        then = correction(decision.assigned.identity, refused, subject(case.pod), audience) or refused.text
+        message = f"{refused.description}: {refused.text}"
+        if case.facts.server_time - refused.at > QUIET and is_latest(case.facts, refused):
+            message += "; no request since: if you have corrected it, wait for the next one"
+        yield problem("token", message, then, about=identity)
 
 
 def check_secrets(case: ClusterCase) -> Iterator[Finding]:
@@ -85,6 +94,8 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
     """Check that each Secret exists and has the keys that NMI reads. An identity without pods is a warning."""
     checks = case.read("credentials", case.facts.credentials)
     needed = needed_identities(case.facts)
+    recent = case.facts.refused if not isinstance(case.facts.refused, ReadFailure) else {}
+    invalid = {refusal.identity for refusal in recent.values() if is_of_credential(refusal)}
     usable, unread, not_read = 0, defaultdict[str, list[str]](list), list[str]()
     for key, check in by_turns(sorted(checks.items()), lambda item: item[0][0]):
         name = "/".join(key)
@@ -97,6 +108,8 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
                 not_read.append(name)
             case ReadFailure(reason):
                 unread[reason].append(name)
+            case None if name in invalid:
+                pass  # the check of tokens reports it
             case None:
                 usable += 1
     if unread:
@@ -114,7 +127,6 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
     refused = case.read("tokens", case.facts.refused)
-    identities = {"/".join(identity.key): identity for identity in case.facts.identities}
     causes = grouped((refusal.text, pod) for pod, refusal in refused.items())
     minutes = round(RECENT_SECONDS / 60)
     # The cause that affects most pods first.
@@ -122,11 +134,23 @@ def check_tokens(case: ClusterCase) -> Iterator[Finding]:
         message = (
             f"NMI refused tokens to {counted(len(pods), 'pod')} in the last {minutes} minutes: {listed(pods)}: {text}"
         )
-        refusal = refused[pods[0]]
-        identity = identities.get(refusal.identity)
-        yield problem(TOKENS, message, (correction(identity, refusal) if identity is not None else "") or text)
+        yield problem(TOKENS, message, next(_corrections(case, {pod: refused[pod] for pod in pods}), text))
     if not causes:
-        yield ok(TOKENS, f"NMI refused no token in the last {minutes} minutes")
+        yield ok(TOKENS, f"NMI's logs and Events have no refused token of the last {minutes} minutes")
+
+
+def _corrections(case: ClusterCase, refused: Mapping[str, RecentRefusal]) -> Iterator[str]:
+    """Yield the commands that create the federated credentials of these pods (`namespace/name`)."""
+    identities = {"/".join(identity.key): identity for identity in case.facts.identities}
+    pods = {"/".join(pod.key): pod for pod in case.facts.pods}
+    audiences = {configuration.settings.federated_audience for configuration in case.configurations}
+    for name, refusal in refused.items():
+        identity, pod = identities.get(refusal.identity), pods.get(name)
+        if identity is None or pod is None:
+            continue
+        for audience in audiences:
+            if command := correction(identity, refusal, subject(pod), audience):
+                yield command
 
 
 POD_CHECKS: Final = (secret_links,)

@@ -188,7 +188,7 @@ def _identity_fields(identity: AzureIdentity) -> dict[str, str]:
     return {
         "identity": plain("/".join(identity.key)),
         "type": f"{spec.type} ({TYPE_NAMES.get(spec.type, 'unknown')})",
-        "client_id": spec.client_id.strip(),
+        "client_id": plain(spec.client_id.strip()),
         "resource_id": plain(spec.resource_id),
     }
 

@@ -1,17 +1,18 @@
 """Commands of the Azure CLI that create federated credentials. Pure."""
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
-from nmi.error_refusals import OTHER_AUDIENCE
+from nmi.error_refusals import OTHER_AUDIENCE, UNTRUSTED_CODES, untrusted_text
+from nmi.refusal import Reason
 from podidctl.facts.model import RecentRefusal
-from podidentity.azure.federation import trust_in
 from podidentity.azure.identity_permissions import is_grantable
 from podidentity.azure.resource_ids import parse_user_assigned
-from podidentity.resources import AzureIdentity
+from podidentity.resources import AzureIdentity, IdentityType
 
 SUFFIX_MAX: Final = 40
 """Maximum length of a suffix of such a name."""
@@ -46,26 +47,38 @@ def _values(issuer: str, subject: str, audience: str) -> Sequence[str]:
     return ("--issuer", issuer, "--subject", subject, "--audiences", audience)
 
 
-def correction(identity: AzureIdentity, refusal: RecentRefusal) -> str:
-    """Return the command that creates or updates the credential that *refusal* of a token of *identity* names; empty if
-    it names none.
+def correction(identity: AzureIdentity, refusal: RecentRefusal, subject: str, audience: str) -> str:
+    """Return the command that creates or updates the credential which a token of *identity* needs; empty if *refusal*
+    has another cause. *subject* and *audience* are those of the pod's token.
 
-    Only NMI's log counts. Others than NMI may write Events, and such a text could name another issuer.
+    Only the issuer is from the text. A pod and Azure choose parts of other texts in NMI's log, and others than NMI may
+    write Events. So the text must be exactly NMI's own about these values, from its log.
     """
-    trust = trust_in(refusal.text) if refusal.reason else None
-    owner = _owner(identity)
-    if trust is None or not owner:
+    client_id, owner = identity.spec.client_id.strip(), _owner(identity)
+    if refusal.reason != Reason.UPSTREAM_REFUSED or identity.spec.type != IdentityType.FEDERATED or not owner:
         return ""
-    issuer, subject, _ = trust
+    for code in UNTRUSTED_CODES:
+        before, after = untrusted_text(code, "\0", subject, audience, client_id).split("\0")
+        issuer = refusal.text.removeprefix(before).removesuffix(after)
+        if f"{before}{issuer}{after}" == refusal.text and all(map(_PLAIN.fullmatch, (issuer, subject, audience))):
+            return _command(code, owner, identity, (issuer, subject, audience))
+    return ""
+
+
+def _command(code: str, owner: str, identity: AzureIdentity, trust: tuple[str, str, str]) -> str:
+    issuer, subject, audience = trust
     _, _, namespace, account = subject.split(":")
     verb, name = "create", credential_name(namespace, account, _suffix(issuer))
-    if OTHER_AUDIENCE in refusal.text:
-        if not _PLAIN.fullmatch(issuer):
-            return ""
+    if code == OTHER_AUDIENCE:
         # Azure permits one credential for an issuer and a subject.
         query = f"[?issuer=='{issuer}' && subject=='{subject}'].name"
         verb, name = "update", f'"$(az identity federated-credential list {owner} --query "{query}" -o tsv)"'
-    return f"az identity federated-credential {verb} {owner} --name {name} {shlex.join(_values(*trust))}"
+    command = f"az identity federated-credential {verb} {owner} --name {name} {shlex.join(_values(*trust))}"
+    if identity.spec.resource_id.strip() or verb == "update":
+        return command
+    parameters = {"name": name, "issuer": issuer, "subject": subject, "audiences": [audience]}
+    words = ["--id", identity.spec.client_id.strip().lower(), "--parameters", json.dumps(parameters)]
+    return f"{command}; or, for an application: az ad app federated-credential create {shlex.join(words)}"
 
 
 def _suffix(issuer: str) -> str:

@@ -4,10 +4,12 @@ The prediction (`pod`) ends before the request to Azure. Only NMI's own record s
 workload's request is at fault.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from mic.decisions.documents import APPLY_ERROR
+from nmi.error_refusals import CREDENTIAL_CODES
 from nmi.identity.decide import OTHER_REQUESTED
 from nmi.pod_events import TOKEN_REFUSED
 from nmi.refusal import Reason
@@ -32,6 +34,7 @@ _LASTING: Final = frozenset(
         Reason.FORWARDED,
         Reason.DISGUISED_PATH,
         Reason.NOT_REDIRECTED,
+        Reason.METHOD_NOT_ALLOWED,
     }
 )
 """Refusals with causes that the objects in the cluster do not show. The prediction reports the other causes."""
@@ -70,6 +73,31 @@ def unresolved_event(
         # The latest Event decides: a grant after it is also after all others.
         return None if any(granted_at >= at for granted_at in granted) else RecentRefusal(at, event.message)
     return None
+
+
+def is_of_credential(refusal: RecentRefusal) -> bool:
+    """Return whether Entra ID refused the credential in a Secret."""
+    return any(code in refusal.text for code in CREDENTIAL_CODES)
+
+
+def is_latest(facts: Facts, refusal: RecentRefusal) -> bool:
+    """Return whether NMI's log has *refusal* and no later decision about the pod."""
+    times = [log_time(decision.at, facts.server_time) for decision in readable(facts.decisions)]
+    return bool(refusal.reason) and not any(at is not None and at > refusal.at for at in times)
+
+
+def assignment_failure(facts: Facts, bindings: Collection[str]) -> str:
+    """Return why MIC has not assigned the identity of these *bindings* (names) to the pod, by MIC's latest Event of the
+    last minutes about it; empty if there is none. Others than MIC may write Events, so the text is no action.
+    """
+    for event in readable(facts.events):
+        at = parse_time(event.at)
+        if event.reason != APPLY_ERROR or at is None or not _is_recent(at, facts.server_time):
+            continue
+        head, _, reason = event.message.partition(": ")
+        if any(head.startswith(f"Binding {binding} not applied ") for binding in bindings):
+            return reason
+    return ""
 
 
 def _unresolved(

@@ -5,7 +5,6 @@ identity bindings the token goes to a proxy of the cluster, which authorises the
 identity then needs one federated credential for all clusters and service accounts, which AKS owns.
 """
 
-import re
 from enum import StrEnum
 from typing import Final
 
@@ -16,7 +15,6 @@ DIRECT_AUDIENCE: Final = "api://AzureADTokenExchange"
 BINDING_GROUP: Final = "cid.wi.aks.azure.com"
 """The API group of the permission to use an identity. Its resources are client ids."""
 BINDING_VERB: Final = "use-managed-identity"
-_TRUST: Final = re.compile(r"--issuer (\S+) --subject (system:serviceaccount:[^\s:]+:[^\s:]+) --audiences (\S+)")
 
 
 class Exchange(StrEnum):
@@ -24,16 +22,3 @@ class Exchange(StrEnum):
 
     DIRECT = "direct"
     IDENTITY_BINDINGS = "identityBindings"
-
-
-def trust_flags(issuer: str, subject: str, audience: str) -> str:
-    """Return the values of a federated credential as flags of `az identity federated-credential create`."""
-    return f"--issuer {issuer} --subject {subject} --audiences {audience}"
-
-
-def trust_in(text: str) -> tuple[str, str, str] | None:
-    """Return issuer, subject and audience of the first `trust_flags` in the untrusted *text*, or None. The subject is a
-    service account's.
-    """
-    found = _TRUST.search(text)
-    return (found[1], found[2], found[3]) if found is not None else None

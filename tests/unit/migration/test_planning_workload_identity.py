@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidctl.migration.workload_identity import WorkloadIdentityPlan, credential_name, is_public
+from podidctl.evaluation.federated_credentials import credential_name
+from podidctl.migration.workload_identity import WorkloadIdentityPlan, is_public
 from podidctl.migration.workloads import ServiceAccount, WorkloadObject
 from podidentity.resources import ScheduledPod
 from tests.support.migration.objects import account, binding, cron_job, identity, planned, pod, workload
