@@ -1,6 +1,6 @@
 """Checks of the AzureAssignedIdentities: whether MIC has written them, and NMI serves pods by them. Pure."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
@@ -8,9 +8,11 @@ from typing import Final
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.refusal import Refusal
+from podidctl.checks.hosts import host_link
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import ANY_IDENTITY, PodCase
+from podidctl.evaluation.refusals import assignment_failure
 from podidctl.evaluation.tokens import describe_token_source, unknown_cloud_note
 from podidctl.facts.model import Facts, ObjectReference
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
@@ -48,9 +50,19 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     ]
     if links:
         return next((link for link in links if link.level is Level.OK), links[0])
+    about = f"for {'/'.join(identity.key)}"
+    if identity.spec.type == IdentityType.USER_ASSIGNED and (host := host_link(case)).level is Level.PROBLEM:
+        return problem("assigned identity", f"MIC creates none: {host.message}", host.next, about=about)
+    # MIC's Events name a binding without its namespace.
+    names = Counter(candidate.binding.metadata.name for candidate in case.candidates)
+    bindings = [candidate.binding.metadata.name for candidate in case.candidates if candidate.identity == identity]
+    if reason := assignment_failure(case.facts, [name for name in bindings if names[name] == 1]):
+        message = f"MIC has not created one; MIC's Event on the pod: {reason}"
+        then = "correct the cause that MIC's Event states; MIC's log has it, too"
+        return problem("assigned identity", message, then, about=about)
     message = "MIC has not created one for this pod and identity"
     then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
-    return problem("assigned identity", message, then, about=f"for {'/'.join(identity.key)}")
+    return problem("assigned identity", message, then, about=about)
 
 
 def unbound_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) -> Finding:

@@ -27,7 +27,7 @@ def azure_links(case: PodCase) -> Iterator[Finding]:
     wanted = _required_identity_ids(case)
     if not wanted:
         return
-    yield _host(case)
+    yield host_link(case)
     if case.host is None:
         return
     for identity_id in wanted.values():
@@ -78,7 +78,8 @@ def missing_on_azure(case: PodCase, identity: AzureIdentity) -> str:
     return link.message if link.level is Level.PROBLEM else _client_id_mismatch(case, identity)
 
 
-def _host(case: PodCase) -> Finding:
+def host_link(case: PodCase) -> Finding:
+    """Return the link of the VM or scale set of the pod's node."""
     node, name = case.node, case.pod.spec.node_name
     if case.host is not None:
         return ok("host", case.host.text, about=name)

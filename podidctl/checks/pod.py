@@ -1,6 +1,6 @@
 """Checks of pods: state, address, exceptions, label, and the choice between several identities. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from mic.cluster.bindings import embedded_bindings
@@ -21,6 +21,8 @@ from podidctl.report.text import grouped, listed
 from podidentity.report import counted
 from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
 
+LABEL_BEGIN: Final = "aadpod"
+"""The begin of keys that are meant to be the label."""
 IDENTITIES_MAX: Final = 2
 """Identities that are named for each pod."""
 
@@ -90,6 +92,8 @@ def pod_exception(case: PodCase) -> Finding:
             f"matches: remove the exception's label from the pod, or narrow AzurePodIdentityException {about}"
         )
         return problem("exception", f"{message}; bindings have no effect", then, about=about)
+    if near := _near_exception(case):
+        return near
     count = len(case.facts.exceptions)
     message = f"none of {count} in its namespace matches" if count else "its namespace has none"
     if ignored := ignored_in_namespace(case, EXCEPTIONS):
@@ -98,6 +102,36 @@ def pod_exception(case: PodCase) -> Finding:
             state, then = Level.UNKNOWN, correct("the exception that is to match this pod")
         return Finding("exception", state, f"{message}; {ignored_reason(ignored)}", then, about="none")
     return ok("exception", message, about="none")
+
+
+def _meant_as_label(labels: Mapping[str, str]) -> list[str]:
+    """Return the keys that are meant to be the label of bindings, the closest first."""
+    begun = (key for key in labels if key.startswith(LABEL_BEGIN) and key != BINDING_LABEL and "/" not in key)
+    return similar_texts(BINDING_LABEL, labels) or sorted(begun)
+
+
+def _near_exception(case: PodCase) -> Finding | None:
+    """Return the finding about an exception whose only label differs from the pod's by case or a typing error. A pod
+    that has the label of bindings, or one that is meant to be it, needs none.
+    """
+    labels = case.pod.metadata.labels or {}
+    if case.pod.binding_label or _meant_as_label(labels):
+        return None
+    for exception in case.facts.exceptions:
+        pairs = list((exception.spec.pod_labels or {}).items())
+        if len(pairs) != 1:
+            continue
+        ((key, value),) = pairs
+        if key in labels:
+            near = [(key, text) for text in similar_texts(value, [labels[key]])]
+        else:
+            near = [(name, value) for name in similar_texts(key, labels) if labels[name] == value]
+        if near:
+            about = "/".join(exception.key)
+            message = f"it requires the label {key}={value}, and the pod has {'='.join(near[0])}"
+            then = f"correct podLabels of AzurePodIdentityException {about}, or the pod's label (in its template)"
+            return problem("exception", message, then, about=about)
+    return None
 
 
 def mirror_pod(case: PodCase) -> Finding:
@@ -112,7 +146,8 @@ def label_links(case: PodCase) -> Iterator[Finding]:
         yield ok("label", "bindings select the pod by it", about=f"aadpodidbinding={pod.binding_label}")
         return
     message = "the pod does not have this label, or its value is empty"
-    if near := similar_texts(BINDING_LABEL, pod.metadata.labels or {}):
+    labels = pod.metadata.labels or {}
+    if near := _meant_as_label(labels):
         then = f"rename the pod's label {near[0]!r} (in its Deployment's template) to {BINDING_LABEL}"
         yield problem("label", f"{message}; it has {near[0]!r}", then, about=BINDING_LABEL)
         return

@@ -1,0 +1,151 @@
+"""Causes that explain and doctor name: why MIC creates no assignment, near misses of labels, refused credentials."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from nmi.error_refusals import refusal_of
+from nmi.refusal import Reason
+from podidctl.facts.kinds import Event, PlacedNode
+from podidctl.facts.model import ReadFailure, RecentRefusal
+from podidctl.report.documents import LinkState, LoggedDecision, Outcome
+from podidentity.azure.errors import Refused
+from podidentity.resources import BareMeta, Pod
+from tests.support.nmi_objects import NODE, binding, exception, identity, pod
+from tests.support.podidctl.doctor_inputs import examined, one
+from tests.support.podidctl.prediction_inputs import broken, explain_pod, only
+
+NOW = datetime(2026, 1, 1, 1, 0, tzinfo=UTC)
+MIC = "check that MIC runs and leads"
+LOST = "Azure has no /subscriptions/s/vm: see whether it still exists and MIC may read it, or delete its node"
+
+
+def not_applied(text: str = "Binding b not applied on node n for pod ns/web: " + LOST, minute: int = 58) -> Event:
+    at = f"2026-01-01T00:{minute:02}:00Z"
+    return Event(type="Warning", reason="binding apply error", message=text, last_timestamp=at)
+
+
+def unassigned(**changes: Any) -> Any:
+    explanation = explain_pod(now=NOW, assigned=(), **changes)
+    return next(link for link in broken(explanation) if link.link == "assigned identity")
+
+
+def test_a_node_without_provider_id_is_why_mic_creates_no_assignment() -> None:
+    node = PlacedNode(metadata=BareMeta(name=NODE))
+    link = unassigned(node=node)
+    assert link.says == "MIC creates none: it has no providerID"
+    assert "spec.providerID" in link.next
+    assert MIC in unassigned(node=node, identities=(identity(type_=1),)).next, "it needs no VM"
+    assert MIC in unassigned().next
+    assert MIC in unassigned(node=ReadFailure("not allowed: nodes")).next
+
+
+@pytest.mark.parametrize(
+    ("event", "is_cause"),
+    [
+        (not_applied(), True),
+        (not_applied(minute=40), False),
+        (not_applied("Binding other not applied on node n for pod ns/web: x"), False),
+        (replace(not_applied(), reason="TokenRefused"), False),
+    ],
+    ids=["recent", "old", "of another binding", "another reason"],
+)
+def test_mics_latest_event_is_why_it_has_created_no_assignment(event: Event, *, is_cause: bool) -> None:
+    link = unassigned(events=(event,))
+    assert (LOST in link.says) is is_cause
+    assert (MIC in link.next) is not is_cause
+    assert LOST not in link.next, "others than MIC may write Events"
+
+
+def test_an_event_about_one_of_two_bindings_of_the_same_name_is_no_cause() -> None:
+    twins = {"bindings": (binding(), binding(namespace="ns2")), "identities": (identity(), identity(namespace="ns2"))}
+    assert MIC in unassigned(events=(not_applied(),), **twins).next
+    assert "MIC's Event" in unassigned(events=(not_applied(),)).next
+
+
+def with_labels(**labels: str) -> Pod:
+    made = pod(label=None)
+    return replace(made, metadata=replace(made.metadata, labels=labels))
+
+
+def test_a_key_that_is_meant_to_be_the_label_is_named() -> None:
+    links = broken(explain_pod(pod=with_labels(aadpodidentitybinding="web"), assigned=()))
+    assert "it has 'aadpodidentitybinding'" in links[0].says
+    assert "rename the pod's label 'aadpodidentitybinding'" in links[0].next
+    for others in ({"app": "web"}, {"aadpod.example/team": "web"}, {"aadpodidbinding": ""}):
+        assert "rename" not in broken(explain_pod(pod=with_labels(**others), assigned=()))[0].next
+
+
+@pytest.mark.parametrize(
+    ("required", "text"),
+    [
+        ({"app": "wbe"}, "it requires the label app=wbe, and the pod has app=web"),
+        ({"apps": "web"}, "it requires the label apps=web, and the pod has app=web"),
+        ({"app": "billing"}, ""),
+        ({"apps": "billing"}, ""),
+        ({"app": "billing", "tier": "wbe"}, ""),
+        ({"tier": "web"}, ""),
+    ],
+)
+def test_an_exception_that_almost_matches_the_pod_is_named(required: dict[str, str], text: str) -> None:
+    near = explain_pod(pod=with_labels(app="web"), exceptions=(exception(labels=required),), assigned=())
+    (link,) = [link for link in near.links if link.link == "exception"]
+    assert (link.state, link.says) == (LinkState.BROKEN, text) if text else link.state is LinkState.OK
+    meant = explain_pod(
+        pod=with_labels(app="web", aadpodidbindng="web"), exceptions=(exception(labels=required),), assigned=()
+    )
+    assert broken(meant)[0].link == "label"
+    bound = explain_pod(exceptions=(exception(labels={"aadpodidbinding": "wbe"}),))
+    assert broken(bound) == [], "a pod with the label of bindings needs no exception"
+
+
+def refused(at: str, **changes: Any) -> LoggedDecision:
+    return LoggedDecision(at=at, decided_at=at, status=405, **changes)
+
+
+def test_a_request_with_another_method_is_a_cause() -> None:
+    decision = refused("01-01 00:59:30", outcome=Reason.METHOD_NOT_ALLOWED.value, error="let it use GET")
+    explanation = explain_pod(now=NOW, decisions=(decision,))
+    assert (only(explanation).next, explanation.answer.outcome) == ("let it use GET", Outcome.REFUSED)
+
+
+@pytest.mark.parametrize(("at", "is_old"), [("01-01 00:59:00", False), ("01-01 00:57:00", True)])
+def test_an_older_refusal_states_that_no_request_has_followed(at: str, *, is_old: bool) -> None:
+    decision = refused(at, outcome=Reason.UPSTREAM_UNAVAILABLE.value, error="check IMDS")
+    assert ("no request since" in only(explain_pod(now=NOW, decisions=(decision,))).says) is is_old
+
+
+def test_an_event_or_a_later_decision_gives_no_statement_about_later_requests() -> None:
+    event = Event(type="Warning", reason="TokenRefused", message="check IMDS", last_timestamp="2026-01-01T00:50:00Z")
+    assert "no request since" not in only(explain_pod(now=NOW, events=(event,))).says
+    old = refused("01-01 00:50:00", outcome=Reason.UPSTREAM_UNAVAILABLE.value, error="check IMDS", resource="https://a")
+    later = LoggedDecision(at="01-01 00:59:50", decided_at="01-01 00:59:50", outcome="granted", resource="https://b")
+    assert "no request since" not in only(explain_pod(now=NOW, decisions=(later, old))).says
+
+
+@pytest.mark.parametrize("code", ["AADSTS7000215", "AADSTS7000222", "AADSTS700027", "AADSTS700016"])
+def test_a_secret_that_entra_id_refused_is_not_reported_as_usable(code: str) -> None:
+    text = refusal_of(Refused(f"{code}: no", status=401, code=code)).detail
+    recent = RecentRefusal(NOW, text, "upstream_refused", identity="ns/id")
+    checks = {"credentials": {("ns", "id"): None, ("ns", "other"): None}, "refused": {"ns/web": recent}}
+    (credentials,) = [line for line in examined(**checks).findings if line.check == "credentials"]
+    assert credentials.says.startswith("2 Secrets exist" if code == "AADSTS700016" else "1 Secret exists")
+    assert one(examined(**checks)).next == text
+
+
+@pytest.mark.parametrize(
+    ("code", "action"),
+    [
+        ("AADSTS7000215", "put a valid client secret into the Secret"),
+        ("AADSTS7000222", "put a new client secret into the Secret"),
+        ("AADSTS700027", "put a certificate of the application into the Secret"),
+        ("AADSTS90002", "correct tenantID"),
+        ("AADSTS700016", "correct clientID"),
+        ("AADSTS500011", "correct the resource"),
+        ("AADSTS53003", "check the AzureIdentity's clientID and the requested resource"),
+    ],
+)
+def test_each_refusal_by_entra_id_has_its_own_first_action(code: str, action: str) -> None:
+    assert refusal_of(Refused(f"{code}: no", status=400, code=code)).detail.startswith(action)
