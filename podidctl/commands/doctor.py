@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
@@ -35,6 +36,13 @@ MANIFEST_LINES_MAX: Final = 300
 ORDER: Final = (Level.PROBLEM, Level.WARNING, Level.UNKNOWN, Level.OK)
 
 
+class FailOn(StrEnum):
+    """The least severe fault with exit code 3."""
+
+    PROBLEM = Level.PROBLEM
+    WARNING = Level.WARNING
+
+
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
 
@@ -45,14 +53,15 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             str, typer.Option(help="Check the rules of this machine, too, as the node of this name (requires root).")
         ] = "",
         imds: Annotated[bool, typer.Option("--imds", help="Send a request to IMDS, too; requires --node.")] = False,
+        fail_on: Annotated[FailOn, typer.Option(help="The least severe fault with exit code 3.")] = FailOn.PROBLEM,
         kubeconfig: Kubeconfig = "",
         cloudconfig: Cloudconfig = "",
         output: OutputFormat = Output.TABLE,
     ) -> None:
         """Check the whole installation and show each fault with the next action.
 
-        The exit code is 0 if there is no fault, 3 if there is one, and 1 if there is none but something could not be
-        read.
+        The exit code is 3 if there is a problem, or with --fail-on=warning a warning; else 1 if something could not be
+        read, else 0.
         """
         configure(LogFormat.TEXT, 0)
         if imds and not node:
@@ -60,7 +69,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         report = asyncio.run(_examine(settings, node, imds=imds, ask_azure=bool(cloudconfig)))
         print_report(report, output, show)
-        raise typer.Exit(exit_code(finding.level for finding in report.findings))
+        raise typer.Exit(exit_code((finding.level for finding in report.findings), Level(fail_on)))
 
 
 async def _examine(settings: Reaching, node: str, *, imds: bool, ask_azure: bool) -> Report:

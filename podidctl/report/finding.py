@@ -24,10 +24,12 @@ COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red
 """Colors of the levels in tables."""
 
 
-def exit_code(levels: Iterable[Level]) -> int:
-    """Return the exit code of a command that has reported results of these *levels*."""
+def exit_code(levels: Iterable[Level], fail_on: Level = Level.WARNING) -> int:
+    """Return the exit code of a command that has reported results of these *levels*. *fail_on*: PROBLEM to accept
+    warnings.
+    """
     reported = set(levels)
-    return SOMETHING_TO_DO if reported & {Level.PROBLEM, Level.WARNING} else int(Level.UNKNOWN in reported)
+    return SOMETHING_TO_DO if reported & {Level.PROBLEM, fail_on} else int(Level.UNKNOWN in reported)
 
 
 @dataclass(frozen=True, slots=True)
