@@ -10,9 +10,11 @@ import base64
 import importlib
 import importlib.util
 import json
+import logging
 import sys
 import types
 from collections.abc import Awaitable, Callable
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,19 @@ def read_kubeconfig(path: str) -> dict[str, Any]:
     async def loaded() -> Any:
         return await load(config_file=path, client_configuration=configuration, persist_config=False)
 
+    errors = BufferingHandler(capacity=100)  # the package logs the failure of an exec plugin and continues without
+    errors.setLevel(logging.ERROR)
+    logging.getLogger().addHandler(errors)
     try:
         loader = asyncio.run(loaded())
+        if errors.buffer and "BearerToken" not in configuration.api_key and configuration.cert_file is None:
+            reason = " ".join(errors.buffer[0].getMessage().split())
+            return {
+                "problem": (
+                    f"the program for credentials that the kubeconfig {path} names has failed ({reason}): install it "
+                    "(az aks install-cli installs kubelogin), correct it, or pass another kubeconfig"
+                )
+            }
         context = loader.current_context.get("context") or {}
         return {
             "server": configuration.host,

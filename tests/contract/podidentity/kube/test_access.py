@@ -111,6 +111,19 @@ async def test_an_exec_plugin_that_does_not_end_is_not_waited_for(
         await from_kubeconfig(plugin(tmp_path, "exec sleep 600"))  # longer than the limit of a test
 
 
+@pytest.mark.parametrize("is_missing", [True, False])
+async def test_an_exec_plugin_that_fails_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], *, is_missing: bool
+) -> None:
+    path = plugin(tmp_path, "echo not signed in >&2; exit 3")
+    if is_missing:
+        (tmp_path / "plugin").unlink()
+    reason = f"No such file or directory: '{tmp_path}/plugin'" if is_missing else "not signed in"
+    with pytest.raises(AccessError, match=rf"has failed \(.*{reason}'?\): install it \(az aks install-cli"):
+        await from_kubeconfig(path)
+    assert capfd.readouterr().err == "", "one line, which the caller prints"
+
+
 @pytest.mark.parametrize(
     ("program", "message"), [("/nowhere/python", "cannot start a process"), ("false", r"failed \(exit code 1\)")]
 )
