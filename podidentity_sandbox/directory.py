@@ -169,6 +169,10 @@ class Directory:
         """Grant roles (`Reader`, `Contributor`, `Storage Blob Data Contributor`) on everything to this object id."""
         self._roles.setdefault(object_id, set()).update(roles)
 
+    def revoke(self, object_id: str) -> None:
+        """Revoke all roles of this object id."""
+        self._roles.pop(object_id, None)
+
     def may(self, object_id: str, roles: Iterable[str]) -> bool:
         """Return whether this object id has one of *roles*."""
         return not self._roles.get(object_id, set()).isdisjoint(roles)

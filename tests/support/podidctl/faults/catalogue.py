@@ -10,10 +10,10 @@ from typing import Any, Final
 from podidentity.azure.federation import DIRECT_AUDIENCE, Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import EXCHANGE_ANNOTATION
-from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.azure import COMPUTE, identity_id
 from podidentity_sandbox.daemons import ACCOUNTS
 from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity, ServicePrincipal
-from tests.support.identity_requests import binding, exception, identity, secret
+from tests.support.identity_requests import NODE, binding, exception, identity, secret
 from tests.support.podidctl.faults.places import POD, Place, PodRequest
 
 LABEL: Final = {"aadpodidbinding": POD}
@@ -148,6 +148,12 @@ async def wrong_application(place: Place) -> PodRequest:
     return await _pod(place)
 
 
+@fault("`tenantID` of a service principal is wrong", "token", "tokens")
+async def wrong_tenant(place: Place) -> PodRequest:
+    await _principal(place, tenantID=WRONG_CLIENT)
+    return await _pod(place)
+
+
 @fault("The Secret of a service principal does not exist", "secret", "credentials", "tokens")
 async def missing_secret(place: Place) -> PodRequest:
     await _principal(place, {})
@@ -190,6 +196,18 @@ async def misspelled_label(place: Place) -> PodRequest:
     return await _pod(place, {"aadpodidbindng": POD})
 
 
+@fault("The label's key is another word", "label", "selectors")
+async def other_label(place: Place) -> PodRequest:
+    await _managed(place)
+    return await _pod(place, {"aadpodidentitybinding": POD})
+
+
+@fault("The labels of an AzurePodIdentityException are misspelled", "exception")
+async def misspelled_exception(place: Place) -> PodRequest:
+    await place.apply(exception("all", {"app": "wbe"}))
+    return await _pod(place, {"app": "web"})
+
+
 @fault("The pod has no label", "label")
 async def no_label(place: Place) -> PodRequest:
     return await _pod(place, {})
@@ -224,6 +242,20 @@ async def no_operator_role(place: Place) -> PodRequest:
 @fault("MIC may not change the VM or scale set", "assigned identity", "assignments")
 async def no_contributor_role(place: Place) -> PodRequest:
     await place.set_fault("arm", "403")
+    await _managed(place)
+    return await _pod(place)
+
+
+@fault("MIC has no role in the resource group of the node", "assigned identity", "assignments", on_node=False)
+async def no_role(place: Place) -> PodRequest:
+    await place.on_azure(lambda azure: azure.directory.revoke(azure.controller.object_id))
+    await _managed(place)
+    return await _pod(place)
+
+
+@fault("Azure has no VM of the node", "assigned identity", "assignments", on_node=False)
+async def deleted_vm(place: Place) -> PodRequest:
+    await place.on_azure(lambda azure: azure.arm.remove(f"{COMPUTE}/virtualMachines/{NODE}"))
     await _managed(place)
     return await _pod(place)
 
@@ -284,6 +316,13 @@ async def other_client_requested(place: Place) -> PodRequest:
 async def failing_imds(place: Place) -> PodRequest:
     await _bound_pod(place)
     await place.set_fault("imds", "500")
+    return PodRequest()
+
+
+@fault("IMDS does not respond", "token", "tokens")
+async def silent_imds(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    await place.set_fault("imds", "hang")
     return PodRequest()
 
 

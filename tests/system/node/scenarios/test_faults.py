@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.podidctl.faults import catalogue
 from tests.support.podidctl.faults.catalogue import FAULTS, Fault, Inject
-from tests.support.podidctl.faults.table import Row, assert_right, measure, rows
+from tests.support.podidctl.faults.table import SOURCES, Row, assert_right, measure, rows
 from tests.system.node.bed import NAMESPACE, Bed
 from tests.system.node.scenarios.applications import Applications
 from tests.system.node.scenarios.node_place import NodePlace
@@ -77,10 +77,13 @@ def is_same(row: Row) -> bool:
 
 
 def shown(row: Row) -> list[str]:
-    """Return the cells of a row, with the exact response of the pod if it is another one than in the sandbox."""
+    """Return the cells of a row without the Events and the log, with the exact response of the pod if it is another one
+    than in the sandbox.
+    """
     cells = list(row.cells)
     if row.fault.response_on_node:
         cells[1] = row.response
+    del cells[SOURCES]
     return cells
 
 
@@ -89,4 +92,5 @@ def expected(row: Row) -> list[str]:
     cells = rows()[row.fault.text].removeprefix("| ").removesuffix(" |").split(" | ")
     if row.fault.response_on_node:
         cells[1] = row.fault.response_on_node
+    del cells[SOURCES]
     return cells

@@ -109,7 +109,9 @@ async def test_a_broken_binding_and_events_of_nmi_and_mic_are_printed(cloud: Emu
     cloud.api.store.patch(BINDINGS, "demo", {"spec": {"selector": "demoo"}}, "default")
     answer = await ask(cloud, "web")
     assert (answer.code, answer.err) == (3, "")
-    (row,) = [line for line in answer.out.splitlines() if "broken" in line]
+    first, *lines = answer.out.splitlines()
+    assert first.startswith("broken: binding: ")
+    (row,) = [line for line in lines if "broken" in line]
     assert "no AzureIdentityBinding has selector 'demo'" in row
     assert "next: set spec.selector of the binding or the pod's label" in answer.out
     assert "default/demo selects 'demoo'" in answer.out
