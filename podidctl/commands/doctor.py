@@ -8,7 +8,6 @@ from typing import Annotated, Final
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from mic.azure.reading import read_hosts
 from mic.startup.azure_reader import azure_reader
@@ -24,7 +23,7 @@ from podidctl.reading.machine import read_node
 from podidctl.reading.reader import CLUSTER, read
 from podidctl.report.documents import CheckResult, Report
 from podidctl.report.finding import COLORS, Level, exit_code
-from podidctl.report.text import Output, grouped, listed, print_table, print_text
+from podidctl.report.text import Output, grouped, listed, print_line, print_table, print_text
 from podidentity.flags import UsageError
 from podidentity.report import counted, plain
 from podidentity.telemetry.logs import LogFormat, configure
@@ -102,7 +101,7 @@ def _labelled_pods(objects: Facts, node: str) -> int:
 
 
 def show(report: Report, to: Console) -> None:
-    """Print one line per finding, then the next action of each finding that needs one.
+    """Print one line per finding, then each next action once.
 
     At most FINDINGS_MAX of one check are printed, problems first: anyone with permission to create AzureIdentities in a
     namespace can cause any number.
@@ -113,11 +112,12 @@ def show(report: Report, to: Console) -> None:
         ((f"[{COLORS[finding.level]}]{finding.level}[/]", finding.check, finding.says) for finding in findings),
         to,
     )
-    for finding in findings:
-        if finding.next and finding.level is not Level.OK:
-            to.print(f"[bold]{finding.check}[/]: {escape(finding.next)}", soft_wrap=True)
+    actions = ((finding.check, finding.next) for finding in findings if finding.level is not Level.OK)
+    for check, then in dict.fromkeys(actions):
+        if then:
+            print_line(to, (check, "bold"), f": {then}")
     for check, count in omitted.items():
-        to.print(f"[bold]{check}[/]: {count} more; -o json has all of them", soft_wrap=True)
+        print_line(to, (check, "bold"), f": {count} more; -o json has all of them")
     _show_manifests([finding.manifest for finding in findings if finding.manifest], to)
 
 
@@ -132,7 +132,7 @@ def _show_manifests(manifests: Sequence[str], to: Console) -> None:
         print_text(manifest, to)
     if omitted:
         more = f"{counted(omitted, 'more manifest')}: podidctl doctor -o json | jq -r '.findings[].manifest'"
-        to.print(escape(more), soft_wrap=True)
+        print_line(to, more)
 
 
 def shortened(findings: Sequence[CheckResult]) -> tuple[list[CheckResult], dict[str, int]]:

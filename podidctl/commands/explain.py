@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from mic.startup.azure_reader import azure_reader
 from mic.startup.settings import Settings
@@ -19,7 +18,7 @@ from podidctl.facts.model import Facts, NmiConfiguration
 from podidctl.facts.settings import given_configuration
 from podidctl.reading.reader import pod_parts, read
 from podidctl.report.documents import Explanation, LinkState, LoggedDecision, Outcome
-from podidctl.report.text import Output, print_table, print_text
+from podidctl.report.text import Output, print_line, print_table, print_text
 from podidentity.flags import UsageError
 from podidentity.report import SOMETHING_TO_DO, counted
 from podidentity.telemetry.logs import LogFormat, configure
@@ -91,10 +90,10 @@ def show(explanation: Explanation, console: Console) -> None:
     answer = explanation.answer
     color = "red" if explanation.broken else OUTCOMES.get(answer.outcome, "red")
     kind, _, text = explanation.summary.partition(": ")
-    console.print(f"[bold {color}]{escape(kind)}[/]: {escape(text)}", soft_wrap=True)
+    print_line(console, (kind, f"bold {color}"), f": {text}")
     if explanation.next:
-        console.print(f"[bold]next:[/] {escape(explanation.next)}", soft_wrap=True)
-    console.print(f"pod {escape(explanation.pod)}: {answer.outcome}: {escape(answer.says)}", soft_wrap=True)
+        print_line(console, ("next:", "bold"), f" {explanation.next}")
+    print_line(console, f"pod {explanation.pod}: {answer.outcome}: {answer.says}")
     print_table(
         ("", "link", ""),
         ((f"[{COLORS[link.state]}]{link.state}[/]", link.link, link.text) for link in explanation.links),
@@ -103,25 +102,25 @@ def show(explanation: Explanation, console: Console) -> None:
     )
     _print_lines("NMI's log, UTC", map(_decision_line, explanation.decided), console)
     if explanation.decided_unread:
-        console.print(f"NMI's log could not be read: {escape(explanation.decided_unread)}", soft_wrap=True)
+        print_line(console, f"NMI's log could not be read: {explanation.decided_unread}")
     events = (f"{event.at} {event.by} {event.reason}: {event.message}" for event in explanation.events)
     _print_lines("Events", events, console)
     if explanation.events_unread:
-        console.print(f"Events could not be read: {escape(explanation.events_unread)}", soft_wrap=True)
+        print_line(console, f"Events could not be read: {explanation.events_unread}")
     for link in explanation.links:
         if link.state is LinkState.UNKNOWN and link.next:
-            console.print(f"[yellow]unknown:[/] {escape(f'{link.link} {link.about}: {link.next}')}", soft_wrap=True)
+            print_line(console, ("unknown:", "yellow"), f" {link.link} {link.about}: {link.next}")
     if explanation.manifest:
         print_text(explanation.manifest, console)
-    console.print(f"[dim]decided by {escape(explanation.rules)}[/]", soft_wrap=True)
+    print_line(console, (f"decided by {explanation.rules}", "dim"))
 
 
 def _print_lines(title: str, lines: Iterable[str], console: Console) -> None:
     """Print the untrusted *lines* below *title*; nothing if there are none."""
     for number, line in enumerate(lines):
         if number == 0:
-            console.print(f"[bold]{title}[/]")
-        console.print(f"  {escape(line)}", soft_wrap=True)
+            print_line(console, (title, "bold"))
+        print_line(console, f"  {line}")
 
 
 def _decision_line(decision: LoggedDecision) -> str:

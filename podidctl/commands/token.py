@@ -12,7 +12,6 @@ from urllib.parse import urlencode
 import msgspec
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
@@ -37,7 +36,7 @@ from podidctl.evaluation.refusals import recent_refusal
 from podidctl.evaluation.tokens import TYPE_NAMES, exchange_of, unknown_cloud_note
 from podidctl.facts.model import Facts
 from podidctl.report.documents import Outcome, TokenPrediction
-from podidctl.report.text import Output, print_text
+from podidctl.report.text import Output, print_line, print_text
 from podidentity.report import SOMETHING_TO_DO, plain
 from podidentity.resources import AzureIdentity, IdentityType
 from podidentity.telemetry.logs import LogFormat, configure
@@ -76,17 +75,14 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
 def show(report: TokenPrediction, to: Console) -> None:
     """Print the prediction, one line per field."""
     color = OUTCOMES.get(report.outcome, "red")
-    to.print(f"[bold]pod {escape(report.pod)}[/]: [{color}]{report.outcome}[/]", soft_wrap=True)
+    print_line(to, (f"pod {report.pod}", "bold"), ": ", (report.outcome, color))
     lines = [(name, text) for name, text in _lines(report) if text]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
-        to.print(f"  {name:<{width}}  {escape(text)}", soft_wrap=True)
+        print_line(to, f"  {name:<{width}}  {text}")
     if report.manifest:
         print_text(report.manifest, to)
-    to.print(
-        f"[dim]decided by {escape(report.rules)}; no request was sent to Azure, which may still refuse[/]",
-        soft_wrap=True,
-    )
+    print_line(to, (f"decided by {report.rules}; no request was sent to Azure, which may still refuse", "dim"))
 
 
 def _lines(report: TokenPrediction) -> Iterator[tuple[str, str]]:

@@ -124,6 +124,11 @@ def _dumped(document: Any, *, allow_unicode: bool) -> str:
     return text
 
 
+def print_line(to: Console, *parts: str | tuple[str, str]) -> None:
+    """Print one line of texts and of texts with a style, verbatim: no text is interpreted as markup."""
+    to.print(Text.assemble(*parts), soft_wrap=True)
+
+
 class _Cell:
     """A cell of at most *lines_max* lines in a terminal. Elsewhere, or with 0, it is folded."""
 

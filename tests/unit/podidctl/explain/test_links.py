@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -10,9 +11,9 @@ from rich.console import Console
 
 from mic.azure.identities import GONE, Attached, HostIdentities
 from podidctl.commands.explain import show
-from podidctl.facts.kinds import Daemon, PlacedNode, PlacedNodeSpec
+from podidctl.facts.kinds import Daemon, Event, PlacedNode, PlacedNodeSpec
 from podidctl.facts.model import ReadFailure
-from podidctl.report.documents import Explanation, Link, LinkState, Outcome
+from podidctl.report.documents import Explanation, Link, LinkState, LoggedDecision, Outcome
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, OwnerReference, Pod, PodSpec
 from tests.support.nmi_objects import CLIENT_ID, NODE, assigned_identity, binding, exception, identity, pod, resource_id
@@ -287,3 +288,14 @@ def test_in_a_terminal_no_value_of_the_table_takes_more_than_two_lines(*, termin
     assert (after - row <= 2) is terminal
     assert ("…" in lines[row + 1]) is terminal
     assert all(len(line) <= 80 for line in lines[row:after])
+
+
+@pytest.mark.parametrize("text", ["[bold]x[/]", "[/red]", "C:\\[A-Z]", "ends with \\", "[link=https://x]y[/link]"])
+def test_texts_of_others_are_printed_as_they_are(text: str) -> None:
+    at = "2026-01-01T00:04:00Z"
+    event = Event(type="Warning", reason="TokenRefused", message=text, last_timestamp=at)
+    decision = LoggedDecision(at="01-01 00:04:00", decided_at="01-01 00:04:00", outcome="policy", error=text)
+    for changes in ({"events": (event,)}, {"decisions": (decision,)}):
+        lines = printed(explain_pod(now=datetime(2026, 1, 1, 0, 5, tzinfo=UTC), **changes), width=200, terminal=False)
+        assert lines[0].endswith(f": {text}")
+        assert lines[1] == f"next: {text}"
