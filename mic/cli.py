@@ -42,7 +42,7 @@ def _run(argv: Sequence[str]) -> int:
         # The plan uses the flags of the MIC in this container. Flags on this command line take precedence.
         settings = parse([*flags_of_container(_read(CONTAINER)), *argv], os.environ)
     if settings.version:
-        sys.stdout.write(f"mic {VERSION}\n")
+        print(f"mic {VERSION}")  # noqa: T201  unlike a write it accepts a closed standard output
         return 0
     if settings.plan:
         return _plan(settings)

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> None:
     settings = parse(argv, os.environ)
     if settings.version:
-        sys.stdout.write(f"nmi {VERSION}\n")
+        print(f"nmi {VERSION}")  # noqa: T201  unlike a write it accepts a closed standard output
     elif settings.boot_guard is not BootGuardAction.NONE:
         asyncio.run(_boot_guard(settings))
     elif settings.cleanup:

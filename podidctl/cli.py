@@ -17,7 +17,7 @@ import typer
 
 from podidctl.commands.connection import CliContext, home_directory
 from podidctl.report.text import print_error
-from podidentity.exits import StartError
+from podidentity.exits import StartError, written_output
 from podidentity.report import printable
 from podidentity.version import VERSION
 
@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code. A wrong command line prints one line on stderr."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        result = application(needed(words))(args=words, prog_name="podidctl", standalone_mode=False)
+        with written_output():
+            result = application(needed(words))(args=words, prog_name="podidctl", standalone_mode=False)
     except USAGE_ERROR as wrong:
         message = cast("typer.BadParameter", wrong).format_message()
         # A command group without a command raises its whole help text.

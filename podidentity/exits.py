@@ -5,12 +5,17 @@ installation without the program's extra; 130 for Ctrl-C. Any other error is a d
 program's `cli` or `launcher` uses this module.
 """
 
+import errno
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from podidentity.flags import UsageError
 
+_UNWRITTEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE})
 _OWN_PACKAGES: Final = frozenset({"_native", "mic", "nmi", "podidctl", "podidentity", "podidentity_sandbox"})
 
 
@@ -27,7 +32,8 @@ def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Except
     A missing package of the extra that has the name of *program* gives 2.
     """
     try:
-        work()
+        with written_output():
+            work()
     except ModuleNotFoundError as error:
         return missing_package(program, error)
     except UsageError as error:
@@ -42,6 +48,37 @@ def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Except
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells expect, for Ctrl-C before the program handles signals
     return 0
+
+
+@contextmanager
+def written_output() -> Iterator[None]:
+    """Write what standard output has buffered at the end of the context.
+
+    Raise StartError if there is no space for the output, and SystemExit if its reader has ended, as after `head`.
+    """
+    try:
+        try:
+            yield
+        except SystemExit:  # after --help
+            _flush()
+            raise
+        _flush()
+    except OSError as error:
+        if error.errno not in _UNWRITTEN:
+            raise
+        # The interpreter writes the buffer again when it ends, and would print a traceback.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:
+            raise SystemExit(1) from error
+        raise StartError(
+            f"the output cannot be written ({error.strerror}): free space on its disk, or redirect it elsewhere"
+        ) from error
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def missing_package(program: str, error: ModuleNotFoundError) -> int:

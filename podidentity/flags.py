@@ -143,6 +143,11 @@ class GoParser(argparse.ArgumentParser):
         self.add_argument(f"--{flag}", dest=flag, type=str, default=None, metavar="…", help=help_text)
 
     @override
+    def print_help(self, file: Any = None) -> None:
+        """Print the help. Raise OSError if it cannot be written, which argparse ignores."""
+        (file or sys.stdout or sys.stderr).write(self.format_help())
+
+    @override
     def format_help(self) -> str:
         """Return the output of --help."""
         texts = self._texts()
