@@ -125,9 +125,9 @@ NONE_ASSIGNED = Refusal(
     "compare the pod's label aadpodidbinding with the selectors of the AzureIdentityBindings and see that the "
     "AzureIdentity exists (in managed mode: both in the pod's namespace), then see MIC's log if MIC is installed",
 )
-_NONE_MATCHES: Final = "No identity that is assigned to this pod matches the one that the request names."
 OTHER_REQUESTED: Final = "requested "
-"""The begin of the operator's text for it, by which podidctl recognizes it in NMI's log."""
+"""The begin of the operator's text about a request for an identity that the pod does not have, by which podidctl
+recognizes it in NMI's log."""
 UNKNOWN_OBJECT_ID = Refusal(
     Reason.UNKNOWN_OBJECT_ID,
     "No identity of this pod is known by that object id.",
@@ -292,7 +292,12 @@ def none_matches(namespace: str, selector: SelectorKind, wanted: str, identities
         "let the application request a bound one (AZURE_CLIENT_ID in its environment), or bind the requested one to "
         "the pod"
     )
-    return Refusal(Reason.NO_MATCHING_IDENTITY, _NONE_MATCHES, detail, cause=detail)
+    return Refusal(
+        Reason.NO_MATCHING_IDENTITY,
+        "No identity that is assigned to this pod matches the one that the request names.",
+        detail,
+        cause=detail,
+    )
 
 
 def _shown(selector: SelectorKind, value: str) -> str:
