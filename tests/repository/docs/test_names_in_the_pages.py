@@ -27,7 +27,7 @@ OTHERS = {
     *("format", "build-arg"),  # docker
     "disable-pod-identity",  # az aks, with the extension aks-preview
     *("create-namespace", "set", "wait", "show-only", "take-ownership"),  # helm
-    *("query", "identity-name", "resource-group", "issuer", "subject", "audiences", "name"),  # az
+    *("query", "identity-name", "resource-group", "issuer", "subject", "audiences", "name", "parameters"),  # az
     "endpoint-resource-manager",  # az cloud register
     *("enable-oidc-issuer", "enable-imds-restriction", "cluster-name", "managed-identity-resource-id"),  # az aks
     *("service-account-issuer", "service-account-jwks-uri"),  # kube-apiserver
