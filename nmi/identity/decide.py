@@ -7,7 +7,7 @@ exemption from `exemptions`.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from heapq import nsmallest
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -26,6 +26,7 @@ STOPPED_HOLD_SECONDS: Final = 5.0
 """A restarting container is terminated for a second or two. The new one may send a request before the kubelet reports
 it."""
 IDENTITIES_SHOWN: Final = 3
+_BY_NAME: Final = attrgetter("metadata.namespace", "metadata.name", "spec.client_id", "spec.resource_id")
 ID_CHARS: Final = 150
 """Characters of a resource id in a text. Its last ones distinguish it; the pod chooses the requested one."""
 SETTLED_SECONDS: Final = 90.0
@@ -277,14 +278,15 @@ def none_matches(namespace: str, selector: SelectorKind, wanted: str, identities
     *namespace*. Those of its own namespace come first.
     """
     by_client_id = selector is SelectorKind.CLIENT_ID
-    bound = nsmallest(
-        IDENTITIES_SHOWN,
-        (
-            (identity.key[0] != namespace, identity.key, spec.client_id if by_client_id else spec.resource_id)
-            for identity, spec in ((identity, identity.spec) for identity in identities)
-        ),
-    )
-    shown = [f"{_shown(selector, value)} ({'/'.join(key)})" for _, key, value in bound]
+    ordered = sorted(identities, key=_BY_NAME)
+    own = [identity for identity in ordered if identity.metadata.namespace == namespace]
+    if len(own) < IDENTITIES_SHOWN:
+        own += [identity for identity in ordered if identity.metadata.namespace != namespace]
+    shown = [
+        f"{_shown(selector, identity.spec.client_id if by_client_id else identity.spec.resource_id)} "
+        f"({'/'.join(identity.key)})"
+        for identity in own[:IDENTITIES_SHOWN]
+    ]
     more = f" and {len(identities) - IDENTITIES_SHOWN} more" if len(identities) > IDENTITIES_SHOWN else ""
     requested = _shown(selector, wanted) if by_client_id else ascii(_shown(selector, wanted))
     detail = (

@@ -37,7 +37,7 @@ _VARIABLE: Final = (
     (re.compile(r"at \d{4}-\d\d-\d\dT[\d:]+Z"), "at …"),
     (re.compile(r"issuer \S+,"), "issuer …,"),
     (re.compile(r"issuer=='\S+'"), "issuer=='…'"),
-    (re.compile(r"--name default-default-[0-9a-f]{8}"), "--name default-default-…"),
+    (re.compile(r"default-default-[0-9a-f]{8}"), "default-default-…"),
 )
 
 
