@@ -31,6 +31,8 @@ _VARIABLE: Final = (
     (re.compile(r"https?://[\d.]+(:\d+)?"), "…"),
     (re.compile(r"\b[0-9a-f]{4}(…|\.\.\.)[0-9a-f]{4}\b"), "…"),
     (re.compile(r"logs -n \S+ \S+"), "logs -n … …"),
+    (re.compile(r"NMI: \S+: not ready on node \S+: .*"), "NMI: …: not ready on node …: …"),
+    (re.compile(r"NMI's service account \S+"), "NMI's service account …"),
     (re.compile(r'User "system:serviceaccount:\S+ .*'), 'User "…" …'),
     (re.compile(r"held until [\d.]+ s after the first request"), "held"),
     (re.compile(r"for (\d+|less than \d+) s\b"), "for … s"),
