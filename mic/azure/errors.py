@@ -31,7 +31,6 @@ __all__ = [
     "UpdateConflict",
     "outcome_of",
     "principal_of",
-    "status_and_code",
     "status_error",
     "translated",
 ]
@@ -142,11 +141,6 @@ def translated(error: BaseException) -> AzureError:
 def status_error(status: int) -> AzureError | None:
     """Return the failure for a response with this status; None if it is no failure."""
     return _class_of(status)("", status=status) if status >= 400 else None
-
-
-def status_and_code(error: AzureError) -> str:
-    """Return status and code of Azure's response; empty if there was none."""
-    return " ".join(filter(None, (str(error.status or ""), error.code)))
 
 
 def principal_of(error: AzureError) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-from mic.azure.errors import AzureError, Unreachable, status_and_code
+from mic.azure.errors import AzureError, Unreachable
 from mic.azure.identities import GONE, MOST_IN_ONE_UPDATE, HostIdentities
 
 QUARANTINE_FIRST_SECONDS: Final = 30.0
@@ -21,6 +21,7 @@ DELAY_SECONDS: Final = 60.0
 """Duration of failures after which the waiting pods get an Event; shorter failures are not reported."""
 
 CAUSE_SECONDS: Final = 300.0
+"""How long the reported cause of failures stays when they alternate."""
 NO_RESPONSE: Final = "no response"
 NO_EFFECT: Final = "updates have no effect"
 
@@ -83,7 +84,7 @@ class Waits:
         self.refusal, self.throttling = refusal, throttling
         if not self.delayed(now) or now >= self._cause_until:
             unseen = NO_RESPONSE if isinstance(error, Unreachable) else NO_EFFECT
-            self.cause = DelayCause(throttling, status_and_code(error) or unseen)
+            self.cause = DelayCause(throttling, error.status_and_code or unseen)
             self._cause_until = now + CAUSE_SECONDS
 
     def succeeded(self) -> None:

@@ -50,7 +50,7 @@ class AzureReads:
         response = (self.responses or {}).get(key)
         if not isinstance(response, AzureError):
             return ""
-        status = " ".join(filter(None, (str(response.status or ""), response.code)))
+        status = response.status_and_code
         match response:
             case Refused():
                 advice = "check MIC's credentials in the cloud config, and its role there"

@@ -11,7 +11,7 @@ from itertools import islice
 from shlex import quote
 from typing import Final
 
-from mic.azure.errors import AzureError, BadIdentities, Missing, Refused, principal_of, status_and_code
+from mic.azure.errors import AzureError, BadIdentities, Missing, Refused, principal_of
 from mic.azure.memory import NO_RESPONSE
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.decisions.documents import APPLY_ERROR
@@ -124,8 +124,10 @@ def advice(identity_id: str, error: AzureError) -> str:
     """Return why the identity is not attached and what its author must do."""
     match error.code.lower():
         case "linkedauthorizationfailed":
-            role = _role_command(error, "Managed Identity Operator", identity_id)
-            return f"MIC may not assign {identity_id}: {role} ({error.code})"
+            then = "grant it the role Managed Identity Operator there"
+            if principal := principal_of(error):
+                then = _role_command(principal, "Managed Identity Operator", identity_id)
+            return f"MIC may not assign {identity_id}: {then} ({error.code})"
         case "failedidentityoperation":
             return f"Azure cannot assign {identity_id}: check that it exists ({error.code})"
         case _ if isinstance(error, Missing):
@@ -136,31 +138,27 @@ def advice(identity_id: str, error: AzureError) -> str:
 
 def throttled(host: Host, error: AzureError, retry: str) -> str:
     """Return that Azure throttles calls for the host and when MIC tries again (*retry*)."""
-    response = status_and_code(error)
-    return f"Azure throttles MIC's calls for {host.text} ({response}); {retry}"
+    return f"Azure throttles MIC's calls for {host.text} ({error.status_and_code}); {retry}"
 
 
 def refusal(host: Host, error: AzureError) -> str:
     """Return why Azure refuses to change or show the host and what to do; empty if the failure may be temporary."""
     if not isinstance(error, Refused):
         return ""
-    response = status_and_code(error) or "no token"
+    response = error.status_and_code or "no token"
     if isinstance(error, BadIdentities):
         there = ", ".join(sorted(error.ids))
         return f"Azure changes nothing on {host.text} while {there} is on it ({response}): check that this exists"
     group = f"/subscriptions/{host.subscription}/resourceGroups/{host.resource_group}"
     then = "check its credentials and its role there"
     # A deny assignment, or a subnet of another group, has another code: no role on the host's group helps.
-    if error.code.lower() == "authorizationfailed" and principal_of(error):
-        then = _role_command(error, "Virtual Machine Contributor", group)
+    if error.code.lower() == "authorizationfailed" and (principal := principal_of(error)):
+        then = _role_command(principal, "Virtual Machine Contributor", group)
     return f"Azure refuses MIC on {host.text} ({response}): {then}; MIC tries again every minute"
 
 
-def _role_command(error: AzureError, role: str, scope: str) -> str:
-    """Return the command that grants *role* to the caller that Azure refused; without its object id, the role."""
-    principal = principal_of(error)
-    if not principal:
-        return f"grant it the role {role} there"
+def _role_command(principal: str, role: str, scope: str) -> str:
+    """Return the command that grants *role* to the *principal* (object id)."""
     return (
         f"az role assignment create --role '{role}' --assignee-object-id {principal} "
         f"--assignee-principal-type ServicePrincipal --scope {quote(scope)}"

@@ -118,7 +118,7 @@ def _attached(case: PodCase, host: Host, identity: UserAssignedIdentity) -> Find
                 then = f"attach it: az vm (vmss) identity assign on {host.name}; in managed mode no controller does"
             return problem(link, message, then, about=about)
         case AzureError() as error:
-            cause = " ".join(filter(None, (str(error.status or ""), error.code, error.message)))
+            cause = " ".join(filter(None, (error.status_and_code, error.message)))
             return unknown(link, f"Azure did not answer: {cause}", "check --cloudconfig, or try again", about=about)
 
 

@@ -54,6 +54,11 @@ class AzureError(Exception):
         self.correlation_id = plain(correlation_id)
         super().__init__(self.message)
 
+    @property
+    def status_and_code(self) -> str:
+        """Status and code of the response; empty if there was none."""
+        return " ".join(filter(None, (str(self.status or ""), self.code)))
+
     def again(self) -> Self:
         """Return an equal error without traceback and context, which can be stored and raised repeatedly."""
         return self.taken_for(type(self))
