@@ -16,7 +16,7 @@ import msgspec
 
 from mic.startup.setting_table import PlanOutput
 from mic.startup.settings import Settings, parse
-from podidentity.exits import StartError, ended
+from podidentity.exits import StartError, ended, written_output
 from podidentity.kube.errors import LeadershipLost
 from podidentity.late_ca_certificates import import_aiohttp
 from podidentity.version import VERSION
@@ -37,15 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    settings = parse(argv, os.environ)
-    if settings.plan and os.getpid() != 1:
-        # The plan uses the flags of the MIC in this container. Flags on this command line take precedence.
-        settings = parse([*flags_of_container(_read(CONTAINER)), *argv], os.environ)
-    if settings.version:
-        print(f"mic {VERSION}")  # noqa: T201  unlike a write it accepts a closed standard output
-        return 0
-    if settings.plan:
-        return _plan(settings)
+    with written_output():
+        settings = parse(argv, os.environ)
+        if settings.plan and os.getpid() != 1:
+            # The plan uses the flags of the MIC in this container. Flags on this command line take precedence.
+            settings = parse([*flags_of_container(_read(CONTAINER)), *argv], os.environ)
+        if settings.version:
+            print(f"mic {VERSION}")  # noqa: T201  unlike a write it accepts a closed standard output
+            return 0
+        if settings.plan:
+            return _plan(settings)
     gc.disable()  # an import leaves no garbage that is worth a collection; mic.app enables it again
     import_aiohttp()
     # The Azure packages take half a second to import: not for --version, nor for a usage error.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from nmi.choices import BootGuardAction
 from nmi.settings import Settings, parse
-from podidentity.exits import StartError, ended
+from podidentity.exits import StartError, ended, written_output
 from podidentity.machine_sleep import MachineSleptError
 from podidentity.telemetry.late_exposition import import_prometheus
 from podidentity.version import VERSION
@@ -26,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> None:
-    settings = parse(argv, os.environ)
-    if settings.version:
-        print(f"nmi {VERSION}")  # noqa: T201  unlike a write it accepts a closed standard output
-    elif settings.boot_guard is not BootGuardAction.NONE:
+    with written_output():
+        settings = parse(argv, os.environ)
+        if settings.version:
+            print(f"nmi {VERSION}")  # noqa: T201  unlike a write it accepts a closed standard output
+            return
+    if settings.boot_guard is not BootGuardAction.NONE:
         asyncio.run(_boot_guard(settings))
     elif settings.cleanup:
         asyncio.run(_cleanup(settings))

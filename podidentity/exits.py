@@ -32,8 +32,7 @@ def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Except
     A missing package of the extra that has the name of *program* gives 2.
     """
     try:
-        with written_output():
-            work()
+        work()
     except ModuleNotFoundError as error:
         return missing_package(program, error)
     except UsageError as error:
@@ -52,7 +51,8 @@ def ended(program: str, work: Callable[[], None], *, expected: tuple[type[Except
 
 @contextmanager
 def written_output() -> Iterator[None]:
-    """Write what standard output has buffered at the end of the context.
+    """Write what standard output has buffered at the end of the context. Only for code that prints: a daemon's broken
+    connections have the same errors.
 
     Raise StartError if there is no space for the output, and SystemExit if its reader has ended, as after `head`.
     """
@@ -64,7 +64,7 @@ def written_output() -> Iterator[None]:
             raise
         _flush()
     except OSError as error:
-        if error.errno not in _UNWRITTEN:
+        if error.errno not in _UNWRITTEN or sys.stdout is None:
             raise
         # The interpreter writes the buffer again when it ends, and would print a traceback.
         with Path(os.devnull).open("wb") as nowhere:

@@ -1,5 +1,6 @@
 """Output that cannot be written: one line and exit code 1, also for --help, and no text after the end of a reader."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 import mic.cli
 import nmi.cli
 import podidctl.cli
-from podidentity.exits import written_output
+from podidentity.exits import ended, written_output
 
 PROGRAMS: Final[dict[str, Callable[[list[str]], int]]] = {
     "nmi": nmi.cli.main,
@@ -78,3 +79,12 @@ def test_a_closed_output_and_a_usable_one_are_no_failure(
 def test_another_error_is_not_reported_as_one_of_the_output() -> None:
     with pytest.raises(FileNotFoundError), written_output():
         Path("/absent").read_text()
+
+
+@pytest.mark.parametrize("defect", [BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.ENOSPC, "No space")])
+def test_a_daemons_error_of_the_same_kind_is_a_defect_with_its_traceback(defect: OSError) -> None:
+    def work() -> None:
+        raise defect
+
+    with pytest.raises(OSError, match=defect.strerror):
+        ended("nmi", work)
