@@ -54,11 +54,14 @@ class PodEvents:
         Return False if the pod had an Event with the same reason and another text within QUIET_SECONDS, so that a
         repeat of this refusal must be reported later.
         """
-        reason, text = REASONS.get(refusal.reason), message(refusal)
+        reason = REASONS.get(refusal.reason)
+        if reason is None:
+            return True
+        text = message(refusal)
         now, key, digest = self._clock(), (entry.uid, refusal.reason), hash(text)
         at, earlier = self._recorded.get(key, (float("-inf"), 0))
-        if reason is None or now < at + QUIET_SECONDS:
-            return reason is None or earlier == digest
+        if now < at + QUIET_SECONDS:
+            return earlier == digest
         self._recorded[key] = now, digest
         self._recorded.move_to_end(key)
         if len(self._recorded) > REMEMBERED_MAX:

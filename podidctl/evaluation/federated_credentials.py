@@ -3,13 +3,14 @@
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from nmi.error_refusals import OTHER_AUDIENCE, UNTRUSTED_CODES, untrusted_text
 from nmi.refusal import Reason
 from podidctl.facts.model import RecentRefusal
+from podidctl.report.text import printable_json
 from podidentity.azure.identity_permissions import is_grantable
 from podidentity.azure.resource_ids import parse_user_assigned
 from podidentity.resources import AzureIdentity, IdentityType
@@ -43,6 +44,17 @@ def creation(owner: tuple[str, str, str], name: str, issuer: str, subject: str, 
     return f"az identity federated-credential create {shlex.join([*words, *_values(issuer, subject, audience)])}"
 
 
+def application_creation(client_id: str, parameters: Mapping[str, Any]) -> str:
+    """Return the command for the application *client_id*."""
+    words = ["--id", client_id, "--parameters", printable_json(json.dumps(parameters))]
+    return f"az ad app federated-credential create {shlex.join(words)}"
+
+
+def parameters_of(name: str, issuer: str, subject: str, audience: str) -> dict[str, Any]:
+    """Return a federated credential in the format of Azure's APIs."""
+    return {"name": name, "issuer": issuer, "subject": subject, "audiences": [audience]}
+
+
 def _values(issuer: str, subject: str, audience: str) -> Sequence[str]:
     return ("--issuer", issuer, "--subject", subject, "--audiences", audience)
 
@@ -66,7 +78,7 @@ def correction(identity: AzureIdentity, refusal: RecentRefusal, subject: str, au
 
 
 def _command(code: str, owner: str, identity: AzureIdentity, trust: tuple[str, str, str]) -> str:
-    issuer, subject, audience = trust
+    issuer, subject, _ = trust
     _, _, namespace, account = subject.split(":")
     verb, name = "create", credential_name(namespace, account, _suffix(issuer))
     if code == OTHER_AUDIENCE:
@@ -76,9 +88,8 @@ def _command(code: str, owner: str, identity: AzureIdentity, trust: tuple[str, s
     command = f"az identity federated-credential {verb} {owner} --name {name} {shlex.join(_values(*trust))}"
     if identity.spec.resource_id.strip() or verb == "update":
         return command
-    parameters = {"name": name, "issuer": issuer, "subject": subject, "audiences": [audience]}
-    words = ["--id", identity.spec.client_id.strip().lower(), "--parameters", json.dumps(parameters)]
-    return f"{command}; or, for an application: az ad app federated-credential create {shlex.join(words)}"
+    other = application_creation(identity.spec.client_id.strip().lower(), parameters_of(name, *trust))
+    return f"{command}; or, for an application: {other}"
 
 
 def _suffix(issuer: str) -> str:

@@ -18,7 +18,7 @@ import msgspec
 import yaml
 from rich.console import Console
 
-from podidctl.evaluation.federated_credentials import creation
+from podidctl.evaluation.federated_credentials import application_creation, creation, parameters_of
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.workload_identity import (
     CLIENT_ID,
@@ -168,13 +168,12 @@ def command(credential: PlannedCredential, issuer: str, audience: str) -> str:
     if credential.identity_name:
         owner = (credential.subscription, credential.resource_group, credential.identity_name)
         return printable_command(creation(owner, credential.name, issuer, credential.subject, audience))
-    words = ["az", "ad", "app", "federated-credential", "create", "--id", credential.client_id, "--parameters"]
-    return shell([*words, _line(parameters(credential, issuer, audience))])
+    return printable_command(application_creation(credential.client_id, parameters(credential, issuer, audience)))
 
 
 def parameters(credential: PlannedCredential, issuer: str, audience: str) -> dict[str, Any]:
     """Return a federated credential in the format of Azure's APIs."""
-    return {"name": credential.name, "issuer": issuer, "subject": credential.subject, "audiences": [audience]}
+    return parameters_of(credential.name, issuer, credential.subject, audience)
 
 
 def plan_document(made: WorkloadIdentityPlan, issuer: str, audience: str) -> dict[str, Any]:
