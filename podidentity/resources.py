@@ -7,7 +7,7 @@ the API's names in JSON (`rename`). `old_field_names` describes objects from bef
 from collections.abc import Sequence
 from enum import IntEnum
 from hashlib import sha256
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -114,6 +114,13 @@ class Meta(BareMeta, frozen=True):
     def annotation(self, key: str) -> str:
         """Return the annotation's value, or an empty string."""
         return (self.annotations or {}).get(key, "")
+
+
+class StoredObject(msgspec.Struct):
+    """The parts of an object as stored that its readers use without further checks."""
+
+    metadata: Meta
+    spec: dict[str, Any] | None = None
 
 
 class Resource(Wire, frozen=True):

@@ -27,8 +27,8 @@ from podidentity.resources import (
     PODS,
     BareMeta,
     Kind,
-    Meta,
     Resource,
+    StoredObject,
 )
 
 R = TypeVar("R", bound=Resource)
@@ -136,19 +136,12 @@ async def _read_kind(
     return items
 
 
-class _StoredObject(msgspec.Struct):
-    """The parts of an object that callers of `get_document` use without further checks."""
-
-    metadata: Meta
-    spec: dict[str, Any] | None = None
-
-
 async def get_document(client: Client, kind: Kind[Any], namespace: str, name: str) -> dict[str, Any]:
     """Return one object as stored. Raises ApiError, also for a response that is no object with metadata."""
     response = await client.request("GET", object_path(kind, namespace, name))
     try:
         document = document_of(response)
-        msgspec.convert(document, _StoredObject)
+        msgspec.convert(document, StoredObject)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise malformed(kind.plural, error) from error
     return document

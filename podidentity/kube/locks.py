@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -18,6 +18,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Conflict, Forbidden, LeadershipLost, NotFound, ServerError
 from podidentity.kube.lock_records import Document, LockFormat
 from podidentity.kube.paths import object_path
+from podidentity.resources import StoredObject
 
 log = logging.getLogger(__name__)
 
@@ -229,9 +230,11 @@ class Lock:
 
     def _mapping(self, body: bytes) -> Document:
         try:
-            return msgspec.json.decode(body, type=dict[str, Any])
+            document = msgspec.json.decode(body, type=Document)
+            msgspec.convert(document, StoredObject)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ServerError(502, "Malformed", f"{self.title} cannot be read: {error}") from error
+        return document
 
     def _mark_absent(self, sent: float) -> None:
         self._absent, self._stored, self._known_since = True, None, sent

@@ -97,6 +97,20 @@ async def test_a_deleted_lease_ends_the_leadership(server: ScriptedServer, start
     await lost(task, "the object was deleted")
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [{}, {"metadata": None}, {"metadata": []}, {"metadata": {"annotations": 1}}, {"metadata": {}, "spec": [1]}, []],
+)
+async def test_a_lease_with_an_invalid_form_is_an_error_of_this_attempt_only(
+    server: ScriptedServer, start: Start, broken: object
+) -> None:
+    server.others += [Reply(broken), lease("", "t"), lease("me", "u", "2")]
+    running, task = start(8.0)
+    await asyncio.wait_for(running.acquired(), 15)
+    assert not task.done()
+    assert [request.method for request in server.requests[:3]] == ["GET", "GET", "PUT"]
+
+
 @pytest.mark.parametrize("stamp", ["1970-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"])
 async def test_the_holders_clock_is_not_used(server: ScriptedServer, start: Start, stamp: str) -> None:
     clock = [1000.0]
