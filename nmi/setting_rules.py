@@ -27,7 +27,7 @@ def check(settings: SettingTable) -> None:
     for setting, (least, greatest), value in settings.out_of_range():
         if setting.range == PORT:
             raise UsageError(f"--{setting.flag} is {value}; ports are 1 to 65535")
-        raise UsageError(f"--{setting.flag} is {value:g}; it may be {least:g} to {greatest:g}")
+        raise UsageError(f"--{setting.flag} is {value:.12g}; it may be {least:g} to {greatest:.12g}")
     _check_together(settings)
     _check_texts(settings)
 

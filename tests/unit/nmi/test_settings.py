@@ -163,6 +163,7 @@ def test_the_redirect_targets_an_address_of_the_listener(address: str, target: s
         ([NODE, "--retry-attempts-for-created=-1"], "--retry-attempts-for-created is -1"),
         ([NODE, "--max-hold=-1s"], "--max-hold is -1; it may be 1 to 600"),
         ([NODE, "--max-hold=0"], "--max-hold is 0; it may be 1 to 600"),
+        ([NODE, "--max-connections-per-pod=1000001"], "-per-pod is 1000001; it may be 0 to 1000000"),
         (["--node=$(NODE_NAME)"], "--node is '$(NODE_NAME)', not a valid node name"),
         (["--node=a,metadata.name=b"], "not a valid node name"),
         (["--node=" + "n" * 254], "not a valid node name"),
