@@ -196,8 +196,8 @@ def _enabled(
     yield Finding(FEDERATED, Level.PROBLEM if pairs else Level.WARNING, message, then)
 
 
-def _kubernetes_version(server: ServerState | ReadFailure) -> Iterator[Finding]:
-    if isinstance(server, ServerState) and server.is_older(OLDEST_MINOR):
+def _kubernetes_version(server: ServerState) -> Iterator[Finding]:
+    if server.is_older(OLDEST_MINOR):
         message = (
             f"Kubernetes {server.version} has no ValidatingAdmissionPolicy, which prevents the use of NMI's own token "
             "for any token of the service accounts that NMI may request"

@@ -112,6 +112,8 @@ class ServerState:
     """Its clock minus this machine's; None if its response had no date."""
     uncertain_seconds: float = 0.0
     """Half of the response time plus half a second, the resolution of the date."""
+    failure: ReadFailure | None = None
+    """Why the version is unknown."""
 
     def is_older(self, minor: int) -> bool:
         """Return whether this is a Kubernetes before 1.*minor*; False for an unknown version."""
@@ -281,7 +283,7 @@ class Facts:
 
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     """Time of the reads by this machine's clock."""
-    server: ServerState | ReadFailure = ReadFailure("it was not read")
+    server: ServerState = ServerState("", failure=ReadFailure("it was not read"))
     definitions: Mapping[str, Definition | ReadFailure | None] = field(default_factory=dict)
     """By plural; None if not installed."""
     stored: Mapping[str, StoredObjects] = field(default_factory=dict)
@@ -337,8 +339,7 @@ class Facts:
     @property
     def server_time(self) -> datetime:
         """`now` by the API server's clock, which sets creation times and the times of Events."""
-        ahead = self.server.ahead_seconds if isinstance(self.server, ServerState) else None
-        return self.now + timedelta(seconds=ahead or 0.0)
+        return self.now + timedelta(seconds=self.server.ahead_seconds or 0.0)
 
     @property
     def pod(self) -> Pod | None:

@@ -113,8 +113,8 @@ _SERVER: Final = reads("server", lambda client, _: read_server(client))
 DAEMONS: Final = (reads("nmi", _nmi), reads("mic", _mic))
 # The flags of NMI and MIC decide which field names count, and reviews depend on the objects: the order matters.
 CLUSTER: Final[Sequence[Part]] = (
-    _SERVER,
     *DAEMONS,
+    _SERVER,
     read_all_objects,
     _dated,
     reads("definitions", _definitions),

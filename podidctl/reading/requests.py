@@ -6,6 +6,7 @@ cluster's, a recent refusal would look old, or an old one recent.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -21,7 +22,6 @@ from podidentity.kube.transport import read_body
 T = TypeVar("T")
 BATCH: Final = 10
 """Concurrent requests."""
-VERSION_SECONDS: Final = 10.0
 BODY_MAX: Final = 1 << 16
 
 
@@ -51,10 +51,14 @@ async def or_failure(read: Awaitable[T]) -> T | ReadFailure:
     # Each further request would wait for the whole time limit, too.
     except NoResponse:
         raise
-    except Forbidden as error:
-        return ReadFailure(f"not allowed: {error.message}")
     except ApiError as error:
-        return ReadFailure(str(error), is_forbidden=False)
+        return _failure(error)
+
+
+def _failure(error: ApiError) -> ReadFailure:
+    if isinstance(error, Forbidden):
+        return ReadFailure(f"not allowed: {error.message}")
+    return ReadFailure(str(error), is_forbidden=False)
 
 
 async def or_none(read: Awaitable[T]) -> T | None:
@@ -98,26 +102,23 @@ class _Version(msgspec.Struct):
 
 
 async def read_server(client: Client) -> ServerState:
-    """Return the version, which is empty if it cannot be read, and the clock by the response's Date. Raises
-    ApiError.
-    """
-    return await client.in_time(_read_version(client), VERSION_SECONDS)
-
-
-async def _read_version(client: Client) -> ServerState:
+    """Return the version, which is empty if it cannot be read, and the clock by the Date of any response."""
     loop = asyncio.get_running_loop()
     sent, began = datetime.now(UTC), loop.time()
-    response = await client.open_response("/version", {})
-    seconds = loop.time() - began  # the server wrote the date before the body, which may come late
     try:
-        _, body = await read_body(response, BODY_MAX)
+        response = await client.open_response("/version", {})
+    except ApiError as error:
+        return replace(server_clock("", error.date, sent, loop.time() - began), failure=_failure(error))
+    clock = server_clock("", response.headers.get("date", ""), sent, loop.time() - began)
+    try:
+        _, body = await client.in_time(read_body(response, BODY_MAX))
+        return replace(clock, version=decoded(body, _Version, "the version").git_version)
+    except NoResponse as error:
+        return replace(clock, failure=_failure(error))
+    except ServerError:
+        return clock
     finally:
         response.close()
-    try:
-        version = decoded(body, _Version, "the version").git_version
-    except ServerError:  # the response still has a date
-        version = ""
-    return server_clock(version, response.headers.get("date", ""), sent, seconds)
 
 
 def server_clock(version: str, date: str, sent: datetime, seconds: float) -> ServerState:

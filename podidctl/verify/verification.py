@@ -11,7 +11,7 @@ from podidctl.facts.kinds import Daemon, parse_time
 from podidctl.facts.model import Facts
 from podidctl.facts.settings import genuine_nmi
 from podidctl.reading.daemons import list_daemons
-from podidctl.reading.requests import decoded, or_failure, read_server, review_access
+from podidctl.reading.requests import decoded, read_server, review_access
 from podidctl.verify import canary
 from podidctl.verify.canary_outcome import NotRun
 from podidctl.verify.canary_runner import CanaryRunner
@@ -171,7 +171,7 @@ async def _delete_leftovers(client: Client, runner: CanaryRunner, namespace: str
     """Delete canary pods of earlier runs, which were killed. The caller may lack the permission to list them."""
     try:
         pods = await client.list(CANARIES, namespace, label_selector=CANARY_SELECTOR)
-        now = Facts(server=await or_failure(read_server(client))).server_time if pods else datetime.now(UTC)
+        now = Facts(server=await read_server(client)).server_time if pods else datetime.now(UTC)
     except ApiError:
         return
     for pod in pods:

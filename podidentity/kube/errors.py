@@ -20,7 +20,7 @@ class ApiError(Exception):
 
     `status` is the HTTP status (or the code in a watch's ERROR event), 0 without a response. `reason` is the
     machine-readable reason of the server's Status object, or an empty string. `retry_after` is in seconds, None if the
-    server sent none.
+    server sent none. `date` is the response's header, or an empty string.
     """
 
     def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
@@ -28,6 +28,7 @@ class ApiError(Exception):
         self.reason = reason
         self.message = message[:MESSAGE_MAX]
         self.retry_after = retry_after
+        self.date = ""
         super().__init__(f"{status} {reason}: {self.message}" if status else self.message)
 
 

@@ -186,7 +186,9 @@ class Transport:
             _, content = await read_body(response, response_limits.ERROR_BODY_MAX)
         finally:
             response.close()
-        raise from_response(response.status, content, response.headers.get("retry-after", ""))
+        error = from_response(response.status, content, response.headers.get("retry-after", ""))
+        error.date = response.headers.get("date", "")
+        raise error
 
     def _opened_session(self) -> Session:
         if self._session is None:

@@ -51,7 +51,7 @@ async def read_federation_state(
         situation=situation,
         options=options,
         issuer=await cluster_reader.read_issuer(client),
-        version=await _version(client),
+        version=(await read_server(client)).version,
         exceptions=await cluster_reader.list_if_served(client, EXCEPTIONS),
         # In managed mode there is no MIC, and NMI serves identities without these objects.
         assigned=[] if managed else await cluster_reader.list_if_served(client, ASSIGNED_IDENTITIES),
@@ -132,13 +132,6 @@ def _settings(pods: Sequence[Daemon]) -> tuple[list[Settings], str]:
         except UsageError as error:
             unknown = f"{pod.name}: {error}"
     return settings, unknown
-
-
-async def _version(client: Client) -> str:
-    try:
-        return (await read_server(client)).version
-    except (Forbidden, NotFound):
-        return ""
 
 
 async def _forbidden(client: Client, nmi: Sequence[Daemon], accounts: Iterable[Key]) -> tuple[set[Key], str]:

@@ -1,5 +1,6 @@
 """A response of the API server that is no valid object ends a command with an error, or counts as unknown."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -87,6 +88,21 @@ async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MemoryCluste
         meta = {"name": "web", "namespace": "default"}
         api.store.create("deployments.apps", {"metadata": meta, "spec": {"template": template}})
         yield made
+
+
+async def test_a_slow_version_does_not_end_the_plan(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch, nothing_blocks_the_loop: BlockBuster
+) -> None:
+    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
+    route = cluster.api._route
+
+    async def respond(request: Any, user: Any) -> web.StreamResponse:
+        if request.path == "/version":
+            await asyncio.sleep(3600)
+        return await route(request, user)
+
+    monkeypatch.setattr(cluster.api, "_route", respond)
+    assert (await run().plan(workload_identity=False)).steps
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -11,14 +11,16 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from podidctl.checks.rules import report
 from podidctl.evaluation.similar_texts import COMPARED_MAX, _distance, similar_texts
 from podidctl.facts.kinds import Daemon
-from podidctl.facts.model import Facts, ServerState
+from podidctl.facts.model import Facts, ReadFailure, ServerState
 from podidctl.reading import daemons as daemons_reader
 from podidctl.reading.daemons import MetricsPage, Unread, read_pages
-from podidctl.reading.reader import pod_parts
+from podidctl.reading.reader import CLUSTER, pod_parts
 from podidctl.reading.reader import read as read_facts
 from podidctl.reading.requests import BATCH, in_batches, read_server, server_clock
+from podidctl.report.finding import Level
 from podidctl.report.text import by_turns, listed, namespace_of
 from podidentity.kube.client import Client
 from podidentity.kube.errors import NoResponse
@@ -161,14 +163,46 @@ async def test_a_pod_is_explained_by_the_servers_time(cluster: MemoryCluster, mo
     assert facts.server_time - facts.now == timedelta(days=1)
 
 
-async def test_without_the_servers_time_this_machines_counts(cluster: MemoryCluster) -> None:
-    cluster.pod("web", "n0")
+async def test_a_refused_version_still_has_the_servers_clock(cluster: MemoryCluster) -> None:
     cluster.api.refuse(403, "Forbidden", what="/version")
-    facts = await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))
-    assert facts.server_time == facts.now
+    server = await read_server(cluster.client)
+    assert (server.version, server.failure) == ("", ReadFailure("not allowed: refused by the test"))
+    assert abs(server.ahead_seconds or 86400.0) < 300
+    findings = report(await read_facts(cluster.client, Facts(), CLUSTER)).findings
+    said = {finding.check: finding.level for finding in findings}
+    assert (said["API server"], said["clocks"]) == (Level.UNKNOWN, Level.OK)
+
+
+async def test_a_slow_version_does_not_end_a_command(cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    route = cluster.api._route
+
+    async def respond(request: Any, user: Any) -> Any:
+        if request.path == "/version":
+            await asyncio.sleep(3600)
+        return await route(request, user)
+
+    monkeypatch.setattr(cluster.api, "_route", respond)
+    cluster.pod("web", "n0")
+    for scope, parts in ((("default", "web"), pod_parts(None)), (("", ""), CLUSTER)):
+        facts = await read_facts(cluster.client, Facts(scope=scope), parts)
+        assert facts.server.failure == ReadFailure("no response from http://kubernetes within 30 s", is_forbidden=False)
+    (line,) = (finding for finding in report(facts).findings if finding.check in {"API server", "clocks"})
+    assert (line.level, line.says) == (Level.UNKNOWN, "no response from http://kubernetes within 30 s")
+
+
+async def test_a_silent_server_is_noticed_before_the_version_is_read(cluster: MemoryCluster) -> None:
     cluster.api.cut()
     with pytest.raises(NoResponse):
-        await read_server(cluster.client)
+        await read_facts(cluster.client, Facts(), CLUSTER)
+
+
+async def test_without_the_servers_time_this_machines_counts(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("podidctl.reading.requests.server_clock", lambda *_: ServerState("v1.31.0"))
+    cluster.pod("web", "n0")
+    facts = await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))
+    assert facts.server_time == facts.now
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,12 @@ from podidctl.facts.model import (
     ServerState,
     StoredObjects,
 )
-from podidctl.reading import requests
 from podidctl.reading.requests import or_failure, read_server, server_clock
 from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Finding, Level
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, Forbidden, NoResponse
+from podidentity.kube.errors import ApiError, Forbidden
 from podidentity.kube.lock_records import LockRecord
 from tests.support.podidctl.doctor_inputs import bad, cluster_case, definition, examined, lock_record, one
 from tests.support.raw_server import RawServer, Reply
@@ -200,8 +199,12 @@ async def test_a_read_records_whether_it_was_forbidden(status: int, *, is_forbid
     assert result.is_forbidden is is_forbidden
 
 
-async def test_the_error_about_a_silent_server_states_the_server_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "VERSION_SECONDS", 0.05)
-    async with RawServer() as silent, Client(ClusterAccess(silent.url), user_agent="test") as client:
-        with pytest.raises(NoResponse, match=rf"no response from {silent.url} within 0\.05 s"):
-            await read_server(client)
+async def test_a_version_whose_body_does_not_come_leaves_the_clock() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nDate: Thu, 01 Jan 2026 13:00:01 GMT\r\n\r\n"
+    options: dict[str, Any] = {"user_agent": "test", "timeout_seconds": 0.05}
+    async with RawServer() as silent, Client(ClusterAccess(silent.url), **options) as client:
+        assert (await read_server(client)).ahead_seconds is None
+        silent.replies.append(Reply(head, b"{", hang=True))
+        server = await read_server(client)
+    assert server.ahead_seconds is not None
+    assert server.failure == ReadFailure(f"no response from {silent.url} within 0.05 s", is_forbidden=False)
