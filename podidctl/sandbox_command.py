@@ -6,8 +6,9 @@ from typing import Annotated, Final
 
 import typer
 
+from podidctl.commands import options
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import KUBECONFIG_HELP, CliContext, parse_pod_name
+from podidctl.commands.connection import CliContext, parse_pod_name
 from podidentity.exits import StartError
 
 EXTRA_MODULES: Final = ("cryptography", "httptools", "iptc", "requests", "podidentity_sandbox")
@@ -159,7 +160,8 @@ def _add_exec(app: typer.Typer, context: CliContext) -> None:
         command: Annotated[list[str], typer.Argument(help="The command line, after --.")],
         *,
         namespace: Annotated[str, typer.Option("-n", "--namespace", autocompletion=names.namespaces)] = "",
-        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
+        kubeconfig: options.Kubeconfig = "",
+        kube_context: options.KubeContext = "",
     ) -> None:
         """Run a command of this machine in the network namespace of a sandbox pod. Needs root.
 
@@ -168,7 +170,7 @@ def _add_exec(app: typer.Typer, context: CliContext) -> None:
         from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
 
         key = parse_pod_name(pod, namespace, "default")
-        settings = context.settings(kubeconfig=kubeconfig)
+        settings = context.settings(kube_context, kubeconfig=kubeconfig)
         raise typer.Exit(sandbox_runner.run_in_pod(settings, context.environ, key, command))
 
 

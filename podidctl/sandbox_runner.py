@@ -16,8 +16,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from mic.startup.settings import Settings as ClusterSettings
-from podidctl.commands.connection import connect
+from podidctl.commands.connection import ClusterSettings, connect
 from podidctl.report.text import print_error
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError, NotFound

@@ -23,22 +23,27 @@ from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, BINDINGS, 
 from podidentity.version import VERSION
 
 
-async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
-    """Return the plan of a MIC with these settings. Raise StartError if it is unknown.
-
-    The report's `unread_hosts` are those that Azure did not return. Without *ask_azure* no host is known, and no
-    credentials are needed.
-    """
+async def survey(settings: Settings) -> Preview:
+    """Return the plan of a MIC with these settings. Raise StartError if it is unknown."""
     try:
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment)
         async with Client(cluster, user_agent=f"{USER_AGENT}/{VERSION}") as client:
-            upgraded = False if settings.read_old_field_names else await is_upgraded(client, settings)
-            client.old_field_names = not upgraded
-            snapshot = await read_cluster(client)
+            return await survey_by(client, settings)
     except AccessError as error:
         raise StartError(str(error)) from error
     except ApiError as error:
         raise StartError(api_error_advice(error)) from error
+
+
+async def survey_by(client: Client, settings: Settings, *, ask_azure: bool = True) -> Preview:
+    """Return the plan of a MIC with these settings in the cluster of *client*. Raise ApiError, and StartError.
+
+    The report's `unread_hosts` are those that Azure did not return. Without *ask_azure* no host is known, and no
+    credentials are needed.
+    """
+    upgraded = False if settings.read_old_field_names else await is_upgraded(client, settings)
+    client.old_field_names = not upgraded
+    snapshot = await read_cluster(client)
     try:
         plan = await _with_azure(settings, snapshot) if ask_azure else _without_azure(settings, snapshot)
     except DryRunError as error:

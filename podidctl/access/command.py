@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from mic.startup.azure_reader import azure_reader
-from mic.startup.settings import Settings
 from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
 from podidctl.access.gather import gather, read_azure
 from podidctl.access.outputs import AccessOutput, render
@@ -24,10 +23,11 @@ from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import (
     NAME_PATTERN,
     CliContext,
+    ClusterSettings,
     connect,
     parse_pod_name,
 )
-from podidctl.commands.options import Cloudconfig, Kubeconfig
+from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext
 from podidctl.facts.model import Facts
 from podidctl.report.text import Output, console, print_document, print_text
 from podidentity.exits import StartError
@@ -69,6 +69,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             ),
         ] = "",
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         cloudconfig: Cloudconfig = "",
         output: Annotated[AccessOutput, typer.Option("-o", "--output", help="Output format.")] = AccessOutput.TABLE,
         policy: Annotated[str, typer.Option(help="Test the cluster against the rules in this file.")] = "",
@@ -89,7 +90,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             kind, stored = "", kind
         _check_options(output, kind, policy, diff, stored)
         parse_scope(kind, name, namespace, "default")  # reports a wrong command line before the cluster is read
-        settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+        settings = context.settings(kube_context, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
 
         def find_review() -> AccessReview:
             if stored:
@@ -181,7 +182,7 @@ def _print_differences(changes: Differences, to: Console) -> None:
         to.print(f"[magenta]unknown: {escape(plain(part))}: changes of it may be missing[/]", soft_wrap=True)
 
 
-async def _read(settings: Settings, *, ask_azure: bool) -> tuple[Facts, str]:
+async def _read(settings: ClusterSettings, *, ask_azure: bool) -> tuple[Facts, str]:
     """Return the objects, and the namespace of the kubeconfig. Raises StartError."""
     async with connect(settings) as client:
         objects, usual = await gather(client), client.access.namespace or "default"

@@ -10,8 +10,7 @@ from typing import Any, Final
 import msgspec
 import typer
 
-from mic.startup.settings import Settings
-from podidctl.commands.connection import NAME_PATTERN, CliContext, connect
+from podidctl.commands.connection import NAME_PATTERN, CliContext, ClusterSettings, connect
 from podidentity.exits import StartError
 from podidentity.resources import IDENTITIES, NODES, PODS, Kind, Resource
 
@@ -74,13 +73,14 @@ class ClusterNames:
 
     def _request_keys(self, ctx: typer.Context, path: str) -> Iterable[tuple[str, str]]:
         try:
-            settings = self._context.settings(kubeconfig=str(ctx.params.get("kubeconfig") or ""))
+            kubeconfig, kube_context = (str(ctx.params.get(name) or "") for name in ("kubeconfig", "kube_context"))
+            settings = self._context.settings(kube_context, kubeconfig=kubeconfig)
             return asyncio.run(_list_keys(settings, path, self._seconds))
         except (StartError, typer.BadParameter, TimeoutError, OSError, msgspec.DecodeError):
             return ()
 
 
-async def _list_keys(settings: Settings, path: str, seconds: float) -> list[tuple[str, str]]:
+async def _list_keys(settings: ClusterSettings, path: str, seconds: float) -> list[tuple[str, str]]:
     async with asyncio.timeout(seconds), connect(settings) as client:
         response = await client.request("GET", path, params={"limit": NAMES_MAX})
     return [item.key for item in msgspec.json.decode(response, type=_ObjectList).items]

@@ -1,4 +1,4 @@
-"""Connection to the cluster that a command reads, with MIC's settings and the error advice of `podidctl plan`."""
+"""Connection to the cluster that a command reads, from MIC's settings and podidctl's own options."""
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+from msgspec.structs import asdict
 
 from mic.startup.settings import Settings, parse
 from podidentity.exits import StartError
@@ -21,6 +22,13 @@ NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
 """Names that pods and namespaces can have. An empty name would request the list of all objects."""
 
 
+class ClusterSettings(Settings, frozen=True, kw_only=True):
+    """Settings of a MIC, and what only podidctl sets."""
+
+    context: str = ""
+    """The kubeconfig's context; empty: its current one."""
+
+
 @dataclass(frozen=True, slots=True)
 class CliContext:
     """Environment of the process, as `cli` passes it. No other module reads the environment."""
@@ -29,23 +37,23 @@ class CliContext:
     home: Callable[[], Path]
     """Return the user's home directory."""
 
-    def settings(self, **flags: object) -> Settings:
-        """Return the settings of a MIC with these flags: the cluster's address and the Azure credentials. None or an
+    def settings(self, kube_context: str = "", **flags: object) -> ClusterSettings:
+        """Return the settings of a MIC with these *flags*: the cluster's address and the Azure credentials. None or an
         empty value omits a flag. Raises typer.BadParameter.
 
-        If neither they nor the environment name a kubeconfig and this process is not in a pod, kubectl's default file
-        in the home directory is used.
+        If neither they nor the environment name a kubeconfig, kubectl's default file in the home directory is used, in
+        a pod only with *kube_context*.
         """
         set_flags = {name.replace("_", "-"): value for name, value in flags.items() if value not in (None, "", False)}
         argv = [f"--{name}={value}" for name, value in set_flags.items()]
         try:
             given = parse(["--plan", *argv], self.environ)
             usual = self.home() / ".kube" / "config"
-            if not given.kubeconfig and not given.service_host and usual.is_file():
-                return parse(["--plan", f"--kubeconfig={usual}", *argv], self.environ)
+            if not given.kubeconfig and (kube_context or not given.service_host) and usual.is_file():
+                given = parse(["--plan", f"--kubeconfig={usual}", *argv], self.environ)
         except UsageError as wrong:
             raise typer.BadParameter(str(wrong)) from wrong
-        return given
+        return ClusterSettings(**asdict(given), context=kube_context)
 
 
 def home_directory() -> Path:
@@ -57,19 +65,16 @@ def home_directory() -> Path:
 
 
 @asynccontextmanager
-async def connect(settings: Settings, *, advice: Callable[[ApiError], str] = api_error_advice) -> AsyncIterator[Client]:
-    """Connect to the API server of *settings*. An AccessError or ApiError raised in the context becomes a StartError.
-
-    *advice* returns the message for an ApiError.
-    """
+async def connect(settings: ClusterSettings) -> AsyncIterator[Client]:
+    """Connect to the API server of *settings*. An AccessError or ApiError in the context becomes a StartError."""
     try:
-        cluster = await access.find(settings.kubeconfig, settings.cluster_environment)
+        cluster = await access.find(settings.kubeconfig, settings.cluster_environment, settings.context)
         async with Client(cluster, user_agent=f"podidctl/{VERSION}") as client:
             yield client
     except AccessError as error:
         raise StartError(str(error)) from error
     except ApiError as error:
-        raise StartError(advice(error)) from error
+        raise StartError(api_error_advice(error)) from error
 
 
 def parse_pod_name(name: str, namespace: str, usual: str, what: str = "a pod name") -> tuple[str, str]:

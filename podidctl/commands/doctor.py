@@ -11,11 +11,10 @@ from rich.console import Console
 
 from mic.azure.reading import read_hosts
 from mic.startup.azure_reader import azure_reader
-from mic.startup.settings import Settings as Reaching
 from nmi.settings import Settings
 from podidctl.checks.rules import report
-from podidctl.commands.connection import CliContext, connect
-from podidctl.commands.options import Cloudconfig, Kubeconfig, OutputFormat, print_report
+from podidctl.commands.connection import CliContext, ClusterSettings, connect
+from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, OutputFormat, print_report
 from podidctl.evaluation.needs import CHECKED_MAX, live_pods, used_hosts
 from podidctl.facts.model import AzureState, Facts, NodeState
 from podidctl.facts.settings import nmi_settings, on_node, read_settings
@@ -54,6 +53,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         imds: Annotated[bool, typer.Option("--imds", help="Send a request to IMDS, too; requires --node.")] = False,
         fail_on: Annotated[FailOn, typer.Option(help="The least severe fault with exit code 3.")] = FailOn.PROBLEM,
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         cloudconfig: Cloudconfig = "",
         output: OutputFormat = Output.TABLE,
     ) -> None:
@@ -65,13 +65,13 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         configure(LogFormat.TEXT, 0)
         if imds and not node:
             raise typer.BadParameter("--imds sends a request from this machine: pass its node name with --node")
-        settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+        settings = context.settings(kube_context, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         report = asyncio.run(_examine(settings, node, imds=imds, ask_azure=bool(cloudconfig)))
         print_report(report, output, show)
         raise typer.Exit(exit_code((finding.level for finding in report.findings), Level(fail_on)))
 
 
-async def _examine(settings: Reaching, node: str, *, imds: bool, ask_azure: bool) -> Report:
+async def _examine(settings: ClusterSettings, node: str, *, imds: bool, ask_azure: bool) -> Report:
     async with connect(settings) as client:
         state = await read(client, Facts(), CLUSTER)
     if ask_azure and not state.unread:

@@ -9,11 +9,10 @@ import typer
 from rich.console import Console
 
 from mic.startup.azure_reader import azure_reader
-from mic.startup.settings import Settings
 from podidctl.checks.explanation import explain
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import CliContext, connect, parse_pod_name
-from podidctl.commands.options import Cloudconfig, Kubeconfig, NmiFlags, OutputFormat, print_report
+from podidctl.commands.connection import CliContext, ClusterSettings, connect, parse_pod_name
+from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, NmiFlags, OutputFormat, print_report
 from podidctl.facts.model import Facts, NmiConfiguration
 from podidctl.facts.settings import given_configuration
 from podidctl.reading.reader import pod_parts, read
@@ -44,6 +43,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             str, typer.Option("-n", "--namespace", help="The pod's namespace.", autocompletion=names.namespaces)
         ] = "",
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         cloudconfig: Cloudconfig = "",
         nmi_flags: NmiFlags = "",
         output: OutputFormat = Output.TABLE,
@@ -53,7 +53,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         The exit code is 0 if no link is broken, 3 if one is, and 1 if the state could not be read.
         """
         configure(LogFormat.TEXT, 0)
-        settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+        settings = context.settings(kube_context, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         given = nmi_configuration_from(nmi_flags)
         report = explain(asyncio.run(read_input(settings, name, namespace, given, ask_azure=bool(cloudconfig))))
         print_report(report, output, show)
@@ -73,7 +73,7 @@ def nmi_configuration_from(nmi_flags: str) -> NmiConfiguration | None:
 
 
 async def read_input(
-    settings: Settings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool = False
+    settings: ClusterSettings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool = False
 ) -> Facts:
     """Return the facts about the pod on the command line. Raises StartError and typer.BadParameter."""
     parse_pod_name(name, namespace, "default")  # a wrong name is reported before a missing kubeconfig

@@ -11,6 +11,7 @@ from podidctl.report.text import Output, console, print_document
 
 T = TypeVar("T")
 Kubeconfig = Annotated[str, typer.Option(help=KUBECONFIG_HELP)]
+KubeContext = Annotated[str, typer.Option("--context", help="Context of the kubeconfig. Default: the current one.")]
 Cloudconfig = Annotated[
     str, typer.Option(help="Path of azure.json, to read the state on Azure, too. Default: no requests to Azure.")
 ]

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape as unstyled
 
 from mic.preview.schema import HostPreview, Preview
-from mic.preview.survey import survey
+from mic.preview.survey import survey_by
 from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, read_failures, summary, title
-from podidctl.commands.connection import CliContext
-from podidctl.commands.options import Kubeconfig, OutputFormat
+from podidctl.commands.connection import CliContext, ClusterSettings, connect
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat
 from podidctl.report.text import Output, console, print_document, print_error, print_table
 from podidentity.report import SOMETHING_TO_DO, plain
 from podidentity.telemetry.logs import LogFormat, configure
@@ -30,6 +30,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
     def _plan(
         *,
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         cloudconfig: Annotated[
             str, typer.Option(help=("Path of azure.json; without it the credentials come from the environment."))
         ] = "",
@@ -58,6 +59,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         """
         configure(LogFormat.TEXT, 0)
         settings = context.settings(
+            kube_context,
             kubeconfig=kubeconfig,
             cloudconfig=cloudconfig,
             forceNamespaced=force_namespaced,
@@ -67,11 +69,16 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             allowed_resource_groups=allowed_resource_groups,
             arm_api_version=arm_api_version,
         )
-        preview = asyncio.run(survey(settings, ask_azure=not no_azure))
+        preview = asyncio.run(_survey(settings, ask_azure=not no_azure))
         show(preview, output, console(), everything=everything)
         if preview.unread_hosts:
             raise typer.Exit(print_error(f"the plan is not complete: {'; '.join(read_failures(preview))}"))
         raise typer.Exit(SOMETHING_TO_DO if preview.changes else 0)
+
+
+async def _survey(settings: ClusterSettings, *, ask_azure: bool) -> Preview:
+    async with connect(settings) as client:
+        return await survey_by(client, settings, ask_azure=ask_azure)
 
 
 def show(preview: Preview, output: Output, console: Console, *, everything: bool) -> None:

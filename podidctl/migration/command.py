@@ -10,9 +10,8 @@ import typer
 import yaml
 from msgspec.structs import replace
 
-from mic.startup.settings import Settings
-from podidctl.commands.connection import CliContext, connect
-from podidctl.commands.options import Kubeconfig
+from podidctl.commands.connection import CliContext, ClusterSettings, connect
+from podidctl.commands.options import Kubeconfig, KubeContext
 from podidctl.migration import cluster_reader
 from podidctl.migration.differences import Difference, DifferenceLevel, find_differences, manifest_differences
 from podidctl.migration.federation import command as federating
@@ -82,6 +81,7 @@ def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
         ] = None,
         in_place: Annotated[bool, typer.Option("--in-place", help="Rewrite the files of -f in place.")] = False,
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         output: Annotated[
             Output, typer.Option("-o", "--output", help="With -f, yaml prints the rewritten manifests.")
         ] = Output.TABLE,
@@ -98,7 +98,7 @@ def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
         if files:
             differences += _of_files(files, output, in_place=in_place)
         elif values is None:
-            differences += asyncio.run(_of_cluster(context.settings(kubeconfig=kubeconfig)))
+            differences += asyncio.run(_of_cluster(context.settings(kube_context, kubeconfig=kubeconfig)))
         rewrote = bool(files) and output is Output.YAML
         print_differences(differences, Output.TABLE if rewrote else output, console(stderr=rewrote))
         raise typer.Exit(
@@ -122,6 +122,7 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
         namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only workloads of this namespace.")] = "",
         force_namespaced: federating.ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         output: Annotated[
             WorkloadIdentityOutput,
             typer.Option("-o", "--output", help="yaml has the new objects; kubectl and az are scripts."),
@@ -133,7 +134,7 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
         accounts and workloads. -o az has the commands that create the federated credentials. The exit code is 0 if
         these are sufficient, 3 if manual steps remain, and 1 if the state could not be read.
         """
-        settings = context.settings(kubeconfig=kubeconfig)
+        settings = context.settings(kube_context, kubeconfig=kubeconfig)
         made, used_issuer = asyncio.run(_plan(settings, issuer, namespace, force_namespaced=force_namespaced))
         if output in {WorkloadIdentityOutput.AZ, WorkloadIdentityOutput.JSON} and not used_issuer:
             raise StartError(NO_ISSUER)
@@ -160,7 +161,7 @@ def _print_workload_identity(
 
 
 async def _plan(
-    settings: Settings, issuer: str, namespace: str, *, force_namespaced: bool
+    settings: ClusterSettings, issuer: str, namespace: str, *, force_namespaced: bool
 ) -> tuple[WorkloadIdentityPlan, str]:
     """Return the plan, and the issuer if it is known."""
     async with connect(settings) as client:
@@ -227,7 +228,7 @@ def _of_values(values: Path | None) -> list[Difference]:
     return check_values(document)
 
 
-async def _of_cluster(settings: Settings) -> list[Difference]:
+async def _of_cluster(settings: ClusterSettings) -> list[Difference]:
     async with connect(settings) as client:
         installation, programs = await cluster_reader.read_installation(client)
     return find_differences(installation, check_programs(programs))

@@ -6,9 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from mic.startup.settings import Settings
-from podidctl.commands.connection import CliContext, connect
-from podidctl.commands.options import Kubeconfig, OutputFormat, print_report
+from podidctl.commands.connection import CliContext, ClusterSettings, connect
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, print_report
 from podidctl.report.text import Output, console, print_error
 from podidctl.top import live
 from podidctl.top.reader import read_all
@@ -34,6 +33,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         ] = INTERVAL_SECONDS,
         once: Annotated[bool, typer.Option("--once", help="Print one sample, also on a terminal.")] = False,
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         output: OutputFormat = Output.TABLE,
     ) -> None:
         """Show what NMI does on each node: pods, requests, refusals, tokens and calls to IMDS.
@@ -42,7 +42,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         Otherwise one sample is printed. The exit code is 1 if no NMI can be read.
         """
         configure(LogFormat.TEXT, 0)
-        settings = context.settings(kubeconfig=kubeconfig)
+        settings = context.settings(kube_context, kubeconfig=kubeconfig)
         if output is Output.TABLE and not once and console().is_terminal and sys.stdin.isatty():
             asyncio.run(_live(settings, interval))
             return
@@ -51,12 +51,12 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         raise typer.Exit(_exit_code(sample))
 
 
-async def _live(settings: Settings, interval: float) -> None:
+async def _live(settings: ClusterSettings, interval: float) -> None:
     async with connect(settings) as client:
         await live.show(lambda: read_all(client), console(), interval_seconds=interval)
 
 
-async def _sample(settings: Settings, interval: float) -> Sample:
+async def _sample(settings: ClusterSettings, interval: float) -> Sample:
     """Return one sample, from two reads."""
     async with connect(settings) as client:
         sampler = Sampler(lambda: read_all(client))

@@ -10,10 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mic.startup.settings import Settings
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import NAME_PATTERN, CliContext, connect
-from podidctl.commands.options import Kubeconfig, OutputFormat, print_report
+from podidctl.commands.connection import NAME_PATTERN, CliContext, ClusterSettings, connect
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, print_report
 from podidctl.report.finding import COLORS, Level, exit_code
 from podidctl.report.text import Output, grouped, listed, print_error, print_table
 from podidctl.verify.verdicts import Verification
@@ -53,6 +52,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             int, typer.Option(help="Seconds for one canary, with its image.", min=TIMEOUT_MIN, max=TIMEOUT_MAX)
         ] = TIMEOUT_SECONDS,
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         output: OutputFormat = Output.TABLE,
     ) -> None:
         """Prove who answers pods at the metadata address, by a canary pod on each node.
@@ -68,7 +68,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         wrong = next((name for name in node or () if not NAME_PATTERN.fullmatch(name)), None)
         if wrong is not None:
             raise typer.BadParameter(f"--node {wrong!a} is not a node name; see kubectl get nodes")
-        settings = context.settings(kubeconfig=kubeconfig)
+        settings = context.settings(kube_context, kubeconfig=kubeconfig)
         try:
             report = asyncio.run(_run(settings, node or (), namespace, parallel, timeout))
         except asyncio.CancelledError:  # SIGTERM
@@ -79,7 +79,9 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         raise typer.Exit(exit_code(node.level for node in report.nodes))
 
 
-async def _run(settings: Settings, nodes: Sequence[str], namespace: str, parallel: int, timeout: int) -> Verification:
+async def _run(
+    settings: ClusterSettings, nodes: Sequence[str], namespace: str, parallel: int, timeout: int
+) -> Verification:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine of asyncio.run
     # Like Ctrl-C: the canary pods are deleted before the command ends.

@@ -187,30 +187,33 @@ class _KubeconfigContent(HidingStruct, frozen=True):
     problem: str = ""
 
 
-async def from_kubeconfig(path: str, *, clock: Callable[[], float] = time.monotonic) -> ClusterAccess:
-    """Return the access of the current context in the kubeconfig at *path* (or several paths joined by a colon).
+async def from_kubeconfig(
+    path: str, context: str = "", *, clock: Callable[[], float] = time.monotonic
+) -> ClusterAccess:
+    """Return the access of *context*, by default the current one, in the kubeconfig at *path* (or several paths joined
+    by a colon).
 
     Tokens, also those of an exec plugin, are read again every five minutes and after a 401, then at most once in 30 s.
     A new client certificate or server requires a restart. Raises AccessError.
     """
-    content = await _read_kubeconfig(path)
+    content = await _read_kubeconfig(path, context)
     if not content.server.startswith(("http://", "https://")):
-        raise AccessError(f"the kubeconfig {path} has no server for its current context: correct it")
-    context: SSLContext | None = None
+        raise AccessError(f"the kubeconfig {path} has no server for its {context or 'current'} context: correct it")
+    tls: SSLContext | None = None
     if content.server.startswith("https://"):
         try:
-            context = await asyncio.to_thread(_kubeconfig_tls, content)
+            tls = await asyncio.to_thread(_kubeconfig_tls, content)
         except (OSError, ssl.SSLError) as error:
             raise AccessError(f"cannot use the kubeconfig {path} ({error}): correct it, or pass another one") from error
 
     async def read() -> str | None:
-        return (await _read_kubeconfig(path)).authorization
+        return (await _read_kubeconfig(path, context)).authorization
 
     authorization = _CachedAuthorization(read, KUBECONFIG_SECONDS, clock, KUBECONFIG_AGAIN_SECONDS)
     authorization.remember(content.authorization)
     return ClusterAccess(
         content.server.rstrip("/"),
-        context,
+        tls,
         authorization,
         content.namespace,
         authorization.forget,
@@ -219,21 +222,28 @@ async def from_kubeconfig(path: str, *, clock: Callable[[], float] = time.monoto
     )
 
 
-async def find(kubeconfig: str, environ: Mapping[str, str]) -> ClusterAccess:
+async def find(kubeconfig: str, environ: Mapping[str, str], context: str = "") -> ClusterAccess:
     """Return the access by *kubeconfig*, else by KUBECONFIG of *environ*, else by the pod's service account. Raises
-    AccessError.
+    AccessError, also for a *context* without a kubeconfig.
     """
     path = kubeconfig or environ.get("KUBECONFIG", "")
     if path:
-        return await from_kubeconfig(path)
+        return await from_kubeconfig(path, context)
+    if context:
+        raise AccessError(
+            f"there is no kubeconfig with the context {context}: pass one with --kubeconfig or KUBECONFIG, or in a pod "
+            "omit --context to use its service account"
+        )
     return await asyncio.to_thread(in_cluster, SERVICE_ACCOUNT_ROOT, environ)
 
 
-async def _read_kubeconfig(path: str) -> _KubeconfigContent:
-    """Return the content of the kubeconfig at *path*. Raises AccessError. Cancellation kills the process."""
+async def _read_kubeconfig(path: str, context: str) -> _KubeconfigContent:
+    """Return the content of the kubeconfig at *path* for *context*. Raises AccessError. Cancellation kills
+    the process.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", str(PROGRAM), path, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-P", str(PROGRAM), path, context, stdout=asyncio.subprocess.PIPE
         )
     except OSError as error:
         raise AccessError(

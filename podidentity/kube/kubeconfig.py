@@ -2,7 +2,7 @@
 
 `podidentity.kube.access` runs it, so that a daemon does not keep the package in memory for reads at the start and every
 few minutes. It may run the programs in the kubeconfig. Its output contains secrets and is only written to a pipe. It
-runs as a file with the path as its argument and imports nothing of this project.
+runs as a file with the path and the context as its arguments, and imports nothing of this project.
 """
 
 import asyncio
@@ -17,6 +17,10 @@ from collections.abc import Awaitable, Callable
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
+
+CONTEXTS_MAX = 10
+"""Contexts that a message names, each with at most NAME_CHARS characters."""
+NAME_CHARS = 100
 
 
 class ClientConfiguration:
@@ -33,8 +37,9 @@ class ClientConfiguration:
         self.proxy: str | None = None
 
 
-def read_kubeconfig(path: str) -> dict[str, Any]:
-    """Return the current context of the kubeconfig at *path* (or several joined by a colon), or its `problem`.
+def read_kubeconfig(path: str, context: str = "") -> dict[str, Any]:
+    """Return *context*, by default the current one, of the kubeconfig at *path* (or several joined by a colon), or its
+    `problem`.
 
     The package writes inlined certificates to temporary files of this process, so their content is returned.
     """
@@ -53,12 +58,16 @@ def read_kubeconfig(path: str) -> dict[str, Any]:
     configuration = ClientConfiguration()
 
     async def loaded() -> Any:
-        return await load(config_file=path, client_configuration=configuration, persist_config=False)
+        return await load(
+            config_file=path, context=context or None, client_configuration=configuration, persist_config=False
+        )
 
     errors = BufferingHandler(capacity=100)  # the package logs the failure of an exec plugin and continues without
     errors.setLevel(logging.ERROR)
     logging.getLogger().addHandler(errors)
     try:
+        if context and context not in (names := _context_names(config, path)):
+            return {"problem": f"the kubeconfig {path} has no context {context[:NAME_CHARS]}: {_advice(names)}"}
         loader = asyncio.run(loaded())
         if errors.buffer and "BearerToken" not in configuration.api_key and configuration.cert_file is None:
             reason = " ".join(errors.buffer[0].getMessage().split())
@@ -68,10 +77,10 @@ def read_kubeconfig(path: str) -> dict[str, Any]:
                     "(az aks install-cli installs kubelogin), correct it, or pass another kubeconfig"
                 )
             }
-        context = loader.current_context.get("context") or {}
+        fields = loader.current_context.get("context") or {}
         return {
             "server": configuration.host,
-            "namespace": str(context.get("namespace") or "default"),
+            "namespace": str(fields.get("namespace") or "default"),
             "authorization": configuration.api_key.get("BearerToken"),
             "ca": _content(configuration.ssl_ca_cert),
             "certificate": _content(configuration.cert_file),
@@ -84,6 +93,18 @@ def read_kubeconfig(path: str) -> dict[str, Any]:
         return {"problem": f"cannot use the kubeconfig {path} ({error}): correct it, or pass another one"}
     except Exception as error:  # noqa: BLE001 - the package's YAML library raises its own classes
         return {"problem": f"cannot read the kubeconfig {path} ({type(error).__name__}): is it YAML?"}
+
+
+def _context_names(config: Any, path: str) -> list[str]:
+    merged = config.kube_config.KubeConfigMerger(path).config
+    return sorted(str(context["name"]) for context in merged.safe_get("contexts") or ())
+
+
+def _advice(names: list[str]) -> str:
+    if not names:
+        return "it has none, so pass another kubeconfig"
+    more = f" and {len(names) - CONTEXTS_MAX} more (kubectl config get-contexts)" if len(names) > CONTEXTS_MAX else ""
+    return f"pass one of {', '.join(name[:NAME_CHARS] for name in names[:CONTEXTS_MAX])}{more} to --context"
 
 
 def _import_config() -> Any:
@@ -136,17 +157,17 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def main(path: str) -> None:
-    """Print the content of the kubeconfig at *path*."""
+def main(path: str, context: str = "") -> None:
+    """Print the content of the kubeconfig at *path* for *context*."""
     try:
         there = any(_exists(Path(part).expanduser()) for part in path.split(":") if part)
     except OSError as error:  # a directory without permission
         result = {"problem": f"cannot use the kubeconfig {path} ({error.strerror}): correct it, or pass another one"}
     else:
         missing = {"problem": f"the kubeconfig {path} does not exist: correct --kubeconfig or KUBECONFIG"}
-        result = read_kubeconfig(path) if there else missing
+        result = read_kubeconfig(path, context) if there else missing
     json.dump(result, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

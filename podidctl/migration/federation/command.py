@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from podidctl.commands.connection import CliContext
-from podidctl.commands.options import Kubeconfig, OutputFormat
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat
 from podidctl.migration.federation.azure_resources import (
     PRINCIPAL,
     AzureOptions,
@@ -130,6 +130,7 @@ def _add_plan(app: typer.Typer, context: CliContext) -> None:
         ] = False,
         force_namespaced: ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         output: Annotated[
             PlanOutput,
             typer.Option("-o", "--output", help="az is a script; aso and manifests are for kubectl apply."),
@@ -143,7 +144,7 @@ def _add_plan(app: typer.Typer, context: CliContext) -> None:
         """
         azure = _azure_options(cluster, grant_to)
         run = MigrationRun(
-            settings=context.settings(kubeconfig=kubeconfig),
+            settings=context.settings(kube_context, kubeconfig=kubeconfig),
             options=PlanOptions(_cloud(context.environ), tenant, issuer, audience, exchange, name_suffix),
             force_namespaced=force_namespaced,
             names=names or (),
@@ -219,6 +220,7 @@ def _add_apply(app: typer.Typer, context: CliContext) -> None:
         ] = False,
         force_namespaced: ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         output: OutputFormat = Output.TABLE,
     ) -> None:
         """Make identities federated, one at a time, each after a successful token test. Makes no changes without --yes.
@@ -229,7 +231,7 @@ def _add_apply(app: typer.Typer, context: CliContext) -> None:
         """
         cloud, ignored = _cloud(context.environ), ignore_application_credentials
         run = MigrationRun(
-            settings=context.settings(kubeconfig=kubeconfig),
+            settings=context.settings(kube_context, kubeconfig=kubeconfig),
             options=PlanOptions(cloud, tenant, "", audience, exchange, ignore_uses=ignored),
             force_namespaced=force_namespaced,
             names=names or (),
@@ -253,6 +255,7 @@ def _add_rollback(app: typer.Typer, context: CliContext) -> None:
         namespace: Namespace = "",
         timeout: Timeout = FOLLOW_SECONDS,
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
         output: OutputFormat = Output.TABLE,
     ) -> None:
         """Undo the changes of apply, except for fields that were changed since. Makes no changes without --yes.
@@ -260,7 +263,7 @@ def _add_rollback(app: typer.Typer, context: CliContext) -> None:
         The exit code is 0 if no step remains, 3 if one does, and 1 if the state could not be read.
         """
         run = MigrationRun(
-            settings=context.settings(kubeconfig=kubeconfig),
+            settings=context.settings(kube_context, kubeconfig=kubeconfig),
             options=PlanOptions(_cloud(context.environ)),
             names=names or (),
             namespace=namespace,

@@ -8,9 +8,8 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from mic.startup.settings import Settings
 from nmi.tokens.entra_loader import SignInSession
-from podidctl.commands.connection import connect
+from podidctl.commands.connection import ClusterSettings, connect
 from podidctl.migration.federation.applications import cluster_remarks, plan_applications
 from podidctl.migration.federation.changes import ApplicationChanger, IdentityChanger, list_marked
 from podidctl.migration.federation.json_patches import FORMER_ANNOTATION
@@ -51,7 +50,7 @@ TEST_BY_POD: Final = (
 class MigrationRun:
     """One run of a command. `apply` and `rollback` make changes only with *yes*."""
 
-    settings: Settings
+    settings: ClusterSettings
     """The address of the cluster."""
     options: PlanOptions
     names: Sequence[str]

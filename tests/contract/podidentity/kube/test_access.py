@@ -24,14 +24,18 @@ from podidentity_sandbox.certificates import Authority
 from tests.support.old_authority import as_from_python_3_13_on, old_server
 
 
-def kubeconfig(path: Path, user: dict[str, Any], **cluster: object) -> str:
+def kubeconfig(path: Path, user: dict[str, Any], *others: str, **cluster: object) -> str:
+    """A kubeconfig with the current context `here`, and the contexts *others*, whose namespace is their name."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "here",
         "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443/", **cluster}}],
         "users": [{"name": "u", "user": user}],
-        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "mine"}}],
+        "contexts": [
+            {"name": name, "context": {"cluster": "c", "user": "u", "namespace": namespace}}
+            for name, namespace in {"here": "mine", **dict(zip(others, others, strict=True))}.items()
+        ],
     }
     path.write_text(json.dumps(config))
     return str(path)
@@ -44,6 +48,42 @@ async def test_a_kubeconfig_contains_address_and_credentials(tmp_path: Path) -> 
     assert await access.authorization() == "Bearer abc"
     assert access.ssl is not None
     assert access.ssl.verify_mode is ssl.CERT_REQUIRED
+
+
+async def test_a_context_is_selected_by_its_name(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"}, "there")
+    assert [(await find(path, {}, context)).namespace for context in ("", "here", "there")] == ["mine", "mine", "there"]
+
+
+@pytest.mark.parametrize(
+    ("others", "listed"),
+    [
+        ((), "pass one of here to --context"),
+        (tuple(f"{number:02}" for number in range(40)), "06, 07, 08, 09 and 31 more (kubectl config get-contexts) to"),
+        (("a" * 10_000,), f"pass one of {'a' * 100}, here to --context"),
+    ],
+    ids=["one", "many", "long"],
+)
+async def test_an_unknown_context_is_named_with_some_of_those_that_exist(
+    tmp_path: Path, others: tuple[str, ...], listed: str
+) -> None:
+    path = kubeconfig(tmp_path / "config", {"exec": {"command": "/nowhere"}}, *others)
+    with pytest.raises(AccessError) as error:
+        await find(path, {}, "x" * 10_000)
+    assert str(error.value).startswith(f"the kubeconfig {path} has no context {'x' * 100}: pass one of ")
+    assert listed in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+async def test_a_kubeconfig_without_contexts_has_none_to_select(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text('{"apiVersion": "v1", "kind": "Config", "clusters": [], "users": []}')
+    with pytest.raises(AccessError, match="has no context there: it has none, so pass another kubeconfig"):
+        await find(str(tmp_path / "config"), {}, "there")
+
+
+async def test_a_context_needs_a_kubeconfig_also_in_a_pod() -> None:
+    with pytest.raises(AccessError, match=r"no kubeconfig with the context there: .* or in a pod omit --context"):
+        await find("", ENVIRON, "there")
 
 
 async def test_insecure_skip_tls_verify_and_plain_http_are_respected(tmp_path: Path) -> None:
@@ -293,7 +333,7 @@ async def test_repeated_401_responses_do_not_cause_a_kubeconfig_read_each(
 ) -> None:
     now, reads = 1000.0, 0
 
-    async def read_content(_path: str) -> module._KubeconfigContent:
+    async def read_content(*_: str) -> module._KubeconfigContent:
         nonlocal reads
         reads += 1
         return module._KubeconfigContent(server="http://127.0.0.1:1", authorization=f"Bearer {reads}")

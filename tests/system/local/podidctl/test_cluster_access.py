@@ -41,10 +41,9 @@ def several_contexts(cloud: EmulatedCloud, current: str) -> dict[str, Any]:
     }
 
 
-async def doctor(cloud: EmulatedCloud, kubeconfig: str) -> CommandResult:
-    return await run(
-        *(cloud.folder, "podidctl", "doctor", "-o", "json"), kubeconfig=False, cloudconfig=False, KUBECONFIG=kubeconfig
-    )
+async def doctor(cloud: EmulatedCloud, kubeconfig: str, *flags: str) -> CommandResult:
+    command = (cloud.folder, "podidctl", "doctor", "-o", "json", *flags)
+    return await run(*command, kubeconfig=False, cloudconfig=False, KUBECONFIG=kubeconfig)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +63,18 @@ async def test_the_current_context_selects_cluster_and_user(cloud: EmulatedCloud
     assert text in answer.err
     assert answer.err.count("\n") == bool(text)
     assert bool(answer.out) != bool(text)
+
+
+@pytest.mark.parametrize(
+    ("context", "text"), [("here", ""), ("nowhere", "has no context nowhere: pass one of elsewhere, here, stranger to")]
+)
+async def test_a_flag_selects_another_context(cloud: EmulatedCloud, context: str, text: str) -> None:
+    file = cloud.folder / "several"
+    file.write_text(json.dumps(several_contexts(cloud, "elsewhere")))
+    answer = await doctor(cloud, str(file), f"--context={context}")
+    assert answer.code == (1 if text else 3), answer.err
+    assert text in answer.err
+    assert answer.err.count("\n") == bool(text)
 
 
 async def test_several_files_are_one_configuration(cloud: EmulatedCloud) -> None:

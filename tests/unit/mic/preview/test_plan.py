@@ -17,14 +17,13 @@ from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, Snapshot
 from mic.preview.outcome import AzureReads, preview
 from mic.preview.schema import LeftOut, Preview
-from mic.preview.survey import survey
+from mic.preview.survey import survey_by
 from mic.preview.text import HOSTS_MOST, OBJECTS_MOST, lines
 from mic.startup.settings import parse
 from podidctl.commands.plan import show
 from podidctl.report.text import Output
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.azure.resource_ids import Host, VirtualMachine
-from podidentity.kube.access import ClusterAccess
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, Unauthorized, api_error_advice
 from podidentity.resources import AzureAssignedIdentity, Node
 from tests.support.memory_api import MemoryApi
@@ -138,16 +137,10 @@ def test_an_error_of_the_api_server_is_one_line_with_cause_and_advice(error: Api
     ],
 )
 async def test_old_field_names_count_unless_the_upgrade_is_recorded_and_an_unreadable_record_is_named(
-    monkeypatch: pytest.MonkeyPatch, recorded: str, readable: bool, namespace: str, created: int
+    recorded: str, readable: bool, namespace: str, created: int
 ) -> None:
     """Without MIC's namespace, the ConfigMap of any namespace is a record."""
     api = MemoryApi()
-
-    async def find(*_: object) -> ClusterAccess:
-        return api.access()
-
-    monkeypatch.setattr("mic.preview.survey.access.find", find)
-    monkeypatch.setattr("mic.preview.survey.Client", lambda _access, user_agent: api.client(user_agent))
     cluster = StoredObjects(api)
     cluster.create(IDENTITIES, "demo", {"type": 0, "ResourceID": identity_id("demo")})
     cluster.create(BINDINGS, "demo", {"AzureIdentity": "demo", "Selector": "demo"})
@@ -159,7 +152,8 @@ async def test_old_field_names_count_unless_the_upgrade_is_recorded_and_an_unrea
         api.store.create("configmaps", {"metadata": record, "data": {"type-upgrade-status": "v1.8.17"}})
     if not readable:
         api.refuse(403, "Forbidden", what="configmaps")
-    preview = await survey(SETTINGS[namespace], ask_azure=False)
+    async with api.client("test") as client:
+        preview = await survey_by(client, SETTINGS[namespace], ask_azure=False)
     assert preview.summary.objects["create"] == created
     assert preview.upgrade_unknown is not readable
     assert any(UNREAD in line for line in lines(preview)) is not readable
@@ -167,9 +161,9 @@ async def test_old_field_names_count_unless_the_upgrade_is_recorded_and_an_unrea
         assert {request.path for request in api.requests if "configmaps" in request.path} == {
             f"/api/v1/namespaces/{namespace}/configmaps/aad-pod-identity-config"
         }
-    old_fields_read = await survey(
-        msgspec.structs.replace(SETTINGS[namespace], read_old_field_names=True), ask_azure=False
-    )
+    settings = msgspec.structs.replace(SETTINGS[namespace], read_old_field_names=True)
+    async with api.client("test") as client:
+        old_fields_read = await survey_by(client, settings, ask_azure=False)
     assert old_fields_read.summary.objects["create"] == 1
 
 
