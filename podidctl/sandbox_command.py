@@ -8,7 +8,7 @@ import typer
 
 from podidctl.commands import options
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import CliContext, parse_pod_name
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, parse_pod_name
 from podidentity.exits import StartError
 
 EXTRA_MODULES: Final = ("cryptography", "httptools", "iptc", "requests", "podidentity_sandbox")
@@ -162,6 +162,7 @@ def _add_exec(app: typer.Typer, context: CliContext) -> None:
         namespace: Annotated[str, typer.Option("-n", "--namespace", autocompletion=names.namespaces)] = "",
         kubeconfig: options.Kubeconfig = "",
         kube_context: options.KubeContext = "",
+        request_timeout: options.RequestTimeout = REQUEST_TIMEOUT,
     ) -> None:
         """Run a command of this machine in the network namespace of a sandbox pod. Needs root.
 
@@ -170,7 +171,7 @@ def _add_exec(app: typer.Typer, context: CliContext) -> None:
         from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
 
         key = parse_pod_name(pod, namespace, "default")
-        settings = context.settings(kube_context, kubeconfig=kubeconfig)
+        settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
         raise typer.Exit(sandbox_runner.run_in_pod(settings, context.environ, key, command))
 
 

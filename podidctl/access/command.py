@@ -22,12 +22,13 @@ from podidctl.access.scope import KINDS
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import (
     NAME_PATTERN,
+    REQUEST_TIMEOUT,
     CliContext,
     ClusterSettings,
     connect,
     parse_pod_name,
 )
-from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext
+from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, RequestTimeout
 from podidctl.facts.model import Facts
 from podidctl.report.text import Output, console, print_document, print_text
 from podidentity.exits import StartError
@@ -70,6 +71,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         ] = "",
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         cloudconfig: Cloudconfig = "",
         output: Annotated[AccessOutput, typer.Option("-o", "--output", help="Output format.")] = AccessOutput.TABLE,
         policy: Annotated[str, typer.Option(help="Test the cluster against the rules in this file.")] = "",
@@ -90,7 +92,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             kind, stored = "", kind
         _check_options(output, kind, policy, diff, stored)
         parse_scope(kind, name, namespace, "default")  # reports a wrong command line before the cluster is read
-        settings = context.settings(kube_context, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+        settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
 
         def find_review() -> AccessReview:
             if stored:

@@ -1,5 +1,7 @@
 """Connection to the cluster that a command reads, from MIC's settings and podidctl's own options."""
 
+import argparse
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -11,13 +13,14 @@ from msgspec.structs import asdict
 
 from mic.startup.settings import Settings, parse
 from podidentity.exits import StartError
-from podidentity.flags import UsageError
+from podidentity.flags import UsageError, duration_text, go_duration
 from podidentity.kube import access
 from podidentity.kube.client import Client
-from podidentity.kube.errors import AccessError, ApiError, api_error_advice
+from podidentity.kube.errors import AccessError, ApiError, TimedOut, api_error_advice
 from podidentity.version import VERSION
 
 KUBECONFIG_HELP = "Path of a kubeconfig. Default: KUBECONFIG, the pod's service account, or kubectl's default file."
+REQUEST_TIMEOUT = "10s"
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
 """Names that pods and namespaces can have. An empty name would request the list of all objects."""
 
@@ -27,6 +30,8 @@ class ClusterSettings(Settings, frozen=True, kw_only=True):
 
     context: str = ""
     """The kubeconfig's context; empty: its current one."""
+    request_seconds: float
+    """Time limit of each request to the API server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,9 @@ class CliContext:
     home: Callable[[], Path]
     """Return the user's home directory."""
 
-    def settings(self, kube_context: str = "", **flags: object) -> ClusterSettings:
+    def settings(
+        self, kube_context: str = "", request_timeout: str = REQUEST_TIMEOUT, **flags: object
+    ) -> ClusterSettings:
         """Return the settings of a MIC with these *flags*: the cluster's address and the Azure credentials. None or an
         empty value omits a flag. Raises typer.BadParameter.
 
@@ -53,7 +60,21 @@ class CliContext:
                 given = parse(["--plan", f"--kubeconfig={usual}", *argv], self.environ)
         except UsageError as wrong:
             raise typer.BadParameter(str(wrong)) from wrong
-        return ClusterSettings(**asdict(given), context=kube_context)
+        seconds = _request_seconds(request_timeout)
+        return ClusterSettings(**asdict(given), context=kube_context, request_seconds=seconds)
+
+
+def _request_seconds(text: str) -> float:
+    """Return the time limit in kubectl's syntax: a duration, or whole seconds; 0 is no limit. Raises
+    typer.BadParameter.
+    """
+    try:
+        seconds = float(text) if text.isascii() and text.isdigit() else go_duration(text)
+    except argparse.ArgumentTypeError as error:
+        raise typer.BadParameter(f"--request-timeout: {error}") from error
+    if seconds < 0:
+        raise typer.BadParameter(f"--request-timeout is {text}; write a duration like 30s, or 0 for no limit")
+    return seconds or math.inf
 
 
 def home_directory() -> Path:
@@ -69,10 +90,16 @@ async def connect(settings: ClusterSettings) -> AsyncIterator[Client]:
     """Connect to the API server of *settings*. An AccessError or ApiError in the context becomes a StartError."""
     try:
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment, settings.context)
-        async with Client(cluster, user_agent=f"podidctl/{VERSION}") as client:
+        agent = f"podidctl/{VERSION}"
+        async with Client(cluster, user_agent=agent, timeout_seconds=settings.request_seconds) as client:
             yield client
     except AccessError as error:
         raise StartError(str(error)) from error
+    except TimedOut as error:
+        longer = duration_text(3 * error.seconds)
+        raise StartError(
+            f"{error}: wait longer with --request-timeout={longer}, or check --kubeconfig and that the API server runs"
+        ) from error
     except ApiError as error:
         raise StartError(api_error_advice(error)) from error
 

@@ -13,8 +13,8 @@ from mic.azure.reading import read_hosts
 from mic.startup.azure_reader import azure_reader
 from nmi.settings import Settings
 from podidctl.checks.rules import report
-from podidctl.commands.connection import CliContext, ClusterSettings, connect
-from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, OutputFormat, print_report
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
+from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, OutputFormat, RequestTimeout, print_report
 from podidctl.evaluation.needs import CHECKED_MAX, live_pods, used_hosts
 from podidctl.facts.model import AzureState, Facts, NodeState
 from podidctl.facts.settings import nmi_settings, on_node, read_settings
@@ -54,6 +54,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         fail_on: Annotated[FailOn, typer.Option(help="The least severe fault with exit code 3.")] = FailOn.PROBLEM,
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         cloudconfig: Cloudconfig = "",
         output: OutputFormat = Output.TABLE,
     ) -> None:
@@ -65,7 +66,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         configure(LogFormat.TEXT, 0)
         if imds and not node:
             raise typer.BadParameter("--imds sends a request from this machine: pass its node name with --node")
-        settings = context.settings(kube_context, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+        settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         report = asyncio.run(_examine(settings, node, imds=imds, ask_azure=bool(cloudconfig)))
         print_report(report, output, show)
         raise typer.Exit(exit_code((finding.level for finding in report.findings), Level(fail_on)))

@@ -11,8 +11,16 @@ from rich.console import Console
 from mic.startup.azure_reader import azure_reader
 from podidctl.checks.explanation import explain
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import CliContext, ClusterSettings, connect, parse_pod_name
-from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, NmiFlags, OutputFormat, print_report
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect, parse_pod_name
+from podidctl.commands.options import (
+    Cloudconfig,
+    Kubeconfig,
+    KubeContext,
+    NmiFlags,
+    OutputFormat,
+    RequestTimeout,
+    print_report,
+)
 from podidctl.facts.model import Facts, NmiConfiguration
 from podidctl.facts.settings import given_configuration
 from podidctl.reading.reader import pod_parts, read
@@ -44,6 +52,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         ] = "",
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         cloudconfig: Cloudconfig = "",
         nmi_flags: NmiFlags = "",
         output: OutputFormat = Output.TABLE,
@@ -53,7 +62,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         The exit code is 0 if no link is broken, 3 if one is, and 1 if the state could not be read.
         """
         configure(LogFormat.TEXT, 0)
-        settings = context.settings(kube_context, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+        settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         given = nmi_configuration_from(nmi_flags)
         report = explain(asyncio.run(read_input(settings, name, namespace, given, ask_azure=bool(cloudconfig))))
         print_report(report, output, show)

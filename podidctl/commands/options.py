@@ -12,6 +12,9 @@ from podidctl.report.text import Output, console, print_document
 T = TypeVar("T")
 Kubeconfig = Annotated[str, typer.Option(help=KUBECONFIG_HELP)]
 KubeContext = Annotated[str, typer.Option("--context", help="Context of the kubeconfig. Default: the current one.")]
+RequestTimeout = Annotated[
+    str, typer.Option(metavar="DURATION", help="Time limit of each request to the API server, such as 30s; 0: none.")
+]
 Cloudconfig = Annotated[
     str, typer.Option(help="Path of azure.json, to read the state on Azure, too. Default: no requests to Azure.")
 ]

@@ -14,8 +14,8 @@ from rich.markup import escape as unstyled
 from mic.preview.schema import HostPreview, Preview
 from mic.preview.survey import survey_by
 from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, read_failures, summary, title
-from podidctl.commands.connection import CliContext, ClusterSettings, connect
-from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout
 from podidctl.report.text import Output, console, print_document, print_error, print_table
 from podidentity.report import SOMETHING_TO_DO, plain
 from podidentity.telemetry.logs import LogFormat, configure
@@ -31,6 +31,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         *,
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         cloudconfig: Annotated[
             str, typer.Option(help=("Path of azure.json; without it the credentials come from the environment."))
         ] = "",
@@ -60,6 +61,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         configure(LogFormat.TEXT, 0)
         settings = context.settings(
             kube_context,
+            request_timeout,
             kubeconfig=kubeconfig,
             cloudconfig=cloudconfig,
             forceNamespaced=force_namespaced,

@@ -19,9 +19,9 @@ from nmi.server.parameters import token_request
 from nmi.server.responses import refused
 from nmi.tokens.source import PolicyError
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import CliContext
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext
 from podidctl.commands.explain import OUTCOMES, nmi_configuration_from, read_input
-from podidctl.commands.options import Kubeconfig, KubeContext, NmiFlags, OutputFormat, print_report
+from podidctl.commands.options import Kubeconfig, KubeContext, NmiFlags, OutputFormat, RequestTimeout, print_report
 from podidctl.evaluation.daemons import unavailable_reason
 from podidctl.evaluation.federated import manifest_for, permissions_of, pod_token_source, subject
 from podidctl.evaluation.pod import (
@@ -58,6 +58,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         resource_id: Annotated[str, typer.Option(help="Resource id of the identity that the request names.")] = "",
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         nmi_flags: NmiFlags = "",
         output: OutputFormat = Output.TABLE,
     ) -> None:
@@ -66,7 +67,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         The exit code is 0 if the pod is served, 3 if it is not, and 1 if the state could not be read.
         """
         configure(LogFormat.TEXT, 0)
-        settings = context.settings(kube_context, kubeconfig=kubeconfig)
+        settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
         data = asyncio.run(read_input(settings, name, namespace, nmi_configuration_from(nmi_flags)))
         report = predict(data, resource, client_id=client_id, resource_id=resource_id)
         print_report(report, output, show)

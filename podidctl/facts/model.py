@@ -49,7 +49,10 @@ class ReadFailure:
         """Return the next action; *right* is the permission that the read needs."""
         if self.is_forbidden:
             return f"run this command with more permissions ({right})"
-        return "try again; if it fails again, check the API server: kubectl get --raw /readyz?verbose"
+        return (
+            "try again, with --request-timeout=30s if the API server is slow; if it fails again, check it: kubectl get "
+            "--raw /readyz?verbose"
+        )
 
 
 def readable(several: Sequence[T] | ReadFailure) -> Sequence[T]:

@@ -10,8 +10,8 @@ import typer
 import yaml
 from msgspec.structs import replace
 
-from podidctl.commands.connection import CliContext, ClusterSettings, connect
-from podidctl.commands.options import Kubeconfig, KubeContext
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
+from podidctl.commands.options import Kubeconfig, KubeContext, RequestTimeout
 from podidctl.migration import cluster_reader
 from podidctl.migration.differences import Difference, DifferenceLevel, find_differences, manifest_differences
 from podidctl.migration.federation import command as federating
@@ -82,6 +82,7 @@ def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
         in_place: Annotated[bool, typer.Option("--in-place", help="Rewrite the files of -f in place.")] = False,
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         output: Annotated[
             Output, typer.Option("-o", "--output", help="With -f, yaml prints the rewritten manifests.")
         ] = Output.TABLE,
@@ -98,7 +99,8 @@ def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
         if files:
             differences += _of_files(files, output, in_place=in_place)
         elif values is None:
-            differences += asyncio.run(_of_cluster(context.settings(kube_context, kubeconfig=kubeconfig)))
+            settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
+            differences += asyncio.run(_of_cluster(settings))
         rewrote = bool(files) and output is Output.YAML
         print_differences(differences, Output.TABLE if rewrote else output, console(stderr=rewrote))
         raise typer.Exit(
@@ -123,6 +125,7 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
         force_namespaced: federating.ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         output: Annotated[
             WorkloadIdentityOutput,
             typer.Option("-o", "--output", help="yaml has the new objects; kubectl and az are scripts."),
@@ -134,7 +137,7 @@ def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
         accounts and workloads. -o az has the commands that create the federated credentials. The exit code is 0 if
         these are sufficient, 3 if manual steps remain, and 1 if the state could not be read.
         """
-        settings = context.settings(kube_context, kubeconfig=kubeconfig)
+        settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
         made, used_issuer = asyncio.run(_plan(settings, issuer, namespace, force_namespaced=force_namespaced))
         if output in {WorkloadIdentityOutput.AZ, WorkloadIdentityOutput.JSON} and not used_issuer:
             raise StartError(NO_ISSUER)

@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from podidctl.commands.connection import CliContext, ClusterSettings, connect
-from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, print_report
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, print_report
 from podidctl.report.text import Output, console, print_error
 from podidctl.top import live
 from podidctl.top.reader import read_all
@@ -34,6 +34,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         once: Annotated[bool, typer.Option("--once", help="Print one sample, also on a terminal.")] = False,
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         output: OutputFormat = Output.TABLE,
     ) -> None:
         """Show what NMI does on each node: pods, requests, refusals, tokens and calls to IMDS.
@@ -42,7 +43,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         Otherwise one sample is printed. The exit code is 1 if no NMI can be read.
         """
         configure(LogFormat.TEXT, 0)
-        settings = context.settings(kube_context, kubeconfig=kubeconfig)
+        settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
         if output is Output.TABLE and not once and console().is_terminal and sys.stdin.isatty():
             asyncio.run(_live(settings, interval))
             return

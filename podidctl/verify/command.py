@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import NAME_PATTERN, CliContext, ClusterSettings, connect
-from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, print_report
+from podidctl.commands.connection import NAME_PATTERN, REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, print_report
 from podidctl.report.finding import COLORS, Level, exit_code
 from podidctl.report.text import Output, grouped, listed, print_error, print_table
 from podidctl.verify.verdicts import Verification
@@ -53,6 +53,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         ] = TIMEOUT_SECONDS,
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         output: OutputFormat = Output.TABLE,
     ) -> None:
         """Prove who answers pods at the metadata address, by a canary pod on each node.
@@ -68,7 +69,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         wrong = next((name for name in node or () if not NAME_PATTERN.fullmatch(name)), None)
         if wrong is not None:
             raise typer.BadParameter(f"--node {wrong!a} is not a node name; see kubectl get nodes")
-        settings = context.settings(kube_context, kubeconfig=kubeconfig)
+        settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
         try:
             report = asyncio.run(_run(settings, node or (), namespace, parallel, timeout))
         except asyncio.CancelledError:  # SIGTERM

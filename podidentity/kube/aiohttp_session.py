@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import aiohttp
 from yarl import URL
 
-from podidentity.http_client.errors import ClientConnectorError, HttpClientError
+from podidentity.http_client.errors import ClientConnectorError, ConnectionTimeoutError, HttpClientError
 from podidentity.kube.access import ClusterAccess
 
 CHUNK = 256 * 1024
@@ -89,6 +89,8 @@ def connector(connections: int, *, reuse: bool) -> aiohttp.TCPConnector:
 
 
 def _converted(error: aiohttp.ClientError) -> Exception:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return ConnectionTimeoutError(str(error))
     if isinstance(error, TimeoutError):
         return error
     # aiohttp's message for a failed connection contains the repr of the SSL context.

@@ -75,6 +75,14 @@ class NoResponse(ApiError):  # noqa: N818 - named for what happened
         super().__init__(0, "", message)
 
 
+class TimedOut(NoResponse):
+    """No response within the client's time limit of *seconds*."""
+
+    def __init__(self, server: str, seconds: float) -> None:
+        super().__init__(f"no response from {server} within {seconds:g} s")
+        self.seconds = seconds
+
+
 class AccessError(Exception):
     """The API server's address or credentials are unusable; the message is one line with the next action."""
 

@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import urlencode
 
-from podidentity.http_client.errors import ClientConnectorError, HttpClientError
+from podidentity.http_client.errors import ClientConnectorError, ConnectionTimeoutError, HttpClientError
 from podidentity.kube import response_limits
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.decoding import LongLine
-from podidentity.kube.errors import MALFORMED, NoResponse, ServerError, Unauthorized, from_response
+from podidentity.kube.errors import MALFORMED, NoResponse, ServerError, TimedOut, Unauthorized, from_response
 from podidentity.kube.sessions import HttpResponse, OpenSession, Session, aiohttp_session
 from podidentity.kube.watch_lines import read_lines
 
@@ -104,15 +104,17 @@ class Transport:
         return await self.in_time(exchange(), timeout_seconds)
 
     async def in_time(self, work: Awaitable[V], seconds: float | None = None) -> V:
-        """Return the result of *work*. Raises NoResponse after *seconds* (default: the client's) or if the connection
-        fails.
+        """Return the result of *work*. Raises TimedOut after *seconds* (default: the client's), and NoResponse if the
+        connection fails.
         """
         seconds = self._timeout_seconds if seconds is None else seconds
         try:
             async with asyncio.timeout(seconds):
                 return await work
+        except ConnectionTimeoutError as error:  # after CONNECT_SECONDS, which may be less than *seconds*
+            raise self._unreachable(error) from error
         except TimeoutError as error:
-            raise NoResponse(f"no response from {self.access.server} within {seconds:g} s") from error
+            raise TimedOut(self.access.server, seconds) from error
         except (HttpClientError, OSError) as error:
             raise self._unreachable(error) from error
 

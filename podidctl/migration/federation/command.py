@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from podidctl.commands.connection import CliContext
-from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout
 from podidctl.migration.federation.azure_resources import (
     PRINCIPAL,
     AzureOptions,
@@ -131,6 +131,7 @@ def _add_plan(app: typer.Typer, context: CliContext) -> None:
         force_namespaced: ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         output: Annotated[
             PlanOutput,
             typer.Option("-o", "--output", help="az is a script; aso and manifests are for kubectl apply."),
@@ -144,7 +145,7 @@ def _add_plan(app: typer.Typer, context: CliContext) -> None:
         """
         azure = _azure_options(cluster, grant_to)
         run = MigrationRun(
-            settings=context.settings(kube_context, kubeconfig=kubeconfig),
+            settings=context.settings(kube_context, request_timeout, kubeconfig=kubeconfig),
             options=PlanOptions(_cloud(context.environ), tenant, issuer, audience, exchange, name_suffix),
             force_namespaced=force_namespaced,
             names=names or (),
@@ -221,6 +222,7 @@ def _add_apply(app: typer.Typer, context: CliContext) -> None:
         force_namespaced: ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         output: OutputFormat = Output.TABLE,
     ) -> None:
         """Make identities federated, one at a time, each after a successful token test. Makes no changes without --yes.
@@ -231,7 +233,7 @@ def _add_apply(app: typer.Typer, context: CliContext) -> None:
         """
         cloud, ignored = _cloud(context.environ), ignore_application_credentials
         run = MigrationRun(
-            settings=context.settings(kube_context, kubeconfig=kubeconfig),
+            settings=context.settings(kube_context, request_timeout, kubeconfig=kubeconfig),
             options=PlanOptions(cloud, tenant, "", audience, exchange, ignore_uses=ignored),
             force_namespaced=force_namespaced,
             names=names or (),
@@ -256,6 +258,7 @@ def _add_rollback(app: typer.Typer, context: CliContext) -> None:
         timeout: Timeout = FOLLOW_SECONDS,
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         output: OutputFormat = Output.TABLE,
     ) -> None:
         """Undo the changes of apply, except for fields that were changed since. Makes no changes without --yes.
@@ -263,7 +266,7 @@ def _add_rollback(app: typer.Typer, context: CliContext) -> None:
         The exit code is 0 if no step remains, 3 if one does, and 1 if the state could not be read.
         """
         run = MigrationRun(
-            settings=context.settings(kube_context, kubeconfig=kubeconfig),
+            settings=context.settings(kube_context, request_timeout, kubeconfig=kubeconfig),
             options=PlanOptions(_cloud(context.environ)),
             names=names or (),
             namespace=namespace,

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from blockbuster import BlockBuster
 
-from mic.startup.settings import Settings
+from podidctl.commands.connection import ClusterSettings
 from podidctl.migration import command
 from podidctl.migration.federation import runs
 from podidctl.migration.federation.json_patches import FORMER_ANNOTATION
@@ -28,7 +28,7 @@ WRONG: list[Any] = [None, "text", 7, []]
 PARTS = ("metadata", "spec", "status", "data")
 METADATA = ("name", "namespace", "annotations", "labels", "ownerReferences", "generation")
 VALID: dict[str, Any] = {"metadata": {"name": "x", "uid": "u", "resourceVersion": "1"}, "spec": {}}
-SETTINGS = Settings(namespace="default")
+SETTINGS = ClusterSettings(namespace="default", request_seconds=10)
 
 
 def run() -> MigrationRun:
@@ -67,7 +67,7 @@ async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MemoryCluste
     async with api.client("podidctl/test") as client:
 
         @asynccontextmanager
-        async def connect(_: Settings) -> AsyncIterator[Client]:
+        async def connect(_: ClusterSettings) -> AsyncIterator[Client]:
             try:
                 yield client
             except ApiError as error:

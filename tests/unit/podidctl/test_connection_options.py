@@ -1,6 +1,9 @@
 """The options by which a command finds its API server."""
 
+import asyncio
+import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +11,16 @@ import pytest
 import typer
 from typer.main import get_command
 
-from podidctl.cli import application
-from podidctl.commands import completion
+from podidctl.cli import application, main
+from podidctl.commands import completion, connection
 from podidctl.commands.completion import ClusterNames
-from podidctl.commands.connection import CliContext, ClusterSettings
+from podidctl.commands.connection import CliContext, ClusterSettings, connect
+from podidentity.exits import StartError
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.resources import PODS
+from podidentity_sandbox.kubeapi.statuses import StatusError
+from tests.support.memory_api import MemoryApi
 
 IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
@@ -31,7 +40,47 @@ def test_each_command_that_reads_a_cluster_has_all_of_them() -> None:
     reading = {name for name, options in flags.items() if "--kubeconfig" in options}
     assert reading == flags.keys() - {"fault"}
     for name in reading:
-        assert flags[name] >= {"--context"}, name
+        assert flags[name] >= {"--context", "--request-timeout"}, name
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10", 10), ("10s", 10), ("1m30s", 90), ("500ms", 0.5), ("0", math.inf), ("0s", math.inf)]
+)
+def test_the_time_limit_has_kubectls_syntax(text: str, seconds: float) -> None:
+    assert CliContext({}, Path).settings("", text).request_seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["", "ten", "1.5", "-1s", "-1", "\u0661"])
+def test_another_time_limit_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", f"--request-timeout={text}"]) == 2
+    assert "--request-timeout" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "message"),
+    [
+        (19, "the API server lacks a kind"),
+        (21, "no response from http://kubernetes within 20 s: wait longer with --request-timeout=1m, or check"),
+    ],
+)
+async def test_a_request_ends_after_the_time_limit_with_the_flag_as_the_next_action(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, message: str
+) -> None:
+    api = MemoryApi()
+
+    async def find(*_: object) -> ClusterAccess:
+        return api.access()
+
+    async def respond(*_: object) -> None:
+        await asyncio.sleep(seconds)
+        raise StatusError(404, "NotFound", "nothing")
+
+    monkeypatch.setattr(api, "_route", respond)
+    monkeypatch.setattr(connection.access, "find", find)
+    monkeypatch.setattr(connection, "Client", partial(Client, open_session=api.network.open_aiohttp_session))
+    with pytest.raises(StartError, match=message):
+        async with connect(ClusterSettings(namespace="default", request_seconds=20)) as client:
+            await client.list(PODS)
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_the_next_action_is_about_the_server(findings: list[Finding] | list[Chec
     assert findings
     for finding in findings:
         assert finding.level is Level.UNKNOWN
-        assert finding.next.startswith("try again; if it fails again, check the API server")
+        assert finding.next.startswith("try again, with --request-timeout=30s if the API server is slow;")
 
 
 def test_a_forbidden_read_needs_more_permissions() -> None:

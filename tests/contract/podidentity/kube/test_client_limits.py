@@ -1,10 +1,12 @@
 """The client's reaction to servers that are slow, send without end, or are not API servers."""
 
 import asyncio
+import contextlib
+import socket
 
 import pytest
 
-from podidentity.kube import response_limits
+from podidentity.kube import response_limits, transport
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.errors import (
@@ -13,6 +15,7 @@ from podidentity.kube.errors import (
     Forbidden,
     NoResponse,
     ServerError,
+    TimedOut,
     TooManyRequests,
     Unauthorized,
 )
@@ -25,7 +28,7 @@ from tests.support.waiting import until
 
 async def test_a_response_that_does_not_arrive_is_unreachable(server: ScriptedServer, client: Client) -> None:
     server.others.append(None)
-    with pytest.raises(NoResponse, match=r"no response from http://127\.0\.0\.1"):
+    with pytest.raises(TimedOut, match=r"no response from http://127\.0\.0\.1:\d+ within 0\.05 s"):
         await client.request("GET", "/slow", timeout_seconds=0.05)
     # On a busy machine the request can reach its time limit before the server has read it, or even received it.
     server.others.clear()
@@ -39,6 +42,23 @@ async def test_a_refused_connection_is_unreachable(server: ScriptedServer, open_
         with pytest.raises(NoResponse, match=r"cannot reach http://127\.0\.0\.1"):
             await lonely.get(PODS, "ns", "a")
     await server.start()
+
+
+async def test_a_connection_that_is_not_established_is_no_slow_response(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "CONNECT_SECONDS", 0.05)
+    with contextlib.ExitStack() as sockets:
+        full = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        async with Client(ClusterAccess(url), user_agent="t", open_session=open_session) as client:
+            with pytest.raises(NoResponse, match=f"cannot reach {url}: ") as error:
+                await client.get(PODS, "ns", "a")
+    assert not isinstance(error.value, TimedOut)
 
 
 async def test_a_cancelled_request_leaves_the_client_usable(server: ScriptedServer, client: Client) -> None:

@@ -197,9 +197,9 @@ def test_a_failed_check_states_its_reason_and_needs_no_permission() -> None:
     link = account_link(explain_federated(federation=FederatedAccess({"ns": failed}, ReadFailure("no"))))
     permissions, server = link.next.split("; ", 1)
     assert permissions.endswith("(create on subjectaccessreviews of authorization.k8s.io)")
-    assert server.startswith("try again; if it fails again, check the API server")
+    assert server.startswith("try again, with --request-timeout=30s if the API server is slow;")
     (link,) = permission_links(explain(bound(ReadFailure("500 InternalError", is_forbidden=False))))
-    assert link.next.startswith("try again; if it fails again, check the API server")
+    assert link.next.startswith("try again, with --request-timeout=30s if the API server is slow;")
     (link,) = permission_links(explain(bound(UNREAD)))
     assert UNREAD.reason in link.says
 
