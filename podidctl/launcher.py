@@ -1,16 +1,22 @@
-"""Entry point of `podidctl`, which also works without the extra `podidctl`: then it names the extra to install."""
+"""Entry point of `podidctl`, which also works without the extra `podidctl`: then it names the extra to install.
 
-from collections.abc import Sequence
+It imports nothing at module level: a Ctrl-C during an import of the script that calls `main` would print a traceback.
+"""
 
-from podidentity.exits import missing_package
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "Sequence[str] | None" = None) -> int:
     """Run the command with *argv* (sys.argv[1:] by default) and return its exit code."""
     try:
-        from podidctl.cli import main as run  # noqa: PLC0415 - needs the packages of the extra
-    except ModuleNotFoundError as error:
-        return missing_package("podidctl", error)
-    except KeyboardInterrupt:  # the imports take a second on a busy machine
+        from podidentity.exits import missing_package  # noqa: PLC0415 - see above
+
+        try:
+            from podidctl.cli import main as run  # noqa: PLC0415 - needs the packages of the extra
+        except ModuleNotFoundError as error:
+            return missing_package("podidctl", error)
+        return run(argv)
+    except KeyboardInterrupt:
         return 130
-    return run(argv)

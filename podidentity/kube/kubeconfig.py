@@ -5,6 +5,11 @@ few minutes. It may run the programs in the kubeconfig. Its output contains secr
 runs as a file with the path and the context as its arguments, and imports nothing of this project.
 """
 
+if __name__ == "__main__":  # before the other imports, so that Ctrl-C prints no traceback during them
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import asyncio
 import base64
 import importlib

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import importlib.util
 import json
+import signal
 import socket
 import ssl
 import subprocess
@@ -149,6 +150,12 @@ async def test_an_exec_plugin_that_does_not_end_is_not_waited_for(
     monkeypatch.setattr(module, "PROGRAM_SECONDS", 2.0)
     with pytest.raises(AccessError, match="took longer than 2 s: check the program that it runs"):
         await from_kubeconfig(plugin(tmp_path, "exec sleep 600"))  # longer than the limit of a test
+
+
+def test_ctrl_c_ends_the_program_that_reads_a_kubeconfig_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", str(module.PROGRAM), plugin(tmp_path, "kill -INT $PPID")]
+    done = subprocess.run(command, check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
 @pytest.mark.parametrize("is_missing", [True, False])

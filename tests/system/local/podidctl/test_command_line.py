@@ -1,19 +1,15 @@
 """The command line: its modules, its errors of one line, and its end by Ctrl-C."""
 
 import asyncio
-import importlib.abc
 import pwd
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Never
+from typing import Never
 
 import pytest
 import typer
-from typing_extensions import override
 
-from podidctl import launcher
 from podidctl.cli import COMMANDS, main, needed
 from podidctl.commands.connection import home_directory, parse_pod_name
 from tests.support.mic.emulated_cloud import EmulatedCloud
@@ -109,24 +105,6 @@ def test_a_command_imports_no_module_of_another_one(name: str) -> None:
     help_text, modules = done.stdout.strip().rsplit("\n", 1)
     assert f"podidctl {name}" in help_text
     assert set(modules.split()) & set(COMMANDS.values()) == {COMMANDS[name]} | USED.get(name, set())
-
-
-class _Interrupted(importlib.abc.MetaPathFinder):
-    """Raises KeyboardInterrupt when the program is imported."""
-
-    @override
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
-        if fullname == "podidctl.cli":
-            raise KeyboardInterrupt
-
-
-def test_the_exit_code_is_that_of_an_interrupted_command_and_nothing_is_printed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delitem(sys.modules, "podidctl.cli", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [_Interrupted(), *sys.meta_path])
-    assert launcher.main(["doctor"]) == 130
-    assert capsys.readouterr() == ("", "")
 
 
 def test_the_home_directory_is_used_or_without_one_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
