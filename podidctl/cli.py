@@ -7,7 +7,10 @@ exits with 1 if a part could not be read, and with 3 for a violated policy or a 
 exit with 0 if no action remains for the operator, with 3 if one remains, and with 1 on failure.
 """
 
+import contextlib
+import io
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -27,6 +30,9 @@ USAGE_ERROR: Final = cast(
     "type[Exception]", next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 )
 
+NO_FILES: Final = 4
+ANY_FILE: Final = 0
+"""Directives of kubectl's completion."""
 CONTEXT: Final = CliContext(os.environ, home_directory)
 COMMANDS: Final[Mapping[str, str]] = {
     "sandbox": "podidctl.sandbox_command",
@@ -104,3 +110,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return 130
     return int(result or 0)
+
+
+def print_completions(argv: Sequence[str] | None = None) -> int:
+    """Print the completions of the last word of *argv*, and whether the shell may complete files, as kubectl's plugin
+    protocol defines. Return the exit code.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    # Typer's completion for fish has kubectl's format: a word, a tab and its description on each line.
+    line = shlex.join(["podidctl", *words])
+    os.environ |= {
+        "_PODIDCTL_COMPLETE": "complete_fish",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_ARGS": line,
+    }
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main(words)
+    completions = printed.getvalue().strip()
+    print(f"{completions}\n:{NO_FILES}" if completions else f":{ANY_FILE}")
+    return 0

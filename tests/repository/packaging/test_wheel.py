@@ -34,6 +34,7 @@ EXTRAS = {
     "podidentity-demo": "demo",
     "podidctl": "podidctl",
     "kubectl-podidentity": "podidctl",
+    "kubectl_complete-podidentity": "podidctl",
 }
 
 

@@ -76,7 +76,7 @@ async def test_a_request_ends_after_the_time_limit_with_the_flag_as_the_next_act
         raise StatusError(404, "NotFound", "nothing")
 
     monkeypatch.setattr(api, "_route", respond)
-    monkeypatch.setattr(connection.access, "find", find)
+    monkeypatch.setattr("podidctl.commands.connection.access.find", find)
     monkeypatch.setattr(connection, "Client", partial(Client, open_session=api.network.open_aiohttp_session))
     with pytest.raises(StartError, match=message):
         async with connect(ClusterSettings(namespace="default", request_seconds=20)) as client:

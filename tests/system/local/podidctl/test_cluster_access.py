@@ -42,8 +42,8 @@ def several_contexts(cloud: EmulatedCloud, current: str) -> dict[str, Any]:
 
 
 async def doctor(cloud: EmulatedCloud, kubeconfig: str, *flags: str) -> CommandResult:
-    command = (cloud.folder, "podidctl", "doctor", "-o", "json", *flags)
-    return await run(*command, kubeconfig=False, cloudconfig=False, KUBECONFIG=kubeconfig)
+    command = ("podidctl", "doctor", "-o", "json", *flags)
+    return await run(cloud.folder, *command, kubeconfig=False, cloudconfig=False, KUBECONFIG=kubeconfig)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi, protobuf
+from tests.support.checkout import ROOT
 from tests.support.kubectl_and_helm import Commands
 from tests.support.sandbox.kubeapi.client import pod
 
@@ -50,6 +52,18 @@ async def kubectl(api: KubeApi, tmp_path: Path) -> Kubectl:
         return done.stderr if done.returncode else done.stdout
 
     return run
+
+
+async def test_kubectl_completes_the_words_of_its_plugin(tmp_path: Path) -> None:
+    commands = await asyncio.to_thread(Commands, str(tmp_path / "kubeconfig"))
+    for script, function in (("kubectl-podidentity", "main"), ("kubectl_complete-podidentity", "complete_for_kubectl")):
+        code = f"import sys; from podidctl.launcher import {function} as run; sys.exit(run())"
+        (tmp_path / script).write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{code}' \"$@\"\n")
+        (tmp_path / script).chmod(0o755)
+    path = f"{tmp_path}:{commands.environment['PATH']}"
+    commands.environment = {**commands.environment, "PATH": path, "PYTHONPATH": str(ROOT)}
+    printed = await asyncio.to_thread(commands.kubectl, "__complete", "podidentity", "access", "n")
+    assert printed == "node\nnamespace\n:4\n"
 
 
 async def test_a_manifest_is_applied_again_changed_and_deleted(kubectl: Kubectl) -> None:
