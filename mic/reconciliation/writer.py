@@ -19,7 +19,7 @@ from mic.metrics import MicMetrics
 from mic.reconciliation.events import APPLIED, REMOVED, record_not_applied
 from mic.reconciliation.write_limiter import Urgency, WriteLimiter
 from podidentity.kube.client import Client
-from podidentity.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound
+from podidentity.kube.errors import REFUSED_WRITES, AlreadyExists, ApiError, Conflict, Invalid, NotFound
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import (
     ASSIGNED,
@@ -32,9 +32,6 @@ from podidentity.resources import (
 )
 
 log = logging.getLogger(__name__)
-
-REFUSALS: Final = frozenset({400, 403, 413, 422})
-"""Statuses of a refusal that concerns the object or MIC's role, so that an immediate retry does not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +204,7 @@ class Writer:
             case Conflict() | Invalid() if await self._read_again(key, existing):
                 return Written(stale=True)
             # AlreadyExists: the existing object could not be read.
-            case _ if error.status in REFUSALS or isinstance(error, AlreadyExists):
+            case _ if error.status in REFUSED_WRITES or isinstance(error, AlreadyExists):
                 log.warning(
                     "the API server refuses an assigned identity; check its namespace's policies and MIC's role",
                     extra=_about(step) | {"error": error},

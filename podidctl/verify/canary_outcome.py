@@ -7,12 +7,10 @@ import msgspec
 
 from podidctl.verify import canary
 from podidctl.verify.pod import Canary
-from podidentity.kube.errors import ApiError, Forbidden, Invalid, NotFound
+from podidentity.kube.errors import ApiError, Forbidden, NotFound
 from podidentity.resources import Wire
 
-REFUSALS: Final = (Forbidden, Invalid, NotFound)
-"""Responses to a create after which no pod exists."""
-_UNAUTHORIZED: Final = "cannot create resource"
+UNAUTHORIZED: Final = "cannot create resource"
 """Part of the message of the API server's RBAC authorizer; admission plugins write others."""
 LASTING: Final = frozenset(
     {
@@ -52,11 +50,11 @@ CanaryResponses = tuple[CanaryResponse, ...]
 
 
 def creation_failure(error: ApiError, namespace: str) -> NotRun:
-    """Return the outcome of a canary that the API server refused with one of REFUSALS."""
+    """Return the outcome of a canary that the API server refused with one of REFUSED_WRITES or 404."""
     message = f"the API server refused the canary pod: {error.message or error}"
     if isinstance(error, NotFound):
         return NotRun(message, f"create namespace {namespace}, or select another one with -n")
-    if isinstance(error, Forbidden) and _UNAUTHORIZED in error.message:
+    if isinstance(error, Forbidden) and UNAUTHORIZED in error.message:
         return NotRun(message, f"grant create on pods in namespace {namespace}")
     # Pod Security, a quota, an admission policy or a webhook.
     return NotRun(message, "permit this pod there, or select another namespace with -n")

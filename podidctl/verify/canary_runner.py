@@ -10,10 +10,18 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from podidctl.reading.daemons import read_log
-from podidctl.verify.canary_outcome import REFUSALS, CanaryResponses, NotRun, creation_failure, late, outcome_of
+from podidctl.verify.canary_outcome import CanaryResponses, NotRun, creation_failure, late, outcome_of
 from podidctl.verify.pod import CANARIES, CONTAINER, Canary
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, ServerError, TooManyRequests
+from podidentity.kube.errors import (
+    REFUSED_WRITES,
+    ApiError,
+    Forbidden,
+    NoResponse,
+    NotFound,
+    ServerError,
+    TooManyRequests,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +47,10 @@ class CanaryRunner:
         try:
             await self._client.create(CANARIES, self._namespace, manifest)
             return await self._result(name, seconds)
-        except REFUSALS as error:
-            exists = False
-            return creation_failure(error, self._namespace)
         except ApiError as error:
+            if error.status in REFUSED_WRITES or isinstance(error, NotFound):
+                exists = False
+                return creation_failure(error, self._namespace)
             return NotRun(
                 f"it is not known whether the API server created the canary pod: {error}", "repeat this command"
             )

@@ -14,6 +14,9 @@ MESSAGE_MAX: Final = 512
 MALFORMED: Final = "Malformed"
 """Reason of a ServerError for an unreadable response: the server works, and an object may be the cause."""
 
+REFUSED_WRITES: Final = frozenset({400, 403, 413, 422})
+"""Statuses of a write that the API server, a policy or a webhook (400) refuses. An immediate retry does not help."""
+
 
 class ApiError(Exception):
     """The API server refused a request or did not respond.
