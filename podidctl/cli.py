@@ -36,6 +36,7 @@ ANY_FILE: Final = 0
 CONTEXT: Final = CliContext(os.environ, home_directory)
 COMMANDS: Final[Mapping[str, str]] = {
     "sandbox": "podidctl.sandbox_command",
+    "preflight": "podidctl.preflight.command",
     "migrate": "podidctl.migration.command",
     "explain": "podidctl.commands.explain",
     "token": "podidctl.commands.token",

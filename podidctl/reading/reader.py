@@ -109,12 +109,12 @@ async def lock_record(client: Client, by: LockFormat, namespace: str, name: str)
     return by.read(document) if document is not None else None
 
 
-_SERVER: Final = reads("server", lambda client, _: read_server(client))
+SERVER: Final = reads("server", lambda client, _: read_server(client))
 DAEMONS: Final = (reads("nmi", _nmi), reads("mic", _mic))
 # The flags of NMI and MIC decide which field names count, and reviews depend on the objects: the order matters.
 CLUSTER: Final[Sequence[Part]] = (
     *DAEMONS,
-    _SERVER,
+    SERVER,
     read_all_objects,
     _dated,
     reads("definitions", _definitions),
@@ -244,7 +244,7 @@ def pod_parts(azure: HostReader | None) -> Sequence[Part]:
         reads("events", _events),
         reads("decisions", _decisions),
         *([_on_azure(azure)] if azure is not None else []),
-        _SERVER,
+        SERVER,
         _dated,
         of_pod(_secrets),
         of_pod(read_account_access),

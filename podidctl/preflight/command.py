@@ -1,0 +1,51 @@
+"""The command `podidctl preflight`."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mic.startup.settings import Settings
+from podidctl.commands.connection import CliContext, connect
+from podidctl.commands.doctor import show as show_report
+from podidctl.commands.options import Kubeconfig, OutputFormat, print_report
+from podidctl.preflight.checks import Preflight, preflight
+from podidctl.preflight.reader import read_state
+from podidctl.report.documents import Report
+from podidctl.report.finding import Level, exit_code
+from podidctl.report.text import Output, print_line, print_text
+from podidentity.telemetry.logs import LogFormat, configure
+
+
+def add_to(app: typer.Typer, context: CliContext) -> None:
+    """Add the command to *app*."""
+
+    @app.command("preflight")
+    def _preflight(
+        *,
+        namespace: Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the installation.")] = "podid",
+        kubeconfig: Kubeconfig = "",
+        output: OutputFormat = Output.TABLE,
+    ) -> None:
+        """Check a cluster before the installation, and show the chart values that it needs.
+
+        Nothing is changed: whether policies accept NMI's pods is tried by a dry run. The exit code is 3 if there is a
+        problem, else 1 if something could not be read, else 0.
+        """
+        configure(LogFormat.TEXT, 0)
+        report = asyncio.run(_check(context.settings(kubeconfig=kubeconfig), namespace))
+        print_report(report, output, show)
+        raise typer.Exit(exit_code((finding.level for finding in report.findings), Level.PROBLEM))
+
+
+async def _check(settings: Settings, namespace: str) -> Preflight:
+    async with connect(settings) as client:
+        return preflight(await read_state(client, namespace))
+
+
+def show(report: Preflight, to: Console) -> None:
+    """Print the findings, and the values below them."""
+    show_report(Report(report.findings), to)
+    print_line(to, ("values.yaml", "bold"))
+    print_text(report.values, to)

@@ -1,0 +1,135 @@
+"""Reader of the state before the installation: GETs, lists, and one dry run that stores nothing."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from podidctl.facts.kinds import PLACED_NODES, Daemon
+from podidctl.facts.model import Facts
+from podidctl.preflight.state import (
+    CILIUM_GROUP,
+    CONFIG_MAPS,
+    PORT_PODS,
+    REDIRECT_POLICIES,
+    SYSTEM,
+    ClusterState,
+    Trial,
+)
+from podidctl.reading.daemons import list_daemons
+from podidctl.reading.reader import SERVER, read, reads
+from podidctl.reading.requests import decoded, or_failure, or_none
+from podidctl.verify.canary_outcome import UNAUTHORIZED
+from podidentity.kube.client import Client
+from podidentity.kube.errors import REFUSED_WRITES, ApiError, NotFound
+from podidentity.kube.paths import object_path
+from podidentity.resources import PODS
+
+_IMAGE: Final = "registry.invalid/aad-pod-identity/nmi:preflight"
+"""An image of no registry: the pod is never stored."""
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Groups(msgspec.Struct):
+    groups: list[_Named]
+
+
+class _Resources(msgspec.Struct):
+    resources: list[_Named]
+
+
+async def read_state(client: Client, namespace: str) -> ClusterState:
+    """Return the state of the cluster. Raises ApiError if the API server does not respond or rejects the
+    credentials.
+    """
+    facts = await read(client, Facts(), (SERVER, reads("nmi", _labelled)))
+    state = ClusterState(
+        namespace,
+        facts,
+        nodes=await or_failure(client.list(PLACED_NODES)),
+        groups=await or_failure(_groups(client)),
+        pods=await or_failure(client.list(PORT_PODS, field_selector="status.phase!=Succeeded,status.phase!=Failed")),
+    )
+    if state.has_cilium:
+        state = replace(
+            state,
+            redirect_policies=await or_failure(_has_redirect_policies(client)),
+            cilium=await or_failure(_cilium_configuration(client)),
+        )
+    return replace(state, trial=await or_failure(_try_pod(client, state)))
+
+
+async def _labelled(client: Client, _: Facts) -> tuple[Daemon, ...]:
+    return tuple(await list_daemons(client, "nmi"))
+
+
+async def _groups(client: Client) -> frozenset[str]:
+    response = decoded(await client.request("GET", "/apis"), _Groups, "the API groups")
+    return frozenset(group.name for group in response.groups)
+
+
+async def _has_redirect_policies(client: Client) -> bool:
+    response = decoded(await client.request("GET", f"/apis/{CILIUM_GROUP}/v2"), _Resources, "Cilium's resources")
+    return any(resource.name == REDIRECT_POLICIES for resource in response.resources)
+
+
+async def _cilium_configuration(client: Client) -> Mapping[str, str] | None:
+    found = await or_none(client.get(CONFIG_MAPS, SYSTEM, "cilium-config"))
+    return None if found is None else found.data or {}
+
+
+async def _try_pod(client: Client, state: ClusterState) -> Trial:
+    """Return whether the API server, with all its admission plugins and webhooks, accepts a pod like NMI's."""
+    body = msgspec.json.encode(pod_like_nmi(state))
+    try:
+        path = object_path(PODS, state.namespace)
+        await client.request("POST", path, params={"dryRun": "All"}, body=body)
+    except NotFound as error:
+        return Trial(
+            accepted=False,
+            reason=error.message,
+            then=f"create the namespace and label it: kubectl create namespace {state.namespace}, then kubectl label "
+            f"namespace {state.namespace} pod-security.kubernetes.io/enforce=privileged; then run this command again",
+        )
+    except ApiError as error:
+        if error.status not in REFUSED_WRITES or UNAUTHORIZED in error.message:
+            raise
+        return Trial(accepted=False, reason=error.message)
+    return Trial(accepted=True)
+
+
+def pod_like_nmi(state: ClusterState) -> dict[str, Any]:
+    """Return a pod with the security settings that the chart gives NMI on this data plane."""
+    own_network = state.bypasses_netfilter
+    volumes = {"kubelet-config": "/etc/default/kubelet"} | ({} if own_network else {"lock": "/run/xtables.lock"})
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "aad-pod-identity-preflight", "labels": {"app.kubernetes.io/managed-by": "podidctl"}},
+        "spec": {
+            "hostNetwork": not own_network,
+            "automountServiceAccountToken": False,
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {
+                    "name": "nmi",
+                    "image": _IMAGE,
+                    "securityContext": {
+                        "runAsUser": 0,
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"], "add": [] if own_network else ["NET_ADMIN", "NET_RAW"]},
+                    },
+                    "resources": {"limits": {"cpu": "200m", "memory": "512Mi"}},
+                    "volumeMounts": [{"name": name, "mountPath": path} for name, path in volumes.items()],
+                }
+            ],
+            "volumes": [
+                {"name": name, "hostPath": {"path": path, "type": "FileOrCreate"}} for name, path in volumes.items()
+            ],
+        },
+    }

@@ -1,0 +1,114 @@
+"""State of a cluster before the installation, and the data plane that follows from it. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import msgspec
+
+from podidctl.facts.kinds import PlacedNode
+from podidctl.facts.model import Facts, ReadFailure
+from podidentity.resources import Kind, Resource, Wire
+
+SYSTEM: Final = "kube-system"
+CILIUM_GROUP: Final = "cilium.io"
+REDIRECT_POLICIES: Final = "ciliumlocalredirectpolicies"
+NMI_PORTS: Final = (2579, 8085, 9090)
+"""Ports on the network of each node in the chart's default values."""
+
+
+class Port(Wire, frozen=True):
+    container_port: int = 0
+    host_port: int = 0
+
+
+class PortContainer(Wire, frozen=True):
+    ports: Sequence[Port] | None = None
+
+
+class PortSpec(Wire, frozen=True):
+    node_name: str = ""
+    host_network: bool = False
+    containers: Sequence[PortContainer] = msgspec.field(default_factory=list)
+    init_containers: Sequence[PortContainer] | None = None
+
+
+class PortPod(Resource, frozen=True):
+    """A pod with the ports that it declares on the network of its node."""
+
+    spec: PortSpec = PortSpec()
+
+    @property
+    def node_ports(self) -> set[int]:
+        """The declared ports on the network of the node."""
+        containers = (*self.spec.containers, *(self.spec.init_containers or ()))
+        ports = (port for container in containers for port in container.ports or ())
+        return {port.host_port or (port.container_port if self.spec.host_network else 0) for port in ports} - {0}
+
+    @property
+    def system_daemon_set(self) -> str:
+        """The DaemonSet in kube-system that runs the pod; empty if none does."""
+        owners = (self.metadata.owner_references or ()) if self.metadata.namespace == SYSTEM else ()
+        return next((owner.name for owner in owners if owner.kind == "DaemonSet" and owner.controller), "")
+
+
+class ConfigMap(Resource, frozen=True):
+    data: dict[str, str] | None = None
+
+
+PORT_PODS: Final = Kind("Pod", "pods", PortPod)
+CONFIG_MAPS: Final = Kind("ConfigMap", "configmaps", ConfigMap)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Result of a dry run that creates a pod with the security settings of NMI's."""
+
+    accepted: bool
+    reason: str = ""
+    """Why the API server refuses the pod. Untrusted."""
+    then: str = ""
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """What the command reads, each part or the reason why it could not be read."""
+
+    namespace: str
+    """The namespace of the installation."""
+    facts: Facts
+    """With the API server's version and clock, and the pods that have NMI's label."""
+    nodes: Sequence[PlacedNode] | ReadFailure = ()
+    groups: frozenset[str] | ReadFailure = frozenset()
+    """Names of the API groups."""
+    redirect_policies: bool | ReadFailure = False
+    """Whether Cilium's CiliumLocalRedirectPolicy is served."""
+    cilium: Mapping[str, str] | ReadFailure | None = None
+    """Cilium's configuration; None without Cilium or without its ConfigMap."""
+    pods: Sequence[PortPod] | ReadFailure = ()
+    """All pods that have not ended."""
+    trial: Trial | ReadFailure = Trial(accepted=True)
+
+    @cached_property
+    def linux(self) -> Sequence[PlacedNode]:
+        """The nodes that can run NMI; none if they could not be read."""
+        return [] if isinstance(self.nodes, ReadFailure) else [node for node in self.nodes if node.can_run_nmi]
+
+    @property
+    def has_cilium(self) -> bool:
+        return not isinstance(self.groups, ReadFailure) and CILIUM_GROUP in self.groups
+
+    @property
+    def bypasses_netfilter(self) -> bool:
+        """Whether pods' packets bypass netfilter, so that only the backend `cilium` redirects them.
+
+        By AKS's label of a node, or by Cilium's configuration: eBPF host routing needs the replacement of kube-proxy
+        and no legacy host routing.
+        """
+        if any(node.has_ebpf_host_routing for node in self.linux):
+            return True
+        if not self.has_cilium or not isinstance(self.cilium, Mapping):
+            return False
+        replaces = self.cilium.get("kube-proxy-replacement", "false") in {"true", "strict"}
+        return replaces and self.cilium.get("enable-host-legacy-routing", "false") != "true"
