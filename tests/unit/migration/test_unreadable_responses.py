@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from blockbuster import BlockBuster
 
 from podidctl.commands.connection import ClusterSettings
 from podidctl.migration import command
@@ -107,9 +106,8 @@ async def test_a_slow_version_does_not_end_the_plan(
 
 @pytest.mark.parametrize("name", COMMANDS)
 async def test_no_response_causes_an_unexpected_error(
-    name: str, cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch, nothing_blocks_the_loop: BlockBuster
+    name: str, cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
     route = cluster.api._route
     replaced: dict[str, Any] = {}
 

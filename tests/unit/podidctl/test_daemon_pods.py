@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from blockbuster import BlockBuster
 
 from mic.startup.settings import Settings as MicSettings
 from nmi.settings import Settings as NmiSettings
@@ -29,7 +28,6 @@ from podidentity.azure.clouds import PUBLIC
 from podidentity.exits import StartError
 from podidentity.flags import UsageError
 from podidentity.resources import OwnerReference, PodMeta
-from tests.conftest import detect_blocking
 from tests.support.nmi_objects import NODE, pod
 from tests.support.podidctl.doctor_inputs import cluster_case, mic, nmi
 from tests.support.podidctl.memory_cluster import OWNER, MemoryCluster
@@ -144,21 +142,16 @@ async def test_explain_ignores_it_next_to_nmi_and_on_a_node_without_nmi(cluster:
     assert (names(without), on_node(without, "n1")) == (["default/genuine"], [])
 
 
-async def test_migration_ignores_it(cluster: MemoryCluster, nothing_blocks_the_loop: BlockBuster) -> None:
+async def test_migration_ignores_it(cluster: MemoryCluster) -> None:
     cluster.node("n0")
     cluster.daemon("fake")
     cluster.daemon("genuine", hostNetwork=True, args=["--operation-mode=managed", "--forceNamespaced"])
-    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
-    try:
-        assert await state_reader.is_managed(cluster.client)
-        options = PlanOptions(PUBLIC)
-        state = await state_reader.read_federation_state(cluster.client, options, force_namespaced=False)
-    finally:
-        detect_blocking(nothing_blocks_the_loop)
+    assert await state_reader.is_managed(cluster.client)
+    state = await state_reader.read_federation_state(cluster.client, PlanOptions(PUBLIC), force_namespaced=False)
     assert state.nmi_unknown == ""
 
 
-async def test_doctor_and_top_ignore_it(cluster: MemoryCluster, nothing_blocks_the_loop: BlockBuster) -> None:
+async def test_doctor_and_top_ignore_it(cluster: MemoryCluster) -> None:
     cluster.api.store.create("namespaces", {"metadata": {"name": "tenant"}})
     cluster.node("n0")
     cluster.daemon("fake", namespace="tenant")
@@ -167,12 +160,7 @@ async def test_doctor_and_top_ignore_it(cluster: MemoryCluster, nothing_blocks_t
     cluster.daemon("mic", component="mic")
     facts = await reader.read(cluster.client, Facts(), reader.DAEMONS)
     assert (names(readable(facts.nmi)), names(readable(facts.mic))) == (["default/genuine"], ["default/mic"])
-    nothing_blocks_the_loop.deactivate()
-    try:
-        shown = await read_all(cluster.client)
-    finally:
-        detect_blocking(nothing_blocks_the_loop)
-    assert [row.pod for row in shown] == ["default/genuine"]
+    assert [row.pod for row in await read_all(cluster.client)] == ["default/genuine"]
 
 
 @pytest.mark.parametrize(("node", "namespaced"), [("", False), ("n0", True)])

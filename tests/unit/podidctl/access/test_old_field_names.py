@@ -1,10 +1,8 @@
 """Fields in the spellings from before v1.6.0 count in the review, and for doctor, if NMI or MIC counts them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from blockbuster import BlockBuster
 
 from podidctl.access.gather import gather
 from podidctl.access.review import review
@@ -12,19 +10,11 @@ from podidctl.access.schema import AccessReview, Way
 from podidctl.facts.model import Facts
 from podidctl.reading.reader import CLUSTER, pod_parts
 from podidctl.reading.reader import read as read_facts
-from tests.conftest import detect_blocking
 from tests.support.mic.emulated_cloud import BINDINGS, EXCEPTIONS
 from tests.support.podidctl.access.small_cluster import grants_of, pod_of
 from tests.support.podidctl.memory_cluster import MemoryCluster
 
 RECORD = "aad-pod-identity-config"
-
-
-@pytest.fixture(autouse=True)
-def _flags_are_parsed(nothing_blocks_the_loop: BlockBuster) -> Iterator[None]:
-    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
-    yield
-    detect_blocking(nothing_blocks_the_loop)
 
 
 async def read(cluster: MemoryCluster) -> AccessReview:

@@ -1,13 +1,12 @@
 """A response that is no valid object is an unread part of the report, or an error of the command, never a traceback."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 import pytest
 from aiohttp import web
-from blockbuster import BlockBuster
 from typing_extensions import override
 
 from podidctl.checks.explanation import explain
@@ -18,7 +17,6 @@ from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
-from tests.conftest import detect_blocking
 from tests.support.memory_api import MemoryApi
 from tests.support.mic.emulated_cloud import EXCEPTIONS
 from tests.support.podidctl.memory_cluster import MemoryCluster
@@ -39,13 +37,6 @@ PLACES: Final[tuple[tuple[Any, ...], ...]] = (
     ("items", 0, "spec"),
     ("items", 0, "status"),
 )
-
-
-@pytest.fixture(autouse=True)
-def _flags_are_parsed(nothing_blocks_the_loop: BlockBuster) -> Iterator[None]:
-    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
-    yield
-    detect_blocking(nothing_blocks_the_loop)
 
 
 class InvalidApi(MemoryApi):
