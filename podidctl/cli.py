@@ -42,6 +42,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "token": "podidctl.commands.token",
     "doctor": "podidctl.commands.doctor",
     "verify": "podidctl.verify.command",
+    "bundle": "podidctl.bundle.command",
     "top": "podidctl.top.command",
     "access": "podidctl.access.command",
     "plan": "podidctl.commands.plan",

@@ -55,7 +55,9 @@ def _suitable(cluster: MemoryCluster) -> None:
     node(cluster, "n0")
     owner = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "azure-cns", "uid": "u", "controller": True}
     meta = {"name": "azure-cns-1", "namespace": "kube-system", "ownerReferences": [owner]}
-    cluster.api.store.create("pods", {"metadata": meta, "spec": {"hostNetwork": True, "containers": [{"name": "c", "image": "i"}]}})
+    cluster.api.store.create(
+        "pods", {"metadata": meta, "spec": {"hostNetwork": True, "containers": [{"name": "c", "image": "i"}]}}
+    )
 
 
 async def test_a_suitable_cluster_has_no_problem_and_needs_no_value(cluster: MemoryCluster) -> None:

@@ -1,0 +1,1 @@
+"""`podidctl bundle`: an archive for support, without credentials, identifiers and names."""

@@ -1,0 +1,74 @@
+"""The command `podidctl bundle`."""
+
+import asyncio
+import io
+import tarfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from mic.startup.settings import Settings
+from podidctl.bundle.contents import Files, collect, redacted_files
+from podidctl.commands.connection import CliContext, connect
+from podidctl.commands.options import Kubeconfig
+from podidctl.report.text import console, print_line
+from podidentity.exits import StartError
+from podidentity.report import counted
+from podidentity.telemetry.logs import LogFormat, configure
+
+
+def add_to(app: typer.Typer, context: CliContext) -> None:
+    """Add the command to *app*."""
+
+    @app.command("bundle")
+    def _bundle(
+        file: Annotated[
+            Path | None, typer.Argument(help="The archive. Default: podidctl-bundle-TIME.tar.gz in this directory.")
+        ] = None,
+        *,
+        kubeconfig: Kubeconfig = "",
+    ) -> None:
+        """Write an archive for support, without credentials, identifiers and names.
+
+        It has doctor's report, the objects of this project, and logs and metrics of NMI and MIC. FILE.names.json, which
+        is not for others, has what was replaced by what.
+        """
+        configure(LogFormat.TEXT, 0)
+        settings = context.settings(kubeconfig=kubeconfig)
+        now = datetime.now(UTC)
+        archive = file or Path(f"podidctl-bundle-{now:%Y%m%d-%H%M%S}.tar.gz")
+        contents, replacements = redacted_files(asyncio.run(_collect(settings)))
+        names = archive.with_name(f"{archive.name}.names.json")
+        _write(archive, _packed(contents, now))
+        _write(names, msgspec.json.format(msgspec.json.encode(replacements), indent=2))
+        print_line(console(), f"{archive}: {counted(len(contents), 'file')}; read them before you send the archive")
+        print_line(console(), f"{names}: what was replaced; keep this file")
+
+
+async def _collect(settings: Settings) -> Files:
+    async with connect(settings) as client:
+        return await collect(client)
+
+
+def _packed(contents: Mapping[str, bytes], at: datetime) -> bytes:
+    """Return the archive, in which all files are in one directory."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in contents.items():
+            entry = tarfile.TarInfo(f"podidctl-bundle/{name}")
+            entry.size, entry.mtime, entry.mode = len(content), int(at.timestamp()), 0o600
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Create *path*, readable for this user only. Raises StartError, also if it exists."""
+    try:
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_bytes(content)
+    except OSError as error:
+        raise StartError(f"{path} cannot be written ({error.strerror}): choose another FILE") from error
