@@ -11,10 +11,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mic.startup.settings import Settings
 from podidctl.bundle.contents import Files, collect, redacted_files
-from podidctl.commands.connection import CliContext, connect
-from podidctl.commands.options import Kubeconfig
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
+from podidctl.commands.options import Kubeconfig, KubeContext, RequestTimeout
 from podidctl.report.text import console, print_line
 from podidentity.exits import StartError
 from podidentity.report import counted
@@ -31,6 +30,8 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         ] = None,
         *,
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
     ) -> None:
         """Write an archive for support, without credentials, identifiers and names.
 
@@ -38,7 +39,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         is not for others, has what was replaced by what.
         """
         configure(LogFormat.TEXT, 0)
-        settings = context.settings(kubeconfig=kubeconfig)
+        settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
         now = datetime.now(UTC)
         archive = file or Path(f"podidctl-bundle-{now:%Y%m%d-%H%M%S}.tar.gz")
         contents, replacements = redacted_files(asyncio.run(_collect(settings)))
@@ -49,7 +50,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         print_line(console(), f"{names}: what was replaced; keep this file")
 
 
-async def _collect(settings: Settings) -> Files:
+async def _collect(settings: ClusterSettings) -> Files:
     async with connect(settings) as client:
         return await collect(client)
 

@@ -22,12 +22,13 @@ PRUNE = (
 )
 
 
-def check_version(case: ClusterCase) -> Iterator[Finding]:
-    """Check that the server is new enough."""
+def check_version(
+    case: ClusterCase, oldest: int = OLDEST_MINOR, lack: str = "does not support apiextensions.k8s.io/v1"
+) -> Iterator[Finding]:
+    """Check that the server is a Kubernetes 1.*oldest* or newer; an older one has the *lack*."""
     server = case.read("API server", case.facts.server.failure or case.facts.server)
-    if server.is_older(OLDEST_MINOR):
-        message = f"Kubernetes {server.version} does not support apiextensions.k8s.io/v1"
-        yield problem("API server", message, f"upgrade to 1.{OLDEST_MINOR} or newer")
+    if server.is_older(oldest):
+        yield problem("API server", f"Kubernetes {server.version} {lack}", f"upgrade to 1.{oldest} or newer")
     elif server.version:
         yield ok("API server", f"Kubernetes {server.version}")
     else:

@@ -1,7 +1,7 @@
 """All checks of `podidctl doctor` and `podidctl explain`, in the order of their reports. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 from podidctl.checks import (
     assignments,
@@ -22,6 +22,7 @@ from podidctl.facts.model import Facts, NodeState, ReadFailure
 from podidctl.report.documents import Report, check_result
 from podidctl.report.finding import Finding, unknown
 
+C = TypeVar("C")
 CHECKS: Final[tuple[Callable[[ClusterCase], Iterable[Finding]], ...]] = (
     *cluster.CHECKS,
     *daemons.CHECKS,
@@ -65,16 +66,16 @@ def pod_findings(case: PodCase) -> Iterator[Finding]:
 
 def report(state: Facts, node: NodeState | None = None) -> Report:
     """Return the findings about the cluster, and about this machine if its state was read."""
-    findings = list(_cluster_findings(ClusterCase(state)))
+    findings = list(findings_of(CHECKS, ClusterCase(state)))
     if node is not None:
         findings += [finding for check in machine.CHECKS for finding in check(node)]
     return Report(findings=[check_result(finding) for finding in findings])
 
 
-def _cluster_findings(case: ClusterCase) -> Iterator[Finding]:
-    """Yield the findings of all checks. A part that could not be read is reported once, in place of its checks."""
+def findings_of(checks: Iterable[Callable[[C], Iterable[Finding]]], case: C) -> Iterator[Finding]:
+    """Yield the findings of *checks*. A part that could not be read is reported once, in place of its checks."""
     unread: set[tuple[str, ReadFailure]] = set()
-    for check in CHECKS:
+    for check in checks:
         try:
             yield from check(case)
         except UnreadError as error:

@@ -34,7 +34,8 @@ class ClusterCase:
         self.nmi: Sequence[Daemon] = readable(facts.nmi)
         self.mic: Sequence[Daemon] = readable(facts.mic)
 
-    def read(self, check: str, value: T | ReadFailure) -> T:
+    @staticmethod
+    def read(check: str, value: T | ReadFailure) -> T:
         """Return *value*, a part of the state. Raise UnreadError with the name of the *check* if it was not read."""
         if isinstance(value, ReadFailure):
             raise UnreadError(check, value)

@@ -2,20 +2,20 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
-from podidctl.checks.cluster import check_clocks
-from podidctl.evaluation.cluster import ClusterCase, UnreadError
+from podidctl.checks.cluster import check_clocks, check_version
+from podidctl.checks.rules import findings_of
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.facts.kinds import OS_LABEL
 from podidctl.facts.model import ReadFailure, readable
 from podidctl.preflight.state import CILIUM_GROUP, NMI_PORTS, ClusterState
 from podidctl.report.documents import CheckResult, check_result
-from podidctl.report.finding import Finding, ok, problem, unknown, warning
+from podidctl.report.finding import Finding, ok, problem, warning
 from podidctl.report.text import listed
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import ReportModel, counted
 
-T = TypeVar("T")
 OLDEST_MINOR: Final = 27
 """The oldest Kubernetes 1.x that the chart accepts (`kubeVersion` in Chart.yaml)."""
 ARCHITECTURE_LABEL: Final = "kubernetes.io/arch"
@@ -55,42 +55,20 @@ class Preflight(ReportModel, frozen=True):
 
 def preflight(state: ClusterState) -> Preflight:
     """Return the result of all checks, and the values."""
-    findings = [check_result(finding) for check in CHECKS for finding in _findings(check, state)]
+    findings = [check_result(finding) for finding in findings_of(CHECKS, state)]
     return Preflight(findings, _BACKEND if state.bypasses_netfilter else _DEFAULTS)
 
 
-def _findings(check: Callable[[ClusterState], Iterator[Finding]], state: ClusterState) -> Iterator[Finding]:
-    try:
-        yield from check(state)
-    except UnreadError as error:
-        action = error.failure.next_action("get and list on the named resource")
-        yield unknown(error.check, error.failure.reason, action)
-
-
-def _read(check: str, value: T | ReadFailure) -> T:
-    """Return *value*. Raise UnreadError if it was not read."""
-    if isinstance(value, ReadFailure):
-        raise UnreadError(check, value)
-    return value
-
-
-def check_version(state: ClusterState) -> Iterator[Finding]:
-    """Check that the chart supports the server's version."""
-    server = _read("API server", state.facts.server)
-    if server.is_older(OLDEST_MINOR):
-        message = f"Kubernetes {server.version} is older than 1.{OLDEST_MINOR}, which the chart needs"
-        yield problem("API server", message, f"upgrade the cluster to 1.{OLDEST_MINOR} or newer")
-    elif server.version:
-        yield ok("API server", f"Kubernetes {server.version}")
-    else:
-        then = "see its response: kubectl get --raw /version"
-        yield unknown("API server", "the API server did not report its version at /version", then)
-    yield from check_clocks(ClusterCase(state.facts))
+def check_server(state: ClusterState) -> Iterator[Finding]:
+    """Check that the chart supports the server's version, and compare the clocks."""
+    case = ClusterCase(state.facts)
+    yield from check_clocks(case)
+    yield from check_version(case, OLDEST_MINOR, "is too old for the chart")
 
 
 def check_nodes(state: ClusterState) -> Iterator[Finding]:
     """Check that NMI can run on the nodes, and that MIC can attach identities to them."""
-    nodes = _read("nodes", state.nodes)
+    nodes = ClusterCase.read("nodes", state.nodes)
     if not state.linux:
         yield problem("nodes", "the cluster has no Linux node that can run NMI", "add a Linux node pool")
         return
@@ -114,14 +92,14 @@ def check_nodes(state: ClusterState) -> Iterator[Finding]:
 def check_data_plane(state: ClusterState) -> Iterator[Finding]:
     """Check the path of pods' packets, and name the network plugin."""
     check = "data plane"
-    _read(check, state.groups)
+    ClusterCase.read(check, state.groups)
     if state.bypasses_netfilter:
         yield from _check_redirect_policies(check, state)
     elif state.has_cilium:
-        _read(check, state.cilium)
+        ClusterCase.read(check, state.cilium)
         message = "Cilium with legacy host routing or kube-proxy: pods' packets pass netfilter"
         yield ok(check, f"{message}; NMI may wait for the first packet until it is Ready")
-    elif plugins := {pod.system_daemon_set for pod in _read(check, state.pods)} & {*NETWORKS}:
+    elif plugins := {pod.system_daemon_set for pod in ClusterCase.read(check, state.pods)} & {*NETWORKS}:
         names = ", ".join(sorted(NETWORKS[name] for name in plugins))
         yield ok(check, f"{names}: pods' packets pass netfilter")
     else:
@@ -142,7 +120,7 @@ def _check_redirect_policies(check: str, state: ClusterState) -> Iterator[Findin
             f"the label is AKS's, and the API server has no group {CILIUM_GROUP}: see kubectl get nodes --show-labels"
         )
         yield problem(check, message, then)
-    elif not _read(check, state.redirect_policies):
+    elif not ClusterCase.read(check, state.redirect_policies):
         then = "install Cilium with localRedirectPolicies.enabled=true; on AKS see docs/data-planes.md#requirements"
         yield problem(check, f"{message}, and Cilium serves no CiliumLocalRedirectPolicy", then)
     elif isinstance(state.cilium, Mapping) and state.cilium.get("enable-local-redirect-policy", "true") == "false":
@@ -162,7 +140,7 @@ def _check_redirect_policies(check: str, state: ClusterState) -> Iterator[Findin
 def check_installed(state: ClusterState) -> Iterator[Finding]:
     """Check that no other installation uses the ports and the rules of this one."""
     check, (name, value) = "other installations", MANAGED_LABEL
-    running = _read(check, state.facts.nmi)
+    running = ClusterCase.read(check, state.facts.nmi)
     add_on = [daemon.name for daemon in running if daemon.metadata.label(name) == value]
     others = sorted({daemon.metadata.namespace for daemon in running if daemon.name not in add_on})
     if add_on:
@@ -184,7 +162,7 @@ def check_ports(state: ClusterState) -> Iterator[Finding]:
     """Check that no pod uses NMI's ports on the network of a node."""
     check = "host ports"
     ours = {daemon.key for daemon in readable(state.facts.nmi)}
-    others = (pod for pod in _read(check, state.pods) if pod.key not in ours)
+    others = (pod for pod in ClusterCase.read(check, state.pods) if pod.key not in ours)
     used = [f"{port} of {'/'.join(pod.key)}" for pod in others for port in sorted(pod.node_ports & {*NMI_PORTS})]
     if state.bypasses_netfilter:
         yield ok(check, "with these values NMI uses no port of the node")
@@ -199,7 +177,7 @@ def check_ports(state: ClusterState) -> Iterator[Finding]:
 
 def check_admission(state: ClusterState) -> Iterator[Finding]:
     """Report whether the API server accepts NMI's pods."""
-    check, trial = "admission", _read("admission", state.trial)
+    check, trial = "admission", ClusterCase.read("admission", state.trial)
     groups = frozenset[str]() if isinstance(state.groups, ReadFailure) else state.groups
     engines = [text for group, text in ENGINES.items() if group in groups]
     installed = f" ({' and '.join(engines)} in force)" if engines else ""
@@ -224,7 +202,7 @@ def check_roles(state: ClusterState) -> Iterator[Finding]:
 
 
 CHECKS: Final[tuple[Callable[[ClusterState], Iterator[Finding]], ...]] = (
-    check_version,
+    check_server,
     check_nodes,
     check_data_plane,
     check_installed,

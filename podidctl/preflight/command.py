@@ -6,10 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mic.startup.settings import Settings
-from podidctl.commands.connection import CliContext, connect
+from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
 from podidctl.commands.doctor import show as show_report
-from podidctl.commands.options import Kubeconfig, OutputFormat, print_report
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, print_report
 from podidctl.preflight.checks import Preflight, preflight
 from podidctl.preflight.reader import read_state
 from podidctl.report.documents import Report
@@ -26,6 +25,8 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         *,
         namespace: Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the installation.")] = "podid",
         kubeconfig: Kubeconfig = "",
+        kube_context: KubeContext = "",
+        request_timeout: RequestTimeout = REQUEST_TIMEOUT,
         output: OutputFormat = Output.TABLE,
     ) -> None:
         """Check a cluster before the installation, and show the chart values that it needs.
@@ -34,12 +35,13 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         problem, else 1 if something could not be read, else 0.
         """
         configure(LogFormat.TEXT, 0)
-        report = asyncio.run(_check(context.settings(kubeconfig=kubeconfig), namespace))
+        settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
+        report = asyncio.run(_check(settings, namespace))
         print_report(report, output, show)
         raise typer.Exit(exit_code((finding.level for finding in report.findings), Level.PROBLEM))
 
 
-async def _check(settings: Settings, namespace: str) -> Preflight:
+async def _check(settings: ClusterSettings, namespace: str) -> Preflight:
     async with connect(settings) as client:
         return preflight(await read_state(client, namespace))
 

@@ -53,7 +53,7 @@ def test_identifiers_become_numbers(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *KEPT_ADDRESSES,
+        *sorted(KEPT_ADDRESSES),
         *("2026-12-01T12:34:56.123Z", "at 12:34:56", "nmi.server.decisions", "https://management.azure.com/"),
         *("https://vault.azure.net", "aadpodidentity.k8s.io", "default/nmi", "AADSTS700016", "v1.2.3", "1.5"),
     ],
