@@ -35,6 +35,7 @@ _FIELDS: Final = frozenset(
 )
 """Fields whose value is a name."""
 _IN_LOGS: Final = re.compile(r"\b(?:pod|identity|binding|exception)(?:=|\": ?)\"?([a-z0-9-]{1,63})/([a-z0-9.-]{1,253})")
+_IN_PATHS: Final = re.compile(r"/namespaces/([a-z0-9-]{1,63})/[a-z]+/([a-z0-9.-]{1,253})")
 _OF_AZURE: Final = re.compile(
     r"/(?:resourceGroups|virtualMachineScaleSets|virtualMachines|userAssignedIdentities)/([^/\s\"]+)", re.IGNORECASE
 )
@@ -64,11 +65,11 @@ async def collect(client: Client) -> Files:
         files[f"{program}.json"] = _of_failure(daemons)
         chosen = sorted(readable(daemons), key=lambda daemon: daemon.ready)[:DAEMONS_MAX]
         logs = await in_batches(partial(_log, client, daemon, program) for daemon in chosen)
-        files |= {f"{program}-{daemon.metadata.name}.log": log for daemon, log in zip(chosen, logs, strict=True)}
+        files |= {f"{program}/{daemon.metadata.name}/log.txt": log for daemon, log in zip(chosen, logs, strict=True)}
         if program == "nmi":
             pages = await in_batches(partial(read_page, client, daemon) for daemon in chosen)
             files |= {
-                f"nmi-{daemon.metadata.name}.metrics": page.text if isinstance(page, MetricsPage) else page.problem
+                f"nmi/{daemon.metadata.name}/metrics.txt": page.text if isinstance(page, MetricsPage) else page.problem
                 for daemon, page in zip(chosen, pages, strict=True)
             }
     return files
@@ -124,7 +125,7 @@ def _names(files: Files) -> Iterator[tuple[str, str]]:
     for value in files.values():
         yield from _names_in(value)
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        for namespace, name in _IN_LOGS.findall(text):
+        for namespace, name in (*_IN_LOGS.findall(text), *_IN_PATHS.findall(text)):
             yield from ((NAMESPACE, namespace), (NAME, name))
         for name in _OF_AZURE.findall(text):
             yield NAME, name

@@ -73,7 +73,10 @@ class Redaction:
         return _PART.sub(replaced, redact(text))
 
     def _ends_namespace(self, match: re.Match[str]) -> bool:
-        return match[0] in self._namespaces and match.string[match.end() : match.end() + 1] in {"/", ":"}
+        """Return whether a name follows. A path, such as /etc/default/kubelet, has no namespace."""
+        start, end = match.span()
+        in_path = match.string[max(start - 1, 0) : start] == "/"
+        return match[0] in self._namespaces and match.string[end : end + 1] in {"/", ":"} and not in_path
 
     def value(self, value: Any) -> Any:
         """Return *value*, of JSON's types, with all its texts and keys redacted."""

@@ -62,8 +62,8 @@ def preflight(state: ClusterState) -> Preflight:
 def check_server(state: ClusterState) -> Iterator[Finding]:
     """Check that the chart supports the server's version, and compare the clocks."""
     case = ClusterCase(state.facts)
-    yield from check_clocks(case)
     yield from check_version(case, OLDEST_MINOR, "is too old for the chart")
+    yield from check_clocks(case)
 
 
 def check_nodes(state: ClusterState) -> Iterator[Finding]:

@@ -40,13 +40,20 @@ async def test_nothing_private_remains_and_the_references_stay_consistent(cluste
     assert replacements[CLIENT] in files["objects.json"].decode()
 
 
+def test_names_of_deleted_objects_in_logs_and_paths_are_replaced() -> None:
+    log = 'refused pod="acme/gone-1" identity="acme/payments"\nGET /api/v1/namespaces/acme/pods/older-2?x acme\n'
+    files, _ = redacted_files({"nmi/gone-1/log.txt": log})
+    written = " ".join(f"{name} {content.decode()}" for name, content in files.items())
+    assert not [private for private in ("acme", "gone-1", "payments", "older-2") if private in written]
+
+
 async def test_all_parts_are_there_and_a_part_that_cannot_be_read_says_so(cluster: MemoryCluster) -> None:
     contoso(cluster)
     cluster.api.refuse(403, "Forbidden", what="/log")
     files, _ = redacted_files(await collect(cluster.client))
     fixed = ("doctor", "objects", "nodes", "pods", "namespaces", "events", "nmi", "mic")
-    assert {name for name in files if not name.startswith("nmi-")} == {README} | {f"{name}.json" for name in fixed}
-    (log,) = (content for name, content in files.items() if name.endswith(".log"))
+    assert {name for name in files if not name.startswith("nmi/")} == {README} | {f"{name}.json" for name in fixed}
+    (log,) = (content for name, content in files.items() if name.endswith("/log.txt"))
     assert log.startswith(b"the log could not be read: not allowed")
 
 
@@ -54,4 +61,4 @@ async def test_the_number_of_logs_is_limited(cluster: MemoryCluster) -> None:
     for number in range(25):
         cluster.daemon(f"nmi-{number}", hostNetwork=True)
     files, _ = redacted_files(await collect(cluster.client))
-    assert sum(name.endswith(".log") for name in files) == 20
+    assert sum(name.endswith("/log.txt") for name in files) == 20

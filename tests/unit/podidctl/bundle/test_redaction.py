@@ -29,7 +29,7 @@ def test_a_known_name_never_remains(name: str, before: str, after: str) -> None:
     [
         ("pod=team-a/gone", "pod=namespace-1/object-1"),
         ("system:serviceaccount:team-a:builder", "system:serviceaccount:namespace-1:object-1"),
-        ("x/default/gone", "x/default/object-1"),
+        ("default/gone", "default/object-1"),
         ("web.team-a.svc", "web.namespace-1.svc"),
         (UUID.upper(), "00000000-0000-0000-0000-000000000001"),
         (f"id_{UUID}.x", "id_00000000-0000-0000-0000-000000000001.x"),
@@ -55,7 +55,15 @@ def test_identifiers_become_numbers(text: str, expected: str) -> None:
     [
         *sorted(KEPT_ADDRESSES),
         *("2026-12-01T12:34:56.123Z", "at 12:34:56", "nmi.server.decisions", "https://management.azure.com/"),
-        *("https://vault.azure.net", "aadpodidentity.k8s.io", "default/nmi", "AADSTS700016", "v1.2.3", "1.5"),
+        *(
+            "/etc/default/kubelet",
+            "https://vault.azure.net",
+            "aadpodidentity.k8s.io",
+            "default/nmi",
+            "AADSTS700016",
+            "v1.2.3",
+            "1.5",
+        ),
     ],
 )
 def test_what_names_no_customer_remains(text: str) -> None:
