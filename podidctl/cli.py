@@ -1,10 +1,11 @@
 """The command `podidctl`, also installed as `kubectl-podidentity`: the only module here that reads the environment.
 
 Exit codes: 0 on success, 1 on failure (one line on stderr states the cause), 2 for a wrong command line, 130 after
-Ctrl-C. `plan` exits with 0 if MIC has no changes to make and with 3 if it has. `explain`, `token`, `doctor` and
-`verify` exit with 0 if they find no fault, with 3 if they find one, and with 1 if they cannot read the state. `access`
-exits with 1 if a part could not be read, and with 3 for a violated policy or a difference. The commands of `migrate`
-exit with 0 if no action remains for the operator, with 3 if one remains, and with 1 on failure.
+Ctrl-C, 128 and the signal's number if `verify` deletes its pods after a signal. `plan` exits with 0 if MIC has no
+changes to make and with 3 if it has. `explain`, `token`, `doctor` and `verify` exit with 0 if they find no fault, with
+3 if they find one, and with 1 if they cannot read the state. `access` exits with 1 if a part could not be read, and
+with 3 for a violated policy or a difference. The commands of `migrate` exit with 0 if no action remains for the
+operator, with 3 if one remains, and with 1 on failure.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Life of one canary pod: create it, wait for its result, delete it.
 
-The pod is deleted in any case, also if this task is cancelled (Ctrl-C) or if it is not known whether its creation took
-effect.
+The pod is also deleted if it is not known whether its creation took effect. After a cancellation the caller deletes the
+remaining pods by `delete_all`.
 """
 
 import asyncio
@@ -23,6 +23,8 @@ from podidentity.kube.errors import (
     TooManyRequests,
 )
 
+Key = tuple[str, str]
+"""Namespace and name of a pod."""
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.5
@@ -32,39 +34,41 @@ TRANSIENT: Final = (NoResponse, ServerError, TooManyRequests)
 
 
 class CanaryRunner:
-    """Runs canary pods in one namespace."""
+    """Runs canary pods."""
 
-    def __init__(self, client: Client, namespace: str) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._namespace = namespace
-        self.not_deleted: list[str] = []
-        """Names of pods that could not be deleted."""
+        self._creations: dict[Key, asyncio.Task[Canary]] = {}
+        """The requests that create the pods which may exist."""
+        self.not_deleted: list[Key] = []
+        """Pods that could not be deleted."""
 
     async def run(self, manifest: Mapping[str, Any], seconds: float) -> CanaryResponses | NotRun:
         """Run the pod of *manifest* and return its outcome, at most *seconds* after its creation."""
-        name = str(manifest["metadata"]["name"])
-        exists = True
+        key = str(manifest["metadata"]["namespace"]), str(manifest["metadata"]["name"])
+        creation = asyncio.create_task(self._client.create(CANARIES, key[0], manifest), name="canary's creation")
+        self._creations[key] = creation
         try:
-            await self._client.create(CANARIES, self._namespace, manifest)
-            return await self._result(name, seconds)
+            # A cancelled request may reach the API server after the pod's deletion.
+            await asyncio.shield(creation)
+            outcome = await self._result(key, seconds)
         except ApiError as error:
             if error.status in REFUSED_WRITES or isinstance(error, NotFound):
-                exists = False
-                return creation_failure(error, self._namespace)
-            return NotRun(
+                del self._creations[key]
+                return creation_failure(error, key[0])
+            outcome = NotRun(
                 f"it is not known whether the API server created the canary pod: {error}", "repeat this command"
             )
-        finally:
-            if exists:
-                await self.delete(name)
+        await self.delete(key)
+        return outcome
 
-    async def _result(self, name: str, seconds: float) -> CanaryResponses | NotRun:
+    async def _result(self, key: Key, seconds: float) -> CanaryResponses | NotRun:
         pod: Canary | None = None
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     try:
-                        pod = await self._client.get(CANARIES, self._namespace, name)
+                        pod = await self._client.get(CANARIES, *key)
                     except NotFound:
                         return NotRun("another program deleted the canary pod", "repeat this command")
                     except Forbidden as error:
@@ -88,12 +92,20 @@ class CanaryRunner:
         except ApiError:
             return ""
 
-    async def delete(self, name: str) -> None:
-        """Delete the pod, if it exists. A failure is recorded in `not_deleted`."""
+    async def delete(self, key: Key) -> None:
+        """Delete the pod, if it exists, within DELETE_SECONDS. A failure is recorded in `not_deleted`."""
+        creation = self._creations.get(key)
         try:
             async with asyncio.timeout(DELETE_SECONDS):
-                await self._client.delete(CANARIES, self._namespace, name)
+                if creation is not None:
+                    await asyncio.wait({creation})
+                await self._client.delete(CANARIES, *key)
         except NotFound:
-            return
+            pass
         except (ApiError, TimeoutError):
-            self.not_deleted.append(name)
+            self.not_deleted.append(key)
+        self._creations.pop(key, None)
+
+    async def delete_all(self) -> None:
+        """Delete the pods that `run` has not deleted because it was cancelled, within DELETE_SECONDS."""
+        await asyncio.gather(*map(self.delete, self._creations))

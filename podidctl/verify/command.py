@@ -1,10 +1,9 @@
 """Definition of the command `podidctl verify` and its output."""
 
 import asyncio
-import contextlib
 import signal
-from collections.abc import Sequence
-from typing import Annotated, Final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,10 +14,14 @@ from podidctl.commands.connection import NAME_PATTERN, REQUEST_TIMEOUT, CliConte
 from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, print_report
 from podidctl.report.finding import COLORS, Level, exit_code
 from podidctl.report.text import Output, grouped, listed, print_error, print_table
+from podidctl.verify.canary_runner import CanaryRunner
 from podidctl.verify.verdicts import Verification
 from podidctl.verify.verification import PARALLEL, TIMEOUT_SECONDS, verify
+from podidentity.report import counted
 from podidentity.telemetry.logs import LogFormat, configure
 
+T = TypeVar("T")
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PARALLEL_MAX: Final = 100
 TIMEOUT_MIN: Final = 30
 """The canary's program ends after 26 seconds at the latest."""
@@ -70,26 +73,48 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         if wrong is not None:
             raise typer.BadParameter(f"--node {wrong!a} is not a node name; see kubectl get nodes")
         settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
-        try:
-            report = asyncio.run(_run(settings, node or (), namespace, parallel, timeout))
-        except asyncio.CancelledError:  # SIGTERM
-            raise typer.Abort from None
+        report = asyncio.run(_run(settings, node or (), namespace, parallel, timeout))
         print_report(report, output, show)
-        for name in report.not_deleted:
-            print_error(f"could not delete the canary pod: kubectl delete pod -n {report.namespace} {name}")
         raise typer.Exit(exit_code(node.level for node in report.nodes))
 
 
 async def _run(
     settings: ClusterSettings, nodes: Sequence[str], namespace: str, parallel: int, timeout: int
 ) -> Verification:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine of asyncio.run
-    # Like Ctrl-C: the canary pods are deleted before the command ends.
-    with contextlib.suppress(NotImplementedError):  # no signals on this platform
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with connect(settings) as client:
-        return await verify(client, nodes=nodes, namespace=namespace, parallel=parallel, timeout_seconds=timeout)
+        runner = CanaryRunner(client)
+        try:
+            return await until_signal(
+                verify(client, runner, nodes=nodes, namespace=namespace, parallel=parallel, timeout_seconds=timeout),
+                runner.delete_all,
+            )
+        finally:
+            for space, names in grouped(runner.not_deleted).items():
+                command = f"kubectl delete pod -n {space} {' '.join(sorted(names))}"
+                print_error(f"could not delete {counted(len(names), 'canary pod')}: {command}")
+
+
+async def until_signal(work: Coroutine[Any, Any, T], clean_up: Callable[[], Awaitable[None]]) -> T:
+    """Return the result of *work* after *clean_up*. One of SIGNALS cancels the work; none of them ends the clean-up.
+
+    Raises typer.Exit with a shell's exit code for the signal. A signal that is ignored, as by nohup, stays ignored.
+    """
+    task = asyncio.create_task(work, name="interruptible work")
+    received: list[signal.Signals] = []
+
+    def interrupt(number: signal.Signals) -> None:
+        received.append(number)
+        task.cancel()
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
+    await asyncio.wait({task})
+    await clean_up()
+    if received:
+        task.cancelled() or task.exception()  # read, so that asyncio does not report it
+        raise typer.Exit(128 + received[0])
+    return task.result()
 
 
 def show(report: Verification, to: Console) -> None:

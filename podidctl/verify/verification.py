@@ -45,6 +45,7 @@ NEEDED: Final = ("create", "get", "delete")
 
 async def verify(
     client: Client,
+    runner: CanaryRunner,
     *,
     nodes: Sequence[str] = (),
     namespace: str = "",
@@ -53,6 +54,7 @@ async def verify(
 ) -> Verification:
     """Run a canary pod on each of *nodes* (all if empty) in *namespace* (NMI's if empty), and return the verdicts.
 
+    If this is cancelled, the caller must call the *runner*'s `delete_all`.
     Raises ApiError, and StartError without NMI or rights.
     """
     nmis = _nmis(await list_daemons(client, "nmi"))
@@ -64,7 +66,6 @@ async def verify(
     # The list has only some fields of the pods. The canary also gets NMI's tolerations and pull secrets.
     response = await client.request("GET", object_path(PODS, *nmis[0].key))
     template = decoded(response, NmiTemplate, PODS.plural)
-    runner = CanaryRunner(client, namespace)
     await _delete_leftovers(client, runner, namespace)
     verifier = _Verifier(NmiLogs(client, nmis), runner, namespace, nmis, template, timeout_seconds)
     slots = asyncio.Semaphore(parallel)
@@ -75,7 +76,7 @@ async def verify(
 
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(verify_node(node), name=f"canary on {node.name}") for node in selected]
-    return Verification(namespace, [task.result() for task in running], sorted(runner.not_deleted))
+    return Verification(namespace, [task.result() for task in running], sorted(name for _, name in runner.not_deleted))
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ async def _delete_leftovers(client: Client, runner: CanaryRunner, namespace: str
         return
     for pod in pods:
         if _is_leftover(pod, now):
-            await runner.delete(pod.metadata.name)
+            await runner.delete(pod.key)
 
 
 def _is_leftover(pod: Canary, now: datetime) -> bool:

@@ -1,0 +1,156 @@
+"""A signal during `podidctl verify`: no canary pod stays, and what cannot be deleted is named."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+import pytest
+import typer
+
+from podidctl.report.finding import Level
+from podidctl.verify import command
+from podidctl.verify.canary_runner import DELETE_SECONDS
+from podidctl.verify.command import SIGNALS
+from podidctl.verify.pod import CANARY_LABELS
+from podidctl.verify.verdicts import Verification
+from podidentity.kube.client import Client
+from podidentity_sandbox.kubeapi.server import Recorded
+from tests.support.podidctl.memory_cluster import MemoryCluster
+from tests.support.virtual_time import now
+
+NODES = 3
+
+
+@pytest.fixture
+def installed(cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch) -> MemoryCluster:
+    """A cluster whose kubelets never start a canary pod."""
+    for number in range(NODES):
+        meta = {"name": f"n{number}", "labels": {"kubernetes.io/os": "linux"}}
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        cluster.api.store.create("nodes", {"metadata": meta, "status": ready})
+    cluster.daemon("nmi-1", hostNetwork=True)
+
+    @contextlib.asynccontextmanager
+    async def connect(_: object) -> AsyncIterator[Client]:
+        yield cluster.client
+
+    monkeypatch.setattr(command, "connect", connect)
+    return cluster
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """Restore the handlers that pytest has."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+async def verify(timeout: int = 60) -> Verification:
+    return await command._run(None, (), "", NODES, timeout)  # type: ignore[arg-type]  # the fixture connects
+
+
+def canaries(cluster: MemoryCluster) -> list[str]:
+    pods = cluster.api.store.list("pods")
+    return [pod["metadata"]["name"] for pod in pods if CANARY_LABELS.items() <= pod["metadata"]["labels"].items()]
+
+
+def on_request(cluster: MemoryCluster, react: Callable[[Recorded], None]) -> None:
+    record = cluster.api.record
+
+    def also_react(request: Recorded) -> None:
+        record(request)
+        react(request)
+
+    cluster.api.record = also_react  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
+async def test_no_pod_stays_after_a_signal_during_any_request_for_a_canary(
+    installed: MemoryCluster, method: str, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Recorded] = []
+
+    def interrupt(request: Recorded) -> None:
+        if request.method == method and "/namespaces/default/pods" in request.path and "nmi-1" not in request.path:
+            seen.append(request)
+            if len(seen) == NODES:
+                signal.raise_signal(number)
+
+    on_request(installed, interrupt)
+    with pytest.raises(typer.Exit) as ended:
+        await verify()
+    assert ended.value.exit_code == 128 + number
+    assert len(seen) >= NODES
+    assert canaries(installed) == []
+    assert capsys.readouterr() == ("", "")
+
+
+async def test_further_signals_do_not_end_the_deletion(installed: MemoryCluster) -> None:
+    def interrupt(request: Recorded) -> None:
+        if request.method == "DELETE" or (request.method == "GET" and "/pods/podidctl-verify" in request.path):
+            for number in SIGNALS:
+                signal.raise_signal(number)
+
+    on_request(installed, interrupt)
+    with pytest.raises(typer.Exit):
+        await verify()
+    assert canaries(installed) == []
+
+
+async def test_a_signal_before_the_first_canary_creates_none(installed: MemoryCluster) -> None:
+    on_request(installed, lambda _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(typer.Exit):
+        await verify()
+    assert installed.api.written("/pods") == []
+
+
+async def test_a_creation_that_takes_effect_late_is_awaited(
+    installed: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = installed.client.create
+
+    async def late(*given: object) -> object:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(DELETE_SECONDS / 2)
+        return await create(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(installed.client, "create", late)
+    with pytest.raises(typer.Exit):
+        await verify()
+    assert len(installed.api.written("/namespaces/default/pods")) == 2 * NODES
+    assert canaries(installed) == []
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+@pytest.mark.parametrize(
+    "failure", [{"code": 500, "reason": "InternalError"}, {}], ids=["the server fails", "no response"]
+)
+async def test_the_command_for_the_remaining_pods_is_printed(
+    installed: MemoryCluster, failure: Mapping[str, object], interrupted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if failure:
+        installed.api.refuse(500, "InternalError", "DELETE")
+
+    def react(request: Recorded) -> None:
+        if request.method == "DELETE" and not failure:
+            installed.api.pause()
+        if request.method == "GET" and "/pods/podidctl-verify" in request.path and interrupted:
+            signal.raise_signal(signal.SIGTERM)
+
+    on_request(installed, react)
+    began = now()
+    if interrupted:
+        with pytest.raises(typer.Exit):
+            await verify()
+    else:
+        report = await verify(30)
+        assert {node.level for node in report.nodes} == {Level.UNKNOWN}
+        assert report.not_deleted == sorted(canaries(installed))
+    assert now() - began <= DELETE_SECONDS + (1 if interrupted else 31)
+    names = " ".join(sorted(canaries(installed)))
+    output = capsys.readouterr()
+    assert output.err == f"podidctl: could not delete 3 canary pods: kubectl delete pod -n default {names}\n"
