@@ -14,10 +14,9 @@ from pathlib import Path
 import typer
 import yaml
 from rich.console import Console
-from rich.markup import escape
 
 from podidctl.commands.connection import ClusterSettings, connect
-from podidctl.report.text import print_error
+from podidctl.report.text import print_error, print_line
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError, NotFound
 from podidentity.resources import PODS
@@ -187,11 +186,11 @@ async def _up(settings: Settings, console: Console, chart_values: Path | None) -
         if pod.spec.host_network:
             return
         name = f"{pod.metadata.namespace}/{pod.metadata.name}"
-        console.print(f"pod {escape(name)} runs on {node} at {context.address}; to ask for its token:", soft_wrap=True)
+        print_line(console, f"pod {name} runs on {node} at {context.address}; to ask for its token:")
         inside = f"podidctl sandbox exec {name} -- curl" if context.prefix else f"curl --interface {context.address}"
         url = f"{sandbox.metadata_url(node)}/metadata/identity/oauth2/token?{TOKEN_QUERY}"
         command = f"{inside} -s -H Metadata:true '{url}'"
-        console.print(f"  {escape(command)}", soft_wrap=True)
+        print_line(console, f"  {command}")
 
     sandbox = Sandbox(settings, on_pod_running=pod_runs)
     try:
@@ -206,7 +205,7 @@ async def _up(settings: Settings, console: Console, chart_values: Path | None) -
         _introduce(sandbox, console, chart_values)
         while not stop.is_set():
             for line in await sandbox.restart_ended():
-                console.print(escape(line), soft_wrap=True)
+                print_line(console, line)
             failure = sandbox.cluster_failure()
             if failure:
                 return print_error(failure)
@@ -253,7 +252,7 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
     lines.append(f"# try: kubectl apply -f {DEMO.resolve()} && kubectl logs -f demo")
     console.print("The sandbox is up. Ctrl-C ends it. In another terminal:")
     for line in lines:
-        console.print(f"  {escape(line)}", soft_wrap=True)
+        print_line(console, f"  {line}")
 
 
 async def _demo(demo: Demo, *, as_json: bool) -> int:
@@ -270,9 +269,9 @@ async def _demo(demo: Demo, *, as_json: bool) -> int:
                 if as_json:
                     _emit({"step": step.name, "answer": step.report, "seconds": round(step.seconds, 3), "ok": True})
                     continue
-                console.print(f"[green]✓[/] {escape(step.name)} [dim]{step.seconds:.1f} s[/]", soft_wrap=True)
+                print_line(console, ("✓", "green"), f" {step.name} ", (f"{step.seconds:.1f} s", "dim"))
                 for line in step.report.splitlines():
-                    console.print(f"    {escape(line)}", soft_wrap=True)
+                    print_line(console, f"    {line}")
     except asyncio.CancelledError:
         return 130
     except FAILURES as error:

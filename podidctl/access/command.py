@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from mic.startup.azure_reader import azure_reader
 from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
@@ -30,7 +29,7 @@ from podidctl.commands.connection import (
 )
 from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, RequestTimeout
 from podidctl.facts.model import Facts
-from podidctl.report.text import Output, console, print_document, print_text
+from podidctl.report.text import Output, console, print_document, print_line, print_text
 from podidentity.exits import StartError
 from podidentity.report import SOMETHING_TO_DO, counted, plain
 from podidentity.telemetry.logs import LogFormat, configure
@@ -176,12 +175,12 @@ def _show_differences(find_review: Callable[[], AccessReview], file: str, output
 
 
 def _print_differences(changes: Differences, to: Console) -> None:
-    to.print(f"{counted(len(changes.differences), 'change')} from {escape(changes.before)} to {escape(changes.after)}")
+    print_line(to, f"{counted(len(changes.differences), 'change')} from {changes.before} to {changes.after}")
     for difference in changes.differences:
-        line = escape(plain(f"{difference.subject}: {difference.says}"))
-        to.print(f"[{SIGN_COLORS[difference.sign]}]{difference.sign}[/] {line}", soft_wrap=True)
+        line = plain(f"{difference.subject}: {difference.says}")
+        print_line(to, (difference.sign, SIGN_COLORS[difference.sign]), f" {line}")
     for part in changes.unknown:
-        to.print(f"[magenta]unknown: {escape(plain(part))}: changes of it may be missing[/]", soft_wrap=True)
+        print_line(to, (f"unknown: {plain(part)}: changes of it may be missing", "magenta"))
 
 
 async def _read(settings: ClusterSettings, *, ask_azure: bool) -> tuple[Facts, str]:

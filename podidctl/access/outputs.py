@@ -6,7 +6,6 @@ from enum import StrEnum
 from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
 
 from podidctl.access.dot import dot
 from podidctl.access.html.document import document
@@ -21,9 +20,9 @@ from podidctl.access.schema import (
     Reach,
     short_name,
 )
-from podidctl.report.text import Output, escaped, grouped, listed, print_document, print_table, print_text
+from podidctl.report.text import Output, grouped, listed, print_document, print_line, print_table, print_text
 from podidentity.exits import StartError
-from podidentity.report import counted, plain, printable
+from podidentity.report import counted, plain
 
 TYPES: Final = {0: "managed identity", 1: "secret", 2: "certificate", 3: "federated"}
 UNKNOWN: Final = "unknown"
@@ -62,11 +61,11 @@ def render(review: AccessReview, output: AccessOutput, to: Console) -> None:
 def _show(review: AccessReview, to: Console, *, wide: bool) -> None:
     most = 1 << 30 if wide else NAMES_MAX
     for line in _headline(review):
-        to.print(escape(plain(line)), soft_wrap=True)
+        print_line(to, plain(line))
     for binding in review.bindings:
         if binding.critical:
             line = f"critical: binding {binding.full_name} (selector {binding.selector!r}) {binding.critical}"
-            to.print(f"[red]{escaped(line)}[/]", soft_wrap=True)
+            print_line(to, (line, "red"))
     if review.blast_radius is not None:
         _show_blast_radius(review, review.blast_radius, to)
     _table(to, "identities", _identities(review, most, wide=wide), wide=wide)
@@ -85,7 +84,7 @@ def _show(review: AccessReview, to: Console, *, wide: bool) -> None:
         to.print(f"and {counted(hidden, 'subject')} of Kubernetes itself; -o wide lists them", style="dim")
     for unknown in review.unknown:
         line = f"unknown: {unknown.part}: {unknown.why}; needed: {unknown.right}"
-        to.print(f"[magenta]{escaped(line)}[/]", soft_wrap=True)
+        print_line(to, (line, "magenta"))
     if review.azure == "not read":
         to.print(
             "Azure was not read, so identities that no object in the cluster shows are not listed; pass --cloudconfig"
@@ -109,13 +108,9 @@ COLUMNS: Final = {
 
 
 def _table(to: Console, name: str, rows: Iterable[Sequence[str]], *, wide: bool) -> None:
-    shown = [[escaped(row[0]), *(_cell(cell, wide=wide) for cell in row[1:])] for row in rows]
+    shown = [row if wide else [row[0], *map(plain, row[1:])] for row in rows]
     if shown:
         print_table(COLUMNS[name], shown, to)
-
-
-def _cell(text: str, *, wide: bool) -> str:
-    return printable(text) if wide else plain(text)
 
 
 def _headline(review: AccessReview) -> Iterator[str]:
@@ -140,14 +135,14 @@ def _headline(review: AccessReview) -> Iterator[str]:
 
 
 def _show_blast_radius(review: AccessReview, radius: BlastRadius, to: Console) -> None:
-    to.print(f"[bold]within reach of an attacker in this {escape(review.scope.kind)}[/]")
+    print_line(to, (f"within reach of an attacker in this {review.scope.kind}", "bold"))
     for name, reach in (("today", radius.today), ("if all identities were federated", radius.federated)):
-        to.print(f"  {name}: {escaped(_reach(reach, 1 << 30))}", soft_wrap=True)
+        print_line(to, f"  {name}: {_reach(reach, 1 << 30)}")
     for program in review.programs:
         if program.account in radius.accounts:
             line = f"and by the credentials of {program.program} ({program.account})"
             today, federated = listed(program.today, NAMES_MAX), listed(program.federated, NAMES_MAX)
-            to.print(f"  {escaped(f'{line}: {today}; if all were federated: {federated}')}", soft_wrap=True)
+            print_line(to, f"  {line}: {today}; if all were federated: {federated}")
 
 
 def _identities(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[str]]:

@@ -110,7 +110,7 @@ def show(report: Report, to: Console) -> None:
     findings, omitted = shortened(report.findings)
     print_table(
         ("", "check", ""),
-        ((f"[{COLORS[finding.level]}]{finding.level}[/]", finding.check, finding.says) for finding in findings),
+        (((finding.level, COLORS[finding.level]), finding.check, finding.says) for finding in findings),
         to,
     )
     actions = ((finding.check, finding.next) for finding in findings if finding.level is not Level.OK)

@@ -105,7 +105,7 @@ def show(explanation: Explanation, console: Console) -> None:
     print_line(console, f"pod {explanation.pod}: {answer.outcome}: {answer.says}")
     print_table(
         ("", "link", ""),
-        ((f"[{COLORS[link.state]}]{link.state}[/]", link.link, link.text) for link in explanation.links),
+        (((link.state, COLORS[link.state]), link.link, link.text) for link in explanation.links),
         console,
         cell_lines=2,
     )

@@ -9,14 +9,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape as unstyled
 
 from mic.preview.schema import HostPreview, Preview
 from mic.preview.survey import survey_by
 from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, read_failures, summary, title
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
 from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout
-from podidctl.report.text import Output, console, print_document, print_error, print_table
+from podidctl.report.text import Output, Part, console, print_document, print_error, print_line, print_table
 from podidentity.report import SOMETHING_TO_DO, plain
 from podidentity.telemetry.logs import LogFormat, configure
 
@@ -89,28 +88,26 @@ def show(preview: Preview, output: Output, console: Console, *, everything: bool
         print_document(preview if everything else preview.shortened(), output, console)
         return
     first, *rest = summary(preview)
-    console.print(f"[bold]{_escape(first)}[/]", soft_wrap=True)
+    print_line(console, (plain(first), "bold"))
     for line in rest:
-        console.print(_escape(line), soft_wrap=True)
+        print_line(console, _plain(line))
     listed, more = hosts(preview, everything=everything)
     for host in listed:
         _show_host(host, console, everything=everything)
     if more:
         console.print(f"\n… and {more} more VMs and scale sets (--all lists them)")
     if preview.left_out:
-        rows = (
-            (_escape(f"{group.kind} {group.name}"), str(group.pods), plain(group.why)) for group in preview.left_out
-        )
+        rows = ((plain(f"{group.kind} {group.name}"), str(group.pods), plain(group.why)) for group in preview.left_out)
         print_table(("ignored until they are corrected", "pods", "why"), rows, console)
 
 
 def _show_host(host: HostPreview, console: Console, *, everything: bool) -> None:
     console.print()
-    console.print(f"[bold]{_escape(title(host))}[/]", soft_wrap=True)
+    print_line(console, (plain(title(host)), "bold"))
     if host.problem:
-        console.print(f"[magenta]![/] Azure did not respond: {_escape(host.problem)}", soft_wrap=True)
+        print_line(console, ("!", "magenta"), f" Azure did not respond: {plain(host.problem)}")
     for sign, fact in facts(host):
-        console.print(f"  [{COLORS[sign]}]{sign}[/] {_escape(fact)}", soft_wrap=True)
+        print_line(console, "  ", (sign, COLORS[sign]), f" {plain(fact)}")
     if host.objects:
         columns = ("", "AzureAssignedIdentity", "pod", "node", "identity", "becomes")
         print_table(columns, _rows(host, everything=everything), console)
@@ -118,9 +115,9 @@ def _show_host(host: HostPreview, console: Console, *, everything: bool) -> None
         console.print(f"  {fine(host)}", style="dim")
 
 
-def _rows(host: HostPreview, *, everything: bool) -> Iterator[Sequence[str]]:
+def _rows(host: HostPreview, *, everything: bool) -> Iterator[Sequence[Part]]:
     for verb, changes, more in chosen(host, everything=everything):
-        verb_cell = f"[{COLORS[SIGNS[verb]]}]{verb}[/]"
+        verb_cell = (verb, COLORS[SIGNS[verb]])
         for change in changes:
             cells = (f"{change.namespace}/{change.name}", change.pod, change.node, change.identity, becomes(change))
             yield (verb_cell, *map(plain, cells))
@@ -128,7 +125,7 @@ def _rows(host: HostPreview, *, everything: bool) -> Iterator[Sequence[str]]:
             yield verb_cell, f"… and {more} more (--all lists them)"
 
 
-def _escape(text: str) -> str:
-    """Return *text*, which may be untrusted, without terminal control characters and with markup escaped."""
+def _plain(text: str) -> str:
+    """Return the plain *text* with its indent."""
     indent = text[: len(text) - len(text.lstrip(" "))]
-    return unstyled(f"{indent}{plain(text)}")
+    return f"{indent}{plain(text)}"

@@ -30,7 +30,7 @@ from podidctl.migration.workload_identity import (
     WorkloadPatch,
 )
 from podidctl.migration.workloads import CRON_JOBS
-from podidctl.report.text import Output, escaped, print_document, print_table, printable_json
+from podidctl.report.text import Output, Part, print_document, print_line, print_table, printable_json
 from podidentity.report import printable
 
 COLORS: Final = {DifferenceLevel.FIX: "red", DifferenceLevel.REVIEW: "yellow", DifferenceLevel.NO_ACTION: "dim"}
@@ -74,7 +74,7 @@ def print_workload_identity(made: WorkloadIdentityPlan, issuer: str, audience: s
     steps = [(step.about, step.why, step.do) for step in made.by_hand]
     print_section("manual steps:", ("about", "why", "what to do"), steps, where)
     if made.done:
-        where.print(f"no change needed: {escaped(', '.join(made.done))}", soft_wrap=True)
+        print_line(where, f"no change needed: {', '.join(made.done)}")
     where.print(
         "Applications need an SDK with workload identity support (such as DefaultAzureCredential), or the webhook's "
         "proxy: docs/migration.md.",
@@ -93,11 +93,10 @@ def print_section(
     *styles* are those of the rows' first cells.
     """
     if rows and title:
-        where.print(escaped(title), soft_wrap=True)
+        print_line(where, title)
     if rows:
-        cells = [
-            (f"[{style}]{escaped(first)}[/]", *map(printable, others))
-            for style, (first, *others) in zip(styles, rows, strict=False)
+        cells: list[Sequence[Part]] = [
+            ((first, style), *others) for style, (first, *others) in zip(styles, rows, strict=False)
         ]
         print_table(columns, cells, where)
 

@@ -12,7 +12,6 @@ import msgspec
 import yaml
 from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +20,8 @@ from podidentity.report import printable
 
 K = TypeVar("K")
 T = TypeVar("T")
+Part = str | tuple[str, str]
+"""A text, or a text and its style."""
 PIPE_COLUMNS = 200
 """Width of tables if there is no terminal. Longer cells are folded, never cut."""
 _UNUSUAL = re.compile(r"[^ -~\n]")
@@ -65,11 +66,6 @@ def console(*, stderr: bool = False) -> Console:
     if not made.is_terminal:
         made.width = PIPE_COLUMNS
     return made
-
-
-def escaped(text: str) -> str:
-    """Return the untrusted *text* for a console that interprets markup, without control characters."""
-    return escape(printable(text))
 
 
 def printable_json(text: str) -> str:
@@ -124,16 +120,20 @@ def _dumped(document: Any, *, allow_unicode: bool) -> str:
     return text
 
 
-def print_line(to: Console, *parts: str | tuple[str, str]) -> None:
-    """Print one line of texts and of texts with a style, verbatim: no text is interpreted as markup."""
-    to.print(Text.assemble(*parts), soft_wrap=True)
+def print_line(to: Console, *parts: Part) -> None:
+    """Print one line of *parts*, whose texts may be untrusted: none has markup or controls the terminal."""
+    to.print(Text.assemble(*map(_printable, parts)), soft_wrap=True)
+
+
+def _printable(part: Part) -> Part:
+    return printable(part) if isinstance(part, str) else (printable(part[0]), part[1])
 
 
 class _Cell:
     """A cell of at most *lines_max* lines in a terminal. Elsewhere, or with 0, it is folded."""
 
-    def __init__(self, text: str, lines_max: int) -> None:
-        self._text = Text(text, overflow="fold")
+    def __init__(self, part: Part, lines_max: int) -> None:
+        self._text = Text.assemble(_printable(part), overflow="fold")
         self._lines_max = lines_max
 
     def __rich_console__(self, to: Console, options: ConsoleOptions) -> RenderResult:
@@ -149,14 +149,14 @@ class _Cell:
         return Measurement.get(to, options, self._text)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], to: Console, *, cell_lines: int = 0) -> None:
-    """Print rows of cells. The first cell of each row may have trusted markup. Long cells are folded.
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Part]], to: Console, *, cell_lines: int = 0) -> None:
+    """Print rows of cells, whose texts may be untrusted. Long cells are folded.
 
     *cell_lines*: in a terminal, cut cells to this number of lines. No cell of the table may have an action then.
     """
     table = Table(*columns, box=SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
-    for first, *others in rows:
-        table.add_row(first, *(_Cell(cell, cell_lines) for cell in others))
+    for row in rows:
+        table.add_row(*(_Cell(cell, cell_lines) for cell in row))
     to.print(table)
 
 

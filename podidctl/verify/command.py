@@ -7,13 +7,12 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import NAME_PATTERN, REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
 from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, print_report
 from podidctl.report.finding import COLORS, Level, exit_code
-from podidctl.report.text import Output, grouped, listed, print_error, print_table
+from podidctl.report.text import Output, grouped, listed, print_error, print_line, print_table
 from podidctl.verify.canary_runner import CanaryRunner
 from podidctl.verify.verdicts import Verification
 from podidctl.verify.verification import PARALLEL, TIMEOUT_SECONDS, verify
@@ -122,11 +121,11 @@ def show(report: Verification, to: Console) -> None:
     print_table(
         ("", "node", "answered by", "NMI", ""),
         (
-            (f"[{COLORS[node.level]}]{node.level}[/]", node.node, node.answered_by, node.nmi or "-", node.says)
+            ((node.level, COLORS[node.level]), node.node, node.answered_by, node.nmi or "-", node.says)
             for node in report.nodes
         ),
         to,
     )
     faulty = [node for node in report.nodes if node.next and node.level is not Level.OK]
     for action, nodes in grouped((node.next, node.node) for node in faulty).items():
-        to.print(f"[bold]{escape(listed(nodes, 3))}[/]: {escape(action)}", soft_wrap=True)
+        print_line(to, (listed(nodes, 3), "bold"), f": {action}")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +29,11 @@ from podidctl.migration.federation.resource_formats import (
 from podidctl.migration.federation.runs import MigrationRun
 from podidctl.migration.federation.schema import ApplicationState, ChangeOutcome, FederationPlan
 from podidctl.migration.federation.token_tests import RESOURCE
-from podidctl.report.text import Output, console, listed, print_document, print_text
+from podidctl.report.text import Output, console, listed, print_document, print_line, print_text
 from podidentity.azure.clouds import Cloud, CloudError, of_environment
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
-from podidentity.report import SOMETHING_TO_DO, printable
+from podidentity.report import SOMETHING_TO_DO
 
 FOLLOW_SECONDS = 120.0
 
@@ -289,7 +290,7 @@ def _cloud(environ: Mapping[str, str]) -> Cloud:
 def _progress_printer(output: Output) -> Callable[[str], None]:
     """Return a printer of progress lines, on stderr if stdout has a document for programs."""
     to = console(stderr=output is not Output.TABLE)
-    return lambda line: to.print(printable(line), markup=False, soft_wrap=True)
+    return partial(print_line, to)
 
 
 def _end(done: list[ChangeOutcome], output: Output, *, dry: bool) -> None:

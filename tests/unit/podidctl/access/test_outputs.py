@@ -73,8 +73,10 @@ def test_no_output_contains_control_characters_of_names(output: AccessOutput) ->
     assert bad == []
 
 
-def test_names_do_not_become_markup_of_the_console() -> None:
-    assert "[red]" in printed(hostile("[red]"), AccessOutput.TABLE)
+@pytest.mark.parametrize("text", ["[red]", r"\[red]", r"\[", "\\"])
+def test_names_do_not_become_markup_of_the_console(text: str) -> None:
+    table = printed(hostile(text), AccessOutput.TABLE)
+    assert {f" shop/i{text} ", f" Group {text} "} <= set(re.findall(r"^ (?:shop/i|Group )\S+ ", table, re.MULTILINE))
 
 
 @pytest.mark.parametrize("text", [QUOTES, ESCAPES, "\\", '"', "}\ndigraph evil {"])
