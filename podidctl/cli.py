@@ -20,6 +20,7 @@ from typing import Annotated, Final, cast
 import typer
 
 from podidctl.commands.connection import CliContext, home_directory
+from podidctl.commands.options import examples
 from podidctl.report.text import print_error
 from podidentity.exits import StartError, written_output
 from podidentity.report import printable
@@ -56,6 +57,7 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
     app = typer.Typer(
         help="Azure identities for pods: explain why a pod gets no token, preview MIC's changes, try both in a "
         "sandbox.",
+        epilog=examples("podidctl doctor", "podidctl explain pod NAMESPACE/POD", "podidctl sandbox demo"),
         no_args_is_help=True,
         add_completion=True,
         pretty_exceptions_enable=False,

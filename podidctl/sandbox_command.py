@@ -9,6 +9,7 @@ import typer
 from podidctl.commands import options
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, parse_pod_name
+from podidctl.commands.options import examples
 from podidentity.exits import StartError
 
 EXTRA_MODULES: Final = ("cryptography", "httptools", "iptc", "requests", "podidentity_sandbox")
@@ -28,6 +29,7 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
     """Add the command group to *program*."""
     app = typer.Typer(
         help="An API server, IMDS, AAD and Azure Resource Manager on this machine, with MIC, NMI and pods.",
+        epilog=examples("podidctl sandbox demo"),
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -48,7 +50,7 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
 
 
 def _add_up(app: typer.Typer, context: CliContext) -> None:
-    @app.command("up")
+    @app.command("up", epilog=examples("podidctl sandbox up", "podidctl sandbox up --nodes 3 --identity NAME"))
     def sandbox_up(
         *,
         nodes: Nodes = 1,
@@ -123,7 +125,7 @@ def _add_up(app: typer.Typer, context: CliContext) -> None:
 
 
 def _add_demo(app: typer.Typer, context: CliContext) -> None:
-    @app.command("demo")
+    @app.command("demo", epilog=examples("podidctl sandbox demo", "podidctl sandbox demo --federated"))
     def sandbox_demo(
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
         kubeconfig: Kubeconfig = None,
@@ -154,7 +156,7 @@ def _add_demo(app: typer.Typer, context: CliContext) -> None:
 def _add_exec(app: typer.Typer, context: CliContext) -> None:
     names = ClusterNames(context)
 
-    @app.command("exec")
+    @app.command("exec", epilog=examples("podidctl sandbox exec NAMESPACE/POD -- az login --identity"))
     def sandbox_exec(
         pod: Annotated[str, typer.Argument(help="NAMESPACE/NAME, or NAME.", autocompletion=names.pods)],
         command: Annotated[list[str], typer.Argument(help="The command line, after --.")],
@@ -176,7 +178,7 @@ def _add_exec(app: typer.Typer, context: CliContext) -> None:
 
 
 def _add_fault(app: typer.Typer, context: CliContext) -> None:
-    @app.command("fault")
+    @app.command("fault", epilog=examples("podidctl sandbox fault imds=500 arm=2s", "podidctl sandbox fault --clear"))
     def sandbox_fault(
         faults: Annotated[
             list[str] | None,

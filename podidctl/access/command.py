@@ -27,7 +27,7 @@ from podidctl.commands.connection import (
     connect,
     parse_pod_name,
 )
-from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, RequestTimeout
+from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, RequestTimeout, examples
 from podidctl.facts.model import Facts
 from podidctl.report.text import Output, console, print_document, print_line, print_text
 from podidentity.exits import StartError
@@ -44,7 +44,12 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
     names = ClusterNames(context)
 
-    @app.command("access")
+    @app.command(
+        "access",
+        epilog=examples(
+            "podidctl access", "podidctl access pod NAMESPACE/POD", "podidctl access -o json > before.json"
+        ),
+    )
     def _access(
         kind: Annotated[
             str,

@@ -14,7 +14,15 @@ from mic.startup.azure_reader import azure_reader
 from nmi.settings import Settings
 from podidctl.checks.rules import report
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
-from podidctl.commands.options import Cloudconfig, Kubeconfig, KubeContext, OutputFormat, RequestTimeout, print_report
+from podidctl.commands.options import (
+    Cloudconfig,
+    Kubeconfig,
+    KubeContext,
+    OutputFormat,
+    RequestTimeout,
+    examples,
+    print_report,
+)
 from podidctl.evaluation.needs import CHECKED_MAX, live_pods, used_hosts
 from podidctl.facts.model import AzureState, Facts, NodeState
 from podidctl.facts.settings import nmi_settings, on_node, read_settings
@@ -44,7 +52,7 @@ class FailOn(StrEnum):
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
 
-    @app.command("doctor")
+    @app.command("doctor", epilog=examples("podidctl doctor", "podidctl doctor --fail-on=warning -o json"))
     def _doctor(
         *,
         node: Annotated[

@@ -19,6 +19,7 @@ from podidctl.commands.options import (
     NmiFlags,
     OutputFormat,
     RequestTimeout,
+    examples,
     print_report,
 )
 from podidctl.facts.model import Facts, NmiConfiguration
@@ -37,13 +38,20 @@ OUTCOMES = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command group to *app*."""
     names = ClusterNames(context)
-    group = typer.Typer(help="Explain why an object does not work.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(
+        help="Explain why an object does not work.",
+        epilog=examples("podidctl explain pod NAMESPACE/POD"),
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
 
     @group.callback()
     def _group() -> None:
         """Explain why an object does not work."""
 
-    @group.command("pod")
+    @group.command(
+        "pod", epilog=examples("podidctl explain pod NAMESPACE/POD", "podidctl explain pod POD -n NAMESPACE -o json")
+    )
     def _pod(
         name: Annotated[str, typer.Argument(help="NAMESPACE/NAME, or NAME.", autocompletion=names.pods)],
         *,

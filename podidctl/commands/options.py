@@ -24,6 +24,12 @@ NmiFlags = Annotated[
 OutputFormat = Annotated[Output, typer.Option("-o", "--output", help="Output format.")]
 
 
+def examples(*commands: str) -> str:
+    """Return the `epilog` of a command whose help ends with these *commands*, which operators can copy."""
+    # \b keeps the lines.
+    return "\n".join(["\b", "Examples:", *(f"  {command}" for command in commands)])
+
+
 def print_report(report: T, output: Output, show: Callable[[T, Console], None]) -> None:
     """Print *report* by *show*, or as JSON or YAML."""
     if output is Output.TABLE:

@@ -14,7 +14,7 @@ from mic.preview.schema import HostPreview, Preview
 from mic.preview.survey import survey_by
 from mic.preview.text import SIGNS, becomes, chosen, facts, fine, hosts, read_failures, summary, title
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
-from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, examples
 from podidctl.report.text import Output, Part, console, print_document, print_error, print_line, print_table
 from podidentity.report import SOMETHING_TO_DO, plain
 from podidentity.telemetry.logs import LogFormat, configure
@@ -25,7 +25,7 @@ COLORS = {"+": "green", "-": "red", "~": "yellow", "=": "cyan", "!": "magenta"}
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
 
-    @app.command("plan")
+    @app.command("plan", epilog=examples("podidctl plan --cloudconfig azure.json", "podidctl plan --no-azure --all"))
     def _plan(
         *,
         kubeconfig: Kubeconfig = "",

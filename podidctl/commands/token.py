@@ -21,7 +21,15 @@ from nmi.tokens.source import PolicyError
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext
 from podidctl.commands.explain import OUTCOMES, nmi_configuration_from, read_input
-from podidctl.commands.options import Kubeconfig, KubeContext, NmiFlags, OutputFormat, RequestTimeout, print_report
+from podidctl.commands.options import (
+    Kubeconfig,
+    KubeContext,
+    NmiFlags,
+    OutputFormat,
+    RequestTimeout,
+    examples,
+    print_report,
+)
 from podidctl.evaluation.daemons import unavailable_reason
 from podidctl.evaluation.federated import manifest_for, permissions_of, pod_token_source, subject
 from podidctl.evaluation.pod import (
@@ -46,7 +54,12 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
     names = ClusterNames(context)
 
-    @app.command("token")
+    @app.command(
+        "token",
+        epilog=examples(
+            "podidctl token NAMESPACE/POD", "podidctl token NAMESPACE/POD --resource https://vault.azure.net"
+        ),
+    )
     def _token(
         name: Annotated[str, typer.Argument(help="NAMESPACE/NAME, or NAME.", autocompletion=names.pods)],
         *,

@@ -11,7 +11,7 @@ import yaml
 from msgspec.structs import replace
 
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
-from podidctl.commands.options import Kubeconfig, KubeContext, RequestTimeout
+from podidctl.commands.options import Kubeconfig, KubeContext, RequestTimeout, examples
 from podidctl.migration import cluster_reader
 from podidctl.migration.differences import Difference, DifferenceLevel, find_differences, manifest_differences
 from podidctl.migration.federation import command as federating
@@ -57,6 +57,7 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
     """Add the command group to *program*."""
     app = typer.Typer(
         help="Migrate from Azure's Go implementation, from VMs to federated identities, and on to workload identity.",
+        epilog=examples("podidctl migrate from-reference", "podidctl migrate plan --tenant TENANT"),
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -67,7 +68,12 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
 
 
 def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
-    @app.command("from-reference")
+    @app.command(
+        "from-reference",
+        epilog=examples(
+            "podidctl migrate from-reference", "podidctl migrate from-reference -f manifests/ -o yaml > rewritten.yaml"
+        ),
+    )
     def from_reference(
         *,
         files: Annotated[
@@ -111,7 +117,13 @@ def _add_from_reference(app: typer.Typer, context: CliContext) -> None:
 
 
 def _add_to_workload_identity(app: typer.Typer, context: CliContext) -> None:
-    @app.command("to-workload-identity")
+    @app.command(
+        "to-workload-identity",
+        epilog=examples(
+            "podidctl migrate to-workload-identity -n NAMESPACE",
+            "podidctl migrate to-workload-identity -n NAMESPACE -o yaml > accounts.yaml",
+        ),
+    )
     def to_workload_identity(
         *,
         issuer: federating.Issuer = "",

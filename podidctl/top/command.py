@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
-from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, print_report
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, examples, print_report
 from podidctl.report.text import Output, console, print_error
 from podidctl.top import live
 from podidctl.top.reader import read_all
@@ -24,7 +24,7 @@ INTERVAL_MAX: Final = 3600.0
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
 
-    @app.command("top")
+    @app.command("top", epilog=examples("podidctl top", "podidctl top --once -o json"))
     def _top(
         *,
         interval: Annotated[

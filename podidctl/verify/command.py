@@ -10,7 +10,7 @@ from rich.console import Console
 
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import NAME_PATTERN, REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
-from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, print_report
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, examples, print_report
 from podidctl.report.finding import COLORS, Level, exit_code
 from podidctl.report.text import Output, grouped, listed, print_error, print_line, print_table
 from podidctl.verify.canary_runner import CanaryRunner
@@ -31,7 +31,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
     names = ClusterNames(context)
 
-    @app.command("verify")
+    @app.command("verify", epilog=examples("podidctl verify", "podidctl verify --node NODE -o json"))
     def _verify(
         *,
         node: Annotated[

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext
-from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, examples
 from podidctl.migration.federation.azure_resources import (
     PRINCIPAL,
     AzureOptions,
@@ -114,7 +114,12 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
 
 
 def _add_plan(app: typer.Typer, context: CliContext) -> None:
-    @app.command("plan")
+    @app.command(
+        "plan",
+        epilog=examples(
+            "podidctl migrate plan --tenant TENANT", "podidctl migrate plan --tenant TENANT -o az > credentials.sh"
+        ),
+    )
     def plan(
         names: Names = None,
         *,
@@ -204,7 +209,13 @@ def _azure_document(made: FederationPlan, output: PlanOutput, options: AzureOpti
 
 
 def _add_apply(app: typer.Typer, context: CliContext) -> None:
-    @app.command("apply")
+    @app.command(
+        "apply",
+        epilog=examples(
+            "podidctl migrate apply --tenant TENANT NAMESPACE/IDENTITY",
+            "podidctl migrate apply --tenant TENANT --yes NAMESPACE/IDENTITY",
+        ),
+    )
     def apply(
         names: Names = None,
         *,
@@ -249,7 +260,12 @@ def _add_apply(app: typer.Typer, context: CliContext) -> None:
 
 
 def _add_rollback(app: typer.Typer, context: CliContext) -> None:
-    @app.command("rollback")
+    @app.command(
+        "rollback",
+        epilog=examples(
+            "podidctl migrate rollback NAMESPACE/IDENTITY", "podidctl migrate rollback --yes NAMESPACE/IDENTITY"
+        ),
+    )
     def rollback(
         names: Names = None,
         *,
