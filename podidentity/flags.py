@@ -121,6 +121,9 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
     return read
 
 
+HelpTexts = Mapping[str, Mapping[str, str]]
+
+
 class GoParser(argparse.ArgumentParser):
     """An ArgumentParser for Go's flags that raises UsageError where argparse would print usage and exit.
 
@@ -129,18 +132,19 @@ class GoParser(argparse.ArgumentParser):
     own packages stop parsing there, which silently drops the rest of the line). There are no positional arguments.
     """
 
-    def __init__(self, *, prog: str, description: str, texts: Callable[[], Mapping[str, str]] = dict[str, str]) -> None:
-        """*texts* returns the texts of --help by the name of the value that a flag sets."""
+    def __init__(
+        self, *, prog: str, description: str, texts: Callable[[], HelpTexts] = dict[str, dict[str, str]]
+    ) -> None:
+        """*texts* returns the texts of --help by the heading of a group and the name of the value that a flag sets."""
         # Go has no abbreviations. One would become ambiguous when a flag is added.
         super().__init__(prog=prog, description=description, allow_abbrev=False)
         self._texts = texts
         self._former: set[str] = set()
 
-    def add_former_flag(self, flag: str, instead: str) -> None:
-        """Accept the former *flag* with any value. *instead*: what the program does now, for --help."""
+    def add_former_flag(self, flag: str) -> None:
+        """Accept the former *flag* with any value."""
         self._former.add(flag)
-        help_text = f"without effect: {instead}"
-        self.add_argument(f"--{flag}", dest=flag, type=str, default=None, metavar="…", help=help_text)
+        self.add_argument(f"--{flag}", dest=flag, type=str, default=None, metavar="…")
 
     @override
     def print_help(self, file: Any = None) -> None:
@@ -150,11 +154,17 @@ class GoParser(argparse.ArgumentParser):
     @override
     def format_help(self) -> str:
         """Return the output of --help."""
-        texts = self._texts()
-        for action in self._actions:
-            if action.dest in texts:
-                action.help = texts[action.dest].replace("%", "%%")
-        return super().format_help()
+        actions = {action.dest: action for action in self._actions}
+        formatter = self._get_formatter()
+        formatter.add_usage("%(prog)s [--flag=value …]", (), ())
+        formatter.add_text(self.description)
+        for heading, texts in self._texts().items():
+            formatter.start_section(heading or None)
+            for name, text in texts.items():
+                actions[name].help = text.replace("%", "%%")
+                formatter.add_argument(actions[name])
+            formatter.end_section()
+        return formatter.format_help()
 
     @override
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:

@@ -1,27 +1,56 @@
 """The texts about settings in `--help` and docs/flags.md, which are the only users of this module.
 
-The text of a setting is the docstring of its field, or of its type in `podidentity.daemon_settings`. Python keeps no
-docstrings of fields, so they are read from the source, which is in wheels and images, too.
+The text of a setting is the docstring of its field, or of its type in `podidentity.daemon_settings`. A comment after an
+empty line is the heading of the group that begins there. Python keeps neither, so they are read from the source, which
+is in wheels and images, too.
 """
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from itertools import pairwise
+from typing import Final
 
 from podidentity import daemon_settings
 from podidentity.flags import duration_text, go_duration
 from podidentity.settings import REQUIRED, VERBOSITY, ProgramSettings, Setting, flags_of, settings_of
 
+WITHOUT_EFFECT: Final = "Without effect"
+"""The last group. It has the former flags, too."""
 
-def help_of(program: type[ProgramSettings]) -> dict[str, str]:
-    """Return the text of each flag for `--help`, with its default, by the name of its field."""
-    texts = effects_of(program)
+
+def help_of(program: type[ProgramSettings], former_flags: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the text of each flag for `--help`, with its default, by its group and the name of its field."""
+    effects = effects_of(program)
+    former = {flag: sentence(instead) for flag, instead in former_flags.items()}
+    texts = {"": {"help": "Print this text, and exit."}}
+    for group, flags in groups_of(program).items():
+        texts[group] = {setting.name: f"{effects[setting.name]}{_default(setting)}" for setting in flags}
+    return texts | {WITHOUT_EFFECT: {**texts.get(WITHOUT_EFFECT, {}), **former}}
+
+
+def sentence(text: str) -> str:
+    """Return *text* as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def groups_of(program: type[ProgramSettings]) -> dict[str, list[Setting]]:
+    """Return the flags by the heading of their group, in the order of the table."""
+    headings: dict[str, str] = {}
+    for part in program.__mro__:
+        if issubclass(part, ProgramSettings):
+            heading = ""
+            for before, line in pairwise(inspect.getsource(part).splitlines()):
+                if not before and line.startswith("    # "):
+                    heading = line.strip(" #.")
+                elif field := re.match(r"    (\w+): ", line):
+                    headings[field[1]] = heading
+    groups: dict[str, list[Setting]] = {}
     for setting in flags_of(program):
-        if default := default_of(setting):
-            texts[setting.name] += f" (default {default})"
-    return texts
+        groups.setdefault(headings[setting.name], []).append(setting)
+    return groups
 
 
 def effects_of(program: type[ProgramSettings]) -> dict[str, str]:
@@ -43,6 +72,10 @@ def _docstrings(parent: ast.AST, of_daemons: Mapping[str, str]) -> Iterator[tupl
                 yield name, " ".join(docstring.split())
             case ast.AnnAssign(target=ast.Name(name), annotation=ast.Attribute(attr=of_daemon)), _:
                 yield name, of_daemons[of_daemon]
+
+
+def _default(setting: Setting) -> str:
+    return f" (default {default})" if (default := default_of(setting)) else ""
 
 
 def default_of(setting: Setting) -> str:

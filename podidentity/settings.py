@@ -1,7 +1,8 @@
 """The settings of a program as one frozen struct, which is also the table of its flags and environment variables.
 
-A field is `name: Annotated[type, Setting(...)] = default`. Its docstring is its text in `--help` and docs/flags.md
-(`podidentity.setting_texts`). `podidentity.flags` defines the syntax of values and command lines.
+A field is `name: Annotated[type, Setting(...)] = default`. Its docstring is its text in `--help` and docs/flags.md, and
+a comment after an empty line is a heading in both (`podidentity.setting_texts`). `podidentity.flags` defines the syntax
+of values and command lines.
 """
 
 import sys
@@ -183,18 +184,18 @@ def read_flags(
     *argv* contains as `former_flags`. Raises UsageError, and SystemExit(0) after printing --help.
     """
 
-    def texts() -> Mapping[str, str]:
+    def texts() -> Mapping[str, Mapping[str, str]]:
         from podidentity.setting_texts import help_of  # noqa: PLC0415  reads sources, which only --help needs
 
-        return help_of(program)
+        return help_of(program, former_flags)
 
     parser = GoParser(prog=prog, description=description, texts=texts)
     for setting in flags_of(program):
         # Without a metavar, --help shows the name of the field in capitals.
         names = filter(None, (setting.alias, f"--{setting.flag}"))
         parser.add_argument(*names, dest=setting.name, type=setting.read or str, default=None, metavar="…")
-    for flag, instead in former_flags.items():
-        parser.add_former_flag(flag, instead)
+    for flag in former_flags:
+        parser.add_former_flag(flag)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     former = tuple(flag for flag in former_flags if given.pop(flag, None) is not None)
     return {**given, "former_flags": former} if former else given

@@ -43,16 +43,9 @@ def _resource_groups(text: str) -> tuple[str, ...]:
 class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     """The settings, not yet checked. Programs use `mic.startup.settings.Settings`."""
 
+    # Cluster.
     namespace: Annotated[str, Setting(env=("MIC_POD_NAMESPACE",))]
     """Namespace of MIC; required."""
-
-    # Sources.
-    cloud_config: Annotated[str, GoSetting("cloudconfig")] = ""
-    """Path of azure.json, read again when it changes; if empty, `CLIENT_ID` and others in the environment
-    count."""
-    # A mapping has no parser: `parse` reads these variables, and log lines name them like this.
-    environment: Annotated[Mapping[str, str], Setting(env=("CLOUD, TENANT_ID, …",), secret=True)] = {}
-    """The environment variables that replace azure.json."""
     kubeconfig: daemon.Kubeconfig = ""
 
     # Selection and detaching of identities.
@@ -89,7 +82,13 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     update_retry_seconds: Annotated[float, GoSetting("update-user-msi-retry-interval", Range(0, 3600))] = 1.0
     """Pause before each of these retries."""
 
-    # Requests to Azure.
+    # Azure.
+    cloud_config: Annotated[str, GoSetting("cloudconfig")] = ""
+    """Path of azure.json, read again when it changes; if empty, `CLIENT_ID` and others in the environment
+    count."""
+    # A mapping has no parser: `parse` reads these variables, and log lines name them like this.
+    environment: Annotated[Mapping[str, str], Setting(env=("CLOUD, TENANT_ID, …",), secret=True)] = {}
+    """The environment variables that replace azure.json."""
     arm_api_version: Annotated[str, Setting("arm-api-version")] = ""
     """Version of the Compute API; empty means the one that is pinned for the cloud."""
     ca_bundle: daemon.CaBundle = None
@@ -105,7 +104,7 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     lease_seconds: Annotated[float, GoSetting("leader-election-duration", Range(2, 3600))] = 15.0
     """How long other replicas wait for a silent leader, which itself stops after half of that."""
 
-    # Type upgrade.
+    # Upgrade of old field names.
     type_upgrade: Annotated[bool, GoSetting("enable-type-upgrade")] = True
     """Rewrite objects whose fields are spelled as before 1.6.0, once."""
     upgrade_config_map: Annotated[str, GoSetting("config-map-name")] = "aad-pod-identity-config"
@@ -114,9 +113,6 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     """Key in it."""
     read_old_field_names: Annotated[bool, Setting("read-old-field-names")] = False
     """Fields spelled as before 1.6.0 count also after the upgrade."""
-    # Command lines of the Go implementation have this flag and --logtostderr.
-    scale_features: Annotated[bool, GoSetting("enableScaleFeatures")] = True
-    """Deprecated: always on."""
 
     # Start-up taint.
     startup_taint: Annotated[str, Setting("startup-taint")] = ""
@@ -124,13 +120,11 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     nmi_selector: Annotated[str, Setting("startup-taint-nmi-selector")] = "app.kubernetes.io/component=nmi"
     """Label selector of NMI's pods, in MIC's namespace."""
 
-    # Operation.
+    # Telemetry.
     probe_port: daemon.ProbePort = 8080
     metrics_port: daemon.MetricsPort = 8888
     profile: daemon.Profile = False
     log_format: daemon.LogFormat = LogFormat.TEXT
-    log_to_stderr: Annotated[bool, GoSetting("logtostderr")] = True
-    """Deprecated: always on."""
     verbosity: Annotated[int, GoSetting("v", VERBOSITY, alias="--verbosity")] = 0
     """klog's scale: 0 logs actions, 4 and more is for debugging."""
 
@@ -143,3 +137,10 @@ class SettingTable(ProgramSettings, frozen=True, kw_only=True):
     plan_all: Annotated[bool, Setting("plan-all")] = False
     """Also print unchanged hosts, and every object."""
     version: daemon.Version = False
+
+    # Without effect.
+    # Command lines of the Go implementation have this flag and --logtostderr.
+    scale_features: Annotated[bool, GoSetting("enableScaleFeatures")] = True
+    """Deprecated: always on."""
+    log_to_stderr: Annotated[bool, GoSetting("logtostderr")] = True
+    """Deprecated: always on."""

@@ -6,8 +6,8 @@ from typing import Final
 import mic.startup.settings
 import nmi.settings
 from nmi.settings import FORMER_FLAGS
-from podidentity.setting_texts import default_of, effects_of
-from podidentity.settings import REQUIRED, GoSetting, ProgramSettings, Setting, flags_of, settings_of
+from podidentity.setting_texts import default_of, effects_of, groups_of, sentence
+from podidentity.settings import REQUIRED, GoSetting, ProgramSettings, Setting, settings_of
 from tools.handbook.tables import table
 
 PROGRAMS: Final[Mapping[str, type[ProgramSettings]]] = {
@@ -30,7 +30,7 @@ _SPECIAL_VARIABLES: Final = (
 def made() -> str:
     """Return the generated part of docs/flags.md."""
     tables = (f"## {name}\n\n{_table(program)}" for name, program in PROGRAMS.items())
-    former = table(["flag", "instead"], [[f"`--{flag}`", _sentence(text)] for flag, text in FORMER_FLAGS.items()])
+    former = table(["flag", "instead"], [[f"`--{flag}`", sentence(text)] for flag, text in FORMER_FLAGS.items()])
     advice = "NMI accepts these former flags with any value, and warns about each when it serves. Remove them."
     return "\n\n".join((_variables(), *tables, f"## Flags without effect\n\n{advice}\n\n{former}"))
 
@@ -52,20 +52,17 @@ def _variables() -> str:
 
 def _table(program: type[ProgramSettings]) -> str:
     effects = effects_of(program)
-    rows = [
-        [
-            f"`--{setting.flag}`" + (f", `{setting.alias}`" if setting.alias else ""),
-            _default(setting),
-            effects[setting.name],
-            _reference(setting),
-        ]
-        for setting in flags_of(program)
-    ]
-    return table(["flag", "default", "effect", "Go implementation"], rows)
+    columns = ["flag", "default", "effect", "Go implementation"]
+    tables = (
+        f"**{heading}**\n\n{table(columns, [_row(setting, effects[setting.name]) for setting in flags])}"
+        for heading, flags in groups_of(program).items()
+    )
+    return "\n\n".join(tables)
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+def _row(setting: Setting, effect: str) -> list[str]:
+    names = f"`--{setting.flag}`" + (f", `{setting.alias}`" if setting.alias else "")
+    return [names, _default(setting), effect, _reference(setting)]
 
 
 def _default(setting: Setting) -> str:

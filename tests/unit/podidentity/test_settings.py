@@ -6,7 +6,7 @@ import pytest
 
 import mic.startup.settings
 import nmi.settings
-from podidentity.setting_texts import default_of, effects_of
+from podidentity.setting_texts import WITHOUT_EFFECT, default_of, effects_of, groups_of
 from podidentity.settings import REQUIRED, ProgramSettings, flags_of, read_flags, settings_of
 
 
@@ -43,3 +43,20 @@ def test_help_has_the_text_of_each_flag(program: type[ProgramSettings], capsys: 
     effects = effects_of(program)
     for setting in flags_of(program):
         assert "".join(effects[setting.name].split()) in printed, setting.flag
+
+
+@pytest.mark.parametrize("program", [nmi.settings.Settings, mic.startup.settings.Settings])
+def test_help_has_each_flag_once_in_its_group_and_those_without_effect_last(
+    program: type[ProgramSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        read_flags(program, ["--help"], prog="", description="", former_flags={"old": "it is a constant"})
+    lines = capsys.readouterr().out.splitlines()
+    headings = [line.removesuffix(":") for line in lines if re.fullmatch(r"[A-Z][^.]+:", line)]
+    groups = groups_of(program)
+    assert headings == list(groups)
+    assert headings[-1] == WITHOUT_EFFECT
+    assert lines.index("  --old …               It is a constant.") > lines.index(f"{WITHOUT_EFFECT}:")
+    assert all(len(flags) <= 15 for name, flags in groups.items() if name != WITHOUT_EFFECT)
+    flags = [name.split()[-2] for name in re.findall(r"^  (-.+? …)(?:  |$)", "\n".join(lines), re.MULTILINE)]
+    assert sorted(flags) == sorted(["--old", *(f"--{setting.flag}" for setting in flags_of(program))])
