@@ -23,7 +23,7 @@ from podidctl.commands.connection import CliContext, home_directory
 from podidctl.commands.options import examples
 from podidctl.report.text import print_error
 from podidentity.exits import StartError, written_output
-from podidentity.report import printable
+from podidentity.report import error_line
 from podidentity.version import VERSION
 
 # Newer releases of Typer vendor click and older ones use the installed one. Only Typer's own names lead to the class
@@ -94,8 +94,7 @@ def _program(
 
 def _usage_line(message: str) -> str:
     """Return the line about a wrong command line. Some versions of Typer call a wrong choice a `Value error`."""
-    line = " ".join(message.replace("Value error, ", "", 1).split()).rstrip(".")
-    return f"podidctl: {printable(line)}. Try --help."
+    return f"podidctl: {error_line(message.replace('Value error, ', '', 1)).rstrip('.')}. Try --help."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -100,6 +100,7 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
 
 
 def _print_error(program: str, error: Exception, code: int) -> int:
-    line = " ".join(str(error).split())
-    sys.stderr.write(f"{program}: {line}\n")
+    from podidentity.report import error_line  # noqa: PLC0415  for an error only
+
+    sys.stderr.write(f"{program}: {error_line(str(error))}\n")
     return code

@@ -17,6 +17,10 @@ TEXT_MAX: Final = 2048
 """Maximum length of a printed text in characters: twice that of a message of NMI or MIC, which ends with the action."""
 
 
+ERROR_MAX: Final = 4096
+"""Maximum length of the line about an error, in characters. It names a hundred pods, or forty wrong flags."""
+
+
 class ReportModel(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Base class of the report's parts: camel-case field names in JSON."""
 
@@ -29,6 +33,14 @@ def counted(number: int, one: str, many: str = "") -> str:
 def printable(line: str) -> str:
     """Return *line*, which may contain text from objects, without characters that control a terminal."""
     return "".join(character if character.isprintable() else "?" for character in line)
+
+
+def error_line(text: str) -> str:
+    """Return *text*, which may be untrusted, as one printable line of at most ERROR_MAX characters. The middle of a
+    longer one is omitted, because the next action is at its end.
+    """
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= ERROR_MAX else f"{line[: ERROR_MAX // 2]} … {line[3 - ERROR_MAX // 2 :]}"
 
 
 def plain(text: str) -> str:

@@ -5,6 +5,7 @@ present with both names, or the kind needs more changes) the whole document is w
 reported.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,7 +94,8 @@ def join_manifests(manifests: Sequence[Manifest]) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    if path == STDIN or not path.is_dir():
+    # Path.is_dir raises an error for a name that is too long.
+    if path == STDIN or not os.path.isdir(path):  # noqa: PTH112
         return [path]
     files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     if not files:

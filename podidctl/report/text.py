@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from podidentity.report import printable
+from podidentity.report import error_line, printable
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -162,5 +162,5 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Part]], to: Cons
 
 def print_error(line: str) -> int:
     """Print one line, which may have untrusted parts, on stderr and return the exit code 1."""
-    print(f"podidctl: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)
+    print(f"podidctl: {error_line(line)}", file=sys.stderr, flush=True)
     return 1

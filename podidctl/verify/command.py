@@ -14,6 +14,7 @@ from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, Req
 from podidctl.report.finding import COLORS, Level, exit_code
 from podidctl.report.text import Output, grouped, listed, print_error, print_line, print_table
 from podidctl.verify.canary_runner import CanaryRunner
+from podidctl.verify.pod import CANARY_SELECTOR
 from podidctl.verify.verdicts import Verification
 from podidctl.verify.verification import PARALLEL, TIMEOUT_SECONDS, verify
 from podidentity.report import counted
@@ -89,7 +90,8 @@ async def _run(
             )
         finally:
             for space, names in grouped(runner.not_deleted).items():
-                command = f"kubectl delete pod -n {space} {' '.join(sorted(names))}"
+                few = len(names) <= PARALLEL_MAX
+                command = f"kubectl delete pod -n {space} {' '.join(sorted(names)) if few else f'-l {CANARY_SELECTOR}'}"
                 print_error(f"could not delete {counted(len(names), 'canary pod')}: {command}")
 
 

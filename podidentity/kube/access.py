@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from ssl import SSLContext
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -167,7 +168,13 @@ def in_cluster(
     except OSError:
         namespace = "default"
     bracketed = f"[{host}]" if ":" in host else host
-    return ClusterAccess(f"https://{bracketed}:{port}", context, authorization, namespace, authorization.forget)
+    server = f"https://{bracketed}:{port}"
+    if not _is_server(server):
+        raise AccessError(
+            f"KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are no address ({server!a}): remove them, or pass a "
+            "kubeconfig with --kubeconfig"
+        )
+    return ClusterAccess(server, context, authorization, namespace, authorization.forget)
 
 
 class _KubeconfigContent(HidingStruct, frozen=True):
@@ -197,7 +204,7 @@ async def from_kubeconfig(
     A new client certificate or server requires a restart. Raises AccessError.
     """
     content = await _read_kubeconfig(path, context)
-    if not content.server.startswith(("http://", "https://")):
+    if not _is_server(content.server):
         raise AccessError(f"the kubeconfig {path} has no server for its {context or 'current'} context: correct it")
     tls: SSLContext | None = None
     if content.server.startswith("https://"):
@@ -237,6 +244,17 @@ async def find(kubeconfig: str, environ: Mapping[str, str], context: str = "") -
     return await asyncio.to_thread(in_cluster, SERVICE_ACCOUNT_ROOT, environ)
 
 
+def _is_server(url: str) -> bool:
+    """Return whether requests can be sent to *url*."""
+    try:
+        parts = urlsplit(url)
+        labels = (parts.hostname or "").removesuffix(".").split(".")
+        usable = parts.port != 0 and all(0 < len(label) < 64 for label in labels)
+    except ValueError:  # port or IPv6 address
+        return False
+    return usable and parts.scheme in {"http", "https"} and url.isprintable()
+
+
 async def _read_kubeconfig(path: str, context: str) -> _KubeconfigContent:
     """Return the content of the kubeconfig at *path* for *context*. Raises AccessError. Cancellation kills
     the process.
@@ -245,9 +263,9 @@ async def _read_kubeconfig(path: str, context: str) -> _KubeconfigContent:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", str(PROGRAM), path, context, stdout=asyncio.subprocess.PIPE
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise AccessError(
-            f"cannot start a process to read the kubeconfig {path} ({error.strerror}): check this machine's resources"
+            f"cannot start a process to read the kubeconfig {path} ({error}): check the path, and the machine's memory"
         ) from error
     try:
         async with asyncio.timeout(PROGRAM_SECONDS):
@@ -269,6 +287,9 @@ async def _read_kubeconfig(path: str, context: str) -> _KubeconfigContent:
         ) from None
     if content.problem:
         raise AccessError(content.problem)
+    token = content.authorization or ""
+    if not (token.isascii() and token.isprintable()):
+        raise AccessError(f"the kubeconfig {path} has a token that no HTTP header can contain: sign in again")
     return content
 
 

@@ -97,7 +97,8 @@ def read_kubeconfig(path: str, context: str = "") -> dict[str, Any]:
     except (OSError, config.ConfigException) as error:
         return {"problem": f"cannot use the kubeconfig {path} ({error}): correct it, or pass another one"}
     except Exception as error:  # noqa: BLE001 - the package's YAML library raises its own classes
-        return {"problem": f"cannot read the kubeconfig {path} ({type(error).__name__}): is it YAML?"}
+        cause = type(error).__name__
+        return {"problem": f"cannot read the kubeconfig {path} ({cause}): is it YAML, with the user of its context?"}
 
 
 def _context_names(config: Any, path: str) -> list[str]:

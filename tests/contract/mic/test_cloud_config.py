@@ -73,26 +73,6 @@ def test_a_managed_identity_can_be_configured_in_several_ways(tmp_path: Path, fi
     assert read("", {"USE_MSI": "True", "USER_ASSIGNED_MSI_CLIENT_ID": "id"}).user_assigned_identity == "id"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not JSON"),
-        ("[" * 60_000, "not JSON"),
-        ("[]", "one JSON object"),
-        ("{}", "tenantId, aadClientId, aadClientSecret"),
-        (json.dumps({**FILE, "aadClientSecret": ""}), "aadClientSecret"),
-        (None, "azure.json"),
-    ],
-)
-def test_an_unusable_or_missing_file_is_rejected_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
-    path = tmp_path / "azure.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(ConfigError, match=message) as refused:
-        read(str(path), {})
-    assert "\n" not in str(refused.value)
-
-
 async def test_a_client_secret_selects_its_credential_unless_cloud_or_tenant_are_invalid() -> None:
     secret = credential_for(CloudConfig("", "t", "c", "s"), PUBLIC)
     assert isinstance(secret, ClientSecretCredential)

@@ -278,28 +278,6 @@ def test_help_names_every_flag_and_exits_with_0(capsys: pytest.CaptureFixture[st
     assert "--forceNamespaced" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("args", "sentence"),
-    [
-        (["--nod=a"], "nmi: unknown flag --nod; did you mean --node? (see nmi --help)\n"),
-        (
-            ["--max-connection-byte=1"],
-            "nmi: unknown flag --max-connection-byte; did you mean --max-connections-per-pod? (see nmi --help)\n",
-        ),
-        ([], "nmi: --node is missing: give the name of the node"),
-        (["--node=a", "--nmi-port=70000"], "nmi: --nmi-port is 70000; ports are 1 to 65535\n"),
-    ],
-)
-def test_an_unusable_command_line_is_one_line_and_exit_code_2(
-    args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(args) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith(sentence)
-    assert output.err.count("\n") == 1
-
-
 def raising(error: BaseException) -> Callable[[], NoReturn]:
     def work() -> NoReturn:
         raise error

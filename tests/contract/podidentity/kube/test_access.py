@@ -158,19 +158,6 @@ def test_ctrl_c_ends_the_program_that_reads_a_kubeconfig_without_a_traceback(tmp
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
-@pytest.mark.parametrize("is_missing", [True, False])
-async def test_an_exec_plugin_that_fails_is_named(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], *, is_missing: bool
-) -> None:
-    path = plugin(tmp_path, "echo not signed in >&2; exit 3")
-    if is_missing:
-        (tmp_path / "plugin").unlink()
-    reason = f"No such file or directory: '{tmp_path}/plugin'" if is_missing else "not signed in"
-    with pytest.raises(AccessError, match=rf"has failed \(.*{reason}'?\): install it \(az aks install-cli"):
-        await from_kubeconfig(path)
-    assert capfd.readouterr().err == "", "one line, which the caller prints"
-
-
 @pytest.mark.parametrize(
     ("program", "message"), [("/nowhere/python", "cannot start a process"), ("false", r"failed \(exit code 1\)")]
 )
@@ -266,33 +253,6 @@ async def test_the_flag_takes_precedence_over_the_environment(tmp_path: Path) ->
     assert await (await find("", environ)).authorization() == "Bearer environ"
 
 
-NO_SERVER = {
-    "current-context": "x",
-    "contexts": [{"name": "x", "context": {"cluster": "c"}}],
-    "clusters": [{"name": "c", "cluster": {}}],
-}
-
-
-@pytest.mark.parametrize("content", ["{", "", "[]", "{}", json.dumps(NO_SERVER)])
-async def test_an_unusable_kubeconfig_is_one_line(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "config"
-    path.write_text(content)
-    with pytest.raises(AccessError) as raised:
-        await from_kubeconfig(str(path))
-    assert str(path) in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-async def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    not_pem = {"certificate-authority-data": base64.b64encode(b"not a certificate").decode()}
-    with pytest.raises(AccessError, match="cannot use the kubeconfig"):
-        await from_kubeconfig(kubeconfig(tmp_path / "config", {}, **not_pem))
-    with pytest.raises(AccessError, match=r"the kubeconfig .* does not exist: correct --kubeconfig or KUBECONFIG"):
-        await from_kubeconfig(str(tmp_path / "none"))
-    with pytest.raises(AccessError, match=r"cannot use the kubeconfig .* \(File name too long\): correct it"):
-        await from_kubeconfig(str(tmp_path / ("x" * 300)))
-
-
 async def test_without_any_access_the_error_names_what_to_provide() -> None:
     with pytest.raises(AccessError, match="pass a kubeconfig with --kubeconfig or KUBECONFIG"):
         await find("", {})
@@ -313,6 +273,14 @@ def test_a_pods_access_has_the_service_address_and_the_namespace(root: Path) -> 
     access = in_cluster(root, ENVIRON)
     assert (access.server, access.namespace) == ("https://10.96.0.1:443", "kube-system")
     assert in_cluster(root, {**ENVIRON, "KUBERNETES_SERVICE_HOST": "fd00::1"}).server == "https://[fd00::1]:443"
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("10.96.0.1", "https"), ("10.96.0.1", "70000"), ("a\x1b[2J", "443"), ("[", "1")]
+)
+def test_a_service_address_to_which_nothing_can_be_sent_is_named(root: Path, host: str, port: str) -> None:
+    with pytest.raises(AccessError, match="KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are no address"):
+        in_cluster(root, {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port})
 
 
 async def test_a_pods_token_is_read_again_once_a_minute(root: Path) -> None:

@@ -52,7 +52,6 @@ async def doctor(cloud: EmulatedCloud, kubeconfig: str, *flags: str) -> CommandR
         ("here", ""),
         ("stranger", "the API server rejects the credentials (401"),
         ("elsewhere", "127.0.0.1:1"),
-        ("missing", "missing"),
     ],
 )
 async def test_the_current_context_selects_cluster_and_user(cloud: EmulatedCloud, current: str, text: str) -> None:
