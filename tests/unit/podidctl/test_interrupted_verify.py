@@ -12,7 +12,7 @@ from podidctl.report.finding import Level
 from podidctl.verify import command
 from podidctl.verify.canary_runner import DELETE_SECONDS
 from podidctl.verify.command import SIGNALS
-from podidctl.verify.pod import CANARY_LABELS
+from podidctl.verify.pod import CANARY_LABELS, CANARY_SELECTOR
 from podidctl.verify.verdicts import Verification
 from podidentity.kube.client import Client
 from podidentity_sandbox.kubeapi.server import Recorded
@@ -154,3 +154,35 @@ async def test_the_command_for_the_remaining_pods_is_printed(
     names = " ".join(sorted(canaries(installed)))
     output = capsys.readouterr()
     assert output.err == f"podidctl: could not delete 3 canary pods: kubectl delete pod -n default {names}\n"
+
+
+async def test_many_remaining_pods_are_named_by_their_labels(
+    installed: MemoryCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "PARALLEL_MAX", NODES - 1)
+    installed.api.refuse(500, "InternalError", "DELETE")
+    await verify(30)
+    assert f"kubectl delete pod -n default -l {CANARY_SELECTOR}\n" in capsys.readouterr().err
+
+
+async def test_a_creation_without_a_response_does_not_delay_the_end(
+    installed: MemoryCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(request: Recorded) -> None:
+        if request.method == "POST" and request.path.endswith("/pods"):
+            installed.api.pause()
+            signal.raise_signal(signal.SIGINT)
+
+    on_request(installed, interrupt)
+    began = now()
+    with pytest.raises(typer.Exit):
+        await verify()
+    assert now() - began <= DELETE_SECONDS
+    assert capsys.readouterr().err.count(" podidctl-verify-") == NODES
+    installed.api.resume()
+
+
+async def test_an_ignored_signal_stays_ignored(installed: MemoryCluster) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    on_request(installed, lambda _: signal.raise_signal(signal.SIGHUP))
+    assert len((await verify(30)).nodes) == NODES
