@@ -89,6 +89,15 @@ def with_cloudconfig(content: object, text: str) -> Row:
     )
 
 
+PLAN: Final = ("mic", "--plan", "--kubeconfig=config", "--cloudconfig=azure.json")
+MANAGED: Final[Mapping[str, object]] = {"useManagedIdentityExtension": True, "cloud": "AzureStackCloud"}
+
+
+def with_ca_bundle(content: object, text: str) -> Row:
+    files = {"config": kubeconfig(), "azure.json": {"useManagedIdentityExtension": True}, "ca.pem": content}
+    return Row([*PLAN, "--ca-bundle=ca.pem"], text, 1, files)
+
+
 def with_policy(content: object, text: str) -> Row:
     return Row(
         ["podidctl", "access", "--policy=policy.yaml", "--review=missing.json"], text, 1, {"policy.yaml": content}
@@ -304,6 +313,12 @@ FILES: Final = [
     with_cloudconfig({"cloud": f"x{ESCAPES}", "useManagedIdentityExtension": True}, "cloud"),
     with_cloudconfig({"cloud": LONG, "useManagedIdentityExtension": True}, "cloud"),
     with_cloudconfig({"useManagedIdentityExtension": True, "userAssignedIdentityID": "/a/b"}, "must be a client id"),
+    with_ca_bundle(None, "Is a directory"),
+    with_ca_bundle("", "ca.pem"),
+    with_ca_bundle(bytes(range(256)), "ca.pem"),
+    with_ca_bundle("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "ca.pem"),
+    Row([*PLAN, "--ca-bundle=none"], "none", 1, {"config": kubeconfig(), "azure.json": {"aadClientId": "msi"}}),
+    Row(PLAN, "none", 1, {"config": kubeconfig(), "azure.json": MANAGED}, {"AZURE_ENVIRONMENT_FILEPATH": "none"}),
     Row(["podidctl", "access", "--policy=none", "--review=none"], "cannot read none", 1),
     Row(["podidctl", "access", "--policy=a\x00b", "--review=none"], "cannot read", 1),
     Row(["podidctl", "access", "--review=none"], "cannot read none", 1),
