@@ -13,7 +13,7 @@ import typer
 
 from podidctl.bundle.contents import Files, collect, redacted_files
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
-from podidctl.commands.options import Kubeconfig, KubeContext, RequestTimeout
+from podidctl.commands.options import Kubeconfig, KubeContext, RequestTimeout, examples
 from podidctl.report.text import console, print_line
 from podidentity.exits import StartError
 from podidentity.report import counted
@@ -23,7 +23,7 @@ from podidentity.telemetry.logs import LogFormat, configure
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
 
-    @app.command("bundle")
+    @app.command("bundle", epilog=examples("podidctl bundle support.tar.gz"))
     def _bundle(
         file: Annotated[
             Path | None, typer.Argument(help="The archive. Default: podidctl-bundle-TIME.tar.gz in this directory.")

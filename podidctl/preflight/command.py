@@ -8,7 +8,7 @@ from rich.console import Console
 
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
 from podidctl.commands.doctor import show as show_report
-from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, print_report
+from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, examples, print_report
 from podidctl.preflight.checks import Preflight, preflight
 from podidctl.preflight.reader import read_state
 from podidctl.report.documents import Report
@@ -20,7 +20,7 @@ from podidentity.telemetry.logs import LogFormat, configure
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
 
-    @app.command("preflight")
+    @app.command("preflight", epilog=examples("podidctl preflight --namespace podid"))
     def _preflight(
         *,
         namespace: Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the installation.")] = "podid",

@@ -89,10 +89,7 @@ async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MemoryCluste
         yield made
 
 
-async def test_a_slow_version_does_not_end_the_plan(
-    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch, nothing_blocks_the_loop: BlockBuster
-) -> None:
-    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
+async def test_a_slow_version_does_not_end_the_plan(cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     route = cluster.api._route
 
     async def respond(request: Any, user: Any) -> web.StreamResponse:

@@ -20,7 +20,9 @@ async def test_only_a_canary_that_may_exist_is_deleted(
     cluster: MemoryCluster, status: int, text: str, deletes: int
 ) -> None:
     cluster.api.refuse(status, "", "POST")
-    outcome = await CanaryRunner(cluster.client, "default").run({"metadata": {"name": "c"}, "spec": {}}, 1.0)
+    outcome = await CanaryRunner(cluster.client).run(
+        {"metadata": {"name": "c", "namespace": "default"}, "spec": {}}, 1.0
+    )
     assert isinstance(outcome, NotRun)
     assert outcome.reason.startswith(text)
     assert cluster.api.written("/pods").count("DELETE") == deletes

@@ -102,7 +102,7 @@ async def test_a_deleted_lease_ends_the_leadership(server: ScriptedServer, start
     [{}, {"metadata": None}, {"metadata": []}, {"metadata": {"annotations": 1}}, {"metadata": {}, "spec": [1]}, []],
 )
 async def test_a_lease_with_an_invalid_form_is_an_error_of_this_attempt_only(
-    server: ScriptedServer, start: Start, broken: object
+    server: ScriptedServer, start: Start, broken: Any
 ) -> None:
     server.others += [Reply(broken), lease("", "t"), lease("me", "u", "2")]
     running, task = start(8.0)
