@@ -292,7 +292,7 @@ e2e-cilium: .cilium-folder .node-programs ## Run the tests on a node with a buil
 
 # deploy/docker/README.md describes the images. DOCKER may be podman or buildah.
 DOCKER ?= docker
-IMAGES ?= aad-pod-identity
+IMAGES ?= localhost/aad-pod-identity
 IMAGE_FLAGS ?=
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)

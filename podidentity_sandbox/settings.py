@@ -20,6 +20,7 @@ AZURE_JSON: Final = "/etc/kubernetes/azure.json"
 CLOUD_JSON: Final = "/etc/kubernetes/cloud.json"
 """The path on a node of the description of the sandbox's cloud, for AZURE_ENVIRONMENT_FILEPATH."""
 CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
+    "image": {"repository": "localhost/aad-pod-identity"},
     "mic": {"customCloud": {"enabled": True, "configPath": CLOUD_JSON}},
     "test": {
         "selector": DEMO_IDENTITY,
@@ -28,7 +29,7 @@ CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
         "resourceGroup": RESOURCE_GROUP,
     },
 }
-"""The chart values for the sandbox's cloud and for the identity of `helm test`."""
+"""The chart values for the sandbox's cloud and for the identity of `helm test`. The kubelet here pulls no image."""
 # The inherited variables: enough to find programs and Python's modules, no settings.
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
 

@@ -29,7 +29,7 @@ from tests.system.node.options import Options
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "cluster"
 OURS = [Path(sys.executable).with_name(name) for name in ("podidctl", "kubectl-podidentity")]
-DEMO_IMAGE = f"docker.io/aad-pod-identity/demo:{VERSION}"
+DEMO_IMAGE = f"localhost/aad-pod-identity/demo:{VERSION}"
 """The image of deploy/demo, by the name that the kubelet uses."""
 PODIDCTL = """\
 #!/bin/sh

@@ -22,6 +22,9 @@ HELMS: Final = ("helm", "helm3")
 RELEASE: Final = "pod-identity"
 NAMESPACE: Final = "podid"
 
+REGISTRY: Final = Path(__file__).with_name("registry.yaml")
+"""The values without which the chart renders nothing."""
+
 Object = dict[str, Any]
 
 
@@ -40,9 +43,9 @@ def render(
 ) -> list[Object]:
     """Return the objects for these files of values, in helm's order. Raise RenderError if helm refuses the values.
 
-    *given* contains values that override the files, as YAML or as a mapping.
+    *given* contains values that override the files and REGISTRY, as YAML or as a mapping.
     """
-    files = [f"--values={file}" for file in (*values, "-")]
+    files = [f"--values={file}" for file in (REGISTRY, *values, "-")]
     text = given if isinstance(given, str) else json.dumps(given)
     command = [str(up.tool(helm)), "template", release, str(chart), f"--namespace={namespace}", *files, *options]
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)

@@ -40,8 +40,11 @@ def push(archive: Path, registry: str, epoch: int, *options: str) -> tuple[str, 
 
 
 def images(archive: Path) -> set[str]:
-    """Return the images of the pods in the packaged chart with its default values. Raise ReleaseError."""
-    rendered = helm("template", "release", str(archive))
+    """Return the images of the pods in the packaged chart with its default values. Raise ReleaseError.
+
+    The registry, which the chart leaves to the operator, is not a part of their names.
+    """
+    rendered = helm("template", "release", str(archive), f"--set=image.repository={CHART.name}")
     return {
         container["image"]
         for document in yaml.safe_load_all(rendered)

@@ -14,9 +14,11 @@ import pytest
 from tools.chart.manifests import MANIFEST_OF, MANIFESTS, Manifest
 from tools.chart.manifests import text_of as manifest_text
 from tools.chart.rendering import (
+    CHART,
     GOLDEN,
     HELMS,
     RELEASE,
+    ROOT,
     golden_content,
     golden_file,
     golden_sets,
@@ -72,3 +74,11 @@ def test_the_manifest_is_up_to_date_and_warns_users_of_the_go_implementations_ma
 
 def test_there_is_no_other_manifest() -> None:
     assert {str(file.relative_to(MANIFESTS)) for file in MANIFESTS.rglob("*.yaml")} == set(MANIFEST_OF)
+
+
+def test_no_manifest_names_a_registry_that_could_belong_to_others() -> None:
+    """A name without a registry is one of Docker Hub."""
+    files = [file for file in (ROOT / "deploy").rglob("*.yaml") if not file.is_relative_to(CHART)]
+    named = [image for file in files for image in re.findall(r"\bimage: *(\S+)", file.read_text())]
+    assert len(named) >= 12
+    assert {image.partition("/")[0] for image in named} == {"REGISTRY", "localhost"}

@@ -19,7 +19,7 @@ from tools.chart.rendering import CHART, in_order, render
 OURS: Mapping[str, Any] = {"image.repository": "ours", "mic.tag": "", "nmi.tag": ""}
 """Values that a user of the Go implementation's chart has to change."""
 DIFFERENT: Mapping[str, Any] = {
-    "image.repository": "aad-pod-identity",
+    "image.repository": "",
     "mic.resources.limits.cpu": "1",
     "nmi.resources.limits.cpu": "1",
     "mic.tag": "",
@@ -103,7 +103,7 @@ def test_an_upgrade_with_the_values_of_the_go_implementation_equals_an_installat
 WITH_FLAGS = ("mic.leaderElection", "mic.startupTaint", "nmi.enableScaleFeatures", "nmi.metadataHeaderRequired")
 EMPTY = (
     *("adminsecret", "azureIdentities", "caBundle", "caBundle.key", "crds", "customCloud", "customCloud.environment"),
-    *("federated", "grafanaDashboard", "image", "mic", "mic.affinity", "mic.customCloud", "namespace", "networkPolicy"),
+    *("federated", "grafanaDashboard", "mic", "mic.affinity", "mic.customCloud", "namespace", "networkPolicy"),
     *("nmi", "nmi.affinity", "operationMode", "podIdentityExceptions", "podMonitor", "prometheusRule", "rbac"),
     *("serviceMonitor", "test", *WITH_FLAGS),
 )

@@ -1,12 +1,19 @@
 """helm refuses values that are misspelled, unsafe or cannot work, and states what to set. It accepts similar values."""
 
+import subprocess
+
 import pytest
 
 from tests.support.chart_objects import HELMS
-from tools.chart.rendering import RenderError, render
+from tests.support.testplane import up
+from tools.chart.rendering import CHART, RenderError, render
 
 # Refused values, with a part of the message and similar values that are accepted.
 REFUSED: dict[str, tuple[str, str]] = {
+    "image: {repository: mcr.microsoft.com/oss/azure/aad-pod-identity}": (
+        "names the Go implementation's images, which do not accept this chart's arguments: remove mic.tag and nmi.tag",
+        "image: {repository: registry.example/oss/azure/aad-pod-identity}",
+    ),
     "nmi: {probPort: 8085}": ("probPort", "nmi: {probePort: 8085}"),
     "forceNameSpaced: 'true'": ("forceNameSpaced", "forceNamespaced: 'true'"),
     "rbac: {enable: false}": ("enable", "rbac: {enabled: false}"),
@@ -61,6 +68,11 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 # Values that lack something or contradict each other, and a part of the message.
 USELESS: dict[str, str] = {
+    "image: {repository: ''}": (
+        "image.repository is missing: set image.repository to the registry and path to which you pushed this project's "
+        "images, for example registry.example/aad-pod-identity (docs/install-on-aks.md, Images, builds and pushes them)"
+    ),
+    "image:": "image.repository is missing",
     "adminsecret: {cloud: AzurePublicCloud}": "adminsecret.subscriptionID is missing",
     "azureIdentities: {a: {type: 0, clientID: c, binding: {name: b, selector: s}}}": "azureIdentities.a.resourceID is",
     "azureIdentities: {a: {type: 1, clientID: c, binding: {name: b, selector: s}}}": "azureIdentities.a.tenantID is",
@@ -131,10 +143,6 @@ USELESS: dict[str, str] = {
     ),
     "mic: {tag: v1.8.17}": "the tag of image mic is v1.8.17, which names the Go implementation's images",
     "nmi: {tag: v1.7.0}": "the tag of image nmi is v1.7.0, which",
-    "image: {repository: mcr.microsoft.com/oss/azure/aad-pod-identity}": (
-        "image.repository is mcr.microsoft.com/oss/azure/aad-pod-identity, which names the Go implementation's images, "
-        "which do not accept this chart's arguments: remove image.repository, mic.tag and nmi.tag from your values"
-    ),
     "customCloud: {environment: {activeDirectoryEndpoint: 'http://a', resourceManagerEndpoint: 'https://b'}}": (
         "customCloud.environment.activeDirectoryEndpoint is not an https URL"
     ),
@@ -233,6 +241,16 @@ def refusal(values: str, helm: str) -> str:
     with pytest.raises(RenderError) as refused:
         render(given=values, helm=helm)
     return " ".join(str(refused.value).split())
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_the_chart_itself_names_no_registry(helm: str) -> None:
+    """A default, such as a path of Docker Hub, could belong to others."""
+    done = subprocess.run(
+        [str(up.tool(helm)), "template", str(CHART)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "image.repository is missing: set" in done.stderr
 
 
 @pytest.mark.parametrize("helm", HELMS)

@@ -36,8 +36,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "aad-pod-identity.image" -}}
 {{- $root := index . 0 -}}
 {{- $of := index . 1 -}}
-{{- $theirs := "which names the Go implementation's images, which do not accept this chart's arguments: remove image.repository, mic.tag and nmi.tag from your values (with --reuse-values set both tags to an empty text), and set image.repository to the registry to which you pushed this project's images" -}}
-{{- if hasSuffix "/oss/azure/aad-pod-identity" $root.Values.image.repository -}}
+{{- $set := "image.repository to the registry and path to which you pushed this project's images, for example registry.example/aad-pod-identity (docs/install-on-aks.md, Images, builds and pushes them)" -}}
+{{- $theirs := printf "which names the Go implementation's images, which do not accept this chart's arguments: remove mic.tag and nmi.tag from your values (with --reuse-values set both to an empty text), and set %s" $set -}}
+{{- if not $root.Values.image.repository -}}
+{{- fail (printf "image.repository is missing: set %s" $set) -}}
+{{- end -}}
+{{- if regexMatch "^mcr[.](microsoft[.]com|azk8s[.]cn)/" $root.Values.image.repository -}}
 {{- fail (printf "image.repository is %s, %s" $root.Values.image.repository $theirs) -}}
 {{- end -}}
 {{- if regexMatch "^v1[.][0-8]([.]|$)" (default "" $of.tag) -}}

@@ -19,7 +19,7 @@
 {{- /* The defaults of values.yaml; a test compares them. */ -}}
 {{- define "aad-pod-identity.missing" -}}
 image:
-  repository: aad-pod-identity
+  repository: ""
   imagePullPolicy: IfNotPresent
 forceNamespaced: "false"
 operationMode: standard

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import yaml
+from typing_extensions import override
 
 from tests.conftest import until_listed
 from tests.support.kubectl_and_helm import Commands
@@ -26,6 +27,13 @@ class Cluster(Commands):
     def __init__(self, plane: up.Plane, helm: str = "helm") -> None:
         super().__init__(plane.kubeconfig, helm)
         self.plane = plane
+
+    @override
+    def helm(self, *arguments: str) -> str:
+        """Run helm. The chart gets a registry, unless *arguments* name one."""
+        command, *rest = arguments
+        registry = ["--set=image.repository=ours"] if str(CHART) in arguments else []
+        return super().helm(command, *registry, *rest)
 
     def install(self, namespace: str, *options: str, release: str = "pi", chart: Path = CHART) -> None:
         self.helm("install", release, str(chart), f"--namespace={namespace}", "--create-namespace", LIMIT, *options)
