@@ -10,7 +10,7 @@ from podidctl.commands import options
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, parse_pod_name
 from podidctl.commands.options import examples
-from podidentity.exits import StartError
+from podidentity.exits import StartError, installation
 
 EXTRA_MODULES: Final = ("cryptography", "httptools", "iptc", "requests", "podidentity_sandbox")
 """Modules that podidctl does not need without the sandbox. One of them is missing where the extra is not installed."""
@@ -38,9 +38,7 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
     def sandbox() -> None:
         missing = [name for name in EXTRA_MODULES if find_spec(name) is None]
         if missing:
-            raise StartError(
-                f"the sandbox needs {', '.join(missing)}, not installed here: pip install 'aad-pod-identity[sandbox]'"
-            )
+            raise StartError(f"the sandbox needs {', '.join(missing)}, not installed here: {installation('sandbox')}")
 
     _add_up(app, context)
     _add_demo(app, context)

@@ -89,8 +89,13 @@ def missing_package(program: str, error: ModuleNotFoundError) -> int:
     package = (error.name or "").partition(".")[0]
     if not package or package in _OWN_PACKAGES:
         raise error
-    line = f"the package {package} is missing; install it with pip install 'aad-pod-identity[{program}]'"
+    line = f"the package {package} is missing: {installation(program)}"
     return _print_error(program, StartError(line), 2)
+
+
+def installation(extra: str) -> str:
+    """Return the command that installs *extra*. It names no package: the project owns no name on a package index."""
+    return f"pip install '.[{extra}]' in a checkout of this project, or the same with a release's wheel for the dot"
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

@@ -12,7 +12,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in {"", "podidentity_demo"}:
             raise
-        fix = "install it with pip install 'aad-pod-identity[demo]'"
-        sys.stderr.write(f"podidentity-demo: the package {package} is missing; {fix}\n")
+        fix = "pip install '.[demo]' in a checkout of aad-pod-identity"
+        sys.stderr.write(f"podidentity-demo: the package {package} is missing: {fix}\n")
         return 2
     return run(argv)

@@ -53,9 +53,9 @@ def read_kubeconfig(path: str, context: str = "") -> dict[str, Any]:
     except ImportError as error:
         return {
             "problem": (
-                f"cannot read the kubeconfig {path} without the package kubernetes ({error}): pip install "
-                "'aad-pod-identity[kubeconfig]', or omit --kubeconfig and KUBECONFIG in a cluster, where the service "
-                "account is sufficient; for that reason no image has this package"
+                f"cannot read the kubeconfig {path} without the package kubernetes ({error}): omit --kubeconfig and "
+                "KUBECONFIG in a cluster, where the service account is sufficient; for that reason no image has this "
+                "package. Elsewhere pip install '.[kubeconfig]' in a checkout of this project"
             )
         }
 

@@ -27,14 +27,11 @@ from podidctl.access.schema import (
     Reach,
     short_name,
 )
-from podidentity.exits import StartError
+from podidentity.exits import StartError, installation
 from podidentity.report import ReportModel, printable
 from podidentity.version import VERSION
 
-MISSING: Final = (
-    "podidctl access -o html needs Jinja and D3: install the extra report, "
-    "pip install 'aad-pod-identity[report]', or use another output format"
-)
+MISSING: Final = f"podidctl access -o html needs Jinja and D3: {installation('report')}; or use another output format"
 PROGRAM: Final = ("layout.js", "graph.js", "details.js", "tables.js", "main.js")
 """The parts of the program, in order. They share one function."""
 

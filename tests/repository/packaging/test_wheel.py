@@ -22,6 +22,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from podidentity.exits import installation
 from tests.support.checkout import ROOT
 from tools.release.sources import copy
 
@@ -142,7 +143,7 @@ def test_a_program_without_its_extra_names_it_in_one_line(install: Install, prog
     flags = {"nmi": ["--node=n", "--redirect=none"], "podidctl": ["doctor"], "kubectl-podidentity": ["doctor"]}
     done = run(python, tmp_path, code, *flags.get(program, []), MIC_POD_NAMESPACE="default")
     (line,) = done.stderr.splitlines()
-    assert line.endswith(f"install it with pip install 'aad-pod-identity[{EXTRAS[program]}]'")
+    assert f" is missing: pip install '.[{EXTRAS[program]}]' in a checkout" in line
     assert done.returncode == 2
     assert done.stdout == ""
 
@@ -172,7 +173,7 @@ def test_without_the_extra_sandbox_only_the_sandbox_commands_fail(install: Insta
         assert done.returncode == 1
         assert line == (
             "podidctl: the sandbox needs cryptography, httptools, iptc, requests, not installed here: "
-            "pip install 'aad-pod-identity[sandbox]'"
+            f"{installation('sandbox')}"
         )
     assert "sandbox" in podidctl(python, tmp_path, "--help").stdout
     for command in (["explain"], ["doctor"], ["plan"], ["token"], ["migrate", "from-reference"]):
