@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 .PHONY: help setup demo cluster check test test-all test-examples test-tools test-plane test-measures test-node fresh \
 	nightly test-nightly fresh-test test-sdks test-sdks-nightly test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs fuzz handover model mutants \
-	soak soak-node hostile-objects bench bench-quick bench-controller image sbom local-images release release-check \
+	soak soak-node hostile-objects bench bench-quick bench-controller image podidctl-wheel sbom local-images release release-check \
 	release-dry-run release-images release-publish release-push-chart release-push-image release-seal release-sign \
 	release-sources release-wheels lock site clean
 
@@ -308,6 +308,13 @@ image: ## Build the container images on BASE
 	$(IMAGE_BUILD) --target mic -t $(IMAGES)/mic:$(VERSION) .
 	$(IMAGE_BUILD) --target podidctl -t $(IMAGES)/podidctl:$(VERSION) .
 	$(IMAGE_BUILD) --target demo -t $(IMAGES)/demo:$(VERSION) .
+
+# The wheels of a release, with _native, are built by release-wheels.
+podidctl-wheel: ## Build a wheel for podidctl into build/podidctl, for all machines; it needs no C compiler
+	@$(PYTHON) -m venv build/podidctl/tools
+	@build/podidctl/tools/bin/pip install -q --disable-pip-version-check --require-hashes -r build.lock
+	@NATIVE_OMIT=1 build/podidctl/tools/bin/pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w build/podidctl .
+	@echo "install it: pipx install '$$(echo build/podidctl/*.whl)[podidctl]', or the same with the pip of a virtual environment"
 
 sbom: ## Write the bills of materials of the images
 	$(WITH_DIGEST)

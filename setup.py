@@ -2,6 +2,8 @@
 
 NATIVE_ANNOTATE=1 writes the coloured HTML; NATIVE_TRACE=1 builds for line coverage (never take timings from it).
 NATIVE_ONLY=lane compiles that module alone. PROJECT_URL adds the repository's address to the metadata.
+NATIVE_OMIT=1 compiles nothing and needs no C compiler. The wheel is for all machines. podidctl and MIC are
+complete in it, and NMI refuses to start.
 """
 
 import os
@@ -9,6 +11,8 @@ import os
 from Cython.Build import cythonize
 from Cython.Compiler import Options
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 TRACE = bool(os.environ.get("NATIVE_TRACE"))
 MODULES = (
@@ -16,6 +20,7 @@ MODULES = (
     *("connection_slots", "fair_queue", "disconnects", "connection"),
     *("eviction", "memory", "deadlines", "transfer", "listener", "lane"),
 )
+OMIT = bool(os.environ.get("NATIVE_OMIT"))
 ONLY = os.environ.get("NATIVE_ONLY")
 CFLAGS = ["-O0", "-g"] if TRACE else ["-O2", "-g", "-Wall", "-Wsign-compare", "-Wconversion", "-Wno-sign-conversion"]
 MACROS: list[tuple[str, str | None]] = (
@@ -26,10 +31,27 @@ URL = os.environ.get("PROJECT_URL", "").rstrip("/")
 
 Options.warning_errors = True
 
+
+class BuildNative(build_ext):
+    """Compilation of `_native`, with the next action if it fails."""
+
+    def run(self) -> None:  # type: ignore[explicit-override]  # the build has no typing_extensions
+        try:
+            super().run()
+        except CompileError as error:
+            raise CompileError(
+                f"{error}\n\n_native was not compiled: it needs a C compiler and the headers of Python (Debian: gcc, "
+                "libc6-dev, python3-dev). podidctl needs no compiled module: set NATIVE_OMIT=1 to install it without."
+            ) from error
+
+
 setup(
+    cmdclass={"build_ext": BuildNative},
     options={"build_ext": {"parallel": str(os.cpu_count() or 1)}},  # the C compiler takes nine tenths of the time
     project_urls={"Repository": URL, "Changelog": f"{URL}/blob/main/CHANGELOG.md"} if URL else {},
-    ext_modules=cythonize(  # type: ignore[no-untyped-call]  # Cython ships no types for its build part
+    ext_modules=[]
+    if OMIT
+    else cythonize(  # type: ignore[no-untyped-call]  # Cython ships no types for its build part
         [
             Extension(f"_native.{module}", [f"_native/{module}.pyx"], extra_compile_args=CFLAGS, define_macros=MACROS)
             for module in MODULES

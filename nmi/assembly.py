@@ -16,7 +16,7 @@ from nmi.choices import OperationMode, StaleIdentity
 from nmi.connection_limits import connection_limits, excess
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.node.memory_limit import memory_limit
 from nmi.policies import decision_policy, exchanges, server_policy, sign_in_policy, sign_in_trust
 from nmi.server.decisions import Decisions

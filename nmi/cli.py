@@ -56,8 +56,8 @@ def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
         if not (error.name or "").startswith("_native"):
             raise
         raise StartError(
-            f"the compiled module {error.name} is missing: build it with `pip install .` (in a checkout "
-            f"`pip install -e .`); NMI has no slower replacement for it"
+            f"the compiled module {error.name} is missing: install NMI by `pip install '.[nmi]'` in a checkout, with a "
+            "C compiler and without NATIVE_OMIT, or from a release's wheel; NMI has no slower replacement for it"
         ) from error
     return run
 

@@ -9,13 +9,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import PODS, Pod, PodMeta
 from podidentity.telemetry.logs import redact
+
+if TYPE_CHECKING:  # podidctl imports this module without compiled modules
+    from nmi.identity.pod_entry import PodEntry
 
 NOT_ASSIGNED: Final = "IdentityNotAssigned"
 TOKEN_REFUSED: Final = "TokenRefused"  # noqa: S105
@@ -48,7 +50,7 @@ class PodEvents:
         self._recorded: OrderedDict[tuple[str, Reason], tuple[float, int]] = OrderedDict()
         """Time of the last Event by the pod's uid and the reason, and the hash of its text."""
 
-    def record(self, entry: PodEntry, refusal: Refusal) -> bool:
+    def record(self, entry: "PodEntry", refusal: Refusal) -> bool:
         """Record an Event for `Decisions`. Neither blocks nor raises.
 
         Return False if the pod had an Event with the same reason and another text within QUIET_SECONDS, so that a

@@ -122,6 +122,13 @@ UNKNOWN_ADDRESS: Final = Refusal(
     "find the owner of this address: a host-network or finished pod, a process of the node, or a pod not reported yet",
 )
 
+UNSUPPORTED_TYPE: Final = Refusal(
+    Reason.POLICY,
+    "The type of this pod's AzureIdentity is not served by this node.",
+    "types are 0 (user-assigned identity), 1 (secret), 2 (certificate) and 3 (federated): correct spec.type of the "
+    "AzureIdentity",
+)
+
 NO_ROOM_TO_WAIT: Final = Refusal(
     Reason.OVERLOADED,
     "Too many requests wait for pods that are not known yet; try again.",

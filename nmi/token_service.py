@@ -20,9 +20,9 @@ from nmi.identity.cluster_cache import ClusterCache, DecisionInput
 from nmi.identity.decide import Decision, DecisionPolicy, Exempt, Grant, Wait, decide
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.ownership_reads import GONE
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import TokenRequest
-from nmi.refusal import UNKNOWN_ADDRESS, Reason, Refusal
+from nmi.refusal import UNKNOWN_ADDRESS, UNSUPPORTED_TYPE, Reason, Refusal
 from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, TokenBroker
 from nmi.tokens.cache import CachedToken
 from nmi.tokens.governor import CongestedError
@@ -40,12 +40,6 @@ _LATE: Final = Refusal(
     Reason.UPSTREAM_UNAVAILABLE,
     "The token did not come in time; try again.",
     "Azure's endpoint took longer than --max-hold allows: check that IMDS responds to this node",
-)
-UNSUPPORTED_TYPE: Final = Refusal(
-    Reason.POLICY,
-    "The type of this pod's AzureIdentity is not served by this node.",
-    "types are 0 (user-assigned identity), 1 (secret), 2 (certificate) and 3 (federated): correct spec.type of the "
-    "AzureIdentity",
 )
 _NO_HOST_TOKENS: Final = Refusal(
     Reason.POLICY,

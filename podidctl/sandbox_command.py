@@ -36,6 +36,11 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
 
     @app.callback()
     def sandbox() -> None:
+        if find_spec("_native.lane") is None:
+            raise StartError(
+                "the sandbox runs NMI, whose compiled modules this installation omits: with a C compiler, and without "
+                f"NATIVE_OMIT, run {installation('sandbox')}"
+            )
         missing = [name for name in EXTRA_MODULES if find_spec(name) is None]
         if missing:
             raise StartError(f"the sandbox needs {', '.join(missing)}, not installed here: {installation('sandbox')}")

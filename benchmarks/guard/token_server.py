@@ -4,7 +4,7 @@ import time
 from typing import Final
 
 from _native.index import Index
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.metadata_cache import MetadataCache

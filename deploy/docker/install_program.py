@@ -26,7 +26,7 @@ WHEELS, DIST = Path("/wheels"), Path("/dist")
 PACKAGES = {
     "nmi": {"_native", "podidentity", "nmi"},
     "mic": {"podidentity", "mic"},
-    "podidctl": {"_native", "podidentity", "nmi", "mic", "podidctl"},
+    "podidctl": {"podidentity", "nmi", "mic", "podidctl"},
     "demo": {"podidentity_demo"},
 }
 COMMANDS = {"nmi": "nmi", "mic": "mic", "podidctl": "podidctl", "demo": "podidentity-demo"}

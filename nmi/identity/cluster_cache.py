@@ -26,8 +26,9 @@ from nmi.identity.lookup_wait import LookupWait
 from nmi.identity.managed_mode import BoundIdentities
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.ownership_reads import OwnershipReads
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.pod_registry import AddressOwners, PodRegistry
-from nmi.identity.pods import PodEntry, facts
+from nmi.identity.pods import facts
 from nmi.identity.suspensions import Suspensions
 from nmi.identity.verification_reads import PendingReads, UnansweredError, VerificationReads
 from nmi.identity.watches import PodUpdates, Watches

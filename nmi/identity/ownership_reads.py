@@ -8,8 +8,9 @@ from typing import Final
 
 from nmi.identity.decide import Wait, wait_if_stopped
 from nmi.identity.metrics import IdentityMetrics
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.pod_registry import AddressOwners, PodRegistry
-from nmi.identity.pods import PodEntry, own_addresses, owner_of
+from nmi.identity.pods import own_addresses, owner_of
 from nmi.identity.verification_reads import PendingReads, UnansweredError, VerificationReads
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import Pod

@@ -16,7 +16,8 @@ from nmi.identity.address_evidence import AddressEvidence
 from nmi.identity.assignments import IdentityAssignments
 from nmi.identity.exemptions import Exemptions
 from nmi.identity.lookup_wait import LookupWait
-from nmi.identity.pods import PodEntry, newest_running
+from nmi.identity.pod_entry import PodEntry
+from nmi.identity.pods import newest_running
 from nmi.identity.suspensions import Suspensions
 from nmi.identity.verification_reads import PendingReads
 from nmi.identity.watches import AffectedPods

@@ -24,7 +24,8 @@ from typing import Final
 import msgspec
 
 from nmi.identity.address_evidence import Evidence, EvidenceKind
-from nmi.identity.pods import PodEntry, started_after
+from nmi.identity.pod_entry import PodEntry
+from nmi.identity.pods import started_after
 from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)

@@ -16,13 +16,14 @@ from typing import Final
 import msgspec
 
 from _native.ready_responses import Usage
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
+from nmi.server.decision_lines import EXEMPT, GRANTED, LOGGER, REFUSED, REPORT_AGAIN_SECONDS
 from nmi.server.request import Call
 from podidentity.telemetry.logs import has_own_limit
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(LOGGER)
 log.addFilter(has_own_limit)
 
 PERIOD_SECONDS: Final = 60.0
@@ -30,11 +31,6 @@ REMEMBERED_MAX: Final = 4096
 """Decisions of 250 pods, sixteen each."""
 LINES_PER_SUBJECT: Final = 20
 LINES_PER_PERIOD: Final = 500
-REPORT_AGAIN_SECONDS: Final = 900.0
-"""Kubernetes deletes Events after an hour."""
-GRANTED: Final = "granted"
-EXEMPT: Final = "exempt"
-REFUSED: Final = "refused"
 SHOWN_CHARS: Final = 128
 """The maximum length of a text that a pod chose."""
 DEFECTS_MAX: Final = 64

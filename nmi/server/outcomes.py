@@ -9,7 +9,7 @@ import msgspec
 from _native.histogram import Series
 from _native.index import Index, PodRecord
 from _native.ready_responses import SharedResponse, SharedText, Usage
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.decisions import Decisions, Subject
 from nmi.server.head import bad

@@ -10,15 +10,17 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from math import ceil
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 from typing_extensions import override
 
-from _native.ready_responses import SharedText, Usage
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Token
 from podidentity.azure.imds import RawResponse
+
+if TYPE_CHECKING:  # podidctl imports this module without compiled modules
+    from _native.ready_responses import SharedText, Usage
 
 JSON: Final = "application/json"
 REQUEST_ID: Final = "x-ms-request-id"
@@ -60,9 +62,9 @@ class PlainResponse(msgspec.Struct, frozen=True):
     ends_connection: bool = False
     length: int | None = None
     """The value of Content-Length for a response without its body: the response to HEAD."""
-    text: SharedText | None = None
+    text: "SharedText | None" = None
     """The same response for the fast lane, if it is cached for all pods."""
-    usage: Usage | None = None
+    usage: "Usage | None" = None
     """Counts the uses of *text*, which has one."""
 
     @override

@@ -7,16 +7,18 @@ import base64
 import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from typing import Final, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
 import msgspec
 
-from _native.index import PodRecord
-from _native.ready_responses import Usage
 from nmi.tokens.fair_queue import Charged
 from podidentity.azure.errors import AzureError
 from podidentity.hidden_fields import HidingStruct
 from podidentity.resources import AzureIdentity
+
+if TYPE_CHECKING:  # podidctl imports this module without compiled modules
+    from _native.index import PodRecord
+    from _native.ready_responses import Usage
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -223,11 +225,11 @@ class Issued(msgspec.Struct, frozen=True):
     """A cached token that the pod may have, as of the record's *generation*. Times are from time.monotonic_ns()."""
 
     token: Token
-    record: PodRecord
+    record: "PodRecord"
     generation: int
     expires_ns: int
     fresh_until_ns: int
-    usage: Usage
+    usage: "Usage"
     cacheable: bool
     """Whether it may become a ready response."""
     pod: str = ""

@@ -13,7 +13,7 @@ from nmi.error_refusals import CREDENTIAL_CODES
 from nmi.identity.decide import OTHER_REQUESTED
 from nmi.pod_events import TOKEN_REFUSED
 from nmi.refusal import Reason
-from nmi.server.decisions import EXEMPT, GRANTED, REPORT_AGAIN_SECONDS
+from nmi.server.decision_lines import EXEMPT, GRANTED, REPORT_AGAIN_SECONDS
 from podidctl.facts.kinds import Event, parse_time
 from podidctl.facts.model import Facts, RecentRefusal, readable
 from podidctl.report.documents import LoggedDecision

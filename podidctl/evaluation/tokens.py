@@ -6,9 +6,8 @@ from typing import Final
 from nmi.choices import OperationMode
 from nmi.error_refusals import refusal_of
 from nmi.policies import sign_in_policy
-from nmi.refusal import Reason, Refusal
+from nmi.refusal import UNSUPPORTED_TYPE, Reason, Refusal
 from nmi.settings import Settings
-from nmi.token_service import UNSUPPORTED_TYPE
 from nmi.tokens import federated, user_assigned
 from nmi.tokens.endpoints import Application
 from nmi.tokens.source import PolicyError

@@ -12,13 +12,12 @@ from typing import Any, Final
 
 import msgspec
 
-from nmi.server import decisions
-from nmi.server.decisions import REFUSED
+from nmi.server.decision_lines import LOGGER, REFUSED
 from podidctl.report.documents import LoggedDecision
 
 DECISIONS_MAX: Final = 16
 """Decisions about one pod: NMI writes at most 20 lines a minute about it."""
-_HEAD: Final = re.compile(rf"[A-Z](?P<at>\d{{4}} \d\d:\d\d:\d\d)\.\d+ {re.escape(decisions.__name__)}\] ")
+_HEAD: Final = re.compile(rf"[A-Z](?P<at>\d{{4}} \d\d:\d\d:\d\d)\.\d+ {re.escape(LOGGER)}\] ")
 _FIELD: Final = re.compile(r' (?P<name>[a-z_]+)=(?P<value>"(?:\\.|[^"\\])*"|[^\s"]+)')
 
 
@@ -111,7 +110,7 @@ def _json_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
         fields = json.loads(line)
     except (ValueError, RecursionError):  # cut off, or a line of another program
         return
-    if isinstance(fields, dict) and fields.get("logger") == decisions.__name__:
+    if isinstance(fields, dict) and fields.get("logger") == LOGGER:
         # Without the year and the zone, as the lines in klog's format.
         moment = str(fields.get("time", ""))
         yield f"{moment[5:10]} {moment[11:19]}", fields

@@ -10,7 +10,7 @@ import pytest
 
 from mic.app import COMPONENT as MIC
 from nmi.app import COMPONENT as NMI
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.pod_events import PodEvents
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client

@@ -48,12 +48,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "wheel.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (made := list(folder.glob("wheel/*.whl"))):
-            source = copy(ROOT, tmp_path_factory.mktemp("source"))
-            shutil.rmtree(source / "tests")
-            pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-            subprocess.run([*pip, "-w", folder / "wheel", source], check=True, capture_output=True)
-            made = list(folder.glob("wheel/*.whl"))
+            made = [build(tmp_path_factory.mktemp("source"), folder / "wheel")]
     return made[0]
+
+
+def build(copied: Path, folder: Path, **environment: str) -> Path:
+    """Build the wheel of the sources, copied to *copied*, into *folder*."""
+    source = copy(ROOT, copied)
+    shutil.rmtree(source / "tests")
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "-w", folder, source], check=True, capture_output=True, env={**os.environ, **environment})
+    (made,) = folder.glob("*.whl")
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -66,16 +72,20 @@ def install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install:
 
     @functools.cache
     def installed(*without: str) -> Path:
-        home = tmp_path_factory.mktemp("environment")
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(home)], check=True)
-        (site,) = home.glob("lib/python3*/site-packages")
-        zipfile.ZipFile(wheel).extractall(site)
-        for path in Path(sysconfig.get_path("purelib")).iterdir():
-            if path.suffix != ".pth" and not path.name.startswith(("aad_pod_identity", "__editable__", *without)):
-                (site / path.name).symlink_to(path)
-        return home / "bin" / "python3"
+        return environment(wheel, tmp_path_factory.mktemp("environment"), *without)
 
     return installed
+
+
+def environment(wheel: Path, home: Path, *without: str) -> Path:
+    """Install *wheel* into a virtual environment in *home*, as `install` describes."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(home)], check=True)
+    (site,) = home.glob("lib/python3*/site-packages")
+    zipfile.ZipFile(wheel).extractall(site)
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if path.suffix != ".pth" and not path.name.startswith(("aad_pod_identity", "__editable__", *without)):
+            (site / path.name).symlink_to(path)
+    return home / "bin" / "python3"
 
 
 def run(python: Path, folder: Path, code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -107,6 +117,38 @@ def test_help_finds_its_texts_in_a_wheel(wheel: Path, program: str, tmp_path: Pa
     code = f"import sys, {program}.cli as cli; sys.exit(cli.main())"
     printed = run(Path(sys.executable), tmp_path, code, "--help", PYTHONPATH=str(tmp_path / "site"))
     assert "Path of a kubeconfig." in " ".join(printed.stdout.split()), printed.stderr
+
+
+EVERY_MODULE = """
+import importlib, pkgutil, mic, podidctl, podidentity
+for package in (mic, podidctl, podidentity):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+print(podidctl.__file__)
+"""
+
+
+def test_without_a_compiler_podidctl_and_mic_are_complete_and_nmi_names_the_cause(tmp_path: Path) -> None:
+    wheel = build(tmp_path / "source", tmp_path / "wheel", NATIVE_OMIT="1", CC="/nonexistent")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    python = environment(wheel, tmp_path / "environment")
+    done = run(python, tmp_path, EVERY_MODULE)
+    assert done.stdout.startswith(str(tmp_path)), done.stderr
+    for program, flags, code, cause in (
+        ("nmi", ["--node=n", "--redirect=none"], 1, "nmi: the compiled module _native."),
+        ("podidctl", ["sandbox", "demo"], 1, "podidctl: the sandbox runs NMI, whose compiled modules"),
+    ):
+        text = f"import sys, {program}.cli as cli; sys.exit(cli.main())"
+        done = run(python, tmp_path, text, *flags)
+        assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+        assert done.stderr.startswith(cause)
+
+
+def test_a_failed_compilation_names_the_way_without_a_compiler(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        build(tmp_path / "source", tmp_path / "wheel", CC="/nonexistent")
+    assert "set NATIVE_OMIT=1 to install it without" in failed.value.stderr.decode()
 
 
 def closure(requirements: Iterable[str]) -> set[str]:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from nmi.identity.decide import DecisionPolicy
 from nmi.identity.metrics import IdentityMetrics
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.identity.watches import Watches
 from nmi.refusal import Refusal

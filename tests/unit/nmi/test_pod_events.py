@@ -11,7 +11,8 @@ from nmi.app import COMPONENT
 from nmi.identity.request import TokenRequest
 from nmi.pod_events import REMEMBERED_MAX, PodEvents
 from nmi.refusal import Reason, Refusal
-from nmi.server.decisions import REPORT_AGAIN_SECONDS, Decisions, Subject
+from nmi.server.decision_lines import REPORT_AGAIN_SECONDS
+from nmi.server.decisions import Decisions, Subject
 from nmi.server.request import Call
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import PODS

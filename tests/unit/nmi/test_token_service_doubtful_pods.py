@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from nmi.identity.decide import SANDBOX_DOWN, SUSPENDED, TERMINATED, DecisionPolicy
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.suspensions import VERIFY_SECONDS
 from nmi.node.rtnetlink import Link, Route
 from nmi.refusal import Refusal

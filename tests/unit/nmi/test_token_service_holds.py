@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from nmi.identity.decide import BRIEF_HOLD_SECONDS, NONE_ASSIGNED, SETTLED_SECONDS, DecisionPolicy, none_matches
 from nmi.identity.lookup_wait import WAITERS_MAX
-from nmi.identity.pods import MISSING_MAX, SERVED_MAX, PodEntry
+from nmi.identity.pod_entry import MISSING_MAX, SERVED_MAX, PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Limit, Reason
 from nmi.server.responses import refused

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nmi.identity.decide import DecisionPolicy
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.governor import CongestedError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nmi.identity.decide import SUSPENDED, DecisionPolicy
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.node.rtnetlink import Link, Route
 from nmi.refusal import Reason, Refusal

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from nmi.identity.decide import BRIEF_HOLD_SECONDS
+from nmi.refusal import UNSUPPORTED_TYPE
 from nmi.server.responses import refused
-from nmi.token_service import UNSUPPORTED_TYPE
 from podidctl.commands.token import predict
 from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
 from podidctl.facts.model import NmiConfiguration

@@ -14,7 +14,7 @@ from _native.index import Index
 from nmi.app import COMPONENT
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.refusal import Refusal
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,

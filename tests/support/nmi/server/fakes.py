@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from _native.index import Index, PodRecord
 from _native.ready_responses import ReadyResponse, Usage
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.decisions import Decisions

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from _native.index import Index
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.refusal import Reason, Refusal
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 from typing_extensions import override
 
-from nmi.server import decisions
+from nmi.server.decision_lines import LOGGER
 from podidctl.verify import verification
 from podidctl.verify.canary_runner import CanaryRunner
 from podidctl.verify.pod import CANARY_SELECTOR, CONTAINER
@@ -71,7 +71,7 @@ class Kubelets(HttpService):
         """Return the log of the NMI that the API server requests."""
         node = request.path.removeprefix("/containerLogs/default/nmi-").removesuffix("/nmi")
         request_ids = [pod["spec"]["containers"][0]["args"][2] for pod in self.canaries if self._logs_at(pod) == node]
-        head = f"I0101 00:00:00.000000 {decisions.__name__}] refused"
+        head = f"I0101 00:00:00.000000 {LOGGER}] refused"
         return web.Response(
             text="".join(f'{head} client_request="{request_id}" peer="{ADDRESS}"\n' for request_id in request_ids)
         )

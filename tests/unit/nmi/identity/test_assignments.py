@@ -15,7 +15,7 @@ from nmi.identity.assignments import ASSIGNED_MAX, MicAssignments
 from nmi.identity.decide import DecisionPolicy, Grant, Wait, decide
 from nmi.identity.limited_map import LINES_PER_MINUTE, LimitedMap, OverLimitCount
 from nmi.identity.managed_mode import BINDINGS_MAX
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.pods import facts as pod_facts_of
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.identity.verification_reads import VerificationReads

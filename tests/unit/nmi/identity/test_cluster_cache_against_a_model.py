@@ -21,7 +21,7 @@ from _native.index import Index, PodRecord
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.decide import DecisionPolicy, Exempt, Grant, decide
 from nmi.identity.metrics import IdentityMetrics
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import SelectorKind
 from podidentity.kube.client import Client
 from podidentity.resources import ASSIGNED, CREATED, PODS, Kind, OwnerReference, Pod, Resource

@@ -9,7 +9,7 @@ import pytest
 from nmi.identity import verification_reads as module
 from nmi.identity.cluster_cache import DecisionInput
 from nmi.identity.ownership_reads import GONE
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.verification_reads import UnansweredError, VerificationReads
 from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client

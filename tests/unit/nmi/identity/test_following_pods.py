@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nmi.identity.cluster_cache import SHOWN_MAX
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from podidentity.kube import object_store
 from podidentity.resources import ATTACHED_BY_ANNOTATION, CREATED, Pod
 from podidentity_sandbox.kubeapi.statuses import StatusError

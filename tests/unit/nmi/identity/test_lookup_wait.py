@@ -7,7 +7,7 @@ import pytest
 from _native.index import PodRecord
 from nmi.connection_limits import SLOTS_PER_POD
 from nmi.identity.lookup_wait import REMEMBERED_MAX, WAITERS_MAX, WAITING_BYTES, LookupWait
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.refusal import NO_ROOM_TO_WAIT, Refusal
 from tests.support.nmi_objects import ADDRESS, pod
 from tests.support.virtual_time import now, settle

@@ -11,7 +11,7 @@ import pytest
 
 from nmi.identity import suspensions
 from nmi.identity.address_evidence import Evidence, EvidenceKind
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.suspensions import Suspensions
 from tests.support.nmi_objects import pod
 from tests.support.objects import started_at

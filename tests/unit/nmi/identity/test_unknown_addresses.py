@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from nmi.identity.decide import Wait
-from nmi.identity.pods import PodEntry, owner_of, started_after
+from nmi.identity.pod_entry import PodEntry
+from nmi.identity.pods import owner_of, started_after
 from nmi.identity.suspensions import RETRY_SECONDS, VERIFY_SECONDS
 from nmi.node.rtnetlink import Link, Route
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Running, Terminated

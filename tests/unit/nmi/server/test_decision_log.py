@@ -8,7 +8,7 @@ import pytest
 
 from _native.ready_responses import Usage
 from nmi.error_refusals import refusal_of
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import LINES_PER_PERIOD, LINES_PER_SUBJECT, REMEMBERED_MAX, SHOWN_CHARS, Decisions, Subject

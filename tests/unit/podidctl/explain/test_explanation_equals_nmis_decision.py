@@ -14,7 +14,7 @@ from _native.index import Index
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.decide import Decision, Exempt, Grant, Wait, decide
 from nmi.identity.metrics import IdentityMetrics
-from nmi.identity.pods import PodEntry
+from nmi.identity.pod_entry import PodEntry
 from nmi.policies import decision_policy
 from podidctl.checks.explanation import explain
 from podidctl.commands.token import predict
