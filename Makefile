@@ -294,20 +294,24 @@ e2e-cilium: .cilium-folder .node-programs ## Run the tests on a node with a buil
 DOCKER ?= docker
 IMAGES ?= localhost/aad-pod-identity
 IMAGE_FLAGS ?=
+# PLATFORM=linux/arm64 builds for nodes of that architecture; without it, the images are for this machine's.
+PLATFORM ?=
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' podidentity/version.py)
 IMAGE_BUILD = $(DOCKER) build -f deploy/docker/Dockerfile --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
-	--build-arg REVISION=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(IMAGE_FLAGS)
+	--build-arg REVISION=$(REVISION) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(addprefix --platform=,$(PLATFORM)) $(IMAGE_FLAGS)
+NO_EMULATOR = make $@: the build for $(PLATFORM) failed. If it reports 'exec format error', this machine cannot run programs \
+	of that architecture: install an emulator (Debian: apt-get install qemu-user-static), or build on a machine of that \
+	architecture (deploy/docker/README.md, Other architectures)
+OR_NAME_EMULATOR = || { code=$$?; $(if $(PLATFORM),echo "$(NO_EMULATOR)" >&2;) exit $$code; }
 WITH_DIGEST = @case "$(BASE)" in *@sha256:*) ;; *) echo "set BASE to an image with a digest: make $@ BASE=IMAGE@sha256:… \
 	(deploy/docker/README.md lists suitable images)" >&2; exit 2 ;; esac
 
-image: ## Build the container images on BASE
+image: ## Build the container images on BASE, for the nodes' PLATFORM
 	$(WITH_DIGEST)
-	$(IMAGE_BUILD) --target nmi -t $(IMAGES)/nmi:$(VERSION) .
-	$(IMAGE_BUILD) --target mic -t $(IMAGES)/mic:$(VERSION) .
-	$(IMAGE_BUILD) --target podidctl -t $(IMAGES)/podidctl:$(VERSION) .
-	$(IMAGE_BUILD) --target demo -t $(IMAGES)/demo:$(VERSION) .
+	@for program in nmi mic podidctl demo; do echo "building $(IMAGES)/$$program:$(VERSION)"; \
+		$(IMAGE_BUILD) --target $$program -t $(IMAGES)/$$program:$(VERSION) . $(OR_NAME_EMULATOR); done
 
 # The wheels of a release, with _native, are built by release-wheels.
 podidctl-wheel: ## Build a wheel for podidctl into build/podidctl, for all machines; it needs no C compiler
@@ -318,7 +322,7 @@ podidctl-wheel: ## Build a wheel for podidctl into build/podidctl, for all machi
 
 sbom: ## Write the bills of materials of the images
 	$(WITH_DIGEST)
-	$(IMAGE_BUILD) --target sbom --output type=local,dest=build/sbom .
+	@$(IMAGE_BUILD) --target sbom --output type=local,dest=build/sbom . $(OR_NAME_EMULATOR)
 
 local-images: ## Build the images twice on a base of Debian packages and compare them (10 minutes, root on Debian)
 	tools/local-images

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import platform
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -48,6 +49,8 @@ DEMO: Final = MANIFESTS / "demo"
 ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # a real scheduler needs it
 SERVED_SECONDS: Final = 10.0  # a real API server serves a new kind within a quarter of a second
 POLL_SECONDS: Final = 0.05
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+"""The names of Kubernetes for those of the kernel."""
 AUTHENTICATION_CONFIGURATION: Final = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
 
 
@@ -280,7 +283,11 @@ class Cluster:
                 ],
                 "capacity": ROOM,
                 "allocatable": ROOM,
-                "nodeInfo": {"kubeletVersion": f"sandbox-{VERSION}", "operatingSystem": "linux"},
+                "nodeInfo": {
+                    "kubeletVersion": f"sandbox-{VERSION}",
+                    "operatingSystem": "linux",
+                    "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+                },
             }
         }
         path = NODES.path(name=name, subresource="status")

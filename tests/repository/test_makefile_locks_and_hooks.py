@@ -64,3 +64,23 @@ def test_the_pages_and_the_classifiers_state_the_accepted_versions_of_python() -
         assert ranges == [f"3.{first}.{patch} to 3.{end - 1}"], page
     named = re.findall(r"Python :: 3\.(\d+)", "\n".join(PROJECT["classifiers"]))
     assert list(map(int, named)) == list(range(first, end))
+
+
+def build_images(*variables: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "-s", "image", "BASE=base@sha256:0", *variables]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_images_are_for_the_platform_of_the_nodes() -> None:
+    assert build_images("DOCKER=echo", "PLATFORM=linux/arm64").stdout.count(" --platform=linux/arm64 ") == 4
+    assert "--platform" not in build_images("DOCKER=echo").stdout
+
+
+def test_a_failed_build_for_a_platform_names_the_missing_emulator() -> None:
+    failed = build_images("DOCKER=false", "PLATFORM=linux/arm64")
+    assert failed.returncode != 0
+    assert "the build for linux/arm64 failed. If it reports 'exec format error', this machine cannot" in failed.stderr
+    assert "qemu-user-static" in failed.stderr
+    ordinary = build_images("DOCKER=false")
+    assert ordinary.returncode != 0
+    assert "exec format error" not in ordinary.stderr
