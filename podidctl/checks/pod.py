@@ -1,7 +1,10 @@
 """Checks of pods: state, address, exceptions, label, and the choice between several identities. Pure."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from mic.cluster.bindings import embedded_bindings
 from mic.decisions.assignments import DesiredAssignment
@@ -16,6 +19,7 @@ from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, PodCase, sets_client_id
 from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.facts.model import Facts
+from podidctl.facts.workloads import CRON_JOBS, JOBS, Owner
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
 from podidctl.report.text import grouped, listed
 from podidentity.report import counted
@@ -151,8 +155,29 @@ def label_links(case: PodCase) -> Iterator[Finding]:
         then = f"rename the pod's label {near[0]!r} (in its Deployment's template) to {BINDING_LABEL}"
         yield problem("label", f"{message}; it has {near[0]!r}", then, about=BINDING_LABEL)
         return
+    if case.facts.owner is not None and (misplaced := misplaced_label(case.facts.owner)) is not None:
+        yield misplaced
+        return
     then = "label the pod (in its Deployment's template) aadpodidbinding=… with the selector of an AzureIdentityBinding"
     yield problem("label", message, then, about=BINDING_LABEL)
+
+
+def misplaced_label(owner: Owner) -> Finding | None:
+    """Return the finding about a label on the workload only, which its pods do not get, or None."""
+    kind, workload = owner
+    label = workload.metadata.label(BINDING_LABEL)
+    if not label or workload.template.metadata.label(BINDING_LABEL):
+        return None
+    namespace, name = workload.key
+    message = f"the label is on {kind.name} {namespace}/{name}, not in its pod template"
+    then = "delete the Job, and create it with the label in spec.template.metadata.labels: its template is immutable"
+    if kind is not JOBS:
+        patch: dict[str, Any] = {"spec": {"template": {"metadata": {"labels": {BINDING_LABEL: label}}}}}
+        patch = {"spec": {"jobTemplate": patch}} if kind is CRON_JOBS else patch
+        words = ("kubectl", "patch", kind.name.lower(), "-n", namespace, name, "--type=merge", "-p")
+        command = shlex.join((*words, msgspec.json.encode(patch).decode()))
+        then = f"label the pod template, which gives the label to new pods: {command}"
+    return problem("label", message, then, about=f"{BINDING_LABEL}={label}")
 
 
 def check_identity_choice(case: ClusterCase) -> Iterator[Finding]:

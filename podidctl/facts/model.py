@@ -13,6 +13,7 @@ from nmi.settings import Settings
 from nmi.tokens.secrets import CredentialError
 from podidctl.facts.kinds import Daemon, Definition, Event, PlacedNode
 from podidctl.facts.rbac import Rbac
+from podidctl.facts.workloads import Owner
 from podidctl.report.documents import LoggedDecision
 from podidentity.azure.errors import AzureError
 from podidentity.kube.lock_records import LockRecord
@@ -334,6 +335,8 @@ class Facts:
     """Namespace and name of the one pod; empty for the cluster. The following facts are about it."""
     configuration: NmiConfiguration | None = None
     """NMI's configuration; None for the one in the flags of NMI's pod."""
+    owner: Owner | None = None
+    """The workload that created the pod. Read only if the pod has no label; None also if it could not be read."""
     events: tuple[Event, ...] | ReadFailure = ()
     """Events of NMI and MIC, latest first."""
     decisions: tuple[LoggedDecision, ...] | ReadFailure = ()

@@ -9,16 +9,10 @@ from mic.startup.object_upgrade import KINDS, kinds_that_drop_old_names
 from mic.startup.settings import Settings
 from mic.startup.type_upgrade import UpgradeRecord
 from podidctl.facts.kinds import DaemonContainer
+from podidctl.facts.workloads import DAEMON_SETS, DEPLOYMENTS, TEMPLATED, WorkloadObject
 from podidctl.migration.differences import Installation
 from podidctl.migration.installed_programs import InstalledProgram, is_namespaced, mic_settings
-from podidctl.migration.workloads import (
-    DAEMON_SETS,
-    DEPLOYMENTS,
-    SERVICE_ACCOUNTS,
-    TEMPLATED,
-    WorkloadObject,
-    WorkloadState,
-)
+from podidctl.migration.workloads import SERVICE_ACCOUNTS, WorkloadState
 from podidctl.reading.objects import document_of
 from podidctl.reading.reader import lock_record
 from podidctl.reading.requests import or_none

@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from podidctl.evaluation.federated_credentials import application_creation, creation, parameters_of
+from podidctl.facts.workloads import CRON_JOBS
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.workload_identity import (
     CLIENT_ID,
@@ -29,7 +30,6 @@ from podidctl.migration.workload_identity import (
     WorkloadIdentityPlan,
     WorkloadPatch,
 )
-from podidctl.migration.workloads import CRON_JOBS
 from podidctl.report.text import Output, Part, print_document, print_line, print_table, printable_json
 from podidentity.report import printable
 

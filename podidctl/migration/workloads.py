@@ -11,83 +11,27 @@ from typing import Any, Final
 from mic.cluster.bindings import BindingIndex, indexed
 from mic.decisions.assignments import DesiredAssignment
 from nmi.identity.candidate_order import candidate_order
-from podidctl.facts.kinds import DaemonContainer
+from podidctl.facts.workloads import JOBS, OWNERS_MAX, TEMPLATED, WorkloadObject, controller
 from podidentity.resources import (
     BINDING_LABEL,
     AzureIdentity,
     AzureIdentityBinding,
-    BareMeta,
     Kind,
     Meta,
-    OwnerReference,
     Pod,
     PodMeta,
     PodSpec,
     Resource,
     ScheduledPod,
-    Wire,
 )
 
 DEFAULT_ACCOUNT: Final = "default"
 """Service account of pods that name none."""
 
-OWNERS_MAX: Final = 3
-"""Maximum depth of owners; a CronJob's pod has one owner of an owner. Owner references can be circular."""
-
 Key = tuple[str, str]
 """Namespace and name."""
 ObjectKey = tuple[str, str, str]
 """Kind, namespace and name, for built-in kinds."""
-
-
-class TemplateSpec(PodSpec, frozen=True):
-    containers: tuple[DaemonContainer, ...] = ()
-
-
-class PodTemplate(Wire, frozen=True):
-    metadata: BareMeta = BareMeta()
-    spec: TemplateSpec = TemplateSpec()
-
-
-class JobSpec(Wire, frozen=True):
-    template: PodTemplate = PodTemplate()
-
-
-class JobTemplate(Wire, frozen=True):
-    spec: JobSpec = JobSpec()
-
-
-class WorkloadSpec(JobSpec, frozen=True):
-    job_template: JobTemplate | None = None
-    """Of a CronJob, which has no other template."""
-
-
-class JobCondition(Wire, frozen=True):
-    type: str = ""
-    status: str = ""
-
-
-class JobStatus(Wire, frozen=True):
-    completion_time: str | None = None
-    conditions: list[JobCondition] | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether a Job has ended, successfully or not."""
-        failed = any(condition.type == "Failed" and condition.status == "True" for condition in self.conditions or ())
-        return failed or bool(self.completion_time)
-
-
-class WorkloadObject(Resource, frozen=True):
-    """An object of one of the kinds TEMPLATED."""
-
-    spec: WorkloadSpec = WorkloadSpec()
-    status: JobStatus = JobStatus()
-
-    @property
-    def template(self) -> PodTemplate:
-        job = self.spec.job_template
-        return job.spec.template if job is not None else self.spec.template
 
 
 class ServiceAccount(Resource, frozen=True):
@@ -96,15 +40,7 @@ class ServiceAccount(Resource, frozen=True):
     automount_service_account_token: bool | None = None
 
 
-DEPLOYMENTS: Final = Kind("Deployment", "deployments", WorkloadObject, "apps")
-DAEMON_SETS: Final = Kind("DaemonSet", "daemonsets", WorkloadObject, "apps")
-STATEFUL_SETS: Final = Kind("StatefulSet", "statefulsets", WorkloadObject, "apps")
-REPLICA_SETS: Final = Kind("ReplicaSet", "replicasets", WorkloadObject, "apps")
-JOBS: Final = Kind("Job", "jobs", WorkloadObject, "batch")
-CRON_JOBS: Final = Kind("CronJob", "cronjobs", WorkloadObject, "batch")
 SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", ServiceAccount)
-TEMPLATED: Final = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS, JOBS, REPLICA_SETS)
-"""Kinds with a pod template. Objects of the last two kinds are short-lived and usually have an owner."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +143,7 @@ class WorkloadState:
         for pod in self.pods:
             if self._owner(pod) is not None or pod.finished:
                 continue
-            meta, owner = pod.metadata, _controller(pod)
+            meta, owner = pod.metadata, controller(pod)
             account, labels = pod.spec.service_account_name or DEFAULT_ACCOUNT, meta.labels or {}
             if owner is None:
                 unpatchable = "it is a standalone pod, which is immutable"
@@ -223,7 +159,7 @@ class WorkloadState:
 
     def _owner(self, item: Resource) -> WorkloadObject | None:
         """Return the built-in owner of *item* if it exists."""
-        owner = _controller(item)
+        owner = controller(item)
         if owner is None or owner.api_version not in {kind.api_version for kind in TEMPLATED}:
             return None
         return self._existing.get((owner.kind, item.metadata.namespace, owner.name))
@@ -242,11 +178,6 @@ class WorkloadState:
         return {}
 
 
-def _controller(item: Resource) -> OwnerReference | None:
-    """Return the controller that manages this object, or None."""
-    return next((owner for owner in item.metadata.owner_references or () if owner.controller), None)
-
-
 def _unknown_owner_note(item: Resource) -> str:
-    owner = _controller(item)
+    owner = controller(item)
     return f"it is managed by {owner.kind} {owner.name} ({owner.api_version}), an unknown kind" if owner else ""

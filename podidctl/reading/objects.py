@@ -11,6 +11,7 @@ import msgspec
 from mic.startup.object_upgrade import with_current_names
 from podidctl.facts.kinds import DATED_PODS, PLACED_NODES, parse_time
 from podidctl.facts.model import Facts, ObjectReference, ReadFailure, StoredObjects, UncertainFields, readable
+from podidctl.facts.workloads import OWNERS_MAX, TEMPLATED, Owner, controller
 from podidctl.reading.daemons import counts_old_field_names
 from podidctl.reading.requests import or_failure
 from podidentity.kube.client import Client
@@ -27,6 +28,8 @@ from podidentity.resources import (
     PODS,
     BareMeta,
     Kind,
+    OwnerReference,
+    Pod,
     Resource,
     StoredObject,
 )
@@ -159,3 +162,24 @@ def creation_time(document: Mapping[str, Any]) -> datetime | None:
     """Return the creation time of an object, or None."""
     metadata = document.get("metadata")
     return parse_time(str(metadata.get("creationTimestamp"))) if isinstance(metadata, dict) else None
+
+
+async def read_owner(client: Client, pod: Pod) -> Owner | None:
+    """Return the workload at the top of the pod's owners, as the Deployment of its ReplicaSet. None if it has none of a
+    built-in kind, or if it could not be read. Raises NoResponse.
+    """
+    owner: Owner | None = None
+    item: Resource = pod
+    for _ in range(OWNERS_MAX):
+        reference = controller(item) or OwnerReference()
+        kinds = {(kind.api_version, kind.name): kind for kind in TEMPLATED}
+        kind = kinds.get((reference.api_version, reference.kind))
+        if kind is None:
+            break
+        # Lists, as of workloads by name, need no further permission.
+        named = client.list(kind, pod.metadata.namespace, field_selector=f"metadata.name={reference.name}")
+        if not (found := readable(await or_failure(named))):
+            break
+        item = found[0]
+        owner = Owner(kind, found[0])
+    return owner

@@ -30,7 +30,7 @@ from podidctl.facts.model import AzureState, Facts, Locks, ReadFailure, readable
 from podidctl.facts.nmi_log import parse_decisions
 from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
 from podidctl.reading.daemons import list_daemons, read_log, refused_pods
-from podidctl.reading.objects import Ignored, get_document, list_noting, read_all_objects, with_lists
+from podidctl.reading.objects import Ignored, get_document, list_noting, read_all_objects, read_owner, with_lists
 from podidctl.reading.requests import or_failure, or_none, read_server
 from podidctl.reading.reviews import (
     read_account_access,
@@ -187,6 +187,10 @@ async def _node(client: Client, facts: Facts, pod: Pod) -> Facts:
     return with_lists(facts, {"nodes": node if isinstance(node, ReadFailure) else list(filter(None, [node]))})
 
 
+async def _owner(client: Client, facts: Facts, pod: Pod) -> Facts:
+    return facts if pod.binding_label else replace(facts, owner=await read_owner(client, pod))
+
+
 async def _pods_with_same_address(client: Client, facts: Facts, pod: Pod) -> Facts:
     pods = {pod.key: pod}
     for address in own_addresses(pod):
@@ -240,6 +244,7 @@ def pod_parts(azure: HostReader | None) -> Sequence[Part]:
         reads("nmi", _nmi_of),
         _resources,
         of_pod(_node),
+        of_pod(_owner),
         of_pod(_pods_with_same_address),
         reads("events", _events),
         reads("decisions", _decisions),

@@ -7,6 +7,7 @@ applications that need only a label and annotations, because their federated cre
 from collections import defaultdict
 from typing import Any, Final
 
+from podidctl.facts.workloads import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS
 from podidctl.migration.federation.planning_input import FederationState
 from podidctl.migration.federation.schema import Application, ApplicationState, Remark
 from podidctl.migration.workload_identity import (
@@ -16,7 +17,7 @@ from podidctl.migration.workload_identity import (
     plan_workload_identity,
     usable_identities,
 )
-from podidctl.migration.workloads import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS, Workload
+from podidctl.migration.workloads import Workload
 from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity, IdentityType, Kind
 

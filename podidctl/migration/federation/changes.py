@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from podidctl.facts.workloads import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS
 from podidctl.migration import cluster_reader
 from podidctl.migration.federation.applications import CHANGEABLE_KINDS
 from podidctl.migration.federation.identity_users import lagging_pods
@@ -38,7 +39,7 @@ from podidctl.migration.federation.schema import (
     IdentityStep,
 )
 from podidctl.migration.workload_identity import CLIENT_ID, TENANT_ID, USE_LABEL
-from podidctl.migration.workloads import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, SERVICE_ACCOUNTS
+from podidctl.migration.workloads import SERVICE_ACCOUNTS
 from podidctl.reading.objects import get_document
 from podidentity.kube.client import JSON_PATCH, Client
 from podidentity.kube.errors import ApiError, Conflict, Invalid, NotFound

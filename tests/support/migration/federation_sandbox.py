@@ -11,10 +11,11 @@ import aiohttp
 import msgspec
 
 from nmi.settings import Settings
+from podidctl.facts.workloads import WorkloadObject
 from podidctl.migration.federation.planning import plan_federation
 from podidctl.migration.federation.planning_input import FederationState, PlanOptions
 from podidctl.migration.federation.schema import FederationPlan, IdentityStep
-from podidctl.migration.workloads import ServiceAccount, WorkloadObject
+from podidctl.migration.workloads import ServiceAccount
 from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.federation import DIRECT_AUDIENCE as AUDIENCE
 from podidentity.azure.federation import Exchange

@@ -4,8 +4,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from podidctl.facts.workloads import CRON_JOBS, WorkloadObject
 from podidctl.migration.workload_identity import WorkloadIdentityPlan, plan_workload_identity
-from podidctl.migration.workloads import CRON_JOBS, ServiceAccount, WorkloadObject, WorkloadState
+from podidctl.migration.workloads import ServiceAccount, WorkloadState
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Kind, Resource, ScheduledPod
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podidctl.evaluation.federated_credentials import credential_name
+from podidctl.facts.workloads import WorkloadObject
 from podidctl.migration.workload_identity import WorkloadIdentityPlan, is_public
-from podidctl.migration.workloads import ServiceAccount, WorkloadObject
+from podidctl.migration.workloads import ServiceAccount
 from podidentity.resources import ScheduledPod
 from tests.support.migration.objects import account, binding, cron_job, identity, planned, pod, workload
 

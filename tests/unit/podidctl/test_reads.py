@@ -15,6 +15,7 @@ from podidctl.checks.rules import report
 from podidctl.evaluation.similar_texts import COMPARED_MAX, _distance, similar_texts
 from podidctl.facts.kinds import Daemon
 from podidctl.facts.model import Facts, ReadFailure, ServerState
+from podidctl.facts.workloads import OWNERS_MAX, Owner
 from podidctl.reading import daemons as daemons_reader
 from podidctl.reading.daemons import MetricsPage, Unread, read_pages
 from podidctl.reading.reader import CLUSTER, pod_parts
@@ -24,6 +25,7 @@ from podidctl.report.finding import Level
 from podidctl.report.text import by_turns, listed, namespace_of
 from podidentity.kube.client import Client
 from podidentity.kube.errors import NoResponse
+from podidentity_sandbox.kubeapi.kinds import ResourceType
 from tests.support.podidctl.memory_cluster import MemoryCluster
 
 
@@ -203,6 +205,39 @@ async def test_without_the_servers_time_this_machines_counts(
     cluster.pod("web", "n0")
     facts = await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))
     assert facts.server_time == facts.now
+
+
+def owner_reference(kind: str, name: str) -> dict[str, Any]:
+    return {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "u", "controller": True}
+
+
+async def owner_of_web(cluster: MemoryCluster) -> Owner | None:
+    return (await read_facts(cluster.client, Facts(scope=("default", "web")), pod_parts(None))).owner
+
+
+async def test_the_owner_of_a_pod_without_a_label_is_read_if_it_may_be(cluster: MemoryCluster) -> None:
+    for kind in ("Deployment", "ReplicaSet"):
+        cluster.api._registry.add(ResourceType(kind, f"{kind.lower()}s", "apps"))
+    store, meta = cluster.api.store, {"namespace": "default"}
+    store.create("deployments.apps", {"metadata": {**meta, "name": "web"}})
+    owners = [owner_reference("Deployment", "web")]
+    store.create("replicasets.apps", {"metadata": {**meta, "name": "web-1", "ownerReferences": owners}})
+    cluster.pod("web", "n0")
+    assert await owner_of_web(cluster) is None
+    assert not any("/apps/" in request.path for request in cluster.api.requests)
+    owners = [owner_reference("ReplicaSet", "web-1")]
+    store.patch("pods", "web", {"metadata": {"labels": None, "ownerReferences": owners}}, "default")
+    owner = await owner_of_web(cluster)
+    assert owner is not None
+    assert (owner.kind.name, owner.workload.key) == ("Deployment", ("default", "web"))
+    cluster.api.refuse(403, "Forbidden", what="/replicasets")
+    assert await owner_of_web(cluster) is None
+    cluster.api.intercept = None
+    circular = [owner_reference("ReplicaSet", "web-1")]
+    store.patch("replicasets.apps", "web-1", {"metadata": {"ownerReferences": circular}}, "default")
+    cluster.api.requests.clear()
+    await owner_of_web(cluster)
+    assert sum("/replicasets" in request.path for request in cluster.api.requests) == OWNERS_MAX
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,20 @@ TOKEN_REQUESTS: Final[tuple[Mapping[str, Any], ...]] = (
 )
 """What lets NMI request tokens of service accounts, as the chart's `federated.namespaces` does."""
 
+_ANYTHING: Final = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+DEPLOYMENTS: Final[Mapping[str, Any]] = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "deployments.apps"},
+    "spec": {
+        "group": "apps",
+        "scope": "Namespaced",
+        "names": {"kind": "Deployment", "plural": "deployments"},
+        "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": _ANYTHING}}],
+    },
+}
+"""The sandbox's API server has no Deployments of its own."""
+
 Inject = Callable[[Place], Awaitable[PodRequest]]
 
 
@@ -211,6 +225,17 @@ async def misspelled_exception(place: Place) -> PodRequest:
 @fault("The pod has no label", "label")
 async def no_label(place: Place) -> PodRequest:
     return await _pod(place, {})
+
+
+@fault("The label is on the Deployment, and not in its pod template", "label", "selectors", on_node=False)
+async def label_on_the_deployment_only(place: Place) -> PodRequest:
+    await _managed(place)
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment"}
+    await place.apply(DEPLOYMENTS)
+    await place.apply({**deployment, "metadata": {"name": POD, "namespace": "default", "labels": LABEL}})
+    owner = {**deployment, "name": POD, "uid": "u", "controller": True}
+    await place.run_pod({"app": POD}, ownerReferences=[owner])
+    return PodRequest()
 
 
 @fault("The AzureIdentity that the binding names does not exist", "identity", "unusable")

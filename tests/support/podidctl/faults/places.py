@@ -42,7 +42,7 @@ class Place(Protocol):
     async def apply(self, document: Mapping[str, Any]) -> None:
         """Create the object."""
 
-    async def run_pod(self, labels: Mapping[str, str]) -> None:
+    async def run_pod(self, labels: Mapping[str, str], **metadata: Any) -> None:
         """Create the pod POD and wait until it runs."""
 
     async def until_assigned(self) -> None:
@@ -82,8 +82,8 @@ class SandboxPlace:
     async def apply(self, document: Mapping[str, Any]) -> None:
         await self._sandbox.cluster.apply(dict(document))
 
-    async def run_pod(self, labels: Mapping[str, str]) -> None:
-        self._context = await run_pod(self._sandbox, POD, labels)
+    async def run_pod(self, labels: Mapping[str, str], **metadata: Any) -> None:
+        self._context = await run_pod(self._sandbox, POD, labels, **metadata)
 
     async def until_assigned(self) -> None:
         async def assigned() -> bool:

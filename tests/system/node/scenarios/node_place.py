@@ -55,8 +55,9 @@ class NodePlace:
         self._bed.apply(document)
         self._documents.append(document)
 
-    async def run_pod(self, labels: Mapping[str, str]) -> None:
+    async def run_pod(self, labels: Mapping[str, str], **metadata: Any) -> None:
         pod = manifests.pod(POD)
+        pod["metadata"] |= metadata
         pod["metadata"]["labels"] |= labels
         await self.apply(pod)
         self._bed.wait_for_pods(POD)

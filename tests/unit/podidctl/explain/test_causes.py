@@ -1,8 +1,11 @@
 """Causes that explain and doctor name: why MIC creates no assignment, near misses of labels, refused credentials."""
 
+import json
+import shlex
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -10,6 +13,7 @@ from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from podidctl.facts.kinds import Event, PlacedNode
 from podidctl.facts.model import ReadFailure, RecentRefusal
+from podidctl.facts.workloads import CRON_JOBS, DEPLOYMENTS, JOBS, Owner, WorkloadObject
 from podidctl.report.documents import LinkState, LoggedDecision, Outcome
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, Pod
@@ -76,6 +80,28 @@ def test_a_key_that_is_meant_to_be_the_label_is_named() -> None:
     assert "rename the pod's label 'aadpodidentitybinding'" in links[0].next
     for others in ({"app": "web"}, {"aadpod.example/team": "web"}, {"aadpodidbinding": ""}):
         assert "rename" not in broken(explain_pod(pod=with_labels(**others), assigned=()))[0].next
+
+
+def owned(kind: Any = DEPLOYMENTS, *, template: str = "", label: str = "it's; $(x)") -> Any:
+    """The links that the fault breaks for a pod without a label whose owner has this one, and its template another."""
+    spec = {"template": {"metadata": {"labels": {"aadpodidbinding": template}}}}
+    document = {"metadata": {"namespace": "ns", "name": "web", "labels": {"aadpodidbinding": label}}, "spec": spec}
+    owner = Owner(kind, msgspec.convert(document, WorkloadObject))
+    return broken(explain_pod(pod=with_labels(app="web"), assigned=(), owner=owner))[0]
+
+
+def test_a_label_on_the_deployment_only_is_named_with_the_command_that_corrects_it() -> None:
+    link = owned()
+    assert link.link == "label"
+    assert link.says == "the label is on Deployment ns/web, not in its pod template"
+    words = shlex.split(link.next.partition(": ")[2])
+    assert words[:-1] == ["kubectl", "patch", "deployment", "-n", "ns", "web", "--type=merge", "-p"]
+    labels = {"template": {"metadata": {"labels": {"aadpodidbinding": "it's; $(x)"}}}}
+    assert json.loads(words[-1]) == {"spec": labels}
+    assert json.loads(shlex.split(owned(CRON_JOBS).next)[-1]) == {"spec": {"jobTemplate": {"spec": labels}}}
+    assert "kubectl patch" not in owned(JOBS).next, "the template of a Job is immutable"
+    for others in (owned(label=""), owned(template="web")):
+        assert others.says == "the pod does not have this label, or its value is empty"
 
 
 @pytest.mark.parametrize(
