@@ -227,9 +227,12 @@ class PodCase:
             for binding in sorted(selecting, key=lambda binding: binding.key)
         ]
 
+    @cached_property
+    def _identities(self) -> Mapping[IdentityKey, AzureIdentity]:
+        return {identity.key: identity for identity in self.facts.identities}
+
     def _named_identity(self, binding: AzureIdentityBinding) -> AzureIdentity | None:
-        key = (binding.metadata.namespace, binding.spec.azure_identity)
-        return next((identity for identity in self.facts.identities if identity.key == key), None)
+        return self._identities.get((binding.metadata.namespace, binding.spec.azure_identity))
 
     def restriction(self, binding: AzureIdentityBinding) -> str:
         """Return why *binding* serves only pods of its own namespace and not this one, or an empty string."""
