@@ -47,9 +47,10 @@ BY_MIC: Final = " (by MIC once its type upgrade is recorded, unless it runs with
 
 
 SIMILAR_MAX: Final = 3
+Case = PodCase | ClusterCase
 
 
-def ignored_fields(case: PodCase, kind: Kind[Any], key: tuple[str, str]) -> str:
+def ignored_fields(case: Case, kind: Kind[Any], key: tuple[str, str]) -> str:
     """Return the ignored fields of one object; empty if there are none."""
     return ", ".join(case.facts.ignored_fields.get(ObjectReference(kind.plural, *key), ()))
 
@@ -109,12 +110,15 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
             message = f"it does not serve this namespace: {restriction}"
             yield ok("binding", message, about="/".join(binding.key))
             continue
-        yield _binding(case, binding)
+        message = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
+        if binding.metadata.namespace != case.namespace:
+            message += "; it is of another namespace, whose authors give the pod this identity"
+        yield binding_link(case, binding, message)
         key = (binding.metadata.namespace, binding.spec.azure_identity)
         # Another binding of the same identity: its links are already there.
         if key in seen:
             continue
-        yield _identity(case, candidate)
+        yield named_identity_link(case, candidate)
         if identity is not None and case.managed:
             joined = join(binding, identity)
             yield served_link(case, "/".join(binding.key), joined, well="bound, in the same namespace")
@@ -167,11 +171,9 @@ def _no_binding(case: PodCase) -> Finding:
     return problem("binding", message, "; or ".join(then), about="none")
 
 
-def _binding(case: PodCase, binding: AzureIdentityBinding) -> Finding:
+def binding_link(case: Case, binding: AzureIdentityBinding, message: str) -> Finding:
+    """Return the link of a binding that selects pods, as *message* states, with its ignored fields and its deletion."""
     about = "/".join(binding.key)
-    message = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
-    if binding.metadata.namespace != case.namespace:
-        message += "; it is of another namespace, whose authors give the pod this identity"
     if ignored := ignored_fields(case, BINDINGS, binding.key):
         message += f"; {ignored_reason(ignored, by_mic=not case.managed)}"
     if binding.metadata.deletion_timestamp is None:
@@ -196,7 +198,8 @@ def _deletion_note(meta: Meta) -> str:
     )
 
 
-def _identity(case: PodCase, candidate: Candidate) -> Finding:
+def named_identity_link(case: Case, candidate: Candidate) -> Finding:
+    """Return the link of the identity that the candidate's binding names."""
     binding, identity, restriction = candidate
     namespace, name = binding.metadata.namespace, binding.spec.azure_identity
     about = f"{namespace}/{name}"
@@ -216,6 +219,12 @@ def _identity(case: PodCase, candidate: Candidate) -> Finding:
             f"{'/'.join(binding.key)}; a binding finds only identities of its own namespace"
         )
         return problem("identity", f"this AzureIdentity does not exist{hint}", then, about=about)
+    return identity_link(case, identity, restriction)
+
+
+def identity_link(case: Case, identity: AzureIdentity, restriction: str = "") -> Finding:
+    """Return the link of an identity that exists. *restriction*: as of the candidate."""
+    about = "/".join(identity.key)
     deleting = identity.metadata.deletion_timestamp is not None
     if deleting and case.managed:
         return problem("identity", "it is being deleted", "wait until it is deleted and create it again", about=about)

@@ -4,7 +4,8 @@ NMI's own `decide` and NMI's checks before a request to Azure decide whether an 
 add whether an NMI on the node responds and whether Azure has a token.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -26,11 +27,27 @@ from podidctl.evaluation.pod import (
 )
 from podidctl.evaluation.refusals import recent_refusal
 from podidctl.facts.model import Facts, ReadFailure, readable
-from podidctl.report.documents import Answer, EventReport, Explanation, LinkState, LoggedDecision, Outcome, link_of
+from podidctl.report.documents import (
+    Answer,
+    Cause,
+    EventReport,
+    Explanation,
+    Link,
+    LinkState,
+    LoggedDecision,
+    Outcome,
+    PodsExplanation,
+    Served,
+    link_of,
+)
 from podidctl.report.finding import Finding, Level
-from podidentity.report import plain
+from podidctl.report.text import grouped, timeless
+from podidentity.report import counted, plain
+from podidentity.resources import BINDING_LABEL
 
 DECISIONS_SHOWN: Final = 3
+LINKS_MAX: Final = 50
+"""Links of each of several pods. Any tenant can create bindings that select the pods of others."""
 
 
 def explain(facts: Facts) -> Explanation:
@@ -63,6 +80,45 @@ def explain(facts: Facts) -> Explanation:
         decided_unread=plain(facts.decisions.reason) if isinstance(facts.decisions, ReadFailure) else "",
         rules=plain(configuration_for(facts).source),
         manifest="" if case is None else manifest_for(case, case.federated),
+    )
+
+
+def explain_pods(
+    several: Iterable[Facts], findings: Iterable[Finding] = (), omitted: int = 0, selector: str = BINDING_LABEL
+) -> PodsExplanation:
+    """Return the explanations of several pods with their causes. *findings*: about the object that concerns them.
+    *selector*: of the pods' labels.
+    """
+    links = [link_of(finding) for finding in findings]
+    pods: list[Explanation] = []
+    faults: list[tuple[tuple[str, str, str], tuple[str, Link]]] = []
+    served: list[tuple[tuple[Outcome, str], str]] = []
+    for explanation in map(explain, several):
+        pod, answer = explanation.pod, explanation.answer
+        pods.append(replace(explanation, links=explanation.links[:LINKS_MAX]))
+        first = next((link for link in explanation.links if link.state is LinkState.BROKEN), None)
+        if first is None:
+            served.append(((answer.outcome, answer.identity), pod))
+        else:
+            link = replace(first, about="none") if first.about == pod else first
+            faults.append(((link.link, link.about, timeless(link.says)), (pod, link)))
+    causes = [Cause(link=alike[0][1], pods=[pod for pod, _ in alike]) for alike in grouped(faults).values()]
+    causes.sort(key=lambda cause: len(cause.pods), reverse=True)
+    outcomes = Counter(outcome for (outcome, _), _ in served)
+    counts = "; ".join(f"{outcome}: {counted(number, 'pod')}" for outcome, number in outcomes.items())
+    counts = f"broken: {len(faults)} of {counted(len(pods), 'pod')}" if faults else counts
+    counts = counts or f"none: no running pod matches the selector {plain(selector)}"
+    counts += f"; {omitted} more not explained" if omitted else ""
+    broken = next((link for link in links if link.state is LinkState.BROKEN), None)
+    return PodsExplanation(
+        summary=counts if broken is None else f"broken: {broken.link}: {broken.text}",
+        counts=counts,
+        next=next((link.next for link in (broken, *(cause.link for cause in causes)) if link is not None), ""),
+        links=links,
+        causes=causes,
+        served=[Served(outcome=key[0], identity=key[1], pods=names) for key, names in grouped(served).items()],
+        pods=pods,
+        omitted=omitted,
     )
 
 

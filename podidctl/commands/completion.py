@@ -43,6 +43,10 @@ class ClusterNames:
         """Return the pods that begin with *incomplete*: names in the given namespace, else `namespace/name`."""
         return self._namespaced(ctx, incomplete, PODS)
 
+    def of(self, kind: Kind[Any], ctx: typer.Context, incomplete: str) -> list[str]:
+        """Return the objects of *kind* that begin with *incomplete*, as `pods` returns pods."""
+        return (self._namespaced if kind.namespaced else self._cluster_scoped)(ctx, incomplete, kind)
+
     def identities(self, ctx: typer.Context, incomplete: str) -> list[str]:
         """Return the AzureIdentities that begin with *incomplete*, as `pods` returns pods."""
         return self._namespaced(ctx, incomplete, IDENTITIES)

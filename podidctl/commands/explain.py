@@ -2,16 +2,17 @@
 
 import asyncio
 import shlex
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.console import Console
 
 from mic.startup.azure_reader import azure_reader
-from podidctl.checks.explanation import explain
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect, parse_pod_name
+from podidctl.commands.explain_targets import KINDS, POD, Target, explain_target
 from podidctl.commands.options import (
     Cloudconfig,
     Kubeconfig,
@@ -24,15 +25,27 @@ from podidctl.commands.options import (
 )
 from podidctl.facts.model import Facts, NmiConfiguration
 from podidctl.facts.settings import given_configuration
+from podidctl.reading.pods import PODS_MAX
 from podidctl.reading.reader import pod_parts, read
-from podidctl.report.documents import Explanation, LinkState, LoggedDecision, Outcome
-from podidctl.report.text import Output, print_line, print_table, print_text
+from podidctl.report.documents import Explanation, Link, LinkState, LoggedDecision, Outcome, PodsExplanation
+from podidctl.report.text import Output, listed, print_line, print_table, print_text
 from podidentity.flags import UsageError
 from podidentity.report import SOMETHING_TO_DO, counted
+from podidentity.resources import PODS
 from podidentity.telemetry.logs import LogFormat, configure
 
 COLORS = {LinkState.OK: "green", LinkState.BROKEN: "red", LinkState.UNKNOWN: "yellow"}
-OUTCOMES = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
+OUTCOMES: Final[Mapping[str, str]] = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
+GROUPS_MAX: Final = 10
+"""Causes, and identities, that are printed about several pods."""
+POD_HELP: Final = (
+    "Show each link between a pod and its token, in order, and the next action for the first broken link.\n\nWithout a "
+    "NAME, show the causes once for all running pods that have the label aadpodidbinding, or that -l selects."
+)
+OBJECT_HELP: Final = "Show what is wrong with the {kind}, then the causes once for all running pods that it concerns."
+EXIT_CODES: Final = "The exit code is 0 if no link is broken, 3 if one is, and 1 if the state could not be read."
+POD_EXAMPLES: Final = ("podidctl explain pod -n NAMESPACE -l app=demo", "podidctl explain pod -A -o json")
+Report = Explanation | PodsExplanation
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
@@ -49,15 +62,30 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
     def _group() -> None:
         """Explain why an object does not work."""
 
-    @group.command(
-        "pod", epilog=examples("podidctl explain pod NAMESPACE/POD", "podidctl explain pod POD -n NAMESPACE -o json")
-    )
-    def _pod(
-        name: Annotated[str, typer.Argument(help="NAMESPACE/NAME, or NAME.", autocompletion=names.pods)],
+    for word in (POD, *KINDS):
+        _add_command(group, context, names, word)
+    app.add_typer(group, name="explain")
+
+
+def _add_command(group: typer.Typer, context: CliContext, names: ClusterNames, word: str) -> None:
+    """Add the command for the kind *word*. Only that for pods has -A and -l, and requires no name."""
+    kind, is_pod, is_node = KINDS.get(word, PODS), word == POD, word == "node"
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        return names.of(kind, ctx, incomplete)
+
+    what = "Pods of this namespace only." if is_node else f"The {kind.name}'s namespace."
+    namespaces = typer.Option("-n", "--namespace", help=what, autocompletion=names.namespaces)
+    everywhere_option = typer.Option("-A", "--all-namespaces", help="Pods of all namespaces.", hidden=not is_pod)
+    labels = typer.Option("-l", "--selector", help="Pods with these labels, in kubectl's syntax.", hidden=not is_pod)
+    argument = typer.Argument(help="NAME." if is_node else "NAMESPACE/NAME, or NAME.", autocompletion=complete)
+
+    def _explain(
+        name: Annotated[str, argument] = "" if is_pod else ...,  # type: ignore[assignment] # of Typer: required
         *,
-        namespace: Annotated[
-            str, typer.Option("-n", "--namespace", help="The pod's namespace.", autocompletion=names.namespaces)
-        ] = "",
+        namespace: Annotated[str, namespaces] = "",
+        everywhere: Annotated[bool, everywhere_option] = False,
+        selector: Annotated[str, labels] = "",
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
         request_timeout: RequestTimeout = REQUEST_TIMEOUT,
@@ -65,18 +93,31 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         nmi_flags: NmiFlags = "",
         output: OutputFormat = Output.TABLE,
     ) -> None:
-        """Show each link between a pod and its token, in order, and the next action for the first broken link.
-
-        The exit code is 0 if no link is broken, 3 if one is, and 1 if the state could not be read.
-        """
-        configure(LogFormat.TEXT, 0)
         settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
-        given = nmi_configuration_from(nmi_flags)
-        report = explain(asyncio.run(read_input(settings, name, namespace, given, ask_azure=bool(cloudconfig))))
-        print_report(report, output, show)
-        raise typer.Exit(SOMETHING_TO_DO if report.broken else 0)
+        target = Target(word, name, namespace, everywhere, selector)
+        _run(settings, target, nmi_flags, output, ask_azure=bool(cloudconfig))
 
-    app.add_typer(group, name="explain")
+    short = "a pod, or several pods" if is_pod else f"the {kind.name} and the pods that it concerns"
+    example = f"podidctl explain {word} {'NODE' if is_node else f'NAMESPACE/{word.upper()}'}"
+    text = OBJECT_HELP.format(kind=kind.name) if not is_pod else POD_HELP
+    epilog = examples(example, *(POD_EXAMPLES if is_pod else ()))
+    group.command(word, short_help=f"Explain {short}.", help=f"{text}\n\n{EXIT_CODES}", epilog=epilog)(_explain)
+
+
+def _run(settings: ClusterSettings, target: Target, nmi_flags: str, output: Output, *, ask_azure: bool) -> NoReturn:
+    """Print the explanation, and exit. Raises StartError and typer.BadParameter."""
+    configure(LogFormat.TEXT, 0)
+    given = nmi_configuration_from(nmi_flags)
+    target.check()  # a wrong command line is reported before a missing kubeconfig
+
+    async def explained() -> Report:
+        async with connect(settings) as client, AsyncExitStack() as stack:
+            azure = (await stack.enter_async_context(azure_reader(settings)))[1] if ask_azure else None
+            return await explain_target(client, target, given, azure)
+
+    report = asyncio.run(explained())
+    print_report(report, output, show)
+    raise typer.Exit(SOMETHING_TO_DO if report.broken else 0)
 
 
 def nmi_configuration_from(nmi_flags: str) -> NmiConfiguration | None:
@@ -89,25 +130,28 @@ def nmi_configuration_from(nmi_flags: str) -> NmiConfiguration | None:
         raise typer.BadParameter(f"--nmi-flags: {wrong}") from wrong
 
 
-async def read_input(
-    settings: ClusterSettings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool = False
-) -> Facts:
+async def read_input(settings: ClusterSettings, name: str, namespace: str, given: NmiConfiguration | None) -> Facts:
     """Return the facts about the pod on the command line. Raises StartError and typer.BadParameter."""
     parse_pod_name(name, namespace, "default")  # a wrong name is reported before a missing kubeconfig
     async with connect(settings) as client:
         scope = Facts(scope=parse_pod_name(name, namespace, client.access.namespace or "default"), configuration=given)
-        if not ask_azure:
-            return await read(client, scope, pod_parts(None))
-        async with azure_reader(settings) as (_, azure):
-            return await read(client, scope, pod_parts(azure))
+        return await read(client, scope, pod_parts(None))
 
 
-def show(explanation: Explanation, console: Console) -> None:
-    """Print the cause and the next action, NMI's response, the links, and recent log lines and Events."""
-    answer = explanation.answer
-    color = "red" if explanation.broken else OUTCOMES.get(answer.outcome, "red")
-    kind, _, text = explanation.summary.partition(": ")
+def show(report: Report, console: Console) -> None:
+    """Print the cause first."""
+    kind, _, text = report.summary.partition(": ")
+    color = "red" if report.broken else OUTCOMES.get(kind, "yellow")
     print_line(console, (kind, f"bold {color}"), f": {text}")
+    if isinstance(report, Explanation):
+        show_pod(report, console)
+    else:
+        show_pods(report, console)
+
+
+def show_pod(explanation: Explanation, console: Console) -> None:
+    """Print the next action, NMI's response, the links, and recent log lines and Events."""
+    answer = explanation.answer
     if explanation.next:
         print_line(console, ("next:", "bold"), f" {explanation.next}")
     print_line(console, f"pod {explanation.pod}: {answer.outcome}: {answer.says}")
@@ -130,6 +174,52 @@ def show(explanation: Explanation, console: Console) -> None:
     if explanation.manifest:
         print_text(explanation.manifest, console)
     print_line(console, (f"decided by {explanation.rules}", "dim"))
+
+
+def show_pods(report: PodsExplanation, console: Console) -> None:
+    """Print the links of the object, and the first causes and outcomes with some of their pods."""
+    broken = _print_object(report, console)
+    for cause in report.causes[:GROUPS_MAX]:
+        print_line(console, (cause.link.link, "bold red"), f": {cause.link.text}")
+        print_line(console, f"  {counted(len(cause.pods), 'pod')}: {listed(cause.pods)}")
+        if broken is None or cause.link.next != broken.next:
+            print_line(console, ("  next:", "bold"), f" {cause.link.next}")
+    for served in report.served[:GROUPS_MAX]:
+        count, color = counted(len(served.pods), "pod"), OUTCOMES.get(served.outcome, "red")
+        print_line(console, (served.outcome, color), f" {served.identity}: {count}: {listed(served.pods)}")
+    if more := sum(max(0, len(groups) - GROUPS_MAX) for groups in (report.causes, report.served)):
+        print_line(console, f"{more} more causes and identities: -o json has all of them")
+    if report.omitted:
+        most = f"one run explains at most {PODS_MAX}; select fewer with -n or -l"
+        print_line(console, f"{counted(report.omitted, 'more pod is', 'more pods are')} not explained: {most}")
+    _print_unread("NMI's log", [explanation.decided_unread for explanation in report.pods], console)
+    _print_unread("Events", [explanation.events_unread for explanation in report.pods], console)
+    first = {cause.pods[0] for cause in report.causes[:GROUPS_MAX]}
+    for manifest in dict.fromkeys(explanation.manifest for explanation in report.pods if explanation.pod in first):
+        if manifest:
+            print_text(manifest, console)
+    if report.pods:
+        print_line(console, (f"decided by {listed({explanation.rules for explanation in report.pods}, 2)}", "dim"))
+
+
+def _print_object(report: PodsExplanation, console: Console) -> Link | None:
+    """Print the links of the object, and the counts of its pods. Return its first broken link, which the first line
+    has.
+    """
+    broken = next((link for link in report.links if link.state is LinkState.BROKEN), None)
+    for link in sorted(report.links, key=lambda link: link is not broken):
+        if link is not broken:
+            print_line(console, (link.state, COLORS[link.state]), f" {link.link}: {link.text}")
+        if link.next:
+            print_line(console, ("next:" if link is broken else "  next:", "bold"), f" {link.next}")
+    if report.pods and report.counts != report.summary:
+        print_line(console, ("pods: ", "bold"), report.counts)
+    return broken
+
+
+def _print_unread(what: str, reasons: Iterable[str], console: Console) -> None:
+    if unread := list(filter(None, reasons)):
+        print_line(console, f"{what} of {counted(len(unread), 'pod')} could not be read: {unread[0]}")
 
 
 def _print_lines(title: str, lines: Iterable[str], console: Console) -> None:

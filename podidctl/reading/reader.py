@@ -15,6 +15,7 @@ from mic.startup.object_upgrade import KINDS
 from mic.startup.settings import Settings as MicSettings
 from nmi.choices import OperationMode
 from nmi.identity.pods import own_addresses
+from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.pod import PodCase, configuration_for, host_of
 from podidctl.facts.kinds import (
     COMPONENT_PREFIX,
@@ -159,14 +160,17 @@ async def nmi_on(client: Client, node: str) -> tuple[Daemon, ...]:
 
 
 async def _resources(client: Client, facts: Facts) -> Facts:
-    settings, scope = configuration_for(facts).settings, facts.scope
+    """Return the facts with the custom resources around one pod; without the name of one, around all pods."""
+    scope = facts.scope
+    usual = facts.configuration or ClusterCase(facts).usual
+    settings = (configuration_for(facts) if scope[1] else usual).settings
     # The assigned identities come before the bindings. An object written during the reads may then seem to be missing,
     # but a new assignment never seems to be without a binding.
     client.old_field_names = settings.read_old_field_names
     assigned = [
         assigned
         for assigned in await client.list(ASSIGNED_IDENTITIES)
-        if (assigned.spec.pod_namespace, assigned.spec.pod) == scope
+        if not scope[1] or (assigned.spec.pod_namespace, assigned.spec.pod) == scope
     ]
     ignored = Ignored()
     exceptions = await list_noting(client, EXCEPTIONS, ignored, scope[0])
@@ -185,6 +189,14 @@ async def _node(client: Client, facts: Facts, pod: Pod) -> Facts:
         return facts
     node = await or_failure(or_none(client.get(PLACED_NODES, "", name)))
     return with_lists(facts, {"nodes": node if isinstance(node, ReadFailure) else list(filter(None, [node]))})
+
+
+async def _nodes(client: Client, facts: Facts) -> Facts:
+    return with_lists(facts, {"nodes": await or_failure(client.list(PLACED_NODES))})
+
+
+SHARED: Final[Sequence[Part]] = (reads("nmi", _nmi), _resources, _nodes, _SERVER, _dated)
+"""Parts that several pods share: one list of each kind."""
 
 
 async def _owner(client: Client, facts: Facts, pod: Pod) -> Facts:
@@ -209,6 +221,9 @@ async def _events(client: Client, facts: Facts) -> tuple[Event, ...]:
     events = await client.list(EVENTS, meta.namespace, field_selector=selector)
     ours = [event for event in events if event.component.startswith(COMPONENT_PREFIX)]
     return tuple(sorted(ours, key=lambda event: event.at, reverse=True)[:EVENTS_MAX])
+
+
+POD_EVENTS: Final = reads("events", _events)
 
 
 async def _decisions(client: Client, facts: Facts) -> tuple[LoggedDecision, ...]:
@@ -246,7 +261,7 @@ def pod_parts(azure: HostReader | None) -> Sequence[Part]:
         of_pod(_node),
         of_pod(_owner),
         of_pod(_pods_with_same_address),
-        reads("events", _events),
+        POD_EVENTS,
         reads("decisions", _decisions),
         *([_on_azure(azure)] if azure is not None else []),
         SERVER,

@@ -166,6 +166,47 @@ class Explanation(ReportModel, frozen=True):
         return any(link.state is LinkState.BROKEN for link in self.links)
 
 
+class Cause(ReportModel, frozen=True):
+    """A broken link that is the first one of each of these pods."""
+
+    link: Link
+    """That of one of the pods; about `none` if it is about each pod itself."""
+    pods: list[str]
+    """As `namespace/name`."""
+
+
+class Served(ReportModel, frozen=True):
+    """Pods without a broken link, with the same outcome and identity."""
+
+    outcome: Outcome
+    identity: str
+    pods: list[str]
+
+
+class PodsExplanation(ReportModel, frozen=True):
+    """Explanations of several pods, and of the object that concerns them."""
+
+    summary: str
+    """The first line: `broken: ` and the first broken link of the object, else `counts`."""
+    counts: str
+    """`broken: 2 of 7 pods`, or the outcomes."""
+    next: str
+    """The next action for the first broken link of the object, or for the first cause; empty if there is none."""
+    links: list[Link]
+    """Links of the object; none if only pods are named."""
+    causes: list[Cause]
+    """Those of most pods first."""
+    served: list[Served]
+    pods: list[Explanation]
+    """Each with its first links."""
+    omitted: int = 0
+    """Number of further pods, which are not explained."""
+
+    @property
+    def broken(self) -> bool:
+        return bool(self.causes) or any(link.state is LinkState.BROKEN for link in self.links)
+
+
 class CheckResult(Statement, frozen=True):
     """Result of one check, as one line."""
 

@@ -24,6 +24,7 @@ Part = str | tuple[str, str]
 """A text, or a text and its style."""
 PIPE_COLUMNS = 200
 """Width of tables if there is no terminal. Longer cells are folded, never cut."""
+_TIMES = re.compile(r"\b\d\d:\d\d:\d\d\b|\b\d+ s\b")
 _UNUSUAL = re.compile(r"[^ -~\n]")
 LISTED_MAX = 5
 """Names that one text lists by default; further ones are only counted."""
@@ -50,6 +51,11 @@ def by_turns(items: Iterable[T], group: Callable[[T], object]) -> list[T]:
 def namespace_of(name: str) -> str:
     """Return the namespace of `NAMESPACE/NAME`. Any other name is its own group."""
     return name.partition("/")[0]
+
+
+def timeless(text: str) -> str:
+    """Return *text* without times of day and seconds, for comparisons."""
+    return _TIMES.sub("…", text)
 
 
 class Output(StrEnum):

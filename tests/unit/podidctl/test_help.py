@@ -20,7 +20,9 @@ def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 PATHS = list(paths(get_command(application())))
 
 
-@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS), ["explain", "pod"], ["sandbox", "up"]])
+@pytest.mark.parametrize(
+    "words", [[], *([command] for command in COMMANDS), ["explain", "pod"], ["explain", "node"], ["sandbox", "up"]]
+)
 def test_h_is_short_for_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--help"]) == 0
     long = capsys.readouterr()

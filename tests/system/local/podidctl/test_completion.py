@@ -103,3 +103,6 @@ async def test_the_shell_receives_the_kinds_and_names_of_access(cloud: EmulatedC
 
     assert await complete("access n") == ["node", "namespace"]
     assert await complete("access node n") == ["n0"]
+    cloud.identity()
+    assert await complete("explain binding default/") == ["default/demo"]
+    assert await complete("explain node n") == ["n0"]

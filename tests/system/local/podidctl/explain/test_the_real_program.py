@@ -129,6 +129,30 @@ async def test_a_broken_binding_and_events_of_nmi_and_mic_are_printed(cloud: Emu
     assert "install deploy/crds" in missing.err
 
 
+async def test_several_pods_and_a_binding_are_explained(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    nmi(cloud, "n0")
+    await cloud.mic()
+    running(cloud)
+    running(cloud, "lost", address="10.0.0.8", label="demoo")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    several = await ask(cloud, "-n", "default", cloudconfig=True)
+    assert (several.code, several.err) == (3, "")
+    assert several.out.splitlines()[0] == "broken: 1 of 2 pods"
+    assert "granted default/demo: 1 pod: default/web" in several.out
+    document = (await ask(cloud, "-A", "-o", "json")).document
+    assert {pod["pod"]: pod["answer"]["outcome"] for pod in document["pods"]} == {
+        "default/lost": "waits",
+        "default/web": "granted",
+    }
+    assert document["pods"][1] == (await ask(cloud, "web", "-o", "json")).document
+    wrong = await ask(cloud, "-A", "-l", "app in")
+    assert (wrong.code, wrong.err.startswith("podidctl: Invalid value: -l: unable to parse")) == (2, True)
+    binding = await run(cloud.folder, "podidctl", "explain", "binding", "demo", cloudconfig=False)
+    assert (binding.code, binding.out.splitlines()[0]) == (0, "granted: 1 pod")
+
+
 async def test_nmis_own_flags_count_in_every_place_where_they_can_be_set(cloud: EmulatedCloud) -> None:
     flags = ("--operation-mode=managed", "--forceNamespaced")
     cloud.node("n0")

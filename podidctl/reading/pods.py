@@ -1,0 +1,135 @@
+"""Reader of the facts about several pods: what they share is read once, NMI's log once for each node, and for each pod
+its Events.
+"""
+
+from collections.abc import Callable, Collection, Coroutine, Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import Any, TypeVar
+
+from mic.azure.host_client import HostReader
+from mic.azure.reading import read_hosts
+from nmi.identity.pods import own_addresses
+from podidctl.evaluation.cluster import ClusterCase
+from podidctl.evaluation.federated import account_name, proxied_identities
+from podidctl.evaluation.needs import CHECKED_MAX, used_hosts
+from podidctl.evaluation.pod import PodCase
+from podidctl.facts.kinds import DATED_PODS, service_account_of
+from podidctl.facts.model import AzureState, Facts, FederatedAccess, ReadFailure
+from podidctl.facts.nmi_log import parse_decisions
+from podidctl.facts.settings import likely_nmi, on_node
+from podidctl.facts.workloads import Owner, controller
+from podidctl.reading.daemons import read_log
+from podidctl.reading.objects import read_owner
+from podidctl.reading.reader import POD_EVENTS, read
+from podidctl.reading.requests import in_batches, or_failure
+from podidctl.reading.reviews import read_account_access, read_secret_checks
+from podidctl.report.documents import LoggedDecision
+from podidctl.report.text import by_turns, grouped
+from podidentity.kube.client import Client
+from podidentity.resources import BINDING_LABEL, PODS, Pod
+
+T = TypeVar("T")
+R = TypeVar("R")
+PODS_MAX = CHECKED_MAX
+"""Pods that are explained."""
+Decisions = Mapping[tuple[str, str], tuple[LoggedDecision, ...] | ReadFailure]
+"""By the pod's key."""
+
+
+async def list_running(
+    client: Client, namespace: str, selector: str = BINDING_LABEL, *, node: str = ""
+) -> Sequence[Pod]:
+    """Return the pods that have not ended, by the label *selector*. Raises ApiError."""
+    field = f"spec.nodeName={node}" if node else ""
+    pods = await client.list(DATED_PODS, namespace, label_selector=selector, field_selector=field)
+    return [pod for pod in pods if not pod.finished]
+
+
+def chosen(pods: Sequence[Pod]) -> list[Pod]:
+    """Return at most PODS_MAX of *pods*, sorted, some of each namespace."""
+    in_turn = by_turns(sorted(pods, key=lambda pod: pod.key), lambda pod: pod.metadata.namespace)
+    return sorted(in_turn[:PODS_MAX], key=lambda pod: pod.key)
+
+
+async def read_pods(client: Client, shared: Facts, pods: Sequence[Pod], azure: HostReader | None) -> list[Facts]:
+    """Return the facts about each of *pods*. *shared*: facts of the parts SHARED. Raises ApiError."""
+    by_node = grouped((pod.spec.node_name, pod) for pod in pods if pod.spec.node_name)
+    claimants = chain(*await in_batches(partial(_claimants, client, node, its) for node, its in by_node.items()))
+    at = grouped(((pod.spec.node_name, address), pod) for pod in claimants for address in own_addresses(pod))
+    decisions: dict[tuple[str, str], tuple[LoggedDecision, ...] | ReadFailure] = {}
+    for of_node in await in_batches(partial(_decisions, client, shared, node, its) for node, its in by_node.items()):
+        decisions |= of_node
+    owners = await _once(pods, _maker, partial(_owner, client))
+    hosts = used_hosts(replace(shared, pods=tuple(pods)))[:CHECKED_MAX] if azure is not None else ()
+    shared = replace(shared, azure=AzureState(await read_hosts(azure, hosts)) if azure is not None else None)
+    nodes = {node.metadata.name: node for node in shared.nodes}
+    assigned = grouped(((assigned.spec.pod_namespace, assigned.spec.pod), assigned) for assigned in shared.assigned)
+    exceptions = grouped((exception.metadata.namespace, exception) for exception in shared.exceptions)
+    several = []
+    for pod, owner in zip(pods, owners, strict=True):
+        node = pod.spec.node_name
+        others = {other.key: other for address in own_addresses(pod) for other in at[node, address]}
+        facts = replace(
+            shared,
+            scope=pod.key,
+            pods=tuple((others | {pod.key: pod}).values()),
+            nodes=(nodes[node],) if node in nodes else (),
+            assigned=tuple(assigned[pod.key]),
+            exceptions=tuple(exceptions[pod.metadata.namespace]),
+            owner=owner,
+            decisions=decisions.get(pod.key, ()),
+        )
+        several.append(PodCase(facts, pod))
+    identities = {identity.key: identity for case in several for identity in case.identities}
+    credentials = await read_secret_checks(client, ClusterCase(shared).usual.settings, identities.values())
+    accounts = await _once(several, _account_key, partial(_account_access, client))
+    complete = [
+        replace(case.facts, credentials=credentials, federation=access)
+        for case, access in zip(several, accounts, strict=True)
+    ]
+    return await in_batches(partial(read, client, facts, (POD_EVENTS,)) for facts in complete)
+
+
+async def _claimants(client: Client, node: str, pods: Collection[Pod]) -> list[Pod]:
+    """Return the pods on *node* that have an address of *pods*."""
+    addresses = {address for pod in pods for address in own_addresses(pod)}
+    there = await client.list(PODS, field_selector=f"spec.nodeName={node}")
+    return [pod for pod in there if not pod.finished and not addresses.isdisjoint(own_addresses(pod))]
+
+
+async def _decisions(client: Client, shared: Facts, node: str, pods: Collection[Pod]) -> Decisions:
+    daemon = likely_nmi(on_node(shared.nmi, node))
+    log = await or_failure(read_log(client, daemon)) if daemon is not None else ""
+    if isinstance(log, ReadFailure):
+        return {pod.key: log for pod in pods}
+    return {pod.key: parse_decisions(log, "/".join(pod.key), pod.metadata.uid) for pod in pods}
+
+
+async def _owner(client: Client, pod: Pod) -> Owner | None:
+    return await read_owner(client, pod) if not pod.binding_label else None
+
+
+def _maker(pod: Pod) -> tuple[object, ...]:
+    return pod.metadata.namespace, controller(pod), pod.binding_label
+
+
+async def _account_access(client: Client, case: PodCase) -> FederatedAccess:
+    return (await read_account_access(client, case.facts, case.pod)).federation
+
+
+def _account_key(case: PodCase) -> tuple[object, ...]:
+    """Return what the reads about the pod's service account depend on; nothing if there are none."""
+    nmi, identities = likely_nmi(case.nmi), case.federated
+    by_proxy = tuple(proxied_identities(case.settings, identities))
+    return (account_name(case.pod), service_account_of(nmi) if nmi is not None else "", by_proxy) if identities else ()
+
+
+async def _once(
+    items: Sequence[T], key: Callable[[T], Hashable], reading: Callable[[T], Coroutine[Any, Any, R]]
+) -> list[R]:
+    """Return the result of *reading* for each of *items*, read once for items of the same *key*."""
+    distinct = {key(item): item for item in items}
+    results = dict(zip(distinct, await in_batches(partial(reading, item) for item in distinct.values()), strict=True))
+    return [results[key(item)] for item in items]

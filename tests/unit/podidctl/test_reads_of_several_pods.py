@@ -1,0 +1,162 @@
+"""Reads about several pods: what they share is read once, and each explanation equals that of the pod alone."""
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster
+
+from podidctl.checks.explanation import explain
+from podidctl.commands.explain_targets import Target, explain_target
+from podidctl.facts.model import Facts
+from podidctl.reading import pods as pods_reader
+from podidctl.reading.reader import pod_parts, read
+from podidctl.report.documents import Explanation, PodsExplanation
+from podidentity_sandbox.kubeapi.kinds import ResourceType
+from tests.support.mic.emulated_cloud import ASSIGNED, IDENTITIES
+from tests.support.podidctl.memory_cluster import MemoryCluster
+
+EXCEPTIONS = "azurepodidentityexceptions.aadpodidentity.k8s.io"
+
+
+@pytest.fixture(autouse=True)
+def flags_are_parsed(nothing_blocks_the_loop: BlockBuster) -> Iterator[None]:
+    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
+    yield
+    nothing_blocks_the_loop.activate()
+
+
+async def several(cluster: MemoryCluster, **target: Any) -> PodsExplanation:
+    report = await explain_target(cluster.client, Target(**target), None, None)
+    assert isinstance(report, PodsExplanation)
+    return report
+
+
+async def alone(cluster: MemoryCluster, name: str) -> Explanation:
+    namespace, _, bare = name.partition("/")
+    return explain(await read(cluster.client, Facts(scope=(namespace, bare)), pod_parts(None)))
+
+
+def running(cluster: MemoryCluster, name: str, address: str, *, node: str = "n0", **changes: Any) -> None:
+    cluster.pod(name, node, **changes)
+    status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+    cluster.api.store.patch("pods", name, {"status": status}, changes.get("namespace", "default"), subresource="status")
+
+
+def log_of(cluster: MemoryCluster, *names: str) -> None:
+    """Let the log of each NMI have a refusal of each of these pods."""
+    head = "I0101 00:00:00.000000 nmi.server.decisions] token refused"
+    uids = {name: cluster.api.store.get("pods", name, "default")["metadata"]["uid"] for name in names}
+    lines = (
+        f'{head} pod="default/{name}" uid="{uid}" outcome="refused" reason="upstream_refused" status=403 error="no"\n'
+        for name, uid in uids.items()
+    )
+    log = "".join(lines).encode()
+
+    async def read(*_: Any) -> AsyncIterator[bytes]:
+        yield log
+
+    cluster.api.read_with(read)
+
+
+def filled(cluster: MemoryCluster) -> None:
+    """Fill the cluster with pods that differ in all that their explanations depend on."""
+    store = cluster.api.store
+    store.create("namespaces", {"metadata": {"name": "payments"}})
+    cluster.node("n0")
+    cluster.node("n1")
+    for node in ("n0", "n1"):
+        args = (f"--node={node}", "--forceNamespaced=true" if node == "n1" else "--forceNamespaced=false")
+        cluster.daemon(f"nmi-{node}", args=args, namespace="kube-system", hostNetwork=True, nodeName=node)
+    cluster.identity()
+    cluster.identity(
+        "secret", type=1, tenantID="contoso.com", clientPassword={"name": "missing", "namespace": "default"}
+    )
+    cluster.identity("federated", type=3, clientID="0b000000-0000-0000-0000-000000000001", tenantID="contoso.com")
+    for number, (name, node) in enumerate((("web", "n0"), ("other", "n1"), ("twin", "n0"), ("moved", "n1"))):
+        running(cluster, name, f"10.0.0.{number}" if name != "twin" else "10.0.0.0", node=node)
+    running(cluster, "away", "10.0.0.0", node="n1", namespace="payments")
+    running(cluster, "principal", "10.0.0.8", label="secret")
+    running(cluster, "trusted", "10.0.0.9", label="federated", node="n1")
+    running(cluster, "bare", "10.0.0.10")
+    store.patch("pods", "bare", {"metadata": {"labels": {"aadpodidbinding": None, "app": "bare"}}}, "default")
+    running(cluster, "exempt", "10.0.0.11", namespace="payments")
+    store.patch("pods", "exempt", {"metadata": {"labels": {"app": "exempt"}}}, "payments")
+    cluster.create(EXCEPTIONS, "all", {"podLabels": {"app": "exempt"}}, "payments")
+    for name in ("web", "principal"):
+        identity = store.get(IDENTITIES, "demo" if name == "web" else "secret", "default")
+        about = {"azureIdentityRef": identity, "azureBindingRef": {}, "pod": name, "podNamespace": "default"}
+        cluster.create(ASSIGNED, f"{name}-assigned", {**about, "nodename": "n0"})
+        patch = {"metadata": {"labels": {"nodename": "n0"}}, "status": {"status": "Assigned"}}
+        store.patch(ASSIGNED, f"{name}-assigned", patch, "default")
+    log_of(cluster, "web", "other")
+
+
+async def test_each_explanation_equals_that_of_the_pod_alone(cluster: MemoryCluster) -> None:
+    filled(cluster)
+    labelled = await several(cluster, everywhere=True)
+    bare = await several(cluster, selector="app in (bare)")
+    explanations = [*labelled.pods, *bare.pods]
+    assert len(explanations) == 9
+    for explanation in explanations:
+        assert explanation == await alone(cluster, explanation.pod)
+    links = Counter(link.link for explanation in explanations for link in explanation.links)
+    assert {"binding", "secret", "service account", "exception", "label", "NMI"} <= links.keys()
+    assert [explanation.pod for explanation in explanations if explanation.decided] == ["default/other", "default/web"]
+    assert "another pod has its address" in next(pod.summary for pod in explanations if pod.pod == "default/twin")
+
+
+async def test_shared_lists_are_read_once_and_logs_once_for_each_node(cluster: MemoryCluster) -> None:
+    filled(cluster)
+    cluster.api.requests.clear()
+    await several(cluster, everywhere=True)
+    paths = Counter(re.sub(r"\?.*", "", request.path) for request in cluster.api.requests if request.method == "GET")
+    paths_of_lists = [path for path in paths if "aadpodidentity" in path or path.endswith("/nodes")]
+    assert {paths[path] for path in paths_of_lists} == {1}
+    assert len(paths_of_lists) == 5
+    assert sum(paths[path] for path in paths if path.endswith("/log")) == 2
+    assert sum(paths[path] for path in paths if path.endswith("/events")) == 8
+    assert paths["/api/v1/pods"] == 5, "labelled pods, those with each label of NMI, and those of each node"
+
+
+async def test_of_too_many_pods_some_of_each_namespace_are_explained(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pods_reader, "PODS_MAX", 3)
+    cluster.api.store.create("namespaces", {"metadata": {"name": "shop"}})
+    for number in range(5):
+        cluster.pod(f"web-{number}", "n0")
+    cluster.pod("web", "n0", namespace="shop")
+    report = await several(cluster, everywhere=True)
+    assert [explanation.pod for explanation in report.pods] == ["default/web-0", "default/web-1", "shop/web"]
+    assert report.omitted == 3
+    assert report.summary == "broken: 3 of 3 pods; 3 more not explained"
+    assert (await several(cluster, namespace="shop")).omitted == 0
+
+
+async def test_pods_that_have_ended_are_left_out(cluster: MemoryCluster) -> None:
+    running(cluster, "web", "10.0.0.1")
+    cluster.pod("done", "n0")
+    cluster.api.store.patch("pods", "done", {"status": {"phase": "Succeeded"}}, "default", subresource="status")
+    assert [explanation.pod for explanation in (await several(cluster, namespace="default")).pods] == ["default/web"]
+
+
+async def test_a_named_object_is_explained_with_its_pods(cluster: MemoryCluster) -> None:
+    filled(cluster)
+    report = await several(cluster, word="binding", name="demo")
+    names = ["default/moved", "default/other", "default/twin", "default/web"]
+    assert [explanation.pod for explanation in report.pods] == names
+    assert report.links[0].text.startswith("default/demo: 4 running pods have the label aadpodidbinding=demo")
+    node = await several(cluster, word="node", name="n1", namespace="payments")
+    assert [explanation.pod for explanation in node.pods] == ["payments/away"]
+    missing = await several(cluster, word="deployment", name="default/demo")
+    assert missing.summary == "broken: deployment: default/demo: this Deployment does not exist"
+    cluster.api._registry.add(ResourceType("Deployment", "deployments", "apps"))
+    spec = {"selector": {"matchLabels": {"app": "bare"}}, "template": {}}
+    cluster.create("deployments.apps", "shop", spec)
+    deployment = await several(cluster, word="deployment", name="shop")
+    assert [explanation.pod for explanation in deployment.pods] == ["default/bare"]
+    near = await several(cluster, word="deployment", name="shp")
+    assert near.summary.endswith("this Deployment does not exist; similar names: shop")
