@@ -2,8 +2,10 @@
 
 import asyncio
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from datetime import datetime
+from functools import partial
 from typing import Annotated, Final, NoReturn
 
 import typer
@@ -28,9 +30,10 @@ from podidctl.facts.settings import given_configuration
 from podidctl.reading.pods import PODS_MAX
 from podidctl.reading.reader import pod_parts, read
 from podidctl.report.documents import Explanation, Link, LinkState, LoggedDecision, Outcome, PodsExplanation
-from podidctl.report.text import Output, listed, print_line, print_table, print_text
+from podidctl.report.text import Output, console, listed, print_line, print_table, print_text, timeless
 from podidentity.flags import UsageError
-from podidentity.report import SOMETHING_TO_DO, counted
+from podidentity.kube.errors import ApiError
+from podidentity.report import SOMETHING_TO_DO, counted, plain
 from podidentity.resources import PODS
 from podidentity.telemetry.logs import LogFormat, configure
 
@@ -38,6 +41,8 @@ COLORS = {LinkState.OK: "green", LinkState.BROKEN: "red", LinkState.UNKNOWN: "ye
 OUTCOMES: Final[Mapping[str, str]] = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
 GROUPS_MAX: Final = 10
 """Causes, and identities, that are printed about several pods."""
+WATCH_SECONDS: Final = 5.0
+"""Time between the end of a read and the next one."""
 POD_HELP: Final = (
     "Show each link between a pod and its token, in order, and the next action for the first broken link.\n\nWithout a "
     "NAME, show the causes once for all running pods that have the label aadpodidbinding, or that -l selects."
@@ -46,6 +51,9 @@ OBJECT_HELP: Final = "Show what is wrong with the {kind}, then the causes once f
 EXIT_CODES: Final = "The exit code is 0 if no link is broken, 3 if one is, and 1 if the state could not be read."
 POD_EXAMPLES: Final = ("podidctl explain pod -n NAMESPACE -l app=demo", "podidctl explain pod -A -o json")
 Report = Explanation | PodsExplanation
+Watch = Annotated[
+    bool, typer.Option("--watch", "-w", help="Repeat until Ctrl-C, and print changes of the cause or the next action.")
+]
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
@@ -86,6 +94,7 @@ def _add_command(group: typer.Typer, context: CliContext, names: ClusterNames, w
         namespace: Annotated[str, namespaces] = "",
         everywhere: Annotated[bool, everywhere_option] = False,
         selector: Annotated[str, labels] = "",
+        watch: Watch = False,
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
         request_timeout: RequestTimeout = REQUEST_TIMEOUT,
@@ -95,7 +104,7 @@ def _add_command(group: typer.Typer, context: CliContext, names: ClusterNames, w
     ) -> None:
         settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         target = Target(word, name, namespace, everywhere, selector)
-        _run(settings, target, nmi_flags, output, ask_azure=bool(cloudconfig))
+        _run(settings, target, nmi_flags, output, watch=watch, ask_azure=bool(cloudconfig))
 
     short = "a pod, or several pods" if is_pod else f"the {kind.name} and the pods that it concerns"
     example = f"podidctl explain {word} {'NODE' if is_node else f'NAMESPACE/{word.upper()}'}"
@@ -104,20 +113,49 @@ def _add_command(group: typer.Typer, context: CliContext, names: ClusterNames, w
     group.command(word, short_help=f"Explain {short}.", help=f"{text}\n\n{EXIT_CODES}", epilog=epilog)(_explain)
 
 
-def _run(settings: ClusterSettings, target: Target, nmi_flags: str, output: Output, *, ask_azure: bool) -> NoReturn:
+def _run(
+    settings: ClusterSettings, target: Target, nmi_flags: str, output: Output, *, watch: bool, ask_azure: bool
+) -> NoReturn:
     """Print the explanation, and exit. Raises StartError and typer.BadParameter."""
     configure(LogFormat.TEXT, 0)
     given = nmi_configuration_from(nmi_flags)
     target.check()  # a wrong command line is reported before a missing kubeconfig
+    if watch and output is not Output.TABLE:
+        raise typer.BadParameter("--watch prints changes for a terminal: omit -o, or omit --watch")
 
     async def explained() -> Report:
         async with connect(settings) as client, AsyncExitStack() as stack:
             azure = (await stack.enter_async_context(azure_reader(settings)))[1] if ask_azure else None
-            return await explain_target(client, target, given, azure)
+            read = partial(explain_target, client, target, given, azure)
+            if watch:
+                await watch_report(read, console(), datetime.now)
+            return await read()
 
     report = asyncio.run(explained())
     print_report(report, output, show)
     raise typer.Exit(SOMETHING_TO_DO if report.broken else 0)
+
+
+async def watch_report(read: Callable[[], Awaitable[Report]], to: Console, clock: Callable[[], datetime]) -> NoReturn:
+    """Print the report, and again after the time of day whenever its first line or its next action has changed, until
+    the caller cancels it. Raises ApiError if the first read fails; later failures are printed.
+    """
+    before: tuple[str, ...] = ()
+    while True:
+        try:
+            report = await read()
+            now: tuple[str, ...] = (timeless(report.summary), timeless(report.next))
+            if now != before:
+                print_line(to, (f"{clock():%H:%M:%S}", "bold"))
+                show(report, to)
+        except ApiError as error:
+            if not before:
+                raise
+            now = (plain(f"cannot read the cluster: {error}; trying again"),)
+            if now != before:
+                print_line(to, (f"{clock():%H:%M:%S}", "bold"), f" {now[0]}")
+        before = now
+        await asyncio.sleep(WATCH_SECONDS)
 
 
 def nmi_configuration_from(nmi_flags: str) -> NmiConfiguration | None:

@@ -1,6 +1,7 @@
 """`python -m podidctl explain pod` and `token` as processes on the sandbox's servers, with a MIC that works there."""
 
 import asyncio
+import signal
 from typing import Any
 
 import yaml
@@ -151,6 +152,27 @@ async def test_several_pods_and_a_binding_are_explained(cloud: EmulatedCloud) ->
     assert (wrong.code, wrong.err.startswith("podidctl: Invalid value: -l: unable to parse")) == (2, True)
     binding = await run(cloud.folder, "podidctl", "explain", "binding", "demo", cloudconfig=False)
     assert (binding.code, binding.out.splitlines()[0]) == (0, "granted: 1 pod")
+
+
+async def test_a_watched_explanation_ends_with_ctrl_c(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    nmi(cloud, "n0")
+    running(cloud)
+
+    async def interrupt(process: asyncio.subprocess.Process) -> None:
+        await cloud.until(lambda: sum("/events" in request.path for request in cloud.api.requests) == 2)
+        process.send_signal(signal.SIGINT)
+
+    tasks: list[asyncio.Task[None]] = []
+    watched = await run(
+        *(cloud.folder, "podidctl", "explain", "pod", "web", "--watch"),
+        cloudconfig=False,
+        started=lambda process: tasks.append(asyncio.create_task(interrupt(process))),
+    )
+    await tasks[0]
+    assert (watched.code, watched.err) == (130, "")
+    assert watched.out.count("broken: assigned identity") == 1
 
 
 async def test_nmis_own_flags_count_in_every_place_where_they_can_be_set(cloud: EmulatedCloud) -> None:
