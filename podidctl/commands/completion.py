@@ -1,4 +1,4 @@
-"""Shell completion of names of namespaces, nodes, pods and AzureIdentities, read from the cluster with a short timeout.
+"""Shell completion of names of objects, read from the cluster with a short timeout.
 
 Completion must never block a shell or print an error into its command line, so every failure returns no candidates.
 """
@@ -33,46 +33,33 @@ class ClusterNames:
 
     def namespaces(self, ctx: typer.Context, incomplete: str) -> list[str]:
         """Return the namespaces that begin with *incomplete*."""
-        return self._cluster_scoped(ctx, incomplete, NAMESPACES)
+        return self.of(NAMESPACES, ctx, incomplete)
 
     def nodes(self, ctx: typer.Context, incomplete: str) -> list[str]:
         """Return the nodes that begin with *incomplete*."""
-        return self._cluster_scoped(ctx, incomplete, NODES)
+        return self.of(NODES, ctx, incomplete)
 
     def pods(self, ctx: typer.Context, incomplete: str) -> list[str]:
-        """Return the pods that begin with *incomplete*: names in the given namespace, else `namespace/name`."""
-        return self._namespaced(ctx, incomplete, PODS)
-
-    def of(self, kind: Kind[Any], ctx: typer.Context, incomplete: str) -> list[str]:
-        """Return the objects of *kind* that begin with *incomplete*, as `pods` returns pods."""
-        return (self._namespaced if kind.namespaced else self._cluster_scoped)(ctx, incomplete, kind)
-
-    def identities(self, ctx: typer.Context, incomplete: str) -> list[str]:
-        """Return the AzureIdentities that begin with *incomplete*, as `pods` returns pods."""
-        return self._namespaced(ctx, incomplete, IDENTITIES)
+        """Return the pods that begin with *incomplete*."""
+        return self.of(PODS, ctx, incomplete)
 
     def of_kind(self, ctx: typer.Context, incomplete: str) -> list[str]:
         """Return the names of objects of the kind in the argument `kind`; none for another kind."""
-        by_kind = {
-            "identity": self.identities,
-            "pod": self.pods,
-            "node": self.nodes,
-            "namespace": self.namespaces,
-        }
-        complete = by_kind.get(str(ctx.params.get("kind") or ""))
-        return complete(ctx, incomplete) if complete is not None else []
+        kinds: dict[str, Kind[Any]] = {"identity": IDENTITIES, "pod": PODS, "node": NODES, "namespace": NAMESPACES}
+        kind = kinds.get(str(ctx.params.get("kind") or ""))
+        return self.of(kind, ctx, incomplete) if kind is not None else []
 
-    def _cluster_scoped(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
-        return sorted(name for _, name in self._request_keys(ctx, kind.path()) if name.startswith(incomplete))
-
-    def _namespaced(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
-        namespace = str(ctx.params.get("namespace") or "")
+    def of(self, kind: Kind[Any], ctx: typer.Context, incomplete: str) -> list[str]:
+        """Return the objects of *kind* that begin with *incomplete*: `namespace/name`, or names in the given namespace
+        and of a kind without namespaces.
+        """
+        namespace = str(ctx.params.get("namespace") or "") if kind.namespaced else ""
         before, slash, _ = incomplete.partition("/")
         within = namespace or (before if slash else "")
         if within and not NAME_PATTERN.fullmatch(within):
             return []
         keys = self._request_keys(ctx, kind.path(within))
-        names = (key[1] if namespace else "/".join(key) for key in keys)
+        names = (key[1] if namespace or not kind.namespaced else "/".join(key) for key in keys)
         return sorted(name for name in names if name.startswith(incomplete))
 
     def _request_keys(self, ctx: typer.Context, path: str) -> Iterable[tuple[str, str]]:

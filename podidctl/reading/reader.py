@@ -195,7 +195,7 @@ async def _nodes(client: Client, facts: Facts) -> Facts:
     return with_lists(facts, {"nodes": await or_failure(client.list(PLACED_NODES))})
 
 
-SHARED: Final[Sequence[Part]] = (reads("nmi", _nmi), _resources, _nodes, _SERVER, _dated)
+SHARED: Final[Sequence[Part]] = (reads("nmi", _nmi), _resources, _nodes, SERVER, _dated)
 """Parts that several pods share: one list of each kind."""
 
 
