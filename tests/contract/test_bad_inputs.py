@@ -134,7 +134,7 @@ COMMAND_LINES: Final = [
     command("podidctl explain pod", "is not a pod name", "web\x1b[31m"),
     command("podidctl explain pod", "is not a pod name", "web\x00"),
     command("podidctl explain pod", NAMESPACES, LONG + "\n"),
-    command("podidctl explain pod", "is not a pod name", ""),
+    command("podidctl explain pod", "pass the NAME of a pod", ""),
     command("podidctl explain pod default/web -n other", "'default/web' and -n other name two namespaces"),
     command("podidctl explain pod web -n", "is not a namespace name", "a b"),
     command("podidctl explain pod web --nmi-flags=--operation-mode=imaginary", "--nmi-flags: "),
