@@ -161,14 +161,14 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
     for reason, whose in sorted(missing.items()):
         message = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
         then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
-        yield problem(check, f"{message} ({reason}): {listed(whose)}", then)
+        yield problem(check, f"{message} ({reason}): {listed(whose)}", then, cause=check)
     # The cause of most of them first.
     for note, keys in sorted(created.items(), key=lambda item: -len(item[1])):
         message = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
         if note:
             yield problem(check, f"{message}: {note}", note)
         else:
-            yield warning(check, message, "this is overdue: see MIC's log and podidctl plan")
+            yield warning(check, message, "this is overdue: see MIC's log and podidctl plan", cause=check)
     if fresh:
         message = f"{counted(len(fresh), 'identity is', 'identities are')} still in progress: {listed(fresh)}"
         then = (

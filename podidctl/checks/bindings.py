@@ -330,7 +330,8 @@ def check_selectors(case: ClusterCase) -> Iterator[Finding]:
     lost, others = _unserved(objects, pods, namespaced=case.namespaced)
     if lost:
         message = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)
-        yield problem("selectors", message, "podidctl explain pod shows bindings with a similar selector")
+        then = "podidctl explain pod shows bindings with a similar selector"
+        yield problem("selectors", message, then, cause="selectors")
     if others:
         message = (
             f"{counted(len(others), 'pod has', 'pods have')} a label that only bindings of other namespaces select, "

@@ -61,23 +61,31 @@ def check_clocks(case: ClusterCase) -> Iterator[Finding]:
 def check_definitions(case: ClusterCase) -> Iterator[Finding]:
     """Check that each kind is installed, in the version that the daemons use, and preserves old field names."""
     check = "definitions"
-    bad = False
-    for kind in KINDS:
-        there = case.facts.definitions.get(kind.plural)
-        for level, message, then in _faults(kind.plural, kind.version, there):
-            bad = True
-            yield Finding(check, level, message, then)
-    if not bad:
+    definitions = {kind: case.facts.definitions.get(kind.plural) for kind in KINDS}
+    missing = [kind.plural for kind, definition in definitions.items() if definition is None]
+    unread = {kind.plural: failure for kind, failure in definitions.items() if isinstance(failure, ReadFailure)}
+    faults = [
+        fault
+        for kind, definition in definitions.items()
+        if isinstance(definition, Definition)
+        for fault in _faults(kind.plural, kind.version, definition)
+    ]
+    if missing:
+        count = counted(len(missing), "CustomResourceDefinition does", "CustomResourceDefinitions do")
+        # The programs wait for the kinds that they read, and objects of a missing kind count as absent.
+        explains = ("NMI", "MIC", "leader", "assignments", "selectors")
+        yield problem(check, f"{count} not exist: {', '.join(missing)}", f"install: {APPLY}", explains=explains)
+    if unread:
+        failure = next(iter(unread.values()))
+        message = f"these CustomResourceDefinitions could not be read: {', '.join(unread)}: {failure.reason}"
+        yield unknown(check, message, failure.next_action("get on customresourcedefinitions"), cause=failure.reason)
+    for level, message, then in faults:
+        yield Finding(check, level, message, then)
+    if not missing and not unread and not faults:
         yield ok(check, f"all {len(KINDS)} kinds are served and stored as v1")
 
 
-def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -> Iterator[tuple[Level, str, str]]:
-    if isinstance(there, ReadFailure):
-        yield Level.UNKNOWN, f"{plural}: its CustomResourceDefinition could not be read: {there.reason}", ""
-        return
-    if there is None:
-        yield Level.PROBLEM, f"{plural}: this CustomResourceDefinition does not exist", f"install it: {APPLY}"
-        return
+def _faults(plural: str, version: str, there: Definition) -> Iterator[tuple[Level, str, str]]:
     ours = next((served for served in there.spec.versions if served.name == version), None)
     if ours is None or not ours.served:
         yield Level.PROBLEM, f"{plural}: {version} is not served, and both daemons use only this version", APPLY

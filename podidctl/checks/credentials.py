@@ -136,6 +136,7 @@ def check_tokens(case: ClusterCase) -> Iterator[Finding]:
         )
         yield problem(TOKENS, message, next(_corrections(case, {pod: refused[pod] for pod in pods}), text))
     if not causes:
+        case.read(TOKENS, case.facts.nmi)  # without NMI's pods no log was read
         yield ok(TOKENS, f"NMI's logs and Events have no refused token of the last {minutes} minutes")
 
 

@@ -34,6 +34,8 @@ _ACTIONS: Final = {
         "its own), and do not bypass the kernel program"
     ),
 }
+NEEDS_MIC: Final = ("leader", "assignments")
+"""Checks whose faults follow if MIC does not run."""
 LEADER_GRACE_SECONDS = 60.0
 """Added to a lock's duration, because clocks differ between machines and the leader may be changing."""
 
@@ -59,8 +61,12 @@ def nmi_links(case: PodCase) -> Iterator[Finding]:
             if daemon.ready:
                 yield ok("NMI", f"ready on node {node}", about=daemon.name)
             else:
-                then = f"see kubectl logs -n {daemon.metadata.namespace} {daemon.metadata.name} and its /readyz"
+                then = f"{_see_log(daemon)} and its /readyz"
                 yield problem("NMI", f"not ready on node {node}: {daemon.not_ready_reason}", then, about=daemon.name)
+
+
+def _see_log(daemon: Daemon) -> str:
+    return f"see kubectl logs -n {daemon.metadata.namespace} {daemon.metadata.name}"
 
 
 def check_coverage(case: ClusterCase) -> Iterator[Finding]:
@@ -89,7 +95,7 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
         message = f"{counted(len(unready), 'NMI is', 'NMIs are')} not ready: " + listed(
             f"{daemon.name} on {daemon.spec.node_name} ({daemon.not_ready_reason})" for daemon in unready
         )
-        yield problem("NMI", message, "see kubectl logs of these pods, and their /readyz")
+        yield problem("NMI", message, f"{_see_log(unready[0])} and its /readyz", cause="NMI")
     if nodes is None:
         message = f"it runs on {counted(len(there), 'node')}, and the nodes without it are not known"
         yield unknown("NMI", message, "run this command with more permissions: list on nodes")
@@ -131,7 +137,8 @@ def check_controllers(case: ClusterCase) -> Iterator[Finding]:
         yield warning("MIC", message, "delete MIC's Deployment, or run NMI in standard mode")
     elif mic and not ready:
         message = f"no MIC is ready: {listed(f'{daemon.name} ({daemon.not_ready_reason})' for daemon in mic)}"
-        yield problem("MIC", message, "see kubectl logs of these pods: without MIC nothing is assigned")
+        then = f"{_see_log(mic[0])} (without MIC nothing is assigned)"
+        yield problem("MIC", message, then, cause="MIC", explains=NEEDS_MIC)
     elif mic:
         yield ok("MIC", f"{len(ready)} of {counted(len(mic), 'replica')} ready")
     elif not case.managed:
@@ -224,7 +231,7 @@ def check_ebpf_host_routing(case: ClusterCase) -> Iterator[Finding]:
     for value in (monitor.with_rules, monitor.events):
         if isinstance(value, ReadFailure) and labelled:
             right = "list on ciliumnodes.cilium.io, and on events in namespace default"
-            yield unknown(EBPF, value.reason, value.next_action(right))
+            yield unknown(EBPF, value.reason, value.next_action(right), cause=value.reason)
     if not isinstance(monitor.with_rules, ReadFailure):
         yield from _rules(monitor.with_rules, labelled)
     if not isinstance(monitor.events, ReadFailure):
@@ -310,6 +317,8 @@ def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:
         "leader",
         f"no MIC leads: neither Lease nor Endpoints {about} is held{former}",
         "check that MIC runs, that it uses this lock name, and its log: without a leader nothing is assigned",
+        cause="leader",
+        explains=("assignments",),
     )
 
 

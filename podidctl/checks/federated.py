@@ -241,14 +241,16 @@ def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Findi
         namespace, _, name = account.partition("/")
         yield problem(FEDERATED, message, f"create it: kubectl create serviceaccount -n {namespace} {name}")
     if unread:
-        message = f"service accounts of {listed(unread)} could not be read: {next(iter(unread.values())).reason}"
-        yield unknown(FEDERATED, message, next(iter(unread.values())).next_action("list on serviceaccounts"))
+        failure = next(iter(unread.values()))
+        message = f"service accounts of {listed(unread)} could not be read: {failure.reason}"
+        yield unknown(FEDERATED, message, failure.next_action("list on serviceaccounts"), cause=failure.reason)
 
 
 def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
     if isinstance(federation.forbidden, ReadFailure):
         message = f"NMI's permission to request tokens could not be read: {federation.forbidden.reason}"
-        yield unknown(FEDERATED, message, federation.forbidden.next_action("create on subjectaccessreviews"))
+        then = federation.forbidden.next_action("create on subjectaccessreviews")
+        yield unknown(FEDERATED, message, then, cause=federation.forbidden.reason)
         return
     if federation.unchecked:
         message = f"NMI's permission was not checked for {counted(federation.unchecked, 'more service account')}"
@@ -299,7 +301,7 @@ def check_binding_permissions(
             f"the permissions of service accounts to use identities ({BINDING_VERB}) could not be read: "
             f"{missing.reason}"
         )
-        yield unknown(FEDERATED, message, missing.next_action(REVIEW_ACCESS))
+        yield unknown(FEDERATED, message, missing.next_action(REVIEW_ACCESS), cause=missing.reason)
         return
     if federation.unchecked_uses:
         message = f"the permission of {counted(federation.unchecked_uses, 'more service account')} was not checked"

@@ -8,6 +8,7 @@ identity. The chart refuses the permission; another program or an administrator 
 from collections.abc import Iterator
 from typing import Final
 
+from podidctl.checks.daemons import NEEDS_MIC
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import REVIEW_ACCESS
 from podidctl.evaluation.needs import CHECKED_MAX
@@ -23,6 +24,7 @@ REMOVE: Final = (
     "manifests run kubectl delete -f deploy/manifests/type-upgrade.yaml"
 )
 RIGHTS: Final = "rights"
+RESTORE: Final = "restore its roles: helm upgrade, or kubectl apply -f deploy/manifests/deployment-rbac.yaml"
 READ_BINDINGS: Final = "list on clusterroles and clusterrolebindings of rbac.authorization.k8s.io"
 
 
@@ -36,7 +38,8 @@ def check_rights(case: ClusterCase) -> Iterator[Finding]:
         who = f"{account_rights.program}'s service account {account_rights.account}"
         if needed:
             message = f"{who} may not: {listed(right.description for right in needed)}"
-            yield problem("rights", message, "grant it by the ClusterRole of the chart or the manifests")
+            explains = (account_rights.program, *(NEEDS_MIC if account_rights.program == "MIC" else ()))
+            yield problem("rights", message, RESTORE, explains=explains)
         if others:
             what = ", ".join(dict.fromkeys(right.purpose for right in others))
             message = f"{who} may not: {listed(right.description for right in others)}; without: {what}"
@@ -51,7 +54,7 @@ def check_rights(case: ClusterCase) -> Iterator[Finding]:
                 f"{account_rights.unread_record.reason}"
             )
             then = account_rights.unread_record.next_action("get on the ConfigMap with the record of the type upgrade")
-            yield unknown("rights", message, then)
+            yield unknown("rights", message, then, cause=account_rights.unread_record.reason)
         elif not account_rights.lacking and not account_rights.spare:
             yield ok("rights", f"{who} has all permissions that it needs")
 
@@ -64,7 +67,8 @@ def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
             "the bindings that may let NMI's and MIC's own service accounts use identities "
             f"({BINDING_VERB}) could not be read: {uses.by_bindings.reason}"
         )
-        yield unknown(RIGHTS, message, uses.by_bindings.next_action(READ_BINDINGS))
+        then = uses.by_bindings.next_action(READ_BINDINGS)
+        yield unknown(RIGHTS, message, then, cause=uses.by_bindings.reason)
     else:
         for use in uses.by_bindings:
             subject = f", as a member of group {use.group}," if use.group else ""
@@ -78,7 +82,7 @@ def check_daemon_uses(case: ClusterCase) -> Iterator[Finding]:
             f"whether NMI's and MIC's own service accounts may use identities ({BINDING_VERB}) could not be reviewed: "
             f"{uses.by_reviews.reason}"
         )
-        yield unknown(RIGHTS, message, uses.by_reviews.next_action(REVIEW_ACCESS))
+        yield unknown(RIGHTS, message, uses.by_reviews.next_action(REVIEW_ACCESS), cause=uses.by_reviews.reason)
         return
     for use in uses.by_reviews:
         reason = use.reason or "the API server gives no reason"

@@ -20,7 +20,7 @@ from podidctl.evaluation.daemons import unsupported_node
 from podidctl.evaluation.pod import PodCase
 from podidctl.facts.model import Facts, NodeState, ReadFailure
 from podidctl.report.documents import Report, check_result
-from podidctl.report.finding import Finding, unknown
+from podidctl.report.finding import Finding, by_cause, unknown
 
 C = TypeVar("C")
 CHECKS: Final[tuple[Callable[[ClusterCase], Iterable[Finding]], ...]] = (
@@ -69,7 +69,7 @@ def report(state: Facts, node: NodeState | None = None) -> Report:
     findings = list(findings_of(CHECKS, ClusterCase(state)))
     if node is not None:
         findings += [finding for check in machine.CHECKS for finding in check(node)]
-    return Report(findings=[check_result(finding) for finding in findings])
+    return Report(findings=[check_result(finding) for finding in by_cause(findings)])
 
 
 def findings_of(checks: Iterable[Callable[[C], Iterable[Finding]]], case: C) -> Iterator[Finding]:
@@ -81,5 +81,6 @@ def findings_of(checks: Iterable[Callable[[C], Iterable[Finding]]], case: C) -> 
         except UnreadError as error:
             if (key := (error.check, error.failure)) not in unread:
                 unread.add(key)
-                action = error.failure.next_action("get and list on the named resource")
-                yield unknown(error.check, error.failure.reason, action)
+                reason = error.failure.reason
+                action = error.failure.next_action("the one that this finding names")
+                yield unknown(error.check, reason, action, cause=reason)

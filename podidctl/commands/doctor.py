@@ -1,7 +1,7 @@
 """The command `podidctl doctor`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Final
@@ -30,7 +30,7 @@ from podidctl.reading.machine import read_node
 from podidctl.reading.reader import CLUSTER, read
 from podidctl.report.documents import CheckResult, Report
 from podidctl.report.finding import COLORS, Level, exit_code
-from podidctl.report.text import Output, grouped, listed, print_line, print_table, print_text
+from podidctl.report.text import Output, Part, grouped, listed, print_blocks, print_line, print_text
 from podidentity.flags import UsageError
 from podidentity.report import counted, plain
 from podidentity.telemetry.logs import LogFormat, configure
@@ -110,24 +110,33 @@ def _labelled_pods(objects: Facts, node: str) -> int:
 
 
 def show(report: Report, to: Console) -> None:
-    """Print one line per finding, then each next action once.
+    """Print a row per finding with what follows from it, and below it the next action, once for all with the same.
 
     At most FINDINGS_MAX of one check are printed, problems first: anyone with permission to create AzureIdentities in a
     namespace can cause any number.
     """
     findings, omitted = shortened(report.findings)
-    print_table(
-        ("", "check", ""),
-        (((finding.level, COLORS[finding.level]), finding.check, finding.says) for finding in findings),
-        to,
+    by_action = grouped(
+        (finding.next if finding.level is not Level.OK and finding.next else index, finding)
+        for index, finding in enumerate(findings)
     )
-    actions = ((finding.check, finding.next) for finding in findings if finding.level is not Level.OK)
-    for check, then in dict.fromkeys(actions):
-        if then:
-            print_line(to, (check, "bold"), f": {then}")
+    blocks = (
+        ([row for finding in several for row in _rows(finding)], action if isinstance(action, str) else "")
+        for action, several in by_action.items()
+    )
+    print_blocks(blocks, to)
     for check, count in omitted.items():
         print_line(to, (check, "bold"), f": {count} more; -o json has all of them")
     _show_manifests([finding.manifest for finding in findings if finding.manifest], to)
+
+
+def _rows(finding: CheckResult) -> Iterator[tuple[Part, Part, Part]]:
+    """Yield the row of the finding, and one for each thing that follows from it, each text once."""
+    yield (finding.level, COLORS[finding.level]), finding.check, finding.says
+    effects = grouped((effect.says, effect.check) for effect in finding.affects)
+    lines = [f"therefore {', '.join(dict.fromkeys(checks))}: {says}" for says, checks in effects.items()]
+    more = [f"{len(lines) - FINDINGS_MAX} more; -o json has all of them"] if len(lines) > FINDINGS_MAX else []
+    yield from (("", "", line) for line in (*lines[:FINDINGS_MAX], *more))
 
 
 def _show_manifests(manifests: Sequence[str], to: Console) -> None:

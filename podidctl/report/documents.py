@@ -207,14 +207,23 @@ class PodsExplanation(ReportModel, frozen=True):
         return bool(self.causes) or any(link.state is LinkState.BROKEN for link in self.links)
 
 
+class Effect(ReportModel, frozen=True):
+    """A fault, or a part that was not checked, because of another finding."""
+
+    check: str
+    says: str
+
+
 class CheckResult(Statement, frozen=True):
-    """Result of one check, as one line."""
+    """Result of one check with what follows from it."""
 
     check: str
     """Name of the check, from a closed set."""
     level: Level
     manifest: str = ""
     """YAML for `kubectl apply -f -` that corrects it; empty if no object does."""
+    affects: list[Effect] = msgspec.field(default_factory=list)
+    """What follows from it, and needs no action of its own."""
 
 
 class Report(ReportModel, frozen=True):
@@ -231,7 +240,13 @@ def check_result(finding: Finding) -> CheckResult:
         says=plain(finding.message),
         next=plain(finding.next),
         manifest=finding.manifest,
+        affects=[Effect(effect.check, plain(_effect(effect))) for effect in finding.effects],
     )
+
+
+def _effect(effect: Finding) -> str:
+    """Return the text of an effect without the reason of a failed read, which the cause has."""
+    return "not checked" if effect.message == effect.cause else effect.message.removesuffix(f": {effect.cause}")
 
 
 class TokenPrediction(ReportModel, frozen=True):

@@ -1,7 +1,7 @@
 """Findings of the checks, from which the links of `explain` and the results of `doctor` are made. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -46,6 +46,13 @@ class Finding:
     """The object's namespace and name, or another identification. Only explanations have it."""
     manifest: str = ""
     """YAML for `kubectl apply -f -` that corrects it; empty if no object does."""
+    cause: str = ""
+    """What may have caused it: a check, or why the API server refuses a read. The first finding that `explains` it is
+    the cause."""
+    explains: tuple[str, ...] = ()
+    """Causes of other findings that this finding is."""
+    effects: "tuple[Finding, ...]" = ()
+    """The findings that it explains."""
 
 
 def ok(check: str, message: str, then: str = "", *, about: str = "") -> Finding:
@@ -53,16 +60,43 @@ def ok(check: str, message: str, then: str = "", *, about: str = "") -> Finding:
     return Finding(check, Level.OK, message, then, about)
 
 
-def warning(check: str, message: str, then: str) -> Finding:
+def warning(check: str, message: str, then: str, *, cause: str = "") -> Finding:
     """Return the finding of a fault that a pod does not notice, or not yet."""
-    return Finding(check, Level.WARNING, message, then)
+    return Finding(check, Level.WARNING, message, then, cause=cause)
 
 
-def problem(check: str, message: str, then: str, *, about: str = "", manifest: str = "") -> Finding:
+def problem(
+    check: str,
+    message: str,
+    then: str,
+    *,
+    about: str = "",
+    manifest: str = "",
+    cause: str = "",
+    explains: tuple[str, ...] = (),
+) -> Finding:
     """Return the finding of a fault."""
-    return Finding(check, Level.PROBLEM, message, then, about, manifest)
+    return Finding(check, Level.PROBLEM, message, then, about, manifest, cause, explains)
 
 
-def unknown(check: str, message: str, then: str = "", *, about: str = "") -> Finding:
-    """Return the finding about a state that could not be read."""
-    return Finding(check, Level.UNKNOWN, message, then, about)
+def unknown(check: str, message: str, then: str = "", *, about: str = "", cause: str = "") -> Finding:
+    """Return the finding about a state that could not be read. *cause*: the reason, if other reads may have it too."""
+    return Finding(check, Level.UNKNOWN, message, then, about, cause=cause, explains=(cause,) if cause else ())
+
+
+def by_cause(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings in their order, each that another one explains only as the effect of that one."""
+    several = list(findings)
+    causes: dict[str, int] = {}
+    for number, finding in enumerate(several):
+        for cause in finding.explains:
+            causes.setdefault(cause, number)
+    effects: dict[int, list[Finding]] = {number: [] for number in range(len(several))}
+    for number, finding in enumerate(several):
+        root = number
+        while (higher := causes.get(several[root].cause, root)) != root:
+            root = higher
+        if root != number:
+            effects.pop(number, None)
+            effects[root].append(finding)
+    return [replace(several[number], effects=tuple(its)) for number, its in effects.items()]

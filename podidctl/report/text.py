@@ -13,7 +13,7 @@ import yaml
 from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from podidentity.report import error_line, printable
@@ -164,6 +164,23 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Part]], to: Cons
     for row in rows:
         table.add_row(*(_Cell(cell, cell_lines) for cell in row))
     to.print(table)
+
+
+def print_blocks(blocks: Iterable[tuple[Sequence[Sequence[Part]], str]], to: Console) -> None:
+    """Print blocks of rows, each with its next action below it, verbatim on one line so that it can be copied.
+
+    The cells are those of `print_table`. All blocks have columns of the same width.
+    """
+    several = list(blocks)
+    rows = [row for rows, _ in several for row in rows]
+    widths = [max((Text.assemble(_printable(row[column])).cell_len for row in rows), default=0) for column in (0, 1)]
+    for block, action in several:
+        table = Table.grid(*(Column(width=width) for width in widths), Column(), padding=(0, 2, 0, 0))
+        for row in block:
+            table.add_row(*(_Cell(cell, 0) for cell in row))
+        to.print(table)
+        if action:
+            print_line(to, ("  next:", "bold"), f" {action}")
 
 
 def print_error(line: str) -> int:

@@ -113,7 +113,7 @@ async def test_the_version_may_arrive_in_parts(parts: tuple[bytes, ...], version
 @pytest.mark.parametrize(
     ("there", "level", "text"),
     [
-        (None, Level.PROBLEM, "this CustomResourceDefinition does not exist"),
+        (None, Level.PROBLEM, "1 CustomResourceDefinition does not exist"),
         (definition(served=False), Level.PROBLEM, "v1 is not served"),
         (definition(name="v1beta1"), Level.PROBLEM, "v1 is not served"),
         (definition(storage=False), Level.WARNING, "another version is stored"),
@@ -186,7 +186,7 @@ def test_the_next_action_is_about_the_server(findings: list[Finding] | list[Chec
 
 def test_a_forbidden_read_needs_more_permissions() -> None:
     (line,) = bad(examined(rights=ReadFailure("not allowed: x")))
-    assert line.next == "run this command with more permissions (get and list on the named resource)"
+    assert line.next == "run this command with more permissions (the one that this finding names)"
 
 
 @pytest.mark.parametrize(("status", "is_forbidden"), [(403, True), (500, False)])

@@ -292,7 +292,7 @@ async def throttled_by_arm(place: Place) -> PodRequest:
     return await _pod(place)
 
 
-@fault("MIC does not run", "assigned identity", "MIC", "leader")
+@fault("MIC does not run", "assigned identity", "MIC")
 async def no_mic(place: Place) -> PodRequest:
     await place.stop_mic()
     await _managed(place)

@@ -111,7 +111,7 @@ def test_missing_permissions_of_nmi_are_reported_with_the_chart_value() -> None:
     assert line.says == "NMI's service account kube-system/nmi may not request tokens of service accounts ns/shop"
     assert "federated.namespaces" in line.next
     failure = ReadFailure("not allowed: serviceaccounts")
-    report = diagnose(federation=FederatedAccess({"ns": failure}, failure))
+    report = diagnose(federation=FederatedAccess({"ns": failure}, ReadFailure("not allowed: subjectaccessreviews")))
     assert [finding.level for finding in bad(report)] == [Level.UNKNOWN, Level.UNKNOWN]
 
 

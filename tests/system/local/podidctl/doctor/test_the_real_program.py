@@ -68,10 +68,10 @@ async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: Emulate
     assert (answer.code, answer.err) == (3, "")
     spelled = "azureidentitybindings default/spelled (spec.AzureIdentity, spec.Selector)"
     assert f"field spellings from before v1.6.0: {spelled}" in answer.out
-    assert "spellings: NMI ignores these fields" in answer.out
+    assert "next: NMI ignores these fields" in answer.out
     assert "AzureIdentityBinding default/old (1 pod): there is no AzureIdentity default/demo" in answer.out
     assert "no MIC leads" in answer.out
-    assert "leader: check that MIC runs" in answer.out
+    assert "next: check that MIC runs" in answer.out
     as_json, as_yaml = await asyncio.gather(ask(cloud, "-o", "json"), ask(cloud, "-o", "yaml"))
     assert as_json.document == yaml.safe_load(as_yaml.out)
 
@@ -93,10 +93,13 @@ async def test_what_the_server_refuses_to_send_is_unknown(cloud: EmulatedCloud, 
     )
     answer = await ask(cloud, "-o", "json")
     assert (answer.code, answer.err) == (1, "")
-    findings = {finding["check"]: finding for finding in answer.document["findings"]}
-    for check in ("NMI", "MIC", "leader", "objects"):
-        assert findings[check]["level"] == "unknown"
-        assert findings[check]["next"].startswith(then), check
+    server, objects = answer.document["findings"]
+    assert (server["check"], objects["check"]) == ("API server", "objects")
+    for finding in (server, objects):
+        assert finding["level"] == "unknown"
+        assert finding["next"].startswith(then)
+    affected = {effect["check"]: effect["says"] for effect in server["affects"]}
+    assert {affected[check] for check in ("NMI", "MIC", "leader")} == {"not checked"}
 
 
 async def test_wrong_flags_and_an_unreachable_api_server_are_one_line(cloud: EmulatedCloud) -> None:

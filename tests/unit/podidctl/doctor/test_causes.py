@@ -1,0 +1,115 @@
+"""A cause is one finding, with what follows from it and one next action, also in the table."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mic.startup.object_upgrade import KINDS
+from podidctl.commands.doctor import FINDINGS_MAX, show
+from podidctl.facts.model import DaemonUses, Locks, ReadFailure, Right, Rights
+from podidctl.report.documents import Report, check_result
+from podidctl.report.finding import Finding, Level, by_cause, problem
+from tests.support.nmi_objects import assigned_identity
+from tests.support.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
+
+LIST = Right("list", "aadpodidentity.k8s.io", "azureidentitybindings")
+NO_MIC = {
+    "mic": (mic(ready=False),),
+    "locks": (Locks("default", "aad-pod-identity-mic"),),
+    "objects": objects(assigned=()),
+}
+NO_NMI = {"nmi": (nmi(ready=False),)}
+NO_PODS = ReadFailure("not allowed: pods is forbidden")
+NO_REVIEWS = ReadFailure("not allowed: subjectaccessreviews is forbidden")
+EMPTY = objects(bindings=(), identities=(), assigned=())
+
+
+def rights(program: str) -> tuple[Rights, ...]:
+    return (Rights(program, "kube-system/account", (LIST,)),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "affected"),
+    [
+        (NO_MIC | {"rights": rights("MIC")}, "rights", {"MIC", "leader", "assignments"}),
+        (NO_NMI | {"rights": rights("NMI")}, "rights", {"NMI"}),
+        (NO_MIC, "MIC", {"leader", "assignments"}),
+        (NO_MIC | {"mic": (mic(),)}, "leader", {"assignments"}),
+        (NO_NMI, "NMI", set()),
+        (NO_MIC | NO_NMI | {"definitions": {}, "objects": EMPTY}, "definitions", {"NMI", "MIC", "leader", "selectors"}),
+        ({"nmi": NO_PODS, "mic": NO_PODS, "objects": NO_PODS}, "NMI", {"MIC", "tokens", "objects"}),
+        (
+            {"rights": NO_REVIEWS, "secrets": NO_REVIEWS, "daemon_uses": DaemonUses(by_reviews=NO_REVIEWS)},
+            "rights",
+            {"rights", "secrets"},
+        ),
+        ({"definitions": {kind.plural: NO_PODS for kind in KINDS}}, "definitions", set()),
+    ],
+    ids=[
+        *("right-of-mic", "right-of-nmi", "no-mic", "no-leader", "no-nmi", "no-definitions", "list-pods", "reviews"),
+        "definitions-unread",
+    ],
+)
+def test_a_cause_is_one_finding_with_what_it_affects(changes: dict[str, Any], check: str, affected: set[str]) -> None:
+    (finding,) = bad(examined(**changes))
+    assert finding.check == check
+    assert finding.next
+    assert {effect.check for effect in finding.affects} == affected
+
+
+def test_a_fault_with_another_cause_stays_a_finding() -> None:
+    two = NO_NMI | {"rights": rights("MIC")}
+    assert [finding.check for finding in bad(examined(**two))] == ["NMI", "rights"]
+    apart = {"rights": NO_REVIEWS, "secrets": ReadFailure("not allowed: another")}
+    assert [finding.check for finding in bad(examined(**apart))] == ["rights", "secrets"]
+    annotations = {"aadpodidentity.k8s.io/message": "grant MIC the role"}
+    refused = objects(assigned=(assigned_identity(status="Created", own_annotations=annotations),))
+    assert [finding.check for finding in bad(examined(**NO_MIC | {"objects": refused}))] == ["MIC", "assignments"]
+
+
+def test_an_effect_has_its_own_text_without_the_reason_of_the_failed_read() -> None:
+    (finding,) = bad(examined(rights=NO_REVIEWS, secrets=NO_REVIEWS, daemon_uses=DaemonUses(by_reviews=NO_REVIEWS)))
+    texts = {effect.check: effect.says for effect in finding.affects}
+    assert texts["secrets"] == "not checked"
+    assert texts["rights"].endswith("could not be reviewed")
+
+
+def printed(report: Report, width: int = 80) -> list[str]:
+    output = io.StringIO()
+    show(report, Console(width=width, file=output))
+    return [line.rstrip() for line in output.getvalue().splitlines()]
+
+
+def test_at_80_columns_each_row_is_followed_by_its_action_on_one_line() -> None:
+    report = examined(**NO_MIC)
+    (finding,) = bad(report)
+    lines = printed(report)
+    at = next(number for number, line in enumerate(lines) if line.startswith("problem"))
+    action = lines.index(f"  next: {finding.next}")
+    assert lines[at].split(maxsplit=2)[1] == "MIC"
+    assert "therefore leader: no MIC leads" in " ".join(lines[at:action])
+    assert max(len(line) for line in lines if not line.startswith("  next:")) <= 80
+    assert sum("next:" in line for line in lines) == 1
+
+
+def results(*findings: Finding) -> Report:
+    return Report(findings=[check_result(finding) for finding in by_cause(findings)])
+
+
+def test_findings_with_the_same_action_are_printed_together_above_it() -> None:
+    a, b = problem("unusable", "first", "do this"), problem("unusable", "second", "do this")
+    lines = printed(results(a, problem("leader", "between", "do that"), b))
+    assert [line.split()[-1] for line in lines] == ["first", "second", "this", "between", "that"]
+
+
+def test_the_effects_in_the_table_are_bounded() -> None:
+    cause = problem("MIC", "no MIC", "start it", explains=("assignments",))
+    effects = [problem("assignments", f"reason {number}", "wait", cause="assignments") for number in range(1000)]
+    report = results(cause, *effects)
+    lines = printed(report)
+    assert sum("therefore" in line for line in lines) == FINDINGS_MAX
+    assert f"{1000 - FINDINGS_MAX} more; -o json has all of them" in " ".join(lines)
+    (finding,) = report.findings
+    assert (finding.level, len(finding.affects)) == (Level.PROBLEM, 1000)
