@@ -23,7 +23,7 @@ from podidctl.evaluation.pod import (
 )
 from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.evaluation.tokens import SIGN_IN_TYPES, TYPE_NAMES, describe_token_source, unknown_cloud_note
-from podidctl.facts.model import Facts, NmiConfiguration, ObjectReference
+from podidctl.facts.model import Facts, NmiConfiguration, ObjectReference, ReadFailure
 from podidctl.facts.settings import NO_NODE, mic_policy
 from podidctl.report.documents import Outcome
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
@@ -326,7 +326,10 @@ def check_selectors(case: ClusterCase) -> Iterator[Finding]:
             f"{'/'.join(binding.key)} ({binding.spec.selector!r})" for binding in idle
         )
         then = "compare spec.selector with the pods' label aadpodidbinding; no action if these pods run only at times"
-        yield warning("selectors", message, then)
+        # A pod may have the selector as the value of a misspelled label.
+        meant = {} if isinstance(objects.mislabelled, ReadFailure) else objects.mislabelled
+        explained = {binding.spec.selector for binding in idle} <= {label.value for label in meant.values()}
+        yield warning("selectors", message, then, cause="labels" if explained else "")
     lost, others = _unserved(objects, pods, namespaced=case.namespaced)
     if lost:
         message = f"{counted(len(lost), 'pod has', 'pods have')} a label that no binding selects: " + _labels(lost)

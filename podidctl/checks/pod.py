@@ -1,7 +1,7 @@
 """Checks of pods: state, address, exceptions, label, and the choice between several identities. Pure."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,7 @@ from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import missing_nmi
 from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, PodCase, sets_client_id
-from podidctl.evaluation.similar_texts import similar_texts
+from podidctl.evaluation.similar_texts import meant_as_label, similar_texts
 from podidctl.facts.model import Facts
 from podidctl.facts.workloads import CRON_JOBS, JOBS, Owner
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
@@ -25,8 +25,6 @@ from podidctl.report.text import grouped, listed
 from podidentity.report import counted
 from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
 
-LABEL_BEGIN: Final = "aadpod"
-"""The begin of keys that are meant to be the label."""
 IDENTITIES_MAX: Final = 2
 """Identities that are named for each pod."""
 
@@ -108,18 +106,12 @@ def pod_exception(case: PodCase) -> Finding:
     return ok("exception", message, about="none")
 
 
-def _meant_as_label(labels: Mapping[str, str]) -> list[str]:
-    """Return the keys that are meant to be the label of bindings, the closest first."""
-    begun = (key for key in labels if key.startswith(LABEL_BEGIN) and key != BINDING_LABEL and "/" not in key)
-    return similar_texts(BINDING_LABEL, labels) or sorted(begun)
-
-
 def _near_exception(case: PodCase) -> Finding | None:
     """Return the finding about an exception whose only label differs from the pod's by case or a typing error. A pod
     that has the label of bindings, or one that is meant to be it, needs none.
     """
     labels = case.pod.metadata.labels or {}
-    if case.pod.binding_label or _meant_as_label(labels):
+    if case.pod.binding_label or meant_as_label(labels):
         return None
     for exception in case.facts.exceptions:
         pairs = list((exception.spec.pod_labels or {}).items())
@@ -151,7 +143,7 @@ def label_links(case: PodCase) -> Iterator[Finding]:
         return
     message = "the pod does not have this label, or its value is empty"
     labels = pod.metadata.labels or {}
-    if near := _meant_as_label(labels):
+    if near := meant_as_label(labels):
         then = f"rename the pod's label {near[0]!r} (in its Deployment's template) to {BINDING_LABEL}"
         yield problem("label", f"{message}; it has {near[0]!r}", then, about=BINDING_LABEL)
         return
@@ -260,6 +252,16 @@ def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
         yield ok("exceptions", f"{count}; no labelled pod is under one")
 
 
+def check_labels(case: ClusterCase) -> Iterator[Finding]:
+    """Report pods with a label whose key is meant to be the one of bindings."""
+    meant = case.read("labels", case.facts.mislabelled)
+    if meant:
+        several = listed(f"{pod} ({label.key!r})" for pod, label in meant.items())
+        message = f"{counted(len(meant), 'pod has', 'pods have')} no label {BINDING_LABEL}, but one like it: {several}"
+        then = f"if it is meant to be {BINDING_LABEL}, rename it in the pods' templates"
+        yield warning("labels", message, then, explains=("labels",))
+
+
 def _on_unsupported_nodes(objects: Facts) -> Iterator[Finding]:
     nodes = {placed_node.metadata.name: placed_node for placed_node in objects.nodes if not placed_node.can_run_nmi}
     by_cause = grouped(
@@ -276,4 +278,4 @@ def _on_unsupported_nodes(objects: Facts) -> Iterator[Finding]:
 POD_CHECKS: Final = (label_links,)
 
 
-CHECKS: Final = (check_identity_choice, check_unserved_pods)
+CHECKS: Final = (check_identity_choice, check_unserved_pods, check_labels)

@@ -5,6 +5,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
+from podidentity.resources import BINDING_LABEL
+
+LABEL_BEGIN: Final = "aadpod"
+"""The begin of keys that are meant to be the label of bindings."""
+
 _LONG: Final = 8
 """Length from which two typing errors are possible."""
 _TEXT_MAX: Final = 63
@@ -28,6 +33,13 @@ def similar_texts(wanted: str, texts: Iterable[str]) -> list[str]:
     near = [text for text in candidates if not _is_numbered(wanted, text) and _may_be_near(letters, text, most)]
     distances = [(_distance(_folded(wanted), _folded(text)), text) for text in near[:COMPARED_MAX]]
     return [text for distance, text in sorted(distances) if distance <= most]
+
+
+def meant_as_label(keys: Iterable[str]) -> list[str]:
+    """Return the label *keys* that are meant to be the one of bindings, the closest first."""
+    several = list(keys)
+    begun = (key for key in several if key.startswith(LABEL_BEGIN) and key != BINDING_LABEL and "/" not in key)
+    return similar_texts(BINDING_LABEL, several) or sorted(begun)
 
 
 def _may_be_near(letters: Counter[str], text: str, most: int) -> bool:

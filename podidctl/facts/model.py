@@ -142,6 +142,13 @@ class ObjectReference(NamedTuple):
     name: str
 
 
+class MeantLabel(NamedTuple):
+    """Label whose key is meant to be the one of bindings."""
+
+    key: str
+    value: str
+
+
 @dataclass(frozen=True, slots=True)
 class AzureState:
     """Azure's responses about the hosts."""
@@ -325,6 +332,8 @@ class Facts:
     """Checks of the Secrets of service principals, by identity."""
     refused: Mapping[str, RecentRefusal] | ReadFailure = field(default_factory=dict)
     """The pods whose last known request NMI refused, by `namespace/name`."""
+    mislabelled: Mapping[str, MeantLabel] | ReadFailure = field(default_factory=dict)
+    """The pods (`namespace/name`) without the label of bindings, but with one that is meant to be it."""
     azure: AzureState | None = None
     """None if the command does not read Azure."""
     federation: FederatedAccess = field(default_factory=FederatedAccess)

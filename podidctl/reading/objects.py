@@ -1,6 +1,7 @@
 """Reader of the custom resources, and of the pods and nodes that they apply to: one list of each kind."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from itertools import islice
@@ -9,8 +10,17 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from mic.startup.object_upgrade import with_current_names
+from podidctl.evaluation.similar_texts import meant_as_label
 from podidctl.facts.kinds import DATED_PODS, PLACED_NODES, parse_time
-from podidctl.facts.model import Facts, ObjectReference, ReadFailure, StoredObjects, UncertainFields, readable
+from podidctl.facts.model import (
+    Facts,
+    MeantLabel,
+    ObjectReference,
+    ReadFailure,
+    StoredObjects,
+    UncertainFields,
+    readable,
+)
 from podidctl.facts.workloads import OWNERS_MAX, TEMPLATED, Owner, controller
 from podidctl.reading.daemons import counts_old_field_names
 from podidctl.reading.requests import or_failure
@@ -45,6 +55,11 @@ CUSTOM: Final[Mapping[str, Kind[Any]]] = {
 to be without a binding."""
 Ignored = dict[ObjectReference, tuple[str, ...]]
 """Ignored fields by object."""
+UNLABELLED_MAX: Final = 10_000
+"""Pods without the label of bindings whose other labels are read."""
+LABELS_MAX: Final = 64
+"""Labels of each of them that are compared, in the order of their keys."""
+_RUNNING: Final = "status.phase!=Succeeded,status.phase!=Failed"
 _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -102,6 +117,32 @@ async def read_all_objects(client: Client, facts: Facts) -> Facts:
         if (since := pod.since) is not None:
             created_at[ObjectReference(PODS.plural, *pod.key)] = since
     return replace(with_lists(facts, lists), stored=stored, created_at=created_at)
+
+
+async def read_mislabelled(client: Client, _: Facts) -> dict[str, MeantLabel]:
+    """Return the running pods without the label of bindings that have one like it. Raises ApiError.
+
+    Reads at most UNLABELLED_MAX pods, one page in memory at a time.
+    """
+    found: dict[str, MeantLabel] = {}
+    read = 0
+    pages = client.pages(PODS, field_selector=_RUNNING, label_selector=f"!{BINDING_LABEL}")
+    async with aclosing(pages):
+        async for page in pages:
+            if page.first:
+                found, read = {}, 0
+            for raw in page.items:
+                try:
+                    pod = decode_object(PODS, raw)
+                except Malformed:
+                    continue
+                labels = pod.metadata.labels or {}
+                if near := meant_as_label(islice(labels, LABELS_MAX)):
+                    found["/".join(pod.key)] = MeantLabel(near[0], labels[near[0]])
+            read += len(page.items)
+            if read >= UNLABELLED_MAX:
+                break
+    return found
 
 
 async def _read_kind(

@@ -60,9 +60,9 @@ def ok(check: str, message: str, then: str = "", *, about: str = "") -> Finding:
     return Finding(check, Level.OK, message, then, about)
 
 
-def warning(check: str, message: str, then: str, *, cause: str = "") -> Finding:
+def warning(check: str, message: str, then: str, *, cause: str = "", explains: tuple[str, ...] = ()) -> Finding:
     """Return the finding of a fault that a pod does not notice, or not yet."""
-    return Finding(check, Level.WARNING, message, then, cause=cause)
+    return Finding(check, Level.WARNING, message, then, cause=cause, explains=explains)
 
 
 def problem(

@@ -204,13 +204,13 @@ async def selector_in_another_case(place: Place) -> PodRequest:
     return await _pod(place)
 
 
-@fault("The label's key is misspelled", "label", "selectors")
+@fault("The label's key is misspelled", "label", "labels")
 async def misspelled_label(place: Place) -> PodRequest:
     await _managed(place)
     return await _pod(place, {"aadpodidbindng": POD})
 
 
-@fault("The label's key is another word", "label", "selectors")
+@fault("The label's key is another word", "label", "labels")
 async def other_label(place: Place) -> PodRequest:
     await _managed(place)
     return await _pod(place, {"aadpodidentitybinding": POD})

@@ -1,0 +1,74 @@
+"""Pods with a misspelled key of the label are named, within bounds; other labels are not reported."""
+
+import pytest
+
+from podidctl.facts.model import Facts, MeantLabel, ReadFailure
+from podidctl.reading import objects as reading
+from podidctl.reading.objects import LABELS_MAX, read_mislabelled
+from podidctl.report.finding import Level
+from tests.support.nmi_objects import binding
+from tests.support.podidctl.doctor_inputs import bad, examined, objects, one
+from tests.support.podidctl.memory_cluster import MemoryCluster
+
+
+def create(cluster: MemoryCluster, name: str, *, namespace: str = "default", phase: str = "", **labels: str) -> None:
+    document = {
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {"containers": [{"name": "web", "image": "i"}]},
+    }
+    cluster.api.store.create("pods", document)
+    if phase:
+        cluster.api.store.patch("pods", name, {"status": {"phase": phase}}, namespace, subresource="status")
+
+
+async def test_pods_with_a_misspelled_label_are_read_and_others_are_not(cluster: MemoryCluster) -> None:
+    create(cluster, "typo", aadpodidbindng="web")
+    create(cluster, "case", namespace="kube-system", aadPodIdBinding="web")
+    create(cluster, "word", aadpodidentitybinding="api")
+    create(cluster, "right", aadpodidbinding="web", aadpodidbindng="web")
+    create(cluster, "plain", app="web")
+    create(cluster, "ended", phase="Succeeded", aadpodidbindng="web")
+    assert await read_mislabelled(cluster.client, Facts()) == {
+        "default/typo": MeantLabel("aadpodidbindng", "web"),
+        "kube-system/case": MeantLabel("aadPodIdBinding", "web"),
+        "default/word": MeantLabel("aadpodidentitybinding", "api"),
+    }
+
+
+async def test_the_pods_and_labels_that_are_read_are_bounded(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {f"a{number:03}": "x" for number in range(LABELS_MAX)}
+    create(cluster, "many", **before, aadpodidbindng="x")
+    before.popitem()
+    create(cluster, "fewer", **before, aadpodidbindng="x")
+    assert list(await read_mislabelled(cluster.client, Facts())) == ["default/fewer"]
+    monkeypatch.setattr(reading, "UNLABELLED_MAX", 1)
+    for number in range(600):  # more than a page
+        create(cluster, f"p{number:03}", aadpodidbindng="x")
+    assert len(await read_mislabelled(cluster.client, Facts())) == 499
+
+
+MEANT = {"shop/web": MeantLabel("aadpodidbindng", "idle")}
+
+
+def test_a_misspelled_label_is_a_warning_that_names_the_pod_and_the_key() -> None:
+    line = one(examined(mislabelled=MEANT))
+    assert (line.check, line.level) == ("labels", Level.WARNING)
+    assert line.says == "1 pod has no label aadpodidbinding, but one like it: shop/web ('aadpodidbindng')"
+    many = {f"shop/web-{number}": label for number in range(5_000) for label in MEANT.values()}
+    assert "and 4995 more" in one(examined(mislabelled=many)).says
+    assert bad(examined()) == []
+
+
+def test_the_binding_for_its_value_is_no_finding_of_its_own_and_another_idle_one_is() -> None:
+    idle = binding("idle", selector="idle")
+    line = one(examined(mislabelled=MEANT, objects=objects(bindings=(binding(), idle))))
+    assert [effect.check for effect in line.affects] == ["selectors"]
+    more = objects(bindings=(binding(), idle, binding("more", selector="more")))
+    assert {finding.check for finding in bad(examined(mislabelled=MEANT, objects=more))} == {"labels", "selectors"}
+
+
+def test_pods_that_could_not_be_read_are_unknown() -> None:
+    line = one(examined(mislabelled=ReadFailure("not allowed: pods")))
+    assert (line.check, line.level) == ("labels", Level.UNKNOWN)
