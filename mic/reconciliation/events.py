@@ -1,8 +1,9 @@
 """Kubernetes Events for identities that are not attached to their host, on the binding, the waiting pod and the
 AzureAssignedIdentity.
 
-The binding's Event has the wording of the Go implementation. Their number is limited, because thousands of pods may
-wait for one identity, and each object has the message too. `writer` records successes, on bindings only.
+The binding's Event has the wording of the Go implementation, with the binding's namespace. Their number is limited,
+because thousands of pods may wait for one identity, and each object has the message too. `writer` records successes, on
+bindings only.
 """
 
 import logging
@@ -108,7 +109,7 @@ def record_not_applied(
 ) -> str:
     """Record on the binding and on the pod why the pod does not have the identity. Return the message."""
     about = f"on node {node} for pod {pod.metadata.namespace}/{pod.metadata.name}"
-    message = f"Binding {binding.metadata.name} not applied {about}: {reason}"
+    message = f"Binding {'/'.join(binding.key)} not applied {about}: {reason}"
     recorder.record(binding, BINDINGS, "Warning", APPLY_ERROR, message)
     recorder.record(pod, PODS, "Warning", APPLY_ERROR, message)
     return message

@@ -186,7 +186,7 @@ class Writer:
             self._view.gone(existing)
         spec = existing.object.spec
         message = (
-            f"Binding {spec.azure_binding_ref.metadata.name} removed from node {existing.node} for pod {_pod(existing)}"
+            f"Binding {'/'.join(spec.azure_binding_ref.key)} removed from node {existing.node} for pod {_pod(existing)}"
         )
         self._recorder.record(spec.azure_binding_ref, BINDINGS, "Normal", REMOVED, message)
 
@@ -238,7 +238,7 @@ class Writer:
     def _record_applied(self, node: str, existing: ExistingAssignment | None) -> None:
         if existing is not None:
             binding = existing.object.spec.azure_binding_ref
-            message = f"Binding {binding.metadata.name} applied on node {node} for pod {_pod(existing)}"
+            message = f"Binding {'/'.join(binding.key)} applied on node {node} for pod {_pod(existing)}"
             self._recorder.record(binding, BINDINGS, "Normal", APPLIED, message)
 
 

@@ -1,6 +1,6 @@
 """Checks of the AzureAssignedIdentities: whether MIC has written them, and NMI serves pods by them. Pure."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
@@ -53,10 +53,8 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     about = f"for {'/'.join(identity.key)}"
     if identity.spec.type == IdentityType.USER_ASSIGNED and (host := host_link(case)).level is Level.PROBLEM:
         return problem("assigned identity", f"MIC creates none: {host.message}", host.next, about=about)
-    # MIC's Events name a binding without its namespace.
-    names = Counter(candidate.binding.metadata.name for candidate in case.candidates)
-    bindings = [candidate.binding.metadata.name for candidate in case.candidates if candidate.identity == identity]
-    if reason := assignment_failure(case.facts, [name for name in bindings if names[name] == 1]):
+    bindings = ["/".join(candidate.binding.key) for candidate in case.candidates if candidate.identity == identity]
+    if reason := assignment_failure(case.facts, bindings):
         message = f"MIC has not created one; MIC's Event on the pod: {reason}"
         then = "correct the cause that MIC's Event states; MIC's log has it, too"
         return problem("assigned identity", message, then, about=about)

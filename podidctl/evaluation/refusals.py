@@ -87,8 +87,9 @@ def is_latest(facts: Facts, refusal: RecentRefusal) -> bool:
 
 
 def assignment_failure(facts: Facts, bindings: Collection[str]) -> str:
-    """Return why MIC has not assigned the identity of these *bindings* (names) to the pod, by MIC's latest Event of the
-    last minutes about it; empty if there is none. Others than MIC may write Events, so the text is no action.
+    """Return why MIC has not assigned the identity of these *bindings* (`namespace/name`) to the pod, by MIC's latest
+    Event of the last minutes about it; empty if there is none. Others than MIC may write Events, so the text is no
+    action.
     """
     for event in readable(facts.events):
         at = parse_time(event.at)

@@ -58,6 +58,8 @@ async def event_messages(world: MicWorld) -> set[tuple[str, str]]:
     warnings = await world.warnings()
     for warning in warnings:
         assert OWN in warning["message"]
+        is_of_binding = warning["message"].startswith("Binding default/demo-binding not applied on node ")
+        assert is_of_binding is (warning["reason"] == "binding apply error")
         assert KUBELETS in warning["message"]
     return {(warning["involvedObject"]["kind"], warning["reason"]) for warning in warnings}
 

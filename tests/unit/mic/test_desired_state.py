@@ -87,7 +87,9 @@ async def test_a_service_principal_is_assigned_without_an_azure_call(world: MicW
     assert world.statuses() == {"web-default-demo": "Assigned"}
     assert world.changes == []
     await world.recorder.flushed()
-    assert {event["reason"] for event in world.api.store.list("events")} == {"binding applied"}
+    (event,) = world.api.store.list("events")
+    assert event["reason"] == "binding applied"
+    assert event["message"].startswith("Binding default/demo-binding applied on node ")
 
 
 async def test_a_service_principal_works_on_a_node_outside_azure_and_no_managed_identity_does(

@@ -17,7 +17,7 @@ from podidctl.facts.workloads import CRON_JOBS, DEPLOYMENTS, JOBS, Owner, Worklo
 from podidctl.report.documents import LinkState, LoggedDecision, Outcome
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, Pod
-from tests.support.nmi_objects import NODE, binding, exception, identity, pod
+from tests.support.nmi_objects import NODE, exception, identity, pod
 from tests.support.podidctl.doctor_inputs import examined, one
 from tests.support.podidctl.prediction_inputs import broken, explain_pod, only
 
@@ -26,7 +26,7 @@ MIC = "check that MIC runs and leads"
 LOST = "Azure has no /subscriptions/s/vm: see whether it still exists and MIC may read it, or delete its node"
 
 
-def not_applied(text: str = "Binding b not applied on node n for pod ns/web: " + LOST, minute: int = 58) -> Event:
+def not_applied(text: str = "Binding ns/b not applied on node n for pod ns/web: " + LOST, minute: int = 58) -> Event:
     at = f"2026-01-01T00:{minute:02}:00Z"
     return Event(type="Warning", reason="binding apply error", message=text, last_timestamp=at)
 
@@ -51,22 +51,17 @@ def test_a_node_without_provider_id_is_why_mic_creates_no_assignment() -> None:
     [
         (not_applied(), True),
         (not_applied(minute=40), False),
-        (not_applied("Binding other not applied on node n for pod ns/web: x"), False),
+        (not_applied("Binding ns/other not applied on node n for pod ns/web: x"), False),
+        (not_applied("Binding other/b not applied on node n for pod ns/web: x"), False),
         (replace(not_applied(), reason="TokenRefused"), False),
     ],
-    ids=["recent", "old", "of another binding", "another reason"],
+    ids=["recent", "old", "of another binding", "of another namespace", "another reason"],
 )
 def test_mics_latest_event_is_why_it_has_created_no_assignment(event: Event, *, is_cause: bool) -> None:
     link = unassigned(events=(event,))
     assert (LOST in link.says) is is_cause
     assert (MIC in link.next) is not is_cause
     assert LOST not in link.next, "others than MIC may write Events"
-
-
-def test_an_event_about_one_of_two_bindings_of_the_same_name_is_no_cause() -> None:
-    twins = {"bindings": (binding(), binding(namespace="ns2")), "identities": (identity(), identity(namespace="ns2"))}
-    assert MIC in unassigned(events=(not_applied(),), **twins).next
-    assert "MIC's Event" in unassigned(events=(not_applied(),)).next
 
 
 def with_labels(**labels: str) -> Pod:
