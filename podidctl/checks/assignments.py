@@ -14,9 +14,9 @@ from podidctl.evaluation.needs import live_pods
 from podidctl.evaluation.pod import ANY_IDENTITY, PodCase
 from podidctl.evaluation.refusals import assignment_failure
 from podidctl.evaluation.tokens import describe_token_source, unknown_cloud_note
-from podidctl.facts.model import Facts, ObjectReference
+from podidctl.facts.model import Facts, ObjectReference, ReadFailure, readable
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
-from podidctl.report.text import grouped, listed
+from podidctl.report.text import by_turns, grouped, listed, namespace_of
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import counted
 from podidentity.resources import (
@@ -35,6 +35,7 @@ from podidentity.resources import (
 )
 
 LIVE_STATUSES = frozenset({"", ASSIGNED, CREATED})
+OF_EVENT: Final = "correct the cause that MIC's Event states; MIC's log has it, too"
 GRACE_SECONDS: Final = 120.0
 """Azure takes up to a minute for an update of a VM or scale set, and an update in progress must end first."""
 
@@ -54,10 +55,9 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     if identity.spec.type == IdentityType.USER_ASSIGNED and (host := host_link(case)).level is Level.PROBLEM:
         return problem("assigned identity", f"MIC creates none: {host.message}", host.next, about=about)
     bindings = ["/".join(candidate.binding.key) for candidate in case.candidates if candidate.identity == identity]
-    if reason := assignment_failure(case.facts, bindings):
+    if reason := assignment_failure(readable(case.facts.events), case.facts.server_time, bindings):
         message = f"MIC has not created one; MIC's Event on the pod: {reason}"
-        then = "correct the cause that MIC's Event states; MIC's log has it, too"
-        return problem("assigned identity", message, then, about=about)
+        return problem("assigned identity", message, OF_EVENT, about=about)
     message = "MIC has not created one for this pod and identity"
     then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
     return problem("assigned identity", message, then, about=about)
@@ -150,16 +150,21 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
         return
     check = "assignments"
     missing: defaultdict[str, list[str]] = defaultdict(list)
+    refused: defaultdict[str, list[str]] = defaultdict(list)
     fresh: list[str] = []
     for reason, desired in _missing_assignments(case):
         name = f"{'/'.join(desired.pod.key)} ({'/'.join(desired.identity.key)})"
-        (fresh if _is_recent(objects, now, _required_objects(desired)) else missing[reason]).append(name)
+        if said := _event_reason(objects, desired):
+            refused[said].append(name)
+        else:
+            (fresh if _is_recent(objects, now, _required_objects(desired)) else missing[reason]).append(name)
     created, waiting = _created_not_assigned(objects, now)
     fresh += waiting
+    for reason, whose in by_turns(sorted(refused.items()), lambda item: namespace_of(item[1][0])):
+        yield problem(check, f"{_not_assigned(whose)}; MIC's Event on the pod: {reason}", OF_EVENT)
     for reason, whose in sorted(missing.items()):
-        message = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
         then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
-        yield problem(check, f"{message} ({reason}): {listed(whose)}", then, cause=check)
+        yield problem(check, _not_assigned(whose, reason), then, cause=check)
     # The cause of most of them first.
     for note, keys in sorted(created.items(), key=lambda item: -len(item[1])):
         message = f"{counted(len(keys), 'identity is', 'identities are')} Created and not Assigned: {listed(keys)}"
@@ -174,9 +179,22 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
             "be Assigned"
         )
         yield ok(check, message, then)
-    if not created and not missing:
+    if not created and not missing and not refused:
         active = [assigned for assigned in objects.assigned if not assigned.metadata.deletion_timestamp]
         yield ok(check, f"{sum(assigned.status.status != CREATED for assigned in active)} assigned")
+
+
+def _not_assigned(whose: Sequence[str], reason: str = "") -> str:
+    several = counted(len(whose), "identity that a pod needs is", "identities that pods need are")
+    return f"{several} not assigned{f' ({reason})' if reason else ''}: {listed(whose)}"
+
+
+def _event_reason(objects: Facts, desired: DesiredAssignment) -> str:
+    """Return why MIC has not assigned it, by MIC's Events on the pod; empty if they do not state it."""
+    about = desired.pod.metadata
+    events = {} if isinstance(objects.unassigned, ReadFailure) else objects.unassigned
+    ours = events.get((f"{about.namespace}/{about.name}", about.uid), ())
+    return assignment_failure(ours, objects.server_time, ["/".join(desired.binding.key)])
 
 
 def _created_not_assigned(objects: Facts, now: datetime) -> tuple[dict[str, list[str]], list[str]]:

@@ -86,14 +86,13 @@ def is_latest(facts: Facts, refusal: RecentRefusal) -> bool:
     return bool(refusal.reason) and not any(at is not None and at > refusal.at for at in times)
 
 
-def assignment_failure(facts: Facts, bindings: Collection[str]) -> str:
+def assignment_failure(events: Iterable[Event], now: datetime, bindings: Collection[str]) -> str:
     """Return why MIC has not assigned the identity of these *bindings* (`namespace/name`) to the pod, by MIC's latest
     Event of the last minutes about it; empty if there is none. Others than MIC may write Events, so the text is no
     action.
     """
-    for event in readable(facts.events):
-        at = parse_time(event.at)
-        if event.reason != APPLY_ERROR or at is None or not _is_recent(at, facts.server_time):
+    for event in events:
+        if event.reason != APPLY_ERROR or not is_recent(event, now):
             continue
         head, _, reason = event.message.partition(": ")
         if any(head.startswith(f"Binding {binding} not applied ") for binding in bindings):
@@ -144,6 +143,12 @@ def _resolves(grant: LoggedDecision, refusal: LoggedDecision, now: datetime) -> 
     granted, refused = log_time(grant.decided_at, now), log_time(refusal.decided_at or refusal.at, now)
     is_later = granted is not None and (refused is None or granted >= refused)
     return is_later and refusal.resource in {"", grant.resource}
+
+
+def is_recent(event: Event, now: datetime) -> bool:
+    """Return whether *event* is of the last minutes."""
+    at = parse_time(event.at)
+    return at is not None and _is_recent(at, now)
 
 
 def _is_recent(at: datetime, now: datetime) -> bool:

@@ -28,6 +28,8 @@ from podidentity.resources import (
 T = TypeVar("T")
 IdentityKey = tuple[str, str]
 """Namespace and name of an AzureIdentity."""
+PodKey = tuple[str, str]
+"""Name (`namespace/name`) and uid of a pod."""
 RULES_LABEL: Final = "kubernetes.azure.com/user-iptables-rules"
 """AKS's monitor sets it on the CiliumNode: `true` if a rule of iptables on the node is not one that AKS expects."""
 UNEXPECTED: Final = "UnexpectedIPTablesRules"
@@ -332,6 +334,8 @@ class Facts:
     """Checks of the Secrets of service principals, by identity."""
     refused: Mapping[str, RecentRefusal] | ReadFailure = field(default_factory=dict)
     """The pods whose last known request NMI refused, by `namespace/name`."""
+    unassigned: Mapping[PodKey, tuple[Event, ...]] | ReadFailure = field(default_factory=dict)
+    """MIC's recent Events about identities that it has not assigned, latest first."""
     mislabelled: Mapping[str, MeantLabel] | ReadFailure = field(default_factory=dict)
     """The pods (`namespace/name`) without the label of bindings, but with one that is meant to be it."""
     azure: AzureState | None = None

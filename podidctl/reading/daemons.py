@@ -10,12 +10,13 @@ from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
 
+from mic.decisions.documents import APPLY_ERROR
 from mic.startup.type_upgrade import UpgradeRecord
 from nmi.pod_events import TOKEN_REFUSED
 from podidctl.evaluation.needs import CHECKED_MAX
-from podidctl.evaluation.refusals import logged_refusal, unresolved_event
+from podidctl.evaluation.refusals import is_recent, logged_refusal, unresolved_event
 from podidctl.facts.kinds import COMPONENT_PREFIX, DAEMONS, EVENTS, LABELS, Daemon, Event
-from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, readable
+from podidctl.facts.model import Facts, PodKey, ReadFailure, RecentRefusal, readable
 from podidctl.facts.nmi_log import decisions_by_pod
 from podidctl.facts.settings import (
     genuine_nmi,
@@ -26,7 +27,7 @@ from podidctl.facts.settings import (
 )
 from podidctl.reading.requests import in_batches, or_failure, or_none
 from podidctl.report.documents import LoggedDecision
-from podidctl.report.text import by_turns, namespace_of
+from podidctl.report.text import by_turns, grouped, namespace_of
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import Malformed, decode_object
@@ -144,10 +145,7 @@ def _advice(error: ApiError, daemon: Daemon) -> str:
 async def refused_pods(client: Client, facts: Facts) -> dict[str, RecentRefusal]:
     """Return the existing pods (namespace/name) whose last known request NMI refused. Raises ApiError."""
     now = facts.server_time
-    recent: dict[tuple[str, str], list[Event]] = {}
-    for event in await _recent_events(client, now):
-        about = event.involved_object
-        recent.setdefault((f"{about.namespace}/{about.name}", about.uid), []).append(event)
+    recent = await _recent_events(client, TOKEN_REFUSED, now)
     nodes = {event.source.host for several in recent.values() for event in several}
     daemons = sorted(readable(facts.nmi), key=lambda daemon: daemon.spec.node_name not in nodes)
     decisions: dict[tuple[str, str], tuple[LoggedDecision, ...]] = {}
@@ -168,10 +166,18 @@ async def refused_pods(client: Client, facts: Facts) -> dict[str, RecentRefusal]
     return dict(existing[:REFUSED_PODS_MAX])
 
 
-async def _recent_events(client: Client, now: datetime) -> list[Event]:
-    """Return the Events of recent refusals, latest first, at most REFUSALS_MAX of each namespace. Raises ApiError."""
+async def unassigned_pods(client: Client, facts: Facts) -> Mapping[PodKey, tuple[Event, ...]]:
+    """Return MIC's recent Events about identities that it has not assigned, by pod. Raises ApiError."""
+    recent = await _recent_events(client, APPLY_ERROR, facts.server_time)
+    return {pod: tuple(events) for pod, events in recent.items()}
+
+
+async def _recent_events(client: Client, reason: str, now: datetime) -> Mapping[PodKey, list[Event]]:
+    """Return the recent Events of NMI and MIC about pods with this *reason*, latest first, at most REFUSALS_MAX of each
+    namespace. Raises ApiError.
+    """
     by_namespace: defaultdict[str, list[Event]] = defaultdict(list)
-    async for page in client.pages(EVENTS, field_selector=f"reason={TOKEN_REFUSED}"):
+    async for page in client.pages(EVENTS, field_selector=f"involvedObject.kind=Pod,reason={reason}"):
         if page.first:
             by_namespace.clear()
         for raw in page.items:
@@ -179,15 +185,17 @@ async def _recent_events(client: Client, now: datetime) -> list[Event]:
                 event = decode_object(EVENTS, raw)
             except Malformed:
                 continue
-            if event.component.startswith(COMPONENT_PREFIX) and unresolved_event([event], (), now) is not None:
+            if event.component.startswith(COMPONENT_PREFIX) and is_recent(event, now):
                 several = by_namespace[event.involved_object.namespace]
                 several.append(event)
                 # To sort for each Event would take quadratic time.
                 if len(several) >= 2 * REFUSALS_MAX:
                     several[:] = _latest(several)
-    return sorted(
+    latest = sorted(
         (event for several in by_namespace.values() for event in _latest(several)), key=_event_time, reverse=True
     )
+    abouts = ((event.involved_object, event) for event in latest)
+    return grouped(((f"{about.namespace}/{about.name}", about.uid), event) for about, event in abouts)
 
 
 def _latest(events: Sequence[Event]) -> list[Event]:

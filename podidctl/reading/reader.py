@@ -30,7 +30,7 @@ from podidctl.facts.kinds import (
 from podidctl.facts.model import AzureState, Facts, Locks, ReadFailure, readable
 from podidctl.facts.nmi_log import parse_decisions
 from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
-from podidctl.reading.daemons import list_daemons, read_log, refused_pods
+from podidctl.reading.daemons import list_daemons, read_log, refused_pods, unassigned_pods
 from podidctl.reading.objects import (
     Ignored,
     get_document,
@@ -132,6 +132,7 @@ CLUSTER: Final[Sequence[Part]] = (
     reads("secrets", read_secret_access),
     reads("credentials", read_credentials),
     reads("refused", refused_pods),
+    reads("unassigned", unassigned_pods),
     reads("mislabelled", read_mislabelled),
     reads("federation", read_federated_access),
     reads("daemon_uses", read_daemon_uses),

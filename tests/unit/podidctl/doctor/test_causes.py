@@ -8,11 +8,15 @@ from rich.console import Console
 
 from mic.startup.object_upgrade import KINDS
 from podidctl.commands.doctor import FINDINGS_MAX, show
-from podidctl.facts.model import DaemonUses, Locks, ReadFailure, Right, Rights
+from podidctl.facts.kinds import Event
+from podidctl.facts.model import DaemonUses, Facts, Locks, ObjectReference, ReadFailure, Right, Rights
+from podidctl.reading.daemons import unassigned_pods
 from podidctl.report.documents import Report, check_result
 from podidctl.report.finding import Finding, Level, by_cause, problem
-from tests.support.nmi_objects import assigned_identity
-from tests.support.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
+from podidentity.resources import PODS
+from tests.support.nmi_objects import assigned_identity, pod
+from tests.support.podidctl.doctor_inputs import NOW, bad, examined, mic, nmi, objects
+from tests.support.podidctl.memory_cluster import MemoryCluster
 
 LIST = Right("list", "aadpodidentity.k8s.io", "azureidentitybindings")
 NO_MIC = {
@@ -113,3 +117,63 @@ def test_the_effects_in_the_table_are_bounded() -> None:
     assert f"{1000 - FINDINGS_MAX} more; -o json has all of them" in " ".join(lines)
     (finding,) = report.findings
     assert (finding.level, len(finding.affects)) == (Level.PROBLEM, 1000)
+
+
+LOST = "Azure has no /subscriptions/s/vm: see whether it still exists and MIC may read it, or delete its node"
+
+
+def not_applied(name: str = "ns/b", minute: int = 59, reason: str = LOST, pod_name: str = "web") -> Event:
+    return Event(
+        reason="binding apply error",
+        message=f"Binding {name} not applied on node n for pod ns/{pod_name}: {reason}",
+        last_timestamp=f"2026-01-01T11:{minute:02}:00Z",
+    )
+
+
+@pytest.mark.parametrize(
+    ("event", "uid", "is_cause"),
+    [
+        (not_applied(), "uid-1", True),
+        (not_applied(), "uid-0", False),
+        (not_applied("other/b"), "uid-1", False),
+        (not_applied(minute=40), "uid-1", False),
+    ],
+    ids=["of-the-pod", "of-an-earlier-pod", "of-another-binding", "old"],
+)
+def test_mics_event_is_the_cause_of_a_missing_assignment(event: Event, uid: str, *, is_cause: bool) -> None:
+    (finding,) = bad(examined(objects=objects(assigned=()), unassigned={("ns/web", uid): (event,)}))
+    assert (finding.check, finding.level) == ("assignments", Level.PROBLEM)
+    assert (LOST in finding.says) is is_cause
+    assert ("check that MIC runs" in finding.next) is not is_cause
+    assert LOST not in finding.next, "others than MIC may write Events"
+
+
+def test_mics_event_counts_also_before_an_assignment_is_overdue_and_if_no_mic_runs_now() -> None:
+    pods = (pod(),)
+    fresh = objects(assigned=(), pods=pods, created_at={ObjectReference(PODS.plural, "ns", "web"): NOW})
+    events = {("ns/web", "uid-1"): (not_applied(),)}
+    (finding,) = bad(examined(objects=fresh, unassigned=events))
+    assert LOST in finding.says
+    assert bad(examined(objects=fresh)) == []
+    assert [finding.check for finding in bad(examined(**NO_MIC, unassigned=events))] == ["MIC", "assignments"]
+
+
+async def test_mics_recent_events_are_read_by_pod(cluster: MemoryCluster) -> None:
+    for name, component, reason in (
+        ("own", "aad-pod-identity-mic", "binding apply error"),
+        ("stranger", "stranger", "binding apply error"),
+        ("other", "aad-pod-identity-mic", "binding applied"),
+    ):
+        document = {
+            "metadata": {"name": name, "namespace": "default"},
+            "involvedObject": {"kind": "Pod", "namespace": "default", "name": "web", "uid": "u"},
+            "reason": reason,
+            "message": name,
+            "lastTimestamp": NOW.isoformat(),
+            "source": {"component": component},
+        }
+        cluster.api.store.create("events", document)
+    events = await unassigned_pods(cluster.client, Facts(now=NOW))
+    assert {key: [event.message for event in several] for key, several in events.items()} == {
+        ("default/web", "u"): ["own"]
+    }

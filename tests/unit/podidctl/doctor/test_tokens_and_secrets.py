@@ -97,8 +97,9 @@ async def test_many_events_of_one_namespace_are_not_all_kept(
     monkeypatch.setattr(daemons_reader, "REFUSALS_MAX", 3)
     for number in range(20):
         event(cluster, uid, f"e{number}", f"2026-01-01T11:59:{number:02}Z")
-    kept = await daemons_reader._recent_events(cluster.client, NOW)
-    assert [event.at for event in kept] == [f"2026-01-01T11:59:{number}Z" for number in (19, 18, 17)]
+    kept = await daemons_reader._recent_events(cluster.client, "TokenRefused", NOW)
+    (events,) = kept.values()
+    assert [event.at for event in events] == [f"2026-01-01T11:59:{number}Z" for number in (19, 18, 17)]
 
 
 async def test_events_of_existing_pods_count_until_a_grant(cluster: MemoryCluster, uid: str) -> None:
