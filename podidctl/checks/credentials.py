@@ -94,8 +94,7 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
     """Check that each Secret exists and has the keys that NMI reads. An identity without pods is a warning."""
     checks = case.read("credentials", case.facts.credentials)
     needed = needed_identities(case.facts)
-    recent = case.facts.refused if not isinstance(case.facts.refused, ReadFailure) else {}
-    invalid = {refusal.identity for refusal in recent.values() if is_of_credential(refusal)}
+    invalid = set(_refused_principals(case))
     usable, unread, not_read = 0, defaultdict[str, list[str]](list), list[str]()
     for key, check in by_turns(sorted(checks.items()), lambda item: item[0][0]):
         name = "/".join(key)
@@ -122,6 +121,31 @@ def check_credentials(case: ClusterCase) -> Iterator[Finding]:
         yield unknown(CREDENTIALS, message, then)
     if usable:
         yield ok(CREDENTIALS, f"{counted(usable, 'Secret exists', 'Secrets exist')} with the keys that NMI reads")
+
+
+def _refused_principals(case: ClusterCase) -> Iterator[str]:
+    """Yield the identities (`namespace/name`) whose credential Entra ID refused in the last minutes.
+
+    An Event of NMI names the Secret and no identity: it counts for the identities that are bound to its pod.
+    """
+    recent = case.facts.refused if not isinstance(case.facts.refused, ReadFailure) else {}
+    labels = {"/".join(pod.key): pod.binding_label for pod in case.facts.pods}
+    bound = grouped(
+        (binding.spec.selector, (binding.metadata.namespace, binding.spec.azure_identity))
+        for binding in case.facts.bindings
+    )
+    identities = {identity.key: identity for identity in case.facts.identities}
+    for pod, refusal in recent.items():
+        if not is_of_credential(refusal):
+            continue
+        if refusal.identity:
+            yield refusal.identity
+            continue
+        for key in bound.get(labels.get(pod, ""), ()):
+            identity = identities.get(key)
+            application = application_of(case.usual.settings, identity) if identity is not None else None
+            if application is not None and f"Secret {application.secret} " in refusal.text:
+                yield "/".join(key)
 
 
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:

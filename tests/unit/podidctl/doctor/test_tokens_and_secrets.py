@@ -8,6 +8,7 @@ import pytest
 
 from mic.azure.identities import Attached, HostIdentities
 from nmi.tokens.secrets import CredentialError
+from podidctl.checks.credentials import check_credentials
 from podidctl.checks.hosts import check_client_ids
 from podidctl.evaluation.needs import CHECKED_MAX, NOT_READ, namespaces_of, used_hosts
 from podidctl.facts.model import Facts, ReadFailure, RecentRefusal, SecretAccess
@@ -46,6 +47,30 @@ def test_a_missing_secret_is_a_problem_if_a_pod_needs_it() -> None:
     line = one(examined(credentials={("ns", "id"): NOT_READ, ("ns", "other"): None}))
     assert (line.check, line.level) == ("credentials", Level.UNKNOWN)
     assert "1 more Secret was not checked: ns/id" in line.says
+
+
+REFUSED = (
+    "put a new client secret into it: Secret ns/s holds nothing that is valid for this application: AADSTS7000222: x"
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pod_name", "usable"),
+    [
+        ({}, "ns/web", 0),
+        ({"identity": "ns/sp"}, "ns/web", 0),
+        ({"text": REFUSED.replace("ns/s ", "ns/other ")}, "ns/web", 1),
+        ({"text": REFUSED.replace("AADSTS7000222", "AADSTS90002")}, "ns/web", 1),
+        ({}, "ns/another", 1),
+    ],
+    ids=["by-an-event", "by-the-log", "another-secret", "another-cause", "a-pod-without-it"],
+)
+def test_a_secret_that_entra_id_refused_is_not_usable(changes: dict[str, Any], pod_name: str, usable: int) -> None:
+    refusal = replace(RecentRefusal(NOW, REFUSED), **changes)
+    there = objects(identities=(principal(),), bindings=(binding(identity_name="sp"),), assigned=())
+    case = cluster_case(objects=there, credentials={("ns", "sp"): None}, refused={pod_name: refusal})
+    counts = [finding.message.split(" Secret")[0] for finding in check_credentials(case)]
+    assert counts == ["1"] * usable
 
 
 def principal(namespace: str = "ns", name: str = "sp", secret_namespace: str = "", type_: int = 1) -> AzureIdentity:
