@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -39,7 +39,8 @@ _UNKNOWN_NAME: Final = Refusal(
 _LATE: Final = Refusal(
     Reason.UPSTREAM_UNAVAILABLE,
     "The token did not come in time; try again.",
-    "Azure's endpoint took longer than --max-hold allows: check that IMDS responds to this node",
+    "Azure's endpoint took longer than --max-hold allows, or than the client waits: check that IMDS responds to this "
+    "node",
 )
 _NO_HOST_TOKENS: Final = Refusal(
     Reason.POLICY,
@@ -56,6 +57,13 @@ _LAGGING: Final = Refusal(
     "The identity of this pod has just been assigned and Azure does not know of it yet; try again.",
     "IMDS lags behind Resource Manager; if this continues, check that the identity is attached to this VM in Azure",
 )
+
+
+class RequestRecord(Protocol):
+    """The part of a call record that the service sets."""
+
+    unanswered: Refusal | None
+    """What the request waited for when it was cancelled, as the refusal at the end of its time limit."""
 
 
 class _Attempt(msgspec.Struct):
@@ -95,13 +103,15 @@ class TokenService:
         self._node_identities = node_identities
         self._clock = clock
 
-    async def issue(self, peer: str, request: TokenRequest) -> Issued | RawResponse | Refusal:
+    async def issue(
+        self, peer: str, request: TokenRequest, record: RequestRecord | None = None
+    ) -> Issued | RawResponse | Refusal:
         """Return the response to *request* of the pod at *peer*, within the policy's max_hold_seconds.
 
         A RawResponse is IMDS's own, for an exempt pod; forward it unchanged and do not cache it. A cancellation (the
-        client disconnected) affects no other request. Raises only for bugs of NMI.
+        client disconnected) affects no other request, and sets *record*. Raises only for bugs of NMI.
         """
-        return await self._within_budget(self._cluster_cache.entry_at(peer), peer, request, UNKNOWN_ADDRESS)
+        return await self._within_budget(self._cluster_cache.entry_at(peer), peer, request, UNKNOWN_ADDRESS, record)
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawResponse | Refusal:
         """Return the response to a process of the node for a pod of this node that it names, also on the host's
@@ -120,6 +130,7 @@ class TokenService:
         peer: str,
         request: TokenRequest,
         unknown: Refusal,
+        record: RequestRecord | None = None,
     ) -> Issued | RawResponse | Refusal:
         """Run *finding* and all further steps within the time limit. An empty *peer*: the pod was named."""
         arrived = asyncio.get_running_loop().time()
@@ -141,6 +152,10 @@ class TokenService:
             if not limit.expired():
                 raise
             outcome = attempt.refusal
+        except asyncio.CancelledError:
+            if record is not None:
+                record.unanswered = attempt.refusal
+            raise
         # A change is on its way, so the next request for it is held again instead of refused immediately.
         held = attempt.held
         if held is not None and held.in_progress and outcome is held.refusal and isinstance(entry, PodEntry):

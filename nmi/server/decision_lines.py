@@ -6,5 +6,6 @@ LOGGER: Final = "nmi.server.decisions"
 GRANTED: Final = "granted"
 EXEMPT: Final = "exempt"
 REFUSED: Final = "refused"
+UNANSWERED: Final = "unanswered"
 REPORT_AGAIN_SECONDS: Final = 900.0
 """Kubernetes deletes Events after an hour."""

@@ -1,4 +1,5 @@
-"""The decision log: one line for each new grant or refusal. Repeats are counted and summarized.
+"""The decision log: one line for each new grant or refusal, or request whose client disconnected before its response.
+Repeats are counted and summarized.
 
 A node may answer a hundred thousand requests per second, and any pod may send bad ones. The number of log lines must
 not depend on either: repeated decisions are only counted, and the lines per period are limited per subject (a pod,
@@ -19,7 +20,7 @@ from _native.ready_responses import Usage
 from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
-from nmi.server.decision_lines import EXEMPT, GRANTED, LOGGER, REFUSED, REPORT_AGAIN_SECONDS
+from nmi.server.decision_lines import EXEMPT, GRANTED, LOGGER, REFUSED, REPORT_AGAIN_SECONDS, UNANSWERED
 from nmi.server.request import Call
 from podidentity.telemetry.logs import has_own_limit
 
@@ -166,6 +167,23 @@ class Decisions:
             remembered.usage = Usage()
         return remembered.usage
 
+    def unanswered(self, subject: Subject, request: TokenRequest, refusal: Refusal, seconds: float) -> None:
+        """Record that the client disconnected after *seconds*; *refusal*: the response at the end of its wait."""
+        topic, cause = _topic(request), refusal.cause or refusal.sentence
+        _, is_new = self._record(subject, topic, f"{UNANSWERED} {refusal.reason}", cause=cause)
+        if is_new:
+            log.warning(
+                "client disconnected before the response; follow the field error",
+                extra={
+                    **subject.fields,
+                    "outcome": UNANSWERED,
+                    "reason": str(refusal.reason),
+                    "seconds": round(seconds, 1),
+                    "error": refusal.detail or refusal.sentence,
+                    "resource": shown(request.resource),
+                },
+            )
+
     def _report_refusal(self, subject: Subject, remembered: _LastOutcome, refusal: Refusal) -> None:
         """Report a recorded refusal to the pod's owner unless it was reported recently."""
         if self._report is None or subject.entry is None or refusal.reason in _ORDINARY or remembered.left_out:
@@ -272,7 +290,8 @@ class Decisions:
 def _outcome(outcome: str) -> dict[str, str | None]:
     if outcome in {GRANTED, EXEMPT}:
         return {"outcome": outcome, "reason": None}
-    return {"outcome": REFUSED, "reason": outcome}
+    first, _, reason = outcome.partition(" ")
+    return {"outcome": first, "reason": reason} if reason else {"outcome": REFUSED, "reason": outcome}
 
 
 def shown(text: str) -> str:

@@ -73,6 +73,10 @@ class Handlers:
         """Return the outcome of a request without a response at its timeout, or when the server stops."""
         return self._outcomes.refused(call, _STOPPING if stopping else _LATE)
 
+    def client_left(self, call: Call) -> None:
+        """Record that the client of *call* disconnected before its response."""
+        self._outcomes.client_left(call)
+
     def limit_hit(self, limit: Limit) -> None:
         """Count a limit that took effect without a refusal."""
         self._outcomes.limit_hit(limit)

@@ -53,6 +53,7 @@ class Outcomes:
         self._index = index
         self._measures = measures
         self.decisions = decisions
+        self._now_ns = now_ns
         self._ready = ReadyRefusals(now_ns)
 
     def served(self, subject: Subject, response: Response) -> Outcome:
@@ -108,6 +109,14 @@ class Outcomes:
         """Return the outcome of a request that failed because of a defect in NMI."""
         self.decisions.failed(self.subject(call), error)
         return self.refused(call, _INTERNAL)
+
+    def client_left(self, call: Call) -> None:
+        """Record that the client of *call* disconnected before the response to a token request."""
+        request, refusal = call.token_request, call.unanswered
+        # A pod that refreshes its token has one, and the fast lane's later responses would not be recorded.
+        if request is not None and refusal is not None and not request.force_refresh:
+            seconds = (self._now_ns() - call.begun_ns) / 1e9
+            self.decisions.unanswered(self.subject(call), request, refusal, seconds)
 
     def limit_hit(self, limit: Limit) -> None:
         """Count a limit that took effect without a refusal."""

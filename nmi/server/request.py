@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from _native.request_ids import next_request_id
 from nmi.identity.request import TokenRequest
+from nmi.refusal import Refusal
 from nmi.server.responses import StreamedResponse
 from nmi.server.target import CanonicalPath
 
@@ -72,6 +73,8 @@ class Call(msgspec.Struct):
     """Whether the response must have no body, because the method is HEAD."""
     begun_ns: int = 0
     """The time at which the request was complete, of time.monotonic_ns()."""
+    unanswered: Refusal | None = None
+    """The refusal of a token request if its time limit had ended when its client disconnected."""
 
     @classmethod
     def of(cls, peer: str, begun_ns: int, request: Request | None = None) -> Self:

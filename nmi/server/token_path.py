@@ -38,8 +38,8 @@ _NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 class TokenProvider(Protocol):
     """The interface of `nmi.token_service.TokenService` that the handlers use."""
 
-    async def issue(self, peer: str, request: TokenRequest) -> Issued | RawResponse | Refusal:
-        """Return a token for the pod at *peer*."""
+    async def issue(self, peer: str, request: TokenRequest, record: Call) -> Issued | RawResponse | Refusal:
+        """Return a token for the pod at *peer*. A cancellation sets `unanswered` of *record*."""
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawResponse | Refusal:
         """Return a token for the named pod of this node, with any network; never one of the node's own identity."""
@@ -98,7 +98,7 @@ class TokenPath(TokenEndpoint):
 
     async def _issue(self, call: Call, request: TokenRequest, _: Stream) -> Outcome:
         outcomes = self._outcomes
-        issued = await self._token_service.issue(call.peer, request)
+        issued = await self._token_service.issue(call.peer, request, call)
         if isinstance(issued, Refusal):
             return outcomes.refused(call, issued)
         if isinstance(issued, RawResponse):

@@ -151,13 +151,13 @@ def _refused_principals(case: ClusterCase) -> Iterator[str]:
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
     refused = case.read("tokens", case.facts.refused)
-    causes = grouped((refusal.text, pod) for pod, refusal in refused.items())
+    causes = grouped(((refusal.text, refusal.unanswered), pod) for pod, refusal in refused.items())
     minutes = round(RECENT_SECONDS / 60)
     # The cause that affects most pods first.
-    for text, pods in sorted(causes.items(), key=lambda item: -len(item[1])):
-        message = (
-            f"NMI refused tokens to {counted(len(pods), 'pod')} in the last {minutes} minutes: {listed(pods)}: {text}"
-        )
+    for (text, unanswered), pods in sorted(causes.items(), key=lambda item: -len(item[1])):
+        several = counted(len(pods), "pod")
+        what = f"clients of {several} left before NMI's response" if unanswered else f"NMI refused tokens to {several}"
+        message = f"{what} in the last {minutes} minutes: {listed(pods)}: {text}"
         yield problem(TOKENS, message, next(_corrections(case, {pod: refused[pod] for pod in pods}), text))
     if not causes:
         case.read(TOKENS, case.facts.nmi)  # without NMI's pods no log was read

@@ -174,7 +174,8 @@ def _answer(case: PodCase) -> Answer:
             return _refusal(case, refusal, Outcome.REFUSED, name)
         if (recent := recent_refusal(case.facts, identity="/".join(identity.key))) is not None:
             message = plain(f"{recent.description}: {recent.text}")
-            return Answer(outcome=Outcome.REFUSED, says=message, identity=name, status=recent.status)
+            outcome = Outcome.WAITS if recent.unanswered else Outcome.REFUSED
+            return Answer(outcome=outcome, says=message, identity=name, status=recent.status)
         return Answer(
             outcome=decision.outcome, says=plain(f"NMI asks Azure for a token of AzureIdentity {name}"), identity=name
         )

@@ -270,6 +270,7 @@ def _print_lines(title: str, lines: Iterable[str], console: Console) -> None:
 
 def _decision_line(decision: LoggedDecision) -> str:
     status = str(decision.status) if decision.status is not None else ""
-    parts = (decision.at, status, decision.outcome, decision.identity, decision.resource)
+    answered = "unanswered" if decision.unanswered else ""
+    parts = (decision.at, answered, status, decision.outcome, decision.identity, decision.resource)
     repeats = f", repeated {counted(decision.repeats, 'time')}" if decision.repeats else ""
     return f"{' '.join(filter(None, parts))}{repeats}{f': {decision.error}' if decision.error else ''}"

@@ -172,7 +172,7 @@ def _granted(case: PodCase, request: TokenRequest, identity: AzureIdentity) -> T
         return granted
     return msgspec.structs.replace(
         granted,
-        outcome=Outcome.REFUSED,
+        outcome=Outcome.WAITS if recent.unanswered else Outcome.REFUSED,
         status=recent.status,
         why=plain(recent.text),
         note=plain("; ".join(filter(None, (f"{recent.description}; NMI has granted none since", note)))),

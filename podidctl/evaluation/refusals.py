@@ -119,7 +119,9 @@ def _unresolved(
         if any(_resolves(grant, decision, now) for grant in grants):
             continue
         text = decision.error or _earlier_error(decision, latest_first[number + 1 :]) or NO_CAUSE
-        yield RecentRefusal(at, text, decision.outcome, decision.status, decision.identity, decision.resource)
+        yield RecentRefusal(
+            at, text, decision.outcome, decision.status, decision.identity, decision.resource, decision.unanswered
+        )
 
 
 def _earlier_error(summary: LoggedDecision, earlier: Iterable[LoggedDecision]) -> str:

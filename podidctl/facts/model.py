@@ -93,6 +93,8 @@ class RecentRefusal:
     status: int | None = None
     identity: str = ""
     resource: str = ""
+    unanswered: bool = False
+    """Whether the client disconnected before the refusal."""
 
     @property
     def description(self) -> str:
@@ -100,8 +102,9 @@ class RecentRefusal:
         response = " ".join(filter(None, (str(self.status or ""), self.reason)))
         return "".join(
             (
-                "NMI refused the pod's last request",
+                "the client of the pod's last request" if self.unanswered else "NMI refused the pod's last request",
                 f" for {self.resource}" if self.resource else "",
+                " disconnected before the response" if self.unanswered else "",
                 f" at {self.at:%H:%M:%S} UTC",
                 f" ({response})" if response else "",
             )

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from nmi.server.decision_lines import LOGGER, REFUSED
+from nmi.server.decision_lines import LOGGER, REFUSED, UNANSWERED
 from podidctl.report.documents import LoggedDecision
 
 DECISIONS_MAX: Final = 16
@@ -61,7 +61,7 @@ def logged_peers(log: str, client_request: str) -> tuple[str, ...]:
 
 def _add(logged: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
     decision = msgspec.structs.replace(_decision(at, fields), decided_at=at)
-    key = (decision.outcome, decision.identity, decision.resource, decision.error)
+    key = (decision.outcome, decision.identity, decision.resource, decision.error, str(decision.unanswered))
     # A dict keeps the place of a replaced key, and the order here is that of the latest line.
     logged.pop(key, None)
     logged[key] = decision
@@ -72,7 +72,7 @@ def _latest(logged: dict[tuple[str, ...], LoggedDecision]) -> tuple[LoggedDecisi
 
 
 def _decision(at: str, fields: dict[str, Any]) -> LoggedDecision:
-    refused = fields.get("outcome") == REFUSED
+    refused = fields.get("outcome") in {REFUSED, UNANSWERED}
     return LoggedDecision(
         at=at,
         outcome=str(fields.get("reason") or REFUSED) if refused else str(fields.get("outcome", "")),
@@ -80,6 +80,7 @@ def _decision(at: str, fields: dict[str, Any]) -> LoggedDecision:
         resource=str(fields.get("resource", "")),
         status=fields.get("status") if isinstance(fields.get("status"), int) else None,
         error=str(fields.get("error", "")),
+        unanswered=fields.get("outcome") == UNANSWERED,
     )
 
 
@@ -88,7 +89,8 @@ def _repeat(logged: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict
     summary = _decision(at, fields)
     count = fields.get("count")
     for key, decision in reversed(logged.items()):
-        if (decision.outcome, decision.identity) == (summary.outcome, summary.identity) and isinstance(count, int):
+        its = (decision.outcome, decision.identity, decision.unanswered)
+        if its == (summary.outcome, summary.identity, summary.unanswered) and isinstance(count, int):
             logged[key] = msgspec.structs.replace(logged.pop(key), at=at, repeats=decision.repeats + count)
             return
     if isinstance(count, int):

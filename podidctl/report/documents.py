@@ -68,6 +68,8 @@ class LoggedDecision(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """HTTP status of a refusal."""
     error: str = ""
     """Reason of a refusal, with the next action."""
+    unanswered: bool = False
+    """Whether the client disconnected before the response. `outcome` and `error` are those at the end of its wait."""
     repeats: int = 0
     decided_at: str = ""
     """Time of the decision's own line, in UTC; empty if only a summary of its repeats was found."""

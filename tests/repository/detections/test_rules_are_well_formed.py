@@ -73,7 +73,8 @@ def test_rules_use_only_fields_of_the_schema() -> None:
 
 def test_the_schema_has_the_closed_sets_of_the_code() -> None:
     reasons = sorted(reason.value for reason in Reason)
-    assert SHAPES["refusal"]["reason"]["enum"] == SHAPES["summary"]["reason"]["enum"] == reasons
+    for title in ("refusal", "unanswered", "summary"):
+        assert SHAPES[title]["reason"]["enum"] == reasons
     assert SHAPES["refusal"]["path"]["enum"] == [path.value for path in CanonicalPath]
     for properties in SHAPES.values():
         assert set(properties) <= {"time", "level", "logger", "message", "trace", *FIELDS}
@@ -106,6 +107,9 @@ def test_summaries_omissions_and_defects_conform_to_the_schema(written: Callable
     for number in range(LINES_PER_SUBJECT + 1):
         decisions.refused(POD, "other", 403, refusal, TokenRequest(f"https://{number}.example.com"))
     decisions.failed(POD, ValueError("broken"))
+    decisions.summarize()
+    for _ in range(2):
+        decisions.unanswered(POD, TokenRequest("https://vault.azure.net"), refusal, 5.0)
     decisions.summarize()
     lines = written()
     for line in lines:

@@ -7,9 +7,10 @@ from hashlib import sha256
 
 import pytest
 
-from nmi.identity.decide import DecisionPolicy
+from nmi.identity.decide import NONE_ASSIGNED, DecisionPolicy
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason
+from nmi.server.request import Call
 from nmi.tokens.source import Issued, PolicyError, Token
 from podidentity.resources import CREATED
 from tests.support.nmi.identity.cluster import DEADLINE, Cluster
@@ -85,10 +86,14 @@ async def test_a_held_pod_that_changes_is_refused(
 
 async def test_a_client_that_disconnects_ends_its_wait_and_no_other(bench: ServiceBench) -> None:
     await bench.with_pod(assigned=False)
-    gone, stays = asyncio.create_task(bench.issue()), asyncio.create_task(bench.issued())
+    call = Call(ADDRESS, "id")
+    gone = asyncio.create_task(bench.service.issue(ADDRESS, REQUEST, call))
+    stays = asyncio.create_task(bench.issued())
     await until(lambda: bench.service._measures.held == 2)
+    assert call.unanswered is None
     gone.cancel()
     await until(lambda: bench.service._measures.held == 1)
+    assert call.unanswered is NONE_ASSIGNED
     bench.cluster.put(assigned_identity())
     assert (await asyncio.wait_for(stays, DEADLINE)).identity == "ns/id"
 

@@ -19,7 +19,7 @@ from nmi.server.general import GeneralLane, WaitingRequests
 from nmi.server.handlers import Handlers
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
-from nmi.server.request import Request, Stream
+from nmi.server.request import Call, Request, Stream
 from nmi.server.responses import PlainResponse, StreamedResponse
 from nmi.server.target import Destination
 from nmi.tokens.fair_queue import Charged
@@ -87,11 +87,18 @@ class FakeTokenService:
         self.respond = respond
         self.asked: list[tuple[str, TokenRequest]] = []
         """By a pod's address, or for a pod's `namespace/name`."""
+        self.unanswered = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
+        """The refusal at the end of a wait."""
 
-    async def issue(self, peer: str, request: TokenRequest) -> ServiceResult:
+    async def issue(self, peer: str, request: TokenRequest, record: Call | None = None) -> ServiceResult:
         self.asked.append((peer, request))
         response = self.respond(request)
-        return response if isinstance(response, Issued | RawResponse | Refusal) else await response
+        try:
+            return response if isinstance(response, Issued | RawResponse | Refusal) else await response
+        except asyncio.CancelledError:
+            if record is not None:
+                record.unanswered = self.unanswered
+            raise
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> ServiceResult:
         return await self.issue(f"{namespace}/{name}", request)

@@ -4,6 +4,7 @@ Excluded: real sockets.
 """
 
 import asyncio
+from typing import Any
 
 import pytest
 from typing_extensions import override
@@ -18,6 +19,7 @@ from nmi.server.target import Destination
 from nmi.tokens.fair_queue import Charged
 from nmi.tokens.source import Issued
 from tests.support.nmi.server.fakes import (
+    TARGET,
     TOKEN_PATH,
     FakeConnection,
     FakeProxy,
@@ -135,6 +137,38 @@ async def test_unread_answers_are_bounded() -> None:
     assert len(server.token_service.asked) == len(received) + 9, "bytes one by one do not end like this"
 
 
+def unanswered(server: ServerUnderTest) -> int:
+    """Return the number of log lines about clients that disconnected."""
+    state: Any = server.decisions.state()
+    return int(state["lines_this_period"])
+
+
+@pytest.mark.parametrize("expire", [True, False], ids=["timed-out", "cancelled-by-the-end-of-nmi"])
+async def test_a_request_that_ends_for_another_reason_is_not_one_of_a_client_that_disconnected(
+    server: ServerUnderTest, caplog: pytest.LogCaptureFixture, *, expire: bool
+) -> None:
+    requests = Held(server)
+    server.lane.data_received(ask("a"))
+    await requests.wait_for("a")
+    if expire:
+        server.lane.expire()
+    else:
+        for task in server.tasks:
+            task.cancel()
+    await server.settle()
+    assert "client disconnected" not in caplog.text
+
+
+async def test_a_client_that_disconnects_while_its_token_is_refreshed_is_not_recorded(server: ServerUnderTest) -> None:
+    requests = Held(server)
+    server.lane.data_received(request_bytes(f"{TARGET}&bypass_cache=true"))
+    await until(lambda: bool(server.token_service.asked))
+    server.lane.connection_lost()
+    await server.settle()
+    assert unanswered(server) == 0
+    assert requests.cancelled
+
+
 @pytest.mark.parametrize("more", [b"", b"GET "], ids=["reported", "lost"])
 async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest, more: bytes) -> None:
     requests = Held(server)
@@ -148,6 +182,7 @@ async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest, mo
     await server.settle()
     assert requests.cancelled == ["a"]
     assert not server.connection.written
+    assert unanswered(server) == 1
     server.token_service.respond = lambda _: grant(server.entry.record)
     assert (await server.ask(request_bytes())).status == 200, "the next request works"
 

@@ -230,3 +230,36 @@ def test_repeats_of_a_refusal_without_a_line_are_counted_as_omitted_and_logged_l
     assert lines[-1].getMessage().startswith("request refused")
     decisions.summarize()
     assert field(lines[-1], "count") == 1
+
+
+def test_a_client_that_disconnects_before_its_response_is_logged_once_with_what_it_waited_for(
+    lines: list[logging.LogRecord],
+) -> None:
+    decisions = Decisions(report=lambda *_: pytest.fail("no Event"))
+    for seconds in (4.96, 5.2, 5.4):
+        decisions.unanswered(POD, ASKED, REFUSAL, seconds)
+    (line,) = lines
+    assert line.getMessage().startswith("client disconnected before the response")
+    names = ("pod", "uid", "outcome", "reason", "seconds", "error", "resource")
+    assert [field(line, name) for name in names] == [
+        *("shop/cart", "uid-cart", "unanswered", "still_assigning", 5.0, "see MIC's log", ASKED.resource),
+    ]
+    decisions.summarize()
+    names = ("pod", "outcome", "reason", "count")
+    assert [field(lines[1], name) for name in names] == ["shop/cart", "unanswered", "still_assigning", 2]
+
+
+def test_a_grant_after_an_unanswered_request_and_another_refusal_have_lines(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    decisions.unanswered(POD, ASKED, REFUSAL, 5.0)
+    decisions.refused(POD, "/token", 404, REFUSAL, ASKED)
+    decisions.unanswered(POD, ASKED, REFUSAL, 5.0)
+    decisions.granted(POD, ASKED, "shop/id", Usage())
+    assert [field(line, "outcome") for line in lines] == ["unanswered", "refused", "unanswered", "granted"]
+
+
+def test_clients_that_disconnect_cannot_flood_the_log(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for number in range(1000):
+        decisions.unanswered(POD, TokenRequest(f"https://{number}.example"), REFUSAL, 5.0)
+    assert len(lines) == LINES_PER_SUBJECT

@@ -21,7 +21,7 @@ from podidctl.report.finding import Level
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, SecretReference
 from tests.support.nmi_objects import CLIENT_ID, binding, identity, resource_id
-from tests.support.podidctl.doctor_inputs import NOW, cluster_case, daemon, examined, objects, one
+from tests.support.podidctl.doctor_inputs import NOW, bad, cluster_case, daemon, examined, objects, one
 from tests.support.podidctl.memory_cluster import MemoryCluster
 from tests.support.podidctl.prediction_inputs import VM
 
@@ -33,6 +33,15 @@ def test_pods_with_one_cause_are_one_problem_with_its_next_action() -> None:
     assert (line.check, line.level, line.next) == ("tokens", Level.PROBLEM, CAUSE)
     assert "2 pods in the last 16 minutes: ns/a, ns/b" in line.says
     assert one(examined(refused=ReadFailure("not allowed: events"))).level is Level.UNKNOWN
+
+
+def test_pods_whose_clients_disconnected_are_another_problem_than_refused_ones() -> None:
+    refused = {"ns/a": RecentRefusal(NOW, CAUSE), "ns/b": RecentRefusal(NOW, CAUSE, unanswered=True)}
+    texts = [finding.says for finding in bad(examined(refused=refused))]
+    assert texts == [
+        f"NMI refused tokens to 1 pod in the last 16 minutes: ns/a: {CAUSE}",
+        f"clients of 1 pod left before NMI's response in the last 16 minutes: ns/b: {CAUSE}",
+    ]
 
 
 def test_a_missing_secret_is_a_problem_if_a_pod_needs_it() -> None:

@@ -89,6 +89,18 @@ def test_a_refusal_is_printed_with_its_reason_before_earlier_decisions_of_this_p
     assert parse_decisions(written(), ENTRY.key, "a later one's") == ()
 
 
+def test_a_client_that_disconnected_is_read_with_its_repeats(written: Written) -> None:
+    decisions = Decisions()
+    for _ in range(3):
+        decisions.unanswered(POD, VAULT, REFUSAL, 5.0)
+    decisions.summarize()
+    (one,) = about(written())
+    assert (one.outcome, one.status, one.error, one.repeats) == ("still_assigning", None, "see MIC's log", 2)
+    assert one.unanswered
+    decisions.refused(POD, "/metadata/identity/oauth2/token", 404, REFUSAL, VAULT)
+    assert [decision.unanswered for decision in about(written())] == [False, True]
+
+
 def test_only_the_latest_decisions_are_printed(written: Written) -> None:
     decisions = Decisions()
     for number in range(DECISIONS_MAX + 2):
@@ -219,6 +231,26 @@ def test_a_grant_that_proves_nothing_does_not_resolve_a_refusal(decisions: tuple
 @pytest.mark.parametrize("reason", [Reason.UPSTREAM_THROTTLED, Reason.UPSTREAM_UNAVAILABLE, Reason.FORWARDED])
 def test_other_refusals_that_the_objects_do_not_show_are_broken_by_name(reason: Reason) -> None:
     assert reason.value in only(explain_pod(now=NOW, decisions=(refusal(outcome=reason.value),))).says
+
+
+OTHER = none_matches("ns", SelectorKind.CLIENT_ID, "other", [identity()])
+
+
+def test_a_pod_whose_client_disconnected_before_the_response_is_not_granted() -> None:
+    left = refusal(outcome="no_matching_identity", status=None, error=OTHER.detail, unanswered=True)
+    explanation = explain_pod(now=NOW, decisions=(left,))
+    link = only(explanation)
+    assert (link.link, link.next) == ("token", OTHER.detail)
+    assert link.says.startswith("the client of the pod's last request for ")
+    assert " disconnected before the response at " in link.says
+    assert explanation.answer.outcome is Outcome.WAITS
+    assert predict(facts(now=NOW, decisions=(left,)), MANAGEMENT_RESOURCE).outcome is Outcome.WAITS
+    assert broken(explain_pod(now=NOW, decisions=(grant(30), left))) == []
+
+
+def test_a_client_that_disconnected_while_mic_had_not_finished_does_not_count_once_it_has() -> None:
+    left = refusal(outcome="still_assigning", status=None, unanswered=True)
+    assert broken(explain_pod(now=NOW, decisions=(left,))) == []
 
 
 def test_the_prediction_of_the_same_audience_is_a_refusal() -> None:
