@@ -31,6 +31,7 @@ METADATA: Mapping[str, str] = {"Metadata": "true"}
 REFUSED = "refused"
 """The connection was reset, immediately or later."""
 ATTEMPT_SECONDS = 20.0
+CLIENT_SECONDS = 30.0
 NODE = "node-0"
 JUMP = "-A PREROUTING -j aad-metadata"
 REDIRECT = (
@@ -41,8 +42,8 @@ REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --
 
 _ASK = """
 import http.client, json, os, sys
-host, source, path, headers = json.loads(sys.argv[1])
-connection = http.client.HTTPConnection(host, timeout=30, source_address=(source, 0) if source else None)
+host, source, path, headers, seconds = json.loads(sys.argv[1])
+connection = http.client.HTTPConnection(host, timeout=seconds, source_address=(source, 0) if source else None)
 connection.request("GET", path, headers=headers)
 response = connection.getresponse()
 print(json.dumps([response.status, dict(response.headers), response.read().decode()]))
@@ -239,23 +240,32 @@ async def ask(
     *,
     path: str = TOKEN,
     headers: Mapping[str, str] | None = None,
+    seconds: float = CLIENT_SECONDS,
     **query: str,
 ) -> Response:
-    """Send a request to the metadata endpoint from *context* and return the response.
+    """Send a request to the metadata endpoint from *context* and return the response. The client disconnects after
+    *seconds*.
 
     The default is the usual token request.
     """
     parameters = {"resource": AUDIENCE, **query} if path == TOKEN else query
     host = sandbox.metadata_url(NODE).removeprefix("http://")
-    return await ask_at(sandbox, context, host, f"{path}?{urlencode(parameters)}" if parameters else path, headers)
+    target = f"{path}?{urlencode(parameters)}" if parameters else path
+    return await ask_at(sandbox, context, host, target, headers, seconds=seconds)
 
 
 async def ask_at(
-    sandbox: Sandbox, context: ExecutionContext, host: str, target: str, headers: Mapping[str, str] | None = None
+    sandbox: Sandbox,
+    context: ExecutionContext,
+    host: str,
+    target: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    seconds: float = CLIENT_SECONDS,
 ) -> Response:
     """Send a request for *target* to *host* from *context* and return the response."""
     source = context.environment.get("SANDBOX_SOURCE_ADDRESS", "")
-    given = json.dumps([host, source, target, {"Metadata": "true"} if headers is None else dict(headers)])
+    given = json.dumps([host, source, target, {"Metadata": "true"} if headers is None else dict(headers), seconds])
     process = await asyncio.create_subprocess_exec(
         *context.command([sys.executable, "-c", _ASK, given]),
         stdout=asyncio.subprocess.PIPE,

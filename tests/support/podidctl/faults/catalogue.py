@@ -337,6 +337,12 @@ async def other_client_requested(place: Place) -> PodRequest:
     return PodRequest({"client_id": WRONG_CLIENT})
 
 
+@fault("The application requests another client id, and waits less than NMI", "token", "tokens", on_node=False)
+async def impatient_client(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    return PodRequest({"client_id": WRONG_CLIENT}, seconds=1.0)
+
+
 @fault("IMDS fails", "token", "tokens")
 async def failing_imds(place: Place) -> PodRequest:
     await _bound_pod(place)

@@ -11,7 +11,7 @@ from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
 from podidentity_sandbox.azure import AzureEmulator
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
-from tests.support.identity_requests import NODE, ask, run_pod
+from tests.support.identity_requests import CLIENT_SECONDS, NODE, ask, run_pod
 from tests.support.mic.preview.run_programs import CommandResult, run
 from tests.support.waiting import until
 
@@ -28,6 +28,8 @@ class PodRequest:
 
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = CLIENT_SECONDS
+    """How long its client waits."""
 
 
 class Place(Protocol):
@@ -109,9 +111,11 @@ class SandboxPlace:
         assert self._context is not None
         headers = {"Metadata": "true", **request.headers}
         try:
-            response = await ask(self._sandbox, self._context, headers=headers, **request.query)
+            response = await ask(
+                self._sandbox, self._context, headers=headers, seconds=request.seconds, **request.query
+            )
         except AssertionError:
-            return NO_CONNECTION
+            return NO_CONNECTION if request.seconds == CLIENT_SECONDS else f"no response within {request.seconds:g} s"
         return f"{response.status} {response.body.get('error_description', 'a token')}"
 
     async def podidctl(self, *words: str) -> CommandResult:
