@@ -288,11 +288,9 @@ def none_matches(namespace: str, selector: SelectorKind, wanted: str, identities
         for identity in own[:IDENTITIES_SHOWN]
     ]
     more = f" and {len(identities) - IDENTITIES_SHOWN} more" if len(identities) > IDENTITIES_SHOWN else ""
-    requested = _shown(selector, wanted) if by_client_id else ascii(_shown(selector, wanted))
     detail = (
-        f"{OTHER_REQUESTED}{'client' if by_client_id else 'resource'} id {requested}, bound {', '.join(shown)}{more}: "
-        "let the application request a bound one (AZURE_CLIENT_ID in its environment), or bind the requested one to "
-        "the pod"
+        f"{requested_text(selector, wanted)}, bound {', '.join(shown)}{more}: let the application request a bound one "
+        "(AZURE_CLIENT_ID in its environment), or bind the requested one to the pod"
     )
     return Refusal(
         Reason.NO_MATCHING_IDENTITY,
@@ -300,6 +298,13 @@ def none_matches(namespace: str, selector: SelectorKind, wanted: str, identities
         detail,
         cause=detail,
     )
+
+
+def requested_text(selector: SelectorKind, wanted: str) -> str:
+    """Return the begin of the operator's text about a request for this client id or resource id (lower case)."""
+    if selector is SelectorKind.CLIENT_ID:
+        return f"{OTHER_REQUESTED}client id {_shown(selector, wanted)}"
+    return f"{OTHER_REQUESTED}resource id {_shown(selector, wanted)!a}"
 
 
 def _shown(selector: SelectorKind, value: str) -> str:

@@ -60,6 +60,9 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
         return problem("assigned identity", message, OF_EVENT, about=about)
     message = "MIC has not created one for this pod and identity"
     then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
+    if (seconds := case.bound_seconds(identity)) is not None:
+        message = f"bound {seconds:.0f} s ago; MIC has not written its AzureAssignedIdentity yet"
+        then = f"MIC and Azure take up to {GRACE_SECONDS:g} s; {then}" if seconds < GRACE_SECONDS else then
     return problem("assigned identity", message, then, about=about)
 
 

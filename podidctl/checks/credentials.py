@@ -1,7 +1,7 @@
 """Checks of the Secrets of service principals (types 1 and 2), and of the tokens that NMI refused. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -11,7 +11,7 @@ from podidctl.evaluation.federated import subject
 from podidctl.evaluation.federated_credentials import correction
 from podidctl.evaluation.needs import CHECKED_MAX, NOT_READ, READ_PERMISSION, needed_identities
 from podidctl.evaluation.pod import PodCase
-from podidctl.evaluation.refusals import RECENT_SECONDS, is_latest, is_of_credential, recent_refusal
+from podidctl.evaluation.refusals import RECENT_SECONDS, is_latest, is_of_credential, names_one, recent_refusal
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of, audience_of
 from podidctl.facts.model import ReadFailure, RecentRefusal
 from podidctl.report.documents import Outcome
@@ -19,6 +19,7 @@ from podidctl.report.finding import Finding, Level, ok, problem, unknown, warnin
 from podidctl.report.text import by_turns, grouped, listed
 from podidentity.azure.federation import Exchange
 from podidentity.report import counted
+from podidentity.resources import AzureIdentity
 
 SECRETS: Final = "secrets"
 CREDENTIALS: Final = "credentials"
@@ -55,7 +56,7 @@ def token_links(case: PodCase) -> Iterator[Finding]:
     if decision.outcome is not Outcome.GRANTED or decision.assigned is None:
         return
     identity = "/".join(decision.assigned.identity.key)
-    refused = recent_refusal(case.facts, identity=identity)
+    refused = recent_refusal(case.facts, identity=identity, bound=case.bound)
     if refused is not None:
         audience = audience_of(case.settings, Exchange.DIRECT)
         then = correction(decision.assigned.identity, refused, subject(case.pod), audience) or refused.text
@@ -129,28 +130,40 @@ def _refused_principals(case: ClusterCase) -> Iterator[str]:
     An Event of NMI names the Secret and no identity: it counts for the identities that are bound to its pod.
     """
     recent = case.facts.refused if not isinstance(case.facts.refused, ReadFailure) else {}
-    labels = {"/".join(pod.key): pod.binding_label for pod in case.facts.pods}
-    bound = grouped(
-        (binding.spec.selector, (binding.metadata.namespace, binding.spec.azure_identity))
-        for binding in case.facts.bindings
-    )
-    identities = {identity.key: identity for identity in case.facts.identities}
+    bound = _bound(case)
     for pod, refusal in recent.items():
         if not is_of_credential(refusal):
             continue
         if refusal.identity:
             yield refusal.identity
             continue
-        for key in bound.get(labels.get(pod, ""), ()):
-            identity = identities.get(key)
-            application = application_of(case.usual.settings, identity) if identity is not None else None
+        for identity in bound.get(pod, ()):
+            application = application_of(case.usual.settings, identity)
             if application is not None and f"Secret {application.secret} " in refusal.text:
-                yield "/".join(key)
+                yield "/".join(identity.key)
+
+
+def _bound(case: ClusterCase) -> Mapping[str, Sequence[AzureIdentity]]:
+    """Return the identities of the bindings that select each refused pod (`namespace/name`)."""
+    recent = case.facts.refused if not isinstance(case.facts.refused, ReadFailure) else {}
+    identities = {identity.key: identity for identity in case.facts.identities}
+    selected = grouped(
+        (binding.spec.selector, identities[key])
+        for binding in case.facts.bindings
+        if (key := (binding.metadata.namespace, binding.spec.azure_identity)) in identities
+    )
+    pods = {"/".join(pod.key): pod.binding_label for pod in case.facts.pods}
+    return {pod: selected.get(pods[pod], ()) for pod in recent if pods.get(pod)}
 
 
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
-    refused = case.read("tokens", case.facts.refused)
+    bound = _bound(case)
+    refused = {
+        pod: refusal
+        for pod, refusal in case.read("tokens", case.facts.refused).items()
+        if not names_one(refusal.text, bound.get(pod, ()))
+    }
     causes = grouped(((refusal.text, refusal.unanswered), pod) for pod, refusal in refused.items())
     minutes = round(RECENT_SECONDS / 60)
     # The cause that affects most pods first.

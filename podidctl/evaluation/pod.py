@@ -21,7 +21,15 @@ from nmi.identity.request import TokenRequest
 from nmi.policies import decision_policy
 from nmi.refusal import Refusal
 from nmi.settings import Settings
-from podidctl.facts.kinds import Daemon, PlacedNode, VariablePod, VariablePodSpec
+from podidctl.facts.kinds import (
+    Daemon,
+    DatedBinding,
+    DatedPod,
+    PlacedNode,
+    VariablePod,
+    VariablePodSpec,
+    parse_time,
+)
 from podidctl.facts.model import Facts, IdentityKey, NmiConfiguration, ReadFailure, SecretCheck, readable
 from podidctl.facts.settings import configuration_of, on_node
 from podidctl.report.documents import Outcome
@@ -255,6 +263,15 @@ class PodCase:
             for candidate in self.candidates
             if candidate.identity is not None and not candidate.restriction
         ]
+
+    def bound_seconds(self, identity: AzureIdentity) -> float | None:
+        """Return for how long a binding has given *identity* to the pod on its node; None if it is not known."""
+        bindings = [candidate.binding for candidate in self.candidates if candidate.identity == identity]
+        created = [parse_time(its.metadata.creation_timestamp) for its in bindings if isinstance(its, DatedBinding)]
+        since = self.pod.since if isinstance(self.pod, DatedPod) else None
+        if since is None or not (times := [time for time in created if time is not None]):
+            return None
+        return max(0.0, (self.facts.server_time - max(since, min(times))).total_seconds())
 
     @cached_property
     def identities(self) -> Sequence[AzureIdentity]:

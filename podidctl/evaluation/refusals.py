@@ -10,13 +10,15 @@ from typing import Final
 
 from mic.decisions.documents import APPLY_ERROR
 from nmi.error_refusals import CREDENTIAL_CODES
-from nmi.identity.decide import OTHER_REQUESTED
+from nmi.identity.decide import OTHER_REQUESTED, requested_text
+from nmi.identity.request import SelectorKind
 from nmi.pod_events import TOKEN_REFUSED
 from nmi.refusal import Reason
 from nmi.server.decision_lines import EXEMPT, GRANTED, REPORT_AGAIN_SECONDS
 from podidctl.facts.kinds import Event, parse_time
 from podidctl.facts.model import Facts, RecentRefusal, readable
 from podidctl.report.documents import LoggedDecision
+from podidentity.resources import AzureIdentity
 
 NO_CAUSE: Final = "see the log of NMI on the pod's node for the cause: kubectl logs"
 """Text of a refusal whose own line is not among the read ones."""
@@ -40,11 +42,14 @@ _LASTING: Final = frozenset(
 """Refusals with causes that the objects in the cluster do not show. The prediction reports the other causes."""
 
 
-def recent_refusal(facts: Facts, *, identity: str, resource: str = "") -> RecentRefusal | None:
+def recent_refusal(
+    facts: Facts, *, identity: str, bound: Iterable[AzureIdentity] = (), resource: str = ""
+) -> RecentRefusal | None:
     """Return the latest refusal of a token of *identity* (`namespace/name`), or None. *resource*: only for this
-    audience.
+    audience. *bound*: the identities of the pod's bindings; that MIC had not assigned one of them is not of interest.
     """
-    decisions = readable(facts.decisions)
+    identities = list(bound)
+    decisions = [decision for decision in readable(facts.decisions) if not names_one(decision.error, identities)]
     events = readable(facts.events)
     logged = next(_unresolved(decisions, facts.server_time, identity, resource), None)
     if logged is not None:
@@ -73,6 +78,21 @@ def unresolved_event(
         # The latest Event decides: a grant after it is also after all others.
         return None if any(granted_at >= at for granted_at in granted) else RecentRefusal(at, event.message)
     return None
+
+
+def names_one(text: str, bound: Iterable[AzureIdentity]) -> bool:
+    """Return whether *text* is about a request for one of these identities, of which NMI did not know that it is the
+    pod's: another check reports it until MIC has assigned it.
+    """
+    requested = text.partition(", bound ")[0]
+    return text.startswith(OTHER_REQUESTED) and any(
+        requested
+        in {
+            requested_text(SelectorKind.CLIENT_ID, identity.spec.client_id.lower()),
+            requested_text(SelectorKind.RESOURCE_ID, identity.spec.resource_id.lower()),
+        }
+        for identity in bound
+    )
 
 
 def is_of_credential(refusal: RecentRefusal) -> bool:

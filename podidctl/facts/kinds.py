@@ -11,7 +11,21 @@ import msgspec
 from typing_extensions import override
 
 from nmi.node.host_routing import HostRouting, by_labels
-from podidentity.resources import Kind, Node, NodeSpec, Pod, PodCondition, PodMeta, PodSpec, PodStatus, Resource, Wire
+from podidentity.resources import (
+    BINDINGS,
+    AzureIdentityBinding,
+    Kind,
+    Meta,
+    Node,
+    NodeSpec,
+    Pod,
+    PodCondition,
+    PodMeta,
+    PodSpec,
+    PodStatus,
+    Resource,
+    Wire,
+)
 
 SCHEDULED: Final = "PodScheduled"
 LABELS: Final = ("app.kubernetes.io/component", "component")
@@ -81,6 +95,19 @@ class DatedPod(VariablePod, frozen=True):
 
 
 DATED_PODS: Final = Kind("Pod", "pods", DatedPod)
+
+
+class DatedBindingMeta(Meta, frozen=True):
+    creation_timestamp: str | None = None
+
+
+class DatedBinding(AzureIdentityBinding, frozen=True):
+    """A binding with its creation time."""
+
+    metadata: DatedBindingMeta = DatedBindingMeta()
+
+
+DATED_BINDINGS: Final = msgspec.structs.replace(BINDINGS, shape=DatedBinding)
 
 
 def parse_time(spelled: str | None) -> datetime | None:

@@ -19,6 +19,7 @@ from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.pod import PodCase, configuration_for, host_of
 from podidctl.facts.kinds import (
     COMPONENT_PREFIX,
+    DATED_BINDINGS,
     DATED_PODS,
     DEFINITIONS,
     EVENTS,
@@ -55,7 +56,7 @@ from podidctl.report.documents import LoggedDecision
 from podidentity.azure.errors import AzureError
 from podidentity.kube.client import Client
 from podidentity.kube.lock_records import AnnotationFormat, LeaseFormat, LockFormat, LockRecord
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Pod
+from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, IDENTITIES, PODS, Pod
 
 EVENTS_MAX: Final = 5
 Part = Callable[[Client, Facts], Awaitable[Facts]]
@@ -189,7 +190,7 @@ async def _resources(client: Client, facts: Facts) -> Facts:
         "assigned": assigned,
         "exceptions": exceptions,
         "identities": await list_noting(client, IDENTITIES, ignored),
-        "bindings": await list_noting(client, BINDINGS, ignored),
+        "bindings": await list_noting(client, DATED_BINDINGS, ignored),
     }
     return replace(with_lists(facts, lists), ignored_fields=ignored)
 

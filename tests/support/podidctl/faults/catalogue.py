@@ -299,6 +299,22 @@ async def no_mic(place: Place) -> PodRequest:
     return await _pod(place)
 
 
+@fault(
+    "The pod requests another identity that is bound to it, and MIC does not run",
+    "assigned identity",
+    "MIC",
+    "several identities",
+    on_node=False,
+)
+async def bound_without_mic(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    await place.stop_mic()
+    managed = await place.on_azure(lambda azure: azure.directory.add_identity(identity_id(f"{place.identity}-two")))
+    await place.apply(identity("two", type=0, resourceID=managed.resource_id, clientID=managed.client_id))
+    await place.apply(binding("two", POD))
+    return PodRequest({"client_id": managed.client_id})
+
+
 @fault("NMI does not run on the pod's node", "NMI", "NMI")
 async def no_nmi(place: Place) -> PodRequest:
     await _bound_pod(place)

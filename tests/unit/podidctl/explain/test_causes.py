@@ -2,8 +2,8 @@
 
 import json
 import shlex
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
-from podidctl.facts.kinds import Event, PlacedNode
+from podidctl.facts.kinds import DatedBinding, DatedPod, Event, PlacedNode
 from podidctl.facts.model import ReadFailure, RecentRefusal
 from podidctl.facts.workloads import CRON_JOBS, DEPLOYMENTS, JOBS, Owner, WorkloadObject
 from podidctl.report.documents import LinkState, LoggedDecision, Outcome
 from podidentity.azure.errors import Refused
-from podidentity.resources import BareMeta, Pod
-from tests.support.nmi_objects import NODE, exception, identity, pod
+from podidentity.resources import BareMeta, Pod, Resource
+from tests.support.nmi_objects import NODE, binding, exception, identity, pod
 from tests.support.podidctl.doctor_inputs import examined, one
 from tests.support.podidctl.prediction_inputs import broken, explain_pod, only
 
@@ -62,6 +62,31 @@ def test_mics_latest_event_is_why_it_has_created_no_assignment(event: Event, *, 
     assert (LOST in link.says) is is_cause
     assert (MIC in link.next) is not is_cause
     assert LOST not in link.next, "others than MIC may write Events"
+
+
+T = TypeVar("T", bound=Resource)
+
+
+def dated(made: Resource, shape: type[T], seconds: float) -> T:
+    """The object as explain reads it, created so many seconds before NOW."""
+    document = msgspec.to_builtins(made)
+    document["metadata"]["creationTimestamp"] = (NOW - timedelta(seconds=seconds)).isoformat()
+    return msgspec.convert(document, shape)
+
+
+@pytest.mark.parametrize(
+    ("of_pod", "of_binding", "bound", "waits"),
+    [(600, 5, 5, True), (7, 600, 7, True), (600, 121, 121, False), (600, -5, 0, True)],
+    ids=["a-new-binding", "a-new-pod", "overdue", "a-clock-that-is-behind"],
+)
+def test_the_time_since_an_identity_is_bound_decides_whether_to_wait(
+    of_pod: float, of_binding: float, bound: int, *, waits: bool
+) -> None:
+    link = unassigned(pod=dated(pod(), DatedPod, of_pod), bindings=(dated(binding(), DatedBinding, of_binding),))
+    assert link.says == f"bound {bound} s ago; MIC has not written its AzureAssignedIdentity yet"
+    assert link.next.startswith("MIC and Azure take up to 120 s") is waits
+    assert MIC in link.next
+    assert "MIC has not created one" in unassigned(pod=dated(pod(), DatedPod, of_pod)).says, "the binding has no time"
 
 
 def with_labels(**labels: str) -> Pod:

@@ -25,14 +25,16 @@ from podidctl.commands.token import show as show_token
 from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
 from podidctl.evaluation.refusals import RECENT_SECONDS, log_time
 from podidctl.facts.kinds import Event
-from podidctl.facts.model import ReadFailure, SecretCheck
+from podidctl.facts.model import ReadFailure, RecentRefusal, SecretCheck
 from podidctl.facts.nmi_log import DECISIONS_MAX, parse_decisions
 from podidctl.reading.reviews import read_secret_checks
 from podidctl.report.documents import LinkState, LoggedDecision, Outcome
+from podidctl.report.finding import Level
 from podidentity.resources import AzureIdentity, SecretReference
 from podidentity.telemetry.logs import JsonFormatter, TextFormatter
 from tests.support.nmi.server.fakes import pod_entry
-from tests.support.nmi_objects import assigned_identity, identity
+from tests.support.nmi_objects import assigned_identity, binding, identity
+from tests.support.podidctl.doctor_inputs import examined, objects
 from tests.support.podidctl.memory_cluster import MemoryCluster
 from tests.support.podidctl.prediction_inputs import broken, explain_pod, facts, labelled, only, rules
 
@@ -246,6 +248,26 @@ def test_a_pod_whose_client_disconnected_before_the_response_is_not_granted() ->
     assert explanation.answer.outcome is Outcome.WAITS
     assert predict(facts(now=NOW, decisions=(left,)), MANAGEMENT_RESOURCE).outcome is Outcome.WAITS
     assert broken(explain_pod(now=NOW, decisions=(grant(30), left))) == []
+
+
+TWO = identity("two", client_id="10000000-0000-4000-8000-000000000001")
+
+
+@pytest.mark.parametrize("selector", [SelectorKind.CLIENT_ID, SelectorKind.RESOURCE_ID])
+@pytest.mark.parametrize("requested", [TWO, identity("three", client_id="20000000-0000-4000-8000-000000000002")])
+def test_a_request_for_an_identity_that_mic_had_not_assigned_yet_is_no_fault_of_the_application(
+    selector: SelectorKind, requested: AzureIdentity
+) -> None:
+    ids = {SelectorKind.CLIENT_ID: requested.spec.client_id, SelectorKind.RESOURCE_ID: requested.spec.resource_id}
+    text = none_matches("ns", selector, ids[selector].lower(), [identity()]).detail
+    refused = refusal(outcome="no_matching_identity", status=404, identity="", error=text)
+    made = {"identities": (identity(), TWO), "bindings": (binding(), binding("two", identity_name="two"))}
+    links = [link.link for link in broken(explain_pod(now=NOW, decisions=(refused,), **made))]
+    assert links == ["assigned identity"] + ["token"] * (requested is not TWO)
+    state = objects(**made, assigned=(assigned_identity(), assigned_identity("two")))
+    found = examined(objects=state, refused={"ns/web": RecentRefusal(NOW, text)})
+    tokens = [finding.level for finding in found.findings if finding.check == "tokens"]
+    assert tokens == [Level.OK if requested is TWO else Level.PROBLEM]
 
 
 def test_a_client_that_disconnected_while_mic_had_not_finished_does_not_count_once_it_has() -> None:
