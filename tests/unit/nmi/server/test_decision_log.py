@@ -245,8 +245,8 @@ def test_a_client_that_disconnects_before_its_response_is_logged_once_with_what_
         *("shop/cart", "uid-cart", "unanswered", "still_assigning", 5.0, "see MIC's log", ASKED.resource),
     ]
     decisions.summarize()
-    names = ("pod", "outcome", "reason", "count")
-    assert [field(lines[1], name) for name in names] == ["shop/cart", "unanswered", "still_assigning", 2]
+    summary = ("pod", "outcome", "reason", "count")
+    assert [field(lines[1], name) for name in summary] == ["shop/cart", "unanswered", "still_assigning", 2]
 
 
 def test_a_grant_after_an_unanswered_request_and_another_refusal_have_lines(lines: list[logging.LogRecord]) -> None:
