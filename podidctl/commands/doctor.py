@@ -131,8 +131,9 @@ def show(report: Report, to: Console) -> None:
 
 
 def _rows(finding: CheckResult) -> Iterator[tuple[Part, Part, Part]]:
-    """Yield the row of the finding, and one for each thing that follows from it, each text once."""
-    yield (finding.level, COLORS[finding.level]), finding.check, finding.says
+    """Yield the row of the finding, and one for each thing that follows from it, each text once. The next action is below them."""
+    says = finding.says.removesuffix(f": {finding.next}") if finding.level is not Level.OK else finding.says
+    yield (finding.level, COLORS[finding.level]), finding.check, says
     effects = grouped((effect.says, effect.check) for effect in finding.affects)
     lines = [f"therefore {', '.join(dict.fromkeys(checks))}: {says}" for says, checks in effects.items()]
     more = [f"{len(lines) - FINDINGS_MAX} more; -o json has all of them"] if len(lines) > FINDINGS_MAX else []

@@ -108,6 +108,11 @@ def test_findings_with_the_same_action_are_printed_together_above_it() -> None:
     assert [line.split()[-1] for line in lines] == ["first", "second", "this", "between", "that"]
 
 
+def test_an_action_that_the_text_of_a_finding_ends_with_is_printed_once() -> None:
+    lines = printed(results(problem("tokens", "NMI refused tokens to 1 pod: ns/web: correct it", "correct it")))
+    assert lines == ["problem  tokens  NMI refused tokens to 1 pod: ns/web", "  next: correct it"]
+
+
 def test_the_effects_in_the_table_are_bounded() -> None:
     cause = problem("MIC", "no MIC", "start it", explains=("assignments",))
     effects = [problem("assignments", f"reason {number}", "wait", cause="assignments") for number in range(1000)]
