@@ -131,7 +131,7 @@ def show(report: Report, to: Console) -> None:
 
 
 def _rows(finding: CheckResult) -> Iterator[tuple[Part, Part, Part]]:
-    """Yield the row of the finding, and one for each thing that follows from it, each text once. The next action is below them."""
+    """Yield the row of the finding without its next action, and one for each thing that follows, each text once."""
     says = finding.says.removesuffix(f": {finding.next}") if finding.level is not Level.OK else finding.says
     yield (finding.level, COLORS[finding.level]), finding.check, says
     effects = grouped((effect.says, effect.check) for effect in finding.affects)

@@ -42,7 +42,11 @@ nmi:
   handover:
     enabled: false
 """
-_DEFAULTS: Final = "# The chart's defaults fit this cluster.\n"
+_IMAGES: Final = """\
+# The registry to which you have pushed the images (docs/install-on-aks.md#images).
+image:
+  repository: REGISTRY/aad-pod-identity
+"""
 
 
 class Preflight(ReportModel, frozen=True):
@@ -56,7 +60,7 @@ class Preflight(ReportModel, frozen=True):
 def preflight(state: ClusterState) -> Preflight:
     """Return the result of all checks, and the values."""
     findings = [check_result(finding) for finding in findings_of(CHECKS, state)]
-    return Preflight(findings, _BACKEND if state.bypasses_netfilter else _DEFAULTS)
+    return Preflight(findings, _IMAGES + (_BACKEND if state.bypasses_netfilter else ""))
 
 
 def check_server(state: ClusterState) -> Iterator[Finding]:
