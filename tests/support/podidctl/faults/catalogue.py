@@ -478,3 +478,15 @@ for _name, (_value, _text) in PROXY_FAULTS.items():
 async def forwarded_request(place: Place) -> PodRequest:
     await _bound_pod(place)
     return PodRequest(headers={"X-Forwarded-For": "10.0.0.1"})
+
+
+@fault("The application names no resource", "token", "tokens")
+async def no_resource(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    return PodRequest(query={"resource": ""})
+
+
+@fault("The application names two identities in one request", "token", "tokens")
+async def two_selectors(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    return PodRequest(query={"client_id": WRONG_CLIENT, "object_id": WRONG_CLIENT})

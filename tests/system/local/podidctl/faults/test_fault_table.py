@@ -39,4 +39,4 @@ async def test_the_row_is_what_a_user_sees(sandbox: Sandbox, fault: Fault) -> No
 
 def test_the_table_has_exactly_the_faults_of_the_tests() -> None:
     assert list(rows()) == [fault.text for fault in FAULTS]
-    assert len(FAULTS) >= 20
+    assert len(FAULTS) >= 50
