@@ -1,7 +1,8 @@
 """Checks of a cluster before the installation, and the chart values that it needs. Pure."""
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from podidctl.checks.cluster import check_clocks, check_version
@@ -9,9 +10,9 @@ from podidctl.checks.rules import findings_of
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.facts.kinds import OS_LABEL
 from podidctl.facts.model import ReadFailure, readable
-from podidctl.preflight.state import CILIUM_GROUP, NMI_PORTS, ClusterState
+from podidctl.preflight.state import CILIUM_GROUP, NMI_PORTS, ClusterState, Path
 from podidctl.report.documents import CheckResult, check_result
-from podidctl.report.finding import Finding, ok, problem, warning
+from podidctl.report.finding import Finding, ok, problem, unknown, warning
 from podidctl.report.text import listed
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.report import ReportModel, counted
@@ -45,8 +46,9 @@ nmi:
 _IMAGES: Final = """\
 # The registry to which you have pushed the images (docs/install-on-aks.md#images).
 image:
-  repository: REGISTRY/aad-pod-identity
+  repository: {}
 """
+_STATUS: Final = "kubectl exec -n kube-system daemonset/cilium -- cilium-dbg status --verbose | grep 'Host Routing'"
 
 
 class Preflight(ReportModel, frozen=True):
@@ -59,8 +61,10 @@ class Preflight(ReportModel, frozen=True):
 
 def preflight(state: ClusterState) -> Preflight:
     """Return the result of all checks, and the values."""
+    # JSON is YAML, and quotes what a repository may contain.
+    images = _IMAGES.format(json.dumps(state.repository or "REGISTRY/aad-pod-identity"))
     findings = [check_result(finding) for finding in findings_of(CHECKS, state)]
-    return Preflight(findings, _IMAGES + (_BACKEND if state.bypasses_netfilter else ""))
+    return Preflight(findings, images + (_BACKEND if state.path is Path.BYPASSES else ""))
 
 
 def check_server(state: ClusterState) -> Iterator[Finding]:
@@ -97,11 +101,18 @@ def check_data_plane(state: ClusterState) -> Iterator[Finding]:
     """Check the path of pods' packets, and name the network plugin."""
     check = "data plane"
     ClusterCase.read(check, state.groups)
-    if state.bypasses_netfilter:
+    ClusterCase.read(check, state.nodes)
+    if state.path is Path.BYPASSES:
         yield from _check_redirect_policies(check, state)
+    elif state.has_cilium and ClusterCase.read(check, state.cilium) is None:
+        then = f"pods' packets may bypass netfilter; {_STATUS}"
+        yield unknown(check, "Cilium's ConfigMap kube-system/cilium-config does not exist", then)
+    elif state.path is Path.DEPENDS:
+        message = "whether pods' packets pass netfilter depends on Cilium's version"
+        then = f"{_STATUS}: with BPF set nmi.redirect.backend=cilium and nmi.handover.enabled=false"
+        yield warning(check, message, then)
     elif state.has_cilium:
-        ClusterCase.read(check, state.cilium)
-        message = "Cilium with legacy host routing or kube-proxy: pods' packets pass netfilter"
+        message = "Cilium without eBPF host routing: pods' packets pass netfilter"
         yield ok(check, f"{message}; NMI may wait for the first packet until it is Ready")
     elif plugins := {pod.system_daemon_set for pod in ClusterCase.read(check, state.pods)} & {*NETWORKS}:
         names = ", ".join(sorted(NETWORKS[name] for name in plugins))
@@ -127,9 +138,12 @@ def _check_redirect_policies(check: str, state: ClusterState) -> Iterator[Findin
     elif not ClusterCase.read(check, state.redirect_policies):
         then = "install Cilium with localRedirectPolicies.enabled=true; on AKS see docs/data-planes.md#requirements"
         yield problem(check, f"{message}, and Cilium serves no CiliumLocalRedirectPolicy", then)
-    elif isinstance(state.cilium, Mapping) and state.cilium.get("enable-local-redirect-policy", "true") == "false":
-        then = "set localRedirectPolicies.enabled=true in Cilium's values, and restart its agents"
-        yield problem(check, f"{message}, and Cilium ignores CiliumLocalRedirectPolicies", then)
+    elif not state.redirects:
+        then = (
+            "set localRedirectPolicies.enabled=true in Cilium's values, with addressMatcherCIDRs empty or with "
+            "169.254.169.254/32, and restart its agents"
+        )
+        yield problem(check, f"{message}, and Cilium's configuration does not permit the redirect", then)
     else:
         yield ok(check, f"{message}: Cilium redirects them with the values below")
         message = "the cluster's objects do not show it, and it may block NMI's own requests here"
@@ -166,9 +180,11 @@ def check_ports(state: ClusterState) -> Iterator[Finding]:
     """Check that no pod uses NMI's ports on the network of a node."""
     check = "host ports"
     ours = {daemon.key for daemon in readable(state.facts.nmi)}
-    others = (pod for pod in ClusterCase.read(check, state.pods) if pod.key not in ours)
+    elsewhere = {node.metadata.name for node in ClusterCase.read(check, state.nodes) if not node.can_run_nmi}
+    pods = ClusterCase.read(check, state.pods)
+    others = (pod for pod in pods if pod.key not in ours and pod.spec.node_name not in elsewhere)
     used = [f"{port} of {'/'.join(pod.key)}" for pod in others for port in sorted(pod.node_ports & {*NMI_PORTS})]
-    if state.bypasses_netfilter:
+    if state.path is Path.BYPASSES:
         yield ok(check, "with these values NMI uses no port of the node")
     elif used:
         message = f"{counted(len(used), 'port')} of NMI that another pod declares on its node: {listed(used)}"
@@ -190,7 +206,7 @@ def check_admission(state: ClusterState) -> Iterator[Finding]:
     else:
         then = trial.then or (
             f"exclude namespace {state.namespace} in the policy that this text names, or label it "
-            "pod-security.kubernetes.io/enforce=privileged"
+            "pod-security.kubernetes.io/enforce=privileged; if it is about the image, pass your --repository"
         )
         yield problem(check, f"the API server refuses a pod like NMI's{installed}: {trial.reason}", then)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
+from podidctl.commands.connection import NAME_PATTERN, REQUEST_TIMEOUT, CliContext, ClusterSettings, connect
 from podidctl.commands.doctor import show as show_report
 from podidctl.commands.options import Kubeconfig, KubeContext, OutputFormat, RequestTimeout, examples, print_report
 from podidctl.preflight.checks import Preflight, preflight
@@ -24,6 +24,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
     def _preflight(
         *,
         namespace: Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the installation.")] = "podid",
+        repository: Annotated[str, typer.Option(help="Your value of image.repository.")] = "",
         kubeconfig: Kubeconfig = "",
         kube_context: KubeContext = "",
         request_timeout: RequestTimeout = REQUEST_TIMEOUT,
@@ -36,14 +37,16 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         """
         configure(LogFormat.TEXT, 0)
         settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig)
-        report = asyncio.run(_check(settings, namespace))
+        if not NAME_PATTERN.fullmatch(namespace):
+            raise typer.BadParameter(f"-n {namespace!a} is not a namespace name; see kubectl get namespaces")
+        report = asyncio.run(_check(settings, namespace, repository))
         print_report(report, output, show)
         raise typer.Exit(exit_code((finding.level for finding in report.findings), Level.PROBLEM))
 
 
-async def _check(settings: ClusterSettings, namespace: str) -> Preflight:
+async def _check(settings: ClusterSettings, namespace: str, repository: str) -> Preflight:
     async with connect(settings) as client:
-        return preflight(await read_state(client, namespace))
+        return preflight(await read_state(client, namespace, repository))
 
 
 def show(report: Preflight, to: Console) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from podidctl.facts.kinds import PLACED_NODES, Daemon
-from podidctl.facts.model import Facts
+from podidctl.facts.model import Facts, ReadFailure
 from podidctl.preflight.state import (
     CILIUM_GROUP,
     CONFIG_MAPS,
@@ -15,6 +15,7 @@ from podidctl.preflight.state import (
     REDIRECT_POLICIES,
     SYSTEM,
     ClusterState,
+    Path,
     Trial,
 )
 from podidctl.reading.daemons import list_daemons
@@ -25,9 +26,10 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import REFUSED_WRITES, ApiError, NotFound
 from podidentity.kube.paths import object_path
 from podidentity.resources import PODS
+from podidentity.version import VERSION
 
-_IMAGE: Final = "registry.invalid/aad-pod-identity/nmi:preflight"
-"""An image of no registry: the pod is never stored."""
+_UNDECIDED: Final = ("does not support dry run", "error looking up service account")
+"""Parts of refusals that are no decision about the pod: of a webhook, and in the first second of a namespace."""
 
 
 class _Named(msgspec.Struct):
@@ -42,13 +44,14 @@ class _Resources(msgspec.Struct):
     resources: list[_Named]
 
 
-async def read_state(client: Client, namespace: str) -> ClusterState:
+async def read_state(client: Client, namespace: str, repository: str = "") -> ClusterState:
     """Return the state of the cluster. Raises ApiError if the API server does not respond or rejects the
     credentials.
     """
     facts = await read(client, Facts(), (SERVER, reads("nmi", _labelled)))
     state = ClusterState(
         namespace,
+        repository,
         facts,
         nodes=await or_failure(client.list(PLACED_NODES)),
         groups=await or_failure(_groups(client)),
@@ -82,7 +85,7 @@ async def _cilium_configuration(client: Client) -> Mapping[str, str] | None:
     return None if found is None else found.data or {}
 
 
-async def _try_pod(client: Client, state: ClusterState) -> Trial:
+async def _try_pod(client: Client, state: ClusterState) -> Trial | ReadFailure:
     """Return whether the API server, with all its admission plugins and webhooks, accepts a pod like NMI's."""
     body = msgspec.json.encode(pod_like_nmi(state))
     try:
@@ -98,38 +101,63 @@ async def _try_pod(client: Client, state: ClusterState) -> Trial:
     except ApiError as error:
         if error.status not in REFUSED_WRITES or UNAUTHORIZED in error.message:
             raise
-        return Trial(accepted=False, reason=error.message)
+        if any(text in error.message for text in _UNDECIDED):
+            return ReadFailure(f"the dry run was not decided: {error.message}", is_forbidden=False)
+        quota = "raise the quota of the namespace" if "exceeded quota" in error.message else ""
+        return Trial(accepted=False, reason=error.message, then=quota)
     return Trial(accepted=True)
 
 
 def pod_like_nmi(state: ClusterState) -> dict[str, Any]:
-    """Return a pod with the security settings that the chart gives NMI on this data plane."""
-    own_network = state.bypasses_netfilter
-    volumes = {"kubelet-config": "/etc/default/kubelet"} | ({} if own_network else {"lock": "/run/xtables.lock"})
+    """Return a pod as the chart's DaemonSet creates it on this data plane, as far as policies look at it.
+
+    Its service account is `default`, because the chart's does not exist yet.
+    """
+    own_network = state.path is Path.BYPASSES
+    files = {"kubelet-config": ("/etc/default/kubelet", "FileOrCreate")}
+    if not own_network:
+        files |= {
+            "iptableslock": ("/run/xtables.lock", "FileOrCreate"),
+            "handover": ("/run/aad-pod-identity", "DirectoryOrCreate"),
+        }
+    mounts = [
+        {"name": name, "mountPath": path} | ({"readOnly": True} if name == "kubelet-config" else {})
+        for name, (path, _) in files.items()
+    ]
+    volumes = [{"name": name, "hostPath": {"path": path, "type": kind}} for name, (path, kind) in files.items()]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "aad-pod-identity-preflight", "labels": {"app.kubernetes.io/managed-by": "podidctl"}},
+        "metadata": {
+            "name": "aad-pod-identity-preflight",
+            "labels": {"app.kubernetes.io/name": "aad-pod-identity", "app.kubernetes.io/managed-by": "podidctl"},
+        },
         "spec": {
-            "hostNetwork": not own_network,
-            "automountServiceAccountToken": False,
+            **({} if own_network else {"hostNetwork": True}),
+            "dnsPolicy": "ClusterFirst" if own_network else "ClusterFirstWithHostNet",
+            "priorityClassName": "system-node-critical",
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "tolerations": [{"operator": "Exists"}],
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [
                 {
                     "name": "nmi",
-                    "image": _IMAGE,
+                    "image": f"{state.repository or 'registry.invalid/aad-pod-identity'}/nmi:{VERSION}",
+                    "livenessProbe": {"httpGet": {"path": "/healthz", "port": 8085}, "periodSeconds": 5},
+                    "readinessProbe": {"httpGet": {"path": "/healthz?readiness", "port": 8085}, "periodSeconds": 2},
                     "securityContext": {
                         "runAsUser": 0,
                         "allowPrivilegeEscalation": False,
                         "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"], "add": [] if own_network else ["NET_ADMIN", "NET_RAW"]},
+                        "capabilities": {"drop": ["ALL"]} | ({} if own_network else {"add": ["NET_ADMIN", "NET_RAW"]}),
                     },
-                    "resources": {"limits": {"cpu": "200m", "memory": "512Mi"}},
-                    "volumeMounts": [{"name": name, "mountPath": path} for name, path in volumes.items()],
+                    "resources": {
+                        "limits": {"cpu": "1", "memory": "512Mi"},
+                        "requests": {"cpu": "100m", "memory": "256Mi"},
+                    },
+                    "volumeMounts": [*mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the pod
                 }
             ],
-            "volumes": [
-                {"name": name, "hostPath": {"path": path, "type": "FileOrCreate"}} for name, path in volumes.items()
-            ],
+            "volumes": [*volumes, {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}}],
         },
     }

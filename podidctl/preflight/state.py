@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
+from ipaddress import IPv4Address, ip_network
 from typing import Final
 
 import msgspec
@@ -14,13 +16,25 @@ from podidentity.resources import Kind, Resource, Wire
 SYSTEM: Final = "kube-system"
 CILIUM_GROUP: Final = "cilium.io"
 REDIRECT_POLICIES: Final = "ciliumlocalredirectpolicies"
+METADATA_ADDRESS: Final = IPv4Address("169.254.169.254")
 NMI_PORTS: Final = (2579, 8085, 9090)
 """Ports on the network of each node in the chart's default values."""
+
+
+class Path(StrEnum):
+    """Path of pods' packets through a node."""
+
+    NETFILTER = "netfilter"
+    BYPASSES = "bypasses"
+    """Only Cilium itself can redirect them."""
+    DEPENDS = "depends"
+    """It depends on Cilium's version."""
 
 
 class Port(Wire, frozen=True):
     container_port: int = 0
     host_port: int = 0
+    protocol: str = "TCP"
 
 
 class PortContainer(Wire, frozen=True):
@@ -41,9 +55,9 @@ class PortPod(Resource, frozen=True):
 
     @property
     def node_ports(self) -> set[int]:
-        """The declared ports on the network of the node."""
+        """The declared TCP ports on the network of the node."""
         containers = (*self.spec.containers, *(self.spec.init_containers or ()))
-        ports = (port for container in containers for port in container.ports or ())
+        ports = (port for container in containers for port in container.ports or () if port.protocol == "TCP")
         return {port.host_port or (port.container_port if self.spec.host_network else 0) for port in ports} - {0}
 
     @property
@@ -77,6 +91,8 @@ class ClusterState:
 
     namespace: str
     """The namespace of the installation."""
+    repository: str
+    """The value `image.repository`; empty if it is not known yet."""
     facts: Facts
     """With the API server's version and clock, and the pods that have NMI's label."""
     nodes: Sequence[PlacedNode] | ReadFailure = ()
@@ -100,15 +116,44 @@ class ClusterState:
         return not isinstance(self.groups, ReadFailure) and CILIUM_GROUP in self.groups
 
     @property
-    def bypasses_netfilter(self) -> bool:
-        """Whether pods' packets bypass netfilter, so that only the backend `cilium` redirects them.
+    def path(self) -> Path:
+        """The path of pods' packets: by AKS's label of a node, else by Cilium's configuration.
 
-        By AKS's label of a node, or by Cilium's configuration: eBPF host routing needs the replacement of kube-proxy
-        and no legacy host routing.
+        Cilium's agent uses eBPF host routing if it replaces kube-proxy and masquerades by eBPF or not at all, unless
+        legacy host routing or IPsec is on. With endpoint routes or WireGuard this depends on its version.
         """
         if any(node.has_ebpf_host_routing for node in self.linux):
-            return True
+            return Path.BYPASSES
         if not self.has_cilium or not isinstance(self.cilium, Mapping):
-            return False
-        replaces = self.cilium.get("kube-proxy-replacement", "false") in {"true", "strict"}
-        return replaces and self.cilium.get("enable-host-legacy-routing", "false") != "true"
+            return Path.NETFILTER
+        masquerades = self._has("enable-ipv4-masquerade", default="true") and not self._has("enable-bpf-masquerade")
+        replacement = self.cilium.get("kube-proxy-replacement", "false").lower()
+        if (
+            replacement in {"false", "disabled"}
+            or masquerades
+            or self._has("enable-host-legacy-routing")
+            or self._has("enable-ipsec")
+        ):
+            return Path.NETFILTER
+        depends = self._has("enable-endpoint-routes") or self._has("enable-wireguard")
+        return Path.DEPENDS if depends or replacement not in {"true", "strict"} else Path.BYPASSES
+
+    @property
+    def redirects(self) -> bool:
+        """Whether Cilium's configuration permits a redirect of the metadata address. Clusters of AKS may have other
+        keys, so this is True without a ConfigMap.
+        """
+        if not isinstance(self.cilium, Mapping):
+            return True
+        listed = self.cilium.get("lrp-address-matcher-cidrs", "").replace(",", " ").split()
+        return self._has("enable-local-redirect-policy") and (not listed or any(map(_has_metadata_address, listed)))
+
+    def _has(self, key: str, *, default: str = "false") -> bool:
+        return isinstance(self.cilium, Mapping) and self.cilium.get(key, default).lower() == "true"
+
+
+def _has_metadata_address(cidr: str) -> bool:
+    try:
+        return METADATA_ADDRESS in ip_network(cidr, strict=False)
+    except ValueError:
+        return False

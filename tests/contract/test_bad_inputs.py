@@ -121,6 +121,8 @@ CREDENTIAL = '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCreden
 
 NAMESPACES: Final = "is not a pod name; write NAMESPACE/NAME, or NAME with -n NAMESPACE"
 COMMAND_LINES: Final = [
+    command("podidctl preflight -n", "'Foo Bar' is not a namespace name", "Foo Bar"),
+    command("podidctl preflight -n", "'' is not a namespace name", ""),
     command("podidctl explain pod web -o xml", "'xml' is not one of 'table', 'json', 'yaml'"),
     command("podidctl explain pod", "'Bad Name' is not a pod name; write NAMESPACE/NAME", "Bad Name"),
     command("podidctl explain pod", "pass the NAME of a pod, or -n NAMESPACE, -A or -l SELECTOR for several pods"),

@@ -5,6 +5,7 @@ from typing import Final
 import pytest
 import yaml
 
+from podidctl.facts.model import Facts
 from podidctl.preflight.checks import OLDEST_MINOR, Preflight, preflight
 from podidctl.preflight.reader import pod_like_nmi, read_state
 from podidctl.preflight.state import NMI_PORTS, ClusterState
@@ -18,7 +19,11 @@ from tests.support.podidctl.memory_cluster import MemoryCluster
 
 VM: Final = "azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm"
 EBPF: Final = {"kubernetes.azure.com/ebpf-host-routing": "true"}
-REPLACES: Final = {"kube-proxy-replacement": "true", "enable-local-redirect-policy": "true"}
+REPLACES: Final = {
+    "kube-proxy-replacement": "true",
+    "enable-bpf-masquerade": "true",
+    "enable-local-redirect-policy": "true",
+}
 
 
 def node(cluster: MemoryCluster, name: str, labels: dict[str, str] | None = None, provider_id: str = VM) -> None:
@@ -78,10 +83,19 @@ async def test_the_only_write_is_a_dry_run(cluster: MemoryCluster) -> None:
     ("configuration", "level", "backend"),
     [
         (REPLACES, Level.OK, "cilium"),
-        (REPLACES | {"enable-host-legacy-routing": "true"}, Level.OK, None),
+        (REPLACES | {"kube-proxy-replacement": "True"}, Level.OK, "cilium"),
+        (REPLACES | {"enable-bpf-masquerade": "false", "enable-ipv4-masquerade": "false"}, Level.OK, "cilium"),
+        (REPLACES | {"enable-bpf-masquerade": "false"}, Level.OK, None),
+        (REPLACES | {"enable-host-legacy-routing": "True"}, Level.OK, None),
+        (REPLACES | {"enable-ipsec": "true"}, Level.OK, None),
+        (REPLACES | {"enable-endpoint-routes": "true"}, Level.WARNING, None),
+        (REPLACES | {"kube-proxy-replacement": "partial"}, Level.WARNING, None),
+        ({"kube-proxy-replacement": "true"}, Level.OK, None),
         ({"kube-proxy-replacement": "false"}, Level.OK, None),
         ({}, Level.OK, None),
-        (REPLACES | {"enable-local-redirect-policy": "false"}, Level.PROBLEM, "cilium"),
+        ({name: REPLACES[name] for name in [*REPLACES][:2]}, Level.PROBLEM, "cilium"),
+        (REPLACES | {"lrp-address-matcher-cidrs": "10.0.0.0/8"}, Level.PROBLEM, "cilium"),
+        (REPLACES | {"lrp-address-matcher-cidrs": "10.0.0.0/8,169.254.169.254/32"}, Level.OK, "cilium"),
     ],
 )
 async def test_ciliums_configuration_decides_about_the_backend(
@@ -94,6 +108,17 @@ async def test_ciliums_configuration_decides_about_the_backend(
     assert values["redirect"]["backend"] == backend
 
 
+async def test_an_unknown_configuration_of_cilium_is_unknown(cluster: MemoryCluster) -> None:
+    serve(cluster, "cilium.io", "ciliumlocalredirectpolicies")
+    ((level, text),) = about(await check(cluster), "data plane")
+    assert (level, "grep 'Host Routing'" in text) == (Level.UNKNOWN, True)
+
+
+async def test_without_the_nodes_nothing_is_claimed_about_the_data_plane(cluster: MemoryCluster) -> None:
+    cluster.api.refuse(403, "Forbidden", "GET", what="/nodes")
+    assert [level for level, _ in about(await check(cluster), "data plane")] == [Level.UNKNOWN]
+
+
 async def test_ebpf_host_routing_without_redirect_policies_is_a_problem(cluster: MemoryCluster) -> None:
     cilium(cluster, REPLACES, policies=False)
     ((level, text),) = about(await check(cluster), "data plane")
@@ -102,7 +127,7 @@ async def test_ebpf_host_routing_without_redirect_policies_is_a_problem(cluster:
 
 async def test_akss_label_selects_the_backend_and_nodes_without_it_are_named(cluster: MemoryCluster) -> None:
     node(cluster, "fast", EBPF)
-    cilium(cluster)
+    cilium(cluster, REPLACES)
     report = await check(cluster)
     assert [level for level, _ in about(report, "data plane")] == [Level.OK, Level.WARNING]
     assert "eBPF host routing: n0" in about(report, "data plane")[1][1]
@@ -139,10 +164,16 @@ async def test_a_port_of_nmi_that_a_pod_uses_is_a_problem(cluster: MemoryCluster
     assert (level, f"{port} of default/exporter" in text) == (Level.PROBLEM, True)
 
 
-async def test_the_same_port_in_a_pods_own_network_is_none_of_the_nodes(cluster: MemoryCluster) -> None:
-    container = {"name": "c", "image": "i", "ports": [{"containerPort": 9090}]}
-    spec = {"containers": [container]}
-    cluster.api.store.create("pods", {"metadata": {"name": "exporter", "namespace": "default"}, "spec": spec})
+async def test_a_port_that_is_not_that_of_a_linux_node_is_no_problem(cluster: MemoryCluster) -> None:
+    node(cluster, "windows", {"kubernetes.io/os": "windows"})
+    for name, port, spec in (
+        ("own-network", {"containerPort": 9090}, {}),
+        ("udp", {"containerPort": 1, "hostPort": 9090, "protocol": "UDP"}, {}),
+        ("elsewhere", {"containerPort": 9090}, {"hostNetwork": True, "nodeName": "windows"}),
+    ):
+        container = {"name": "c", "image": "i", "ports": [port]}
+        document = {"metadata": {"name": name, "namespace": "default"}, "spec": {"containers": [container], **spec}}
+        cluster.api.store.create("pods", document)
     assert [level for level, _ in about(await check(cluster), "host ports")] == [Level.OK]
 
 
@@ -174,6 +205,29 @@ async def test_the_text_of_a_policy_that_refuses_nmis_pods_is_shown(cluster: Mem
     ((level, text),) = about(await check(cluster), "admission")
     assert level is Level.PROBLEM
     assert "(Kyverno in force): refused by the test: exclude namespace default" in text
+
+
+@pytest.mark.parametrize(
+    ("message", "level", "then"),
+    [
+        ('admission webhook "x" does not support dry run', Level.UNKNOWN, "kubectl"),
+        ("error looking up service account default/default: not found", Level.UNKNOWN, ""),
+        ("exceeded quota: q, requested: pods=1, used: pods=1", Level.PROBLEM, "raise the quota"),
+        ("image of a registry that is not allowed", Level.PROBLEM, "pass your --repository"),
+    ],
+)
+async def test_only_a_decision_about_the_pod_is_a_problem(
+    cluster: MemoryCluster, message: str, level: Level, then: str
+) -> None:
+    cluster.api.intercept = lambda request: StatusError(403, "Forbidden", message) if request.method == "POST" else None
+    ((found, text),) = about(await check(cluster), "admission")
+    assert (found, message in text, then in text) == (level, True, True)
+
+
+async def test_the_repository_is_tried_and_in_the_values(cluster: MemoryCluster) -> None:
+    state = await read_state(cluster.client, "default", "acme.example/a: b")
+    assert pod_like_nmi(state)["spec"]["containers"][0]["image"].startswith("acme.example/a: b/nmi:")
+    assert yaml.safe_load(preflight(state).values)["image"] == {"repository": "acme.example/a: b"}
 
 
 async def test_a_missing_namespace_has_the_commands_that_create_it(cluster: MemoryCluster) -> None:
@@ -208,11 +262,17 @@ def test_the_oldest_version_is_that_of_the_chart() -> None:
     assert chart["kubeVersion"] == f">=1.{OLDEST_MINOR}.0-0"
 
 
-def test_the_tried_pod_has_the_security_settings_of_the_charts_defaults() -> None:
+def test_the_tried_pod_is_that_of_the_charts_defaults() -> None:
     rendered = (ROOT / "tests/repository/deploy/golden/defaults.yaml").read_text()
     daemon_sets = [item for item in yaml.safe_load_all(rendered) if item and item["kind"] == "DaemonSet"]
     (chart,) = (item for item in daemon_sets if item["metadata"]["name"].endswith("-nmi"))
-    theirs, ours = chart["spec"]["template"]["spec"], pod_like_nmi(ClusterState("podid", facts=None))["spec"]  # type: ignore[arg-type]
-    assert ours["hostNetwork"] == theirs["hostNetwork"]
-    assert ours["securityContext"] == theirs["securityContext"]
-    assert ours["containers"][0]["securityContext"] == theirs["containers"][0]["securityContext"]
+    theirs, ours = chart["spec"]["template"]["spec"], pod_like_nmi(ClusterState("podid", "", Facts()))["spec"]
+    (container,), (tried,) = theirs.pop("containers"), ours.pop("containers")
+    assert theirs.pop("serviceAccountName")
+    for mounts in (theirs["volumes"], ours["volumes"], container["volumeMounts"], tried["volumeMounts"]):
+        mounts.sort(key=lambda mount: str(mount["name"]))
+    for key in ("args", "env", "image", "imagePullPolicy", "startupProbe"):
+        container.pop(key)
+    tried.pop("image")
+    container["readinessProbe"].pop("failureThreshold")
+    assert (ours, tried) == (theirs, container)
