@@ -62,7 +62,7 @@ class Preflight(ReportModel, frozen=True):
 def preflight(state: ClusterState) -> Preflight:
     """Return the result of all checks, and the values."""
     # JSON is YAML, and quotes what a repository may contain.
-    images = _IMAGES.format(json.dumps(state.repository or "REGISTRY/aad-pod-identity"))
+    images = _IMAGES.format(json.dumps(state.repository or "REGISTRY/PATH"))
     findings = [check_result(finding) for finding in findings_of(CHECKS, state)]
     return Preflight(findings, images + (_BACKEND if state.path is Path.BYPASSES else ""))
 

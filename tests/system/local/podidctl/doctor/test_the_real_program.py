@@ -93,8 +93,9 @@ async def test_what_the_server_refuses_to_send_is_unknown(cloud: EmulatedCloud, 
     )
     answer = await ask(cloud, "-o", "json")
     assert (answer.code, answer.err) == (1, "")
-    server, objects = answer.document["findings"]
+    server, clocks, objects = answer.document["findings"]
     assert (server["check"], objects["check"]) == ("API server", "objects")
+    assert (clocks["check"], clocks["level"]) == ("clocks", "ok"), "by the date of the refusal"
     for finding in (server, objects):
         assert finding["level"] == "unknown"
         assert finding["next"].startswith(then)
