@@ -39,8 +39,14 @@ _UNKNOWN_NAME: Final = Refusal(
 _LATE: Final = Refusal(
     Reason.UPSTREAM_UNAVAILABLE,
     "The token did not come in time; try again.",
-    "Azure's endpoint took longer than --max-hold allows, or than the client waits: check that IMDS responds to this "
-    "node",
+    "Azure's endpoint took longer than --max-hold allows, or than the client waits: check that IMDS (type 0), or "
+    "Entra ID (other types), responds to this node",
+)
+_UNVERIFIED: Final = Refusal(
+    Reason.UPSTREAM_UNAVAILABLE,
+    "This pod could not be verified in time; try again.",
+    "the API server took longer to confirm this pod than --max-hold allows, or than the client waits: check that it "
+    "responds to this node",
 )
 _NO_HOST_TOKENS: Final = Refusal(
     Reason.POLICY,
@@ -64,6 +70,8 @@ class RequestRecord(Protocol):
 
     unanswered: Refusal | None
     """What the request waited for when it was cancelled, as the refusal at the end of its time limit."""
+    entry: PodEntry | None
+    """The pod that was found for it. Its address may have another one when it is cancelled."""
 
 
 class _Attempt(msgspec.Struct):
@@ -146,7 +154,7 @@ class TokenService:
                 if entry is None:
                     seconds = self._cluster_cache.unknown_for(peer) if peer else 0.0
                     return replace(unknown, unknown_seconds=seconds)
-                attempt.refusal = _LATE
+                attempt.refusal = _UNVERIFIED
                 outcome = await self._issue(entry, attempt)
         except TimeoutError:
             if not limit.expired():
@@ -155,6 +163,7 @@ class TokenService:
         except asyncio.CancelledError:
             if record is not None:
                 record.unanswered = attempt.refusal
+                record.entry = entry if isinstance(entry, PodEntry) else None
             raise
         # A change is on its way, so the next request for it is held again instead of refused immediately.
         held = attempt.held
@@ -286,6 +295,7 @@ class TokenService:
         Reads that confirmed it are repeated, since an address can change its owner without a change of the record.
         Reads are shared for a second, so a fast fetch costs no further one.
         """
+        attempt.refusal = _UNVERIFIED  # the fetch has ended
         if (
             self._is_unchanged(entry, attempt, generation)
             and isinstance(decision_input, DecisionInput)

@@ -168,8 +168,11 @@ class Decisions:
         return remembered.usage
 
     def unanswered(self, subject: Subject, request: TokenRequest, refusal: Refusal, seconds: float) -> None:
-        """Record that the client disconnected after *seconds*; *refusal*: the response at the end of its wait."""
-        topic, cause = _topic(request), refusal.cause or refusal.sentence
+        """Record that the client disconnected after *seconds*; *refusal*: the response at the end of its wait.
+
+        This replaces no grant or refusal: other clients of the pod may get their responses at the same time.
+        """
+        topic, cause = (*_topic(request), UNANSWERED), refusal.cause or refusal.sentence
         _, is_new = self._record(subject, topic, f"{UNANSWERED} {refusal.reason}", cause=cause)
         if is_new:
             log.warning(

@@ -155,7 +155,8 @@ class GeneralLane:
         except asyncio.CancelledError:
             # As asyncio.timeout() does: another cancellation at the same time, of a lost connection, prevails.
             if not self._expired or self._task is None or self._task.uncancel() > 0:
-                if self._ended:
+                # A server that stops ends connections itself.
+                if self._ended and not self._server.draining:
                     handlers.client_left(call)
                 raise
             outcome = handlers.timed_out(call, stopping=self._server.draining)

@@ -23,6 +23,8 @@ from nmi.server.target import CanonicalPath
 
 TARGET_BYTES_MAX: Final = 2048
 """A longer target is left to the general lane."""
+UNANSWERED_SECONDS_MIN: Final = 1.0
+"""An ordinary fetch takes less, and clients wait longer: one that leaves earlier has a reason of its own."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -111,12 +113,14 @@ class Outcomes:
         return self.refused(call, _INTERNAL)
 
     def client_left(self, call: Call) -> None:
-        """Record that the client of *call* disconnected before the response to a token request."""
+        """Record that the client of *call* disconnected before the response to a token request, if it had waited."""
         request, refusal = call.token_request, call.unanswered
-        # A pod that refreshes its token has one, and the fast lane's later responses would not be recorded.
-        if request is not None and refusal is not None and not request.force_refresh:
-            seconds = (self._now_ns() - call.begun_ns) / 1e9
-            self.decisions.unanswered(self.subject(call), request, refusal, seconds)
+        # A pod that refreshes its token, or reports it as rejected, has one.
+        if request is None or refusal is None or request.force_refresh or request.rejected_sha256:
+            return
+        seconds = (self._now_ns() - call.begun_ns) / 1e9
+        if seconds >= UNANSWERED_SECONDS_MIN:
+            self.decisions.unanswered(Subject(call, call.entry), request, refusal, seconds)
 
     def limit_hit(self, limit: Limit) -> None:
         """Count a limit that took effect without a refusal."""

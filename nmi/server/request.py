@@ -6,6 +6,7 @@ import msgspec
 from typing_extensions import override
 
 from _native.request_ids import next_request_id
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Refusal
 from nmi.server.responses import StreamedResponse
@@ -75,6 +76,8 @@ class Call(msgspec.Struct):
     """The time at which the request was complete, of time.monotonic_ns()."""
     unanswered: Refusal | None = None
     """The refusal of a token request if its time limit had ended when its client disconnected."""
+    entry: PodEntry | None = None
+    """The pod of such a request. The peer address may belong to another one by then."""
 
     @classmethod
     def of(cls, peer: str, begun_ns: int, request: Request | None = None) -> Self:

@@ -39,7 +39,7 @@ class TokenProvider(Protocol):
     """The interface of `nmi.token_service.TokenService` that the handlers use."""
 
     async def issue(self, peer: str, request: TokenRequest, record: Call) -> Issued | RawResponse | Refusal:
-        """Return a token for the pod at *peer*. A cancellation sets `unanswered` of *record*."""
+        """Return a token for the pod at *peer*. A cancellation sets what *record* waited for."""
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawResponse | Refusal:
         """Return a token for the named pod of this node, with any network; never one of the node's own identity."""

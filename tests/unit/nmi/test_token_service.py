@@ -4,10 +4,12 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from hashlib import sha256
+from unittest.mock import patch
 
 import pytest
 
 from nmi.identity.decide import NONE_ASSIGNED, DecisionPolicy
+from nmi.identity.pod_entry import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason
 from nmi.server.request import Call
@@ -85,16 +87,44 @@ async def test_a_held_pod_that_changes_is_refused(
 
 
 async def test_a_client_that_disconnects_ends_its_wait_and_no_other(bench: ServiceBench) -> None:
-    await bench.with_pod(assigned=False)
+    entry = await bench.with_pod(assigned=False)
     call = Call(ADDRESS, "id")
     gone = asyncio.create_task(bench.service.issue(ADDRESS, REQUEST, call))
     stays = asyncio.create_task(bench.issued())
     await until(lambda: bench.service._measures.held == 2)
     gone.cancel()
     await until(lambda: bench.service._measures.held == 1)
-    assert call.unanswered is NONE_ASSIGNED
+    assert (call.unanswered, call.entry) == (NONE_ASSIGNED, entry)
     bench.cluster.put(assigned_identity())
     assert (await asyncio.wait_for(stays, DEADLINE)).identity == "ns/id"
+
+
+async def unanswered(bench: ServiceBench, waits: Callable[[], bool]) -> str:
+    """Return what a request waits for whose client disconnects as soon as *waits*: the next action in the log."""
+    call = Call(ADDRESS, "id")
+    asked = asyncio.create_task(bench.service.issue(ADDRESS, REQUEST, call))
+    await until(waits)
+    asked.cancel()
+    await asyncio.wait([asked])
+    assert call.unanswered is not None
+    return call.unanswered.detail
+
+
+async def test_a_client_that_disconnects_waited_for_imds_only_after_the_fetch_has_begun(bench: ServiceBench) -> None:
+    entry = await bench.with_pod()
+    bench.imds.script = [HANG]
+    assert "IMDS" in await unanswered(bench, lambda: bool(bench.imds.calls))
+    reads: list[str] = []
+
+    async def silent(_: PodEntry, address: str) -> None:
+        reads.append(address)
+        await asyncio.Event().wait()
+
+    entry.add_unconfirmed("10.0.0.99")  # each decision needs a read now
+    with patch.object(bench.cluster.cluster_cache.ownership_reads, "verify", silent):
+        detail = await unanswered(bench, lambda: bool(reads))
+    assert "the API server" in detail
+    assert "IMDS" not in detail
 
 
 async def test_one_time_budget_covers_holding_and_fetching() -> None:

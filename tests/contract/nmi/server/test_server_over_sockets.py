@@ -119,6 +119,21 @@ async def test_a_request_that_a_drain_cannot_wait_for_gets_503_and_leaves_no_tas
         await running.server.aclose()
 
 
+@pytest.mark.parametrize("client_leaves", [True, False])
+async def test_only_a_client_that_disconnects_and_no_end_of_nmi_is_recorded(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, client_leaves: bool
+) -> None:
+    monkeypatch.setattr("nmi.server.outcomes.UNANSWERED_SECONDS_MIN", 0.0)
+    running.hold()
+    async with running.client() as client:
+        client.send(request_bytes())
+        await until(lambda: len(running.token_service.asked) == 1)
+        if not client_leaves:
+            await running.server.aclose()
+    await until(lambda: running.server._tasks == set())
+    assert ("client disconnected" in caplog.text) is client_leaves
+
+
 async def test_the_state_is_json_and_contains_nothing_that_a_pod_chose(running: Running, client: Client) -> None:
     await client.ask(request_bytes("/made-up-path"))
     await client.ask(request_bytes())

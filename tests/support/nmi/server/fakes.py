@@ -89,6 +89,8 @@ class FakeTokenService:
         """By a pod's address, or for a pod's `namespace/name`."""
         self.unanswered = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
         """The refusal at the end of a wait."""
+        self.entry: PodEntry | None = None
+        """The pod that the service found for a request whose client disconnects."""
 
     async def issue(self, peer: str, request: TokenRequest, record: Call | None = None) -> ServiceResult:
         self.asked.append((peer, request))
@@ -97,7 +99,7 @@ class FakeTokenService:
             return response if isinstance(response, Issued | RawResponse | Refusal) else await response
         except asyncio.CancelledError:
             if record is not None:
-                record.unanswered = self.unanswered
+                record.unanswered, record.entry = self.unanswered, self.entry
             raise
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> ServiceResult:
@@ -228,6 +230,7 @@ class ServerUnderTest:
         self.entry = pod_entry()
         self.index.put(peer, self.entry.record)
         self.token_service = FakeTokenService(lambda _: grant(self.entry.record))
+        self.token_service.entry = self.entry
         self.proxy = FakeProxy()
         self.measures = ServerMetrics(registry)
         self.decisions = decisions or Decisions()

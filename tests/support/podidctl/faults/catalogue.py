@@ -356,7 +356,7 @@ async def other_client_requested(place: Place) -> PodRequest:
 @fault("The application requests another client id, and waits less than NMI", "token", "tokens", on_node=False)
 async def impatient_client(place: Place) -> PodRequest:
     await _bound_pod(place)
-    return PodRequest({"client_id": WRONG_CLIENT}, seconds=1.0)
+    return PodRequest({"client_id": WRONG_CLIENT}, seconds=1.5)
 
 
 @fault("IMDS fails", "token", "tokens")

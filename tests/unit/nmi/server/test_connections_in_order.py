@@ -4,6 +4,7 @@ Excluded: real sockets.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from typing_extensions import override
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Limit, Refusal
 from nmi.server.general import GeneralLane, WaitingRequests
+from nmi.server.outcomes import UNANSWERED_SECONDS_MIN
 from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.request import Request, Stream
 from nmi.server.responses import StreamedResponse
@@ -26,6 +28,7 @@ from tests.support.nmi.server.fakes import (
     ServerUnderTest,
     grant,
     never,
+    pod_entry,
     replies,
     request_bytes,
 )
@@ -137,36 +140,78 @@ async def test_unread_answers_are_bounded() -> None:
     assert len(server.token_service.asked) == len(received) + 9, "bytes one by one do not end like this"
 
 
-def unanswered(server: ServerUnderTest) -> int:
-    """Return the number of log lines about clients that disconnected."""
-    state: Any = server.decisions.state()
-    return int(state["lines_this_period"])
+class Waited:
+    """A server whose request has waited for a time when its client disconnects."""
+
+    def __init__(self, seconds: float = UNANSWERED_SECONDS_MIN) -> None:
+        self.now_ns = 10**9
+        self.server = ServerUnderTest(now_ns=lambda: self.now_ns)
+        self.requests = Held(self.server)
+        self._seconds = seconds
+
+    async def begin(self, data: bytes) -> None:
+        self.server.lane.data_received(data)
+        await until(lambda: bool(self.server.token_service.asked))
+        self.now_ns += int(self._seconds * 1e9)
+
+    async def lines_after(self, end: Callable[[], object]) -> int:
+        """Return the number of lines of the decision log after *end*."""
+        end()
+        await self.server.settle()
+        state: Any = self.server.decisions.state()
+        return int(state["lines_this_period"])
 
 
-@pytest.mark.parametrize("expire", [True, False], ids=["timed-out", "cancelled-by-the-end-of-nmi"])
+@pytest.mark.parametrize("cause", ["timed-out", "cancelled", "closed-by-nmi"])
 async def test_a_request_that_ends_for_another_reason_is_not_one_of_a_client_that_disconnected(
-    server: ServerUnderTest, caplog: pytest.LogCaptureFixture, *, expire: bool
+    caplog: pytest.LogCaptureFixture, cause: str
 ) -> None:
-    requests = Held(server)
-    server.lane.data_received(ask("a"))
-    await requests.wait_for("a")
-    if expire:
-        server.lane.expire()
-    else:
-        for task in server.tasks:
-            task.cancel()
-    await server.settle()
+    waited = Waited()
+    server = waited.server
+    await waited.begin(ask("a"))
+
+    def end() -> None:
+        if cause == "timed-out":
+            server.lane.expire()
+        elif cause == "closed-by-nmi":
+            server.draining = True
+            server.lane.connection_lost()
+        else:
+            for task in server.tasks:
+                task.cancel()
+
+    await waited.lines_after(end)
     assert "client disconnected" not in caplog.text
 
 
-async def test_a_client_that_disconnects_while_its_token_is_refreshed_is_not_recorded(server: ServerUnderTest) -> None:
-    requests = Held(server)
-    server.lane.data_received(request_bytes(f"{TARGET}&bypass_cache=true"))
-    await until(lambda: bool(server.token_service.asked))
-    server.lane.connection_lost()
-    await server.settle()
-    assert unanswered(server) == 0
-    assert requests.cancelled
+@pytest.mark.parametrize(
+    ("more", "seconds", "lines"),
+    [
+        ("", UNANSWERED_SECONDS_MIN, 1),
+        ("", UNANSWERED_SECONDS_MIN - 0.01, 0),
+        ("&bypass_cache=true", UNANSWERED_SECONDS_MIN, 0),
+        (f"&token_sha256_to_refresh={'a' * 64}", UNANSWERED_SECONDS_MIN, 0),
+    ],
+    ids=["waited", "left-at-once", "refreshes", "reports-a-rejected-token"],
+)
+async def test_a_client_that_disconnects_is_recorded_if_it_waited_for_its_first_token(
+    more: str, seconds: float, lines: int
+) -> None:
+    waited = Waited(seconds)
+    await waited.begin(request_bytes(f"{TARGET}{more}"))
+    assert await waited.lines_after(waited.server.lane.connection_lost) == lines
+    assert waited.requests.cancelled
+
+
+async def test_the_line_names_the_pod_of_the_request_and_not_the_next_one_at_its_address(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    waited = Waited()
+    server = waited.server
+    await waited.begin(ask("a"))
+    server.index.put(server.peer, pod_entry(name="next").record)
+    assert await waited.lines_after(server.lane.connection_lost) == 1
+    assert [record.__dict__["pod"] for record in caplog.records] == ["shop/cart"]
 
 
 @pytest.mark.parametrize("more", [b"", b"GET "], ids=["reported", "lost"])
@@ -182,7 +227,6 @@ async def test_a_peer_that_disconnects_ends_its_wait(server: ServerUnderTest, mo
     await server.settle()
     assert requests.cancelled == ["a"]
     assert not server.connection.written
-    assert unanswered(server) == 1
     server.token_service.respond = lambda _: grant(server.entry.record)
     assert (await server.ask(request_bytes())).status == 200, "the next request works"
 

@@ -249,13 +249,29 @@ def test_a_client_that_disconnects_before_its_response_is_logged_once_with_what_
     assert [field(lines[1], name) for name in summary] == ["shop/cart", "unanswered", "still_assigning", 2]
 
 
-def test_a_grant_after_an_unanswered_request_and_another_refusal_have_lines(lines: list[logging.LogRecord]) -> None:
-    decisions = Decisions()
-    decisions.unanswered(POD, ASKED, REFUSAL, 5.0)
-    decisions.refused(POD, "/token", 404, REFUSAL, ASKED)
-    decisions.unanswered(POD, ASKED, REFUSAL, 5.0)
+def test_one_client_that_waits_and_one_that_disconnects_have_one_line_each(lines: list[logging.LogRecord]) -> None:
+    reported: list[str] = []
+
+    def report(entry: PodEntry, _: Refusal) -> bool:
+        reported.append(entry.key)
+        return True
+
+    decisions = Decisions(report=report)
+    for _ in range(LINES_PER_SUBJECT):
+        decisions.unanswered(POD, ASKED, REFUSAL, 5.0)
+        decisions.refused(POD, "/token", 404, REFUSAL, ASKED)
     decisions.granted(POD, ASKED, "shop/id", Usage())
-    assert [field(line, "outcome") for line in lines] == ["unanswered", "refused", "unanswered", "granted"]
+    assert [field(line, "outcome") for line in lines] == ["unanswered", "refused", "granted"]
+    assert reported == ["shop/cart"]
+
+
+def test_the_tokens_of_a_grant_are_counted_after_a_client_has_disconnected(lines: list[logging.LogRecord]) -> None:
+    decisions, usage = Decisions(), Usage()
+    decisions.granted(POD, ASKED, "shop/id", usage)
+    decisions.unanswered(POD, ASKED, REFUSAL, 5.0)
+    usage.touch()  # by the fast lane
+    decisions.summarize()
+    assert [field(lines[-1], name) for name in ("outcome", "identity", "count")] == ["granted", "shop/id", 1]
 
 
 def test_clients_that_disconnect_cannot_flood_the_log(lines: list[logging.LogRecord]) -> None:
