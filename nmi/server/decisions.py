@@ -54,6 +54,8 @@ class _LastOutcome(msgspec.Struct):
     """The cause of a refused token request: one reason may have another cause after a correction."""
     report_at: float = float("-inf")
     """The time of the next report if the refusal continues, in the clock's seconds."""
+    grant: "_LastOutcome | None" = None
+    """The grant before a refusal. The fast lane may still serve its token, for example after a refused refresh."""
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -104,6 +106,8 @@ class Decisions:
         self._lines: Counter[str] = Counter()
         self._lines_in_all = 0
         self._left_out = 0
+        self._replaced: Counter[tuple[str, str, str]] = Counter()
+        """The repeats in this period of replaced decisions, by subject, identity and outcome."""
         self._defects: Counter[str] = Counter()
 
     def granted(
@@ -219,10 +223,12 @@ class Decisions:
 
     def summarize(self) -> None:
         """Log the repeats since the last call, per pod and identity, and start a new period."""
-        repeats: Counter[tuple[str, str, str]] = Counter()
+        repeats, self._replaced = self._replaced, Counter()
         left_out = self._left_out
         served: dict[int, tuple[Usage, _LastOutcome, dict[str, None]]] = {}
-        for (subject, *_), entry in self._remembered.items():
+        last = [(key[0], entry) for key, entry in self._remembered.items()]
+        last += [(subject, entry.grant) for subject, entry in last if entry.grant is not None]
+        for subject, entry in last:
             repeats[subject, entry.identity, entry.outcome] += entry.repeats
             entry.repeats = 0
             if entry.left_out and entry.usage is not None:
@@ -275,9 +281,8 @@ class Decisions:
                 entry.usage = usage
             self._remembered.move_to_end(key)
             return entry, False
-        if entry is not None and entry.left_out and entry.usage is not None:
-            self._left_out += entry.usage.take()
-        entry = self._remembered[key] = _LastOutcome(outcome, identity, usage=usage, uid=uid, cause=cause)
+        grant = self._replace(subject_key, entry, outcome, usage)
+        entry = self._remembered[key] = _LastOutcome(outcome, identity, usage=usage, uid=uid, cause=cause, grant=grant)
         self._remembered.move_to_end(key)
         if len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)
@@ -288,6 +293,26 @@ class Decisions:
         self._lines[subject_key] += 1
         self._lines_in_all += 1
         return entry, True
+
+    def _replace(
+        self, subject: str, entry: _LastOutcome | None, outcome: str, usage: Usage | None
+    ) -> _LastOutcome | None:
+        """Count the repeats of *entry*, which *outcome* and *usage* replace, and return the grant to keep with them."""
+        if entry is None:
+            return None
+        grant = entry if entry.outcome == GRANTED else entry.grant
+        ended = [entry] if entry is not grant else []
+        if grant is not None and outcome == GRANTED:
+            ended.append(grant)
+            grant = None
+        for each in ended:
+            # The next entry counts those of its own usage, which other pods may share.
+            uses = each.usage.take() if each.usage is not None and each.usage is not usage else 0
+            if each.left_out:
+                self._left_out += uses
+            else:
+                self._replaced[subject, each.identity, each.outcome] += each.repeats + uses
+        return grant
 
 
 def _outcome(outcome: str) -> dict[str, str | None]:

@@ -274,6 +274,45 @@ def test_the_tokens_of_a_grant_are_counted_after_a_client_has_disconnected(lines
     assert [field(lines[-1], name) for name in ("outcome", "identity", "count")] == ["granted", "shop/id", 1]
 
 
+def test_the_tokens_of_a_grant_are_counted_after_a_refused_refresh(lines: list[logging.LogRecord]) -> None:
+    # The fast lane serves the cached token to other clients of the pod before and after this refusal.
+    decisions, usage, refresh = Decisions(), Usage(), TokenRequest(ASKED.resource, force_refresh=True)
+    decisions.granted(POD, ASKED, "shop/id", usage)
+    for _ in range(2):
+        usage.touch()
+        decisions.refused(POD, "/token", 502, REFUSAL, refresh)
+        usage.touch()
+        decisions.summarize()
+    assert [field(line, "count") for line in lines[2:] if field(line, "outcome") == "granted"] == [2, 2]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_repeats_before_a_change_are_counted(lines: list[logging.LogRecord], *, refused: bool) -> None:
+    decisions, usage = Decisions(), Usage()
+    decisions.granted(POD, ASKED, "shop/id", usage)
+    usage.touch()
+    if refused:
+        for _ in range(3):
+            decisions.refused(POD, "/token", 502, REFUSAL, ASKED)
+    decisions.granted(POD, ASKED, "shop/other", Usage())
+    decisions.summarize()
+    summaries = [line for line in lines if line.getMessage().startswith("decisions repeated")]
+    counts = {(field(line, "outcome"), field(line, "identity")): field(line, "count") for line in summaries}
+    assert counts == {("granted", "shop/id"): 1} | ({("refused", ""): 2} if refused else {})
+
+
+def test_a_grant_with_a_refusal_between_is_counted_once_and_for_all_its_pods(lines: list[logging.LogRecord]) -> None:
+    decisions, usage = Decisions(), Usage()
+    for subject in (POD, Subject(CALL, pod_entry(name="other"))):
+        decisions.granted(subject, ASKED, "shop/id", usage)
+    decisions.refused(POD, "/token", 502, REFUSAL, ASKED)
+    decisions.granted(POD, ASKED, "shop/id", usage)
+    usage.touch()
+    decisions.summarize()
+    assert [field(lines[-1], name) for name in ("pod", "count")] == ["shop/other and 1 more", 1]
+    assert sum(line.getMessage().startswith("decisions repeated") for line in lines) == 1
+
+
 def test_clients_that_disconnect_cannot_flood_the_log(lines: list[logging.LogRecord]) -> None:
     decisions = Decisions()
     for number in range(1000):
