@@ -44,9 +44,10 @@ _LATE: Final = Refusal(
 )
 _UNVERIFIED: Final = Refusal(
     Reason.UPSTREAM_UNAVAILABLE,
-    "This pod could not be verified in time; try again.",
+    "This pod cannot be verified now; try again.",
     "the API server took longer to confirm this pod than --max-hold allows, or than the client waits: check that it "
     "responds to this node",
+    retry_after=5.0,
 )
 _NO_HOST_TOKENS: Final = Refusal(
     Reason.POLICY,
