@@ -338,4 +338,5 @@ def _topic(request: TokenRequest) -> tuple[str, ...]:
         request.resource[:SHOWN_CHARS],
         _SELECTOR_NAMES[request.selector],
         request.selector_value[:SHOWN_CHARS].lower(),
+        request.xms_cc[:SHOWN_CHARS],  # another token, with its own counter
     )

@@ -286,6 +286,17 @@ def test_the_tokens_of_a_grant_are_counted_after_a_refused_refresh(lines: list[l
     assert [field(line, "count") for line in lines[2:] if field(line, "outcome") == "granted"] == [2, 2]
 
 
+def test_the_tokens_for_each_client_capability_are_counted(lines: list[logging.LogRecord]) -> None:
+    # The fast lane serves one ready response for each, in any order.
+    decisions, usages = Decisions(), {capability: Usage() for capability in ("", "CP1")}
+    for capability, usage in usages.items():
+        decisions.granted(POD, TokenRequest(ASKED.resource, xms_cc=capability), "shop/id", usage)
+    usages[""].touch()
+    usages["CP1"].touch()
+    decisions.summarize()
+    assert field(lines[-1], "count") == 2
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_repeats_before_a_change_are_counted(lines: list[logging.LogRecord], *, refused: bool) -> None:
     decisions, usage = Decisions(), Usage()
