@@ -61,7 +61,7 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     message = "MIC has not created one for this pod and identity"
     then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
     if (seconds := case.bound_seconds(identity)) is not None:
-        message = f"bound {seconds:.0f} s ago; MIC has not written its AzureAssignedIdentity yet"
+        message = f"bound for at most {seconds:.0f} s; MIC has not written its AzureAssignedIdentity yet"
         then = f"MIC and Azure take up to {GRACE_SECONDS:g} s; {then}" if seconds < GRACE_SECONDS else then
     return problem("assigned identity", message, then, about=about)
 

@@ -1,7 +1,8 @@
 """Checks of the Secrets of service principals (types 1 and 2), and of the tokens that NMI refused. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -11,7 +12,7 @@ from podidctl.evaluation.federated import subject
 from podidctl.evaluation.federated_credentials import correction
 from podidctl.evaluation.needs import CHECKED_MAX, NOT_READ, READ_PERMISSION, needed_identities
 from podidctl.evaluation.pod import PodCase
-from podidctl.evaluation.refusals import RECENT_SECONDS, is_latest, is_of_credential, names_one, recent_refusal
+from podidctl.evaluation.refusals import RECENT_SECONDS, is_latest, is_of_credential, names_unassigned, recent_refusal
 from podidctl.evaluation.tokens import SERVICE_PRINCIPAL_TYPES, application_of, audience_of
 from podidctl.facts.model import ReadFailure, RecentRefusal
 from podidctl.report.documents import Outcome
@@ -19,7 +20,6 @@ from podidctl.report.finding import Finding, Level, ok, problem, unknown, warnin
 from podidctl.report.text import by_turns, grouped, listed
 from podidentity.azure.federation import Exchange
 from podidentity.report import counted
-from podidentity.resources import AzureIdentity
 
 SECRETS: Final = "secrets"
 CREDENTIALS: Final = "credentials"
@@ -56,7 +56,7 @@ def token_links(case: PodCase) -> Iterator[Finding]:
     if decision.outcome is not Outcome.GRANTED or decision.assigned is None:
         return
     identity = "/".join(decision.assigned.identity.key)
-    refused = recent_refusal(case.facts, identity=identity, bound=case.bound)
+    refused = recent_refusal(case, identity=identity)
     if refused is not None:
         audience = audience_of(case.settings, Exchange.DIRECT)
         then = correction(decision.assigned.identity, refused, subject(case.pod), audience) or refused.text
@@ -130,40 +130,52 @@ def _refused_principals(case: ClusterCase) -> Iterator[str]:
     An Event of NMI names the Secret and no identity: it counts for the identities that are bound to its pod.
     """
     recent = case.facts.refused if not isinstance(case.facts.refused, ReadFailure) else {}
-    bound = _bound(case)
+    cases = _cases(case)
     for pod, refusal in recent.items():
         if not is_of_credential(refusal):
             continue
         if refusal.identity:
             yield refusal.identity
             continue
-        for identity in bound.get(pod, ()):
+        for identity in cases[pod].bound if pod in cases else ():
             application = application_of(case.usual.settings, identity)
             if application is not None and f"Secret {application.secret} " in refusal.text:
                 yield "/".join(identity.key)
 
 
-def _bound(case: ClusterCase) -> Mapping[str, Sequence[AzureIdentity]]:
-    """Return the identities of the bindings that select each refused pod (`namespace/name`)."""
-    recent = case.facts.refused if not isinstance(case.facts.refused, ReadFailure) else {}
-    identities = {identity.key: identity for identity in case.facts.identities}
-    selected = grouped(
-        (binding.spec.selector, identities[key])
-        for binding in case.facts.bindings
-        if (key := (binding.metadata.namespace, binding.spec.azure_identity)) in identities
-    )
-    pods = {"/".join(pod.key): pod.binding_label for pod in case.facts.pods}
-    return {pod: selected.get(pods[pod], ()) for pod in recent if pods.get(pod)}
+def _cases(case: ClusterCase) -> Mapping[str, PodCase]:
+    """Return each refused pod (`namespace/name`) that has a label, with the bindings that select it, their identities
+    and what is assigned to it.
+    """
+    facts = case.facts
+    recent = facts.refused if not isinstance(facts.refused, ReadFailure) else {}
+    identities = {identity.key: identity for identity in facts.identities}
+    selecting = grouped((binding.spec.selector, binding) for binding in facts.bindings)
+    assigned = grouped(((its.spec.pod_namespace, its.spec.pod), its) for its in facts.assigned)
+    cases = {}
+    for pod in facts.pods:
+        if (name := "/".join(pod.key)) not in recent or not pod.binding_label:
+            continue
+        bindings = selecting.get(pod.binding_label, ())
+        keys = {(binding.metadata.namespace, binding.spec.azure_identity) for binding in bindings}
+        around = replace(
+            facts,
+            configuration=case.on(pod.spec.node_name),
+            bindings=tuple(bindings),
+            identities=tuple(identities[key] for key in keys & identities.keys()),
+            assigned=tuple(assigned.get(pod.key, ())),
+        )
+        cases[name] = PodCase(around, pod)
+    return cases
 
 
 def check_tokens(case: ClusterCase) -> Iterator[Finding]:
     """Report the pods whose last request NMI refused, one finding for each cause."""
-    bound = _bound(case)
-    refused = {
-        pod: refusal
-        for pod, refusal in case.read("tokens", case.facts.refused).items()
-        if not names_one(refusal.text, bound.get(pod, ()))
-    }
+    every, cases = case.read("tokens", case.facts.refused), _cases(case)
+    unassigned = [
+        pod for pod, refusal in every.items() if pod in cases and names_unassigned(cases[pod], refusal.text, refusal.at)
+    ]
+    refused = {pod: refusal for pod, refusal in every.items() if pod not in unassigned}
     causes = grouped(((refusal.text, refusal.unanswered), pod) for pod, refusal in refused.items())
     minutes = round(RECENT_SECONDS / 60)
     # The cause that affects most pods first.
@@ -174,7 +186,10 @@ def check_tokens(case: ClusterCase) -> Iterator[Finding]:
         yield problem(TOKENS, message, next(_corrections(case, {pod: refused[pod] for pod in pods}), text))
     if not causes:
         case.read(TOKENS, case.facts.nmi)  # without NMI's pods no log was read
-        yield ok(TOKENS, f"NMI's logs and Events have no refused token of the last {minutes} minutes")
+        message = f"NMI's logs and Events have no refused token of the last {minutes} minutes"
+        if unassigned:
+            message += f" that counts: MIC had not assigned the requested identities of {listed(unassigned)}"
+        yield ok(TOKENS, message)
 
 
 def _corrections(case: ClusterCase, refused: Mapping[str, RecentRefusal]) -> Iterator[str]:

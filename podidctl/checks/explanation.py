@@ -172,7 +172,7 @@ def _answer(case: PodCase) -> Answer:
         name = plain("/".join(identity.key))
         if isinstance(refusal, Refusal):
             return _refusal(case, refusal, Outcome.REFUSED, name)
-        if (recent := recent_refusal(case.facts, identity="/".join(identity.key), bound=case.bound)) is not None:
+        if (recent := recent_refusal(case, identity="/".join(identity.key))) is not None:
             message = plain(f"{recent.description}: {recent.text}")
             outcome = Outcome.WAITS if recent.unanswered else Outcome.REFUSED
             return Answer(outcome=outcome, says=message, identity=name, status=recent.status)

@@ -167,7 +167,7 @@ def _granted(case: PodCase, request: TokenRequest, identity: AzureIdentity) -> T
     note = _permission_note(case, identity)
     granted = _prediction(case.facts, request.resource, Outcome.GRANTED, asked=whom, note=note, **shown)
     granted = msgspec.structs.replace(granted, manifest=manifest)
-    recent = recent_refusal(case.facts, identity="/".join(identity.key), bound=case.bound, resource=request.resource)
+    recent = recent_refusal(case, identity="/".join(identity.key), resource=request.resource)
     if recent is None:
         return granted
     return msgspec.structs.replace(

@@ -5,6 +5,7 @@ The prediction ends before the token fetch: Azure's response is known only after
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -23,20 +24,30 @@ from nmi.refusal import Refusal
 from nmi.settings import Settings
 from podidctl.facts.kinds import (
     Daemon,
-    DatedBinding,
     DatedPod,
     PlacedNode,
     VariablePod,
     VariablePodSpec,
-    parse_time,
 )
-from podidctl.facts.model import Facts, IdentityKey, NmiConfiguration, ReadFailure, SecretCheck, readable
+from podidctl.facts.model import (
+    Facts,
+    IdentityKey,
+    NmiConfiguration,
+    ObjectReference,
+    ReadFailure,
+    SecretCheck,
+    readable,
+)
 from podidctl.facts.settings import configuration_of, on_node
 from podidctl.report.documents import Outcome
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDINGS,
+    IDENTITIES,
     NODENAME_LABEL,
+    POD_UID_ANNOTATION,
     AzureAssignedIdentity,
     AzureIdentity,
     AzureIdentityBinding,
@@ -265,13 +276,35 @@ class PodCase:
         ]
 
     def bound_seconds(self, identity: AzureIdentity) -> float | None:
-        """Return for how long a binding has given *identity* to the pod on its node; None if it is not known."""
-        bindings = [candidate.binding for candidate in self.candidates if candidate.identity == identity]
-        created = [parse_time(its.metadata.creation_timestamp) for its in bindings if isinstance(its, DatedBinding)]
+        """Return the longest time for which a binding may have given *identity* to the pod on its node; None if it is
+        not known, also because the API server's clock is not.
+        """
+        ages, clock = self.facts.created_at, self.facts.server.ahead_seconds
+        of_identity = ages.get(ObjectReference(IDENTITIES.plural, *identity.key))
+        times = [ages[binding] for binding in self._bindings_of(identity) if binding in ages]
         since = self.pod.since if isinstance(self.pod, DatedPod) else None
-        if since is None or not (times := [time for time in created if time is not None]):
+        if clock is None or since is None or of_identity is None or not times:
             return None
-        return max(0.0, (self.facts.server_time - max(since, min(times))).total_seconds())
+        return max(0.0, (self.facts.server_time - max(since, of_identity, min(times))).total_seconds())
+
+    def knows(self, identity: AzureIdentity, at: datetime) -> bool:
+        """Return whether NMI's decisions at that time had to consider *identity*, one of `bound`: its
+        AzureAssignedIdentity for the pod existed, in managed mode its binding.
+        """
+        ages, uids = self.facts.created_at, {"", self.pod.metadata.uid}
+        assigned = [
+            ObjectReference(ASSIGNED_IDENTITIES.plural, *its.key)
+            for its in self.facts.assigned
+            if its.spec.azure_identity_ref.key == identity.key
+            and not its.metadata.deletion_timestamp
+            and its.metadata.annotation(POD_UID_ANNOTATION) in uids
+        ]
+        needed = self._bindings_of(identity) if self.managed else assigned
+        return any(ages.get(reference, at) <= at for reference in needed)
+
+    def _bindings_of(self, identity: AzureIdentity) -> Sequence[ObjectReference]:
+        several = [candidate.binding.key for candidate in self.candidates if candidate.identity == identity]
+        return [ObjectReference(BINDINGS.plural, *key) for key in several]
 
     @cached_property
     def identities(self) -> Sequence[AzureIdentity]:

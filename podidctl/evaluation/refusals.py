@@ -15,10 +15,10 @@ from nmi.identity.request import SelectorKind
 from nmi.pod_events import TOKEN_REFUSED
 from nmi.refusal import Reason
 from nmi.server.decision_lines import EXEMPT, GRANTED, REPORT_AGAIN_SECONDS
+from podidctl.evaluation.pod import PodCase
 from podidctl.facts.kinds import Event, parse_time
 from podidctl.facts.model import Facts, RecentRefusal, readable
 from podidctl.report.documents import LoggedDecision
-from podidentity.resources import AzureIdentity
 
 NO_CAUSE: Final = "see the log of NMI on the pod's node for the cause: kubectl logs"
 """Text of a refusal whose own line is not among the read ones."""
@@ -42,14 +42,16 @@ _LASTING: Final = frozenset(
 """Refusals with causes that the objects in the cluster do not show. The prediction reports the other causes."""
 
 
-def recent_refusal(
-    facts: Facts, *, identity: str, bound: Iterable[AzureIdentity] = (), resource: str = ""
-) -> RecentRefusal | None:
+def recent_refusal(case: PodCase, *, identity: str, resource: str = "") -> RecentRefusal | None:
     """Return the latest refusal of a token of *identity* (`namespace/name`), or None. *resource*: only for this
-    audience. *bound*: the identities of the pod's bindings; that MIC had not assigned one of them is not of interest.
+    audience.
     """
-    identities = list(bound)
-    decisions = [decision for decision in readable(facts.decisions) if not names_one(decision.error, identities)]
+    facts = case.facts
+    decisions = [
+        decision
+        for decision in readable(facts.decisions)
+        if not names_unassigned(case, decision.error, log_time(decision.at, facts.server_time))
+    ]
     events = readable(facts.events)
     logged = next(_unresolved(decisions, facts.server_time, identity, resource), None)
     if logged is not None:
@@ -80,18 +82,23 @@ def unresolved_event(
     return None
 
 
-def names_one(text: str, bound: Iterable[AzureIdentity]) -> bool:
-    """Return whether *text* is about a request for one of these identities, of which NMI did not know that it is the
-    pod's: another check reports it until MIC has assigned it.
+def names_unassigned(case: PodCase, text: str, at: datetime | None) -> bool:
+    """Return whether *text*, of a refusal at that time, is about a request for an identity of the pod's bindings that
+    MIC had not assigned yet: another check reports it until MIC has.
     """
-    requested = text.partition(", bound ")[0]
-    return text.startswith(OTHER_REQUESTED) and any(
+    if at is None or not text.startswith(OTHER_REQUESTED):
+        return False
+    requested, _, known = text.partition(", bound ")
+    return any(
         requested
         in {
             requested_text(SelectorKind.CLIENT_ID, identity.spec.client_id.lower()),
             requested_text(SelectorKind.RESOURCE_ID, identity.spec.resource_id.lower()),
         }
-        for identity in bound
+        # NMI shortens the ids: if it knew this identity, the request named another one.
+        and f"({'/'.join(identity.key)})" not in known
+        and not case.knows(identity, at)
+        for identity in case.bound
     )
 
 

@@ -12,7 +12,11 @@ from typing_extensions import override
 
 from nmi.node.host_routing import HostRouting, by_labels
 from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
     BINDINGS,
+    IDENTITIES,
+    AzureAssignedIdentity,
+    AzureIdentity,
     AzureIdentityBinding,
     Kind,
     Meta,
@@ -97,17 +101,31 @@ class DatedPod(VariablePod, frozen=True):
 DATED_PODS: Final = Kind("Pod", "pods", DatedPod)
 
 
-class DatedBindingMeta(Meta, frozen=True):
+class DatedObjectMeta(Meta, frozen=True):
     creation_timestamp: str | None = None
 
 
 class DatedBinding(AzureIdentityBinding, frozen=True):
     """A binding with its creation time."""
 
-    metadata: DatedBindingMeta = DatedBindingMeta()
+    metadata: DatedObjectMeta = DatedObjectMeta()
+
+
+class DatedIdentity(AzureIdentity, frozen=True):
+    """An identity with its creation time."""
+
+    metadata: DatedObjectMeta = DatedObjectMeta()
+
+
+class DatedAssignedIdentity(AzureAssignedIdentity, frozen=True):
+    """An assigned identity with its creation time."""
+
+    metadata: DatedObjectMeta = DatedObjectMeta()
 
 
 DATED_BINDINGS: Final = msgspec.structs.replace(BINDINGS, shape=DatedBinding)
+DATED_IDENTITIES: Final = msgspec.structs.replace(IDENTITIES, shape=DatedIdentity)
+DATED_ASSIGNED_IDENTITIES: Final = msgspec.structs.replace(ASSIGNED_IDENTITIES, shape=DatedAssignedIdentity)
 
 
 def parse_time(spelled: str | None) -> datetime | None:

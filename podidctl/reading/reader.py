@@ -19,7 +19,9 @@ from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.pod import PodCase, configuration_for, host_of
 from podidctl.facts.kinds import (
     COMPONENT_PREFIX,
+    DATED_ASSIGNED_IDENTITIES,
     DATED_BINDINGS,
+    DATED_IDENTITIES,
     DATED_PODS,
     DEFINITIONS,
     EVENTS,
@@ -27,8 +29,9 @@ from podidctl.facts.kinds import (
     Daemon,
     Definition,
     Event,
+    parse_time,
 )
-from podidctl.facts.model import AzureState, Facts, Locks, ReadFailure, readable
+from podidctl.facts.model import AzureState, Facts, Locks, ObjectReference, ReadFailure, readable
 from podidctl.facts.nmi_log import parse_decisions
 from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
 from podidctl.reading.daemons import list_daemons, read_log, refused_pods, unassigned_pods
@@ -56,7 +59,7 @@ from podidctl.report.documents import LoggedDecision
 from podidentity.azure.errors import AzureError
 from podidentity.kube.client import Client
 from podidentity.kube.lock_records import AnnotationFormat, LeaseFormat, LockFormat, LockRecord
-from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, IDENTITIES, PODS, Pod
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Pod
 
 EVENTS_MAX: Final = 5
 Part = Callable[[Client, Facts], Awaitable[Facts]]
@@ -180,19 +183,27 @@ async def _resources(client: Client, facts: Facts) -> Facts:
     client.old_field_names = settings.read_old_field_names
     assigned = [
         assigned
-        for assigned in await client.list(ASSIGNED_IDENTITIES)
+        for assigned in await client.list(DATED_ASSIGNED_IDENTITIES)
         if not scope[1] or (assigned.spec.pod_namespace, assigned.spec.pod) == scope
     ]
     ignored = Ignored()
     exceptions = await list_noting(client, EXCEPTIONS, ignored, scope[0])
     client.old_field_names &= settings.operation_mode is OperationMode.MANAGED  # else MIC reads the others
+    identities = await list_noting(client, DATED_IDENTITIES, ignored)
+    bindings = await list_noting(client, DATED_BINDINGS, ignored)
     lists: dict[str, Sequence[Any]] = {
         "assigned": assigned,
         "exceptions": exceptions,
-        "identities": await list_noting(client, IDENTITIES, ignored),
-        "bindings": await list_noting(client, DATED_BINDINGS, ignored),
+        "identities": identities,
+        "bindings": bindings,
     }
-    return replace(with_lists(facts, lists), ignored_fields=ignored)
+    created_at = {
+        ObjectReference(kind.plural, *item.key): created
+        for kind, several in ((ASSIGNED_IDENTITIES, assigned), (IDENTITIES, identities), (BINDINGS, bindings))
+        for item in several
+        if (created := parse_time(item.metadata.creation_timestamp)) is not None
+    }
+    return replace(with_lists(facts, lists), ignored_fields=ignored, created_at=created_at)
 
 
 async def _node(client: Client, facts: Facts, pod: Pod) -> Facts:

@@ -36,7 +36,7 @@ _VARIABLE: Final = (
     (re.compile(r'User "system:serviceaccount:\S+ .*'), 'User "…" …'),
     (re.compile(r"held until [\d.]+ s after the first request"), "held"),
     (re.compile(r"for (\d+|less than \d+) s\b"), "for … s"),
-    (re.compile(r"bound \d+ s ago"), "bound … s ago"),
+    (re.compile(r"bound for at most \d+ s"), "bound for at most … s"),
     (re.compile(r"at \d{4}-\d\d-\d\dT[\d:]+Z"), "at …"),
     (re.compile(r"issuer \S+,"), "issuer …,"),
     (re.compile(r"issuer=='\S+'"), "issuer=='…'"),

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
-from podidctl.facts.kinds import DatedBinding, DatedPod, Event, PlacedNode
-from podidctl.facts.model import ReadFailure, RecentRefusal
+from podidctl.facts.kinds import DatedPod, Event, PlacedNode
+from podidctl.facts.model import ObjectReference, ReadFailure, RecentRefusal, ServerState
 from podidctl.facts.workloads import CRON_JOBS, DEPLOYMENTS, JOBS, Owner, WorkloadObject
 from podidctl.report.documents import LinkState, LoggedDecision, Outcome
 from podidentity.azure.errors import Refused
-from podidentity.resources import BareMeta, Pod, Resource
-from tests.support.nmi_objects import NODE, binding, exception, identity, pod
+from podidentity.resources import BINDINGS, IDENTITIES, BareMeta, Pod, Resource
+from tests.support.nmi_objects import NODE, exception, identity, pod
 from tests.support.podidctl.doctor_inputs import examined, one
 from tests.support.podidctl.prediction_inputs import broken, explain_pod, only
 
@@ -75,18 +75,30 @@ def dated(made: Resource, shape: type[T], seconds: float) -> T:
 
 
 @pytest.mark.parametrize(
-    ("of_pod", "of_binding", "bound", "waits"),
-    [(600, 5, 5, True), (7, 600, 7, True), (600, 121, 121, False), (600, -5, 0, True)],
-    ids=["a-new-binding", "a-new-pod", "overdue", "a-clock-that-is-behind"],
+    ("of_pod", "of_binding", "of_identity", "bound", "waits"),
+    [
+        (600, 5, 600, 5, True),
+        (7, 600, 600, 7, True),
+        (600, 600, 2, 2, True),
+        (600, 121, 600, 121, False),
+        (600, -5, 600, 0, True),
+    ],
+    ids=["a-new-binding", "a-new-pod", "a-new-identity", "overdue", "a-clock-that-is-behind"],
 )
 def test_the_time_since_an_identity_is_bound_decides_whether_to_wait(
-    of_pod: float, of_binding: float, bound: int, *, waits: bool
+    of_pod: float, of_binding: float, of_identity: float, bound: int, *, waits: bool
 ) -> None:
-    link = unassigned(pod=dated(pod(), DatedPod, of_pod), bindings=(dated(binding(), DatedBinding, of_binding),))
-    assert link.says == f"bound {bound} s ago; MIC has not written its AzureAssignedIdentity yet"
+    ages = {
+        ObjectReference(BINDINGS.plural, "ns", "b"): NOW - timedelta(seconds=of_binding),
+        ObjectReference(IDENTITIES.plural, "ns", "id"): NOW - timedelta(seconds=of_identity),
+    }
+    known = {"pod": dated(pod(), DatedPod, of_pod), "created_at": ages, "server": ServerState("v1.31.0", 0.0)}
+    link = unassigned(**known)
+    assert link.says == f"bound for at most {bound} s; MIC has not written its AzureAssignedIdentity yet"
     assert link.next.startswith("MIC and Azure take up to 120 s") is waits
     assert MIC in link.next
-    assert "MIC has not created one" in unassigned(pod=dated(pod(), DatedPod, of_pod)).says, "the binding has no time"
+    for unknown in ({"created_at": {}}, {"server": ServerState("")}):
+        assert "MIC has not created one" in unassigned(**known | unknown).says, "a time is not known"
 
 
 def with_labels(**labels: str) -> Pod:

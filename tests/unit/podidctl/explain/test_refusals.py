@@ -25,12 +25,12 @@ from podidctl.commands.token import show as show_token
 from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
 from podidctl.evaluation.refusals import RECENT_SECONDS, log_time
 from podidctl.facts.kinds import Event
-from podidctl.facts.model import ReadFailure, RecentRefusal, SecretCheck
+from podidctl.facts.model import ObjectReference, ReadFailure, RecentRefusal, SecretCheck
 from podidctl.facts.nmi_log import DECISIONS_MAX, parse_decisions
 from podidctl.reading.reviews import read_secret_checks
 from podidctl.report.documents import LinkState, LoggedDecision, Outcome
 from podidctl.report.finding import Level
-from podidentity.resources import AzureIdentity, SecretReference
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, AzureIdentity, SecretReference
 from podidentity.telemetry.logs import JsonFormatter, TextFormatter
 from tests.support.nmi.server.fakes import pod_entry
 from tests.support.nmi_objects import assigned_identity, binding, identity
@@ -264,10 +264,66 @@ def test_a_request_for_an_identity_that_mic_had_not_assigned_yet_is_no_fault_of_
     made = {"identities": (identity(), TWO), "bindings": (binding(), binding("two", identity_name="two"))}
     links = [link.link for link in broken(explain_pod(now=NOW, decisions=(refused,), **made))]
     assert links == ["assigned identity"] + ["token"] * (requested is not TWO)
-    state = objects(**made, assigned=(assigned_identity(), assigned_identity("two")))
-    found = examined(objects=state, refused={"ns/web": RecentRefusal(NOW, text)})
-    tokens = [finding.level for finding in found.findings if finding.check == "tokens"]
-    assert tokens == [Level.OK if requested is TWO else Level.PROBLEM]
+    found = examined(objects=objects(**made), refused={"ns/web": RecentRefusal(NOW, text)})
+    (tokens,) = [finding for finding in found.findings if finding.check == "tokens"]
+    assert tokens.level is (Level.OK if requested is TWO else Level.PROBLEM)
+    assert ("that counts: MIC had not assigned the requested identities of ns/web" in tokens.says) is (requested is TWO)
+
+
+FOREIGN = identity("two", namespace="other", client_id=TWO.spec.client_id)
+ONLY_ITS_OWN = identity(
+    "two",
+    namespace="other",
+    client_id=TWO.spec.client_id,
+    annotations={"aadpodidentity.k8s.io/Behavior": "namespaced"},
+)
+OF_TWO = none_matches("ns", SelectorKind.CLIENT_ID, TWO.spec.client_id, [identity()]).detail
+SAME_ENDS = TWO.spec.client_id.replace("-4000-", "-5000-")
+OF_SAME_ENDS = none_matches("ns", SelectorKind.CLIENT_ID, SAME_ENDS, [identity(), TWO]).detail
+
+
+@pytest.mark.parametrize(
+    ("bound", "text", "created", "counts"),
+    [
+        (TWO, OF_TWO, -60, True),
+        (TWO, OF_TWO, 60, False),
+        (TWO, OF_TWO, None, False),
+        (FOREIGN, OF_TWO, None, False),
+        (ONLY_ITS_OWN, OF_TWO, None, True),
+        (TWO, OF_SAME_ENDS, None, True),
+    ],
+    ids=["assigned-before", "assigned-since", "unassigned", "other-namespace", "namespaced", "another-id-same-ends"],
+)
+def test_a_request_for_a_bound_identity_counts_if_it_was_assigned_before(
+    bound: AzureIdentity, text: str, created: float | None, *, counts: bool
+) -> None:
+    its = binding("two", namespace=bound.metadata.namespace, identity_name="two")
+    of_two = () if created is None else (labelled(assigned_identity("two")),)
+    made = {
+        "identities": (identity(), bound),
+        "bindings": (binding(), its),
+        "assigned": (labelled(assigned_identity()), *of_two),
+        "created_at": {
+            ObjectReference(ASSIGNED_IDENTITIES.plural, *each.key): NOW + timedelta(seconds=created or 0)
+            for each in of_two
+        },
+    }
+    refused = refusal(0, outcome="no_matching_identity", status=404, identity="", error=text)
+    links = broken(explain_pod(now=NOW, decisions=(refused,), **made))
+    assert ("token" in [link.link for link in links]) is counts
+    found = examined(objects=objects(**made), refused={"ns/web": RecentRefusal(NOW, text)})
+    (level,) = [finding.level for finding in found.findings if finding.check == "tokens"]
+    assert level is (Level.PROBLEM if counts else Level.OK)
+
+
+@pytest.mark.parametrize(("created", "counts"), [(-60, True), (60, False)])
+def test_in_managed_mode_it_counts_if_it_was_bound_before(created: float, *, counts: bool) -> None:
+    made = {"identities": (identity(), TWO), "bindings": (binding(), binding("two", identity_name="two"))}
+    since = {ObjectReference(BINDINGS.plural, "ns", "two"): NOW + timedelta(seconds=created)}
+    refused = refusal(0, outcome="no_matching_identity", status=404, identity="", error=OF_TWO)
+    managed = rules(managed=True)
+    links = broken(explain_pod(now=NOW, decisions=(refused,), configuration=managed, created_at=since, **made))
+    assert [link.link for link in links] == ["token"] * counts
 
 
 def test_a_client_that_disconnected_while_mic_had_not_finished_does_not_count_once_it_has() -> None:
