@@ -44,7 +44,7 @@ from podidctl.reading.objects import (
     read_owner,
     with_lists,
 )
-from podidctl.reading.requests import or_failure, or_none, read_server
+from podidctl.reading.requests import or_failure, or_late, or_none, read_server
 from podidctl.reading.reviews import (
     read_account_access,
     read_credentials,
@@ -75,11 +75,17 @@ async def read(client: Client, facts: Facts, parts: Sequence[Part]) -> Facts:
     return facts
 
 
-def reads(field: str, reading: Callable[[Client, Facts], Awaitable[Any]]) -> Part:
-    """Return the part that sets *field* to the result of *reading*, or to the reason of its failure."""
+def reads(
+    field: str,
+    reading: Callable[[Client, Facts], Awaitable[Any]],
+    by: Callable[[Awaitable[Any]], Awaitable[Any]] = or_failure,
+) -> Part:
+    """Return the part that sets *field* to the result of *reading*, or to the reason of its failure, which *by*
+    returns.
+    """
 
     async def run(client: Client, facts: Facts) -> Facts:
-        result: Any = await or_failure(reading(client, facts))
+        result: Any = await by(reading(client, facts))
         return replace(facts, **{field: result})
 
     return run
@@ -136,11 +142,12 @@ CLUSTER: Final[Sequence[Part]] = (
     reads("secrets", read_secret_access),
     reads("credentials", read_credentials),
     reads("refused", refused_pods),
-    reads("unassigned", unassigned_pods),
-    reads("mislabelled", read_mislabelled),
     reads("federation", read_federated_access),
     reads("daemon_uses", read_daemon_uses),
     reads("rule_monitor", lambda client, _: read_rule_monitor(client)),
+    # The longest lists come last.
+    reads("unassigned", unassigned_pods, or_late),
+    reads("mislabelled", read_mislabelled, or_late),
 )
 """Parts of the whole cluster."""
 

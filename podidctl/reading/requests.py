@@ -16,7 +16,7 @@ import msgspec
 
 from podidctl.facts.model import ReadFailure, ServerState
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, ServerError, malformed
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, ServerError, TimedOut, malformed
 from podidentity.kube.transport import read_body
 
 T = TypeVar("T")
@@ -52,6 +52,16 @@ async def or_failure(read: Awaitable[T]) -> T | ReadFailure:
     except NoResponse:
         raise
     except ApiError as error:
+        return _failure(error)
+
+
+async def or_late(read: Awaitable[T]) -> T | ReadFailure:
+    """Return the result of *read*, which a command can do without, or the reason of its failure, also if it takes too
+    long. Raises the other NoResponses.
+    """
+    try:
+        return await or_failure(read)
+    except TimedOut as error:
         return _failure(error)
 
 

@@ -1,11 +1,17 @@
 """Pods with a misspelled key of the label are named, within bounds; other labels are not reported."""
 
+from typing import Any
+
 import pytest
 
+from nmi.pod_events import TOKEN_REFUSED
 from podidctl.facts.model import Facts, MeantLabel, ReadFailure
 from podidctl.reading import objects as reading
 from podidctl.reading.objects import LABELS_MAX, read_mislabelled
+from podidctl.reading.reader import CLUSTER, read
+from podidctl.reading.requests import or_late
 from podidctl.report.finding import Level
+from podidentity.kube.errors import NoResponse, TimedOut
 from tests.support.nmi_objects import binding
 from tests.support.podidctl.doctor_inputs import bad, examined, objects, one
 from tests.support.podidctl.memory_cluster import MemoryCluster
@@ -72,3 +78,32 @@ def test_the_binding_for_its_value_is_no_finding_of_its_own_and_another_idle_one
 def test_pods_that_could_not_be_read_are_unknown() -> None:
     line = one(examined(mislabelled=ReadFailure("not allowed: pods")))
     assert (line.check, line.level) == ("labels", Level.UNKNOWN)
+
+
+@pytest.mark.parametrize("field", ["mislabelled", "unassigned"])
+async def test_a_list_that_takes_too_long_ends_no_other_read(
+    field: str, cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = cluster.client.pages
+    selected = {"mislabelled": ("label_selector", "!"), "unassigned": ("field_selector", "involvedObject.kind=Pod,")}
+    parameter, begin = selected[field]
+
+    async def late(kind: Any, *scope: str, **selectors: str) -> Any:
+        selector = selectors.get(parameter, "")
+        if selector.startswith(begin) and TOKEN_REFUSED not in selector:
+            raise TimedOut("https://api", 10.0)
+        async for page in pages(kind, *scope, **selectors):
+            yield page
+
+    monkeypatch.setattr(cluster.client, "pages", late)
+    facts = await read(cluster.client, Facts(), CLUSTER)
+    assert getattr(facts, field) == ReadFailure("no response from https://api within 10 s", is_forbidden=False)
+    assert facts.server.version
+
+
+async def test_a_lost_connection_ends_the_reads() -> None:
+    async def lost() -> None:
+        raise NoResponse("connection refused")
+
+    with pytest.raises(NoResponse, match="refused"):
+        await or_late(lost())
