@@ -35,7 +35,6 @@ from podidentity.resources import (
 )
 
 LIVE_STATUSES = frozenset({"", ASSIGNED, CREATED})
-OF_EVENT: Final = "correct the cause that MIC's Event states; MIC's log has it, too"
 GRACE_SECONDS: Final = 120.0
 """Azure takes up to a minute for an update of a VM or scale set, and an update in progress must end first."""
 
@@ -55,15 +54,22 @@ def assignment_link(case: PodCase, identity: AzureIdentity) -> Finding:
     if identity.spec.type == IdentityType.USER_ASSIGNED and (host := host_link(case)).level is Level.PROBLEM:
         return problem("assigned identity", f"MIC creates none: {host.message}", host.next, about=about)
     bindings = ["/".join(candidate.binding.key) for candidate in case.candidates if candidate.identity == identity]
-    if reason := assignment_failure(readable(case.facts.events), case.facts.server_time, bindings):
-        message = f"MIC has not created one; MIC's Event on the pod: {reason}"
-        return problem("assigned identity", message, OF_EVENT, about=about)
+    said = assignment_failure(readable(case.facts.events), case.facts.server_time, bindings)
     message = "MIC has not created one for this pod and identity"
     then = "check that MIC runs and leads (podidctl doctor), its planned changes (podidctl plan) and its log"
     if (seconds := case.bound_seconds(identity)) is not None:
         message = f"bound for at most {seconds:.0f} s; MIC has not written its AzureAssignedIdentity yet"
-        then = f"MIC and Azure take up to {GRACE_SECONDS:g} s; {then}" if seconds < GRACE_SECONDS else then
-    return problem("assigned identity", message, then, about=about)
+    if seconds is not None and seconds < GRACE_SECONDS:
+        then = f"MIC and Azure take up to {GRACE_SECONDS:g} s; {then}"
+    elif said:
+        then = _confirmation(case.settings.mic_namespace)
+    return problem("assigned identity", "; ".join(filter(None, (message, said))), then, about=about)
+
+
+def _confirmation(namespace: str) -> str:
+    """Return the next action for what an Event states. *namespace*: MIC's."""
+    log = f"kubectl logs -n {namespace} -l app.kubernetes.io/component=mic --tail=50 --prefix"
+    return f"confirm it in MIC's log, because others than MIC can write such an Event: {log}"
 
 
 def unbound_assignment_link(case: PodCase, assigned: AzureAssignedIdentity) -> Finding:
@@ -157,14 +163,17 @@ def check_assignments(case: ClusterCase) -> Iterator[Finding]:
     fresh: list[str] = []
     for reason, desired in _missing_assignments(case):
         name = f"{'/'.join(desired.pod.key)} ({'/'.join(desired.identity.key)})"
-        if said := _event_reason(objects, desired):
+        if _is_recent(objects, now, _required_objects(desired)):
+            fresh.append(name)
+        elif said := _event_reason(objects, desired):
             refused[said].append(name)
         else:
-            (fresh if _is_recent(objects, now, _required_objects(desired)) else missing[reason]).append(name)
+            missing[reason].append(name)
     created, waiting = _created_not_assigned(objects, now)
     fresh += waiting
-    for reason, whose in by_turns(sorted(refused.items()), lambda item: namespace_of(item[1][0])):
-        yield problem(check, f"{_not_assigned(whose)}; MIC's Event on the pod: {reason}", OF_EVENT)
+    confirm = _confirmation(next((mic.metadata.namespace for mic in case.mic), case.usual.settings.mic_namespace))
+    for said, whose in by_turns(sorted(refused.items()), lambda item: namespace_of(item[1][0])):
+        yield problem(check, f"{_not_assigned(whose)}; {said}", confirm)
     for reason, whose in sorted(missing.items()):
         then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
         yield problem(check, _not_assigned(whose, reason), then, cause=check)
@@ -193,7 +202,7 @@ def _not_assigned(whose: Sequence[str], reason: str = "") -> str:
 
 
 def _event_reason(objects: Facts, desired: DesiredAssignment) -> str:
-    """Return why MIC has not assigned it, by MIC's Events on the pod; empty if they do not state it."""
+    """Return what an Event on the pod states about why MIC has not assigned it; empty if none does."""
     about = desired.pod.metadata
     events = {} if isinstance(objects.unassigned, ReadFailure) else objects.unassigned
     ours = events.get((f"{about.namespace}/{about.name}", about.uid), ())

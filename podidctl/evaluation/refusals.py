@@ -4,6 +4,7 @@ The prediction (`pod`) ends before the request to Azure. Only NMI's own record s
 workload's request is at fault.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -24,6 +25,7 @@ NO_CAUSE: Final = "see the log of NMI on the pod's node for the cause: kubectl l
 """Text of a refusal whose own line is not among the read ones."""
 RECENT_SECONDS: Final = REPORT_AGAIN_SECONDS + 60.0
 """While a refusal continues, NMI records it again within this time."""
+_COMMAND: Final = re.compile(r"\b(?:az|kubectl)\s")
 _LASTING: Final = frozenset(
     {
         Reason.UPSTREAM_REFUSED,
@@ -114,16 +116,17 @@ def is_latest(facts: Facts, refusal: RecentRefusal) -> bool:
 
 
 def assignment_failure(events: Iterable[Event], now: datetime, bindings: Collection[str]) -> str:
-    """Return why MIC has not assigned the identity of these *bindings* (`namespace/name`) to the pod, by MIC's latest
-    Event of the last minutes about it; empty if there is none. Others than MIC may write Events, so the text is no
-    action.
+    """Return what the latest Event of the last minutes states about why the identity of these *bindings*
+    (`namespace/name`) is not assigned to the pod, without a command; empty if there is none. Anyone with permission to
+    create Events in the namespace can write one with MIC's name.
     """
     for event in events:
         if event.reason != APPLY_ERROR or not is_recent(event, now):
             continue
         head, _, reason = event.message.partition(": ")
         if any(head.startswith(f"Binding {binding} not applied ") for binding in bindings):
-            return reason
+            stated = _COMMAND.split(reason, maxsplit=1)[0].rstrip(" :;,")
+            return f"an Event that names MIC as its source states: {stated}" if stated else ""
     return ""
 
 
@@ -181,10 +184,8 @@ def is_recent(event: Event, now: datetime) -> bool:
 
 
 def _is_recent(at: datetime, now: datetime) -> bool:
-    """Return whether *at* is within RECENT_SECONDS of *now*. The clocks of the node and of this machine may differ, so
-    a later time counts too.
-    """
-    return now - at <= timedelta(seconds=RECENT_SECONDS)
+    """Return whether *at* is within RECENT_SECONDS of *now*, before or after it, because clocks differ."""
+    return abs(now - at) <= timedelta(seconds=RECENT_SECONDS)
 
 
 def log_time(at: str, now: datetime) -> datetime | None:

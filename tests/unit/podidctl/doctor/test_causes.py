@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from mic.startup.object_upgrade import KINDS
@@ -14,7 +15,7 @@ from podidctl.reading.daemons import unassigned_pods
 from podidctl.report.documents import Report, check_result
 from podidctl.report.finding import Finding, Level, by_cause, problem
 from podidentity.resources import PODS
-from tests.support.nmi_objects import assigned_identity, pod
+from tests.support.nmi_objects import assigned_identity
 from tests.support.podidctl.doctor_inputs import NOW, bad, examined, mic, nmi, objects
 from tests.support.podidctl.memory_cluster import MemoryCluster
 
@@ -135,30 +136,45 @@ def not_applied(name: str = "ns/b", minute: int = 59, reason: str = LOST, pod_na
     )
 
 
+AT_LENGTH = "Azure refuses MIC on /s (403 AuthorizationFailed): az role assignment create --role Owner --scope /s"
+
+
 @pytest.mark.parametrize(
-    ("event", "uid", "is_cause"),
+    ("event", "uid", "is_named"),
     [
         (not_applied(), "uid-1", True),
         (not_applied(), "uid-0", False),
         (not_applied("other/b"), "uid-1", False),
         (not_applied(minute=40), "uid-1", False),
+        (replace(not_applied(), last_timestamp="2036-01-01T11:59:00Z"), "uid-1", False),
     ],
-    ids=["of-the-pod", "of-an-earlier-pod", "of-another-binding", "old"],
+    ids=["of-the-pod", "of-an-earlier-pod", "of-another-binding", "old", "of-the-future"],
 )
-def test_mics_event_is_the_cause_of_a_missing_assignment(event: Event, uid: str, *, is_cause: bool) -> None:
+def test_an_event_with_mics_name_is_named_as_what_it_is_for_a_missing_assignment(
+    event: Event, uid: str, *, is_named: bool
+) -> None:
     (finding,) = bad(examined(objects=objects(assigned=()), unassigned={("ns/web", uid): (event,)}))
     assert (finding.check, finding.level) == ("assignments", Level.PROBLEM)
-    assert (LOST in finding.says) is is_cause
-    assert ("check that MIC runs" in finding.next) is not is_cause
+    assert (f"an Event that names MIC as its source states: {LOST}" in finding.says) is is_named
+    assert ("confirm it in MIC's log" in finding.next) is is_named
+    assert ("kubectl logs -n kube-system -l app.kubernetes.io/component=mic" in finding.next) is is_named
     assert LOST not in finding.next, "others than MIC may write Events"
 
 
-def test_mics_event_counts_also_before_an_assignment_is_overdue_and_if_no_mic_runs_now() -> None:
-    pods = (pod(),)
-    fresh = objects(assigned=(), pods=pods, created_at={ObjectReference(PODS.plural, "ns", "web"): NOW})
+def test_a_command_in_an_event_is_not_printed() -> None:
+    events = {("ns/web", "uid-1"): (not_applied(reason=AT_LENGTH),)}
+    (finding,) = bad(examined(objects=objects(assigned=()), unassigned=events))
+    assert finding.says.endswith("states: Azure refuses MIC on /s (403 AuthorizationFailed)")
+    assert "az role" not in finding.next
+    only_command = {("ns/web", "uid-1"): (not_applied(reason="kubectl delete namespace shop"),)}
+    (finding,) = bad(examined(objects=objects(assigned=()), unassigned=only_command))
+    assert "Event" not in finding.says
+
+
+def test_an_event_changes_nothing_for_an_assignment_that_is_not_overdue() -> None:
+    fresh = objects(assigned=(), created_at={ObjectReference(PODS.plural, "ns", "web"): NOW})
     events = {("ns/web", "uid-1"): (not_applied(),)}
-    (finding,) = bad(examined(objects=fresh, unassigned=events))
-    assert LOST in finding.says
+    assert examined(objects=fresh, unassigned=events) == examined(objects=fresh)
     assert bad(examined(objects=fresh)) == []
     assert [finding.check for finding in bad(examined(**NO_MIC, unassigned=events))] == ["MIC", "assignments"]
 

@@ -54,13 +54,15 @@ def test_a_node_without_provider_id_is_why_mic_creates_no_assignment() -> None:
         (not_applied("Binding ns/other not applied on node n for pod ns/web: x"), False),
         (not_applied("Binding other/b not applied on node n for pod ns/web: x"), False),
         (replace(not_applied(), reason="TokenRefused"), False),
+        (replace(not_applied(), last_timestamp="2036-01-01T00:58:00Z"), False),
     ],
-    ids=["recent", "old", "of another binding", "of another namespace", "another reason"],
+    ids=["recent", "old", "of another binding", "of another namespace", "another reason", "of the future"],
 )
-def test_mics_latest_event_is_why_it_has_created_no_assignment(event: Event, *, is_cause: bool) -> None:
+def test_the_latest_event_with_mics_name_is_named_for_a_missing_assignment(event: Event, *, is_cause: bool) -> None:
     link = unassigned(events=(event,))
-    assert (LOST in link.says) is is_cause
+    assert (f"; an Event that names MIC as its source states: {LOST}" in link.says) is is_cause
     assert (MIC in link.next) is not is_cause
+    assert ("confirm it in MIC's log" in link.next) is is_cause
     assert LOST not in link.next, "others than MIC may write Events"
 
 
@@ -97,6 +99,9 @@ def test_the_time_since_an_identity_is_bound_decides_whether_to_wait(
     assert link.says == f"bound for at most {bound} s; MIC has not written its AzureAssignedIdentity yet"
     assert link.next.startswith("MIC and Azure take up to 120 s") is waits
     assert MIC in link.next
+    stated = unassigned(**known, events=(not_applied(),))
+    assert LOST in stated.says
+    assert (stated.next == link.next) is waits, "an Event does not decide whether to wait"
     for unknown in ({"created_at": {}}, {"server": ServerState("")}):
         assert "MIC has not created one" in unassigned(**known | unknown).says, "a time is not known"
 
