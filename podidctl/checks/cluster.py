@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from mic.startup.object_upgrade import KINDS
+from podidctl.checks.daemons import running_as
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.facts.kinds import Definition
 from podidctl.facts.model import ReadFailure
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
-from podidctl.report.text import listed
+from podidctl.report.text import grouped, listed
 from podidentity.report import counted
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES
 
 OLDEST_MINOR = 16
 """The first Kubernetes 1.x with apiextensions.k8s.io/v1, which the custom resource definitions use."""
@@ -63,7 +65,7 @@ def check_definitions(case: ClusterCase) -> Iterator[Finding]:
     check = "definitions"
     definitions = {kind: case.facts.definitions.get(kind.plural) for kind in KINDS}
     missing = [kind.plural for kind, definition in definitions.items() if definition is None]
-    unread = {kind.plural: failure for kind, failure in definitions.items() if isinstance(failure, ReadFailure)}
+    unread = grouped((read, kind.plural) for kind, read in definitions.items() if isinstance(read, ReadFailure))
     faults = [
         fault
         for kind, definition in definitions.items()
@@ -73,11 +75,14 @@ def check_definitions(case: ClusterCase) -> Iterator[Finding]:
     if missing:
         count = counted(len(missing), "CustomResourceDefinition does", "CustomResourceDefinitions do")
         # The programs wait for the kinds that they read, and objects of a missing kind count as absent.
-        explains = ("NMI", "MIC", "leader", "assignments", "selectors")
+        daemons = (("NMI", case.nmi), ("MIC", case.mic))
+        waiting = {running_as(program, daemon) for program, several in daemons for daemon in several} - {""}
+        objects = ("selectors",) if {IDENTITIES.plural, BINDINGS.plural} & set(missing) else ()
+        assigned = ("assignments",) if ASSIGNED_IDENTITIES.plural in missing else ()
+        explains = (*sorted(waiting), *objects, *assigned)
         yield problem(check, f"{count} not exist: {', '.join(missing)}", f"install: {APPLY}", explains=explains)
-    if unread:
-        failure = next(iter(unread.values()))
-        message = f"these CustomResourceDefinitions could not be read: {', '.join(unread)}: {failure.reason}"
+    for failure, plurals in unread.items():
+        message = f"these CustomResourceDefinitions could not be read: {', '.join(plurals)}: {failure.reason}"
         yield unknown(check, message, failure.next_action("get on customresourcedefinitions"), cause=failure.reason)
     for level, message, then in faults:
         yield Finding(check, level, message, then)

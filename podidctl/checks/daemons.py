@@ -11,11 +11,11 @@ from nmi.settings import Settings as NmiSettings
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.daemons import NO_NMI_FOUND, absent_nmi, missing_nmi
 from podidctl.evaluation.pod import PodCase
-from podidctl.facts.kinds import Daemon, PlacedNode, parse_time
+from podidctl.facts.kinds import Daemon, PlacedNode, parse_time, service_account_of
 from podidctl.facts.model import BLOCKED, REASONS, RULE_EVENTS_MAX, RULES_LABEL, UNEXPECTED, Locks, ReadFailure
 from podidctl.facts.settings import mic_namespaces, mic_settings, nmi_settings, read_settings
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
-from podidctl.report.text import listed
+from podidctl.report.text import grouped, listed
 from podidentity.kube.lease import REFERENCE_SECONDS
 from podidentity.kube.lock_records import LockRecord
 from podidentity.report import counted
@@ -65,6 +65,13 @@ def nmi_links(case: PodCase) -> Iterator[Finding]:
                 yield problem("NMI", f"not ready on node {node}: {daemon.not_ready_reason}", then, about=daemon.name)
 
 
+def running_as(program: str, daemon: Daemon) -> str:
+    """Return *program* with the account of *daemon*; nothing if it does not run, so that no permission and no
+    definition can be why it is not ready.
+    """
+    return f"{program} {service_account_of(daemon)}" if daemon.runs else ""
+
+
 def _see_log(daemon: Daemon) -> str:
     return f"see kubectl logs -n {daemon.metadata.namespace} {daemon.metadata.name}"
 
@@ -91,11 +98,11 @@ def check_coverage(case: ClusterCase) -> Iterator[Finding]:
     without = [node for node in nodes or () if node.metadata.name not in there and node.can_run_nmi]
     yield from _without_nmi(without, nmi)
     unready = [daemon for daemon in nmi if not daemon.ready]
-    if unready:
-        message = f"{counted(len(unready), 'NMI is', 'NMIs are')} not ready: " + listed(
-            f"{daemon.name} on {daemon.spec.node_name} ({daemon.not_ready_reason})" for daemon in unready
+    for cause, several in grouped((running_as("NMI", daemon), daemon) for daemon in unready).items():
+        message = f"{counted(len(several), 'NMI is', 'NMIs are')} not ready: " + listed(
+            f"{daemon.name} on {daemon.spec.node_name} ({daemon.not_ready_reason})" for daemon in several
         )
-        yield problem("NMI", message, f"{_see_log(unready[0])} and its /readyz", cause="NMI")
+        yield problem("NMI", message, f"{_see_log(several[0])} and its /readyz", cause=cause)
     if nodes is None:
         message = f"it runs on {counted(len(there), 'node')}, and the nodes without it are not known"
         yield unknown("NMI", message, "run this command with more permissions: list on nodes")
@@ -138,7 +145,8 @@ def check_controllers(case: ClusterCase) -> Iterator[Finding]:
     elif mic and not ready:
         message = f"no MIC is ready: {listed(f'{daemon.name} ({daemon.not_ready_reason})' for daemon in mic)}"
         then = f"{_see_log(mic[0])} (without MIC nothing is assigned)"
-        yield problem("MIC", message, then, cause="MIC", explains=NEEDS_MIC)
+        causes = {running_as("MIC", daemon) for daemon in mic}
+        yield problem("MIC", message, then, cause=causes.pop() if len(causes) == 1 else "", explains=NEEDS_MIC)
     elif mic:
         yield ok("MIC", f"{len(ready)} of {counted(len(mic), 'replica')} ready")
     elif not case.managed:

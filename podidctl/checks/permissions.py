@@ -8,7 +8,7 @@ identity. The chart refuses the permission; another program or an administrator 
 from collections.abc import Iterator
 from typing import Final
 
-from podidctl.checks.daemons import NEEDS_MIC
+from podidctl.checks.daemons import NEEDS_MIC, running_as
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import REVIEW_ACCESS
 from podidctl.evaluation.needs import CHECKED_MAX
@@ -38,7 +38,10 @@ def check_rights(case: ClusterCase) -> Iterator[Finding]:
         who = f"{account_rights.program}'s service account {account_rights.account}"
         if needed:
             message = f"{who} may not: {listed(right.description for right in needed)}"
-            explains = (account_rights.program, *(NEEDS_MIC if account_rights.program == "MIC" else ()))
+            daemons = case.mic if account_rights.program == "MIC" else case.nmi
+            cause = f"{account_rights.program} {account_rights.account}"
+            is_used = any(running_as(account_rights.program, daemon) == cause for daemon in daemons)
+            explains = (cause, *(NEEDS_MIC if account_rights.program == "MIC" else ())) if is_used else ()
             yield problem("rights", message, RESTORE, explains=explains)
         if others:
             what = ", ".join(dict.fromkeys(right.purpose for right in others))

@@ -77,7 +77,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         settings = context.settings(kube_context, request_timeout, kubeconfig=kubeconfig, cloudconfig=cloudconfig)
         report = asyncio.run(_examine(settings, node, imds=imds, ask_azure=bool(cloudconfig)))
         print_report(report, output, show)
-        raise typer.Exit(exit_code((finding.level for finding in report.findings), Level(fail_on)))
+        raise typer.Exit(exit_code(report.levels, Level(fail_on)))
 
 
 async def _examine(settings: ClusterSettings, node: str, *, imds: bool, ask_azure: bool) -> Report:
@@ -134,8 +134,11 @@ def _rows(finding: CheckResult) -> Iterator[tuple[Part, Part, Part]]:
     """Yield the row of the finding without its next action, and one for each thing that follows, each text once."""
     says = finding.says.removesuffix(f": {finding.next}") if finding.level is not Level.OK else finding.says
     yield (finding.level, COLORS[finding.level]), finding.check, says
-    effects = grouped((effect.says, effect.check) for effect in finding.affects)
-    lines = [f"therefore {', '.join(dict.fromkeys(checks))}: {says}" for says, checks in effects.items()]
+    effects = grouped(((effect.says, effect.next), effect.check) for effect in finding.affects)
+    lines = [
+        f"therefore {', '.join(dict.fromkeys(checks))}: {says}{f'; if that remains: {then}' if then else ''}"
+        for (says, then), checks in effects.items()
+    ]
     more = [f"{len(lines) - FINDINGS_MAX} more; -o json has all of them"] if len(lines) > FINDINGS_MAX else []
     yield from (("", "", line) for line in (*lines[:FINDINGS_MAX], *more))
 

@@ -262,6 +262,13 @@ class Daemon(Resource, frozen=True):
         )
 
     @property
+    def runs(self) -> bool:
+        """Whether its containers run, as far as its status shows it."""
+        states = [status.state for status in self.status.container_statuses]
+        is_running = self.status.phase == "Running" and self.metadata.deletion_timestamp is None
+        return is_running and all(state.waiting is None and state.terminated is None for state in states)
+
+    @property
     def is_part_of_node(self) -> bool:
         """Whether the pod is in the node's network, or has files of the node, as NMI has with the backend `cilium`.
 

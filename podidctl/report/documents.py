@@ -1,5 +1,6 @@
 """Documents of the machine-readable output of `explain`, `token` and `doctor`. Pure."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final
 
@@ -214,6 +215,9 @@ class Effect(ReportModel, frozen=True):
 
     check: str
     says: str
+    level: Level
+    next: str = ""
+    """The next action if it remains without the cause; empty for that of the cause."""
 
 
 class CheckResult(Statement, frozen=True):
@@ -225,13 +229,19 @@ class CheckResult(Statement, frozen=True):
     manifest: str = ""
     """YAML for `kubectl apply -f -` that corrects it; empty if no object does."""
     affects: list[Effect] = msgspec.field(default_factory=list)
-    """What follows from it, and needs no action of its own."""
+    """What follows from it."""
 
 
 class Report(ReportModel, frozen=True):
     """All findings, in the order of the checks."""
 
     findings: list[CheckResult]
+
+    @property
+    def levels(self) -> Iterator[Level]:
+        """The levels of the findings and of what follows from them."""
+        for finding in self.findings:
+            yield from (finding.level, *(effect.level for effect in finding.affects))
 
 
 def check_result(finding: Finding) -> CheckResult:
@@ -242,7 +252,15 @@ def check_result(finding: Finding) -> CheckResult:
         says=plain(finding.message),
         next=plain(finding.next),
         manifest=finding.manifest,
-        affects=[Effect(effect.check, plain(_effect(effect))) for effect in finding.effects],
+        affects=[
+            Effect(
+                effect.check,
+                plain(_effect(effect)),
+                effect.level,
+                plain(effect.next) if effect.next != finding.next else "",
+            )
+            for effect in finding.effects
+        ],
     )
 
 

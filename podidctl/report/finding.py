@@ -85,7 +85,9 @@ def unknown(check: str, message: str, then: str = "", *, about: str = "", cause:
 
 
 def by_cause(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings in their order, each that another one explains only as the effect of that one."""
+    """Return the findings in their order, each that another one explains only as the effect of that one. Of findings
+    that explain each other, the first one is the cause.
+    """
     several = list(findings)
     causes: dict[str, int] = {}
     for number, finding in enumerate(several):
@@ -93,9 +95,10 @@ def by_cause(findings: Iterable[Finding]) -> list[Finding]:
             causes.setdefault(cause, number)
     effects: dict[int, list[Finding]] = {number: [] for number in range(len(several))}
     for number, finding in enumerate(several):
-        root = number
-        while (higher := causes.get(several[root].cause, root)) != root:
-            root = higher
+        path = [number]
+        while (higher := causes.get(several[path[-1]].cause, path[-1])) not in path:
+            path.append(higher)
+        root = min(path[path.index(higher) :])
         if root != number:
             effects.pop(number, None)
             effects[root].append(finding)

@@ -1,5 +1,6 @@
 """A cause is one finding, with what follows from it and one next action, also in the table."""
 
+import dataclasses
 import io
 from typing import Any
 
@@ -9,16 +10,18 @@ from rich.console import Console
 
 from mic.startup.object_upgrade import KINDS
 from podidctl.commands.doctor import FINDINGS_MAX, show
-from podidctl.facts.kinds import Event
+from podidctl.facts.kinds import ContainerState, ContainerStatus, Daemon, Event, WaitingState
 from podidctl.facts.model import DaemonUses, Facts, Locks, ObjectReference, ReadFailure, Right, Rights
 from podidctl.reading.daemons import unassigned_pods
 from podidctl.report.documents import Report, check_result
-from podidctl.report.finding import Finding, Level, by_cause, problem
-from podidentity.resources import PODS
-from tests.support.nmi_objects import assigned_identity
-from tests.support.podidctl.doctor_inputs import NOW, bad, examined, mic, nmi, objects
+from podidctl.report.finding import Finding, Level, by_cause, exit_code, problem, warning
+from podidentity.report import SOMETHING_TO_DO
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind
+from tests.support.nmi_objects import assigned_identity, pod
+from tests.support.podidctl.doctor_inputs import NOW, bad, definition, examined, mic, nmi, objects
 from tests.support.podidctl.memory_cluster import MemoryCluster
 
+ACCOUNT = "kube-system/default"
 LIST = Right("list", "aadpodidentity.k8s.io", "azureidentitybindings")
 NO_MIC = {
     "mic": (mic(ready=False),),
@@ -32,7 +35,16 @@ EMPTY = objects(bindings=(), identities=(), assigned=())
 
 
 def rights(program: str) -> tuple[Rights, ...]:
-    return (Rights(program, "kube-system/account", (LIST,)),)
+    return (Rights(program, ACCOUNT, (LIST,)),)
+
+
+def without(kind: Kind[Any]) -> dict[str, Any]:
+    return {each.plural: definition() if each is not kind else None for each in KINDS}
+
+
+def failing(made: Daemon) -> Daemon:
+    waiting = ContainerStatus(state=ContainerState(waiting=WaitingState(reason="ImagePullBackOff")))
+    return replace(made, status=replace(made.status, container_statuses=[waiting]))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +83,50 @@ def test_a_fault_with_another_cause_stays_a_finding() -> None:
     assert [finding.check for finding in bad(examined(**apart))] == ["rights", "secrets"]
     annotations = {"aadpodidentity.k8s.io/message": "grant MIC the role"}
     refused = objects(assigned=(assigned_identity(status="Created", own_annotations=annotations),))
+    elsewhere = (Rights("NMI", "kube-system/nmi-canary", (LIST,)),)
+    assert [finding.check for finding in bad(examined(**NO_NMI, rights=elsewhere))] == ["NMI", "rights"]
+    for program, made in (
+        ("NMI", {"nmi": (failing(nmi(ready=False)),)}),
+        ("MIC", {"mic": (failing(mic(ready=False)),)}),
+    ):
+        assert [finding.check for finding in bad(examined(**made, rights=rights(program)))] == [program, "rights"]
+    typo = objects(pods=(pod(), pod("typo", label="wbe")))
+    for kind, apart in ((EXCEPTIONS, True), (ASSIGNED_IDENTITIES, True), (IDENTITIES, False), (BINDINGS, False)):
+        checks = [finding.check for finding in bad(examined(definitions=without(kind), objects=typo))]
+        assert checks == ["definitions", *(["selectors"] * apart)]
     assert [finding.check for finding in bad(examined(**NO_MIC | {"objects": refused}))] == ["MIC", "assignments"]
+
+
+def test_definitions_that_could_not_be_read_for_two_reasons_keep_both() -> None:
+    first, *others = KINDS
+    read: dict[str, Any] = {kind.plural: NO_PODS for kind in others}
+    read[first.plural] = ReadFailure("500 etcd", is_forbidden=False)
+    assert [finding.says.rpartition(": ")[2] for finding in bad(examined(definitions=read))] == [
+        *("500 etcd", "pods is forbidden")
+    ]
+
+
+def test_findings_that_explain_each_other_are_those_of_the_first_one() -> None:
+    a = problem("a", "m", "t", cause="y", explains=("x",))
+    b = problem("b", "m", "t", cause="x", explains=("y",))
+    assert by_cause([a, b]) == [dataclasses.replace(a, effects=(b,))]
+    c = problem("c", "m", "t", cause="y")
+    assert by_cause([c, a, b]) == [dataclasses.replace(a, effects=(c, b))]
+
+
+def test_the_exit_code_and_the_actions_are_also_those_of_the_effects() -> None:
+    cause = warning("labels", "a typing error", "rename it", explains=("labels",))
+    effect = problem("selectors", "no pod", "create the binding", cause="labels")
+    report = results(cause, effect, problem("selectors", "as before", "rename it", cause="labels"))
+    assert exit_code(report.levels, Level.PROBLEM) == SOMETHING_TO_DO
+    assert exit_code(results(cause).levels, Level.PROBLEM) == 0
+    assert [(finding.level, finding.next) for finding in report.findings[0].affects] == [
+        (Level.PROBLEM, "create the binding"),
+        (Level.PROBLEM, ""),
+    ]
+    text = " ".join(" ".join(printed(report)).split())
+    assert "therefore selectors: no pod; if that remains: create the binding therefore" in text
+    assert text.count("next: rename it") == text.count("rename it") == 1
 
 
 def test_an_effect_has_its_own_text_without_the_reason_of_the_failed_read() -> None:
