@@ -21,7 +21,7 @@ from podidctl.evaluation.similar_texts import meant_as_label, similar_texts
 from podidctl.facts.model import Facts
 from podidctl.facts.workloads import CRON_JOBS, JOBS, Owner
 from podidctl.report.finding import Finding, Level, ok, problem, unknown, warning
-from podidctl.report.text import grouped, listed
+from podidctl.report.text import grouped, listed, namespace_of
 from podidentity.report import counted
 from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
 
@@ -253,8 +253,16 @@ def check_unserved_pods(case: ClusterCase) -> Iterator[Finding]:
 
 
 def check_labels(case: ClusterCase) -> Iterator[Finding]:
-    """Report pods with a label whose key is meant to be the one of bindings."""
-    meant = case.read("labels", case.facts.mislabelled)
+    """Report pods with a label whose key is meant to be the one of bindings, and which no exception of their namespace
+    requires.
+    """
+    required = {
+        (exception.metadata.namespace, key)
+        for exception in case.facts.exceptions
+        for key in exception.spec.pod_labels or {}
+    }
+    every = case.read("labels", case.facts.mislabelled)
+    meant = {pod: label for pod, label in every.items() if (namespace_of(pod), label.key) not in required}
     if meant:
         several = listed(f"{pod} ({label.key!r})" for pod, label in meant.items())
         message = f"{counted(len(meant), 'pod has', 'pods have')} no label {BINDING_LABEL}, but one like it: {several}"

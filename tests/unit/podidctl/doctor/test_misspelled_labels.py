@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from nmi.pod_events import TOKEN_REFUSED
+from podidctl.evaluation.similar_texts import meant_as_label
 from podidctl.facts.model import Facts, MeantLabel, ReadFailure
 from podidctl.reading import objects as reading
 from podidctl.reading.objects import LABELS_MAX, read_mislabelled
@@ -12,7 +13,7 @@ from podidctl.reading.reader import CLUSTER, read
 from podidctl.reading.requests import or_late
 from podidctl.report.finding import Level
 from podidentity.kube.errors import NoResponse, TimedOut
-from tests.support.nmi_objects import binding
+from tests.support.nmi_objects import binding, exception
 from tests.support.podidctl.doctor_inputs import bad, examined, objects, one
 from tests.support.podidctl.memory_cluster import MemoryCluster
 
@@ -55,6 +56,26 @@ async def test_the_pods_and_labels_that_are_read_are_bounded(
     assert len(await read_mislabelled(cluster.client, Facts())) == 499
 
 
+async def test_the_compared_keys_of_all_pods_are_bounded(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[str] = []
+
+    def compare(keys: list[str]) -> list[str]:
+        compared.extend(keys)
+        return meant_as_label(keys)
+
+    monkeypatch.setattr(reading, "meant_as_label", compare)
+    monkeypatch.setattr(reading, "KEYS_MAX", 5)
+    create(cluster, "a", app="x", aadpodidbindng="x")
+    create(cluster, "b", app="x", aadpodidbindng="x")
+    create(cluster, "c", **{f"key{number}": "x" for number in range(50)})
+    create(cluster, "d", app="x", aadpodidbindng="x")
+    create(cluster, "e", aadpodidbindig="x")
+    assert list(await read_mislabelled(cluster.client, Facts())) == [*("default/a", "default/b", "default/d")]
+    assert len(compared) == len(set(compared)) == 5
+
+
 MEANT = {"shop/web": MeantLabel("aadpodidbindng", "idle")}
 
 
@@ -73,6 +94,14 @@ def test_the_binding_for_its_value_is_no_finding_of_its_own_and_another_idle_one
     assert [effect.check for effect in line.affects] == ["selectors"]
     more = objects(bindings=(binding(), idle, binding("more", selector="more")))
     assert {finding.check for finding in bad(examined(mislabelled=MEANT, objects=more))} == {"labels", "selectors"}
+
+
+def test_a_key_that_an_exception_of_the_namespace_requires_is_not_reported() -> None:
+    exempt = {"ns/tool": MeantLabel("aadpod-exempt", "true")}
+    required = {"aadpod-exempt": "true"}
+    assert bad(examined(mislabelled=exempt, objects=objects(exceptions=(exception(labels=required),)))) == []
+    for other in (exception(labels=required, namespace="other"), exception(labels={"app": "web2"})):
+        assert one(examined(mislabelled=exempt, objects=objects(exceptions=(other,)))).check == "labels"
 
 
 def test_pods_that_could_not_be_read_are_unknown() -> None:
