@@ -36,6 +36,7 @@ from podidctl.facts.nmi_log import parse_decisions
 from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
 from podidctl.reading.daemons import list_daemons, read_log, refused_pods, unassigned_pods
 from podidctl.reading.objects import (
+    CUSTOM,
     Ignored,
     get_document,
     list_noting,
@@ -59,7 +60,7 @@ from podidctl.report.documents import LoggedDecision
 from podidentity.azure.errors import AzureError
 from podidentity.kube.client import Client
 from podidentity.kube.lock_records import AnnotationFormat, LeaseFormat, LockFormat, LockRecord
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Pod
+from podidentity.resources import EXCEPTIONS, PODS, Pod
 
 EVENTS_MAX: Final = 5
 Part = Callable[[Client, Facts], Awaitable[Facts]]
@@ -196,18 +197,16 @@ async def _resources(client: Client, facts: Facts) -> Facts:
     ignored = Ignored()
     exceptions = await list_noting(client, EXCEPTIONS, ignored, scope[0])
     client.old_field_names &= settings.operation_mode is OperationMode.MANAGED  # else MIC reads the others
-    identities = await list_noting(client, DATED_IDENTITIES, ignored)
-    bindings = await list_noting(client, DATED_BINDINGS, ignored)
     lists: dict[str, Sequence[Any]] = {
         "assigned": assigned,
         "exceptions": exceptions,
-        "identities": identities,
-        "bindings": bindings,
+        "identities": await list_noting(client, DATED_IDENTITIES, ignored),
+        "bindings": await list_noting(client, DATED_BINDINGS, ignored),
     }
     created_at = {
-        ObjectReference(kind.plural, *item.key): created
-        for kind, several in ((ASSIGNED_IDENTITIES, assigned), (IDENTITIES, identities), (BINDINGS, bindings))
-        for item in several
+        ObjectReference(CUSTOM[field].plural, *item.key): created
+        for field in ("assigned", "identities", "bindings")
+        for item in lists[field]
         if (created := parse_time(item.metadata.creation_timestamp)) is not None
     }
     return replace(with_lists(facts, lists), ignored_fields=ignored, created_at=created_at)

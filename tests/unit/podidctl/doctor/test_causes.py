@@ -83,18 +83,33 @@ def test_a_fault_with_another_cause_stays_a_finding() -> None:
     assert [finding.check for finding in bad(examined(**apart))] == ["rights", "secrets"]
     annotations = {"aadpodidentity.k8s.io/message": "grant MIC the role"}
     refused = objects(assigned=(assigned_identity(status="Created", own_annotations=annotations),))
+    assert [finding.check for finding in bad(examined(**NO_MIC | {"objects": refused}))] == ["MIC", "assignments"]
+
+
+def test_a_missing_permission_explains_no_pod_of_another_account_and_none_that_does_not_run() -> None:
     elsewhere = (Rights("NMI", "kube-system/nmi-canary", (LIST,)),)
     assert [finding.check for finding in bad(examined(**NO_NMI, rights=elsewhere))] == ["NMI", "rights"]
-    for program, made in (
-        ("NMI", {"nmi": (failing(nmi(ready=False)),)}),
-        ("MIC", {"mic": (failing(mic(ready=False)),)}),
-    ):
-        assert [finding.check for finding in bad(examined(**made, rights=rights(program)))] == [program, "rights"]
+    no_image: dict[str, dict[str, Any]] = {
+        "NMI": {"nmi": (failing(nmi(ready=False)),)},
+        "MIC": {"mic": (failing(mic(ready=False)),)},
+    }
+    for program, pods in no_image.items():
+        assert [finding.check for finding in bad(examined(**pods, rights=rights(program)))] == [program, "rights"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "checks"),
+    [
+        (EXCEPTIONS, ["definitions", "selectors"]),
+        (ASSIGNED_IDENTITIES, ["definitions", "selectors"]),
+        (IDENTITIES, ["definitions"]),
+        (BINDINGS, ["definitions"]),
+    ],
+    ids=lambda value: value.plural if isinstance(value, Kind) else "",
+)
+def test_a_missing_definition_explains_selectors_only_if_bindings_need_it(kind: Kind[Any], checks: list[str]) -> None:
     typo = objects(pods=(pod(), pod("typo", label="wbe")))
-    for kind, apart in ((EXCEPTIONS, True), (ASSIGNED_IDENTITIES, True), (IDENTITIES, False), (BINDINGS, False)):
-        checks = [finding.check for finding in bad(examined(definitions=without(kind), objects=typo))]
-        assert checks == ["definitions", *(["selectors"] * apart)]
-    assert [finding.check for finding in bad(examined(**NO_MIC | {"objects": refused}))] == ["MIC", "assignments"]
+    assert [finding.check for finding in bad(examined(definitions=without(kind), objects=typo))] == checks
 
 
 def test_definitions_that_could_not_be_read_for_two_reasons_keep_both() -> None:

@@ -69,7 +69,8 @@ async def test_the_compared_keys_of_all_pods_are_bounded(
     monkeypatch.setattr(reading, "KEYS_MAX", 5)
     create(cluster, "a", app="x", aadpodidbindng="x")
     create(cluster, "b", app="x", aadpodidbindng="x")
-    create(cluster, "c", **{f"key{number}": "x" for number in range(50)})
+    others = {f"key{number}": "x" for number in range(50)}
+    create(cluster, "c", **others)
     create(cluster, "d", app="x", aadpodidbindng="x")
     create(cluster, "e", aadpodidbindig="x")
     assert list(await read_mislabelled(cluster.client, Facts())) == [*("default/a", "default/b", "default/d")]
@@ -117,11 +118,11 @@ async def test_a_list_that_takes_too_long_ends_no_other_read(
     selected = {"mislabelled": ("label_selector", "!"), "unassigned": ("field_selector", "involvedObject.kind=Pod,")}
     parameter, begin = selected[field]
 
-    async def late(kind: Any, *scope: str, **selectors: str) -> Any:
+    async def late(*scope: Any, **selectors: Any) -> Any:
         selector = selectors.get(parameter, "")
         if selector.startswith(begin) and TOKEN_REFUSED not in selector:
             raise TimedOut("https://api", 10.0)
-        async for page in pages(kind, *scope, **selectors):
+        async for page in pages(*scope, **selectors):
             yield page
 
     monkeypatch.setattr(cluster.client, "pages", late)
