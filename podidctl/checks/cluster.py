@@ -65,7 +65,7 @@ def check_definitions(case: ClusterCase) -> Iterator[Finding]:
     check = "definitions"
     definitions = {kind: case.facts.definitions.get(kind.plural) for kind in KINDS}
     missing = [kind.plural for kind, definition in definitions.items() if definition is None]
-    unread = grouped((read, kind.plural) for kind, read in definitions.items() if isinstance(read, ReadFailure))
+    unread = {kind.plural: read for kind, read in definitions.items() if isinstance(read, ReadFailure)}
     faults = [
         fault
         for kind, definition in definitions.items()
@@ -81,9 +81,13 @@ def check_definitions(case: ClusterCase) -> Iterator[Finding]:
         assigned = ("assignments",) if ASSIGNED_IDENTITIES.plural in missing else ()
         explains = (*sorted(waiting), *objects, *assigned)
         yield problem(check, f"{count} not exist: {', '.join(missing)}", f"install: {APPLY}", explains=explains)
-    for failure, plurals in unread.items():
-        message = f"these CustomResourceDefinitions could not be read: {', '.join(plurals)}: {failure.reason}"
-        yield unknown(check, message, failure.next_action("get on customresourcedefinitions"), cause=failure.reason)
+    # Each reason of one kind may name its object, and the action is the same.
+    for failures in grouped((failure.is_forbidden, (plural, failure)) for plural, failure in unread.items()).values():
+        reasons = grouped((failure.reason, plural) for plural, failure in failures)
+        texts = "; ".join(f"{', '.join(plurals)}: {reason}" for reason, plurals in reasons.items())
+        then = failures[0][1].next_action("get on customresourcedefinitions")
+        cause = next(iter(reasons)) if len(reasons) == 1 else ""
+        yield unknown(check, f"these CustomResourceDefinitions could not be read: {texts}", then, cause=cause)
     for level, message, then in faults:
         yield Finding(check, level, message, then)
     if not missing and not unread and not faults:

@@ -119,6 +119,9 @@ def test_definitions_that_could_not_be_read_for_two_reasons_keep_both() -> None:
     assert [finding.says.rpartition(": ")[2] for finding in bad(examined(definitions=read))] == [
         *("500 etcd", "pods is forbidden")
     ]
+    read = {kind.plural: ReadFailure(f"not allowed: get {kind.plural}") for kind in KINDS}
+    (finding,) = bad(examined(definitions=read))
+    assert all(f"{kind.plural}: not allowed: get {kind.plural}" in finding.says for kind in KINDS)
 
 
 def test_findings_that_explain_each_other_are_those_of_the_first_one() -> None:
