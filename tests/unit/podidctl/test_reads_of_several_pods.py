@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import msgspec
@@ -11,8 +12,9 @@ from blockbuster import BlockBuster
 
 from podidctl.checks.explanation import explain
 from podidctl.commands.explain_targets import Target, explain_target
-from podidctl.facts.model import Facts
+from podidctl.facts.model import Facts, ServerState
 from podidctl.reading import pods as pods_reader
+from podidctl.reading import reader
 from podidctl.reading.reader import pod_parts, read
 from podidctl.report.documents import Explanation, PodsExplanation
 from podidentity_sandbox.kubeapi.kinds import ResourceType
@@ -27,6 +29,23 @@ def flags_are_parsed(nothing_blocks_the_loop: BlockBuster) -> Iterator[None]:
     nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
     yield
     nothing_blocks_the_loop.activate()
+
+
+@pytest.fixture(autouse=True)
+def time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all reads of a test have one time, so that texts with durations are equal."""
+    start = datetime.now(UTC)
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return start.astimezone(tz)
+
+    async def read_server(_: Any) -> ServerState:
+        return ServerState("v1.30.0", 0.0)
+
+    monkeypatch.setattr(reader, "datetime", Stopped)
+    monkeypatch.setattr(reader, "read_server", read_server)
 
 
 async def several(cluster: MemoryCluster, **target: Any) -> PodsExplanation:
@@ -44,6 +63,13 @@ def running(cluster: MemoryCluster, name: str, address: str, *, node: str = "n0"
     cluster.pod(name, node, **changes)
     status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
     cluster.api.store.patch("pods", name, {"status": status}, changes.get("namespace", "default"), subresource="status")
+
+
+def ready_nmi(cluster: MemoryCluster, node: str, *flags: str) -> None:
+    args = (f"--node={node}", *flags)
+    cluster.daemon(f"nmi-{node}", args=args, namespace="kube-system", hostNetwork=True, nodeName=node)
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    cluster.api.store.patch("pods", f"nmi-{node}", {"status": status}, "kube-system", subresource="status")
 
 
 def log_of(cluster: MemoryCluster, *names: str) -> None:
@@ -69,8 +95,7 @@ def filled(cluster: MemoryCluster) -> None:
     cluster.node("n0")
     cluster.node("n1")
     for node in ("n0", "n1"):
-        args = (f"--node={node}", "--forceNamespaced=true" if node == "n1" else "--forceNamespaced=false")
-        cluster.daemon(f"nmi-{node}", args=args, namespace="kube-system", hostNetwork=True, nodeName=node)
+        ready_nmi(cluster, node, "--forceNamespaced=true" if node == "n1" else "--forceNamespaced=false")
     cluster.identity()
     cluster.identity(
         "secret", type=1, tenantID="contoso.com", clientPassword={"name": "missing", "namespace": "default"}
