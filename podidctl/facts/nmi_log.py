@@ -7,13 +7,15 @@ field.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from nmi.server.decision_lines import LOGGER, REFUSED, UNANSWERED
+from podidctl.facts.model import PodKey
 from podidctl.report.documents import LoggedDecision
+from podidentity.resources import Pod
 
 DECISIONS_MAX: Final = 16
 """Decisions about one pod: NMI writes at most 20 lines a minute about it."""
@@ -21,35 +23,31 @@ _HEAD: Final = re.compile(rf"[A-Z](?P<at>\d{{4}} \d\d:\d\d:\d\d)\.\d+ {re.escape
 _FIELD: Final = re.compile(r' (?P<name>[a-z_]+)=(?P<value>"(?:\\.|[^"\\])*"|[^\s"]+)')
 
 
-def parse_decisions(log: str, pod: str, uid: str) -> tuple[LoggedDecision, ...]:
-    """Return the latest decisions about this incarnation of *pod* (namespace/name), latest first.
+def parse_decisions(log: str) -> dict[PodKey, tuple[LoggedDecision, ...]]:
+    """Return the latest decisions about each pod in the log, latest first.
 
-    A summary of repeats has no uid. If its decision is not in the log any more, the summary is matched by the pod's
-    name alone.
+    A summary of repeats has no uid: it counts for the incarnation of the last decision before it. If that one is not in
+    the log any more, it counts for the next incarnation in the log, or else for any: its uid here is empty.
     """
-    logged: dict[tuple[str, ...], LoggedDecision] = {}
-    for at, fields in _lines(log):
-        if fields.get("pod") != pod:
-            continue
-        if "uid" not in fields:
-            _repeat(logged, at, fields)
-        elif fields["uid"] == uid:
-            _add(logged, at, fields)
-    return _latest(logged)
-
-
-def decisions_by_pod(log: str) -> dict[tuple[str, str], tuple[LoggedDecision, ...]]:
-    """Return the latest decisions about each pod (namespace/name, uid) in the log, latest first."""
-    logged_by_pod: dict[tuple[str, str], dict[tuple[str, ...], LoggedDecision]] = {}
+    logged_by_pod: dict[PodKey, dict[tuple[str, ...], LoggedDecision]] = {}
     uids: dict[str, str] = {}
     for at, fields in _lines(log):
         pod = str(fields.get("pod", ""))
-        if "uid" in fields:
-            uids[pod] = str(fields["uid"])
-            _add(logged_by_pod.setdefault((pod, uids[pod]), {}), at, fields)
-        elif pod in uids:
-            _repeat(logged_by_pod[pod, uids[pod]], at, fields)
+        if "uid" not in fields:
+            _repeat(logged_by_pod.setdefault((pod, uids.get(pod, "")), {}), at, fields)
+            continue
+        key = pod, str(fields["uid"])
+        if key not in logged_by_pod:
+            logged_by_pod[key] = logged_by_pod.pop((pod, ""), {})
+        uids[pod] = key[1]
+        _add(logged_by_pod[key], at, fields)
     return {key: _latest(logged) for key, logged in logged_by_pod.items()}
+
+
+def decisions_of(pod: Pod, logged: Mapping[PodKey, tuple[LoggedDecision, ...]]) -> tuple[LoggedDecision, ...]:
+    """Return those about this incarnation of *pod*."""
+    name = "/".join(pod.key)
+    return logged.get((name, pod.metadata.uid)) or logged.get((name, ""), ())
 
 
 def logged_peers(log: str, client_request: str) -> tuple[str, ...]:

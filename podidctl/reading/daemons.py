@@ -17,7 +17,7 @@ from podidctl.evaluation.needs import CHECKED_MAX
 from podidctl.evaluation.refusals import is_recent, logged_refusal, unresolved_event
 from podidctl.facts.kinds import COMPONENT_PREFIX, DAEMONS, EVENTS, LABELS, Daemon, Event
 from podidctl.facts.model import Facts, PodKey, ReadFailure, RecentRefusal, readable
-from podidctl.facts.nmi_log import decisions_by_pod
+from podidctl.facts.nmi_log import parse_decisions
 from podidctl.facts.settings import (
     genuine_nmi,
     is_managed,
@@ -70,6 +70,12 @@ async def read_log(client: Client, daemon: Daemon, program: str = "nmi", **limit
     params |= {name: str(number) for name, number in limits.items()}
     log = await client.request("GET", object_path(PODS, *daemon.key, "log"), params=params)
     return log.decode(errors="replace")
+
+
+async def read_decisions(client: Client, daemon: Daemon) -> Mapping[PodKey, tuple[LoggedDecision, ...]]:
+    """Return the latest decisions about each pod in NMI's log, as `parse_decisions`. Raises ApiError."""
+    # The parser takes half a second, in which other responses must not seem late.
+    return await asyncio.to_thread(parse_decisions, await read_log(client, daemon))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +154,15 @@ async def refused_pods(client: Client, facts: Facts) -> dict[str, RecentRefusal]
     recent = await _recent_events(client, TOKEN_REFUSED, now)
     nodes = {event.source.host for several in recent.values() for event in several}
     daemons = sorted(readable(facts.nmi), key=lambda daemon: daemon.spec.node_name not in nodes)
-    decisions: dict[tuple[str, str], tuple[LoggedDecision, ...]] = {}
+    decisions: dict[PodKey, tuple[LoggedDecision, ...]] = {}
     for daemon in daemons[:LOGS_MAX]:
-        log = await or_failure(read_log(client, daemon))
+        logged = await or_failure(read_decisions(client, daemon))
         # Without the log the Events still count.
-        decisions |= {} if isinstance(log, ReadFailure) else decisions_by_pod(log)
+        decisions |= {} if isinstance(logged, ReadFailure) else logged
     refused = [
         (*key, refusal)
         for key in dict.fromkeys((*recent, *decisions))
-        if (refusal := _refusal_of(recent.get(key, ()), decisions.get(key, ()), now)) is not None
+        if key[1] and (refusal := _refusal_of(recent.get(key, ()), decisions.get(key, ()), now)) is not None
     ]
     latest = sorted(refused, key=lambda entry: entry[2].at, reverse=True)
     # Events that one tenant forges do not use up the checks of others' pods.

@@ -17,10 +17,10 @@ from podidctl.evaluation.needs import CHECKED_MAX, used_hosts
 from podidctl.evaluation.pod import PodCase
 from podidctl.facts.kinds import DATED_PODS, service_account_of
 from podidctl.facts.model import AzureState, Facts, FederatedAccess, ReadFailure
-from podidctl.facts.nmi_log import parse_decisions
+from podidctl.facts.nmi_log import decisions_of
 from podidctl.facts.settings import likely_nmi, on_node
 from podidctl.facts.workloads import Owner, controller
-from podidctl.reading.daemons import read_log
+from podidctl.reading.daemons import read_decisions
 from podidctl.reading.objects import read_owner
 from podidctl.reading.reader import POD_EVENTS, read
 from podidctl.reading.requests import in_batches, or_failure
@@ -101,10 +101,8 @@ async def _claimants(client: Client, node: str, pods: Collection[Pod]) -> list[P
 
 async def _decisions(client: Client, shared: Facts, node: str, pods: Collection[Pod]) -> Decisions:
     daemon = likely_nmi(on_node(shared.nmi, node))
-    log = await or_failure(read_log(client, daemon)) if daemon is not None else ""
-    if isinstance(log, ReadFailure):
-        return {pod.key: log for pod in pods}
-    return {pod.key: parse_decisions(log, "/".join(pod.key), pod.metadata.uid) for pod in pods}
+    logged = await or_failure(read_decisions(client, daemon)) if daemon is not None else {}
+    return {pod.key: logged if isinstance(logged, ReadFailure) else decisions_of(pod, logged) for pod in pods}
 
 
 async def _owner(client: Client, pod: Pod) -> Owner | None:

@@ -32,9 +32,9 @@ from podidctl.facts.kinds import (
     parse_time,
 )
 from podidctl.facts.model import AzureState, Facts, Locks, ObjectReference, ReadFailure, readable
-from podidctl.facts.nmi_log import parse_decisions
+from podidctl.facts.nmi_log import decisions_of
 from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
-from podidctl.reading.daemons import list_daemons, read_log, refused_pods, unassigned_pods
+from podidctl.reading.daemons import list_daemons, read_decisions, refused_pods, unassigned_pods
 from podidctl.reading.objects import (
     CUSTOM,
     Ignored,
@@ -259,7 +259,7 @@ async def _decisions(client: Client, facts: Facts) -> tuple[LoggedDecision, ...]
     daemon = likely_nmi(on_node(facts.nmi, pod.spec.node_name)) if pod is not None else None
     if pod is None or daemon is None:
         return ()
-    return parse_decisions(await read_log(client, daemon), "/".join(pod.key), pod.metadata.uid)
+    return decisions_of(pod, await read_decisions(client, daemon))
 
 
 def _on_azure(azure: HostReader) -> Part:

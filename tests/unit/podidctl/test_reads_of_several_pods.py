@@ -12,11 +12,12 @@ from blockbuster import BlockBuster
 
 from podidctl.checks.explanation import explain
 from podidctl.commands.explain_targets import Target, explain_target
-from podidctl.facts.model import Facts, ServerState
+from podidctl.facts.model import Facts, PodKey, ServerState
+from podidctl.facts.nmi_log import parse_decisions
+from podidctl.reading import daemons, reader
 from podidctl.reading import pods as pods_reader
-from podidctl.reading import reader
 from podidctl.reading.reader import pod_parts, read
-from podidctl.report.documents import Explanation, PodsExplanation
+from podidctl.report.documents import Explanation, LoggedDecision, PodsExplanation
 from podidentity_sandbox.kubeapi.kinds import ResourceType
 from tests.support.mic.emulated_cloud import ASSIGNED, IDENTITIES
 from tests.support.podidctl.memory_cluster import MemoryCluster
@@ -150,6 +151,22 @@ async def test_shared_lists_are_read_once_and_logs_once_for_each_node(cluster: M
     assert sum(paths[path] for path in paths if path.endswith("/log")) == 2
     assert sum(paths[path] for path in paths if path.endswith("/events")) == 8
     assert paths["/api/v1/pods"] == 5, "labelled pods, those with each label of NMI, and those of each node"
+
+
+async def test_a_log_is_parsed_once_for_all_pods_of_its_node(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def parse(log: str) -> dict[PodKey, tuple[LoggedDecision, ...]]:
+        parsed.append(log)
+        return parse_decisions(log)
+
+    monkeypatch.setattr(daemons, "parse_decisions", parse)
+    filled(cluster)
+    report = await several(cluster, everywhere=True)
+    assert [explanation.pod for explanation in report.pods if explanation.decided] == ["default/other", "default/web"]
+    assert len(parsed) == 2
 
 
 async def test_of_too_many_pods_some_of_each_namespace_are_explained(

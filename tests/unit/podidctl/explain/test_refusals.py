@@ -26,7 +26,7 @@ from podidctl.evaluation.pod import MANAGEMENT_RESOURCE
 from podidctl.evaluation.refusals import RECENT_SECONDS, log_time
 from podidctl.facts.kinds import Event
 from podidctl.facts.model import ObjectReference, ReadFailure, RecentRefusal, SecretCheck
-from podidctl.facts.nmi_log import DECISIONS_MAX, parse_decisions
+from podidctl.facts.nmi_log import DECISIONS_MAX, decisions_of, parse_decisions
 from podidctl.reading.reviews import read_secret_checks
 from podidctl.report.documents import LinkState, LoggedDecision, Outcome
 from podidctl.report.finding import Level
@@ -64,7 +64,7 @@ def written(request: pytest.FixtureRequest) -> Iterator[Written]:
 
 
 def about(log: str) -> tuple[LoggedDecision, ...]:
-    return parse_decisions(log, ENTRY.key, ENTRY.uid)
+    return decisions_of(ENTRY.pod, parse_decisions(log))
 
 
 def test_the_last_token_is_printed_with_its_repeats_also_if_it_is_older_than_the_log(written: Written) -> None:
@@ -88,7 +88,24 @@ def test_a_refusal_is_printed_with_its_reason_before_earlier_decisions_of_this_p
     last, first = about(written())
     assert (last.outcome, last.status, last.error) == ("still_assigning", 404, "see MIC's log")
     assert first.outcome == "granted"
-    assert parse_decisions(written(), ENTRY.key, "a later one's") == ()
+    later = pod_entry(uid="a later one's")
+    assert decisions_of(later.pod, parse_decisions(written())) == ()
+
+
+def test_a_summary_counts_for_the_last_decision_before_it_or_else_for_the_next(written: Written) -> None:
+    decisions = Decisions()
+    uids = ("first", "second")
+    for uid in uids:
+        decisions.unanswered(Subject(POD.call, pod_entry(uid=uid)), VAULT, REFUSAL, 5.0)
+    lines = written().splitlines()
+    for _ in range(2):
+        decisions.unanswered(Subject(POD.call, pod_entry(uid="second")), VAULT, REFUSAL, 5.0)
+    decisions.summarize()
+    summary = written().splitlines()[-1]
+    before, *of_uids = lines[-2:]
+    text = "\n".join([summary, before, summary, *of_uids, summary])
+    repeats = {uid: [decision.repeats for decision in its] for (_, uid), its in parse_decisions(text).items()}
+    assert repeats == {"first": [2, 2], "second": [2]}
 
 
 def test_a_client_that_disconnected_is_read_with_its_repeats(written: Written) -> None:
