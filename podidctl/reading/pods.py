@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 from mic.azure.host_client import HostReader
 from mic.azure.reading import read_hosts
 from nmi.identity.pods import own_addresses
-from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.federated import account_name, proxied_identities
-from podidctl.evaluation.needs import CHECKED_MAX, used_hosts
-from podidctl.evaluation.pod import PodCase
+from podidctl.evaluation.needs import CHECKED_MAX
+from podidctl.evaluation.pod import PodCase, configuration_for, host_of
 from podidctl.facts.kinds import DATED_PODS, service_account_of
 from podidctl.facts.model import AzureState, Facts, FederatedAccess, ReadFailure
 from podidctl.facts.nmi_log import decisions_of
@@ -22,9 +21,9 @@ from podidctl.facts.settings import likely_nmi, on_node
 from podidctl.facts.workloads import Owner, controller
 from podidctl.reading.daemons import read_decisions
 from podidctl.reading.objects import read_owner
-from podidctl.reading.reader import POD_EVENTS, read
+from podidctl.reading.reader import POD_EVENTS, counted_names, read, read_resources, secret_checks, settings_for
 from podidctl.reading.requests import in_batches, or_failure
-from podidctl.reading.reviews import read_account_access, read_secret_checks
+from podidctl.reading.reviews import read_account_access
 from podidctl.report.documents import LoggedDecision
 from podidctl.report.text import by_turns, grouped
 from podidentity.kube.client import Client
@@ -62,34 +61,56 @@ async def read_pods(client: Client, shared: Facts, pods: Sequence[Pod], azure: H
     for of_node in await in_batches(partial(_decisions, client, shared, node, its) for node, its in by_node.items()):
         decisions |= of_node
     owners = await _once(pods, _maker, partial(_owner, client))
-    hosts = used_hosts(replace(shared, pods=tuple(pods)))[:CHECKED_MAX] if azure is not None else ()
-    shared = replace(shared, azure=AzureState(await read_hosts(azure, hosts)) if azure is not None else None)
-    nodes = {node.metadata.name: node for node in shared.nodes}
-    assigned = grouped(((assigned.spec.pod_namespace, assigned.spec.pod), assigned) for assigned in shared.assigned)
-    exceptions = grouped((exception.metadata.namespace, exception) for exception in shared.exceptions)
+    nodes = {node.metadata.name: node for node in shared.nodes if node.metadata.name in by_node}
+    if azure is not None:
+        hosts = {host.key: host for node in nodes.values() if (host := host_of(node)) is not None}
+        shared = replace(shared, azure=AzureState(await read_hosts(azure, list(hosts.values()))))
+    first = {pod.spec.node_name: pod for pod in pods}
+    rules = {node: configuration_for(replace(shared, scope=pod.key, pods=(pod,))) for node, pod in first.items()}
+    versions = {counted_names(settings_for(shared)): _Version(shared)}
+    for counted in [counted_names(configuration.settings) for configuration in rules.values()]:
+        if counted not in versions:
+            versions[counted] = _Version(await read_resources(client, shared, counted))
     several = []
     for pod, owner in zip(pods, owners, strict=True):
         node = pod.spec.node_name
         others = {other.key: other for address in own_addresses(pod) for other in at[node, address]}
+        version = versions[counted_names(rules[node].settings)]
         facts = replace(
-            shared,
+            version.facts,
             scope=pod.key,
+            configuration=rules[node],
             pods=tuple((others | {pod.key: pod}).values()),
             nodes=(nodes[node],) if node in nodes else (),
-            assigned=tuple(assigned[pod.key]),
-            exceptions=tuple(exceptions[pod.metadata.namespace]),
+            assigned=tuple(version.assigned[pod.key]),
+            exceptions=tuple(version.exceptions[pod.metadata.namespace]),
             owner=owner,
             decisions=decisions.get(pod.key, ()),
         )
         several.append(PodCase(facts, pod))
-    identities = {identity.key: identity for case in several for identity in case.identities}
-    credentials = await read_secret_checks(client, ClusterCase(shared).usual.settings, identities.values())
+    by_rules = grouped((_of_secrets(case), case) for case in several)
+    checks = await in_batches(partial(secret_checks, client, its) for its in by_rules.values())
+    credentials = dict(zip(by_rules, checks, strict=True))
     accounts = await _once(several, _account_key, partial(_account_access, client))
     complete = [
-        replace(case.facts, credentials=credentials, federation=access)
+        replace(case.facts, credentials=credentials[_of_secrets(case)], federation=access)
         for case, access in zip(several, accounts, strict=True)
     ]
     return await in_batches(partial(read, client, facts, (POD_EVENTS,)) for facts in complete)
+
+
+class _Version:
+    """The facts with the fields of one choice of field names."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.assigned = grouped(((its.spec.pod_namespace, its.spec.pod), its) for its in facts.assigned)
+        self.exceptions = grouped((its.metadata.namespace, its) for its in facts.exceptions)
+
+
+def _of_secrets(case: PodCase) -> tuple[object, ...]:
+    """Return the settings on which the sign-in of a service principal depends."""
+    return case.settings.allow_cross_namespace_secrets, case.settings.allowed_ad_endpoints
 
 
 async def _claimants(client: Client, node: str, pods: Collection[Pod]) -> list[Pod]:

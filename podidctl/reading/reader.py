@@ -5,7 +5,7 @@ Around one pod, a failed read of the pod, of pods with its address or of the cus
 read of anything else is a `ReadFailure` in the facts.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,6 +15,7 @@ from mic.startup.object_upgrade import KINDS
 from mic.startup.settings import Settings as MicSettings
 from nmi.choices import OperationMode
 from nmi.identity.pods import own_addresses
+from nmi.settings import Settings
 from podidctl.evaluation.cluster import ClusterCase
 from podidctl.evaluation.pod import PodCase, configuration_for, host_of
 from podidctl.facts.kinds import (
@@ -31,7 +32,16 @@ from podidctl.facts.kinds import (
     Event,
     parse_time,
 )
-from podidctl.facts.model import AzureState, Facts, Locks, ObjectReference, ReadFailure, readable
+from podidctl.facts.model import (
+    AzureState,
+    Facts,
+    IdentityKey,
+    Locks,
+    ObjectReference,
+    ReadFailure,
+    SecretCheck,
+    readable,
+)
 from podidctl.facts.nmi_log import decisions_of
 from podidctl.facts.settings import genuine_mic, genuine_nmi, likely_nmi, on_node, readable_mic_settings
 from podidctl.reading.daemons import list_daemons, read_decisions, refused_pods, unassigned_pods
@@ -57,6 +67,7 @@ from podidctl.reading.reviews import (
 )
 from podidctl.reading.rule_monitor import read_rule_monitor
 from podidctl.report.documents import LoggedDecision
+from podidctl.report.text import by_turns
 from podidentity.azure.errors import AzureError
 from podidentity.kube.client import Client
 from podidentity.kube.lock_records import AnnotationFormat, LeaseFormat, LockFormat, LockRecord
@@ -181,14 +192,32 @@ async def nmi_on(client: Client, node: str) -> tuple[Daemon, ...]:
     return everywhere if not here or any(daemon.looks_like_nmi for daemon in everywhere) else here
 
 
-async def _resources(client: Client, facts: Facts) -> Facts:
-    """Return the facts with the custom resources around one pod; without the name of one, around all pods."""
-    scope = facts.scope
+def counted_names(settings: Settings) -> tuple[bool, bool]:
+    """Return whether old field names count: of the kinds that NMI reads, and of identities and bindings."""
+    # In standard mode MIC reads these, and its upgrade has renamed the fields.
+    return settings.read_old_field_names, settings.read_old_field_names and (
+        settings.operation_mode is OperationMode.MANAGED
+    )
+
+
+def settings_for(facts: Facts) -> Settings:
+    """Return the settings of NMI for the one pod; without the name of one, those of most pods."""
     usual = facts.configuration or ClusterCase(facts).usual
-    settings = (configuration_for(facts) if scope[1] else usual).settings
+    return (configuration_for(facts) if facts.scope[1] else usual).settings
+
+
+async def _resources(client: Client, facts: Facts) -> Facts:
+    return await read_resources(client, facts, counted_names(settings_for(facts)))
+
+
+async def read_resources(client: Client, facts: Facts, counted: tuple[bool, bool]) -> Facts:
+    """Return the facts with the custom resources around one pod; without the name of one, around all pods. *counted*:
+    as of `counted_names`.
+    """
+    scope = facts.scope
     # The assigned identities come before the bindings. An object written during the reads may then seem to be missing,
     # but a new assignment never seems to be without a binding.
-    client.old_field_names = settings.read_old_field_names
+    client.old_field_names = counted[0]
     assigned = [
         assigned
         for assigned in await client.list(DATED_ASSIGNED_IDENTITIES)
@@ -196,7 +225,7 @@ async def _resources(client: Client, facts: Facts) -> Facts:
     ]
     ignored = Ignored()
     exceptions = await list_noting(client, EXCEPTIONS, ignored, scope[0])
-    client.old_field_names &= settings.operation_mode is OperationMode.MANAGED  # else MIC reads the others
+    client.old_field_names = counted[1]
     lists: dict[str, Sequence[Any]] = {
         "assigned": assigned,
         "exceptions": exceptions,
@@ -276,8 +305,16 @@ def _on_azure(azure: HostReader) -> Part:
 
 
 async def _secrets(client: Client, facts: Facts, pod: Pod) -> Facts:
-    case = PodCase(facts, pod)
-    return replace(facts, credentials=await read_secret_checks(client, case.settings, case.identities))
+    return replace(facts, credentials=await secret_checks(client, [PodCase(facts, pod)]))
+
+
+async def secret_checks(client: Client, cases: Sequence[PodCase]) -> Mapping[IdentityKey, SecretCheck]:
+    """Return the checks of the Secrets of the pods' service principals, some of each namespace, by the settings of the
+    first pod's NMI. Raises ApiError only if the API server does not respond.
+    """
+    identities = {identity.key: identity for case in cases for identity in case.identities}
+    in_turn = by_turns(identities.values(), lambda identity: identity.metadata.namespace)
+    return await read_secret_checks(client, cases[0].settings, in_turn)
 
 
 def pod_parts(azure: HostReader | None) -> Sequence[Part]:

@@ -1,25 +1,36 @@
 """Reads about several pods: what they share is read once, and each explanation equals that of the pod alone."""
 
 import re
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import msgspec
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
 import pytest
 from blockbuster import BlockBuster
 
+from mic.azure.identities import HostIdentities
 from podidctl.checks.explanation import explain
 from podidctl.commands.explain_targets import Target, explain_target
+from podidctl.evaluation.needs import CHECKED_MAX
 from podidctl.facts.model import Facts, PodKey, ServerState
 from podidctl.facts.nmi_log import parse_decisions
 from podidctl.reading import daemons, reader
 from podidctl.reading import pods as pods_reader
 from podidctl.reading.reader import pod_parts, read
 from podidctl.report.documents import Explanation, LoggedDecision, PodsExplanation
+from podidentity.azure.errors import AzureError
+from podidentity.azure.resource_ids import Host
 from podidentity_sandbox.kubeapi.kinds import ResourceType
-from tests.support.mic.emulated_cloud import ASSIGNED, IDENTITIES
+from tests.support.mic.emulated_cloud import ASSIGNED, BINDINGS, IDENTITIES
 from tests.support.podidctl.memory_cluster import MemoryCluster
 
 EXCEPTIONS = "azurepodidentityexceptions.aadpodidentity.k8s.io"
@@ -35,10 +46,11 @@ def flags_are_parsed(nothing_blocks_the_loop: BlockBuster) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all reads of a test have one time, so that texts with durations are equal."""
-    start = datetime.now(UTC)
+    start = datetime(2100, 6, 1, tzinfo=UTC)
 
     class Stopped(datetime):
         @classmethod
+        @override
         def now(cls, tz: tzinfo | None = None) -> Any:
             return start.astimezone(tz)
 
@@ -89,6 +101,17 @@ def log_of(cluster: MemoryCluster, *names: str) -> None:
     cluster.api.read_with(read)
 
 
+MANAGED = ("--operation-mode=managed", "--forceNamespaced")
+
+
+def principal(cluster: MemoryCluster, name: str, secret: str, **changes: Any) -> None:
+    """Create a service principal of a Secret, and its binding."""
+    namespace = changes.get("namespace", "default")
+    its = {"tenantID": "contoso.com", "clientID": "0b000000-0000-0000-0000-000000000001"}
+    reference = {"name": secret, "namespace": changes.pop("of", namespace)}
+    cluster.identity(name, type=1, **its, clientPassword=reference, **changes)
+
+
 def filled(cluster: MemoryCluster) -> None:
     """Fill the cluster with pods that differ in all that their explanations depend on."""
     store = cluster.api.store
@@ -98,9 +121,7 @@ def filled(cluster: MemoryCluster) -> None:
     for node in ("n0", "n1"):
         ready_nmi(cluster, node, "--forceNamespaced=true" if node == "n1" else "--forceNamespaced=false")
     cluster.identity()
-    cluster.identity(
-        "secret", type=1, tenantID="contoso.com", clientPassword={"name": "missing", "namespace": "default"}
-    )
+    principal(cluster, "secret", "missing")
     cluster.identity("federated", type=3, clientID="0b000000-0000-0000-0000-000000000001", tenantID="contoso.com")
     for number, (name, node) in enumerate((("web", "n0"), ("other", "n1"), ("twin", "n0"), ("moved", "n1"))):
         running(cluster, name, f"10.0.0.{number}" if name != "twin" else "10.0.0.0", node=node)
@@ -138,6 +159,63 @@ async def test_each_explanation_equals_that_of_the_pod_alone(cluster: MemoryClus
     assert {"binding", "secret", "service account", "exception", "label", "NMI"} <= links.keys()
     assert [explanation.pod for explanation in explanations if explanation.decided] == ["default/other", "default/web"]
     assert "another pod has its address" in next(pod.summary for pod in explanations if pod.pod == "default/twin")
+
+
+@pytest.mark.parametrize("flags", [("--read-old-field-names", "--allow-cross-namespace-secrets"), ()])
+async def test_flags_that_differ_between_nodes_count_for_the_pods_of_each(
+    cluster: MemoryCluster, flags: tuple[str, ...]
+) -> None:
+    cluster.api.store.create("namespaces", {"metadata": {"name": "vault"}})
+    secret = {"metadata": {"name": "s", "namespace": "vault"}, "data": {"ClientSecret": "YQ=="}}
+    cluster.api.store.create("secrets", secret)
+    cluster.identity()
+    principal(cluster, "secret", "s", of="vault")
+    principal(cluster, "lost", "missing", of="vault")
+    cluster.create(BINDINGS, "old", {"AzureIdentity": "demo", "Selector": "old"})
+    nodes = {"n0": flags, "n1": () if flags else ("--read-old-field-names", "--allow-cross-namespace-secrets")}
+    for number, (node, its) in enumerate(nodes.items()):
+        cluster.node(node)
+        ready_nmi(cluster, node, *MANAGED, *its)
+        for place, label in enumerate(("old", "secret", "lost")):
+            running(cluster, f"{label}-{node}", f"10.0.{number}.{place}", node=node, label=label)
+    report = await several(cluster, everywhere=True)
+    for explanation in report.pods:
+        assert explanation == await alone(cluster, explanation.pod)
+    well, lacking = ("n0", "n1") if flags else ("n1", "n0")
+    broken = {explanation.pod: explanation.broken for explanation in report.pods}
+    assert [pod for pod, is_broken in broken.items() if not is_broken] == [
+        f"default/old-{well}",
+        f"default/secret-{well}",
+    ]
+    assert broken[f"default/lost-{well}"]
+    assert broken[f"default/lost-{lacking}"]
+
+
+async def test_many_service_principals_of_one_namespace_do_not_hide_those_of_another(cluster: MemoryCluster) -> None:
+    cluster.api.store.create("namespaces", {"metadata": {"name": "aaa"}})
+    cluster.node("n0")
+    ready_nmi(cluster, "n0", *MANAGED)
+    for number in range(CHECKED_MAX):
+        principal(cluster, f"i{number}", "s", namespace="aaa", selector="many")
+    running(cluster, "crowd", "10.0.0.1", namespace="aaa", label="many")
+    principal(cluster, "secret", "missing")
+    running(cluster, "web", "10.0.0.2", label="secret")
+    report = await several(cluster, everywhere=True)
+    assert report.pods[1].summary.startswith("broken: secret: ")
+    assert report.pods[1] == await alone(cluster, "default/web")
+
+
+async def test_azure_is_asked_about_the_hosts_of_the_chosen_pods_also_without_a_label(cluster: MemoryCluster) -> None:
+    asked: list[str] = []
+
+    class Azure:
+        async def get(self, host: Host) -> HostIdentities:
+            asked.append(host.key)
+            raise AzureError("no")
+
+    filled(cluster)
+    await explain_target(cluster.client, Target(selector="app=bare"), None, Azure())
+    assert len(asked) == 1
 
 
 async def test_shared_lists_are_read_once_and_logs_once_for_each_node(cluster: MemoryCluster) -> None:
