@@ -103,31 +103,57 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
     others_are_well = (
         not all(candidate.restriction for candidate in case.candidates) or case.decision.outcome is Outcome.GRANTED
     )
+    served = case.decision.assigned.identity.key if case.decision.assigned is not None else None
+    has_own = any(candidate.binding.metadata.namespace == case.namespace for candidate in case.candidates)
+    has_usable = has_own or any(map(_is_usable, case.candidates))
     seen: set[tuple[str, str]] = set()
     for candidate in case.candidates:
-        binding, identity, restriction = candidate
+        binding, _, restriction = candidate
         if restriction and others_are_well:
             message = f"it does not serve this namespace: {restriction}"
             yield ok("binding", message, about="/".join(binding.key))
             continue
-        message = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
-        if binding.metadata.namespace != case.namespace:
-            message += "; it is of another namespace, whose authors give the pod this identity"
-        yield binding_link(case, binding, message)
-        key = (binding.metadata.namespace, binding.spec.azure_identity)
-        # Another binding of the same identity: its links are already there.
-        if key in seen:
-            continue
-        yield named_identity_link(case, candidate)
-        if identity is not None and case.managed:
-            joined = join(binding, identity)
-            yield served_link(case, "/".join(binding.key), joined, well="bound, in the same namespace")
-        elif identity is not None and not restriction and not misconfigured(identity):
-            seen.add(key)
-            yield assignment_link(case, identity)
+        links = _candidate_links(case, candidate, seen)
+        namespace = binding.metadata.namespace
+        has_other = served is not None or has_own or (has_usable and not _is_usable(candidate))
+        if namespace != case.namespace and has_other and served != (namespace, binding.spec.azure_identity):
+            links = map(_not_needed, links)
+        yield from links
     for assigned in case.facts.assigned if not case.managed else ():
         if assigned.spec.azure_identity_ref.key not in seen:
             yield unbound_assignment_link(case, assigned)
+
+
+def _is_usable(candidate: Candidate) -> bool:
+    identity = candidate.identity
+    return identity is not None and not candidate.restriction and not misconfigured(identity)
+
+
+def _not_needed(link: Finding) -> Finding:
+    """Return the link of another namespace's binding without its fault: any tenant can create such a binding."""
+    if link.level is not Level.PROBLEM:
+        return link
+    return ok(link.check, f"of another namespace, and the pod does not depend on it: {link.message}", about=link.about)
+
+
+def _candidate_links(case: PodCase, candidate: Candidate, seen: set[tuple[str, str]]) -> Iterator[Finding]:
+    """Yield the links of a binding, and of its identity if it is not one of *seen*, to which it is added."""
+    binding, identity, restriction = candidate
+    message = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
+    if binding.metadata.namespace != case.namespace:
+        message += "; it is of another namespace, whose authors give the pod this identity"
+    yield binding_link(case, binding, message)
+    key = (binding.metadata.namespace, binding.spec.azure_identity)
+    # Another binding of the same identity: its links are already there.
+    if key in seen:
+        return
+    yield named_identity_link(case, candidate)
+    if identity is not None and case.managed:
+        joined = join(binding, identity)
+        yield served_link(case, "/".join(binding.key), joined, well="bound, in the same namespace")
+    elif identity is not None and not restriction and not misconfigured(identity):
+        seen.add(key)
+        yield assignment_link(case, identity)
 
 
 def choice_links(case: PodCase) -> Iterator[Finding]:
@@ -218,6 +244,11 @@ def named_identity_link(case: Case, candidate: Candidate) -> Finding:
             f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "
             f"{'/'.join(binding.key)}; a binding finds only identities of its own namespace"
         )
+        if isinstance(case, PodCase) and case.namespace != namespace:
+            then = (
+                f"create an AzureIdentity and its binding in namespace {case.namespace}, or let the authors of binding "
+                f"{'/'.join(binding.key)} correct it"
+            )
         return problem("identity", f"this AzureIdentity does not exist{hint}", then, about=about)
     return identity_link(case, identity, restriction)
 

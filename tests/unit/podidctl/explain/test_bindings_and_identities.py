@@ -10,7 +10,7 @@ from podidctl.commands.token import predict
 from podidctl.facts.kinds import Variable, VariableContainer, VariablePod, VariablePodSpec
 from podidctl.report.documents import Link, LinkState, Outcome
 from podidentity.kube.ignored_fields import REMEDY
-from podidentity.resources import CREATED, AzureIdentitySpec, SecretReference
+from podidentity.resources import CREATED, AzureIdentityBinding, AzureIdentitySpec, SecretReference
 from tests.support.nmi_objects import NODE, RESOURCE, assigned_identity, binding, exception, identity, pod
 from tests.support.podidctl.prediction_inputs import broken, explain_pod, facts, labelled, only, rules, states
 
@@ -91,6 +91,55 @@ def test_a_binding_of_another_team_is_not_the_reason_if_the_pods_own_is_broken()
         assigned=(),
     )
     assert only(explanation).about == "ns/id"
+
+
+MALFORMED = msgspec.structs.replace(identity("bad", namespace="far"), spec=AzureIdentitySpec(type=0, resource_id="/x"))
+FAULTY = {
+    "missing": (binding(namespace="far", identity_name="nothing"),),
+    "unnamed": (binding(namespace="far", identity_name=""),),
+    "malformed": (binding(namespace="far", identity_name="bad"),),
+    "unassigned": (binding(namespace="far", identity_name="other"),),
+}
+
+
+@pytest.mark.parametrize("foreign", FAULTY.values(), ids=FAULTY)
+@pytest.mark.parametrize("bindings", [(binding(),), ()], ids=["own", "assigned-only"])
+def test_a_faulty_binding_of_another_namespace_is_no_fault_of_a_granted_pod(
+    foreign: tuple[AzureIdentityBinding, ...], bindings: tuple[AzureIdentityBinding, ...]
+) -> None:
+    identities = (identity(), MALFORMED, identity("other", namespace="far"))
+    explanation = explain_pod(bindings=(*foreign, *bindings), identities=identities)
+    assert broken(explanation) == []
+    assert explanation.answer.outcome is Outcome.GRANTED
+    assert "create" not in "".join(link.next for link in explanation.links)
+    assert any("the pod does not depend on it: " in link.says for link in explanation.links)
+
+
+@pytest.mark.parametrize("foreign", FAULTY.values(), ids=FAULTY)
+def test_a_faulty_binding_of_another_namespace_does_not_hide_the_fault_of_the_pods_own(
+    foreign: tuple[AzureIdentityBinding, ...],
+) -> None:
+    identities = (MALFORMED, identity("other", namespace="far"))
+    explanation = explain_pod(bindings=(*foreign, binding()), identities=identities, assigned=())
+    assert only(explanation).about == "ns/id"
+
+
+@pytest.mark.parametrize("name", ["missing", "malformed"])
+def test_of_several_bindings_of_other_namespaces_the_one_with_an_identity_counts(name: str) -> None:
+    usable = binding("z", namespace="zzz")
+    identities = (identity(namespace="zzz"), MALFORMED)
+    explanation = explain_pod(bindings=(*FAULTY[name], usable), identities=identities, assigned=())
+    assert only(explanation).about == "for zzz/id"
+
+
+def test_the_only_binding_is_a_fault_also_if_it_is_of_another_namespace_but_no_one_creates_its_identity() -> None:
+    link = only(explain_pod(bindings=FAULTY["missing"], assigned=()))
+    assert link.about == "far/nothing"
+    assert link.next == (
+        "create an AzureIdentity and its binding in namespace ns, or let the authors of binding far/b correct it"
+    )
+    link = only(explain_pod(bindings=(binding(),), identities=(), assigned=()))
+    assert link.next.startswith("create AzureIdentity id in namespace ns")
 
 
 def test_in_standard_mode_an_object_being_deleted_still_counts_and_the_revoking_program_is_named() -> None:
