@@ -45,9 +45,10 @@ def error_line(text: str) -> str:
 
 def plain(text: str) -> str:
     """Return the untrusted *text* as one printable line without credentials, cut to TEXT_MAX."""
-    line = " ".join(
-        "".join(character if character.isprintable() else " " for character in text[: 4 * TEXT_MAX]).split()
-    )
+    shown = text[: 4 * TEXT_MAX]
+    if not shown.isprintable():
+        shown = "".join(character if character.isprintable() else " " for character in shown)
+    line = " ".join(shown.split())
     return redact(line if len(line) <= TEXT_MAX else line[: TEXT_MAX - 1] + "…")
 
 
