@@ -4,7 +4,7 @@ NMI's own `decide` and NMI's checks before a request to Azure decide whether an 
 add whether an NMI on the node responds and whether Azure has a token.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -52,13 +52,18 @@ LINKS_MAX: Final = 50
 
 def explain(facts: Facts) -> Explanation:
     """Return every link, in order, and NMI's predicted response."""
+    return _explained(facts)[0]
+
+
+def _explained(facts: Facts, links_max: int | None = None) -> tuple[Explanation, Link | None]:
+    """Return the explanation with its first links, and the first broken link, which may be a later one."""
     namespace, name = facts.scope
     case = PodCase(facts, facts.pod) if facts.pod is not None else None
     findings = [no_pod(namespace, name)] if case is None else list(pod_findings(case))
-    links = [link_of(finding) for finding in findings]
+    links = [link_of(finding) for finding in findings[:links_max]]
     answer = _unseen(missing_pod(facts)) if case is None else _pod_answer(case, findings)
-    broken = next((link for link in links if link.state is LinkState.BROKEN), None)
-    return Explanation(
+    broken = next((link_of(finding) for finding in findings if finding.level is Level.PROBLEM), None)
+    explanation = Explanation(
         pod=f"{namespace}/{name}",
         summary=_summary(answer) if broken is None else f"broken: {broken.link}: {broken.text}",
         answer=answer,
@@ -81,6 +86,7 @@ def explain(facts: Facts) -> Explanation:
         rules=plain(configuration_for(facts).source),
         manifest="" if case is None else manifest_for(case, case.federated),
     )
+    return explanation, broken
 
 
 def explain_pods(
@@ -91,19 +97,15 @@ def explain_pods(
     """
     links = [link_of(finding) for finding in findings]
     pods: list[Explanation] = []
-    faults: list[tuple[tuple[str, str, str], tuple[str, Link]]] = []
+    faults: list[tuple[str, Link]] = []
     served: list[tuple[tuple[Outcome, str], str]] = []
-    for explanation in map(explain, several):
-        pod, answer = explanation.pod, explanation.answer
-        pods.append(replace(explanation, links=explanation.links[:LINKS_MAX]))
-        first = next((link for link in explanation.links if link.state is LinkState.BROKEN), None)
+    for explanation, first in (_explained(facts, LINKS_MAX) for facts in several):
+        pods.append(explanation)
         if first is None:
-            served.append(((answer.outcome, answer.identity), pod))
+            served.append(((explanation.answer.outcome, explanation.answer.identity), explanation.pod))
         else:
-            link = replace(first, about="none") if first.about == pod else first
-            faults.append(((link.link, link.about, timeless(link.says)), (pod, link)))
-    causes = [Cause(link=alike[0][1], pods=[pod for pod, _ in alike]) for alike in grouped(faults).values()]
-    causes.sort(key=lambda cause: len(cause.pods), reverse=True)
+            faults.append((explanation.pod, first))
+    causes = causes_of(faults)
     outcomes = Counter(outcome for (outcome, _), _ in served)
     counts = "; ".join(f"{outcome}: {counted(number, 'pod')}" for outcome, number in outcomes.items())
     counts = f"broken: {len(faults)} of {counted(len(pods), 'pod')}" if faults else counts
@@ -120,6 +122,17 @@ def explain_pods(
         pods=pods,
         omitted=omitted,
     )
+
+
+def causes_of(links: Iterable[tuple[str, Link]]) -> list[Cause]:
+    """Return the different *links*, each of which is that of a pod, with their pods: that of most pods first."""
+    alike: defaultdict[tuple[str, ...], list[tuple[str, Link]]] = defaultdict(list)
+    for pod, its in links:
+        link = replace(its, about="none") if its.about == pod else its
+        then = link.next.replace(f"-n {pod.replace('/', ' ')}", "")  # the pod itself, as kubectl names it
+        alike[link.link, link.about, timeless(link.says), timeless(then)].append((pod, link))
+    causes = [Cause(link=several[0][1], pods=[pod for pod, _ in several]) for several in alike.values()]
+    return sorted(causes, key=lambda cause: len(cause.pods), reverse=True)
 
 
 def _plain_decision(decision: LoggedDecision) -> LoggedDecision:

@@ -5,13 +5,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
-from podidctl.checks.explanation import LINKS_MAX, explain_pods
+from podidctl.checks import explanation
+from podidctl.checks.explanation import LINKS_MAX, causes_of, explain_pods
 from podidctl.commands.explain import GROUPS_MAX, show
 from podidctl.facts.model import Facts, ReadFailure
-from podidctl.report.documents import LoggedDecision, PodsExplanation
-from podidctl.report.finding import ok, problem
+from podidctl.report import documents
+from podidctl.report.documents import Link, LoggedDecision, PodsExplanation
+from podidctl.report.finding import Finding, ok, problem
 from podidctl.report.text import LISTED_MAX
 from tests.support.nmi_objects import assigned_identity, binding, identity, pod
 from tests.support.podidctl.prediction_inputs import facts, labelled
@@ -51,7 +54,7 @@ def test_each_cause_is_stated_once_that_of_most_pods_first() -> None:
     assert lines[0] == report.summary
     assert sum(line.startswith("  next:") for line in lines) == 2
     assert "granted ns/id: 1 pod: ns/well" in lines
-    assert [explanation.pod for explanation in report.pods] == ["ns/lost", "ns/bare-0", "ns/bare-1", "ns/well"]
+    assert [its.pod for its in report.pods] == ["ns/lost", "ns/bare-0", "ns/bare-1", "ns/well"]
 
 
 def test_pods_without_a_fault_are_counted_by_outcome() -> None:
@@ -73,6 +76,23 @@ def test_the_name_of_the_pod_and_the_time_in_a_text_make_no_separate_causes() ->
         refused.append(about(name, now=NOW, decisions=(decided,)))
     (cause,) = explain_pods(refused).causes
     assert cause.pods == ["ns/a", "ns/b"]
+
+
+def test_causes_with_different_actions_are_not_merged() -> None:
+    then = iter(["wait", "see MIC's log"])
+    several = [about("a", bindings=()), about("b", bindings=())]
+    links = [("ns/a", explain_pods(several[:1]).causes[0].link), ("ns/b", explain_pods(several[1:]).causes[0].link)]
+    (merged,) = causes_of(links)
+    assert merged.pods == ["ns/a", "ns/b"]
+    different = causes_of([(name, replace(link, next=next(then))) for name, link in links])
+    assert [(cause.pods, cause.link.next) for cause in different] == [(["ns/a"], "wait"), (["ns/b"], "see MIC's log")]
+
+
+def test_an_action_that_names_the_pod_makes_no_separate_causes() -> None:
+    waiting = [facts(pod=pod(name, node="", phase="Pending")) for name in ("a", "b")]
+    (cause,) = explain_pods(waiting).causes
+    assert cause.pods == ["ns/a", "ns/b"]
+    assert "kubectl describe pod -n ns a" in cause.link.next
 
 
 def test_a_fault_of_the_object_comes_before_those_of_its_pods() -> None:
@@ -103,11 +123,21 @@ def test_any_number_of_pods_and_causes_gives_few_lines(label: str) -> None:
     assert any("more causes and identities" in line for line in lines) is bool(label)
 
 
-def test_of_a_pod_that_a_tenant_selects_by_many_bindings_the_first_links_are_kept() -> None:
+def test_of_a_pod_that_a_tenant_selects_by_many_bindings_only_the_first_links_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Finding] = []
+
+    def link_of(finding: Finding) -> Link:
+        made.append(finding)
+        return documents.link_of(finding)
+
+    monkeypatch.setattr(explanation, "link_of", link_of)
     foreign = tuple(binding(f"b-{number}", namespace="aaa") for number in range(2 * LINKS_MAX))
-    identities = (identity(), identity(namespace="aaa", namespaced=True), identity("other", namespace="zzz"))
-    lost = binding("z", identity_name="absent", namespace="zzz")
-    report = explain_pods([about("web", bindings=(*foreign, lost), identities=identities)])
+    identities = (identity(), identity(namespace="aaa", namespaced=True))
+    lost = binding("z", identity_name="absent")
+    report = explain_pods([about("web", bindings=(*foreign, lost), identities=identities, assigned=())])
     assert len(report.pods[0].links) == LINKS_MAX
+    assert len(made) == LINKS_MAX + 1
     assert report.summary == "broken: 1 of 1 pod"
-    assert report.causes[0].link.text.startswith("zzz/absent: this AzureIdentity does not exist")
+    assert report.causes[0].link.text.startswith("ns/absent: this AzureIdentity does not exist")
