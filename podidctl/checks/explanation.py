@@ -90,10 +90,14 @@ def _explained(facts: Facts, links_max: int | None = None) -> tuple[Explanation,
 
 
 def explain_pods(
-    several: Iterable[Facts], findings: Iterable[Finding] = (), omitted: int = 0, selector: str = BINDING_LABEL
+    several: Iterable[Facts],
+    findings: Iterable[Finding] = (),
+    omitted: int = 0,
+    selector: str = BINDING_LABEL,
+    where: str = "",
 ) -> PodsExplanation:
     """Return the explanations of several pods with their causes. *findings*: about the object that concerns them.
-    *selector*: of the pods' labels.
+    *selector*: of the pods' labels. *where*: the node and the namespace, with a space before each.
     """
     links = [link_of(finding) for finding in findings]
     pods: list[Explanation] = []
@@ -109,7 +113,7 @@ def explain_pods(
     outcomes = Counter(outcome for (outcome, _), _ in served)
     counts = "; ".join(f"{outcome}: {counted(number, 'pod')}" for outcome, number in outcomes.items())
     counts = f"broken: {len(faults)} of {counted(len(pods), 'pod')}" if faults else counts
-    counts = counts or f"none: no running pod matches the selector {plain(selector)}"
+    counts = counts or f"none: no running pod{where} matches the selector {plain(selector)}"
     counts += f"; {omitted} more not explained" if omitted else ""
     broken = next((link for link in links if link.state is LinkState.BROKEN), None)
     return PodsExplanation(

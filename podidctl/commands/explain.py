@@ -1,6 +1,7 @@
 """The command `podidctl explain`."""
 
 import asyncio
+import inspect
 import shlex
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -9,9 +10,11 @@ from functools import partial
 from typing import Annotated, Final, NoReturn
 
 import typer
+from msgspec.structs import replace
 from rich.console import Console
 
 from mic.startup.azure_reader import azure_reader
+from podidctl.checks.explanation import causes_of
 from podidctl.commands.completion import ClusterNames
 from podidctl.commands.connection import REQUEST_TIMEOUT, CliContext, ClusterSettings, connect, parse_pod_name
 from podidctl.commands.explain_targets import KINDS, POD, Target, explain_target
@@ -84,8 +87,8 @@ def _add_command(group: typer.Typer, context: CliContext, names: ClusterNames, w
 
     what = "Pods of this namespace only." if is_node else f"The {kind.name}'s namespace."
     namespaces = typer.Option("-n", "--namespace", help=what, autocompletion=names.namespaces)
-    everywhere_option = typer.Option("-A", "--all-namespaces", help="Pods of all namespaces.", hidden=not is_pod)
-    labels = typer.Option("-l", "--selector", help="Pods with these labels, in kubectl's syntax.", hidden=not is_pod)
+    everywhere_option = typer.Option("-A", "--all-namespaces", help="Pods of all namespaces.")
+    labels = typer.Option("-l", "--selector", help="Pods with these labels, in kubectl's syntax.")
     argument = typer.Argument(help="NAME." if is_node else "NAMESPACE/NAME, or NAME.", autocompletion=complete)
 
     def _explain(
@@ -106,6 +109,10 @@ def _add_command(group: typer.Typer, context: CliContext, names: ClusterNames, w
         target = Target(word, name, namespace, everywhere, selector)
         _run(settings, target, nmi_flags, output, watch=watch, ask_azure=bool(cloudconfig))
 
+    if not is_pod:
+        declared = inspect.signature(_explain)
+        its = [item for name, item in declared.parameters.items() if name not in {"everywhere", "selector"}]
+        vars(_explain)["__signature__"] = declared.replace(parameters=its)  # Typer's options
     short = "a pod, or several pods" if is_pod else f"the {kind.name} and the pods that it concerns"
     example = f"podidctl explain {word} {'NODE' if is_node else f'NAMESPACE/{word.upper()}'}"
     text = OBJECT_HELP.format(kind=kind.name) if not is_pod else POD_HELP
@@ -217,15 +224,21 @@ def show_pod(explanation: Explanation, console: Console) -> None:
 def show_pods(report: PodsExplanation, console: Console) -> None:
     """Print the links of the object, and the first causes and outcomes with some of their pods."""
     broken = _print_object(report, console)
-    for cause in report.causes[:GROUPS_MAX]:
-        print_line(console, (cause.link.link, "bold red"), f": {cause.link.text}")
+    unread = [(its.pod, link) for its in report.pods for link in its.links if link.state is LinkState.UNKNOWN]
+    # Their texts name the objects where it matters, and one reason concerns many.
+    unknown = causes_of((pod, replace(link, about="none")) for pod, link in unread)
+    for cause in (*report.causes[:GROUPS_MAX], *unknown[:GROUPS_MAX]):
+        link, is_unknown = cause.link, cause.link.state is LinkState.UNKNOWN
+        head = (f"unknown {link.link}", "yellow") if is_unknown else (link.link, "bold red")
+        print_line(console, head, f": {link.text}")
         print_line(console, f"  {counted(len(cause.pods), 'pod')}: {listed(cause.pods)}")
-        if broken is None or cause.link.next != broken.next:
-            print_line(console, ("  next:", "bold"), f" {cause.link.next}")
+        if link.next and (broken is None or link.next != broken.next):
+            print_line(console, ("  next:", "bold"), f" {link.next}")
     for served in report.served[:GROUPS_MAX]:
         count, color = counted(len(served.pods), "pod"), OUTCOMES.get(served.outcome, "red")
-        print_line(console, (served.outcome, color), f" {served.identity}: {count}: {listed(served.pods)}")
-    if more := sum(max(0, len(groups) - GROUPS_MAX) for groups in (report.causes, report.served)):
+        identity = f" {served.identity}" if served.identity else ""
+        print_line(console, (served.outcome, color), f"{identity}: {count}: {listed(served.pods)}")
+    if more := sum(max(0, len(groups) - GROUPS_MAX) for groups in (report.causes, unknown, report.served)):
         print_line(console, f"{more} more causes and identities: -o json has all of them")
     if report.omitted:
         most = f"one run explains at most {PODS_MAX}; select fewer with -n or -l"

@@ -53,6 +53,8 @@ class Target(NamedTuple):
         """Raise typer.BadParameter for a wrong combination or name."""
         if self.name and (self.everywhere or self.selector):
             raise typer.BadParameter(f"a NAME selects one {self.word}: omit it, or -A and -l")
+        if not self.name and self.word != POD:
+            raise typer.BadParameter(f"the NAME of the {self.word} is empty: pass it")
         if not (self.name or self.namespace or self.everywhere or self.selector):
             raise typer.BadParameter("pass the NAME of a pod, or -n NAMESPACE, -A or -l SELECTOR for several pods")
         if self.namespace and self.everywhere:
@@ -100,7 +102,9 @@ async def explain_target(
         pods = examined.pods
     few = chosen(pods)
     several = await read_pods(client, shared, few, azure)
-    return explain_pods(several, examined.findings, len(pods) - len(few), selector)
+    where = f" on node {target.name}" if target.word == "node" else ""
+    where += f" in namespace {namespace}" if namespace else ""
+    return explain_pods(several, examined.findings, len(pods) - len(few), selector, where)
 
 
 def selector_text(selector: LabelSelector) -> str:

@@ -11,9 +11,10 @@ from rich.console import Console
 from podidctl.checks import explanation
 from podidctl.checks.explanation import LINKS_MAX, causes_of, explain_pods
 from podidctl.commands.explain import GROUPS_MAX, show
+from podidctl.evaluation.pod import NAME_ONE
 from podidctl.facts.model import Facts, ReadFailure
 from podidctl.report import documents
-from podidctl.report.documents import Link, LoggedDecision, PodsExplanation
+from podidctl.report.documents import Link, LoggedDecision, Outcome, PodsExplanation, Served
 from podidctl.report.finding import Finding, ok, problem
 from podidctl.report.text import LISTED_MAX
 from tests.support.nmi_objects import assigned_identity, binding, identity, pod
@@ -52,7 +53,8 @@ def test_each_cause_is_stated_once_that_of_most_pods_first() -> None:
     assert [(served.identity, served.pods) for served in report.served] == [("ns/id", ["ns/well"])]
     lines = printed(report)
     assert lines[0] == report.summary
-    assert sum(line.startswith("  next:") for line in lines) == 2
+    causes = [line for line in lines if line.startswith(("label: ", "binding: ", "unknown "))]
+    assert sum(line.startswith("  next:") for line in lines) == len(causes) == 4
     assert "granted ns/id: 1 pod: ns/well" in lines
     assert [its.pod for its in report.pods] == ["ns/lost", "ns/bare-0", "ns/bare-1", "ns/well"]
 
@@ -60,8 +62,11 @@ def test_each_cause_is_stated_once_that_of_most_pods_first() -> None:
 def test_pods_without_a_fault_are_counted_by_outcome() -> None:
     report = explain_pods([about("a"), about("b")])
     assert (report.summary, report.next, report.broken) == ("granted: 2 pods", "", False)
-    nothing = explain_pods((), selector="app=\x1bweb")
-    assert (nothing.summary, nothing.broken) == ("none: no running pod matches the selector app= web", False)
+    nothing = explain_pods((), selector="app=\x1bweb", where=" in namespace typo")
+    text = "none: no running pod in namespace typo matches the selector app= web"
+    assert (nothing.summary, nothing.broken) == (text, False)
+    exempt = Served(outcome=Outcome.EXEMPT, identity="", pods=["ns/a"])
+    assert "exempt: 1 pod: ns/a" in printed(replace(report, served=[exempt]))
 
 
 def test_the_name_of_the_pod_and_the_time_in_a_text_make_no_separate_causes() -> None:
@@ -93,6 +98,17 @@ def test_an_action_that_names_the_pod_makes_no_separate_causes() -> None:
     (cause,) = explain_pods(waiting).causes
     assert cause.pods == ["ns/a", "ns/b"]
     assert "kubectl describe pod -n ns a" in cause.link.next
+
+
+def test_links_that_could_not_be_read_are_printed_once_with_their_actions() -> None:
+    unread = ReadFailure("not allowed: nodes")
+    lines = printed(explain_pods([about(name, node=unread, azure=None) for name in ("a", "b")]), 1000)
+    at = next(number for number, line in enumerate(lines) if line.startswith("unknown host: "))
+    assert lines[at + 1] == "  2 pods: ns/a, ns/b"
+    two = {"bindings": (binding(), binding("c", "two")), "identities": (identity(), identity("two"))}
+    lines = printed(explain_pods([about(name, **two) for name in ("a", "b")]), 1000)
+    at = next(number for number, line in enumerate(lines) if line.startswith("unknown choice: "))
+    assert lines[at + 1 : at + 3] == ["  2 pods: ns/a, ns/b", f"  next: {NAME_ONE}"]
 
 
 def test_a_fault_of_the_object_comes_before_those_of_its_pods() -> None:
