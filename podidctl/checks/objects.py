@@ -10,6 +10,7 @@ from podidctl.checks.bindings import (
     correct,
     identity_link,
     ignored_fields,
+    ignored_reason,
     named_identity_link,
 )
 from podidctl.checks.daemons import nmi_links
@@ -20,7 +21,7 @@ from podidctl.evaluation.similar_texts import similar_texts
 from podidctl.facts.kinds import PLACED_NODES
 from podidctl.facts.model import IdentityKey
 from podidctl.report.finding import Finding, problem, unknown
-from podidctl.report.text import listed
+from podidctl.report.text import grouped, listed
 from podidentity.report import counted
 from podidentity.resources import (
     BINDING_LABEL,
@@ -68,13 +69,17 @@ def examine_identity(case: ClusterCase, key: Key) -> Examined:
     pods = _selected(case, bindings, identity)
     findings = [identity_link(case, identity)]
     if not bindings:
-        named = {binding.spec.azure_identity: "/".join(binding.key) for binding in own}
-        near = [f"{named[text]} names {text!r}" for text in similar_texts(name, named)[:SIMILAR_MAX]]
+        named = grouped((binding.spec.azure_identity, binding) for binding in own)
+        near = [f"{'/'.join(named[text][0].key)} names {text!r}" for text in similar_texts(name, named)[:SIMILAR_MAX]]
         message = "; ".join((f"no AzureIdentityBinding of namespace {namespace} names this AzureIdentity", *near))
         then = (
             f"create an AzureIdentityBinding in namespace {namespace} with spec.azureIdentity {name}, and with the "
             f"pods' label {BINDING_LABEL} as spec.selector"
         )
+        unnamed = [(binding, ignored_fields(case, BINDINGS, binding.key)) for binding in named.get("", ())]
+        if ignored := listed(f"{'/'.join(binding.key)} ({fields})" for binding, fields in unnamed if fields):
+            message += f"; {ignored_reason(ignored, by_mic=not case.managed)}"
+            then = correct("the binding that is to name it")
         findings.append(problem("binding", message, then, about="none"))
     elif not pods:
         findings.append(_no_pod(case, bindings))
@@ -89,13 +94,7 @@ def examine_binding(case: ClusterCase, key: Key) -> Examined:
     wanted = (binding.metadata.namespace, binding.spec.azure_identity)
     identity = next((identity for identity in case.facts.identities if identity.key == wanted), None)
     pods = _selected(case, [binding], identity)
-    if not binding.spec.selector:
-        ignored = ignored_fields(case, BINDINGS, key)
-        then = f"set spec.selector of the binding to the pods' label {BINDING_LABEL}"
-        then = correct(f"AzureIdentityBinding {'/'.join(key)}") if ignored else then
-        message = "it has no selector" + (f"; ignored: {ignored}" if ignored else "")
-        link = problem("binding", message, then, about="/".join(key))
-    elif pods:
+    if pods:
         have = counted(len(pods), "running pod has", "running pods have")
         link = binding_link(case, binding, f"{have} the label {BINDING_LABEL}={binding.spec.selector}")
     else:
@@ -119,7 +118,15 @@ def _selected(
     ]
 
 
-def _no_pod(case: ClusterCase, bindings: Collection[AzureIdentityBinding]) -> Finding:
+def _no_pod(case: ClusterCase, several: Collection[AzureIdentityBinding]) -> Finding:
+    """Return the finding that none of the bindings selects a pod."""
+    if not (bindings := [binding for binding in several if binding.spec.selector]):
+        key = min(binding.key for binding in several)
+        ignored = ignored_fields(case, BINDINGS, key)
+        then = f"set spec.selector of the binding to the pods' label {BINDING_LABEL}"
+        then = correct(f"AzureIdentityBinding {'/'.join(key)}") if ignored else then
+        message = "it has no selector" + (f"; {ignored_reason(ignored, by_mic=not case.managed)}" if ignored else "")
+        return problem("binding", message, then, about="/".join(key))
     pods = {pod.binding_label: "/".join(pod.key) for pod in live_pods(case.facts)}
     selectors = sorted({binding.spec.selector for binding in bindings})
     # Tenants choose the number of bindings, and each comparison takes milliseconds.

@@ -1,5 +1,6 @@
 """What is wrong with a workload, an identity, a binding or a node that the command line names, and its pods."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -7,9 +8,10 @@ import pytest
 
 from podidctl.checks.objects import Examined, examine_binding, examine_identity, examine_node
 from podidctl.commands.explain_targets import selector_text
-from podidctl.facts.model import ReadFailure
+from podidctl.facts.model import ObjectReference, ReadFailure
 from podidctl.facts.workloads import LabelSelector
 from podidctl.report.finding import Finding, Level
+from podidentity.resources import AzureIdentityBinding
 from tests.support.nmi_objects import NODE, binding, identity, pod
 from tests.support.podidctl.doctor_inputs import cluster_case, nmi, node, objects
 
@@ -71,6 +73,30 @@ def test_a_fault_of_a_binding_is_named(changes: Any, link: str, says: str) -> No
     well = of_binding()
     assert (faults(well), names(well)) == ([], ["ns/web"])
     assert "1 running pod has the label aadpodidbinding=web" in well.findings[0].message
+
+
+IGNORED = {ObjectReference("azureidentitybindings", "ns", "b"): ("spec.AzureIdentity", "spec.Selector")}
+
+
+@pytest.mark.parametrize(
+    ("its", "fault", "says"),
+    [
+        (binding(identity_name=""), "none", "no AzureIdentityBinding of namespace ns names this AzureIdentity"),
+        (binding(selector=""), "ns/b", "it has no selector"),
+    ],
+    ids=["name", "selector"],
+)
+def test_a_binding_whose_fields_have_old_names_is_to_be_corrected(
+    its: AzureIdentityBinding, fault: str, says: str
+) -> None:
+    state = objects(bindings=(its,))
+    (finding,) = faults(examine_identity(cluster_case(objects=replace(state, ignored_fields=IGNORED)), ("ns", "id")))
+    assert (finding.about, finding.next.startswith("correct the fields of ")) == (fault, True)
+    assert finding.message.startswith(says)
+    assert "fields spelled as before v1.6.0 are ignored" in finding.message
+    (finding,) = faults(of_identity(bindings=(its,)))
+    assert finding.message == says
+    assert finding.next.startswith(("create an AzureIdentityBinding", "set spec.selector of the binding"))
 
 
 def test_pods_of_other_namespaces_count_only_where_the_binding_may_serve_them() -> None:
