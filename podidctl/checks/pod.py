@@ -147,8 +147,16 @@ def label_links(case: PodCase) -> Iterator[Finding]:
         then = f"rename the pod's label {near[0]!r} (in its Deployment's template) to {BINDING_LABEL}"
         yield problem("label", f"{message}; it has {near[0]!r}", then, about=BINDING_LABEL)
         return
-    if case.facts.owner is not None and (misplaced := misplaced_label(case.facts.owner)) is not None:
+    owner = case.facts.owner
+    if owner is not None and (misplaced := misplaced_label(owner)) is not None:
         yield misplaced
+        return
+    if owner is not None and (wanted := owner.workload.template.metadata.label(BINDING_LABEL)):
+        message = f"{message}; the pod template of {owner.kind.name} {'/'.join(owner.workload.key)} has it"
+        then = f"kubectl delete pod {pod.metadata.name} -n {pod.metadata.namespace}"
+        then = f"let the workload create the pod from the changed template: {then}"
+        then = "wait for the CronJob's next Job: this one has the former template" if owner.kind is CRON_JOBS else then
+        yield problem("label", message, then, about=f"{BINDING_LABEL}={wanted}")
         return
     then = "label the pod (in its Deployment's template) aadpodidbinding=… with the selector of an AzureIdentityBinding"
     yield problem("label", message, then, about=BINDING_LABEL)
@@ -166,8 +174,9 @@ def misplaced_label(owner: Owner) -> Finding | None:
     if kind is not JOBS:
         patch: dict[str, Any] = {"spec": {"template": {"metadata": {"labels": {BINDING_LABEL: label}}}}}
         patch = {"spec": {"jobTemplate": patch}} if kind is CRON_JOBS else patch
-        words = ("kubectl", "patch", kind.name.lower(), "-n", namespace, name, "--type=merge", "-p")
-        command = shlex.join((*words, msgspec.json.encode(patch).decode()))
+        words = ("kubectl", "patch", f"{kind.name.lower()}/{name}", "-p", msgspec.json.encode(patch).decode())
+        # A long word after a name such as `basic` would be removed as a credential.
+        command = shlex.join((*words, "--type=merge", f"--namespace={namespace}"))
         then = f"label the pod template, which gives the label to new pods: {command}"
     return problem("label", message, then, about=f"{BINDING_LABEL}={label}")
 

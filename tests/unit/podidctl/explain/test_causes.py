@@ -119,10 +119,13 @@ def test_a_key_that_is_meant_to_be_the_label_is_named() -> None:
         assert "rename" not in broken(explain_pod(pod=with_labels(**others), assigned=()))[0].next
 
 
-def owned(kind: Any = DEPLOYMENTS, *, template: str = "", label: str = "it's; $(x)") -> Any:
+def owned(
+    kind: Any = DEPLOYMENTS, *, template: str = "", label: str = "it's; $(x)", name: str = "web", namespace: str = "ns"
+) -> Any:
     """The links that the fault breaks for a pod without a label whose owner has this one, and its template another."""
-    spec = {"template": {"metadata": {"labels": {"aadpodidbinding": template}}}}
-    document = {"metadata": {"namespace": "ns", "name": "web", "labels": {"aadpodidbinding": label}}, "spec": spec}
+    spec: dict[str, Any] = {"template": {"metadata": {"labels": {"aadpodidbinding": template}}}}
+    spec = {"jobTemplate": {"spec": spec}} if kind is CRON_JOBS else spec
+    document = {"metadata": {"namespace": namespace, "name": name, "labels": {"aadpodidbinding": label}}, "spec": spec}
     owner = Owner(kind, msgspec.convert(document, WorkloadObject))
     return broken(explain_pod(pod=with_labels(app="web"), assigned=(), owner=owner))[0]
 
@@ -132,13 +135,27 @@ def test_a_label_on_the_deployment_only_is_named_with_the_command_that_corrects_
     assert link.link == "label"
     assert link.says == "the label is on Deployment ns/web, not in its pod template"
     words = shlex.split(link.next.partition(": ")[2])
-    assert words[:-1] == ["kubectl", "patch", "deployment", "-n", "ns", "web", "--type=merge", "-p"]
+    assert words[:4] + words[5:] == ["kubectl", "patch", "deployment/web", "-p", "--type=merge", "--namespace=ns"]
     labels = {"template": {"metadata": {"labels": {"aadpodidbinding": "it's; $(x)"}}}}
-    assert json.loads(words[-1]) == {"spec": labels}
-    assert json.loads(shlex.split(owned(CRON_JOBS).next)[-1]) == {"spec": {"jobTemplate": {"spec": labels}}}
+    assert json.loads(words[4]) == {"spec": labels}
+    assert json.loads(shlex.split(owned(CRON_JOBS).next)[-3]) == {"spec": {"jobTemplate": {"spec": labels}}}
     assert "kubectl patch" not in owned(JOBS).next, "the template of a Job is immutable"
-    for others in (owned(label=""), owned(template="web")):
-        assert others.says == "the pod does not have this label, or its value is empty"
+    assert owned(label="").says == "the pod does not have this label, or its value is empty"
+
+
+@pytest.mark.parametrize("word", ["basic", "team-bearer", "password", "client-secret"])
+def test_the_command_is_complete_whatever_the_names(word: str) -> None:
+    command = owned(name=word, namespace=word).next.partition(": ")[2]
+    assert command.startswith(f"kubectl patch deployment/{word} -p ")
+    assert command.endswith(f" --type=merge --namespace={word}")
+
+
+def test_a_pod_that_is_older_than_the_label_of_its_template_is_to_be_created_again() -> None:
+    link = owned(template="web", name="store")
+    text = "the pod does not have this label, or its value is empty; the pod template of Deployment ns/store has it"
+    assert (link.about, link.says) == ("aadpodidbinding=web", text)
+    assert link.next.endswith("kubectl delete pod web -n ns")
+    assert "kubectl delete" not in owned(CRON_JOBS, template="web").next
 
 
 @pytest.mark.parametrize(
