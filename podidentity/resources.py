@@ -59,11 +59,12 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename
 
 
 class OwnerReference(Wire, frozen=True):
-    """Reference to the owner of an object, without the uid, which is not read."""
+    """Reference to the owner of an object."""
 
     api_version: str = ""
     kind: str = ""
     name: str = ""
+    uid: str = ""
     controller: bool | None = None
 
 

@@ -228,7 +228,8 @@ async def read_owner(client: Client, pod: Pod) -> Owner | None:
             break
         # Lists, as of workloads by name, need no further permission.
         named = client.list(kind, pod.metadata.namespace, field_selector=f"metadata.name={reference.name}")
-        if not (found := readable(await or_failure(named))):
+        found = [its for its in readable(await or_failure(named)) if its.metadata.uid == reference.uid]
+        if not found:  # or another one of this name, which anyone with permission to create a pod can refer to
             break
         item = found[0]
         owner = Owner(kind, found[0])

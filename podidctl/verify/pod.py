@@ -61,15 +61,9 @@ class ClusterNode(PlacedNode, frozen=True):
         return "its kubelet has not reported its state"
 
 
-class Owner(OwnerReference, frozen=True):
-    """Reference to the owner of an object, with its uid."""
-
-    uid: str = ""
-
-
 class TemplateMeta(Wire, frozen=True):
     namespace: str = ""
-    owner_references: list[Owner] | None = None
+    owner_references: list[OwnerReference] | None = None
 
 
 class TemplateContainer(Wire, frozen=True):
@@ -91,7 +85,7 @@ class NmiTemplate(Wire, frozen=True):
     spec: TemplateSpec = TemplateSpec()
 
     @property
-    def owner(self) -> Owner | None:
+    def owner(self) -> OwnerReference | None:
         """The DaemonSet."""
         owners = self.metadata.owner_references or ()
         return next((owner for owner in owners if owner.kind == "DaemonSet" and owner.controller), None)

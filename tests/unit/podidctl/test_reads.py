@@ -207,8 +207,9 @@ async def test_without_the_servers_time_this_machines_counts(
     assert facts.server_time == facts.now
 
 
-def owner_reference(kind: str, name: str) -> dict[str, Any]:
-    return {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "u", "controller": True}
+def owner_reference(cluster: MemoryCluster, kind: str, name: str) -> dict[str, Any]:
+    uid = cluster.api.store.get(f"{kind.lower()}s.apps", name, "default")["metadata"]["uid"]
+    return {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": True}
 
 
 async def owner_of_web(cluster: MemoryCluster) -> Owner | None:
@@ -220,20 +221,24 @@ async def test_the_owner_of_a_pod_without_a_label_is_read_if_it_may_be(cluster: 
         cluster.api._registry.add(ResourceType(kind, f"{kind.lower()}s", "apps"))
     store, meta = cluster.api.store, {"namespace": "default"}
     store.create("deployments.apps", {"metadata": {**meta, "name": "web"}})
-    owners = [owner_reference("Deployment", "web")]
+    owners = [owner_reference(cluster, "Deployment", "web")]
     store.create("replicasets.apps", {"metadata": {**meta, "name": "web-1", "ownerReferences": owners}})
     cluster.pod("web", "n0")
     assert await owner_of_web(cluster) is None
     assert not any("/apps/" in request.path for request in cluster.api.requests)
-    owners = [owner_reference("ReplicaSet", "web-1")]
+    owners = [owner_reference(cluster, "ReplicaSet", "web-1")]
     store.patch("pods", "web", {"metadata": {"labels": None, "ownerReferences": owners}}, "default")
     owner = await owner_of_web(cluster)
     assert owner is not None
     assert (owner.kind.name, owner.workload.key) == ("Deployment", ("default", "web"))
+    forged = [owners[0] | {"uid": "of a former one"}]
+    store.patch("pods", "web", {"metadata": {"ownerReferences": forged}}, "default")
+    assert await owner_of_web(cluster) is None
+    store.patch("pods", "web", {"metadata": {"ownerReferences": owners}}, "default")
     cluster.api.refuse(403, "Forbidden", what="/replicasets")
     assert await owner_of_web(cluster) is None
     cluster.api.intercept = None
-    circular = [owner_reference("ReplicaSet", "web-1")]
+    circular = [owner_reference(cluster, "ReplicaSet", "web-1")]
     store.patch("replicasets.apps", "web-1", {"metadata": {"ownerReferences": circular}}, "default")
     cluster.api.requests.clear()
     await owner_of_web(cluster)

@@ -233,7 +233,7 @@ async def label_on_the_deployment_only(place: Place) -> PodRequest:
     deployment = {"apiVersion": "apps/v1", "kind": "Deployment"}
     await place.apply(DEPLOYMENTS)
     await place.apply({**deployment, "metadata": {"name": POD, "namespace": "default", "labels": LABEL}})
-    owner = {**deployment, "name": POD, "uid": "u", "controller": True}
+    owner = {**deployment, "name": POD, "controller": True}
     await place.run_pod({"app": POD}, ownerReferences=[owner])
     return PodRequest()
 

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
 from podidentity_sandbox.azure import AzureEmulator
+from podidentity_sandbox.cluster import kind_of
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from tests.support.identity_requests import CLIENT_SECONDS, NODE, ask, run_pod
@@ -85,6 +86,9 @@ class SandboxPlace:
         await self._sandbox.cluster.apply(dict(document))
 
     async def run_pod(self, labels: Mapping[str, str], **metadata: Any) -> None:
+        for owner in metadata.get("ownerReferences", ()):
+            existing = await self._sandbox.cluster.client.get(kind_of(owner), "default", owner["name"])
+            owner["uid"] = existing.metadata.uid
         self._context = await run_pod(self._sandbox, POD, labels, **metadata)
 
     async def until_assigned(self) -> None:

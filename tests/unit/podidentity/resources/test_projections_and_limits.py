@@ -94,7 +94,7 @@ def test_the_owner_of_a_pod_is_kept() -> None:
         b'"controller":true,"blockOwnerDeletion":true},{"kind":"X","name":"x","controller":null}]}}'
     )
     assert read(document).metadata.owner_references == [
-        OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="web-1", controller=True),
+        OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="web-1", uid="u", controller=True),
         OwnerReference(kind="X", name="x"),
     ]
     assert read(b"{}").metadata.owner_references is None
