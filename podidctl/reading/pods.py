@@ -21,13 +21,21 @@ from podidctl.facts.settings import likely_nmi, on_node
 from podidctl.facts.workloads import Owner, controller
 from podidctl.reading.daemons import read_decisions
 from podidctl.reading.objects import read_owner
-from podidctl.reading.reader import POD_EVENTS, counted_names, read, read_resources, secret_checks, settings_for
+from podidctl.reading.reader import (
+    POD_EVENTS,
+    claimants,
+    counted_names,
+    read,
+    read_resources,
+    secret_checks,
+    settings_for,
+)
 from podidctl.reading.requests import in_batches, or_failure
 from podidctl.reading.reviews import read_account_access
 from podidctl.report.documents import LoggedDecision
 from podidctl.report.text import by_turns, grouped
 from podidentity.kube.client import Client
-from podidentity.resources import BINDING_LABEL, PODS, Pod
+from podidentity.resources import BINDING_LABEL, Pod
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,8 +63,8 @@ def chosen(pods: Sequence[Pod]) -> list[Pod]:
 async def read_pods(client: Client, shared: Facts, pods: Sequence[Pod], azure: HostReader | None) -> list[Facts]:
     """Return the facts about each of *pods*. *shared*: facts of the parts SHARED. Raises ApiError."""
     by_node = grouped((pod.spec.node_name, pod) for pod in pods if pod.spec.node_name)
-    claimants = chain(*await in_batches(partial(_claimants, client, node, its) for node, its in by_node.items()))
-    at = grouped(((pod.spec.node_name, address), pod) for pod in claimants for address in own_addresses(pod))
+    sharing = chain(*await in_batches(partial(claimants, client, node, its) for node, its in by_node.items()))
+    at = grouped(((pod.spec.node_name, address), pod) for pod in sharing for address in own_addresses(pod))
     decisions: dict[tuple[str, str], tuple[LoggedDecision, ...] | ReadFailure] = {}
     for of_node in await in_batches(partial(_decisions, client, shared, node, its) for node, its in by_node.items()):
         decisions |= of_node
@@ -75,12 +83,13 @@ async def read_pods(client: Client, shared: Facts, pods: Sequence[Pod], azure: H
     for pod, owner in zip(pods, owners, strict=True):
         node = pod.spec.node_name
         others = {other.key: other for address in own_addresses(pod) for other in at[node, address]}
+        others.pop(pod.key, None)
         version = versions[counted_names(rules[node].settings)]
         facts = replace(
             version.facts,
             scope=pod.key,
             configuration=rules[node],
-            pods=tuple((others | {pod.key: pod}).values()),
+            pods=(pod, *(others[key] for key in sorted(others))),  # in the order of the list
             nodes=(nodes[node],) if node in nodes else (),
             assigned=tuple(version.assigned[pod.key]),
             exceptions=tuple(version.exceptions[pod.metadata.namespace]),
@@ -111,13 +120,6 @@ class _Version:
 def _of_secrets(case: PodCase) -> tuple[object, ...]:
     """Return the settings on which the sign-in of a service principal depends."""
     return case.settings.allow_cross_namespace_secrets, case.settings.allowed_ad_endpoints
-
-
-async def _claimants(client: Client, node: str, pods: Collection[Pod]) -> list[Pod]:
-    """Return the pods on *node* that have an address of *pods*."""
-    addresses = {address for pod in pods for address in own_addresses(pod)}
-    there = await client.list(PODS, field_selector=f"spec.nodeName={node}")
-    return [pod for pod in there if not pod.finished and not addresses.isdisjoint(own_addresses(pod))]
 
 
 async def _decisions(client: Client, shared: Facts, node: str, pods: Collection[Pod]) -> Decisions:

@@ -5,7 +5,7 @@ Around one pod, a failed read of the pod, of pods with its address or of the cus
 read of anything else is a `ReadFailure` in the facts.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -260,14 +260,18 @@ async def _owner(client: Client, facts: Facts, pod: Pod) -> Facts:
     return facts if pod.binding_label else replace(facts, owner=await read_owner(client, pod))
 
 
-async def _pods_with_same_address(client: Client, facts: Facts, pod: Pod) -> Facts:
-    pods = {pod.key: pod}
-    for address in own_addresses(pod):
-        selector = f"status.podIP={address},spec.nodeName={pod.spec.node_name}"
-        for neighbour in await client.list(PODS, field_selector=selector):
-            if neighbour.key != pod.key and not neighbour.finished and address in own_addresses(neighbour):
-                pods[neighbour.key] = neighbour
-    return replace(facts, pods=tuple(pods.values()))
+async def claimants(client: Client, node: str, pods: Collection[Pod]) -> list[Pod]:
+    """Return the running pods on *node* that have an address of *pods*. Raises ApiError."""
+    addresses = {address for pod in pods for address in own_addresses(pod)}
+    # The API server selects pods by their first address only.
+    there = await client.list(PODS, field_selector=f"spec.nodeName={node}")
+    return [pod for pod in there if not pod.finished and not addresses.isdisjoint(own_addresses(pod))]
+
+
+async def _neighbours(client: Client, facts: Facts, pod: Pod) -> Facts:
+    node = pod.spec.node_name
+    there = await claimants(client, node, (pod,)) if node and own_addresses(pod) else ()
+    return replace(facts, pods=(pod, *(other for other in there if other.key != pod.key)))
 
 
 async def _events(client: Client, facts: Facts) -> tuple[Event, ...]:
@@ -325,7 +329,7 @@ def pod_parts(azure: HostReader | None) -> Sequence[Part]:
         _resources,
         of_pod(_node),
         of_pod(_owner),
-        of_pod(_pods_with_same_address),
+        of_pod(_neighbours),
         POD_EVENTS,
         reads("decisions", _decisions),
         *([_on_azure(azure)] if azure is not None else []),

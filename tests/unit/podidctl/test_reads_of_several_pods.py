@@ -72,9 +72,12 @@ async def alone(cluster: MemoryCluster, name: str) -> Explanation:
     return explain(await read(cluster.client, Facts(scope=(namespace, bare)), pod_parts(None)))
 
 
-def running(cluster: MemoryCluster, name: str, address: str, *, node: str = "n0", **changes: Any) -> None:
+def running(
+    cluster: MemoryCluster, name: str, address: str, *, node: str = "n0", second: str = "", **changes: Any
+) -> None:
     cluster.pod(name, node, **changes)
-    status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+    addresses = [{"ip": text} for text in (address, second) if text]
+    status = {"phase": "Running", "podIP": address, "podIPs": addresses}
     cluster.api.store.patch("pods", name, {"status": status}, changes.get("namespace", "default"), subresource="status")
 
 
@@ -129,6 +132,8 @@ def filled(cluster: MemoryCluster) -> None:
     running(cluster, "principal", "10.0.0.8", label="secret")
     running(cluster, "trusted", "10.0.0.9", label="federated", node="n1")
     running(cluster, "bare", "10.0.0.10")
+    for name, address in (("dual", "10.0.0.12"), ("stack", "10.0.0.13")):
+        running(cluster, name, address, second="fd00::7")
     store.patch("pods", "bare", {"metadata": {"labels": {"aadpodidbinding": None, "app": "bare"}}}, "default")
     running(cluster, "exempt", "10.0.0.11", namespace="payments")
     store.patch("pods", "exempt", {"metadata": {"labels": {"app": "exempt"}}}, "payments")
@@ -152,13 +157,15 @@ async def test_each_explanation_equals_that_of_the_pod_alone(cluster: MemoryClus
     labelled = await several(cluster, everywhere=True)
     bare = await several(cluster, selector="app in (bare)")
     explanations = [*labelled.pods, *bare.pods]
-    assert len(explanations) == 9
+    assert len(explanations) == 11
     for explanation in explanations:
         assert timeless(explanation) == timeless(await alone(cluster, explanation.pod))
     links = Counter(link.link for explanation in explanations for link in explanation.links)
     assert {"binding", "secret", "service account", "exception", "label", "NMI"} <= links.keys()
     assert [explanation.pod for explanation in explanations if explanation.decided] == ["default/other", "default/web"]
     assert "another pod has its address" in next(pod.summary for pod in explanations if pod.pod == "default/twin")
+    texts = [link.says for its in explanations if its.pod == "default/dual" for link in its.links]
+    assert any("another pod has its address: default/stack" in text for text in texts)
 
 
 @pytest.mark.parametrize("flags", [("--read-old-field-names", "--allow-cross-namespace-secrets"), ()])
@@ -227,7 +234,7 @@ async def test_shared_lists_are_read_once_and_logs_once_for_each_node(cluster: M
     assert {paths[path] for path in paths_of_lists} == {1}
     assert len(paths_of_lists) == 5
     assert sum(paths[path] for path in paths if path.endswith("/log")) == 2
-    assert sum(paths[path] for path in paths if path.endswith("/events")) == 8
+    assert sum(paths[path] for path in paths if path.endswith("/events")) == 10
     assert paths["/api/v1/pods"] == 5, "labelled pods, those with each label of NMI, and those of each node"
 
 
@@ -272,9 +279,9 @@ async def test_pods_that_have_ended_are_left_out(cluster: MemoryCluster) -> None
 async def test_a_named_object_is_explained_with_its_pods(cluster: MemoryCluster) -> None:
     filled(cluster)
     report = await several(cluster, word="binding", name="demo")
-    names = ["default/moved", "default/other", "default/twin", "default/web"]
+    names = [f"default/{name}" for name in ("dual", "moved", "other", "stack", "twin", "web")]
     assert [explanation.pod for explanation in report.pods] == names
-    assert report.links[0].text.startswith("default/demo: 4 running pods have the label aadpodidbinding=demo")
+    assert report.links[0].text.startswith("default/demo: 6 running pods have the label aadpodidbinding=demo")
     node = await several(cluster, word="node", name="n1", namespace="payments")
     assert [explanation.pod for explanation in node.pods] == ["payments/away"]
     missing = await several(cluster, word="deployment", name="default/demo")
