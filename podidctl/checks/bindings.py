@@ -1,7 +1,7 @@
 """Checks of the bindings and identities: those of one pod, and unusable and duplicate ones. Pure."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -107,13 +107,14 @@ def binding_links(case: PodCase) -> Iterator[Finding]:
     has_own = any(candidate.binding.metadata.namespace == case.namespace for candidate in case.candidates)
     has_usable = has_own or any(map(_is_usable, case.candidates))
     seen: set[tuple[str, str]] = set()
+    namespaces = namespaces_by_name(case)
     for candidate in case.candidates:
         binding, _, restriction = candidate
         if restriction and others_are_well:
             message = f"it does not serve this namespace: {restriction}"
             yield ok("binding", message, about="/".join(binding.key))
             continue
-        links = _candidate_links(case, candidate, seen)
+        links = _candidate_links(case, candidate, seen, namespaces)
         namespace = binding.metadata.namespace
         has_other = served is not None or has_own or (has_usable and not _is_usable(candidate))
         if namespace != case.namespace and has_other and served != (namespace, binding.spec.azure_identity):
@@ -136,7 +137,9 @@ def _not_needed(link: Finding) -> Finding:
     return ok(link.check, f"of another namespace, and the pod does not depend on it: {link.message}", about=link.about)
 
 
-def _candidate_links(case: PodCase, candidate: Candidate, seen: set[tuple[str, str]]) -> Iterator[Finding]:
+def _candidate_links(
+    case: PodCase, candidate: Candidate, seen: set[tuple[str, str]], namespaces: Mapping[str, Sequence[str]]
+) -> Iterator[Finding]:
     """Yield the links of a binding, and of its identity if it is not one of *seen*, to which it is added."""
     binding, identity, restriction = candidate
     message = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
@@ -147,7 +150,7 @@ def _candidate_links(case: PodCase, candidate: Candidate, seen: set[tuple[str, s
     # Another binding of the same identity: its links are already there.
     if key in seen:
         return
-    yield named_identity_link(case, candidate)
+    yield named_identity_link(case, candidate, namespaces)
     if identity is not None and case.managed:
         joined = join(binding, identity)
         yield served_link(case, "/".join(binding.key), joined, well="bound, in the same namespace")
@@ -224,8 +227,13 @@ def _deletion_note(meta: Meta) -> str:
     )
 
 
-def named_identity_link(case: Case, candidate: Candidate) -> Finding:
-    """Return the link of the identity that the candidate's binding names."""
+def namespaces_by_name(case: Case) -> Mapping[str, Sequence[str]]:
+    """Return the namespaces of the AzureIdentities of each name."""
+    return grouped((identity.metadata.name, identity.metadata.namespace) for identity in case.facts.identities)
+
+
+def named_identity_link(case: Case, candidate: Candidate, namespaces: Mapping[str, Sequence[str]]) -> Finding:
+    """Return the link of the identity that the candidate's binding names. *namespaces*: as of `namespaces_by_name`."""
     binding, identity, restriction = candidate
     namespace, name = binding.metadata.namespace, binding.spec.azure_identity
     about = f"{namespace}/{name}"
@@ -236,9 +244,7 @@ def named_identity_link(case: Case, candidate: Candidate) -> Finding:
             then = correct(f"AzureIdentityBinding {key}")
         return problem("identity", f"binding {key} names no AzureIdentity", then, about="none")
     if identity is None:
-        namesakes = sorted(
-            identity.metadata.namespace for identity in case.facts.identities if identity.metadata.name == name
-        )
+        namesakes = sorted(namespaces.get(name, ()))
         hint = f"; one of that name exists in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""
         then = (
             f"create AzureIdentity {name} in namespace {namespace}, or correct spec.azureIdentity of binding "

@@ -12,6 +12,7 @@ from podidctl.checks.bindings import (
     ignored_fields,
     ignored_reason,
     named_identity_link,
+    namespaces_by_name,
 )
 from podidctl.checks.daemons import nmi_links
 from podidctl.evaluation.cluster import ClusterCase
@@ -99,7 +100,8 @@ def examine_binding(case: ClusterCase, key: Key) -> Examined:
         link = binding_link(case, binding, f"{have} the label {BINDING_LABEL}={binding.spec.selector}")
     else:
         link = _no_pod(case, [binding])
-    return Examined([link, named_identity_link(case, Candidate(binding, identity, ""))], pods)
+    named = named_identity_link(case, Candidate(binding, identity, ""), namespaces_by_name(case))
+    return Examined([link, named], pods)
 
 
 def _selected(
