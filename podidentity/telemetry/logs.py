@@ -65,8 +65,10 @@ OURS: Final = ("nmi", "mic", "podidentity", "podidctl", "_native")
 _CREDENTIALS: Final = re.compile(
     r"(?P<jwt>eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]+)*)"
     r"|(?P<scheme>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}"
-    r"|(?P<name>\b(?:client_?secret|client_?assertion|(?:access|refresh|id)_?token|password|passwd|sig)"
-    r"[\"']?\s*[=:]\s*)(?:\"(?:\\.|[^\"\\])*\"?|'[^']*'?|[^\s\"'&,;}]+)",
+    r"|(?P<name>\b(?:(?:aad)?client[_-]?secret|client[_-]?assertion|(?:access|refresh|id)[_-]?token"
+    r"|(?:client[_-]?)?password|passwd|sig)(?:\\?[\"'])?\s*(?:[=:]|%3D)\s*)"
+    # Quoted, quoted within a quoted text, or a word.
+    r"(?:\"(?:\\.|[^\"\\])*\"?|\\\"(?:\\\\\\\"|\\[^\"]|[^\"\\])*(?:\\\")?|'[^']*'?|[^\s\"'&,;}]+)",
     re.IGNORECASE,
 )
 

@@ -127,6 +127,13 @@ def test_an_exception_is_one_line_with_its_location() -> None:
         (r'{"password": "a\"b c", "x": 1}', '{"password": <redacted>, "x": 1}'),
         ("clientSecret: abc", "clientSecret: <redacted>"),
         ("password = 'x y'", "password = <redacted>"),
+        ("--client-secret=abcDEF~123 -v", "--client-secret=<redacted> -v"),
+        ("aadClientSecret: abc", "aadClientSecret: <redacted>"),
+        ("client-password=abc", "client-password=<redacted>"),
+        ("?clientSecret%3Dhunter2&x", "?clientSecret%3D<redacted>&x"),
+        (r'"{\"client_secret\": \"hunter2\", \"x\": 1}"', r'"{\"client_secret\": <redacted>, \"x\": 1}"'),
+        (r'"{\"password\":\"a\\\"b c\"}" left', r'"{\"password\":<redacted>}" left'),
+        (r'"{\"password\":\"cut', r'"{\"password\":<redacted>'),
     ],
 )
 def test_credentials_are_redacted(text: str, left: str) -> None:
@@ -141,6 +148,8 @@ def test_credentials_are_redacted(text: str, left: str) -> None:
         "access_token not found",
         "/subscriptions/a/resourceGroups/b",
         "passwords are secret",
+        r'"{\"client_secrets\": \"x\"}"',
+        "client--secret=x",
     ],
 )
 def test_similar_text_is_not_redacted(text: str) -> None:
