@@ -25,7 +25,7 @@ from podidctl.facts.settings import (
     readable_configurations,
     readable_mic_settings,
 )
-from podidctl.reading.requests import in_batches, or_failure, or_none
+from podidctl.reading.requests import in_batches, or_failure, or_late, or_none
 from podidctl.report.documents import LoggedDecision
 from podidctl.report.text import by_turns, grouped, namespace_of
 from podidentity.flags import UsageError
@@ -155,8 +155,7 @@ async def refused_pods(client: Client, facts: Facts) -> dict[str, RecentRefusal]
     nodes = {event.source.host for several in recent.values() for event in several}
     daemons = sorted(readable(facts.nmi), key=lambda daemon: daemon.spec.node_name not in nodes)
     decisions: dict[PodKey, tuple[LoggedDecision, ...]] = {}
-    for daemon in daemons[:LOGS_MAX]:
-        logged = await or_failure(read_decisions(client, daemon))
+    for logged in await in_batches(partial(_decisions, client, daemon) for daemon in daemons[:LOGS_MAX]):
         # Without the log the Events still count.
         decisions |= {} if isinstance(logged, ReadFailure) else logged
     refused = [
@@ -170,6 +169,10 @@ async def refused_pods(client: Client, facts: Facts) -> dict[str, RecentRefusal]
     runs = await in_batches(partial(_runs, client, pod, uid) for pod, uid, _ in checked)
     existing = [(pod, refusal) for (pod, _, refusal), there in zip(checked, runs, strict=True) if there]
     return dict(existing[:REFUSED_PODS_MAX])
+
+
+async def _decisions(client: Client, daemon: Daemon) -> Mapping[PodKey, tuple[LoggedDecision, ...]] | ReadFailure:
+    return await or_late(read_decisions(client, daemon))
 
 
 async def unassigned_pods(client: Client, facts: Facts) -> Mapping[PodKey, tuple[Event, ...]]:

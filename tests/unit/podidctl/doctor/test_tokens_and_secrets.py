@@ -19,6 +19,7 @@ from podidctl.reading.reviews import read_credentials
 from podidctl.report.documents import CheckResult
 from podidctl.report.finding import Level
 from podidentity.azure.errors import AzureError
+from podidentity.kube.errors import TimedOut
 from podidentity.resources import AzureIdentity, SecretReference
 from tests.support.nmi_objects import CLIENT_ID, binding, identity, resource_id
 from tests.support.podidctl.doctor_inputs import NOW, bad, cluster_case, daemon, examined, objects, one
@@ -165,6 +166,18 @@ async def test_events_of_existing_pods_count_until_a_grant(cluster: MemoryCluste
     event(cluster, uid, "later", "2026-01-01T11:59:59Z")
     assert await read() == ["default/web"]
     assert {request.method for request in cluster.api.requests} == {"GET"}
+
+
+async def test_a_node_whose_log_is_late_hides_no_events(
+    cluster: MemoryCluster, uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(*_: object) -> str:
+        raise TimedOut("https://api", 10)
+
+    monkeypatch.setattr(daemons_reader, "read_log", late)
+    event(cluster, uid, "own", "2026-01-01T11:59:00Z")
+    facts = Facts(now=NOW, nmi=(daemon("nmi", "nmi-1", node="n0"),))
+    assert list(await refused_pods(cluster.client, facts)) == ["default/web"]
 
 
 ACCOUNT = "kube-system/nmi"
